@@ -1,0 +1,1 @@
+"""ftvm keeps a virtual machine running when its host dies."""

@@ -1,0 +1,1 @@
+"""Who keeps the record: file (one host or shared storage), memory (tests)."""

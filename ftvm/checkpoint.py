@@ -1,0 +1,172 @@
+"""What a takeover needs, as values: the shape of memory, sets of pages, watermarks, outputs and checkpoints.
+
+All values are frozen and hold buffers by reference; who builds one must not write to its buffers again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from ftvm.errors import ConfigError
+from ftvm.units import PageCount
+
+__all__ = [
+    "NOTHING_SAFE",
+    "Bitmap",
+    "Buffer",
+    "Checkpoint",
+    "Geometry",
+    "Output",
+    "PageBatch",
+    "RegionShape",
+    "Watermarks",
+]
+
+Buffer = bytes | bytearray | memoryview
+
+PAGE_COUNT_MAX: Final = 1 << 28
+"""1 TiB of guest memory: page indices fit 32 bits with room to spare."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegionShape:
+    """Name and size of one memory region."""
+
+    name: str
+    page_count: PageCount
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Geometry:
+    """The shape of a guest that both hosts must share: its regions in order, and the kind of machine.
+
+    `machine` names what must be equal for device state of one host to load on the other, e.g. ``"riscv/1 64MiB net"``.
+    """
+
+    machine: str
+    regions: tuple[RegionShape, ...]
+
+    def __post_init__(self) -> None:
+        if not self.regions:
+            raise ConfigError("a guest needs at least one memory region")
+        if any(region.page_count <= 0 for region in self.regions):
+            raise ConfigError("a memory region needs at least one page")
+        if self.page_count > PAGE_COUNT_MAX:
+            raise ConfigError(f"{self.page_count} pages is more than the limit of {PAGE_COUNT_MAX}")
+
+    @property
+    def page_count(self) -> PageCount:
+        """Pages of all regions together."""
+        return PageCount(sum(region.page_count for region in self.regions))
+
+
+def bitmap_bytes(page_count: int) -> int:
+    """Return the length of a bitmap of so many pages: whole 64-bit words."""
+    return (page_count + 63) // 64 * 8
+
+
+@dataclass(frozen=True, slots=True)
+class Bitmap:
+    """A set of pages: per region, one bit a page in little-endian 64-bit words (ftvm/_native/bitmap.h)."""
+
+    page_counts: tuple[int, ...]
+    words: tuple[bytearray, ...]
+
+    def __post_init__(self) -> None:
+        if tuple(map(len, self.words)) != tuple(map(bitmap_bytes, self.page_counts)):
+            raise ConfigError("each region's words must be exactly as long as its page count asks for")
+
+    @classmethod
+    def empty(cls, page_counts: Sequence[int]) -> "Bitmap":
+        """Return the set of no pages."""
+        return cls(tuple(page_counts), tuple(bytearray(bitmap_bytes(count)) for count in page_counts))
+
+    @classmethod
+    def full(cls, page_counts: Sequence[int]) -> "Bitmap":
+        """Return the set of all pages."""
+        words = tuple(((1 << count) - 1).to_bytes(bitmap_bytes(count), "little") for count in page_counts)
+        return cls(tuple(page_counts), tuple(map(bytearray, words)))
+
+    def __or__(self, other: "Bitmap") -> "Bitmap":
+        """Return the union of two sets over the same regions."""
+        if self.page_counts != other.page_counts:
+            raise ConfigError("bitmaps of different geometry cannot be joined")
+        joined = (
+            bytearray((int.from_bytes(a, "little") | int.from_bytes(b, "little")).to_bytes(len(a), "little"))
+            for a, b in zip(self.words, other.words, strict=True)
+        )
+        return Bitmap(self.page_counts, tuple(joined))
+
+    def count(self) -> int:
+        """Return how many pages are in the set."""
+        return sum(int.from_bytes(words, "little").bit_count() for words in self.words)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Watermarks:
+    """How far replication is: the last epoch committed and the last log record safe. Two marks, not one order.
+
+    Compare with `cover`, never with `<`: the order that dataclass gives is for sorting only.
+    """
+
+    epoch: int
+    log_index: int
+
+    def cover(self, needed: "Watermarks") -> bool:
+        """Tell whether all that `needed` names is safe."""
+        return self.epoch >= needed.epoch and self.log_index >= needed.log_index
+
+
+NOTHING_SAFE: Final = Watermarks(0, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """Something the guest said to the world. `number` counts over all channels and is part of the guest's state."""
+
+    number: int
+    channel: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageBatch:
+    """Encoded pages: `count` entries, in the delta format of ftvm/_native/delta.h.
+
+    indices  little-endian u32 each, strictly rising
+    lengths  little-endian u16 each: how many bytes of the payload each page takes
+    payload  the deltas, one after the other
+    digest   XXH3-128 of indices, lengths and payload in that order, 16 bytes
+    """
+
+    count: int
+    indices: Buffer
+    lengths: Buffer
+    payload: Buffer
+    digest: bytes
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes on the wire, without the header."""
+        return len(self.indices) + len(self.lengths) + len(self.payload)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """What one epoch captured: apply it to the state of epoch `base` and the guest of epoch `epoch` is there.
+
+    outputs        emitted since the last cut: pending, in order; their numbers end just below `output_next`
+    memory_digest  of the whole memory after applying: sum over pages modulo 2**128, see ftvm/_native/digest.h
+    dirty_pages    how many pages tracking reported; `batches` may hold fewer (unchanged ones are not sent)
+    """
+
+    epoch: int
+    base: int
+    engine: str
+    batches: tuple[PageBatch, ...] = field(repr=False)
+    devices: bytes = field(repr=False)
+    outputs: tuple[Output, ...] = field(repr=False)
+    output_next: int
+    log_index: int
+    memory_digest: int
+    dirty_pages: int

@@ -1,0 +1,1 @@
+"""The ftvm command: one module per subcommand."""

@@ -1,0 +1,1 @@
+"""Checkpoint to bytes and back: page deltas, digests, frames, messages, limits. Pure."""

@@ -1,0 +1,122 @@
+"""Every error that ftvm raises. The type says whose fault it is, so that a caller knows what to do about it.
+
+    FtvmError
+    ├── ConfigError            you: an argument, a file or an option is wrong; nothing was started
+    ├── LocalProtocolError     you: a call that the present state does not allow
+    ├── RemoteProtocolError    the peer broke the protocol; its session ends, the committed state stays
+    │   ├── BadFrame           bytes that are not what the protocol says
+    │   ├── DigestMismatch     whole and well-formed, but not what the sender captured
+    │   └── VersionMismatch    the peer speaks another version or protects another geometry
+    ├── GuestError             the guest or its adapter failed
+    │   ├── ImageError         a program or image that the machine cannot run
+    │   └── TrackingLost       dirty pages can no longer be told; only a full copy helps
+    ├── ClosedError            you closed it already
+    ├── BrokenError            the outside broke it
+    │   ├── ArbiterError       the arbiter cannot be reached, read or written
+    │   └── TransportError     an endpoint cannot be bound, resolved or authenticated
+    ├── LimitExceeded          a configured limit was passed
+    ├── Fenced                 another replica is active: stop running the guest
+    └── InternalError          a bug in ftvm
+
+Messages are written for the person who must act on them; the fields carry the same facts for programs.
+"""
+
+__all__ = [
+    "ArbiterError",
+    "BadFrame",
+    "BrokenError",
+    "ClosedError",
+    "ConfigError",
+    "DigestMismatch",
+    "Fenced",
+    "FtvmError",
+    "GuestError",
+    "ImageError",
+    "InternalError",
+    "LimitExceeded",
+    "LocalProtocolError",
+    "RemoteProtocolError",
+    "TrackingLost",
+    "TransportError",
+    "VersionMismatch",
+]
+
+
+class FtvmError(Exception):
+    """The root: catch this to catch all that ftvm raises on purpose."""
+
+
+class ConfigError(FtvmError):
+    """An argument, option or file of yours is wrong; nothing was started."""
+
+
+class LocalProtocolError(FtvmError):
+    """You called something that the present state does not allow."""
+
+
+class RemoteProtocolError(FtvmError):
+    """The peer broke the protocol. Its session ends; the committed state is untouched."""
+
+
+class BadFrame(RemoteProtocolError):
+    """The peer sent bytes that are not what the protocol says."""
+
+
+class DigestMismatch(RemoteProtocolError):
+    """What arrived is well formed but is not what the sender captured."""
+
+
+class VersionMismatch(RemoteProtocolError):
+    """The peer speaks another version, or protects a guest of another shape."""
+
+    def __init__(self, what: str, *, ours: object, theirs: object) -> None:
+        super().__init__(f"{what} differs: ours is {ours}, the peer's is {theirs}")
+        self.what = what
+        self.ours = ours
+        self.theirs = theirs
+
+
+class GuestError(FtvmError):
+    """The guest or its adapter failed."""
+
+
+class ImageError(GuestError):
+    """A program or image that the machine cannot run."""
+
+
+class TrackingLost(GuestError):
+    """Which pages were written can no longer be told; only a full copy helps."""
+
+
+class ClosedError(FtvmError):
+    """You closed it already."""
+
+
+class BrokenError(FtvmError):
+    """The world outside broke what was in use."""
+
+
+class ArbiterError(BrokenError):
+    """The arbiter cannot be reached, read or written."""
+
+
+class TransportError(BrokenError):
+    """An endpoint cannot be bound, resolved or authenticated."""
+
+
+class LimitExceeded(FtvmError):
+    """A configured limit was passed."""
+
+    def __init__(self, what: str, *, limit: int, wanted: int) -> None:
+        super().__init__(f"{what}: {wanted} is more than the limit of {limit}")
+        self.what = what
+        self.limit = limit
+        self.wanted = wanted
+
+
+class Fenced(FtvmError):
+    """Another replica is active: this one must not run the guest."""
+
+
+class InternalError(FtvmError):
+    """A bug in ftvm: please report it with the message and the traceback."""

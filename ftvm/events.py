@@ -1,0 +1,144 @@
+"""What happened, as typed values: what `Protection.events()` yields and the log prints.
+
+An event is a fact about this host, in the order in which it came about. None of them is needed for safety.
+"""
+
+from dataclasses import dataclass
+
+from ftvm.units import Nanos
+
+__all__ = [
+    "ArbiterTrouble",
+    "Committed",
+    "CopyProgress",
+    "Event",
+    "HostFailed",
+    "JoinRefused",
+    "PeerMisbehaved",
+    "Protected",
+    "RecordLearned",
+    "RoleChanged",
+    "SessionEnded",
+    "Solo",
+    "Suspected",
+    "TookOver",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """The root of all events. `at` is on this host's clock, in nanoseconds of arbitrary origin."""
+
+    at: Nanos
+    guest_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleChanged(Event):
+    """The replica's role changed: empty, syncing, standby or active."""
+
+    role: str
+    replica_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordLearned(Event):
+    """The arbiter said what the record is."""
+
+    generation: int
+    active: str | None
+    standby: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyProgress(Event):
+    """The first copy advanced (on the active)."""
+
+    round: int
+    pages_sent: int
+    pages_left: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed(Event):
+    """An epoch is safe on the backup (on the active) or became this host's state (on the standby)."""
+
+    epoch: int
+    dirty_pages: int
+    sent_bytes: int
+    pause_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protected(Event):
+    """A standby is in the record: a takeover is possible from now on."""
+
+    generation: int
+    standby: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Solo(Event):
+    """The active goes on without a standby, by the arbiter's word."""
+
+    generation: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suspected(Event):
+    """The other side was silent for longer than the limit in force."""
+
+    silence_ns: int
+    limit_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TookOver(Event):
+    """This host runs the guest now. The durations say what the takeover cost, step by step."""
+
+    generation: int
+    epoch: int
+    detection_ns: int
+    arbiter_ns: int
+    load_ns: int
+    outputs_emitted_again: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinRefused(Event):
+    """An active refused to take this host as its standby, or this active refused a host."""
+
+    peer: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionEnded(Event):
+    """A session between active and standby ended before its time."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerMisbehaved(Event):
+    """A peer broke the protocol; `error` names how. Its message was dropped and, where it was in session, the session
+    ended."""
+
+    peer: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArbiterTrouble(Event):
+    """A request to the arbiter failed; it is tried again. Until it answers, no change of configuration happens."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostFailed(Event):
+    """This host cannot go on: the guest or its adapter failed here."""
+
+    error: str

@@ -1,0 +1,1 @@
+"""Hypervisors that ftvm can protect: riscv (built in, deterministic)."""

@@ -1,0 +1,343 @@
+"""What ftvm asks of a hypervisor, a transport, an arbiter, an engine, a world and a clock. Nothing here acts.
+
+Each is a Protocol without defaults: an adapter that forgets a method fails to type-check. `ftvm.testing` holds a
+conformance kit for each.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from ftvm.checkpoint import Bitmap, Buffer, Geometry, Output, Watermarks
+from ftvm.units import Nanos, PageCount
+
+__all__ = [
+    "Answer",
+    "Arbiter",
+    "Capability",
+    "Clock",
+    "CompareAndSet",
+    "Delivery",
+    "Engine",
+    "EngineView",
+    "Guest",
+    "Lane",
+    "OutputSink",
+    "Polled",
+    "Read",
+    "Record",
+    "RecordStore",
+    "Region",
+    "Request",
+    "Transport",
+    "World",
+]
+
+
+class Clock(Protocol):
+    """Time that only grows, in nanoseconds of arbitrary origin. runtime/clock.py has the real one."""
+
+    def now(self) -> Nanos:
+        """Return the time now."""
+        ...
+
+
+# --- the guest ------------------------------------------------------------------------------------
+
+
+class Capability(Enum):
+    """What a guest can do beyond the least."""
+
+    EXACT_OUTPUT_STOP = "exact-output-stop"
+    """It stops before an output leaves: true Kemari."""
+    REPLAY = "replay"
+    """It runs to an exact position and takes inputs there: lockstep and hybrid."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Region:
+    """One piece of guest memory: page-aligned, writable, fixed for the guest's life. `buffer` is page_count * 4096
+    bytes."""
+
+    name: str
+    buffer: memoryview
+    page_count: PageCount
+
+
+class OutputSink(Protocol):
+    """Where a guest puts its outputs. Safe from the guest's own thread; never blocks."""
+
+    def emit(self, channel: str, payload: bytes) -> None:
+        """Take one output, in order. The sink numbers it; whether and when it leaves is ftvm's decision."""
+        ...
+
+
+class Guest(Protocol):
+    """The protected virtual machine, as its hypervisor shows it. A guest is born paused.
+
+    The caller's duties, in order: `attach` once before the first run; `pause` before anything that says "only while
+    paused".
+    """
+
+    @property
+    def geometry(self) -> Geometry:
+        """Shape of memory and kind of machine; both hosts' must be equal."""
+        ...
+
+    @property
+    def memory(self) -> tuple[Region, ...]:
+        """The regions, in the order of `geometry`. A disk kept in memory is a region too."""
+        ...
+
+    @property
+    def can(self) -> frozenset[Capability]:
+        """What it can do beyond the least."""
+        ...
+
+    def attach(self, sink: OutputSink) -> None:
+        """Give it the sink for its outputs; before the first run."""
+        ...
+
+    def pause(self) -> None:
+        """Return when no further instruction, write or output can happen. Idempotent."""
+        ...
+
+    def resume(self) -> None:
+        """Let it run. Idempotent."""
+        ...
+
+    def collect_dirty(self) -> Bitmap:
+        """Get and clear the set of pages written since the last call, or more. Only while paused.
+
+        The first call after birth, and after TrackingLost, reports at least all pages that are not zero. Raises
+        TrackingLost if
+        it cannot tell; never returns less.
+        """
+        ...
+
+    def restore_dirty(self, bitmap: Bitmap) -> None:
+        """Put back what a failed capture had collected, so that the next `collect_dirty` reports it again."""
+        ...
+
+    def save_devices(self) -> bytes:
+        """Return everything outside memory that the guest's future depends on. Only while paused; changes nothing."""
+        ...
+
+    def load_devices(self, devices: bytes) -> None:
+        """Become the machine that `save_devices` described, on the memory as it is. Only while paused; writes no
+        memory.
+
+        Raises GuestError if the bytes do not load; the guest is then as before.
+        """
+        ...
+
+    def deliver(self, channel: str, payload: bytes) -> None:
+        """Give it an input from outside. May drop it where a real device would (a full ring)."""
+        ...
+
+    def failure(self) -> str | None:
+        """Return why it can never run again (it ended, or its host process died), or None while it can."""
+        ...
+
+    def close(self) -> None:
+        """Stop it and give back all threads, processes and files. Idempotent."""
+        ...
+
+
+class World(Protocol):
+    """The outside as one host sees it: where released outputs go and inputs come from. Driven by the host loop; never
+    blocks."""
+
+    def fds(self) -> tuple[int, ...]:
+        """File descriptors that become readable when an input has come."""
+        ...
+
+    def receive(self, limit: int) -> Sequence[tuple[str, bytes]]:
+        """Return up to `limit` inputs that have come, as (channel, payload)."""
+        ...
+
+    def release(self, output: Output) -> None:
+        """Let one output leave this host. Called in order of numbers."""
+        ...
+
+    def announce(self) -> None:
+        """Tell the world that the guest now answers from here (e.g. a gratuitous ARP)."""
+        ...
+
+    def close(self) -> None:
+        """Give back sockets. Idempotent."""
+        ...
+
+
+# --- the arbiter ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The arbiter's record: who is active and who stands by, as replica ids. Generation 0 is "no record yet"."""
+
+    generation: int
+    active: str | None
+    standby: str | None
+
+
+class RecordStore(Protocol):
+    """A durable, linearizable cell that holds one Record per guest. Calls may block; runtime/host.py gives them a
+    worker."""
+
+    def read(self, guest_id: str) -> Record:
+        """Return the record in force; generation 0 if there is none. Raises ArbiterError."""
+        ...
+
+    def compare_and_set(self, guest_id: str, record: Record) -> Record:
+        """Put `record` in force if the record in force is of generation `record.generation - 1`; return what is in
+        force now.
+
+        The caller won if what comes back equals what it proposed. Raises ArbiterError when it is not known whether it
+        was applied:
+        repeat the same proposal, or read, until a generation at or above the proposed one is learned.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back files and connections. Idempotent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Ask for the record in force."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompareAndSet:
+    """Ask to put `record` in force; see RecordStore.compare_and_set."""
+
+    record: Record
+
+
+Request = Read | CompareAndSet
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of a request: the record in force, or why it is not known."""
+
+    request: Request
+    record: Record | None
+    error: str | None
+
+
+class Arbiter(Protocol):
+    """A RecordStore that never blocks: one request outstanding, its answer polled for."""
+
+    def submit(self, request: Request) -> None:
+        """Start a request. Raises LocalProtocolError if one is outstanding."""
+        ...
+
+    def poll(self) -> Answer | None:
+        """Return the answer if it has come; the next request may then be submitted."""
+        ...
+
+
+# --- the transport --------------------------------------------------------------------------------
+
+
+class Lane(Enum):
+    """The two connections of a pair: bulk, and what must not wait behind bulk."""
+
+    DATA = "data"
+    CONTROL = "control"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One message that came: from whom, with which key (None where keys are not in use), on which lane."""
+
+    peer: str
+    key: str | None
+    lane: Lane
+    frames: tuple[Buffer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """What a poll found: messages in order of arrival, and the tokens of sends whose buffers are free again."""
+
+    deliveries: tuple[Delivery, ...]
+    let_go: tuple[int, ...]
+
+
+class Transport(Protocol):
+    """Moves messages between endpoints. In order within one lane of one connection; may lose, never alters.
+
+    A peer is named by the endpoint that was dialled, or by a name that the transport makes for who dialled in; the
+    name holds for
+    as long as that other transport lives, across reconnects.
+    """
+
+    @property
+    def dialled(self) -> tuple[str, ...]:
+        """The peers that this transport connects to, as configured."""
+        ...
+
+    def send(self, peer: str, lane: Lane, frames: Sequence[Buffer], token: int | None = None) -> bool:
+        """Queue a message; return False if the peer's queue is full or the peer unknown: then nothing was taken.
+
+        The buffers must not change until `poll` lets go of `token`; with token None they are copied.
+        """
+        ...
+
+    def poll(self, limit: int) -> Polled:
+        """Return up to `limit` messages that have come. Never blocks."""
+        ...
+
+    def wait(self, timeout_ns: int, fds: Sequence[int]) -> None:
+        """Block until a message has come, one of `fds` is readable, `wake` was called, or the time is over."""
+        ...
+
+    def wake(self) -> None:
+        """End a `wait` now or the next one at once; safe from any thread."""
+        ...
+
+    def close(self) -> None:
+        """Give back sockets and buffers. Idempotent."""
+        ...
+
+
+# --- the engine -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineView:
+    """What an engine may know when it decides whether to cut. Times in nanoseconds on the caller's clock."""
+
+    last_cut_at: Nanos
+    epochs_in_flight: int
+    outputs_waiting: int
+    oldest_output_at: Nanos | None
+
+
+class Engine(Protocol):
+    """When to cut, and what must be safe before an output leaves. Pure: a frozen value with functions of (view,
+    now)."""
+
+    @property
+    def name(self) -> str:
+        """Its name on the wire and on the command line."""
+        ...
+
+    @property
+    def needs(self) -> frozenset[Capability]:
+        """What a guest must be able to do."""
+        ...
+
+    def next_cut(self, view: EngineView) -> Nanos:
+        """Return when the next checkpoint is due; at or before now means at once."""
+        ...
+
+    def output_needs(self, *, epoch: int, log_index: int) -> Watermarks:
+        """Return what must be safe before an output leaves that was emitted in `epoch` with `log_index` records
+        logged."""
+        ...

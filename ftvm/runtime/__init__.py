@@ -1,0 +1,1 @@
+"""Drives the pure machines: driver.step(now) without threads, host.py with them, clock.py with the time."""

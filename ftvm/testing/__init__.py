@@ -1,0 +1,1 @@
+"""Public conformance kits: does your guest, transport, arbiter or engine keep its contract?"""

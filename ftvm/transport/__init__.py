@@ -1,0 +1,1 @@
+"""How messages travel: zeromq between hosts, memory within a process; one contract."""
