@@ -34,6 +34,7 @@ enum ftvm_apply_verdict ftvm_apply_verify(const struct ftvm_memory *memory, cons
                                           const struct ftvm_received *batch, struct ftvm_apply_progress *progress,
                                           struct ftvm_digest *fresh)
 {
+    const struct ftvm_delta_codec *codec = ftvm_delta_best();
     uint8_t scratch[FTVM_PAGE_BYTES];
     uint32_t cursor = 0;
     size_t offset = 0;
@@ -46,7 +47,7 @@ enum ftvm_apply_verdict ftvm_apply_verify(const struct ftvm_memory *memory, cons
         size_t length = batch_length(batch, entry);
         memcpy(scratch, ftvm_memory_page(memory, index, &cursor), FTVM_PAGE_BYTES);
         size_t slack = batch->payload_bytes - offset - length;
-        if (ftvm_delta_decode_within(batch->payload + offset, length, slack, scratch) != 0)
+        if (codec->decode(batch->payload + offset, length, slack, scratch) != 0)
             return FTVM_APPLY_BAD_DELTA;
         fresh[entry] = ftvm_digest_page(scratch, index);
         progress->sum = ftvm_digest_add(ftvm_digest_subtract(progress->sum, digests[index]), fresh[entry]);
@@ -60,6 +61,7 @@ enum ftvm_apply_verdict ftvm_apply_verify(const struct ftvm_memory *memory, cons
 size_t ftvm_apply_commit(const struct ftvm_memory *memory, struct ftvm_digest *digests, const struct ftvm_received *batch,
                          const struct ftvm_digest *fresh)
 {
+    const struct ftvm_delta_codec *codec = ftvm_delta_best();
     uint32_t cursor = 0;
     size_t offset = 0;
     size_t entry = 0;
@@ -70,7 +72,7 @@ size_t ftvm_apply_commit(const struct ftvm_memory *memory, struct ftvm_digest *d
         size_t length = batch_length(batch, entry);
         size_t slack = batch->payload_bytes - offset - length;
         uint8_t *page = ftvm_memory_page(memory, index, &cursor);
-        if (ftvm_delta_decode_within(batch->payload + offset, length, slack, page) != 0)
+        if (codec->decode(batch->payload + offset, length, slack, page) != 0)
             break;
         digests[index] = fresh[entry];
         offset += length;

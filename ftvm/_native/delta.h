@@ -61,11 +61,8 @@ size_t ftvm_delta_encode(const uint8_t *restrict page, uint8_t *restrict base, u
  * Returns 0, or -1 if the bytes are no delta: the page is then partly written. */
 int ftvm_delta_decode(const uint8_t *restrict delta, size_t length, uint8_t *restrict page);
 
-/* The same for a delta that lies in a longer buffer: up to `slack` bytes behind it may be read too (they do not change the
- * result), which saves the fast decoders their care at the end. */
-int ftvm_delta_decode_within(const uint8_t *restrict delta, size_t length, size_t slack, uint8_t *restrict page);
-
-/* One implementation of the format. */
+/* One implementation of the format. `encode` and `decode` are as above, but for `slack`: so many bytes behind the delta may be
+ * read too (they do not change the result), which saves a fast decoder its care at the end of each of many deltas. */
 struct ftvm_delta_codec {
     const char *name;
     size_t (*encode)(const uint8_t *restrict page, uint8_t *restrict base, uint8_t *restrict out);
@@ -75,5 +72,8 @@ struct ftvm_delta_codec {
 /* Returns codec number `number` of those that this machine can run, NULL past the last. Number 0 is the scalar reference;
  * the last is the one in use. */
 const struct ftvm_delta_codec *ftvm_delta_codec(size_t number);
+
+/* Returns the codec in use; for loops over many pages. */
+const struct ftvm_delta_codec *ftvm_delta_best(void);
 
 #endif

@@ -22,13 +22,12 @@ struct page_difference {
 
 static inline void page_compare(const uint8_t *restrict page, const uint8_t *restrict base, struct page_difference *found)
 {
-    uint64_t lines = 0;
+    found->lines = 0;
     for (size_t line = 0; line < FTVM_LINE_COUNT; line++) {
         uint64_t bytes = line_difference(page + line * FTVM_LINE_BYTES, base + line * FTVM_LINE_BYTES);
         found->bytes[line] = bytes;
-        lines |= (uint64_t)(bytes != 0) << line;
+        found->lines |= (uint64_t)(bytes != 0) << line;
     }
-    found->lines = lines;
 }
 
 static inline uint8_t *line_put(uint8_t *out, const uint8_t *line, uint64_t bytes)
@@ -139,7 +138,7 @@ static inline int sparse_take(const uint8_t *in, const uint8_t *end, const uint8
         if (word < least || word >= FTVM_PAGE_BYTES / 8 || first + length > 8 || (size_t)(end - in) < length)
             return -1;
         least = word + 1;
-        ftvm_bytes_copy_short(page + word * 8 + first, in, length, readable);
+        ftvm_word_take(page + word * 8, first, length, in, readable);
         in += length;
     }
     return in == end ? 0 : -1;

@@ -38,12 +38,47 @@ static inline size_t ftvm_raw_put(uint8_t *out, const uint8_t *page)
     return FTVM_DELTA_BYTES_MAX;
 }
 
-/* Copies 1 to 8 bytes without a call. The word that is loaded instead must not reach past `readable`. */
-static inline void ftvm_bytes_copy_short(uint8_t *to, const uint8_t *from, unsigned count, const uint8_t *readable)
+/* A line body in parts, in plain C: the reference, and what the fast variants fall back to near the end of a buffer. */
+static inline uint8_t *ftvm_parts_put(uint8_t *out, const uint8_t *line, uint64_t difference)
 {
-    (void)readable;
-    for (unsigned i = 0; i < count; i++)
-        to[i] = from[i];
+    *out++ = ftvm_low_bits_to_mask(ftvm_words_of(difference));
+    for (unsigned word = 0; word < 8; word++) {
+        uint8_t mask = (uint8_t)(difference >> (word * 8));
+        if (mask != 0)
+            *out++ = mask;
+    }
+    for (; difference != 0; difference &= difference - 1)
+        *out++ = line[__builtin_ctzll(difference)];
+    return out;
+}
+
+static inline const uint8_t *ftvm_parts_take(const uint8_t *in, const uint8_t *end, uint8_t *line)
+{
+    unsigned words = *in++;
+    uint64_t bytes = 0;
+    for (; words != 0; words &= words - 1) {
+        if (in == end || *in == 0)
+            return NULL;
+        bytes |= (uint64_t)*in++ << (__builtin_ctz(words) * 8);
+    }
+    if (end - in < __builtin_popcountll(bytes))
+        return NULL;
+    for (; bytes != 0; bytes &= bytes - 1)
+        line[__builtin_ctzll(bytes)] = *in++;
+    return in;
+}
+
+/* Puts `length` (1 to 8) bytes into a word from byte `first` on, first + length <= 8. Eight bytes are read where they may be:
+ * one load, one store and no loop. */
+static inline void ftvm_word_take(uint8_t *word, unsigned first, unsigned length, const uint8_t *from, const uint8_t *readable)
+{
+    if (readable - from < 8) {
+        memcpy(word + first, from, length);
+        return;
+    }
+    uint64_t mask = ~UINT64_C(0) >> (64 - 8 * length) << (8 * first);
+    uint64_t fresh = ftvm_load64(from) << (8 * first);
+    ftvm_store64(word, (ftvm_load64(word) & ~mask) | (fresh & mask));
 }
 
 #endif
