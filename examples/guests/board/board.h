@@ -1,7 +1,8 @@
 /* board: where things are on the machine that these programs run on.
  *
- * The map is the part of QEMU's `virt` board that ftvm's built-in machine has too, so that one ELF file runs on both. It is
- * written down here and not read from the device tree: the tree is asked only for what a user may change (see fdt.h).
+ * The map is the part of QEMU's `virt` board that ftvm's built-in machine has too, so that one ELF file runs on both.
+ * It is written down here and not read from the device tree: the tree is asked only for what a user may change (see
+ * fdt.h).
  *
  * Source: the `virt` board's documentation, SiFive's CLINT and test finisher, the RISC-V PLIC specification 1.0.
  */

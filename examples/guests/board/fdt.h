@@ -1,8 +1,8 @@
 /* fdt: reads the flattened device tree that the machine hands over. Only what these programs want to know: the boot
  * arguments (how a user sets a program up) and the size of the memory.
  *
- * Safe on any bytes that lie in readable memory: every offset is checked against the size in the header, which is checked
- * against FDT_BYTES_MAX. A tree that is none is an empty tree.
+ * Safe on any bytes that lie in readable memory: every offset is checked against the size in the header, which is
+ * checked against FDT_BYTES_MAX. A tree that is none is an empty tree.
  *
  * Source: Devicetree Specification 0.4, chapter 5 (flattened format).
  */

@@ -1,5 +1,5 @@
-/* trap: what happens when the hart leaves its path. Device interrupts go to the PLIC, the timer to one handler; an exception is
- * a bug in the program: it is told on the console and ends the run.
+/* trap: what happens when the hart leaves its path. Device interrupts go to the PLIC, the timer to one handler; an
+ * exception is a bug in the program: it is told on the console and ends the run.
  */
 #ifndef TRAP_H
 #define TRAP_H

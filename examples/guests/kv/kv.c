@@ -28,7 +28,8 @@ static bool has_right_lengths(uint8_t operation, size_t key_bytes, size_t value_
     }
 }
 
-/* Takes a request apart whose header is whole. Returns false if it is malformed; client and number are set all the same. */
+/* Takes a request apart whose header is whole. Returns false if it is malformed; client and number are set all the
+ * same. */
 static bool parse(struct span bytes, struct request *request)
 {
     const uint8_t *at = bytes.at;

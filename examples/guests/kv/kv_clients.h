@@ -1,4 +1,5 @@
-/* kv_clients: what the server remembers of each client, so that a request sent twice is done once (see kv_protocol.h). */
+/* kv_clients: what the server remembers of each client, so that a request sent twice is done once (see kv_protocol.h).
+ * */
 #ifndef KV_CLIENTS_H
 #define KV_CLIENTS_H
 

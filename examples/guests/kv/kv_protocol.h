@@ -14,24 +14,27 @@
  *     28       key, then value; no byte more      40  u64  writes
  *                                                 48       value
  *
- * PUT sets the key's value and replies with none. GET replies with the value. STAT replies with a short text for people.
+ * PUT sets the key's value and replies with none. GET replies with the value. STAT replies with a short text for
+ * people.
  *
- * Once and only once. UDP loses and repeats; a client sends again until it is answered. So that a PUT that was only
- * answered badly does not act twice, each client has an identity of its own choice (64 random bits will do), numbers its
- * requests upwards and has one outstanding at a time. The server keeps each client's last number and last reply:
+ * Once and only once. UDP loses and repeats; a client sends again until it is answered. So that a PUT whose
+ * answer was lost does not act twice, each client has an identity of its own choice (64 random bits will do), numbers
+ * its requests upwards and has one outstanding at a time. The server keeps each client's last number and last reply:
  *
  *     the same number again    the same reply, byte for byte; nothing is done
  *     a lower number           KV_STALE; nothing is done
  *     a higher number          done, replied to, remembered
  *
  * It remembers KV_CLIENTS_MAX clients and forgets the one silent longest when another comes; a client that was
- * forgotten while a request of its was under way may see that one request done twice. A malformed request is done by nobody
- * and remembered nowhere: it is answered KV_BAD_REQUEST if its header is whole and the magic right, else not at all.
+ * forgotten while a request of its was under way may see that one request done twice. A malformed request is done by
+ * nobody and remembered nowhere: it is answered KV_BAD_REQUEST if its header is whole and the magic right, else not at
+ * all.
  *
  * What a client can check. Within one boot, `uptime` (instructions the machine has retired) and `writes` (PUTs done
- * for all clients) never go back, nor does what a GET returns. `boot` names the boot: its low 16 bits count the
- * starts that kept memory, the rest is when the first frame of this boot came (in timer ticks), which differs from one cold start to the next. A
- * takeover keeps all of them going; a machine started anew shows in every one. Replies repeated or passed on the way carry older figures.
+ * for all clients) never go back, nor does what a GET returns. `boot` names the boot: its low 16 bits count the starts
+ * that kept memory, the rest is when the first frame of this boot came (in timer ticks), which differs from one cold
+ * start to the next. A takeover keeps all of them going; a machine started anew shows in every one. Replies repeated
+ * or passed on the way carry older figures.
  */
 #ifndef KV_PROTOCOL_H
 #define KV_PROTOCOL_H

@@ -1,7 +1,7 @@
 /* kv_table: a hash table from keys to values, of fixed size, that only grows.
  *
- * Two parts: an index of small numbers, searched by linear probing and never more than half full, and the entries in the
- * order they came. A PUT of a known key thus writes one entry; a new key one entry and one number: few pages
+ * Two parts: an index of small numbers, searched by linear probing and never more than half full, and the entries in
+ * the order they came. A PUT of a known key thus writes one entry; a new key one entry and one number: few pages
  * change per request, and those belong to what was asked.
  */
 #ifndef KV_TABLE_H
@@ -31,7 +31,8 @@ struct kv_table {
 /* Finds the value of `key`. Returns false if there is none. The value is valid until the next put. */
 bool kv_table_get(const struct kv_table *table, struct span key, struct span *value);
 
-/* Sets the value of `key`; both are within the protocol's limits. Returns false, and changes nothing, if the table is full. */
+/* Sets the value of `key`; both are within the protocol's limits. Returns false, and changes nothing, if the table is
+ * full. */
 bool kv_table_put(struct kv_table *table, struct span key, struct span value);
 
 #endif

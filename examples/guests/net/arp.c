@@ -52,10 +52,16 @@ static void write_packet(const struct arp *arp, uint8_t *packet, uint16_t operat
     be32_put(packet + AT_TARGET_IP, target_ip);
 }
 
+static bool is_ethernet_and_ipv4(struct span packet)
+{
+    return packet.bytes >= ARP_PACKET_BYTES && be16_get(packet.at + AT_HARDWARE) == HARDWARE_ETHERNET &&
+           be16_get(packet.at + AT_PROTOCOL) == ETHERNET_TYPE_IPV4 &&
+           be16_get(packet.at + AT_SIZES) == SIZES_ETHERNET_IPV4;
+}
+
 bool arp_answer(struct arp *arp, struct span packet, uint8_t *reply)
 {
-    if (packet.bytes < ARP_PACKET_BYTES || be16_get(packet.at + AT_HARDWARE) != HARDWARE_ETHERNET ||
-        be16_get(packet.at + AT_PROTOCOL) != ETHERNET_TYPE_IPV4 || be16_get(packet.at + AT_SIZES) != SIZES_ETHERNET_IPV4)
+    if (!is_ethernet_and_ipv4(packet))
         return false;
     const uint8_t *sender_mac = packet.at + AT_SENDER_MAC;
     const uint32_t sender_ip = be32_get(packet.at + AT_SENDER_IP);

@@ -1,7 +1,7 @@
 /* ipv4: the Internet header. Whole packets only: fragments are dropped, options are stepped over.
  *
- * Source: RFC 791 (format, checksum), RFC 1122 section 3.2.1 (what to drop in silence), RFC 6864 (the identification of a
- * packet that is never fragmented says nothing: 0).
+ * Source: RFC 791 (format, checksum), RFC 1122 section 3.2.1 (what to drop in silence), RFC 6864 (the identification
+ * of a packet that is never fragmented says nothing: 0).
  */
 #ifndef IPV4_H
 #define IPV4_H
@@ -24,8 +24,9 @@ struct ipv4_packet {
     struct span payload;
 };
 
-/* Takes a packet apart. Returns false if it must be dropped: not version 4, a length that contradicts itself or the frame, a
- * wrong checksum, a fragment, or a source that is no single host. The payload points into `bytes`, without padding. */
+/* Takes a packet apart. Returns false if it must be dropped: not version 4, a length that contradicts itself or the
+ * frame, a wrong checksum, a fragment, or a source that is no single host. The payload points into `bytes`, without
+ * padding. */
 bool ipv4_parse(struct span bytes, struct ipv4_packet *packet);
 
 /* Writes a header of IPV4_HEADER_BYTES at `at` for packet.payload.bytes that follow; packet.payload.at is not used. */

@@ -11,7 +11,8 @@ void stack_start(struct stack *stack, const uint8_t *mac, uint32_t ip, uint16_t 
     memcpy(stack->arp.mac, mac, ETHERNET_ADDRESS_BYTES);
 }
 
-static size_t answer_udp(struct stack *stack, const struct ipv4_packet *packet, struct ipv4_packet *answer, uint8_t *reply)
+static size_t answer_udp(struct stack *stack, const struct ipv4_packet *packet, struct ipv4_packet *answer,
+                         uint8_t *reply)
 {
     struct udp_datagram datagram;
     if (!udp_parse(packet, &datagram) || datagram.destination_port != stack->port)

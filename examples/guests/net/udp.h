@@ -18,8 +18,8 @@ struct udp_datagram {
     struct span payload;
 };
 
-/* Takes the payload of `packet` apart. Returns false if it must be dropped: a length that contradicts the packet, a wrong
- * checksum, or a source port of 0 (nowhere to answer to). */
+/* Takes the payload of `packet` apart. Returns false if it must be dropped: a length that contradicts the packet, a
+ * wrong checksum, or a source port of 0 (nowhere to answer to). */
 bool udp_parse(const struct ipv4_packet *packet, struct udp_datagram *datagram);
 
 /* Writes a header of UDP_HEADER_BYTES before a payload that already stands behind it, checksum included.

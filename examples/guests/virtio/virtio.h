@@ -1,11 +1,12 @@
 /* virtio: what all virtio devices share: finding one on the virtio-mmio bus, agreeing on features, split virtqueues.
  *
  * A virtqueue is a ring in memory that driver and device both see. The driver offers buffers: it writes a descriptor
- * (address, length, who writes), puts its number into the available ring, moves that ring's index, and notifies. The device uses a
- * buffer and puts its number into the used ring. Indices only grow (mod 2^16); the slot is index mod size.
+ * (address, length, who writes), puts its number into the available ring, moves that ring's index, and notifies. The
+ * device uses a buffer and puts its number into the used ring. Indices only grow (mod 2^16); the slot is index mod
+ * size.
  *
- * What a device says is not trusted: a number beyond the queue is dropped, a length beyond the buffer cut. A driver here
- * survives a broken device; it does not work with one.
+ * What a device says is not trusted: a number beyond the queue is dropped, a length beyond the buffer cut. A driver
+ * here survives a broken device; it does not work with one.
  *
  * Source: Virtual I/O Device (VIRTIO) version 1.2, sections 2.7 (split virtqueues), 3.1 (initialization), 4.2 (MMIO).
  */
@@ -67,8 +68,8 @@ struct virtio_device {
  * each queue, then virtio_ready. */
 bool virtio_find(enum virtio_kind kind, uint64_t features, struct virtio_device *device);
 
-/* Hands queue number `index` to the device. The queue is zero, or stays valid from then on. Returns whether the device has
- * such a queue of VIRTIO_QUEUE_SIZE. */
+/* Hands queue number `index` to the device. The queue is zero, or stays valid from then on. Returns whether the device
+ * has such a queue of VIRTIO_QUEUE_SIZE. */
 bool virtio_queue_start(const struct virtio_device *device, uint32_t index, struct virtio_queue *queue);
 
 /* Tells the device that the driver is set up. */
@@ -81,7 +82,8 @@ void virtio_notify(const struct virtio_device *device, uint32_t index);
 /* Whether the device has used a buffer that virtio_queue_take would return. */
 bool virtio_queue_has_used(const struct virtio_queue *queue);
 
-/* Takes the next used buffer: its first descriptor and how many bytes the device wrote. Returns false if there is none. */
+/* Takes the next used buffer: its first descriptor and how many bytes the device wrote. Returns false if there is
+ * none. */
 bool virtio_queue_take(struct virtio_queue *queue, struct virtio_used_element *used);
 
 /* Makes the device take back its interrupt; what there is to do is seen in the queues. For plic_attach. */

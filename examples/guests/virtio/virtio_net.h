@@ -1,7 +1,7 @@
 /* virtio_net: sends and receives Ethernet frames.
  *
- * Frames received stay in the buffer that the device wrote until they are released; frames to send are built in place in a
- * buffer of the driver's. Nothing is copied here, and no buffer is allocated after start.
+ * Frames received stay in the buffer that the device wrote until they are released; frames to send are built in place
+ * in a buffer of the driver's. Nothing is copied here, and no buffer is allocated after start.
  *
  * Source: VIRTIO 1.2, section 5.1; features: VERSION_1 and MAC, no offloads, so a frame is what goes over the wire.
  */
@@ -52,8 +52,8 @@ bool virtio_net_receive(struct virtio_net *net, struct virtio_net_frame *frame);
 /* Gives a received frame's buffer back to the device. */
 void virtio_net_release(struct virtio_net *net, const struct virtio_net_frame *frame);
 
-/* A free buffer of ETHERNET_FRAME_BYTES_MAX to build a frame in, or NULL while the device holds all of them. Asked twice
- * without a send between, it gives the same one. */
+/* A free buffer of ETHERNET_FRAME_BYTES_MAX to build a frame in, or NULL while the device holds all of them. Asked
+ * twice without a send between, it gives the same one. */
 uint8_t *virtio_net_send_buffer(struct virtio_net *net);
 
 /* Sends the first `bytes` of what virtio_net_send_buffer gave last. */

@@ -1,8 +1,8 @@
 /* kv_on_host: the key-value server's network half as a filter, built for the host with sanitizers.
  *
- * Reads frames from standard input (u16 big-endian length, then the frame) and writes one answer for each to standard output in
- * the same form; length 0 is no answer. Each frame is copied to memory of its exact size, so that one byte read
- * past its end is seen. A 0xffff in place of a length asks for the announcement.
+ * Reads frames from standard input (u16 big-endian length, then the frame) and writes one answer for each to standard
+ * output in the same form; length 0 is no answer. Each frame is copied to memory of its exact size, so that one byte
+ * read past its end is seen. A 0xffff in place of a length asks for the announcement.
  */
 #include <stdio.h>
 #include <stdlib.h>
