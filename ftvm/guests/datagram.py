@@ -7,8 +7,8 @@ Promises: nothing here blocks; what does not fit is dropped and counted, as on a
 the other end is refused. Knows nothing of epochs, hosts or what a frame means.
 
 A cable is written ``udp:LOCALPORT:REMOTEPORT`` (both on this machine), ``unix:LOCALPATH:REMOTEPATH`` or, in full,
-``udp:LOCALHOST:LOCALPORT:REMOTEHOST:REMOTEPORT``; one end alone is ``udp:HOST:PORT`` or ``unix:PATH``. Prefer UDP: Linux
-queues only some ten datagrams on a unix socket (net.unix.max_dgram_qlen), and a commit may release more at once.
+``udp:LOCALHOST:LOCALPORT:REMOTEHOST:REMOTEPORT``; one end alone is ``udp:HOST:PORT`` or ``unix:PATH``. Prefer UDP:
+Linux queues only some ten datagrams on a unix socket (net.unix.max_dgram_qlen), and a commit may release more at once.
 """
 
 import errno
