@@ -14,7 +14,18 @@ from typing import Final, Self
 
 from ftvm.errors import BadFrame
 
-__all__ = ["ARP_REPLY", "ARP_REQUEST", "BROADCAST", "Arp", "EtherType", "Frame", "Ipv4", "Udp", "checksum"]
+__all__ = [
+    "ARP_REPLY",
+    "ARP_REQUEST",
+    "BROADCAST",
+    "PROTOCOL_UDP",
+    "Arp",
+    "EtherType",
+    "Frame",
+    "Ipv4",
+    "Udp",
+    "checksum",
+]
 
 BROADCAST: Final = b"\xff" * 6
 FRAME_BYTES_MIN: Final = 60
