@@ -19,7 +19,7 @@ __all__ = ["NativeMemory"]
 class NativeMemory:
     """Regions of whole pages under one numbering. The buffers stay exported: they cannot be resized or unmapped."""
 
-    __slots__ = ("_buffers", "_regions", "native", "page_count", "page_counts")
+    __slots__ = ("_regions", "_views", "native", "page_count", "page_counts")
 
     native: Any
     """`const struct ftvm_memory *`, for the modules that wrap other nouns."""
@@ -28,15 +28,15 @@ class NativeMemory:
         """Take writable buffers; raises ConfigError if one is read-only, empty or not a whole number of pages."""
         if not buffers:
             raise ConfigError("a guest needs at least one memory region")
-        self._buffers = [_exported(buffer, number) for number, buffer in enumerate(buffers)]
-        self.page_counts = tuple(bytes_to_pages(len(buffer)) for buffer in self._buffers)
+        self._views = [_writable(buffer, number) for number, buffer in enumerate(buffers)]
+        self.page_counts = tuple(bytes_to_pages(view.nbytes) for view in self._views)
         self.page_count = sum(self.page_counts)
         if self.page_count > PAGE_COUNT_MAX:
             raise ConfigError(f"{self.page_count} pages is more than the limit of {PAGE_COUNT_MAX}")
-        self._regions = ffi.new("struct ftvm_region[]", len(self._buffers))
+        self._regions = ffi.new("struct ftvm_region[]", len(self._views))
         first_page = 0
-        for region, buffer, count in zip(self._regions, self._buffers, self.page_counts, strict=True):
-            region.base, region.first_page, region.page_count = buffer, first_page, count
+        for region, view, count in zip(self._regions, self._views, self.page_counts, strict=True):
+            region.base, region.first_page, region.page_count = _address(view), first_page, count
             first_page += count
         self.native = ffi.new("struct ftvm_memory *", (self._regions, len(self._regions), self.page_count))
 
@@ -55,13 +55,25 @@ def are_rising(indices: "array[int]", page_count: int) -> bool:
     return bool(lib.ftvm_memory_indices_valid(cells, len(indices), 0, page_count))
 
 
-def _exported(buffer: Buffer, number: int) -> Any:
+def _writable(buffer: Buffer, number: int) -> memoryview:
     try:
-        exported = ffi.from_buffer("uint8_t[]", buffer, require_writable=True)
-    except (BufferError, TypeError) as error:
-        raise ConfigError(f"memory region {number} is not a writable buffer: {error}") from error
-    if len(exported) == 0 or len(exported) % PAGE_BYTES:
+        view = memoryview(buffer).cast("B")
+    except TypeError as error:
+        raise ConfigError(f"memory region {number} is not a buffer: {error}") from error
+    if view.readonly:
+        raise ConfigError(f"memory region {number} is not a writable buffer")
+    if view.nbytes == 0 or view.nbytes % PAGE_BYTES:
         raise ConfigError(
-            f"memory region {number} has {len(exported)} bytes: it must be a whole number of {PAGE_BYTES}-byte pages"
+            f"memory region {number} has {view.nbytes} bytes: it must be a whole number of {PAGE_BYTES}-byte pages"
         )
-    return exported
+    return view
+
+
+def _address(view: memoryview) -> Any:
+    """Return where a view's bytes are; the view keeps them there.
+
+    No cffi object may go on exporting the view itself: the collector clears views that are part of a cycle, and CPython
+    crashes when it clears one that is exported.
+    """
+    with ffi.from_buffer("uint8_t[]", view, require_writable=True) as cells:
+        return ffi.cast("uint8_t *", cells)

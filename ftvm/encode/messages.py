@@ -126,11 +126,9 @@ class Ping:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pong:
-    """The standby's answer to the Ping of that number; also says what has come, so that a loss is found without
-    traffic."""
+    """The standby's answer to the Ping of that number. An Ack comes with it: one that was lost is thus repeated."""
 
     number: int
-    received: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

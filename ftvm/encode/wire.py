@@ -332,13 +332,13 @@ def _unpack_ping(fields: Header, frames: Frames, _: Limits) -> Ping:
 
 
 def _pack_pong(message: Pong) -> tuple[Header, list[Buffer]]:
-    return [message.number, message.received], []
+    return [message.number], []
 
 
 def _unpack_pong(fields: Header, frames: Frames, _: Limits) -> Pong:
-    number, received = _fields(fields, 2, "pong")
+    (number,) = _fields(fields, 1, "pong")
     _no_frames(frames)
-    return Pong(number=_number(number, "pong"), received=_number(received, "received"))
+    return Pong(number=_number(number, "pong"))
 
 
 def _pack_leave(message: Leave) -> tuple[Header, list[Buffer]]:

@@ -19,7 +19,7 @@ from enum import Enum
 from typing import Final
 
 from ftvm.checkpoint import Checkpoint, Output, PageBatch
-from ftvm.encode.messages import Ack, Envelope, Join, Leave, Message, Ping, Pong, Refuse, SessionId, Welcome
+from ftvm.encode.messages import Ack, Envelope, Join, Leave, Message, Ping, Refuse, SessionId, Welcome
 from ftvm.errors import InternalError, RemoteProtocolError
 from ftvm.events import (
     ArbiterTrouble,
@@ -261,8 +261,6 @@ class Active:
         match message:
             case Ack():
                 self._on_ack(session, message, now)
-            case Pong():
-                self.core.do(Forget(batches_of(session.outbox.acknowledge(message.received, now))))
             case Leave():
                 self._lose(f"the standby left: {message.reason}", now)
             case _:

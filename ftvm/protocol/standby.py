@@ -94,7 +94,8 @@ class Standby:
                     self._apply(ready, now)
                 self.committed.forget_released(envelope.released)
             case Ping() if self.claim.is_watching:
-                pong = Pong(number=message.number, received=self.inbox.expected)
+                self._owes_ack = True  # one that was lost is thus repeated
+                pong = Pong(number=message.number)
                 self.core.send(self.opening.peer, Lane.CONTROL, pong, self.opening.session)
                 self.committed.forget_released(envelope.released)
             case Leave():
