@@ -1,18 +1,10 @@
 #include "digest.h"
 
-#include "page.h"
+#include "cpu.h"
+#include "digest_form.h"
 
-/* XXH3 reads its input in stripes of 64 bytes. Each stripe meets a window of the secret that moves on by 8 bytes; when the
- * secret is used up (16 stripes: a block), the accumulators are scrambled and the window starts again. */
-#define SECRET_BYTES 192
-#define STRIPE_BYTES 64
-#define BLOCK_STRIPES ((SECRET_BYTES - STRIPE_BYTES) / 8)
-#define BLOCK_BYTES (BLOCK_STRIPES * STRIPE_BYTES)
-#define LANES 8
 #define MERGE_OFFSET 11
-#define LAST_STRIPE_OFFSET 7
 
-static const uint64_t PRIME32_1 = 0x9E3779B1U;
 static const uint64_t PRIME32_2 = 0x85EBCA77U;
 static const uint64_t PRIME32_3 = 0xC2B2AE3DU;
 static const uint64_t PRIME64_1 = UINT64_C(0x9E3779B185EBCA87);
@@ -23,7 +15,7 @@ static const uint64_t PRIME64_5 = UINT64_C(0x27D4EB2F165667C5);
 static const uint64_t AVALANCHE_PRIME = UINT64_C(0x165667919E3779F9);
 
 /* The default secret of the specification. */
-static const uint8_t DEFAULT_SECRET[SECRET_BYTES] = {
+static const uint8_t DEFAULT_SECRET[FTVM_SECRET_BYTES] = {
     0xb8, 0xfe, 0x6c, 0x39, 0x23, 0xa4, 0x4b, 0xbe, 0x7c, 0x01, 0x81, 0x2c, 0xf7, 0x21, 0xad, 0x1c,
     0xde, 0xd4, 0x6d, 0xe9, 0x83, 0x90, 0x97, 0xdb, 0x72, 0x40, 0xa4, 0xa4, 0xb7, 0xb3, 0x67, 0x1f,
     0xcb, 0x79, 0xe6, 0x4e, 0xcc, 0xc0, 0xe5, 0x78, 0x82, 0x5a, 0xd0, 0x7d, 0xcc, 0xff, 0x72, 0x21,
@@ -38,45 +30,30 @@ static const uint8_t DEFAULT_SECRET[SECRET_BYTES] = {
     0x45, 0xcb, 0x3a, 0x8f, 0x95, 0x16, 0x04, 0x28, 0xaf, 0xd7, 0xfb, 0xca, 0xbb, 0x4b, 0x40, 0x7e,
 };
 
-static void secret_derive(uint8_t secret[SECRET_BYTES], uint64_t seed)
+static void secret_derive(uint8_t secret[FTVM_SECRET_BYTES], uint64_t seed)
 {
-    for (size_t i = 0; i < SECRET_BYTES; i += 16) {
+    for (size_t i = 0; i < FTVM_SECRET_BYTES; i += 16) {
         ftvm_store64(secret + i, ftvm_load64(DEFAULT_SECRET + i) + seed);
         ftvm_store64(secret + i + 8, ftvm_load64(DEFAULT_SECRET + i + 8) - seed);
     }
 }
 
-static void stripe_accumulate(uint64_t lanes[LANES], const uint8_t *stripe, const uint8_t *secret)
-{
-    for (size_t i = 0; i < LANES; i++) {
-        uint64_t word = ftvm_load64(stripe + 8 * i);
-        uint64_t keyed = word ^ ftvm_load64(secret + 8 * i);
-        lanes[i ^ 1] += word;
-        lanes[i] += (keyed & 0xFFFFFFFFU) * (keyed >> 32);
-    }
-}
+extern ftvm_digest_accumulate ftvm_digest_accumulate_scalar;
+#if defined(__x86_64__)
+extern ftvm_digest_accumulate ftvm_digest_accumulate_sse2;
+extern ftvm_digest_accumulate ftvm_digest_accumulate_avx2;
+extern ftvm_digest_accumulate ftvm_digest_accumulate_avx512;
+#endif
 
-static void lanes_scramble(uint64_t lanes[LANES], const uint8_t *secret)
-{
-    for (size_t i = 0; i < LANES; i++) {
-        uint64_t lane = lanes[i];
-        lane ^= lane >> 47;
-        lane ^= ftvm_load64(secret + 8 * i);
-        lanes[i] = lane * PRIME32_1;
-    }
-}
-
-/* 4096 bytes are three whole blocks, then 15 stripes, then the last stripe, which the specification treats apart. */
-static void page_accumulate(uint64_t lanes[LANES], const uint8_t *page, const uint8_t *secret)
-{
-    const size_t last_stripe = FTVM_PAGE_BYTES - STRIPE_BYTES;
-    for (size_t at = 0; at < last_stripe; at += STRIPE_BYTES) {
-        stripe_accumulate(lanes, page + at, secret + at % BLOCK_BYTES / 8);
-        if (at % BLOCK_BYTES == BLOCK_BYTES - STRIPE_BYTES)
-            lanes_scramble(lanes, secret + SECRET_BYTES - STRIPE_BYTES);
-    }
-    stripe_accumulate(lanes, page + last_stripe, secret + SECRET_BYTES - STRIPE_BYTES - LAST_STRIPE_OFFSET);
-}
+/* By the CPU level that each needs, which rises. */
+static ftvm_digest_accumulate *const VARIANTS[] = {
+    ftvm_digest_accumulate_scalar,
+#if defined(__x86_64__)
+    ftvm_digest_accumulate_sse2,
+    ftvm_digest_accumulate_avx2,
+    ftvm_digest_accumulate_avx512,
+#endif
+};
 
 static uint64_t multiply_fold(uint64_t a, uint64_t b)
 {
@@ -84,46 +61,55 @@ static uint64_t multiply_fold(uint64_t a, uint64_t b)
     return (uint64_t)product ^ (uint64_t)(product >> 64);
 }
 
-static uint64_t lanes_merge(const uint64_t lanes[LANES], const uint8_t *secret, uint64_t start)
+static uint64_t lanes_merge(const uint64_t lanes[FTVM_LANES], const uint8_t *secret, uint64_t start)
 {
     uint64_t hash = start;
-    for (size_t i = 0; i < LANES; i += 2)
+    for (size_t i = 0; i < FTVM_LANES; i += 2)
         hash += multiply_fold(lanes[i] ^ ftvm_load64(secret + 8 * i), lanes[i + 1] ^ ftvm_load64(secret + 8 * i + 8));
     hash ^= hash >> 37;
     hash *= AVALANCHE_PRIME;
     return hash ^ hash >> 32;
 }
 
-static void page_lanes(uint64_t lanes[LANES], uint8_t secret[SECRET_BYTES], const uint8_t *page, uint64_t seed)
+static void page_lanes(size_t level, uint64_t lanes[FTVM_LANES], uint8_t secret[FTVM_SECRET_BYTES], const uint8_t *page,
+                       uint64_t seed)
 {
-    const uint64_t start[LANES] = {PRIME32_3, PRIME64_1, PRIME64_2, PRIME64_3, PRIME64_4, PRIME32_2, PRIME64_5, PRIME32_1};
+    const uint64_t start[FTVM_LANES] = {PRIME32_3, PRIME64_1, PRIME64_2, PRIME64_3, PRIME64_4, PRIME32_2, PRIME64_5, FTVM_PRIME32_1};
     memcpy(lanes, start, sizeof start);
     secret_derive(secret, seed);
-    page_accumulate(lanes, page, secret);
+    VARIANTS[level](lanes, page, secret);
 }
 
 uint64_t ftvm_digest_page64(const uint8_t *page, uint64_t seed)
 {
-    uint64_t lanes[LANES];
-    uint8_t secret[SECRET_BYTES];
-    page_lanes(lanes, secret, page, seed);
+    uint64_t lanes[FTVM_LANES];
+    uint8_t secret[FTVM_SECRET_BYTES];
+    page_lanes(ftvm_cpu_level(), lanes, secret, page, seed);
     return lanes_merge(lanes, secret + MERGE_OFFSET, FTVM_PAGE_BYTES * PRIME64_1);
+}
+
+static struct ftvm_digest page_digest(size_t level, const uint8_t *page, uint64_t seed)
+{
+    uint64_t lanes[FTVM_LANES];
+    uint8_t secret[FTVM_SECRET_BYTES];
+    page_lanes(level, lanes, secret, page, seed);
+    return (struct ftvm_digest){
+        .low = lanes_merge(lanes, secret + MERGE_OFFSET, FTVM_PAGE_BYTES * PRIME64_1),
+        .high = lanes_merge(lanes, secret + FTVM_SECRET_BYTES - FTVM_STRIPE_BYTES - MERGE_OFFSET, ~(FTVM_PAGE_BYTES * PRIME64_2)),
+    };
 }
 
 struct ftvm_digest ftvm_digest_page(const uint8_t *page, uint64_t seed)
 {
-    uint64_t lanes[LANES];
-    uint8_t secret[SECRET_BYTES];
-    page_lanes(lanes, secret, page, seed);
-    return (struct ftvm_digest){
-        .low = lanes_merge(lanes, secret + MERGE_OFFSET, FTVM_PAGE_BYTES * PRIME64_1),
-        .high = lanes_merge(lanes, secret + SECRET_BYTES - STRIPE_BYTES - MERGE_OFFSET, ~(FTVM_PAGE_BYTES * PRIME64_2)),
-    };
+    return page_digest(ftvm_cpu_level(), page, seed);
 }
 
-void ftvm_digest_page_into(const uint8_t *page, uint64_t seed, struct ftvm_digest *digest)
+int ftvm_digest_page_by(size_t variant, const uint8_t *page, uint64_t seed, struct ftvm_digest *digest)
 {
-    *digest = ftvm_digest_page(page, seed);
+    if (variant > (size_t)ftvm_cpu_level())
+        return -1;
+    *digest = page_digest(variant, page, seed);
+    return 0;
 }
 
 void ftvm_digest_memory(const struct ftvm_memory *memory, struct ftvm_digest *table, struct ftvm_digest *sum)

@@ -30,8 +30,10 @@ uint64_t ftvm_digest_page64(const uint8_t *page, uint64_t seed);
 /* Returns XXH3-128 of the 4096 bytes at `page`. */
 struct ftvm_digest ftvm_digest_page(const uint8_t *page, uint64_t seed);
 
-/* The same by pointer, for callers that cannot take a struct by value. */
-void ftvm_digest_page_into(const uint8_t *page, uint64_t seed, struct ftvm_digest *digest);
+/* The same by variant `variant`: 0 is the scalar reference, the last that this machine can run is the one in use.
+ *
+ * Returns 0, or -1 if this machine has no such variant; `digest` is untouched then. For tests and benchmarks. */
+int ftvm_digest_page_by(size_t variant, const uint8_t *page, uint64_t seed, struct ftvm_digest *digest);
 
 /* Fills `table` with the hash of each page of `memory` (page_count entries) and returns their sum in `sum`. */
 void ftvm_digest_memory(const struct ftvm_memory *memory, struct ftvm_digest *table, struct ftvm_digest *sum);

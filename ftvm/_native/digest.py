@@ -14,7 +14,15 @@ from ftvm._native.memory import NativeMemory
 from ftvm.checkpoint import Buffer
 from ftvm.units import PAGE_BYTES
 
-__all__ = ["DigestTable", "batch_digest", "digest_to_int", "int_to_digest", "page_hash64", "page_hash128"]
+__all__ = [
+    "DigestTable",
+    "batch_digest",
+    "digest_to_int",
+    "digest_variants",
+    "int_to_digest",
+    "page_hash64",
+    "page_hash128",
+]
 
 
 def page_hash64(page: Buffer, seed: int) -> int:
@@ -22,10 +30,21 @@ def page_hash64(page: Buffer, seed: int) -> int:
     return int(lib.ftvm_digest_page64(_page(page), seed))
 
 
-def page_hash128(page: Buffer, seed: int) -> int:
+def digest_variants() -> range:
+    """Return the numbers of the variants that this machine can run: 0 is the scalar reference, the last is in use."""
+    digest, page = ffi.new("struct ftvm_digest *"), bytes(PAGE_BYTES)
+    count = 0
+    while lib.ftvm_digest_page_by(count, page, 0, digest) == 0:
+        count += 1
+    return range(count)
+
+
+def page_hash128(page: Buffer, seed: int, *, variant: int | None = None) -> int:
     """Return XXH3-128 of one page."""
     digest = ffi.new("struct ftvm_digest *")
-    lib.ftvm_digest_page_into(_page(page), seed, digest)
+    number = digest_variants()[-1] if variant is None else variant
+    if lib.ftvm_digest_page_by(number, _page(page), seed, digest) != 0:
+        raise ValueError(f"this machine has no digest variant {number}")
     return digest_to_int(digest)
 
 

@@ -21,6 +21,9 @@ RETRY_NS_FIRST: Final = 50_000_000
 RETRY_NS_MAX: Final = 200_000_000
 """Doubling stops here: a client that waits longer would measure its own patience, not the takeover."""
 
+PACE_NS: Final = 10_000_000
+"""A client begins at most one request in so long: a solo guest answers at once, and would take a whole core."""
+
 CLIENTS_MAX: Final = 128
 """The guest remembers the last answers of 256 clients; beyond that a retransmission could act twice."""
 
@@ -47,6 +50,7 @@ class LoadCounters:
 class _Outstanding:
     request: Request
     invoked_at: Nanos
+    """When it was sent first; until then, when it is to be."""
     send_at: Nanos
     retry_ns: int = RETRY_NS_FIRST
     was_sent: bool = False
@@ -55,12 +59,13 @@ class _Outstanding:
 class Load:
     """The requests of several logical clients, and the history of their calls."""
 
-    def __init__(self, now: Nanos, *, seed: int, clients: int = 16, keys: int = 64) -> None:
+    def __init__(self, now: Nanos, *, seed: int, clients: int = 16, keys: int = 64, pace_ns: int = PACE_NS) -> None:
         if not 0 < clients <= CLIENTS_MAX:
             raise ConfigError(f"a load has 1 to {CLIENTS_MAX} clients, not {clients}")
         if keys < 1:
             raise ConfigError("a load needs at least one key")
         self.counters = LoadCounters()
+        self._pace_ns = pace_ns
         self._random = random.Random(seed)
         # Names of this run only, so that a guest that served another run before is judged by this one alone.
         run = self._random.getrandbits(32)
@@ -85,15 +90,20 @@ class Load:
 
     def oldest_wait_ns(self, now: Nanos) -> int:
         """Return how long the oldest request has been waiting for its answer."""
-        return max((now - waiting.invoked_at for waiting in self._outstanding if waiting), default=0)
+        return max(
+            (now - waiting.invoked_at for waiting in self._outstanding if waiting and waiting.was_sent), default=0
+        )
 
     def due(self, now: Nanos) -> list[bytes]:
         """Return the requests to send now, new ones and those that were not answered in time."""
         return [self._send(waiting, now) for waiting in self._outstanding if waiting and waiting.send_at <= now]
 
     def _send(self, waiting: _Outstanding, now: Nanos) -> bytes:
-        self.counters.retransmissions += waiting.was_sent
-        waiting.was_sent = True
+        if waiting.was_sent:
+            self.counters.retransmissions += 1
+        else:
+            waiting.was_sent = True
+            waiting.invoked_at = now
         waiting.send_at = Nanos(now + waiting.retry_ns)
         waiting.retry_ns = min(2 * waiting.retry_ns, RETRY_NS_MAX)
         return waiting.request.encode()
@@ -113,7 +123,7 @@ class Load:
         if waiting is not None and reply.number == waiting.request.number:
             self._record(client, _call(waiting, now, reply))
             self.counters.acknowledged += self._calls[client][-1].is_acknowledged
-            self._ask_next(client, now)
+            self._ask_next(client, Nanos(max(now, waiting.invoked_at + self._pace_ns)))
             return True
         self._take_repeat(self._calls[client], reply)
         return False
@@ -138,7 +148,7 @@ class Load:
     def history(self) -> list[Call]:
         """Return all calls, those still without an answer included."""
         answered = [call for calls in self._calls for call in calls]
-        return answered + [_call(waiting, None, None) for waiting in self._outstanding if waiting]
+        return answered + [_call(waiting, None, None) for waiting in self._outstanding if waiting and waiting.was_sent]
 
     def _record(self, client: int, call: Call) -> None:
         self._calls[client].append(call)
@@ -146,7 +156,7 @@ class Load:
         if self._call_count >= CALLS_MAX:
             self.begin_audit()
 
-    def _ask_next(self, client: int, now: Nanos) -> None:
+    def _ask_next(self, client: int, send_at: Nanos) -> None:
         number = len(self._calls[client]) + 1
         name = self._first_client + client
         if self._audit is None:
@@ -156,7 +166,7 @@ class Load:
         else:
             self._outstanding[client] = None
             return
-        self._outstanding[client] = _Outstanding(request=request, invoked_at=now, send_at=now)
+        self._outstanding[client] = _Outstanding(request=request, invoked_at=send_at, send_at=send_at)
 
     def _work(self, client: int, number: int) -> Request:
         key = self._random.choice(self._keys)

@@ -68,7 +68,7 @@ class Network:
 @settings(max_examples=30)
 @given(seed=st.integers(0, 2**32), trouble=st.sampled_from([0.0, 0.2, 0.5]))
 def test_correct_guest_is_found_in_order_on_any_network(make_guest: GuestMaker, seed: int, trouble: float) -> None:
-    load = Load(START, seed=seed, clients=4, keys=8)
+    load = Load(START, seed=seed, clients=4, keys=8, pace_ns=MS)
     network = Network(load, make_guest(), seed=seed, trouble=trouble)
 
     network.run(400)
@@ -102,6 +102,14 @@ def test_request_without_an_answer_is_repeated_with_growing_but_bounded_patience
     assert load.counters.retransmissions == 6
 
 
+def test_client_begins_no_more_than_one_request_in_its_pace(guest: Guest) -> None:
+    load = Load(START, seed=1, clients=1, pace_ns=10 * MS)
+
+    Network(load, guest).run(100)
+
+    assert [call.invoked_at - START for call in load.history()] == [ms * MS for ms in range(1, 101, 10)]
+
+
 def test_repeated_request_is_the_same_bytes() -> None:
     load = Load(START, seed=1, clients=1)
 
@@ -112,7 +120,7 @@ def test_repeated_request_is_the_same_bytes() -> None:
 
 
 def test_audit_reads_every_key_once(guest: Guest) -> None:
-    load = Load(START, seed=2, clients=4, keys=10)
+    load = Load(START, seed=2, clients=4, keys=10, pace_ns=MS)
     network = Network(load, guest)
     network.run(20)
     worked = len(guest.asked)
@@ -128,7 +136,7 @@ def test_audit_reads_every_key_once(guest: Guest) -> None:
 
 
 def test_put_that_the_guest_forgets_is_found_by_the_audit(guest: Guest) -> None:
-    load = Load(START, seed=3, clients=4, keys=4)
+    load = Load(START, seed=3, clients=4, keys=4, pace_ns=MS)
     network = Network(load, guest)
     network.run(50)
 

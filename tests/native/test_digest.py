@@ -5,7 +5,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftvm._native.digest import DigestTable, digest_to_int, page_hash64, page_hash128
+from ftvm._native.digest import DigestTable, digest_to_int, digest_variants, page_hash64, page_hash128
 from ftvm._native.memory import NativeMemory
 from ftvm.units import PAGE_BYTES
 
@@ -25,7 +25,8 @@ def from_scratch(memory: bytes) -> int:
 @given(pages, seeds)
 def test_page_hash_equals_the_xxhash_package(page: bytes, seed: int) -> None:
     assert page_hash64(page, seed) == xxhash.xxh3_64_intdigest(page, seed=seed)
-    assert page_hash128(page, seed) == xxhash.xxh3_128_intdigest(page, seed=seed)
+    for variant in digest_variants():
+        assert page_hash128(page, seed, variant=variant) == xxhash.xxh3_128_intdigest(page, seed=seed)
 
 
 def test_table_of_a_memory_equals_the_sum_from_scratch() -> None:
@@ -53,3 +54,5 @@ def test_pages_that_swap_places_change_the_digest() -> None:
 def test_hash_of_anything_but_a_page_is_refused() -> None:
     with pytest.raises(ValueError, match="4096 bytes"):
         page_hash64(bytes(100), 0)
+    with pytest.raises(ValueError, match="variant 99"):
+        page_hash128(bytes(PAGE_BYTES), 0, variant=99)

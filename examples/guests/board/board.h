@@ -22,6 +22,8 @@
 #define BOARD_VIRTIO_IRQ 1u
 #define BOARD_UART_IRQ 10u
 #define BOARD_TICKS_PER_SECOND 10000000u
+#define BOARD_MEMORY 0x80000000u
+#define BOARD_MEMORY_BYTES_MIN (16u << 20) /* what every program may count on */
 
 /* Device registers are read and written exactly as often as the program says, hence volatile. */
 static inline uint32_t mmio_read32(uintptr_t address) { return *(const volatile uint32_t *)address; }

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "board.h"
+
 #define FDT_MAGIC 0xd00dfeedu
 #define FDT_HEADER_BYTES 40u
 #define FDT_BEGIN_NODE 1u
@@ -86,7 +88,7 @@ uint64_t fdt_memory_bytes(const void *at)
     const struct fdt_property reg = fdt_find(at, "memory", "reg");
     uint64_t bytes = 0;
     if (reg.bytes < 16)
-        return 0;
+        return BOARD_MEMORY_BYTES_MIN;
     for (size_t i = 8; i < 16; i++)
         bytes = bytes << 8 | reg.at[i];
     return bytes;

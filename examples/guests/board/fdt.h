@@ -23,7 +23,7 @@ struct fdt_property {
 /* Finds property `name` of the first top-level node that is called `node`, with or without an @address. */
 struct fdt_property fdt_find(const void *tree, const char *node, const char *name);
 
-/* The memory's bytes, or 0 if the tree does not say (addresses and sizes of 64 bits, one range). */
+/* The memory's bytes; BOARD_MEMORY_BYTES_MIN if the tree does not say (addresses and sizes of 64 bits, one range). */
 uint64_t fdt_memory_bytes(const void *tree);
 
 /* A number from the boot arguments: with "... name=123 ..." it is 123. Decimal digits only; `otherwise` if the name is

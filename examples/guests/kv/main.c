@@ -89,9 +89,8 @@ int program(const void *device_tree)
     print_start(ip);
     announce();
 
-    for (;;) { /* interrupts are off here; see cpu_sleep_until_interrupt */
+    for (;;) {
         serve_frames();
-        while (!virtio_net_has_frame(&net))
-            cpu_sleep_until_interrupt();
+        virtio_net_wait(&net);
     }
 }

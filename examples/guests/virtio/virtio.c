@@ -125,6 +125,12 @@ void virtio_notify(const struct virtio_device *device, uint32_t index)
 
 bool virtio_queue_has_used(const struct virtio_queue *queue) { return queue->used_seen != queue->used.index; }
 
+void virtio_queue_wait(const struct virtio_queue *queue)
+{
+    while (!virtio_queue_has_used(queue))
+        cpu_sleep_until_interrupt();
+}
+
 bool virtio_queue_take(struct virtio_queue *queue, struct virtio_used_element *used)
 {
     while (virtio_queue_has_used(queue)) {

@@ -82,6 +82,9 @@ void virtio_notify(const struct virtio_device *device, uint32_t index);
 /* Whether the device has used a buffer that virtio_queue_take would return. */
 bool virtio_queue_has_used(const struct virtio_queue *queue);
 
+/* Sleeps until virtio_queue_has_used. Call with interrupts off. */
+void virtio_queue_wait(const struct virtio_queue *queue);
+
 /* Takes the next used buffer: its first descriptor and how many bytes the device wrote. Returns false if there is
  * none. */
 bool virtio_queue_take(struct virtio_queue *queue, struct virtio_used_element *used);

@@ -47,7 +47,7 @@ bool virtio_net_start(struct virtio_net *net)
     return true;
 }
 
-bool virtio_net_has_frame(const struct virtio_net *net) { return virtio_queue_has_used(&net->receive_queue); }
+void virtio_net_wait(const struct virtio_net *net) { virtio_queue_wait(&net->receive_queue); }
 
 bool virtio_net_receive(struct virtio_net *net, struct virtio_net_frame *frame)
 {

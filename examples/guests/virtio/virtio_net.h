@@ -43,8 +43,8 @@ struct virtio_net_frame {
 /* Finds the network device, starts it, lets it interrupt. *net is zero. Returns false if there is none. */
 bool virtio_net_start(struct virtio_net *net);
 
-/* Whether virtio_net_receive would find a frame. */
-bool virtio_net_has_frame(const struct virtio_net *net);
+/* Sleeps until virtio_net_receive would find a frame. Call with interrupts off. */
+void virtio_net_wait(const struct virtio_net *net);
 
 /* Takes the next frame received. Returns false if there is none. */
 bool virtio_net_receive(struct virtio_net *net, struct virtio_net_frame *frame);

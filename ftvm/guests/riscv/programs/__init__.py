@@ -18,7 +18,13 @@ __all__ = ["SUMMARIES", "open_program", "read_program"]
 
 SUMMARIES: Final[Mapping[str, str]] = MappingProxyType(
     {
+        "console": "many numbered lines, then repeats what is typed",
+        "dirty": "writes memory at a set rate and pattern, and finds any write that was lost",
+        "entropy": "draws random bytes from the host and judges them",
+        "hello": "greets with the C library's printf and ends",
+        "journal": "appends to a log on the disk and goes on where the last run ended",
         "kv": "key-value server over Ethernet and UDP, port 7000",
+        "ticks": "a timer interrupt every few milliseconds, asleep in between",
     }
 )
 """What each program is, by its name."""
