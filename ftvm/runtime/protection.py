@@ -117,6 +117,12 @@ class _Node:
         self.raise_failure()
         return False
 
+    def take_events(self, timeout: float) -> Iterator[Event]:
+        """Yield events that have come, waiting for the first."""
+        self.changed.wait_for(lambda: bool(self.events) or self.host.has_ended, timeout)
+        while self.events:
+            yield self.events.popleft()
+
     def raise_failure(self) -> None:
         """Raise why this host has ended, if it has."""
         if self.host.error is not None:
@@ -155,10 +161,13 @@ class Protection:
         """Return where things stand: role, generation, epoch, lag, pauses, counters."""
         return self._node.status()
 
-    def events(self) -> Iterator[Event]:
-        """Yield the events that have come since the last call, oldest first; does not wait."""
-        while self._node.events:
-            yield self._node.events.popleft()
+    def events(self, timeout: float = 0.0) -> Iterator[Event]:
+        """Yield the events that have come since the last call, oldest first; wait up to `timeout` s for the first."""
+        return self._node.take_events(timeout)
+
+    def check(self) -> None:
+        """Raise what ended this host, if anything did."""
+        self._node.raise_failure()
 
     def wait_protected(self, timeout: float | None = None) -> bool:
         """Wait until the record names a standby; return False after `timeout` seconds."""
@@ -210,10 +219,13 @@ class Standby:
         """Return where things stand."""
         return self._node.status()
 
-    def events(self) -> Iterator[Event]:
-        """Yield the events that have come since the last call, oldest first; does not wait."""
-        while self._node.events:
-            yield self._node.events.popleft()
+    def events(self, timeout: float = 0.0) -> Iterator[Event]:
+        """Yield the events that have come since the last call, oldest first; wait up to `timeout` s for the first."""
+        return self._node.take_events(timeout)
+
+    def check(self) -> None:
+        """Raise what ended this host, if anything did."""
+        self._node.raise_failure()
 
     def close(self) -> None:
         """Stop standing by and give everything back. Idempotent."""
