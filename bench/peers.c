@@ -168,3 +168,42 @@ void peer_gather(const uint8_t *memory, const uint32_t *indices, size_t count, u
     for (size_t i = 0; i < count; i++)
         memcpy(to + i * PAGE, memory + (size_t)indices[i] * PAGE, PAGE);
 }
+
+static void prefetch(const uint8_t *page)
+{
+    for (size_t at = 0; at < 512; at += 64)
+        __builtin_prefetch(page + at);
+}
+
+/* Encodes the pages of a list from memory against their shadows: fused capture without the digest. */
+size_t peer_encode_list(uintptr_t function, const uint8_t *memory, uint8_t *shadow, const uint32_t *indices, size_t count,
+                        uint8_t *payload)
+{
+    encode_function *encode = (encode_function *)function;
+    size_t at = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (i + 1 < count) {
+            prefetch(memory + (size_t)indices[i + 1] * PAGE);
+            prefetch(shadow + (size_t)indices[i + 1] * PAGE);
+        }
+        at += encode(memory + (size_t)indices[i] * PAGE, shadow + (size_t)indices[i] * PAGE, payload + at);
+    }
+    return at;
+}
+
+/* What fused capture replaces: copy the pages, encode the copies, then copy them into the shadow. */
+size_t peer_three_passes(uintptr_t function, const uint8_t *memory, uint8_t *shadow, const uint32_t *indices,
+                         size_t count, uint8_t *staging, uint8_t *bases, uint8_t *payload)
+{
+    encode_function *encode = (encode_function *)function;
+    size_t at = 0;
+    peer_gather(memory, indices, count, staging);
+    for (size_t i = 0; i < count; i++) {
+        /* The encoder updates its base; here the base must stay, so it gets a scratch copy that is warm in cache. */
+        memcpy(bases, shadow + (size_t)indices[i] * PAGE, PAGE);
+        at += encode(staging + i * PAGE, bases, payload + at);
+    }
+    for (size_t i = 0; i < count; i++)
+        memcpy(shadow + (size_t)indices[i] * PAGE, staging + i * PAGE, PAGE);
+    return at;
+}
