@@ -1,7 +1,7 @@
 """The built-in machine as the C core offers it: memory, runs, inputs, outputs, state. No threads, no clock.
 
-The only wrapper of the native noun `riscv` (ftvm/_native/riscv.h is the manual), and of the part of `bitmap` that turns
-page flags into sets. It promises that the machine's future depends on its memory, its saved state and its inputs alone.
+The only wrapper of the native noun `riscv` (ftvm/_native/riscv.h is the manual). It promises that the machine's future
+depends on its memory, its saved state and its inputs alone.
 """
 
 import mmap
@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any, Final
 
 from ftvm._native import ffi, lib
-from ftvm.checkpoint import bitmap_bytes
+from ftvm._native.bitmap import put_flags, take_flags
 from ftvm.errors import ConfigError, GuestError, LocalProtocolError
 from ftvm.guests.riscv.elf import Program
 from ftvm.guests.riscv.fdt import build_fdt, machine_tree
@@ -115,17 +115,11 @@ class Memory:
 
     def take_dirty(self) -> bytearray:
         """Return the set of pages written since the last call, as Bitmap words, and clear it."""
-        words = bytearray(bitmap_bytes(self.page_count))
-        lib.ftvm_bitmap_take_flags(
-            ffi.from_buffer("uint8_t[]", self.flags), self.page_count, ffi.from_buffer("uint64_t[]", words)
-        )
-        return words
+        return take_flags(self.flags)
 
-    def put_dirty(self, words: bytes | bytearray) -> None:
+    def put_dirty(self, words: bytearray) -> None:
         """Add a set of pages to those written; the caller flushes decoded code."""
-        lib.ftvm_bitmap_put_flags(
-            ffi.from_buffer("uint64_t[]", words), self.page_count, ffi.from_buffer("uint8_t[]", self.flags)
-        )
+        put_flags(words, self.flags)
 
 
 class Machine:
