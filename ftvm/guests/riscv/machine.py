@@ -1,7 +1,7 @@
 """The built-in machine as the C core offers it: memory, runs, inputs, outputs, state. No threads, no clock.
 
-The only wrapper of the native noun `riscv` (ftvm/_native/riscv.h is the manual), and of the part of `bitmap` that turns
-page flags into sets. It promises that the machine's future depends on its memory, its saved state and its inputs alone.
+The only wrapper of the native noun `riscv` (ftvm/_native/riscv.h is the manual). It promises that the machine's future
+depends on its memory, its saved state and its inputs alone.
 """
 
 import mmap
@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any, Final
 
 from ftvm._native import ffi, lib
-from ftvm.checkpoint import bitmap_bytes
+from ftvm._native.bitmap import put_flags, take_flags
 from ftvm.errors import ConfigError, GuestError, LocalProtocolError
 from ftvm.guests.riscv.elf import Program
 from ftvm.guests.riscv.fdt import build_fdt, machine_tree
@@ -101,8 +101,8 @@ class Memory:
 
     def __init__(self, size_bytes: int) -> None:
         self.page_count: PageCount = bytes_to_pages(size_bytes)
-        self._map = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self.buffer = memoryview(self._map)
+        self.pages = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.buffer = memoryview(self.pages)
         self.flags = bytearray(self.page_count)
 
     def write(self, offset: int, content: bytes) -> None:
@@ -115,17 +115,11 @@ class Memory:
 
     def take_dirty(self) -> bytearray:
         """Return the set of pages written since the last call, as Bitmap words, and clear it."""
-        words = bytearray(bitmap_bytes(self.page_count))
-        lib.ftvm_bitmap_take_flags(
-            ffi.from_buffer("uint8_t[]", self.flags), self.page_count, ffi.from_buffer("uint64_t[]", words)
-        )
-        return words
+        return take_flags(self.flags)
 
-    def put_dirty(self, words: bytes | bytearray) -> None:
+    def put_dirty(self, words: bytearray) -> None:
         """Add a set of pages to those written; the caller flushes decoded code."""
-        lib.ftvm_bitmap_put_flags(
-            ffi.from_buffer("uint64_t[]", words), self.page_count, ffi.from_buffer("uint8_t[]", self.flags)
-        )
+        put_flags(words, self.flags)
 
 
 class Machine:
@@ -141,12 +135,13 @@ class Machine:
         self._count = ffi.new("size_t *")
 
     def _init(self) -> Any:
-        # from_buffer keeps each buffer alive as long as its pointer is: the pointers live as long as the machine
+        # from_buffer keeps each buffer alive as long as its pointer is: the pointers live as long as the machine. The maps
+        # themselves are exported, not views of them: see _address in ftvm/_native/memory.py.
         self._pointers = [
             ffi.from_buffer("uint8_t[]", part, require_writable=True)
             for memory in (self.ram, self.disk)
             if memory is not None
-            for part in (memory.buffer, memory.flags)
+            for part in (memory.pages, memory.flags)
         ]
         config = ffi.new("ftvm_riscv_config *")
         config.ram, config.flags, config.ram_bytes = self._pointers[0], self._pointers[1], self.shape.ram_bytes
