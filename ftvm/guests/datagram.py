@@ -1,0 +1,261 @@
+"""The outside of a guest as datagrams: one Ethernet frame in one datagram, as QEMU's ``-netdev dgram`` does it.
+
+`DatagramPort` is one end of such a cable: a UDP or unix datagram socket with a fixed other end. `DatagramWorld` hangs a
+guest's outputs and inputs on a port and keeps the World contract (ftvm/interfaces.py).
+
+Promises: nothing here blocks; what does not fit is dropped and counted, as on a real wire; a datagram from anywhere but
+the other end is refused. Knows nothing of epochs, hosts or what a frame means.
+
+A cable is written ``udp:LOCALPORT:REMOTEPORT`` (both on this machine), ``unix:LOCALPATH:REMOTEPATH`` or, in full,
+``udp:LOCALHOST:LOCALPORT:REMOTEHOST:REMOTEPORT``; one end alone is ``udp:HOST:PORT`` or ``unix:PATH``. Prefer UDP:
+Linux queues only some ten datagrams on a unix socket (net.unix.max_dgram_qlen), and a commit may release more at once.
+"""
+
+import errno
+import os
+import re
+import socket
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ftvm.checkpoint import Output
+from ftvm.errors import ClosedError, ConfigError, TransportError
+
+__all__ = ["DatagramCounters", "DatagramPort", "DatagramWorld", "cable_ends", "mac_bytes"]
+
+FRAME_BYTES_MIN: Final = 14
+"""An Ethernet header; anything shorter is not a frame."""
+
+DATAGRAM_BYTES_MAX: Final = 1 << 16
+"""More than any datagram holds, so that none is ever cut short."""
+
+SOCKET_BUFFER_BYTES: Final = 1 << 20
+"""Some hundred full frames: what a commit releases at once must not overrun the other end."""
+
+LOOPBACK: Final = "127.0.0.1"
+ETHERTYPE_RARP: Final = b"\x80\x35"
+MAC_PATTERN: Final = re.compile("[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
+
+SocketAddress = tuple[str, int] | str
+
+
+@dataclass(slots=True, kw_only=True)
+class DatagramCounters:
+    """What a port moved, and what it let fall."""
+
+    frames_sent: int = 0
+    frames_received: int = 0
+    sends_dropped: int = 0
+    """The other end is absent or slow."""
+    strangers_refused: int = 0
+    runts_refused: int = 0
+    outputs_unrouted: int = 0
+    """Outputs on a channel that leads nowhere, like a network card without a cable."""
+
+
+class DatagramPort:
+    """One end of a cable: send and receive frames without ever blocking."""
+
+    def __init__(self, local: str, remote: str) -> None:
+        """Bind `local`; frames go to `remote` and are taken from there only.
+
+        Raises ConfigError if an address is malformed or the two are of different kinds, TransportError if `local`
+        cannot be bound.
+        """
+        family, local_address = _parse_end(local)
+        remote_family, self._remote = _parse_end(remote)
+        if family != remote_family:
+            raise ConfigError(f"both ends of a cable must be of one kind, not {local} and {remote}")
+        self.counters = DatagramCounters()
+        self._unlink_path = local_address if isinstance(local_address, str) else None
+        self._socket: socket.socket | None = _bind(family, local_address, local)
+
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable when a frame has come."""
+        return self._open_socket().fileno()
+
+    def send(self, frame: bytes) -> bool:
+        """Send one frame; return False if it was dropped (and counted)."""
+        try:
+            self._open_socket().sendto(frame, self._remote)
+        except OSError:
+            # Refused, full, unreachable, too long: on a wire all of these are one thing, a frame that did not arrive.
+            self.counters.sends_dropped += 1
+            return False
+        self.counters.frames_sent += 1
+        return True
+
+    def receive(self, limit: int) -> list[bytes]:
+        """Return up to `limit` frames that have come.
+
+        Datagrams that are refused count towards the limit too, so that a flood of them cannot hold the caller.
+        """
+        frames: list[bytes] = []
+        for _ in range(limit):
+            try:
+                frame, sender = self._open_socket().recvfrom(DATAGRAM_BYTES_MAX)
+            except OSError as error:
+                if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK):
+                    break
+                continue  # an error left by an earlier send; the socket goes on
+            if self._is_acceptable(frame, sender):
+                frames.append(frame)
+        self.counters.frames_received += len(frames)
+        return frames
+
+    def _is_acceptable(self, frame: bytes, sender: SocketAddress) -> bool:
+        # A unix path is guarded by the rights of its directory, and a sender there need not have bound a name.
+        if isinstance(self._remote, tuple) and sender != self._remote:
+            self.counters.strangers_refused += 1
+            return False
+        if len(frame) < FRAME_BYTES_MIN:
+            self.counters.runts_refused += 1
+            return False
+        return True
+
+    def close(self) -> None:
+        """Give back the socket and its path. Idempotent."""
+        if self._socket is None:
+            return
+        self._socket.close()
+        self._socket = None
+        if self._unlink_path is not None:
+            _remove_if_socket(self._unlink_path)
+
+    def _open_socket(self) -> socket.socket:
+        if self._socket is None:
+            raise ClosedError("this datagram port was closed")
+        return self._socket
+
+
+class DatagramWorld:
+    """A guest's outside over one datagram cable and, if wanted, a console. Keeps interfaces.World."""
+
+    def __init__(
+        self,
+        local: str,
+        remote: str,
+        *,
+        mac: str,
+        channel: str = "net0",
+        console: Callable[[bytes], object] | None = None,
+    ) -> None:
+        """Bind `local` and talk to `remote`; `mac` is the guest's address, announced after a takeover.
+
+        `console` gets what the guest writes to its console, e.g. a file's `write`; it must not block for long.
+        """
+        self._announcement = announcement_frame(mac_bytes(mac))
+        self._channel = channel
+        self._console = console
+        self._port = DatagramPort(local, remote)
+
+    @property
+    def counters(self) -> DatagramCounters:
+        """What was moved and what was dropped."""
+        return self._port.counters
+
+    def fds(self) -> tuple[int, ...]:
+        """File descriptors that become readable when an input has come."""
+        return (self._port.fileno(),)
+
+    def receive(self, limit: int) -> Sequence[tuple[str, bytes]]:
+        """Return up to `limit` frames that have come, each as (channel, frame)."""
+        return [(self._channel, frame) for frame in self._port.receive(limit)]
+
+    def release(self, output: Output) -> None:
+        """Let one output leave: a frame onto the cable, console bytes to the console."""
+        if output.channel == self._channel:
+            self._port.send(output.payload)
+        elif output.channel == "console" and self._console is not None:
+            self._console(output.payload)
+        else:
+            self.counters.outputs_unrouted += 1
+
+    def announce(self) -> None:
+        """Send a frame from the guest's address, so that switches learn where it is now."""
+        self._port.send(self._announcement)
+
+    def close(self) -> None:
+        """Give back the socket. Idempotent."""
+        self._port.close()
+
+
+def announcement_frame(mac: bytes) -> bytes:
+    """Return a broadcast from `mac` that asks nobody for anything: a reverse ARP request (RFC 903) about itself.
+
+    A gratuitous ARP would also do, but needs the guest's IP address, which only the guest knows.
+    """
+    ethernet = b"\xff" * 6 + mac + ETHERTYPE_RARP
+    request = bytes.fromhex("0001 0800 06 04 0003")
+    return (ethernet + request + mac + bytes(4) + mac + bytes(4)).ljust(60, b"\0")
+
+
+def mac_bytes(text: str) -> bytes:
+    """Return the six bytes of an address like ``52:54:00:12:34:56``; raises ConfigError unless it is one card's."""
+    if not MAC_PATTERN.fullmatch(text):
+        raise ConfigError(f"{text!r} is not a MAC address: write six bytes like 52:54:00:12:34:56")
+    mac = bytes.fromhex(text.replace(":", ""))
+    if mac[0] & 1:
+        raise ConfigError(f"{text} is a group address; a network card's own has an even first byte")
+    return mac
+
+
+def cable_ends(cable: str) -> tuple[str, str]:
+    """Split a cable into the addresses of its two ends, local first; raises ConfigError."""
+    match cable.split(":"):
+        case ["udp", local, remote]:
+            return f"udp:{LOOPBACK}:{local}", f"udp:{LOOPBACK}:{remote}"
+        case ["udp", local_host, local, remote_host, remote]:
+            return f"udp:{local_host}:{local}", f"udp:{remote_host}:{remote}"
+        case ["unix", local, remote]:
+            return f"unix:{local}", f"unix:{remote}"
+    raise ConfigError(
+        f"{cable!r} is not a cable: write udp:LOCALPORT:REMOTEPORT, "
+        "udp:LOCALHOST:LOCALPORT:REMOTEHOST:REMOTEPORT or unix:LOCALPATH:REMOTEPATH"
+    )
+
+
+def _parse_end(text: str) -> tuple[socket.AddressFamily, SocketAddress]:
+    match text.split(":"):
+        case ["udp", host, port] if host and port.isascii() and port.isdigit() and 0 < int(port) < 65_536:
+            return socket.AF_INET, (_resolve(host), int(port))
+        case ["unix", path] if path:
+            return socket.AF_UNIX, path
+    raise ConfigError(f"{text!r} is not an address: write udp:HOST:PORT or unix:PATH")
+
+
+def _resolve(host: str) -> str:
+    try:
+        return socket.gethostbyname(host)
+    except OSError as error:
+        raise ConfigError(f"host {host!r} cannot be resolved: {error}") from error
+
+
+def _bind(family: socket.AddressFamily, address: SocketAddress, shown: str) -> socket.socket:
+    opened = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        opened.setblocking(False)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER_BYTES)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER_BYTES)
+        if isinstance(address, str) and not _is_in_use(address):
+            _remove_if_socket(address)  # left behind by a host that was killed
+        opened.bind(address)
+    except OSError as error:
+        opened.close()
+        raise TransportError(f"cannot bind {shown}: {error.strerror or error}") from error
+    return opened
+
+
+def _is_in_use(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        return probe.connect_ex(path) == 0
+
+
+def _remove_if_socket(path: str) -> None:
+    try:
+        if stat.S_ISSOCK(os.lstat(path).st_mode):
+            os.unlink(path)
+    except FileNotFoundError:
+        return  # gone already, which is what was wanted

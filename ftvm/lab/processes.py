@@ -1,0 +1,211 @@
+"""Child processes that talk JSON lines, for programs that play several hosts on one machine.
+
+`Children` starts them, reads what they print without ever blocking, and ends them all: after `close` none is left, and
+if this process itself is killed, the kernel ends them. Each line of standard output that is a JSON object goes to the
+child's listener; everything else it says is kept, the last lines of it, for whoever must explain why it ended.
+Knows nothing of what the lines mean.
+"""
+
+import ctypes
+import json
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from ftvm.errors import BrokenError, LimitExceeded
+from ftvm.units import Nanos, nanos_to_seconds, seconds_to_nanos
+
+__all__ = ["Child", "Children", "Line"]
+
+Line = dict[str, Any]
+"""One JSON object that a child printed."""
+
+READ_BYTES: Final = 1 << 16
+READS_PER_PUMP: Final = 16
+LINE_BYTES_MAX: Final = 1 << 20
+LAST_WORDS_KEPT: Final = 12
+STOP_NS: Final = seconds_to_nanos(3)
+"""How long children have to end by themselves before they are killed."""
+
+PR_SET_PDEATHSIG: Final = 1
+_libc: Final = ctypes.CDLL(None)
+
+
+class Child:
+    """One running process. Made by `Children.start`."""
+
+    def __init__(self, name: str, command: Sequence[str], on_line: Callable[[Line], None], stdin: int) -> None:
+        self.name = name
+        self.is_expected_to_end = False
+        self._on_line = on_line
+        self._unread = {"stdout": b"", "stderr": b""}
+        self._last_words: deque[str] = deque(maxlen=LAST_WORDS_KEPT)
+        self.process = subprocess.Popen(
+            command,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,  # Ctrl-C is for the program that started it; that ends its children in order
+            preexec_fn=_die_with_parent,
+        )
+
+    @property
+    def is_alive(self) -> bool:
+        """Tell whether it still runs."""
+        return self.process.poll() is None
+
+    def tell(self, line: Mapping[str, object]) -> None:
+        """Write a JSON line to its standard input. Raises BrokenError if it no longer listens."""
+        stdin = self.process.stdin
+        if stdin is None:
+            raise BrokenError(f"{self.name} was started without a standard input")
+        try:
+            stdin.write(json.dumps(line).encode() + b"\n")
+        except OSError as error:
+            raise BrokenError(f"{self.name} no longer listens: {error}\n{self.last_words()}") from error
+
+    def kill(self) -> None:
+        """Kill it and all that it started, at once and without warning, and wait until it is gone."""
+        self.is_expected_to_end = True
+        self._signal(signal.SIGKILL)
+        self.process.wait()
+
+    def ask_to_end(self) -> None:
+        """Send SIGTERM."""
+        self.is_expected_to_end = True
+        self._signal(signal.SIGTERM)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if not self.is_alive:
+            return
+        try:
+            os.killpg(self.process.pid, number)
+        except ProcessLookupError:
+            return  # it ended between the question and the signal
+
+    def last_words(self) -> str:
+        """Return the last lines that it printed for people."""
+        status = "still runs" if self.is_alive else f"ended with status {self.process.returncode}"
+        return "\n".join([f"{self.name} {status}; it said last:", *(f"  {line}" for line in self._last_words)])
+
+    def take(self, stream: str, data: bytes) -> None:
+        """Take what came from one of its streams and hand on each whole line."""
+        *lines, rest = (self._unread[stream] + data).split(b"\n")
+        if len(rest) > LINE_BYTES_MAX:
+            raise LimitExceeded(f"a line of {self.name}", limit=LINE_BYTES_MAX, wanted=len(rest))
+        self._unread[stream] = rest
+        for line in lines:
+            parsed = _json_object(line) if stream == "stdout" else None
+            if parsed is not None:
+                self._on_line(parsed)
+            elif line.strip():
+                self._last_words.append(line.decode(errors="replace"))
+
+    def give_back(self) -> None:
+        """Close its pipes. Only once it ended."""
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+class Children:
+    """All children of one program. Thread-free: `pump` reads what is there."""
+
+    def __init__(self) -> None:
+        self._children: list[Child] = []
+        self._selector = selectors.DefaultSelector()
+
+    def start(
+        self, name: str, command: Sequence[str], on_line: Callable[[Line], None], *, listens: bool = False
+    ) -> Child:
+        """Start a process; `listens` gives it a standard input to `tell` it things. Raises BrokenError."""
+        try:
+            child = Child(name, command, on_line, subprocess.PIPE if listens else subprocess.DEVNULL)
+        except OSError as error:
+            raise BrokenError(f"{name} cannot be started: {error}") from error
+        self._children.append(child)
+        for stream, pipe in (("stdout", child.process.stdout), ("stderr", child.process.stderr)):
+            if pipe is not None:
+                os.set_blocking(pipe.fileno(), False)
+                self._selector.register(pipe, selectors.EVENT_READ, (child, stream))
+        return child
+
+    def pump(self, timeout_ns: int) -> None:
+        """Wait for children to say something, at most so long, and hand on what they said."""
+        for key, _ in self._selector.select(nanos_to_seconds(timeout_ns)):
+            child, stream = key.data
+            for _ in range(READS_PER_PUMP):
+                data = _read(key.fd)
+                if data is None:
+                    break
+                if not data:
+                    self._selector.unregister(key.fileobj)
+                    break
+                child.take(stream, data)
+
+    def check(self) -> None:
+        """Raise BrokenError, with its last words, if a child ended that nobody asked to."""
+        for child in self._children:
+            if not child.is_alive and not child.is_expected_to_end:
+                self.pump(0)
+                raise BrokenError(child.last_words())
+
+    def run(self, name: str, command: Sequence[str], timeout_ns: int) -> None:
+        """Run a process to its end. Raises BrokenError, with its last words, if it fails or takes too long."""
+        child = self.start(name, command, _ignore)
+        child.is_expected_to_end = True
+        ends_at = _now() + timeout_ns
+        while child.is_alive and _now() < ends_at:
+            self.pump(seconds_to_nanos(0.02))
+        self.pump(0)
+        if child.is_alive or child.process.returncode != 0:
+            raise BrokenError(child.last_words())
+
+    def close(self) -> None:
+        """End all children, gently if they let us, and give back their pipes. Idempotent."""
+        for child in self._children:
+            child.ask_to_end()
+        kill_at = _now() + STOP_NS
+        while any(child.is_alive for child in self._children) and _now() < kill_at:
+            self.pump(seconds_to_nanos(0.02))  # a child that waits for its pipe to drain could not end
+        for child in self._children:
+            child.kill()
+            child.give_back()
+        self._children.clear()
+        self._selector.close()
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent ends, however that ends."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _read(fd: int) -> bytes | None:
+    try:
+        return os.read(fd, READ_BYTES)
+    except BlockingIOError:
+        return None
+
+
+def _json_object(line: bytes) -> Line | None:
+    if not line.startswith(b"{"):
+        return None
+    try:
+        parsed = json.loads(line)
+    except ValueError:
+        return None
+    return parsed if isinstance(parsed, dict) else None
+
+
+def _ignore(line: Line) -> None:
+    del line
+
+
+def _now() -> Nanos:
+    return Nanos(time.monotonic_ns())

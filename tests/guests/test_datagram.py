@@ -1,0 +1,248 @@
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from ftvm.checkpoint import Output
+from ftvm.errors import ClosedError, ConfigError, TransportError
+from ftvm.guests.datagram import DatagramPort, DatagramWorld, announcement_frame, cable_ends, mac_bytes
+from ftvm.interfaces import World
+
+MAC = "52:54:00:12:34:56"
+FRAME = bytes(range(64))
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def udp_ends() -> tuple[str, str]:
+    return cable_ends(f"udp:{free_port()}:{free_port()}")
+
+
+def unix_ends(folder: Path) -> tuple[str, str]:
+    return f"unix:{folder}/local", f"unix:{folder}/remote"
+
+
+def output(number: int, channel: str, payload: bytes) -> Output:
+    return Output(number=number, channel=channel, payload=payload)
+
+
+def world_and_far_end(stack: ExitStack, local: str, remote: str) -> tuple[DatagramWorld, DatagramPort]:
+    world = DatagramWorld(local, remote, mac=MAC)
+    stack.callback(world.close)
+    far = DatagramPort(remote, local)
+    stack.callback(far.close)
+    return world, far
+
+
+@pytest.mark.parametrize("kind", ["udp", "unix"])
+def test_frames_cross_both_ways_whole_and_in_order(kind: str, tmp_path: Path, stack: ExitStack) -> None:
+    world, far = world_and_far_end(stack, *(udp_ends() if kind == "udp" else unix_ends(tmp_path)))
+    frames = [bytes([n]) * 200 for n in range(10)]
+
+    for number, frame in enumerate(frames):
+        world.release(output(number, "net0", frame))
+        far.send(frame)
+
+    assert far.receive(100) == frames
+    assert world.receive(100) == [("net0", frame) for frame in frames]
+
+
+def test_world_keeps_the_contract_of_a_world(stack: ExitStack) -> None:
+    world: World = world_and_far_end(stack, *udp_ends())[0]
+
+    assert len(world.fds()) == 1
+    assert world.receive(8) == []
+
+
+def test_receive_takes_no_more_than_its_limit(stack: ExitStack) -> None:
+    world, far = world_and_far_end(stack, *udp_ends())
+    for _ in range(5):
+        far.send(FRAME)
+
+    taken = [len(world.receive(2)) for _ in range(4)]
+
+    assert taken == [2, 2, 1, 0]
+
+
+def test_absent_other_end_is_a_counted_drop_for_unix(tmp_path: Path, stack: ExitStack) -> None:
+    world = DatagramWorld(*unix_ends(tmp_path), mac=MAC)
+    stack.callback(world.close)
+
+    world.release(output(1, "net0", FRAME))
+    world.announce()
+
+    assert world.counters.sends_dropped == 2
+
+
+def test_absent_other_end_never_stops_a_udp_port(stack: ExitStack) -> None:
+    world = DatagramWorld(*udp_ends(), mac=MAC)
+    stack.callback(world.close)
+
+    for number in range(3):
+        world.release(output(number, "net0", FRAME))
+
+    assert world.receive(8) == []
+
+
+def test_slow_other_end_costs_frames_but_never_blocks(tmp_path: Path, stack: ExitStack) -> None:
+    world, far = world_and_far_end(stack, *unix_ends(tmp_path))
+
+    for number in range(5_000):
+        world.release(output(number, "net0", FRAME))
+
+    assert world.counters.sends_dropped > 0
+    assert len(far.receive(10_000)) == world.counters.frames_sent
+
+
+def test_datagram_from_a_stranger_is_refused(stack: ExitStack) -> None:
+    local, remote = udp_ends()
+    world, _ = world_and_far_end(stack, local, remote)
+    stranger = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+
+    stranger.sendto(FRAME, ("127.0.0.1", int(local.rsplit(":", 1)[1])))
+
+    assert world.receive(8) == []
+    assert world.counters.strangers_refused == 1
+
+
+def test_datagram_shorter_than_an_ethernet_header_is_refused(stack: ExitStack) -> None:
+    world, far = world_and_far_end(stack, *udp_ends())
+
+    far.send(b"short")
+
+    assert world.receive(8) == []
+    assert world.counters.runts_refused == 1
+
+
+def test_console_output_goes_to_the_console_only(stack: ExitStack) -> None:
+    local, remote = udp_ends()
+    said: list[bytes] = []
+    world = DatagramWorld(local, remote, mac=MAC, console=said.append)
+    stack.callback(world.close)
+    far = DatagramPort(remote, local)
+    stack.callback(far.close)
+
+    world.release(output(1, "console", b"hello\n"))
+
+    assert said == [b"hello\n"]
+    assert far.receive(8) == []
+
+
+def test_output_on_a_channel_that_leads_nowhere_is_counted(stack: ExitStack) -> None:
+    world, far = world_and_far_end(stack, *udp_ends())
+
+    world.release(output(1, "net1", FRAME))
+
+    assert world.counters.outputs_unrouted == 1
+    assert far.receive(8) == []
+
+
+def test_announcement_is_a_broadcast_from_the_guests_address(stack: ExitStack) -> None:
+    world, far = world_and_far_end(stack, *udp_ends())
+
+    world.announce()
+
+    assert far.receive(8) == [announcement_frame(mac_bytes(MAC))]
+    assert announcement_frame(mac_bytes(MAC))[:14] == b"\xff" * 6 + mac_bytes(MAC) + b"\x80\x35"
+    assert len(announcement_frame(mac_bytes(MAC))) == 60
+
+
+def test_busy_port_is_refused_by_name(stack: ExitStack) -> None:
+    local, remote = udp_ends()
+    world_and_far_end(stack, local, remote)
+
+    with pytest.raises(TransportError, match=f"cannot bind {local}: Address already in use"):
+        DatagramPort(local, remote)
+
+
+def test_path_left_by_a_killed_host_is_taken_over(tmp_path: Path, stack: ExitStack) -> None:
+    local, remote = unix_ends(tmp_path)
+    dead = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    dead.bind(local.removeprefix("unix:"))
+    dead.close()
+
+    world, far = world_and_far_end(stack, local, remote)
+    far.send(FRAME)
+
+    assert world.receive(8) == [("net0", FRAME)]
+
+
+def test_path_of_a_living_host_is_left_alone(tmp_path: Path, stack: ExitStack) -> None:
+    local, remote = unix_ends(tmp_path)
+    world, far = world_and_far_end(stack, local, remote)
+
+    with pytest.raises(TransportError, match="cannot bind"):
+        DatagramPort(local, remote)
+    far.send(FRAME)
+
+    assert world.receive(8) == [("net0", FRAME)]
+
+
+def test_file_that_is_no_socket_is_never_removed(tmp_path: Path) -> None:
+    local, remote = unix_ends(tmp_path)
+    path = tmp_path / "local"
+    path.write_text("precious")
+
+    with pytest.raises(TransportError, match="cannot bind"):
+        DatagramPort(local, remote)
+
+    assert path.read_text() == "precious"
+
+
+def test_close_gives_back_the_path_and_may_be_repeated(tmp_path: Path) -> None:
+    world = DatagramWorld(*unix_ends(tmp_path), mac=MAC)
+
+    world.close()
+    world.close()
+
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(ClosedError):
+        world.receive(1)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "52:54:00:12:34", "52:54:00:12:34:5x", "525400123456", "1:2:3:4:5:6", "+1:-1:02:03:04:05"]
+)
+def test_malformed_mac_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="not a MAC address"):
+        mac_bytes(text)
+
+
+def test_group_address_is_no_guests_mac() -> None:
+    with pytest.raises(ConfigError, match="group address"):
+        mac_bytes("01:00:5e:00:00:01")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "tcp:h:1", "udp:127.0.0.1", "udp::7", "udp:127.0.0.1:0", "udp:127.0.0.1:65536", "unix:"]
+)
+def test_malformed_address_is_refused_with_the_form_to_write(text: str) -> None:
+    with pytest.raises(ConfigError, match="udp:HOST:PORT or unix:PATH"):
+        DatagramPort(text, text)
+
+
+def test_cable_of_two_kinds_is_refused() -> None:
+    with pytest.raises(ConfigError, match="of one kind"):
+        DatagramPort("udp:127.0.0.1:7001", "unix:/nowhere")
+
+
+def test_cables_are_written_in_three_ways() -> None:
+    assert cable_ends("udp:7001:7002") == ("udp:127.0.0.1:7001", "udp:127.0.0.1:7002")
+    assert cable_ends("udp:0.0.0.0:7001:10.0.0.2:7002") == ("udp:0.0.0.0:7001", "udp:10.0.0.2:7002")
+    assert cable_ends("unix:/a:/b") == ("unix:/a", "unix:/b")
+    with pytest.raises(ConfigError, match="not a cable"):
+        cable_ends("7001:7002")
