@@ -211,10 +211,10 @@ class _Play:
         return self._children.start("the client", command, self._ledger.on_client_line, listens=True)
 
     def _start_host(self, host: str, role: str) -> None:
-        self._ledger.host_started(host, role="starting")
+        facts = self._ledger.host_started(host)
         command = self._stage.host_command(self._options.hosts, host, role)
         self._hosts[host] = self._children.start(
-            f"host {host}", command, lambda line: self._ledger.on_host_line(host, line)
+            f"host {host}", command, lambda line: self._ledger.on_host_line(facts, line)
         )
 
     def _work(self) -> None:

@@ -21,7 +21,7 @@ MOVES_KEPT: Final = 1_000
 
 @dataclass(slots=True, kw_only=True)
 class HostFacts:
-    """One host slot as it presents itself. A process that was killed leaves nothing but its name."""
+    """One host process as it presents itself."""
 
     name: str
     role: str = "down"
@@ -123,17 +123,17 @@ class Ledger:
 
     # --- what is heard ---
 
-    def host_started(self, name: str, role: str) -> None:
-        """Note that a new process runs in a host slot."""
-        self.hosts[name] = HostFacts(name=name, role=role)
+    def host_started(self, name: str) -> HostFacts:
+        """Note that a new process runs in a host slot; return its facts, to take its lines for."""
+        self.hosts[name] = HostFacts(name=name, role="starting")
+        return self.hosts[name]
 
     def host_killed(self, name: str) -> None:
-        """Note that the process in a host slot is gone."""
+        """Note that the process in a host slot is gone. What it said before still counts, but it has no role more."""
         self.hosts[name] = HostFacts(name=name, role="killed")
 
-    def on_host_line(self, name: str, line: Line) -> None:
-        """Take a line of a host."""
-        host = self.hosts[name]
+    def on_host_line(self, host: HostFacts, line: Line) -> None:
+        """Take a line of a host process, which may be gone by now."""
         if "status" in line:
             _take_status(host, line["status"])
         elif "event" in line:

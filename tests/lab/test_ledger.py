@@ -15,8 +15,8 @@ def status(role: str, **changes: Any) -> dict[str, Any]:
 @pytest.fixture
 def ledger() -> Ledger:
     ledger = Ledger(("A", "B"))
-    ledger.on_host_line("A", status("active", standby="replica-b"))
-    ledger.on_host_line("B", status("standby", standby="replica-b"))
+    ledger.on_host_line(ledger.hosts["A"], status("active", standby="replica-b"))
+    ledger.on_host_line(ledger.hosts["B"], status("standby", standby="replica-b"))
     return ledger
 
 
@@ -42,30 +42,44 @@ def test_killed_host_runs_nothing(ledger: Ledger) -> None:
     assert ledger.hosts["A"].role == "killed"
 
 
+def test_last_words_of_a_killed_host_count_but_give_it_no_role(ledger: Ledger) -> None:
+    dying = ledger.hosts["A"]
+    ledger.host_killed("A")
+
+    ledger.on_host_line(dying, committed(8, 200_000))
+    ledger.on_host_line(dying, status("active"))
+
+    assert ledger.totals.checkpoints == 1
+    assert ledger.active is None
+
+
 def test_two_hosts_that_both_say_active_leave_the_question_open(ledger: Ledger) -> None:
-    ledger.on_host_line("B", status("active"))
+    ledger.on_host_line(ledger.hosts["B"], status("active"))
 
     assert ledger.active is None
 
 
 def test_survivor_is_alone_until_the_record_names_a_standby(ledger: Ledger) -> None:
     ledger.host_killed("A")
-    ledger.on_host_line("B", {"event": "RecordLearned", "generation": 3, "active": "replica-b", "standby": None})
     ledger.on_host_line(
-        "B", {"event": "RoleChanged", "role": "active", "replica_id": "replica-b", "reason": "took over"}
+        ledger.hosts["B"], {"event": "RecordLearned", "generation": 3, "active": "replica-b", "standby": None}
+    )
+    ledger.on_host_line(
+        ledger.hosts[ledger.hosts["B"]],
+        {"event": "RoleChanged", "role": "active", "replica_id": "replica-b", "reason": "took over"},
     )
     assert ledger.active is ledger.hosts["B"]
     assert not ledger.hosts["B"].is_protected
 
-    ledger.on_host_line("B", {"event": "Protected", "generation": 4, "standby": "replica-c"})
+    ledger.on_host_line(ledger.hosts["B"], {"event": "Protected", "generation": 4, "standby": "replica-c"})
 
     assert ledger.hosts["B"].is_protected
 
 
 def test_commits_count_once_on_each_side(ledger: Ledger) -> None:
-    ledger.on_host_line("A", committed(8, 200_000))
-    ledger.on_host_line("B", committed(8, 0))
-    ledger.on_host_line("A", committed(9, 400_000))
+    ledger.on_host_line(ledger.hosts["A"], committed(8, 200_000))
+    ledger.on_host_line(ledger.hosts["B"], committed(8, 0))
+    ledger.on_host_line(ledger.hosts["A"], committed(9, 400_000))
 
     totals = ledger.totals
     assert (totals.checkpoints, totals.digests_compared) == (2, 1)
@@ -79,7 +93,7 @@ def test_no_pause_has_no_percentile_but_zero() -> None:
 
 def test_takeover_is_found_by_host_and_order(ledger: Ledger) -> None:
     line = {"event": "TookOver", "detection_ns": 5, "arbiter_ns": 6, "load_ns": 7, "outputs_emitted_again": 8}
-    ledger.on_host_line("B", line | {"generation": 3})
+    ledger.on_host_line(ledger.hosts["B"], line | {"generation": 3})
 
     assert ledger.takeover_of("A", 0) is None
     assert ledger.takeover_of("B", 1) is None
@@ -110,6 +124,6 @@ def test_client_and_switch_are_heard(ledger: Ledger) -> None:
 
 
 def test_events_for_people_change_nothing(ledger: Ledger) -> None:
-    ledger.on_host_line("A", {"event": "ArbiterTrouble", "error": "slow"})
+    ledger.on_host_line(ledger.hosts["A"], {"event": "ArbiterTrouble", "error": "slow"})
 
     assert ledger.active is ledger.hosts["A"]

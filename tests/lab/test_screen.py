@@ -25,8 +25,10 @@ def text_of(renderable: RenderableType) -> str:
 
 def busy_ledger() -> Ledger:
     ledger = Ledger(("A", "B"))
-    ledger.on_host_line("A", {"status": {"role": "active", "generation": 1, "epoch": 1234, "standby": None}})
-    ledger.on_host_line("A", {"event": "CopyProgress", "round": 1, "pages_sent": 600, "pages_left": 200})
+    ledger.on_host_line(
+        ledger.hosts["A"], {"status": {"role": "active", "generation": 1, "epoch": 1234, "standby": None}}
+    )
+    ledger.on_host_line(ledger.hosts["A"], {"event": "CopyProgress", "round": 1, "pages_sent": 600, "pages_left": 200})
     ledger.host_killed("B")
     ledger.on_client_line({"status": {"requests_acknowledged": 4321, "requests_per_second": 250}})
     return ledger
