@@ -137,6 +137,7 @@ class PageBatch:
     lengths  little-endian u16 each: how many bytes of the payload each page takes
     payload  the deltas, one after the other
     digest   XXH3-128 of indices, lengths and payload in that order, 16 bytes
+    buffer   on the capturing side: number of the batch buffer that holds it (ftvm/capture/ring.py)
     """
 
     count: int
@@ -144,6 +145,7 @@ class PageBatch:
     lengths: Buffer
     payload: Buffer
     digest: bytes
+    buffer: int | None = field(default=None, compare=False, repr=False)
 
     @property
     def size_bytes(self) -> int:

@@ -1,0 +1,20 @@
+"""Sets of pages as the C core handles them. Wraps the native noun `bitmap` (bitmap.h is its manual)."""
+
+from array import array
+
+from ftvm._native import ffi, lib
+from ftvm.checkpoint import Bitmap
+
+__all__ = ["bitmap_indices"]
+
+
+def bitmap_indices(bitmap: Bitmap) -> "array[int]":
+    """Return the page indices in the set, rising, counted over all regions: u32 each."""
+    indices = array("I", bytes(4 * bitmap.count()))
+    cells = ffi.from_buffer("uint32_t[]", indices)
+    found = first_index = 0
+    for words, page_count in zip(bitmap.words, bitmap.page_counts, strict=True):
+        region_words = ffi.from_buffer("uint64_t[]", words)
+        found += lib.ftvm_bitmap_indices(region_words, page_count, first_index, cells + found, len(indices) - found)
+        first_index += page_count
+    return indices[:found]

@@ -1,0 +1,82 @@
+#include "capture.h"
+
+#include "delta.h"
+#include "delta_form.h"
+
+/* A page whose run has reached RAW_SEARCH_OFF is not searched until the run reaches RAW_SEARCH_AGAIN. */
+#define RAW_SEARCH_OFF 2
+#define RAW_SEARCH_AGAIN (RAW_SEARCH_OFF + 7)
+
+void ftvm_capture_reset(struct ftvm_shadow *shadow)
+{
+    ftvm_digest_zero_memory(shadow->page_count, shadow->digests, &shadow->sum);
+    memset(shadow->raw_runs, 0, shadow->page_count);
+}
+
+static size_t page_encode_raw(const uint8_t *page, uint8_t *base, uint8_t *out)
+{
+    if (memcmp(page, base, FTVM_PAGE_BYTES) == 0)
+        return 0;
+    memcpy(base, page, FTVM_PAGE_BYTES);
+    return ftvm_raw_put(out, page);
+}
+
+static size_t page_encode(const uint8_t *page, uint8_t *base, uint8_t *run, uint8_t *out)
+{
+    if (*run >= RAW_SEARCH_OFF && *run < RAW_SEARCH_AGAIN) {
+        *run = (uint8_t)(*run + 1);
+        return page_encode_raw(page, base, out);
+    }
+    size_t length = ftvm_delta_encode(page, base, out);
+    if (length != FTVM_DELTA_BYTES_MAX)
+        *run = 0;
+    else
+        *run = *run == RAW_SEARCH_AGAIN ? RAW_SEARCH_OFF : (uint8_t)(*run + 1);
+    return length;
+}
+
+static void page_digest_update(struct ftvm_shadow *shadow, uint32_t index, const uint8_t *page)
+{
+    struct ftvm_digest digest = ftvm_digest_page(page, index);
+    shadow->sum = ftvm_digest_add(ftvm_digest_subtract(shadow->sum, shadow->digests[index]), digest);
+    shadow->digests[index] = digest;
+}
+
+static int batch_is_full(const struct ftvm_batch *batch)
+{
+    return batch->entry_count == batch->entry_capacity ||
+           batch->payload_capacity - batch->payload_bytes < FTVM_DELTA_ROOM_BYTES;
+}
+
+static void page_capture(const uint8_t *page, uint32_t index, struct ftvm_shadow *shadow, struct ftvm_batch *batch)
+{
+    uint8_t *base = shadow->pages + (size_t)index * FTVM_PAGE_BYTES;
+    size_t length = page_encode(page, base, &shadow->raw_runs[index], batch->payload + batch->payload_bytes);
+    if (length == 0)
+        return;
+    /* The digest is of the shadow, not of the guest's page: it is what the backup will hold, whatever the guest does. */
+    page_digest_update(shadow, index, base);
+    batch->indices[batch->entry_count] = index;
+    batch->lengths[batch->entry_count] = (uint16_t)length;
+    batch->entry_count++;
+    batch->payload_bytes += length;
+}
+
+size_t ftvm_capture_fused(const struct ftvm_memory *memory, struct ftvm_shadow *shadow, const uint32_t *indices,
+                          size_t count, struct ftvm_batch *batch)
+{
+    uint32_t cursor = 0;
+    size_t done = 0;
+    for (; done < count && !batch_is_full(batch); done++)
+        page_capture(ftvm_memory_page(memory, indices[done], &cursor), indices[done], shadow, batch);
+    return done;
+}
+
+size_t ftvm_capture_staged(const uint8_t *staging, struct ftvm_shadow *shadow, const uint32_t *indices, size_t count,
+                           struct ftvm_batch *batch)
+{
+    size_t done = 0;
+    for (; done < count && !batch_is_full(batch); done++)
+        page_capture(staging + done * FTVM_PAGE_BYTES, indices[done], shadow, batch);
+    return done;
+}

@@ -1,0 +1,52 @@
+/* capture: pages to deltas, in one pass that also keeps the shadow and the memory digest up to date.
+ *
+ * The shadow is what the backup will hold once all that was captured has been applied there; a page is encoded as its
+ * difference from the shadow's. One call fills one batch: that is the unit of sending, and the price of a call from Python is
+ * paid once for thousands of pages.
+ *
+ * Nothing here allocates. One shadow belongs to one thread at a time.
+ */
+#ifndef FTVM_CAPTURE_H
+#define FTVM_CAPTURE_H
+
+#include "digest.h"
+#include "memory.h"
+
+struct ftvm_shadow {
+    uint8_t *pages;              /* page_count * 4096 bytes */
+    struct ftvm_digest *digests; /* one a page: its hash with its index as seed */
+    uint8_t *raw_runs;           /* one a page: how often it came out RAW running, see ftvm_capture_fused */
+    uint32_t page_count;
+    struct ftvm_digest sum; /* of all digests: the memory digest of the shadow */
+};
+
+/* Where a batch is written. The caller sets the pointers and capacities, and the counts to 0. */
+struct ftvm_batch {
+    uint32_t *indices;       /* entry_capacity entries */
+    uint16_t *lengths;       /* entry_capacity entries */
+    uint8_t *payload;        /* payload_capacity bytes, at least FTVM_DELTA_ROOM_BYTES */
+    size_t entry_capacity;
+    size_t payload_capacity;
+    size_t entry_count;      /* out */
+    size_t payload_bytes;    /* out */
+};
+
+/* Makes the shadow one of all zero pages: digests, sum and runs. Its pages are the caller's to clear (fresh memory is zero). */
+void ftvm_capture_reset(struct ftvm_shadow *shadow);
+
+/* Encodes pages straight from guest memory, which must stand still, until all are done or the batch is full.
+ *
+ * indices  `count` of them, valid by ftvm_memory_indices_valid for the shadow's page count
+ * batch    counts as they are on entry are kept: entries are added
+ * Pages that equal their shadow make no entry. Of the pages done, shadow, digests and sum are up to date afterwards.
+ * A page that came out RAW twice running is sent RAW without looking for less, which costs a copy instead of a search;
+ * every eighth time the search is made again.
+ * Returns how many of the indices are done: `count`, or fewer when the batch is full. With an empty batch, at least 1. */
+size_t ftvm_capture_fused(const struct ftvm_memory *memory, struct ftvm_shadow *shadow, const uint32_t *indices,
+                          size_t count, struct ftvm_batch *batch);
+
+/* The same from a copy that ftvm_gather_pages made: page indices[i] is at staging + i * 4096. */
+size_t ftvm_capture_staged(const uint8_t *staging, struct ftvm_shadow *shadow, const uint32_t *indices, size_t count,
+                           struct ftvm_batch *batch);
+
+#endif

@@ -1,0 +1,216 @@
+/* delta_body: the page codec, written once, over a handful of primitives that a CPU may have faster ones for.
+ *
+ * Internal. A delta_<variant>.c defines the primitives below and FTVM_DELTA_VARIANT, then includes this file:
+ *
+ *   uint64_t line_difference(const uint8_t *a, const uint8_t *b)                    bit i: byte i of the two lines differs
+ *   void line_copy(uint8_t *to, const uint8_t *from)                                64 bytes
+ *   uint8_t *line_put_parts(uint8_t *out, const uint8_t *line, uint64_t difference) the body in parts; may scribble 64 bytes on
+ *   const uint8_t *line_take_parts(const uint8_t *in, const uint8_t *end, const uint8_t *readable, uint8_t *line)
+ *                         applies a body in parts; NULL if it is none. The body must end at or before `end`; bytes up
+ *                         to `readable` may be read
+ *
+ * The format is drawn in delta.h.
+ */
+#include "delta.h"
+#include "delta_form.h"
+
+/* Which bytes differ: one mask a line, and the lines whose mask is not 0. */
+struct page_difference {
+    uint64_t lines;
+    uint64_t bytes[FTVM_LINE_COUNT];
+};
+
+static inline void page_compare(const uint8_t *restrict page, const uint8_t *restrict base, struct page_difference *found)
+{
+    found->lines = 0;
+    for (size_t line = 0; line < FTVM_LINE_COUNT; line++) {
+        uint64_t bytes = line_difference(page + line * FTVM_LINE_BYTES, base + line * FTVM_LINE_BYTES);
+        found->bytes[line] = bytes;
+        found->lines |= (uint64_t)(bytes != 0) << line;
+    }
+}
+
+static inline uint8_t *line_put(uint8_t *out, const uint8_t *line, uint64_t bytes)
+{
+    unsigned parts = (unsigned)(__builtin_popcountll(bytes) + __builtin_popcountll(ftvm_words_of(bytes)));
+    if (parts < FTVM_LINE_BYTES)
+        return line_put_parts(out, line, bytes);
+    *out = FTVM_DELTA_WHOLE_LINE;
+    line_copy(out + 1, line);
+    return out + 1 + FTVM_LINE_BYTES;
+}
+
+/* SPARSE. The caller has checked that it fits. */
+static inline size_t sparse_put(uint8_t *out, const uint8_t *page, const struct page_difference *found, unsigned word_count)
+{
+    uint8_t *at = out;
+    *at++ = (uint8_t)word_count;
+    for (uint64_t lines = found->lines; lines != 0; lines &= lines - 1) {
+        unsigned line = (unsigned)__builtin_ctzll(lines);
+        for (uint64_t rest = found->bytes[line]; rest != 0;) {
+            unsigned word = (unsigned)__builtin_ctzll(rest) / 8;
+            uint64_t mask = rest >> (word * 8) & 0xFF;
+            unsigned first = (unsigned)__builtin_ctzll(mask);
+            unsigned length = 64 - (unsigned)__builtin_clzll(mask) - first;
+            unsigned ref = (line * 8 + word) << 6 | first << 3 | (length - 1);
+            at[0] = (uint8_t)ref;
+            at[1] = (uint8_t)(ref >> 8);
+            ftvm_store64(at + 2, ftvm_load64(page + (line * 8 + word) * 8) >> (first * 8));
+            at += 2 + length;
+            rest &= ~(UINT64_C(0xFF) << (word * 8));
+        }
+    }
+    return (size_t)(at - out);
+}
+
+/* LIST or MASK, or RAW where they would not be shorter. */
+static inline size_t lines_put(uint8_t *out, const uint8_t *page, const struct page_difference *found, unsigned line_count)
+{
+    uint8_t *at = out;
+    if (line_count <= FTVM_DELTA_LIST_MAX) {
+        *at++ = (uint8_t)(FTVM_DELTA_LIST + line_count);
+        for (uint64_t lines = found->lines; lines != 0; lines &= lines - 1)
+            *at++ = (uint8_t)__builtin_ctzll(lines);
+    } else {
+        *at++ = FTVM_DELTA_MASK;
+        ftvm_store64(at, found->lines);
+        at += 8;
+    }
+    for (uint64_t lines = found->lines; lines != 0; lines &= lines - 1) {
+        unsigned line = (unsigned)__builtin_ctzll(lines);
+        at = line_put(at, page + line * FTVM_LINE_BYTES, found->bytes[line]);
+    }
+    if (at - out >= FTVM_DELTA_BYTES_MAX)
+        return ftvm_raw_put(out, page);
+    return (size_t)(at - out);
+}
+
+static inline void base_update(uint8_t *base, const uint8_t *page, uint64_t lines)
+{
+    for (; lines != 0; lines &= lines - 1) {
+        size_t at = (size_t)__builtin_ctzll(lines) * FTVM_LINE_BYTES;
+        line_copy(base + at, page + at);
+    }
+}
+
+static inline unsigned sparse_word_count(const struct page_difference *found)
+{
+    unsigned count = 0;
+    for (uint64_t lines = found->lines; lines != 0; lines &= lines - 1)
+        count += (unsigned)__builtin_popcountll(ftvm_words_of(found->bytes[__builtin_ctzll(lines)]));
+    return count;
+}
+
+static size_t variant_encode(const uint8_t *restrict page, uint8_t *restrict base, uint8_t *restrict out)
+{
+    struct page_difference found;
+    page_compare(page, base, &found);
+    if (found.lines == 0)
+        return 0;
+    size_t length;
+    unsigned line_count = (unsigned)__builtin_popcountll(found.lines);
+    unsigned words = line_count <= FTVM_DELTA_LIST_MAX ? sparse_word_count(&found) : FTVM_DELTA_SPARSE_MAX + 1;
+    if (ftvm_page_is_zero(page)) {
+        *out = FTVM_DELTA_ZERO;
+        length = 1;
+    } else if (words <= FTVM_DELTA_SPARSE_MAX) {
+        length = sparse_put(out, page, &found, words);
+    } else {
+        length = lines_put(out, page, &found, line_count);
+    }
+    base_update(base, page, found.lines);
+    return length;
+}
+
+/* --- decoding: `end` is where the delta ends, `readable` (at or after it) where the buffer does ----------------------- */
+
+static inline int sparse_take(const uint8_t *in, const uint8_t *end, const uint8_t *readable, unsigned count, uint8_t *page)
+{
+    unsigned least = 0;
+    for (; count != 0; count--) {
+        if (end - in < 3)
+            return -1;
+        unsigned ref = (unsigned)in[0] | (unsigned)in[1] << 8;
+        unsigned word = ref >> 6;
+        unsigned first = ref >> 3 & 7;
+        unsigned length = (ref & 7) + 1;
+        in += 2;
+        if (word < least || word >= FTVM_PAGE_BYTES / 8 || first + length > 8 || (size_t)(end - in) < length)
+            return -1;
+        least = word + 1;
+        ftvm_word_take(page + word * 8, first, length, in, readable);
+        in += length;
+    }
+    return in == end ? 0 : -1;
+}
+
+static inline const uint8_t *line_take(const uint8_t *in, const uint8_t *end, const uint8_t *readable, uint8_t *line)
+{
+    if (in == end)
+        return NULL;
+    if (*in != FTVM_DELTA_WHOLE_LINE)
+        return line_take_parts(in, end, readable, line);
+    if (end - in < 1 + FTVM_LINE_BYTES)
+        return NULL;
+    line_copy(line, in + 1);
+    return in + 1 + FTVM_LINE_BYTES;
+}
+
+static inline int mask_take(const uint8_t *in, const uint8_t *end, const uint8_t *readable, uint8_t *page)
+{
+    if (end - in < 8)
+        return -1;
+    uint64_t lines = ftvm_load64(in);
+    in += 8;
+    if (lines == 0)
+        return -1;
+    for (; lines != 0; lines &= lines - 1) {
+        in = line_take(in, end, readable, page + (size_t)__builtin_ctzll(lines) * FTVM_LINE_BYTES);
+        if (in == NULL)
+            return -1;
+    }
+    return in == end ? 0 : -1;
+}
+
+static inline int list_take(const uint8_t *in, const uint8_t *end, const uint8_t *readable, unsigned count, uint8_t *page)
+{
+    if ((size_t)(end - in) < count)
+        return -1;
+    const uint8_t *lines = in;
+    in += count;
+    for (unsigned i = 0; i < count; i++) {
+        if (lines[i] >= FTVM_LINE_COUNT || (i != 0 && lines[i] <= lines[i - 1]))
+            return -1;
+        in = line_take(in, end, readable, page + (size_t)lines[i] * FTVM_LINE_BYTES);
+        if (in == NULL)
+            return -1;
+    }
+    return in == end ? 0 : -1;
+}
+
+static int variant_decode(const uint8_t *restrict delta, size_t length, size_t slack, uint8_t *restrict page)
+{
+    if (length == 0)
+        return -1;
+    const uint8_t *in = delta + 1;
+    const uint8_t *end = delta + length;
+    const uint8_t *readable = end + slack;
+    unsigned tag = *delta;
+    if (tag == FTVM_DELTA_ZERO && length == 1) {
+        memset(page, 0, FTVM_PAGE_BYTES);
+        return 0;
+    }
+    if (tag >= 1 && tag <= FTVM_DELTA_SPARSE_MAX)
+        return sparse_take(in, end, readable, tag, page);
+    if (tag > FTVM_DELTA_LIST && tag <= FTVM_DELTA_LIST + FTVM_DELTA_LIST_MAX)
+        return list_take(in, end, readable, tag - FTVM_DELTA_LIST, page);
+    if (tag == FTVM_DELTA_MASK)
+        return mask_take(in, end, readable, page);
+    if (tag == FTVM_DELTA_RAW && length == FTVM_DELTA_BYTES_MAX) {
+        memcpy(page, in, FTVM_PAGE_BYTES);
+        return 0;
+    }
+    return -1;
+}
+
+const struct ftvm_delta_codec FTVM_DELTA_VARIANT = {FTVM_DELTA_VARIANT_NAME, variant_encode, variant_decode};

@@ -1,0 +1,26 @@
+#include "memory.h"
+
+#include "page.h"
+
+int ftvm_memory_indices_valid(const uint32_t *indices, size_t count, uint32_t least, uint32_t page_count)
+{
+    uint64_t next = least;
+    for (size_t i = 0; i < count; i++) {
+        if (indices[i] < next || indices[i] >= page_count)
+            return 0;
+        next = (uint64_t)indices[i] + 1;
+    }
+    return 1;
+}
+
+void ftvm_memory_clear(const struct ftvm_memory *memory)
+{
+    for (uint32_t r = 0; r < memory->region_count; r++) {
+        const struct ftvm_region *region = &memory->regions[r];
+        for (uint32_t i = 0; i < region->page_count; i++) {
+            uint8_t *page = region->base + (size_t)i * FTVM_PAGE_BYTES;
+            if (!ftvm_page_is_zero(page))
+                memset(page, 0, FTVM_PAGE_BYTES);
+        }
+    }
+}

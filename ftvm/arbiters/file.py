@@ -1,0 +1,226 @@
+"""The record as files in one directory: for hosts that share storage, or for one host.
+
+Each generation is a file of its own, ``<guest>.<generation>``, immutable: written aside under a name that nobody
+reads, fsynced, published with link(2), which fails if the name exists; then the directory is fsynced. link(2) decides
+each generation once and for all; there is no lock. (Refused: lock and rename. A holder that is paused loses an NFS
+lock without noticing and renames over a newer record.)
+
+What holds: * whoever finds that generation g exists can only propose g + 1, and all files are kept, so generations
+have no gaps and a
+  proposal that is a thousand generations late still meets EEXIST. Deleting old files would break exactly that;
+* a lost answer of link(2) (NFS) needs no link count: the proposer reads what is published under the name; if it is
+what it
+  proposed, it won, whoever's answer was lost;
+* a crash at any instant leaves either no file or a whole one under a published name, and perhaps a file aside, which
+the next
+  change removes once its generation is decided;
+* a file that cannot be read, or generations that went backwards, are an ArbiterError: stop, do not guess.
+
+Does not know: roles, replicas, which change is legal. On NFS mount with ``lookupcache=positive`` (or ``noac``), or
+reads may be stale for seconds; proposals are safe even so, because the server decides them.
+
+Source: PROTOCOL.md, "Arbiters"; link(2).
+"""
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from ftvm.arbiters.proposal import check_guest_id, check_proposal
+from ftvm.arbiters.recordtext import RECORD_BYTES_MAX, decode_record, encode_record
+from ftvm.errors import ArbiterError, ClosedError, ConfigError
+from ftvm.interfaces import Record
+
+__all__ = ["FileRecordStore"]
+
+_NAME_BYTES_MAX: Final = 180
+"""Of a guest's name in a file name: leaves room for the rest within the 255 bytes of a file system."""
+_PLAIN: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
+_ASIDE: Final = ".aside"
+
+
+class FileRecordStore:
+    """interfaces.RecordStore in the directory `path`, which must exist.
+
+    It is never made here: where a share is not mounted, an empty directory would look like a guest that has no record
+    yet.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self._highest: dict[str, int] = {}
+        self._is_closed = False
+        with self._explained("opened"):
+            os.listdir(self._path)
+
+    @property
+    def path(self) -> Path:
+        """The directory."""
+        return self._path
+
+    def read(self, guest_id: str) -> Record:
+        """Return the record in force; generation 0 if there is none. Raises ArbiterError."""
+        self._check_open()
+        guest = _file_name(guest_id)
+        with self._explained("read"):
+            generation = self._find_highest(guest)
+            if generation == 0:
+                return Record(0, None, None)
+            return self._load(guest_id, generation)
+
+    def compare_and_set(self, guest_id: str, record: Record) -> Record:
+        """Put `record` in force if it is the next generation; return what is in force now.
+
+        Raises ArbiterError when it is not known whether it was applied: repeat the same proposal, or read.
+        """
+        check_proposal(record)
+        in_force = self.read(guest_id)
+        if in_force.generation != record.generation - 1:
+            return in_force
+        guest = _file_name(guest_id)
+        with self._explained("written"):
+            self._publish(guest, record.generation, encode_record(guest_id, record))
+        decided = self.read(guest_id)
+        if decided.generation < record.generation:
+            raise ArbiterError(f"{self._path}: the record was not published; repeat the proposal")
+        self._sweep(guest, decided.generation)
+        return decided
+
+    def close(self) -> None:
+        """Nothing is held open between calls; further ones are refused. Idempotent."""
+        self._is_closed = True
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    def _find_highest(self, guest: str) -> int:
+        """Return the highest generation published; list the directory the first time, later only look for the next."""
+        known = self._highest.get(guest)
+        highest = self._list_highest(guest) if known is None else known
+        if highest > 0 and not self._exists(guest, highest):
+            raise ArbiterError(
+                f"{self._path}: generation {highest} of {guest} was there and is gone: the arbiter has forgotten. "
+                "Mount or restore the right directory; nothing will be changed until then"
+            )
+        while self._exists(guest, highest + 1):
+            highest += 1
+        if highest != known:
+            # Whoever published it may have died before its own fsync; nobody may act on what a power cut can undo.
+            _fsync_directory(self._path)
+            self._highest[guest] = highest
+        return highest
+
+    def _list_highest(self, guest: str) -> int:
+        pattern = re.compile(re.escape(guest) + r"\.([0-9]{20})")
+        found = (pattern.fullmatch(name) for name in os.listdir(self._path))
+        return max((int(match[1]) for match in found if match), default=0)
+
+    def _exists(self, guest: str, generation: int) -> bool:
+        try:
+            os.stat(self._file(guest, generation))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _load(self, guest_id: str, generation: int) -> Record:
+        path = self._file(_file_name(guest_id), generation)
+        with path.open("rb", buffering=0) as file:
+            content = file.read(RECORD_BYTES_MAX + 1)
+        try:
+            return decode_record(content, guest_id=guest_id, generation=generation)
+        except ArbiterError as error:
+            raise ArbiterError(
+                f"{path} cannot be trusted: {error}. ftvm does not guess; restore the file from a backup"
+            ) from error
+
+    # --- writing ----------------------------------------------------------------------------------
+
+    def _publish(self, guest: str, generation: int, content: bytes) -> None:
+        """Make the generation exist, whoever wins it: on return its file is there, ours or another's."""
+        aside = self._path / f".{guest}.{generation:020d}.{secrets.token_hex(8)}{_ASIDE}"
+        try:
+            _write_aside(aside, content)
+            # The one decision. EEXIST: somebody published first, or our own link was carried out and its answer lost.
+            # ENOENT: somebody else swept our file, which happens only when the generation is decided. Either way: read.
+            with contextlib.suppress(FileExistsError, FileNotFoundError):
+                os.link(aside, self._file(guest, generation))
+        finally:
+            _remove(aside)
+
+    def _sweep(self, guest: str, decided: int) -> None:
+        """Remove what crashed writers left aside, of generations that are decided: nobody can still publish those."""
+        pattern = re.compile(r"\." + re.escape(guest) + r"\.([0-9]{20})\.[0-9a-f]{16}" + re.escape(_ASIDE))
+        # The proposal is decided and must be reported, whatever becomes of the leftovers.
+        with contextlib.suppress(OSError):
+            for match in filter(None, map(pattern.fullmatch, os.listdir(self._path))):
+                if int(match[1]) <= decided:
+                    _remove(self._path / match[0])
+
+    def _file(self, guest: str, generation: int) -> Path:
+        return self._path / f"{guest}.{generation:020d}"
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ClosedError("this record store was closed")
+
+    @contextlib.contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        """Turn what the system says into an ArbiterError that names the directory and the remedy."""
+        try:
+            yield
+        except OSError as error:
+            remedy = _REMEDIES.get(error.errno or 0, "check the storage; the proposal may be repeated")
+            reason = error.strerror or str(error)
+            raise ArbiterError(f"arbiter directory {self._path} cannot be {what}: {reason}; {remedy}") from error
+
+
+def _file_name(guest_id: str) -> str:
+    """Return a guest's id as part of a file name: one to one, without dots and slashes."""
+    check_guest_id(guest_id)
+    name = "".join(
+        char if char in _PLAIN else "".join(f"%{byte:02x}" for byte in char.encode("utf-8", "surrogatepass"))
+        for char in guest_id
+    )
+    if len(name) > _NAME_BYTES_MAX:
+        raise ConfigError(f"guest id {guest_id[:40]!r}... is too long to name a file: choose a shorter one")
+    return name
+
+
+def _write_aside(path: Path, content: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    with open(fd, "wb", buffering=0) as file:
+        written = file.write(content)
+        if written != len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(fd)
+
+
+def _fsync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _remove(path: Path) -> None:
+    # A file that stays aside costs some bytes; an error here would hide what became of the proposal.
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+_REMEDIES: Final = {
+    errno.ENOENT: "make it (`mkdir -p`), or mount the storage that holds it",
+    errno.ENOTDIR: "name a directory",
+    errno.EACCES: "let this user read, write and search it (`ls -ld` shows its rights)",
+    errno.EPERM: "it must allow hard links: use ext4, xfs, btrfs or NFS",
+    errno.EOPNOTSUPP: "it must allow hard links: use ext4, xfs, btrfs or NFS",
+    errno.EROFS: "the file system is read-only: remount it for writing",
+    errno.ENOSPC: "the disk is full: free some space; the proposal may be repeated",
+    errno.EDQUOT: "the quota is used up: free some space; the proposal may be repeated",
+    errno.ESTALE: "the share was exported anew: mount it again",
+}

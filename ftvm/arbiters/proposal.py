@@ -1,0 +1,26 @@
+"""What may be proposed to any record store, and how large it may be."""
+
+from typing import Final
+
+from ftvm.errors import ConfigError, LimitExceeded, LocalProtocolError
+from ftvm.interfaces import Record
+
+__all__ = ["check_guest_id", "check_proposal"]
+
+_ID_CHARS_MAX: Final = 256
+_GENERATION_MAX: Final = (1 << 63) - 1
+
+
+def check_guest_id(guest_id: str) -> None:
+    """Check that a guest id can name a record; raises ConfigError."""
+    if not 1 <= len(guest_id) <= _ID_CHARS_MAX:
+        raise ConfigError(f"a guest id has 1 to {_ID_CHARS_MAX} characters, not {len(guest_id)}")
+
+
+def check_proposal(record: Record) -> None:
+    """Check that a record can be proposed at all; raises LocalProtocolError or LimitExceeded."""
+    if not 1 <= record.generation <= _GENERATION_MAX:
+        raise LocalProtocolError(f"a record of generation {record.generation} cannot be proposed: the first is 1")
+    for replica_id in (record.active, record.standby):
+        if replica_id is not None and len(replica_id) > _ID_CHARS_MAX:
+            raise LimitExceeded("characters of a replica id", limit=_ID_CHARS_MAX, wanted=len(replica_id))

@@ -1,0 +1,58 @@
+"""One record as text, in a file or in etcd, and the checks that make a torn or foreign one unreadable.
+
+    ftvm-record 1
+    {"active": "...", "generation": 7, "guest": "vm1", "standby": null}
+    crc32 0a1b2c3d
+
+Pure: bytes to records and back. Anything that is not exactly this is an ArbiterError: who guesses what a damaged
+record said may run a guest twice.
+"""
+
+import json
+import zlib
+from typing import Final
+
+from ftvm.errors import ArbiterError
+from ftvm.interfaces import Record
+
+__all__ = ["RECORD_BYTES_MAX", "decode_record", "encode_record"]
+
+RECORD_BYTES_MAX: Final = 16 << 10
+_HEADING: Final = "ftvm-record 1"
+
+
+def encode_record(guest_id: str, record: Record) -> bytes:
+    """Return the bytes of a record that `check_proposal` lets pass: at most RECORD_BYTES_MAX."""
+    fields = {
+        "active": record.active,
+        "generation": record.generation,
+        "guest": guest_id,
+        "standby": record.standby,
+    }
+    body = f"{_HEADING}\n{json.dumps(fields, sort_keys=True)}\n".encode("ascii")
+    return body + f"crc32 {zlib.crc32(body):08x}\n".encode("ascii")
+
+
+def decode_record(content: bytes, *, guest_id: str, generation: int) -> Record:
+    """Return the record of `guest_id` and `generation` that `content` holds; raises ArbiterError if it holds no
+    such."""
+    body, _, seal = content.rpartition(b"crc32 ")
+    if seal != f"{zlib.crc32(body):08x}\n".encode("ascii"):
+        raise ArbiterError("its checksum is wrong")
+    try:
+        heading, line, rest = body.decode("ascii").split("\n")
+        fields = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ArbiterError("it is not a record") from error
+    if heading != _HEADING or rest or not isinstance(fields, dict):
+        raise ArbiterError("it is not a record of this version of ftvm")
+    if fields.get("guest") != guest_id or fields.get("generation") != generation:
+        raise ArbiterError("it holds the record of another guest or generation")
+    return Record(generation, _replica_id(fields, "active"), _replica_id(fields, "standby"))
+
+
+def _replica_id(fields: dict[str, object], name: str) -> str | None:
+    value = fields.get(name, 0)
+    if value is None or isinstance(value, str):
+        return value
+    raise ArbiterError(f"its {name} replica is neither a name nor none")

@@ -1,0 +1,43 @@
+"""An arbiter by its URL: what a user writes behind ``--arbiter``."""
+
+from collections.abc import Callable
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from ftvm.arbiters.file import FileRecordStore
+from ftvm.arbiters.memory import MemoryRecordStore
+from ftvm.errors import ConfigError
+from ftvm.interfaces import RecordStore
+
+__all__ = ["open_record_store"]
+
+
+def open_record_store(url: str) -> RecordStore:
+    """Return the record store that `url` names; the caller closes it.
+
+        file:///shared/vm1   a directory that both hosts see
+        memory:NAME          within this process, for tests
+
+    Raises ConfigError if the URL names none, ArbiterError if it cannot be opened.
+    """
+    scheme, _, rest = url.partition(":")
+    opener = _OPENERS.get(scheme)
+    if opener is None or not rest:
+        known = ", ".join(_EXAMPLES.values())
+        raise ConfigError(f"arbiter {url!r} has no scheme that is known; write one of: {known}")
+    return opener(url)
+
+
+def _open_file(url: str) -> RecordStore:
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost") or not parts.path.startswith("/") or parts.query or parts.fragment:
+        raise ConfigError(f"arbiter {url!r}: write file:// and an absolute path, e.g. {_EXAMPLES['file']}")
+    return FileRecordStore(unquote(parts.path))
+
+
+def _open_memory(url: str) -> RecordStore:
+    return MemoryRecordStore.named(url.partition(":")[2])
+
+
+_OPENERS: Final[dict[str, Callable[[str], RecordStore]]] = {"file": _open_file, "memory": _open_memory}
+_EXAMPLES: Final = {"file": "file:///shared/vm1", "memory": "memory:NAME"}

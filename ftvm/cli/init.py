@@ -1,0 +1,61 @@
+"""`ftvm init`: START's and FORCE's first half, an operator's word to the arbiter (PROTOCOL.md, "Changes").
+
+It leaves a vacant record: nobody is active, and the next primary that starts moves it. That the word and the start are
+two
+steps keeps a fresh replica id out of the operator's hands: ids belong to lineages of memory, and init has none.
+"""
+
+import json
+
+import click
+
+from ftvm.arbiters.urls import open_record_store
+from ftvm.errors import ArbiterError, ConfigError
+from ftvm.interfaces import Record
+from ftvm.protocol.record import vacate
+
+__all__ = ["init"]
+
+
+@click.command()
+@click.option("--arbiter", required=True, metavar="URL", help="Where the record lives, e.g. file:///shared/vm1.")
+@click.option("--guest", "guest_id", default="guest", show_default=True, help="The guest's name in the record.")
+@click.option("--force", is_flag=True, help="Vacate a record that exists: every older replica is dead, on your word.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--json", "is_json", is_flag=True, help="Print one JSON object instead of text.")
+def init(arbiter: str, guest_id: str, force: bool, yes: bool, is_json: bool) -> None:
+    """Create the arbiter's record of a guest, so that `ftvm primary` may start it.
+
+    With --force, vacate a record that exists. Do that only when no host runs the guest any more (a solo host that
+    crashed leaves such a record): a host that still runs it will stop, and the guest starts from nothing.
+    """
+    store = open_record_store(arbiter)
+    try:
+        known = store.read(guest_id)
+        if known.generation > 0 and not force:
+            raise ConfigError(
+                f"guest {guest_id!r} has a record already (generation {known.generation}, active {known.active}): "
+                "start a primary or standby, or vacate it with --force if every older replica is dead"
+            )
+        wanted = vacate(known)
+        _ask(known, wanted, guest_id, yes)
+        now = store.compare_and_set(guest_id, wanted)
+    finally:
+        store.close()
+    if now != wanted:
+        raise ArbiterError(f"the record changed meanwhile: it is {now}; nothing was done")
+    if is_json:
+        click.echo(json.dumps({"guest": guest_id, "generation": now.generation, "was_active": known.active}))
+    else:
+        click.echo(f"guest {guest_id!r}: generation {now.generation}, vacant; start it with `ftvm primary`")
+
+
+def _ask(known: Record, wanted: Record, guest_id: str, is_sure: bool) -> None:
+    if is_sure:
+        return
+    if known.generation:
+        what = f"replaces generation {known.generation} (active {known.active}, standby {known.standby})"
+    else:
+        what = "is the first"
+    click.echo(f"About to write generation {wanted.generation} for guest {guest_id!r}: vacant. It {what}.", err=True)
+    click.confirm("Is that right?", abort=True, err=True)

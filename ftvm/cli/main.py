@@ -1,0 +1,57 @@
+"""The `ftvm` command: one module per subcommand, loaded when it is called."""
+
+from importlib import import_module
+from typing import Final
+
+import click
+
+from ftvm.cli.exits import run_command
+
+__all__ = ["main"]
+
+_COMMANDS: Final = {
+    "demo": "A live failover on this machine: kill the primary, the guest lives on.",
+    "init": "Create or vacate the arbiter's record of a guest.",
+    "keygen": "Make the key pair of one host.",
+    "machine": "Run programs on the built-in RISC-V machine.",
+    "primary": "Run a guest on this host and protect it.",
+    "standby": "Stand by for a guest, and take over when its host dies.",
+    "version": "Print the version.",
+}
+
+
+class _Commands(click.Group):
+    """Imports a subcommand's module only when it is needed: `ftvm keygen` must not wait for rich or zmq."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in _COMMANDS:
+            return None
+        command = getattr(import_module(f"ftvm.cli.{cmd_name}"), cmd_name)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"ftvm.cli.{cmd_name} holds no command of that name")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
+def ftvm(debug: bool) -> None:
+    """Keep a virtual machine running when its host dies.
+
+    Exit statuses: 0 done, 1 failed, 2 wrong usage or configuration, 3 the peer broke the protocol, 4 a bug in ftvm.
+    """
+    del debug  # run_command looks for it itself, so that it also covers errors of parsing
+
+
+def main() -> None:
+    """Run the command line."""
+    run_command(ftvm)

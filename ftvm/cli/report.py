@@ -1,0 +1,155 @@
+"""What a running host prints: its events and status, for a person or as JSON lines for a program.
+
+JSON lines: {"event": NAME, ...the fields of that class in ftvm.events...} as each comes, and {"status": {...}} with the
+fields of ftvm.runtime.status.Status a few times a second. Nothing else goes to stdout.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Final, Protocol, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from ftvm.events import (
+    ArbiterTrouble,
+    Committed,
+    CopyProgress,
+    Event,
+    HostFailed,
+    JoinRefused,
+    PeerMisbehaved,
+    Protected,
+    RecordLearned,
+    RoleChanged,
+    SessionEnded,
+    Solo,
+    Suspected,
+    TookOver,
+)
+from ftvm.runtime.status import Status
+
+__all__ = ["JsonReport", "Report", "TextReport", "describe"]
+
+
+class Report(Protocol):
+    """Takes what happens on a host."""
+
+    def event(self, event: Event) -> None:
+        """Report an event."""
+        ...
+
+    def status(self, status: Status) -> None:
+        """Report where things stand."""
+        ...
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        ...
+
+
+class JsonReport:
+    """One JSON object a line."""
+
+    def __init__(self, out: TextIO | None = None) -> None:
+        self._out = out or sys.stdout
+
+    def event(self, event: Event) -> None:
+        """Print the event's fields."""
+        self._print({"event": type(event).__name__, **asdict(event)})
+
+    def status(self, status: Status) -> None:
+        """Print the status."""
+        self._print({"status": status.as_dict()})
+
+    def close(self) -> None:
+        """Nothing to restore."""
+
+    def _print(self, value: object) -> None:
+        print(json.dumps(value), file=self._out, flush=True)
+
+
+class TextReport:
+    """Lines for a person, and a bar for the first copy where there is a terminal. Commits are not told one by one."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    def event(self, event: Event) -> None:
+        """Print a line, or move the bar."""
+        if isinstance(event, CopyProgress):
+            self._move_bar(event)
+            return
+        if isinstance(event, Committed):
+            self._end_bar()
+            return
+        self._console.print(describe(event), markup=False)
+
+    def status(self, status: Status) -> None:
+        """Say nothing: `ftvm primary --json` is for watching closely."""
+        del status
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._end_bar()
+
+    def _move_bar(self, event: CopyProgress) -> None:
+        if not self._console.is_terminal:
+            if event.pages_left == 0:
+                self._console.print(f"first copy: round {event.round}, {event.pages_sent} pages sent", markup=False)
+            return
+        if self._progress is None:
+            columns = (TextColumn("first copy, round {task.fields[round]}"), BarColumn(), MofNCompleteColumn())
+            self._progress = Progress(*columns, TextColumn("pages"), console=self._console, transient=True)
+            self._task = self._progress.add_task("copy", round=event.round)
+            self._progress.start()
+        if self._task is not None:
+            total = event.pages_sent + event.pages_left
+            self._progress.update(self._task, completed=event.pages_sent, total=total, round=event.round)
+
+    def _end_bar(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+_MS: Final = 1_000_000
+
+
+def describe(event: Event) -> str:
+    """Return one line about an event: what happened, and what it cost where that matters."""
+    match event:
+        case RoleChanged():
+            return f"now {event.role} as {event.replica_id}: {event.reason}"
+        case RecordLearned():
+            return f"record: generation {event.generation}, active {event.active}, standby {event.standby}"
+        case Protected():
+            return f"protected: {event.standby} stands by (generation {event.generation})"
+        case Solo():
+            return f"solo: {event.reason} (generation {event.generation})"
+        case Suspected():
+            return (
+                f"suspicion: the peer is silent for {event.silence_ns / _MS:.0f} ms (limit {event.limit_ns / _MS:.0f})"
+            )
+        case TookOver():
+            return (
+                f"took over at epoch {event.epoch}, generation {event.generation}: "
+                f"silence {event.detection_ns / _MS:.0f} ms, "
+                f"claim {event.arbiter_ns / _MS:.1f} ms (loading {event.load_ns / _MS:.1f} ms), "
+                f"{event.outputs_emitted_again} outputs emitted again"
+            )
+        case JoinRefused():
+            return f"join refused ({event.peer}): {event.reason}"
+        case SessionEnded():
+            return f"session ended: {event.reason}"
+        case PeerMisbehaved():
+            return f"peer {event.peer} misbehaved: {event.error}"
+        case ArbiterTrouble():
+            return f"arbiter: {event.error}"
+        case HostFailed():
+            return f"failed: {event.error}"
+        case _:
+            return repr(event)

@@ -1,0 +1,128 @@
+"""The backup's memory, and how a checkpoint gets into it: verify everything, then commit it, all of it or nothing.
+
+Verifying decodes every page into a scratch page and computes what the memory digest would become; memory is only read.
+Committing decodes again, in place. It promises that a batch that is not what the primary captured never reaches
+memory. It knows nothing about epochs or frames, and does not bound what it is given: staging does.
+
+Wraps the native noun `apply` (apply.h is its manual).
+"""
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ftvm._native import ffi, lib
+from ftvm._native.digest import DigestTable, batch_digest, digest_to_int, int_to_digest
+from ftvm._native.memory import NativeMemory
+from ftvm.checkpoint import PageBatch
+from ftvm.errors import BadFrame, DigestMismatch, InternalError, LocalProtocolError
+
+__all__ = ["CommittedMemory"]
+
+_VERDICTS = {
+    lib.FTVM_APPLY_BAD_INDEX: "its page index is outside the guest's memory or not above the one before it",
+    lib.FTVM_APPLY_BAD_LENGTH: "its length does not fit the payload",
+    lib.FTVM_APPLY_BAD_DELTA: "its bytes are no page delta",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Verified:
+    """A batch that was found good, and the hashes of its pages as they will be."""
+
+    batch: PageBatch
+    fresh: "array[int]"
+
+
+class CommittedMemory:
+    """Guest memory that changes by whole, verified checkpoints only."""
+
+    __slots__ = ("_digests", "_memory", "_sum_after", "_verified")
+
+    def __init__(self, memory: NativeMemory) -> None:
+        """Take the memory as it is; its digest is computed from its content (about 0.1 us a page)."""
+        self._memory = memory
+        self._digests = DigestTable(memory.page_count)
+        self._digests.measure(memory)
+        self._verified: tuple[_Verified, ...] = ()
+        self._sum_after = 0
+
+    @property
+    def memory_digest(self) -> int:
+        """The digest of the memory as it is."""
+        return digest_to_int(self._digests.sum)
+
+    def clear(self) -> None:
+        """Zero all memory: what a new session starts from."""
+        self._verified = ()
+        self._memory.clear()
+        self._digests.reset()
+
+    def verify(self, batches: Sequence[PageBatch], expected_digest: int | None) -> None:
+        """Check batches that are to be committed together; memory stays as it is.
+
+        Page indices must rise strictly over all of them. With `expected_digest`, the memory digest after the commit
+        must be that. Raises BadFrame or DigestMismatch (the peer's fault); nothing can be committed then.
+        """
+        self._verified = ()
+        progress = ffi.new("struct ftvm_apply_progress *")
+        progress.sum = self._digests.sum[0]
+        verified = tuple(self._verify_batch(number, batch, progress) for number, batch in enumerate(batches))
+        sum_after = digest_to_int(progress.sum)
+        if expected_digest is not None and sum_after != expected_digest:
+            raise DigestMismatch(
+                f"the memory digest would become {sum_after:032x}, but the sender's is {expected_digest:032x}: "
+                "the two sides' memories differ"
+            )
+        self._verified, self._sum_after = verified, sum_after
+
+    def commit(self, batches: Sequence[PageBatch]) -> None:
+        """Apply exactly the batches that the last `verify` accepted. Raises LocalProtocolError for any others."""
+        verified, self._verified = self._verified, ()
+        if len(verified) != len(batches) or any(a.batch is not b for a, b in zip(verified, batches, strict=True)):
+            raise LocalProtocolError("only the batches that verify accepted last can be committed")
+        for entry in verified:
+            received = _received(entry.batch)
+            fresh = ffi.from_buffer("struct ftvm_digest[]", entry.fresh)
+            applied = lib.ftvm_apply_commit(self._memory.native, self._digests.native, received.native, fresh)
+            if applied != entry.batch.count:
+                raise InternalError("a verified batch changed before it was committed: its buffer was written to")
+        if verified:
+            int_to_digest(self._sum_after, self._digests.sum)
+
+    def _verify_batch(self, number: int, batch: PageBatch, progress: Any) -> _Verified:
+        _check_shape(number, batch)
+        if batch_digest(batch.indices, batch.lengths, batch.payload) != batch.digest:
+            raise DigestMismatch(f"batch {number} is not what was sent: its digest differs")
+        fresh = array("Q", bytes(16 * batch.count))
+        received = _received(batch)
+        verdict = lib.ftvm_apply_verify(
+            self._memory.native,
+            self._digests.native,
+            received.native,
+            progress,
+            ffi.from_buffer("struct ftvm_digest[]", fresh),
+        )
+        if verdict != lib.FTVM_APPLY_GOOD:
+            raise BadFrame(f"batch {number}, entry {progress.bad_entry}: {_VERDICTS[verdict]}")
+        return _Verified(batch=batch, fresh=fresh)
+
+
+@dataclass(frozen=True, slots=True)
+class _Received:
+    """`struct ftvm_received *`, and what keeps its pointers valid."""
+
+    native: Any
+    parts: tuple[Any, ...]
+
+
+def _received(batch: PageBatch) -> _Received:
+    parts = tuple(ffi.from_buffer("uint8_t[]", part) for part in (batch.indices, batch.lengths, batch.payload))
+    return _Received(ffi.new("struct ftvm_received *", (*parts, batch.count, len(parts[2]))), parts)
+
+
+def _check_shape(number: int, batch: PageBatch) -> None:
+    sizes = (len(memoryview(part).cast("B")) for part in (batch.indices, batch.lengths))
+    if batch.count < 0 or tuple(sizes) != (4 * batch.count, 2 * batch.count):
+        raise BadFrame(f"batch {number}: its index and length arrays do not have {batch.count} entries")

@@ -1,0 +1,142 @@
+"""The messages of a pair, as values (PROTOCOL.md, "Messages"). How they look on the wire is wire.py's business.
+
+Every message travels in an Envelope. Those that build up the backup's state (Copy, EpochPart) carry a `sequence` that
+rises
+by one within the session, over both kinds: the order in which they must be applied, whatever the link does to them.
+"""
+
+from dataclasses import dataclass
+
+from ftvm.checkpoint import Checkpoint, Geometry, PageBatch
+from ftvm.interfaces import Record
+
+__all__ = [
+    "Ack",
+    "Copy",
+    "Envelope",
+    "EpochPart",
+    "Join",
+    "Leave",
+    "Message",
+    "Ping",
+    "Pong",
+    "Refuse",
+    "Sequenced",
+    "SessionId",
+    "Welcome",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionId:
+    """One session: the active's counter, the active's replica id, and the generation in which it was opened."""
+
+    counter: int
+    active: str
+    generation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """What every message says: whose it is, and what its sender knows.
+
+    record    the newest record that the sender has learned: a hint to the receiver, never a fact
+    released  the highest output number that the sender (if active) has released; the receiver keeps all above it
+    """
+
+    guest_id: str
+    sender: str
+    session: SessionId | None
+    record: Record
+    released: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Join:
+    """An empty replica asks an active to make it the standby."""
+
+    geometry: Geometry
+    engines: tuple[str, ...]
+    staging_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Welcome:
+    """The active opens a session for `joiner`; its memory starts as all zero pages on both sides."""
+
+    joiner: str
+    engine: str
+    staging_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refuse:
+    """The active does not take `joiner`, and why. `is_final` tells that asking again cannot help."""
+
+    joiner: str
+    reason: str
+    is_final: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """A batch of the first copy, applied as it comes: the state is whole only with the first epoch."""
+
+    sequence: int
+    round: int
+    batch: PageBatch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochPart:
+    """A piece of an epoch: one batch of pages, or the end.
+
+    checkpoint  in the last part only, without its batches; the epoch is whole with it
+    """
+
+    sequence: int
+    epoch: int
+    part: int
+    batch: PageBatch | None
+    checkpoint: Checkpoint | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ack:
+    """What the standby has.
+
+    received       sequence numbers below this have all come
+    epoch          the last epoch committed, 0 before the first
+    log_index      the last log record safe
+    memory_digest  of the memory at `epoch`, computed from the standby's own pages
+    """
+
+    received: int
+    epoch: int
+    log_index: int
+    memory_digest: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ping:
+    """A heartbeat of the active."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pong:
+    """The standby's answer to the Ping of that number. An Ack comes with it: one that was lost is thus repeated."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leave:
+    """The sender ends the session, and why: a hint that shortens the other side's wait, no more."""
+
+    reason: str
+
+
+Sequenced = Copy | EpochPart
+Message = Join | Welcome | Refuse | Copy | EpochPart | Ack | Ping | Pong | Leave

@@ -1,0 +1,442 @@
+"""Messages to frames and back.
+
+A message is one msgpack header, then the binary frames that its kind calls for. The header is a flat array:
+
+    [version, kind, guest id, sender, session or nil, record, released, the kind's own fields ...]
+
+Its first two places hold for every version to come, so that a peer of another version is told apart from noise. Page
+data,
+device state and outputs never pass through msgpack (PERFORMANCE.md: 8-13 copies with the GIL held); their lengths
+stand in
+the header and are compared with the frames before anything is kept (SECURITY.md).
+
+    Copy               header | indices | lengths | payload
+    EpochPart          header | indices | lengths | payload                    (a batch)
+                       header | devices | output table | output payloads       (the end)
+    all others         header
+
+Output table: per output one byte of channel number (its name is in the header) and a little-endian u32 of payload
+bytes.
+
+`decode` raises BadFrame for anything that `encode` would not have made, and VersionMismatch for another version; both
+are
+the peer's fault. It allocates nothing that the peer's lengths ask for before they were checked.
+"""
+
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import msgpack
+
+from ftvm.checkpoint import PAGE_COUNT_MAX, Buffer, Checkpoint, Geometry, Output, PageBatch, RegionShape
+from ftvm.config import PROTOCOL_VERSION, Limits
+from ftvm.encode.messages import (
+    Ack,
+    Copy,
+    Envelope,
+    EpochPart,
+    Join,
+    Leave,
+    Message,
+    Ping,
+    Pong,
+    Refuse,
+    SessionId,
+    Welcome,
+)
+from ftvm.errors import BadFrame, ConfigError, LimitExceeded, VersionMismatch
+from ftvm.interfaces import Record
+from ftvm.units import PageCount
+
+__all__ = ["decode", "encode"]
+
+DIGEST_BYTES: Final = 16
+TEXT_CHARS_MAX: Final = 1024
+NAMES_MAX: Final = 64
+_OUTPUT_ROW: Final = struct.Struct("<BI")
+
+Header = list[Any]
+Frames = tuple[Buffer, ...]
+T = TypeVar("T")
+
+
+# --- reading a header: each reader takes one value and says what is wrong with it ----------------------------------
+
+
+def _number(value: object, name: str, most: int = (1 << 63) - 1) -> int:
+    if type(value) is not int or not 0 <= value <= most:
+        raise BadFrame(f"{name} is {value!r}, not a number from 0 to {most}")
+    return value
+
+
+def _text(value: object, name: str) -> str:
+    if type(value) is not str or len(value) > TEXT_CHARS_MAX:
+        raise BadFrame(f"{name} is not a text of at most {TEXT_CHARS_MAX} characters")
+    return value
+
+
+def _identity(value: object, name: str) -> str:
+    text = _text(value, name)
+    if not 0 < len(text) <= 64:
+        raise BadFrame(f"{name} is {len(text)} characters long, not 1 to 64")
+    return text
+
+
+def _flag(value: object, name: str) -> bool:
+    if type(value) is not bool:
+        raise BadFrame(f"{name} is {value!r}, not true or false")
+    return value
+
+
+def _digest(value: object, name: str) -> bytes:
+    if type(value) is not bytes or len(value) != DIGEST_BYTES:
+        raise BadFrame(f"{name} is not {DIGEST_BYTES} bytes")
+    return value
+
+
+def _list_of(read: Callable[[object, str], T], value: object, name: str) -> tuple[T, ...]:
+    if type(value) is not list or len(value) > NAMES_MAX:
+        raise BadFrame(f"{name} is not a list of at most {NAMES_MAX}")
+    return tuple(read(item, name) for item in value)
+
+
+def _fields(value: object, count: int, name: str) -> list[Any]:
+    if type(value) is not list or len(value) != count:
+        raise BadFrame(f"{name} is not a list of {count}")
+    return value
+
+
+def _maybe(read: Callable[[object, str], T], value: object, name: str) -> T | None:
+    return None if value is None else read(value, name)
+
+
+# --- parts that several messages share -----------------------------------------------------------------------------
+
+
+def _pack_record(record: Record) -> Header:
+    return [record.generation, record.active, record.standby]
+
+
+def _unpack_record(value: object) -> Record:
+    generation, active, standby = _fields(value, 3, "record")
+    return Record(
+        _number(generation, "generation"),
+        _maybe(_identity, active, "the record's active"),
+        _maybe(_identity, standby, "the record's standby"),
+    )
+
+
+def _unpack_session(value: object, name: str) -> SessionId:
+    counter, active, generation = _fields(value, 3, name)
+    return SessionId(
+        _number(counter, "session counter"), _identity(active, "session's active"), _number(generation, "generation")
+    )
+
+
+def _unpack_region(value: object, name: str) -> RegionShape:
+    region, pages = _fields(value, 2, name)
+    return RegionShape(
+        name=_text(region, "region name"), page_count=PageCount(_number(pages, "page count", PAGE_COUNT_MAX))
+    )
+
+
+def _batch_frames(batch: PageBatch) -> list[Buffer]:
+    return [batch.indices, batch.lengths, batch.payload]
+
+
+def _unpack_batch(count: object, digest: object, frames: Frames, limits: Limits) -> PageBatch:
+    if len(frames) != 3:
+        raise BadFrame(f"a batch of pages has 3 frames, not {len(frames)}")
+    indices, lengths, payload = frames
+    pages = _number(count, "page count of the batch", PAGE_COUNT_MAX)
+    if len(indices) != 4 * pages or len(lengths) != 2 * pages:
+        raise BadFrame(f"{pages} pages take {4 * pages} and {2 * pages} bytes, not {len(indices)} and {len(lengths)}")
+    size_bytes = len(indices) + len(lengths) + len(payload)
+    if size_bytes > 2 * limits.batch_bytes:
+        raise BadFrame(f"a batch of {size_bytes} bytes is more than twice the limit of {limits.batch_bytes}")
+    return PageBatch(
+        count=pages, indices=indices, lengths=lengths, payload=payload, digest=_digest(digest, "batch digest")
+    )
+
+
+def _pack_outputs(outputs: Sequence[Output]) -> tuple[list[str], bytes, bytes]:
+    channels = list(dict.fromkeys(output.channel for output in outputs))
+    if len(channels) > NAMES_MAX:
+        raise LimitExceeded("output channels", limit=NAMES_MAX, wanted=len(channels))
+    number = {channel: place for place, channel in enumerate(channels)}
+    table = b"".join(_OUTPUT_ROW.pack(number[output.channel], len(output.payload)) for output in outputs)
+    return channels, table, b"".join(output.payload for output in outputs)
+
+
+def _unpack_outputs(
+    channels: tuple[str, ...], output_next: int, table: Buffer, payloads: Buffer, limits: Limits
+) -> tuple[Output, ...]:
+    count, rest = divmod(len(table), _OUTPUT_ROW.size)
+    if rest or count > limits.outputs_held or count >= output_next:
+        raise BadFrame(f"an output table of {len(table)} bytes, ending below number {output_next}, cannot be")
+    outputs: list[Output] = []
+    offset = 0
+    for place, (channel, length) in enumerate(_OUTPUT_ROW.iter_unpack(table)):
+        if channel >= len(channels) or length > limits.output_bytes or length > len(payloads) - offset:
+            raise BadFrame(f"output {place} of the table names channel {channel} and {length} bytes")
+        payload = bytes(payloads[offset : offset + length])
+        outputs.append(Output(number=output_next - count + place, channel=channels[channel], payload=payload))
+        offset += length
+    if offset != len(payloads):
+        raise BadFrame(f"outputs use {offset} of {len(payloads)} payload bytes")
+    return tuple(outputs)
+
+
+# --- one pair of functions for each kind of message ----------------------------------------------------------------
+
+
+def _pack_join(message: Join) -> tuple[Header, list[Buffer]]:
+    regions = [[region.name, region.page_count] for region in message.geometry.regions]
+    return [message.geometry.machine, regions, list(message.engines), message.staging_bytes], []
+
+
+def _unpack_join(fields: Header, frames: Frames, _: Limits) -> Join:
+    machine, regions, engines, staging_bytes = _fields(fields, 4, "join")
+    _no_frames(frames)
+    try:
+        geometry = Geometry(
+            machine=_text(machine, "machine"),
+            regions=_list_of(_unpack_region, regions, "regions"),
+        )
+    except ConfigError as wrong:
+        raise BadFrame(f"geometry: {wrong}") from wrong
+    return Join(
+        geometry=geometry,
+        engines=_list_of(_identity, engines, "engines"),
+        staging_bytes=_number(staging_bytes, "staging bound"),
+    )
+
+
+def _pack_welcome(message: Welcome) -> tuple[Header, list[Buffer]]:
+    return [message.joiner, message.engine, message.staging_bytes], []
+
+
+def _unpack_welcome(fields: Header, frames: Frames, _: Limits) -> Welcome:
+    joiner, engine, staging_bytes = _fields(fields, 3, "welcome")
+    _no_frames(frames)
+    return Welcome(
+        joiner=_identity(joiner, "joiner"),
+        engine=_identity(engine, "engine"),
+        staging_bytes=_number(staging_bytes, "staging bound"),
+    )
+
+
+def _pack_refuse(message: Refuse) -> tuple[Header, list[Buffer]]:
+    return [message.joiner, message.reason[:TEXT_CHARS_MAX], message.is_final], []
+
+
+def _unpack_refuse(fields: Header, frames: Frames, _: Limits) -> Refuse:
+    joiner, reason, is_final = _fields(fields, 3, "refuse")
+    _no_frames(frames)
+    return Refuse(joiner=_identity(joiner, "joiner"), reason=_text(reason, "reason"), is_final=_flag(is_final, "final"))
+
+
+def _pack_copy(message: Copy) -> tuple[Header, list[Buffer]]:
+    fields = [message.sequence, message.round, message.batch.count, message.batch.digest]
+    return fields, _batch_frames(message.batch)
+
+
+def _unpack_copy(fields: Header, frames: Frames, limits: Limits) -> Copy:
+    sequence, round_number, count, digest = _fields(fields, 4, "copy")
+    return Copy(
+        sequence=_number(sequence, "sequence"),
+        round=_number(round_number, "round"),
+        batch=_unpack_batch(count, digest, frames, limits),
+    )
+
+
+def _pack_part(message: EpochPart) -> tuple[Header, list[Buffer]]:
+    fields: Header = [message.sequence, message.epoch, message.part]
+    if message.batch is not None:
+        return [*fields, [message.batch.count, message.batch.digest], None], _batch_frames(message.batch)
+    end = message.checkpoint
+    if end is None:
+        raise ConfigError("a part of an epoch carries a batch or the end")
+    channels, table, payloads = _pack_outputs(end.outputs)
+    digest = end.memory_digest.to_bytes(DIGEST_BYTES, "little")
+    tail = [end.base, end.engine, channels, end.output_next, end.log_index, digest, end.dirty_pages]
+    return [*fields, None, tail], [end.devices, table, payloads]
+
+
+def _unpack_part(fields: Header, frames: Frames, limits: Limits) -> EpochPart:
+    sequence, epoch, part, pages, tail = _fields(fields, 5, "epoch part")
+    if (pages is None) == (tail is None):
+        raise BadFrame("a part of an epoch carries a batch or the end, not both and not neither")
+    number = _number(epoch, "epoch")
+    batch, end = None, None
+    if pages is not None:
+        count, digest = _fields(pages, 2, "batch")
+        batch = _unpack_batch(count, digest, frames, limits)
+    else:
+        end = _unpack_end(number, tail, frames, limits)
+    return EpochPart(
+        sequence=_number(sequence, "sequence"), epoch=number, part=_number(part, "part"), batch=batch, checkpoint=end
+    )
+
+
+def _unpack_end(epoch: int, tail: object, frames: Frames, limits: Limits) -> Checkpoint:
+    base, engine, channels, output_next, log_index, digest, dirty_pages = _fields(tail, 7, "end of an epoch")
+    if len(frames) != 3:
+        raise BadFrame(f"the end of an epoch has 3 frames, not {len(frames)}")
+    devices, table, payloads = frames
+    if len(devices) > limits.devices_bytes:
+        raise BadFrame(f"{len(devices)} bytes of device state is more than the limit of {limits.devices_bytes}")
+    if len(payloads) > limits.outputs_held_bytes:
+        raise BadFrame(f"{len(payloads)} bytes of outputs is more than the limit of {limits.outputs_held_bytes}")
+    following = _number(output_next, "next output number")
+    names = _list_of(_identity, channels, "channels")
+    return Checkpoint(
+        epoch=epoch,
+        base=_number(base, "base epoch"),
+        engine=_identity(engine, "engine"),
+        batches=(),
+        devices=bytes(devices),
+        outputs=_unpack_outputs(names, following, table, payloads, limits),
+        output_next=following,
+        log_index=_number(log_index, "log index"),
+        memory_digest=int.from_bytes(_digest(digest, "memory digest"), "little"),
+        dirty_pages=_number(dirty_pages, "dirty pages", PAGE_COUNT_MAX),
+    )
+
+
+def _pack_ack(message: Ack) -> tuple[Header, list[Buffer]]:
+    digest = message.memory_digest.to_bytes(DIGEST_BYTES, "little")
+    return [message.received, message.epoch, message.log_index, digest], []
+
+
+def _unpack_ack(fields: Header, frames: Frames, _: Limits) -> Ack:
+    received, epoch, log_index, digest = _fields(fields, 4, "ack")
+    _no_frames(frames)
+    return Ack(
+        received=_number(received, "received"),
+        epoch=_number(epoch, "epoch"),
+        log_index=_number(log_index, "log index"),
+        memory_digest=int.from_bytes(_digest(digest, "memory digest"), "little"),
+    )
+
+
+def _pack_ping(message: Ping) -> tuple[Header, list[Buffer]]:
+    return [message.number], []
+
+
+def _unpack_ping(fields: Header, frames: Frames, _: Limits) -> Ping:
+    (number,) = _fields(fields, 1, "ping")
+    _no_frames(frames)
+    return Ping(number=_number(number, "ping"))
+
+
+def _pack_pong(message: Pong) -> tuple[Header, list[Buffer]]:
+    return [message.number], []
+
+
+def _unpack_pong(fields: Header, frames: Frames, _: Limits) -> Pong:
+    (number,) = _fields(fields, 1, "pong")
+    _no_frames(frames)
+    return Pong(number=_number(number, "pong"))
+
+
+def _pack_leave(message: Leave) -> tuple[Header, list[Buffer]]:
+    return [message.reason[:TEXT_CHARS_MAX]], []
+
+
+def _unpack_leave(fields: Header, frames: Frames, _: Limits) -> Leave:
+    (reason,) = _fields(fields, 1, "leave")
+    _no_frames(frames)
+    return Leave(reason=_text(reason, "reason"))
+
+
+def _no_frames(frames: Frames) -> None:
+    if frames:
+        raise BadFrame(f"{len(frames)} frames behind a message that has none")
+
+
+_PACK: Final[dict[type, tuple[int, Callable[[Any], tuple[Header, list[Buffer]]]]]] = {
+    Join: (1, _pack_join),
+    Welcome: (2, _pack_welcome),
+    Refuse: (3, _pack_refuse),
+    Copy: (4, _pack_copy),
+    EpochPart: (5, _pack_part),
+    Ack: (6, _pack_ack),
+    Ping: (7, _pack_ping),
+    Pong: (8, _pack_pong),
+    Leave: (9, _pack_leave),
+}
+
+_UNPACK: Final[dict[int, Callable[[Header, Frames, Limits], Message]]] = {
+    1: _unpack_join,
+    2: _unpack_welcome,
+    3: _unpack_refuse,
+    4: _unpack_copy,
+    5: _unpack_part,
+    6: _unpack_ack,
+    7: _unpack_ping,
+    8: _unpack_pong,
+    9: _unpack_leave,
+}
+
+
+def encode(envelope: Envelope, message: Message) -> list[Buffer]:
+    """Return the frames of a message, the header first. The page frames are the batch's own buffers, not copies."""
+    kind, pack = _PACK[type(message)]
+    fields, frames = pack(message)
+    session = envelope.session
+    header = [
+        PROTOCOL_VERSION,
+        kind,
+        envelope.guest_id,
+        envelope.sender,
+        None if session is None else [session.counter, session.active, session.generation],
+        _pack_record(envelope.record),
+        envelope.released,
+        fields,
+    ]
+    return [msgpack.packb(header), *frames]
+
+
+def decode(frames: Sequence[Buffer], limits: Limits) -> tuple[Envelope, Message]:
+    """Return the message that the frames carry.
+
+    Raises BadFrame or VersionMismatch, both the peer's fault; nothing of the message is kept then.
+    """
+    if not frames or len(frames) > 4:
+        raise BadFrame(f"a message has 1 to 4 frames, not {len(frames)}")
+    header = _unpack_header(frames[0], limits)
+    _, kind, guest_id, sender, session, record, released, fields = _fields(header, 8, "header")
+    unpack = _UNPACK.get(kind) if type(kind) is int else None
+    if unpack is None:
+        raise BadFrame(f"no message is of kind {kind!r}")
+    envelope = Envelope(
+        guest_id=_identity(guest_id, "guest id"),
+        sender=_identity(sender, "sender"),
+        session=_maybe(_unpack_session, session, "session"),
+        record=_unpack_record(record),
+        released=_number(released, "released"),
+    )
+    return envelope, unpack(fields, tuple(frames[1:]), limits)
+
+
+def _unpack_header(frame: Buffer, limits: Limits) -> Header:
+    if len(frame) > limits.header_bytes:
+        raise BadFrame(f"a header of {len(frame)} bytes is more than the limit of {limits.header_bytes}")
+    try:
+        header = msgpack.unpackb(
+            frame,
+            max_array_len=2 * NAMES_MAX,
+            max_map_len=0,
+            max_str_len=4 * TEXT_CHARS_MAX,
+            max_bin_len=DIGEST_BYTES,
+            max_ext_len=0,
+        )
+    except (ValueError, msgpack.UnpackException) as wrong:
+        raise BadFrame(f"the header is not what this protocol packs: {wrong or type(wrong).__name__}") from wrong
+    if type(header) is not list or not header or type(header[0]) is not int:
+        raise BadFrame("the header is not a list that starts with a version")
+    if header[0] != PROTOCOL_VERSION:
+        raise VersionMismatch("protocol version", ours=PROTOCOL_VERSION, theirs=header[0])
+    return header

@@ -1,0 +1,463 @@
+"""What an active replica does: run the guest, take a standby in, ship to it, and release what is safe.
+
+The link to the standby is a table (`LINKS`):
+
+    NONE --JOIN--> COPYING --first cut--> CATCHING_UP --acknowledged--> ADDING --ADD in force--> PROTECTED
+     ^                |                        |                          |                          |
+     |                +--------- lost ---------+                         lost                       lost
+     |                                                                    v                          v
+     +------------------------------------------------------- DROPPING <--ADD in force-- ABANDONING  |
+     +-- DROP in force -------------------------------------- DROPPING <-----------------------------+
+
+From the first cut on outputs obey the joining standby as well (PROTOCOL.md, ADD). A proposal is never abandoned: a
+standby
+lost while its ADD is unresolved is dropped once the ADD is known to be in force.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+from ftvm.checkpoint import Checkpoint, Output, PageBatch
+from ftvm.encode.messages import Ack, Envelope, Join, Leave, Message, Ping, Refuse, SessionId, Welcome
+from ftvm.errors import InternalError, RemoteProtocolError
+from ftvm.events import (
+    ArbiterTrouble,
+    Committed,
+    CopyProgress,
+    HostFailed,
+    JoinRefused,
+    PeerMisbehaved,
+    Protected,
+    SessionEnded,
+    Solo,
+    Suspected,
+)
+from ftvm.interfaces import EngineView, Lane
+from ftvm.protocol.channel import Outbox
+from ftvm.protocol.copying import CopyPlan
+from ftvm.protocol.core import Core, RoleEvent
+from ftvm.protocol.effects import Announce, CollectRound, CopyMore, Cut, EndSession, Forget, Release, StartCopy
+from ftvm.protocol.output import Gate, standbys_in_force
+from ftvm.protocol.record import add, drop
+from ftvm.protocol.session import Session, batches_of
+from ftvm.protocol.suspicion import Watch
+from ftvm.units import Nanos
+
+__all__ = ["COPY_PATIENCE", "LINKS", "Active", "LinkEvent", "LinkState"]
+
+COPY_PATIENCE: Final = 10
+"""How many limits of silence are tolerated before the first epoch is acknowledged: the standby may be busy with it."""
+
+
+class LinkState(Enum):
+    """Where the link to a standby stands."""
+
+    NONE = "none"
+    COPYING = "copying"
+    CATCHING_UP = "catching up"
+    ADDING = "adding"
+    ABANDONING = "abandoning"
+    PROTECTED = "protected"
+    DROPPING = "dropping"
+
+
+class LinkEvent(Enum):
+    """What moves the link."""
+
+    JOINED = "joined"
+    CUT = "cut"
+    CAUGHT_UP = "caught up"
+    IN_FORCE = "in force"
+    LOST = "lost"
+
+
+LINKS: Final[dict[tuple[LinkState, LinkEvent], LinkState]] = {
+    (LinkState.NONE, LinkEvent.JOINED): LinkState.COPYING,
+    (LinkState.COPYING, LinkEvent.CUT): LinkState.CATCHING_UP,
+    (LinkState.COPYING, LinkEvent.LOST): LinkState.NONE,
+    (LinkState.CATCHING_UP, LinkEvent.CAUGHT_UP): LinkState.ADDING,
+    (LinkState.CATCHING_UP, LinkEvent.LOST): LinkState.NONE,
+    (LinkState.ADDING, LinkEvent.IN_FORCE): LinkState.PROTECTED,
+    (LinkState.ADDING, LinkEvent.LOST): LinkState.ABANDONING,
+    (LinkState.ABANDONING, LinkEvent.IN_FORCE): LinkState.DROPPING,
+    (LinkState.PROTECTED, LinkEvent.LOST): LinkState.DROPPING,
+    (LinkState.DROPPING, LinkEvent.IN_FORCE): LinkState.NONE,
+}
+"""Every pair that is absent is illegal: reaching it is our bug."""
+
+_SHIPPING: Final = frozenset({LinkState.CATCHING_UP, LinkState.ADDING, LinkState.PROTECTED})
+
+
+@dataclass(slots=True)
+class Active:
+    """`epoch` is the last one cut; the one that is open is the next. `began_at` is when this replica became active."""
+
+    core: Core
+    gate: Gate
+    epoch: int
+    began_at: Nanos
+    link: LinkState = LinkState.NONE
+    session: Session | None = None
+    plan: CopyPlan | None = None
+    is_cutting: bool = False
+    last_cut_at: Nanos = field(init=False)
+    _ping_at: Nanos = field(init=False)
+    _poll_at: Nanos = field(init=False)
+    _announce_at: Nanos | None = None
+    _announces_left: int = 0
+    _is_held_by_hint: bool = False
+
+    def __post_init__(self) -> None:
+        # The clock's origin is arbitrary: no timer may start at 0.
+        self.last_cut_at = self._ping_at = self._poll_at = self.began_at
+
+    # --- guest -----------------------------------------------------------------------------------------------------
+
+    def on_outputs(self, outputs: list[Output], now: Nanos) -> None:
+        """Hold what the guest emitted, and release what may leave."""
+        needs = self.core.settings.engine.output_needs(epoch=self.epoch + 1, log_index=0)
+        for output in outputs:
+            self.gate.hold(output, needs, now)
+        self.release()
+
+    def release(self) -> None:
+        """Let all outputs leave that the release rule allows."""
+        if self._is_held_by_hint:
+            return
+        session = self.session
+        standbys = standbys_in_force(self.core.desk.known, self.core.desk.proposal, self._joining())
+        acknowledged = (session.standby, session.acked) if session is not None else None
+        for held in self.gate.open_for(standbys, acknowledged):
+            self.core.do(Release(held.output))
+        self.core.released = self.gate.released
+
+    def is_stalled(self) -> bool:
+        """Whether so much output is held that the guest must not run on."""
+        limits = self.core.settings.limits
+        return len(self.gate.held) >= limits.outputs_held // 2 or self.gate.held_bytes >= limits.outputs_held_bytes // 2
+
+    def announce(self, now: Nanos) -> None:
+        """Announce the guest's address now and a few times more: late frames of the old host may undo the first."""
+        self.core.do(Announce())
+        self._announces_left = self.core.settings.timing.announce_count - 1
+        self._announce_at = Nanos(now + self.core.settings.timing.announce_interval_ns)
+
+    def _joining(self) -> str | None:
+        is_joining = self.link in (LinkState.CATCHING_UP, LinkState.ADDING, LinkState.ABANDONING)
+        return self.session.standby if is_joining and self.session is not None else None
+
+    # --- capture ---------------------------------------------------------------------------------------------------
+
+    def on_round(self, pages: int, now: Nanos) -> None:
+        """Take note of what a round of the first copy has collected."""
+        if self.plan is None:
+            return
+        if self.plan.collected(pages, self.core.settings.limits):
+            self._cut(now)
+        else:
+            self._copy_on(now)
+
+    def on_copied(self, batches: tuple[PageBatch, ...], left: int, now: Nanos) -> None:
+        """Ship what was encoded of the present round."""
+        if self.plan is None or self.session is None:
+            self.core.do(Forget(batches))
+            return
+        self.plan.copied(left)
+        for batch in batches:
+            self.session.ship_copy(batch, self.plan.round)
+        guest_id = self.core.settings.guest_id
+        self.core.tell(
+            CopyProgress(
+                at=now,
+                guest_id=guest_id,
+                round=self.plan.round,
+                pages_sent=self.plan.pages_sent,
+                pages_left=left,
+            )
+        )
+        self._flush(now)
+
+    def on_cut(self, checkpoint: Checkpoint, pause_ns: int, now: Nanos) -> None:
+        """Ship a checkpoint that was captured."""
+        self.is_cutting = False
+        self.epoch = checkpoint.epoch
+        session = self.session
+        if session is None or self.link not in (LinkState.COPYING, *_SHIPPING):
+            self.core.do(Forget(checkpoint.batches))
+            return
+        session.ship_epoch(checkpoint, pause_ns, now)
+        if self.link is LinkState.COPYING:
+            self._move(LinkEvent.CUT)
+            self.plan = None
+        self._flush(now)
+
+    def on_capture_failed(self, error: str, now: Nanos) -> None:
+        """End the session: the shadow no longer tells what the standby has. A new one copies afresh."""
+        self.is_cutting = False
+        self.core.tell(HostFailed(at=now, guest_id=self.core.settings.guest_id, error=f"capture failed: {error}"))
+        if self.session is not None:
+            self.leave(f"capture failed: {error}", now)
+
+    def pending_outputs(self) -> tuple[Output, ...]:
+        """Return the outputs that the next checkpoint must carry: held here and in no epoch of this session yet."""
+        return self.gate.above(self.session.shipped_next - 1) if self.session is not None else ()
+
+    def _copy_on(self, now: Nanos) -> None:
+        plan, session = self.plan, self.session
+        if plan is None or session is None or plan.is_collecting or self.is_cutting:
+            return
+        if plan.left:
+            if session.has_answered and session.outbox.room:
+                self.core.do(CopyMore(session.outbox.room))
+        elif session.outbox.is_empty:
+            plan.is_collecting = True
+            self.core.do(CollectRound())
+        del now
+
+    def _cut(self, now: Nanos) -> None:
+        self.is_cutting = True
+        self.last_cut_at = now
+        self.core.do(Cut(self.epoch + 1, self.epoch, self.core.settings.engine.name))
+
+    def _next_cut(self) -> Nanos | None:
+        session = self.session
+        limit = self.core.settings.limits.epochs_in_flight
+        if session is None or self.link not in _SHIPPING or self.is_cutting or len(session.in_flight) >= limit:
+            return None
+        oldest = self.gate.held[0].since if self.gate.held else None
+        return self.core.settings.engine.next_cut(
+            EngineView(
+                last_cut_at=self.last_cut_at,
+                epochs_in_flight=len(session.in_flight),
+                outputs_waiting=len(self.gate.held),
+                oldest_output_at=oldest,
+            )
+        )
+
+    # --- messages --------------------------------------------------------------------------------------------------
+
+    def on_message(self, peer: str, key: str | None, envelope: Envelope, message: Message, now: Nanos) -> None:
+        """Take a JOIN from anybody, anything else only from the standby in session."""
+        if isinstance(message, Join):
+            self._on_join(peer, key, envelope, message, now)
+            return
+        session = self.session
+        if session is None or (envelope.session, peer, key) != (session.id, session.peer, session.key):
+            return
+        if envelope.sender != session.standby:
+            return
+        session.watch.heard(now)
+        if self.core.desk.hint(envelope.record.generation, now):
+            self._is_held_by_hint = True
+        try:
+            self._take(session, message, now)
+        except RemoteProtocolError as wrong:
+            error = f"{type(wrong).__name__}: {wrong}"
+            self.core.tell(PeerMisbehaved(at=now, guest_id=self.core.settings.guest_id, peer=peer, error=error))
+            self.leave(error, now)
+
+    def _take(self, session: Session, message: Message, now: Nanos) -> None:
+        match message:
+            case Ack():
+                self._on_ack(session, message, now)
+            case Leave():
+                self._lose(f"the standby left: {message.reason}", now)
+            case _:
+                pass
+
+    def _on_ack(self, session: Session, ack: Ack, now: Nanos) -> None:
+        let_go, committed = session.acknowledge(ack, now)
+        self.core.do(Forget(batches_of(let_go)))
+        for epoch in committed:
+            self.core.tell(
+                Committed(
+                    at=now,
+                    guest_id=self.core.settings.guest_id,
+                    epoch=epoch.epoch,
+                    dirty_pages=epoch.dirty_pages,
+                    sent_bytes=epoch.sent_bytes,
+                    pause_ns=epoch.pause_ns,
+                )
+            )
+        if committed and self.link is LinkState.CATCHING_UP:
+            session.watch.arm(now)
+            self._move(LinkEvent.CAUGHT_UP)
+            self.core.desk.propose(add(self.core.desk.known, self.core.id, session.standby))
+        self.release()
+        self._flush(now)
+
+    def _on_join(self, peer: str, key: str | None, envelope: Envelope, join: Join, now: Nanos) -> None:
+        session = self.session
+        if session is not None and session.peer == peer and envelope.sender != session.standby:
+            self._lose("its host has discarded what it had, and asks to join afresh", now)
+        if session is not None and envelope.sender == session.standby and not session.has_answered:
+            self._welcome(session)
+            return
+        reason, is_final = self._why_not(join)
+        if reason is None:
+            self._open(peer, key, envelope.sender, join, now)
+            return
+        refuse = Refuse(joiner=envelope.sender, reason=reason, is_final=is_final)
+        self.core.send(peer, Lane.CONTROL, refuse, None)
+        if is_final:
+            self.core.tell(JoinRefused(at=now, guest_id=self.core.settings.guest_id, peer=peer, reason=reason))
+
+    def _why_not(self, join: Join) -> tuple[str | None, bool]:
+        settings = self.core.settings
+        if join.geometry != settings.geometry:
+            return f"the guests differ: this one is {settings.geometry}, the joiner's is {join.geometry}", True
+        if settings.engine.name not in join.engines:
+            return f"the joiner does not know engine {settings.engine.name}, only {', '.join(join.engines)}", True
+        known = self.core.desk.known
+        if self.link is not LinkState.NONE or known.standby is not None or self.core.desk.proposal is not None:
+            return f"there is a standby already, or a change is under way (link {self.link.value})", False
+        return None, False
+
+    def _open(self, peer: str, key: str | None, joiner: str, join: Join, now: Nanos) -> None:
+        settings, known = self.core.settings, self.core.desk.known
+        counter = self.core.next_session()
+        self.session = Session(
+            id=SessionId(counter, self.core.id, known.generation),
+            peer=peer,
+            key=key,
+            standby=joiner,
+            staging_bytes=min(settings.limits.staging_bytes, join.staging_bytes),
+            outbox=Outbox(window=settings.limits.batches_in_flight, repeat_ns=Nanos(4 * settings.timing.heartbeat_ns)),
+            watch=Watch(settings.timing.primary_limit_ns, now, patience=COPY_PATIENCE),
+            shipped_next=self.gate.released + 1,
+        )
+        self.plan = CopyPlan()
+        self._move(LinkEvent.JOINED)
+        self._welcome(self.session)
+        self.core.do(StartCopy(self.session.staging_bytes))
+
+    def _welcome(self, session: Session) -> None:
+        welcome = Welcome(
+            joiner=session.standby, engine=self.core.settings.engine.name, staging_bytes=session.staging_bytes
+        )
+        self.core.send(session.peer, Lane.CONTROL, welcome, session.id)
+
+    # --- losing the standby ----------------------------------------------------------------------------------------
+
+    def leave(self, reason: str, now: Nanos) -> None:
+        """End the session, if there is one, and say why."""
+        if self.session is not None:
+            self.core.send(self.session.peer, Lane.CONTROL, Leave(reason=reason), self.session.id)
+        self._lose(reason, now)
+
+    def _lose(self, reason: str, now: Nanos) -> None:
+        """Go on without the standby: at once if the record does not name it, else as soon as a DROP is in force."""
+        session = self.session
+        if session is None or session.is_lost:
+            return
+        session.is_lost = True
+        self.plan = None
+        self.core.tell(SessionEnded(at=now, guest_id=self.core.settings.guest_id, reason=reason))
+        self.core.do(Forget(batches_of(session.outbox.clear())))
+        self.core.do(EndSession())
+        self._move(LinkEvent.LOST)
+        if self.link is LinkState.NONE:
+            self.session = None
+            self.release()
+        elif self.link is LinkState.DROPPING:
+            self.core.desk.propose(drop(self.core.desk.known, self.core.id))
+
+    # --- the record ------------------------------------------------------------------------------------------------
+
+    def on_record(self, now: Nanos) -> None:
+        """Go by what the arbiter says."""
+        self._is_held_by_hint = False
+        known = self.core.desk.known
+        if known.active != self.core.id:
+            self.core.end_role(RoleEvent.DEPOSED, f"generation {known.generation} names {known.active} active")
+            return
+        if self.core.desk.proposal is None:
+            self._on_resolved(now)
+        self.release()
+
+    def _on_resolved(self, now: Nanos) -> None:
+        known, session, guest_id = self.core.desk.known, self.session, self.core.settings.guest_id
+        match self.link:
+            case LinkState.ADDING if session is not None:
+                self._move(LinkEvent.IN_FORCE)
+                self.core.tell(
+                    Protected(at=now, guest_id=guest_id, generation=known.generation, standby=session.standby)
+                )
+            case LinkState.ABANDONING:
+                self._move(LinkEvent.IN_FORCE)
+                self.core.desk.propose(drop(known, self.core.id))
+            case LinkState.DROPPING:
+                self._move(LinkEvent.IN_FORCE)
+                self.session = None
+                self.core.tell(
+                    Solo(at=now, guest_id=guest_id, generation=known.generation, reason="the standby was lost")
+                )
+            case _:
+                pass
+
+    def on_arbiter_trouble(self, now: Nanos) -> None:
+        """Tell; the desk tries again by itself. The pair goes on as it is, and a mere hint no longer holds outputs."""
+        self._is_held_by_hint = False
+        error = self.core.desk.error or ""
+        self.core.tell(ArbiterTrouble(at=now, guest_id=self.core.settings.guest_id, error=error))
+        self.release()
+
+    # --- time ------------------------------------------------------------------------------------------------------
+
+    def tick(self, now: Nanos) -> None:
+        """Send heartbeats, notice silence, copy on, cut."""
+        timing, session = self.core.settings.timing, self.session
+        if now >= self._poll_at:
+            self._poll_at = Nanos(now + timing.arbiter_poll_ns)
+            self.core.desk.want_read()
+        if self._announce_at is not None and now >= self._announce_at:
+            self._announce_again(now)
+        if session is None or session.is_lost:
+            return
+        if session.watch.is_silent(now):
+            silence_ns, limit_ns = session.watch.silence_ns(now), session.watch.limit_ns()
+            self.core.tell(
+                Suspected(at=now, guest_id=self.core.settings.guest_id, silence_ns=silence_ns, limit_ns=limit_ns)
+            )
+            self._lose(f"the standby was silent for {silence_ns / 1e6:.0f} ms", now)
+            return
+        if now >= self._ping_at:
+            self._ping_at = Nanos(now + timing.heartbeat_ns)
+            session.ping_number += 1
+            self.core.send(session.peer, Lane.CONTROL, Ping(number=session.ping_number), session.id)
+        self._copy_on(now)
+        due = self._next_cut()
+        if due is not None and now >= due:
+            self._cut(now)
+        self._flush(now)
+
+    def deadline(self, now: Nanos) -> Nanos | None:
+        """Return when something is due next."""
+        del now
+        times = [self._poll_at, self._announce_at, self._next_cut()]
+        session = self.session
+        if session is not None and not session.is_lost:
+            times += [self._ping_at, session.watch.deadline()]
+            if session.outbox.is_waiting_for_acknowledgement:
+                times.append(session.outbox.deadline())
+        return min(time for time in times if time is not None)
+
+    def _announce_again(self, now: Nanos) -> None:
+        self.core.do(Announce())
+        self._announces_left -= 1
+        interval_ns = self.core.settings.timing.announce_interval_ns
+        self._announce_at = Nanos(now + interval_ns) if self._announces_left > 0 else None
+
+    def _flush(self, now: Nanos) -> None:
+        session = self.session
+        if session is None or session.is_lost:
+            return
+        for message in session.outbox.due(now):
+            self.core.send(session.peer, Lane.DATA, message, session.id)
+
+    def _move(self, event: LinkEvent) -> None:
+        link = LINKS.get((self.link, event))
+        if link is None:
+            raise InternalError(f"a link that is {self.link.value} cannot be {event.value}")
+        self.link = link

@@ -1,0 +1,103 @@
+"""The committed state of a backup, and the one way to change it: all of a checkpoint or nothing (invariants I3, I4,
+I5).
+
+A checkpoint is refused unless it extends exactly the state that is here, its pages decode, and the memory that results
+has
+the digest that the primary computed from its own pages. All of that is known before the first byte of memory changes.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ftvm.checkpoint import Checkpoint, Output, PageBatch
+from ftvm.errors import BadFrame, LimitExceeded
+
+__all__ = ["Committed", "Memory"]
+
+
+class Memory(Protocol):
+    """What is needed of ftvm.encode.apply.CommittedMemory."""
+
+    @property
+    def memory_digest(self) -> int:
+        """The digest of the memory as it is."""
+        ...
+
+    def clear(self) -> None:
+        """Make all pages zero."""
+        ...
+
+    def verify(self, batches: Sequence[PageBatch], expected_digest: int | None) -> None:
+        """Raise BadFrame or DigestMismatch unless the batches apply and give memory of that digest; change nothing."""
+        ...
+
+    def commit(self, batches: Sequence[PageBatch]) -> None:
+        """Apply batches that `verify` accepted."""
+        ...
+
+
+@dataclass(slots=True)
+class Committed:
+    """What this replica could run from. `epoch` is None until the first whole checkpoint.
+
+    outputs  emitted up to `epoch` and not known to have been released: emitted again after a takeover
+    """
+
+    memory: Memory = field(repr=False)
+    outputs_limit: int
+    epoch: int | None = None
+    devices: bytes = field(default=b"", repr=False)
+    engine: str = ""
+    output_next: int = 1
+    log_index: int = 0
+    outputs: deque[Output] = field(default_factory=deque, repr=False)
+
+    def clear(self) -> None:
+        """Start from nothing: zero memory, no epoch."""
+        self.memory.clear()
+        self.epoch = None
+        self.devices = b""
+        self.output_next = 1
+        self.log_index = 0
+        self.outputs.clear()
+
+    def copy(self, batch: PageBatch) -> None:
+        """Apply a batch of the first copy. Raises BadFrame or DigestMismatch; the memory is then as before."""
+        if self.epoch is not None:
+            raise BadFrame(f"a first copy came after epoch {self.epoch} was committed")
+        self.memory.verify((batch,), None)
+        self.memory.commit((batch,))
+
+    def commit(self, checkpoint: Checkpoint) -> None:
+        """Make `checkpoint` the state.
+
+        Raises BadFrame, DigestMismatch or LimitExceeded, all the peer's fault; the state is then as before.
+        """
+        if self.epoch is not None and (checkpoint.base != self.epoch or checkpoint.epoch <= self.epoch):
+            raise BadFrame(f"epoch {checkpoint.epoch} extends {checkpoint.base}, but {self.epoch} is committed")
+        pending = [*self.outputs, *checkpoint.outputs]
+        if len(pending) > self.outputs_limit:
+            raise LimitExceeded("outputs kept", limit=self.outputs_limit, wanted=len(pending))
+        first = checkpoint.output_next - len(checkpoint.outputs)
+        if self.epoch is not None and first != self.output_next:
+            raise BadFrame(f"outputs of epoch {checkpoint.epoch} start at {first}, but {self.output_next} is next")
+        self.memory.verify(checkpoint.batches, checkpoint.memory_digest)
+        self.memory.commit(checkpoint.batches)
+        self.epoch = checkpoint.epoch
+        self.devices = checkpoint.devices
+        self.engine = checkpoint.engine
+        self.output_next = checkpoint.output_next
+        self.log_index = checkpoint.log_index
+        self.outputs = deque(pending)
+
+    def forget_released(self, released: int) -> None:
+        """Let go of outputs that the active says have left.
+
+        Raises BadFrame if it claims to have released what is not committed here: it broke the release rule.
+        """
+        if self.epoch is not None and released >= self.output_next:
+            raise BadFrame(f"output {released} was released, but only those below {self.output_next} are committed")
+        while self.outputs and self.outputs[0].number <= released:
+            self.outputs.popleft()

@@ -1,0 +1,153 @@
+"""What all roles of a replica share: who it is, what it was told, its desk at the arbiter, and the effects it asks for.
+
+Roles are a table (`ROLES`). The steps of each role live in a module of their own (empty.py, standby.py, active.py);
+none
+knows another. A role that is over appends a RoleEvent to `happened`, and replica.py moves on by the table.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final, Protocol
+
+from ftvm.checkpoint import Geometry
+from ftvm.config import Limits, Timing
+from ftvm.encode.messages import Envelope, Message, SessionId
+from ftvm.events import Event
+from ftvm.interfaces import Engine, Lane
+from ftvm.protocol.desk import Desk
+from ftvm.protocol.effects import Effect, Fail, Send, Tell
+from ftvm.units import Nanos
+
+__all__ = ["ROLES", "Core", "Role", "RoleEvent", "Settings", "Steps"]
+
+
+class Role(Enum):
+    """See PROTOCOL.md, "Roles"."""
+
+    EMPTY = "empty"
+    SYNCING = "syncing"
+    STANDBY = "standby"
+    ACTIVE = "active"
+
+
+class RoleEvent(Enum):
+    """What can end a role."""
+
+    STARTED = "started"
+    """The record names this replica active, from nothing."""
+    WELCOMED = "welcomed"
+    """An active opened a session."""
+    WHOLE = "whole"
+    """The first epoch was committed."""
+    SESSION_LOST = "session lost"
+    """The active went silent, or broke the protocol, before the state was whole."""
+    TAKEN = "taken"
+    """A TAKE is in force: the record names this replica active, and its state is loaded."""
+    EXPELLED = "expelled"
+    """The record names neither this replica nor the active whose standby it was."""
+    DEPOSED = "deposed"
+    """The record names another active."""
+
+
+ROLES: Final[dict[tuple[Role, RoleEvent], Role]] = {
+    (Role.EMPTY, RoleEvent.STARTED): Role.ACTIVE,
+    (Role.EMPTY, RoleEvent.WELCOMED): Role.SYNCING,
+    (Role.SYNCING, RoleEvent.WHOLE): Role.STANDBY,
+    (Role.SYNCING, RoleEvent.SESSION_LOST): Role.EMPTY,
+    (Role.SYNCING, RoleEvent.EXPELLED): Role.EMPTY,
+    (Role.STANDBY, RoleEvent.TAKEN): Role.ACTIVE,
+    (Role.STANDBY, RoleEvent.EXPELLED): Role.EMPTY,
+    (Role.ACTIVE, RoleEvent.DEPOSED): Role.EMPTY,
+}
+"""Every pair that is absent is illegal: reaching it is our bug."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a replica was started with; the same for all roles it will have.
+
+    engines       those that the guest can be protected with, by name
+    engine        the one that this host protects with while it is active
+    dialled       peers that this host asks to join
+    creates       whether START may create the record where there is none
+    """
+
+    guest_id: str
+    geometry: Geometry
+    engine: Engine
+    engines: tuple[str, ...]
+    dialled: tuple[str, ...]
+    creates: bool
+    timing: Timing
+    limits: Limits
+
+
+@dataclass(slots=True)
+class Core:
+    """Mutable state that outlives a role. `released` is the highest output number known to have left, anywhere."""
+
+    settings: Settings
+    fresh_id: Callable[[], str]
+    desk: Desk
+    id: str
+    released: int = 0
+    sessions_opened: int = 0
+    effects: list[Effect] = field(default_factory=list, repr=False)
+    happened: list[tuple[RoleEvent, str]] = field(default_factory=list, repr=False)
+
+    def send(self, peer: str, lane: Lane, message: Message, session: SessionId | None) -> None:
+        """Ask for a message to be sent."""
+        envelope = Envelope(
+            guest_id=self.settings.guest_id,
+            sender=self.id,
+            session=session,
+            record=self.desk.known,
+            released=self.released,
+        )
+        self.effects.append(Send(peer, lane, envelope, message))
+
+    def do(self, effect: Effect) -> None:
+        """Ask for an effect."""
+        self.effects.append(effect)
+
+    def tell(self, event: Event) -> None:
+        """Report an event."""
+        self.effects.append(Tell(event))
+
+    def fail(self, reason: str) -> None:
+        """Give up, and say why."""
+        self.effects.append(Fail(reason))
+
+    def next_session(self) -> int:
+        """Return the number of a new session of this host."""
+        self.sessions_opened += 1
+        return self.sessions_opened
+
+    def end_role(self, event: RoleEvent, reason: str) -> None:
+        """Say that the present role is over."""
+        self.happened.append((event, reason))
+
+
+class Steps(Protocol):
+    """What each role does with what happens to it. All take the time; all ask for effects through the Core."""
+
+    def on_message(self, peer: str, key: str | None, envelope: Envelope, message: Message, now: Nanos) -> None:
+        """Take a message for this guest from `peer`."""
+        ...
+
+    def on_record(self, now: Nanos) -> None:
+        """Take note that the desk has learned a record or had a read answered."""
+        ...
+
+    def on_arbiter_trouble(self, now: Nanos) -> None:
+        """Take note that a request to the arbiter failed."""
+        ...
+
+    def tick(self, now: Nanos) -> None:
+        """Do what is due."""
+        ...
+
+    def deadline(self, now: Nanos) -> Nanos | None:
+        """Return when `tick` has something to do next."""
+        ...

@@ -1,0 +1,105 @@
+"""The desk where one replica deals with the arbiter: what it knows, what it has proposed, what it waits for.
+
+One request is outstanding at a time. A proposal is resolved only when a generation at or above its own is learned:
+never by
+a time-out, never by an error (PROTOCOL.md, "The arbiter's record"). Until then it counts as possibly in force, which
+is what
+the release rule asks about. A record older than one already seen means that the arbiter forgot: it is refused.
+"""
+
+from dataclasses import dataclass, field
+
+from ftvm.errors import InternalError
+from ftvm.interfaces import Answer, CompareAndSet, Read, Record, Request
+from ftvm.protocol.record import NO_RECORD
+from ftvm.units import Nanos
+
+__all__ = ["Desk"]
+
+
+@dataclass(slots=True)
+class Desk:
+    """Mutable; `request` is what to submit next, the answer comes back through `take`.
+
+    known     the newest record that the arbiter told us
+    proposal  our own, while it may or may not be in force
+    """
+
+    retry_ns: Nanos
+    known: Record = NO_RECORD
+    proposal: Record | None = None
+    error: str | None = None
+    _reads: int = 0
+    _outstanding: Request | None = field(default=None, repr=False)
+    _wants_read: bool = False
+    _not_before: Nanos | None = None
+    _hint_at: Nanos | None = None
+
+    @property
+    def reads(self) -> int:
+        """How many reads have been answered."""
+        return self._reads
+
+    def propose(self, record: Record) -> None:
+        """Propose the successor of the known record; it stays proposed until resolved."""
+        if self.proposal is not None or record.generation != self.known.generation + 1:
+            raise InternalError(f"proposed {record} while {self.proposal} is unresolved and {self.known} is known")
+        self.proposal = record
+        self._not_before = None
+
+    def want_read(self) -> int:
+        """Ask for the record. The answer is fresh once `reads` has come to the number returned.
+
+        A read that is under way already was started before this wish, so it does not count.
+        """
+        self._wants_read = True
+        return self._reads + (2 if isinstance(self._outstanding, Read) else 1)
+
+    def hint(self, generation: int, now: Nanos) -> bool:
+        """Take a peer's word that `generation` is in force: read, but not more often than every retry interval.
+
+        Tells whether a read was asked for.
+        """
+        is_due = self._hint_at is None or now >= self._hint_at
+        if generation <= self.known.generation or not is_due:
+            return False
+        self._hint_at = Nanos(now + self.retry_ns)
+        self.want_read()
+        return True
+
+    def next_request(self, now: Nanos) -> Request | None:
+        """Return what to submit now, if anything; it then counts as outstanding."""
+        if self._outstanding is not None or (self._not_before is not None and now < self._not_before):
+            return None
+        if self.proposal is not None:
+            self._outstanding = CompareAndSet(self.proposal)
+        elif self._wants_read:
+            self._wants_read = False
+            self._outstanding = Read()
+        return self._outstanding
+
+    def take(self, answer: Answer, now: Nanos) -> bool:
+        """Take the answer to the outstanding request; tell whether a newer record was learned or a read was
+        answered."""
+        if answer.request != self._outstanding:
+            raise InternalError(f"answered {answer.request}, asked {self._outstanding}")
+        self._outstanding = None
+        record = answer.record
+        if record is None or record.generation < self.known.generation:
+            forgot = f"it went back from generation {self.known.generation} to {record.generation}" if record else None
+            self.error = answer.error or forgot or "no answer"
+            self._wants_read |= isinstance(answer.request, Read)
+            self._not_before = Nanos(now + self.retry_ns)
+            return False
+        self.error = None
+        self._not_before = None
+        if isinstance(answer.request, Read):
+            self._reads += 1
+        self.known = record
+        if self.proposal is not None and record.generation >= self.proposal.generation:
+            self.proposal = None
+        return True
+
+    def deadline(self) -> Nanos | None:
+        """Return when a request that failed is due again."""
+        return self._not_before if self.proposal is not None or self._wants_read else None

@@ -1,0 +1,147 @@
+"""What the protocol asks the driver to do. Effects are performed in order; those that have a result report it as an
+event."""
+
+from dataclasses import dataclass
+
+from ftvm.checkpoint import Output, PageBatch
+from ftvm.encode.messages import Envelope, Message
+from ftvm.events import Event
+from ftvm.interfaces import Lane
+
+__all__ = [
+    "Announce",
+    "CollectRound",
+    "CopyMore",
+    "Cut",
+    "Effect",
+    "EndSession",
+    "Fail",
+    "Forget",
+    "Load",
+    "Release",
+    "Run",
+    "Send",
+    "StartCopy",
+    "Stop",
+    "Tell",
+    "Unload",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a message; losing it is allowed."""
+
+    peer: str
+    lane: Lane
+    envelope: Envelope
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class StartCopy:
+    """A session begins: start from an all-zero shadow, and collect the first round. Reports `on_round`."""
+
+    staging_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CollectRound:
+    """Pause the guest, collect the pages written since the last time, resume. Reports `on_round`."""
+
+
+@dataclass(frozen=True, slots=True)
+class CopyMore:
+    """Encode up to `batches` batches of the present round while the guest runs. Reports `on_copied`."""
+
+    batches: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Pause the guest, capture the epoch, resume. Reports `on_cut` or `on_capture_failed`."""
+
+    epoch: int
+    base: int
+    engine: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """These batches were acknowledged: their buffers are free once the transport has let go of them too."""
+
+    batches: tuple[PageBatch, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EndSession:
+    """No more is captured until the next StartCopy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Load the committed device state into the paused guest. Reports `on_loaded` or `on_load_failed`."""
+
+    devices: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Unload:
+    """The claim came to nothing: the guest that was loaded must not run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """This replica is active: number the next output `output_next` and let the guest run."""
+
+    output_next: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """This replica is no longer active: pause the guest and throw away what it emits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Let an output leave this host."""
+
+    output: Output
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """Tell the world that the guest answers from here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Report an event to whoever listens."""
+
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """This host cannot do what it was started for, and why; nothing more will come of it."""
+
+    reason: str
+
+
+Effect = (
+    Send
+    | StartCopy
+    | CollectRound
+    | CopyMore
+    | Cut
+    | Forget
+    | EndSession
+    | Load
+    | Unload
+    | Run
+    | Stop
+    | Release
+    | Announce
+    | Tell
+    | Fail
+)

@@ -1,0 +1,115 @@
+"""What an empty replica does: it starts the guest if it was told to and nobody is active, else it asks to join.
+
+Starting (START) moves a vacant record, and creates one only if that was asked for. Joining repeats JOIN to every peer
+that
+this host dials; who is active answers. A welcome counts only if it answers the id that this replica has now, and comes
+from
+no older generation than the one known: a deposed active, woken, must not overwrite anybody (PROTOCOL.md, "What went
+wrong", 1).
+"""
+
+from dataclasses import dataclass
+
+from ftvm.encode.messages import Envelope, Join, Message, Refuse, SessionId, Welcome
+from ftvm.events import JoinRefused
+from ftvm.interfaces import Lane
+from ftvm.protocol.core import Core, RoleEvent
+from ftvm.protocol.record import is_vacant, start
+from ftvm.units import Nanos
+
+__all__ = ["Empty", "Opening"]
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A session that an active has opened for this replica."""
+
+    session: SessionId
+    peer: str
+    key: str | None
+    staging_bytes: int
+
+
+@dataclass(slots=True)
+class Empty:
+    """`starts` tells whether this replica is to become active by START, not to join."""
+
+    core: Core
+    starts: bool
+    opening: Opening | None = None
+    _join_at: Nanos | None = None
+    _read_at: int | None = None
+    _refusals: frozenset[str] = frozenset()
+
+    def on_message(self, peer: str, key: str | None, envelope: Envelope, message: Message, now: Nanos) -> None:
+        """Take a welcome or a refusal; anything else is for somebody else."""
+        if self.starts or self.opening is not None:
+            return
+        match message:
+            case Welcome() if message.joiner == self.core.id and envelope.session is not None:
+                self._welcomed(Opening(envelope.session, peer, key, message.staging_bytes), envelope)
+            case Refuse() if message.joiner == self.core.id:
+                self._refused(peer, message, now)
+            case _:
+                pass
+
+    def on_record(self, now: Nanos) -> None:
+        """Start if this replica was told to and may."""
+        del now
+        if not self.starts:
+            return
+        known, desk = self.core.desk.known, self.core.desk
+        if known.active == self.core.id:
+            self.core.end_role(RoleEvent.STARTED, "the record names this replica active")
+        elif desk.proposal is not None or self._read_at is None or desk.reads < self._read_at:
+            return
+        elif not is_vacant(known):
+            self.core.fail(
+                f"guest {self.core.settings.guest_id!r} is already in the record: generation {known.generation}, "
+                f"active {known.active}. Start this host as a standby; if that active is dead for good, "
+                "`ftvm init --force` first."
+            )
+        elif known.generation == 0 and not self.core.settings.creates:
+            self.core.fail(
+                f"the arbiter has no record of guest {self.core.settings.guest_id!r}: run `ftvm init`, "
+                "or start the primary with --create (create=True)"
+            )
+        else:
+            desk.propose(start(known, self.core.id))
+
+    def on_arbiter_trouble(self, now: Nanos) -> None:
+        """The desk tries again by itself."""
+
+    def tick(self, now: Nanos) -> None:
+        """Read the record, or ask to join."""
+        if self.starts:
+            if self._read_at is None:
+                self._read_at = self.core.desk.want_read()
+        elif self.opening is None and (self._join_at is None or now >= self._join_at):
+            self._join_at = Nanos(now + self.core.settings.timing.join_interval_ns)
+            self._ask_to_join()
+
+    def deadline(self, now: Nanos) -> Nanos | None:
+        """Return when the next JOIN is due."""
+        return None if self.starts else self._join_at or now
+
+    def _ask_to_join(self) -> None:
+        settings = self.core.settings
+        join = Join(geometry=settings.geometry, engines=settings.engines, staging_bytes=settings.limits.staging_bytes)
+        for peer in settings.dialled:
+            self.core.send(peer, Lane.CONTROL, join, None)
+
+    def _welcomed(self, opening: Opening, envelope: Envelope) -> None:
+        session = opening.session
+        if session.active != envelope.sender or session.generation < self.core.desk.known.generation:
+            return
+        self.opening = opening
+        self.core.end_role(RoleEvent.WELCOMED, f"active {session.active} opened session {session.counter}")
+
+    def _refused(self, peer: str, refusal: Refuse, now: Nanos) -> None:
+        settings = self.core.settings
+        if refusal.reason not in self._refusals:
+            self._refusals |= {refusal.reason}
+            self.core.tell(JoinRefused(at=now, guest_id=settings.guest_id, peer=peer, reason=refusal.reason))
+        if refusal.is_final:
+            self.core.fail(f"{peer} refused this host as a standby: {refusal.reason}")

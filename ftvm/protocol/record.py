@@ -1,0 +1,53 @@
+"""The changes that the arbiter's record may undergo (PROTOCOL.md, "Changes"), as functions from record to record.
+
+Each gives the record to propose, one generation on, and raises InternalError if the rule does not allow the change: a
+proposal that breaks a rule is our bug, never a peer's doing.
+"""
+
+from typing import Final
+
+from ftvm.errors import InternalError
+from ftvm.interfaces import Record
+
+__all__ = ["NO_RECORD", "add", "drop", "is_vacant", "start", "take", "vacate"]
+
+NO_RECORD: Final = Record(0, None, None)
+
+
+def is_vacant(record: Record) -> bool:
+    """Tell whether nobody is active: there is no record yet, or an operator vacated it."""
+    return record.active is None
+
+
+def vacate(record: Record) -> Record:
+    """Make room for a START: an operator's word (`ftvm init`) that everything older is dead."""
+    return Record(record.generation + 1, None, None)
+
+
+def start(record: Record, replica: str) -> Record:
+    """START: `replica` becomes active where nobody is."""
+    _must(is_vacant(record), "START", record)
+    return Record(record.generation + 1, replica, None)
+
+
+def add(record: Record, active: str, standby: str) -> Record:
+    """ADD: the active names its standby."""
+    _must(record.active == active and record.standby is None and standby != active, "ADD", record)
+    return Record(record.generation + 1, active, standby)
+
+
+def drop(record: Record, active: str) -> Record:
+    """DROP: the active goes on without its standby."""
+    _must(record.active == active and record.standby is not None, "DROP", record)
+    return Record(record.generation + 1, active, None)
+
+
+def take(record: Record, standby: str) -> Record:
+    """TAKE: the standby becomes active, with no standby of its own yet."""
+    _must(record.standby == standby, "TAKE", record)
+    return Record(record.generation + 1, standby, None)
+
+
+def _must(allowed: bool, change: str, record: Record) -> None:
+    if not allowed:
+        raise InternalError(f"{change} is not allowed from {record}")

@@ -1,0 +1,223 @@
+"""One replica of one guest: the façade over its roles. Feed it events with the time; perform the effects it returns.
+
+The caller's duties, in order, for each step:
+
+1. Give it every message and answer that has come (`on_message`, `on_answer`), then what the guest emitted
+(`on_outputs`):
+   an output given before a message is judged without what that message acknowledged, which is safe but late.
+2. Call `tick(now)`.
+3. Submit `next_request(now)`, if any, to the arbiter.
+4. Perform `take_effects()` in order, reporting results as events at once; repeat until there are none.
+5. Wait until `deadline(now)`, or something comes.
+
+Nothing here reads a clock, draws a number or does I/O. A step runs to its end.
+"""
+
+from collections.abc import Callable
+from typing import assert_never
+
+from ftvm.checkpoint import Checkpoint, Output, PageBatch
+from ftvm.encode.messages import Envelope, Message
+from ftvm.errors import InternalError
+from ftvm.events import RecordLearned, RoleChanged
+from ftvm.interfaces import Answer, Record, Request
+from ftvm.protocol.active import Active
+from ftvm.protocol.commit import Committed
+from ftvm.protocol.core import ROLES, Core, Role, RoleEvent, Settings, Steps
+from ftvm.protocol.desk import Desk
+from ftvm.protocol.effects import Effect, EndSession, Run, Stop
+from ftvm.protocol.empty import Empty
+from ftvm.protocol.output import Gate
+from ftvm.protocol.standby import Standby
+from ftvm.units import Nanos
+
+__all__ = ["Replica"]
+
+STALL_HEARTBEATS = 4
+"""A step that comes this many heartbeats after the last one means that we, not the peer, were silent."""
+
+
+class Replica:
+    """See the module's text for how to drive it. `role` and `steps` say where it stands."""
+
+    def __init__(
+        self, settings: Settings, committed: Committed, *, fresh_id: Callable[[], str], starts: bool, now: Nanos
+    ) -> None:
+        self.core = Core(
+            settings=settings,
+            fresh_id=fresh_id,
+            desk=Desk(settings.timing.read_interval_ns),
+            id=fresh_id(),
+        )
+        self.role = Role.EMPTY
+        self.steps: Empty | Standby | Active = Empty(self.core, starts)
+        self._committed = committed
+        self._stepped_at = now
+
+    # --- events ----------------------------------------------------------------------------------------------------
+
+    def on_message(self, peer: str, key: str | None, envelope: Envelope, message: Message, now: Nanos) -> None:
+        """Take a message for this guest that came from `peer`, authenticated by `key`."""
+        self.steps.on_message(peer, key, envelope, message, now)
+        self._follow(now)
+
+    def on_answer(self, answer: Answer, now: Nanos) -> None:
+        """Take the arbiter's answer to the request that is outstanding."""
+        before = self.core.desk.known
+        if not self.core.desk.take(answer, now):
+            self.steps.on_arbiter_trouble(now)
+        else:
+            if self.core.desk.known != before:
+                self._tell_record(self.core.desk.known, now)
+            self.steps.on_record(now)
+        self._follow(now)
+
+    def on_outputs(self, outputs: list[Output], now: Nanos) -> None:
+        """Take what the guest emitted, in order. Who is not active any more throws it away."""
+        if isinstance(self.steps, Active):
+            self.steps.on_outputs(outputs, now)
+
+    def on_round(self, pages: int, now: Nanos) -> None:
+        """Take the size of a round of the first copy that was collected."""
+        if isinstance(self.steps, Active):
+            self.steps.on_round(pages, now)
+
+    def on_copied(self, batches: tuple[PageBatch, ...], left: int, now: Nanos) -> None:
+        """Take batches of the first copy; `left` pages of the round are still to come."""
+        if isinstance(self.steps, Active):
+            self.steps.on_copied(batches, left, now)
+
+    def on_cut(self, checkpoint: Checkpoint, pause_ns: int, now: Nanos) -> None:
+        """Take a checkpoint that was captured; the guest stood still for `pause_ns`."""
+        if isinstance(self.steps, Active):
+            self.steps.on_cut(checkpoint, pause_ns, now)
+
+    def on_capture_failed(self, error: str, now: Nanos) -> None:
+        """Take note that a round or an epoch could not be captured; the guest runs on."""
+        if isinstance(self.steps, Active):
+            self.steps.on_capture_failed(error, now)
+
+    def on_loaded(self, now: Nanos) -> None:
+        """Take note that the committed state was loaded into the paused guest."""
+        if isinstance(self.steps, Standby):
+            self.steps.on_loaded(now)
+        self._follow(now)
+
+    def on_load_failed(self, error: str, now: Nanos) -> None:
+        """Take note that the committed state does not load."""
+        if isinstance(self.steps, Standby):
+            self.steps.on_load_failed(error, now)
+        self._follow(now)
+
+    def on_peer_gone(self, peer: str) -> None:
+        """Take a hint that `peer` has ended (its process exited, its link was reset): suspect it at once."""
+        steps = self.steps
+        if isinstance(steps, Standby) and steps.opening.peer == peer:
+            steps.watch.hurry()
+        elif isinstance(steps, Active) and steps.session is not None and steps.session.peer == peer:
+            steps.session.watch.hurry()
+
+    def tick(self, now: Nanos) -> None:
+        """Do what is due. A long gap since the last step is our own silence and excuses the peer's."""
+        if now - self._stepped_at > STALL_HEARTBEATS * self.core.settings.timing.heartbeat_ns:
+            self._excuse(now)
+        self._stepped_at = now
+        self.steps.tick(now)
+        self._follow(now)
+
+    def leave(self, reason: str, now: Nanos) -> None:
+        """Say goodbye to the peer in session, because this host stops; the peer then need not wait for silence."""
+        if (isinstance(self.steps, Standby) and not self.steps.is_session_over) or isinstance(self.steps, Active):
+            self.steps.leave(reason, now)
+        self._follow(now)
+
+    # --- what to do ------------------------------------------------------------------------------------------------
+
+    def next_request(self, now: Nanos) -> Request | None:
+        """Return what to submit to the arbiter now, if anything; exactly one answer must follow."""
+        return self.core.desk.next_request(now)
+
+    def take_effects(self) -> list[Effect]:
+        """Return the effects to perform, in order, and forget them."""
+        effects, self.core.effects = self.core.effects, []
+        return effects
+
+    def deadline(self, now: Nanos) -> Nanos | None:
+        """Return when the next `tick` is due if nothing comes before."""
+        times = (self.steps.deadline(now), self.core.desk.deadline())
+        return min((time for time in times if time is not None), default=None)
+
+    # --- roles -----------------------------------------------------------------------------------------------------
+
+    def _follow(self, now: Nanos) -> None:
+        while self.core.happened:
+            event, reason = self.core.happened.pop(0)
+            role = ROLES.get((self.role, event))
+            if role is None:
+                raise InternalError(f"a replica that is {self.role.value} cannot be {event.value}")
+            self._become(role, event, now)
+            self.core.tell(
+                RoleChanged(
+                    at=now,
+                    guest_id=self.core.settings.guest_id,
+                    role=role.value,
+                    replica_id=self.core.id,
+                    reason=reason,
+                )
+            )
+
+    def _become(self, role: Role, event: RoleEvent, now: Nanos) -> None:
+        before, self.role = self.steps, role
+        match role:
+            case Role.EMPTY:
+                self.core.do(EndSession())
+                self.core.do(Stop())
+                self.core.id = self.core.fresh_id()
+                self.core.released = 0
+                self.core.happened.clear()
+                self.steps = Empty(self.core, starts=False)
+            case Role.SYNCING:
+                if not isinstance(before, Empty) or before.opening is None:
+                    raise InternalError("welcomed without an opening")
+                self.steps = Standby.open(self.core, before.opening, self._committed, now)
+            case Role.STANDBY:
+                pass
+            case Role.ACTIVE:
+                self._activate(event, now)
+            case _:
+                assert_never(role)
+
+    def _activate(self, event: RoleEvent, now: Nanos) -> None:
+        committed = self._committed
+        taken = event is RoleEvent.TAKEN
+        outputs = list(committed.outputs) if taken else []
+        output_next = committed.output_next if taken else 1
+        epoch = (committed.epoch or 0) if taken else 0
+        active = Active(self.core, Gate(released=output_next - 1 - len(outputs)), epoch, now)
+        self.steps = active
+        active.on_outputs(outputs, now)
+        self.core.do(Run(output_next))
+        active.announce(now)
+
+    def _tell_record(self, record: Record, now: Nanos) -> None:
+        self.core.tell(
+            RecordLearned(
+                at=now,
+                guest_id=self.core.settings.guest_id,
+                generation=record.generation,
+                active=record.active,
+                standby=record.standby,
+            )
+        )
+
+    def _excuse(self, now: Nanos) -> None:
+        steps = self.steps
+        if isinstance(steps, Standby):
+            steps.watch.excuse(now)
+        elif isinstance(steps, Active) and steps.session is not None:
+            steps.session.watch.excuse(now)
+
+
+def _conforms(empty: Empty, standby: Standby, active: Active) -> tuple[Steps, ...]:
+    """Let the type checker prove that every role has all the steps."""
+    return empty, standby, active

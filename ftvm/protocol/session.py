@@ -1,0 +1,105 @@
+"""An active's session with the replica that is, or is to become, its standby: what was sent, what was acknowledged.
+
+Acknowledgements count in the session in which they were given and nowhere else (PROTOCOL.md, "Sessions"). The standby's
+digest of each epoch is compared with the one captured: a difference means that one of the two memories is wrong.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field, replace
+
+from ftvm.checkpoint import NOTHING_SAFE, Checkpoint, PageBatch, Watermarks
+from ftvm.encode.messages import Ack, Copy, EpochPart, Sequenced, SessionId
+from ftvm.errors import BadFrame, DigestMismatch
+from ftvm.protocol.channel import Outbox
+from ftvm.protocol.suspicion import Watch
+from ftvm.units import Nanos
+
+__all__ = ["InFlight", "Session", "batches_of"]
+
+
+def batches_of(messages: list[Sequenced]) -> tuple[PageBatch, ...]:
+    """Return the page batches that the messages carried."""
+    return tuple(message.batch for message in messages if message.batch is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """An epoch that was captured and is not acknowledged yet."""
+
+    epoch: int
+    memory_digest: int
+    dirty_pages: int
+    sent_bytes: int
+    pause_ns: int
+    cut_at: Nanos
+
+
+@dataclass(slots=True)
+class Session:
+    """Mutable. `shipped_next` is the first output number that no epoch of this session carries yet."""
+
+    id: SessionId
+    peer: str
+    key: str | None
+    standby: str
+    staging_bytes: int
+    outbox: Outbox
+    watch: Watch
+    shipped_next: int
+    acked: Watermarks = NOTHING_SAFE
+    has_answered: bool = False
+    is_lost: bool = False
+    ping_number: int = 0
+    in_flight: deque[InFlight] = field(default_factory=deque)
+    digests_compared: int = 0
+
+    def ship_copy(self, batch: PageBatch, round_number: int) -> None:
+        """Queue a batch of the first copy."""
+        self.outbox.put(Copy(sequence=self.outbox.next_sequence, round=round_number, batch=batch))
+
+    def ship_epoch(self, checkpoint: Checkpoint, pause_ns: int, now: Nanos) -> None:
+        """Queue a checkpoint: its batches, then the end."""
+        for part, batch in enumerate(checkpoint.batches):
+            self._put_part(checkpoint.epoch, part, batch, None)
+        self._put_part(checkpoint.epoch, len(checkpoint.batches), None, replace(checkpoint, batches=()))
+        self.shipped_next = checkpoint.output_next
+        self.in_flight.append(
+            InFlight(
+                epoch=checkpoint.epoch,
+                memory_digest=checkpoint.memory_digest,
+                dirty_pages=checkpoint.dirty_pages,
+                sent_bytes=sum(batch.size_bytes for batch in checkpoint.batches) + len(checkpoint.devices),
+                pause_ns=pause_ns,
+                cut_at=now,
+            )
+        )
+
+    def acknowledge(self, ack: Ack, now: Nanos) -> tuple[list[Sequenced], list[InFlight]]:
+        """Take an acknowledgement; return the messages let go and the epochs committed by it.
+
+        Raises BadFrame if it acknowledges what was never sent, DigestMismatch if the standby's memory is not ours.
+        """
+        if ack.received > self.outbox.next_sequence:
+            raise BadFrame(f"{ack.received} messages acknowledged, {self.outbox.next_sequence} exist")
+        last = self.in_flight[-1].epoch if self.in_flight else self.acked.epoch
+        if ack.epoch > last:
+            raise BadFrame(f"epoch {ack.epoch} acknowledged, {last} is the last")
+        self.has_answered = True
+        committed: list[InFlight] = []
+        while self.in_flight and self.in_flight[0].epoch <= ack.epoch:
+            committed.append(self.in_flight.popleft())
+        if committed:
+            self._compare(committed[-1], ack)
+            self.acked = Watermarks(ack.epoch, max(ack.log_index, self.acked.log_index))
+        return self.outbox.acknowledge(ack.received, now), committed
+
+    def _compare(self, sent: InFlight, ack: Ack) -> None:
+        if sent.epoch == ack.epoch and sent.memory_digest != ack.memory_digest:
+            raise DigestMismatch(
+                f"epoch {ack.epoch}: memory digest is {sent.memory_digest:032x} here, {ack.memory_digest:032x} there"
+            )
+        self.digests_compared += 1
+
+    def _put_part(self, epoch: int, part: int, batch: PageBatch | None, end: Checkpoint | None) -> None:
+        sequence = self.outbox.next_sequence
+        self.outbox.put(EpochPart(sequence=sequence, epoch=epoch, part=part, batch=batch, checkpoint=end))

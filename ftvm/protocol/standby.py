@@ -1,0 +1,263 @@
+"""What a replica does with a session: it syncs, commits, acknowledges, and takes over when its active falls silent.
+
+Only messages of this session, from the peer and key that opened it, count for anything, even as a sign of life: a whole
+non-member must not be kept waiting by somebody else's heartbeats (PROTOCOL.md, "What went wrong", 3). What is
+acknowledged
+is committed, and what is committed is what a takeover runs from.
+"""
+
+from dataclasses import dataclass, field
+
+from ftvm.encode.messages import Ack, Copy, Envelope, EpochPart, Leave, Message, Ping, Pong, Sequenced
+from ftvm.errors import LimitExceeded, RemoteProtocolError
+from ftvm.events import ArbiterTrouble, HostFailed, PeerMisbehaved, SessionEnded, Suspected, TookOver
+from ftvm.events import Committed as CommittedEvent
+from ftvm.interfaces import Lane
+from ftvm.protocol.channel import Inbox
+from ftvm.protocol.commit import Committed
+from ftvm.protocol.core import Core, RoleEvent
+from ftvm.protocol.effects import Load, Unload
+from ftvm.protocol.empty import Opening
+from ftvm.protocol.record import take
+from ftvm.protocol.staging import Staging
+from ftvm.protocol.suspicion import Watch
+from ftvm.protocol.takeover import Claim, ClaimEvent, ClaimState
+from ftvm.units import Nanos
+
+__all__ = ["SYNC_PATIENCE", "Standby"]
+
+SYNC_PATIENCE = 10
+"""How many limits of silence are tolerated before the state is whole: the active may be busy with the first copy."""
+
+
+@dataclass(slots=True)
+class Standby:
+    """Syncing until the first epoch is committed, standby from then on: the steps differ only in what silence means."""
+
+    core: Core
+    opening: Opening
+    committed: Committed
+    inbox: Inbox
+    staging: Staging
+    watch: Watch
+    claim: Claim = field(default_factory=Claim)
+    is_session_over: bool = False
+    _owes_ack: bool = True
+    _poll_at: Nanos = Nanos(0)
+
+    @classmethod
+    def open(cls, core: Core, opening: Opening, committed: Committed, now: Nanos) -> "Standby":
+        """Begin a session from nothing: zero memory."""
+        limits = core.settings.limits
+        committed.clear()
+        return cls(
+            core=core,
+            opening=opening,
+            committed=committed,
+            inbox=Inbox(window=limits.batches_in_flight),
+            staging=Staging(limit_bytes=min(limits.staging_bytes, opening.staging_bytes)),
+            watch=Watch(core.settings.timing.backup_limit_ns, now, patience=SYNC_PATIENCE),
+            _poll_at=Nanos(now + core.settings.timing.arbiter_poll_ns),
+        )
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is a state to take over from."""
+        return self.committed.epoch is not None
+
+    # --- messages --------------------------------------------------------------------------------------------------
+
+    def on_message(self, peer: str, key: str | None, envelope: Envelope, message: Message, now: Nanos) -> None:
+        """Take a message of this session; drop any other."""
+        opening = self.opening
+        if self.is_session_over or (envelope.session, peer, key) != (opening.session, opening.peer, opening.key):
+            return
+        if envelope.sender != opening.session.active:
+            return
+        self._heard(envelope, now)
+        try:
+            self._take(message, envelope, now)
+        except (RemoteProtocolError, LimitExceeded) as wrong:
+            self._end_session(wrong, now)
+
+    def _heard(self, envelope: Envelope, now: Nanos) -> None:
+        self.watch.heard(now)
+        self.core.desk.hint(envelope.record.generation, now)
+        if self.claim.state is ClaimState.CHECKING:
+            self._call_off(now, "the active was heard again")
+
+    def _take(self, message: Message, envelope: Envelope, now: Nanos) -> None:
+        match message:
+            case Copy() | EpochPart() if self.claim.is_watching:
+                self._owes_ack = True
+                for ready in self.inbox.take(message):
+                    self._apply(ready, now)
+                self.committed.forget_released(envelope.released)
+            case Ping() if self.claim.is_watching:
+                self._owes_ack = True  # one that was lost is thus repeated
+                pong = Pong(number=message.number)
+                self.core.send(self.opening.peer, Lane.CONTROL, pong, self.opening.session)
+                self.committed.forget_released(envelope.released)
+            case Leave():
+                self.watch.hurry()
+            case _:
+                pass
+
+    def _apply(self, message: Sequenced, now: Nanos) -> None:
+        if isinstance(message, Copy):
+            self.committed.copy(message.batch)
+            return
+        checkpoint = self.staging.add(message)
+        if checkpoint is None:
+            return
+        was_whole = self.is_whole
+        self.committed.commit(checkpoint)
+        sent_bytes = sum(batch.size_bytes for batch in checkpoint.batches)
+        self.core.tell(
+            CommittedEvent(
+                at=now,
+                guest_id=self.core.settings.guest_id,
+                epoch=checkpoint.epoch,
+                dirty_pages=checkpoint.dirty_pages,
+                sent_bytes=sent_bytes,
+                pause_ns=0,
+            )
+        )
+        if not was_whole:
+            self.watch.arm(now)
+            self.core.end_role(RoleEvent.WHOLE, f"epoch {checkpoint.epoch} makes the state whole")
+
+    def _end_session(self, wrong: RemoteProtocolError | LimitExceeded, now: Nanos) -> None:
+        """Leave a peer that broke the protocol. The committed state stays, and with it the right to take over."""
+        guest_id = self.core.settings.guest_id
+        error = f"{type(wrong).__name__}: {wrong}"
+        self.core.tell(PeerMisbehaved(at=now, guest_id=guest_id, peer=self.opening.peer, error=error))
+        self.leave(error, now)
+
+    def leave(self, reason: str, now: Nanos) -> None:
+        """End the session from this side."""
+        self.core.send(self.opening.peer, Lane.CONTROL, Leave(reason=reason), self.opening.session)
+        self.core.tell(SessionEnded(at=now, guest_id=self.core.settings.guest_id, reason=reason))
+        self.is_session_over = True
+        self.staging.clear()
+        if not self.is_whole:
+            self.core.end_role(RoleEvent.SESSION_LOST, reason)
+
+    # --- the record ------------------------------------------------------------------------------------------------
+
+    def on_record(self, now: Nanos) -> None:
+        """Go by what the arbiter says, which alone makes this replica active or puts it out."""
+        known, me = self.core.desk.known, self.core.id
+        if known.active == me:
+            self._won(now)
+        elif known.generation > self.opening.session.generation and known.standby != me:
+            self.core.end_role(
+                RoleEvent.EXPELLED, f"the record of generation {known.generation} does not name this replica"
+            )
+        elif self.claim.state is ClaimState.CLAIMING and self.core.desk.proposal is None:
+            self.claim.step(ClaimEvent.LOST)
+            self.core.do(Unload())
+        elif self.claim.state is ClaimState.CHECKING:
+            self._propose_if_ready(now)
+
+    def on_arbiter_trouble(self, now: Nanos) -> None:
+        """Tell; the desk tries again by itself. Without the arbiter nobody takes over."""
+        error = self.core.desk.error or ""
+        self.core.tell(ArbiterTrouble(at=now, guest_id=self.core.settings.guest_id, error=error))
+
+    # --- taking over -----------------------------------------------------------------------------------------------
+
+    def on_loaded(self, now: Nanos) -> None:
+        """Take note that the committed state is in the guest."""
+        if self.claim.state is not ClaimState.CHECKING:
+            return
+        self.claim.is_loaded = True
+        self.claim.loaded_at = now
+        self._propose_if_ready(now)
+
+    def on_load_failed(self, error: str, now: Nanos) -> None:
+        """Never claim what does not load: call it off and try again after a while."""
+        self.core.tell(HostFailed(at=now, guest_id=self.core.settings.guest_id, error=f"loading failed: {error}"))
+        if self.claim.state is ClaimState.CHECKING:
+            self._call_off(now, "the state does not load")
+
+    def _suspect(self, now: Nanos) -> None:
+        silence_ns = self.watch.silence_ns(now)
+        limit_ns = self.watch.limit_ns()
+        self.core.tell(
+            Suspected(at=now, guest_id=self.core.settings.guest_id, silence_ns=silence_ns, limit_ns=limit_ns)
+        )
+        self.claim.begin(fresh_at=self.core.desk.want_read(), silence_ns=silence_ns, now=now)
+        self.core.do(Load(self.committed.devices))
+
+    def _propose_if_ready(self, now: Nanos) -> None:
+        desk = self.core.desk
+        if desk.reads < self.claim.fresh_at:
+            return
+        if desk.known.standby != self.core.id:
+            self._call_off(now, "the record does not name this replica")
+            self.core.end_role(RoleEvent.EXPELLED, "the active is silent and the record does not name this replica")
+        elif self.claim.is_loaded:
+            self.claim.step(ClaimEvent.PROPOSED)
+            desk.propose(take(desk.known, self.core.id))
+
+    def _call_off(self, now: Nanos, reason: str) -> None:
+        del reason
+        self.claim.step(ClaimEvent.CALLED_OFF)
+        self.claim.not_before = Nanos(now + self.core.settings.timing.read_interval_ns)
+        self.core.do(Unload())
+
+    def _won(self, now: Nanos) -> None:
+        epoch = self.committed.epoch
+        if self.claim.state is not ClaimState.CLAIMING or epoch is None:
+            self.core.fail("the record names this replica active, but it has not claimed that")
+            return
+        claim, known = self.claim, self.core.desk.known
+        self.core.tell(
+            TookOver(
+                at=now,
+                guest_id=self.core.settings.guest_id,
+                generation=known.generation,
+                epoch=epoch,
+                detection_ns=claim.silence_ns,
+                arbiter_ns=now - claim.began_at,
+                load_ns=claim.loaded_at - claim.began_at,
+                outputs_emitted_again=len(self.committed.outputs),
+            )
+        )
+        self.core.end_role(RoleEvent.TAKEN, f"TAKE is in force: generation {known.generation}, epoch {epoch}")
+
+    # --- time ------------------------------------------------------------------------------------------------------
+
+    def tick(self, now: Nanos) -> None:
+        """Acknowledge what came, and see whether the active is silent."""
+        if self._owes_ack and not self.is_session_over and self.claim.is_watching:
+            self._acknowledge()
+        if now >= self._poll_at:
+            self._poll_at = Nanos(now + self.core.settings.timing.arbiter_poll_ns)
+            self.core.desk.want_read()
+        if not self.watch.is_silent(now) or not self.claim.is_watching:
+            return
+        if not self.is_whole:
+            self.core.end_role(RoleEvent.SESSION_LOST, "the active fell silent before the first copy was whole")
+        elif self.claim.not_before is None or now >= self.claim.not_before:
+            self._suspect(now)
+
+    def deadline(self, now: Nanos) -> Nanos | None:
+        """Return when silence passes the limit, or the record is to be read again."""
+        del now
+        if not self.claim.is_watching:
+            return self._poll_at
+        silent_at = max(self.watch.deadline(), self.claim.not_before or 0)
+        return Nanos(min(silent_at, self._poll_at))
+
+    def _acknowledge(self) -> None:
+        self._owes_ack = False
+        committed = self.committed
+        ack = Ack(
+            received=self.inbox.expected,
+            epoch=committed.epoch or 0,
+            log_index=committed.log_index,
+            memory_digest=committed.memory.memory_digest if self.is_whole else 0,
+        )
+        self.core.send(self.opening.peer, Lane.CONTROL, ack, self.opening.session)

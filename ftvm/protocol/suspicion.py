@@ -1,0 +1,71 @@
+"""When silence becomes suspicion (PROTOCOL.md, "Time"). Nothing safe depends on it: the arbiter decides, this only
+asks.
+
+The limit adapts: it is never under four times the longest recent gap between messages, and never over ten times what
+was
+configured, so that neither a jittery link nor a slow peer on purpose sets it at will.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from ftvm.units import Nanos
+
+__all__ = ["Watch"]
+
+GAPS_KEPT: Final = 16
+GAP_FACTOR: Final = 4
+LIMIT_FACTOR_MAX: Final = 10
+
+
+@dataclass(slots=True)
+class Watch:
+    """Watches one peer. `patience` multiplies the limit while the peer is not yet expected to be prompt (first
+    copy)."""
+
+    configured_ns: Nanos
+    heard_at: Nanos
+    patience: int = 1
+    _is_hurried: bool = False
+    _gaps_ns: deque[int] = field(default_factory=lambda: deque(maxlen=GAPS_KEPT))
+
+    def heard(self, now: Nanos) -> None:
+        """Note a sign of life."""
+        self._gaps_ns.append(now - self.heard_at)
+        self.heard_at = now
+        self._is_hurried = False
+
+    def excuse(self, now: Nanos) -> None:
+        """Start the silence anew: we were not listening ourselves, so the peer may have spoken."""
+        self.heard_at = now
+
+    def hurry(self) -> None:
+        """Suspect at once: the peer said that it leaves, or its process was seen to end. Any sign of life undoes it."""
+        self._is_hurried = True
+
+    def arm(self, now: Nanos) -> None:
+        """Expect the peer to be prompt from now on; gaps of the time before do not count."""
+        self.patience = 1
+        self._gaps_ns.clear()
+        self.heard_at = now
+
+    def limit_ns(self) -> Nanos:
+        """Return how long a silence is tolerated now."""
+        if self._is_hurried:
+            return Nanos(0)
+        base = self.configured_ns * self.patience
+        longest = max(self._gaps_ns, default=0) * GAP_FACTOR
+        return Nanos(min(max(base, longest), base * LIMIT_FACTOR_MAX))
+
+    def silence_ns(self, now: Nanos) -> Nanos:
+        """Return how long the peer has been silent."""
+        return Nanos(now - self.heard_at)
+
+    def is_silent(self, now: Nanos) -> bool:
+        """Tell whether the silence has passed the limit."""
+        return self.silence_ns(now) >= self.limit_ns()
+
+    def deadline(self) -> Nanos:
+        """Return when the silence will have passed the limit."""
+        return Nanos(self.heard_at + self.limit_ns())

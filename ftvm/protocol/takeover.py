@@ -1,0 +1,84 @@
+"""How a standby that suspects its active comes to run the guest: load, ask, claim (PROTOCOL.md, TAKE).
+
+    WATCHING --suspected--> CHECKING --fresh read says (g, X, me), state loaded--> CLAIMING --TAKE in force--> over
+        ^                      |                                                      |
+        +--- heard again, load failed, arbiter silent                                 |
+        +--- another change won, this replica is still named -------------------------+
+
+Loading comes before claiming: a state that does not load is never claimed. From CHECKING on nothing is acknowledged. A
+claim
+that was proposed is never abandoned before it is resolved; until then the guest is loaded and paused.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from ftvm.errors import InternalError
+from ftvm.units import Nanos
+
+__all__ = ["CLAIMS", "Claim", "ClaimEvent", "ClaimState"]
+
+
+class ClaimState(Enum):
+    """Where a claim stands."""
+
+    WATCHING = "watching"
+    CHECKING = "checking"
+    CLAIMING = "claiming"
+
+
+class ClaimEvent(Enum):
+    """What moves a claim."""
+
+    SUSPECTED = "suspected"
+    CALLED_OFF = "called off"
+    PROPOSED = "proposed"
+    LOST = "lost"
+
+
+CLAIMS: Final[dict[tuple[ClaimState, ClaimEvent], ClaimState]] = {
+    (ClaimState.WATCHING, ClaimEvent.SUSPECTED): ClaimState.CHECKING,
+    (ClaimState.CHECKING, ClaimEvent.CALLED_OFF): ClaimState.WATCHING,
+    (ClaimState.CHECKING, ClaimEvent.PROPOSED): ClaimState.CLAIMING,
+    (ClaimState.CLAIMING, ClaimEvent.LOST): ClaimState.WATCHING,
+}
+"""Every pair that is absent is illegal: reaching it is our bug."""
+
+
+@dataclass(slots=True)
+class Claim:
+    """One standby's claim, with the times that TookOver reports.
+
+    fresh_at   the desk's count of reads from which on the record read is fresh
+    is_loaded  the committed state is in the guest
+    """
+
+    state: ClaimState = ClaimState.WATCHING
+    fresh_at: int = 0
+    is_loaded: bool = False
+    began_at: Nanos = Nanos(0)
+    loaded_at: Nanos = Nanos(0)
+    silence_ns: int = 0
+    not_before: Nanos | None = None
+
+    @property
+    def is_watching(self) -> bool:
+        """Whether epochs may be committed and acknowledged."""
+        return self.state is ClaimState.WATCHING
+
+    def step(self, event: ClaimEvent) -> None:
+        """Move by the table."""
+        state = CLAIMS.get((self.state, event))
+        if state is None:
+            raise InternalError(f"a claim that is {self.state.value} cannot be {event.value}")
+        self.state = state
+
+    def begin(self, *, fresh_at: int, silence_ns: int, now: Nanos) -> None:
+        """Start checking: the active has been silent for `silence_ns`."""
+        self.step(ClaimEvent.SUSPECTED)
+        self.fresh_at = fresh_at
+        self.is_loaded = False
+        self.began_at = now
+        self.silence_ns = silence_ns
+        self.not_before = None

@@ -1,0 +1,144 @@
+"""The active side's hands: collects dirty pages, copies, cuts, and looks after the buffers that are on their way.
+
+Decides nothing: rounds, epochs and their order come from the protocol as effects. If a capture fails, every dirty page
+that it had
+collected is put back into the guest's tracker.
+"""
+
+from array import array
+from typing import Final
+
+from ftvm._native.memory import NativeMemory
+from ftvm.capture.pages import StagedCopy, capture_fused, encode_staged, page_indices
+from ftvm.capture.ring import BatchBuffers
+from ftvm.capture.shadow import Shadow
+from ftvm.checkpoint import Bitmap, Checkpoint, Output, PageBatch
+from ftvm.config import Limits
+from ftvm.interfaces import Guest
+from ftvm.protocol.effects import Cut
+from ftvm.units import PAGE_BYTES
+
+__all__ = ["Hands"]
+
+_PAGES_PER_COPY_STEP: Final = 4096
+"""A step of the first copy looks at no more pages than this (16 MiB), so that the driver stays responsive."""
+
+
+class Hands:
+    """Captures one guest."""
+
+    def __init__(self, guest: Guest, memory: NativeMemory, limits: Limits) -> None:
+        self._guest = guest
+        self._memory = memory
+        self._limits = limits
+        self._shadow: Shadow | None = None
+        self._buffers = BatchBuffers(limits)
+        self._staged: StagedCopy | None = None
+        self._round: array[int] = array("I")
+        self._round_done = 0
+        self._uncopied: Bitmap | None = None
+        self._page_counts = tuple(region.page_count for region in guest.memory)
+
+    # --- the first copy --------------------------------------------------------------------------------------------
+
+    def start_copy(self) -> int:
+        """Begin a session: a shadow of zeros, and all pages to be copied. Returns the size of the round."""
+        if self._shadow is None:
+            self._shadow = Shadow(self._page_counts)
+        else:
+            self._shadow.clear()
+        self._collect()
+        self._uncopied = Bitmap.full(self._page_counts)
+        return self._begin_round()
+
+    def collect_round(self) -> int:
+        """Collect the pages written since the last round. Returns how many; the guest stood still for a moment."""
+        self._uncopied = self._collect()
+        return self._begin_round()
+
+    def copy_more(self, batch_limit: int) -> tuple[tuple[PageBatch, ...], int]:
+        """Encode up to about `batch_limit` batches of the round while the guest runs. Returns them, and the pages
+        left."""
+        shadow = self._require_shadow()
+        pages_per_batch = self._limits.batch_bytes // (PAGE_BYTES + 1)
+        if self._staged is None:
+            self._staged = StagedCopy(pages_per_batch)
+        self._uncopied = None
+        batches: list[PageBatch] = []
+        looked_at = 0
+        while self._round_done < len(self._round) and len(batches) < batch_limit and looked_at < _PAGES_PER_COPY_STEP:
+            piece = self._round[self._round_done : self._round_done + pages_per_batch]
+            self._staged.gather(self._memory, piece)
+            batches += encode_staged(self._staged, shadow, limits=self._limits, buffers=self._buffers)
+            self._round_done += len(piece)
+            looked_at += len(piece)
+        return tuple(batches), len(self._round) - self._round_done
+
+    def end_session(self) -> None:
+        """Forget the round; buffers come back one by one as they are forgotten and let go."""
+        self._round = array("I")
+        self._round_done = 0
+        self._uncopied = None
+
+    # --- epochs ----------------------------------------------------------------------------------------------------
+
+    def cut(self, order: Cut, outputs: tuple[Output, ...], output_next: int) -> Checkpoint:
+        """Capture the paused guest. `outputs` are those that the checkpoint must carry."""
+        shadow = self._require_shadow()
+        guest = self._guest
+        dirty = guest.collect_dirty()
+        wanted = dirty if self._uncopied is None else dirty | self._uncopied
+        try:
+            indices = page_indices(wanted)
+            batches = capture_fused(self._memory, shadow, indices, limits=self._limits, buffers=self._buffers)
+            devices = guest.save_devices()
+        except BaseException:
+            guest.restore_dirty(dirty)
+            raise
+        self._uncopied = None
+        return Checkpoint(
+            epoch=order.epoch,
+            base=order.base,
+            engine=order.engine,
+            batches=batches,
+            devices=devices,
+            outputs=outputs,
+            output_next=output_next,
+            log_index=0,
+            memory_digest=shadow.memory_digest,
+            dirty_pages=len(indices),
+        )
+
+    # --- buffers ---------------------------------------------------------------------------------------------------
+
+    def sent(self, batch: PageBatch) -> None:
+        """Note that the transport reads from this batch."""
+        self._buffers.sent(batch)
+
+    def let_go(self, batch: PageBatch) -> None:
+        """Note that the transport has let go of one send of this batch."""
+        self._buffers.let_go(batch)
+
+    def forget(self, batches: tuple[PageBatch, ...]) -> None:
+        """Note that these batches need not be sent again."""
+        for batch in batches:
+            self._buffers.acknowledged(batch)
+
+    # --- helpers ---------------------------------------------------------------------------------------------------
+
+    def _collect(self) -> Bitmap:
+        self._guest.pause()
+        try:
+            return self._guest.collect_dirty()
+        finally:
+            self._guest.resume()
+
+    def _begin_round(self) -> int:
+        self._round = page_indices(self._uncopied) if self._uncopied is not None else array("I")
+        self._round_done = 0
+        return len(self._round)
+
+    def _require_shadow(self) -> Shadow:
+        if self._shadow is None:
+            self._shadow = Shadow(self._page_counts)
+        return self._shadow

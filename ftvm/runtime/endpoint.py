@@ -1,0 +1,123 @@
+"""One transport and the guests that are replicated over it: decodes, finds the guest, steps every driver.
+
+A message that does not decode, or is for no guest here, is its sender's failure: it is counted and reported, never
+raised.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ftvm.checkpoint import Buffer, PageBatch
+from ftvm.config import Limits
+from ftvm.encode.messages import Envelope, Join, Refuse
+from ftvm.encode.wire import decode, encode
+from ftvm.errors import RemoteProtocolError, VersionMismatch
+from ftvm.events import Event, PeerMisbehaved
+from ftvm.interfaces import Delivery, Lane, Transport
+from ftvm.protocol.core import Role
+from ftvm.protocol.record import NO_RECORD
+from ftvm.runtime.driver import Driver
+from ftvm.units import Nanos
+
+__all__ = ["Endpoint"]
+
+_REPORTS_PER_PEER_MAX = 16
+"""So many misdeeds of one peer are reported; the rest are only counted."""
+
+_PEERS_COUNTED_MAX = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _OnItsWay:
+    driver: Driver
+    batch: PageBatch
+
+
+class Endpoint:
+    """Steps all drivers of one transport. `misdeeds` counts what each peer sent that was no message for us."""
+
+    def __init__(self, transport: Transport, limits: Limits, on_event: Callable[[Event], None]) -> None:
+        self.misdeeds: Counter[str] = Counter()
+        self._transport = transport
+        self._limits = limits
+        self._on_event = on_event
+        self._drivers: dict[str, Driver] = {}
+        self._on_its_way: dict[int, _OnItsWay] = {}
+        self._token = 0
+
+    def add(self, driver: Driver) -> None:
+        """Take a driver in; its guest id must be new here."""
+        self._drivers[driver.settings.guest_id] = driver
+
+    def sender_for(self, guest_id: str) -> Callable[[str, Lane, list[Buffer], PageBatch | None], bool]:
+        """Return what the driver of `guest_id` sends with."""
+
+        def send(peer: str, lane: Lane, frames: list[Buffer], batch: PageBatch | None) -> bool:
+            if batch is None:
+                return self._transport.send(peer, lane, frames)
+            self._token += 1
+            self._on_its_way[self._token] = _OnItsWay(self._drivers[guest_id], batch)
+            if self._transport.send(peer, lane, frames, self._token):
+                return True
+            del self._on_its_way[self._token]
+            return False
+
+        return send
+
+    def step(self, now: Nanos) -> Nanos | None:
+        """Take what has come, step every driver; return when to be called again if nothing comes before."""
+        polled = self._transport.poll(self._limits.messages_per_step)
+        for token in polled.let_go:
+            sent = self._on_its_way.pop(token)
+            sent.driver.let_go(sent.batch)
+        for delivery in polled.deliveries:
+            self._take(delivery, now)
+        times = [driver.step(now) for driver in self._drivers.values()]
+        if len(polled.deliveries) == self._limits.messages_per_step:
+            return now
+        return min((time for time in times if time is not None), default=None)
+
+    def halt(self, reason: str) -> None:
+        """Pause every guest for good, without a word to anybody: this host no longer knows what it does."""
+        for driver in self._drivers.values():
+            driver.halt(reason)
+
+    def fds(self) -> tuple[int, ...]:
+        """Return what to wait on besides the transport."""
+        return tuple(fd for driver in self._drivers.values() for fd in driver.fds())
+
+    def _take(self, delivery: Delivery, now: Nanos) -> None:
+        try:
+            envelope, message = decode(delivery.frames, self._limits)
+        except RemoteProtocolError as wrong:
+            self._report(delivery, wrong, now)
+            return
+        driver = self._drivers.get(envelope.guest_id)
+        if driver is not None:
+            driver.receive(delivery.peer, delivery.key, envelope, message, now)
+        elif isinstance(message, Join):
+            reason = f"this host protects no guest {envelope.guest_id!r}, only {', '.join(map(repr, self._drivers))}"
+            self._refuse(delivery, envelope.guest_id, Refuse(joiner=envelope.sender, reason=reason, is_final=True))
+
+    def _report(self, delivery: Delivery, wrong: RemoteProtocolError, now: Nanos) -> None:
+        """Report a peer's misdeed, and tell a peer of another version so, in ours: it then sees that ours differs."""
+        peer = delivery.peer
+        if peer not in self.misdeeds and len(self.misdeeds) >= _PEERS_COUNTED_MAX:
+            return
+        self.misdeeds[peer] += 1
+        if self.misdeeds[peer] > _REPORTS_PER_PEER_MAX:
+            return
+        for guest_id, driver in self._drivers.items():
+            error = f"{type(wrong).__name__}: {wrong}"
+            self._on_event(PeerMisbehaved(at=now, guest_id=guest_id, peer=peer, error=error))
+            if not isinstance(wrong, VersionMismatch):
+                continue
+            self._refuse(delivery, guest_id, Refuse(joiner="?", reason=str(wrong), is_final=True))
+            if driver.replica.role is Role.EMPTY and peer in driver.settings.dialled:
+                driver.stop(f"{peer} cannot be joined: {wrong}")
+
+    def _refuse(self, delivery: Delivery, guest_id: str, refuse: Refuse) -> None:
+        """Refuse somebody for whom there is no driver here, in the name of the guest that was asked for."""
+        envelope = Envelope(guest_id=guest_id, sender="?", session=None, record=NO_RECORD, released=0)
+        self._transport.send(delivery.peer, Lane.CONTROL, encode(envelope, refuse))

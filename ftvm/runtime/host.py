@@ -1,0 +1,179 @@
+"""The one module that owns threads and waiting: the loop that steps an endpoint, and the arbiter's worker.
+
+The loop's thread is the only one that touches transport, drivers and worlds. Other threads talk to it through `call`,
+which
+runs a function there and waits for its result. An error that nobody expected stops the loop: the guest is paused,
+because a
+host that does not know what it does must not go on (fail-stop), and `wait` raises what happened.
+"""
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
+
+from ftvm.errors import ArbiterError, ClosedError, FtvmError, InternalError, LocalProtocolError
+from ftvm.interfaces import Answer, Clock, CompareAndSet, RecordStore, Request, Transport
+from ftvm.runtime.endpoint import Endpoint
+from ftvm.units import Nanos
+
+__all__ = ["ArbiterWorker", "Host", "Signal"]
+
+_WAIT_NS_MAX: Final = 100_000_000
+"""The loop looks around at least so often, whatever its deadline says."""
+
+_CALLS_WAITING_MAX: Final = 1024
+
+T = TypeVar("T")
+
+
+class ArbiterWorker:
+    """An Arbiter made from a RecordStore that may block: a thread of its own makes the calls, one at a time."""
+
+    def __init__(self, store: RecordStore, guest_id: str, wake: Callable[[], None]) -> None:
+        self._store = store
+        self._guest_id = guest_id
+        self._wake = wake
+        self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self._is_busy = False
+        self._thread = threading.Thread(target=self._work, name=f"ftvm-arbiter-{guest_id}", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Request) -> None:
+        """Start a request. Raises LocalProtocolError if one is outstanding."""
+        if self._is_busy:
+            raise LocalProtocolError("one request to the arbiter is outstanding already")
+        self._is_busy = True
+        self._requests.put(request)
+
+    def poll(self) -> Answer | None:
+        """Return the answer if it has come."""
+        try:
+            answer = self._answers.get_nowait()
+        except queue.Empty:
+            return None
+        self._is_busy = False
+        return answer
+
+    def close(self, timeout: float = 5.0) -> None:
+        """End the thread; a call that hangs in the store is left to end with the process."""
+        self._requests.put(None)
+        self._thread.join(timeout)
+        self._store.close()
+
+    def _work(self) -> None:
+        while (request := self._requests.get()) is not None:
+            self._answers.put(self._ask(request))
+            self._wake()
+
+    def _ask(self, request: Request) -> Answer:
+        try:
+            if isinstance(request, CompareAndSet):
+                return Answer(request, self._store.compare_and_set(self._guest_id, request.record), None)
+            return Answer(request, self._store.read(self._guest_id), None)
+        except ArbiterError as wrong:
+            return Answer(request, None, str(wrong))
+
+
+class _Call(Generic[T]):
+    def __init__(self, function: Callable[[], T]) -> None:
+        self.function = function
+        self.is_done = threading.Event()
+        self.result: T | None = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.result = self.function()
+        except BaseException as wrong:  # noqa: BLE001 - it is raised again in the thread that asked
+            self.error = wrong
+        self.is_done.set()
+
+
+class Host:
+    """Runs an endpoint in a thread until it is told to stop, or something breaks."""
+
+    def __init__(self, endpoint: Endpoint, transport: Transport, clock: Clock) -> None:
+        self.error: BaseException | None = None
+        self._endpoint = endpoint
+        self._transport = transport
+        self._clock = clock
+        self._calls: queue.Queue[_Call[object]] = queue.Queue(_CALLS_WAITING_MAX)
+        self._is_stopping = False
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ftvm-host", daemon=True)
+
+    def start(self) -> None:
+        """Start the loop."""
+        self._thread.start()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the loop is over."""
+        return self._ended.is_set()
+
+    def call(self, function: Callable[[], T], timeout: float = 30.0) -> T:
+        """Run `function` in the loop's thread, between two steps, and return what it returns or raise what it
+        raises."""
+        if self.has_ended:
+            raise ClosedError("the host has stopped")
+        asked: _Call[T] = _Call(function)
+        self._calls.put(asked, timeout=timeout)  # type: ignore[arg-type]
+        self._transport.wake()
+        if not asked.is_done.wait(timeout):
+            raise InternalError(f"the host's loop has not answered for {timeout} s")
+        if asked.error is not None:
+            raise asked.error
+        return asked.result  # type: ignore[return-value]
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """End the loop and wait for it. Idempotent."""
+        self._is_stopping = True
+        self._transport.wake()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    def _run(self) -> None:
+        try:
+            while not self._is_stopping:
+                self._answer_calls()
+                now = self._clock.now()
+                deadline = self._endpoint.step(now)
+                self._wait(deadline)
+        except BaseException as wrong:  # noqa: BLE001 - fail-stop: whatever it was, the guest must not run on
+            self.error = wrong if isinstance(wrong, FtvmError) else InternalError(f"the host's loop broke: {wrong!r}")
+            self.error.__cause__ = wrong if self.error is not wrong else None
+            self._endpoint.halt(str(self.error))
+        finally:
+            self._ended.set()
+            self._answer_calls()
+
+    def _wait(self, deadline: Nanos | None) -> None:
+        left_ns = _WAIT_NS_MAX if deadline is None else deadline - self._clock.now()
+        if left_ns > 0 and self._calls.empty():
+            self._transport.wait(min(left_ns, _WAIT_NS_MAX), self._endpoint.fds())
+
+    def _answer_calls(self) -> None:
+        for _ in range(_CALLS_WAITING_MAX):
+            try:
+                self._calls.get_nowait().run()
+            except queue.Empty:
+                return
+
+
+class Signal:
+    """Lets one thread wait until another says that something has changed."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+
+    def notify(self) -> None:
+        """Wake all who wait."""
+        with self._condition:
+            self._condition.notify_all()
+
+    def wait_for(self, is_true: Callable[[], bool], timeout: float | None) -> bool:
+        """Wait until `is_true`, for at most `timeout` seconds; return whether it is."""
+        with self._condition:
+            return self._condition.wait_for(is_true, timeout)

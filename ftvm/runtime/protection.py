@@ -1,0 +1,311 @@
+"""The public face: protect a guest, stand by for one.
+
+Both give a running host: a thread that steps the driver, a transport, an arbiter's worker. `protect` returns once the
+guest
+runs here by the arbiter's word; `Standby.wait` returns once this host has taken over. Leaving the `with` block stops
+the guest on
+this host and says goodbye, so that the other side need not wait for silence.
+"""
+
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Final, Self, TypedDict, Unpack
+
+from ftvm.arbiters.urls import open_record_store
+from ftvm.config import Limits, Timing
+from ftvm.engines.names import ENGINES
+from ftvm.engines.remus import Remus
+from ftvm.errors import BrokenError, ClosedError, ConfigError, FtvmError
+from ftvm.events import Event
+from ftvm.interfaces import Clock, Engine, Guest, RecordStore, Transport, World
+from ftvm.protocol.core import Settings
+from ftvm.runtime.clock import MonotonicClock
+from ftvm.runtime.driver import Driver
+from ftvm.runtime.endpoint import Endpoint
+from ftvm.runtime.host import ArbiterWorker, Host, Signal
+from ftvm.runtime.status import Status
+from ftvm.runtime.world import CallbackWorld
+from ftvm.transport.keys import Keys
+from ftvm.transport.zeromq import ZeroMqTransport
+
+__all__ = ["HostOptions", "Protection", "Standby", "protect"]
+
+_EVENTS_KEPT: Final = 65_536
+
+
+class HostOptions(TypedDict, total=False):
+    """What `protect` and `Standby` take beside their own arguments, all optional.
+
+    keys      CURVE keys; needed for every endpoint that is not loopback or ipc
+    engine    when to cut, while the guest runs on this host; Remus(interval=0.025) if not given
+    world     where released outputs go and inputs come from; nowhere if not given
+    guest_id  names the guest at the arbiter and in every message; "guest" if not given
+    timing    when silence becomes suspicion
+    limits    the bound of everything that can grow
+    on_event  called with each event, from the host's thread; must not block
+    clock     where the time comes from; the monotonic clock if not given
+    """
+
+    keys: Keys | None
+    engine: Engine | None
+    world: World | None
+    guest_id: str
+    timing: Timing
+    limits: Limits
+    on_event: Callable[[Event], None] | None
+    clock: Clock
+
+
+class _Node:
+    """A host with one guest, running."""
+
+    def __init__(
+        self,
+        guest: Guest,
+        *,
+        world: World | None,
+        transport: Transport,
+        store: RecordStore,
+        settings: Settings,
+        clock: Clock,
+        starts: bool,
+        on_event: Callable[[Event], None] | None,
+    ) -> None:
+        self.changed = Signal()
+        self.events: deque[Event] = deque(maxlen=_EVENTS_KEPT)
+        self._on_event = on_event
+        self._guest = guest
+        self._world = world if world is not None else CallbackWorld()
+        self._transport = transport
+        self._is_closed = False
+        self._arbiter = ArbiterWorker(store, settings.guest_id, transport.wake)
+        endpoint = Endpoint(transport, settings.limits, self._note)
+        self.driver = Driver(
+            guest=guest,
+            world=self._world,
+            arbiter=self._arbiter,
+            settings=settings,
+            clock=clock,
+            fresh_id=lambda: secrets.token_hex(8),
+            starts=starts,
+            send=endpoint.sender_for(settings.guest_id),
+            wake=transport.wake,
+            on_event=self._note,
+        )
+        endpoint.add(self.driver)
+        self.clock = clock
+        self.host = Host(endpoint, transport, clock)
+        self.host.start()
+
+    def _note(self, event: Event) -> None:
+        self.events.append(event)
+        if self._on_event is not None:
+            self._on_event(event)
+        self.changed.notify()
+
+    def wait_for(self, is_true: Callable[[], bool], timeout: float | None) -> bool:
+        """Wait until something is true; raise what ended the host if it ended before."""
+
+        def is_over() -> bool:
+            return is_true() or self.host.has_ended or self.driver.failure is not None
+
+        self.changed.wait_for(is_over, timeout)
+        if is_true():
+            return True
+        self.raise_failure()
+        return False
+
+    def take_events(self, timeout: float) -> Iterator[Event]:
+        """Yield events that have come, waiting for the first."""
+        self.changed.wait_for(lambda: bool(self.events) or self.host.has_ended, timeout)
+        while self.events:
+            yield self.events.popleft()
+
+    def raise_failure(self) -> None:
+        """Raise why this host has ended, if it has."""
+        if self.host.error is not None:
+            raise self.host.error
+        if self.driver.failure is not None:
+            raise BrokenError(self.driver.failure)
+        if self._is_closed:
+            raise ClosedError("this host was closed")
+
+    def status(self) -> Status:
+        if self.host.has_ended:
+            return self.driver.status(self.clock.now())
+        return self.host.call(lambda: self.driver.status(self.clock.now()))
+
+    def close(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if not self.host.has_ended:
+            self.host.call(lambda: self.driver.stop("its host was stopped"))
+        self.host.stop()
+        self._arbiter.close()
+        self._world.close()
+        self._transport.close()
+        self._guest.close()
+        self.changed.notify()
+
+
+class Protection:
+    """A guest that runs on this host, protected as soon as a standby has joined. A context manager."""
+
+    def __init__(self, node: _Node) -> None:
+        self._node = node
+
+    def status(self) -> Status:
+        """Return where things stand: role, generation, epoch, lag, pauses, counters."""
+        return self._node.status()
+
+    def events(self, timeout: float = 0.0) -> Iterator[Event]:
+        """Yield the events that have come since the last call, oldest first; wait up to `timeout` s for the first."""
+        return self._node.take_events(timeout)
+
+    def check(self) -> None:
+        """Raise what ended this host, if anything did."""
+        self._node.raise_failure()
+
+    def wait_protected(self, timeout: float | None = None) -> bool:
+        """Wait until the record names a standby; return False after `timeout` seconds."""
+        return self._node.wait_for(lambda: self._node.driver.replica.core.desk.known.standby is not None, timeout)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until this host ends. Returns False after `timeout` seconds, raises what ended it."""
+        return self._node.wait_for(lambda: False, timeout)
+
+    def close(self) -> None:
+        """Stop the guest here, say goodbye, give everything back. The standby, if any, takes over."""
+        self._node.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Standby:
+    """A host that stands ready. Its guest must be built like the primary's, with blank memory. A context manager.
+
+    Joins the active among `peers` (asks again until one answers), follows it, and takes over when it falls silent. See
+    `protect` for the arguments; `status`, `events` and `close` are as on Protection.
+    """
+
+    def __init__(
+        self,
+        guest: Guest,
+        *,
+        listen: str,
+        peers: Sequence[str],
+        arbiter: str | RecordStore,
+        **options: Unpack[HostOptions],
+    ) -> None:
+        if not peers:
+            raise ConfigError("a standby needs at least one peer to join")
+        self._node = _start(guest, listen, peers, arbiter, options, creates=False, starts=False)
+
+    def wait(self, timeout: float | None = None) -> Protection | None:
+        """Wait until this host has taken over; None after `timeout` seconds. Raises what ended the host."""
+        node = self._node
+        return Protection(node) if node.wait_for(lambda: node.driver.is_active, timeout) else None
+
+    def status(self) -> Status:
+        """Return where things stand."""
+        return self._node.status()
+
+    def events(self, timeout: float = 0.0) -> Iterator[Event]:
+        """Yield the events that have come since the last call, oldest first; wait up to `timeout` s for the first."""
+        return self._node.take_events(timeout)
+
+    def check(self) -> None:
+        """Raise what ended this host, if anything did."""
+        self._node.raise_failure()
+
+    def close(self) -> None:
+        """Stop standing by and give everything back. Idempotent."""
+        self._node.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def protect(
+    guest: Guest,
+    *,
+    listen: str,
+    arbiter: str | RecordStore,
+    peers: Sequence[str] = (),
+    create: bool = False,
+    timeout: float = 30.0,
+    **options: Unpack[HostOptions],
+) -> Protection:
+    """Run `guest` on this host and protect it.
+
+    listen    where standbys connect: "tcp://ADDRESS:PORT" or "ipc://PATH"
+    arbiter   "file:///DIRECTORY" that both hosts share, or a RecordStore of your own
+    peers     hosts to join, should this one ever be deposed
+    create    create the arbiter's record if there is none (else `ftvm init` must have)
+    timeout   seconds to wait for the arbiter's word before giving up
+    options   see HostOptions
+
+    Returns once the guest runs. Raises ConfigError, TransportError, BrokenError; the guest is closed then.
+    """
+    node = _start(guest, listen, peers, arbiter, options, creates=create, starts=True)
+    try:
+        if not node.wait_for(lambda: node.driver.is_active, timeout):
+            raise BrokenError(f"the arbiter has not let this host start within {timeout} s")
+    except FtvmError:
+        node.close()
+        raise
+    return Protection(node)
+
+
+def _start(
+    guest: Guest,
+    listen: str,
+    peers: Sequence[str],
+    arbiter: str | RecordStore,
+    options: HostOptions,
+    *,
+    creates: bool,
+    starts: bool,
+) -> _Node:
+    engine = options.get("engine") or Remus()
+    missing = engine.needs - guest.can
+    if missing:
+        names = ", ".join(sorted(capability.value for capability in missing))
+        raise ConfigError(f"engine {engine.name} needs a guest that can do: {names}")
+    limits = options.get("limits") or Limits()
+    store = open_record_store(arbiter) if isinstance(arbiter, str) else arbiter
+    transport = ZeroMqTransport(listen=listen, peers=peers, keys=options.get("keys"), limits=limits)
+    settings = Settings(
+        guest_id=options.get("guest_id", "guest"),
+        geometry=guest.geometry,
+        engine=engine,
+        engines=tuple(ENGINES),
+        dialled=transport.dialled,
+        creates=creates,
+        timing=options.get("timing") or Timing(),
+        limits=limits,
+    )
+    return _Node(
+        guest,
+        world=options.get("world"),
+        transport=transport,
+        store=store,
+        settings=settings,
+        clock=options.get("clock") or MonotonicClock(),
+        starts=starts,
+        on_event=options.get("on_event"),
+    )

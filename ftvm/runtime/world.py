@@ -1,0 +1,54 @@
+"""Worlds for guests whose outputs nobody but the caller wants."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from ftvm.checkpoint import Output
+from ftvm.errors import LimitExceeded
+
+__all__ = ["CallbackWorld"]
+
+_INPUTS_WAITING_MAX: Final = 65_536
+
+
+def _ignore(output: Output) -> None:
+    """Let the output go nowhere."""
+
+
+class CallbackWorld:
+    """Hands released outputs to a function, and takes inputs by `put`, from any thread.
+
+    `on_output` is called from the host's thread and must not block.
+    """
+
+    __slots__ = ("_inputs", "_on_output")
+
+    def __init__(self, on_output: Callable[[Output], None] = _ignore) -> None:
+        self._on_output = on_output
+        self._inputs: deque[tuple[str, bytes]] = deque()
+
+    def put(self, channel: str, payload: bytes) -> None:
+        """Queue an input for the guest. Raises LimitExceeded if too many wait."""
+        if len(self._inputs) >= _INPUTS_WAITING_MAX:
+            raise LimitExceeded("inputs waiting", limit=_INPUTS_WAITING_MAX, wanted=_INPUTS_WAITING_MAX + 1)
+        self._inputs.append((channel, payload))
+
+    def fds(self) -> tuple[int, ...]:
+        """Nothing to wait on: inputs are found at the next step."""
+        return ()
+
+    def receive(self, limit: int) -> Sequence[tuple[str, bytes]]:
+        """Return up to `limit` inputs that were put."""
+        return [self._inputs.popleft() for _ in range(min(limit, len(self._inputs)))]
+
+    def release(self, output: Output) -> None:
+        """Hand the output over."""
+        self._on_output(output)
+
+    def announce(self) -> None:
+        """Nobody to tell."""
+
+    def close(self) -> None:
+        """Forget inputs that wait."""
+        self._inputs.clear()

@@ -1,0 +1,89 @@
+"""One checker per invariant (DESIGN.md, "Safety"). Each sees everything and raises Violation at the first breach."""
+
+from dataclasses import dataclass, field
+
+from ftvm.checkpoint import Output
+from ftvm.errors import FtvmError
+from ftvm.interfaces import Record
+
+__all__ = ["ActiveChecker", "OutputChecker", "RecordChecker", "StateChecker", "Violation"]
+
+
+class Violation(FtvmError):
+    """An invariant does not hold. `invariant` is its name in DESIGN.md."""
+
+    def __init__(self, invariant: str, what: str) -> None:
+        super().__init__(f"{invariant}: {what}")
+        self.invariant = invariant
+
+
+@dataclass(slots=True)
+class ActiveChecker:
+    """I1: at most one replica is active per generation."""
+
+    active: dict[int, str] = field(default_factory=dict)
+
+    def became_active(self, generation: int, replica: str) -> None:
+        """Note that a replica runs the guest in a generation."""
+        first = self.active.setdefault(generation, replica)
+        if first != replica:
+            raise Violation("I1", f"{first} and {replica} are both active in generation {generation}")
+
+
+@dataclass(slots=True)
+class OutputChecker:
+    """I2 and I7: no released output is ever contradicted; first appearances come in order, without gaps."""
+
+    released: dict[int, bytes] = field(default_factory=dict)
+    repeats: int = 0
+    _last_of: dict[str, int] = field(default_factory=dict)
+
+    def was_released(self, replica: str, output: Output) -> None:
+        """Note that an output left a host."""
+        known = self.released.get(output.number)
+        if known is None and output.number != len(self.released) + 1:
+            raise Violation("I7", f"output {output.number} appeared first after {len(self.released)} were known")
+        if known is not None and known != output.payload:
+            raise Violation("I2", f"output {output.number} was released before with another content")
+        last = self._last_of.get(replica)
+        if last is not None and output.number != last + 1:
+            raise Violation("I7", f"{replica} released output {output.number} after {last}")
+        self._last_of[replica] = output.number
+        self.repeats += known is not None
+        self.released[output.number] = output.payload
+
+
+@dataclass(slots=True)
+class StateChecker:
+    """I3, I4, I5: what a backup commits, and runs from, is what a primary was at that epoch, bit for bit."""
+
+    cuts: dict[tuple[str, int], bytes] = field(default_factory=dict)
+    compared: int = 0
+
+    def was_cut(self, active: str, epoch: int, fingerprint: bytes) -> None:
+        """Note the state of the guest when `active` cut an epoch."""
+        self.cuts[active, epoch] = fingerprint
+
+    def runs_from(self, active: str, epoch: int, fingerprint: bytes) -> None:
+        """Note that a takeover runs from what `active` cut as `epoch`."""
+        self.compared += 1
+        if self.cuts.get((active, epoch)) != fingerprint:
+            raise Violation("I3", f"the state that runs on is not what {active} was at epoch {epoch}")
+
+
+@dataclass(slots=True)
+class RecordChecker:
+    """I6: generations grow by one; a replica that left the record never returns."""
+
+    gone: set[str] = field(default_factory=set)
+    takeovers: int = 0
+
+    def changed(self, before: Record, after: Record) -> None:
+        """Note a change of the record."""
+        if after.generation != before.generation + 1:
+            raise Violation("I6", f"generation {after.generation} follows {before.generation}")
+        named = {replica for replica in (after.active, after.standby) if replica is not None}
+        if named & self.gone:
+            raise Violation("I6", f"{named & self.gone} had left the record")
+        self.gone |= {replica for replica in (before.active, before.standby) if replica is not None} - named
+        self.takeovers += before.standby is not None and after.active == before.standby

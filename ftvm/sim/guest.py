@@ -1,0 +1,156 @@
+"""A guest for the simulator: a few pages of memory and a program whose every output depends on all that it has done.
+
+Each step mixes the machine's state with whatever input is taken, writes some pages, and now and then emits an output
+that
+carries the mix. Two histories that differ anywhere therefore emit different payloads under the same number from there
+on:
+the checkers need only compare payloads. All state lives in guest memory, but for one register that `save_devices`
+saves.
+"""
+
+import hashlib
+import mmap
+import struct
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from ftvm.checkpoint import Bitmap, Geometry, RegionShape
+from ftvm.errors import GuestError, LocalProtocolError
+from ftvm.interfaces import Capability, OutputSink, Region
+from ftvm.units import PageCount, pages_to_bytes
+
+__all__ = ["SimGuest"]
+
+_STATE: Final = struct.Struct("<16sQ")
+_REGISTER: Final = struct.Struct("<4sQ")
+_MAGIC: Final = b"SIMG"
+_INPUTS_MAX: Final = 1024
+
+
+def _ignore(fingerprint: bytes) -> None:
+    """Tell nobody."""
+
+
+class SimGuest:
+    """A Guest that runs only when `advance` is called: no thread, no clock."""
+
+    def __init__(self, *, page_count: int, pages_per_step: int, output_every: int, boots: bool) -> None:
+        self._page_count = page_count
+        self._pages_per_step = pages_per_step
+        self._output_every = output_every
+        self._memory = mmap.mmap(-1, pages_to_bytes(page_count))
+        self._view = memoryview(self._memory)
+        self._dirty = bytearray((page_count + 63) // 64 * 8)
+        self._steps = 0
+        self._is_running = False
+        self._sink: OutputSink | None = None
+        self.on_saved: Callable[[bytes], None] = _ignore
+        self._inputs: deque[bytes] = deque(maxlen=_INPUTS_MAX)
+        if boots:
+            self._put_state(hashlib.md5(b"boot", usedforsecurity=False).digest(), 0)
+
+    @property
+    def geometry(self) -> Geometry:
+        """One region."""
+        return Geometry(machine="sim/1", regions=(RegionShape(name="ram", page_count=PageCount(self._page_count)),))
+
+    @property
+    def memory(self) -> tuple[Region, ...]:
+        """One region."""
+        return (Region(name="ram", buffer=self._view, page_count=PageCount(self._page_count)),)
+
+    @property
+    def can(self) -> frozenset[Capability]:
+        """Nothing beyond the least."""
+        return frozenset()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether `advance` does anything."""
+        return self._is_running
+
+    def attach(self, sink: OutputSink) -> None:
+        """Give it the sink."""
+        self._sink = sink
+
+    def pause(self) -> None:
+        """Stand still."""
+        self._is_running = False
+
+    def resume(self) -> None:
+        """Let `advance` work."""
+        self._is_running = True
+
+    def collect_dirty(self) -> Bitmap:
+        """Get and clear the pages written."""
+        self._must_be_paused()
+        words = self._dirty[:]
+        self._dirty = bytearray(len(words))
+        return Bitmap((self._page_count,), (words,))
+
+    def restore_dirty(self, bitmap: Bitmap) -> None:
+        """Put pages back."""
+        both = Bitmap((self._page_count,), (self._dirty,)) | bitmap
+        self._dirty = both.words[0]
+
+    def save_devices(self) -> bytes:
+        """Return the register; tell `on_saved` what the state is."""
+        self._must_be_paused()
+        self.on_saved(self.fingerprint())
+        return _REGISTER.pack(_MAGIC, self._steps)
+
+    def load_devices(self, devices: bytes) -> None:
+        """Take the register back."""
+        self._must_be_paused()
+        if len(devices) != _REGISTER.size or devices[:4] != _MAGIC:
+            raise GuestError("these bytes are no sim guest's devices")
+        self._steps = _REGISTER.unpack(devices)[1]
+
+    def deliver(self, channel: str, payload: bytes) -> None:
+        """Queue an input; the oldest is dropped if too many wait."""
+        del channel
+        self._inputs.append(payload)
+
+    def failure(self) -> str | None:
+        """It never fails."""
+        return None
+
+    def close(self) -> None:
+        """Nothing to give back."""
+        self._is_running = False
+
+    def advance(self) -> None:
+        """Run one step, if running."""
+        if not self._is_running or self._sink is None:
+            return
+        mix, seen = _STATE.unpack_from(self._view, 0)
+        taken = self._inputs.popleft() if self._inputs else b""
+        self._steps += 1
+        mix = hashlib.md5(mix + struct.pack("<Q", self._steps) + taken, usedforsecurity=False).digest()
+        self._put_state(mix, seen + bool(taken))
+        self._scribble(mix)
+        if taken or mix[0] % self._output_every == 0:
+            self._sink.emit("net0", mix)
+
+    def fingerprint(self) -> bytes:
+        """Return a hash of memory and register: what a takeover must reproduce exactly."""
+        return hashlib.md5(bytes(self._view) + struct.pack("<Q", self._steps), usedforsecurity=False).digest()
+
+    def _scribble(self, mix: bytes) -> None:
+        for place in range(self._pages_per_step):
+            page = 1 + int.from_bytes(mix[place % 12 : place % 12 + 3], "little") % (self._page_count - 1)
+            offset = pages_to_bytes(page) + mix[(place + 5) % 16] * 8
+            self._view[offset : offset + 8] = mix[:8]
+            self._mark(page)
+
+    def _put_state(self, mix: bytes, seen: int) -> None:
+        _STATE.pack_into(self._view, 0, mix, seen)
+        self._mark(0)
+
+    def _mark(self, page: int) -> None:
+        self._dirty[page // 8] |= 1 << (page % 8)
+
+    def _must_be_paused(self) -> None:
+        if self._is_running:
+            raise LocalProtocolError("only while paused")

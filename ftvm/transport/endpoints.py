@@ -1,0 +1,102 @@
+"""Endpoints as text, and what can be known to be wrong with one before a socket is made for it.
+
+libzmq accepts an unresolvable name in silence and retries for ever, and binds an ipc path by deleting whatever lies
+there, a live socket or a file. Both are refused here, with what to do about it. Knows nothing about keys or ZeroMQ
+sockets.
+"""
+
+import ipaddress
+import os
+import re
+import socket
+import stat
+from dataclasses import dataclass
+from typing import Final
+
+from ftvm.errors import ConfigError, TransportError
+
+__all__ = ["Endpoint", "check_free", "parse_endpoint", "resolve"]
+
+_TCP: Final = re.compile(r"tcp://(?P<host>\[[0-9a-fA-F:.%a-z]+\]|[A-Za-z0-9_.*-]+):(?P<port>\*|[0-9]{1,5})")
+_IPC_PATH_BYTES_MAX: Final = 107
+"""sockaddr_un has 108 bytes, one of them for the end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One address: `text` as configured; for tcp the host (without brackets) and port, for ipc the path."""
+
+    text: str
+    scheme: str
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @property
+    def is_private(self) -> bool:
+        """Tell whether only this machine can reach it. A name other than localhost is never taken for private."""
+        if self.scheme == "ipc" or self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def parse_endpoint(text: str) -> Endpoint:
+    """Return the endpoint that `text` names; raises ConfigError if it names none."""
+    if text.startswith("ipc://"):
+        return _parse_ipc(text)
+    found = _TCP.fullmatch(text)
+    if found is None:
+        raise ConfigError(f"{text!r} is no endpoint: write tcp://HOST:PORT, tcp://[IPV6]:PORT or ipc://PATH")
+    port = 0 if found["port"] == "*" else int(found["port"])
+    if port > 0xFFFF:
+        raise ConfigError(f"{text!r}: a port is at most 65535")
+    return Endpoint(text=text, scheme="tcp", host=found["host"].strip("[]"), port=port)
+
+
+def _parse_ipc(text: str) -> Endpoint:
+    path = text.removeprefix("ipc://")
+    if not path.startswith("/"):
+        raise ConfigError(f"{text!r}: an ipc endpoint needs an absolute path, e.g. ipc:///run/ftvm/vm1")
+    if len(os.fsencode(path)) > _IPC_PATH_BYTES_MAX:
+        raise ConfigError(f"{text!r}: a socket path has at most {_IPC_PATH_BYTES_MAX} bytes; choose a shorter one")
+    return Endpoint(text=text, scheme="ipc", path=path)
+
+
+def resolve(endpoint: Endpoint) -> bool:
+    """Check that the host of a tcp endpoint has an address; tell whether it has one of IPv6 only.
+
+    Raises TransportError. May block as long as the system's resolver does: for start-up, not for the driver's loop.
+    """
+    if endpoint.scheme != "tcp" or endpoint.host == "*":
+        return False
+    try:
+        found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a host name"
+        raise TransportError(
+            f"{endpoint.text}: the host name {endpoint.host!r} cannot be resolved ({reason}); "
+            "check its spelling and the name service, or give the address"
+        ) from error
+    return all(family == socket.AF_INET6 for family, *_ in found)
+
+
+def check_free(endpoint: Endpoint) -> None:
+    """Check that an ipc path is free to listen on, or holds a socket that nobody listens on any more.
+
+    Raises TransportError. tcp needs no check: there the bind itself fails.
+    """
+    if endpoint.scheme != "ipc" or not os.path.lexists(endpoint.path):
+        return
+    if not stat.S_ISSOCK(os.lstat(endpoint.path).st_mode):
+        raise TransportError(f"{endpoint.text}: {endpoint.path} exists and is no socket; choose another path")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(endpoint.path)
+        except ConnectionRefusedError:
+            return  # left behind by a process that died: libzmq replaces it
+        except OSError as error:
+            raise TransportError(f"{endpoint.text}: cannot be listened on ({error.strerror})") from error
+    raise TransportError(f"{endpoint.text}: another process listens there; stop it, or choose another path")

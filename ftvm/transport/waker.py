@@ -1,0 +1,57 @@
+"""End a wait from any thread, and wait with a precision below a millisecond.
+
+A Waker is a counter in the kernel (eventfd): waking twice before a wait is one wake, and waking never blocks. The
+wait is `select`, not `poll`: poll counts milliseconds, and a checkpoint interval may be shorter than one. Only where
+a descriptor is too large for `select` is the time rounded up to whole milliseconds.
+"""
+
+import os
+import select
+from collections.abc import Sequence
+from typing import Final
+
+__all__ = ["Waker", "wait_readable"]
+
+_FD_SETSIZE: Final = 1024
+"""Beyond this descriptor number `select` cannot be used."""
+
+
+class Waker:
+    """Something that `wake` makes readable until `drain`. Close it only when no thread can call `wake` any more."""
+
+    def __init__(self) -> None:
+        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait for."""
+        return self._fd
+
+    def wake(self) -> None:
+        """Make it readable; safe from any thread and from a signal handler; does nothing once closed."""
+        if self._fd >= 0:
+            os.eventfd_write(self._fd, 1)
+
+    def drain(self) -> None:
+        """Forget all wakes so far."""
+        try:
+            os.eventfd_read(self._fd)
+        except BlockingIOError:
+            return  # nobody woke it
+
+    def close(self) -> None:
+        """Give back the descriptor. Idempotent."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def wait_readable(fds: Sequence[int], timeout_ns: int) -> None:
+    """Return when one of `fds` is readable or `timeout_ns` nanoseconds are over; with 0 or less, at once."""
+    timeout_ns = max(timeout_ns, 0)
+    if all(fd < _FD_SETSIZE for fd in fds):
+        select.select(fds, (), (), timeout_ns / 1_000_000_000)
+        return
+    poller = select.poll()
+    for fd in fds:
+        poller.register(fd, select.POLLIN)
+    poller.poll(-(-timeout_ns // 1_000_000))

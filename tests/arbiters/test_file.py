@@ -1,0 +1,224 @@
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ftvm.arbiters.file import FileRecordStore
+from ftvm.arbiters.recordtext import RECORD_BYTES_MAX, decode_record, encode_record
+from ftvm.errors import ArbiterError, ConfigError
+from ftvm.interfaces import Record
+
+FIRST = Record(1, "x", None)
+SECOND = Record(2, "x", "y")
+
+
+class Crash(BaseException):
+    """The process dies here: nothing that comes after it in the code runs."""
+
+
+def published(path: Path) -> list[str]:
+    return sorted(name for name in os.listdir(path) if not name.startswith("."))
+
+
+def aside(path: Path) -> list[str]:
+    return sorted(name for name in os.listdir(path) if name.startswith("."))
+
+
+def fail(monkeypatch: pytest.MonkeyPatch, name: str, error: BaseException, *, after: bool = False) -> None:
+    """Make one system call fail, or succeed and fail to tell."""
+    real: Callable[..., Any] = getattr(os, name)
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        if after:
+            real(*args, **kwargs)
+        raise error
+
+    monkeypatch.setattr(os, name, failing)
+
+
+def test_records_survive_the_handle_that_wrote_them(tmp_path: Path) -> None:
+    FileRecordStore(tmp_path).compare_and_set("vm", FIRST)
+    FileRecordStore(tmp_path).compare_and_set("vm", SECOND)
+
+    assert FileRecordStore(tmp_path).read("vm") == SECOND
+    assert published(tmp_path) == ["vm.00000000000000000001", "vm.00000000000000000002"]
+    assert aside(tmp_path) == []
+
+
+def test_lost_answer_of_link_is_a_win_when_the_record_is_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FileRecordStore(tmp_path)
+    fail(monkeypatch, "link", FileExistsError(errno.EEXIST, "File exists"), after=True)
+
+    assert store.compare_and_set("vm", FIRST) == FIRST
+
+
+def test_late_proposal_never_replaces_its_generation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    late = FileRecordStore(tmp_path)
+    others = FileRecordStore(tmp_path)
+    real_link = os.link
+
+    def paused_link(*args: Any) -> None:
+        monkeypatch.setattr(os, "link", real_link)
+        for generation in range(1, 100):
+            others.compare_and_set("vm", Record(generation, "y", None))
+        real_link(*args)
+
+    monkeypatch.setattr(os, "link", paused_link)
+
+    assert late.compare_and_set("vm", FIRST) == Record(99, "y", None)
+    assert FileRecordStore(tmp_path).read("vm") == Record(99, "y", None)
+    assert aside(tmp_path) == []
+
+
+@pytest.mark.parametrize("call", ["open", "fsync", "link"])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_crash_at_a_system_call_leaves_a_valid_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, after: bool
+) -> None:
+    store = FileRecordStore(tmp_path)
+    store.compare_and_set("vm", FIRST)
+    with monkeypatch.context() as dying:
+        fail(dying, "unlink", Crash())  # the dead clean up nothing
+        fail(dying, call, Crash(), after=after)
+        with pytest.raises(Crash):
+            store.compare_and_set("vm", SECOND)
+
+    survivor = FileRecordStore(tmp_path)
+    found = survivor.read("vm")
+    in_force = survivor.compare_and_set("vm", Record(found.generation + 1, "z", None))
+
+    assert found in (FIRST, SECOND)
+    assert in_force == Record(found.generation + 1, "z", None)
+    assert aside(tmp_path) == []
+
+
+@pytest.mark.parametrize("call", ["open", "fsync", "link"])
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "the disk is full: free some space; the proposal may be repeated"),
+        (errno.EROFS, "read-only: remount it"),
+        (errno.EACCES, "let this user read, write and search it"),
+        (errno.EIO, "check the storage; the proposal may be repeated"),
+    ],
+)
+def test_storage_error_names_the_directory_and_the_remedy_and_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, remedy: str
+) -> None:
+    store = FileRecordStore(tmp_path)
+    with monkeypatch.context() as failing:
+        fail(failing, call, OSError(number, os.strerror(number)))
+        with pytest.raises(ArbiterError) as caught:
+            store.compare_and_set("vm", FIRST)
+
+    assert str(tmp_path) in str(caught.value)
+    assert remedy in str(caught.value)
+    assert aside(tmp_path) == []
+    assert store.compare_and_set("vm", FIRST) == FIRST
+
+
+def test_file_system_without_hard_links_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail(monkeypatch, "link", OSError(errno.EPERM, "Operation not permitted"))
+
+    with pytest.raises(ArbiterError, match="must allow hard links: use ext4, xfs, btrfs or NFS"):
+        FileRecordStore(tmp_path).compare_and_set("vm", FIRST)
+
+
+def test_missing_directory_is_never_made(tmp_path: Path) -> None:
+    with pytest.raises(ArbiterError, match=r"No such file or directory; make it .* or mount the storage"):
+        FileRecordStore(tmp_path / "unmounted")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_in_place_of_the_directory_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(ArbiterError, match="name a directory"):
+        FileRecordStore(tmp_path / "file")
+
+
+def test_store_that_went_backwards_is_refused_until_it_is_back(tmp_path: Path) -> None:
+    store = FileRecordStore(tmp_path)
+    store.compare_and_set("vm", FIRST)
+    store.compare_and_set("vm", SECOND)
+    newest = tmp_path / "vm.00000000000000000002"
+    newest.rename(tmp_path / "hidden")
+
+    with pytest.raises(ArbiterError, match="was there and is gone: the arbiter has forgotten"):
+        store.read("vm")
+    with pytest.raises(ArbiterError):
+        store.compare_and_set("vm", Record(2, "evil", None))
+    (tmp_path / "hidden").rename(newest)
+
+    assert store.read("vm") == SECOND
+
+
+@given(st.integers(0, 2**32), st.integers(1, 255))
+def test_damaged_record_is_refused_wherever_the_damage_is(where: int, change: int) -> None:
+    content = bytearray(encode_record("vm", SECOND))
+    content[where % len(content)] ^= change
+
+    with pytest.raises(ArbiterError):
+        decode_record(bytes(content), guest_id="vm", generation=2)
+
+
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_are_refused_as_a_record(content: bytes) -> None:
+    with pytest.raises(ArbiterError):
+        decode_record(content, guest_id="vm", generation=2)
+
+
+@given(st.text(min_size=1, max_size=256), st.text(max_size=256), st.none() | st.text(max_size=256))
+def test_any_record_is_read_as_it_was_written(guest_id: str, active: str, standby: str | None) -> None:
+    record = Record(2**63 - 1, active, standby)
+
+    content = encode_record(guest_id, record)
+
+    assert len(content) <= RECORD_BYTES_MAX
+    assert decode_record(content, guest_id=guest_id, generation=2**63 - 1) == record
+
+
+@pytest.mark.parametrize("damage", [b"", b"torn", b"\0" * 100, b"x" * (RECORD_BYTES_MAX + 5)])
+def test_unreadable_record_stops_reads_and_proposals(tmp_path: Path, damage: bytes) -> None:
+    FileRecordStore(tmp_path).compare_and_set("vm", FIRST)
+    (tmp_path / "vm.00000000000000000001").write_bytes(damage)
+    store = FileRecordStore(tmp_path)
+
+    with pytest.raises(ArbiterError, match=r"vm\.00000000000000000001 cannot be trusted"):
+        store.read("vm")
+    with pytest.raises(ArbiterError, match="ftvm does not guess"):
+        store.compare_and_set("vm", SECOND)
+
+
+@pytest.mark.parametrize("guest_id", ["../escape", "a/b", ".", "a.b", "vm 1", "größe", "%2e", "\ud800", "x" * 180])
+def test_any_guest_id_names_files_of_its_own_within_the_directory(tmp_path: Path, guest_id: str) -> None:
+    (tmp_path / "store").mkdir()
+    store = FileRecordStore(tmp_path / "store")
+
+    store.compare_and_set(guest_id, FIRST)
+
+    assert store.read(guest_id) == FIRST
+    assert len(published(tmp_path / "store")) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+@pytest.mark.parametrize("guest_id", ["", "x" * 300, "\U0001f600" * 100])
+def test_guest_id_that_cannot_name_a_file_is_a_config_error(tmp_path: Path, guest_id: str) -> None:
+    with pytest.raises(ConfigError):
+        FileRecordStore(tmp_path).read(guest_id)
+
+
+def test_foreign_files_in_the_directory_are_left_alone(tmp_path: Path) -> None:
+    for name in ("README", "vm.1", "vm.x", ".vm.00000000000000000001.nothex.aside", "vm2.00000000000000000009"):
+        (tmp_path / name).write_text("foreign")
+    store = FileRecordStore(tmp_path)
+
+    assert store.read("vm") == Record(0, None, None)
+    assert store.compare_and_set("vm", FIRST) == FIRST
+    assert sum(path.read_text() == "foreign" for path in tmp_path.iterdir()) == 5

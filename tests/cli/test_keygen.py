@@ -1,0 +1,37 @@
+import json
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from ftvm.cli.keygen import keygen
+from ftvm.errors import ConfigError
+from ftvm.transport.keys import load_public
+
+
+def test_keygen_writes_a_pair_and_says_which_file_is_for_whom(tmp_path: Path) -> None:
+    result = CliRunner().invoke(keygen, [str(tmp_path / "host")])
+
+    assert result.exit_code == 0
+    assert "host.key (secret: keep it here)" in result.output
+    assert load_public(tmp_path / "host.pub")
+
+
+def test_keygen_json_names_the_public_key_and_both_files(tmp_path: Path) -> None:
+    name = str(tmp_path / "host")
+
+    result = CliRunner().invoke(keygen, [name, "--json"])
+
+    assert json.loads(result.output) == {
+        "public": load_public(f"{name}.pub"),
+        "public_file": f"{name}.pub",
+        "secret_file": f"{name}.key",
+    }
+
+
+def test_keygen_leaves_an_existing_key_alone(tmp_path: Path) -> None:
+    name = str(tmp_path / "host")
+    CliRunner().invoke(keygen, [name])
+
+    again = CliRunner().invoke(keygen, [name])
+
+    assert isinstance(again.exception, ConfigError)

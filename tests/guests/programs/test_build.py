@@ -1,0 +1,51 @@
+"""The ELF files that ship are what their sources make."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ftvm.errors import ConfigError
+from ftvm.guests.riscv.programs import SUMMARIES, open_program, read_program
+
+SOURCES = Path(__file__).parents[3] / "examples" / "guests"
+COMPILER = "riscv64-unknown-elf-gcc"
+
+
+def _compilers_named_in(elf: bytes) -> set[bytes]:
+    return set(re.findall(rb"GCC: \([^)]*\) [0-9.]+", elf))
+
+
+@pytest.fixture(scope="module")
+def rebuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    for tool, package in ((COMPILER, "gcc-riscv64-unknown-elf"), ("make", "make")):
+        if shutil.which(tool) is None:
+            pytest.skip(f"needs {tool} (Debian: {package})")
+    folder = tmp_path_factory.mktemp("rebuilt")
+    subprocess.run(["make", "-s", "-C", SOURCES, f"OUT={folder}"], check=True, timeout=300)
+    return folder
+
+
+@pytest.mark.parametrize("name", sorted(SUMMARIES))
+def test_a_program_that_ships_is_what_its_sources_make(rebuilt: Path, name: str) -> None:
+    built = (rebuilt / f"{name}.elf").read_bytes()
+    if _compilers_named_in(built) != _compilers_named_in(read_program(name)):
+        pytest.skip(f"the compiler here is another than the one that {name}.elf names, so its bytes may differ")
+
+    assert built == read_program(name), f"{name}.elf is old: run `make -C examples/guests publish`"
+
+
+@pytest.mark.parametrize("name", sorted(SUMMARIES))
+def test_a_program_can_be_opened_and_is_small(name: str) -> None:
+    with open_program(name) as path:
+        elf = path.read_bytes()
+
+    assert elf[:5] == b"\x7fELF\x02"
+    assert len(elf) < 64 * 1024
+
+
+def test_an_unknown_program_is_refused_with_the_list() -> None:
+    with pytest.raises(ConfigError, match=r"'vk'; there are: .*kv"):
+        read_program("vk")

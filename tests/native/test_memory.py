@@ -1,0 +1,46 @@
+from array import array
+
+import pytest
+
+from ftvm._native.bitmap import bitmap_indices
+from ftvm._native.memory import NativeMemory
+from ftvm.checkpoint import Bitmap
+from ftvm.errors import ConfigError
+from ftvm.units import PAGE_BYTES
+
+
+def test_clear_zeroes_every_region() -> None:
+    regions = [bytearray(b"x" * PAGE_BYTES), bytearray(bytes(PAGE_BYTES) + b"y" * PAGE_BYTES)]
+
+    NativeMemory(regions).clear()
+
+    assert regions == [bytes(PAGE_BYTES), bytes(2 * PAGE_BYTES)]
+
+
+@pytest.mark.parametrize("buffer", [bytes(PAGE_BYTES), bytearray(), bytearray(PAGE_BYTES + 1)])
+def test_buffer_that_is_no_writable_run_of_pages_is_refused(buffer: bytes | bytearray) -> None:
+    with pytest.raises(ConfigError, match="memory region 1"):
+        NativeMemory([bytearray(PAGE_BYTES), buffer])
+
+
+def test_memory_without_regions_is_refused() -> None:
+    with pytest.raises(ConfigError, match="at least one"):
+        NativeMemory([])
+
+
+@pytest.mark.parametrize("indices", [[0, 3], [1, 1], [2, 1], [0xFFFFFFFF]])
+def test_indices_outside_or_not_rising_are_seen(indices: list[int]) -> None:
+    memory = NativeMemory([bytearray(PAGE_BYTES), bytearray(2 * PAGE_BYTES)])
+
+    assert not memory.holds(array("I", indices))
+    assert memory.holds(array("I", [0, 1, 2]))
+    assert memory.holds(array("I"))
+
+
+def test_indices_of_a_bitmap_count_over_all_regions() -> None:
+    bitmap = Bitmap.empty([70, 3, 65])
+    bitmap.words[0][8] = 0b100000
+    bitmap.words[1][0] = 0b101
+    bitmap.words[2][8] = 1
+
+    assert list(bitmap_indices(bitmap)) == [69, 70, 72, 137]
