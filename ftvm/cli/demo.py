@@ -2,22 +2,18 @@
 
 import contextlib
 import json
-import signal
 import sys
-from typing import Final, NoReturn
 
 import click
 from rich.console import Console
 
-from ftvm.errors import ConfigError
+from ftvm.cli.exits import Stopped, stop_on_signals
+from ftvm.engines.names import ENGINES, engine_named
 from ftvm.lab.demo import DemoOptions, Outcome, Screen, run
 from ftvm.lab.screen import LiveScreen, PlainScreen, SilentScreen, summary
 from ftvm.lab.stage import HostCommands
 
 __all__ = ["demo"]
-
-ENGINES: Final = ("remus",)
-EXIT_INTERRUPTED: Final = 130
 
 
 @click.command()
@@ -38,24 +34,16 @@ def demo(kills: int, interval: float, seconds: float | None, engine: str, seed: 
 
     Exit status: 0 if nothing was lost and every kill was survived, 1 if not, 2 for a wrong option.
     """
-    options = _options(kills, interval, seconds, engine, seed)
-    signal.signal(signal.SIGTERM, _interrupt)
+    engine_named(engine, interval / 1000)  # the hosts would refuse it, too, but only after they were started
+    hosts = HostCommands(engine=engine, interval_ms=interval)
+    options = DemoOptions(kills=kills, seconds=seconds, seed=seed, hosts=hosts)
+    stop_on_signals()
     try:
         outcome = _play(options, as_json)
-    except KeyboardInterrupt:
-        click.echo("ftvm demo: interrupted; all its processes are ended", err=True)
-        sys.exit(EXIT_INTERRUPTED)
+    except Stopped as stopped:
+        click.echo(f"ftvm demo: stopped by {stopped}; all its processes are ended", err=True)
+        raise
     sys.exit(0 if outcome.is_good else 1)
-
-
-def _options(kills: int, interval: float, seconds: float | None, engine: str, seed: int) -> DemoOptions:
-    if engine not in ENGINES:
-        raise click.UsageError(f"unknown engine {engine!r}; there is: {', '.join(ENGINES)}")
-    try:
-        hosts = HostCommands(engine=engine, interval_ms=interval)
-        return DemoOptions(kills=kills, seconds=seconds, seed=seed, hosts=hosts)
-    except ConfigError as error:
-        raise click.UsageError(str(error)) from error
 
 
 def _play(options: DemoOptions, as_json: bool) -> Outcome:
@@ -74,8 +62,3 @@ def _play(options: DemoOptions, as_json: bool) -> Outcome:
     else:
         console.print(summary(outcome))
     return outcome
-
-
-def _interrupt(number: int, frame: object) -> NoReturn:
-    del number, frame
-    raise KeyboardInterrupt

@@ -4,6 +4,8 @@ import pytest
 from click.testing import CliRunner
 
 from ftvm.cli import demo as command
+from ftvm.cli.exits import Stopped
+from ftvm.errors import ConfigError
 from ftvm.lab.demo import DemoOptions, Outcome, Screen
 from ftvm.lab.ledger import Ledger
 
@@ -14,22 +16,29 @@ def finished(options: DemoOptions, *, trouble: str | None = None) -> Outcome:
 
 @pytest.fixture(autouse=True)
 def undisturbed_signals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(command, "stop_on_signals", lambda: None)
 
 
 def test_unknown_engine_is_refused_with_the_list() -> None:
     result = CliRunner().invoke(command.demo, ["--engine", "warp"])
 
-    assert result.exit_code == 2
-    assert "unknown engine 'warp'; there is: remus" in result.output
+    assert isinstance(result.exception, ConfigError)
+    assert "'warp'; choose one of: remus" in str(result.exception)
 
 
-@pytest.mark.parametrize("arguments", [["--kills", "0"], ["--interval", "0"], ["--seconds", "-1"], ["--kills", "x"]])
-def test_options_that_make_no_sense_are_refused(arguments: list[str]) -> None:
+@pytest.mark.parametrize("arguments", [["--kills", "0"], ["--kills", "x"], ["--interval", "x"]])
+def test_malformed_options_are_refused_as_click_does(arguments: list[str]) -> None:
     result = CliRunner().invoke(command.demo, arguments)
 
     assert result.exit_code == 2
     assert "Error:" in result.output
+
+
+@pytest.mark.parametrize("arguments", [["--interval", "0"], ["--seconds", "-1"]])
+def test_options_that_make_no_sense_are_refused(arguments: list[str]) -> None:
+    result = CliRunner().invoke(command.demo, arguments)
+
+    assert isinstance(result.exception, ConfigError)
 
 
 def test_options_reach_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,13 +67,11 @@ def test_json_is_one_object_even_when_the_demo_could_not_go_on(monkeypatch: pyte
     assert len(result.output.splitlines()) == 1
 
 
-def test_interrupt_is_an_exit_status_and_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signal_that_ends_it_is_told_and_goes_on_up(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(*_: object) -> Outcome:
-        raise KeyboardInterrupt
+        raise Stopped("SIGTERM")
 
     monkeypatch.setattr(command, "run", run)
 
-    result = CliRunner().invoke(command.demo, ["--json"])
-
-    assert result.exit_code == 130
-    assert "interrupted; all its processes are ended" in result.output
+    with pytest.raises(Stopped):
+        CliRunner().invoke(command.demo, ["--json"])

@@ -65,7 +65,7 @@ def test_survivor_is_alone_until_the_record_names_a_standby(ledger: Ledger) -> N
         ledger.hosts["B"], {"event": "RecordLearned", "generation": 3, "active": "replica-b", "standby": None}
     )
     ledger.on_host_line(
-        ledger.hosts[ledger.hosts["B"]],
+        ledger.hosts["B"],
         {"event": "RoleChanged", "role": "active", "replica_id": "replica-b", "reason": "took over"},
     )
     assert ledger.active is ledger.hosts["B"]
