@@ -24,7 +24,8 @@ int peer_lz4_decompress(uintptr_t function, const uint8_t *payload, const uint16
 void peer_touch_list(uint8_t *memory, const uint32_t *indices, size_t count, uint64_t value);
 size_t peer_scan(const uint8_t *memory, const uint8_t *shadow, size_t pages);
 void peer_gather(const uint8_t *memory, const uint32_t *indices, size_t count, uint8_t *to);
-size_t peer_encode_list(uintptr_t function, const uint8_t *memory, uint8_t *shadow, const uint32_t *indices, size_t count,
+size_t peer_encode_list(uintptr_t function, const uint8_t *memory, uint8_t *shadow, const uint32_t *indices, size_t
+count,
                         uint8_t *payload);
 size_t peer_three_passes(uintptr_t function, const uint8_t *memory, uint8_t *shadow, const uint32_t *indices,
                          size_t count, uint8_t *staging, uint8_t *bases, uint8_t *payload);

@@ -135,7 +135,8 @@ class Machine:
         self._count = ffi.new("size_t *")
 
     def _init(self) -> Any:
-        # from_buffer keeps each buffer alive as long as its pointer is: the pointers live as long as the machine. The maps
+        # from_buffer keeps each buffer alive as long as its pointer is: the pointers live as long as the machine. The
+        # maps
         # themselves are exported, not views of them: see _address in ftvm/_native/memory.py.
         self._pointers = [
             ffi.from_buffer("uint8_t[]", part, require_writable=True)
