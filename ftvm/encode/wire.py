@@ -13,6 +13,7 @@ the header and are compared with the frames before anything is kept (SECURITY.md
     Copy               header | indices | lengths | payload
     EpochPart          header | indices | lengths | payload                    (a batch)
                        header | devices | output table | output payloads       (the end)
+    Log                header | record table | record payloads
     all others         header
 
 Output table: per output one byte of channel number (its name is in the header) and a little-endian u32 of payload
@@ -29,7 +30,18 @@ from typing import Any, Final, TypeVar
 
 import msgpack
 
-from ftvm.checkpoint import PAGE_COUNT_MAX, Buffer, Checkpoint, Geometry, Output, PageBatch, RegionShape
+from ftvm.checkpoint import (
+    PAGE_COUNT_MAX,
+    Buffer,
+    Checkpoint,
+    Geometry,
+    GuestPosition,
+    LogKind,
+    LogRecord,
+    Output,
+    PageBatch,
+    RegionShape,
+)
 from ftvm.config import PROTOCOL_VERSION, Limits
 from ftvm.encode.messages import (
     Ack,
@@ -38,6 +50,7 @@ from ftvm.encode.messages import (
     EpochPart,
     Join,
     Leave,
+    Log,
     Message,
     Ping,
     Pong,
@@ -55,6 +68,8 @@ DIGEST_BYTES: Final = 16
 TEXT_CHARS_MAX: Final = 1024
 NAMES_MAX: Final = 64
 _OUTPUT_ROW: Final = struct.Struct("<BI")
+_LOG_ROW: Final = struct.Struct("<BBQQQI")
+_LOG_KINDS: Final = {kind.value: kind for kind in LogKind}
 
 Header = list[Any]
 Frames = tuple[Buffer, ...]
@@ -305,6 +320,58 @@ def _unpack_end(epoch: int, tail: object, frames: Frames, limits: Limits) -> Che
     )
 
 
+def _pack_log(message: Log) -> tuple[Header, list[Buffer]]:
+    channels = list(dict.fromkeys(record.channel for record in message.records))
+    if len(channels) > NAMES_MAX:
+        raise LimitExceeded("input channels", limit=NAMES_MAX, wanted=len(channels))
+    rows = (
+        _LOG_ROW.pack(
+            record.kind.value,
+            channels.index(record.channel),
+            record.position.retired,
+            record.position.idled,
+            record.amount,
+            len(record.payload),
+        )
+        for record in message.records
+    )
+    first = message.records[0].index if message.records else 0
+    payloads = b"".join(record.payload for record in message.records)
+    return [message.sequence, first, channels], [b"".join(rows), payloads]
+
+
+def _unpack_log(fields: Header, frames: Frames, limits: Limits) -> Log:
+    sequence, first, channels = _fields(fields, 3, "log")
+    if len(frames) != 2:
+        raise BadFrame(f"a log message has 2 frames, not {len(frames)}")
+    table, payloads = frames
+    count, rest = divmod(len(table), _LOG_ROW.size)
+    if rest or not 0 < count <= limits.log_records or len(payloads) > limits.log_bytes:
+        raise BadFrame(f"a log table of {len(table)} bytes with {len(payloads)} bytes of payload cannot be")
+    names = _list_of(_text, channels, "channels")
+    index = _number(first, "first log index")
+    records: list[LogRecord] = []
+    offset = 0
+    for kind, channel, retired, idled, amount, length in _LOG_ROW.iter_unpack(table):
+        if kind not in _LOG_KINDS or channel >= len(names) or length > len(payloads) - offset:
+            raise BadFrame(f"log record {index} is of kind {kind}, channel {channel}, {length} bytes")
+        records.append(
+            LogRecord(
+                index=index,
+                kind=_LOG_KINDS[kind],
+                position=GuestPosition(retired, idled),
+                amount=amount,
+                channel=names[channel],
+                payload=bytes(payloads[offset : offset + length]),
+            )
+        )
+        index += 1
+        offset += length
+    if offset != len(payloads):
+        raise BadFrame(f"log records use {offset} of {len(payloads)} payload bytes")
+    return Log(sequence=_number(sequence, "sequence"), records=tuple(records))
+
+
 def _pack_ack(message: Ack) -> tuple[Header, list[Buffer]]:
     digest = message.memory_digest.to_bytes(DIGEST_BYTES, "little")
     return [message.received, message.epoch, message.log_index, digest], []
@@ -366,6 +433,7 @@ _PACK: Final[dict[type, tuple[int, Callable[[Any], tuple[Header, list[Buffer]]]]
     Ping: (7, _pack_ping),
     Pong: (8, _pack_pong),
     Leave: (9, _pack_leave),
+    Log: (10, _pack_log),
 }
 
 _UNPACK: Final[dict[int, Callable[[Header, Frames, Limits], Message]]] = {
@@ -378,6 +446,7 @@ _UNPACK: Final[dict[int, Callable[[Header, Frames, Limits], Message]]] = {
     7: _unpack_ping,
     8: _unpack_pong,
     9: _unpack_leave,
+    10: _unpack_log,
 }
 
 
