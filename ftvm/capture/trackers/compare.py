@@ -30,7 +30,7 @@ class CompareTracker:
             ffi.from_buffer("uint8_t[]", mmap.mmap(-1, pages_to_bytes(count), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
             for count in memory.page_counts
         ]
-        self._restored = Bitmap.empty(memory.page_counts)
+        self._restored: Bitmap | None = None
 
     def collect(self) -> Bitmap:
         """See Tracker."""
@@ -38,13 +38,12 @@ class CompareTracker:
         for number, (copy, words) in enumerate(zip(self._copies, found.words, strict=True)):
             region = self._memory.native.regions[number]
             lib.ftvm_tracker_compare(region.base, copy, region.page_count, ffi.from_buffer("uint64_t[]", words))
-        found |= self._restored
-        self._restored = Bitmap.empty(self._memory.page_counts)
-        return found
+        restored, self._restored = self._restored, None
+        return found if restored is None else found | restored
 
     def restore(self, bitmap: Bitmap) -> None:
         """See Tracker."""
-        self._restored |= bitmap
+        self._restored = bitmap if self._restored is None else self._restored | bitmap
 
     def close(self) -> None:
         """See Tracker."""

@@ -49,7 +49,7 @@ class UserfaultTracker:
             raise ConfigError(f"tracker 'userfault' is not available: {_MISSING[step[0]]} ({_errno_name(error)})")
         # A chunk may begin anywhere in its region: what counts is how much of it is written, not how it is mapped.
         self._chunks = [_chunk_states(count) if has_hot_chunks else ffi.NULL for count in memory.page_counts]
-        self._restored = Bitmap.empty(memory.page_counts)
+        self._restored: Bitmap | None = None
 
     def collect(self) -> Bitmap:
         """See Tracker."""
@@ -58,13 +58,12 @@ class UserfaultTracker:
         found = Bitmap.empty(self._memory.page_counts)
         for number, words in enumerate(found.words):
             self._scan(number, words)
-        found |= self._restored
-        self._restored = Bitmap.empty(self._memory.page_counts)
-        return found
+        restored, self._restored = self._restored, None
+        return found if restored is None else found | restored
 
     def restore(self, bitmap: Bitmap) -> None:
         """See Tracker."""
-        self._restored |= bitmap
+        self._restored = bitmap if self._restored is None else self._restored | bitmap
 
     def close(self) -> None:
         """See Tracker."""
