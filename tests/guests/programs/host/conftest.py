@@ -1,4 +1,4 @@
-"""The key-value server's network half, built for the host with sanitizers: what its tests share."""
+"""Parts of the guest programs, built for the host with sanitizers: what their tests share."""
 
 import shutil
 import struct
@@ -39,18 +39,28 @@ class HostBuild:
 
 
 @pytest.fixture(scope="session")
-def host_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def compile_for_host(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, list[str]], Path]:
+    """compile_for_host(filter, sources) builds a filter of this folder and these guest sources with sanitizers."""
     compiler = shutil.which("clang") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("needs a C compiler for the host (gcc or clang)")
-    program = tmp_path_factory.mktemp("kv") / "kv_on_host"
-    names = ["kv/kv.c", "kv/kv_clients.c", "kv/kv_table.c", "board/text.c"]
-    names += [f"net/{noun}.c" for noun in ("arp", "checksum", "icmp", "ipv4", "stack", "udp")]
     flags = ["-std=c11", "-g", "-O1", "-Wall", "-Wextra", "-Wconversion", "-Werror"]
     flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    sources = [Path(__file__).with_name("kv_on_host.c"), *(SOURCES / name for name in names)]
-    subprocess.run([compiler, *flags, f"-I{SOURCES}", *sources, "-o", program], check=True, timeout=120)
-    return program
+
+    def compile_one(name: str, sources: list[str]) -> Path:
+        program = tmp_path_factory.mktemp("host") / name
+        paths = [Path(__file__).with_name(f"{name}.c"), *(SOURCES / source for source in sources)]
+        subprocess.run([compiler, *flags, f"-I{SOURCES}", *paths, "-o", program], check=True, timeout=120)
+        return program
+
+    return compile_one
+
+
+@pytest.fixture(scope="session")
+def host_program(compile_for_host: Callable[[str, list[str]], Path]) -> Path:
+    sources = ["kv/kv.c", "kv/kv_clients.c", "kv/kv_table.c", "board/text.c"]
+    sources += [f"net/{noun}.c" for noun in ("arp", "checksum", "icmp", "ipv4", "stack", "udp")]
+    return compile_for_host("kv_on_host", sources)
 
 
 @pytest.fixture(scope="session")
