@@ -16,6 +16,7 @@ import zmq
 from zmq.utils import z85
 
 from ftvm.errors import ConfigError, TransportError
+from ftvm.transport.line import Context, Line
 
 __all__ = ["Gate", "is_key", "new_keypair", "public_of", "secure_client", "secure_server", "zap_answer"]
 
@@ -89,31 +90,30 @@ def zap_answer(request: Sequence[bytes], allowed: frozenset[str]) -> tuple[bytes
 class Gate:
     """Answers ZAP for all listening sockets of one context: exactly the holders of `allowed` keys come in.
 
-    Bind it before the first listening socket; call `serve` whenever its socket is readable. `serve` raises nothing
+    Bind it before the first listening socket; call `serve` whenever its line may have a message. `serve` raises nothing
     that a stranger could cause. A handshake that is not answered within HANDSHAKE_IVL is refused by libzmq and tried
     again.
     """
 
-    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", allowed: frozenset[str]) -> None:
+    def __init__(self, context: Context, allowed: frozenset[str]) -> None:
         self._allowed = allowed
         self._refusals: deque[str] = deque(maxlen=_REFUSALS_KEPT)
         self.refused = 0
-        self.socket = context.socket(zmq.ROUTER)
-        self.socket.linger = 0
+        self._socket = context.socket(zmq.ROUTER)
+        self._socket.linger = 0
+        self.line = Line(self._socket)
         try:
-            self.socket.bind(_ENDPOINT)
+            self._socket.bind(_ENDPOINT)
         except zmq.ZMQError as error:
-            self.socket.close()
+            self._socket.close()
             raise TransportError(f"the gate that checks keys cannot be set up: {error}") from error
 
     def serve(self) -> None:
         """Answer what has been asked, up to a limit per call."""
         for _ in range(_REQUESTS_PER_CALL):
-            try:
-                parts = self.socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
+            if not self.line.has_message():
                 return
-            self._answer(parts)
+            self._answer([frame.bytes for frame in self.line.pull()])
 
     def take_refusals(self) -> tuple[str, ...]:
         """Return who was refused since the last call, for a person to read; the latest few only."""
@@ -121,20 +121,14 @@ class Gate:
         self._refusals.clear()
         return refusals
 
-    def close(self) -> None:
-        """Let nobody in any more. Idempotent."""
-        self.socket.close()
-
     def _answer(self, parts: Sequence[bytes]) -> None:
         route, request = parts[0], parts[2:]
         code, text, user = zap_answer(request, self._allowed)
         if code != b"200":
             self._note(request, text)
         request_id = request[1] if len(request) > 1 else b""
-        try:
-            self.socket.send_multipart([route, b"", _VERSION, request_id, code, text, user, b""], zmq.NOBLOCK)
-        except zmq.ZMQError:
-            self.refused += 1  # the knocker has left, or its pipe is full: no answer is a refusal
+        # If the knocker has left, libzmq drops the answer.
+        self.line.push([route, b"", _VERSION, request_id, code, text, user, b""], is_lent=False)
 
     def _note(self, request: Sequence[bytes], text: bytes) -> None:
         self.refused += 1
