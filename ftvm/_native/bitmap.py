@@ -3,9 +3,9 @@
 from array import array
 
 from ftvm._native import ffi, lib
-from ftvm.checkpoint import Bitmap
+from ftvm.checkpoint import Bitmap, bitmap_bytes
 
-__all__ = ["bitmap_indices"]
+__all__ = ["bitmap_indices", "put_flags", "take_flags"]
 
 
 def bitmap_indices(bitmap: Bitmap) -> "array[int]":
@@ -18,3 +18,15 @@ def bitmap_indices(bitmap: Bitmap) -> "array[int]":
         found += lib.ftvm_bitmap_indices(region_words, page_count, first_index, cells + found, len(indices) - found)
         first_index += page_count
     return indices[:found]
+
+
+def take_flags(flags: bytearray) -> bytearray:
+    """Turn a byte per page into the words of a Bitmap, a bit per page, and clear the bytes."""
+    words = bytearray(bitmap_bytes(len(flags)))
+    lib.ftvm_bitmap_take_flags(ffi.from_buffer("uint8_t[]", flags), len(flags), ffi.from_buffer("uint64_t[]", words))
+    return words
+
+
+def put_flags(words: bytearray, flags: bytearray) -> None:
+    """Set the byte of each page whose bit is set in the words of a Bitmap."""
+    lib.ftvm_bitmap_put_flags(ffi.from_buffer("uint64_t[]", words), len(flags), ffi.from_buffer("uint8_t[]", flags))

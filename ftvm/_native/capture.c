@@ -62,13 +62,27 @@ static void page_capture(const uint8_t *page, uint32_t index, struct ftvm_shadow
     batch->payload_bytes += length;
 }
 
+/* What capturing page `index` will touch of the shadow's. */
+static void shadow_prefetch(const struct ftvm_shadow *shadow, uint32_t index)
+{
+    ftvm_page_prefetch(shadow->pages + (size_t)index * FTVM_PAGE_BYTES);
+    __builtin_prefetch(&shadow->digests[index], 1);
+    __builtin_prefetch(&shadow->raw_runs[index], 1);
+}
+
 size_t ftvm_capture_fused(const struct ftvm_memory *memory, struct ftvm_shadow *shadow, const uint32_t *indices,
                           size_t count, struct ftvm_batch *batch)
 {
     uint32_t cursor = 0;
+    uint32_t ahead = 0;
     size_t done = 0;
-    for (; done < count && !batch_is_full(batch); done++)
+    for (; done < count && !batch_is_full(batch); done++) {
+        if (done + 1 < count) {
+            ftvm_page_prefetch(ftvm_memory_page(memory, indices[done + 1], &ahead));
+            shadow_prefetch(shadow, indices[done + 1]);
+        }
         page_capture(ftvm_memory_page(memory, indices[done], &cursor), indices[done], shadow, batch);
+    }
     return done;
 }
 
@@ -76,7 +90,12 @@ size_t ftvm_capture_staged(const uint8_t *staging, struct ftvm_shadow *shadow, c
                            struct ftvm_batch *batch)
 {
     size_t done = 0;
-    for (; done < count && !batch_is_full(batch); done++)
+    for (; done < count && !batch_is_full(batch); done++) {
+        if (done + 1 < count) {
+            ftvm_page_prefetch(staging + (done + 1) * FTVM_PAGE_BYTES);
+            shadow_prefetch(shadow, indices[done + 1]);
+        }
         page_capture(staging + done * FTVM_PAGE_BYTES, indices[done], shadow, batch);
+    }
     return done;
 }

@@ -46,7 +46,7 @@ from ftvm.units import Nanos
 
 __all__ = ["COPY_PATIENCE", "LINKS", "Active", "LinkEvent", "LinkState"]
 
-COPY_PATIENCE: Final = 10
+COPY_PATIENCE: Final = 4
 """How many limits of silence are tolerated before the first epoch is acknowledged: the standby may be busy with it."""
 
 

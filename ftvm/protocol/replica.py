@@ -2,13 +2,14 @@
 
 The caller's duties, in order, for each step:
 
-1. Give it every message and answer that has come (`on_message`, `on_answer`), then what the guest emitted
+1. Call `begin_step(now)`.
+2. Give it every message and answer that has come (`on_message`, `on_answer`), then what the guest emitted
 (`on_outputs`):
    an output given before a message is judged without what that message acknowledged, which is safe but late.
-2. Call `tick(now)`.
-3. Submit `next_request(now)`, if any, to the arbiter.
-4. Perform `take_effects()` in order, reporting results as events at once; repeat until there are none.
-5. Wait until `deadline(now)`, or something comes.
+3. Call `tick(now)`.
+4. Submit `next_request(now)`, if any, to the arbiter.
+5. Perform `take_effects()` in order, reporting results as events at once; repeat until there are none.
+6. Wait until `deadline(now)`, or something comes.
 
 Nothing here reads a clock, draws a number or does I/O. A step runs to its end.
 """
@@ -52,6 +53,13 @@ class Replica:
         self.role = Role.EMPTY
         self.steps: Empty | Standby | Active = Empty(self.core, starts)
         self._committed = committed
+        self._stepped_at = now
+
+    def begin_step(self, now: Nanos) -> None:
+        """Start a step. A long gap since the last one is our own silence: it excuses the peer's, and is no gap of
+        its."""
+        if now - self._stepped_at > STALL_HEARTBEATS * self.core.settings.timing.heartbeat_ns:
+            self._excuse(now)
         self._stepped_at = now
 
     # --- events ----------------------------------------------------------------------------------------------------
@@ -118,10 +126,7 @@ class Replica:
             steps.session.watch.hurry()
 
     def tick(self, now: Nanos) -> None:
-        """Do what is due. A long gap since the last step is our own silence and excuses the peer's."""
-        if now - self._stepped_at > STALL_HEARTBEATS * self.core.settings.timing.heartbeat_ns:
-            self._excuse(now)
-        self._stepped_at = now
+        """Do what is due."""
         self.steps.tick(now)
         self._follow(now)
 

@@ -26,7 +26,7 @@ from ftvm.units import Nanos
 
 __all__ = ["SYNC_PATIENCE", "Standby"]
 
-SYNC_PATIENCE = 10
+SYNC_PATIENCE = 4
 """How many limits of silence are tolerated before the state is whole: the active may be busy with the first copy."""
 
 

@@ -88,6 +88,10 @@ class Driver:
 
     # --- the loop --------------------------------------------------------------------------------------------------
 
+    def begin_step(self, now: Nanos) -> None:
+        """Start a step, before the messages that have come are given."""
+        self.replica.begin_step(now)
+
     def receive(self, peer: str, key: str | None, envelope: Envelope, message: Message, now: Nanos) -> None:
         """Take a message for this guest."""
         if self.failure is None:

@@ -67,6 +67,8 @@ class Endpoint:
 
     def step(self, now: Nanos) -> Nanos | None:
         """Take what has come, step every driver; return when to be called again if nothing comes before."""
+        for driver in self._drivers.values():
+            driver.begin_step(now)
         polled = self._transport.poll(self._limits.messages_per_step)
         for token in polled.let_go:
             sent = self._on_its_way.pop(token)

@@ -31,6 +31,8 @@ __all__ = ["Node", "SimWorld", "World"]
 
 MS = 1_000_000
 SECOND = 1_000 * MS
+GUEST_STEP_NS = 4 * MS
+INPUT_NS_MAX = 30 * MS
 
 
 class SimWorld:
@@ -79,7 +81,7 @@ class Node:
         self._leaves_at = 0
         chance = world.chance("node", self.name)
         self.clock = NodeClock(world.timeline, chance.randrange(-(10**15), 10**15), chance.randrange(-200, 200))
-        self.guest = SimGuest(page_count=24, pages_per_step=2, output_every=4, boots=starts)
+        self.guest = SimGuest(page_count=24, pages_per_step=2, output_every=2, boots=starts)
         self.guest.on_saved = self._was_cut
         self.outside = SimWorld(self)
         self.transport = world.network.open(address, self.name, (peer,), self.wake)
@@ -187,12 +189,12 @@ class Node:
             raise Violation("liveness", f"{self.name} failed: {self.driver.failure}")
 
     def _run_guest(self) -> None:
-        """Run the guest a step each millisecond."""
+        """Run the guest, a step at a time."""
         if self.is_dead:
             return
         if self.world.timeline.now >= self.paused_until:
             self.guest.advance()
-        self.world.timeline.after(MS, self._run_guest)
+        self.world.timeline.after(GUEST_STEP_NS, self._run_guest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,8 +232,8 @@ class World:
         self.store = SimStore(self._on_record)
         self.settings = Settings(
             guest_id="sim",
-            geometry=SimGuest(page_count=24, pages_per_step=2, output_every=4, boots=False).geometry,
-            engine=Remus(interval=0.02),
+            geometry=SimGuest(page_count=24, pages_per_step=2, output_every=2, boots=False).geometry,
+            engine=Remus(interval=0.04),
             engines=("remus",),
             dialled=(),
             creates=True,
@@ -375,7 +377,7 @@ class World:
             if not node.is_dead and node.role is Role.ACTIVE:
                 node.outside.put(payload)
                 node.wake()
-        self.timeline.after(self.chances["input"].randrange(15 * MS), self._bring_inputs)
+        self.timeline.after(self.chances["input"].randrange(INPUT_NS_MAX), self._bring_inputs)
 
     def _on_record(self, before: Record, after: Record) -> None:
         self.trace(f"RECORD {after}")

@@ -1,0 +1,260 @@
+#include "riscv.h"
+
+#include <string.h>
+
+#include "riscv/bus.h"
+#include "riscv/csr.h"
+#include "riscv/execute.h"
+#include "riscv/state.h"
+
+#define STOP_LATENCY 20000 /* instructions between two looks at is_stop_wanted: about 50 us */
+#define RAM_BYTES_MAX (UINT64_C(64) << 30)
+
+enum { A0 = 10, A1 = 11, PC_NUMBER = 32 };
+
+/* --- making one --- */
+
+static bool is_page_multiple(uint64_t bytes)
+{
+    return bytes != 0 && (bytes & PAGE_MASK) == 0;
+}
+
+static uint64_t round_up(uint64_t value, uint64_t to)
+{
+    return (value + to - 1) / to * to;
+}
+
+/* The machine lies in one piece: the struct, then a pointer and a byte per page of RAM. */
+size_t ftvm_riscv_bytes(uint64_t ram_bytes)
+{
+    if (!is_page_multiple(ram_bytes) || ram_bytes > RAM_BYTES_MAX)
+        return 0;
+    uint64_t page_count = ram_bytes >> PAGE_SHIFT;
+    return (size_t)(round_up(sizeof(ftvm_riscv), 64) + page_count * sizeof(riscv_code_page *) + page_count);
+}
+
+static bool is_config_valid(const ftvm_riscv_config *config)
+{
+    bool has_block = (config->devices & FTVM_RISCV_BLOCK) != 0;
+    bool is_disk_valid = config->disk != NULL && config->disk_flags != NULL && is_page_multiple(config->disk_bytes);
+    return config->ram != NULL && config->flags != NULL && ftvm_riscv_bytes(config->ram_bytes) != 0 &&
+           config->devices <= (FTVM_RISCV_NET | FTVM_RISCV_BLOCK | FTVM_RISCV_ENTROPY) && (!has_block || is_disk_valid);
+}
+
+ftvm_riscv *ftvm_riscv_init(void *memory, const ftvm_riscv_config *config)
+{
+    ftvm_riscv *machine = memory;
+    if (memory == NULL || ((uintptr_t)memory & 63) != 0 || !is_config_valid(config))
+        return NULL;
+    char *behind = (char *)memory + round_up(sizeof *machine, 64);
+    machine->config = *config;
+    machine->code.page_count = config->ram_bytes >> PAGE_SHIFT;
+    machine->code.pages = (riscv_code_page **)(void *)behind;
+    machine->code.watched = (uint8_t *)behind + machine->code.page_count * sizeof(riscv_code_page *);
+    machine->core.hart.pc = FTVM_RISCV_RAM_BASE;
+    machine->core.hart.privilege = RISCV_MACHINE;
+    machine->core.clint.mtimecmp = UINT64_MAX; /* no timer interrupt before the program asks for one */
+    machine->core.net.type = &riscv_virtio_net;
+    machine->core.block.type = &riscv_virtio_block;
+    machine->core.entropy.type = &riscv_virtio_entropy;
+    return machine;
+}
+
+static void watch_tohost(ftvm_riscv *machine)
+{
+    uint64_t tohost = machine->core.tohost;
+    if (riscv_bus_is_ram(machine, tohost, 8))
+        riscv_code_watch(&machine->code, (tohost - FTVM_RISCV_RAM_BASE) >> PAGE_SHIFT, RISCV_WATCH_TOHOST,
+                         machine->config.flags);
+}
+
+void ftvm_riscv_boot(ftvm_riscv *machine, uint64_t pc, uint64_t device_tree, uint64_t tohost)
+{
+    machine->core.hart.pc = pc;
+    machine->core.hart.x[A0] = 0;
+    machine->core.hart.x[A1] = device_tree;
+    machine->core.tohost = tohost;
+    watch_tohost(machine);
+}
+
+/* --- running --- */
+
+/* Loads and stores go straight to RAM where memory protection allows all of it; else each one asks (bus.c). */
+static void open_windows(ftvm_riscv *machine)
+{
+    const riscv_hart *hart = &machine->core.hart;
+    unsigned privilege = riscv_hart_data_privilege(hart);
+    uint64_t bytes = machine->config.ram_bytes;
+    bool is_open = riscv_hart_may(hart, privilege, RISCV_READ, FTVM_RISCV_RAM_BASE, bytes) &&
+                   riscv_hart_may(hart, privilege, RISCV_WRITE, FTVM_RISCV_RAM_BASE, bytes);
+    machine->window = is_open ? bytes - 7 : 0;
+    machine->is_code_open = riscv_hart_may(hart, hart->privilege, RISCV_EXECUTE, FTVM_RISCV_RAM_BASE, bytes);
+}
+
+/* The retired count at which the machine itself has something to do: a timer interrupt, an unfinished line. */
+static uint64_t next_event(const ftvm_riscv *machine, uint64_t end)
+{
+    const riscv_hart *hart = &machine->core.hart;
+    uint64_t timer = riscv_clint_ticks_left(&machine->core.clint, hart->retired + hart->idled);
+    uint64_t event = end;
+    if ((hart->mie & RISCV_MTI) != 0 && timer != 0 && timer < event - hart->retired)
+        event = hart->retired + timer;
+    if (machine->core.uart.line_count != 0 && machine->core.uart.line_deadline < event)
+        event = machine->core.uart.line_deadline;
+    return event;
+}
+
+/* Everything that is due exactly here, before the next instruction. Returns whether the hart goes on. */
+static bool settle(ftvm_riscv *machine)
+{
+    riscv_hart *hart = &machine->core.hart;
+    if (machine->core.uart.line_count != 0 && machine->core.uart.line_deadline <= hart->retired)
+        riscv_uart_flush(machine);
+    riscv_bus_settle_lines(machine);
+    uint64_t pending = riscv_csr_mip(machine);
+    if (hart->is_waiting && (pending & hart->mie) == 0)
+        return false;
+    hart->is_waiting = false;
+    riscv_hart_interrupt(hart, pending);
+    return true;
+}
+
+static void execute(ftvm_riscv *machine, uint64_t until, uint32_t options)
+{
+    machine->must_leave = false;
+    open_windows(machine);
+    if (machine->is_code_open && (options & FTVM_RISCV_NO_CACHE) == 0)
+        riscv_execute_cached(machine, until);
+    else
+        riscv_execute_plain(machine, until);
+}
+
+int ftvm_riscv_run(ftvm_riscv *machine, uint64_t instructions, uint32_t options)
+{
+    riscv_hart *hart = &machine->core.hart;
+    uint64_t end = instructions > UINT64_MAX - hart->retired ? UINT64_MAX : hart->retired + instructions;
+    size_t outputs_before = machine->output.count;
+    for (;;) {
+        if (machine->core.is_finished)
+            return FTVM_RISCV_FINISHED;
+        bool has_spoken = machine->output.count != outputs_before && (options & FTVM_RISCV_STOP_AT_OUTPUT) != 0;
+        if (has_spoken || riscv_output_is_tight(&machine->output))
+            return FTVM_RISCV_OUTPUT;
+        if (hart->retired == end)
+            return FTVM_RISCV_LIMIT;
+        if (atomic_exchange_explicit(&machine->is_stop_wanted, false, memory_order_relaxed))
+            return FTVM_RISCV_STOPPED;
+        if (!settle(machine))
+            return FTVM_RISCV_IDLE;
+        uint64_t until = next_event(machine, end - hart->retired > STOP_LATENCY ? hart->retired + STOP_LATENCY : end);
+        if (until > hart->retired)
+            execute(machine, until, options);
+    }
+}
+
+void ftvm_riscv_stop(ftvm_riscv *machine)
+{
+    atomic_store_explicit(&machine->is_stop_wanted, true, memory_order_relaxed);
+}
+
+void ftvm_riscv_idle(ftvm_riscv *machine, uint64_t ticks)
+{
+    machine->core.hart.idled += ticks;
+}
+
+uint64_t ftvm_riscv_idle_max(const ftvm_riscv *machine)
+{
+    const riscv_hart *hart = &machine->core.hart;
+    if ((hart->mie & RISCV_MTI) == 0)
+        return UINT64_MAX;
+    return riscv_clint_ticks_left(&machine->core.clint, hart->retired + hart->idled);
+}
+
+uint64_t ftvm_riscv_retired(const ftvm_riscv *machine)
+{
+    return machine->core.hart.retired;
+}
+
+uint64_t ftvm_riscv_idled(const ftvm_riscv *machine)
+{
+    return machine->core.hart.idled;
+}
+
+uint64_t ftvm_riscv_finish(const ftvm_riscv *machine)
+{
+    return machine->core.finish_code;
+}
+
+/* --- inputs and outputs --- */
+
+int ftvm_riscv_receive_frame(ftvm_riscv *machine, const uint8_t *frame, size_t bytes)
+{
+    return (machine->config.devices & FTVM_RISCV_NET) != 0 ? riscv_virtio_net_receive(machine, frame, bytes) : -1;
+}
+
+size_t ftvm_riscv_receive_console(ftvm_riscv *machine, const uint8_t *bytes, size_t count)
+{
+    return riscv_uart_receive(&machine->core.uart, bytes, count);
+}
+
+size_t ftvm_riscv_receive_entropy(ftvm_riscv *machine, const uint8_t *bytes, size_t count)
+{
+    return riscv_virtio_entropy_receive(machine, bytes, count);
+}
+
+size_t ftvm_riscv_entropy_wanted(const ftvm_riscv *machine)
+{
+    return riscv_virtio_entropy_wanted(machine);
+}
+
+const uint8_t *ftvm_riscv_outputs(const ftvm_riscv *machine, size_t *bytes, size_t *count)
+{
+    *bytes = machine->output.length;
+    *count = machine->output.count;
+    return machine->output.bytes;
+}
+
+void ftvm_riscv_outputs_clear(ftvm_riscv *machine)
+{
+    machine->output.length = 0;
+    machine->output.count = 0;
+}
+
+/* --- state --- */
+
+size_t ftvm_riscv_save(const ftvm_riscv *machine, uint8_t *restrict state, size_t capacity)
+{
+    if (machine->output.count != 0)
+        return 0;
+    size_t bytes = riscv_state_save(machine, NULL, 0);
+    return bytes <= capacity ? riscv_state_save(machine, state, capacity) : bytes;
+}
+
+const char *ftvm_riscv_load(ftvm_riscv *machine, const uint8_t *restrict state, size_t bytes)
+{
+    riscv_core loaded = machine->core;
+    const char *wrong = riscv_state_load(machine, &loaded, state, bytes);
+    if (wrong != NULL)
+        return wrong;
+    machine->core = loaded;
+    ftvm_riscv_outputs_clear(machine);
+    ftvm_riscv_flush(machine);
+    return NULL;
+}
+
+void ftvm_riscv_flush(ftvm_riscv *machine)
+{
+    riscv_code_flush(&machine->code, machine->config.flags);
+    watch_tohost(machine);
+}
+
+uint64_t ftvm_riscv_peek_register(const ftvm_riscv *machine, unsigned number)
+{
+    const riscv_hart *hart = &machine->core.hart;
+    return number < PC_NUMBER ? hart->x[number] : hart->pc;
+}
+
+int ftvm_riscv_peek_csr(const ftvm_riscv *machine, unsigned number, uint64_t *value)
+{
+    return riscv_csr_read(machine, number, value);
+}

@@ -1,0 +1,12 @@
+/* finisher: the test device at 0x00100000 by which a program ends the machine. It has no state of its own. */
+#ifndef FTVM_RISCV_FINISHER_H
+#define FTVM_RISCV_FINISHER_H
+
+#include "device.h"
+
+extern const riscv_device_ops riscv_finisher_ops;
+
+/* Ends the machine with an exit code, 0 for success; what was pending on the console becomes an output first. */
+void riscv_finish(ftvm_riscv *machine, uint64_t code);
+
+#endif

@@ -1,0 +1,36 @@
+/* uart: an ns16550 at 0x10000000, interrupt 10, with a receive FIFO of 16 bytes.
+ *
+ * What it sends becomes outputs of whole lines; see ftvm_riscv_outputs for the rule. The pending part of a line is state. */
+#ifndef FTVM_RISCV_UART_H
+#define FTVM_RISCV_UART_H
+
+#include "device.h"
+
+#define RISCV_UART_FIFO 16
+#define RISCV_UART_LINE 128
+#define RISCV_UART_LINE_TICKS 1000000 /* how long an unfinished line may stay pending, in retired instructions */
+
+typedef struct {
+    uint8_t ier;
+    uint8_t lcr;
+    uint8_t mcr;
+    uint8_t scr;
+    uint8_t fcr;
+    uint16_t divisor;
+    bool is_thre_pending; /* "transmitter empty" interrupt, since the last write or enabling */
+    uint8_t received[RISCV_UART_FIFO];
+    uint8_t received_count;
+    uint8_t line[RISCV_UART_LINE];
+    uint8_t line_count;
+    uint64_t line_deadline; /* the retired count at which the pending line is flushed; 0 if none is pending */
+} riscv_uart;
+
+extern const riscv_device_ops riscv_uart_ops;
+
+/* Takes up to `count` bytes from outside; returns how many it had room for. */
+size_t riscv_uart_receive(riscv_uart *uart, const uint8_t *bytes, size_t count);
+
+/* Makes an output of what is pending of a line, if anything is. */
+void riscv_uart_flush(ftvm_riscv *machine);
+
+#endif

@@ -1,0 +1,263 @@
+"""The built-in machine as the C core offers it: memory, runs, inputs, outputs, state. No threads, no clock.
+
+The only wrapper of the native noun `riscv` (ftvm/_native/riscv.h is the manual). It promises that the machine's future
+depends on its memory, its saved state and its inputs alone.
+"""
+
+import mmap
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
+
+from ftvm._native import ffi, lib
+from ftvm._native.bitmap import put_flags, take_flags
+from ftvm.errors import ConfigError, GuestError, LocalProtocolError
+from ftvm.guests.riscv.elf import Program
+from ftvm.guests.riscv.fdt import build_fdt, machine_tree
+from ftvm.units import PAGE_BYTES, PageCount, bytes_to_pages
+
+__all__ = ["RAM_BASE", "TICKS_PER_MTIME", "Machine", "MachineOutput", "MachineShape", "Memory", "Position", "Stop"]
+
+RAM_BASE: Final = int(lib.FTVM_RISCV_RAM_BASE)
+TICKS_PER_MTIME: Final = int(lib.FTVM_RISCV_TICKS_PER_MTIME)
+FRAME_BYTES_MAX: Final = int(lib.FTVM_RISCV_FRAME_BYTES_MAX)
+
+_CHANNELS: Final = {lib.FTVM_RISCV_CHANNEL_CONSOLE: "console", lib.FTVM_RISCV_CHANNEL_NET: "net0"}
+_OUTPUT_HEADER: Final = struct.Struct("<II")
+_STATE_BYTES_MAX: Final = 4096
+_NEVER: Final = (1 << 64) - 1
+
+
+class Stop(Enum):
+    """Why a run ended; see riscv.h."""
+
+    LIMIT = lib.FTVM_RISCV_LIMIT
+    IDLE = lib.FTVM_RISCV_IDLE
+    OUTPUT = lib.FTVM_RISCV_OUTPUT
+    FINISHED = lib.FTVM_RISCV_FINISHED
+    STOPPED = lib.FTVM_RISCV_STOPPED
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Position:
+    """How far a machine has come: instructions begun, and ticks spent waiting."""
+
+    retired: int
+    idled: int
+
+    @property
+    def ticks(self) -> int:
+        """Both together: the machine's own time, TICKS_PER_MTIME to one count of mtime."""
+        return self.retired + self.idled
+
+
+@dataclass(frozen=True, slots=True)
+class MachineOutput:
+    """One output, in the order in which the program made them."""
+
+    channel: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineShape:
+    """What a machine is made of; both hosts' must be equal. `mac` None means no network, `disk_bytes` 0 no disk."""
+
+    ram_bytes: int = 64 << 20
+    mac: bytes | None = None
+    disk_bytes: int = 0
+    has_entropy: bool = False
+
+    def __post_init__(self) -> None:
+        if self.ram_bytes % PAGE_BYTES or not lib.ftvm_riscv_bytes(self.ram_bytes):
+            raise ConfigError(f"memory must be a multiple of {PAGE_BYTES} bytes, at most 64 GiB, not {self.ram_bytes}")
+        if self.mac is not None and (len(self.mac) != 6 or self.mac[0] & 1):
+            raise ConfigError(f"a machine's MAC address is 6 bytes, the first one even, not {self.mac.hex(':')!r}")
+        if self.disk_bytes < 0 or self.disk_bytes % PAGE_BYTES:
+            raise ConfigError(f"a disk must be a multiple of {PAGE_BYTES} bytes, not {self.disk_bytes}")
+
+    def __str__(self) -> str:
+        net = self.mac.hex(":") if self.mac is not None else "none"
+        entropy = "yes" if self.has_entropy else "no"
+        return f"riscv/1 ram={self.ram_bytes // 1024}KiB net={net} disk={self.disk_bytes // 1024}KiB entropy={entropy}"
+
+    @property
+    def devices(self) -> int:
+        """The set of optional devices, as riscv.h numbers them."""
+        net = lib.FTVM_RISCV_NET if self.mac is not None else 0
+        block = lib.FTVM_RISCV_BLOCK if self.disk_bytes else 0
+        return int(net | block | (lib.FTVM_RISCV_ENTROPY if self.has_entropy else 0))
+
+    @property
+    def virtio_slots(self) -> tuple[int, ...]:
+        """The virtio slots that are in use."""
+        return tuple(slot for slot in range(3) if self.devices >> slot & 1)
+
+
+class Memory:
+    """Page-aligned zeroed memory with a flag per page that tells whether it was written."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self.page_count: PageCount = bytes_to_pages(size_bytes)
+        self.pages = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.buffer = memoryview(self.pages)
+        self.flags = bytearray(self.page_count)
+
+    def write(self, offset: int, content: bytes) -> None:
+        """Write from outside, marking the pages; decoded code is the caller's business."""
+        if not content:
+            return
+        self.buffer[offset : offset + len(content)] = content
+        first, last = offset // PAGE_BYTES, (offset + len(content) - 1) // PAGE_BYTES
+        self.flags[first : last + 1] = b"\1" * (last + 1 - first)
+
+    def take_dirty(self) -> bytearray:
+        """Return the set of pages written since the last call, as Bitmap words, and clear it."""
+        return take_flags(self.flags)
+
+    def put_dirty(self, words: bytearray) -> None:
+        """Add a set of pages to those written; the caller flushes decoded code."""
+        put_flags(words, self.flags)
+
+
+class Machine:
+    """One machine, in reset and with blank memory. Not safe for several threads, but for `stop`."""
+
+    def __init__(self, shape: MachineShape) -> None:
+        self.shape = shape
+        self.ram = Memory(shape.ram_bytes)
+        self.disk = Memory(shape.disk_bytes) if shape.disk_bytes else None
+        self._state = mmap.mmap(-1, lib.ftvm_riscv_bytes(shape.ram_bytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._machine = self._init()
+        self._length = ffi.new("size_t *")
+        self._count = ffi.new("size_t *")
+
+    def _init(self) -> Any:
+        # from_buffer keeps each buffer alive as long as its pointer is: the pointers live as long as the machine. The
+        # maps
+        # themselves are exported, not views of them: see _address in ftvm/_native/memory.py.
+        self._pointers = [
+            ffi.from_buffer("uint8_t[]", part, require_writable=True)
+            for memory in (self.ram, self.disk)
+            if memory is not None
+            for part in (memory.pages, memory.flags)
+        ]
+        config = ffi.new("ftvm_riscv_config *")
+        config.ram, config.flags, config.ram_bytes = self._pointers[0], self._pointers[1], self.shape.ram_bytes
+        if self.disk is not None:
+            config.disk, config.disk_flags = self._pointers[2:4]
+            config.disk_bytes = self.shape.disk_bytes
+        config.devices = self.shape.devices
+        config.mac = list(self.shape.mac or bytes(6))
+        self._state_pointer = ffi.from_buffer("uint8_t[]", self._state, require_writable=True)
+        machine = lib.ftvm_riscv_init(self._state_pointer, config)
+        if machine == ffi.NULL:
+            raise ConfigError(f"the machine cannot be made: {self.shape}")
+        return machine
+
+    def boot(self, program: Program, *, command_line: str = "") -> None:
+        """Load a program and its device tree into memory, and let the hart begin there."""
+        for segment in program.segments:
+            self.ram.write(segment.address - RAM_BASE, segment.content)
+        tree = build_fdt(
+            machine_tree(
+                ram_base=RAM_BASE,
+                ram_bytes=self.shape.ram_bytes,
+                virtio_slots=self.shape.virtio_slots,
+                command_line=command_line,
+            )
+        )
+        tree_at = (self.shape.ram_bytes - len(tree)) // PAGE_BYTES * PAGE_BYTES
+        self.ram.write(tree_at, tree)
+        lib.ftvm_riscv_boot(self._machine, program.entry, RAM_BASE + tree_at, program.tohost)
+        self.flush()
+
+    def run(self, instructions: int, *, stop_at_output: bool = False, is_cached: bool = True) -> Stop:
+        """Run until so many more instructions are retired, or until something else ends it; releases the GIL."""
+        options = lib.FTVM_RISCV_STOP_AT_OUTPUT if stop_at_output else 0
+        options |= 0 if is_cached else lib.FTVM_RISCV_NO_CACHE
+        return Stop(lib.ftvm_riscv_run(self._machine, instructions, options))
+
+    def stop(self) -> None:
+        """End the present run soon, or the next one at once; safe from any thread."""
+        lib.ftvm_riscv_stop(self._machine)
+
+    @property
+    def position(self) -> Position:
+        """How far it has come."""
+        return Position(lib.ftvm_riscv_retired(self._machine), lib.ftvm_riscv_idled(self._machine))
+
+    def idle(self, ticks: int) -> None:
+        """Let time pass while the hart waits, at most `idle_max` of it."""
+        lib.ftvm_riscv_idle(self._machine, ticks)
+
+    def idle_max(self) -> int | None:
+        """Return how many ticks may pass before the timer wants to interrupt; None if it never will."""
+        ticks = int(lib.ftvm_riscv_idle_max(self._machine))
+        return None if ticks == _NEVER else ticks
+
+    def receive_frame(self, frame: bytes) -> bool:
+        """Give the network device a frame; return False if it has no buffer ready now. Drops what it can never take."""
+        return bool(lib.ftvm_riscv_receive_frame(self._machine, frame, len(frame)) != 0)
+
+    def receive_console(self, content: bytes) -> int:
+        """Give the uart some bytes; return how many it had room for."""
+        return int(lib.ftvm_riscv_receive_console(self._machine, content, len(content)))
+
+    def entropy_wanted(self) -> int:
+        """Return how many random bytes the program waits for."""
+        return int(lib.ftvm_riscv_entropy_wanted(self._machine)) if self.shape.has_entropy else 0
+
+    def receive_entropy(self, content: bytes) -> int:
+        """Give the entropy device random bytes; return how many it took."""
+        return int(lib.ftvm_riscv_receive_entropy(self._machine, content, len(content)))
+
+    def take_outputs(self) -> Sequence[MachineOutput]:
+        """Return the outputs made since the last call, in order."""
+        start = lib.ftvm_riscv_outputs(self._machine, self._length, self._count)
+        if self._count[0] == 0:
+            return ()
+        stream = bytes(ffi.buffer(start, self._length[0]))
+        lib.ftvm_riscv_outputs_clear(self._machine)
+        outputs = []
+        at = 0
+        while at < len(stream):
+            channel, length = _OUTPUT_HEADER.unpack_from(stream, at)
+            at += _OUTPUT_HEADER.size
+            outputs.append(MachineOutput(_CHANNELS[channel], stream[at : at + length]))
+            at += (length + 7) // 8 * 8
+        return outputs
+
+    @property
+    def exit_code(self) -> int:
+        """The code with which the program ended the machine; 0 is success."""
+        return int(lib.ftvm_riscv_finish(self._machine))
+
+    def save(self) -> bytes:
+        """Return all state outside of memory and disk. Raises LocalProtocolError if outputs were not taken."""
+        state = ffi.new("uint8_t[]", _STATE_BYTES_MAX)
+        length = lib.ftvm_riscv_save(self._machine, state, _STATE_BYTES_MAX)
+        if length == 0:
+            raise LocalProtocolError("the machine's outputs must be taken before its state is saved")
+        return bytes(ffi.buffer(state, length))
+
+    def load(self, state: bytes) -> None:
+        """Become the machine that `save` described, on memory as it is. Raises GuestError; it is then as before."""
+        wrong = lib.ftvm_riscv_load(self._machine, ffi.from_buffer("uint8_t[]", state), len(state))
+        if wrong != ffi.NULL:
+            raise GuestError(f"the machine's state does not load: {ffi.string(wrong).decode()}")
+
+    def flush(self) -> None:
+        """Forget decoded code: after memory or flags were written from outside."""
+        lib.ftvm_riscv_flush(self._machine)
+
+    def register(self, number: int) -> int:
+        """Return x0 to x31, or pc as number 32."""
+        return int(lib.ftvm_riscv_peek_register(self._machine, number))
+
+    def csr(self, number: int) -> int | None:
+        """Return a control and status register, None if there is none of that number."""
+        value = ffi.new("uint64_t *")
+        return int(value[0]) if lib.ftvm_riscv_peek_csr(self._machine, number, value) else None
