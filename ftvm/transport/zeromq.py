@@ -32,7 +32,7 @@ from ftvm.checkpoint import Buffer
 from ftvm.config import Limits
 from ftvm.errors import ClosedError, ConfigError, LimitExceeded, LocalProtocolError, TransportError
 from ftvm.interfaces import Delivery, Lane, Polled
-from ftvm.transport.curve import Gate, secure_client, secure_server
+from ftvm.transport.curve import DialWatch, Gate, secure_client, secure_server
 from ftvm.transport.endpoints import Endpoint, check_free, parse_endpoint, resolve
 from ftvm.transport.keys import Keys
 from ftvm.transport.line import FRAMES_MAX, Context, Line, Trackers, open_socket, why
@@ -111,6 +111,7 @@ class ZeroMqTransport:
         self._router: Line | None = None
         self._endpoint: str | None = None
         self._gate: Gate | None = None
+        self._watches: list[DialWatch] = []
         self._sources: list[_Source] = []
         self._lines: dict[int, Line] = {}
         self._waker = Waker()
@@ -141,8 +142,12 @@ class ZeroMqTransport:
         return Counters(malformed=self._malformed, refused=self._gate.refused if self._gate else 0)
 
     def take_refusals(self) -> tuple[str, ...]:
-        """Return whom the gate refused since the last call, for a person to read; the latest few only."""
-        return self._gate.take_refusals() if self._gate else ()
+        """Return whom we refused, and who refused us, since the last call: for a person to read, the latest few
+        only."""
+        refusals = list(self._gate.take_refusals()) if self._gate is not None else []
+        for watch in self._watches:
+            refusals.extend(watch.take_refusals())
+        return tuple(refusals)
 
     def send(self, peer: str, lane: Lane, frames: Sequence[Buffer], token: int | None = None) -> bool:
         """Queue a message; see interfaces.Transport. False also while a dialled peer is not connected.
@@ -196,6 +201,8 @@ class ZeroMqTransport:
         if self._is_closed:
             return
         self._is_closed = True
+        for watch in self._watches:
+            watch.close()
         for line in self._lines.values():
             line.close()
         self._context.term()
@@ -233,6 +240,8 @@ class ZeroMqTransport:
             self._sources.append(_Source(line, endpoint.text, lane, key))
             if self._keys is not None and key is not None:
                 secure_client(dealer, public=self._keys.public, secret=self._keys.secret, server=key)
+            if lane is Lane.CONTROL:
+                self._watches.append(DialWatch(dealer, endpoint.text))
             dealer.set(zmq.ROUTING_ID, f"{nonce}.{_LANE_MARKS[lane]}".encode("ascii"))
             dealer.set(zmq.IMMEDIATE, 1)  # queue nothing for a peer that is away: it would get stale messages later
             try:
