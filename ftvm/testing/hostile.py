@@ -8,6 +8,7 @@ Knows nothing of ftvm's messages: frames are whatever the test says. Source: SEC
 """
 
 import contextlib
+import secrets
 import socket
 from collections.abc import Callable, Mapping
 from typing import Final, Self
@@ -40,9 +41,9 @@ class HostilePeer:
         self.close()
 
     def member(
-        self, public: str, secret: str, *, routing_id: bytes = b"", server_key: str | None = None
+        self, public: str, secret: str, *, routing_id: bytes | None = None, server_key: str | None = None
     ) -> "zmq.Socket[bytes]":
-        """Return a DEALER that speaks CURVE with any keys and takes any routing id."""
+        """Return a DEALER that speaks CURVE with any keys and takes any routing id; with None, a well-formed one."""
         dealer = self._dealer(routing_id)
         dealer.curve_publickey = public.encode("ascii")
         dealer.curve_secretkey = secret.encode("ascii")
@@ -55,7 +56,7 @@ class HostilePeer:
         public, secret = zmq.curve_keypair()
         return self.member(public.decode("ascii"), secret.decode("ascii"), server_key=server_key)
 
-    def nameless(self, routing_id: bytes = b"") -> "zmq.Socket[bytes]":
+    def nameless(self, routing_id: bytes | None = None) -> "zmq.Socket[bytes]":
         """Return a DEALER that speaks NULL: no key at all."""
         dealer = self._dealer(routing_id)
         dealer.connect(self.endpoint)
@@ -78,12 +79,14 @@ class HostilePeer:
             dealer.close(linger=0)
         self._context.term()
 
-    def _dealer(self, routing_id: bytes) -> "zmq.Socket[bytes]":
+    def _dealer(self, routing_id: bytes | None) -> "zmq.Socket[bytes]":
         dealer = self._context.socket(zmq.DEALER)
         self._sockets.append(dealer)
         dealer.linger = 0
         dealer.set(zmq.RECONNECT_IVL, 20)  # an attacker is in a hurry
-        if routing_id:
+        if routing_id is None:
+            routing_id = f"{secrets.token_hex(16)}.d".encode("ascii")
+        if routing_id:  # an empty one leaves the choice to libzmq
             dealer.set(zmq.ROUTING_ID, routing_id)
         return dealer
 
