@@ -117,7 +117,7 @@ def _carries_messages_as_they_were_sent(pair: _Pair) -> None:
     for sender, to, receiver, called in ways:
         for lane in Lane:
             sent = [[b""], *([pair.chance.randbytes(size), b"", b"end"] for size in _SIZES)]
-            sent.append([pair.chance.randbytes(pair.chance.randrange(300)) for _ in range(100)])
+            sent.append([pair.chance.randbytes(pair.chance.randrange(300)) for _ in range(16)])
             for number, frames in enumerate(sent):
                 pair.send(sender, to, lane, frames, number if number % 2 else None)
             came = pair.take(receiver, len(sent))

@@ -150,11 +150,11 @@ def test_message_of_too_many_frames_is_dropped_and_counted(bench: Bench, tmp_pat
 
 
 def test_what_the_other_side_would_refuse_is_not_sent(bench: Bench) -> None:
-    dialler, _listener = pair(bench)
-    limits = Limits()
+    small = Limits(batch_bytes=1 << 16, devices_bytes=1 << 16, outputs_held_bytes=1 << 16)
+    dialler = bench.add(ZeroMqTransport(None, ["tcp://127.0.0.1:9"], None, small))
 
     with pytest.raises(LimitExceeded, match="bytes of one frame"):
-        dialler.send(dialler.dialled[0], Lane.DATA, [bytes(limits.devices_bytes + (1 << 20))])
+        dialler.send(dialler.dialled[0], Lane.DATA, [bytes(1 << 18)])
     with pytest.raises(LimitExceeded, match="frames of one message"):
         dialler.send(dialler.dialled[0], Lane.DATA, [b""] * (FRAMES_MAX + 1))
 
