@@ -57,7 +57,7 @@ class PlainScreen:
 
     def say(self, text: str) -> None:
         """Print it with the time since the start."""
-        self._console.print(Text(f"{time.monotonic() - self._started_at:6.1f} s  {text}"))
+        self._console.print(Text(f"{time.monotonic() - self._started_at:6.1f} s  {text}"), soft_wrap=True)
 
     def show(self, ledger: Ledger) -> None:
         """Print nothing: a line for each change would bury what happened."""
