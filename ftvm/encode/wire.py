@@ -24,6 +24,7 @@ are
 the peer's fault. It allocates nothing that the peer's lengths ask for before they were checked.
 """
 
+import reprlib
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
@@ -77,11 +78,12 @@ T = TypeVar("T")
 
 
 # --- reading a header: each reader takes one value and says what is wrong with it ----------------------------------
+# What a peer sent is shown by reprlib: a value nested a thousand deep must not exhaust the stack of who complains.
 
 
 def _number(value: object, name: str, most: int = (1 << 63) - 1) -> int:
     if type(value) is not int or not 0 <= value <= most:
-        raise BadFrame(f"{name} is {value!r}, not a number from 0 to {most}")
+        raise BadFrame(f"{name} is {reprlib.repr(value)}, not a number from 0 to {most}")
     return value
 
 
@@ -100,7 +102,7 @@ def _identity(value: object, name: str) -> str:
 
 def _flag(value: object, name: str) -> bool:
     if type(value) is not bool:
-        raise BadFrame(f"{name} is {value!r}, not true or false")
+        raise BadFrame(f"{name} is {reprlib.repr(value)}, not true or false")
     return value
 
 
@@ -479,7 +481,7 @@ def decode(frames: Sequence[Buffer], limits: Limits) -> tuple[Envelope, Message]
     _, kind, guest_id, sender, session, record, released, fields = _fields(header, 8, "header")
     unpack = _UNPACK.get(kind) if type(kind) is int else None
     if unpack is None:
-        raise BadFrame(f"no message is of kind {kind!r}")
+        raise BadFrame(f"no message is of kind {reprlib.repr(kind)}")
     envelope = Envelope(
         guest_id=_identity(guest_id, "guest id"),
         sender=_identity(sender, "sender"),
