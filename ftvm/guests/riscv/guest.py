@@ -25,6 +25,8 @@ DEFAULT_MAC: Final = bytes.fromhex("525400123456")
 _IMAGE_BYTES_MAX: Final = 256 << 20
 _RUN_INSTRUCTIONS: Final = 1_000_000
 """One run; outputs, inputs and `pause` end it sooner."""
+_RUN_INSTRUCTIONS_FED: Final = 20_000
+"""One run while inputs wait that the machine had no room for."""
 _FRAMES_WAITING_MAX: Final = 1_024
 _CONSOLE_WAITING_MAX: Final = 65_536
 _ENTROPY_BYTES_MAX: Final = 4_096
@@ -140,8 +142,7 @@ class RiscvGuest:
             case "console":
                 return self._machine.receive_console(payload) == len(payload)
             case "entropy":
-                self._machine.receive_entropy(payload)
-                return True
+                return self._machine.receive_entropy(payload) == len(payload)
             case _:
                 return False
 
@@ -275,33 +276,42 @@ class RiscvGuest:
 
     def _run_once(self) -> None:
         self._feed()
-        stop = self._machine.run(_RUN_INSTRUCTIONS, stop_at_output=True)
+        instructions = _RUN_INSTRUCTIONS_FED if self._frames or self._console else _RUN_INSTRUCTIONS
+        stop = self._machine.run(instructions, stop_at_output=True)
         has_spoken = self._emit()
         if stop is Stop.FINISHED:
             self._failure = f"the program ended with code {self._machine.exit_code}"
         if stop is Stop.FINISHED or (has_spoken and self._stops_at_output):
             with self._changed:
                 self._is_wanted = False
-        elif stop is Stop.IDLE:
+        elif stop is Stop.IDLE and not self._feed():
             self._wait_idle()
 
-    def _feed(self) -> None:
-        """Give the machine as much of what waits as it can take now, and tell the sink what it took where."""
+    def _feed(self) -> bool:
+        """Give the machine as much of what waits as it can take now, and tell the sink; tell whether it took anything."""
         here, sink = self.position, self._attached()
+        taken = self._feed_entropy(here)
         with self._changed:
             self._is_fresh = False
             while self._frames and self._machine.receive_frame(self._frames[0]):
                 sink.took_input(here, "net0", self._frames.popleft())
-            if self._console:
-                taken = self._machine.receive_console(bytes(self._console))
-                if taken:
-                    sink.took_input(here, "console", bytes(self._console[:taken]))
-                del self._console[:taken]
+                taken = True
+            keys = self._machine.receive_console(bytes(self._console)) if self._console else 0
+            if keys:
+                sink.took_input(here, "console", bytes(self._console[:keys]))
+                del self._console[:keys]
+                taken = True
+        return taken
+
+    def _feed_entropy(self, here: GuestPosition) -> bool:
         wanted = min(self._machine.entropy_wanted(), _ENTROPY_BYTES_MAX)
-        if wanted and self._entropy is not None:
-            content = self._entropy(wanted)
-            self._machine.receive_entropy(content)
-            sink.took_input(here, "entropy", content)
+        if not wanted or self._entropy is None:
+            return False
+        content = self._entropy(wanted)
+        taken = self._machine.receive_entropy(content)
+        if taken:
+            self._attached().took_input(here, "entropy", content[:taken])
+        return taken > 0
 
     def _emit(self) -> bool:
         """Emit what the run said; return whether it said anything."""
@@ -317,8 +327,6 @@ class RiscvGuest:
 
     def _wait_idle(self) -> None:
         """Wait for an input or the timer, then let the machine's time catch up with the clock's."""
-        if self._machine.entropy_wanted():
-            return
         ahead_ticks = -self._ticks_behind()
         if ahead_ticks > 0:
             self._anchor()  # it computed faster than its time goes: a wait still takes as long as it says

@@ -132,3 +132,7 @@ def run_to_end(machine: Machine, *, limit: int = 100_000) -> list[tuple[str, byt
     stop = machine.run(limit)
     assert stop is Stop.FINISHED, (stop, machine.position, hex(machine.register(32)))
     return [(output.channel, output.payload) for output in machine.take_outputs()]
+
+
+def changed_pages(before: bytes, after: bytes) -> set[int]:
+    return {at // 4096 for at in range(0, len(before), 4096) if before[at : at + 4096] != after[at : at + 4096]}
