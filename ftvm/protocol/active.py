@@ -451,13 +451,14 @@ class Active:
 
     def deadline(self, now: Nanos) -> Nanos | None:
         """Return when something is due next."""
-        del now
         times = [self._poll_at, self._announce_at, self._next_cut()]
         session = self.session
         if session is not None and not session.is_lost:
             times += [self._ping_at, session.watch.deadline()]
             if session.outbox.is_waiting_for_acknowledgement:
                 times.append(session.outbox.deadline())
+            if self.plan is not None and self.plan.left and session.has_answered and session.outbox.room:
+                times.append(now)  # zero pages make no batch, so no acknowledgement will call for more of the copy
         return min(time for time in times if time is not None)
 
     def _announce_again(self, now: Nanos) -> None:

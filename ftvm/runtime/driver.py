@@ -18,11 +18,12 @@ from ftvm.encode.messages import Copy, Envelope, EpochPart, Message
 from ftvm.encode.wire import encode
 from ftvm.errors import FtvmError, GuestError, LimitExceeded
 from ftvm.events import Event, HostFailed
-from ftvm.interfaces import Arbiter, Capability, Clock, ExactStopGuest, Guest, Lane, ReplayableGuest, World
+from ftvm.interfaces import Arbiter, Capability, Clock, ExactStopGuest, Guest, Lane, Record, ReplayableGuest, World
 from ftvm.protocol import effects as do
 from ftvm.protocol.active import Active
 from ftvm.protocol.commit import Committed
 from ftvm.protocol.core import Role, Settings
+from ftvm.protocol.record import vacate
 from ftvm.protocol.replica import Replica
 from ftvm.protocol.standby import Standby
 from ftvm.runtime.capture import Hands
@@ -132,6 +133,16 @@ class Driver:
             self.replica.leave(reason, self._clock.now())
             self._perform()
         self.halt(reason)
+
+    def last_word(self) -> Record | None:
+        """Return what to tell the arbiter once the guest has stopped here for good, if anything.
+
+        A host that ran the guest alone vacates the record: nobody else can move it, and the guest ended with this host.
+        """
+        desk = self.replica.core.desk
+        if not self.is_active or desk.proposal is not None or desk.known.standby is not None:
+            return None
+        return vacate(desk.known)
 
     def status(self, now: Nanos) -> Status:
         """Return what there is to tell now."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 from ftvm.errors import ArbiterError, ClosedError, FtvmError, InternalError, LocalProtocolError
-from ftvm.interfaces import Answer, Clock, CompareAndSet, RecordStore, Request, Transport
+from ftvm.interfaces import Answer, Clock, CompareAndSet, Record, RecordStore, Request, Transport
 from ftvm.runtime.endpoint import Endpoint
 from ftvm.units import Nanos
 
@@ -56,8 +56,10 @@ class ArbiterWorker:
         self._is_busy = False
         return answer
 
-    def close(self, timeout: float = 5.0) -> None:
-        """End the thread; a call that hangs in the store is left to end with the process."""
+    def close(self, last: Record | None, timeout: float = 5.0) -> None:
+        """End the thread, after proposing `last` if given; a call that hangs in the store ends with the process."""
+        if last is not None:
+            self._requests.put(CompareAndSet(last))
         self._requests.put(None)
         self._thread.join(timeout)
         self._store.close()

@@ -144,7 +144,7 @@ class _Node:
         if not self.host.has_ended:
             self.host.call(lambda: self.driver.stop("its host was stopped"))
         self.host.stop()
-        self._arbiter.close()
+        self._arbiter.close(self.driver.last_word() if self.host.error is None else None)
         self._world.close()
         self._transport.close()
         self._guest.close()
