@@ -163,7 +163,9 @@ class QemuBoard:
         self._keys, self._console = self._process.stdin, self._process.stdout
 
     def line(self) -> str:
-        return self._console.readline().decode()
+        line = self._console.readline()
+        assert line, "the program ended without another line"
+        return line.decode()
 
     def type(self, keys: bytes) -> None:
         self._keys.write(keys)
@@ -279,11 +281,15 @@ class BuiltInBoard:
 
 
 class Boot(Protocol):
-    """Starts program `name` on a board, with these boot arguments and devices."""
+    """Starts a program, by its name or its ELF file, on a board with these boot arguments and devices."""
 
     def __call__(
-        self, name: str, arguments: str = "", *, disk: Path | None = None, has_entropy: bool = False
+        self, program: str | Path, arguments: str = "", *, disk: Path | None = None, has_entropy: bool = False
     ) -> Any: ...
+
+
+def elf_of(program: str | Path) -> Path:
+    return program if isinstance(program, Path) else PROGRAMS / f"{program}.elf"
 
 
 @pytest.fixture
@@ -292,9 +298,11 @@ def boot_on_qemu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Boot]:
         pytest.skip("needs qemu-system-riscv64 (Debian: qemu-system-misc)")
     with ExitStack() as stack:
 
-        def start(name: str, arguments: str = "", *, disk: Path | None = None, has_entropy: bool = False) -> Board:
+        def start(
+            program: str | Path, arguments: str = "", *, disk: Path | None = None, has_entropy: bool = False
+        ) -> Board:
             folder = tmp_path_factory.mktemp("qemu")
-            board = QemuBoard(PROGRAMS / f"{name}.elf", folder, arguments, disk, has_entropy)
+            board = QemuBoard(elf_of(program), folder, arguments, disk, has_entropy)
             stack.callback(board.close)
             return board
 
@@ -303,12 +311,14 @@ def boot_on_qemu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Boot]:
 
 @pytest.fixture(params=["qemu", "built-in", "built-in, moved often"])
 def boot(request: pytest.FixtureRequest) -> Boot:
-    """boot(name, arguments) starts a program on each board in turn: the same bytes must do the same on all."""
+    """boot(program, arguments) starts a program on each board in turn: the same bytes must do the same on all."""
     if request.param == "qemu":
         return cast("Boot", request.getfixturevalue("boot_on_qemu"))
     moves = 0 if request.param == "built-in" else MOVES
 
-    def start(name: str, arguments: str = "", *, disk: Path | None = None, has_entropy: bool = False) -> Board:
-        return BuiltInBoard(PROGRAMS / f"{name}.elf", arguments, disk, has_entropy, moves)
+    def start(
+        program: str | Path, arguments: str = "", *, disk: Path | None = None, has_entropy: bool = False
+    ) -> Board:
+        return BuiltInBoard(elf_of(program), arguments, disk, has_entropy, moves)
 
     return start
