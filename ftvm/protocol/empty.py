@@ -41,6 +41,11 @@ class Empty:
     _read_at: int | None = None
     _refusals: frozenset[str] = frozenset()
 
+    @classmethod
+    def again(cls, core: Core, now: Nanos) -> "Empty":
+        """Begin anew after another role. The first JOIN waits: a session that fails each time must not spin."""
+        return cls(core, starts=False, _join_at=Nanos(now + core.settings.timing.join_interval_ns))
+
     def on_message(self, peer: str, key: str | None, envelope: Envelope, message: Message, now: Nanos) -> None:
         """Take a welcome or a refusal; anything else is for somebody else."""
         if self.starts or self.opening is not None:

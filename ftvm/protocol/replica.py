@@ -185,7 +185,7 @@ class Replica:
                 self.core.id = self.core.fresh_id()
                 self.core.released = 0
                 self.core.happened.clear()
-                self.steps = Empty(self.core, starts=False)
+                self.steps = Empty.again(self.core, now)
             case Role.SYNCING:
                 if not isinstance(before, Empty) or before.opening is None:
                     raise InternalError("welcomed without an opening")

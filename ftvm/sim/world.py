@@ -129,7 +129,7 @@ class Node:
         self.world.told[type(event).__name__] += 1
         if isinstance(event, RoleChanged) and event.role == Role.ACTIVE.value:
             replica = self.driver.replica
-            self.world.actives.became_active(replica.core.desk.known.generation, replica.core.id)
+            self.world.actives.became_active(replica.core.desk.known, replica.core.id)
         self.world.trace(f"{self.name} {event}")
 
     def release(self, output: Output) -> None:

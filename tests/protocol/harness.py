@@ -6,13 +6,12 @@ asks for it, so that a test can stop the world between any two steps.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ftvm.checkpoint import Checkpoint, Geometry, Output, PageBatch, RegionShape
 from ftvm.config import Limits, Timing
-from ftvm.encode.messages import Message
 from ftvm.engines.remus import Remus
 from ftvm.errors import DigestMismatch
 from ftvm.events import Event
@@ -312,31 +311,42 @@ class Pair:
 
     # --- moving things ---------------------------------------------------------------------------------------------
 
-    def carry(self, sender: Host, receiver: Host, *, kinds: tuple[type[Message], ...] | None = None) -> int:
-        """Deliver what `sender` has sent so far; messages of other kinds than these are lost, if kinds are named."""
-        batch = list(sender.sent)
-        sender.sent.clear()
-        for sent in batch:
-            if kinds is None or isinstance(sent.message, kinds):
-                receiver.take(sender, sent)
-        return len(batch)
+    def carry(self, sender: Host, receiver: Host) -> int:
+        """Deliver what `sender` has sent so far."""
+        count = len(sender.sent)
+        for _ in range(count):
+            receiver.take(sender, sender.sent.popleft())
+        return count
 
     def elapse(self, milliseconds: float) -> None:
         self.now = Nanos(self.now + int(milliseconds * MS))
 
-    def exchange(self) -> None:
-        """Let both hosts step, answer every request and deliver every message, without time passing, until rest."""
+    def moves(self) -> Iterator[None]:
+        """Let both hosts step, answer every request and deliver every message, one thing after the other, until rest.
+
+        Time does not pass meanwhile.
+        """
         for _ in range(100):
-            moved = 0
-            for host in (self.a, self.b):
+            has_moved = False
+            for host, other in ((self.a, self.b), (self.b, self.a)):
                 host.tick()
+                yield
                 if host.outstanding is not None:
+                    has_moved = True
                     host.answer()
-                    moved += 1
-            moved += self.carry(self.a, self.b) + self.carry(self.b, self.a)
-            if not moved:
+                    yield
+                while host.sent:
+                    has_moved = True
+                    other.take(host, host.sent.popleft())
+                    yield
+            if not has_moved:
                 return
         raise AssertionError("the pair does not come to rest")
+
+    def exchange(self) -> None:
+        """Let everything happen that can happen now."""
+        for _ in self.moves():
+            pass
 
     def run(self, milliseconds: float, *, step: float = 5) -> None:
         """Let both hosts live for a while."""
@@ -360,11 +370,10 @@ class Pair:
         assert self.b.role is Role.STANDBY
         return self
 
-    def until(self, is_true: Callable[[], bool]) -> None:
-        """Let both hosts live until something is so."""
+    def until(self, is_true: Callable[[], object]) -> None:
+        """Let both hosts live until something is so, and stop the world right then."""
         for _ in range(1000):
-            if is_true():
+            if is_true() or any(is_true() for _ in self.moves()):
                 return
             self.elapse(5)
-            self.exchange()
         raise AssertionError("it does not come about")
