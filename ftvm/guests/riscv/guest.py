@@ -288,7 +288,7 @@ class RiscvGuest:
             self._wait_idle()
 
     def _feed(self) -> bool:
-        """Give the machine as much of what waits as it can take now, and tell the sink; tell whether it took anything."""
+        """Give the machine as much of what waits as it can take now, and tell the sink. Return whether it took any."""
         here, sink = self.position, self._attached()
         taken = self._feed_entropy(here)
         with self._changed:
