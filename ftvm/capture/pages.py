@@ -74,6 +74,11 @@ class StagedCopy:
         self.native = ffi.from_buffer("uint8_t[]", self._pages)
         self.indices = array("I")
 
+    @property
+    def content(self) -> memoryview:
+        """The copied pages, one after the other; the next `gather` overwrites them."""
+        return memoryview(self._pages)[: pages_to_bytes(len(self.indices))].toreadonly()
+
     def gather(self, memory: NativeMemory, indices: "array[int]") -> None:
         """Copy pages out of guest memory, each read once. Replaces what was gathered before.
 
