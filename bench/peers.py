@@ -19,14 +19,14 @@ int peer_decode(uintptr_t function, const uint8_t *payload, size_t payload_bytes
 size_t peer_xbzrle(const uint8_t *older, const uint8_t *newer, size_t pages, uint8_t *scratch);
 size_t peer_lz4_compress(uintptr_t function, const uint8_t *older, const uint8_t *newer, size_t pages, uint8_t *payload,
                          uint16_t *lengths);
-int peer_lz4_decompress(uintptr_t function, const uint8_t *payload, const uint16_t *lengths, size_t pages, uint8_t
-*page); void peer_touch(uint8_t *memory, size_t pages, size_t first, size_t step, uint64_t value);
+int peer_lz4_decompress(uintptr_t function, const uint8_t *payload, const uint16_t *lengths, size_t pages,
+                        uint8_t *page);
+void peer_touch(uint8_t *memory, size_t pages, size_t first, size_t step, uint64_t value);
 void peer_touch_list(uint8_t *memory, const uint32_t *indices, size_t count, uint64_t value);
 size_t peer_scan(const uint8_t *memory, const uint8_t *shadow, size_t pages);
 void peer_gather(const uint8_t *memory, const uint32_t *indices, size_t count, uint8_t *to);
-size_t peer_encode_list(uintptr_t function, const uint8_t *memory, uint8_t *shadow, const uint32_t *indices, size_t
-count,
-                        uint8_t *payload);
+size_t peer_encode_list(uintptr_t function, const uint8_t *memory, uint8_t *shadow, const uint32_t *indices,
+                        size_t count, uint8_t *payload);
 size_t peer_three_passes(uintptr_t function, const uint8_t *memory, uint8_t *shadow, const uint32_t *indices,
                          size_t count, uint8_t *staging, uint8_t *bases, uint8_t *payload);
 """

@@ -5,6 +5,7 @@ All values are frozen and hold buffers by reference; who builds one must not wri
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Final
 
 from ftvm.errors import ConfigError
@@ -16,6 +17,9 @@ __all__ = [
     "Buffer",
     "Checkpoint",
     "Geometry",
+    "GuestPosition",
+    "LogKind",
+    "LogRecord",
     "Output",
     "PageBatch",
     "RegionShape",
@@ -127,6 +131,40 @@ class Output:
     number: int
     channel: str
     payload: bytes
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class GuestPosition:
+    """An exact place in a guest's run: instructions retired, and time units spent waiting (GUESTS.md, "Time").
+
+    Inputs that come while the guest waits share one retired count, so the waiting counts too.
+    """
+
+    retired: int
+    idled: int
+
+
+class LogKind(Enum):
+    """What a log record is about."""
+
+    INPUT = 1
+    """Something was given to the guest: `channel` and `payload`."""
+    CLOCK = 2
+    """The guest's clock was moved on by `amount` units while it waited."""
+    OUTPUT = 3
+    """The guest made the output of number `amount`; nothing new may come before it in a replay."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogRecord:
+    """One non-deterministic event, with the exact position at which the guest took it. `index` counts from 1."""
+
+    index: int
+    kind: LogKind
+    position: GuestPosition
+    amount: int = 0
+    channel: str = ""
+    payload: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

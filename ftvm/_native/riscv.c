@@ -104,13 +104,19 @@ static uint64_t next_event(const ftvm_riscv *machine, uint64_t end)
     return event;
 }
 
-/* Everything that is due exactly here, before the next instruction. Returns whether the hart goes on. */
-static bool settle(ftvm_riscv *machine)
+/* Brings everything up to this very position, so that the state here is the same however the run came here. */
+static void settle(ftvm_riscv *machine)
 {
-    riscv_hart *hart = &machine->core.hart;
+    const riscv_hart *hart = &machine->core.hart;
     if (machine->core.uart.line_count != 0 && machine->core.uart.line_deadline <= hart->retired)
         riscv_uart_flush(machine);
     riscv_bus_settle_lines(machine);
+}
+
+/* Wakes the hart and takes an interrupt, if there is one. Returns whether the hart goes on. */
+static bool wake(ftvm_riscv *machine)
+{
+    riscv_hart *hart = &machine->core.hart;
     uint64_t pending = riscv_csr_mip(machine);
     if (hart->is_waiting && (pending & hart->mie) == 0)
         return false;
@@ -135,6 +141,7 @@ int ftvm_riscv_run(ftvm_riscv *machine, uint64_t instructions, uint32_t options)
     uint64_t end = instructions > UINT64_MAX - hart->retired ? UINT64_MAX : hart->retired + instructions;
     size_t outputs_before = machine->output.count;
     for (;;) {
+        settle(machine);
         if (machine->core.is_finished)
             return FTVM_RISCV_FINISHED;
         bool has_spoken = machine->output.count != outputs_before && (options & FTVM_RISCV_STOP_AT_OUTPUT) != 0;
@@ -144,7 +151,7 @@ int ftvm_riscv_run(ftvm_riscv *machine, uint64_t instructions, uint32_t options)
             return FTVM_RISCV_LIMIT;
         if (atomic_exchange_explicit(&machine->is_stop_wanted, false, memory_order_relaxed))
             return FTVM_RISCV_STOPPED;
-        if (!settle(machine))
+        if (!wake(machine))
             return FTVM_RISCV_IDLE;
         uint64_t until = next_event(machine, end - hart->retired > STOP_LATENCY ? hart->retired + STOP_LATENCY : end);
         if (until > hart->retired)

@@ -31,6 +31,7 @@ class HostFacts:
     epoch: int = 0
     lag_ms: float = 0.0
     outputs_held: int = 0
+    pause_us: float = 0.0
     copy_round: int = 0
     copy_pages_sent: int = 0
     copy_pages_left: int = 0
@@ -198,5 +199,6 @@ def _take_status(host: HostFacts, status: dict[str, Any]) -> None:
     host.epoch = status["epoch"]
     host.lag_ms = status.get("lag_ms", 0.0)
     host.outputs_held = status.get("outputs_held", 0)
+    host.pause_us = status.get("pause_us", {}).get("p50", 0.0)
     host.copy_pages_left = status.get("copy_pages_left", 0)
     host.status_count += 1

@@ -24,7 +24,7 @@ from ftvm.lab.ledger import HostFacts, Ledger
 __all__ = ["LiveScreen", "PlainScreen", "SilentScreen", "summary"]
 
 REDRAW_SECONDS: Final = 0.1
-RATES_KEPT: Final = 60
+RATES_KEPT: Final = 40
 HAPPENED_KEPT: Final = 9
 BARS: Final = " ▁▂▃▄▅▆▇█"
 
@@ -36,6 +36,10 @@ ROLE_STYLES: Final = {
     "empty": "yellow",
     "killed": "bold white on red",
 }
+
+
+STRIKING: Final = {"KILLED": "bold white on red", "took over": "bold green"}
+"""Words that an eye should find in what happened."""
 
 
 class SilentScreen:
@@ -57,7 +61,7 @@ class PlainScreen:
 
     def say(self, text: str) -> None:
         """Print it with the time since the start."""
-        self._console.print(Text(f"{time.monotonic() - self._started_at:6.1f} s  {text}"))
+        self._console.print(Text(f"{time.monotonic() - self._started_at:6.1f} s  {text}"), soft_wrap=True)
 
     def show(self, ledger: Ledger) -> None:
         """Print nothing: a line for each change would bury what happened."""
@@ -104,7 +108,9 @@ class LiveScreen:
         for _ in panels:
             hosts.add_column(ratio=1)
         hosts.add_row(*panels)
-        happened = Text("\n".join(self._happened))
+        happened = Text("\n".join(self._happened), no_wrap=True, overflow="ellipsis")
+        for words, style in STRIKING.items():
+            happened.highlight_words([words], style)
         return Group(
             hosts,
             Panel(self._client_line(ledger), title="client", title_align="left"),
@@ -139,13 +145,15 @@ def summary(outcome: Outcome) -> RenderableType:
 
 
 def _host_panel(host: HostFacts) -> Panel:
+    is_speaking = host.status_count > 0
     rows = Table.grid(padding=(0, 2))
     rows.add_row("role", Text(host.role, style=ROLE_STYLES.get(host.role, "")))
     rows.add_row("state", _protection(host))
-    rows.add_row("generation", str(host.generation))
-    rows.add_row("epoch", f"{host.epoch:,}")
-    rows.add_row("lag", f"{host.lag_ms:.1f} ms")
-    rows.add_row("outputs held", str(host.outputs_held))
+    rows.add_row("generation", f"{host.generation}" if is_speaking else "")
+    rows.add_row("epoch", f"{host.epoch:,}" if is_speaking else "")
+    rows.add_row("lag", f"{host.lag_ms:.1f} ms" if host.is_active else "")
+    rows.add_row("median pause", f"{host.pause_us:.0f} us" if host.is_active else "")
+    rows.add_row("outputs held", f"{host.outputs_held}" if host.is_active else "")
     rows.add_row("first copy", _copy_bar(host))
     return Panel(rows, title=f"host {host.name}", title_align="left")
 

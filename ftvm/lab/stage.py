@@ -19,13 +19,15 @@ HOSTS: Final = ("A", "B")
 GUEST_ID: Final = "demo"
 GUEST_MAC: Final = "52:54:00:77:00:02"
 LOOPBACK: Final = "127.0.0.1"
+PYTHON: Final = (sys.executable, "-P", "-m")
+"""Runs a module of the same installation as this one; -P keeps a source folder that one stands in from coming first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostCommands:
     """How hosts are started; a test may put another program in the place of ``python -m ftvm``."""
 
-    program: tuple[str, ...] = (sys.executable, "-m", "ftvm")
+    program: tuple[str, ...] = (*PYTHON, "ftvm")
     engine: str = "remus"
     interval_ms: float = 25.0
     memory: str = "64M"
@@ -81,12 +83,12 @@ class Stage:
     def switch_command(self) -> list[str]:
         """Run the switch, with a port for each host and the last one for the client."""
         ports = [word for port in range(len(HOSTS) + 1) for word in ("--port", self._cable(port, from_card=False))]
-        return [sys.executable, "-m", "ftvm.lab.switch", *ports]
+        return [*PYTHON, "ftvm.lab.switch", *ports]
 
     def client_command(self, seed: int) -> list[str]:
         """Run the client, to be told what to do."""
         cable = self._cable(len(HOSTS), from_card=True)
-        return [sys.executable, "-m", "ftvm.lab.client", "--nic", cable, "--seed", str(seed), "--driven"]
+        return [*PYTHON, "ftvm.lab.client", "--nic", cable, "--seed", str(seed), "--driven"]
 
     def _endpoint(self, host: str) -> str:
         return f"tcp://{LOOPBACK}:{self.tcp_ports[HOSTS.index(host)]}"

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from ftvm.checkpoint import Checkpoint, Output, PageBatch
+from ftvm.checkpoint import Checkpoint, LogRecord, Output, PageBatch
 from ftvm.encode.messages import Ack, Envelope, Join, Leave, Message, Ping, Refuse, SessionId, Welcome
 from ftvm.errors import InternalError, RemoteProtocolError
 from ftvm.events import (
@@ -107,6 +107,7 @@ class Active:
     _announce_at: Nanos | None = None
     _announces_left: int = 0
     _is_held_by_hint: bool = False
+    _unshipped: list[LogRecord] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         # The clock's origin is arbitrary: no timer may start at 0.
@@ -114,9 +115,15 @@ class Active:
 
     # --- guest -----------------------------------------------------------------------------------------------------
 
-    def on_outputs(self, outputs: list[Output], now: Nanos) -> None:
+    def on_log(self, records: list[LogRecord], now: Nanos) -> None:
+        """Ship what was logged; before the first cut there is nobody to ship it to, and the cut will cover it."""
+        if self.link in _SHIPPING:
+            self._unshipped.extend(records)
+            self._flush(now)
+
+    def on_outputs(self, outputs: list[Output], log_index: int, now: Nanos) -> None:
         """Hold what the guest emitted, and release what may leave."""
-        needs = self.core.settings.engine.output_needs(epoch=self.epoch + 1, log_index=0)
+        needs = self.core.settings.engine.output_needs(epoch=self.epoch + 1, log_index=log_index)
         for output in outputs:
             self.gate.hold(output, needs, now)
         self.release()
@@ -129,13 +136,21 @@ class Active:
         standbys = standbys_in_force(self.core.desk.known, self.core.desk.proposal, self._joining())
         acknowledged = (session.standby, session.acked) if session is not None else None
         for held in self.gate.open_for(standbys, acknowledged):
-            self.core.do(Release(held.output))
-        self.core.released = self.gate.released
+            # After a takeover, a replay makes outputs again that the active before is known to have released.
+            if held.output.number > self.core.released:
+                self.core.do(Release(held.output))
+        self.core.released = max(self.core.released, self.gate.released)
 
     def is_stalled(self) -> bool:
         """Whether so much output is held that the guest must not run on."""
         limits = self.core.settings.limits
         return len(self.gate.held) >= limits.outputs_held // 2 or self.gate.held_bytes >= limits.outputs_held_bytes // 2
+
+    def must_stand_still(self) -> bool:
+        """Whether the guest must not run now: too much is held, or the engine has it wait for a commit."""
+        session = self.session
+        is_shipping = session is not None and self.link in _SHIPPING and bool(session.in_flight)
+        return self.is_stalled() or (is_shipping and self.core.settings.engine.stands_still)
 
     def announce(self, now: Nanos) -> None:
         """Announce the guest's address now and a few times more: late frames of the old host may undo the first."""
@@ -186,6 +201,7 @@ class Active:
         if session is None or self.link not in (LinkState.COPYING, *_SHIPPING):
             self.core.do(Forget(checkpoint.batches))
             return
+        self._unshipped.clear()
         session.ship_epoch(checkpoint, pause_ns, now)
         if self.link is LinkState.COPYING:
             self._move(LinkEvent.CUT)
@@ -353,6 +369,7 @@ class Active:
             return
         session.is_lost = True
         self.plan = None
+        self._unshipped.clear()
         self.core.tell(SessionEnded(at=now, guest_id=self.core.settings.guest_id, reason=reason))
         self.core.do(Forget(batches_of(session.outbox.clear())))
         self.core.do(EndSession())
@@ -453,6 +470,9 @@ class Active:
         session = self.session
         if session is None or session.is_lost:
             return
+        if self._unshipped and session.outbox.room:
+            session.ship_log(tuple(self._unshipped))
+            self._unshipped.clear()
         for message in session.outbox.due(now):
             self.core.send(session.peer, Lane.DATA, message, session.id)
 

@@ -17,7 +17,7 @@ Nothing here reads a clock, draws a number or does I/O. A step runs to its end.
 from collections.abc import Callable
 from typing import assert_never
 
-from ftvm.checkpoint import Checkpoint, Output, PageBatch
+from ftvm.checkpoint import Checkpoint, LogRecord, Output, PageBatch
 from ftvm.encode.messages import Envelope, Message
 from ftvm.errors import InternalError
 from ftvm.events import RecordLearned, RoleChanged
@@ -80,10 +80,15 @@ class Replica:
             self.steps.on_record(now)
         self._follow(now)
 
-    def on_outputs(self, outputs: list[Output], now: Nanos) -> None:
-        """Take what the guest emitted, in order. Who is not active any more throws it away."""
+    def on_outputs(self, outputs: list[Output], log_index: int, now: Nanos) -> None:
+        """Take what the guest emitted, in order, when `log_index` records were logged. Who is not active forgets it."""
         if isinstance(self.steps, Active):
-            self.steps.on_outputs(outputs, now)
+            self.steps.on_outputs(outputs, log_index, now)
+
+    def on_log(self, records: list[LogRecord], now: Nanos) -> None:
+        """Take what was logged since the last time; before the outputs that came with it."""
+        if isinstance(self.steps, Active):
+            self.steps.on_log(records, now)
 
     def on_round(self, pages: int, now: Nanos) -> None:
         """Take the size of a round of the first copy that was collected."""
@@ -193,15 +198,16 @@ class Replica:
                 assert_never(role)
 
     def _activate(self, event: RoleEvent, now: Nanos) -> None:
+        """Go on from the committed state; after a START there is none, and the memory is as the guest booted it."""
         committed = self._committed
-        taken = event is RoleEvent.TAKEN
-        outputs = list(committed.outputs) if taken else []
-        output_next = committed.output_next if taken else 1
-        epoch = (committed.epoch or 0) if taken else 0
-        active = Active(self.core, Gate(released=output_next - 1 - len(outputs)), epoch, now)
+        if event is RoleEvent.STARTED and committed.epoch is not None:
+            raise InternalError("started with a state of another lineage")
+        outputs = list(committed.outputs)
+        gate = Gate(released=committed.output_next - 1 - len(outputs))
+        active = Active(self.core, gate, committed.epoch or 0, now)
         self.steps = active
-        active.on_outputs(outputs, now)
-        self.core.do(Run(output_next))
+        active.on_outputs(outputs, 0, now)
+        self.core.do(Run(committed.output_next, committed.log_index + 1, tuple(committed.log)))
         active.announce(now)
 
     def _tell_record(self, record: Record, now: Nanos) -> None:

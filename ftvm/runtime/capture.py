@@ -82,8 +82,8 @@ class Hands:
 
     # --- epochs ----------------------------------------------------------------------------------------------------
 
-    def cut(self, order: Cut, outputs: tuple[Output, ...], output_next: int) -> Checkpoint:
-        """Capture the paused guest. `outputs` are those that the checkpoint must carry."""
+    def cut(self, order: Cut, outputs: tuple[Output, ...], output_next: int, log_index: int) -> Checkpoint:
+        """Capture the paused guest. `outputs` are those that the checkpoint must carry, `log_index` what it covers."""
         shadow = self._require_shadow()
         guest = self._guest
         dirty = guest.collect_dirty()
@@ -104,7 +104,7 @@ class Hands:
             devices=devices,
             outputs=outputs,
             output_next=output_next,
-            log_index=0,
+            log_index=log_index,
             memory_digest=shadow.memory_digest,
             dirty_pages=len(indices),
         )

@@ -44,10 +44,7 @@ static unsigned decode_at(ftvm_riscv *machine, const riscv_code_page *page, unsi
     uint32_t raw = 0;
     memcpy(&raw, machine->config.ram + offset, 2);
     if ((raw & 3) == 3 && half == RISCV_PAGE_HALVES - 1) {
-        uint64_t next_page = (offset >> PAGE_SHIFT) + 1;
         operation->op = RISCV_OP_STRADDLE;
-        if (next_page < machine->code.page_count)
-            riscv_code_watch(&machine->code, next_page, RISCV_WATCH_STRADDLED, machine->config.flags);
         return 2;
     }
     if ((raw & 3) == 3)

@@ -166,6 +166,15 @@ static void uart_save(const void *device, riscv_writer *writer)
     riscv_write_u64(writer, uart->line_deadline);
 }
 
+static bool is_zero(const uint8_t *bytes, size_t from, size_t to)
+{
+    for (size_t i = from; i < to; i++) {
+        if (bytes[i] != 0)
+            return false;
+    }
+    return true;
+}
+
 static const char *uart_load(void *device, riscv_reader *reader)
 {
     riscv_uart *uart = device;
@@ -188,6 +197,9 @@ static const char *uart_load(void *device, riscv_reader *reader)
         return "uart: more bytes received than the FIFO holds";
     if (uart->line_count >= RISCV_UART_LINE)
         return "uart: the pending line is too long";
+    if (!is_zero(uart->received, uart->received_count, RISCV_UART_FIFO) ||
+        !is_zero(uart->line, uart->line_count, RISCV_UART_LINE))
+        return "uart: there are bytes behind the last one";
     if (is_bad || uart->ier > IER_WRITABLE || uart->mcr > MCR_WRITABLE || uart->fcr > FCR_ENABLE)
         return "uart: a register has bits that do not exist";
     return NULL;
