@@ -15,4 +15,4 @@ def test_file_store_keeps_the_contract_under_threads(tmp_path: Path) -> None:
 
 
 def test_file_store_keeps_the_contract_under_processes_that_are_killed(tmp_path: Path) -> None:
-    check_arbiter(partial(FileRecordStore, tmp_path), writers="processes", generations=150)
+    check_arbiter(partial(FileRecordStore, tmp_path), writers="processes", generations=80)
