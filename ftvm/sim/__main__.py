@@ -1,4 +1,4 @@
-"""`python -m ftvm.sim --seeds N`: play many seeded histories, print what happened in them, and each violation's seed."""
+"""`python -m ftvm.sim --seeds N`: play many seeded histories, print what happened, and each violation's seed."""
 
 import argparse
 import json
