@@ -6,6 +6,7 @@ collected is put back into the guest's tracker.
 """
 
 from array import array
+from dataclasses import replace
 from typing import Final
 
 from ftvm._native.memory import NativeMemory
@@ -41,8 +42,12 @@ class Hands:
 
     # --- the first copy --------------------------------------------------------------------------------------------
 
-    def start_copy(self) -> int:
-        """Begin a session: a shadow of zeros, and all pages to be copied. Returns the size of the round."""
+    def start_copy(self, staging_bytes: int) -> int:
+        """Begin a session: a shadow of zeros, and all pages to be copied. Returns the size of the round.
+
+        `staging_bytes` is what both sides agreed that one checkpoint may take.
+        """
+        self._limits = replace(self._limits, staging_bytes=staging_bytes)
         if self._shadow is None:
             self._shadow = Shadow(self._page_counts)
         else:

@@ -97,7 +97,7 @@ class Host:
     """Runs an endpoint in a thread until it is told to stop, or something breaks."""
 
     def __init__(self, endpoint: Endpoint, transport: Transport, clock: Clock) -> None:
-        self.error: BaseException | None = None
+        self.error: FtvmError | None = None
         self._endpoint = endpoint
         self._transport = transport
         self._clock = clock
@@ -144,9 +144,8 @@ class Host:
                 deadline = self._endpoint.step(now)
                 self._wait(deadline)
         except BaseException as wrong:  # noqa: BLE001 - fail-stop: whatever it was, the guest must not run on
-            self.error = wrong if isinstance(wrong, FtvmError) else InternalError(f"the host's loop broke: {wrong!r}")
-            self.error.__cause__ = wrong if self.error is not wrong else None
-            self._endpoint.halt(str(self.error))
+            self.error = _named(wrong)
+            self._endpoint.halt(self.error)
         finally:
             self._ended.set()
             self._answer_calls()
@@ -162,6 +161,15 @@ class Host:
                 self._calls.get_nowait().run()
             except queue.Empty:
                 return
+
+
+def _named(wrong: BaseException) -> FtvmError:
+    """Return the error itself if it is ours, else one that says that it was not expected."""
+    if isinstance(wrong, FtvmError):
+        return wrong
+    error = InternalError(f"the host's loop broke: {wrong!r}")
+    error.__cause__ = wrong
+    return error
 
 
 class Signal:

@@ -128,7 +128,7 @@ class _Node:
         if self.host.error is not None:
             raise self.host.error
         if self.driver.failure is not None:
-            raise BrokenError(self.driver.failure)
+            raise self.driver.failure
         if self._is_closed:
             raise ClosedError("this host was closed")
 
@@ -142,7 +142,7 @@ class _Node:
             return
         self._is_closed = True
         if not self.host.has_ended:
-            self.host.call(lambda: self.driver.stop("its host was stopped"))
+            self.host.call(lambda: self.driver.stop(ClosedError("its host was stopped")))
         self.host.stop()
         self._arbiter.close(self.driver.last_word() if self.host.error is None else None)
         self._world.close()
@@ -259,7 +259,8 @@ def protect(
     timeout   seconds to wait for the arbiter's word before giving up
     options   see HostOptions
 
-    Returns once the guest runs. Raises ConfigError, TransportError, BrokenError; the guest is closed then.
+    Returns once the guest runs. Raises ConfigError, TransportError, BrokenError, and Fenced if the guest is active
+    elsewhere; the guest is closed then.
     """
     node = _start(guest, listen, peers, arbiter, options, creates=create, starts=True)
     try:
