@@ -113,10 +113,15 @@ class Driver:
         self._perform()
         self._stall_or_go_on()
         self._check_guest(now)
+        if self._has_failed():  # a host that gives up must not drop its standby on the way out
+            return None
         request = self.replica.next_request(now)
         if request is not None:
             self._arbiter.submit(request)
         return self.replica.deadline(now)
+
+    def _has_failed(self) -> bool:
+        return self.failure is not None
 
     def stop(self, reason: str) -> None:
         """Stop for good: say goodbye to the peer and leave the guest paused."""
