@@ -122,14 +122,18 @@ class Driver:
         self._perform()
         self._stall_or_go_on()
         self._check_guest(now)
+        if self._has_failed():  # a host that gives up must not drop its standby on the way out
+            return None
         request = self.replica.next_request(now)
         if request is not None:
             self._arbiter.submit(request)
         return self.replica.deadline(now)
 
+    def _has_failed(self) -> bool:
+        return self.failure is not None
+
     def stop(self, error: FtvmError) -> None:
-        """Stop for good: say goodbye to the peer and leave the guest paused. `error` is what this host failed of
-        then."""
+        """Stop for good: say goodbye to the peer, leave the guest paused. `error` is what this host ended of."""
         if self.failure is None:
             self.replica.leave(str(error), self._clock.now())
             self._perform()
