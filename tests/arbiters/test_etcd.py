@@ -127,7 +127,10 @@ def test_cluster_behind_tls_is_spoken_to_only_with_the_right_certificates(etcd_c
     with closing(open_record_store(f"{url}&cert={files['host.pem']}&key={files['host.key']}")) as store:
         assert store.compare_and_set("vm", FIRST) == FIRST
     for name, wrong in (("no client certificate", url), ("no authority", f"etcds://127.0.0.1:{port}")):
-        with closing(open_record_store(wrong)) as store, pytest.raises(ArbiterError, match=r"(?i)certificate|SSL|reset"):
+        with (
+            closing(open_record_store(wrong)) as store,
+            pytest.raises(ArbiterError, match=r"(?i)certificate|SSL|reset"),
+        ):
             pytest.fail(f"{name}: {store.read('vm')}")
 
 
