@@ -83,7 +83,8 @@ class HostilePeer:
         dealer = self._context.socket(zmq.DEALER)
         self._sockets.append(dealer)
         dealer.linger = 0
-        dealer.set(zmq.RECONNECT_IVL, 20)  # an attacker is in a hurry
+        dealer.set(zmq.RECONNECT_IVL, 20)  # an attacker is in a hurry,
+        dealer.set(zmq.SNDHWM, 16)  # and wants its messages at the other end, not in its own queue
         if routing_id is None:
             routing_id = f"{secrets.token_hex(16)}.d".encode("ascii")
         if routing_id:  # an empty one leaves the choice to libzmq

@@ -1,5 +1,6 @@
 """Whatever strangers do, the honest pair goes on, and nothing of theirs is delivered (SECURITY.md)."""
 
+import select
 import socket
 from collections.abc import Callable, Iterator
 
@@ -223,6 +224,27 @@ def test_flood_of_a_member_does_not_keep_the_honest_one_out(pair: HonestPair, ho
         pair.round_trips(1)
 
     assert pair.count == 40
+
+
+def test_flood_into_a_listener_that_does_not_poll_is_stopped_by_its_queue(
+    pair: HonestPair, hostile: HostilePeer
+) -> None:
+    member = hostile.member(pair.second.public, pair.second.secret)
+    load = bytes(1 << 16)
+    member.send(load)
+    pair.until(lambda: bool(pair.came))
+
+    taken, refused = 0, 0
+    while refused < 100 and taken < 10_000:
+        try:
+            member.send(load, zmq.NOBLOCK)
+            taken += 1
+        except zmq.Again:
+            refused += 1
+            select.select((), (), (), 0.002)
+    pair.round_trips(3)
+
+    assert taken * len(load) < 64 << 20
 
 
 def test_gate_survives_requests_that_are_none(pair: HonestPair) -> None:
