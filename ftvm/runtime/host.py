@@ -74,6 +74,8 @@ class ArbiterWorker:
             return Answer(request, self._store.read(self._guest_id), None)
         except ArbiterError as wrong:
             return Answer(request, None, str(wrong))
+        except Exception as wrong:  # noqa: BLE001 - a store that breaks its contract must not end this thread in silence
+            return Answer(request, None, f"the record store broke: {wrong!r}")
 
 
 class _Call(Generic[T]):
