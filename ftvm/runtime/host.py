@@ -93,14 +93,22 @@ class _Call(Generic[T]):
         self.is_done.set()
 
 
+def _tell_nobody() -> None:
+    """Nobody waits for the end."""
+
+
 class Host:
     """Runs an endpoint in a thread until it is told to stop, or something breaks."""
 
-    def __init__(self, endpoint: Endpoint, transport: Transport, clock: Clock) -> None:
+    def __init__(
+        self, endpoint: Endpoint, transport: Transport, clock: Clock, on_end: Callable[[], None] = _tell_nobody
+    ) -> None:
+        """Call `on_end` from the loop's thread when the loop is over, for whatever reason."""
         self.error: BaseException | None = None
         self._endpoint = endpoint
         self._transport = transport
         self._clock = clock
+        self._on_end = on_end
         self._calls: queue.Queue[_Call[object]] = queue.Queue(_CALLS_WAITING_MAX)
         self._is_stopping = False
         self._ended = threading.Event()
@@ -150,6 +158,7 @@ class Host:
         finally:
             self._ended.set()
             self._answer_calls()
+            self._on_end()
 
     def _wait(self, deadline: Nanos | None) -> None:
         left_ns = _WAIT_NS_MAX if deadline is None else deadline - self._clock.now()

@@ -96,7 +96,7 @@ class _Node:
         )
         endpoint.add(self.driver)
         self.clock = clock
-        self.host = Host(endpoint, transport, clock)
+        self.host = Host(endpoint, transport, clock, on_end=self.changed.notify)
         self.host.start()
 
     def _note(self, event: Event) -> None:
