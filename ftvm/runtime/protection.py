@@ -10,6 +10,7 @@ this host and says goodbye, so that the other side need not wait for silence.
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Final, Self, TypedDict, Unpack
 
@@ -33,6 +34,7 @@ from ftvm.transport.zeromq import ZeroMqTransport
 __all__ = ["HostOptions", "Protection", "Standby", "protect"]
 
 _EVENTS_KEPT: Final = 65_536
+_STOPPED: Final = "its host was stopped"
 
 
 class HostOptions(TypedDict, total=False):
@@ -127,10 +129,10 @@ class _Node:
         """Raise why this host has ended, if it has."""
         if self.host.error is not None:
             raise self.host.error
+        if self._is_closed and self.driver.failure in (None, _STOPPED):
+            raise ClosedError("this host was closed")
         if self.driver.failure is not None:
             raise BrokenError(self.driver.failure)
-        if self._is_closed:
-            raise ClosedError("this host was closed")
 
     def status(self) -> Status:
         if self.host.has_ended:
@@ -142,7 +144,7 @@ class _Node:
             return
         self._is_closed = True
         if not self.host.has_ended:
-            self.host.call(lambda: self.driver.stop("its host was stopped"))
+            self.host.call(lambda: self.driver.stop(_STOPPED))
         self.host.stop()
         self._arbiter.close()
         self._world.close()
@@ -281,31 +283,40 @@ def _start(
     creates: bool,
     starts: bool,
 ) -> _Node:
-    engine = options.get("engine") or Remus()
-    missing = engine.needs - guest.can
-    if missing:
-        names = ", ".join(sorted(capability.value for capability in missing))
-        raise ConfigError(f"engine {engine.name} needs a guest that can do: {names}")
-    limits = options.get("limits") or Limits()
-    store = open_record_store(arbiter) if isinstance(arbiter, str) else arbiter
-    transport = ZeroMqTransport(listen=listen, peers=peers, keys=options.get("keys"), limits=limits)
-    settings = Settings(
-        guest_id=options.get("guest_id", "guest"),
-        geometry=guest.geometry,
-        engine=engine,
-        engines=tuple(ENGINES),
-        dialled=transport.dialled,
-        creates=creates,
-        timing=options.get("timing") or Timing(),
-        limits=limits,
-    )
-    return _Node(
-        guest,
-        world=options.get("world"),
-        transport=transport,
-        store=store,
-        settings=settings,
-        clock=options.get("clock") or MonotonicClock(),
-        starts=starts,
-        on_event=options.get("on_event"),
-    )
+    with ExitStack() as undo:
+        undo.callback(guest.close)
+        world = options.get("world")
+        if world is not None:
+            undo.callback(world.close)
+        engine = options.get("engine") or Remus()
+        missing = engine.needs - guest.can
+        if missing:
+            names = ", ".join(sorted(capability.value for capability in missing))
+            raise ConfigError(f"engine {engine.name} needs a guest that can do: {names}")
+        limits = options.get("limits") or Limits()
+        store = open_record_store(arbiter) if isinstance(arbiter, str) else arbiter
+        undo.callback(store.close)
+        transport = ZeroMqTransport(listen=listen, peers=peers, keys=options.get("keys"), limits=limits)
+        undo.callback(transport.close)
+        settings = Settings(
+            guest_id=options.get("guest_id", "guest"),
+            geometry=guest.geometry,
+            engine=engine,
+            engines=tuple(ENGINES),
+            dialled=transport.dialled,
+            creates=creates,
+            timing=options.get("timing") or Timing(),
+            limits=limits,
+        )
+        node = _Node(
+            guest,
+            world=world,
+            transport=transport,
+            store=store,
+            settings=settings,
+            clock=options.get("clock") or MonotonicClock(),
+            starts=starts,
+            on_event=options.get("on_event"),
+        )
+        undo.pop_all()
+    return node
