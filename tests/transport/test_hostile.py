@@ -168,7 +168,13 @@ def test_dialler_that_expects_another_key_or_none_is_told(pair: HonestPair, has_
 
     (refusal,) = refusals_of(pair, ZeroMqTransport(None, [pair.endpoint], keys if has_keys else None))
 
-    assert refusal.endswith("check that both sides use keys, and that it holds the one that we expect")
+    # Which of the two libzmq tells depends on whether the mechanism or the hang-up is seen first.
+    assert refusal.endswith(
+        (
+            "check that both sides use keys, and that it holds the one that we expect",
+            "one side uses keys and the other does not, or it does not speak ZeroMQ",
+        )
+    )
 
 
 def test_holder_of_one_key_cannot_speak_in_the_name_of_another(pair: HonestPair, hostile: HostilePeer) -> None:
