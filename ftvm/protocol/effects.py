@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ftvm.checkpoint import LogRecord, Output, PageBatch
 from ftvm.encode.messages import Envelope, Message
+from ftvm.errors import FtvmError
 from ftvm.events import Event
 from ftvm.interfaces import Lane
 
@@ -129,9 +130,9 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """This host cannot do what it was started for, and why; nothing more will come of it."""
+    """This host cannot do what it was started for; nothing more will come of it. The error's type says whose fault."""
 
-    reason: str
+    error: FtvmError
 
 
 Effect = (

@@ -9,7 +9,7 @@ is committed, and what is committed is what a takeover runs from.
 from dataclasses import dataclass, field
 
 from ftvm.encode.messages import Ack, Copy, Envelope, EpochPart, Leave, Log, Message, Ping, Pong, Sequenced
-from ftvm.errors import LimitExceeded, RemoteProtocolError
+from ftvm.errors import InternalError, LimitExceeded, RemoteProtocolError
 from ftvm.events import ArbiterTrouble, HostFailed, PeerMisbehaved, SessionEnded, Suspected, TookOver
 from ftvm.events import Committed as CommittedEvent
 from ftvm.interfaces import Lane
@@ -217,7 +217,7 @@ class Standby:
     def _won(self, now: Nanos) -> None:
         epoch = self.committed.epoch
         if self.claim.state is not ClaimState.CLAIMING or epoch is None:
-            self.core.fail("the record names this replica active, but it has not claimed that")
+            self.core.fail(InternalError("the record names this replica active, but it has not claimed that"))
             return
         claim, known = self.claim, self.core.desk.known
         self.core.tell(

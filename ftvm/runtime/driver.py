@@ -59,7 +59,7 @@ class Driver:
         on_event: Callable[[Event], None],
     ) -> None:
         self.settings = settings
-        self.failure: str | None = None
+        self.failure: FtvmError | None = None
         self._guest = guest
         self._world = world
         self._arbiter = arbiter
@@ -122,17 +122,22 @@ class Driver:
         self._perform()
         self._stall_or_go_on()
         self._check_guest(now)
+        if self._has_failed():  # a host that gives up must not drop its standby on the way out
+            return None
         request = self.replica.next_request(now)
         if request is not None:
             self._arbiter.submit(request)
         return self.replica.deadline(now)
 
-    def stop(self, reason: str) -> None:
-        """Stop for good: say goodbye to the peer and leave the guest paused."""
+    def _has_failed(self) -> bool:
+        return self.failure is not None
+
+    def stop(self, error: FtvmError) -> None:
+        """Stop for good: say goodbye to the peer, leave the guest paused. `error` is what this host ended of."""
         if self.failure is None:
-            self.replica.leave(reason, self._clock.now())
+            self.replica.leave(str(error), self._clock.now())
             self._perform()
-        self.halt(reason)
+        self.halt(error)
 
     def last_word(self) -> Record | None:
         """Return what to tell the arbiter once the guest has stopped here for good, if anything.
@@ -190,7 +195,7 @@ class Driver:
             self._take_outputs(now)
             self.replica.leave(f"the guest ended: {reason}", now)
             self._perform()
-            self._fail(f"the guest ended: {reason}")
+            self._fail(GuestError(f"the guest ended: {reason}"))
 
     # --- effects ---------------------------------------------------------------------------------------------------
 
@@ -226,7 +231,7 @@ class Driver:
             case do.EndSession():
                 self._hands.end_session()
             case do.Fail():
-                self._fail(effect.reason)
+                self._fail(effect.error)
             case do.StartCopy() | do.CollectRound() | do.CopyMore() | do.Cut():
                 self._capture(effect)
             case _:
@@ -262,7 +267,7 @@ class Driver:
             try:
                 replay(cast("ReplayableGuest", guest), effect.log, self._sink)
             except GuestError as wrong:
-                self._fail(str(wrong))
+                self._fail(wrong)
                 return
             self.replica.on_outputs([output for output, _ in self._sink.drain().outputs], 0, self._clock.now())
         self._sink.open(self._sink.output_next, effect.log_next, is_logging=engine.logs)
@@ -276,7 +281,7 @@ class Driver:
         try:
             match effect:
                 case do.StartCopy():
-                    self.replica.on_round(self._hands.start_copy(), self._clock.now())
+                    self.replica.on_round(self._hands.start_copy(effect.staging_bytes), self._clock.now())
                 case do.CollectRound():
                     self.replica.on_round(self._hands.collect_round(), self._clock.now())
                 case do.CopyMore():
@@ -310,13 +315,13 @@ class Driver:
         self._guest.pause()
         self._sink.close()
 
-    def _fail(self, reason: str) -> None:
-        self._tell(HostFailed(at=self._clock.now(), guest_id=self.settings.guest_id, error=reason))
-        self.halt(reason)
+    def _fail(self, error: FtvmError) -> None:
+        self._tell(HostFailed(at=self._clock.now(), guest_id=self.settings.guest_id, error=str(error)))
+        self.halt(error)
 
-    def halt(self, reason: str) -> None:
+    def halt(self, error: FtvmError) -> None:
         """Pause the guest for good and do nothing more."""
-        self.failure = self.failure or reason
+        self.failure = self.failure or error
         try:
             self._pause_for_good()
         except FtvmError as wrong:
@@ -355,5 +360,5 @@ def _status(driver: Driver, replica: Replica, counters: Counters, now: Nanos) ->
         output_delay_us=percentiles(counters.output_delays_us),
         bytes_sent=counters.bytes_sent,
         bytes_raw=counters.bytes_raw,
-        failure=driver.failure,
+        failure=str(driver.failure) if driver.failure is not None else None,
     )

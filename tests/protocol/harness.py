@@ -108,7 +108,7 @@ def ids(prefix: str) -> Callable[[], str]:
 
 
 def lone_replica(settings: Settings | None = None, *, starts: bool = False) -> Replica:
-    committed = Committed(FakeMemory(), 1000)
+    committed = Committed(FakeMemory(), Limits())
     return Replica(settings or make_settings(), committed, fresh_id=ids("r"), starts=starts, now=Nanos(ORIGIN))
 
 
@@ -148,13 +148,14 @@ class Host:
             outputs.append(Output(number=self.output_next, channel="net0", payload=payload))
             self.output_next += 1
             self.value += 1
-        self.replica.on_outputs(outputs, self.world.now)
+        self.replica.on_outputs(outputs, 0, self.world.now)
         self.perform()
 
     # --- steps -----------------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
         """Do what is due, and submit what the desk wants; the answer waits for `answer`."""
+        self.replica.begin_step(self.world.now)
         self.replica.tick(self.world.now)
         self.perform()
         if self.outstanding is None:
@@ -191,7 +192,7 @@ class Host:
             case do.Release():
                 self.released.append(effect.output)
             case do.Fail():
-                self.failures.append(effect.reason)
+                self.failures.append(str(effect.error))
             case do.Run():
                 self.output_next, self.is_running = effect.output_next, True
                 self.value = self.memory.memory_digest
@@ -302,7 +303,7 @@ class Pair:
         )
         replica = Replica(
             settings,
-            Committed(memory, settings.limits.outputs_held),
+            Committed(memory, settings.limits),
             fresh_id=ids(prefix or name),
             starts=starts,
             now=self.now,

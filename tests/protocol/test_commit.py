@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from ftvm._native.digest import batch_digest
 from ftvm._native.memory import NativeMemory
 from ftvm.checkpoint import Checkpoint, Output, PageBatch
+from ftvm.config import Limits
 from ftvm.encode.apply import CommittedMemory
 from ftvm.encode.delta import delta_encode
 from ftvm.errors import BadFrame, DigestMismatch, FtvmError, LimitExceeded, RemoteProtocolError
@@ -61,7 +62,7 @@ class Backup:
 
     def __init__(self) -> None:
         self.ram = bytearray(PAGES * PAGE_BYTES)
-        self.committed = Committed(CommittedMemory(NativeMemory([self.ram])), OUTPUTS_LIMIT)
+        self.committed = Committed(CommittedMemory(NativeMemory([self.ram])), Limits(outputs_held=OUTPUTS_LIMIT))
         self.committed.commit(self.checkpoint(3, {0: b"\x11" * PAGE_BYTES, 2: b"\x22" * PAGE_BYTES}, output_count=2))
         self.next = self.checkpoint(4, {1: b"\x33" * PAGE_BYTES, 2: b"\x44" * PAGE_BYTES}, output_count=1)
 
@@ -204,7 +205,7 @@ def test_a_claim_to_have_released_what_is_not_committed_is_refused() -> None:
     backup = Backup()
     before = backup.photograph()
 
-    with pytest.raises(BadFrame, match="output 3 was released, but only those below 3 are committed"):
+    with pytest.raises(BadFrame, match="output 3 was released, but only those up to 2 are safe here"):
         backup.committed.forget_released(3)
 
     assert backup.photograph() == before

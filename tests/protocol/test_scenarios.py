@@ -699,7 +699,7 @@ def test_prototype_8_nothing_is_given_up_during_a_slow_start() -> None:
     pair = Pair().started()
     pair.until(lambda: pair.b.role is Role.SYNCING)
 
-    for _ in range(int(4 * PRIMARY_LIMIT_MS / 5)):
+    for _ in range(int(2 * PRIMARY_LIMIT_MS / 5)):
         pair.elapse(5)
         for host in (pair.a, pair.b):
             host.tick()
