@@ -1,7 +1,6 @@
 """Whatever strangers do, the honest pair goes on, and nothing of theirs is delivered (SECURITY.md)."""
 
 import select
-import socket
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -169,7 +168,13 @@ def test_dialler_that_expects_another_key_or_none_is_told(pair: HonestPair, has_
 
     (refusal,) = refusals_of(pair, ZeroMqTransport(None, [pair.endpoint], keys if has_keys else None))
 
-    assert refusal.endswith("check that both sides use keys, and that it holds the one that we expect")
+    # Which of the two libzmq tells depends on whether the mechanism or the hang-up is seen first.
+    assert refusal.endswith(
+        (
+            "check that both sides use keys, and that it holds the one that we expect",
+            "one side uses keys and the other does not, or it does not speak ZeroMQ",
+        )
+    )
 
 
 def test_holder_of_one_key_cannot_speak_in_the_name_of_another(pair: HonestPair, hostile: HostilePeer) -> None:
@@ -302,6 +307,8 @@ def test_port_is_free_again_after_an_attack_and_a_close(hostile: HostilePeer, pa
     pair.listener.close()
 
     pair.listener = ZeroMqTransport(pair.endpoint, [], pair.listening, LIMITS)
+    pair.came.clear()
+    # Until the dialler notices, what it sends is lost with the old connection.
+    pair.until(lambda: bool(pair.dialler.send(pair.endpoint, Lane.DATA, [b"again"]) and pair.came))
 
     pair.round_trips(3)
-    assert isinstance(hostile.raw[0], socket.socket)
