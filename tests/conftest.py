@@ -1,4 +1,4 @@
-"""What holds for all tests: hypothesis measures no time, since a busy machine is no bug; CI skips nothing by accident."""
+"""What holds for all tests: hypothesis measures no time, as a busy machine is no bug; CI skips nothing by accident."""
 
 import os
 from collections.abc import Generator
