@@ -1,1 +1,138 @@
-"""ftvm keeps a virtual machine running when its host dies."""
+"""ftvm keeps a virtual machine running when its host dies.
+
+A **primary** runs the guest; all that a takeover needs is shipped to a **backup** while the guest runs; no output
+leaves the
+primary before the state that produced it is safe on the backup; and when the primary falls silent, an **arbiter** lets
+exactly one
+side go on.
+
+The tour, in the order in which one needs it:
+
+1. A guest: your hypervisor behind the `Guest` interface (ftvm/interfaces.py), or the built-in machine, `RiscvGuest`.
+2. A world: where released outputs go and inputs come from, `World`; `DatagramWorld` for a network, `CallbackWorld` for
+a function.
+3. `protect(guest, ...)` on one host, `Standby(guest, ...)` on the other. Both need the same arbiter, and keys off
+loopback.
+4. `protection.status()`, `protection.events()`: what is going on. All errors are in ftvm/errors.py, as a tree.
+
+Reading order of the code: checkpoint.py and interfaces.py (the words), protocol/replica.py (the duties of who drives
+it),
+protocol/active.py and protocol/standby.py (what happens), runtime/driver.py (who does it), capture/pages.py and
+encode/apply.py (the
+bytes), _native/*.h (the C core's manuals), sim/world.py (how it is tested).
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ftvm.checkpoint import Bitmap, Geometry, Output, RegionShape
+    from ftvm.config import Limits, Timing
+    from ftvm.engines.remus import Remus
+    from ftvm.errors import (
+        ArbiterError,
+        BrokenError,
+        ClosedError,
+        ConfigError,
+        Fenced,
+        FtvmError,
+        GuestError,
+        InternalError,
+        LimitExceeded,
+        LocalProtocolError,
+        RemoteProtocolError,
+        TrackingLost,
+        TransportError,
+    )
+    from ftvm.guests.datagram import DatagramWorld
+    from ftvm.guests.riscv.guest import RiscvGuest
+    from ftvm.guests.riscv.programs import read_program
+    from ftvm.interfaces import Capability, Clock, Engine, Guest, OutputSink, Record, RecordStore, Region, World
+    from ftvm.runtime.clock import MonotonicClock
+    from ftvm.runtime.protection import Protection, Standby, protect
+    from ftvm.runtime.status import Status
+    from ftvm.runtime.world import CallbackWorld
+    from ftvm.transport.keys import Keys, generate_keys, load_keys
+
+__all__ = [
+    "ArbiterError",
+    "Bitmap",
+    "BrokenError",
+    "CallbackWorld",
+    "Capability",
+    "Clock",
+    "ClosedError",
+    "ConfigError",
+    "DatagramWorld",
+    "Engine",
+    "Fenced",
+    "FtvmError",
+    "Geometry",
+    "Guest",
+    "GuestError",
+    "InternalError",
+    "Keys",
+    "LimitExceeded",
+    "Limits",
+    "LocalProtocolError",
+    "MonotonicClock",
+    "Output",
+    "OutputSink",
+    "Protection",
+    "Record",
+    "RecordStore",
+    "Region",
+    "RegionShape",
+    "RemoteProtocolError",
+    "Remus",
+    "RiscvGuest",
+    "Standby",
+    "Status",
+    "Timing",
+    "TrackingLost",
+    "TransportError",
+    "World",
+    "generate_keys",
+    "load_keys",
+    "protect",
+    "read_program",
+]
+
+_HOMES = {
+    "ftvm.checkpoint": ("Bitmap", "Geometry", "Output", "RegionShape"),
+    "ftvm.config": ("Limits", "Timing"),
+    "ftvm.engines.remus": ("Remus",),
+    "ftvm.guests.datagram": ("DatagramWorld",),
+    "ftvm.guests.riscv.guest": ("RiscvGuest",),
+    "ftvm.guests.riscv.programs": ("read_program",),
+    "ftvm.interfaces": (
+        "Capability",
+        "Clock",
+        "Engine",
+        "Guest",
+        "OutputSink",
+        "Record",
+        "RecordStore",
+        "Region",
+        "World",
+    ),
+    "ftvm.runtime.clock": ("MonotonicClock",),
+    "ftvm.runtime.protection": ("Protection", "Standby", "protect"),
+    "ftvm.runtime.status": ("Status",),
+    "ftvm.runtime.world": ("CallbackWorld",),
+    "ftvm.transport.keys": ("Keys", "generate_keys", "load_keys"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: `import ftvm.errors` need not load ZeroMQ and the C core."""
+    if name not in __all__:
+        raise AttributeError(f"module 'ftvm' has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF.get(name, "ftvm.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -5,6 +5,7 @@ All values are frozen and hold buffers by reference; who builds one must not wri
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Final
 
 from ftvm.errors import ConfigError
@@ -16,6 +17,9 @@ __all__ = [
     "Buffer",
     "Checkpoint",
     "Geometry",
+    "GuestPosition",
+    "LogKind",
+    "LogRecord",
     "Output",
     "PageBatch",
     "RegionShape",
@@ -129,6 +133,40 @@ class Output:
     payload: bytes
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class GuestPosition:
+    """An exact place in a guest's run: instructions retired, and time units spent waiting (GUESTS.md, "Time").
+
+    Inputs that come while the guest waits share one retired count, so the waiting counts too.
+    """
+
+    retired: int
+    idled: int
+
+
+class LogKind(Enum):
+    """What a log record is about."""
+
+    INPUT = 1
+    """Something was given to the guest: `channel` and `payload`."""
+    CLOCK = 2
+    """The guest's clock was moved on by `amount` units while it waited."""
+    OUTPUT = 3
+    """The guest made the output of number `amount`; nothing new may come before it in a replay."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogRecord:
+    """One non-deterministic event, with the exact position at which the guest took it. `index` counts from 1."""
+
+    index: int
+    kind: LogKind
+    position: GuestPosition
+    amount: int = 0
+    channel: str = ""
+    payload: bytes = b""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageBatch:
     """Encoded pages: `count` entries, in the delta format of ftvm/_native/delta.h.
@@ -137,6 +175,8 @@ class PageBatch:
     lengths  little-endian u16 each: how many bytes of the payload each page takes
     payload  the deltas, one after the other
     digest   XXH3-128 of indices, lengths and payload in that order, 16 bytes
+    unpacked_bytes  if the payload is packed (ftvm/encode/compress.py): its length before; 0 if it is not. Packing
+                    leaves the digest as it was
     buffer   on the capturing side: number of the batch buffer that holds it (ftvm/capture/ring.py)
     """
 
@@ -145,6 +185,7 @@ class PageBatch:
     lengths: Buffer
     payload: Buffer
     digest: bytes
+    unpacked_bytes: int = 0
     buffer: int | None = field(default=None, compare=False, repr=False)
 
     @property

@@ -73,6 +73,9 @@ class Limits:
     """One output."""
     outputs_held_bytes: int = 64 << 20
     """All outputs held: beyond it the guest is paused until a commit frees some."""
+    log_records: int = 262_144
+    """Log records that a backup keeps: those since its last checkpoint."""
+    log_bytes: int = 64 << 20
     header_bytes: int = 64 << 10
     messages_per_step: int = 256
     inputs_per_step: int = 256

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from ftvm.checkpoint import Bitmap, Buffer, Geometry, Output, Watermarks
+from ftvm.checkpoint import Bitmap, Buffer, Geometry, GuestPosition, LogRecord, Output, Watermarks
 from ftvm.units import Nanos, PageCount
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Delivery",
     "Engine",
     "EngineView",
+    "ExactStopGuest",
     "Guest",
     "Lane",
     "OutputSink",
@@ -29,6 +30,7 @@ __all__ = [
     "Record",
     "RecordStore",
     "Region",
+    "ReplayableGuest",
     "Request",
     "Transport",
     "World",
@@ -68,8 +70,19 @@ class Region:
 class OutputSink(Protocol):
     """Where a guest puts its outputs. Safe from the guest's own thread; never blocks."""
 
-    def emit(self, channel: str, payload: bytes) -> None:
-        """Take one output, in order. The sink numbers it; whether and when it leaves is ftvm's decision."""
+    def emit(self, channel: str, payload: bytes, position: GuestPosition | None = None) -> None:
+        """Take one output, in order. The sink numbers it; whether and when it leaves is ftvm's decision.
+
+        A guest that can be replayed says where it made it.
+        """
+        ...
+
+    def took_input(self, position: GuestPosition, channel: str, payload: bytes) -> None:
+        """Take note that the guest was given an input at `position`; in order with its outputs."""
+        ...
+
+    def moved_clock(self, position: GuestPosition, amount: int) -> None:
+        """Take note that the waiting guest's clock was moved on by `amount` units at `position`."""
         ...
 
 
@@ -142,6 +155,37 @@ class Guest(Protocol):
 
     def close(self) -> None:
         """Stop it and give back all threads, processes and files. Idempotent."""
+        ...
+
+
+class ExactStopGuest(Guest, Protocol):
+    """A guest with Capability.EXACT_OUTPUT_STOP."""
+
+    def stop_at_output(self, is_wanted: bool) -> None:
+        """Pause by itself right behind each instruction that makes an output, once it is emitted. Only while paused."""
+        ...
+
+
+class ReplayableGuest(Guest, Protocol):
+    """A guest with Capability.REPLAY: it says to its sink where it took what, and can be led the same way again."""
+
+    @property
+    def position(self) -> GuestPosition:
+        """Where it is. Exact only while paused."""
+        ...
+
+    def run_until(self, position: GuestPosition) -> None:
+        """Run to exactly `position`, emitting outputs, taking no input. Only while paused; it is paused again after.
+
+        Raises GuestError if the guest cannot get there: its history is another one.
+        """
+        ...
+
+    def inject(self, record: LogRecord) -> None:
+        """Give it, at its present position, what the INPUT or CLOCK record says. Only while paused.
+
+        Raises GuestError if its position is not the record's, or it does not take the input as it did before.
+        """
         ...
 
 
@@ -331,6 +375,16 @@ class Engine(Protocol):
     @property
     def needs(self) -> frozenset[Capability]:
         """What a guest must be able to do."""
+        ...
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether the guest waits from each cut until it is committed."""
+        ...
+
+    @property
+    def logs(self) -> bool:
+        """Whether inputs are logged and shipped, to be replayed at a takeover."""
         ...
 
     def next_cut(self, view: EngineView) -> Nanos:

@@ -21,12 +21,12 @@ def bitmap_indices(bitmap: Bitmap) -> "array[int]":
 
 
 def take_flags(flags: bytearray) -> bytearray:
-    """Turn a byte per page into the words of a Bitmap, a bit per page, and clear the bytes."""
+    """Turn a byte per page into the words of a bitmap, and clear the bytes."""
     words = bytearray(bitmap_bytes(len(flags)))
     lib.ftvm_bitmap_take_flags(ffi.from_buffer("uint8_t[]", flags), len(flags), ffi.from_buffer("uint64_t[]", words))
     return words
 
 
 def put_flags(words: bytearray, flags: bytearray) -> None:
-    """Set the byte of each page whose bit is set in the words of a Bitmap."""
+    """Set the byte of each page in the bitmap; the others stay."""
     lib.ftvm_bitmap_put_flags(ffi.from_buffer("uint64_t[]", words), len(flags), ffi.from_buffer("uint8_t[]", flags))

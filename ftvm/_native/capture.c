@@ -3,6 +3,8 @@
 #include "delta.h"
 #include "delta_form.h"
 
+#include <pthread.h>
+
 /* A page whose run has reached RAW_SEARCH_OFF is not searched until the run reaches RAW_SEARCH_AGAIN. */
 #define RAW_SEARCH_OFF 2
 #define RAW_SEARCH_AGAIN (RAW_SEARCH_OFF + 7)
@@ -62,13 +64,27 @@ static void page_capture(const uint8_t *page, uint32_t index, struct ftvm_shadow
     batch->payload_bytes += length;
 }
 
+/* What capturing page `index` will touch of the shadow's. */
+static void shadow_prefetch(const struct ftvm_shadow *shadow, uint32_t index)
+{
+    ftvm_page_prefetch(shadow->pages + (size_t)index * FTVM_PAGE_BYTES);
+    __builtin_prefetch(&shadow->digests[index], 1);
+    __builtin_prefetch(&shadow->raw_runs[index], 1);
+}
+
 size_t ftvm_capture_fused(const struct ftvm_memory *memory, struct ftvm_shadow *shadow, const uint32_t *indices,
                           size_t count, struct ftvm_batch *batch)
 {
     uint32_t cursor = 0;
+    uint32_t ahead = 0;
     size_t done = 0;
-    for (; done < count && !batch_is_full(batch); done++)
+    for (; done < count && !batch_is_full(batch); done++) {
+        if (done + 1 < count) {
+            ftvm_page_prefetch(ftvm_memory_page(memory, indices[done + 1], &ahead));
+            shadow_prefetch(shadow, indices[done + 1]);
+        }
         page_capture(ftvm_memory_page(memory, indices[done], &cursor), indices[done], shadow, batch);
+    }
     return done;
 }
 
@@ -76,7 +92,58 @@ size_t ftvm_capture_staged(const uint8_t *staging, struct ftvm_shadow *shadow, c
                            struct ftvm_batch *batch)
 {
     size_t done = 0;
-    for (; done < count && !batch_is_full(batch); done++)
+    for (; done < count && !batch_is_full(batch); done++) {
+        if (done + 1 < count) {
+            ftvm_page_prefetch(staging + (done + 1) * FTVM_PAGE_BYTES);
+            shadow_prefetch(shadow, indices[done + 1]);
+        }
         page_capture(staging + done * FTVM_PAGE_BYTES, indices[done], shadow, batch);
+    }
     return done;
+}
+
+/* --- two threads ---------------------------------------------------------------------------------------------------- */
+
+struct half_job {
+    const struct ftvm_memory *memory;
+    struct ftvm_shadow shadow; /* the same pages, digests and runs; a sum of its own */
+    struct ftvm_capture_half *half;
+};
+
+static void *half_run(void *argument)
+{
+    struct half_job *job = argument;
+    struct ftvm_capture_half *half = job->half;
+    half->done = ftvm_capture_fused(job->memory, &job->shadow, half->indices, half->count, half->batch);
+    return NULL;
+}
+
+void ftvm_capture_fused_halves(const struct ftvm_memory *memory, struct ftvm_shadow *shadow,
+                               struct ftvm_capture_half *first, struct ftvm_capture_half *second)
+{
+    struct half_job job = {.memory = memory, .shadow = *shadow, .half = second};
+    job.shadow.sum = (struct ftvm_digest){0, 0};
+    pthread_t thread;
+    int is_running = pthread_create(&thread, NULL, half_run, &job) == 0;
+    first->done = ftvm_capture_fused(memory, shadow, first->indices, first->count, first->batch);
+    if (is_running)
+        pthread_join(thread, NULL);
+    else
+        half_run(&job);
+    shadow->sum = ftvm_digest_add(shadow->sum, job.shadow.sum);
+}
+
+/* --- scrubbing ------------------------------------------------------------------------------------------------------ */
+
+size_t ftvm_capture_differing(const struct ftvm_memory *memory, const struct ftvm_shadow *shadow, uint32_t from,
+                              uint32_t count, uint32_t *indices)
+{
+    uint32_t cursor = 0;
+    size_t found = 0;
+    for (uint32_t index = from; index < shadow->page_count && index - from < count; index++) {
+        const uint8_t *page = ftvm_memory_page(memory, index, &cursor);
+        if (memcmp(page, shadow->pages + (size_t)index * FTVM_PAGE_BYTES, FTVM_PAGE_BYTES) != 0)
+            indices[found++] = index;
+    }
+    return found;
 }

@@ -27,8 +27,8 @@
  *     line body, whole:    | 0x00 | 64 bytes |
  *     line body, parts:    | word mask u8, not 0 |  per word of the mask: byte mask u8, not 0 |  the bytes of all masks, in order |
  *
- * Which form: ZERO if the page is zero; SPARSE if it fits; LIST up to 7 lines, else MASK; RAW instead of a LIST or MASK of
- * 4097 bytes or more. A line is sent whole if that is no longer than its parts (byte masks and bytes together 64 or more).
+ * Which form: ZERO if the page is zero; up to 7 lines, SPARSE if it fits and 2 * lines + words + changed bytes, which is
+ * what a LIST in parts takes after the tag, is not less; else LIST; above, MASK; RAW instead of a MASK of 4097 bytes or more. A line is sent whole if that is no longer than its parts (byte masks and bytes together 64 or more).
  * Every encoder follows this, so that all give the same bytes. A decoder refuses anything that the drawing does not allow,
  * bytes after the end included; it takes forms that are longer than need be.
  *

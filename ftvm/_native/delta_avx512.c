@@ -6,6 +6,14 @@
 #define FTVM_DELTA_VARIANT ftvm_delta_avx512
 #define FTVM_DELTA_VARIANT_NAME "avx512"
 
+static inline int group_differs(const uint8_t *a, const uint8_t *b)
+{
+    __m512i any = _mm512_setzero_si512();
+    for (size_t at = 0; at < 256; at += 64)
+        any = _mm512_or_si512(any, _mm512_xor_si512(_mm512_loadu_si512(a + at), _mm512_loadu_si512(b + at)));
+    return _mm512_test_epi64_mask(any, any) != 0;
+}
+
 static inline uint64_t line_difference(const uint8_t *a, const uint8_t *b)
 {
     return _mm512_cmpneq_epi8_mask(_mm512_loadu_si512(a), _mm512_loadu_si512(b));

@@ -2,6 +2,7 @@
  *
  * Internal. A delta_<variant>.c defines the primitives below and FTVM_DELTA_VARIANT, then includes this file:
  *
+ *   int group_differs(const uint8_t *a, const uint8_t *b)                           whether any of 256 bytes differ
  *   uint64_t line_difference(const uint8_t *a, const uint8_t *b)                    bit i: byte i of the two lines differs
  *   void line_copy(uint8_t *to, const uint8_t *from)                                64 bytes
  *   uint8_t *line_put_parts(uint8_t *out, const uint8_t *line, uint64_t difference) the body in parts; may scribble 64 bytes on
@@ -14,20 +15,29 @@
 #include "delta.h"
 #include "delta_form.h"
 
-/* Which bytes differ: one mask a line, and the lines whose mask is not 0. */
+#define GROUP_LINES 4
+
+/* Which lines differ, and for each of those (only), which bytes. */
 struct page_difference {
     uint64_t lines;
     uint64_t bytes[FTVM_LINE_COUNT];
 };
 
+/* Most of a dirty page has not changed: four lines at once are found equal at the speed of memory, and only the others are
+ * looked at closely. */
 static inline void page_compare(const uint8_t *restrict page, const uint8_t *restrict base, struct page_difference *found)
 {
-    found->lines = 0;
-    for (size_t line = 0; line < FTVM_LINE_COUNT; line++) {
-        uint64_t bytes = line_difference(page + line * FTVM_LINE_BYTES, base + line * FTVM_LINE_BYTES);
-        found->bytes[line] = bytes;
-        found->lines |= (uint64_t)(bytes != 0) << line;
+    uint64_t lines = 0;
+    for (size_t group = 0; group < FTVM_LINE_COUNT; group += GROUP_LINES) {
+        if (!group_differs(page + group * FTVM_LINE_BYTES, base + group * FTVM_LINE_BYTES))
+            continue;
+        for (size_t line = group; line < group + GROUP_LINES; line++) {
+            uint64_t bytes = line_difference(page + line * FTVM_LINE_BYTES, base + line * FTVM_LINE_BYTES);
+            found->bytes[line] = bytes;
+            lines |= (uint64_t)(bytes != 0) << line;
+        }
     }
+    found->lines = lines;
 }
 
 static inline uint8_t *line_put(uint8_t *out, const uint8_t *line, uint64_t bytes)
@@ -63,8 +73,17 @@ static inline size_t sparse_put(uint8_t *out, const uint8_t *page, const struct 
     return (size_t)(at - out);
 }
 
-/* LIST or MASK, or RAW where they would not be shorter. */
-static inline size_t lines_put(uint8_t *out, const uint8_t *page, const struct page_difference *found, unsigned line_count)
+static inline void base_update(uint8_t *base, const uint8_t *page, uint64_t lines)
+{
+    for (; lines != 0; lines &= lines - 1) {
+        size_t at = (size_t)__builtin_ctzll(lines) * FTVM_LINE_BYTES;
+        line_copy(base + at, page + at);
+    }
+}
+
+/* LIST or MASK, or RAW where they would not be shorter. Brings the base up to date while each line is at hand. */
+static inline size_t lines_put(uint8_t *restrict out, const uint8_t *restrict page, uint8_t *restrict base,
+                               const struct page_difference *found, unsigned line_count)
 {
     uint8_t *at = out;
     if (line_count <= FTVM_DELTA_LIST_MAX) {
@@ -77,28 +96,51 @@ static inline size_t lines_put(uint8_t *out, const uint8_t *page, const struct p
         at += 8;
     }
     for (uint64_t lines = found->lines; lines != 0; lines &= lines - 1) {
-        unsigned line = (unsigned)__builtin_ctzll(lines);
+        size_t line = (size_t)__builtin_ctzll(lines);
         at = line_put(at, page + line * FTVM_LINE_BYTES, found->bytes[line]);
+        line_copy(base + line * FTVM_LINE_BYTES, page + line * FTVM_LINE_BYTES);
     }
     if (at - out >= FTVM_DELTA_BYTES_MAX)
         return ftvm_raw_put(out, page);
     return (size_t)(at - out);
 }
 
-static inline void base_update(uint8_t *base, const uint8_t *page, uint64_t lines)
+/* What few lines hold: decides between SPARSE and LIST. */
+struct few_lines {
+    unsigned words;
+    unsigned bytes;
+};
+
+static inline struct few_lines few_lines_count(const struct page_difference *found)
 {
-    for (; lines != 0; lines &= lines - 1) {
-        size_t at = (size_t)__builtin_ctzll(lines) * FTVM_LINE_BYTES;
-        line_copy(base + at, page + at);
+    struct few_lines count = {0, 0};
+    for (uint64_t lines = found->lines; lines != 0; lines &= lines - 1) {
+        uint64_t bytes = found->bytes[__builtin_ctzll(lines)];
+        count.words += (unsigned)__builtin_popcountll(ftvm_words_of(bytes));
+        count.bytes += (unsigned)__builtin_popcountll(bytes);
     }
+    return count;
 }
 
-static inline unsigned sparse_word_count(const struct page_difference *found)
+/* At most LIST_MAX lines: SPARSE, unless it does not fit or LIST is shorter. */
+static inline size_t few_lines_put(uint8_t *restrict out, const uint8_t *restrict page, uint8_t *restrict base,
+                                   const struct page_difference *found, unsigned lines)
 {
-    unsigned count = 0;
-    for (uint64_t lines = found->lines; lines != 0; lines &= lines - 1)
-        count += (unsigned)__builtin_popcountll(ftvm_words_of(found->bytes[__builtin_ctzll(lines)]));
-    return count;
+    struct few_lines count = few_lines_count(found);
+    if (count.words <= FTVM_DELTA_SPARSE_MAX) {
+        size_t length = sparse_put(out, page, found, count.words);
+        if (length <= 1 + 2 * lines + count.words + count.bytes) {
+            base_update(base, page, found->lines);
+            return length;
+        }
+    }
+    return lines_put(out, page, base, found, lines);
+}
+
+/* A zero page is zero where it differs, too: most pages are told apart by one line. */
+static inline int page_became_zero(const uint8_t *page, uint64_t lines)
+{
+    return ftvm_line_is_zero(page + (size_t)__builtin_ctzll(lines) * FTVM_LINE_BYTES) && ftvm_page_is_zero(page);
 }
 
 static size_t variant_encode(const uint8_t *restrict page, uint8_t *restrict base, uint8_t *restrict out)
@@ -107,19 +149,15 @@ static size_t variant_encode(const uint8_t *restrict page, uint8_t *restrict bas
     page_compare(page, base, &found);
     if (found.lines == 0)
         return 0;
-    size_t length;
-    unsigned line_count = (unsigned)__builtin_popcountll(found.lines);
-    unsigned words = line_count <= FTVM_DELTA_LIST_MAX ? sparse_word_count(&found) : FTVM_DELTA_SPARSE_MAX + 1;
-    if (ftvm_page_is_zero(page)) {
+    if (page_became_zero(page, found.lines)) {
+        base_update(base, page, found.lines);
         *out = FTVM_DELTA_ZERO;
-        length = 1;
-    } else if (words <= FTVM_DELTA_SPARSE_MAX) {
-        length = sparse_put(out, page, &found, words);
-    } else {
-        length = lines_put(out, page, &found, line_count);
+        return 1;
     }
-    base_update(base, page, found.lines);
-    return length;
+    unsigned line_count = (unsigned)__builtin_popcountll(found.lines);
+    if (line_count <= FTVM_DELTA_LIST_MAX)
+        return few_lines_put(out, page, base, &found, line_count);
+    return lines_put(out, page, base, &found, line_count);
 }
 
 /* --- decoding: `end` is where the delta ends, `readable` (at or after it) where the buffer does ----------------------- */

@@ -4,6 +4,14 @@
 #define FTVM_DELTA_VARIANT ftvm_delta_scalar
 #define FTVM_DELTA_VARIANT_NAME "scalar"
 
+static inline int group_differs(const uint8_t *a, const uint8_t *b)
+{
+    uint64_t any = 0;
+    for (size_t at = 0; at < 256; at += 8)
+        any |= ftvm_load64(a + at) ^ ftvm_load64(b + at);
+    return any != 0;
+}
+
 static inline uint64_t line_difference(const uint8_t *a, const uint8_t *b)
 {
     uint64_t bytes = 0;

@@ -16,6 +16,14 @@ static inline uint64_t quarter_equal(const uint8_t *a, const uint8_t *b)
     return (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(quarter_load(a), quarter_load(b)));
 }
 
+static inline int group_differs(const uint8_t *a, const uint8_t *b)
+{
+    __m128i any = _mm_setzero_si128();
+    for (size_t at = 0; at < 256; at += 16)
+        any = _mm_or_si128(any, _mm_xor_si128(quarter_load(a + at), quarter_load(b + at)));
+    return _mm_movemask_epi8(_mm_cmpeq_epi8(any, _mm_setzero_si128())) != 0xFFFF;
+}
+
 static inline uint64_t line_difference(const uint8_t *a, const uint8_t *b)
 {
     uint64_t low = quarter_equal(a, b) | quarter_equal(a + 16, b + 16) << 16;

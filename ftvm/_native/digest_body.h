@@ -24,22 +24,28 @@ static inline void stripe_accumulate(lanes_part lanes[PARTS], const uint8_t *str
     }
 }
 
+static inline void stripes_accumulate(lanes_part lanes[PARTS], const uint8_t *stripes, const uint8_t *secret, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        stripe_accumulate(lanes, stripes + i * FTVM_STRIPE_BYTES, secret + i * 8);
+}
+
 /* 4096 bytes are three whole blocks, then 15 stripes, then the last stripe, which the specification treats apart. */
 void FTVM_DIGEST_VARIANT(uint64_t *restrict lanes, const uint8_t *restrict page, const uint8_t *restrict secret)
 {
+    const size_t block_stripes = FTVM_BLOCK_BYTES / FTVM_STRIPE_BYTES;
+    const size_t last_block = FTVM_PAGE_BYTES - FTVM_BLOCK_BYTES;
     const size_t last_stripe = FTVM_PAGE_BYTES - FTVM_STRIPE_BYTES;
     const uint8_t *last_secret = secret + FTVM_SECRET_BYTES - FTVM_STRIPE_BYTES;
     lanes_part parts[PARTS];
     for (size_t i = 0; i < PARTS; i++)
         parts[i] = part_load(lanes + i * VECTOR_LANES);
-    for (size_t block = 0; block < FTVM_PAGE_BYTES; block += FTVM_BLOCK_BYTES) {
-        for (size_t at = 0; at < FTVM_BLOCK_BYTES && block + at < last_stripe; at += FTVM_STRIPE_BYTES)
-            stripe_accumulate(parts, page + block + at, secret + at / 8);
-        if (block + FTVM_BLOCK_BYTES == FTVM_PAGE_BYTES)
-            break;
+    for (size_t block = 0; block < last_block; block += FTVM_BLOCK_BYTES) {
+        stripes_accumulate(parts, page + block, secret, block_stripes);
         for (size_t i = 0; i < PARTS; i++)
             parts[i] = part_scramble(parts[i], part_load(last_secret + i * PART_BYTES));
     }
+    stripes_accumulate(parts, page + last_block, secret, block_stripes - 1);
     stripe_accumulate(parts, page + last_stripe, last_secret - FTVM_LAST_STRIPE_OFFSET);
     for (size_t i = 0; i < PARTS; i++)
         part_store(lanes + i * VECTOR_LANES, parts[i]);

@@ -33,9 +33,8 @@ def encode_record(guest_id: str, record: Record) -> bytes:
     return body + f"crc32 {zlib.crc32(body):08x}\n".encode("ascii")
 
 
-def decode_record(content: bytes, *, guest_id: str, generation: int) -> Record:
-    """Return the record of `guest_id` and `generation` that `content` holds; raises ArbiterError if it holds no
-    such."""
+def decode_record(content: bytes, *, guest_id: str, generation: int | None = None) -> Record:
+    """Return the record of `guest_id`, and of `generation` if that is given; raises ArbiterError if it is another."""
     body, _, seal = content.rpartition(b"crc32 ")
     if seal != f"{zlib.crc32(body):08x}\n".encode("ascii"):
         raise ArbiterError("its checksum is wrong")
@@ -46,9 +45,10 @@ def decode_record(content: bytes, *, guest_id: str, generation: int) -> Record:
         raise ArbiterError("it is not a record") from error
     if heading != _HEADING or rest or not isinstance(fields, dict):
         raise ArbiterError("it is not a record of this version of ftvm")
-    if fields.get("guest") != guest_id or fields.get("generation") != generation:
+    found = fields.get("generation")
+    if type(found) is not int or found < 1 or fields.get("guest") != guest_id or generation not in (None, found):
         raise ArbiterError("it holds the record of another guest or generation")
-    return Record(generation, _replica_id(fields, "active"), _replica_id(fields, "standby"))
+    return Record(found, _replica_id(fields, "active"), _replica_id(fields, "standby"))
 
 
 def _replica_id(fields: dict[str, object], name: str) -> str | None:

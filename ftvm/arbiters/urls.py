@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+from ftvm.arbiters.etcd import EtcdRecordStore
+from ftvm.arbiters.etcdhttp import parse_etcd_url
 from ftvm.arbiters.file import FileRecordStore
 from ftvm.arbiters.memory import MemoryRecordStore
 from ftvm.errors import ConfigError
@@ -15,8 +17,9 @@ __all__ = ["open_record_store"]
 def open_record_store(url: str) -> RecordStore:
     """Return the record store that `url` names; the caller closes it.
 
-        file:///shared/vm1   a directory that both hosts see
-        memory:NAME          within this process, for tests
+        file:///shared/vm1      a directory that both hosts see
+        etcd://HOST,HOST,HOST   a cluster of etcd v3; see etcdhttp.parse_etcd_url for TLS and passwords
+        memory:NAME             within this process, for tests
 
     Raises ConfigError if the URL names none, ArbiterError if it cannot be opened.
     """
@@ -35,9 +38,23 @@ def _open_file(url: str) -> RecordStore:
     return FileRecordStore(unquote(parts.path))
 
 
+def _open_etcd(url: str) -> RecordStore:
+    return EtcdRecordStore(parse_etcd_url(url))
+
+
 def _open_memory(url: str) -> RecordStore:
     return MemoryRecordStore.named(url.partition(":")[2])
 
 
-_OPENERS: Final[dict[str, Callable[[str], RecordStore]]] = {"file": _open_file, "memory": _open_memory}
-_EXAMPLES: Final = {"file": "file:///shared/vm1", "memory": "memory:NAME"}
+_OPENERS: Final[dict[str, Callable[[str], RecordStore]]] = {
+    "file": _open_file,
+    "etcd": _open_etcd,
+    "etcds": _open_etcd,
+    "memory": _open_memory,
+}
+_EXAMPLES: Final = {
+    "file": "file:///shared/vm1",
+    "etcd": "etcd://HOST:PORT,HOST:PORT",
+    "etcds": "etcds://HOST:PORT",
+    "memory": "memory:NAME",
+}

@@ -16,8 +16,7 @@ batch.
 
 import mmap
 from array import array
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Final, Self
 
 from ftvm._native import ffi, lib
 from ftvm._native.bitmap import bitmap_indices
@@ -27,7 +26,7 @@ from ftvm.capture.ring import BatchBuffer, BatchBuffers
 from ftvm.capture.shadow import Shadow
 from ftvm.checkpoint import Bitmap, PageBatch
 from ftvm.config import Limits
-from ftvm.errors import ConfigError, FtvmError, LimitExceeded, LocalProtocolError
+from ftvm.errors import ConfigError, LimitExceeded, LocalProtocolError
 from ftvm.units import pages_to_bytes
 
 __all__ = ["Indices", "StagedCopy", "capture_fused", "encode_staged", "page_indices"]
@@ -36,26 +35,39 @@ Indices = array
 """Page indices, u32 each, strictly rising, counted over all regions: what `page_indices` returns."""
 
 
+SECOND_THREAD_PAGES: Final = 400
+"""Below this, starting a second thread costs more than it saves (bench/capture.py)."""
+
+
 def page_indices(bitmap: Bitmap) -> "array[int]":
     """Return the pages of a set in rising order."""
     return bitmap_indices(bitmap)
 
 
 def capture_fused(
-    memory: NativeMemory, shadow: Shadow, indices: "array[int]", *, limits: Limits, buffers: BatchBuffers
+    memory: NativeMemory,
+    shadow: Shadow,
+    indices: "array[int]",
+    *,
+    limits: Limits,
+    buffers: BatchBuffers,
+    has_second_thread: bool = False,
 ) -> tuple[PageBatch, ...]:
     """Encode pages straight from guest memory, which must stand still until this returns.
 
-    Raises LimitExceeded past limits.staging_bytes or when no batch buffer is free; the shadow is torn then.
+    With `has_second_thread`, sets of pages that are large enough for it are encoded by two threads; the batches say the
+    same. Raises LimitExceeded past limits.staging_bytes or when no batch buffer is free; the shadow is torn then.
     """
     if memory.page_count != shadow.page_count:
         raise ConfigError(f"memory has {memory.page_count} pages and its shadow {shadow.page_count}")
     cells = _checked(indices, shadow)
-
-    def step(done: int, batch: Any) -> int:
-        return int(lib.ftvm_capture_fused(memory.native, shadow.native, cells + done, len(indices) - done, batch))
-
-    return _capture(step, len(indices), shadow, limits, buffers)
+    writer = _BatchWriter(shadow, limits, buffers)
+    with writer:
+        if has_second_thread and len(indices) >= SECOND_THREAD_PAGES:
+            _capture_halves(memory, writer, cells, len(indices))
+        else:
+            _capture_list(memory, writer, cells, len(indices))
+    return writer.batches()
 
 
 class StagedCopy:
@@ -73,6 +85,11 @@ class StagedCopy:
         self._pages = mmap.mmap(-1, pages_to_bytes(page_capacity), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.native = ffi.from_buffer("uint8_t[]", self._pages)
         self.indices = array("I")
+
+    @property
+    def content(self) -> memoryview:
+        """The copied pages, one after the other; the next `gather` overwrites them."""
+        return memoryview(self._pages)[: pages_to_bytes(len(self.indices))].toreadonly()
 
     def gather(self, memory: NativeMemory, indices: "array[int]") -> None:
         """Copy pages out of guest memory, each read once. Replaces what was gathered before.
@@ -93,11 +110,41 @@ def encode_staged(copy: StagedCopy, shadow: Shadow, *, limits: Limits, buffers: 
     indices = copy.indices
     cells = _checked(indices, shadow)
 
-    def step(done: int, batch: Any) -> int:
-        pages = copy.native + pages_to_bytes(done)
-        return int(lib.ftvm_capture_staged(pages, shadow.native, cells + done, len(indices) - done, batch))
+    writer = _BatchWriter(shadow, limits, buffers)
+    with writer:
+        done = 0
+        while done < len(indices):
+            batch = writer.open()
+            pages = copy.native + pages_to_bytes(done)
+            done += lib.ftvm_capture_staged(pages, shadow.native, cells + done, len(indices) - done, batch.native)
+            writer.close(batch)
+    return writer.batches()
 
-    return _capture(step, len(indices), shadow, limits, buffers)
+
+def _capture_list(memory: NativeMemory, writer: "_BatchWriter", cells: Any, count: int) -> None:
+    done = 0
+    while done < count:
+        batch = writer.open()
+        done += lib.ftvm_capture_fused(memory.native, writer.shadow.native, cells + done, count - done, batch.native)
+        writer.close(batch)
+
+
+def _capture_halves(memory: NativeMemory, writer: "_BatchWriter", cells: Any, count: int) -> None:
+    """Two threads at a time while both halves have pages left, then one for the rest of the longer half."""
+    middle = count // 2
+    spans = [(0, middle), (middle, count)]
+    while all(start < end for start, end in spans):
+        batches = [writer.open(), writer.open()]
+        halves = [
+            ffi.new("struct ftvm_capture_half *", (cells + start, end - start, batch.native))
+            for (start, end), batch in zip(spans, batches, strict=True)
+        ]
+        lib.ftvm_capture_fused_halves(memory.native, writer.shadow.native, *halves)
+        for batch in batches:
+            writer.close(batch)
+        spans = [(start + half.done, end) for (start, end), half in zip(spans, halves, strict=True)]
+    for start, end in spans:
+        _capture_list(memory, writer, cells + start, end - start)
 
 
 def _checked(indices: "array[int]", shadow: Shadow) -> Any:
@@ -107,50 +154,73 @@ def _checked(indices: "array[int]", shadow: Shadow) -> Any:
     return ffi.from_buffer("uint32_t[]", indices)
 
 
-def _capture(
-    step: Callable[[int, Any], int], count: int, shadow: Shadow, limits: Limits, buffers: BatchBuffers
-) -> tuple[PageBatch, ...]:
-    """Fill batches until all pages are done. On any error the batches made so far are given back and the shadow
-    torn."""
-    batches: list[PageBatch] = []
-    done = staged_bytes = 0
-    try:
-        while done < count:
-            buffer = buffers.lend()
-            native = _native_batch(buffer)
-            done += step(done, native)
-            batch = _page_batch(buffer, native)
-            batches.append(batch)
-            staged_bytes += batch.size_bytes
-            if staged_bytes > limits.staging_bytes:
-                raise LimitExceeded("encoded bytes of one checkpoint", limit=limits.staging_bytes, wanted=staged_bytes)
-    except FtvmError:
-        if done:
-            shadow.tear()
-        for batch in batches:
-            buffers.acknowledged(batch)
-        raise
-    if batches and batches[-1].count == 0:
-        buffers.acknowledged(batches.pop())
-    return tuple(batches)
+class _OpenBatch:
+    """A batch that is being written."""
+
+    __slots__ = ("buffer", "native")
+
+    def __init__(self, buffer: BatchBuffer) -> None:
+        self.buffer = buffer
+        self.native: Any = ffi.new("struct ftvm_batch *")
+        self.native.indices = ffi.from_buffer("uint32_t[]", buffer.indices)
+        self.native.lengths = ffi.from_buffer("uint16_t[]", buffer.lengths)
+        self.native.payload = ffi.from_buffer("uint8_t[]", buffer.payload)
+        self.native.entry_capacity = len(buffer.indices)
+        self.native.payload_capacity = len(buffer.payload)
+
+    def finish(self) -> PageBatch:
+        count = int(self.native.entry_count)
+        indices = memoryview(self.buffer.indices).cast("B")[: 4 * count].toreadonly()
+        lengths = memoryview(self.buffer.lengths).cast("B")[: 2 * count].toreadonly()
+        payload = memoryview(self.buffer.payload)[: self.native.payload_bytes].toreadonly()
+        digest = batch_digest(indices, lengths, payload)
+        return PageBatch(
+            count=count, indices=indices, lengths=lengths, payload=payload, digest=digest, buffer=self.buffer.number
+        )
 
 
-def _native_batch(buffer: BatchBuffer) -> Any:
-    native = ffi.new("struct ftvm_batch *")
-    native.indices = ffi.from_buffer("uint32_t[]", buffer.indices)
-    native.lengths = ffi.from_buffer("uint16_t[]", buffer.lengths)
-    native.payload = ffi.from_buffer("uint8_t[]", buffer.payload)
-    native.entry_capacity = len(buffer.indices)
-    native.payload_capacity = len(buffer.payload)
-    return native
+class _BatchWriter:
+    """The batches of one capture. If it fails, all its buffers are given back, and the shadow is torn."""
 
+    __slots__ = ("_batches", "_buffers", "_limits", "_opened", "_staged_bytes", "shadow")
 
-def _page_batch(buffer: BatchBuffer, native: Any) -> PageBatch:
-    count = int(native.entry_count)
-    indices = memoryview(buffer.indices).cast("B")[: 4 * count].toreadonly()
-    lengths = memoryview(buffer.lengths).cast("B")[: 2 * count].toreadonly()
-    payload = memoryview(buffer.payload)[: native.payload_bytes].toreadonly()
-    digest = batch_digest(indices, lengths, payload)
-    return PageBatch(
-        count=count, indices=indices, lengths=lengths, payload=payload, digest=digest, buffer=buffer.number
-    )
+    def __init__(self, shadow: Shadow, limits: Limits, buffers: BatchBuffers) -> None:
+        self.shadow = shadow
+        self._limits = limits
+        self._buffers = buffers
+        self._opened: list[_OpenBatch] = []
+        self._batches: list[tuple[int, PageBatch]] = []
+        self._staged_bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            return
+        if self._batches:
+            self.shadow.tear()
+        for batch in self._opened:
+            self._buffers.give_back(batch.buffer)
+
+    def open(self) -> _OpenBatch:
+        batch = _OpenBatch(self._buffers.lend())
+        self._opened.append(batch)
+        return batch
+
+    def close(self, open_batch: _OpenBatch) -> None:
+        batch = open_batch.finish()
+        first_index = int(open_batch.buffer.indices[0])
+        self._batches.append((first_index, batch))
+        self._staged_bytes += batch.size_bytes
+        limit = self._limits.staging_bytes
+        if self._staged_bytes > limit:
+            raise LimitExceeded("encoded bytes of one checkpoint", limit=limit, wanted=self._staged_bytes)
+
+    def batches(self) -> tuple[PageBatch, ...]:
+        """Return what was captured, page indices rising over all; buffers that stayed empty go back."""
+        for opened, (_, batch) in zip(self._opened, self._batches, strict=True):
+            if batch.count == 0:
+                self._buffers.give_back(opened.buffer)
+        full = [(first_index, batch) for first_index, batch in self._batches if batch.count]
+        return tuple(batch for _, batch in sorted(full, key=lambda pair: pair[0]))

@@ -82,6 +82,11 @@ class BatchBuffers:
         buffer.is_unacknowledged = True
         return buffer
 
+    def give_back(self, buffer: BatchBuffer) -> None:
+        """Take back a buffer that was lent and that no batch came out of."""
+        buffer.is_unacknowledged = False
+        self._reclaim(buffer)
+
     def sent(self, batch: PageBatch) -> None:
         """Note that the transport reads from this batch until it lets go; once per send."""
         self._of(batch).sends += 1

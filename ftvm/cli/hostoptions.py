@@ -131,13 +131,19 @@ class HostArguments:
         return DatagramWorld(local, remote, mac=self.mac, console=write)
 
     def options(self) -> HostOptions:
-        """Return what `protect` and `Standby` take."""
+        """Build what `protect` and `Standby` take; a world among it, whose sockets are open from then on."""
         timing = Timing(
             heartbeat_ns=seconds_to_nanos(self.heartbeat / 1000),
             backup_limit_ns=seconds_to_nanos(self.silence / 1000),
             primary_limit_ns=seconds_to_nanos(max(self.silence * 5 / 3, 0.2) / 1000),
         )
-        return {"keys": self.keys(), "engine": self.engine(), "guest_id": self.guest_id, "timing": timing}
+        return {
+            "keys": self.keys(),
+            "engine": self.engine(),
+            "guest_id": self.guest_id,
+            "timing": timing,
+            "world": self.world(),
+        }
 
     def _image(self) -> bytes:
         if self.program in SUMMARIES:

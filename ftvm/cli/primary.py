@@ -36,7 +36,6 @@ def primary(create: bool, **shared: Any) -> None:
         peers=arguments.peer_endpoints(),
         arbiter=arguments.arbiter,
         create=create,
-        world=arguments.world(),
         **options,
     ) as protection:
         run_until_stopped(protection, report)

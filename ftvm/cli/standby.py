@@ -33,7 +33,6 @@ def standby(**shared: Any) -> None:
         listen=arguments.listen,
         peers=arguments.peer_endpoints(),
         arbiter=arguments.arbiter,
-        world=arguments.world(),
         **options,
     ) as host:
         run_until_stopped(host, report)

@@ -1,13 +1,14 @@
 """The messages of a pair, as values (PROTOCOL.md, "Messages"). How they look on the wire is wire.py's business.
 
-Every message travels in an Envelope. Those that build up the backup's state (Copy, EpochPart) carry a `sequence` that
+Every message travels in an Envelope. Those that build up the backup's state (Copy, EpochPart, Log) carry a `sequence`
+that
 rises
-by one within the session, over both kinds: the order in which they must be applied, whatever the link does to them.
+by one within the session, over all three: the order in which they must be applied, whatever the link does to them.
 """
 
 from dataclasses import dataclass
 
-from ftvm.checkpoint import Checkpoint, Geometry, PageBatch
+from ftvm.checkpoint import Checkpoint, Geometry, LogRecord, PageBatch
 from ftvm.interfaces import Record
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "EpochPart",
     "Join",
     "Leave",
+    "Log",
     "Message",
     "Ping",
     "Pong",
@@ -102,6 +104,14 @@ class EpochPart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    """Log records, of consecutive indices; kept until a checkpoint that covers them is committed."""
+
+    sequence: int
+    records: tuple[LogRecord, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ack:
     """What the standby has.
 
@@ -138,5 +148,5 @@ class Leave:
     reason: str
 
 
-Sequenced = Copy | EpochPart
-Message = Join | Welcome | Refuse | Copy | EpochPart | Ack | Ping | Pong | Leave
+Sequenced = Copy | EpochPart | Log
+Message = Join | Welcome | Refuse | Copy | EpochPart | Log | Ack | Ping | Pong | Leave

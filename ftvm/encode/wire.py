@@ -13,6 +13,7 @@ the header and are compared with the frames before anything is kept (SECURITY.md
     Copy               header | indices | lengths | payload
     EpochPart          header | indices | lengths | payload                    (a batch)
                        header | devices | output table | output payloads       (the end)
+    Log                header | record table | record payloads
     all others         header
 
 Output table: per output one byte of channel number (its name is in the header) and a little-endian u32 of payload
@@ -23,13 +24,25 @@ are
 the peer's fault. It allocates nothing that the peer's lengths ask for before they were checked.
 """
 
+import reprlib
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import msgpack
 
-from ftvm.checkpoint import PAGE_COUNT_MAX, Buffer, Checkpoint, Geometry, Output, PageBatch, RegionShape
+from ftvm.checkpoint import (
+    PAGE_COUNT_MAX,
+    Buffer,
+    Checkpoint,
+    Geometry,
+    GuestPosition,
+    LogKind,
+    LogRecord,
+    Output,
+    PageBatch,
+    RegionShape,
+)
 from ftvm.config import PROTOCOL_VERSION, Limits
 from ftvm.encode.messages import (
     Ack,
@@ -38,6 +51,7 @@ from ftvm.encode.messages import (
     EpochPart,
     Join,
     Leave,
+    Log,
     Message,
     Ping,
     Pong,
@@ -55,6 +69,8 @@ DIGEST_BYTES: Final = 16
 TEXT_CHARS_MAX: Final = 1024
 NAMES_MAX: Final = 64
 _OUTPUT_ROW: Final = struct.Struct("<BI")
+_LOG_ROW: Final = struct.Struct("<BBQQQI")
+_LOG_KINDS: Final = {kind.value: kind for kind in LogKind}
 
 Header = list[Any]
 Frames = tuple[Buffer, ...]
@@ -62,11 +78,12 @@ T = TypeVar("T")
 
 
 # --- reading a header: each reader takes one value and says what is wrong with it ----------------------------------
+# What a peer sent is shown by reprlib: a value nested a thousand deep must not exhaust the stack of who complains.
 
 
 def _number(value: object, name: str, most: int = (1 << 63) - 1) -> int:
     if type(value) is not int or not 0 <= value <= most:
-        raise BadFrame(f"{name} is {value!r}, not a number from 0 to {most}")
+        raise BadFrame(f"{name} is {reprlib.repr(value)}, not a number from 0 to {most}")
     return value
 
 
@@ -85,7 +102,7 @@ def _identity(value: object, name: str) -> str:
 
 def _flag(value: object, name: str) -> bool:
     if type(value) is not bool:
-        raise BadFrame(f"{name} is {value!r}, not true or false")
+        raise BadFrame(f"{name} is {reprlib.repr(value)}, not true or false")
     return value
 
 
@@ -305,6 +322,58 @@ def _unpack_end(epoch: int, tail: object, frames: Frames, limits: Limits) -> Che
     )
 
 
+def _pack_log(message: Log) -> tuple[Header, list[Buffer]]:
+    channels = list(dict.fromkeys(record.channel for record in message.records))
+    if len(channels) > NAMES_MAX:
+        raise LimitExceeded("input channels", limit=NAMES_MAX, wanted=len(channels))
+    rows = (
+        _LOG_ROW.pack(
+            record.kind.value,
+            channels.index(record.channel),
+            record.position.retired,
+            record.position.idled,
+            record.amount,
+            len(record.payload),
+        )
+        for record in message.records
+    )
+    first = message.records[0].index if message.records else 0
+    payloads = b"".join(record.payload for record in message.records)
+    return [message.sequence, first, channels], [b"".join(rows), payloads]
+
+
+def _unpack_log(fields: Header, frames: Frames, limits: Limits) -> Log:
+    sequence, first, channels = _fields(fields, 3, "log")
+    if len(frames) != 2:
+        raise BadFrame(f"a log message has 2 frames, not {len(frames)}")
+    table, payloads = frames
+    count, rest = divmod(len(table), _LOG_ROW.size)
+    if rest or not 0 < count <= limits.log_records or len(payloads) > limits.log_bytes:
+        raise BadFrame(f"a log table of {len(table)} bytes with {len(payloads)} bytes of payload cannot be")
+    names = _list_of(_text, channels, "channels")
+    index = _number(first, "first log index")
+    records: list[LogRecord] = []
+    offset = 0
+    for kind, channel, retired, idled, amount, length in _LOG_ROW.iter_unpack(table):
+        if kind not in _LOG_KINDS or channel >= len(names) or length > len(payloads) - offset:
+            raise BadFrame(f"log record {index} is of kind {kind}, channel {channel}, {length} bytes")
+        records.append(
+            LogRecord(
+                index=index,
+                kind=_LOG_KINDS[kind],
+                position=GuestPosition(retired, idled),
+                amount=amount,
+                channel=names[channel],
+                payload=bytes(payloads[offset : offset + length]),
+            )
+        )
+        index += 1
+        offset += length
+    if offset != len(payloads):
+        raise BadFrame(f"log records use {offset} of {len(payloads)} payload bytes")
+    return Log(sequence=_number(sequence, "sequence"), records=tuple(records))
+
+
 def _pack_ack(message: Ack) -> tuple[Header, list[Buffer]]:
     digest = message.memory_digest.to_bytes(DIGEST_BYTES, "little")
     return [message.received, message.epoch, message.log_index, digest], []
@@ -366,6 +435,7 @@ _PACK: Final[dict[type, tuple[int, Callable[[Any], tuple[Header, list[Buffer]]]]
     Ping: (7, _pack_ping),
     Pong: (8, _pack_pong),
     Leave: (9, _pack_leave),
+    Log: (10, _pack_log),
 }
 
 _UNPACK: Final[dict[int, Callable[[Header, Frames, Limits], Message]]] = {
@@ -378,6 +448,7 @@ _UNPACK: Final[dict[int, Callable[[Header, Frames, Limits], Message]]] = {
     7: _unpack_ping,
     8: _unpack_pong,
     9: _unpack_leave,
+    10: _unpack_log,
 }
 
 
@@ -410,7 +481,7 @@ def decode(frames: Sequence[Buffer], limits: Limits) -> tuple[Envelope, Message]
     _, kind, guest_id, sender, session, record, released, fields = _fields(header, 8, "header")
     unpack = _UNPACK.get(kind) if type(kind) is int else None
     if unpack is None:
-        raise BadFrame(f"no message is of kind {kind!r}")
+        raise BadFrame(f"no message is of kind {reprlib.repr(kind)}")
     envelope = Envelope(
         guest_id=_identity(guest_id, "guest id"),
         sender=_identity(sender, "sender"),

@@ -3,13 +3,19 @@
 from collections.abc import Callable
 from typing import Final
 
+from ftvm.engines.hybrid import Hybrid
+from ftvm.engines.kemari import Kemari
 from ftvm.engines.remus import Remus
 from ftvm.errors import ConfigError
 from ftvm.interfaces import Engine
 
 __all__ = ["ENGINES", "engine_named"]
 
-ENGINES: Final[dict[str, Callable[[float], Engine]]] = {Remus.name: Remus}
+ENGINES: Final[dict[str, Callable[[float], Engine]]] = {
+    Remus.name: Remus,
+    Kemari.name: Kemari,
+    Hybrid.name: Hybrid,
+}
 
 
 def engine_named(name: str, interval: float) -> Engine:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ftvm.checkpoint import Watermarks
-from ftvm.errors import ConfigError
+from ftvm.engines.interval import check_interval
 from ftvm.interfaces import Capability, EngineView
 from ftvm.units import Nanos, seconds_to_nanos
 
@@ -21,10 +21,11 @@ class Remus:
     interval: float = 0.025
     name: ClassVar[str] = "remus"
     needs: ClassVar[frozenset[Capability]] = frozenset()
+    stands_still: ClassVar[bool] = False
+    logs: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not 0.0005 <= self.interval <= 10:
-            raise ConfigError(f"remus: an interval of {self.interval} s is not from 0.0005 to 10 s")
+        check_interval(self.name, self.interval)
 
     def next_cut(self, view: EngineView) -> Nanos:
         """Return the last cut's time plus the interval."""

@@ -18,7 +18,7 @@ from ftvm.units import Nanos
 __all__ = ["Load", "LoadCounters"]
 
 RETRY_NS_FIRST: Final = 50_000_000
-RETRY_NS_MAX: Final = 200_000_000
+RETRY_NS_MAX: Final = 100_000_000
 """Doubling stops here: a client that waits longer would measure its own patience, not the takeover."""
 
 PACE_NS: Final = 10_000_000

@@ -91,7 +91,7 @@ class Child:
 
     def last_words(self) -> str:
         """Return the last lines that it printed for people."""
-        status = "still runs" if self.is_alive else f"ended with status {self.process.returncode}"
+        status = "still runs" if self.is_alive else _how_it_ended(self.process.returncode)
         return "\n".join([f"{self.name} {status}; it said last:", *(f"  {line}" for line in self._last_words)])
 
     def take(self, stream: str, data: bytes) -> None:
@@ -184,6 +184,12 @@ class Children:
 def _die_with_parent() -> None:
     """Ask the kernel to kill this process when its parent ends, however that ends."""
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _how_it_ended(returncode: int) -> str:
+    if returncode < 0:
+        return f"was ended by {signal.Signals(-returncode).name}"
+    return f"ended with status {returncode}"
 
 
 def _read(fd: int) -> bytes | None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from ftvm.checkpoint import Checkpoint, Output, PageBatch
+from ftvm.checkpoint import Checkpoint, LogRecord, Output, PageBatch
 from ftvm.encode.messages import Ack, Envelope, Join, Leave, Message, Ping, Refuse, SessionId, Welcome
 from ftvm.errors import InternalError, RemoteProtocolError
 from ftvm.events import (
@@ -46,7 +46,7 @@ from ftvm.units import Nanos
 
 __all__ = ["COPY_PATIENCE", "LINKS", "Active", "LinkEvent", "LinkState"]
 
-COPY_PATIENCE: Final = 10
+COPY_PATIENCE: Final = 4
 """How many limits of silence are tolerated before the first epoch is acknowledged: the standby may be busy with it."""
 
 
@@ -107,6 +107,7 @@ class Active:
     _announce_at: Nanos | None = None
     _announces_left: int = 0
     _is_held_by_hint: bool = False
+    _unshipped: list[LogRecord] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         # The clock's origin is arbitrary: no timer may start at 0.
@@ -114,9 +115,15 @@ class Active:
 
     # --- guest -----------------------------------------------------------------------------------------------------
 
-    def on_outputs(self, outputs: list[Output], now: Nanos) -> None:
+    def on_log(self, records: list[LogRecord], now: Nanos) -> None:
+        """Ship what was logged; before the first cut there is nobody to ship it to, and the cut will cover it."""
+        if self.link in _SHIPPING:
+            self._unshipped.extend(records)
+            self._flush(now)
+
+    def on_outputs(self, outputs: list[Output], log_index: int, now: Nanos) -> None:
         """Hold what the guest emitted, and release what may leave."""
-        needs = self.core.settings.engine.output_needs(epoch=self.epoch + 1, log_index=0)
+        needs = self.core.settings.engine.output_needs(epoch=self.epoch + 1, log_index=log_index)
         for output in outputs:
             self.gate.hold(output, needs, now)
         self.release()
@@ -129,13 +136,21 @@ class Active:
         standbys = standbys_in_force(self.core.desk.known, self.core.desk.proposal, self._joining())
         acknowledged = (session.standby, session.acked) if session is not None else None
         for held in self.gate.open_for(standbys, acknowledged):
-            self.core.do(Release(held.output))
-        self.core.released = self.gate.released
+            # After a takeover, a replay makes outputs again that the active before is known to have released.
+            if held.output.number > self.core.released:
+                self.core.do(Release(held.output))
+        self.core.released = max(self.core.released, self.gate.released)
 
     def is_stalled(self) -> bool:
         """Whether so much output is held that the guest must not run on."""
         limits = self.core.settings.limits
         return len(self.gate.held) >= limits.outputs_held // 2 or self.gate.held_bytes >= limits.outputs_held_bytes // 2
+
+    def must_stand_still(self) -> bool:
+        """Whether the guest must not run now: too much is held, or the engine has it wait for a commit."""
+        session = self.session
+        is_shipping = session is not None and self.link in _SHIPPING and bool(session.in_flight)
+        return self.is_stalled() or (is_shipping and self.core.settings.engine.stands_still)
 
     def announce(self, now: Nanos) -> None:
         """Announce the guest's address now and a few times more: late frames of the old host may undo the first."""
@@ -186,6 +201,7 @@ class Active:
         if session is None or self.link not in (LinkState.COPYING, *_SHIPPING):
             self.core.do(Forget(checkpoint.batches))
             return
+        self._unshipped.clear()
         session.ship_epoch(checkpoint, pause_ns, now)
         if self.link is LinkState.COPYING:
             self._move(LinkEvent.CUT)
@@ -294,7 +310,7 @@ class Active:
         if session is not None and envelope.sender == session.standby and not session.has_answered:
             self._welcome(session)
             return
-        reason, is_final = self._why_not(join)
+        reason, is_final = self._why_not(envelope.sender, join)
         if reason is None:
             self._open(peer, key, envelope.sender, join, now)
             return
@@ -303,8 +319,10 @@ class Active:
         if is_final:
             self.core.tell(JoinRefused(at=now, guest_id=self.core.settings.guest_id, peer=peer, reason=reason))
 
-    def _why_not(self, join: Join) -> tuple[str | None, bool]:
+    def _why_not(self, joiner: str, join: Join) -> tuple[str | None, bool]:
         settings = self.core.settings
+        if joiner in self.core.retired:
+            return f"replica {joiner} was dropped and cannot return: discard its memory and join under a fresh id", True
         if join.geometry != settings.geometry:
             return f"the guests differ: this one is {settings.geometry}, the joiner's is {join.geometry}", True
         if settings.engine.name not in join.engines:
@@ -353,6 +371,7 @@ class Active:
             return
         session.is_lost = True
         self.plan = None
+        self._unshipped.clear()
         self.core.tell(SessionEnded(at=now, guest_id=self.core.settings.guest_id, reason=reason))
         self.core.do(Forget(batches_of(session.outbox.clear())))
         self.core.do(EndSession())
@@ -389,6 +408,8 @@ class Active:
                 self.core.desk.propose(drop(known, self.core.id))
             case LinkState.DROPPING:
                 self._move(LinkEvent.IN_FORCE)
+                if session is not None:
+                    self.core.retired.append(session.standby)
                 self.session = None
                 self.core.tell(
                     Solo(at=now, guest_id=guest_id, generation=known.generation, reason="the standby was lost")
@@ -434,13 +455,14 @@ class Active:
 
     def deadline(self, now: Nanos) -> Nanos | None:
         """Return when something is due next."""
-        del now
         times = [self._poll_at, self._announce_at, self._next_cut()]
         session = self.session
         if session is not None and not session.is_lost:
             times += [self._ping_at, session.watch.deadline()]
             if session.outbox.is_waiting_for_acknowledgement:
                 times.append(session.outbox.deadline())
+            if self.plan is not None and self.plan.left and session.has_answered and session.outbox.room:
+                times.append(now)  # zero pages make no batch, so no acknowledgement will call for more of the copy
         return min(time for time in times if time is not None)
 
     def _announce_again(self, now: Nanos) -> None:
@@ -453,6 +475,9 @@ class Active:
         session = self.session
         if session is None or session.is_lost:
             return
+        if self._unshipped and session.outbox.room:
+            session.ship_log(tuple(self._unshipped))
+            self._unshipped.clear()
         for message in session.outbox.due(now):
             self.core.send(session.peer, Lane.DATA, message, session.id)
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ftvm.checkpoint import Checkpoint, Output, PageBatch
+from ftvm.checkpoint import Checkpoint, LogKind, LogRecord, Output, PageBatch
+from ftvm.config import Limits
 from ftvm.errors import BadFrame, LimitExceeded
 
 __all__ = ["Committed", "Memory"]
@@ -43,16 +44,25 @@ class Committed:
     """What this replica could run from. `epoch` is None until the first whole checkpoint.
 
     outputs  emitted up to `epoch` and not known to have been released: emitted again after a takeover
+    log      what the guest took since `epoch`, up to `log_index`: replayed at a takeover
     """
 
     memory: Memory = field(repr=False)
-    outputs_limit: int
+    limits: Limits
     epoch: int | None = None
     devices: bytes = field(default=b"", repr=False)
     engine: str = ""
     output_next: int = 1
     log_index: int = 0
     outputs: deque[Output] = field(default_factory=deque, repr=False)
+    log: deque[LogRecord] = field(default_factory=deque, repr=False)
+    log_bytes: int = 0
+
+    @property
+    def output_last(self) -> int:
+        """The number of the last output that the state, with the log replayed, has made."""
+        logged = (record.amount for record in reversed(self.log) if record.kind is LogKind.OUTPUT)
+        return next(logged, self.output_next - 1)
 
     def clear(self) -> None:
         """Start from nothing: zero memory, no epoch."""
@@ -62,6 +72,21 @@ class Committed:
         self.output_next = 1
         self.log_index = 0
         self.outputs.clear()
+        self._forget_log(self.log[-1].index if self.log else 0)
+
+    def append(self, records: tuple[LogRecord, ...]) -> None:
+        """Keep log records. Raises BadFrame if they do not follow the last one, LimitExceeded if they are too many."""
+        if self.epoch is None or records[0].index != self.log_index + 1:
+            raise BadFrame(f"log record {records[0].index} came after {self.log_index}, epoch {self.epoch}")
+        count = len(self.log) + len(records)
+        if count > self.limits.log_records:
+            raise LimitExceeded("log records kept", limit=self.limits.log_records, wanted=count)
+        size_bytes = self.log_bytes + sum(len(record.payload) for record in records)
+        if size_bytes > self.limits.log_bytes:
+            raise LimitExceeded("log bytes kept", limit=self.limits.log_bytes, wanted=size_bytes)
+        self.log.extend(records)
+        self.log_bytes = size_bytes
+        self.log_index = records[-1].index
 
     def copy(self, batch: PageBatch) -> None:
         """Apply a batch of the first copy. Raises BadFrame or DigestMismatch; the memory is then as before."""
@@ -78,10 +103,13 @@ class Committed:
         if self.epoch is not None and (checkpoint.base != self.epoch or checkpoint.epoch <= self.epoch):
             raise BadFrame(f"epoch {checkpoint.epoch} extends {checkpoint.base}, but {self.epoch} is committed")
         pending = [*self.outputs, *checkpoint.outputs]
-        if len(pending) > self.outputs_limit:
-            raise LimitExceeded("outputs kept", limit=self.outputs_limit, wanted=len(pending))
+        if len(pending) > self.limits.outputs_held:
+            raise LimitExceeded("outputs kept", limit=self.limits.outputs_held, wanted=len(pending))
+        if self.epoch is not None and checkpoint.log_index < self.log_index:
+            raise BadFrame(f"epoch {checkpoint.epoch} covers log record {checkpoint.log_index}, not {self.log_index}")
         first = checkpoint.output_next - len(checkpoint.outputs)
-        if self.epoch is not None and first != self.output_next:
+        if self.epoch is not None and not self.output_next <= first <= self.output_last + 1:
+            # Between the two are outputs that left because the log up to them was safe here.
             raise BadFrame(f"outputs of epoch {checkpoint.epoch} start at {first}, but {self.output_next} is next")
         self.memory.verify(checkpoint.batches, checkpoint.memory_digest)
         self.memory.commit(checkpoint.batches)
@@ -90,6 +118,7 @@ class Committed:
         self.engine = checkpoint.engine
         self.output_next = checkpoint.output_next
         self.log_index = checkpoint.log_index
+        self._forget_log(checkpoint.log_index)
         self.outputs = deque(pending)
 
     def forget_released(self, released: int) -> None:
@@ -97,7 +126,11 @@ class Committed:
 
         Raises BadFrame if it claims to have released what is not committed here: it broke the release rule.
         """
-        if self.epoch is not None and released >= self.output_next:
-            raise BadFrame(f"output {released} was released, but only those below {self.output_next} are committed")
+        if self.epoch is not None and released > self.output_last:
+            raise BadFrame(f"output {released} was released, but only those up to {self.output_last} are safe here")
         while self.outputs and self.outputs[0].number <= released:
             self.outputs.popleft()
+
+    def _forget_log(self, covered: int) -> None:
+        while self.log and self.log[0].index <= covered:
+            self.log_bytes -= len(self.log.popleft().payload)

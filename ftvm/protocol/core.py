@@ -5,6 +5,7 @@ none
 knows another. A role that is over appends a RoleEvent to `happened`, and replica.py moves on by the table.
 """
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -13,6 +14,7 @@ from typing import Final, Protocol
 from ftvm.checkpoint import Geometry
 from ftvm.config import Limits, Timing
 from ftvm.encode.messages import Envelope, Message, SessionId
+from ftvm.errors import FtvmError
 from ftvm.events import Event
 from ftvm.interfaces import Engine, Lane
 from ftvm.protocol.desk import Desk
@@ -20,6 +22,9 @@ from ftvm.protocol.effects import Effect, Fail, Send, Tell
 from ftvm.units import Nanos
 
 __all__ = ["ROLES", "Core", "Role", "RoleEvent", "Settings", "Steps"]
+
+
+RETIRED_KEPT: Final = 64
 
 
 class Role(Enum):
@@ -85,13 +90,17 @@ class Settings:
 
 @dataclass(slots=True)
 class Core:
-    """Mutable state that outlives a role. `released` is the highest output number known to have left, anywhere."""
+    """Mutable state that outlives a role. `released` is the highest output number known to have left, anywhere.
+
+    `retired` are the last standbys that this replica dropped: an id that left the record never returns.
+    """
 
     settings: Settings
     fresh_id: Callable[[], str]
     desk: Desk
     id: str
     released: int = 0
+    retired: deque[str] = field(default_factory=lambda: deque(maxlen=RETIRED_KEPT))
     sessions_opened: int = 0
     effects: list[Effect] = field(default_factory=list, repr=False)
     happened: list[tuple[RoleEvent, str]] = field(default_factory=list, repr=False)
@@ -115,9 +124,9 @@ class Core:
         """Report an event."""
         self.effects.append(Tell(event))
 
-    def fail(self, reason: str) -> None:
+    def fail(self, error: FtvmError) -> None:
         """Give up, and say why."""
-        self.effects.append(Fail(reason))
+        self.effects.append(Fail(error))
 
     def next_session(self) -> int:
         """Return the number of a new session of this host."""

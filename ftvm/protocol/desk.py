@@ -30,6 +30,7 @@ class Desk:
     proposal: Record | None = None
     error: str | None = None
     _reads: int = 0
+    _reads_begun: int = 0
     _outstanding: Request | None = field(default=None, repr=False)
     _wants_read: bool = False
     _not_before: Nanos | None = None
@@ -37,7 +38,7 @@ class Desk:
 
     @property
     def reads(self) -> int:
-        """How many reads have been answered."""
+        """The number of the last read that was answered; they are numbered as they begin."""
         return self._reads
 
     def propose(self, record: Record) -> None:
@@ -53,7 +54,7 @@ class Desk:
         A read that is under way already was started before this wish, so it does not count.
         """
         self._wants_read = True
-        return self._reads + (2 if isinstance(self._outstanding, Read) else 1)
+        return self._reads_begun + 1
 
     def hint(self, generation: int, now: Nanos) -> bool:
         """Take a peer's word that `generation` is in force: read, but not more often than every retry interval.
@@ -75,6 +76,7 @@ class Desk:
             self._outstanding = CompareAndSet(self.proposal)
         elif self._wants_read:
             self._wants_read = False
+            self._reads_begun += 1
             self._outstanding = Read()
         return self._outstanding
 
@@ -94,7 +96,7 @@ class Desk:
         self.error = None
         self._not_before = None
         if isinstance(answer.request, Read):
-            self._reads += 1
+            self._reads = self._reads_begun
         self.known = record
         if self.proposal is not None and record.generation >= self.proposal.generation:
             self.proposal = None

@@ -3,8 +3,9 @@ event."""
 
 from dataclasses import dataclass
 
-from ftvm.checkpoint import Output, PageBatch
+from ftvm.checkpoint import LogRecord, Output, PageBatch
 from ftvm.encode.messages import Envelope, Message
+from ftvm.errors import FtvmError
 from ftvm.events import Event
 from ftvm.interfaces import Lane
 
@@ -92,9 +93,15 @@ class Unload:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """This replica is active: number the next output `output_next` and let the guest run."""
+    """This replica is active: replay the log, if any, reporting `on_outputs`; then let the guest run.
+
+    output_next  the number of the next output, before the replay
+    log_next     the index of the next log record, after it
+    """
 
     output_next: int
+    log_next: int
+    log: tuple[LogRecord, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +130,9 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """This host cannot do what it was started for, and why; nothing more will come of it."""
+    """This host cannot do what it was started for; nothing more will come of it. The error's type says whose fault."""
 
-    reason: str
+    error: FtvmError
 
 
 Effect = (

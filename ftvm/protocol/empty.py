@@ -11,6 +11,7 @@ wrong", 1).
 from dataclasses import dataclass
 
 from ftvm.encode.messages import Envelope, Join, Message, Refuse, SessionId, Welcome
+from ftvm.errors import ConfigError, Fenced, RemoteProtocolError
 from ftvm.events import JoinRefused
 from ftvm.interfaces import Lane
 from ftvm.protocol.core import Core, RoleEvent
@@ -41,6 +42,11 @@ class Empty:
     _read_at: int | None = None
     _refusals: frozenset[str] = frozenset()
 
+    @classmethod
+    def again(cls, core: Core, now: Nanos) -> "Empty":
+        """Begin anew after another role. The first JOIN waits: a session that fails each time must not spin."""
+        return cls(core, starts=False, _join_at=Nanos(now + core.settings.timing.join_interval_ns))
+
     def on_message(self, peer: str, key: str | None, envelope: Envelope, message: Message, now: Nanos) -> None:
         """Take a welcome or a refusal; anything else is for somebody else."""
         if self.starts or self.opening is not None:
@@ -65,14 +71,18 @@ class Empty:
             return
         elif not is_vacant(known):
             self.core.fail(
-                f"guest {self.core.settings.guest_id!r} is already in the record: generation {known.generation}, "
-                f"active {known.active}. Start this host as a standby; if that active is dead for good, "
-                "`ftvm init --force` first."
+                Fenced(
+                    f"guest {self.core.settings.guest_id!r} is already in the record: generation {known.generation}, "
+                    f"active {known.active}. Start this host as a standby; if that active is dead for good, "
+                    "`ftvm init --force` first."
+                )
             )
         elif known.generation == 0 and not self.core.settings.creates:
             self.core.fail(
-                f"the arbiter has no record of guest {self.core.settings.guest_id!r}: run `ftvm init`, "
-                "or start the primary with --create (create=True)"
+                ConfigError(
+                    f"the arbiter has no record of guest {self.core.settings.guest_id!r}: run `ftvm init`, "
+                    "or start the primary with --create (create=True)"
+                )
             )
         else:
             desk.propose(start(known, self.core.id))
@@ -112,4 +122,4 @@ class Empty:
             self._refusals |= {refusal.reason}
             self.core.tell(JoinRefused(at=now, guest_id=settings.guest_id, peer=peer, reason=refusal.reason))
         if refusal.is_final:
-            self.core.fail(f"{peer} refused this host as a standby: {refusal.reason}")
+            self.core.fail(RemoteProtocolError(f"{peer} refused this host as a standby: {refusal.reason}"))

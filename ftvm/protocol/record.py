@@ -20,7 +20,10 @@ def is_vacant(record: Record) -> bool:
 
 
 def vacate(record: Record) -> Record:
-    """Make room for a START: an operator's word (`ftvm init`) that everything older is dead."""
+    """Make room for a START.
+
+    An operator's word (`ftvm init`) that everything older is dead, or a solo active's own when it stopped for good.
+    """
     return Record(record.generation + 1, None, None)
 
 

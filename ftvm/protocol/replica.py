@@ -2,13 +2,14 @@
 
 The caller's duties, in order, for each step:
 
-1. Give it every message and answer that has come (`on_message`, `on_answer`), then what the guest emitted
+1. Call `begin_step(now)`.
+2. Give it every message and answer that has come (`on_message`, `on_answer`), then what the guest emitted
 (`on_outputs`):
    an output given before a message is judged without what that message acknowledged, which is safe but late.
-2. Call `tick(now)`.
-3. Submit `next_request(now)`, if any, to the arbiter.
-4. Perform `take_effects()` in order, reporting results as events at once; repeat until there are none.
-5. Wait until `deadline(now)`, or something comes.
+3. Call `tick(now)`.
+4. Submit `next_request(now)`, if any, to the arbiter.
+5. Perform `take_effects()` in order, reporting results as events at once; repeat until there are none.
+6. Wait until `deadline(now)`, or something comes.
 
 Nothing here reads a clock, draws a number or does I/O. A step runs to its end.
 """
@@ -16,7 +17,7 @@ Nothing here reads a clock, draws a number or does I/O. A step runs to its end.
 from collections.abc import Callable
 from typing import assert_never
 
-from ftvm.checkpoint import Checkpoint, Output, PageBatch
+from ftvm.checkpoint import Checkpoint, LogRecord, Output, PageBatch
 from ftvm.encode.messages import Envelope, Message
 from ftvm.errors import InternalError
 from ftvm.events import RecordLearned, RoleChanged
@@ -54,6 +55,13 @@ class Replica:
         self._committed = committed
         self._stepped_at = now
 
+    def begin_step(self, now: Nanos) -> None:
+        """Start a step. A long gap since the last one is our own silence: it excuses the peer's, and is no gap of
+        its."""
+        if now - self._stepped_at > STALL_HEARTBEATS * self.core.settings.timing.heartbeat_ns:
+            self._excuse(now)
+        self._stepped_at = now
+
     # --- events ----------------------------------------------------------------------------------------------------
 
     def on_message(self, peer: str, key: str | None, envelope: Envelope, message: Message, now: Nanos) -> None:
@@ -72,10 +80,15 @@ class Replica:
             self.steps.on_record(now)
         self._follow(now)
 
-    def on_outputs(self, outputs: list[Output], now: Nanos) -> None:
-        """Take what the guest emitted, in order. Who is not active any more throws it away."""
+    def on_outputs(self, outputs: list[Output], log_index: int, now: Nanos) -> None:
+        """Take what the guest emitted, in order, when `log_index` records were logged. Who is not active forgets it."""
         if isinstance(self.steps, Active):
-            self.steps.on_outputs(outputs, now)
+            self.steps.on_outputs(outputs, log_index, now)
+
+    def on_log(self, records: list[LogRecord], now: Nanos) -> None:
+        """Take what was logged since the last time; before the outputs that came with it."""
+        if isinstance(self.steps, Active):
+            self.steps.on_log(records, now)
 
     def on_round(self, pages: int, now: Nanos) -> None:
         """Take the size of a round of the first copy that was collected."""
@@ -118,10 +131,7 @@ class Replica:
             steps.session.watch.hurry()
 
     def tick(self, now: Nanos) -> None:
-        """Do what is due. A long gap since the last step is our own silence and excuses the peer's."""
-        if now - self._stepped_at > STALL_HEARTBEATS * self.core.settings.timing.heartbeat_ns:
-            self._excuse(now)
-        self._stepped_at = now
+        """Do what is due."""
         self.steps.tick(now)
         self._follow(now)
 
@@ -175,7 +185,7 @@ class Replica:
                 self.core.id = self.core.fresh_id()
                 self.core.released = 0
                 self.core.happened.clear()
-                self.steps = Empty(self.core, starts=False)
+                self.steps = Empty.again(self.core, now)
             case Role.SYNCING:
                 if not isinstance(before, Empty) or before.opening is None:
                     raise InternalError("welcomed without an opening")
@@ -188,15 +198,16 @@ class Replica:
                 assert_never(role)
 
     def _activate(self, event: RoleEvent, now: Nanos) -> None:
+        """Go on from the committed state; after a START there is none, and the memory is as the guest booted it."""
         committed = self._committed
-        taken = event is RoleEvent.TAKEN
-        outputs = list(committed.outputs) if taken else []
-        output_next = committed.output_next if taken else 1
-        epoch = (committed.epoch or 0) if taken else 0
-        active = Active(self.core, Gate(released=output_next - 1 - len(outputs)), epoch, now)
+        if event is RoleEvent.STARTED and committed.epoch is not None:
+            raise InternalError("started with a state of another lineage")
+        outputs = list(committed.outputs)
+        gate = Gate(released=committed.output_next - 1 - len(outputs))
+        active = Active(self.core, gate, committed.epoch or 0, now)
         self.steps = active
-        active.on_outputs(outputs, now)
-        self.core.do(Run(output_next))
+        active.on_outputs(outputs, 0, now)
+        self.core.do(Run(committed.output_next, committed.log_index + 1, tuple(committed.log)))
         active.announce(now)
 
     def _tell_record(self, record: Record, now: Nanos) -> None:

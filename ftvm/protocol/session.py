@@ -7,8 +7,8 @@ digest of each epoch is compared with the one captured: a difference means that 
 from collections import deque
 from dataclasses import dataclass, field, replace
 
-from ftvm.checkpoint import NOTHING_SAFE, Checkpoint, PageBatch, Watermarks
-from ftvm.encode.messages import Ack, Copy, EpochPart, Sequenced, SessionId
+from ftvm.checkpoint import NOTHING_SAFE, Checkpoint, LogRecord, PageBatch, Watermarks
+from ftvm.encode.messages import Ack, Copy, EpochPart, Log, Sequenced, SessionId
 from ftvm.errors import BadFrame, DigestMismatch
 from ftvm.protocol.channel import Outbox
 from ftvm.protocol.suspicion import Watch
@@ -19,7 +19,8 @@ __all__ = ["InFlight", "Session", "batches_of"]
 
 def batches_of(messages: list[Sequenced]) -> tuple[PageBatch, ...]:
     """Return the page batches that the messages carried."""
-    return tuple(message.batch for message in messages if message.batch is not None)
+    carriers = (message for message in messages if not isinstance(message, Log))
+    return tuple(message.batch for message in carriers if message.batch is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class Session:
     watch: Watch
     shipped_next: int
     acked: Watermarks = NOTHING_SAFE
+    log_shipped: int = 0
     has_answered: bool = False
     is_lost: bool = False
     ping_number: int = 0
@@ -57,12 +59,18 @@ class Session:
         """Queue a batch of the first copy."""
         self.outbox.put(Copy(sequence=self.outbox.next_sequence, round=round_number, batch=batch))
 
+    def ship_log(self, records: tuple[LogRecord, ...]) -> None:
+        """Queue log records."""
+        self.outbox.put(Log(sequence=self.outbox.next_sequence, records=records))
+        self.log_shipped = records[-1].index
+
     def ship_epoch(self, checkpoint: Checkpoint, pause_ns: int, now: Nanos) -> None:
         """Queue a checkpoint: its batches, then the end."""
         for part, batch in enumerate(checkpoint.batches):
             self._put_part(checkpoint.epoch, part, batch, None)
         self._put_part(checkpoint.epoch, len(checkpoint.batches), None, replace(checkpoint, batches=()))
         self.shipped_next = checkpoint.output_next
+        self.log_shipped = max(self.log_shipped, checkpoint.log_index)
         self.in_flight.append(
             InFlight(
                 epoch=checkpoint.epoch,
@@ -84,13 +92,15 @@ class Session:
         last = self.in_flight[-1].epoch if self.in_flight else self.acked.epoch
         if ack.epoch > last:
             raise BadFrame(f"epoch {ack.epoch} acknowledged, {last} is the last")
+        if ack.log_index > self.log_shipped:
+            raise BadFrame(f"log record {ack.log_index} acknowledged, {self.log_shipped} is the last")
         self.has_answered = True
         committed: list[InFlight] = []
         while self.in_flight and self.in_flight[0].epoch <= ack.epoch:
             committed.append(self.in_flight.popleft())
         if committed:
             self._compare(committed[-1], ack)
-            self.acked = Watermarks(ack.epoch, max(ack.log_index, self.acked.log_index))
+        self.acked = Watermarks(max(ack.epoch, self.acked.epoch), max(ack.log_index, self.acked.log_index))
         return self.outbox.acknowledge(ack.received, now), committed
 
     def _compare(self, sent: InFlight, ack: Ack) -> None:

@@ -8,8 +8,8 @@ is committed, and what is committed is what a takeover runs from.
 
 from dataclasses import dataclass, field
 
-from ftvm.encode.messages import Ack, Copy, Envelope, EpochPart, Leave, Message, Ping, Pong, Sequenced
-from ftvm.errors import LimitExceeded, RemoteProtocolError
+from ftvm.encode.messages import Ack, Copy, Envelope, EpochPart, Leave, Log, Message, Ping, Pong, Sequenced
+from ftvm.errors import InternalError, LimitExceeded, RemoteProtocolError
 from ftvm.events import ArbiterTrouble, HostFailed, PeerMisbehaved, SessionEnded, Suspected, TookOver
 from ftvm.events import Committed as CommittedEvent
 from ftvm.interfaces import Lane
@@ -26,7 +26,7 @@ from ftvm.units import Nanos
 
 __all__ = ["SYNC_PATIENCE", "Standby"]
 
-SYNC_PATIENCE = 10
+SYNC_PATIENCE = 4
 """How many limits of silence are tolerated before the state is whole: the active may be busy with the first copy."""
 
 
@@ -88,24 +88,31 @@ class Standby:
 
     def _take(self, message: Message, envelope: Envelope, now: Nanos) -> None:
         match message:
-            case Copy() | EpochPart() if self.claim.is_watching:
+            case Copy() | EpochPart() | Log() if self.claim.is_watching:
                 self._owes_ack = True
                 for ready in self.inbox.take(message):
                     self._apply(ready, now)
-                self.committed.forget_released(envelope.released)
+                self._note_released(envelope)
             case Ping() if self.claim.is_watching:
                 self._owes_ack = True  # one that was lost is thus repeated
                 pong = Pong(number=message.number)
                 self.core.send(self.opening.peer, Lane.CONTROL, pong, self.opening.session)
-                self.committed.forget_released(envelope.released)
+                self._note_released(envelope)
             case Leave():
                 self.watch.hurry()
             case _:
                 pass
 
+    def _note_released(self, envelope: Envelope) -> None:
+        self.committed.forget_released(envelope.released)
+        self.core.released = max(self.core.released, envelope.released)
+
     def _apply(self, message: Sequenced, now: Nanos) -> None:
         if isinstance(message, Copy):
             self.committed.copy(message.batch)
+            return
+        if isinstance(message, Log):
+            self.committed.append(message.records)
             return
         checkpoint = self.staging.add(message)
         if checkpoint is None:
@@ -210,7 +217,7 @@ class Standby:
     def _won(self, now: Nanos) -> None:
         epoch = self.committed.epoch
         if self.claim.state is not ClaimState.CLAIMING or epoch is None:
-            self.core.fail("the record names this replica active, but it has not claimed that")
+            self.core.fail(InternalError("the record names this replica active, but it has not claimed that"))
             return
         claim, known = self.claim, self.core.desk.known
         self.core.tell(

@@ -1,7 +1,8 @@
 """When silence becomes suspicion (PROTOCOL.md, "Time"). Nothing safe depends on it: the arbiter decides, this only
 asks.
 
-The limit adapts: it is never under four times the longest recent gap between messages, and never over ten times what
+Once the peer is expected to be prompt, the limit adapts: it is never under four times the longest recent gap between
+messages, and never over ten times what
 was
 configured, so that neither a jittery link nor a slow peer on purpose sets it at will.
 """
@@ -54,9 +55,10 @@ class Watch:
         """Return how long a silence is tolerated now."""
         if self._is_hurried:
             return Nanos(0)
-        base = self.configured_ns * self.patience
+        if self.patience > 1:
+            return Nanos(self.configured_ns * self.patience)
         longest = max(self._gaps_ns, default=0) * GAP_FACTOR
-        return Nanos(min(max(base, longest), base * LIMIT_FACTOR_MAX))
+        return Nanos(min(max(self.configured_ns, longest), self.configured_ns * LIMIT_FACTOR_MAX))
 
     def silence_ns(self, now: Nanos) -> Nanos:
         """Return how long the peer has been silent."""

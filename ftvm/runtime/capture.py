@@ -6,6 +6,7 @@ collected is put back into the guest's tracker.
 """
 
 from array import array
+from dataclasses import replace
 from typing import Final
 
 from ftvm._native.memory import NativeMemory
@@ -14,6 +15,7 @@ from ftvm.capture.ring import BatchBuffers
 from ftvm.capture.shadow import Shadow
 from ftvm.checkpoint import Bitmap, Checkpoint, Output, PageBatch
 from ftvm.config import Limits
+from ftvm.errors import LimitExceeded
 from ftvm.interfaces import Guest
 from ftvm.protocol.effects import Cut
 from ftvm.units import PAGE_BYTES
@@ -41,8 +43,12 @@ class Hands:
 
     # --- the first copy --------------------------------------------------------------------------------------------
 
-    def start_copy(self) -> int:
-        """Begin a session: a shadow of zeros, and all pages to be copied. Returns the size of the round."""
+    def start_copy(self, staging_bytes: int) -> int:
+        """Begin a session: a shadow of zeros, and all pages to be copied. Returns the size of the round.
+
+        `staging_bytes` is what both sides agreed that one checkpoint may take.
+        """
+        self._limits = replace(self._limits, staging_bytes=staging_bytes)
         if self._shadow is None:
             self._shadow = Shadow(self._page_counts)
         else:
@@ -82,17 +88,20 @@ class Hands:
 
     # --- epochs ----------------------------------------------------------------------------------------------------
 
-    def cut(self, order: Cut, outputs: tuple[Output, ...], output_next: int) -> Checkpoint:
-        """Capture the paused guest. `outputs` are those that the checkpoint must carry."""
+    def cut(self, order: Cut, outputs: tuple[Output, ...], output_next: int, log_index: int) -> Checkpoint:
+        """Capture the paused guest. `outputs` are those that the checkpoint must carry, `log_index` what it covers."""
         shadow = self._require_shadow()
         guest = self._guest
         dirty = guest.collect_dirty()
         wanted = dirty if self._uncopied is None else dirty | self._uncopied
+        batches: tuple[PageBatch, ...] = ()
         try:
             indices = page_indices(wanted)
             batches = capture_fused(self._memory, shadow, indices, limits=self._limits, buffers=self._buffers)
             devices = guest.save_devices()
+            self._check_limits(devices, outputs)
         except BaseException:
+            self.forget(batches)
             guest.restore_dirty(dirty)
             raise
         self._uncopied = None
@@ -104,7 +113,7 @@ class Hands:
             devices=devices,
             outputs=outputs,
             output_next=output_next,
-            log_index=0,
+            log_index=log_index,
             memory_digest=shadow.memory_digest,
             dirty_pages=len(indices),
         )
@@ -137,6 +146,15 @@ class Hands:
         self._round = page_indices(self._uncopied) if self._uncopied is not None else array("I")
         self._round_done = 0
         return len(self._round)
+
+    def _check_limits(self, devices: bytes, outputs: tuple[Output, ...]) -> None:
+        """Refuse here what the standby would refuse to read: it would be sent again and again."""
+        limits = self._limits
+        if len(devices) > limits.devices_bytes:
+            raise LimitExceeded("bytes of device state", limit=limits.devices_bytes, wanted=len(devices))
+        longest = max((len(output.payload) for output in outputs), default=0)
+        if longest > limits.output_bytes:
+            raise LimitExceeded("bytes of one output", limit=limits.output_bytes, wanted=longest)
 
     def _require_shadow(self) -> Shadow:
         if self._shadow is None:

@@ -6,7 +6,9 @@ through interfaces. The guest runs in a thread or process of its own and is only
 """
 
 from collections.abc import Callable
-from typing import assert_never
+from itertools import groupby
+from operator import itemgetter
+from typing import assert_never, cast
 
 from ftvm._native.memory import NativeMemory
 from ftvm.checkpoint import Buffer, PageBatch
@@ -16,14 +18,16 @@ from ftvm.encode.messages import Copy, Envelope, EpochPart, Message
 from ftvm.encode.wire import encode
 from ftvm.errors import FtvmError, GuestError, LimitExceeded
 from ftvm.events import Event, HostFailed
-from ftvm.interfaces import Arbiter, Clock, Guest, Lane, World
+from ftvm.interfaces import Arbiter, Capability, Clock, ExactStopGuest, Guest, Lane, Record, ReplayableGuest, World
 from ftvm.protocol import effects as do
 from ftvm.protocol.active import Active
 from ftvm.protocol.commit import Committed
 from ftvm.protocol.core import Role, Settings
+from ftvm.protocol.record import vacate
 from ftvm.protocol.replica import Replica
 from ftvm.protocol.standby import Standby
 from ftvm.runtime.capture import Hands
+from ftvm.runtime.replay import replay
 from ftvm.runtime.sink import NumberingSink
 from ftvm.runtime.status import Counters, Status, percentiles
 from ftvm.units import Nanos, nanos_to_millis
@@ -55,7 +59,7 @@ class Driver:
         on_event: Callable[[Event], None],
     ) -> None:
         self.settings = settings
-        self.failure: str | None = None
+        self.failure: FtvmError | None = None
         self._guest = guest
         self._world = world
         self._arbiter = arbiter
@@ -65,10 +69,11 @@ class Driver:
         self._sink = NumberingSink(wake)
         memory = NativeMemory([region.buffer for region in guest.memory])
         self._hands = Hands(guest, memory, settings.limits)
-        committed = Committed(CommittedMemory(memory), settings.limits.outputs_held)
+        committed = Committed(CommittedMemory(memory), settings.limits)
         self._counters = Counters()
         self._is_running = False
         self._is_stalled = False
+        self._stops_itself = False
         self.replica = Replica(settings, committed, fresh_id=fresh_id, starts=starts, now=clock.now())
         guest.attach(self._sink)
 
@@ -87,6 +92,10 @@ class Driver:
         return self._world.fds()
 
     # --- the loop --------------------------------------------------------------------------------------------------
+
+    def begin_step(self, now: Nanos) -> None:
+        """Start a step, before the messages that have come are given."""
+        self.replica.begin_step(now)
 
     def receive(self, peer: str, key: str | None, envelope: Envelope, message: Message, now: Nanos) -> None:
         """Take a message for this guest."""
@@ -113,17 +122,32 @@ class Driver:
         self._perform()
         self._stall_or_go_on()
         self._check_guest(now)
+        if self._has_failed():  # a host that gives up must not drop its standby on the way out
+            return None
         request = self.replica.next_request(now)
         if request is not None:
             self._arbiter.submit(request)
         return self.replica.deadline(now)
 
-    def stop(self, reason: str) -> None:
-        """Stop for good: say goodbye to the peer and leave the guest paused."""
+    def _has_failed(self) -> bool:
+        return self.failure is not None
+
+    def stop(self, error: FtvmError) -> None:
+        """Stop for good: say goodbye to the peer, leave the guest paused. `error` is what this host ended of."""
         if self.failure is None:
-            self.replica.leave(reason, self._clock.now())
+            self.replica.leave(str(error), self._clock.now())
             self._perform()
-        self.halt(reason)
+        self.halt(error)
+
+    def last_word(self) -> Record | None:
+        """Return what to tell the arbiter once the guest has stopped here for good, if anything.
+
+        A host that ran the guest alone vacates the record: nobody else can move it, and the guest ended with this host.
+        """
+        desk = self.replica.core.desk
+        if not self.is_active or desk.proposal is not None or desk.known.standby is not None:
+            return None
+        return vacate(desk.known)
 
     def status(self, now: Nanos) -> Status:
         """Return what there is to tell now."""
@@ -138,20 +162,31 @@ class Driver:
                 self._guest.deliver(channel, payload)
 
     def _take_outputs(self, now: Nanos) -> None:
-        outputs = self._sink.drain()
-        if outputs:
-            self.replica.on_outputs(outputs, now)
-            self._perform()
+        has_spoken = self._hand_on(now)
+        self._perform()
+        if has_spoken and self._stops_itself:
+            self._guest.pause()  # it is about to; a resume that came before would be lost
+
+    def _hand_on(self, now: Nanos) -> bool:
+        """Give the replica what came from the guest; tell whether that was any output."""
+        drained = self._sink.drain()
+        if drained.log:
+            self.replica.on_log(drained.log, now)
+        for log_index, group in groupby(drained.outputs, key=itemgetter(1)):
+            self.replica.on_outputs([output for output, _ in group], log_index, now)
+        return bool(drained.outputs)
 
     def _stall_or_go_on(self) -> None:
-        """Keep the guest from running on while too much of its output waits: never an unbounded queue."""
+        """Keep the guest paused while it must stand still, and no longer."""
+        if not self._is_running:
+            return
         steps = self.replica.steps
-        stalled = self._is_running and isinstance(steps, Active) and steps.is_stalled()
-        if stalled != self._is_stalled:
-            self._is_stalled = stalled
-            if stalled:
+        is_stalled = isinstance(steps, Active) and steps.must_stand_still()
+        if is_stalled != self._is_stalled or self._stops_itself:
+            self._is_stalled = is_stalled
+            if is_stalled:
                 self._guest.pause()
-            elif self._is_running:
+            else:
                 self._guest.resume()
 
     def _check_guest(self, now: Nanos) -> None:
@@ -160,7 +195,7 @@ class Driver:
             self._take_outputs(now)
             self.replica.leave(f"the guest ended: {reason}", now)
             self._perform()
-            self._fail(f"the guest ended: {reason}")
+            self._fail(GuestError(f"the guest ended: {reason}"))
 
     # --- effects ---------------------------------------------------------------------------------------------------
 
@@ -184,9 +219,7 @@ class Driver:
             case do.Announce():
                 self._world.announce()
             case do.Run():
-                self._sink.open(effect.output_next)
-                self._is_running = True
-                self._guest.resume()
+                self._run(effect)
             case do.Stop():
                 self._pause_for_good()
             case do.Load():
@@ -198,7 +231,7 @@ class Driver:
             case do.EndSession():
                 self._hands.end_session()
             case do.Fail():
-                self._fail(effect.reason)
+                self._fail(effect.error)
             case do.StartCopy() | do.CollectRound() | do.CopyMore() | do.Cut():
                 self._capture(effect)
             case _:
@@ -226,11 +259,29 @@ class Driver:
         else:
             self.replica.on_loaded(self._clock.now())
 
+    def _run(self, effect: do.Run) -> None:
+        """Let the guest run here, from where the log ends."""
+        engine, guest = self.settings.engine, self._guest
+        self._sink.open(effect.output_next, effect.log_next, is_logging=False)
+        if effect.log:
+            try:
+                replay(cast("ReplayableGuest", guest), effect.log, self._sink)
+            except GuestError as wrong:
+                self._fail(wrong)
+                return
+            self.replica.on_outputs([output for output, _ in self._sink.drain().outputs], 0, self._clock.now())
+        self._sink.open(self._sink.output_next, effect.log_next, is_logging=engine.logs)
+        self._stops_itself = engine.stands_still and Capability.EXACT_OUTPUT_STOP in guest.can
+        if self._stops_itself:
+            cast("ExactStopGuest", guest).stop_at_output(True)
+        self._is_running = True
+        guest.resume()
+
     def _capture(self, effect: do.StartCopy | do.CollectRound | do.CopyMore | do.Cut) -> None:
         try:
             match effect:
                 case do.StartCopy():
-                    self.replica.on_round(self._hands.start_copy(), self._clock.now())
+                    self.replica.on_round(self._hands.start_copy(effect.staging_bytes), self._clock.now())
                 case do.CollectRound():
                     self.replica.on_round(self._hands.collect_round(), self._clock.now())
                 case do.CopyMore():
@@ -245,16 +296,16 @@ class Driver:
         """Cut an epoch: all that the guest emitted before the pause belongs to it, nothing emitted after does."""
         began = self._clock.now()
         self._guest.pause()
+        self._is_stalled = True
         try:
-            self.replica.on_outputs(self._sink.drain(), began)
+            self._hand_on(began)
             steps = self.replica.steps
             pending = steps.pending_outputs() if isinstance(steps, Active) else ()
-            checkpoint = self._hands.cut(order, pending, self._sink.output_next)
+            checkpoint = self._hands.cut(order, pending, self._sink.output_next, self._sink.log_index)
+            now = self._clock.now()
+            self.replica.on_cut(checkpoint, now - began, now)
         finally:
-            if not self._is_stalled:
-                self._guest.resume()
-        now = self._clock.now()
-        self.replica.on_cut(checkpoint, now - began, now)
+            self._stall_or_go_on()
 
     # --- ends ------------------------------------------------------------------------------------------------------
 
@@ -264,13 +315,13 @@ class Driver:
         self._guest.pause()
         self._sink.close()
 
-    def _fail(self, reason: str) -> None:
-        self._tell(HostFailed(at=self._clock.now(), guest_id=self.settings.guest_id, error=reason))
-        self.halt(reason)
+    def _fail(self, error: FtvmError) -> None:
+        self._tell(HostFailed(at=self._clock.now(), guest_id=self.settings.guest_id, error=str(error)))
+        self.halt(error)
 
-    def halt(self, reason: str) -> None:
+    def halt(self, error: FtvmError) -> None:
         """Pause the guest for good and do nothing more."""
-        self.failure = self.failure or reason
+        self.failure = self.failure or error
         try:
             self._pause_for_good()
         except FtvmError as wrong:
@@ -309,5 +360,5 @@ def _status(driver: Driver, replica: Replica, counters: Counters, now: Nanos) ->
         output_delay_us=percentiles(counters.output_delays_us),
         bytes_sent=counters.bytes_sent,
         bytes_raw=counters.bytes_raw,
-        failure=driver.failure,
+        failure=str(driver.failure) if driver.failure is not None else None,
     )

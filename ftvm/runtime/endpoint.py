@@ -12,7 +12,7 @@ from ftvm.checkpoint import Buffer, PageBatch
 from ftvm.config import Limits
 from ftvm.encode.messages import Envelope, Join, Refuse
 from ftvm.encode.wire import decode, encode
-from ftvm.errors import RemoteProtocolError, VersionMismatch
+from ftvm.errors import FtvmError, RemoteProtocolError, VersionMismatch
 from ftvm.events import Event, PeerMisbehaved
 from ftvm.interfaces import Delivery, Lane, Transport
 from ftvm.protocol.core import Role
@@ -67,6 +67,8 @@ class Endpoint:
 
     def step(self, now: Nanos) -> Nanos | None:
         """Take what has come, step every driver; return when to be called again if nothing comes before."""
+        for driver in self._drivers.values():
+            driver.begin_step(now)
         polled = self._transport.poll(self._limits.messages_per_step)
         for token in polled.let_go:
             sent = self._on_its_way.pop(token)
@@ -78,10 +80,10 @@ class Endpoint:
             return now
         return min((time for time in times if time is not None), default=None)
 
-    def halt(self, reason: str) -> None:
+    def halt(self, error: FtvmError) -> None:
         """Pause every guest for good, without a word to anybody: this host no longer knows what it does."""
         for driver in self._drivers.values():
-            driver.halt(reason)
+            driver.halt(error)
 
     def fds(self) -> tuple[int, ...]:
         """Return what to wait on besides the transport."""
@@ -115,7 +117,7 @@ class Endpoint:
                 continue
             self._refuse(delivery, guest_id, Refuse(joiner="?", reason=str(wrong), is_final=True))
             if driver.replica.role is Role.EMPTY and peer in driver.settings.dialled:
-                driver.stop(f"{peer} cannot be joined: {wrong}")
+                driver.stop(wrong)
 
     def _refuse(self, delivery: Delivery, guest_id: str, refuse: Refuse) -> None:
         """Refuse somebody for whom there is no driver here, in the name of the guest that was asked for."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 from ftvm.errors import ArbiterError, ClosedError, FtvmError, InternalError, LocalProtocolError
-from ftvm.interfaces import Answer, Clock, CompareAndSet, RecordStore, Request, Transport
+from ftvm.interfaces import Answer, Clock, CompareAndSet, Record, RecordStore, Request, Transport
 from ftvm.runtime.endpoint import Endpoint
 from ftvm.units import Nanos
 
@@ -56,8 +56,10 @@ class ArbiterWorker:
         self._is_busy = False
         return answer
 
-    def close(self, timeout: float = 5.0) -> None:
-        """End the thread; a call that hangs in the store is left to end with the process."""
+    def close(self, last: Record | None = None, timeout: float = 5.0) -> None:
+        """End the thread, after proposing `last` if given; a call that hangs in the store ends with the process."""
+        if last is not None:
+            self._requests.put(CompareAndSet(last))
         self._requests.put(None)
         self._thread.join(timeout)
         self._store.close()
@@ -74,6 +76,8 @@ class ArbiterWorker:
             return Answer(request, self._store.read(self._guest_id), None)
         except ArbiterError as wrong:
             return Answer(request, None, str(wrong))
+        except Exception as wrong:  # noqa: BLE001 - a store that breaks its contract must not end this thread in silence
+            return Answer(request, None, f"the record store broke: {wrong!r}")
 
 
 class _Call(Generic[T]):
@@ -91,14 +95,22 @@ class _Call(Generic[T]):
         self.is_done.set()
 
 
+def _tell_nobody() -> None:
+    """Nobody waits for the end."""
+
+
 class Host:
     """Runs an endpoint in a thread until it is told to stop, or something breaks."""
 
-    def __init__(self, endpoint: Endpoint, transport: Transport, clock: Clock) -> None:
-        self.error: BaseException | None = None
+    def __init__(
+        self, endpoint: Endpoint, transport: Transport, clock: Clock, on_end: Callable[[], None] = _tell_nobody
+    ) -> None:
+        """Call `on_end` from the loop's thread when the loop is over, for whatever reason."""
+        self.error: FtvmError | None = None
         self._endpoint = endpoint
         self._transport = transport
         self._clock = clock
+        self._on_end = on_end
         self._calls: queue.Queue[_Call[object]] = queue.Queue(_CALLS_WAITING_MAX)
         self._is_stopping = False
         self._ended = threading.Event()
@@ -142,12 +154,12 @@ class Host:
                 deadline = self._endpoint.step(now)
                 self._wait(deadline)
         except BaseException as wrong:  # noqa: BLE001 - fail-stop: whatever it was, the guest must not run on
-            self.error = wrong if isinstance(wrong, FtvmError) else InternalError(f"the host's loop broke: {wrong!r}")
-            self.error.__cause__ = wrong if self.error is not wrong else None
-            self._endpoint.halt(str(self.error))
+            self.error = _named(wrong)
+            self._endpoint.halt(self.error)
         finally:
             self._ended.set()
             self._answer_calls()
+            self._on_end()
 
     def _wait(self, deadline: Nanos | None) -> None:
         left_ns = _WAIT_NS_MAX if deadline is None else deadline - self._clock.now()
@@ -160,6 +172,15 @@ class Host:
                 self._calls.get_nowait().run()
             except queue.Empty:
                 return
+
+
+def _named(wrong: BaseException) -> FtvmError:
+    """Return the error itself if it is ours, else one that says that it was not expected."""
+    if isinstance(wrong, FtvmError):
+        return wrong
+    error = InternalError(f"the host's loop broke: {wrong!r}")
+    error.__cause__ = wrong
+    return error
 
 
 class Signal:

@@ -10,6 +10,7 @@ this host and says goodbye, so that the other side need not wait for silence.
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Final, Self, TypedDict, Unpack
 
@@ -96,7 +97,7 @@ class _Node:
         )
         endpoint.add(self.driver)
         self.clock = clock
-        self.host = Host(endpoint, transport, clock)
+        self.host = Host(endpoint, transport, clock, on_end=self.changed.notify)
         self.host.start()
 
     def _note(self, event: Event) -> None:
@@ -128,7 +129,7 @@ class _Node:
         if self.host.error is not None:
             raise self.host.error
         if self.driver.failure is not None:
-            raise BrokenError(self.driver.failure)
+            raise self.driver.failure
         if self._is_closed:
             raise ClosedError("this host was closed")
 
@@ -142,9 +143,9 @@ class _Node:
             return
         self._is_closed = True
         if not self.host.has_ended:
-            self.host.call(lambda: self.driver.stop("its host was stopped"))
+            self.host.call(lambda: self.driver.stop(ClosedError("this host was closed")))
         self.host.stop()
-        self._arbiter.close()
+        self._arbiter.close(self.driver.last_word() if self.host.error is None else None)
         self._world.close()
         self._transport.close()
         self._guest.close()
@@ -259,7 +260,8 @@ def protect(
     timeout   seconds to wait for the arbiter's word before giving up
     options   see HostOptions
 
-    Returns once the guest runs. Raises ConfigError, TransportError, BrokenError; the guest is closed then.
+    Returns once the guest runs. Raises ConfigError, TransportError, BrokenError, and Fenced if the guest is active
+    elsewhere; the guest is closed then.
     """
     node = _start(guest, listen, peers, arbiter, options, creates=create, starts=True)
     try:
@@ -281,31 +283,40 @@ def _start(
     creates: bool,
     starts: bool,
 ) -> _Node:
-    engine = options.get("engine") or Remus()
-    missing = engine.needs - guest.can
-    if missing:
-        names = ", ".join(sorted(capability.value for capability in missing))
-        raise ConfigError(f"engine {engine.name} needs a guest that can do: {names}")
-    limits = options.get("limits") or Limits()
-    store = open_record_store(arbiter) if isinstance(arbiter, str) else arbiter
-    transport = ZeroMqTransport(listen=listen, peers=peers, keys=options.get("keys"), limits=limits)
-    settings = Settings(
-        guest_id=options.get("guest_id", "guest"),
-        geometry=guest.geometry,
-        engine=engine,
-        engines=tuple(ENGINES),
-        dialled=transport.dialled,
-        creates=creates,
-        timing=options.get("timing") or Timing(),
-        limits=limits,
-    )
-    return _Node(
-        guest,
-        world=options.get("world"),
-        transport=transport,
-        store=store,
-        settings=settings,
-        clock=options.get("clock") or MonotonicClock(),
-        starts=starts,
-        on_event=options.get("on_event"),
-    )
+    with ExitStack() as undo:
+        undo.callback(guest.close)
+        world = options.get("world")
+        if world is not None:
+            undo.callback(world.close)
+        engine = options.get("engine") or Remus()
+        missing = engine.needs - guest.can
+        if missing:
+            names = ", ".join(sorted(capability.value for capability in missing))
+            raise ConfigError(f"engine {engine.name} needs a guest that can do: {names}")
+        limits = options.get("limits") or Limits()
+        store = open_record_store(arbiter) if isinstance(arbiter, str) else arbiter
+        undo.callback(store.close)
+        transport = ZeroMqTransport(listen=listen, peers=peers, keys=options.get("keys"), limits=limits)
+        undo.callback(transport.close)
+        settings = Settings(
+            guest_id=options.get("guest_id", "guest"),
+            geometry=guest.geometry,
+            engine=engine,
+            engines=tuple(ENGINES),
+            dialled=transport.dialled,
+            creates=creates,
+            timing=options.get("timing") or Timing(),
+            limits=limits,
+        )
+        node = _Node(
+            guest,
+            world=world,
+            transport=transport,
+            store=store,
+            settings=settings,
+            clock=options.get("clock") or MonotonicClock(),
+            starts=starts,
+            on_event=options.get("on_event"),
+        )
+        undo.pop_all()
+    return node

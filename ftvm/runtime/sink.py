@@ -1,58 +1,107 @@
-"""Where the guest's outputs enter ftvm: numbered as they come, taken out by the driver.
+"""Where the guest's outputs and log records enter ftvm: numbered as they come, taken out by the driver.
 
-The guest's thread emits and the driver's thread drains; a deque's append and popleft are atomic, and only the guest's
+The guest's thread fills it and the driver's thread drains it; a deque's append and popleft are atomic, and only the
+guest's
 thread counts. `open` and `close` are called only while the guest is paused.
 """
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from ftvm.checkpoint import Output
+from ftvm.checkpoint import GuestPosition, LogKind, LogRecord, Output
 
-__all__ = ["NumberingSink"]
+__all__ = ["Drained", "NumberingSink"]
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """What came since the last drain, in order: first all records of `log`, then `outputs`.
+
+    Each output comes with the index of the last record logged when it was made, its own OUTPUT record included.
+    """
+
+    log: list[LogRecord]
+    outputs: list[tuple[Output, int]]
 
 
 class NumberingSink:
-    """Counts outputs over all channels. What comes while it is closed is thrown away: the guest is not active here."""
+    """Counts outputs over all channels, and log records. What comes while it is closed is thrown away."""
 
-    __slots__ = ("_is_open", "_next", "_outputs", "_wake")
+    __slots__ = ("_is_logging", "_is_open", "_items", "_log_next", "_next", "_wake")
 
     def __init__(self, wake: Callable[[], None]) -> None:
-        """Call `wake` whenever the first output of a batch has come."""
-        self._outputs: deque[Output] = deque()
+        """Call `wake` whenever something has come to an empty sink."""
+        self._items: deque[tuple[Output | LogRecord, int]] = deque()
         self._wake = wake
         self._next = 1
+        self._log_next = 1
         self._is_open = False
+        self._is_logging = False
 
     @property
     def output_next(self) -> int:
         """The number of the next output; exact only while the guest is paused."""
         return self._next
 
-    def open(self, output_next: int) -> None:
-        """Let outputs in; the next one gets the number `output_next`."""
-        self._outputs.clear()
+    @property
+    def log_index(self) -> int:
+        """The index of the last log record; exact only while the guest is paused."""
+        return self._log_next - 1
+
+    def open(self, output_next: int, log_next: int, *, is_logging: bool) -> None:
+        """Let outputs in, and log records if `is_logging`; the next ones get these numbers."""
+        self._items.clear()
         self._next = output_next
+        self._log_next = log_next
+        self._is_logging = is_logging
         self._is_open = True
 
     def close(self) -> None:
         """Throw away what is here and all that comes."""
         self._is_open = False
-        self._outputs.clear()
+        self._items.clear()
 
-    def emit(self, channel: str, payload: bytes) -> None:
-        """Take one output from the guest."""
+    def emit(self, channel: str, payload: bytes, position: GuestPosition | None = None) -> None:
+        """Take one output from the guest; if inputs are logged, log where it was made."""
         if not self._is_open:
             return
-        is_first = not self._outputs
-        self._outputs.append(Output(number=self._next, channel=channel, payload=payload))
+        number = self._next
         self._next += 1
+        if self._is_logging and position is not None:
+            self._log(LogKind.OUTPUT, position, amount=number)
+        self._put(Output(number=number, channel=channel, payload=payload))
+
+    def took_input(self, position: GuestPosition, channel: str, payload: bytes) -> None:
+        """Log an input."""
+        if self._is_open and self._is_logging:
+            self._log(LogKind.INPUT, position, channel=channel, payload=payload)
+
+    def moved_clock(self, position: GuestPosition, amount: int) -> None:
+        """Log a step of the waiting guest's clock."""
+        if self._is_open and self._is_logging:
+            self._log(LogKind.CLOCK, position, amount=amount)
+
+    def drain(self) -> Drained:
+        """Take out all that has come, in order."""
+        drained = Drained([], [])
+        while self._items:
+            item, log_index = self._items.popleft()
+            if isinstance(item, LogRecord):
+                drained.log.append(item)
+            else:
+                drained.outputs.append((item, log_index))
+        return drained
+
+    def _log(
+        self, kind: LogKind, position: GuestPosition, *, amount: int = 0, channel: str = "", payload: bytes = b""
+    ) -> None:
+        index = self._log_next
+        self._log_next += 1
+        self._put(LogRecord(index=index, kind=kind, position=position, amount=amount, channel=channel, payload=payload))
+
+    def _put(self, item: Output | LogRecord) -> None:
+        is_first = not self._items
+        self._items.append((item, self._log_next - 1))
         if is_first:
             self._wake()
-
-    def drain(self) -> list[Output]:
-        """Take out all outputs that have come, in order."""
-        outputs: list[Output] = []
-        while self._outputs:
-            outputs.append(self._outputs.popleft())
-        return outputs

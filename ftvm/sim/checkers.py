@@ -23,11 +23,13 @@ class ActiveChecker:
 
     active: dict[int, str] = field(default_factory=dict)
 
-    def became_active(self, generation: int, replica: str) -> None:
-        """Note that a replica runs the guest in a generation."""
-        first = self.active.setdefault(generation, replica)
+    def became_active(self, known: Record, replica: str) -> None:
+        """Note that a replica runs the guest by the record that it knows."""
+        if known.active != replica:
+            raise Violation("I1", f"{replica} is active, but generation {known.generation} names {known.active}")
+        first = self.active.setdefault(known.generation, replica)
         if first != replica:
-            raise Violation("I1", f"{first} and {replica} are both active in generation {generation}")
+            raise Violation("I1", f"{first} and {replica} are both active in generation {known.generation}")
 
 
 @dataclass(slots=True)

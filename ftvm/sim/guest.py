@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from ftvm.checkpoint import Bitmap, Geometry, RegionShape
+from ftvm.checkpoint import Bitmap, Geometry, GuestPosition, LogRecord, RegionShape
 from ftvm.errors import GuestError, LocalProtocolError
 from ftvm.interfaces import Capability, OutputSink, Region
 from ftvm.units import PageCount, pages_to_bytes
@@ -46,6 +46,7 @@ class SimGuest:
         self._is_running = False
         self._sink: OutputSink | None = None
         self.on_saved: Callable[[bytes], None] = _ignore
+        self._injected = b""
         self._inputs: deque[bytes] = deque(maxlen=_INPUTS_MAX)
         if boots:
             self._put_state(hashlib.md5(b"boot", usedforsecurity=False).digest(), 0)
@@ -62,8 +63,28 @@ class SimGuest:
 
     @property
     def can(self) -> frozenset[Capability]:
-        """Nothing beyond the least."""
-        return frozenset()
+        """It can be replayed: its position is its step count."""
+        return frozenset({Capability.REPLAY})
+
+    @property
+    def position(self) -> GuestPosition:
+        """The steps done."""
+        return GuestPosition(self._steps, 0)
+
+    def run_until(self, position: GuestPosition) -> None:
+        """Do steps up to `position`; inputs come from `inject` alone."""
+        self._must_be_paused()
+        while self._steps < position.retired:
+            self._step(self._injected, is_live=False)
+            self._injected = b""
+        if position != self.position:
+            raise GuestError(f"the guest is at {self.position} and cannot come to {position}")
+
+    def inject(self, record: LogRecord) -> None:
+        """Have the next step take the input."""
+        if record.position != self.position:
+            raise GuestError(f"an input of {record.position} was to be given at {self.position}")
+        self._injected = record.payload
 
     @property
     def is_running(self) -> bool:
@@ -122,16 +143,21 @@ class SimGuest:
 
     def advance(self) -> None:
         """Run one step, if running."""
-        if not self._is_running or self._sink is None:
+        if self._is_running:
+            self._step(self._inputs.popleft() if self._inputs else b"", is_live=True)
+
+    def _step(self, taken: bytes, *, is_live: bool) -> None:
+        if self._sink is None:
             return
         mix, seen = _STATE.unpack_from(self._view, 0)
-        taken = self._inputs.popleft() if self._inputs else b""
+        if taken and is_live:
+            self._sink.took_input(self.position, "net0", taken)
         self._steps += 1
         mix = hashlib.md5(mix + struct.pack("<Q", self._steps) + taken, usedforsecurity=False).digest()
         self._put_state(mix, seen + bool(taken))
         self._scribble(mix)
         if taken or mix[0] % self._output_every == 0:
-            self._sink.emit("net0", mix)
+            self._sink.emit("net0", mix, self.position)
 
     def fingerprint(self) -> bytes:
         """Return a hash of memory and register: what a takeover must reproduce exactly."""

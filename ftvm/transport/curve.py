@@ -14,10 +14,12 @@ from typing import Final
 
 import zmq
 from zmq.utils import z85
+from zmq.utils.monitor import parse_monitor_message
 
 from ftvm.errors import ConfigError, TransportError
+from ftvm.transport.line import Context, Line
 
-__all__ = ["Gate", "is_key", "new_keypair", "public_of", "secure_client", "secure_server", "zap_answer"]
+__all__ = ["DialWatch", "Gate", "is_key", "new_keypair", "public_of", "secure_client", "secure_server", "zap_answer"]
 
 _DOMAIN: Final = "ftvm"
 _ENDPOINT: Final = "inproc://zeromq.zap.01"
@@ -89,31 +91,30 @@ def zap_answer(request: Sequence[bytes], allowed: frozenset[str]) -> tuple[bytes
 class Gate:
     """Answers ZAP for all listening sockets of one context: exactly the holders of `allowed` keys come in.
 
-    Bind it before the first listening socket; call `serve` whenever its socket is readable. `serve` raises nothing
+    Bind it before the first listening socket; call `serve` whenever its line may have a message. `serve` raises nothing
     that a stranger could cause. A handshake that is not answered within HANDSHAKE_IVL is refused by libzmq and tried
     again.
     """
 
-    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", allowed: frozenset[str]) -> None:
+    def __init__(self, context: Context, allowed: frozenset[str]) -> None:
         self._allowed = allowed
         self._refusals: deque[str] = deque(maxlen=_REFUSALS_KEPT)
         self.refused = 0
-        self.socket = context.socket(zmq.ROUTER)
-        self.socket.linger = 0
+        self._socket = context.socket(zmq.ROUTER)
+        self._socket.linger = 0
+        self.line = Line(self._socket)
         try:
-            self.socket.bind(_ENDPOINT)
+            self._socket.bind(_ENDPOINT)
         except zmq.ZMQError as error:
-            self.socket.close()
+            self._socket.close()
             raise TransportError(f"the gate that checks keys cannot be set up: {error}") from error
 
     def serve(self) -> None:
         """Answer what has been asked, up to a limit per call."""
         for _ in range(_REQUESTS_PER_CALL):
-            try:
-                parts = self.socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
+            if not self.line.has_message():
                 return
-            self._answer(parts)
+            self._answer([frame.bytes for frame in self.line.pull()])
 
     def take_refusals(self) -> tuple[str, ...]:
         """Return who was refused since the last call, for a person to read; the latest few only."""
@@ -121,20 +122,14 @@ class Gate:
         self._refusals.clear()
         return refusals
 
-    def close(self) -> None:
-        """Let nobody in any more. Idempotent."""
-        self.socket.close()
-
     def _answer(self, parts: Sequence[bytes]) -> None:
         route, request = parts[0], parts[2:]
         code, text, user = zap_answer(request, self._allowed)
         if code != b"200":
             self._note(request, text)
         request_id = request[1] if len(request) > 1 else b""
-        try:
-            self.socket.send_multipart([route, b"", _VERSION, request_id, code, text, user, b""], zmq.NOBLOCK)
-        except zmq.ZMQError:
-            self.refused += 1  # the knocker has left, or its pipe is full: no answer is a refusal
+        # If the knocker has left, libzmq drops the answer.
+        self.line.push([route, b"", _VERSION, request_id, code, text, user, b""], is_lent=False)
 
     def _note(self, request: Sequence[bytes], text: bytes) -> None:
         self.refused += 1
@@ -144,3 +139,48 @@ class Gate:
             f"refused a connection from {where or 'this host'} with key {key}: {text.decode('ascii')}; "
             "if it is a peer of yours, allow its .pub file"
         )
+
+
+class DialWatch:
+    """Tells why a peer that we dial does not let us in; libzmq itself dials on in silence, for ever.
+
+    Open it before connect. Only one connection of a peer needs it: both use the same keys.
+    """
+
+    def __init__(self, socket: "zmq.Socket[bytes]", endpoint: str) -> None:
+        self._endpoint = endpoint
+        self._socket = socket
+        self._events = Line(socket.get_monitor_socket(_HANDSHAKE_FAILED))
+        self._told: set[int] = set()
+
+    def take_refusals(self) -> tuple[str, ...]:
+        """Return what is new since the last call, for a person to read; each reason once."""
+        reasons = []
+        for _ in range(_REQUESTS_PER_CALL):
+            self._events.note_signal()
+            if not self._events.has_message():
+                break
+            event = int(parse_monitor_message([frame.bytes for frame in self._events.pull()])["event"])
+            if event not in self._told:
+                self._told.add(event)
+                reasons.append(f"{self._endpoint} does not let us in: {_DIAL_REASONS[event]}")
+        return tuple(reasons)
+
+    def close(self) -> None:
+        """Stop watching; before the watched socket is closed."""
+        self._socket.disable_monitor()
+        self._events.close()
+
+
+_DIAL_REASONS: Final = {
+    int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): "it does not allow our key; give it our .pub file",
+    int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "one side uses keys and the other does not, or it does not speak ZeroMQ",
+    int(
+        zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    ): "it hung up in the handshake; check that both sides use keys, and that it holds the one that we expect",
+}
+_HANDSHAKE_FAILED: Final = (
+    int(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+    | int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+    | int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+)

@@ -45,13 +45,13 @@ class Waker:
             os.close(fd)
 
 
-def wait_readable(fds: Sequence[int], timeout_ns: int) -> None:
-    """Return when one of `fds` is readable or `timeout_ns` nanoseconds are over; with 0 or less, at once."""
+def wait_readable(fds: Sequence[int], timeout_ns: int) -> list[int]:
+    """Return which of `fds` are readable, as soon as one is or `timeout_ns` nanoseconds are over (0 or less: at
+    once)."""
     timeout_ns = max(timeout_ns, 0)
-    if all(fd < _FD_SETSIZE for fd in fds):
-        select.select(fds, (), (), timeout_ns / 1_000_000_000)
-        return
+    if max(fds) < _FD_SETSIZE:
+        return select.select(fds, (), (), timeout_ns / 1_000_000_000)[0]
     poller = select.poll()
     for fd in fds:
         poller.register(fd, select.POLLIN)
-    poller.poll(-(-timeout_ns // 1_000_000))
+    return [fd for fd, _events in poller.poll(-(-timeout_ns // 1_000_000))]

@@ -17,12 +17,13 @@ of one message that is still coming in; only the holder of an allowed key can ab
 Source: ZeroMQ RFC 23, 26, 27, 28; SECURITY.md for each option and its reason.
 """
 
-import errno
 import re
 import secrets
+import select
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 import zmq
@@ -31,61 +32,40 @@ from ftvm.checkpoint import Buffer
 from ftvm.config import Limits
 from ftvm.errors import ClosedError, ConfigError, LimitExceeded, LocalProtocolError, TransportError
 from ftvm.interfaces import Delivery, Lane, Polled
-from ftvm.transport.curve import Gate, secure_client, secure_server
+from ftvm.transport.curve import DialWatch, Gate, secure_client, secure_server
 from ftvm.transport.endpoints import Endpoint, check_free, parse_endpoint, resolve
 from ftvm.transport.keys import Keys
+from ftvm.transport.line import FRAMES_MAX, Context, Line, Trackers, open_socket, why
 from ftvm.transport.waker import Waker, wait_readable
 
-__all__ = ["FRAMES_MAX", "ZeroMqTransport"]
+__all__ = ["FRAMES_MAX", "Counters", "ZeroMqTransport"]
 
 _LIBZMQ_OLDEST: Final = (4, 3, 3)
 """Older ones can be crashed or filled up by a stranger."""
 
-FRAMES_MAX: Final = 1024
-"""Frames of one message. Bulk goes in few large frames; only many small outputs come near this."""
 _FRAME_SLACK_BYTES: Final = 64 << 10
-_COPY_BELOW_BYTES: Final = 16 << 10
-"""Below it a copy is cheaper than keeping track of when libzmq lets go."""
-
-_QUEUE_MESSAGES: Final = 64
-_HANDSHAKE_MS: Final = 1_000
-_CONNECT_MS: Final = 2_000
-_RECONNECT_MS: Final = 50
-_RECONNECT_MS_MAX: Final = 1_000
-_HEARTBEAT_MS: Final = 2_000
-"""libzmq's own heartbeat only clears away dead connections; suspicion has its own, faster one (config.Timing)."""
-_HEARTBEAT_MS_MAX: Final = 10_000
-_UNACKNOWLEDGED_MS_MAX: Final = 10_000
-"""TCP_USER_TIMEOUT: after a long partition a fresh connection is up sooner than an old one that retransmits rarely."""
-_LINGER_MS: Final = 250
-"""What `close` gives the last messages (a LEAVE) to get out."""
-_BACKLOG: Final = 128
 _ANONYMOUS: Final = "-"
-
 _LANE_MARKS: Final = {Lane.DATA: "d", Lane.CONTROL: "c"}
 _LANES: Final = {mark: lane for lane, mark in _LANE_MARKS.items()}
 _ROUTING_ID: Final = re.compile(rb"([0-9a-f]{32})\.([dc])")
 _ACCEPTED_NAME: Final = re.compile(r".+/([0-9a-f]{32})")
 
-_Socket = zmq.Socket[bytes]
-_Context = zmq.Context[_Socket]
 
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
     """What was dropped and who was refused since the start; for metrics."""
 
-    malformed: int = 0
+    malformed: int
     """Messages with a routing id that no dialler of ours makes, or with too many frames."""
-    refused: int = 0
+    refused: int
     """Handshakes refused for their key."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
-    """A socket to receive from. A dialled one knows who is at its other end, and on which lane; the ROUTER does not."""
+class _Source:
+    """A line to receive from. A dialled one knows who is at its other end, and on which lane; the ROUTER does not."""
 
-    socket: _Socket
+    line: Line
     peer: str | None = None
     lane: Lane = Lane.DATA
     key: str | None = None
@@ -95,7 +75,7 @@ class _Line:
 class _Lent:
     """Sends of one lane whose buffers libzmq may still read, oldest first: it lets go of them in order."""
 
-    waiting: deque[tuple[int, list[zmq.MessageTracker]]] = field(default_factory=deque)
+    waiting: deque[tuple[int, Trackers]] = field(default_factory=deque)
 
     def take_back(self) -> Iterator[int]:
         while self.waiting and all(tracker.done for tracker in self.waiting[0][1]):
@@ -127,12 +107,16 @@ class ZeroMqTransport:
         self._turn = 0
         self._is_closed = False
         self._lent: dict[tuple[str, Lane], _Lent] = {}
-        self._dealers: dict[tuple[str, Lane], _Socket] = {}
-        self._router: _Socket | None = None
+        self._dealers: dict[tuple[str, Lane], Line] = {}
+        self._router: Line | None = None
+        self._endpoint: str | None = None
         self._gate: Gate | None = None
-        self._lines: list[_Line] = []
+        self._watches: list[DialWatch] = []
+        self._sources: list[_Source] = []
+        self._lines: dict[int, Line] = {}
         self._waker = Waker()
-        self._context: _Context = zmq.Context(io_threads=1)
+        self._signals = select.epoll()
+        self._context: Context = zmq.Context(io_threads=1)
         try:
             if listening is not None:
                 self._listen(listening)
@@ -150,9 +134,7 @@ class ZeroMqTransport:
     @property
     def endpoint(self) -> str | None:
         """Where it listens, with the port that was chosen; None if it only dials."""
-        if self._router is None:
-            return None
-        return bytes(self._router.get(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode()
+        return self._endpoint
 
     @property
     def counters(self) -> Counters:
@@ -160,8 +142,12 @@ class ZeroMqTransport:
         return Counters(malformed=self._malformed, refused=self._gate.refused if self._gate else 0)
 
     def take_refusals(self) -> tuple[str, ...]:
-        """Return whom the gate refused since the last call, for a person to read; the latest few only."""
-        return self._gate.take_refusals() if self._gate else ()
+        """Return whom we refused, and who refused us, since the last call: for a person to read, the latest few
+        only."""
+        refusals = list(self._gate.take_refusals()) if self._gate is not None else []
+        for watch in self._watches:
+            refusals.extend(watch.take_refusals())
+        return tuple(refusals)
 
     def send(self, peer: str, lane: Lane, frames: Sequence[Buffer], token: int | None = None) -> bool:
         """Queue a message; see interfaces.Transport. False also while a dialled peer is not connected.
@@ -173,8 +159,8 @@ class ZeroMqTransport:
         route = self._route(peer, lane)
         if route is None:
             return False
-        socket, envelope = route
-        trackers = _push(socket, [*envelope, *frames], is_lent=token is not None)
+        line, envelope = route
+        trackers = line.push([*envelope, *frames], is_lent=token is not None)
         if trackers is None:
             return False
         if token is not None:
@@ -188,6 +174,8 @@ class ZeroMqTransport:
         own memory, which lives as long as they do.
         """
         self._check_open()
+        for fd, _events in self._signals.poll(0):
+            self._lines[fd].note_signal()
         if self._gate is not None:
             self._gate.serve()
         return Polled(deliveries=tuple(self._receive(limit)), let_go=tuple(self._take_back()))
@@ -195,17 +183,14 @@ class ZeroMqTransport:
     def wait(self, timeout_ns: int, fds: Sequence[int]) -> None:
         """Block until a message has come, one of `fds` is readable, `wake` was called, or the time is over.
 
-        May return early, e.g. when somebody connects: the caller polls and waits again. The order matters: asking a
-        socket for its events first handles all that was signalled so far; what comes later makes its descriptor
-        readable.
+        May return early, e.g. when somebody connects: the caller polls and waits again.
         """
         self._check_open()
-        sockets = [line.socket for line in self._lines]
-        if self._gate is not None:
-            sockets.append(self._gate.socket)
-        if not any(_number(socket, zmq.EVENTS) & zmq.POLLIN for socket in sockets):
-            wait_readable([self._waker.fileno(), *fds, *(_number(socket, zmq.FD) for socket in sockets)], timeout_ns)
-        self._waker.drain()
+        if any(line.has_message() for line in self._lines.values()):
+            return
+        ready = wait_readable([self._waker.fileno(), self._signals.fileno(), *fds], timeout_ns)
+        if self._waker.fileno() in ready:
+            self._waker.drain()
 
     def wake(self) -> None:
         """End a `wait` now or the next one at once; safe from any thread, does nothing once closed."""
@@ -216,31 +201,34 @@ class ZeroMqTransport:
         if self._is_closed:
             return
         self._is_closed = True
-        for line in self._lines:
-            line.socket.close(linger=_LINGER_MS)
-        if self._gate is not None:
-            self._gate.close()
+        for watch in self._watches:
+            watch.close()
+        for line in self._lines.values():
+            line.close()
         self._context.term()
         self._lent.clear()
+        self._signals.close()
         self._waker.close()
 
     # --- opening -----------------------------------------------------------------------------
 
     def _listen(self, endpoint: Endpoint) -> None:
         check_free(endpoint)
-        router = self._socket(zmq.ROUTER, is_ipv6=":" in endpoint.host)
-        self._lines.append(_Line(router))
         if self._keys is not None:
             self._gate = Gate(self._context, self._keys.allowed)
+            self._watch(self._gate.line)
+        router = self._socket(zmq.ROUTER, is_ipv6=":" in endpoint.host)
+        self._router = self._watch(Line(router))
+        self._sources.append(_Source(self._router))
+        if self._keys is not None:
             secure_server(router, secret=self._keys.secret)
         router.set(zmq.ROUTER_MANDATORY, 1)  # tell when a message cannot be routed, instead of dropping it
         router.set(zmq.ROUTER_HANDOVER, 1)  # who dials again is let in although its dead connection still looks alive
-        router.set(zmq.BACKLOG, _BACKLOG)
         try:
             router.bind(_bindable(endpoint))
         except zmq.ZMQError as error:
-            raise TransportError(f"cannot listen on {endpoint.text}: {_why(error)}") from error
-        self._router = router
+            raise TransportError(f"cannot listen on {endpoint.text}: {why(error)}") from error
+        self._endpoint = bytes(router.get(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode()
 
     def _dial(self, endpoint: Endpoint) -> None:
         is_ipv6 = resolve(endpoint)
@@ -248,25 +236,26 @@ class ZeroMqTransport:
         nonce = secrets.token_hex(16)
         for lane in (Lane.CONTROL, Lane.DATA):
             dealer = self._socket(zmq.DEALER, is_ipv6=is_ipv6)
-            self._lines.append(_Line(dealer, endpoint.text, lane, key))
-            self._dealers[endpoint.text, lane] = dealer
+            line = self._dealers[endpoint.text, lane] = self._watch(Line(dealer))
+            self._sources.append(_Source(line, endpoint.text, lane, key))
             if self._keys is not None and key is not None:
                 secure_client(dealer, public=self._keys.public, secret=self._keys.secret, server=key)
+            if lane is Lane.CONTROL:
+                self._watches.append(DialWatch(dealer, endpoint.text))
             dealer.set(zmq.ROUTING_ID, f"{nonce}.{_LANE_MARKS[lane]}".encode("ascii"))
             dealer.set(zmq.IMMEDIATE, 1)  # queue nothing for a peer that is away: it would get stale messages later
             try:
                 dealer.connect(endpoint.text)
             except zmq.ZMQError as error:
-                raise TransportError(f"cannot dial {endpoint.text}: {_why(error)}") from error
+                raise TransportError(f"cannot dial {endpoint.text}: {why(error)}") from error
 
-    def _socket(self, kind: int, *, is_ipv6: bool) -> _Socket:
-        socket = self._context.socket(kind)
-        socket.copy_threshold = _COPY_BELOW_BYTES
-        for option, value in _OPTIONS.items():
-            socket.set(option, value)
-        socket.set(zmq.MAXMSGSIZE, self._frame_bytes_max)
-        socket.set(zmq.IPV6, int(is_ipv6))
-        return socket
+    def _socket(self, kind: int, *, is_ipv6: bool) -> "zmq.Socket[bytes]":
+        return open_socket(self._context, kind, frame_bytes_max=self._frame_bytes_max, is_ipv6=is_ipv6)
+
+    def _watch(self, line: Line) -> Line:
+        self._lines[line.fd] = line
+        self._signals.register(line.fd, select.EPOLLIN)
+        return line
 
     # --- sending -----------------------------------------------------------------------------
 
@@ -283,7 +272,7 @@ class ZeroMqTransport:
         if largest > self._frame_bytes_max:
             raise LimitExceeded("bytes of one frame", limit=self._frame_bytes_max, wanted=largest)
 
-    def _route(self, peer: str, lane: Lane) -> tuple[_Socket, list[bytes]] | None:
+    def _route(self, peer: str, lane: Lane) -> tuple[Line, list[bytes]] | None:
         dealer = self._dealers.get((peer, lane))
         if dealer is not None:
             return dealer, []
@@ -302,97 +291,41 @@ class ZeroMqTransport:
 
     def _receive(self, limit: int) -> Iterator[Delivery]:
         taken, silent = 0, 0
-        while taken < limit and silent < len(self._lines):
-            self._turn = (self._turn + 1) % len(self._lines)
-            line = self._lines[self._turn]
-            frames = _pull(line.socket)
-            if frames is None:
+        while taken < limit and silent < len(self._sources):
+            self._turn = (self._turn + 1) % len(self._sources)
+            source = self._sources[self._turn]
+            if not source.line.has_message():
                 silent += 1
                 continue
             taken, silent = taken + 1, 0  # a dropped message counts as well: a flood of them may not hold the loop
-            delivery = self._deliver(line, frames)
+            delivery = self._deliver(source, source.line.pull())
             if delivery is None:
                 self._malformed += 1
             else:
                 yield delivery
 
-    def _deliver(self, line: _Line, frames: list[zmq.Frame]) -> Delivery | None:
+    def _deliver(self, source: _Source, frames: list[zmq.Frame]) -> Delivery | None:
         """Name who sent `frames`; None if they are not what a transport of ours sends."""
-        peer, lane, key = line.peer, line.lane, line.key
+        peer, lane, key = source.peer, source.lane, source.key
         if peer is None:
-            routing_id = _ROUTING_ID.fullmatch(frames.pop(0).bytes)
-            if routing_id is None or not frames:
+            routing_id = frames.pop(0).bytes
+            key = str(frames[0].get("User-Id")) if self._keys is not None and frames else None
+            found = _who(routing_id, key)
+            if found is None:
                 return None
-            lane = _LANES[routing_id[2].decode("ascii")]
-            key = None if self._keys is None else str(frames[0].get("User-Id"))
-            peer = f"{key or _ANONYMOUS}/{routing_id[1].decode('ascii')}"
+            peer, lane = found
         if not 0 < len(frames) <= FRAMES_MAX:
             return None
         return Delivery(peer=peer, key=key, lane=lane, frames=tuple(frame.buffer for frame in frames))
 
 
-_OPTIONS: Final = {
-    zmq.LINGER: _LINGER_MS,
-    zmq.SNDHWM: _QUEUE_MESSAGES,
-    zmq.RCVHWM: _QUEUE_MESSAGES,
-    zmq.HANDSHAKE_IVL: _HANDSHAKE_MS,
-    zmq.CONNECT_TIMEOUT: _CONNECT_MS,
-    zmq.RECONNECT_IVL: _RECONNECT_MS,
-    zmq.RECONNECT_IVL_MAX: _RECONNECT_MS_MAX,
-    zmq.HEARTBEAT_IVL: _HEARTBEAT_MS,
-    zmq.HEARTBEAT_TIMEOUT: _HEARTBEAT_MS_MAX,
-    zmq.TCP_KEEPALIVE: 1,
-    zmq.TCP_KEEPALIVE_IDLE: 10,
-    zmq.TCP_KEEPALIVE_INTVL: 2,
-    zmq.TCP_KEEPALIVE_CNT: 5,
-    zmq.TCP_MAXRT: _UNACKNOWLEDGED_MS_MAX,
-}
-
-
-def _push(socket: _Socket, parts: Sequence[Buffer], *, is_lent: bool) -> list[zmq.MessageTracker] | None:
-    """Hand a message to libzmq without blocking; None if it did not take it.
-
-    When the connection breaks between two frames libzmq drops the rest of the message, but wants to be given it:
-    otherwise the next message would be taken for the rest. Such a message counts as sent, and lost with its
-    connection.
-    """
-    trackers = []
-    for position, part in enumerate(parts):
-        more = zmq.SNDMORE if position + 1 < len(parts) else 0
-        try:
-            tracker = socket.send(part, zmq.NOBLOCK | more, copy=not is_lent, track=is_lent)
-        except zmq.ZMQError as error:
-            if error.errno not in (errno.EAGAIN, errno.EHOSTUNREACH):
-                raise TransportError(f"ZeroMQ cannot send: {_why(error)}") from error
-            if position == 0:
-                return None
-        else:
-            if tracker is not None:
-                trackers.append(tracker)
-    return trackers
-
-
-def _pull(socket: _Socket) -> list[zmq.Frame] | None:
-    """Take one whole message from libzmq, without copying; None if there is none.
-
-    libzmq shows a message only when it is whole, so only its first frame can be missing. Frames beyond the limit are
-    let go of at once; one more than the limit is kept, to tell.
-    """
-    try:
-        frames = [socket.recv(zmq.NOBLOCK, copy=False)]
-    except zmq.Again:
+@lru_cache(maxsize=256)
+def _who(routing_id: bytes, key: str | None) -> tuple[str, Lane] | None:
+    """Return the peer and the lane behind a routing id that the holder of `key` chose; None if no dialler does so."""
+    found = _ROUTING_ID.fullmatch(routing_id)
+    if found is None:
         return None
-    more = frames[0].more
-    while more:
-        frame = socket.recv(zmq.NOBLOCK, copy=False)
-        more = frame.more
-        if len(frames) <= FRAMES_MAX + 1:
-            frames.append(frame)
-    return frames
-
-
-def _number(socket: _Socket, option: int) -> int:
-    return int(socket.get(option))
+    return f"{key or _ANONYMOUS}/{found[1].decode('ascii')}", _LANES[found[2].decode("ascii")]
 
 
 def _check_libzmq() -> None:
@@ -426,7 +359,7 @@ def _check_keys(endpoints: Sequence[Endpoint], keys: Keys | None) -> None:
 
 
 def _frame_bytes_max(limits: Limits) -> int:
-    payloads = (limits.batch_bytes, limits.devices_bytes, limits.output_bytes, limits.header_bytes)
+    payloads = (limits.batch_bytes, limits.devices_bytes, limits.outputs_held_bytes, limits.header_bytes)
     return max(payloads) + _FRAME_SLACK_BYTES
 
 
@@ -436,16 +369,3 @@ def _bindable(endpoint: Endpoint) -> str:
         return endpoint.text
     host = "127.0.0.1" if endpoint.host == "localhost" else endpoint.host
     return f"tcp://{f'[{host}]' if ':' in host else host}:{endpoint.port or '*'}"
-
-
-def _why(error: zmq.ZMQError) -> str:
-    return _REASONS.get(error.errno or 0, error.strerror)
-
-
-_REASONS: Final = {
-    errno.EADDRINUSE: "another process listens there; stop it, or choose another port",
-    errno.EADDRNOTAVAIL: "this host has no such address; use one of its own, or 0.0.0.0 for all",
-    errno.ENODEV: "this host has no such address or interface; use one of its own, or 0.0.0.0 for all",
-    errno.EACCES: "permission denied; choose a port above 1023, or a directory that may be written",
-    errno.ENOENT: "the directory of the socket does not exist; make it first",
-}

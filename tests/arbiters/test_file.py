@@ -222,3 +222,59 @@ def test_foreign_files_in_the_directory_are_left_alone(tmp_path: Path) -> None:
     assert store.read("vm") == Record(0, None, None)
     assert store.compare_and_set("vm", FIRST) == FIRST
     assert sum(path.read_text() == "foreign" for path in tmp_path.iterdir()) == 5
+
+
+# --- fail each system call in turn, until a run meets no fault (as SQLite tests itself) -------------------------------
+
+CALLS = ("open", "fsync", "link", "unlink", "listdir", "stat", "close")
+
+
+class Faults:
+    """Makes the Nth system call fail, once or from then on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, error: BaseException, *, is_lasting: bool) -> None:
+        self.at, self.error, self.is_lasting = at, error, is_lasting
+        self.count = 0
+        for name in CALLS:
+            monkeypatch.setattr(os, name, self.wrap(getattr(os, name)))
+
+    def wrap(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.count += 1
+            if self.count == self.at or (self.is_lasting and self.count > self.at):
+                raise self.error
+            return real(*args, **kwargs)
+
+        return call
+
+    @property
+    def were_met(self) -> bool:
+        return self.count >= self.at
+
+
+@pytest.mark.parametrize("is_lasting", [False, True], ids=["once", "from then on"])
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "I/O error"), Crash()], ids=["error", "crash"])
+def test_fault_at_any_system_call_is_named_and_loses_nothing(
+    tmp_path: Path, is_lasting: bool, error: BaseException
+) -> None:
+    for at in range(1, 100):
+        path = tmp_path / str(at)
+        path.mkdir()
+        FileRecordStore(path).compare_and_set("vm", FIRST)
+        told = None
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            faults = Faults(monkeypatch, at, error, is_lasting=is_lasting)
+            try:
+                told = FileRecordStore(path).compare_and_set("vm", SECOND)
+            except (ArbiterError, Crash):
+                told = None
+        found = FileRecordStore(path).read("vm")
+        again = FileRecordStore(path).compare_and_set("vm", SECOND)
+
+        assert found in (FIRST, SECOND)
+        assert told in (None, found)
+        assert again == SECOND
+        if not faults.were_met:
+            break
+    else:
+        pytest.fail("a run without a fault was never reached")

@@ -28,7 +28,7 @@ def test_memory_url_opens_the_same_cells_for_everybody() -> None:
 
 @pytest.mark.parametrize("url", ["", "file", "file:", "/shared/vm1", "http://h/x", "FILE", "zookeeper://h"])
 def test_unknown_scheme_lists_the_known_ones(url: str) -> None:
-    with pytest.raises(ConfigError, match="write one of: file:///shared/vm1, memory:NAME"):
+    with pytest.raises(ConfigError, match="write one of: file:///shared/vm1, etcd://HOST:PORT"):
         open_record_store(url)
 
 

@@ -1,7 +1,8 @@
+import random
 from array import array
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftvm._native.memory import NativeMemory
@@ -69,6 +70,30 @@ def test_more_than_one_batch_is_cut_within_its_bounds(staged: bool) -> None:
     world.committed.verify(batches, world.shadow.memory_digest)
     world.committed.commit(batches)
     assert world.backup_regions == world.regions
+
+
+@given(st.integers(0, 1 << 32), st.integers(400, 900), st.booleans())
+@settings(max_examples=25)
+def test_two_threads_capture_what_one_does(seed: int, dirty_count: int, is_dense: bool) -> None:
+    limits = Limits(batch_bytes=1 << 16, staging_bytes=1 << 24)
+    one, two = World((300, 700), limits), World((300, 700), limits)
+    rng = random.Random(seed)
+    dirty = array("I", sorted(rng.sample(range(1000), dirty_count)))
+    for page in dirty:
+        data = rng.randbytes(4000 if is_dense else rng.randrange(100))
+        one.write(page, 30, data)
+        two.write(page, 30, data)
+
+    expected = one.capture(dirty)
+    batches = capture_fused(two.memory, two.shadow, dirty, limits=limits, buffers=two.buffers, has_second_thread=True)
+
+    assert two.shadow.memory_digest == one.shadow.memory_digest
+    assert b"".join(batch.payload for batch in batches) == b"".join(batch.payload for batch in expected)
+    two.committed.verify(batches, two.shadow.memory_digest)
+    two.committed.commit(batches)
+    assert two.backup_regions == one.regions
+    two.free(batches)
+    assert two.buffers.in_use == 0
 
 
 def test_page_that_stays_raw_is_still_right_when_it_calms_down() -> None:

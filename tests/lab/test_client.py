@@ -131,7 +131,17 @@ class Driven:
 def driven_client(guest_station: Station, guest: Guest) -> Iterator[Driven]:
     here, there = free_ports(2)
     port = DatagramPort(*cable_ends(f"udp:{there}:{here}"))
-    command = [sys.executable, "-m", "ftvm.lab.client", "--nic", f"udp:{here}:{there}", "--driven", "--clients", "2"]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "ftvm.lab.client",
+        "--nic",
+        f"udp:{here}:{there}",
+        "--driven",
+        "--clients",
+        "2",
+    ]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         try:
             yield Driven(process, port, guest_station, guest)
@@ -189,7 +199,7 @@ def test_client_ends_on_a_signal(guest_station: Station, guest: Guest) -> None:
 
 
 def test_malformed_cable_is_an_error_message_and_no_traceback() -> None:
-    command = [sys.executable, "-m", "ftvm.lab.client", "--nic", "7001:7002"]
+    command = [sys.executable, "-P", "-m", "ftvm.lab.client", "--nic", "7001:7002"]
 
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 

@@ -94,7 +94,7 @@ def any_histories(draw: st.DrawFn) -> tuple[Call, ...]:
     return tuple(calls)
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(any_histories())
 def test_verdict_on_a_key_agrees_with_a_search_through_all_orders(calls: tuple[Call, ...]) -> None:
     assert (not register_troubles(*calls)) == is_linearizable(calls)

@@ -76,6 +76,16 @@ def test_child_that_ends_unasked_is_reported_with_its_last_words(children: Child
         children.check()
 
 
+def test_child_that_a_signal_ended_is_reported_by_its_name(children: Children) -> None:
+    child = children.start("sleeper", python("import time; time.sleep(100)"), lambda _: None)
+    child.process.send_signal(signal.SIGTERM)
+
+    pump_until(children, lambda: not child.is_alive)
+
+    with pytest.raises(BrokenError, match="sleeper was ended by SIGTERM"):
+        children.check()
+
+
 def test_killed_child_is_gone_and_not_reported(children: Children) -> None:
     child = children.start("sleeper", python("import time; time.sleep(100)"), lambda _: None)
 

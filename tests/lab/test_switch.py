@@ -148,7 +148,7 @@ def test_busy_port_leaves_no_other_port_open(lab: Lab) -> None:
 def test_process_forwards_and_ends_cleanly_on_a_signal(number: signal.Signals) -> None:
     ports = free_ports(4)
     cables = [f"udp:{ports[0]}:{ports[1]}", f"udp:{ports[2]}:{ports[3]}"]
-    command = [sys.executable, "-m", "ftvm.lab.switch", "--port", cables[0], "--port", cables[1]]
+    command = [sys.executable, "-P", "-m", "ftvm.lab.switch", "--port", cables[0], "--port", cables[1]]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         ready = process.stdout.readline()

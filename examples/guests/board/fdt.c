@@ -6,15 +6,30 @@
 
 #define FDT_MAGIC 0xd00dfeedu
 #define FDT_HEADER_BYTES 40u
+#define AT_MAGIC 0u
+#define AT_TOTAL_BYTES 4u
+#define AT_STRUCTURE 8u
+#define AT_STRINGS 12u
+
 #define FDT_BEGIN_NODE 1u
 #define FDT_END_NODE 2u
 #define FDT_PROPERTY 3u
 #define FDT_NOP 4u
 
+static const struct fdt_property nothing = {.at = NULL, .bytes = 0};
+
 struct tree {
     const uint8_t *at;
     size_t bytes;
     size_t strings; /* offset of the property names */
+};
+
+/* One step of a walk through the structure block. */
+struct token {
+    uint32_t kind;
+    const char *name; /* of a node or a property */
+    struct fdt_property value;
+    size_t next; /* offset of the token behind */
 };
 
 static uint32_t be32_at(const struct tree *tree, size_t offset)
@@ -33,54 +48,66 @@ static const char *string_at(const struct tree *tree, size_t offset)
     return (const char *)tree->at + offset;
 }
 
+static size_t align4(size_t offset) { return (offset + 3) & ~(size_t)3; }
+
+static bool open_tree(const void *at, struct tree *tree)
+{
+    *tree = (struct tree){.at = at, .bytes = FDT_HEADER_BYTES};
+    if (at == NULL || be32_at(tree, AT_MAGIC) != FDT_MAGIC || be32_at(tree, AT_TOTAL_BYTES) > FDT_BYTES_MAX)
+        return false;
+    tree->strings = be32_at(tree, AT_STRINGS);
+    tree->bytes = be32_at(tree, AT_TOTAL_BYTES);
+    return true;
+}
+
+/* Reads the token at `offset`. Returns false at the end of the tree, or where it makes no sense. */
+static bool read_token(const struct tree *tree, size_t offset, struct token *token)
+{
+    *token = (struct token){.kind = be32_at(tree, offset), .name = "", .next = offset + 4};
+    switch (token->kind) {
+    case FDT_BEGIN_NODE:
+        token->name = string_at(tree, token->next);
+        token->next = align4(token->next + strlen(token->name) + 1);
+        return true;
+    case FDT_PROPERTY:
+        token->value.bytes = be32_at(tree, offset + 4);
+        token->name = string_at(tree, tree->strings + be32_at(tree, offset + 8));
+        if (offset + 12 > tree->bytes || token->value.bytes > tree->bytes - (offset + 12))
+            return false;
+        token->value.at = tree->at + offset + 12;
+        token->next = align4(offset + 12 + token->value.bytes);
+        return true;
+    case FDT_END_NODE:
+    case FDT_NOP:
+        return true;
+    default:
+        return false;
+    }
+}
+
 static bool is_called(const char *full, const char *node)
 {
     const size_t length = strlen(node);
     return strncmp(full, node, length) == 0 && (full[length] == '\0' || full[length] == '@');
 }
 
-static size_t align4(size_t offset) { return (offset + 3) & ~(size_t)3; }
-
 struct fdt_property fdt_find(const void *at, const char *node, const char *name)
 {
-    const struct fdt_property none = {.at = NULL, .bytes = 0};
-    if (at == NULL || ((uintptr_t)at & 3) != 0)
-        return none;
-    struct tree tree = {.at = at, .bytes = FDT_HEADER_BYTES, .strings = 0};
-    if (be32_at(&tree, 0) != FDT_MAGIC || be32_at(&tree, 4) > FDT_BYTES_MAX)
-        return none;
-    const size_t structure = be32_at(&tree, 8);
-    tree.strings = be32_at(&tree, 12);
-    tree.bytes = be32_at(&tree, 4);
-
-    size_t offset = structure;
+    struct tree tree;
+    struct token token;
     size_t depth = 0; /* 1 within the root, 2 within a top-level node */
     bool is_inside = false;
-    while (offset < tree.bytes) {
-        const uint32_t token = be32_at(&tree, offset);
-        offset += 4;
-        if (token == FDT_BEGIN_NODE) {
-            const char *full = string_at(&tree, offset);
-            depth += 1;
-            if (depth == 2)
-                is_inside = is_called(full, node);
-            offset = align4(offset + strlen(full) + 1);
-        } else if (token == FDT_END_NODE) {
+    if (!open_tree(at, &tree))
+        return nothing;
+    for (size_t offset = be32_at(&tree, AT_STRUCTURE); read_token(&tree, offset, &token); offset = token.next) {
+        if (token.kind == FDT_BEGIN_NODE && ++depth == 2)
+            is_inside = is_called(token.name, node);
+        else if (token.kind == FDT_END_NODE)
             depth -= 1;
-        } else if (token == FDT_PROPERTY) {
-            const size_t bytes = be32_at(&tree, offset);
-            const char *property = string_at(&tree, tree.strings + be32_at(&tree, offset + 4));
-            offset += 8;
-            if (offset > tree.bytes || bytes > tree.bytes - offset)
-                return none;
-            if (depth == 2 && is_inside && strcmp(property, name) == 0)
-                return (struct fdt_property){.at = tree.at + offset, .bytes = bytes};
-            offset = align4(offset + bytes);
-        } else if (token != FDT_NOP) {
-            return none;
-        }
+        else if (token.kind == FDT_PROPERTY && depth == 2 && is_inside && strcmp(token.name, name) == 0)
+            return token.value;
     }
-    return none;
+    return nothing;
 }
 
 uint64_t fdt_memory_bytes(const void *at)
@@ -109,7 +136,7 @@ static struct fdt_property argument(const void *at, const char *name)
             end += 1;
         return (struct fdt_property){.at = line.at + first, .bytes = end - first};
     }
-    return (struct fdt_property){.at = NULL, .bytes = 0};
+    return nothing;
 }
 
 uint64_t fdt_argument(const void *at, const char *name, uint64_t otherwise)

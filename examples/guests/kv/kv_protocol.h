@@ -30,11 +30,11 @@
  * nobody and remembered nowhere: it is answered KV_BAD_REQUEST if its header is whole and the magic right, else not at
  * all.
  *
- * What a client can check. Within one boot, `uptime` (instructions the machine has retired) and `writes` (PUTs done
- * for all clients) never go back, nor does what a GET returns. `boot` names the boot: its low 16 bits count the starts
- * that kept memory, the rest is when the first frame of this boot came (in timer ticks), which differs from one cold
- * start to the next. A takeover keeps all of them going; a machine started anew shows in every one. Replies repeated
- * or passed on the way carry older figures.
+ * What a client can check. Within one boot, `uptime` (instructions the machine has retired, or nanoseconds under an
+ * operating system that hides them) and `writes` (PUTs done for all clients) never go back, nor does what a GET
+ * returns. `boot` names the boot: its low 16 bits count the starts that kept memory, the rest is when the first frame
+ * of this boot came (in timer ticks), which differs from one cold start to the next. A takeover keeps all of them
+ * going; a machine started anew shows in every one. Replies repeated or passed on the way carry older figures.
  */
 #ifndef KV_PROTOCOL_H
 #define KV_PROTOCOL_H
@@ -44,7 +44,9 @@
 
 #define KV_KEY_BYTES_MAX 32u
 #define KV_VALUE_BYTES_MAX 256u
+#ifndef KV_ENTRIES_MAX /* a smaller machine's build may set another */
 #define KV_ENTRIES_MAX 16384u /* keys; none is ever removed */
+#endif
 #define KV_CLIENTS_MAX 256u
 
 enum kv_operation { KV_PUT = 1, KV_GET = 2, KV_STAT = 3 };

@@ -13,10 +13,10 @@ from os import urandom
 from pathlib import Path
 from typing import Final
 
-from ftvm.checkpoint import Bitmap, Geometry, RegionShape
-from ftvm.errors import ClosedError, ConfigError, ImageError, LocalProtocolError
+from ftvm.checkpoint import Bitmap, Geometry, GuestPosition, LogKind, LogRecord, RegionShape
+from ftvm.errors import ClosedError, ConfigError, GuestError, ImageError, LocalProtocolError
 from ftvm.guests.riscv.elf import parse_elf
-from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape, Memory, Position, Stop
+from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape, Memory, Stop
 from ftvm.interfaces import Capability, Clock, OutputSink, Region
 
 __all__ = ["DEFAULT_MAC", "RiscvGuest"]
@@ -104,12 +104,47 @@ class RiscvGuest:
     @property
     def can(self) -> frozenset[Capability]:
         """What it can do beyond the least."""
-        return frozenset({Capability.EXACT_OUTPUT_STOP})
+        return frozenset({Capability.EXACT_OUTPUT_STOP, Capability.REPLAY})
 
     @property
-    def position(self) -> Position:
+    def position(self) -> GuestPosition:
         """How far the machine has come. Exact while paused."""
-        return self._machine.position
+        here = self._machine.position
+        return GuestPosition(here.retired, here.idled)
+
+    def run_until(self, position: GuestPosition) -> None:
+        """Run to exactly `position`, emitting outputs, taking no input."""
+        self._require_paused("run_until")
+        while (left := position.retired - self._machine.position.retired) > 0:
+            stop = self._machine.run(left, stop_at_output=True)
+            self._emit()
+            if stop is Stop.FINISHED or (stop is Stop.IDLE and self._machine.position.retired < position.retired):
+                break
+        if self.position != position:
+            raise GuestError(f"the machine stands at {self.position} and cannot come to {position} by itself")
+
+    def inject(self, record: LogRecord) -> None:
+        """Give it again what it took at its present position."""
+        self._require_paused("inject")
+        if record.position != self.position:
+            raise GuestError(
+                f"the machine stands at {self.position}, not at {record.position}, where it took its input"
+            )
+        if record.kind is LogKind.CLOCK:
+            self._machine.idle(record.amount)
+        elif not self._take_again(record.channel, record.payload):
+            raise GuestError(f"the machine does not take its {record.channel} input at {record.position} again")
+
+    def _take_again(self, channel: str, payload: bytes) -> bool:
+        match channel:
+            case "net0":
+                return self._machine.receive_frame(payload)
+            case "console":
+                return self._machine.receive_console(payload) == len(payload)
+            case "entropy":
+                return self._machine.receive_entropy(payload) == len(payload)
+            case _:
+                return False
 
     def failure(self) -> str | None:
         """Return why it can never run again, or None while it can."""
@@ -131,8 +166,7 @@ class RiscvGuest:
         with self._changed:
             if self._is_closing:
                 raise ClosedError("the guest is closed")
-            if self._sink is None:
-                raise LocalProtocolError("attach a sink for the guest's outputs before it runs")
+            self._attached()
             if self._is_wanted or self._failure is not None:
                 return
             self._is_wanted = True
@@ -254,32 +288,42 @@ class RiscvGuest:
             self._wait_idle()
 
     def _feed(self) -> bool:
-        """Give the machine as much of what waits as it can take now; tell whether it took anything."""
-        taken = self._feed_entropy()
+        """Give the machine as much of what waits as it can take now, and tell the sink. Return whether it took any."""
+        here, sink = self.position, self._attached()
+        taken = self._feed_entropy(here)
         with self._changed:
             self._is_fresh = False
             while self._frames and self._machine.receive_frame(self._frames[0]):
-                self._frames.popleft()
-                taken += 1
-            if self._console:
-                keys = self._machine.receive_console(bytes(self._console))
+                sink.took_input(here, "net0", self._frames.popleft())
+                taken = True
+            keys = self._machine.receive_console(bytes(self._console)) if self._console else 0
+            if keys:
+                sink.took_input(here, "console", bytes(self._console[:keys]))
                 del self._console[:keys]
-                taken += keys
-        return taken > 0
+                taken = True
+        return taken
 
-    def _feed_entropy(self) -> int:
+    def _feed_entropy(self, here: GuestPosition) -> bool:
         wanted = min(self._machine.entropy_wanted(), _ENTROPY_BYTES_MAX)
         if not wanted or self._entropy is None:
-            return 0
-        return self._machine.receive_entropy(self._entropy(wanted))
+            return False
+        content = self._entropy(wanted)
+        taken = self._machine.receive_entropy(content)
+        if taken:
+            self._attached().took_input(here, "entropy", content[:taken])
+        return taken > 0
 
     def _emit(self) -> bool:
         """Emit what the run said; return whether it said anything."""
         outputs = self._machine.take_outputs()
         for output in outputs:
-            assert self._sink is not None, "resume saw to it"
-            self._sink.emit(output.channel, output.payload)
+            self._attached().emit(output.channel, output.payload, self.position)
         return bool(outputs)
+
+    def _attached(self) -> OutputSink:
+        if self._sink is None:
+            raise LocalProtocolError("attach a sink for the guest's outputs before it runs")
+        return self._sink
 
     def _wait_idle(self) -> None:
         """Wait for an input or the timer, then let the machine's time catch up with the clock's."""
@@ -295,7 +339,10 @@ class RiscvGuest:
                 seconds_left = max(0, ticks_left) / self._ticks_per_second
                 self._changed.wait_for(self._is_disturbed, min(seconds_left, threading.TIMEOUT_MAX))
         passed = max(0, self._ticks_behind())
-        self._machine.idle(passed if ticks_max is None else min(passed, ticks_max))
+        passed = passed if ticks_max is None else min(passed, ticks_max)
+        if passed:
+            self._attached().moved_clock(self.position, passed)
+            self._machine.idle(passed)
 
     def _is_disturbed(self) -> bool:
         return self._is_fresh or not self._is_wanted or self._is_closing

@@ -101,8 +101,8 @@ class Memory:
 
     def __init__(self, size_bytes: int) -> None:
         self.page_count: PageCount = bytes_to_pages(size_bytes)
-        self._map = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self.buffer = memoryview(self._map)
+        self.pages = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.buffer = memoryview(self.pages)
         self.flags = bytearray(self.page_count)
 
     def write(self, offset: int, content: bytes) -> None:
@@ -135,12 +135,14 @@ class Machine:
         self._count = ffi.new("size_t *")
 
     def _init(self) -> Any:
-        # from_buffer keeps each buffer alive as long as its pointer is: the pointers live as long as the machine
+        # from_buffer keeps each buffer alive as long as its pointer is: the pointers live as long as the machine. The
+        # maps
+        # themselves are exported, not views of them: see _address in ftvm/_native/memory.py.
         self._pointers = [
             ffi.from_buffer("uint8_t[]", part, require_writable=True)
             for memory in (self.ram, self.disk)
             if memory is not None
-            for part in (memory.buffer, memory.flags)
+            for part in (memory.pages, memory.flags)
         ]
         config = ffi.new("ftvm_riscv_config *")
         config.ram, config.flags, config.ram_bytes = self._pointers[0], self._pointers[1], self.shape.ram_bytes

@@ -1,21 +1,27 @@
-"""What the tests of the guest programs share: a peer on the guest's network, the host build, QEMU as the machine."""
+"""What the tests of the guest programs share: a peer on the guest's network, and the boards."""
 
 import shutil
 import socket
 import struct
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from os import urandom
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, cast
 
 import pytest
 
-SOURCES = Path(__file__).parents[3] / "examples" / "guests"
+from ftvm.guests.riscv.elf import parse_elf
+from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape, Stop
+
 PROGRAMS = Path(__file__).parents[3] / "ftvm" / "guests" / "riscv" / "programs"
 BROADCAST = b"\xff" * 6
 WAIT_SECONDS = 20
+RUN_INSTRUCTIONS_MAX = 100_000_000
+MOVE_INSTRUCTIONS = 50_021
+MOVES = 80
 
 
 def checksum(data: bytes) -> int:
@@ -108,83 +114,69 @@ def peer() -> Peer:
     return Peer()
 
 
-class HostBuild:
-    """The server's network half, built for the host with sanitizers: what goes in comes out at once."""
-
-    def __init__(self, program: Path) -> None:
-        self._process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-
-    def answer(self, frame: bytes) -> bytes:
-        """The answer to `frame`; empty if there is none."""
-        return self._exchange(struct.pack(">H", len(frame)) + frame)
-
-    def announcement(self) -> bytes:
-        return self._exchange(b"\xff\xff")
-
-    def _exchange(self, data: bytes) -> bytes:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(data)
-        self._process.stdin.flush()
-        length = self._process.stdout.read(2)
-        assert len(length) == 2, "the program died; its last words are above"
-        return self._process.stdout.read(struct.unpack(">H", length)[0])
-
-    def close(self) -> None:
-        self._process.communicate()
-        assert self._process.returncode == 0
-
-
-@pytest.fixture(scope="session")
-def host_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("clang") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("needs a C compiler for the host (gcc or clang)")
-    program = tmp_path_factory.mktemp("kv") / "kv_on_host"
-    names = ["kv/kv.c", "kv/kv_clients.c", "kv/kv_table.c", "board/text.c"]
-    names += [f"net/{noun}.c" for noun in ("arp", "checksum", "icmp", "ipv4", "stack", "udp")]
-    flags = ["-std=c11", "-g", "-O1", "-Wall", "-Wextra", "-Wconversion", "-Werror"]
-    flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    sources = [Path(__file__).with_name("kv_on_host.c"), *(SOURCES / name for name in names)]
-    subprocess.run([compiler, *flags, f"-I{SOURCES}", *sources, "-o", program], check=True, timeout=120)
-    return program
-
-
-@pytest.fixture(scope="session")
-def make_server(host_program: Path) -> Callable[[], HostBuild]:
-    return lambda: HostBuild(host_program)
-
-
-@pytest.fixture
-def server(host_program: Path) -> Iterator[HostBuild]:
-    server = HostBuild(host_program)
-    yield server
-    server.close()
-
-
-class Machine:
-    """A program on QEMU's `virt` board, its console on a pipe, its network on a pair of datagram sockets."""
-
-    def __init__(self, program: Path, folder: Path, arguments: list[str]) -> None:
-        self._guest, ours, self._monitor = folder / "guest", folder / "ours", folder / "monitor"
-        self.wire = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.wire.bind(str(ours))
-        self.wire.settimeout(WAIT_SECONDS)
-        network = f"dgram,id=n0,local.type=unix,local.path={self._guest},remote.type=unix,remote.path={ours}"
-        command = ["qemu-system-riscv64", "-machine", "virt", "-m", "64M", "-bios", "none", "-display", "none"]
-        command += ["-serial", "stdio", "-monitor", f"unix:{self._monitor},server=on,wait=off"]
-        command += ["-global", "virtio-mmio.force-legacy=false", "-kernel", str(program), "-netdev", network]
-        command += ["-device", "virtio-net-device,netdev=n0,mac=02:00:00:00:00:07", *arguments]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+class Board(Protocol):
+    """A machine that runs a program: its console, its network, its end."""
 
     def line(self) -> str:
         """The next line of the console."""
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().decode()
+        ...
+
+    def type(self, keys: bytes) -> None:
+        """Type on the console."""
+        ...
+
+    def receive(self) -> bytes:
+        """The next frame that the program sends."""
+        ...
 
     def exchange(self, frame: bytes) -> bytes:
-        self.wire.sendto(frame, str(self._guest))
-        return self.wire.recv(2000)
+        """Send a frame to the program and return the next one it sends."""
+        ...
+
+    def wait(self) -> tuple[str, int]:
+        """Wait for the end: the rest of the console, and the exit code."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class QemuBoard:
+    """QEMU's `virt` board, its console on a pipe, its network on a pair of datagram sockets."""
+
+    def __init__(self, elf: Path, folder: Path, arguments: str, disk: Path | None, has_entropy: bool) -> None:
+        self._guest, ours, self._monitor = folder / "guest", folder / "ours", folder / "monitor"
+        self._wire = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._wire.bind(str(ours))
+        self._wire.settimeout(WAIT_SECONDS)
+        network = f"dgram,id=n0,local.type=unix,local.path={self._guest},remote.type=unix,remote.path={ours}"
+        command = ["qemu-system-riscv64", "-machine", "virt", "-m", "16M", "-bios", "none", "-display", "none"]
+        command += ["-serial", "stdio", "-monitor", f"unix:{self._monitor},server=on,wait=off", "-kernel", str(elf)]
+        command += ["-global", "virtio-mmio.force-legacy=false", "-netdev", network, "-append", arguments]
+        command += ["-device", "virtio-net-device,netdev=n0,mac=02:00:00:00:00:07"]
+        if disk is not None:
+            command += ["-drive", f"file={disk},format=raw,if=none,id=d0", "-device", "virtio-blk-device,drive=d0"]
+        if has_entropy:
+            command += ["-device", "virtio-rng-device"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._keys, self._console = self._process.stdin, self._process.stdout
+
+    def line(self) -> str:
+        line = self._console.readline()
+        assert line, "the program ended without another line"
+        return line.decode()
+
+    def type(self, keys: bytes) -> None:
+        self._keys.write(keys)
+        self._keys.flush()
+
+    def receive(self) -> bytes:
+        return self._wire.recv(2000)
+
+    def exchange(self, frame: bytes) -> bytes:
+        self._wire.sendto(frame, str(self._guest))
+        return self.receive()
 
     def reset(self) -> None:
         """Press the reset button: the machine starts again, its memory stays."""
@@ -196,27 +188,137 @@ class Machine:
                 pass
 
     def wait(self) -> tuple[str, int]:
-        """Wait for the end: the rest of the console, and the exit code."""
-        output, _ = self.process.communicate(timeout=WAIT_SECONDS)
-        return output.decode(), self.process.returncode
+        output, _ = self._process.communicate(timeout=WAIT_SECONDS)
+        return output.decode(), self._process.returncode
 
     def close(self) -> None:
-        self.process.kill()
-        self.process.communicate()
-        self.wire.close()
+        self._process.kill()
+        self._process.communicate()
+        self._wire.close()
+
+
+class BuiltInBoard:
+    """The built-in machine, run step by step; waiting costs it no time.
+
+    moves  how often all state is carried to a fresh machine on the way, as a takeover does
+    """
+
+    def __init__(self, elf: Path, arguments: str, disk: Path | None, has_entropy: bool, moves: int) -> None:
+        disk_bytes = disk.stat().st_size if disk is not None else 0
+        self._shape = MachineShape(
+            ram_bytes=16 << 20, mac=bytes.fromhex("020000000007"), disk_bytes=disk_bytes, has_entropy=has_entropy
+        )
+        self._disk_file = disk
+        self._machine = Machine(self._shape)
+        program = parse_elf(elf.read_bytes(), ram_base=RAM_BASE, ram_bytes=self._shape.ram_bytes)
+        self._machine.boot(program, command_line=arguments)
+        if disk is not None and self._machine.disk is not None:
+            self._machine.disk.write(0, disk.read_bytes())
+        self._moves_left = moves
+        self._console = ""
+        self._keys = b""
+        self._frames: list[bytes] = []
+
+    def line(self) -> str:
+        while "\n" not in self._console:
+            self._step()
+        line, _, self._console = self._console.partition("\n")
+        return line + "\n"
+
+    def type(self, keys: bytes) -> None:
+        self._keys += keys
+
+    def receive(self) -> bytes:
+        while not self._frames:
+            self._step()
+        return self._frames.pop(0)
+
+    def exchange(self, frame: bytes) -> bytes:
+        while not self._machine.receive_frame(frame):
+            self._step()
+        return self.receive()
+
+    def wait(self) -> tuple[str, int]:
+        while self._step() is not Stop.FINISHED:
+            pass
+        if self._disk_file is not None and self._machine.disk is not None:
+            self._disk_file.write_bytes(self._machine.disk.buffer)
+        return self._console, self._machine.exit_code
+
+    def _step(self) -> Stop:
+        """Run for a while, take what was said, give what is wanted, let time pass."""
+        assert self._machine.position.retired < RUN_INSTRUCTIONS_MAX, f"no end, no answer; console: {self._console}"
+        stop = self._machine.run(MOVE_INSTRUCTIONS if self._moves_left else RUN_INSTRUCTIONS_MAX)
+        for output in self._machine.take_outputs():
+            if output.channel == "console":
+                self._console += output.payload.decode()
+            else:
+                self._frames.append(output.payload)
+        if self._moves_left and stop is not Stop.FINISHED:
+            self._moves_left -= 1
+            self._move()
+        if stop is Stop.IDLE:
+            self._feed()
+        return stop
+
+    def _feed(self) -> None:
+        self._machine.receive_entropy(urandom(self._machine.entropy_wanted()))
+        self._keys = self._keys[self._machine.receive_console(self._keys) :]
+        ticks = self._machine.idle_max()
+        if ticks is not None:
+            self._machine.idle(ticks)
+
+    def _move(self) -> None:
+        """Carry all state to a fresh machine and go on there."""
+        old, self._machine = self._machine, Machine(self._shape)
+        self._machine.ram.buffer[:] = old.ram.buffer
+        if old.disk is not None and self._machine.disk is not None:
+            self._machine.disk.buffer[:] = old.disk.buffer
+        self._machine.load(old.save())
+
+    def close(self) -> None:
+        pass
+
+
+class Boot(Protocol):
+    """Starts a program, by its name or its ELF file, on a board with these boot arguments and devices."""
+
+    def __call__(
+        self, program: str | Path, arguments: str = "", *, disk: Path | None = None, has_entropy: bool = False
+    ) -> Any: ...
+
+
+def elf_of(program: str | Path) -> Path:
+    return program if isinstance(program, Path) else PROGRAMS / f"{program}.elf"
 
 
 @pytest.fixture
-def boot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Machine]]:
-    """boot(name, *arguments) starts program `name` on QEMU."""
+def boot_on_qemu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Boot]:
     if shutil.which("qemu-system-riscv64") is None:
         pytest.skip("needs qemu-system-riscv64 (Debian: qemu-system-misc)")
     with ExitStack() as stack:
 
-        def start(name: str, *arguments: str) -> Machine:
+        def start(
+            program: str | Path, arguments: str = "", *, disk: Path | None = None, has_entropy: bool = False
+        ) -> Board:
             folder = tmp_path_factory.mktemp("qemu")
-            machine = Machine(PROGRAMS / f"{name}.elf", folder, list(arguments))
-            stack.callback(machine.close)
-            return machine
+            board = QemuBoard(elf_of(program), folder, arguments, disk, has_entropy)
+            stack.callback(board.close)
+            return board
 
         yield start
+
+
+@pytest.fixture(params=["qemu", "built-in", "built-in, moved often"])
+def boot(request: pytest.FixtureRequest) -> Boot:
+    """boot(program, arguments) starts a program on each board in turn: the same bytes must do the same on all."""
+    if request.param == "qemu":
+        return cast("Boot", request.getfixturevalue("boot_on_qemu"))
+    moves = 0 if request.param == "built-in" else MOVES
+
+    def start(
+        program: str | Path, arguments: str = "", *, disk: Path | None = None, has_entropy: bool = False
+    ) -> Board:
+        return BuiltInBoard(elf_of(program), arguments, disk, has_entropy, moves)
+
+    return start

@@ -1,0 +1,51 @@
+"""Which tracker to use for memory that others write, and why."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from ftvm._native.memory import NativeMemory
+from ftvm.capture.trackers.compare import CompareTracker
+from ftvm.capture.trackers.interface import Tracker
+from ftvm.capture.trackers.userfault import UserfaultTracker
+from ftvm.errors import ConfigError
+from ftvm.units import PAGE_BYTES
+
+__all__ = ["Chosen", "choose_tracker"]
+
+_SMALL_BYTES: Final = 16 << 20
+"""Below this, comparing everything takes about a millisecond: less than the write faults that it saves."""
+
+_BY_NAME: Final[dict[str, Callable[[NativeMemory], Tracker]]] = {
+    "userfault": UserfaultTracker,
+    "compare": CompareTracker,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """A tracker that was started, and the reason for it in a sentence."""
+
+    tracker: Tracker
+    reason: str
+
+
+def choose_tracker(memory: NativeMemory, name: str = "auto") -> Chosen:
+    """Start the tracker of that name, or with "auto" the best that works here.
+
+    Raises ConfigError for an unknown name, or if the one that was asked for by name is not available.
+    """
+    if name == "auto":
+        return _best(memory)
+    if name not in _BY_NAME:
+        raise ConfigError(f"unknown tracker {name!r}: there are auto, {', '.join(_BY_NAME)}")
+    return Chosen(tracker=_BY_NAME[name](memory), reason="it was asked for by name")
+
+
+def _best(memory: NativeMemory) -> Chosen:
+    if memory.page_count * PAGE_BYTES < _SMALL_BYTES:
+        return Chosen(tracker=CompareTracker(memory), reason="the memory is small: comparing it costs less than faults")
+    try:
+        return Chosen(tracker=UserfaultTracker(memory), reason="the kernel notes writes by itself")
+    except ConfigError as error:
+        return Chosen(tracker=CompareTracker(memory), reason=str(error))

@@ -1,0 +1,115 @@
+"""The stage of a demo: which processes there are, their addresses on this machine, and the commands that start them.
+
+Two host slots, a switch with a port for each and one for the client, an arbiter folder, a key pair for each host.
+Everything lives in one folder and on free ports of the loopback device. Starts nothing; only `free_ports` looks at the
+machine.
+"""
+
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+__all__ = ["GUEST_ID", "GUEST_MAC", "HOSTS", "HostCommands", "Stage", "free_ports"]
+
+HOSTS: Final = ("A", "B")
+GUEST_ID: Final = "demo"
+GUEST_MAC: Final = "52:54:00:77:00:02"
+LOOPBACK: Final = "127.0.0.1"
+PYTHON: Final = (sys.executable, "-P", "-m")
+"""Runs a module of the same installation as this one; -P keeps a source folder that one stands in from coming first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostCommands:
+    """How hosts are started; a test may put another program in the place of ``python -m ftvm``."""
+
+    program: tuple[str, ...] = (*PYTHON, "ftvm")
+    engine: str = "remus"
+    interval_ms: float = 25.0
+    memory: str = "64M"
+    guest: str = "kv"
+    """What the machine runs: the name of a program that comes with ftvm, or the path of an ELF file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One demo's folder and ports. A cable is two UDP ports: the switch's end and the card's."""
+
+    folder: Path
+    tcp_ports: tuple[int, ...]
+    udp_ports: tuple[int, ...]
+
+    @classmethod
+    def prepare(cls, folder: Path) -> "Stage":
+        """Choose free ports and make the arbiter's folder."""
+        (folder / "arbiter").mkdir()
+        cables = len(HOSTS) + 1
+        return cls(
+            folder=folder,
+            tcp_ports=free_ports(socket.SOCK_STREAM, len(HOSTS)),
+            udp_ports=free_ports(socket.SOCK_DGRAM, 2 * cables),
+        )
+
+    def switch_port(self, host: str) -> int:
+        """Return which port of the switch a host's cable is plugged into."""
+        return HOSTS.index(host)
+
+    def keygen_command(self, commands: HostCommands, host: str) -> list[str]:
+        """Make a host's key pair."""
+        return [*commands.program, "keygen", str(self.folder / host)]
+
+    def host_command(self, commands: HostCommands, host: str, role: str) -> list[str]:
+        """Run a host process, as primary (which makes the arbiter's first record) or as standby."""
+        other = _other(host)
+        options = {
+            "--guest": GUEST_ID,
+            "--listen": self._endpoint(host),
+            "--peer": self._endpoint(other),
+            "--arbiter": f"file://{self.folder / 'arbiter'}",
+            "--key": str(self.folder / f"{host}.key"),
+            "--allow": str(self.folder / f"{other}.pub"),
+            "--program": commands.guest,
+            "--memory": commands.memory,
+            "--nic": self._cable(self.switch_port(host), from_card=True),
+            "--mac": GUEST_MAC,
+            "--interval": f"{commands.interval_ms:g}",
+            "--engine": commands.engine,
+        }
+        words = [word for option in options.items() for word in option]
+        return [*commands.program, role, *words, *(["--create"] if role == "primary" else []), "--json"]
+
+    def switch_command(self) -> list[str]:
+        """Run the switch, with a port for each host and the last one for the client."""
+        ports = [word for port in range(len(HOSTS) + 1) for word in ("--port", self._cable(port, from_card=False))]
+        return [*PYTHON, "ftvm.lab.switch", *ports]
+
+    def client_command(self, seed: int) -> list[str]:
+        """Run the client, to be told what to do."""
+        cable = self._cable(len(HOSTS), from_card=True)
+        return [*PYTHON, "ftvm.lab.client", "--nic", cable, "--seed", str(seed), "--driven"]
+
+    def _endpoint(self, host: str) -> str:
+        return f"tcp://{LOOPBACK}:{self.tcp_ports[HOSTS.index(host)]}"
+
+    def _cable(self, switch_port: int, *, from_card: bool) -> str:
+        switch_end, card_end = self.udp_ports[2 * switch_port : 2 * switch_port + 2]
+        return f"udp:{card_end}:{switch_end}" if from_card else f"udp:{switch_end}:{card_end}"
+
+
+def free_ports(kind: socket.SocketKind, count: int) -> tuple[int, ...]:
+    """Return ports of the loopback device that are free now; another program may still come first."""
+    with ExitStack() as stack:
+        probes: Sequence[socket.socket] = [
+            stack.enter_context(socket.socket(socket.AF_INET, kind)) for _ in range(count)
+        ]
+        for probe in probes:
+            probe.bind((LOOPBACK, 0))
+        return tuple(probe.getsockname()[1] for probe in probes)
+
+
+def _other(host: str) -> str:
+    return HOSTS[1 - HOSTS.index(host)]

@@ -1,0 +1,164 @@
+"""Hypothesis strategies for ftvm's values: records, outputs, batches, checkpoints, envelopes and every message.
+
+What they draw is valid by construction and small enough to shrink well, but reaches the edges that the formats have:
+empty texts, absent fields, the largest numbers, outputs of no bytes. Use them to test your own transport, arbiter or
+hypervisor adapter against values that you did not think of. They know nothing about what a guest would really send:
+the page deltas of a batch are arbitrary bytes, sealed with their right digest.
+"""
+
+from array import array
+from typing import Final
+
+from hypothesis import strategies as st
+
+from ftvm._native.digest import batch_digest
+from ftvm.checkpoint import Checkpoint, Geometry, Output, PageBatch, RegionShape, Watermarks
+from ftvm.encode.messages import (
+    Ack,
+    Copy,
+    Envelope,
+    EpochPart,
+    Join,
+    Leave,
+    Message,
+    Ping,
+    Pong,
+    Refuse,
+    SessionId,
+    Welcome,
+)
+from ftvm.interfaces import Record
+from ftvm.units import PageCount
+
+__all__ = [
+    "batches",
+    "checkpoints",
+    "envelopes",
+    "geometries",
+    "identities",
+    "messages",
+    "outputs",
+    "records",
+    "sessions",
+    "watermarks",
+]
+
+_NUMBER_MAX: Final = (1 << 63) - 1
+_DIGEST_MAX: Final = (1 << 128) - 1
+
+_numbers = st.integers(0, _NUMBER_MAX)
+_digests = st.integers(0, _DIGEST_MAX)
+_texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+
+
+def identities() -> st.SearchStrategy[str]:
+    """Draw a name as the wire allows: 1 to 64 characters."""
+    return st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=64)
+
+
+def records() -> st.SearchStrategy[Record]:
+    """Draw a record of any generation; nobody, one or two replicas in it."""
+    return st.builds(Record, _numbers, st.none() | identities(), st.none() | identities())
+
+
+def geometries() -> st.SearchStrategy[Geometry]:
+    """Draw the shape of a small guest of up to four regions."""
+    region = st.builds(RegionShape, name=_texts, page_count=st.integers(1, 1 << 20).map(PageCount))
+    return st.builds(Geometry, machine=_texts, regions=st.lists(region, min_size=1, max_size=4).map(tuple))
+
+
+def sessions() -> st.SearchStrategy[SessionId]:
+    """Draw the id of a session."""
+    return st.builds(SessionId, _numbers, identities(), _numbers)
+
+
+def watermarks(most: int = 8) -> st.SearchStrategy[Watermarks]:
+    """Draw two marks, each from 0 to `most`."""
+    return st.builds(Watermarks, st.integers(0, most), st.integers(0, most))
+
+
+@st.composite
+def batches(draw: st.DrawFn, page_count: int = 1 << 20) -> PageBatch:
+    """Draw a batch: indices rise, lengths fit the payload, the digest is right; the deltas are noise."""
+    indices = sorted(draw(st.sets(st.integers(0, page_count - 1), max_size=6)))
+    deltas = [draw(st.binary(max_size=40)) for _ in indices]
+    index_bytes = array("I", indices).tobytes()
+    length_bytes = array("H", map(len, deltas)).tobytes()
+    payload = b"".join(deltas)
+    return PageBatch(
+        count=len(indices),
+        indices=index_bytes,
+        lengths=length_bytes,
+        payload=payload,
+        digest=batch_digest(index_bytes, length_bytes, payload),
+    )
+
+
+@st.composite
+def outputs(draw: st.DrawFn, first: int | None = None, most: int = 5) -> tuple[Output, ...]:
+    """Draw outputs in the order of their numbers, without gaps, from `first` (or anywhere) on."""
+    start = draw(st.integers(1, 1 << 40)) if first is None else first
+    said = draw(st.lists(st.tuples(identities(), st.binary(max_size=60)), max_size=most))
+    return tuple(
+        Output(number=start + place, channel=channel, payload=payload) for place, (channel, payload) in enumerate(said)
+    )
+
+
+@st.composite
+def checkpoints(draw: st.DrawFn, epoch: int | None = None) -> Checkpoint:
+    """Draw a checkpoint without its batches, as the last part of an epoch carries it."""
+    emitted = draw(outputs())
+    first = emitted[0].number if emitted else draw(st.integers(1, 1 << 40))
+    return Checkpoint(
+        epoch=draw(_numbers) if epoch is None else epoch,
+        base=draw(_numbers),
+        engine=draw(identities()),
+        batches=(),
+        devices=draw(st.binary(max_size=60)),
+        outputs=emitted,
+        output_next=first + len(emitted),
+        log_index=draw(_numbers),
+        memory_digest=draw(_digests),
+        dirty_pages=draw(st.integers(0, 1 << 28)),
+    )
+
+
+def envelopes() -> st.SearchStrategy[Envelope]:
+    """Draw an envelope, in session or not."""
+    return st.builds(
+        Envelope,
+        guest_id=identities(),
+        sender=identities(),
+        session=st.none() | sessions(),
+        record=records(),
+        released=_numbers,
+    )
+
+
+@st.composite
+def _epoch_parts(draw: st.DrawFn) -> EpochPart:
+    end = draw(st.none() | checkpoints())
+    return EpochPart(
+        sequence=draw(_numbers),
+        epoch=draw(_numbers) if end is None else end.epoch,
+        part=draw(_numbers),
+        batch=draw(batches()) if end is None else None,
+        checkpoint=end,
+    )
+
+
+def messages() -> st.SearchStrategy[Message]:
+    """Draw a message of any kind."""
+    return st.one_of(
+        st.builds(
+            Join, geometry=geometries(), engines=st.lists(identities(), max_size=4).map(tuple), staging_bytes=_numbers
+        ),
+        st.builds(Welcome, joiner=identities(), engine=identities(), staging_bytes=_numbers),
+        st.builds(Refuse, joiner=identities(), reason=_texts, is_final=st.booleans()),
+        st.builds(Copy, sequence=_numbers, round=_numbers, batch=batches()),
+        _epoch_parts(),
+        st.builds(Ack, received=_numbers, epoch=_numbers, log_index=_numbers, memory_digest=_digests),
+        st.builds(Ping, number=_numbers),
+        st.builds(Pong, number=_numbers),
+        st.builds(Leave, reason=_texts),
+    )

@@ -1,0 +1,77 @@
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from ftvm.cli import demo as command
+from ftvm.cli.exits import Stopped
+from ftvm.errors import ConfigError
+from ftvm.lab.demo import DemoOptions, Outcome, Screen
+from ftvm.lab.ledger import Ledger
+
+
+def finished(options: DemoOptions, *, trouble: str | None = None) -> Outcome:
+    return Outcome(options=options, kills=0, takeovers=(), ledger=Ledger(("A", "B")), seconds=1, trouble=trouble)
+
+
+@pytest.fixture(autouse=True)
+def undisturbed_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "stop_on_signals", lambda: None)
+
+
+def test_unknown_engine_is_refused_with_the_list() -> None:
+    result = CliRunner().invoke(command.demo, ["--engine", "warp"])
+
+    assert isinstance(result.exception, ConfigError)
+    assert "'warp'; choose one of: remus" in str(result.exception)
+
+
+@pytest.mark.parametrize("arguments", [["--kills", "0"], ["--kills", "x"], ["--interval", "x"]])
+def test_malformed_options_are_refused_as_click_does(arguments: list[str]) -> None:
+    result = CliRunner().invoke(command.demo, arguments)
+
+    assert result.exit_code == 2
+    assert "Error:" in result.output
+
+
+@pytest.mark.parametrize("arguments", [["--interval", "0"], ["--seconds", "-1"]])
+def test_options_that_make_no_sense_are_refused(arguments: list[str]) -> None:
+    result = CliRunner().invoke(command.demo, arguments)
+
+    assert isinstance(result.exception, ConfigError)
+
+
+def test_options_reach_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    played: list[DemoOptions] = []
+
+    def run(options: DemoOptions, screen: Screen) -> Outcome:
+        del screen
+        played.append(options)
+        return finished(options)
+
+    monkeypatch.setattr(command, "run", run)
+
+    CliRunner().invoke(command.demo, ["--kills", "3", "--interval", "5", "--seconds", "9", "--seed", "8", "--json"])
+
+    (options,) = played
+    assert (options.kills, options.seconds, options.seed, options.hosts.interval_ms) == (3, 9.0, 8, 5.0)
+
+
+def test_json_is_one_object_even_when_the_demo_could_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "run", lambda options, _: finished(options, trouble="host A ended"))
+
+    result = CliRunner().invoke(command.demo, ["--json"])
+
+    assert result.exit_code == 1
+    assert json.loads(result.output)["trouble"] == "host A ended"
+    assert len(result.output.splitlines()) == 1
+
+
+def test_signal_that_ends_it_is_told_and_goes_on_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*_: object) -> Outcome:
+        raise Stopped("SIGTERM")
+
+    monkeypatch.setattr(command, "run", run)
+
+    with pytest.raises(Stopped):
+        CliRunner().invoke(command.demo, ["--json"])

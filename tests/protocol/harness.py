@@ -1,0 +1,380 @@
+"""A pair of replicas connected by hand: the test is the network, the guest, the arbiter and the clock.
+
+A Host performs the effects of one Replica the plainest way: captures are made up, memory is a digest that the batches
+add to, messages lie in `sent` until the test moves them. The store is the record alone. Nothing happens unless a test
+asks for it, so that a test can stop the world between any two steps.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from ftvm.checkpoint import Checkpoint, Geometry, Output, PageBatch, RegionShape
+from ftvm.config import Limits, Timing
+from ftvm.engines.remus import Remus
+from ftvm.errors import DigestMismatch
+from ftvm.events import Event
+from ftvm.interfaces import Answer, CompareAndSet, Record, Request
+from ftvm.protocol import effects as do
+from ftvm.protocol.active import Active, LinkState
+from ftvm.protocol.commit import Committed
+from ftvm.protocol.core import Role, Settings
+from ftvm.protocol.empty import Empty
+from ftvm.protocol.output import Gate
+from ftvm.protocol.replica import Replica
+from ftvm.protocol.standby import Standby
+from ftvm.units import Nanos, PageCount
+
+MS = 1_000_000
+ORIGIN = 7_000_000 * MS
+"""Where the tests' clock starts: anywhere but 0."""
+
+M = TypeVar("M")
+E = TypeVar("E", bound=Event)
+
+GEOMETRY = Geometry(machine="test/1", regions=(RegionShape(name="ram", page_count=PageCount(8)),))
+
+
+def make_batch(value: int) -> PageBatch:
+    """Return a batch that adds `value` to the digest of a FakeMemory."""
+    return PageBatch(count=1, indices=bytes(4), lengths=bytes(2), payload=value.to_bytes(8, "little"), digest=bytes(16))
+
+
+class FakeMemory:
+    """Keeps the contract of protocol.commit.Memory with a sum in place of pages."""
+
+    def __init__(self) -> None:
+        self.memory_digest = 0
+
+    def clear(self) -> None:
+        self.memory_digest = 0
+
+    def after(self, batches: Sequence[PageBatch]) -> int:
+        return self.memory_digest + sum(int.from_bytes(batch.payload, "little") for batch in batches)
+
+    def verify(self, batches: Sequence[PageBatch], expected_digest: int | None) -> None:
+        if expected_digest is not None and self.after(batches) != expected_digest:
+            raise DigestMismatch("not what was sent")
+
+    def commit(self, batches: Sequence[PageBatch]) -> None:
+        self.memory_digest = self.after(batches)
+
+
+class Store:
+    """The arbiter's record. `apply` is the only way to change it."""
+
+    def __init__(self, record: Record | None = None) -> None:
+        self.record = record or Record(0, None, None)
+
+    def apply(self, request: Request) -> Record:
+        if isinstance(request, CompareAndSet) and request.record.generation == self.record.generation + 1:
+            self.record = request.record
+        return self.record
+
+
+def make_settings(
+    *,
+    geometry: Geometry = GEOMETRY,
+    engines: tuple[str, ...] = ("remus",),
+    guest_id: str = "vm",
+    timing: Timing | None = None,
+    limits: Limits | None = None,
+    creates: bool = True,
+    dialled: tuple[str, ...] = (),
+) -> Settings:
+    return Settings(
+        guest_id=guest_id,
+        geometry=geometry,
+        engine=Remus(interval=0.02),
+        engines=engines,
+        dialled=dialled,
+        creates=creates,
+        timing=timing or Timing(),
+        limits=limits or Limits(),
+    )
+
+
+def ids(prefix: str) -> Callable[[], str]:
+    """Return a maker of ids: prefix1, prefix2, ..."""
+    count = 0
+
+    def fresh() -> str:
+        nonlocal count
+        count += 1
+        return f"{prefix}{count}"
+
+    return fresh
+
+
+def lone_replica(settings: Settings | None = None, *, starts: bool = False) -> Replica:
+    committed = Committed(FakeMemory(), Limits())
+    return Replica(settings or make_settings(), committed, fresh_id=ids("r"), starts=starts, now=Nanos(ORIGIN))
+
+
+def lone_active() -> Active:
+    return Active(lone_replica().core, Gate(0), 0, Nanos(ORIGIN))
+
+
+@dataclass(slots=True)
+class Host:
+    """One replica and the plainest hands for it. `peer` is what the other host calls this one."""
+
+    world: "Pair"
+    name: str
+    replica: Replica
+    memory: FakeMemory
+    sent: deque[do.Send] = field(default_factory=deque)
+    released: list[Output] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    performed: list[do.Effect] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    outstanding: Request | None = None
+    is_running: bool = False
+    load_error: str | None = None
+    capture_error: str | None = None
+    output_next: int = 1
+    value: int = 0
+    """What the guest's memory adds up to."""
+    shipped: int = 0
+    """What of it the session has shipped."""
+
+    # --- the guest -------------------------------------------------------------------------------------------------
+
+    def emit(self, *payloads: bytes) -> None:
+        """Have the guest say something."""
+        outputs = []
+        for payload in payloads:
+            outputs.append(Output(number=self.output_next, channel="net0", payload=payload))
+            self.output_next += 1
+            self.value += 1
+        self.replica.on_outputs(outputs, 0, self.world.now)
+        self.perform()
+
+    # --- steps -----------------------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Do what is due, and submit what the desk wants; the answer waits for `answer`."""
+        self.replica.begin_step(self.world.now)
+        self.replica.tick(self.world.now)
+        self.perform()
+        if self.outstanding is None:
+            self.outstanding = self.replica.next_request(self.world.now)
+
+    def answer(self, *, is_lost: bool = False, is_applied: bool = True) -> None:
+        """Let the arbiter answer what is outstanding; a lost answer takes effect unless told otherwise."""
+        request, self.outstanding = self.outstanding, None
+        assert request is not None
+        record = self.world.store.apply(request) if is_applied else None
+        answer = Answer(request, None, "the answer was lost") if is_lost or record is None else None
+        self.replica.on_answer(answer or Answer(request, record, None), self.world.now)
+        self.perform()
+
+    def take(self, sender: "Host", sent: do.Send) -> None:
+        self.replica.on_message(sender.name, None, sent.envelope, sent.message, self.world.now)
+        self.perform()
+
+    # --- effects ---------------------------------------------------------------------------------------------------
+
+    def perform(self) -> None:
+        while wanted := self.replica.take_effects():
+            for effect in wanted:
+                self.performed.append(effect)
+                self._perform_one(effect)
+
+    def _perform_one(self, effect: do.Effect) -> None:
+        now = self.world.now
+        match effect:
+            case do.Send():
+                self.sent.append(effect)
+            case do.Tell():
+                self.events.append(effect.event)
+            case do.Release():
+                self.released.append(effect.output)
+            case do.Fail():
+                self.failures.append(str(effect.error))
+            case do.Run():
+                self.output_next, self.is_running = effect.output_next, True
+                self.value = self.memory.memory_digest
+            case do.Stop() | do.Unload():
+                self.is_running = False
+            case do.Load() if self.load_error is not None:
+                self.replica.on_load_failed(self.load_error, now)
+            case do.Load():
+                self.replica.on_loaded(now)
+            case do.StartCopy():
+                self.shipped = 0
+                self.replica.on_round(8, now)
+            case do.CollectRound():
+                self.replica.on_round(1, now)
+            case do.CopyMore():
+                self.replica.on_copied((self._capture(),), 0, now)
+            case do.Cut() if self.capture_error is not None:
+                self.replica.on_capture_failed(self.capture_error, now)
+            case do.Cut():
+                self._cut(effect)
+            case _:
+                pass
+
+    def _capture(self) -> PageBatch:
+        batch = make_batch(self.value - self.shipped)
+        self.shipped = self.value
+        return batch
+
+    def _cut(self, order: do.Cut) -> None:
+        steps = self.replica.steps
+        outputs = steps.pending_outputs() if isinstance(steps, Active) else ()
+        checkpoint = Checkpoint(
+            epoch=order.epoch,
+            base=order.base,
+            engine=order.engine,
+            batches=(self._capture(),),
+            devices=b"devices %d" % self.value,
+            outputs=outputs,
+            output_next=self.output_next,
+            log_index=0,
+            memory_digest=self.value,
+            dirty_pages=1,
+        )
+        self.replica.on_cut(checkpoint, 100, self.world.now)
+
+    # --- what to look at -------------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        return self.replica.core.id
+
+    @property
+    def role(self) -> Role:
+        return self.replica.role
+
+    @property
+    def active(self) -> Active:
+        assert isinstance(self.replica.steps, Active)
+        return self.replica.steps
+
+    @property
+    def standby(self) -> Standby:
+        assert isinstance(self.replica.steps, Standby)
+        return self.replica.steps
+
+    @property
+    def empty(self) -> Empty:
+        assert isinstance(self.replica.steps, Empty)
+        return self.replica.steps
+
+    @property
+    def said(self) -> list[bytes]:
+        """What left this host."""
+        return [output.payload for output in self.released]
+
+    def told(self, kind: type[E]) -> list[E]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def waiting(self, kind: type[M]) -> list[M]:
+        """Return the messages of a kind that wait to be carried."""
+        return [sent.message for sent in self.sent if isinstance(sent.message, kind)]
+
+
+class Pair:
+    """Hosts a (starts) and b (joins), an arbiter between them."""
+
+    def __init__(
+        self, settings: Settings | None = None, *, other: Settings | None = None, record: Record | None = None
+    ) -> None:
+        self.now = Nanos(ORIGIN)
+        self.store = Store(record)
+        base = settings or make_settings()
+        self.a = self.boot("a", base, "b", starts=True)
+        self.b = self.boot("b", other or base, "a", starts=False)
+
+    def boot(self, name: str, settings: Settings, peer: str, *, starts: bool, prefix: str | None = None) -> Host:
+        """Return a fresh host; it replaces whoever had the name."""
+        memory = FakeMemory()
+        settings = Settings(
+            guest_id=settings.guest_id,
+            geometry=settings.geometry,
+            engine=settings.engine,
+            engines=settings.engines,
+            dialled=(peer,),
+            creates=settings.creates,
+            timing=settings.timing,
+            limits=settings.limits,
+        )
+        replica = Replica(
+            settings,
+            Committed(memory, settings.limits),
+            fresh_id=ids(prefix or name),
+            starts=starts,
+            now=self.now,
+        )
+        return Host(self, name, replica, memory)
+
+    # --- moving things ---------------------------------------------------------------------------------------------
+
+    def carry(self, sender: Host, receiver: Host) -> int:
+        """Deliver what `sender` has sent so far."""
+        count = len(sender.sent)
+        for _ in range(count):
+            receiver.take(sender, sender.sent.popleft())
+        return count
+
+    def elapse(self, milliseconds: float) -> None:
+        self.now = Nanos(self.now + int(milliseconds * MS))
+
+    def moves(self) -> Iterator[None]:
+        """Let both hosts step, answer every request and deliver every message, one thing after the other, until rest.
+
+        Time does not pass meanwhile.
+        """
+        for _ in range(100):
+            has_moved = False
+            for host, other in ((self.a, self.b), (self.b, self.a)):
+                host.tick()
+                yield
+                if host.outstanding is not None:
+                    has_moved = True
+                    host.answer()
+                    yield
+                while host.sent:
+                    has_moved = True
+                    other.take(host, host.sent.popleft())
+                    yield
+            if not has_moved:
+                return
+        raise AssertionError("the pair does not come to rest")
+
+    def exchange(self) -> None:
+        """Let everything happen that can happen now."""
+        for _ in self.moves():
+            pass
+
+    def run(self, milliseconds: float, *, step: float = 5) -> None:
+        """Let both hosts live for a while."""
+        for _ in range(int(milliseconds / step)):
+            self.elapse(step)
+            self.exchange()
+
+    def started(self) -> "Pair":
+        """Bring a to be active."""
+        self.a.tick()
+        for _ in range(2):
+            self.a.answer()
+            self.a.tick()
+        assert self.a.role is Role.ACTIVE
+        return self
+
+    def protected(self) -> "Pair":
+        """Bring a to be active and b to be its standby."""
+        self.started()
+        self.until(lambda: self.a.active.link is LinkState.PROTECTED)
+        assert self.b.role is Role.STANDBY
+        return self
+
+    def until(self, is_true: Callable[[], object]) -> None:
+        """Let both hosts live until something is so, and stop the world right then."""
+        for _ in range(1000):
+            if is_true() or any(is_true() for _ in self.moves()):
+                return
+            self.elapse(5)
+        raise AssertionError("it does not come about")

@@ -1,0 +1,184 @@
+"""Two drivers with simulated guests over the in-process transport: production code but for guest, clock and arbiter.
+
+Nothing waits: time is what the test says, and the arbiter answers at once.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import TypeVar
+
+from ftvm.arbiters.memory import MemoryRecordStore
+from ftvm.checkpoint import Output
+from ftvm.config import Limits, Timing
+from ftvm.engines.remus import Remus
+from ftvm.errors import ArbiterError
+from ftvm.events import Event
+from ftvm.interfaces import Answer, CompareAndSet, RecordStore, Request
+from ftvm.protocol.active import Active
+from ftvm.protocol.core import Role, Settings
+from ftvm.protocol.standby import Standby
+from ftvm.runtime.driver import Driver
+from ftvm.runtime.endpoint import Endpoint
+from ftvm.runtime.world import CallbackWorld
+from ftvm.sim.guest import SimGuest
+from ftvm.transport.memory import MemoryNetwork, MemoryTransport
+from ftvm.units import Nanos
+
+MS = 1_000_000
+E = TypeVar("E", bound=Event)
+
+
+class ManualClock:
+    """Shows what it was set to."""
+
+    def __init__(self, now: int = 5_000_000 * MS) -> None:
+        self.time = Nanos(now)
+
+    def now(self) -> Nanos:
+        return self.time
+
+    def elapse(self, milliseconds: float) -> None:
+        self.time = Nanos(self.time + int(milliseconds * MS))
+
+
+class PromptArbiter:
+    """An Arbiter that answers as soon as it is polled. `requests` keeps what was asked."""
+
+    def __init__(self, store: RecordStore, guest_id: str) -> None:
+        self.requests: list[Request] = []
+        self._store = store
+        self._guest_id = guest_id
+        self._answer: Answer | None = None
+
+    def submit(self, request: Request) -> None:
+        self.requests.append(request)
+        try:
+            if isinstance(request, CompareAndSet):
+                record = self._store.compare_and_set(self._guest_id, request.record)
+            else:
+                record = self._store.read(self._guest_id)
+            self._answer = Answer(request, record, None)
+        except ArbiterError as wrong:
+            self._answer = Answer(request, None, str(wrong))
+
+    def poll(self) -> Answer | None:
+        answer, self._answer = self._answer, None
+        return answer
+
+
+class Machine:
+    """One host."""
+
+    def __init__(self, pair: "Pair", name: str, peer: str, *, starts: bool, guest: SimGuest, limits: Limits) -> None:
+        self.released: list[Output] = []
+        self.events: list[Event] = []
+        self.guest = guest
+        self.clock = pair.clock
+        self.world = CallbackWorld(self.released.append)
+        self.transport: MemoryTransport = pair.network.transport(name, [peer])
+        self.endpoint = Endpoint(self.transport, limits, self.events.append)
+        self.arbiter = PromptArbiter(pair.store, "vm")
+        self._count = 0
+
+        def fresh_id() -> str:
+            self._count += 1
+            return f"{name}{self._count}"
+
+        settings = Settings(
+            guest_id="vm",
+            geometry=guest.geometry,
+            engine=Remus(interval=0.02),
+            engines=("remus",),
+            dialled=(peer,),
+            creates=True,
+            timing=Timing(),
+            limits=limits,
+        )
+        self.driver = Driver(
+            guest=guest,
+            world=self.world,
+            arbiter=self.arbiter,
+            settings=settings,
+            clock=pair.clock,
+            fresh_id=fresh_id,
+            starts=starts,
+            send=self.endpoint.sender_for("vm"),
+            wake=self.transport.wake,
+            on_event=self.events.append,
+        )
+        self.endpoint.add(self.driver)
+
+    @property
+    def role(self) -> Role:
+        return self.driver.replica.role
+
+    @property
+    def steps(self) -> object:
+        return self.driver.replica.steps
+
+    @property
+    def active(self) -> Active:
+        assert isinstance(self.steps, Active)
+        return self.steps
+
+    @property
+    def standby(self) -> Standby:
+        assert isinstance(self.steps, Standby)
+        return self.steps
+
+    @property
+    def buffers_in_use(self) -> int:
+        return self.driver._hands._buffers.in_use
+
+    def step(self) -> None:
+        self.endpoint.step(self.clock.now())
+
+    def told(self, kind: type[E]) -> list[E]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def counts(self) -> Counter[str]:
+        return Counter(type(event).__name__ for event in self.events)
+
+
+class Pair:
+    """Machines a (starts) and b (joins)."""
+
+    def __init__(self, *, guest: Callable[[bool], SimGuest] | None = None, limits: Limits | None = None) -> None:
+        make = guest or (lambda boots: SimGuest(page_count=24, pages_per_step=2, output_every=4, boots=boots))
+        limits = limits or Limits(batch_bytes=1 << 16, copy_rest_pages=4)
+        self.clock = ManualClock()
+        self.network = MemoryNetwork()
+        self.store = MemoryRecordStore()
+        self.a = Machine(self, "a", "b", starts=True, guest=make(True), limits=limits)
+        self.b = Machine(self, "b", "a", starts=False, guest=make(False), limits=limits)
+        self.alive = [self.a, self.b]
+
+    def run(self, milliseconds: int) -> None:
+        """Let everybody who is alive live for a while; guests take a step each millisecond."""
+        for _ in range(milliseconds):
+            self.clock.elapse(1)
+            for machine in self.alive:
+                machine.guest.advance()
+                for _ in range(3):
+                    machine.step()
+
+    def until(self, is_true: Callable[[], object], milliseconds: int = 20_000) -> None:
+        for _ in range(milliseconds):
+            if is_true():
+                return
+            self.run(1)
+        raise AssertionError("it does not come about")
+
+    def protected(self) -> "Pair":
+        self.until(lambda: self.a.role is Role.ACTIVE and self.store.read("vm").standby is not None)
+        self.run(100)
+        return self
+
+    def kill(self, machine: Machine) -> None:
+        """End a machine without a word."""
+        self.alive.remove(machine)
+        machine.transport.close()
+
+    def close(self) -> None:
+        for machine in (self.a, self.b):
+            machine.transport.close()

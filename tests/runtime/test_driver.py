@@ -1,0 +1,237 @@
+"""The driver with the simulator's guest over the in-process transport: captures, failures, limits, takeovers."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from ftvm.config import Limits
+from ftvm.errors import GuestError, TrackingLost
+from ftvm.events import HostFailed, PeerMisbehaved, SessionEnded, TookOver
+from ftvm.interfaces import CompareAndSet, Lane, Record
+from ftvm.protocol.active import LinkState
+from ftvm.protocol.core import Role
+from ftvm.sim.guest import SimGuest
+
+from .pair import Pair
+
+
+class FailingGuest(SimGuest):
+    """A SimGuest that fails where and when a test says."""
+
+    error: GuestError | None = None
+    reason: str | None = None
+    extra: bytes = b""
+
+    def __init__(self, boots: bool) -> None:
+        super().__init__(page_count=24, pages_per_step=2, output_every=4, boots=boots)
+
+    def save_devices(self) -> bytes:
+        devices = super().save_devices() + self.extra
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+        return devices
+
+    def load_devices(self, devices: bytes) -> None:
+        super().load_devices(devices[: len(devices) - len(self.extra)])
+
+    def failure(self) -> str | None:
+        return self.reason
+
+
+@pytest.fixture
+def make_pair() -> Iterator[Callable[..., Pair]]:
+    pairs: list[Pair] = []
+
+    def make(**options: object) -> Pair:
+        pairs.append(Pair(guest=FailingGuest, **options))  # type: ignore[arg-type]
+        return pairs[-1]
+
+    yield make
+    for pair in pairs:
+        pair.close()
+
+
+def guest_of(pair: Pair) -> FailingGuest:
+    assert isinstance(pair.a.guest, FailingGuest)
+    return pair.a.guest
+
+
+def test_a_standby_follows_and_outputs_flow(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair().protected()
+    before = len(pair.a.released)
+
+    pair.run(200)
+
+    numbers = [output.number for output in pair.a.released]
+    assert len(numbers) > before
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert pair.b.standby.committed.epoch is not None
+
+
+def test_a_takeover_goes_on_from_exactly_what_was_cut(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair()
+    prints: dict[int, bytes] = {}
+    pair.a.guest.on_saved = lambda fingerprint: prints.update({pair.a.active.epoch + 1: fingerprint})
+    pair.protected()
+    pair.kill(pair.a)
+    pair.until(lambda: pair.b.role is Role.ACTIVE and pair.b.guest.is_running)
+
+    took_over = pair.b.told(TookOver)[0]
+
+    assert prints[took_over.epoch] == pair.b.guest.fingerprint()
+
+
+def test_a_takeover_repeats_or_continues_the_outputs_and_contradicts_none(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair().protected()
+    pair.kill(pair.a)
+    pair.until(lambda: pair.b.role is Role.ACTIVE)
+    pair.run(200)
+
+    before = {output.number: output.payload for output in pair.a.released}
+    after = {output.number: output.payload for output in pair.b.released}
+    assert min(after) <= max(before) + 1
+    assert all(before[number] == after[number] for number in before.keys() & after.keys())
+    assert max(after) > max(before)
+
+
+def test_failed_capture_keeps_dirty_pages_ends_the_session_and_recovers(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair().protected()
+    guest = guest_of(pair)
+    restored: list[int] = []
+    restore = guest.restore_dirty
+    guest.restore_dirty = lambda bitmap: (restored.append(bitmap.count()), restore(bitmap))[1]  # type: ignore[method-assign]
+    guest.error = TrackingLost("no dirty map")
+
+    pair.until(lambda: pair.a.told(HostFailed))
+    was_running = guest.is_running
+    pair.until(lambda: pair.a.active.link is LinkState.PROTECTED)
+
+    assert restored[0] > 0
+    assert was_running
+    assert pair.a.told(HostFailed)[0].error == "capture failed: TrackingLost: no dirty map"
+    assert "capture failed" in pair.a.told(SessionEnded)[0].reason
+
+
+def test_buffers_of_failed_captures_come_back(make_pair: Callable[..., Pair]) -> None:
+    """Regression: a capture whose device state could not be saved kept the buffers of its pages for ever."""
+    pair = make_pair().protected()
+    for failures in range(1, 6):
+        guest_of(pair).error = GuestError("not now")
+        pair.until(lambda failures=failures: len(pair.a.told(HostFailed)) == failures)
+        pair.until(lambda: pair.a.active.link is LinkState.PROTECTED)
+    pair.kill(pair.b)
+    pair.until(lambda: pair.a.active.link is LinkState.NONE)
+    pair.run(5)
+
+    assert pair.a.buffers_in_use == 0
+
+
+def test_an_epoch_beyond_the_staging_bound_is_a_failed_capture_not_a_dead_host(
+    make_pair: Callable[..., Pair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = make_pair().protected()
+    hands = pair.a.driver._hands
+    monkeypatch.setattr(hands, "_limits", Limits(batch_bytes=1 << 16, staging_bytes=10))
+
+    pair.until(lambda: pair.a.told(HostFailed))
+    monkeypatch.setattr(hands, "_limits", Limits(batch_bytes=1 << 16))
+    pair.until(lambda: pair.a.active.link is LinkState.PROTECTED)
+
+    assert "LimitExceeded: encoded bytes of one checkpoint" in pair.a.told(HostFailed)[0].error
+    assert pair.a.driver.failure is None
+
+
+def test_device_state_beyond_the_limit_is_a_failed_capture(make_pair: Callable[..., Pair]) -> None:
+    """Regression: it was sent, the standby could not read it, and the active repeated it for ever."""
+    pair = make_pair(limits=Limits(batch_bytes=1 << 16, copy_rest_pages=4, devices_bytes=64)).protected()
+    guest_of(pair).extra = bytes(100)
+
+    pair.until(lambda: pair.a.told(HostFailed))
+
+    assert "LimitExceeded: bytes of device state" in pair.a.told(HostFailed)[0].error
+    assert pair.b.told(PeerMisbehaved) == []
+
+
+def test_an_output_beyond_the_limit_is_a_failed_capture(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair(limits=Limits(batch_bytes=1 << 16, copy_rest_pages=4, output_bytes=64)).protected()
+
+    pair.a.driver._sink.emit("net0", bytes(65))
+    pair.until(lambda: pair.a.told(HostFailed))
+
+    assert "LimitExceeded: bytes of one output" in pair.a.told(HostFailed)[0].error
+    assert pair.b.told(PeerMisbehaved) == []
+
+
+def test_a_guest_that_ended_leaves_and_the_standby_takes_over(make_pair: Callable[..., Pair]) -> None:
+    """Regression: the host that failed proposed a DROP on its way out, which expelled the standby."""
+    pair = make_pair().protected()
+    asked = len(pair.a.arbiter.requests)
+
+    guest_of(pair).reason = "its process died"
+    pair.run(1)
+    pair.until(lambda: pair.b.role is Role.ACTIVE)
+
+    assert str(pair.a.driver.failure) == "the guest ended: its process died"
+    assert not any(isinstance(request, CompareAndSet) for request in pair.a.arbiter.requests[asked:])
+    assert pair.store.read("vm") == Record(3, "b1", None)
+    assert pair.b.told(TookOver)[0].detection_ns < pair.a.driver.settings.timing.backup_limit_ns
+
+
+def test_a_host_that_is_stopped_says_goodbye_and_proposes_nothing(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair().protected()
+
+    pair.a.driver.stop("maintenance")
+    pair.run(1)
+    pair.until(lambda: pair.b.role is Role.ACTIVE)
+
+    assert not pair.a.guest.is_running
+    assert pair.store.read("vm").active == "b1"
+
+
+def test_nothing_is_done_after_a_failure(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair().protected()
+    pair.a.driver.halt("a test")
+    released, told = len(pair.a.released), len(pair.a.events)
+
+    pair.run(100)
+
+    assert pair.a.driver.step(pair.clock.now()) is None
+    assert (len(pair.a.released), len(pair.a.events)) == (released, told)
+    assert not pair.a.guest.is_running
+
+
+def test_a_guest_whose_output_piles_up_is_paused_until_some_has_left(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair(limits=Limits(batch_bytes=1 << 16, copy_rest_pages=4, outputs_held=40)).protected()
+    pair.alive.remove(pair.b)
+
+    pair.until(lambda: not pair.a.guest.is_running, 400)
+    held = len(pair.a.active.gate.held)
+    pair.alive.append(pair.b)
+    pair.until(lambda: pair.a.guest.is_running)
+
+    assert 20 <= held <= 24
+
+
+def test_noise_from_a_peer_is_reported_a_few_times_and_hurts_nobody(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair().protected()
+
+    for _ in range(100):
+        pair.b.transport.send("a", Lane.CONTROL, [b"noise"])
+        pair.run(1)
+
+    assert len(pair.a.told(PeerMisbehaved)) == 16
+    assert sum(pair.a.endpoint.misdeeds.values()) == 100
+    assert pair.a.active.link is LinkState.PROTECTED
+
+
+def test_status_tells_where_things_stand_on_both_sides(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair().protected()
+
+    here, there = (machine.driver.status(pair.clock.now()) for machine in (pair.a, pair.b))
+
+    assert (here.role, here.link, here.generation, here.standby) == ("active", "protected", 2, "b1")
+    assert (there.role, there.link, there.replica_id) == ("standby", "", "b1")
+    assert here.digests_compared > 0
+    assert 0 <= here.epoch - there.epoch <= 2
+    assert here.as_dict()["pause_us"].keys() == {"p50", "p99"}

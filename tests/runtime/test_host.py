@@ -1,0 +1,228 @@
+"""The loop and its threads: calls are answered, errors stop the guest, nothing is left behind."""
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from ftvm.arbiters.memory import MemoryRecordStore
+from ftvm.config import Limits
+from ftvm.errors import ArbiterError, ClosedError, ConfigError, FtvmError, InternalError, LocalProtocolError
+from ftvm.interfaces import Answer, CompareAndSet, Read, Record
+from ftvm.runtime.clock import MonotonicClock
+from ftvm.runtime.endpoint import Endpoint
+from ftvm.runtime.host import ArbiterWorker, Host, Signal
+from ftvm.transport.memory import MemoryNetwork
+from ftvm.units import Nanos
+
+WAIT_SECONDS = 20.0
+
+
+class BreakableEndpoint(Endpoint):
+    """An endpoint whose next step raises what a test says."""
+
+    error: BaseException | None = None
+    halted: FtvmError | None = None
+
+    def step(self, now: Nanos) -> Nanos | None:
+        if self.error is not None:
+            raise self.error
+        return super().step(now)
+
+    def halt(self, error: FtvmError) -> None:
+        self.halted = error
+        super().halt(error)
+
+
+@pytest.fixture
+def make_host() -> Iterator[Callable[[], tuple[Host, BreakableEndpoint]]]:
+    hosts: list[Host] = []
+    transports = []
+
+    def make() -> tuple[Host, BreakableEndpoint]:
+        transport = MemoryNetwork().transport("here")
+        endpoint = BreakableEndpoint(transport, Limits(), lambda event: None)  # noqa: ARG005
+        host = Host(endpoint, transport, MonotonicClock())
+        hosts.append(host)
+        transports.append(transport)
+        host.start()
+        return host, endpoint
+
+    yield make
+    for host, transport in zip(hosts, transports, strict=True):
+        host.stop()
+        transport.close()
+
+
+def wait_ended(host: Host) -> None:
+    assert host._ended.wait(WAIT_SECONDS)
+
+
+def test_a_call_runs_in_the_loops_thread_and_returns_its_result(make_host: Callable[[], tuple[Host, object]]) -> None:
+    host, _ = make_host()
+
+    assert host.call(lambda: threading.current_thread().name) == "ftvm-host"
+
+
+def test_a_call_raises_what_it_raised_and_the_loop_goes_on(make_host: Callable[[], tuple[Host, object]]) -> None:
+    host, _ = make_host()
+
+    def wrong() -> None:
+        raise ConfigError("no")
+
+    with pytest.raises(ConfigError, match="no"):
+        host.call(wrong)
+
+    assert host.call(lambda: 7) == 7
+
+
+def test_a_call_to_a_host_that_has_stopped_is_refused(make_host: Callable[[], tuple[Host, object]]) -> None:
+    host, _ = make_host()
+    host.stop()
+
+    with pytest.raises(ClosedError):
+        host.call(lambda: 7)
+
+
+def test_an_unexpected_error_halts_the_guest_and_is_kept_as_our_bug(
+    make_host: Callable[[], tuple[Host, BreakableEndpoint]],
+) -> None:
+    host, endpoint = make_host()
+    wrong = ZeroDivisionError("oh")
+
+    endpoint.error = wrong
+    wait_ended(host)
+
+    assert isinstance(host.error, InternalError)
+    assert host.error.__cause__ is wrong
+    assert endpoint.halted is not None
+
+
+def test_a_named_error_halts_the_guest_and_is_kept_as_it_is(
+    make_host: Callable[[], tuple[Host, BreakableEndpoint]],
+) -> None:
+    host, endpoint = make_host()
+    wrong = ArbiterError("gone")
+
+    endpoint.error = wrong
+    wait_ended(host)
+
+    assert host.error is wrong
+    assert endpoint.halted is wrong
+
+
+def test_stopping_twice_is_stopping_once(make_host: Callable[[], tuple[Host, object]]) -> None:
+    host, _ = make_host()
+
+    host.stop()
+    host.stop()
+
+    assert host.has_ended
+    assert host.error is None
+
+
+def test_a_signal_wakes_who_waits() -> None:
+    signal, seen = Signal(), threading.Event()
+    waiter = threading.Thread(target=lambda: signal.wait_for(seen.is_set, WAIT_SECONDS))
+    waiter.start()
+
+    seen.set()
+    signal.notify()
+    waiter.join(WAIT_SECONDS)
+
+    assert not waiter.is_alive()
+
+
+# --- the arbiter's worker ------------------------------------------------------------------------------------------
+
+
+class ShakyStore(MemoryRecordStore):
+    """A record store that fails when told to."""
+
+    is_down = False
+
+    def read(self, guest_id: str) -> Record:
+        if self.is_down:
+            raise ArbiterError("cannot be reached")
+        return super().read(guest_id)
+
+
+@pytest.fixture
+def worker() -> Iterator[tuple[ArbiterWorker, ShakyStore, threading.Event]]:
+    store, woken = ShakyStore(), threading.Event()
+    worker = ArbiterWorker(store, "vm", woken.set)
+    yield worker, store, woken
+    worker.close()
+
+
+def answer_of(worker: ArbiterWorker, woken: threading.Event) -> Answer | None:
+    assert woken.wait(WAIT_SECONDS)
+    woken.clear()
+    return worker.poll()
+
+
+def test_the_worker_asks_the_store_and_wakes_the_loop(
+    worker: tuple[ArbiterWorker, ShakyStore, threading.Event],
+) -> None:
+    asked, _, woken = worker
+    record = Record(1, "x", None)
+
+    asked.submit(CompareAndSet(record))
+    first = answer_of(asked, woken)
+    asked.submit(Read())
+    second = answer_of(asked, woken)
+
+    assert first == Answer(CompareAndSet(record), record, None)
+    assert second == Answer(Read(), record, None)
+    assert asked.poll() is None
+
+
+def test_an_arbiter_that_fails_is_an_answer_not_an_end(
+    worker: tuple[ArbiterWorker, ShakyStore, threading.Event],
+) -> None:
+    asked, store, woken = worker
+    store.is_down = True
+
+    asked.submit(Read())
+    failed = answer_of(asked, woken)
+    store.is_down = False
+    asked.submit(Read())
+
+    assert failed == Answer(Read(), None, "cannot be reached")
+    assert answer_of(asked, woken) == Answer(Read(), Record(0, None, None), None)
+
+
+def test_an_error_that_nobody_expected_of_the_store_is_an_answer_too(
+    worker: tuple[ArbiterWorker, ShakyStore, threading.Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: it ended the worker's thread, and the host waited for an answer for ever."""
+    asked, store, woken = worker
+
+    def wrong(guest_id: str) -> Record:
+        raise ZeroDivisionError(guest_id)
+
+    monkeypatch.setattr(store, "read", wrong)
+    asked.submit(Read())
+
+    answer = answer_of(asked, woken)
+
+    assert answer is not None
+    assert answer.error is not None
+    assert "ZeroDivisionError" in answer.error
+
+
+def test_one_request_is_outstanding_at_a_time(worker: tuple[ArbiterWorker, ShakyStore, threading.Event]) -> None:
+    asked, _, _ = worker
+    asked.submit(Read())
+
+    with pytest.raises(LocalProtocolError):
+        asked.submit(Read())
+
+
+def test_a_closed_worker_has_no_thread() -> None:
+    before = set(threading.enumerate())
+    worker = ArbiterWorker(MemoryRecordStore(), "vm", lambda: None)
+
+    worker.close()
+
+    assert set(threading.enumerate()) <= before

@@ -1,0 +1,103 @@
+"""Where outputs enter: numbered in order, and nothing gets in while the guest is not active here."""
+
+from collections.abc import Callable
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ftvm.checkpoint import GuestPosition, LogKind
+from ftvm.runtime.sink import NumberingSink
+
+
+def make_sink() -> tuple[NumberingSink, list[None], Callable[[], list[int]]]:
+    woken: list[None] = []
+    sink = NumberingSink(lambda: woken.append(None))
+    return sink, woken, lambda: [output.number for output, _ in sink.drain().outputs]
+
+
+@given(st.lists(st.one_of(st.just("drain"), st.binary(max_size=4))), st.integers(1, 1 << 40))
+def test_numbers_rise_by_one_over_all_channels(steps: list[str | bytes], first: int) -> None:
+    sink, _, drained = make_sink()
+    sink.open(first, 1, is_logging=False)
+    seen: list[int] = []
+    for place, step in enumerate(steps):
+        if isinstance(step, str):
+            seen += drained()
+        else:
+            sink.emit(f"channel{place % 3}", step)
+    seen += drained()
+
+    assert seen == list(range(first, first + len(seen)))
+    assert sink.output_next == first + len(seen)
+
+
+def test_a_sink_is_born_closed() -> None:
+    sink, woken, drained = make_sink()
+
+    sink.emit("net0", b"x")
+
+    assert drained() == []
+    assert not woken
+
+
+def test_closing_throws_away_what_is_here_and_what_comes() -> None:
+    sink, _, drained = make_sink()
+    sink.open(5, 1, is_logging=False)
+    sink.emit("net0", b"x")
+
+    sink.close()
+    sink.emit("net0", b"y")
+
+    assert drained() == []
+
+
+def test_opening_again_forgets_what_an_earlier_run_said() -> None:
+    sink, _, drained = make_sink()
+    sink.open(1, 1, is_logging=False)
+    sink.emit("net0", b"x")
+
+    sink.open(9, 1, is_logging=False)
+    sink.emit("net0", b"y")
+
+    assert drained() == [9]
+
+
+def test_the_driver_is_woken_once_for_each_batch() -> None:
+    sink, woken, drained = make_sink()
+    sink.open(1, 1, is_logging=False)
+    for _ in range(3):
+        sink.emit("net0", b"x")
+    drained()
+    sink.emit("net0", b"x")
+
+    assert len(woken) == 2
+
+
+def test_each_output_is_logged_where_it_was_made_and_comes_with_the_index_of_its_record() -> None:
+    sink, _, _ = make_sink()
+    sink.open(7, 20, is_logging=True)
+
+    sink.took_input(GuestPosition(100, 0), "net0", b"frame")
+    sink.emit("net0", b"answer", GuestPosition(150, 0))
+    sink.moved_clock(GuestPosition(150, 0), 900)
+    drained = sink.drain()
+
+    assert [(record.index, record.kind, record.amount) for record in drained.log] == [
+        (20, LogKind.INPUT, 0),
+        (21, LogKind.OUTPUT, 7),
+        (22, LogKind.CLOCK, 900),
+    ]
+    assert [(output.number, log_index) for output, log_index in drained.outputs] == [(7, 21)]
+    assert (sink.output_next, sink.log_index) == (8, 22)
+
+
+def test_nothing_is_logged_unless_asked_for() -> None:
+    sink, _, _ = make_sink()
+    sink.open(1, 1, is_logging=False)
+
+    sink.took_input(GuestPosition(1, 0), "net0", b"frame")
+    sink.moved_clock(GuestPosition(1, 0), 5)
+    sink.emit("net0", b"answer", GuestPosition(2, 0))
+
+    assert sink.drain().log == []
+    assert sink.log_index == 0

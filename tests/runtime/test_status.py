@@ -1,0 +1,43 @@
+"""What a host tells about itself."""
+
+import json
+
+import pytest
+
+from ftvm.events import Committed, Solo, TookOver
+from ftvm.runtime.status import Counters, Percentiles, percentiles
+from ftvm.units import Nanos
+
+
+@pytest.mark.parametrize(
+    ("samples", "p50", "p99"), [([], 0, 0), ([7], 7, 7), ([3, 1, 2], 2, 3), (list(range(100)), 50, 99)]
+)
+def test_percentiles_are_samples(samples: list[float], p50: float, p99: float) -> None:
+    assert percentiles(samples) == Percentiles(p50, p99)
+
+
+def test_counters_add_up_what_happened() -> None:
+    counters = Counters()
+    at = Nanos(0)
+    commit = Committed(at=at, guest_id="vm", epoch=1, dirty_pages=3, sent_bytes=100, pause_ns=5000)
+
+    counters.count(commit)
+    counters.count(commit)
+    counters.count(Solo(at=at, guest_id="vm", generation=1, reason="x"))
+    counters.count(
+        TookOver(
+            at=at,
+            guest_id="vm",
+            generation=1,
+            epoch=1,
+            detection_ns=1,
+            arbiter_ns=1,
+            load_ns=1,
+            outputs_emitted_again=0,
+        )
+    )
+
+    assert (counters.checkpoints, counters.takeovers, counters.bytes_sent) == (2, 1, 200)
+    assert counters.bytes_raw == 2 * 3 * 4096
+    assert list(counters.pauses_us) == [5.0, 5.0]
+    assert json.dumps(list(counters.pauses_us))

@@ -1,0 +1,63 @@
+import pytest
+
+from ftvm.errors import ConfigError, LocalProtocolError, TransportError
+from ftvm.interfaces import Lane
+from ftvm.transport.memory import MemoryNetwork
+
+
+def test_name_is_held_by_one_transport_at_a_time() -> None:
+    network = MemoryNetwork()
+    first = network.transport("a")
+
+    with pytest.raises(TransportError, match="another transport listens there"):
+        network.transport("a")
+    first.close()
+
+    network.transport("a").close()
+
+
+def test_transport_that_neither_listens_nor_dials_is_refused() -> None:
+    with pytest.raises(ConfigError, match="nowhere to listen and nobody to dial"):
+        MemoryNetwork().transport()
+
+
+def test_message_without_frames_is_refused() -> None:
+    network = MemoryNetwork()
+    end = network.transport("a", ["b"])
+
+    with pytest.raises(LocalProtocolError):
+        end.send("b", Lane.DATA, [])
+    end.close()
+
+
+def test_peer_that_is_replaced_at_its_name_gets_what_is_sent_from_then_on() -> None:
+    network = MemoryNetwork()
+    dialler = network.transport(peers=["a"], key="k")
+    old = network.transport("a")
+    dialler.send("a", Lane.DATA, [b"old"], 1)
+    old.close()
+
+    new = network.transport("a")
+    dialler.send("a", Lane.DATA, [b"new"], 2)
+    (came,) = new.poll(9).deliveries
+    tokens = dialler.poll(9).let_go
+
+    assert (came.frames, came.key) == ((b"new",), "k")
+    assert sorted(tokens) == [1, 2]
+    dialler.close()
+    new.close()
+
+
+def test_two_diallers_are_told_apart_and_answered_apart() -> None:
+    network = MemoryNetwork()
+    listener = network.transport("a")
+    one, other = network.transport(peers=["a"]), network.transport(peers=["a"])
+
+    one.send("a", Lane.CONTROL, [b"1"])
+    other.send("a", Lane.CONTROL, [b"2"])
+    for delivery in listener.poll(9).deliveries:
+        listener.send(delivery.peer, Lane.CONTROL, delivery.frames)
+
+    assert [end.poll(9).deliveries[0].frames for end in (one, other)] == [(b"1",), (b"2",)]
+    for end in (listener, one, other):
+        end.close()
