@@ -142,8 +142,7 @@ class ZeroMqTransport:
         return Counters(malformed=self._malformed, refused=self._gate.refused if self._gate else 0)
 
     def take_refusals(self) -> tuple[str, ...]:
-        """Return whom we refused, and who refused us, since the last call: for a person to read, the latest few
-        only."""
+        """Return whom we refused, and who refused us, since the last call: the latest few, for a person to read."""
         refusals = list(self._gate.take_refusals()) if self._gate is not None else []
         for watch in self._watches:
             refusals.extend(watch.take_refusals())
@@ -276,10 +275,10 @@ class ZeroMqTransport:
         dealer = self._dealers.get((peer, lane))
         if dealer is not None:
             return dealer, []
-        accepted = _ACCEPTED_NAME.fullmatch(peer)
-        if accepted is None or self._router is None:
+        routing_id = _routing_id(peer, lane)
+        if routing_id is None or self._router is None:
             return None
-        return self._router, [f"{accepted[1]}.{_LANE_MARKS[lane]}".encode("ascii")]
+        return self._router, [routing_id]
 
     def _take_back(self) -> Iterator[int]:
         for line in list(self._lent):
@@ -326,6 +325,13 @@ def _who(routing_id: bytes, key: str | None) -> tuple[str, Lane] | None:
     if found is None:
         return None
     return f"{key or _ANONYMOUS}/{found[1].decode('ascii')}", _LANES[found[2].decode("ascii")]
+
+
+@lru_cache(maxsize=256)
+def _routing_id(peer: str, lane: Lane) -> bytes | None:
+    """Return the routing id of a peer that dialled in, by its name; None if that is no such name."""
+    found = _ACCEPTED_NAME.fullmatch(peer)
+    return None if found is None else f"{found[1]}.{_LANE_MARKS[lane]}".encode("ascii")
 
 
 def _check_libzmq() -> None:
