@@ -3,6 +3,7 @@
 All values are frozen and hold buffers by reference; who builds one must not write to its buffers again.
 """
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -62,6 +63,10 @@ class Geometry:
     def page_count(self) -> PageCount:
         """Pages of all regions together."""
         return PageCount(sum(region.page_count for region in self.regions))
+
+
+PAGE_DIGEST_ROW: Final = struct.Struct("<I16s")
+"""A page index and the XXH3-128 of that page with its index as seed."""
 
 
 def bitmap_bytes(page_count: int) -> int:
@@ -201,6 +206,8 @@ class Checkpoint:
     outputs        emitted since the last cut: pending, in order; their numbers end just below `output_next`
     memory_digest  of the whole memory after applying: sum over pages modulo 2**128, see ftvm/_native/digest.h
     dirty_pages    how many pages tracking reported; `batches` may hold fewer (unchanged ones are not sent)
+    page_digests   where the backup executes the log itself and gets no pages: PAGE_DIGEST_ROW for each dirty page
+    position       where the guest was, if it can be replayed
     """
 
     epoch: int
@@ -213,3 +220,5 @@ class Checkpoint:
     log_index: int
     memory_digest: int
     dirty_pages: int
+    page_digests: bytes = field(default=b"", repr=False)
+    position: GuestPosition | None = None

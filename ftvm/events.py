@@ -5,12 +5,14 @@ An event is a fact about this host, in the order in which it came about. None of
 
 from dataclasses import dataclass
 
+from ftvm.checkpoint import GuestPosition
 from ftvm.units import Nanos
 
 __all__ = [
     "ArbiterTrouble",
     "Committed",
     "CopyProgress",
+    "Diverged",
     "Event",
     "HostFailed",
     "JoinRefused",
@@ -104,6 +106,22 @@ class TookOver(Event):
     arbiter_ns: int
     load_ns: int
     outputs_emitted_again: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diverged(Event):
+    """A backup that executes the log came to another state: somewhere behind `agreed`, seen at `seen`.
+
+    pages    indices of pages that differ (at most 64 of them are named)
+    devices  whether the device states differ
+    """
+
+    epoch: int
+    agreed: GuestPosition | None
+    seen: GuestPosition | None
+    pages: tuple[int, ...]
+    devices: bool
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -174,10 +174,11 @@ class ReplayableGuest(Guest, Protocol):
         """Where it is. Exact only while paused."""
         ...
 
-    def run_until(self, position: GuestPosition) -> None:
-        """Run to exactly `position`, emitting outputs, taking no input. Only while paused; it is paused again after.
+    def run_until(self, position: GuestPosition, limit: int | None = None) -> bool:
+        """Run towards `position`, emitting outputs, taking no input; return whether it is there now.
 
-        Raises GuestError if the guest cannot get there: its history is another one.
+        Only while paused; it is paused again after. `limit` bounds the instructions of this call; without it the guest
+        runs until it is there. Raises GuestError if the guest cannot get there: its history is another one.
         """
         ...
 
@@ -385,6 +386,11 @@ class Engine(Protocol):
     @property
     def logs(self) -> bool:
         """Whether inputs are logged and shipped, to be replayed at a takeover."""
+        ...
+
+    @property
+    def executes(self) -> bool:
+        """Whether the backup executes the log as it comes; a cut after the first then compares, and ships no pages."""
         ...
 
     def next_cut(self, view: EngineView) -> Nanos:

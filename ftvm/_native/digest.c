@@ -122,6 +122,18 @@ void ftvm_digest_memory(const struct ftvm_memory *memory, struct ftvm_digest *ta
     }
 }
 
+void ftvm_digest_refresh(const struct ftvm_memory *memory, const uint32_t *indices, size_t count,
+                         struct ftvm_digest *table, struct ftvm_digest *sum)
+{
+    uint32_t cursor = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t index = indices[i];
+        struct ftvm_digest fresh = ftvm_digest_page(ftvm_memory_page(memory, index, &cursor), index);
+        *sum = ftvm_digest_add(ftvm_digest_subtract(*sum, table[index]), fresh);
+        table[index] = fresh;
+    }
+}
+
 void ftvm_digest_zero_memory(uint32_t page_count, struct ftvm_digest *table, struct ftvm_digest *sum)
 {
     static const uint8_t zero_page[FTVM_PAGE_BYTES];

@@ -38,6 +38,13 @@ int ftvm_digest_page_by(size_t variant, const uint8_t *page, uint64_t seed, stru
 /* Fills `table` with the hash of each page of `memory` (page_count entries) and returns their sum in `sum`. */
 void ftvm_digest_memory(const struct ftvm_memory *memory, struct ftvm_digest *table, struct ftvm_digest *sum);
 
+/* Hashes the pages of `indices` anew, and brings table and sum up to date with them.
+ *
+ * indices  `count` page indices of `memory`, each at most once; which they are is the caller's to check
+ * table    one hash a page, as it was before those pages were written */
+void ftvm_digest_refresh(const struct ftvm_memory *memory, const uint32_t *indices, size_t count,
+                         struct ftvm_digest *table, struct ftvm_digest *sum);
+
 /* The same for a memory of `page_count` zero pages, which need not exist. */
 void ftvm_digest_zero_memory(uint32_t page_count, struct ftvm_digest *table, struct ftvm_digest *sum);
 

@@ -92,6 +92,17 @@ class DigestTable:
         """Become the table of `memory` as it is."""
         lib.ftvm_digest_memory(memory.native, self.native, self.sum)
 
+    def refresh(self, memory: NativeMemory, indices: "array[int]") -> None:
+        """Take note that the pages of `indices` were written; they must rise strictly and lie in the memory."""
+        if not memory.holds(indices):
+            raise ValueError("page indices must rise strictly and lie in the memory")
+        cells = ffi.from_buffer("uint32_t[]", indices)
+        lib.ftvm_digest_refresh(memory.native, cells, len(indices), self.native, self.sum)
+
+    def page(self, index: int) -> bytes:
+        """Return the hash of one page, 16 bytes."""
+        return self._cells[2 * index : 2 * index + 2].tobytes()
+
 
 def _page(page: Buffer) -> Any:
     if len(page) != PAGE_BYTES:

@@ -8,12 +8,13 @@ Wraps `struct ftvm_shadow` of the native noun `capture` (capture.h is its manual
 """
 
 import mmap
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
 from ftvm._native import ffi, lib
 from ftvm._native.digest import digest_to_int
-from ftvm.checkpoint import PAGE_COUNT_MAX
+from ftvm.checkpoint import PAGE_COUNT_MAX, PAGE_DIGEST_ROW
 from ftvm.errors import ConfigError, LocalProtocolError
 from ftvm.units import pages_to_bytes
 
@@ -63,6 +64,11 @@ class Shadow:
         if not 0 <= index < self.page_count:
             raise IndexError(f"page {index} of {self.page_count}")
         return self._pages[pages_to_bytes(index) : pages_to_bytes(index + 1)]
+
+    def page_digests(self, indices: "array[int]") -> bytes:
+        """Return the hashes of some pages, a row of Checkpoint.page_digests each."""
+        rows = (PAGE_DIGEST_ROW.pack(i, self._digests[16 * i : 16 * i + 16]) for i in indices)
+        return b"".join(rows)
 
     def tear(self) -> None:
         """Note that a capture failed halfway: pages went in that will never be sent. Only `clear` mends it."""

@@ -54,4 +54,4 @@ def ftvm(debug: bool) -> None:
 
 def main() -> None:
     """Run the command line."""
-    run_command(ftvm)
+    run_command(lambda: ftvm(prog_name="ftvm"))

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ftvm._native import ffi, lib
+from ftvm._native.bitmap import bitmap_indices
 from ftvm._native.digest import DigestTable, batch_digest, digest_to_int, int_to_digest
 from ftvm._native.memory import NativeMemory
-from ftvm.checkpoint import PageBatch
+from ftvm.checkpoint import Bitmap, PageBatch
 from ftvm.errors import BadFrame, DigestMismatch, InternalError, LocalProtocolError
 
 __all__ = ["CommittedMemory"]
@@ -58,6 +59,16 @@ class CommittedMemory:
         self._verified = ()
         self._memory.clear()
         self._digests.reset()
+
+    def refresh(self, dirty: Bitmap) -> "array[int]":
+        """Take note that the guest itself has written pages: a backup that executes. Returns which, in rising order."""
+        indices = bitmap_indices(dirty)
+        self._digests.refresh(self._memory, indices)
+        return indices
+
+    def page_digest(self, index: int) -> bytes:
+        """Return the 16-byte hash of one page, as the running digest has it."""
+        return self._digests.page(index)
 
     def verify(self, batches: Sequence[PageBatch], expected_digest: int | None) -> None:
         """Check batches that are to be committed together; memory stays as it is.

@@ -12,7 +12,7 @@ the header and are compared with the frames before anything is kept (SECURITY.md
 
     Copy               header | indices | lengths | payload
     EpochPart          header | indices | lengths | payload                    (a batch)
-                       header | devices | output table | output payloads       (the end)
+                       header | devices | output table | output payloads | page digests   (the end)
     Log                header | record table | record payloads
     all others         header
 
@@ -33,6 +33,7 @@ import msgpack
 
 from ftvm.checkpoint import (
     PAGE_COUNT_MAX,
+    PAGE_DIGEST_ROW,
     Buffer,
     Checkpoint,
     Geometry,
@@ -68,6 +69,7 @@ __all__ = ["decode", "encode"]
 DIGEST_BYTES: Final = 16
 TEXT_CHARS_MAX: Final = 1024
 NAMES_MAX: Final = 64
+FRAMES_MAX: Final = 5
 _OUTPUT_ROW: Final = struct.Struct("<BI")
 _LOG_ROW: Final = struct.Struct("<BBQQQI")
 _LOG_KINDS: Final = {kind.value: kind for kind in LogKind}
@@ -277,8 +279,9 @@ def _pack_part(message: EpochPart) -> tuple[Header, list[Buffer]]:
         raise ConfigError("a part of an epoch carries a batch or the end")
     channels, table, payloads = _pack_outputs(end.outputs)
     digest = end.memory_digest.to_bytes(DIGEST_BYTES, "little")
-    tail = [end.base, end.engine, channels, end.output_next, end.log_index, digest, end.dirty_pages]
-    return [*fields, None, tail], [end.devices, table, payloads]
+    here = [end.position.retired, end.position.idled] if end.position is not None else None
+    tail = [end.base, end.engine, channels, end.output_next, end.log_index, digest, end.dirty_pages, here]
+    return [*fields, None, tail], [end.devices, table, payloads, end.page_digests]
 
 
 def _unpack_part(fields: Header, frames: Frames, limits: Limits) -> EpochPart:
@@ -298,10 +301,12 @@ def _unpack_part(fields: Header, frames: Frames, limits: Limits) -> EpochPart:
 
 
 def _unpack_end(epoch: int, tail: object, frames: Frames, limits: Limits) -> Checkpoint:
-    base, engine, channels, output_next, log_index, digest, dirty_pages = _fields(tail, 7, "end of an epoch")
-    if len(frames) != 3:
-        raise BadFrame(f"the end of an epoch has 3 frames, not {len(frames)}")
-    devices, table, payloads = frames
+    base, engine, channels, output_next, log_index, digest, dirty_pages, here = _fields(tail, 8, "end of an epoch")
+    if len(frames) != 4:
+        raise BadFrame(f"the end of an epoch has 4 frames, not {len(frames)}")
+    devices, table, payloads, page_digests = frames
+    if len(page_digests) % PAGE_DIGEST_ROW.size or len(page_digests) > limits.staging_bytes:
+        raise BadFrame(f"page digests of {len(page_digests)} bytes cannot be")
     if len(devices) > limits.devices_bytes:
         raise BadFrame(f"{len(devices)} bytes of device state is more than the limit of {limits.devices_bytes}")
     if len(payloads) > limits.outputs_held_bytes:
@@ -319,6 +324,8 @@ def _unpack_end(epoch: int, tail: object, frames: Frames, limits: Limits) -> Che
         log_index=_number(log_index, "log index"),
         memory_digest=int.from_bytes(_digest(digest, "memory digest"), "little"),
         dirty_pages=_number(dirty_pages, "dirty pages", PAGE_COUNT_MAX),
+        page_digests=bytes(page_digests),
+        position=_maybe(_unpack_position, here, "position"),
     )
 
 
@@ -372,6 +379,11 @@ def _unpack_log(fields: Header, frames: Frames, limits: Limits) -> Log:
     if offset != len(payloads):
         raise BadFrame(f"log records use {offset} of {len(payloads)} payload bytes")
     return Log(sequence=_number(sequence, "sequence"), records=tuple(records))
+
+
+def _unpack_position(value: object, name: str) -> GuestPosition:
+    retired, idled = _fields(value, 2, name)
+    return GuestPosition(_number(retired, "retired"), _number(idled, "idled"))
 
 
 def _pack_ack(message: Ack) -> tuple[Header, list[Buffer]]:
@@ -475,8 +487,8 @@ def decode(frames: Sequence[Buffer], limits: Limits) -> tuple[Envelope, Message]
 
     Raises BadFrame or VersionMismatch, both the peer's fault; nothing of the message is kept then.
     """
-    if not frames or len(frames) > 4:
-        raise BadFrame(f"a message has 1 to 4 frames, not {len(frames)}")
+    if not frames or len(frames) > FRAMES_MAX:
+        raise BadFrame(f"a message has 1 to {FRAMES_MAX} frames, not {len(frames)}")
     header = _unpack_header(frames[0], limits)
     _, kind, guest_id, sender, session, record, released, fields = _fields(header, 8, "header")
     unpack = _UNPACK.get(kind) if type(kind) is int else None

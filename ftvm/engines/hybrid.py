@@ -27,6 +27,7 @@ class Hybrid:
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.REPLAY})
     stands_still: ClassVar[bool] = False
     logs: ClassVar[bool] = True
+    executes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_interval(self.name, self.interval)

@@ -7,7 +7,7 @@ from ftvm.errors import ConfigError
 __all__ = ["check_interval"]
 
 INTERVAL_MIN: Final = 0.0005
-INTERVAL_MAX: Final = 10.0
+INTERVAL_MAX: Final = 10
 
 
 def check_interval(engine: str, interval: float) -> None:

@@ -31,6 +31,7 @@ class Kemari:
     needs: ClassVar[frozenset[Capability]] = frozenset()
     stands_still: ClassVar[bool] = True
     logs: ClassVar[bool] = False
+    executes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_interval(self.name, self.interval)

@@ -5,17 +5,28 @@ from typing import Final
 
 from ftvm.engines.hybrid import Hybrid
 from ftvm.engines.kemari import Kemari
+from ftvm.engines.lockstep import Lockstep
 from ftvm.engines.remus import Remus
 from ftvm.errors import ConfigError
-from ftvm.interfaces import Engine
+from ftvm.interfaces import Capability, Engine
 
-__all__ = ["ENGINES", "engine_named"]
+__all__ = ["ENGINES", "EXECUTING", "engine_named", "engines_for"]
 
 ENGINES: Final[dict[str, Callable[[float], Engine]]] = {
     Remus.name: Remus,
     Kemari.name: Kemari,
+    Lockstep.name: Lockstep,
     Hybrid.name: Hybrid,
 }
+
+
+EXECUTING: Final = frozenset({Lockstep.name})
+"""Those under which a backup executes the log."""
+
+
+def engines_for(can: frozenset[Capability]) -> tuple[str, ...]:
+    """Return the names of the engines that a guest of these capabilities can be protected with."""
+    return tuple(name for name, make in ENGINES.items() if make(0.1).needs <= can)
 
 
 def engine_named(name: str, interval: float) -> Engine:

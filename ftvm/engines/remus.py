@@ -23,6 +23,7 @@ class Remus:
     needs: ClassVar[frozenset[Capability]] = frozenset()
     stands_still: ClassVar[bool] = False
     logs: ClassVar[bool] = False
+    executes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_interval(self.name, self.interval)

@@ -14,7 +14,7 @@ standby
 lost while its ADD is unresolved is dropped once the ADD is known to be in force.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final
 
@@ -107,6 +107,7 @@ class Active:
     _announce_at: Nanos | None = None
     _announces_left: int = 0
     _is_held_by_hint: bool = False
+    _released_then: int = 0
     _unshipped: list[LogRecord] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
@@ -149,8 +150,12 @@ class Active:
     def must_stand_still(self) -> bool:
         """Whether the guest must not run now: too much is held, or the engine has it wait for a commit."""
         session = self.session
-        is_shipping = session is not None and self.link in _SHIPPING and bool(session.in_flight)
-        return self.is_stalled() or (is_shipping and self.core.settings.engine.stands_still)
+        if session is None or self.link not in _SHIPPING:
+            return self.is_stalled()
+        engine = self.core.settings.engine
+        allowed = self.core.settings.limits.epochs_in_flight if engine.executes else 1
+        waits = engine.stands_still or engine.executes
+        return self.is_stalled() or (waits and len(session.in_flight) >= allowed)
 
     def announce(self, now: Nanos) -> None:
         """Announce the guest's address now and a few times more: late frames of the old host may undo the first."""
@@ -201,6 +206,12 @@ class Active:
         if session is None or self.link not in (LinkState.COPYING, *_SHIPPING):
             self.core.do(Forget(checkpoint.batches))
             return
+        if self.core.settings.engine.executes and self.link is not LinkState.COPYING:
+            # Pages stay here: the backup executes. Records that were logged up to the cut must precede the mark.
+            self.core.do(Forget(checkpoint.batches))
+            checkpoint = replace(checkpoint, batches=(), outputs=())
+            if self._unshipped:
+                session.ship_log(tuple(self._unshipped))
         self._unshipped.clear()
         session.ship_epoch(checkpoint, pause_ns, now)
         if self.link is LinkState.COPYING:
@@ -234,7 +245,8 @@ class Active:
     def _cut(self, now: Nanos) -> None:
         self.is_cutting = True
         self.last_cut_at = now
-        self.core.do(Cut(self.epoch + 1, self.epoch, self.core.settings.engine.name))
+        engine = self.core.settings.engine
+        self.core.do(Cut(self.epoch + 1, self.epoch, engine.name, engine.executes))
 
     def _next_cut(self) -> Nanos | None:
         session = self.session
@@ -305,7 +317,8 @@ class Active:
 
     def _on_join(self, peer: str, key: str | None, envelope: Envelope, join: Join, now: Nanos) -> None:
         session = self.session
-        if session is not None and session.peer == peer and envelope.sender != session.standby:
+        is_retired = envelope.sender in self.core.retired
+        if session is not None and session.peer == peer and envelope.sender != session.standby and not is_retired:
             self._lose("its host has discarded what it had, and asks to join afresh", now)
         if session is not None and envelope.sender == session.standby and not session.has_answered:
             self._welcome(session)
@@ -347,6 +360,8 @@ class Active:
         )
         self.plan = CopyPlan()
         self._move(LinkEvent.JOINED)
+        # The joiner may have been active before, and its last frames may have led the switches astray.
+        self.announce(now)
         self._welcome(self.session)
         self.core.do(StartCopy(self.session.staging_bytes))
 
@@ -370,6 +385,7 @@ class Active:
         if session is None or session.is_lost:
             return
         session.is_lost = True
+        self.core.retired.append(session.standby)
         self.plan = None
         self._unshipped.clear()
         self.core.tell(SessionEnded(at=now, guest_id=self.core.settings.guest_id, reason=reason))
@@ -408,8 +424,6 @@ class Active:
                 self.core.desk.propose(drop(known, self.core.id))
             case LinkState.DROPPING:
                 self._move(LinkEvent.IN_FORCE)
-                if session is not None:
-                    self.core.retired.append(session.standby)
                 self.session = None
                 self.core.tell(
                     Solo(at=now, guest_id=guest_id, generation=known.generation, reason="the standby was lost")
@@ -445,6 +459,8 @@ class Active:
             return
         if now >= self._ping_at:
             self._ping_at = Nanos(now + timing.heartbeat_ns)
+            # What was let out may still wait in this host and die with it: the peer is told a heartbeat later.
+            self.core.released_told, self._released_then = self._released_then, self.core.released
             session.ping_number += 1
             self.core.send(session.peer, Lane.CONTROL, Ping(number=session.ping_number), session.id)
         self._copy_on(now)

@@ -7,11 +7,11 @@ the digest that the primary computed from its own pages. All of that is known be
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ftvm.checkpoint import Checkpoint, LogKind, LogRecord, Output, PageBatch
+from ftvm.checkpoint import Checkpoint, GuestPosition, LogKind, LogRecord, Output, PageBatch
 from ftvm.config import Limits
 from ftvm.errors import BadFrame, LimitExceeded
 
@@ -52,6 +52,7 @@ class Committed:
     epoch: int | None = None
     devices: bytes = field(default=b"", repr=False)
     engine: str = ""
+    position: GuestPosition | None = None
     output_next: int = 1
     log_index: int = 0
     outputs: deque[Output] = field(default_factory=deque, repr=False)
@@ -116,10 +117,27 @@ class Committed:
         self.epoch = checkpoint.epoch
         self.devices = checkpoint.devices
         self.engine = checkpoint.engine
+        self.position = checkpoint.position
         self.output_next = checkpoint.output_next
         self.log_index = checkpoint.log_index
         self._forget_log(checkpoint.log_index)
         self.outputs = deque(pending)
+
+    def agree(self, checkpoint: Checkpoint) -> None:
+        """Take note that the guest, executing here, came to the same state as the primary's at `checkpoint`."""
+        self.epoch = checkpoint.epoch
+        self.devices = checkpoint.devices
+        self.position = checkpoint.position
+        self._forget_log(checkpoint.log_index)
+
+    def made(self, outputs: Iterable[Output], released: int) -> None:
+        """Keep outputs that the guest made, executing here. Raises LimitExceeded if too many wait for their release."""
+        for output in outputs:
+            self.output_next = output.number + 1
+            if output.number > released:
+                self.outputs.append(output)
+        if len(self.outputs) > self.limits.outputs_held:
+            raise LimitExceeded("outputs kept", limit=self.limits.outputs_held, wanted=len(self.outputs))
 
     def forget_released(self, released: int) -> None:
         """Let go of outputs that the active says have left.

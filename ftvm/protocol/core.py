@@ -51,6 +51,8 @@ class RoleEvent(Enum):
     """A TAKE is in force: the record names this replica active, and its state is loaded."""
     EXPELLED = "expelled"
     """The record names neither this replica nor the active whose standby it was."""
+    DIVERGED = "diverged"
+    """Executing the log, this replica came to another state than its active."""
     DEPOSED = "deposed"
     """The record names another active."""
 
@@ -63,6 +65,7 @@ ROLES: Final[dict[tuple[Role, RoleEvent], Role]] = {
     (Role.SYNCING, RoleEvent.EXPELLED): Role.EMPTY,
     (Role.STANDBY, RoleEvent.TAKEN): Role.ACTIVE,
     (Role.STANDBY, RoleEvent.EXPELLED): Role.EMPTY,
+    (Role.STANDBY, RoleEvent.DIVERGED): Role.EMPTY,
     (Role.ACTIVE, RoleEvent.DEPOSED): Role.EMPTY,
 }
 """Every pair that is absent is illegal: reaching it is our bug."""
@@ -86,6 +89,8 @@ class Settings:
     creates: bool
     timing: Timing
     limits: Limits
+    executing: frozenset[str] = frozenset()
+    """Names of the engines under which a backup executes the log."""
 
 
 @dataclass(slots=True)
@@ -100,6 +105,7 @@ class Core:
     desk: Desk
     id: str
     released: int = 0
+    released_told: int = 0
     retired: deque[str] = field(default_factory=lambda: deque(maxlen=RETIRED_KEPT))
     sessions_opened: int = 0
     effects: list[Effect] = field(default_factory=list, repr=False)
@@ -112,7 +118,7 @@ class Core:
             sender=self.id,
             session=session,
             record=self.desk.known,
-            released=self.released,
+            released=self.released_told,
         )
         self.effects.append(Send(peer, lane, envelope, message))
 

@@ -3,7 +3,7 @@ event."""
 
 from dataclasses import dataclass
 
-from ftvm.checkpoint import LogRecord, Output, PageBatch
+from ftvm.checkpoint import Checkpoint, GuestPosition, LogRecord, Output, PageBatch
 from ftvm.encode.messages import Envelope, Message
 from ftvm.errors import FtvmError
 from ftvm.events import Event
@@ -12,11 +12,15 @@ from ftvm.interfaces import Lane
 __all__ = [
     "Announce",
     "CollectRound",
+    "Compare",
     "CopyMore",
     "Cut",
+    "Difference",
     "Effect",
     "EndSession",
+    "Execute",
     "Fail",
+    "Follow",
     "Forget",
     "Load",
     "Release",
@@ -65,6 +69,8 @@ class Cut:
     epoch: int
     base: int
     engine: str
+    lists_pages: bool
+    """Whether the checkpoint is to list the digests of its pages, for a backup that executes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,39 @@ class Forget:
 @dataclass(frozen=True, slots=True)
 class EndSession:
     """No more is captured until the next StartCopy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """How a guest that executes the log differs from its primary's: seen where, the pages, the devices, and in
+    words."""
+
+    seen: GuestPosition | None = None
+    pages: tuple[int, ...] = ()
+    devices: bool = False
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """Load the first copy into the paused guest, to execute the log from there on. Reports `on_followed`."""
+
+    devices: bytes
+    output_next: int
+
+
+@dataclass(frozen=True, slots=True)
+class Execute:
+    """Execute these log records, behind those that wait. Reports `on_followed` with outputs made, or `on_diverged`."""
+
+    records: tuple[LogRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """Behind the records that wait: compare the guest with the checkpoint. Reports `on_agreed` or `on_diverged`."""
+
+    checkpoint: Checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +136,7 @@ class Run:
 
     output_next  the number of the next output, before the replay
     log_next     the index of the next log record, after it
+    A guest that follows executes what still waits instead, and numbers on from there.
     """
 
     output_next: int
@@ -143,6 +183,9 @@ Effect = (
     | Cut
     | Forget
     | EndSession
+    | Follow
+    | Execute
+    | Compare
     | Load
     | Unload
     | Run

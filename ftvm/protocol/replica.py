@@ -26,7 +26,7 @@ from ftvm.protocol.active import Active
 from ftvm.protocol.commit import Committed
 from ftvm.protocol.core import ROLES, Core, Role, RoleEvent, Settings, Steps
 from ftvm.protocol.desk import Desk
-from ftvm.protocol.effects import Effect, EndSession, Run, Stop
+from ftvm.protocol.effects import Difference, Effect, EndSession, Run, Stop
 from ftvm.protocol.empty import Empty
 from ftvm.protocol.output import Gate
 from ftvm.protocol.standby import Standby
@@ -122,6 +122,23 @@ class Replica:
             self.steps.on_load_failed(error, now)
         self._follow(now)
 
+    def on_followed(self, outputs: list[Output], now: Nanos) -> None:
+        """Take outputs that the guest made, executing the log; none of them may leave from here."""
+        if isinstance(self.steps, Standby):
+            self.steps.on_followed(outputs, now)
+        self._follow(now)
+
+    def on_agreed(self, checkpoint: Checkpoint, now: Nanos) -> None:
+        """Take note that the guest that follows came to the state of `checkpoint`."""
+        if isinstance(self.steps, Standby):
+            self.steps.on_agreed(checkpoint, now)
+
+    def on_diverged(self, difference: Difference, now: Nanos) -> None:
+        """Take note that the guest that follows went another way."""
+        if isinstance(self.steps, Standby):
+            self.steps.on_diverged(difference, now)
+        self._follow(now)
+
     def on_peer_gone(self, peer: str) -> None:
         """Take a hint that `peer` has ended (its process exited, its link was reset): suspect it at once."""
         steps = self.steps
@@ -183,7 +200,7 @@ class Replica:
                 self.core.do(EndSession())
                 self.core.do(Stop())
                 self.core.id = self.core.fresh_id()
-                self.core.released = 0
+                self.core.released = self.core.released_told = 0
                 self.core.happened.clear()
                 self.steps = Empty.again(self.core, now)
             case Role.SYNCING:
@@ -202,12 +219,13 @@ class Replica:
         committed = self._committed
         if event is RoleEvent.STARTED and committed.epoch is not None:
             raise InternalError("started with a state of another lineage")
+        is_following = isinstance(self.steps, Standby) and self.steps.is_following
         outputs = list(committed.outputs)
         gate = Gate(released=committed.output_next - 1 - len(outputs))
         active = Active(self.core, gate, committed.epoch or 0, now)
         self.steps = active
         active.on_outputs(outputs, 0, now)
-        self.core.do(Run(committed.output_next, committed.log_index + 1, tuple(committed.log)))
+        self.core.do(Run(committed.output_next, committed.log_index + 1, () if is_following else tuple(committed.log)))
         active.announce(now)
 
     def _tell_record(self, record: Record, now: Nanos) -> None:

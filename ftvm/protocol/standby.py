@@ -8,15 +8,16 @@ is committed, and what is committed is what a takeover runs from.
 
 from dataclasses import dataclass, field
 
+from ftvm.checkpoint import Checkpoint, Output
 from ftvm.encode.messages import Ack, Copy, Envelope, EpochPart, Leave, Log, Message, Ping, Pong, Sequenced
-from ftvm.errors import InternalError, LimitExceeded, RemoteProtocolError
-from ftvm.events import ArbiterTrouble, HostFailed, PeerMisbehaved, SessionEnded, Suspected, TookOver
+from ftvm.errors import BadFrame, InternalError, LimitExceeded, RemoteProtocolError
+from ftvm.events import ArbiterTrouble, Diverged, HostFailed, PeerMisbehaved, SessionEnded, Suspected, TookOver
 from ftvm.events import Committed as CommittedEvent
 from ftvm.interfaces import Lane
 from ftvm.protocol.channel import Inbox
 from ftvm.protocol.commit import Committed
 from ftvm.protocol.core import Core, RoleEvent
-from ftvm.protocol.effects import Load, Unload
+from ftvm.protocol.effects import Compare, Difference, Execute, Follow, Load, Unload
 from ftvm.protocol.empty import Opening
 from ftvm.protocol.record import take
 from ftvm.protocol.staging import Staging
@@ -42,6 +43,7 @@ class Standby:
     watch: Watch
     claim: Claim = field(default_factory=Claim)
     is_session_over: bool = False
+    is_following: bool = False
     _owes_ack: bool = True
     _poll_at: Nanos = Nanos(0)
 
@@ -113,26 +115,78 @@ class Standby:
             return
         if isinstance(message, Log):
             self.committed.append(message.records)
+            if self.is_following:
+                self.core.do(Execute(message.records))
             return
         checkpoint = self.staging.add(message)
-        if checkpoint is None:
-            return
+        if checkpoint is not None and self.is_following:
+            self._compare(checkpoint)
+        elif checkpoint is not None:
+            self._commit(checkpoint, now)
+
+    def _compare(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.batches or checkpoint.engine not in self.core.settings.executing:
+            raise BadFrame(f"epoch {checkpoint.epoch} of engine {checkpoint.engine} came to a backup that executes")
+        if checkpoint.log_index > self.committed.log_index or checkpoint.position is None:
+            raise BadFrame(f"the mark of epoch {checkpoint.epoch} stands behind a log that has not come")
+        self.core.do(Compare(checkpoint))
+
+    def _commit(self, checkpoint: Checkpoint, now: Nanos) -> None:
         was_whole = self.is_whole
         self.committed.commit(checkpoint)
-        sent_bytes = sum(batch.size_bytes for batch in checkpoint.batches)
+        self._tell_committed(checkpoint, now)
+        if not was_whole:
+            self.watch.arm(now)
+            self.core.end_role(RoleEvent.WHOLE, f"epoch {checkpoint.epoch} makes the state whole")
+            if checkpoint.engine in self.core.settings.executing:
+                self.is_following = True
+                self.core.do(Follow(checkpoint.devices, checkpoint.output_next))
+
+    # --- executing -------------------------------------------------------------------------------------------------
+
+    def on_followed(self, outputs: list[Output], now: Nanos) -> None:
+        """Take the outputs that the guest made, executing the log."""
+        try:
+            self.committed.made(outputs, self.core.released)
+        except LimitExceeded as wrong:
+            self._end_session(wrong, now)
+
+    def on_agreed(self, checkpoint: Checkpoint, now: Nanos) -> None:
+        """Take note that the guest, executing here, came to the same state as the primary's."""
+        self.committed.agree(checkpoint)
+        self._owes_ack = True
+        self._tell_committed(checkpoint, now)
+
+    def on_diverged(self, difference: Difference, now: Nanos) -> None:
+        """Take note that it came to another state, which makes what is here worthless: begin afresh."""
+        self.core.tell(
+            Diverged(
+                at=now,
+                guest_id=self.core.settings.guest_id,
+                epoch=self.committed.epoch or 0,
+                agreed=self.committed.position,
+                seen=difference.seen,
+                pages=difference.pages,
+                devices=difference.devices,
+                reason=difference.reason,
+            )
+        )
+        self.leave(f"diverged: {difference.reason}", now)
+        self.core.end_role(RoleEvent.DIVERGED, difference.reason)
+
+    def _tell_committed(self, checkpoint: Checkpoint, now: Nanos) -> None:
         self.core.tell(
             CommittedEvent(
                 at=now,
                 guest_id=self.core.settings.guest_id,
                 epoch=checkpoint.epoch,
                 dirty_pages=checkpoint.dirty_pages,
-                sent_bytes=sent_bytes,
+                sent_bytes=sum(batch.size_bytes for batch in checkpoint.batches),
                 pause_ns=0,
             )
         )
-        if not was_whole:
-            self.watch.arm(now)
-            self.core.end_role(RoleEvent.WHOLE, f"epoch {checkpoint.epoch} makes the state whole")
+
+    # --- ends ------------------------------------------------------------------------------------------------------
 
     def _end_session(self, wrong: RemoteProtocolError | LimitExceeded, now: Nanos) -> None:
         """Leave a peer that broke the protocol. The committed state stays, and with it the right to take over."""

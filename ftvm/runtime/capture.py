@@ -7,7 +7,7 @@ collected is put back into the guest's tracker.
 
 from array import array
 from dataclasses import replace
-from typing import Final
+from typing import Final, cast
 
 from ftvm._native.memory import NativeMemory
 from ftvm.capture.pages import StagedCopy, capture_fused, encode_staged, page_indices
@@ -16,7 +16,7 @@ from ftvm.capture.shadow import Shadow
 from ftvm.checkpoint import Bitmap, Checkpoint, Output, PageBatch
 from ftvm.config import Limits
 from ftvm.errors import LimitExceeded
-from ftvm.interfaces import Guest
+from ftvm.interfaces import Capability, Guest, ReplayableGuest
 from ftvm.protocol.effects import Cut
 from ftvm.units import PAGE_BYTES
 
@@ -99,6 +99,7 @@ class Hands:
             indices = page_indices(wanted)
             batches = capture_fused(self._memory, shadow, indices, limits=self._limits, buffers=self._buffers)
             devices = guest.save_devices()
+            position = cast("ReplayableGuest", guest).position if Capability.REPLAY in guest.can else None
             self._check_limits(devices, outputs)
         except BaseException:
             self.forget(batches)
@@ -116,6 +117,8 @@ class Hands:
             log_index=log_index,
             memory_digest=shadow.memory_digest,
             dirty_pages=len(indices),
+            page_digests=shadow.page_digests(indices) if order.lists_pages else b"",
+            position=position,
         )
 
     # --- buffers ---------------------------------------------------------------------------------------------------

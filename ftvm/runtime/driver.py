@@ -16,7 +16,7 @@ from ftvm.config import Limits
 from ftvm.encode.apply import CommittedMemory
 from ftvm.encode.messages import Copy, Envelope, EpochPart, Message
 from ftvm.encode.wire import encode
-from ftvm.errors import FtvmError, GuestError, LimitExceeded
+from ftvm.errors import FtvmError, GuestError, InternalError, LimitExceeded
 from ftvm.events import Event, HostFailed
 from ftvm.interfaces import Arbiter, Capability, Clock, ExactStopGuest, Guest, Lane, Record, ReplayableGuest, World
 from ftvm.protocol import effects as do
@@ -27,7 +27,7 @@ from ftvm.protocol.record import vacate
 from ftvm.protocol.replica import Replica
 from ftvm.protocol.standby import Standby
 from ftvm.runtime.capture import Hands
-from ftvm.runtime.replay import replay
+from ftvm.runtime.follow import Follower
 from ftvm.runtime.sink import NumberingSink
 from ftvm.runtime.status import Counters, Status, percentiles
 from ftvm.units import Nanos, nanos_to_millis
@@ -68,8 +68,10 @@ class Driver:
         self._on_event = on_event
         self._sink = NumberingSink(wake)
         memory = NativeMemory([region.buffer for region in guest.memory])
+        self._memory = CommittedMemory(memory)
         self._hands = Hands(guest, memory, settings.limits)
-        committed = Committed(CommittedMemory(memory), settings.limits)
+        self._follower: Follower | None = None
+        committed = Committed(self._memory, settings.limits)
         self._counters = Counters()
         self._is_running = False
         self._is_stalled = False
@@ -117,6 +119,7 @@ class Driver:
             self.replica.on_answer(answer, now)
             self._perform()
         self._bring_inputs()
+        self._follow_on(now)
         self._take_outputs(now)
         self.replica.tick(now)
         self._perform()
@@ -127,7 +130,8 @@ class Driver:
         request = self.replica.next_request(now)
         if request is not None:
             self._arbiter.submit(request)
-        return self.replica.deadline(now)
+        is_following = self._follower is not None and self._follower.has_work
+        return now if is_following else self.replica.deadline(now)
 
     def _has_failed(self) -> bool:
         return self.failure is not None
@@ -222,6 +226,12 @@ class Driver:
                 self._run(effect)
             case do.Stop():
                 self._pause_for_good()
+            case do.Follow():
+                self._start_following(effect)
+            case do.Execute():
+                self._follower_at_work().add(effect.records)
+            case do.Compare():
+                self._follower_at_work().add((effect.checkpoint,))
             case do.Load():
                 self._load(effect)
             case do.Unload():
@@ -250,7 +260,40 @@ class Driver:
         self._world.release(effect.output)
         self._counters.outputs_released += 1
 
+    def _start_following(self, effect: do.Follow) -> None:
+        """Load the first copy; from now on the guest is led along the log."""
+        try:
+            self._guest.load_devices(effect.devices)
+        except GuestError as wrong:
+            self.replica.on_diverged(do.Difference(reason=f"the first copy does not load: {wrong}"), self._clock.now())
+            return
+        self._sink.open(effect.output_next, 1, is_logging=False)
+        self._follower = Follower(cast("ReplayableGuest", self._guest), self._memory, self._sink)
+
+    def _follower_at_work(self) -> Follower:
+        if self._follower is None:
+            raise InternalError("asked to execute a log without a guest that follows")
+        return self._follower
+
+    def _follow_on(self, now: Nanos) -> None:
+        """Execute a portion of what waits, and report what came of it."""
+        if self._follower is None or not self._follower.has_work:
+            return
+        outcome = self._follower.advance()
+        outputs = [output for output, _ in self._sink.drain().outputs]
+        if outputs:
+            self.replica.on_followed(outputs, now)
+        if isinstance(outcome, do.Difference):
+            self._follower = None
+            self.replica.on_diverged(outcome, now)
+        elif outcome is not None:
+            self.replica.on_agreed(outcome, now)
+        self._perform()
+
     def _load(self, effect: do.Load) -> None:
+        if self._follower is not None:
+            self.replica.on_loaded(self._clock.now())
+            return
         try:
             self._guest.pause()
             self._guest.load_devices(effect.devices)
@@ -262,12 +305,17 @@ class Driver:
     def _run(self, effect: do.Run) -> None:
         """Let the guest run here, from where the log ends."""
         engine, guest = self.settings.engine, self._guest
-        self._sink.open(effect.output_next, effect.log_next, is_logging=False)
-        if effect.log:
+        follower, self._follower = self._follower, None
+        if follower is None:
+            self._sink.open(effect.output_next, effect.log_next, is_logging=False)
+        if follower is None and effect.log:
+            follower = Follower(cast("ReplayableGuest", guest), self._memory, self._sink)
+            follower.add(effect.log)
+        if follower is not None:
             try:
-                replay(cast("ReplayableGuest", guest), effect.log, self._sink)
+                follower.finish()
             except GuestError as wrong:
-                self._fail(wrong)
+                self._fail(GuestError(f"the replay diverged: {wrong}"))
                 return
             self.replica.on_outputs([output for output, _ in self._sink.drain().outputs], 0, self._clock.now())
         self._sink.open(self._sink.output_next, effect.log_next, is_logging=engine.logs)
@@ -312,6 +360,7 @@ class Driver:
     def _pause_for_good(self) -> None:
         self._is_running = False
         self._is_stalled = False
+        self._follower = None
         self._guest.pause()
         self._sink.close()
 

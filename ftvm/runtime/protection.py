@@ -16,7 +16,7 @@ from typing import Final, Self, TypedDict, Unpack
 
 from ftvm.arbiters.urls import open_record_store
 from ftvm.config import Limits, Timing
-from ftvm.engines.names import ENGINES
+from ftvm.engines.names import EXECUTING, engines_for
 from ftvm.engines.remus import Remus
 from ftvm.errors import BrokenError, ClosedError, ConfigError, FtvmError
 from ftvm.events import Event
@@ -308,7 +308,8 @@ def _start(
             guest_id=guest_id,
             geometry=guest.geometry,
             engine=engine,
-            engines=tuple(ENGINES),
+            engines=engines_for(guest.can),
+            executing=EXECUTING,
             dialled=transport.dialled,
             creates=creates,
             timing=options.get("timing") or Timing(),

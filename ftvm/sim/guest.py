@@ -71,14 +71,16 @@ class SimGuest:
         """The steps done."""
         return GuestPosition(self._steps, 0)
 
-    def run_until(self, position: GuestPosition) -> None:
-        """Do steps up to `position`; inputs come from `inject` alone."""
+    def run_until(self, position: GuestPosition, limit: int | None = None) -> bool:
+        """Do steps up to `position`, or `limit` of them; inputs come from `inject` alone."""
+        end = self._steps + limit if limit is not None else position.retired
         self._must_be_paused()
-        while self._steps < position.retired:
+        while self._steps < min(end, position.retired):
             self._step(self._injected, is_live=False)
             self._injected = b""
-        if position != self.position:
+        if self._steps > position.retired:
             raise GuestError(f"the guest is at {self.position} and cannot come to {position}")
+        return self._steps == position.retired
 
     def inject(self, record: LogRecord) -> None:
         """Have the next step take the input."""

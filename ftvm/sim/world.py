@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from ftvm.checkpoint import Output
 from ftvm.config import Limits, Timing
-from ftvm.engines.names import ENGINES
+from ftvm.engines.names import ENGINES, EXECUTING
 from ftvm.engines.remus import Remus
 from ftvm.events import Event, RoleChanged
 from ftvm.interfaces import Engine, Record
@@ -237,6 +237,7 @@ class World:
             geometry=SimGuest(page_count=24, pages_per_step=2, output_every=2, boots=False).geometry,
             engine=engine or Remus(interval=0.04),
             engines=tuple(ENGINES),
+            executing=EXECUTING,
             dialled=(),
             creates=True,
             timing=Timing(),

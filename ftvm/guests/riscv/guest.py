@@ -112,16 +112,22 @@ class RiscvGuest:
         here = self._machine.position
         return GuestPosition(here.retired, here.idled)
 
-    def run_until(self, position: GuestPosition) -> None:
-        """Run to exactly `position`, emitting outputs, taking no input."""
+    def run_until(self, position: GuestPosition, limit: int | None = None) -> bool:
+        """Run towards `position`, for at most `limit` instructions, emitting outputs, taking no input."""
         self._require_paused("run_until")
         while (left := position.retired - self._machine.position.retired) > 0:
-            stop = self._machine.run(left, stop_at_output=True)
+            if limit is not None and limit <= 0:
+                return False
+            before = self._machine.position.retired
+            stop = self._machine.run(left if limit is None else min(left, limit), stop_at_output=True)
             self._emit()
-            if stop is Stop.FINISHED or (stop is Stop.IDLE and self._machine.position.retired < position.retired):
+            done = self._machine.position.retired - before
+            if stop is Stop.FINISHED or (stop is Stop.IDLE and done < left):
                 break
+            limit = None if limit is None else limit - done
         if self.position != position:
             raise GuestError(f"the machine stands at {self.position} and cannot come to {position} by itself")
+        return True
 
     def inject(self, record: LogRecord) -> None:
         """Give it again what it took at its present position."""
@@ -224,6 +230,7 @@ class RiscvGuest:
     def save_devices(self) -> bytes:
         """Return everything outside memory that the machine's future depends on."""
         self._require_paused("save_devices")
+        self._machine.settle()
         return self._machine.save()
 
     def load_devices(self, devices: bytes) -> None:

@@ -189,6 +189,11 @@ class Machine:
         """How far it has come."""
         return Position(lib.ftvm_riscv_retired(self._machine), lib.ftvm_riscv_idled(self._machine))
 
+    def settle(self) -> None:
+        """Let interrupt lines follow their devices, as the start of a run does: what is saved then does not depend on
+        whether a run of no instructions came after the last input."""
+        self.run(0)
+
     def idle(self, ticks: int) -> None:
         """Let time pass while the hart waits, at most `idle_max` of it."""
         lib.ftvm_riscv_idle(self._machine, ticks)
