@@ -12,11 +12,15 @@
  *
  *     ZERO    | 0x00 |                                          the page is all zero
  *
- *     SPARSE  | 0x01..0x08: n |  n times | ref u16 | bytes |     at most 7 lines and 8 words differ
+ *     SPARSE  | 0x01..0x0F: n |  n times | entry |               entries rise; none overlaps the one before it
  *
- *               ref   15   14..6      5..3         2..0          words rise strictly
+ *       entry, in one word:   | ref u16 |  bytes |
+ *               ref   15   14..6      5..3         2..0
  *                    | 0 | word   | first byte | length - 1 |    word 0..511; first byte + length <= 8
- *               bytes: `length` new bytes of that word. All between the first and the last that differ are sent.
+ *       entry, a run:         | ref u16 | length - 1, u8 |  bytes |
+ *               ref   15   14..0
+ *                    | 1 | first byte of the page |              first byte + length <= 4096
+ *       bytes: all new bytes of that span, those between changed ones included.
  *
  *     LIST    | 0x11..0x17: 0x10 + n |  n line numbers, u8 each, rising strictly |  n line bodies |    at most 7 lines
  *
@@ -27,8 +31,12 @@
  *     line body, whole:    | 0x00 | 64 bytes |
  *     line body, parts:    | word mask u8, not 0 |  per word of the mask: byte mask u8, not 0 |  the bytes of all masks, in order |
  *
- * Which form: ZERO if the page is zero; up to 7 lines, SPARSE if it fits and 2 * lines + words + changed bytes, which is
- * what a LIST in parts takes after the tag, is not less; else LIST; above, MASK; RAW instead of a MASK of 4097 bytes or more. A line is sent whole if that is no longer than its parts (byte masks and bytes together 64 or more).
+ * Which form: ZERO if the page is zero. Else, if at most 15 lines and 32 words differ, SPARSE, unless it takes more than 15
+ * entries, or more bytes than the other form in parts would (tag, line numbers or mask, word and byte masks, changed bytes).
+ * Else LIST up to 7 lines, MASK above, and RAW instead of a MASK of 4097 bytes or more.
+ * A SPARSE entry is the span from the first to the last changed byte of one word. It is joined with that of the word before,
+ * to a run of at most 256 bytes, if the two spans touch, or if that one is a run already and one byte lies between.
+ * A line is sent whole if that is no longer than its parts (byte masks and bytes together 64 or more).
  * Every encoder follows this, so that all give the same bytes. A decoder refuses anything that the drawing does not allow,
  * bytes after the end included; it takes forms that are longer than need be.
  *

@@ -11,8 +11,12 @@
 #define FTVM_DELTA_RAW 0x30
 #define FTVM_DELTA_WHOLE_LINE 0x00
 
-#define FTVM_DELTA_SPARSE_MAX 8 /* words */
-#define FTVM_DELTA_LIST_MAX 7   /* lines */
+#define FTVM_DELTA_SPARSE_MAX 15       /* entries */
+#define FTVM_DELTA_SPARSE_LINES_MAX 15 /* lines and words for which SPARSE is tried */
+#define FTVM_DELTA_SPARSE_WORDS_MAX 32
+#define FTVM_DELTA_RUN 0x8000u
+#define FTVM_DELTA_RUN_MAX 256 /* bytes */
+#define FTVM_DELTA_LIST_MAX 7  /* lines */
 
 #define FTVM_LOW_BITS UINT64_C(0x0101010101010101)
 
