@@ -2,13 +2,16 @@
  *
  * Internal. A delta_<variant>.c defines the primitives below and FTVM_DELTA_VARIANT, then includes this file:
  *
- *   int group_differs(const uint8_t *a, const uint8_t *b)                           whether any of 256 bytes differ
- *   uint64_t line_difference(const uint8_t *a, const uint8_t *b)                    bit i: byte i of the two lines differs
- *   void line_copy(uint8_t *to, const uint8_t *from)                                64 bytes
- *   uint8_t *line_put_parts(uint8_t *out, const uint8_t *line, uint64_t difference) the body in parts; may scribble 64 bytes on
+ *   int group_differs(const uint8_t *a, const uint8_t *b)
+ *           whether any of 256 bytes differ
+ *   uint64_t line_difference(const uint8_t *a, const uint8_t *b)
+ *           bit i: byte i of the two lines differs
+ *   void line_copy(uint8_t *to, const uint8_t *from)
+ *           64 bytes
+ *   uint8_t *line_put_parts(uint8_t *out, const uint8_t *line, uint64_t difference)
+ *           writes a body in parts and returns its end; may scribble 64 bytes beyond
  *   const uint8_t *line_take_parts(const uint8_t *in, const uint8_t *end, const uint8_t *readable, uint8_t *line)
- *                         applies a body in parts; NULL if it is none. The body must end at or before `end`; bytes up
- *                         to `readable` may be read
+ *           applies a body in parts and returns its end, at most `end`; NULL if it is none. May read up to `readable`
  *
  * The format is drawn in delta.h.
  */
@@ -23,9 +26,10 @@ struct page_difference {
     uint64_t bytes[FTVM_LINE_COUNT];
 };
 
-/* Most of a dirty page has not changed: four lines at once are found equal at the speed of memory, and only the others are
- * looked at closely. */
-static inline void page_compare(const uint8_t *restrict page, const uint8_t *restrict base, struct page_difference *found)
+/* Most of a dirty page has not changed: four lines at once are found equal at the speed of memory, and only the others
+ * are looked at closely. */
+static inline void page_compare(const uint8_t *restrict page, const uint8_t *restrict base,
+                                struct page_difference *found)
 {
     uint64_t lines = 0;
     for (size_t group = 0; group < FTVM_LINE_COUNT; group += GROUP_LINES) {
@@ -50,7 +54,7 @@ static inline uint8_t *line_put(uint8_t *out, const uint8_t *line, uint64_t byte
     return out + 1 + FTVM_LINE_BYTES;
 }
 
-/* --- SPARSE --------------------------------------------------------------------------------------------------------- */
+/* --- SPARSE ------------------------------------------------------------------------------------------------------- */
 
 /* The entry being written, which the next word may still join. Offsets are bytes of the page. */
 struct sparse_entry {
@@ -84,8 +88,10 @@ static inline uint8_t *entry_make_run(struct sparse_entry *entry, uint8_t *at)
     return at + 1;
 }
 
-/* Writes one word's span, as part of the entry before it or as a new one. Returns how many entries were added: 0 or 1. */
-static inline unsigned span_put(struct sparse_entry *entry, uint8_t **out, const uint8_t *page, unsigned start, unsigned end)
+/* Writes one word's span, as part of the entry before it or as a new one. Returns how many entries were added: 0 or 1.
+ * */
+static inline unsigned span_put(struct sparse_entry *entry, uint8_t **out, const uint8_t *page, unsigned start,
+                                unsigned end)
 {
     uint8_t *at = *out;
     unsigned is_new = !entry_takes(entry, start, end);
@@ -128,7 +134,7 @@ static inline size_t sparse_put(uint8_t *out, const uint8_t *page, const struct 
     return (size_t)(at - out);
 }
 
-/* --- LIST, MASK, RAW ------------------------------------------------------------------------------------------------ */
+/* --- LIST, MASK, RAW ---------------------------------------------------------------------------------------------- */
 
 static inline void base_update(uint8_t *base, const uint8_t *page, uint64_t lines)
 {
@@ -219,7 +225,7 @@ static size_t variant_encode(const uint8_t *restrict page, uint8_t *restrict bas
     return lines_put(out, page, base, &found, line_count);
 }
 
-/* --- decoding: `end` is where the delta ends, `readable` (at or after it) where the buffer does ----------------------- */
+/* --- decoding: `end` is where the delta ends, `readable` (at or after it) where the buffer does ------------------- */
 
 /* One SPARSE entry. Returns where the next one begins, NULL if it is none.
  *
@@ -245,7 +251,8 @@ static inline const uint8_t *entry_take(const uint8_t *in, const uint8_t *end, c
     return in + length;
 }
 
-static inline int sparse_take(const uint8_t *in, const uint8_t *end, const uint8_t *readable, unsigned count, uint8_t *page)
+static inline int sparse_take(const uint8_t *in, const uint8_t *end, const uint8_t *readable, unsigned count,
+                              uint8_t *page)
 {
     unsigned least = 0;
     for (; count != 0; count--) {
@@ -284,7 +291,8 @@ static inline int mask_take(const uint8_t *in, const uint8_t *end, const uint8_t
     return in == end ? 0 : -1;
 }
 
-static inline int list_take(const uint8_t *in, const uint8_t *end, const uint8_t *readable, unsigned count, uint8_t *page)
+static inline int list_take(const uint8_t *in, const uint8_t *end, const uint8_t *readable, unsigned count,
+                            uint8_t *page)
 {
     if ((size_t)(end - in) < count)
         return -1;

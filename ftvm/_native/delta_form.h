@@ -72,9 +72,10 @@ static inline const uint8_t *ftvm_parts_take(const uint8_t *in, const uint8_t *e
     return in;
 }
 
-/* Puts `length` (1 to 8) bytes into a word from byte `first` on, first + length <= 8. Eight bytes are read where they may be:
- * one load, one store and no loop. */
-static inline void ftvm_word_take(uint8_t *word, unsigned first, unsigned length, const uint8_t *from, const uint8_t *readable)
+/* Puts `length` (1 to 8) bytes into a word from byte `first` on, first + length <= 8. Eight bytes are read where they
+ * may be: one load, one store and no loop. */
+static inline void ftvm_word_take(uint8_t *word, unsigned first, unsigned length, const uint8_t *from,
+                                  const uint8_t *readable)
 {
     if (readable - from < 8) {
         memcpy(word + first, from, length);
