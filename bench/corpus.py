@@ -14,11 +14,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+
+from ftvm.guests.riscv.elf import parse_elf
+from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape
+from ftvm.guests.riscv.programs import read_program
 
 PAGE = 4096
 EPOCH_SECONDS = 0.025
 WARM_UP_SECONDS = 1.0
+EPOCHS_MAX = 200
 
 PYTHON_OBJECTS = """
 import random
@@ -64,6 +70,15 @@ PYTHON_WORKLOADS = {
 }
 
 
+MACHINE_WORKLOADS = {
+    "machine, random writes": ("dirty", "pages=4096 rate=0 words=4 pattern=random"),
+    "machine, disk journal": ("journal", "records=1000000 batch=8"),
+}
+MACHINE_BYTES = 32 << 20
+INSTRUCTIONS_PER_EPOCH = 10_000_000
+"""What the built-in machine does in 25 ms."""
+
+
 @dataclass(frozen=True, slots=True)
 class Corpus:
     """Pages side by side: page i of `newer` came from page i of `older`."""
@@ -81,10 +96,12 @@ def corpora(pages: int) -> Iterator[Corpus]:
     """Yield one corpus of about so many pages per workload that can run here."""
     for name, source in PYTHON_WORKLOADS.items():
         with _child([sys.executable, "-c", source]) as process:
-            yield _collect(name, process, pages)
+            yield _collect(name, _epochs_of(process), pages)
     if shutil.which("redis-server"):
         with _redis() as process:
-            yield _collect("redis", process, pages)
+            yield _collect("redis", _epochs_of(process), pages)
+    for name, (program, command_line) in MACHINE_WORKLOADS.items():
+        yield _collect(name, _machine_epochs(program, command_line), pages)
 
 
 def missing() -> list[str]:
@@ -114,19 +131,36 @@ def _redis() -> Iterator[subprocess.Popen[bytes]]:
         yield process
 
 
-def _collect(name: str, process: subprocess.Popen[bytes], pages: int) -> Corpus:
+def _collect(name: str, epochs: Iterator[dict[int, bytes]], pages: int) -> Corpus:
     older, newer = bytearray(), bytearray()
-    before: dict[int, bytes] = {}
-    for epoch in range(200):
-        with _stopped(process):
-            now = dict(_regions(process.pid))
-        if epoch:
-            _keep_changed(before, now, older, newer)
+    before = next(epochs)
+    for now in islice(epochs, EPOCHS_MAX):
+        _keep_changed(before, now, older, newer)
         if len(newer) >= pages * PAGE:
             break
         before = now
-        time.sleep(EPOCH_SECONDS)
     return Corpus(name, bytes(older[: pages * PAGE]), bytes(newer[: pages * PAGE]))
+
+
+def _epochs_of(process: subprocess.Popen[bytes]) -> Iterator[dict[int, bytes]]:
+    """Yield a process's memory, by address, once an epoch."""
+    while True:
+        with _stopped(process):
+            now = dict(_regions(process.pid))
+        yield now
+        time.sleep(EPOCH_SECONDS)
+
+
+def _machine_epochs(program: str, command_line: str) -> Iterator[dict[int, bytes]]:
+    """The same for a program on the built-in machine."""
+    machine = Machine(MachineShape(ram_bytes=MACHINE_BYTES, disk_bytes=8 << 20))
+    program_image = parse_elf(read_program(program), ram_base=RAM_BASE, ram_bytes=MACHINE_BYTES)
+    machine.boot(program_image, command_line=command_line)
+    assert machine.disk is not None
+    while True:
+        machine.run(INSTRUCTIONS_PER_EPOCH)
+        machine.take_outputs()
+        yield {0: bytes(machine.ram.buffer), 1 << 40: bytes(machine.disk.buffer)}
 
 
 def _keep_changed(before: dict[int, bytes], now: dict[int, bytes], older: bytearray, newer: bytearray) -> None:

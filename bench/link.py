@@ -10,6 +10,7 @@ that a real program changed in 25 ms, so that every round ships real changes and
 import argparse
 import multiprocessing
 import os
+import socket
 import time
 from array import array
 from collections.abc import Callable
@@ -44,16 +45,16 @@ REPEATS = 3
 def receive(port_pipe: Connection, older: bytes, mode: str, messages: int) -> None:
     """Apply `messages` of one mode and acknowledge each; then tell the CPU seconds that it took."""
     memory = page_aligned(older)
-    socket = zmq.Context.instance().socket(zmq.PAIR)
-    port_pipe.send(socket.bind_to_random_port("tcp://127.0.0.1"))
+    link = zmq.Context.instance().socket(zmq.PAIR)
+    port_pipe.send(link.bind_to_random_port("tcp://127.0.0.1"))
     apply = {"delta": _delta_applier(memory), "raw": _raw_applier(memory), "echo": lambda _: None}[mode]
-    socket.send(b"ready")
+    link.send(b"ready")
     started = time.process_time()
     for _ in range(messages):
-        apply([frame.buffer for frame in socket.recv_multipart(copy=False)])
-        socket.send(b"ack", copy=False)
+        apply([frame.buffer for frame in link.recv_multipart(copy=False)])
+        link.send(b"ack", copy=False)
     port_pipe.send(time.process_time() - started)
-    socket.close(linger=1000)
+    link.close(linger=1000)
 
 
 def _delta_applier(memory: Any) -> Callable[[list[memoryview]], None]:
@@ -214,6 +215,49 @@ def mean_rows(all_ratios: list[dict[str, float]]) -> list[Row]:
     ]
 
 
+def socket_rows(corpus: Corpus, rounds: int) -> list[Row]:
+    """What the transport itself costs: the same megabytes through ZeroMQ and through a bare socket."""
+    size = corpus.page_count * PAGE * rounds
+    seconds = {"zeromq": min(Sent(corpus, "raw", rounds).wall_seconds for _ in range(REPEATS))}
+    seconds["socket"] = min(socket_seconds(corpus.newer, rounds) for _ in range(REPEATS))
+    return [
+        Row(
+            name="raw pages through ZeroMQ, gathered and applied",
+            value=size / seconds["zeromq"] / 1e9,
+            unit="GB/s",
+            peer="bare TCP socket, nothing else",
+            peer_value=size / seconds["socket"] / 1e9,
+        )
+    ]
+
+
+def socket_seconds(content: bytes, rounds: int) -> float:
+    pipe, theirs = multiprocessing.Pipe()
+    total = len(content) * rounds
+    process = multiprocessing.get_context("spawn").Process(target=drain, args=(theirs, total))
+    process.start()
+    with socket.create_connection(("127.0.0.1", pipe.recv())) as sender:
+        started = time.perf_counter()
+        for _ in range(rounds):
+            sender.sendall(content)
+        sender.recv(1)
+        seconds = time.perf_counter() - started
+    process.join()
+    return seconds
+
+
+def drain(port_pipe: Connection, total: int) -> None:
+    """Receive `total` bytes, then say so with one."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port_pipe.send(server.getsockname()[1])
+        connection, _ = server.accept()
+        with connection:
+            room = bytearray(1 << 20)
+            while total > 0:
+                total -= connection.recv_into(room)
+            connection.sendall(b"!")
+
+
 def acknowledgement_rows() -> list[Row]:
     """An epoch in which nothing changed: captured, sent, verified, committed, acknowledged."""
     content = os.urandom(256 * PAGE)
@@ -255,7 +299,7 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
         rows += more
         all_ratios.append(ratios)
     rows += [Row(name=reason, value=None, unit="", peer="", note="not measured") for reason in missing()]
-    return rows + mean_rows(all_ratios) + acknowledgement_rows()
+    return rows + mean_rows(all_ratios) + socket_rows(corpus, arguments.rounds) + acknowledgement_rows()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-/* What the native core is measured against: memcpy, a full compare, XBZRLE as QEMU documents it, and loops that call one
- * codec for many pages without Python in between. Built by bench/peers.py when a benchmark starts. */
+/* What the native core is measured against: memcpy, a full compare, XBZRLE as QEMU documents it, and loops that call
+ * one codec for many pages without Python in between. Built by bench/peers.py when a benchmark starts. */
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -60,7 +60,7 @@ int peer_decode(uintptr_t function, const uint8_t *payload, size_t payload_bytes
     return 0;
 }
 
-/* --- XBZRLE: (length of a run that is equal, length of a run that differs, its bytes), lengths as LEB128 --------------- */
+/* --- XBZRLE: (length of a run that is equal, length of a run that differs, its bytes), lengths as LEB128 ---------- */
 
 static uint8_t *leb128(uint8_t *out, unsigned value)
 {
@@ -105,7 +105,7 @@ size_t peer_xbzrle(const uint8_t *older, const uint8_t *newer, size_t pages, uin
     return bytes;
 }
 
-/* --- LZ4 of the XORed page, by the system's liblz4 ------------------------------------------------------------------- */
+/* --- LZ4 of the XORed page, by the system's liblz4 ---------------------------------------------------------------- */
 
 size_t peer_lz4_compress(uintptr_t function, const uint8_t *older, const uint8_t *newer, size_t pages, uint8_t *payload,
                          uint16_t *lengths)
@@ -137,7 +137,7 @@ int peer_lz4_decompress(uintptr_t function, const uint8_t *payload, const uint16
     return 0;
 }
 
-/* --- memory that others write ------------------------------------------------------------------------------------------- */
+/* --- memory that others write ------------------------------------------------------------------------------------- */
 
 /* Writes one word to every `step`-th page from `first` on. */
 void peer_touch(uint8_t *memory, size_t pages, size_t first, size_t step, uint64_t value)

@@ -17,9 +17,9 @@ static size_t batch_length(const struct ftvm_received *batch, size_t entry)
     return length;
 }
 
-/* One page of a batch: where its delta lies, and the slack behind it. */
-static enum ftvm_apply_verdict page_check(const struct ftvm_memory *memory, const struct ftvm_received *batch, size_t entry,
-                                          size_t offset, uint64_t next_index)
+/* Whether an entry names a page that may come now, and a delta that lies inside the payload. */
+static enum ftvm_apply_verdict page_check(const struct ftvm_memory *memory, const struct ftvm_received *batch,
+                                          size_t entry, size_t offset, uint64_t next_index)
 {
     size_t length = batch_length(batch, entry);
     uint32_t index = batch_index(batch, entry);
@@ -58,8 +58,8 @@ enum ftvm_apply_verdict ftvm_apply_verify(const struct ftvm_memory *memory, cons
     return offset == batch->payload_bytes ? FTVM_APPLY_GOOD : FTVM_APPLY_BAD_LENGTH;
 }
 
-size_t ftvm_apply_commit(const struct ftvm_memory *memory, struct ftvm_digest *digests, const struct ftvm_received *batch,
-                         const struct ftvm_digest *fresh)
+size_t ftvm_apply_commit(const struct ftvm_memory *memory, struct ftvm_digest *digests,
+                         const struct ftvm_received *batch, const struct ftvm_digest *fresh)
 {
     const struct ftvm_delta_codec *codec = ftvm_delta_best();
     uint32_t cursor = 0;

@@ -1,9 +1,9 @@
 /* apply: batches of deltas into memory, in two passes: verify, then commit.
  *
- * Verifying decodes each page into a scratch page on the stack, checks its form and takes its hash; memory is only read. What
- * it yields (the new hashes and their sum) says what the memory's digest would be, so that the caller can refuse a
- * checkpoint before the first byte of memory has changed. Committing decodes again, in place. Decoding twice costs less than an
- * undo log or a second copy of memory, and needs no room beyond one hash a page.
+ * Verifying decodes each page into a scratch page on the stack, checks its form and takes its hash; memory is only
+ * read. What it yields (the new hashes and their sum) says what the memory's digest would be, so that the caller can
+ * refuse a checkpoint before the first byte of memory has changed. Committing decodes again, in place. Decoding twice
+ * costs less than an undo log or a second copy of memory, and needs no room beyond one hash a page.
  *
  * Nothing here allocates. One memory belongs to one thread at a time.
  */
@@ -25,7 +25,7 @@ struct ftvm_received {
 enum ftvm_apply_verdict {
     FTVM_APPLY_GOOD = 0,
     FTVM_APPLY_BAD_INDEX = 1,  /* outside the memory, or not above the one before it */
-    FTVM_APPLY_BAD_LENGTH = 2, /* 0, or more than what is left of the payload, or the payload is longer than all lengths */
+    FTVM_APPLY_BAD_LENGTH = 2, /* 0, or more than is left of the payload; or the payload is longer than all */
     FTVM_APPLY_BAD_DELTA = 3,  /* the bytes are no delta */
 };
 
@@ -49,7 +49,7 @@ enum ftvm_apply_verdict ftvm_apply_verify(const struct ftvm_memory *memory, cons
 /* Applies one batch that was found good against this very memory, and moves its hashes into `digests`.
  *
  * Returns how many entries were applied: all of them, unless the batch was changed since it was verified. */
-size_t ftvm_apply_commit(const struct ftvm_memory *memory, struct ftvm_digest *digests, const struct ftvm_received *batch,
-                         const struct ftvm_digest *fresh);
+size_t ftvm_apply_commit(const struct ftvm_memory *memory, struct ftvm_digest *digests,
+                         const struct ftvm_received *batch, const struct ftvm_digest *fresh);
 
 #endif

@@ -1,7 +1,7 @@
 /* bitmap: sets of page indices, one bit a page.
  *
- * A bitmap of n pages is (n + 63) / 64 little-endian 64-bit words; page i is bit i % 64 of word i / 64. Bits at and above
- * n are zero; functions that build a bitmap keep it so, functions that read one ignore them.
+ * A bitmap of n pages is (n + 63) / 64 little-endian 64-bit words; page i is bit i % 64 of word i / 64. Bits at and
+ * above n are zero; functions that build a bitmap keep it so, functions that read one ignore them.
  *
  * Nothing here allocates; the caller owns all memory. All functions are safe to call from several threads on different
  * memory. Python mirrors the layout in ftvm/checkpoint.py (Bitmap).

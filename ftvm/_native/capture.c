@@ -56,7 +56,8 @@ static void page_capture(const uint8_t *page, uint32_t index, struct ftvm_shadow
     size_t length = page_encode(page, base, &shadow->raw_runs[index], batch->payload + batch->payload_bytes);
     if (length == 0)
         return;
-    /* The digest is of the shadow, not of the guest's page: it is what the backup will hold, whatever the guest does. */
+    /* The digest is of the shadow, not of the guest's page: it is what the backup will hold, whatever the guest does.
+     * */
     page_digest_update(shadow, index, base);
     batch->indices[batch->entry_count] = index;
     batch->lengths[batch->entry_count] = (uint16_t)length;
@@ -102,7 +103,7 @@ size_t ftvm_capture_staged(const uint8_t *staging, struct ftvm_shadow *shadow, c
     return done;
 }
 
-/* --- two threads ---------------------------------------------------------------------------------------------------- */
+/* --- two threads -------------------------------------------------------------------------------------------------- */
 
 struct half_job {
     const struct ftvm_memory *memory;
@@ -133,7 +134,7 @@ void ftvm_capture_fused_halves(const struct ftvm_memory *memory, struct ftvm_sha
     shadow->sum = ftvm_digest_add(shadow->sum, job.shadow.sum);
 }
 
-/* --- scrubbing ------------------------------------------------------------------------------------------------------ */
+/* --- scrubbing ---------------------------------------------------------------------------------------------------- */
 
 size_t ftvm_capture_differing(const struct ftvm_memory *memory, const struct ftvm_shadow *shadow, uint32_t from,
                               uint32_t count, uint32_t *indices)

@@ -1,8 +1,8 @@
 /* capture: pages to deltas, in one pass that also keeps the shadow and the memory digest up to date.
  *
  * The shadow is what the backup will hold once all that was captured has been applied there; a page is encoded as its
- * difference from the shadow's. One call fills one batch: that is the unit of sending, and the price of a call from Python is
- * paid once for thousands of pages.
+ * difference from the shadow's. One call fills one batch: that is the unit of sending, and the price of a call from
+ * Python is paid once for thousands of pages.
  *
  * Nothing here allocates. One shadow belongs to one thread at a time.
  */
@@ -31,7 +31,8 @@ struct ftvm_batch {
     size_t payload_bytes;    /* out */
 };
 
-/* Makes the shadow one of all zero pages: digests, sum and runs. Its pages are the caller's to clear (fresh memory is zero). */
+/* Makes the shadow one of all zero pages: digests, sum and runs. Its pages are the caller's to clear (fresh memory is
+ * zero). */
 void ftvm_capture_reset(struct ftvm_shadow *shadow);
 
 /* Encodes pages straight from guest memory, which must stand still, until all are done or the batch is full.
@@ -41,7 +42,8 @@ void ftvm_capture_reset(struct ftvm_shadow *shadow);
  * Pages that equal their shadow make no entry. Of the pages done, shadow, digests and sum are up to date afterwards.
  * A page that came out RAW twice running is sent RAW without looking for less, which costs a copy instead of a search;
  * every eighth time the search is made again.
- * Returns how many of the indices are done: `count`, or fewer when the batch is full. With an empty batch, at least 1. */
+ * Returns how many of the indices are done: `count`, or fewer when the batch is full. With an empty batch, at least 1.
+ * */
 size_t ftvm_capture_fused(const struct ftvm_memory *memory, struct ftvm_shadow *shadow, const uint32_t *indices,
                           size_t count, struct ftvm_batch *batch);
 
@@ -51,9 +53,9 @@ size_t ftvm_capture_staged(const uint8_t *staging, struct ftvm_shadow *shadow, c
 
 /* The two halves of a fused capture on two threads: `first` on the caller's, `second` on one that lives for this call.
  *
- * A half is a list of indices and a batch of its own; the indices of both together are valid and no index is in both. Each half
- * runs as ftvm_capture_fused does, and says in `done` how far it came. It pays from a few hundred pages on: starting a thread
- * costs some tens of microseconds. If no thread can be started, the caller's does both. */
+ * A half is a list of indices and a batch of its own; the indices of both together are valid and no index is in both.
+ * Each half runs as ftvm_capture_fused does, and says in `done` how far it came. It pays from a few hundred pages on:
+ * starting a thread costs some tens of microseconds. If no thread can be started, the caller's does both. */
 struct ftvm_capture_half {
     const uint32_t *indices;
     size_t count;
@@ -63,8 +65,8 @@ struct ftvm_capture_half {
 void ftvm_capture_fused_halves(const struct ftvm_memory *memory, struct ftvm_shadow *shadow,
                                struct ftvm_capture_half *first, struct ftvm_capture_half *second);
 
-/* Looks for pages that differ from their shadow, from page `from` on, at most `count` of them. Changes nothing; the guest may
- * run, and then what is found is a suspicion.
+/* Looks for pages that differ from their shadow, from page `from` on, at most `count` of them. Changes nothing; the
+ * guest may run, and then what is found is a suspicion.
  *
  * indices  out: room for `count` entries
  * Returns how many differ. */

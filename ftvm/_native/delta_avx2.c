@@ -73,7 +73,8 @@ static inline const uint8_t *word_take(const uint8_t *in, uint8_t *word, uint64_
     return in + __builtin_popcountll(bytes);
 }
 
-static inline const uint8_t *line_take_parts(const uint8_t *in, const uint8_t *end, const uint8_t *readable, uint8_t *line)
+static inline const uint8_t *line_take_parts(const uint8_t *in, const uint8_t *end, const uint8_t *readable,
+                                             uint8_t *line)
 {
     if (readable - in < PARTS_BYTES_MAX + 8)
         return ftvm_parts_take(in, end, line);

@@ -39,7 +39,8 @@ static inline uint8_t *line_put_parts(uint8_t *out, const uint8_t *line, uint64_
 }
 
 /* A masked store of the expanded bytes: loading the line, expanding into it and storing it whole is slower. */
-static inline const uint8_t *line_take_parts(const uint8_t *in, const uint8_t *end, const uint8_t *readable, uint8_t *line)
+static inline const uint8_t *line_take_parts(const uint8_t *in, const uint8_t *end, const uint8_t *readable,
+                                             uint8_t *line)
 {
     if (readable - in < PARTS_BYTES_MAX + FTVM_LINE_BYTES)
         return ftvm_parts_take(in, end, line);

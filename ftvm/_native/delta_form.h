@@ -11,8 +11,12 @@
 #define FTVM_DELTA_RAW 0x30
 #define FTVM_DELTA_WHOLE_LINE 0x00
 
-#define FTVM_DELTA_SPARSE_MAX 8 /* words */
-#define FTVM_DELTA_LIST_MAX 7   /* lines */
+#define FTVM_DELTA_SPARSE_MAX 15       /* entries */
+#define FTVM_DELTA_SPARSE_LINES_MAX 15 /* lines and words for which SPARSE is tried */
+#define FTVM_DELTA_SPARSE_WORDS_MAX 32
+#define FTVM_DELTA_RUN 0x8000u
+#define FTVM_DELTA_RUN_MAX 256 /* bytes */
+#define FTVM_DELTA_LIST_MAX 7  /* lines */
 
 #define FTVM_LOW_BITS UINT64_C(0x0101010101010101)
 
@@ -68,9 +72,10 @@ static inline const uint8_t *ftvm_parts_take(const uint8_t *in, const uint8_t *e
     return in;
 }
 
-/* Puts `length` (1 to 8) bytes into a word from byte `first` on, first + length <= 8. Eight bytes are read where they may be:
- * one load, one store and no loop. */
-static inline void ftvm_word_take(uint8_t *word, unsigned first, unsigned length, const uint8_t *from, const uint8_t *readable)
+/* Puts `length` (1 to 8) bytes into a word from byte `first` on, first + length <= 8. Eight bytes are read where they
+ * may be: one load, one store and no loop. */
+static inline void ftvm_word_take(uint8_t *word, unsigned first, unsigned length, const uint8_t *from,
+                                  const uint8_t *readable)
 {
     if (readable - from < 8) {
         memcpy(word + first, from, length);

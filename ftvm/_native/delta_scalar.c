@@ -32,7 +32,8 @@ static inline uint8_t *line_put_parts(uint8_t *out, const uint8_t *line, uint64_
     return ftvm_parts_put(out, line, difference);
 }
 
-static inline const uint8_t *line_take_parts(const uint8_t *in, const uint8_t *end, const uint8_t *readable, uint8_t *line)
+static inline const uint8_t *line_take_parts(const uint8_t *in, const uint8_t *end, const uint8_t *readable,
+                                             uint8_t *line)
 {
     (void)readable;
     return ftvm_parts_take(in, end, line);

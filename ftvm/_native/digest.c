@@ -74,7 +74,8 @@ static uint64_t lanes_merge(const uint64_t lanes[FTVM_LANES], const uint8_t *sec
 static void page_lanes(size_t level, uint64_t lanes[FTVM_LANES], uint8_t secret[FTVM_SECRET_BYTES], const uint8_t *page,
                        uint64_t seed)
 {
-    const uint64_t start[FTVM_LANES] = {PRIME32_3, PRIME64_1, PRIME64_2, PRIME64_3, PRIME64_4, PRIME32_2, PRIME64_5, FTVM_PRIME32_1};
+    const uint64_t start[FTVM_LANES] = {PRIME32_3, PRIME64_1, PRIME64_2, PRIME64_3,
+                                        PRIME64_4, PRIME32_2, PRIME64_5, FTVM_PRIME32_1};
     memcpy(lanes, start, sizeof start);
     secret_derive(secret, seed);
     VARIANTS[level](lanes, page, secret);
@@ -93,9 +94,10 @@ static struct ftvm_digest page_digest(size_t level, const uint8_t *page, uint64_
     uint64_t lanes[FTVM_LANES];
     uint8_t secret[FTVM_SECRET_BYTES];
     page_lanes(level, lanes, secret, page, seed);
+    const uint8_t *high_secret = secret + FTVM_SECRET_BYTES - FTVM_STRIPE_BYTES - MERGE_OFFSET;
     return (struct ftvm_digest){
         .low = lanes_merge(lanes, secret + MERGE_OFFSET, FTVM_PAGE_BYTES * PRIME64_1),
-        .high = lanes_merge(lanes, secret + FTVM_SECRET_BYTES - FTVM_STRIPE_BYTES - MERGE_OFFSET, ~(FTVM_PAGE_BYTES * PRIME64_2)),
+        .high = lanes_merge(lanes, high_secret, ~(FTVM_PAGE_BYTES * PRIME64_2)),
     };
 }
 

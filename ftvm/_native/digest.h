@@ -1,14 +1,14 @@
 /* digest: XXH3 of one page, and the digest of a whole memory built from it.
  *
- * The page hashes are XXH3-64 and XXH3-128 of exactly 4096 bytes with a 64-bit seed, equal to every other implementation
- * of XXH3 (specification: "XXH3", doc/xxhash_spec.md of Cyan4973/xxHash).
+ * The page hashes are XXH3-64 and XXH3-128 of exactly 4096 bytes with a 64-bit seed, equal to every other
+ * implementation of XXH3 (specification: "XXH3", doc/xxhash_spec.md of Cyan4973/xxHash).
  *
  * The digest of a memory is
  *
  *     sum over all page indices i of XXH3-128(page i, seed = i)   modulo 2^128
  *
- * A sum can be kept up to date: for each page that changes, subtract its old hash and add its new one. The seed binds a page
- * to its place, so that two pages that swap places change the sum. It finds mistakes, not attackers: XXH3 is no
+ * A sum can be kept up to date: for each page that changes, subtract its old hash and add its new one. The seed binds
+ * a page to its place, so that two pages that swap places change the sum. It finds mistakes, not attackers: XXH3 is no
  * cryptographic hash.
  *
  * Nothing here allocates; all functions are safe on different memory from several threads.

@@ -24,7 +24,8 @@ static inline void stripe_accumulate(lanes_part lanes[PARTS], const uint8_t *str
     }
 }
 
-static inline void stripes_accumulate(lanes_part lanes[PARTS], const uint8_t *stripes, const uint8_t *secret, size_t count)
+static inline void stripes_accumulate(lanes_part lanes[PARTS], const uint8_t *stripes, const uint8_t *secret,
+                                      size_t count)
 {
     for (size_t i = 0; i < count; i++)
         stripe_accumulate(lanes, stripes + i * FTVM_STRIPE_BYTES, secret + i * 8);

@@ -5,8 +5,8 @@
 #if defined(__SSE2__)
 #include <emmintrin.h>
 
-/* From this many pages on (a second-level cache's worth), what is copied will not be in cache when it is read again, and
- * stores that go around the cache save reading the target first. */
+/* From this many pages on (a second-level cache's worth), what is copied will not be in cache when it is read again,
+ * and stores that go around the cache save reading the target first. */
 #define STREAM_PAGES_MIN 128
 
 /* Stores around the cache; `to` is aligned to 16 bytes. */
@@ -45,7 +45,8 @@ static int streaming_pays(const uint8_t *staging, size_t count)
 static void stream_finish(void) {}
 #endif
 
-void ftvm_gather_pages(const struct ftvm_memory *memory, const uint32_t *indices, size_t count, uint8_t *restrict staging)
+void ftvm_gather_pages(const struct ftvm_memory *memory, const uint32_t *indices, size_t count,
+                       uint8_t *restrict staging)
 {
     int is_streaming = streaming_pays(staging, count);
     uint32_t cursor = 0;

@@ -1,8 +1,9 @@
 /* memory: a guest's memory as C sees it: regions of whole pages under one numbering.
  *
- * Page index i counts over all regions in their order: region r holds the indices first_page .. first_page + page_count - 1.
- * The caller owns the regions' buffers and the array that describes them; both outlive every call. Nothing here
- * allocates. Page indices given to these functions must be below `page_count` unless a function says that it checks.
+ * Page index i counts over all regions in their order: region r holds the indices first_page .. first_page +
+ * page_count - 1. The caller owns the regions' buffers and the array that describes them; both outlive every call.
+ * Nothing here allocates. Page indices given to these functions must be below `page_count` unless a function says that
+ * it checks.
  */
 #ifndef FTVM_MEMORY_H
 #define FTVM_MEMORY_H
@@ -26,7 +27,8 @@ struct ftvm_memory {
 
 /* Returns the first byte of page `index`.
  *
- * cursor  where the search starts; holds 0 before the first call. Rising indices make the search free; any order is right. */
+ * cursor  where the search starts; holds 0 before the first call. Rising indices make the search free; any order is
+ * right. */
 static inline uint8_t *ftvm_memory_page(const struct ftvm_memory *memory, uint32_t index, uint32_t *cursor)
 {
     uint32_t at = *cursor;
@@ -44,8 +46,8 @@ static inline uint8_t *ftvm_memory_page(const struct ftvm_memory *memory, uint32
  * Returns 1 if so (also for no entries), else 0. */
 int ftvm_memory_indices_valid(const uint32_t *indices, size_t count, uint32_t least, uint32_t page_count);
 
-/* Makes every page zero. Pages that are zero already are read, not written, so that memory which the kernel has not backed
- * yet stays unbacked. */
+/* Makes every page zero. Pages that are zero already are read, not written, so that memory which the kernel has not
+ * backed yet stays unbacked. */
 void ftvm_memory_clear(const struct ftvm_memory *memory);
 
 #endif

@@ -9,8 +9,8 @@
 #define FTVM_LINE_BYTES 64
 #define FTVM_LINE_COUNT (FTVM_PAGE_BYTES / FTVM_LINE_BYTES)
 
-/* Unaligned loads and stores of little-endian words. The wire format is little-endian, and so is every machine that this
- * builds for. */
+/* Unaligned loads and stores of little-endian words. The wire format is little-endian, and so is every machine that
+ * this builds for. */
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "ftvm's page codec needs a little-endian machine"
 #endif
@@ -27,8 +27,8 @@ static inline void ftvm_store64(uint8_t *to, uint64_t word)
     memcpy(to, &word, sizeof word);
 }
 
-/* Asks for the start of a page that will be read soon. The hardware finds the rest of it by itself, but it does not look
- * across the edge of a page: in a list of scattered pages the first lines of each are otherwise waited for. */
+/* Asks for the start of a page that will be read soon. The hardware finds the rest of it by itself, but it does not
+ * look across the edge of a page: in a list of scattered pages the first lines of each are otherwise waited for. */
 static inline void ftvm_page_prefetch(const uint8_t *page)
 {
     for (size_t line = 0; line < 8 * FTVM_LINE_BYTES; line += FTVM_LINE_BYTES)
@@ -43,7 +43,8 @@ static inline int ftvm_line_is_zero(const uint8_t *line)
     return any == 0;
 }
 
-/* Tells whether all 4096 bytes are zero. Leaves at the first line that is not: most pages that are not zero say so early. */
+/* Tells whether all 4096 bytes are zero. Leaves at the first line that is not: most pages that are not zero say so
+ * early. */
 static inline int ftvm_page_is_zero(const uint8_t *page)
 {
     for (size_t line = 0; line < FTVM_PAGE_BYTES; line += FTVM_LINE_BYTES)

@@ -52,7 +52,8 @@ struct scan_request {
 
 /* --- hot chunks --------------------------------------------------------------------------------------------------- */
 
-/* A chunk's state: cold, and busy in so many looks running; or hot, for so many looks; or hot and protected for one turn. */
+/* A chunk's state: cold, and busy in so many looks running; or hot, for so many looks; or hot and protected for one
+ * turn. */
 #define CHUNK_COLD 0
 #define CHUNK_HOT 2
 #define CHUNK_PROBE_AT (CHUNK_HOT + 16)
@@ -96,7 +97,7 @@ static uint32_t bits_count(const uint64_t *words, uint32_t from, uint32_t to)
     return count;
 }
 
-/* --- scanning ------------------------------------------------------------------------------------------------------- */
+/* --- scanning ----------------------------------------------------------------------------------------------------- */
 
 /* Reads which of the pages [from, to) were written, and protects them again. */
 static int range_scan(int pagemap, uint64_t start, uint32_t from, uint32_t to, uint64_t *words)
@@ -172,7 +173,7 @@ int ftvm_tracker_scan(int pagemap, uint64_t start, uint32_t page_count, uint8_t 
     return 0;
 }
 
-/* --- starting and stopping -------------------------------------------------------------------------------------------- */
+/* --- starting and stopping ---------------------------------------------------------------------------------------- */
 
 static int features_ask(int userfault)
 {

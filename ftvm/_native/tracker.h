@@ -1,22 +1,22 @@
 /* tracker: which pages were written since the last look, for memory that others write.
  *
- * Two ways. **Write faults** (Linux 6.7 and later): a userfaultfd in WP_ASYNC mode write-protects pages; the kernel notes the
- * first write to each and lets it through, and PAGEMAP_SCAN reads and renews the protection of a range in one call. Writes by
- * system calls and by other threads are seen, as are pages dropped by MADV_DONTNEED; a mapping that replaced a
- * tracked one is noticed as an error, not as silence. Not seen: a hole punched into shared memory (MADV_REMOVE, fallocate):
- * the kernel keeps the protection of what it dropped; who does that must report the pages itself. **Comparison** with a copy works everywhere, costs a copy of the memory,
- * and sees changes rather than writes.
+ * Two ways. **Write faults** (Linux 6.7 and later): a userfaultfd in WP_ASYNC mode write-protects pages; the kernel
+ * notes the first write to each and lets it through, and PAGEMAP_SCAN reads and renews the protection of a range in
+ * one call. Writes by system calls and by other threads are seen, as are pages dropped by MADV_DONTNEED; a mapping
+ * that replaced a tracked one is noticed as an error, not as silence. Not seen: a hole punched into shared memory
+ * (MADV_REMOVE, fallocate): the kernel keeps the protection of what it dropped; who does that must report the pages
+ * itself. **Comparison** with a copy works everywhere, costs a copy of the memory, and sees changes rather than writes.
  *
- * Functions that call the kernel return 0 or a negative errno. Nothing here allocates. Facts: userfaultfd(2), ioctl_userfaultfd(2),
- * PAGEMAP_SCAN in the kernel's Documentation/admin-guide/mm/pagemap.rst.
+ * Functions that call the kernel return 0 or a negative errno. Nothing here allocates. Facts: userfaultfd(2),
+ * ioctl_userfaultfd(2), PAGEMAP_SCAN in the kernel's Documentation/admin-guide/mm/pagemap.rst.
  *
  * Hot chunks
  * ----------
- * The price of a write fault is about 1 us, and it cannot be lowered; not asking for it can. Memory is looked at in chunks of
- * 512 pages, one state byte each. A chunk more than a quarter of which was written in two looks running is left
- * unprotected: it counts as written whole, and the capture's comparison with the shadow sorts out what changed. Every
- * sixteenth look it is protected for one turn, to learn whether fewer than 100 of its pages are written now; then it is
- * protected again.
+ * The price of a write fault is about 1 us, and it cannot be lowered; not asking for it can. Memory is looked at in
+ * chunks of 512 pages, one state byte each. A chunk more than a quarter of which was written in two looks running is
+ * left unprotected: it counts as written whole, and the capture's comparison with the shadow sorts out what changed.
+ * Every sixteenth look it is protected for one turn, to learn whether fewer than 100 of its pages are written now;
+ * then it is protected again.
  */
 #ifndef FTVM_TRACKER_H
 #define FTVM_TRACKER_H
@@ -48,8 +48,8 @@ int ftvm_tracker_open(struct ftvm_tracker *tracker, const struct ftvm_memory *me
 /* Stops tracking. Idempotent. */
 void ftvm_tracker_close(struct ftvm_tracker *tracker);
 
-/* Reads and clears which pages of one range were written. Who writes to the range must stand still for the answer to be exact;
- * if it does not, a write is reported by this call or by the next.
+/* Reads and clears which pages of one range were written. Who writes to the range must stand still for the answer to
+ * be exact; if it does not, a write is reported by this call or by the next.
  *
  * pagemap     /proc/PID/pagemap of the process that the addresses are of, in which the range is registered
  * start       address of the range, page-aligned

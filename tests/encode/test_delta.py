@@ -93,16 +93,25 @@ def word(index: int, first: int, length: int) -> bytes:
     return (index << 6 | first << 3 | (length - 1)).to_bytes(2, "little")
 
 
+def run(first: int, length: int) -> bytes:
+    return (0x8000 | first).to_bytes(2, "little") + bytes([length - 1])
+
+
 MALFORMED = {
     "no tag": b"",
-    "unknown tag": b"\x09",
+    "unknown tag": b"\x18",
     "list of no lines": b"\x10",
     "list of eight lines": b"\x18",
     "zero with a rest": b"\x00\x00",
     "sparse word past the page": b"\x01" + word(512, 0, 1) + b"x",
     "sparse bytes past their word": b"\x01" + word(0, 7, 2) + b"xy",
     "sparse words that fall": b"\x02" + word(5, 0, 1) + b"x" + word(4, 0, 1) + b"y",
-    "sparse words that repeat": b"\x02" + word(5, 0, 1) + b"x" + word(5, 1, 1) + b"y",
+    "sparse entries that overlap": b"\x02" + word(5, 0, 2) + b"xy" + word(5, 1, 1) + b"z",
+    "run past the page": b"\x01" + run(4095, 2) + b"xy",
+    "run that begins past the page": b"\x01" + run(4096, 1) + b"x",
+    "run that overlaps": b"\x02" + run(8, 20) + bytes(20) + run(27, 9) + bytes(9),
+    "run without its bytes": b"\x01" + run(0, 5) + b"xyzw",
+    "run without its length": b"\x01" + run(0, 5)[:2],
     "sparse without its bytes": b"\x01" + word(0, 0, 8) + b"x",
     "line past the page": b"\x11\x40\x00" + bytes(64),
     "lines that fall": b"\x12\x05\x04" + 2 * (b"\x00" + bytes(64)),
@@ -145,17 +154,34 @@ DRAWN = {
         flipped(8, 10),
         b"\x01" + word(1, 0, 3) + new(8) + BASE[9:10] + new(10),
     ),
-    "nine words of one line and the next": (
-        flipped(*range(0, 72, 8)),
-        b"\x12\x00\x01" + b"\xff" + b"\x01" * 8 + new(*range(0, 64, 8)) + b"\x01\x01" + new(64),
+    "two words that touch": (flipped(*range(5, 12)), b"\x01" + run(5, 7) + new(*range(5, 12))),
+    "a run goes on over one byte, and over lines": (
+        flipped(*range(50, 67), *range(68, 70)),
+        b"\x01" + run(50, 20) + new(*range(50, 67)) + BASE[67:68] + new(68, 69),
+    ),
+    "a word does not": (
+        flipped(6, 8),
+        b"\x02" + word(0, 6, 1) + new(6) + word(1, 0, 1) + new(8),
+    ),
+    "sixteen words of two lines": (
+        flipped(*range(0, 128, 8)),
+        b"\x12\x00\x01" + b"".join(b"\xff" + b"\x01" * 8 + new(*range(at, at + 64, 8)) for at in (0, 64)),
     ),
     "a whole line": (
-        overwritten(BASE, [(0, FLIPPED[:64]), (64, FLIPPED[64:65])]),
-        b"\x12\x00\x01" + b"\x00" + FLIPPED[:64] + b"\x01\x01" + new(64),
+        flipped(*range(64), *range(72, 184, 8)),
+        b"\x13\x00\x01\x02"
+        b"\x00"
+        + FLIPPED[:64]
+        + b"\xfe"
+        + b"\x01" * 7
+        + new(*range(72, 128, 8))
+        + b"\x7f"
+        + b"\x01" * 7
+        + new(*range(128, 184, 8)),
     ),
-    "eight lines": (
-        flipped(*range(0, 512, 64)),
-        b"\x20" + (0xFF).to_bytes(8, "little") + b"".join(b"\x01\x01" + new(at) for at in range(0, 512, 64)),
+    "sixteen lines": (
+        flipped(*range(0, 1024, 64)),
+        b"\x20" + (0xFFFF).to_bytes(8, "little") + b"".join(b"\x01\x01" + new(at) for at in range(0, 1024, 64)),
     ),
     "everything": (FLIPPED, b"\x30" + FLIPPED),
 }
