@@ -125,6 +125,18 @@ static bool wake(ftvm_riscv *machine)
     return true;
 }
 
+/* The handler's first instruction just failed to be fetched, and will each time: interrupts are off in a handler, and who
+ * could open memory to it is the handler itself. */
+static bool is_stuck(ftvm_riscv *machine)
+{
+    const riscv_hart *hart = &machine->core.hart;
+    uint32_t raw;
+    uint64_t bad;
+    return hart->mcause == RISCV_FETCH_ACCESS && hart->mepc == hart->pc && hart->pc == (hart->mtvec & ~UINT64_C(3)) &&
+           hart->privilege == RISCV_MACHINE && (hart->mstatus & RISCV_MSTATUS_MIE) == 0 &&
+           riscv_bus_fetch(machine, &raw, &bad) != 0;
+}
+
 static void execute(ftvm_riscv *machine, uint64_t until, uint32_t options)
 {
     machine->must_leave = false;
@@ -142,7 +154,7 @@ int ftvm_riscv_run(ftvm_riscv *machine, uint64_t instructions, uint32_t options)
     size_t outputs_before = machine->output.count;
     for (;;) {
         settle(machine);
-        if (machine->core.is_finished)
+        if (machine->core.ended_by != FTVM_RISCV_NOT_ENDED)
             return FTVM_RISCV_FINISHED;
         bool has_spoken = machine->output.count != outputs_before && (options & FTVM_RISCV_STOP_AT_OUTPUT) != 0;
         if (has_spoken || riscv_output_is_tight(&machine->output))
@@ -151,6 +163,8 @@ int ftvm_riscv_run(ftvm_riscv *machine, uint64_t instructions, uint32_t options)
             return FTVM_RISCV_LIMIT;
         if (atomic_exchange_explicit(&machine->is_stop_wanted, false, memory_order_relaxed))
             return FTVM_RISCV_STOPPED;
+        if (is_stuck(machine))
+            return FTVM_RISCV_STUCK;
         if (!wake(machine))
             return FTVM_RISCV_IDLE;
         uint64_t until = next_event(machine, end - hart->retired > STOP_LATENCY ? hart->retired + STOP_LATENCY : end);
@@ -187,9 +201,14 @@ uint64_t ftvm_riscv_idled(const ftvm_riscv *machine)
     return machine->core.hart.idled;
 }
 
-uint64_t ftvm_riscv_finish(const ftvm_riscv *machine)
+int ftvm_riscv_ended_by(const ftvm_riscv *machine)
 {
-    return machine->core.finish_code;
+    return machine->core.ended_by;
+}
+
+uint64_t ftvm_riscv_exit_code(const ftvm_riscv *machine)
+{
+    return machine->core.exit_code;
 }
 
 /* --- inputs and outputs --- */

@@ -43,8 +43,9 @@ enum { /* why a run ended */
     FTVM_RISCV_LIMIT = 0,    /* all instructions asked for are retired */
     FTVM_RISCV_IDLE = 1,     /* waiting for an interrupt: give it an input or idle ticks */
     FTVM_RISCV_OUTPUT = 2,   /* FTVM_RISCV_STOP_AT_OUTPUT: an output was just made; or the queue needs draining */
-    FTVM_RISCV_FINISHED = 3, /* the program ended the machine: see ftvm_riscv_finish */
+    FTVM_RISCV_FINISHED = 3, /* the program ended the machine: see ftvm_riscv_ended_by */
     FTVM_RISCV_STOPPED = 4,  /* ftvm_riscv_stop was called */
+    FTVM_RISCV_STUCK = 5,    /* the trap handler itself cannot be fetched: the hart would trap for ever */
 };
 
 enum { /* options of a run; a set */
@@ -55,6 +56,12 @@ enum { /* options of a run; a set */
 enum { /* channels of outputs */
     FTVM_RISCV_CHANNEL_CONSOLE = 0,
     FTVM_RISCV_CHANNEL_NET = 1,
+};
+
+enum { /* who ended the machine */
+    FTVM_RISCV_NOT_ENDED = 0,
+    FTVM_RISCV_BY_FINISHER = 1,
+    FTVM_RISCV_BY_TOHOST = 2,
 };
 
 typedef struct ftvm_riscv ftvm_riscv;
@@ -87,7 +94,8 @@ void ftvm_riscv_boot(ftvm_riscv *machine, uint64_t pc, uint64_t device_tree, uin
 
 /* Runs until `instructions` more are retired or something else ends the run.
  *
- * Returns why it ended: FTVM_RISCV_LIMIT, _IDLE, _OUTPUT, _FINISHED or _STOPPED. Never retires more than asked. The caller drains the
+ * Returns why it ended: FTVM_RISCV_LIMIT, _IDLE, _OUTPUT, _FINISHED, _STOPPED or
+ * _STUCK. Never retires more than asked. The caller drains the
  * outputs after each run. */
 int ftvm_riscv_run(ftvm_riscv *machine, uint64_t instructions, uint32_t options);
 
@@ -125,8 +133,9 @@ size_t ftvm_riscv_entropy_wanted(const ftvm_riscv *machine);
 const uint8_t *ftvm_riscv_outputs(const ftvm_riscv *machine, size_t *bytes, size_t *count);
 void ftvm_riscv_outputs_clear(ftvm_riscv *machine);
 
-/* How the program ended: the finisher's or HTIF's exit code. Only after FTVM_RISCV_FINISHED. */
-uint64_t ftvm_riscv_finish(const ftvm_riscv *machine);
+/* How the program ended: by whom, FTVM_RISCV_BY_... or FTVM_RISCV_NOT_ENDED, and with which code; 0 is success. */
+int ftvm_riscv_ended_by(const ftvm_riscv *machine);
+uint64_t ftvm_riscv_exit_code(const ftvm_riscv *machine);
 
 /* Writes all state but RAM and disk: versioned, little-endian, of fixed length.
  *

@@ -61,7 +61,7 @@ static void note_write(ftvm_riscv *machine, uint64_t offset, size_t bytes)
 static void check_tohost(ftvm_riscv *machine, uint64_t address, uint64_t value)
 {
     if (machine->core.tohost != 0 && address == machine->core.tohost && (value & 1) != 0)
-        riscv_finish(machine, value >> 1);
+        riscv_finish(machine, FTVM_RISCV_BY_TOHOST, value >> 1);
 }
 
 static uint64_t extend_ram(const ftvm_riscv *machine, uint64_t offset, unsigned size)

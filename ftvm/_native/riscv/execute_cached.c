@@ -60,12 +60,16 @@ static unsigned decode_at(ftvm_riscv *machine, const riscv_code_page *page, unsi
 #define PC (page->address + (uint64_t)((const char *)now - (const char *)page->operations) / (sizeof *now / 2))
 #define NEXT_PC (PC + 2 * HALVES)
 #define SYNC hart->retired = until - left
+#ifdef FTVM_RISCV_ONE_DISPATCH /* for bench/machine.py: what a switch in a loop compiles to */
+#define CONTINUE goto dispatch;
+#else
 #define CONTINUE                                                                                                      \
     {                                                                                                                 \
         if (__builtin_expect(--left == 0, 0))                                                                         \
             goto limit;                                                                                               \
         goto *now->handler;                                                                                           \
     }
+#endif
 #define NEXT                                                                                                          \
     {                                                                                                                 \
         now += HALVES;                                                                                                \
@@ -128,6 +132,13 @@ find: {
     now = &page->operations[(offset & PAGE_MASK) / 2];
     goto *now->handler;
 }
+
+#ifdef FTVM_RISCV_ONE_DISPATCH
+dispatch:
+    if (--left == 0)
+        goto limit;
+    goto *now->handler;
+#endif
 
 retire_and_find:
     if (--left != 0)

@@ -4,11 +4,11 @@
 
 enum { FAIL = 0x3333, PASS = 0x5555, RESET = 0x7777 };
 
-void riscv_finish(ftvm_riscv *machine, uint64_t code)
+void riscv_finish(ftvm_riscv *machine, uint8_t ended_by, uint64_t code)
 {
     riscv_uart_flush(machine);
-    machine->core.finish_code = code;
-    machine->core.is_finished = true;
+    machine->core.exit_code = code;
+    machine->core.ended_by = ended_by;
     machine->must_leave = true;
 }
 
@@ -27,9 +27,9 @@ static bool finisher_write(ftvm_riscv *machine, void *device, uint64_t offset, u
         return true;
     uint64_t command = value & 0xffff;
     if (command == PASS || command == RESET)
-        riscv_finish(machine, 0);
+        riscv_finish(machine, FTVM_RISCV_BY_FINISHER, 0);
     else if (command == FAIL)
-        riscv_finish(machine, value >> 16 & 0xffff);
+        riscv_finish(machine, FTVM_RISCV_BY_FINISHER, value >> 16 & 0xffff);
     return true;
 }
 

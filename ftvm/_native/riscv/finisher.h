@@ -6,7 +6,8 @@
 
 extern const riscv_device_ops riscv_finisher_ops;
 
-/* Ends the machine with an exit code, 0 for success; what was pending on the console becomes an output first. */
-void riscv_finish(ftvm_riscv *machine, uint64_t code);
+/* Ends the machine: FTVM_RISCV_BY_..., and an exit code, 0 for success. What was pending on the console becomes an output
+ * first. */
+void riscv_finish(ftvm_riscv *machine, uint8_t ended_by, uint64_t code);
 
 #endif

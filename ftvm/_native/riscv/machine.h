@@ -35,8 +35,8 @@ typedef struct {
     riscv_virtio block;
     riscv_virtio entropy;
     uint64_t tohost;
-    uint64_t finish_code;
-    bool is_finished;
+    uint64_t exit_code;
+    uint8_t ended_by;
 } riscv_core;
 
 struct ftvm_riscv {

@@ -60,8 +60,8 @@ size_t riscv_state_save(const ftvm_riscv *machine, uint8_t *state, size_t capaci
     save_hart(&core->hart, &writer);
     riscv_bus_save(core, &writer);
     riscv_write_u64(&writer, core->tohost);
-    riscv_write_u64(&writer, core->finish_code);
-    riscv_write_u8(&writer, core->is_finished);
+    riscv_write_u64(&writer, core->exit_code);
+    riscv_write_u8(&writer, core->ended_by);
     return writer.length;
 }
 
@@ -82,18 +82,17 @@ static const char *load_header(const ftvm_riscv *machine, riscv_reader *reader)
 const char *riscv_state_load(const ftvm_riscv *machine, riscv_core *core, const uint8_t *state, size_t bytes)
 {
     riscv_reader reader = {state, bytes, 0};
-    bool is_bad = false;
     const char *wrong = load_header(machine, &reader);
     if (wrong == NULL)
         wrong = load_hart(&core->hart, &reader);
     if (wrong == NULL)
         wrong = riscv_bus_load_devices(core, &reader);
     core->tohost = riscv_read_u64(&reader);
-    core->finish_code = riscv_read_u64(&reader);
-    core->is_finished = riscv_read_flag(&reader, &is_bad);
+    core->exit_code = riscv_read_u64(&reader);
+    core->ended_by = riscv_read_u8(&reader);
     if (wrong == NULL && reader.length != bytes)
         wrong = reader.length > bytes ? "the state is cut short" : "the state is too long";
-    if (wrong == NULL && is_bad)
-        wrong = "the state has an impossible value";
+    if (wrong == NULL && core->ended_by > FTVM_RISCV_BY_TOHOST)
+        wrong = "the state has an impossible end";
     return wrong;
 }

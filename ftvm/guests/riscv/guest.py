@@ -286,7 +286,9 @@ class RiscvGuest:
         has_spoken = self._emit()
         if stop is Stop.FINISHED:
             self._failure = f"the program ended with code {self._machine.exit_code}"
-        if stop is Stop.FINISHED or (has_spoken and self._stops_at_output):
+        elif stop is Stop.STUCK:
+            self._failure = f"the program has no trap handler where it says, at {self._machine.register(32):#x}"
+        if self._failure is not None or (has_spoken and self._stops_at_output):
             with self._changed:
                 self._is_wanted = False
         elif stop is Stop.IDLE and not self._feed():

@@ -18,7 +18,17 @@ from ftvm.guests.riscv.elf import Program
 from ftvm.guests.riscv.fdt import build_fdt, machine_tree
 from ftvm.units import PAGE_BYTES, PageCount, bytes_to_pages
 
-__all__ = ["RAM_BASE", "TICKS_PER_MTIME", "Machine", "MachineOutput", "MachineShape", "Memory", "Position", "Stop"]
+__all__ = [
+    "RAM_BASE",
+    "TICKS_PER_MTIME",
+    "EndedBy",
+    "Machine",
+    "MachineOutput",
+    "MachineShape",
+    "Memory",
+    "Position",
+    "Stop",
+]
 
 RAM_BASE: Final = int(lib.FTVM_RISCV_RAM_BASE)
 TICKS_PER_MTIME: Final = int(lib.FTVM_RISCV_TICKS_PER_MTIME)
@@ -38,6 +48,15 @@ class Stop(Enum):
     OUTPUT = lib.FTVM_RISCV_OUTPUT
     FINISHED = lib.FTVM_RISCV_FINISHED
     STOPPED = lib.FTVM_RISCV_STOPPED
+    STUCK = lib.FTVM_RISCV_STUCK
+
+
+class EndedBy(Enum):
+    """Who ended a machine: nobody yet, the program by the finisher, or by its HTIF word."""
+
+    NOBODY = lib.FTVM_RISCV_NOT_ENDED
+    FINISHER = lib.FTVM_RISCV_BY_FINISHER
+    TOHOST = lib.FTVM_RISCV_BY_TOHOST
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -238,7 +257,12 @@ class Machine:
     @property
     def exit_code(self) -> int:
         """The code with which the program ended the machine; 0 is success."""
-        return int(lib.ftvm_riscv_finish(self._machine))
+        return int(lib.ftvm_riscv_exit_code(self._machine))
+
+    @property
+    def ended_by(self) -> EndedBy:
+        """Who ended it."""
+        return EndedBy(lib.ftvm_riscv_ended_by(self._machine))
 
     def save(self) -> bytes:
         """Return all state outside of memory and disk. Raises LocalProtocolError if outputs were not taken."""

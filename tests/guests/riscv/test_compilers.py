@@ -1,0 +1,84 @@
+"""The machine's future does not depend on how the machine was compiled."""
+
+import mmap
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import cffi
+import pytest
+import xxhash
+
+from ftvm.guests.riscv.elf import parse_elf
+from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape
+from ftvm.guests.riscv.programs import read_program
+
+NATIVE = Path(__file__).parents[3] / "ftvm" / "_native"
+BUILDS = [("gcc", "-O0"), ("gcc", "-O2"), ("clang", "-O1"), ("clang", "-O3")]
+SHAPE = MachineShape(ram_bytes=8 << 20)
+STEPS = [1, 999, 100_000, 400_000]
+"""Where the state is compared, in instructions from the stop before."""
+
+
+class Build:
+    """The C core by itself, compiled for the test, running one program."""
+
+    def __init__(self, library: Path, image: Machine, entry: tuple[int, int, int]) -> None:
+        self.ffi = cffi.FFI()
+        text = (NATIVE / "riscv.cdef").read_text()
+        self.ffi.cdef("\n".join(line for line in text.splitlines() if not line.startswith("#define")))
+        self.lib: Any = self.ffi.dlopen(str(library))
+        self.ram = mmap.mmap(-1, SHAPE.ram_bytes)
+        self.ram[:] = bytes(image.ram.buffer)
+        self.flags = bytearray(SHAPE.ram_bytes // 4096)
+        self.memory = mmap.mmap(-1, self.lib.ftvm_riscv_bytes(SHAPE.ram_bytes))
+        self.pointers = [self.ffi.from_buffer("uint8_t[]", part) for part in (self.ram, self.flags, self.memory)]
+        config = self.ffi.new("ftvm_riscv_config *", {"ram_bytes": SHAPE.ram_bytes})
+        config.ram, config.flags = self.pointers[:2]
+        self.machine = self.lib.ftvm_riscv_init(self.pointers[2], config)
+        self.lib.ftvm_riscv_boot(self.machine, *entry)
+
+    def run(self, instructions: int) -> tuple[int, str]:
+        while (stop := self.lib.ftvm_riscv_run(self.machine, instructions, 0)) == self.lib.FTVM_RISCV_IDLE:
+            self.lib.ftvm_riscv_idle(self.machine, self.lib.ftvm_riscv_idle_max(self.machine))
+        self.lib.ftvm_riscv_outputs_clear(self.machine)
+        state = self.ffi.new("uint8_t[]", 4096)
+        length = self.lib.ftvm_riscv_save(self.machine, state, 4096)
+        return stop, digest(bytes(self.ffi.buffer(state, length)), self.ram)
+
+
+def digest(state: bytes, ram: Any) -> str:
+    whole = xxhash.xxh3_128(state)
+    whole.update(ram)
+    return whole.hexdigest()
+
+
+def run_installed(machine: Machine, instructions: int) -> tuple[int, str]:
+    while (stop := machine.run(instructions)).name == "IDLE":
+        machine.idle(machine.idle_max() or 0)
+    machine.take_outputs()
+    return stop.value, digest(machine.save(), machine.ram.buffer)
+
+
+@pytest.fixture(scope="module", params=BUILDS, ids="".join)
+def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler, level = request.param
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} is not installed")
+    built = tmp_path_factory.mktemp("core") / "core.so"
+    sources = sorted(map(str, [NATIVE / "riscv.c", *(NATIVE / "riscv").glob("*.c")]))
+    flags = ["-std=c11", level, "-Wall", "-Wextra", "-Wconversion", "-Werror", "-fno-strict-aliasing"]
+    subprocess.run([compiler, *flags, "-fPIC", "-shared", "-o", str(built), *sources], check=True)
+    return built
+
+
+@pytest.mark.parametrize("name", ["hello", "ticks", "dirty"])
+def test_every_build_reaches_the_same_states(library: Path, name: str) -> None:
+    program = parse_elf(read_program(name), ram_base=RAM_BASE, ram_bytes=SHAPE.ram_bytes)
+    installed = Machine(SHAPE)
+    installed.boot(program)
+    build = Build(library, installed, (installed.register(32), installed.register(11), program.tohost))
+
+    for instructions in STEPS:
+        assert build.run(instructions) == run_installed(installed, instructions)
