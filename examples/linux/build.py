@@ -137,6 +137,7 @@ def build_init(folder: Path) -> Path:
     header = flat_header(data=data, data_end=data_end, end=end)
     result = folder / "init.flat"
     result.write_bytes(header + first.ljust(data_end - len(header), b"\0"))
+    os.utime(result, (0, 0))  # the kernel's archive records when the file was written
     return result
 
 

@@ -2,13 +2,16 @@
 
 import contextlib
 import json
+import os
 import sys
+from pathlib import Path
 
 import click
 from rich.console import Console
 
 from ftvm.cli.exits import Stopped, stop_on_signals
 from ftvm.engines.names import ENGINES, engine_named
+from ftvm.errors import ConfigError
 from ftvm.lab.demo import DemoOptions, Outcome, Screen, run
 from ftvm.lab.screen import LiveScreen, PlainScreen, SilentScreen, summary
 from ftvm.lab.stage import HostCommands
@@ -21,21 +24,28 @@ __all__ = ["demo"]
 @click.option("--interval", default=25.0, show_default=True, metavar="MS", help="Time between checkpoints.")
 @click.option("--seconds", type=float, metavar="S", help="Bound of the time under load.  [default: 20 for each kill]")
 @click.option("--engine", default="remus", show_default=True, metavar="NAME", help=f"One of: {', '.join(ENGINES)}.")
+@click.option(
+    "--guest",
+    type=click.Choice(["kv", "linux"]),
+    default="kv",
+    show_default=True,
+    help="What the machine runs. linux: build it first, see examples/linux/README.md.",
+)
 @click.option("--seed", default=1, show_default=True, help="Chooses the requests and the moments of the kills.")
 @click.option("--json", "as_json", is_flag=True, help="Show nothing; print one JSON object at the end.")
-def demo(kills: int, interval: float, seconds: float | None, engine: str, seed: int, as_json: bool) -> None:
+def demo(kills: int, interval: float, seconds: float | None, engine: str, guest: str, seed: int, as_json: bool) -> None:
     """Kill the host of a running virtual machine, again and again, and lose nothing.
 
     Starts two hosts, an arbiter, a network switch and a client on this machine. The guest is a key-value server, a
-    compiled RISC-V program; the client asks it without a pause and remembers every answer. The host of the guest is
-    killed with SIGKILL in the middle, the other takes over, a new standby is brought up, and again. At the end the
-    whole history is checked: every acknowledged PUT is there, no answer contradicts another, the guest was never
-    rebooted.
+    compiled RISC-V program, or a Linux that does the same; the client asks it without a pause and remembers every
+    answer. The host of the guest is killed with SIGKILL in the middle, the other takes over, a new standby is brought
+    up, and again. At the end the whole history is checked: every acknowledged PUT is there, no answer contradicts
+    another, the guest was never rebooted.
 
     Exit status: 0 if nothing was lost and every kill was survived, 1 if not, 2 for a wrong option.
     """
     engine_named(engine, interval / 1000)  # the hosts would refuse it, too, but only after they were started
-    hosts = HostCommands(engine=engine, interval_ms=interval)
+    hosts = HostCommands(engine=engine, interval_ms=interval, guest=_linux() if guest == "linux" else guest)
     options = DemoOptions(kills=kills, seconds=seconds, seed=seed, hosts=hosts)
     stop_on_signals()
     try:
@@ -44,6 +54,18 @@ def demo(kills: int, interval: float, seconds: float | None, engine: str, seed: 
         click.echo(f"ftvm demo: stopped by {stopped}; all its processes are ended", err=True)
         raise
     sys.exit(0 if outcome.is_good else 1)
+
+
+def _linux() -> str:
+    """Return the path of the Linux guest that the user has built."""
+    folder = Path(os.environ.get("FTVM_LINUX", "~/.cache/ftvm-linux")).expanduser()
+    image = folder / "linux.elf"
+    if not image.is_file():
+        raise ConfigError(
+            f"there is no {image}: build it with `python3 examples/linux/build.py {folder}`, "
+            "or name the folder that has it in the environment variable FTVM_LINUX"
+        )
+    return str(image)
 
 
 def _play(options: DemoOptions, as_json: bool) -> Outcome:

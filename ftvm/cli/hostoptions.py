@@ -19,12 +19,13 @@ from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.protection import HostOptions
 from ftvm.runtime.world import CallbackWorld
 from ftvm.transport.keys import Keys, load_keys
-from ftvm.units import seconds_to_nanos
+from ftvm.units import Nanos, seconds_to_nanos
 
 __all__ = ["HostArguments", "host_options", "parse_memory"]
 
 _UNITS: Final = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _MEMORY_BYTES_MAX: Final = 64 << 30
+_MILLIS_MAX: Final = 3_600_000
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -133,9 +134,9 @@ class HostArguments:
     def options(self) -> HostOptions:
         """Build what `protect` and `Standby` take; a world among it, whose sockets are open from then on."""
         timing = Timing(
-            heartbeat_ns=seconds_to_nanos(self.heartbeat / 1000),
-            backup_limit_ns=seconds_to_nanos(self.silence / 1000),
-            primary_limit_ns=seconds_to_nanos(max(self.silence * 5 / 3, 0.2) / 1000),
+            heartbeat_ns=_millis_to_nanos(self.heartbeat, "--heartbeat"),
+            backup_limit_ns=_millis_to_nanos(self.silence, "--silence"),
+            primary_limit_ns=_millis_to_nanos(self.silence * 5 / 3, "--silence"),
         )
         return {
             "keys": self.keys(),
@@ -153,6 +154,12 @@ class HostArguments:
         except OSError as wrong:
             names = ", ".join(SUMMARIES)
             raise ConfigError(f"--program {self.program}: {wrong.strerror}; built-in programs are {names}") from wrong
+
+
+def _millis_to_nanos(millis: float, option: str) -> Nanos:
+    if not 0 < millis <= _MILLIS_MAX:  # so that nan is refused too
+        raise ConfigError(f"{option} {millis:g}: write milliseconds, more than 0 and at most an hour")
+    return seconds_to_nanos(millis / 1000)
 
 
 def parse_memory(text: str) -> int:

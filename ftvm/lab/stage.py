@@ -31,6 +31,8 @@ class HostCommands:
     engine: str = "remus"
     interval_ms: float = 25.0
     memory: str = "64M"
+    guest: str = "kv"
+    """What the machine runs: the name of a program that comes with ftvm, or the path of an ELF file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +72,7 @@ class Stage:
             "--arbiter": f"file://{self.folder / 'arbiter'}",
             "--key": str(self.folder / f"{host}.key"),
             "--allow": str(self.folder / f"{other}.pub"),
-            "--program": "kv",
+            "--program": commands.guest,
             "--memory": commands.memory,
             "--nic": self._cable(self.switch_port(host), from_card=True),
             "--mac": GUEST_MAC,

@@ -34,6 +34,8 @@ from ftvm.transport.zeromq import ZeroMqTransport
 __all__ = ["HostOptions", "Protection", "Standby", "protect"]
 
 _EVENTS_KEPT: Final = 65_536
+_GUEST_ID_CHARS_MAX: Final = 64
+"""As the wire has it: a longer one would reach no peer."""
 
 
 class HostOptions(TypedDict, total=False):
@@ -207,8 +209,6 @@ class Standby:
         arbiter: str | RecordStore,
         **options: Unpack[HostOptions],
     ) -> None:
-        if not peers:
-            raise ConfigError("a standby needs at least one peer to join")
         self._node = _start(guest, listen, peers, arbiter, options, creates=False, starts=False)
 
     def wait(self, timeout: float | None = None) -> Protection | None:
@@ -266,7 +266,8 @@ def protect(
     node = _start(guest, listen, peers, arbiter, options, creates=create, starts=True)
     try:
         if not node.wait_for(lambda: node.driver.is_active, timeout):
-            raise BrokenError(f"the arbiter has not let this host start within {timeout} s")
+            why = node.driver.replica.core.desk.error or "it has not answered"
+            raise BrokenError(f"the arbiter has not let this host start within {timeout} s: {why}")
     except FtvmError:
         node.close()
         raise
@@ -288,18 +289,23 @@ def _start(
         world = options.get("world")
         if world is not None:
             undo.callback(world.close)
+        if not starts and not peers:
+            raise ConfigError("a standby needs at least one peer to join")
         engine = options.get("engine") or Remus()
         missing = engine.needs - guest.can
         if missing:
             names = ", ".join(sorted(capability.value for capability in missing))
             raise ConfigError(f"engine {engine.name} needs a guest that can do: {names}")
+        guest_id = options.get("guest_id", "guest")
+        if not 0 < len(guest_id) <= _GUEST_ID_CHARS_MAX:
+            raise ConfigError(f"guest id {guest_id[:80]!r} has {len(guest_id)} characters, not 1 to 64")
         limits = options.get("limits") or Limits()
         store = open_record_store(arbiter) if isinstance(arbiter, str) else arbiter
         undo.callback(store.close)
         transport = ZeroMqTransport(listen=listen, peers=peers, keys=options.get("keys"), limits=limits)
         undo.callback(transport.close)
         settings = Settings(
-            guest_id=options.get("guest_id", "guest"),
+            guest_id=guest_id,
             geometry=guest.geometry,
             engine=engine,
             engines=tuple(ENGINES),

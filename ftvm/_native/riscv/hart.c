@@ -10,6 +10,7 @@ static void enter_trap(riscv_hart *hart, uint64_t cause, uint64_t value, uint64_
     hart->mcause = cause;
     hart->mtval = value;
     hart->privilege = RISCV_MACHINE;
+    hart->has_reservation = false; /* what interrupted code had reserved is not the handler's */
     hart->pc = target;
 }
 

@@ -127,9 +127,7 @@ class RiscvGuest:
         """Give it again what it took at its present position."""
         self._require_paused("inject")
         if record.position != self.position:
-            raise GuestError(
-                f"the machine stands at {self.position}, not at {record.position}, where it took its input"
-            )
+            raise GuestError(f"the machine stands at {self.position}, not at {record.position}")
         if record.kind is LogKind.CLOCK:
             self._machine.idle(record.amount)
         elif not self._take_again(record.channel, record.payload):

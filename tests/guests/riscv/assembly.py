@@ -97,26 +97,32 @@ def to_bytes(words: Iterable[int]) -> bytes:
 
 
 def elf(code: bytes, *, address: int = RAM_BASE, tohost: int = 0, machine: int = 243, kind: int = 2) -> bytes:
-    """Wrap code as an executable of one segment, with a symbol table if it has a `tohost`."""
+    """Wrap code as an executable of one segment, with a symbol table if it has a `tohost` (and a `fromhost` behind)."""
     header_bytes, segment_bytes, section_bytes, symbol_bytes = 64, 56, 64, 24
     code_at = header_bytes + segment_bytes
-    strings = b"\0tohost\0"
-    symbols = bytes(symbol_bytes) + struct.pack("<IBBHQQ", 1, 0x11, 0, 0xFFF1, tohost, 8)
+    strings = b"\0tohost\0fromhost\0.symtab\0.strtab\0"
+    symbols = bytes(symbol_bytes)
+    for name, value in ((b"tohost", tohost), (b"fromhost", tohost + 8)):
+        symbols += struct.pack("<IBBHQQ", strings.index(name), 0x11, 0, 0xFFF1, value, 8)
     symbols_at = code_at + len(code)
     strings_at = symbols_at + len(symbols)
-    sections_at = strings_at + len(strings)
+    sections_at = strings_at + len(strings) if tohost else 0
     ident = b"\x7fELF\x02\x01\x01" + bytes(9)
     header = struct.pack(
         "<16sHHIQQQIHHHHHH",
-        ident, kind, machine, 1, address, header_bytes, sections_at if tohost else 0, 0,
-        header_bytes, segment_bytes, 1, section_bytes, 3 if tohost else 0, 0,
+        ident, kind, machine, 1, address, header_bytes, sections_at, 0,
+        header_bytes, segment_bytes, 1, section_bytes, 3 if tohost else 0, 2 if tohost else 0,
     )  # fmt: skip
     segment = struct.pack("<IIQQQQQQ", 1, 7, code_at, address, address, len(code), len(code), 4096)
-    null = bytes(section_bytes)
-    symbol_section = struct.pack("<IIQQQQIIQQ", 0, 2, 0, 0, symbols_at, len(symbols), 2, 1, 8, symbol_bytes)
-    string_section = struct.pack("<IIQQQQIIQQ", 0, 3, 0, 0, strings_at, len(strings), 0, 0, 1, 0)
     image = header + segment + code
-    return image + symbols + strings + null + symbol_section + string_section if tohost else image
+    if not tohost:
+        return image
+    null = bytes(section_bytes)
+    symbol_name, string_name = strings.index(b".symtab"), strings.index(b".strtab")
+    symbol_section = (symbol_name, 2, 0, 0, symbols_at, len(symbols), 2, 1, 8, symbol_bytes)
+    string_section = (string_name, 3, 0, 0, strings_at, len(strings), 0, 0, 1, 0)
+    sections = [struct.pack("<IIQQQQIIQQ", *section) for section in (symbol_section, string_section)]
+    return image + symbols + strings + null + b"".join(sections)
 
 
 def booted(words: Sequence[int], *, shape: MachineShape = SMALL, tohost: int = 0) -> Machine:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ftvm.checkpoint import GuestPosition, LogKind, LogRecord
 from ftvm.errors import ClosedError, ConfigError, GuestError, ImageError, LocalProtocolError
 from ftvm.guests.riscv import RiscvGuest
 from ftvm.interfaces import Capability, Guest
@@ -39,12 +40,28 @@ class Sink:
 
     def __init__(self) -> None:
         self.outputs: list[tuple[str, bytes]] = []
+        self.log: list[LogRecord] = []
         self._changed = threading.Condition()
 
-    def emit(self, channel: str, payload: bytes) -> None:
+    def took_input(self, position: GuestPosition, channel: str, payload: bytes) -> None:
+        self._log(LogKind.INPUT, position, channel=channel, payload=payload)
+
+    def moved_clock(self, position: GuestPosition, amount: int) -> None:
+        self._log(LogKind.CLOCK, position, amount=amount)
+
+    def emit(self, channel: str, payload: bytes, position: GuestPosition | None = None) -> None:
+        assert position is not None, "a guest that can be replayed says where it made an output"
         with self._changed:
             self.outputs.append((channel, payload))
             self._changed.notify_all()
+
+    def _log(
+        self, kind: LogKind, position: GuestPosition, *, amount: int = 0, channel: str = "", payload: bytes = b""
+    ) -> None:
+        index = len(self.log) + 1
+        self.log.append(
+            LogRecord(index=index, kind=kind, position=position, amount=amount, channel=channel, payload=payload)
+        )
 
     def wait_for(self, count: int) -> None:
         with self._changed:
@@ -111,7 +128,7 @@ def test_it_is_a_guest(stable: Stable) -> None:
 
     as_guest: Guest = guest
 
-    assert as_guest.can == frozenset({Capability.EXACT_OUTPUT_STOP})
+    assert as_guest.can == frozenset({Capability.EXACT_OUTPUT_STOP, Capability.REPLAY})
     assert [region.name for region in as_guest.memory] == ["ram"]
     assert len(as_guest.memory[0].buffer) == MEMORY == as_guest.geometry.page_count * 4096
 
@@ -363,3 +380,34 @@ def test_a_program_that_cannot_run_is_refused(stable: Stable, tmp_path: Path) ->
         stable(tmp_path / "missing.elf")
     with pytest.raises(ConfigError, match="multiple of 4096"):
         stable(None, memory_bytes=1000)
+
+
+def test_a_replay_of_the_log_leads_another_machine_to_the_same_state(stable: Stable) -> None:
+    """Bressoud & Schneider, 1996, section 2: the same inputs at the same instructions give the same machine."""
+    command_line = "lines=1 listen=1"
+    first, sink = stable.shipped("console", command_line=command_line)
+    first.resume()
+    sink.wait_for_text(b"listening")
+    for said in (b"once", b"and", b"again"):
+        first.deliver("console", said + b"\n")
+        sink.wait_for_text(said)
+    first.pause()
+
+    second, again = stable.shipped("console", command_line=command_line)
+    for record in sink.log:
+        second.run_until(record.position)
+        second.inject(record)
+    second.run_until(first.position)
+
+    assert again.outputs == sink.outputs
+    assert second.save_devices() == first.save_devices()
+    assert bytes(second.memory[0].buffer) == bytes(first.memory[0].buffer)
+
+
+def test_a_replay_that_cannot_come_to_its_position_is_refused(stable: Stable) -> None:
+    guest, _ = stable.shipped("hello")
+
+    with pytest.raises(GuestError, match="cannot come to"):
+        guest.run_until(GuestPosition(1 << 50, 0))
+    with pytest.raises(GuestError, match="not at GuestPosition"):
+        guest.inject(LogRecord(index=1, kind=LogKind.INPUT, position=GuestPosition(1, 0), channel="net0"))

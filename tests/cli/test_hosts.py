@@ -1,0 +1,65 @@
+"""`ftvm primary` and `ftvm standby` as processes of their own: they report as they go and stop cleanly."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+WAIT_SECONDS = 60
+
+
+@contextmanager
+def host(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", "from ftvm.cli.main import main; main()", *arguments, "--memory", "8M", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=WAIT_SECONDS)
+
+
+def wait_for(process: subprocess.Popen[str], event: str) -> dict[str, object]:
+    """Return the first event of a kind that a host prints."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        told = json.loads(line)
+        if told.get("event") == event:
+            return dict(told)
+    raise AssertionError(f"the host ended without {event}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_signal_stops_a_primary_cleanly(number: signal.Signals, tmp_path: Path) -> None:
+    with host(
+        "primary", "--listen", "tcp://127.0.0.1:0", "--arbiter", f"file://{tmp_path}", "--create", "--program", "ticks"
+    ) as primary:
+        told = wait_for(primary, "RoleChanged")
+
+        primary.send_signal(number)
+        _, said = primary.communicate(timeout=WAIT_SECONDS)
+
+    assert told["role"] == "active"
+    assert primary.returncode == 0
+    assert "Traceback" not in said
+
+
+def test_a_standby_whose_peer_is_not_there_waits_and_stops_cleanly(tmp_path: Path) -> None:
+    with host(
+        "standby",
+        *("--listen", "tcp://127.0.0.1:0", "--peer", "tcp://127.0.0.1:9", "--arbiter", f"file://{tmp_path}"),
+    ) as standby:
+        assert standby.stdout is not None
+        status = json.loads(standby.stdout.readline())["status"]
+
+        standby.terminate()
+        _, said = standby.communicate(timeout=WAIT_SECONDS)
+
+    assert (status["role"], status["failure"]) == ("empty", None)
+    assert standby.returncode == 0
+    assert "Traceback" not in said

@@ -1,0 +1,71 @@
+"""`ftvm init`: an operator's word, asked for before it is given."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ftvm.arbiters.file import FileRecordStore
+from ftvm.cli.init import init
+from ftvm.interfaces import Record
+
+from .conftest import Run
+
+
+def record_of(path: Path, guest_id: str = "guest") -> Record:
+    store = FileRecordStore(path)
+    try:
+        return store.read(guest_id)
+    finally:
+        store.close()
+
+
+def test_init_leaves_a_vacant_record_for_the_next_primary(ftvm: Run, tmp_path: Path) -> None:
+    outcome = ftvm("init", "--arbiter", f"file://{tmp_path}", "--yes")
+
+    assert outcome.status == 0
+    assert "generation 1, vacant" in outcome.out
+    assert record_of(tmp_path) == Record(1, None, None)
+
+
+def test_init_asks_and_a_no_changes_nothing(tmp_path: Path) -> None:
+    result = CliRunner().invoke(init, ["--arbiter", f"file://{tmp_path}"], input="n\n")
+
+    assert result.exit_code == 1
+    assert "About to write generation 1" in result.output
+    assert record_of(tmp_path).generation == 0
+
+
+def test_init_does_not_touch_a_record_that_exists(ftvm: Run, tmp_path: Path) -> None:
+    ftvm("init", "--arbiter", f"file://{tmp_path}", "--yes")
+
+    outcome = ftvm("init", "--arbiter", f"file://{tmp_path}", "--yes")
+
+    assert outcome.status == 2
+    assert "vacate it with --force if every older replica is dead" in outcome.err
+    assert record_of(tmp_path).generation == 1
+
+
+def test_force_vacates_a_record_and_says_whose_it_was(ftvm: Run, tmp_path: Path) -> None:
+    store = FileRecordStore(tmp_path)
+    store.compare_and_set("vm", Record(1, "x", None))
+    store.close()
+
+    outcome = ftvm("init", "--arbiter", f"file://{tmp_path}", "--guest", "vm", "--force", "--yes", "--json")
+
+    assert outcome.status == 0
+    assert json.loads(outcome.out) == {"guest": "vm", "generation": 2, "was_active": "x"}
+    assert record_of(tmp_path, "vm") == Record(2, None, None)
+
+
+@pytest.mark.parametrize("answer", ["y\n"])
+def test_force_tells_what_it_replaces_before_it_asks(tmp_path: Path, answer: str) -> None:
+    store = FileRecordStore(tmp_path)
+    store.compare_and_set("guest", Record(1, "x", None))
+    store.close()
+
+    result = CliRunner().invoke(init, ["--arbiter", f"file://{tmp_path}", "--force"], input=answer)
+
+    assert "replaces generation 1 (active x, standby None)" in result.output
+    assert record_of(tmp_path).generation == 2

@@ -1,0 +1,107 @@
+"""The fences of DESIGN.md that import-linter cannot see: names imported from a module, and sockets."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import ftvm
+
+ROOT = Path(ftvm.__file__).parent
+
+PURE = ("engines", "protocol", "capture", "encode")
+"""Packages that know no outside."""
+
+
+SHARED = {
+    "bitmap": {"guests/riscv/machine.py", "_native/bitmap.py"},
+    "capture": {"capture/shadow.py", "capture/pages.py"},
+}
+"""Nouns that two modules still call: the machine counts its dirty pages itself, and capture is two modules. No more."""
+
+
+def sources() -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted(ROOT.rglob("*.py")):
+        yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports_of(tree: ast.Module) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield each import as (module, names taken from it)."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, ()) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or "", tuple(alias.name for alias in node.names)
+
+
+def native_nouns(tree: ast.Module) -> set[str]:
+    """Return the nouns of the C functions that a module calls: `apply` of `lib.ftvm_apply_verify`."""
+    return {
+        node.attr.split("_")[1]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "lib"
+        and node.attr.startswith("ftvm_")
+    }
+
+
+def test_each_native_noun_is_wrapped_by_one_module() -> None:
+    wrappers: dict[str, set[str]] = {}
+    for name, tree in sources():
+        for noun in native_nouns(tree):
+            wrappers.setdefault(noun, set()).add(name)
+
+    assert wrappers
+    shared = {noun: names for noun, names in wrappers.items() if len(names) > 1}
+    assert {noun: names - SHARED.get(noun, set()) for noun, names in shared.items() if names != SHARED.get(noun)} == {}
+
+
+def test_the_native_core_is_entered_only_where_capture_encoding_and_machines_need_it() -> None:
+    allowed = ("_native/", "capture/", "encode/", "guests/")
+
+    users = [
+        name
+        for name, tree in sources()
+        if any(module.startswith("ftvm._native") and {"ffi", "lib"} & set(names) for module, names in imports_of(tree))
+    ]
+
+    assert users
+    assert [name for name in users if not name.startswith(allowed)] == []
+
+
+def test_sockets_are_opened_only_where_the_outside_is_spoken_to() -> None:
+    allowed = ("transport/", "guests/", "lab/", "arbiters/", "service/")
+
+    users = [name for name, tree in sources() if any(module == "socket" for module, _ in imports_of(tree))]
+
+    assert [name for name in users if not name.startswith(allowed)] == []
+
+
+def test_the_pure_packages_open_no_file_and_draw_no_number() -> None:
+    forbidden = {"open", "input", "print"}
+
+    calls = [
+        f"{name}: {node.func.id}"
+        for name, tree in sources()
+        if name.startswith(PURE)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in forbidden
+    ]
+
+    assert calls == []
+
+
+def test_what_a_peer_sends_is_never_checked_by_assert() -> None:
+    found = [
+        f"{name}:{node.lineno}"
+        for name, tree in sources()
+        if name.startswith(("encode/", "protocol/", "transport/", "arbiters/", "capture/", "runtime/"))
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assert)
+    ]
+
+    assert found == []
+
+
+def test_every_module_says_what_it_is() -> None:
+    assert [name for name, tree in sources() if not ast.get_docstring(tree)] == []
