@@ -1,5 +1,6 @@
 import errno
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,60 @@ def test_foreign_files_in_the_directory_are_left_alone(tmp_path: Path) -> None:
     assert store.read("vm") == Record(0, None, None)
     assert store.compare_and_set("vm", FIRST) == FIRST
     assert sum(path.read_text() == "foreign" for path in tmp_path.iterdir()) == 5
+
+
+def trace_durability(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Record, in order, what is linked and what is fsynced."""
+    trace: list[str] = []
+    real_link, real_fsync = os.link, os.fsync
+
+    def link(*args: Any) -> None:
+        real_link(*args)
+        trace.append("link")
+
+    def fsync(fd: int) -> None:
+        real_fsync(fd)
+        trace.append("fsync directory" if stat.S_ISDIR(os.fstat(fd).st_mode) else "fsync file")
+
+    monkeypatch.setattr(os, "link", link)
+    monkeypatch.setattr(os, "fsync", fsync)
+    return trace
+
+
+def test_record_is_durable_before_it_is_published_and_its_name_before_it_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FileRecordStore(tmp_path)
+    store.read("vm")
+    trace = trace_durability(monkeypatch)
+
+    store.compare_and_set("vm", FIRST)
+
+    assert trace == ["fsync file", "link", "fsync directory"]
+
+
+def test_reader_makes_durable_what_a_writer_may_have_died_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    FileRecordStore(tmp_path).compare_and_set("vm", FIRST)
+    reader = FileRecordStore(tmp_path)
+    trace = trace_durability(monkeypatch)
+
+    reader.read("vm")
+    reader.read("vm")
+
+    assert trace == ["fsync directory"]
+
+
+def test_only_files_aside_of_decided_generations_are_swept(tmp_path: Path) -> None:
+    for generation in (1, 2, 3):
+        (tmp_path / f".vm.{generation:020d}.0123456789abcdef.aside").write_text("somebody is writing")
+    store = FileRecordStore(tmp_path)
+
+    store.compare_and_set("vm", FIRST)
+    after_first = aside(tmp_path)
+    store.compare_and_set("vm", SECOND)
+
+    assert [name[4:24] for name in after_first] == [f"{generation:020d}" for generation in (2, 3)]
+    assert [name[4:24] for name in aside(tmp_path)] == [f"{3:020d}"]
 
 
 # --- fail each system call in turn, until a run meets no fault (as SQLite tests itself) -------------------------------
