@@ -64,10 +64,21 @@ class DemoOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TakeoverTime:
-    """One takeover as the client felt it, and how much of that was noticing that the host is dead."""
+    """One takeover, from the kill.
 
-    total_ms: float
+    detection_ms  to notice that the host is dead
+    heard_ms      until the guest's first frame came from the other host
+    total_ms      until the client had an answer from there; beyond `heard_ms` that is the client's own patience
+    """
+
     detection_ms: float
+    heard_ms: float
+    total_ms: float
+
+    def as_dict(self) -> dict[str, float]:
+        """Return it as plain values, for JSON."""
+        times = {"total": self.total_ms, "detection": self.detection_ms, "heard": self.heard_ms}
+        return {name: round(ms, 1) for name, ms in times.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,10 +110,7 @@ class Outcome:
             "seed": self.options.seed,
             "seconds": round(self.seconds, 1),
             "kills": self.kills,
-            "takeover_ms": [
-                {"total": round(takeover.total_ms, 1), "detection": round(takeover.detection_ms, 1)}
-                for takeover in self.takeovers
-            ],
+            "takeover_ms": [takeover.as_dict() for takeover in self.takeovers],
             "requests_acknowledged": verdict.get("requests_acknowledged", self.ledger.acknowledged),
             "acknowledged_lost": verdict.get("acknowledged_lost"),
             "contradicted": verdict.get("contradicted"),
@@ -255,7 +263,11 @@ class _Play:
         # The survivor counts from the last word it heard, a little before the kill; no part is more than the whole.
         detection_ns = min(report.detection_ns, total_ns)
         self._takeovers.append(
-            TakeoverTime(total_ms=nanos_to_millis(total_ns), detection_ms=nanos_to_millis(detection_ns))
+            TakeoverTime(
+                detection_ms=nanos_to_millis(detection_ns),
+                heard_ms=nanos_to_millis(move.at - killed_at),
+                total_ms=nanos_to_millis(total_ns),
+            )
         )
         self._screen.say(
             f"host {survivor} took over: first answer {nanos_to_millis(total_ns):.0f} ms after the kill, "

@@ -35,7 +35,7 @@ def busy_ledger() -> Ledger:
 
 
 def outcome(ledger: Ledger, *, trouble: str | None = None) -> Outcome:
-    takeover = TakeoverTime(total_ms=345.6, detection_ms=300.4)
+    takeover = TakeoverTime(detection_ms=300.4, heard_ms=303.1, total_ms=345.6)
     options = DemoOptions(kills=1)
     return Outcome(options=options, kills=1, takeovers=(takeover,), ledger=ledger, seconds=5, trouble=trouble)
 
