@@ -170,8 +170,9 @@ class Replica:
         return effects
 
     def deadline(self, now: Nanos) -> Nanos | None:
-        """Return when the next `tick` is due if nothing comes before."""
-        times = (self.steps.deadline(now), self.core.desk.deadline())
+        """Return when the next `tick` is due if nothing comes before: soon enough not to look like a stall of ours."""
+        look_at = Nanos(self._stepped_at + STALL_HEARTBEATS * self.core.settings.timing.heartbeat_ns // 2)
+        times = (self.steps.deadline(now), self.core.desk.deadline(), look_at)
         return min((time for time in times if time is not None), default=None)
 
     # --- roles -----------------------------------------------------------------------------------------------------

@@ -309,8 +309,8 @@ class Standby:
         del now
         if not self.claim.is_watching:
             return self._poll_at
-        silent_at = max(self.watch.deadline(), self.claim.not_before or 0)
-        return Nanos(min(silent_at, self._poll_at))
+        silent_at, not_before = self.watch.deadline(), self.claim.not_before
+        return Nanos(min(silent_at if not_before is None else max(silent_at, not_before), self._poll_at))
 
     def _acknowledge(self) -> None:
         self._owes_ack = False

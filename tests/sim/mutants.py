@@ -21,7 +21,6 @@ from ftvm.protocol.channel import Inbox
 from ftvm.protocol.commit import Committed
 from ftvm.protocol.core import Role, RoleEvent
 from ftvm.protocol.desk import Desk
-from ftvm.protocol.empty import Empty, Opening
 from ftvm.protocol.output import Gate, Held
 from ftvm.protocol.replica import Replica
 from ftvm.protocol.session import Session
@@ -203,17 +202,6 @@ def forget_outputs_that_are_only_acknowledged(patch: Patch) -> None:
     patch.setattr(Committed, "forget_released", forget)
 
 
-def follow_a_session_older_than_the_record(patch: Patch) -> None:
-    """An empty replica accepts the welcome of a deposed active, and a standby never leaves it."""
-
-    def welcomed(self: Empty, opening: Opening, envelope: Envelope) -> None:
-        del envelope
-        self.opening = opening
-        self.core.end_role(RoleEvent.WELCOMED, "any session will do")
-
-    patch.setattr(Empty, "_welcomed", welcomed)
-
-
 def add_before_the_standby_caught_up(patch: Patch) -> None:
     """The ADD is proposed with the first cut, not with its acknowledgement."""
     on_cut = Active.on_cut
@@ -238,25 +226,3 @@ def keep_outputs_when_deposed(patch: Patch) -> None:
         on_record(self, now)
 
     patch.setattr(Active, "on_record", lets_go)
-
-
-ALL: tuple[Mutant, ...] = (
-    release_without_acknowledgement,
-    release_what_the_next_epoch_holds,
-    obey_the_own_proposal_alone,
-    obey_the_last_record_alone,
-    add_without_hold,
-    add_before_the_standby_caught_up,
-    give_up_a_proposal_on_an_error,
-    put_blindly,
-    keep_the_id_after_discarding,
-    run_before_the_record_is_learned,
-    go_on_when_deposed,
-    keep_outputs_when_deposed,
-    commit_and_acknowledge_while_claiming,
-    acknowledge_what_is_only_staged,
-    skip_a_gap,
-    forget_pending_outputs,
-    forget_outputs_that_are_only_acknowledged,
-    follow_a_session_older_than_the_record,
-)

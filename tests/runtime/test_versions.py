@@ -1,0 +1,53 @@
+"""Peers of different versions tell each other so, and neither is hurt."""
+
+from collections.abc import Iterator
+
+import msgpack
+import pytest
+
+from ftvm.events import PeerMisbehaved
+from ftvm.interfaces import Lane
+
+from .pair import Pair
+
+LATER = msgpack.packb([2, "whatever a later version says"])
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    pair = Pair()
+    yield pair
+    pair.close()
+
+
+def test_an_active_reports_a_peer_of_another_version_and_runs_on(pair: Pair) -> None:
+    pair.protected()
+
+    pair.b.transport.send("a", Lane.CONTROL, [LATER])
+    pair.run(10)
+
+    assert "protocol version differs: ours is 1, the peer's is 2" in pair.a.told(PeerMisbehaved)[0].error
+    assert pair.a.driver.failure is None
+    assert pair.store.read("vm").standby == "b1"
+
+
+def test_an_empty_host_whose_peer_speaks_another_version_gives_up_and_says_why(pair: Pair) -> None:
+    pair.alive.remove(pair.a)
+    pair.run(10)
+
+    asked = pair.a.transport.poll(64).deliveries[0]
+    pair.a.transport.send(asked.peer, Lane.CONTROL, [LATER])
+    pair.run(10)
+
+    assert "protocol version differs" in pair.b.told(PeerMisbehaved)[0].error
+    assert "protocol version differs" in str(pair.b.driver.failure)
+
+
+def test_a_standby_in_session_is_not_ended_by_noise_of_another_version(pair: Pair) -> None:
+    pair.protected()
+
+    pair.a.transport.send("b", Lane.CONTROL, [LATER])
+    pair.run(100)
+
+    assert pair.b.driver.failure is None
+    assert pair.store.read("vm").standby == "b1"

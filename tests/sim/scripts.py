@@ -1,0 +1,123 @@
+"""Histories told by hand, for breaks that need two things to happen within milliseconds of each other.
+
+Each script plays in a calm world, stops it at a moment that chance would rarely hit, and does the worst thing there. A
+script passes, however often it is played, unless the code is broken; the mutants show that it would see that.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+from ftvm.protocol.active import Active, LinkState
+from ftvm.protocol.core import Role
+from ftvm.protocol.standby import Standby
+from ftvm.protocol.takeover import ClaimState
+from ftvm.sim.world import World
+
+MS = 1_000_000
+SECOND = 1_000 * MS
+GRAIN_NS = 10_000
+"""How finely a script watches the world."""
+
+
+class MomentMissed(Exception):
+    """What a script waits for did not come about."""
+
+
+class Prompt(random.Random):
+    """Chance without delay."""
+
+    def randrange(self, *bounds: int) -> int:
+        del bounds
+        return 0
+
+
+def calm_world(seed: int) -> World:
+    """Return a world in which nothing goes wrong by itself, and what is released has left at once."""
+    world = World(seed)
+    world.chances["release"] = Prompt()
+    world.plan = replace(
+        world.plan, loss=0.0, repeat=0.0, tail=0.0, crashes=False, pauses=False, cuts=False, arbiter=False
+    )
+    world._bring_inputs()
+    return world
+
+
+def play_until(world: World, is_true: Callable[[], object]) -> None:
+    """Let the world go on until something is so, and stop it right then."""
+    end = world.timeline.now + 5 * SECOND
+    while not is_true():
+        if world.timeline.now >= end:
+            raise MomentMissed("the moment never comes")
+        world.timeline.run_until(world.timeline.now + GRAIN_NS)
+
+
+def play(world: World, milliseconds: int) -> None:
+    world.timeline.run_until(world.timeline.now + milliseconds * MS)
+
+
+def link_of(world: World, address: str) -> LinkState | None:
+    steps = world.nodes[address].driver.replica.steps
+    return steps.link if isinstance(steps, Active) else None
+
+
+def claim_of(world: World, address: str) -> ClaimState | None:
+    steps = world.nodes[address].driver.replica.steps
+    return steps.claim.state if isinstance(steps, Standby) else None
+
+
+def the_active_dies_right_after_its_add(seed: int) -> None:
+    """The standby is slow with its first epoch, nothing more reaches it, and the moment it is added the active dies."""
+    world = calm_world(seed)
+    play_until(world, lambda: link_of(world, "a") not in (None, LinkState.NONE, LinkState.COPYING))
+    world.nodes["b"].paused_until = world.timeline.now + 15 * MS
+    play_until(world, lambda: link_of(world, "a") is LinkState.ADDING)
+    world.faults.cut.add(("a", "b"))
+    play_until(world, lambda: world.store.record.standby is not None)
+    world.nodes["a"].crash()
+    world.faults.cut.clear()
+    world._reboot("a")
+    play(world, 3_000)
+    world._check_alive()
+
+
+def a_claim_is_open_when_late_messages_come(seed: int) -> None:
+    """Messages are slow for a while; the standby claims, its request is lost, and before it is repeated they arrive."""
+    world = calm_world(seed)
+    play_until(world, lambda: link_of(world, "a") is LinkState.PROTECTED)
+    play(world, 200)
+    slow_from = world.timeline.now
+    world.faults.delay_ns = 350 * MS
+    play_until(world, lambda: claim_of(world, "b") is ClaimState.CLAIMING)
+    world.arbiter_faults.is_down = True
+    world.timeline.run_until(slow_from + 385 * MS)
+    world.arbiter_faults.is_down = False
+    world.faults.delay_ns = MS
+    play(world, 4_000)
+    world._check_alive()
+
+
+def the_active_dies_while_its_drop_is_open(seed: int) -> None:
+    """The link is cut; the active proposes a DROP that the arbiter never gets, and the standby takes over."""
+    world = calm_world(seed)
+    play_until(world, lambda: link_of(world, "a") is LinkState.PROTECTED)
+    play(world, 200)
+    world.nodes["b"].paused_until = world.timeline.now + 700 * MS
+    play_until(world, lambda: link_of(world, "a") is LinkState.DROPPING)
+    world.arbiter_faults.is_down = True
+    world.faults.cut.update({("a", "b"), ("b", "a")})
+    play(world, 100)
+    world.nodes["a"].crash()
+    world.arbiter_faults.is_down = False
+    world.faults.cut.clear()
+    play_until(world, lambda: world.nodes["b"].role is Role.ACTIVE or world.store.record.standby is None)
+    world._reboot("a")
+    play(world, 3_000)
+    world._check_alive()
+
+
+ALL = (
+    the_active_dies_right_after_its_add,
+    a_claim_is_open_when_late_messages_come,
+    the_active_dies_while_its_drop_is_open,
+)
