@@ -249,6 +249,7 @@ class Driver:
     def _release(self, effect: do.Release) -> None:
         self._world.release(effect.output)
         self._counters.outputs_released += 1
+        self._counters.output_delays_us.append((self._clock.now() - effect.since) / 1000)
 
     def _load(self, effect: do.Load) -> None:
         try:
