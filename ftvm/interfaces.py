@@ -356,12 +356,24 @@ class Transport(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineView:
-    """What an engine may know when it decides whether to cut. Times in nanoseconds on the caller's clock."""
+    """What an engine may know when it decides whether to cut. Times in nanoseconds on the caller's clock.
+
+    oldest_output_at  when the first output that is held was made
+    oldest_uncut_at   the same for the first that no cut covers yet
+    epoch_ns          how long the last epoch was that was cut, and `dirty_pages` how much it dirtied
+    pause_ns          how long the guest stood still for the last cut
+    commit_ns         from a cut to its acknowledgement, smoothed; 0 while none came
+    """
 
     last_cut_at: Nanos
     epochs_in_flight: int
     outputs_waiting: int
     oldest_output_at: Nanos | None
+    oldest_uncut_at: Nanos | None = None
+    epoch_ns: int = 0
+    dirty_pages: int = 0
+    pause_ns: int = 0
+    commit_ns: int = 0
 
 
 class Engine(Protocol):

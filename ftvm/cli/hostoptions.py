@@ -61,6 +61,9 @@ _OPTIONS: Final = (
     click.option("--nic", metavar="CABLE", help="Its network: udp:LOCALPORT:REMOTEPORT, a frame in each datagram."),
     click.option("--mac", default="52:54:00:12:34:56", show_default=True, help="Its network address."),
     click.option("--interval", default=25.0, show_default=True, metavar="MS", help="Time between checkpoints."),
+    click.option(
+        "--latency", type=float, metavar="MS", help="Adapt the interval so that an output waits about so long (remus)."
+    ),
     click.option("--engine", "engine_name", default="remus", show_default=True, help=f"One of: {', '.join(ENGINES)}."),
     click.option("--heartbeat", default=50.0, show_default=True, metavar="MS", help="Time between heartbeats."),
     click.option(
@@ -85,6 +88,7 @@ class HostArguments:
     nic: str | None
     mac: str
     interval: float
+    latency: float | None
     engine_name: str
     heartbeat: float
     silence: float
@@ -92,7 +96,8 @@ class HostArguments:
 
     def engine(self) -> Engine:
         """Return the engine; ConfigError lists the names if it is unknown."""
-        return engine_named(self.engine_name, self.interval / 1000)
+        latency = None if self.latency is None else self.latency / 1000
+        return engine_named(self.engine_name, self.interval / 1000, latency)
 
     def peer_endpoints(self) -> tuple[str, ...]:
         """Return the peers without their keys."""

@@ -29,9 +29,16 @@ def engines_for(can: frozenset[Capability]) -> tuple[str, ...]:
     return tuple(name for name, make in ENGINES.items() if make(0.1).needs <= can)
 
 
-def engine_named(name: str, interval: float) -> Engine:
-    """Return an engine that cuts every `interval` seconds; ConfigError lists the names for one that is unknown."""
+def engine_named(name: str, interval: float, latency: float | None = None) -> Engine:
+    """Return an engine that cuts every `interval` seconds; ConfigError lists the names for one that is unknown.
+
+    latency     seconds; for the one engine that takes a latency target (Remus), refused with any other
+    """
     make = ENGINES.get(name)
     if make is None:
         raise ConfigError(f"there is no engine {name!r}; choose one of: {', '.join(ENGINES)}")
-    return make(interval)
+    if latency is None:
+        return make(interval)
+    if name != Remus.name:
+        raise ConfigError(f"engine {name} takes no latency target; only {Remus.name} adapts its interval to one")
+    return Remus(interval, latency)

@@ -109,6 +109,9 @@ class Active:
     _is_held_by_hint: bool = False
     _released_then: int = 0
     _unshipped: list[LogRecord] = field(default_factory=list, repr=False)
+    _epoch_ns: int = 0
+    _pause_ns: int = 0
+    _dirty_pages: int = 0
 
     def __post_init__(self) -> None:
         # The clock's origin is arbitrary: no timer may start at 0.
@@ -139,7 +142,7 @@ class Active:
         for held in self.gate.open_for(standbys, acknowledged):
             # After a takeover, a replay makes outputs again that the active before is known to have released.
             if held.output.number > self.core.released:
-                self.core.do(Release(held.output))
+                self.core.do(Release(held.output, held.since))
         self.core.released = max(self.core.released, self.gate.released)
 
     def is_stalled(self) -> bool:
@@ -213,6 +216,7 @@ class Active:
             if self._unshipped:
                 session.ship_log(tuple(self._unshipped))
         self._unshipped.clear()
+        self._pause_ns, self._dirty_pages = pause_ns, checkpoint.dirty_pages
         session.ship_epoch(checkpoint, pause_ns, now)
         if self.link is LinkState.COPYING:
             self._move(LinkEvent.CUT)
@@ -244,6 +248,7 @@ class Active:
 
     def _cut(self, now: Nanos) -> None:
         self.is_cutting = True
+        self._epoch_ns = now - self.last_cut_at
         self.last_cut_at = now
         engine = self.core.settings.engine
         self.core.do(Cut(self.epoch + 1, self.epoch, engine.name, engine.executes))
@@ -260,6 +265,11 @@ class Active:
                 epochs_in_flight=len(session.in_flight),
                 outputs_waiting=len(self.gate.held),
                 oldest_output_at=oldest,
+                oldest_uncut_at=self.gate.since(session.shipped_next),
+                epoch_ns=self._epoch_ns,
+                dirty_pages=self._dirty_pages,
+                pause_ns=self._pause_ns,
+                commit_ns=session.commit_ns,
             )
         )
 

@@ -8,6 +8,7 @@ from ftvm.encode.messages import Envelope, Message
 from ftvm.errors import FtvmError
 from ftvm.events import Event
 from ftvm.interfaces import Lane
+from ftvm.units import Nanos
 
 __all__ = [
     "Announce",
@@ -151,9 +152,10 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Let an output leave this host."""
+    """Let an output leave this host. It was held since `since`."""
 
     output: Output
+    since: Nanos
 
 
 @dataclass(frozen=True, slots=True)

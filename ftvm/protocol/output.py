@@ -84,6 +84,12 @@ class Gate:
         """Return the outputs held whose number is above `number`."""
         return tuple(held.output for held in self.held if held.output.number > number)
 
+    def since(self, number: int) -> Nanos | None:
+        """Return when the first output held whose number is `number` or above was taken; None if there is none."""
+        if not self.held or self.held[-1].output.number < number:
+            return None
+        return self.held[max(0, number - self.held[0].output.number)].since  # numbers follow each other without gaps
+
     def discard(self) -> int:
         """Forget all that is held: this replica was deposed. Returns how many there were."""
         count = len(self.held)

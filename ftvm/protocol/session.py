@@ -6,6 +6,7 @@ digest of each epoch is compared with the one captured: a difference means that 
 
 from collections import deque
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from ftvm.checkpoint import NOTHING_SAFE, Checkpoint, LogRecord, PageBatch, Watermarks
 from ftvm.encode.messages import Ack, Copy, EpochPart, Log, Sequenced, SessionId
@@ -15,6 +16,9 @@ from ftvm.protocol.suspicion import Watch
 from ftvm.units import Nanos
 
 __all__ = ["InFlight", "Session", "batches_of"]
+
+_COMMITS_SMOOTHED: Final = 8
+"""A new commit time counts for one part in so many: a single late acknowledgement must not move the cuts much."""
 
 
 def batches_of(messages: list[Sequenced]) -> tuple[PageBatch, ...]:
@@ -37,7 +41,8 @@ class InFlight:
 
 @dataclass(slots=True)
 class Session:
-    """Mutable. `shipped_next` is the first output number that no epoch of this session carries yet."""
+    """Mutable. `shipped_next` is the first output number that no epoch of this session carries yet; `commit_ns` the
+    time from a cut to its acknowledgement, smoothed, 0 while none came."""
 
     id: SessionId
     peer: str
@@ -54,6 +59,7 @@ class Session:
     ping_number: int = 0
     in_flight: deque[InFlight] = field(default_factory=deque)
     digests_compared: int = 0
+    commit_ns: int = 0
 
     def ship_copy(self, batch: PageBatch, round_number: int) -> None:
         """Queue a batch of the first copy."""
@@ -100,6 +106,7 @@ class Session:
             committed.append(self.in_flight.popleft())
         if committed:
             self._compare(committed[-1], ack)
+            self._learn_commit_time(now - committed[-1].cut_at)
         self.acked = Watermarks(max(ack.epoch, self.acked.epoch), max(ack.log_index, self.acked.log_index))
         return self.outbox.acknowledge(ack.received, now), committed
 
@@ -109,6 +116,9 @@ class Session:
                 f"epoch {ack.epoch}: memory digest is {sent.memory_digest:032x} here, {ack.memory_digest:032x} there"
             )
         self.digests_compared += 1
+
+    def _learn_commit_time(self, taken_ns: int) -> None:
+        self.commit_ns += (taken_ns - self.commit_ns) // (_COMMITS_SMOOTHED if self.commit_ns else 1)
 
     def _put_part(self, epoch: int, part: int, batch: PageBatch | None, end: Checkpoint | None) -> None:
         sequence = self.outbox.next_sequence

@@ -259,6 +259,7 @@ class Driver:
     def _release(self, effect: do.Release) -> None:
         self._world.release(effect.output)
         self._counters.outputs_released += 1
+        self._counters.output_delays_us.append((self._clock.now() - effect.since) / 1000)
 
     def _start_following(self, effect: do.Follow) -> None:
         """Load the first copy; from now on the guest is led along the log."""

@@ -100,3 +100,15 @@ def test_above_tells_what_a_checkpoint_must_carry() -> None:
     gate = make_gate(*[NOTHING_SAFE] * 4, released=10)
 
     assert [output.number for output in gate.above(12)] == [13, 14]
+
+
+def test_the_gate_tells_since_when_an_output_and_all_after_it_wait() -> None:
+    gate = Gate(4)
+    for number, at in ((5, 10), (6, 20), (7, 30)):
+        gate.hold(Output(number=number, channel="c", payload=b""), Watermarks(1, 0), Nanos(at))
+
+    assert [gate.since(number) for number in range(3, 9)] == [10, 10, 10, 20, 30, None]
+
+
+def test_an_empty_gate_holds_nothing_since_any_time() -> None:
+    assert Gate(4).since(0) is None

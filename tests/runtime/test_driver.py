@@ -235,3 +235,12 @@ def test_status_tells_where_things_stand_on_both_sides(make_pair: Callable[..., 
     assert here.digests_compared > 0
     assert 0 <= here.epoch - there.epoch <= 2
     assert here.as_dict()["pause_us"].keys() == {"p50", "p99"}
+
+
+def test_the_status_tells_how_long_outputs_were_held(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair().protected()
+
+    pair.run(400)
+
+    delay = pair.a.driver.status(pair.clock.now()).output_delay_us
+    assert 0 < delay.p50 <= delay.p99 <= 25_000  # the test's clock: an interval of 20 ms, and a commit

@@ -222,7 +222,7 @@ def keep_outputs_when_deposed(patch: Patch) -> None:
     def lets_go(self: Active, now: Nanos) -> None:
         if self.core.desk.known.active != self.core.id:
             for held in self.gate._take(len(self.gate.held)):
-                self.core.do(active.Release(held.output))
+                self.core.do(active.Release(held.output, held.since))
         on_record(self, now)
 
     patch.setattr(Active, "on_record", lets_go)

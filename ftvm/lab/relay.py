@@ -1,0 +1,337 @@
+"""A link between two hosts that is as slow, as narrow and as broken as one wants: a TCP relay with a delay.
+
+What comes to the listening port goes to the target, and back, unchanged and in order, after a one-way delay and at no
+more than a rate that all connections share, each direction for itself. A cut link is silent: nothing is taken, what is
+on its way is dropped, nobody is told. Since a TCP stream that lost bytes must not go on, the connections of before end
+when the link heals. Run as a process::
+
+    python -m ftvm.lab.relay --listen 7001 --target 7000 --delay-ms 4 --rate 12500000
+
+it prints ``{"relay": "ready"}``, obeys the JSON lines ``{"cut": true}`` and ``{"cut": false}`` on its standard input,
+and ends on SIGTERM, SIGINT or the end of that input.
+
+`Line` and `Way` are pure: time is an argument. Memory is bounded: a way takes no more than `ROOM_BYTES`, and a line
+with a rate no more than it can send within `QUEUE_NS`, as a switch's port does; the rest waits in the senders' kernels.
+"""
+
+import argparse
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+from ftvm.errors import ConfigError, FtvmError, TransportError
+from ftvm.units import Nanos, nanos_to_seconds
+
+__all__ = ["Line", "Relay", "Way", "main"]
+
+LOOPBACK: Final = "127.0.0.1"
+CONNECTIONS_MAX: Final = 64
+ROOM_BYTES: Final = 8 << 20
+"""On its way in one direction of one connection: 200 MB/s at a delay of 40 ms."""
+QUEUE_NS: Final = 5_000_000
+"""What may wait for a line with a rate: more would make heartbeats look like silence, as it does on real links."""
+READ_BYTES: Final = 1 << 16
+WAIT_NS_MAX: Final = 100_000_000
+COMMAND_BYTES_MAX: Final = 4_096
+NANOS: Final = 1_000_000_000
+
+
+@dataclass(slots=True)
+class Line:
+    """One direction of the link, shared by all connections. `rate` is in bytes per second; None: no bound."""
+
+    delay_ns: int
+    rate: int | None
+    free_at: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.delay_ns < 0:
+            raise ConfigError("a delay cannot be less than 0")
+        if self.rate is not None and self.rate <= 0:
+            raise ConfigError("a rate must be more than 0 bytes per second")
+
+    def read_limit(self) -> int:
+        """Return how much to take at a time, so that one connection does not hold the line for long."""
+        return READ_BYTES if self.rate is None else min(READ_BYTES, max(1, self.rate * QUEUE_NS // NANOS))
+
+    def open_at(self, now: Nanos) -> Nanos:
+        """Return from when on the line takes more."""
+        return now if self.free_at is None else Nanos(max(now, self.free_at - QUEUE_NS))
+
+    def arrival(self, byte_count: int, now: Nanos) -> Nanos:
+        """Put so many bytes on the line now; return when the last of them arrives."""
+        if self.rate is None:
+            return Nanos(now + self.delay_ns)
+        starts_at = now if self.free_at is None else max(now, self.free_at)
+        self.free_at = starts_at + byte_count * NANOS // self.rate
+        return Nanos(self.free_at + self.delay_ns)
+
+
+@dataclass(slots=True, eq=False)
+class Way:
+    """One direction of one connection: what is on its way, and whether its sender has finished."""
+
+    line: Line
+    is_finished: bool = False
+    on_its_way: int = 0
+    _pieces: deque[tuple[Nanos, memoryview]] = field(default_factory=deque)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the sender has finished and all has arrived."""
+        return self.is_finished and not self._pieces
+
+    @property
+    def arrives_at(self) -> Nanos | None:
+        """When the next piece arrives; None if nothing is on its way."""
+        return self._pieces[0][0] if self._pieces else None
+
+    def takes(self, now: Nanos) -> bool:
+        """Tell whether more may be put on its way now."""
+        has_room = self.on_its_way + READ_BYTES <= ROOM_BYTES
+        return has_room and not self.is_finished and self.line.open_at(now) <= now
+
+    def put(self, data: bytes, now: Nanos) -> None:
+        """Put bytes on their way."""
+        self._pieces.append((self.line.arrival(len(data), now), memoryview(data)))
+        self.on_its_way += len(data)
+
+    def next_piece(self, now: Nanos) -> memoryview | None:
+        """Return the next bytes that have arrived, to be `taken`; None if none have."""
+        return self._pieces[0][1] if self._pieces and self._pieces[0][0] <= now else None
+
+    def taken(self, byte_count: int) -> None:
+        """Note that the receiver took so many bytes of the next piece."""
+        arrived_at, piece = self._pieces.popleft()
+        if byte_count < len(piece):
+            self._pieces.appendleft((arrived_at, piece[byte_count:]))
+        self.on_its_way -= byte_count
+
+    def drop(self) -> int:
+        """Lose all that is on its way; return how many bytes that was."""
+        lost, self.on_its_way = self.on_its_way, 0
+        self._pieces.clear()
+        return lost
+
+
+@dataclass(slots=True, eq=False)
+class _Leg:
+    """A socket, what it sends to and what comes to it."""
+
+    socket: socket.socket
+    outgoing: Way
+    incoming: Way
+    other: "_Leg | None" = None
+    is_blocked: bool = False
+    """Its kernel takes no more for the moment."""
+
+
+class Relay:
+    """Connects each connection that comes to the target. Thread-free: `step` does what is due and returns."""
+
+    def __init__(self, listen: int, target: int, *, delay_ns: int = 0, rate: int | None = None) -> None:
+        """Listen on a port of the loopback device. Raises ConfigError or TransportError."""
+        self._lines = (Line(delay_ns, rate), Line(delay_ns, rate))
+        self._target = target
+        self._legs: list[_Leg] = []
+        self._is_cut = False
+        self.bytes_lost = 0
+        try:
+            self._listener = socket.create_server((LOOPBACK, listen))
+        except OSError as error:
+            raise TransportError(f"the relay cannot listen on port {listen}: {error}") from error
+        self._listener.setblocking(False)
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        return int(self._listener.getsockname()[1])
+
+    @property
+    def connection_count(self) -> int:
+        """How many connections it carries."""
+        return len(self._legs) // 2
+
+    def cut(self) -> None:
+        """Fall silent: take nothing, and drop what is on its way. Idempotent."""
+        self._is_cut = True
+        for leg in self._legs:
+            self.bytes_lost += leg.outgoing.drop()
+
+    def heal(self) -> None:
+        """Carry again, for new connections; those of before have lost bytes and end. Idempotent."""
+        if self._is_cut:
+            self._is_cut = False
+            for leg in list(self._legs):
+                self._end(leg)
+
+    def step(self, now: Nanos) -> None:
+        """Carry what is due, a bounded share of each connection."""
+        if self._is_cut:
+            return
+        self._accept()
+        for leg in list(self._legs):
+            if leg in self._legs:  # its other end may have ended it meanwhile
+                self._step_leg(leg, now)
+
+    def wait(self, now: Nanos, extra: Sequence[int] = ()) -> None:
+        """Block until something is due or can be carried, or one of the descriptors `extra` is readable."""
+        timeout_ns = WAIT_NS_MAX
+        with selectors.SelectSelector() as selector:  # epoll counts in whole milliseconds
+            for fd in extra:
+                selector.register(fd, selectors.EVENT_READ)
+            if not self._is_cut:
+                selector.register(self._listener, selectors.EVENT_READ)
+                for leg in self._legs:
+                    timeout_ns = min(timeout_ns, self._watch(leg, selector, now))
+            selector.select(nanos_to_seconds(Nanos(max(0, timeout_ns))))
+
+    def close(self) -> None:
+        """End all connections and stop listening. Idempotent."""
+        for leg in list(self._legs):
+            self._end(leg)
+        self._listener.close()
+
+    # --- connections ---
+
+    def _accept(self) -> None:
+        while len(self._legs) < 2 * CONNECTIONS_MAX:
+            try:
+                near, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            try:
+                far = socket.create_connection((LOOPBACK, self._target), timeout=1)
+            except OSError:
+                near.close()  # nobody is there: whoever dialled sees what it would see without a relay
+                continue
+            self._join(near, far)
+
+    def _join(self, near: socket.socket, far: socket.socket) -> None:
+        there, back = Way(self._lines[0]), Way(self._lines[1])
+        legs = (_Leg(near, there, back), _Leg(far, back, there))
+        for leg, other in (legs, legs[::-1]):
+            leg.other = other
+            leg.socket.setblocking(False)
+            leg.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._legs += legs
+
+    def _step_leg(self, leg: _Leg, now: Nanos) -> None:
+        try:
+            self._read(leg, now)
+            self._write(leg, now)
+        except OSError:  # a reset: TCP's own way to say that a connection is over
+            self._end(leg)
+            return
+        if leg.outgoing.is_over and leg.incoming.is_over:
+            self._end(leg)
+
+    def _read(self, leg: _Leg, now: Nanos) -> None:
+        if not leg.outgoing.takes(now):
+            return
+        try:
+            data = leg.socket.recv(leg.outgoing.line.read_limit())
+        except BlockingIOError:
+            return
+        if data:
+            leg.outgoing.put(data, now)
+        else:
+            leg.outgoing.is_finished = True
+
+    def _write(self, leg: _Leg, now: Nanos) -> None:
+        leg.is_blocked = False
+        while (piece := leg.incoming.next_piece(now)) is not None:
+            try:
+                leg.incoming.taken(leg.socket.send(piece))
+            except BlockingIOError:
+                leg.is_blocked = True
+                return
+        if leg.incoming.is_over:
+            with suppress(OSError):  # it may be gone already; then there is nobody left to tell
+                leg.socket.shutdown(socket.SHUT_WR)
+
+    def _watch(self, leg: _Leg, selector: selectors.BaseSelector, now: Nanos) -> int:
+        """Register what a leg waits for; return in how many nanoseconds it has something to do anyway."""
+        events = selectors.EVENT_WRITE if leg.is_blocked else 0
+        due = WAIT_NS_MAX
+        if leg.outgoing.takes(now):
+            events |= selectors.EVENT_READ
+        elif not leg.outgoing.is_finished and leg.outgoing.line.open_at(now) > now:
+            due = leg.outgoing.line.open_at(now) - now
+        if events:
+            selector.register(leg.socket, events)
+        if leg.incoming.arrives_at is not None and not leg.is_blocked:
+            due = min(due, leg.incoming.arrives_at - now)
+        return due
+
+    def _end(self, leg: _Leg) -> None:
+        for one in (leg, leg.other):
+            if one is not None and one in self._legs:
+                self._legs.remove(one)
+                one.socket.close()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a relay until a signal, or the end of standard input, ends it."""
+    parser = argparse.ArgumentParser(prog="python -m ftvm.lab.relay", description="A slow, narrow, breakable TCP link.")
+    parser.add_argument("--listen", type=int, required=True, metavar="PORT")
+    parser.add_argument("--target", type=int, required=True, metavar="PORT")
+    parser.add_argument("--delay-ms", type=float, default=0.0, help="one way")
+    parser.add_argument("--rate", type=int, metavar="BYTES", help="per second, each direction; default: no bound")
+    options = parser.parse_args(arguments)
+    stopping: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda signum, _: stopping.append(signum))
+    try:
+        relay = Relay(options.listen, options.target, delay_ns=round(options.delay_ms * 1e6), rate=options.rate)
+    except FtvmError as error:
+        print(f"relay: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps({"relay": "ready"}), flush=True)
+    commands = _Commands(sys.stdin.fileno())
+    while not stopping and not commands.is_over:
+        relay.wait(_now(), (commands.fd,))
+        commands.obey(relay)
+        relay.step(_now())
+    relay.close()
+    return 0
+
+
+class _Commands:
+    """JSON lines from whoever drives the relay."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.is_over = False
+        self._unread = b""
+        os.set_blocking(fd, False)
+
+    def obey(self, relay: Relay) -> None:
+        """Do what was said since the last time."""
+        try:
+            data = os.read(self.fd, COMMAND_BYTES_MAX)
+        except BlockingIOError:
+            return
+        self.is_over = not data
+        *lines, self._unread = (self._unread + data).split(b"\n")
+        for line in lines:
+            command = json.loads(line)
+            if "cut" in command:
+                (relay.cut if command["cut"] else relay.heal)()
+
+
+def _now() -> Nanos:
+    return Nanos(time.monotonic_ns())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
