@@ -11,6 +11,7 @@ from ftvm.units import Nanos
 __all__ = [
     "ArbiterTrouble",
     "Committed",
+    "ConnectionRefused",
     "CopyProgress",
     "Diverged",
     "Event",
@@ -135,6 +136,13 @@ class JoinRefused(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionEnded(Event):
     """A session between active and standby ended before its time."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionRefused(Event):
+    """This end refused a connection, or was refused one: a wrong or unknown key, most often."""
 
     reason: str
 

@@ -203,7 +203,7 @@ class World(Protocol):
         ...
 
     def release(self, output: Output) -> None:
-        """Let one output leave this host. Called in order of numbers."""
+        """Let one output leave this host: when this returns it has left the process. Called in order of numbers."""
         ...
 
     def announce(self) -> None:
@@ -336,6 +336,11 @@ class Transport(Protocol):
 
     def poll(self, limit: int) -> Polled:
         """Return up to `limit` messages that have come. Never blocks."""
+        ...
+
+    def take_refusals(self) -> tuple[str, ...]:
+        """Return whom this end refused, and who refused it, since the last call: the latest few, for a person to
+        read."""
         ...
 
     def wait(self, timeout_ns: int, fds: Sequence[int]) -> None:

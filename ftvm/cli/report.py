@@ -15,7 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from ftvm.events import (
     ArbiterTrouble,
     Committed,
+    ConnectionRefused,
     CopyProgress,
+    Diverged,
     Event,
     HostFailed,
     JoinRefused,
@@ -145,6 +147,10 @@ def describe(event: Event) -> str:
             return f"join refused ({event.peer}): {event.reason}"
         case SessionEnded():
             return f"session ended: {event.reason}"
+        case ConnectionRefused():
+            return f"connection refused: {event.reason}"
+        case Diverged():
+            return f"diverged between {event.agreed} and {event.seen}: {event.reason}; pages {list(event.pages)}"
         case PeerMisbehaved():
             return f"peer {event.peer} misbehaved: {event.error}"
         case ArbiterTrouble():

@@ -13,7 +13,7 @@ from ftvm.config import Limits
 from ftvm.encode.messages import Envelope, Join, Refuse
 from ftvm.encode.wire import decode, encode
 from ftvm.errors import FtvmError, RemoteProtocolError, VersionMismatch
-from ftvm.events import Event, PeerMisbehaved
+from ftvm.events import ConnectionRefused, Event, PeerMisbehaved
 from ftvm.interfaces import Delivery, Lane, Transport
 from ftvm.protocol.core import Role
 from ftvm.protocol.record import NO_RECORD
@@ -39,6 +39,7 @@ class Endpoint:
 
     def __init__(self, transport: Transport, limits: Limits, on_event: Callable[[Event], None]) -> None:
         self.misdeeds: Counter[str] = Counter()
+        self._refusals: set[str] = set()
         self._transport = transport
         self._limits = limits
         self._on_event = on_event
@@ -75,6 +76,7 @@ class Endpoint:
             sent.driver.let_go(sent.batch)
         for delivery in polled.deliveries:
             self._take(delivery, now)
+        self._report_refusals(now)
         times = [driver.step(now) for driver in self._drivers.values()]
         if len(polled.deliveries) == self._limits.messages_per_step:
             return now
@@ -101,6 +103,14 @@ class Endpoint:
         elif isinstance(message, Join):
             reason = f"this host protects no guest {envelope.guest_id!r}, only {', '.join(map(repr, self._drivers))}"
             self._refuse(delivery, envelope.guest_id, Refuse(joiner=envelope.sender, reason=reason, is_final=True))
+
+    def _report_refusals(self, now: Nanos) -> None:
+        for reason in self._transport.take_refusals():
+            if reason in self._refusals or len(self._refusals) >= _PEERS_COUNTED_MAX:
+                continue
+            self._refusals.add(reason)
+            for guest_id in self._drivers:
+                self._on_event(ConnectionRefused(at=now, guest_id=guest_id, reason=reason))
 
     def _report(self, delivery: Delivery, wrong: RemoteProtocolError, now: Nanos) -> None:
         """Report a peer's misdeed, and tell a peer of another version so, in ours: it then sees that ours differs."""

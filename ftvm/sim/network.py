@@ -115,6 +115,10 @@ class SimTransport:
         let_go, self._let_go = tuple(self._let_go), []
         return Polled(taken, let_go)
 
+    def take_refusals(self) -> tuple[str, ...]:
+        """Nobody is refused."""
+        return ()
+
     def wait(self, timeout_ns: int, fds: Sequence[int]) -> None:
         """Nobody waits in virtual time."""
 

@@ -130,6 +130,10 @@ class MemoryTransport:
         deliveries = tuple(map(self._read, itertools.islice(_drain(self._arrivals), limit)))
         return Polled(deliveries=deliveries, let_go=tuple(_drain(self._regained)))
 
+    def take_refusals(self) -> tuple[str, ...]:
+        """Nobody is refused within a process."""
+        return ()
+
     def wait(self, timeout_ns: int, fds: Sequence[int]) -> None:
         """Block until a message has come, one of `fds` is readable, `wake` was called, or the time is over."""
         self._check_open()

@@ -22,6 +22,8 @@ Value = int | str | bytes | Sequence[int] | None
 
 _CPU_INTERRUPTS: Final = 1
 _PLIC: Final = 2
+_TEST: Final = 3
+_FINISHER_PASS: Final = 0x5555
 _SOFTWARE_INTERRUPT, _TIMER_INTERRUPT, _EXTERNAL_INTERRUPT = 3, 7, 11
 _TIMEBASE_HZ: Final = 10_000_000
 
@@ -103,6 +105,7 @@ def machine_tree(*, ram_base: int, ram_bytes: int, virtio_slots: Sequence[int], 
             ),
             _cpus(),
             Node(name="soc", properties=soc, children=devices),
+            _poweroff(),
         ),
     )
 
@@ -136,7 +139,19 @@ def _cpus() -> Node:
 
 def _test() -> Node:
     compatible = b"sifive,test1\0sifive,test0\0syscon\0"
-    return Node(name="test@100000", properties={"compatible": compatible, "reg": _range(0x100000, 0x1000)})
+    properties: dict[str, Value] = {"compatible": compatible, "reg": _range(0x100000, 0x1000), "phandle": _TEST}
+    return Node(name="test@100000", properties=properties)
+
+
+def _poweroff() -> Node:
+    """Say which word, written to the test finisher, turns the machine off."""
+    properties: dict[str, Value] = {
+        "compatible": "syscon-poweroff",
+        "regmap": _TEST,
+        "offset": 0,
+        "value": _FINISHER_PASS,
+    }
+    return Node(name="poweroff", properties=properties)
 
 
 def _clint() -> Node:

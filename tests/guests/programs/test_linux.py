@@ -40,8 +40,8 @@ def test_it_counts_without_a_gap_and_repeats_what_is_typed(boot: Any, linux: Pat
     _wait_for(board, "linux: off")
 
 
-def test_quit_ends_the_machine_where_the_device_tree_says_how(boot_on_qemu: Any, linux: Path) -> None:
-    board = boot_on_qemu(linux)
+def test_quit_ends_the_machine(boot: Any, linux: Path) -> None:
+    board = boot(linux)
     _wait_for(board, "linux: serving on 10.77.0.2:7000")
 
     board.type(b"quit\n")
