@@ -40,6 +40,8 @@ class Load:
     arguments: str = ""
     counts: str = "instructions"
     """instructions, requests, or bytes of output; none: there is nothing to count."""
+    clients: int = 16
+    """Who sends requests, each the next one as soon as the last is answered."""
 
     @property
     def has_clients(self) -> bool:
@@ -192,7 +194,8 @@ class _Run:
         self._start("switch", ["-m", "ftvm.lab.switch", *ports], self._heard.on_switch)
         self._wait_for(lambda: self._heard.is_switch_ready or None, "the switch is ready")
         words = ["-m", "ftvm.lab.client", "--nic", f"udp:{self._udp[5]}:{self._udp[4]}", "--pace", "0"]
-        self._start("client", [*words, "--seconds", "600"], self._heard.on_client)
+        clients = ["--clients", str(self._load.clients), "--seconds", "600"]
+        self._start("client", [*words, *clients], self._heard.on_client)
 
     def _start_relay(self) -> None:
         rate = [] if self._link.rate is None else ["--rate", str(self._link.rate)]

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftvm.checkpoint import Watermarks
-from ftvm.engines.hybrid import Hybrid
 from ftvm.engines.kemari import QUIET_INTERVALS, Kemari
+from ftvm.engines.names import ENGINES
 from ftvm.engines.remus import Remus
 from ftvm.interfaces import Capability, Engine, EngineView
 from ftvm.units import Nanos
 
 MS: Final = 1_000_000
-ALL: Final = [Remus(0.025), Remus(0.025, 0.005), Kemari(0.025), Hybrid(0.025)]
+ALL: Final = [*(make(0.025) for make in ENGINES.values()), Remus(0.025, 0.005)]
 
 times = st.integers(0, 10**12).map(Nanos)
 views = st.builds(
