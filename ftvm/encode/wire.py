@@ -27,7 +27,7 @@ the peer's fault. It allocates nothing that the peer's lengths ask for before th
 import reprlib
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgpack
 
@@ -45,6 +45,19 @@ from ftvm.checkpoint import (
     RegionShape,
 )
 from ftvm.config import PROTOCOL_VERSION, Limits
+from ftvm.encode.fields import (
+    DIGEST_BYTES,
+    NAMES_MAX,
+    TEXT_CHARS_MAX,
+    read_digest,
+    read_fields,
+    read_flag,
+    read_identity,
+    read_list,
+    read_number,
+    read_optional,
+    read_text,
+)
 from ftvm.encode.messages import (
     Ack,
     Copy,
@@ -66,9 +79,6 @@ from ftvm.units import PageCount
 
 __all__ = ["decode", "encode"]
 
-DIGEST_BYTES: Final = 16
-TEXT_CHARS_MAX: Final = 1024
-NAMES_MAX: Final = 64
 FRAMES_MAX: Final = 5
 _OUTPUT_ROW: Final = struct.Struct("<BI")
 _LOG_ROW: Final = struct.Struct("<BBQQQI")
@@ -76,58 +86,6 @@ _LOG_KINDS: Final = {kind.value: kind for kind in LogKind}
 
 Header = list[Any]
 Frames = tuple[Buffer, ...]
-T = TypeVar("T")
-
-
-# --- reading a header: each reader takes one value and says what is wrong with it ----------------------------------
-# What a peer sent is shown by reprlib: a value nested a thousand deep must not exhaust the stack of who complains.
-
-
-def _number(value: object, name: str, most: int = (1 << 63) - 1) -> int:
-    if type(value) is not int or not 0 <= value <= most:
-        raise BadFrame(f"{name} is {reprlib.repr(value)}, not a number from 0 to {most}")
-    return value
-
-
-def _text(value: object, name: str) -> str:
-    if type(value) is not str or len(value) > TEXT_CHARS_MAX:
-        raise BadFrame(f"{name} is not a text of at most {TEXT_CHARS_MAX} characters")
-    return value
-
-
-def _identity(value: object, name: str) -> str:
-    text = _text(value, name)
-    if not 0 < len(text) <= 64:
-        raise BadFrame(f"{name} is {len(text)} characters long, not 1 to 64")
-    return text
-
-
-def _flag(value: object, name: str) -> bool:
-    if type(value) is not bool:
-        raise BadFrame(f"{name} is {reprlib.repr(value)}, not true or false")
-    return value
-
-
-def _digest(value: object, name: str) -> bytes:
-    if type(value) is not bytes or len(value) != DIGEST_BYTES:
-        raise BadFrame(f"{name} is not {DIGEST_BYTES} bytes")
-    return value
-
-
-def _list_of(read: Callable[[object, str], T], value: object, name: str) -> tuple[T, ...]:
-    if type(value) is not list or len(value) > NAMES_MAX:
-        raise BadFrame(f"{name} is not a list of at most {NAMES_MAX}")
-    return tuple(read(item, name) for item in value)
-
-
-def _fields(value: object, count: int, name: str) -> list[Any]:
-    if type(value) is not list or len(value) != count:
-        raise BadFrame(f"{name} is not a list of {count}")
-    return value
-
-
-def _maybe(read: Callable[[object, str], T], value: object, name: str) -> T | None:
-    return None if value is None else read(value, name)
 
 
 # --- parts that several messages share -----------------------------------------------------------------------------
@@ -138,25 +96,27 @@ def _pack_record(record: Record) -> Header:
 
 
 def _unpack_record(value: object) -> Record:
-    generation, active, standby = _fields(value, 3, "record")
+    generation, active, standby = read_fields(value, 3, "record")
     return Record(
-        _number(generation, "generation"),
-        _maybe(_identity, active, "the record's active"),
-        _maybe(_identity, standby, "the record's standby"),
+        read_number(generation, "generation"),
+        read_optional(read_identity, active, "the record's active"),
+        read_optional(read_identity, standby, "the record's standby"),
     )
 
 
 def _unpack_session(value: object, name: str) -> SessionId:
-    counter, active, generation = _fields(value, 3, name)
+    counter, active, generation = read_fields(value, 3, name)
     return SessionId(
-        _number(counter, "session counter"), _identity(active, "session's active"), _number(generation, "generation")
+        read_number(counter, "session counter"),
+        read_identity(active, "session's active"),
+        read_number(generation, "generation"),
     )
 
 
 def _unpack_region(value: object, name: str) -> RegionShape:
-    region, pages = _fields(value, 2, name)
+    region, pages = read_fields(value, 2, name)
     return RegionShape(
-        name=_text(region, "region name"), page_count=PageCount(_number(pages, "page count", PAGE_COUNT_MAX))
+        name=read_text(region, "region name"), page_count=PageCount(read_number(pages, "page count", PAGE_COUNT_MAX))
     )
 
 
@@ -168,14 +128,14 @@ def _unpack_batch(count: object, digest: object, frames: Frames, limits: Limits)
     if len(frames) != 3:
         raise BadFrame(f"a batch of pages has 3 frames, not {len(frames)}")
     indices, lengths, payload = frames
-    pages = _number(count, "page count of the batch", PAGE_COUNT_MAX)
+    pages = read_number(count, "page count of the batch", PAGE_COUNT_MAX)
     if len(indices) != 4 * pages or len(lengths) != 2 * pages:
         raise BadFrame(f"{pages} pages take {4 * pages} and {2 * pages} bytes, not {len(indices)} and {len(lengths)}")
     size_bytes = len(indices) + len(lengths) + len(payload)
     if size_bytes > 2 * limits.batch_bytes:
         raise BadFrame(f"a batch of {size_bytes} bytes is more than twice the limit of {limits.batch_bytes}")
     return PageBatch(
-        count=pages, indices=indices, lengths=lengths, payload=payload, digest=_digest(digest, "batch digest")
+        count=pages, indices=indices, lengths=lengths, payload=payload, digest=read_digest(digest, "batch digest")
     )
 
 
@@ -216,19 +176,19 @@ def _pack_join(message: Join) -> tuple[Header, list[Buffer]]:
 
 
 def _unpack_join(fields: Header, frames: Frames, _: Limits) -> Join:
-    machine, regions, engines, staging_bytes = _fields(fields, 4, "join")
+    machine, regions, engines, staging_bytes = read_fields(fields, 4, "join")
     _no_frames(frames)
     try:
         geometry = Geometry(
-            machine=_text(machine, "machine"),
-            regions=_list_of(_unpack_region, regions, "regions"),
+            machine=read_text(machine, "machine"),
+            regions=read_list(_unpack_region, regions, "regions"),
         )
     except ConfigError as wrong:
         raise BadFrame(f"geometry: {wrong}") from wrong
     return Join(
         geometry=geometry,
-        engines=_list_of(_identity, engines, "engines"),
-        staging_bytes=_number(staging_bytes, "staging bound"),
+        engines=read_list(read_identity, engines, "engines"),
+        staging_bytes=read_number(staging_bytes, "staging bound"),
     )
 
 
@@ -237,12 +197,12 @@ def _pack_welcome(message: Welcome) -> tuple[Header, list[Buffer]]:
 
 
 def _unpack_welcome(fields: Header, frames: Frames, _: Limits) -> Welcome:
-    joiner, engine, staging_bytes = _fields(fields, 3, "welcome")
+    joiner, engine, staging_bytes = read_fields(fields, 3, "welcome")
     _no_frames(frames)
     return Welcome(
-        joiner=_identity(joiner, "joiner"),
-        engine=_identity(engine, "engine"),
-        staging_bytes=_number(staging_bytes, "staging bound"),
+        joiner=read_identity(joiner, "joiner"),
+        engine=read_identity(engine, "engine"),
+        staging_bytes=read_number(staging_bytes, "staging bound"),
     )
 
 
@@ -251,9 +211,13 @@ def _pack_refuse(message: Refuse) -> tuple[Header, list[Buffer]]:
 
 
 def _unpack_refuse(fields: Header, frames: Frames, _: Limits) -> Refuse:
-    joiner, reason, is_final = _fields(fields, 3, "refuse")
+    joiner, reason, is_final = read_fields(fields, 3, "refuse")
     _no_frames(frames)
-    return Refuse(joiner=_identity(joiner, "joiner"), reason=_text(reason, "reason"), is_final=_flag(is_final, "final"))
+    return Refuse(
+        joiner=read_identity(joiner, "joiner"),
+        reason=read_text(reason, "reason"),
+        is_final=read_flag(is_final, "final"),
+    )
 
 
 def _pack_copy(message: Copy) -> tuple[Header, list[Buffer]]:
@@ -262,10 +226,10 @@ def _pack_copy(message: Copy) -> tuple[Header, list[Buffer]]:
 
 
 def _unpack_copy(fields: Header, frames: Frames, limits: Limits) -> Copy:
-    sequence, round_number, count, digest = _fields(fields, 4, "copy")
+    sequence, round_number, count, digest = read_fields(fields, 4, "copy")
     return Copy(
-        sequence=_number(sequence, "sequence"),
-        round=_number(round_number, "round"),
+        sequence=read_number(sequence, "sequence"),
+        round=read_number(round_number, "round"),
         batch=_unpack_batch(count, digest, frames, limits),
     )
 
@@ -285,23 +249,27 @@ def _pack_part(message: EpochPart) -> tuple[Header, list[Buffer]]:
 
 
 def _unpack_part(fields: Header, frames: Frames, limits: Limits) -> EpochPart:
-    sequence, epoch, part, pages, tail = _fields(fields, 5, "epoch part")
+    sequence, epoch, part, pages, tail = read_fields(fields, 5, "epoch part")
     if (pages is None) == (tail is None):
         raise BadFrame("a part of an epoch carries a batch or the end, not both and not neither")
-    number = _number(epoch, "epoch")
+    number = read_number(epoch, "epoch")
     batch, end = None, None
     if pages is not None:
-        count, digest = _fields(pages, 2, "batch")
+        count, digest = read_fields(pages, 2, "batch")
         batch = _unpack_batch(count, digest, frames, limits)
     else:
         end = _unpack_end(number, tail, frames, limits)
     return EpochPart(
-        sequence=_number(sequence, "sequence"), epoch=number, part=_number(part, "part"), batch=batch, checkpoint=end
+        sequence=read_number(sequence, "sequence"),
+        epoch=number,
+        part=read_number(part, "part"),
+        batch=batch,
+        checkpoint=end,
     )
 
 
 def _unpack_end(epoch: int, tail: object, frames: Frames, limits: Limits) -> Checkpoint:
-    base, engine, channels, output_next, log_index, digest, dirty_pages, here = _fields(tail, 8, "end of an epoch")
+    base, engine, channels, output_next, log_index, digest, dirty_pages, here = read_fields(tail, 8, "end of an epoch")
     if len(frames) != 4:
         raise BadFrame(f"the end of an epoch has 4 frames, not {len(frames)}")
     devices, table, payloads, page_digests = frames
@@ -311,21 +279,21 @@ def _unpack_end(epoch: int, tail: object, frames: Frames, limits: Limits) -> Che
         raise BadFrame(f"{len(devices)} bytes of device state is more than the limit of {limits.devices_bytes}")
     if len(payloads) > limits.outputs_held_bytes:
         raise BadFrame(f"{len(payloads)} bytes of outputs is more than the limit of {limits.outputs_held_bytes}")
-    following = _number(output_next, "next output number")
-    names = _list_of(_identity, channels, "channels")
+    following = read_number(output_next, "next output number")
+    names = read_list(read_identity, channels, "channels")
     return Checkpoint(
         epoch=epoch,
-        base=_number(base, "base epoch"),
-        engine=_identity(engine, "engine"),
+        base=read_number(base, "base epoch"),
+        engine=read_identity(engine, "engine"),
         batches=(),
         devices=bytes(devices),
         outputs=_unpack_outputs(names, following, table, payloads, limits),
         output_next=following,
-        log_index=_number(log_index, "log index"),
-        memory_digest=int.from_bytes(_digest(digest, "memory digest"), "little"),
-        dirty_pages=_number(dirty_pages, "dirty pages", PAGE_COUNT_MAX),
+        log_index=read_number(log_index, "log index"),
+        memory_digest=int.from_bytes(read_digest(digest, "memory digest"), "little"),
+        dirty_pages=read_number(dirty_pages, "dirty pages", PAGE_COUNT_MAX),
         page_digests=bytes(page_digests),
-        position=_maybe(_unpack_position, here, "position"),
+        position=read_optional(_unpack_position, here, "position"),
     )
 
 
@@ -350,15 +318,15 @@ def _pack_log(message: Log) -> tuple[Header, list[Buffer]]:
 
 
 def _unpack_log(fields: Header, frames: Frames, limits: Limits) -> Log:
-    sequence, first, channels = _fields(fields, 3, "log")
+    sequence, first, channels = read_fields(fields, 3, "log")
     if len(frames) != 2:
         raise BadFrame(f"a log message has 2 frames, not {len(frames)}")
     table, payloads = frames
     count, rest = divmod(len(table), _LOG_ROW.size)
     if rest or not 0 < count <= limits.log_records or len(payloads) > limits.log_bytes:
         raise BadFrame(f"a log table of {len(table)} bytes with {len(payloads)} bytes of payload cannot be")
-    names = _list_of(_text, channels, "channels")
-    index = _number(first, "first log index")
+    names = read_list(read_text, channels, "channels")
+    index = read_number(first, "first log index")
     records: list[LogRecord] = []
     offset = 0
     for kind, channel, retired, idled, amount, length in _LOG_ROW.iter_unpack(table):
@@ -378,12 +346,12 @@ def _unpack_log(fields: Header, frames: Frames, limits: Limits) -> Log:
         offset += length
     if offset != len(payloads):
         raise BadFrame(f"log records use {offset} of {len(payloads)} payload bytes")
-    return Log(sequence=_number(sequence, "sequence"), records=tuple(records))
+    return Log(sequence=read_number(sequence, "sequence"), records=tuple(records))
 
 
 def _unpack_position(value: object, name: str) -> GuestPosition:
-    retired, idled = _fields(value, 2, name)
-    return GuestPosition(_number(retired, "retired"), _number(idled, "idled"))
+    retired, idled = read_fields(value, 2, name)
+    return GuestPosition(read_number(retired, "retired"), read_number(idled, "idled"))
 
 
 def _pack_ack(message: Ack) -> tuple[Header, list[Buffer]]:
@@ -392,13 +360,13 @@ def _pack_ack(message: Ack) -> tuple[Header, list[Buffer]]:
 
 
 def _unpack_ack(fields: Header, frames: Frames, _: Limits) -> Ack:
-    received, epoch, log_index, digest = _fields(fields, 4, "ack")
+    received, epoch, log_index, digest = read_fields(fields, 4, "ack")
     _no_frames(frames)
     return Ack(
-        received=_number(received, "received"),
-        epoch=_number(epoch, "epoch"),
-        log_index=_number(log_index, "log index"),
-        memory_digest=int.from_bytes(_digest(digest, "memory digest"), "little"),
+        received=read_number(received, "received"),
+        epoch=read_number(epoch, "epoch"),
+        log_index=read_number(log_index, "log index"),
+        memory_digest=int.from_bytes(read_digest(digest, "memory digest"), "little"),
     )
 
 
@@ -407,9 +375,9 @@ def _pack_ping(message: Ping) -> tuple[Header, list[Buffer]]:
 
 
 def _unpack_ping(fields: Header, frames: Frames, _: Limits) -> Ping:
-    (number,) = _fields(fields, 1, "ping")
+    (number,) = read_fields(fields, 1, "ping")
     _no_frames(frames)
-    return Ping(number=_number(number, "ping"))
+    return Ping(number=read_number(number, "ping"))
 
 
 def _pack_pong(message: Pong) -> tuple[Header, list[Buffer]]:
@@ -417,9 +385,9 @@ def _pack_pong(message: Pong) -> tuple[Header, list[Buffer]]:
 
 
 def _unpack_pong(fields: Header, frames: Frames, _: Limits) -> Pong:
-    (number,) = _fields(fields, 1, "pong")
+    (number,) = read_fields(fields, 1, "pong")
     _no_frames(frames)
-    return Pong(number=_number(number, "pong"))
+    return Pong(number=read_number(number, "pong"))
 
 
 def _pack_leave(message: Leave) -> tuple[Header, list[Buffer]]:
@@ -427,9 +395,9 @@ def _pack_leave(message: Leave) -> tuple[Header, list[Buffer]]:
 
 
 def _unpack_leave(fields: Header, frames: Frames, _: Limits) -> Leave:
-    (reason,) = _fields(fields, 1, "leave")
+    (reason,) = read_fields(fields, 1, "leave")
     _no_frames(frames)
-    return Leave(reason=_text(reason, "reason"))
+    return Leave(reason=read_text(reason, "reason"))
 
 
 def _no_frames(frames: Frames) -> None:
@@ -490,16 +458,16 @@ def decode(frames: Sequence[Buffer], limits: Limits) -> tuple[Envelope, Message]
     if not frames or len(frames) > FRAMES_MAX:
         raise BadFrame(f"a message has 1 to {FRAMES_MAX} frames, not {len(frames)}")
     header = _unpack_header(frames[0], limits)
-    _, kind, guest_id, sender, session, record, released, fields = _fields(header, 8, "header")
+    _, kind, guest_id, sender, session, record, released, fields = read_fields(header, 8, "header")
     unpack = _UNPACK.get(kind) if type(kind) is int else None
     if unpack is None:
         raise BadFrame(f"no message is of kind {reprlib.repr(kind)}")
     envelope = Envelope(
-        guest_id=_identity(guest_id, "guest id"),
-        sender=_identity(sender, "sender"),
-        session=_maybe(_unpack_session, session, "session"),
+        guest_id=read_identity(guest_id, "guest id"),
+        sender=read_identity(sender, "sender"),
+        session=read_optional(_unpack_session, session, "session"),
         record=_unpack_record(record),
-        released=_number(released, "released"),
+        released=read_number(released, "released"),
     )
     return envelope, unpack(fields, tuple(frames[1:]), limits)
 

@@ -1,21 +1,11 @@
 """What an active replica does: run the guest, take a standby in, ship to it, and release what is safe.
 
-The link to the standby is a table (`LINKS`):
-
-    NONE --JOIN--> COPYING --first cut--> CATCHING_UP --acknowledged--> ADDING --ADD in force--> PROTECTED
-     ^                |                        |                          |                          |
-     |                +--------- lost ---------+                         lost                       lost
-     |                                                                    v                          v
-     +------------------------------------------------------- DROPPING <--ADD in force-- ABANDONING  |
-     +-- DROP in force -------------------------------------- DROPPING <-----------------------------+
-
-From the first cut on outputs obey the joining standby as well (PROTOCOL.md, ADD). A proposal is never abandoned: a
-standby
-lost while its ADD is unresolved is dropped once the ADD is known to be in force.
+How the link to the standby goes on is a table (link.py). From the first cut on outputs obey the joining standby as well
+(PROTOCOL.md, ADD).
 """
 
+from collections import deque
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from typing import Final
 
 from ftvm.checkpoint import Checkpoint, LogRecord, Output, PageBatch
@@ -38,55 +28,17 @@ from ftvm.protocol.channel import Outbox
 from ftvm.protocol.copying import CopyPlan
 from ftvm.protocol.core import Core, RoleEvent
 from ftvm.protocol.effects import Announce, CollectRound, CopyMore, Cut, EndSession, Forget, Release, StartCopy
+from ftvm.protocol.link import LINKS, SHIPPING, LinkEvent, LinkState
 from ftvm.protocol.output import Gate, standbys_in_force
 from ftvm.protocol.record import add, drop
 from ftvm.protocol.session import Session, batches_of
 from ftvm.protocol.suspicion import Watch
 from ftvm.units import Nanos
 
-__all__ = ["COPY_PATIENCE", "LINKS", "Active", "LinkEvent", "LinkState"]
+__all__ = ["COPY_PATIENCE", "Active"]
 
 COPY_PATIENCE: Final = 4
 """How many limits of silence are tolerated before the first epoch is acknowledged: the standby may be busy with it."""
-
-
-class LinkState(Enum):
-    """Where the link to a standby stands."""
-
-    NONE = "none"
-    COPYING = "copying"
-    CATCHING_UP = "catching up"
-    ADDING = "adding"
-    ABANDONING = "abandoning"
-    PROTECTED = "protected"
-    DROPPING = "dropping"
-
-
-class LinkEvent(Enum):
-    """What moves the link."""
-
-    JOINED = "joined"
-    CUT = "cut"
-    CAUGHT_UP = "caught up"
-    IN_FORCE = "in force"
-    LOST = "lost"
-
-
-LINKS: Final[dict[tuple[LinkState, LinkEvent], LinkState]] = {
-    (LinkState.NONE, LinkEvent.JOINED): LinkState.COPYING,
-    (LinkState.COPYING, LinkEvent.CUT): LinkState.CATCHING_UP,
-    (LinkState.COPYING, LinkEvent.LOST): LinkState.NONE,
-    (LinkState.CATCHING_UP, LinkEvent.CAUGHT_UP): LinkState.ADDING,
-    (LinkState.CATCHING_UP, LinkEvent.LOST): LinkState.NONE,
-    (LinkState.ADDING, LinkEvent.IN_FORCE): LinkState.PROTECTED,
-    (LinkState.ADDING, LinkEvent.LOST): LinkState.ABANDONING,
-    (LinkState.ABANDONING, LinkEvent.IN_FORCE): LinkState.DROPPING,
-    (LinkState.PROTECTED, LinkEvent.LOST): LinkState.DROPPING,
-    (LinkState.DROPPING, LinkEvent.IN_FORCE): LinkState.NONE,
-}
-"""Every pair that is absent is illegal: reaching it is our bug."""
-
-_SHIPPING: Final = frozenset({LinkState.CATCHING_UP, LinkState.ADDING, LinkState.PROTECTED})
 
 
 @dataclass(slots=True)
@@ -108,6 +60,7 @@ class Active:
     _announces_left: int = 0
     _is_held_by_hint: bool = False
     _released_then: int = 0
+    _untold: deque[Output] = field(default_factory=deque, repr=False)
     _unshipped: list[LogRecord] = field(default_factory=list, repr=False)
     _epoch_ns: int = 0
     _pause_ns: int = 0
@@ -121,7 +74,7 @@ class Active:
 
     def on_log(self, records: list[LogRecord], now: Nanos) -> None:
         """Ship what was logged; before the first cut there is nobody to ship it to, and the cut will cover it."""
-        if self.link in _SHIPPING:
+        if self.link in SHIPPING:
             self._unshipped.extend(records)
             self._flush(now)
 
@@ -143,7 +96,20 @@ class Active:
             # After a takeover, a replay makes outputs again that the active before is known to have released.
             if held.output.number > self.core.released:
                 self.core.do(Release(held.output, held.since))
+                self._untold.append(held.output)
         self.core.released = max(self.core.released, self.gate.released)
+        if session is None:
+            self._released_then = self.core.released
+            self._tell_released()
+
+    def _tell_released(self) -> None:
+        """Tell the peer from now on what had been released a heartbeat ago.
+
+        What was let out may still wait in this host and die with it; until then the standby must keep it.
+        """
+        self.core.released_told, self._released_then = self._released_then, self.core.released
+        while self._untold and self._untold[0].number <= self.core.released_told:
+            self._untold.popleft()
 
     def is_stalled(self) -> bool:
         """Whether so much output is held that the guest must not run on."""
@@ -153,7 +119,7 @@ class Active:
     def must_stand_still(self) -> bool:
         """Whether the guest must not run now: too much is held, or the engine has it wait for a commit."""
         session = self.session
-        if session is None or self.link not in _SHIPPING:
+        if session is None or self.link not in SHIPPING:
             return self.is_stalled()
         engine = self.core.settings.engine
         allowed = self.core.settings.limits.epochs_in_flight if engine.executes else 1
@@ -206,7 +172,7 @@ class Active:
         self.is_cutting = False
         self.epoch = checkpoint.epoch
         session = self.session
-        if session is None or self.link not in (LinkState.COPYING, *_SHIPPING):
+        if session is None or self.link not in (LinkState.COPYING, *SHIPPING):
             self.core.do(Forget(checkpoint.batches))
             return
         if self.core.settings.engine.executes and self.link is not LinkState.COPYING:
@@ -231,8 +197,14 @@ class Active:
             self.leave(f"capture failed: {error}", now)
 
     def pending_outputs(self) -> tuple[Output, ...]:
-        """Return the outputs that the next checkpoint must carry: held here and in no epoch of this session yet."""
-        return self.gate.above(self.session.shipped_next - 1) if self.session is not None else ()
+        """Return what the next checkpoint must carry: outputs in no epoch of this session yet and not told as released.
+
+        Under a log engine an output may have left before a checkpoint carried it.
+        """
+        if self.session is None:
+            return ()
+        last = self.session.shipped_next - 1
+        return (*(output for output in self._untold if output.number > last), *self.gate.above(last))
 
     def _copy_on(self, now: Nanos) -> None:
         plan, session = self.plan, self.session
@@ -256,7 +228,7 @@ class Active:
     def _next_cut(self) -> Nanos | None:
         session = self.session
         limit = self.core.settings.limits.epochs_in_flight
-        if session is None or self.link not in _SHIPPING or self.is_cutting or len(session.in_flight) >= limit:
+        if session is None or self.link not in SHIPPING or self.is_cutting or len(session.in_flight) >= limit:
             return None
         oldest = self.gate.held[0].since if self.gate.held else None
         return self.core.settings.engine.next_cut(
@@ -469,8 +441,7 @@ class Active:
             return
         if now >= self._ping_at:
             self._ping_at = Nanos(now + timing.heartbeat_ns)
-            # What was let out may still wait in this host and die with it: the peer is told a heartbeat later.
-            self.core.released_told, self._released_then = self._released_then, self.core.released
+            self._tell_released()
             session.ping_number += 1
             self.core.send(session.peer, Lane.CONTROL, Ping(number=session.ping_number), session.id)
         self._copy_on(now)

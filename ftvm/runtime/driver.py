@@ -27,7 +27,7 @@ from ftvm.protocol.record import vacate
 from ftvm.protocol.replica import Replica
 from ftvm.protocol.standby import Standby
 from ftvm.runtime.capture import Hands
-from ftvm.runtime.follow import Follower
+from ftvm.runtime.follow import Follower, replay
 from ftvm.runtime.sink import NumberingSink
 from ftvm.runtime.status import Counters, Status, percentiles
 from ftvm.units import Nanos, nanos_to_millis
@@ -307,18 +307,16 @@ class Driver:
         """Let the guest run here, from where the log ends."""
         engine, guest = self.settings.engine, self._guest
         follower, self._follower = self._follower, None
-        if follower is None:
-            self._sink.open(effect.output_next, effect.log_next, is_logging=False)
-        if follower is None and effect.log:
-            follower = Follower(cast("ReplayableGuest", guest), self._memory, self._sink)
-            follower.add(effect.log)
-        if follower is not None:
-            try:
+        try:
+            if follower is not None:
                 follower.finish()
-            except GuestError as wrong:
-                self._fail(GuestError(f"the replay diverged: {wrong}"))
-                return
-            self.replica.on_outputs([output for output, _ in self._sink.drain().outputs], 0, self._clock.now())
+            else:
+                self._sink.open(effect.output_next, effect.log_next, is_logging=False)
+                replay(cast("ReplayableGuest", guest), effect.log, self._sink)
+        except GuestError as wrong:
+            self._fail(GuestError(f"the replay diverged: {wrong}"))
+            return
+        self.replica.on_outputs([output for output, _ in self._sink.drain().outputs], 0, self._clock.now())
         self._sink.open(self._sink.output_next, effect.log_next, is_logging=engine.logs)
         self._stops_itself = engine.stands_still and Capability.EXACT_OUTPUT_STOP in guest.can
         if self._stops_itself:

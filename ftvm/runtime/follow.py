@@ -16,11 +16,29 @@ from ftvm.interfaces import ReplayableGuest
 from ftvm.protocol.effects import Difference
 from ftvm.runtime.sink import NumberingSink
 
-__all__ = ["Follower"]
+__all__ = ["Follower", "replay"]
 
 _INSTRUCTIONS_PER_STEP: Final = 2_000_000
 _ITEMS_PER_STEP: Final = 1_024
 _PAGES_NAMED_MAX: Final = 64
+
+
+def replay(guest: ReplayableGuest, log: Iterable[LogRecord], sink: NumberingSink) -> None:
+    """Lead the paused guest through a whole log; it stands behind the last record afterwards, its outputs in `sink`.
+
+    Raises GuestError if it goes another way; its state is then of no use.
+    """
+    for record in log:
+        guest.run_until(record.position)
+        _take(guest, record, sink)
+
+
+def _take(guest: ReplayableGuest, record: LogRecord, sink: NumberingSink) -> None:
+    if record.kind is not LogKind.OUTPUT:
+        guest.inject(record)
+    elif sink.output_next != record.amount + 1:
+        made = sink.output_next - 1
+        raise GuestError(f"at {record.position} the primary made output {record.amount}, this guest {made}")
 
 
 class Follower:
@@ -55,25 +73,15 @@ class Follower:
                 self._waiting.popleft()
                 if isinstance(item, Checkpoint):
                     return self._compare(item) or item
-                self._take(item)
+                _take(self._guest, item, self._sink)
             except GuestError as wrong:
                 return Difference(seen=here, reason=str(wrong))
         return None
 
     def finish(self) -> None:
         """Execute all records that wait, comparing nothing: there is nobody left to compare with. Raises GuestError."""
-        for item in self._waiting:
-            if isinstance(item, LogRecord):
-                self._guest.run_until(item.position)
-                self._take(item)
+        replay(self._guest, (item for item in self._waiting if isinstance(item, LogRecord)), self._sink)
         self._waiting.clear()
-
-    def _take(self, record: LogRecord) -> None:
-        if record.kind is not LogKind.OUTPUT:
-            self._guest.inject(record)
-        elif self._sink.output_next != record.amount + 1:
-            made = self._sink.output_next - 1
-            raise GuestError(f"at {record.position} the primary made output {record.amount}, this guest {made}")
 
     def _compare(self, mark: Checkpoint) -> Difference | None:
         dirty = self._guest.collect_dirty()

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from ftvm.checkpoint import GuestPosition, LogKind, LogRecord
 from ftvm.engines.hybrid import Hybrid
-from ftvm.runtime.replay import replay
+from ftvm.runtime.follow import replay
 from ftvm.runtime.sink import NumberingSink
 from ftvm.sim.guest import SimGuest
 

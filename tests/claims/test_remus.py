@@ -3,7 +3,7 @@ and we rely on. Each test cites the part of the paper."""
 
 from ftvm.engines.remus import Remus
 from ftvm.events import Committed, TookOver
-from ftvm.protocol.active import LinkState
+from ftvm.protocol.link import LinkState
 
 from ..runtime.pair import Pair
 from .conftest import MakePair, held, payloads, speak, take_over

@@ -17,10 +17,11 @@ from ftvm.errors import DigestMismatch
 from ftvm.events import Event
 from ftvm.interfaces import Answer, CompareAndSet, Record, Request
 from ftvm.protocol import effects as do
-from ftvm.protocol.active import Active, LinkState
+from ftvm.protocol.active import Active
 from ftvm.protocol.commit import Committed
 from ftvm.protocol.core import Role, Settings
 from ftvm.protocol.empty import Empty
+from ftvm.protocol.link import LinkState
 from ftvm.protocol.output import Gate
 from ftvm.protocol.replica import Replica
 from ftvm.protocol.standby import Standby

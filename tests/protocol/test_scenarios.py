@@ -20,8 +20,8 @@ from ftvm.events import (
 )
 from ftvm.interfaces import CompareAndSet, Lane, Read, Record
 from ftvm.protocol import effects as do
-from ftvm.protocol.active import LinkState
 from ftvm.protocol.core import Role
+from ftvm.protocol.link import LinkState
 from ftvm.protocol.takeover import ClaimState
 from ftvm.units import PageCount
 

@@ -5,8 +5,8 @@ from itertools import product
 import pytest
 
 from ftvm.errors import InternalError
-from ftvm.protocol.active import LINKS, LinkEvent, LinkState
 from ftvm.protocol.core import ROLES, Role, RoleEvent
+from ftvm.protocol.link import LINKS, LinkEvent, LinkState
 from ftvm.protocol.takeover import CLAIMS, Claim, ClaimEvent, ClaimState
 from ftvm.units import Nanos
 

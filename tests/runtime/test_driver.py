@@ -8,8 +8,8 @@ from ftvm.config import Limits
 from ftvm.errors import GuestError, TrackingLost
 from ftvm.events import HostFailed, PeerMisbehaved, SessionEnded, TookOver
 from ftvm.interfaces import CompareAndSet, Lane, Record
-from ftvm.protocol.active import LinkState
 from ftvm.protocol.core import Role
+from ftvm.protocol.link import LinkState
 from ftvm.sim.guest import SimGuest
 
 from .pair import Pair

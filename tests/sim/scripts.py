@@ -8,8 +8,9 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 
-from ftvm.protocol.active import Active, LinkState
+from ftvm.protocol.active import Active
 from ftvm.protocol.core import Role
+from ftvm.protocol.link import LinkState
 from ftvm.protocol.standby import Standby
 from ftvm.protocol.takeover import ClaimState
 from ftvm.sim.world import World
