@@ -70,11 +70,11 @@ static inline void ref_put(uint8_t *at, unsigned ref)
     at[1] = (uint8_t)(ref >> 8);
 }
 
-/* Whether the span [start, end), of the word after the entry's last, belongs to the same run. */
-static inline int entry_takes(const struct sparse_entry *entry, unsigned start, unsigned end)
+/* Whether the span that begins at `start` belongs to the same run. No run grows too long for its length byte: */
+_Static_assert(FTVM_DELTA_SPARSE_WORDS_MAX * 8 <= 256, "SPARSE is tried for no more bytes than a run can have");
+static inline int entry_takes(const struct sparse_entry *entry, unsigned start)
 {
-    return start / 8 == (entry->end - 1) / 8 + 1 && start - entry->end <= (unsigned)entry->is_run &&
-           end - entry->start <= FTVM_DELTA_RUN_MAX;
+    return start / 8 == (entry->end - 1) / 8 + 1 && start - entry->end <= (unsigned)entry->is_run;
 }
 
 /* Makes room for the longer head of a run: the one word's bytes move up by one. */
@@ -94,7 +94,7 @@ static inline unsigned span_put(struct sparse_entry *entry, uint8_t **out, const
                                 unsigned end)
 {
     uint8_t *at = *out;
-    unsigned is_new = !entry_takes(entry, start, end);
+    unsigned is_new = !entry_takes(entry, start);
     if (is_new) {
         *entry = (struct sparse_entry){.head = at, .start = start};
         ref_put(at, start / 8 << 6 | start % 8 << 3 | (end - start - 1));

@@ -15,7 +15,6 @@
 #define FTVM_DELTA_SPARSE_LINES_MAX 15 /* lines and words for which SPARSE is tried */
 #define FTVM_DELTA_SPARSE_WORDS_MAX 32
 #define FTVM_DELTA_RUN 0x8000u
-#define FTVM_DELTA_RUN_MAX 256 /* bytes */
 #define FTVM_DELTA_LIST_MAX 7  /* lines */
 
 #define FTVM_LOW_BITS UINT64_C(0x0101010101010101)

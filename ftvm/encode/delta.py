@@ -37,12 +37,15 @@ def delta_encode(page: Buffer, base: Buffer, *, codec: str | None = None) -> byt
     return bytes(out[:length])
 
 
-def delta_decode(delta: Buffer, base: Buffer, *, codec: str | None = None) -> bytes:
-    """Return the page that `delta` makes of `base`; raises BadFrame if the bytes are no delta."""
+def delta_decode(delta: Buffer, base: Buffer, *, codec: str | None = None, behind: bytes = b"") -> bytes:
+    """Return the page that `delta` makes of `base`; raises BadFrame if the bytes are no delta.
+
+    `behind` lies behind the delta in the same buffer, as the next one does in a batch; it changes nothing.
+    """
     page = bytearray(_page_bytes(base))
-    # A buffer of exactly the delta's length: a decoder that reads past it is caught by the address sanitizer.
-    source = ffi.from_buffer("uint8_t[]", bytes(delta))
-    if _codec(codec).decode(source, len(delta), 0, ffi.from_buffer("uint8_t[]", page)) != 0:
+    # A buffer of exactly this length: a decoder that reads past it is caught by the address sanitizer.
+    source = ffi.from_buffer("uint8_t[]", bytes(delta) + behind)
+    if _codec(codec).decode(source, len(delta), len(behind), ffi.from_buffer("uint8_t[]", page)) != 0:
         raise BadFrame(f"{len(delta)} bytes are not the delta of a page")
     return bytes(page)
 

@@ -127,6 +127,18 @@ def test_page_raw_twice_running_skips_the_search_but_not_the_comparison() -> Non
     assert len(skipped[0].payload) == DELTA_BYTES_MAX
 
 
+def test_page_raw_now_and_then_is_searched_every_time() -> None:
+    world = World((1,))
+
+    for seed in range(3):
+        world.fill(seed)
+        world.capture(world.everything())
+        world.write(0, 0, b"small")
+        lengths = [len(batch.payload) for batch in world.capture(world.everything())]
+
+        assert lengths[0] < 20
+
+
 @ways
 def test_capture_past_the_staging_limit_is_refused_and_tears_the_shadow(staged: bool) -> None:
     world = World((40,), Limits(batch_bytes=1 << 16, staging_bytes=1 << 16))
@@ -196,6 +208,19 @@ def test_staged_copy_holds_what_was_there_when_it_was_gathered() -> None:
     world.committed.verify(batches, world.shadow.memory_digest)
     world.committed.commit(batches)
     assert world.backup_regions == before
+
+
+@pytest.mark.parametrize("count", [1, 127, 128, 300])
+def test_gathered_pages_are_copies_in_order(count: int) -> None:
+    world = World((100, 250))
+    world.fill(8)
+    chosen = array("I", sorted(random.Random(count).sample(range(350), count)))
+    copy = StagedCopy(count)
+
+    copy.gather(world.memory, chosen)
+
+    content = b"".join(world.regions)
+    assert copy.content == b"".join(content[page * PAGE_BYTES : (page + 1) * PAGE_BYTES] for page in chosen)
 
 
 def test_more_pages_than_a_staged_copy_has_room_for_are_refused() -> None:

@@ -11,6 +11,7 @@ from ftvm.units import PAGE_BYTES
 from ..native.pages import ZERO_PAGE, overwritten, page_of_seed, page_pairs, pages
 
 codecs = pytest.mark.parametrize("codec", codec_names())
+behinds = pytest.mark.parametrize("behind", [b"", b"\x01" * 200], ids=["alone", "in a batch"])
 
 
 @codecs
@@ -46,9 +47,9 @@ def test_every_codec_gives_the_bytes_of_the_reference(codec: str, pair: tuple[by
     assert delta_encode(page, base, codec=codec) == delta_encode(page, base, codec="scalar")
 
 
-def decoded(delta: bytes, base: bytes, codec: str) -> bytes | None:
+def decoded(delta: bytes, base: bytes, codec: str, behind: bytes = b"") -> bytes | None:
     try:
-        return delta_decode(delta, base, codec=codec)
+        return delta_decode(delta, base, codec=codec, behind=behind)
     except BadFrame:
         return None
 
@@ -70,7 +71,9 @@ def test_mutated_deltas_are_refused_or_decoded_as_the_reference_does(
     for _ in range(data.draw(st.integers(1, 3)) if delta else 0):
         delta[data.draw(st.integers(0, min(len(delta) - 1, 90)))] = data.draw(st.integers(0, 255))
 
-    assert decoded(bytes(delta), base, codec) == decoded(bytes(delta), base, "scalar")
+    expected = decoded(bytes(delta), base, "scalar")
+    assert decoded(bytes(delta), base, codec) == expected
+    assert decoded(bytes(delta), base, codec, behind=b"\x01" * 200) == expected
 
 
 @codecs
@@ -128,10 +131,11 @@ MALFORMED = {
 
 
 @codecs
+@behinds
 @pytest.mark.parametrize("name", MALFORMED)
-def test_malformed_delta_is_refused(codec: str, name: str) -> None:
+def test_malformed_delta_is_refused(codec: str, behind: bytes, name: str) -> None:
     with pytest.raises(BadFrame, match="delta of a page"):
-        delta_decode(MALFORMED[name], ZERO_PAGE, codec=codec)
+        delta_decode(MALFORMED[name], ZERO_PAGE, codec=codec, behind=behind)
 
 
 BASE = page_of_seed(1)
@@ -179,6 +183,10 @@ DRAWN = {
         + b"\x01" * 7
         + new(*range(128, 184, 8)),
     ),
+    "fifteen lines": (
+        flipped(*range(0, 960, 64)),
+        b"\x0f" + b"".join(word(at // 8, 0, 1) + new(at) for at in range(0, 960, 64)),
+    ),
     "sixteen lines": (
         flipped(*range(0, 1024, 64)),
         b"\x20" + (0xFFFF).to_bytes(8, "little") + b"".join(b"\x01\x01" + new(at) for at in range(0, 1024, 64)),
@@ -188,12 +196,13 @@ DRAWN = {
 
 
 @codecs
+@behinds
 @pytest.mark.parametrize("name", DRAWN)
-def test_form_is_as_drawn(codec: str, name: str) -> None:
+def test_form_is_as_drawn(codec: str, behind: bytes, name: str) -> None:
     page, delta = DRAWN[name]
 
     assert delta_encode(page, BASE, codec=codec) == delta
-    assert delta_decode(delta, BASE, codec=codec) == page
+    assert delta_decode(delta, BASE, codec=codec, behind=behind) == page
 
 
 @codecs
