@@ -1,12 +1,12 @@
-/* execute: runs instructions. Two interpreters over the same operations (operations.inc): one that keeps decoded code and
- * jumps from handler to handler, and one that decodes each instruction anew, which is the reference for the first. */
+/* execute: runs instructions. Two interpreters over the same operations (operations.inc): one that keeps decoded code
+ * and jumps from handler to handler, and one that decodes each instruction anew, the reference for the first. */
 #ifndef FTVM_RISCV_EXECUTE_H
 #define FTVM_RISCV_EXECUTE_H
 
 #include "machine.h"
 
-/* Runs until hart->retired == until, which lies ahead, or until something happened that the caller has to look at: a trap,
- * a write to a csr, a device access, WFI, the end. Never goes beyond. */
+/* Runs until hart->retired == until, which lies ahead, or until something happened that the caller has to look at: a
+ * trap, a write to a csr, a device access, WFI, the end. Never goes beyond. */
 void riscv_execute_cached(ftvm_riscv *machine, uint64_t until);
 void riscv_execute_plain(ftvm_riscv *machine, uint64_t until);
 
