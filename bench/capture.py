@@ -208,7 +208,7 @@ def fused_rows(bench: Bench, percent: int) -> list[Row]:
 
 def thread_rows(bench: Bench) -> list[Row]:
     rows = []
-    for count in (100, 200, 400, 1000, 6000):
+    for count in (400, 1000, 6000):
         bench.choose(count)
         found = fastest_wall(
             {

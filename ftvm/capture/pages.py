@@ -35,7 +35,7 @@ Indices = array
 """Page indices, u32 each, strictly rising, counted over all regions: what `page_indices` returns."""
 
 
-SECOND_THREAD_PAGES: Final = 400
+SECOND_THREAD_PAGES: Final = 1000
 """Below this, starting a second thread costs more than it saves (bench/capture.py)."""
 
 

@@ -22,6 +22,7 @@ __all__ = ["demo"]
 @click.command()
 @click.option("--kills", default=2, show_default=True, type=click.IntRange(min=1), help="How many hosts to kill.")
 @click.option("--interval", default=25.0, show_default=True, metavar="MS", help="Time between checkpoints.")
+@click.option("--latency", type=float, metavar="MS", help="Adapt the interval to a latency target (remus).")
 @click.option("--seconds", type=float, metavar="S", help="Bound of the time under load.  [default: 20 for each kill]")
 @click.option("--engine", default="remus", show_default=True, metavar="NAME", help=f"One of: {', '.join(ENGINES)}.")
 @click.option(
@@ -33,7 +34,16 @@ __all__ = ["demo"]
 )
 @click.option("--seed", default=1, show_default=True, help="Chooses the requests and the moments of the kills.")
 @click.option("--json", "as_json", is_flag=True, help="Show nothing; print one JSON object at the end.")
-def demo(kills: int, interval: float, seconds: float | None, engine: str, guest: str, seed: int, as_json: bool) -> None:
+def demo(
+    kills: int,
+    interval: float,
+    latency: float | None,
+    seconds: float | None,
+    engine: str,
+    guest: str,
+    seed: int,
+    as_json: bool,
+) -> None:
     """Kill the host of a running virtual machine, again and again, and lose nothing.
 
     Starts two hosts, an arbiter, a network switch and a client on this machine. The guest is a key-value server, a
@@ -44,8 +54,10 @@ def demo(kills: int, interval: float, seconds: float | None, engine: str, guest:
 
     Exit status: 0 if nothing was lost and every kill was survived, 1 if not, 2 for a wrong option.
     """
-    engine_named(engine, interval / 1000)  # the hosts would refuse it, too, but only after they were started
-    hosts = HostCommands(engine=engine, interval_ms=interval, guest=_linux() if guest == "linux" else guest)
+    # The hosts would refuse it, too, but only after they were started.
+    engine_named(engine, interval / 1000, None if latency is None else latency / 1000)
+    program = _linux() if guest == "linux" else guest
+    hosts = HostCommands(engine=engine, interval_ms=interval, latency_ms=latency, guest=program)
     options = DemoOptions(kills=kills, seconds=seconds, seed=seed, hosts=hosts)
     stop_on_signals()
     try:

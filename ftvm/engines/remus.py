@@ -6,8 +6,8 @@ too many pages ends sooner; while nothing waits, epochs grow longer, for each co
 backup lag, cuts move apart: back-pressure first stretches the interval, then the bound on epochs in flight holds the
 next cut back, then the bound on held outputs stops the guest (protocol/active.py). No queue grows without limit.
 
-Source: Cully et al., Remus, NSDI 2008, sections 3.1 and 3.2 (speculative execution with asynchronous commit). The
-adaptive interval is ours.
+Source: Cully et al., Remus, NSDI 2008, section 1.2 (speculative execution, asynchronous replication) and section 2
+(pipelined checkpoints, network buffering). The adaptive interval is ours.
 """
 
 from dataclasses import dataclass

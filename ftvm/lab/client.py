@@ -24,7 +24,7 @@ from ftvm.errors import FtvmError
 from ftvm.guests.datagram import DatagramPort, cable_ends, mac_bytes
 from ftvm.lab.history import Verdict, check
 from ftvm.lab.kv import KV_PORT
-from ftvm.lab.load import Load
+from ftvm.lab.load import PACE_NS, Load
 from ftvm.lab.station import Endpoint, Station
 from ftvm.units import Nanos, nanos_to_millis, nanos_to_seconds, seconds_to_nanos
 
@@ -113,7 +113,8 @@ class _Process:
             peer=Endpoint(ip=IPv4Address(options.guest_ip), port=KV_PORT),
         )
         now = _now()
-        self._load = Load(now, seed=options.seed, clients=options.clients)
+        pace_ns = seconds_to_nanos(options.pace / 1000)
+        self._load = Load(now, seed=options.seed, clients=options.clients, pace_ns=pace_ns)
         self._client = Client(self._port, station, self._load)
         self._stop_at = None if options.seconds is None else now + seconds_to_nanos(options.seconds)
         self._audit_ends_at: int | None = None
@@ -199,6 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--guest-ip", default=GUEST_IP)
     parser.add_argument("--clients", type=int, default=16, help="logical clients, each with one request outstanding")
     parser.add_argument("--seed", type=int, default=1)
+    pace_ms = nanos_to_millis(PACE_NS)
+    parser.add_argument("--pace", type=float, default=pace_ms, metavar="MS", help="between two requests of a client")
     parser.add_argument("--seconds", type=float, help="work for so long, then judge")
     parser.add_argument("--driven", action="store_true", help="take commands from standard input")
     try:

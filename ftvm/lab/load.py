@@ -15,7 +15,7 @@ from ftvm.lab.history import Call
 from ftvm.lab.kv import VALUE_BYTES_MAX, Operation, Reply, Request, Status
 from ftvm.units import Nanos
 
-__all__ = ["Load", "LoadCounters"]
+__all__ = ["PACE_NS", "Load", "LoadCounters"]
 
 RETRY_NS_FIRST: Final = 50_000_000
 RETRY_NS_MAX: Final = 100_000_000

@@ -30,6 +30,8 @@ class HostCommands:
     program: tuple[str, ...] = (*PYTHON, "ftvm")
     engine: str = "remus"
     interval_ms: float = 25.0
+    latency_ms: float | None = None
+    """The latency target of an engine that adapts to one."""
     memory: str = "64M"
     guest: str = "kv"
     """What the machine runs: the name of a program that comes with ftvm, or the path of an ELF file."""
@@ -79,6 +81,8 @@ class Stage:
             "--interval": f"{commands.interval_ms:g}",
             "--engine": commands.engine,
         }
+        if commands.latency_ms is not None:
+            options["--latency"] = f"{commands.latency_ms:g}"
         words = [word for option in options.items() for word in option]
         return [*commands.program, role, *words, *(["--create"] if role == "primary" else []), "--json"]
 

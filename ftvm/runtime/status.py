@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from ftvm.events import Committed, Event, TookOver
+from ftvm.events import Committed, Event, Protected, TookOver
 
 __all__ = ["Counters", "Percentiles", "Status", "percentiles"]
 
@@ -39,8 +39,8 @@ class Status:
     epoch             the last one committed (standby) or cut (active)
     epochs_in_flight  cut and not acknowledged yet; `lag_ms` is the age of the oldest of them
     outputs_held      waiting for their epoch
-    pause_us          how long the guest stood still for a checkpoint
-    output_delay_us   how long released outputs had been held
+    pause_us          how long the guest stood still for a checkpoint, under the present standby
+    output_delay_us   how long released outputs had been held, under the present standby
     bytes_sent        encoded pages and device state; `bytes_raw` is what whole pages would have been
     failure           why this host cannot go on, or None
     """
@@ -96,6 +96,9 @@ class Counters:
                 self.bytes_raw += event.dirty_pages * 4096
                 if event.pause_ns:
                     self.pauses_us.append(event.pause_ns / 1000)
+            case Protected():
+                self.pauses_us.clear()  # that of the first copy, and what was released alone, are of another kind
+                self.output_delays_us.clear()
             case TookOver():
                 self.takeovers += 1
             case _:

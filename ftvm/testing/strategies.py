@@ -12,7 +12,17 @@ from typing import Final
 from hypothesis import strategies as st
 
 from ftvm._native.digest import batch_digest
-from ftvm.checkpoint import Checkpoint, Geometry, Output, PageBatch, RegionShape, Watermarks
+from ftvm.checkpoint import (
+    Checkpoint,
+    Geometry,
+    GuestPosition,
+    LogKind,
+    LogRecord,
+    Output,
+    PageBatch,
+    RegionShape,
+    Watermarks,
+)
 from ftvm.encode.messages import (
     Ack,
     Copy,
@@ -20,6 +30,7 @@ from ftvm.encode.messages import (
     EpochPart,
     Join,
     Leave,
+    Log,
     Message,
     Ping,
     Pong,
@@ -36,8 +47,10 @@ __all__ = [
     "envelopes",
     "geometries",
     "identities",
+    "logs",
     "messages",
     "outputs",
+    "positions",
     "records",
     "sessions",
     "watermarks",
@@ -120,6 +133,25 @@ def checkpoints(draw: st.DrawFn, epoch: int | None = None) -> Checkpoint:
         log_index=draw(_numbers),
         memory_digest=draw(_digests),
         dirty_pages=draw(st.integers(0, 1 << 28)),
+        page_digests=b"".join(draw(st.lists(st.binary(min_size=20, max_size=20), max_size=3))),
+        position=draw(st.none() | positions()),
+    )
+
+
+def positions() -> st.SearchStrategy[GuestPosition]:
+    """Draw a place in a guest's run."""
+    return st.builds(GuestPosition, _numbers, _numbers)
+
+
+@st.composite
+def logs(draw: st.DrawFn, first: int | None = None) -> tuple[LogRecord, ...]:
+    """Draw one to five log records of consecutive indices, from `first` (or anywhere) on."""
+    start = draw(st.integers(1, 1 << 40)) if first is None else first
+    record = st.tuples(st.sampled_from(LogKind), positions(), _numbers, _texts, st.binary(max_size=60))
+    drawn = draw(st.lists(record, min_size=1, max_size=5))
+    return tuple(
+        LogRecord(index=start + place, kind=kind, position=position, amount=amount, channel=channel, payload=payload)
+        for place, (kind, position, amount, channel, payload) in enumerate(drawn)
     )
 
 
@@ -157,6 +189,7 @@ def messages() -> st.SearchStrategy[Message]:
         st.builds(Refuse, joiner=identities(), reason=_texts, is_final=st.booleans()),
         st.builds(Copy, sequence=_numbers, round=_numbers, batch=batches()),
         _epoch_parts(),
+        st.builds(Log, sequence=_numbers, records=logs()),
         st.builds(Ack, received=_numbers, epoch=_numbers, log_index=_numbers, memory_digest=_digests),
         st.builds(Ping, number=_numbers),
         st.builds(Pong, number=_numbers),

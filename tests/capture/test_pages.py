@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftvm._native.memory import NativeMemory
-from ftvm.capture.pages import StagedCopy, capture_fused, encode_staged, page_indices
+from ftvm.capture.pages import SECOND_THREAD_PAGES, StagedCopy, capture_fused, encode_staged, page_indices
 from ftvm.capture.shadow import Shadow
 from ftvm.checkpoint import Bitmap
 from ftvm.config import Limits
@@ -72,13 +72,13 @@ def test_more_than_one_batch_is_cut_within_its_bounds(staged: bool) -> None:
     assert world.backup_regions == world.regions
 
 
-@given(st.integers(0, 1 << 32), st.integers(400, 900), st.booleans())
-@settings(max_examples=25)
+@given(st.integers(0, 1 << 32), st.integers(SECOND_THREAD_PAGES, SECOND_THREAD_PAGES + 400), st.booleans())
+@settings(max_examples=15, deadline=None)
 def test_two_threads_capture_what_one_does(seed: int, dirty_count: int, is_dense: bool) -> None:
     limits = Limits(batch_bytes=1 << 16, staging_bytes=1 << 24)
-    one, two = World((300, 700), limits), World((300, 700), limits)
+    one, two = World((500, 1000), limits), World((500, 1000), limits)
     rng = random.Random(seed)
-    dirty = array("I", sorted(rng.sample(range(1000), dirty_count)))
+    dirty = array("I", sorted(rng.sample(range(1500), dirty_count)))
     for page in dirty:
         data = rng.randbytes(4000 if is_dense else rng.randrange(100))
         one.write(page, 30, data)

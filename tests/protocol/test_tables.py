@@ -92,6 +92,7 @@ def test_the_tables_say_what_was_reviewed() -> None:
         "SYNCING --EXPELLED--> EMPTY",
         "STANDBY --TAKEN--> ACTIVE",
         "STANDBY --EXPELLED--> EMPTY",
+        "STANDBY --DIVERGED--> EMPTY",
         "ACTIVE --DEPOSED--> EMPTY",
     ]
     assert transcript(dict(LINKS)) == [

@@ -13,7 +13,7 @@ from ftvm.config import Limits, Timing
 from ftvm.engines.remus import Remus
 from ftvm.errors import ArbiterError
 from ftvm.events import Event
-from ftvm.interfaces import Answer, CompareAndSet, RecordStore, Request
+from ftvm.interfaces import Answer, CompareAndSet, Engine, RecordStore, Request
 from ftvm.protocol.active import Active
 from ftvm.protocol.core import Role, Settings
 from ftvm.protocol.standby import Standby
@@ -69,7 +69,17 @@ class PromptArbiter:
 class Machine:
     """One host."""
 
-    def __init__(self, pair: "Pair", name: str, peer: str, *, starts: bool, guest: SimGuest, limits: Limits) -> None:
+    def __init__(
+        self,
+        pair: "Pair",
+        name: str,
+        peer: str,
+        *,
+        starts: bool,
+        guest: SimGuest,
+        limits: Limits,
+        engine: Engine,
+    ) -> None:
         self.released: list[Output] = []
         self.events: list[Event] = []
         self.guest = guest
@@ -87,8 +97,8 @@ class Machine:
         settings = Settings(
             guest_id="vm",
             geometry=guest.geometry,
-            engine=Remus(interval=0.02),
-            engines=("remus",),
+            engine=engine,
+            engines=(engine.name,),
             dialled=(peer,),
             creates=True,
             timing=Timing(),
@@ -143,14 +153,21 @@ class Machine:
 class Pair:
     """Machines a (starts) and b (joins)."""
 
-    def __init__(self, *, guest: Callable[[bool], SimGuest] | None = None, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        guest: Callable[[bool], SimGuest] | None = None,
+        limits: Limits | None = None,
+        engine: Engine | None = None,
+    ) -> None:
         make = guest or (lambda boots: SimGuest(page_count=24, pages_per_step=2, output_every=4, boots=boots))
         limits = limits or Limits(batch_bytes=1 << 16, copy_rest_pages=4)
+        engine = engine or Remus(interval=0.02)
         self.clock = ManualClock()
         self.network = MemoryNetwork()
         self.store = MemoryRecordStore()
-        self.a = Machine(self, "a", "b", starts=True, guest=make(True), limits=limits)
-        self.b = Machine(self, "b", "a", starts=False, guest=make(False), limits=limits)
+        self.a = Machine(self, "a", "b", starts=True, guest=make(True), limits=limits, engine=engine)
+        self.b = Machine(self, "b", "a", starts=False, guest=make(False), limits=limits, engine=engine)
         self.alive = [self.a, self.b]
 
     def run(self, milliseconds: int) -> None:

@@ -8,6 +8,7 @@ from functools import cache
 
 import pytest
 
+from ftvm.engines.names import engine_named
 from ftvm.sim.world import World
 
 CLEAN_SEEDS = range(100, 112)
@@ -35,6 +36,18 @@ def test_a_seed_keeps_every_invariant_and_the_guest_lives_on(seed: int) -> None:
 
     assert world.outputs.released
     assert world.told["Committed"]
+
+
+@pytest.mark.parametrize("seed", range(200, 203))
+@pytest.mark.parametrize("engine", ["kemari", "lockstep", "hybrid"])
+def test_a_seed_keeps_every_invariant_under_each_engine(engine: str, seed: int) -> None:
+    world = World(seed, engine=engine_named(engine, 0.04))
+
+    world.run()
+
+    assert world.outputs.released
+    assert world.told["Committed"]
+    assert not world.told["Diverged"]
 
 
 def trace_of(seed: int, hash_seed: str) -> str:

@@ -10,6 +10,9 @@
 void riscv_execute_cached(ftvm_riscv *machine, uint64_t until);
 void riscv_execute_plain(ftvm_riscv *machine, uint64_t until);
 
+/* The bits of the instruction at `pc`, as mtval wants them of an illegal one; sets hart->pc. */
+uint64_t riscv_execute_raw(ftvm_riscv *machine, uint64_t pc);
+
 /* For CSR operations: does it, with hart->retired exact. Returns false if it is illegal; nothing has happened then. */
 bool riscv_execute_csr(ftvm_riscv *machine, const riscv_operation *operation);
 

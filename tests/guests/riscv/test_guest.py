@@ -418,3 +418,24 @@ def test_a_replay_that_gets_stuck_ends_with_an_error(stable: Stable) -> None:
 
     with pytest.raises(GuestError, match="cannot come to"):
         guest.run_until(GuestPosition(1000, 0))
+
+
+def test_what_is_saved_does_not_depend_on_a_run_after_the_last_input(stable: Stable) -> None:
+    """Interrupt lines once followed their devices only when a run began: backups in lockstep saw other devices."""
+    first, sink = stable.shipped("kv")
+    first.resume()
+    sink.wait_for_text(b"serving")
+    first.deliver("net0", WHO_HAS_KV)
+    sink.wait_for(2)
+    first.pause()
+
+    second, _ = stable.shipped("kv")
+    for record in sink.log:
+        second.run_until(record.position)
+        second.inject(record)
+        before = second.save_devices()
+        second._machine.run(0)
+        assert second.save_devices() == before
+    second.run_until(first.position)
+
+    assert second.save_devices() == first.save_devices()

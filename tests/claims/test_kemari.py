@@ -1,0 +1,100 @@
+"""Kemari: what Tamura et al., "Kemari: Virtual Machine Synchronization for Fault Tolerance" (2008) claims and we rely
+on: synchronisation is driven by output events."""
+
+from ftvm.engines.kemari import QUIET_INTERVALS, Kemari
+
+from ..runtime.pair import Pair
+from .conftest import MakePair, held, payloads, speak, take_over
+
+ENGINE = Kemari(interval=10.0)
+"""So long that only outputs cut within a test."""
+
+
+def quiet(pair: Pair) -> Pair:
+    """Wait until nothing is held and nothing under way."""
+    pair.until(lambda: not held(pair.a) and not pair.a.active.must_stand_still())
+    return pair
+
+
+def test_an_output_makes_a_checkpoint_at_once(make_pair: MakePair) -> None:
+    """Event-driven synchronisation: the primary is synchronised when it is about to send, not by a timer."""
+    pair = quiet(make_pair(ENGINE))
+    epoch = pair.a.active.epoch
+    speak(pair)
+
+    pair.a.step()
+
+    assert pair.a.active.epoch == epoch + 1
+
+
+def test_without_output_nothing_is_synchronised(make_pair: MakePair) -> None:
+    """Event-driven synchronisation: each one is caused by an output; only the quiet bound, here 100 s, cuts without."""
+    pair = quiet(make_pair(ENGINE))
+    epoch, emitted = pair.a.active.epoch, len(payloads(pair.a))
+
+    pair.run(500)
+    quiet(pair)
+
+    assert QUIET_INTERVALS * ENGINE.interval > 0.6
+    assert 0 < pair.a.active.epoch - epoch <= len(payloads(pair.a)) - emitted
+
+
+def test_the_guest_stands_still_from_the_output_to_the_commit_and_goes_on_then(make_pair: MakePair) -> None:
+    """The primary is stopped until the secondary has its state: there is no speculation, so no output buffer."""
+    pair = quiet(make_pair(ENGINE))
+    speak(pair)
+    pair.a.step()
+    steps = pair.a.guest.position.retired
+    pair.a.guest.advance()
+    stood_still = pair.a.guest.position.retired == steps
+
+    pair.run(5)
+
+    assert stood_still
+    assert pair.a.guest.position.retired > steps
+
+
+def test_an_output_leaves_as_soon_as_its_checkpoint_is_committed(make_pair: MakePair) -> None:
+    """The event that caused the synchronisation is let through right after it."""
+    pair = quiet(make_pair(ENGINE))
+    speak(pair)
+    pair.a.step()
+    number = held(pair.a)[-1].number
+    was_out = number in payloads(pair.a)
+
+    for machine in (pair.b, pair.b, pair.a):
+        machine.step()
+
+    assert not was_out
+    assert number in payloads(pair.a)
+
+
+def test_outputs_that_occur_together_are_synchronised_together(make_pair: MakePair) -> None:
+    """One synchronisation covers all events that are pending when it is made."""
+    pair = quiet(make_pair(ENGINE))
+    epoch = pair.a.active.epoch
+    speak(pair)
+    speak(pair)
+
+    pair.a.step()
+
+    assert pair.a.active.session is not None
+    assert pair.a.active.epoch == epoch + 1
+    assert len(held(pair.a)) >= 2
+    assert held(pair.a)[-1].number < pair.a.active.session.shipped_next
+
+
+def test_a_takeover_emits_the_last_output_again(make_pair: MakePair) -> None:
+    """The secondary cannot know whether the last event happened, and so repeats it."""
+    pair = quiet(make_pair(ENGINE))
+    speak(pair)
+    pair.a.step()
+    last = held(pair.a)[-1]
+    pair.b.step()
+    pair.b.step()
+
+    take_over(pair)
+    pair.run(20)
+
+    assert last.number not in payloads(pair.a)
+    assert payloads(pair.b)[last.number] == last.payload

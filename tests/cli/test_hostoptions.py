@@ -1,0 +1,28 @@
+"""The options of a host: an engine as it was asked for, and refused before anything is opened if it cannot be."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ftvm.cli.primary import primary
+from ftvm.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--engine", "kemari", "--latency", "5"], "engine kemari takes no latency target"),
+        (["--latency", "0"], "a latency target of 0.0 s is not from"),
+        (["--engine", "warp"], "there is no engine 'warp'"),
+        (["--interval", "0"], "an interval of 0.0 s is not from"),
+    ],
+)
+def test_an_engine_that_cannot_be_is_refused(options: list[str], reason: str, tmp_path: Path) -> None:
+    where = ["--listen", "tcp://127.0.0.1:1", "--arbiter", f"file://{tmp_path}"]
+
+    result = CliRunner().invoke(primary, [*where, *options])
+
+    assert isinstance(result.exception, ConfigError)
+    assert reason in str(result.exception)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,70 @@
+"""A session with a standby: what an active learns from its acknowledgements."""
+
+from typing import Final
+
+from ftvm.checkpoint import Checkpoint
+from ftvm.encode.messages import Ack, SessionId
+from ftvm.protocol.channel import Outbox
+from ftvm.protocol.session import Session
+from ftvm.protocol.suspicion import Watch
+from ftvm.units import Nanos
+
+MS: Final = 1_000_000
+
+
+def make_session() -> Session:
+    return Session(
+        id=SessionId(1, "a", 2),
+        peer="b",
+        key=None,
+        standby="b1",
+        staging_bytes=1 << 20,
+        outbox=Outbox(window=8, repeat_ns=Nanos(200 * MS)),
+        watch=Watch(Nanos(500 * MS), Nanos(0), patience=4),
+        shipped_next=1,
+    )
+
+
+def commit(session: Session, epoch: int, *, cut_at_ms: int, acknowledged_at_ms: int) -> None:
+    """Ship an empty epoch and take its acknowledgement."""
+    checkpoint = Checkpoint(
+        epoch=epoch,
+        base=epoch - 1,
+        engine="remus",
+        batches=(),
+        devices=b"",
+        outputs=(),
+        output_next=1,
+        log_index=0,
+        memory_digest=0,
+        dirty_pages=0,
+    )
+    session.ship_epoch(checkpoint, 0, Nanos(cut_at_ms * MS))
+    now = Nanos(acknowledged_at_ms * MS)
+    session.outbox.due(now)
+    session.acknowledge(Ack(received=session.outbox.next_sequence, epoch=epoch, log_index=0, memory_digest=0), now)
+
+
+def test_the_first_acknowledgement_tells_how_long_a_commit_takes() -> None:
+    session = make_session()
+
+    commit(session, 1, cut_at_ms=100, acknowledged_at_ms=108)
+
+    assert session.commit_ns == 8 * MS
+
+
+def test_a_single_late_acknowledgement_moves_the_commit_time_by_an_eighth() -> None:
+    session = make_session()
+    commit(session, 1, cut_at_ms=100, acknowledged_at_ms=108)
+
+    commit(session, 2, cut_at_ms=200, acknowledged_at_ms=224)
+
+    assert session.commit_ns == 10 * MS
+
+
+def test_the_commit_time_follows_a_link_that_stays_slow() -> None:
+    session = make_session()
+    for epoch in range(1, 60):
+        commit(session, epoch, cut_at_ms=100 * epoch, acknowledged_at_ms=100 * epoch + (8 if epoch == 1 else 80))
+
+    assert 79 * MS <= session.commit_ns <= 80 * MS

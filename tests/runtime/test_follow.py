@@ -1,0 +1,166 @@
+"""A guest that follows the log: the same way as the primary's, or named where it went another one."""
+
+from dataclasses import replace
+
+import pytest
+
+from ftvm._native.memory import NativeMemory
+from ftvm.checkpoint import PAGE_DIGEST_ROW, Checkpoint, GuestPosition, LogKind, LogRecord
+from ftvm.encode.apply import CommittedMemory
+from ftvm.errors import GuestError
+from ftvm.protocol.effects import Difference
+from ftvm.runtime.follow import Follower
+from ftvm.runtime.sink import NumberingSink
+from ftvm.sim.guest import SimGuest
+
+PAGES = 24
+STEPS = 40
+
+
+class Leader:
+    """A guest that has run some steps with inputs, everything logged, and the mark that it came to."""
+
+    def __init__(self) -> None:
+        self.guest = make_guest()
+        self.sink = NumberingSink(lambda: None)
+        self.sink.open(1, 1, is_logging=True)
+        self.guest.attach(self.sink)
+        self.guest.resume()
+        for step in range(STEPS):
+            if step % 5 == 0:
+                self.guest.deliver("net0", b"input%d" % step)
+            self.guest.advance()
+        self.guest.pause()
+        drained = self.sink.drain()
+        self.log, self.outputs = drained.log, [output for output, _ in drained.outputs]
+        memory = measured(self.guest)
+        self.mark = Checkpoint(
+            epoch=2,
+            base=1,
+            engine="lockstep",
+            batches=(),
+            devices=self.guest.save_devices(),
+            outputs=(),
+            output_next=self.sink.output_next,
+            log_index=self.sink.log_index,
+            memory_digest=memory.memory_digest,
+            dirty_pages=PAGES,
+            page_digests=b"".join(PAGE_DIGEST_ROW.pack(page, memory.page_digest(page)) for page in range(PAGES)),
+            position=self.guest.position,
+        )
+
+
+def make_guest() -> SimGuest:
+    return SimGuest(page_count=PAGES, pages_per_step=2, output_every=2, boots=True)
+
+
+def measured(guest: SimGuest) -> CommittedMemory:
+    return CommittedMemory(NativeMemory([region.buffer for region in guest.memory]))
+
+
+@pytest.fixture(scope="module")
+def leader() -> Leader:
+    return Leader()
+
+
+@pytest.fixture
+def guest() -> SimGuest:
+    return make_guest()
+
+
+@pytest.fixture
+def sink(guest: SimGuest) -> NumberingSink:
+    sink = NumberingSink(lambda: None)
+    sink.open(1, 1, is_logging=False)
+    guest.attach(sink)
+    return sink
+
+
+@pytest.fixture
+def follower(guest: SimGuest, sink: NumberingSink) -> Follower:
+    return Follower(guest, measured(guest), sink)
+
+
+def run(follower: Follower) -> Checkpoint | Difference | None:
+    outcome = None
+    for _ in range(1000):
+        if not follower.has_work or outcome is not None:
+            return outcome
+        outcome = follower.advance()
+    raise AssertionError("the follower does not come to an end")
+
+
+def test_the_same_log_leads_to_the_same_outputs_and_the_same_state(
+    leader: Leader, follower: Follower, sink: NumberingSink, guest: SimGuest
+) -> None:
+    follower.add([*leader.log, leader.mark])
+
+    outcome = run(follower)
+
+    assert outcome is leader.mark
+    assert [output for output, _ in sink.drain().outputs] == leader.outputs
+    assert guest.fingerprint() == leader.guest.fingerprint()
+
+
+def test_a_changed_page_is_found_at_the_next_mark_and_named(
+    leader: Leader, follower: Follower, guest: SimGuest
+) -> None:
+    """Bressoud & Schneider, 1996: a backup whose state differs must be found before it is needed."""
+    guest.memory[0].buffer[7 * 4096 + 100] ^= 1
+    guest.restore_dirty(type(guest.collect_dirty())((PAGES,), (bytearray((1 << 7).to_bytes(8, "little")),)))
+    follower.add([*leader.log, leader.mark])
+
+    outcome = run(follower)
+
+    assert isinstance(outcome, Difference)
+    assert outcome.pages == (7,)
+    assert not outcome.devices
+    assert outcome.seen == leader.mark.position
+
+
+def test_another_device_state_is_found_and_named(leader: Leader, follower: Follower) -> None:
+    other = replace(leader.mark, devices=b"SIMG" + bytes(8))
+    follower.add([*leader.log, other])
+
+    outcome = run(follower)
+
+    assert isinstance(outcome, Difference)
+    assert outcome.devices
+    assert outcome.pages == ()
+
+
+def test_a_record_that_was_left_out_is_found(leader: Leader, follower: Follower) -> None:
+    inputs = [record for record in leader.log if record.kind is LogKind.INPUT]
+    follower.add([*(record for record in leader.log if record is not inputs[2]), leader.mark])
+
+    assert isinstance(run(follower), Difference)
+
+
+def test_an_output_that_the_primary_did_not_make_is_found_where_it_was_made(leader: Leader, follower: Follower) -> None:
+    wrong = [
+        replace(record, amount=record.amount + 1) if record.kind is LogKind.OUTPUT else record for record in leader.log
+    ]
+    follower.add(wrong)
+
+    outcome = run(follower)
+
+    assert isinstance(outcome, Difference)
+    assert "the primary made output 2, this guest 1" in outcome.reason
+
+
+def test_finishing_executes_all_that_waits_and_compares_nothing(
+    leader: Leader, follower: Follower, guest: SimGuest
+) -> None:
+    follower.add([*leader.log, replace(leader.mark, memory_digest=0)])
+
+    follower.finish()
+
+    assert not follower.has_work
+    assert guest.position == leader.log[-1].position
+
+
+def test_finishing_a_log_that_leads_nowhere_is_an_error(follower: Follower) -> None:
+    follower.add([LogRecord(index=1, kind=LogKind.OUTPUT, position=GuestPosition(3, 0), amount=99)])
+
+    with pytest.raises(GuestError, match="the primary made output 99"):
+        follower.finish()
