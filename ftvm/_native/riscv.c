@@ -125,8 +125,8 @@ static bool wake(ftvm_riscv *machine)
     return true;
 }
 
-/* The handler's first instruction just failed to be fetched, and will each time: interrupts are off in a handler, and who
- * could open memory to it is the handler itself. */
+/* The handler's first instruction just failed to be fetched, and will each time: interrupts are off in a handler, and
+ * who could open memory to it is the handler itself. */
 static bool is_stuck(ftvm_riscv *machine)
 {
     const riscv_hart *hart = &machine->core.hart;

@@ -11,8 +11,8 @@
  * instructions begun since birth (one that traps counts as well, so that every run ends), `idle` the ticks spent
  * waiting. mtime = (retired + idle) / FTVM_RISCV_TICKS_PER_MTIME.
  *
- * Memory. The caller owns all of it: RAM, one flag byte per page of RAM, and the machine itself, which keeps pointers to
- * the other two. Nothing here allocates, blocks, or calls back.
+ * Memory. The caller owns all of it: RAM, one flag byte per page of RAM, and the machine itself, which keeps pointers
+ * to the other two. Nothing here allocates, blocks, or calls back.
  *
  *   flags[page] != 0 if the page was written since the caller last cleared its flag (bitmap.h takes and clears them).
  *   Between two runs the caller may clear flags to 0, and set them to 1 if it calls ftvm_riscv_flush afterwards: other
@@ -20,8 +20,8 @@
  *
  * Threads. One call at a time per machine, but for ftvm_riscv_stop; different machines are independent.
  *
- * Sources: RISC-V Unprivileged ISA 20191213, Privileged Architecture 1.12, PLIC 1.0.0, Virtio 1.2, the 16550D data sheet.
- */
+ * Sources: RISC-V Unprivileged ISA 20191213, Privileged Architecture 1.12, PLIC 1.0.0, Virtio 1.2, the 16550D data
+ * sheet. */
 #ifndef FTVM_RISCV_H
 #define FTVM_RISCV_H
 
@@ -78,8 +78,8 @@ typedef struct {
     uint8_t mac[6];      /* the network device's address */
 } ftvm_riscv_config;
 
-/* How many bytes a machine with so much RAM takes, beside RAM and flags: mostly the decoded-code cache, which is touched
- * only as code runs. 0 if ram_bytes is out of range. */
+/* How many bytes a machine with so much RAM takes, beside RAM and flags: mostly the decoded-code cache, which is
+ * touched only as code runs. 0 if ram_bytes is out of range. */
 size_t ftvm_riscv_bytes(uint64_t ram_bytes);
 
 /* Makes a machine in reset: pc at the start of RAM, nothing retired.
@@ -99,8 +99,8 @@ void ftvm_riscv_boot(ftvm_riscv *machine, uint64_t pc, uint64_t device_tree, uin
  * outputs after each run. */
 int ftvm_riscv_run(ftvm_riscv *machine, uint64_t instructions, uint32_t options);
 
-/* Ends the present run soon, or the next one at once, between two instructions. The one function that may be called from
- * another thread, at any time. A stop like any other: it does not show in the machine's future. */
+/* Ends the present run soon, or the next one at once, between two instructions. The one function that may be called
+ * from another thread, at any time. A stop like any other: it does not show in the machine's future. */
 void ftvm_riscv_stop(ftvm_riscv *machine);
 
 /* Lets `ticks` pass while the hart waits; the caller asks for no more than ftvm_riscv_idle_max. */
@@ -125,8 +125,8 @@ size_t ftvm_riscv_receive_entropy(ftvm_riscv *machine, const uint8_t *bytes, siz
 size_t ftvm_riscv_entropy_wanted(const ftvm_riscv *machine);
 
 /* The outputs made since they were last cleared, in order. Each is a little-endian u32 channel, a u32 length, and the
- * payload, padded to a multiple of 8 bytes. A console output is a line, or what was pending of it when the hart began to
- * wait, 128 bytes were reached, or a million instructions had passed; never a matter of slicing.
+ * payload, padded to a multiple of 8 bytes. A console output is a line, or what was pending of it when the hart began
+ * to wait, 128 bytes were reached, or a million instructions had passed; never a matter of slicing.
  *
  * outputs        where they lie, valid until the next run; *bytes is set to their length, *count to their number
  * outputs_clear  forgets them */
@@ -139,10 +139,12 @@ uint64_t ftvm_riscv_exit_code(const ftvm_riscv *machine);
 
 /* Writes all state but RAM and disk: versioned, little-endian, of fixed length.
  *
- * Returns its length in bytes; writes nothing if that is more than `capacity`, or if outputs were not cleared (returns 0). */
+ * Returns its length in bytes; writes nothing if that is more than `capacity`, or if outputs were not cleared (returns
+ * 0). */
 size_t ftvm_riscv_save(const ftvm_riscv *machine, uint8_t *restrict state, size_t capacity);
 
-/* Becomes the machine that `state` describes; RAM and disk must be what they were then, and the decoded code is forgotten.
+/* Becomes the machine that `state` describes; RAM and disk must be what they were then, and the decoded code is
+ * forgotten.
  *
  * Safe on any bytes. Returns NULL, or what is wrong with them; the machine is then as before. */
 const char *ftvm_riscv_load(ftvm_riscv *machine, const uint8_t *restrict state, size_t bytes);
@@ -150,8 +152,8 @@ const char *ftvm_riscv_load(ftvm_riscv *machine, const uint8_t *restrict state, 
 /* Forgets all decoded code. For who wrote to RAM, or set flags, from outside, between runs. */
 void ftvm_riscv_flush(ftvm_riscv *machine);
 
-/* For debuggers and oracles: x0 to x31 are 0 to 31, pc is 32; a csr by its number. peek_csr returns 0 and leaves *value if
- * there is no such csr. */
+/* For debuggers and oracles: x0 to x31 are 0 to 31, pc is 32; a csr by its number. peek_csr returns 0 and leaves
+ * *value if there is no such csr. */
 uint64_t ftvm_riscv_peek_register(const ftvm_riscv *machine, unsigned number);
 int ftvm_riscv_peek_csr(const ftvm_riscv *machine, unsigned number, uint64_t *value);
 

@@ -24,7 +24,7 @@ static const slot slots[] = {
     {0x10001000, 0x1000, 1, FTVM_RISCV_NET, CORE(net), &riscv_virtio_ops},
     {0x10002000, 0x1000, 2, FTVM_RISCV_BLOCK, CORE(block), &riscv_virtio_ops},
     {0x10003000, 0x1000, 3, FTVM_RISCV_ENTROPY, CORE(entropy), &riscv_virtio_ops},
-    {0x10001000, 0x8000, 0, 0, 0, &riscv_virtio_empty_ops}, /* behind the devices above, where they are not plugged in */
+    {0x10001000, 0x8000, 0, 0, 0, &riscv_virtio_empty_ops}, /* where none of the devices above is plugged in */
 };
 enum { SLOT_COUNT = sizeof slots / sizeof slots[0] };
 
@@ -54,7 +54,8 @@ bool riscv_bus_is_ram(const ftvm_riscv *machine, uint64_t address, uint64_t byte
 static void note_write(ftvm_riscv *machine, uint64_t offset, size_t bytes)
 {
     for (uint64_t page = offset >> PAGE_SHIFT; page <= (offset + bytes - 1) >> PAGE_SHIFT; page++)
-        machine->config.flags[page] = riscv_code_is_watched(&machine->code, page) ? RISCV_FLAG_WATCHED : RISCV_FLAG_DIRTY;
+        machine->config.flags[page] =
+            riscv_code_is_watched(&machine->code, page) ? RISCV_FLAG_WATCHED : RISCV_FLAG_DIRTY;
     riscv_code_forget(&machine->code, offset, bytes);
 }
 

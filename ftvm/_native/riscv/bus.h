@@ -7,11 +7,11 @@
 
 #include "machine.h"
 
-/* A page's flag. Clean is 0. A watched page has decoded code, or the HTIF word: each store to it has to be looked at. */
+/* A page's flag; clean is 0. A watched page has decoded code, or the HTIF word: each store to it is looked at. */
 enum { RISCV_FLAG_DIRTY = 1, RISCV_FLAG_WATCHED = 2 };
 
-/* Loads or stores `size` bytes at any alignment, as the hart does. Returns 0, or the exception's cause; memory is then as
- * before. A device access sets machine->must_leave. */
+/* Loads or stores `size` bytes at any alignment, as the hart does. Returns 0, or the exception's cause; memory is then
+ * as before. A device access sets machine->must_leave. */
 uint64_t riscv_bus_load(ftvm_riscv *machine, uint64_t address, unsigned size, uint64_t *value);
 uint64_t riscv_bus_store(ftvm_riscv *machine, uint64_t address, unsigned size, uint64_t value);
 

@@ -1,8 +1,8 @@
 /* code: decoded instructions, kept per page of RAM. A cache: invisible to the program, never part of the state.
  *
  * A page has one operation per half-word, so that an instruction is found by its address alone. An operation not yet
- * decoded is UNDECODED; behind the last one stand two PAGE_ENDs, as an instruction takes one or two places. An instruction
- * that straddles two pages is STRADDLE: it is decoded anew each time, so only its first half matters here.
+ * decoded is UNDECODED; behind the last one stand two PAGE_ENDs, as an instruction takes one or two places. An
+ * instruction that straddles two pages is STRADDLE: it is decoded anew each time, so only its first half matters here.
  *
  * Coherent: a page with decoded code is "watched", its flag is never plainly dirty, so that every write to it comes by
  * riscv_code_forget (bus.c), which returns the places written to UNDECODED. */
@@ -43,7 +43,8 @@ static inline bool riscv_code_is_watched(const riscv_code *code, uint64_t page)
     return code->watched[page] != 0;
 }
 
-/* Gives the page of RAM a fresh set of operations; forgets all others if there is no room. `flags` are the pages' flags. */
+/* Gives the page of RAM a fresh set of operations; forgets all others if there is no room. `flags` are the pages'
+ * flags. */
 riscv_code_page *riscv_code_add(riscv_code *code, uint64_t page, uint8_t *flags);
 
 /* Watches a page for one more reason. */

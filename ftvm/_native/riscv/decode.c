@@ -48,7 +48,8 @@ static void set(riscv_operation *operation, uint8_t op, uint32_t rd, uint32_t rs
         .op = op, .rd = destination(rd), .rs1 = (uint8_t)rs1, .rs2 = (uint8_t)rs2, .imm = imm};
 }
 
-/* --- 32-bit instructions, one function per major opcode that needs a choice; each returns ILLEGAL where it finds none --- */
+/* --- 32-bit instructions, one function per major opcode that needs a choice; each returns ILLEGAL where it finds none
+ * --- */
 
 static uint8_t branch(uint32_t funct3)
 {
@@ -83,7 +84,9 @@ static void decode_op_imm(uint32_t raw, riscv_operation *operation)
                                    RISCV_OP_XORI, 0, RISCV_OP_ORI,  RISCV_OP_ANDI};
     uint32_t funct3 = bits(raw, 12, 3);
     bool is_shift = funct3 == 1 || funct3 == 5;
-    uint8_t op = is_shift ? shift_immediate(raw, RISCV_OP_SLLI, RISCV_OP_SRLI, RISCV_OP_SRAI, bits(raw, 26, 6)) : ops[funct3];
+    uint8_t op = ops[funct3];
+    if (is_shift)
+        op = shift_immediate(raw, RISCV_OP_SLLI, RISCV_OP_SRLI, RISCV_OP_SRAI, bits(raw, 26, 6));
     set(operation, op, bits(raw, 7, 5), bits(raw, 15, 5), 0, is_shift ? (int32_t)bits(raw, 20, 6) : imm_i(raw));
 }
 
@@ -116,7 +119,8 @@ static uint8_t register_op(uint32_t funct7, uint32_t funct3)
 static uint8_t register_op_32(uint32_t funct7, uint32_t funct3)
 {
     static const uint8_t base[8] = {RISCV_OP_ADDW, RISCV_OP_SLLW, 0, 0, 0, RISCV_OP_SRLW, 0, 0};
-    static const uint8_t multiply[8] = {RISCV_OP_MULW, 0, 0, 0, RISCV_OP_DIVW, RISCV_OP_DIVUW, RISCV_OP_REMW, RISCV_OP_REMUW};
+    static const uint8_t multiply[8] = {RISCV_OP_MULW, 0,              0,             0,
+                                        RISCV_OP_DIVW, RISCV_OP_DIVUW, RISCV_OP_REMW, RISCV_OP_REMUW};
     _Static_assert(RISCV_OP_ILLEGAL == 0, "holes in the tables are illegal");
     if (funct7 == 0)
         return base[funct3];
@@ -232,7 +236,8 @@ static int32_t c_branch_offset(uint32_t raw)
 static void decode_quadrant_0(uint32_t raw, riscv_operation *operation)
 {
     uint32_t low = near_register(raw, 2), high = near_register(raw, 7);
-    int32_t stack_offset = (int32_t)(bits(raw, 11, 2) << 4 | bits(raw, 7, 4) << 6 | bits(raw, 6, 1) << 2 | bits(raw, 5, 1) << 3);
+    int32_t stack_offset =
+        (int32_t)(bits(raw, 11, 2) << 4 | bits(raw, 7, 4) << 6 | bits(raw, 6, 1) << 2 | bits(raw, 5, 1) << 3);
     switch (bits(raw, 13, 3)) {
     case 0: set(operation, stack_offset != 0 ? RISCV_OP_ADDI : RISCV_OP_ILLEGAL, low, 2, 0, stack_offset); return;
     case 2: set(operation, RISCV_OP_LW, low, high, 0, c_word_offset(raw)); return;

@@ -15,7 +15,8 @@
 #include "wire.h"
 
 typedef struct {
-    /* Reads or writes `size` (1, 2, 4 or 8) naturally aligned bytes at `offset`. Returns false to make it an access fault. */
+    /* Reads or writes `size` (1, 2, 4 or 8) naturally aligned bytes at `offset`. Returns false to make it an access
+     * fault. */
     bool (*read)(ftvm_riscv *machine, void *device, uint64_t offset, unsigned size, uint64_t *value);
     bool (*write)(ftvm_riscv *machine, void *device, uint64_t offset, unsigned size, uint64_t value);
     /* Whether its interrupt line is high. NULL if it has none. */

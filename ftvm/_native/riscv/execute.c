@@ -1,6 +1,16 @@
 #include "execute.h"
 
+#include "bus.h"
 #include "csr.h"
+
+uint64_t riscv_execute_raw(ftvm_riscv *machine, uint64_t pc)
+{
+    uint32_t raw = 0;
+    uint64_t bad = 0;
+    machine->core.hart.pc = pc;
+    riscv_bus_fetch(machine, &raw, &bad);
+    return (raw & 3) == 3 ? raw : raw & 0xffff;
+}
 
 bool riscv_execute_csr(ftvm_riscv *machine, const riscv_operation *operation)
 {

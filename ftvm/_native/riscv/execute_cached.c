@@ -7,15 +7,6 @@
 /* Each operation has two handlers, for compressed and full length, so that the distance to the next operation is a
  * constant: read from the operation, it would lie on the critical path of every instruction. */
 
-static uint64_t riscv_raw_at(ftvm_riscv *machine, uint64_t pc)
-{
-    uint32_t raw = 0;
-    uint64_t bad = 0;
-    machine->core.hart.pc = pc;
-    riscv_bus_fetch(machine, &raw, &bad);
-    return (raw & 3) == 3 ? raw : raw & 0xffff;
-}
-
 /* A jump or branch within its page becomes a distance in operations. */
 static void make_near(riscv_operation *operation, unsigned half)
 {

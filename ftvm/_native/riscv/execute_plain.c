@@ -4,15 +4,6 @@
 #include "bus.h"
 #include "execute.h"
 
-static uint64_t riscv_raw_at(ftvm_riscv *machine, uint64_t pc)
-{
-    uint32_t raw = 0;
-    uint64_t bad = 0;
-    machine->core.hart.pc = pc;
-    riscv_bus_fetch(machine, &raw, &bad);
-    return (raw & 3) == 3 ? raw : raw & 0xffff;
-}
-
 #define OP(name) case RISCV_OP_##name:
 #define PC pc
 #define NEXT_PC (pc + size)

@@ -6,8 +6,8 @@
 
 extern const riscv_device_ops riscv_finisher_ops;
 
-/* Ends the machine: FTVM_RISCV_BY_..., and an exit code, 0 for success. What was pending on the console becomes an output
- * first. */
+/* Ends the machine: FTVM_RISCV_BY_..., and an exit code, 0 for success. What was pending on the console becomes an
+ * output first. */
 void riscv_finish(ftvm_riscv *machine, uint8_t ended_by, uint64_t code);
 
 #endif

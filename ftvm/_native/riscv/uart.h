@@ -1,6 +1,7 @@
 /* uart: an ns16550 at 0x10000000, interrupt 10, with a receive FIFO of 16 bytes.
  *
- * What it sends becomes outputs of whole lines; see ftvm_riscv_outputs for the rule. The pending part of a line is state. */
+ * What it sends becomes outputs of whole lines; see ftvm_riscv_outputs for the rule. The pending part of a line is
+ * state. */
 #ifndef FTVM_RISCV_UART_H
 #define FTVM_RISCV_UART_H
 

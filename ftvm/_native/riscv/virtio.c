@@ -237,7 +237,8 @@ static void write_status(riscv_virtio *virtio, uint32_t value)
     bool is_acceptable = (virtio->driver_features & ~virtio->type->features) == 0 &&
                          (virtio->driver_features & RISCV_VIRTIO_VERSION_1) != 0;
     uint32_t accepted = is_acceptable ? value : value & ~(uint32_t)STATUS_FEATURES_OK;
-    virtio->status = (virtio->status & STATUS_NEEDS_RESET) | (accepted & STATUS_WRITABLE & ~(uint32_t)STATUS_NEEDS_RESET);
+    uint32_t kept = virtio->status & STATUS_NEEDS_RESET;
+    virtio->status = kept | (accepted & STATUS_WRITABLE & ~(uint32_t)STATUS_NEEDS_RESET);
 }
 
 static void write_driver_features(riscv_virtio *virtio, uint64_t value)

@@ -1,7 +1,8 @@
 /* virtio: the mmio transport, version 2, and split virtqueues. Virtio 1.2, sections 2.7 and 4.2.
  *
- * A device type says what it is and what a notified queue means. The transport keeps registers and queues. A driver that
- * breaks the rules (a descriptor outside RAM, a loop, an impossible index) gets DEVICE_NEEDS_RESET and a silent device. */
+ * A device type says what it is and what a notified queue means. The transport keeps registers and queues. A driver
+ * that breaks the rules (a descriptor outside RAM, a loop, an impossible index) gets DEVICE_NEEDS_RESET and a silent
+ * device. */
 #ifndef FTVM_RISCV_VIRTIO_H
 #define FTVM_RISCV_VIRTIO_H
 
@@ -74,8 +75,8 @@ typedef enum {
 riscv_chain_found riscv_virtq_peek(const ftvm_riscv *machine, const riscv_virtio *virtio, unsigned index,
                                    riscv_chain *chain);
 
-/* The same for a device that was just notified, which is a moment of the guest's: a broken queue needs a reset from here.
- * Returns whether a chain is ready. */
+/* The same for a device that was just notified, which is a moment of the guest's: a broken queue needs a reset from
+ * here. Returns whether a chain is ready. */
 bool riscv_virtq_take(ftvm_riscv *machine, riscv_virtio *virtio, unsigned index, riscv_chain *chain);
 
 /* Takes the chain that was looked at and gives it back as used, with `written` bytes in its writable part. */

@@ -72,7 +72,8 @@ static uint8_t serve(ftvm_riscv *machine, const riscv_chain *chain, request *wis
 static void notify(ftvm_riscv *machine, riscv_virtio *virtio, unsigned index)
 {
     riscv_chain chain;
-    for (unsigned taken = 0; taken < RISCV_VIRTQ_SIZE_MAX && riscv_virtq_take(machine, virtio, index, &chain); taken++) {
+    unsigned taken = 0;
+    while (taken++ < RISCV_VIRTQ_SIZE_MAX && riscv_virtq_take(machine, virtio, index, &chain)) {
         request wish = {.type = 0};
         uint8_t status = chain.writable_bytes != 0 ? serve(machine, &chain, &wish) : STATUS_IO_ERROR;
         if (chain.writable_bytes != 0)

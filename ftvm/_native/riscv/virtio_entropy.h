@@ -1,4 +1,5 @@
-/* virtio_entropy: the random number source. Its bytes are an input: it waits until they are given. Virtio 1.2, section 5.4. */
+/* virtio_entropy: the random number source. Its bytes are an input: it waits until they are given. Virtio 1.2, section
+ * 5.4. */
 #ifndef FTVM_RISCV_VIRTIO_ENTROPY_H
 #define FTVM_RISCV_VIRTIO_ENTROPY_H
 

@@ -12,7 +12,8 @@ static void transmit(ftvm_riscv *machine, riscv_virtio *virtio)
 {
     riscv_chain chain;
     uint8_t frame[FTVM_RISCV_FRAME_BYTES_MAX];
-    for (unsigned taken = 0; taken < RISCV_VIRTQ_SIZE_MAX && riscv_virtq_take(machine, virtio, TRANSMIT, &chain); taken++) {
+    unsigned taken = 0;
+    while (taken++ < RISCV_VIRTQ_SIZE_MAX && riscv_virtq_take(machine, virtio, TRANSMIT, &chain)) {
         size_t bytes = chain.readable_bytes > HEADER_BYTES ? chain.readable_bytes - HEADER_BYTES : 0;
         if (bytes != 0 && bytes <= sizeof frame) {
             riscv_chain_read(machine, &chain, HEADER_BYTES, frame, bytes);

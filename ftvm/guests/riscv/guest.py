@@ -122,7 +122,7 @@ class RiscvGuest:
             stop = self._machine.run(left if limit is None else min(left, limit), stop_at_output=True)
             self._emit()
             done = self._machine.position.retired - before
-            if stop is Stop.FINISHED or (stop is Stop.IDLE and done < left):
+            if stop in (Stop.FINISHED, Stop.STUCK) or (stop is Stop.IDLE and done < left):
                 break
             limit = None if limit is None else limit - done
         if self.position != position:

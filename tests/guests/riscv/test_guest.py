@@ -13,7 +13,7 @@ from ftvm.guests.riscv import RiscvGuest
 from ftvm.interfaces import Capability, Guest
 from ftvm.units import Nanos
 
-from .assembly import RAM_BASE, UART, WFI, addi, changed_pages, elf, finish, jal, li, load, store, to_bytes
+from .assembly import RAM_BASE, UART, WFI, addi, changed_pages, elf, finish, jal, jalr, li, load, store, to_bytes
 
 PROGRAMS = Path(__file__).parents[3] / "ftvm" / "guests" / "riscv" / "programs"
 PATIENCE_S = 60
@@ -411,6 +411,13 @@ def test_a_replay_that_cannot_come_to_its_position_is_refused(stable: Stable) ->
         guest.run_until(GuestPosition(1 << 50, 0))
     with pytest.raises(GuestError, match="not at GuestPosition"):
         guest.inject(LogRecord(index=1, kind=LogKind.INPUT, position=GuestPosition(1, 0), channel="net0"))
+
+
+def test_a_replay_that_gets_stuck_ends_with_an_error(stable: Stable) -> None:
+    guest, _ = stable(elf(to_bytes([jalr(0, 0)])))
+
+    with pytest.raises(GuestError, match="cannot come to"):
+        guest.run_until(GuestPosition(1000, 0))
 
 
 def test_what_is_saved_does_not_depend_on_a_run_after_the_last_input(stable: Stable) -> None:
