@@ -103,16 +103,16 @@ class Committed:
         """
         if self.epoch is not None and (checkpoint.base != self.epoch or checkpoint.epoch <= self.epoch):
             raise BadFrame(f"epoch {checkpoint.epoch} extends {checkpoint.base}, but {self.epoch} is committed")
+        if self.epoch is not None and checkpoint.log_index < self.log_index:
+            raise BadFrame(f"epoch {checkpoint.epoch} covers log record {checkpoint.log_index}, not {self.log_index}")
         first = checkpoint.output_next - len(checkpoint.outputs)
-        # What lies between is known to have left, because the log up to it was safe here; so has all that came before.
+        if self.epoch is not None and not self.output_next <= first <= self.output_last + 1:
+            raise BadFrame(f"outputs of epoch {checkpoint.epoch} start at {first}, but {self.output_next} is next")
+        # Outputs leave in order: where some that no checkpoint carries have left, all before them have, too.
         kept = self.outputs if first == self.output_next else ()
         pending = [*kept, *checkpoint.outputs]
         if len(pending) > self.limits.outputs_held:
             raise LimitExceeded("outputs kept", limit=self.limits.outputs_held, wanted=len(pending))
-        if self.epoch is not None and checkpoint.log_index < self.log_index:
-            raise BadFrame(f"epoch {checkpoint.epoch} covers log record {checkpoint.log_index}, not {self.log_index}")
-        if self.epoch is not None and not self.output_next <= first <= self.output_last + 1:
-            raise BadFrame(f"outputs of epoch {checkpoint.epoch} start at {first}, but {self.output_next} is next")
         self.memory.verify(checkpoint.batches, checkpoint.memory_digest)
         self.memory.commit(checkpoint.batches)
         self.epoch = checkpoint.epoch

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ftvm._native.digest import batch_digest
 from ftvm._native.memory import NativeMemory
-from ftvm.checkpoint import Checkpoint, Output, PageBatch
+from ftvm.checkpoint import Checkpoint, GuestPosition, LogKind, LogRecord, Output, PageBatch
 from ftvm.config import Limits
 from ftvm.encode.apply import CommittedMemory
 from ftvm.encode.delta import delta_encode
@@ -199,6 +199,22 @@ def test_outputs_that_left_are_forgotten_and_those_above_are_kept() -> None:
     backup.committed.forget_released(1)
 
     assert [output.number for output in backup.committed.outputs] == [2]
+
+
+def test_outputs_that_left_between_two_checkpoints_take_those_before_them_along() -> None:
+    """Regression: under hybrid, outputs leave once the log is safe, and the next checkpoint does not carry them. A
+    backup that had not yet heard so kept those before, and came to a takeover with a gap in its outputs."""
+    backup = Backup()
+    logged = (
+        LogRecord(index=30 + number, kind=LogKind.OUTPUT, position=GuestPosition(number, 0), amount=2 + number)
+        for number in (1, 2)
+    )
+    backup.committed.append(tuple(logged))
+    fifth = Output(number=5, channel="c", payload=b"5")
+
+    backup.committed.commit(replace(backup.next, outputs=(fifth,), output_next=6))
+
+    assert backup.photograph().outputs == (fifth,)
 
 
 def test_a_claim_to_have_released_what_is_not_committed_is_refused() -> None:
