@@ -1,0 +1,152 @@
+"""Every guest program lives on when its host dies, under every engine: what it says goes on without a gap.
+
+The programs judge themselves: `dirty` finds a write that was lost, `journal` a record; their last words and the code
+that they end with would tell.
+"""
+
+import re
+import threading
+from collections.abc import Callable
+from os import urandom
+from pathlib import Path
+
+import pytest
+
+from ftvm.checkpoint import Output
+from ftvm.config import Timing
+from ftvm.engines.names import ENGINES, engine_named
+from ftvm.errors import GuestError
+from ftvm.guests.riscv.guest import RiscvGuest
+from ftvm.guests.riscv.programs import read_program
+from ftvm.runtime.clock import MonotonicClock
+from ftvm.runtime.protection import Protection, Standby, protect
+from ftvm.runtime.world import CallbackWorld
+from ftvm.units import Nanos
+
+MS = 1_000_000
+PATIENCE_S = 60.0
+TIMING = Timing(heartbeat_ns=Nanos(50 * MS), backup_limit_ns=Nanos(600 * MS), primary_limit_ns=Nanos(2_000 * MS))
+PROGRAMS = {
+    "ticks": "ms=10 beats=300",
+    "dirty": "pages=256 rate=4000 writes=12000 pattern=random",
+    "journal": "records=64 batch=2 ms=100",
+    "entropy": "draws=400",
+    "console": "lines=2000 listen=1",
+}
+"""Each takes some seconds, or waits to be told to end; `hello` ends as soon as it began."""
+
+
+class Ear:
+    """Hears what a guest lets out, from either host; an output that comes again must be the same."""
+
+    def __init__(self) -> None:
+        self.heard: dict[int, bytes] = {}
+
+    def hear(self, output: Output) -> None:
+        assert self.heard.setdefault(output.number, output.payload) == output.payload, output.number
+
+    def text(self) -> bytes:
+        numbers = sorted(self.heard)
+        assert numbers == list(range(1, len(numbers) + 1))
+        return b"".join(self.heard[number] for number in numbers)
+
+
+def machine(name: str | None, entropy: Callable[[int], bytes] = urandom) -> RiscvGuest:
+    return RiscvGuest(
+        read_program(name) if name is not None else None,
+        clock=MonotonicClock(),
+        memory_bytes=4 << 20,
+        disk=1 << 20,
+        command_line=PROGRAMS[name] if name is not None else "",
+        entropy=entropy,
+    )
+
+
+def slow_entropy(size: int) -> bytes:
+    """Randomness that takes its time, so that the program that asks for it does, too."""
+    threading.Event().wait(0.005)
+    return urandom(size)
+
+
+def end_of(host: Protection) -> str:
+    """Wait until the guest ends; return how."""
+    with pytest.raises(GuestError, match="the guest ended") as ended:
+        host.wait(PATIENCE_S)
+    return str(ended.value)
+
+
+@pytest.mark.parametrize("engine", list(ENGINES))
+@pytest.mark.parametrize("name", list(PROGRAMS))
+def test_a_program_goes_on_where_its_host_died(name: str, engine: str, tmp_path: Path) -> None:
+    ear = Ear()
+    world = CallbackWorld(ear.hear)
+    shared = {"arbiter": f"file://{tmp_path}", "engine": engine_named(engine, 0.02), "timing": TIMING}
+    with Standby(
+        machine(None),
+        listen=f"ipc://{tmp_path}/b",
+        peers=[f"ipc://{tmp_path}/a"],
+        world=world,
+        **shared,  # type: ignore[arg-type]
+    ) as standby:
+        primary = protect(
+            machine(name, slow_entropy),
+            listen=f"ipc://{tmp_path}/a",
+            create=True,
+            world=CallbackWorld(ear.hear),
+            **shared,  # type: ignore[arg-type]
+        )
+        assert primary.wait_protected(PATIENCE_S)
+        kill(primary)
+
+        protection = standby.wait(PATIENCE_S)
+        assert protection is not None
+        if name == "console":
+            world.put("console", b"still there?\nquit\n")
+        end = end_of(protection)
+
+    assert end.endswith("code 0")
+    JUDGES[name](ear.text().decode())
+
+
+def judge_ticks(said: str) -> None:
+    assert [int(beat) for beat in re.findall(r"beat (\d+)\n", said)] == list(range(10, 301, 10))
+    assert "too early" not in said
+
+
+def judge_dirty(said: str) -> None:
+    (expected, found) = re.findall(r"(\d+) words expected, (\d+) found", said)[0]
+    assert expected == found
+
+
+def judge_journal(said: str) -> None:
+    assert "read back 64 records, all as written" in said
+    assert [int(count) for count in re.findall(r"(\d+) durable", said)] == list(range(2, 65, 2))
+
+
+def judge_entropy(said: str) -> None:
+    assert "looks random" in said
+
+
+def judge_console(said: str) -> None:
+    assert [int(line) for line in re.findall(r"line (\d+) after", said)] == list(range(1, 2001))
+    assert "heard: still there?" in said
+    assert "console: done" in said
+
+
+JUDGES = {
+    "ticks": judge_ticks,
+    "dirty": judge_dirty,
+    "journal": judge_journal,
+    "entropy": judge_entropy,
+    "console": judge_console,
+}
+
+
+def kill(host: Protection) -> None:
+    """Close everything of a host without a goodbye: what a SIGKILL looks like from outside."""
+    node = host._node
+    node._is_closed = True
+    node.host.stop()
+    node._transport.close()
+    node._arbiter.close()
+    node._guest.close()
