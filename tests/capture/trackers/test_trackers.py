@@ -151,13 +151,14 @@ def test_hot_chunk_is_reported_whole_until_it_calms_down() -> None:
 
     for epoch in range(60):
         busy = epoch < 10
-        for page in range(512, 1024 if busy else 514):
+        for page in range(512, 812 if busy else 514):
             tracked.write(page, bytes([epoch + 1]))
         reported = tracked.collect()
         assert tracked.changed() <= reported <= whole
         sizes.append(len(reported))
 
-    assert sizes[:2] == [512, 512]
+    # The look before the loop found every page written: with the first one in it, that makes two busy ones running.
+    assert sizes[:2] == [300, 512]
     assert sizes[-1] == 2
 
 
