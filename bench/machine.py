@@ -1,6 +1,6 @@
 """How fast the built-in machine computes, beside other simulators and beside itself built otherwise.
 
-python bench/machine.py [--json] [--rounds 5] [--spike PATH] [--qemu PATH]
+python bench/machine.py [--json] [--rounds 11] [--spike PATH] [--qemu PATH]
 
 Needs a C compiler and riscv64-unknown-elf-gcc. All contenders run the same program (guest_loop.c), interleaved; CPU
 time of the thread or of the child, less what an empty program takes there.
@@ -182,4 +182,4 @@ def absent(name: str, speed: dict[str, float]) -> str:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
-    report("The built-in machine", measure, ("rounds", int, 5), ("spike", str, ""), ("qemu", str, ""))
+    report("The built-in machine", measure, ("rounds", int, 11), ("spike", str, ""), ("qemu", str, ""))
