@@ -53,6 +53,13 @@ def test_options_of_the_run_reach_the_hosts(stage: Stage) -> None:
     command = stage.host_command(HostCommands(interval_ms=12.5, engine="remus"), "B", "standby")
 
     assert (option(command, "--interval"), option(command, "--engine")) == ("12.5", "remus")
+    assert "--latency" not in command
+
+
+def test_a_latency_target_reaches_the_hosts(stage: Stage) -> None:
+    command = stage.host_command(HostCommands(latency_ms=7.5), "A", "primary")
+
+    assert option(command, "--latency") == "7.5"
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
