@@ -881,3 +881,12 @@ def test_a_joiner_that_never_heard_its_welcome_is_taken_in_once_the_link_heals()
 
     assert pair.b.failures == []
     assert pair.b.role is Role.STANDBY
+
+
+def test_a_start_that_the_arbiter_fails_says_why_it_waits() -> None:
+    pair = Pair()
+    pair.a.tick()
+
+    pair.a.answer(is_applied=False, is_lost=True)
+
+    assert [event.error for event in pair.a.told(ArbiterTrouble)] == ["the answer was lost"]
