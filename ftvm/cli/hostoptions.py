@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -128,8 +129,9 @@ class HostArguments:
         out = sys.stderr if self.is_json else sys.stdout
 
         def write(text: bytes) -> None:
-            out.write(text.decode(errors="replace"))
-            out.flush()
+            with suppress(OSError):  # a closed pipe or a full disk behind the console is no reason to end the guest
+                out.write(text.decode(errors="replace"))
+                out.flush()
 
         if self.nic is None:
             return CallbackWorld(lambda output: write(output.payload))

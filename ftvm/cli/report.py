@@ -76,7 +76,9 @@ class TextReport:
     """Lines for a person, and a bar for the first copy where there is a terminal. Commits are not told one by one."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        # A line stays a line, however long: a log is searched, and a terminal wraps by itself.
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._last_line = ""
         self._progress: Progress | None = None
         self._task: TaskID | None = None
 
@@ -88,7 +90,10 @@ class TextReport:
         if isinstance(event, Committed):
             self._end_bar()
             return
-        self._console.print(describe(event), markup=False)
+        line = describe(event)
+        if line != self._last_line:  # an arbiter that is away is asked ten times a second
+            self._console.print(line, markup=False)
+        self._last_line = line
 
     def status(self, status: Status) -> None:
         """Say nothing: `ftvm primary --json` is for watching closely."""

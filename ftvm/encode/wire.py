@@ -27,7 +27,8 @@ the peer's fault. It allocates nothing that the peer's lengths ask for before th
 import reprlib
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, get_args
 
 import msgpack
 
@@ -70,6 +71,7 @@ from ftvm.encode.messages import (
     Ping,
     Pong,
     Refuse,
+    Sequenced,
     SessionId,
     Welcome,
 )
@@ -77,7 +79,7 @@ from ftvm.errors import BadFrame, ConfigError, LimitExceeded, VersionMismatch
 from ftvm.interfaces import Record
 from ftvm.units import PageCount
 
-__all__ = ["decode", "encode"]
+__all__ = ["Sealed", "decode", "encode", "read_header"]
 
 FRAMES_MAX: Final = 5
 _OUTPUT_ROW: Final = struct.Struct("<BI")
@@ -129,6 +131,8 @@ def _unpack_batch(count: object, digest: object, frames: Frames, limits: Limits)
         raise BadFrame(f"a batch of pages has 3 frames, not {len(frames)}")
     indices, lengths, payload = frames
     pages = read_number(count, "page count of the batch", PAGE_COUNT_MAX)
+    if pages == 0:
+        raise BadFrame("a batch of no pages: any number of them would pass a limit that counts bytes")
     if len(indices) != 4 * pages or len(lengths) != 2 * pages:
         raise BadFrame(f"{pages} pages take {4 * pages} and {2 * pages} bytes, not {len(indices)} and {len(lengths)}")
     size_bytes = len(indices) + len(lengths) + len(payload)
@@ -450,11 +454,38 @@ def encode(envelope: Envelope, message: Message) -> list[Buffer]:
     return [msgpack.packb(header), *frames]
 
 
+_SEQUENCED: Final = frozenset(_PACK[kind][0] for kind in get_args(Sequenced))
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A message of which only the header was read: what is in its frames costs time to read, so first see whose it is.
+
+    builds_state  whether it is one of those that only count within a session (messages.Sequenced)
+    """
+
+    envelope: Envelope
+    builds_state: bool
+    _unpack: Callable[[Header, Frames, Limits], Message]
+    _fields: Header
+    _frames: Frames
+
+    def open(self, limits: Limits) -> Message:
+        """Return the message. Raises BadFrame, the peer's fault; nothing of the message is kept then."""
+        return self._unpack(self._fields, self._frames, limits)
+
+
 def decode(frames: Sequence[Buffer], limits: Limits) -> tuple[Envelope, Message]:
     """Return the message that the frames carry.
 
     Raises BadFrame or VersionMismatch, both the peer's fault; nothing of the message is kept then.
     """
+    sealed = read_header(frames, limits)
+    return sealed.envelope, sealed.open(limits)
+
+
+def read_header(frames: Sequence[Buffer], limits: Limits) -> Sealed:
+    """Return the message that the frames carry, sealed. Raises BadFrame or VersionMismatch, both the peer's fault."""
     if not frames or len(frames) > FRAMES_MAX:
         raise BadFrame(f"a message has 1 to {FRAMES_MAX} frames, not {len(frames)}")
     header = _unpack_header(frames[0], limits)
@@ -469,7 +500,7 @@ def decode(frames: Sequence[Buffer], limits: Limits) -> tuple[Envelope, Message]
         record=_unpack_record(record),
         released=read_number(released, "released"),
     )
-    return envelope, unpack(fields, tuple(frames[1:]), limits)
+    return Sealed(envelope, kind in _SEQUENCED, unpack, fields, tuple(frames[1:]))
 
 
 def _unpack_header(frame: Buffer, limits: Limits) -> Header:

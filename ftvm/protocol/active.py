@@ -367,7 +367,9 @@ class Active:
         if session is None or session.is_lost:
             return
         session.is_lost = True
-        self.core.retired.append(session.standby)
+        if session.has_answered:
+            # One that never answered may never have heard its welcome: its id was of no use yet, and may ask again.
+            self.core.retired.append(session.standby)
         self.plan = None
         self._unshipped.clear()
         self.core.tell(SessionEnded(at=now, guest_id=self.core.settings.guest_id, reason=reason))

@@ -97,7 +97,7 @@ class Settings:
 class Core:
     """Mutable state that outlives a role. `released` is the highest output number known to have left, anywhere.
 
-    `retired` are the last standbys that this replica dropped: an id that left the record never returns.
+    `retired` are the last standbys that were in session here and are no more: an id that left never returns.
     """
 
     settings: Settings

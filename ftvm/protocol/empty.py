@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ftvm.encode.messages import Envelope, Join, Message, Refuse, SessionId, Welcome
 from ftvm.errors import ConfigError, Fenced, RemoteProtocolError
-from ftvm.events import JoinRefused
+from ftvm.events import ArbiterTrouble, JoinRefused
 from ftvm.interfaces import Lane
 from ftvm.protocol.core import Core, RoleEvent
 from ftvm.protocol.record import is_vacant, start
@@ -88,7 +88,9 @@ class Empty:
             desk.propose(start(known, self.core.id))
 
     def on_arbiter_trouble(self, now: Nanos) -> None:
-        """The desk tries again by itself."""
+        """Tell; the desk tries again by itself."""
+        error = self.core.desk.error or ""
+        self.core.tell(ArbiterTrouble(at=now, guest_id=self.core.settings.guest_id, error=error))
 
     def tick(self, now: Nanos) -> None:
         """Read the record, or ask to join."""

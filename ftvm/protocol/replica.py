@@ -64,6 +64,10 @@ class Replica:
 
     # --- events ----------------------------------------------------------------------------------------------------
 
+    def expects(self, peer: str, key: str | None, envelope: Envelope) -> bool:
+        """Tell whether a message of this envelope, from this peer, is of the session that builds up the state here."""
+        return isinstance(self.steps, Standby) and self.steps.is_in_session(peer, key, envelope)
+
     def on_message(self, peer: str, key: str | None, envelope: Envelope, message: Message, now: Nanos) -> None:
         """Take a message for this guest that came from `peer`, authenticated by `key`."""
         self.steps.on_message(peer, key, envelope, message, now)

@@ -71,16 +71,19 @@ class Standby:
 
     def on_message(self, peer: str, key: str | None, envelope: Envelope, message: Message, now: Nanos) -> None:
         """Take a message of this session; drop any other."""
-        opening = self.opening
-        if self.is_session_over or (envelope.session, peer, key) != (opening.session, opening.peer, opening.key):
-            return
-        if envelope.sender != opening.session.active:
+        if not self.is_in_session(peer, key, envelope):
             return
         self._heard(envelope, now)
         try:
             self._take(message, envelope, now)
         except (RemoteProtocolError, LimitExceeded) as wrong:
             self._end_session(wrong, now)
+
+    def is_in_session(self, peer: str, key: str | None, envelope: Envelope) -> bool:
+        """Tell whether a message of this envelope, from this peer, is of this session, and the session goes on."""
+        opening = self.opening
+        is_ours = (envelope.session, peer, key) == (opening.session, opening.peer, opening.key)
+        return is_ours and not self.is_session_over and envelope.sender == opening.session.active
 
     def _heard(self, envelope: Envelope, now: Nanos) -> None:
         self.watch.heard(now)

@@ -99,6 +99,10 @@ class Driver:
         """Start a step, before the messages that have come are given."""
         self.replica.begin_step(now)
 
+    def expects(self, peer: str, key: str | None, envelope: Envelope) -> bool:
+        """Tell whether a message of this envelope, from this peer, is of the session whose backup this host is."""
+        return self.replica.expects(peer, key, envelope)
+
     def receive(self, peer: str, key: str | None, envelope: Envelope, message: Message, now: Nanos) -> None:
         """Take a message for this guest."""
         if self.failure is None:

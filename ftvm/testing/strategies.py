@@ -93,7 +93,7 @@ def watermarks(most: int = 8) -> st.SearchStrategy[Watermarks]:
 @st.composite
 def batches(draw: st.DrawFn, page_count: int = 1 << 20) -> PageBatch:
     """Draw a batch: indices rise, lengths fit the payload, the digest is right; the deltas are noise."""
-    indices = sorted(draw(st.sets(st.integers(0, page_count - 1), max_size=6)))
+    indices = sorted(draw(st.sets(st.integers(0, page_count - 1), min_size=1, max_size=6)))
     deltas = [draw(st.binary(max_size=40)) for _ in indices]
     index_bytes = array("I", indices).tobytes()
     length_bytes = array("H", map(len, deltas)).tobytes()

@@ -311,11 +311,18 @@ def test_a_page_count_that_the_frames_belie_is_refused(batch: PageBatch, count: 
 
 
 def test_a_batch_of_more_than_twice_the_limit_is_refused() -> None:
-    batch = PageBatch(count=0, indices=b"", lengths=b"", payload=bytes((1 << 17) + 1), digest=bytes(16))
+    batch = PageBatch(count=1, indices=bytes(4), lengths=bytes(2), payload=bytes((1 << 17) + 1), digest=bytes(16))
     frames = encode(ENVELOPE, Copy(sequence=0, round=1, batch=batch))
 
     with pytest.raises(BadFrame, match="more than twice the limit"):
         decode(frames, Limits(batch_bytes=1 << 16))
+
+
+def test_a_batch_of_no_pages_is_refused() -> None:
+    batch = PageBatch(count=0, indices=b"", lengths=b"", payload=b"", digest=bytes(16))
+
+    with pytest.raises(BadFrame, match="a batch of no pages"):
+        decode(encode(ENVELOPE, Copy(sequence=0, round=1, batch=batch)), LIMITS)
 
 
 def end_frames(end: Checkpoint) -> list[Buffer]:

@@ -860,3 +860,33 @@ def test_messages_that_are_not_of_the_session_do_nothing_on_either_side(what: st
 
     assert pair.a.active.link is LinkState.PROTECTED
     assert pair.b.standby.claim.is_watching
+
+
+def test_a_joiner_that_never_heard_its_welcome_is_taken_in_once_the_link_heals() -> None:
+    pair = Pair()
+    pair.a.tick()
+    pair.a.answer()
+    pair.a.tick()
+    pair.a.answer()
+    for _ in range(300):  # a's patience is over before that
+        pair.elapse(10)
+        pair.b.tick()
+        pair.carry(pair.b, pair.a)
+        pair.a.tick()
+        if pair.a.outstanding is not None:
+            pair.a.answer()
+        pair.a.sent.clear()
+
+    pair.run(3000)
+
+    assert pair.b.failures == []
+    assert pair.b.role is Role.STANDBY
+
+
+def test_a_start_that_the_arbiter_fails_says_why_it_waits() -> None:
+    pair = Pair()
+    pair.a.tick()
+
+    pair.a.answer(is_applied=False, is_lost=True)
+
+    assert [event.error for event in pair.a.told(ArbiterTrouble)] == ["the answer was lost"]

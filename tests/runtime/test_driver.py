@@ -4,7 +4,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from ftvm.checkpoint import GuestPosition, LogKind, LogRecord
 from ftvm.config import Limits
+from ftvm.encode.messages import Envelope, Log, Message, SessionId
+from ftvm.encode.wire import Sealed, encode
 from ftvm.errors import GuestError, TrackingLost
 from ftvm.events import HostFailed, PeerMisbehaved, SessionEnded, TookOver
 from ftvm.interfaces import CompareAndSet, Lane, Record
@@ -223,6 +226,29 @@ def test_noise_from_a_peer_is_reported_a_few_times_and_hurts_nobody(make_pair: C
     assert len(pair.a.told(PeerMisbehaved)) == 16
     assert sum(pair.a.endpoint.misdeeds.values()) == 100
     assert pair.a.active.link is LinkState.PROTECTED
+
+
+def test_what_builds_state_is_not_even_read_from_a_peer_without_a_session(
+    make_pair: Callable[..., Pair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = make_pair().protected()
+    opened: list[Sealed] = []
+    really_open = Sealed.open
+
+    def note(sealed: Sealed, limits: Limits) -> Message:
+        opened.append(sealed)
+        return really_open(sealed, limits)
+
+    monkeypatch.setattr(Sealed, "open", note)
+    record = LogRecord(index=1, kind=LogKind.CLOCK, position=GuestPosition(0, 0))
+    envelope = Envelope(
+        guest_id="vm", sender="evil", session=SessionId(1, "evil", 9), record=Record(9, "evil", None), released=0
+    )
+
+    pair.b.transport.send("a", Lane.DATA, encode(envelope, Log(sequence=0, records=(record,))))
+    pair.a.endpoint.step(pair.clock.now())
+
+    assert not any(sealed.builds_state for sealed in opened)
 
 
 def test_status_tells_where_things_stand_on_both_sides(make_pair: Callable[..., Pair]) -> None:
