@@ -1,10 +1,8 @@
 """ftvm keeps a virtual machine running when its host dies.
 
 A **primary** runs the guest; all that a takeover needs is shipped to a **backup** while the guest runs; no output
-leaves the
-primary before the state that produced it is safe on the backup; and when the primary falls silent, an **arbiter** lets
-exactly one
-side go on.
+leaves the primary before the state that produced it is safe on the backup; and when the primary falls silent, an
+**arbiter** lets exactly one side go on.
 
 The tour, in the order in which one needs it:
 
@@ -16,10 +14,8 @@ loopback.
 4. `protection.status()`, `protection.events()`: what is going on. All errors are in ftvm/errors.py, as a tree.
 
 Reading order of the code: checkpoint.py and interfaces.py (the words), protocol/replica.py (the duties of who drives
-it),
-protocol/active.py and protocol/standby.py (what happens), runtime/driver.py (who does it), capture/pages.py and
-encode/apply.py (the
-bytes), _native/*.h (the C core's manuals), sim/world.py (how it is tested).
+it), protocol/active.py and protocol/standby.py (what happens), runtime/driver.py (who does it), capture/pages.py and
+encode/apply.py (the bytes), _native/*.h (the C core's manuals), sim/world.py (how it is tested).
 """
 
 from importlib import import_module

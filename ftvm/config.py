@@ -26,8 +26,7 @@ class Timing:
     """When silence becomes suspicion, in nanoseconds.
 
     The backup's limit is below the primary's: when the link between two live hosts fails, the backup asks the arbiter
-    first, and
-    whoever loses there stays as it was.
+    first, and whoever loses there stays as it was.
     """
 
     heartbeat_ns: Nanos = Nanos(50 * _MS)

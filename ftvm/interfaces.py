@@ -124,8 +124,7 @@ class Guest(Protocol):
         """Get and clear the set of pages written since the last call, or more. Only while paused.
 
         The first call after birth, and after TrackingLost, reports at least all pages that are not zero. Raises
-        TrackingLost if
-        it cannot tell; never returns less.
+        TrackingLost if it cannot tell; never returns less.
         """
         ...
 
@@ -240,8 +239,7 @@ class RecordStore(Protocol):
         force now.
 
         The caller won if what comes back equals what it proposed. Raises ArbiterError when it is not known whether it
-        was applied:
-        repeat the same proposal, or read, until a generation at or above the proposed one is learned.
+        was applied: repeat the same proposal, or read, until a generation at or above the proposed one is learned.
         """
         ...
 
@@ -317,9 +315,8 @@ class Polled:
 class Transport(Protocol):
     """Moves messages between endpoints. In order within one lane of one connection; may lose, never alters.
 
-    A peer is named by the endpoint that was dialled, or by a name that the transport makes for who dialled in; the
-    name holds for
-    as long as that other transport lives, across reconnects.
+    A peer is named by the endpoint that was dialled, or by a name that the transport makes for who dialled in; the name
+    holds for as long as that other transport lives, across reconnects.
     """
 
     @property

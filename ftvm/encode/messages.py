@@ -1,9 +1,8 @@
 """The messages of a pair, as values (PROTOCOL.md, "Messages"). How they look on the wire is wire.py's business.
 
 Every message travels in an Envelope. Those that build up the backup's state (Copy, EpochPart, Log) carry a `sequence`
-that
-rises
-by one within the session, over all three: the order in which they must be applied, whatever the link does to them.
+that rises by one within the session, over all three: the order in which they must be applied, whatever the link does to
+them.
 """
 
 from dataclasses import dataclass

@@ -5,10 +5,8 @@ A message is one msgpack header, then the binary frames that its kind calls for.
     [version, kind, guest id, sender, session or nil, record, released, the kind's own fields ...]
 
 Its first two places hold for every version to come, so that a peer of another version is told apart from noise. Page
-data,
-device state and outputs never pass through msgpack (PERFORMANCE.md: 8-13 copies with the GIL held); their lengths
-stand in
-the header and are compared with the frames before anything is kept (SECURITY.md).
+data, device state and outputs never pass through msgpack (PERFORMANCE.md: 8-13 copies with the GIL held); their lengths
+stand in the header and are compared with the frames before anything is kept (SECURITY.md).
 
     Copy               header | indices | lengths | payload
     EpochPart          header | indices | lengths | payload                    (a batch)
@@ -20,8 +18,7 @@ Output table: per output one byte of channel number (its name is in the header) 
 bytes.
 
 `decode` raises BadFrame for anything that `encode` would not have made, and VersionMismatch for another version; both
-are
-the peer's fault. It allocates nothing that the peer's lengths ask for before they were checked.
+are the peer's fault. It allocates nothing that the peer's lengths ask for before they were checked.
 """
 
 import reprlib
@@ -126,7 +123,12 @@ def _batch_frames(batch: PageBatch) -> list[Buffer]:
     return [batch.indices, batch.lengths, batch.payload]
 
 
-def _unpack_batch(count: object, digest: object, frames: Frames, limits: Limits) -> PageBatch:
+def _pack_batch(batch: PageBatch) -> Header:
+    return [batch.count, batch.digest, batch.unpacked_bytes]
+
+
+def _unpack_batch(value: object, frames: Frames, limits: Limits) -> PageBatch:
+    count, digest, unpacked_bytes = read_fields(value, 3, "batch")
     if len(frames) != 3:
         raise BadFrame(f"a batch of pages has 3 frames, not {len(frames)}")
     indices, lengths, payload = frames
@@ -139,7 +141,12 @@ def _unpack_batch(count: object, digest: object, frames: Frames, limits: Limits)
     if size_bytes > 2 * limits.batch_bytes:
         raise BadFrame(f"a batch of {size_bytes} bytes is more than twice the limit of {limits.batch_bytes}")
     return PageBatch(
-        count=pages, indices=indices, lengths=lengths, payload=payload, digest=read_digest(digest, "batch digest")
+        count=pages,
+        indices=indices,
+        lengths=lengths,
+        payload=payload,
+        digest=read_digest(digest, "batch digest"),
+        unpacked_bytes=read_number(unpacked_bytes, "length of the unpacked payload", limits.batch_bytes),
     )
 
 
@@ -225,23 +232,23 @@ def _unpack_refuse(fields: Header, frames: Frames, _: Limits) -> Refuse:
 
 
 def _pack_copy(message: Copy) -> tuple[Header, list[Buffer]]:
-    fields = [message.sequence, message.round, message.batch.count, message.batch.digest]
+    fields = [message.sequence, message.round, _pack_batch(message.batch)]
     return fields, _batch_frames(message.batch)
 
 
 def _unpack_copy(fields: Header, frames: Frames, limits: Limits) -> Copy:
-    sequence, round_number, count, digest = read_fields(fields, 4, "copy")
+    sequence, round_number, batch = read_fields(fields, 3, "copy")
     return Copy(
         sequence=read_number(sequence, "sequence"),
         round=read_number(round_number, "round"),
-        batch=_unpack_batch(count, digest, frames, limits),
+        batch=_unpack_batch(batch, frames, limits),
     )
 
 
 def _pack_part(message: EpochPart) -> tuple[Header, list[Buffer]]:
     fields: Header = [message.sequence, message.epoch, message.part]
     if message.batch is not None:
-        return [*fields, [message.batch.count, message.batch.digest], None], _batch_frames(message.batch)
+        return [*fields, _pack_batch(message.batch), None], _batch_frames(message.batch)
     end = message.checkpoint
     if end is None:
         raise ConfigError("a part of an epoch carries a batch or the end")
@@ -259,8 +266,7 @@ def _unpack_part(fields: Header, frames: Frames, limits: Limits) -> EpochPart:
     number = read_number(epoch, "epoch")
     batch, end = None, None
     if pages is not None:
-        count, digest = read_fields(pages, 2, "batch")
-        batch = _unpack_batch(count, digest, frames, limits)
+        batch = _unpack_batch(pages, frames, limits)
     else:
         end = _unpack_end(number, tail, frames, limits)
     return EpochPart(

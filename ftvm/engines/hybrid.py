@@ -1,8 +1,7 @@
 """Hybrid: outputs wait only for the log; checkpoints at an interval bound the replay at a takeover.
 
 The guest's inputs are logged with the exact positions at which it took them. An output may leave once the log up to it
-is
-safe on the backup: a takeover loads the last checkpoint and replays the log, and so comes to the same output again.
+is safe on the backup: a takeover loads the last checkpoint and replays the log, and so comes to the same output again.
 
 Source: Zhou et al., HyCoR: fault-tolerant replicated containers based on checkpoint and replay, 2021, section III.
 """

@@ -1,8 +1,8 @@
 """Kemari: a checkpoint whenever the guest is about to say something; it stands still until that is committed.
 
 There is no output buffer to speak of: an output leaves as soon as its checkpoint is committed, and the guest has done
-nothing
-since. Between outputs nothing needs to be safe; a checkpoint now and then only bounds what the next one has to ship.
+nothing since. Between outputs nothing needs to be safe; a checkpoint now and then only bounds what the next one has to
+ship.
 
 Source: Tamura, Kemari: virtual machine synchronization for fault tolerance using DomT, Xen Summit 2008 (event-driven
 synchronization: checkpoints at output events).

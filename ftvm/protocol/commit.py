@@ -2,8 +2,8 @@
 I5).
 
 A checkpoint is refused unless it extends exactly the state that is here, its pages decode, and the memory that results
-has
-the digest that the primary computed from its own pages. All of that is known before the first byte of memory changes.
+has the digest that the primary computed from its own pages. All of that is known before the first byte of memory
+changes.
 """
 
 from collections import deque

@@ -2,8 +2,7 @@
 
 Round 1 sends every page; each later round sends what was written during the one before. The last pages are cut in one
 pause. Rounds end when the rest is small, when it no longer shrinks (the guest writes faster than the link ships), or
-when
-there were too many.
+when there were too many.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,7 @@
 """What all roles of a replica share: who it is, what it was told, its desk at the arbiter, and the effects it asks for.
 
 Roles are a table (`ROLES`). The steps of each role live in a module of their own (empty.py, standby.py, active.py);
-none
-knows another. A role that is over appends a RoleEvent to `happened`, and replica.py moves on by the table.
+none knows another. A role that is over appends a RoleEvent to `happened`, and replica.py moves on by the table.
 """
 
 from collections import deque

@@ -1,11 +1,9 @@
 """What an empty replica does: it starts the guest if it was told to and nobody is active, else it asks to join.
 
 Starting (START) moves a vacant record, and creates one only if that was asked for. Joining repeats JOIN to every peer
-that
-this host dials; who is active answers. A welcome counts only if it answers the id that this replica has now, and comes
-from
-no older generation than the one known: a deposed active, woken, must not overwrite anybody (PROTOCOL.md, "What went
-wrong", 1).
+that this host dials; who is active answers. A welcome counts only if it answers the id that this replica has now, and
+comes from no older generation than the one known: a deposed active, woken, must not overwrite anybody (PROTOCOL.md,
+"What went wrong", 1).
 """
 
 from dataclasses import dataclass

@@ -1,10 +1,8 @@
 """The gate that no output passes before the state behind it is safe (PROTOCOL.md, "The release rule").
 
-An output is held with the watermarks that it needs, and leaves when, in every configuration that may be in force as
-far as
-this replica can know, the standby is none or has acknowledged them. The gate compares watermarks and knows nothing
-else: not
-which engine set them, not how they came to be safe. Outputs leave in the order of their numbers.
+An output is held with the watermarks that it needs, and leaves when, in every configuration that may be in force as far
+as this replica can know, the standby is none or has acknowledged them. The gate compares watermarks and knows nothing
+else: not which engine set them, not how they came to be safe. Outputs leave in the order of their numbers.
 """
 
 from collections import deque

@@ -1,8 +1,7 @@
 """A checkpoint that is not whole yet, held aside from the committed state (invariant I4).
 
 Parts come in order (channel.py); they must be of one epoch, counted from 0 without a gap, and stay within the bound
-that was
-agreed in the handshake. The end makes it whole.
+that was agreed in the handshake. The end makes it whole.
 """
 
 from dataclasses import dataclass, field, replace

@@ -2,13 +2,13 @@
 
 Only messages of this session, from the peer and key that opened it, count for anything, even as a sign of life: a whole
 non-member must not be kept waiting by somebody else's heartbeats (PROTOCOL.md, "What went wrong", 3). What is
-acknowledged
-is committed, and what is committed is what a takeover runs from.
+acknowledged is committed, and what is committed is what a takeover runs from.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ftvm.checkpoint import Checkpoint, Output
+from ftvm.encode.compress import unpack_batch
 from ftvm.encode.messages import Ack, Copy, Envelope, EpochPart, Leave, Log, Message, Ping, Pong, Sequenced
 from ftvm.errors import BadFrame, InternalError, LimitExceeded, RemoteProtocolError
 from ftvm.events import ArbiterTrouble, Diverged, HostFailed, PeerMisbehaved, SessionEnded, Suspected, TookOver
@@ -114,13 +114,15 @@ class Standby:
 
     def _apply(self, message: Sequenced, now: Nanos) -> None:
         if isinstance(message, Copy):
-            self.committed.copy(message.batch)
+            self.committed.copy(unpack_batch(message.batch, self.core.settings.limits))
             return
         if isinstance(message, Log):
             self.committed.append(message.records)
             if self.is_following:
                 self.core.do(Execute(message.records))
             return
+        if message.batch is not None:
+            message = replace(message, batch=unpack_batch(message.batch, self.core.settings.limits))
         checkpoint = self.staging.add(message)
         if checkpoint is not None and self.is_following:
             self._compare(checkpoint)

@@ -2,9 +2,8 @@
 asks.
 
 Once the peer is expected to be prompt, the limit adapts: it is never under four times the longest recent gap between
-messages, and never over ten times what
-was
-configured, so that neither a jittery link nor a slow peer on purpose sets it at will.
+messages, and never over ten times what was configured, so that neither a jittery link nor a slow peer on purpose sets
+it at will.
 """
 
 from collections import deque

@@ -6,8 +6,7 @@
         +--- another change won, this replica is still named -------------------------+
 
 Loading comes before claiming: a state that does not load is never claimed. From CHECKING on nothing is acknowledged. A
-claim
-that was proposed is never abandoned before it is resolved; until then the guest is loaded and paused.
+claim that was proposed is never abandoned before it is resolved; until then the guest is loaded and paused.
 """
 
 from dataclasses import dataclass

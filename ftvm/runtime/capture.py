@@ -1,8 +1,7 @@
 """The active side's hands: collects dirty pages, copies, cuts, and looks after the buffers that are on their way.
 
 Decides nothing: rounds, epochs and their order come from the protocol as effects. If a capture fails, every dirty page
-that it had
-collected is put back into the guest's tracker.
+that it had collected is put back into the guest's tracker.
 """
 
 from array import array

@@ -1,11 +1,12 @@
 """Drives one guest on one host: feeds its replica, performs the effects, and never waits.
 
 `step(now)` is all there is: host.py calls it from its thread, the simulator from its loop. Everything outside is
-reached
-through interfaces. The guest runs in a thread or process of its own and is only paused, captured and resumed from here.
+reached through interfaces. The guest runs in a thread or process of its own and is only paused, captured and resumed
+from here.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 from typing import assert_never, cast
@@ -28,6 +29,7 @@ from ftvm.protocol.replica import Replica
 from ftvm.protocol.standby import Standby
 from ftvm.runtime.capture import Hands
 from ftvm.runtime.follow import Follower, replay
+from ftvm.runtime.packing import Packer
 from ftvm.runtime.sink import NumberingSink
 from ftvm.runtime.status import Counters, Status, percentiles
 from ftvm.units import Nanos, nanos_to_millis
@@ -70,6 +72,7 @@ class Driver:
         memory = NativeMemory([region.buffer for region in guest.memory])
         self._memory = CommittedMemory(memory)
         self._hands = Hands(guest, memory, settings.limits)
+        self._packer = Packer(settings.limits, clock)
         self._follower: Follower | None = None
         committed = Committed(self._memory, settings.limits)
         self._counters = Counters()
@@ -242,6 +245,7 @@ class Driver:
                 self._guest.pause()
             case do.Forget():
                 self._hands.forget(effect.batches)
+                self._packer.acknowledged(effect.batches)
             case do.EndSession():
                 self._hands.end_session()
             case do.Fail():
@@ -254,6 +258,9 @@ class Driver:
     def _transmit(self, effect: do.Send) -> None:
         message = effect.message
         batch = message.batch if isinstance(message, Copy | EpochPart) else None
+        if batch is not None and isinstance(message, Copy | EpochPart):
+            batch = self._packer.pack(batch, is_first_copy=isinstance(message, Copy))
+            message = replace(message, batch=batch)
         frames = encode(effect.envelope, message)
         if batch is not None:
             self._hands.sent(batch)

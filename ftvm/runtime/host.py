@@ -1,10 +1,8 @@
 """The one module that owns threads and waiting: the loop that steps an endpoint, and the arbiter's worker.
 
 The loop's thread is the only one that touches transport, drivers and worlds. Other threads talk to it through `call`,
-which
-runs a function there and waits for its result. An error that nobody expected stops the loop: the guest is paused,
-because a
-host that does not know what it does must not go on (fail-stop), and `wait` raises what happened.
+which runs a function there and waits for its result. An error that nobody expected stops the loop: the guest is paused,
+because a host that does not know what it does must not go on (fail-stop), and `wait` raises what happened.
 """
 
 import queue

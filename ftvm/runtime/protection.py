@@ -1,10 +1,8 @@
 """The public face: protect a guest, stand by for one.
 
 Both give a running host: a thread that steps the driver, a transport, an arbiter's worker. `protect` returns once the
-guest
-runs here by the arbiter's word; `Standby.wait` returns once this host has taken over. Leaving the `with` block stops
-the guest on
-this host and says goodbye, so that the other side need not wait for silence.
+guest runs here by the arbiter's word; `Standby.wait` returns once this host has taken over. Leaving the `with` block
+stops the guest on this host and says goodbye, so that the other side need not wait for silence.
 """
 
 import secrets

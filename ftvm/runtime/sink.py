@@ -1,8 +1,7 @@
 """Where the guest's outputs and log records enter ftvm: numbered as they come, taken out by the driver.
 
 The guest's thread fills it and the driver's thread drains it; a deque's append and popleft are atomic, and only the
-guest's
-thread counts. `open` and `close` are called only while the guest is paused.
+guest's thread counts. `open` and `close` are called only while the guest is paused.
 """
 
 from collections import deque

@@ -1,11 +1,9 @@
 """A guest for the simulator: a few pages of memory and a program whose every output depends on all that it has done.
 
 Each step mixes the machine's state with whatever input is taken, writes some pages, and now and then emits an output
-that
-carries the mix. Two histories that differ anywhere therefore emit different payloads under the same number from there
-on:
-the checkers need only compare payloads. All state lives in guest memory, but for one register that `save_devices`
-saves.
+that carries the mix. Two histories that differ anywhere therefore emit different payloads under the same number from
+there on: the checkers need only compare payloads. All state lives in guest memory, but for one register that
+`save_devices` saves.
 """
 
 import hashlib

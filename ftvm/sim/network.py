@@ -1,8 +1,7 @@
 """The simulator's transport: loses, repeats, reorders, delays and cuts, one way or both, all from one seeded stream.
 
 A buffer is read as late as the contract allows, when its token is let go: a sender that reuses it too early corrupts
-its
-own message here, and the digests find it.
+its own message here, and the digests find it.
 """
 
 import random

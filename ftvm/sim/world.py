@@ -1,10 +1,8 @@
 """A seeded world around the production driver: hosts that crash, pause and restart, a bad network, a bad arbiter.
 
 Everything from Endpoint down to the native core is what runs in production; only the clock, the transport, the
-arbiter's line
-and the guest are simulated. Each kind of chance has a stream of its own, all derived from the seed, so that turning
-one fault
-off leaves the others as they were.
+arbiter's line and the guest are simulated. Each kind of chance has a stream of its own, all derived from the seed, so
+that turning one fault off leaves the others as they were.
 """
 
 import random

@@ -104,6 +104,7 @@ def batches(draw: st.DrawFn, page_count: int = 1 << 20) -> PageBatch:
         lengths=length_bytes,
         payload=payload,
         digest=batch_digest(index_bytes, length_bytes, payload),
+        unpacked_bytes=draw(st.just(0) | st.integers(0, 1 << 16)),
     )
 
 
