@@ -44,6 +44,7 @@ class Standby:
     claim: Claim = field(default_factory=Claim)
     is_session_over: bool = False
     is_following: bool = False
+    _fresh_at: int = 0
     _owes_ack: bool = True
     _poll_at: Nanos = Nanos(0)
 
@@ -59,6 +60,7 @@ class Standby:
             inbox=Inbox(window=limits.batches_in_flight),
             staging=Staging(limit_bytes=min(limits.staging_bytes, opening.staging_bytes)),
             watch=Watch(core.settings.timing.backup_limit_ns, now, patience=SYNC_PATIENCE),
+            _fresh_at=core.desk.want_read(),
             _poll_at=Nanos(now + core.settings.timing.arbiter_poll_ns),
         )
 
@@ -219,6 +221,12 @@ class Standby:
         elif known.generation > self.opening.session.generation and known.standby != me:
             self.core.end_role(
                 RoleEvent.EXPELLED, f"the record of generation {known.generation} does not name this replica"
+            )
+        elif self.core.desk.reads >= self._fresh_at and known.generation < self.opening.session.generation:
+            # The record of a session is older than the session: else any peer that is dialled could keep us for ever.
+            self.core.end_role(
+                RoleEvent.EXPELLED,
+                f"the session claims generation {self.opening.session.generation}, but {known.generation} is in force",
             )
         elif self.claim.state is ClaimState.CLAIMING and self.core.desk.proposal is None:
             self.claim.step(ClaimEvent.LOST)

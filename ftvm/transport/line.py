@@ -46,9 +46,8 @@ _OPTIONS: Final = {
     zmq.CONNECT_TIMEOUT: 2_000,
     zmq.RECONNECT_IVL: 50,
     zmq.RECONNECT_IVL_MAX: 1_000,
-    # These only clear away dead connections; suspicion has its own, faster heartbeat (config.Timing).
-    zmq.HEARTBEAT_IVL: 2_000,
-    zmq.HEARTBEAT_TIMEOUT: 10_000,
+    # TCP clears away dead connections; suspicion has its own, faster heartbeat (config.Timing). Not libzmq's: its timer
+    # aborts the process when a connection breaks while its full queue is not being read (libzmq issue 3937).
     zmq.TCP_KEEPALIVE: 1,
     zmq.TCP_KEEPALIVE_IDLE: 10,
     zmq.TCP_KEEPALIVE_INTVL: 2,

@@ -890,3 +890,19 @@ def test_a_start_that_the_arbiter_fails_says_why_it_waits() -> None:
     pair.a.answer(is_applied=False, is_lost=True)
 
     assert [event.error for event in pair.a.told(ArbiterTrouble)] == ["the answer was lost"]
+
+
+def test_a_welcome_of_a_generation_that_never_was_is_found_out_and_left() -> None:
+    pair = Pair().started()
+    pair.b.tick()
+    session = SessionId(1, "evil", 1 << 60)
+    envelope = Envelope(guest_id="vm", sender="evil", session=session, record=pair.store.record, released=0)
+    welcome = Welcome(joiner=pair.b.id, engine="remus", staging_bytes=1 << 20)
+    pair.b.replica.on_message("a", None, envelope, welcome, pair.now)
+    was_syncing = pair.b.role is Role.SYNCING
+
+    pair.b.tick()
+    pair.b.answer()
+
+    assert was_syncing
+    assert pair.b.role is Role.EMPTY

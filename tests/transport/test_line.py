@@ -5,7 +5,7 @@ import pytest
 import zmq
 
 from ftvm.errors import TransportError
-from ftvm.transport.line import FRAMES_MAX, Line
+from ftvm.transport.line import FRAMES_MAX, Line, open_socket
 
 
 class FakeSocket:
@@ -90,3 +90,12 @@ def test_message_that_came_unseen_during_a_send_is_found() -> None:
 
         assert line.has_message()
         assert [frame.bytes for frame in line.pull()] == [b"x"]
+
+
+def test_no_socket_has_the_heartbeat_that_aborts_the_process_of_a_busy_reader() -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+
+    with context, open_socket(context, zmq.ROUTER, frame_bytes_max=1 << 20, is_ipv6=False) as router:
+        interval = router.get(zmq.HEARTBEAT_IVL)
+
+    assert interval == 0
