@@ -69,6 +69,7 @@ def main():
             last = follow(hosts[victim], lambda: False, last)
             hosts[victim] = start(victim, survivor, folder, keys)  # comes back, as the standby
         last = follow(hosts["A"], hosts["A"].protected.is_set, last)
+        assert hosts["A"].protected.is_set(), "the last host has ended by itself"
         print(f"{last} outputs, none lost, over two dead hosts")
         for host in hosts.values():
             host.kill()

@@ -59,6 +59,10 @@ class Geometry:
         if self.page_count > PAGE_COUNT_MAX:
             raise ConfigError(f"{self.page_count} pages is more than the limit of {PAGE_COUNT_MAX}")
 
+    def __str__(self) -> str:
+        regions = ", ".join(f"{region.name} of {region.page_count} pages" for region in self.regions)
+        return f"{self.machine} with {regions}"
+
     @property
     def page_count(self) -> PageCount:
         """Pages of all regions together."""

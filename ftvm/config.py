@@ -5,18 +5,14 @@ every queue, frame and retry; the staging bound is agreed with the peer in the h
 """
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from ftvm.errors import ConfigError
 from ftvm.units import Nanos
 
-__all__ = ["PROTOCOL_VERSION", "Limits", "OnBackupLoss", "Timing"]
+__all__ = ["PROTOCOL_VERSION", "Limits", "Timing"]
 
 PROTOCOL_VERSION: Final = 1
-
-OnBackupLoss = Literal["solo", "halt"]
-"""What a primary does when its backup is lost: go on alone (availability) or hold its outputs until a new one
-(durability)."""
 
 _MS: Final = 1_000_000
 

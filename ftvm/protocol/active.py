@@ -41,6 +41,10 @@ COPY_PATIENCE: Final = 4
 """How many limits of silence are tolerated before the first epoch is acknowledged: the standby may be busy with it."""
 
 
+REFUSALS_TOLD_MAX: Final = 64
+"""So many different reasons for a refusal are told, each once: a flood of JOINs must not become a flood of events."""
+
+
 @dataclass(slots=True)
 class Active:
     """`epoch` is the last one cut; the one that is open is the next. `began_at` is when this replica became active."""
@@ -60,6 +64,7 @@ class Active:
     _announces_left: int = 0
     _is_held_by_hint: bool = False
     _released_then: int = 0
+    _refusals: set[str] = field(default_factory=set, repr=False)
     _untold: deque[Output] = field(default_factory=deque, repr=False)
     _unshipped: list[LogRecord] = field(default_factory=list, repr=False)
     _epoch_ns: int = 0
@@ -311,7 +316,8 @@ class Active:
             return
         refuse = Refuse(joiner=envelope.sender, reason=reason, is_final=is_final)
         self.core.send(peer, Lane.CONTROL, refuse, None)
-        if is_final:
+        if is_final and reason not in self._refusals and len(self._refusals) < REFUSALS_TOLD_MAX:
+            self._refusals.add(reason)
             self.core.tell(JoinRefused(at=now, guest_id=self.core.settings.guest_id, peer=peer, reason=reason))
 
     def _why_not(self, joiner: str, join: Join) -> tuple[str | None, bool]:
@@ -319,7 +325,9 @@ class Active:
         if joiner in self.core.retired:
             return f"replica {joiner} was dropped and cannot return: discard its memory and join under a fresh id", True
         if join.geometry != settings.geometry:
-            return f"the guests differ: this one is {settings.geometry}, the joiner's is {join.geometry}", True
+            return f"the guests differ: the primary's is {settings.geometry}; the joiner's is {join.geometry}", True
+        if join.staging_bytes < settings.limits.batch_bytes:
+            return f"a staging bound of {join.staging_bytes} bytes does not hold one batch", True
         if settings.engine.name not in join.engines:
             return f"the joiner does not know engine {settings.engine.name}, only {', '.join(join.engines)}", True
         known = self.core.desk.known

@@ -9,7 +9,7 @@ comes from no older generation than the one known: a deposed active, woken, must
 from dataclasses import dataclass
 
 from ftvm.encode.messages import Envelope, Join, Message, Refuse, SessionId, Welcome
-from ftvm.errors import ConfigError, Fenced, RemoteProtocolError
+from ftvm.errors import ConfigError, Fenced
 from ftvm.events import ArbiterTrouble, JoinRefused
 from ftvm.interfaces import Lane
 from ftvm.protocol.core import Core, RoleEvent
@@ -122,4 +122,4 @@ class Empty:
             self._refusals |= {refusal.reason}
             self.core.tell(JoinRefused(at=now, guest_id=settings.guest_id, peer=peer, reason=refusal.reason))
         if refusal.is_final:
-            self.core.fail(RemoteProtocolError(f"{peer} refused this host as a standby: {refusal.reason}"))
+            self.core.fail(ConfigError(f"{peer} refused this host as a standby: {refusal.reason}"))

@@ -91,7 +91,7 @@ class Standby:
         self.watch.heard(now)
         self.core.desk.hint(envelope.record.generation, now)
         if self.claim.state is ClaimState.CHECKING:
-            self._call_off(now, "the active was heard again")
+            self._call_off(now)
 
     def _take(self, message: Message, envelope: Envelope, now: Nanos) -> None:
         match message:
@@ -253,7 +253,7 @@ class Standby:
         """Never claim what does not load: call it off and try again after a while."""
         self.core.tell(HostFailed(at=now, guest_id=self.core.settings.guest_id, error=f"loading failed: {error}"))
         if self.claim.state is ClaimState.CHECKING:
-            self._call_off(now, "the state does not load")
+            self._call_off(now)
 
     def _suspect(self, now: Nanos) -> None:
         silence_ns = self.watch.silence_ns(now)
@@ -269,14 +269,13 @@ class Standby:
         if desk.reads < self.claim.fresh_at:
             return
         if desk.known.standby != self.core.id:
-            self._call_off(now, "the record does not name this replica")
+            self._call_off(now)
             self.core.end_role(RoleEvent.EXPELLED, "the active is silent and the record does not name this replica")
         elif self.claim.is_loaded:
             self.claim.step(ClaimEvent.PROPOSED)
             desk.propose(take(desk.known, self.core.id))
 
-    def _call_off(self, now: Nanos, reason: str) -> None:
-        del reason
+    def _call_off(self, now: Nanos) -> None:
         self.claim.step(ClaimEvent.CALLED_OFF)
         self.claim.not_before = Nanos(now + self.core.settings.timing.read_interval_ns)
         self.core.do(Unload())

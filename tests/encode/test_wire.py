@@ -301,7 +301,7 @@ def test_an_impossible_geometry_is_refused(regions: list[Any]) -> None:
 
 @given(batches(), st.integers(0, 1 << 29))
 def test_a_page_count_that_the_frames_belie_is_refused(batch: PageBatch, count: int) -> None:
-    frames = with_field(Copy(sequence=0, round=1, batch=batch), 2, count)
+    frames = with_field(Copy(sequence=0, round=1, batch=batch), 2, [count, batch.digest, batch.unpacked_bytes])
 
     if count == batch.count:
         decode(frames, LIMITS)

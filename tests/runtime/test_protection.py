@@ -15,7 +15,7 @@ from ftvm.arbiters.memory import MemoryRecordStore
 from ftvm.checkpoint import Output
 from ftvm.config import Timing
 from ftvm.engines.remus import Remus
-from ftvm.errors import ClosedError, ConfigError, Fenced, FtvmError, InternalError, RemoteProtocolError, TransportError
+from ftvm.errors import ClosedError, ConfigError, Fenced, FtvmError, InternalError, TransportError
 from ftvm.events import JoinRefused, TookOver
 from ftvm.guests.riscv.guest import RiscvGuest
 from ftvm.guests.riscv.programs import read_program
@@ -199,7 +199,7 @@ def test_a_guest_of_another_shape_is_refused_with_the_reason_on_both_sides() -> 
             arbiter=store.another(),
         ) as standby,
     ):
-        with pytest.raises(RemoteProtocolError, match="the guests differ"):
+        with pytest.raises(ConfigError, match="the guests differ"):
             standby.wait(WAIT_SECONDS)
 
         refusals = [event for event in primary.events(WAIT_SECONDS) if isinstance(event, JoinRefused)]
@@ -218,7 +218,7 @@ def test_another_guest_id_is_refused_with_the_names_that_are_known() -> None:
             arbiter=store.another(),
             guest_id="other",
         ) as standby,
-        pytest.raises(RemoteProtocolError, match="this host protects no guest 'other', only 'vm'"),
+        pytest.raises(ConfigError, match="this host protects no guest 'other', only 'vm'"),
     ):
         standby.wait(WAIT_SECONDS)
 
