@@ -12,7 +12,7 @@ from operator import itemgetter
 from typing import assert_never, cast
 
 from ftvm._native.memory import NativeMemory
-from ftvm.checkpoint import Buffer, PageBatch
+from ftvm.checkpoint import Buffer, Checkpoint, PageBatch
 from ftvm.config import Limits
 from ftvm.encode.apply import CommittedMemory
 from ftvm.encode.messages import Copy, Envelope, EpochPart, Message
@@ -27,7 +27,7 @@ from ftvm.protocol.core import Role, Settings
 from ftvm.protocol.record import vacate
 from ftvm.protocol.replica import Replica
 from ftvm.protocol.standby import Standby
-from ftvm.runtime.capture import Hands
+from ftvm.runtime.capture import Captured, Hands
 from ftvm.runtime.follow import Follower, replay
 from ftvm.runtime.packing import Packer
 from ftvm.runtime.sink import NumberingSink
@@ -359,11 +359,21 @@ class Driver:
             self._hand_on(began)
             steps = self.replica.steps
             pending = steps.pending_outputs() if isinstance(steps, Active) else ()
-            checkpoint = self._hands.cut(order, pending, self._sink.output_next, self._sink.log_index)
-            now = self._clock.now()
-            self.replica.on_cut(checkpoint, now - began, now)
+            captured = self._hands.cut(order, pending, self._sink.output_next, self._sink.log_index)
+            pause_ns = Nanos(self._clock.now() - began)
+            if not self.settings.engine.stands_still:
+                self._stall_or_go_on()
+            checkpoint = self._finish(captured, pause_ns)
+            self.replica.on_cut(checkpoint, pause_ns, self._clock.now())
         finally:
             self._stall_or_go_on()
+
+    def _finish(self, captured: Captured, pause_ns: Nanos) -> Checkpoint:
+        try:
+            return self._hands.finish(captured, pause_ns)
+        except LimitExceeded:
+            self._is_stalled = True  # the guest was paused to have its dirty pages put back
+            raise
 
     # --- ends ------------------------------------------------------------------------------------------------------
 
