@@ -24,6 +24,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ftvm.checkpoint import Bitmap, Geometry, Output, RegionShape
     from ftvm.config import Limits, Timing
+    from ftvm.engines.hybrid import Hybrid
+    from ftvm.engines.kemari import Kemari
+    from ftvm.engines.lockstep import Lockstep
     from ftvm.engines.remus import Remus
     from ftvm.errors import (
         ArbiterError,
@@ -66,11 +69,14 @@ __all__ = [
     "Geometry",
     "Guest",
     "GuestError",
+    "Hybrid",
     "InternalError",
+    "Kemari",
     "Keys",
     "LimitExceeded",
     "Limits",
     "LocalProtocolError",
+    "Lockstep",
     "MonotonicClock",
     "Output",
     "OutputSink",
@@ -97,6 +103,9 @@ __all__ = [
 _HOMES = {
     "ftvm.checkpoint": ("Bitmap", "Geometry", "Output", "RegionShape"),
     "ftvm.config": ("Limits", "Timing"),
+    "ftvm.engines.hybrid": ("Hybrid",),
+    "ftvm.engines.kemari": ("Kemari",),
+    "ftvm.engines.lockstep": ("Lockstep",),
     "ftvm.engines.remus": ("Remus",),
     "ftvm.guests.datagram": ("DatagramWorld",),
     "ftvm.guests.riscv.guest": ("RiscvGuest",),
