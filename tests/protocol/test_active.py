@@ -1,0 +1,75 @@
+"""What an active owes the world and its standby beyond the release rule."""
+
+from ftvm.encode.messages import Envelope, Join, Refuse
+from ftvm.protocol import effects as do
+from ftvm.protocol.link import LinkState
+
+from .harness import Pair
+
+
+def ask_to_join(pair: Pair, joiner: str, *, staging_bytes: int | None = None) -> list[Refuse]:
+    """Have host b ask to join as `joiner`; return the refusals that come of it."""
+    core = pair.b.replica.core
+    bound = core.settings.limits.staging_bytes if staging_bytes is None else staging_bytes
+    join = Join(geometry=core.settings.geometry, engines=core.settings.engines, staging_bytes=bound)
+    envelope = Envelope(guest_id="vm", sender=joiner, session=None, record=core.desk.known, released=0)
+    pair.a.sent.clear()
+    pair.a.replica.on_message("b", None, envelope, join, pair.now)
+    pair.a.perform()
+    return pair.a.waiting(Refuse)
+
+
+def test_a_replica_that_was_dropped_cannot_return_under_its_id() -> None:
+    """PROTOCOL.md: an id that was removed from the record never returns."""
+    pair = Pair().protected()
+    gone = pair.b.id
+    pair.a.active.leave("a test", pair.now)
+    pair.until(lambda: pair.a.active.link is LinkState.PROTECTED and pair.b.id != gone)
+
+    (refusal,) = ask_to_join(pair, gone)
+
+    assert refusal.is_final
+    assert "was dropped and cannot return" in refusal.reason
+    assert pair.a.active.link is LinkState.PROTECTED
+
+
+def test_a_staging_bound_that_holds_no_batch_is_refused() -> None:
+    pair = Pair().started()
+
+    (refusal,) = ask_to_join(pair, "z9", staging_bytes=1)
+
+    assert refusal.is_final
+    assert "does not hold one batch" in refusal.reason
+    assert pair.a.active.link is LinkState.NONE
+
+
+def test_a_joining_standby_has_the_guests_address_announced_again() -> None:
+    """Late frames of an active that was stopped and woke as a joiner once led the switch astray for good."""
+    pair = Pair().started()
+    pair.a.performed.clear()
+
+    assert ask_to_join(pair, "z9") == []
+
+    assert do.Announce() in pair.a.performed
+
+
+def test_what_was_released_is_told_a_heartbeat_later() -> None:
+    """What was let out may still wait in the host and die with it: the standby must keep it until then."""
+    pair = Pair().protected()
+    pair.run(500)
+    told = pair.a.replica.core.released_told
+    pair.a.emit(b"one")
+    pair.until(lambda: pair.a.replica.core.released > told)
+
+    core, session = pair.a.replica.core, pair.a.active.session
+    assert session is not None
+    pings = session.ping_number
+    pair.until(lambda: session.ping_number == pings + 1)
+
+    assert core.released_told == told
+    assert [output.number for output in pair.a.active._untold] == [core.released]
+
+    pair.run(500)
+
+    assert core.released_told == core.released
+    assert not pair.a.active._untold
