@@ -22,7 +22,7 @@ from ftvm.runtime.world import CallbackWorld
 from ftvm.transport.keys import Keys, load_keys
 from ftvm.units import Nanos, seconds_to_nanos
 
-__all__ = ["HostArguments", "host_options", "parse_memory"]
+__all__ = ["HostArguments", "any_host_options", "host_options", "parse_memory"]
 
 _UNITS: Final = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _MEMORY_BYTES_MAX: Final = 64 << 30
@@ -32,10 +32,24 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def host_options(command: F) -> F:
-    """Add the shared options to a command."""
+    """Add the options of a host that runs the built-in machine to a command."""
+    return _PROGRAM(any_host_options(command))
+
+
+def any_host_options(command: F) -> F:
+    """Add to a command the options that hosts of all kinds of guests share."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+_PROGRAM: Final = click.option(
+    "--program",
+    default="kv",
+    show_default=True,
+    metavar="NAME|FILE",
+    help=f"What the built-in machine runs: an ELF file, or one of {', '.join(SUMMARIES)}.",
+)
 
 
 _OPTIONS: Final = (
@@ -51,13 +65,6 @@ _OPTIONS: Final = (
     click.option("--arbiter", required=True, metavar="URL", help="The record that decides, e.g. file:///shared/vm1."),
     click.option("--key", "key_file", metavar="FILE.key", help="This host's secret key, from `ftvm keygen`."),
     click.option("--allow", multiple=True, metavar="FILE.pub", help="A peer's public key. May be repeated."),
-    click.option(
-        "--program",
-        default="kv",
-        show_default=True,
-        metavar="NAME|FILE",
-        help=f"What the built-in machine runs: an ELF file, or one of {', '.join(SUMMARIES)}.",
-    ),
     click.option("--memory", default="64M", show_default=True, help="The machine's RAM, e.g. 64M or 1G."),
     click.option("--nic", metavar="CABLE", help="Its network: udp:LOCALPORT:REMOTEPORT, a frame in each datagram."),
     click.option("--mac", default="52:54:00:12:34:56", show_default=True, help="Its network address."),
@@ -84,7 +91,7 @@ class HostArguments:
     arbiter: str
     key_file: str | None
     allow: tuple[str, ...]
-    program: str
+    program: str = ""
     memory: str
     nic: str | None
     mac: str

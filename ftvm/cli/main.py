@@ -15,6 +15,7 @@ _COMMANDS: Final = {
     "keygen": "Make the key pair of one host.",
     "machine": "Run programs on the built-in RISC-V machine.",
     "primary": "Run a guest on this host and protect it.",
+    "qemu": "Protect a virtual machine that a stock QEMU runs.",
     "standby": "Stand by for a guest, and take over when its host dies.",
     "version": "Print the version.",
 }
