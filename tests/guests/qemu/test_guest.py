@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ftvm._native.memory import NativeMemory
-from ftvm.capture.trackers import CompareTracker
+from ftvm.capture.trackers import CompareTracker, UserfaultTracker
 from ftvm.checkpoint import Bitmap
 from ftvm.errors import ClosedError, ConfigError, GuestError, LocalProtocolError, TrackingLost
 from ftvm.guests.qemu import QemuGuest, QemuMachine
@@ -234,15 +234,20 @@ def test_a_missing_program_is_refused_with_its_package() -> None:
 
 
 def test_lost_tracking_is_told_and_everything_reported_after(guests: Guests) -> None:
-    guest, _ = guests.running(tracker="userfault")
+    guest, _ = guests.running()
     guest.pause()
     guest.collect_dirty()
     tracker = guest._tracker
-    assert tracker is not None
-    os.dup2(os.open("/proc/self/pagemap", os.O_RDONLY), tracker._native.pagemap)  # type: ignore[attr-defined]
+    assert isinstance(tracker, UserfaultTracker)
+    with open(os.devnull, "rb") as wrong:
+        os.dup2(wrong.fileno(), tracker._native.pagemap)
 
     with pytest.raises(TrackingLost):
         guest.collect_dirty()
+    all_again = pages_of(guest.collect_dirty(), 0)
+
+    oracle = CompareTracker(NativeMemory([guest.memory[0].buffer]))
+    assert pages_of(oracle.collect(), 0) & ~all_again == 0
 
 
 CHILD = """
