@@ -1,0 +1,1 @@
+"""A stock QEMU as a guest."""
