@@ -19,7 +19,7 @@ from ftvm.transport.endpoints import check_free, parse_endpoint
 __all__ = ["control_folder", "listen_privately", "own_endpoint", "prepare_folder", "sockets_in"]
 
 _BACKLOG: Final = 16
-_NAME_CHARS_MAX: Final = 32
+_NAME_CHARS_MAX: Final = 24
 """Of a guest's name, so that the path stays within what a socket path may have."""
 
 _SOCKETS_MAX: Final = 256
