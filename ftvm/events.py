@@ -10,6 +10,7 @@ from ftvm.units import Nanos
 
 __all__ = [
     "ArbiterTrouble",
+    "AttendantFailed",
     "Committed",
     "ConnectionRefused",
     "CopyProgress",
@@ -167,4 +168,13 @@ class ArbiterTrouble(Event):
 class HostFailed(Event):
     """This host cannot go on: the guest or its adapter failed here."""
 
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttendantFailed(Event):
+    """What served an operator on this host, its control socket or its metrics, failed and was closed; the guest goes
+    on."""
+
+    name: str
     error: str
