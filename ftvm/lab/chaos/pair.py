@@ -36,11 +36,13 @@ LOSS_CHECK_NS: Final = seconds_to_nanos(2)
 """How often the arbiter is asked whether the guest is lost, while nothing else heals."""
 
 STATUSES_AFTER: Final = 2
-"""So many statuses each host must have given since a fault before it is believed to be over it."""
+"""So many statuses each host must have given since a fault before it is believed to be over it: the first may have been
+on its way."""
 
 RELAY_DELAY_MS: Final = 1.0
-CLIENT_OPTIONS: Final = ("--clients", "8", "--pace", "25")
-"""Enough to catch a lost write at any moment, and no more: several pairs share one machine."""
+CLIENT_OPTIONS: Final = ("--clients", "6", "--pace", "30", "--patience", "200")
+"""Enough to catch a lost write at any moment, and no more: several pairs share one machine, and a Kemari guest stands
+still for each answer, to a repeated request too."""
 
 LINES_KEPT: Final = 20_000
 
