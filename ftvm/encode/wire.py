@@ -67,6 +67,8 @@ from ftvm.encode.messages import (
     Message,
     Ping,
     Pong,
+    Prepare,
+    Prepared,
     Refuse,
     Sequenced,
     SessionId,
@@ -400,6 +402,30 @@ def _unpack_pong(fields: Header, frames: Frames, _: Limits) -> Pong:
     return Pong(number=read_number(number, "pong"))
 
 
+def _pack_prepare(message: Prepare) -> tuple[Header, list[Buffer]]:
+    return [message.epoch], []
+
+
+def _unpack_prepare(fields: Header, frames: Frames, _: Limits) -> Prepare:
+    (epoch,) = read_fields(fields, 1, "prepare")
+    _no_frames(frames)
+    return Prepare(epoch=read_number(epoch, "epoch"))
+
+
+def _pack_prepared(message: Prepared) -> tuple[Header, list[Buffer]]:
+    return [message.epoch, message.engine, message.error[:TEXT_CHARS_MAX]], []
+
+
+def _unpack_prepared(fields: Header, frames: Frames, _: Limits) -> Prepared:
+    epoch, engine, error = read_fields(fields, 3, "prepared")
+    _no_frames(frames)
+    return Prepared(
+        epoch=read_number(epoch, "epoch"),
+        engine=read_identity(engine, "engine"),
+        error=read_text(error, "error"),
+    )
+
+
 def _pack_leave(message: Leave) -> tuple[Header, list[Buffer]]:
     return [message.reason[:TEXT_CHARS_MAX]], []
 
@@ -426,6 +452,8 @@ _PACK: Final[dict[type, tuple[int, Callable[[Any], tuple[Header, list[Buffer]]]]
     Pong: (8, _pack_pong),
     Leave: (9, _pack_leave),
     Log: (10, _pack_log),
+    Prepare: (11, _pack_prepare),
+    Prepared: (12, _pack_prepared),
 }
 
 _UNPACK: Final[dict[int, Callable[[Header, Frames, Limits], Message]]] = {
@@ -439,6 +467,8 @@ _UNPACK: Final[dict[int, Callable[[Header, Frames, Limits], Message]]] = {
     8: _unpack_pong,
     9: _unpack_leave,
     10: _unpack_log,
+    11: _unpack_prepare,
+    12: _unpack_prepared,
 }
 
 

@@ -7,12 +7,14 @@ that turning one fault off leaves the others as they were.
 
 import random
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ftvm.checkpoint import Output
 from ftvm.config import Limits, Timing
 from ftvm.engines.names import ENGINES, EXECUTING
 from ftvm.engines.remus import Remus
+from ftvm.errors import LocalProtocolError
 from ftvm.events import Event, RoleChanged
 from ftvm.interfaces import Engine, Record
 from ftvm.protocol.active import Active
@@ -25,6 +27,7 @@ from ftvm.sim.checkers import ActiveChecker, OutputChecker, RecordChecker, State
 from ftvm.sim.guest import SimGuest
 from ftvm.sim.network import LinkFaults, SimNetwork
 from ftvm.sim.timeline import NodeClock, Timeline
+from ftvm.units import Nanos
 
 __all__ = ["Node", "SimWorld", "World"]
 
@@ -132,7 +135,11 @@ class Node:
 
     def release(self, output: Output) -> None:
         """Let an output leave a little later: a stop or crash may come between the decision and the wire."""
-        replica = self.driver.replica.core.id
+        steps = self.driver.replica.steps
+        tenure = (
+            steps.began_at if isinstance(steps, Active) else None
+        )  # a replica may be active again after a switchover
+        replica = f"{self.driver.replica.core.id} since {tenure}"
         at = self.world.timeline.now + self.world.chances["release"].randrange(2 * MS)
         self._leaves_at = max(at, self._leaves_at)
         self.world.timeline.after(self._leaves_at - self.world.timeline.now, lambda: self._leave(replica, output))
@@ -185,6 +192,11 @@ class Node:
             fingerprint = self.guest.fingerprint()
             if not before.committed.log:  # a replay has moved the state on; then the outputs tell whether it is right
                 self.world.states.runs_from(session.active, before.committed.epoch or 0, fingerprint)
+        if isinstance(steps, Standby) and isinstance(before, Active):
+            # After a switchover the old active stands by with its last epoch, which the new one never cut.
+            epoch, fingerprint = steps.committed.epoch or 0, self.guest.fingerprint()
+            self.world.states.runs_from(self.driver.replica.core.id, epoch, fingerprint)
+            self.world.states.was_cut(steps.opening.session.active, epoch, fingerprint)
         if self.driver.failure is not None and not self.is_dead:
             raise Violation("liveness", f"{self.name} failed: {self.driver.failure}")
 
@@ -208,6 +220,7 @@ class Plan:
     pauses: bool
     cuts: bool
     arbiter: bool
+    switches: bool
 
 
 class World:
@@ -219,7 +232,9 @@ class World:
         self._traces = trace
         self.told: Counter[str] = Counter()
         self.timeline = Timeline()
-        self.chances = {kind: self.chance(kind) for kind in ("release", "input", "fault", "crash", "pause", "cut")}
+        self.chances = {
+            kind: self.chance(kind) for kind in ("release", "input", "fault", "crash", "pause", "cut", "switch")
+        }
         self.plan = self._draw()
         self.faults = LinkFaults()
         self.arbiter_faults = ArbiterFaults()
@@ -294,6 +309,7 @@ class World:
             pauses=draw.random() < 0.67,
             cuts=draw.random() < 0.67,
             arbiter=draw.random() < 0.67,
+            switches=draw.random() < 0.67,
         )
 
     def _be_bad(self) -> None:
@@ -311,10 +327,15 @@ class World:
         self.arbiter_faults.lost_request = self.arbiter_faults.lost_answer = 0.0
         self.arbiter_faults.is_down = False
         self.arbiter_faults.delay_ns = MS
-        self.plan = replace(self.plan, crashes=False, pauses=False, cuts=False, arbiter=False)
+        self.plan = replace(self.plan, crashes=False, pauses=False, cuts=False, arbiter=False, switches=False)
 
     def _plan_faults(self) -> None:
-        for kind, act in (("crash", self._crash_one), ("pause", self._pause_one), ("cut", self._cut_link)):
+        for kind, act in (
+            ("crash", self._crash_one),
+            ("pause", self._pause_one),
+            ("cut", self._cut_link),
+            ("switch", self._switch_over),
+        ):
             self.timeline.after(self.chances[kind].randrange(SECOND), act)
         self.timeline.after(self.chances["fault"].randrange(SECOND), self._arbiter_down)
 
@@ -342,6 +363,20 @@ class World:
     def _boot(self, address: str, peer: str, *, starts: bool) -> Node:
         self.incarnations[address] += 1
         return Node(self, address, peer, self.incarnations[address], starts)
+
+    def _switch_over(self) -> None:
+        """Ask whoever is active to hand the guest over; without a standby it refuses."""
+        if not self.plan.switches:
+            return
+        chance = self.chances["switch"]
+        limit_ns = Nanos(chance.choice([30 * MS, 300 * MS, 3000 * MS]))
+        for node in self.nodes.values():
+            if node.role is Role.ACTIVE and not node.is_dead and self.timeline.now >= node.paused_until:
+                with suppress(LocalProtocolError):
+                    node.driver.begin_switchover(limit_ns)
+                    self.trace(f"SWITCH {node.name} within {limit_ns / MS} ms")
+                    node.wake()
+        self.timeline.after(chance.randrange(100 * MS, 2000 * MS), self._switch_over)
 
     def _pause_one(self) -> None:
         if not self.plan.pauses:
