@@ -10,6 +10,7 @@ from ftvm.units import Nanos
 
 __all__ = [
     "ArbiterTrouble",
+    "AttendantFailed",
     "Committed",
     "ConnectionRefused",
     "CopyProgress",
@@ -128,7 +129,7 @@ class SwitchedAway(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwitchedHere(Event):
-    """The guest goes on at this host, as planned. `wait_ns` is from when it was loaded until the arbiter's word came."""
+    """The guest goes on at this host, as planned. `wait_ns`: loaded until the arbiter's word came."""
 
     generation: int
     epoch: int
@@ -200,4 +201,13 @@ class ArbiterTrouble(Event):
 class HostFailed(Event):
     """This host cannot go on: the guest or its adapter failed here."""
 
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttendantFailed(Event):
+    """What served an operator on this host, its control socket or its metrics, failed and was closed; the guest goes
+    on."""
+
+    name: str
     error: str
