@@ -10,6 +10,7 @@ from ftvm.cli.exits import run_command
 __all__ = ["main"]
 
 _COMMANDS: Final = {
+    "chaos": "Break a real pair in every way there is, and check that nothing was lost.",
     "ctl": "Tell a running host what to do: another engine, switch over, stop.",
     "demo": "A live failover on this machine: kill the primary, the guest lives on.",
     "init": "Create or vacate the arbiter's record of a guest.",

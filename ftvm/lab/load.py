@@ -53,7 +53,7 @@ class _Outstanding:
     """When it was sent first; until then, when it is to be."""
     send_at: Nanos
     retry_ns: int = RETRY_NS_FIRST
-    was_sent: bool = False
+    sends: int = 0
 
 
 class Load:
@@ -90,20 +90,18 @@ class Load:
 
     def oldest_wait_ns(self, now: Nanos) -> int:
         """Return how long the oldest request has been waiting for its answer."""
-        return max(
-            (now - waiting.invoked_at for waiting in self._outstanding if waiting and waiting.was_sent), default=0
-        )
+        return max((now - waiting.invoked_at for waiting in self._outstanding if waiting and waiting.sends), default=0)
 
     def due(self, now: Nanos) -> list[bytes]:
         """Return the requests to send now, new ones and those that were not answered in time."""
         return [self._send(waiting, now) for waiting in self._outstanding if waiting and waiting.send_at <= now]
 
     def _send(self, waiting: _Outstanding, now: Nanos) -> bytes:
-        if waiting.was_sent:
+        if waiting.sends:
             self.counters.retransmissions += 1
         else:
-            waiting.was_sent = True
             waiting.invoked_at = now
+        waiting.sends += 1
         waiting.send_at = Nanos(now + waiting.retry_ns)
         waiting.retry_ns = min(2 * waiting.retry_ns, RETRY_NS_MAX)
         return waiting.request.encode()
@@ -148,7 +146,7 @@ class Load:
     def history(self) -> list[Call]:
         """Return all calls, those still without an answer included."""
         answered = [call for calls in self._calls for call in calls]
-        return answered + [_call(waiting, None, None) for waiting in self._outstanding if waiting and waiting.was_sent]
+        return answered + [_call(waiting, None, None) for waiting in self._outstanding if waiting and waiting.sends]
 
     def _record(self, client: int, call: Call) -> None:
         self._calls[client].append(call)
@@ -188,4 +186,5 @@ def _call(waiting: _Outstanding, returned_at: Nanos | None, reply: Reply | None)
         invoked_at=waiting.invoked_at,
         returned_at=returned_at,
         replies=() if reply is None else (reply,),
+        sends=waiting.sends,
     )

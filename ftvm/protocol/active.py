@@ -30,6 +30,7 @@ from ftvm.protocol.core import Core, RoleEvent
 from ftvm.protocol.effects import Announce, CollectRound, CopyMore, Cut, EndSession, Forget, Release, StartCopy
 from ftvm.protocol.link import LINKS, SHIPPING, LinkEvent, LinkState
 from ftvm.protocol.output import Gate, standbys_in_force
+from ftvm.protocol.patience import Patience
 from ftvm.protocol.record import add, drop
 from ftvm.protocol.session import Session, batches_of
 from ftvm.protocol.suspicion import Watch
@@ -40,6 +41,12 @@ __all__ = ["COPY_PATIENCE", "Active"]
 COPY_PATIENCE: Final = 4
 """How many limits of silence are tolerated before the first epoch is acknowledged: the standby may be busy with it."""
 
+
+PROGRESS_PATIENCE: Final = 120
+"""So many limits a standby that is heard may make no progress: longer, and it could hold outputs for ever."""
+
+JOINS_TOLERATED: Final = 3
+"""So many sessions of one key may come to nothing; with each further one it waits longer for the next."""
 
 REFUSALS_TOLD_MAX: Final = 64
 """So many different reasons for a refusal are told, each once: a flood of JOINs must not become a flood of events."""
@@ -65,6 +72,7 @@ class Active:
     _is_held_by_hint: bool = False
     _released_then: int = 0
     _refusals: set[str] = field(default_factory=set, repr=False)
+    _patience: Patience = field(init=False, repr=False)
     _untold: deque[Output] = field(default_factory=deque, repr=False)
     _unshipped: list[LogRecord] = field(default_factory=list, repr=False)
     _epoch_ns: int = 0
@@ -74,6 +82,8 @@ class Active:
     def __post_init__(self) -> None:
         # The clock's origin is arbitrary: no timer may start at 0.
         self.last_cut_at = self._ping_at = self._poll_at = self.began_at
+        limit_ns = self.core.settings.timing.primary_limit_ns
+        self._patience = Patience(JOINS_TOLERATED, Nanos(2 * limit_ns), Nanos(60 * limit_ns))
 
     # --- guest -----------------------------------------------------------------------------------------------------
 
@@ -270,6 +280,7 @@ class Active:
         except RemoteProtocolError as wrong:
             error = f"{type(wrong).__name__}: {wrong}"
             self.core.tell(PeerMisbehaved(at=now, guest_id=self.core.settings.guest_id, peer=peer, error=error))
+            self._patience.strike(key or peer, now)
             self.leave(error, now)
 
     def _take(self, session: Session, message: Message, now: Nanos) -> None:
@@ -311,6 +322,9 @@ class Active:
             self._welcome(session)
             return
         reason, is_final = self._why_not(envelope.sender, join)
+        ignored_ns = self._patience.ignored_ns(key or peer, now)
+        if reason is None and ignored_ns:
+            reason = "sessions with this host came to nothing again and again: it has to wait for the next"
         if reason is None:
             self._open(peer, key, envelope.sender, join, now)
             return
@@ -346,6 +360,7 @@ class Active:
             staging_bytes=min(settings.limits.staging_bytes, join.staging_bytes),
             outbox=Outbox(window=settings.limits.batches_in_flight, repeat_ns=Nanos(4 * settings.timing.heartbeat_ns)),
             watch=Watch(settings.timing.primary_limit_ns, now, patience=COPY_PATIENCE),
+            opened_at=now,
             shipped_next=self.gate.released + 1,
         )
         self.plan = CopyPlan()
@@ -378,6 +393,8 @@ class Active:
         if session.has_answered:
             # One that never answered may never have heard its welcome: its id was of no use yet, and may ask again.
             self.core.retired.append(session.standby)
+        else:
+            self._patience.strike(session.key or session.peer, now)
         self.plan = None
         self._unshipped.clear()
         self.core.tell(SessionEnded(at=now, guest_id=self.core.settings.guest_id, reason=reason))
@@ -408,6 +425,7 @@ class Active:
         match self.link:
             case LinkState.ADDING if session is not None:
                 self._move(LinkEvent.IN_FORCE)
+                self._patience.forgive(session.key or session.peer)
                 self.core.tell(
                     Protected(at=now, guest_id=guest_id, generation=known.generation, standby=session.standby)
                 )
@@ -448,6 +466,10 @@ class Active:
                 Suspected(at=now, guest_id=self.core.settings.guest_id, silence_ns=silence_ns, limit_ns=limit_ns)
             )
             self._lose(f"the standby was silent for {silence_ns / 1e6:.0f} ms", now)
+            return
+        if session.stuck_ns(now) >= PROGRESS_PATIENCE * timing.primary_limit_ns:
+            self._patience.strike(session.key or session.peer, now)
+            self.leave(f"the standby made no progress for {session.stuck_ns(now) / 1e9:.0f} s, though it is heard", now)
             return
         if now >= self._ping_at:
             self._ping_at = Nanos(now + timing.heartbeat_ns)

@@ -32,6 +32,7 @@ from ftvm.runtime.follow import Follower, replay
 from ftvm.runtime.packing import Packer
 from ftvm.runtime.sink import NumberingSink
 from ftvm.runtime.status import Counters, Status, percentiles
+from ftvm.runtime.stored import StoredMemory
 from ftvm.units import Nanos, nanos_to_millis
 
 __all__ = ["Driver", "SendFrames"]
@@ -74,7 +75,7 @@ class Driver:
         self._hands = Hands(guest, memory, settings.limits)
         self._packer = Packer(settings.limits, clock)
         self._follower: Follower | None = None
-        committed = Committed(self._memory, settings.limits)
+        committed = Committed(StoredMemory(self._memory, guest.memory), settings.limits)
         self._counters = Counters()
         self._is_running = False
         self._is_stalled = False

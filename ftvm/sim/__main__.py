@@ -26,7 +26,7 @@ def main() -> int:
     violations: list[dict[str, object]] = []
     events = takeovers = 0
     for seed in range(options.start, options.start + options.seeds):
-        world = World(seed, engine=engine_named(options.engine, INTERVAL), trace=options.trace)
+        world = World(seed, engine=engine_named(options.engine, INTERVAL), traces=options.trace)
         try:
             world.run()
         except FtvmError as wrong:
@@ -34,7 +34,7 @@ def main() -> int:
             violations.append({"seed": seed, "invariant": name, "event": world.timeline.events, "what": str(wrong)})
         if options.trace:
             print("\n".join(world.lines))
-        told.update(world.told)
+        told.update(world.ledger.by_kind())
         events += world.timeline.events
         takeovers += world.records.takeovers
     print(
@@ -44,7 +44,7 @@ def main() -> int:
                 "engine": options.engine,
                 "events": events,
                 "takeovers": takeovers,
-                "faults": {kind: told[kind] for kind in ("crashes", "pauses", "cuts")},
+                "faults": dict(sorted(told.items())),
                 "violations": violations,
             }
         )
