@@ -19,6 +19,7 @@ _COMMANDS: Final = {
     "primary": "Run a guest on this host and protect it.",
     "status": "Tell how the guests of this machine fare.",
     "standby": "Stand by for a guest, and take over when its host dies.",
+    "top": "Watch the guests of this machine.",
     "version": "Print the version.",
 }
 

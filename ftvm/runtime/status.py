@@ -88,6 +88,11 @@ class Status:
     bytes_raw: int
     failure: str | None
 
+    @property
+    def is_protected(self) -> bool:
+        """Whether the guest runs here and a standby is in the record."""
+        return self.role == "active" and self.standby is not None
+
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain values, for JSON."""
         return asdict(self)
