@@ -227,7 +227,7 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
         _mutant(
             "forget_pending_outputs",
             "a takeover emits nothing again",
-            Edit(f"{_COMMITTED}.commit", "self.outputs = deque(pending)", "self.outputs = deque()"),
+            Edit(f"{_COMMITTED}.commit", "self._become(checkpoint, pending)", "self._become(checkpoint, ())"),
         ),
         _mutant(
             "forget_outputs_that_are_only_acknowledged",
