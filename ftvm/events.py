@@ -25,6 +25,7 @@ __all__ = [
     "Solo",
     "Suspected",
     "TookOver",
+    "TransportTrouble",
 ]
 
 
@@ -153,6 +154,13 @@ class PeerMisbehaved(Event):
     ended."""
 
     peer: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransportTrouble(Event):
+    """A message could not be sent; it counts as lost. Each error is told once."""
+
     error: str
 
 
