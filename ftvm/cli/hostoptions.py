@@ -1,8 +1,8 @@
 """The options that `ftvm primary` and `ftvm standby` share, and what they build: a guest, a world, keys."""
 
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -16,9 +16,12 @@ from ftvm.guests.datagram import DatagramWorld, cable_ends, mac_bytes
 from ftvm.guests.riscv.guest import RiscvGuest
 from ftvm.guests.riscv.programs import SUMMARIES, read_program
 from ftvm.interfaces import Engine, World
+from ftvm.runtime.attend import Attendant
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.protection import HostOptions
 from ftvm.runtime.world import CallbackWorld
+from ftvm.service.control import ControlSocket
+from ftvm.service.places import control_folder, own_endpoint, prepare_folder
 from ftvm.transport.keys import Keys, load_keys
 from ftvm.units import Nanos, seconds_to_nanos
 
@@ -70,6 +73,11 @@ _OPTIONS: Final = (
     click.option(
         "--silence", default=300.0, show_default=True, metavar="MS", help="Silence after which a standby suspects."
     ),
+    click.option(
+        "--control",
+        metavar="ipc:///PATH",
+        help="Where `ftvm status` and `ftvm ctl` reach this host, or `none`.  [default: a place of the user]",
+    ),
     click.option("--json", "is_json", is_flag=True, help="Print events and status as JSON lines on stdout."),
 )
 
@@ -93,6 +101,7 @@ class HostArguments:
     engine_name: str
     heartbeat: float
     silence: float
+    control: str | None
     is_json: bool
 
     def engine(self) -> Engine:
@@ -138,8 +147,21 @@ class HostArguments:
         local, remote = cable_ends(self.nic)
         return DatagramWorld(local, remote, mac=self.mac, console=write)
 
-    def options(self) -> HostOptions:
-        """Build what `protect` and `Standby` take; a world among it, whose sockets are open from then on."""
+    @contextmanager
+    def opened(self, *, boots: bool) -> Iterator[tuple[RiscvGuest, HostOptions]]:
+        """Build all that `protect` and `Standby` take, and close what of it is open at the end; all or nothing."""
+        with ExitStack() as stack:
+            options = self._plain_options()
+            guest = self.guest(boots=boots)
+            stack.callback(guest.close)
+            world = self.world()
+            stack.callback(world.close)
+            attendants = self.attendants()
+            for attendant in attendants:
+                stack.callback(attendant.close)
+            yield guest, {**options, "world": world, "attendants": attendants}
+
+    def _plain_options(self) -> HostOptions:
         timing = Timing(
             heartbeat_ns=_millis_to_nanos(self.heartbeat, "--heartbeat"),
             backup_limit_ns=_millis_to_nanos(self.silence, "--silence"),
@@ -150,8 +172,17 @@ class HostArguments:
             "engine": self.engine(),
             "guest_id": self.guest_id,
             "timing": timing,
-            "world": self.world(),
         }
+
+    def attendants(self) -> tuple[Attendant, ...]:
+        """Open what serves an operator: the control socket."""
+        if self.control == "none":
+            return ()
+        if self.control is not None:
+            return (ControlSocket(self.control),)
+        folder = control_folder()
+        prepare_folder(folder)
+        return (ControlSocket(own_endpoint(folder, self.guest_id)),)
 
     def _image(self) -> bytes:
         if self.program in SUMMARIES:

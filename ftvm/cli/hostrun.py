@@ -4,6 +4,7 @@ from typing import Final
 
 from ftvm.cli.exits import Stopped, stop_on_signals
 from ftvm.cli.report import JsonReport, Report, TextReport
+from ftvm.errors import ClosedError
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.protection import Protection, Standby
 from ftvm.units import nanos_to_seconds
@@ -20,7 +21,8 @@ def make_report(is_json: bool) -> Report:
 
 
 def run_until_stopped(host: Protection | Standby, report: Report) -> None:
-    """Report events and status until a signal comes, which is the normal end, or the host fails, which raises."""
+    """Report events and status until a signal or an operator's `ftvm ctl stop` comes, which is the normal end, or the
+    host fails, which raises."""
     clock = MonotonicClock()
     told_at = clock.now()
     try:
@@ -32,7 +34,7 @@ def run_until_stopped(host: Protection | Standby, report: Report) -> None:
             if nanos_to_seconds(clock.now() - told_at) >= _STATUS_SECONDS:  # events come far more often
                 told_at = clock.now()
                 report.status(host.status())
-    except Stopped:
+    except (Stopped, ClosedError):
         return
     finally:
         report.close()

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from ftvm.events import (
     ArbiterTrouble,
+    AttendantFailed,
     Committed,
     ConnectionRefused,
     CopyProgress,
@@ -160,6 +161,8 @@ def describe(event: Event) -> str:
             return f"peer {event.peer} misbehaved: {event.error}"
         case ArbiterTrouble():
             return f"arbiter: {event.error}"
+        case AttendantFailed():
+            return f"the {event.name} failed and was closed; the guest goes on: {event.error}"
         case HostFailed():
             return f"failed: {event.error}"
         case _:

@@ -91,6 +91,7 @@ class Stage:
             "--mac": GUEST_MAC,
             "--interval": f"{commands.interval_ms:g}",
             "--engine": commands.engine,
+            "--control": f"ipc://{self.folder / host}.sock",
         }
         if commands.latency_ms is not None:
             options["--latency"] = f"{commands.latency_ms:g}"

@@ -1,7 +1,7 @@
 """One transport and the guests that are replicated over it: decodes, finds the guest, steps every driver.
 
 A message that does not decode, or is for no guest here, is its sender's failure: it is counted and reported, never
-raised.
+raised. Who keeps sending such messages is not listened to for a while, each time for longer.
 """
 
 from collections import Counter
@@ -16,14 +16,18 @@ from ftvm.errors import FtvmError, RemoteProtocolError, VersionMismatch
 from ftvm.events import ConnectionRefused, Event, PeerMisbehaved
 from ftvm.interfaces import Delivery, Lane, Transport
 from ftvm.protocol.core import Role
+from ftvm.protocol.patience import Patience
 from ftvm.protocol.record import NO_RECORD
 from ftvm.runtime.driver import Driver
 from ftvm.units import Nanos
 
 __all__ = ["Endpoint"]
 
-_REPORTS_PER_PEER_MAX = 16
-"""So many misdeeds of one peer are reported; the rest are only counted."""
+_MISDEEDS_TOLERATED = 16
+"""So many misdeeds of one key are reported one by one; with each further one it is ignored for a while."""
+
+_IGNORED_NS_FIRST = Nanos(1_000_000_000)
+_IGNORED_NS_LONGEST = Nanos(60_000_000_000)
 
 _PEERS_COUNTED_MAX = 1024
 
@@ -35,10 +39,15 @@ class _OnItsWay:
 
 
 class Endpoint:
-    """Steps all drivers of one transport. `misdeeds` counts what each peer sent that was no message for us."""
+    """Steps all drivers of one transport.
+
+    `misdeeds` counts what each peer sent that was no message for us, `ignored` what came while it was not listened to.
+    """
 
     def __init__(self, transport: Transport, limits: Limits, on_event: Callable[[Event], None]) -> None:
         self.misdeeds: Counter[str] = Counter()
+        self.ignored = 0
+        self._patience = Patience(_MISDEEDS_TOLERATED, _IGNORED_NS_FIRST, _IGNORED_NS_LONGEST)
         self._refusals: set[str] = set()
         self._transport = transport
         self._limits = limits
@@ -92,6 +101,9 @@ class Endpoint:
         return tuple(fd for driver in self._drivers.values() for fd in driver.fds())
 
     def _take(self, delivery: Delivery, now: Nanos) -> None:
+        if self._patience.ignored_ns(delivery.key or delivery.peer, now):
+            self.ignored += 1
+            return
         try:
             sealed = read_header(delivery.frames, self._limits)
             envelope = sealed.envelope
@@ -120,13 +132,13 @@ class Endpoint:
     def _report(self, delivery: Delivery, wrong: RemoteProtocolError, now: Nanos) -> None:
         """Report a peer's misdeed, and tell a peer of another version so, in ours: it then sees that ours differs."""
         peer = delivery.peer
-        if peer not in self.misdeeds and len(self.misdeeds) >= _PEERS_COUNTED_MAX:
-            return
-        self.misdeeds[peer] += 1
-        if self.misdeeds[peer] > _REPORTS_PER_PEER_MAX:
-            return
+        ignored_ns = self._patience.strike(delivery.key or peer, now)
+        if peer in self.misdeeds or len(self.misdeeds) < _PEERS_COUNTED_MAX:
+            self.misdeeds[peer] += 1
+        error = f"{type(wrong).__name__}: {wrong}"
+        if ignored_ns:
+            error += f"; it is not listened to for {ignored_ns / 1e9:.0f} s"
         for guest_id, driver in self._drivers.items():
-            error = f"{type(wrong).__name__}: {wrong}"
             self._on_event(PeerMisbehaved(at=now, guest_id=guest_id, peer=peer, error=error))
             if not isinstance(wrong, VersionMismatch):
                 continue

@@ -24,9 +24,9 @@ def main() -> int:
     options = parser.parse_args()
     told: Counter[str] = Counter()
     violations: list[dict[str, object]] = []
-    events = takeovers = 0
+    events = takeovers = switchovers = 0
     for seed in range(options.start, options.start + options.seeds):
-        world = World(seed, engine=engine_named(options.engine, INTERVAL), trace=options.trace)
+        world = World(seed, engine=engine_named(options.engine, INTERVAL), traces=options.trace)
         try:
             world.run()
         except FtvmError as wrong:
@@ -34,9 +34,10 @@ def main() -> int:
             violations.append({"seed": seed, "invariant": name, "event": world.timeline.events, "what": str(wrong)})
         if options.trace:
             print("\n".join(world.lines))
-        told.update(world.told)
+        told.update(world.ledger.by_kind())
         events += world.timeline.events
         takeovers += world.records.takeovers
+        switchovers += world.records.switchovers
     print(
         json.dumps(
             {
@@ -44,7 +45,8 @@ def main() -> int:
                 "engine": options.engine,
                 "events": events,
                 "takeovers": takeovers,
-                "faults": {kind: told[kind] for kind in ("crashes", "pauses", "cuts")},
+                "switchovers": switchovers,
+                "faults": dict(sorted(told.items())),
                 "violations": violations,
             }
         )
