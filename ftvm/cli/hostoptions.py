@@ -20,7 +20,7 @@ from ftvm.guests.riscv.elf import parse_elf
 from ftvm.guests.riscv.guest import RiscvGuest
 from ftvm.guests.riscv.machine import RAM_BASE
 from ftvm.guests.riscv.programs import SUMMARIES, read_program
-from ftvm.interfaces import Engine, World
+from ftvm.interfaces import Engine, Guest, World
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.protection import HostOptions, check_guest_id
 from ftvm.runtime.world import CallbackWorld
@@ -168,7 +168,7 @@ class HostArguments:
             return None
         return load_keys(self.key_file, self.allow, named)
 
-    def guest(self, *, boots: bool) -> RiscvGuest:
+    def guest(self, *, boots: bool) -> Guest:
         """Build the machine: with its program for a primary, blank for a standby."""
         return RiscvGuest(
             self.image() if boots else None,
@@ -192,7 +192,7 @@ class HostArguments:
         return DatagramWorld(local, remote, mac=self.mac, console=write)
 
     @contextmanager
-    def opened(self, *, boots: bool) -> Iterator[tuple[RiscvGuest, HostOptions]]:
+    def opened(self, *, boots: bool) -> Iterator[tuple[Guest, HostOptions]]:
         """Build all that `protect` and `Standby` take, and close what of it is open at the end; all or nothing."""
         self.check()
         with ExitStack() as stack:
@@ -253,6 +253,8 @@ def _check_arbiter(arguments: HostArguments) -> None:
 
 
 def _check_program(arguments: HostArguments) -> None:
+    if not arguments.program:
+        return  # another kind of guest
     image = arguments.image()
     with suppress(ConfigError):  # a wrong size is told of with --memory
         parse_elf(image, ram_base=RAM_BASE, ram_bytes=parse_memory(arguments.memory))

@@ -1,6 +1,7 @@
 """`ftvm qemu`: protect a stock QEMU; stand by for one."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import click
@@ -8,6 +9,7 @@ import click
 from ftvm.cli.hostoptions import HostArguments, any_host_options, parse_memory
 from ftvm.cli.hostrun import make_report, run_until_stopped
 from ftvm.errors import ConfigError
+from ftvm.interfaces import Guest
 from ftvm.runtime.protection import Standby, protect
 
 __all__ = ["qemu"]
@@ -37,7 +39,7 @@ def _qemu_options(command: F) -> F:
 
 
 _OPTIONS: Final = (
-    click.option("--qemu", "program", default="qemu-system-x86_64", show_default=True, help="The QEMU to run."),
+    click.option("--qemu", default="qemu-system-x86_64", show_default=True, help="The QEMU to run."),
     click.option("--accel", default="tcg", show_default=True, help="How QEMU runs the guest; only tcg is tested."),
     click.option(
         "--tracker",
@@ -50,6 +52,31 @@ _OPTIONS: Final = (
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QemuArguments(HostArguments):
+    """The options of a host that runs QEMU."""
+
+    qemu: str
+    accel: str
+    tracker: str
+    arguments: tuple[str, ...]
+
+    def guest(self, *, boots: bool) -> Guest:
+        """Start QEMU, paused; it waits for a state unless it `boots`."""
+        try:
+            from ftvm.guests.qemu import QemuGuest, QemuMachine
+        except ImportError as wrong:
+            raise ConfigError(f"`ftvm qemu` needs the package {wrong.name}: pip install 'ftvm[qemu]'") from wrong
+        machine = QemuMachine(
+            memory_bytes=parse_memory(self.memory),
+            arguments=self.arguments,
+            mac=self.mac if self.nic is not None else None,
+            accel=self.accel,
+            program=self.qemu,
+        )
+        return QemuGuest(machine, boots=boots, tracker=self.tracker)
+
+
 @qemu.command()
 @_qemu_options
 @click.option("--create", is_flag=True, help="Create the arbiter's record if there is none (else run `ftvm init`).")
@@ -58,18 +85,11 @@ def run(create: bool, **given: Any) -> None:
 
     As `ftvm primary` does the built-in machine; QEMU's own arguments stand behind the --.
     """
-    host, guest_of = _take(given)
-    options = host.options()
-    report = make_report(host.is_json)
-    with protect(
-        guest_of(boots=True),
-        listen=host.listen,
-        peers=host.peer_endpoints(),
-        arbiter=host.arbiter,
-        create=create,
-        **options,
-    ) as protection:
-        run_until_stopped(protection, report)
+    arguments = QemuArguments(**given)
+    with arguments.opened(boots=True) as (guest, options):
+        report = make_report(arguments.is_json, arguments.log_format)
+        with protect(guest, create=create, **arguments.addresses(), **options) as protection:
+            run_until_stopped(protection, report)
 
 
 @qemu.command()
@@ -79,34 +99,8 @@ def standby(**given: Any) -> None:
 
     As `ftvm standby` does for the built-in machine; QEMU's own arguments stand behind the --, as on the primary.
     """
-    host, guest_of = _take(given)
-    options = host.options()
-    report = make_report(host.is_json)
-    with Standby(
-        guest_of(boots=False), listen=host.listen, peers=host.peer_endpoints(), arbiter=host.arbiter, **options
-    ) as waiting:
-        run_until_stopped(waiting, report)
-
-
-def _take(given: dict[str, Any]) -> tuple[HostArguments, Callable[..., Any]]:
-    """Split what was given into the host's options and a way to make the guest."""
-    names = ("program", "accel", "tracker", "arguments")
-    own = {name: given.pop(name) for name in names}
-    host = HostArguments(**given)
-    machine_type, guest_type = _adapter()
-    machine = machine_type(
-        memory_bytes=parse_memory(host.memory),
-        arguments=own["arguments"],
-        mac=host.mac if host.nic is not None else None,
-        accel=own["accel"],
-        program=own["program"],
-    )
-    return host, lambda *, boots: guest_type(machine, boots=boots, tracker=own["tracker"])
-
-
-def _adapter() -> tuple[Any, Any]:
-    try:
-        from ftvm.guests.qemu import QemuGuest, QemuMachine
-    except ImportError as wrong:
-        raise ConfigError(f"`ftvm qemu` needs the package {wrong.name}: pip install 'ftvm[qemu]'") from wrong
-    return QemuMachine, QemuGuest
+    arguments = QemuArguments(**given)
+    with arguments.opened(boots=False) as (guest, options):
+        report = make_report(arguments.is_json, arguments.log_format)
+        with Standby(guest, **arguments.addresses(), **options) as host:
+            run_until_stopped(host, report)
