@@ -3,10 +3,10 @@
     python bench/qemu.py [--quick 1] [--json]
 
 For each size of guest, first one QEMU alone: stop, device state and cont bare; a full migration to a file, and savevm,
-the guest stopped meanwhile. Then, for each rate of checkpoints, two real host processes: the guest alone, the same guest
-protected, then its host killed. The guest is a stock Linux that writes eight bytes into each of 256 random pages ten
-times a second and computes in between: what it computes per second is what protection leaves it. Files are in memory
-(/dev/shm), so the peers pay for no disk. A full run takes some six minutes, --quick 1 about one.
+the guest stopped meanwhile. Then, for each rate of checkpoints, two real host processes: the guest alone, the same
+guest protected, then its host killed. The guest is a stock Linux that writes eight bytes into each of 256 random pages
+ten times a second and computes in between: what it computes per second is what protection leaves it. Files are in
+memory (/dev/shm), so the peers pay for no disk. A full run takes some six minutes, --quick 1 about one.
 """
 
 import argparse
@@ -23,6 +23,8 @@ from statistics import quantiles
 from typing import Final, TypeVar
 
 from common import Row, report
+
+sys.path.remove(str(Path(__file__).resolve().parent))  # this file would hide the package `qemu`
 
 from ftvm.errors import BrokenError
 from ftvm.guests.qemu import QemuGuest, QemuMachine
