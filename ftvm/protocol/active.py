@@ -33,7 +33,6 @@ from ftvm.events import (
     SessionEnded,
     Solo,
     Suspected,
-    SwitchedAway,
     SwitchFailed,
 )
 from ftvm.interfaces import EngineView, Lane
@@ -539,22 +538,12 @@ class Active:
             self.switchover.end(reason)
             self.core.tell(SwitchFailed(at=now, guest_id=self.core.settings.guest_id, reason=reason))
 
-    def _has_handed_over(self, switchover: Switchover, session: Session, now: Nanos) -> None:
-        known, paused_at = self.core.desk.known, switchover.paused_at or now
+    def _has_handed_over(self, session: Session) -> None:
+        known = self.core.desk.known
         self._move(LinkEvent.IN_FORCE)
         self.core.do(Forget(batches_of(session.outbox.clear())))
         # A last word in the old session: its record has the standby read the new one at once.
         self.core.send(session.peer, Lane.CONTROL, Ping(number=session.ping_number), session.id)
-        self.core.tell(
-            SwitchedAway(
-                at=now,
-                guest_id=self.core.settings.guest_id,
-                generation=known.generation,
-                epoch=self.epoch,
-                settle_ns=paused_at - switchover.asked_at,
-                pause_ns=now - paused_at,
-            )
-        )
         self.core.end_role(RoleEvent.SWITCHED_AWAY, f"SWITCH is in force: generation {known.generation}")
 
     # --- the record ------------------------------------------------------------------------------------------------
@@ -564,9 +553,8 @@ class Active:
         self._is_held_by_hint = False
         known = self.core.desk.known
         if known.active != self.core.id:
-            is_switched = self.link is LinkState.SWITCHING and known.standby == self.core.id
-            if is_switched and self.switchover is not None and self.session is not None:
-                self._has_handed_over(self.switchover, self.session, now)
+            if self.link is LinkState.SWITCHING and known.standby == self.core.id and self.session is not None:
+                self._has_handed_over(self.session)
                 return
             self._end_switchover(f"generation {known.generation} names {known.active} active", now)
             self.core.end_role(RoleEvent.DEPOSED, f"generation {known.generation} names {known.active} active")

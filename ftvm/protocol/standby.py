@@ -25,7 +25,16 @@ from ftvm.encode.messages import (
 )
 from ftvm.errors import BadFrame, InternalError, LimitExceeded, RemoteProtocolError
 from ftvm.events import Committed as CommittedEvent
-from ftvm.events import Diverged, HostFailed, PeerMisbehaved, SessionEnded, Suspected, SwitchedHere, TookOver
+from ftvm.events import (
+    Diverged,
+    HostFailed,
+    PeerMisbehaved,
+    SessionEnded,
+    Suspected,
+    SwitchedAway,
+    SwitchedHere,
+    TookOver,
+)
 from ftvm.interfaces import Lane, Record
 from ftvm.protocol.channel import Inbox
 from ftvm.protocol.commit import Committed
@@ -121,7 +130,7 @@ class Standby:
     def _heard(self, envelope: Envelope, now: Nanos) -> None:
         if self.switchover is not None and not self.switchover.is_over:
             self.watch.arm(now)
-            self.switchover.end(None)
+            self._tell_switched_away(self.switchover, now)
         self.watch.heard(now)
         self.core.desk.hint(envelope.record.generation, now)
         if self.claim.state is ClaimState.CHECKING:
@@ -291,6 +300,21 @@ class Standby:
         settings, epoch = self.core.settings, self.committed.epoch or 0
         prepared = Prepared(epoch=epoch, engine=settings.engine.name, error=error)
         self.core.send(self.opening.peer, Lane.CONTROL, prepared, self.opening.session)
+
+    def _tell_switched_away(self, switchover: Switchover, now: Nanos) -> None:
+        """Note that the new active is alive: the switchover is over."""
+        switchover.end(None)
+        paused_at = switchover.asked_at if switchover.paused_at is None else switchover.paused_at
+        self.core.tell(
+            SwitchedAway(
+                at=now,
+                guest_id=self.core.settings.guest_id,
+                generation=self.core.desk.known.generation,
+                epoch=self.committed.epoch or 0,
+                settle_ns=paused_at - switchover.asked_at,
+                pause_ns=now - paused_at,
+            )
+        )
 
     # --- taking over -----------------------------------------------------------------------------------------------
 
