@@ -119,7 +119,7 @@ class SwitchedAway(Event):
     """The guest goes on at what was the standby, as planned; this host is its standby now.
 
     settle_ns  from the wish to the pause, the guest running
-    pause_ns   from the pause until the new active was heard
+    pause_ns   from the pause until the arbiter's word was learned here
     """
 
     generation: int
