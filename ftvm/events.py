@@ -25,6 +25,9 @@ __all__ = [
     "SessionEnded",
     "Solo",
     "Suspected",
+    "SwitchFailed",
+    "SwitchedAway",
+    "SwitchedHere",
     "TookOver",
 ]
 
@@ -108,6 +111,36 @@ class TookOver(Event):
     arbiter_ns: int
     load_ns: int
     outputs_emitted_again: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwitchedAway(Event):
+    """The guest goes on at what was the standby, as planned; this host is its standby now.
+
+    settle_ns  from the wish to the pause, the guest running
+    pause_ns   from the pause until the arbiter's word was learned here
+    """
+
+    generation: int
+    epoch: int
+    settle_ns: int
+    pause_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwitchedHere(Event):
+    """The guest goes on at this host, as planned. `wait_ns`: loaded until the arbiter's word came."""
+
+    generation: int
+    epoch: int
+    wait_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwitchFailed(Event):
+    """A planned switchover came to nothing, and why; the guest goes on where it was."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,10 @@ from ftvm.cli.logreport import LogReport
 from ftvm.cli.report import JsonReport, Report, TextReport
 from ftvm.errors import ClosedError
 from ftvm.events import Event
+from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.protection import Protection, Standby
 from ftvm.runtime.status import Status
+from ftvm.units import nanos_to_seconds
 
 __all__ = ["make_report", "run_until_stopped"]
 
@@ -48,12 +50,17 @@ class Reports:
 def run_until_stopped(host: Protection | Standby, report: Report) -> None:
     """Report events and status until a signal or an operator's `ftvm ctl stop` comes, which is the normal end, or the
     host fails, which raises."""
+    clock = MonotonicClock()
+    told_at = clock.now()
     try:
+        report.status(host.status())
         while True:
             for event in host.events(_STATUS_SECONDS):
                 report.event(event)
-            report.status(host.status())
             host.check()
+            if nanos_to_seconds(clock.now() - told_at) >= _STATUS_SECONDS:  # events come far more often
+                told_at = clock.now()
+                report.status(host.status())
     except (Stopped, ClosedError):
         return
     finally:

@@ -21,6 +21,8 @@ __all__ = [
     "Message",
     "Ping",
     "Pong",
+    "Prepare",
+    "Prepared",
     "Refuse",
     "Sequenced",
     "SessionId",
@@ -141,6 +143,22 @@ class Pong:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Prepare:
+    """The active stands still at `epoch`: the standby is to load it, for a switchover that is not proposed yet."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """The standby's answer: it has loaded `epoch` and would protect the guest with `engine`; or why not, in `error`."""
+
+    epoch: int
+    engine: str
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Leave:
     """The sender ends the session, and why: a hint that shortens the other side's wait, no more."""
 
@@ -148,4 +166,4 @@ class Leave:
 
 
 Sequenced = Copy | EpochPart | Log
-Message = Join | Welcome | Refuse | Copy | EpochPart | Log | Ack | Ping | Pong | Leave
+Message = Join | Welcome | Refuse | Copy | EpochPart | Log | Ack | Ping | Pong | Prepare | Prepared | Leave

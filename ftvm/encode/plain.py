@@ -16,7 +16,7 @@ from ftvm.encode.fields import (
     read_number,
     read_text,
 )
-from ftvm.encode.messages import Ack, Join, Leave, Ping, Pong, Refuse, Welcome
+from ftvm.encode.messages import Ack, Join, Leave, Ping, Pong, Prepare, Prepared, Refuse, Welcome
 from ftvm.errors import BadFrame, ConfigError
 from ftvm.units import PageCount
 
@@ -116,6 +116,30 @@ def _unpack_pong(fields: Header, frames: Frames, _: Limits) -> Pong:
     return Pong(number=read_number(number, "pong"))
 
 
+def _pack_prepare(message: Prepare) -> Packed:
+    return [message.epoch], []
+
+
+def _unpack_prepare(fields: Header, frames: Frames, _: Limits) -> Prepare:
+    (epoch,) = read_fields(fields, 1, "prepare")
+    expect_no_frames(frames)
+    return Prepare(epoch=read_number(epoch, "epoch"))
+
+
+def _pack_prepared(message: Prepared) -> Packed:
+    return [message.epoch, message.engine, message.error[:TEXT_CHARS_MAX]], []
+
+
+def _unpack_prepared(fields: Header, frames: Frames, _: Limits) -> Prepared:
+    epoch, engine, error = read_fields(fields, 3, "prepared")
+    expect_no_frames(frames)
+    return Prepared(
+        epoch=read_number(epoch, "epoch"),
+        engine=read_identity(engine, "engine"),
+        error=read_text(error, "error"),
+    )
+
+
 def _pack_leave(message: Leave) -> Packed:
     return [message.reason[:TEXT_CHARS_MAX]], []
 
@@ -134,4 +158,6 @@ PLAIN_MESSAGES: Final = (
     Codec(7, Ping, _pack_ping, _unpack_ping),
     Codec(8, Pong, _pack_pong, _unpack_pong),
     Codec(9, Leave, _pack_leave, _unpack_leave),
+    Codec(11, Prepare, _pack_prepare, _unpack_prepare),
+    Codec(12, Prepared, _pack_prepared, _unpack_prepared),
 )

@@ -27,7 +27,7 @@ from ftvm.errors import FtvmError
 from ftvm.guests.datagram import DatagramPort, cable_ends, mac_bytes
 from ftvm.lab.history import Verdict, check
 from ftvm.lab.kv import KV_PORT
-from ftvm.lab.load import PACE_NS, Load
+from ftvm.lab.load import PACE_NS, PATIENCE_NS, Load
 from ftvm.lab.station import Endpoint, Station
 from ftvm.units import Nanos, nanos_to_millis, nanos_to_seconds, seconds_to_nanos
 
@@ -122,7 +122,8 @@ class _Process:
         )
         now = _now()
         pace_ns = seconds_to_nanos(options.pace / 1000)
-        self._load = Load(now, seed=options.seed, clients=options.clients, pace_ns=pace_ns)
+        patience_ns = seconds_to_nanos(options.patience / 1000)
+        self._load = Load(now, seed=options.seed, clients=options.clients, pace_ns=pace_ns, patience_ns=patience_ns)
         self._client = Client(self._port, station, self._load)
         self._stop_at = None if options.seconds is None else now + seconds_to_nanos(options.seconds)
         self._audit_ends_at: int | None = None
@@ -216,6 +217,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     pace_ms = nanos_to_millis(PACE_NS)
     parser.add_argument("--pace", type=float, default=pace_ms, metavar="MS", help="between two requests of a client")
+    patience_ms = nanos_to_millis(PATIENCE_NS)
+    parser.add_argument(
+        "--patience", type=float, default=patience_ms, metavar="MS", help="between repetitions, at most"
+    )
     parser.add_argument("--seconds", type=float, help="work for so long, then judge")
     parser.add_argument("--driven", action="store_true", help="take commands from standard input")
     try:

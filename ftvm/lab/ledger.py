@@ -26,6 +26,7 @@ class HostFacts:
     name: str
     role: str = "down"
     replica: str = ""
+    engine: str = ""
     link: str = ""
     generation: int = 0
     standby: str | None = None
@@ -203,6 +204,7 @@ class Ledger:
 def _take_status(host: HostFacts, status: dict[str, Any]) -> None:
     host.role = status["role"]
     host.replica = status.get("replica_id", "")
+    host.engine = status.get("engine", "")
     host.link = status.get("link", "")
     host.generation = status["generation"]
     host.standby = status.get("standby") if host.is_active else None

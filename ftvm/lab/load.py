@@ -15,11 +15,12 @@ from ftvm.lab.history import Call
 from ftvm.lab.kv import VALUE_BYTES_MAX, Operation, Reply, Request, Status
 from ftvm.units import Nanos
 
-__all__ = ["PACE_NS", "Load", "LoadCounters"]
+__all__ = ["PACE_NS", "PATIENCE_NS", "Load", "LoadCounters"]
 
 RETRY_NS_FIRST: Final = 50_000_000
-RETRY_NS_MAX: Final = 100_000_000
-"""Doubling stops here: a client that waits longer would measure its own patience, not the takeover."""
+PATIENCE_NS: Final = 100_000_000
+"""Doubling stops here: a client that waits longer would measure its own patience, not the takeover. Where a guest may
+be slower than that for long, be more patient: each repetition costs it an answer."""
 
 PACE_NS: Final = 10_000_000
 """A client begins at most one request in so long: a solo guest answers at once, and would take a whole core."""
@@ -59,13 +60,23 @@ class _Outstanding:
 class Load:
     """The requests of several logical clients, and the history of their calls."""
 
-    def __init__(self, now: Nanos, *, seed: int, clients: int = 16, keys: int = 64, pace_ns: int = PACE_NS) -> None:
+    def __init__(
+        self,
+        now: Nanos,
+        *,
+        seed: int,
+        clients: int = 16,
+        keys: int = 64,
+        pace_ns: int = PACE_NS,
+        patience_ns: int = PATIENCE_NS,
+    ) -> None:
         if not 0 < clients <= CLIENTS_MAX:
             raise ConfigError(f"a load has 1 to {CLIENTS_MAX} clients, not {clients}")
         if keys < 1:
             raise ConfigError("a load needs at least one key")
         self.counters = LoadCounters()
         self._pace_ns = pace_ns
+        self._patience_ns = patience_ns
         self._random = random.Random(seed)
         # Names of this run only, so that a guest that served another run before is judged by this one alone.
         run = self._random.getrandbits(32)
@@ -103,7 +114,7 @@ class Load:
             waiting.invoked_at = now
         waiting.sends += 1
         waiting.send_at = Nanos(now + waiting.retry_ns)
-        waiting.retry_ns = min(2 * waiting.retry_ns, RETRY_NS_MAX)
+        waiting.retry_ns = min(2 * waiting.retry_ns, self._patience_ns)
         return waiting.request.encode()
 
     def on_reply(self, payload: bytes, now: Nanos) -> bool:

@@ -27,6 +27,7 @@ from ftvm.protocol.core import Role, Settings
 from ftvm.protocol.record import vacate
 from ftvm.protocol.replica import Replica
 from ftvm.protocol.standby import Standby
+from ftvm.protocol.switchover import Switchover
 from ftvm.runtime.capture import Captured, Hands
 from ftvm.runtime.follow import Follower, replay
 from ftvm.runtime.packing import Packer
@@ -144,6 +145,10 @@ class Driver:
     def _has_failed(self) -> bool:
         return self.failure is not None
 
+    def begin_switchover(self, limit_ns: Nanos) -> Switchover:
+        """Start to hand the guest over to the standby. Raises LocalProtocolError; watch what is returned."""
+        return self.replica.begin_switchover(limit_ns, self._clock.now())
+
     def stop(self, error: FtvmError) -> None:
         """Stop for good: say goodbye to the peer, leave the guest paused. `error` is what this host ended of."""
         if self.failure is None:
@@ -251,6 +256,8 @@ class Driver:
                 self._hands.end_session()
             case do.Fail():
                 self._fail(effect.error)
+            case do.Adopt():
+                self._hands.adopt(self._memory.memory_digest, effect.staging_bytes)
             case do.StartCopy() | do.CollectRound() | do.CopyMore() | do.Cut():
                 self._capture(effect)
             case _:

@@ -49,6 +49,11 @@ class StoredMemory:
         self._memory.clear()
         self._is_replaced = True
 
+    def measure(self) -> None:
+        """As CommittedMemory.measure; what the stores hold is then a guess, so the next commit replaces all of it."""
+        self._memory.measure()
+        self._is_copying, self._is_replaced = False, True
+
     def verify(self, batches: Sequence[PageBatch], expected_digest: int | None) -> None:
         """As CommittedMemory.verify; without a digest to expect, this is a part of a first copy."""
         self._memory.verify(batches, expected_digest)

@@ -24,7 +24,7 @@ def main() -> int:
     options = parser.parse_args()
     told: Counter[str] = Counter()
     violations: list[dict[str, object]] = []
-    events = takeovers = 0
+    events = takeovers = switchovers = 0
     for seed in range(options.start, options.start + options.seeds):
         world = World(seed, engine=engine_named(options.engine, INTERVAL), traces=options.trace)
         try:
@@ -37,6 +37,7 @@ def main() -> int:
         told.update(world.ledger.by_kind())
         events += world.timeline.events
         takeovers += world.records.takeovers
+        switchovers += world.records.switchovers
     print(
         json.dumps(
             {
@@ -44,6 +45,7 @@ def main() -> int:
                 "engine": options.engine,
                 "events": events,
                 "takeovers": takeovers,
+                "switchovers": switchovers,
                 "faults": dict(sorted(told.items())),
                 "violations": violations,
             }

@@ -134,9 +134,12 @@ class Node:
 
     def release(self, output: Output) -> None:
         """Let an output leave a little later: a stop or crash may come between the decision and the wire."""
-        replica, timeline = self.driver.replica.core.id, self.world.timeline
+        replica, timeline = self.driver.replica, self.world.timeline
+        # A replica may be active again after a switchover; each time it releases in order.
+        began_at = replica.steps.began_at if isinstance(replica.steps, Active) else None
+        name = f"{replica.core.id} since {began_at}"
         self._leaves_at = max(timeline.now + self.world.release_delay_ns(), self._leaves_at)
-        timeline.after(self._leaves_at - timeline.now, lambda: self._leave(replica, output))
+        timeline.after(self._leaves_at - timeline.now, lambda: self._leave(name, output))
 
     # --- faults ----------------------------------------------------------------------------------------------------
 
@@ -202,6 +205,11 @@ class Node:
             fingerprint = self.guest.fingerprint()
             if not before.committed.log:  # a replay has moved the state on; then the outputs tell whether it is right
                 self.world.states.runs_from(session.active, before.committed.epoch or 0, fingerprint)
+        if isinstance(steps, Standby) and isinstance(before, Active):
+            # After a switchover the old active stands by with its last epoch, which the new one never cut.
+            epoch, fingerprint = steps.committed.epoch or 0, self.guest.fingerprint()
+            self.world.states.runs_from(self.driver.replica.core.id, epoch, fingerprint)
+            self.world.states.was_cut(steps.opening.session.active, epoch, fingerprint)
         if self.driver.failure is not None:
             raise Violation("liveness", f"{self.name} failed: {self.driver.failure}")
 

@@ -34,6 +34,8 @@ from ftvm.encode.messages import (
     Message,
     Ping,
     Pong,
+    Prepare,
+    Prepared,
     Refuse,
     SessionId,
     Welcome,
@@ -194,5 +196,7 @@ def messages() -> st.SearchStrategy[Message]:
         st.builds(Ack, received=_numbers, epoch=_numbers, log_index=_numbers, memory_digest=_digests),
         st.builds(Ping, number=_numbers),
         st.builds(Pong, number=_numbers),
+        st.builds(Prepare, epoch=_numbers),
+        st.builds(Prepared, epoch=_numbers, engine=identities(), error=_texts),
         st.builds(Leave, reason=_texts),
     )

@@ -36,10 +36,10 @@ def run(options: ChaosOptions, say: Callable[[str], None]) -> Outcome:
     try:
         campaign.run()
     finally:
-        if outcome.is_good and not options.keep:
-            shutil.rmtree(folder, ignore_errors=True)
-        else:
+        if options.keep or outcome.violations or outcome.trouble:
             outcome.folder = str(folder)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
     return outcome
 
 

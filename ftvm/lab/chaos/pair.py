@@ -9,7 +9,8 @@ to be written down where something went wrong.
 import json
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -36,11 +37,13 @@ LOSS_CHECK_NS: Final = seconds_to_nanos(2)
 """How often the arbiter is asked whether the guest is lost, while nothing else heals."""
 
 STATUSES_AFTER: Final = 2
-"""So many statuses each host must have given since a fault before it is believed to be over it."""
+"""So many statuses each host must have given since a fault before it is believed to be over it: the first may have been
+on its way."""
 
 RELAY_DELAY_MS: Final = 1.0
-CLIENT_OPTIONS: Final = ("--clients", "8", "--pace", "25")
-"""Enough to catch a lost write at any moment, and no more: several pairs share one machine."""
+CLIENT_OPTIONS: Final = ("--clients", "6", "--pace", "30", "--patience", "200")
+"""Enough to catch a lost write at any moment, and no more: several pairs share one machine, and a Kemari guest stands
+still for each answer, to a repeated request too."""
 
 LINES_KEPT: Final = 20_000
 
@@ -48,13 +51,22 @@ LINES_KEPT: Final = 20_000
 class Pair:
     """The processes of one set-up, from the first guest to the last."""
 
-    def __init__(self, children: Children, arbiter: BreakableArbiter, folder: Path, commands: HostCommands) -> None:
+    def __init__(
+        self,
+        children: Children,
+        arbiter: BreakableArbiter,
+        folder: Path,
+        commands: HostCommands,
+        engines: Iterator[str],
+    ) -> None:
+        """`engines` gives each host that starts the engine with which it protects, should it become active."""
         self.arbiter = arbiter
         self.witness = Witness()
         self.ledger = Ledger(HOSTS)
-        self.commands = commands
         self.killed: set[str] = set()
         """Ids of replicas whose process was ended here."""
+        self._commands = commands
+        self._engines = engines
         self._children = children
         self._stage = Stage.prepare(folder, arbiter=arbiter.url, has_relay=True)
         self._hosts: dict[str, Child] = {}
@@ -67,7 +79,7 @@ class Pair:
     def start(self) -> None:
         """Start everything but hosts and client."""
         for host in HOSTS:
-            self._children.run(f"keygen {host}", self._stage.keygen_command(self.commands, host), COMMAND_NS)
+            self._children.run(f"keygen {host}", self._stage.keygen_command(self._commands, host), COMMAND_NS)
         self._children.start("the switch", self._stage.switch_command(), self.ledger.on_switch_line)
         is_ready: list[Line] = []
         relay = self._stage.relay_command(RELAY_DELAY_MS)
@@ -79,7 +91,7 @@ class Pair:
     def start_guest(self, seed: int, primary: str, *, force: bool) -> None:
         """Start a guest from nothing, and a client of its own; `force` is the operator's word that the old one is
         dead."""
-        command = self._stage.init_command(self.commands, force=force)
+        command = self._stage.init_command(self._commands, force=force)
         self._children.run("init", command, COMMAND_NS)
         self.start_host(primary, "primary")
         self.start_host(other(primary), "standby")
@@ -102,7 +114,7 @@ class Pair:
     def refusal_of_a_primary(self) -> str:
         """Start a primary where the record names another active, which must be refused; return what it said."""
         facts = self.ledger.host_started(HOSTS[0])
-        command = self._stage.host_command(self.commands, HOSTS[0], "primary")
+        command = self._stage.host_command(self._commands, HOSTS[0], "primary")
         said = f"started as {facts.name}"
         try:
             self._children.run("a primary that must be refused", command, COMMAND_NS)
@@ -121,10 +133,16 @@ class Pair:
             raise BrokenError(f"no host, or both, say that the guest runs there\n{self.last_words()}")
         return found.name
 
+    @property
+    def engine(self) -> str:
+        """The engine that protects the guest."""
+        return self.ledger.hosts[self.active].engine
+
     def start_host(self, host: str, role: str = "standby") -> None:
         """Start a host process."""
         facts = self.ledger.host_started(host)
-        command = self._stage.host_command(self.commands, host, role)
+        engine = next(self._engines)
+        command = self._stage.host_command(replace(self._commands, engine=engine), host, role)
 
         def on_line(line: Line) -> None:
             self._note(host, line)
@@ -132,7 +150,7 @@ class Pair:
             self.ledger.on_host_line(facts, line)
 
         self._hosts[host] = self._children.start(f"host {host}", command, on_line)
-        self._note(host, {"chaos": f"started as {role}"})
+        self._note(host, {"chaos": f"started as {role}, with {engine}"})
 
     def kill(self, host: str) -> None:
         """Kill a host process, as a power cut does."""

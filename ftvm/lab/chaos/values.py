@@ -18,7 +18,7 @@ JOBS_MAX: Final = 64
 class ChaosOptions:
     """What a user may choose.
 
-    engines  each new guest runs under the next of them
+    engines  each host that starts is given the next of them, to protect with once it is active
     keep     whether the folders of runs without a violation stay, too
     """
 

@@ -13,7 +13,6 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from types import FrameType
@@ -89,8 +88,8 @@ class _Worker:
     def _play(self, pair: Pair, number: int, fault: Fault) -> None:
         pair.pass_time(self._chance.uniform(*QUIET_SECONDS))
         takeovers_before = len(pair.ledger.takeovers)
-        engine = self._engine
-        pair.note(f"round {number}: {fault.name}")
+        engine = self._engine = pair.engine
+        pair.note(f"round {number}: {fault.name} under {engine}")
         began_at = _now()
         fault.inject(pair, self._chance)
         ended_at = _now()
@@ -144,14 +143,12 @@ class _Worker:
             arbiter = FileArbiter(folder, has_disk=self._has_disk)
         else:
             arbiter = EtcdArbiter(folder, self._children, self._children.pump)
-        self._pair = Pair(self._children, arbiter, folder, HostCommands(memory=MEMORY))
+        self._pair = Pair(self._children, arbiter, folder, HostCommands(memory=MEMORY), self._engines)
         self._pair.start()
         self._start_guest(self._pair, force=False)
         return self._pair
 
     def _start_guest(self, pair: Pair, *, force: bool) -> None:
-        self._engine = next(self._engines)
-        pair.commands = replace(pair.commands, engine=self._engine)
         began_at = _now()
         pair.start_guest(self._chance.getrandbits(32), self._chance.choice(HOSTS), force=force)
         pair.wait_healed(began_at, can_be_lost=False)
