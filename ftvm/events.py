@@ -29,6 +29,7 @@ __all__ = [
     "SwitchedAway",
     "SwitchedHere",
     "TookOver",
+    "TransportTrouble",
 ]
 
 
@@ -187,6 +188,13 @@ class PeerMisbehaved(Event):
     ended."""
 
     peer: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransportTrouble(Event):
+    """A message could not be sent; it counts as lost. Each error is told once."""
+
     error: str
 
 

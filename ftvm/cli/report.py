@@ -30,6 +30,7 @@ from ftvm.events import (
     Solo,
     Suspected,
     TookOver,
+    TransportTrouble,
 )
 from ftvm.runtime.status import Status
 from ftvm.service.story import Story
@@ -165,6 +166,8 @@ def describe(event: Event) -> str:
             return f"diverged between {event.agreed} and {event.seen}: {event.reason}; pages {list(event.pages)}"
         case PeerMisbehaved():
             return f"peer {event.peer} misbehaved: {event.error}"
+        case TransportTrouble():
+            return f"a message was lost: {event.error}"
         case ArbiterTrouble():
             return f"arbiter: {event.error}"
         case AttendantFailed():

@@ -18,7 +18,7 @@ from ftvm.encode.apply import CommittedMemory
 from ftvm.encode.messages import Copy, Envelope, EpochPart, Message
 from ftvm.encode.wire import encode
 from ftvm.errors import FtvmError, GuestError, InternalError, LimitExceeded
-from ftvm.events import Event, HostFailed
+from ftvm.events import Event, HostFailed, TransportTrouble
 from ftvm.interfaces import Arbiter, Capability, Clock, ExactStopGuest, Guest, Lane, Record, ReplayableGuest, World
 from ftvm.protocol import effects as do
 from ftvm.protocol.active import Active
@@ -113,6 +113,10 @@ class Driver:
         if self.failure is None:
             self.replica.on_message(peer, key, envelope, message, now)
             self._perform()
+
+    def tell_trouble(self, error: str) -> None:
+        """Report that the transport could not send."""
+        self._tell(TransportTrouble(at=self._clock.now(), guest_id=self.settings.guest_id, error=error))
 
     def let_go(self, batch: PageBatch) -> None:
         """Note that the transport has let go of one send of this batch."""
@@ -354,7 +358,8 @@ class Driver:
                     self.replica.on_copied(batches, left, self._clock.now())
                 case do.Cut():
                     self._cut(effect)
-        except (GuestError, LimitExceeded) as wrong:
+        except (GuestError, LimitExceeded, MemoryError, OSError) as wrong:
+            # No memory for a shadow, say: without a standby the guest is as well off as before.
             self.replica.on_capture_failed(f"{type(wrong).__name__}: {wrong}", self._clock.now())
 
     def _cut(self, order: do.Cut) -> None:

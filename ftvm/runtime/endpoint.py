@@ -7,12 +7,13 @@ raised. Who keeps sending such messages is not listened to for a while, each tim
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 from ftvm.checkpoint import Buffer, PageBatch
 from ftvm.config import Limits
 from ftvm.encode.messages import Envelope, Join, Refuse
 from ftvm.encode.wire import encode, read_header
-from ftvm.errors import FtvmError, RemoteProtocolError, VersionMismatch
+from ftvm.errors import FtvmError, RemoteProtocolError, TransportError, VersionMismatch
 from ftvm.events import ConnectionRefused, Event, PeerMisbehaved
 from ftvm.interfaces import Delivery, Lane, Transport
 from ftvm.protocol.core import Role
@@ -30,6 +31,7 @@ _IGNORED_NS_FIRST = Nanos(1_000_000_000)
 _IGNORED_NS_LONGEST = Nanos(60_000_000_000)
 
 _PEERS_COUNTED_MAX = 1024
+_TROUBLES_TOLD_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class Endpoint:
         self.ignored = 0
         self._patience = Patience(_MISDEEDS_TOLERATED, _IGNORED_NS_FIRST, _IGNORED_NS_LONGEST)
         self._refusals: set[str] = set()
+        self._troubles: set[str] = set()
         self._transport = transport
         self._limits = limits
         self._on_event = on_event
@@ -64,16 +67,28 @@ class Endpoint:
         """Return what the driver of `guest_id` sends with."""
 
         def send(peer: str, lane: Lane, frames: list[Buffer], batch: PageBatch | None) -> bool:
+            driver = self._drivers[guest_id]
             if batch is None:
-                return self._transport.send(peer, lane, frames)
+                return self._send(driver, peer, lane, frames, None)
             self._token += 1
-            self._on_its_way[self._token] = _OnItsWay(self._drivers[guest_id], batch)
-            if self._transport.send(peer, lane, frames, self._token):
+            self._on_its_way[self._token] = _OnItsWay(driver, batch)
+            if self._send(driver, peer, lane, frames, self._token):
                 return True
             del self._on_its_way[self._token]
             return False
 
         return send
+
+    def _send(self, driver: Driver, peer: str, lane: Lane, frames: list[Buffer], token: int | None) -> bool:
+        """Send, or lose the message and say why: that is for heartbeats to judge, not a reason to stop a guest."""
+        try:
+            return self._transport.send(peer, lane, frames, token)
+        except TransportError as wrong:
+            error = str(wrong)
+            if error not in self._troubles and len(self._troubles) < _TROUBLES_TOLD_MAX:
+                self._troubles.add(error)
+                driver.tell_trouble(error)
+            return False
 
     def step(self, now: Nanos) -> Nanos | None:
         """Take what has come, step every driver; return when to be called again if nothing comes before."""
@@ -149,4 +164,5 @@ class Endpoint:
     def _refuse(self, delivery: Delivery, guest_id: str, refuse: Refuse) -> None:
         """Refuse somebody for whom there is no driver here, in the name of the guest that was asked for."""
         envelope = Envelope(guest_id=guest_id, sender="?", session=None, record=NO_RECORD, released=0)
-        self._transport.send(delivery.peer, Lane.CONTROL, encode(envelope, refuse))
+        for driver in islice(self._drivers.values(), 1):
+            self._send(driver, delivery.peer, Lane.CONTROL, encode(envelope, refuse), None)

@@ -10,6 +10,7 @@ from typing import TypeVar
 from ftvm.arbiters.memory import MemoryRecordStore
 from ftvm.checkpoint import Output
 from ftvm.config import Limits, Timing
+from ftvm.engines.names import EXECUTING
 from ftvm.engines.remus import Remus
 from ftvm.errors import ArbiterError
 from ftvm.events import Event
@@ -79,6 +80,7 @@ class Machine:
         guest: SimGuest,
         limits: Limits,
         engine: Engine,
+        timing: Timing | None = None,
     ) -> None:
         self.released: list[Output] = []
         self.events: list[Event] = []
@@ -101,7 +103,8 @@ class Machine:
             engines=(engine.name,),
             dialled=(peer,),
             creates=True,
-            timing=Timing(),
+            timing=timing or Timing(),
+            executing=EXECUTING,
             limits=limits,
         )
         self.driver = Driver(
@@ -159,15 +162,17 @@ class Pair:
         guest: Callable[[bool], SimGuest] | None = None,
         limits: Limits | None = None,
         engine: Engine | None = None,
+        store: RecordStore | None = None,
+        timing: Timing | None = None,
     ) -> None:
         make = guest or (lambda boots: SimGuest(page_count=24, pages_per_step=2, output_every=4, boots=boots))
         limits = limits or Limits(batch_bytes=1 << 16, copy_rest_pages=4)
         engine = engine or Remus(interval=0.02)
         self.clock = ManualClock()
         self.network = MemoryNetwork()
-        self.store = MemoryRecordStore()
-        self.a = Machine(self, "a", "b", starts=True, guest=make(True), limits=limits, engine=engine)
-        self.b = Machine(self, "b", "a", starts=False, guest=make(False), limits=limits, engine=engine)
+        self.store = store or MemoryRecordStore()
+        self.a = Machine(self, "a", "b", starts=True, guest=make(True), limits=limits, engine=engine, timing=timing)
+        self.b = Machine(self, "b", "a", starts=False, guest=make(False), limits=limits, engine=engine, timing=timing)
         self.alive = [self.a, self.b]
 
     def run(self, milliseconds: int) -> None:
