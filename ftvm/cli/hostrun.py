@@ -3,10 +3,13 @@
 from typing import Final
 
 from ftvm.cli.exits import Stopped, stop_on_signals
+from ftvm.cli.logreport import LogReport
 from ftvm.cli.report import JsonReport, Report, TextReport
 from ftvm.errors import ClosedError
+from ftvm.events import Event
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.protection import Protection, Standby
+from ftvm.runtime.status import Status
 from ftvm.units import nanos_to_seconds
 
 __all__ = ["make_report", "run_until_stopped"]
@@ -14,10 +17,34 @@ __all__ = ["make_report", "run_until_stopped"]
 _STATUS_SECONDS: Final = 0.25
 
 
-def make_report(is_json: bool) -> Report:
-    """Return the kind of report that was asked for, and have signals raise Stopped from now on."""
+def make_report(is_json: bool, log_format: str) -> Report:
+    """Return the kinds of report that were asked for, and have signals raise Stopped from now on."""
     stop_on_signals()
+    if log_format == "json":
+        return Reports(LogReport(), JsonReport()) if is_json else LogReport()
     return JsonReport() if is_json else TextReport()
+
+
+class Reports:
+    """Several reports as one: the log on stderr beside the JSON lines on stdout."""
+
+    def __init__(self, *reports: Report) -> None:
+        self._reports = reports
+
+    def event(self, event: Event) -> None:
+        """See Report."""
+        for report in self._reports:
+            report.event(event)
+
+    def status(self, status: Status) -> None:
+        """See Report."""
+        for report in self._reports:
+            report.status(status)
+
+    def close(self) -> None:
+        """See Report."""
+        for report in self._reports:
+            report.close()
 
 
 def run_until_stopped(host: Protection | Standby, report: Report) -> None:

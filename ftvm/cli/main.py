@@ -17,8 +17,9 @@ _COMMANDS: Final = {
     "keygen": "Make the key pair of one host.",
     "machine": "Run programs on the built-in RISC-V machine.",
     "primary": "Run a guest on this host and protect it.",
-    "status": "Tell how the guests of this machine fare.",
+    "simulate": "Play the pair protocol in a seeded world of faults.",
     "standby": "Stand by for a guest, and take over when its host dies.",
+    "status": "Tell how the guests of this machine fare.",
     "top": "Watch the guests of this machine.",
     "version": "Print the version.",
 }

@@ -28,13 +28,11 @@ def primary(create: bool, **shared: Any) -> None:
     """
     arguments = HostArguments(**shared)
     with arguments.opened(boots=True) as (guest, options):
-        report = make_report(arguments.is_json)
+        report = make_report(arguments.is_json, arguments.log_format)
         with protect(
             guest,
-            listen=arguments.listen,
-            peers=arguments.peer_endpoints(),
-            arbiter=arguments.arbiter,
             create=create,
+            **arguments.addresses(),
             **options,
         ) as protection:
             run_until_stopped(protection, report)

@@ -27,12 +27,6 @@ def standby(**shared: Any) -> None:
     """
     arguments = HostArguments(**shared)
     with arguments.opened(boots=False) as (guest, options):
-        report = make_report(arguments.is_json)
-        with Standby(
-            guest,
-            listen=arguments.listen,
-            peers=arguments.peer_endpoints(),
-            arbiter=arguments.arbiter,
-            **options,
-        ) as host:
+        report = make_report(arguments.is_json, arguments.log_format)
+        with Standby(guest, **arguments.addresses(), **options) as host:
             run_until_stopped(host, report)

@@ -30,7 +30,7 @@ from ftvm.runtime.world import CallbackWorld
 from ftvm.transport.keys import Keys
 from ftvm.transport.zeromq import ZeroMqTransport
 
-__all__ = ["HostOptions", "Protection", "Standby", "protect"]
+__all__ = ["HostOptions", "Protection", "Standby", "check_guest_id", "protect"]
 
 _EVENTS_KEPT: Final = 65_536
 _GUEST_ID_CHARS_MAX: Final = 64
@@ -295,6 +295,12 @@ def protect(
     return Protection(node)
 
 
+def check_guest_id(guest_id: str) -> None:
+    """Raise ConfigError unless a guest may be called so."""
+    if not 0 < len(guest_id) <= _GUEST_ID_CHARS_MAX:
+        raise ConfigError(f"guest id {guest_id[:80]!r} has {len(guest_id)} characters, not 1 to 64")
+
+
 def _start(
     guest: Guest,
     listen: str,
@@ -321,8 +327,7 @@ def _start(
             names = ", ".join(sorted(capability.value for capability in missing))
             raise ConfigError(f"engine {engine.name} needs a guest that can do: {names}")
         guest_id = options.get("guest_id", "guest")
-        if not 0 < len(guest_id) <= _GUEST_ID_CHARS_MAX:
-            raise ConfigError(f"guest id {guest_id[:80]!r} has {len(guest_id)} characters, not 1 to 64")
+        check_guest_id(guest_id)
         limits = options.get("limits") or Limits()
         store = open_record_store(arbiter) if isinstance(arbiter, str) else arbiter
         undo.callback(store.close)

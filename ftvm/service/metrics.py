@@ -28,8 +28,6 @@ __all__ = ["MetricsPage", "parse_address"]
 ROLES: Final = ("empty", "syncing", "standby", "active")
 REQUEST_BYTES_MAX: Final = 8192
 _BACKLOG: Final = 16
-_MS: Final = 1e-3
-_US: Final = 1e-6
 
 GAUGES: Final[dict[str, tuple[str, Callable[[Status], float]]]] = {
     "ftvm_protected": ("1 if the guest runs here and a standby is in the record", lambda s: s.is_protected),
@@ -37,7 +35,7 @@ GAUGES: Final[dict[str, tuple[str, Callable[[Status], float]]]] = {
     "ftvm_generation": ("Generation of the newest record known", lambda s: s.generation),
     "ftvm_epoch": ("Last epoch cut (active) or committed (standby)", lambda s: s.epoch),
     "ftvm_epochs_in_flight": ("Epochs cut and not acknowledged yet", lambda s: s.epochs_in_flight),
-    "ftvm_lag_seconds": ("Age of the oldest epoch in flight", lambda s: s.lag_ms * _MS),
+    "ftvm_lag_seconds": ("Age of the oldest epoch in flight", lambda s: s.lag_ms / 1000),
     "ftvm_outputs_held": ("Outputs that wait for what must be safe first", lambda s: s.outputs_held),
     "ftvm_copy_pages_left": ("Pages of the first copy still to send", lambda s: s.copy_pages_left),
 }
@@ -132,7 +130,7 @@ class _Snapshot(Collector):
             yield counter
         for name, (text, of) in HISTOGRAMS.items():
             histogram = HistogramMetricFamily(name, text, labels=["guest"])
-            histogram.add_metric(guest, list(_buckets(of(status))), of(status).sum_us * _US)
+            histogram.add_metric(guest, list(_buckets(of(status))), of(status).sum_us / 1_000_000)
             yield histogram
         yield self._count_events(guest)
 

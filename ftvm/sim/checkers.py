@@ -90,5 +90,5 @@ class RecordChecker:
             raise Violation("I6", f"{named & self.gone} had left the record")
         self.gone |= {replica for replica in (before.active, before.standby) if replica is not None} - named
         if before.standby is not None and after.active == before.standby:
-            self.switchovers += after.standby is not None
             self.takeovers += after.standby is None
+            self.switchovers += after.standby is not None

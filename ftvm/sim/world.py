@@ -83,7 +83,7 @@ class World:
             limits=Limits(batch_bytes=1 << 16, copy_rest_pages=4),
         )
         self.incarnations: Counter[str] = Counter()
-        self.steps_of_dead = 0
+        self._steps_of_dead = 0
         self.died_dropping: set[str] = set()
         self.nodes = {"a": self._boot("a", "b", starts=True), "b": self._boot("b", "a", starts=False)}
 
@@ -152,6 +152,11 @@ class World:
         return len(actives) == 1 and actives[0].is_protected
 
     @property
+    def steps(self) -> int:
+        """How many steps all nodes together have done."""
+        return self._steps_of_dead + sum(node.steps for node in self.nodes.values())
+
+    @property
     def is_lost(self) -> bool:
         """Whether the guest is gone by two failures at once: its host died while its DROP of the standby was open, and
         the DROP came into force (PROTOCOL.md, "Unavoidable")."""
@@ -213,7 +218,7 @@ class World:
 
     def reboot(self, address: str) -> None:
         """Start a dead host anew, with nothing."""
-        self.steps_of_dead += self.nodes[address].steps
+        self._steps_of_dead += self.nodes[address].steps
         self.nodes[address] = self._boot(address, "b" if address == "a" else "a", starts=False)
 
     def _boot(self, address: str, peer: str, *, starts: bool) -> Node:

@@ -81,3 +81,25 @@ def test_ctl_of_a_guest_that_is_not_here_is_wrong_usage(ftvm: Run, host: Protect
     assert outcome.status == 2
     assert "no host of a guest 'vm2' answers" in outcome.err
     assert host.status().role == "active"
+
+
+def test_top_once_shows_each_guest_with_its_rates(ftvm: Run, host: Protection) -> None:
+    outcome = ftvm("top", "--once", "--interval", "0.05")
+
+    assert outcome.status == 0
+    assert "guest vm1" in outcome.out
+    for word in ("role", "generation", "epoch", "lag", "pages/s", "kB/s", "p99"):
+        assert word in outcome.out
+    assert host.status().role == "active"
+
+
+def test_top_once_json_adds_rates_to_a_status(ftvm: Run, host: Protection) -> None:
+    told = json.loads(ftvm("top", "--once", "--json", "--interval", "0.05").out)
+
+    assert told[0]["guest_id"] == "vm1"
+    assert told[0]["rates"]["seconds"] > 0
+    assert host.status().role == "active"
+
+
+def test_top_without_any_host_says_so(ftvm: Run, tmp_path: Path) -> None:
+    assert f"no host answers at {tmp_path}/ftvm" in ftvm("top", "--once", "--interval", "0.05").out.replace("\n", "")

@@ -1,6 +1,5 @@
 """A host that is none: it notes what it is asked, and tells what a test says."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 from ftvm.runtime.status import HISTOGRAM_BOUNDS_US, Histogram, Percentiles, Status
@@ -65,7 +64,3 @@ class FakeHost:
 
     def change(self, **fields: object) -> None:
         self.now = replace(self.now, **fields)  # type: ignore[arg-type]
-
-
-def lines_of(data: bytes) -> Iterator[bytes]:
-    yield from data.splitlines()
