@@ -317,6 +317,8 @@ class Active:
             case Prepared():
                 self._on_prepared(message, now)
             case Leave():
+                if self.link in (LinkState.COPYING, LinkState.CATCHING_UP):
+                    self._patience.strike(session.key or session.peer, now)
                 self._lose(f"the standby left: {message.reason}", now)
             case _:
                 pass

@@ -22,7 +22,7 @@ from ftvm.errors import BrokenError, ClosedError, ConfigError, FtvmError, Switch
 from ftvm.events import Event
 from ftvm.interfaces import Clock, Engine, Guest, RecordStore, Transport, World
 from ftvm.protocol.core import Settings
-from ftvm.runtime.attend import Attendant, Attendants
+from ftvm.runtime.attend import Attendant, Attendants, Pending
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.driver import Driver
 from ftvm.runtime.endpoint import Endpoint
@@ -31,7 +31,7 @@ from ftvm.runtime.status import Status
 from ftvm.runtime.world import CallbackWorld
 from ftvm.transport.keys import Keys
 from ftvm.transport.zeromq import ZeroMqTransport
-from ftvm.units import seconds_to_nanos
+from ftvm.units import Nanos, seconds_to_nanos
 
 __all__ = ["HostOptions", "Protection", "Standby", "check_guest_id", "protect"]
 
@@ -156,15 +156,13 @@ class _Node:
 
     def hand_over(self, timeout: float) -> None:
         """See Protection.switchover."""
-        switchover = self.host.call(lambda: self.driver.begin_switchover(seconds_to_nanos(timeout)))
-        self.changed.wait_for(lambda: switchover.is_over or self.host.has_ended, timeout + _ANSWER_SECONDS)
-        if not switchover.is_over:
-            self.raise_failure()
+        is_done = self.host.call(lambda: self.switch_over(seconds_to_nanos(timeout)))
+        if not self.changed.wait_for(lambda: is_done() or self.host.has_ended, timeout + _ANSWER_SECONDS):
             raise SwitchoverFailed(
                 "the switchover is proposed and the arbiter has not answered: the guest stands still until it does"
             )
-        if switchover.error is not None:
-            raise SwitchoverFailed(f"no switchover: {switchover.error}")
+        if not is_done():
+            self.raise_failure()
 
     # --- Controls: for the loop's thread only ----------------------------------------------------------------------
 
@@ -174,6 +172,16 @@ class _Node:
 
     def status(self) -> Status:
         return self.driver.status(self.clock.now())
+
+    def switch_over(self, limit_ns: Nanos) -> Pending:
+        asked = self.driver.begin_switchover(limit_ns)
+
+        def is_done() -> bool:
+            if asked.is_over and asked.error is not None:
+                raise SwitchoverFailed(asked.error)
+            return asked.is_over
+
+        return is_done
 
     def ask_to_stop(self, reason: str) -> None:
         self._stop_asked = reason
