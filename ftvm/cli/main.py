@@ -11,6 +11,7 @@ __all__ = ["main"]
 
 _COMMANDS: Final = {
     "chaos": "Break a real pair in every way there is, and check that nothing was lost.",
+    "check": "Say what would fail if a host were started here, and how to mend it.",
     "ctl": "Tell a running host what to do: another engine, switch over, stop.",
     "demo": "A live failover on this machine: kill the primary, the guest lives on.",
     "init": "Create or vacate the arbiter's record of a guest.",

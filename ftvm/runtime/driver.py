@@ -190,6 +190,8 @@ class Driver:
 
     def _hand_on(self, now: Nanos) -> bool:
         """Give the replica what came from the guest; tell whether that was any output."""
+        if self._sink.is_empty:
+            return False
         drained = self._sink.drain()
         if drained.log:
             self.replica.on_log(drained.log, now)

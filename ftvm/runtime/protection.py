@@ -16,11 +16,11 @@ from ftvm.arbiters.urls import open_record_store
 from ftvm.config import Limits, Timing
 from ftvm.engines.names import EXECUTING, engines_for
 from ftvm.engines.remus import Remus
-from ftvm.errors import BrokenError, ClosedError, ConfigError, FtvmError
+from ftvm.errors import BrokenError, ClosedError, ConfigError, FtvmError, SwitchoverFailed
 from ftvm.events import Event
 from ftvm.interfaces import Clock, Engine, Guest, RecordStore, Transport, World
 from ftvm.protocol.core import Settings
-from ftvm.runtime.attend import Attendant, Attendants
+from ftvm.runtime.attend import Attendant, Attendants, Pending
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.driver import Driver
 from ftvm.runtime.endpoint import Endpoint
@@ -29,6 +29,7 @@ from ftvm.runtime.status import Status
 from ftvm.runtime.world import CallbackWorld
 from ftvm.transport.keys import Keys
 from ftvm.transport.zeromq import ZeroMqTransport
+from ftvm.units import Nanos
 
 __all__ = ["HostOptions", "Protection", "Standby", "check_guest_id", "protect"]
 
@@ -155,6 +156,16 @@ class _Node:
 
     def status(self) -> Status:
         return self.driver.status(self.clock.now())
+
+    def switch_over(self, limit_ns: Nanos) -> Pending:
+        asked = self.driver.begin_switchover(limit_ns)
+
+        def is_done() -> bool:
+            if asked.is_over and asked.error is not None:
+                raise SwitchoverFailed(asked.error)
+            return asked.is_over
+
+        return is_done
 
     def ask_to_stop(self, reason: str) -> None:
         self._stop_asked = reason
