@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -79,3 +80,27 @@ def test_a_guest_that_ends_well_ends_its_host_well_and_leaves_the_record_vacant(
     assert primary.returncode == 0
     assert "Traceback" not in said
     assert FileRecordStore(tmp_path).read("guest").active is None
+
+
+def test_a_service_manager_hears_ready_and_a_fed_watchdog_from_a_real_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    manager.bind(str(tmp_path / "notify"))
+    manager.settimeout(WAIT_SECONDS)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("WATCHDOG_USEC", "400000")
+
+    with host(
+        "primary", "--listen", "tcp://127.0.0.1:0", "--arbiter", f"file://{tmp_path}", "--create", "--program", "ticks"
+    ) as primary:
+        heard = ""
+        while heard.count("WATCHDOG=1") < 2 or "READY=1" not in heard:
+            heard += manager.recv(4096).decode() + "\n"
+        primary.terminate()
+        primary.communicate(timeout=WAIT_SECONDS)
+
+    while "STOPPING=1" not in heard:
+        heard += manager.recv(4096).decode() + "\n"
+    manager.close()
+    assert primary.returncode == 0
