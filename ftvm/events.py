@@ -14,6 +14,7 @@ __all__ = [
     "ConnectionRefused",
     "CopyProgress",
     "Diverged",
+    "EngineChanged",
     "Event",
     "HostFailed",
     "JoinRefused",
@@ -123,6 +124,14 @@ class Diverged(Event):
     pages: tuple[int, ...]
     devices: bool
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineChanged(Event):
+    """Another engine is in force: on the backup too, or there is none; or the same one with other parameters."""
+
+    before: str
+    engine: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

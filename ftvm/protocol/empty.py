@@ -105,7 +105,8 @@ class Empty:
 
     def _ask_to_join(self) -> None:
         settings = self.core.settings
-        join = Join(geometry=settings.geometry, engines=settings.engines, staging_bytes=settings.limits.staging_bytes)
+        engines, staging_bytes = tuple(settings.engines), settings.limits.staging_bytes
+        join = Join(geometry=settings.geometry, engines=engines, staging_bytes=staging_bytes)
         for peer in settings.dialled:
             self.core.send(peer, Lane.CONTROL, join, None)
 

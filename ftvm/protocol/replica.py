@@ -19,9 +19,9 @@ from typing import assert_never
 
 from ftvm.checkpoint import Checkpoint, LogRecord, Output, PageBatch
 from ftvm.encode.messages import Envelope, Message
-from ftvm.errors import InternalError
+from ftvm.errors import InternalError, LocalProtocolError
 from ftvm.events import RecordLearned, RoleChanged
-from ftvm.interfaces import Answer, Record, Request
+from ftvm.interfaces import Answer, Engine, Record, Request
 from ftvm.protocol.active import Active
 from ftvm.protocol.commit import Committed
 from ftvm.protocol.core import ROLES, Core, Role, RoleEvent, Settings, Steps
@@ -29,6 +29,7 @@ from ftvm.protocol.desk import Desk
 from ftvm.protocol.effects import Difference, Effect, EndSession, Run, Stop
 from ftvm.protocol.empty import Empty
 from ftvm.protocol.output import Gate
+from ftvm.protocol.pace import Pace
 from ftvm.protocol.standby import Standby
 from ftvm.units import Nanos
 
@@ -94,6 +95,11 @@ class Replica:
         if isinstance(self.steps, Active):
             self.steps.on_log(records, now)
 
+    def on_engine_used(self, engine: Engine, now: Nanos) -> None:
+        """Take note that the guest stood still and goes on under `engine`; after all outputs made before."""
+        if isinstance(self.steps, Active):
+            self.steps.on_engine_used(engine, now)
+
     def on_round(self, pages: int, now: Nanos) -> None:
         """Take the size of a round of the first copy that was collected."""
         if isinstance(self.steps, Active):
@@ -155,6 +161,15 @@ class Replica:
         """Do what is due."""
         self.steps.tick(now)
         self._follow(now)
+
+    def set_engine(self, engine: Engine) -> None:
+        """Change the engine, as soon as it can be done without losing protection.
+
+        Raises LocalProtocolError if the guest does not run here, ConfigError if the standby does not know the engine.
+        """
+        if not isinstance(self.steps, Active):
+            raise LocalProtocolError(f"this host is {self.role.value}: the engine is set where the guest runs")
+        self.steps.set_engine(engine)
 
     def leave(self, reason: str, now: Nanos) -> None:
         """Say goodbye to the peer in session, because this host stops; the peer then need not wait for silence."""
@@ -227,10 +242,13 @@ class Replica:
         is_following = isinstance(self.steps, Standby) and self.steps.is_following
         outputs = list(committed.outputs)
         gate = Gate(released=committed.output_next - 1 - len(outputs))
-        active = Active(self.core, gate, committed.epoch or 0, now)
+        settings = self.core.settings
+        engine = settings.engine if committed.epoch is None else settings.engines[committed.engine]
+        active = Active(self.core, gate, committed.epoch or 0, now, Pace(engine, now))
         self.steps = active
         active.on_outputs(outputs, 0, now)
-        self.core.do(Run(committed.output_next, committed.log_index + 1, () if is_following else tuple(committed.log)))
+        log = () if is_following else tuple(committed.log)
+        self.core.do(Run(committed.output_next, committed.log_index + 1, log, engine))
         active.announce(now)
 
     def _tell_record(self, record: Record, now: Nanos) -> None:

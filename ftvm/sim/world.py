@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 
 from ftvm.checkpoint import Output
 from ftvm.config import Limits, Timing
-from ftvm.engines.names import ENGINES, EXECUTING
+from ftvm.engines.names import engines_for
 from ftvm.engines.remus import Remus
 from ftvm.events import Event, RoleChanged
-from ftvm.interfaces import Engine, Record
+from ftvm.interfaces import Capability, Engine, Record
 from ftvm.protocol.active import Active
 from ftvm.protocol.core import Role, Settings
 from ftvm.protocol.standby import Standby
@@ -230,12 +230,12 @@ class World:
         self.states = StateChecker()
         self.records = RecordChecker()
         self.store = SimStore(self._on_record)
+        engine = engine or Remus(interval=0.04)
         self.settings = Settings(
             guest_id="sim",
             geometry=SimGuest(page_count=24, pages_per_step=2, output_every=2, boots=False).geometry,
-            engine=engine or Remus(interval=0.04),
-            engines=tuple(ENGINES),
-            executing=EXECUTING,
+            engine=engine,
+            engines=engines_for(frozenset(Capability), engine),
             dialled=(),
             creates=True,
             timing=Timing(),
