@@ -27,9 +27,15 @@ MakePair = Callable[[str], Pair]
 class Busy(SimGuest):
     """Takes one more step while it is being paused, as a guest with a thread of its own does."""
 
+    resumes = 0
+
     def pause(self) -> None:
         self.advance()
         super().pause()
+
+    def resume(self) -> None:
+        self.resumes += 1
+        super().resume()
 
 
 class CannotReplay(SimGuest):
@@ -289,6 +295,35 @@ def test_only_where_the_guest_runs_can_the_engine_be_changed(make_pair: MakePair
         pair.b.driver.set_engine(named("kemari"))
 
 
+def test_an_output_made_while_the_guest_is_paused_for_the_change_waits_for_that_checkpoint(make_pair: MakePair) -> None:
+    """Nobody logged it: judged by the new engine it would leave although no backup has it."""
+    pair = make_pair("remus").protected()
+    pair.until(lambda: not pair.a.active.gate.held)
+    before = len(pair.a.released)
+    pair.a.driver.set_engine(named("hybrid"))
+    pair.a.guest.deliver("net0", b"question")
+
+    pair.a.step()
+    pair.a.step()
+
+    assert pair.a.active.pace.engine.name == "hybrid"
+    assert len(pair.a.active.gate.held) == 1
+    assert len(pair.a.released) == before
+
+
+def test_under_kemari_the_guest_stands_still_from_the_change_on(make_pair: MakePair) -> None:
+    pair = make_pair("remus").protected()
+    guest = pair.a.guest
+    assert isinstance(guest, Busy)
+    before = guest.resumes
+
+    pair.a.driver.set_engine(named("kemari"))
+    pair.a.step()
+
+    assert pair.a.active.pace.engine.name == "kemari"
+    assert guest.resumes == before
+
+
 def test_an_output_made_before_an_unprotected_change_is_judged_by_the_old_engine(make_pair: MakePair) -> None:
     """While a DROP is open the backup may still take over: an output that nobody logged must not pass as logged."""
     pair = make_pair("remus").protected()
@@ -296,6 +331,7 @@ def test_an_output_made_before_an_unprotected_change_is_judged_by_the_old_engine
     talk(pair, 100)
     pair.a.driver.set_engine(named("remus"))
     talk(pair, 100)
+    pair.until(lambda: not pair.a.active.gate.held)
     pair.a.active.leave("a test", pair.clock.now())
     before = len(pair.a.released)
     pair.a.guest.deliver("net0", b"question")
