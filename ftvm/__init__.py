@@ -12,6 +12,7 @@ a function.
 3. `protect(guest, ...)` on one host, `Standby(guest, ...)` on the other. Both need the same arbiter, and keys off
 loopback.
 4. `protection.status()`, `protection.events()`: what is going on. All errors are in ftvm/errors.py, as a tree.
+5. `ControlSocket` lets other processes ask, `connect().guests()` is what they ask with.
 
 Reading order of the code: checkpoint.py and interfaces.py (the words), protocol/replica.py (the duties of who drives
 it), protocol/active.py and protocol/standby.py (what happens), runtime/driver.py (who does it), capture/pages.py and
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     from ftvm.runtime.protection import Protection, Standby, protect
     from ftvm.runtime.status import Status
     from ftvm.runtime.world import CallbackWorld
+    from ftvm.service.connection import Connection, GuestHandle, connect
+    from ftvm.service.control import ControlSocket
     from ftvm.transport.keys import Keys, generate_keys, load_keys
 
 __all__ = [
@@ -62,6 +65,8 @@ __all__ = [
     "Clock",
     "ClosedError",
     "ConfigError",
+    "Connection",
+    "ControlSocket",
     "DatagramWorld",
     "Engine",
     "Fenced",
@@ -69,6 +74,7 @@ __all__ = [
     "Geometry",
     "Guest",
     "GuestError",
+    "GuestHandle",
     "Hybrid",
     "InternalError",
     "Kemari",
@@ -94,6 +100,7 @@ __all__ = [
     "TrackingLost",
     "TransportError",
     "World",
+    "connect",
     "generate_keys",
     "load_keys",
     "protect",
@@ -125,6 +132,8 @@ _HOMES = {
     "ftvm.runtime.protection": ("Protection", "Standby", "protect"),
     "ftvm.runtime.status": ("Status",),
     "ftvm.runtime.world": ("CallbackWorld",),
+    "ftvm.service.connection": ("Connection", "GuestHandle", "connect"),
+    "ftvm.service.control": ("ControlSocket",),
     "ftvm.transport.keys": ("Keys", "generate_keys", "load_keys"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -13,7 +13,8 @@
     ├── ClosedError            you closed it already
     ├── BrokenError            the outside broke it
     │   ├── ArbiterError       the arbiter cannot be reached, read or written
-    │   └── TransportError     an endpoint cannot be bound, resolved or authenticated
+    │   ├── TransportError     an endpoint cannot be bound, resolved or authenticated
+    │   └── SwitchoverFailed   a planned switchover came to nothing; the guest goes on
     ├── LimitExceeded          a configured limit was passed
     ├── Fenced                 another replica is active: stop running the guest
     └── InternalError          a bug in ftvm
@@ -36,6 +37,7 @@ __all__ = [
     "LimitExceeded",
     "LocalProtocolError",
     "RemoteProtocolError",
+    "SwitchoverFailed",
     "TrackingLost",
     "TransportError",
     "VersionMismatch",
@@ -102,6 +104,10 @@ class ArbiterError(BrokenError):
 
 class TransportError(BrokenError):
     """An endpoint cannot be bound, resolved or authenticated."""
+
+
+class SwitchoverFailed(BrokenError):
+    """A planned switchover came to nothing: the standby or the arbiter did not play along. The guest goes on."""
 
 
 class LimitExceeded(FtvmError):

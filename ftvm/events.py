@@ -10,6 +10,7 @@ from ftvm.units import Nanos
 
 __all__ = [
     "ArbiterTrouble",
+    "AttendantFailed",
     "Committed",
     "ConnectionRefused",
     "CopyProgress",
@@ -25,7 +26,11 @@ __all__ = [
     "SessionEnded",
     "Solo",
     "Suspected",
+    "SwitchFailed",
+    "SwitchedAway",
+    "SwitchedHere",
     "TookOver",
+    "TransportTrouble",
 ]
 
 
@@ -111,6 +116,36 @@ class TookOver(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SwitchedAway(Event):
+    """The guest goes on at what was the standby, as planned; this host is its standby now.
+
+    settle_ns  from the wish to the pause, the guest running
+    pause_ns   from the pause until the arbiter's word was learned here
+    """
+
+    generation: int
+    epoch: int
+    settle_ns: int
+    pause_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwitchedHere(Event):
+    """The guest goes on at this host, as planned. `wait_ns`: loaded until the arbiter's word came."""
+
+    generation: int
+    epoch: int
+    wait_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwitchFailed(Event):
+    """A planned switchover came to nothing, and why; the guest goes on where it was."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Diverged(Event):
     """A backup that executes the log came to another state: somewhere behind `agreed`, seen at `seen`.
 
@@ -166,6 +201,13 @@ class PeerMisbehaved(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TransportTrouble(Event):
+    """A message could not be sent; it counts as lost. Each error is told once."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ArbiterTrouble(Event):
     """A request to the arbiter failed; it is tried again. Until it answers, no change of configuration happens."""
 
@@ -176,4 +218,13 @@ class ArbiterTrouble(Event):
 class HostFailed(Event):
     """This host cannot go on: the guest or its adapter failed here."""
 
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttendantFailed(Event):
+    """What served an operator on this host, its control socket or its metrics, failed and was closed; the guest goes
+    on."""
+
+    name: str
     error: str

@@ -30,6 +30,7 @@ __all__ = [
     "Record",
     "RecordStore",
     "Region",
+    "RegionStore",
     "ReplayableGuest",
     "Request",
     "Transport",
@@ -57,14 +58,32 @@ class Capability(Enum):
     """It runs to an exact position and takes inputs there: lockstep and hybrid."""
 
 
+class RegionStore(Protocol):
+    """Keeps a region's content beyond the host's life, e.g. a disk's image. Told of each commit; never blocks."""
+
+    def committed(self, pages: Sequence[int]) -> None:
+        """Take note that a commit has changed these pages, counted from the region's first; read them before
+        returning."""
+        ...
+
+    def replaced(self) -> None:
+        """Take note that a first copy was committed: any page may differ from what was there before."""
+        ...
+
+    def discarded(self) -> None:
+        """Take note that the region's content is of no use any more: keep what was kept before it."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Region:
     """One piece of guest memory: page-aligned, writable, fixed for the guest's life. `buffer` is page_count * 4096
-    bytes."""
+    bytes. A backup tells `store`, if there is one, what it has committed."""
 
     name: str
     buffer: memoryview
     page_count: PageCount
+    store: RegionStore | None = None
 
 
 class OutputSink(Protocol):

@@ -1,16 +1,43 @@
 /* system: the few Linux system calls that init makes, without a C library between.
  *
- * A result below zero is a negated errno. Numbers and layouts are those of the generic 64-bit interface that RISC-V
- * uses.
+ * A result below zero is a negated errno. Layouts are those of all 64-bit machines; numbers and the way of calling are
+ * x86-64's, or those of the generic interface that RISC-V uses.
  *
- * Source: Linux, include/uapi (the interface to programs); the RISC-V calling convention: number in a7, arguments in
- * a0..a5, result in a0.
+ * Source: Linux, include/uapi (the interface to programs); syscall(2) for the ways of calling.
  */
 #ifndef SYSTEM_H
 #define SYSTEM_H
 
 #include <stddef.h>
 #include <stdint.h>
+
+#if defined(__x86_64__)
+
+#define SYSTEM_IOCTL 16
+#define SYSTEM_READ 0
+#define SYSTEM_WRITE 1
+#define SYSTEM_PPOLL 271
+#define SYSTEM_CLOCK_GETTIME 228
+#define SYSTEM_REBOOT 169
+#define SYSTEM_SOCKET 41
+#define SYSTEM_BIND 49
+#define SYSTEM_SENDTO 44
+#define SYSTEM_RECVFROM 45
+
+static inline long system_call(long number, long a, long b, long c, long d, long e, long f)
+{
+    register long r10 __asm__("r10") = d;
+    register long r8 __asm__("r8") = e;
+    register long r9 __asm__("r9") = f;
+    long result;
+    __asm__ volatile("syscall"
+                     : "=a"(result)
+                     : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+                     : "rcx", "r11", "memory");
+    return result;
+}
+
+#else
 
 #define SYSTEM_IOCTL 29
 #define SYSTEM_READ 63
@@ -35,6 +62,8 @@ static inline long system_call(long number, long a, long b, long c, long d, long
     __asm__ volatile("ecall" : "+r"(a0) : "r"(a7), "r"(a1), "r"(a2), "r"(a3), "r"(a4), "r"(a5) : "memory");
     return a0;
 }
+
+#endif
 
 struct system_time {
     int64_t seconds;

@@ -15,6 +15,19 @@ void ftvm_capture_reset(struct ftvm_shadow *shadow)
     memset(shadow->raw_runs, 0, shadow->page_count);
 }
 
+void ftvm_capture_adopt(const struct ftvm_memory *memory, struct ftvm_shadow *shadow)
+{
+    uint32_t cursor = 0;
+    for (uint32_t index = 0; index < shadow->page_count; index++) {
+        const uint8_t *page = ftvm_memory_page(memory, index, &cursor);
+        uint8_t *base = shadow->pages + (size_t)index * FTVM_PAGE_BYTES;
+        if (memcmp(page, base, FTVM_PAGE_BYTES) != 0)
+            memcpy(base, page, FTVM_PAGE_BYTES);
+    }
+    ftvm_digest_memory(memory, shadow->digests, &shadow->sum);
+    memset(shadow->raw_runs, 0, shadow->page_count);
+}
+
 static size_t page_encode_raw(const uint8_t *page, uint8_t *base, uint8_t *out)
 {
     if (memcmp(page, base, FTVM_PAGE_BYTES) == 0)

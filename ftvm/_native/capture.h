@@ -35,6 +35,10 @@ struct ftvm_batch {
  * zero). */
 void ftvm_capture_reset(struct ftvm_shadow *shadow);
 
+/* Makes the shadow one of `memory` as it is, which must stand still: pages, digests and sum. Pages that are equal already
+ * are read, not written, so that zero pages of a fresh shadow stay unbacked. Both have the same page count. */
+void ftvm_capture_adopt(const struct ftvm_memory *memory, struct ftvm_shadow *shadow);
+
 /* Encodes pages straight from guest memory, which must stand still, until all are done or the batch is full.
  *
  * indices  `count` of them, valid by ftvm_memory_indices_valid for the shadow's page count

@@ -202,6 +202,22 @@ static int scan_try(int pagemap)
     return ioctl(pagemap, SCAN_REQUEST, &request) >= 0 ? 0 : -errno;
 }
 
+/* Starts with both descriptors open. */
+static int tracker_begin(const struct ftvm_tracker *tracker, const struct ftvm_memory *memory,
+                         enum ftvm_tracker_step *step)
+{
+    *step = FTVM_TRACKER_FEATURES;
+    int error = features_ask(tracker->userfault);
+    if (error != 0)
+        return error;
+    *step = FTVM_TRACKER_SCAN;
+    error = scan_try(tracker->pagemap);
+    if (error != 0)
+        return error;
+    *step = FTVM_TRACKER_REGISTER;
+    return regions_register(tracker->userfault, memory);
+}
+
 static int tracker_start(struct ftvm_tracker *tracker, const struct ftvm_memory *memory, enum ftvm_tracker_step *step)
 {
     *step = FTVM_TRACKER_CREATE;
@@ -210,20 +226,19 @@ static int tracker_start(struct ftvm_tracker *tracker, const struct ftvm_memory 
     tracker->userfault = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
     if (tracker->userfault < 0)
         return -errno;
-    *step = FTVM_TRACKER_FEATURES;
-    int error = features_ask(tracker->userfault);
-    if (error != 0)
-        return error;
     *step = FTVM_TRACKER_PAGEMAP;
     tracker->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     if (tracker->pagemap < 0)
         return -errno;
-    *step = FTVM_TRACKER_SCAN;
-    error = scan_try(tracker->pagemap);
+    return tracker_begin(tracker, memory, step);
+}
+
+int ftvm_tracker_adopt(struct ftvm_tracker *tracker, const struct ftvm_memory *memory, enum ftvm_tracker_step *step)
+{
+    int error = tracker_begin(tracker, memory, step);
     if (error != 0)
-        return error;
-    *step = FTVM_TRACKER_REGISTER;
-    return regions_register(tracker->userfault, memory);
+        ftvm_tracker_close(tracker);
+    return error;
 }
 
 int ftvm_tracker_open(struct ftvm_tracker *tracker, const struct ftvm_memory *memory, enum ftvm_tracker_step *step)
@@ -250,6 +265,14 @@ int ftvm_tracker_open(struct ftvm_tracker *tracker, const struct ftvm_memory *me
     tracker->userfault = -1;
     tracker->pagemap = -1;
     *step = FTVM_TRACKER_CREATE;
+    return -ENOSYS;
+}
+
+int ftvm_tracker_adopt(struct ftvm_tracker *tracker, const struct ftvm_memory *memory, enum ftvm_tracker_step *step)
+{
+    (void)memory;
+    ftvm_tracker_close(tracker);
+    *step = FTVM_TRACKER_FEATURES;
     return -ENOSYS;
 }
 

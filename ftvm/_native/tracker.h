@@ -45,6 +45,11 @@ struct ftvm_tracker {
  * Returns 0 or a negative errno; after a failure nothing is open. */
 int ftvm_tracker_open(struct ftvm_tracker *tracker, const struct ftvm_memory *memory, enum ftvm_tracker_step *step);
 
+/* Starts tracking memory of another process. `tracker` holds a userfaultfd that was made in that process and has not been
+ * used yet, and its /proc/PID/pagemap; the addresses in `memory` are that process's own and are never read here. Else as
+ * ftvm_tracker_open; takes both descriptors over: after a failure they are closed. */
+int ftvm_tracker_adopt(struct ftvm_tracker *tracker, const struct ftvm_memory *memory, enum ftvm_tracker_step *step);
+
 /* Stops tracking. Idempotent. */
 void ftvm_tracker_close(struct ftvm_tracker *tracker);
 

@@ -11,7 +11,7 @@ from ftvm.arbiters.memory import MemoryRecordStore
 from ftvm.errors import ConfigError
 from ftvm.interfaces import RecordStore
 
-__all__ = ["open_record_store"]
+__all__ = ["check_record_url", "folder_of", "open_record_store"]
 
 
 def open_record_store(url: str) -> RecordStore:
@@ -23,19 +23,37 @@ def open_record_store(url: str) -> RecordStore:
 
     Raises ConfigError if the URL names none, ArbiterError if it cannot be opened.
     """
+    return _opener_of(url)(url)
+
+
+def check_record_url(url: str) -> None:
+    """Raise ConfigError unless `url` names a record store; asks none."""
+    _opener_of(url)
+    if url.startswith("file:"):
+        folder_of(url)
+    elif url.startswith("etcd"):
+        parse_etcd_url(url)
+
+
+def folder_of(url: str) -> str:
+    """Return the directory that a file: URL names; raises ConfigError."""
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost") or not parts.path.startswith("/") or parts.query or parts.fragment:
+        raise ConfigError(f"arbiter {url!r}: write file:// and an absolute path, e.g. {_EXAMPLES['file']}")
+    return unquote(parts.path)
+
+
+def _opener_of(url: str) -> Callable[[str], RecordStore]:
     scheme, _, rest = url.partition(":")
     opener = _OPENERS.get(scheme)
     if opener is None or not rest:
         known = ", ".join(_EXAMPLES.values())
         raise ConfigError(f"arbiter {url!r} has no scheme that is known; write one of: {known}")
-    return opener(url)
+    return opener
 
 
 def _open_file(url: str) -> RecordStore:
-    parts = urlsplit(url)
-    if parts.netloc not in ("", "localhost") or not parts.path.startswith("/") or parts.query or parts.fragment:
-        raise ConfigError(f"arbiter {url!r}: write file:// and an absolute path, e.g. {_EXAMPLES['file']}")
-    return FileRecordStore(unquote(parts.path))
+    return FileRecordStore(folder_of(url))
 
 
 def _open_etcd(url: str) -> RecordStore:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ftvm._native import ffi, lib
 from ftvm._native.digest import digest_to_int
+from ftvm._native.memory import NativeMemory
 from ftvm.checkpoint import PAGE_COUNT_MAX, PAGE_DIGEST_ROW
 from ftvm.errors import ConfigError, LocalProtocolError
 from ftvm.units import pages_to_bytes
@@ -59,6 +60,13 @@ class Shadow:
         lib.ftvm_capture_reset(self.native)
         self._is_torn = False
 
+    def adopt(self, memory: NativeMemory) -> None:
+        """Become what `memory` holds, which must stand still (about 0.5 us a page): the backup holds it too."""
+        if memory.page_count != self.page_count:
+            raise ConfigError(f"memory has {memory.page_count} pages and its shadow {self.page_count}")
+        lib.ftvm_capture_adopt(memory.native, self.native)
+        self._is_torn = False
+
     def page(self, index: int) -> bytes:
         """Return a copy of one page."""
         if not 0 <= index < self.page_count:
@@ -73,6 +81,11 @@ class Shadow:
     def tear(self) -> None:
         """Note that a capture failed halfway: pages went in that will never be sent. Only `clear` mends it."""
         self._is_torn = True
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no capture has failed halfway since it was clear."""
+        return not self._is_torn
 
     def require_whole(self) -> None:
         """Raise LocalProtocolError after a capture that failed halfway."""

@@ -1,24 +1,31 @@
 """The options that `ftvm primary` and `ftvm standby` share, and what they build: a guest, a world, keys."""
 
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypedDict, TypeVar
 
 import click
 
+from ftvm.arbiters.urls import check_record_url
+from ftvm.cli.configoption import config_option
+from ftvm.cli.serviceoptions import SERVICE_OPTIONS, check_control, check_metrics, open_attendants
 from ftvm.config import Timing
 from ftvm.engines.names import ENGINES, engine_named
-from ftvm.errors import ConfigError
+from ftvm.errors import ConfigError, FtvmError, ImageError
 from ftvm.guests.datagram import DatagramWorld, cable_ends, mac_bytes
+from ftvm.guests.riscv.elf import parse_elf
 from ftvm.guests.riscv.guest import RiscvGuest
+from ftvm.guests.riscv.machine import RAM_BASE
 from ftvm.guests.riscv.programs import SUMMARIES, read_program
 from ftvm.interfaces import Engine, World
 from ftvm.runtime.clock import MonotonicClock
-from ftvm.runtime.protection import HostOptions
+from ftvm.runtime.protection import HostOptions, check_guest_id
 from ftvm.runtime.world import CallbackWorld
+from ftvm.service.configfile import several
+from ftvm.transport.endpoints import parse_endpoint
 from ftvm.transport.keys import Keys, load_keys
 from ftvm.units import Nanos, seconds_to_nanos
 
@@ -40,7 +47,7 @@ def host_options(command: F) -> F:
 
 _OPTIONS: Final = (
     click.option("--guest", "guest_id", default="guest", show_default=True, help="The guest's name in the record."),
-    click.option("--listen", required=True, metavar="ENDPOINT", help="Where peers connect, e.g. tcp://0.0.0.0:7777."),
+    click.option("--listen", metavar="ENDPOINT", help="Where peers connect, e.g. tcp://0.0.0.0:7777. Needed."),
     click.option(
         "--peer",
         "peers",
@@ -48,7 +55,7 @@ _OPTIONS: Final = (
         metavar="ENDPOINT[=FILE.pub]",
         help="Another host of this guest; with the key expected there if several are allowed. May be repeated.",
     ),
-    click.option("--arbiter", required=True, metavar="URL", help="The record that decides, e.g. file:///shared/vm1."),
+    click.option("--arbiter", metavar="URL", help="The record that decides, e.g. file:///shared/vm1. Needed."),
     click.option("--key", "key_file", metavar="FILE.key", help="This host's secret key, from `ftvm keygen`."),
     click.option("--allow", multiple=True, metavar="FILE.pub", help="A peer's public key. May be repeated."),
     click.option(
@@ -70,18 +77,28 @@ _OPTIONS: Final = (
     click.option(
         "--silence", default=300.0, show_default=True, metavar="MS", help="Silence after which a standby suspects."
     ),
+    *SERVICE_OPTIONS,
+    config_option,
     click.option("--json", "is_json", is_flag=True, help="Print events and status as JSON lines on stdout."),
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostArguments:
-    """The shared options as they were given."""
+class Addresses(TypedDict):
+    """What `protect` and `Standby` take as their own arguments."""
 
-    guest_id: str
     listen: str
     peers: tuple[str, ...]
     arbiter: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostArguments:
+    """The shared options as they were given: on the command line, or in a config file."""
+
+    guest_id: str
+    listen: str | None
+    peers: tuple[str, ...]
+    arbiter: str | None
     key_file: str | None
     allow: tuple[str, ...]
     program: str
@@ -93,7 +110,36 @@ class HostArguments:
     engine_name: str
     heartbeat: float
     silence: float
+    control: str | None
+    metrics: str | None
+    log_format: str
     is_json: bool
+
+    def problems(self) -> dict[str, FtvmError]:
+        """Return all that is wrong with the settings, by the name of the option. Opens nothing to stay open."""
+        found: dict[str, FtvmError] = {}
+        for option, check in _CHECKS.items():
+            try:
+                check(self)
+            except (ConfigError, ImageError) as wrong:
+                found[option] = wrong
+        return found
+
+    def check(self) -> None:
+        """Raise one error that tells of all that is wrong with the settings."""
+        problems = self.problems()
+        if len(problems) == 1:
+            raise next(iter(problems.values()))
+        if problems:
+            raise several([f"{option}: {wrong}" for option, wrong in problems.items()])
+
+    def addresses(self) -> Addresses:
+        """Return where this host is and whom it asks; raises ConfigError unless that is all said."""
+        if self.listen is None:
+            raise ConfigError("say where peers connect: --listen tcp://0.0.0.0:7777")
+        if self.arbiter is None:
+            raise ConfigError("say where the record is that decides: --arbiter file:///shared/vm1")
+        return {"listen": self.listen, "peers": self.peer_endpoints(), "arbiter": self.arbiter}
 
     def engine(self) -> Engine:
         """Return the engine; ConfigError lists the names if it is unknown."""
@@ -118,7 +164,7 @@ class HostArguments:
     def guest(self, *, boots: bool) -> RiscvGuest:
         """Build the machine: with its program for a primary, blank for a standby."""
         return RiscvGuest(
-            self._image() if boots else None,
+            self.image() if boots else None,
             clock=MonotonicClock(),
             memory_bytes=parse_memory(self.memory),
             mac=mac_bytes(self.mac) if self.nic is not None else None,
@@ -138,22 +184,43 @@ class HostArguments:
         local, remote = cable_ends(self.nic)
         return DatagramWorld(local, remote, mac=self.mac, console=write)
 
-    def options(self) -> HostOptions:
-        """Build what `protect` and `Standby` take; a world among it, whose sockets are open from then on."""
-        timing = Timing(
-            heartbeat_ns=_millis_to_nanos(self.heartbeat, "--heartbeat"),
-            backup_limit_ns=_millis_to_nanos(self.silence, "--silence"),
-            primary_limit_ns=_millis_to_nanos(self.silence * 5 / 3, "--silence"),
-        )
+    @contextmanager
+    def opened(self, *, boots: bool) -> Iterator[tuple[RiscvGuest, HostOptions]]:
+        """Build all that `protect` and `Standby` take, and close what of it is open at the end; all or nothing."""
+        self.check()
+        with ExitStack() as stack:
+            options = self._plain_options()
+            guest = self.guest(boots=boots)
+            stack.callback(guest.close)
+            world = self.world()
+            stack.callback(world.close)
+            attendants = open_attendants(
+                stack,
+                guest_id=self.guest_id,
+                control=self.control,
+                metrics=self.metrics,
+                is_ready_when_active=boots,
+            )
+            yield guest, {**options, "world": world, "attendants": attendants}
+
+    def _plain_options(self) -> HostOptions:
         return {
             "keys": self.keys(),
             "engine": self.engine(),
             "guest_id": self.guest_id,
-            "timing": timing,
-            "world": self.world(),
+            "timing": self.timing(),
         }
 
-    def _image(self) -> bytes:
+    def timing(self) -> Timing:
+        """Return when silence becomes suspicion; raises ConfigError."""
+        return Timing(
+            heartbeat_ns=_millis_to_nanos(self.heartbeat, "--heartbeat"),
+            backup_limit_ns=_millis_to_nanos(self.silence, "--silence"),
+            primary_limit_ns=_millis_to_nanos(self.silence * 5 / 3, "--silence"),
+        )
+
+    def image(self) -> bytes:
+        """Return the program that the machine runs; raises ConfigError if it cannot be read."""
         if self.program in SUMMARIES:
             return read_program(self.program)
         try:
@@ -161,6 +228,50 @@ class HostArguments:
         except OSError as wrong:
             names = ", ".join(SUMMARIES)
             raise ConfigError(f"--program {self.program}: {wrong.strerror}; built-in programs are {names}") from wrong
+
+
+def _check_addresses(arguments: HostArguments) -> None:
+    parse_endpoint(arguments.addresses()["listen"])
+
+
+def _check_peers(arguments: HostArguments) -> None:
+    for endpoint in arguments.peer_endpoints():
+        parse_endpoint(endpoint)
+
+
+def _check_arbiter(arguments: HostArguments) -> None:
+    if arguments.arbiter is None:
+        return  # told of with --listen
+    check_record_url(arguments.arbiter)
+
+
+def _check_program(arguments: HostArguments) -> None:
+    image = arguments.image()
+    with suppress(ConfigError):  # a wrong size is told of with --memory
+        parse_elf(image, ram_base=RAM_BASE, ram_bytes=parse_memory(arguments.memory))
+
+
+def _check_network(arguments: HostArguments) -> None:
+    if arguments.nic is not None:
+        cable_ends(arguments.nic)
+
+
+_CHECKS: Final[dict[str, Callable[[HostArguments], object]]] = {
+    "guest": lambda arguments: check_guest_id(arguments.guest_id),
+    "listen": _check_addresses,
+    "peer": _check_peers,
+    "arbiter": _check_arbiter,
+    "key": HostArguments.keys,
+    "memory": lambda arguments: parse_memory(arguments.memory),
+    "program": _check_program,
+    "nic": _check_network,
+    "mac": lambda arguments: mac_bytes(arguments.mac),
+    "engine": HostArguments.engine,
+    "silence": HostArguments.timing,
+    "control": lambda arguments: check_control(arguments.control),
+    "metrics": lambda arguments: check_metrics(arguments.metrics),
+}
+"""What can be known to be wrong before anything is opened, by the option that says it."""
 
 
 def _millis_to_nanos(millis: float, option: str) -> Nanos:

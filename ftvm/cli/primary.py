@@ -27,15 +27,12 @@ def primary(create: bool, **shared: Any) -> None:
           --arbiter file:///shared/vm1 --program kv --nic udp:9001:9000 --create
     """
     arguments = HostArguments(**shared)
-    options = arguments.options()
-    report = make_report(arguments.is_json)
-    guest = arguments.guest(boots=True)
-    with protect(
-        guest,
-        listen=arguments.listen,
-        peers=arguments.peer_endpoints(),
-        arbiter=arguments.arbiter,
-        create=create,
-        **options,
-    ) as protection:
-        run_until_stopped(protection, report)
+    with arguments.opened(boots=True) as (guest, options):
+        report = make_report(arguments.is_json, arguments.log_format)
+        with protect(
+            guest,
+            create=create,
+            **arguments.addresses(),
+            **options,
+        ) as protection:
+            run_until_stopped(protection, report)

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from ftvm.events import (
     ArbiterTrouble,
+    AttendantFailed,
     Committed,
     ConnectionRefused,
     CopyProgress,
@@ -29,8 +30,10 @@ from ftvm.events import (
     Solo,
     Suspected,
     TookOver,
+    TransportTrouble,
 )
 from ftvm.runtime.status import Status
+from ftvm.service.story import Story
 
 __all__ = ["JsonReport", "Report", "TextReport", "describe"]
 
@@ -79,11 +82,13 @@ class TextReport:
         # A line stays a line, however long: a log is searched, and a terminal wraps by itself.
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._last_line = ""
+        self._story = Story()
         self._progress: Progress | None = None
         self._task: TaskID | None = None
 
     def event(self, event: Event) -> None:
-        """Print a line, or move the bar."""
+        """Print a line, or move the bar; explain a takeover."""
+        explanation = self._story.note(event)
         if isinstance(event, CopyProgress):
             self._move_bar(event)
             return
@@ -94,6 +99,9 @@ class TextReport:
         if line != self._last_line:  # an arbiter that is away is asked ten times a second
             self._console.print(line, markup=False)
         self._last_line = line
+        if explanation is not None:
+            for word, told in asdict(explanation).items():
+                self._console.print(f"  {word}: {told}", markup=False)
 
     def status(self, status: Status) -> None:
         """Say nothing: `ftvm primary --json` is for watching closely."""
@@ -158,8 +166,12 @@ def describe(event: Event) -> str:
             return f"diverged between {event.agreed} and {event.seen}: {event.reason}; pages {list(event.pages)}"
         case PeerMisbehaved():
             return f"peer {event.peer} misbehaved: {event.error}"
+        case TransportTrouble():
+            return f"a message was lost: {event.error}"
         case ArbiterTrouble():
             return f"arbiter: {event.error}"
+        case AttendantFailed():
+            return f"the {event.name} failed and was closed; the guest goes on: {event.error}"
         case HostFailed():
             return f"failed: {event.error}"
         case _:

@@ -26,13 +26,7 @@ def standby(**shared: Any) -> None:
           --arbiter file:///shared/vm1 --nic udp:9001:9000
     """
     arguments = HostArguments(**shared)
-    options = arguments.options()
-    report = make_report(arguments.is_json)
-    with Standby(
-        arguments.guest(boots=False),
-        listen=arguments.listen,
-        peers=arguments.peer_endpoints(),
-        arbiter=arguments.arbiter,
-        **options,
-    ) as host:
-        run_until_stopped(host, report)
+    with arguments.opened(boots=False) as (guest, options):
+        report = make_report(arguments.is_json, arguments.log_format)
+        with Standby(guest, **arguments.addresses(), **options) as host:
+            run_until_stopped(host, report)

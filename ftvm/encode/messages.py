@@ -21,6 +21,8 @@ __all__ = [
     "Message",
     "Ping",
     "Pong",
+    "Prepare",
+    "Prepared",
     "Refuse",
     "Sequenced",
     "SessionId",
@@ -63,10 +65,13 @@ class Join:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Welcome:
-    """The active opens a session for `joiner`; its memory starts as all zero pages on both sides."""
+    """The active opens a session for `joiner`; its memory starts as all zero pages on both sides.
+
+    engines  those that the active knows, by name: it may be the standby one day
+    """
 
     joiner: str
-    engine: str
+    engines: tuple[str, ...]
     staging_bytes: int
 
 
@@ -141,6 +146,21 @@ class Pong:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Prepare:
+    """The active stands still at `epoch`: the standby is to load it, for a switchover that is not proposed yet."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """The standby's answer: it has loaded `epoch`; or why not, in `error`."""
+
+    epoch: int
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Leave:
     """The sender ends the session, and why: a hint that shortens the other side's wait, no more."""
 
@@ -148,4 +168,4 @@ class Leave:
 
 
 Sequenced = Copy | EpochPart | Log
-Message = Join | Welcome | Refuse | Copy | EpochPart | Log | Ack | Ping | Pong | Leave
+Message = Join | Welcome | Refuse | Copy | EpochPart | Log | Ack | Ping | Pong | Prepare | Prepared | Leave

@@ -4,8 +4,10 @@
 
 It prints JSON lines: ``{"status": {...}}`` a few times a second and, at the end, ``{"verdict": {...}}``. A program that
 drives it writes JSON lines to its standard input: ``{"watch": T}`` asks for the time of the first answer that comes at
-or after T (monotonic nanoseconds of this machine), given once as ``{"watch": T, "answered_at": A}``; ``{"stop": true}``
-begins the audit. The end of standard input, SIGTERM and SIGINT end it at once without a verdict.
+or after T (monotonic nanoseconds of this machine), given once as ``{"watch": T, "answered_at": A}``; ``{"gap": T}`` for
+the longest time without an answer since T, given as ``{"gap": T, "longest_ns": L, "answers": N}``; ``{"stop": true}``
+begins the audit; ``{"judge": true}`` asks for the verdict without one, where the guest is known to be gone. The end of
+standard input, SIGTERM and SIGINT end it at once without a verdict.
 """
 
 import argparse
@@ -18,13 +20,14 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from ipaddress import IPv4Address
+from itertools import pairwise
 from typing import Final
 
 from ftvm.errors import FtvmError
 from ftvm.guests.datagram import DatagramPort, cable_ends, mac_bytes
 from ftvm.lab.history import Verdict, check
 from ftvm.lab.kv import KV_PORT
-from ftvm.lab.load import PACE_NS, Load
+from ftvm.lab.load import PACE_NS, PATIENCE_NS, Load
 from ftvm.lab.station import Endpoint, Station
 from ftvm.units import Nanos, nanos_to_millis, nanos_to_seconds, seconds_to_nanos
 
@@ -83,6 +86,11 @@ class Client:
             found = answered_at
         return found
 
+    def longest_gap(self, at: int, now: Nanos) -> tuple[int, int]:
+        """Return the longest time without an answer between `at` and now, and how many answers came in between."""
+        answered = [time for time in self._answer_times if time >= at]
+        return max(later - earlier for earlier, later in pairwise([at, *answered, now])), len(answered)
+
     def status(self, now: Nanos) -> dict[str, object]:
         """Return the figures of the moment."""
         counters = self._load.counters
@@ -114,7 +122,8 @@ class _Process:
         )
         now = _now()
         pace_ns = seconds_to_nanos(options.pace / 1000)
-        self._load = Load(now, seed=options.seed, clients=options.clients, pace_ns=pace_ns)
+        patience_ns = seconds_to_nanos(options.patience / 1000)
+        self._load = Load(now, seed=options.seed, clients=options.clients, pace_ns=pace_ns, patience_ns=patience_ns)
         self._client = Client(self._port, station, self._load)
         self._stop_at = None if options.seconds is None else now + seconds_to_nanos(options.seconds)
         self._audit_ends_at: int | None = None
@@ -122,6 +131,7 @@ class _Process:
         self._watches: list[int] = []
         self._is_driven = options.driven
         self._is_killed = False
+        self._is_to_judge = False
         self._unread = b""
 
     def run(self) -> int:
@@ -171,6 +181,11 @@ class _Process:
             self._begin_audit(_now())
         elif "watch" in command and len(self._watches) < WATCHES_MAX:
             self._watches.append(command["watch"])
+        elif "gap" in command:
+            longest_ns, answers = self._client.longest_gap(command["gap"], _now())
+            _print({"gap": command["gap"], "longest_ns": longest_ns, "answers": answers})
+        elif "judge" in command:
+            self._is_to_judge = True
 
     def _begin_audit(self, now: Nanos) -> None:
         self._load.begin_audit()
@@ -179,10 +194,10 @@ class _Process:
 
     def _is_over(self, now: Nanos) -> bool:
         is_late = self._audit_ends_at is not None and now >= self._audit_ends_at
-        return self._is_killed or self._load.is_finished or is_late
+        return self._is_killed or self._is_to_judge or self._load.is_finished or is_late
 
     def _judge(self) -> int:
-        verdict = check(self._load.history())
+        verdict = check(self._load.history(), keeps_order=True)
         _print({"verdict": _verdict_fields(verdict, self._load)})
         return 1 if verdict.findings or verdict.unanswered else 0
 
@@ -202,6 +217,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     pace_ms = nanos_to_millis(PACE_NS)
     parser.add_argument("--pace", type=float, default=pace_ms, metavar="MS", help="between two requests of a client")
+    patience_ms = nanos_to_millis(PATIENCE_NS)
+    parser.add_argument(
+        "--patience", type=float, default=patience_ms, metavar="MS", help="between repetitions, at most"
+    )
     parser.add_argument("--seconds", type=float, help="work for so long, then judge")
     parser.add_argument("--driven", action="store_true", help="take commands from standard input")
     try:

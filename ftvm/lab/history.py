@@ -35,6 +35,7 @@ class Call:
 
     returned_at  when its first answer came; None if none did
     replies      the different answers that came, in order; a second one is a violation
+    sends        how often it was sent until then
     """
 
     client: int
@@ -45,6 +46,7 @@ class Call:
     invoked_at: Nanos
     returned_at: Nanos | None
     replies: tuple[Reply, ...]
+    sends: int = 1
 
     @property
     def is_acknowledged(self) -> bool:
@@ -65,6 +67,7 @@ class Trouble(Enum):
     ANSWERS_DIFFER = "a repeated request was answered differently"
     REBOOTED = "the guest was started again"
     WENT_BACK = "the guest's uptime fell"
+    OUT_OF_ORDER = "answers came in another order than the guest gave them"
     ACTED_TWICE = "the guest's count of PUTs does not fit the requests"
 
 
@@ -98,8 +101,11 @@ class Verdict:
         return len(self.findings) - self.acknowledged_lost
 
 
-def check(calls: Iterable[Call], *, writes_before: int = 0) -> Verdict:
-    """Check a whole history; `writes_before` is how many PUTs the guest had applied when the first call was made.
+def check(calls: Iterable[Call], *, writes_before: int = 0, keeps_order: bool = False) -> Verdict:
+    """Check a whole history.
+
+    writes_before  how many PUTs the guest had applied when the first call was made
+    keeps_order    whether the network brings answers in the order in which the guest gave them
 
     Raises ConfigError if two PUTs wrote the same value to one key: then the answers do not tell them apart.
     """
@@ -111,6 +117,7 @@ def check(calls: Iterable[Call], *, writes_before: int = 0) -> Verdict:
     findings = [finding for key_calls in keys.values() for finding in _check_register(key_calls)]
     findings += _check_answers(history)
     findings += _check_uptime(history)
+    findings += _check_order(history) if keeps_order else ()
     findings += _check_writes(history, writes_before)
     return Verdict(
         acknowledged=sum(call.is_acknowledged for call in history),
@@ -272,6 +279,20 @@ def _check_uptime(history: Sequence[Call]) -> Iterator[Finding]:
             earlier = newest[before - 1]
             evidence = f"{call} at {call.replies[0].uptime}, after {earlier} at {earlier.replies[0].uptime}"
             yield Finding(trouble=Trouble.WENT_BACK, evidence=evidence)
+
+
+def _check_order(history: Sequence[Call]) -> Iterator[Finding]:
+    """Find answers that were overtaken by later ones of the guest, on a network that keeps the order.
+
+    Only those to requests sent once: what a retransmission was answered with may well come late.
+    """
+    by_end = sorted(_answered(history), key=lambda call: call.returned_at or 0)
+    ends = [call.returned_at or 0 for call in by_end]
+    newest = _greatest_so_far(by_end, lambda call: call.replies[0].uptime)
+    for call in by_end:
+        before = bisect_left(ends, call.returned_at or 0)  # what came at the same moment has no order
+        if call.sends == 1 and before and call.replies[0].uptime < newest[before - 1].replies[0].uptime:
+            yield Finding(trouble=Trouble.OUT_OF_ORDER, evidence=f"{call} came after {newest[before - 1]}")
 
 
 def _check_writes(history: Sequence[Call], writes_before: int) -> Iterator[Finding]:

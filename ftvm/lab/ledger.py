@@ -25,6 +25,8 @@ class HostFacts:
 
     name: str
     role: str = "down"
+    replica: str = ""
+    engine: str = ""
     link: str = ""
     generation: int = 0
     standby: str | None = None
@@ -96,6 +98,7 @@ class Ledger:
         self.is_switch_ready = False
         self._moves: deque[Move] = deque(maxlen=MOVES_KEPT)
         self._answers: dict[int, int] = {}
+        self._gaps: dict[int, int] = {}
 
     # --- what is asked ---
 
@@ -117,6 +120,10 @@ class Ledger:
     def answer_since(self, watch: int) -> int | None:
         """Return what the client said when told to watch for the first answer since that time."""
         return self._answers.get(watch)
+
+    def gap_since(self, at: int) -> int | None:
+        """Return what the client said when asked for the longest time without an answer since then."""
+        return self._gaps.get(at)
 
     def takeover_of(self, host: str, count_before: int) -> Takeover | None:
         """Return the first takeover by `host` after the first `count_before` of all."""
@@ -153,6 +160,8 @@ class Ledger:
             self.client_status = line["status"]
         elif "watch" in line:
             self._answers[line["watch"]] = line["answered_at"]
+        elif "gap" in line:
+            self._gaps[line["gap"]] = line["longest_ns"]
         elif "verdict" in line:
             self.verdict = line["verdict"]
 
@@ -160,6 +169,7 @@ class Ledger:
         match line["event"]:
             case "RoleChanged":
                 host.role = line["role"]
+                host.replica = line.get("replica_id", "")
             case "RecordLearned":
                 host.generation = line["generation"]
                 host.standby = line["standby"]
@@ -193,6 +203,8 @@ class Ledger:
 
 def _take_status(host: HostFacts, status: dict[str, Any]) -> None:
     host.role = status["role"]
+    host.replica = status.get("replica_id", "")
+    host.engine = status.get("engine", "")
     host.link = status.get("link", "")
     host.generation = status["generation"]
     host.standby = status.get("standby") if host.is_active else None

@@ -15,11 +15,12 @@ from ftvm.lab.history import Call
 from ftvm.lab.kv import VALUE_BYTES_MAX, Operation, Reply, Request, Status
 from ftvm.units import Nanos
 
-__all__ = ["PACE_NS", "Load", "LoadCounters"]
+__all__ = ["PACE_NS", "PATIENCE_NS", "Load", "LoadCounters"]
 
 RETRY_NS_FIRST: Final = 50_000_000
-RETRY_NS_MAX: Final = 100_000_000
-"""Doubling stops here: a client that waits longer would measure its own patience, not the takeover."""
+PATIENCE_NS: Final = 100_000_000
+"""Doubling stops here: a client that waits longer would measure its own patience, not the takeover. Where a guest may
+be slower than that for long, be more patient: each repetition costs it an answer."""
 
 PACE_NS: Final = 10_000_000
 """A client begins at most one request in so long: a solo guest answers at once, and would take a whole core."""
@@ -53,19 +54,29 @@ class _Outstanding:
     """When it was sent first; until then, when it is to be."""
     send_at: Nanos
     retry_ns: int = RETRY_NS_FIRST
-    was_sent: bool = False
+    sends: int = 0
 
 
 class Load:
     """The requests of several logical clients, and the history of their calls."""
 
-    def __init__(self, now: Nanos, *, seed: int, clients: int = 16, keys: int = 64, pace_ns: int = PACE_NS) -> None:
+    def __init__(
+        self,
+        now: Nanos,
+        *,
+        seed: int,
+        clients: int = 16,
+        keys: int = 64,
+        pace_ns: int = PACE_NS,
+        patience_ns: int = PATIENCE_NS,
+    ) -> None:
         if not 0 < clients <= CLIENTS_MAX:
             raise ConfigError(f"a load has 1 to {CLIENTS_MAX} clients, not {clients}")
         if keys < 1:
             raise ConfigError("a load needs at least one key")
         self.counters = LoadCounters()
         self._pace_ns = pace_ns
+        self._patience_ns = patience_ns
         self._random = random.Random(seed)
         # Names of this run only, so that a guest that served another run before is judged by this one alone.
         run = self._random.getrandbits(32)
@@ -90,22 +101,20 @@ class Load:
 
     def oldest_wait_ns(self, now: Nanos) -> int:
         """Return how long the oldest request has been waiting for its answer."""
-        return max(
-            (now - waiting.invoked_at for waiting in self._outstanding if waiting and waiting.was_sent), default=0
-        )
+        return max((now - waiting.invoked_at for waiting in self._outstanding if waiting and waiting.sends), default=0)
 
     def due(self, now: Nanos) -> list[bytes]:
         """Return the requests to send now, new ones and those that were not answered in time."""
         return [self._send(waiting, now) for waiting in self._outstanding if waiting and waiting.send_at <= now]
 
     def _send(self, waiting: _Outstanding, now: Nanos) -> bytes:
-        if waiting.was_sent:
+        if waiting.sends:
             self.counters.retransmissions += 1
         else:
-            waiting.was_sent = True
             waiting.invoked_at = now
+        waiting.sends += 1
         waiting.send_at = Nanos(now + waiting.retry_ns)
-        waiting.retry_ns = min(2 * waiting.retry_ns, RETRY_NS_MAX)
+        waiting.retry_ns = min(2 * waiting.retry_ns, self._patience_ns)
         return waiting.request.encode()
 
     def on_reply(self, payload: bytes, now: Nanos) -> bool:
@@ -148,7 +157,7 @@ class Load:
     def history(self) -> list[Call]:
         """Return all calls, those still without an answer included."""
         answered = [call for calls in self._calls for call in calls]
-        return answered + [_call(waiting, None, None) for waiting in self._outstanding if waiting and waiting.was_sent]
+        return answered + [_call(waiting, None, None) for waiting in self._outstanding if waiting and waiting.sends]
 
     def _record(self, client: int, call: Call) -> None:
         self._calls[client].append(call)
@@ -188,4 +197,5 @@ def _call(waiting: _Outstanding, returned_at: Nanos | None, reply: Reply | None)
         invoked_at=waiting.invoked_at,
         returned_at=returned_at,
         replies=() if reply is None else (reply,),
+        sends=waiting.sends,
     )

@@ -76,6 +76,14 @@ class Child:
         self._signal(signal.SIGKILL)
         self.process.wait()
 
+    def freeze(self) -> None:
+        """Stop it where it stands, as a host that is paused: it notices nothing until `wake`."""
+        self._signal(signal.SIGSTOP)
+
+    def wake(self) -> None:
+        """Let it go on."""
+        self._signal(signal.SIGCONT)
+
     def ask_to_end(self) -> None:
         """Send SIGTERM."""
         self.is_expected_to_end = True
@@ -164,8 +172,26 @@ class Children:
         while child.is_alive and _now() < ends_at:
             self.pump(seconds_to_nanos(0.02))
         self.pump(0)
-        if child.is_alive or child.process.returncode != 0:
-            raise BrokenError(child.last_words())
+        has_failed = child.is_alive or child.process.returncode != 0
+        last_words = child.last_words()
+        self.bury(child)
+        if has_failed:
+            raise BrokenError(last_words)
+
+    def bury(self, child: Child) -> None:
+        """Give back what an ended child still holds, so that a long run can go through any number of them."""
+        child.kill()
+        self.pump(0)
+        for pipe in (child.process.stdout, child.process.stderr):
+            if pipe is not None and pipe in self._selector.get_map():
+                self._selector.unregister(pipe)
+        child.give_back()
+        self._children.remove(child)
+
+    def end_now(self) -> None:
+        """Kill all children, frozen ones too."""
+        for child in self._children:
+            child.kill()
 
     def close(self) -> None:
         """End all children, gently if they let us, and give back their pipes. Idempotent."""

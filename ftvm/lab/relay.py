@@ -1,14 +1,16 @@
 """A link between two hosts that is as slow, as narrow and as broken as one wants: a TCP relay with a delay.
 
 What comes to the listening port goes to the target, and back, unchanged and in order, after a one-way delay and at no
-more than a rate that all connections share, each direction for itself. A cut link is silent: nothing is taken, what is
-on its way is dropped, nobody is told. Since a TCP stream that lost bytes must not go on, the connections of before end
-when the link heals. Run as a process::
+more than a rate that all connections share, each direction for itself. A cut link is silent, both ways or one: nothing
+is taken, what is on its way is dropped, nobody is told. Since a TCP stream that lost bytes must not go on, the
+connections of before end when the link heals. Run as a process::
 
     python -m ftvm.lab.relay --listen 7001 --target 7000 --delay-ms 4 --rate 12500000
 
-it prints ``{"relay": "ready"}``, obeys the JSON lines ``{"cut": true}`` and ``{"cut": false}`` on its standard input,
-and ends on SIGTERM, SIGINT or the end of that input.
+it prints ``{"relay": "ready"}`` and obeys JSON lines on its standard input: ``{"cut": true}`` (or ``"there"``, from
+listener to target, or ``"back"``), ``{"cut": false}``, ``{"delay_ms": 40}``. It ends on SIGTERM, SIGINT or the end of
+that input. A link that both ends may dial has a second door, ``--back-listen`` and ``--back-target``: what comes in
+there goes the other way.
 
 `Line` and `Way` are pure: time is an argument. Memory is bounded: a way takes no more than `ROOM_BYTES`, and a line
 with a rate no more than it can send within `QUEUE_NS`, as a switch's port does; the rest waits in the senders' kernels.
@@ -26,10 +28,10 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from ftvm.errors import ConfigError, FtvmError, TransportError
-from ftvm.units import Nanos, nanos_to_seconds
+from ftvm.units import Nanos, nanos_to_seconds, seconds_to_nanos
 
 __all__ = ["Line", "Relay", "Way", "main"]
 
@@ -52,6 +54,7 @@ class Line:
     delay_ns: int
     rate: int | None
     free_at: int | None = None
+    is_cut: bool = False
 
     def __post_init__(self) -> None:
         if self.delay_ns < 0:
@@ -98,7 +101,8 @@ class Way:
     def takes(self, now: Nanos) -> bool:
         """Tell whether more may be put on its way now."""
         has_room = self.on_its_way + READ_BYTES <= ROOM_BYTES
-        return has_room and not self.is_finished and self.line.open_at(now) <= now
+        is_open = not self.line.is_cut and self.line.open_at(now) <= now
+        return has_room and not self.is_finished and is_open
 
     def put(self, data: bytes, now: Nanos) -> None:
         """Put bytes on their way."""
@@ -123,6 +127,16 @@ class Way:
         return lost
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Door:
+    """Where connections come in, and where each is led on to."""
+
+    listener: socket.socket
+    target: int
+    there: Line
+    back: Line
+
+
 @dataclass(slots=True, eq=False)
 class _Leg:
     """A socket, what it sends to and what comes to it."""
@@ -138,47 +152,81 @@ class _Leg:
 class Relay:
     """Connects each connection that comes to the target. Thread-free: `step` does what is due and returns."""
 
-    def __init__(self, listen: int, target: int, *, delay_ns: int = 0, rate: int | None = None) -> None:
-        """Listen on a port of the loopback device. Raises ConfigError or TransportError."""
-        self._lines = (Line(delay_ns, rate), Line(delay_ns, rate))
-        self._target = target
+    def __init__(
+        self,
+        listen: int,
+        target: int,
+        *,
+        delay_ns: int = 0,
+        rate: int | None = None,
+        back: tuple[int, int] | None = None,
+    ) -> None:
+        """Listen on a port of the loopback device; `back` is another port and target, for those who dial from there.
+
+        Raises ConfigError or TransportError.
+        """
+        there, homeward = Line(delay_ns, rate), Line(delay_ns, rate)
+        self._lines = (there, homeward)
+        self._doors: list[_Door] = []
         self._legs: list[_Leg] = []
-        self._is_cut = False
         self.bytes_lost = 0
         try:
-            self._listener = socket.create_server((LOOPBACK, listen))
+            self._open(listen, target, there, homeward)
+            if back is not None:
+                self._open(*back, homeward, there)
+        except TransportError:
+            self.close()
+            raise
+
+    def _open(self, listen: int, target: int, there: Line, back: Line) -> None:
+        try:
+            listener = socket.create_server((LOOPBACK, listen))
         except OSError as error:
             raise TransportError(f"the relay cannot listen on port {listen}: {error}") from error
-        self._listener.setblocking(False)
+        listener.setblocking(False)
+        self._doors.append(_Door(listener=listener, target=target, there=there, back=back))
 
     @property
     def port(self) -> int:
         """The port it listens on."""
-        return int(self._listener.getsockname()[1])
+        return int(self._doors[0].listener.getsockname()[1])
 
     @property
     def connection_count(self) -> int:
         """How many connections it carries."""
         return len(self._legs) // 2
 
-    def cut(self) -> None:
-        """Fall silent: take nothing, and drop what is on its way. Idempotent."""
-        self._is_cut = True
+    def cut(self, *, there: bool = True, back: bool = True) -> None:
+        """Fall silent, both ways or one: take nothing, and drop what is on its way. Idempotent."""
+        for line, is_meant in zip(self._lines, (there, back), strict=True):
+            line.is_cut |= is_meant
         for leg in self._legs:
-            self.bytes_lost += leg.outgoing.drop()
+            if leg.outgoing.line.is_cut:
+                self.bytes_lost += leg.outgoing.drop()
 
     def heal(self) -> None:
         """Carry again, for new connections; those of before have lost bytes and end. Idempotent."""
-        if self._is_cut:
-            self._is_cut = False
+        if any(line.is_cut for line in self._lines):
+            for line in self._lines:
+                line.is_cut = False
             for leg in list(self._legs):
                 self._end(leg)
 
+    def delay(self, delay_ns: int) -> None:
+        """Delay what comes from now on by so much; it still arrives after what came before."""
+        for line in self._lines:
+            line.delay_ns = delay_ns
+
+    @property
+    def _is_silent(self) -> bool:
+        return all(line.is_cut for line in self._lines)
+
     def step(self, now: Nanos) -> None:
         """Carry what is due, a bounded share of each connection."""
-        if self._is_cut:
+        if self._is_silent:
             return
-        self._accept()
+        for door in self._doors:
+            self._accept(door)
         for leg in list(self._legs):
             if leg in self._legs:  # its other end may have ended it meanwhile
                 self._step_leg(leg, now)
@@ -189,8 +237,9 @@ class Relay:
         with selectors.SelectSelector() as selector:  # epoll counts in whole milliseconds
             for fd in extra:
                 selector.register(fd, selectors.EVENT_READ)
-            if not self._is_cut:
-                selector.register(self._listener, selectors.EVENT_READ)
+            if not self._is_silent:
+                for door in self._doors:
+                    selector.register(door.listener, selectors.EVENT_READ)
                 for leg in self._legs:
                     timeout_ns = min(timeout_ns, self._watch(leg, selector, now))
             selector.select(nanos_to_seconds(Nanos(max(0, timeout_ns))))
@@ -199,25 +248,25 @@ class Relay:
         """End all connections and stop listening. Idempotent."""
         for leg in list(self._legs):
             self._end(leg)
-        self._listener.close()
+        for door in self._doors:
+            door.listener.close()
 
     # --- connections ---
 
-    def _accept(self) -> None:
+    def _accept(self, door: _Door) -> None:
         while len(self._legs) < 2 * CONNECTIONS_MAX:
             try:
-                near, _ = self._listener.accept()
+                near, _ = door.listener.accept()
             except BlockingIOError:
                 return
             try:
-                far = socket.create_connection((LOOPBACK, self._target), timeout=1)
+                far = socket.create_connection((LOOPBACK, door.target), timeout=1)
             except OSError:
                 near.close()  # nobody is there: whoever dialled sees what it would see without a relay
                 continue
-            self._join(near, far)
+            self._join(near, far, Way(door.there), Way(door.back))
 
-    def _join(self, near: socket.socket, far: socket.socket) -> None:
-        there, back = Way(self._lines[0]), Way(self._lines[1])
+    def _join(self, near: socket.socket, far: socket.socket, there: Way, back: Way) -> None:
         legs = (_Leg(near, there, back), _Leg(far, back, there))
         for leg, other in (legs, legs[::-1]):
             leg.other = other
@@ -265,7 +314,7 @@ class Relay:
         due = WAIT_NS_MAX
         if leg.outgoing.takes(now):
             events |= selectors.EVENT_READ
-        elif not leg.outgoing.is_finished and leg.outgoing.line.open_at(now) > now:
+        elif not leg.outgoing.is_finished and not leg.outgoing.line.is_cut and leg.outgoing.line.open_at(now) > now:
             due = leg.outgoing.line.open_at(now) - now
         if events:
             selector.register(leg.socket, events)
@@ -287,12 +336,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--target", type=int, required=True, metavar="PORT")
     parser.add_argument("--delay-ms", type=float, default=0.0, help="one way")
     parser.add_argument("--rate", type=int, metavar="BYTES", help="per second, each direction; default: no bound")
+    parser.add_argument("--back-listen", type=int, metavar="PORT", help="for those who dial from the target's side")
+    parser.add_argument("--back-target", type=int, metavar="PORT", help="where those are led on to")
     options = parser.parse_args(arguments)
+    back = None if options.back_listen is None else (options.back_listen, options.back_target)
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda signum, _: stopping.append(signum))
     try:
-        relay = Relay(options.listen, options.target, delay_ns=round(options.delay_ms * 1e6), rate=options.rate)
+        delay_ns = seconds_to_nanos(options.delay_ms / 1000)
+        relay = Relay(options.listen, options.target, delay_ns=delay_ns, rate=options.rate, back=back)
     except FtvmError as error:
         print(f"relay: {error}", file=sys.stderr)
         return 2
@@ -324,9 +377,17 @@ class _Commands:
         self.is_over = not data
         *lines, self._unread = (self._unread + data).split(b"\n")
         for line in lines:
-            command = json.loads(line)
-            if "cut" in command:
-                (relay.cut if command["cut"] else relay.heal)()
+            _obey(relay, json.loads(line))
+
+
+def _obey(relay: Relay, command: dict[str, Any]) -> None:
+    match command:
+        case {"cut": False}:
+            relay.heal()
+        case {"cut": way}:
+            relay.cut(there=way != "back", back=way != "there")
+        case {"delay_ms": delay_ms}:
+            relay.delay(seconds_to_nanos(delay_ms / 1000))
 
 
 def _now() -> Nanos:

@@ -39,20 +39,31 @@ class HostCommands:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """One demo's folder and ports. A cable is two UDP ports: the switch's end and the card's."""
+    """One scene's folder and ports. A cable is two UDP ports: the switch's end and the card's.
+
+    arbiter        its URL
+    dialled_ports  where each host is dialled by the other: at its own port, or at a relay's
+    """
 
     folder: Path
+    arbiter: str
     tcp_ports: tuple[int, ...]
+    dialled_ports: tuple[int, ...]
     udp_ports: tuple[int, ...]
 
     @classmethod
-    def prepare(cls, folder: Path) -> "Stage":
-        """Choose free ports and make the arbiter's folder."""
-        (folder / "arbiter").mkdir()
+    def prepare(cls, folder: Path, *, arbiter: str | None = None, has_relay: bool = False) -> "Stage":
+        """Choose free ports and, if no arbiter is given, make the folder of one."""
+        if arbiter is None:
+            (folder / "arbiter").mkdir()
+            arbiter = f"file://{folder / 'arbiter'}"
         cables = len(HOSTS) + 1
+        ports = free_ports(socket.SOCK_STREAM, 2 * len(HOSTS))
         return cls(
             folder=folder,
-            tcp_ports=free_ports(socket.SOCK_STREAM, len(HOSTS)),
+            arbiter=arbiter,
+            tcp_ports=ports[: len(HOSTS)],
+            dialled_ports=ports[len(HOSTS) :] if has_relay else ports[: len(HOSTS)],
             udp_ports=free_ports(socket.SOCK_DGRAM, 2 * cables),
         )
 
@@ -69,9 +80,9 @@ class Stage:
         other = _other(host)
         options = {
             "--guest": GUEST_ID,
-            "--listen": self._endpoint(host),
-            "--peer": self._endpoint(other),
-            "--arbiter": f"file://{self.folder / 'arbiter'}",
+            "--listen": _endpoint(self.tcp_ports[HOSTS.index(host)]),
+            "--peer": _endpoint(self.dialled_ports[HOSTS.index(other)]),
+            "--arbiter": self.arbiter,
             "--key": str(self.folder / f"{host}.key"),
             "--allow": str(self.folder / f"{other}.pub"),
             "--program": commands.guest,
@@ -80,6 +91,7 @@ class Stage:
             "--mac": GUEST_MAC,
             "--interval": f"{commands.interval_ms:g}",
             "--engine": commands.engine,
+            "--control": f"ipc://{self.folder / host}.sock",
         }
         if commands.latency_ms is not None:
             options["--latency"] = f"{commands.latency_ms:g}"
@@ -91,13 +103,27 @@ class Stage:
         ports = [word for port in range(len(HOSTS) + 1) for word in ("--port", self._cable(port, from_card=False))]
         return [*PYTHON, "ftvm.lab.switch", *ports]
 
-    def client_command(self, seed: int) -> list[str]:
+    def client_command(self, seed: int, *options: str) -> list[str]:
         """Run the client, to be told what to do."""
         cable = self._cable(len(HOSTS), from_card=True)
-        return [*PYTHON, "ftvm.lab.client", "--nic", cable, "--seed", str(seed), "--driven"]
+        return [*PYTHON, "ftvm.lab.client", "--nic", cable, "--seed", str(seed), "--driven", *options]
 
-    def _endpoint(self, host: str) -> str:
-        return f"tcp://{LOOPBACK}:{self.tcp_ports[HOSTS.index(host)]}"
+    def init_command(self, commands: HostCommands, *, force: bool = False) -> list[str]:
+        """Make the arbiter's record, or vacate it by an operator's word."""
+        words = ["--arbiter", self.arbiter, "--guest", GUEST_ID, "--yes", "--json"]
+        return [*commands.program, "init", *words, *(["--force"] if force else [])]
+
+    def relay_command(self, delay_ms: float) -> list[str]:
+        """Run the relay between the hosts; its way there is from the first host to the second."""
+        first, second = range(len(HOSTS))
+        doors = {
+            "--listen": self.dialled_ports[second],
+            "--target": self.tcp_ports[second],
+            "--back-listen": self.dialled_ports[first],
+            "--back-target": self.tcp_ports[first],
+        }
+        words = [word for name, port in doors.items() for word in (name, str(port))]
+        return [*PYTHON, "ftvm.lab.relay", *words, "--delay-ms", f"{delay_ms:g}"]
 
     def _cable(self, switch_port: int, *, from_card: bool) -> str:
         switch_end, card_end = self.udp_ports[2 * switch_port : 2 * switch_port + 2]
@@ -113,6 +139,10 @@ def free_ports(kind: socket.SocketKind, count: int) -> tuple[int, ...]:
         for probe in probes:
             probe.bind((LOOPBACK, 0))
         return tuple(probe.getsockname()[1] for probe in probes)
+
+
+def _endpoint(port: int) -> str:
+    return f"tcp://{LOOPBACK}:{port}"
 
 
 def _other(host: str) -> str:

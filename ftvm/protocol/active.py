@@ -8,12 +8,23 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from ftvm.checkpoint import Checkpoint, LogRecord, Output, PageBatch
-from ftvm.encode.messages import Ack, Envelope, Join, Leave, Message, Ping, Refuse, SessionId, Welcome
-from ftvm.errors import ConfigError, InternalError, RemoteProtocolError
+from ftvm.checkpoint import Checkpoint, LogRecord, Output, PageBatch, Watermarks
+from ftvm.encode.messages import (
+    Ack,
+    Envelope,
+    Join,
+    Leave,
+    Message,
+    Ping,
+    Prepare,
+    Prepared,
+    Refuse,
+    SessionId,
+    Welcome,
+)
+from ftvm.errors import ConfigError, InternalError, LocalProtocolError, RemoteProtocolError
+from ftvm.events import Committed as CommittedEvent
 from ftvm.events import (
-    ArbiterTrouble,
-    Committed,
     CopyProgress,
     EngineChanged,
     HostFailed,
@@ -23,18 +34,24 @@ from ftvm.events import (
     SessionEnded,
     Solo,
     Suspected,
+    SwitchedAway,
+    SwitchFailed,
 )
 from ftvm.interfaces import Engine, Lane
 from ftvm.protocol.channel import Outbox
+from ftvm.protocol.commit import Committed
 from ftvm.protocol.copying import CopyPlan
 from ftvm.protocol.core import Core, RoleEvent
-from ftvm.protocol.effects import Announce, CollectRound, CopyMore, EndSession, Forget, Release, StartCopy, Use
-from ftvm.protocol.link import LINKS, SHIPPING, LinkEvent, LinkState
+from ftvm.protocol.effects import Adopt, Announce, CollectRound, CopyMore, EndSession, Forget, Release, StartCopy, Use
+from ftvm.protocol.empty import Opening
+from ftvm.protocol.link import LINKS, SHIPPING, STANDING, LinkEvent, LinkState
 from ftvm.protocol.output import Gate, standbys_in_force
 from ftvm.protocol.pace import Pace
-from ftvm.protocol.record import add, drop
+from ftvm.protocol.patience import Patience
+from ftvm.protocol.record import add, drop, switch
 from ftvm.protocol.session import Session, batches_of
 from ftvm.protocol.suspicion import Watch
+from ftvm.protocol.switchover import Switchover, session_after
 from ftvm.units import Nanos
 
 __all__ = ["COPY_PATIENCE", "Active"]
@@ -42,6 +59,12 @@ __all__ = ["COPY_PATIENCE", "Active"]
 COPY_PATIENCE: Final = 4
 """How many limits of silence are tolerated before the first epoch is acknowledged: the standby may be busy with it."""
 
+
+PROGRESS_PATIENCE: Final = 120
+"""So many limits a standby that is heard may make no progress: longer, and it could hold outputs for ever."""
+
+JOINS_TOLERATED: Final = 3
+"""So many sessions of one key may come to nothing; with each further one it waits longer for the next."""
 
 REFUSALS_TOLD_MAX: Final = 64
 """So many different reasons for a refusal are told, each once: a flood of JOINs must not become a flood of events."""
@@ -59,6 +82,7 @@ class Active:
     link: LinkState = LinkState.NONE
     session: Session | None = None
     plan: CopyPlan | None = None
+    switchover: Switchover | None = None
     _ping_at: Nanos = field(init=False)
     _poll_at: Nanos = field(init=False)
     _announce_at: Nanos | None = None
@@ -66,21 +90,27 @@ class Active:
     _is_held_by_hint: bool = False
     _released_then: int = 0
     _refusals: set[str] = field(default_factory=set, repr=False)
+    _patience: Patience = field(init=False, repr=False)
     _untold: deque[Output] = field(default_factory=deque, repr=False)
     _unshipped: list[LogRecord] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         # The clock's origin is arbitrary: no timer may start at 0.
         self._ping_at = self._poll_at = self.began_at
+        limit_ns = self.core.settings.timing.primary_limit_ns
+        self._patience = Patience(JOINS_TOLERATED, Nanos(2 * limit_ns), Nanos(60 * limit_ns))
 
     # --- the engine ------------------------------------------------------------------------------------------------
 
     def set_engine(self, engine: Engine) -> None:
         """Change the engine: with the next checkpoint, or at once where no checkpoint goes to a backup.
 
-        Raises ConfigError if the standby in session has not said that it knows the engine; nothing changes then.
+        Raises ConfigError if the standby in session has not said that it knows the engine, and LocalProtocolError
+        while the guest is being handed over; nothing changes then.
         """
         session = self.session
+        if self.link in STANDING:
+            raise LocalProtocolError("the guest is being handed over: set the engine on the host that it goes to")
         if session is not None and not session.is_lost and engine.name not in session.engines:
             raise ConfigError(
                 f"standby {session.standby} does not know engine {engine.name}, only {', '.join(session.engines)}"
@@ -149,8 +179,10 @@ class Active:
         return len(self.gate.held) >= limits.outputs_held // 2 or self.gate.held_bytes >= limits.outputs_held_bytes // 2
 
     def must_stand_still(self) -> bool:
-        """Whether the guest must not run now: too much is held, or the engine has it wait for a commit."""
+        """Whether the guest must not run now: too much is held, the engine has it wait, or it is being handed over."""
         session = self.session
+        if self.link in STANDING:
+            return True
         if session is None or self.link not in SHIPPING:
             return self.is_stalled()
         allowed = self.core.settings.limits.epochs_in_flight if session.is_followed else 1
@@ -215,6 +247,8 @@ class Active:
         self._unshipped.clear()
         self.pace.cut(pause_ns=pause_ns, dirty_pages=checkpoint.dirty_pages)
         session.ship_epoch(checkpoint, self.pace.engine, pause_ns, now)
+        if self.link is LinkState.HANDING and self.switchover is not None:
+            self.switchover.final = replace(checkpoint, batches=(), outputs=(), page_digests=b"")
         if self.link is LinkState.COPYING:
             self._move(LinkEvent.CUT)
             self.plan = None
@@ -258,8 +292,10 @@ class Active:
         limit = self.core.settings.limits.epochs_in_flight
         if session is None or self.link not in SHIPPING or self.pace.is_cutting:
             return None
-        if len(session.in_flight) >= limit or session.is_coming_to_rest:
+        if len(session.in_flight) >= limit or session.is_coming_to_rest or self.link is LinkState.HANDING:
             return None
+        if self.link is LinkState.SETTLING and self.switchover is not None and self.epoch < self.switchover.warm_epoch:
+            return self.pace.last_cut_at
         return self.pace.next_cut(session, self.gate)
 
     # --- messages --------------------------------------------------------------------------------------------------
@@ -275,19 +311,25 @@ class Active:
         if envelope.sender != session.standby:
             return
         session.watch.heard(now)
+        if self.link is LinkState.SWITCHING:
+            return
         if self.core.desk.hint(envelope.record.generation, now):
             self._is_held_by_hint = True
         try:
             self._take(session, message, now)
+            self._hand_over(now)
         except RemoteProtocolError as wrong:
             error = f"{type(wrong).__name__}: {wrong}"
             self.core.tell(PeerMisbehaved(at=now, guest_id=self.core.settings.guest_id, peer=peer, error=error))
+            self._patience.strike(key or peer, now)
             self.leave(error, now)
 
     def _take(self, session: Session, message: Message, now: Nanos) -> None:
         match message:
             case Ack():
                 self._on_ack(session, message, now)
+            case Prepared():
+                self._on_prepared(message, now)
             case Leave():
                 self._lose(f"the standby left: {message.reason}", now)
             case _:
@@ -298,7 +340,7 @@ class Active:
         self.core.do(Forget(batches_of(let_go)))
         for epoch in committed:
             self.core.tell(
-                Committed(
+                CommittedEvent(
                     at=now,
                     guest_id=self.core.settings.guest_id,
                     epoch=epoch.epoch,
@@ -308,8 +350,9 @@ class Active:
                 )
             )
             self._tell_engine(epoch.engine, now)
-        if committed and self.link is LinkState.CATCHING_UP:
+        if committed and session.watch.patience > 1:
             session.watch.arm(now)
+        if committed and self.link is LinkState.CATCHING_UP:
             self._move(LinkEvent.CAUGHT_UP)
             self.core.desk.propose(add(self.core.desk.known, self.core.id, session.standby))
         self.release()
@@ -324,6 +367,9 @@ class Active:
             self._welcome(session)
             return
         reason, is_final = self._why_not(envelope.sender, join)
+        ignored_ns = self._patience.ignored_ns(key or peer, now)
+        if reason is None and ignored_ns:
+            reason = "sessions with this host came to nothing again and again: it has to wait for the next"
         if reason is None:
             self._open(peer, key, envelope.sender, join, now)
             return
@@ -352,17 +398,14 @@ class Active:
     def _open(self, peer: str, key: str | None, joiner: str, join: Join, now: Nanos) -> None:
         settings, known = self.core.settings, self.core.desk.known
         counter = self.core.next_session()
-        self.session = Session(
-            id=SessionId(counter, self.core.id, known.generation),
+        opening = Opening(
+            session=SessionId(counter, self.core.id, known.generation),
             peer=peer,
             key=key,
-            standby=joiner,
             engines=join.engines,
             staging_bytes=min(settings.limits.staging_bytes, join.staging_bytes),
-            outbox=Outbox(window=settings.limits.batches_in_flight, repeat_ns=Nanos(4 * settings.timing.heartbeat_ns)),
-            watch=Watch(settings.timing.primary_limit_ns, now, patience=COPY_PATIENCE),
-            shipped_next=self.gate.released + 1,
         )
+        self.session = self._session(opening, joiner, self.gate.released + 1, now)
         self.plan = CopyPlan()
         self._move(LinkEvent.JOINED)
         # The joiner may have been active before, and its last frames may have led the switches astray.
@@ -370,9 +413,38 @@ class Active:
         self._welcome(self.session)
         self.core.do(StartCopy(self.session.staging_bytes))
 
+    def resume(self, opening: Opening, committed: Committed, now: Nanos) -> None:
+        """Go on after a switchover, before the guest runs: the old active holds this very state, as the standby."""
+        known, epoch = self.core.desk.known, committed.epoch
+        if known.standby is None or epoch is None:
+            raise InternalError(f"switched to {known} with epoch {epoch}")
+        reverse = replace(opening, session=session_after(known))
+        self.session = self._session(reverse, known.standby, committed.output_next, now)
+        self.session.acked = Watermarks(epoch, committed.log_index)
+        self.session.log_shipped = committed.log_index
+        self.session.has_answered = True
+        self.session.is_followed = self.pace.engine.executes
+        self.link = LinkState.PROTECTED
+        self.core.do(Adopt(opening.staging_bytes))
+
+    def _session(self, opening: Opening, standby: str, shipped_next: int, now: Nanos) -> Session:
+        settings = self.core.settings
+        return Session(
+            id=opening.session,
+            peer=opening.peer,
+            key=opening.key,
+            standby=standby,
+            engines=opening.engines,
+            staging_bytes=opening.staging_bytes,
+            outbox=Outbox(window=settings.limits.batches_in_flight, repeat_ns=Nanos(4 * settings.timing.heartbeat_ns)),
+            watch=Watch(settings.timing.primary_limit_ns, now, patience=COPY_PATIENCE),
+            opened_at=now,
+            shipped_next=shipped_next,
+        )
+
     def _welcome(self, session: Session) -> None:
-        engine = self.pace.engine.name
-        welcome = Welcome(joiner=session.standby, engine=engine, staging_bytes=session.staging_bytes)
+        engines = tuple(self.core.settings.engines)
+        welcome = Welcome(joiner=session.standby, engines=engines, staging_bytes=session.staging_bytes)
         self.core.send(session.peer, Lane.CONTROL, welcome, session.id)
 
     # --- losing the standby ----------------------------------------------------------------------------------------
@@ -386,12 +458,15 @@ class Active:
     def _lose(self, reason: str, now: Nanos) -> None:
         """Go on without the standby: at once if the record does not name it, else as soon as a DROP is in force."""
         session = self.session
-        if session is None or session.is_lost:
+        if session is None or session.is_lost or self.link is LinkState.SWITCHING:
             return
         session.is_lost = True
+        self._end_switchover(reason, now)
         if session.has_answered:
             # One that never answered may never have heard its welcome: its id was of no use yet, and may ask again.
             self.core.retired.append(session.standby)
+        else:
+            self._patience.strike(session.key or session.peer, now)
         self.plan = None
         self._unshipped.clear()
         self.core.tell(SessionEnded(at=now, guest_id=self.core.settings.guest_id, reason=reason))
@@ -407,6 +482,99 @@ class Active:
         elif self.link is LinkState.DROPPING:
             self.core.desk.propose(drop(self.core.desk.known, self.core.id))
 
+    # --- switching over --------------------------------------------------------------------------------------------
+
+    def begin_switchover(self, limit_ns: Nanos, now: Nanos) -> Switchover:
+        """Start to hand the guest over to the standby; it is called off if that takes longer than `limit_ns`.
+
+        Raises LocalProtocolError if there is no standby to hand it to; the guest then runs on.
+        """
+        if (self.link, LinkEvent.ASKED) not in LINKS:
+            raise LocalProtocolError(
+                f"cannot switch over while the link to the standby is {self.link.value!r}: wait until it is "
+                f"{LinkState.PROTECTED.value!r}"
+            )
+        self._move(LinkEvent.ASKED)
+        self.switchover = Switchover(
+            asked_at=now,
+            fresh_at=self.core.desk.want_read(),
+            warm_epoch=self.epoch + 1 + self.pace.is_cutting,
+            ends_at=Nanos(now + limit_ns),
+        )
+        return self.switchover
+
+    def _hand_over(self, now: Nanos) -> None:
+        """Go on with a switchover, if one is under way, as far as it can go now."""
+        switchover, session = self.switchover, self.session
+        if switchover is None or session is None:
+            return
+        if self.link in (LinkState.SETTLING, LinkState.HANDING) and now >= switchover.ends_at:
+            self._call_off(f"it took too long ({self.link.value})", now)
+        elif self.link is LinkState.SETTLING and self._has_settled(switchover, session):
+            self._move(LinkEvent.SETTLED)
+            switchover.pause(now, self.core.settings.timing.primary_limit_ns)
+            self._cut(now)
+        elif self.link is LinkState.HANDING and self._is_handed(switchover, session, now):
+            switchover.prepare_at = Nanos(now + self.core.settings.timing.heartbeat_ns)
+            prepare = Prepare(epoch=session.acked.epoch)
+            self.core.send(session.peer, Lane.CONTROL, prepare, session.id)
+
+    def _has_settled(self, switchover: Switchover, session: Session) -> bool:
+        is_free = not self.pace.is_cutting and not session.is_coming_to_rest
+        has_room = is_free and len(session.in_flight) < self.core.settings.limits.epochs_in_flight
+        is_warm = session.acked.epoch >= switchover.warm_epoch
+        return is_warm and has_room and self.core.desk.reads >= switchover.fresh_at
+
+    def _is_handed(self, switchover: Switchover, session: Session, now: Nanos) -> bool:
+        """Tell whether the standby has all there is, everything has left, and it is time to ask it to load."""
+        is_due = switchover.prepare_at is None or now >= switchover.prepare_at
+        final = switchover.final
+        return is_due and final is not None and session.acked.epoch == final.epoch and not self.gate.held
+
+    def _on_prepared(self, prepared: Prepared, now: Nanos) -> None:
+        """Propose, once the standby has loaded what the guest stands still at.
+
+        The epoch is of this session and of this attempt alone, so no older word can pass for it.
+        """
+        switchover = self.switchover
+        if self.link is not LinkState.HANDING or switchover is None or switchover.final is None:
+            return
+        if prepared.epoch != switchover.final.epoch:
+            return
+        if prepared.error:
+            self._call_off(f"the standby cannot run the guest: {prepared.error}", now)
+        elif self.core.desk.proposal is None:
+            self._move(LinkEvent.READY)
+            self.core.desk.propose(switch(self.core.desk.known, self.core.id))
+
+    def _call_off(self, reason: str, now: Nanos) -> None:
+        """Go on here: nothing was proposed."""
+        self._move(LinkEvent.CALLED_OFF)
+        self._end_switchover(reason, now)
+
+    def _end_switchover(self, reason: str, now: Nanos) -> None:
+        if self.switchover is not None and not self.switchover.is_over:
+            self.switchover.end(reason)
+            self.core.tell(SwitchFailed(at=now, guest_id=self.core.settings.guest_id, reason=reason))
+
+    def _has_handed_over(self, switchover: Switchover, session: Session, now: Nanos) -> None:
+        known, paused_at = self.core.desk.known, switchover.paused_at or now
+        self._move(LinkEvent.IN_FORCE)
+        self.core.do(Forget(batches_of(session.outbox.clear())))
+        # A last word in the old session: its record has the standby read the new one at once.
+        self.core.send(session.peer, Lane.CONTROL, Ping(number=session.ping_number), session.id)
+        self.core.tell(
+            SwitchedAway(
+                at=now,
+                guest_id=self.core.settings.guest_id,
+                generation=known.generation,
+                epoch=self.epoch,
+                settle_ns=paused_at - switchover.asked_at,
+                pause_ns=now - paused_at,
+            )
+        )
+        self.core.end_role(RoleEvent.SWITCHED_AWAY, f"SWITCH is in force: generation {known.generation}")
+
     # --- the record ------------------------------------------------------------------------------------------------
 
     def on_record(self, now: Nanos) -> None:
@@ -414,17 +582,24 @@ class Active:
         self._is_held_by_hint = False
         known = self.core.desk.known
         if known.active != self.core.id:
+            is_switched = self.link is LinkState.SWITCHING and known.standby == self.core.id
+            if is_switched and self.switchover is not None and self.session is not None:
+                self._has_handed_over(self.switchover, self.session, now)
+                return
+            self._end_switchover(f"generation {known.generation} names {known.active} active", now)
             self.core.end_role(RoleEvent.DEPOSED, f"generation {known.generation} names {known.active} active")
             return
         if self.core.desk.proposal is None:
             self._on_resolved(now)
         self.release()
+        self._hand_over(now)
 
     def _on_resolved(self, now: Nanos) -> None:
         known, session, guest_id = self.core.desk.known, self.session, self.core.settings.guest_id
         match self.link:
             case LinkState.ADDING if session is not None:
                 self._move(LinkEvent.IN_FORCE)
+                self._patience.forgive(session.key or session.peer)
                 self.core.tell(
                     Protected(at=now, guest_id=guest_id, generation=known.generation, standby=session.standby)
                 )
@@ -443,8 +618,7 @@ class Active:
     def on_arbiter_trouble(self, now: Nanos) -> None:
         """Tell; the desk tries again by itself. The pair goes on as it is, and a mere hint no longer holds outputs."""
         self._is_held_by_hint = False
-        error = self.core.desk.error or ""
-        self.core.tell(ArbiterTrouble(at=now, guest_id=self.core.settings.guest_id, error=error))
+        self.core.tell_arbiter_trouble(now)
         self.release()
 
     # --- time ------------------------------------------------------------------------------------------------------
@@ -459,12 +633,16 @@ class Active:
             self._announce_again(now)
         if session is None or session.is_lost:
             return
-        if session.watch.is_silent(now):
+        if session.watch.is_silent(now) and self.link is not LinkState.SWITCHING:
             silence_ns, limit_ns = session.watch.silence_ns(now), session.watch.limit_ns()
             self.core.tell(
                 Suspected(at=now, guest_id=self.core.settings.guest_id, silence_ns=silence_ns, limit_ns=limit_ns)
             )
             self._lose(f"the standby was silent for {silence_ns / 1e6:.0f} ms", now)
+            return
+        if session.stuck_ns(now) >= PROGRESS_PATIENCE * timing.primary_limit_ns:
+            self._patience.strike(session.key or session.peer, now)
+            self.leave(f"the standby made no progress for {session.stuck_ns(now) / 1e9:.0f} s, though it is heard", now)
             return
         if now >= self._ping_at:
             self._ping_at = Nanos(now + timing.heartbeat_ns)
@@ -475,6 +653,7 @@ class Active:
         due = self._next_cut()
         if due is not None and now >= due:
             self._cut(now)
+        self._hand_over(now)
         self._flush(now)
 
     def deadline(self, now: Nanos) -> Nanos | None:
@@ -482,7 +661,11 @@ class Active:
         times = [self._poll_at, self._announce_at, self._next_cut()]
         session = self.session
         if session is not None and not session.is_lost:
-            times += [self._ping_at, session.watch.deadline()]
+            times.append(self._ping_at)
+            if self.link is not LinkState.SWITCHING:
+                times.append(session.watch.deadline())
+            if self.link in (LinkState.SETTLING, LinkState.HANDING) and self.switchover is not None:
+                times += [self.switchover.ends_at, self.switchover.prepare_at]
             if session.outbox.is_waiting_for_acknowledgement:
                 times.append(session.outbox.deadline())
             if self.plan is not None and self.plan.left and session.has_answered and session.outbox.room:

@@ -27,6 +27,7 @@ class Outbox:
     _waiting: deque[Sequenced] = field(default_factory=deque, repr=False)
     _flying: deque[Sequenced] = field(default_factory=deque, repr=False)
     _moved_at: Nanos = Nanos(0)
+    _advanced_at: Nanos = Nanos(0)
     _repeats: int = 0
 
     @property
@@ -52,7 +53,7 @@ class Outbox:
             self._repeats = min(self._repeats * 2 + 1, REPEAT_FACTOR_MAX)
             self._moved_at = now
         elif not self._flying:
-            self._moved_at = now
+            self._moved_at = self._advanced_at = now
         fresh: list[Sequenced] = []
         while self._waiting and len(self._flying) < self.window:
             message = self._waiting.popleft()
@@ -66,7 +67,7 @@ class Outbox:
         while self._flying and self._flying[0].sequence < received:
             done.append(self._flying.popleft())
         if done:
-            self._moved_at = now
+            self._moved_at = self._advanced_at = now
             self._repeats = 0
         return done
 
@@ -80,6 +81,10 @@ class Outbox:
     def deadline(self) -> Nanos:
         """Return when the messages on their way are overdue (meaningful while there are any)."""
         return Nanos(self._moved_at + self.repeat_ns * (1 + self._repeats))
+
+    def stuck_ns(self, now: Nanos) -> Nanos:
+        """Return for how long nothing has been acknowledged although something is on its way."""
+        return Nanos(now - self._advanced_at if self._flying else 0)
 
     @property
     def is_waiting_for_acknowledgement(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from ftvm.checkpoint import Checkpoint, GuestPosition, LogKind, LogRecord, Output, PageBatch
 from ftvm.config import Limits
-from ftvm.errors import BadFrame, LimitExceeded
+from ftvm.errors import BadFrame, DigestMismatch, LimitExceeded
 
 __all__ = ["Committed", "Memory"]
 
@@ -28,6 +28,10 @@ class Memory(Protocol):
 
     def clear(self) -> None:
         """Make all pages zero."""
+        ...
+
+    def measure(self) -> None:
+        """Take the pages as they are: somebody else has written them."""
         ...
 
     def verify(self, batches: Sequence[PageBatch], expected_digest: int | None) -> None:
@@ -76,6 +80,20 @@ class Committed:
         self.outputs.clear()
         self._forget_log(self.log[-1].index if self.log else 0)
 
+    def adopt(self, checkpoint: Checkpoint) -> None:
+        """Take what the paused guest holds as the state: it was active here until `checkpoint`, its last.
+
+        Raises DigestMismatch if the memory is not what was captured then; there is no state in that case.
+        """
+        self.epoch = None
+        self.memory.measure()
+        if self.memory.memory_digest != checkpoint.memory_digest:
+            raise DigestMismatch(
+                f"the memory digest is {self.memory.memory_digest:032x}, but epoch {checkpoint.epoch} was captured "
+                f"as {checkpoint.memory_digest:032x}: pages were written that no capture saw"
+            )
+        self._become(checkpoint, ())
+
     def append(self, records: tuple[LogRecord, ...]) -> None:
         """Keep log records. Raises BadFrame if they do not follow the last one, LimitExceeded if they are too many."""
         if self.epoch is None or records[0].index != self.log_index + 1:
@@ -116,14 +134,7 @@ class Committed:
             raise LimitExceeded("outputs kept", limit=self.limits.outputs_held, wanted=len(pending))
         self.memory.verify(checkpoint.batches, checkpoint.memory_digest)
         self.memory.commit(checkpoint.batches)
-        self.epoch = checkpoint.epoch
-        self.devices = checkpoint.devices
-        self.engine = checkpoint.engine
-        self.position = checkpoint.position
-        self.output_next = checkpoint.output_next
-        self.log_index = checkpoint.log_index
-        self._forget_log(checkpoint.log_index)
-        self.outputs = deque(pending)
+        self._become(checkpoint, pending)
 
     def agree(self, checkpoint: Checkpoint) -> None:
         """Take note that the guest, executing here, came to the same state as the primary's at `checkpoint`."""
@@ -151,6 +162,16 @@ class Committed:
             raise BadFrame(f"output {released} was released, but only those up to {self.output_last} are safe here")
         while self.outputs and self.outputs[0].number <= released:
             self.outputs.popleft()
+
+    def _become(self, checkpoint: Checkpoint, outputs: Iterable[Output]) -> None:
+        self.epoch = checkpoint.epoch
+        self.devices = checkpoint.devices
+        self.engine = checkpoint.engine
+        self.position = checkpoint.position
+        self.output_next = checkpoint.output_next
+        self.log_index = checkpoint.log_index
+        self._forget_log(checkpoint.log_index)
+        self.outputs = deque(outputs)
 
     def _forget_log(self, covered: int) -> None:
         while self.log and self.log[0].index <= covered:

@@ -14,7 +14,7 @@ from ftvm.checkpoint import Geometry
 from ftvm.config import Limits, Timing
 from ftvm.encode.messages import Envelope, Message, SessionId
 from ftvm.errors import FtvmError
-from ftvm.events import Event
+from ftvm.events import ArbiterTrouble, Event
 from ftvm.interfaces import Engine, Lane
 from ftvm.protocol.desk import Desk
 from ftvm.protocol.effects import Effect, Fail, Send, Tell
@@ -54,6 +54,10 @@ class RoleEvent(Enum):
     """Executing the log, this replica came to another state than its active."""
     DEPOSED = "deposed"
     """The record names another active."""
+    SWITCHED_AWAY = "switched away"
+    """A SWITCH is in force: the guest goes on at the standby, and this replica, paused there, is now its standby."""
+    SWITCHED_HERE = "switched here"
+    """A SWITCH is in force: the record names this replica active, and its state is loaded."""
 
 
 ROLES: Final[dict[tuple[Role, RoleEvent], Role]] = {
@@ -66,6 +70,8 @@ ROLES: Final[dict[tuple[Role, RoleEvent], Role]] = {
     (Role.STANDBY, RoleEvent.EXPELLED): Role.EMPTY,
     (Role.STANDBY, RoleEvent.DIVERGED): Role.EMPTY,
     (Role.ACTIVE, RoleEvent.DEPOSED): Role.EMPTY,
+    (Role.ACTIVE, RoleEvent.SWITCHED_AWAY): Role.STANDBY,
+    (Role.STANDBY, RoleEvent.SWITCHED_HERE): Role.ACTIVE,
 }
 """Every pair that is absent is illegal: reaching it is our bug."""
 
@@ -130,6 +136,10 @@ class Core:
     def fail(self, error: FtvmError) -> None:
         """Give up, and say why."""
         self.effects.append(Fail(error))
+
+    def tell_arbiter_trouble(self, now: Nanos) -> None:
+        """Report that a request to the arbiter failed; the desk tries again by itself."""
+        self.tell(ArbiterTrouble(at=now, guest_id=self.settings.guest_id, error=self.desk.error or ""))
 
     def next_session(self) -> int:
         """Return the number of a new session of this host."""

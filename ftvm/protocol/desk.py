@@ -102,5 +102,6 @@ class Desk:
         return True
 
     def deadline(self) -> Nanos | None:
-        """Return when a request that failed is due again."""
-        return self._not_before if self.proposal is not None or self._wants_read else None
+        """Return when a request that failed is due again; None while its answer is awaited, or nothing is wanted."""
+        is_due = self._outstanding is None and (self.proposal is not None or self._wants_read)
+        return self._not_before if is_due else None

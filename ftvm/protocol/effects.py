@@ -11,6 +11,7 @@ from ftvm.interfaces import Engine, Lane
 from ftvm.units import Nanos
 
 __all__ = [
+    "Adopt",
     "Announce",
     "CollectRound",
     "Compare",
@@ -49,6 +50,14 @@ class Send:
 @dataclass(frozen=True, slots=True)
 class StartCopy:
     """A session begins: start from an all-zero shadow, and collect the first round. Reports `on_round`."""
+
+    staging_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """A session begins, or is about to, with a standby that holds this very memory: the shadow becomes what the paused
+    guest holds. It costs nothing where it is so already."""
 
     staging_bytes: int
 
@@ -198,6 +207,7 @@ class Fail:
 Effect = (
     Send
     | StartCopy
+    | Adopt
     | CollectRound
     | CopyMore
     | Cut

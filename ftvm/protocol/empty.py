@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ftvm.encode.messages import Envelope, Join, Message, Refuse, SessionId, Welcome
 from ftvm.errors import ConfigError, Fenced
-from ftvm.events import ArbiterTrouble, JoinRefused
+from ftvm.events import JoinRefused
 from ftvm.interfaces import Lane
 from ftvm.protocol.core import Core, RoleEvent
 from ftvm.protocol.record import is_vacant, start
@@ -27,6 +27,8 @@ class Opening:
     peer: str
     key: str | None
     staging_bytes: int
+    engines: tuple[str, ...]
+    """What the other side knows, by name."""
 
 
 @dataclass(slots=True)
@@ -51,7 +53,7 @@ class Empty:
             return
         match message:
             case Welcome() if message.joiner == self.core.id and envelope.session is not None:
-                self._welcomed(Opening(envelope.session, peer, key, message.staging_bytes), envelope)
+                self._welcomed(Opening(envelope.session, peer, key, message.staging_bytes, message.engines), envelope)
             case Refuse() if message.joiner == self.core.id:
                 self._refused(peer, message, now)
             case _:
@@ -87,8 +89,7 @@ class Empty:
 
     def on_arbiter_trouble(self, now: Nanos) -> None:
         """Tell; the desk tries again by itself."""
-        error = self.core.desk.error or ""
-        self.core.tell(ArbiterTrouble(at=now, guest_id=self.core.settings.guest_id, error=error))
+        self.core.tell_arbiter_trouble(now)
 
     def tick(self, now: Nanos) -> None:
         """Read the record, or ask to join."""

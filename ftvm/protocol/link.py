@@ -7,6 +7,14 @@
      +------------------------------------------------------- DROPPING <--ADD in force-- ABANDONING  |
      +-- DROP in force -------------------------------------- DROPPING <-----------------------------+
 
+A planned switchover leaves PROTECTED, and comes back to it if it is called off before anything was proposed:
+
+    PROTECTED --asked--> SETTLING --settled--> HANDING --the standby is ready--> SWITCHING --SWITCH in force--> NONE
+        ^                    |                    |
+        +---- called off ----+--------------------+----- lost ----> DROPPING
+
+While SETTLING the guest runs, and the arbiter is asked whether it answers. From HANDING on the guest stands still.
+
 A proposal is never abandoned: a standby lost while its ADD is unresolved is dropped once the ADD is known to be in
 force.
 """
@@ -14,7 +22,7 @@ force.
 from enum import Enum
 from typing import Final
 
-__all__ = ["LINKS", "SHIPPING", "LinkEvent", "LinkState"]
+__all__ = ["LINKS", "SHIPPING", "STANDING", "LinkEvent", "LinkState"]
 
 
 class LinkState(Enum):
@@ -27,6 +35,9 @@ class LinkState(Enum):
     ABANDONING = "abandoning"
     PROTECTED = "protected"
     DROPPING = "dropping"
+    SETTLING = "settling"
+    HANDING = "handing over"
+    SWITCHING = "switching"
 
 
 class LinkEvent(Enum):
@@ -37,6 +48,10 @@ class LinkEvent(Enum):
     CAUGHT_UP = "caught up"
     IN_FORCE = "in force"
     LOST = "lost"
+    ASKED = "asked to switch over"
+    SETTLED = "settled"
+    READY = "ready"
+    CALLED_OFF = "called off"
 
 
 LINKS: Final[dict[tuple[LinkState, LinkEvent], LinkState]] = {
@@ -50,8 +65,21 @@ LINKS: Final[dict[tuple[LinkState, LinkEvent], LinkState]] = {
     (LinkState.ABANDONING, LinkEvent.IN_FORCE): LinkState.DROPPING,
     (LinkState.PROTECTED, LinkEvent.LOST): LinkState.DROPPING,
     (LinkState.DROPPING, LinkEvent.IN_FORCE): LinkState.NONE,
+    (LinkState.PROTECTED, LinkEvent.ASKED): LinkState.SETTLING,
+    (LinkState.SETTLING, LinkEvent.SETTLED): LinkState.HANDING,
+    (LinkState.SETTLING, LinkEvent.CALLED_OFF): LinkState.PROTECTED,
+    (LinkState.SETTLING, LinkEvent.LOST): LinkState.DROPPING,
+    (LinkState.HANDING, LinkEvent.READY): LinkState.SWITCHING,
+    (LinkState.HANDING, LinkEvent.CALLED_OFF): LinkState.PROTECTED,
+    (LinkState.HANDING, LinkEvent.LOST): LinkState.DROPPING,
+    (LinkState.SWITCHING, LinkEvent.IN_FORCE): LinkState.NONE,
 }
 """Every pair that is absent is illegal: reaching it is our bug."""
 
-SHIPPING: Final = frozenset({LinkState.CATCHING_UP, LinkState.ADDING, LinkState.PROTECTED})
+SHIPPING: Final = frozenset(
+    {LinkState.CATCHING_UP, LinkState.ADDING, LinkState.PROTECTED, LinkState.SETTLING, LinkState.HANDING}
+)
 """Where epochs and log records go to the standby."""
+
+STANDING: Final = frozenset({LinkState.HANDING, LinkState.SWITCHING})
+"""Where the guest must not run: what was shipped last is to stay the last."""

@@ -9,7 +9,7 @@ from typing import Final
 from ftvm.errors import InternalError
 from ftvm.interfaces import Record
 
-__all__ = ["NO_RECORD", "add", "drop", "is_vacant", "start", "take", "vacate"]
+__all__ = ["NO_RECORD", "add", "drop", "is_vacant", "start", "switch", "take", "vacate"]
 
 NO_RECORD: Final = Record(0, None, None)
 
@@ -49,6 +49,12 @@ def take(record: Record, standby: str) -> Record:
     """TAKE: the standby becomes active, with no standby of its own yet."""
     _must(record.standby == standby, "TAKE", record)
     return Record(record.generation + 1, standby, None)
+
+
+def switch(record: Record, active: str) -> Record:
+    """SWITCH: active and standby change places."""
+    _must(record.active == active and record.standby is not None, "SWITCH", record)
+    return Record(record.generation + 1, record.standby, active)
 
 
 def _must(allowed: bool, change: str, record: Record) -> None:

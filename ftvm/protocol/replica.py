@@ -19,18 +19,19 @@ from typing import assert_never
 
 from ftvm.checkpoint import Checkpoint, LogRecord, Output, PageBatch
 from ftvm.encode.messages import Envelope, Message
-from ftvm.errors import InternalError, LocalProtocolError
-from ftvm.events import RecordLearned, RoleChanged
+from ftvm.errors import DigestMismatch, InternalError, LocalProtocolError
+from ftvm.events import HostFailed, RecordLearned, RoleChanged
 from ftvm.interfaces import Answer, Engine, Record, Request
 from ftvm.protocol.active import Active
 from ftvm.protocol.commit import Committed
 from ftvm.protocol.core import ROLES, Core, Role, RoleEvent, Settings, Steps
 from ftvm.protocol.desk import Desk
 from ftvm.protocol.effects import Difference, Effect, EndSession, Run, Stop
-from ftvm.protocol.empty import Empty
+from ftvm.protocol.empty import Empty, Opening
 from ftvm.protocol.output import Gate
 from ftvm.protocol.pace import Pace
 from ftvm.protocol.standby import Standby
+from ftvm.protocol.switchover import Switchover, session_after
 from ftvm.units import Nanos
 
 __all__ = ["Replica"]
@@ -217,6 +218,8 @@ class Replica:
         before, self.role = self.steps, role
         match role:
             case Role.EMPTY:
+                if isinstance(before, Standby) and before.switchover is not None:
+                    before.switchover.end(None)
                 self.core.do(EndSession())
                 self.core.do(Stop())
                 self.core.id = self.core.fresh_id()
@@ -228,7 +231,8 @@ class Replica:
                     raise InternalError("welcomed without an opening")
                 self.steps = Standby.open(self.core, before.opening, self._committed, now)
             case Role.STANDBY:
-                pass
+                if isinstance(before, Active):
+                    self._stand_by_again(before, now)
             case Role.ACTIVE:
                 self._activate(event, now)
             case _:
@@ -245,11 +249,34 @@ class Replica:
         settings = self.core.settings
         engine = settings.engine if committed.epoch is None else settings.engines[committed.engine]
         active = Active(self.core, gate, committed.epoch or 0, now, Pace(engine, now))
+        if event is RoleEvent.SWITCHED_HERE and isinstance(self.steps, Standby):
+            active.resume(self.steps.opening, committed, now)
         self.steps = active
         active.on_outputs(outputs, 0, now)
         log = () if is_following else tuple(committed.log)
         self.core.do(Run(committed.output_next, committed.log_index + 1, log, engine))
         active.announce(now)
+
+    def _stand_by_again(self, before: Active, now: Nanos) -> None:
+        """Be the standby of whom the guest was handed to, with the state that it stands still at here."""
+        switchover, session, known = before.switchover, before.session, self.core.desk.known
+        if switchover is None or switchover.final is None or session is None:
+            raise InternalError("switched away without a switchover")
+        self.core.do(EndSession())
+        self.core.do(Stop())
+        opening = Opening(session_after(known), session.peer, session.key, session.staging_bytes, session.engines)
+        try:
+            self._committed.adopt(switchover.final)
+        except DigestMismatch as wrong:
+            self.core.tell(HostFailed(at=now, guest_id=self.core.settings.guest_id, error=str(wrong)))
+            self.core.end_role(RoleEvent.EXPELLED, "the memory here is not what was handed over")
+        self.steps = Standby.resume(self.core, opening, self._committed, switchover, now)
+
+    def begin_switchover(self, limit_ns: Nanos, now: Nanos) -> Switchover:
+        """Start to hand the guest over to the standby; watch what is returned. Raises LocalProtocolError."""
+        if not isinstance(self.steps, Active):
+            raise LocalProtocolError(f"only the active host can switch over; this one is {self.role.value}")
+        return self.steps.begin_switchover(limit_ns, now)
 
     def _tell_record(self, record: Record, now: Nanos) -> None:
         self.core.tell(

@@ -64,6 +64,7 @@ class Session:
     log_shipped: int = 0
     has_answered: bool = False
     is_lost: bool = False
+    opened_at: Nanos = Nanos(0)
     ping_number: int = 0
     in_flight: deque[InFlight] = field(default_factory=deque)
     digests_compared: int = 0
@@ -107,6 +108,13 @@ class Session:
             self.is_followed = True
         elif self.is_followed:
             self.rest_epoch = checkpoint.epoch
+
+    def stuck_ns(self, now: Nanos) -> Nanos:
+        """Return for how long the standby has owed an answer, a receipt or a commit without any progress."""
+        if not self.has_answered:
+            return Nanos(now - self.opened_at)
+        uncommitted_ns = now - self.in_flight[0].cut_at if self.in_flight else 0
+        return Nanos(max(uncommitted_ns, self.outbox.stuck_ns(now)))
 
     def acknowledge(self, ack: Ack, now: Nanos) -> tuple[list[Sequenced], list[InFlight]]:
         """Take an acknowledgement; return the messages let go and the epochs committed by it.

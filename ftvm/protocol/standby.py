@@ -9,28 +9,42 @@ from dataclasses import dataclass, field, replace
 
 from ftvm.checkpoint import Checkpoint, Output
 from ftvm.encode.compress import unpack_batch
-from ftvm.encode.messages import Ack, Copy, Envelope, EpochPart, Leave, Log, Message, Ping, Pong, Sequenced
+from ftvm.encode.messages import (
+    Ack,
+    Copy,
+    Envelope,
+    EpochPart,
+    Leave,
+    Log,
+    Message,
+    Ping,
+    Pong,
+    Prepare,
+    Prepared,
+    Sequenced,
+)
 from ftvm.errors import BadFrame, InternalError, LimitExceeded, RemoteProtocolError
+from ftvm.events import Committed as CommittedEvent
 from ftvm.events import (
-    ArbiterTrouble,
     Diverged,
     EngineChanged,
     HostFailed,
     PeerMisbehaved,
     SessionEnded,
     Suspected,
+    SwitchedHere,
     TookOver,
 )
-from ftvm.events import Committed as CommittedEvent
-from ftvm.interfaces import Lane
+from ftvm.interfaces import Lane, Record
 from ftvm.protocol.channel import Inbox
 from ftvm.protocol.commit import Committed
 from ftvm.protocol.core import Core, RoleEvent
-from ftvm.protocol.effects import Compare, Difference, Execute, Follow, Load, Rest, Unload
+from ftvm.protocol.effects import Adopt, Compare, Difference, Execute, Follow, Load, Rest, Unload
 from ftvm.protocol.empty import Opening
 from ftvm.protocol.record import take
 from ftvm.protocol.staging import Staging
 from ftvm.protocol.suspicion import Watch
+from ftvm.protocol.switchover import Switchover
 from ftvm.protocol.takeover import Claim, ClaimEvent, ClaimState
 from ftvm.units import Nanos
 
@@ -54,6 +68,7 @@ class Standby:
     is_session_over: bool = False
     is_following: bool = False
     _is_coming_to_rest: bool = False
+    switchover: Switchover | None = None
     _fresh_at: int = 0
     _owes_ack: bool = True
     _poll_at: Nanos = Nanos(0)
@@ -61,8 +76,24 @@ class Standby:
     @classmethod
     def open(cls, core: Core, opening: Opening, committed: Committed, now: Nanos) -> "Standby":
         """Begin a session from nothing: zero memory."""
-        limits = core.settings.limits
         committed.clear()
+        return cls._begin(core, opening, committed, now)
+
+    @classmethod
+    def resume(
+        cls, core: Core, opening: Opening, committed: Committed, switchover: Switchover, now: Nanos
+    ) -> "Standby":
+        """Begin a session after a switchover, from the state that this replica, active until now, stands still at."""
+        standby = cls._begin(core, opening, committed, now)
+        standby.switchover = switchover
+        if standby.is_whole and core.settings.engines[committed.engine].executes:
+            standby.is_following = True
+            core.do(Follow(committed.devices, committed.output_next))
+        return standby
+
+    @classmethod
+    def _begin(cls, core: Core, opening: Opening, committed: Committed, now: Nanos) -> "Standby":
+        limits = core.settings.limits
         return cls(
             core=core,
             opening=opening,
@@ -98,6 +129,9 @@ class Standby:
         return is_ours and not self.is_session_over and envelope.sender == opening.session.active
 
     def _heard(self, envelope: Envelope, now: Nanos) -> None:
+        if self.switchover is not None and not self.switchover.is_over:
+            self.watch.arm(now)
+            self.switchover.end(None)
         self.watch.heard(now)
         self.core.desk.hint(envelope.record.generation, now)
         if self.claim.state is ClaimState.CHECKING:
@@ -115,6 +149,8 @@ class Standby:
                 pong = Pong(number=message.number)
                 self.core.send(self.opening.peer, Lane.CONTROL, pong, self.opening.session)
                 self._note_released(envelope)
+            case Prepare() if self.claim.is_watching and message.epoch == self.committed.epoch:
+                self._prepare(now)
             case Leave():
                 self.watch.hurry()
             case _:
@@ -125,6 +161,8 @@ class Standby:
         self.core.released = max(self.core.released, envelope.released)
 
     def _apply(self, message: Sequenced, now: Nanos) -> None:
+        if self.claim.state is ClaimState.PREPARED:
+            self._call_off(now)  # the active ships on: its switchover came to nothing
         if isinstance(message, Copy):
             self.committed.copy(unpack_batch(message.batch, self.core.settings.limits))
             return
@@ -247,7 +285,7 @@ class Standby:
         """Go by what the arbiter says, which alone makes this replica active or puts it out."""
         known, me = self.core.desk.known, self.core.id
         if known.active == me:
-            self._won(now)
+            self._won(known, now)
         elif known.generation > self.opening.session.generation and known.standby != me:
             self.core.end_role(
                 RoleEvent.EXPELLED, f"the record of generation {known.generation} does not name this replica"
@@ -260,29 +298,52 @@ class Standby:
             )
         elif self.claim.state is ClaimState.CLAIMING and self.core.desk.proposal is None:
             self.claim.step(ClaimEvent.LOST)
+            self.claim.is_loaded = False
             self.core.do(Unload())
         elif self.claim.state is ClaimState.CHECKING:
             self._propose_if_ready(now)
 
     def on_arbiter_trouble(self, now: Nanos) -> None:
         """Tell; the desk tries again by itself. Without the arbiter nobody takes over."""
-        error = self.core.desk.error or ""
-        self.core.tell(ArbiterTrouble(at=now, guest_id=self.core.settings.guest_id, error=error))
+        self.core.tell_arbiter_trouble(now)
+
+    # --- switching over --------------------------------------------------------------------------------------------
+
+    def _prepare(self, now: Nanos) -> None:
+        """Load the state that the active stands still at, and say so; say it again if it was loaded before."""
+        if self.claim.state is ClaimState.PREPARED:
+            self._tell_prepared("")
+            return
+        self.claim.prepare(now)
+        self.core.do(Load(self.committed.devices))
+
+    def _tell_prepared(self, error: str) -> None:
+        prepared = Prepared(epoch=self.committed.epoch or 0, error=error)
+        self.core.send(self.opening.peer, Lane.CONTROL, prepared, self.opening.session)
 
     # --- taking over -----------------------------------------------------------------------------------------------
 
     def on_loaded(self, now: Nanos) -> None:
         """Take note that the committed state is in the guest."""
-        if self.claim.state is not ClaimState.CHECKING:
+        if self.claim.state is ClaimState.WATCHING and not self.is_named_active:
             return
         self.claim.is_loaded = True
         self.claim.loaded_at = now
-        self._propose_if_ready(now)
+        if self.is_named_active:
+            self._won(self.core.desk.known, now)
+        elif self.claim.state is ClaimState.CHECKING:
+            self._propose_if_ready(now)
+        elif self.claim.state is ClaimState.PREPARED:
+            self.core.do(Adopt(self.opening.staging_bytes))
+            self._tell_prepared("")
+            self._poll_at = Nanos(now + self.core.settings.timing.heartbeat_ns)
 
     def on_load_failed(self, error: str, now: Nanos) -> None:
         """Never claim what does not load: call it off and try again after a while."""
         self.core.tell(HostFailed(at=now, guest_id=self.core.settings.guest_id, error=f"loading failed: {error}"))
-        if self.claim.state is ClaimState.CHECKING:
+        if self.claim.state is ClaimState.PREPARED:
+            self._tell_prepared(error)
+        if self.claim.state in (ClaimState.CHECKING, ClaimState.PREPARED):
             self._call_off(now)
 
     def _suspect(self, now: Nanos) -> None:
@@ -307,15 +368,53 @@ class Standby:
 
     def _call_off(self, now: Nanos) -> None:
         self.claim.step(ClaimEvent.CALLED_OFF)
+        self.claim.is_loaded = False
         self.claim.not_before = Nanos(now + self.core.settings.timing.read_interval_ns)
         self.core.do(Unload())
 
-    def _won(self, now: Nanos) -> None:
+    @property
+    def is_named_active(self) -> bool:
+        """Whether the record names this replica active: from then on it commits and acknowledges nothing."""
+        return self.core.desk.known.active == self.core.id
+
+    def _won(self, known: Record, now: Nanos) -> None:
+        """Go on from the committed state, by this replica's own TAKE or by the active's SWITCH."""
         epoch = self.committed.epoch
-        if self.claim.state is not ClaimState.CLAIMING or epoch is None:
+        self.is_session_over = True
+        if epoch is None:
+            self.core.fail(InternalError("the record names this replica active, but it has no state"))
+        elif known.standby == self.opening.session.active:
+            self._switched_here(known, epoch, now)
+        elif self.claim.state is ClaimState.CLAIMING:
+            self._took_over(known, epoch, now)
+        else:
             self.core.fail(InternalError("the record names this replica active, but it has not claimed that"))
+
+    def _switched_here(self, known: Record, epoch: int, now: Nanos) -> None:
+        """Run what was loaded when the switchover was prepared. If a suspicion has unloaded it since, load it again.
+
+        A state that does not load now, though it did before, is tried again; the old active, which holds it too, takes
+        the guest back meanwhile.
+        """
+        if not self.claim.is_loaded:
+            self.claim.not_before = Nanos(now + self.core.settings.timing.read_interval_ns)
+            self.core.do(Load(self.committed.devices))
             return
-        claim, known = self.claim, self.core.desk.known
+        self.core.tell(
+            SwitchedHere(
+                at=now,
+                guest_id=self.core.settings.guest_id,
+                generation=known.generation,
+                epoch=epoch,
+                wait_ns=now - self.claim.loaded_at,
+            )
+        )
+        self.core.end_role(RoleEvent.SWITCHED_HERE, f"SWITCH is in force: generation {known.generation}, epoch {epoch}")
+
+    def _took_over(self, known: Record, epoch: int, now: Nanos) -> None:
+        claim = self.claim
+        if self.switchover is not None:
+            self.switchover.end("the other host fell silent at once, and this one took the guest back")
         self.core.tell(
             TookOver(
                 at=now,
@@ -337,8 +436,14 @@ class Standby:
         if self._owes_ack and not self.is_session_over and self.claim.is_watching:
             self._acknowledge()
         if now >= self._poll_at:
-            self._poll_at = Nanos(now + self.core.settings.timing.arbiter_poll_ns)
+            timing = self.core.settings.timing
+            is_prepared = self.claim.state is ClaimState.PREPARED
+            self._poll_at = Nanos(now + (timing.heartbeat_ns if is_prepared else timing.arbiter_poll_ns))
             self.core.desk.want_read()
+        if self.is_named_active:
+            if self.claim.not_before is None or now >= self.claim.not_before:
+                self._won(self.core.desk.known, now)
+            return
         if not self.watch.is_silent(now) or not self.claim.is_watching:
             return
         if not self.is_whole:
@@ -349,6 +454,8 @@ class Standby:
     def deadline(self, now: Nanos) -> Nanos | None:
         """Return when silence passes the limit, or the record is to be read again."""
         del now
+        if self.is_named_active:
+            return min(self._poll_at, self.claim.not_before or self._poll_at)
         if not self.claim.is_watching:
             return self._poll_at
         silent_at, not_before = self.watch.deadline(), self.claim.not_before

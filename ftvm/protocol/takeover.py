@@ -5,6 +5,12 @@
         +--- heard again, load failed, arbiter silent                                 |
         +--- another change won, this replica is still named -------------------------+
 
+A planned switchover needs no claim, only a state that is seen to load before the active proposes (PROTOCOL.md, SWITCH):
+
+    WATCHING --asked--> PREPARED --the record names this replica active--> over
+        ^                  |
+        +--- the active ships on, or the state does not load; a silent active is suspected as ever (to CHECKING)
+
 Loading comes before claiming: a state that does not load is never claimed. From CHECKING on nothing is acknowledged. A
 claim that was proposed is never abandoned before it is resolved; until then the guest is loaded and paused.
 """
@@ -23,6 +29,7 @@ class ClaimState(Enum):
     """Where a claim stands."""
 
     WATCHING = "watching"
+    PREPARED = "prepared"
     CHECKING = "checking"
     CLAIMING = "claiming"
 
@@ -30,6 +37,7 @@ class ClaimState(Enum):
 class ClaimEvent(Enum):
     """What moves a claim."""
 
+    ASKED = "asked to prepare"
     SUSPECTED = "suspected"
     CALLED_OFF = "called off"
     PROPOSED = "proposed"
@@ -37,6 +45,9 @@ class ClaimEvent(Enum):
 
 
 CLAIMS: Final[dict[tuple[ClaimState, ClaimEvent], ClaimState]] = {
+    (ClaimState.WATCHING, ClaimEvent.ASKED): ClaimState.PREPARED,
+    (ClaimState.PREPARED, ClaimEvent.CALLED_OFF): ClaimState.WATCHING,
+    (ClaimState.PREPARED, ClaimEvent.SUSPECTED): ClaimState.CHECKING,
     (ClaimState.WATCHING, ClaimEvent.SUSPECTED): ClaimState.CHECKING,
     (ClaimState.CHECKING, ClaimEvent.CALLED_OFF): ClaimState.WATCHING,
     (ClaimState.CHECKING, ClaimEvent.PROPOSED): ClaimState.CLAIMING,
@@ -64,7 +75,7 @@ class Claim:
     @property
     def is_watching(self) -> bool:
         """Whether epochs may be committed and acknowledged."""
-        return self.state is ClaimState.WATCHING
+        return self.state in (ClaimState.WATCHING, ClaimState.PREPARED)
 
     def step(self, event: ClaimEvent) -> None:
         """Move by the table."""
@@ -72,6 +83,12 @@ class Claim:
         if state is None:
             raise InternalError(f"a claim that is {self.state.value} cannot be {event.value}")
         self.state = state
+
+    def prepare(self, now: Nanos) -> None:
+        """Load for a planned switchover, which nobody has proposed yet."""
+        self.step(ClaimEvent.ASKED)
+        self.is_loaded = False
+        self.began_at = now
 
     def begin(self, *, fresh_at: int, silence_ns: int, now: Nanos) -> None:
         """Start checking: the active has been silent for `silence_ns`."""

@@ -77,6 +77,18 @@ class Hands:
         self._uncopied = Bitmap.full(self._page_counts)
         return self._begin_round()
 
+    def adopt(self, memory_digest: int, staging_bytes: int) -> None:
+        """Begin a session with a standby that holds what the paused guest holds: nothing is copied.
+
+        `memory_digest` is that of the guest's memory; a shadow that has it already is not made again.
+        """
+        self._limits = replace(self._limits, staging_bytes=staging_bytes)
+        self._scrub = None
+        self.end_session()
+        shadow = self._require_shadow()
+        if not shadow.is_whole or shadow.memory_digest != memory_digest:
+            shadow.adopt(self._memory)
+
     def collect_round(self) -> int:
         """Collect the pages written since the last round. Returns how many; the guest stood still for a moment."""
         self._uncopied = self._collect()

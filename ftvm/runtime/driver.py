@@ -19,7 +19,7 @@ from ftvm.encode.messages import Copy, Envelope, EpochPart, Message
 from ftvm.encode.wire import encode
 from ftvm.engines.names import require
 from ftvm.errors import FtvmError, GuestError, InternalError, LimitExceeded
-from ftvm.events import Event, HostFailed
+from ftvm.events import Event, HostFailed, TransportTrouble
 from ftvm.interfaces import (
     Arbiter,
     Capability,
@@ -39,11 +39,13 @@ from ftvm.protocol.core import Role, Settings
 from ftvm.protocol.record import vacate
 from ftvm.protocol.replica import Replica
 from ftvm.protocol.standby import Standby
+from ftvm.protocol.switchover import Switchover
 from ftvm.runtime.capture import Captured, Hands
 from ftvm.runtime.follow import Follower, replay
 from ftvm.runtime.packing import Packer
 from ftvm.runtime.sink import NumberingSink
 from ftvm.runtime.status import Counters, Status, percentiles
+from ftvm.runtime.stored import StoredMemory
 from ftvm.units import Nanos, nanos_to_millis
 
 __all__ = ["Driver", "SendFrames"]
@@ -86,7 +88,7 @@ class Driver:
         self._hands = Hands(guest, memory, settings.limits)
         self._packer = Packer(settings.limits, clock)
         self._follower: Follower | None = None
-        committed = Committed(self._memory, settings.limits)
+        committed = Committed(StoredMemory(self._memory, guest.memory), settings.limits)
         self._counters = Counters()
         self._is_running = False
         self._is_stalled = False
@@ -123,6 +125,10 @@ class Driver:
         if self.failure is None:
             self.replica.on_message(peer, key, envelope, message, now)
             self._perform()
+
+    def tell_trouble(self, error: str) -> None:
+        """Report that the transport could not send."""
+        self._tell(TransportTrouble(at=self._clock.now(), guest_id=self.settings.guest_id, error=error))
 
     def let_go(self, batch: PageBatch) -> None:
         """Note that the transport has let go of one send of this batch."""
@@ -164,6 +170,10 @@ class Driver:
         require(engine, self._guest.can)
         self.replica.set_engine(engine)
         self._perform()
+
+    def begin_switchover(self, limit_ns: Nanos) -> Switchover:
+        """Start to hand the guest over to the standby. Raises LocalProtocolError; watch what is returned."""
+        return self.replica.begin_switchover(limit_ns, self._clock.now())
 
     def stop(self, error: FtvmError) -> None:
         """Stop for good: say goodbye to the peer, leave the guest paused. `error` is what this host ended of."""
@@ -277,6 +287,8 @@ class Driver:
                 self._hands.end_session()
             case do.Fail():
                 self._fail(effect.error)
+            case do.Adopt():
+                self._hands.adopt(self._memory.memory_digest, effect.staging_bytes)
             case do.StartCopy() | do.CollectRound() | do.CopyMore() | do.Cut():
                 self._capture(effect)
             case _:
@@ -296,8 +308,7 @@ class Driver:
 
     def _release(self, effect: do.Release) -> None:
         self._world.release(effect.output)
-        self._counters.outputs_released += 1
-        self._counters.output_delays_us.append((self._clock.now() - effect.since) / 1000)
+        self._counters.released((self._clock.now() - effect.since) / 1000)
 
     def _start_following(self, effect: do.Follow) -> None:
         """Load the first copy; from now on the guest is led along the log."""
@@ -391,7 +402,8 @@ class Driver:
                     self.replica.on_copied(batches, left, self._clock.now())
                 case do.Cut():
                     self._cut(effect)
-        except (GuestError, LimitExceeded) as wrong:
+        except (GuestError, LimitExceeded, MemoryError, OSError) as wrong:
+            # No memory for a shadow, say: without a standby the guest is as well off as before.
             self.replica.on_capture_failed(f"{type(wrong).__name__}: {wrong}", self._clock.now())
 
     def _cut(self, order: do.Cut) -> None:
@@ -455,6 +467,7 @@ def _status(driver: Driver, replica: Replica, counters: Counters, now: Nanos) ->
     epoch = active.epoch if active else steps.committed.epoch or 0 if isinstance(steps, Standby) else 0
     in_flight = session.in_flight if session is not None else ()
     return Status(
+        at=now,
         guest_id=driver.settings.guest_id,
         role=replica.role.value,
         link=active.link.value if active is not None else "",
@@ -474,6 +487,8 @@ def _status(driver: Driver, replica: Replica, counters: Counters, now: Nanos) ->
         takeovers=counters.takeovers,
         pause_us=percentiles(counters.pauses_us),
         output_delay_us=percentiles(counters.output_delays_us),
+        pauses=counters.pauses.seen(),
+        output_delays=counters.output_delays.seen(),
         bytes_sent=counters.bytes_sent,
         bytes_raw=counters.bytes_raw,
         failure=str(driver.failure) if driver.failure is not None else None,

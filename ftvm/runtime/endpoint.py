@@ -1,31 +1,37 @@
 """One transport and the guests that are replicated over it: decodes, finds the guest, steps every driver.
 
 A message that does not decode, or is for no guest here, is its sender's failure: it is counted and reported, never
-raised.
+raised. Who keeps sending such messages is not listened to for a while, each time for longer.
 """
 
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 from ftvm.checkpoint import Buffer, PageBatch
 from ftvm.config import Limits
 from ftvm.encode.messages import Envelope, Join, Refuse
 from ftvm.encode.wire import encode, read_header
-from ftvm.errors import FtvmError, RemoteProtocolError, VersionMismatch
+from ftvm.errors import FtvmError, RemoteProtocolError, TransportError, VersionMismatch
 from ftvm.events import ConnectionRefused, Event, PeerMisbehaved
 from ftvm.interfaces import Delivery, Lane, Transport
 from ftvm.protocol.core import Role
+from ftvm.protocol.patience import Patience
 from ftvm.protocol.record import NO_RECORD
 from ftvm.runtime.driver import Driver
 from ftvm.units import Nanos
 
 __all__ = ["Endpoint"]
 
-_REPORTS_PER_PEER_MAX = 16
-"""So many misdeeds of one peer are reported; the rest are only counted."""
+_MISDEEDS_TOLERATED = 16
+"""So many misdeeds of one key are reported one by one; with each further one it is ignored for a while."""
+
+_IGNORED_NS_FIRST = Nanos(1_000_000_000)
+_IGNORED_NS_LONGEST = Nanos(60_000_000_000)
 
 _PEERS_COUNTED_MAX = 1024
+_TROUBLES_TOLD_MAX = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +41,17 @@ class _OnItsWay:
 
 
 class Endpoint:
-    """Steps all drivers of one transport. `misdeeds` counts what each peer sent that was no message for us."""
+    """Steps all drivers of one transport.
+
+    `misdeeds` counts what each peer sent that was no message for us, `ignored` what came while it was not listened to.
+    """
 
     def __init__(self, transport: Transport, limits: Limits, on_event: Callable[[Event], None]) -> None:
         self.misdeeds: Counter[str] = Counter()
+        self.ignored = 0
+        self._patience = Patience(_MISDEEDS_TOLERATED, _IGNORED_NS_FIRST, _IGNORED_NS_LONGEST)
         self._refusals: set[str] = set()
+        self._troubles: set[str] = set()
         self._transport = transport
         self._limits = limits
         self._on_event = on_event
@@ -55,16 +67,28 @@ class Endpoint:
         """Return what the driver of `guest_id` sends with."""
 
         def send(peer: str, lane: Lane, frames: list[Buffer], batch: PageBatch | None) -> bool:
+            driver = self._drivers[guest_id]
             if batch is None:
-                return self._transport.send(peer, lane, frames)
+                return self._send(driver, peer, lane, frames, None)
             self._token += 1
-            self._on_its_way[self._token] = _OnItsWay(self._drivers[guest_id], batch)
-            if self._transport.send(peer, lane, frames, self._token):
+            self._on_its_way[self._token] = _OnItsWay(driver, batch)
+            if self._send(driver, peer, lane, frames, self._token):
                 return True
             del self._on_its_way[self._token]
             return False
 
         return send
+
+    def _send(self, driver: Driver, peer: str, lane: Lane, frames: list[Buffer], token: int | None) -> bool:
+        """Send, or lose the message and say why: that is for heartbeats to judge, not a reason to stop a guest."""
+        try:
+            return self._transport.send(peer, lane, frames, token)
+        except TransportError as wrong:
+            error = str(wrong)
+            if error not in self._troubles and len(self._troubles) < _TROUBLES_TOLD_MAX:
+                self._troubles.add(error)
+                driver.tell_trouble(error)
+            return False
 
     def step(self, now: Nanos) -> Nanos | None:
         """Take what has come, step every driver; return when to be called again if nothing comes before."""
@@ -92,6 +116,9 @@ class Endpoint:
         return tuple(fd for driver in self._drivers.values() for fd in driver.fds())
 
     def _take(self, delivery: Delivery, now: Nanos) -> None:
+        if self._patience.ignored_ns(delivery.key or delivery.peer, now):
+            self.ignored += 1
+            return
         try:
             sealed = read_header(delivery.frames, self._limits)
             envelope = sealed.envelope
@@ -120,13 +147,13 @@ class Endpoint:
     def _report(self, delivery: Delivery, wrong: RemoteProtocolError, now: Nanos) -> None:
         """Report a peer's misdeed, and tell a peer of another version so, in ours: it then sees that ours differs."""
         peer = delivery.peer
-        if peer not in self.misdeeds and len(self.misdeeds) >= _PEERS_COUNTED_MAX:
-            return
-        self.misdeeds[peer] += 1
-        if self.misdeeds[peer] > _REPORTS_PER_PEER_MAX:
-            return
+        ignored_ns = self._patience.strike(delivery.key or peer, now)
+        if peer in self.misdeeds or len(self.misdeeds) < _PEERS_COUNTED_MAX:
+            self.misdeeds[peer] += 1
+        error = f"{type(wrong).__name__}: {wrong}"
+        if ignored_ns:
+            error += f"; it is not listened to for {ignored_ns / 1e9:.0f} s"
         for guest_id, driver in self._drivers.items():
-            error = f"{type(wrong).__name__}: {wrong}"
             self._on_event(PeerMisbehaved(at=now, guest_id=guest_id, peer=peer, error=error))
             if not isinstance(wrong, VersionMismatch):
                 continue
@@ -137,4 +164,5 @@ class Endpoint:
     def _refuse(self, delivery: Delivery, guest_id: str, refuse: Refuse) -> None:
         """Refuse somebody for whom there is no driver here, in the name of the guest that was asked for."""
         envelope = Envelope(guest_id=guest_id, sender="?", session=None, record=NO_RECORD, released=0)
-        self._transport.send(delivery.peer, Lane.CONTROL, encode(envelope, refuse))
+        for driver in islice(self._drivers.values(), 1):
+            self._send(driver, delivery.peer, Lane.CONTROL, encode(envelope, refuse), None)

@@ -12,6 +12,7 @@ from typing import Final, Generic, TypeVar
 
 from ftvm.errors import ArbiterError, ClosedError, FtvmError, InternalError, LocalProtocolError
 from ftvm.interfaces import Answer, Clock, CompareAndSet, Record, RecordStore, Request, Transport
+from ftvm.runtime.attend import Attendants
 from ftvm.runtime.endpoint import Endpoint
 from ftvm.units import Nanos
 
@@ -101,13 +102,19 @@ class Host:
     """Runs an endpoint in a thread until it is told to stop, or something breaks."""
 
     def __init__(
-        self, endpoint: Endpoint, transport: Transport, clock: Clock, on_end: Callable[[], None] = _tell_nobody
+        self,
+        endpoint: Endpoint,
+        transport: Transport,
+        clock: Clock,
+        attendants: Attendants | None = None,
+        on_end: Callable[[], None] = _tell_nobody,
     ) -> None:
         """Call `on_end` from the loop's thread when the loop is over, for whatever reason."""
         self.error: FtvmError | None = None
         self._endpoint = endpoint
         self._transport = transport
         self._clock = clock
+        self._attendants = attendants or Attendants()
         self._on_end = on_end
         self._calls: queue.Queue[_Call[object]] = queue.Queue(_CALLS_WAITING_MAX)
         self._is_stopping = False
@@ -149,8 +156,8 @@ class Host:
             while not self._is_stopping:
                 self._answer_calls()
                 now = self._clock.now()
-                deadline = self._endpoint.step(now)
-                self._wait(deadline)
+                deadlines = (self._endpoint.step(now), self._attendants.step(now))
+                self._wait(min((deadline for deadline in deadlines if deadline is not None), default=None))
         except BaseException as wrong:  # noqa: BLE001 - fail-stop: whatever it was, the guest must not run on
             self.error = _named(wrong)
             self._endpoint.halt(self.error)
@@ -162,7 +169,7 @@ class Host:
     def _wait(self, deadline: Nanos | None) -> None:
         left_ns = _WAIT_NS_MAX if deadline is None else deadline - self._clock.now()
         if left_ns > 0 and self._calls.empty():
-            self._transport.wait(min(left_ns, _WAIT_NS_MAX), self._endpoint.fds())
+            self._transport.wait(min(left_ns, _WAIT_NS_MAX), (*self._endpoint.fds(), *self._attendants.fds()))
 
     def _answer_calls(self) -> None:
         for _ in range(_CALLS_WAITING_MAX):

@@ -20,6 +20,7 @@ from ftvm.errors import BrokenError, ClosedError, ConfigError, FtvmError
 from ftvm.events import Event
 from ftvm.interfaces import Clock, Engine, Guest, RecordStore, Transport, World
 from ftvm.protocol.core import Settings
+from ftvm.runtime.attend import Attendant, Attendants
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.driver import Driver
 from ftvm.runtime.endpoint import Endpoint
@@ -29,7 +30,7 @@ from ftvm.runtime.world import CallbackWorld
 from ftvm.transport.keys import Keys
 from ftvm.transport.zeromq import ZeroMqTransport
 
-__all__ = ["HostOptions", "Protection", "Standby", "protect"]
+__all__ = ["HostOptions", "Protection", "Standby", "check_guest_id", "protect"]
 
 _EVENTS_KEPT: Final = 65_536
 _GUEST_ID_CHARS_MAX: Final = 64
@@ -39,14 +40,15 @@ _GUEST_ID_CHARS_MAX: Final = 64
 class HostOptions(TypedDict, total=False):
     """What `protect` and `Standby` take beside their own arguments, all optional.
 
-    keys      CURVE keys; needed for every endpoint that is not loopback or ipc
-    engine    when to cut, while the guest runs on this host; Remus(interval=0.025) if not given
-    world     where released outputs go and inputs come from; nowhere if not given
-    guest_id  names the guest at the arbiter and in every message; "guest" if not given
-    timing    when silence becomes suspicion
-    limits    the bound of everything that can grow
-    on_event  called with each event, from the host's thread; must not block
-    clock     where the time comes from; the monotonic clock if not given
+    keys        CURVE keys; needed for every endpoint that is not loopback or ipc
+    engine      when to cut, while the guest runs on this host; Remus(interval=0.025) if not given
+    world       where released outputs go and inputs come from; nowhere if not given
+    guest_id    names the guest at the arbiter and in every message; "guest" if not given
+    timing      when silence becomes suspicion
+    limits      the bound of everything that can grow
+    on_event    called with each event, from the host's thread; must not block
+    attendants  who is served by the host's loop beside the guest, e.g. a ControlSocket; closed with the host
+    clock       where the time comes from; the monotonic clock if not given
     """
 
     keys: Keys | None
@@ -56,6 +58,7 @@ class HostOptions(TypedDict, total=False):
     timing: Timing
     limits: Limits
     on_event: Callable[[Event], None] | None
+    attendants: Sequence[Attendant]
     clock: Clock
 
 
@@ -73,6 +76,7 @@ class _Node:
         clock: Clock,
         starts: bool,
         on_event: Callable[[Event], None] | None,
+        attendants: Sequence[Attendant],
     ) -> None:
         self.changed = Signal()
         self.events: deque[Event] = deque(maxlen=_EVENTS_KEPT)
@@ -81,6 +85,8 @@ class _Node:
         self._world = world if world is not None else CallbackWorld()
         self._transport = transport
         self._is_closed = False
+        self._stop_asked: str | None = None
+        self._attendants = Attendants(attendants, self._note)
         self._arbiter = ArbiterWorker(store, settings.guest_id, transport.wake)
         endpoint = Endpoint(transport, settings.limits, self._note)
         self.driver = Driver(
@@ -97,11 +103,13 @@ class _Node:
         )
         endpoint.add(self.driver)
         self.clock = clock
-        self.host = Host(endpoint, transport, clock, on_end=self.changed.notify)
+        self._attendants.begin(self, clock.now())
+        self.host = Host(endpoint, transport, clock, self._attendants, on_end=self.changed.notify)
         self.host.start()
 
     def _note(self, event: Event) -> None:
         self.events.append(event)
+        self._attendants.note(event)
         if self._on_event is not None:
             self._on_event(event)
         self.changed.notify()
@@ -110,7 +118,7 @@ class _Node:
         """Wait until something is true; raise what ended the host if it ended before."""
 
         def is_over() -> bool:
-            return is_true() or self.host.has_ended or self.driver.failure is not None
+            return is_true() or self.host.has_ended or self.driver.failure is not None or self._stop_asked is not None
 
         self.changed.wait_for(is_over, timeout)
         if is_true():
@@ -130,13 +138,27 @@ class _Node:
             raise self.host.error
         if self.driver.failure is not None:
             raise self.driver.failure
+        if self._stop_asked is not None:
+            raise ClosedError(self._stop_asked)
         if self._is_closed:
             raise ClosedError("this host was closed")
 
+    def status_from_outside(self) -> Status:
+        """Return the status; for any thread but the loop's."""
+        return self.status() if self.host.has_ended else self.host.call(self.status)
+
+    # --- Controls: for the loop's thread only ----------------------------------------------------------------------
+
+    @property
+    def guest_id(self) -> str:
+        return self.driver.settings.guest_id
+
     def status(self) -> Status:
-        if self.host.has_ended:
-            return self.driver.status(self.clock.now())
-        return self.host.call(lambda: self.driver.status(self.clock.now()))
+        return self.driver.status(self.clock.now())
+
+    def ask_to_stop(self, reason: str) -> None:
+        self._stop_asked = reason
+        self.changed.notify()
 
     def close(self) -> None:
         if self._is_closed:
@@ -145,6 +167,7 @@ class _Node:
         if not self.host.has_ended:
             self.host.call(lambda: self.driver.stop(ClosedError("this host was closed")))
         self.host.stop()
+        self._attendants.close()
         self._arbiter.close(self.driver.last_word() if self.host.error is None else None)
         self._world.close()
         self._transport.close()
@@ -160,7 +183,7 @@ class Protection:
 
     def status(self) -> Status:
         """Return where things stand: role, generation, epoch, lag, pauses, counters."""
-        return self._node.status()
+        return self._node.status_from_outside()
 
     def events(self, timeout: float = 0.0) -> Iterator[Event]:
         """Yield the events that have come since the last call, oldest first; wait up to `timeout` s for the first."""
@@ -230,7 +253,7 @@ class Standby:
 
     def status(self) -> Status:
         """Return where things stand."""
-        return self._node.status()
+        return self._node.status_from_outside()
 
     def events(self, timeout: float = 0.0) -> Iterator[Event]:
         """Yield the events that have come since the last call, oldest first; wait up to `timeout` s for the first."""
@@ -286,6 +309,12 @@ def protect(
     return Protection(node)
 
 
+def check_guest_id(guest_id: str) -> None:
+    """Raise ConfigError unless a guest may be called so."""
+    if not 0 < len(guest_id) <= _GUEST_ID_CHARS_MAX:
+        raise ConfigError(f"guest id {guest_id[:80]!r} has {len(guest_id)} characters, not 1 to 64")
+
+
 def _start(
     guest: Guest,
     listen: str,
@@ -301,13 +330,15 @@ def _start(
         world = options.get("world")
         if world is not None:
             undo.callback(world.close)
+        attendants = options.get("attendants", ())
+        for attendant in attendants:
+            undo.callback(attendant.close)
         if not starts and not peers:
             raise ConfigError("a standby needs at least one peer to join")
         engine = options.get("engine") or Remus()
         require(engine, guest.can)
         guest_id = options.get("guest_id", "guest")
-        if not 0 < len(guest_id) <= _GUEST_ID_CHARS_MAX:
-            raise ConfigError(f"guest id {guest_id[:80]!r} has {len(guest_id)} characters, not 1 to 64")
+        check_guest_id(guest_id)
         limits = options.get("limits") or Limits()
         store = open_record_store(arbiter) if isinstance(arbiter, str) else arbiter
         undo.callback(store.close)
@@ -332,6 +363,7 @@ def _start(
             clock=options.get("clock") or MonotonicClock(),
             starts=starts,
             on_event=options.get("on_event"),
+            attendants=attendants,
         )
         undo.pop_all()
     return node

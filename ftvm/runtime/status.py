@@ -1,16 +1,22 @@
 """What a running host can tell about one guest: counters that its events add up to, and a frozen Status made of
 them."""
 
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Final, Self
 
+from ftvm.errors import RemoteProtocolError
 from ftvm.events import Committed, Event, Protected, TookOver
+from ftvm.units import Nanos
 
-__all__ = ["Counters", "Percentiles", "Status", "percentiles"]
+__all__ = ["HISTOGRAM_BOUNDS_US", "Counters", "Histogram", "Percentiles", "Status", "percentiles"]
 
 _SAMPLES_KEPT: Final = 4096
+
+HISTOGRAM_BOUNDS_US: Final = tuple(step * 10**power for power in range(1, 6) for step in (1, 2, 5))
+"""10 us to 0.5 s, three bounds a decade: fine enough for a terminal, few enough for a time series database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +25,15 @@ class Percentiles:
 
     p50: float
     p99: float
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """All samples since the start. `counts` has one number for each of HISTOGRAM_BOUNDS_US, samples of at most that
+    and more than the bound before, and one for all that are longer."""
+
+    counts: tuple[int, ...]
+    sum_us: float
 
 
 def percentiles(samples: Sequence[float]) -> Percentiles:
@@ -33,6 +48,7 @@ def percentiles(samples: Sequence[float]) -> Percentiles:
 class Status:
     """One guest on this host, at one moment.
 
+    at                when, on this host's clock: rates are differences of two statuses over that of their times
     role              empty, syncing, standby or active
     link              what the active does about its standby: none, copying, ..., protected (empty on other roles)
     generation        of the newest record known; `standby` is who it names
@@ -41,10 +57,12 @@ class Status:
     outputs_held      waiting for their epoch
     pause_us          how long the guest stood still for a checkpoint, under the present standby
     output_delay_us   how long released outputs had been held, under the present standby
+    pauses, output_delays   the same as histograms, since the start
     bytes_sent        encoded pages and device state; `bytes_raw` is what whole pages would have been
     failure           why this host cannot go on, or None
     """
 
+    at: Nanos
     guest_id: str
     role: str
     link: str
@@ -64,13 +82,63 @@ class Status:
     takeovers: int
     pause_us: Percentiles
     output_delay_us: Percentiles
+    pauses: Histogram
+    output_delays: Histogram
     bytes_sent: int
     bytes_raw: int
     failure: str | None
 
+    @property
+    def is_protected(self) -> bool:
+        """Whether the guest runs here and a standby is in the record."""
+        return self.role == "active" and self.standby is not None
+
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain values, for JSON."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, told: object) -> Self:
+        """Return the status that another process told of with `as_dict`.
+
+        Fields that are new here or there are refused: both ends come from one installation. Raises
+        RemoteProtocolError.
+        """
+        if not isinstance(told, Mapping) or set(told) != {known.name for known in fields(cls)}:
+            raise RemoteProtocolError("the host's status is not one of this version: is it of another version of ftvm?")
+        try:
+            return cls(
+                **{
+                    **told,
+                    "pause_us": Percentiles(**told["pause_us"]),
+                    "output_delay_us": Percentiles(**told["output_delay_us"]),
+                    "pauses": _histogram(told["pauses"]),
+                    "output_delays": _histogram(told["output_delays"]),
+                }
+            )
+        except TypeError as wrong:
+            raise RemoteProtocolError(f"the host's status is malformed: {wrong}") from wrong
+
+
+def _histogram(told: Mapping[str, Any]) -> Histogram:
+    return Histogram(tuple(told["counts"]), told["sum_us"])
+
+
+class _Tally:
+    """A histogram that grows."""
+
+    __slots__ = ("_counts", "_sum_us")
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(HISTOGRAM_BOUNDS_US) + 1)
+        self._sum_us = 0.0
+
+    def add(self, sample_us: float) -> None:
+        self._counts[bisect_left(HISTOGRAM_BOUNDS_US, sample_us)] += 1
+        self._sum_us += sample_us
+
+    def seen(self) -> Histogram:
+        return Histogram(tuple(self._counts), self._sum_us)
 
 
 @dataclass(slots=True)
@@ -85,6 +153,14 @@ class Counters:
     outputs_released: int = 0
     pauses_us: deque[float] = field(default_factory=lambda: deque(maxlen=_SAMPLES_KEPT))
     output_delays_us: deque[float] = field(default_factory=lambda: deque(maxlen=_SAMPLES_KEPT))
+    pauses: _Tally = field(default_factory=_Tally)
+    output_delays: _Tally = field(default_factory=_Tally)
+
+    def released(self, delay_us: float) -> None:
+        """Take note of an output that left."""
+        self.outputs_released += 1
+        self.output_delays_us.append(delay_us)
+        self.output_delays.add(delay_us)
 
     def count(self, event: Event) -> None:
         """Take note of an event."""
@@ -96,6 +172,7 @@ class Counters:
                 self.bytes_raw += event.dirty_pages * 4096
                 if event.pause_ns:
                     self.pauses_us.append(event.pause_ns / 1000)
+                    self.pauses.add(event.pause_ns / 1000)
             case Protected():
                 self.pauses_us.clear()  # that of the first copy, and what was released alone, are of another kind
                 self.output_delays_us.clear()

@@ -2,23 +2,29 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ftvm.errors import LocalProtocolError
 from ftvm.interfaces import Answer, CompareAndSet, Record, Request
+from ftvm.sim.ledger import Ledger
+from ftvm.sim.plan import stream
 from ftvm.sim.timeline import Timeline
 
 __all__ = ["ArbiterFaults", "SimArbiter", "SimStore"]
 
+DELAY_NS = 200_000
+LATE_NS = 60_000_000
+REPEAT_NS_MAX = 1_000_000_000
+"""A repeat of a request comes up to this long after it: long enough for other changes between."""
+
 
 @dataclass(slots=True, kw_only=True)
 class ArbiterFaults:
-    """How bad the arbiter is now. `lost_answer` takes effect, `lost_request` does not; both end in an error."""
+    """How bad the arbiter is now. An `arbiter_answer_lost` takes effect, an `arbiter_request_lost` does not."""
 
-    delay_ns: int = 200_000
-    lost_request: float = 0.0
-    lost_answer: float = 0.0
     is_down: bool = False
+    disk_ns: int = 0
+    rates: dict[str, float] = field(default_factory=dict)
 
 
 class SimStore:
@@ -44,14 +50,19 @@ class SimArbiter:
         store: SimStore,
         timeline: Timeline,
         faults: ArbiterFaults,
-        chance: random.Random,
+        ledger: Ledger,
+        line: tuple[int, str],
         wake: Callable[[], None],
     ) -> None:
+        """`line` is the seed, and the name of who asks: together the source of all chance here."""
         self._store = store
         self._timeline = timeline
         self._faults = faults
-        self._chance = chance
+        self._ledger = ledger
+        self._line = line
+        self._delays = stream(line[0], "arbiter", line[1])
         self._wake = wake
+        self._chances: dict[str, random.Random] = {}
         self._answer: Answer | None = None
         self._is_busy = False
 
@@ -60,9 +71,9 @@ class SimArbiter:
         if self._is_busy:
             raise LocalProtocolError("one request is outstanding already")
         self._is_busy = True
-        delay_ns = self._chance.randrange(self._faults.delay_ns + 1)
-        draw = self._chance.random()
-        self._timeline.after(delay_ns, lambda: self._reach(request, draw))
+        self._timeline.after(self._delay_ns(), lambda: self._reach(request))
+        if self._strikes("arbiter_repeat"):
+            self._timeline.after(self._delays.randrange(REPEAT_NS_MAX), lambda: self._repeat(request))
 
     def poll(self) -> Answer | None:
         """See interfaces.Arbiter."""
@@ -71,18 +82,39 @@ class SimArbiter:
             self._is_busy = False
         return answer
 
-    def _reach(self, request: Request, draw: float) -> None:
-        faults = self._faults
-        if faults.is_down or draw < faults.lost_request:
+    def _reach(self, request: Request) -> None:
+        if self._faults.is_down or self._strikes("arbiter_request_lost"):
             self._come_back(Answer(request, None, "the request was lost"))
-            return
+        elif isinstance(request, CompareAndSet) and self._faults.disk_ns:
+            self._timeline.after(self._faults.disk_ns, lambda: self._apply(request))
+        else:
+            self._apply(request)
+
+    def _repeat(self, request: Request) -> None:
+        self._store.apply(request)  # nobody waits for the answer any more
+
+    def _apply(self, request: Request) -> None:
         record = self._store.apply(request)
-        is_lost = draw < faults.lost_request + faults.lost_answer
-        self._come_back(Answer(request, None, "the answer was lost") if is_lost else Answer(request, record, None))
+        if self._strikes("arbiter_answer_lost"):
+            self._come_back(Answer(request, None, "the answer was lost"))
+        else:
+            self._come_back(Answer(request, record, None))
 
     def _come_back(self, answer: Answer) -> None:
         def arrive() -> None:
             self._answer = answer
             self._wake()
 
-        self._timeline.after(self._chance.randrange(self._faults.delay_ns + 1), arrive)
+        self._timeline.after(self._delay_ns(), arrive)
+
+    def _delay_ns(self) -> int:
+        return self._delays.randrange(LATE_NS if self._strikes("arbiter_late") else DELAY_NS)
+
+    def _strikes(self, kind: str) -> bool:
+        rate = self._faults.rates.get(kind)
+        if rate is None:
+            return False
+        chance = self._chances.get(kind)
+        if chance is None:
+            chance = self._chances[kind] = stream(self._line[0], kind, self._line[1])
+        return chance.random() < rate and self._ledger.admits(kind)

@@ -79,6 +79,7 @@ class RecordChecker:
 
     gone: set[str] = field(default_factory=set)
     takeovers: int = 0
+    switchovers: int = 0
 
     def changed(self, before: Record, after: Record) -> None:
         """Note a change of the record."""
@@ -88,4 +89,6 @@ class RecordChecker:
         if named & self.gone:
             raise Violation("I6", f"{named & self.gone} had left the record")
         self.gone |= {replica for replica in (before.active, before.standby) if replica is not None} - named
-        self.takeovers += before.standby is not None and after.active == before.standby
+        if before.standby is not None and after.active == before.standby:
+            self.takeovers += after.standby is None
+            self.switchovers += after.standby is not None

@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from xxhash import xxh3_128_digest
+
 from ftvm.checkpoint import Bitmap, Geometry, GuestPosition, LogRecord, RegionShape
 from ftvm.errors import GuestError, LocalProtocolError
 from ftvm.interfaces import Capability, OutputSink, Region
@@ -161,7 +163,7 @@ class SimGuest:
 
     def fingerprint(self) -> bytes:
         """Return a hash of memory and register: what a takeover must reproduce exactly."""
-        return hashlib.md5(bytes(self._view) + struct.pack("<Q", self._steps), usedforsecurity=False).digest()
+        return xxh3_128_digest(self._view) + struct.pack("<Q", self._steps)
 
     def _scribble(self, mix: bytes) -> None:
         for place in range(self._pages_per_step):

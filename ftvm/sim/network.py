@@ -4,38 +4,47 @@ A buffer is read as late as the contract allows, when its token is let go: a sen
 its own message here, and the digests find it.
 """
 
-import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ftvm.checkpoint import Buffer
 from ftvm.interfaces import Delivery, Lane, Polled
+from ftvm.sim.ledger import Ledger
+from ftvm.sim.plan import Plan, stream
 from ftvm.sim.timeline import Timeline
 
 __all__ = ["LinkFaults", "SimNetwork", "SimTransport"]
+
+LATE_FACTOR = 50
+"""A late message takes so many times the usual jitter more: others overtake it."""
+
+NOTHING = Polled((), ())
+
+SEND_NS_MAX = 50_000
+"""A sent buffer is read within this time, and must not change before."""
 
 
 @dataclass(slots=True, kw_only=True)
 class LinkFaults:
     """How bad the links are now. `cut` holds (from, to) pairs of host addresses between which nothing passes."""
 
-    loss: float = 0.0
-    repeat: float = 0.0
-    delay_ns: int = 100_000
-    jitter_ns: int = 100_000
-    tail: float = 0.0
+    delay_ns: int
+    jitter_ns: int
+    rates: dict[str, float] = field(default_factory=dict)
     cut: set[tuple[str, str]] = field(default_factory=set)
 
 
 class SimNetwork:
     """Knows the transports by address (who listens now) and by name (one incarnation)."""
 
-    def __init__(self, timeline: Timeline, faults: LinkFaults, chance: random.Random) -> None:
+    def __init__(self, seed: int, plan: Plan, timeline: Timeline, ledger: Ledger) -> None:
         self.timeline = timeline
-        self.faults = faults
-        self.lost = 0
-        self._chance = chance
+        self.faults = LinkFaults(delay_ns=plan.link_delay_ns, jitter_ns=plan.link_jitter_ns)
+        self.sent = 0
+        self._ledger = ledger
+        self._delays = stream(seed, "network")
+        self._chances = {kind: stream(seed, kind) for kind in ("loss", "repeat", "late")}
         self._by_address: dict[str, SimTransport] = {}
         self._by_name: dict[str, SimTransport] = {}
 
@@ -57,36 +66,38 @@ class SimNetwork:
         target = self._by_address.get(peer) or self._by_name.get(peer)
         if target is None:
             return False
+        self.sent += 1
         seen_as = sender.name if by_address else sender.address
-        delay_ns = self._delay_ns()
-        copies = 1 + (self._chance.random() < self.faults.repeat)
-        if self._chance.random() < self.faults.loss:
-            copies = 0
+        delays_ns = [] if self._strikes("loss") else [self._delay_ns()]
+        if self._strikes("repeat"):
+            delays_ns.append(self._delay_ns())
 
         def leave() -> None:
             taken = tuple(bytes(frame) for frame in frames)
             if token is not None:
                 sender.let_go(token)
-            for copy in range(copies):
-                extra = self._delay_ns() if copy else 0
-                self.timeline.after(delay_ns + extra, lambda: self._arrive(sender, target, seen_as, lane, taken))
-            self.lost += copies == 0
+            for delay_ns in delays_ns:
+                self.timeline.after(delay_ns, lambda: self._arrive(sender, target, seen_as, lane, taken))
 
-        self.timeline.after(self._chance.randrange(50_000), leave)
+        if token is None:
+            leave()  # nobody can change these frames any more
+        else:
+            self.timeline.after(self._delays.randrange(SEND_NS_MAX), leave)
         return True
 
     def _arrive(
         self, sender: "SimTransport", target: "SimTransport", seen_as: str, lane: Lane, frames: tuple[bytes, ...]
     ) -> None:
-        if (sender.address, target.address) in self.faults.cut or target.name not in self._by_name:
-            self.lost += 1
-            return
-        target.arrived(Delivery(seen_as, None, lane, frames))
+        if (sender.address, target.address) not in self.faults.cut and target.name in self._by_name:
+            target.arrived(Delivery(seen_as, None, lane, frames))
 
     def _delay_ns(self) -> int:
-        tail = self._chance.random() < self.faults.tail
-        jitter_ns = self._chance.randrange(self.faults.jitter_ns + 1) * (50 if tail else 1)
-        return self.faults.delay_ns + jitter_ns
+        factor = LATE_FACTOR if self._strikes("late") else 1
+        return self.faults.delay_ns + int(self._delays.random() * self.faults.jitter_ns * factor)
+
+    def _strikes(self, kind: str) -> bool:
+        rate = self.faults.rates.get(kind)
+        return rate is not None and self._chances[kind].random() < rate and self._ledger.admits(kind)
 
 
 class SimTransport:
@@ -110,7 +121,10 @@ class SimTransport:
 
     def poll(self, limit: int) -> Polled:
         """See interfaces.Transport."""
-        taken = tuple(self._inbox.popleft() for _ in range(min(limit, len(self._inbox))))
+        inbox = self._inbox
+        if not inbox and not self._let_go:
+            return NOTHING
+        taken = tuple(inbox.popleft() for _ in range(min(limit, len(inbox))))
         let_go, self._let_go = tuple(self._let_go), []
         return Polled(taken, let_go)
 
@@ -135,6 +149,5 @@ class SimTransport:
         self._wake()
 
     def let_go(self, token: int) -> None:
-        """Take note that the buffers of `token` were read."""
+        """Take note that the buffers of `token` were read; like libzmq, wake nobody for it."""
         self._let_go.append(token)
-        self._wake()

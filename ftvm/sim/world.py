@@ -3,382 +3,252 @@
 Everything from Endpoint down to the native core is what runs in production; only the clock, the transport, the
 arbiter's line and the guest are simulated. Each kind of chance has a stream of its own, all derived from the seed, so
 that turning one fault off leaves the others as they were.
+
+    world.py     the history: a fault phase, then calm, and does the guest live on?
+    plan.py      what a seed draws before it begins; faults.py, operator.py: what befalls it, happening.py
+    node.py      one host; network.py, arbiter.py, guest.py, timeline.py: what is around it
+    checkers.py  the invariants; ledger.py: which faults there were
 """
 
 import random
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Final
 
 from ftvm.checkpoint import Output
-from ftvm.config import Limits, Timing
+from ftvm.config import Limits
 from ftvm.engines.names import engines_for
-from ftvm.engines.remus import Remus
-from ftvm.events import Event, RoleChanged
 from ftvm.interfaces import Capability, Engine, Record
-from ftvm.protocol.active import Active
 from ftvm.protocol.core import Role, Settings
-from ftvm.protocol.standby import Standby
-from ftvm.runtime.driver import Driver
-from ftvm.runtime.endpoint import Endpoint
-from ftvm.sim.arbiter import ArbiterFaults, SimArbiter, SimStore
+from ftvm.sim.arbiter import ArbiterFaults, SimStore
 from ftvm.sim.checkers import ActiveChecker, OutputChecker, RecordChecker, StateChecker, Violation
+from ftvm.sim.faults import FAULTS
 from ftvm.sim.guest import SimGuest
-from ftvm.sim.network import LinkFaults, SimNetwork
-from ftvm.sim.timeline import NodeClock, Timeline
+from ftvm.sim.happening import Happening
+from ftvm.sim.ledger import Fault, Ledger
+from ftvm.sim.network import SimNetwork
+from ftvm.sim.node import RELEASE_NS_MAX, Node
+from ftvm.sim.operator import ACTIONS
+from ftvm.sim.plan import draw, stream
+from ftvm.sim.timeline import Timeline
 
-__all__ = ["Node", "SimWorld", "World"]
+__all__ = ["World"]
 
-MS = 1_000_000
-SECOND = 1_000 * MS
-GUEST_STEP_NS = 4 * MS
-INPUT_NS_MAX = 30 * MS
+MS: Final = 1_000_000
+SECOND: Final = 1_000 * MS
 
+START_NS_MAX: Final = SECOND
+FAULTS_NS: Final = 3 * SECOND
+CALM_NS_MAX: Final = 8 * SECOND
+"""So long after the world was healed the guest must run, protected, and its outputs flow; mostly it takes a tenth."""
 
-class SimWorld:
-    """What one node sees of the outside: random inputs come in, releases leave after a moment, even if it stops
-    before."""
-
-    def __init__(self, node: "Node") -> None:
-        self._node = node
-        self._inputs: list[tuple[str, bytes]] = []
-
-    def fds(self) -> tuple[int, ...]:
-        """Nothing to wait on."""
-        return ()
-
-    def put(self, payload: bytes) -> None:
-        """Bring an input."""
-        self._inputs.append(("net0", payload))
-
-    def receive(self, limit: int) -> list[tuple[str, bytes]]:
-        """See interfaces.World."""
-        taken, self._inputs = self._inputs[:limit], self._inputs[limit:]
-        return taken
-
-    def release(self, output: Output) -> None:
-        """See interfaces.World."""
-        self._node.release(output)
-
-    def announce(self) -> None:
-        """Nobody needs to be told."""
-
-    def close(self) -> None:
-        """Nothing to give back."""
-
-
-class Node:
-    """One incarnation of one host."""
-
-    def __init__(self, world: "World", address: str, peer: str, incarnation: int, starts: bool) -> None:
-        self.world = world
-        self.address = address
-        self.name = f"{address}#{incarnation}"
-        self.is_dead = False
-        self.paused_until = 0
-        self._is_step_planned = False
-        self._step_at: int | None = None
-        self._leaves_at = 0
-        chance = world.chance("node", self.name)
-        self.clock = NodeClock(world.timeline, chance.randrange(-(10**15), 10**15), chance.randrange(-200, 200))
-        self.guest = SimGuest(page_count=24, pages_per_step=2, output_every=2, boots=starts)
-        self.guest.on_saved = self._was_cut
-        self.outside = SimWorld(self)
-        self.transport = world.network.open(address, self.name, (peer,), self.wake)
-        settings = replace(world.settings, dialled=(peer,))
-        self.endpoint = Endpoint(self.transport, settings.limits, self.note)
-        arbiter = SimArbiter(
-            world.store, world.timeline, world.arbiter_faults, world.chance("arbiter", self.name), self.wake
-        )
-        ids = world.chance("ids", self.name)
-        self.driver = Driver(
-            guest=self.guest,
-            world=self.outside,
-            arbiter=arbiter,
-            settings=settings,
-            clock=self.clock,
-            fresh_id=lambda: f"{ids.getrandbits(64):016x}",
-            starts=starts,
-            send=self.endpoint.sender_for(settings.guest_id),
-            wake=self.wake,
-            on_event=self.note,
-        )
-        self.endpoint.add(self.driver)
-        self.wake()
-        self._run_guest()
-
-    @property
-    def role(self) -> Role:
-        """The replica's role."""
-        return self.driver.replica.role
-
-    @property
-    def is_protected(self) -> bool:
-        """Whether this is an active whose known record names a standby."""
-        return self.role is Role.ACTIVE and self.driver.replica.core.desk.known.standby is not None
-
-    def wake(self) -> None:
-        """Have the node stepped soon, once."""
-        if not self._is_step_planned:
-            self._is_step_planned = True
-            self.world.timeline.after(self.world.step_delay_ns, self._step)
-
-    def note(self, event: Event) -> None:
-        """Look at what the production code tells."""
-        self.world.told[type(event).__name__] += 1
-        if isinstance(event, RoleChanged) and event.role == Role.ACTIVE.value:
-            replica = self.driver.replica
-            self.world.actives.became_active(replica.core.desk.known, replica.core.id)
-        self.world.trace(f"{self.name} {event}")
-
-    def release(self, output: Output) -> None:
-        """Let an output leave a little later: a stop or crash may come between the decision and the wire."""
-        replica = self.driver.replica.core.id
-        at = self.world.timeline.now + self.world.chances["release"].randrange(2 * MS)
-        self._leaves_at = max(at, self._leaves_at)
-        self.world.timeline.after(self._leaves_at - self.world.timeline.now, lambda: self._leave(replica, output))
-
-    def crash(self) -> None:
-        """End for good."""
-        self.is_dead = True
-        self.transport.close()
-
-    def _leave(self, replica: str, output: Output) -> None:
-        if self.is_dead:
-            return
-        if self.world.timeline.now < self.paused_until:
-            wait_ns = self.paused_until - self.world.timeline.now
-            self.world.timeline.after(wait_ns, lambda: self._leave(replica, output))
-            return
-        self.world.outputs.was_released(replica, output)
-
-    def _step(self) -> None:
-        self._is_step_planned = False
-        if self.is_dead:
-            return
-        timeline = self.world.timeline
-        if timeline.now < self.paused_until:
-            self._is_step_planned = True
-            timeline.after(self.paused_until - timeline.now, self._step)
-            return
-        before = self.driver.replica.steps
-        deadline = self.endpoint.step(self.clock.now())
-        self._check(before)
-        if deadline is not None:
-            self._plan(max(1, deadline - self.clock.now()))
-
-    def _plan(self, delay_ns: int) -> None:
-        at = self.world.timeline.now + delay_ns
-        if self._step_at is not None and self.world.timeline.now < self._step_at <= at:
-            return
-        self._step_at = at
-        self.world.timeline.after(delay_ns, self.wake)
-
-    def _was_cut(self, fingerprint: bytes) -> None:
-        replica = self.driver.replica
-        if isinstance(replica.steps, Active):
-            self.world.states.was_cut(replica.core.id, replica.steps.epoch + 1, fingerprint)
-
-    def _check(self, before: object) -> None:
-        steps = self.driver.replica.steps
-        if isinstance(steps, Active) and isinstance(before, Standby):
-            session = before.opening.session
-            fingerprint = self.guest.fingerprint()
-            if not before.committed.log:  # a replay has moved the state on; then the outputs tell whether it is right
-                self.world.states.runs_from(session.active, before.committed.epoch or 0, fingerprint)
-        if self.driver.failure is not None and not self.is_dead:
-            raise Violation("liveness", f"{self.name} failed: {self.driver.failure}")
-
-    def _run_guest(self) -> None:
-        """Run the guest, a step at a time."""
-        if self.is_dead:
-            return
-        if self.world.timeline.now >= self.paused_until:
-            self.guest.advance()
-        self.world.timeline.after(GUEST_STEP_NS, self._run_guest)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """Which faults a seed draws. Each class is off in about a third of the seeds."""
-
-    loss: float
-    repeat: float
-    tail: float
-    crashes: bool
-    pauses: bool
-    cuts: bool
-    arbiter: bool
+LOOK_NS: Final = 50 * MS
 
 
 class World:
     """Two hosts, a client, an arbiter. `run` plays a fault phase, heals, and checks that the guest lives on."""
 
-    def __init__(self, seed: int, *, engine: Engine | None = None, trace: bool = False) -> None:
+    def __init__(
+        self, seed: int, *, engine: Engine | None = None, only: Collection[Fault] | None = None, traces: bool = False
+    ) -> None:
+        """`engine` is drawn if none is given; `only` names the faults that are let in, None: all that are drawn."""
         self.seed = seed
+        self.plan = draw(seed, engine)
+        self.traces = traces
         self.lines: list[str] = []
-        self._traces = trace
         self.told: Counter[str] = Counter()
+        self.ledger = Ledger(only)
         self.timeline = Timeline()
-        self.chances = {kind: self.chance(kind) for kind in ("release", "input", "fault", "crash", "pause", "cut")}
-        self.plan = self._draw()
-        self.faults = LinkFaults()
+        self.network = SimNetwork(seed, self.plan, self.timeline, self.ledger)
+        self.links = self.network.faults
         self.arbiter_faults = ArbiterFaults()
-        self.network = SimNetwork(self.timeline, self.faults, self.chance("network"))
-        self.step_delay_ns = 20_000
+        self.is_calm = True
         self.actives = ActiveChecker()
         self.outputs = OutputChecker()
         self.states = StateChecker()
         self.records = RecordChecker()
         self.store = SimStore(self._on_record)
-        engine = engine or Remus(interval=0.04)
-        self.settings = Settings(
+        self._inputs = stream(seed, "input")
+        self._releases = stream(seed, "release")
+        self._settings = Settings(
             guest_id="sim",
-            geometry=SimGuest(page_count=24, pages_per_step=2, output_every=2, boots=False).geometry,
-            engine=engine,
-            engines=engines_for(frozenset(Capability), engine),
+            geometry=self.make_guest(boots=False).geometry,
+            engine=self.plan.engine,
+            engines=engines_for(frozenset(Capability), self.plan.engine),
             dialled=(),
             creates=True,
-            timing=Timing(),
+            timing=self.plan.timing,
             limits=Limits(batch_bytes=1 << 16, copy_rest_pages=4),
         )
         self.incarnations: Counter[str] = Counter()
+        self._steps_of_dead = 0
+        self.died_dropping: set[str] = set()
         self.nodes = {"a": self._boot("a", "b", starts=True), "b": self._boot("b", "a", starts=False)}
-        self.is_lost = False
 
-    def chance(self, *kind: str) -> random.Random:
-        """Return the stream of one kind of chance."""
-        return random.Random(f"{self.seed}/{'/'.join(kind)}")
+    def run(self) -> None:
+        """Play the whole history. Raises Violation."""
+        self.start()
+        self.make_bad()
+        self.play(FAULTS_NS)
+        self.heal()
+        self.check_alive()
+
+    def start(self) -> None:
+        """Bring the pair up."""
+        self._bring_inputs()
+        end = self.timeline.now + START_NS_MAX
+        while self.timeline.now < end and not self._is_protected():
+            self.play(LOOK_NS)
+
+    def make_bad(self) -> None:
+        """Begin the fault phase."""
+        self.is_calm = False
+        rates = self.plan.rates
+        self.links.rates = {kind: rate for kind, rate in rates.items() if not kind.startswith("arbiter")}
+        self.arbiter_faults.rates = {kind: rate for kind, rate in rates.items() if kind.startswith("arbiter")}
+        for happening in (*FAULTS, *ACTIONS):
+            if happening.kind in self.plan.happenings:
+                self._befall(happening, stream(self.seed, happening.kind), is_first=True)
+
+    def heal(self) -> None:
+        """End the fault phase: every link and process works from now on."""
+        self.trace("HEAL")
+        self.is_calm = True
+        self.links.rates = {}
+        self.links.cut.clear()
+        self.arbiter_faults.rates = {}
+        self.arbiter_faults.is_down = False
+        self.arbiter_faults.disk_ns = 0
+        for node in self.nodes.values():
+            node.go_on()
+
+    def check_alive(self) -> None:
+        """Raise Violation unless the guest runs, protected, and its outputs flow, within a bounded time."""
+        if self.is_lost:
+            return
+        end = self.timeline.now + CALM_NS_MAX
+        released = len(self.outputs.released)
+        is_protected = False
+        while self.timeline.now < end:
+            self.play(LOOK_NS)
+            if not is_protected:
+                is_protected, released = self._is_protected(), len(self.outputs.released)
+            elif len(self.outputs.released) > released:
+                return
+        actives = [node.name for node in self.nodes.values() if not node.is_dead and node.role is Role.ACTIVE]
+        what = "no output flows" if is_protected else "the guest is not protected again"
+        raise Violation(
+            "liveness", f"{what} in {CALM_NS_MAX // SECOND} s after the world was healed; active: {actives}"
+        )
+
+    def play(self, length_ns: int) -> None:
+        """Let time go on."""
+        self.timeline.run_until(self.timeline.now + length_ns)
+
+    def _is_protected(self) -> bool:
+        actives = [node for node in self.nodes.values() if not node.is_dead and node.role is Role.ACTIVE]
+        return len(actives) == 1 and actives[0].is_protected
+
+    @property
+    def steps(self) -> int:
+        """How many steps all nodes together have done."""
+        return self._steps_of_dead + sum(node.steps for node in self.nodes.values())
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the guest is gone by two failures at once: its host died while its DROP of the standby was open, and
+        the DROP came into force (PROTOCOL.md, "Unavoidable")."""
+        return self.store.record.active in self.died_dropping
+
+    # --- what the nodes use ----------------------------------------------------------------------------------------
 
     def trace(self, line: str) -> None:
         """Keep a line of the trace, if one is wanted."""
-        if self._traces:
+        if self.traces:
             self.lines.append(f"{self.timeline.now / MS:12.3f} {line}")
 
-    def run(self, *, fault_seconds: float = 6.0, calm_seconds: float = 6.0) -> None:
-        """Play the whole history. Raises Violation."""
-        self._bring_inputs()
-        self.timeline.run_until(SECOND)
-        self._be_bad()
-        self._plan_faults()
-        end = SECOND + int(fault_seconds * SECOND)
-        self.timeline.run_until(end)
-        self._heal()
-        self.timeline.run_until(end + int(calm_seconds * SECOND))
-        if not self.is_lost:
-            self._check_alive()
-
-    def _check_alive(self) -> None:
-        actives = [node for node in self.nodes.values() if not node.is_dead and node.role is Role.ACTIVE]
-        if len(actives) != 1:
-            raise Violation("liveness", f"{len(actives)} actives after the world was healed")
-        if not actives[0].is_protected:
-            raise Violation("liveness", "the guest is not protected again after the world was healed")
-        before = len(self.outputs.released)
-        self.timeline.run_until(self.timeline.now + SECOND)
-        if len(self.outputs.released) == before:
-            raise Violation("liveness", "no output flows after the world was healed")
-
-    # --- drawing ---------------------------------------------------------------------------------------------------
-
-    def _draw(self) -> Plan:
-        draw = self.chance("plan")
-
-        def maybe(value: float) -> float:
-            return value if draw.random() < 0.67 else 0.0
-
-        return Plan(
-            loss=maybe(draw.choice([0.001, 0.01, 0.1])),
-            repeat=maybe(0.05),
-            tail=maybe(0.05),
-            crashes=draw.random() < 0.67,
-            pauses=draw.random() < 0.67,
-            cuts=draw.random() < 0.67,
-            arbiter=draw.random() < 0.67,
+    def make_guest(self, *, boots: bool) -> SimGuest:
+        """Return a guest as this seed has it."""
+        plan = self.plan
+        return SimGuest(
+            page_count=plan.page_count,
+            pages_per_step=plan.pages_per_step,
+            output_every=plan.output_every,
+            boots=boots,
         )
 
-    def _be_bad(self) -> None:
-        self.faults.loss = self.plan.loss
-        self.faults.repeat = self.plan.repeat
-        self.faults.tail = self.plan.tail
-        if self.plan.arbiter:
-            self.arbiter_faults.lost_request = 0.1
-            self.arbiter_faults.lost_answer = 0.2
-            self.arbiter_faults.delay_ns = 30 * MS
+    def settings_for(self, peer: str) -> Settings:
+        """Return the settings of a host that dials `peer`."""
+        return replace(self._settings, dialled=(peer,))
 
-    def _heal(self) -> None:
-        self.faults.loss = self.faults.repeat = self.faults.tail = 0.0
-        self.faults.cut.clear()
-        self.arbiter_faults.lost_request = self.arbiter_faults.lost_answer = 0.0
-        self.arbiter_faults.is_down = False
-        self.arbiter_faults.delay_ns = MS
-        self.plan = replace(self.plan, crashes=False, pauses=False, cuts=False, arbiter=False)
+    def release_delay_ns(self) -> int:
+        """Draw how long a release takes to leave its host."""
+        return int(self._releases.random() * RELEASE_NS_MAX)
 
-    def _plan_faults(self) -> None:
-        for kind, act in (("crash", self._crash_one), ("pause", self._pause_one), ("cut", self._cut_link)):
-            self.timeline.after(self.chances[kind].randrange(SECOND), act)
-        self.timeline.after(self.chances["fault"].randrange(SECOND), self._arbiter_down)
+    def was_released(self, replica: str, output: Output) -> None:
+        """Note that an output left a host."""
+        self.trace(f"OUT {output.number} of {replica}")
+        self.outputs.was_released(replica, output)
 
-    # --- faults ----------------------------------------------------------------------------------------------------
+    # --- happenings ------------------------------------------------------------------------------------------------
 
-    def _crash_one(self) -> None:
-        """Crash a host whose partner holds the state, and start it anew a little later."""
-        if not self.plan.crashes:
-            return
-        address = self.chances["crash"].choice(["a", "b"])
-        node = self.nodes[address]
+    def active(self) -> Node | None:
+        """Return the node where the guest runs by the arbiter's word, if it is up."""
+        named = self.store.record.active
+        for node in self.nodes.values():
+            if node.is_up and node.role is Role.ACTIVE and node.driver.replica.core.id == named:
+                return node
+        return None
+
+    def is_survived_by_other(self, address: str) -> bool:
+        """Whether the guest would live on if this host, which is alive, died now."""
         other = self.nodes["b" if address == "a" else "a"]
-        survivor = other.driver.replica.core.id
-        is_survived = survivor in (self.store.record.active, self.store.record.standby) and not other.is_dead
-        if is_survived and not node.is_dead:
-            self.trace(f"CRASH {node.name} {node.role.value}")
-            self.told["crashes"] += 1
-            node.crash()
-            self.timeline.after(self.chances["crash"].randrange(50 * MS, 900 * MS), lambda: self._reboot(address))
-        self.timeline.after(self.chances["crash"].randrange(200 * MS, 2500 * MS), self._crash_one)
+        record = self.store.record
+        is_member = other.driver.replica.core.id in (record.active, record.standby)
+        return is_member and not other.is_dead and not self.nodes[address].is_dead
 
-    def _reboot(self, address: str) -> None:
+    def crash(self, address: str) -> None:
+        """End a host."""
+        core = self.nodes[address].driver.replica.core
+        if core.desk.proposal is not None and core.desk.proposal.standby is None:
+            self.died_dropping.add(core.id)
+        self.nodes[address].crash()
+
+    def reboot(self, address: str) -> None:
+        """Start a dead host anew, with nothing."""
+        self._steps_of_dead += self.nodes[address].steps
         self.nodes[address] = self._boot(address, "b" if address == "a" else "a", starts=False)
 
     def _boot(self, address: str, peer: str, *, starts: bool) -> Node:
         self.incarnations[address] += 1
         return Node(self, address, peer, self.incarnations[address], starts)
 
-    def _pause_one(self) -> None:
-        if not self.plan.pauses:
-            return
-        node = self.nodes[self.chances["pause"].choice(["a", "b"])]
-        length_ns = self.chances["pause"].choice([20 * MS, 200 * MS, 450 * MS, 1200 * MS, 3000 * MS])
-        self.trace(f"PAUSE {node.name} {length_ns / MS} ms")
-        self.told["pauses"] += 1
-        node.paused_until = self.timeline.now + length_ns
-        self.timeline.after(self.chances["pause"].randrange(100 * MS, 3000 * MS), self._pause_one)
+    def _befall(self, happening: Happening, chance: random.Random, *, is_first: bool = False) -> None:
+        """Plan the next of a kind, and after that the one after it."""
+        least, most = happening.gap_ms
+        delay_ns = chance.randrange((0 if is_first else least) * MS, most * MS)
+        details = chance.getrandbits(64)  # drawn even if it does not come: those after it stay as they are
 
-    def _cut_link(self) -> None:
-        if not self.plan.cuts:
-            return
-        pairs = self.chances["cut"].choice([[("a", "b")], [("b", "a")], [("a", "b"), ("b", "a")]])
-        self.trace(f"CUT {pairs}")
-        self.told["cuts"] += 1
-        self.faults.cut.update(pairs)
-        self.timeline.after(self.chances["cut"].randrange(10 * MS, 1500 * MS), self.faults.cut.clear)
-        self.timeline.after(self.chances["cut"].randrange(500 * MS, 3000 * MS), self._cut_link)
+        def come() -> None:
+            if self.is_calm:
+                return
+            if happening.is_possible(self) and self.ledger.admits(happening.kind):
+                happening.act(self, random.Random(details))
+            self._befall(happening, chance)
 
-    def _arbiter_down(self) -> None:
-        if not self.plan.arbiter:
-            return
-        self.arbiter_faults.is_down = not self.arbiter_faults.is_down
-        self.timeline.after(self.chances["fault"].randrange(50 * MS, 1000 * MS), self._arbiter_down)
+        self.timeline.after(delay_ns, come)
 
     # --- the outside -----------------------------------------------------------------------------------------------
 
     def _bring_inputs(self) -> None:
         """Send an input to every host, as a hub would; only the active takes it."""
-        payload = self.chances["input"].randbytes(8)
+        payload = self._inputs.randbytes(8)
         for node in self.nodes.values():
             if not node.is_dead and node.role is Role.ACTIVE:
                 node.outside.put(payload)
                 node.wake()
-        self.timeline.after(self.chances["input"].randrange(INPUT_NS_MAX), self._bring_inputs)
+        self.timeline.after(self._inputs.randrange(self.plan.input_ns_max), self._bring_inputs)
 
     def _on_record(self, before: Record, after: Record) -> None:
         self.trace(f"RECORD {after}")

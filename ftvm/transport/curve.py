@@ -14,7 +14,6 @@ from typing import Final
 
 import zmq
 from zmq.utils import z85
-from zmq.utils.monitor import parse_monitor_message
 
 from ftvm.errors import ConfigError, TransportError
 from ftvm.transport.line import Context, Line
@@ -144,32 +143,25 @@ class Gate:
 class DialWatch:
     """Tells why a peer that we dial does not let us in; libzmq itself dials on in silence, for ever.
 
-    Open it before connect. Only one connection of a peer needs it: both use the same keys.
+    Only one connection of a peer needs it: both use the same keys.
     """
 
-    def __init__(self, socket: "zmq.Socket[bytes]", endpoint: str) -> None:
+    def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
-        self._socket = socket
-        self._events = Line(socket.get_monitor_socket(_HANDSHAKE_FAILED))
         self._told: set[int] = set()
+        self._reasons: list[str] = []
+
+    def note(self, event: int) -> None:
+        """Take note of a handshake that failed, by ZeroMQ's event; each reason is told once."""
+        if event not in self._told:
+            self._told.add(event)
+            self._reasons.append(f"{self._endpoint} does not let us in: {_DIAL_REASONS[event]}")
 
     def take_refusals(self) -> tuple[str, ...]:
-        """Return what is new since the last call, for a person to read; each reason once."""
-        reasons = []
-        for _ in range(_REQUESTS_PER_CALL):
-            self._events.note_signal()
-            if not self._events.has_message():
-                break
-            event = int(parse_monitor_message([frame.bytes for frame in self._events.pull()])["event"])
-            if event not in self._told:
-                self._told.add(event)
-                reasons.append(f"{self._endpoint} does not let us in: {_DIAL_REASONS[event]}")
-        return tuple(reasons)
-
-    def close(self) -> None:
-        """Stop watching; before the watched socket is closed."""
-        self._socket.disable_monitor()
-        self._events.close()
+        """Return what is new since the last call, for a person to read."""
+        reasons = tuple(self._reasons)
+        self._reasons.clear()
+        return reasons
 
 
 _DIAL_REASONS: Final = {
@@ -179,8 +171,3 @@ _DIAL_REASONS: Final = {
         zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
     ): "it hung up in the handshake; check that both sides use keys, and that it holds the one that we expect",
 }
-_HANDSHAKE_FAILED: Final = (
-    int(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
-    | int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
-    | int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
-)

@@ -17,7 +17,7 @@ import zmq
 from ftvm.checkpoint import Buffer
 from ftvm.errors import TransportError
 
-__all__ = ["FRAMES_MAX", "Context", "Line", "Trackers", "open_socket", "why"]
+__all__ = ["FRAMES_MAX", "QUEUE_MESSAGES", "Context", "Line", "Trackers", "open_socket", "why"]
 
 Context = zmq.Context[zmq.Socket[bytes]]
 Trackers = list[zmq.MessageTracker]
@@ -29,7 +29,7 @@ _COPY_BELOW_BYTES: Final = 16 << 10
 """Below it a copy is cheaper than keeping track of when libzmq lets go."""
 _LINGER_MS: Final = 250
 """What `close` gives the last messages (a LEAVE) to get out."""
-_QUEUE_MESSAGES: Final = 32
+QUEUE_MESSAGES: Final = 32
 """For each lane of each direction and at each end; the kernel's buffers come on top."""
 
 # Plain ints: arithmetic on pyzmq's flag enums costs more than the calls they are for.
@@ -40,8 +40,8 @@ _MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
 
 _OPTIONS: Final = {
     zmq.LINGER: _LINGER_MS,
-    zmq.SNDHWM: _QUEUE_MESSAGES,
-    zmq.RCVHWM: _QUEUE_MESSAGES,
+    zmq.SNDHWM: QUEUE_MESSAGES,
+    zmq.RCVHWM: QUEUE_MESSAGES,
     zmq.HANDSHAKE_IVL: 1_000,
     zmq.CONNECT_TIMEOUT: 2_000,
     zmq.RECONNECT_IVL: 50,

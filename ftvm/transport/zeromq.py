@@ -11,8 +11,9 @@ The peer that dialled is named ``<key>/<nonce>``: the key comes from the handsha
 speak in the name of another key; the nonce travels encrypted and only to the endpoint it is for, so nobody can take
 over another's routing id. A routing id by itself is no identity.
 
-Does not know: what the frames mean, who is alive, sessions. Known limit: libzmq has no bound on the number of frames
-of one message that is still coming in; only the holder of an allowed key can abuse that.
+What libzmq holds of messages that are still coming in is bounded from outside, see connections.py.
+
+Does not know: what the frames mean, who is alive, sessions.
 
 Source: ZeroMQ RFC 23, 26, 27, 28; SECURITY.md for each option and its reason.
 """
@@ -32,10 +33,11 @@ from ftvm.checkpoint import Buffer
 from ftvm.config import Limits
 from ftvm.errors import ClosedError, ConfigError, LimitExceeded, LocalProtocolError, TransportError
 from ftvm.interfaces import Delivery, Lane, Polled
+from ftvm.transport.connections import Connections
 from ftvm.transport.curve import DialWatch, Gate, secure_client, secure_server
 from ftvm.transport.endpoints import Endpoint, check_free, parse_endpoint, resolve
 from ftvm.transport.keys import Keys
-from ftvm.transport.line import FRAMES_MAX, Context, Line, Trackers, open_socket, why
+from ftvm.transport.line import FRAMES_MAX, QUEUE_MESSAGES, Context, Line, Trackers, open_socket, why
 from ftvm.transport.waker import Waker, wait_readable
 
 __all__ = ["FRAMES_MAX", "Counters", "ZeroMqTransport"]
@@ -59,6 +61,8 @@ class Counters:
     """Messages with a routing id that no dialler of ours makes, or with too many frames."""
     refused: int
     """Handshakes refused for their key."""
+    hung_up: int
+    """Connections that were shut down, because what they sent and nobody could read yet filled the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,7 @@ class ZeroMqTransport:
         dialling = _parse_peers(peers)
         _check_keys([*([listening] if listening else []), *dialling], keys)
         self._frame_bytes_max = _frame_bytes_max(limits or Limits())
+        self._connections = Connections(_unread_bytes_max(limits or Limits()))
         self._dialled = tuple(peers)
         self._keys = keys
         self._malformed = 0
@@ -139,13 +144,15 @@ class ZeroMqTransport:
     @property
     def counters(self) -> Counters:
         """What was dropped and refused since the start."""
-        return Counters(malformed=self._malformed, refused=self._gate.refused if self._gate else 0)
+        refused = self._gate.refused if self._gate else 0
+        return Counters(malformed=self._malformed, refused=refused, hung_up=self._connections.hung_up)
 
     def take_refusals(self) -> tuple[str, ...]:
         """Return whom we refused, and who refused us, since the last call: the latest few, for a person to read."""
         refusals = list(self._gate.take_refusals()) if self._gate is not None else []
         for watch in self._watches:
             refusals.extend(watch.take_refusals())
+        refusals.extend(self._connections.take_reasons())
         return tuple(refusals)
 
     def send(self, peer: str, lane: Lane, frames: Sequence[Buffer], token: int | None = None) -> bool:
@@ -177,6 +184,7 @@ class ZeroMqTransport:
             self._lines[fd].note_signal()
         if self._gate is not None:
             self._gate.serve()
+        self._connections.look()
         return Polled(deliveries=tuple(self._receive(limit)), let_go=tuple(self._take_back()))
 
     def wait(self, timeout_ns: int, fds: Sequence[int]) -> None:
@@ -200,8 +208,7 @@ class ZeroMqTransport:
         if self._is_closed:
             return
         self._is_closed = True
-        for watch in self._watches:
-            watch.close()
+        self._connections.close()
         for line in self._lines.values():
             line.close()
         self._context.term()
@@ -217,6 +224,7 @@ class ZeroMqTransport:
             self._gate = Gate(self._context, self._keys.allowed)
             self._watch(self._gate.line)
         router = self._socket(zmq.ROUTER, is_ipv6=":" in endpoint.host)
+        self._watch(self._connections.watch(router))
         self._router = self._watch(Line(router))
         self._sources.append(_Source(self._router))
         if self._keys is not None:
@@ -233,14 +241,15 @@ class ZeroMqTransport:
         is_ipv6 = resolve(endpoint)
         key = None if self._keys is None else self._keys.server_of(endpoint.text)
         nonce = secrets.token_hex(16)
+        watch = DialWatch(endpoint.text)
+        self._watches.append(watch)
         for lane in (Lane.CONTROL, Lane.DATA):
             dealer = self._socket(zmq.DEALER, is_ipv6=is_ipv6)
             line = self._dealers[endpoint.text, lane] = self._watch(Line(dealer))
             self._sources.append(_Source(line, endpoint.text, lane, key))
             if self._keys is not None and key is not None:
                 secure_client(dealer, public=self._keys.public, secret=self._keys.secret, server=key)
-            if lane is Lane.CONTROL:
-                self._watches.append(DialWatch(dealer, endpoint.text))
+            self._watch(self._connections.watch(dealer, watch.note))
             dealer.set(zmq.ROUTING_ID, f"{nonce}.{_LANE_MARKS[lane]}".encode("ascii"))
             dealer.set(zmq.IMMEDIATE, 1)  # queue nothing for a peer that is away: it would get stale messages later
             try:
@@ -306,8 +315,10 @@ class ZeroMqTransport:
     def _deliver(self, source: _Source, frames: list[zmq.Frame]) -> Delivery | None:
         """Name who sent `frames`; None if they are not what a transport of ours sends."""
         peer, lane, key = source.peer, source.lane, source.key
+        routing_id = frames.pop(0).bytes if peer is None else b""
+        if frames:
+            self._connections.deliver(int(frames[0].get(zmq.SRCFD)), frames)
         if peer is None:
-            routing_id = frames.pop(0).bytes
             key = str(frames[0].get("User-Id")) if self._keys is not None and frames else None
             found = _who(routing_id, key)
             if found is None:
@@ -367,6 +378,11 @@ def _check_keys(endpoints: Sequence[Endpoint], keys: Keys | None) -> None:
 def _frame_bytes_max(limits: Limits) -> int:
     payloads = (limits.batch_bytes, limits.devices_bytes, limits.outputs_held_bytes, limits.header_bytes)
     return max(payloads) + _FRAME_SLACK_BYTES
+
+
+def _unread_bytes_max(limits: Limits) -> int:
+    """Return what all that is sent to us may take before we read it: a full queue of batches, and a few large ends."""
+    return QUEUE_MESSAGES * 2 * limits.batch_bytes + 4 * _frame_bytes_max(limits)
 
 
 def _bindable(endpoint: Endpoint) -> str:

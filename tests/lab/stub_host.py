@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("key_name", nargs="?")
     for name in ("guest", "listen", "peer", "arbiter", "key", "allow", "program", "memory", "nic", "mac"):
         parser.add_argument(f"--{name}")
-    for name in ("interval", "engine"):
+    for name in ("interval", "engine", "control"):
         parser.add_argument(f"--{name}")
     parser.add_argument("--create", action="store_true")
     parser.add_argument("--json", action="store_true")

@@ -88,6 +88,24 @@ def test_first_answer_after_a_silence_is_told(
     assert client.first_answer_since(START + 500 * MS) is None
 
 
+def test_longest_gap_counts_the_time_before_the_first_answer_and_after_the_last(
+    ports: tuple[DatagramPort, DatagramPort], client_station: Station, guest_station: Station, guest: Guest
+) -> None:
+    client = Client(ports[0], client_station, Load(START, seed=1, clients=2))
+    for ms in range(500):
+        now = Nanos(START + ms * MS)
+        client.step(now)
+        if 100 <= ms < 300:
+            serve(ports[1], guest_station, guest, now)
+
+    within, answers = client.longest_gap(START + 200 * MS, Nanos(START + 250 * MS))
+    after, _ = client.longest_gap(START + 200 * MS, Nanos(START + 500 * MS))
+
+    assert answers > 0
+    assert within <= 50 * MS
+    assert after >= 199 * MS
+
+
 class Driven:
     """A client process, with a guest on the other end of its cable."""
 
@@ -179,6 +197,20 @@ def test_driven_client_fails_when_the_guest_forgot(guest_station: Station, guest
 
     assert verdict["acknowledged_lost"] > 0
     assert verdict["findings"]
+
+
+def test_client_judges_without_an_audit_where_the_guest_is_gone(guest_station: Station, guest: Guest) -> None:
+    with driven_client(guest_station, guest) as driven:
+        driven.tell(watch=0)
+        driven.lines_until("watch")
+        driven.tell(gap=0)
+        gap = driven.lines_until("gap")[-1]
+        driven.tell(judge=True)
+        verdict = driven.lines_until("verdict")[-1]["verdict"]
+
+    assert gap["answers"] > 0
+    assert verdict["requests_acknowledged"] > 0
+    assert (verdict["acknowledged_lost"], verdict["contradicted"]) == (0, 0)
 
 
 def test_client_ends_with_the_program_that_drives_it(guest_station: Station, guest: Guest) -> None:

@@ -266,6 +266,17 @@ def test_overlapping_answers_may_pass_each_other() -> None:
     assert verdict.findings == ()
 
 
+def test_answer_that_was_overtaken_is_found_where_the_network_keeps_the_order() -> None:
+    early, late = get(None, 1, 10), get(None, 2, 9)
+    early = replace(early, replies=(replace(early.replies[0], uptime=5),))
+
+    overtaken = check([early, late], keeps_order=True)
+    repeated = check([replace(early, sends=2), late], keeps_order=True)
+
+    assert [finding.trouble for finding in overtaken.findings] == [Trouble.OUT_OF_ORDER]
+    assert repeated.findings == ()
+
+
 def test_two_puts_of_one_value_are_refused() -> None:
     with pytest.raises(ConfigError, match="only unique values"):
         check([put("1", 1, 2), put("1", 3, 4)])

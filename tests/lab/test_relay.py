@@ -216,6 +216,57 @@ def test_a_cut_drops_what_is_on_its_way_and_says_nothing(lab: Lab) -> None:
     assert not is_readable(near)
 
 
+def test_a_link_cut_one_way_carries_the_other(lab: Lab) -> None:
+    near, far = lab.connect(at(0))
+
+    lab.relay.cut(back=False)
+    near.sendall(b"lost")
+    lab.send(far, b"found", at(0))
+    lab.relay.step(at(4))
+
+    assert near.recv(9) == b"found"
+    assert not is_readable(far)
+
+
+def test_a_burst_of_delay_holds_up_what_comes_after_it_ended(lab: Lab) -> None:
+    near, far = lab.connect(at(0))
+    lab.relay.delay(300 * MS)
+    lab.send(near, b"slow ", at(0))
+    lab.relay.delay(4 * MS)
+    lab.send(near, b"quick", at(1))
+
+    lab.relay.step(at(299))
+    was_early = is_readable(far)
+    lab.relay.step(at(300))
+
+    assert not was_early
+    assert far.recv(10) == b"slow quick"
+
+
+def test_what_comes_in_by_the_back_door_goes_the_other_way() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as home, socket.create_server(("127.0.0.1", 0)) as probe:
+        back_port = probe.getsockname()[1]
+        probe.close()
+        relay = Relay(0, 1, back=(back_port, home.getsockname()[1]))
+        near = socket.create_connection(("127.0.0.1", back_port), timeout=LIMIT_SECONDS)
+        relay.wait(at(0))
+        relay.step(at(0))
+        far, _ = home.accept()
+
+        relay.cut(there=False)
+        near.sendall(b"lost")
+        far.sendall(b"found")
+        for _ in range(2):  # taken in one step, handed on in the next
+            relay.wait(at(0))
+            relay.step(at(0))
+
+        assert near.recv(9) == b"found"
+        assert not is_readable(far)
+        relay.close()
+        near.close()
+        far.close()
+
+
 def test_a_healed_link_ends_what_lost_bytes_and_carries_what_is_new(lab: Lab) -> None:
     near, far = lab.connect(at(0))
     lab.send(near, b"lost", at(0))
@@ -269,7 +320,7 @@ def test_the_process_ends_when_told_to(how: str) -> None:
             assert process.stdin is not None
             assert process.stdout is not None
             ready = process.stdout.readline()
-            process.stdin.write(b'{"cut": true}\n{"cut": false}\n')
+            process.stdin.write(b'{"cut": "back"}\n{"cut": true}\n{"cut": false}\n{"delay_ms": 2}\n')
             process.stdin.flush()
 
             if how == "SIGTERM":

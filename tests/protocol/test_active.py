@@ -1,7 +1,9 @@
 """What an active owes the world and its standby beyond the release rule."""
 
-from ftvm.encode.messages import Envelope, Join, Refuse
+from ftvm.encode.messages import Envelope, Join, Pong, Refuse
+from ftvm.events import SessionEnded
 from ftvm.protocol import effects as do
+from ftvm.protocol.active import PROGRESS_PATIENCE
 from ftvm.protocol.link import LinkState
 
 from .harness import Pair
@@ -17,6 +19,16 @@ def ask_to_join(pair: Pair, joiner: str, *, staging_bytes: int | None = None) ->
     pair.a.replica.on_message("b", None, envelope, join, pair.now)
     pair.a.perform()
     return pair.a.waiting(Refuse)
+
+
+def live_alone(pair: Pair, milliseconds: float) -> None:
+    """Let host a live for a while; whatever it says to b is lost."""
+    for _ in range(int(milliseconds / 50)):
+        pair.elapse(50)
+        pair.a.tick()
+        pair.a.sent.clear()
+        if pair.a.outstanding is not None:
+            pair.a.answer()
 
 
 def test_a_replica_that_was_dropped_cannot_return_under_its_id() -> None:
@@ -73,3 +85,44 @@ def test_what_was_released_is_told_a_heartbeat_later() -> None:
 
     assert core.released_told == core.released
     assert not pair.a.active._untold
+
+
+def test_a_key_that_joins_under_fresh_ids_and_never_answers_has_to_wait_and_others_get_in() -> None:
+    pair = Pair().started()
+    limit = pair.a.replica.core.settings.timing.primary_limit_ns
+
+    refusals = []
+    for number in range(4):
+        refusals += ask_to_join(pair, f"fresh{number}")
+        live_alone(pair, 5 * limit / 1e6)
+    assert refusals == []
+
+    (refusal,) = ask_to_join(pair, "fresh5")
+
+    assert not refusal.is_final
+    assert refusal.reason.endswith("it has to wait for the next")
+    assert pair.a.active.link is LinkState.NONE
+
+    join = Join(geometry=pair.a.replica.core.settings.geometry, engines=("remus",), staging_bytes=1 << 28)
+    envelope = Envelope(guest_id="vm", sender="honest", session=None, record=pair.a.replica.core.desk.known, released=0)
+    pair.a.replica.on_message("c", None, envelope, join, pair.now)
+
+    assert pair.a.active.link is LinkState.COPYING
+
+
+def test_a_standby_that_is_heard_but_makes_no_progress_is_left() -> None:
+    """It could hold the outputs for ever: by heartbeats it lives, and nothing it says lets anything go."""
+    pair = Pair().protected()
+    session = pair.a.active.session
+    assert session is not None
+    envelope = Envelope(
+        guest_id="vm", sender=session.standby, session=session.id, record=pair.b.replica.core.desk.known, released=0
+    )
+
+    for _ in range(PROGRESS_PATIENCE + 2):
+        live_alone(pair, session.watch.configured_ns / 2e6)
+        pair.a.replica.on_message(session.peer, session.key, envelope, Pong(number=1), pair.now)
+        live_alone(pair, session.watch.configured_ns / 2e6)
+
+    assert session.is_lost
+    assert "made no progress" in pair.a.told(SessionEnded)[-1].reason

@@ -54,6 +54,18 @@ def test_a_proposal_is_never_resolved_by_an_error_however_often() -> None:
     assert desk.error == "lost"
 
 
+def test_a_desk_that_awaits_an_answer_is_not_due_before_it_comes() -> None:
+    desk = make_desk()
+    desk.propose(PAIR)
+    desk.next_request(NOW)
+    desk.take(Answer(CompareAndSet(PAIR), None, "lost"), NOW)
+    again_at = desk.deadline()
+
+    assert again_at == NOW + RETRY
+    assert desk.next_request(again_at) == CompareAndSet(PAIR)
+    assert desk.deadline() is None
+
+
 @pytest.mark.parametrize("answer", [PAIR, Record(4, "q", None), TAKEN, Record(9, None, None)])
 def test_a_generation_at_or_above_its_own_resolves_a_proposal(answer: Record) -> None:
     desk = make_desk()

@@ -94,6 +94,8 @@ def test_the_tables_say_what_was_reviewed() -> None:
         "STANDBY --EXPELLED--> EMPTY",
         "STANDBY --DIVERGED--> EMPTY",
         "ACTIVE --DEPOSED--> EMPTY",
+        "ACTIVE --SWITCHED_AWAY--> STANDBY",
+        "STANDBY --SWITCHED_HERE--> ACTIVE",
     ]
     assert transcript(dict(LINKS)) == [
         "NONE --JOINED--> COPYING",
@@ -106,8 +108,19 @@ def test_the_tables_say_what_was_reviewed() -> None:
         "ABANDONING --IN_FORCE--> DROPPING",
         "PROTECTED --LOST--> DROPPING",
         "DROPPING --IN_FORCE--> NONE",
+        "PROTECTED --ASKED--> SETTLING",
+        "SETTLING --SETTLED--> HANDING",
+        "SETTLING --CALLED_OFF--> PROTECTED",
+        "SETTLING --LOST--> DROPPING",
+        "HANDING --READY--> SWITCHING",
+        "HANDING --CALLED_OFF--> PROTECTED",
+        "HANDING --LOST--> DROPPING",
+        "SWITCHING --IN_FORCE--> NONE",
     ]
     assert transcript(dict(CLAIMS)) == [
+        "WATCHING --ASKED--> PREPARED",
+        "PREPARED --CALLED_OFF--> WATCHING",
+        "PREPARED --SUSPECTED--> CHECKING",
         "WATCHING --SUSPECTED--> CHECKING",
         "CHECKING --CALLED_OFF--> WATCHING",
         "CHECKING --PROPOSED--> CLAIMING",

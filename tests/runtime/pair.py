@@ -81,6 +81,7 @@ class Machine:
         limits: Limits,
         engine: Engine,
         engines: Mapping[str, Engine],
+        timing: Timing,
     ) -> None:
         self.released: list[Output] = []
         self.events: list[Event] = []
@@ -103,7 +104,7 @@ class Machine:
             engines=engines,
             dialled=(peer,),
             creates=True,
-            timing=Timing(),
+            timing=timing,
             limits=limits,
         )
         self.driver = Driver(
@@ -162,14 +163,17 @@ class Pair:
         limits: Limits | None = None,
         engine: Engine | None = None,
         engines: Mapping[str, Engine] | None = None,
+        store: RecordStore | None = None,
+        timing: Timing | None = None,
     ) -> None:
         make = guest or (lambda boots: SimGuest(page_count=24, pages_per_step=2, output_every=4, boots=boots))
         limits = limits or Limits(batch_bytes=1 << 16, copy_rest_pages=4)
         engine = engine or Remus(interval=0.02)
         self.clock = ManualClock()
         self.network = MemoryNetwork()
-        self.store = MemoryRecordStore()
+        self.store = store or MemoryRecordStore()
         self._limits = limits
+        self._timing = timing or Timing()
         self._engine = engine
         self._engines = {**engines_for(frozenset(Capability), engine), **(engines or {})}
         self.a = self.boot("a", "b", make(True), starts=True)
@@ -186,6 +190,7 @@ class Pair:
             limits=self._limits,
             engine=self._engine,
             engines=self._engines,
+            timing=self._timing,
         )
 
     def run(self, milliseconds: int) -> None:

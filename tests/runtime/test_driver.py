@@ -216,16 +216,45 @@ def test_a_guest_whose_output_piles_up_is_paused_until_some_has_left(make_pair: 
     assert 20 <= held <= 24
 
 
-def test_noise_from_a_peer_is_reported_a_few_times_and_hurts_nobody(make_pair: Callable[..., Pair]) -> None:
-    pair = make_pair().protected()
-
-    for _ in range(100):
+def make_noise(pair: Pair, count: int) -> None:
+    for _ in range(count):
         pair.b.transport.send("a", Lane.CONTROL, [b"noise"])
         pair.run(1)
 
+
+def test_a_little_noise_from_a_peer_is_reported_and_hurts_nobody(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair().protected()
+
+    make_noise(pair, 16)
+
     assert len(pair.a.told(PeerMisbehaved)) == 16
-    assert sum(pair.a.endpoint.misdeeds.values()) == 100
     assert pair.a.active.link is LinkState.PROTECTED
+
+
+def test_a_peer_that_goes_on_making_noise_is_not_listened_to_for_a_while_and_told_so_once(
+    make_pair: Callable[..., Pair],
+) -> None:
+    pair = make_pair().protected()
+
+    make_noise(pair, 100)
+    last = pair.a.told(PeerMisbehaved)[-1]
+
+    assert len(pair.a.told(PeerMisbehaved)) == 17
+    assert last.error.endswith("; it is not listened to for 1 s")
+    assert sum(pair.a.endpoint.misdeeds.values()) == 17
+    assert pair.a.endpoint.ignored >= 83
+
+
+def test_a_peer_that_was_not_listened_to_is_taken_in_again_when_the_time_is_over(
+    make_pair: Callable[..., Pair],
+) -> None:
+    pair = make_pair().protected()
+    make_noise(pair, 100)
+
+    pair.until(lambda: pair.a.active.link is LinkState.NONE)
+    pair.until(lambda: pair.a.active.link is LinkState.PROTECTED)
+
+    assert pair.b.role is Role.STANDBY
 
 
 def test_what_builds_state_is_not_even_read_from_a_peer_without_a_session(

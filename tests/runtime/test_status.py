@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ftvm.events import Committed, Solo, TookOver
-from ftvm.runtime.status import Counters, Percentiles, percentiles
+from ftvm.runtime.status import HISTOGRAM_BOUNDS_US, Counters, Percentiles, percentiles
 from ftvm.units import Nanos
 
 
@@ -41,3 +41,15 @@ def test_counters_add_up_what_happened() -> None:
     assert counters.bytes_raw == 2 * 3 * 4096
     assert list(counters.pauses_us) == [5.0, 5.0]
     assert json.dumps(list(counters.pauses_us))
+
+
+def test_a_histogram_counts_each_sample_once_at_its_bound() -> None:
+    counters = Counters()
+
+    for delay_us in (10.0, 10.1, 499_999.0, 500_000.0, 500_001.0):
+        counters.released(delay_us)
+
+    counts = counters.output_delays.seen().counts
+    assert (counts[0], counts[1], counts[-2], counts[-1], sum(counts)) == (1, 1, 2, 1, 5)
+    assert counters.output_delays.seen().sum_us == pytest.approx(1_500_020.1)
+    assert HISTOGRAM_BOUNDS_US[:4] == (10, 20, 50, 100)

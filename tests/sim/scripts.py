@@ -4,10 +4,9 @@ Each script plays in a calm world, stops it at a moment that chance would rarely
 script passes, however often it is played, unless the code is broken; the mutants show that it would see that.
 """
 
-import random
 from collections.abc import Callable
-from dataclasses import replace
 
+from ftvm.engines.remus import Remus
 from ftvm.protocol.active import Active
 from ftvm.protocol.core import Role
 from ftvm.protocol.link import LinkState
@@ -25,21 +24,16 @@ class MomentMissed(Exception):
     """What a script waits for did not come about."""
 
 
-class Prompt(random.Random):
-    """Chance without delay."""
+class PromptWorld(World):
+    """What is released has left at once."""
 
-    def randrange(self, *bounds: int) -> int:
-        del bounds
+    def release_delay_ns(self) -> int:
         return 0
 
 
 def calm_world(seed: int) -> World:
     """Return a world in which nothing goes wrong by itself, and what is released has left at once."""
-    world = World(seed)
-    world.chances["release"] = Prompt()
-    world.plan = replace(
-        world.plan, loss=0.0, repeat=0.0, tail=0.0, crashes=False, pauses=False, cuts=False, arbiter=False
-    )
+    world = PromptWorld(seed, engine=Remus(interval=0.04))
     world._bring_inputs()
     return world
 
@@ -71,15 +65,15 @@ def the_active_dies_right_after_its_add(seed: int) -> None:
     """The standby is slow with its first epoch, nothing more reaches it, and the moment it is added the active dies."""
     world = calm_world(seed)
     play_until(world, lambda: link_of(world, "a") not in (None, LinkState.NONE, LinkState.COPYING))
-    world.nodes["b"].paused_until = world.timeline.now + 15 * MS
+    world.nodes["b"].pause(15 * MS)
     play_until(world, lambda: link_of(world, "a") is LinkState.ADDING)
-    world.faults.cut.add(("a", "b"))
+    world.links.cut.add(("a", "b"))
     play_until(world, lambda: world.store.record.standby is not None)
-    world.nodes["a"].crash()
-    world.faults.cut.clear()
-    world._reboot("a")
+    world.crash("a")
+    world.links.cut.clear()
+    world.reboot("a")
     play(world, 3_000)
-    world._check_alive()
+    world.check_alive()
 
 
 def a_claim_is_open_when_late_messages_come(seed: int) -> None:
@@ -88,14 +82,14 @@ def a_claim_is_open_when_late_messages_come(seed: int) -> None:
     play_until(world, lambda: link_of(world, "a") is LinkState.PROTECTED)
     play(world, 200)
     slow_from = world.timeline.now
-    world.faults.delay_ns = 350 * MS
+    world.links.delay_ns = 350 * MS
     play_until(world, lambda: claim_of(world, "b") is ClaimState.CLAIMING)
     world.arbiter_faults.is_down = True
     world.timeline.run_until(slow_from + 385 * MS)
     world.arbiter_faults.is_down = False
-    world.faults.delay_ns = MS
+    world.links.delay_ns = MS
     play(world, 4_000)
-    world._check_alive()
+    world.check_alive()
 
 
 def the_active_dies_while_its_drop_is_open(seed: int) -> None:
@@ -103,18 +97,18 @@ def the_active_dies_while_its_drop_is_open(seed: int) -> None:
     world = calm_world(seed)
     play_until(world, lambda: link_of(world, "a") is LinkState.PROTECTED)
     play(world, 200)
-    world.nodes["b"].paused_until = world.timeline.now + 700 * MS
+    world.nodes["b"].pause(700 * MS)
     play_until(world, lambda: link_of(world, "a") is LinkState.DROPPING)
     world.arbiter_faults.is_down = True
-    world.faults.cut.update({("a", "b"), ("b", "a")})
+    world.links.cut.update({("a", "b"), ("b", "a")})
     play(world, 100)
-    world.nodes["a"].crash()
+    world.crash("a")
     world.arbiter_faults.is_down = False
-    world.faults.cut.clear()
+    world.links.cut.clear()
     play_until(world, lambda: world.nodes["b"].role is Role.ACTIVE or world.store.record.standby is None)
-    world._reboot("a")
+    world.reboot("a")
     play(world, 3_000)
-    world._check_alive()
+    world.check_alive()
 
 
 ALL = (

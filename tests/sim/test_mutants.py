@@ -32,23 +32,23 @@ def _play_seed(number: int) -> None:
 
 
 FOUND_BY: dict[Mutant, list[History]] = {
-    mutants.release_without_acknowledgement: seeds(2, 0),
-    mutants.release_what_the_next_epoch_holds: seeds(2, 0),
-    mutants.obey_the_own_proposal_alone: script(scripts.the_active_dies_while_its_drop_is_open, 0, 1, 2),
-    mutants.obey_the_last_record_alone: script(scripts.the_active_dies_right_after_its_add, 0, 1, 2),
+    mutants.release_without_acknowledgement: seeds(1, 8),
+    mutants.release_what_the_next_epoch_holds: seeds(1, 8),
+    mutants.obey_the_own_proposal_alone: seeds(10, 18),
+    mutants.obey_the_last_record_alone: seeds(1, 11),
     mutants.add_without_hold: script(scripts.the_active_dies_right_after_its_add, 0, 1, 2),
     mutants.add_before_the_standby_caught_up: script(scripts.the_active_dies_right_after_its_add, *range(8)),
-    mutants.give_up_a_proposal_on_an_error: seeds(3, 4, 0),
-    mutants.put_blindly: seeds(7, 3, 4, 2),
-    mutants.keep_the_id_after_discarding: seeds(7, 8, 0),
-    mutants.run_before_the_record_is_learned: seeds(1, 2, 3),
-    mutants.go_on_when_deposed: seeds(10, 7, 8),
-    mutants.keep_outputs_when_deposed: seeds(10, 7, 8),
+    mutants.give_up_a_proposal_on_an_error: seeds(0, 4),
+    mutants.put_blindly: seeds(2, 4),
+    mutants.keep_the_id_after_discarding: seeds(1, 10),
+    mutants.run_before_the_record_is_learned: seeds(1, 2),
+    mutants.go_on_when_deposed: seeds(10, 13),
+    mutants.keep_outputs_when_deposed: seeds(10, 13),
     mutants.commit_and_acknowledge_while_claiming: script(scripts.a_claim_is_open_when_late_messages_come, 0, 1, 2),
-    mutants.acknowledge_what_is_only_staged: seeds(4, 2, 6),
-    mutants.skip_a_gap: seeds(0, 2),
-    mutants.forget_pending_outputs: seeds(1, 2, 5),
-    mutants.forget_outputs_that_are_only_acknowledged: seeds(1, 2, 5),
+    mutants.acknowledge_what_is_only_staged: seeds(37, 40),
+    mutants.skip_a_gap: seeds(343),
+    mutants.forget_pending_outputs: seeds(1, 7),
+    mutants.forget_outputs_that_are_only_acknowledged: seeds(1, 7),
 }
 
 

@@ -11,6 +11,6 @@ from ftvm.capture.trackers.choose import Chosen, choose_tracker
 from ftvm.capture.trackers.compare import CompareTracker
 from ftvm.capture.trackers.interface import Tracker
 from ftvm.capture.trackers.store import StoreTracker
-from ftvm.capture.trackers.userfault import UserfaultTracker
+from ftvm.capture.trackers.userfault import OtherProcess, UserfaultTracker
 
-__all__ = ["Chosen", "CompareTracker", "StoreTracker", "Tracker", "UserfaultTracker", "choose_tracker"]
+__all__ = ["Chosen", "CompareTracker", "OtherProcess", "StoreTracker", "Tracker", "UserfaultTracker", "choose_tracker"]

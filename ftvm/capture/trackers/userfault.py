@@ -4,6 +4,8 @@ Wraps the native noun `tracker` (tracker.h is its manual, and has the policy for
 """
 
 import errno
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ftvm._native import ffi, lib
@@ -12,7 +14,7 @@ from ftvm.checkpoint import Bitmap
 from ftvm.errors import ClosedError, ConfigError, TrackingLost
 from ftvm.units import PAGE_BYTES
 
-__all__ = ["UserfaultTracker"]
+__all__ = ["OtherProcess", "UserfaultTracker"]
 
 _MISSING = {
     lib.FTVM_TRACKER_CREATE: "the userfaultfd system call is refused: the kernel needs CONFIG_USERFAULTFD, and a "
@@ -24,6 +26,20 @@ _MISSING = {
     "memory, and tracked by nobody else",
     lib.FTVM_TRACKER_SCAN: "the kernel has no PAGEMAP_SCAN: it came with Linux 6.7",
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OtherProcess:
+    """Another process that has the memory mapped, and writes to it.
+
+    userfault  a userfaultfd that it has made and not used; the tracker's from now on, as is
+    pagemap    its /proc/PID/pagemap, open
+    starts     where it has each region, in its own addresses
+    """
+
+    userfault: int
+    pagemap: int
+    starts: Sequence[int]
 
 
 class UserfaultTracker:
@@ -39,14 +55,29 @@ class UserfaultTracker:
         "the memory written per epoch; hotter chunks of 2 MiB are reported whole"
     )
 
-    def __init__(self, memory: NativeMemory, *, has_hot_chunks: bool = True) -> None:
-        """Start tracking. Raises ConfigError that names what this kernel, user or memory lacks."""
+    def __init__(
+        self, memory: NativeMemory, *, has_hot_chunks: bool = True, writer: OtherProcess | None = None
+    ) -> None:
+        """Start tracking what this process writes, or `writer`, through its own mappings.
+
+        Raises ConfigError that names what this kernel, user or memory lacks; the writer's descriptors are closed then.
+        """
         self._memory = memory
-        self._native: Any = ffi.new("struct ftvm_tracker *", (-1, -1))
+        bases = [memory.native.regions[number].base for number in range(len(memory.page_counts))]
         step = ffi.new("enum ftvm_tracker_step *")
-        error = lib.ftvm_tracker_open(self._native, memory.native, step)
+        self._native: Any = ffi.new("struct ftvm_tracker *", (-1, -1))
+        if writer is None:
+            error = lib.ftvm_tracker_open(self._native, memory.native, step)
+        else:
+            bases = [ffi.cast("uint8_t *", start) for start in writer.starts]
+            rows = [(base, 0, count) for base, count in zip(bases, memory.page_counts, strict=True)]
+            regions = ffi.new("struct ftvm_region[]", rows)
+            self._native.userfault, self._native.pagemap = writer.userfault, writer.pagemap
+            elsewhere = ffi.new("struct ftvm_memory *", (regions, len(rows), memory.page_count))
+            error = lib.ftvm_tracker_adopt(self._native, elsewhere, step)
         if error:
             raise ConfigError(f"tracker 'userfault' is not available: {_MISSING[step[0]]} ({_errno_name(error)})")
+        self._starts = [int(ffi.cast("uintptr_t", base)) for base in bases]
         # A chunk may begin anywhere in its region: what counts is how much of it is written, not how it is mapped.
         self._chunks = [_chunk_states(count) if has_hot_chunks else ffi.NULL for count in memory.page_counts]
         self._restored: Bitmap | None = None
@@ -70,16 +101,16 @@ class UserfaultTracker:
         lib.ftvm_tracker_close(self._native)
 
     def _scan(self, number: int, words: bytearray) -> None:
-        region = self._memory.native.regions[number]
+        page_count = self._memory.page_counts[number]
         error = lib.ftvm_tracker_scan(
             self._native.pagemap,
-            int(ffi.cast("uintptr_t", region.base)),
-            region.page_count,
+            self._starts[number],
+            page_count,
             self._chunks[number],
             ffi.from_buffer("uint64_t[]", words),
         )
         if error:
-            size_mib = region.page_count * PAGE_BYTES >> 20
+            size_mib = page_count * PAGE_BYTES >> 20
             raise TrackingLost(
                 f"memory region {number} ({size_mib} MiB) is not tracked any more ({_errno_name(error)}): "
                 "part of it was mapped anew; only a full copy helps"

@@ -1,0 +1,45 @@
+"""What the commands share that ask a running host: how it is found, and how a status reads in a line."""
+
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import click
+
+from ftvm.runtime.status import Status
+
+__all__ = ["asking_options", "guest_option", "status_line"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+guest_option: Final = click.option("--guest", "guest_id", metavar="ID", help="Which guest, where there are several.")
+
+
+def asking_options(command: F) -> F:
+    """Add the options that say which hosts to ask."""
+    for option in (
+        click.option("--json", "is_json", is_flag=True, help="Print JSON instead of text."),
+        click.option(
+            "--control",
+            metavar="ipc:///PATH",
+            help="A host's control socket, or a folder of them.  [default: all hosts of this user]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def status_line(status: Status) -> str:
+    """Return what an operator wants to know first, in a line."""
+    return f"guest {status.guest_id!r}: {_state(status)}; generation {status.generation}, epoch {status.epoch}"
+
+
+def _state(status: Status) -> str:
+    if status.failure is not None:
+        return f"failed: {status.failure}"
+    if status.role != "active":
+        return f"{status.role} here"
+    if status.standby is not None:
+        return f"runs here, protected by {status.standby} ({status.engine}, lag {status.lag_ms:.1f} ms)"
+    if status.copy_pages_left:
+        return f"runs here, unprotected; {status.copy_pages_left} pages of the first copy are left"
+    return "runs here, unprotected: no standby has joined"

@@ -1,0 +1,54 @@
+"""`--config FILE`: a host's options from a TOML file; what is also on the command line counts there."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import click
+
+from ftvm.service.configfile import read_config
+
+__all__ = ["config_option", "keys_of"]
+
+_NOT_KEYS: Final = frozenset({"config", "create", "json", "help"})
+"""What belongs to one call, not to a host: `create` is an operator's word, and is not said again at every start."""
+
+
+def _read(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
+    del parameter
+    if path is None:
+        return
+    options = _options_of(context.command.params)
+    told = read_config(path, {key: _kind(option) for key, option in options.items()})
+    context.default_map = {str(options[key].name): value for key, value in told.items()}
+
+
+config_option: Final = click.option(
+    "--config",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    is_eager=True,
+    expose_value=False,
+    callback=_read,
+    help="A TOML file whose keys are these options, without dashes. The command line counts where both say something.",
+)
+
+
+def keys_of(command: click.Command) -> dict[str, str]:
+    """Return the keys of a command's config file, each with its kind."""
+    return {key: _kind(option) for key, option in _options_of(command.params).items()}
+
+
+def _options_of(parameters: Sequence[click.Parameter]) -> dict[str, click.Option]:
+    named = {each.opts[0].removeprefix("--"): each for each in parameters if isinstance(each, click.Option)}
+    return {key: option for key, option in named.items() if key not in _NOT_KEYS}
+
+
+def _kind(option: click.Option) -> str:
+    if option.multiple:
+        return "texts"
+    if option.is_flag:
+        return "flag"
+    if isinstance(option.type, click.types.IntParamType):
+        return "whole number"
+    return "number" if isinstance(option.type, click.types.FloatParamType) else "text"

@@ -1,0 +1,41 @@
+"""`ftvm ctl`: tell a running host what to do, over its control socket."""
+
+import json
+from collections.abc import Callable
+
+import click
+
+from ftvm.cli.asking import asking_options, guest_option, status_line
+from ftvm.runtime.status import Status
+from ftvm.service.connection import GuestHandle, connect
+
+__all__ = ["ctl"]
+
+
+@click.group()
+def ctl() -> None:
+    """Tell a running host what to do.
+
+    The host is found by its guest: on this machine, among the hosts of this user, the one where the guest runs if there
+    are several. --control names one that is elsewhere.
+    """
+
+
+def _tell(control: str | None, guest_id: str | None, is_json: bool, order: Callable[[GuestHandle], object]) -> None:
+    """Give an order and print where things stand after it."""
+    with connect(control) as machine:
+        guest = machine.guest(guest_id)
+        order(guest)
+        _print(guest.last_status, is_json)
+
+
+def _print(status: Status, is_json: bool) -> None:
+    click.echo(json.dumps(status.as_dict()) if is_json else status_line(status))
+
+
+@ctl.command()
+@asking_options
+@guest_option
+def stop(control: str | None, guest_id: str | None, is_json: bool) -> None:
+    """End a host in order, as Ctrl-C and SIGTERM do: its standby, if any, takes over."""
+    _tell(control, guest_id, is_json, lambda guest: guest.stop())

@@ -1,0 +1,98 @@
+"""A host's log as JSON lines, for a machine that gathers logs: one object for each thing that happened.
+
+    time     RFC 3339, UTC
+    level    debug, info, warning or error
+    guest    the guest's name in the record
+    event    the name of a class in ftvm.events, or Takeover
+    message  the line that a person would have read
+    ...      the fields of the event
+
+After a TookOver comes a Takeover, which explains it in order: `seen`, `decided`, `cost`.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Final, TextIO
+
+from ftvm.cli.report import describe
+from ftvm.events import (
+    ArbiterTrouble,
+    AttendantFailed,
+    Committed,
+    ConnectionRefused,
+    CopyProgress,
+    Diverged,
+    Event,
+    HostFailed,
+    JoinRefused,
+    PeerMisbehaved,
+    SessionEnded,
+    Solo,
+    Suspected,
+    TookOver,
+)
+from ftvm.runtime.clock import wall_time
+from ftvm.runtime.status import Status
+from ftvm.service.story import Story
+
+__all__ = ["LogReport", "level_of"]
+
+_WARNINGS: Final = (
+    ArbiterTrouble,
+    AttendantFailed,
+    ConnectionRefused,
+    JoinRefused,
+    PeerMisbehaved,
+    SessionEnded,
+    Solo,
+    Suspected,
+    TookOver,
+)
+
+
+class LogReport:
+    """Keeps cli.report.Report. Commits are not logged: there are forty a second."""
+
+    def __init__(self, out: TextIO | None = None, now: Callable[[], str] = wall_time) -> None:
+        self._out = out or sys.stderr
+        self._now = now
+        self._story = Story()
+        self._last = ("", "")
+
+    def event(self, event: Event) -> None:
+        """Log what happened, and explain a takeover."""
+        explanation = self._story.note(event)
+        if isinstance(event, Committed):
+            return
+        name, message = type(event).__name__, describe(event)
+        if (name, message) != self._last:
+            told = asdict(event)
+            guest = {"guest": told.pop("guest_id")}
+            self._log(level_of(event), guest, name, {"message": message, **told})
+        self._last = (name, message)
+        if explanation is not None:
+            facts = asdict(explanation)
+            message = f"seen: {explanation.seen}; decided: {explanation.decided}; cost: {explanation.cost}"
+            self._log("warning", {"guest": event.guest_id}, "Takeover", {"message": message, **facts})
+
+    def status(self, status: Status) -> None:
+        """Say nothing: metrics and `ftvm top` are for that."""
+        del status
+
+    def close(self) -> None:
+        """Nothing to restore."""
+
+    def _log(self, level: str, guest: dict[str, str], event: str, facts: dict[str, object]) -> None:
+        print(json.dumps({"time": self._now(), "level": level, **guest, "event": event, **facts}), file=self._out)
+        self._out.flush()
+
+
+def level_of(event: Event) -> str:
+    """Return how much an event should alarm."""
+    if isinstance(event, HostFailed | Diverged):
+        return "error"
+    if isinstance(event, _WARNINGS):
+        return "warning"
+    return "debug" if isinstance(event, Committed | CopyProgress) else "info"

@@ -1,0 +1,126 @@
+"""`ftvm top`: a live view of the guests of this machine."""
+
+import json
+import select
+from contextlib import ExitStack
+from typing import Final
+
+import click
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from ftvm.cli.asking import asking_options
+from ftvm.cli.exits import Stopped, stop_on_signals
+from ftvm.runtime.status import Status
+from ftvm.service.connection import Connection, connect
+from ftvm.service.view import Look, bars, bucket_names, look
+
+__all__ = ["top"]
+
+_ROLE_STYLES: Final = {"active": "bold green", "standby": "cyan", "syncing": "yellow", "empty": "yellow"}
+
+
+@click.command()
+@asking_options
+@click.option("--interval", default=1.0, show_default=True, metavar="S", type=click.FloatRange(min=0.05, max=60.0))
+@click.option("--once", is_flag=True, help="Print one view, of rates over one interval, and end.")
+def top(control: str | None, is_json: bool, interval: float, once: bool) -> None:
+    """Watch the guests of this machine: who runs where, and what protecting them costs.
+
+    Shows for each guest its state, generation, epoch and lag, rates of dirty pages and of the link, and how long pauses
+    and held outputs took: bars from 10 us on the left to 0.5 s and more on the right, of the last interval. Ctrl-C ends
+    it. With --json, one line for each look: a list of objects with the fields of ftvm.Status and "rates".
+    """
+    stop_on_signals()
+    console = Console(highlight=False)
+    with ExitStack() as stack, connect(control) as machine:
+        live = None
+        if not once and not is_json and console.is_terminal:
+            live = stack.enter_context(Live(console=console, auto_refresh=False, screen=True))
+        viewer = _Viewer(machine)
+        try:
+            viewer.look()
+            while True:
+                select.select((), (), (), interval)
+                looks = viewer.look()
+                if is_json:
+                    click.echo(json.dumps([{**each.as_dict(), "control": where} for where, each in looks.items()]))
+                elif live is not None:
+                    live.update(_scene(looks, machine), refresh=True)
+                else:
+                    console.print(_scene(looks, machine))
+                if once:
+                    return
+        except Stopped:
+            return
+
+
+class _Viewer:
+    """Remembers the last status of each host, so that there are rates."""
+
+    def __init__(self, machine: Connection) -> None:
+        self._machine = machine
+        self._before: dict[tuple[str, str], Status] = {}
+
+    def look(self) -> dict[str, Look]:
+        """Return what there is to show of each guest, by its control socket."""
+        now = {(str(guest.path), guest.id): guest.last_status for guest in self._machine.guests()}
+        looks = {f"ipc://{key[0]}": look(status, self._before.get(key)) for key, status in now.items()}
+        self._before = now
+        return looks
+
+
+def _scene(looks: dict[str, Look], machine: Connection) -> RenderableType:
+    if not looks:
+        return Text(f"no host answers at {machine.place}")
+    return Group(*(_panel(where, each) for where, each in looks.items()))
+
+
+def _panel(where: str, shown: Look) -> Panel:
+    status = shown.status
+    left, right = _table(), _table()
+    left.add_row("role", Text(status.role, style=_ROLE_STYLES.get(status.role, "")))
+    left.add_row("state", _state(status))
+    left.add_row("engine", status.engine)
+    left.add_row("generation", f"{status.generation}")
+    left.add_row("epoch", f"{status.epoch:,}")
+    left.add_row("lag", f"{status.lag_ms:.1f} ms, {status.epochs_in_flight} in flight")
+    right.add_row("dirty", f"{shown.dirty_pages:,.0f} pages/s")
+    right.add_row("link", f"{shown.link_bytes / 1000:,.1f} kB/s")
+    right.add_row("checkpoints", f"{shown.checkpoints:,.1f} /s")
+    right.add_row("outputs", f"{shown.outputs:,.1f} /s, {status.outputs_held} held")
+    right.add_row("pause", _histogram(shown.pauses, status.pause_us.p50, status.pause_us.p99))
+    right.add_row("delay", _histogram(shown.output_delays, status.output_delay_us.p50, status.output_delay_us.p99))
+    both = Table.grid(expand=True, padding=(0, 2))
+    both.add_column(ratio=2)
+    both.add_column(ratio=3)
+    both.add_row(left, right)
+    return Panel(both, title=f"guest {status.guest_id}", title_align="left", subtitle=where, subtitle_align="right")
+
+
+def _table() -> Table:
+    return Table.grid(padding=(0, 2))
+
+
+def _state(status: Status) -> Text:
+    if status.failure is not None:
+        return Text(f"failed: {status.failure}", style="bold white on red")
+    if status.role != "active":
+        return Text(f"follows {status.active}" if status.active is not None else "waits for an active host")
+    if status.is_protected:
+        return Text(f"runs here, protected by {status.standby}", style="green")
+    left = f", {status.copy_pages_left:,} pages to copy" if status.copy_pages_left else ""
+    return Text(f"runs here, alone{left}", style="yellow")
+
+
+def _histogram(counts: tuple[int, ...], p50_us: float, p99_us: float) -> Text:
+    shortest, longest = bucket_names()
+    return Text.assemble(
+        (f"{shortest} ", "dim"),
+        (bars(counts), "green"),
+        (f" {longest}  ", "dim"),
+        f"p50 {p50_us / 1000:.2f} ms, p99 {p99_us / 1000:.2f} ms",
+    )

@@ -1,0 +1,250 @@
+"""The messages that build up a standby's state: batches of pages, ends of epochs, and the log.
+
+What is large stands in frames behind the header, never in it; each length is compared with the frames, and each count
+with its limit, before anything is kept.
+
+    Copy               indices | lengths | payload
+    EpochPart          indices | lengths | payload                             (a batch)
+                       devices | output table | output payloads | page digests (the end)
+    Log                record table | record payloads
+
+Output table: per output one byte of channel number (its name is in the header) and a little-endian u32 of payload
+bytes.
+"""
+
+import struct
+from collections.abc import Sequence
+from typing import Final
+
+from ftvm.checkpoint import (
+    PAGE_COUNT_MAX,
+    PAGE_DIGEST_ROW,
+    Buffer,
+    Checkpoint,
+    GuestPosition,
+    LogKind,
+    LogRecord,
+    Output,
+    PageBatch,
+)
+from ftvm.config import Limits
+from ftvm.encode.codec import Codec, Frames, Header, Packed
+from ftvm.encode.fields import (
+    DIGEST_BYTES,
+    NAMES_MAX,
+    read_digest,
+    read_fields,
+    read_identity,
+    read_list,
+    read_number,
+    read_optional,
+    read_text,
+)
+from ftvm.encode.messages import Copy, EpochPart, Log
+from ftvm.errors import BadFrame, ConfigError, LimitExceeded
+
+__all__ = ["STREAM_MESSAGES"]
+
+_OUTPUT_ROW: Final = struct.Struct("<BI")
+_LOG_ROW: Final = struct.Struct("<BBQQQI")
+_LOG_KINDS: Final = {kind.value: kind for kind in LogKind}
+
+
+def _batch_frames(batch: PageBatch) -> list[Buffer]:
+    return [batch.indices, batch.lengths, batch.payload]
+
+
+def _pack_batch(batch: PageBatch) -> Header:
+    return [batch.count, batch.digest, batch.unpacked_bytes]
+
+
+def _unpack_batch(value: object, frames: Frames, limits: Limits) -> PageBatch:
+    count, digest, unpacked_bytes = read_fields(value, 3, "batch")
+    if len(frames) != 3:
+        raise BadFrame(f"a batch of pages has 3 frames, not {len(frames)}")
+    indices, lengths, payload = frames
+    pages = read_number(count, "page count of the batch", PAGE_COUNT_MAX)
+    if pages == 0:
+        raise BadFrame("a batch of no pages: any number of them would pass a limit that counts bytes")
+    if len(indices) != 4 * pages or len(lengths) != 2 * pages:
+        raise BadFrame(f"{pages} pages take {4 * pages} and {2 * pages} bytes, not {len(indices)} and {len(lengths)}")
+    size_bytes = len(indices) + len(lengths) + len(payload)
+    if size_bytes > 2 * limits.batch_bytes:
+        raise BadFrame(f"a batch of {size_bytes} bytes is more than twice the limit of {limits.batch_bytes}")
+    return PageBatch(
+        count=pages,
+        indices=indices,
+        lengths=lengths,
+        payload=payload,
+        digest=read_digest(digest, "batch digest"),
+        unpacked_bytes=read_number(unpacked_bytes, "length of the unpacked payload", limits.batch_bytes),
+    )
+
+
+def _pack_outputs(outputs: Sequence[Output]) -> tuple[list[str], bytes, bytes]:
+    channels = list(dict.fromkeys(output.channel for output in outputs))
+    if len(channels) > NAMES_MAX:
+        raise LimitExceeded("output channels", limit=NAMES_MAX, wanted=len(channels))
+    number = {channel: place for place, channel in enumerate(channels)}
+    table = b"".join(_OUTPUT_ROW.pack(number[output.channel], len(output.payload)) for output in outputs)
+    return channels, table, b"".join(output.payload for output in outputs)
+
+
+def _unpack_outputs(
+    channels: tuple[str, ...], output_next: int, table: Buffer, payloads: Buffer, limits: Limits
+) -> tuple[Output, ...]:
+    count, rest = divmod(len(table), _OUTPUT_ROW.size)
+    if rest or count > limits.outputs_held or count >= output_next:
+        raise BadFrame(f"an output table of {len(table)} bytes, ending below number {output_next}, cannot be")
+    outputs: list[Output] = []
+    offset = 0
+    for place, (channel, length) in enumerate(_OUTPUT_ROW.iter_unpack(table)):
+        if channel >= len(channels) or length > limits.output_bytes or length > len(payloads) - offset:
+            raise BadFrame(f"output {place} of the table names channel {channel} and {length} bytes")
+        payload = bytes(payloads[offset : offset + length])
+        outputs.append(Output(number=output_next - count + place, channel=channels[channel], payload=payload))
+        offset += length
+    if offset != len(payloads):
+        raise BadFrame(f"outputs use {offset} of {len(payloads)} payload bytes")
+    return tuple(outputs)
+
+
+def _pack_copy(message: Copy) -> Packed:
+    fields = [message.sequence, message.round, _pack_batch(message.batch)]
+    return fields, _batch_frames(message.batch)
+
+
+def _unpack_copy(fields: Header, frames: Frames, limits: Limits) -> Copy:
+    sequence, round_number, batch = read_fields(fields, 3, "copy")
+    return Copy(
+        sequence=read_number(sequence, "sequence"),
+        round=read_number(round_number, "round"),
+        batch=_unpack_batch(batch, frames, limits),
+    )
+
+
+def _pack_part(message: EpochPart) -> Packed:
+    fields: Header = [message.sequence, message.epoch, message.part]
+    if message.batch is not None:
+        return [*fields, _pack_batch(message.batch), None], _batch_frames(message.batch)
+    end = message.checkpoint
+    if end is None:
+        raise ConfigError("a part of an epoch carries a batch or the end")
+    channels, table, payloads = _pack_outputs(end.outputs)
+    digest = end.memory_digest.to_bytes(DIGEST_BYTES, "little")
+    here = [end.position.retired, end.position.idled] if end.position is not None else None
+    tail = [end.base, end.engine, channels, end.output_next, end.log_index, digest, end.dirty_pages, here]
+    return [*fields, None, tail], [end.devices, table, payloads, end.page_digests]
+
+
+def _unpack_part(fields: Header, frames: Frames, limits: Limits) -> EpochPart:
+    sequence, epoch, part, pages, tail = read_fields(fields, 5, "epoch part")
+    if (pages is None) == (tail is None):
+        raise BadFrame("a part of an epoch carries a batch or the end, not both and not neither")
+    number = read_number(epoch, "epoch")
+    batch, end = None, None
+    if pages is not None:
+        batch = _unpack_batch(pages, frames, limits)
+    else:
+        end = _unpack_end(number, tail, frames, limits)
+    return EpochPart(
+        sequence=read_number(sequence, "sequence"),
+        epoch=number,
+        part=read_number(part, "part"),
+        batch=batch,
+        checkpoint=end,
+    )
+
+
+def _unpack_end(epoch: int, tail: object, frames: Frames, limits: Limits) -> Checkpoint:
+    base, engine, channels, output_next, log_index, digest, dirty_pages, here = read_fields(tail, 8, "end of an epoch")
+    if len(frames) != 4:
+        raise BadFrame(f"the end of an epoch has 4 frames, not {len(frames)}")
+    devices, table, payloads, page_digests = frames
+    if len(page_digests) % PAGE_DIGEST_ROW.size or len(page_digests) > limits.staging_bytes:
+        raise BadFrame(f"page digests of {len(page_digests)} bytes cannot be")
+    if len(devices) > limits.devices_bytes:
+        raise BadFrame(f"{len(devices)} bytes of device state is more than the limit of {limits.devices_bytes}")
+    if len(payloads) > limits.outputs_held_bytes:
+        raise BadFrame(f"{len(payloads)} bytes of outputs is more than the limit of {limits.outputs_held_bytes}")
+    following = read_number(output_next, "next output number")
+    names = read_list(read_identity, channels, "channels")
+    return Checkpoint(
+        epoch=epoch,
+        base=read_number(base, "base epoch"),
+        engine=read_identity(engine, "engine"),
+        batches=(),
+        devices=bytes(devices),
+        outputs=_unpack_outputs(names, following, table, payloads, limits),
+        output_next=following,
+        log_index=read_number(log_index, "log index"),
+        memory_digest=int.from_bytes(read_digest(digest, "memory digest"), "little"),
+        dirty_pages=read_number(dirty_pages, "dirty pages", PAGE_COUNT_MAX),
+        page_digests=bytes(page_digests),
+        position=read_optional(_unpack_position, here, "position"),
+    )
+
+
+def _pack_log(message: Log) -> Packed:
+    channels = list(dict.fromkeys(record.channel for record in message.records))
+    if len(channels) > NAMES_MAX:
+        raise LimitExceeded("input channels", limit=NAMES_MAX, wanted=len(channels))
+    rows = (
+        _LOG_ROW.pack(
+            record.kind.value,
+            channels.index(record.channel),
+            record.position.retired,
+            record.position.idled,
+            record.amount,
+            len(record.payload),
+        )
+        for record in message.records
+    )
+    first = message.records[0].index if message.records else 0
+    payloads = b"".join(record.payload for record in message.records)
+    return [message.sequence, first, channels], [b"".join(rows), payloads]
+
+
+def _unpack_log(fields: Header, frames: Frames, limits: Limits) -> Log:
+    sequence, first, channels = read_fields(fields, 3, "log")
+    if len(frames) != 2:
+        raise BadFrame(f"a log message has 2 frames, not {len(frames)}")
+    table, payloads = frames
+    count, rest = divmod(len(table), _LOG_ROW.size)
+    if rest or not 0 < count <= limits.log_records or len(payloads) > limits.log_bytes:
+        raise BadFrame(f"a log table of {len(table)} bytes with {len(payloads)} bytes of payload cannot be")
+    names = read_list(read_text, channels, "channels")
+    index = read_number(first, "first log index")
+    records: list[LogRecord] = []
+    offset = 0
+    for kind, channel, retired, idled, amount, length in _LOG_ROW.iter_unpack(table):
+        if kind not in _LOG_KINDS or channel >= len(names) or length > len(payloads) - offset:
+            raise BadFrame(f"log record {index} is of kind {kind}, channel {channel}, {length} bytes")
+        records.append(
+            LogRecord(
+                index=index,
+                kind=_LOG_KINDS[kind],
+                position=GuestPosition(retired, idled),
+                amount=amount,
+                channel=names[channel],
+                payload=bytes(payloads[offset : offset + length]),
+            )
+        )
+        index += 1
+        offset += length
+    if offset != len(payloads):
+        raise BadFrame(f"log records use {offset} of {len(payloads)} payload bytes")
+    return Log(sequence=read_number(sequence, "sequence"), records=tuple(records))
+
+
+def _unpack_position(value: object, name: str) -> GuestPosition:
+    retired, idled = read_fields(value, 2, name)
+    return GuestPosition(read_number(retired, "retired"), read_number(idled, "idled"))
+
+
+STREAM_MESSAGES: Final = (
+    Codec(4, Copy, _pack_copy, _unpack_copy),
+    Codec(5, EpochPart, _pack_part, _unpack_part),
+    Codec(10, Log, _pack_log, _unpack_log),
+)
+"""Each carries a sequence number, and counts only within a session (messages.Sequenced)."""

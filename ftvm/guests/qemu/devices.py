@@ -1,0 +1,182 @@
+"""QEMU's device state: out of a paused machine, and into one that waits.
+
+`xen-save-devices-state` gives the devices alone, in a millisecond and without a thread: all that changes from epoch to
+epoch. What it leaves out, the configuration and the contents of ROMs, is the head of a real migration; that is taken
+once and again after each reset, and kept in guest memory, where it travels like any page. A takeover puts the two
+together, and what comes out is a migration stream like any other. Neither holds RAM: that is shared.
+
+Source: QEMU, docs/devel/migration.rst (the stream), migration/savevm.c (its section marks).
+"""
+
+import os
+import struct
+import threading
+from typing import Any, Final
+
+import lz4.block
+
+from ftvm.errors import GuestError, LimitExceeded
+from ftvm.guests.qemu.memory import SharedMemory
+from ftvm.guests.qemu.qmp import Qmp
+
+__all__ = [
+    "FIRMWARE_BYTES",
+    "Firmware",
+    "load_state",
+    "prepare_migration",
+    "save_devices",
+    "take_head",
+    "unpack_devices",
+]
+
+FIRMWARE_BYTES: Final = 2 << 20
+"""Room for the head of a migration: configuration and ROMs, some 200 KiB on a `pc`."""
+
+STATE_BYTES_MAX: Final = 16 << 20
+_STREAM_MARK: Final = b"QEVM\x00\x00\x00\x03"
+_SECTION_FULL: Final = 4
+_SECTION_HEAD: Final = struct.Struct(">BIB")
+_PACKED_HEAD: Final = struct.Struct("<4sI")
+_PACKED_MARK: Final = b"qdv1"
+_FIRMWARE_HEAD: Final = struct.Struct("<QQ")
+_LOOKS_MAX: Final = 2_000
+_LOOK_SECONDS: Final = 0.002
+_LOAD_SECONDS: Final = 10.0
+
+
+def prepare_migration(qmp: Qmp) -> None:
+    """Have migrations leave shared memory out, go as fast as they can, and announce nothing by themselves."""
+    capabilities = [{"capability": name, "state": True} for name in ("x-ignore-shared", "events")]
+    qmp.execute("migrate-set-capabilities", capabilities=capabilities)
+    qmp.execute("migrate-set-parameters", max_bandwidth=1 << 40, announce_rounds=0)
+
+
+def save_devices(qmp: Qmp, state: int) -> bytes:
+    """Return the device state of a paused machine, packed. `state` is the file that QEMU inherited for it."""
+    qmp.execute("xen-save-devices-state", filename=f"/proc/self/fd/{state}", live=False)
+    return pack_devices(_content(state))
+
+
+def pack_devices(stream: bytes) -> bytes:
+    """Pack device state: most of it is zeros."""
+    return _PACKED_HEAD.pack(_PACKED_MARK, len(stream)) + bytes(lz4.block.compress(stream, store_size=False))
+
+
+def unpack_devices(packed: bytes) -> bytes:
+    """Return the device state; raises GuestError if these bytes are none."""
+    if len(packed) < _PACKED_HEAD.size:
+        raise GuestError(f"device state of {len(packed)} bytes is too short")
+    mark, stream_bytes = _PACKED_HEAD.unpack_from(packed)
+    if mark != _PACKED_MARK or stream_bytes > STATE_BYTES_MAX:
+        raise GuestError("the device state is not one of QEMU's, as this ftvm packs it")
+    try:
+        stream = lz4.block.decompress(packed[_PACKED_HEAD.size :], uncompressed_size=stream_bytes)
+    except (lz4.block.LZ4BlockError, ValueError) as wrong:
+        raise GuestError(f"the device state does not unpack: {wrong}") from wrong
+    if len(stream) != stream_bytes or not stream.startswith(_STREAM_MARK):
+        raise GuestError("the device state is no stream of QEMU's")
+    return bytes(stream)
+
+
+def take_head(qmp: Qmp, devices: bytes) -> bytes:
+    """Migrate a paused machine into nothing and return what comes before its devices. `devices` is its device state.
+
+    Leaves it paused. Raises GuestError.
+    """
+    stream = _migrate_away(qmp)
+    first_section = _first_section(devices)
+    at = stream.find(first_section)
+    if at < 0:
+        raise GuestError(f"QEMU's migration has no section {first_section!r}, with which its device state begins")
+    return stream[:at]
+
+
+class Firmware:
+    """A region of guest memory that holds the head of the stream."""
+
+    def __init__(self) -> None:
+        self.memory = SharedMemory("firmware", FIRMWARE_BYTES)
+
+    def put(self, head: bytes) -> None:
+        """Replace what is there. Raises LimitExceeded if there is no room."""
+        room = FIRMWARE_BYTES - _FIRMWARE_HEAD.size
+        if len(head) > room:
+            raise LimitExceeded("bytes of configuration and ROMs", limit=room, wanted=len(head))
+        content = _FIRMWARE_HEAD.pack(len(head), 0) + head
+        self.memory.buffer[:] = content.ljust(FIRMWARE_BYTES, b"\0")
+
+    def get(self) -> bytes:
+        """Return what is there. Raises GuestError if it is none."""
+        head_bytes, _ = _FIRMWARE_HEAD.unpack_from(self.memory.buffer)
+        if not 0 < head_bytes <= FIRMWARE_BYTES - _FIRMWARE_HEAD.size:
+            raise GuestError("no configuration of QEMU's has come with the memory")
+        return bytes(self.memory.buffer[_FIRMWARE_HEAD.size : _FIRMWARE_HEAD.size + head_bytes])
+
+
+def load_state(qmp: Qmp, head: bytes, devices: bytes) -> None:
+    """Give a waiting machine its state, by the two parts of it; it is paused afterwards.
+
+    Raises GuestError; QEMU has ended then, or must be.
+    """
+    descriptor = os.memfd_create("ftvm-load", os.MFD_CLOEXEC)
+    try:
+        _write_all(descriptor, head + devices[len(_STREAM_MARK) :])
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        qmp.give_file("ftvm-load", descriptor)
+    finally:
+        os.close(descriptor)
+    qmp.execute("migrate-incoming", uri="fd:ftvm-load")
+    _wait_migrated(qmp, "load the device state", _LOAD_SECONDS)
+
+
+def _migrate_away(qmp: Qmp) -> bytes:
+    descriptor = os.memfd_create("ftvm-migrate", os.MFD_CLOEXEC)
+    try:
+        qmp.give_file("ftvm-migrate", descriptor)
+        qmp.execute("migrate", uri="fd:ftvm-migrate")
+        _wait_migrated(qmp, "save its configuration", _LOAD_SECONDS)
+        for _ in range(_LOOKS_MAX):  # "completed" comes a moment before the machine can go on
+            if qmp.execute("query-status")["status"] == "postmigrate":
+                return _content(descriptor)
+        raise GuestError("QEMU's migration is complete, but the machine does not become ready to go on")
+    finally:
+        os.close(descriptor)
+
+
+def _wait_migrated(qmp: Qmp, what: str, seconds: float) -> None:
+    nap = threading.Event()
+    for _ in range(round(seconds / _LOOK_SECONDS)):
+        answer: dict[str, Any] = qmp.execute("query-migrate")
+        status = answer.get("status", "none")
+        if status == "completed":
+            return
+        if status in ("failed", "cancelled"):
+            raise GuestError(f"QEMU could not {what}: {answer.get('error-desc', status)}")
+        nap.wait(_LOOK_SECONDS)
+    raise GuestError(f"QEMU took more than {seconds:g} s to {what}")
+
+
+def _first_section(devices: bytes) -> bytes:
+    """Return the header of the stream's first section, up to its name: the same in each stream of one machine."""
+    start = len(_STREAM_MARK)
+    if len(devices) >= start + _SECTION_HEAD.size:
+        kind, _, name_bytes = _SECTION_HEAD.unpack_from(devices, start)
+        if kind == _SECTION_FULL:
+            return devices[start : start + _SECTION_HEAD.size + name_bytes]
+    raise GuestError("QEMU's device state does not begin with a section")
+
+
+def _content(descriptor: int) -> bytes:
+    size_bytes = os.fstat(descriptor).st_size
+    if size_bytes > STATE_BYTES_MAX:
+        raise LimitExceeded("bytes of device state", limit=STATE_BYTES_MAX, wanted=size_bytes)
+    content = os.pread(descriptor, size_bytes, 0)
+    if len(content) != size_bytes:
+        raise GuestError(f"of {size_bytes} bytes of device state only {len(content)} can be read")
+    return content
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]

@@ -1,0 +1,322 @@
+"""A stock QEMU as a `Guest`: paused and saved over QMP, its memory shared, its outputs taken from sockets.
+
+It promises that `pause` returns with the machine stopped and everything it said emitted; that a QEMU which hangs, ends
+or stops by itself is ended for good and never silently resumed; and that no process or file outlives `close`, or this
+process. It cannot stop exactly at an output (Capability.EXACT_OUTPUT_STOP) nor repeat a run (REPLAY).
+
+A state loads only into a QEMU that has not run yet. One that ran, or loaded before, is replaced by a new one on the
+same memory. Calls come from one thread at a time. Source: GUESTS.md, "Stock QEMU".
+"""
+
+import os
+from typing import Any, Final
+
+from ftvm._native.memory import NativeMemory
+from ftvm.capture.trackers import CompareTracker, OtherProcess, StoreTracker, Tracker, UserfaultTracker
+from ftvm.checkpoint import Bitmap, Geometry, RegionShape
+from ftvm.errors import ClosedError, ConfigError, GuestError, LocalProtocolError, TrackingLost
+from ftvm.guests.qemu.devices import Firmware, load_state, prepare_migration, save_devices, take_head, unpack_devices
+from ftvm.guests.qemu.machine import RAM_ID, QemuMachine
+from ftvm.guests.qemu.memory import SharedMemory
+from ftvm.guests.qemu.outputs import OutputGate
+from ftvm.guests.qemu.process import QemuProcess
+from ftvm.interfaces import Capability, OutputSink, Region
+
+__all__ = ["QemuGuest"]
+
+_RUNNING: Final = ("running", "prelaunch")
+
+
+class QemuGuest:
+    """A QEMU under protection. See `Guest` for the contract of each member.
+
+    machine  equal on both hosts
+    boots    True for a primary, which starts from its firmware; False for a standby, which waits for a state
+    tracker  how written pages are found: "userfault" (the kernel notes them), "compare" (every page is compared with a
+             copy), or "auto": the first where it works, else the second
+    """
+
+    def __init__(self, machine: QemuMachine, *, boots: bool, tracker: str = "auto") -> None:
+        """Start QEMU, paused. Raises ConfigError or GuestError; nothing is left running then."""
+        if tracker not in ("auto", "userfault", "compare"):
+            raise ConfigError(f"unknown tracker {tracker!r} for QEMU: there are auto, userfault and compare")
+        self._machine = machine
+        self._tracker_wanted = tracker
+        self.tracker_reason = ""
+        self._ram = SharedMemory("ram", machine.memory_bytes)
+        self._firmware = Firmware()
+        self._firmware_tracker = StoreTracker([self._firmware.memory.page_count])
+        self._state = os.memfd_create("ftvm-devices", os.MFD_CLOEXEC)
+        self._sink: OutputSink | None = None
+        self._gate: OutputGate | None = None
+        self._tracker: Tracker | None = None
+        self._failure: str | None = None
+        self._is_running = False
+        self._is_blank = not boots
+        self._needs_head = True
+        self._is_closed = False
+        self._process = QemuProcess(machine, ram=self._ram.descriptor, state=self._state, boots=boots)
+        try:
+            prepare_migration(self._process.qmp)
+            refuse_unshared_memory(self._process)
+            self._geometry = self._describe()
+        except BaseException:
+            self.close()
+            raise
+
+    # --- what it is ------------------------------------------------------------------------------------------------
+
+    @property
+    def geometry(self) -> Geometry:
+        """Shape of memory and kind of machine: QEMU's version, machine type and arguments."""
+        return self._geometry
+
+    @property
+    def memory(self) -> tuple[Region, ...]:
+        """RAM, and the machine's configuration and ROMs."""
+        return tuple(
+            Region(name=memory.name, buffer=memory.buffer, page_count=memory.page_count) for memory in self._memories()
+        )
+
+    @property
+    def can(self) -> frozenset[Capability]:
+        """Nothing beyond the least."""
+        return frozenset()
+
+    @property
+    def pid(self) -> int:
+        """QEMU's process id; another one after each time that a state was loaded into a new QEMU."""
+        return self._process.pid
+
+    def failure(self) -> str | None:
+        """Return why it can never run again, or None while it can."""
+        return self._failure or self._process.why_ended()
+
+    # --- running ---------------------------------------------------------------------------------------------------
+
+    def attach(self, sink: OutputSink) -> None:
+        """Give it the sink for its outputs; before the first run."""
+        self._sink = sink
+        self._open_gate()
+
+    def pause(self) -> None:
+        """Return when QEMU has stopped the machine and all it said is emitted. Idempotent.
+
+        A QEMU that cannot be stopped is ended, so that this holds in any case; `failure` tells why.
+        """
+        if not self._is_running:
+            return
+        self._is_running = False
+        try:
+            status, _ = self._process.qmp.execute_all([("query-status", {}), ("stop", {})])
+        except GuestError as wrong:
+            self._give_up(str(wrong))
+        else:
+            self._note_events()
+            if status["status"] not in _RUNNING:
+                self._give_up(f"QEMU stood still ({status['status']}) though nobody here had stopped it")
+        if self._gate is not None:
+            self._gate.hold()
+
+    def resume(self) -> None:
+        """Let it run. Idempotent."""
+        if self._is_running or self.failure() is not None:
+            return
+        if self._is_closed:
+            raise ClosedError("the guest is closed")
+        if self._gate is None:
+            raise LocalProtocolError("attach a sink for the guest's outputs before it runs")
+        self._is_blank = False
+        self._gate.flow()
+        self._is_running = True
+        try:
+            self._process.qmp.execute("cont")
+        except GuestError as wrong:
+            self._give_up(str(wrong))
+
+    def deliver(self, channel: str, payload: bytes) -> None:
+        """Give it a frame ("net0") or keys ("console"); dropped where QEMU has no room, or nobody knows the channel."""
+        wire = {"net0": self._process.network, "console": self._process.console}.get(channel)
+        if wire is None:
+            return
+        try:
+            wire.send(payload)
+        except OSError:
+            return  # full, as a real card's ring can be; or QEMU has ended, which `failure` tells
+
+    def close(self) -> None:
+        """End QEMU and give everything back. Idempotent."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._is_running = False
+        self._drop_process()
+        os.close(self._state)
+        for memory in self._memories():
+            memory.close()
+
+    # --- its state -------------------------------------------------------------------------------------------------
+
+    def collect_dirty(self) -> Bitmap:
+        """Get and clear the set of pages written since the last call, or more."""
+        self._require_paused("collect_dirty")
+        try:
+            if self._needs_head:
+                self._take_head()
+            parts = (self._ram_tracker().collect(), self._firmware_tracker.collect())
+        except TrackingLost:
+            self._drop_tracker()
+            raise
+        return _joined(parts)
+
+    def restore_dirty(self, bitmap: Bitmap) -> None:
+        """Put back what a failed capture had collected."""
+        ram, firmware = _parted(bitmap)
+        self._ram_tracker().restore(ram)
+        self._firmware_tracker.restore(firmware)
+
+    def save_devices(self) -> bytes:
+        """Return the state of all devices and processors."""
+        self._require_paused("save_devices")
+        return save_devices(self._process.qmp, self._state)
+
+    def load_devices(self, devices: bytes) -> None:
+        """Become the machine that `save_devices` described, on the memory as it is."""
+        self._require_paused("load_devices")
+        stream, head = unpack_devices(devices), self._firmware.get()
+        if not self._is_blank or self._process.why_ended() is not None:
+            self._replace_process()
+        self._is_blank = False
+        try:
+            load_state(self._process.qmp, head, stream)
+        except GuestError as wrong:
+            self._replace_process()
+            raise GuestError(f"the state does not load: {wrong}") from wrong
+
+    # --- helpers ---------------------------------------------------------------------------------------------------
+
+    def _memories(self) -> tuple[SharedMemory, ...]:
+        return (self._ram, self._firmware.memory)
+
+    def _describe(self) -> Geometry:
+        qmp = self._process.qmp
+        version = qmp.execute("query-version")["qemu"]
+        machine_type = qmp.execute("qom-get", path="/machine", property="type")
+        shown = ".".join(str(version[part]) for part in ("major", "minor", "micro"))
+        return Geometry(
+            machine=self._machine.identity(shown, machine_type),
+            regions=tuple(RegionShape(name=memory.name, page_count=memory.page_count) for memory in self._memories()),
+        )
+
+    def _note_events(self) -> None:
+        if any(event.name == "RESET" for event in self._process.qmp.take_events()):
+            self._needs_head = True  # a reset loads ROMs anew, and may change them
+
+    def _take_head(self) -> None:
+        qmp = self._process.qmp
+        self._firmware.put(take_head(qmp, unpack_devices(save_devices(qmp, self._state))))
+        self._firmware_tracker.restore(Bitmap.full([self._firmware.memory.page_count]))
+        self._needs_head = False
+
+    def _give_up(self, reason: str) -> None:
+        """End a QEMU that does not do what it should: whatever it was, it must not run on."""
+        ended_by_itself = self._process.why_ended()
+        self._failure = self._failure or ended_by_itself or reason
+        self._process.kill()
+
+    def _replace_process(self) -> None:
+        """Start a new QEMU on the same memory, waiting for a state."""
+        self._drop_process()
+        self._process = QemuProcess(self._machine, ram=self._ram.descriptor, state=self._state, boots=False)
+        prepare_migration(self._process.qmp)
+        self._failure = None
+        self._is_blank = True
+        self._needs_head = True
+        if self._sink is not None:
+            self._open_gate()
+
+    def _drop_process(self) -> None:
+        if self._gate is not None:
+            self._gate.close()
+            self._gate = None
+        self._drop_tracker()
+        self._process.close()
+
+    def _open_gate(self) -> None:
+        if self._gate is None and self._sink is not None:
+            channels = {"net0": self._process.network, "console": self._process.console}
+            self._gate = OutputGate(self._sink, channels)
+
+    def _ram_tracker(self) -> Tracker:
+        if self._tracker is None:
+            self._tracker = self._start_tracker()
+        return self._tracker
+
+    def _start_tracker(self) -> Tracker:
+        """Start tracking, no sooner than it is needed: a guest without a standby pays nothing."""
+        memory = NativeMemory([self._ram.buffer])
+        reason = "it was asked for by name"
+        if self._tracker_wanted != "compare":
+            try:
+                tracker = self._track_faults(memory)
+            except (ConfigError, GuestError, OSError) as wrong:
+                if self._tracker_wanted == "userfault":
+                    raise GuestError(str(wrong)) from wrong
+                reason = str(wrong)
+            else:
+                self.tracker_reason = "the kernel notes writes by itself"
+                return tracker
+        self.tracker_reason = reason
+        return CompareTracker(memory)
+
+    def _track_faults(self, memory: NativeMemory) -> Tracker:
+        start = self._ram.address_in(self._process.pid)
+        userfault = self._process.take_userfault()
+        if userfault is None:
+            raise ConfigError(self._process.userfault_refused or "QEMU's userfaultfd was used already")
+        try:
+            pagemap = os.open(f"/proc/{self._process.pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            os.close(userfault)
+            raise
+        return UserfaultTracker(memory, writer=OtherProcess(userfault=userfault, pagemap=pagemap, starts=[start]))
+
+    def _drop_tracker(self) -> None:
+        if self._tracker is not None:
+            self._tracker.close()
+            self._tracker = None
+
+    def _require_paused(self, what: str) -> None:
+        if self._is_closed:
+            raise ClosedError("the guest is closed")
+        if self._is_running:
+            raise LocalProtocolError(f"{what} needs a paused guest")
+        reason = self.failure() if what != "load_devices" else None
+        if reason is not None:
+            raise GuestError(reason)
+
+
+def refuse_unshared_memory(process: QemuProcess) -> None:
+    """Raise ConfigError if the machine has memory that is neither shared nor ROM: its writes would be missed."""
+    listing: Any = process.qmp.execute("human-monitor-command", command_line="info ramblock")
+    names = [line.split()[0] for line in str(listing).splitlines()[1:] if line.strip()]
+    strange = [name for name in names if name not in (RAM_ID, "pc.bios", "pc.rom") and not is_rom(name)]
+    if strange:
+        raise ConfigError(
+            f"this QEMU has memory that cannot be protected ({', '.join(strange)}): leave out the display, pflash, or "
+            "whatever device has memory of its own"
+        )
+
+
+def is_rom(name: str) -> bool:
+    """Tell whether a block of memory is a ROM, by QEMU's name for it."""
+    return name.startswith("/rom@") or name.endswith(".rom")
+
+
+def _joined(parts: tuple[Bitmap, ...]) -> Bitmap:
+    counts = tuple(count for part in parts for count in part.page_counts)
+    return Bitmap(counts, tuple(words for part in parts for words in part.words))
+
+
+def _parted(bitmap: Bitmap) -> tuple[Bitmap, ...]:
+    return tuple(Bitmap((count,), (words,)) for count, words in zip(bitmap.page_counts, bitmap.words, strict=True))

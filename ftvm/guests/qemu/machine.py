@@ -1,0 +1,110 @@
+"""What a protected QEMU is: its memory, its devices, and the words of its command line.
+
+Promises: two equal machines get command lines that differ only in what is theirs alone (file descriptors, and whether
+they boot or wait for a state), so that the state of one loads on the other. Nothing on the command line names a path of
+ours: sockets and memory are inherited descriptors, which vanish with the last process that holds them. Starts nothing.
+"""
+
+import shlex
+from dataclasses import dataclass
+from typing import Final
+
+import xxhash
+
+from ftvm.errors import ConfigError
+from ftvm.guests.datagram import mac_bytes
+from ftvm.units import PAGE_BYTES
+
+__all__ = ["RAM_ID", "QemuMachine", "Wires"]
+
+RAM_ID: Final = "ftvm-ram"
+"""QEMU's name for the memory: part of the device state, so the same on all hosts for ever."""
+
+_MIB: Final = 1 << 20
+_IDENTITY_CHARS_MAX: Final = 700
+"""What fits the handshake beside the rest; longer arguments are compared by their digest."""
+
+_RESERVED: Final = {
+    "-m": "memory_bytes",
+    "-qmp": "nothing: ftvm is the one that commands it",
+    "-incoming": "nothing: ftvm decides who waits for a state",
+    "-S": "nothing: ftvm starts it",
+    "-daemonize": "nothing: it must end with ftvm",
+    "-mem-path": "memory_bytes",
+    "-loadvm": "nothing: ftvm decides what it starts from",
+    "-snapshot": "disk_bytes",
+    "-nic": "mac",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wires:
+    """Descriptors that QEMU inherits: shared memory, the file for device state, and its ends of the sockets."""
+
+    ram: int
+    state: int
+    monitor: int
+    console: int
+    network: int
+    disk: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QemuMachine:
+    """A machine to protect; equal on both hosts.
+
+    memory_bytes  RAM, in whole MiB
+    arguments     your own QEMU arguments: kernel, firmware, cpu, machine type, devices without a backend on the host
+    mac           the network card's address; None: no card
+    disk_bytes    size of the disk that is kept in memory and replicated with it; 0: none
+    accel         "tcg", or whatever QEMU has here
+    program       the QEMU to run
+    """
+
+    memory_bytes: int
+    arguments: tuple[str, ...] = ()
+    mac: str | None = None
+    disk_bytes: int = 0
+    accel: str = "tcg"
+    program: str = "qemu-system-x86_64"
+
+    def __post_init__(self) -> None:
+        if self.memory_bytes <= 0 or self.memory_bytes % _MIB:
+            raise ConfigError(f"memory of {self.memory_bytes} bytes: QEMU takes whole MiB, at least one")
+        if self.disk_bytes < 0 or self.disk_bytes % PAGE_BYTES:
+            raise ConfigError(f"a disk of {self.disk_bytes} bytes: it must be a multiple of {PAGE_BYTES}")
+        if self.mac is not None:
+            mac_bytes(self.mac)
+        for word in self.arguments:
+            if word in _RESERVED:
+                raise ConfigError(f"QEMU argument {word} is ftvm's to give: use {_RESERVED[word]}")
+
+    def identity(self, version: str, machine_type: str) -> str:
+        """Return what must be equal on both hosts, for the handshake, given what QEMU says of itself."""
+        words = [
+            *("-accel", self.accel),
+            *(("mac", self.mac) if self.mac is not None else ()),
+            *self.arguments,
+        ]
+        arguments = shlex.join(words)
+        if len(arguments) > _IDENTITY_CHARS_MAX:
+            digest = xxhash.xxh3_64_hexdigest(arguments.encode())
+            arguments = f"{arguments[:_IDENTITY_CHARS_MAX]}... (all: {digest})"
+        return f"QEMU {version} {machine_type} {self.memory_bytes // _MIB} MiB: {arguments}"
+
+    def command(self, wires: Wires, *, boots: bool) -> list[str]:
+        """Return the command line; without `boots` the machine waits for a state to load."""
+        ram = f"memory-backend-file,id={RAM_ID},size={self.memory_bytes},mem-path=/proc/self/fd/{wires.ram},share=on"
+        words = [self.program, "-nodefaults", "-display", "none", "-no-user-config", "-S"]
+        words += ["-accel", self.accel, "-m", f"{self.memory_bytes // _MIB}M", "-object", ram]
+        words += self.arguments
+        words += ["-machine", f"memory-backend={RAM_ID},suppress-vmdesc=on"]
+        words += ["-chardev", f"socket,id=ftvm-monitor,fd={wires.monitor}", "-mon", "ftvm-monitor,mode=control"]
+        words += ["-chardev", f"socket,id=ftvm-console,fd={wires.console}", "-serial", "chardev:ftvm-console"]
+        if self.mac is not None:
+            words += ["-netdev", f"dgram,id=ftvm-net,local.type=fd,local.str={wires.network}"]
+            words += ["-device", f"virtio-net-pci,netdev=ftvm-net,romfile=,mac={self.mac}"]
+        if self.disk_bytes:
+            words += ["-blockdev", f"nbd,node-name=ftvm-disk,server.type=fd,server.str={wires.disk}"]
+            words += ["-device", "virtio-blk-pci,drive=ftvm-disk"]
+        return words if boots else [*words, "-incoming", "defer"]

@@ -1,0 +1,39 @@
+"""Plays many seeds of the simulator on several cores, and gives the histories back in the order of the seeds.
+
+The order, and so all that is counted, does not depend on how many processes there are or how fast each is.
+"""
+
+import contextlib
+import multiprocessing
+import signal
+from collections.abc import Generator
+from functools import partial
+from typing import Final
+
+from ftvm.sim.history import History, play
+from ftvm.sim.mutation import mutate
+
+__all__ = ["campaign"]
+
+_SEEDS_AT_ONCE: Final = 16
+"""A worker takes so many seeds at a time: few enough that all end together, enough that handing over costs nothing."""
+
+
+def campaign(
+    seeds: range, *, engine: str | None = None, mutant: str | None = None, jobs: int = 1
+) -> Generator[History, None, None]:
+    """Play the seeds. Closing the iterator, or an exception in its user, ends all workers."""
+    if jobs == 1:
+        with mutate(mutant) if mutant is not None else contextlib.nullcontext():
+            yield from (play(seed, engine=engine) for seed in seeds)
+        return
+    # A fresh interpreter for each: a fork of a process that has run anything else inherits its threads' locks.
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(jobs, _begin_worker, (mutant,)) as pool:
+        yield from pool.imap(partial(play, engine=engine), seeds, chunksize=_SEEDS_AT_ONCE)
+
+
+def _begin_worker(mutant: str | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
+    if mutant is not None:
+        mutate(mutant).__enter__()  # for the life of this process

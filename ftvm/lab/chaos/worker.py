@@ -1,0 +1,220 @@
+"""One pair's rounds, as a process: ``python -m ftvm.lab.chaos.worker``, started by campaign.py.
+
+It moves into namespaces of its own where it may, sets up a pair and plays its share of the rounds, several in one life
+of the guest. It prints JSON lines: ``{"isolation": ...}`` once, ``{"round": {...}}`` and ``{"violation": {...}}`` as
+they come (values.py), ``{"requests": N}`` and ``{"generations": N}`` when a guest's life is over, ``{"done": true}`` at
+the end. A pair in which something broke is ended, and the next round begins with a new one.
+"""
+
+import argparse
+import json
+import random
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from itertools import cycle
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+from ftvm.errors import BrokenError, FtvmError
+from ftvm.lab.chaos.arbiters import BreakableArbiter, EtcdArbiter, FileArbiter
+from ftvm.lab.chaos.faults import Fault, deal
+from ftvm.lab.chaos.namespace import isolate
+from ftvm.lab.chaos.pair import Pair
+from ftvm.lab.chaos.values import Round, Violation
+from ftvm.lab.processes import Children
+from ftvm.lab.stage import HOSTS, HostCommands
+from ftvm.units import Nanos, nanos_to_millis
+
+__all__ = ["main"]
+
+BROKEN_PAIRS_MAX: Final = 5
+"""More than so many, and the next one would tell nothing new."""
+
+MEMORY: Final = "8M"
+QUIET_SECONDS: Final = (0.0, 0.3)
+"""How long the guest works before the next fault, so that it never comes at the same point of an epoch."""
+
+
+class _Worker:
+    """Plays rounds on one pair after another."""
+
+    def __init__(self, options: argparse.Namespace, why_not_isolated: str | None) -> None:
+        self._job: int = options.job
+        self._folder = Path(options.folder)
+        self._is_isolated = why_not_isolated is None
+        self._arbiter_kind: str = options.arbiter
+        self._has_disk = self._is_isolated and options.arbiter == "file"
+        self._chance = random.Random(f"{options.seed}/{options.job}")
+        faults = deal(random.Random(options.seed), has_disk=self._has_disk, count=options.rounds)
+        self._rounds = list(enumerate(faults, start=1))[options.job :: options.jobs]
+        names: list[str] = options.engines.split(",")
+        shift = options.job % len(names)
+        self._engines = cycle(names[shift:] + names[:shift])
+        self._engine = ""
+        self._children = Children()
+        self._pair: Pair | None = None
+        self._told: set[str] = set()
+        self._broken = 0
+
+    def run(self) -> None:
+        """Play all rounds, and judge the last guest."""
+        last = self._rounds[-1]
+        for number, fault in self._rounds:
+            try:
+                pair = self._pair or self._set_up()
+                self._play(pair, number, fault)
+                self._tell_findings(pair, number, fault)
+                if (number, fault) == last and self._pair is not None:
+                    self._end_guest(pair, number, fault, is_gone=False)
+            except FtvmError as broken:
+                self._tell_violation(number, fault, str(broken))
+                self._tear_down()
+                self._broken += 1
+                if self._broken >= BROKEN_PAIRS_MAX:
+                    raise BrokenError(f"{self._broken} pairs broke; the rest of the rounds was not played") from broken
+        self._tear_down()
+        _print({"done": True})
+
+    def close(self) -> None:
+        """Leave no process."""
+        self._children.end_now()
+        self._children.close()
+
+    # --- a round ---
+
+    def _play(self, pair: Pair, number: int, fault: Fault) -> None:
+        pair.pass_time(self._chance.uniform(*QUIET_SECONDS))
+        takeovers_before = len(pair.ledger.takeovers)
+        engine = self._engine = pair.engine
+        pair.note(f"round {number}: {fault.name} under {engine}")
+        began_at = _now()
+        fault.inject(pair, self._chance)
+        ended_at = _now()
+        loss = "both killed" if fault.loses_guest else pair.wait_healed(ended_at)
+        gap_ms = None if loss else nanos_to_millis(pair.longest_gap(began_at))
+        if loss is not None:
+            self._restart_guest(pair, number, fault)
+        healed_ms = nanos_to_millis(_now() - ended_at)
+        takeovers = len(pair.ledger.takeovers) - takeovers_before
+        outcome = Round(
+            job=self._job,
+            number=number,
+            fault=fault.name,
+            engine=engine,
+            takeovers=takeovers,
+            gap_ms=None if gap_ms is None else round(gap_ms, 1),
+            healed_ms=round(healed_ms, 1),
+            loss=loss,
+        )
+        _print({"round": outcome.as_dict()})
+
+    def _restart_guest(self, pair: Pair, number: int, fault: Fault) -> None:
+        """Do what an operator does who knows that the guest is lost."""
+        pair.kill_all()
+        self._end_guest(pair, number, fault, is_gone=True)
+        if fault.loses_guest:
+            said = pair.refusal_of_a_primary()
+            if "already in the record" not in said:
+                self._tell_violation(number, fault, f"a primary was not refused after its pair was lost: {said}")
+        self._start_guest(pair, force=True)
+
+    def _end_guest(self, pair: Pair, number: int, fault: Fault, *, is_gone: bool) -> None:
+        verdict = pair.end_guest(is_gone=is_gone)
+        findings = [str(finding) for finding in verdict["findings"]]
+        if not is_gone and verdict["unanswered"]:
+            findings.append(f"{verdict['unanswered']} requests of the audit were never answered")
+        for finding in findings:
+            self._tell_violation(number, fault, finding)
+        pair.witness.check_changes(pair.arbiter.all_records())
+        self._tell_findings(pair, number, fault)
+        _print({"requests": verdict["requests_acknowledged"]})
+
+    # --- pairs ---
+
+    def _set_up(self) -> Pair:
+        folder = self._folder / f"pair-{self._broken}"
+        folder.mkdir(parents=True)
+        self._told.clear()
+        arbiter: BreakableArbiter
+        if self._arbiter_kind == "file":
+            arbiter = FileArbiter(folder, has_disk=self._has_disk)
+        else:
+            arbiter = EtcdArbiter(folder, self._children, self._children.pump)
+        self._pair = Pair(self._children, arbiter, folder, HostCommands(memory=MEMORY), self._engines)
+        self._pair.start()
+        self._start_guest(self._pair, force=False)
+        return self._pair
+
+    def _start_guest(self, pair: Pair, *, force: bool) -> None:
+        began_at = _now()
+        pair.start_guest(self._chance.getrandbits(32), self._chance.choice(HOSTS), force=force)
+        pair.wait_healed(began_at, can_be_lost=False)
+
+    def _tear_down(self) -> None:
+        if self._pair is not None:
+            _print({"generations": max(self._pair.witness.records, default=0)})
+        self._pair = None
+        self.close()
+        self._children = Children()
+
+    # --- telling ---
+
+    def _tell_findings(self, pair: Pair, number: int, fault: Fault) -> None:
+        for finding in pair.witness.findings:
+            if finding not in self._told:
+                self._told.add(finding)
+                self._tell_violation(number, fault, finding)
+
+    def _tell_violation(self, number: int, fault: Fault, what: str) -> None:
+        log = self._folder / f"round-{number}.log"
+        if self._pair is not None:
+            self._pair.write_log(log)
+        violation = Violation(
+            job=self._job, round=number, fault=fault.name, engine=self._engine, what=what, folder=str(self._folder)
+        )
+        _print({"violation": violation.as_dict()})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Play a share of the rounds; return 0 if they could all be played."""
+    parser = argparse.ArgumentParser(prog="python -m ftvm.lab.chaos.worker", description="One pair's rounds.")
+    for name in ("--rounds", "--seed", "--job", "--jobs"):
+        parser.add_argument(name, type=int, required=True)
+    for name in ("--engines", "--arbiter", "--folder"):
+        parser.add_argument(name, required=True)
+    options = parser.parse_args(arguments)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+    why_not = isolate()
+    _print({"isolation": why_not or "namespaces"})
+    worker = _Worker(options, why_not)
+    try:
+        worker.run()
+    except FtvmError as broken:
+        print(f"chaos: {broken}", file=sys.stderr)
+        return 1
+    finally:
+        worker.close()
+    return 0
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    del frame
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, signal.SIG_IGN)
+    raise SystemExit(128 + number)
+
+
+def _print(line: dict[str, object]) -> None:
+    print(json.dumps(line), flush=True)
+
+
+def _now() -> Nanos:
+    return Nanos(time.monotonic_ns())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""Who is served by a host's loop beside the guests: a control socket, a page of metrics, a service manager's watchdog.
+
+An attendant is stepped in the loop's thread, between two steps of the endpoint, so that it sees a guest at rest and
+needs no lock. It must never block. What serves an operator must not end a guest: an attendant that raises is closed,
+told of as an event, and the loop goes on without it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from ftvm.events import AttendantFailed, Event
+from ftvm.runtime.status import Status
+from ftvm.units import Nanos
+
+__all__ = ["Attendant", "Attendants", "Controls", "Pending"]
+
+Pending = Callable[[], bool]
+"""Asks whether something that takes a while is done; raises the FtvmError that it failed with."""
+
+
+class Controls(Protocol):
+    """What an operator may ask about the guest of a host. For the loop's thread only; nothing here waits."""
+
+    @property
+    def guest_id(self) -> str:
+        """The guest's name in the record."""
+        ...
+
+    def status(self) -> Status:
+        """Return where things stand now."""
+        ...
+
+    def ask_to_stop(self, reason: str) -> None:
+        """Have the host's `wait` and `check` raise ClosedError, so that whoever runs it ends it in order."""
+        ...
+
+
+class Attendant(Protocol):
+    """Somebody whom the loop steps. Built ready to serve; `begin` comes once, before the loop starts."""
+
+    @property
+    def name(self) -> str:
+        """What to call it when it fails."""
+        ...
+
+    def begin(self, controls: Controls) -> None:
+        """Take what may be asked about the guest."""
+        ...
+
+    def fds(self) -> Sequence[int]:
+        """Return what becomes readable when there is something to do."""
+        ...
+
+    def note(self, event: Event) -> None:
+        """Hear what happened. Must be quick: it is called in the midst of a step."""
+        ...
+
+    def step(self, now: Nanos) -> Nanos | None:
+        """Do what is due; return when to be called again if nothing comes before."""
+        ...
+
+    def close(self) -> None:
+        """Give everything back. Idempotent."""
+        ...
+
+
+def _tell_nobody(event: Event) -> None:
+    """Nobody listens."""
+
+
+class Attendants:
+    """All attendants of one host."""
+
+    def __init__(self, attendants: Sequence[Attendant] = (), on_event: Callable[[Event], None] = _tell_nobody) -> None:
+        self._present = list(attendants)
+        self._on_event = on_event
+        self._guest_id = ""
+        self._now = Nanos(0)
+
+    def begin(self, controls: Controls, now: Nanos) -> None:
+        """Introduce all of them to the guest."""
+        self._guest_id, self._now = controls.guest_id, now
+        for attendant in self._present:
+            attendant.begin(controls)
+
+    def fds(self) -> tuple[int, ...]:
+        """Return what to wait on besides the endpoint."""
+        return tuple(fd for attendant in self._present for fd in attendant.fds())
+
+    def note(self, event: Event) -> None:
+        """Tell all of them what happened."""
+        for attendant in tuple(self._present):
+            try:
+                attendant.note(event)
+            except Exception as wrong:  # noqa: BLE001 - see the module's docstring
+                self._drop(attendant, wrong)
+
+    def step(self, now: Nanos) -> Nanos | None:
+        """Step all of them; return when the first wants to be called again."""
+        self._now = now
+        soonest: Nanos | None = None
+        for attendant in tuple(self._present):
+            try:
+                due = attendant.step(now)
+            except Exception as wrong:  # noqa: BLE001 - see the module's docstring
+                self._drop(attendant, wrong)
+                continue
+            if due is not None and (soonest is None or due < soonest):
+                soonest = due
+        return soonest
+
+    def close(self) -> None:
+        """Close all of them."""
+        while self._present:
+            self._present.pop().close()
+
+    def _drop(self, attendant: Attendant, wrong: Exception) -> None:
+        self._present.remove(attendant)
+        attendant.close()
+        error = f"{type(wrong).__name__}: {wrong}"
+        self._on_event(AttendantFailed(at=self._now, guest_id=self._guest_id, name=attendant.name, error=error))

@@ -1,0 +1,83 @@
+"""A host's settings from a TOML file: each key is an option of the command, without its dashes.
+
+Checked whole: a file with five mistakes is answered with all five, each with its key. Knows which keys there are and
+of which kind; what their values may be is for who uses them (cli/hostoptions.py), in the same words as for options.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from ftvm.errors import ConfigError
+
+__all__ = ["KINDS", "read_config", "several"]
+
+_FILE_BYTES_MAX: Final = 1 << 20
+
+KINDS: Final[dict[str, str]] = {
+    "text": 'a text in quotes, e.g. "vm1"',
+    "texts": 'a list of texts, e.g. ["a.pub", "b.pub"]',
+    "number": "a number",
+    "whole number": "a whole number",
+    "flag": "true or false",
+}
+"""The kinds of values, and how they are written."""
+
+
+def read_config(path: Path, keys: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a file sets. `keys` maps each key that there is to its kind, one of KINDS.
+
+    Paths are as they are written: relative ones are looked for from where the command runs, as those of options are.
+    Raises one ConfigError that tells of all that is wrong.
+    """
+    told = _parse(path)
+    problems = [
+        f"{key}: {_unknown(key, keys)}" if key not in keys else f"{key} = {value!r}: write {KINDS[keys[key]]}"
+        for key, value in told.items()
+        if key not in keys or not _is_of_kind(value, keys[key])
+    ]
+    if problems:
+        raise several(problems, f"config {path}: ")
+    return told
+
+
+def several(problems: list[str], prefix: str = "") -> ConfigError:
+    """Return one error that tells of all problems; there must be at least one."""
+    if len(problems) == 1:
+        return ConfigError(f"{prefix}{problems[0]}")
+    return ConfigError(f"{prefix}{len(problems)} settings are wrong:" + "".join(f"\n  {each}" for each in problems))
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        content = path.read_bytes()
+    except OSError as wrong:
+        raise ConfigError(f"config {path} cannot be read: {wrong.strerror}") from wrong
+    if len(content) > _FILE_BYTES_MAX:
+        raise ConfigError(f"config {path} has {len(content)} bytes: that is no config file of a host")
+    try:
+        return tomllib.loads(content.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as wrong:
+        raise ConfigError(f"config {path} is not TOML: {wrong}") from wrong
+
+
+def _unknown(key: str, keys: Mapping[str, str]) -> str:
+    close = difflib.get_close_matches(key, keys, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(sorted(keys))}"
+    return f"there is no such key{hint}"
+
+
+def _is_of_kind(value: object, kind: str) -> bool:
+    match kind:
+        case "text":
+            return isinstance(value, str)
+        case "texts":
+            return isinstance(value, list) and all(isinstance(each, str) for each in value)
+        case "number":
+            return isinstance(value, int | float) and not isinstance(value, bool)
+        case "whole number":
+            return isinstance(value, int) and not isinstance(value, bool)
+        case _:
+            return isinstance(value, bool)

@@ -1,0 +1,171 @@
+"""The control socket of a running host: what `ftvm status`, `ftvm top` and `ftvm ctl` talk to.
+
+A unix stream socket of mode 0600: who may open the file may do what the owner of the process may, and nobody else
+reaches it, not even over ZeroMQ's loopback. Served by the host's loop, between two steps, with bounds on connections,
+lines, waiting requests and events. requests.py says what is said over it.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+from ftvm.errors import ConfigError, FtvmError, InternalError, LimitExceeded
+from ftvm.events import Event
+from ftvm.runtime.attend import Controls, Pending
+from ftvm.service.places import listen_privately
+from ftvm.service.requests import Lines, error_line, json_line, parse_request
+from ftvm.service.server import Server
+from ftvm.units import Nanos
+
+__all__ = ["ControlSocket"]
+
+EVENTS_WAITING_MAX: Final = 4096
+REQUESTS_WAITING_MAX: Final = 64
+
+
+class ControlSocket:
+    """An attendant (runtime/attend.py) that answers an operator's requests and tells events."""
+
+    name = "control socket"
+
+    def __init__(self, endpoint: str) -> None:
+        """Listen at `endpoint`, e.g. ``ipc:///run/ftvm/vm1.sock``. Raises ConfigError, TransportError."""
+        self.endpoint = endpoint
+        self._path = Path(endpoint.removeprefix("ipc://"))
+        self._dialogues: list[_Dialogue] = []
+        self._controls: Controls | None = None
+        self._server: Server | None = Server(listen_privately(endpoint), self._converse)
+
+    def begin(self, controls: Controls) -> None:
+        """See Attendant."""
+        self._controls = controls
+
+    def fds(self) -> Sequence[int]:
+        """See Attendant."""
+        return (self._server.fileno(),) if self._server is not None else ()
+
+    def note(self, event: Event) -> None:
+        """See Attendant."""
+        for dialogue in self._dialogues:
+            dialogue.note(event)
+
+    def step(self, now: Nanos) -> Nanos | None:
+        """See Attendant."""
+        if self._server is None:
+            return None
+        self._dialogues = [dialogue for dialogue in self._dialogues if not dialogue.is_closed]
+        return self._server.step(now)
+
+    def close(self) -> None:
+        """See Attendant."""
+        if self._server is None:
+            return
+        self._path.unlink(missing_ok=True)
+        self._server.close()
+        self._server = None
+
+    def _converse(self) -> "_Dialogue":
+        if self._controls is None:
+            raise InternalError("somebody is served before the host was introduced")
+        dialogue = _Dialogue(self._controls)
+        self._dialogues.append(dialogue)
+        return dialogue
+
+
+class _Dialogue:
+    """One operator's connection. Requests are answered in order; one that takes a while keeps the next waiting."""
+
+    def __init__(self, controls: Controls) -> None:
+        self.is_over = False
+        self.is_closed = False
+        self._controls = controls
+        self._lines = Lines()
+        self._waiting: deque[bytes] = deque()
+        self._pending: Pending | None = None
+        self._is_listening = False
+        self._events: deque[Event] = deque()
+        self._events_lost = 0
+
+    def note(self, event: Event) -> None:
+        """Keep an event for who listens; count it if there is no room."""
+        if not self._is_listening:
+            return
+        if len(self._events) < EVENTS_WAITING_MAX:
+            self._events.append(event)
+        else:
+            self._events_lost += 1
+
+    def take(self, data: bytes) -> bytes:
+        """See Dialogue."""
+        try:
+            self._waiting.extend(self._lines.take(data))
+            if len(self._waiting) > REQUESTS_WAITING_MAX:
+                raise LimitExceeded("requests", limit=REQUESTS_WAITING_MAX, wanted=len(self._waiting))
+        except LimitExceeded as wrong:
+            self.is_over = True
+            return error_line(wrong)
+        return b"".join(self._answers())
+
+    def speak(self, room_bytes: int) -> bytes:
+        """See Dialogue."""
+        said = b"".join(self._answers())
+        while self._events and len(said) < room_bytes // 2:
+            said += _event_line(self._events.popleft())
+        if self._events_lost and not self._events:
+            said += json_line({"events_lost": self._events_lost})
+            self._events_lost = 0
+        return said
+
+    def close(self) -> None:
+        """See Dialogue."""
+        self.is_closed = True
+
+    def _answers(self) -> Iterator[bytes]:
+        """Answer what can be answered now."""
+        while self._pending is not None or self._waiting:
+            try:
+                if self._pending is None:
+                    yield from self._answer(self._waiting.popleft())
+                elif self._pending():
+                    self._pending = None
+                    yield json_line({"ok": self._controls.status().as_dict()})
+                else:
+                    return
+            except FtvmError as wrong:
+                self._pending = None
+                yield error_line(wrong)
+
+    def _answer(self, line: bytes) -> Iterator[bytes]:
+        request = parse_request(line)
+        guest_id = request.get("guest", self._controls.guest_id)
+        if guest_id != self._controls.guest_id:
+            raise ConfigError(f"this host has no guest {guest_id!r}, only {self._controls.guest_id!r}")
+        if request["do"] == "events":
+            self._is_listening = True
+            yield json_line({"ok": "events follow"})
+        elif (verb := _VERBS.get(request["do"])) is None:
+            raise ConfigError(f"there is no request {request['do']!r}; there are: {', '.join(_VERBS)}, events")
+        else:
+            yield json_line({"ok": verb(self._controls)})
+
+
+def _guests(controls: Controls) -> object:
+    return [controls.status().as_dict()]
+
+
+def _status(controls: Controls) -> object:
+    return controls.status().as_dict()
+
+
+def _stop(controls: Controls) -> object:
+    controls.ask_to_stop("an operator asked this host to stop")
+    return controls.status().as_dict()
+
+
+_VERBS: Final[dict[str, Callable[[Controls], object]]] = {"guests": _guests, "status": _status, "stop": _stop}
+
+
+def _event_line(event: Event) -> bytes:
+    return json_line({"event": type(event).__name__, **asdict(event)})

@@ -1,0 +1,202 @@
+"""A page of metrics for Prometheus, over HTTP, served by the host's loop.
+
+Every metric has the label `guest`; METRICS.md beside the dashboard lists them. Times are in seconds and sizes in bytes,
+as Prometheus wants them. Counters and histograms count since the start of this process. Needs the package
+`prometheus-client`: the extra `metrics`.
+"""
+
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+
+from ftvm.errors import ConfigError, InternalError, TransportError
+from ftvm.events import Event
+from ftvm.runtime.attend import Controls
+from ftvm.runtime.status import HISTOGRAM_BOUNDS_US, Histogram, Status
+from ftvm.service.server import Server
+from ftvm.transport.endpoints import Endpoint, parse_endpoint
+from ftvm.units import Nanos
+
+__all__ = ["MetricsPage", "parse_address"]
+
+ROLES: Final = ("empty", "syncing", "standby", "active")
+REQUEST_BYTES_MAX: Final = 8192
+_BACKLOG: Final = 16
+
+GAUGES: Final[dict[str, tuple[str, Callable[[Status], float]]]] = {
+    "ftvm_protected": ("1 if the guest runs here and a standby is in the record", lambda s: s.is_protected),
+    "ftvm_failed": ("1 if this host cannot go on", lambda s: s.failure is not None),
+    "ftvm_generation": ("Generation of the newest record known", lambda s: s.generation),
+    "ftvm_epoch": ("Last epoch cut (active) or committed (standby)", lambda s: s.epoch),
+    "ftvm_epochs_in_flight": ("Epochs cut and not acknowledged yet", lambda s: s.epochs_in_flight),
+    "ftvm_lag_seconds": ("Age of the oldest epoch in flight", lambda s: s.lag_ms / 1000),
+    "ftvm_outputs_held": ("Outputs that wait for what must be safe first", lambda s: s.outputs_held),
+    "ftvm_copy_pages_left": ("Pages of the first copy still to send", lambda s: s.copy_pages_left),
+}
+COUNTERS: Final[dict[str, tuple[str, Callable[[Status], float]]]] = {
+    "ftvm_checkpoints": ("Checkpoints committed", lambda s: s.checkpoints),
+    "ftvm_takeovers": ("Takeovers by this host", lambda s: s.takeovers),
+    "ftvm_outputs_released": ("Outputs that left", lambda s: s.outputs_released),
+    "ftvm_sent_bytes": ("Encoded pages and device state, shipped or received", lambda s: s.bytes_sent),
+    "ftvm_captured_bytes": ("Changed pages, as whole pages", lambda s: s.bytes_raw),
+}
+HISTOGRAMS: Final[dict[str, tuple[str, Callable[[Status], Histogram]]]] = {
+    "ftvm_pause_seconds": ("How long the guest stood still for a checkpoint", lambda s: s.pauses),
+    "ftvm_output_delay_seconds": ("How long released outputs had been held", lambda s: s.output_delays),
+}
+
+
+def parse_address(text: str) -> Endpoint:
+    """Return where the page is to be; raises ConfigError unless it reads HOST:PORT."""
+    try:
+        return parse_endpoint(f"tcp://{text}")
+    except ConfigError as wrong:
+        raise ConfigError(f"metrics {text!r}: write HOST:PORT, e.g. 127.0.0.1:9753") from wrong
+
+
+class MetricsPage:
+    """An attendant (runtime/attend.py) that answers GET /metrics. Anybody who reaches the address may read it."""
+
+    name = "metrics page"
+
+    def __init__(self, address: str) -> None:
+        """Listen at HOST:PORT; port 0 takes a free one. Raises ConfigError, TransportError."""
+        listening = _listen(parse_address(address))
+        self.port: int = listening.getsockname()[1]
+        self._controls: Controls | None = None
+        self._events: Counter[str] = Counter()
+        self._server: Server | None = Server(listening, lambda: _Answer(self._page))
+
+    def begin(self, controls: Controls) -> None:
+        """See Attendant."""
+        self._controls = controls
+
+    def fds(self) -> Sequence[int]:
+        """See Attendant."""
+        return (self._server.fileno(),) if self._server is not None else ()
+
+    def note(self, event: Event) -> None:
+        """See Attendant."""
+        self._events[type(event).__name__] += 1
+
+    def step(self, now: Nanos) -> Nanos | None:
+        """See Attendant."""
+        return self._server.step(now) if self._server is not None else None
+
+    def close(self) -> None:
+        """See Attendant."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def _page(self) -> bytes:
+        if self._controls is None:
+            raise InternalError("somebody is served before the host was introduced")
+        registry = CollectorRegistry()
+        registry.register(_Snapshot(self._controls.status(), self._events))
+        return generate_latest(registry)
+
+
+class _Snapshot(Collector):
+    """The metrics of one guest at one moment."""
+
+    def __init__(self, status: Status, events: Counter[str]) -> None:
+        self._status = status
+        self._events = events
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield each metric once; the registry asks."""
+        status, guest = self._status, [self._status.guest_id]
+        role = GaugeMetricFamily("ftvm_role", "1 for the role in which this host is", labels=["guest", "role"])
+        for each in ROLES:
+            role.add_metric([*guest, each], float(each == status.role))
+        yield role
+        engine = GaugeMetricFamily("ftvm_engine", "1 for the engine in force", labels=["guest", "engine"])
+        engine.add_metric([*guest, status.engine], 1.0)
+        yield engine
+        for name, (text, value) in GAUGES.items():
+            gauge = GaugeMetricFamily(name, text, labels=["guest"])
+            gauge.add_metric(guest, float(value(status)))
+            yield gauge
+        for name, (text, value) in COUNTERS.items():
+            counter = CounterMetricFamily(name, text, labels=["guest"])
+            counter.add_metric(guest, float(value(status)))
+            yield counter
+        for name, (text, of) in HISTOGRAMS.items():
+            histogram = HistogramMetricFamily(name, text, labels=["guest"])
+            histogram.add_metric(guest, list(_buckets(of(status))), of(status).sum_us / 1_000_000)
+            yield histogram
+        yield self._count_events(guest)
+
+    def _count_events(self, guest: list[str]) -> Metric:
+        counter = CounterMetricFamily("ftvm_events", "What happened, by the names of events", labels=["guest", "event"])
+        for name, count in sorted(self._events.items()):
+            counter.add_metric([*guest, name], float(count))
+        return counter
+
+
+def _buckets(histogram: Histogram) -> Iterator[tuple[str, float]]:
+    """Yield cumulative counts, as Prometheus has them, by upper bound in seconds."""
+    so_far = 0
+    for bound_us, count in zip((*HISTOGRAM_BOUNDS_US, None), histogram.counts, strict=True):
+        so_far += count
+        yield "+Inf" if bound_us is None else f"{bound_us / 1_000_000:g}", float(so_far)
+
+
+class _Answer:
+    """One HTTP request and its answer; the connection is closed after it (HTTP/1.0 manners)."""
+
+    def __init__(self, page: Callable[[], bytes]) -> None:
+        self.is_over = False
+        self._page = page
+        self._heard = b""
+
+    def take(self, data: bytes) -> bytes:
+        """See Dialogue."""
+        if self.is_over:
+            return b""
+        self._heard += data
+        if len(self._heard) > REQUEST_BYTES_MAX:
+            return self._say("431 Request Header Fields Too Large", b"the request is too long\n")
+        if b"\r\n\r\n" not in self._heard and b"\n\n" not in self._heard:
+            return b""
+        method, _, rest = self._heard.partition(b" ")
+        path = rest.split(b" ")[0].split(b"?")[0].strip()
+        if method != b"GET":
+            return self._say("405 Method Not Allowed", b"only GET is answered\n")
+        if path != b"/metrics":
+            return self._say("404 Not Found", b"the metrics are at /metrics\n")
+        return self._say("200 OK", self._page(), CONTENT_TYPE_LATEST)
+
+    def speak(self, room_bytes: int) -> bytes:
+        """See Dialogue."""
+        del room_bytes
+        return b""
+
+    def close(self) -> None:
+        """See Dialogue."""
+
+    def _say(self, status: str, body: bytes, kind: str = "text/plain; charset=utf-8") -> bytes:
+        self.is_over = True
+        head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        return head.encode("ascii") + body
+
+
+def _listen(place: Endpoint) -> socket.socket:
+    host = "" if place.host == "*" else place.host
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, place.port))
+        listening.listen(_BACKLOG)
+    except OSError as wrong:
+        listening.close()
+        raise TransportError(f"metrics {place.host}:{place.port}: cannot listen there: {wrong.strerror}") from wrong
+    return listening

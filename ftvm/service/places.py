@@ -1,0 +1,103 @@
+"""Where control sockets are when nobody says otherwise, and how they are made so that only their owner can use them.
+
+One folder for each user: $XDG_RUNTIME_DIR/ftvm, else /run/ftvm for root, else a folder of the user's own under /tmp.
+In it one socket for each host process, GUEST.PID.sock: two hosts of one guest may run on one machine, and a process
+that was killed leaves a socket that nobody answers at, in nobody's way.
+"""
+
+import errno
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from ftvm.errors import ConfigError, TransportError
+from ftvm.transport.endpoints import check_free, parse_endpoint
+
+__all__ = ["control_folder", "listen_privately", "own_endpoint", "prepare_folder", "sockets_in"]
+
+_BACKLOG: Final = 16
+_NAME_CHARS_MAX: Final = 24
+"""Of a guest's name, so that the path stays within what a socket path may have."""
+
+_SOCKETS_MAX: Final = 256
+"""So many control sockets of one folder are looked at."""
+
+
+def control_folder(environment: Mapping[str, str] | None = None, uid: int | None = None) -> Path:
+    """Return the folder of this user's control sockets; it need not exist."""
+    environment = os.environ if environment is None else environment
+    uid = os.getuid() if uid is None else uid
+    runtime = environment.get("XDG_RUNTIME_DIR", "")
+    if runtime.startswith("/"):
+        return Path(runtime) / "ftvm"
+    return Path("/run/ftvm") if uid == 0 else Path(f"/tmp/ftvm-{uid}")
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make the folder, for its owner only, and clear away what processes left there that were killed.
+
+    Raises TransportError if it cannot be made or is somebody else's.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+    except OSError as wrong:
+        raise TransportError(
+            f"the folder for control sockets {folder} cannot be made: {wrong.strerror}; "
+            "set XDG_RUNTIME_DIR, or name a socket with --control ipc:///PATH, or do without one: --control none"
+        ) from wrong
+    if found.st_uid != os.getuid():
+        raise TransportError(f"the folder for control sockets {folder} belongs to another user (uid {found.st_uid})")
+    for path in sockets_in(folder):
+        if _is_left_behind(path):
+            path.unlink(missing_ok=True)
+
+
+def own_endpoint(folder: Path, guest_id: str, pid: int | None = None) -> str:
+    """Return the endpoint of this process's control socket for a guest; the name of the guest is there for people."""
+    name = f"{quote(guest_id, safe='')[:_NAME_CHARS_MAX]}.{os.getpid() if pid is None else pid}.sock"
+    return f"ipc://{folder / name}"
+
+
+def sockets_in(folder: Path) -> list[Path]:
+    """Return the control sockets in a folder, in the order of their names; none if there is no such folder."""
+    try:
+        found = sorted(path for path in folder.iterdir() if path.suffix == ".sock" and path.is_socket())
+    except FileNotFoundError:
+        return []
+    except OSError as wrong:
+        raise ConfigError(f"the folder of control sockets {folder} cannot be read: {wrong.strerror}") from wrong
+    return found[:_SOCKETS_MAX]
+
+
+def listen_privately(endpoint: str) -> socket.socket:
+    """Return a socket that listens at an ipc endpoint, of mode 0600 from its first moment.
+
+    Replaces a socket at which nobody answers. Raises ConfigError, TransportError; nothing is left behind then.
+    """
+    place = parse_endpoint(endpoint)
+    if place.scheme != "ipc":
+        raise ConfigError(f"control socket {endpoint!r}: write ipc:///PATH; who may use it is decided by file rights")
+    check_free(place)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        os.fchmod(listening.fileno(), 0o600)  # Linux gives the file the mode of the socket: no moment of wider rights
+        Path(place.path).unlink(missing_ok=True)
+        listening.bind(place.path)
+        listening.listen(_BACKLOG)
+    except OSError as wrong:
+        listening.close()
+        raise TransportError(f"control socket {endpoint}: cannot be made: {wrong.strerror}") from wrong
+    return listening
+
+
+def _is_left_behind(path: Path) -> bool:
+    """Tell whether the process that a socket is named after is gone, and nobody answers there."""
+    pid = path.stem.rpartition(".")[2]
+    if not pid.isdecimal() or Path("/proc", pid).exists():
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(str(path)) == errno.ECONNREFUSED

@@ -1,0 +1,80 @@
+"""What is said over a control socket: one JSON object a line, an answer for each request, in order.
+
+    {"do": "guests"}                                    the status of each guest of this process
+    {"do": "status", "guest": ID}                       one of them; the id may be left out where there is one guest
+    {"do": "stop", "guest": ID}                         end the host as a signal would
+    {"do": "events"}                                    from now on, each event as it comes; ends with the connection
+
+Answers: {"ok": ...} or {"error": {"type": NAME OF A CLASS IN ftvm.errors, "message": TEXT}}. Events: {"event": NAME,
+...fields...}; {"events_lost": COUNT} in the place of those for which a slow reader had no room. Pure: bytes in, bytes
+out.
+"""
+
+import json
+from typing import Any, Final
+
+from ftvm import errors
+from ftvm.errors import BrokenError, ConfigError, FtvmError, LimitExceeded, RemoteProtocolError
+
+__all__ = ["LINE_BYTES_MAX", "Lines", "error_line", "json_line", "parse_answer", "parse_request"]
+
+LINE_BYTES_MAX: Final = 1 << 16
+
+
+class Lines:
+    """Cuts a stream of bytes into lines, each of at most LINE_BYTES_MAX bytes."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def take(self, data: bytes) -> list[bytes]:
+        """Return the lines that are whole now. Raises LimitExceeded; the stream is useless then."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        longest = max(len(line) for line in (*lines, self._rest))
+        if longest > LINE_BYTES_MAX:
+            raise LimitExceeded("bytes of one line", limit=LINE_BYTES_MAX, wanted=longest)
+        return lines
+
+
+def json_line(value: object) -> bytes:
+    """Return a line that says `value`."""
+    return json.dumps(value).encode() + b"\n"
+
+
+def error_line(error: FtvmError) -> bytes:
+    """Return the answer to a request that failed."""
+    return json_line({"error": {"type": type(error).__name__, "message": str(error)}})
+
+
+def parse_request(line: bytes) -> dict[str, Any]:
+    """Return a request. Raises ConfigError if the line is none."""
+    try:
+        request = json.loads(line)
+    except (ValueError, RecursionError) as wrong:
+        raise ConfigError(f"a request is one JSON object on a line: {wrong}") from wrong
+    if not isinstance(request, dict) or not isinstance(request.get("do"), str):
+        raise ConfigError('a request is a JSON object with a text under "do"')
+    return request
+
+
+def parse_answer(line: bytes) -> Any:
+    """Return what an answer says. Raises the error that it tells of, RemoteProtocolError if it is no answer."""
+    try:
+        answer = json.loads(line)
+    except (ValueError, RecursionError) as wrong:
+        raise RemoteProtocolError(f"the host's answer is no JSON: {wrong}") from wrong
+    if isinstance(answer, dict) and "ok" in answer:
+        return answer["ok"]
+    if isinstance(answer, dict) and isinstance(answer.get("error"), dict):
+        raise _error_of(answer["error"])
+    raise RemoteProtocolError(f"the host's answer is neither a result nor an error: {str(answer)[:200]}")
+
+
+def _error_of(told: dict[str, Any]) -> FtvmError:
+    """Return the error as its own class where that takes nothing but a message, else as BrokenError."""
+    name, message = str(told.get("type")), str(told.get("message"))
+    kind = getattr(errors, name, None) if name in errors.__all__ else None
+    if kind is None or kind.__init__ is not FtvmError.__init__:
+        return BrokenError(f"{name}: {message}")
+    error: FtvmError = kind(message)
+    return error

@@ -1,0 +1,79 @@
+"""The faults that befall a simulated world from time to time: crashes, pauses, cut links, a dead or slow arbiter.
+
+What befalls single messages (loss, repeats, long delays, corruption) is drawn for each message, in network.py and
+arbiter.py.
+"""
+
+import random
+from typing import TYPE_CHECKING, Final
+
+from ftvm.sim.happening import Happening
+
+if TYPE_CHECKING:
+    from ftvm.sim.world import World
+
+__all__ = ["FAULTS"]
+
+_MS: Final = 1_000_000
+
+
+def _crash(world: "World", chance: random.Random) -> None:
+    """Crash a host whose partner holds the state, and start it anew a little later."""
+    address = chance.choice([address for address in world.nodes if world.is_survived_by_other(address)])
+    node = world.nodes[address]
+    world.trace(f"CRASH {node.name} {node.role.value}")
+    world.crash(address)
+    world.timeline.after(chance.randrange(20 * _MS, 600 * _MS), lambda: world.reboot(address))
+
+
+def _can_crash(world: "World") -> bool:
+    return any(world.is_survived_by_other(address) for address in world.nodes)
+
+
+def _pause(world: "World", chance: random.Random) -> None:
+    """Stop a host's process for a while, at times for longer than every time-out."""
+    node = world.nodes[chance.choice(["a", "b"])]
+    length_ns = chance.choice([20, 100, 250, 450, 900, 1800]) * _MS
+    world.trace(f"PAUSE {node.name} {length_ns // _MS} ms")
+    node.pause(length_ns)
+
+
+def _cut(world: "World", chance: random.Random) -> None:
+    """Cut the link, one way or both."""
+    pairs = chance.choice([[("a", "b")], [("b", "a")], [("a", "b"), ("b", "a")]])
+    world.trace(f"CUT {pairs}")
+    world.links.cut.update(pairs)
+    world.timeline.after(chance.randrange(10 * _MS, 1000 * _MS), world.links.cut.clear)
+
+
+def _outage(world: "World", chance: random.Random) -> None:
+    """Have nobody reach the arbiter for a while."""
+    world.trace("ARBITER down")
+    world.arbiter_faults.is_down = True
+
+    def come_back() -> None:
+        world.trace("ARBITER up")
+        world.arbiter_faults.is_down = False
+
+    world.timeline.after(chance.randrange(20 * _MS, 800 * _MS), come_back)
+
+
+def _slow_disk(world: "World", chance: random.Random) -> None:
+    """Have the arbiter take long over each write for a while."""
+    world.trace("DISK slow")
+    world.arbiter_faults.disk_ns = chance.choice([20, 100, 500]) * _MS
+
+    def recover() -> None:
+        world.trace("DISK fast")
+        world.arbiter_faults.disk_ns = 0
+
+    world.timeline.after(chance.randrange(50 * _MS, 1000 * _MS), recover)
+
+
+FAULTS: Final[tuple[Happening, ...]] = (
+    Happening(kind="crash", gap_ms=(100, 1200), act=_crash, is_possible=_can_crash),
+    Happening(kind="pause", gap_ms=(100, 1500), act=_pause),
+    Happening(kind="cut", gap_ms=(100, 1500), act=_cut),
+    Happening(kind="outage", gap_ms=(200, 1500), act=_outage),
+    Happening(kind="slow_disk", gap_ms=(200, 1500), act=_slow_disk),
+)

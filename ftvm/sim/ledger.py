@@ -1,0 +1,54 @@
+"""Which faults a history has: each has a name, so that it can be left out, or be one of the few that are let in.
+
+A fault is drawn from the stream of its own kind and then shown here. Because no other kind's draws depend on whether it
+is let in, a history can be played again with fewer faults: that is how shrink.py makes a failing one small.
+"""
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from ftvm.errors import ConfigError
+
+__all__ = ["Fault", "Ledger"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Fault:
+    """The `number`th fault of its kind in a history, from 1."""
+
+    kind: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.number}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Fault":
+        """Read what `str` gave."""
+        kind, _, number = text.partition(":")
+        if not kind or not number.isdigit():
+            raise ConfigError(f"{text!r} names no fault: write kind:number, like crash:2")
+        return cls(kind, int(number))
+
+
+class Ledger:
+    """Numbers the faults of one history. `only` are those that are let in; None: all."""
+
+    def __init__(self, only: Collection[Fault] | None = None) -> None:
+        self.only = None if only is None else frozenset(only)
+        self.happened: list[Fault] = []
+        self._drawn: Counter[str] = Counter()
+
+    def admits(self, kind: str) -> bool:
+        """Number a fault that was drawn; tell whether it is to happen."""
+        self._drawn[kind] += 1
+        fault = Fault(kind, self._drawn[kind])
+        if self.only is not None and fault not in self.only:
+            return False
+        self.happened.append(fault)
+        return True
+
+    def by_kind(self) -> Counter[str]:
+        """Return how many faults of each kind happened."""
+        return Counter(fault.kind for fault in self.happened)

@@ -1,0 +1,289 @@
+"""The breaks of the safety rules that the simulator must find, each a line that somebody could write by mistake.
+
+A mutant that lives shows that a fault or a checker is missing. Names say what the broken code does. tests/sim replays
+the seeds that found each; `ftvm simulate --mutant NAME` searches anew. The order is that of PROTOCOL.md.
+"""
+
+from typing import Final
+
+from ftvm.sim.mutation import Edit, Mutant
+
+__all__ = ["MUTANTS"]
+
+_ACTIVE: Final = "ftvm.protocol.active:Active"
+_STANDBY: Final = "ftvm.protocol.standby:Standby"
+_COMMITTED: Final = "ftvm.protocol.commit:Committed"
+_REPLICA: Final = "ftvm.protocol.replica:Replica"
+_DESK: Final = "ftvm.protocol.desk:Desk"
+_IN_FORCE: Final = "ftvm.protocol.output:standbys_in_force"
+
+# Guards behind the rule that is broken: what the two memories' digests, and the chain of epochs, would refuse anyway.
+_NO_DIGEST_THERE: Final = Edit(f"{_COMMITTED}.commit", ", checkpoint.memory_digest", ", None")
+_NO_DIGEST_HERE: Final = Edit("ftvm.protocol.session:Session._compare", "sent.epoch == ack.epoch", "False")
+_NO_CHAIN: Final = Edit(f"{_COMMITTED}.commit", "checkpoint.base != self.epoch or ", "")
+_NO_RETIRED: Final = Edit(f"{_ACTIVE}._why_not", "if joiner in self.core.retired:", "if False:")
+
+
+def _mutant(name: str, breaks: str, *edits: Edit) -> tuple[str, Mutant]:
+    return name, Mutant(name=name, breaks=breaks, edits=edits)
+
+
+MUTANTS: Final[dict[str, Mutant]] = dict(
+    (
+        # --- the record and proposals ------------------------------------------------------------------------------
+        _mutant(
+            "put_blindly",
+            "the arbiter changes the record without comparing its generation",
+            Edit("ftvm.sim.arbiter:SimStore.apply", " and request.record.generation == self.record.generation + 1", ""),
+        ),
+        _mutant(
+            "give_up_a_proposal_on_an_error",
+            "an arbiter that does not answer counts as a no",
+            Edit(f"{_DESK}.take", 'self.error = answer.error or forgot or "no answer"', "self.proposal = None"),
+        ),
+        _mutant(
+            "resolve_a_proposal_by_the_record_before_it",
+            "a record older than the proposal resolves it",
+            Edit(f"{_DESK}.take", ">= self.proposal.generation", ">= self.proposal.generation - 1"),
+        ),
+        _mutant(
+            "keep_the_id_after_discarding",
+            "a replica that emptied joins again under its old name",
+            Edit(f"{_REPLICA}._become", "self.core.id = self.core.fresh_id()", "self.core.fresh_id()"),
+        ),
+        _mutant(
+            "keep_the_id_over_a_restart",
+            "a host has one replica id for ever",
+            Edit(f"{_REPLICA}.__init__", "id=fresh_id()", "id=settings.dialled[0]"),
+        ),
+        _mutant(
+            "add_an_id_again_that_was_removed",
+            "a replica that was dropped is taken in under the same name",
+            Edit(f"{_REPLICA}._become", "self.core.id = self.core.fresh_id()", "self.core.fresh_id()"),
+            _NO_RETIRED,
+        ),
+        # --- roles -------------------------------------------------------------------------------------------------
+        _mutant(
+            "go_on_when_deposed",
+            "an active that finds another one active runs on",
+            Edit(f"{_ACTIVE}.on_record", "self.core.end_role(RoleEvent.DEPOSED,", "self.release() or str("),
+        ),
+        _mutant(
+            "release_what_is_held_when_deposed",
+            "outputs that are held leave when another replica has become active",
+            Edit(
+                f"{_ACTIVE}.on_record",
+                "self.core.end_role(RoleEvent.DEPOSED,",
+                "[self.core.do(Release(one.output, one.since)) for one in self.gate.held]; "
+                "self.core.end_role(RoleEvent.DEPOSED,",
+            ),
+        ),
+        _mutant(
+            "stay_when_another_is_named",
+            "a standby that the record does not name any more waits on",
+            Edit(f"{_STANDBY}.on_record", "and known.standby != me", "and False"),
+        ),
+        _mutant(
+            "start_timers_at_zero",
+            "the clock is taken to begin at zero",
+            Edit(f"{_ACTIVE}.__post_init__", "= self.began_at", "= Nanos(0)"),
+        ),
+        # --- sessions ----------------------------------------------------------------------------------------------
+        _mutant(
+            "follow_a_deposed_active",
+            "a welcome from an older generation than the one known is accepted",
+            Edit("ftvm.protocol.empty:Empty._welcomed", " or session.generation < self.core.desk.known.generation", ""),
+        ),
+        _mutant(
+            "take_messages_of_another_session",
+            "a standby takes what another session sent",
+            Edit(
+                f"{_STANDBY}.is_in_session",
+                "(envelope.session, peer, key) == (opening.session, opening.peer, opening.key)",
+                "True",
+            ),
+            Edit(f"{_STANDBY}.is_in_session", "envelope.sender == opening.session.active", "True"),
+        ),
+        _mutant(
+            "count_acknowledgements_of_another_session",
+            "what a former standby acknowledges counts for the present one",
+            Edit(
+                f"{_ACTIVE}.on_message",
+                "(envelope.session, peer, key) != (session.id, session.peer, session.key)",
+                "False",
+            ),
+            Edit(f"{_ACTIVE}.on_message", "envelope.sender != session.standby", "False"),
+        ),
+        _mutant(
+            "acknowledge_what_is_only_staged",
+            "an epoch is acknowledged before it is whole",
+            Edit(
+                f"{_STANDBY}._acknowledge",
+                "epoch=",
+                "epoch=self.staging.epoch or ",
+            ),
+            _NO_DIGEST_HERE,
+        ),
+        _mutant(
+            "acknowledge_a_log_record_too_many",
+            "the log is acknowledged one record further than it has come",
+            Edit("ftvm.protocol.session:Session.acknowledge", "max(ack.log_index, ", "max(ack.log_index + 1, "),
+        ),
+        _mutant(
+            "skip_a_gap",
+            "what comes early is taken at once, and what it overtook is dropped",
+            Edit(
+                "ftvm.protocol.channel:Inbox.take",
+                "self._aside.setdefault(message.sequence, message)",
+                "self._aside.setdefault(message.sequence, message); self.expected = message.sequence",
+            ),
+            _NO_CHAIN,
+            _NO_DIGEST_THERE,
+            _NO_DIGEST_HERE,
+        ),
+        _mutant(
+            "commit_and_acknowledge_while_claiming",
+            "a standby that has loaded its state goes on committing and acknowledging",
+            Edit(
+                f"{_STANDBY}._take",
+                "Log() if self.claim.is_watching:",
+                "Log():",
+            ),
+            Edit(f"{_STANDBY}.tick", "not self.is_session_over and self.claim.is_watching", "not self.is_session_over"),
+        ),
+        # --- changes -----------------------------------------------------------------------------------------------
+        _mutant(
+            "add_before_the_standby_caught_up",
+            "the ADD is proposed with the first cut, not with its acknowledgement",
+            Edit(
+                f"{_ACTIVE}.on_cut",
+                "self._move(LinkEvent.CUT)",
+                "self._move(LinkEvent.CUT); self._move(LinkEvent.CAUGHT_UP); "
+                "self.core.desk.propose(add(self.core.desk.known, self.core.id, session.standby))",
+            ),
+        ),
+        _mutant(
+            "run_before_the_record_is_learned",
+            "a standby runs as soon as it has proposed its TAKE",
+            Edit(
+                f"{_STANDBY}._propose_if_ready",
+                "desk.propose(take(desk.known, self.core.id))",
+                'desk.propose(take(desk.known, self.core.id)); self.core.end_role(RoleEvent.TAKEN, "")',
+            ),
+        ),
+        _mutant(
+            "claim_what_does_not_load",
+            "a standby claims although its state did not load",
+            Edit(f"{_STANDBY}._propose_if_ready", "elif self.claim.is_loaded:", "else:"),
+        ),
+        # --- the release rule --------------------------------------------------------------------------------------
+        _mutant(
+            "release_without_acknowledgement",
+            "nothing is held",
+            Edit("ftvm.protocol.output:Gate.open_for", "if not safe.cover(held.needs):", "if False:"),
+        ),
+        _mutant(
+            "release_an_epoch_early",
+            "an output leaves with the commit of the epoch before its own",
+            Edit("ftvm.checkpoint:Watermarks.cover", "self.epoch >=", "self.epoch + 1 >="),
+        ),
+        _mutant(
+            "release_before_the_log_is_safe",
+            "the log is not waited for",
+            Edit("ftvm.checkpoint:Watermarks.cover", "self.log_index >= needed.log_index", "True"),
+        ),
+        _mutant(
+            "count_an_output_to_the_epoch_before",
+            "an output made after a cut waits for what was cut",
+            Edit(f"{_ACTIVE}.on_outputs", "epoch=self.epoch + 1", "epoch=self.epoch"),
+        ),
+        _mutant(
+            "leave_an_outputs_own_record_out",
+            "an output waits for the log up to the record before its own",
+            Edit("ftvm.runtime.sink:NumberingSink._put", "self._log_next - 1", "self._log_next - 2"),
+        ),
+        _mutant(
+            "obey_the_own_proposal_alone",
+            "a DROP counts as in force as soon as it is proposed",
+            Edit(_IN_FORCE, "{known.standby}", "{(proposal or known).standby}"),
+        ),
+        _mutant(
+            "obey_the_last_record_alone",
+            "neither the own proposal nor the joining standby is obeyed",
+            Edit(_IN_FORCE, "if proposal is not None:", "if False:"),
+            Edit(_IN_FORCE, "if joining is not None:", "if False:"),
+        ),
+        _mutant(
+            "add_without_hold",
+            "outputs do not obey the joining standby before the ADD is proposed",
+            Edit(_IN_FORCE, "if joining is not None:", "if False:"),
+        ),
+        _mutant(
+            "count_one_standbys_acknowledgement_for_another",
+            "what the standby in session acknowledged counts for the one that the record names",
+            Edit("ftvm.protocol.output:Gate.open_for", "if any(other != standby for other in must):", "if False:"),
+        ),
+        # --- what a backup keeps -----------------------------------------------------------------------------------
+        _mutant(
+            "forget_pending_outputs",
+            "a takeover emits nothing again",
+            Edit(f"{_COMMITTED}.commit", "self._become(checkpoint, pending)", "self._become(checkpoint, ())"),
+        ),
+        _mutant(
+            "forget_outputs_that_are_only_acknowledged",
+            "what the standby has acknowledged counts as released",
+            Edit(f"{_COMMITTED}.forget_released", "self.outputs[0].number <= released", "released"),
+        ),
+        _mutant(
+            "tell_a_release_before_it_left",
+            "an output that was let out counts as released, although it may still wait in its host and die with it",
+            Edit(
+                f"{_ACTIVE}._tell_released",
+                "= self._released_then,",
+                "= self.core.released,",
+            ),
+        ),
+        _mutant(
+            "leave_out_what_is_not_told_as_released",
+            "a checkpoint carries only the outputs that are still held",
+            Edit(
+                f"{_ACTIVE}.pending_outputs",
+                "output.number > last",
+                "False",
+            ),
+        ),
+        _mutant(
+            "trim_the_log_too_far",
+            "a commit forgets log records that it does not cover",
+            Edit(f"{_COMMITTED}._forget_log", "self.log[0].index <= covered", "covered"),
+        ),
+        _mutant(
+            "replay_nothing",
+            "a takeover runs from the last checkpoint and leaves the log out",
+            Edit(f"{_REPLICA}._activate", "tuple(committed.log)", "()"),
+        ),
+        _mutant(
+            "forget_pages_of_the_last_round",
+            "the first cut leaves out pages that a round collected and did not copy",
+            Edit("ftvm.runtime.capture:Hands.cut", "dirty | self._uncopied", "dirty"),
+            _NO_DIGEST_THERE,
+            _NO_DIGEST_HERE,
+        ),
+        _mutant(
+            "commit_without_devices",
+            "an epoch is committed with the devices of the one before",
+            Edit(
+                f"{_COMMITTED}.commit",
+                "self.devices = ",
+                "self.devices = self.devices or ",
+            ),
+        ),
+        _mutant(
+            "commit_what_is_not_whole",
+            "a part of an epoch that is missing is not missed",
+            Edit("ftvm.protocol.staging:Staging.add", "batches=tuple(self.batches)", "batches=tuple(self.batches[1:])"),
+            _NO_DIGEST_THERE,
+            _NO_DIGEST_HERE,
+        ),
+    )
+)

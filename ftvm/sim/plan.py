@@ -1,0 +1,95 @@
+"""What a seed draws before its history begins: the engine, the guest, the times, and which faults there will be.
+
+Every class of faults is off in a third of the seeds: with all on at once the rarer combinations never get far.
+"""
+
+import random
+from dataclasses import dataclass
+from typing import Final
+
+from ftvm.config import Timing
+from ftvm.engines.names import ENGINES, engine_named
+from ftvm.interfaces import Engine
+from ftvm.sim.faults import FAULTS
+from ftvm.sim.operator import ACTIONS
+from ftvm.units import Nanos
+
+__all__ = ["MESSAGE_FAULTS", "Plan", "draw", "stream"]
+
+_MS: Final = 1_000_000
+_ON: Final = 0.67
+
+MESSAGE_FAULTS: Final[dict[str, tuple[float, ...]]] = {
+    "loss": (0.002, 0.02, 0.1),
+    "repeat": (0.05,),
+    "late": (0.05,),
+    "arbiter_request_lost": (0.1, 0.3),
+    "arbiter_answer_lost": (0.1, 0.3),
+    "arbiter_repeat": (0.2,),
+    "arbiter_late": (0.2,),
+}
+"""Faults of single messages, and how probable a seed may make each."""
+
+
+def stream(seed: int, *kind: str) -> random.Random:
+    """Return a seed's stream of one kind of chance, independent of all others and of the interpreter's hashes."""
+    return random.Random(f"{seed}/{'/'.join(kind)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Drawn once for a seed.
+
+    rates       probability of each fault of single messages; absent: off
+    happenings  the kinds of happenings that are on
+    drift_ppm   no clock is faster or slower than the true time by more
+    """
+
+    engine: Engine
+    timing: Timing
+    page_count: int
+    pages_per_step: int
+    output_every: int
+    guest_step_ns: int
+    input_ns_max: int
+    link_delay_ns: int
+    link_jitter_ns: int
+    drift_ppm: int
+    rates: dict[str, float]
+    happenings: frozenset[str]
+
+
+def draw(seed: int, engine: Engine | None = None) -> Plan:
+    """Draw the plan of a seed; `engine` is drawn with the rest if none is given."""
+    chance = stream(seed, "plan")
+    name = chance.choice(list(ENGINES))
+    interval_ms = chance.choice([20, 40, 80])
+    return Plan(
+        engine=engine or engine_named(name, interval_ms / 1000),
+        timing=Timing(
+            primary_limit_ns=Nanos(chance.choice([200, 350, 500]) * _MS),
+            backup_limit_ns=Nanos(chance.choice([200, 300]) * _MS),
+            join_interval_ns=Nanos(50 * _MS),
+            read_interval_ns=Nanos(50 * _MS),
+        ),
+        page_count=chance.choice([4, 8, 16]),
+        pages_per_step=chance.choice([1, 2, 4]),
+        output_every=chance.choice([1, 2, 4]),
+        guest_step_ns=chance.choice([5, 10, 20]) * _MS,
+        input_ns_max=chance.choice([20, 50, 100]) * _MS,
+        link_delay_ns=chance.choice([50_000, 200_000, 2 * _MS]),
+        link_jitter_ns=chance.choice([50_000, 1 * _MS]),
+        drift_ppm=chance.choice([0, 200, 20_000]),
+        rates={
+            kind: rate
+            for kind, rates in MESSAGE_FAULTS.items()
+            if (rate := _maybe(stream(seed, "plan", kind), rates)) is not None
+        },
+        happenings=frozenset(
+            kind.kind for kind in (*FAULTS, *ACTIONS) if stream(seed, "plan", kind.kind).random() < _ON
+        ),
+    )
+
+
+def _maybe(chance: random.Random, rates: tuple[float, ...]) -> float | None:
+    return chance.choice(rates) if chance.random() < _ON else None

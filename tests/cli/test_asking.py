@@ -1,0 +1,105 @@
+"""`ftvm status` and `ftvm ctl` against a host that runs: found, told, stopped."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ftvm.errors import ClosedError
+from ftvm.runtime.protection import Protection, protect
+from ftvm.service.control import ControlSocket
+from ftvm.sim.guest import SimGuest
+
+from .conftest import Run
+
+WAIT_SECONDS = 30.0
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Protection]:
+    (tmp_path / "ftvm").mkdir()
+    with protect(
+        SimGuest(page_count=4, pages_per_step=1, output_every=10, boots=True),
+        listen="tcp://127.0.0.1:0",
+        arbiter="memory:asking",
+        create=True,
+        guest_id="vm1",
+        attendants=[ControlSocket(f"ipc://{tmp_path}/ftvm/vm1.sock")],
+    ) as protection:
+        yield protection
+
+
+def test_status_tells_of_each_guest_in_a_line(ftvm: Run, host: Protection) -> None:
+    outcome = ftvm("status")
+
+    assert outcome.status == 0
+    assert outcome.out.startswith("guest 'vm1': runs here, unprotected: no standby has joined; generation ")
+    assert host.status().role == "active"
+
+
+def test_status_json_has_the_fields_of_a_status_and_the_socket(ftvm: Run, host: Protection, tmp_path: Path) -> None:
+    outcome = ftvm("status", "--json")
+
+    told = json.loads(outcome.out)
+    assert [guest["control"] for guest in told] == [f"ipc://{tmp_path}/ftvm/vm1.sock"]
+    assert set(told[0]) == {*host.status().as_dict(), "control"}
+
+
+def test_status_without_any_host_says_so_and_fails(ftvm: Run, tmp_path: Path) -> None:
+    outcome = ftvm("status")
+
+    assert (outcome.status, outcome.out) == (1, "")
+    assert f"no host of a guest answers at {tmp_path}/ftvm" in outcome.err
+
+
+def test_status_of_a_guest_that_is_not_here_fails(ftvm: Run, host: Protection) -> None:
+    outcome = ftvm("status", "--guest", "vm2", "--json")
+
+    assert (outcome.status, outcome.out) == (1, "[]\n")
+    assert host.status().guest_id == "vm1"
+
+
+def test_status_of_a_socket_that_nobody_answers_at_fails(ftvm: Run, tmp_path: Path) -> None:
+    outcome = ftvm("status", "--control", f"ipc://{tmp_path}/none")
+
+    assert outcome.status == 1
+    assert "TransportError: no host answers at" in outcome.err
+
+
+def test_ctl_stop_ends_a_host_in_order(ftvm: Run, host: Protection) -> None:
+    outcome = ftvm("ctl", "stop", "--guest", "vm1", "--json")
+
+    assert json.loads(outcome.out)["guest_id"] == "vm1"
+    with pytest.raises(ClosedError, match="an operator asked"):
+        host.wait(WAIT_SECONDS)
+
+
+def test_ctl_of_a_guest_that_is_not_here_is_wrong_usage(ftvm: Run, host: Protection) -> None:
+    outcome = ftvm("ctl", "stop", "--guest", "vm2")
+
+    assert outcome.status == 2
+    assert "no host of a guest 'vm2' answers" in outcome.err
+    assert host.status().role == "active"
+
+
+def test_top_once_shows_each_guest_with_its_rates(ftvm: Run, host: Protection) -> None:
+    outcome = ftvm("top", "--once", "--interval", "0.05")
+
+    assert outcome.status == 0
+    assert "guest vm1" in outcome.out
+    for word in ("role", "generation", "epoch", "lag", "pages/s", "kB/s", "p99"):
+        assert word in outcome.out
+    assert host.status().role == "active"
+
+
+def test_top_once_json_adds_rates_to_a_status(ftvm: Run, host: Protection) -> None:
+    told = json.loads(ftvm("top", "--once", "--json", "--interval", "0.05").out)
+
+    assert told[0]["guest_id"] == "vm1"
+    assert told[0]["rates"]["seconds"] > 0
+    assert host.status().role == "active"
+
+
+def test_top_without_any_host_says_so(ftvm: Run, tmp_path: Path) -> None:
+    assert f"no host answers at {tmp_path}/ftvm" in ftvm("top", "--once", "--interval", "0.05").out.replace("\n", "")

@@ -1,0 +1,103 @@
+"""`ftvm simulate`: what it prints and how it ends."""
+
+import json
+import re
+import signal
+import sys
+from collections.abc import Generator
+
+import pytest
+
+from ftvm.cli.main import main
+from ftvm.sim.history import History, play
+
+
+def simulate(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["ftvm", "simulate", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> object:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def test_the_figures_name_all_that_a_campaign_is_judged_by(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = simulate(monkeypatch, "--seeds", "3", "--json")
+
+    told = json.loads(capsys.readouterr().out)
+    assert status == 0
+    assert told["seeds"] == 3
+    assert told["violations"] == []
+    assert {"steps", "faults", "takeovers", "switchovers", "seconds", "virtual_seconds"} <= set(told)
+
+
+def test_histories_are_the_same_however_many_processes_play_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = []
+    for jobs in ("1", "2"):
+        simulate(monkeypatch, "--seeds", "4", "--jobs", jobs, "--json")
+        told.append({**json.loads(capsys.readouterr().out), "seconds": 0})
+
+    assert told[0] == told[1]
+
+
+def test_a_violation_is_told_shrunk_and_ends_with_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = simulate(monkeypatch, "--seed", "10", "--mutant", "go_on_when_deposed")
+
+    told = capsys.readouterr().out
+    again = re.search(r"--only (\S+)", told)
+    assert status == 0, "with --mutant, success is to find it"
+    assert "VIOLATION seed 10" in told
+    assert again is not None
+    simulate(monkeypatch, "--seed", "10", "--mutant", "go_on_when_deposed", "--only", again[1], "--json")
+    (violation,) = json.loads(capsys.readouterr().out)["violations"]
+    assert violation["invariant"] == "I2"
+
+
+def test_a_mutant_that_no_seed_finds_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert simulate(monkeypatch, "--seeds", "1", "--mutant", "add_without_hold", "--json") == 1
+
+
+def test_a_trace_comes_with_its_legend(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    simulate(monkeypatch, "--seed", "1", "--trace")
+
+    told = capsys.readouterr().out
+    assert "the arbiter's record changed" in told
+    assert "RECORD Record(generation=1" in told
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--mutant", "nobody"), ("--trace",), ("--only", "crash:1"), ("--seed", "1", "--only", "crash"), ("--seeds", "0")],
+)
+def test_a_wrong_option_is_refused_before_anything_is_played(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert simulate(monkeypatch, *arguments) == 2
+
+
+def test_ctrl_c_tells_what_was_done_so_far(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(seeds: range, **options: object) -> Generator[History, None, None]:
+        del options
+        yield play(seeds[0])
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("ftvm.cli.simulate.campaign", interrupted)
+
+    status = simulate(monkeypatch, "--seeds", "1000")
+
+    told = capsys.readouterr()
+    assert status == 130
+    assert "1 seeds" in told.out
+    assert "stopped by SIGINT after 1 of 1000 seeds" in told.err

@@ -1,0 +1,95 @@
+"""Attendants are stepped by the loop, and one that breaks ends nothing but itself."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from ftvm.events import AttendantFailed, Event, Solo
+from ftvm.runtime.attend import Attendants, Controls
+from ftvm.runtime.status import Status
+from ftvm.units import Nanos
+
+
+class Visitor:
+    """An attendant that does what a test says."""
+
+    name = "visitor"
+
+    def __init__(self, due: Nanos | None = None) -> None:
+        self.due = due
+        self.breaks_in = ""
+        self.heard: list[Event] = []
+        self.steps = 0
+        self.closed = 0
+
+    def begin(self, controls: Controls) -> None:
+        self.controls = controls
+
+    def fds(self) -> Sequence[int]:
+        return (7,)
+
+    def note(self, event: Event) -> None:
+        if self.breaks_in == "note":
+            raise RuntimeError("broken")
+        self.heard.append(event)
+
+    def step(self, now: Nanos) -> Nanos | None:
+        del now
+        if self.breaks_in == "step":
+            raise RuntimeError("broken")
+        self.steps += 1
+        return self.due
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Guest:
+    guest_id = "vm1"
+
+    def status(self) -> Status:
+        raise NotImplementedError
+
+    def ask_to_stop(self, reason: str) -> None:
+        raise NotImplementedError
+
+
+SOLO = Solo(at=Nanos(0), guest_id="vm1", generation=1, reason="")
+
+
+def test_the_first_that_is_due_says_when_to_step_again() -> None:
+    attendants = Attendants([Visitor(), Visitor(Nanos(30)), Visitor(Nanos(20))])
+
+    assert attendants.step(Nanos(10)) == 20
+
+
+def test_nobody_due_is_no_deadline() -> None:
+    assert Attendants([Visitor()]).step(Nanos(10)) is None
+
+
+@pytest.mark.parametrize("place", ["note", "step"])
+def test_one_that_breaks_is_closed_and_told_of_and_the_others_go_on(place: str) -> None:
+    told: list[Event] = []
+    broken, other = Visitor(), Visitor()
+    attendants = Attendants([broken, other], told.append)
+    attendants.begin(Guest(), Nanos(5))
+    broken.breaks_in = place
+
+    for _ in range(2):
+        attendants.note(SOLO)
+        attendants.step(Nanos(10))
+
+    failures = [event for event in told if isinstance(event, AttendantFailed)]
+    assert [(event.name, event.error) for event in failures] == [("visitor", "RuntimeError: broken")]
+    assert (broken.closed, broken.heard == [], other.steps, other.heard) == (1, place == "note", 2, [SOLO, SOLO])
+    assert attendants.fds() == (7,)
+
+
+def test_closing_closes_all_of_them() -> None:
+    visitors = [Visitor(), Visitor()]
+    attendants = Attendants(visitors)
+
+    attendants.close()
+
+    assert [visitor.closed for visitor in visitors] == [1, 1]
+    assert attendants.fds() == ()

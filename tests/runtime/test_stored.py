@@ -1,0 +1,112 @@
+"""A region's store is told of whole commits, in its own page numbers, and of nothing else."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from ftvm._native.memory import NativeMemory
+from ftvm.checkpoint import PageBatch
+from ftvm.encode.apply import CommittedMemory
+from ftvm.errors import DigestMismatch
+from ftvm.interfaces import Region
+from ftvm.runtime.stored import StoredMemory
+from ftvm.units import PAGE_BYTES, PageCount
+
+from ..encode.test_apply import ONE_BYTE, make_batch
+
+RAM_PAGES, DISK_PAGES = 3, 4
+
+
+class Told:
+    """A store that only remembers."""
+
+    def __init__(self) -> None:
+        self.calls: list[object] = []
+
+    def committed(self, pages: Sequence[int]) -> None:
+        self.calls.append(list(pages))
+
+    def replaced(self) -> None:
+        self.calls.append("replaced")
+
+    def discarded(self) -> None:
+        self.calls.append("discarded")
+
+
+class Backup:
+    """Committed memory of some RAM and a disk behind it."""
+
+    def __init__(self) -> None:
+        self.store = Told()
+        buffers = [memoryview(bytearray(count * PAGE_BYTES)) for count in (RAM_PAGES, DISK_PAGES)]
+        self.committed = CommittedMemory(NativeMemory(buffers))
+        regions = (
+            Region(name="ram", buffer=buffers[0], page_count=PageCount(RAM_PAGES)),
+            Region(name="disk", buffer=buffers[1], page_count=PageCount(DISK_PAGES), store=self.store),
+        )
+        self.stored = StoredMemory(self.committed, regions)
+
+    def copy(self, *pages: int) -> None:
+        batch = touching(*pages)
+        self.stored.verify((batch,), None)
+        self.stored.commit((batch,))
+
+    def commit(self, *pages: int) -> None:
+        batches = (touching(*pages),)
+        self.stored.verify(batches, self.digest_after(batches))
+        self.stored.commit(batches)
+
+    def digest_after(self, batches: Sequence[PageBatch]) -> int:
+        try:
+            self.committed.verify(batches, -1)
+        except DigestMismatch as told:
+            return int(str(told).split("become ")[1].split(",")[0], 16)
+        raise AssertionError("no digest is negative")
+
+
+def touching(*pages: int) -> PageBatch:
+    return make_batch([(page, ONE_BYTE) for page in pages])
+
+
+def test_a_first_copy_is_told_once_when_it_is_whole() -> None:
+    backup = Backup()
+
+    backup.copy(1, 3, 5)
+    backup.copy(6)
+    told_before = list(backup.store.calls)
+    backup.commit(4)
+
+    assert told_before == []
+    assert backup.store.calls == ["replaced"]
+
+
+def test_a_commit_is_told_in_the_regions_own_page_numbers() -> None:
+    backup = Backup()
+    backup.commit(0)
+
+    backup.commit(2, 3, 6)
+    backup.commit(0, 1)
+
+    assert backup.store.calls == ["replaced", [0, 3]]
+
+
+def test_a_refused_commit_is_told_to_nobody() -> None:
+    backup = Backup()
+    backup.commit(0)
+    batches = (touching(3),)
+
+    with pytest.raises(DigestMismatch):
+        backup.stored.verify(batches, 12345)
+
+    assert backup.store.calls == ["replaced"]
+
+
+def test_what_is_discarded_must_be_copied_whole_before_a_store_is_told_again() -> None:
+    backup = Backup()
+    backup.commit(3)
+
+    backup.stored.clear()
+    backup.copy(4)
+    backup.commit(5)
+
+    assert backup.store.calls == ["replaced", "discarded", "replaced"]

@@ -1,0 +1,66 @@
+"""A host that is none: it notes what it is asked, and tells what a test says."""
+
+from dataclasses import replace
+
+from ftvm.runtime.status import HISTOGRAM_BOUNDS_US, Histogram, Percentiles, Status
+from ftvm.units import Nanos
+
+SECOND = 1_000_000_000
+_NONE = Histogram((0,) * (len(HISTOGRAM_BOUNDS_US) + 1), 0.0)
+
+STATUS = Status(
+    at=Nanos(10 * SECOND),
+    guest_id="vm1",
+    role="active",
+    link="protected",
+    replica_id="a1",
+    generation=3,
+    active="a1",
+    standby="b1",
+    engine="remus",
+    epoch=17,
+    epochs_in_flight=1,
+    lag_ms=4.5,
+    outputs_held=2,
+    outputs_released=100,
+    copy_pages_left=0,
+    checkpoints=17,
+    digests_compared=17,
+    takeovers=0,
+    pause_us=Percentiles(300.0, 900.0),
+    output_delay_us=Percentiles(12_000.0, 30_000.0),
+    pauses=_NONE,
+    output_delays=_NONE,
+    bytes_sent=1_000,
+    bytes_raw=40_960,
+    failure=None,
+)
+
+
+def histogram(*samples_us: float) -> Histogram:
+    """Return the histogram of these samples."""
+    counts = [0] * (len(HISTOGRAM_BOUNDS_US) + 1)
+    for sample in samples_us:
+        counts[next((i for i, bound in enumerate(HISTOGRAM_BOUNDS_US) if sample <= bound), len(counts) - 1)] += 1
+    return Histogram(tuple(counts), float(sum(samples_us)))
+
+
+class FakeHost:
+    """Keeps runtime.attend.Controls."""
+
+    def __init__(self, status: Status = STATUS) -> None:
+        self.now = status
+        self.asked: list[str] = []
+
+    @property
+    def guest_id(self) -> str:
+        return self.now.guest_id
+
+    def status(self) -> Status:
+        return self.now
+
+    def ask_to_stop(self, reason: str) -> None:
+        self.asked.append(f"stop: {reason}")
+
+    def change(self, **fields: object) -> None:
+        self.now = replace(self.now, **fields)  # type: ignore[arg-type]

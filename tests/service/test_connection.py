@@ -1,0 +1,189 @@
+"""Asking running hosts: found by folder or socket, told apart, told what to do."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import ftvm
+from ftvm.arbiters.memory import MemoryRecordStore
+from ftvm.engines.remus import Remus
+from ftvm.errors import BrokenError, ClosedError, ConfigError, RemoteProtocolError, TransportError
+from ftvm.events import Solo
+from ftvm.runtime.protection import Protection, Standby, protect
+from ftvm.runtime.status import Status
+from ftvm.service.connection import Connection, connect
+from ftvm.service.control import ControlSocket
+from ftvm.service.places import listen_privately
+from ftvm.service.requests import json_line, parse_answer
+from ftvm.sim.guest import SimGuest
+from ftvm.units import Nanos
+
+WAIT_SECONDS = 30.0
+
+
+def guest() -> SimGuest:
+    return SimGuest(page_count=4, pages_per_step=1, output_every=10, boots=True)
+
+
+def host(folder: Path, guest_id: str) -> Protection:
+    return protect(
+        guest(),
+        listen="tcp://127.0.0.1:0",
+        arbiter=MemoryRecordStore(),
+        create=True,
+        engine=Remus(),
+        guest_id=guest_id,
+        attendants=[ControlSocket(f"ipc://{folder}/{guest_id}.sock")],
+    )
+
+
+@pytest.fixture
+def two_guests(tmp_path: Path) -> Iterator[Connection]:
+    with host(tmp_path, "vm1"), host(tmp_path, "vm2"), connect(f"ipc://{tmp_path}") as machine:
+        yield machine
+
+
+def test_five_lines_list_the_guests_of_a_machine_and_their_states(
+    two_guests: Connection, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = two_guests.place.rename(two_guests.place.parent / "ftvm")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(place.parent))
+
+    with ftvm.connect() as machine:
+        for found in machine.guests():
+            status = found.status()
+            print(found.id, status.role, status.standby)
+
+    place.rename(two_guests.place)
+    assert capsys.readouterr().out == "vm1 active None\nvm2 active None\n"
+
+
+def test_one_socket_is_one_hosts_guests(two_guests: Connection) -> None:
+    with connect(f"ipc://{two_guests.place}/vm2.sock") as machine:
+        assert [found.id for found in machine.guests()] == ["vm2"]
+
+
+def test_a_guest_is_found_by_its_name_and_not_guessed(two_guests: Connection) -> None:
+    assert two_guests.guest("vm2").id == "vm2"
+    with pytest.raises(ConfigError, match="say which guest: there are 'vm1', 'vm2'"):
+        two_guests.guest()
+    with pytest.raises(ConfigError, match="no host of a guest 'vm3' answers"):
+        two_guests.guest("vm3")
+
+
+def test_a_stopped_host_ends_in_order_and_is_gone_from_the_list(tmp_path: Path) -> None:
+    with connect(f"ipc://{tmp_path}") as machine:
+        with host(tmp_path, "vm1") as protection:
+            machine.guest("vm1").stop()
+
+            with pytest.raises(ClosedError, match="an operator asked this host to stop"):
+                protection.wait(WAIT_SECONDS)
+
+        assert machine.guests() == []
+
+
+def test_events_of_a_host_come_as_they_happen_and_end_with_it(tmp_path: Path) -> None:
+    with host(tmp_path, "vm1") as protection, connect(f"ipc://{tmp_path}/vm1.sock") as machine:
+        events = machine.guest().events()
+        node = protection._node
+
+        node.host.call(lambda: node._note(Solo(at=Nanos(7), guest_id="vm1", generation=1, reason="a test says so")))
+
+        assert next(events)["reason"] == "a test says so"
+        protection.close()
+        assert list(events) == []
+
+
+def test_the_host_where_the_guest_runs_is_meant_if_two_hosts_have_it(tmp_path: Path) -> None:
+    standby = Standby(
+        guest(),
+        listen="tcp://127.0.0.1:0",
+        peers=["tcp://127.0.0.1:9"],
+        arbiter=MemoryRecordStore(),
+        guest_id="vm1",
+        attendants=[ControlSocket(f"ipc://{tmp_path}/standby.sock")],
+    )
+    with standby, host(tmp_path, "vm1"), connect(f"ipc://{tmp_path}") as machine:
+        assert [found.last_status.role for found in machine.guests()] == ["empty", "active"]
+        assert machine.guest().last_status.role == "active"
+
+
+def test_sockets_that_nobody_answers_at_are_passed_over(two_guests: Connection) -> None:
+    listen_privately(f"ipc://{two_guests.place}/dead.sock").close()
+
+    assert [found.id for found in two_guests.guests()] == ["vm1", "vm2"]
+
+
+def test_a_socket_that_nobody_answers_at_is_named_when_it_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(TransportError, match="no host answers at"):
+        connect(f"ipc://{tmp_path}/none.sock")
+
+
+def test_a_url_that_is_no_socket_is_refused() -> None:
+    with pytest.raises(ConfigError, match="write ipc:///PATH"):
+        connect("tcp://127.0.0.1:7777")
+
+
+def test_a_host_that_does_not_answer_is_given_up_on(tmp_path: Path) -> None:
+    with (
+        listen_privately(f"ipc://{tmp_path}/mute.sock"),
+        pytest.raises(BrokenError, match="has not answered"),
+    ):
+        connect(f"ipc://{tmp_path}/mute.sock", timeout=0.05)
+
+
+def test_a_host_that_ends_in_the_midst_is_told_of(tmp_path: Path) -> None:
+    with host(tmp_path, "vm1") as protection, connect(f"ipc://{tmp_path}/vm1.sock") as machine:
+        handle = machine.guest()
+        protection.close()
+
+        with pytest.raises(BrokenError):
+            handle.status()
+        with pytest.raises(ClosedError):
+            handle.status()
+
+
+def test_a_control_socket_that_cannot_be_made_starts_nothing(tmp_path: Path) -> None:
+    taken = ControlSocket(f"ipc://{tmp_path}/vm1.sock")
+
+    with pytest.raises(TransportError, match="another process listens"):
+        host(tmp_path, "vm1")
+    taken.close()
+
+
+def test_a_status_survives_the_journey() -> None:
+    with protect(
+        guest(), listen="tcp://127.0.0.1:0", arbiter=MemoryRecordStore(), create=True, guest_id="vm"
+    ) as protection:
+        status = protection.status()
+
+    assert Status.from_dict(status.as_dict()) == status
+
+
+@pytest.mark.parametrize("told", [None, [], {}, {"role": "active"}])
+def test_a_status_of_another_version_is_refused(told: object) -> None:
+    with pytest.raises(RemoteProtocolError, match="another version of ftvm"):
+        Status.from_dict(told)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "said"),
+    [
+        ({"error": {"type": "ConfigError", "message": "m"}}, ConfigError, "m"),
+        ({"error": {"type": "LimitExceeded", "message": "m"}}, BrokenError, "LimitExceeded: m"),
+        ({"error": {"type": "SystemExit", "message": "m"}}, BrokenError, "SystemExit: m"),
+        ({"error": 7}, RemoteProtocolError, "neither a result nor an error"),
+        ([], RemoteProtocolError, "neither"),
+    ],
+)
+def test_an_error_arrives_as_the_class_it_was(answer: object, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        parse_answer(json_line(answer))
+
+
+def test_a_socket_path_that_is_a_plain_file_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(TransportError, match="no host answers"):
+        connect(f"ipc://{tmp_path}/file")

@@ -1,0 +1,196 @@
+"""The control socket, stepped by hand: requests are answered, nobody can hold it up or fill it up."""
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftvm.events import Solo
+from ftvm.service.control import EVENTS_WAITING_MAX, ControlSocket
+from ftvm.service.requests import LINE_BYTES_MAX
+from ftvm.service.server import CONNECTIONS_MAX
+from ftvm.units import Nanos
+
+from .fakes import FakeHost
+
+WAIT_SECONDS = 20.0
+
+
+class Operator:
+    """A client that speaks raw bytes, and has the socket stepped until it is answered."""
+
+    def __init__(self, control: ControlSocket, path: Path) -> None:
+        self._control = control
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(str(path))
+        self._socket.settimeout(WAIT_SECONDS)
+        self._rest = b""
+        self.step()
+
+    def step(self, times: int = 3) -> None:
+        for now in range(times):
+            self._control.step(Nanos(now))
+
+    def say(self, data: bytes) -> None:
+        self._socket.sendall(data)
+        self.step()
+
+    def ask(self, **request: object) -> Any:
+        self.say(json.dumps(request).encode() + b"\n")
+        return self.answer()
+
+    def answer(self) -> Any:
+        while b"\n" not in self._rest:
+            self.step()
+            data = self._socket.recv(1 << 20)
+            if not data:
+                raise EOFError
+            self._rest += data
+        line, _, self._rest = self._rest.partition(b"\n")
+        return json.loads(line)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def host() -> FakeHost:
+    return FakeHost()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "vm1.sock"
+
+
+@pytest.fixture
+def control(host: FakeHost, path: Path) -> Iterator[ControlSocket]:
+    made = ControlSocket(f"ipc://{path}")
+    made.begin(host)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def operator(control: ControlSocket, path: Path) -> Iterator[Operator]:
+    made = Operator(control, path)
+    yield made
+    made.close()
+
+
+def solo(generation: int) -> Solo:
+    return Solo(at=Nanos(0), guest_id="vm1", generation=generation, reason="")
+
+
+def test_guests_are_listed_with_their_status(operator: Operator, host: FakeHost) -> None:
+    assert operator.ask(do="guests") == {"ok": [json.loads(json.dumps(host.now.as_dict()))]}
+
+
+def test_requests_are_answered_in_order_however_they_are_cut(operator: Operator) -> None:
+    operator.say(b'{"do": "guests"}\n{"do": "nonsense"}\n{"do": "sta')
+    operator.say(b'tus"}\n')
+
+    answers = [operator.answer() for _ in range(3)]
+
+    assert [next(iter(answer)) for answer in answers] == ["ok", "error", "ok"]
+
+
+def test_a_stop_reaches_the_host(operator: Operator, host: FakeHost) -> None:
+    operator.ask(do="stop", guest="vm1")
+
+    assert host.asked == ["stop: an operator asked this host to stop"]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"{", "one JSON object"),
+        (b"[" * 30_000, "one JSON object"),
+        (b"7", 'a text under "do"'),
+        (b'{"do": 7}', 'a text under "do"'),
+        (b'{"do": "dance"}', "there are: guests, status"),
+        (b'{"do": "status", "guest": "vm2"}', "no guest 'vm2', only 'vm1'"),
+        (b"\xff", "one JSON object"),
+    ],
+)
+def test_a_wrong_request_is_answered_and_the_connection_goes_on(operator: Operator, line: bytes, said: str) -> None:
+    operator.say(line + b"\n")
+
+    error = operator.answer()["error"]
+
+    assert (error["type"], said in error["message"]) == ("ConfigError", True)
+    assert "ok" in operator.ask(do="status")
+
+
+def test_a_line_without_end_is_refused_and_hung_up_on(operator: Operator) -> None:
+    operator.say(b"x" * LINE_BYTES_MAX)
+    operator.say(b"x")
+
+    assert operator.answer()["error"]["type"] == "LimitExceeded"
+    with pytest.raises(EOFError):
+        operator.answer()
+
+
+def test_events_come_as_they_happen_to_those_who_asked(operator: Operator, control: ControlSocket) -> None:
+    control.note(solo(1))
+    operator.ask(do="events")
+
+    control.note(solo(2))
+    operator.step()
+
+    assert operator.answer() == {"event": "Solo", "at": 0, "guest_id": "vm1", "generation": 2, "reason": ""}
+
+
+def test_a_reader_that_is_too_slow_is_told_how_many_events_it_missed(
+    operator: Operator, control: ControlSocket
+) -> None:
+    operator.ask(do="events")
+
+    for generation in range(EVENTS_WAITING_MAX + 5):
+        control.note(solo(generation))
+
+    heard = [operator.answer() for _ in range(EVENTS_WAITING_MAX + 1)]
+    assert heard[-1] == {"events_lost": 5}
+    assert [event["generation"] for event in heard[:-1]] == list(range(EVENTS_WAITING_MAX))
+
+
+def test_one_who_listens_may_still_ask(operator: Operator, control: ControlSocket) -> None:
+    operator.ask(do="events")
+    control.note(solo(1))
+
+    told = [operator.ask(do="status"), operator.answer()]
+
+    assert sorted(next(iter(answer)) for answer in told) == ["event", "ok"]
+
+
+def test_those_who_never_speak_make_room_for_those_who_do(control: ControlSocket, path: Path) -> None:
+    silent = [Operator(control, path) for _ in range(CONNECTIONS_MAX)]
+
+    newcomer = Operator(control, path)
+
+    assert "ok" in newcomer.ask(do="status")
+    for each in (*silent, newcomer):
+        each.close()
+
+
+def test_who_hangs_up_in_the_midst_leaves_nothing_behind(operator: Operator, control: ControlSocket) -> None:
+    operator.ask(do="events")
+    operator.close()
+    control.note(solo(1))
+
+    operator.step()
+
+    assert control._dialogues == []
+
+
+def test_closing_removes_the_socket_and_hangs_up(operator: Operator, control: ControlSocket, path: Path) -> None:
+    control.close()
+    control.close()
+
+    assert not path.exists()
+    assert control.fds() == ()
+    with pytest.raises(EOFError):
+        operator.answer()
