@@ -78,7 +78,7 @@ class Standby:
         standby.switchover = switchover
         if switchover.engine in core.settings.executing:
             standby.is_following = True
-            core.do(Follow(committed.devices, committed.output_next))
+            core.do(Follow(None, committed.output_next))
         return standby
 
     @classmethod

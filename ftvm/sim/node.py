@@ -15,8 +15,8 @@ from ftvm.protocol.standby import Standby
 from ftvm.runtime.driver import Driver
 from ftvm.runtime.endpoint import Endpoint
 from ftvm.sim.arbiter import SimArbiter
+from ftvm.sim.chance import stream
 from ftvm.sim.checkers import Violation
-from ftvm.sim.plan import stream
 from ftvm.sim.timeline import NodeClock
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ class Node:
         self.clock = NodeClock(timeline, chance.randrange(-ORIGIN_NS_MAX, ORIGIN_NS_MAX), drift_ppm)
         self.guest = world.make_guest(boots=starts)
         self.guest.on_saved = self._was_cut
+        self.guest.fails_to_load = lambda: world.ledger.strikes("load_failed", self.name)
         self.outside = SimWorld(self)
         self.transport = world.network.open(address, self.name, (peer,), self.wake)
         settings = world.settings_for(peer)

@@ -22,6 +22,7 @@ from ftvm.engines.names import ENGINES, EXECUTING
 from ftvm.interfaces import Engine, Record
 from ftvm.protocol.core import Role, Settings
 from ftvm.sim.arbiter import ArbiterFaults, SimStore
+from ftvm.sim.chance import stream
 from ftvm.sim.checkers import ActiveChecker, OutputChecker, RecordChecker, StateChecker, Violation
 from ftvm.sim.faults import FAULTS
 from ftvm.sim.guest import SimGuest
@@ -30,7 +31,7 @@ from ftvm.sim.ledger import Fault, Ledger
 from ftvm.sim.network import SimNetwork
 from ftvm.sim.node import RELEASE_NS_MAX, Node
 from ftvm.sim.operator import ACTIONS
-from ftvm.sim.plan import draw, stream
+from ftvm.sim.plan import draw
 from ftvm.sim.timeline import Timeline
 
 __all__ = ["World"]
@@ -58,7 +59,7 @@ class World:
         self.traces = traces
         self.lines: list[str] = []
         self.told: Counter[str] = Counter()
-        self.ledger = Ledger(only)
+        self.ledger = Ledger(seed, only)
         self.timeline = Timeline()
         self.network = SimNetwork(seed, self.plan, self.timeline, self.ledger)
         self.links = self.network.faults
@@ -105,9 +106,7 @@ class World:
     def make_bad(self) -> None:
         """Begin the fault phase."""
         self.is_calm = False
-        rates = self.plan.rates
-        self.links.rates = {kind: rate for kind, rate in rates.items() if not kind.startswith("arbiter")}
-        self.arbiter_faults.rates = {kind: rate for kind, rate in rates.items() if kind.startswith("arbiter")}
+        self.ledger.rates = self.plan.rates
         for happening in (*FAULTS, *ACTIONS):
             if happening.kind in self.plan.happenings:
                 self._befall(happening, stream(self.seed, happening.kind), is_first=True)
@@ -116,9 +115,8 @@ class World:
         """End the fault phase: every link and process works from now on."""
         self.trace("HEAL")
         self.is_calm = True
-        self.links.rates = {}
+        self.ledger.rates = {}
         self.links.cut.clear()
-        self.arbiter_faults.rates = {}
         self.arbiter_faults.is_down = False
         self.arbiter_faults.disk_ns = 0
         for node in self.nodes.values():
