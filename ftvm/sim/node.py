@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Node", "SimWorld"]
 
 RELEASE_NS_MAX = 2_000_000
+HURRIES_MAX = 50
+"""A step may ask for the next one at once, as while it executes a long log; one that always does turns a core hot."""
 ORIGIN_NS_MAX = 10**15
 
 
@@ -69,6 +71,7 @@ class Node:
         self.name = f"{address}#{incarnation}"
         self.is_dead = False
         self.steps = 0
+        self._hurries = 0
         self._waits: list[Callable[[], None]] | None = None
         self._pauses = 0
         self._is_step_planned = False
@@ -183,6 +186,9 @@ class Node:
         deadline = self.endpoint.step(now)
         self._check(before)
         if deadline is not None:
+            self._hurries = self._hurries + 1 if deadline <= now else 0
+            if self._hurries > HURRIES_MAX:
+                raise Violation("liveness", f"{self.name} asked {HURRIES_MAX} times in a row to be called at once")
             self._plan(max(1, deadline - now))
 
     def _plan(self, delay_ns: int) -> None:

@@ -124,17 +124,17 @@ class World:
 
     def check_alive(self) -> None:
         """Raise Violation unless the guest runs, protected, and its outputs flow, within a bounded time."""
-        if self.is_lost:
-            return
         end = self.timeline.now + CALM_NS_MAX
         released = len(self.outputs.released)
         is_protected = False
-        while self.timeline.now < end:
+        while self.timeline.now < end and not self.is_lost:
             self.play(LOOK_NS)
             if not is_protected:
                 is_protected, released = self._is_protected(), len(self.outputs.released)
             elif len(self.outputs.released) > released:
                 return
+        if self.is_lost:
+            return
         actives = [node.name for node in self.nodes.values() if not node.is_dead and node.role is Role.ACTIVE]
         what = "no output flows" if is_protected else "the guest is not protected again"
         raise Violation(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from ftvm.checkpoint import Buffer
 from ftvm.engines.lockstep import Lockstep
+from ftvm.engines.remus import Remus
 from ftvm.interfaces import Lane
 from ftvm.protocol.core import Role
 from ftvm.sim.network import SimTransport
@@ -57,3 +58,32 @@ def test_who_handed_the_guest_over_follows_from_where_it_stands() -> None:
     assert world.records.switchovers == 1
     assert node.role is Role.STANDBY
     assert not world.told["Diverged"]
+
+
+def test_a_switchover_that_waits_for_the_arbiter_waits_without_spinning() -> None:
+    """The time at which the standby was to be asked again stayed due after it had answered."""
+    world = World(0, engine=Remus(interval=0.04))
+    world.start()
+    world.arbiter_faults.is_down = True
+    node = world.nodes["a"]
+
+    node.driver.begin_switchover(Nanos(10 * SECOND))
+    node.wake()
+    world.play(SECOND)
+
+    assert node.role is Role.ACTIVE
+
+
+def test_a_guest_that_two_failures_end_after_the_calm_began_is_no_violation() -> None:
+    """A TAKE is in flight when its sender dies, and comes into force only after the last fault."""
+    world = World(0, engine=Remus(interval=0.04))
+    world.start()
+    world.arbiter_faults.disk_ns = 400 * MS
+    world.nodes["a"].pause(SECOND)
+    world.play(500 * MS)
+
+    world.crash("b")
+    world.heal()
+    world.check_alive()
+
+    assert world.is_lost
