@@ -551,6 +551,7 @@ class Active:
         switchover = self.switchover
         if switchover is not None and self.link is LinkState.SETTLING and prepared.epoch == 0:
             switchover.is_warm = True
+            switchover.prepare_at = None
         if self.link is not LinkState.HANDING or switchover is None or switchover.final is None:
             return
         if prepared.epoch != switchover.final.epoch:
