@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from ftvm.arbiters.file import FileRecordStore
+
 WAIT_SECONDS = 60
 
 
@@ -64,6 +66,20 @@ def test_a_standby_whose_peer_is_not_there_waits_and_stops_cleanly(tmp_path: Pat
     assert (status["role"], status["failure"]) == ("empty", None)
     assert standby.returncode == 0
     assert "Traceback" not in said
+
+
+def test_a_guest_that_ends_well_ends_its_host_well_and_leaves_the_record_vacant(tmp_path: Path) -> None:
+    """Regression: the host called it a failure of its own."""
+    with host(
+        "primary", "--listen", "tcp://127.0.0.1:0", "--arbiter", f"file://{tmp_path}", "--create", "--program", "hello"
+    ) as primary:
+        told = wait_for(primary, "GuestFinished")
+        _, said = primary.communicate(timeout=WAIT_SECONDS)
+
+    assert told["reason"] == "the guest ended: the program ended with code 0"
+    assert primary.returncode == 0
+    assert "Traceback" not in said
+    assert FileRecordStore(tmp_path).read("guest").active is None
 
 
 def test_a_service_manager_hears_ready_and_a_fed_watchdog_from_a_real_process(
