@@ -30,6 +30,9 @@ from ftvm.events import (
     SessionEnded,
     Solo,
     Suspected,
+    SwitchedAway,
+    SwitchedHere,
+    SwitchFailed,
     TookOver,
     TransportTrouble,
 )
@@ -157,6 +160,15 @@ def describe(event: Event) -> str:
                 f"claim {event.arbiter_ns / _MS:.1f} ms (loading {event.load_ns / _MS:.1f} ms), "
                 f"{event.outputs_emitted_again} outputs emitted again"
             )
+        case SwitchedAway():
+            return (
+                f"switched over at epoch {event.epoch}, generation {event.generation}: the guest stood still for "
+                f"{event.pause_ns / _MS:.1f} ms and goes on at the other host"
+            )
+        case SwitchedHere():
+            return f"switched over to this host at epoch {event.epoch}, generation {event.generation}"
+        case SwitchFailed():
+            return f"no switchover: {event.reason}; the guest goes on here"
         case JoinRefused():
             return f"join refused ({event.peer}): {event.reason}"
         case SessionEnded():
@@ -174,7 +186,7 @@ def describe(event: Event) -> str:
         case AttendantFailed():
             return f"the {event.name} failed and was closed; the guest goes on: {event.error}"
         case GuestFinished():
-            return event.reason
+            return f"done: {event.reason}"
         case HostFailed():
             return f"failed: {event.error}"
         case _:
