@@ -46,7 +46,7 @@ FOUND_BY: dict[Mutant, list[History]] = {
     mutants.keep_outputs_when_deposed: seeds(10, 13),
     mutants.commit_and_acknowledge_while_claiming: script(scripts.a_claim_is_open_when_late_messages_come, 0, 1, 2),
     mutants.acknowledge_what_is_only_staged: seeds(37, 40),
-    mutants.skip_a_gap: seeds(73),
+    mutants.skip_a_gap: seeds(343),
     mutants.forget_pending_outputs: seeds(1, 7),
     mutants.forget_outputs_that_are_only_acknowledged: seeds(1, 7),
 }
