@@ -141,7 +141,8 @@ def describe(event: Event) -> str:
         case RoleChanged():
             return f"now {event.role} as {event.replica_id}: {event.reason}"
         case RecordLearned():
-            return f"record: generation {event.generation}, active {event.active}, standby {event.standby}"
+            names = f"active {event.active or 'none'}, standby {event.standby or 'none'}"
+            return f"record: generation {event.generation}, {names}"
         case Protected():
             return f"protected: {event.standby} stands by (generation {event.generation})"
         case Solo():
@@ -174,7 +175,7 @@ def describe(event: Event) -> str:
         case AttendantFailed():
             return f"the {event.name} failed and was closed; the guest goes on: {event.error}"
         case GuestFinished():
-            return event.reason
+            return f"{event.reason}; this host is done"
         case HostFailed():
             return f"failed: {event.error}"
         case _:
