@@ -144,7 +144,10 @@ class Pong:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepare:
-    """The active stands still at `epoch`: the standby is to load it, for a switchover that is not proposed yet."""
+    """A switchover is about to be proposed: the active stands still at `epoch`, which the standby is to load.
+
+    With `epoch` 0 the active still runs: the standby is to get ready for as much as it has.
+    """
 
     epoch: int
 

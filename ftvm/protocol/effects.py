@@ -25,6 +25,7 @@ __all__ = [
     "Follow",
     "Forget",
     "Load",
+    "Measure",
     "Release",
     "Run",
     "Send",
@@ -32,6 +33,7 @@ __all__ = [
     "Stop",
     "Tell",
     "Unload",
+    "WarmUp",
 ]
 
 
@@ -58,6 +60,16 @@ class Adopt:
     guest holds. It costs nothing where it is so already."""
 
     staging_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class WarmUp:
+    """A switchover may come: copy into the shadow, a portion at a time, what `Adopt` will need. Reports `on_warm`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """The guest ran here until now: compute the digests of its memory. Reports `on_measured`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +202,8 @@ Effect = (
     Send
     | StartCopy
     | Adopt
+    | WarmUp
+    | Measure
     | CollectRound
     | CopyMore
     | Cut

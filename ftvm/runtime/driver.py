@@ -73,14 +73,16 @@ class Driver:
         self._sink = NumberingSink(wake)
         memory = NativeMemory([region.buffer for region in guest.memory])
         self._memory = CommittedMemory(memory)
+        self._stored = StoredMemory(self._memory, guest.memory)
         self._hands = Hands(guest, memory, settings.limits)
         self._packer = Packer(settings.limits, clock)
         self._follower: Follower | None = None
-        committed = Committed(StoredMemory(self._memory, guest.memory), settings.limits)
+        committed = Committed(self._stored, settings.limits)
         self._counters = Counters()
         self._end: str | None = None
         self._is_running = False
         self._is_stalled = False
+        self._is_warming_up = False
         self._stops_itself = False
         self.replica = Replica(settings, committed, fresh_id=fresh_id, starts=starts, now=clock.now())
         guest.attach(self._sink)
@@ -134,6 +136,7 @@ class Driver:
             self._perform()
         self._bring_inputs()
         self._follow_on(now)
+        self._warm_up(now)
         self._take_outputs(now)
         self.replica.tick(now)
         self._perform()
@@ -144,8 +147,8 @@ class Driver:
         request = self.replica.next_request(now)
         if request is not None:
             self._arbiter.submit(request)
-        is_following = self._follower is not None and self._follower.has_work
-        return now if is_following else self.replica.deadline(now)
+        is_busy = self._is_warming_up or (self._follower is not None and self._follower.has_work)
+        return now if is_busy else self.replica.deadline(now)
 
     def _has_failed(self) -> bool:
         return self.failure is not None
@@ -263,6 +266,7 @@ class Driver:
                 self._run(effect)
             case do.Stop():
                 self._pause_for_good()
+                self._hands.release()
             case do.Follow():
                 self._start_following(effect)
             case do.Execute():
@@ -273,6 +277,7 @@ class Driver:
                 self._load(effect)
             case do.Unload():
                 self._guest.pause()
+                self._hands.release()
             case do.Forget():
                 self._hands.forget(effect.batches)
                 self._packer.acknowledged(effect.batches)
@@ -281,7 +286,12 @@ class Driver:
             case do.Fail():
                 self._fail(effect.error)
             case do.Adopt():
-                self._hands.adopt(self._memory.memory_digest, effect.staging_bytes)
+                self._hands.adopt(self._memory.digests, effect.staging_bytes)
+            case do.WarmUp():
+                self._is_warming_up = True
+            case do.Measure():
+                self._stored.measure()
+                self.replica.on_measured(self._clock.now())
             case do.StartCopy() | do.CollectRound() | do.CopyMore() | do.Cut():
                 self._capture(effect)
             case _:
@@ -335,6 +345,12 @@ class Driver:
         elif outcome is not None:
             self.replica.on_agreed(outcome, now)
         self._perform()
+
+    def _warm_up(self, now: Nanos) -> None:
+        """Copy a portion of the memory that a switchover will start from."""
+        if self._is_warming_up and self._hands.warm_up(self._memory.digests):
+            self._is_warming_up = False
+            self.replica.on_warm(now)
 
     def _load(self, effect: do.Load) -> None:
         if self._follower is not None:

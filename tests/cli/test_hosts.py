@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -40,7 +41,14 @@ def wait_for(process: subprocess.Popen[str], event: str) -> dict[str, object]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_a_signal_stops_a_primary_cleanly(number: signal.Signals, tmp_path: Path) -> None:
     with host(
-        "primary", "--listen", "tcp://127.0.0.1:0", "--arbiter", f"file://{tmp_path}", "--create", "--program", "kv"
+        "primary",
+        "--listen",
+        "tcp://127.0.0.1:0",
+        "--arbiter",
+        f"file://{tmp_path}",
+        "--create",
+        "--program",
+        "console",
     ) as primary:
         told = wait_for(primary, "RoleChanged")
 
@@ -95,3 +103,34 @@ def test_a_start_that_waits_for_its_arbiter_says_so_at_once(tmp_path: Path) -> N
 
     assert said.startswith("ftvm: waiting for the arbiter: ")
     assert "cannot be trusted" in said
+
+
+def test_a_service_manager_hears_ready_and_a_fed_watchdog_from_a_real_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    manager.bind(str(tmp_path / "notify"))
+    manager.settimeout(WAIT_SECONDS)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("WATCHDOG_USEC", "400000")
+
+    with host(
+        "primary",
+        "--listen",
+        "tcp://127.0.0.1:0",
+        "--arbiter",
+        f"file://{tmp_path}",
+        "--create",
+        "--program",
+        "console",
+    ) as primary:
+        heard = ""
+        while heard.count("WATCHDOG=1") < 2 or "READY=1" not in heard:
+            heard += manager.recv(4096).decode() + "\n"
+        primary.terminate()
+        primary.communicate(timeout=WAIT_SECONDS)
+
+    while "STOPPING=1" not in heard:
+        heard += manager.recv(4096).decode() + "\n"
+    manager.close()
+    assert primary.returncode == 0

@@ -32,7 +32,7 @@ def test_a_host_with_closed_streams_runs_its_guest_to_the_end(closed: str, optio
 
 
 def test_a_host_whose_reader_ends_goes_on(tmp_path: Path) -> None:
-    command = primary(tmp_path, "--json")
+    command = primary(tmp_path, "--program", "console", "--json")
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as host:
         assert host.stdout is not None
         assert host.stderr is not None
