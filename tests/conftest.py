@@ -11,8 +11,7 @@ settings.register_profile("ftvm", deadline=None, max_examples=60, suppress_healt
 settings.load_profile("ftvm")
 
 SKIPPED_IN_CI: Final = ("needs the Linux guest", "no namespaces here")
-"""What CI does not install: the kernel takes too long to build for every landing, .ci/full builds it; and what it may not
-do where it is not root."""
+"""What CI lacks: the kernel takes too long to build for every landing (.ci/full builds it), and it may not be root."""
 
 
 @pytest.hookimpl(wrapper=True)

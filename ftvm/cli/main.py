@@ -11,12 +11,14 @@ __all__ = ["main"]
 
 _COMMANDS: Final = {
     "chaos": "Break a real pair in every way there is, and check that nothing was lost.",
+    "check": "Say what would fail if a host were started here, and how to mend it.",
     "ctl": "Tell a running host what to do: another engine, switch over, stop.",
     "demo": "A live failover on this machine: kill the primary, the guest lives on.",
     "init": "Create or vacate the arbiter's record of a guest.",
     "keygen": "Make the key pair of one host.",
     "machine": "Run programs on the built-in RISC-V machine.",
     "primary": "Run a guest on this host and protect it.",
+    "qemu": "Protect a virtual machine that a stock QEMU runs.",
     "simulate": "Play the pair protocol in a seeded world of faults.",
     "standby": "Stand by for a guest, and take over when its host dies.",
     "status": "Tell how the guests of this machine fare.",

@@ -147,7 +147,10 @@ class Pong:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepare:
-    """The active stands still at `epoch`: the standby is to load it, for a switchover that is not proposed yet."""
+    """A switchover is about to be proposed: the active stands still at `epoch`, which the standby is to load.
+
+    With `epoch` 0 the active still runs: the standby is to get ready for as much as it has.
+    """
 
     epoch: int
 
@@ -162,9 +165,13 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leave:
-    """The sender ends the session, and why: a hint that shortens the other side's wait, no more."""
+    """The sender ends the session, and why: a hint that shortens the other side's wait, no more.
+
+    is_end  the guest came to its own end, which this standby has acknowledged: there is nothing to take over
+    """
 
     reason: str
+    is_end: bool = False
 
 
 Sequenced = Copy | EpochPart | Log

@@ -34,7 +34,6 @@ from ftvm.events import (
     SessionEnded,
     Solo,
     Suspected,
-    SwitchedAway,
     SwitchFailed,
 )
 from ftvm.interfaces import Engine, Lane
@@ -331,6 +330,8 @@ class Active:
             case Prepared():
                 self._on_prepared(message, now)
             case Leave():
+                if self.link in (LinkState.COPYING, LinkState.CATCHING_UP):
+                    self._patience.strike(session.key or session.peer, now)
                 self._lose(f"the standby left: {message.reason}", now)
             case _:
                 pass
@@ -455,6 +456,12 @@ class Active:
             self.core.send(self.session.peer, Lane.CONTROL, Leave(reason=reason), self.session.id)
         self._lose(reason, now)
 
+    def end(self, reason: str) -> None:
+        """Tell the standby that the guest came to its own end. It has acknowledged that: the end was released."""
+        if self.session is not None:
+            leave = Leave(reason=reason, is_end=True)
+            self.core.send(self.session.peer, Lane.CONTROL, leave, self.session.id)
+
     def _lose(self, reason: str, now: Nanos) -> None:
         """Go on without the standby: at once if the record does not name it, else as soon as a DROP is in force."""
         session = self.session
@@ -514,22 +521,27 @@ class Active:
             self._move(LinkEvent.SETTLED)
             switchover.pause(now, self.core.settings.timing.primary_limit_ns)
             self._cut(now)
-        elif self.link is LinkState.HANDING and self._is_handed(switchover, session, now):
+            switchover.prepare_at = None
+        elif self.link is LinkState.SETTLING and not switchover.is_warm:
+            self._ask_to_prepare(switchover, session, 0, now)
+        elif self.link is LinkState.HANDING and self._is_handed(switchover, session):
+            self._ask_to_prepare(switchover, session, session.acked.epoch, now)
+
+    def _ask_to_prepare(self, switchover: Switchover, session: Session, epoch: int, now: Nanos) -> None:
+        if switchover.prepare_at is None or now >= switchover.prepare_at:
             switchover.prepare_at = Nanos(now + self.core.settings.timing.heartbeat_ns)
-            prepare = Prepare(epoch=session.acked.epoch)
-            self.core.send(session.peer, Lane.CONTROL, prepare, session.id)
+            self.core.send(session.peer, Lane.CONTROL, Prepare(epoch=epoch), session.id)
 
     def _has_settled(self, switchover: Switchover, session: Session) -> bool:
         is_free = not self.pace.is_cutting and not session.is_coming_to_rest
         has_room = is_free and len(session.in_flight) < self.core.settings.limits.epochs_in_flight
-        is_warm = session.acked.epoch >= switchover.warm_epoch
+        is_warm = switchover.is_warm and session.acked.epoch >= switchover.warm_epoch
         return is_warm and has_room and self.core.desk.reads >= switchover.fresh_at
 
-    def _is_handed(self, switchover: Switchover, session: Session, now: Nanos) -> bool:
-        """Tell whether the standby has all there is, everything has left, and it is time to ask it to load."""
-        is_due = switchover.prepare_at is None or now >= switchover.prepare_at
+    def _is_handed(self, switchover: Switchover, session: Session) -> bool:
+        """Tell whether the standby has all there is, and every output has left."""
         final = switchover.final
-        return is_due and final is not None and session.acked.epoch == final.epoch and not self.gate.held
+        return final is not None and session.acked.epoch == final.epoch and not self.gate.held
 
     def _on_prepared(self, prepared: Prepared, now: Nanos) -> None:
         """Propose, once the standby has loaded what the guest stands still at.
@@ -537,6 +549,8 @@ class Active:
         The epoch is of this session and of this attempt alone, so no older word can pass for it.
         """
         switchover = self.switchover
+        if switchover is not None and self.link is LinkState.SETTLING and prepared.epoch == 0:
+            switchover.is_warm = True
         if self.link is not LinkState.HANDING or switchover is None or switchover.final is None:
             return
         if prepared.epoch != switchover.final.epoch:
@@ -557,22 +571,12 @@ class Active:
             self.switchover.end(reason)
             self.core.tell(SwitchFailed(at=now, guest_id=self.core.settings.guest_id, reason=reason))
 
-    def _has_handed_over(self, switchover: Switchover, session: Session, now: Nanos) -> None:
-        known, paused_at = self.core.desk.known, switchover.paused_at or now
+    def _has_handed_over(self, session: Session) -> None:
+        known = self.core.desk.known
         self._move(LinkEvent.IN_FORCE)
         self.core.do(Forget(batches_of(session.outbox.clear())))
         # A last word in the old session: its record has the standby read the new one at once.
         self.core.send(session.peer, Lane.CONTROL, Ping(number=session.ping_number), session.id)
-        self.core.tell(
-            SwitchedAway(
-                at=now,
-                guest_id=self.core.settings.guest_id,
-                generation=known.generation,
-                epoch=self.epoch,
-                settle_ns=paused_at - switchover.asked_at,
-                pause_ns=now - paused_at,
-            )
-        )
         self.core.end_role(RoleEvent.SWITCHED_AWAY, f"SWITCH is in force: generation {known.generation}")
 
     # --- the record ------------------------------------------------------------------------------------------------
@@ -582,9 +586,10 @@ class Active:
         self._is_held_by_hint = False
         known = self.core.desk.known
         if known.active != self.core.id:
-            is_switched = self.link is LinkState.SWITCHING and known.standby == self.core.id
-            if is_switched and self.switchover is not None and self.session is not None:
-                self._has_handed_over(self.switchover, self.session, now)
+            if self.link is LinkState.SWITCHING and known.standby == self.core.id and self.session is not None:
+                self._has_handed_over(self.session)
+                if self.switchover is not None:
+                    self.switchover.switched_at = now
                 return
             self._end_switchover(f"generation {known.generation} names {known.active} active", now)
             self.core.end_role(RoleEvent.DEPOSED, f"generation {known.generation} names {known.active} active")

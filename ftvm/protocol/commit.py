@@ -13,7 +13,7 @@ from typing import Protocol
 
 from ftvm.checkpoint import Checkpoint, GuestPosition, LogKind, LogRecord, Output, PageBatch
 from ftvm.config import Limits
-from ftvm.errors import BadFrame, DigestMismatch, LimitExceeded
+from ftvm.errors import BadFrame, LimitExceeded
 
 __all__ = ["Committed", "Memory"]
 
@@ -28,10 +28,6 @@ class Memory(Protocol):
 
     def clear(self) -> None:
         """Make all pages zero."""
-        ...
-
-    def measure(self) -> None:
-        """Take the pages as they are: somebody else has written them."""
         ...
 
     def verify(self, batches: Sequence[PageBatch], expected_digest: int | None) -> None:
@@ -81,17 +77,7 @@ class Committed:
         self._forget_log(self.log[-1].index if self.log else 0)
 
     def adopt(self, checkpoint: Checkpoint) -> None:
-        """Take what the paused guest holds as the state: it was active here until `checkpoint`, its last.
-
-        Raises DigestMismatch if the memory is not what was captured then; there is no state in that case.
-        """
-        self.epoch = None
-        self.memory.measure()
-        if self.memory.memory_digest != checkpoint.memory_digest:
-            raise DigestMismatch(
-                f"the memory digest is {self.memory.memory_digest:032x}, but epoch {checkpoint.epoch} was captured "
-                f"as {checkpoint.memory_digest:032x}: pages were written that no capture saw"
-            )
+        """Take what the paused guest holds as the state: it was active here until `checkpoint`, its last."""
         self._become(checkpoint, ())
 
     def append(self, records: tuple[LogRecord, ...]) -> None:

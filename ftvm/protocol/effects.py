@@ -25,6 +25,7 @@ __all__ = [
     "Follow",
     "Forget",
     "Load",
+    "Measure",
     "Release",
     "Rest",
     "Run",
@@ -34,6 +35,7 @@ __all__ = [
     "Tell",
     "Unload",
     "Use",
+    "WarmUp",
 ]
 
 
@@ -60,6 +62,16 @@ class Adopt:
     guest holds. It costs nothing where it is so already."""
 
     staging_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class WarmUp:
+    """A switchover may come: copy into the shadow, a portion at a time, what `Adopt` will need. Reports `on_warm`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """The guest ran here until now: compute the digests of its memory. Reports `on_measured`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +220,8 @@ Effect = (
     Send
     | StartCopy
     | Adopt
+    | WarmUp
+    | Measure
     | CollectRound
     | CopyMore
     | Cut

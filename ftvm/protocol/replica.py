@@ -19,14 +19,14 @@ from typing import assert_never
 
 from ftvm.checkpoint import Checkpoint, LogRecord, Output, PageBatch
 from ftvm.encode.messages import Envelope, Message
-from ftvm.errors import DigestMismatch, InternalError, LocalProtocolError
-from ftvm.events import HostFailed, RecordLearned, RoleChanged
+from ftvm.errors import InternalError, LocalProtocolError
+from ftvm.events import RecordLearned, RoleChanged
 from ftvm.interfaces import Answer, Engine, Record, Request
 from ftvm.protocol.active import Active
 from ftvm.protocol.commit import Committed
 from ftvm.protocol.core import ROLES, Core, Role, RoleEvent, Settings, Steps
 from ftvm.protocol.desk import Desk
-from ftvm.protocol.effects import Difference, Effect, EndSession, Run, Stop
+from ftvm.protocol.effects import Difference, Effect, EndSession, Measure, Run, Stop
 from ftvm.protocol.empty import Empty, Opening
 from ftvm.protocol.output import Gate
 from ftvm.protocol.pace import Pace
@@ -133,6 +133,17 @@ class Replica:
             self.steps.on_load_failed(error, now)
         self._follow(now)
 
+    def on_warm(self, now: Nanos) -> None:
+        """Take note that the shadow holds what this host may soon run from."""
+        if isinstance(self.steps, Standby):
+            self.steps.on_warm(now)
+
+    def on_measured(self, now: Nanos) -> None:
+        """Take note that the memory's digest is that of what the guest left behind here."""
+        if isinstance(self.steps, Standby):
+            self.steps.on_measured(now)
+        self._follow(now)
+
     def on_followed(self, outputs: list[Output], now: Nanos) -> None:
         """Take outputs that the guest made, executing the log; none of them may leave from here."""
         if isinstance(self.steps, Standby):
@@ -177,6 +188,11 @@ class Replica:
         if (isinstance(self.steps, Standby) and not self.steps.is_session_over) or isinstance(self.steps, Active):
             self.steps.leave(reason, now)
         self._follow(now)
+
+    def end(self, reason: str) -> None:
+        """Say that the guest came to its own end, and why; nothing is to be taken over."""
+        if isinstance(self.steps, Active):
+            self.steps.end(reason)
 
     # --- what to do ------------------------------------------------------------------------------------------------
 
@@ -265,11 +281,8 @@ class Replica:
         self.core.do(EndSession())
         self.core.do(Stop())
         opening = Opening(session_after(known), session.peer, session.key, session.staging_bytes, session.engines)
-        try:
-            self._committed.adopt(switchover.final)
-        except DigestMismatch as wrong:
-            self.core.tell(HostFailed(at=now, guest_id=self.core.settings.guest_id, error=str(wrong)))
-            self.core.end_role(RoleEvent.EXPELLED, "the memory here is not what was handed over")
+        self._committed.adopt(switchover.final)
+        self.core.do(Measure())
         self.steps = Standby.resume(self.core, opening, self._committed, switchover, now)
 
     def begin_switchover(self, limit_ns: Nanos, now: Nanos) -> Switchover:

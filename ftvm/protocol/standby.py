@@ -23,7 +23,7 @@ from ftvm.encode.messages import (
     Prepared,
     Sequenced,
 )
-from ftvm.errors import BadFrame, InternalError, LimitExceeded, RemoteProtocolError
+from ftvm.errors import BadFrame, GuestEnded, InternalError, LimitExceeded, RemoteProtocolError
 from ftvm.events import Committed as CommittedEvent
 from ftvm.events import (
     Diverged,
@@ -32,6 +32,7 @@ from ftvm.events import (
     PeerMisbehaved,
     SessionEnded,
     Suspected,
+    SwitchedAway,
     SwitchedHere,
     TookOver,
 )
@@ -39,7 +40,7 @@ from ftvm.interfaces import Lane, Record
 from ftvm.protocol.channel import Inbox
 from ftvm.protocol.commit import Committed
 from ftvm.protocol.core import Core, RoleEvent
-from ftvm.protocol.effects import Adopt, Compare, Difference, Execute, Follow, Load, Rest, Unload
+from ftvm.protocol.effects import Adopt, Compare, Difference, Execute, Follow, Load, Rest, Unload, WarmUp
 from ftvm.protocol.empty import Opening
 from ftvm.protocol.record import take
 from ftvm.protocol.staging import Staging
@@ -86,7 +87,7 @@ class Standby:
         """Begin a session after a switchover, from the state that this replica, active until now, stands still at."""
         standby = cls._begin(core, opening, committed, now)
         standby.switchover = switchover
-        if standby.is_whole and core.settings.engines[committed.engine].executes:
+        if core.settings.engines[committed.engine].executes:
             standby.is_following = True
             core.do(Follow(committed.devices, committed.output_next))
         return standby
@@ -131,7 +132,7 @@ class Standby:
     def _heard(self, envelope: Envelope, now: Nanos) -> None:
         if self.switchover is not None and not self.switchover.is_over:
             self.watch.arm(now)
-            self.switchover.end(None)
+            self._tell_switched_away(self.switchover, now)
         self.watch.heard(now)
         self.core.desk.hint(envelope.record.generation, now)
         if self.claim.state is ClaimState.CHECKING:
@@ -149,8 +150,12 @@ class Standby:
                 pong = Pong(number=message.number)
                 self.core.send(self.opening.peer, Lane.CONTROL, pong, self.opening.session)
                 self._note_released(envelope)
+            case Prepare(epoch=0) if self.is_whole:
+                self.core.do(WarmUp())
             case Prepare() if self.claim.is_watching and message.epoch == self.committed.epoch:
                 self._prepare(now)
+            case Leave(is_end=True):
+                self.core.fail(GuestEnded(message.reason))
             case Leave():
                 self.watch.hurry()
             case _:
@@ -261,6 +266,14 @@ class Standby:
             guest_id, engine = self.core.settings.guest_id, self.committed.engine
             self.core.tell(EngineChanged(at=now, guest_id=guest_id, before=before, engine=engine))
 
+    def on_measured(self, now: Nanos) -> None:
+        """Stand by only if the memory here is what was handed over: a page that no capture saw would stay wrong."""
+        final = self.switchover.final if self.switchover is not None else None
+        found = self.committed.memory.memory_digest
+        if final is not None and found != final.memory_digest:
+            reason = f"the memory digest is {found:032x} here, {final.memory_digest:032x} was handed over"
+            self.on_diverged(Difference(reason=reason), now)
+
     # --- ends ------------------------------------------------------------------------------------------------------
 
     def _end_session(self, wrong: RemoteProtocolError | LimitExceeded, now: Nanos) -> None:
@@ -312,14 +325,36 @@ class Standby:
     def _prepare(self, now: Nanos) -> None:
         """Load the state that the active stands still at, and say so; say it again if it was loaded before."""
         if self.claim.state is ClaimState.PREPARED:
-            self._tell_prepared("")
+            self._tell_prepared(self.committed.epoch or 0)
             return
         self.claim.prepare(now)
         self.core.do(Load(self.committed.devices))
 
-    def _tell_prepared(self, error: str) -> None:
-        prepared = Prepared(epoch=self.committed.epoch or 0, error=error)
+    def on_warm(self, now: Nanos) -> None:
+        """Take note that the shadow is there, but for what changes from now on."""
+        del now
+        if self.claim.is_watching:
+            self._tell_prepared(0)
+
+    def _tell_prepared(self, epoch: int, error: str = "") -> None:
+        prepared = Prepared(epoch=epoch, error=error)
         self.core.send(self.opening.peer, Lane.CONTROL, prepared, self.opening.session)
+
+    def _tell_switched_away(self, switchover: Switchover, now: Nanos) -> None:
+        """Note that the new active is alive: the switchover is over."""
+        switchover.end(None)
+        paused_at = now if switchover.paused_at is None else switchover.paused_at
+        switched_at = now if switchover.switched_at is None else switchover.switched_at
+        self.core.tell(
+            SwitchedAway(
+                at=now,
+                guest_id=self.core.settings.guest_id,
+                generation=self.core.desk.known.generation,
+                epoch=self.committed.epoch or 0,
+                settle_ns=paused_at - switchover.asked_at,
+                pause_ns=switched_at - paused_at,
+            )
+        )
 
     # --- taking over -----------------------------------------------------------------------------------------------
 
@@ -335,14 +370,14 @@ class Standby:
             self._propose_if_ready(now)
         elif self.claim.state is ClaimState.PREPARED:
             self.core.do(Adopt(self.opening.staging_bytes))
-            self._tell_prepared("")
+            self._tell_prepared(self.committed.epoch or 0)
             self._poll_at = Nanos(now + self.core.settings.timing.heartbeat_ns)
 
     def on_load_failed(self, error: str, now: Nanos) -> None:
         """Never claim what does not load: call it off and try again after a while."""
         self.core.tell(HostFailed(at=now, guest_id=self.core.settings.guest_id, error=f"loading failed: {error}"))
         if self.claim.state is ClaimState.PREPARED:
-            self._tell_prepared(error)
+            self._tell_prepared(self.committed.epoch or 0, error)
         if self.claim.state in (ClaimState.CHECKING, ClaimState.PREPARED):
             self._call_off(now)
 

@@ -29,10 +29,12 @@ class Watch:
     patience: int = 1
     _is_hurried: bool = False
     _gaps_ns: deque[int] = field(default_factory=lambda: deque(maxlen=GAPS_KEPT))
+    _longest_gap_ns: int = 0
 
     def heard(self, now: Nanos) -> None:
         """Note a sign of life."""
         self._gaps_ns.append(now - self.heard_at)
+        self._longest_gap_ns = max(self._gaps_ns)
         self.heard_at = now
         self._is_hurried = False
 
@@ -48,6 +50,7 @@ class Watch:
         """Expect the peer to be prompt from now on; gaps of the time before do not count."""
         self.patience = 1
         self._gaps_ns.clear()
+        self._longest_gap_ns = 0
         self.heard_at = now
 
     def limit_ns(self) -> Nanos:
@@ -56,8 +59,8 @@ class Watch:
             return Nanos(0)
         if self.patience > 1:
             return Nanos(self.configured_ns * self.patience)
-        longest = max(self._gaps_ns, default=0) * GAP_FACTOR
-        return Nanos(min(max(self.configured_ns, longest), self.configured_ns * LIMIT_FACTOR_MAX))
+        adapted_ns = max(self.configured_ns, self._longest_gap_ns * GAP_FACTOR)
+        return Nanos(min(adapted_ns, self.configured_ns * LIMIT_FACTOR_MAX))
 
     def silence_ns(self, now: Nanos) -> Nanos:
         """Return how long the peer has been silent."""

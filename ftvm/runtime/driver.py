@@ -12,14 +12,14 @@ from operator import itemgetter
 from typing import assert_never, cast
 
 from ftvm._native.memory import NativeMemory
-from ftvm.checkpoint import Buffer, Checkpoint, PageBatch
+from ftvm.checkpoint import END_CHANNEL, Buffer, Checkpoint, PageBatch
 from ftvm.config import Limits
 from ftvm.encode.apply import CommittedMemory
 from ftvm.encode.messages import Copy, Envelope, EpochPart, Message
 from ftvm.encode.wire import encode
 from ftvm.engines.names import require
-from ftvm.errors import FtvmError, GuestError, InternalError, LimitExceeded
-from ftvm.events import Event, HostFailed, TransportTrouble
+from ftvm.errors import FtvmError, GuestEnded, GuestError, InternalError, LimitExceeded
+from ftvm.events import Event, GuestFinished, HostFailed, TransportTrouble
 from ftvm.interfaces import (
     Arbiter,
     Capability,
@@ -85,13 +85,16 @@ class Driver:
         self._sink = NumberingSink(wake)
         memory = NativeMemory([region.buffer for region in guest.memory])
         self._memory = CommittedMemory(memory)
+        self._stored = StoredMemory(self._memory, guest.memory)
         self._hands = Hands(guest, memory, settings.limits)
         self._packer = Packer(settings.limits, clock)
         self._follower: Follower | None = None
-        committed = Committed(StoredMemory(self._memory, guest.memory), settings.limits)
+        committed = Committed(self._stored, settings.limits)
         self._counters = Counters()
+        self._end: str | None = None
         self._is_running = False
         self._is_stalled = False
+        self._is_warming_up = False
         self._stops_itself = False
         self.replica = Replica(settings, committed, fresh_id=fresh_id, starts=starts, now=clock.now())
         guest.attach(self._sink)
@@ -145,6 +148,7 @@ class Driver:
             self._perform()
         self._bring_inputs()
         self._follow_on(now)
+        self._warm_up(now)
         self._take_outputs(now)
         self.replica.tick(now)
         self._perform()
@@ -155,8 +159,8 @@ class Driver:
         request = self.replica.next_request(now)
         if request is not None:
             self._arbiter.submit(request)
-        is_following = self._follower is not None and self._follower.has_work
-        return now if is_following else self.replica.deadline(now)
+        is_busy = self._is_warming_up or (self._follower is not None and self._follower.has_work)
+        return now if is_busy else self.replica.deadline(now)
 
     def _has_failed(self) -> bool:
         return self.failure is not None
@@ -186,8 +190,11 @@ class Driver:
         """Return what to tell the arbiter once the guest has stopped here for good, if anything.
 
         A host that ran the guest alone vacates the record: nobody else can move it, and the guest ended with this host.
+        So does one whose guest came to its own end, whoever stands by.
         """
         desk = self.replica.core.desk
+        if self.is_active and isinstance(self.failure, GuestEnded):
+            return vacate(desk.known)
         if not self.is_active or desk.proposal is not None or desk.known.standby is not None:
             return None
         return vacate(desk.known)
@@ -212,6 +219,8 @@ class Driver:
 
     def _hand_on(self, now: Nanos) -> bool:
         """Give the replica what came from the guest; tell whether that was any output."""
+        if self._sink.is_empty:
+            return False
         drained = self._sink.drain()
         if drained.log:
             self.replica.on_log(drained.log, now)
@@ -233,12 +242,26 @@ class Driver:
                 self._guest.resume()
 
     def _check_guest(self, now: Nanos) -> None:
+        if self._end is not None and self.failure is None:
+            self.replica.end(self._end)
+            self._perform()
+            self._fail(GuestEnded(self._end))
+            return
         reason = self._guest.failure() if self._is_running else None
-        if reason is not None:
-            self._take_outputs(now)
+        if reason is None:
+            return
+        self._take_outputs(now)
+        if not self._is_end_held() and self._end is None:
             self.replica.leave(f"the guest ended: {reason}", now)
             self._perform()
             self._fail(GuestError(f"the guest ended: {reason}"))
+
+    def _is_end_held(self) -> bool:
+        """Tell whether the guest came to its own end, and that is not safe yet."""
+        steps = self.replica.steps
+        if not isinstance(steps, Active) or not steps.gate.held:
+            return False
+        return steps.gate.held[-1].output.channel == END_CHANNEL
 
     # --- effects ---------------------------------------------------------------------------------------------------
 
@@ -267,6 +290,7 @@ class Driver:
                 self._change_engine(effect.engine)
             case do.Stop():
                 self._pause_for_good()
+                self._hands.release()
             case do.Follow():
                 self._start_following(effect)
             case do.Execute():
@@ -280,6 +304,7 @@ class Driver:
                 self._load(effect)
             case do.Unload():
                 self._guest.pause()
+                self._hands.release()
             case do.Forget():
                 self._hands.forget(effect.batches)
                 self._packer.acknowledged(effect.batches)
@@ -288,7 +313,12 @@ class Driver:
             case do.Fail():
                 self._fail(effect.error)
             case do.Adopt():
-                self._hands.adopt(self._memory.memory_digest, effect.staging_bytes)
+                self._hands.adopt(self._memory.digests, effect.staging_bytes)
+            case do.WarmUp():
+                self._is_warming_up = True
+            case do.Measure():
+                self._stored.measure()
+                self.replica.on_measured(self._clock.now())
             case do.StartCopy() | do.CollectRound() | do.CopyMore() | do.Cut():
                 self._capture(effect)
             case _:
@@ -307,7 +337,10 @@ class Driver:
             self._hands.let_go(batch)
 
     def _release(self, effect: do.Release) -> None:
-        self._world.release(effect.output)
+        if effect.output.channel == END_CHANNEL:
+            self._end = f"the guest ended: {effect.output.payload.decode(errors='replace')}"
+        else:
+            self._world.release(effect.output)
         self._counters.released((self._clock.now() - effect.since) / 1000)
 
     def _start_following(self, effect: do.Follow) -> None:
@@ -339,6 +372,12 @@ class Driver:
         elif outcome is not None:
             self.replica.on_agreed(outcome, now)
         self._perform()
+
+    def _warm_up(self, now: Nanos) -> None:
+        """Copy a portion of the memory that a switchover will start from."""
+        if self._is_warming_up and self._hands.warm_up(self._memory.digests):
+            self._is_warming_up = False
+            self.replica.on_warm(now)
 
     def _load(self, effect: do.Load) -> None:
         if self._follower is not None:
@@ -443,7 +482,11 @@ class Driver:
         self._sink.close()
 
     def _fail(self, error: FtvmError) -> None:
-        self._tell(HostFailed(at=self._clock.now(), guest_id=self.settings.guest_id, error=str(error)))
+        at, guest_id = self._clock.now(), self.settings.guest_id
+        if isinstance(error, GuestEnded):
+            self._tell(GuestFinished(at=at, guest_id=guest_id, reason=str(error)))
+        else:
+            self._tell(HostFailed(at=at, guest_id=guest_id, error=str(error)))
         self.halt(error)
 
     def halt(self, error: FtvmError) -> None:

@@ -48,6 +48,11 @@ class NumberingSink:
         """The index of the last log record; exact only while the guest is paused."""
         return self._log_next - 1
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing has come since the last drain."""
+        return not self._items
+
     def open(self, output_next: int, log_next: int, *, is_logging: bool) -> None:
         """Let outputs in, and log records if `is_logging`; the next ones get these numbers."""
         self._items.clear()

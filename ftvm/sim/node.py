@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Node", "SimWorld"]
 
-STEP_DELAY_NS = 20_000
 RELEASE_NS_MAX = 2_000_000
 ORIGIN_NS_MAX = 10**15
 
@@ -121,7 +120,7 @@ class Node:
         """Have the node stepped soon, once."""
         if not self._is_step_planned:
             self._is_step_planned = True
-            self.world.timeline.after(STEP_DELAY_NS, self._step)
+            self.world.timeline.after(self.world.plan.wake_ns, self._step)
 
     def note(self, event: Event) -> None:
         """Look at what the production code tells."""

@@ -42,6 +42,7 @@ class Plan:
 
     rates       probability of each fault of single messages; absent: off
     happenings  the kinds of happenings that are on
+    wake_ns     how long a host takes from being woken to its step
     drift_ppm   no clock is faster or slower than the true time by more
     """
 
@@ -54,6 +55,7 @@ class Plan:
     input_ns_max: int
     link_delay_ns: int
     link_jitter_ns: int
+    wake_ns: int
     drift_ppm: int
     rates: dict[str, float]
     happenings: frozenset[str]
@@ -76,9 +78,10 @@ def draw(seed: int, engine: Engine | None = None) -> Plan:
         pages_per_step=chance.choice([1, 2, 4]),
         output_every=chance.choice([1, 2, 4]),
         guest_step_ns=chance.choice([5, 10, 20]) * _MS,
-        input_ns_max=chance.choice([20, 50, 100]) * _MS,
+        input_ns_max=chance.choice([40, 100, 200]) * _MS,
         link_delay_ns=chance.choice([50_000, 200_000, 2 * _MS]),
         link_jitter_ns=chance.choice([50_000, 1 * _MS]),
+        wake_ns=chance.choice([20_000, 500_000, 2 * _MS]),
         drift_ppm=chance.choice([0, 200, 20_000]),
         rates={
             kind: rate

@@ -25,8 +25,9 @@ class Timeline:
 
     def run_until(self, end: int) -> None:
         """Run all that is planned up to `end`, and what that plans."""
-        while self._heap and self._heap[0][0] <= end:
-            at, _, action = heapq.heappop(self._heap)
+        heap, pop = self._heap, heapq.heappop
+        while heap and heap[0][0] <= end:
+            at, _, action = pop(heap)
             self.now = Nanos(at)
             self.events += 1
             action()

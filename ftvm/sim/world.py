@@ -39,7 +39,7 @@ MS: Final = 1_000_000
 SECOND: Final = 1_000 * MS
 
 START_NS_MAX: Final = SECOND
-FAULTS_NS: Final = 3 * SECOND
+FAULTS_NS: Final = 2_500 * MS
 CALM_NS_MAX: Final = 8 * SECOND
 """So long after the world was healed the guest must run, protected, and its outputs flow; mostly it takes a tenth."""
 
@@ -188,7 +188,8 @@ class World:
 
     def was_released(self, replica: str, output: Output) -> None:
         """Note that an output left a host."""
-        self.trace(f"OUT {output.number} of {replica}")
+        if self.traces:
+            self.trace(f"OUT {output.number} of {replica}")
         self.outputs.was_released(replica, output)
 
     # --- happenings ------------------------------------------------------------------------------------------------

@@ -49,10 +49,6 @@ class FakeMemory:
 
     def __init__(self) -> None:
         self.memory_digest = 0
-        self.written: Callable[[], int] = lambda: self.memory_digest
-
-    def measure(self) -> None:
-        self.memory_digest = self.written()
 
     def clear(self) -> None:
         self.memory_digest = 0
@@ -149,9 +145,6 @@ class Host:
 
     # --- the guest -------------------------------------------------------------------------------------------------
 
-    def __post_init__(self) -> None:
-        self.memory.written = lambda: self.value
-
     def emit(self, *payloads: bytes) -> None:
         """Have the guest say something."""
         outputs = []
@@ -213,6 +206,11 @@ class Host:
                 self.replica.on_load_failed(self.load_error, now)
             case do.Load():
                 self.replica.on_loaded(now)
+            case do.WarmUp():
+                self.replica.on_warm(now)
+            case do.Measure():
+                self.memory.memory_digest = self.value
+                self.replica.on_measured(now)
             case do.Adopt():
                 self.value = self.shipped = self.memory.memory_digest
             case do.StartCopy():
