@@ -20,6 +20,7 @@ from ftvm.events import (
     CopyProgress,
     Diverged,
     Event,
+    Halted,
     HostFailed,
     JoinRefused,
     PeerMisbehaved,
@@ -29,6 +30,9 @@ from ftvm.events import (
     SessionEnded,
     Solo,
     Suspected,
+    SwitchedAway,
+    SwitchedHere,
+    SwitchFailed,
     TookOver,
     TransportTrouble,
 )
@@ -145,6 +149,17 @@ def describe(event: Event) -> str:
             return f"protected: {event.standby} stands by (generation {event.generation})"
         case Solo():
             return f"solo: {event.reason} (generation {event.generation})"
+        case Halted():
+            return f"the guest stands still until there is a standby: {event.reason}"
+        case SwitchedAway():
+            return (
+                f"switched over: the guest goes on at the other host (generation {event.generation}); "
+                f"it stood still for {event.pause_ns / _MS:.0f} ms"
+            )
+        case SwitchedHere():
+            return f"switched over: the guest goes on here (generation {event.generation}, epoch {event.epoch})"
+        case SwitchFailed():
+            return f"no switchover: {event.reason}"
         case Suspected():
             return (
                 f"suspicion: the peer is silent for {event.silence_ns / _MS:.0f} ms (limit {event.limit_ns / _MS:.0f})"
