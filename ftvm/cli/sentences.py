@@ -20,6 +20,7 @@ _SENTENCES: Final[dict[type[Event], Callable[[Any], str]]] = {
     events.RecordLearned: lambda e: f"record: generation {e.generation}, {_names(e)}",
     events.Protected: lambda e: f"protected: {e.standby} stands by (generation {e.generation})",
     events.Solo: lambda e: f"solo: {e.reason} (generation {e.generation})",
+    events.Halted: lambda e: f"the guest stands still until there is a standby: {e.reason}",
     events.Suspected: lambda e: (
         f"suspicion: the peer is silent for {e.silence_ns / _MS:.0f} ms (limit {e.limit_ns / _MS:.0f})"
     ),

@@ -81,6 +81,7 @@ class World:
             creates=True,
             timing=self.plan.timing,
             limits=Limits(batch_bytes=1 << 16, copy_rest_pages=4),
+            halts_alone=self.plan.halts_alone,
         )
         self.incarnations: Counter[str] = Counter()
         self._steps_of_dead = 0
