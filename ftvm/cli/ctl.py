@@ -36,6 +36,20 @@ def _print(status: Status, is_json: bool) -> None:
 @ctl.command()
 @asking_options
 @guest_option
+@click.option(
+    "--timeout", default=30.0, show_default=True, metavar="S", help="When to call it off, if it cannot be done."
+)
+def switchover(control: str | None, guest_id: str | None, is_json: bool, timeout: float) -> None:
+    """Hand a guest over to its standby: planned, without a takeover. This host stands by for it afterwards.
+
+    Exit status: 0 once the guest runs on the other host, 1 if it came to nothing and the guest goes on here.
+    """
+    _tell(control, guest_id, is_json, lambda guest: guest.switch_over(timeout))
+
+
+@ctl.command()
+@asking_options
+@guest_option
 def stop(control: str | None, guest_id: str | None, is_json: bool) -> None:
     """End a host in order, as Ctrl-C and SIGTERM do: its standby, if any, takes over."""
     _tell(control, guest_id, is_json, lambda guest: guest.stop())

@@ -6,11 +6,13 @@ from typing import Final
 import click
 
 from ftvm.cli.exits import run_command
+from ftvm.cli.streams import fill_closed
 
 __all__ = ["main"]
 
 _COMMANDS: Final = {
     "chaos": "Break a real pair in every way there is, and check that nothing was lost.",
+    "check": "Say what would fail if a host were started here, and how to mend it.",
     "ctl": "Tell a running host what to do: another engine, switch over, stop.",
     "demo": "A live failover on this machine: kill the primary, the guest lives on.",
     "init": "Create or vacate the arbiter's record of a guest.",
@@ -60,4 +62,5 @@ def ftvm(debug: bool) -> None:
 
 def main() -> None:
     """Run the command line."""
+    fill_closed()
     run_command(lambda: ftvm(prog_name="ftvm"))

@@ -30,6 +30,14 @@ class Controls(Protocol):
         """Return where things stand now."""
         ...
 
+    def switch_over(self, limit_ns: Nanos) -> Pending:
+        """Start to hand the guest over to the standby; called off if it is not under way within `limit_ns`.
+
+        Raises LocalProtocolError if the guest does not run here or has no standby; what is returned raises
+        SwitchoverFailed if it came to nothing, and the guest goes on here.
+        """
+        ...
+
     def ask_to_stop(self, reason: str) -> None:
         """Have the host's `wait` and `check` raise ClosedError, so that whoever runs it ends it in order."""
         ...

@@ -126,6 +126,16 @@ class GuestHandle:
         """Ask where things stand now."""
         return self._ask({"do": "status"})
 
+    def switch_over(self, timeout: float = 30.0) -> None:
+        """Hand the guest over to its standby; this host stands by afterwards. Returns once the guest runs over there.
+
+        timeout  seconds until it is called off, if it is not under way by then
+
+        Raises LocalProtocolError if the guest does not run here or has no standby, SwitchoverFailed if it came to
+        nothing: the guest goes on here then.
+        """
+        self._ask({"do": "switchover", "seconds": timeout}, timeout + self._line.timeout)
+
     def stop(self) -> None:
         """Have the host end as by a signal; returns once it is asked, not once it has ended."""
         self._ask({"do": "stop"})

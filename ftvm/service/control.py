@@ -6,23 +6,24 @@ lines, waiting requests and events. requests.py says what is said over it.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ftvm.errors import ConfigError, FtvmError, InternalError, LimitExceeded
 from ftvm.events import Event
 from ftvm.runtime.attend import Controls, Pending
 from ftvm.service.places import listen_privately
-from ftvm.service.requests import Lines, error_line, json_line, parse_request
+from ftvm.service.requests import Lines, error_line, json_line, number_in, parse_request
 from ftvm.service.server import Server
-from ftvm.units import Nanos
+from ftvm.units import Nanos, seconds_to_nanos
 
 __all__ = ["ControlSocket"]
 
 EVENTS_WAITING_MAX: Final = 4096
 REQUESTS_WAITING_MAX: Final = 64
+SWITCHOVER_SECONDS_MAX: Final = 3600
 
 
 class ControlSocket:
@@ -148,23 +149,41 @@ class _Dialogue:
         elif (verb := _VERBS.get(request["do"])) is None:
             raise ConfigError(f"there is no request {request['do']!r}; there are: {', '.join(_VERBS)}, events")
         else:
-            yield json_line({"ok": verb(self._controls)})
+            result = verb(self._controls, request)
+            if callable(result):
+                self._pending = result
+            else:
+                yield json_line({"ok": result})
 
 
-def _guests(controls: Controls) -> object:
+def _guests(controls: Controls, request: Mapping[str, Any]) -> list[dict[str, Any]]:
+    del request
     return [controls.status().as_dict()]
 
 
-def _status(controls: Controls) -> object:
+def _status(controls: Controls, request: Mapping[str, Any]) -> dict[str, Any]:
+    del request
     return controls.status().as_dict()
 
 
-def _stop(controls: Controls) -> object:
+def _switch_over(controls: Controls, request: Mapping[str, Any]) -> Pending:
+    return controls.switch_over(seconds_to_nanos(number_in(request, "seconds", SWITCHOVER_SECONDS_MAX)))
+
+
+def _stop(controls: Controls, request: Mapping[str, Any]) -> dict[str, Any]:
+    del request
     controls.ask_to_stop("an operator asked this host to stop")
     return controls.status().as_dict()
 
 
-_VERBS: Final[dict[str, Callable[[Controls], object]]] = {"guests": _guests, "status": _status, "stop": _stop}
+_Verb = Callable[[Controls, Mapping[str, Any]], list[dict[str, Any]] | dict[str, Any] | Pending]
+
+_VERBS: Final[dict[str, _Verb]] = {
+    "guests": _guests,
+    "status": _status,
+    "switchover": _switch_over,
+    "stop": _stop,
+}
 
 
 def _event_line(event: Event) -> bytes:

@@ -2,6 +2,7 @@
 
     {"do": "guests"}                                    the status of each guest of this process
     {"do": "status", "guest": ID}                       one of them; the id may be left out where there is one guest
+    {"do": "switchover", "guest": ID, "seconds": S}     hand the guest over; answered once it runs on the other host
     {"do": "stop", "guest": ID}                         end the host as a signal would
     {"do": "events"}                                    from now on, each event as it comes; ends with the connection
 
@@ -11,12 +12,13 @@ out.
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any, Final
 
 from ftvm import errors
 from ftvm.errors import BrokenError, ConfigError, FtvmError, LimitExceeded, RemoteProtocolError
 
-__all__ = ["LINE_BYTES_MAX", "Lines", "error_line", "json_line", "parse_answer", "parse_request"]
+__all__ = ["LINE_BYTES_MAX", "Lines", "error_line", "json_line", "number_in", "parse_answer", "parse_request"]
 
 LINE_BYTES_MAX: Final = 1 << 16
 
@@ -55,6 +57,14 @@ def parse_request(line: bytes) -> dict[str, Any]:
     if not isinstance(request, dict) or not isinstance(request.get("do"), str):
         raise ConfigError('a request is a JSON object with a text under "do"')
     return request
+
+
+def number_in(request: Mapping[str, Any], name: str, highest: float) -> float:
+    """Return a number of a request; raises ConfigError unless it is one, above 0 and at most `highest`."""
+    value = request.get(name)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= highest:
+        raise ConfigError(f"{name} {value!r}: a number is needed, more than 0 and at most {highest:g}")
+    return value
 
 
 def parse_answer(line: bytes) -> Any:

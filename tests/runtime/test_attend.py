@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from ftvm.events import AttendantFailed, Event, Solo
-from ftvm.runtime.attend import Attendants, Controls
+from ftvm.runtime.attend import Attendants, Controls, Pending
 from ftvm.runtime.status import Status
 from ftvm.units import Nanos
 
@@ -48,6 +48,9 @@ class Guest:
     guest_id = "vm1"
 
     def status(self) -> Status:
+        raise NotImplementedError
+
+    def switch_over(self, limit_ns: Nanos) -> Pending:
         raise NotImplementedError
 
     def ask_to_stop(self, reason: str) -> None:

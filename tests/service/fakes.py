@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+from ftvm.errors import LocalProtocolError, SwitchoverFailed
+from ftvm.runtime.attend import Pending
 from ftvm.runtime.status import HISTOGRAM_BOUNDS_US, Histogram, Percentiles, Status
 from ftvm.units import Nanos
 
@@ -51,6 +53,8 @@ class FakeHost:
     def __init__(self, status: Status = STATUS) -> None:
         self.now = status
         self.asked: list[str] = []
+        self.is_switched_over = False
+        self.switchover_error: str | None = None
 
     @property
     def guest_id(self) -> str:
@@ -58,6 +62,18 @@ class FakeHost:
 
     def status(self) -> Status:
         return self.now
+
+    def switch_over(self, limit_ns: Nanos) -> Pending:
+        self.asked.append(f"switchover within {limit_ns} ns")
+        if self.now.standby is None:
+            raise LocalProtocolError("there is no standby")
+
+        def is_done() -> bool:
+            if self.switchover_error is not None:
+                raise SwitchoverFailed(self.switchover_error)
+            return self.is_switched_over
+
+        return is_done
 
     def ask_to_stop(self, reason: str) -> None:
         self.asked.append(f"stop: {reason}")

@@ -1,6 +1,7 @@
 """Asking running hosts: found by folder or socket, told apart, told what to do."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 import ftvm
 from ftvm.arbiters.memory import MemoryRecordStore
 from ftvm.engines.remus import Remus
-from ftvm.errors import BrokenError, ClosedError, ConfigError, RemoteProtocolError, TransportError
+from ftvm.errors import BrokenError, ClosedError, ConfigError, LocalProtocolError, RemoteProtocolError, TransportError
 from ftvm.events import Solo
 from ftvm.runtime.protection import Protection, Standby, protect
 from ftvm.runtime.status import Status
@@ -22,8 +23,8 @@ from ftvm.units import Nanos
 WAIT_SECONDS = 30.0
 
 
-def guest() -> SimGuest:
-    return SimGuest(page_count=4, pages_per_step=1, output_every=10, boots=True)
+def guest(*, boots: bool = True) -> SimGuest:
+    return SimGuest(page_count=4, pages_per_step=1, output_every=10, boots=boots)
 
 
 def host(folder: Path, guest_id: str) -> Protection:
@@ -107,6 +108,55 @@ def test_the_host_where_the_guest_runs_is_meant_if_two_hosts_have_it(tmp_path: P
     with standby, host(tmp_path, "vm1"), connect(f"ipc://{tmp_path}") as machine:
         assert [found.last_status.role for found in machine.guests()] == ["empty", "active"]
         assert machine.guest().last_status.role == "active"
+
+
+@contextmanager
+def pair(folder: Path) -> Iterator[tuple[Protection, Standby]]:
+    """A protected guest on two hosts, with a control socket each."""
+    store = MemoryRecordStore()
+    with ExitStack() as stack:
+        active = stack.enter_context(
+            protect(
+                guest(),
+                listen=f"ipc://{folder}/a",
+                peers=[f"ipc://{folder}/b"],
+                arbiter=store,
+                create=True,
+                guest_id="vm1",
+                attendants=[ControlSocket(f"ipc://{folder}/a.sock")],
+            )
+        )
+        standby = stack.enter_context(
+            Standby(
+                guest(boots=False),
+                listen=f"ipc://{folder}/b",
+                peers=[f"ipc://{folder}/a"],
+                arbiter=store,
+                guest_id="vm1",
+                attendants=[ControlSocket(f"ipc://{folder}/b.sock")],
+            )
+        )
+        assert active.wait_protected(WAIT_SECONDS)
+        yield active, standby
+
+
+def test_an_operator_hands_a_guest_over_and_back(tmp_path: Path) -> None:
+    with pair(tmp_path) as (active, standby), connect(f"ipc://{tmp_path}") as machine:
+        first = machine.guest("vm1")
+        first.switch_over(WAIT_SECONDS)
+        assert standby.wait(WAIT_SECONDS) is not None
+        second = machine.guest("vm1")
+
+        assert (first.status().role, second.last_status.role) == ("standby", "active")
+        assert second.path != first.path
+        second.switch_over(WAIT_SECONDS)
+        assert second.last_status.role == "standby"
+        assert active.status().generation == second.last_status.generation
+
+
+def test_a_guest_without_a_standby_cannot_be_handed_over(two_guests: Connection) -> None:
+    with pytest.raises(LocalProtocolError):
+        two_guests.guest("vm1").switch_over()
 
 
 def test_sockets_that_nobody_answers_at_are_passed_over(two_guests: Connection) -> None:

@@ -52,6 +52,14 @@ class Operator:
         line, _, self._rest = self._rest.partition(b"\n")
         return json.loads(line)
 
+    def try_answer(self) -> Any:
+        """Raise BlockingIOError unless an answer is there now."""
+        self._socket.setblocking(False)
+        try:
+            return self.answer()
+        finally:
+            self._socket.settimeout(WAIT_SECONDS)
+
     def close(self) -> None:
         self._socket.close()
 
@@ -102,6 +110,39 @@ def test_a_stop_reaches_the_host(operator: Operator, host: FakeHost) -> None:
     operator.ask(do="stop", guest="vm1")
 
     assert host.asked == ["stop: an operator asked this host to stop"]
+
+
+def test_a_switchover_is_answered_once_it_is_done_and_what_follows_waits(operator: Operator, host: FakeHost) -> None:
+    operator.say(b'{"do": "switchover", "seconds": 2}\n{"do": "dance"}\n')
+    with pytest.raises(BlockingIOError):
+        operator.try_answer()
+
+    host.is_switched_over = True
+
+    assert [next(iter(operator.answer())) for _ in range(2)] == ["ok", "error"]
+    assert host.asked == ["switchover within 2000000000 ns"]
+
+
+def test_a_switchover_that_came_to_nothing_is_told_of(operator: Operator, host: FakeHost) -> None:
+    operator.say(b'{"do": "switchover", "seconds": 2}\n')
+
+    host.switchover_error = "the standby does not answer"
+
+    assert operator.answer() == {"error": {"type": "SwitchoverFailed", "message": "the standby does not answer"}}
+
+
+def test_a_switchover_that_cannot_be_is_refused_at_once(operator: Operator, host: FakeHost) -> None:
+    host.change(standby=None)
+
+    assert operator.ask(do="switchover", seconds=2)["error"]["type"] == "LocalProtocolError"
+
+
+@pytest.mark.parametrize("seconds", [None, True, 0, -1, "1", 1e9, float("nan")])
+def test_a_switchover_without_a_bound_is_refused(operator: Operator, host: FakeHost, seconds: object) -> None:
+    error = operator.ask(do="switchover", seconds=seconds)["error"]
+
+    assert error["message"].startswith("seconds ")
+    assert host.asked == []
 
 
 @pytest.mark.parametrize(

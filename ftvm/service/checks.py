@@ -1,0 +1,225 @@
+"""What would fail if a host were started here with these settings, and how to mend it: `ftvm check`.
+
+Each check looks at one thing as a start would, leaves it as it was, and yields findings. Knows nothing of command
+lines: it is given what it looks at. A failure keeps a host from starting or from ever taking over; a warning is
+something that works and will disappoint.
+"""
+
+import mmap
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Final
+
+from ftvm._native.memory import NativeMemory
+from ftvm.arbiters.etcdhttp import parse_etcd_url
+from ftvm.arbiters.urls import folder_of, open_record_store
+from ftvm.capture.trackers.userfault import UserfaultTracker
+from ftvm.errors import ConfigError, FtvmError
+from ftvm.transport.endpoints import Endpoint, parse_endpoint, resolve
+from ftvm.transport.keys import Keys
+from ftvm.transport.zeromq import ZeroMqTransport
+from ftvm.units import PAGE_BYTES
+
+__all__ = [
+    "Finding",
+    "Level",
+    "check_arbiter",
+    "check_arbiter_place",
+    "check_endpoint",
+    "check_memory",
+    "check_opens",
+    "check_peers",
+    "check_tracking",
+]
+
+CONNECT_SECONDS: Final = 1.0
+STAGING_BYTES: Final = 256 << 20
+"""As ftvm.config.Limits has it, beside guest memory and its shadow."""
+
+SHARED_FILE_SYSTEMS: Final = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "gfs2", "ocfs2", "lustre", "beegfs", "9p", "virtiofs", "afs"}
+)
+"""Those that another host can see, too. Anything in user space (fuse) may be."""
+
+
+class Level(Enum):
+    """How much a finding matters."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILURE = "failure"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at. `remedy` is empty where nothing needs mending."""
+
+    level: Level
+    subject: str
+    text: str
+    remedy: str = ""
+
+
+def check_tracking() -> Iterator[Finding]:
+    """Look whether the kernel can track writes to memory that others write, as QEMU guests need."""
+    subject = "dirty page tracking"
+    memory = NativeMemory([memoryview(mmap.mmap(-1, 4 * PAGE_BYTES))])
+    try:
+        UserfaultTracker(memory).close()
+    except ConfigError as wrong:
+        remedy = "use Linux 6.7 or later, or the built-in machine, which tracks its writes itself"
+        yield Finding(level=Level.WARNING, subject=subject, text=str(wrong), remedy=remedy)
+        return
+    yield Finding(level=Level.OK, subject=subject, text="the kernel has userfaultfd with WP_ASYNC, and PAGEMAP_SCAN")
+
+
+def check_memory(guest_bytes: int, available_bytes: int | None = None) -> Iterator[Finding]:
+    """Look whether the guest's memory, its shadow and what is staged would fit."""
+    needed = 2 * guest_bytes + STAGING_BYTES
+    available = _available_bytes() if available_bytes is None else available_bytes
+    text = f"up to {needed >> 20} MiB may be needed (the guest's memory twice, and staging)"
+    if needed > available:
+        told = f"{text}; {available >> 20} MiB are available"
+        remedy = "give the guest less with --memory, or free some: a host that runs out of memory is killed"
+        yield Finding(level=Level.WARNING, subject="memory", text=told, remedy=remedy)
+    else:
+        yield Finding(level=Level.OK, subject="memory", text=f"{text}, and {available >> 20} MiB are available")
+
+
+def check_endpoint(listen: str, keys: Keys | None) -> Iterator[Finding]:
+    """Listen as a host would, with its keys."""
+    try:
+        ZeroMqTransport(listen=listen, peers=(), keys=keys).close()
+    except FtvmError as wrong:
+        remedy = "choose another port or stop who has it; off loopback, name keys with --key and --allow"
+        yield Finding(level=Level.FAILURE, subject="listen", text=str(wrong), remedy=remedy)
+        return
+    secured = "with keys" if keys is not None else "without keys, reachable from this machine only"
+    yield Finding(level=Level.OK, subject="listen", text=f"{listen} can be listened on, {secured}")
+
+
+def check_peers(peers: Sequence[str], keys: Keys | None, *, is_needed: bool) -> Iterator[Finding]:
+    """Look whether each peer has an address, a key that is known, and somebody who answers."""
+    if not peers:
+        level = Level.FAILURE if is_needed else Level.WARNING
+        text = "no peer is named" + ("" if is_needed else ": this host could not rejoin once another has taken over")
+        yield Finding(level=level, subject="peer", text=text, remedy="name the other host with --peer")
+    for peer in peers:
+        try:
+            if keys is not None:
+                keys.server_of(peer)
+            place = parse_endpoint(peer)
+            resolve(place)
+        except FtvmError as wrong:
+            remedy = "mend the name, or say --peer ENDPOINT=FILE.pub where several keys are allowed"
+            yield Finding(level=Level.FAILURE, subject="peer", text=str(wrong), remedy=remedy)
+            continue
+        yield _answering(place)
+
+
+def _answering(place: Endpoint) -> Finding:
+    if place.scheme == "tcp":
+        try:
+            socket.create_connection((place.host, place.port), CONNECT_SECONDS).close()
+        except OSError as wrong:
+            why = wrong.strerror or str(wrong)
+            return Finding(
+                level=Level.WARNING,
+                subject="peer",
+                text=f"{place.text}: nobody answers ({why})",
+                remedy="no harm if the other host is not started yet; else look at its --listen and at firewalls",
+            )
+    return Finding(level=Level.OK, subject="peer", text=f"{place.text} is known")
+
+
+def check_arbiter(url: str, guest_id: str) -> Iterator[Finding]:
+    """Read the guest's record."""
+    try:
+        store = open_record_store(url)
+        try:
+            record = store.read(guest_id)
+        finally:
+            store.close()
+    except FtvmError as wrong:
+        remedy = "without an arbiter no host starts and none takes over: make it reachable from both hosts"
+        yield Finding(level=Level.FAILURE, subject="arbiter", text=str(wrong), remedy=remedy)
+        return
+    if record.generation == 0:
+        text = f"{url} answers; it has no record of guest {guest_id!r}"
+        remedy = f"run `ftvm init --arbiter {url} --guest {guest_id}` once, or start the primary with --create"
+        yield Finding(level=Level.WARNING, subject="arbiter", text=text, remedy=remedy)
+        return
+    who = f"active {record.active or 'none'}, standby {record.standby or 'none'}"
+    yield Finding(level=Level.OK, subject="arbiter", text=f"{url} answers: generation {record.generation}, {who}")
+
+
+def check_arbiter_place(url: str, mounts: str | None = None) -> Iterator[Finding]:
+    """Look whether the arbiter would survive this host."""
+    remedy = "put it on storage that both hosts reach, or use an etcd with members elsewhere"
+    dies = "it dies with this host, and then the other host may not take over"
+    if url.startswith("file:"):
+        kind = _file_system_of(folder_of(url), mounts)
+        if kind is not None and kind not in SHARED_FILE_SYSTEMS and not kind.startswith("fuse"):
+            text = f"{url} is on a file system of this host alone ({kind}): {dies}"
+            yield Finding(level=Level.WARNING, subject="arbiter's place", text=text, remedy=remedy)
+            return
+    elif url.startswith("etcd"):
+        hosts = [host for host, _ in parse_etcd_url(url).members]
+        if all(_is_here(host) for host in hosts):
+            text = f"every member of {url} is on this host: {dies}"
+            yield Finding(level=Level.WARNING, subject="arbiter's place", text=text, remedy=remedy)
+            return
+    yield Finding(level=Level.OK, subject="arbiter's place", text="it does not live on this host alone")
+
+
+def check_opens(subject: str, text: str, open_and_close: Callable[[], object]) -> Iterator[Finding]:
+    """Open something as a host would, and close it again; `text` says what it means that this works."""
+    try:
+        open_and_close()
+    except FtvmError as wrong:
+        remedy = "choose another place, or stop who has this one"
+        yield Finding(level=Level.FAILURE, subject=subject, text=str(wrong), remedy=remedy)
+        return
+    yield Finding(level=Level.OK, subject=subject, text=text)
+
+
+def _file_system_of(folder: str, mounts: str | None) -> str | None:
+    """Return the kind of file system that a folder is on, by the longest mount point that holds it."""
+    if mounts is None:
+        mounts = Path("/proc/self/mounts").read_text(errors="replace")
+    real = os.path.realpath(folder)
+    best, kind = "", None
+    for line in mounts.splitlines():
+        fields = line.split(" ")
+        if len(fields) < 3:
+            continue
+        point = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), fields[1])
+        is_above = real == point or real.startswith(point.rstrip("/") + "/")
+        if is_above and len(point) >= len(best):
+            best, kind = point, fields[2]
+    return kind
+
+
+def _is_here(host: str) -> bool:
+    """Tell whether a name is of an address of this machine: whether something could be bound to it."""
+    try:
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    for family, kind, _, _, address in found:
+        with socket.socket(family, kind) as probe:
+            try:
+                probe.bind(address)
+            except OSError:
+                return False
+    return True
+
+
+def _available_bytes() -> int:
+    found = re.search(r"^MemAvailable:\s+(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    return int(found[1]) << 10 if found is not None else 0

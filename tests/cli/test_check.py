@@ -1,0 +1,92 @@
+"""`ftvm check`: the whole of it, on a file that is right and on files that are wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ftvm.transport.keys import write_keypair
+
+from .conftest import Run
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    for name in ("a", "b"):
+        write_keypair(tmp_path / name)
+    path = tmp_path / "vm1.toml"
+    path.write_text(
+        f'listen = "tcp://127.0.0.1:0"\npeer = ["tcp://127.0.0.1:9"]\narbiter = "file://{tmp_path}"\nguest = "vm1"\n'
+        f'memory = "8M"\nkey = "{tmp_path}/a.key"\nallow = ["{tmp_path}/b.pub"]\n'
+    )
+    return path
+
+
+def test_a_sound_configuration_would_start_and_is_warned_of_what_will_disappoint(ftvm: Run, config: Path) -> None:
+    outcome = ftvm("check", config)
+
+    assert outcome.status == 0
+    assert "FAILURE" not in outcome.out
+    assert "ok      settings: all of them make sense" in outcome.out
+    assert "warning peer: tcp://127.0.0.1:9: nobody answers" in outcome.out
+    assert "has no record of guest 'vm1'" in outcome.out
+
+
+def test_checking_leaves_everything_as_it_was(ftvm: Run, config: Path) -> None:
+    before = sorted(path.name for path in config.parent.rglob("*") if path.name != "ftvm")
+
+    ftvm("check", config)
+
+    assert sorted(path.name for path in config.parent.rglob("*") if path.name != "ftvm") == before
+
+
+def test_json_has_level_subject_text_and_remedy(ftvm: Run, config: Path) -> None:
+    told = json.loads(ftvm("check", config, "--json").out)
+
+    assert all(set(finding) == {"level", "subject", "text", "remedy"} for finding in told)
+    subjects = ["settings", "listen", "peer", "arbiter", "arbiter's place", "nic", "service", "memory"]
+    assert [finding["subject"] for finding in told] == [*subjects, "dirty page tracking"]
+
+
+def test_a_key_that_others_can_read_is_a_failure_that_says_how_to_mend_it(ftvm: Run, config: Path) -> None:
+    (config.parent / "a.key").chmod(0o644)
+
+    outcome = ftvm("check", config)
+
+    assert outcome.status == 1
+    assert "FAILURE key: " in outcome.out
+    assert "chmod" in outcome.out
+
+
+def test_several_wrong_settings_are_all_found_and_the_rest_is_still_looked_at(ftvm: Run, config: Path) -> None:
+    config.write_text(config.read_text().replace('"8M"', '"lots"').replace('"vm1"', '""') + 'engine = "warp"\n')
+
+    outcome = ftvm("check", config)
+
+    assert outcome.status == 1
+    for subject in ("guest", "memory", "engine"):
+        assert f"FAILURE {subject}: " in outcome.out
+    assert "ok      listen: " in outcome.out
+
+
+def test_a_standby_without_a_peer_would_fail_and_a_primary_not(ftvm: Run, config: Path) -> None:
+    config.write_text("".join(line for line in config.read_text().splitlines(True) if not line.startswith("peer")))
+
+    assert ftvm("check", config).status == 0
+    assert ftvm("check", config, "--role", "standby").status == 1
+
+
+def test_a_file_that_cannot_be_read_is_wrong_usage(ftvm: Run, tmp_path: Path) -> None:
+    outcome = ftvm("check", tmp_path / "none.toml")
+
+    assert outcome.status == 2
+    assert "none.toml cannot be read" in outcome.err
+
+
+def test_a_key_that_is_none_is_wrong_usage(ftvm: Run, config: Path) -> None:
+    config.write_text("lisen = 3\n")
+
+    outcome = ftvm("check", config)
+
+    assert outcome.status == 2
+    assert "did you mean 'listen'?" in outcome.err

@@ -1,0 +1,93 @@
+"""The pair protocol holds in every history within the bounds; a model that is broken, or does nothing, is noticed."""
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from .checker import check, missing
+
+pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+
+BREAKS: Final[dict[str, dict[str, str]]] = {
+    "nothing is held": {
+        r"MayRelease(h, n) == \A s \in": r"MayRelease(h, n) == TRUE \/ \A s \in",
+    },
+    "a DROP counts as in force once it is proposed": {
+        r"    {Known(h).stb} \cup": r"    (IF IsProposing(h) THEN {} ELSE {Known(h).stb}) \cup",
+    },
+    "an ADD is proposed without the joint hold": {
+        "(IF IsProposing(h) THEN {prop[h].stb} ELSE {})": "{}",
+    },
+    "an ADD is proposed before the joiner has caught up": {
+        r"/\ acked[h] >= rel[h]": r"/\ TRUE",
+    },
+    "an acknowledgement of another session is counted": {
+        r"\E s \in {sess[h]} :": r"\E s \in 1..Len(wire) :",
+    },
+    "an acknowledgement is sent before the commit": {
+        "![sess[h]].acked = n]": "![sess[h]].acked = Len(Mine(h).hist)]",
+    },
+    "a gap is skipped": {
+        r"\E n \in {Len(hist[h]) + 1} :": r"\E n \in (Len(hist[h]) + 1)..MaxSteps :",
+    },
+    "a replica id survives a restart": {
+        "![h] = <<h, @[2] + 1>>]": "![h] = @]",
+    },
+    "a proposal is given up": {
+        r"/\ g <= prop[h].base THEN prop[h]": r"/\ FALSE THEN prop[h]",
+    },
+    "a standby runs as soon as it has proposed its TAKE": {
+        "CASE record.act = id[h]": r"CASE IsStandby(h) /\ IsProposing(h) -> BecomeActive(h, g) [] record.act = id[h]",
+    },
+    "a claimant still acknowledges, and runs from what it had when it claimed": {
+        r"/\ ~IsProposing(h)                                       \* from its claim on": r"/\ TRUE  \*",
+        "Append(@, Mine(h).hist[n])]": "IF IsProposing(h) THEN @ ELSE Append(@, Mine(h).hist[n])]",
+    },
+    "a SWITCH is resumed from on a time-out": {
+        r"/\ ~IsSwitching(h)": r"/\ TRUE",
+    },
+    "a SWITCH does not wait for the last epoch": {
+        r"/\ acked[h] = Len(hist[h])": r"/\ TRUE",
+    },
+}
+"""Lines of the protocol that somebody could write by mistake (PROTOCOL.md, "break:"), as {text: text broken}."""
+
+WITNESSES: Final = ("NoTakeover", "NoSwitchThereAndBack", "NoLateRelease", "NoReprotection")
+
+NEED_A_SECOND_LIFE: Final = (
+    "an acknowledgement of another session is counted",
+    "a replica id survives a restart",
+    "NoReprotection",
+)
+"""What cannot be seen where nobody ever starts again; all else is found sooner there."""
+
+
+def bounds_for(name: str) -> dict[str, int]:
+    return {} if name in NEED_A_SECOND_LIFE else {"MaxLives": 1}
+
+
+@pytest.mark.timeout(600)
+def test_no_history_within_the_bounds_breaks_the_protocol(tmp_path: Path) -> None:
+    outcome = check(tmp_path)
+
+    assert outcome.violated is None, outcome.said
+
+
+@pytest.mark.parametrize("planted", BREAKS)
+def test_a_planted_break_is_found(planted: str, tmp_path: Path) -> None:
+    outcome = check(tmp_path, replace=BREAKS[planted], bounds=bounds_for(planted))
+
+    assert outcome.violated is not None, "the broken protocol passed"
+
+
+@pytest.mark.parametrize("witness", WITNESSES)
+def test_the_bounds_leave_room_for_what_the_protocol_is_for(witness: str, tmp_path: Path) -> None:
+    outcome = check(tmp_path, invariants=(witness,), bounds=bounds_for(witness))
+
+    assert outcome.violated == witness
+
+
+def test_a_line_to_break_must_stand_exactly_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not once"):
+        check(tmp_path, replace={"VARIABLES that do not exist": ""})
