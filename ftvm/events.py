@@ -16,6 +16,7 @@ __all__ = [
     "CopyProgress",
     "Diverged",
     "Event",
+    "GuestFinished",
     "Halted",
     "HostFailed",
     "JoinRefused",
@@ -211,6 +212,13 @@ class ArbiterTrouble(Event):
     """A request to the arbiter failed; it is tried again. Until it answers, no change of configuration happens."""
 
     error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestFinished(Event):
+    """The guest came to its own end, which is safe: this host is done."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

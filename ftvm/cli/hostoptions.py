@@ -20,7 +20,7 @@ from ftvm.guests.riscv.elf import parse_elf
 from ftvm.guests.riscv.guest import RiscvGuest
 from ftvm.guests.riscv.machine import RAM_BASE
 from ftvm.guests.riscv.programs import SUMMARIES, read_program
-from ftvm.interfaces import Engine, World
+from ftvm.interfaces import Engine, Guest, World
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.protection import HostOptions, check_guest_id
 from ftvm.runtime.world import CallbackWorld
@@ -29,7 +29,7 @@ from ftvm.transport.endpoints import parse_endpoint
 from ftvm.transport.keys import Keys, load_keys
 from ftvm.units import Nanos, seconds_to_nanos
 
-__all__ = ["HostArguments", "host_options", "parse_memory"]
+__all__ = ["HostArguments", "any_host_options", "host_options", "parse_memory"]
 
 _UNITS: Final = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _MEMORY_BYTES_MAX: Final = 64 << 30
@@ -39,10 +39,24 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def host_options(command: F) -> F:
-    """Add the shared options to a command."""
+    """Add the options of a host that runs the built-in machine to a command."""
+    return _PROGRAM(any_host_options(command))
+
+
+def any_host_options(command: F) -> F:
+    """Add to a command the options that hosts of all kinds of guests share."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+_PROGRAM: Final = click.option(
+    "--program",
+    default="kv",
+    show_default=True,
+    metavar="NAME|FILE",
+    help=f"What the built-in machine runs: an ELF file, or one of {', '.join(SUMMARIES)}.",
+)
 
 
 _OPTIONS: Final = (
@@ -58,13 +72,6 @@ _OPTIONS: Final = (
     click.option("--arbiter", metavar="URL", help="The record that decides, e.g. file:///shared/vm1. Needed."),
     click.option("--key", "key_file", metavar="FILE.key", help="This host's secret key, from `ftvm keygen`."),
     click.option("--allow", multiple=True, metavar="FILE.pub", help="A peer's public key. May be repeated."),
-    click.option(
-        "--program",
-        default="kv",
-        show_default=True,
-        metavar="NAME|FILE",
-        help=f"What the built-in machine runs: an ELF file, or one of {', '.join(SUMMARIES)}.",
-    ),
     click.option("--memory", default="64M", show_default=True, help="The machine's RAM, e.g. 64M or 1G."),
     click.option("--nic", metavar="CABLE", help="Its network: udp:LOCALPORT:REMOTEPORT, a frame in each datagram."),
     click.option("--mac", default="52:54:00:12:34:56", show_default=True, help="Its network address."),
@@ -108,7 +115,7 @@ class HostArguments:
     arbiter: str | None
     key_file: str | None
     allow: tuple[str, ...]
-    program: str
+    program: str = ""
     memory: str
     nic: str | None
     mac: str
@@ -169,7 +176,7 @@ class HostArguments:
             return None
         return load_keys(self.key_file, self.allow, named)
 
-    def guest(self, *, boots: bool) -> RiscvGuest:
+    def guest(self, *, boots: bool) -> Guest:
         """Build the machine: with its program for a primary, blank for a standby."""
         return RiscvGuest(
             self.image() if boots else None,
@@ -193,7 +200,7 @@ class HostArguments:
         return DatagramWorld(local, remote, mac=self.mac, console=write)
 
     @contextmanager
-    def opened(self, *, boots: bool) -> Iterator[tuple[RiscvGuest, HostOptions]]:
+    def opened(self, *, boots: bool) -> Iterator[tuple[Guest, HostOptions]]:
         """Build all that `protect` and `Standby` take, and close what of it is open at the end; all or nothing."""
         self.check()
         with ExitStack() as stack:
@@ -255,6 +262,8 @@ def _check_arbiter(arguments: HostArguments) -> None:
 
 
 def _check_program(arguments: HostArguments) -> None:
+    if not arguments.program:
+        return  # another kind of guest
     image = arguments.image()
     with suppress(ConfigError):  # a wrong size is told of with --memory
         parse_elf(image, ram_base=RAM_BASE, ram_bytes=parse_memory(arguments.memory))

@@ -5,7 +5,7 @@ from typing import Final
 from ftvm.cli.exits import Stopped, stop_on_signals
 from ftvm.cli.logreport import LogReport
 from ftvm.cli.report import JsonReport, Report, TextReport
-from ftvm.errors import ClosedError
+from ftvm.errors import ClosedError, GuestEnded
 from ftvm.events import Event
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.protection import Protection, Standby
@@ -48,8 +48,8 @@ class Reports:
 
 
 def run_until_stopped(host: Protection | Standby, report: Report) -> None:
-    """Report events and status until a signal or an operator's `ftvm ctl stop` comes, which is the normal end, or the
-    host fails, which raises."""
+    """Report events and status until a signal or an operator's `ftvm ctl stop` comes or the guest has come to its own
+    end, which are normal ends, or the host fails, which raises."""
     clock = MonotonicClock()
     told_at = clock.now()
     try:
@@ -61,6 +61,9 @@ def run_until_stopped(host: Protection | Standby, report: Report) -> None:
             if nanos_to_seconds(clock.now() - told_at) >= _STATUS_SECONDS:  # events come far more often
                 told_at = clock.now()
                 report.status(host.status())
+    except GuestEnded:
+        for event in host.events():  # the last word of it
+            report.event(event)
     except (Stopped, ClosedError):
         return
     finally:

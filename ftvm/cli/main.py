@@ -18,6 +18,7 @@ _COMMANDS: Final = {
     "keygen": "Make the key pair of one host.",
     "machine": "Run programs on the built-in RISC-V machine.",
     "primary": "Run a guest on this host and protect it.",
+    "qemu": "Protect a virtual machine that a stock QEMU runs.",
     "simulate": "Play the pair protocol in a seeded world of faults.",
     "standby": "Stand by for a guest, and take over when its host dies.",
     "status": "Tell how the guests of this machine fare.",

@@ -20,6 +20,7 @@ from ftvm.events import (
     CopyProgress,
     Diverged,
     Event,
+    GuestFinished,
     Halted,
     HostFailed,
     JoinRefused,
@@ -187,6 +188,8 @@ def describe(event: Event) -> str:
             return f"arbiter: {event.error}"
         case AttendantFailed():
             return f"the {event.name} failed and was closed; the guest goes on: {event.error}"
+        case GuestFinished():
+            return event.reason
         case HostFailed():
             return f"failed: {event.error}"
         case _:

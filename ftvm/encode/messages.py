@@ -163,9 +163,13 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leave:
-    """The sender ends the session, and why: a hint that shortens the other side's wait, no more."""
+    """The sender ends the session, and why: a hint that shortens the other side's wait, no more.
+
+    is_end  the guest came to its own end, which this standby has acknowledged: there is nothing to take over
+    """
 
     reason: str
+    is_end: bool = False
 
 
 Sequenced = Copy | EpochPart | Log

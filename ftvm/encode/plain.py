@@ -141,13 +141,13 @@ def _unpack_prepared(fields: Header, frames: Frames, _: Limits) -> Prepared:
 
 
 def _pack_leave(message: Leave) -> Packed:
-    return [message.reason[:TEXT_CHARS_MAX]], []
+    return [message.reason[:TEXT_CHARS_MAX], message.is_end], []
 
 
 def _unpack_leave(fields: Header, frames: Frames, _: Limits) -> Leave:
-    (reason,) = read_fields(fields, 1, "leave")
+    reason, is_end = read_fields(fields, 2, "leave")
     expect_no_frames(frames)
-    return Leave(reason=read_text(reason, "reason"))
+    return Leave(reason=read_text(reason, "reason"), is_end=read_flag(is_end, "end"))
 
 
 PLAIN_MESSAGES: Final = (

@@ -43,9 +43,9 @@ mount -t tmpfs tmp /tmp
 for module in /modules/*.ko; do insmod $module; done
 echo "guest: boot $(cat /proc/sys/kernel/random/boot_id)"
 if [ -n "$ftvm_write" ]; then
-  dd if=/dev/zero of=/tmp/room bs=4k count=16384 2>/dev/null
+  dd if=/dev/zero of=/tmp/room bs=4k count=8192 2>/dev/null
   (while :; do
-    page=$(( (RANDOM * 32768 + RANDOM) % (16384 - ftvm_write) ))
+    page=$(( (RANDOM * 32768 + RANDOM) % (8192 - ftvm_write) ))
     dd if=/dev/urandom of=/tmp/room bs=4k count=$ftvm_write seek=$page conv=notrunc 2>/dev/null
     usleep 100000
   done) &

@@ -452,6 +452,12 @@ class Active:
             self.core.send(self.session.peer, Lane.CONTROL, Leave(reason=reason), self.session.id)
         self._lose(reason, now)
 
+    def end(self, reason: str) -> None:
+        """Tell the standby that the guest came to its own end. It has acknowledged that: the end was released."""
+        if self.session is not None:
+            leave = Leave(reason=reason, is_end=True)
+            self.core.send(self.session.peer, Lane.CONTROL, leave, self.session.id)
+
     def _lose(self, reason: str, now: Nanos) -> None:
         """Go on without the standby: at once if the record does not name it, else as soon as a DROP is in force."""
         session = self.session

@@ -174,6 +174,11 @@ class Replica:
             self.steps.leave(reason, now)
         self._follow(now)
 
+    def end(self, reason: str) -> None:
+        """Say that the guest came to its own end, and why; nothing is to be taken over."""
+        if isinstance(self.steps, Active):
+            self.steps.end(reason)
+
     # --- what to do ------------------------------------------------------------------------------------------------
 
     def next_request(self, now: Nanos) -> Request | None:

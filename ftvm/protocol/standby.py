@@ -23,7 +23,7 @@ from ftvm.encode.messages import (
     Prepared,
     Sequenced,
 )
-from ftvm.errors import BadFrame, InternalError, LimitExceeded, RemoteProtocolError
+from ftvm.errors import BadFrame, GuestEnded, InternalError, LimitExceeded, RemoteProtocolError
 from ftvm.events import Committed as CommittedEvent
 from ftvm.events import (
     Diverged,
@@ -152,6 +152,8 @@ class Standby:
                 self.core.do(WarmUp())
             case Prepare() if self.claim.is_watching and message.epoch == self.committed.epoch:
                 self._prepare(now)
+            case Leave(is_end=True):
+                self.core.fail(GuestEnded(message.reason))
             case Leave():
                 self.watch.hurry()
             case _:

@@ -12,13 +12,13 @@ from operator import itemgetter
 from typing import assert_never, cast
 
 from ftvm._native.memory import NativeMemory
-from ftvm.checkpoint import Buffer, Checkpoint, PageBatch
+from ftvm.checkpoint import END_CHANNEL, Buffer, Checkpoint, PageBatch
 from ftvm.config import Limits
 from ftvm.encode.apply import CommittedMemory
 from ftvm.encode.messages import Copy, Envelope, EpochPart, Message
 from ftvm.encode.wire import encode
-from ftvm.errors import FtvmError, GuestError, InternalError, LimitExceeded
-from ftvm.events import Event, HostFailed, TransportTrouble
+from ftvm.errors import FtvmError, GuestEnded, GuestError, InternalError, LimitExceeded
+from ftvm.events import Event, GuestFinished, HostFailed, TransportTrouble
 from ftvm.interfaces import Arbiter, Capability, Clock, ExactStopGuest, Guest, Lane, Record, ReplayableGuest, World
 from ftvm.protocol import effects as do
 from ftvm.protocol.active import Active
@@ -79,6 +79,7 @@ class Driver:
         self._follower: Follower | None = None
         committed = Committed(self._stored, settings.limits)
         self._counters = Counters()
+        self._end: str | None = None
         self._is_running = False
         self._is_stalled = False
         self._is_warming_up = False
@@ -167,8 +168,11 @@ class Driver:
         """Return what to tell the arbiter once the guest has stopped here for good, if anything.
 
         A host that ran the guest alone vacates the record: nobody else can move it, and the guest ended with this host.
+        So does one whose guest came to its own end, whoever stands by.
         """
         desk = self.replica.core.desk
+        if self.is_active and isinstance(self.failure, GuestEnded):
+            return vacate(desk.known)
         if not self.is_active or desk.proposal is not None or desk.known.standby is not None:
             return None
         return vacate(desk.known)
@@ -216,12 +220,26 @@ class Driver:
                 self._guest.resume()
 
     def _check_guest(self, now: Nanos) -> None:
+        if self._end is not None and self.failure is None:
+            self.replica.end(self._end)
+            self._perform()
+            self._fail(GuestEnded(self._end))
+            return
         reason = self._guest.failure() if self._is_running else None
-        if reason is not None:
-            self._take_outputs(now)
+        if reason is None:
+            return
+        self._take_outputs(now)
+        if not self._is_end_held() and self._end is None:
             self.replica.leave(f"the guest ended: {reason}", now)
             self._perform()
             self._fail(GuestError(f"the guest ended: {reason}"))
+
+    def _is_end_held(self) -> bool:
+        """Tell whether the guest came to its own end, and that is not safe yet."""
+        steps = self.replica.steps
+        if not isinstance(steps, Active) or not steps.gate.held:
+            return False
+        return steps.gate.held[-1].output.channel == END_CHANNEL
 
     # --- effects ---------------------------------------------------------------------------------------------------
 
@@ -292,7 +310,10 @@ class Driver:
             self._hands.let_go(batch)
 
     def _release(self, effect: do.Release) -> None:
-        self._world.release(effect.output)
+        if effect.output.channel == END_CHANNEL:
+            self._end = f"the guest ended: {effect.output.payload.decode(errors='replace')}"
+        else:
+            self._world.release(effect.output)
         self._counters.released((self._clock.now() - effect.since) / 1000)
 
     def _start_following(self, effect: do.Follow) -> None:
@@ -426,7 +447,11 @@ class Driver:
         self._sink.close()
 
     def _fail(self, error: FtvmError) -> None:
-        self._tell(HostFailed(at=self._clock.now(), guest_id=self.settings.guest_id, error=str(error)))
+        at, guest_id = self._clock.now(), self.settings.guest_id
+        if isinstance(error, GuestEnded):
+            self._tell(GuestFinished(at=at, guest_id=guest_id, reason=str(error)))
+        else:
+            self._tell(HostFailed(at=at, guest_id=guest_id, error=str(error)))
         self.halt(error)
 
     def halt(self, error: FtvmError) -> None:

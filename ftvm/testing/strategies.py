@@ -198,5 +198,5 @@ def messages() -> st.SearchStrategy[Message]:
         st.builds(Pong, number=_numbers),
         st.builds(Prepare, epoch=_numbers),
         st.builds(Prepared, epoch=_numbers, engine=identities(), error=_texts),
-        st.builds(Leave, reason=_texts),
+        st.builds(Leave, reason=_texts, is_end=st.booleans()),
     )

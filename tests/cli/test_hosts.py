@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from ftvm.arbiters.file import FileRecordStore
 
 WAIT_SECONDS = 60
 
@@ -63,3 +66,41 @@ def test_a_standby_whose_peer_is_not_there_waits_and_stops_cleanly(tmp_path: Pat
     assert (status["role"], status["failure"]) == ("empty", None)
     assert standby.returncode == 0
     assert "Traceback" not in said
+
+
+def test_a_guest_that_ends_well_ends_its_host_well_and_leaves_the_record_vacant(tmp_path: Path) -> None:
+    """Regression: the host called it a failure of its own."""
+    with host(
+        "primary", "--listen", "tcp://127.0.0.1:0", "--arbiter", f"file://{tmp_path}", "--create", "--program", "hello"
+    ) as primary:
+        told = wait_for(primary, "GuestFinished")
+        _, said = primary.communicate(timeout=WAIT_SECONDS)
+
+    assert told["reason"] == "the guest ended: the program ended with code 0"
+    assert primary.returncode == 0
+    assert "Traceback" not in said
+    assert FileRecordStore(tmp_path).read("guest").active is None
+
+
+def test_a_service_manager_hears_ready_and_a_fed_watchdog_from_a_real_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    manager.bind(str(tmp_path / "notify"))
+    manager.settimeout(WAIT_SECONDS)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("WATCHDOG_USEC", "400000")
+
+    with host(
+        "primary", "--listen", "tcp://127.0.0.1:0", "--arbiter", f"file://{tmp_path}", "--create", "--program", "ticks"
+    ) as primary:
+        heard = ""
+        while heard.count("WATCHDOG=1") < 2 or "READY=1" not in heard:
+            heard += manager.recv(4096).decode() + "\n"
+        primary.terminate()
+        primary.communicate(timeout=WAIT_SECONDS)
+
+    while "STOPPING=1" not in heard:
+        heard += manager.recv(4096).decode() + "\n"
+    manager.close()
+    assert primary.returncode == 0

@@ -25,6 +25,8 @@ from ftvm.interfaces import Capability, OutputSink, Region
 __all__ = ["QemuGuest"]
 
 _RUNNING: Final = ("running", "prelaunch")
+_END_SECONDS: Final = 0.5
+"""A QEMU that dies closes its monitor before it is gone: so long it may take to say why."""
 
 
 class QemuGuest:
@@ -220,8 +222,7 @@ class QemuGuest:
 
     def _give_up(self, reason: str) -> None:
         """End a QEMU that does not do what it should: whatever it was, it must not run on."""
-        ended_by_itself = self._process.why_ended()
-        self._failure = self._failure or ended_by_itself or reason
+        self._failure = self._failure or self._process.wait_ended(_END_SECONDS) or reason
         self._process.kill()
 
     def _replace_process(self) -> None:

@@ -36,6 +36,12 @@ _RESERVED: Final = {
     "-nic": "mac",
 }
 
+_REFUSED: Final = {
+    "vhost": "another process writes to the guest's memory, and nobody is told which pages",
+    "vfio": "a real device writes to the guest's memory, and its state cannot be saved",
+    "virtio-balloon": "pages that it takes away change without being written",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wires:
@@ -78,6 +84,9 @@ class QemuMachine:
         for word in self.arguments:
             if word in _RESERVED:
                 raise ConfigError(f"QEMU argument {word} is ftvm's to give: use {_RESERVED[word]}")
+            for name, reason in _REFUSED.items():
+                if name in word:
+                    raise ConfigError(f"QEMU argument {word} cannot be protected: {reason}")
 
     def identity(self, version: str, machine_type: str) -> str:
         """Return what must be equal on both hosts, for the handshake, given what QEMU says of itself."""
@@ -103,7 +112,9 @@ class QemuMachine:
         words += ["-chardev", f"socket,id=ftvm-console,fd={wires.console}", "-serial", "chardev:ftvm-console"]
         if self.mac is not None:
             words += ["-netdev", f"dgram,id=ftvm-net,local.type=fd,local.str={wires.network}"]
-            words += ["-device", f"virtio-net-pci,netdev=ftvm-net,romfile=,mac={self.mac}"]
+            # Without guest_announce=off, QEMU 7.2 crashes when a card that came by migration is reset: it frees the
+            # timer of the announcement and stops it again. We announce the address ourselves.
+            words += ["-device", f"virtio-net-pci,netdev=ftvm-net,romfile=,guest_announce=off,mac={self.mac}"]
         if self.disk_bytes:
             words += ["-blockdev", f"nbd,node-name=ftvm-disk,server.type=fd,server.str={wires.disk}"]
             words += ["-device", "virtio-blk-pci,drive=ftvm-disk"]

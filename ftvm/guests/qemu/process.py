@@ -114,6 +114,11 @@ class QemuProcess:
         words = "; ".join(self._last_words)
         return f"QEMU {how}" + (f": {words}" if words else "")
 
+    def wait_ended(self, seconds: float) -> str | None:
+        """Give it so long to end by itself; return what `why_ended` does."""
+        self._ended.wait(seconds)
+        return self.why_ended()
+
     def kill(self) -> None:
         """End it at once and wait until it is gone: nothing of it runs or writes after this. Idempotent."""
         if self._process is not None and not self._ended.is_set():
