@@ -7,7 +7,7 @@ pause or a crash comes between any two of its acts, also between the decision to
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ftvm.checkpoint import Output
+from ftvm.checkpoint import Output, Watermarks
 from ftvm.events import Event, RoleChanged
 from ftvm.protocol.active import Active
 from ftvm.protocol.core import Role
@@ -16,7 +16,7 @@ from ftvm.runtime.driver import Driver
 from ftvm.runtime.endpoint import Endpoint
 from ftvm.sim.arbiter import SimArbiter
 from ftvm.sim.chance import stream
-from ftvm.sim.checkers import Violation
+from ftvm.sim.checkers import Violation, check_limits
 from ftvm.sim.timeline import NodeClock
 
 if TYPE_CHECKING:
@@ -205,9 +205,19 @@ class Node:
             self.world.states.was_cut(replica.core.id, replica.steps.epoch + 1, fingerprint)
 
     def _check(self, before: object) -> None:
-        steps = self.driver.replica.steps
+        replica, world = self.driver.replica, self.world
+        steps, known = replica.steps, replica.core.desk.known
+        if isinstance(steps, Active):
+            world.positions.stands(replica.core.id, known.generation, steps.epoch)
+            if steps.session is not None:
+                world.states.was_acknowledged(steps.session.standby, steps.session.acked)
+        elif isinstance(steps, Standby):
+            world.positions.stands(replica.core.id, known.generation, steps.committed.epoch or 0)
+        check_limits(steps, self.driver.limits)
         if isinstance(steps, Active) and isinstance(before, Standby):
             session = before.opening.session
+            has = Watermarks(before.committed.epoch or 0, before.committed.log_index)
+            world.states.took_over(replica.core.id, has)
             fingerprint = self.guest.fingerprint()
             if not before.committed.log:  # a replay has moved the state on; then the outputs tell whether it is right
                 self.world.states.runs_from(session.active, before.committed.epoch or 0, fingerprint)

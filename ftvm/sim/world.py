@@ -23,7 +23,7 @@ from ftvm.interfaces import Engine, Record
 from ftvm.protocol.core import Role, Settings
 from ftvm.sim.arbiter import ArbiterFaults, SimStore
 from ftvm.sim.chance import stream
-from ftvm.sim.checkers import ActiveChecker, OutputChecker, RecordChecker, StateChecker, Violation
+from ftvm.sim.checkers import ActiveChecker, OutputChecker, PositionChecker, RecordChecker, StateChecker, Violation
 from ftvm.sim.faults import FAULTS
 from ftvm.sim.guest import SimGuest
 from ftvm.sim.happening import Happening
@@ -68,6 +68,7 @@ class World:
         self.actives = ActiveChecker()
         self.outputs = OutputChecker()
         self.states = StateChecker()
+        self.positions = PositionChecker()
         self.records = RecordChecker()
         self.store = SimStore(self._on_record)
         self._inputs = stream(seed, "input")
