@@ -57,6 +57,7 @@ class Plan:
     drift_ppm: int
     rates: dict[str, float]
     happenings: frozenset[str]
+    halts_alone: bool
 
 
 def draw(seed: int, engine: Engine | None = None) -> Plan:
@@ -89,6 +90,7 @@ def draw(seed: int, engine: Engine | None = None) -> Plan:
         happenings=frozenset(
             kind.kind for kind in (*FAULTS, *ACTIONS) if stream(seed, "plan", kind.kind).random() < _ON
         ),
+        halts_alone=stream(seed, "plan", "halts_alone").random() > _ON,
     )
 
 

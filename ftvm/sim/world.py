@@ -18,8 +18,8 @@ from typing import Final
 
 from ftvm.checkpoint import Output
 from ftvm.config import Limits
-from ftvm.engines.names import ENGINES, EXECUTING
-from ftvm.interfaces import Engine, Record
+from ftvm.engines.names import engines_for
+from ftvm.interfaces import Capability, Engine, Record
 from ftvm.protocol.core import Role, Settings
 from ftvm.sim.arbiter import ArbiterFaults, SimStore
 from ftvm.sim.chance import stream
@@ -77,12 +77,12 @@ class World:
             guest_id="sim",
             geometry=self.make_guest(boots=False).geometry,
             engine=self.plan.engine,
-            engines=tuple(ENGINES),
-            executing=EXECUTING,
+            engines=engines_for(frozenset(Capability), self.plan.engine),
             dialled=(),
             creates=True,
             timing=self.plan.timing,
             limits=Limits(batch_bytes=1 << 16, copy_rest_pages=4),
+            halts_alone=self.plan.halts_alone,
         )
         self.incarnations: Counter[str] = Counter()
         self._steps_of_dead = 0
