@@ -89,7 +89,7 @@ class Standby:
         standby.switchover = switchover
         if core.settings.engines[committed.engine].executes:
             standby.is_following = True
-            core.do(Follow(committed.devices, committed.output_next))
+            core.do(Follow(None, committed.output_next))
         return standby
 
     @classmethod
