@@ -13,6 +13,7 @@ from ftvm.errors import ConfigError
 from ftvm.units import PageCount
 
 __all__ = [
+    "END_CHANNEL",
     "NOTHING_SAFE",
     "Bitmap",
     "Buffer",
@@ -133,9 +134,16 @@ class Watermarks:
 NOTHING_SAFE: Final = Watermarks(0, 0)
 
 
+END_CHANNEL: Final = "end"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """Something the guest said to the world. `number` counts over all channels and is part of the guest's state."""
+    """Something the guest said to the world. `number` counts over all channels and is part of the guest's state.
+
+    On END_CHANNEL it says that the guest came to its own end, and nothing is wrong: it is the last that it says. The
+    end is held and released like any other output, so nobody acts on one that a takeover could still undo.
+    """
 
     number: int
     channel: str

@@ -11,6 +11,7 @@
     │   ├── ImageError         a program or image that the machine cannot run
     │   └── TrackingLost       dirty pages can no longer be told; only a full copy helps
     ├── ClosedError            you closed it already
+    ├── GuestEnded             nobody's: the guest came to its own end, and there is nothing left to protect
     ├── BrokenError            the outside broke it
     │   ├── ArbiterError       the arbiter cannot be reached, read or written
     │   ├── TransportError     an endpoint cannot be bound, resolved or authenticated
@@ -31,6 +32,7 @@ __all__ = [
     "DigestMismatch",
     "Fenced",
     "FtvmError",
+    "GuestEnded",
     "GuestError",
     "ImageError",
     "InternalError",
@@ -92,6 +94,10 @@ class TrackingLost(GuestError):
 
 class ClosedError(FtvmError):
     """You closed it already."""
+
+
+class GuestEnded(FtvmError):
+    """The guest came to its own end: nothing is wrong, and nothing is left to protect."""
 
 
 class BrokenError(FtvmError):

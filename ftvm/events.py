@@ -15,7 +15,9 @@ __all__ = [
     "ConnectionRefused",
     "CopyProgress",
     "Diverged",
+    "EngineChanged",
     "Event",
+    "GuestFinished",
     "HostFailed",
     "JoinRefused",
     "PeerMisbehaved",
@@ -161,6 +163,14 @@ class Diverged(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EngineChanged(Event):
+    """Another engine is in force: on the backup too, or there is none; or the same one with other parameters."""
+
+    before: str
+    engine: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JoinRefused(Event):
     """An active refused to take this host as its standby, or this active refused a host."""
 
@@ -203,6 +213,13 @@ class ArbiterTrouble(Event):
     """A request to the arbiter failed; it is tried again. Until it answers, no change of configuration happens."""
 
     error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestFinished(Event):
+    """The guest came to its own end, which is safe: this host is done."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,17 +15,23 @@ void ftvm_capture_reset(struct ftvm_shadow *shadow)
     memset(shadow->raw_runs, 0, shadow->page_count);
 }
 
-void ftvm_capture_adopt(const struct ftvm_memory *memory, struct ftvm_shadow *shadow)
+uint32_t ftvm_capture_adopt(const struct ftvm_memory *memory, const struct ftvm_digest *digests,
+                            struct ftvm_shadow *shadow, uint32_t from, uint32_t limit)
 {
     uint32_t cursor = 0;
-    for (uint32_t index = 0; index < shadow->page_count; index++) {
-        const uint8_t *page = ftvm_memory_page(memory, index, &cursor);
+    uint32_t index = from;
+    for (; index < shadow->page_count && limit > 0; index++) {
+        if (ftvm_digest_equal(digests[index], shadow->digests[index]))
+            continue;
         uint8_t *base = shadow->pages + (size_t)index * FTVM_PAGE_BYTES;
-        if (memcmp(page, base, FTVM_PAGE_BYTES) != 0)
-            memcpy(base, page, FTVM_PAGE_BYTES);
+        memcpy(base, ftvm_memory_page(memory, index, &cursor), FTVM_PAGE_BYTES);
+        struct ftvm_digest fresh = ftvm_digest_page(base, index);
+        shadow->sum = ftvm_digest_add(ftvm_digest_subtract(shadow->sum, shadow->digests[index]), fresh);
+        shadow->digests[index] = fresh;
+        shadow->raw_runs[index] = 0;
+        limit--;
     }
-    ftvm_digest_memory(memory, shadow->digests, &shadow->sum);
-    memset(shadow->raw_runs, 0, shadow->page_count);
+    return index;
 }
 
 static size_t page_encode_raw(const uint8_t *page, uint8_t *base, uint8_t *out)

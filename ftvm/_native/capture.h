@@ -35,9 +35,16 @@ struct ftvm_batch {
  * zero). */
 void ftvm_capture_reset(struct ftvm_shadow *shadow);
 
-/* Makes the shadow one of `memory` as it is, which must stand still: pages, digests and sum. Pages that are equal already
- * are read, not written, so that zero pages of a fresh shadow stay unbacked. Both have the same page count. */
-void ftvm_capture_adopt(const struct ftvm_memory *memory, struct ftvm_shadow *shadow);
+/* Brings the shadow closer to `memory`, which must stand still: copies pages from `from` on, at most `limit` of them, that
+ * differ from their shadow by their hashes. The others are not touched at all: a page that is zero on both sides stays
+ * unbacked.
+ *
+ * digests  the hash of each page of the memory, as ftvm_digest_memory gives it; where it is out of date the page may be
+ *          copied or not, and a later call with the right one mends that
+ * Of the pages copied, digests and sum of the shadow are those of what was copied. Both have the same page count.
+ * Returns the page to go on from: the page count when all were looked at. */
+uint32_t ftvm_capture_adopt(const struct ftvm_memory *memory, const struct ftvm_digest *digests,
+                            struct ftvm_shadow *shadow, uint32_t from, uint32_t limit);
 
 /* Encodes pages straight from guest memory, which must stand still, until all are done or the batch is full.
  *

@@ -17,6 +17,7 @@ from ftvm.units import PAGE_BYTES
 __all__ = [
     "DigestTable",
     "batch_digest",
+    "bytes_digest",
     "digest_to_int",
     "digest_variants",
     "int_to_digest",
@@ -50,9 +51,14 @@ def page_hash128(page: Buffer, seed: int, *, variant: int | None = None) -> int:
 
 def batch_digest(indices: Buffer, lengths: Buffer, payload: Buffer) -> bytes:
     """Return XXH3-128 of a batch's three parts in order: what PageBatch.digest holds."""
-    state = xxhash.xxh3_128(indices)
-    state.update(lengths)
-    state.update(payload)
+    return bytes_digest(indices, lengths, payload)
+
+
+def bytes_digest(*parts: Buffer) -> bytes:
+    """Return XXH3-128 of bytes that stand in several places."""
+    state = xxhash.xxh3_128()
+    for part in parts:
+        state.update(part)
     return state.digest()
 
 

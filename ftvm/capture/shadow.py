@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ftvm._native import ffi, lib
-from ftvm._native.digest import digest_to_int
+from ftvm._native.digest import DigestTable, digest_to_int
 from ftvm._native.memory import NativeMemory
 from ftvm.checkpoint import PAGE_COUNT_MAX, PAGE_DIGEST_ROW
 from ftvm.errors import ConfigError, LocalProtocolError
@@ -60,12 +60,15 @@ class Shadow:
         lib.ftvm_capture_reset(self.native)
         self._is_torn = False
 
-    def adopt(self, memory: NativeMemory) -> None:
-        """Become what `memory` holds, which must stand still (about 0.5 us a page): the backup holds it too."""
-        if memory.page_count != self.page_count:
+    def adopt(self, memory: NativeMemory, digests: DigestTable, first: int, limit: int) -> int:
+        """Take over pages of `memory`, which stands still, from `first` on, at most `limit` that differ by their hash.
+
+        Returns the page to go on from, the page count when all were looked at; if `digests` is up to date and nothing
+        was written meanwhile, the shadow then is what `memory` holds.
+        """
+        if not memory.page_count == digests.page_count == self.page_count:
             raise ConfigError(f"memory has {memory.page_count} pages and its shadow {self.page_count}")
-        lib.ftvm_capture_adopt(memory.native, self.native)
-        self._is_torn = False
+        return int(lib.ftvm_capture_adopt(memory.native, digests.native, self.native, first, limit))
 
     def page(self, index: int) -> bytes:
         """Return a copy of one page."""
@@ -81,11 +84,6 @@ class Shadow:
     def tear(self) -> None:
         """Note that a capture failed halfway: pages went in that will never be sent. Only `clear` mends it."""
         self._is_torn = True
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether no capture has failed halfway since it was clear."""
-        return not self._is_torn
 
     def require_whole(self) -> None:
         """Raise LocalProtocolError after a capture that failed halfway."""

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -13,6 +14,7 @@ from ftvm.cli.exits import Stopped, stop_on_signals
 from ftvm.engines.names import ENGINES, engine_named
 from ftvm.errors import ConfigError
 from ftvm.lab.demo import DemoOptions, Outcome, Screen, run
+from ftvm.lab.qemuimage import make_image
 from ftvm.lab.screen import LiveScreen, PlainScreen, SilentScreen, summary
 from ftvm.lab.stage import HostCommands
 
@@ -27,10 +29,10 @@ __all__ = ["demo"]
 @click.option("--engine", default="remus", show_default=True, metavar="NAME", help=f"One of: {', '.join(ENGINES)}.")
 @click.option(
     "--guest",
-    type=click.Choice(["kv", "linux"]),
+    type=click.Choice(["kv", "linux", "qemu"]),
     default="kv",
     show_default=True,
-    help="What the machine runs. linux: build it first, see examples/linux/README.md.",
+    help="What runs. linux: build it first, see examples/linux/README.md. qemu: a stock Linux under a stock QEMU.",
 )
 @click.option("--seed", default=1, show_default=True, help="Chooses the requests and the moments of the kills.")
 @click.option("--json", "as_json", is_flag=True, help="Show nothing; print one JSON object at the end.")
@@ -49,15 +51,14 @@ def demo(
     Starts two hosts, an arbiter, a network switch and a client on this machine. The guest is a key-value server, a
     compiled RISC-V program, or a Linux that does the same; the client asks it without a pause and remembers every
     answer. The host of the guest is killed with SIGKILL in the middle, the other takes over, a new standby is brought
-    up, and again. At the end the whole history is checked: every acknowledged PUT is there, no answer contradicts
-    another, the guest was never rebooted.
+    up, and again; with --guest qemu what is killed is in turn the host, its QEMU, and both. At the end the whole
+    history is checked: every acknowledged PUT is there, no answer contradicts another, the guest was never rebooted.
 
     Exit status: 0 if nothing was lost and every kill was survived, 1 if not, 2 for a wrong option.
     """
     # The hosts would refuse it, too, but only after they were started.
     engine_named(engine, interval / 1000, None if latency is None else latency / 1000)
-    program = _linux() if guest == "linux" else guest
-    hosts = HostCommands(engine=engine, interval_ms=interval, latency_ms=latency, guest=program)
+    hosts = HostCommands(engine=engine, interval_ms=interval, latency_ms=latency, **_guest(guest))
     options = DemoOptions(kills=kills, seconds=seconds, seed=seed, hosts=hosts)
     stop_on_signals()
     try:
@@ -66,6 +67,15 @@ def demo(
         click.echo(f"ftvm demo: stopped by {stopped}; all its processes are ended", err=True)
         raise
     sys.exit(0 if outcome.is_good else 1)
+
+
+def _guest(name: str) -> dict[str, Any]:
+    """Return what HostCommands must know to start that guest; raises ConfigError if it cannot be started here."""
+    if name == "linux":
+        return {"guest": _linux()}
+    if name == "qemu":
+        return {"guest": "qemu", "memory": "256M", "qemu_arguments": make_image().arguments()}
+    return {"guest": name}
 
 
 def _linux() -> str:

@@ -20,6 +20,7 @@ from ftvm.errors import ConfigError, FtvmError, ImageError, InternalError, Remot
 
 __all__ = ["EXIT_STOPPED", "Stopped", "exit_status", "run_command", "stop_on_signals"]
 
+EXIT_BUG: Final = 4
 EXIT_STOPPED: Final = 130
 
 
@@ -33,7 +34,7 @@ def exit_status(error: FtvmError) -> int:
         return 2
     if isinstance(error, RemoteProtocolError):
         return 3
-    return 4 if isinstance(error, InternalError) else 1
+    return EXIT_BUG if isinstance(error, InternalError) else 1
 
 
 def stop_on_signals() -> None:
@@ -61,3 +62,9 @@ def run_command(command: Callable[[], object]) -> None:
         sys.exit(exit_status(error))
     except Stopped:
         sys.exit(EXIT_STOPPED)
+    except Exception as error:
+        if is_debugging:
+            raise
+        click.echo(f"ftvm: a bug in ftvm: {type(error).__name__}: {error}", err=True)
+        click.echo("Please report it with what `ftvm --debug ...` prints.", err=True)
+        sys.exit(EXIT_BUG)

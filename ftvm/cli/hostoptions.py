@@ -20,7 +20,7 @@ from ftvm.guests.riscv.elf import parse_elf
 from ftvm.guests.riscv.guest import RiscvGuest
 from ftvm.guests.riscv.machine import RAM_BASE
 from ftvm.guests.riscv.programs import SUMMARIES, read_program
-from ftvm.interfaces import Engine, World
+from ftvm.interfaces import Engine, Guest, World
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.protection import HostOptions, check_guest_id
 from ftvm.runtime.world import CallbackWorld
@@ -29,20 +29,35 @@ from ftvm.transport.endpoints import parse_endpoint
 from ftvm.transport.keys import Keys, load_keys
 from ftvm.units import Nanos, seconds_to_nanos
 
-__all__ = ["HostArguments", "host_options", "parse_memory"]
+__all__ = ["HostArguments", "any_host_options", "host_options", "parse_memory"]
 
 _UNITS: Final = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _MEMORY_BYTES_MAX: Final = 64 << 30
 _MILLIS_MAX: Final = 3_600_000
+_MAC: Final = "52:54:00:12:34:56"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def host_options(command: F) -> F:
-    """Add the shared options to a command."""
+    """Add the options of a host that runs the built-in machine to a command."""
+    return _PROGRAM(any_host_options(command))
+
+
+def any_host_options(command: F) -> F:
+    """Add to a command the options that hosts of all kinds of guests share."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+_PROGRAM: Final = click.option(
+    "--program",
+    default="kv",
+    show_default=True,
+    metavar="NAME|FILE",
+    help=f"What the built-in machine runs: an ELF file, or one of {', '.join(SUMMARIES)}.",
+)
 
 
 _OPTIONS: Final = (
@@ -58,16 +73,9 @@ _OPTIONS: Final = (
     click.option("--arbiter", metavar="URL", help="The record that decides, e.g. file:///shared/vm1. Needed."),
     click.option("--key", "key_file", metavar="FILE.key", help="This host's secret key, from `ftvm keygen`."),
     click.option("--allow", multiple=True, metavar="FILE.pub", help="A peer's public key. May be repeated."),
-    click.option(
-        "--program",
-        default="kv",
-        show_default=True,
-        metavar="NAME|FILE",
-        help=f"What the built-in machine runs: an ELF file, or one of {', '.join(SUMMARIES)}.",
-    ),
     click.option("--memory", default="64M", show_default=True, help="The machine's RAM, e.g. 64M or 1G."),
     click.option("--nic", metavar="CABLE", help="Its network: udp:LOCALPORT:REMOTEPORT, a frame in each datagram."),
-    click.option("--mac", default="52:54:00:12:34:56", show_default=True, help="Its network address."),
+    click.option("--mac", help=f"The address of its network card; needs --nic.  [default: {_MAC}]"),
     click.option("--interval", default=25.0, show_default=True, metavar="MS", help="Time between checkpoints."),
     click.option(
         "--latency", type=float, metavar="MS", help="Adapt the interval so that an output waits about so long (remus)."
@@ -101,10 +109,10 @@ class HostArguments:
     arbiter: str | None
     key_file: str | None
     allow: tuple[str, ...]
-    program: str
+    program: str = ""
     memory: str
     nic: str | None
-    mac: str
+    mac: str | None
     interval: float
     latency: float | None
     engine_name: str
@@ -161,13 +169,13 @@ class HostArguments:
             return None
         return load_keys(self.key_file, self.allow, named)
 
-    def guest(self, *, boots: bool) -> RiscvGuest:
+    def guest(self, *, boots: bool) -> Guest:
         """Build the machine: with its program for a primary, blank for a standby."""
         return RiscvGuest(
             self.image() if boots else None,
             clock=MonotonicClock(),
             memory_bytes=parse_memory(self.memory),
-            mac=mac_bytes(self.mac) if self.nic is not None else None,
+            mac=mac_bytes(self.mac or _MAC) if self.nic is not None else None,
         )
 
     def world(self) -> World:
@@ -182,10 +190,10 @@ class HostArguments:
         if self.nic is None:
             return CallbackWorld(lambda output: write(output.payload))
         local, remote = cable_ends(self.nic)
-        return DatagramWorld(local, remote, mac=self.mac, console=write)
+        return DatagramWorld(local, remote, mac=self.mac or _MAC, console=write)
 
     @contextmanager
-    def opened(self, *, boots: bool) -> Iterator[tuple[RiscvGuest, HostOptions]]:
+    def opened(self, *, boots: bool) -> Iterator[tuple[Guest, HostOptions]]:
         """Build all that `protect` and `Standby` take, and close what of it is open at the end; all or nothing."""
         self.check()
         with ExitStack() as stack:
@@ -246,6 +254,8 @@ def _check_arbiter(arguments: HostArguments) -> None:
 
 
 def _check_program(arguments: HostArguments) -> None:
+    if not arguments.program:
+        return  # another kind of guest
     image = arguments.image()
     with suppress(ConfigError):  # a wrong size is told of with --memory
         parse_elf(image, ram_base=RAM_BASE, ram_bytes=parse_memory(arguments.memory))
@@ -254,6 +264,14 @@ def _check_program(arguments: HostArguments) -> None:
 def _check_network(arguments: HostArguments) -> None:
     if arguments.nic is not None:
         cable_ends(arguments.nic)
+
+
+def _check_mac(arguments: HostArguments) -> None:
+    if arguments.mac is None:
+        return
+    mac_bytes(arguments.mac)
+    if arguments.nic is None:
+        raise ConfigError(f"--mac {arguments.mac} needs --nic: without a cable the machine has no network card")
 
 
 _CHECKS: Final[dict[str, Callable[[HostArguments], object]]] = {
@@ -265,7 +283,7 @@ _CHECKS: Final[dict[str, Callable[[HostArguments], object]]] = {
     "memory": lambda arguments: parse_memory(arguments.memory),
     "program": _check_program,
     "nic": _check_network,
-    "mac": lambda arguments: mac_bytes(arguments.mac),
+    "mac": _check_mac,
     "engine": HostArguments.engine,
     "silence": HostArguments.timing,
     "control": lambda arguments: check_control(arguments.control),

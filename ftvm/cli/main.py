@@ -6,6 +6,7 @@ from typing import Final
 import click
 
 from ftvm.cli.exits import run_command
+from ftvm.cli.streams import fill_closed
 
 __all__ = ["main"]
 
@@ -18,6 +19,7 @@ _COMMANDS: Final = {
     "keygen": "Make the key pair of one host.",
     "machine": "Run programs on the built-in RISC-V machine.",
     "primary": "Run a guest on this host and protect it.",
+    "qemu": "Protect a virtual machine that a stock QEMU runs.",
     "simulate": "Play the pair protocol in a seeded world of faults.",
     "standby": "Stand by for a guest, and take over when its host dies.",
     "status": "Tell how the guests of this machine fare.",
@@ -60,4 +62,5 @@ def ftvm(debug: bool) -> None:
 
 def main() -> None:
     """Run the command line."""
+    fill_closed()
     run_command(lambda: ftvm(prog_name="ftvm"))

@@ -72,6 +72,11 @@ class CommittedMemory:
         self._digests.refresh(self._memory, indices)
         return indices
 
+    @property
+    def digests(self) -> DigestTable:
+        """The hash of each page, as of the last commit, `refresh` or `measure`."""
+        return self._digests
+
     def page_digest(self, index: int) -> bytes:
         """Return the 16-byte hash of one page, as the running digest has it."""
         return self._digests.page(index)

@@ -65,10 +65,13 @@ class Join:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Welcome:
-    """The active opens a session for `joiner`; its memory starts as all zero pages on both sides."""
+    """The active opens a session for `joiner`; its memory starts as all zero pages on both sides.
+
+    engines  those that the active knows, by name: it may be the standby one day
+    """
 
     joiner: str
-    engine: str
+    engines: tuple[str, ...]
     staging_bytes: int
 
 
@@ -144,25 +147,31 @@ class Pong:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepare:
-    """The active stands still at `epoch`: the standby is to load it, for a switchover that is not proposed yet."""
+    """A switchover is about to be proposed: the active stands still at `epoch`, which the standby is to load.
+
+    With `epoch` 0 the active still runs: the standby is to get ready for as much as it has.
+    """
 
     epoch: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """The standby's answer: it has loaded `epoch` and would protect the guest with `engine`; or why not, in `error`."""
+    """The standby's answer: it has loaded `epoch`; or why not, in `error`."""
 
     epoch: int
-    engine: str
     error: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leave:
-    """The sender ends the session, and why: a hint that shortens the other side's wait, no more."""
+    """The sender ends the session, and why: a hint that shortens the other side's wait, no more.
+
+    is_end  the guest came to its own end, which this standby has acknowledged: there is nothing to take over
+    """
 
     reason: str
+    is_end: bool = False
 
 
 Sequenced = Copy | EpochPart | Log

@@ -16,6 +16,7 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
+from ftvm._native.digest import bytes_digest
 from ftvm.checkpoint import (
     PAGE_COUNT_MAX,
     PAGE_DIGEST_ROW,
@@ -133,8 +134,10 @@ def _pack_part(message: EpochPart) -> Packed:
     channels, table, payloads = _pack_outputs(end.outputs)
     digest = end.memory_digest.to_bytes(DIGEST_BYTES, "little")
     here = [end.position.retired, end.position.idled] if end.position is not None else None
-    tail = [end.base, end.engine, channels, end.output_next, end.log_index, digest, end.dirty_pages, here]
-    return [*fields, None, tail], [end.devices, table, payloads, end.page_digests]
+    frames: list[Buffer] = [end.devices, table, payloads, end.page_digests]
+    sealed = bytes_digest(*frames)
+    tail = [end.base, end.engine, channels, end.output_next, end.log_index, digest, end.dirty_pages, here, sealed]
+    return [*fields, None, tail], frames
 
 
 def _unpack_part(fields: Header, frames: Frames, limits: Limits) -> EpochPart:
@@ -157,7 +160,8 @@ def _unpack_part(fields: Header, frames: Frames, limits: Limits) -> EpochPart:
 
 
 def _unpack_end(epoch: int, tail: object, frames: Frames, limits: Limits) -> Checkpoint:
-    base, engine, channels, output_next, log_index, digest, dirty_pages, here = read_fields(tail, 8, "end of an epoch")
+    end = read_fields(tail, 9, "end of an epoch")
+    base, engine, channels, output_next, log_index, digest, dirty_pages, here, sealed = end
     if len(frames) != 4:
         raise BadFrame(f"the end of an epoch has 4 frames, not {len(frames)}")
     devices, table, payloads, page_digests = frames
@@ -167,6 +171,7 @@ def _unpack_end(epoch: int, tail: object, frames: Frames, limits: Limits) -> Che
         raise BadFrame(f"{len(devices)} bytes of device state is more than the limit of {limits.devices_bytes}")
     if len(payloads) > limits.outputs_held_bytes:
         raise BadFrame(f"{len(payloads)} bytes of outputs is more than the limit of {limits.outputs_held_bytes}")
+    _check_seal(sealed, frames)
     following = read_number(output_next, "next output number")
     names = read_list(read_identity, channels, "channels")
     return Checkpoint(
@@ -202,17 +207,19 @@ def _pack_log(message: Log) -> Packed:
     )
     first = message.records[0].index if message.records else 0
     payloads = b"".join(record.payload for record in message.records)
-    return [message.sequence, first, channels], [b"".join(rows), payloads]
+    frames: list[Buffer] = [b"".join(rows), payloads]
+    return [message.sequence, first, channels, bytes_digest(*frames)], frames
 
 
 def _unpack_log(fields: Header, frames: Frames, limits: Limits) -> Log:
-    sequence, first, channels = read_fields(fields, 3, "log")
+    sequence, first, channels, sealed = read_fields(fields, 4, "log")
     if len(frames) != 2:
         raise BadFrame(f"a log message has 2 frames, not {len(frames)}")
     table, payloads = frames
     count, rest = divmod(len(table), _LOG_ROW.size)
     if rest or not 0 < count <= limits.log_records or len(payloads) > limits.log_bytes:
         raise BadFrame(f"a log table of {len(table)} bytes with {len(payloads)} bytes of payload cannot be")
+    _check_seal(sealed, frames)
     names = read_list(read_text, channels, "channels")
     index = read_number(first, "first log index")
     records: list[LogRecord] = []
@@ -235,6 +242,11 @@ def _unpack_log(fields: Header, frames: Frames, limits: Limits) -> Log:
     if offset != len(payloads):
         raise BadFrame(f"log records use {offset} of {len(payloads)} payload bytes")
     return Log(sequence=read_number(sequence, "sequence"), records=tuple(records))
+
+
+def _check_seal(sealed: object, frames: Frames) -> None:
+    if read_digest(sealed, "digest of the frames") != bytes_digest(*frames):
+        raise BadFrame("the frames were changed on the way: their digest is not the one in the header")
 
 
 def _unpack_position(value: object, name: str) -> GuestPosition:

@@ -1,13 +1,14 @@
 """Messages to frames and back.
 
-A message is one msgpack header, then the binary frames that its kind calls for. The header is a flat array:
+A message is one header, then the binary frames that its kind calls for. The header is a flat msgpack array, and behind
+it the 16 bytes of its digest:
 
     [version, kind, guest id, sender, session or nil, record, released, the kind's own fields ...]
 
-Its first two places hold for every version to come, so that a peer of another version is told apart from noise. Page
-data, device state and outputs never pass through msgpack (PERFORMANCE.md: 8-13 copies with the GIL held); their lengths
-stand in the header and are compared with the frames before anything is kept (SECURITY.md). The kinds are in plain.py
-and stream.py.
+The digest and the first two places hold for every version to come, so that a peer of another version is told apart from
+noise. Page data, device state and outputs never pass through msgpack (PERFORMANCE.md: 8-13 copies with the GIL held);
+their lengths and digests stand in the header and are compared with the frames before anything is kept (SECURITY.md): a
+bit that flips anywhere on the way is noticed, whatever carries the message. The kinds are in plain.py and stream.py.
 
 `decode` raises BadFrame for anything that `encode` would not have made, and VersionMismatch for another version; both
 are the peer's fault. It allocates nothing that the peer's lengths ask for before they were checked.
@@ -20,6 +21,7 @@ from typing import Final
 
 import msgpack
 
+from ftvm._native.digest import bytes_digest
 from ftvm.checkpoint import Buffer
 from ftvm.config import PROTOCOL_VERSION, Limits
 from ftvm.encode.codec import Codec, Frames, Header
@@ -38,7 +40,7 @@ from ftvm.encode.stream import STREAM_MESSAGES
 from ftvm.errors import BadFrame, VersionMismatch
 from ftvm.interfaces import Record
 
-__all__ = ["Sealed", "decode", "encode", "read_header"]
+__all__ = ["Sealed", "decode", "encode", "read_header", "seal"]
 
 FRAMES_MAX: Final = 5
 
@@ -62,7 +64,12 @@ def encode(envelope: Envelope, message: Message) -> list[Buffer]:
         envelope.released,
         fields,
     ]
-    return [msgpack.packb(header), *frames]
+    return [seal(msgpack.packb(header)), *frames]
+
+
+def seal(packed: bytes) -> bytes:
+    """Return the header frame of a packed header: with its digest behind it."""
+    return packed + bytes_digest(packed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +121,12 @@ def read_header(frames: Sequence[Buffer], limits: Limits) -> Sealed:
 def _unpack_header(frame: Buffer, limits: Limits) -> Header:
     if len(frame) > limits.header_bytes:
         raise BadFrame(f"a header of {len(frame)} bytes is more than the limit of {limits.header_bytes}")
+    packed, digest = memoryview(frame)[:-DIGEST_BYTES], bytes(frame[-DIGEST_BYTES:])
+    if not packed or bytes_digest(packed) != digest:
+        raise BadFrame("the header is noise, or was changed on the way: its digest is not its own")
     try:
         header = msgpack.unpackb(
-            frame,
+            packed,
             max_array_len=2 * NAMES_MAX,
             max_map_len=0,
             max_str_len=4 * TEXT_CHARS_MAX,

@@ -10,7 +10,7 @@ from ftvm.engines.remus import Remus
 from ftvm.errors import ConfigError
 from ftvm.interfaces import Capability, Engine
 
-__all__ = ["ENGINES", "EXECUTING", "engine_named", "engines_for"]
+__all__ = ["ENGINES", "engine_named", "engines_for", "require"]
 
 ENGINES: Final[dict[str, Callable[[float], Engine]]] = {
     Remus.name: Remus,
@@ -20,13 +20,20 @@ ENGINES: Final[dict[str, Callable[[float], Engine]]] = {
 }
 
 
-EXECUTING: Final = frozenset({Lockstep.name})
-"""Those under which a backup executes the log."""
+def engines_for(can: frozenset[Capability], given: Engine) -> dict[str, Engine]:
+    """Return the engines that a guest of these capabilities can be protected with, by name.
+
+    `given` is as it was given, the others have their defaults.
+    """
+    known = (Remus(), Kemari(), Lockstep(), Hybrid(), given)
+    return {engine.name: engine for engine in known if engine.needs <= can}
 
 
-def engines_for(can: frozenset[Capability]) -> tuple[str, ...]:
-    """Return the names of the engines that a guest of these capabilities can be protected with."""
-    return tuple(name for name, make in ENGINES.items() if make(0.1).needs <= can)
+def require(engine: Engine, can: frozenset[Capability]) -> None:
+    """Raise ConfigError, naming what is missing, unless a guest of these capabilities can be protected with it."""
+    missing = ", ".join(sorted(capability.value for capability in engine.needs - can))
+    if missing:
+        raise ConfigError(f"engine {engine.name} needs a guest that can do: {missing}")
 
 
 def engine_named(name: str, interval: float, latency: float | None = None) -> Engine:

@@ -27,10 +27,17 @@ __all__ = ["DemoOptions", "Outcome", "Screen", "TakeoverTime", "run"]
 
 T = TypeVar("T")
 
+VICTIMS: Final = ("host", "qemu", "both")
+"""What is killed of a host that runs QEMU, in turn."""
+
 PUMP_NS: Final = seconds_to_nanos(0.05)
 KEYGEN_NS: Final = seconds_to_nanos(30)
 START_NS: Final = seconds_to_nanos(60)
 """From a host's start to its guest's protection: an interpreter's start and a first copy, on a busy machine."""
+BOOT_NS: Final = seconds_to_nanos(180)
+"""A stock kernel under emulation."""
+END_NS: Final = seconds_to_nanos(30)
+"""To end by itself, for a host whose QEMU was killed."""
 TAKEOVER_NS: Final = seconds_to_nanos(30)
 AUDIT_NS: Final = seconds_to_nanos(60)
 ACT_SECONDS: Final = (0.7, 1.7)
@@ -173,6 +180,7 @@ class _Play:
         try:
             self._make_keys()
             client = self._start_everybody()
+            self._wait_for(lambda: self._ledger.acknowledged or None, BOOT_NS, "the guest has booted and answers")
             load_ends_at = _now() + self._options.load_ns
             self._play(client, load_ends_at)
             self._audit(client)
@@ -195,11 +203,15 @@ class _Play:
             if _now() > load_ends_at:
                 done = f"{act - 1} of {self._options.kills} kills"
                 raise BrokenError(f"the time under load was over after {done}: give more with --seconds")
-            survivor = self._kill_active(active.name, client)
+            survivor = self._kill_active(active.name, VICTIMS[(act - 1) % len(VICTIMS)], client)
             if act < self._options.kills:
+                self._wait_for(self._ended(active.name), END_NS, f"host {active.name} has ended")
                 self._start_host(active.name, "standby")
                 self._screen.say(f"host {active.name} is back, as a standby of host {survivor}")
         self._work()
+
+    def _ended(self, host: str) -> Callable[[], bool | None]:
+        return lambda: None if self._hosts[host].is_alive else True
 
     # --- what happens in an act ---
 
@@ -235,15 +247,18 @@ class _Play:
             f"the guest answers {ACKNOWLEDGED_PER_ACT} requests",
         )
 
-    def _kill_active(self, victim: str, client: Child) -> str:
-        """Kill the host of the guest and wait until the guest answers from the other; return which that is."""
+    def _kill_active(self, victim: str, part: str, client: Child) -> str:
+        """Kill the host of the guest and wait until the guest answers from the other; return which that is.
+
+        Of a host that runs QEMU, `part` says what is killed: the host's own process, QEMU, or both.
+        """
         survivor = next(host for host in HOSTS if host != victim)
         takeovers_before = len(self._ledger.takeovers)
         killed_at = _now()
-        self._hosts[victim].kill()
+        shown = self._kill(self._hosts[victim], part)
         self._kills += 1
         self._ledger.host_killed(victim)
-        self._screen.say(f"KILLED host {victim} (SIGKILL) with {self._ledger.acknowledged} requests answered")
+        self._screen.say(f"KILLED {shown} (SIGKILL) with {self._ledger.acknowledged} requests answered")
         port = self._stage.switch_port(survivor)
         move = self._wait_for(
             lambda: self._ledger.move_since(killed_at, GUEST_MAC, port),
@@ -274,6 +289,18 @@ class _Play:
             f"{nanos_to_millis(detection_ns):.0f} ms of it to notice"
         )
         return survivor
+
+    def _kill(self, host: Child, part: str) -> str:
+        """Kill a host, or a part of one that has parts; return what was killed, for people."""
+        if not self._options.hosts.is_qemu or part == "host":
+            host.kill()
+            return host.name
+        host.is_expected_to_end = True
+        host.kill_children()
+        if part == "both":
+            host.kill()
+            return f"{host.name} and its QEMU"
+        return f"the QEMU of {host.name}"
 
     def _audit(self, client: Child) -> None:
         self._screen.say("the client reads every key once more and judges the whole history")

@@ -15,6 +15,7 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from ftvm.errors import BrokenError, LimitExceeded
@@ -75,6 +76,12 @@ class Child:
         self.is_expected_to_end = True
         self._signal(signal.SIGKILL)
         self.process.wait()
+
+    def kill_children(self) -> None:
+        """Kill the processes that it has started, at once and without warning; itself it goes on."""
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                os.kill(int(child), signal.SIGKILL)
 
     def freeze(self) -> None:
         """Stop it where it stands, as a host that is paused: it notices nothing until `wake`."""

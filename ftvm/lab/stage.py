@@ -18,6 +18,7 @@ __all__ = ["GUEST_ID", "GUEST_MAC", "HOSTS", "HostCommands", "Stage", "free_port
 HOSTS: Final = ("A", "B")
 GUEST_ID: Final = "demo"
 GUEST_MAC: Final = "52:54:00:77:00:02"
+QEMU_ROLES: Final = {"primary": "run", "standby": "standby"}
 LOOPBACK: Final = "127.0.0.1"
 PYTHON: Final = (sys.executable, "-P", "-m")
 """Runs a module of the same installation as this one; -P keeps a source folder that one stands in from coming first."""
@@ -34,7 +35,14 @@ class HostCommands:
     """The latency target of an engine that adapts to one."""
     memory: str = "64M"
     guest: str = "kv"
-    """What the machine runs: the name of a program that comes with ftvm, or the path of an ELF file."""
+    """What the machine runs: the name of a program that comes with ftvm, or the path of an ELF file; "qemu" for a
+    stock QEMU with `qemu_arguments`."""
+    qemu_arguments: tuple[str, ...] = ()
+
+    @property
+    def is_qemu(self) -> bool:
+        """Whether hosts run QEMU, which is a process of its own."""
+        return self.guest == "qemu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +93,6 @@ class Stage:
             "--arbiter": self.arbiter,
             "--key": str(self.folder / f"{host}.key"),
             "--allow": str(self.folder / f"{other}.pub"),
-            "--program": commands.guest,
             "--memory": commands.memory,
             "--nic": self._cable(self.switch_port(host), from_card=True),
             "--mac": GUEST_MAC,
@@ -95,8 +102,13 @@ class Stage:
         }
         if commands.latency_ms is not None:
             options["--latency"] = f"{commands.latency_ms:g}"
+        if not commands.is_qemu:
+            options["--program"] = commands.guest
         words = [word for option in options.items() for word in option]
-        return [*commands.program, role, *words, *(["--create"] if role == "primary" else []), "--json"]
+        words += ["--create", "--json"] if role == "primary" else ["--json"]
+        if commands.is_qemu:
+            return [*commands.program, "qemu", QEMU_ROLES[role], *words, "--", *commands.qemu_arguments]
+        return [*commands.program, role, *words]
 
     def switch_command(self) -> list[str]:
         """Run the switch, with a port for each host and the last one for the client."""

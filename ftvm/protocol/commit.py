@@ -13,7 +13,7 @@ from typing import Protocol
 
 from ftvm.checkpoint import Checkpoint, GuestPosition, LogKind, LogRecord, Output, PageBatch
 from ftvm.config import Limits
-from ftvm.errors import BadFrame, DigestMismatch, LimitExceeded
+from ftvm.errors import BadFrame, LimitExceeded
 
 __all__ = ["Committed", "Memory"]
 
@@ -30,10 +30,6 @@ class Memory(Protocol):
         """Make all pages zero."""
         ...
 
-    def measure(self) -> None:
-        """Take the pages as they are: somebody else has written them."""
-        ...
-
     def verify(self, batches: Sequence[PageBatch], expected_digest: int | None) -> None:
         """Raise BadFrame or DigestMismatch unless the batches apply and give memory of that digest; change nothing."""
         ...
@@ -47,6 +43,7 @@ class Memory(Protocol):
 class Committed:
     """What this replica could run from. `epoch` is None until the first whole checkpoint.
 
+    engine   in force behind `epoch`: what a takeover goes on with
     outputs  emitted up to `epoch` and not known to have been released: emitted again after a takeover
     log      what the guest took since `epoch`, up to `log_index`: replayed at a takeover
     """
@@ -80,17 +77,7 @@ class Committed:
         self._forget_log(self.log[-1].index if self.log else 0)
 
     def adopt(self, checkpoint: Checkpoint) -> None:
-        """Take what the paused guest holds as the state: it was active here until `checkpoint`, its last.
-
-        Raises DigestMismatch if the memory is not what was captured then; there is no state in that case.
-        """
-        self.epoch = None
-        self.memory.measure()
-        if self.memory.memory_digest != checkpoint.memory_digest:
-            raise DigestMismatch(
-                f"the memory digest is {self.memory.memory_digest:032x}, but epoch {checkpoint.epoch} was captured "
-                f"as {checkpoint.memory_digest:032x}: pages were written that no capture saw"
-            )
+        """Take what the paused guest holds as the state: it was active here until `checkpoint`, its last."""
         self._become(checkpoint, ())
 
     def append(self, records: tuple[LogRecord, ...]) -> None:
@@ -139,6 +126,7 @@ class Committed:
         """Take note that the guest, executing here, came to the same state as the primary's at `checkpoint`."""
         self.epoch = checkpoint.epoch
         self.devices = checkpoint.devices
+        self.engine = checkpoint.engine
         self.position = checkpoint.position
         self._forget_log(checkpoint.log_index)
 

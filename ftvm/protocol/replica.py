@@ -19,16 +19,17 @@ from typing import assert_never
 
 from ftvm.checkpoint import Checkpoint, LogRecord, Output, PageBatch
 from ftvm.encode.messages import Envelope, Message
-from ftvm.errors import DigestMismatch, InternalError, LocalProtocolError
-from ftvm.events import HostFailed, RecordLearned, RoleChanged
-from ftvm.interfaces import Answer, Record, Request
+from ftvm.errors import InternalError, LocalProtocolError
+from ftvm.events import RecordLearned, RoleChanged
+from ftvm.interfaces import Answer, Engine, Record, Request
 from ftvm.protocol.active import Active
 from ftvm.protocol.commit import Committed
 from ftvm.protocol.core import ROLES, Core, Role, RoleEvent, Settings, Steps
 from ftvm.protocol.desk import Desk
-from ftvm.protocol.effects import Difference, Effect, EndSession, Run, Stop
+from ftvm.protocol.effects import Difference, Effect, EndSession, Measure, Run, Stop
 from ftvm.protocol.empty import Empty, Opening
 from ftvm.protocol.output import Gate
+from ftvm.protocol.pace import Pace
 from ftvm.protocol.standby import Standby
 from ftvm.protocol.switchover import Switchover, session_after
 from ftvm.units import Nanos
@@ -95,6 +96,11 @@ class Replica:
         if isinstance(self.steps, Active):
             self.steps.on_log(records, now)
 
+    def on_engine_used(self, engine: Engine, now: Nanos) -> None:
+        """Take note that the guest stood still and goes on under `engine`; after all outputs made before."""
+        if isinstance(self.steps, Active):
+            self.steps.on_engine_used(engine, now)
+
     def on_round(self, pages: int, now: Nanos) -> None:
         """Take the size of a round of the first copy that was collected."""
         if isinstance(self.steps, Active):
@@ -127,6 +133,17 @@ class Replica:
             self.steps.on_load_failed(error, now)
         self._follow(now)
 
+    def on_warm(self, now: Nanos) -> None:
+        """Take note that the shadow holds what this host may soon run from."""
+        if isinstance(self.steps, Standby):
+            self.steps.on_warm(now)
+
+    def on_measured(self, now: Nanos) -> None:
+        """Take note that the memory's digest is that of what the guest left behind here."""
+        if isinstance(self.steps, Standby):
+            self.steps.on_measured(now)
+        self._follow(now)
+
     def on_followed(self, outputs: list[Output], now: Nanos) -> None:
         """Take outputs that the guest made, executing the log; none of them may leave from here."""
         if isinstance(self.steps, Standby):
@@ -157,11 +174,25 @@ class Replica:
         self.steps.tick(now)
         self._follow(now)
 
+    def set_engine(self, engine: Engine) -> None:
+        """Change the engine, as soon as it can be done without losing protection.
+
+        Raises LocalProtocolError if the guest does not run here, ConfigError if the standby does not know the engine.
+        """
+        if not isinstance(self.steps, Active):
+            raise LocalProtocolError(f"this host is {self.role.value}: the engine is set where the guest runs")
+        self.steps.set_engine(engine)
+
     def leave(self, reason: str, now: Nanos) -> None:
         """Say goodbye to the peer in session, because this host stops; the peer then need not wait for silence."""
         if (isinstance(self.steps, Standby) and not self.steps.is_session_over) or isinstance(self.steps, Active):
             self.steps.leave(reason, now)
         self._follow(now)
+
+    def end(self, reason: str) -> None:
+        """Say that the guest came to its own end, and why; nothing is to be taken over."""
+        if isinstance(self.steps, Active):
+            self.steps.end(reason)
 
     # --- what to do ------------------------------------------------------------------------------------------------
 
@@ -231,12 +262,15 @@ class Replica:
         is_following = isinstance(self.steps, Standby) and self.steps.is_following
         outputs = list(committed.outputs)
         gate = Gate(released=committed.output_next - 1 - len(outputs))
-        active = Active(self.core, gate, committed.epoch or 0, now)
+        settings = self.core.settings
+        engine = settings.engine if committed.epoch is None else settings.engines[committed.engine]
+        active = Active(self.core, gate, committed.epoch or 0, now, Pace(engine, now))
         if event is RoleEvent.SWITCHED_HERE and isinstance(self.steps, Standby):
             active.resume(self.steps.opening, committed, now)
         self.steps = active
         active.on_outputs(outputs, 0, now)
-        self.core.do(Run(committed.output_next, committed.log_index + 1, () if is_following else tuple(committed.log)))
+        log = () if is_following else tuple(committed.log)
+        self.core.do(Run(committed.output_next, committed.log_index + 1, log, engine))
         active.announce(now)
 
     def _stand_by_again(self, before: Active, now: Nanos) -> None:
@@ -246,12 +280,9 @@ class Replica:
             raise InternalError("switched away without a switchover")
         self.core.do(EndSession())
         self.core.do(Stop())
-        opening = Opening(session_after(known), session.peer, session.key, session.staging_bytes)
-        try:
-            self._committed.adopt(switchover.final)
-        except DigestMismatch as wrong:
-            self.core.tell(HostFailed(at=now, guest_id=self.core.settings.guest_id, error=str(wrong)))
-            self.core.end_role(RoleEvent.EXPELLED, "the memory here is not what was handed over")
+        opening = Opening(session_after(known), session.peer, session.key, session.staging_bytes, session.engines)
+        self._committed.adopt(switchover.final)
+        self.core.do(Measure())
         self.steps = Standby.resume(self.core, opening, self._committed, switchover, now)
 
     def begin_switchover(self, limit_ns: Nanos, now: Nanos) -> Switchover:

@@ -1,6 +1,7 @@
 """A planned switchover, as the active that was asked for it keeps it (PROTOCOL.md, SWITCH).
 
-    settle   the guest runs; one more epoch is cut, so that the last pause ships little; the arbiter is seen to answer
+    settle   the guest runs; the standby copies its memory into the shadow that it will need, one more epoch is cut, so
+             that the last pause ships little, and the arbiter is seen to answer
     hand     the guest stands still; the last epoch is cut, acknowledged, and loaded by the standby
     switch   the SWITCH is proposed; the guest stands still until that is resolved, however long it takes
 
@@ -41,8 +42,9 @@ class Switchover:
     fresh_at    the desk's count of reads from which on the arbiter is known to answer
     warm_epoch  the epoch that is cut while the guest still runs
     ends_at     when it is called off, if nothing was proposed until then
+    switched_at when the record was learned that names the standby active
+    is_warm     whether the standby has said that its shadow is there
     final       the epoch that the guest stands still at, without its pages
-    engine      what the standby would protect with
     error       why it came to nothing, once it is over; None if the guest runs on the other host
     """
 
@@ -51,9 +53,10 @@ class Switchover:
     warm_epoch: int
     ends_at: Nanos
     paused_at: Nanos | None = None
+    switched_at: Nanos | None = None
     prepare_at: Nanos | None = None
+    is_warm: bool = False
     final: Checkpoint | None = None
-    engine: str = ""
     is_over: bool = False
     error: str | None = None
 

@@ -8,6 +8,7 @@ from array import array
 from dataclasses import dataclass, replace
 from typing import Final, cast
 
+from ftvm._native.digest import DigestTable
 from ftvm._native.memory import NativeMemory
 from ftvm.capture.pages import StagedCopy, capture_fused, encode_staged, page_indices
 from ftvm.capture.policy import CapturePolicy, Way
@@ -58,6 +59,7 @@ class Hands:
         self._policy = CapturePolicy()
         self._cut_copy: StagedCopy | None = None
         self._scrub: Scrub | None = None
+        self._warm_next = 0
         self._page_counts = tuple(region.page_count for region in guest.memory)
 
     # --- the first copy --------------------------------------------------------------------------------------------
@@ -77,17 +79,33 @@ class Hands:
         self._uncopied = Bitmap.full(self._page_counts)
         return self._begin_round()
 
-    def adopt(self, memory_digest: int, staging_bytes: int) -> None:
-        """Begin a session with a standby that holds what the paused guest holds: nothing is copied.
+    def warm_up(self, digests: DigestTable) -> bool:
+        """Bring the shadow closer to what the guest holds, which does not run here yet; tell whether it has all of it.
 
-        `memory_digest` is that of the guest's memory; a shadow that has it already is not made again.
+        One call takes a few milliseconds. What changes behind it is left for `adopt`.
+        """
+        self._warm_next = self._require_shadow().adopt(self._memory, digests, self._warm_next, _PAGES_PER_COPY_STEP)
+        is_done = self._warm_next >= self._memory.page_count
+        if is_done:
+            self._warm_next = 0
+        return is_done
+
+    def adopt(self, digests: DigestTable, staging_bytes: int) -> None:
+        """Begin a session with a standby that holds what the paused guest holds: nothing is sent.
+
+        `digests` are those of the guest's memory; what a warm-up has copied is not copied again.
         """
         self._limits = replace(self._limits, staging_bytes=staging_bytes)
         self._scrub = None
         self.end_session()
-        shadow = self._require_shadow()
-        if not shadow.is_whole or shadow.memory_digest != memory_digest:
-            shadow.adopt(self._memory)
+        self._require_shadow().adopt(self._memory, digests, 0, self._memory.page_count)
+
+    def release(self) -> None:
+        """Give the shadow's memory back: the guest does not run here any more."""
+        self._scrub = None
+        self._warm_next = 0
+        if self._shadow is not None:
+            self._shadow.clear()
 
     def collect_round(self) -> int:
         """Collect the pages written since the last round. Returns how many; the guest stood still for a moment."""
@@ -149,7 +167,7 @@ class Hands:
         checkpoint = Checkpoint(
             epoch=order.epoch,
             base=order.base,
-            engine=order.engine,
+            engine=order.engine.name,
             batches=batches,
             devices=devices,
             outputs=outputs,

@@ -5,21 +5,33 @@ reached through interfaces. The guest runs in a thread or process of its own and
 from here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 from typing import assert_never, cast
 
 from ftvm._native.memory import NativeMemory
-from ftvm.checkpoint import Buffer, Checkpoint, PageBatch
+from ftvm.checkpoint import END_CHANNEL, Buffer, Checkpoint, LogRecord, PageBatch
 from ftvm.config import Limits
 from ftvm.encode.apply import CommittedMemory
 from ftvm.encode.messages import Copy, Envelope, EpochPart, Message
 from ftvm.encode.wire import encode
-from ftvm.errors import FtvmError, GuestError, InternalError, LimitExceeded
-from ftvm.events import Event, HostFailed, TransportTrouble
-from ftvm.interfaces import Arbiter, Capability, Clock, ExactStopGuest, Guest, Lane, Record, ReplayableGuest, World
+from ftvm.engines.names import require
+from ftvm.errors import FtvmError, GuestEnded, GuestError, LimitExceeded
+from ftvm.events import Event, GuestFinished, HostFailed, TransportTrouble
+from ftvm.interfaces import (
+    Arbiter,
+    Capability,
+    Clock,
+    Engine,
+    ExactStopGuest,
+    Guest,
+    Lane,
+    Record,
+    ReplayableGuest,
+    World,
+)
 from ftvm.protocol import effects as do
 from ftvm.protocol.active import Active
 from ftvm.protocol.commit import Committed
@@ -73,13 +85,16 @@ class Driver:
         self._sink = NumberingSink(wake)
         memory = NativeMemory([region.buffer for region in guest.memory])
         self._memory = CommittedMemory(memory)
+        self._stored = StoredMemory(self._memory, guest.memory)
         self._hands = Hands(guest, memory, settings.limits)
         self._packer = Packer(settings.limits, clock)
         self._follower: Follower | None = None
-        committed = Committed(StoredMemory(self._memory, guest.memory), settings.limits)
+        committed = Committed(self._stored, settings.limits)
         self._counters = Counters()
+        self._end: str | None = None
         self._is_running = False
         self._is_stalled = False
+        self._is_warming_up = False
         self._stops_itself = False
         self.replica = Replica(settings, committed, fresh_id=fresh_id, starts=starts, now=clock.now())
         guest.attach(self._sink)
@@ -133,6 +148,7 @@ class Driver:
             self._perform()
         self._bring_inputs()
         self._follow_on(now)
+        self._warm_up(now)
         self._take_outputs(now)
         self.replica.tick(now)
         self._perform()
@@ -143,11 +159,21 @@ class Driver:
         request = self.replica.next_request(now)
         if request is not None:
             self._arbiter.submit(request)
-        is_following = self._follower is not None and self._follower.has_work
-        return now if is_following else self.replica.deadline(now)
+        is_busy = self._is_warming_up or (self._follower is not None and self._follower.has_work)
+        return now if is_busy else self.replica.deadline(now)
 
     def _has_failed(self) -> bool:
         return self.failure is not None
+
+    def set_engine(self, engine: Engine) -> None:
+        """Change the engine of the guest that runs here; `EngineChanged` tells when it is in force.
+
+        Raises ConfigError if the guest or the standby cannot be protected with it, LocalProtocolError if the guest
+        does not run here; nothing changes then.
+        """
+        require(engine, self._guest.can)
+        self.replica.set_engine(engine)
+        self._perform()
 
     def begin_switchover(self, limit_ns: Nanos) -> Switchover:
         """Start to hand the guest over to the standby. Raises LocalProtocolError; watch what is returned."""
@@ -164,8 +190,11 @@ class Driver:
         """Return what to tell the arbiter once the guest has stopped here for good, if anything.
 
         A host that ran the guest alone vacates the record: nobody else can move it, and the guest ended with this host.
+        So does one whose guest came to its own end, whoever stands by.
         """
         desk = self.replica.core.desk
+        if self.is_active and isinstance(self.failure, GuestEnded):
+            return vacate(desk.known)
         if not self.is_active or desk.proposal is not None or desk.known.standby is not None:
             return None
         return vacate(desk.known)
@@ -213,12 +242,26 @@ class Driver:
                 self._guest.resume()
 
     def _check_guest(self, now: Nanos) -> None:
+        if self._end is not None and self.failure is None:
+            self.replica.end(self._end)
+            self._perform()
+            self._fail(GuestEnded(self._end))
+            return
         reason = self._guest.failure() if self._is_running else None
-        if reason is not None:
-            self._take_outputs(now)
+        if reason is None:
+            return
+        self._take_outputs(now)
+        if not self._is_end_held() and self._end is None:
             self.replica.leave(f"the guest ended: {reason}", now)
             self._perform()
             self._fail(GuestError(f"the guest ended: {reason}"))
+
+    def _is_end_held(self) -> bool:
+        """Tell whether the guest came to its own end, and that is not safe yet."""
+        steps = self.replica.steps
+        if not isinstance(steps, Active) or not steps.gate.held:
+            return False
+        return steps.gate.held[-1].output.channel == END_CHANNEL
 
     # --- effects ---------------------------------------------------------------------------------------------------
 
@@ -243,18 +286,25 @@ class Driver:
                 self._world.announce()
             case do.Run():
                 self._run(effect)
+            case do.Use():
+                self._change_engine(effect.engine)
             case do.Stop():
                 self._pause_for_good()
+                self._hands.release()
             case do.Follow():
                 self._start_following(effect)
             case do.Execute():
-                self._follower_at_work().add(effect.records)
+                self._lead_along(effect.records)
             case do.Compare():
-                self._follower_at_work().add((effect.checkpoint,))
+                self._lead_along((effect.checkpoint,))
+            case do.Rest():
+                self._follower = None
+                self._sink.close()
             case do.Load():
                 self._load(effect)
             case do.Unload():
                 self._guest.pause()
+                self._hands.release()
             case do.Forget():
                 self._hands.forget(effect.batches)
                 self._packer.acknowledged(effect.batches)
@@ -263,7 +313,12 @@ class Driver:
             case do.Fail():
                 self._fail(effect.error)
             case do.Adopt():
-                self._hands.adopt(self._memory.memory_digest, effect.staging_bytes)
+                self._hands.adopt(self._memory.digests, effect.staging_bytes)
+            case do.WarmUp():
+                self._is_warming_up = True
+            case do.Measure():
+                self._stored.measure()
+                self.replica.on_measured(self._clock.now())
             case do.StartCopy() | do.CollectRound() | do.CopyMore() | do.Cut():
                 self._capture(effect)
             case _:
@@ -282,23 +337,27 @@ class Driver:
             self._hands.let_go(batch)
 
     def _release(self, effect: do.Release) -> None:
-        self._world.release(effect.output)
+        if effect.output.channel == END_CHANNEL:
+            self._end = f"the guest ended: {effect.output.payload.decode(errors='replace')}"
+        else:
+            self._world.release(effect.output)
         self._counters.released((self._clock.now() - effect.since) / 1000)
 
     def _start_following(self, effect: do.Follow) -> None:
         """Load the first copy; from now on the guest is led along the log."""
         try:
-            self._guest.load_devices(effect.devices)
+            if effect.devices is not None:
+                self._guest.load_devices(effect.devices)
         except GuestError as wrong:
             self.replica.on_diverged(do.Difference(reason=f"the first copy does not load: {wrong}"), self._clock.now())
             return
         self._sink.open(effect.output_next, 1, is_logging=False)
         self._follower = Follower(cast("ReplayableGuest", self._guest), self._memory, self._sink)
 
-    def _follower_at_work(self) -> Follower:
-        if self._follower is None:
-            raise InternalError("asked to execute a log without a guest that follows")
-        return self._follower
+    def _lead_along(self, items: Iterable[LogRecord | Checkpoint]) -> None:
+        """Have the guest follow. There is none if the first copy did not load: then the role ends with this step."""
+        if self._follower is not None:
+            self._follower.add(items)
 
     def _follow_on(self, now: Nanos) -> None:
         """Execute a portion of what waits, and report what came of it."""
@@ -315,6 +374,12 @@ class Driver:
             self.replica.on_agreed(outcome, now)
         self._perform()
 
+    def _warm_up(self, now: Nanos) -> None:
+        """Copy a portion of the memory that a switchover will start from."""
+        if self._is_warming_up and self._hands.warm_up(self._memory.digests):
+            self._is_warming_up = False
+            self.replica.on_warm(now)
+
     def _load(self, effect: do.Load) -> None:
         if self._follower is not None:
             self.replica.on_loaded(self._clock.now())
@@ -329,7 +394,7 @@ class Driver:
 
     def _run(self, effect: do.Run) -> None:
         """Let the guest run here, from where the log ends."""
-        engine, guest = self.settings.engine, self._guest
+        guest = self._guest
         follower, self._follower = self._follower, None
         try:
             if follower is not None:
@@ -341,12 +406,29 @@ class Driver:
             self._fail(GuestError(f"the replay diverged: {wrong}"))
             return
         self.replica.on_outputs([output for output, _ in self._sink.drain().outputs], 0, self._clock.now())
-        self._sink.open(self._sink.output_next, effect.log_next, is_logging=engine.logs)
-        self._stops_itself = engine.stands_still and Capability.EXACT_OUTPUT_STOP in guest.can
-        if self._stops_itself:
-            cast("ExactStopGuest", guest).stop_at_output(True)
+        self._sink.open(self._sink.output_next, effect.log_next, is_logging=False)
+        self._use(effect.engine)
         self._is_running = True
         guest.resume()
+
+    def _use(self, engine: Engine) -> None:
+        """Have the paused guest go on under `engine`; all that it emitted before is drained."""
+        self._sink.set_logging(engine.logs)
+        can_stop = Capability.EXACT_OUTPUT_STOP in self._guest.can
+        self._stops_itself = engine.stands_still and can_stop
+        if can_stop:
+            cast("ExactStopGuest", self._guest).stop_at_output(self._stops_itself)
+
+    def _change_engine(self, engine: Engine) -> None:
+        """Change the engine where no cut does it: what the guest emitted before the pause is judged by the old one."""
+        if not self._is_running:
+            return
+        self._guest.pause()
+        self._is_stalled = True
+        self._hand_on(self._clock.now())
+        self._use(engine)
+        self.replica.on_engine_used(engine, self._clock.now())
+        self._stall_or_go_on()
 
     def _capture(self, effect: do.StartCopy | do.CollectRound | do.CopyMore | do.Cut) -> None:
         try:
@@ -374,8 +456,10 @@ class Driver:
             steps = self.replica.steps
             pending = steps.pending_outputs() if isinstance(steps, Active) else ()
             captured = self._hands.cut(order, pending, self._sink.output_next, self._sink.log_index)
+            self._use(order.engine)
+            self.replica.on_engine_used(order.engine, began)
             pause_ns = Nanos(self._clock.now() - began)
-            if not self.settings.engine.stands_still:
+            if not order.engine.stands_still:
                 self._stall_or_go_on()
             checkpoint = self._finish(captured, pause_ns)
             self.replica.on_cut(checkpoint, pause_ns, self._clock.now())
@@ -399,7 +483,11 @@ class Driver:
         self._sink.close()
 
     def _fail(self, error: FtvmError) -> None:
-        self._tell(HostFailed(at=self._clock.now(), guest_id=self.settings.guest_id, error=str(error)))
+        at, guest_id = self._clock.now(), self.settings.guest_id
+        if isinstance(error, GuestEnded):
+            self._tell(GuestFinished(at=at, guest_id=guest_id, reason=str(error)))
+        else:
+            self._tell(HostFailed(at=at, guest_id=guest_id, error=str(error)))
         self.halt(error)
 
     def halt(self, error: FtvmError) -> None:
@@ -419,6 +507,7 @@ def _status(driver: Driver, replica: Replica, counters: Counters, now: Nanos) ->
     steps, known = replica.steps, replica.core.desk.known
     active = steps if isinstance(steps, Active) else None
     session = active.session if active is not None else None
+    engine = active.pace.engine.name if active else steps.committed.engine if isinstance(steps, Standby) else ""
     epoch = active.epoch if active else steps.committed.epoch or 0 if isinstance(steps, Standby) else 0
     in_flight = session.in_flight if session is not None else ()
     return Status(
@@ -430,7 +519,7 @@ def _status(driver: Driver, replica: Replica, counters: Counters, now: Nanos) ->
         generation=known.generation,
         active=known.active,
         standby=known.standby,
-        engine=driver.settings.engine.name,
+        engine=engine or driver.settings.engine.name,
         epoch=epoch,
         epochs_in_flight=len(in_flight),
         lag_ms=nanos_to_millis(now - in_flight[0].cut_at) if in_flight else 0.0,

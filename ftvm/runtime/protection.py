@@ -1,20 +1,22 @@
 """The public face: protect a guest, stand by for one.
 
 Both give a running host: a thread that steps the driver, a transport, an arbiter's worker. `protect` returns once the
-guest runs here by the arbiter's word; `Standby.wait` returns once this host has taken over. Leaving the `with` block
-stops the guest on this host and says goodbye, so that the other side need not wait for silence.
+guest runs here by the arbiter's word; `Standby.wait` returns once this host has taken over. Roles change, the object
+stays: after a switchover a Protection is the standby of the other host, and `wait_active` tells when the guest is back.
+Leaving the `with` block hands the guest to a standby that is in step, if there is one, then says goodbye, so that the
+other side need not wait for silence.
 """
 
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Final, Self, TypedDict, Unpack
 
 from ftvm.arbiters.urls import open_record_store
 from ftvm.config import Limits, Timing
-from ftvm.engines.names import EXECUTING, engines_for
+from ftvm.engines.names import engines_for, require
 from ftvm.engines.remus import Remus
 from ftvm.errors import BrokenError, ClosedError, ConfigError, FtvmError, SwitchoverFailed
 from ftvm.events import Event
@@ -29,11 +31,15 @@ from ftvm.runtime.status import Status
 from ftvm.runtime.world import CallbackWorld
 from ftvm.transport.keys import Keys
 from ftvm.transport.zeromq import ZeroMqTransport
-from ftvm.units import Nanos
+from ftvm.units import Nanos, seconds_to_nanos
 
 __all__ = ["HostOptions", "Protection", "Standby", "check_guest_id", "protect"]
 
 _EVENTS_KEPT: Final = 65_536
+_LAST_SWITCHOVER_SECONDS: Final = 2.0
+"""So long may a host that is closed take to hand the guest over; then the standby takes it by itself."""
+_ANSWER_SECONDS: Final = 5.0
+"""So long beyond its time-out a switchover that was proposed may wait for the arbiter before the caller hears of it."""
 _GUEST_ID_CHARS_MAX: Final = 64
 """As the wire has it: a longer one would reach no peer."""
 
@@ -148,6 +154,16 @@ class _Node:
         """Return the status; for any thread but the loop's."""
         return self.status() if self.host.has_ended else self.host.call(self.status)
 
+    def hand_over(self, timeout: float) -> None:
+        """See Protection.switchover."""
+        is_done = self.host.call(lambda: self.switch_over(seconds_to_nanos(timeout)))
+        if not self.changed.wait_for(lambda: is_done() or self.host.has_ended, timeout + _ANSWER_SECONDS):
+            raise SwitchoverFailed(
+                "the switchover is proposed and the arbiter has not answered: the guest stands still until it does"
+            )
+        if not is_done():
+            self.raise_failure()
+
     # --- Controls: for the loop's thread only ----------------------------------------------------------------------
 
     @property
@@ -175,6 +191,8 @@ class _Node:
         if self._is_closed:
             return
         self._is_closed = True
+        with suppress(FtvmError):  # nobody to hand it to, or nobody who can take it now: the goodbye must do
+            self.hand_over(_LAST_SWITCHOVER_SECONDS)
         if not self.host.has_ended:
             self.host.call(lambda: self.driver.stop(ClosedError("this host was closed")))
         self.host.stop()
@@ -187,7 +205,10 @@ class _Node:
 
 
 class Protection:
-    """A guest that runs on this host, protected as soon as a standby has joined. A context manager."""
+    """A guest that runs on this host, protected as soon as a standby has joined. A context manager.
+
+    After `switchover`, or if another host takes over, this host stands by; it is the same object all the time.
+    """
 
     def __init__(self, node: _Node) -> None:
         self._node = node
@@ -208,12 +229,43 @@ class Protection:
         """Wait until the record names a standby; return False after `timeout` seconds."""
         return self._node.wait_for(lambda: self._node.driver.replica.core.desk.known.standby is not None, timeout)
 
+    def switchover(self, timeout: float = 10.0) -> None:
+        """Hand the guest over to the standby; return once it runs there and this host is its standby.
+
+        The guest stands still for a moment only, and no client notices more than a pause. Raises LocalProtocolError if
+        this host is not active or no standby is in step, SwitchoverFailed if nothing could be proposed in `timeout`
+        seconds or the standby cannot run the guest: the guest then goes on here. Once it is proposed only the arbiter
+        can end it; if it is silent just then, SwitchoverFailed says so, and the guest stands still until it answers.
+        """
+        self._node.hand_over(timeout)
+
+    def wait_active(self, timeout: float | None = None) -> bool:
+        """Wait until the guest runs on this host (again); return False after `timeout` seconds."""
+        return self._node.wait_for(lambda: self._node.driver.is_active, timeout)
+
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until this host ends. Returns False after `timeout` seconds, raises what ended it."""
         return self._node.wait_for(lambda: False, timeout)
 
+    def set_engine(self, engine: Engine) -> None:
+        """Change the engine while the guest runs, without losing protection. From any thread.
+
+        The change goes to the backup with the next checkpoint, which is cut at once, and is in force once that is
+        committed: `EngineChanged` then comes on both hosts, and `status().engine` names it. Without a backup it is in
+        force at once. A host that takes over goes on with the engine that was in force, with the parameters that it was
+        started with itself (its own defaults for another engine than its own): they do not travel. A change that was
+        not in force yet is forgotten with the host that was asked.
+
+        Raises ConfigError if the guest cannot be protected so or the standby does not know the engine, and
+        LocalProtocolError if the guest no longer runs here; nothing changes then.
+        """
+        self._node.host.call(lambda: self._node.driver.set_engine(engine))
+
     def close(self) -> None:
-        """Stop the guest here, say goodbye, give everything back. The standby, if any, takes over."""
+        """End this host: hand the guest to the standby, if one is in step, say goodbye, give everything back.
+
+        The guest goes on over there. That takes two seconds at most; without a standby the guest ends here.
+        """
         self._node.close()
 
     def __enter__(self) -> Self:
@@ -333,10 +385,7 @@ def _start(
         if not starts and not peers:
             raise ConfigError("a standby needs at least one peer to join")
         engine = options.get("engine") or Remus()
-        missing = engine.needs - guest.can
-        if missing:
-            names = ", ".join(sorted(capability.value for capability in missing))
-            raise ConfigError(f"engine {engine.name} needs a guest that can do: {names}")
+        require(engine, guest.can)
         guest_id = options.get("guest_id", "guest")
         check_guest_id(guest_id)
         limits = options.get("limits") or Limits()
@@ -348,8 +397,7 @@ def _start(
             guest_id=guest_id,
             geometry=guest.geometry,
             engine=engine,
-            engines=engines_for(guest.can),
-            executing=EXECUTING,
+            engines=engines_for(guest.can, engine),
             dialled=transport.dialled,
             creates=creates,
             timing=options.get("timing") or Timing(),

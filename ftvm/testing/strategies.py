@@ -191,7 +191,12 @@ def messages() -> st.SearchStrategy[Message]:
         st.builds(
             Join, geometry=geometries(), engines=st.lists(identities(), max_size=4).map(tuple), staging_bytes=_numbers
         ),
-        st.builds(Welcome, joiner=identities(), engine=identities(), staging_bytes=_numbers),
+        st.builds(
+            Welcome,
+            joiner=identities(),
+            engines=st.lists(identities(), max_size=4).map(tuple),
+            staging_bytes=_numbers,
+        ),
         st.builds(Refuse, joiner=identities(), reason=_texts, is_final=st.booleans()),
         st.builds(Copy, sequence=_numbers, round=_numbers, batch=batches()),
         _epoch_parts(),
@@ -200,8 +205,8 @@ def messages() -> st.SearchStrategy[Message]:
         st.builds(Ping, number=_numbers),
         st.builds(Pong, number=_numbers),
         st.builds(Prepare, epoch=_numbers),
-        st.builds(Prepared, epoch=_numbers, engine=identities(), error=_texts),
-        st.builds(Leave, reason=_texts),
+        st.builds(Prepared, epoch=_numbers, error=_texts),
+        st.builds(Leave, reason=_texts, is_end=st.booleans()),
     )
 
 

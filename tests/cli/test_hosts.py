@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from ftvm.arbiters.file import FileRecordStore
+from ftvm.interfaces import Record
 
 WAIT_SECONDS = 60
 
@@ -37,7 +41,14 @@ def wait_for(process: subprocess.Popen[str], event: str) -> dict[str, object]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_a_signal_stops_a_primary_cleanly(number: signal.Signals, tmp_path: Path) -> None:
     with host(
-        "primary", "--listen", "tcp://127.0.0.1:0", "--arbiter", f"file://{tmp_path}", "--create", "--program", "ticks"
+        "primary",
+        "--listen",
+        "tcp://127.0.0.1:0",
+        "--arbiter",
+        f"file://{tmp_path}",
+        "--create",
+        "--program",
+        "console",
     ) as primary:
         told = wait_for(primary, "RoleChanged")
 
@@ -63,3 +74,63 @@ def test_a_standby_whose_peer_is_not_there_waits_and_stops_cleanly(tmp_path: Pat
     assert (status["role"], status["failure"]) == ("empty", None)
     assert standby.returncode == 0
     assert "Traceback" not in said
+
+
+def test_a_guest_that_ends_well_ends_its_host_well_and_leaves_the_record_vacant(tmp_path: Path) -> None:
+    """Regression: the host called it a failure of its own."""
+    with host(
+        "primary", "--listen", "tcp://127.0.0.1:0", "--arbiter", f"file://{tmp_path}", "--create", "--program", "hello"
+    ) as primary:
+        told = wait_for(primary, "GuestFinished")
+        _, said = primary.communicate(timeout=WAIT_SECONDS)
+
+    assert told["reason"] == "the guest ended: the program ended with code 0"
+    assert primary.returncode == 0
+    assert "Traceback" not in said
+    assert FileRecordStore(tmp_path).read("guest").active is None
+
+
+def test_a_start_that_waits_for_its_arbiter_says_so_at_once(tmp_path: Path) -> None:
+    """Regression: it was told only when the start was given up, after thirty seconds."""
+    FileRecordStore(tmp_path).compare_and_set("guest", Record(1, None, None))
+    (record,) = tmp_path.iterdir()
+    record.write_bytes(b"damaged")
+    with host("primary", "--listen", "tcp://127.0.0.1:0", "--arbiter", f"file://{tmp_path}") as primary:
+        assert primary.stderr is not None
+        said = primary.stderr.readline()
+
+        assert primary.poll() is None
+
+    assert said.startswith("ftvm: waiting for the arbiter: ")
+    assert "cannot be trusted" in said
+
+
+def test_a_service_manager_hears_ready_and_a_fed_watchdog_from_a_real_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    manager.bind(str(tmp_path / "notify"))
+    manager.settimeout(WAIT_SECONDS)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("WATCHDOG_USEC", "400000")
+
+    with host(
+        "primary",
+        "--listen",
+        "tcp://127.0.0.1:0",
+        "--arbiter",
+        f"file://{tmp_path}",
+        "--create",
+        "--program",
+        "console",
+    ) as primary:
+        heard = ""
+        while heard.count("WATCHDOG=1") < 2 or "READY=1" not in heard:
+            heard += manager.recv(4096).decode() + "\n"
+        primary.terminate()
+        primary.communicate(timeout=WAIT_SECONDS)
+
+    while "STOPPING=1" not in heard:
+        heard += manager.recv(4096).decode() + "\n"
+    manager.close()
+    assert primary.returncode == 0

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from ftvm.checkpoint import Buffer, Checkpoint, Output, PageBatch
 from ftvm.config import PROTOCOL_VERSION, Limits
 from ftvm.encode.messages import Ack, Copy, Envelope, EpochPart, Leave, Message, Ping, Refuse
-from ftvm.encode.wire import NAMES_MAX, TEXT_CHARS_MAX, decode, encode
+from ftvm.encode.wire import NAMES_MAX, TEXT_CHARS_MAX, decode, encode, seal
 from ftvm.errors import BadFrame, ConfigError, LimitExceeded, VersionMismatch
 from ftvm.interfaces import Record
 from ftvm.testing.strategies import batches, checkpoints, envelopes, messages
+
+from .forging import forged
 
 LIMITS = Limits()
 ENVELOPE = Envelope(guest_id="vm", sender="x", session=None, record=Record(1, "x", None), released=0)
@@ -40,27 +42,28 @@ def frames_of(message: Message, envelope: Envelope = ENVELOPE) -> list[bytes]:
 
 def reads_or_refuses(frames: Sequence[Buffer], kind: type | None = None) -> None:
     """Decode; pass if that gives a message (of the kind, if one is named) or one of the two errors promised."""
-    try:
-        _, message = decode(frames, LIMITS)
-    except (BadFrame, VersionMismatch):
-        return
-    assert kind is None or type(message) is kind
+    for told in (frames, forged(frames)):
+        try:
+            _, message = decode(told, LIMITS)
+        except (BadFrame, VersionMismatch):
+            continue
+        assert kind is None or type(message) is kind
 
 
 def altered(message: Message, place: int, value: object) -> list[bytes]:
     """Return the frames of a message with one place of its header replaced."""
     header, *rest = frames_of(message)
-    fields = msgpack.unpackb(header)
+    fields = msgpack.unpackb(header[:-16])
     fields[place] = value
-    return [msgpack.packb(fields), *rest]
+    return [seal(msgpack.packb(fields)), *rest]
 
 
 def with_field(message: Message, place: int, value: object) -> list[bytes]:
     """Return the frames of a message with one of the fields of its kind replaced."""
     header, *rest = frames_of(message)
-    fields = msgpack.unpackb(header)
+    fields = msgpack.unpackb(header[:-16])
     fields[7][place] = value
-    return [msgpack.packb(fields), *rest]
+    return [seal(msgpack.packb(fields)), *rest]
 
 
 # --- round trips ---------------------------------------------------------------------------------------------------
@@ -202,7 +205,7 @@ def test_any_value_in_any_place_of_the_header_is_a_named_error_or_a_message(
 def test_any_value_in_any_field_of_a_message_is_a_named_error_or_that_message(
     message: Message, data: st.DataObject, value: object
 ) -> None:
-    count = len(msgpack.unpackb(frames_of(message)[0])[7])
+    count = len(msgpack.unpackb(frames_of(message)[0][:-16])[7])
 
     reads_or_refuses(with_field(message, data.draw(st.integers(0, count - 1)), value), type(message))
 
@@ -230,7 +233,7 @@ def nested(depth: int) -> bytes:
 @pytest.mark.parametrize("before", [b"", b"\x98\x01", b"\x98\x01\x05\xa1g\xa1s\xc0"])
 def test_a_deeply_nested_header_is_refused(depth: int, before: bytes) -> None:
     with pytest.raises(BadFrame):
-        decode([before + nested(depth)], LIMITS)
+        decode([seal(before + nested(depth))], LIMITS)
 
 
 @pytest.mark.parametrize("depth", [3, 400, 900, 1020])
@@ -241,7 +244,7 @@ def test_a_nested_list_where_a_plain_value_belongs_is_refused(place: int, depth:
     packed[place] = nested(depth)
 
     with pytest.raises(BadFrame):
-        decode([b"\x98" + b"".join(packed)], LIMITS)
+        decode([seal(b"\x98" + b"".join(packed))], LIMITS)
 
 
 @pytest.mark.parametrize("value", [True, False, -1, 1 << 63, (1 << 64) - 1, float("nan"), 1.0, "1", b"1", None, [], {}])
@@ -296,7 +299,7 @@ def test_an_impossible_geometry_is_refused(regions: list[Any]) -> None:
     header = [PROTOCOL_VERSION, 1, "vm", "x", None, [1, "x", None], 0, ["machine", regions, ["remus"], 1]]
 
     with pytest.raises(BadFrame):
-        decode([msgpack.packb(header)], LIMITS)
+        decode([seal(msgpack.packb(header))], LIMITS)
 
 
 @given(batches(), st.integers(0, 1 << 29))
@@ -348,13 +351,44 @@ def test_an_output_table_that_does_not_match_its_payloads_is_refused(end: Checkp
     place = data.draw(st.sampled_from([2, 3]))
     frames[place] += data.draw(st.binary(min_size=1, max_size=12))
 
-    with pytest.raises(BadFrame):
-        decode(frames, LIMITS)
+    with pytest.raises(BadFrame, match="output"):
+        decode(forged(frames), LIMITS)
 
 
 def test_a_table_with_more_outputs_than_numbers_is_refused() -> None:
     with pytest.raises(BadFrame, match="cannot be"):
         decode(end_frames(replace(END, output_next=2)), LIMITS)
+
+
+# --- digests -------------------------------------------------------------------------------------------------------
+
+
+@given(envelopes(), messages(), st.data())
+def test_a_bit_that_flips_anywhere_in_a_message_is_noticed(
+    envelope: Envelope, message: Message, data: st.DataObject
+) -> None:
+    """Whatever carries the messages. The frames of a batch have a digest of their own, checked with its pages."""
+    frames = frames_of(message, envelope)
+    if getattr(message, "batch", None) is not None:
+        del frames[1:]
+    place = data.draw(st.sampled_from([place for place, frame in enumerate(frames) if frame]))
+    bit = data.draw(st.integers(0, 8 * len(frames[place]) - 1))
+    flipped = bytearray(frames[place])
+    flipped[bit // 8] ^= 1 << bit % 8
+
+    with pytest.raises(BadFrame):
+        decode([*frames[:place], bytes(flipped), *frames_of(message, envelope)[place + 1 :]], LIMITS)
+
+
+def test_every_bit_of_the_end_of_an_epoch_is_guarded() -> None:
+    frames = [bytes(frame) for frame in end_frames(END)]
+    for place, frame in enumerate(frames):
+        for bit in range(8 * len(frame)):
+            flipped = bytearray(frame)
+            flipped[bit // 8] ^= 1 << bit % 8
+
+            with pytest.raises(BadFrame):
+                decode([*frames[:place], bytes(flipped), *frames[place + 1 :]], LIMITS)
 
 
 # --- versions ------------------------------------------------------------------------------------------------------
@@ -370,7 +404,7 @@ def test_another_version_is_told_apart_with_both_numbers(message: Message, versi
 
 def test_a_later_version_may_have_any_header_behind_its_number() -> None:
     with pytest.raises(VersionMismatch, match="ours is 1, the peer's is 2"):
-        decode([msgpack.packb([2, "whatever", [1, 2, 3]])], LIMITS)
+        decode([seal(msgpack.packb([2, "whatever", [1, 2, 3]]))], LIMITS)
 
 
 @pytest.mark.parametrize("version", [True, 1.0, "1", None, [1]])

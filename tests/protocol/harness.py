@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from ftvm.checkpoint import Checkpoint, Geometry, Output, PageBatch, RegionShape
 from ftvm.config import Limits, Timing
+from ftvm.engines.names import engine_named
 from ftvm.engines.remus import Remus
 from ftvm.errors import DigestMismatch
 from ftvm.events import Event
@@ -23,6 +24,7 @@ from ftvm.protocol.core import Role, Settings
 from ftvm.protocol.empty import Empty
 from ftvm.protocol.link import LinkState
 from ftvm.protocol.output import Gate
+from ftvm.protocol.pace import Pace
 from ftvm.protocol.replica import Replica
 from ftvm.protocol.standby import Standby
 from ftvm.units import Nanos, PageCount
@@ -47,10 +49,6 @@ class FakeMemory:
 
     def __init__(self) -> None:
         self.memory_digest = 0
-        self.written: Callable[[], int] = lambda: self.memory_digest
-
-    def measure(self) -> None:
-        self.memory_digest = self.written()
 
     def clear(self) -> None:
         self.memory_digest = 0
@@ -92,7 +90,7 @@ def make_settings(
         guest_id=guest_id,
         geometry=geometry,
         engine=Remus(interval=0.02),
-        engines=engines,
+        engines={name: engine_named(name, 0.02) for name in engines},
         dialled=dialled,
         creates=creates,
         timing=timing or Timing(),
@@ -118,7 +116,8 @@ def lone_replica(settings: Settings | None = None, *, starts: bool = False) -> R
 
 
 def lone_active() -> Active:
-    return Active(lone_replica().core, Gate(0), 0, Nanos(ORIGIN))
+    core = lone_replica().core
+    return Active(core, Gate(0), 0, Nanos(ORIGIN), Pace(core.settings.engine, Nanos(ORIGIN)))
 
 
 @dataclass(slots=True)
@@ -145,9 +144,6 @@ class Host:
     """What of it the session has shipped."""
 
     # --- the guest -------------------------------------------------------------------------------------------------
-
-    def __post_init__(self) -> None:
-        self.memory.written = lambda: self.value
 
     def emit(self, *payloads: bytes) -> None:
         """Have the guest say something."""
@@ -210,6 +206,11 @@ class Host:
                 self.replica.on_load_failed(self.load_error, now)
             case do.Load():
                 self.replica.on_loaded(now)
+            case do.WarmUp():
+                self.replica.on_warm(now)
+            case do.Measure():
+                self.memory.memory_digest = self.value
+                self.replica.on_measured(now)
             case do.Adopt():
                 self.value = self.shipped = self.memory.memory_digest
             case do.StartCopy():
@@ -219,6 +220,8 @@ class Host:
                 self.replica.on_round(1, now)
             case do.CopyMore():
                 self.replica.on_copied((self._capture(),), 0, now)
+            case do.Use():
+                self.replica.on_engine_used(effect.engine, now)
             case do.Cut() if self.capture_error is not None:
                 self.replica.on_capture_failed(self.capture_error, now)
             case do.Cut():
@@ -237,8 +240,8 @@ class Host:
         checkpoint = Checkpoint(
             epoch=order.epoch,
             base=order.base,
-            engine=order.engine,
-            batches=(self._capture(),),
+            engine=order.engine.name,
+            batches=() if order.lists_pages else (self._capture(),),
             devices=b"devices %d" % self.value,
             outputs=outputs,
             output_next=self.output_next,
@@ -246,6 +249,7 @@ class Host:
             memory_digest=self.value,
             dirty_pages=1,
         )
+        self.replica.on_engine_used(order.engine, self.world.now)
         self.replica.on_cut(checkpoint, 100, self.world.now)
 
     # --- what to look at -------------------------------------------------------------------------------------------

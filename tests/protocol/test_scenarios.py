@@ -610,7 +610,7 @@ def test_prototype_1_a_deposed_active_does_not_overwrite_the_present_standby() -
     take_over(pair)
     third = pair.boot("c", make_settings(), "b", starts=False)
     third.replica.core.desk.known = pair.store.record
-    welcome = Welcome(joiner=third.id, engine="remus", staging_bytes=1 << 20)
+    welcome = Welcome(joiner=third.id, engines=("remus",), staging_bytes=1 << 20)
     envelope_of_old = replace(envelope(pair), session=SessionId(9, "a1", 2))
 
     third.replica.on_message("a", None, envelope_of_old, welcome, pair.now)
@@ -628,7 +628,7 @@ def envelope(pair: Pair) -> Envelope:
 def test_prototype_1_a_standby_in_session_takes_no_welcome_from_anybody() -> None:
     pair = Pair().protected()
     epoch = pair.b.standby.committed.epoch
-    welcome = Welcome(joiner=pair.b.id, engine="remus", staging_bytes=1 << 20)
+    welcome = Welcome(joiner=pair.b.id, engines=("remus",), staging_bytes=1 << 20)
 
     pair.b.replica.on_message("a", None, replace(envelope(pair), session=SessionId(9, "a1", 2)), welcome, pair.now)
 
@@ -897,7 +897,7 @@ def test_a_welcome_of_a_generation_that_never_was_is_found_out_and_left() -> Non
     pair.b.tick()
     session = SessionId(1, "evil", 1 << 60)
     envelope = Envelope(guest_id="vm", sender="evil", session=session, record=pair.store.record, released=0)
-    welcome = Welcome(joiner=pair.b.id, engine="remus", staging_bytes=1 << 20)
+    welcome = Welcome(joiner=pair.b.id, engines=("remus",), staging_bytes=1 << 20)
     pair.b.replica.on_message("a", None, envelope, welcome, pair.now)
     was_syncing = pair.b.role is Role.SYNCING
 

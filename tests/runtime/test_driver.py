@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from ftvm.checkpoint import GuestPosition, LogKind, LogRecord
+from ftvm.checkpoint import END_CHANNEL, GuestPosition, LogKind, LogRecord
 from ftvm.config import Limits
 from ftvm.encode.messages import Envelope, Log, Message, SessionId
 from ftvm.encode.wire import Sealed, encode
-from ftvm.errors import GuestError, TrackingLost
-from ftvm.events import HostFailed, PeerMisbehaved, SessionEnded, TookOver
+from ftvm.errors import GuestEnded, GuestError, TrackingLost
+from ftvm.events import GuestFinished, HostFailed, PeerMisbehaved, SessionEnded, TookOver
 from ftvm.interfaces import CompareAndSet, Lane, Record
 from ftvm.protocol.core import Role
 from ftvm.protocol.link import LinkState
@@ -40,6 +40,15 @@ class FailingGuest(SimGuest):
 
     def failure(self) -> str | None:
         return self.reason
+
+    def advance(self) -> None:
+        if self.reason is None:
+            super().advance()
+
+    def end(self, pair: Pair) -> None:
+        """Come to its own end."""
+        self.reason = "the program ended with code 0"
+        pair.a.driver._sink.emit(END_CHANNEL, self.reason.encode())
 
 
 @pytest.fixture
@@ -179,6 +188,53 @@ def test_a_guest_that_ended_leaves_and_the_standby_takes_over(make_pair: Callabl
     assert not any(isinstance(request, CompareAndSet) for request in pair.a.arbiter.requests[asked:])
     assert pair.store.read("vm") == Record(3, "b1", None)
     assert pair.b.told(TookOver)[0].detection_ns < pair.a.driver.settings.timing.backup_limit_ns
+
+
+def test_a_guest_that_came_to_its_own_end_ends_both_hosts_and_leaves_the_record_vacant(
+    make_pair: Callable[..., Pair],
+) -> None:
+    """Regression: it was a failure of its host, and the standby took over and ran the end of it again."""
+    pair = make_pair().protected()
+    guest_of(pair).end(pair)
+
+    pair.until(lambda: pair.a.driver.failure and pair.b.driver.failure)
+    last_word = pair.a.driver.last_word()
+
+    assert [type(machine.driver.failure) for machine in (pair.a, pair.b)] == [GuestEnded, GuestEnded]
+    for machine in (pair.a, pair.b):
+        (told,) = machine.told(GuestFinished)
+        assert told.reason == "the guest ended: the program ended with code 0"
+        assert (machine.told(HostFailed), machine.told(TookOver)) == ([], [])
+    assert last_word == Record(3, None, None)
+    assert pair.b.driver.last_word() is None
+    assert END_CHANNEL not in {output.channel for output in pair.a.released}
+
+
+def test_an_end_that_is_not_safe_yet_is_no_end(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair().protected()
+    pair.kill(pair.b)
+    guest_of(pair).end(pair)
+
+    pair.run(200)
+    was_over = pair.a.driver.failure
+    pair.until(lambda: pair.a.driver.failure)
+
+    assert was_over is None
+    assert pair.store.read("vm") == Record(3, "a1", None)  # by a DROP: only then may anything leave
+    assert isinstance(pair.a.driver.failure, GuestEnded)
+    assert pair.a.driver.last_word() == Record(4, None, None)
+
+
+def test_an_end_that_was_shipped_but_not_told_is_told_by_who_takes_over(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair().protected()
+    guest_of(pair).end(pair)
+    pair.until(lambda: any(output.channel == END_CHANNEL for output in pair.b.standby.committed.outputs))
+
+    pair.kill(pair.a)
+    pair.until(lambda: pair.b.driver.failure)
+
+    assert isinstance(pair.b.driver.failure, GuestEnded)
+    assert pair.b.driver.last_word() == Record(4, None, None)
 
 
 def test_a_host_that_is_stopped_says_goodbye_and_proposes_nothing(make_pair: Callable[..., Pair]) -> None:

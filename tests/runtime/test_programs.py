@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from ftvm.arbiters.file import FileRecordStore
 from ftvm.checkpoint import Output
 from ftvm.config import Timing
 from ftvm.engines.names import ENGINES, engine_named
-from ftvm.errors import GuestError
+from ftvm.errors import GuestEnded
 from ftvm.guests.riscv.guest import RiscvGuest
 from ftvm.guests.riscv.programs import read_program
 from ftvm.runtime.clock import MonotonicClock
@@ -78,7 +79,7 @@ def slow_entropy(size: int) -> bytes:
 
 def end_of(host: Protection) -> str:
     """Wait until the guest ends; return how."""
-    with pytest.raises(GuestError, match="the guest ended") as ended:
+    with pytest.raises(GuestEnded, match="the guest ended") as ended:
         host.wait(PATIENCE_S)
     return str(ended.value)
 
@@ -134,6 +135,30 @@ def lived_through_a_kill(
 
 
 @pytest.mark.parametrize("engine", list(ENGINES))
+def test_a_program_that_ends_well_ends_both_its_hosts_and_leaves_no_claim(engine: str, tmp_path: Path) -> None:
+    ear = Ear()
+    world = CallbackWorld(ear.hear)
+    shared = {"arbiter": f"file://{tmp_path}", "engine": engine_named(engine, 0.02), "timing": TIMING}
+    with (
+        Standby(machine(None), listen=f"ipc://{tmp_path}/b", peers=[f"ipc://{tmp_path}/a"], **shared) as standby,  # type: ignore[arg-type]
+        protect(machine("console"), listen=f"ipc://{tmp_path}/a", create=True, world=world, **shared) as primary,  # type: ignore[arg-type]
+    ):
+        assert primary.wait_protected(PATIENCE_S)
+
+        world.put("console", b"quit\n")
+        how = end_of(primary)
+
+        with pytest.raises(GuestEnded, match="the guest ended"):
+            standby.wait(PATIENCE_S)
+        took_over = standby.status().takeovers
+    assert how.endswith("code 0")
+    judge_console_end(ear.text().decode())
+    assert took_over == 0
+    record = FileRecordStore(tmp_path).read("guest")
+    assert (record.active, record.standby) == (None, None)
+
+
+@pytest.mark.parametrize("engine", list(ENGINES))
 def test_a_linux_goes_on_where_its_host_died(engine: str, tmp_path: Path) -> None:
     """The same boot counts on; what is typed after the takeover reaches it, and it ends as it is told to."""
     folder = os.environ.get("FTVM_LINUX")
@@ -179,6 +204,10 @@ def judge_journal(said: str) -> None:
 
 def judge_entropy(said: str) -> None:
     assert "looks random" in said
+
+
+def judge_console_end(said: str) -> None:
+    assert said.endswith("console: done\n")
 
 
 def judge_console(said: str) -> None:

@@ -5,12 +5,13 @@ from collections.abc import Iterator
 import msgpack
 import pytest
 
+from ftvm.encode.wire import seal
 from ftvm.events import PeerMisbehaved
 from ftvm.interfaces import Lane
 
 from .pair import Pair
 
-LATER = msgpack.packb([2, "whatever a later version says"])
+LATER = seal(msgpack.packb([2, "whatever a later version says"]))
 
 
 @pytest.fixture

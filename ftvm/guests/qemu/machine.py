@@ -21,6 +21,8 @@ RAM_ID: Final = "ftvm-ram"
 """QEMU's name for the memory: part of the device state, so the same on all hosts for ever."""
 
 _MIB: Final = 1 << 20
+_CYLINDER_BYTES: Final = 16 * 63 * 512
+_CYLINDERS_MAX: Final = 16_383
 _IDENTITY_CHARS_MAX: Final = 700
 """What fits the handshake beside the rest; longer arguments are compared by their digest."""
 
@@ -32,8 +34,14 @@ _RESERVED: Final = {
     "-daemonize": "nothing: it must end with ftvm",
     "-mem-path": "memory_bytes",
     "-loadvm": "nothing: ftvm decides what it starts from",
-    "-snapshot": "disk_bytes",
+    "-snapshot": "nothing: a disk is replicated as it is",
     "-nic": "mac",
+}
+
+_REFUSED: Final = {
+    "vhost": "another process writes to the guest's memory, and nobody is told which pages",
+    "vfio": "a real device writes to the guest's memory, and its state cannot be saved",
+    "virtio-balloon": "pages that it takes away change without being written",
 }
 
 
@@ -78,6 +86,9 @@ class QemuMachine:
         for word in self.arguments:
             if word in _RESERVED:
                 raise ConfigError(f"QEMU argument {word} is ftvm's to give: use {_RESERVED[word]}")
+            for name, reason in _REFUSED.items():
+                if name in word:
+                    raise ConfigError(f"QEMU argument {word} cannot be protected: {reason}")
 
     def identity(self, version: str, machine_type: str) -> str:
         """Return what must be equal on both hosts, for the handshake, given what QEMU says of itself."""
@@ -103,8 +114,12 @@ class QemuMachine:
         words += ["-chardev", f"socket,id=ftvm-console,fd={wires.console}", "-serial", "chardev:ftvm-console"]
         if self.mac is not None:
             words += ["-netdev", f"dgram,id=ftvm-net,local.type=fd,local.str={wires.network}"]
-            words += ["-device", f"virtio-net-pci,netdev=ftvm-net,romfile=,mac={self.mac}"]
+            # Without guest_announce=off, QEMU 7.2 crashes when a card that came by migration is reset: it frees the
+            # timer of the announcement and stops it again. We announce the address ourselves.
+            words += ["-device", f"virtio-net-pci,netdev=ftvm-net,romfile=,guest_announce=off,mac={self.mac}"]
         if self.disk_bytes:
+            # The geometry is said, lest QEMU guess it from the disk's content, which a standby does not have yet.
+            cylinders = min(max(self.disk_bytes // _CYLINDER_BYTES, 2), _CYLINDERS_MAX)
             words += ["-blockdev", f"nbd,node-name=ftvm-disk,server.type=fd,server.str={wires.disk}"]
-            words += ["-device", "virtio-blk-pci,drive=ftvm-disk"]
+            words += ["-device", f"virtio-blk-pci,drive=ftvm-disk,cyls={cylinders},heads=16,secs=63"]
         return words if boots else [*words, "-incoming", "defer"]

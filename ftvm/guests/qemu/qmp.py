@@ -8,6 +8,7 @@ Source: QEMU, docs/interop/qmp-spec.rst.
 """
 
 import asyncio
+import logging
 import socket
 import threading
 from collections import deque
@@ -27,6 +28,9 @@ _ANSWER_SECONDS: Final = 5.0
 """A QEMU that has not answered for so long hangs. Its standby has long taken over then, as we sent no heartbeat."""
 
 T = TypeVar("T")
+
+logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
+"""What it logs comes back as an exception, too, and who has no handlers would find it on the error output."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,10 +13,10 @@ from os import urandom
 from pathlib import Path
 from typing import Final
 
-from ftvm.checkpoint import Bitmap, Geometry, GuestPosition, LogKind, LogRecord, RegionShape
+from ftvm.checkpoint import END_CHANNEL, Bitmap, Geometry, GuestPosition, LogKind, LogRecord, RegionShape
 from ftvm.errors import ClosedError, ConfigError, GuestError, ImageError, LocalProtocolError
 from ftvm.guests.riscv.elf import parse_elf
-from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape, Memory, Stop
+from ftvm.guests.riscv.machine import RAM_BASE, EndedBy, Machine, MachineShape, Memory, Stop
 from ftvm.interfaces import Capability, Clock, OutputSink, Region
 
 __all__ = ["DEFAULT_MAC", "RiscvGuest"]
@@ -69,6 +69,7 @@ class RiscvGuest:
         self._ticks_per_second = instructions_per_second
         self._sink: OutputSink | None = None
         self._failure: str | None = None
+        self._has_told_end = False
         self._stops_at_output = False
         # guarded by _changed: what is wanted of the thread, what it does, and what waits for the machine
         self._changed = threading.Condition()
@@ -237,6 +238,7 @@ class RiscvGuest:
         """Become the machine that `save_devices` described, on the memory as it is."""
         self._require_paused("load_devices")
         self._machine.load(devices)
+        self._has_told_end = self._has_ended_well()
         if self._thread.is_alive():
             self._failure = None
 
@@ -321,11 +323,18 @@ class RiscvGuest:
         return taken > 0
 
     def _emit(self) -> bool:
-        """Emit what the run said; return whether it said anything."""
+        """Emit what the run said, its own end too; return whether it said anything."""
         outputs = self._machine.take_outputs()
         for output in outputs:
             self._attached().emit(output.channel, output.payload, self.position)
-        return bool(outputs)
+        ends_now = self._has_ended_well() and not self._has_told_end
+        if ends_now:
+            self._has_told_end = True
+            self._attached().emit(END_CHANNEL, b"the program ended with code 0", self.position)
+        return bool(outputs) or ends_now
+
+    def _has_ended_well(self) -> bool:
+        return self._machine.ended_by is not EndedBy.NOBODY and self._machine.exit_code == 0
 
     def _attached(self) -> OutputSink:
         if self._sink is None:

@@ -1,0 +1,121 @@
+"""`ftvm qemu`: protect a stock QEMU; stand by for one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from ftvm.cli.hostoptions import HostArguments, any_host_options, parse_memory
+from ftvm.cli.hostrun import make_report, run_until_stopped
+from ftvm.errors import ConfigError
+from ftvm.interfaces import Guest
+from ftvm.runtime.protection import Standby, protect
+
+__all__ = ["qemu"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@click.group()
+def qemu() -> None:
+    """Protect a virtual machine that a stock QEMU runs.
+
+    \b
+    Both hosts need the same QEMU, the same memory and the same arguments behind the --. What ftvm adds: memory that it
+    shares with QEMU, its monitor, a virtio network card (--nic), a serial console, and on a standby the waiting.
+    Two hosts, both reaching /shared (host-b is the standby):
+      ftvm qemu run --memory 512M --listen tcp://0.0.0.0:7777 --peer tcp://host-b:7777 --key a.key --allow b.pub \\
+          --arbiter file:///shared/vm1 --create --nic udp:9001:9000 -- -kernel vmlinuz -initrd ird.gz
+      ftvm qemu standby --memory 512M --listen tcp://0.0.0.0:7777 --peer tcp://host-a:7777 --key b.key --allow a.pub \\
+          --arbiter file:///shared/vm1 --nic udp:9001:9000 -- -kernel vmlinuz -initrd ird.gz
+    """
+
+
+def _qemu_options(command: F) -> F:
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return any_host_options(command)
+
+
+_OPTIONS: Final = (
+    click.option("--qemu", default="qemu-system-x86_64", show_default=True, help="The QEMU to run."),
+    click.option("--accel", default="tcg", show_default=True, help="How QEMU runs the guest; only tcg is tested."),
+    click.option(
+        "--disk",
+        metavar="FILE",
+        help="A virtio disk: a raw image of this host's own, equally large on both hosts. A standby's is overwritten.",
+    ),
+    click.option(
+        "--tracker",
+        type=click.Choice(["auto", "userfault", "compare"]),
+        default="auto",
+        show_default=True,
+        help="How written pages are found.",
+    ),
+    click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[--] [QEMU ARGUMENTS]..."),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QemuArguments(HostArguments):
+    """The options of a host that runs QEMU."""
+
+    qemu: str
+    accel: str
+    disk: str | None
+    tracker: str
+    arguments: tuple[str, ...]
+
+    def guest(self, *, boots: bool) -> Guest:
+        """Start QEMU, paused; it waits for a state unless it `boots`."""
+        try:
+            from ftvm.guests.qemu import QemuGuest, QemuMachine
+        except ImportError as wrong:
+            raise ConfigError(f"`ftvm qemu` needs the package {wrong.name}: pip install 'ftvm[qemu]'") from wrong
+        machine = QemuMachine(
+            memory_bytes=parse_memory(self.memory),
+            arguments=self.arguments,
+            mac=self.mac if self.nic is not None else None,
+            disk_bytes=_size_of(self.disk) if self.disk is not None else 0,
+            accel=self.accel,
+            program=self.qemu,
+        )
+        return QemuGuest(machine, boots=boots, disk=self.disk, tracker=self.tracker)
+
+
+@qemu.command()
+@_qemu_options
+@click.option("--create", is_flag=True, help="Create the arbiter's record if there is none (else run `ftvm init`).")
+def run(create: bool, **given: Any) -> None:
+    """Run a guest under QEMU on this host and protect it.
+
+    As `ftvm primary` does the built-in machine; QEMU's own arguments stand behind the --.
+    """
+    arguments = QemuArguments(**given)
+    with arguments.opened(boots=True) as (guest, options):
+        report = make_report(arguments.is_json, arguments.log_format)
+        with protect(guest, create=create, **arguments.addresses(), **options) as protection:
+            run_until_stopped(protection, report)
+
+
+@qemu.command()
+@_qemu_options
+def standby(**given: Any) -> None:
+    """Stand by for a guest under QEMU, and take over when its host dies.
+
+    As `ftvm standby` does for the built-in machine; QEMU's own arguments stand behind the --, as on the primary.
+    """
+    arguments = QemuArguments(**given)
+    with arguments.opened(boots=False) as (guest, options):
+        report = make_report(arguments.is_json, arguments.log_format)
+        with Standby(guest, **arguments.addresses(), **options) as host:
+            run_until_stopped(host, report)
+
+
+def _size_of(disk: str) -> int:
+    try:
+        return Path(disk).stat().st_size
+    except OSError as wrong:
+        raise ConfigError(f"--disk {disk}: {wrong.strerror}") from wrong

@@ -1,0 +1,294 @@
+"""A stock QEMU keeps the contract of `Guest`; nothing here measures time."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ftvm._native.memory import NativeMemory
+from ftvm.capture.trackers import CompareTracker, UserfaultTracker
+from ftvm.checkpoint import Bitmap
+from ftvm.errors import ClosedError, ConfigError, GuestError, LocalProtocolError, TrackingLost
+from ftvm.guests.qemu import QemuGuest, QemuMachine
+from ftvm.guests.qemu.devices import pack_devices, unpack_devices
+from ftvm.interfaces import Guest
+
+from .conftest import PATIENCE_S, Ear, Guests
+
+
+def copy_memory(source: Guest, target: Guest) -> None:
+    for theirs, ours in zip(source.memory, target.memory, strict=True):
+        ours.buffer[:] = theirs.buffer
+
+
+def nap(seconds: float) -> None:
+    threading.Event().wait(seconds)
+
+
+def pages_of(bitmap: Bitmap, region: int) -> int:
+    """Return a region's pages as the bits of a number."""
+    return int.from_bytes(bitmap.words[region], "little")
+
+
+def test_a_machine_saved_here_goes_on_there(guests: Guests) -> None:
+    guest, ear = guests.running()
+    other, other_ear = guests.blank(), Ear()
+    other.attach(other_ear)
+
+    guest.pause()
+    guest.collect_dirty()
+    devices = guest.save_devices()
+    copy_memory(guest, other)
+    last = ear.counts()[-1]
+    other.load_devices(devices)
+    other.resume()
+    other_ear.wait_count(last + 5)
+    other.pause()
+
+    assert other_ear.counts() == list(range(last + 1, other_ear.counts()[-1] + 1))
+    assert b"guest: boot" not in other_ear.console
+    assert b"bad 0 " in other_ear.console
+    assert not re.search(rb"bad [1-9]", other_ear.console)
+    assert len(devices) < 64 << 10
+
+
+def test_a_state_can_be_loaded_again_into_a_guest_that_ran(guests: Guests) -> None:
+    guest, ear = guests.running()
+    guest.pause()
+    guest.collect_dirty()
+    devices = guest.save_devices()
+    kept = [bytes(region.buffer) for region in guest.memory]
+    last = ear.counts()[-1]
+    guest.resume()
+    ear.wait_count(last + 2)
+    guest.pause()
+
+    for region, content in zip(guest.memory, kept, strict=True):
+        region.buffer[:] = content
+    ear.console.clear()
+    guest.load_devices(devices)
+    guest.resume()
+    ear.wait_count(last + 2)
+
+    assert ear.counts()[0] == last + 1
+
+
+@pytest.mark.parametrize("tracker", ["userfault", "compare"])
+def test_no_changed_page_is_missed(guests: Guests, tracker: str) -> None:
+    guest, _ = guests.running(tracker=tracker)
+    epochs = int(os.environ.get("FTVM_QEMU_EPOCHS", "150" if tracker == "userfault" else "20"))
+    guest.pause()
+    guest.collect_dirty()
+    oracle = CompareTracker(NativeMemory([guest.memory[0].buffer]))
+    oracle.collect()
+    changed_in_all = 0
+
+    for epoch in range(epochs):
+        guest.resume()
+        nap(0.02)
+        guest.pause()
+        dirty = pages_of(guest.collect_dirty(), 0)
+        guest.save_devices()
+        changed = pages_of(oracle.collect(), 0)
+        changed_in_all += changed.bit_count()
+        assert changed & ~dirty == 0, f"epoch {epoch} misses {(changed & ~dirty).bit_count()} pages"
+
+    assert changed_in_all > epochs
+
+
+def test_a_paused_guest_writes_and_says_nothing(guests: Guests) -> None:
+    guest, ear = guests.running()
+
+    guest.pause()
+    guest.pause()
+    guest.collect_dirty()
+    said, memory = len(ear.console), bytes(guest.memory[0].buffer)
+    nap(0.5)
+
+    assert len(ear.console) == said
+    assert bytes(guest.memory[0].buffer) == memory
+    assert pages_of(guest.collect_dirty(), 0) == 0
+
+
+def test_what_a_failed_capture_collected_is_reported_again(guests: Guests) -> None:
+    guest, _ = guests.running()
+    guest.pause()
+    guest.collect_dirty()
+    guest.resume()
+    nap(0.3)
+    guest.pause()
+
+    dirty = guest.collect_dirty()
+    guest.restore_dirty(dirty)
+    again = guest.collect_dirty()
+
+    assert dirty.count() > 0
+    assert pages_of(dirty, 0) & ~pages_of(again, 0) == 0
+
+
+def test_keys_reach_the_guest(guests: Guests) -> None:
+    guest, ear = guests.running()
+
+    guest.deliver("console", b"still there?\n")
+
+    ear.wait_for(b"linux: heard still there?")
+
+
+def test_a_killed_qemu_is_told_and_lets_itself_be_paused(guests: Guests) -> None:
+    guest, _ = guests.running()
+
+    os.kill(guest.pid, signal.SIGKILL)
+    wait_until_it_fails(guest)
+    guest.pause()
+
+    assert guest.failure() == "QEMU was ended by SIGKILL"
+    with pytest.raises(GuestError, match="SIGKILL"):
+        guest.collect_dirty()
+    with pytest.raises(GuestError, match="SIGKILL"):
+        guest.save_devices()
+
+
+def test_a_guest_that_turns_itself_off_is_told(guests: Guests) -> None:
+    guest, _ = guests.running()
+
+    guest.deliver("console", b"quit\n")
+    wait_until_it_fails(guest)
+
+    assert str(guest.failure()).startswith("QEMU ended with status 0")
+
+
+def test_a_qemu_that_hangs_is_ended(guests: Guests) -> None:
+    guest, ear = guests.running()
+    os.kill(guest.pid, signal.SIGSTOP)
+
+    guest.pause()
+    said = len(ear.console)
+
+    assert "hangs, or was stopped" in str(guest.failure())
+    assert not Path(f"/proc/{guest.pid}").exists()
+    assert len(ear.console) == said
+
+
+def test_a_machine_that_somebody_else_stopped_is_not_resumed(guests: Guests) -> None:
+    guest, _ = guests.running()
+
+    guest.monitor.execute("stop")
+    guest.pause()
+    guest.resume()
+
+    assert "stood still (paused) though nobody here had stopped it" in str(guest.failure())
+
+
+def test_a_state_that_does_not_load_leaves_a_guest_that_takes_another(guests: Guests) -> None:
+    guest, ear = guests.running()
+    guest.pause()
+    guest.collect_dirty()
+    devices = guest.save_devices()
+    other, other_ear = guests.blank(), Ear()
+    other.attach(other_ear)
+    copy_memory(guest, other)
+
+    for wrong in (b"", b"\0" * 100, devices[:-40], pack_devices(unpack_devices(devices)[:-4000])):
+        with pytest.raises(GuestError):
+            other.load_devices(wrong)
+    other.load_devices(devices)
+    other.resume()
+
+    other_ear.wait_count(ear.counts()[-1] + 1)
+
+
+def test_calls_out_of_order_are_refused(guests: Guests) -> None:
+    guest = guests.blank(boots=True)
+
+    with pytest.raises(LocalProtocolError, match="attach a sink"):
+        guest.resume()
+    guest.attach(Ear())
+    guest.resume()
+    with pytest.raises(LocalProtocolError, match="needs a paused guest"):
+        guest.collect_dirty()
+    with pytest.raises(LocalProtocolError, match="needs a paused guest"):
+        guest.load_devices(b"")
+    guest.close()
+    guest.close()
+    with pytest.raises(ClosedError):
+        guest.save_devices()
+    assert not Path(f"/proc/{guest.pid}").exists()
+
+
+def test_memory_outside_the_shared_is_refused(guests: Guests) -> None:
+    with pytest.raises(ConfigError, match=r"vga\.vram"):
+        guests.blank(boots=True, arguments=("-vga", "std"))
+
+
+def test_wrong_arguments_are_refused_with_qemus_own_words(guests: Guests) -> None:
+    with pytest.raises(GuestError, match=r"ended with status 1: .*no-such-device"):
+        guests.blank(boots=True, arguments=("-device", "no-such-device"))
+
+
+def test_a_missing_program_is_refused_with_its_package() -> None:
+    with pytest.raises(ConfigError, match="qemu-system-x86"):
+        QemuGuest(QemuMachine(memory_bytes=16 << 20, program="qemu-system-none"), boots=True)
+
+
+def test_lost_tracking_is_told_and_everything_reported_after(guests: Guests) -> None:
+    guest, _ = guests.running()
+    guest.pause()
+    guest.collect_dirty()
+    tracker = guest._tracker
+    assert isinstance(tracker, UserfaultTracker)
+    with open(os.devnull, "rb") as wrong:
+        os.dup2(wrong.fileno(), tracker._native.pagemap)
+
+    with pytest.raises(TrackingLost):
+        guest.collect_dirty()
+    all_again = pages_of(guest.collect_dirty(), 0)
+
+    oracle = CompareTracker(NativeMemory([guest.memory[0].buffer]))
+    assert pages_of(oracle.collect(), 0) & ~all_again == 0
+
+
+CHILD = """
+import sys, time
+from ftvm.guests.qemu import QemuGuest, QemuMachine
+guest = QemuGuest(QemuMachine(memory_bytes=16 << 20), boots=True)
+print(guest.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_qemu_ends_with_the_process_that_started_it(image: object) -> None:
+    del image
+    child = subprocess.Popen([sys.executable, "-c", CHILD], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    with child:
+        pid = int(child.stdout.readline())
+        assert Path(f"/proc/{pid}").exists()
+
+        child.kill()
+
+    assert wait_until(lambda: not is_alive(pid))
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_until_it_fails(guest: QemuGuest) -> None:
+    assert wait_until(lambda: guest.failure() is not None)
+
+
+def wait_until(is_true: Callable[[], bool]) -> bool:
+    for _ in range(int(PATIENCE_S * 50)):
+        if is_true():
+            return True
+        nap(0.02)
+    return False

@@ -1,0 +1,146 @@
+"""A stock Linux under a stock QEMU lives on when its host dies: same boot, no word twice or lost, under each engine."""
+
+import os
+import re
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from ftvm.checkpoint import Output
+from ftvm.config import Timing
+from ftvm.engines.names import engine_named
+from ftvm.errors import ConfigError, GuestError
+from ftvm.guests.qemu import QemuGuest
+from ftvm.runtime.protection import Protection, Standby, protect
+from ftvm.runtime.world import CallbackWorld
+from ftvm.units import Nanos
+
+from .conftest import PATIENCE_S, Guests
+
+MS = 1_000_000
+TIMING = Timing(heartbeat_ns=Nanos(50 * MS), backup_limit_ns=Nanos(1_000 * MS), primary_limit_ns=Nanos(3_000 * MS))
+
+
+class World:
+    """Hears what a guest lets out, from any host; an output that comes again must be the same."""
+
+    def __init__(self) -> None:
+        self.heard: dict[int, Output] = {}
+
+    def hear(self, output: Output) -> None:
+        assert self.heard.setdefault(output.number, output) == output, output.number
+
+    def console(self) -> str:
+        numbers = sorted(self.heard)
+        assert numbers == list(range(1, len(numbers) + 1))
+        said = (self.heard[number] for number in numbers)
+        return b"".join(output.payload for output in said if output.channel == "console").decode()
+
+    def counts(self) -> list[int]:
+        return [int(count) for count in re.findall(r"count (\d+)\r?\n", self.console())]
+
+    def wait_count(self, count: int) -> None:
+        for _ in range(int(PATIENCE_S * 50)):
+            if self.counts()[-1:] >= [count]:
+                return
+            threading.Event().wait(0.02)
+        raise AssertionError(f"count {count} never came: {self.console()[-400:]!r}")
+
+
+def start(world: World, guests: Guests, folder: Path, engine: str) -> tuple[Protection, QemuGuest, Standby, QemuGuest]:
+    booted, blank = guests.loaded(), guests.blank()
+    shared = {"arbiter": f"file://{folder}", "engine": engine_named(engine, 0.05), "timing": TIMING}
+    standby = Standby(
+        blank,
+        listen=f"ipc://{folder}/b",
+        peers=[f"ipc://{folder}/a"],
+        world=CallbackWorld(world.hear),
+        **shared,  # type: ignore[arg-type]
+    )
+    primary = protect(
+        booted,
+        listen=f"ipc://{folder}/a",
+        create=True,
+        world=CallbackWorld(world.hear),
+        **shared,  # type: ignore[arg-type]
+    )
+    return primary, booted, standby, blank
+
+
+@pytest.mark.parametrize("engine", ["remus", "kemari"])
+@pytest.mark.parametrize("victim", ["host", "qemu"])
+def test_linux_goes_on_where_its_host_died(engine: str, victim: str, guests: Guests, tmp_path: Path) -> None:
+    world = World()
+    primary, booted, standby, blank = start(world, guests, tmp_path, engine)
+    with standby:
+        assert primary.wait_protected(PATIENCE_S)
+        world.wait_count(guests.booted.counted + 3)
+
+        if victim == "host":
+            kill(primary)
+        else:
+            os.kill(booted.pid, signal.SIGKILL)
+        before = world.counts()[-1]
+        taken_over = standby.wait(PATIENCE_S)
+        assert taken_over is not None
+        world.wait_count(before + 5)
+
+        if victim == "qemu":
+            with pytest.raises(GuestError, match="QEMU was ended by SIGKILL"):
+                primary.wait(PATIENCE_S)
+            primary.close()
+    counts = world.counts()
+    assert counts == list(range(guests.booted.counted + 1, counts[-1] + 1))
+    assert "guest: boot" not in world.console()
+    assert set(re.findall(r"bad (\d+)", world.console())) == {"0"}
+    records = [int(record) for record in re.findall(r"disk record (\d+)", world.console())]
+    assert records == list(range(records[0], records[-1] + 1))
+    blank.close()
+    image = bytes(blank.memory[2].buffer)
+    assert b"record %d\n" % (records[-1] - 1) in image
+
+
+@pytest.mark.parametrize("engine", ["lockstep", "hybrid"])
+def test_engines_that_replay_are_refused(engine: str, guests: Guests, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"engine {engine} needs a guest that can do: replay"):
+        protect(
+            guests.blank(boots=True),
+            listen=f"ipc://{tmp_path}/a",
+            arbiter=f"file://{tmp_path}",
+            create=True,
+            engine=engine_named(engine, 0.05),
+        )
+
+
+def kill(host: Protection) -> None:
+    """Close everything of a host without a goodbye: what a SIGKILL looks like from outside."""
+    node = host._node
+    node._is_closed = True
+    node.host.stop()
+    node._transport.close()
+    node._arbiter.close()
+    node._guest.close()
+
+
+def test_a_difference_between_the_machines_is_refused_with_both(guests: Guests, tmp_path: Path) -> None:
+    options = {"arbiter": f"file://{tmp_path}", "timing": TIMING}
+    primary = protect(
+        guests.loaded(),
+        listen=f"ipc://{tmp_path}/a",
+        create=True,
+        **options,  # type: ignore[arg-type]
+    )
+    standby = Standby(
+        guests.blank(arguments=("-device", "virtio-rng-pci")),
+        listen=f"ipc://{tmp_path}/b",
+        peers=[f"ipc://{tmp_path}/a"],
+        **options,  # type: ignore[arg-type]
+    )
+
+    with primary, standby, pytest.raises(ConfigError, match="the guests differ") as refused:
+        standby.wait(PATIENCE_S)
+
+    assert str(refused.value).count("-kernel") == 2
+    assert str(refused.value).count("virtio-rng-pci") == 1
