@@ -268,6 +268,7 @@ class Standby:
         if final is not None and found != final.memory_digest:
             reason = f"the memory digest is {found:032x} here, {final.memory_digest:032x} was handed over"
             self.on_diverged(Difference(reason=reason), now)
+
     def _tell_engine(self, before: str, now: Nanos) -> None:
         if self.committed.engine != before:
             guest_id, engine = self.core.settings.guest_id, self.committed.engine
