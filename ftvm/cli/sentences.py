@@ -10,11 +10,17 @@ __all__ = ["describe"]
 
 _MS: Final = 1_000_000
 
+
+def _names(record: Any) -> str:
+    return f"active {record.active or 'none'}, standby {record.standby or 'none'}"
+
+
 _SENTENCES: Final[dict[type[Event], Callable[[Any], str]]] = {
     events.RoleChanged: lambda e: f"now {e.role} as {e.replica_id}: {e.reason}",
-    events.RecordLearned: lambda e: f"record: generation {e.generation}, active {e.active}, standby {e.standby}",
+    events.RecordLearned: lambda e: f"record: generation {e.generation}, {_names(e)}",
     events.Protected: lambda e: f"protected: {e.standby} stands by (generation {e.generation})",
     events.Solo: lambda e: f"solo: {e.reason} (generation {e.generation})",
+    events.Halted: lambda e: f"the guest stands still until there is a standby: {e.reason}",
     events.Suspected: lambda e: (
         f"suspicion: the peer is silent for {e.silence_ns / _MS:.0f} ms (limit {e.limit_ns / _MS:.0f})"
     ),
@@ -43,7 +49,10 @@ _SENTENCES: Final[dict[type[Event], Callable[[Any], str]]] = {
     events.TransportTrouble: lambda e: f"a message was lost: {e.error}",
     events.ArbiterTrouble: lambda e: f"arbiter: {e.error}",
     events.AttendantFailed: lambda e: f"the {e.name} failed and was closed; the guest goes on: {e.error}",
-    events.GuestFinished: lambda e: str(e.reason),
+    events.EngineChanged: lambda e: (
+        f"engine: {e.engine} instead of {e.before}" if e.engine != e.before else f"engine: {e.engine}, as set anew"
+    ),
+    events.GuestFinished: lambda e: f"{e.reason}; this host is done",
     events.HostFailed: lambda e: f"failed: {e.error}",
     events.Committed: lambda e: f"epoch {e.epoch} committed: {e.dirty_pages} pages, {e.sent_bytes} bytes",
     events.CopyProgress: lambda e: f"first copy: round {e.round}, {e.pages_sent} pages sent, {e.pages_left} left",

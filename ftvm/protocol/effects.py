@@ -123,9 +123,12 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """Load the first copy into the paused guest, to execute the log from there on. Reports `on_followed`."""
+    """Load the first copy into the paused guest, to execute the log from there on. Reports `on_followed`.
 
-    devices: bytes
+    devices  None: the guest stands where the log goes on, it was active here until now
+    """
+
+    devices: bytes | None
     output_next: int
 
 

@@ -87,9 +87,9 @@ class Standby:
         """Begin a session after a switchover, from the state that this replica, active until now, stands still at."""
         standby = cls._begin(core, opening, committed, now)
         standby.switchover = switchover
-        if standby.is_whole and core.settings.engines[committed.engine].executes:
+        if core.settings.engines[committed.engine].executes:
             standby.is_following = True
-            core.do(Follow(committed.devices, committed.output_next))
+            core.do(Follow(None, committed.output_next))
         return standby
 
     @classmethod
@@ -261,6 +261,11 @@ class Standby:
             )
         )
 
+    def _tell_engine(self, before: str, now: Nanos) -> None:
+        if self.committed.engine != before:
+            guest_id, engine = self.core.settings.guest_id, self.committed.engine
+            self.core.tell(EngineChanged(at=now, guest_id=guest_id, before=before, engine=engine))
+
     def on_measured(self, now: Nanos) -> None:
         """Stand by only if the memory here is what was handed over: a page that no capture saw would stay wrong."""
         final = self.switchover.final if self.switchover is not None else None
@@ -268,11 +273,6 @@ class Standby:
         if final is not None and found != final.memory_digest:
             reason = f"the memory digest is {found:032x} here, {final.memory_digest:032x} was handed over"
             self.on_diverged(Difference(reason=reason), now)
-
-    def _tell_engine(self, before: str, now: Nanos) -> None:
-        if self.committed.engine != before:
-            guest_id, engine = self.core.settings.guest_id, self.committed.engine
-            self.core.tell(EngineChanged(at=now, guest_id=guest_id, before=before, engine=engine))
 
     # --- ends ------------------------------------------------------------------------------------------------------
 

@@ -5,20 +5,20 @@ reached through interfaces. The guest runs in a thread or process of its own and
 from here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 from typing import assert_never, cast
 
 from ftvm._native.memory import NativeMemory
-from ftvm.checkpoint import END_CHANNEL, Buffer, Checkpoint, PageBatch
+from ftvm.checkpoint import END_CHANNEL, Buffer, Checkpoint, LogRecord, PageBatch
 from ftvm.config import Limits
 from ftvm.encode.apply import CommittedMemory
 from ftvm.encode.messages import Copy, Envelope, EpochPart, Message
 from ftvm.encode.wire import encode
 from ftvm.engines.names import require
-from ftvm.errors import FtvmError, GuestEnded, GuestError, InternalError, LimitExceeded
+from ftvm.errors import FtvmError, GuestEnded, GuestError, LimitExceeded
 from ftvm.events import Event, GuestFinished, HostFailed, TransportTrouble
 from ftvm.interfaces import (
     Arbiter,
@@ -300,9 +300,9 @@ class Driver:
             case do.Follow():
                 self._start_following(effect)
             case do.Execute():
-                self._follower_at_work().add(effect.records)
+                self._lead_along(effect.records)
             case do.Compare():
-                self._follower_at_work().add((effect.checkpoint,))
+                self._lead_along((effect.checkpoint,))
             case do.Rest():
                 self._follower = None
                 self._sink.close()
@@ -352,17 +352,18 @@ class Driver:
     def _start_following(self, effect: do.Follow) -> None:
         """Load the first copy; from now on the guest is led along the log."""
         try:
-            self._guest.load_devices(effect.devices)
+            if effect.devices is not None:
+                self._guest.load_devices(effect.devices)
         except GuestError as wrong:
             self.replica.on_diverged(do.Difference(reason=f"the first copy does not load: {wrong}"), self._clock.now())
             return
         self._sink.open(effect.output_next, 1, is_logging=False)
         self._follower = Follower(cast("ReplayableGuest", self._guest), self._memory, self._sink)
 
-    def _follower_at_work(self) -> Follower:
-        if self._follower is None:
-            raise InternalError("asked to execute a log without a guest that follows")
-        return self._follower
+    def _lead_along(self, items: Iterable[LogRecord | Checkpoint]) -> None:
+        """Have the guest follow. There is none if the first copy did not load: then the role ends with this step."""
+        if self._follower is not None:
+            self._follower.add(items)
 
     def _follow_on(self, now: Nanos) -> None:
         """Execute a portion of what waits, and report what came of it."""
@@ -439,9 +440,10 @@ class Driver:
         try:
             match effect:
                 case do.StartCopy():
-                    self.replica.on_round(self._hands.start_copy(effect.staging_bytes), self._clock.now())
+                    staging_bytes = effect.staging_bytes
+                    self._collect(lambda: self._hands.start_copy(staging_bytes))
                 case do.CollectRound():
-                    self.replica.on_round(self._hands.collect_round(), self._clock.now())
+                    self._collect(self._hands.collect_round)
                 case do.CopyMore():
                     batches, left = self._hands.copy_more(effect.batches)
                     self.replica.on_copied(batches, left, self._clock.now())
@@ -450,6 +452,16 @@ class Driver:
         except (GuestError, LimitExceeded, MemoryError, OSError) as wrong:
             # No memory for a shadow, say: without a standby the guest is as well off as before.
             self.replica.on_capture_failed(f"{type(wrong).__name__}: {wrong}", self._clock.now())
+
+    def _collect(self, collect: Callable[[], int]) -> None:
+        """Collect a round of the first copy from the paused guest."""
+        self._guest.pause()
+        self._is_stalled = True
+        try:
+            pages = collect()
+        finally:
+            self._stall_or_go_on()
+        self.replica.on_round(pages, self._clock.now())
 
     def _cut(self, order: do.Cut) -> None:
         """Cut an epoch: all that the guest emitted before the pause belongs to it, nothing emitted after does."""
@@ -519,7 +531,7 @@ def _status(driver: Driver, replica: Replica, counters: Counters, now: Nanos) ->
         at=now,
         guest_id=driver.settings.guest_id,
         role=replica.role.value,
-        link=active.link.value if active is not None else "",
+        link=("halted" if active.is_halted else active.link.value) if active is not None else "",
         replica_id=replica.core.id,
         generation=known.generation,
         active=known.active,

@@ -51,6 +51,9 @@ class HostOptions(TypedDict, total=False):
     engine      when to cut, while the guest runs on this host; Remus(interval=0.025) if not given
     world       where released outputs go and inputs come from; nowhere if not given
     guest_id    names the guest at the arbiter and in every message; "guest" if not given
+    halts_alone when the standby is lost: True has the guest stand still, and nothing leave, until there is a new one
+                (durability); False, the default, has it go on alone (availability). A guest that never had a standby,
+                or that was just taken over, runs alone either way
     timing      when silence becomes suspicion
     limits      the bound of everything that can grow
     on_event    called with each event, from the host's thread; must not block
@@ -62,6 +65,7 @@ class HostOptions(TypedDict, total=False):
     engine: Engine | None
     world: World | None
     guest_id: str
+    halts_alone: bool
     timing: Timing
     limits: Limits
     on_event: Callable[[Event], None] | None
@@ -418,6 +422,7 @@ def _start(
             engines=engines_for(guest.can, engine),
             dialled=transport.dialled,
             creates=creates,
+            halts_alone=options.get("halts_alone", False),
             timing=options.get("timing") or Timing(),
             limits=limits,
         )

@@ -15,8 +15,8 @@ from ftvm.protocol.standby import Standby
 from ftvm.runtime.driver import Driver
 from ftvm.runtime.endpoint import Endpoint
 from ftvm.sim.arbiter import SimArbiter
+from ftvm.sim.chance import stream
 from ftvm.sim.checkers import Violation
-from ftvm.sim.plan import stream
 from ftvm.sim.timeline import NodeClock
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Node", "SimWorld"]
 
 RELEASE_NS_MAX = 2_000_000
+HURRIES_MAX = 50
+"""A step may ask for the next one at once, as while it executes a long log; one that always does turns a core hot."""
 ORIGIN_NS_MAX = 10**15
 
 
@@ -69,6 +71,7 @@ class Node:
         self.name = f"{address}#{incarnation}"
         self.is_dead = False
         self.steps = 0
+        self._hurries = 0
         self._waits: list[Callable[[], None]] | None = None
         self._pauses = 0
         self._is_step_planned = False
@@ -79,6 +82,7 @@ class Node:
         self.clock = NodeClock(timeline, chance.randrange(-ORIGIN_NS_MAX, ORIGIN_NS_MAX), drift_ppm)
         self.guest = world.make_guest(boots=starts)
         self.guest.on_saved = self._was_cut
+        self.guest.fails_to_load = lambda: world.ledger.strikes("load_failed", self.name)
         self.outside = SimWorld(self)
         self.transport = world.network.open(address, self.name, (peer,), self.wake)
         settings = world.settings_for(peer)
@@ -182,6 +186,9 @@ class Node:
         deadline = self.endpoint.step(now)
         self._check(before)
         if deadline is not None:
+            self._hurries = self._hurries + 1 if deadline <= now else 0
+            if self._hurries > HURRIES_MAX:
+                raise Violation("liveness", f"{self.name} asked {HURRIES_MAX} times in a row to be called at once")
             self._plan(max(1, deadline - now))
 
     def _plan(self, delay_ns: int) -> None:

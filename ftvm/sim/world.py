@@ -22,6 +22,7 @@ from ftvm.engines.names import engines_for
 from ftvm.interfaces import Capability, Engine, Record
 from ftvm.protocol.core import Role, Settings
 from ftvm.sim.arbiter import ArbiterFaults, SimStore
+from ftvm.sim.chance import stream
 from ftvm.sim.checkers import ActiveChecker, OutputChecker, RecordChecker, StateChecker, Violation
 from ftvm.sim.faults import FAULTS
 from ftvm.sim.guest import SimGuest
@@ -30,7 +31,7 @@ from ftvm.sim.ledger import Fault, Ledger
 from ftvm.sim.network import SimNetwork
 from ftvm.sim.node import RELEASE_NS_MAX, Node
 from ftvm.sim.operator import ACTIONS
-from ftvm.sim.plan import draw, stream
+from ftvm.sim.plan import draw
 from ftvm.sim.timeline import Timeline
 
 __all__ = ["World"]
@@ -58,7 +59,7 @@ class World:
         self.traces = traces
         self.lines: list[str] = []
         self.told: Counter[str] = Counter()
-        self.ledger = Ledger(only)
+        self.ledger = Ledger(seed, only)
         self.timeline = Timeline()
         self.network = SimNetwork(seed, self.plan, self.timeline, self.ledger)
         self.links = self.network.faults
@@ -80,6 +81,7 @@ class World:
             creates=True,
             timing=self.plan.timing,
             limits=Limits(batch_bytes=1 << 16, copy_rest_pages=4),
+            halts_alone=self.plan.halts_alone,
         )
         self.incarnations: Counter[str] = Counter()
         self._steps_of_dead = 0
@@ -104,9 +106,7 @@ class World:
     def make_bad(self) -> None:
         """Begin the fault phase."""
         self.is_calm = False
-        rates = self.plan.rates
-        self.links.rates = {kind: rate for kind, rate in rates.items() if not kind.startswith("arbiter")}
-        self.arbiter_faults.rates = {kind: rate for kind, rate in rates.items() if kind.startswith("arbiter")}
+        self.ledger.rates = self.plan.rates
         for happening in (*FAULTS, *ACTIONS):
             if happening.kind in self.plan.happenings:
                 self._befall(happening, stream(self.seed, happening.kind), is_first=True)
@@ -115,9 +115,8 @@ class World:
         """End the fault phase: every link and process works from now on."""
         self.trace("HEAL")
         self.is_calm = True
-        self.links.rates = {}
+        self.ledger.rates = {}
         self.links.cut.clear()
-        self.arbiter_faults.rates = {}
         self.arbiter_faults.is_down = False
         self.arbiter_faults.disk_ns = 0
         for node in self.nodes.values():
@@ -125,17 +124,17 @@ class World:
 
     def check_alive(self) -> None:
         """Raise Violation unless the guest runs, protected, and its outputs flow, within a bounded time."""
-        if self.is_lost:
-            return
         end = self.timeline.now + CALM_NS_MAX
         released = len(self.outputs.released)
         is_protected = False
-        while self.timeline.now < end:
+        while self.timeline.now < end and not self.is_lost:
             self.play(LOOK_NS)
             if not is_protected:
                 is_protected, released = self._is_protected(), len(self.outputs.released)
             elif len(self.outputs.released) > released:
                 return
+        if self.is_lost:
+            return
         actives = [node.name for node in self.nodes.values() if not node.is_dead and node.role is Role.ACTIVE]
         what = "no output flows" if is_protected else "the guest is not protected again"
         raise Violation(
