@@ -15,6 +15,7 @@ __all__ = [
     "ConnectionRefused",
     "CopyProgress",
     "Diverged",
+    "EngineChanged",
     "Event",
     "GuestFinished",
     "Halted",
@@ -167,6 +168,14 @@ class Diverged(Event):
     pages: tuple[int, ...]
     devices: bool
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineChanged(Event):
+    """Another engine is in force: on the backup too, or there is none; or the same one with other parameters."""
+
+    before: str
+    engine: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,6 +34,7 @@ __all__ = ["HostArguments", "any_host_options", "host_options", "parse_memory"]
 _UNITS: Final = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _MEMORY_BYTES_MAX: Final = 64 << 30
 _MILLIS_MAX: Final = 3_600_000
+_MAC: Final = "52:54:00:12:34:56"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -74,7 +75,7 @@ _OPTIONS: Final = (
     click.option("--allow", multiple=True, metavar="FILE.pub", help="A peer's public key. May be repeated."),
     click.option("--memory", default="64M", show_default=True, help="The machine's RAM, e.g. 64M or 1G."),
     click.option("--nic", metavar="CABLE", help="Its network: udp:LOCALPORT:REMOTEPORT, a frame in each datagram."),
-    click.option("--mac", default="52:54:00:12:34:56", show_default=True, help="Its network address."),
+    click.option("--mac", help=f"The address of its network card; needs --nic.  [default: {_MAC}]"),
     click.option("--interval", default=25.0, show_default=True, metavar="MS", help="Time between checkpoints."),
     click.option(
         "--latency", type=float, metavar="MS", help="Adapt the interval so that an output waits about so long (remus)."
@@ -118,7 +119,7 @@ class HostArguments:
     program: str = ""
     memory: str
     nic: str | None
-    mac: str
+    mac: str | None
     interval: float
     latency: float | None
     engine_name: str
@@ -182,7 +183,7 @@ class HostArguments:
             self.image() if boots else None,
             clock=MonotonicClock(),
             memory_bytes=parse_memory(self.memory),
-            mac=mac_bytes(self.mac) if self.nic is not None else None,
+            mac=mac_bytes(self.mac or _MAC) if self.nic is not None else None,
         )
 
     def world(self) -> World:
@@ -197,7 +198,7 @@ class HostArguments:
         if self.nic is None:
             return CallbackWorld(lambda output: write(output.payload))
         local, remote = cable_ends(self.nic)
-        return DatagramWorld(local, remote, mac=self.mac, console=write)
+        return DatagramWorld(local, remote, mac=self.mac or _MAC, console=write)
 
     @contextmanager
     def opened(self, *, boots: bool) -> Iterator[tuple[Guest, HostOptions]]:
@@ -274,6 +275,14 @@ def _check_network(arguments: HostArguments) -> None:
         cable_ends(arguments.nic)
 
 
+def _check_mac(arguments: HostArguments) -> None:
+    if arguments.mac is None:
+        return
+    mac_bytes(arguments.mac)
+    if arguments.nic is None:
+        raise ConfigError(f"--mac {arguments.mac} needs --nic: without a cable the machine has no network card")
+
+
 _CHECKS: Final[dict[str, Callable[[HostArguments], object]]] = {
     "guest": lambda arguments: check_guest_id(arguments.guest_id),
     "listen": _check_addresses,
@@ -283,7 +292,7 @@ _CHECKS: Final[dict[str, Callable[[HostArguments], object]]] = {
     "memory": lambda arguments: parse_memory(arguments.memory),
     "program": _check_program,
     "nic": _check_network,
-    "mac": lambda arguments: mac_bytes(arguments.mac),
+    "mac": _check_mac,
     "engine": HostArguments.engine,
     "silence": HostArguments.timing,
     "control": lambda arguments: check_control(arguments.control),

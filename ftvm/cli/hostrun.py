@@ -2,17 +2,20 @@
 
 from typing import Final
 
+import click
+
 from ftvm.cli.exits import Stopped, stop_on_signals
 from ftvm.cli.logreport import LogReport
 from ftvm.cli.report import JsonReport, Report, TextReport
+from ftvm.cli.streams import outlive_readers
 from ftvm.errors import ClosedError, GuestEnded
-from ftvm.events import Event
+from ftvm.events import ArbiterTrouble, Event
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.protection import Protection, Standby
 from ftvm.runtime.status import Status
 from ftvm.units import nanos_to_seconds
 
-__all__ = ["make_report", "run_until_stopped"]
+__all__ = ["Doorkeeper", "make_report", "run_until_stopped"]
 
 _STATUS_SECONDS: Final = 0.25
 
@@ -20,9 +23,28 @@ _STATUS_SECONDS: Final = 0.25
 def make_report(is_json: bool, log_format: str) -> Report:
     """Return the kinds of report that were asked for, and have signals raise Stopped from now on."""
     stop_on_signals()
+    outlive_readers()
     if log_format == "json":
         return Reports(LogReport(), JsonReport()) if is_json else LogReport()
     return JsonReport() if is_json else TextReport()
+
+
+class Doorkeeper:
+    """Tells on stderr what keeps a host from starting, while its main thread waits for the start; hears all events."""
+
+    def __init__(self) -> None:
+        self._is_waiting = True
+        self._told: str | None = None
+
+    def note(self, event: Event) -> None:
+        """Take an event, in the host's thread."""
+        if isinstance(event, ArbiterTrouble) and self._is_waiting and event.error != self._told:
+            self._told = event.error
+            click.echo(f"ftvm: waiting for the arbiter: {event.error}", err=True)
+
+    def retire(self) -> None:
+        """Say no more: the host has started, and its report tells everything."""
+        self._is_waiting = False
 
 
 class Reports:

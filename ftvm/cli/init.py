@@ -33,7 +33,7 @@ def init(arbiter: str, guest_id: str, force: bool, yes: bool, is_json: bool) -> 
         known = store.read(guest_id)
         if known.generation > 0 and not force:
             raise ConfigError(
-                f"guest {guest_id!r} has a record already (generation {known.generation}, active {known.active}): "
+                f"guest {guest_id!r} has a record already ({_shown(known)}): "
                 "start a primary or standby, or vacate it with --force if every older replica is dead"
             )
         wanted = vacate(known)
@@ -49,11 +49,17 @@ def init(arbiter: str, guest_id: str, force: bool, yes: bool, is_json: bool) -> 
         click.echo(f"guest {guest_id!r}: generation {now.generation}, vacant; start it with `ftvm primary`")
 
 
+def _shown(record: Record) -> str:
+    if record.active is None:
+        return f"generation {record.generation}, which is vacant"
+    return f"generation {record.generation}, active {record.active}, standby {record.standby or 'none'}"
+
+
 def _ask(known: Record, wanted: Record, guest_id: str, is_sure: bool) -> None:
     if is_sure:
         return
     if known.generation:
-        what = f"replaces generation {known.generation} (active {known.active}, standby {known.standby})"
+        what = f"replaces {_shown(known)}"
     else:
         what = "is the first"
     click.echo(f"About to write generation {wanted.generation} for guest {guest_id!r}: vacant. It {what}.", err=True)

@@ -23,6 +23,7 @@ from ftvm.units import PAGE_BYTES
 __all__ = ["machine"]
 
 _NANOS_PER_TICK: Final = 10
+_MAC: Final = "52:54:00:12:34:56"
 _MESSAGES: Final = {
     "limit": "the program did not end within {retired} instructions",
     "fault": "the program trapped, and there is no trap handler where mtvec says",
@@ -41,7 +42,7 @@ def machine() -> None:
 @click.option("--memory", default="64M", show_default=True, help="RAM, e.g. 64M or 1G.")
 @click.option("--disk", metavar="FILE", help="A disk: read into memory, and written back when the program has ended.")
 @click.option("--net", metavar="CABLE", help="A network card: udp:LOCALPORT:REMOTEPORT, a frame in each datagram.")
-@click.option("--mac", default="52:54:00:12:34:56", show_default=True, help="The network card's address.")
+@click.option("--mac", help=f"The network card's address; needs --net.  [default: {_MAC}]")
 @click.option("--append", "command_line", default="", metavar="TEXT", help="Boot arguments, in the device tree.")
 @click.option("--input", "keys_file", metavar="FILE", help="What is typed at the console; - for this command's input.")
 @click.option("--max-instructions", type=click.IntRange(min=1), metavar="N", help="Stop after so many instructions.")
@@ -51,7 +52,7 @@ def run(
     memory: str,
     disk: str | None,
     net: str | None,
-    mac: str,
+    mac: str | None,
     command_line: str,
     keys_file: str | None,
     max_instructions: int | None,
@@ -64,6 +65,9 @@ def run(
 
     The exit status is 0 if the program reported success, 1 if it did not or did not end, 2 if it cannot run here.
     """
+    if mac is not None and net is None:
+        raise ConfigError(f"--mac {mac} needs --net: without a cable the machine has no network card")
+    mac = mac or _MAC
     disk_image = _read_disk(disk) if disk is not None else b""
     shape = MachineShape(
         ram_bytes=parse_memory(memory),

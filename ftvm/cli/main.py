@@ -6,6 +6,7 @@ from typing import Final
 import click
 
 from ftvm.cli.exits import run_command
+from ftvm.cli.streams import fill_closed
 
 __all__ = ["main"]
 
@@ -61,4 +62,5 @@ def ftvm(debug: bool) -> None:
 
 def main() -> None:
     """Run the command line."""
+    fill_closed()
     run_command(lambda: ftvm(prog_name="ftvm"))

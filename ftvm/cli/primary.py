@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from ftvm.cli.hostoptions import HostArguments, host_options
-from ftvm.cli.hostrun import make_report, run_until_stopped
+from ftvm.cli.hostrun import Doorkeeper, make_report, run_until_stopped
 from ftvm.runtime.protection import protect
 
 __all__ = ["primary"]
@@ -29,10 +29,8 @@ def primary(create: bool, **shared: Any) -> None:
     arguments = HostArguments(**shared)
     with arguments.opened(boots=True) as (guest, options):
         report = make_report(arguments.is_json, arguments.log_format)
-        with protect(
-            guest,
-            create=create,
-            **arguments.addresses(),
-            **options,
-        ) as protection:
+        doorkeeper = Doorkeeper()
+        options["on_event"] = doorkeeper.note
+        with protect(guest, create=create, **arguments.addresses(), **options) as protection:
+            doorkeeper.retire()
             run_until_stopped(protection, report)

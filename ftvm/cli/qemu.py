@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
@@ -42,6 +43,11 @@ _OPTIONS: Final = (
     click.option("--qemu", default="qemu-system-x86_64", show_default=True, help="The QEMU to run."),
     click.option("--accel", default="tcg", show_default=True, help="How QEMU runs the guest; only tcg is tested."),
     click.option(
+        "--disk",
+        metavar="FILE",
+        help="A virtio disk: a raw image of this host's own, equally large on both hosts. A standby's is overwritten.",
+    ),
+    click.option(
         "--tracker",
         type=click.Choice(["auto", "userfault", "compare"]),
         default="auto",
@@ -58,6 +64,7 @@ class QemuArguments(HostArguments):
 
     qemu: str
     accel: str
+    disk: str | None
     tracker: str
     arguments: tuple[str, ...]
 
@@ -71,10 +78,11 @@ class QemuArguments(HostArguments):
             memory_bytes=parse_memory(self.memory),
             arguments=self.arguments,
             mac=self.mac if self.nic is not None else None,
+            disk_bytes=_size_of(self.disk) if self.disk is not None else 0,
             accel=self.accel,
             program=self.qemu,
         )
-        return QemuGuest(machine, boots=boots, tracker=self.tracker)
+        return QemuGuest(machine, boots=boots, disk=self.disk, tracker=self.tracker)
 
 
 @qemu.command()
@@ -104,3 +112,10 @@ def standby(**given: Any) -> None:
         report = make_report(arguments.is_json, arguments.log_format)
         with Standby(guest, **arguments.addresses(), **options) as host:
             run_until_stopped(host, report)
+
+
+def _size_of(disk: str) -> int:
+    try:
+        return Path(disk).stat().st_size
+    except OSError as wrong:
+        raise ConfigError(f"--disk {disk}: {wrong.strerror}") from wrong

@@ -167,7 +167,7 @@ class Hands:
         checkpoint = Checkpoint(
             epoch=order.epoch,
             base=order.base,
-            engine=order.engine,
+            engine=order.engine.name,
             batches=batches,
             devices=devices,
             outputs=outputs,

@@ -176,6 +176,27 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             "a standby claims although its state did not load",
             Edit(f"{_STANDBY}._propose_if_ready", "elif self.claim.is_loaded:", "else:"),
         ),
+        _mutant(
+            "run_while_a_switch_is_open",
+            "the guest goes on although the SWITCH is unresolved, and the other may be running it",
+            Edit(f"{_ACTIVE}.must_stand_still", "if self.link in STANDING:", "if self.link is LinkState.HANDING:"),
+        ),
+        _mutant(
+            "switch_on_an_older_confirmation",
+            "the standby's word about an earlier epoch counts for the last one",
+            Edit(f"{_ACTIVE}._on_prepared", "if prepared.epoch != switchover.final.epoch:", "if False:"),
+        ),
+        _mutant(
+            "switch_to_who_cannot_load",
+            "the standby says that it cannot run the guest, and is handed it all the same",
+            Edit(f"{_ACTIVE}._on_prepared", "if prepared.error:", "if False:"),
+        ),
+        _mutant(
+            "stand_by_with_a_state_that_ran_on",
+            "who handed the guest over stands by with memory that nobody compared",
+            Edit(f"{_COMMITTED}.adopt", "if self.memory.memory_digest != checkpoint.memory_digest:", "if False:"),
+            Edit(f"{_ACTIVE}.must_stand_still", "if self.link in STANDING:", "if False:"),
+        ),
         # --- the release rule --------------------------------------------------------------------------------------
         _mutant(
             "release_without_acknowledgement",

@@ -10,11 +10,12 @@ from typing import Final
 from ftvm.config import Timing
 from ftvm.engines.names import ENGINES, engine_named
 from ftvm.interfaces import Engine
+from ftvm.sim.chance import stream
 from ftvm.sim.faults import FAULTS
 from ftvm.sim.operator import ACTIONS
 from ftvm.units import Nanos
 
-__all__ = ["MESSAGE_FAULTS", "Plan", "draw", "stream"]
+__all__ = ["MESSAGE_FAULTS", "Plan", "draw"]
 
 _MS: Final = 1_000_000
 _ON: Final = 0.67
@@ -27,13 +28,10 @@ MESSAGE_FAULTS: Final[dict[str, tuple[float, ...]]] = {
     "arbiter_answer_lost": (0.1, 0.3),
     "arbiter_repeat": (0.2,),
     "arbiter_late": (0.2,),
+    "corrupt": (0.005,),
+    "load_failed": (0.3,),
 }
-"""Faults of single messages, and how probable a seed may make each."""
-
-
-def stream(seed: int, *kind: str) -> random.Random:
-    """Return a seed's stream of one kind of chance, independent of all others and of the interpreter's hashes."""
-    return random.Random(f"{seed}/{'/'.join(kind)}")
+"""Faults of single messages and loads, and how probable a seed may make each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -105,12 +105,15 @@ def _load_secret(path: Path) -> str:
 def _load(path: Path, tag: str) -> str:
     try:
         with path.open("rb", buffering=0) as file:
-            if tag == _SECRET_TAG:
-                _check_private(path, os.fstat(file.fileno()).st_mode)
+            mode = os.fstat(file.fileno()).st_mode
             content = file.read(_FILE_BYTES_MAX)
     except OSError as error:
         raise ConfigError(f"key file {path} cannot be read: {error.strerror}; `ftvm keygen NAME` makes one") from error
     words = content.decode("ascii", "replace").split()
+    if tag == _SECRET_TAG:
+        if words[:1] == [_PUBLIC_TAG]:
+            raise ConfigError(f"{path} is a public key, for the peers: name this host's secret one, a .key file")
+        _check_private(path, mode)
     if len(words) != 2 or words[0] != tag or not is_key(words[1]):
         raise ConfigError(f"{path} is no {tag.replace('-', ' ')} file: its one line must be `{tag}` and the key")
     return words[1]

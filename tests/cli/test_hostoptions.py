@@ -16,9 +16,10 @@ from ftvm.errors import ConfigError
         (["--latency", "0"], "a latency target of 0.0 s is not from"),
         (["--engine", "warp"], "there is no engine 'warp'"),
         (["--interval", "0"], "an interval of 0.0 s is not from"),
+        (["--mac", "52:54:00:00:00:01"], "needs --nic: without a cable the machine has no network card"),
     ],
 )
-def test_an_engine_that_cannot_be_is_refused(options: list[str], reason: str, tmp_path: Path) -> None:
+def test_what_cannot_be_is_refused(options: list[str], reason: str, tmp_path: Path) -> None:
     where = ["--listen", "tcp://127.0.0.1:1", "--arbiter", f"file://{tmp_path}"]
 
     result = CliRunner().invoke(primary, [*where, *options])

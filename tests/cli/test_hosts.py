@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ftvm.arbiters.file import FileRecordStore
+from ftvm.interfaces import Record
 
 WAIT_SECONDS = 60
 
@@ -40,7 +41,14 @@ def wait_for(process: subprocess.Popen[str], event: str) -> dict[str, object]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_a_signal_stops_a_primary_cleanly(number: signal.Signals, tmp_path: Path) -> None:
     with host(
-        "primary", "--listen", "tcp://127.0.0.1:0", "--arbiter", f"file://{tmp_path}", "--create", "--program", "ticks"
+        "primary",
+        "--listen",
+        "tcp://127.0.0.1:0",
+        "--arbiter",
+        f"file://{tmp_path}",
+        "--create",
+        "--program",
+        "console",
     ) as primary:
         told = wait_for(primary, "RoleChanged")
 
@@ -82,6 +90,21 @@ def test_a_guest_that_ends_well_ends_its_host_well_and_leaves_the_record_vacant(
     assert FileRecordStore(tmp_path).read("guest").active is None
 
 
+def test_a_start_that_waits_for_its_arbiter_says_so_at_once(tmp_path: Path) -> None:
+    """Regression: it was told only when the start was given up, after thirty seconds."""
+    FileRecordStore(tmp_path).compare_and_set("guest", Record(1, None, None))
+    (record,) = tmp_path.iterdir()
+    record.write_bytes(b"damaged")
+    with host("primary", "--listen", "tcp://127.0.0.1:0", "--arbiter", f"file://{tmp_path}") as primary:
+        assert primary.stderr is not None
+        said = primary.stderr.readline()
+
+        assert primary.poll() is None
+
+    assert said.startswith("ftvm: waiting for the arbiter: ")
+    assert "cannot be trusted" in said
+
+
 def test_a_service_manager_hears_ready_and_a_fed_watchdog_from_a_real_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,7 +115,14 @@ def test_a_service_manager_hears_ready_and_a_fed_watchdog_from_a_real_process(
     monkeypatch.setenv("WATCHDOG_USEC", "400000")
 
     with host(
-        "primary", "--listen", "tcp://127.0.0.1:0", "--arbiter", f"file://{tmp_path}", "--create", "--program", "ticks"
+        "primary",
+        "--listen",
+        "tcp://127.0.0.1:0",
+        "--arbiter",
+        f"file://{tmp_path}",
+        "--create",
+        "--program",
+        "console",
     ) as primary:
         heard = ""
         while heard.count("WATCHDOG=1") < 2 or "READY=1" not in heard:

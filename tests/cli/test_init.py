@@ -44,6 +44,7 @@ def test_init_does_not_touch_a_record_that_exists(ftvm: Run, tmp_path: Path) -> 
 
     assert outcome.status == 2
     assert "vacate it with --force if every older replica is dead" in outcome.err
+    assert "has a record already (generation 1, which is vacant)" in outcome.err
     assert record_of(tmp_path).generation == 1
 
 
@@ -67,5 +68,5 @@ def test_force_tells_what_it_replaces_before_it_asks(tmp_path: Path, answer: str
 
     result = CliRunner().invoke(init, ["--arbiter", f"file://{tmp_path}", "--force"], input=answer)
 
-    assert "replaces generation 1 (active x, standby None)" in result.output
+    assert "replaces generation 1, active x, standby none" in result.output
     assert record_of(tmp_path).generation == 2

@@ -54,6 +54,14 @@ def test_secret_key_that_others_may_read_or_write_is_refused_with_the_remedy(tmp
         load_keys(tmp_path / "host.key", [tmp_path / "host.pub"])
 
 
+def test_a_public_key_in_the_place_of_the_secret_one_is_told_apart(tmp_path: Path) -> None:
+    """Regression: the advice was to make the public key private."""
+    write_keypair(tmp_path / "host")
+
+    with pytest.raises(ConfigError, match=r"host\.pub is a public key, for the peers: name this host's secret one"):
+        load_keys(tmp_path / "host.pub", [tmp_path / "host.pub"])
+
+
 @pytest.mark.parametrize("content", ["", "ftvm-public-key", "ftvm-public-key short", "hello " * 50, "\0" * 400])
 def test_file_that_holds_no_public_key_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "bad.pub").write_text(content)

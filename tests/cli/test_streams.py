@@ -1,0 +1,63 @@
+"""Hosts whose output goes nowhere: the guest lives on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FTVM = [sys.executable, "-P", "-m", "ftvm"]
+WAIT_SECONDS = 60
+
+
+def primary(folder: Path, *options: str) -> list[str]:
+    words = ["--listen", "tcp://127.0.0.1:0", "--arbiter", f"file://{folder}", "--create", "--memory", "8M"]
+    return [*FTVM, "primary", *words, *options]
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
+def test_a_host_with_closed_streams_runs_its_guest_to_the_end(closed: str, options: list[str], tmp_path: Path) -> None:
+    command = " ".join(primary(tmp_path, "--program", "hello", *options))
+
+    ended = subprocess.run(["sh", "-c", f"{command} {closed}"], capture_output=True, timeout=WAIT_SECONDS, check=False)
+
+    assert ended.returncode == 0
+    assert b"Traceback" not in ended.stderr
+    record = max(tmp_path.iterdir()).read_bytes()
+    assert record.startswith(b"ftvm-record 1\n")  # and nothing of what was printed is in it
+
+
+def test_a_host_whose_reader_ends_goes_on(tmp_path: Path) -> None:
+    command = primary(tmp_path, "--program", "console", "--json")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as host:
+        assert host.stdout is not None
+        assert host.stderr is not None
+        json.loads(host.stdout.readline())
+        host.stdout.close()
+        host.stderr.close()
+
+        with pytest.raises(subprocess.TimeoutExpired):
+            host.wait(1)  # a status is due four times in that time
+
+        host.send_signal(signal.SIGTERM)
+        assert host.wait(WAIT_SECONDS) == 0
+
+
+def test_a_disk_that_is_full_costs_lines_and_nothing_else(tmp_path: Path) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("there is no /dev/full")
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(
+            primary(tmp_path, "--program", "hello", "--json"),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=WAIT_SECONDS,
+            check=False,
+        )
+
+    assert ended.returncode == 0
+    assert b"Traceback" not in ended.stderr
