@@ -7,9 +7,11 @@ to be written down where something went wrong.
 """
 
 import json
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
@@ -47,6 +49,10 @@ still for each answer, to a repeated request too."""
 
 LINES_KEPT: Final = 20_000
 
+SWITCH_SECONDS: Final = 20.0
+ANSWER_SECONDS: Final = 10.0
+ANSWER_BYTES_MAX: Final = 1 << 16
+
 
 class Pair:
     """The processes of one set-up, from the first guest to the last."""
@@ -72,6 +78,7 @@ class Pair:
         self._hosts: dict[str, Child] = {}
         self._client: Child | None = None
         self._relay: Child | None = None
+        self._line: socket.socket | None = None
         self._heard: deque[str] = deque(maxlen=LINES_KEPT)
 
     # --- beginning and end ---
@@ -167,6 +174,37 @@ class Pair:
         self._note(host, {"chaos": "asked to end"})
         self._end(host, Child.ask_to_end)
 
+    def ask_to_switch_over(self, host: str) -> None:
+        """Ask a host to hand the guest over to its standby, as `ftvm ctl switchover` does, and wait for nothing."""
+        self._note(host, {"chaos": "asked to switch over"})
+        self._hang_up()
+        self._line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._line.settimeout(ANSWER_SECONDS)
+        try:
+            self._line.connect(str(self._stage.control_path(host)))
+            self._line.sendall(json.dumps({"do": "switchover", "seconds": SWITCH_SECONDS}).encode() + b"\n")
+        except OSError as error:
+            raise BrokenError(f"host {host} does not answer at its control socket: {error}") from error
+        self._line.setblocking(False)
+
+    def answer_about_switchover(self) -> Line:
+        """Wait for what came of it, as the control socket tells: {"ok": ...} or {"error": ...}."""
+        said = b""
+
+        def look() -> Line | None:
+            nonlocal said
+            with suppress(BlockingIOError):
+                said += self._line.recv(ANSWER_BYTES_MAX) if self._line is not None else b""
+            answer: Line | None = json.loads(said) if said.endswith(b"\n") else None
+            return answer
+
+        return self.wait_for(look, HEAL_NS, "a switchover is answered")
+
+    def _hang_up(self) -> None:
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+
     def freeze(self, host: str) -> None:
         """Stop a host process where it stands."""
         self._note(host, {"chaos": "frozen"})
@@ -194,7 +232,7 @@ class Pair:
 
     # --- how it stands ---
 
-    def wait_healed(self, since: Nanos, *, can_be_lost: bool = True) -> str | None:
+    def wait_healed(self, *, can_be_lost: bool = True) -> str | None:
         """Wait until the guest is protected and answers again; return why it is lost instead, None if it lives.
 
         It is lost where the record names no standby and an active whose process was ended here.
@@ -213,7 +251,7 @@ class Pair:
         loss = self.wait_for(look, HEAL_NS, "the guest is protected again")
         if loss:
             return loss
-        asked_at = max(since, _now())
+        asked_at = _now()
         self._ask_client(watch=asked_at)
         self.wait_for(lambda: self.ledger.answer_since(asked_at), HEAL_NS, "the guest answers again")
         return None
