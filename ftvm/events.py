@@ -15,8 +15,10 @@ __all__ = [
     "ConnectionRefused",
     "CopyProgress",
     "Diverged",
+    "EngineChanged",
     "Event",
     "GuestFinished",
+    "Halted",
     "HostFailed",
     "JoinRefused",
     "PeerMisbehaved",
@@ -96,6 +98,13 @@ class Solo(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Halted(Event):
+    """The standby is lost, and the guest is not to run without one: it stands still until there is one again."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Suspected(Event):
     """The other side was silent for longer than the limit in force."""
 
@@ -159,6 +168,14 @@ class Diverged(Event):
     pages: tuple[int, ...]
     devices: bool
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineChanged(Event):
+    """Another engine is in force: on the backup too, or there is none; or the same one with other parameters."""
+
+    before: str
+    engine: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
-# start: Linux enters a program with rsp on its arguments; the service needs none of them and never returns.
+# start: Linux enters a program with rsp on its arguments; they are passed on, and init never returns.
     .globl _start
 _start:
     xor     %ebp, %ebp
+    mov     %rsp, %rdi
     and     $-16, %rsp
     call    init
     .section .note.GNU-stack, "", @progbits

@@ -81,6 +81,13 @@ _OPTIONS: Final = (
         "--latency", type=float, metavar="MS", help="Adapt the interval so that an output waits about so long (remus)."
     ),
     click.option("--engine", "engine_name", default="remus", show_default=True, help=f"One of: {', '.join(ENGINES)}."),
+    click.option(
+        "--on-backup-loss",
+        type=click.Choice(["solo", "halt"]),
+        default="solo",
+        show_default=True,
+        help="When the standby is lost: run on alone, or stand still until there is a new one.",
+    ),
     click.option("--heartbeat", default=50.0, show_default=True, metavar="MS", help="Time between heartbeats."),
     click.option(
         "--silence", default=300.0, show_default=True, metavar="MS", help="Silence after which a standby suspects."
@@ -116,6 +123,7 @@ class HostArguments:
     interval: float
     latency: float | None
     engine_name: str
+    on_backup_loss: str
     heartbeat: float
     silence: float
     control: str | None
@@ -217,6 +225,7 @@ class HostArguments:
             "engine": self.engine(),
             "guest_id": self.guest_id,
             "timing": self.timing(),
+            "halts_alone": self.on_backup_loss == "halt",
         }
 
     def timing(self) -> Timing:

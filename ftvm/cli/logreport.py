@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Final, TextIO
 
-from ftvm.cli.report import describe
+from ftvm.cli.sentences import describe
 from ftvm.events import (
     ArbiterTrouble,
     AttendantFailed,

@@ -7,36 +7,17 @@ fields of ftvm.runtime.status.Status a few times a second. Nothing else goes to 
 import json
 import sys
 from dataclasses import asdict
-from typing import Final, Protocol, TextIO
+from typing import Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from ftvm.events import (
-    ArbiterTrouble,
-    AttendantFailed,
-    Committed,
-    ConnectionRefused,
-    CopyProgress,
-    Diverged,
-    Event,
-    GuestFinished,
-    HostFailed,
-    JoinRefused,
-    PeerMisbehaved,
-    Protected,
-    RecordLearned,
-    RoleChanged,
-    SessionEnded,
-    Solo,
-    Suspected,
-    TookOver,
-    TransportTrouble,
-)
+from ftvm.cli.sentences import describe
+from ftvm.events import Committed, CopyProgress, Event
 from ftvm.runtime.status import Status
 from ftvm.service.story import Story
 
-__all__ = ["JsonReport", "Report", "TextReport", "describe"]
+__all__ = ["JsonReport", "Report", "TextReport"]
 
 
 class Report(Protocol):
@@ -130,53 +111,3 @@ class TextReport:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
-
-
-_MS: Final = 1_000_000
-
-
-def describe(event: Event) -> str:
-    """Return one line about an event: what happened, and what it cost where that matters."""
-    match event:
-        case RoleChanged():
-            return f"now {event.role} as {event.replica_id}: {event.reason}"
-        case RecordLearned():
-            names = f"active {event.active or 'none'}, standby {event.standby or 'none'}"
-            return f"record: generation {event.generation}, {names}"
-        case Protected():
-            return f"protected: {event.standby} stands by (generation {event.generation})"
-        case Solo():
-            return f"solo: {event.reason} (generation {event.generation})"
-        case Suspected():
-            return (
-                f"suspicion: the peer is silent for {event.silence_ns / _MS:.0f} ms (limit {event.limit_ns / _MS:.0f})"
-            )
-        case TookOver():
-            return (
-                f"took over at epoch {event.epoch}, generation {event.generation}: "
-                f"silence {event.detection_ns / _MS:.0f} ms, "
-                f"claim {event.arbiter_ns / _MS:.1f} ms (loading {event.load_ns / _MS:.1f} ms), "
-                f"{event.outputs_emitted_again} outputs emitted again"
-            )
-        case JoinRefused():
-            return f"join refused ({event.peer}): {event.reason}"
-        case SessionEnded():
-            return f"session ended: {event.reason}"
-        case ConnectionRefused():
-            return f"connection refused: {event.reason}"
-        case Diverged():
-            return f"diverged between {event.agreed} and {event.seen}: {event.reason}; pages {list(event.pages)}"
-        case PeerMisbehaved():
-            return f"peer {event.peer} misbehaved: {event.error}"
-        case TransportTrouble():
-            return f"a message was lost: {event.error}"
-        case ArbiterTrouble():
-            return f"arbiter: {event.error}"
-        case AttendantFailed():
-            return f"the {event.name} failed and was closed; the guest goes on: {event.error}"
-        case GuestFinished():
-            return f"{event.reason}; this host is done"
-        case HostFailed():
-            return f"failed: {event.error}"
-        case _:
-            return repr(event)

@@ -3,13 +3,14 @@
 import contextlib
 import json
 import sys
+from pathlib import Path
 
 import click
 
 from ftvm.cli.exits import Stopped, stop_on_signals
 from ftvm.engines.names import ENGINES
 from ftvm.errors import ConfigError
-from ftvm.lab.campaign import campaign
+from ftvm.lab.campaign import campaign, hunt
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.sim.history import Figures, History, parse_faults, play
 from ftvm.sim.legend import LEGEND
@@ -21,13 +22,17 @@ __all__ = ["simulate"]
 
 PROGRESS_NS = 1_000_000_000
 
+_SEEDS_KEPT = 2
+"""So many seeds are kept for each mutant: one may drift past it when the world changes a little."""
+
 
 @click.command()
 @click.option("--seeds", default=100, show_default=True, type=click.IntRange(min=1), help="How many seeds to play.")
 @click.option("--start", default=0, show_default=True, type=click.IntRange(min=0), help="The first seed.")
 @click.option("--seed", type=click.IntRange(min=0), help="Play this seed alone.")
 @click.option("--engine", type=click.Choice(list(ENGINES)), help="Protect with this engine.  [default: drawn]")
-@click.option("--mutant", metavar="NAME", help="Break the code on purpose, until a seed finds it; 'list' names all.")
+@click.option("--mutant", metavar="NAME", help="Break the code on purpose, until a seed finds it; or 'list', or 'all'.")
+@click.option("--record", type=click.Path(path_type=Path), help="With --mutant all: write the seeds that found each.")
 @click.option("--only", metavar="FAULTS", help="With --seed: let in these faults alone, like crash:2,loss:14.")
 @click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="How many processes.")
 @click.option("--trace", is_flag=True, help="With --seed: print every event, one a line, with a legend.")
@@ -39,6 +44,7 @@ def simulate(
     seed: int | None,
     engine: str | None,
     mutant: str | None,
+    record: Path | None,
     only: str | None,
     jobs: int,
     trace: bool,
@@ -58,11 +64,15 @@ def simulate(
     if mutant == "list":
         click.echo("\n".join(f"{name}: {one.breaks}" for name, one in MUTANTS.items()))
         return
-    if mutant is not None and mutant not in MUTANTS:
+    if mutant not in (None, "all", *MUTANTS):
         raise ConfigError(f"there is no mutant {mutant!r}; the names are: {', '.join(MUTANTS)}")
     if seed is None and (only is not None or trace):
         raise ConfigError("--only and --trace are about one history: name its seed with --seed")
+    if record is not None and mutant != "all":
+        raise ConfigError("--record is about all mutants: add --mutant all")
     stop_on_signals()
+    if mutant == "all":
+        sys.exit(_hunt_all(range(start, start + seeds), engine, jobs, record))
     if seed is not None:
         sys.exit(_play_one(seed, engine, mutant, only, trace=trace, as_json=as_json, shrinks=not no_shrink))
     sys.exit(_play_many(range(start, start + seeds), engine, mutant, jobs, as_json=as_json, shrinks=not no_shrink))
@@ -119,6 +129,19 @@ def _play_many(seeds: range, engine: str | None, mutant: str | None, jobs: int, 
         with mutate(mutant) if mutant is not None else contextlib.nullcontext():
             _tell_shrunk(figures.violations[0], engine, mutant)
     return _status(figures, mutant)
+
+
+def _hunt_all(seeds: range, engine: str | None, jobs: int, record: Path | None) -> int:
+    """Search with every mutant in turn; tell each as it is found or not."""
+    kept: dict[str, list[int]] = {}
+    for mutant in MUTANTS:
+        came_to = hunt(mutant, seeds, engine=engine, jobs=jobs, enough=_SEEDS_KEPT)
+        kept[mutant] = [history.seed for history in came_to.found]
+        first = came_to.found[0].what if came_to.found else "NOT FOUND"
+        click.echo(f"{mutant}: seeds {kept[mutant]} of {came_to.tried}: {first}")
+        if record is not None:
+            record.write_text(json.dumps(kept, indent=1) + "\n")
+    return 0 if all(kept.values()) else 1
 
 
 def _status(figures: Figures, mutant: str | None) -> int:

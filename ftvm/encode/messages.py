@@ -65,10 +65,13 @@ class Join:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Welcome:
-    """The active opens a session for `joiner`; its memory starts as all zero pages on both sides."""
+    """The active opens a session for `joiner`; its memory starts as all zero pages on both sides.
+
+    engines  those that the active knows, by name: it may be the standby one day
+    """
 
     joiner: str
-    engine: str
+    engines: tuple[str, ...]
     staging_bytes: int
 
 
@@ -154,10 +157,9 @@ class Prepare:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """The standby's answer: it has loaded `epoch` and would protect the guest with `engine`; or why not, in `error`."""
+    """The standby's answer: it has loaded `epoch`; or why not, in `error`."""
 
     epoch: int
-    engine: str
     error: str = ""
 
 

@@ -53,15 +53,15 @@ def _unpack_join(fields: Header, frames: Frames, _: Limits) -> Join:
 
 
 def _pack_welcome(message: Welcome) -> Packed:
-    return [message.joiner, message.engine, message.staging_bytes], []
+    return [message.joiner, list(message.engines), message.staging_bytes], []
 
 
 def _unpack_welcome(fields: Header, frames: Frames, _: Limits) -> Welcome:
-    joiner, engine, staging_bytes = read_fields(fields, 3, "welcome")
+    joiner, engines, staging_bytes = read_fields(fields, 3, "welcome")
     expect_no_frames(frames)
     return Welcome(
         joiner=read_identity(joiner, "joiner"),
-        engine=read_identity(engine, "engine"),
+        engines=read_list(read_identity, engines, "engines"),
         staging_bytes=read_number(staging_bytes, "staging bound"),
     )
 
@@ -127,15 +127,14 @@ def _unpack_prepare(fields: Header, frames: Frames, _: Limits) -> Prepare:
 
 
 def _pack_prepared(message: Prepared) -> Packed:
-    return [message.epoch, message.engine, message.error[:TEXT_CHARS_MAX]], []
+    return [message.epoch, message.error[:TEXT_CHARS_MAX]], []
 
 
 def _unpack_prepared(fields: Header, frames: Frames, _: Limits) -> Prepared:
-    epoch, engine, error = read_fields(fields, 3, "prepared")
+    epoch, error = read_fields(fields, 2, "prepared")
     expect_no_frames(frames)
     return Prepared(
         epoch=read_number(epoch, "epoch"),
-        engine=read_identity(engine, "engine"),
         error=read_text(error, "error"),
     )
 

@@ -1,6 +1,7 @@
 """The engines by name, for the command line and the handshake."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from ftvm.engines.hybrid import Hybrid
@@ -10,7 +11,7 @@ from ftvm.engines.remus import Remus
 from ftvm.errors import ConfigError
 from ftvm.interfaces import Capability, Engine
 
-__all__ = ["ENGINES", "EXECUTING", "engine_named", "engines_for"]
+__all__ = ["ENGINES", "engine_changed", "engine_named", "engines_for", "require"]
 
 ENGINES: Final[dict[str, Callable[[float], Engine]]] = {
     Remus.name: Remus,
@@ -20,13 +21,20 @@ ENGINES: Final[dict[str, Callable[[float], Engine]]] = {
 }
 
 
-EXECUTING: Final = frozenset({Lockstep.name})
-"""Those under which a backup executes the log."""
+def engines_for(can: frozenset[Capability], given: Engine) -> dict[str, Engine]:
+    """Return the engines that a guest of these capabilities can be protected with, by name.
+
+    `given` is as it was given, the others have their defaults.
+    """
+    known = (Remus(), Kemari(), Lockstep(), Hybrid(), given)
+    return {engine.name: engine for engine in known if engine.needs <= can}
 
 
-def engines_for(can: frozenset[Capability]) -> tuple[str, ...]:
-    """Return the names of the engines that a guest of these capabilities can be protected with."""
-    return tuple(name for name, make in ENGINES.items() if make(0.1).needs <= can)
+def require(engine: Engine, can: frozenset[Capability]) -> None:
+    """Raise ConfigError, naming what is missing, unless a guest of these capabilities can be protected with it."""
+    missing = ", ".join(sorted(capability.value for capability in engine.needs - can))
+    if missing:
+        raise ConfigError(f"engine {engine.name} needs a guest that can do: {missing}")
 
 
 def engine_named(name: str, interval: float, latency: float | None = None) -> Engine:
@@ -42,3 +50,20 @@ def engine_named(name: str, interval: float, latency: float | None = None) -> En
     if name != Remus.name:
         raise ConfigError(f"engine {name} takes no latency target; only {Remus.name} adapts its interval to one")
     return Remus(interval, latency)
+
+
+def engine_changed(
+    present: Engine, *, name: str | None = None, interval: float | None = None, latency: float | None = None
+) -> Engine:
+    """Return `present` with what is given changed; another engine takes its interval over.
+
+    Raises ConfigError if that cannot be, or if `present` is not one of ours: set such a one with Protection.set_engine.
+    """
+    if not isinstance(present, Remus | Kemari | Lockstep | Hybrid):
+        raise ConfigError(f"engine {present.name} is not one of {', '.join(ENGINES)}: its host must change it itself")
+    if name is not None and name != present.name:
+        return engine_named(name, present.interval if interval is None else interval, latency)
+    kept = present.latency if isinstance(present, Remus) and latency is None else latency
+    if kept is None:
+        return replace(present, interval=present.interval if interval is None else interval)
+    return engine_named(present.name, present.interval if interval is None else interval, kept)

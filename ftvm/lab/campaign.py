@@ -7,13 +7,14 @@ import contextlib
 import multiprocessing
 import signal
 from collections.abc import Generator
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 from ftvm.sim.history import History, play
 from ftvm.sim.mutation import mutate
 
-__all__ = ["campaign"]
+__all__ = ["Hunt", "campaign", "hunt"]
 
 _SEEDS_AT_ONCE: Final = 16
 """A worker takes so many seeds at a time: few enough that all end together, enough that handing over costs nothing."""
@@ -31,6 +32,28 @@ def campaign(
     context = multiprocessing.get_context("spawn")
     with context.Pool(jobs, _begin_worker, (mutant,)) as pool:
         yield from pool.imap(partial(play, engine=engine), seeds, chunksize=_SEEDS_AT_ONCE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hunt:
+    """What a search with one mutant came to: the seeds that found it, in order, after `tried` were played."""
+
+    mutant: str
+    tried: int
+    found: tuple[History, ...]
+
+
+def hunt(mutant: str, seeds: range, *, engine: str | None = None, jobs: int = 1, enough: int = 1) -> Hunt:
+    """Play seeds with a mutant until `enough` of them have found it, or all were played."""
+    tried, found = 0, list[History]()
+    with contextlib.closing(campaign(seeds, engine=engine, mutant=mutant, jobs=jobs)) as histories:
+        for history in histories:
+            tried += 1
+            if history.invariant is not None:
+                found.append(history)
+            if len(found) == enough:
+                break
+    return Hunt(mutant=mutant, tried=tried, found=tuple(found))
 
 
 def _begin_worker(mutant: str | None) -> None:

@@ -1,11 +1,12 @@
-"""Makes what the demo's QEMU guest boots: Debian's cloud kernel, and around busybox and our service an initial ramdisk.
+"""Makes what the demo's QEMU guest boots: Debian's cloud kernel, and a ramdisk of busybox and our own programs.
 
-Everything comes from packages that are installed here (linux-image-cloud-amd64, busybox-static) and from service.elf,
-which comes with ftvm (its sources: examples/qemu). Nothing is fetched. The ramdisk is kept in a folder of the user's
-cache and made anew only when something that goes in has changed.
+Everything comes from packages that are installed here (linux-image-cloud-amd64, busybox-static) and from service.elf
+and work.elf, which come with ftvm (their sources: examples/qemu). Nothing is fetched. The ramdisk is kept in a folder
+of the user's cache and made anew only when something that goes in has changed.
 
-Boot arguments that the guest understands: ``ftvm_write=N`` has it write N pages of a file in its memory, at random, ten
-times a second; ``ftvm_disk=1`` has it append numbered records to its disk (an ext2 file system), sync, and say so.
+Boot arguments that the guest understands: ``ftvm_write=N`` has it write to N random pages of 64 MiB ten times a second
+and find out whether what it wrote stays, ``ftvm_spin=1`` has it compute in between (see work.c); ``ftvm_disk=1`` has it
+append numbered records to its disk (made an ext2 file system if it is none), sync, and say so.
 """
 
 import gzip
@@ -24,7 +25,7 @@ __all__ = ["QemuImage", "find_kernel", "make_image"]
 BOOT: Final = Path("/boot")
 MODULES: Final = Path("/lib/modules")
 BUSYBOX: Final = Path("/bin/busybox")
-SERVICE: Final = Path(__file__).with_name("service.elf")
+PROGRAMS: Final = {name: Path(__file__).with_name(f"{name}.elf") for name in ("service", "work")}
 
 LOADED: Final = (
     *(f"drivers/virtio/{name}" for name in ("virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev")),
@@ -42,17 +43,11 @@ mount -t devtmpfs dev /dev
 mount -t tmpfs tmp /tmp
 for module in /modules/*.ko; do insmod $module; done
 echo "guest: boot $(cat /proc/sys/kernel/random/boot_id)"
-if [ -n "$ftvm_write" ]; then
-  dd if=/dev/zero of=/tmp/room bs=4k count=8192 2>/dev/null
-  (while :; do
-    page=$(( (RANDOM * 32768 + RANDOM) % (8192 - ftvm_write) ))
-    dd if=/dev/urandom of=/tmp/room bs=4k count=$ftvm_write seek=$page conv=notrunc 2>/dev/null
-    usleep 100000
-  done) &
-fi
+[ -n "$ftvm_write" ] && /work $ftvm_write $ftvm_spin &
 if [ -n "$ftvm_disk" ]; then
   mkdir -p /disk
-  mount -t ext2 /dev/vda /disk || echo "guest: no disk"
+  mount -t ext2 /dev/vda /disk 2>/dev/null || { mke2fs /dev/vda >/dev/null && mount -t ext2 /dev/vda /disk; } ||
+    echo "guest: no disk"
   [ -f /disk/records ] && echo "guest: disk has $(tail -n 1 /disk/records)"
   (record=0; while :; do
     record=$((record + 1)); echo "record $record" >> /disk/records; sync; echo "guest: disk record $record"
@@ -92,7 +87,7 @@ def make_image(folder: Path | None = None) -> QemuImage:
     kernel = find_kernel()
     modules = MODULES / kernel.name.removeprefix("vmlinuz-") / "kernel"
     inputs = {f"modules/{number:02}.ko": modules / f"{name}.ko" for number, name in enumerate(LOADED)}
-    inputs |= {"bin/busybox": BUSYBOX, "service": SERVICE}
+    inputs |= {"bin/busybox": BUSYBOX} | PROGRAMS
     files = {name: _read(path) for name, path in inputs.items()} | {"init": INIT.encode()}
     digest = xxhash.xxh3_128()
     for name, content in files.items():

@@ -22,10 +22,12 @@ from ftvm.encode.messages import (
     SessionId,
     Welcome,
 )
-from ftvm.errors import InternalError, LocalProtocolError, RemoteProtocolError
+from ftvm.errors import ConfigError, InternalError, LocalProtocolError, RemoteProtocolError
 from ftvm.events import Committed as CommittedEvent
 from ftvm.events import (
     CopyProgress,
+    EngineChanged,
+    Halted,
     HostFailed,
     JoinRefused,
     PeerMisbehaved,
@@ -35,18 +37,19 @@ from ftvm.events import (
     Suspected,
     SwitchFailed,
 )
-from ftvm.interfaces import EngineView, Lane
+from ftvm.interfaces import Engine, Lane
 from ftvm.protocol.channel import Outbox
 from ftvm.protocol.commit import Committed
 from ftvm.protocol.copying import CopyPlan
 from ftvm.protocol.core import Core, RoleEvent
-from ftvm.protocol.effects import Adopt, Announce, CollectRound, CopyMore, Cut, EndSession, Forget, Release, StartCopy
+from ftvm.protocol.effects import Adopt, Announce, CollectRound, CopyMore, EndSession, Forget, Release, StartCopy, Use
 from ftvm.protocol.empty import Opening
-from ftvm.protocol.link import LINKS, SHIPPING, STANDING, LinkEvent, LinkState
+from ftvm.protocol.link import LINKS, NAMED, SHIPPING, STANDING, LinkEvent, LinkState
 from ftvm.protocol.output import Gate, standbys_in_force
+from ftvm.protocol.pace import Pace
 from ftvm.protocol.patience import Patience
 from ftvm.protocol.record import add, drop, switch
-from ftvm.protocol.session import Session, batches_of
+from ftvm.protocol.session import Contact, Session, batches_of
 from ftvm.protocol.suspicion import Watch
 from ftvm.protocol.switchover import Switchover, session_after
 from ftvm.units import Nanos
@@ -75,31 +78,60 @@ class Active:
     gate: Gate
     epoch: int
     began_at: Nanos
+    pace: Pace
     link: LinkState = LinkState.NONE
     session: Session | None = None
     plan: CopyPlan | None = None
     switchover: Switchover | None = None
-    is_cutting: bool = False
-    last_cut_at: Nanos = field(init=False)
     _ping_at: Nanos = field(init=False)
     _poll_at: Nanos = field(init=False)
     _announce_at: Nanos | None = None
     _announces_left: int = 0
     _is_held_by_hint: bool = False
+    _is_waiting: bool = False
     _released_then: int = 0
     _refusals: set[str] = field(default_factory=set, repr=False)
     _patience: Patience = field(init=False, repr=False)
     _untold: deque[Output] = field(default_factory=deque, repr=False)
     _unshipped: list[LogRecord] = field(default_factory=list, repr=False)
-    _epoch_ns: int = 0
-    _pause_ns: int = 0
-    _dirty_pages: int = 0
 
     def __post_init__(self) -> None:
         # The clock's origin is arbitrary: no timer may start at 0.
-        self.last_cut_at = self._ping_at = self._poll_at = self.began_at
+        self._ping_at = self._poll_at = self.began_at
         limit_ns = self.core.settings.timing.primary_limit_ns
         self._patience = Patience(JOINS_TOLERATED, Nanos(2 * limit_ns), Nanos(60 * limit_ns))
+
+    # --- the engine ------------------------------------------------------------------------------------------------
+
+    def set_engine(self, engine: Engine) -> None:
+        """Change the engine: with the next checkpoint, or at once where no checkpoint goes to a backup.
+
+        Raises ConfigError if the standby in session has not said that it knows the engine, and LocalProtocolError
+        while the guest is being handed over; nothing changes then.
+        """
+        session = self.session
+        if self.link in STANDING:
+            raise LocalProtocolError("the guest is being handed over: set the engine on the host that it goes to")
+        if session is not None and not session.is_lost and engine.name not in session.engines:
+            raise ConfigError(
+                f"standby {session.standby} does not know engine {engine.name}, only {', '.join(session.engines)}"
+            )
+        self.pace.wanted = engine
+        if self.link not in SHIPPING and not self.pace.is_cutting:
+            self.core.do(Use(engine))
+
+    def on_engine_used(self, engine: Engine, now: Nanos) -> None:
+        """Take note that the guest, paused and all its outputs handed on, goes on under `engine`."""
+        self.pace.use(engine)
+        if not self.pace.is_cutting:
+            self._tell_engine(engine, now)
+
+    def _tell_engine(self, engine: Engine, now: Nanos) -> None:
+        if engine == self.pace.told:
+            return
+        before, self.pace.told = self.pace.told, engine
+        guest_id = self.core.settings.guest_id
+        self.core.tell(EngineChanged(at=now, guest_id=guest_id, before=before.name, engine=engine.name))
 
     # --- guest -----------------------------------------------------------------------------------------------------
 
@@ -111,7 +143,7 @@ class Active:
 
     def on_outputs(self, outputs: list[Output], log_index: int, now: Nanos) -> None:
         """Hold what the guest emitted, and release what may leave."""
-        needs = self.core.settings.engine.output_needs(epoch=self.epoch + 1, log_index=log_index)
+        needs = self.pace.engine.output_needs(epoch=self.epoch + 1, log_index=log_index)
         for output in outputs:
             self.gate.hold(output, needs, now)
         self.release()
@@ -150,14 +182,19 @@ class Active:
     def must_stand_still(self) -> bool:
         """Whether the guest must not run now: too much is held, the engine has it wait, or it is being handed over."""
         session = self.session
-        if self.link in STANDING:
+        if self.link in STANDING or self.is_halted:
             return True
         if session is None or self.link not in SHIPPING:
             return self.is_stalled()
-        engine = self.core.settings.engine
-        allowed = self.core.settings.limits.epochs_in_flight if engine.executes else 1
-        waits = engine.stands_still or engine.executes
+        allowed = self.core.settings.limits.epochs_in_flight if session.is_followed else 1
+        waits = self.pace.engine.stands_still or session.is_followed
         return self.is_stalled() or (waits and len(session.in_flight) >= allowed)
+
+    @property
+    def is_halted(self) -> bool:
+        """Whether the guest waits for a standby: the record names one that is lost, and it may not run without."""
+        is_lost = self.link not in NAMED or self._is_waiting
+        return self.core.settings.halts_alone and self.core.desk.known.standby is not None and is_lost
 
     def announce(self, now: Nanos) -> None:
         """Announce the guest's address now and a few times more: late frames of the old host may undo the first."""
@@ -202,21 +239,21 @@ class Active:
 
     def on_cut(self, checkpoint: Checkpoint, pause_ns: int, now: Nanos) -> None:
         """Ship a checkpoint that was captured."""
-        self.is_cutting = False
+        self.pace.is_cutting = False
         self.epoch = checkpoint.epoch
         session = self.session
         if session is None or self.link not in (LinkState.COPYING, *SHIPPING):
             self.core.do(Forget(checkpoint.batches))
             return
-        if self.core.settings.engine.executes and self.link is not LinkState.COPYING:
+        if session.is_followed:
             # Pages stay here: the backup executes. Records that were logged up to the cut must precede the mark.
             self.core.do(Forget(checkpoint.batches))
             checkpoint = replace(checkpoint, batches=(), outputs=())
             if self._unshipped:
                 session.ship_log(tuple(self._unshipped))
         self._unshipped.clear()
-        self._pause_ns, self._dirty_pages = pause_ns, checkpoint.dirty_pages
-        session.ship_epoch(checkpoint, pause_ns, now)
+        self.pace.cut(pause_ns=pause_ns, dirty_pages=checkpoint.dirty_pages)
+        session.ship_epoch(checkpoint, self.pace.engine, pause_ns, now)
         if self.link is LinkState.HANDING and self.switchover is not None:
             self.switchover.final = replace(checkpoint, batches=(), outputs=(), page_digests=b"")
         if self.link is LinkState.COPYING:
@@ -226,7 +263,7 @@ class Active:
 
     def on_capture_failed(self, error: str, now: Nanos) -> None:
         """End the session: the shadow no longer tells what the standby has. A new one copies afresh."""
-        self.is_cutting = False
+        self.pace.is_cutting = False
         self.core.tell(HostFailed(at=now, guest_id=self.core.settings.guest_id, error=f"capture failed: {error}"))
         if self.session is not None:
             self.leave(f"capture failed: {error}", now)
@@ -243,7 +280,7 @@ class Active:
 
     def _copy_on(self, now: Nanos) -> None:
         plan, session = self.plan, self.session
-        if plan is None or session is None or plan.is_collecting or self.is_cutting:
+        if plan is None or session is None or plan.is_collecting or self.pace.is_cutting:
             return
         if plan.left:
             if session.has_answered and session.outbox.room:
@@ -254,35 +291,19 @@ class Active:
         del now
 
     def _cut(self, now: Nanos) -> None:
-        self.is_cutting = True
-        self._epoch_ns = now - self.last_cut_at
-        self.last_cut_at = now
-        engine = self.core.settings.engine
-        self.core.do(Cut(self.epoch + 1, self.epoch, engine.name, engine.executes))
+        lists_pages = self.session is not None and self.session.is_followed
+        self.core.do(self.pace.order(self.epoch, lists_pages=lists_pages, now=now))
 
     def _next_cut(self) -> Nanos | None:
         session = self.session
         limit = self.core.settings.limits.epochs_in_flight
-        if session is None or self.link not in SHIPPING or self.is_cutting or len(session.in_flight) >= limit:
+        if session is None or self.link not in SHIPPING or self.pace.is_cutting:
             return None
-        if self.link is LinkState.HANDING:
+        if len(session.in_flight) >= limit or session.is_coming_to_rest or self.link is LinkState.HANDING:
             return None
         if self.link is LinkState.SETTLING and self.switchover is not None and self.epoch < self.switchover.warm_epoch:
-            return self.last_cut_at
-        oldest = self.gate.held[0].since if self.gate.held else None
-        return self.core.settings.engine.next_cut(
-            EngineView(
-                last_cut_at=self.last_cut_at,
-                epochs_in_flight=len(session.in_flight),
-                outputs_waiting=len(self.gate.held),
-                oldest_output_at=oldest,
-                oldest_uncut_at=self.gate.since(session.shipped_next),
-                epoch_ns=self._epoch_ns,
-                dirty_pages=self._dirty_pages,
-                pause_ns=self._pause_ns,
-                commit_ns=session.commit_ns,
-            )
-        )
+            return self.pace.last_cut_at
+        return self.pace.next_cut(session, self.gate)
 
     # --- messages --------------------------------------------------------------------------------------------------
 
@@ -297,6 +318,7 @@ class Active:
         if envelope.sender != session.standby:
             return
         session.watch.heard(now)
+        self._is_waiting = False
         if self.link is LinkState.SWITCHING:
             return
         if self.core.desk.hint(envelope.record.generation, now):
@@ -337,6 +359,7 @@ class Active:
                     pause_ns=epoch.pause_ns,
                 )
             )
+            self._tell_engine(epoch.engine, now)
         if committed and session.watch.patience > 1:
             session.watch.arm(now)
         if committed and self.link is LinkState.CATCHING_UP:
@@ -348,6 +371,9 @@ class Active:
     def _on_join(self, peer: str, key: str | None, envelope: Envelope, join: Join, now: Nanos) -> None:
         session = self.session
         is_retired = envelope.sender in self.core.retired
+        if session is not None and self._is_waiting and envelope.sender != session.standby and not is_retired:
+            self._lose("it is silent, and another one asks to join", now)
+            session = self.session
         if session is not None and session.peer == peer and envelope.sender != session.standby and not is_retired:
             self._lose("its host has discarded what it had, and asks to join afresh", now)
         if session is not None and envelope.sender == session.standby and not session.has_answered:
@@ -374,10 +400,12 @@ class Active:
             return f"the guests differ: the primary's is {settings.geometry}; the joiner's is {join.geometry}", True
         if join.staging_bytes < settings.limits.batch_bytes:
             return f"a staging bound of {join.staging_bytes} bytes does not hold one batch", True
-        if settings.engine.name not in join.engines:
-            return f"the joiner does not know engine {settings.engine.name}, only {', '.join(join.engines)}", True
+        engine = self.pace.engine.name
+        if engine not in join.engines:
+            return f"the joiner does not know engine {engine}, only {', '.join(join.engines)}", True
         known = self.core.desk.known
-        if self.link is not LinkState.NONE or known.standby is not None or self.core.desk.proposal is not None:
+        is_taken = known.standby is not None and not self.is_halted
+        if self.link is not LinkState.NONE or is_taken or self.core.desk.proposal is not None:
             return f"there is a standby already, or a change is under way (link {self.link.value})", False
         return None, False
 
@@ -388,6 +416,7 @@ class Active:
             session=SessionId(counter, self.core.id, known.generation),
             peer=peer,
             key=key,
+            engines=join.engines,
             staging_bytes=min(settings.limits.staging_bytes, join.staging_bytes),
         )
         self.session = self._session(opening, joiner, self.gate.released + 1, now)
@@ -407,7 +436,8 @@ class Active:
         self.session = self._session(reverse, known.standby, committed.output_next, now)
         self.session.acked = Watermarks(epoch, committed.log_index)
         self.session.log_shipped = committed.log_index
-        self.session.has_answered = True
+        self.session.contact = Contact.ANSWERED
+        self.session.is_followed = self.pace.engine.executes
         self.link = LinkState.PROTECTED
         self.core.do(Adopt(opening.staging_bytes))
 
@@ -418,6 +448,7 @@ class Active:
             peer=opening.peer,
             key=opening.key,
             standby=standby,
+            engines=opening.engines,
             staging_bytes=opening.staging_bytes,
             outbox=Outbox(window=settings.limits.batches_in_flight, repeat_ns=Nanos(4 * settings.timing.heartbeat_ns)),
             watch=Watch(settings.timing.primary_limit_ns, now, patience=COPY_PATIENCE),
@@ -426,9 +457,8 @@ class Active:
         )
 
     def _welcome(self, session: Session) -> None:
-        welcome = Welcome(
-            joiner=session.standby, engine=self.core.settings.engine.name, staging_bytes=session.staging_bytes
-        )
+        engines = tuple(self.core.settings.engines)
+        welcome = Welcome(joiner=session.standby, engines=engines, staging_bytes=session.staging_bytes)
         self.core.send(session.peer, Lane.CONTROL, welcome, session.id)
 
     # --- losing the standby ----------------------------------------------------------------------------------------
@@ -450,9 +480,9 @@ class Active:
         session = self.session
         if session is None or session.is_lost or self.link is LinkState.SWITCHING:
             return
-        session.is_lost = True
+        has_answered, session.contact = session.has_answered, Contact.LOST
         self._end_switchover(reason, now)
-        if session.has_answered:
+        if has_answered:
             # One that never answered may never have heard its welcome: its id was of no use yet, and may ask again.
             self.core.retired.append(session.standby)
         else:
@@ -462,12 +492,29 @@ class Active:
         self.core.tell(SessionEnded(at=now, guest_id=self.core.settings.guest_id, reason=reason))
         self.core.do(Forget(batches_of(session.outbox.clear())))
         self.core.do(EndSession())
-        self._move(LinkEvent.LOST)
+        halts = self.core.settings.halts_alone and self.link in NAMED
+        self._move(LinkEvent.HALTED if halts else LinkEvent.LOST)
+        self._tell_engine(self.pace.engine, now)
+        if self.pace.wanted is not None:
+            self.core.do(Use(self.pace.wanted))  # there is no checkpoint any more that could carry it
         if self.link is LinkState.NONE:
-            self.session = None
+            self.session, self._is_waiting = None, False
+            self._tell_halted(reason, now)
             self.release()
         elif self.link is LinkState.DROPPING:
             self.core.desk.propose(drop(self.core.desk.known, self.core.id))
+
+    def _wait_for(self, session: Session, now: Nanos) -> None:
+        """Stand still beside a standby that is silent: it may be heard again, and go on where it was."""
+        if self.link is not LinkState.PROTECTED:
+            self._call_off("the standby is silent", now)
+        if not self._is_waiting:
+            self._is_waiting = True
+            self._tell_halted(f"the standby was silent for {session.watch.silence_ns(now) / 1e6:.0f} ms", now)
+
+    def _tell_halted(self, reason: str, now: Nanos) -> None:
+        if self.is_halted:
+            self.core.tell(Halted(at=now, guest_id=self.core.settings.guest_id, reason=reason))
 
     # --- switching over --------------------------------------------------------------------------------------------
 
@@ -485,7 +532,7 @@ class Active:
         self.switchover = Switchover(
             asked_at=now,
             fresh_at=self.core.desk.want_read(),
-            warm_epoch=self.epoch + 1 + self.is_cutting,
+            warm_epoch=self.epoch + 1 + self.pace.is_cutting,
             ends_at=Nanos(now + limit_ns),
         )
         return self.switchover
@@ -513,7 +560,8 @@ class Active:
             self.core.send(session.peer, Lane.CONTROL, Prepare(epoch=epoch), session.id)
 
     def _has_settled(self, switchover: Switchover, session: Session) -> bool:
-        has_room = not self.is_cutting and len(session.in_flight) < self.core.settings.limits.epochs_in_flight
+        is_free = not self.pace.is_cutting and not session.is_coming_to_rest
+        has_room = is_free and len(session.in_flight) < self.core.settings.limits.epochs_in_flight
         is_warm = switchover.is_warm and session.acked.epoch >= switchover.warm_epoch
         return is_warm and has_room and self.core.desk.reads >= switchover.fresh_at
 
@@ -530,16 +578,14 @@ class Active:
         switchover = self.switchover
         if switchover is not None and self.link is LinkState.SETTLING and prepared.epoch == 0:
             switchover.is_warm = True
+            switchover.prepare_at = None
         if self.link is not LinkState.HANDING or switchover is None or switchover.final is None:
             return
         if prepared.epoch != switchover.final.epoch:
             return
         if prepared.error:
             self._call_off(f"the standby cannot run the guest: {prepared.error}", now)
-        elif prepared.engine not in self.core.settings.engines:
-            self._call_off(f"the standby protects with engine {prepared.engine}, which this host does not know", now)
         elif self.core.desk.proposal is None:
-            switchover.engine = prepared.engine
             self._move(LinkEvent.READY)
             self.core.desk.propose(switch(self.core.desk.known, self.core.id))
 
@@ -590,6 +636,10 @@ class Active:
                 self.core.tell(
                     Protected(at=now, guest_id=guest_id, generation=known.generation, standby=session.standby)
                 )
+            case LinkState.ABANDONING if self.core.settings.halts_alone:
+                self._move(LinkEvent.HALTED)
+                self.session = None
+                self._tell_halted("the standby was lost while it was added", now)
             case LinkState.ABANDONING:
                 self._move(LinkEvent.IN_FORCE)
                 self.core.desk.propose(drop(known, self.core.id))
@@ -620,14 +670,16 @@ class Active:
             self._announce_again(now)
         if session is None or session.is_lost:
             return
-        if session.watch.is_silent(now) and self.link is not LinkState.SWITCHING:
+        if session.watch.is_silent(now) and self.link is not LinkState.SWITCHING and not self._is_waiting:
             silence_ns, limit_ns = session.watch.silence_ns(now), session.watch.limit_ns()
             self.core.tell(
                 Suspected(at=now, guest_id=self.core.settings.guest_id, silence_ns=silence_ns, limit_ns=limit_ns)
             )
-            self._lose(f"the standby was silent for {silence_ns / 1e6:.0f} ms", now)
-            return
-        if session.stuck_ns(now) >= PROGRESS_PATIENCE * timing.primary_limit_ns:
+            if not (self.core.settings.halts_alone and self.link in NAMED):
+                self._lose(f"the standby was silent for {silence_ns / 1e6:.0f} ms", now)
+                return
+            self._wait_for(session, now)
+        if not self._is_waiting and session.stuck_ns(now) >= PROGRESS_PATIENCE * timing.primary_limit_ns:
             self._patience.strike(session.key or session.peer, now)
             self.leave(f"the standby made no progress for {session.stuck_ns(now) / 1e9:.0f} s, though it is heard", now)
             return
@@ -649,7 +701,7 @@ class Active:
         session = self.session
         if session is not None and not session.is_lost:
             times.append(self._ping_at)
-            if self.link is not LinkState.SWITCHING:
+            if self.link is not LinkState.SWITCHING and not self._is_waiting:
                 times.append(session.watch.deadline())
             if self.link in (LinkState.SETTLING, LinkState.HANDING) and self.switchover is not None:
                 times += [self.switchover.ends_at, self.switchover.prepare_at]

@@ -43,6 +43,7 @@ class Memory(Protocol):
 class Committed:
     """What this replica could run from. `epoch` is None until the first whole checkpoint.
 
+    engine   in force behind `epoch`: what a takeover goes on with
     outputs  emitted up to `epoch` and not known to have been released: emitted again after a takeover
     log      what the guest took since `epoch`, up to `log_index`: replayed at a takeover
     """
@@ -125,6 +126,7 @@ class Committed:
         """Take note that the guest, executing here, came to the same state as the primary's at `checkpoint`."""
         self.epoch = checkpoint.epoch
         self.devices = checkpoint.devices
+        self.engine = checkpoint.engine
         self.position = checkpoint.position
         self._forget_log(checkpoint.log_index)
 

@@ -5,7 +5,7 @@ none knows another. A role that is over appends a RoleEvent to `happened`, and r
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Protocol
@@ -80,22 +80,22 @@ ROLES: Final[dict[tuple[Role, RoleEvent], Role]] = {
 class Settings:
     """What a replica was started with; the same for all roles it will have.
 
-    engines       those that the guest can be protected with, by name
-    engine        the one that this host protects with while it is active
+    engines       those that the guest can be protected with, by name, each with the parameters that it has here
+    engine        the one that a host that starts the guest begins with; who takes over goes on with what was in force
     dialled       peers that this host asks to join
     creates       whether START may create the record where there is none
+    halts_alone   whether the guest stands still when its standby is lost, until there is a new one
     """
 
     guest_id: str
     geometry: Geometry
     engine: Engine
-    engines: tuple[str, ...]
+    engines: Mapping[str, Engine]
     dialled: tuple[str, ...]
     creates: bool
     timing: Timing
     limits: Limits
-    executing: frozenset[str] = frozenset()
-    """Names of the engines under which a backup executes the log."""
+    halts_alone: bool = False
 
 
 @dataclass(slots=True)

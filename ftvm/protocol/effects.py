@@ -7,7 +7,7 @@ from ftvm.checkpoint import Checkpoint, GuestPosition, LogRecord, Output, PageBa
 from ftvm.encode.messages import Envelope, Message
 from ftvm.errors import FtvmError
 from ftvm.events import Event
-from ftvm.interfaces import Lane
+from ftvm.interfaces import Engine, Lane
 from ftvm.units import Nanos
 
 __all__ = [
@@ -27,12 +27,14 @@ __all__ = [
     "Load",
     "Measure",
     "Release",
+    "Rest",
     "Run",
     "Send",
     "StartCopy",
     "Stop",
     "Tell",
     "Unload",
+    "Use",
     "WarmUp",
 ]
 
@@ -86,11 +88,12 @@ class CopyMore:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Pause the guest, capture the epoch, resume. Reports `on_cut` or `on_capture_failed`."""
+    """Pause the guest, capture the epoch, resume under `engine`: reports `on_engine_used`, then `on_cut`; or
+    `on_capture_failed`, before or after it."""
 
     epoch: int
     base: int
-    engine: str
+    engine: Engine
     lists_pages: bool
     """Whether the checkpoint is to list the digests of its pages, for a backup that executes."""
 
@@ -120,9 +123,12 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """Load the first copy into the paused guest, to execute the log from there on. Reports `on_followed`."""
+    """Load the first copy into the paused guest, to execute the log from there on. Reports `on_followed`.
 
-    devices: bytes
+    devices  None: the guest stands where the log goes on, it was active here until now
+    """
+
+    devices: bytes | None
     output_next: int
 
 
@@ -138,6 +144,12 @@ class Compare:
     """Behind the records that wait: compare the guest with the checkpoint. Reports `on_agreed` or `on_diverged`."""
 
     checkpoint: Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """The guest that follows stands at the mark up to which it was to execute: it is led no further, its memory is
+    the state that checkpoints extend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,12 +170,21 @@ class Run:
 
     output_next  the number of the next output, before the replay
     log_next     the index of the next log record, after it
+    engine       what the guest runs under then
     A guest that follows executes what still waits instead, and numbers on from there.
     """
 
     output_next: int
     log_next: int
     log: tuple[LogRecord, ...]
+    engine: Engine
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Pause the guest, report what it has emitted, resume under `engine`. Reports `on_engine_used`."""
+
+    engine: Engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,9 +233,11 @@ Effect = (
     | Follow
     | Execute
     | Compare
+    | Rest
     | Load
     | Unload
     | Run
+    | Use
     | Stop
     | Release
     | Announce

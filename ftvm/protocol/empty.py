@@ -27,6 +27,8 @@ class Opening:
     peer: str
     key: str | None
     staging_bytes: int
+    engines: tuple[str, ...]
+    """What the other side knows, by name."""
 
 
 @dataclass(slots=True)
@@ -51,7 +53,7 @@ class Empty:
             return
         match message:
             case Welcome() if message.joiner == self.core.id and envelope.session is not None:
-                self._welcomed(Opening(envelope.session, peer, key, message.staging_bytes), envelope)
+                self._welcomed(Opening(envelope.session, peer, key, message.staging_bytes, message.engines), envelope)
             case Refuse() if message.joiner == self.core.id:
                 self._refused(peer, message, now)
             case _:
@@ -104,7 +106,8 @@ class Empty:
 
     def _ask_to_join(self) -> None:
         settings = self.core.settings
-        join = Join(geometry=settings.geometry, engines=settings.engines, staging_bytes=settings.limits.staging_bytes)
+        engines, staging_bytes = tuple(settings.engines), settings.limits.staging_bytes
+        join = Join(geometry=settings.geometry, engines=engines, staging_bytes=staging_bytes)
         for peer in settings.dialled:
             self.core.send(peer, Lane.CONTROL, join, None)
 

@@ -21,7 +21,7 @@ from ftvm.checkpoint import Checkpoint, LogRecord, Output, PageBatch
 from ftvm.encode.messages import Envelope, Message
 from ftvm.errors import InternalError, LocalProtocolError
 from ftvm.events import RecordLearned, RoleChanged
-from ftvm.interfaces import Answer, Record, Request
+from ftvm.interfaces import Answer, Engine, Record, Request
 from ftvm.protocol.active import Active
 from ftvm.protocol.commit import Committed
 from ftvm.protocol.core import ROLES, Core, Role, RoleEvent, Settings, Steps
@@ -29,6 +29,7 @@ from ftvm.protocol.desk import Desk
 from ftvm.protocol.effects import Difference, Effect, EndSession, Measure, Run, Stop
 from ftvm.protocol.empty import Empty, Opening
 from ftvm.protocol.output import Gate
+from ftvm.protocol.pace import Pace
 from ftvm.protocol.standby import Standby
 from ftvm.protocol.switchover import Switchover, session_after
 from ftvm.units import Nanos
@@ -94,6 +95,11 @@ class Replica:
         """Take what was logged since the last time; before the outputs that came with it."""
         if isinstance(self.steps, Active):
             self.steps.on_log(records, now)
+
+    def on_engine_used(self, engine: Engine, now: Nanos) -> None:
+        """Take note that the guest stood still and goes on under `engine`; after all outputs made before."""
+        if isinstance(self.steps, Active):
+            self.steps.on_engine_used(engine, now)
 
     def on_round(self, pages: int, now: Nanos) -> None:
         """Take the size of a round of the first copy that was collected."""
@@ -167,6 +173,15 @@ class Replica:
         """Do what is due."""
         self.steps.tick(now)
         self._follow(now)
+
+    def set_engine(self, engine: Engine) -> None:
+        """Change the engine, as soon as it can be done without losing protection.
+
+        Raises LocalProtocolError if the guest does not run here, ConfigError if the standby does not know the engine.
+        """
+        if not isinstance(self.steps, Active):
+            raise LocalProtocolError(f"this host is {self.role.value}: the engine is set where the guest runs")
+        self.steps.set_engine(engine)
 
     def leave(self, reason: str, now: Nanos) -> None:
         """Say goodbye to the peer in session, because this host stops; the peer then need not wait for silence."""
@@ -247,12 +262,15 @@ class Replica:
         is_following = isinstance(self.steps, Standby) and self.steps.is_following
         outputs = list(committed.outputs)
         gate = Gate(released=committed.output_next - 1 - len(outputs))
-        active = Active(self.core, gate, committed.epoch or 0, now)
+        settings = self.core.settings
+        engine = settings.engine if committed.epoch is None else settings.engines[committed.engine]
+        active = Active(self.core, gate, committed.epoch or 0, now, Pace(engine, now))
         if event is RoleEvent.SWITCHED_HERE and isinstance(self.steps, Standby):
             active.resume(self.steps.opening, committed, now)
         self.steps = active
         active.on_outputs(outputs, 0, now)
-        self.core.do(Run(committed.output_next, committed.log_index + 1, () if is_following else tuple(committed.log)))
+        log = () if is_following else tuple(committed.log)
+        self.core.do(Run(committed.output_next, committed.log_index + 1, log, engine))
         active.announce(now)
 
     def _stand_by_again(self, before: Active, now: Nanos) -> None:
@@ -262,7 +280,7 @@ class Replica:
             raise InternalError("switched away without a switchover")
         self.core.do(EndSession())
         self.core.do(Stop())
-        opening = Opening(session_after(known), session.peer, session.key, session.staging_bytes)
+        opening = Opening(session_after(known), session.peer, session.key, session.staging_bytes, session.engines)
         self._committed.adopt(switchover.final)
         self.core.do(Measure())
         self.steps = Standby.resume(self.core, opening, self._committed, switchover, now)

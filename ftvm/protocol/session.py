@@ -6,16 +6,18 @@ digest of each epoch is compared with the one captured: a difference means that 
 
 from collections import deque
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import Final
 
 from ftvm.checkpoint import NOTHING_SAFE, Checkpoint, LogRecord, PageBatch, Watermarks
 from ftvm.encode.messages import Ack, Copy, EpochPart, Log, Sequenced, SessionId
 from ftvm.errors import BadFrame, DigestMismatch
+from ftvm.interfaces import Engine
 from ftvm.protocol.channel import Outbox
 from ftvm.protocol.suspicion import Watch
 from ftvm.units import Nanos
 
-__all__ = ["InFlight", "Session", "batches_of"]
+__all__ = ["Contact", "InFlight", "Session", "batches_of"]
 
 _COMMITS_SMOOTHED: Final = 8
 """A new commit time counts for one part in so many: a single late acknowledgement must not move the cuts much."""
@@ -29,9 +31,10 @@ def batches_of(messages: list[Sequenced]) -> tuple[PageBatch, ...]:
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """An epoch that was captured and is not acknowledged yet."""
+    """An epoch that was captured and is not acknowledged yet. `engine` is in force behind it."""
 
     epoch: int
+    engine: Engine
     memory_digest: int
     dirty_pages: int
     sent_bytes: int
@@ -39,28 +42,61 @@ class InFlight:
     cut_at: Nanos
 
 
+class Contact(Enum):
+    """How far an active has come with the other side of a session; it only goes forward."""
+
+    WELCOMED = "welcomed"
+    """The welcome was sent, and may not have been heard."""
+    ANSWERED = "answered"
+    """The other side has acknowledged something: its replica id is in use."""
+    LOST = "lost"
+    """The session is over here; the record may still name the other side."""
+
+
 @dataclass(slots=True)
 class Session:
     """Mutable. `shipped_next` is the first output number that no epoch of this session carries yet; `commit_ns` the
-    time from a cut to its acknowledgement, smoothed, 0 while none came."""
+    time from a cut to its acknowledgement, smoothed, 0 while none came.
+
+    engines      those that the standby knows, by name
+    is_followed  the standby executes the log, or will behind what was shipped; no pages go to it then
+    rest_epoch   the mark at which it is to come to rest; no checkpoint follows before it has
+    """
 
     id: SessionId
     peer: str
     key: str | None
     standby: str
+    engines: tuple[str, ...]
     staging_bytes: int
     outbox: Outbox
     watch: Watch
     shipped_next: int
     acked: Watermarks = NOTHING_SAFE
     log_shipped: int = 0
-    has_answered: bool = False
-    is_lost: bool = False
+    contact: Contact = Contact.WELCOMED
     opened_at: Nanos = Nanos(0)
     ping_number: int = 0
     in_flight: deque[InFlight] = field(default_factory=deque)
     digests_compared: int = 0
     commit_ns: int = 0
+    is_followed: bool = False
+    rest_epoch: int | None = None
+
+    @property
+    def is_coming_to_rest(self) -> bool:
+        """Whether the standby still executes its way to the last mark: it cannot take pages before."""
+        return self.rest_epoch is not None
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether the other side is known to take part."""
+        return self.contact is Contact.ANSWERED
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the session is over."""
+        return self.contact is Contact.LOST
 
     def ship_copy(self, batch: PageBatch, round_number: int) -> None:
         """Queue a batch of the first copy."""
@@ -71,8 +107,8 @@ class Session:
         self.outbox.put(Log(sequence=self.outbox.next_sequence, records=records))
         self.log_shipped = records[-1].index
 
-    def ship_epoch(self, checkpoint: Checkpoint, pause_ns: int, now: Nanos) -> None:
-        """Queue a checkpoint: its batches, then the end."""
+    def ship_epoch(self, checkpoint: Checkpoint, engine: Engine, pause_ns: int, now: Nanos) -> None:
+        """Queue a checkpoint: its batches, then the end. `engine` is in force behind it."""
         for part, batch in enumerate(checkpoint.batches):
             self._put_part(checkpoint.epoch, part, batch, None)
         self._put_part(checkpoint.epoch, len(checkpoint.batches), None, replace(checkpoint, batches=()))
@@ -81,6 +117,7 @@ class Session:
         self.in_flight.append(
             InFlight(
                 epoch=checkpoint.epoch,
+                engine=engine,
                 memory_digest=checkpoint.memory_digest,
                 dirty_pages=checkpoint.dirty_pages,
                 sent_bytes=sum(batch.size_bytes for batch in checkpoint.batches) + len(checkpoint.devices),
@@ -88,6 +125,10 @@ class Session:
                 cut_at=now,
             )
         )
+        if engine.executes:
+            self.is_followed = True
+        elif self.is_followed:
+            self.rest_epoch = checkpoint.epoch
 
     def stuck_ns(self, now: Nanos) -> Nanos:
         """Return for how long the standby has owed an answer, a receipt or a commit without any progress."""
@@ -108,7 +149,7 @@ class Session:
             raise BadFrame(f"epoch {ack.epoch} acknowledged, {last} is the last")
         if ack.log_index > self.log_shipped:
             raise BadFrame(f"log record {ack.log_index} acknowledged, {self.log_shipped} is the last")
-        self.has_answered = True
+        self.contact = Contact.ANSWERED
         committed: list[InFlight] = []
         while self.in_flight and self.in_flight[0].epoch <= ack.epoch:
             committed.append(self.in_flight.popleft())
@@ -116,6 +157,8 @@ class Session:
             self._compare(committed[-1], ack)
             self._learn_commit_time(now - committed[-1].cut_at)
         self.acked = Watermarks(max(ack.epoch, self.acked.epoch), max(ack.log_index, self.acked.log_index))
+        if self.rest_epoch is not None and self.acked.epoch >= self.rest_epoch:
+            self.is_followed, self.rest_epoch = False, None
         return self.outbox.acknowledge(ack.received, now), committed
 
     def _compare(self, sent: InFlight, ack: Ack) -> None:

@@ -27,6 +27,7 @@ from ftvm.errors import BadFrame, GuestEnded, InternalError, LimitExceeded, Remo
 from ftvm.events import Committed as CommittedEvent
 from ftvm.events import (
     Diverged,
+    EngineChanged,
     HostFailed,
     PeerMisbehaved,
     SessionEnded,
@@ -39,7 +40,7 @@ from ftvm.interfaces import Lane, Record
 from ftvm.protocol.channel import Inbox
 from ftvm.protocol.commit import Committed
 from ftvm.protocol.core import Core, RoleEvent
-from ftvm.protocol.effects import Adopt, Compare, Difference, Execute, Follow, Load, Unload, WarmUp
+from ftvm.protocol.effects import Adopt, Compare, Difference, Execute, Follow, Load, Rest, Unload, WarmUp
 from ftvm.protocol.empty import Opening
 from ftvm.protocol.record import take
 from ftvm.protocol.staging import Staging
@@ -67,6 +68,7 @@ class Standby:
     claim: Claim = field(default_factory=Claim)
     is_session_over: bool = False
     is_following: bool = False
+    _is_coming_to_rest: bool = False
     switchover: Switchover | None = None
     _fresh_at: int = 0
     _owes_ack: bool = True
@@ -85,9 +87,9 @@ class Standby:
         """Begin a session after a switchover, from the state that this replica, active until now, stands still at."""
         standby = cls._begin(core, opening, committed, now)
         standby.switchover = switchover
-        if switchover.engine in core.settings.executing:
+        if core.settings.engines[committed.engine].executes:
             standby.is_following = True
-            core.do(Follow(committed.devices, committed.output_next))
+            core.do(Follow(None, committed.output_next))
         return standby
 
     @classmethod
@@ -177,28 +179,38 @@ class Standby:
         if message.batch is not None:
             message = replace(message, batch=unpack_batch(message.batch, self.core.settings.limits))
         checkpoint = self.staging.add(message)
-        if checkpoint is not None and self.is_following:
+        if checkpoint is None:
+            return
+        if checkpoint.engine not in self.core.settings.engines:
+            raise BadFrame(f"epoch {checkpoint.epoch} asks for engine {checkpoint.engine!r}, which was not offered")
+        if self.is_following:
             self._compare(checkpoint)
-        elif checkpoint is not None:
+        else:
             self._commit(checkpoint, now)
 
     def _compare(self, checkpoint: Checkpoint) -> None:
-        if checkpoint.batches or checkpoint.engine not in self.core.settings.executing:
-            raise BadFrame(f"epoch {checkpoint.epoch} of engine {checkpoint.engine} came to a backup that executes")
+        if checkpoint.batches or self._is_coming_to_rest:
+            raise BadFrame(f"epoch {checkpoint.epoch} came with pages to a backup that executes, or before it rested")
         if checkpoint.log_index > self.committed.log_index or checkpoint.position is None:
             raise BadFrame(f"the mark of epoch {checkpoint.epoch} stands behind a log that has not come")
+        self._is_coming_to_rest = not self._executes_behind(checkpoint)
         self.core.do(Compare(checkpoint))
 
     def _commit(self, checkpoint: Checkpoint, now: Nanos) -> None:
-        was_whole = self.is_whole
+        was_whole, before = self.is_whole, self.committed.engine
         self.committed.commit(checkpoint)
         self._tell_committed(checkpoint, now)
         if not was_whole:
             self.watch.arm(now)
             self.core.end_role(RoleEvent.WHOLE, f"epoch {checkpoint.epoch} makes the state whole")
-            if checkpoint.engine in self.core.settings.executing:
-                self.is_following = True
-                self.core.do(Follow(checkpoint.devices, checkpoint.output_next))
+        else:
+            self._tell_engine(before, now)
+        if self._executes_behind(checkpoint):
+            self.is_following = True
+            self.core.do(Follow(checkpoint.devices, checkpoint.output_next))
+
+    def _executes_behind(self, checkpoint: Checkpoint) -> bool:
+        return self.core.settings.engines[checkpoint.engine].executes
 
     # --- executing -------------------------------------------------------------------------------------------------
 
@@ -211,9 +223,14 @@ class Standby:
 
     def on_agreed(self, checkpoint: Checkpoint, now: Nanos) -> None:
         """Take note that the guest, executing here, came to the same state as the primary's."""
+        before = self.committed.engine
         self.committed.agree(checkpoint)
         self._owes_ack = True
         self._tell_committed(checkpoint, now)
+        self._tell_engine(before, now)
+        if not self._executes_behind(checkpoint):
+            self.is_following = self._is_coming_to_rest = False
+            self.core.do(Rest())
 
     def on_diverged(self, difference: Difference, now: Nanos) -> None:
         """Take note that it came to another state, which makes what is here worthless: begin afresh."""
@@ -243,6 +260,11 @@ class Standby:
                 pause_ns=0,
             )
         )
+
+    def _tell_engine(self, before: str, now: Nanos) -> None:
+        if self.committed.engine != before:
+            guest_id, engine = self.core.settings.guest_id, self.committed.engine
+            self.core.tell(EngineChanged(at=now, guest_id=guest_id, before=before, engine=engine))
 
     def on_measured(self, now: Nanos) -> None:
         """Stand by only if the memory here is what was handed over: a page that no capture saw would stay wrong."""
@@ -315,7 +337,7 @@ class Standby:
             self._tell_prepared(0)
 
     def _tell_prepared(self, epoch: int, error: str = "") -> None:
-        prepared = Prepared(epoch=epoch, engine=self.core.settings.engine.name, error=error)
+        prepared = Prepared(epoch=epoch, error=error)
         self.core.send(self.opening.peer, Lane.CONTROL, prepared, self.opening.session)
 
     def _tell_switched_away(self, switchover: Switchover, now: Nanos) -> None:

@@ -45,7 +45,6 @@ class Switchover:
     switched_at when the record was learned that names the standby active
     is_warm     whether the standby has said that its shadow is there
     final       the epoch that the guest stands still at, without its pages
-    engine      what the standby would protect with
     error       why it came to nothing, once it is over; None if the guest runs on the other host
     """
 
@@ -58,7 +57,6 @@ class Switchover:
     prepare_at: Nanos | None = None
     is_warm: bool = False
     final: Checkpoint | None = None
-    engine: str = ""
     is_over: bool = False
     error: str | None = None
 

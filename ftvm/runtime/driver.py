@@ -5,21 +5,33 @@ reached through interfaces. The guest runs in a thread or process of its own and
 from here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 from typing import assert_never, cast
 
 from ftvm._native.memory import NativeMemory
-from ftvm.checkpoint import END_CHANNEL, Buffer, Checkpoint, PageBatch
+from ftvm.checkpoint import END_CHANNEL, Buffer, Checkpoint, LogRecord, PageBatch
 from ftvm.config import Limits
 from ftvm.encode.apply import CommittedMemory
 from ftvm.encode.messages import Copy, Envelope, EpochPart, Message
 from ftvm.encode.wire import encode
-from ftvm.errors import FtvmError, GuestEnded, GuestError, InternalError, LimitExceeded
+from ftvm.engines.names import require
+from ftvm.errors import FtvmError, GuestEnded, GuestError, LimitExceeded
 from ftvm.events import Event, GuestFinished, HostFailed, TransportTrouble
-from ftvm.interfaces import Arbiter, Capability, Clock, ExactStopGuest, Guest, Lane, Record, ReplayableGuest, World
+from ftvm.interfaces import (
+    Arbiter,
+    Capability,
+    Clock,
+    Engine,
+    ExactStopGuest,
+    Guest,
+    Lane,
+    Record,
+    ReplayableGuest,
+    World,
+)
 from ftvm.protocol import effects as do
 from ftvm.protocol.active import Active
 from ftvm.protocol.commit import Committed
@@ -153,6 +165,22 @@ class Driver:
     def _has_failed(self) -> bool:
         return self.failure is not None
 
+    @property
+    def engines(self) -> tuple[Engine, Engine] | None:
+        """The engine in force, and the one that is to be, which may be the same; None unless the guest runs here."""
+        steps = self.replica.steps
+        return (steps.pace.told, steps.pace.wanted or steps.pace.engine) if isinstance(steps, Active) else None
+
+    def set_engine(self, engine: Engine) -> None:
+        """Change the engine of the guest that runs here; `EngineChanged` tells when it is in force.
+
+        Raises ConfigError if the guest or the standby cannot be protected with it, LocalProtocolError if the guest
+        does not run here; nothing changes then.
+        """
+        require(engine, self._guest.can)
+        self.replica.set_engine(engine)
+        self._perform()
+
     def begin_switchover(self, limit_ns: Nanos) -> Switchover:
         """Start to hand the guest over to the standby. Raises LocalProtocolError; watch what is returned."""
         return self.replica.begin_switchover(limit_ns, self._clock.now())
@@ -264,15 +292,20 @@ class Driver:
                 self._world.announce()
             case do.Run():
                 self._run(effect)
+            case do.Use():
+                self._change_engine(effect.engine)
             case do.Stop():
                 self._pause_for_good()
                 self._hands.release()
             case do.Follow():
                 self._start_following(effect)
             case do.Execute():
-                self._follower_at_work().add(effect.records)
+                self._lead_along(effect.records)
             case do.Compare():
-                self._follower_at_work().add((effect.checkpoint,))
+                self._lead_along((effect.checkpoint,))
+            case do.Rest():
+                self._follower = None
+                self._sink.close()
             case do.Load():
                 self._load(effect)
             case do.Unload():
@@ -319,17 +352,18 @@ class Driver:
     def _start_following(self, effect: do.Follow) -> None:
         """Load the first copy; from now on the guest is led along the log."""
         try:
-            self._guest.load_devices(effect.devices)
+            if effect.devices is not None:
+                self._guest.load_devices(effect.devices)
         except GuestError as wrong:
             self.replica.on_diverged(do.Difference(reason=f"the first copy does not load: {wrong}"), self._clock.now())
             return
         self._sink.open(effect.output_next, 1, is_logging=False)
         self._follower = Follower(cast("ReplayableGuest", self._guest), self._memory, self._sink)
 
-    def _follower_at_work(self) -> Follower:
-        if self._follower is None:
-            raise InternalError("asked to execute a log without a guest that follows")
-        return self._follower
+    def _lead_along(self, items: Iterable[LogRecord | Checkpoint]) -> None:
+        """Have the guest follow. There is none if the first copy did not load: then the role ends with this step."""
+        if self._follower is not None:
+            self._follower.add(items)
 
     def _follow_on(self, now: Nanos) -> None:
         """Execute a portion of what waits, and report what came of it."""
@@ -366,7 +400,7 @@ class Driver:
 
     def _run(self, effect: do.Run) -> None:
         """Let the guest run here, from where the log ends."""
-        engine, guest = self.settings.engine, self._guest
+        guest = self._guest
         follower, self._follower = self._follower, None
         try:
             if follower is not None:
@@ -378,20 +412,38 @@ class Driver:
             self._fail(GuestError(f"the replay diverged: {wrong}"))
             return
         self.replica.on_outputs([output for output, _ in self._sink.drain().outputs], 0, self._clock.now())
-        self._sink.open(self._sink.output_next, effect.log_next, is_logging=engine.logs)
-        self._stops_itself = engine.stands_still and Capability.EXACT_OUTPUT_STOP in guest.can
-        if self._stops_itself:
-            cast("ExactStopGuest", guest).stop_at_output(True)
+        self._sink.open(self._sink.output_next, effect.log_next, is_logging=False)
+        self._use(effect.engine)
         self._is_running = True
         guest.resume()
+
+    def _use(self, engine: Engine) -> None:
+        """Have the paused guest go on under `engine`; all that it emitted before is drained."""
+        self._sink.set_logging(engine.logs)
+        can_stop = Capability.EXACT_OUTPUT_STOP in self._guest.can
+        self._stops_itself = engine.stands_still and can_stop
+        if can_stop:
+            cast("ExactStopGuest", self._guest).stop_at_output(self._stops_itself)
+
+    def _change_engine(self, engine: Engine) -> None:
+        """Change the engine where no cut does it: what the guest emitted before the pause is judged by the old one."""
+        if not self._is_running:
+            return
+        self._guest.pause()
+        self._is_stalled = True
+        self._hand_on(self._clock.now())
+        self._use(engine)
+        self.replica.on_engine_used(engine, self._clock.now())
+        self._stall_or_go_on()
 
     def _capture(self, effect: do.StartCopy | do.CollectRound | do.CopyMore | do.Cut) -> None:
         try:
             match effect:
                 case do.StartCopy():
-                    self.replica.on_round(self._hands.start_copy(effect.staging_bytes), self._clock.now())
+                    staging_bytes = effect.staging_bytes
+                    self._collect(lambda: self._hands.start_copy(staging_bytes))
                 case do.CollectRound():
-                    self.replica.on_round(self._hands.collect_round(), self._clock.now())
+                    self._collect(self._hands.collect_round)
                 case do.CopyMore():
                     batches, left = self._hands.copy_more(effect.batches)
                     self.replica.on_copied(batches, left, self._clock.now())
@@ -400,6 +452,16 @@ class Driver:
         except (GuestError, LimitExceeded, MemoryError, OSError) as wrong:
             # No memory for a shadow, say: without a standby the guest is as well off as before.
             self.replica.on_capture_failed(f"{type(wrong).__name__}: {wrong}", self._clock.now())
+
+    def _collect(self, collect: Callable[[], int]) -> None:
+        """Collect a round of the first copy from the paused guest."""
+        self._guest.pause()
+        self._is_stalled = True
+        try:
+            pages = collect()
+        finally:
+            self._stall_or_go_on()
+        self.replica.on_round(pages, self._clock.now())
 
     def _cut(self, order: do.Cut) -> None:
         """Cut an epoch: all that the guest emitted before the pause belongs to it, nothing emitted after does."""
@@ -411,8 +473,10 @@ class Driver:
             steps = self.replica.steps
             pending = steps.pending_outputs() if isinstance(steps, Active) else ()
             captured = self._hands.cut(order, pending, self._sink.output_next, self._sink.log_index)
+            self._use(order.engine)
+            self.replica.on_engine_used(order.engine, began)
             pause_ns = Nanos(self._clock.now() - began)
-            if not self.settings.engine.stands_still:
+            if not order.engine.stands_still:
                 self._stall_or_go_on()
             checkpoint = self._finish(captured, pause_ns)
             self.replica.on_cut(checkpoint, pause_ns, self._clock.now())
@@ -460,18 +524,19 @@ def _status(driver: Driver, replica: Replica, counters: Counters, now: Nanos) ->
     steps, known = replica.steps, replica.core.desk.known
     active = steps if isinstance(steps, Active) else None
     session = active.session if active is not None else None
+    engine = active.pace.engine.name if active else steps.committed.engine if isinstance(steps, Standby) else ""
     epoch = active.epoch if active else steps.committed.epoch or 0 if isinstance(steps, Standby) else 0
     in_flight = session.in_flight if session is not None else ()
     return Status(
         at=now,
         guest_id=driver.settings.guest_id,
         role=replica.role.value,
-        link=active.link.value if active is not None else "",
+        link=("halted" if active.is_halted else active.link.value) if active is not None else "",
         replica_id=replica.core.id,
         generation=known.generation,
         active=known.active,
         standby=known.standby,
-        engine=driver.settings.engine.name,
+        engine=engine or driver.settings.engine.name,
         epoch=epoch,
         epochs_in_flight=len(in_flight),
         lag_ms=nanos_to_millis(now - in_flight[0].cut_at) if in_flight else 0.0,

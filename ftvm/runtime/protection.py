@@ -16,7 +16,7 @@ from typing import Final, Self, TypedDict, Unpack
 
 from ftvm.arbiters.urls import open_record_store
 from ftvm.config import Limits, Timing
-from ftvm.engines.names import EXECUTING, engines_for
+from ftvm.engines.names import engine_changed, engines_for, require
 from ftvm.engines.remus import Remus
 from ftvm.errors import BrokenError, ClosedError, ConfigError, FtvmError, SwitchoverFailed
 from ftvm.events import Event
@@ -51,6 +51,9 @@ class HostOptions(TypedDict, total=False):
     engine      when to cut, while the guest runs on this host; Remus(interval=0.025) if not given
     world       where released outputs go and inputs come from; nowhere if not given
     guest_id    names the guest at the arbiter and in every message; "guest" if not given
+    halts_alone when the standby is lost: True has the guest stand still, and nothing leave, until there is a new one
+                (durability); False, the default, has it go on alone (availability). A guest that never had a standby,
+                or that was just taken over, runs alone either way
     timing      when silence becomes suspicion
     limits      the bound of everything that can grow
     on_event    called with each event, from the host's thread; must not block
@@ -62,6 +65,7 @@ class HostOptions(TypedDict, total=False):
     engine: Engine | None
     world: World | None
     guest_id: str
+    halts_alone: bool
     timing: Timing
     limits: Limits
     on_event: Callable[[Event], None] | None
@@ -173,6 +177,24 @@ class _Node:
     def status(self) -> Status:
         return self.driver.status(self.clock.now())
 
+    def set_engine(self, *, name: str | None, interval: float | None, latency: float | None) -> Pending:
+        present = self.driver.engines
+        wanted = engine_changed(
+            present[1] if present is not None else self.driver.settings.engine,
+            name=name,
+            interval=interval,
+            latency=latency,
+        )
+        self.driver.set_engine(wanted)
+
+        def is_done() -> bool:
+            now = self.driver.engines
+            if now is None or wanted not in now:
+                raise BrokenError(f"engine {wanted.name} is not in force: the guest went elsewhere, or another was set")
+            return now[0] == wanted
+
+        return is_done
+
     def switch_over(self, limit_ns: Nanos) -> Pending:
         asked = self.driver.begin_switchover(limit_ns)
 
@@ -246,6 +268,20 @@ class Protection:
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until this host ends. Returns False after `timeout` seconds, raises what ended it."""
         return self._node.wait_for(lambda: False, timeout)
+
+    def set_engine(self, engine: Engine) -> None:
+        """Change the engine while the guest runs, without losing protection. From any thread.
+
+        The change goes to the backup with the next checkpoint, which is cut at once, and is in force once that is
+        committed: `EngineChanged` then comes on both hosts, and `status().engine` names it. Without a backup it is in
+        force at once. A host that takes over goes on with the engine that was in force, with the parameters that it was
+        started with itself (its own defaults for another engine than its own): they do not travel. A change that was
+        not in force yet is forgotten with the host that was asked.
+
+        Raises ConfigError if the guest cannot be protected so or the standby does not know the engine, and
+        LocalProtocolError if the guest no longer runs here; nothing changes then.
+        """
+        self._node.host.call(lambda: self._node.driver.set_engine(engine))
 
     def close(self) -> None:
         """End this host: hand the guest to the standby, if one is in step, say goodbye, give everything back.
@@ -371,10 +407,7 @@ def _start(
         if not starts and not peers:
             raise ConfigError("a standby needs at least one peer to join")
         engine = options.get("engine") or Remus()
-        missing = engine.needs - guest.can
-        if missing:
-            names = ", ".join(sorted(capability.value for capability in missing))
-            raise ConfigError(f"engine {engine.name} needs a guest that can do: {names}")
+        require(engine, guest.can)
         guest_id = options.get("guest_id", "guest")
         check_guest_id(guest_id)
         limits = options.get("limits") or Limits()
@@ -386,10 +419,10 @@ def _start(
             guest_id=guest_id,
             geometry=guest.geometry,
             engine=engine,
-            engines=engines_for(guest.can),
-            executing=EXECUTING,
+            engines=engines_for(guest.can, engine),
             dialled=transport.dialled,
             creates=creates,
+            halts_alone=options.get("halts_alone", False),
             timing=options.get("timing") or Timing(),
             limits=limits,
         )

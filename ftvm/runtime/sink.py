@@ -1,7 +1,7 @@
 """Where the guest's outputs and log records enter ftvm: numbered as they come, taken out by the driver.
 
 The guest's thread fills it and the driver's thread drains it; a deque's append and popleft are atomic, and only the
-guest's thread counts. `open` and `close` are called only while the guest is paused.
+guest's thread counts. `open`, `close` and `set_logging` are called only while the guest is paused.
 """
 
 from collections import deque
@@ -60,6 +60,10 @@ class NumberingSink:
         self._log_next = log_next
         self._is_logging = is_logging
         self._is_open = True
+
+    def set_logging(self, is_wanted: bool) -> None:
+        """Log what comes from now on, or log it no longer. What came before is drained by now."""
+        self._is_logging = is_wanted
 
     def close(self) -> None:
         """Throw away what is here and all that comes."""

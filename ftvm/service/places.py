@@ -8,6 +8,7 @@ that was killed leaves a socket that nobody answers at, in nobody's way.
 import errno
 import os
 import socket
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -43,14 +44,17 @@ def prepare_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.stat()
+        found = folder.lstat()
     except OSError as wrong:
         raise TransportError(
             f"the folder for control sockets {folder} cannot be made: {wrong.strerror}; "
             "set XDG_RUNTIME_DIR, or name a socket with --control ipc:///PATH, or do without one: --control none"
         ) from wrong
-    if found.st_uid != os.getuid():
-        raise TransportError(f"the folder for control sockets {folder} belongs to another user (uid {found.st_uid})")
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
+        raise TransportError(
+            f"the folder for control sockets {folder} is a link, or another user's (uid {found.st_uid}): "
+            "set XDG_RUNTIME_DIR to a folder of yours, or name a socket with --control ipc:///PATH"
+        )
     for path in sockets_in(folder):
         if _is_left_behind(path):
             path.unlink(missing_ok=True)

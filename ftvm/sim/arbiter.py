@@ -1,13 +1,12 @@
 """The simulator's arbiter: linearizable, but its answers come late, get lost after taking effect, or never set out."""
 
-import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ftvm.errors import LocalProtocolError
 from ftvm.interfaces import Answer, CompareAndSet, Record, Request
+from ftvm.sim.chance import stream
 from ftvm.sim.ledger import Ledger
-from ftvm.sim.plan import stream
 from ftvm.sim.timeline import Timeline
 
 __all__ = ["ArbiterFaults", "SimArbiter", "SimStore"]
@@ -24,7 +23,6 @@ class ArbiterFaults:
 
     is_down: bool = False
     disk_ns: int = 0
-    rates: dict[str, float] = field(default_factory=dict)
 
 
 class SimStore:
@@ -59,10 +57,9 @@ class SimArbiter:
         self._timeline = timeline
         self._faults = faults
         self._ledger = ledger
-        self._line = line
+        self._who = line[1]
         self._delays = stream(line[0], "arbiter", line[1])
         self._wake = wake
-        self._chances: dict[str, random.Random] = {}
         self._answer: Answer | None = None
         self._is_busy = False
 
@@ -111,10 +108,4 @@ class SimArbiter:
         return self._delays.randrange(LATE_NS if self._strikes("arbiter_late") else DELAY_NS)
 
     def _strikes(self, kind: str) -> bool:
-        rate = self._faults.rates.get(kind)
-        if rate is None:
-            return False
-        chance = self._chances.get(kind)
-        if chance is None:
-            chance = self._chances[kind] = stream(self._line[0], kind, self._line[1])
-        return chance.random() < rate and self._ledger.admits(kind)
+        return self._ledger.strikes(kind, self._who)

@@ -32,6 +32,11 @@ def _ignore(fingerprint: bytes) -> None:
     """Tell nobody."""
 
 
+def _never() -> bool:
+    """Fail at nothing."""
+    return False
+
+
 class SimGuest:
     """A Guest that runs only when `advance` is called: no thread, no clock."""
 
@@ -46,6 +51,7 @@ class SimGuest:
         self._is_running = False
         self._sink: OutputSink | None = None
         self.on_saved: Callable[[bytes], None] = _ignore
+        self.fails_to_load: Callable[[], bool] = _never
         self._injected = b""
         self._inputs: deque[bytes] = deque(maxlen=_INPUTS_MAX)
         if boots:
@@ -128,6 +134,8 @@ class SimGuest:
         self._must_be_paused()
         if len(devices) != _REGISTER.size or devices[:4] != _MAGIC:
             raise GuestError("these bytes are no sim guest's devices")
+        if self.fails_to_load():
+            raise GuestError("the devices do not load this time")
         self._steps = _REGISTER.unpack(devices)[1]
 
     def deliver(self, channel: str, payload: bytes) -> None:

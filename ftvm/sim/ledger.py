@@ -4,11 +4,13 @@ A fault is drawn from the stream of its own kind and then shown here. Because no
 is let in, a history can be played again with fewer faults: that is how shrink.py makes a failing one small.
 """
 
+import random
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from ftvm.errors import ConfigError
+from ftvm.sim.chance import stream
 
 __all__ = ["Fault", "Ledger"]
 
@@ -33,12 +35,29 @@ class Fault:
 
 
 class Ledger:
-    """Numbers the faults of one history. `only` are those that are let in; None: all."""
+    """Draws and numbers the faults of one history.
 
-    def __init__(self, only: Collection[Fault] | None = None) -> None:
+    only   those that are let in; None: all
+    rates  how probable each fault of a single message, or other single act, is now; absent: off
+    """
+
+    def __init__(self, seed: int, only: Collection[Fault] | None = None) -> None:
         self.only = None if only is None else frozenset(only)
         self.happened: list[Fault] = []
+        self.rates: dict[str, float] = {}
+        self._seed = seed
+        self._chances: dict[tuple[str, str], random.Random] = {}
         self._drawn: Counter[str] = Counter()
+
+    def strikes(self, kind: str, whom: str = "") -> bool:
+        """Draw whether a fault of this kind strikes now; each kind has a stream of its own for each who is struck."""
+        rate = self.rates.get(kind)
+        if rate is None:
+            return False
+        chance = self._chances.get((kind, whom))
+        if chance is None:
+            chance = self._chances[kind, whom] = stream(self._seed, kind, whom)
+        return chance.random() < rate and self.admits(kind)
 
     def admits(self, kind: str) -> bool:
         """Number a fault that was drawn; tell whether it is to happen."""

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 
 from ftvm.checkpoint import Buffer
 from ftvm.interfaces import Delivery, Lane, Polled
+from ftvm.sim.chance import stream
 from ftvm.sim.ledger import Ledger
-from ftvm.sim.plan import Plan, stream
+from ftvm.sim.plan import Plan
 from ftvm.sim.timeline import Timeline
 
 __all__ = ["LinkFaults", "SimNetwork", "SimTransport"]
@@ -20,6 +21,9 @@ LATE_FACTOR = 50
 """A late message takes so many times the usual jitter more: others overtake it."""
 
 NOTHING = Polled((), ())
+
+PAGE_FRAMES = 4
+"""A message of so many frames carries pages, the payload in the last (encode/stream.py)."""
 
 SEND_NS_MAX = 50_000
 """A sent buffer is read within this time, and must not change before."""
@@ -31,7 +35,6 @@ class LinkFaults:
 
     delay_ns: int
     jitter_ns: int
-    rates: dict[str, float] = field(default_factory=dict)
     cut: set[tuple[str, str]] = field(default_factory=set)
 
 
@@ -44,7 +47,7 @@ class SimNetwork:
         self.sent = 0
         self._ledger = ledger
         self._delays = stream(seed, "network")
-        self._chances = {kind: stream(seed, kind) for kind in ("loss", "repeat", "late")}
+        self._damage = stream(seed, "damage")
         self._by_address: dict[str, SimTransport] = {}
         self._by_name: dict[str, SimTransport] = {}
 
@@ -68,12 +71,15 @@ class SimNetwork:
             return False
         self.sent += 1
         seen_as = sender.name if by_address else sender.address
-        delays_ns = [] if self._strikes("loss") else [self._delay_ns()]
-        if self._strikes("repeat"):
+        strikes = self._ledger.strikes
+        delays_ns = [] if strikes("loss") else [self._delay_ns()]
+        if strikes("repeat"):
             delays_ns.append(self._delay_ns())
 
         def leave() -> None:
             taken = tuple(bytes(frame) for frame in frames)
+            if strikes("corrupt"):
+                taken = self._corrupted(taken)
             if token is not None:
                 sender.let_go(token)
             for delay_ns in delays_ns:
@@ -92,12 +98,21 @@ class SimNetwork:
             target.arrived(Delivery(seen_as, None, lane, frames))
 
     def _delay_ns(self) -> int:
-        factor = LATE_FACTOR if self._strikes("late") else 1
+        factor = LATE_FACTOR if self._ledger.strikes("late") else 1
         return self.faults.delay_ns + int(self._delays.random() * self.faults.jitter_ns * factor)
 
-    def _strikes(self, kind: str) -> bool:
-        rate = self.faults.rates.get(kind)
-        return rate is not None and self._chances[kind].random() < rate and self._ledger.admits(kind)
+    def _corrupted(self, frames: tuple[bytes, ...]) -> tuple[bytes, ...]:
+        """Damage a message as the peer must notice: cut its header, lose a frame, or change one bit of its pages.
+
+        A bit of a header is changed by nobody: ZeroMQ's connections are TCP's, and under keys authenticated.
+        """
+        *before, last = frames
+        if not before or len(frames) != PAGE_FRAMES or not last:
+            return (frames[0][: self._damage.randrange(len(frames[0]))], *frames[1:])
+        if self._damage.random() < 0.2:
+            return tuple(before)
+        place = self._damage.randrange(len(last))
+        return (*before, last[:place] + bytes([last[place] ^ 1 << self._damage.randrange(8)]) + last[place + 1 :])
 
 
 class SimTransport:

@@ -7,7 +7,7 @@ pause or a crash comes between any two of its acts, also between the decision to
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ftvm.checkpoint import Output
+from ftvm.checkpoint import Output, Watermarks
 from ftvm.events import Event, RoleChanged
 from ftvm.protocol.active import Active
 from ftvm.protocol.core import Role
@@ -15,8 +15,8 @@ from ftvm.protocol.standby import Standby
 from ftvm.runtime.driver import Driver
 from ftvm.runtime.endpoint import Endpoint
 from ftvm.sim.arbiter import SimArbiter
-from ftvm.sim.checkers import Violation
-from ftvm.sim.plan import stream
+from ftvm.sim.chance import stream
+from ftvm.sim.checkers import Violation, check_limits
 from ftvm.sim.timeline import NodeClock
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Node", "SimWorld"]
 
 RELEASE_NS_MAX = 2_000_000
+HURRIES_MAX = 50
+"""A step may ask for the next one at once, as while it executes a long log; one that always does turns a core hot."""
 ORIGIN_NS_MAX = 10**15
 
 
@@ -69,6 +71,7 @@ class Node:
         self.name = f"{address}#{incarnation}"
         self.is_dead = False
         self.steps = 0
+        self._hurries = 0
         self._waits: list[Callable[[], None]] | None = None
         self._pauses = 0
         self._is_step_planned = False
@@ -79,6 +82,7 @@ class Node:
         self.clock = NodeClock(timeline, chance.randrange(-ORIGIN_NS_MAX, ORIGIN_NS_MAX), drift_ppm)
         self.guest = world.make_guest(boots=starts)
         self.guest.on_saved = self._was_cut
+        self.guest.fails_to_load = self._fails_to_load
         self.outside = SimWorld(self)
         self.transport = world.network.open(address, self.name, (peer,), self.wake)
         settings = world.settings_for(peer)
@@ -115,6 +119,12 @@ class Node:
     def is_protected(self) -> bool:
         """Whether this is an active whose known record names a standby."""
         return self.role is Role.ACTIVE and self.driver.replica.core.desk.known.standby is not None
+
+    def _fails_to_load(self) -> bool:
+        fails = self.world.ledger.strikes("load_failed", self.name)
+        if fails:
+            self.world.failed_to_load.add(self.driver.replica.core.id)
+        return fails
 
     def wake(self) -> None:
         """Have the node stepped soon, once."""
@@ -182,6 +192,9 @@ class Node:
         deadline = self.endpoint.step(now)
         self._check(before)
         if deadline is not None:
+            self._hurries = self._hurries + 1 if deadline <= now else 0
+            if self._hurries > HURRIES_MAX:
+                raise Violation("liveness", f"{self.name} asked {HURRIES_MAX} times in a row to be called at once")
             self._plan(max(1, deadline - now))
 
     def _plan(self, delay_ns: int) -> None:
@@ -198,9 +211,19 @@ class Node:
             self.world.states.was_cut(replica.core.id, replica.steps.epoch + 1, fingerprint)
 
     def _check(self, before: object) -> None:
-        steps = self.driver.replica.steps
+        replica, world = self.driver.replica, self.world
+        steps, known = replica.steps, replica.core.desk.known
+        if isinstance(steps, Active):
+            world.positions.stands(replica.core.id, known.generation, steps.epoch)
+            if steps.session is not None:
+                world.states.was_acknowledged(steps.session.standby, steps.session.acked)
+        elif isinstance(steps, Standby):
+            world.positions.stands(replica.core.id, known.generation, steps.committed.epoch or 0)
+        check_limits(steps, self.driver.limits)
         if isinstance(steps, Active) and isinstance(before, Standby):
             session = before.opening.session
+            has = Watermarks(before.committed.epoch or 0, before.committed.log_index)
+            world.states.took_over(replica.core.id, has)
             fingerprint = self.guest.fingerprint()
             if not before.committed.log:  # a replay has moved the state on; then the outputs tell whether it is right
                 self.world.states.runs_from(session.active, before.committed.epoch or 0, fingerprint)

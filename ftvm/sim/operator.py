@@ -8,8 +8,9 @@ driver, and `node.wake()` has it stepped.
 import random
 from typing import TYPE_CHECKING, Final
 
+from ftvm.engines.names import ENGINES, engine_named
 from ftvm.protocol.active import Active
-from ftvm.protocol.link import LINKS, LinkEvent
+from ftvm.protocol.link import LINKS, STANDING, LinkEvent
 from ftvm.sim.happening import Happening
 from ftvm.units import Nanos
 
@@ -39,6 +40,25 @@ def _can_switch_over(world: "World") -> bool:
     return isinstance(steps, Active) and (steps.link, LinkEvent.ASKED) in LINKS
 
 
+def _set_engine(world: "World", chance: random.Random) -> None:
+    """Have the guest protected in another way, or in the same one at another interval."""
+    engine = engine_named(chance.choice(list(ENGINES)), chance.choice([20, 40, 80]) / 1000)
+    node = world.active()
+    if node is None:
+        return
+    world.trace(f"ENGINE {node.name} {engine}")
+    node.driver.set_engine(engine)
+    node.wake()
+
+
+def _can_set_engine(world: "World") -> bool:
+    """Tell whether somebody is active who is not handing the guest over just now: that is refused."""
+    node = world.active()
+    steps = node.driver.replica.steps if node is not None else None
+    return isinstance(steps, Active) and steps.link not in STANDING
+
+
 ACTIONS: Final[tuple[Happening, ...]] = (
     Happening(kind="switchover", gap_ms=(100, 1000), act=_switch_over, is_possible=_can_switch_over),
+    Happening(kind="engine", gap_ms=(50, 800), act=_set_engine, is_possible=_can_set_engine),
 )

@@ -10,11 +10,12 @@ from typing import Final
 from ftvm.config import Timing
 from ftvm.engines.names import ENGINES, engine_named
 from ftvm.interfaces import Engine
+from ftvm.sim.chance import stream
 from ftvm.sim.faults import FAULTS
 from ftvm.sim.operator import ACTIONS
 from ftvm.units import Nanos
 
-__all__ = ["MESSAGE_FAULTS", "Plan", "draw", "stream"]
+__all__ = ["MESSAGE_FAULTS", "Plan", "draw"]
 
 _MS: Final = 1_000_000
 _ON: Final = 0.67
@@ -27,13 +28,11 @@ MESSAGE_FAULTS: Final[dict[str, tuple[float, ...]]] = {
     "arbiter_answer_lost": (0.1, 0.3),
     "arbiter_repeat": (0.2,),
     "arbiter_late": (0.2,),
+    "corrupt": (0.005,),
+    "load_failed": (0.3,),
+    "ambush": (0.2, 0.5),
 }
-"""Faults of single messages, and how probable a seed may make each."""
-
-
-def stream(seed: int, *kind: str) -> random.Random:
-    """Return a seed's stream of one kind of chance, independent of all others and of the interpreter's hashes."""
-    return random.Random(f"{seed}/{'/'.join(kind)}")
+"""Faults of single messages, loads and changes of the record, and how probable a seed may make each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +58,7 @@ class Plan:
     drift_ppm: int
     rates: dict[str, float]
     happenings: frozenset[str]
+    halts_alone: bool
 
 
 def draw(seed: int, engine: Engine | None = None) -> Plan:
@@ -91,6 +91,7 @@ def draw(seed: int, engine: Engine | None = None) -> Plan:
         happenings=frozenset(
             kind.kind for kind in (*FAULTS, *ACTIONS) if stream(seed, "plan", kind.kind).random() < _ON
         ),
+        halts_alone=stream(seed, "plan", "halts_alone").random() > _ON,
     )
 
 

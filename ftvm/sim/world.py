@@ -18,19 +18,20 @@ from typing import Final
 
 from ftvm.checkpoint import Output
 from ftvm.config import Limits
-from ftvm.engines.names import ENGINES, EXECUTING
-from ftvm.interfaces import Engine, Record
+from ftvm.engines.names import engines_for
+from ftvm.interfaces import Capability, Engine, Record
 from ftvm.protocol.core import Role, Settings
 from ftvm.sim.arbiter import ArbiterFaults, SimStore
-from ftvm.sim.checkers import ActiveChecker, OutputChecker, RecordChecker, StateChecker, Violation
-from ftvm.sim.faults import FAULTS
+from ftvm.sim.chance import stream
+from ftvm.sim.checkers import ActiveChecker, OutputChecker, PositionChecker, RecordChecker, StateChecker, Violation
+from ftvm.sim.faults import FAULTS, ambush
 from ftvm.sim.guest import SimGuest
 from ftvm.sim.happening import Happening
 from ftvm.sim.ledger import Fault, Ledger
 from ftvm.sim.network import SimNetwork
 from ftvm.sim.node import RELEASE_NS_MAX, Node
 from ftvm.sim.operator import ACTIONS
-from ftvm.sim.plan import draw, stream
+from ftvm.sim.plan import draw
 from ftvm.sim.timeline import Timeline
 
 __all__ = ["World"]
@@ -58,7 +59,7 @@ class World:
         self.traces = traces
         self.lines: list[str] = []
         self.told: Counter[str] = Counter()
-        self.ledger = Ledger(only)
+        self.ledger = Ledger(seed, only)
         self.timeline = Timeline()
         self.network = SimNetwork(seed, self.plan, self.timeline, self.ledger)
         self.links = self.network.faults
@@ -67,6 +68,7 @@ class World:
         self.actives = ActiveChecker()
         self.outputs = OutputChecker()
         self.states = StateChecker()
+        self.positions = PositionChecker()
         self.records = RecordChecker()
         self.store = SimStore(self._on_record)
         self._inputs = stream(seed, "input")
@@ -75,16 +77,17 @@ class World:
             guest_id="sim",
             geometry=self.make_guest(boots=False).geometry,
             engine=self.plan.engine,
-            engines=tuple(ENGINES),
-            executing=EXECUTING,
+            engines=engines_for(frozenset(Capability), self.plan.engine),
             dialled=(),
             creates=True,
             timing=self.plan.timing,
             limits=Limits(batch_bytes=1 << 16, copy_rest_pages=4),
+            halts_alone=self.plan.halts_alone,
         )
         self.incarnations: Counter[str] = Counter()
         self._steps_of_dead = 0
         self.died_dropping: set[str] = set()
+        self.failed_to_load: set[str] = set()
         self.nodes = {"a": self._boot("a", "b", starts=True), "b": self._boot("b", "a", starts=False)}
 
     def run(self) -> None:
@@ -105,9 +108,7 @@ class World:
     def make_bad(self) -> None:
         """Begin the fault phase."""
         self.is_calm = False
-        rates = self.plan.rates
-        self.links.rates = {kind: rate for kind, rate in rates.items() if not kind.startswith("arbiter")}
-        self.arbiter_faults.rates = {kind: rate for kind, rate in rates.items() if kind.startswith("arbiter")}
+        self.ledger.rates = self.plan.rates
         for happening in (*FAULTS, *ACTIONS):
             if happening.kind in self.plan.happenings:
                 self._befall(happening, stream(self.seed, happening.kind), is_first=True)
@@ -116,9 +117,8 @@ class World:
         """End the fault phase: every link and process works from now on."""
         self.trace("HEAL")
         self.is_calm = True
-        self.links.rates = {}
+        self.ledger.rates = {}
         self.links.cut.clear()
-        self.arbiter_faults.rates = {}
         self.arbiter_faults.is_down = False
         self.arbiter_faults.disk_ns = 0
         for node in self.nodes.values():
@@ -126,17 +126,17 @@ class World:
 
     def check_alive(self) -> None:
         """Raise Violation unless the guest runs, protected, and its outputs flow, within a bounded time."""
-        if self.is_lost:
-            return
         end = self.timeline.now + CALM_NS_MAX
         released = len(self.outputs.released)
         is_protected = False
-        while self.timeline.now < end:
+        while self.timeline.now < end and not self.is_lost:
             self.play(LOOK_NS)
             if not is_protected:
                 is_protected, released = self._is_protected(), len(self.outputs.released)
             elif len(self.outputs.released) > released:
                 return
+        if self.is_lost:
+            return
         actives = [node.name for node in self.nodes.values() if not node.is_dead and node.role is Role.ACTIVE]
         what = "no output flows" if is_protected else "the guest is not protected again"
         raise Violation(
@@ -158,9 +158,15 @@ class World:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the guest is gone by two failures at once: its host died while its DROP of the standby was open, and
-        the DROP came into force (PROTOCOL.md, "Unavoidable")."""
-        return self.store.record.active in self.died_dropping
+        """Whether the guest is gone by two failures at once.
+
+        Its host died while its DROP of the standby was open, and the DROP came into force (PROTOCOL.md, "Unavoidable");
+        or its host died, and what the standby held did not load, so that it was discarded.
+        """
+        record = self.store.record
+        alive = {node.driver.replica.core.id for node in self.nodes.values() if not node.is_dead}
+        has_failed = record.standby in self.failed_to_load and not alive & {record.active, record.standby}
+        return record.active in self.died_dropping or has_failed
 
     # --- what the nodes use ----------------------------------------------------------------------------------------
 
@@ -255,3 +261,5 @@ class World:
     def _on_record(self, before: Record, after: Record) -> None:
         self.trace(f"RECORD {after}")
         self.records.changed(before, after)
+        if self.ledger.strikes("ambush"):
+            ambush(self, stream(self.seed, "ambush", str(after.generation)))

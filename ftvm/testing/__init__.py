@@ -1,7 +1,35 @@
-"""Public conformance kits: does your guest, transport, arbiter or engine keep its contract?"""
+"""Public conformance kits: does your guest, transport, arbiter or engine keep its contract?
+
+`check_guest` and `check_engine` need hypothesis (the extra `test`); the others do not.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
 from ftvm.testing.arbiter import check_arbiter
 from ftvm.testing.contract import ContractBroken
 from ftvm.testing.transport import check_transport
 
-__all__ = ["ContractBroken", "check_arbiter", "check_transport"]
+if TYPE_CHECKING:
+    from ftvm.testing.engine import check_engine
+    from ftvm.testing.guest import check_guest
+
+__all__ = [
+    "ContractBroken",
+    "check_arbiter",
+    "check_engine",
+    "check_guest",
+    "check_transport",
+]
+
+_HOMES: Final = {
+    "check_engine": "ftvm.testing.engine",
+    "check_guest": "ftvm.testing.guest",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a kit that needs hypothesis when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ftvm.testing' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -40,8 +40,8 @@ from ftvm.encode.messages import (
     SessionId,
     Welcome,
 )
-from ftvm.interfaces import Record
-from ftvm.units import PageCount
+from ftvm.interfaces import EngineView, Record
+from ftvm.units import PAGE_BYTES, Nanos, PageCount
 
 __all__ = [
     "batches",
@@ -50,12 +50,15 @@ __all__ = [
     "geometries",
     "identities",
     "logs",
+    "memories",
     "messages",
     "outputs",
     "positions",
     "records",
     "sessions",
+    "views",
     "watermarks",
+    "writes",
 ]
 
 _NUMBER_MAX: Final = (1 << 63) - 1
@@ -188,7 +191,12 @@ def messages() -> st.SearchStrategy[Message]:
         st.builds(
             Join, geometry=geometries(), engines=st.lists(identities(), max_size=4).map(tuple), staging_bytes=_numbers
         ),
-        st.builds(Welcome, joiner=identities(), engine=identities(), staging_bytes=_numbers),
+        st.builds(
+            Welcome,
+            joiner=identities(),
+            engines=st.lists(identities(), max_size=4).map(tuple),
+            staging_bytes=_numbers,
+        ),
         st.builds(Refuse, joiner=identities(), reason=_texts, is_final=st.booleans()),
         st.builds(Copy, sequence=_numbers, round=_numbers, batch=batches()),
         _epoch_parts(),
@@ -197,6 +205,48 @@ def messages() -> st.SearchStrategy[Message]:
         st.builds(Ping, number=_numbers),
         st.builds(Pong, number=_numbers),
         st.builds(Prepare, epoch=_numbers),
-        st.builds(Prepared, epoch=_numbers, engine=identities(), error=_texts),
+        st.builds(Prepared, epoch=_numbers, error=_texts),
         st.builds(Leave, reason=_texts, is_end=st.booleans()),
     )
+
+
+_times = st.integers(0, 10**12).map(Nanos)
+_spans = st.integers(0, 10**10)
+
+
+def views() -> st.SearchStrategy[EngineView]:
+    """Draw what an engine may be shown; also what the protocol would never show it."""
+    return st.builds(
+        EngineView,
+        last_cut_at=_times,
+        epochs_in_flight=st.integers(0, 8),
+        outputs_waiting=st.integers(0, 1000),
+        oldest_output_at=st.none() | _times,
+        oldest_uncut_at=st.none() | _times,
+        epoch_ns=_spans,
+        dirty_pages=st.integers(0, 1 << 20),
+        pause_ns=_spans,
+        commit_ns=_spans,
+    )
+
+
+def writes(memory_bytes: int, most: int = 20) -> st.SearchStrategy[list[tuple[int, bytes]]]:
+    """Draw a pattern of writes as (offset, content): anywhere, at the edges of pages, and across them."""
+    edges = st.integers(0, max(0, memory_bytes // PAGE_BYTES - 1)).flatmap(
+        lambda page: st.integers(-4, 4).map(lambda by: min(max(0, page * PAGE_BYTES + by), memory_bytes - 1))
+    )
+    offsets = st.integers(0, memory_bytes - 1) | edges
+    write = st.tuples(offsets, st.binary(min_size=1, max_size=64) | st.just(bytes(64)))
+    return st.lists(write.map(lambda one: (one[0], one[1][: memory_bytes - one[0]])), max_size=most)
+
+
+def memories(page_count: int = 8) -> st.SearchStrategy[bytes]:
+    """Draw the content of so many pages: zero but for a few writes, as a young guest's is."""
+
+    def filled(pattern: list[tuple[int, bytes]]) -> bytes:
+        content = bytearray(page_count * PAGE_BYTES)
+        for offset, piece in pattern:
+            content[offset : offset + len(piece)] = piece
+        return bytes(content)
+
+    return writes(page_count * PAGE_BYTES).map(filled)

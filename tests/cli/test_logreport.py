@@ -4,9 +4,6 @@ import io
 import json
 from typing import Any
 
-import pytest
-
-from ftvm import events
 from ftvm.cli.logreport import LogReport, level_of
 from ftvm.events import ArbiterTrouble, Committed, Event, HostFailed, Protected, Suspected, TookOver
 from ftvm.units import Nanos
@@ -70,19 +67,3 @@ def test_commits_are_not_logged_and_repetitions_once() -> None:
 def test_a_failed_host_is_an_error() -> None:
     assert level_of(HostFailed(at=Nanos(0), guest_id="vm1", error="")) == "error"
     assert level_of(TOOK) == "warning"
-
-
-@pytest.mark.parametrize("name", sorted(set(events.__all__) - {"Event"}))
-def test_every_event_has_a_sentence_of_its_own(name: str) -> None:
-    from ftvm.cli.report import describe
-
-    kind = getattr(events, name)
-    values: dict[str, Any] = {field: _SAMPLES.get(field, 1) for field in kind.__dataclass_fields__}
-
-    assert not describe(kind(**values)).startswith(name) or name in _SILENT
-
-
-_SILENT = {"Committed", "CopyProgress"}
-"""Told of by the bar of the first copy, and by nothing."""
-
-_SAMPLES: dict[str, Any] = {"pages": (1,), "agreed": None, "seen": None, "guest_id": "vm1", "devices": False}

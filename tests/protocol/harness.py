@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from ftvm.checkpoint import Checkpoint, Geometry, Output, PageBatch, RegionShape
 from ftvm.config import Limits, Timing
+from ftvm.engines.names import engine_named
 from ftvm.engines.remus import Remus
 from ftvm.errors import DigestMismatch
 from ftvm.events import Event
@@ -23,6 +24,7 @@ from ftvm.protocol.core import Role, Settings
 from ftvm.protocol.empty import Empty
 from ftvm.protocol.link import LinkState
 from ftvm.protocol.output import Gate
+from ftvm.protocol.pace import Pace
 from ftvm.protocol.replica import Replica
 from ftvm.protocol.standby import Standby
 from ftvm.units import Nanos, PageCount
@@ -83,16 +85,18 @@ def make_settings(
     limits: Limits | None = None,
     creates: bool = True,
     dialled: tuple[str, ...] = (),
+    halts_alone: bool = False,
 ) -> Settings:
     return Settings(
         guest_id=guest_id,
         geometry=geometry,
         engine=Remus(interval=0.02),
-        engines=engines,
+        engines={name: engine_named(name, 0.02) for name in engines},
         dialled=dialled,
         creates=creates,
         timing=timing or Timing(),
         limits=limits or Limits(),
+        halts_alone=halts_alone,
     )
 
 
@@ -114,7 +118,8 @@ def lone_replica(settings: Settings | None = None, *, starts: bool = False) -> R
 
 
 def lone_active() -> Active:
-    return Active(lone_replica().core, Gate(0), 0, Nanos(ORIGIN))
+    core = lone_replica().core
+    return Active(core, Gate(0), 0, Nanos(ORIGIN), Pace(core.settings.engine, Nanos(ORIGIN)))
 
 
 @dataclass(slots=True)
@@ -217,6 +222,8 @@ class Host:
                 self.replica.on_round(1, now)
             case do.CopyMore():
                 self.replica.on_copied((self._capture(),), 0, now)
+            case do.Use():
+                self.replica.on_engine_used(effect.engine, now)
             case do.Cut() if self.capture_error is not None:
                 self.replica.on_capture_failed(self.capture_error, now)
             case do.Cut():
@@ -235,8 +242,8 @@ class Host:
         checkpoint = Checkpoint(
             epoch=order.epoch,
             base=order.base,
-            engine=order.engine,
-            batches=(self._capture(),),
+            engine=order.engine.name,
+            batches=() if order.lists_pages else (self._capture(),),
             devices=b"devices %d" % self.value,
             outputs=outputs,
             output_next=self.output_next,
@@ -244,6 +251,7 @@ class Host:
             memory_digest=self.value,
             dirty_pages=1,
         )
+        self.replica.on_engine_used(order.engine, self.world.now)
         self.replica.on_cut(checkpoint, 100, self.world.now)
 
     # --- what to look at -------------------------------------------------------------------------------------------
@@ -308,6 +316,7 @@ class Pair:
             creates=settings.creates,
             timing=settings.timing,
             limits=settings.limits,
+            halts_alone=settings.halts_alone,
         )
         replica = Replica(
             settings,

@@ -13,7 +13,7 @@ def ask_to_join(pair: Pair, joiner: str, *, staging_bytes: int | None = None) ->
     """Have host b ask to join as `joiner`; return the refusals that come of it."""
     core = pair.b.replica.core
     bound = core.settings.limits.staging_bytes if staging_bytes is None else staging_bytes
-    join = Join(geometry=core.settings.geometry, engines=core.settings.engines, staging_bytes=bound)
+    join = Join(geometry=core.settings.geometry, engines=tuple(core.settings.engines), staging_bytes=bound)
     envelope = Envelope(guest_id="vm", sender=joiner, session=None, record=core.desk.known, released=0)
     pair.a.sent.clear()
     pair.a.replica.on_message("b", None, envelope, join, pair.now)

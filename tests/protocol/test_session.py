@@ -4,6 +4,7 @@ from typing import Final
 
 from ftvm.checkpoint import Checkpoint
 from ftvm.encode.messages import Ack, SessionId
+from ftvm.engines.remus import Remus
 from ftvm.protocol.channel import Outbox
 from ftvm.protocol.session import Session
 from ftvm.protocol.suspicion import Watch
@@ -18,6 +19,7 @@ def make_session() -> Session:
         peer="b",
         key=None,
         standby="b1",
+        engines=("remus",),
         staging_bytes=1 << 20,
         outbox=Outbox(window=8, repeat_ns=Nanos(200 * MS)),
         watch=Watch(Nanos(500 * MS), Nanos(0), patience=4),
@@ -39,7 +41,7 @@ def commit(session: Session, epoch: int, *, cut_at_ms: int, acknowledged_at_ms: 
         memory_digest=0,
         dirty_pages=0,
     )
-    session.ship_epoch(checkpoint, 0, Nanos(cut_at_ms * MS))
+    session.ship_epoch(checkpoint, Remus(), 0, Nanos(cut_at_ms * MS))
     now = Nanos(acknowledged_at_ms * MS)
     session.outbox.due(now)
     session.acknowledge(Ack(received=session.outbox.next_sequence, epoch=epoch, log_index=0, memory_digest=0), now)

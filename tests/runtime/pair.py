@@ -4,17 +4,17 @@ Nothing waits: time is what the test says, and the arbiter answers at once.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 from ftvm.arbiters.memory import MemoryRecordStore
 from ftvm.checkpoint import Output
 from ftvm.config import Limits, Timing
-from ftvm.engines.names import EXECUTING
+from ftvm.engines.names import engines_for
 from ftvm.engines.remus import Remus
 from ftvm.errors import ArbiterError
 from ftvm.events import Event
-from ftvm.interfaces import Answer, CompareAndSet, Engine, RecordStore, Request
+from ftvm.interfaces import Answer, Capability, CompareAndSet, Engine, RecordStore, Request
 from ftvm.protocol.active import Active
 from ftvm.protocol.core import Role, Settings
 from ftvm.protocol.standby import Standby
@@ -80,7 +80,8 @@ class Machine:
         guest: SimGuest,
         limits: Limits,
         engine: Engine,
-        timing: Timing | None = None,
+        engines: Mapping[str, Engine],
+        timing: Timing,
     ) -> None:
         self.released: list[Output] = []
         self.events: list[Event] = []
@@ -100,11 +101,10 @@ class Machine:
             guest_id="vm",
             geometry=guest.geometry,
             engine=engine,
-            engines=(engine.name,),
+            engines=engines,
             dialled=(peer,),
             creates=True,
-            timing=timing or Timing(),
-            executing=EXECUTING,
+            timing=timing,
             limits=limits,
         )
         self.driver = Driver(
@@ -162,6 +162,7 @@ class Pair:
         guest: Callable[[bool], SimGuest] | None = None,
         limits: Limits | None = None,
         engine: Engine | None = None,
+        engines: Mapping[str, Engine] | None = None,
         store: RecordStore | None = None,
         timing: Timing | None = None,
     ) -> None:
@@ -171,9 +172,26 @@ class Pair:
         self.clock = ManualClock()
         self.network = MemoryNetwork()
         self.store = store or MemoryRecordStore()
-        self.a = Machine(self, "a", "b", starts=True, guest=make(True), limits=limits, engine=engine, timing=timing)
-        self.b = Machine(self, "b", "a", starts=False, guest=make(False), limits=limits, engine=engine, timing=timing)
+        self._limits = limits
+        self._timing = timing or Timing()
+        self._engine = engine
+        self._engines = {**engines_for(frozenset(Capability), engine), **(engines or {})}
+        self.a = self.boot("a", "b", make(True), starts=True)
+        self.b = self.boot("b", "a", make(False), starts=False)
         self.alive = [self.a, self.b]
+
+    def boot(self, name: str, peer: str, guest: SimGuest, *, starts: bool) -> Machine:
+        return Machine(
+            self,
+            name,
+            peer,
+            starts=starts,
+            guest=guest,
+            limits=self._limits,
+            engine=self._engine,
+            engines=self._engines,
+            timing=self._timing,
+        )
 
     def run(self, milliseconds: int) -> None:
         """Let everybody who is alive live for a while; guests take a step each millisecond."""
@@ -183,6 +201,16 @@ class Pair:
                 machine.guest.advance()
                 for _ in range(3):
                     machine.step()
+
+    def turns(self) -> Iterator[None]:
+        """Let single steps of hosts happen, by turns, without end; time and guests move on before each round."""
+        while True:
+            self.clock.elapse(1)
+            for machine in self.alive:
+                machine.guest.advance()
+            for machine in (*self.alive,):
+                machine.step()
+                yield
 
     def until(self, is_true: Callable[[], object], milliseconds: int = 20_000) -> None:
         for _ in range(milliseconds):

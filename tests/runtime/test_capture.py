@@ -9,6 +9,8 @@ from ftvm.capture.policy import CapturePolicy, Way
 from ftvm.checkpoint import Checkpoint
 from ftvm.config import Limits
 from ftvm.encode.apply import CommittedMemory
+from ftvm.engines.lockstep import Lockstep
+from ftvm.engines.remus import Remus
 from ftvm.errors import TrackingLost
 from ftvm.protocol.effects import Cut
 from ftvm.runtime.capture import Hands
@@ -17,7 +19,7 @@ from ftvm.sim.guest import SimGuest
 from ftvm.units import Nanos
 
 LIMITS = Limits(batch_bytes=1 << 16)
-ORDER = Cut(1, 0, "remus", False)
+ORDER = Cut(1, 0, Remus(), False)
 
 
 class Primary:
@@ -99,7 +101,7 @@ def test_a_new_session_holds_nothing_against_the_old_one() -> None:
 
 def test_pages_are_listed_only_for_a_backup_that_executes() -> None:
     primary = Primary()
-    captured = primary.hands.cut(Cut(1, 0, "lockstep", True), (), 1, 0)
+    captured = primary.hands.cut(Cut(1, 0, Lockstep(), True), (), 1, 0)
 
     checkpoint = primary.hands.finish(captured, Nanos(1000))
 

@@ -40,6 +40,14 @@ def test_a_folder_that_cannot_be_made_is_answered_with_what_to_set(tmp_path: Pat
         prepare_folder(tmp_path / "file" / "ftvm")
 
 
+def test_a_folder_that_somebody_else_laid_out_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "ftvm").symlink_to(tmp_path / "theirs")
+
+    with pytest.raises(TransportError, match="is a link, or another user's"):
+        prepare_folder(tmp_path / "ftvm")
+
+
 def test_a_guest_of_any_name_gets_a_path_within_the_folder(tmp_path: Path) -> None:
     assert own_endpoint(tmp_path, "a/../b", pid=7) == f"ipc://{tmp_path}/a%2F..%2Fb.7.sock"
 

@@ -32,8 +32,8 @@ def _play_seed(number: int) -> None:
 
 
 FOUND_BY: dict[Mutant, list[History]] = {
-    mutants.release_without_acknowledgement: seeds(1, 8),
-    mutants.release_what_the_next_epoch_holds: seeds(1, 8),
+    mutants.release_without_acknowledgement: seeds(1, 9),
+    mutants.release_what_the_next_epoch_holds: seeds(1, 17),
     mutants.obey_the_own_proposal_alone: seeds(10, 18),
     mutants.obey_the_last_record_alone: seeds(1, 11),
     mutants.add_without_hold: script(scripts.the_active_dies_right_after_its_add, 0, 1, 2),
@@ -45,8 +45,8 @@ FOUND_BY: dict[Mutant, list[History]] = {
     mutants.go_on_when_deposed: seeds(10, 13),
     mutants.keep_outputs_when_deposed: seeds(10, 13),
     mutants.commit_and_acknowledge_while_claiming: script(scripts.a_claim_is_open_when_late_messages_come, 0, 1, 2),
-    mutants.acknowledge_what_is_only_staged: seeds(37, 40),
-    mutants.skip_a_gap: seeds(73),
+    mutants.acknowledge_what_is_only_staged: seeds(37, 97),
+    mutants.skip_a_gap: seeds(4),
     mutants.forget_pending_outputs: seeds(1, 7),
     mutants.forget_outputs_that_are_only_acknowledged: seeds(1, 7),
 }

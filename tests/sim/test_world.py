@@ -47,7 +47,7 @@ def test_a_seed_keeps_every_invariant_under_each_engine(engine: str, seed: int) 
 
     assert world.outputs.released
     assert world.told["Committed"]
-    assert not world.told["Diverged"]
+    assert world.told["Diverged"] <= world.ledger.by_kind()["load_failed"]
 
 
 def trace_of(seed: int, hash_seed: str) -> str:

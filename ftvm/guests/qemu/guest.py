@@ -9,17 +9,20 @@ same memory. Calls come from one thread at a time. Source: GUESTS.md, "Stock QEM
 """
 
 import os
+from collections.abc import Sequence
 from typing import Any, Final
 
 from ftvm._native.memory import NativeMemory
 from ftvm.capture.trackers import CompareTracker, OtherProcess, StoreTracker, Tracker, UserfaultTracker
 from ftvm.checkpoint import Bitmap, Geometry, RegionShape
-from ftvm.errors import ClosedError, ConfigError, GuestError, LocalProtocolError, TrackingLost
+from ftvm.errors import ClosedError, ConfigError, GuestError, LimitExceeded, LocalProtocolError, TrackingLost
 from ftvm.guests.qemu.devices import Firmware, load_state, prepare_migration, save_devices, take_head, unpack_devices
+from ftvm.guests.qemu.disk import DiskImage
 from ftvm.guests.qemu.machine import RAM_ID, QemuMachine
 from ftvm.guests.qemu.memory import SharedMemory
 from ftvm.guests.qemu.outputs import OutputGate
 from ftvm.guests.qemu.process import QemuProcess
+from ftvm.guests.qemu.qmp import Qmp
 from ftvm.interfaces import Capability, OutputSink, Region
 
 __all__ = ["QemuGuest"]
@@ -34,14 +37,16 @@ class QemuGuest:
 
     machine  equal on both hosts
     boots    True for a primary, which starts from its firmware; False for a standby, which waits for a state
+    disk     the path of this host's image of the disk, of machine.disk_bytes; a standby's is overwritten
     tracker  how written pages are found: "userfault" (the kernel notes them), "compare" (every page is compared with a
              copy), or "auto": the first where it works, else the second
     """
 
-    def __init__(self, machine: QemuMachine, *, boots: bool, tracker: str = "auto") -> None:
+    def __init__(self, machine: QemuMachine, *, boots: bool, disk: str | None = None, tracker: str = "auto") -> None:
         """Start QEMU, paused. Raises ConfigError or GuestError; nothing is left running then."""
         if tracker not in ("auto", "userfault", "compare"):
             raise ConfigError(f"unknown tracker {tracker!r} for QEMU: there are auto, userfault and compare")
+        self._disk = _open_disk(machine, disk)
         self._machine = machine
         self._tracker_wanted = tracker
         self.tracker_reason = ""
@@ -55,13 +60,13 @@ class QemuGuest:
         self._failure: str | None = None
         self._is_running = False
         self._is_blank = not boots
-        self._needs_head = True
         self._is_closed = False
-        self._process = QemuProcess(machine, ram=self._ram.descriptor, state=self._state, boots=boots)
+        self._process = self._start(boots=boots)
         try:
-            prepare_migration(self._process.qmp)
             refuse_unshared_memory(self._process)
             self._geometry = self._describe()
+            if boots:
+                self._take_head()
         except BaseException:
             self.close()
             raise
@@ -75,7 +80,7 @@ class QemuGuest:
 
     @property
     def memory(self) -> tuple[Region, ...]:
-        """RAM, and the machine's configuration and ROMs."""
+        """RAM, the machine's configuration and ROMs, and the disk if there is one."""
         return tuple(
             Region(name=memory.name, buffer=memory.buffer, page_count=memory.page_count) for memory in self._memories()
         )
@@ -89,6 +94,11 @@ class QemuGuest:
     def pid(self) -> int:
         """QEMU's process id; another one after each time that a state was loaded into a new QEMU."""
         return self._process.pid
+
+    @property
+    def monitor(self) -> Qmp:
+        """QEMU's monitor, for questions. Who changes the machine by it makes it another than the other host's."""
+        return self._process.qmp
 
     def failure(self) -> str | None:
         """Return why it can never run again, or None while it can."""
@@ -110,13 +120,9 @@ class QemuGuest:
             return
         self._is_running = False
         try:
-            status, _ = self._process.qmp.execute_all([("query-status", {}), ("stop", {})])
-        except GuestError as wrong:
+            self._stop()
+        except (GuestError, LimitExceeded) as wrong:
             self._give_up(str(wrong))
-        else:
-            self._note_events()
-            if status["status"] not in _RUNNING:
-                self._give_up(f"QEMU stood still ({status['status']}) though nobody here had stopped it")
         if self._gate is not None:
             self._gate.hold()
 
@@ -163,9 +169,7 @@ class QemuGuest:
         """Get and clear the set of pages written since the last call, or more."""
         self._require_paused("collect_dirty")
         try:
-            if self._needs_head:
-                self._take_head()
-            parts = (self._ram_tracker().collect(), self._firmware_tracker.collect())
+            parts = [self._ram_tracker().collect(), *(tracker.collect() for tracker in self._own_trackers())]
         except TrackingLost:
             self._drop_tracker()
             raise
@@ -173,9 +177,10 @@ class QemuGuest:
 
     def restore_dirty(self, bitmap: Bitmap) -> None:
         """Put back what a failed capture had collected."""
-        ram, firmware = _parted(bitmap)
+        ram, *others = _parted(bitmap)
         self._ram_tracker().restore(ram)
-        self._firmware_tracker.restore(firmware)
+        for tracker, part in zip(self._own_trackers(), others, strict=True):
+            tracker.restore(part)
 
     def save_devices(self) -> bytes:
         """Return the state of all devices and processors."""
@@ -197,8 +202,13 @@ class QemuGuest:
 
     # --- helpers ---------------------------------------------------------------------------------------------------
 
-    def _memories(self) -> tuple[SharedMemory, ...]:
-        return (self._ram, self._firmware.memory)
+    def _memories(self) -> tuple[SharedMemory | DiskImage, ...]:
+        always = (self._ram, self._firmware.memory)
+        return always if self._disk is None else (*always, self._disk)
+
+    def _own_trackers(self) -> tuple[StoreTracker, ...]:
+        """Return those of the regions that only we write to."""
+        return (self._firmware_tracker,) if self._disk is None else (self._firmware_tracker, self._disk.tracker)
 
     def _describe(self) -> Geometry:
         qmp = self._process.qmp
@@ -210,15 +220,24 @@ class QemuGuest:
             regions=tuple(RegionShape(name=memory.name, page_count=memory.page_count) for memory in self._memories()),
         )
 
-    def _note_events(self) -> None:
-        if any(event.name == "RESET" for event in self._process.qmp.take_events()):
-            self._needs_head = True  # a reset loads ROMs anew, and may change them
+    def _stop(self) -> None:
+        qmp = self._process.qmp
+        status, _ = qmp.execute_all([("query-status", {}), ("stop", {})])
+        if status["status"] not in _RUNNING:
+            raise GuestError(self._why_stopped(status["status"]))
+        if any(event.name == "RESET" for event in qmp.take_events()):
+            self._take_head()  # a reset loads ROMs anew, and may change them
 
     def _take_head(self) -> None:
+        """Bring the region up to date that holds what the device state leaves out."""
         qmp = self._process.qmp
         self._firmware.put(take_head(qmp, unpack_devices(save_devices(qmp, self._state))))
         self._firmware_tracker.restore(Bitmap.full([self._firmware.memory.page_count]))
-        self._needs_head = False
+
+    def _why_stopped(self, status: str) -> str:
+        if self._disk is not None and self._disk.trouble is not None:
+            return f"QEMU stopped the guest ({status}): {self._disk.trouble}"
+        return f"QEMU stood still ({status}) though nobody here had stopped it"
 
     def _give_up(self, reason: str) -> None:
         """End a QEMU that does not do what it should: whatever it was, it must not run on."""
@@ -228,13 +247,20 @@ class QemuGuest:
     def _replace_process(self) -> None:
         """Start a new QEMU on the same memory, waiting for a state."""
         self._drop_process()
-        self._process = QemuProcess(self._machine, ram=self._ram.descriptor, state=self._state, boots=False)
-        prepare_migration(self._process.qmp)
+        self._process = self._start(boots=False)
         self._failure = None
         self._is_blank = True
-        self._needs_head = True
         if self._sink is not None:
             self._open_gate()
+
+    def _start(self, *, boots: bool) -> QemuProcess:
+        process = QemuProcess(self._machine, ram=self._ram.descriptor, state=self._state, disk=self._disk, boots=boots)
+        try:
+            prepare_migration(process.qmp)
+        except BaseException:
+            process.close()
+            raise
+        return process
 
     def _drop_process(self) -> None:
         if self._gate is not None:
@@ -297,6 +323,18 @@ class QemuGuest:
             raise GuestError(reason)
 
 
+def _open_disk(machine: QemuMachine, path: str | None) -> DiskImage | None:
+    if path is None:
+        if machine.disk_bytes:
+            raise ConfigError(f"the machine has a disk of {machine.disk_bytes} bytes: say where its image is here")
+        return None
+    image = DiskImage(path)
+    if image.size_bytes != machine.disk_bytes:
+        image.close()
+        raise ConfigError(f"the disk {path} has {image.size_bytes} bytes, the machine's disk {machine.disk_bytes}")
+    return image
+
+
 def refuse_unshared_memory(process: QemuProcess) -> None:
     """Raise ConfigError if the machine has memory that is neither shared nor ROM: its writes would be missed."""
     listing: Any = process.qmp.execute("human-monitor-command", command_line="info ramblock")
@@ -314,7 +352,7 @@ def is_rom(name: str) -> bool:
     return name.startswith("/rom@") or name.endswith(".rom")
 
 
-def _joined(parts: tuple[Bitmap, ...]) -> Bitmap:
+def _joined(parts: Sequence[Bitmap]) -> Bitmap:
     counts = tuple(count for part in parts for count in part.page_counts)
     return Bitmap(counts, tuple(words for part in parts for words in part.words))
 

@@ -21,6 +21,8 @@ RAM_ID: Final = "ftvm-ram"
 """QEMU's name for the memory: part of the device state, so the same on all hosts for ever."""
 
 _MIB: Final = 1 << 20
+_CYLINDER_BYTES: Final = 16 * 63 * 512
+_CYLINDERS_MAX: Final = 16_383
 _IDENTITY_CHARS_MAX: Final = 700
 """What fits the handshake beside the rest; longer arguments are compared by their digest."""
 
@@ -32,7 +34,7 @@ _RESERVED: Final = {
     "-daemonize": "nothing: it must end with ftvm",
     "-mem-path": "memory_bytes",
     "-loadvm": "nothing: ftvm decides what it starts from",
-    "-snapshot": "disk_bytes",
+    "-snapshot": "nothing: a disk is replicated as it is",
     "-nic": "mac",
 }
 
@@ -116,6 +118,8 @@ class QemuMachine:
             # timer of the announcement and stops it again. We announce the address ourselves.
             words += ["-device", f"virtio-net-pci,netdev=ftvm-net,romfile=,guest_announce=off,mac={self.mac}"]
         if self.disk_bytes:
+            # The geometry is said, lest QEMU guess it from the disk's content, which a standby does not have yet.
+            cylinders = min(max(self.disk_bytes // _CYLINDER_BYTES, 2), _CYLINDERS_MAX)
             words += ["-blockdev", f"nbd,node-name=ftvm-disk,server.type=fd,server.str={wires.disk}"]
-            words += ["-device", "virtio-blk-pci,drive=ftvm-disk"]
+            words += ["-device", f"virtio-blk-pci,drive=ftvm-disk,cyls={cylinders},heads=16,secs=63"]
         return words if boots else [*words, "-incoming", "defer"]

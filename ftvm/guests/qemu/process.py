@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from ftvm.errors import ConfigError, GuestError
+from ftvm.guests.qemu.disk import DiskImage, DiskServer
 from ftvm.guests.qemu.machine import QemuMachine, Wires
 from ftvm.guests.qemu.qmp import Qmp
 
@@ -51,12 +52,14 @@ class _Pair:
 class QemuProcess:
     """One run of QEMU, paused at first.
 
-    network, console and disk are our ends of its sockets; userfault is a descriptor made in it, for tracking its
+    network and console are our ends of its sockets; userfault is a descriptor made in it, for tracking its
     memory, or None with the reason in `userfault_refused`.
     """
 
-    def __init__(self, machine: QemuMachine, *, ram: int, state: int, boots: bool) -> None:
+    def __init__(self, machine: QemuMachine, *, ram: int, state: int, disk: DiskImage | None, boots: bool) -> None:
         """Start it. `ram` and `state` are descriptors of the memory and of the file for device state.
+
+        Its `disk` is served to it from the start on: it asks for it before it greets.
 
         Raises ConfigError if there is no such program, GuestError if it does not come up; nothing is left then.
         """
@@ -67,18 +70,19 @@ class QemuProcess:
         self._trouble: OSError | None = None
         self._process: subprocess.Popen[bytes] | None = None
         stream, datagram = socket.SOCK_STREAM, socket.SOCK_DGRAM
-        monitor, console, disk, helper = (_Pair.make(stream) for _ in range(4))
+        monitor, console, blocks, helper = (_Pair.make(stream) for _ in range(4))
         network = _Pair.make(datagram)
-        self.network, self.console, self.disk = network.ours, console.ours, disk.ours
+        self.network, self.console, self._blocks = network.ours, console.ours, blocks.ours
+        self._disk_server = None if disk is None else DiskServer(disk, blocks.ours)
         wires = Wires(
             ram=ram,
             state=state,
             monitor=monitor.theirs.fileno(),
             console=console.theirs.fileno(),
             network=network.theirs.fileno(),
-            disk=disk.theirs.fileno(),
+            disk=blocks.theirs.fileno(),
         )
-        inherited = (*(pair.theirs.fileno() for pair in (monitor, console, disk, helper, network)), ram, state)
+        inherited = (*(pair.theirs.fileno() for pair in (monitor, console, blocks, helper, network)), ram, state)
         environment = _environment(helper.theirs.fileno())
         command = machine.command(wires, boots=boots)
         self._keeper = threading.Thread(
@@ -86,7 +90,7 @@ class QemuProcess:
         )
         self._keeper.start()
         self._started.wait()
-        for pair in (monitor, console, disk, helper, network):
+        for pair in (monitor, console, blocks, helper, network):
             pair.theirs.close()
         self.userfault, self.userfault_refused = None, ""
         try:
@@ -125,6 +129,8 @@ class QemuProcess:
             with suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGKILL)
         self._ended.wait(_END_SECONDS)
+        if self._disk_server is not None:
+            self._disk_server.close()  # it may still have had requests to carry out
 
     def close(self) -> None:
         """Kill it and give everything back. Idempotent."""
@@ -134,7 +140,7 @@ class QemuProcess:
 
     def _end(self) -> None:
         self.kill()
-        for end in (self.network, self.console, self.disk):
+        for end in (self.network, self.console, self._blocks):
             end.close()
         if self.userfault is not None:
             os.close(self.userfault)
@@ -179,7 +185,7 @@ class QemuProcess:
 
     def _greet(self, monitor: socket.socket) -> Qmp:
         try:
-            return Qmp(monitor, timeout=_START_SECONDS)
+            return Qmp(monitor, greeting_timeout=_START_SECONDS)
         except GuestError as wrong:
             self.kill()
             raise GuestError(f"QEMU did not come up: {self.why_ended()}") from wrong

@@ -5,6 +5,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,8 @@ from ftvm.lab.qemuimage import QemuImage, make_image
 
 PATIENCE_S = 120.0
 MEMORY = 160 << 20
-COMMAND_LINE = "ftvm_write=64"
+DISK = 4 << 20
+COMMAND_LINE = "ftvm_write=64 ftvm_disk=1"
 MAC = "52:54:00:77:00:02"
 
 
@@ -66,6 +68,14 @@ def image() -> QemuImage:
         pytest.skip(str(wrong))
 
 
+def make_disk(folder: Path, number: int = 0) -> str:
+    """Make an image of zeros; return its path."""
+    path = folder / f"disk{number}.img"
+    with path.open("wb") as file:
+        file.truncate(DISK)
+    return str(path)
+
+
 @dataclass(frozen=True, slots=True)
 class Booted:
     """A machine that has booted and counts, as it was saved: to boot takes long, to load is quick."""
@@ -77,12 +87,14 @@ class Booted:
 
 
 @pytest.fixture(scope="session")
-def booted(image: QemuImage) -> Booted:
-    machine = QemuMachine(memory_bytes=MEMORY, arguments=image.arguments(COMMAND_LINE), mac=MAC)
-    guest, ear = QemuGuest(machine, boots=True), Ear()
+def booted(image: QemuImage, tmp_path_factory: pytest.TempPathFactory) -> Booted:
+    machine = QemuMachine(memory_bytes=MEMORY, arguments=image.arguments(COMMAND_LINE), mac=MAC, disk_bytes=DISK)
+    disk = make_disk(tmp_path_factory.mktemp("booted"))
+    guest, ear = QemuGuest(machine, boots=True, disk=disk), Ear()
     guest.attach(ear)
     guest.resume()
     ear.wait_count(3)
+    ear.wait_for(b"disk record 2")
     guest.pause()
     guest.collect_dirty()
     devices = guest.save_devices()
@@ -95,14 +107,16 @@ def booted(image: QemuImage) -> Booted:
 class Guests:
     """Makes guests, by default of the machine that has booted; all are closed at the end."""
 
-    def __init__(self, booted: Booted) -> None:
+    def __init__(self, booted: Booted, folder: Path) -> None:
         self.booted = booted
+        self._folder = folder
         self._made: list[QemuGuest] = []
 
     def blank(self, *, arguments: tuple[str, ...] = (), tracker: str = "auto", boots: bool = False) -> QemuGuest:
         """Make one that waits for a state, or with `boots`, stands before its first instruction."""
         machine = replace(self.booted.machine, arguments=(*self.booted.machine.arguments, *arguments))
-        self._made.append(QemuGuest(machine, boots=boots, tracker=tracker))
+        disk = make_disk(self._folder, len(self._made))
+        self._made.append(QemuGuest(machine, boots=boots, disk=disk, tracker=tracker))
         return self._made[-1]
 
     def loaded(self, *, tracker: str = "auto") -> QemuGuest:
@@ -127,7 +141,7 @@ class Guests:
 
 
 @pytest.fixture
-def guests(booted: Booted) -> Iterator[Guests]:
-    made = Guests(booted)
+def guests(booted: Booted, tmp_path: Path) -> Iterator[Guests]:
+    made = Guests(booted, tmp_path)
     yield made
     made.close()

@@ -1,212 +1,205 @@
-"""A guest's disk: what QEMU writes over NBD is in memory, noted as dirty, and in the image after a flush."""
+"""The disk's server: what it answers, what it notes, and what it bears."""
 
-import json
-import shutil
+import errno
+import os
 import socket
 import struct
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from ftvm._native.bitmap import bitmap_indices
-from ftvm.checkpoint import Bitmap
-from ftvm.errors import ConfigError, GuestError
-from ftvm.guests.qemu.disk import Disk
-from ftvm.guests.qemu.nbd import serve
+from ftvm.errors import ConfigError
+from ftvm.guests.qemu.disk import DiskImage, DiskServer
+from ftvm.units import PAGE_BYTES
 
-PAGE = 4096
-PAGES = 64
+PAGES = 16
+SIZE = PAGES * PAGE_BYTES
+READ, WRITE, DISCONNECT, FLUSH, TRIM, WRITE_ZEROES = 0, 1, 2, 3, 4, 6
+FUA = 1
+
+
+class Client:
+    """The other end: as far as QEMU goes, and further."""
+
+    def __init__(self, image: DiskImage) -> None:
+        self.end, theirs = socket.socketpair()
+        self.end.settimeout(30)
+        self._theirs = theirs
+        self._server = DiskServer(image, theirs)
+
+    def agree(self) -> None:
+        assert self.take(18) == b"NBDMAGICIHAVEOPT\0\3"
+        self.end.sendall(struct.pack(">I", 3))
+        assert self.option(8) == [((1 << 31) + 1, b"")]
+        (info, export), (ack, _) = self.option(7, struct.pack(">IH", 0, 0))
+        assert (info, ack) == (3, 1)
+        assert struct.unpack(">HQ", export[:10]) == (0, SIZE)
+
+    def option(self, number: int, content: bytes = b"") -> list[tuple[int, bytes]]:
+        self.end.sendall(struct.pack(">8sII", b"IHAVEOPT", number, len(content)) + content)
+        replies = []
+        while True:
+            magic, option, kind, length = struct.unpack(">QIII", self.take(20))
+            assert (magic, option) == (0x3E889045565A9, number)
+            replies.append((kind, self.take(length)))
+            if kind != 3:
+                return replies
+
+    def ask(self, command: int, offset: int = 0, length: int = 0, content: bytes = b"", flags: int = 0) -> int:
+        """Send a request; return the error of the answer."""
+        self.end.sendall(struct.pack(">IHHQQI", 0x25609513, flags, command, 77, offset, length) + content)
+        magic, error, handle = struct.unpack(">IIQ", self.take(16))
+        assert (magic, handle) == (0x67446698, 77)
+        return int(error)
+
+    def write(self, offset: int, content: bytes, flags: int = 0) -> int:
+        return self.ask(WRITE, offset, len(content), content, flags)
+
+    def read(self, offset: int, length: int) -> bytes:
+        assert self.ask(READ, offset, length) == 0
+        return self.take(length)
+
+    def take(self, size: int) -> bytes:
+        content = b""
+        while len(content) < size:
+            part = self.end.recv(size - len(content))
+            assert part, "the server has closed"
+            content += part
+        return content
+
+    def is_closed(self) -> bool:
+        return self.end.recv(1) == b""
+
+    def close(self) -> None:
+        self.end.close()
+        self._server.close()
+        self._theirs.close()
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    disk = Disk(tmp_path / "disk.img", PAGES * PAGE, tmp_path / "nbd")
-    yield disk
-    disk.close()
+def image(tmp_path: Path) -> Iterator[DiskImage]:
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(SIZE))
+    opened = DiskImage(str(path))
+    opened.tracker.collect()
+    yield opened
+    opened.close()
 
 
-def dirty_pages(disk: Disk) -> list[int]:
-    return list(bitmap_indices(Bitmap((PAGES,), (disk.collect_dirty(),))))
+@pytest.fixture
+def client(image: DiskImage) -> Iterator[Client]:
+    made = Client(image)
+    yield made
+    made.close()
 
 
-def test_written_pages_are_reported_once_and_no_others(disk: Disk) -> None:
-    disk.write(PAGE - 1, b"ab")
-    disk.zero(5 * PAGE, PAGE)
-
-    assert dirty_pages(disk) == [0, 1, 5]
-    assert dirty_pages(disk) == []
+def dirty(image: DiskImage) -> set[int]:
+    words = int.from_bytes(image.tracker.collect().words[0], "little")
+    return {page for page in range(PAGES) if words >> page & 1}
 
 
-def test_pages_put_back_are_reported_again(disk: Disk) -> None:
-    disk.write(3 * PAGE, b"x")
-    words = disk.collect_dirty()
+def test_what_is_written_can_be_read_and_is_in_the_region_and_the_file(image: DiskImage, client: Client) -> None:
+    client.agree()
 
-    disk.restore_dirty(words)
+    assert client.write(PAGE_BYTES - 3, b"across") == 0
+    assert client.ask(FLUSH) == 0
 
-    assert dirty_pages(disk) == [3]
-
-
-def test_a_flush_puts_what_was_written_into_the_image(disk: Disk, tmp_path: Path) -> None:
-    disk.write(10 * PAGE + 7, b"kept")
-
-    disk.flush()
-
-    assert (tmp_path / "disk.img").read_bytes()[10 * PAGE + 7 :][:4] == b"kept"
+    assert client.read(PAGE_BYTES - 3, 6) == b"across"
+    assert bytes(image.buffer[PAGE_BYTES - 3 : PAGE_BYTES + 3]) == b"across"
+    assert Path(image.path).read_bytes()[PAGE_BYTES - 3 : PAGE_BYTES + 3] == b"across"
+    assert dirty(image) == {0, 1}
+    assert dirty(image) == set()
 
 
-def test_a_host_that_starts_from_the_image_ships_all_of_it(disk: Disk, tmp_path: Path) -> None:
-    disk.write(0, b"first life")
-    disk.close()
+def test_zeroes_are_written_and_noted(image: DiskImage, client: Client) -> None:
+    client.agree()
+    client.write(0, b"x" * SIZE)
+    dirty(image)
 
-    reborn = Disk(tmp_path / "disk.img", PAGES * PAGE, tmp_path / "nbd")
-    reborn.load()
+    assert client.ask(WRITE_ZEROES, PAGE_BYTES, 2 * PAGE_BYTES, flags=FUA) == 0
 
-    assert reborn.read(0, 10) == b"first life"
-    assert dirty_pages(reborn) == list(range(PAGES))
-    reborn.close()
-
-
-def test_a_commit_on_a_backup_takes_along_what_it_had_not_saved_while_active(disk: Disk, tmp_path: Path) -> None:
-    disk.write(2 * PAGE, b"unsaved")
-    disk.region.buffer[9 * PAGE : 9 * PAGE + 9] = b"committed"
-
-    disk.committed([9])
-    disk.close()
-
-    image = (tmp_path / "disk.img").read_bytes()
-    assert image[2 * PAGE :].startswith(b"unsaved")
-    assert image[9 * PAGE :].startswith(b"committed")
+    assert bytes(image.buffer) == b"x" * PAGE_BYTES + bytes(2 * PAGE_BYTES) + b"x" * (SIZE - 3 * PAGE_BYTES)
+    assert dirty(image) == {1, 2}
 
 
-def test_what_a_deposed_host_had_not_saved_stays_out_of_the_image(disk: Disk, tmp_path: Path) -> None:
-    disk.write(2 * PAGE, b"never happened")
+def test_trim_is_a_hint_that_changes_nothing(client: Client) -> None:
+    client.agree()
+    client.write(0, b"kept")
 
-    disk.discarded()
-    disk.close()
+    assert client.ask(TRIM, 0, PAGE_BYTES) == 0
 
-    assert (tmp_path / "disk.img").read_bytes() == bytes(PAGES * PAGE)
-
-
-def test_a_disk_that_is_no_whole_number_of_pages_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="5000 bytes"):
-        Disk(tmp_path / "disk.img", 5000, tmp_path / "nbd")
+    assert client.read(0, 4) == b"kept"
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.binary(max_size=300))
-def test_garbage_from_a_client_never_reaches_the_disk(noise: bytes) -> None:
-    store, (ours, theirs) = Blocks(), socket.socketpair()
-    with ours, theirs:
-        theirs.sendall(struct.pack(">I", 3) + noise)
-        theirs.shutdown(socket.SHUT_WR)
-
-        try:
-            serve(ours, store)
-        except (GuestError, OSError):
-            refused = True
-        else:
-            refused = False
-
-    assert store.content == bytearray(PAGES * PAGE)
-    assert refused or noise == b"" or b"IHAVEOPT" in noise
-
-
-class Blocks:
-    """A store that is nothing but bytes, and counts its flushes."""
-
-    size_bytes = PAGES * PAGE
-
-    def __init__(self) -> None:
-        self.content = bytearray(self.size_bytes)
-        self.flushes = 0
-
-    def read(self, offset: int, length: int) -> bytes:
-        return bytes(self.content[offset : offset + length])
-
-    def write(self, offset: int, content: bytes) -> None:
-        self.content[offset : offset + len(content)] = content
-
-    def zero(self, offset: int, length: int) -> None:
-        self.write(offset, bytes(length))
-
-    def flush(self) -> None:
-        self.flushes += 1
-
-
-@pytest.mark.parametrize(
-    ("command", "offset", "length", "error"),
-    [
-        (0, PAGES * PAGE - 4, 8, 22),
-        (1, PAGES * PAGE, 8, 28),
-        (4, (1 << 64) - 1, 2, 28),
-        (99, 0, 0, 22),
-        (3, 0, 0, 0),
-    ],
-)
-def test_a_request_beyond_the_disk_or_unknown_is_answered_with_an_error(
-    command: int, offset: int, length: int, error: int
+@pytest.mark.parametrize("offset", [SIZE - 3, SIZE, SIZE + 1, 1 << 63])
+def test_requests_outside_the_disk_are_refused_and_change_nothing(
+    offset: int, image: DiskImage, client: Client
 ) -> None:
-    store = Blocks()
-    content = b"x" * length if command == 1 else b""
-    request = struct.pack(">IHHQQI", 0x25609513, 0, command, 77, offset, length) + content
+    client.agree()
 
-    answered = converse(store, request)
+    assert client.write(offset, b"beyond") == errno.ENOSPC
+    assert client.ask(READ, offset, 6) == errno.EINVAL
+    assert client.ask(WRITE_ZEROES, offset, 6) == errno.EINVAL
+    assert client.ask(99) == errno.EINVAL
 
-    assert struct.unpack(">IIQ", answered[:16]) == (0x67446698, error, 77)
-    assert store.content == bytearray(PAGES * PAGE)
-
-
-def test_a_write_that_must_last_is_flushed_before_it_is_answered() -> None:
-    store = Blocks()
-
-    converse(store, struct.pack(">IHHQQI", 0x25609513, 1, 1, 1, 0, 2) + b"ok")
-
-    assert (store.content[:2], store.flushes) == (b"ok", 1)
+    assert dirty(image) == set()
+    assert client.read(0, 4) == bytes(4)
 
 
-def converse(store: Blocks, request: bytes) -> bytes:
-    """Choose the export by its name, send one request, return what is answered."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        theirs.sendall(struct.pack(">I", 3) + b"IHAVEOPT" + struct.pack(">II", 1, 0) + request)
-        theirs.shutdown(socket.SHUT_WR)
-        serve(ours, store)
-        ours.shutdown(socket.SHUT_WR)
-        return theirs.makefile("rb").read()[18 + 10 :]
+@given(junk=st.binary(min_size=28, max_size=200))
+def test_junk_ends_the_connection_and_touches_nothing(junk: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.getbasetemp() / "junk.img"
+    path.write_bytes(bytes(SIZE))
+    image = DiskImage(str(path))
+    client = Client(image)
+    client.agree()
+
+    client.end.sendall(b"\xff" + junk)
+    client.end.shutdown(socket.SHUT_WR)
+
+    assert client.is_closed()
+    assert bytes(image.buffer) == bytes(SIZE)
+    client.close()
+    image.close()
 
 
-needs_qemu_io = pytest.mark.skipif(shutil.which("qemu-io") is None, reason="needs qemu-io (Debian: qemu-utils)")
+def test_a_client_that_agrees_on_nothing_is_let_go(client: Client) -> None:
+    client.take(18)
+    client.end.sendall(struct.pack(">I", 3))
+
+    assert client.option(2) == [(1, b"")]
+
+    assert client.is_closed()
 
 
-@needs_qemu_io
-def test_qemu_itself_reads_what_it_wrote(disk: Disk, tmp_path: Path) -> None:
-    run = qemu_io(tmp_path, "write -P 0x5a 8192 12288", "read -P 0x5a 8192 12288", "write -z 8192 4096", "flush")
+def test_a_disk_that_cannot_be_written_is_told(image: DiskImage, client: Client) -> None:
+    client.agree()
+    with open("/dev/full", "r+b", buffering=0) as full:
+        os.dup2(full.fileno(), image.descriptor)
 
-    assert "failed" not in run
-    assert dirty_pages(disk) == [2, 3, 4]
-    assert (tmp_path / "disk.img").read_bytes()[8192:20480] == bytes(4096) + b"\x5a" * 8192
+    assert client.write(0, b"lost") == errno.ENOSPC
 
-
-@needs_qemu_io
-def test_qemu_sees_the_size_and_may_connect_again(disk: Disk, tmp_path: Path) -> None:
-    first = qemu_io(tmp_path, "length")
-    second = qemu_io(tmp_path, "length")
-
-    assert "256 KiB" in first
-    assert "256 KiB" in second
-    assert disk.error is None
+    assert image.trouble is not None
+    assert "No space left" in image.trouble
 
 
-def qemu_io(folder: Path, *commands: str) -> str:
-    target = json.dumps(
-        {"driver": "raw", "file": {"driver": "nbd", "server": {"type": "unix", "path": str(folder / "nbd")}}}
-    )
-    asked = [word for command in commands for word in ("-c", command)]
-    done = subprocess.run(
-        ["qemu-io", *asked, f"json:{target}"], capture_output=True, text=True, timeout=30, check=False
-    )
-    return done.stdout + done.stderr
+def test_an_image_belongs_to_one_host(image: DiskImage) -> None:
+    with pytest.raises(ConfigError, match="is in use: each host of a guest needs an image of its own"):
+        DiskImage(image.path)
+
+
+@pytest.mark.parametrize("size", [0, 1, PAGE_BYTES + 1])
+def test_images_of_odd_size_are_refused(size: int, tmp_path: Path) -> None:
+    path = tmp_path / "odd.img"
+    path.write_bytes(bytes(size))
+
+    with pytest.raises(ConfigError, match=f"has {size} bytes"):
+        DiskImage(str(path))
+
+
+def test_a_missing_image_is_refused_with_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="truncate -s 1G"):
+        DiskImage(str(tmp_path / "none.img"))

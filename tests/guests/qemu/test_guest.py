@@ -1,6 +1,7 @@
 """A stock QEMU keeps the contract of `Guest`; nothing here measures time."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -52,6 +53,8 @@ def test_a_machine_saved_here_goes_on_there(guests: Guests) -> None:
 
     assert other_ear.counts() == list(range(last + 1, other_ear.counts()[-1] + 1))
     assert b"guest: boot" not in other_ear.console
+    assert b"bad 0 " in other_ear.console
+    assert not re.search(rb"bad [1-9]", other_ear.console)
     assert len(devices) < 64 << 10
 
 
@@ -175,7 +178,7 @@ def test_a_qemu_that_hangs_is_ended(guests: Guests) -> None:
 def test_a_machine_that_somebody_else_stopped_is_not_resumed(guests: Guests) -> None:
     guest, _ = guests.running()
 
-    guest._process.qmp.execute("stop")
+    guest.monitor.execute("stop")
     guest.pause()
     guest.resume()
 

@@ -73,7 +73,7 @@ def start(world: World, guests: Guests, folder: Path, engine: str) -> tuple[Prot
 @pytest.mark.parametrize("victim", ["host", "qemu"])
 def test_linux_goes_on_where_its_host_died(engine: str, victim: str, guests: Guests, tmp_path: Path) -> None:
     world = World()
-    primary, booted, standby, _ = start(world, guests, tmp_path, engine)
+    primary, booted, standby, blank = start(world, guests, tmp_path, engine)
     with standby:
         assert primary.wait_protected(PATIENCE_S)
         world.wait_count(guests.booted.counted + 3)
@@ -94,6 +94,12 @@ def test_linux_goes_on_where_its_host_died(engine: str, victim: str, guests: Gue
     counts = world.counts()
     assert counts == list(range(guests.booted.counted + 1, counts[-1] + 1))
     assert "guest: boot" not in world.console()
+    assert set(re.findall(r"bad (\d+)", world.console())) == {"0"}
+    records = [int(record) for record in re.findall(r"disk record (\d+)", world.console())]
+    assert records == list(range(records[0], records[-1] + 1))
+    blank.close()
+    image = bytes(blank.memory[2].buffer)
+    assert b"record %d\n" % (records[-1] - 1) in image
 
 
 @pytest.mark.parametrize("engine", ["lockstep", "hybrid"])
@@ -116,3 +122,25 @@ def kill(host: Protection) -> None:
     node._transport.close()
     node._arbiter.close()
     node._guest.close()
+
+
+def test_a_difference_between_the_machines_is_refused_with_both(guests: Guests, tmp_path: Path) -> None:
+    options = {"arbiter": f"file://{tmp_path}", "timing": TIMING}
+    primary = protect(
+        guests.loaded(),
+        listen=f"ipc://{tmp_path}/a",
+        create=True,
+        **options,  # type: ignore[arg-type]
+    )
+    standby = Standby(
+        guests.blank(arguments=("-device", "virtio-rng-pci")),
+        listen=f"ipc://{tmp_path}/b",
+        peers=[f"ipc://{tmp_path}/a"],
+        **options,  # type: ignore[arg-type]
+    )
+
+    with primary, standby, pytest.raises(ConfigError, match="the guests differ") as refused:
+        standby.wait(PATIENCE_S)
+
+    assert str(refused.value).count("-kernel") == 2
+    assert str(refused.value).count("virtio-rng-pci") == 1

@@ -1,0 +1,64 @@
+"""A sentence for each kind of event: what happened, and what it cost where that matters."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from ftvm import events
+from ftvm.events import Event
+
+__all__ = ["describe"]
+
+_MS: Final = 1_000_000
+
+
+def _names(record: Any) -> str:
+    return f"active {record.active or 'none'}, standby {record.standby or 'none'}"
+
+
+_SENTENCES: Final[dict[type[Event], Callable[[Any], str]]] = {
+    events.RoleChanged: lambda e: f"now {e.role} as {e.replica_id}: {e.reason}",
+    events.RecordLearned: lambda e: f"record: generation {e.generation}, {_names(e)}",
+    events.Protected: lambda e: f"protected: {e.standby} stands by (generation {e.generation})",
+    events.Solo: lambda e: f"solo: {e.reason} (generation {e.generation})",
+    events.Halted: lambda e: f"the guest stands still until there is a standby: {e.reason}",
+    events.Suspected: lambda e: (
+        f"suspicion: the peer is silent for {e.silence_ns / _MS:.0f} ms (limit {e.limit_ns / _MS:.0f})"
+    ),
+    events.TookOver: lambda e: (
+        f"took over at epoch {e.epoch}, generation {e.generation}: silence {e.detection_ns / _MS:.0f} ms, "
+        f"claim {e.arbiter_ns / _MS:.1f} ms (loading {e.load_ns / _MS:.1f} ms), "
+        f"{e.outputs_emitted_again} outputs emitted again"
+    ),
+    events.SwitchedAway: lambda e: (
+        f"switched over at epoch {e.epoch}, generation {e.generation}: the guest goes on at the other host; "
+        f"it stood still for {e.pause_ns / _MS:.1f} ms"
+    ),
+    events.SwitchedHere: lambda e: (
+        f"switched over at epoch {e.epoch}, generation {e.generation}: the guest goes on here; "
+        f"it was loaded for {e.wait_ns / _MS:.1f} ms before the arbiter's word came"
+    ),
+    events.SwitchFailed: lambda e: f"the switchover came to nothing, the guest goes on where it was: {e.reason}",
+    events.EngineChanged: lambda e: (
+        f"engine {e.engine} is in force, " + (f"after {e.before}" if e.before != e.engine else "with other parameters")
+    ),
+    events.JoinRefused: lambda e: f"join refused ({e.peer}): {e.reason}",
+    events.SessionEnded: lambda e: f"session ended: {e.reason}",
+    events.ConnectionRefused: lambda e: f"connection refused: {e.reason}",
+    events.Diverged: lambda e: f"diverged between {e.agreed} and {e.seen}: {e.reason}; pages {list(e.pages)}",
+    events.PeerMisbehaved: lambda e: f"peer {e.peer} misbehaved: {e.error}",
+    events.TransportTrouble: lambda e: f"a message was lost: {e.error}",
+    events.ArbiterTrouble: lambda e: f"arbiter: {e.error}",
+    events.AttendantFailed: lambda e: f"the {e.name} failed and was closed; the guest goes on: {e.error}",
+    events.EngineChanged: lambda e: (
+        f"engine: {e.engine} instead of {e.before}" if e.engine != e.before else f"engine: {e.engine}, as set anew"
+    ),
+    events.GuestFinished: lambda e: f"{e.reason}; this host is done",
+    events.HostFailed: lambda e: f"failed: {e.error}",
+    events.Committed: lambda e: f"epoch {e.epoch} committed: {e.dirty_pages} pages, {e.sent_bytes} bytes",
+    events.CopyProgress: lambda e: f"first copy: round {e.round}, {e.pages_sent} pages sent, {e.pages_left} left",
+}
+
+
+def describe(event: Event) -> str:
+    """Return one line about an event."""
+    return _SENTENCES[type(event)](event)

@@ -1,0 +1,38 @@
+"""Every event has a sentence of its own, that says what is in it."""
+
+from typing import Any
+
+import pytest
+
+from ftvm import events
+from ftvm.cli.sentences import describe
+from ftvm.events import TookOver
+from ftvm.units import Nanos
+
+SAMPLES: dict[str, Any] = {"pages": (1,), "agreed": None, "seen": None, "guest_id": "vm1", "devices": False}
+NAMES = sorted(set(events.__all__) - {"Event"})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_event_has_a_sentence(name: str) -> None:
+    kind = getattr(events, name)
+    values: dict[str, Any] = {field: SAMPLES.get(field, 1) for field in kind.__dataclass_fields__}
+
+    assert describe(kind(**values))
+
+
+def test_a_takeover_tells_what_it_cost() -> None:
+    took = TookOver(
+        at=Nanos(0),
+        guest_id="vm1",
+        generation=3,
+        epoch=17,
+        detection_ns=310_000_000,
+        arbiter_ns=6_000_000,
+        load_ns=2_000_000,
+        outputs_emitted_again=3,
+    )
+
+    assert describe(took) == (
+        "took over at epoch 17, generation 3: silence 310 ms, claim 6.0 ms (loading 2.0 ms), 3 outputs emitted again"
+    )

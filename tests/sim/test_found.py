@@ -1,0 +1,89 @@
+"""What seeds have found, each told again as a story of its own, so that it stays found when seeds draw otherwise."""
+
+import itertools
+from collections.abc import Sequence
+
+from ftvm.checkpoint import Buffer
+from ftvm.engines.lockstep import Lockstep
+from ftvm.engines.remus import Remus
+from ftvm.interfaces import Lane
+from ftvm.protocol.core import Role
+from ftvm.sim.network import SimTransport
+from ftvm.sim.world import MS, SECOND, World
+from ftvm.units import Nanos
+
+
+def lockstep_world() -> World:
+    return World(0, engine=Lockstep(interval=0.04))
+
+
+def have_the_log_overtake_the_first_epoch(world: World) -> None:
+    carry = world.network.carry
+    ends = itertools.count()
+
+    def late(sender: SimTransport, peer: str, lane: Lane, frames: Sequence[Buffer], token: int | None) -> bool:
+        is_first_end = len(frames) == 5 and next(ends) == 0
+        if not is_first_end:
+            return carry(sender, peer, lane, frames, token)
+        world.timeline.after(50 * MS, lambda: carry(sender, peer, lane, frames, token) and None)
+        return True
+
+    world.network.carry = late  # type: ignore[method-assign]
+
+
+def test_a_first_copy_that_does_not_load_is_made_again() -> None:
+    """Under lockstep the log came with the copy, and was to be executed by a guest that there was not."""
+    world = lockstep_world()
+    failures = iter([True])
+    world.nodes["b"].guest.fails_to_load = lambda: next(failures, False)
+    have_the_log_overtake_the_first_epoch(world)
+
+    world.start()
+    world.check_alive()
+
+    assert world.told["Diverged"] == 1
+
+
+def test_who_handed_the_guest_over_follows_from_where_it_stands() -> None:
+    """It loaded the devices that it had just saved; had that failed, its state, perhaps the last one, was lost."""
+    world = lockstep_world()
+    world.start()
+    node = world.nodes["a"]
+    node.guest.fails_to_load = lambda: True
+
+    node.driver.begin_switchover(Nanos(SECOND))
+    node.wake()
+    world.play(SECOND)
+
+    assert world.records.switchovers == 1
+    assert node.role is Role.STANDBY
+    assert not world.told["Diverged"]
+
+
+def test_a_switchover_that_waits_for_the_arbiter_waits_without_spinning() -> None:
+    """The time at which the standby was to be asked again stayed due after it had answered."""
+    world = World(0, engine=Remus(interval=0.04))
+    world.start()
+    world.arbiter_faults.is_down = True
+    node = world.nodes["a"]
+
+    node.driver.begin_switchover(Nanos(10 * SECOND))
+    node.wake()
+    world.play(SECOND)
+
+    assert node.role is Role.ACTIVE
+
+
+def test_a_guest_that_two_failures_end_after_the_calm_began_is_no_violation() -> None:
+    """A TAKE is in flight when its sender dies, and comes into force only after the last fault."""
+    world = World(0, engine=Remus(interval=0.04))
+    world.start()
+    world.arbiter_faults.disk_ns = 400 * MS
+    world.nodes["a"].pause(SECOND)
+    world.play(500 * MS)
+
+    world.crash("b")
+    world.heal()
+    world.check_alive()
+
+    assert world.is_lost
