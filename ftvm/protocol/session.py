@@ -149,7 +149,8 @@ class Session:
             raise BadFrame(f"epoch {ack.epoch} acknowledged, {last} is the last")
         if ack.log_index > self.log_shipped:
             raise BadFrame(f"log record {ack.log_index} acknowledged, {self.log_shipped} is the last")
-        self.contact = Contact.ANSWERED
+        if self.contact is Contact.WELCOMED:
+            self.contact = Contact.ANSWERED
         committed: list[InFlight] = []
         while self.in_flight and self.in_flight[0].epoch <= ack.epoch:
             committed.append(self.in_flight.popleft())
