@@ -5,9 +5,9 @@ never by a time-out, never by an error (PROTOCOL.md, "The arbiter's record"). Un
 which is what the release rule asks about. A record older than one already seen means that the arbiter forgot: it is
 refused.
 
-The highest generation is kept for as long as the process lives, and not on disk: a host that restarts has no state and
-no right that an old record could give back to it. It joins whoever is active, or starts where nobody is by an operator's
-word. So `--create` belongs on no unit file: with an arbiter that forgot, it is that word.
+The highest generation is kept for as long as the process lives, and not on disk: a host that restarts has no state
+and no right that an old record could give back to it. It joins whoever is active, or starts where nobody is by an
+operator's word. So `--create` belongs in no unit file: with an arbiter that forgot, it is that word.
 """
 
 from dataclasses import dataclass, field
