@@ -77,7 +77,7 @@ class QemuArguments(HostArguments):
         machine = QemuMachine(
             memory_bytes=parse_memory(self.memory),
             arguments=self.arguments,
-            mac=self.mac if self.nic is not None else None,
+            mac=self.card(),
             disk_bytes=_size_of(self.disk) if self.disk is not None else 0,
             accel=self.accel,
             program=self.qemu,
