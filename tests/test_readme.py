@@ -8,6 +8,7 @@ Above each fenced block of commands or Python stands a marker: `ci: NAME` and `f
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -129,6 +130,22 @@ def test_two_hosts_by_hand_work_as_the_readme_says(shell: Shell) -> None:
     assert first.returncode == 0
     for word in ("seen: nothing was heard", "decided: the arbiter's record went", "cost: "):
         assert word in said
+
+
+def test_a_qemu_on_two_hosts_works_as_the_readme_says(shell: Shell) -> None:
+    if shutil.which("qemu-system-x86_64") is None:
+        pytest.skip("needs QEMU: apt install qemu-system-x86")
+    shell.run(block("walk", "keys"))
+    shell.run("truncate -s 64M a.img b.img")
+    first = shell.start(block("walk", "qemu-a"))
+    second = shell.start(block("walk", "qemu-b"))
+    until(shell, lambda roles: roles.get("active", {}).get("standby") is not None)
+
+    shell.run("ftvm ctl switchover --guest vm2")
+    until(shell, lambda roles: roles.get("active", {}).get("generation") == 3)
+    first.kill()
+    until(shell, lambda roles: "active" in roles and roles["active"]["generation"] == 4)
+    second.kill()
 
 
 def test_a_config_is_checked_as_the_readme_says(shell: Shell) -> None:

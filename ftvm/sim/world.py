@@ -24,7 +24,7 @@ from ftvm.protocol.core import Role, Settings
 from ftvm.sim.arbiter import ArbiterFaults, SimStore
 from ftvm.sim.chance import stream
 from ftvm.sim.checkers import ActiveChecker, OutputChecker, PositionChecker, RecordChecker, StateChecker, Violation
-from ftvm.sim.faults import FAULTS
+from ftvm.sim.faults import FAULTS, ambush
 from ftvm.sim.guest import SimGuest
 from ftvm.sim.happening import Happening
 from ftvm.sim.ledger import Fault, Ledger
@@ -261,3 +261,5 @@ class World:
     def _on_record(self, before: Record, after: Record) -> None:
         self.trace(f"RECORD {after}")
         self.records.changed(before, after)
+        if self.ledger.strikes("ambush"):
+            ambush(self, stream(self.seed, "ambush", str(after.generation)))
