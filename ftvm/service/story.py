@@ -42,6 +42,7 @@ class Story:
                 self._records = (self._records[1], event)
             case TookOver():
                 told = Explanation(seen=self._seen(), decided=self._decided(event), cost=_cost(event))
+                self._suspected = self._ended = None
                 return told
             case _:
                 pass
