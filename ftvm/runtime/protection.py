@@ -16,7 +16,7 @@ from typing import Final, Self, TypedDict, Unpack
 
 from ftvm.arbiters.urls import open_record_store
 from ftvm.config import Limits, Timing
-from ftvm.engines.names import engines_for, require
+from ftvm.engines.names import engine_changed, engines_for, require
 from ftvm.engines.remus import Remus
 from ftvm.errors import BrokenError, ClosedError, ConfigError, FtvmError, SwitchoverFailed
 from ftvm.events import Event
@@ -180,6 +180,24 @@ class _Node:
 
     def status(self) -> Status:
         return self.driver.status(self.clock.now())
+
+    def set_engine(self, *, name: str | None, interval: float | None, latency: float | None) -> Pending:
+        present = self.driver.engines
+        wanted = engine_changed(
+            present[1] if present is not None else self.driver.settings.engine,
+            name=name,
+            interval=interval,
+            latency=latency,
+        )
+        self.driver.set_engine(wanted)
+
+        def is_done() -> bool:
+            now = self.driver.engines
+            if now is None or wanted not in now:
+                raise BrokenError(f"engine {wanted.name} is not in force: the guest went elsewhere, or another was set")
+            return now[0] == wanted
+
+        return is_done
 
     def switch_over(self, limit_ns: Nanos) -> Pending:
         asked = self.driver.begin_switchover(limit_ns)
