@@ -18,6 +18,7 @@ __all__ = [
     "EngineChanged",
     "Event",
     "GuestFinished",
+    "Halted",
     "HostFailed",
     "JoinRefused",
     "PeerMisbehaved",
@@ -93,6 +94,13 @@ class Solo(Event):
     """The active goes on without a standby, by the arbiter's word."""
 
     generation: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Halted(Event):
+    """The standby is lost, and the guest is not to run without one: it stands still until there is one again."""
+
     reason: str
 
 

@@ -20,6 +20,7 @@ _SENTENCES: Final[dict[type[Event], Callable[[Any], str]]] = {
     events.RecordLearned: lambda e: f"record: generation {e.generation}, {_names(e)}",
     events.Protected: lambda e: f"protected: {e.standby} stands by (generation {e.generation})",
     events.Solo: lambda e: f"solo: {e.reason} (generation {e.generation})",
+    events.Halted: lambda e: f"the guest stands still until there is a standby: {e.reason}",
     events.Suspected: lambda e: (
         f"suspicion: the peer is silent for {e.silence_ns / _MS:.0f} ms (limit {e.limit_ns / _MS:.0f})"
     ),
@@ -37,6 +38,9 @@ _SENTENCES: Final[dict[type[Event], Callable[[Any], str]]] = {
         f"it was loaded for {e.wait_ns / _MS:.1f} ms before the arbiter's word came"
     ),
     events.SwitchFailed: lambda e: f"the switchover came to nothing, the guest goes on where it was: {e.reason}",
+    events.EngineChanged: lambda e: (
+        f"engine {e.engine} is in force, " + (f"after {e.before}" if e.before != e.engine else "with other parameters")
+    ),
     events.JoinRefused: lambda e: f"join refused ({e.peer}): {e.reason}",
     events.SessionEnded: lambda e: f"session ended: {e.reason}",
     events.ConnectionRefused: lambda e: f"connection refused: {e.reason}",

@@ -27,6 +27,7 @@ from ftvm.events import Committed as CommittedEvent
 from ftvm.events import (
     CopyProgress,
     EngineChanged,
+    Halted,
     HostFailed,
     JoinRefused,
     PeerMisbehaved,
@@ -43,12 +44,12 @@ from ftvm.protocol.copying import CopyPlan
 from ftvm.protocol.core import Core, RoleEvent
 from ftvm.protocol.effects import Adopt, Announce, CollectRound, CopyMore, EndSession, Forget, Release, StartCopy, Use
 from ftvm.protocol.empty import Opening
-from ftvm.protocol.link import LINKS, SHIPPING, STANDING, LinkEvent, LinkState
+from ftvm.protocol.link import LINKS, NAMED, SHIPPING, STANDING, LinkEvent, LinkState
 from ftvm.protocol.output import Gate, standbys_in_force
 from ftvm.protocol.pace import Pace
 from ftvm.protocol.patience import Patience
 from ftvm.protocol.record import add, drop, switch
-from ftvm.protocol.session import Session, batches_of
+from ftvm.protocol.session import Contact, Session, batches_of
 from ftvm.protocol.suspicion import Watch
 from ftvm.protocol.switchover import Switchover, session_after
 from ftvm.units import Nanos
@@ -87,6 +88,7 @@ class Active:
     _announce_at: Nanos | None = None
     _announces_left: int = 0
     _is_held_by_hint: bool = False
+    _is_waiting: bool = False
     _released_then: int = 0
     _refusals: set[str] = field(default_factory=set, repr=False)
     _patience: Patience = field(init=False, repr=False)
@@ -180,13 +182,19 @@ class Active:
     def must_stand_still(self) -> bool:
         """Whether the guest must not run now: too much is held, the engine has it wait, or it is being handed over."""
         session = self.session
-        if self.link in STANDING:
+        if self.link in STANDING or self.is_halted:
             return True
         if session is None or self.link not in SHIPPING:
             return self.is_stalled()
         allowed = self.core.settings.limits.epochs_in_flight if session.is_followed else 1
         waits = self.pace.engine.stands_still or session.is_followed
         return self.is_stalled() or (waits and len(session.in_flight) >= allowed)
+
+    @property
+    def is_halted(self) -> bool:
+        """Whether the guest waits for a standby: the record names one that is lost, and it may not run without."""
+        is_lost = self.link not in NAMED or self._is_waiting
+        return self.core.settings.halts_alone and self.core.desk.known.standby is not None and is_lost
 
     def announce(self, now: Nanos) -> None:
         """Announce the guest's address now and a few times more: late frames of the old host may undo the first."""
@@ -310,6 +318,7 @@ class Active:
         if envelope.sender != session.standby:
             return
         session.watch.heard(now)
+        self._is_waiting = False
         if self.link is LinkState.SWITCHING:
             return
         if self.core.desk.hint(envelope.record.generation, now):
@@ -362,6 +371,9 @@ class Active:
     def _on_join(self, peer: str, key: str | None, envelope: Envelope, join: Join, now: Nanos) -> None:
         session = self.session
         is_retired = envelope.sender in self.core.retired
+        if session is not None and self._is_waiting and envelope.sender != session.standby and not is_retired:
+            self._lose("it is silent, and another one asks to join", now)
+            session = self.session
         if session is not None and session.peer == peer and envelope.sender != session.standby and not is_retired:
             self._lose("its host has discarded what it had, and asks to join afresh", now)
         if session is not None and envelope.sender == session.standby and not session.has_answered:
@@ -392,7 +404,8 @@ class Active:
         if engine not in join.engines:
             return f"the joiner does not know engine {engine}, only {', '.join(join.engines)}", True
         known = self.core.desk.known
-        if self.link is not LinkState.NONE or known.standby is not None or self.core.desk.proposal is not None:
+        is_taken = known.standby is not None and not self.is_halted
+        if self.link is not LinkState.NONE or is_taken or self.core.desk.proposal is not None:
             return f"there is a standby already, or a change is under way (link {self.link.value})", False
         return None, False
 
@@ -423,7 +436,7 @@ class Active:
         self.session = self._session(reverse, known.standby, committed.output_next, now)
         self.session.acked = Watermarks(epoch, committed.log_index)
         self.session.log_shipped = committed.log_index
-        self.session.has_answered = True
+        self.session.contact = Contact.ANSWERED
         self.session.is_followed = self.pace.engine.executes
         self.link = LinkState.PROTECTED
         self.core.do(Adopt(opening.staging_bytes))
@@ -467,9 +480,9 @@ class Active:
         session = self.session
         if session is None or session.is_lost or self.link is LinkState.SWITCHING:
             return
-        session.is_lost = True
+        has_answered, session.contact = session.has_answered, Contact.LOST
         self._end_switchover(reason, now)
-        if session.has_answered:
+        if has_answered:
             # One that never answered may never have heard its welcome: its id was of no use yet, and may ask again.
             self.core.retired.append(session.standby)
         else:
@@ -479,15 +492,29 @@ class Active:
         self.core.tell(SessionEnded(at=now, guest_id=self.core.settings.guest_id, reason=reason))
         self.core.do(Forget(batches_of(session.outbox.clear())))
         self.core.do(EndSession())
-        self._move(LinkEvent.LOST)
+        halts = self.core.settings.halts_alone and self.link in NAMED
+        self._move(LinkEvent.HALTED if halts else LinkEvent.LOST)
         self._tell_engine(self.pace.engine, now)
         if self.pace.wanted is not None:
             self.core.do(Use(self.pace.wanted))  # there is no checkpoint any more that could carry it
         if self.link is LinkState.NONE:
-            self.session = None
+            self.session, self._is_waiting = None, False
+            self._tell_halted(reason, now)
             self.release()
         elif self.link is LinkState.DROPPING:
             self.core.desk.propose(drop(self.core.desk.known, self.core.id))
+
+    def _wait_for(self, session: Session, now: Nanos) -> None:
+        """Stand still beside a standby that is silent: it may be heard again, and go on where it was."""
+        if self.link is not LinkState.PROTECTED:
+            self._call_off("the standby is silent", now)
+        if not self._is_waiting:
+            self._is_waiting = True
+            self._tell_halted(f"the standby was silent for {session.watch.silence_ns(now) / 1e6:.0f} ms", now)
+
+    def _tell_halted(self, reason: str, now: Nanos) -> None:
+        if self.is_halted:
+            self.core.tell(Halted(at=now, guest_id=self.core.settings.guest_id, reason=reason))
 
     # --- switching over --------------------------------------------------------------------------------------------
 
@@ -609,6 +636,10 @@ class Active:
                 self.core.tell(
                     Protected(at=now, guest_id=guest_id, generation=known.generation, standby=session.standby)
                 )
+            case LinkState.ABANDONING if self.core.settings.halts_alone:
+                self._move(LinkEvent.HALTED)
+                self.session = None
+                self._tell_halted("the standby was lost while it was added", now)
             case LinkState.ABANDONING:
                 self._move(LinkEvent.IN_FORCE)
                 self.core.desk.propose(drop(known, self.core.id))
@@ -639,14 +670,16 @@ class Active:
             self._announce_again(now)
         if session is None or session.is_lost:
             return
-        if session.watch.is_silent(now) and self.link is not LinkState.SWITCHING:
+        if session.watch.is_silent(now) and self.link is not LinkState.SWITCHING and not self._is_waiting:
             silence_ns, limit_ns = session.watch.silence_ns(now), session.watch.limit_ns()
             self.core.tell(
                 Suspected(at=now, guest_id=self.core.settings.guest_id, silence_ns=silence_ns, limit_ns=limit_ns)
             )
-            self._lose(f"the standby was silent for {silence_ns / 1e6:.0f} ms", now)
-            return
-        if session.stuck_ns(now) >= PROGRESS_PATIENCE * timing.primary_limit_ns:
+            if not (self.core.settings.halts_alone and self.link in NAMED):
+                self._lose(f"the standby was silent for {silence_ns / 1e6:.0f} ms", now)
+                return
+            self._wait_for(session, now)
+        if not self._is_waiting and session.stuck_ns(now) >= PROGRESS_PATIENCE * timing.primary_limit_ns:
             self._patience.strike(session.key or session.peer, now)
             self.leave(f"the standby made no progress for {session.stuck_ns(now) / 1e9:.0f} s, though it is heard", now)
             return
@@ -668,7 +701,7 @@ class Active:
         session = self.session
         if session is not None and not session.is_lost:
             times.append(self._ping_at)
-            if self.link is not LinkState.SWITCHING:
+            if self.link is not LinkState.SWITCHING and not self._is_waiting:
                 times.append(session.watch.deadline())
             if self.link in (LinkState.SETTLING, LinkState.HANDING) and self.switchover is not None:
                 times += [self.switchover.ends_at, self.switchover.prepare_at]

@@ -84,6 +84,7 @@ class Settings:
     engine        the one that a host that starts the guest begins with; who takes over goes on with what was in force
     dialled       peers that this host asks to join
     creates       whether START may create the record where there is none
+    halts_alone   whether the guest stands still when its standby is lost, until there is a new one
     """
 
     guest_id: str
@@ -94,6 +95,7 @@ class Settings:
     creates: bool
     timing: Timing
     limits: Limits
+    halts_alone: bool = False
 
 
 @dataclass(slots=True)

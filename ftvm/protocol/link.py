@@ -13,6 +13,11 @@ A planned switchover leaves PROTECTED, and comes back to it if it is called off 
         ^                    |                    |
         +---- called off ----+--------------------+----- lost ----> DROPPING
 
+An active that may not run alone proposes no DROP: whoever is lost from PROTECTED, SETTLING, HANDING or ABANDONING
+leaves NONE behind, and the record goes on naming it. The guest stands still and no output leaves until a new standby
+has caught up, and an ADD has put it in the place of the one that was lost. Who is only silent keeps its session
+meanwhile, and the guest goes on when it is heard again.
+
 While SETTLING the guest runs, and the arbiter is asked whether it answers. From HANDING on the guest stands still.
 
 A proposal is never abandoned: a standby lost while its ADD is unresolved is dropped once the ADD is known to be in
@@ -22,7 +27,7 @@ force.
 from enum import Enum
 from typing import Final
 
-__all__ = ["LINKS", "SHIPPING", "STANDING", "LinkEvent", "LinkState"]
+__all__ = ["LINKS", "NAMED", "SHIPPING", "STANDING", "LinkEvent", "LinkState"]
 
 
 class LinkState(Enum):
@@ -52,6 +57,7 @@ class LinkEvent(Enum):
     SETTLED = "settled"
     READY = "ready"
     CALLED_OFF = "called off"
+    HALTED = "lost, and halted"
 
 
 LINKS: Final[dict[tuple[LinkState, LinkEvent], LinkState]] = {
@@ -73,6 +79,10 @@ LINKS: Final[dict[tuple[LinkState, LinkEvent], LinkState]] = {
     (LinkState.HANDING, LinkEvent.CALLED_OFF): LinkState.PROTECTED,
     (LinkState.HANDING, LinkEvent.LOST): LinkState.DROPPING,
     (LinkState.SWITCHING, LinkEvent.IN_FORCE): LinkState.NONE,
+    (LinkState.PROTECTED, LinkEvent.HALTED): LinkState.NONE,
+    (LinkState.SETTLING, LinkEvent.HALTED): LinkState.NONE,
+    (LinkState.HANDING, LinkEvent.HALTED): LinkState.NONE,
+    (LinkState.ABANDONING, LinkEvent.HALTED): LinkState.NONE,
 }
 """Every pair that is absent is illegal: reaching it is our bug."""
 
@@ -80,6 +90,9 @@ SHIPPING: Final = frozenset(
     {LinkState.CATCHING_UP, LinkState.ADDING, LinkState.PROTECTED, LinkState.SETTLING, LinkState.HANDING}
 )
 """Where epochs and log records go to the standby."""
+
+NAMED: Final = frozenset({LinkState.PROTECTED, LinkState.SETTLING, LinkState.HANDING, LinkState.SWITCHING})
+"""Where the standby in session is the one that the record names."""
 
 STANDING: Final = frozenset({LinkState.HANDING, LinkState.SWITCHING})
 """Where the guest must not run: what was shipped last is to stay the last."""

@@ -34,8 +34,8 @@ def start(record: Record, replica: str) -> Record:
 
 
 def add(record: Record, active: str, standby: str) -> Record:
-    """ADD: the active names its standby."""
-    _must(record.active == active and record.standby is None and standby != active, "ADD", record)
+    """ADD: the active names its standby, in place of one that is lost if it may not run without."""
+    _must(record.active == active and standby not in (active, record.standby), "ADD", record)
     return Record(record.generation + 1, active, standby)
 
 

@@ -6,6 +6,7 @@ digest of each epoch is compared with the one captured: a difference means that 
 
 from collections import deque
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import Final
 
 from ftvm.checkpoint import NOTHING_SAFE, Checkpoint, LogRecord, PageBatch, Watermarks
@@ -16,7 +17,7 @@ from ftvm.protocol.channel import Outbox
 from ftvm.protocol.suspicion import Watch
 from ftvm.units import Nanos
 
-__all__ = ["InFlight", "Session", "batches_of"]
+__all__ = ["Contact", "InFlight", "Session", "batches_of"]
 
 _COMMITS_SMOOTHED: Final = 8
 """A new commit time counts for one part in so many: a single late acknowledgement must not move the cuts much."""
@@ -41,6 +42,17 @@ class InFlight:
     cut_at: Nanos
 
 
+class Contact(Enum):
+    """How far an active has come with the other side of a session; it only goes forward."""
+
+    WELCOMED = "welcomed"
+    """The welcome was sent, and may not have been heard."""
+    ANSWERED = "answered"
+    """The other side has acknowledged something: its replica id is in use."""
+    LOST = "lost"
+    """The session is over here; the record may still name the other side."""
+
+
 @dataclass(slots=True)
 class Session:
     """Mutable. `shipped_next` is the first output number that no epoch of this session carries yet; `commit_ns` the
@@ -62,8 +74,7 @@ class Session:
     shipped_next: int
     acked: Watermarks = NOTHING_SAFE
     log_shipped: int = 0
-    has_answered: bool = False
-    is_lost: bool = False
+    contact: Contact = Contact.WELCOMED
     opened_at: Nanos = Nanos(0)
     ping_number: int = 0
     in_flight: deque[InFlight] = field(default_factory=deque)
@@ -76,6 +87,16 @@ class Session:
     def is_coming_to_rest(self) -> bool:
         """Whether the standby still executes its way to the last mark: it cannot take pages before."""
         return self.rest_epoch is not None
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether the other side is known to take part."""
+        return self.contact is Contact.ANSWERED
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the session is over."""
+        return self.contact is Contact.LOST
 
     def ship_copy(self, batch: PageBatch, round_number: int) -> None:
         """Queue a batch of the first copy."""
@@ -128,7 +149,8 @@ class Session:
             raise BadFrame(f"epoch {ack.epoch} acknowledged, {last} is the last")
         if ack.log_index > self.log_shipped:
             raise BadFrame(f"log record {ack.log_index} acknowledged, {self.log_shipped} is the last")
-        self.has_answered = True
+        if self.contact is Contact.WELCOMED:
+            self.contact = Contact.ANSWERED
         committed: list[InFlight] = []
         while self.in_flight and self.in_flight[0].epoch <= ack.epoch:
             committed.append(self.in_flight.popleft())

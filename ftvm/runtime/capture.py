@@ -65,7 +65,7 @@ class Hands:
     # --- the first copy --------------------------------------------------------------------------------------------
 
     def start_copy(self, staging_bytes: int) -> int:
-        """Begin a session: a shadow of zeros, and all pages to be copied. Returns the size of the round.
+        """Begin a session with the paused guest: a shadow of zeros, all pages to be copied. Returns how many.
 
         `staging_bytes` is what both sides agreed that one checkpoint may take.
         """
@@ -75,7 +75,7 @@ class Hands:
             self._shadow = Shadow(self._page_counts)
         else:
             self._shadow.clear()
-        self._collect()
+        self._guest.collect_dirty()
         self._uncopied = Bitmap.full(self._page_counts)
         return self._begin_round()
 
@@ -108,8 +108,8 @@ class Hands:
             self._shadow.clear()
 
     def collect_round(self) -> int:
-        """Collect the pages written since the last round. Returns how many; the guest stood still for a moment."""
-        self._uncopied = self._collect()
+        """Collect the pages that the guest, paused now, has written since the last round. Returns how many."""
+        self._uncopied = self._guest.collect_dirty()
         return self._begin_round()
 
     def copy_more(self, batch_limit: int) -> tuple[tuple[PageBatch, ...], int]:
@@ -219,13 +219,6 @@ class Hands:
             self._buffers.acknowledged(batch)
 
     # --- helpers ---------------------------------------------------------------------------------------------------
-
-    def _collect(self) -> Bitmap:
-        self._guest.pause()
-        try:
-            return self._guest.collect_dirty()
-        finally:
-            self._guest.resume()
 
     def _begin_round(self) -> int:
         self._round = page_indices(self._uncopied) if self._uncopied is not None else array("I")

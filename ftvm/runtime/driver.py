@@ -165,6 +165,12 @@ class Driver:
     def _has_failed(self) -> bool:
         return self.failure is not None
 
+    @property
+    def engines(self) -> tuple[Engine, Engine] | None:
+        """The engine in force, and the one that is to be, which may be the same; None unless the guest runs here."""
+        steps = self.replica.steps
+        return (steps.pace.told, steps.pace.wanted or steps.pace.engine) if isinstance(steps, Active) else None
+
     def set_engine(self, engine: Engine) -> None:
         """Change the engine of the guest that runs here; `EngineChanged` tells when it is in force.
 
@@ -434,9 +440,10 @@ class Driver:
         try:
             match effect:
                 case do.StartCopy():
-                    self.replica.on_round(self._hands.start_copy(effect.staging_bytes), self._clock.now())
+                    staging_bytes = effect.staging_bytes
+                    self._collect(lambda: self._hands.start_copy(staging_bytes))
                 case do.CollectRound():
-                    self.replica.on_round(self._hands.collect_round(), self._clock.now())
+                    self._collect(self._hands.collect_round)
                 case do.CopyMore():
                     batches, left = self._hands.copy_more(effect.batches)
                     self.replica.on_copied(batches, left, self._clock.now())
@@ -445,6 +452,16 @@ class Driver:
         except (GuestError, LimitExceeded, MemoryError, OSError) as wrong:
             # No memory for a shadow, say: without a standby the guest is as well off as before.
             self.replica.on_capture_failed(f"{type(wrong).__name__}: {wrong}", self._clock.now())
+
+    def _collect(self, collect: Callable[[], int]) -> None:
+        """Collect a round of the first copy from the paused guest."""
+        self._guest.pause()
+        self._is_stalled = True
+        try:
+            pages = collect()
+        finally:
+            self._stall_or_go_on()
+        self.replica.on_round(pages, self._clock.now())
 
     def _cut(self, order: do.Cut) -> None:
         """Cut an epoch: all that the guest emitted before the pause belongs to it, nothing emitted after does."""
@@ -514,7 +531,7 @@ def _status(driver: Driver, replica: Replica, counters: Counters, now: Nanos) ->
         at=now,
         guest_id=driver.settings.guest_id,
         role=replica.role.value,
-        link=active.link.value if active is not None else "",
+        link=("halted" if active.is_halted else active.link.value) if active is not None else "",
         replica_id=replica.core.id,
         generation=known.generation,
         active=known.active,

@@ -2,11 +2,22 @@
 
 from dataclasses import dataclass, field
 
-from ftvm.checkpoint import Output
+from ftvm.checkpoint import Output, Watermarks
+from ftvm.config import Limits
 from ftvm.errors import FtvmError
 from ftvm.interfaces import Record
+from ftvm.protocol.active import Active
+from ftvm.protocol.standby import Standby
 
-__all__ = ["ActiveChecker", "OutputChecker", "RecordChecker", "StateChecker", "Violation"]
+__all__ = [
+    "ActiveChecker",
+    "OutputChecker",
+    "PositionChecker",
+    "RecordChecker",
+    "StateChecker",
+    "Violation",
+    "check_limits",
+]
 
 
 class Violation(FtvmError):
@@ -57,20 +68,64 @@ class OutputChecker:
 
 @dataclass(slots=True)
 class StateChecker:
-    """I3, I4, I5: what a backup commits, and runs from, is what a primary was at that epoch, bit for bit."""
+    """I3, I4, I5: what a backup runs from is what a primary was at that epoch, bit for bit, and none that it said it
+    had is missing."""
 
     cuts: dict[tuple[str, int], bytes] = field(default_factory=dict)
+    acked: dict[str, Watermarks] = field(default_factory=dict)
     compared: int = 0
 
     def was_cut(self, active: str, epoch: int, fingerprint: bytes) -> None:
         """Note the state of the guest when `active` cut an epoch."""
         self.cuts[active, epoch] = fingerprint
 
+    def was_acknowledged(self, standby: str, safe: Watermarks) -> None:
+        """Note what an active counts as safe with its standby."""
+        self.acked[standby] = safe
+
+    def took_over(self, standby: str, has: Watermarks) -> None:
+        """Note what a standby has as it becomes active."""
+        safe = self.acked.get(standby)
+        if safe is not None and not has.cover(safe):
+            raise Violation("I5", f"{standby} has {has}, but acknowledged {safe}")
+
     def runs_from(self, active: str, epoch: int, fingerprint: bytes) -> None:
         """Note that a takeover runs from what `active` cut as `epoch`."""
         self.compared += 1
         if self.cuts.get((active, epoch)) != fingerprint:
             raise Violation("I3", f"the state that runs on is not what {active} was at epoch {epoch}")
+
+
+@dataclass(slots=True)
+class PositionChecker:
+    """I6: under one name, the epoch only grows, and the generation known."""
+
+    _last: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def stands(self, replica: str, generation: int, epoch: int) -> None:
+        """Note where a replica stands after a step."""
+        before = self._last.get(replica, (0, 0))
+        if generation < before[0] or epoch < before[1]:
+            raise Violation("I6", f"{replica} went from generation, epoch {before} to {(generation, epoch)}")
+        self._last[replica] = (generation, epoch)
+
+
+def check_limits(steps: object, limits: Limits) -> None:
+    """I8: nothing that a role keeps has passed its limit."""
+    sizes: dict[str, tuple[int, int]] = {}
+    if isinstance(steps, Active):
+        sizes["outputs held"] = (len(steps.gate.held), limits.outputs_held)
+        sizes["bytes of outputs held"] = (steps.gate.held_bytes, limits.outputs_held_bytes)
+        if steps.session is not None:
+            sizes["epochs in flight"] = (len(steps.session.in_flight), limits.epochs_in_flight)
+    elif isinstance(steps, Standby):
+        sizes["outputs kept"] = (len(steps.committed.outputs), limits.outputs_held)
+        sizes["log records kept"] = (len(steps.committed.log), limits.log_records)
+        sizes["bytes of log kept"] = (steps.committed.log_bytes, limits.log_bytes)
+        sizes["bytes staged"] = (steps.staging.size_bytes, steps.staging.limit_bytes)
+    for what, (size, limit) in sizes.items():
+        if size > limit:
+            raise Violation("I8", f"{size} {what}, {limit} allowed")
 
 
 @dataclass(slots=True)

@@ -12,9 +12,10 @@ from ftvm.sim.happening import Happening
 if TYPE_CHECKING:
     from ftvm.sim.world import World
 
-__all__ = ["FAULTS"]
+__all__ = ["FAULTS", "ambush"]
 
 _MS: Final = 1_000_000
+_AMBUSH_NS_MAX: Final = 40 * _MS
 
 
 def _crash(world: "World", chance: random.Random) -> None:
@@ -68,6 +69,29 @@ def _slow_disk(world: "World", chance: random.Random) -> None:
         world.arbiter_faults.disk_ns = 0
 
     world.timeline.after(chance.randrange(50 * _MS, 1000 * _MS), recover)
+
+
+def ambush(world: "World", chance: random.Random) -> None:
+    """Strike in the few milliseconds after a change of the record, when the two sides know different things."""
+    addresses = [address for address, node in world.nodes.items() if node.is_up]
+    address = chance.choice(addresses or ["a"])
+    kind, length_ns = chance.choice(["crash", "pause", "cut"]), chance.choice([30, 250, 900]) * _MS
+
+    def strike() -> None:
+        if world.is_calm:
+            return
+        world.trace(f"AMBUSH {kind} {address}")
+        if kind == "cut":
+            other = "b" if address == "a" else "a"
+            world.links.cut.add((address, other))
+            world.timeline.after(length_ns, world.links.cut.clear)
+        elif kind == "pause":
+            world.nodes[address].pause(length_ns)
+        elif world.is_survived_by_other(address):
+            world.crash(address)
+            world.timeline.after(length_ns, lambda: world.reboot(address))
+
+    world.timeline.after(int(chance.random() ** 2 * _AMBUSH_NS_MAX), strike)
 
 
 FAULTS: Final[tuple[Happening, ...]] = (

@@ -78,22 +78,7 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
                 "self.core.end_role(RoleEvent.DEPOSED,",
             ),
         ),
-        _mutant(
-            "stay_when_another_is_named",
-            "a standby that the record does not name any more waits on",
-            Edit(f"{_STANDBY}.on_record", "and known.standby != me", "and False"),
-        ),
-        _mutant(
-            "start_timers_at_zero",
-            "the clock is taken to begin at zero",
-            Edit(f"{_ACTIVE}.__post_init__", "= self.began_at", "= Nanos(0)"),
-        ),
         # --- sessions ----------------------------------------------------------------------------------------------
-        _mutant(
-            "follow_a_deposed_active",
-            "a welcome from an older generation than the one known is accepted",
-            Edit("ftvm.protocol.empty:Empty._welcomed", " or session.generation < self.core.desk.known.generation", ""),
-        ),
         _mutant(
             "take_messages_of_another_session",
             "a standby takes what another session sent",
@@ -103,16 +88,6 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
                 "True",
             ),
             Edit(f"{_STANDBY}.is_in_session", "envelope.sender == opening.session.active", "True"),
-        ),
-        _mutant(
-            "count_acknowledgements_of_another_session",
-            "what a former standby acknowledges counts for the present one",
-            Edit(
-                f"{_ACTIVE}.on_message",
-                "(envelope.session, peer, key) != (session.id, session.peer, session.key)",
-                "False",
-            ),
-            Edit(f"{_ACTIVE}.on_message", "envelope.sender != session.standby", "False"),
         ),
         _mutant(
             "acknowledge_what_is_only_staged",
@@ -174,28 +149,40 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
         _mutant(
             "claim_what_does_not_load",
             "a standby claims although its state did not load",
-            Edit(f"{_STANDBY}._propose_if_ready", "elif self.claim.is_loaded:", "else:"),
+            Edit(f"{_STANDBY}.on_load_failed", "self._call_off(now)", "self.on_loaded(now)"),
+        ),
+        _mutant(
+            "take_without_being_named",
+            "a replica that the record does not name any more stays, and takes over",
+            Edit(f"{_STANDBY}.on_record", "and known.standby != me", "and False"),
+            Edit(f"{_STANDBY}._propose_if_ready", "if desk.known.standby != self.core.id:", "if False:"),
+            Edit("ftvm.protocol.record:take", "record.standby == standby", "True"),
+        ),
+        _mutant(
+            "start_a_timer_at_zero",
+            "the clock is taken to begin at zero",
+            Edit(f"{_STANDBY}._begin", "backup_limit_ns, now,", "backup_limit_ns, Nanos(0),"),
         ),
         _mutant(
             "run_while_a_switch_is_open",
             "the guest goes on although the SWITCH is unresolved, and the other may be running it",
-            Edit(f"{_ACTIVE}.must_stand_still", "if self.link in STANDING:", "if self.link is LinkState.HANDING:"),
+            Edit(f"{_ACTIVE}.must_stand_still", "self.link in STANDING", "self.link is LinkState.HANDING"),
+        ),
+        _mutant(
+            "stand_by_with_a_state_that_ran_on",
+            "who handed the guest over runs on until it knows, and stands by with memory that nobody compared",
+            Edit(f"{_ACTIVE}.must_stand_still", "self.link in STANDING", "self.link is LinkState.HANDING"),
+            Edit(f"{_STANDBY}.on_measured", "found != final.memory_digest", "False"),
+            _NO_DIGEST_THERE,
+            _NO_DIGEST_HERE,
         ),
         _mutant(
             "switch_on_an_older_confirmation",
             "the standby's word about an earlier epoch counts for the last one",
             Edit(f"{_ACTIVE}._on_prepared", "if prepared.epoch != switchover.final.epoch:", "if False:"),
-        ),
-        _mutant(
-            "switch_to_who_cannot_load",
-            "the standby says that it cannot run the guest, and is handed it all the same",
-            Edit(f"{_ACTIVE}._on_prepared", "if prepared.error:", "if False:"),
-        ),
-        _mutant(
-            "stand_by_with_a_state_that_ran_on",
-            "who handed the guest over stands by with memory that nobody compared",
-            Edit(f"{_COMMITTED}.adopt", "if self.memory.memory_digest != checkpoint.memory_digest:", "if False:"),
-            Edit(f"{_ACTIVE}.must_stand_still", "if self.link in STANDING:", "if False:"),
+            _NO_CHAIN,
+            _NO_DIGEST_THERE,
+            _NO_DIGEST_HERE,
         ),
         # --- the release rule --------------------------------------------------------------------------------------
         _mutant(
@@ -240,9 +227,9 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             Edit(_IN_FORCE, "if joining is not None:", "if False:"),
         ),
         _mutant(
-            "count_one_standbys_acknowledgement_for_another",
-            "what the standby in session acknowledged counts for the one that the record names",
-            Edit("ftvm.protocol.output:Gate.open_for", "if any(other != standby for other in must):", "if False:"),
+            "go_by_an_engine_that_no_checkpoint_carries_yet",
+            "outputs go by the rule of the engine that was asked for, not of the one in force",
+            Edit(f"{_ACTIVE}.on_outputs", "self.pace.engine", "self.pace.wanted"),
         ),
         # --- what a backup keeps -----------------------------------------------------------------------------------
         _mutant(
@@ -274,11 +261,6 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             ),
         ),
         _mutant(
-            "trim_the_log_too_far",
-            "a commit forgets log records that it does not cover",
-            Edit(f"{_COMMITTED}._forget_log", "self.log[0].index <= covered", "covered"),
-        ),
-        _mutant(
             "replay_nothing",
             "a takeover runs from the last checkpoint and leaves the log out",
             Edit(f"{_REPLICA}._activate", "tuple(committed.log)", "()"),
@@ -293,11 +275,7 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
         _mutant(
             "commit_without_devices",
             "an epoch is committed with the devices of the one before",
-            Edit(
-                f"{_COMMITTED}._become",
-                "self.devices = ",
-                "self.devices = self.devices or ",
-            ),
+            Edit(f"{_COMMITTED}._become", "self.devices = ", "self.devices = self.devices or "),
         ),
         _mutant(
             "commit_what_is_not_whole",
@@ -305,6 +283,32 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             Edit("ftvm.protocol.staging:Staging.add", "batches=tuple(self.batches)", "batches=tuple(self.batches[1:])"),
             _NO_DIGEST_THERE,
             _NO_DIGEST_HERE,
+        ),
+        # --- switching over ----------------------------------------------------------------------------------------
+        _mutant(
+            "run_on_while_the_switch_is_open",
+            "the guest runs on while the SWITCH is proposed and nobody knows whether it is in force",
+            Edit(f"{_ACTIVE}.must_stand_still", "self.link in STANDING", "self.link is LinkState.HANDING"),
+            Edit(f"{_STANDBY}.on_measured", "found != final.memory_digest", "False"),
+        ),
+        _mutant(
+            "run_when_prepared",
+            "the standby runs as soon as it has loaded what it is asked to prepare",
+            Edit(
+                f"{_STANDBY}.on_loaded",
+                "self._tell_prepared(self.committed.epoch or 0)",
+                'self.core.end_role(RoleEvent.TAKEN, "prepared")',
+            ),
+        ),
+        _mutant(
+            "call_off_what_is_proposed",
+            "a switchover that takes long is called off although it may be in force",
+            Edit(
+                f"{_ACTIVE}._hand_over",
+                "self.link in (LinkState.SETTLING, LinkState.HANDING) and now >= switchover.ends_at",
+                "now >= switchover.ends_at",
+            ),
+            Edit(f"{_ACTIVE}._call_off", "self._move(LinkEvent.CALLED_OFF)", "self.link = LinkState.PROTECTED"),
         ),
     )
 )

@@ -7,7 +7,7 @@ pause or a crash comes between any two of its acts, also between the decision to
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ftvm.checkpoint import Output
+from ftvm.checkpoint import Output, Watermarks
 from ftvm.events import Event, RoleChanged
 from ftvm.protocol.active import Active
 from ftvm.protocol.core import Role
@@ -16,7 +16,7 @@ from ftvm.runtime.driver import Driver
 from ftvm.runtime.endpoint import Endpoint
 from ftvm.sim.arbiter import SimArbiter
 from ftvm.sim.chance import stream
-from ftvm.sim.checkers import Violation
+from ftvm.sim.checkers import Violation, check_limits
 from ftvm.sim.timeline import NodeClock
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Node:
         self.clock = NodeClock(timeline, chance.randrange(-ORIGIN_NS_MAX, ORIGIN_NS_MAX), drift_ppm)
         self.guest = world.make_guest(boots=starts)
         self.guest.on_saved = self._was_cut
-        self.guest.fails_to_load = lambda: world.ledger.strikes("load_failed", self.name)
+        self.guest.fails_to_load = self._fails_to_load
         self.outside = SimWorld(self)
         self.transport = world.network.open(address, self.name, (peer,), self.wake)
         settings = world.settings_for(peer)
@@ -119,6 +119,12 @@ class Node:
     def is_protected(self) -> bool:
         """Whether this is an active whose known record names a standby."""
         return self.role is Role.ACTIVE and self.driver.replica.core.desk.known.standby is not None
+
+    def _fails_to_load(self) -> bool:
+        fails = self.world.ledger.strikes("load_failed", self.name)
+        if fails:
+            self.world.failed_to_load.add(self.driver.replica.core.id)
+        return fails
 
     def wake(self) -> None:
         """Have the node stepped soon, once."""
@@ -205,9 +211,19 @@ class Node:
             self.world.states.was_cut(replica.core.id, replica.steps.epoch + 1, fingerprint)
 
     def _check(self, before: object) -> None:
-        steps = self.driver.replica.steps
+        replica, world = self.driver.replica, self.world
+        steps, known = replica.steps, replica.core.desk.known
+        if isinstance(steps, Active):
+            world.positions.stands(replica.core.id, known.generation, steps.epoch)
+            if steps.session is not None:
+                world.states.was_acknowledged(steps.session.standby, steps.session.acked)
+        elif isinstance(steps, Standby):
+            world.positions.stands(replica.core.id, known.generation, steps.committed.epoch or 0)
+        check_limits(steps, self.driver.limits)
         if isinstance(steps, Active) and isinstance(before, Standby):
             session = before.opening.session
+            has = Watermarks(before.committed.epoch or 0, before.committed.log_index)
+            world.states.took_over(replica.core.id, has)
             fingerprint = self.guest.fingerprint()
             if not before.committed.log:  # a replay has moved the state on; then the outputs tell whether it is right
                 self.world.states.runs_from(session.active, before.committed.epoch or 0, fingerprint)

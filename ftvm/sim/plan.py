@@ -30,8 +30,9 @@ MESSAGE_FAULTS: Final[dict[str, tuple[float, ...]]] = {
     "arbiter_late": (0.2,),
     "corrupt": (0.005,),
     "load_failed": (0.3,),
+    "ambush": (0.2, 0.5),
 }
-"""Faults of single messages and loads, and how probable a seed may make each."""
+"""Faults of single messages, loads and changes of the record, and how probable a seed may make each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,7 @@ class Plan:
     drift_ppm: int
     rates: dict[str, float]
     happenings: frozenset[str]
+    halts_alone: bool
 
 
 def draw(seed: int, engine: Engine | None = None) -> Plan:
@@ -89,6 +91,7 @@ def draw(seed: int, engine: Engine | None = None) -> Plan:
         happenings=frozenset(
             kind.kind for kind in (*FAULTS, *ACTIONS) if stream(seed, "plan", kind.kind).random() < _ON
         ),
+        halts_alone=stream(seed, "plan", "halts_alone").random() > _ON,
     )
 
 

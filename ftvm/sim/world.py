@@ -23,8 +23,8 @@ from ftvm.interfaces import Capability, Engine, Record
 from ftvm.protocol.core import Role, Settings
 from ftvm.sim.arbiter import ArbiterFaults, SimStore
 from ftvm.sim.chance import stream
-from ftvm.sim.checkers import ActiveChecker, OutputChecker, RecordChecker, StateChecker, Violation
-from ftvm.sim.faults import FAULTS
+from ftvm.sim.checkers import ActiveChecker, OutputChecker, PositionChecker, RecordChecker, StateChecker, Violation
+from ftvm.sim.faults import FAULTS, ambush
 from ftvm.sim.guest import SimGuest
 from ftvm.sim.happening import Happening
 from ftvm.sim.ledger import Fault, Ledger
@@ -68,6 +68,7 @@ class World:
         self.actives = ActiveChecker()
         self.outputs = OutputChecker()
         self.states = StateChecker()
+        self.positions = PositionChecker()
         self.records = RecordChecker()
         self.store = SimStore(self._on_record)
         self._inputs = stream(seed, "input")
@@ -81,10 +82,12 @@ class World:
             creates=True,
             timing=self.plan.timing,
             limits=Limits(batch_bytes=1 << 16, copy_rest_pages=4),
+            halts_alone=self.plan.halts_alone,
         )
         self.incarnations: Counter[str] = Counter()
         self._steps_of_dead = 0
         self.died_dropping: set[str] = set()
+        self.failed_to_load: set[str] = set()
         self.nodes = {"a": self._boot("a", "b", starts=True), "b": self._boot("b", "a", starts=False)}
 
     def run(self) -> None:
@@ -155,9 +158,15 @@ class World:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the guest is gone by two failures at once: its host died while its DROP of the standby was open, and
-        the DROP came into force (PROTOCOL.md, "Unavoidable")."""
-        return self.store.record.active in self.died_dropping
+        """Whether the guest is gone by two failures at once.
+
+        Its host died while its DROP of the standby was open, and the DROP came into force (PROTOCOL.md, "Unavoidable");
+        or its host died, and what the standby held did not load, so that it was discarded.
+        """
+        record = self.store.record
+        alive = {node.driver.replica.core.id for node in self.nodes.values() if not node.is_dead}
+        has_failed = record.standby in self.failed_to_load and not alive & {record.active, record.standby}
+        return record.active in self.died_dropping or has_failed
 
     # --- what the nodes use ----------------------------------------------------------------------------------------
 
@@ -252,3 +261,5 @@ class World:
     def _on_record(self, before: Record, after: Record) -> None:
         self.trace(f"RECORD {after}")
         self.records.changed(before, after)
+        if self.ledger.strikes("ambush"):
+            ambush(self, stream(self.seed, "ambush", str(after.generation)))

@@ -85,6 +85,7 @@ def make_settings(
     limits: Limits | None = None,
     creates: bool = True,
     dialled: tuple[str, ...] = (),
+    halts_alone: bool = False,
 ) -> Settings:
     return Settings(
         guest_id=guest_id,
@@ -95,6 +96,7 @@ def make_settings(
         creates=creates,
         timing=timing or Timing(),
         limits=limits or Limits(),
+        halts_alone=halts_alone,
     )
 
 
@@ -314,6 +316,7 @@ class Pair:
             creates=settings.creates,
             timing=settings.timing,
             limits=settings.limits,
+            halts_alone=settings.halts_alone,
         )
         replica = Replica(
             settings,

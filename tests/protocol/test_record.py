@@ -16,7 +16,7 @@ EVERYBODY = [Record(4, active, standby) for active in (None, X, Y, Z) for standb
 
 CHANGES: dict[str, tuple[Callable[[Record], Record], Callable[[Record], bool], tuple[str, str | None]]] = {
     "START": (lambda record: start(record, X), lambda record: record.active is None, (X, None)),
-    "ADD": (lambda record: add(record, X, Z), lambda record: (record.active, record.standby) == (X, None), (X, Z)),
+    "ADD": (lambda record: add(record, X, Z), lambda record: record.active == X and record.standby != Z, (X, Z)),
     "DROP": (
         lambda record: drop(record, X),
         lambda record: record.active == X and record.standby is not None,

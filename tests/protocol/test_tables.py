@@ -116,6 +116,10 @@ def test_the_tables_say_what_was_reviewed() -> None:
         "HANDING --CALLED_OFF--> PROTECTED",
         "HANDING --LOST--> DROPPING",
         "SWITCHING --IN_FORCE--> NONE",
+        "PROTECTED --HALTED--> NONE",
+        "SETTLING --HALTED--> NONE",
+        "HANDING --HALTED--> NONE",
+        "ABANDONING --HALTED--> NONE",
     ]
     assert transcript(dict(CLAIMS)) == [
         "WATCHING --ASKED--> PREPARED",

@@ -137,6 +137,21 @@ def test_a_switchover_that_cannot_be_is_refused_at_once(operator: Operator, host
     assert operator.ask(do="switchover", seconds=2)["error"]["type"] == "LocalProtocolError"
 
 
+def test_what_is_given_of_an_engine_is_changed(operator: Operator, host: FakeHost) -> None:
+    for request in ({"name": "hybrid"}, {"interval": 0.01}, {"name": "remus", "interval": 1, "latency": 0.005}):
+        assert "ok" in operator.ask(do="engine", **request)
+
+    assert host.asked == ["engine hybrid None None", "engine None 0.01 None", "engine remus 1 0.005"]
+
+
+@pytest.mark.parametrize("request_", [{}, {"name": 7}, {"interval": "x"}, {"interval": 0}, {"latency": 11}])
+def test_an_engine_that_is_no_engine_is_refused(
+    operator: Operator, host: FakeHost, request_: dict[str, object]
+) -> None:
+    assert operator.ask(do="engine", **request_)["error"]["type"] == "ConfigError"
+    assert host.asked == []
+
+
 @pytest.mark.parametrize("seconds", [None, True, 0, -1, "1", 1e9, float("nan")])
 def test_a_switchover_without_a_bound_is_refused(operator: Operator, host: FakeHost, seconds: object) -> None:
     error = operator.ask(do="switchover", seconds=seconds)["error"]
