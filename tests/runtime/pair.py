@@ -12,9 +12,8 @@ from ftvm.checkpoint import Output
 from ftvm.config import Limits, Timing
 from ftvm.engines.names import engines_for
 from ftvm.engines.remus import Remus
-from ftvm.errors import ArbiterError
 from ftvm.events import Event
-from ftvm.interfaces import Answer, Capability, CompareAndSet, Engine, RecordStore, Request
+from ftvm.interfaces import Capability, Engine, RecordStore
 from ftvm.protocol.active import Active
 from ftvm.protocol.core import Role, Settings
 from ftvm.protocol.standby import Standby
@@ -22,8 +21,8 @@ from ftvm.runtime.driver import Driver
 from ftvm.runtime.endpoint import Endpoint
 from ftvm.runtime.world import CallbackWorld
 from ftvm.sim.guest import SimGuest
+from ftvm.testing.hosts import ManualClock, PromptArbiter
 from ftvm.transport.memory import MemoryNetwork, MemoryTransport
-from ftvm.units import Nanos
 
 MS = 1_000_000
 
@@ -37,44 +36,6 @@ HASTY = Timing(
 """For tests that play many histories."""
 
 E = TypeVar("E", bound=Event)
-
-
-class ManualClock:
-    """Shows what it was set to."""
-
-    def __init__(self, now: int = 5_000_000 * MS) -> None:
-        self.time = Nanos(now)
-
-    def now(self) -> Nanos:
-        return self.time
-
-    def elapse(self, milliseconds: float) -> None:
-        self.time = Nanos(self.time + int(milliseconds * MS))
-
-
-class PromptArbiter:
-    """An Arbiter that answers as soon as it is polled. `requests` keeps what was asked."""
-
-    def __init__(self, store: RecordStore, guest_id: str) -> None:
-        self.requests: list[Request] = []
-        self._store = store
-        self._guest_id = guest_id
-        self._answer: Answer | None = None
-
-    def submit(self, request: Request) -> None:
-        self.requests.append(request)
-        try:
-            if isinstance(request, CompareAndSet):
-                record = self._store.compare_and_set(self._guest_id, request.record)
-            else:
-                record = self._store.read(self._guest_id)
-            self._answer = Answer(request, record, None)
-        except ArbiterError as wrong:
-            self._answer = Answer(request, None, str(wrong))
-
-    def poll(self) -> Answer | None:
-        answer, self._answer = self._answer, None
-        return answer
 
 
 class Machine:
