@@ -25,6 +25,16 @@ from ftvm.testing.hosts import ManualClock, PromptArbiter
 from ftvm.transport.memory import MemoryNetwork, MemoryTransport
 
 MS = 1_000_000
+
+HASTY = Timing(
+    heartbeat_ns=Nanos(15 * MS),
+    backup_limit_ns=Nanos(60 * MS),
+    primary_limit_ns=Nanos(90 * MS),
+    join_interval_ns=Nanos(5 * MS),
+    read_interval_ns=Nanos(5 * MS),
+)
+"""For tests that play many histories."""
+
 E = TypeVar("E", bound=Event)
 
 
@@ -42,6 +52,7 @@ class Machine:
         limits: Limits,
         engine: Engine,
         engines: Mapping[str, Engine],
+        ends_diverged: bool,
         timing: Timing,
     ) -> None:
         self.released: list[Output] = []
@@ -66,6 +77,7 @@ class Machine:
             dialled=(peer,),
             creates=True,
             timing=timing,
+            ends_diverged=ends_diverged,
             limits=limits,
         )
         self.driver = Driver(
@@ -126,6 +138,7 @@ class Pair:
         engines: Mapping[str, Engine] | None = None,
         store: RecordStore | None = None,
         timing: Timing | None = None,
+        ends_diverged: bool = False,
     ) -> None:
         make = guest or (lambda boots: SimGuest(page_count=24, pages_per_step=2, output_every=4, boots=boots))
         limits = limits or Limits(batch_bytes=1 << 16, copy_rest_pages=4)
@@ -135,6 +148,7 @@ class Pair:
         self.store = store or MemoryRecordStore()
         self._limits = limits
         self._timing = timing or Timing()
+        self._ends_diverged = ends_diverged
         self._engine = engine
         self._engines = {**engines_for(frozenset(Capability), engine), **(engines or {})}
         self.a = self.boot("a", "b", make(True), starts=True)
@@ -152,6 +166,7 @@ class Pair:
             engine=self._engine,
             engines=self._engines,
             timing=self._timing,
+            ends_diverged=self._ends_diverged,
         )
 
     def run(self, milliseconds: int) -> None:
@@ -180,9 +195,10 @@ class Pair:
             self.run(1)
         raise AssertionError("it does not come about")
 
-    def protected(self) -> "Pair":
+    def protected(self, milliseconds: int = 100) -> "Pair":
+        """Bring a to be active and b to be its standby, and let them live for a while."""
         self.until(lambda: self.a.role is Role.ACTIVE and self.store.read("vm").standby is not None)
-        self.run(100)
+        self.run(milliseconds)
         return self
 
     def kill(self, machine: Machine) -> None:
