@@ -142,9 +142,10 @@ def test_a_qemu_on_two_hosts_works_as_the_readme_says(shell: Shell) -> None:
     until(shell, lambda roles: roles.get("active", {}).get("standby") is not None)
 
     shell.run("ftvm ctl switchover --guest vm2")
-    until(shell, lambda roles: roles.get("active", {}).get("generation") == 3)
-    first.kill()
-    until(shell, lambda roles: "active" in roles and roles["active"]["generation"] == 4)
+    until(shell, lambda roles: roles.get("active", {}).get("generation", 0) >= 3 and roles["active"]["standby"])
+    first.kill()  # by now it is the standby, unless the machine is so busy that the guest has moved again
+
+    until(shell, lambda roles: list(roles) == ["active"] and roles["active"]["standby"] is None)
     second.kill()
 
 
@@ -200,7 +201,7 @@ def test_python_in_the_readme_compiles_and_uses_names_that_there_are() -> None:
 
     for piece in pieces:
         compile(piece, "README.md", "exec")
-        assert set(re.findall(r"\bftvm\.([A-Za-z_]+)", piece)) <= {*ftvm.__all__, "testing"}
+        assert set(re.findall(r"(?<!from )\bftvm\.([A-Za-z_]+)", piece)) <= {*ftvm.__all__, "testing"}
     assert len(pieces) >= 2
 
 

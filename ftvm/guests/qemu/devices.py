@@ -3,7 +3,8 @@
 `xen-save-devices-state` gives the devices alone, in a millisecond and without a thread: all that changes from epoch to
 epoch. What it leaves out, the configuration and the contents of ROMs, is the head of a real migration; that is taken
 once and again after each reset, and kept in guest memory, where it travels like any page. A takeover puts the two
-together, and what comes out is a migration stream like any other. Neither holds RAM: that is shared.
+together, and what comes out is a migration stream like any other. Neither holds RAM: that is shared. A QEMU without
+the command is migrated at each save, and its head stays empty.
 
 Source: QEMU, docs/devel/migration.rst (the stream), migration/savevm.c (its section marks).
 """
@@ -21,12 +22,15 @@ from ftvm.guests.qemu.memory import SharedMemory
 from ftvm.guests.qemu.qmp import Qmp
 
 __all__ = [
-    "FIRMWARE_BYTES",
     "Firmware",
+    "can_save_apart",
+    "head_of",
+    "join_parts",
     "load_state",
+    "pack_devices",
     "prepare_migration",
-    "save_devices",
-    "take_head",
+    "save_apart",
+    "save_whole",
     "unpack_devices",
 ]
 
@@ -34,6 +38,7 @@ FIRMWARE_BYTES: Final = 2 << 20
 """Room for the head of a migration: configuration and ROMs, some 200 KiB on a `pc`."""
 
 STATE_BYTES_MAX: Final = 16 << 20
+_SAVE_COMMAND: Final = "xen-save-devices-state"
 _STREAM_MARK: Final = b"QEVM\x00\x00\x00\x03"
 _SECTION_FULL: Final = 4
 _SECTION_HEAD: Final = struct.Struct(">BIB")
@@ -53,10 +58,33 @@ def prepare_migration(qmp: Qmp) -> None:
     qmp.execute("migrate-set-parameters", max_bandwidth=1 << 40, announce_rounds=0)
 
 
-def save_devices(qmp: Qmp, state: int) -> bytes:
-    """Return the device state of a paused machine, packed. `state` is the file that QEMU inherited for it."""
-    qmp.execute("xen-save-devices-state", filename=f"/proc/self/fd/{state}", live=False)
-    return pack_devices(_content(state))
+def can_save_apart(qmp: Qmp) -> bool:
+    """Tell whether this QEMU can save its devices by themselves; else each save is a migration, some ms slower."""
+    return any(command["name"] == _SAVE_COMMAND for command in qmp.execute("query-commands"))
+
+
+def save_apart(qmp: Qmp, state: int) -> bytes:
+    """Return the devices of a paused machine. `state` is the file that QEMU inherited for it."""
+    qmp.execute(_SAVE_COMMAND, filename=f"/proc/self/fd/{state}", live=False)
+    return _content(state)
+
+
+def save_whole(qmp: Qmp) -> bytes:
+    """Migrate a paused machine into nothing; return the stream: configuration, ROMs and devices.
+
+    QEMU does it once only before the machine runs again.
+    """
+    descriptor = os.memfd_create("ftvm-migrate", os.MFD_CLOEXEC)
+    try:
+        qmp.give_file("ftvm-migrate", descriptor)
+        qmp.execute("migrate", uri="fd:ftvm-migrate")
+        _wait_migrated(qmp, "save its configuration", _LOAD_SECONDS)
+        for _ in range(_LOOKS_MAX):  # "completed" comes a moment before the machine can go on
+            if qmp.execute("query-status")["status"] == "postmigrate":
+                return _content(descriptor)
+        raise GuestError("QEMU's migration is complete, but the machine does not become ready to go on")
+    finally:
+        os.close(descriptor)
 
 
 def pack_devices(stream: bytes) -> bytes:
@@ -82,12 +110,8 @@ def unpack_devices(packed: bytes) -> bytes:
     return bytes(stream)
 
 
-def take_head(qmp: Qmp, devices: bytes) -> bytes:
-    """Migrate a paused machine into nothing and return what comes before its devices. `devices` is its device state.
-
-    Leaves it paused. Raises GuestError.
-    """
-    stream = _migrate_away(qmp)
+def head_of(stream: bytes, devices: bytes) -> bytes:
+    """Return what of a whole stream comes before its devices. Raises GuestError."""
     first_section = _first_section(devices)
     at = stream.find(first_section)
     if at < 0:
@@ -110,41 +134,32 @@ class Firmware:
         self.memory.buffer[:] = content.ljust(FIRMWARE_BYTES, b"\0")
 
     def get(self) -> bytes:
-        """Return what is there. Raises GuestError if it is none."""
+        """Return what is there: nothing, where devices are not saved apart. Raises GuestError if it cannot be."""
         head_bytes, _ = _FIRMWARE_HEAD.unpack_from(self.memory.buffer)
-        if not 0 < head_bytes <= FIRMWARE_BYTES - _FIRMWARE_HEAD.size:
-            raise GuestError("no configuration of QEMU's has come with the memory")
+        if not head_bytes <= FIRMWARE_BYTES - _FIRMWARE_HEAD.size:
+            raise GuestError("what came with the memory is no configuration of QEMU's")
         return bytes(self.memory.buffer[_FIRMWARE_HEAD.size : _FIRMWARE_HEAD.size + head_bytes])
 
 
-def load_state(qmp: Qmp, head: bytes, devices: bytes) -> None:
-    """Give a waiting machine its state, by the two parts of it; it is paused afterwards.
+def join_parts(head: bytes, devices: bytes) -> bytes:
+    """Return the stream that loads, of a head and devices that were saved apart."""
+    return head + devices[len(_STREAM_MARK) :]
+
+
+def load_state(qmp: Qmp, stream: bytes) -> None:
+    """Give a waiting machine its state; it is paused afterwards.
 
     Raises GuestError; QEMU has ended then, or must be.
     """
     descriptor = os.memfd_create("ftvm-load", os.MFD_CLOEXEC)
     try:
-        _write_all(descriptor, head + devices[len(_STREAM_MARK) :])
+        _write_all(descriptor, stream)
         os.lseek(descriptor, 0, os.SEEK_SET)
         qmp.give_file("ftvm-load", descriptor)
     finally:
         os.close(descriptor)
     qmp.execute("migrate-incoming", uri="fd:ftvm-load")
     _wait_migrated(qmp, "load the device state", _LOAD_SECONDS)
-
-
-def _migrate_away(qmp: Qmp) -> bytes:
-    descriptor = os.memfd_create("ftvm-migrate", os.MFD_CLOEXEC)
-    try:
-        qmp.give_file("ftvm-migrate", descriptor)
-        qmp.execute("migrate", uri="fd:ftvm-migrate")
-        _wait_migrated(qmp, "save its configuration", _LOAD_SECONDS)
-        for _ in range(_LOOKS_MAX):  # "completed" comes a moment before the machine can go on
-            if qmp.execute("query-status")["status"] == "postmigrate":
-                return _content(descriptor)
-        raise GuestError("QEMU's migration is complete, but the machine does not become ready to go on")
-    finally:
-        os.close(descriptor)
 
 
 def _wait_migrated(qmp: Qmp, what: str, seconds: float) -> None:

@@ -16,7 +16,18 @@ from ftvm._native.memory import NativeMemory
 from ftvm.capture.trackers import CompareTracker, OtherProcess, StoreTracker, Tracker, UserfaultTracker
 from ftvm.checkpoint import Bitmap, Geometry, RegionShape
 from ftvm.errors import ClosedError, ConfigError, GuestError, LimitExceeded, LocalProtocolError, TrackingLost
-from ftvm.guests.qemu.devices import Firmware, load_state, prepare_migration, save_devices, take_head, unpack_devices
+from ftvm.guests.qemu.devices import (
+    Firmware,
+    can_save_apart,
+    head_of,
+    join_parts,
+    load_state,
+    pack_devices,
+    prepare_migration,
+    save_apart,
+    save_whole,
+    unpack_devices,
+)
 from ftvm.guests.qemu.disk import DiskImage
 from ftvm.guests.qemu.machine import RAM_ID, QemuMachine
 from ftvm.guests.qemu.memory import SharedMemory
@@ -61,10 +72,12 @@ class QemuGuest:
         self._is_running = False
         self._is_blank = not boots
         self._is_closed = False
+        self._saved: bytes | None = None
         self._process = self._start(boots=boots)
         try:
             refuse_unshared_memory(self._process)
             self._geometry = self._describe()
+            self._saves_apart = can_save_apart(self._process.qmp)
             if boots:
                 self._take_head()
         except BaseException:
@@ -135,6 +148,7 @@ class QemuGuest:
         if self._gate is None:
             raise LocalProtocolError("attach a sink for the guest's outputs before it runs")
         self._is_blank = False
+        self._saved = None
         self._gate.flow()
         self._is_running = True
         try:
@@ -185,17 +199,23 @@ class QemuGuest:
     def save_devices(self) -> bytes:
         """Return the state of all devices and processors."""
         self._require_paused("save_devices")
-        return save_devices(self._process.qmp, self._state)
+        if self._saved is None:
+            qmp = self._process.qmp
+            self._saved = pack_devices(save_apart(qmp, self._state) if self._saves_apart else save_whole(qmp))
+        return self._saved
 
     def load_devices(self, devices: bytes) -> None:
         """Become the machine that `save_devices` described, on the memory as it is."""
         self._require_paused("load_devices")
         stream, head = unpack_devices(devices), self._firmware.get()
+        if head:
+            stream = join_parts(head, stream)
         if not self._is_blank or self._process.why_ended() is not None:
             self._replace_process()
         self._is_blank = False
+        self._saved = None
         try:
-            load_state(self._process.qmp, head, stream)
+            load_state(self._process.qmp, stream)
         except GuestError as wrong:
             self._replace_process()
             raise GuestError(f"the state does not load: {wrong}") from wrong
@@ -230,8 +250,10 @@ class QemuGuest:
 
     def _take_head(self) -> None:
         """Bring the region up to date that holds what the device state leaves out."""
+        if not self._saves_apart:
+            return
         qmp = self._process.qmp
-        self._firmware.put(take_head(qmp, unpack_devices(save_devices(qmp, self._state))))
+        self._firmware.put(head_of(save_whole(qmp), save_apart(qmp, self._state)))
         self._firmware_tracker.restore(Bitmap.full([self._firmware.memory.page_count]))
 
     def _why_stopped(self, status: str) -> str:

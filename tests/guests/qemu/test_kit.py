@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import strategies as st
 
-from ftvm.guests.qemu import QemuGuest
+from ftvm.guests.qemu import QemuGuest, guest
 from ftvm.testing.guest import check_guest
 from ftvm.testing.recorder import Recorder, Said, load_picture, take_picture
 
@@ -29,19 +29,23 @@ def is_right(said: Sequence[Said]) -> bool:
     return not text or text in LETTERS * (len(text) // len(LETTERS) + 2)
 
 
-def wait_for_words(guest: QemuGuest, sink: Recorder, more: int) -> None:
+def wait_for_words(running: QemuGuest, sink: Recorder, more: int) -> None:
     """Let the guest run until it has said more."""
     wanted = len(b"".join(one.payload for one in sink.said)) + more
-    guest.resume()
+    running.resume()
     for _ in range(int(PATIENCE_S * 100)):
         if len(b"".join(one.payload for one in sink.said)) >= wanted:
             break
         threading.Event().wait(0.01)
-    guest.pause()
+    running.pause()
     assert len(b"".join(one.payload for one in sink.said)) >= wanted
 
 
-def test_qemu_keeps_the_contract_of_a_guest(tmp_path: Path) -> None:
+@pytest.mark.parametrize("saves_apart", [True, False])
+def test_qemu_keeps_the_contract_of_a_guest(saves_apart: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that must be migrated to have its devices saved."""
+    if not saves_apart:
+        monkeypatch.setattr(guest, "can_save_apart", lambda _: False)
     numbers = count()
 
     check_guest(
@@ -49,18 +53,18 @@ def test_qemu_keeps_the_contract_of_a_guest(tmp_path: Path) -> None:
         inputs=st.tuples(st.sampled_from(["console", "net0"]), st.binary(min_size=1, max_size=100)),
         let_run=lambda _guest: threading.Event().wait(0.05) and None,
         is_right=is_right,
-        examples=3,
+        examples=2,
         steps=5,
         patience_seconds=PATIENCE_S,
     )
 
 
 def test_a_loaded_machine_can_be_reset_and_saved_again(tmp_path: Path) -> None:
-    guest, sink = tiny_guest(tmp_path, 0), Recorder()
-    guest.attach(sink)
-    wait_for_words(guest, sink, 5)
-    picture = take_picture(guest)
-    guest.close()
+    booted, sink = tiny_guest(tmp_path, 0), Recorder()
+    booted.attach(sink)
+    wait_for_words(booted, sink, 5)
+    picture = take_picture(booted)
+    booted.close()
     first, first_sink = tiny_guest(tmp_path, 1, boots=False), Recorder()
     first.attach(first_sink)
     load_picture(first, picture)
