@@ -10,10 +10,15 @@ import tempfile
 import ftvm
 
 
-def run_host(name, peer, folder, keys, console, protected, boots):
+def make_guest(boots):
+    """Make the guest; a standby's memory comes over the wire."""
+    program = ftvm.read_program("ticks") if boots else None
+    return ftvm.RiscvGuest(program, clock=ftvm.MonotonicClock(), mac=None, command_line="ms=3 beats=0")
+
+
+def run_host(make_guest, name, peer, folder, keys, console, protected, boots):
     """Be one host. Both are built alike; only one boots the guest at first."""
-    program = ftvm.read_program("ticks") if boots else None  # a standby's memory comes over the wire
-    guest = ftvm.RiscvGuest(program, clock=ftvm.MonotonicClock(), mac=None, command_line="ms=3 beats=0")
+    guest = make_guest(boots)
     pair = {
         "listen": f"ipc://{folder}/{name}",  # between machines: tcp://ADDRESS:PORT
         "peers": [f"ipc://{folder}/{peer}"],
@@ -29,11 +34,11 @@ def run_host(name, peer, folder, keys, console, protected, boots):
     host.wait()
 
 
-def start(name, peer, folder, keys, boots=False):
+def start(make_guest, name, peer, folder, keys, boots=False):
     """Start a host process; `console` is our end of what its guest says."""
     console, far_end = multiprocessing.Pipe(duplex=False)
     protected = multiprocessing.Event()
-    arguments = (name, peer, folder, keys[name], far_end, protected, boots)
+    arguments = (make_guest, name, peer, folder, keys[name], far_end, protected, boots)
     host = multiprocessing.Process(target=run_host, args=arguments, daemon=True)
     host.console, host.protected = console, protected
     host.start()
@@ -56,18 +61,21 @@ def follow(host, is_over, last):
     return last
 
 
-def main():
+def main(make_guest):
     """Kill host A, then host B, each once its guest is protected."""
     keys = dict(zip("AB", ftvm.generate_keys(2), strict=True))
     with tempfile.TemporaryDirectory() as folder:
-        hosts = {"A": start("A", "B", folder, keys, boots=True), "B": start("B", "A", folder, keys)}
+        hosts = {
+            "A": start(make_guest, "A", "B", folder, keys, boots=True),
+            "B": start(make_guest, "B", "A", folder, keys),
+        }
         last = 0
         for victim, survivor in ("AB", "BA"):
             last = follow(hosts[victim], hosts[victim].protected.is_set, last)
             print(f"host {victim} is protected; it is killed now", flush=True)
             hosts[victim].kill()
             last = follow(hosts[victim], lambda: False, last)
-            hosts[victim] = start(victim, survivor, folder, keys)  # comes back, as the standby
+            hosts[victim] = start(make_guest, victim, survivor, folder, keys)  # comes back, as the standby
         last = follow(hosts["A"], hosts["A"].protected.is_set, last)
         assert hosts["A"].protected.is_set(), "the last host has ended by itself"
         print(f"{last} outputs, none lost, over two dead hosts")
@@ -76,4 +84,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(make_guest)

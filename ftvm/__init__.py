@@ -7,6 +7,8 @@ leaves the primary before the state that produced it is safe on the backup; and 
 The tour, in the order in which one needs it:
 
 1. A guest: your hypervisor behind the `Guest` interface (ftvm/interfaces.py), or the built-in machine, `RiscvGuest`.
+`track_memory` finds the pages written where a hypervisor does not; `ftvm.testing.check_guest` tells whether all is
+well.
 2. A world: where released outputs go and inputs come from, `World`; `DatagramWorld` for a network, `CallbackWorld` for
 a function.
 3. `protect(guest, ...)` on one host, `Standby(guest, ...)` on the other. Both need the same arbiter, and keys off
@@ -23,7 +25,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ftvm.checkpoint import Bitmap, Geometry, Output, RegionShape
+    from ftvm.capture.trackers import Tracker, track_memory
+    from ftvm.checkpoint import Bitmap, Geometry, GuestPosition, LogKind, LogRecord, Output, RegionShape
     from ftvm.config import Limits, Timing
     from ftvm.engines.hybrid import Hybrid
     from ftvm.engines.kemari import Kemari
@@ -48,7 +51,19 @@ if TYPE_CHECKING:
     from ftvm.guests.datagram import DatagramWorld
     from ftvm.guests.riscv.guest import RiscvGuest
     from ftvm.guests.riscv.programs import read_program
-    from ftvm.interfaces import Capability, Clock, Engine, Guest, OutputSink, Record, RecordStore, Region, World
+    from ftvm.interfaces import (
+        Capability,
+        Clock,
+        Engine,
+        ExactStopGuest,
+        Guest,
+        OutputSink,
+        Record,
+        RecordStore,
+        Region,
+        ReplayableGuest,
+        World,
+    )
     from ftvm.runtime.clock import MonotonicClock
     from ftvm.runtime.protection import Protection, Standby, protect
     from ftvm.runtime.status import Status
@@ -70,6 +85,7 @@ __all__ = [
     "ControlSocket",
     "DatagramWorld",
     "Engine",
+    "ExactStopGuest",
     "Fenced",
     "FtvmError",
     "Geometry",
@@ -77,6 +93,7 @@ __all__ = [
     "GuestEnded",
     "GuestError",
     "GuestHandle",
+    "GuestPosition",
     "Hybrid",
     "InternalError",
     "Kemari",
@@ -85,6 +102,8 @@ __all__ = [
     "Limits",
     "LocalProtocolError",
     "Lockstep",
+    "LogKind",
+    "LogRecord",
     "MonotonicClock",
     "Output",
     "OutputSink",
@@ -95,10 +114,12 @@ __all__ = [
     "RegionShape",
     "RemoteProtocolError",
     "Remus",
+    "ReplayableGuest",
     "RiscvGuest",
     "Standby",
     "Status",
     "Timing",
+    "Tracker",
     "TrackingLost",
     "TransportError",
     "World",
@@ -107,10 +128,12 @@ __all__ = [
     "load_keys",
     "protect",
     "read_program",
+    "track_memory",
 ]
 
 _HOMES = {
-    "ftvm.checkpoint": ("Bitmap", "Geometry", "Output", "RegionShape"),
+    "ftvm.capture.trackers": ("Tracker", "track_memory"),
+    "ftvm.checkpoint": ("Bitmap", "Geometry", "GuestPosition", "LogKind", "LogRecord", "Output", "RegionShape"),
     "ftvm.config": ("Limits", "Timing"),
     "ftvm.engines.hybrid": ("Hybrid",),
     "ftvm.engines.kemari": ("Kemari",),
@@ -123,11 +146,13 @@ _HOMES = {
         "Capability",
         "Clock",
         "Engine",
+        "ExactStopGuest",
         "Guest",
         "OutputSink",
         "Record",
         "RecordStore",
         "Region",
+        "ReplayableGuest",
         "World",
     ),
     "ftvm.runtime.clock": ("MonotonicClock",),

@@ -34,6 +34,40 @@ def _print(status: Status, is_json: bool) -> None:
 
 
 @ctl.command()
+@click.argument("name", metavar="ENGINE")
+@click.option("--interval", type=float, metavar="MS", help="Time between checkpoints.  [default: as it is]")
+@click.option("--latency", type=float, metavar="MS", help="Adapt the interval to a latency target (remus).")
+@asking_options
+@guest_option
+def engine(
+    name: str, interval: float | None, latency: float | None, control: str | None, guest_id: str | None, is_json: bool
+) -> None:
+    """Protect a guest with another ENGINE, while it runs; in force at once on both hosts when this returns.
+
+    A host that takes over goes on with that engine, but with the interval that it was started with itself.
+    """
+    _tell(
+        control,
+        guest_id,
+        is_json,
+        lambda guest: guest.set_engine(name, interval=_seconds(interval), latency=_seconds(latency)),
+    )
+
+
+@ctl.command()
+@click.argument("milliseconds", type=float)
+@asking_options
+@guest_option
+def interval(milliseconds: float, control: str | None, guest_id: str | None, is_json: bool) -> None:
+    """Change the time between checkpoints to so many MILLISECONDS, while the guest runs."""
+    _tell(control, guest_id, is_json, lambda guest: guest.set_engine(interval=milliseconds / 1000))
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
+
+
+@ctl.command()
 @asking_options
 @guest_option
 @click.option(
@@ -44,7 +78,7 @@ def switchover(control: str | None, guest_id: str | None, is_json: bool, timeout
 
     Exit status: 0 once the guest runs on the other host, 1 if it came to nothing and the guest goes on here.
     """
-    _tell(control, guest_id, is_json, lambda guest: guest.switch_over(timeout))
+    _tell(control, guest_id, is_json, lambda guest: guest.switchover(timeout))
 
 
 @ctl.command()

@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 
 from ftvm.cli.exits import Stopped, stop_on_signals
+from ftvm.cli.qemu import require_qmp
 from ftvm.engines.names import ENGINES, engine_named
 from ftvm.errors import ConfigError
 from ftvm.lab.demo import DemoOptions, Outcome, Screen, run
@@ -74,6 +75,7 @@ def _guest(name: str) -> dict[str, Any]:
     if name == "linux":
         return {"guest": _linux()}
     if name == "qemu":
+        require_qmp()
         return {"guest": "qemu", "memory": "256M", "qemu_arguments": make_image().arguments()}
     return {"guest": name}
 

@@ -15,11 +15,12 @@ from ftvm.cli.serviceoptions import SERVICE_OPTIONS, check_control, check_metric
 from ftvm.config import Timing
 from ftvm.engines.names import ENGINES, engine_named
 from ftvm.errors import ConfigError, FtvmError, ImageError
-from ftvm.guests.datagram import DatagramWorld, cable_ends, mac_bytes
+from ftvm.guests.datagram import CableWorld, DatagramWorld, cable_ends, mac_bytes
 from ftvm.guests.riscv.elf import parse_elf
 from ftvm.guests.riscv.guest import RiscvGuest
 from ftvm.guests.riscv.machine import RAM_BASE
 from ftvm.guests.riscv.programs import SUMMARIES, read_program
+from ftvm.guests.tap import TapPort
 from ftvm.interfaces import Engine, Guest, World
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.protection import HostOptions, check_guest_id
@@ -34,6 +35,7 @@ __all__ = ["HostArguments", "any_host_options", "host_options", "parse_memory"]
 _UNITS: Final = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _MEMORY_BYTES_MAX: Final = 64 << 30
 _MILLIS_MAX: Final = 3_600_000
+_TAP: Final = "tap:"
 _MAC: Final = "52:54:00:12:34:56"
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -74,7 +76,11 @@ _OPTIONS: Final = (
     click.option("--key", "key_file", metavar="FILE.key", help="This host's secret key, from `ftvm keygen`."),
     click.option("--allow", multiple=True, metavar="FILE.pub", help="A peer's public key. May be repeated."),
     click.option("--memory", default="64M", show_default=True, help="The machine's RAM, e.g. 64M or 1G."),
-    click.option("--nic", metavar="CABLE", help="Its network: udp:LOCALPORT:REMOTEPORT, a frame in each datagram."),
+    click.option(
+        "--nic",
+        metavar="CABLE",
+        help="Its network: udp:LOCALPORT:REMOTEPORT, a frame in a datagram; or tap:NAME, an interface of this host.",
+    ),
     click.option("--mac", help=f"The address of its network card; needs --nic.  [default: {_MAC}]"),
     click.option("--interval", default=25.0, show_default=True, metavar="MS", help="Time between checkpoints."),
     click.option(
@@ -87,6 +93,13 @@ _OPTIONS: Final = (
         default="solo",
         show_default=True,
         help="When the standby is lost: run on alone, or stand still until there is a new one.",
+    ),
+    click.option(
+        "--on-divergence",
+        type=click.Choice(["rejoin", "end"]),
+        default="rejoin",
+        show_default=True,
+        help="When a backup's guest comes to another state under lockstep: have it join afresh, or end this host.",
     ),
     click.option("--heartbeat", default=50.0, show_default=True, metavar="MS", help="Time between heartbeats."),
     click.option(
@@ -124,6 +137,7 @@ class HostArguments:
     latency: float | None
     engine_name: str
     on_backup_loss: str
+    on_divergence: str
     heartbeat: float
     silence: float
     control: str | None
@@ -183,7 +197,7 @@ class HostArguments:
             self.image() if boots else None,
             clock=MonotonicClock(),
             memory_bytes=parse_memory(self.memory),
-            mac=mac_bytes(self.mac or _MAC) if self.nic is not None else None,
+            mac=mac_bytes(card) if (card := self.card()) is not None else None,
         )
 
     def world(self) -> World:
@@ -197,8 +211,15 @@ class HostArguments:
 
         if self.nic is None:
             return CallbackWorld(lambda output: write(output.payload))
+        mac = self.mac or _MAC
+        if self.nic.startswith(_TAP):
+            return CableWorld(TapPort(self.nic.removeprefix(_TAP)), mac=mac, console=write)
         local, remote = cable_ends(self.nic)
-        return DatagramWorld(local, remote, mac=self.mac or _MAC, console=write)
+        return DatagramWorld(local, remote, mac=mac, console=write)
+
+    def card(self) -> str | None:
+        """Return the address of the guest's network card, None if it has none."""
+        return (self.mac or _MAC) if self.nic is not None else None
 
     @contextmanager
     def opened(self, *, boots: bool) -> Iterator[tuple[Guest, HostOptions]]:
@@ -226,6 +247,7 @@ class HostArguments:
             "guest_id": self.guest_id,
             "timing": self.timing(),
             "halts_alone": self.on_backup_loss == "halt",
+            "ends_diverged": self.on_divergence == "end",
         }
 
     def timing(self) -> Timing:
@@ -271,7 +293,7 @@ def _check_program(arguments: HostArguments) -> None:
 
 
 def _check_network(arguments: HostArguments) -> None:
-    if arguments.nic is not None:
+    if arguments.nic is not None and not arguments.nic.startswith(_TAP):
         cable_ends(arguments.nic)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -13,7 +14,7 @@ from ftvm.errors import ConfigError
 from ftvm.interfaces import Guest
 from ftvm.runtime.protection import Standby, protect
 
-__all__ = ["qemu"]
+__all__ = ["qemu", "require_qmp"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -70,14 +71,13 @@ class QemuArguments(HostArguments):
 
     def guest(self, *, boots: bool) -> Guest:
         """Start QEMU, paused; it waits for a state unless it `boots`."""
-        try:
-            from ftvm.guests.qemu import QemuGuest, QemuMachine
-        except ImportError as wrong:
-            raise ConfigError(f"`ftvm qemu` needs the package {wrong.name}: pip install 'ftvm[qemu]'") from wrong
+        require_qmp()
+        from ftvm.guests.qemu import QemuGuest, QemuMachine
+
         machine = QemuMachine(
             memory_bytes=parse_memory(self.memory),
             arguments=self.arguments,
-            mac=self.mac if self.nic is not None else None,
+            mac=self.card(),
             disk_bytes=_size_of(self.disk) if self.disk is not None else 0,
             accel=self.accel,
             program=self.qemu,
@@ -112,6 +112,14 @@ def standby(**given: Any) -> None:
         report = make_report(arguments.is_json, arguments.log_format)
         with Standby(guest, **arguments.addresses(), **options) as host:
             run_until_stopped(host, report)
+
+
+def require_qmp() -> None:
+    """Raise ConfigError unless the package is installed that speaks to QEMU's monitor: an extra of ftvm."""
+    try:
+        import_module("qemu.qmp")
+    except ImportError as wrong:
+        raise ConfigError("a QEMU guest needs the package qemu.qmp: pip install 'ftvm[qemu]'") from wrong
 
 
 def _size_of(disk: str) -> int:

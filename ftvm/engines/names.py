@@ -1,6 +1,7 @@
 """The engines by name, for the command line and the handshake."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from ftvm.engines.hybrid import Hybrid
@@ -10,7 +11,7 @@ from ftvm.engines.remus import Remus
 from ftvm.errors import ConfigError
 from ftvm.interfaces import Capability, Engine
 
-__all__ = ["ENGINES", "engine_named", "engines_for", "require"]
+__all__ = ["ENGINES", "engine_changed", "engine_named", "engines_for", "require"]
 
 ENGINES: Final[dict[str, Callable[[float], Engine]]] = {
     Remus.name: Remus,
@@ -49,3 +50,20 @@ def engine_named(name: str, interval: float, latency: float | None = None) -> En
     if name != Remus.name:
         raise ConfigError(f"engine {name} takes no latency target; only {Remus.name} adapts its interval to one")
     return Remus(interval, latency)
+
+
+def engine_changed(
+    present: Engine, *, name: str | None = None, interval: float | None = None, latency: float | None = None
+) -> Engine:
+    """Return `present` with what is given changed; another engine takes its interval over.
+
+    Raises ConfigError if that cannot be, or if `present` is not one of ours: set such a one with Protection.set_engine.
+    """
+    if not isinstance(present, Remus | Kemari | Lockstep | Hybrid):
+        raise ConfigError(f"engine {present.name} is not one of {', '.join(ENGINES)}: its host must change it itself")
+    if name is not None and name != present.name:
+        return engine_named(name, present.interval if interval is None else interval, latency)
+    kept = present.latency if isinstance(present, Remus) and latency is None else latency
+    if kept is None:
+        return replace(present, interval=present.interval if interval is None else interval)
+    return engine_named(present.name, present.interval if interval is None else interval, kept)

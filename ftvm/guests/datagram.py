@@ -18,12 +18,12 @@ import socket
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from ftvm.checkpoint import Output
 from ftvm.errors import ClosedError, ConfigError, TransportError
 
-__all__ = ["DatagramCounters", "DatagramPort", "DatagramWorld", "cable_ends", "mac_bytes"]
+__all__ = ["CableWorld", "DatagramCounters", "DatagramPort", "DatagramWorld", "Port", "cable_ends", "mac_bytes"]
 
 FRAME_BYTES_MIN: Final = 14
 """An Ethernet header; anything shorter is not a frame."""
@@ -130,26 +130,42 @@ class DatagramPort:
         return self._socket
 
 
-class DatagramWorld:
-    """A guest's outside over one datagram cable and, if wanted, a console. Keeps interfaces.World."""
+class Port(Protocol):
+    """One end of a cable: a DatagramPort, or a TapPort (tap.py). Nothing in it ever blocks."""
+
+    counters: DatagramCounters
+
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable when a frame has come."""
+        ...
+
+    def send(self, frame: bytes) -> bool:
+        """Send one frame; return False if it was dropped (and counted)."""
+        ...
+
+    def receive(self, limit: int) -> list[bytes]:
+        """Return up to `limit` frames that have come."""
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds. Idempotent."""
+        ...
+
+
+class CableWorld:
+    """A guest's outside over one cable and, if wanted, a console. Keeps interfaces.World."""
 
     def __init__(
-        self,
-        local: str,
-        remote: str,
-        *,
-        mac: str,
-        channel: str = "net0",
-        console: Callable[[bytes], object] | None = None,
+        self, port: Port, *, mac: str, channel: str = "net0", console: Callable[[bytes], object] | None = None
     ) -> None:
-        """Bind `local` and talk to `remote`; `mac` is the guest's address, announced after a takeover.
+        """Take a port over; `mac` is the guest's address, announced after a takeover.
 
         `console` gets what the guest writes to its console, e.g. a file's `write`; it must not block for long.
         """
         self._announcement = announcement_frame(mac_bytes(mac))
         self._channel = channel
         self._console = console
-        self._port = DatagramPort(local, remote)
+        self._port = port
 
     @property
     def counters(self) -> DatagramCounters:
@@ -178,8 +194,25 @@ class DatagramWorld:
         self._port.send(self._announcement)
 
     def close(self) -> None:
-        """Give back the socket. Idempotent."""
+        """Give back the port. Idempotent."""
         self._port.close()
+
+
+class DatagramWorld(CableWorld):
+    """A world over one datagram cable."""
+
+    def __init__(
+        self,
+        local: str,
+        remote: str,
+        *,
+        mac: str,
+        channel: str = "net0",
+        console: Callable[[bytes], object] | None = None,
+    ) -> None:
+        """Bind `local` and talk to `remote`; else as CableWorld."""
+        mac_bytes(mac)  # before anything is opened
+        super().__init__(DatagramPort(local, remote), mac=mac, channel=channel, console=console)
 
 
 def announcement_frame(mac: bytes) -> bytes:
@@ -213,7 +246,7 @@ def cable_ends(cable: str) -> tuple[str, str]:
             return f"unix:{local}", f"unix:{remote}"
     raise ConfigError(
         f"{cable!r} is not a cable: write udp:LOCALPORT:REMOTEPORT, "
-        "udp:LOCALHOST:LOCALPORT:REMOTEHOST:REMOTEPORT or unix:LOCALPATH:REMOTEPATH"
+        "udp:LOCALHOST:LOCALPORT:REMOTEHOST:REMOTEPORT or unix:LOCALPATH:REMOTEPATH; a host also takes tap:NAME"
     )
 
 

@@ -93,6 +93,7 @@ class Ledger:
         self.hosts = {name: HostFacts(name=name) for name in hosts}
         self.totals = Totals()
         self.takeovers: list[Takeover] = []
+        self.switchovers = 0
         self.client_status: dict[str, Any] = {}
         self.verdict: dict[str, Any] | None = None
         self.is_switch_ready = False
@@ -186,6 +187,8 @@ class Ledger:
             case "TookOver":
                 fields = ("detection_ns", "arbiter_ns", "load_ns", "outputs_emitted_again")
                 self.takeovers.append(Takeover(host=host.name, **{name: line[name] for name in fields}))
+            case "SwitchedHere":
+                self.switchovers += 1
             case _:
                 pass  # the others are for people, who read them on the host's own log
 

@@ -98,7 +98,7 @@ class Stage:
             "--mac": GUEST_MAC,
             "--interval": f"{commands.interval_ms:g}",
             "--engine": commands.engine,
-            "--control": f"ipc://{self.folder / host}.sock",
+            "--control": f"ipc://{self.control_path(host)}",
         }
         if commands.latency_ms is not None:
             options["--latency"] = f"{commands.latency_ms:g}"
@@ -109,6 +109,10 @@ class Stage:
         if commands.is_qemu:
             return [*commands.program, "qemu", QEMU_ROLES[role], *words, "--", *commands.qemu_arguments]
         return [*commands.program, role, *words]
+
+    def control_path(self, host: str) -> Path:
+        """Return where a host's control socket is."""
+        return self.folder / f"{host}.sock"
 
     def switch_command(self) -> list[str]:
         """Run the switch, with a port for each host and the last one for the client."""

@@ -49,7 +49,7 @@ from ftvm.protocol.output import Gate, standbys_in_force
 from ftvm.protocol.pace import Pace
 from ftvm.protocol.patience import Patience
 from ftvm.protocol.record import add, drop, switch
-from ftvm.protocol.session import Session, batches_of
+from ftvm.protocol.session import Contact, Session, batches_of
 from ftvm.protocol.suspicion import Watch
 from ftvm.protocol.switchover import Switchover, session_after
 from ftvm.units import Nanos
@@ -137,7 +137,8 @@ class Active:
 
     def on_log(self, records: list[LogRecord], now: Nanos) -> None:
         """Ship what was logged; before the first cut there is nobody to ship it to, and the cut will cover it."""
-        if self.link in SHIPPING:
+        if self.link in SHIPPING and self.session is not None:
+            self.session.log(records)
             self._unshipped.extend(records)
             self._flush(now)
 
@@ -186,9 +187,10 @@ class Active:
             return True
         if session is None or self.link not in SHIPPING:
             return self.is_stalled()
-        allowed = self.core.settings.limits.epochs_in_flight if session.is_followed else 1
+        limits = self.core.settings.limits
+        allowed = limits.epochs_in_flight if session.is_followed else 1
         waits = self.pace.engine.stands_still or session.is_followed
-        return self.is_stalled() or (waits and len(session.in_flight) >= allowed)
+        return self.is_stalled() or session.is_log_long(limits) or (waits and len(session.in_flight) >= allowed)
 
     @property
     def is_halted(self) -> bool:
@@ -303,6 +305,8 @@ class Active:
             return None
         if self.link is LinkState.SETTLING and self.switchover is not None and self.epoch < self.switchover.warm_epoch:
             return self.pace.last_cut_at
+        if session.is_log_long(self.core.settings.limits):
+            return self.pace.last_cut_at  # the guest stands still until a checkpoint covers some of it
         return self.pace.next_cut(session, self.gate)
 
     # --- messages --------------------------------------------------------------------------------------------------
@@ -436,7 +440,7 @@ class Active:
         self.session = self._session(reverse, known.standby, committed.output_next, now)
         self.session.acked = Watermarks(epoch, committed.log_index)
         self.session.log_shipped = committed.log_index
-        self.session.has_answered = True
+        self.session.contact = Contact.ANSWERED
         self.session.is_followed = self.pace.engine.executes
         self.link = LinkState.PROTECTED
         self.core.do(Adopt(opening.staging_bytes))
@@ -480,9 +484,9 @@ class Active:
         session = self.session
         if session is None or session.is_lost or self.link is LinkState.SWITCHING:
             return
-        session.is_lost = True
+        has_answered, session.contact = session.has_answered, Contact.LOST
         self._end_switchover(reason, now)
-        if session.has_answered:
+        if has_answered:
             # One that never answered may never have heard its welcome: its id was of no use yet, and may ask again.
             self.core.retired.append(session.standby)
         else:
@@ -679,7 +683,7 @@ class Active:
                 self._lose(f"the standby was silent for {silence_ns / 1e6:.0f} ms", now)
                 return
             self._wait_for(session, now)
-        if session.stuck_ns(now) >= PROGRESS_PATIENCE * timing.primary_limit_ns:
+        if not self._is_waiting and session.stuck_ns(now) >= PROGRESS_PATIENCE * timing.primary_limit_ns:
             self._patience.strike(session.key or session.peer, now)
             self.leave(f"the standby made no progress for {session.stuck_ns(now) / 1e9:.0f} s, though it is heard", now)
             return

@@ -88,13 +88,6 @@ class Gate:
             return None
         return self.held[max(0, number - self.held[0].output.number)].since  # numbers follow each other without gaps
 
-    def discard(self) -> int:
-        """Forget all that is held: this replica was deposed. Returns how many there were."""
-        count = len(self.held)
-        self.held.clear()
-        self.held_bytes = 0
-        return count
-
     def _take(self, count: int) -> list[Held]:
         taken = [self.held.popleft() for _ in range(count)]
         if taken:

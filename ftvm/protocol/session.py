@@ -5,10 +5,13 @@ digest of each epoch is compared with the one captured: a difference means that 
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import Final
 
 from ftvm.checkpoint import NOTHING_SAFE, Checkpoint, LogRecord, PageBatch, Watermarks
+from ftvm.config import Limits
 from ftvm.encode.messages import Ack, Copy, EpochPart, Log, Sequenced, SessionId
 from ftvm.errors import BadFrame, DigestMismatch
 from ftvm.interfaces import Engine
@@ -16,7 +19,7 @@ from ftvm.protocol.channel import Outbox
 from ftvm.protocol.suspicion import Watch
 from ftvm.units import Nanos
 
-__all__ = ["InFlight", "Session", "batches_of"]
+__all__ = ["Contact", "InFlight", "Session", "batches_of"]
 
 _COMMITS_SMOOTHED: Final = 8
 """A new commit time counts for one part in so many: a single late acknowledgement must not move the cuts much."""
@@ -29,16 +32,36 @@ def batches_of(messages: list[Sequenced]) -> tuple[PageBatch, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class Logged:
+    """So much was logged since a session began."""
+
+    records: int = 0
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class InFlight:
-    """An epoch that was captured and is not acknowledged yet. `engine` is in force behind it."""
+    """An epoch that was captured and is not acknowledged yet. `engine` is in force behind it; it covers `logged`."""
 
     epoch: int
     engine: Engine
+    logged: "Logged"
     memory_digest: int
     dirty_pages: int
     sent_bytes: int
     pause_ns: int
     cut_at: Nanos
+
+
+class Contact(Enum):
+    """How far an active has come with the other side of a session; it only goes forward."""
+
+    WELCOMED = "welcomed"
+    """The welcome was sent, and may not have been heard."""
+    ANSWERED = "answered"
+    """The other side has acknowledged something: its replica id is in use."""
+    LOST = "lost"
+    """The session is over here; the record may still name the other side."""
 
 
 @dataclass(slots=True)
@@ -48,6 +71,7 @@ class Session:
 
     engines      those that the standby knows, by name
     is_followed  the standby executes the log, or will behind what was shipped; no pages go to it then
+    logged       all of it, and `covered` what checkpoints that were acknowledged have made dispensable
     rest_epoch   the mark at which it is to come to rest; no checkpoint follows before it has
     """
 
@@ -62,8 +86,7 @@ class Session:
     shipped_next: int
     acked: Watermarks = NOTHING_SAFE
     log_shipped: int = 0
-    has_answered: bool = False
-    is_lost: bool = False
+    contact: Contact = Contact.WELCOMED
     opened_at: Nanos = Nanos(0)
     ping_number: int = 0
     in_flight: deque[InFlight] = field(default_factory=deque)
@@ -71,11 +94,34 @@ class Session:
     commit_ns: int = 0
     is_followed: bool = False
     rest_epoch: int | None = None
+    logged: Logged = Logged()
+    covered: Logged = Logged()
+
+    def log(self, records: Sequence[LogRecord]) -> None:
+        """Count records that the standby is to keep, or to execute, until a checkpoint covers them."""
+        size_bytes = sum(len(record.payload) for record in records)
+        self.logged = Logged(self.logged.records + len(records), self.logged.size_bytes + size_bytes)
+
+    def is_log_long(self, limits: Limits) -> bool:
+        """Whether the standby has half of all the log to keep that it can."""
+        records = self.logged.records - self.covered.records
+        size_bytes = self.logged.size_bytes - self.covered.size_bytes
+        return records >= limits.log_records // 2 or size_bytes >= limits.log_bytes // 2
 
     @property
     def is_coming_to_rest(self) -> bool:
         """Whether the standby still executes its way to the last mark: it cannot take pages before."""
         return self.rest_epoch is not None
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether the other side is known to take part."""
+        return self.contact is Contact.ANSWERED
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the session is over."""
+        return self.contact is Contact.LOST
 
     def ship_copy(self, batch: PageBatch, round_number: int) -> None:
         """Queue a batch of the first copy."""
@@ -97,6 +143,7 @@ class Session:
             InFlight(
                 epoch=checkpoint.epoch,
                 engine=engine,
+                logged=self.logged,
                 memory_digest=checkpoint.memory_digest,
                 dirty_pages=checkpoint.dirty_pages,
                 sent_bytes=sum(batch.size_bytes for batch in checkpoint.batches) + len(checkpoint.devices),
@@ -128,10 +175,12 @@ class Session:
             raise BadFrame(f"epoch {ack.epoch} acknowledged, {last} is the last")
         if ack.log_index > self.log_shipped:
             raise BadFrame(f"log record {ack.log_index} acknowledged, {self.log_shipped} is the last")
-        self.has_answered = True
+        if self.contact is Contact.WELCOMED:
+            self.contact = Contact.ANSWERED
         committed: list[InFlight] = []
         while self.in_flight and self.in_flight[0].epoch <= ack.epoch:
             committed.append(self.in_flight.popleft())
+            self.covered = committed[-1].logged
         if committed:
             self._compare(committed[-1], ack)
             self._learn_commit_time(now - committed[-1].cut_at)

@@ -30,6 +30,14 @@ class Controls(Protocol):
         """Return where things stand now."""
         ...
 
+    def set_engine(self, *, name: str | None, interval: float | None, latency: float | None) -> Pending:
+        """Start to change the engine, its interval or its latency target (seconds); None leaves one as it is.
+
+        Raises ConfigError if that cannot be, LocalProtocolError if the guest does not run here; what is returned is
+        done once the change is in force, and raises BrokenError if it will not be.
+        """
+        ...
+
     def switch_over(self, limit_ns: Nanos) -> Pending:
         """Start to hand the guest over to the standby; called off if it is not under way within `limit_ns`.
 

@@ -165,6 +165,12 @@ class Driver:
     def _has_failed(self) -> bool:
         return self.failure is not None
 
+    @property
+    def engines(self) -> tuple[Engine, Engine] | None:
+        """The engine in force, and the one that is to be, which may be the same; None unless the guest runs here."""
+        steps = self.replica.steps
+        return (steps.pace.told, steps.pace.wanted or steps.pace.engine) if isinstance(steps, Active) else None
+
     def set_engine(self, engine: Engine) -> None:
         """Change the engine of the guest that runs here; `EngineChanged` tells when it is in force.
 

@@ -16,7 +16,7 @@ from typing import Final, Self, TypedDict, Unpack
 
 from ftvm.arbiters.urls import open_record_store
 from ftvm.config import Limits, Timing
-from ftvm.engines.names import engines_for, require
+from ftvm.engines.names import engine_changed, engines_for, require
 from ftvm.engines.remus import Remus
 from ftvm.errors import BrokenError, ClosedError, ConfigError, FtvmError, SwitchoverFailed
 from ftvm.events import Event
@@ -54,6 +54,9 @@ class HostOptions(TypedDict, total=False):
     halts_alone when the standby is lost: True has the guest stand still, and nothing leave, until there is a new one
                 (durability); False, the default, has it go on alone (availability). A guest that never had a standby,
                 or that was just taken over, runs alone either way
+    ends_diverged when the guest of a backup that executes the log came to another state than the primary's: True ends
+                this host with a GuestError, so that somebody looks into it and the guest runs unprotected meanwhile;
+                False, the default, has it discard what it has and join afresh
     timing      when silence becomes suspicion
     limits      the bound of everything that can grow
     on_event    called with each event, from the host's thread; must not block
@@ -66,6 +69,7 @@ class HostOptions(TypedDict, total=False):
     world: World | None
     guest_id: str
     halts_alone: bool
+    ends_diverged: bool
     timing: Timing
     limits: Limits
     on_event: Callable[[Event], None] | None
@@ -176,6 +180,24 @@ class _Node:
 
     def status(self) -> Status:
         return self.driver.status(self.clock.now())
+
+    def set_engine(self, *, name: str | None, interval: float | None, latency: float | None) -> Pending:
+        present = self.driver.engines
+        wanted = engine_changed(
+            present[1] if present is not None else self.driver.settings.engine,
+            name=name,
+            interval=interval,
+            latency=latency,
+        )
+        self.driver.set_engine(wanted)
+
+        def is_done() -> bool:
+            now = self.driver.engines
+            if now is None or wanted not in now:
+                raise BrokenError(f"engine {wanted.name} is not in force: the guest went elsewhere, or another was set")
+            return now[0] == wanted
+
+        return is_done
 
     def switch_over(self, limit_ns: Nanos) -> Pending:
         asked = self.driver.begin_switchover(limit_ns)
@@ -405,6 +427,7 @@ def _start(
             dialled=transport.dialled,
             creates=creates,
             halts_alone=options.get("halts_alone", False),
+            ends_diverged=options.get("ends_diverged", False),
             timing=options.get("timing") or Timing(),
             limits=limits,
         )

@@ -102,7 +102,10 @@ class Connection:
         told = line.ask({"do": "guests"}, self._timeout)
         if not isinstance(told, list):
             raise RemoteProtocolError(f"{path}: the list of guests is no list")
-        return [GuestHandle(line, Status.from_dict(status)) for status in told]
+        try:
+            return [GuestHandle(line, Status.from_dict(status)) for status in told]
+        except RemoteProtocolError as wrong:
+            raise RemoteProtocolError(f"{path}: {wrong}") from wrong
 
 
 class GuestHandle:
@@ -126,7 +129,26 @@ class GuestHandle:
         """Ask where things stand now."""
         return self._ask({"do": "status"})
 
-    def switch_over(self, timeout: float = 30.0) -> None:
+    def set_engine(
+        self,
+        name: str | None = None,
+        *,
+        interval: float | None = None,
+        latency: float | None = None,
+        timeout: float = 30.0,
+    ) -> None:
+        """Change the engine of a guest that runs here, or its interval or latency target; None leaves it as it is.
+
+        interval, latency  seconds; another engine takes the interval over
+
+        Returns once the change is in force. Raises ConfigError if the guest or its standby cannot do with it,
+        LocalProtocolError if the guest does not run here, BrokenError if the change is not in force after `timeout`.
+        """
+        given = {"name": name, "interval": interval, "latency": latency}
+        wanted = {key: value for key, value in given.items() if value is not None}
+        self._ask({"do": "engine", **wanted}, timeout)
+
+    def switchover(self, timeout: float = 30.0) -> None:
         """Hand the guest over to its standby; this host stands by afterwards. Returns once the guest runs over there.
 
         timeout  seconds until it is called off, if it is not under way by then

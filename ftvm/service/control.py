@@ -24,6 +24,7 @@ __all__ = ["ControlSocket"]
 EVENTS_WAITING_MAX: Final = 4096
 REQUESTS_WAITING_MAX: Final = 64
 SWITCHOVER_SECONDS_MAX: Final = 3600
+ENGINE_SECONDS_MAX: Final = 10
 
 
 class ControlSocket:
@@ -166,6 +167,16 @@ def _status(controls: Controls, request: Mapping[str, Any]) -> dict[str, Any]:
     return controls.status().as_dict()
 
 
+def _set_engine(controls: Controls, request: Mapping[str, Any]) -> Pending:
+    name = request.get("name")
+    if name is not None and not isinstance(name, str):
+        raise ConfigError(f"name {name!r}: the name of an engine is a text")
+    given = {key: number_in(request, key, ENGINE_SECONDS_MAX) for key in ("interval", "latency") if key in request}
+    if name is None and not given:
+        raise ConfigError("say what to change: name, interval or latency")
+    return controls.set_engine(name=name, interval=given.get("interval"), latency=given.get("latency"))
+
+
 def _switch_over(controls: Controls, request: Mapping[str, Any]) -> Pending:
     return controls.switch_over(seconds_to_nanos(number_in(request, "seconds", SWITCHOVER_SECONDS_MAX)))
 
@@ -181,6 +192,7 @@ _Verb = Callable[[Controls, Mapping[str, Any]], list[dict[str, Any]] | dict[str,
 _VERBS: Final[dict[str, _Verb]] = {
     "guests": _guests,
     "status": _status,
+    "engine": _set_engine,
     "switchover": _switch_over,
     "stop": _stop,
 }

@@ -2,6 +2,8 @@
 
     {"do": "guests"}                                    the status of each guest of this process
     {"do": "status", "guest": ID}                       one of them; the id may be left out where there is one guest
+    {"do": "engine", "guest": ID, "name": NAME, "interval": S, "latency": S}
+                                                        change what is given; answered once it is in force
     {"do": "switchover", "guest": ID, "seconds": S}     hand the guest over; answered once it runs on the other host
     {"do": "stop", "guest": ID}                         end the host as a signal would
     {"do": "events"}                                    from now on, each event as it comes; ends with the connection

@@ -270,11 +270,7 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
         _mutant(
             "commit_without_devices",
             "an epoch is committed with the devices of the one before",
-            Edit(
-                f"{_COMMITTED}._become",
-                "self.devices = ",
-                "self.devices = self.devices or ",
-            ),
+            Edit(f"{_COMMITTED}._become", "self.devices = ", "self.devices = self.devices or "),
         ),
         _mutant(
             "commit_what_is_not_whole",
@@ -282,6 +278,32 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             Edit("ftvm.protocol.staging:Staging.add", "batches=tuple(self.batches)", "batches=tuple(self.batches[1:])"),
             _NO_DIGEST_THERE,
             _NO_DIGEST_HERE,
+        ),
+        # --- switching over ----------------------------------------------------------------------------------------
+        _mutant(
+            "run_on_while_the_switch_is_open",
+            "the guest runs on while the SWITCH is proposed and nobody knows whether it is in force",
+            Edit(f"{_ACTIVE}.must_stand_still", "self.link in STANDING", "self.link is LinkState.HANDING"),
+            Edit(f"{_STANDBY}.on_measured", "found != final.memory_digest", "False"),
+        ),
+        _mutant(
+            "run_when_prepared",
+            "the standby runs as soon as it has loaded what it is asked to prepare",
+            Edit(
+                f"{_STANDBY}.on_loaded",
+                "self._tell_prepared(self.committed.epoch or 0)",
+                'self.core.end_role(RoleEvent.TAKEN, "prepared")',
+            ),
+        ),
+        _mutant(
+            "call_off_what_is_proposed",
+            "a switchover that takes long is called off although it may be in force",
+            Edit(
+                f"{_ACTIVE}._hand_over",
+                "self.link in (LinkState.SETTLING, LinkState.HANDING) and now >= switchover.ends_at",
+                "now >= switchover.ends_at",
+            ),
+            Edit(f"{_ACTIVE}._call_off", "self._move(LinkEvent.CALLED_OFF)", "self.link = LinkState.PROTECTED"),
         ),
     )
 )

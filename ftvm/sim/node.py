@@ -81,7 +81,7 @@ class Node:
         self.clock = NodeClock(timeline, chance.randrange(-ORIGIN_NS_MAX, ORIGIN_NS_MAX), drift_ppm)
         self.guest = world.make_guest(boots=starts)
         self.guest.on_saved = self._was_cut
-        self.guest.fails_to_load = lambda: world.ledger.strikes("load_failed", self.name)
+        self.guest.fails_to_load = self._fails_to_load
         self.outside = SimWorld(self)
         self.transport = world.network.open(address, self.name, (peer,), self.wake)
         settings = world.settings_for(peer)
@@ -118,6 +118,12 @@ class Node:
     def is_protected(self) -> bool:
         """Whether this is an active whose known record names a standby."""
         return self.role is Role.ACTIVE and self.driver.replica.core.desk.known.standby is not None
+
+    def _fails_to_load(self) -> bool:
+        fails = self.world.ledger.strikes("load_failed", self.name)
+        if fails:
+            self.world.failed_to_load.add(self.driver.replica.core.id)
+        return fails
 
     def wake(self) -> None:
         """Have the node stepped soon, once."""

@@ -87,6 +87,7 @@ class World:
         self.incarnations: Counter[str] = Counter()
         self._steps_of_dead = 0
         self.died_dropping: set[str] = set()
+        self.failed_to_load: set[str] = set()
         self.nodes = {"a": self._boot("a", "b", starts=True), "b": self._boot("b", "a", starts=False)}
 
     def run(self) -> None:
@@ -157,9 +158,15 @@ class World:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the guest is gone by two failures at once: its host died while its DROP of the standby was open, and
-        the DROP came into force (PROTOCOL.md, "Unavoidable")."""
-        return self.store.record.active in self.died_dropping
+        """Whether the guest is gone by two failures at once.
+
+        Its host died while its DROP of the standby was open, and the DROP came into force (PROTOCOL.md, "Unavoidable");
+        or its host died, and what the standby held did not load, so that it was discarded.
+        """
+        record = self.store.record
+        alive = {node.driver.replica.core.id for node in self.nodes.values() if not node.is_dead}
+        has_failed = record.standby in self.failed_to_load and not alive & {record.active, record.standby}
+        return record.active in self.died_dropping or has_failed
 
     # --- what the nodes use ----------------------------------------------------------------------------------------
 

@@ -114,6 +114,21 @@ def _lets_a_proposal_be_repeated(bench: _Bench) -> None:
     bench.expect(bench.store.read(bench.guest), newer, "a read after a late duplicate")
 
 
+def _resolves_a_lost_answer(bench: _Bench) -> None:
+    """Whose answer was lost can learn from a read whether its proposal is in force, and learns the same ever after."""
+    bench.raise_to(1)
+    for generation in range(2, 12):
+        mine, theirs = Record(generation, "mine", None), Record(generation, "theirs", None)
+        with closing(bench.make_store()) as other:
+            for store, proposal in bench.chance.sample([(bench.store, mine), (other, theirs)], 2):
+                store.compare_and_set(bench.guest, proposal)  # the answer is lost
+            decided = bench.store.read(bench.guest)
+            bench.require(decided in (mine, theirs), f"a read after two lost answers gave {decided}")
+            for store, proposal in ((bench.store, mine), (other, theirs)):
+                bench.expect(store.compare_and_set(bench.guest, proposal), decided, f"{proposal}, repeated,")
+                bench.expect(store.read(bench.guest), decided, "a later read")
+
+
 def _keeps_guests_apart(bench: _Bench) -> None:
     """Each guest id has a record of its own."""
     guests = [f"{bench.guest} {guest_id}" for guest_id in _GUEST_IDS]
@@ -173,6 +188,7 @@ _CLAUSES: Final = (
     _keeps_what_was_set,
     _refuses_other_bases,
     _lets_a_proposal_be_repeated,
+    _resolves_a_lost_answer,
     _keeps_guests_apart,
     _outlives_its_handles,
     _behaves_as_one_cell,

@@ -95,7 +95,7 @@ class MemoryTransport:
         self._arrivals: SimpleQueue[_Pipe] = SimpleQueue()
         self._regained: SimpleQueue[int] = SimpleQueue()
         self._callers: dict[str, MemoryTransport] = {}
-        self._pipes: dict[tuple[MemoryTransport, Lane], _Pipe] = {}
+        self._pipes: dict[tuple[MemoryTransport, Lane, bool], _Pipe] = {}
 
     @property
     def dialled(self) -> tuple[str, ...]:
@@ -185,11 +185,12 @@ class MemoryTransport:
         return None if target is None or target.is_closed else target
 
     def _pipe(self, peer: str, target: "MemoryTransport", lane: Lane) -> _Pipe:
-        pipe = self._pipes.get((target, lane))
+        # What is dialled and what is answered are two connections, as on a network: the other end has a name for each.
+        is_dialling = peer in self._dialled
+        pipe = self._pipes.get((target, lane, is_dialling))
         if pipe is None:
-            is_dialling = peer in self._dialled
             sender = self._name if is_dialling or self._listen is None else self._listen
-            pipe = self._pipes[target, lane] = _Pipe(sender, self._key, lane)
+            pipe = self._pipes[target, lane, is_dialling] = _Pipe(sender, self._key, lane)
             if is_dialling:
                 target.accept(self, self._name)
         return pipe
@@ -202,9 +203,9 @@ class MemoryTransport:
 
     def _forget_closed(self) -> None:
         """Take back what was sent to a transport just as it closed, and forget callers that are gone."""
-        for (target, lane), pipe in list(self._pipes.items()):
-            if target.is_closed:
-                del self._pipes[target, lane]
+        for ends, pipe in list(self._pipes.items()):
+            if ends[0].is_closed:
+                del self._pipes[ends]
                 for message in _drain(pipe.messages):
                     message.let_go()
         for name, caller in list(self._callers.items()):

@@ -47,14 +47,14 @@ class Trial(Pair):
 
     def __init__(self, fault: Fault, directory: Path, engine: str) -> None:
         self.fault = fault
-        self.engine = engine_named(engine, 0.02)
+        chosen = engine_named(engine, 0.02)
         self.stopped: dict[str, FtvmError] = {}
         self.was_killed = False
         self.outputs, self.states = OutputChecker(), StateChecker()
         super().__init__(
             guest=make_guest,
             limits=LIMITS,
-            engine=self.engine,
+            engine=chosen,
             store=FileRecordStore(directory),
             timing=TIMING,
         )
@@ -71,16 +71,7 @@ class Trial(Pair):
             if self.a in self.alive:
                 self.kill(self.a)
         self.wait(lambda: self.b.role is Role.ACTIVE, 400)
-        self.machines["c"] = machine = Machine(
-            self,
-            "c",
-            "b",
-            starts=False,
-            guest=make_guest(False),
-            limits=LIMITS,
-            engine=self.engine,
-            timing=TIMING,
-        )
+        self.machines["c"] = machine = self.boot("c", "b", make_guest(False), starts=False)
         self.alive.append(machine)
         self.watch(machine)
         self.wait(lambda: self.is_protected(machine), 400)

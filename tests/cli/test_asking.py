@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ftvm.engines.kemari import Kemari
 from ftvm.errors import ClosedError
 from ftvm.runtime.protection import Protection, protect
 from ftvm.service.control import ControlSocket
@@ -80,6 +81,30 @@ def test_ctl_of_a_guest_that_is_not_here_is_wrong_usage(ftvm: Run, host: Protect
 
     assert outcome.status == 2
     assert "no host of a guest 'vm2' answers" in outcome.err
+    assert host.status().role == "active"
+
+
+def test_ctl_changes_the_engine_and_its_interval(ftvm: Run, host: Protection) -> None:
+    changed = ftvm("ctl", "engine", "kemari", "--interval", "50", "--json")
+    ftvm("ctl", "interval", "10")
+
+    assert json.loads(changed.out)["engine"] == "kemari"
+    assert host._node.driver.engines == (Kemari(0.01), Kemari(0.01))
+
+
+def test_ctl_of_an_engine_that_is_none_is_wrong_usage(ftvm: Run, host: Protection) -> None:
+    outcome = ftvm("ctl", "engine", "warp")
+
+    assert outcome.status == 2
+    assert "there is no engine 'warp'; choose one of: remus" in outcome.err
+    assert host.status().engine == "remus"
+
+
+def test_ctl_switchover_without_a_standby_fails_and_the_guest_goes_on(ftvm: Run, host: Protection) -> None:
+    outcome = ftvm("ctl", "switchover", "--timeout", "1")
+
+    assert outcome.status == 1
+    assert "LocalProtocolError" in outcome.err
     assert host.status().role == "active"
 
 

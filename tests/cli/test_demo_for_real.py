@@ -1,6 +1,11 @@
 import json
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 
 def test_guest_survives_its_host_and_nothing_is_lost() -> None:
@@ -20,6 +25,22 @@ def test_guest_survives_its_host_and_nothing_is_lost() -> None:
     assert outcome["digests_compared"] > 0
     assert 0 < outcome["bytes_sent"] < outcome["bytes_raw"]
     assert ended.returncode == 0
+
+
+def test_a_stock_linux_under_qemu_survives_its_host_its_qemu_and_both(tmp_path: Path) -> None:
+    if shutil.which("qemu-system-x86_64") is None or not any(Path("/boot").glob("vmlinuz-*-cloud-amd64")):
+        pytest.skip("needs QEMU: apt install qemu-system-x86 linux-image-cloud-amd64 busybox-static")
+    command = [sys.executable, "-P", "-m", "ftvm", "demo", "--guest", "qemu", "--kills", "3", "--json"]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, env=environment)
+
+    outcome = json.loads(ended.stdout)
+    assert outcome["trouble"] is None
+    assert (outcome["kills"], len(outcome["takeover_ms"])) == (3, 3)
+    assert (outcome["acknowledged_lost"], outcome["contradicted"], outcome["unanswered"]) == (0, 0, 0)
+    assert outcome["digests_compared"] > 0
+    assert (ended.stderr, ended.returncode) == ("", 0)
 
 
 def test_unknown_engine_ends_with_the_list_and_no_traceback() -> None:

@@ -18,6 +18,6 @@ def test_example_survives_both_kills_and_says_so() -> None:
 def test_example_reads_like_a_tutorial() -> None:
     text = EXAMPLE.read_text()
 
-    assert len(text.splitlines()) < 80
+    assert len(text.splitlines()) < 90
     imports = [line for line in text.splitlines() if line.startswith(("import ", "from "))]
     assert imports == ["import multiprocessing", "import tempfile", "import ftvm"]

@@ -87,15 +87,6 @@ def test_a_gap_in_the_numbers_is_our_bug() -> None:
             gate.hold(Output(number=number, channel="c", payload=b""), NOTHING_SAFE, NOW)
 
 
-def test_what_was_discarded_never_leaves() -> None:
-    gate = make_gate(NOTHING_SAFE, NOTHING_SAFE)
-
-    assert gate.discard() == 2
-
-    assert gate.open_for({None}, None) == []
-    assert (gate.released, gate.held_bytes) == (0, 0)
-
-
 def test_above_tells_what_a_checkpoint_must_carry() -> None:
     gate = make_gate(*[NOTHING_SAFE] * 4, released=10)
 

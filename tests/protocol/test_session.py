@@ -6,7 +6,7 @@ from ftvm.checkpoint import Checkpoint
 from ftvm.encode.messages import Ack, SessionId
 from ftvm.engines.remus import Remus
 from ftvm.protocol.channel import Outbox
-from ftvm.protocol.session import Session
+from ftvm.protocol.session import Contact, Session
 from ftvm.protocol.suspicion import Watch
 from ftvm.units import Nanos
 
@@ -70,3 +70,14 @@ def test_the_commit_time_follows_a_link_that_stays_slow() -> None:
         commit(session, epoch, cut_at_ms=100 * epoch, acknowledged_at_ms=100 * epoch + (8 if epoch == 1 else 80))
 
     assert 79 * MS <= session.commit_ns <= 80 * MS
+
+
+def test_an_acknowledgement_that_comes_late_does_not_revive_a_session_that_is_lost() -> None:
+    """Regression (simulator, seed 20083): the session was lost a second time, while its DROP was open."""
+    session = make_session()
+    commit(session, 1, cut_at_ms=100, acknowledged_at_ms=108)
+    session.contact = Contact.LOST
+
+    session.acknowledge(Ack(received=0, epoch=1, log_index=0, memory_digest=0), Nanos(200 * MS))
+
+    assert session.is_lost

@@ -8,6 +8,7 @@ import os
 import re
 import threading
 from collections.abc import Callable
+from itertools import permutations
 from os import urandom
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ftvm.checkpoint import Output
 from ftvm.config import Timing
 from ftvm.engines.names import ENGINES, engine_named
 from ftvm.errors import GuestEnded
+from ftvm.events import EngineChanged
 from ftvm.guests.riscv.guest import RiscvGuest
 from ftvm.guests.riscv.programs import read_program
 from ftvm.runtime.clock import MonotonicClock
@@ -107,8 +109,12 @@ def lived_through_a_kill(
     ear: Ear,
     world: CallbackWorld,
     talk: Callable[[], None],
+    before: Callable[[Protection], None] = lambda _: None,
 ) -> str:
-    """Protect a guest, kill its host, `talk` to it on the other, and wait until it ends well; return what it said."""
+    """Protect a guest, do what comes `before`, kill its host, `talk` to it on the other, and wait until it ends well.
+
+    Returns what it said.
+    """
     shared = {"arbiter": f"file://{folder}", "engine": engine_named(engine, 0.02), "timing": TIMING}
     with Standby(
         blank,
@@ -125,6 +131,7 @@ def lived_through_a_kill(
             **shared,  # type: ignore[arg-type]
         )
         assert primary.wait_protected(PATIENCE_S)
+        before(primary)
         kill(primary)
 
         protection = standby.wait(PATIENCE_S)
@@ -156,6 +163,25 @@ def test_a_program_that_ends_well_ends_both_its_hosts_and_leaves_no_claim(engine
     assert took_over == 0
     record = FileRecordStore(tmp_path).read("guest")
     assert (record.active, record.standby) == (None, None)
+
+
+@pytest.mark.parametrize(("old", "new"), list(permutations(ENGINES, 2)))
+def test_a_program_goes_on_where_its_host_died_after_a_change_of_engine(old: str, new: str, tmp_path: Path) -> None:
+    ear = Ear()
+    world = CallbackWorld(ear.hear)
+
+    def change(primary: Protection) -> None:
+        primary.set_engine(engine_named(new, 0.02))
+        while not any(isinstance(event, EngineChanged) for event in primary.events(PATIENCE_S)):
+            primary.check()
+        assert primary.status().engine == new
+
+    def talk() -> None:
+        world.put("console", b"still there?\nquit\n")
+
+    said = lived_through_a_kill(machine("console"), machine(None), old, tmp_path, ear, world, talk, change)
+
+    judge_console(said)
 
 
 @pytest.mark.parametrize("engine", list(ENGINES))

@@ -63,6 +63,10 @@ class FakeHost:
     def status(self) -> Status:
         return self.now
 
+    def set_engine(self, *, name: str | None, interval: float | None, latency: float | None) -> Pending:
+        self.asked.append(f"engine {name} {interval} {latency}")
+        return lambda: True
+
     def switch_over(self, limit_ns: Nanos) -> Pending:
         self.asked.append(f"switchover within {limit_ns} ns")
         if self.now.standby is None:

@@ -8,6 +8,7 @@ import pytest
 
 import ftvm
 from ftvm.arbiters.memory import MemoryRecordStore
+from ftvm.engines.kemari import Kemari
 from ftvm.engines.remus import Remus
 from ftvm.errors import BrokenError, ClosedError, ConfigError, LocalProtocolError, RemoteProtocolError, TransportError
 from ftvm.events import Solo
@@ -79,7 +80,7 @@ def test_a_stopped_host_ends_in_order_and_is_gone_from_the_list(tmp_path: Path) 
             machine.guest("vm1").stop()
 
             with pytest.raises(ClosedError, match="an operator asked this host to stop"):
-                protection.wait(WAIT_SECONDS)
+                protection.wait()
 
         assert machine.guests() == []
 
@@ -143,20 +144,53 @@ def pair(folder: Path) -> Iterator[tuple[Protection, Standby]]:
 def test_an_operator_hands_a_guest_over_and_back(tmp_path: Path) -> None:
     with pair(tmp_path) as (active, standby), connect(f"ipc://{tmp_path}") as machine:
         first = machine.guest("vm1")
-        first.switch_over(WAIT_SECONDS)
+        first.switchover(WAIT_SECONDS)
         assert standby.wait(WAIT_SECONDS) is not None
         second = machine.guest("vm1")
 
         assert (first.status().role, second.last_status.role) == ("standby", "active")
         assert second.path != first.path
-        second.switch_over(WAIT_SECONDS)
+        second.switchover(WAIT_SECONDS)
         assert second.last_status.role == "standby"
         assert active.status().generation == second.last_status.generation
 
 
+def test_an_operator_changes_the_engine_and_its_interval(tmp_path: Path) -> None:
+    with pair(tmp_path) as (active, standby), connect(f"ipc://{tmp_path}") as machine:
+        handle = machine.guest("vm1")
+        handle.set_engine("kemari", interval=0.05)
+        assert handle.last_status.engine == "kemari"
+        handle.set_engine(interval=0.01)
+
+        assert active._node.driver.engines == (Kemari(0.01), Kemari(0.01))
+        assert active._node.driver.settings.engine == Remus()
+        assert handle.status().is_protected
+        assert standby.status().role == "standby"
+
+
+def test_an_engine_that_cannot_be_is_refused_and_nothing_changes(two_guests: Connection) -> None:
+    handle = two_guests.guest("vm1")
+
+    with pytest.raises(ConfigError, match="no engine 'warp'"):
+        handle.set_engine("warp")
+    with pytest.raises(ConfigError, match="engine kemari takes no latency target"):
+        handle.set_engine("kemari", latency=0.005)
+
+    assert handle.status().engine == "remus"
+
+
+def test_an_engine_is_set_where_the_guest_runs(tmp_path: Path) -> None:
+    with (
+        pair(tmp_path),
+        connect(f"ipc://{tmp_path}/b.sock") as machine,
+        pytest.raises(LocalProtocolError, match="the engine is set where the guest runs"),
+    ):
+        machine.guest().set_engine("kemari")
+
+
 def test_a_guest_without_a_standby_cannot_be_handed_over(two_guests: Connection) -> None:
     with pytest.raises(LocalProtocolError):
-        two_guests.guest("vm1").switch_over()
+        two_guests.guest("vm1").switchover()
 
 
 def test_sockets_that_nobody_answers_at_are_passed_over(two_guests: Connection) -> None:

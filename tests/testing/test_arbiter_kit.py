@@ -76,6 +76,20 @@ class LosesSome(Honest):
             super().write(guest_id, record)
 
 
+class BelievesItself(Honest):
+    """Takes a proposal that it has made before for one that was won."""
+
+    def __init__(self, cell: Cell) -> None:
+        super().__init__(cell)
+        self.proposed: set[Record] = set()
+
+    def compare_and_set(self, guest_id: str, record: Record) -> Record:
+        if record in self.proposed and self.read(guest_id).generation == record.generation:
+            return record
+        self.proposed.add(record)
+        return super().compare_and_set(guest_id, record)
+
+
 class ForgetsWhenClosed(Honest):
     def close(self) -> None:
         if not self.is_closed and self.cell.calls:
@@ -167,6 +181,7 @@ BROKEN = [
     (LosesSome, "gave Record"),
     (ForgetsWhenClosed, "What was set is there for a handle that is opened later|one cell|repeated|by every handle"),
     (RefusesRepetition, "A proposal may be repeated"),
+    (BelievesItself, "Whose answer was lost can learn from a read"),
     (MixesGuests, "Each guest id has a record of its own"),
     (ConfusesNoneWithEmpty, "A record is read as it was set"),
     (ReadsItsOwnPast, "A record is read as it was set, by every handle"),

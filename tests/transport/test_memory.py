@@ -48,6 +48,22 @@ def test_peer_that_is_replaced_at_its_name_gets_what_is_sent_from_then_on() -> N
     new.close()
 
 
+def test_answer_comes_under_one_name_on_both_lanes_whatever_was_dialled_before() -> None:
+    network = MemoryNetwork()
+    here, there = network.transport("a", ["b"]), network.transport("b", ["a"])
+    here.send("b", Lane.DATA, [b"dialled"])
+    there.send("a", Lane.CONTROL, [b"dialled, too"])
+    (caller,) = [delivery.peer for delivery in here.poll(9).deliveries]
+
+    for lane in Lane:
+        here.send(caller, lane, [b"answer"])
+    answers = [delivery for delivery in there.poll(9).deliveries if delivery.frames == (b"answer",)]
+
+    assert [delivery.peer for delivery in answers] == ["a", "a"]
+    here.close()
+    there.close()
+
+
 def test_two_diallers_are_told_apart_and_answered_apart() -> None:
     network = MemoryNetwork()
     listener = network.transport("a")

@@ -7,10 +7,19 @@
 `choose_tracker` picks for memory that others write; a built-in machine knows that it wants `store`.
 """
 
-from ftvm.capture.trackers.choose import Chosen, choose_tracker
+from ftvm.capture.trackers.choose import Chosen, choose_tracker, track_memory
 from ftvm.capture.trackers.compare import CompareTracker
 from ftvm.capture.trackers.interface import Tracker
 from ftvm.capture.trackers.store import StoreTracker
 from ftvm.capture.trackers.userfault import OtherProcess, UserfaultTracker
 
-__all__ = ["Chosen", "CompareTracker", "OtherProcess", "StoreTracker", "Tracker", "UserfaultTracker", "choose_tracker"]
+__all__ = [
+    "Chosen",
+    "CompareTracker",
+    "OtherProcess",
+    "StoreTracker",
+    "Tracker",
+    "UserfaultTracker",
+    "choose_tracker",
+    "track_memory",
+]

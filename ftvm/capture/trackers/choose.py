@@ -1,6 +1,6 @@
 """Which tracker to use for memory that others write, and why."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,9 +9,10 @@ from ftvm.capture.trackers.compare import CompareTracker
 from ftvm.capture.trackers.interface import Tracker
 from ftvm.capture.trackers.userfault import UserfaultTracker
 from ftvm.errors import ConfigError
+from ftvm.interfaces import Region
 from ftvm.units import PAGE_BYTES
 
-__all__ = ["Chosen", "choose_tracker"]
+__all__ = ["Chosen", "choose_tracker", "track_memory"]
 
 _SMALL_BYTES: Final = 16 << 20
 """Below this, comparing everything takes about a millisecond: less than the write faults that it saves."""
@@ -40,6 +41,14 @@ def choose_tracker(memory: NativeMemory, name: str = "auto") -> Chosen:
     if name not in _BY_NAME:
         raise ConfigError(f"unknown tracker {name!r}: there are auto, {', '.join(_BY_NAME)}")
     return Chosen(tracker=_BY_NAME[name](memory), reason="it was asked for by name")
+
+
+def track_memory(regions: Sequence[Region], name: str = "auto") -> Tracker:
+    """Start to track what is written to a guest's memory: the dirty half of a Guest, for hypervisors that have none.
+
+    Sees writes of this process alone, by whatever means. For `name` and what is raised, see `choose_tracker`.
+    """
+    return choose_tracker(NativeMemory([region.buffer for region in regions]), name).tracker
 
 
 def _best(memory: NativeMemory) -> Chosen:

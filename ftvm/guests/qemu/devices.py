@@ -14,6 +14,7 @@ import threading
 from typing import Any, Final
 
 import lz4.block
+import xxhash
 
 from ftvm.errors import GuestError, LimitExceeded
 from ftvm.guests.qemu.memory import SharedMemory
@@ -36,7 +37,8 @@ STATE_BYTES_MAX: Final = 16 << 20
 _STREAM_MARK: Final = b"QEVM\x00\x00\x00\x03"
 _SECTION_FULL: Final = 4
 _SECTION_HEAD: Final = struct.Struct(">BIB")
-_PACKED_HEAD: Final = struct.Struct("<4sI")
+_PACKED_HEAD: Final = struct.Struct("<4sI16s")
+"""A mark, the length unpacked, and the XXH3-128 of what is packed: a state that was altered is never given to QEMU."""
 _PACKED_MARK: Final = b"qdv1"
 _FIRMWARE_HEAD: Final = struct.Struct("<QQ")
 _LOOKS_MAX: Final = 2_000
@@ -59,18 +61,20 @@ def save_devices(qmp: Qmp, state: int) -> bytes:
 
 def pack_devices(stream: bytes) -> bytes:
     """Pack device state: most of it is zeros."""
-    return _PACKED_HEAD.pack(_PACKED_MARK, len(stream)) + bytes(lz4.block.compress(stream, store_size=False))
+    packed = bytes(lz4.block.compress(stream, store_size=False))
+    return _PACKED_HEAD.pack(_PACKED_MARK, len(stream), xxhash.xxh3_128_digest(packed)) + packed
 
 
 def unpack_devices(packed: bytes) -> bytes:
     """Return the device state; raises GuestError if these bytes are none."""
     if len(packed) < _PACKED_HEAD.size:
         raise GuestError(f"device state of {len(packed)} bytes is too short")
-    mark, stream_bytes = _PACKED_HEAD.unpack_from(packed)
-    if mark != _PACKED_MARK or stream_bytes > STATE_BYTES_MAX:
+    mark, stream_bytes, digest = _PACKED_HEAD.unpack_from(packed)
+    content = packed[_PACKED_HEAD.size :]
+    if mark != _PACKED_MARK or stream_bytes > STATE_BYTES_MAX or xxhash.xxh3_128_digest(content) != digest:
         raise GuestError("the device state is not one of QEMU's, as this ftvm packs it")
     try:
-        stream = lz4.block.decompress(packed[_PACKED_HEAD.size :], uncompressed_size=stream_bytes)
+        stream = lz4.block.decompress(content, uncompressed_size=stream_bytes)
     except (lz4.block.LZ4BlockError, ValueError) as wrong:
         raise GuestError(f"the device state does not unpack: {wrong}") from wrong
     if len(stream) != stream_bytes or not stream.startswith(_STREAM_MARK):

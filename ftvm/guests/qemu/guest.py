@@ -15,7 +15,7 @@ from typing import Any, Final
 from ftvm._native.memory import NativeMemory
 from ftvm.capture.trackers import CompareTracker, OtherProcess, StoreTracker, Tracker, UserfaultTracker
 from ftvm.checkpoint import Bitmap, Geometry, RegionShape
-from ftvm.errors import ClosedError, ConfigError, GuestError, LocalProtocolError, TrackingLost
+from ftvm.errors import ClosedError, ConfigError, GuestError, LimitExceeded, LocalProtocolError, TrackingLost
 from ftvm.guests.qemu.devices import Firmware, load_state, prepare_migration, save_devices, take_head, unpack_devices
 from ftvm.guests.qemu.disk import DiskImage
 from ftvm.guests.qemu.machine import RAM_ID, QemuMachine
@@ -60,12 +60,13 @@ class QemuGuest:
         self._failure: str | None = None
         self._is_running = False
         self._is_blank = not boots
-        self._needs_head = True
         self._is_closed = False
         self._process = self._start(boots=boots)
         try:
             refuse_unshared_memory(self._process)
             self._geometry = self._describe()
+            if boots:
+                self._take_head()
         except BaseException:
             self.close()
             raise
@@ -119,13 +120,9 @@ class QemuGuest:
             return
         self._is_running = False
         try:
-            status, _ = self._process.qmp.execute_all([("query-status", {}), ("stop", {})])
-        except GuestError as wrong:
+            self._stop()
+        except (GuestError, LimitExceeded) as wrong:
             self._give_up(str(wrong))
-        else:
-            self._note_events()
-            if status["status"] not in _RUNNING:
-                self._give_up(self._why_stopped(status["status"]))
         if self._gate is not None:
             self._gate.hold()
 
@@ -172,8 +169,6 @@ class QemuGuest:
         """Get and clear the set of pages written since the last call, or more."""
         self._require_paused("collect_dirty")
         try:
-            if self._needs_head:
-                self._take_head()
             parts = [self._ram_tracker().collect(), *(tracker.collect() for tracker in self._own_trackers())]
         except TrackingLost:
             self._drop_tracker()
@@ -225,15 +220,19 @@ class QemuGuest:
             regions=tuple(RegionShape(name=memory.name, page_count=memory.page_count) for memory in self._memories()),
         )
 
-    def _note_events(self) -> None:
-        if any(event.name == "RESET" for event in self._process.qmp.take_events()):
-            self._needs_head = True  # a reset loads ROMs anew, and may change them
+    def _stop(self) -> None:
+        qmp = self._process.qmp
+        status, _ = qmp.execute_all([("query-status", {}), ("stop", {})])
+        if status["status"] not in _RUNNING:
+            raise GuestError(self._why_stopped(status["status"]))
+        if any(event.name == "RESET" for event in qmp.take_events()):
+            self._take_head()  # a reset loads ROMs anew, and may change them
 
     def _take_head(self) -> None:
+        """Bring the region up to date that holds what the device state leaves out."""
         qmp = self._process.qmp
         self._firmware.put(take_head(qmp, unpack_devices(save_devices(qmp, self._state))))
         self._firmware_tracker.restore(Bitmap.full([self._firmware.memory.page_count]))
-        self._needs_head = False
 
     def _why_stopped(self, status: str) -> str:
         if self._disk is not None and self._disk.trouble is not None:
@@ -251,7 +250,6 @@ class QemuGuest:
         self._process = self._start(boots=False)
         self._failure = None
         self._is_blank = True
-        self._needs_head = True
         if self._sink is not None:
             self._open_gate()
 

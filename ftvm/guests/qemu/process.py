@@ -185,7 +185,7 @@ class QemuProcess:
 
     def _greet(self, monitor: socket.socket) -> Qmp:
         try:
-            return Qmp(monitor, timeout=_START_SECONDS)
+            return Qmp(monitor, greeting_timeout=_START_SECONDS)
         except GuestError as wrong:
             self.kill()
             raise GuestError(f"QEMU did not come up: {self.why_ended()}") from wrong

@@ -1,8 +1,8 @@
 """QEMU's monitor, spoken without a thread: each call runs the protocol's event loop until its answer has come.
 
-A promise over the `qemu.qmp` package: every wait ends, at the latest after `timeout` seconds, and every failure is a
-GuestError that names the command. Events that QEMU sends in between wait, bounded, for `take_events`. Calls may come
-from any thread, one at a time. Knows no command's meaning.
+What it promises beyond the `qemu.qmp` package: every wait ends, after five seconds if nothing else is said, and every
+failure is a GuestError that names the command. Events that QEMU sends in between wait, bounded, for `take_events`.
+Calls may come from any thread, one at a time. Knows no command's meaning.
 
 Source: QEMU, docs/interop/qmp-spec.rst.
 """
@@ -44,10 +44,9 @@ class QmpEvent:
 class Qmp:
     """A session over a connected socket."""
 
-    def __init__(self, connection: socket.socket, *, timeout: float = _ANSWER_SECONDS) -> None:
+    def __init__(self, connection: socket.socket, *, greeting_timeout: float) -> None:
         """Greet and negotiate; the socket is this session's from now on. Raises GuestError."""
         self._lock = threading.Lock()
-        self._timeout = timeout
         self._loop = asyncio.new_event_loop()
         self._client = QMPClient("ftvm")
         self._kept: deque[QmpEvent] = deque(maxlen=_EVENTS_KEPT)
@@ -56,7 +55,7 @@ class Qmp:
         self._is_closed = False
         connection.setblocking(False)
         try:
-            self._run(self._client.connect(connection), "its greeting", timeout)
+            self._run(self._client.connect(connection), "its greeting", greeting_timeout)
         except GuestError:
             self.close()
             raise
@@ -77,7 +76,7 @@ class Qmp:
             return await asyncio.gather(*(self._client.execute(name, _named(given)) for name, given in commands))
 
         names = ", ".join(name for name, _ in commands)
-        return self._run(ask(), names, self._timeout if timeout is None else timeout)
+        return self._run(ask(), names, _ANSWER_SECONDS if timeout is None else timeout)
 
     def give_file(self, name: str, descriptor: int) -> None:
         """Give QEMU a copy of a file descriptor, to be called by `name` in commands that follow. Raises GuestError."""
@@ -86,7 +85,7 @@ class Qmp:
             self._client.send_fd_scm(descriptor)
             return await self._client.execute("getfd", {"fdname": name})
 
-        self._run(give(), "getfd", self._timeout)
+        self._run(give(), "getfd", _ANSWER_SECONDS)
 
     def take_events(self) -> list[QmpEvent]:
         """Return the events that came before the last answer."""
@@ -118,7 +117,7 @@ class Qmp:
                 return
             self._is_closed = True
             with suppress(QMPError, OSError, EOFError, TimeoutError):  # it is over either way
-                self._loop.run_until_complete(asyncio.wait_for(self._client.disconnect(), self._timeout))
+                self._loop.run_until_complete(asyncio.wait_for(self._client.disconnect(), _ANSWER_SECONDS))
             self._loop.close()
 
     def _keep(self, event: Message) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
+from ftvm.errors import BrokenError
 from ftvm.lab.chaos.pair import Pair, other
 from ftvm.lab.stage import HOSTS
 
@@ -19,6 +20,8 @@ LONGER_THAN_ANY_LIMIT: Final = (0.6, 1.6)
 UP_TO_ANY_LIMIT: Final = (0.02, 0.35)
 A_LITTLE: Final = (0.0, 0.2)
 A_WHILE: Final = (0.0, 0.8)
+MIDST: Final = (0.0, 0.12)
+"""From the wish until some time after the guest usually runs on the other side."""
 BURST_MS: Final = (60.0, 450.0)
 USUAL_DELAY_MS: Final = 1.0
 
@@ -182,6 +185,45 @@ def _disk_full(pair: Pair, chance: Random) -> None:
     pair.start_host(victim)
 
 
+def _switch_over(pair: Pair, chance: Random) -> None:
+    """Move the guest as planned, there and perhaps back again."""
+    for _ in range(chance.randint(1, 2)):
+        pair.ask_to_switch_over(pair.active)
+        answer = pair.answer_about_switchover()
+        if "ok" not in answer:
+            raise BrokenError(f"a healthy pair did not switch over: {answer}\n{pair.last_words()}")
+        if (loss := pair.wait_healed()) is not None:
+            raise BrokenError(f"a planned switchover lost the guest: {loss}\n{pair.last_words()}")
+
+
+def _switch_over_disturbed(pair: Pair, chance: Random) -> None:
+    """Do something to a pair in the midst of a switchover: it ends here, there, or comes to nothing."""
+    active = pair.active
+    victim = chance.choice([active, other(active)])
+    deed = chance.choice([_die, _sleep, _part])
+    pair.ask_to_switch_over(active)
+    pair.pass_time(chance.uniform(*MIDST))
+    deed(pair, chance, victim)
+
+
+def _die(pair: Pair, chance: Random, victim: str) -> None:
+    pair.kill(victim)
+    pair.pass_time(chance.uniform(*A_LITTLE))
+    pair.start_host(victim)
+
+
+def _sleep(pair: Pair, chance: Random, victim: str) -> None:
+    pair.freeze(victim)
+    pair.pass_time(chance.uniform(*LONGER_THAN_ANY_LIMIT))
+    pair.wake(victim)
+
+
+def _part(pair: Pair, chance: Random, victim: str) -> None:
+    del victim
+    ways: tuple[str | bool, ...] = (True, "there", "back")
+    _cut_way(pair, chance, way=chance.choice(ways))
+
+
 def _kill_both(pair: Pair, chance: Random) -> None:
     first = chance.choice(HOSTS)
     pair.kill(first)
@@ -207,6 +249,8 @@ FAULTS: Final = (
     Fault(name="disk full", inject=_disk_full, needs_disk=True),
     Fault(name="leave primary", inject=_leave_primary),
     Fault(name="leave standby", inject=_leave_standby),
+    Fault(name="switch over", inject=_switch_over),
+    Fault(name="switch over, disturbed", inject=_switch_over_disturbed),
     Fault(name="kill both", inject=_kill_both, loses_guest=True),
 )
 

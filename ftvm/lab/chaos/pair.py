@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 
 from ftvm.errors import BrokenError
 from ftvm.lab.chaos.arbiters import BreakableArbiter
+from ftvm.lab.chaos.controlline import ControlLine
 from ftvm.lab.chaos.witness import Witness
 from ftvm.lab.ledger import HostFacts, Ledger
 from ftvm.lab.processes import Child, Children, Line
@@ -41,11 +42,15 @@ STATUSES_AFTER: Final = 2
 on its way."""
 
 RELAY_DELAY_MS: Final = 1.0
-CLIENT_OPTIONS: Final = ("--clients", "6", "--pace", "30", "--patience", "200")
+CLIENT_OPTIONS: Final = ("--clients", "5", "--pace", "30", "--patience", "500")
 """Enough to catch a lost write at any moment, and no more: several pairs share one machine, and a Kemari guest stands
-still for each answer, to a repeated request too."""
+still for each answer, to a repeated request too. On a busy machine it gave twenty answers a second; asked again more
+often than that it would never catch up.
+"""
 
 LINES_KEPT: Final = 20_000
+
+SWITCH_SECONDS: Final = 20.0
 
 
 class Pair:
@@ -72,6 +77,7 @@ class Pair:
         self._hosts: dict[str, Child] = {}
         self._client: Child | None = None
         self._relay: Child | None = None
+        self._line: ControlLine | None = None
         self._heard: deque[str] = deque(maxlen=LINES_KEPT)
 
     # --- beginning and end ---
@@ -167,6 +173,20 @@ class Pair:
         self._note(host, {"chaos": "asked to end"})
         self._end(host, Child.ask_to_end)
 
+    def ask_to_switch_over(self, host: str) -> None:
+        """Ask a host to hand the guest over to its standby, as `ftvm ctl switchover` does, and wait for nothing."""
+        self._note(host, {"chaos": "asked to switch over"})
+        if self._line is not None:
+            self._line.close()
+        self._line = ControlLine(self._stage.control_path(host), {"do": "switchover", "seconds": SWITCH_SECONDS})
+
+    def answer_about_switchover(self) -> Line:
+        """Wait for what came of it: {"ok": ...} or {"error": ...}."""
+        line = self._line
+        if line is None:
+            raise BrokenError("nobody was asked to switch over")
+        return self.wait_for(line.poll, HEAL_NS, "a switchover is answered")
+
     def freeze(self, host: str) -> None:
         """Stop a host process where it stands."""
         self._note(host, {"chaos": "frozen"})
@@ -194,7 +214,7 @@ class Pair:
 
     # --- how it stands ---
 
-    def wait_healed(self, since: Nanos, *, can_be_lost: bool = True) -> str | None:
+    def wait_healed(self, *, can_be_lost: bool = True) -> str | None:
         """Wait until the guest is protected and answers again; return why it is lost instead, None if it lives.
 
         It is lost where the record names no standby and an active whose process was ended here.
@@ -213,7 +233,7 @@ class Pair:
         loss = self.wait_for(look, HEAL_NS, "the guest is protected again")
         if loss:
             return loss
-        asked_at = max(since, _now())
+        asked_at = _now()
         self._ask_client(watch=asked_at)
         self.wait_for(lambda: self.ledger.answer_since(asked_at), HEAL_NS, "the guest answers again")
         return None

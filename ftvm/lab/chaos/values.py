@@ -52,6 +52,7 @@ class Round:
     fault: str
     engine: str
     takeovers: int
+    switchovers: int
     gap_ms: float | None
     healed_ms: float
     loss: str | None
@@ -124,6 +125,7 @@ class Outcome:
             "engines": _count(each.engine for each in self.rounds),
             "faults": _count(each.fault for each in self.rounds),
             "takeovers": self.takeovers,
+            "switchovers": sum(each.switchovers for each in self.rounds),
             "generations": self.generations,
             "guests_lost": _count(each.loss for each in self.rounds if each.loss is not None),
             "gap_ms": _spread([each.gap_ms or 0.0 for each in lived]),

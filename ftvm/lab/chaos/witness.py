@@ -55,7 +55,7 @@ class Witness:
             back = _ids(record) & gone
             if back:
                 self._find(f"{', '.join(sorted(back))} left the record before, and is back in {record}")
-            gone |= _ids(before) - _ids(record)
+            gone = (gone - back) | (_ids(before) - _ids(record))
             before = record
 
     def _take_status(self, host: str, status: Line) -> None:

@@ -87,24 +87,24 @@ class _Worker:
 
     def _play(self, pair: Pair, number: int, fault: Fault) -> None:
         pair.pass_time(self._chance.uniform(*QUIET_SECONDS))
-        takeovers_before = len(pair.ledger.takeovers)
+        before = (len(pair.ledger.takeovers), pair.ledger.switchovers)
         engine = self._engine = pair.engine
         pair.note(f"round {number}: {fault.name} under {engine}")
         began_at = _now()
         fault.inject(pair, self._chance)
         ended_at = _now()
-        loss = "both killed" if fault.loses_guest else pair.wait_healed(ended_at)
+        loss = "both killed" if fault.loses_guest else pair.wait_healed()
         gap_ms = None if loss else nanos_to_millis(pair.longest_gap(began_at))
         if loss is not None:
             self._restart_guest(pair, number, fault)
         healed_ms = nanos_to_millis(_now() - ended_at)
-        takeovers = len(pair.ledger.takeovers) - takeovers_before
         outcome = Round(
             job=self._job,
             number=number,
             fault=fault.name,
             engine=engine,
-            takeovers=takeovers,
+            takeovers=len(pair.ledger.takeovers) - before[0],
+            switchovers=pair.ledger.switchovers - before[1],
             gap_ms=None if gap_ms is None else round(gap_ms, 1),
             healed_ms=round(healed_ms, 1),
             loss=loss,
@@ -149,9 +149,8 @@ class _Worker:
         return self._pair
 
     def _start_guest(self, pair: Pair, *, force: bool) -> None:
-        began_at = _now()
         pair.start_guest(self._chance.getrandbits(32), self._chance.choice(HOSTS), force=force)
-        pair.wait_healed(began_at, can_be_lost=False)
+        pair.wait_healed(can_be_lost=False)
 
     def _tear_down(self) -> None:
         if self._pair is not None:

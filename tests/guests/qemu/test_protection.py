@@ -102,6 +102,28 @@ def test_linux_goes_on_where_its_host_died(engine: str, victim: str, guests: Gue
     assert b"record %d\n" % (records[-1] - 1) in image
 
 
+def test_linux_goes_there_and_back(guests: Guests, tmp_path: Path) -> None:
+    world = World()
+    primary, _, standby, _ = start(world, guests, tmp_path, "remus")
+    with primary, standby:
+        assert primary.wait_protected(PATIENCE_S)
+        world.wait_count(guests.booted.counted + 2)
+
+        primary.switchover()
+        there = standby.wait(PATIENCE_S)
+        assert there is not None
+        assert there.wait_protected(PATIENCE_S)
+        world.wait_count(world.counts()[-1] + 3)
+        there.switchover()
+        assert primary.wait_active(PATIENCE_S)
+        world.wait_count(world.counts()[-1] + 3)
+
+    counts = world.counts()
+    assert counts == list(range(guests.booted.counted + 1, counts[-1] + 1))
+    assert "guest: boot" not in world.console()
+    assert set(re.findall(r"bad (\d+)", world.console())) == {"0"}
+
+
 @pytest.mark.parametrize("engine", ["lockstep", "hybrid"])
 def test_engines_that_replay_are_refused(engine: str, guests: Guests, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"engine {engine} needs a guest that can do: replay"):

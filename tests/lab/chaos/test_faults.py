@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from ftvm.errors import BrokenError
 from ftvm.lab.chaos.faults import FAULTS, Fault, deal
 from ftvm.lab.stage import HOSTS
 
@@ -58,8 +59,21 @@ class FakePair:
     def mend(self) -> None:
         self.is_arbiter_broken = False
 
+    def last_words(self) -> str:
+        return ""
+
     def note(self, what: str) -> None:
         assert what
+
+    def ask_to_switch_over(self, host: str) -> None:
+        assert host == self.active
+        self.deeds += 1
+
+    def answer_about_switchover(self) -> dict[str, object]:
+        return {"ok": {}}
+
+    def wait_healed(self) -> None:
+        """It is."""
 
     def pass_time(self, seconds: float) -> None:
         assert 0 <= seconds < 2
@@ -97,3 +111,11 @@ def test_without_a_disk_none_is_filled() -> None:
 
 def test_no_two_kinds_share_a_name() -> None:
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
+
+
+def test_a_healthy_pair_that_does_not_switch_over_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
+    (fault,) = [fault for fault in FAULTS if fault.name == "switch over"]
+    monkeypatch.setattr(FakePair, "answer_about_switchover", lambda _: {"error": "the standby is slow"})
+
+    with pytest.raises(BrokenError, match="the standby is slow"):
+        fault.inject(FakePair(), Random(1))  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ def a_round(number: int = 1, *, gap_ms: float | None = 300.0, loss: str | None =
         fault="cut",
         engine="remus",
         takeovers=1,
+        switchovers=0,
         gap_ms=gap_ms,
         healed_ms=1000.0,
         loss=loss,

@@ -1,0 +1,82 @@
+"""The outside of a guest as a tap device: a network interface of this host, to be put into a bridge.
+
+`TapPort` has the face of a `DatagramPort` (datagram.py), and keeps its promises: it never blocks, and what does not fit
+is dropped and counted. A cable is written ``tap:NAME``. The interface is made by whoever runs the host (``ip tuntap add
+dev NAME mode tap user USER``), which leaves ftvm without rights of its own; run as root, ftvm makes one that goes when
+it ends. To bring it up and to put it into a bridge is never ftvm's.
+
+Source: Linux, Documentation/networking/tuntap.rst.
+"""
+
+import fcntl
+import os
+import struct
+from typing import Final
+
+from ftvm.errors import ClosedError, ConfigError, TransportError
+from ftvm.guests.datagram import DATAGRAM_BYTES_MAX, FRAME_BYTES_MIN, DatagramCounters
+
+__all__ = ["TapPort"]
+
+_DEVICE: Final = "/dev/net/tun"
+_SET_INTERFACE: Final = 0x400454CA
+_REQUEST: Final = struct.Struct("16sH22x")
+_TAP_WITHOUT_HEADER: Final = 0x0002 | 0x1000
+_NAME_BYTES_MAX: Final = 15
+
+
+class TapPort:
+    """One interface: send and receive frames without ever blocking."""
+
+    def __init__(self, name: str) -> None:
+        """Attach to the interface. Raises ConfigError for a name that cannot be, TransportError if it is refused."""
+        if not 0 < len(name.encode()) <= _NAME_BYTES_MAX or "/" in name:
+            raise ConfigError(f"{name!r} is not the name of an interface: write tap:NAME, at most 15 characters")
+        self.counters = DatagramCounters()
+        self._descriptor = -1
+        try:
+            self._descriptor = os.open(_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            fcntl.ioctl(self._descriptor, _SET_INTERFACE, _REQUEST.pack(name.encode(), _TAP_WITHOUT_HEADER))
+        except OSError as wrong:
+            self.close()
+            raise TransportError(
+                f"the tap device {name} cannot be used: {wrong.strerror}; "
+                f"make it with: ip tuntap add dev {name} mode tap user $USER"
+            ) from wrong
+
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable when a frame has come."""
+        if self._descriptor < 0:
+            raise ClosedError("this tap port was closed")
+        return self._descriptor
+
+    def send(self, frame: bytes) -> bool:
+        """Send one frame; return False if it was dropped (and counted): the interface is down, or full."""
+        try:
+            os.write(self.fileno(), frame)
+        except OSError:
+            self.counters.sends_dropped += 1
+            return False
+        self.counters.frames_sent += 1
+        return True
+
+    def receive(self, limit: int) -> list[bytes]:
+        """Return up to `limit` frames that have come."""
+        frames: list[bytes] = []
+        for _ in range(limit):
+            try:
+                frame = os.read(self.fileno(), DATAGRAM_BYTES_MAX)
+            except OSError:
+                break  # nothing more, or the interface is down: frames come again when it is up
+            if len(frame) < FRAME_BYTES_MIN:
+                self.counters.runts_refused += 1
+            else:
+                frames.append(frame)
+        self.counters.frames_received += len(frames)
+        return frames
+
+    def close(self) -> None:
+        """Let go of the interface. Idempotent."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1

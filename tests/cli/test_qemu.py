@@ -1,0 +1,84 @@
+"""`ftvm qemu` from outside: what it refuses, and a host of it by hand."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ftvm.cli import qemu as command
+from ftvm.errors import ConfigError, GuestError
+
+HOST = ("--listen", "ipc:///tmp/none", "--arbiter", "file:///tmp")
+
+
+def test_a_missing_package_is_told_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "qemu.qmp", None)
+
+    result = CliRunner().invoke(command.qemu, ["run", *HOST])
+
+    assert isinstance(result.exception, ConfigError)
+    assert "pip install 'ftvm[qemu]'" in str(result.exception)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--", "-m", "4G"], "-m is ftvm's to give: use memory_bytes"),
+        (["--", "-device", "vfio-pci,host=01:00.0"], "cannot be protected: a real device"),
+        (["--", "-netdev", "tap,id=n,vhost=on"], "cannot be protected: another process"),
+        (["--qemu", "qemu-system-none"], "cannot be started"),
+        (["--disk", "/nowhere/disk.img"], "--disk /nowhere/disk.img: No such file"),
+        (["--memory", "1000K"], "whole MiB"),
+    ],
+)
+def test_what_cannot_be_protected_is_refused(words: list[str], reason: str) -> None:
+    result = CliRunner().invoke(command.qemu, ["run", *HOST, *words])
+
+    assert isinstance(result.exception, ConfigError)
+    assert reason in str(result.exception)
+
+
+@pytest.fixture
+def installed() -> None:
+    if shutil.which("qemu-system-x86_64") is None:
+        pytest.skip("needs QEMU: apt install qemu-system-x86")
+
+
+@pytest.mark.usefixtures("installed")
+def test_qemus_own_words_are_told() -> None:
+    result = CliRunner().invoke(command.qemu, ["run", *HOST, "--memory", "16M", "--", "-device", "no-such"])
+
+    assert isinstance(result.exception, GuestError)
+    assert "'no-such' is not a valid device model name" in str(result.exception)
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_host_runs_until_it_is_told_to_stop_and_leaves_nothing(tmp_path: Path) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(1 << 20))
+    arguments = [sys.executable, "-P", "-m", "ftvm", "qemu", "run", "--listen", f"ipc://{tmp_path}/a", "--json"]
+    arguments += ["--arbiter", f"file://{tmp_path}/arbiter", "--create", "--memory", "16M", "--disk", str(disk)]
+    (tmp_path / "arbiter").mkdir()
+
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as host:
+        assert host.stdout is not None
+        for line in host.stdout:
+            if json.loads(line).get("status", {}).get("role") == "active":
+                break
+        (qemu,) = children_of(host.pid)
+        host.send_signal(signal.SIGTERM)
+        host.communicate(timeout=60)
+
+    assert host.returncode == 0
+    assert not Path(f"/proc/{qemu}").exists()
+
+
+def children_of(pid: int) -> list[int]:
+    tasks = os.listdir(f"/proc/{pid}/task")
+    return [int(child) for task in tasks for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split()]

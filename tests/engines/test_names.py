@@ -1,0 +1,49 @@
+"""Engines by name, and one made from another: what is not given stays as it is."""
+
+from typing import Any, cast
+
+import pytest
+
+from ftvm.engines.hybrid import Hybrid
+from ftvm.engines.kemari import Kemari
+from ftvm.engines.lockstep import Lockstep
+from ftvm.engines.names import engine_changed
+from ftvm.engines.remus import Remus
+from ftvm.errors import ConfigError
+from ftvm.interfaces import Engine
+
+
+@pytest.mark.parametrize(
+    ("present", "change", "wanted"),
+    [
+        (Remus(0.02), {"interval": 0.01}, Remus(0.01)),
+        (Remus(0.02, 0.005), {"interval": 0.01}, Remus(0.01, 0.005)),
+        (Remus(0.02), {"latency": 0.005}, Remus(0.02, 0.005)),
+        (Remus(0.02, 0.005), {"name": "kemari"}, Kemari(0.02)),
+        (Hybrid(0.02), {"name": "remus", "interval": 0.01, "latency": 0.005}, Remus(0.01, 0.005)),
+        (Lockstep(0.02), {"name": "lockstep"}, Lockstep(0.02)),
+    ],
+)
+def test_what_is_not_given_stays_as_it_is(present: Engine, change: dict[str, Any], wanted: Engine) -> None:
+    assert engine_changed(present, **change) == wanted
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"name": "warp"}, "no engine 'warp'"),
+        ({"latency": 0.005}, "kemari takes no latency target"),
+        ({"interval": 99.0}, "is not from"),
+    ],
+)
+def test_a_change_that_cannot_be_is_refused(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        engine_changed(Kemari(0.02), **change)
+
+
+def test_an_engine_of_somebodys_own_is_left_to_its_owner() -> None:
+    class Strange:
+        name = "strange"
+
+    with pytest.raises(ConfigError, match="engine strange is not one of"):
+        engine_changed(cast("Engine", Strange()), interval=0.01)

@@ -1,0 +1,112 @@
+"""Fuzzes the decoder of messages, guided by coverage: whatever comes is a message or one of the two errors promised.
+
+    python -m tests.fuzz.messages [SECONDS, default 10] [FOLDER that keeps what reached new code]
+
+Needs atheris (`pip install atheris`, CPython 3.11 on Linux). The seeds are made by the encoder, of every kind of
+message. Each input is tried as it is, and with all digests made right again, or nothing would ever get past them. What
+does decode must come out of the encoder as it went in.
+"""
+
+import struct
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import FunctionType
+
+import atheris
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from ftvm.checkpoint import Buffer, Checkpoint
+from ftvm.config import Limits
+from ftvm.encode import codec, fields, plain, stream, wire
+from ftvm.encode.messages import Envelope, EpochPart, Message
+from ftvm.encode.wire import decode, encode
+from ftvm.errors import BadFrame, VersionMismatch
+from ftvm.testing.strategies import checkpoints, envelopes, messages
+
+from ..encode.forging import forged
+
+LIMITS = Limits()
+SEEDS = 500
+SETTINGS = settings(
+    max_examples=SEEDS,
+    database=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+    deadline=None,
+)
+FRAMES_MAX = 8
+LENGTH = struct.Struct("<I")
+
+
+def joined(frames: Sequence[Buffer]) -> bytes:
+    """Return frames as one input."""
+    return b"".join(LENGTH.pack(len(frame)) + bytes(frame) for frame in frames)
+
+
+def parted(data: bytes) -> list[bytes]:
+    """Return the frames of an input; a length beyond its end means all that is left."""
+    frames: list[bytes] = []
+    while len(data) >= LENGTH.size and len(frames) < FRAMES_MAX:
+        (length,) = LENGTH.unpack_from(data)
+        frames.append(data[LENGTH.size : LENGTH.size + length])
+        data = data[LENGTH.size + length :]
+    return frames
+
+
+def try_one(data: bytes) -> None:
+    """Decode; anything but a message or the promised errors is a finding."""
+    frames = parted(data)
+    for told in (frames, forged(frames)):
+        try:
+            decoded = decode(told, LIMITS)
+        except (BadFrame, VersionMismatch):
+            continue
+        again = decode([bytes(frame) for frame in encode(*decoded)], LIMITS)
+        if again != decoded:
+            raise AssertionError(f"{decoded} was encoded as {again}")
+
+
+def end_of_epoch(checkpoint: Checkpoint) -> EpochPart:
+    return EpochPart(sequence=1, epoch=checkpoint.epoch, part=0, batch=None, checkpoint=checkpoint)
+
+
+def write_seeds(folder: Path) -> None:
+    """Have the encoder write messages of every kind, the same ones each time."""
+    count = 0
+
+    @seed(0)
+    @SETTINGS
+    @given(envelopes(), st.one_of(messages(), checkpoints().map(end_of_epoch)))
+    def write(envelope: Envelope, message: Message) -> None:
+        nonlocal count
+        count += 1
+        (folder / f"{count:04}").write_bytes(joined(encode(envelope, message)))
+
+    write()
+
+
+def instrument() -> None:
+    """Have the decoder report what it reaches. (The import hook of atheris does not see an editable installation.)"""
+    for module in (wire, codec, fields, plain, stream):
+        for thing in vars(module).values():
+            if isinstance(thing, FunctionType) and thing.__module__ == module.__name__:
+                atheris.instrument_func(thing)
+
+
+def main() -> None:
+    """Fuzz for a while."""
+    instrument()
+    seconds = sys.argv[1] if len(sys.argv) > 1 else "10"
+    with tempfile.TemporaryDirectory() as seeds:
+        write_seeds(Path(seeds))
+        folders = [*sys.argv[2:3], seeds]
+        options = [f"-max_total_time={seconds}", "-max_len=20000", "-timeout=10", "-rss_limit_mb=1024", "-verbosity=0"]
+        atheris.Setup([sys.argv[0], *options, "-print_final_stats=1", *folders], try_one)
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""Situations that several tests of the pair bring about by hand."""
+
+from ftvm.config import Timing
+from ftvm.encode.messages import Envelope, Leave
+from ftvm.interfaces import Lane, Read, Record
+from ftvm.protocol.core import Role
+from ftvm.protocol.takeover import ClaimState
+
+from .harness import MS, Pair
+
+BACKUP_LIMIT_MS = Timing().backup_limit_ns / MS
+PRIMARY_LIMIT_MS = Timing().primary_limit_ns / MS
+
+
+def silence(pair: Pair, milliseconds: float = BACKUP_LIMIT_MS) -> None:
+    """Let b live on while nothing from a arrives, up to the moment before it would be asked to act."""
+    for _ in range(int(milliseconds / 5) - 1):
+        pair.elapse(5)
+        pair.b.tick()
+        if pair.b.outstanding is not None:
+            pair.b.answer()
+
+
+def take_over(pair: Pair) -> None:
+    """Have b take over from a, of which nothing is heard any more."""
+    for _ in range(1000):
+        if pair.b.role is Role.ACTIVE:
+            return
+        silence(pair, 10)
+    raise AssertionError("b does not take over")
+
+
+def claiming(pair: Pair) -> None:
+    """Bring b to have proposed its TAKE, unanswered."""
+    for _ in range(1000):
+        pair.elapse(5)
+        pair.b.tick()
+        if pair.b.standby.claim.state is ClaimState.CLAIMING:
+            break
+        if isinstance(pair.b.outstanding, Read):
+            pair.b.answer()
+    pair.b.tick()
+
+
+def alone(pair: Pair, milliseconds: float) -> None:
+    """Let a live on while nothing from b arrives; requests to the arbiter stay unanswered."""
+    for _ in range(int(milliseconds / 5)):
+        pair.elapse(5)
+        pair.a.tick()
+        if isinstance(pair.a.outstanding, Read):
+            pair.a.answer()
+        pair.a.tick()
+
+
+def hint_of(pair: Pair, *, generation: int) -> None:
+    """Have b say that a generation is in force of which the arbiter knows nothing."""
+    standby = pair.b.standby
+    pair.a.emit(b"x")
+    known = standby.core.desk.known
+    standby.core.desk.known = Record(generation, "b1", None)
+    standby._acknowledge()
+    standby.core.desk.known = known
+    pair.b.perform()
+    pair.carry(pair.b, pair.a)
+
+
+def acknowledge_one_epoch(pair: Pair) -> None:
+    """Let b commit and acknowledge the epoch that holds all outputs, without the arbiter answering."""
+    for _ in range(10):
+        pair.elapse(5)
+        session = pair.a.active.session
+        assert session is not None
+        pair.a.replica.tick(pair.now)
+        pair.a.perform()
+        pair.carry(pair.a, pair.b)
+        pair.b.tick()
+        pair.carry(pair.b, pair.a)
+
+
+def envelope(pair: Pair) -> Envelope:
+    """Return an envelope as a would send it."""
+    pair.a.replica.core.send("b", Lane.CONTROL, Leave(reason=""), None)
+    pair.a.perform()
+    return pair.a.sent.pop().envelope

@@ -1,0 +1,299 @@
+"""How a standby comes to be active, and what becomes of who was (PROTOCOL.md, TAKE)."""
+
+from ftvm.config import Timing
+from ftvm.encode.messages import Ack
+from ftvm.events import (
+    ArbiterTrouble,
+    HostFailed,
+    Suspected,
+    TookOver,
+)
+from ftvm.interfaces import CompareAndSet, Read, Record
+from ftvm.protocol import effects as do
+from ftvm.protocol.core import Role
+from ftvm.protocol.link import LinkState
+from ftvm.protocol.takeover import ClaimState
+
+from .harness import MS, Pair
+from .situations import (
+    BACKUP_LIMIT_MS,
+    acknowledge_one_epoch,
+    claiming,
+    hint_of,
+    silence,
+    take_over,
+)
+
+# --- takeover --------------------------------------------------------------------------------------------------------
+
+
+def test_a_standby_takes_over_when_the_active_is_silent_and_emits_again_what_may_not_have_left() -> None:
+    pair = Pair().protected()
+    pair.a.emit(b"one", b"two")
+    pair.a.sent.clear()
+    pair.until(lambda: pair.b.standby.committed.outputs and pair.a.said == [])
+    take_over(pair)
+
+    assert pair.store.record == Record(3, "b1", None)
+    assert pair.b.said == [b"one", b"two"]
+    assert pair.b.is_running
+    assert pair.b.output_next == 3
+    assert [event.outputs_emitted_again for event in pair.b.told(TookOver)] == [2]
+
+
+def test_outputs_that_are_known_to_have_left_are_not_emitted_again() -> None:
+    pair = Pair().protected()
+    pair.a.emit(b"one")
+    pair.run(200)
+    assert pair.a.said == [b"one"]
+
+    take_over(pair)
+
+    assert pair.b.said == []
+    assert pair.b.active.gate.released == 1
+
+
+def test_a_takeover_loads_before_it_claims() -> None:
+    pair = Pair().protected()
+    take_over(pair)
+
+    kinds = [type(effect) for effect in pair.b.performed]
+    assert kinds.index(do.Load) < kinds.index(do.Run)
+
+
+def test_a_state_that_does_not_load_is_never_claimed() -> None:
+    pair = Pair().protected()
+    pair.b.load_error = "wrong registers"
+
+    silence(pair, 5_000)
+
+    assert pair.store.record == Record(2, "a1", "b1")
+    assert pair.b.role is Role.STANDBY
+    assert pair.b.told(HostFailed)[0].error == "loading failed: wrong registers"
+    assert 1 < len(pair.b.told(Suspected)) <= 5_000 / (Timing().read_interval_ns / MS)
+
+    pair.b.load_error = None
+    take_over(pair)
+
+    assert pair.b.is_running
+
+
+def test_nothing_is_claimed_without_a_read_begun_after_the_suspicion() -> None:
+    pair = Pair().protected()
+    pair.b.replica.core.desk.want_read()
+    pair.b.tick()
+    assert pair.b.outstanding == Read()
+    pair.elapse(BACKUP_LIMIT_MS)
+    pair.b.replica._stepped_at = pair.now
+    pair.b.tick()
+    assert pair.b.standby.claim.state is ClaimState.CHECKING
+
+    pair.b.answer()
+    state_after_the_old_read = pair.b.standby.claim.state
+    pair.b.tick()
+    pair.b.answer()
+
+    assert state_after_the_old_read is ClaimState.CHECKING
+    assert pair.b.standby.claim.state is ClaimState.CLAIMING
+
+
+def test_a_take_whose_answer_is_lost_is_resolved_by_repeating_it() -> None:
+    pair = Pair().protected()
+    claiming(pair)
+
+    for _ in range(3):
+        assert pair.b.outstanding == CompareAndSet(Record(3, "b1", None))
+        pair.b.answer(is_lost=True)
+        assert (pair.b.role, pair.b.is_running) == (Role.STANDBY, False)
+        pair.elapse(100)
+        pair.b.tick()
+    pair.b.answer()
+
+    assert pair.b.role is Role.ACTIVE
+    assert pair.store.record == Record(3, "b1", None)
+
+
+def test_nothing_is_committed_or_acknowledged_while_a_claim_is_open() -> None:
+    pair = Pair().protected()
+    pair.a.emit(b"late")
+    for _ in range(10):
+        pair.elapse(5)
+        pair.a.tick()
+    claiming(pair)
+    epoch = pair.b.standby.committed.epoch
+    pair.b.sent.clear()
+
+    pair.carry(pair.a, pair.b)
+    pair.b.tick()
+
+    assert pair.b.waiting(Ack) == []
+    assert pair.b.standby.committed.epoch == epoch
+    pair.b.answer()
+    assert pair.b.said == []
+
+
+def test_a_claim_that_loses_to_a_drop_empties_the_standby() -> None:
+    pair = Pair().protected()
+    claiming(pair)
+    pair.store.record = Record(3, "a1", None)
+
+    pair.b.answer()
+
+    assert pair.b.role is Role.EMPTY
+    assert pair.b.id == "b2"
+    assert not pair.b.is_running
+
+
+def test_a_claim_that_another_change_overtook_is_unloaded_and_the_standby_goes_on() -> None:
+    pair = Pair().protected()
+    claiming(pair)
+    pair.store.record = Record(3, "a1", "b1")
+    epoch = pair.b.standby.committed.epoch
+
+    pair.b.answer()
+
+    assert pair.b.role is Role.STANDBY
+    assert pair.b.standby.claim.is_watching
+    assert isinstance(pair.b.performed[-1], do.Unload)
+    assert pair.b.standby.committed.epoch == epoch
+
+
+def test_a_sign_of_life_before_the_claim_calls_it_off() -> None:
+    pair = Pair().protected()
+    for _ in range(1000):
+        pair.elapse(5)
+        pair.b.tick()
+        if pair.b.standby.claim.state is ClaimState.CHECKING:
+            break
+    pair.a.tick()
+
+    pair.carry(pair.a, pair.b)
+    pair.b.answer()
+
+    assert pair.b.standby.claim.is_watching
+    assert pair.store.record == Record(2, "a1", "b1")
+
+
+def test_without_the_arbiter_nobody_takes_over_and_the_claim_is_tried_again() -> None:
+    pair = Pair().protected()
+    for _ in range(400):
+        pair.elapse(5)
+        pair.b.tick()
+        if pair.b.outstanding is not None:
+            pair.b.answer(is_applied=False)
+
+    assert pair.b.role is Role.STANDBY
+    assert pair.b.told(ArbiterTrouble)
+
+    take_over(pair)
+
+    assert pair.b.role is Role.ACTIVE
+
+
+def test_a_leaving_active_hurries_the_takeover() -> None:
+    pair = Pair().protected()
+    pair.a.replica.leave("maintenance", pair.now)
+    pair.a.perform()
+    pair.carry(pair.a, pair.b)
+
+    pair.b.tick()
+
+    assert pair.b.standby.claim.state is ClaimState.CHECKING
+
+
+def test_a_peer_that_was_seen_to_end_is_suspected_at_once_by_either_side() -> None:
+    pair = Pair().protected()
+
+    pair.b.replica.on_peer_gone("a")
+    pair.b.tick()
+    pair.a.replica.on_peer_gone("b")
+    pair.a.tick()
+
+    assert pair.b.standby.claim.state is ClaimState.CHECKING
+    assert pair.a.active.link is LinkState.DROPPING
+
+
+def test_a_host_that_was_stopped_itself_does_not_suspect_its_peer_when_it_wakes() -> None:
+    pair = Pair().protected()
+    pair.elapse(60_000)
+
+    pair.a.tick()
+    pair.b.tick()
+
+    assert pair.a.active.link is LinkState.PROTECTED
+    assert pair.b.standby.claim.is_watching
+
+
+# --- deposed ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_deposed_active_stops_discards_what_it_held_and_takes_a_fresh_id() -> None:
+    pair = Pair().protected()
+    pair.a.emit(b"never safe")
+    pair.a.sent.clear()
+    pair.store.record = Record(3, "b1", None)
+
+    pair.a.replica.core.desk.want_read()
+    pair.a.tick()
+    pair.a.answer()
+
+    assert (pair.a.role, pair.a.id, pair.a.is_running) == (Role.EMPTY, "a2", False)
+    assert pair.a.said == []
+    pair.a.emit(b"after")
+    assert pair.a.said == []
+
+
+def test_a_hint_holds_outputs_until_the_read_is_answered() -> None:
+    pair = Pair().protected()
+    hint_of(pair, generation=9)
+    acknowledge_one_epoch(pair)
+
+    held = pair.a.said
+    pair.a.tick()
+    pair.a.answer()
+
+    assert held == []
+    assert pair.a.said == [b"x"]
+
+
+def test_a_hint_that_cannot_be_checked_holds_no_longer() -> None:
+    pair = Pair().protected()
+    hint_of(pair, generation=9)
+    acknowledge_one_epoch(pair)
+
+    held = pair.a.said
+    pair.a.tick()
+    pair.a.answer(is_applied=False)
+
+    assert held == []
+    assert pair.a.said == [b"x"]
+
+
+def test_a_hint_is_never_believed() -> None:
+    pair = Pair().protected()
+
+    hint_of(pair, generation=9)
+    pair.a.tick()
+    pair.a.answer()
+
+    assert pair.a.role is Role.ACTIVE
+    assert pair.a.replica.core.desk.known == Record(2, "a1", "b1")
+
+
+# --- an arbiter that forgot ------------------------------------------------------------------------------------------
+
+
+def test_a_pair_whose_arbiter_forgot_goes_on_and_changes_nothing() -> None:
+    pair = Pair().protected()
+    pair.run(2_000)
+    pair.store.record = Record(0, None, None)
+
+    pair.run(2_000)
+    pair.a.emit(b"hello")
+    pair.run(100)
+    silence(pair, 3_000)
+
+    assert pair.a.said == [b"hello"]
+    assert (pair.a.role, pair.b.role) == (Role.ACTIVE, Role.STANDBY)
+    assert pair.store.record == Record(0, None, None)
+    assert "it went back from generation 2 to 0" in pair.b.told(ArbiterTrouble)[0].error
