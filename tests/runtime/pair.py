@@ -23,6 +23,7 @@ from ftvm.runtime.world import CallbackWorld
 from ftvm.sim.guest import SimGuest
 from ftvm.testing.hosts import ManualClock, PromptArbiter
 from ftvm.transport.memory import MemoryNetwork, MemoryTransport
+from ftvm.units import Nanos
 
 MS = 1_000_000
 

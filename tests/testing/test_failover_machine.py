@@ -88,7 +88,7 @@ class LosesItsMemoryWhenLoaded(Honest):
 
 
 BROKEN = [ForgetsARegister, ForgetsWhenItIsSaved, LosesItsMemoryWhenLoaded]
-"""A page that goes unreported is not among them: the scrub ends the session before it does harm; check_guest finds it."""
+"""A page that goes unreported is not among them: the scrub ends the session before any harm; check_guest finds it."""
 
 
 @pytest.mark.parametrize("machine", [SimFailover, FedSimFailover])
