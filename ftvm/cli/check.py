@@ -12,6 +12,7 @@ import click
 
 from ftvm.cli.hostoptions import HostArguments, parse_memory
 from ftvm.cli.primary import primary
+from ftvm.cli.qemu import QemuArguments, run
 from ftvm.cli.serviceoptions import open_attendants
 from ftvm.service import checks
 from ftvm.service.checks import Finding, Level
@@ -30,8 +31,9 @@ _MARKS: Final = {Level.OK: "ok      ", Level.WARNING: "warning ", Level.FAILURE:
     show_default=True,
     help="As what this host is to be started.",
 )
+@click.option("--qemu", "is_qemu", is_flag=True, help="CONFIG is for `ftvm qemu run` and `ftvm qemu standby`.")
 @click.option("--json", "is_json", is_flag=True, help="Print a list of objects instead of lines.")
-def check(config: Path, role: str, is_json: bool) -> None:
+def check(config: Path, role: str, is_qemu: bool, is_json: bool) -> None:
     """Say what would fail if a host were started here with CONFIG, and how to mend it.
 
     Looks at the settings, keys and their modes, ports, peers, the arbiter and where it lives, kernel features and
@@ -40,7 +42,7 @@ def check(config: Path, role: str, is_json: bool) -> None:
 
     Exit status: 0 if nothing would fail (there may be warnings), 1 if something would, 2 if CONFIG cannot be read.
     """
-    findings = list(_findings(_arguments(config), is_standby=role == "standby"))
+    findings = list(_findings(_arguments(config, is_qemu=is_qemu), is_standby=role == "standby"))
     if is_json:
         click.echo(json.dumps([{**asdict(each), "level": each.level.value} for each in findings]))
     else:
@@ -51,11 +53,12 @@ def check(config: Path, role: str, is_json: bool) -> None:
     sys.exit(1 if any(each.level is Level.FAILURE for each in findings) else 0)
 
 
-def _arguments(config: Path) -> HostArguments:
-    """Return a host's arguments as `ftvm primary --config CONFIG` would have them."""
-    parameters = dict(primary.make_context("check", ["--config", str(config)]).params)
+def _arguments(config: Path, *, is_qemu: bool) -> HostArguments:
+    """Return a host's arguments as the command that starts it would have them with `--config CONFIG`."""
+    command = run if is_qemu else primary
+    parameters = dict(command.make_context("check", ["--config", str(config)]).params)
     del parameters["create"]
-    return HostArguments(**parameters)
+    return QemuArguments(**parameters) if is_qemu else HostArguments(**parameters)
 
 
 def _findings(arguments: HostArguments, *, is_standby: bool) -> Iterator[Finding]:
@@ -80,6 +83,8 @@ def _findings(arguments: HostArguments, *, is_standby: bool) -> Iterator[Finding
         yield from checks.check_opens("service", served, lambda: _open_and_close(arguments))
     if "memory" not in problems:
         yield from checks.check_memory(parse_memory(arguments.memory))
+    if isinstance(arguments, QemuArguments):
+        yield from checks.check_opens("qemu", "QEMU and the package qemu.qmp are here", arguments.check_tools)
     yield from checks.check_tracking()
 
 

@@ -94,6 +94,13 @@ _OPTIONS: Final = (
         show_default=True,
         help="When the standby is lost: run on alone, or stand still until there is a new one.",
     ),
+    click.option(
+        "--on-divergence",
+        type=click.Choice(["rejoin", "end"]),
+        default="rejoin",
+        show_default=True,
+        help="When a backup's guest comes to another state under lockstep: have it join afresh, or end this host.",
+    ),
     click.option("--heartbeat", default=50.0, show_default=True, metavar="MS", help="Time between heartbeats."),
     click.option(
         "--silence", default=300.0, show_default=True, metavar="MS", help="Silence after which a standby suspects."
@@ -130,6 +137,7 @@ class HostArguments:
     latency: float | None
     engine_name: str
     on_backup_loss: str
+    on_divergence: str
     heartbeat: float
     silence: float
     control: str | None
@@ -239,6 +247,7 @@ class HostArguments:
             "guest_id": self.guest_id,
             "timing": self.timing(),
             "halts_alone": self.on_backup_loss == "halt",
+            "ends_diverged": self.on_divergence == "end",
         }
 
     def timing(self) -> Timing:

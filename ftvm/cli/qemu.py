@@ -1,5 +1,6 @@
 """`ftvm qemu`: protect a stock QEMU; stand by for one."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -68,6 +69,12 @@ class QemuArguments(HostArguments):
     disk: str | None
     tracker: str
     arguments: tuple[str, ...]
+
+    def check_tools(self) -> None:
+        """Raise ConfigError unless what runs the guest, and what speaks to it, is installed."""
+        require_qmp()
+        if shutil.which(self.qemu) is None:
+            raise ConfigError(f"--qemu {self.qemu}: there is no such program; Debian has it in qemu-system-x86")
 
     def guest(self, *, boots: bool) -> Guest:
         """Start QEMU, paused; it waits for a state unless it `boots`."""

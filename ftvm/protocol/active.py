@@ -137,7 +137,8 @@ class Active:
 
     def on_log(self, records: list[LogRecord], now: Nanos) -> None:
         """Ship what was logged; before the first cut there is nobody to ship it to, and the cut will cover it."""
-        if self.link in SHIPPING:
+        if self.link in SHIPPING and self.session is not None:
+            self.session.log(records)
             self._unshipped.extend(records)
             self._flush(now)
 
@@ -186,9 +187,10 @@ class Active:
             return True
         if session is None or self.link not in SHIPPING:
             return self.is_stalled()
-        allowed = self.core.settings.limits.epochs_in_flight if session.is_followed else 1
+        limits = self.core.settings.limits
+        allowed = limits.epochs_in_flight if session.is_followed else 1
         waits = self.pace.engine.stands_still or session.is_followed
-        return self.is_stalled() or (waits and len(session.in_flight) >= allowed)
+        return self.is_stalled() or session.is_log_long(limits) or (waits and len(session.in_flight) >= allowed)
 
     @property
     def is_halted(self) -> bool:
@@ -303,6 +305,8 @@ class Active:
             return None
         if self.link is LinkState.SETTLING and self.switchover is not None and self.epoch < self.switchover.warm_epoch:
             return self.pace.last_cut_at
+        if session.is_log_long(self.core.settings.limits):
+            return self.pace.last_cut_at  # the guest stands still until a checkpoint covers some of it
         return self.pace.next_cut(session, self.gate)
 
     # --- messages --------------------------------------------------------------------------------------------------

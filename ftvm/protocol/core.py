@@ -85,6 +85,7 @@ class Settings:
     dialled       peers that this host asks to join
     creates       whether START may create the record where there is none
     halts_alone   whether the guest stands still when its standby is lost, until there is a new one
+    ends_diverged whether a backup whose guest came to another state than the primary's ends, or joins afresh
     """
 
     guest_id: str
@@ -96,6 +97,7 @@ class Settings:
     timing: Timing
     limits: Limits
     halts_alone: bool = False
+    ends_diverged: bool = False
 
 
 @dataclass(slots=True)

@@ -4,6 +4,10 @@ One request is outstanding at a time. A proposal is resolved only when a generat
 never by a time-out, never by an error (PROTOCOL.md, "The arbiter's record"). Until then it counts as possibly in force,
 which is what the release rule asks about. A record older than one already seen means that the arbiter forgot: it is
 refused.
+
+The highest generation is kept for as long as the process lives, and not on disk: a host that restarts has no state
+and no right that an old record could give back to it. It joins whoever is active, or starts where nobody is by an
+operator's word. So `--create` belongs in no unit file: with an arbiter that forgot, it is that word.
 """
 
 from dataclasses import dataclass, field

@@ -5,11 +5,13 @@ digest of each epoch is compared with the one captured: a difference means that 
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final
 
 from ftvm.checkpoint import NOTHING_SAFE, Checkpoint, LogRecord, PageBatch, Watermarks
+from ftvm.config import Limits
 from ftvm.encode.messages import Ack, Copy, EpochPart, Log, Sequenced, SessionId
 from ftvm.errors import BadFrame, DigestMismatch
 from ftvm.interfaces import Engine
@@ -30,11 +32,20 @@ def batches_of(messages: list[Sequenced]) -> tuple[PageBatch, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class Logged:
+    """So much was logged since a session began."""
+
+    records: int = 0
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class InFlight:
-    """An epoch that was captured and is not acknowledged yet. `engine` is in force behind it."""
+    """An epoch that was captured and is not acknowledged yet. `engine` is in force behind it; it covers `logged`."""
 
     epoch: int
     engine: Engine
+    logged: "Logged"
     memory_digest: int
     dirty_pages: int
     sent_bytes: int
@@ -60,6 +71,7 @@ class Session:
 
     engines      those that the standby knows, by name
     is_followed  the standby executes the log, or will behind what was shipped; no pages go to it then
+    logged       all of it, and `covered` what checkpoints that were acknowledged have made dispensable
     rest_epoch   the mark at which it is to come to rest; no checkpoint follows before it has
     """
 
@@ -82,6 +94,19 @@ class Session:
     commit_ns: int = 0
     is_followed: bool = False
     rest_epoch: int | None = None
+    logged: Logged = Logged()
+    covered: Logged = Logged()
+
+    def log(self, records: Sequence[LogRecord]) -> None:
+        """Count records that the standby is to keep, or to execute, until a checkpoint covers them."""
+        size_bytes = sum(len(record.payload) for record in records)
+        self.logged = Logged(self.logged.records + len(records), self.logged.size_bytes + size_bytes)
+
+    def is_log_long(self, limits: Limits) -> bool:
+        """Whether the standby has half of all the log to keep that it can."""
+        records = self.logged.records - self.covered.records
+        size_bytes = self.logged.size_bytes - self.covered.size_bytes
+        return records >= limits.log_records // 2 or size_bytes >= limits.log_bytes // 2
 
     @property
     def is_coming_to_rest(self) -> bool:
@@ -118,6 +143,7 @@ class Session:
             InFlight(
                 epoch=checkpoint.epoch,
                 engine=engine,
+                logged=self.logged,
                 memory_digest=checkpoint.memory_digest,
                 dirty_pages=checkpoint.dirty_pages,
                 sent_bytes=sum(batch.size_bytes for batch in checkpoint.batches) + len(checkpoint.devices),
@@ -154,6 +180,7 @@ class Session:
         committed: list[InFlight] = []
         while self.in_flight and self.in_flight[0].epoch <= ack.epoch:
             committed.append(self.in_flight.popleft())
+            self.covered = committed[-1].logged
         if committed:
             self._compare(committed[-1], ack)
             self._learn_commit_time(now - committed[-1].cut_at)

@@ -23,7 +23,7 @@ from ftvm.encode.messages import (
     Prepared,
     Sequenced,
 )
-from ftvm.errors import BadFrame, GuestEnded, InternalError, LimitExceeded, RemoteProtocolError
+from ftvm.errors import BadFrame, GuestEnded, GuestError, InternalError, LimitExceeded, RemoteProtocolError
 from ftvm.events import Committed as CommittedEvent
 from ftvm.events import (
     Diverged,
@@ -233,7 +233,7 @@ class Standby:
             self.core.do(Rest())
 
     def on_diverged(self, difference: Difference, now: Nanos) -> None:
-        """Take note that it came to another state, which makes what is here worthless: begin afresh."""
+        """Take note that it came to another state, which makes what is here worthless: begin afresh, or end."""
         self.core.tell(
             Diverged(
                 at=now,
@@ -248,6 +248,13 @@ class Standby:
         )
         self.leave(f"diverged: {difference.reason}", now)
         self.core.end_role(RoleEvent.DIVERGED, difference.reason)
+        if self.core.settings.ends_diverged:
+            self.core.fail(
+                GuestError(
+                    f"this backup's guest diverged from its primary's between {self.committed.position} and "
+                    f"{difference.seen}: {difference.reason}; it was told to end rather than to join afresh"
+                )
+            )
 
     def _tell_committed(self, checkpoint: Checkpoint, now: Nanos) -> None:
         self.core.tell(

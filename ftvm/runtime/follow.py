@@ -2,6 +2,10 @@
 
 Runs in the driver's thread, in bounded portions: a busy guest never keeps the driver from its heartbeats for long.
 
+Where two guests parted is known as an interval: from the last mark at which they agreed to where that was seen, which
+is a record that this guest cannot take as the other did, or the next mark. Closer than that would take a copy of both
+memories at each mark, to execute again from there: more than a fault that must not happen is worth.
+
 Source: Scales et al., 2010, sections 2.1 and 3.2 (deterministic replay on the backup, kept close behind the primary).
 """
 

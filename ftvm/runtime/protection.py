@@ -54,6 +54,9 @@ class HostOptions(TypedDict, total=False):
     halts_alone when the standby is lost: True has the guest stand still, and nothing leave, until there is a new one
                 (durability); False, the default, has it go on alone (availability). A guest that never had a standby,
                 or that was just taken over, runs alone either way
+    ends_diverged when the guest of a backup that executes the log came to another state than the primary's: True ends
+                this host with a GuestError, so that somebody looks into it and the guest runs unprotected meanwhile;
+                False, the default, has it discard what it has and join afresh
     timing      when silence becomes suspicion
     limits      the bound of everything that can grow
     on_event    called with each event, from the host's thread; must not block
@@ -66,6 +69,7 @@ class HostOptions(TypedDict, total=False):
     world: World | None
     guest_id: str
     halts_alone: bool
+    ends_diverged: bool
     timing: Timing
     limits: Limits
     on_event: Callable[[Event], None] | None
@@ -423,6 +427,7 @@ def _start(
             dialled=transport.dialled,
             creates=creates,
             halts_alone=options.get("halts_alone", False),
+            ends_diverged=options.get("ends_diverged", False),
             timing=options.get("timing") or Timing(),
             limits=limits,
         )

@@ -102,7 +102,10 @@ class Connection:
         told = line.ask({"do": "guests"}, self._timeout)
         if not isinstance(told, list):
             raise RemoteProtocolError(f"{path}: the list of guests is no list")
-        return [GuestHandle(line, Status.from_dict(status)) for status in told]
+        try:
+            return [GuestHandle(line, Status.from_dict(status)) for status in told]
+        except RemoteProtocolError as wrong:
+            raise RemoteProtocolError(f"{path}: {wrong}") from wrong
 
 
 class GuestHandle:

@@ -226,11 +226,6 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             "outputs do not obey the joining standby before the ADD is proposed",
             Edit(_IN_FORCE, "if joining is not None:", "if False:"),
         ),
-        _mutant(
-            "go_by_an_engine_that_no_checkpoint_carries_yet",
-            "outputs go by the rule of the engine that was asked for, not of the one in force",
-            Edit(f"{_ACTIVE}.on_outputs", "self.pace.engine", "self.pace.wanted"),
-        ),
         # --- what a backup keeps -----------------------------------------------------------------------------------
         _mutant(
             "forget_pending_outputs",

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Node", "SimWorld"]
 
-RELEASE_NS_MAX = 2_000_000
 HURRIES_MAX = 50
 """A step may ask for the next one at once, as while it executes a long log; one that always does turns a core hot."""
 ORIGIN_NS_MAX = 10**15

@@ -39,10 +39,11 @@ MESSAGE_FAULTS: Final[dict[str, tuple[float, ...]]] = {
 class Plan:
     """Drawn once for a seed.
 
-    rates       probability of each fault of single messages; absent: off
-    happenings  the kinds of happenings that are on
-    wake_ns     how long a host takes from being woken to its step
-    drift_ppm   no clock is faster or slower than the true time by more
+    rates           probability of each fault of single messages; absent: off
+    happenings      the kinds of happenings that are on
+    wake_ns         how long a host takes from being woken to its step
+    release_ns_max  how long an output that was let out may take to leave its host, and die with it
+    drift_ppm       no clock is faster or slower than the true time by more
     """
 
     engine: Engine
@@ -56,6 +57,7 @@ class Plan:
     link_jitter_ns: int
     wake_ns: int
     drift_ppm: int
+    release_ns_max: int
     rates: dict[str, float]
     happenings: frozenset[str]
     halts_alone: bool
@@ -83,6 +85,7 @@ def draw(seed: int, engine: Engine | None = None) -> Plan:
         link_jitter_ns=chance.choice([50_000, 1 * _MS]),
         wake_ns=chance.choice([20_000, 500_000, 2 * _MS]),
         drift_ppm=chance.choice([0, 200, 20_000]),
+        release_ns_max=stream(seed, "plan", "release").choice([2, 2, 20]) * _MS,
         rates={
             kind: rate
             for kind, rates in MESSAGE_FAULTS.items()

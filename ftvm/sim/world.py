@@ -29,7 +29,7 @@ from ftvm.sim.guest import SimGuest
 from ftvm.sim.happening import Happening
 from ftvm.sim.ledger import Fault, Ledger
 from ftvm.sim.network import SimNetwork
-from ftvm.sim.node import RELEASE_NS_MAX, Node
+from ftvm.sim.node import Node
 from ftvm.sim.operator import ACTIONS
 from ftvm.sim.plan import draw
 from ftvm.sim.timeline import Timeline
@@ -191,7 +191,7 @@ class World:
 
     def release_delay_ns(self) -> int:
         """Draw how long a release takes to leave its host."""
-        return int(self._releases.random() * RELEASE_NS_MAX)
+        return int(self._releases.random() * self.plan.release_ns_max)
 
     def was_released(self, replica: str, output: Output) -> None:
         """Note that an output left a host."""

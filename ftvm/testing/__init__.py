@@ -1,6 +1,6 @@
 """Public conformance kits: does your guest, transport, arbiter or engine keep its contract?
 
-`check_guest` and `check_engine` need hypothesis (the extra `test`); the others do not.
+`check_guest`, `check_engine` and `FailoverMachine` need hypothesis (the extra `test`); the others do not.
 """
 
 from importlib import import_module
@@ -12,10 +12,12 @@ from ftvm.testing.transport import check_transport
 
 if TYPE_CHECKING:
     from ftvm.testing.engine import check_engine
+    from ftvm.testing.failover import FailoverMachine
     from ftvm.testing.guest import check_guest
 
 __all__ = [
     "ContractBroken",
+    "FailoverMachine",
     "check_arbiter",
     "check_engine",
     "check_guest",
@@ -23,6 +25,7 @@ __all__ = [
 ]
 
 _HOMES: Final = {
+    "FailoverMachine": "ftvm.testing.failover",
     "check_engine": "ftvm.testing.engine",
     "check_guest": "ftvm.testing.guest",
 }

@@ -90,3 +90,14 @@ def test_a_key_that_is_none_is_wrong_usage(ftvm: Run, config: Path) -> None:
 
     assert outcome.status == 2
     assert "did you mean 'listen'?" in outcome.err
+
+
+def test_a_qemu_that_is_not_installed_is_a_failure(ftvm: Run, config: Path) -> None:
+    config.write_text(config.read_text() + 'qemu = "qemu-that-is-none"\n')
+
+    as_qemu, as_built_in = ftvm("check", config, "--qemu"), ftvm("check", config)
+
+    assert as_qemu.status == 1
+    assert "FAILURE qemu: " in as_qemu.out
+    assert as_built_in.status == 2
+    assert "qemu: there is no such key" in as_built_in.err

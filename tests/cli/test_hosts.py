@@ -60,6 +60,25 @@ def test_a_signal_stops_a_primary_cleanly(number: signal.Signals, tmp_path: Path
     assert "Traceback" not in said
 
 
+def test_a_primary_that_is_told_to_stop_hands_its_guest_over_and_that_is_no_takeover(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    shared = ("--arbiter", f"file://{tmp_path}", "--heartbeat", "100", "--silence", "3000", "--on-backup-loss", "halt")
+    with (
+        host("primary", "--listen", f"tcp://127.0.0.1:{port}", "--create", "--program", "console", *shared) as primary,
+        host("standby", "--listen", "tcp://127.0.0.1:0", "--peer", f"tcp://127.0.0.1:{port}", *shared) as standby,
+    ):
+        wait_for(primary, "Protected")
+
+        primary.send_signal(signal.SIGTERM)
+        told = wait_for(standby, "SwitchedHere")
+        primary.communicate(timeout=WAIT_SECONDS)
+
+    assert told["generation"] == 3
+    assert primary.returncode == 0
+
+
 def test_a_standby_whose_peer_is_not_there_waits_and_stops_cleanly(tmp_path: Path) -> None:
     with host(
         "standby",

@@ -278,3 +278,22 @@ def test_a_hint_is_never_believed() -> None:
 
     assert pair.a.role is Role.ACTIVE
     assert pair.a.replica.core.desk.known == Record(2, "a1", "b1")
+
+
+# --- an arbiter that forgot ------------------------------------------------------------------------------------------
+
+
+def test_a_pair_whose_arbiter_forgot_goes_on_and_changes_nothing() -> None:
+    pair = Pair().protected()
+    pair.run(2_000)
+    pair.store.record = Record(0, None, None)
+
+    pair.run(2_000)
+    pair.a.emit(b"hello")
+    pair.run(100)
+    silence(pair, 3_000)
+
+    assert pair.a.said == [b"hello"]
+    assert (pair.a.role, pair.b.role) == (Role.ACTIVE, Role.STANDBY)
+    assert pair.store.record == Record(0, None, None)
+    assert "it went back from generation 2 to 0" in pair.b.told(ArbiterTrouble)[0].error

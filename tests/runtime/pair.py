@@ -12,9 +12,8 @@ from ftvm.checkpoint import Output
 from ftvm.config import Limits, Timing
 from ftvm.engines.names import engines_for
 from ftvm.engines.remus import Remus
-from ftvm.errors import ArbiterError
 from ftvm.events import Event
-from ftvm.interfaces import Answer, Capability, CompareAndSet, Engine, RecordStore, Request
+from ftvm.interfaces import Capability, Engine, RecordStore
 from ftvm.protocol.active import Active
 from ftvm.protocol.core import Role, Settings
 from ftvm.protocol.standby import Standby
@@ -22,49 +21,22 @@ from ftvm.runtime.driver import Driver
 from ftvm.runtime.endpoint import Endpoint
 from ftvm.runtime.world import CallbackWorld
 from ftvm.sim.guest import SimGuest
+from ftvm.testing.hosts import ManualClock, PromptArbiter
 from ftvm.transport.memory import MemoryNetwork, MemoryTransport
 from ftvm.units import Nanos
 
 MS = 1_000_000
+
+HASTY = Timing(
+    heartbeat_ns=Nanos(15 * MS),
+    backup_limit_ns=Nanos(60 * MS),
+    primary_limit_ns=Nanos(90 * MS),
+    join_interval_ns=Nanos(5 * MS),
+    read_interval_ns=Nanos(5 * MS),
+)
+"""For tests that play many histories."""
+
 E = TypeVar("E", bound=Event)
-
-
-class ManualClock:
-    """Shows what it was set to."""
-
-    def __init__(self, now: int = 5_000_000 * MS) -> None:
-        self.time = Nanos(now)
-
-    def now(self) -> Nanos:
-        return self.time
-
-    def elapse(self, milliseconds: float) -> None:
-        self.time = Nanos(self.time + int(milliseconds * MS))
-
-
-class PromptArbiter:
-    """An Arbiter that answers as soon as it is polled. `requests` keeps what was asked."""
-
-    def __init__(self, store: RecordStore, guest_id: str) -> None:
-        self.requests: list[Request] = []
-        self._store = store
-        self._guest_id = guest_id
-        self._answer: Answer | None = None
-
-    def submit(self, request: Request) -> None:
-        self.requests.append(request)
-        try:
-            if isinstance(request, CompareAndSet):
-                record = self._store.compare_and_set(self._guest_id, request.record)
-            else:
-                record = self._store.read(self._guest_id)
-            self._answer = Answer(request, record, None)
-        except ArbiterError as wrong:
-            self._answer = Answer(request, None, str(wrong))
-
-    def poll(self) -> Answer | None:
-        answer, self._answer = self._answer, None
-        return answer
 
 
 class Machine:
@@ -81,6 +53,7 @@ class Machine:
         limits: Limits,
         engine: Engine,
         engines: Mapping[str, Engine],
+        ends_diverged: bool,
         timing: Timing,
     ) -> None:
         self.released: list[Output] = []
@@ -105,6 +78,7 @@ class Machine:
             dialled=(peer,),
             creates=True,
             timing=timing,
+            ends_diverged=ends_diverged,
             limits=limits,
         )
         self.driver = Driver(
@@ -165,6 +139,7 @@ class Pair:
         engines: Mapping[str, Engine] | None = None,
         store: RecordStore | None = None,
         timing: Timing | None = None,
+        ends_diverged: bool = False,
     ) -> None:
         make = guest or (lambda boots: SimGuest(page_count=24, pages_per_step=2, output_every=4, boots=boots))
         limits = limits or Limits(batch_bytes=1 << 16, copy_rest_pages=4)
@@ -174,6 +149,7 @@ class Pair:
         self.store = store or MemoryRecordStore()
         self._limits = limits
         self._timing = timing or Timing()
+        self._ends_diverged = ends_diverged
         self._engine = engine
         self._engines = {**engines_for(frozenset(Capability), engine), **(engines or {})}
         self.a = self.boot("a", "b", make(True), starts=True)
@@ -191,6 +167,7 @@ class Pair:
             engine=self._engine,
             engines=self._engines,
             timing=self._timing,
+            ends_diverged=self._ends_diverged,
         )
 
     def run(self, milliseconds: int) -> None:
@@ -219,9 +196,10 @@ class Pair:
             self.run(1)
         raise AssertionError("it does not come about")
 
-    def protected(self) -> "Pair":
+    def protected(self, milliseconds: int = 100) -> "Pair":
+        """Bring a to be active and b to be its standby, and let them live for a while."""
         self.until(lambda: self.a.role is Role.ACTIVE and self.store.read("vm").standby is not None)
-        self.run(100)
+        self.run(milliseconds)
         return self
 
     def kill(self, machine: Machine) -> None:

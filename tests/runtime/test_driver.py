@@ -1,6 +1,7 @@
 """The driver with the simulator's guest over the in-process transport: captures, failures, limits, takeovers."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +9,7 @@ from ftvm.checkpoint import END_CHANNEL, GuestPosition, LogKind, LogRecord
 from ftvm.config import Limits
 from ftvm.encode.messages import Envelope, Log, Message, SessionId
 from ftvm.encode.wire import Sealed, encode
+from ftvm.engines.hybrid import Hybrid
 from ftvm.errors import GuestEnded, GuestError, TrackingLost
 from ftvm.events import GuestFinished, HostFailed, PeerMisbehaved, SessionEnded, TookOver
 from ftvm.interfaces import CompareAndSet, Lane, Record
@@ -355,3 +357,23 @@ def test_the_status_tells_how_long_outputs_were_held(make_pair: Callable[..., Pa
 
     delay = pair.a.driver.status(pair.clock.now()).output_delay_us
     assert 0 < delay.p50 <= delay.p99 <= 25_000  # the test's clock: an interval of 20 ms, and a commit
+
+
+@pytest.mark.parametrize("limits", [Limits(log_records=64), Limits(log_bytes=512)], ids=["records", "bytes"])
+def test_a_guest_whose_log_grows_long_is_paused_until_a_checkpoint_covers_it(limits: Limits) -> None:
+    """The backup keeps the log since the last checkpoint: more than it can keep would end the session."""
+    pair = Pair(engine=Hybrid(interval=0.1), limits=replace(limits, batch_bytes=1 << 16, copy_rest_pages=4)).protected()
+
+    pair.alive.remove(pair.b)  # it is slow
+    for _ in range(100):
+        pair.a.world.put("net0", b"0123456789")
+        pair.run(1)
+    still = not pair.a.guest.is_running
+    pair.alive.append(pair.b)
+    pair.run(100)
+
+    assert still
+    assert not pair.b.told(PeerMisbehaved)
+    assert not pair.a.told(SessionEnded)
+    assert pair.a.guest.is_running
+    pair.close()

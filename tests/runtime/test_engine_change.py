@@ -17,7 +17,7 @@ from ftvm.protocol.core import Role
 from ftvm.protocol.link import LinkState
 from ftvm.sim.guest import SimGuest
 
-from .pair import Machine, Pair
+from .pair import HASTY, Machine, Pair
 
 INTERVAL = 0.02
 CHANGES = list(permutations(ENGINES, 2))
@@ -57,7 +57,9 @@ def make_pair() -> Iterator[MakePair]:
     pairs: list[Pair] = []
 
     def make(engine: str) -> Pair:
-        pairs.append(Pair(guest=busy, engine=named(engine), engines={name: named(name) for name in ENGINES}))
+        pairs.append(
+            Pair(guest=busy, engine=named(engine), engines={name: named(name) for name in ENGINES}, timing=HASTY)
+        )
         return pairs[-1]
 
     yield make
@@ -155,7 +157,7 @@ def test_wherever_the_primary_dies_around_a_change_nothing_released_is_lost_or_c
     """After each single step of either host: their turns alternate, so that messages are cut off in every place."""
     engines = set()
     for steps in range(STEPS_AROUND):
-        pair = make_pair(old).protected()
+        pair = make_pair(old).protected(30)
         pair.a.driver.set_engine(named(new))
         take_turns(pair, steps)
 
@@ -169,7 +171,7 @@ def test_wherever_the_backup_dies_around_a_change_the_guest_goes_on_under_the_ne
     make_pair: MakePair, old: str, new: str
 ) -> None:
     for steps in range(0, STEPS_AROUND, 5):
-        pair = make_pair(old).protected()
+        pair = make_pair(old).protected(30)
         pair.a.driver.set_engine(named(new))
         take_turns(pair, steps)
 
@@ -190,7 +192,7 @@ def test_a_change_while_a_backup_is_brought_up_reaches_it(make_pair: MakePair, o
         next(turn for turn in pair.turns() if pair.a.role is Role.ACTIVE and pair.a.active.link is link)
         pair.a.driver.set_engine(named(new))
 
-        pair.protected()
+        pair.protected(30)
         talk(pair, 100)
 
         assert changes(pair.a) == [(old, new)]
@@ -241,7 +243,7 @@ def test_no_pages_are_cut_before_the_backup_has_come_to_rest(make_pair: MakePair
     pair = make_pair("lockstep").protected()
     pair.alive.remove(pair.b)  # it is slow
     pair.a.driver.set_engine(named("remus"))
-    pair.run(200)
+    pair.run(60)
     pair.alive.append(pair.b)
     pair.run(100)
 

@@ -80,7 +80,7 @@ def test_a_stopped_host_ends_in_order_and_is_gone_from_the_list(tmp_path: Path) 
             machine.guest("vm1").stop()
 
             with pytest.raises(ClosedError, match="an operator asked this host to stop"):
-                protection.wait(WAIT_SECONDS)
+                protection.wait()
 
         assert machine.guests() == []
 

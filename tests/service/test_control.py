@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ftvm.events import Solo
-from ftvm.service.control import EVENTS_WAITING_MAX, ControlSocket
+from ftvm.service.control import EVENTS_WAITING_MAX, ControlSocket, _Dialogue
 from ftvm.service.requests import LINE_BYTES_MAX
-from ftvm.service.server import CONNECTIONS_MAX
+from ftvm.service.server import CONNECTIONS_MAX, UNSENT_BYTES_MAX
 from ftvm.units import Nanos
 
 from .fakes import FakeHost
@@ -37,6 +39,10 @@ class Operator:
     def say(self, data: bytes) -> None:
         self._socket.sendall(data)
         self.step()
+
+    def insist(self, data: bytes, times: int) -> None:
+        for _ in range(times):
+            self.say(data)
 
     def ask(self, **request: object) -> Any:
         self.say(json.dumps(request).encode() + b"\n")
@@ -181,6 +187,32 @@ def test_a_wrong_request_is_answered_and_the_connection_goes_on(operator: Operat
     assert "ok" in operator.ask(do="status")
 
 
+@given(st.lists(st.binary(max_size=200), max_size=8), st.booleans())
+def test_nothing_that_is_said_breaks_a_dialogue(pieces: list[bytes], ends_lines: bool) -> None:
+    dialogue = _Dialogue(FakeHost())
+
+    said = b"".join(dialogue.take(piece + b"\n" * ends_lines) + dialogue.speak(1 << 20) for piece in pieces)
+
+    assert all("error" in json.loads(line) for line in said.splitlines())
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["do", "guest", "name", "seconds", "interval", "latency"]),
+        st.one_of(
+            st.sampled_from(["guests", "status", "engine", "switchover", "stop", "events", "vm1", "remus"]),
+            st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=9) | st.lists(st.none()),
+        ),
+    )
+)
+def test_every_request_gets_one_answer_or_is_waited_for(request_: dict[str, object]) -> None:
+    dialogue = _Dialogue(FakeHost())
+
+    said = dialogue.take(json.dumps(request_).encode() + b"\n")
+
+    assert said.count(b"\n") == 1 or dialogue._pending is not None
+
+
 def test_a_line_without_end_is_refused_and_hung_up_on(operator: Operator) -> None:
     operator.say(b"x" * LINE_BYTES_MAX)
     operator.say(b"x")
@@ -228,8 +260,25 @@ def test_those_who_never_speak_make_room_for_those_who_do(control: ControlSocket
     newcomer = Operator(control, path)
 
     assert "ok" in newcomer.ask(do="status")
+    with pytest.raises(EOFError):
+        silent[0].answer()
+    assert "ok" in silent[1].ask(do="status")
     for each in (*silent, newcomer):
         each.close()
+
+
+def test_one_who_asks_and_never_listens_is_cut_off_before_much_is_kept(
+    operator: Operator, control: ControlSocket, path: Path
+) -> None:
+    deaf = Operator(control, path)
+    answer_bytes = len(json.dumps(operator.ask(do="guests")))
+    enough = 4 * UNSENT_BYTES_MAX // answer_bytes
+
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):
+        deaf.insist(b'{"do": "guests"}\n', enough)
+
+    assert "ok" in operator.ask(do="status")
+    deaf.close()
 
 
 def test_who_hangs_up_in_the_midst_leaves_nothing_behind(operator: Operator, control: ControlSocket) -> None:

@@ -8,13 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from ftvm.arbiters.memory import MemoryRecordStore
 from ftvm.errors import ConfigError, TransportError
 from ftvm.events import Solo
 from ftvm.runtime.protection import protect
-from ftvm.service.metrics import COUNTERS, GAUGES, HISTOGRAMS, REQUEST_BYTES_MAX, MetricsPage
+from ftvm.service.metrics import COUNTERS, GAUGES, HISTOGRAMS, REQUEST_BYTES_MAX, MetricsPage, _Answer
 from ftvm.sim.guest import SimGuest
 from ftvm.units import Nanos
 
@@ -109,6 +111,16 @@ def test_a_wrong_request_is_answered_as_http_has_it(page: MetricsPage, request_l
         client.sendall(request_line + b"\r\n\r\n")
 
         assert receive(client, page)[0] == f"HTTP/1.1 {status}"
+
+
+@given(st.lists(st.binary(max_size=3000), max_size=6))
+def test_nothing_that_is_said_breaks_the_page(pieces: list[bytes]) -> None:
+    answer = _Answer(lambda: b"page")
+
+    said = b"".join(answer.take(piece) for piece in pieces)
+
+    assert said.count(b"HTTP/1.1 ") <= 1
+    assert answer.is_over == bool(said)
 
 
 def test_half_a_request_holds_nobody_up(page: MetricsPage) -> None:

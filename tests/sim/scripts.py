@@ -8,10 +8,7 @@ from collections.abc import Callable
 
 from ftvm.engines.remus import Remus
 from ftvm.protocol.active import Active
-from ftvm.protocol.core import Role
 from ftvm.protocol.link import LinkState
-from ftvm.protocol.standby import Standby
-from ftvm.protocol.takeover import ClaimState
 from ftvm.sim.world import World
 
 MS = 1_000_000
@@ -56,11 +53,6 @@ def link_of(world: World, address: str) -> LinkState | None:
     return steps.link if isinstance(steps, Active) else None
 
 
-def claim_of(world: World, address: str) -> ClaimState | None:
-    steps = world.nodes[address].driver.replica.steps
-    return steps.claim.state if isinstance(steps, Standby) else None
-
-
 def the_active_dies_right_after_its_add(seed: int) -> None:
     """The standby is slow with its first epoch, nothing more reaches it, and the moment it is added the active dies."""
     world = calm_world(seed)
@@ -74,45 +66,3 @@ def the_active_dies_right_after_its_add(seed: int) -> None:
     world.reboot("a")
     play(world, 3_000)
     world.check_alive()
-
-
-def a_claim_is_open_when_late_messages_come(seed: int) -> None:
-    """Messages are slow for a while; the standby claims, its request is lost, and before it is repeated they arrive."""
-    world = calm_world(seed)
-    play_until(world, lambda: link_of(world, "a") is LinkState.PROTECTED)
-    play(world, 200)
-    slow_from = world.timeline.now
-    world.links.delay_ns = 350 * MS
-    play_until(world, lambda: claim_of(world, "b") is ClaimState.CLAIMING)
-    world.arbiter_faults.is_down = True
-    world.timeline.run_until(slow_from + 385 * MS)
-    world.arbiter_faults.is_down = False
-    world.links.delay_ns = MS
-    play(world, 4_000)
-    world.check_alive()
-
-
-def the_active_dies_while_its_drop_is_open(seed: int) -> None:
-    """The link is cut; the active proposes a DROP that the arbiter never gets, and the standby takes over."""
-    world = calm_world(seed)
-    play_until(world, lambda: link_of(world, "a") is LinkState.PROTECTED)
-    play(world, 200)
-    world.nodes["b"].pause(700 * MS)
-    play_until(world, lambda: link_of(world, "a") is LinkState.DROPPING)
-    world.arbiter_faults.is_down = True
-    world.links.cut.update({("a", "b"), ("b", "a")})
-    play(world, 100)
-    world.crash("a")
-    world.arbiter_faults.is_down = False
-    world.links.cut.clear()
-    play_until(world, lambda: world.nodes["b"].role is Role.ACTIVE or world.store.record.standby is None)
-    world.reboot("a")
-    play(world, 3_000)
-    world.check_alive()
-
-
-ALL = (
-    the_active_dies_right_after_its_add,
-    a_claim_is_open_when_late_messages_come,
-    the_active_dies_while_its_drop_is_open,
-)

@@ -1,0 +1,100 @@
+"""Each checker sees the breach that it is there for, and nothing else."""
+
+import pytest
+
+from ftvm.checkpoint import Output, Watermarks
+from ftvm.interfaces import Record
+from ftvm.sim.checkers import (
+    ActiveChecker,
+    OutputChecker,
+    PositionChecker,
+    RecordChecker,
+    StateChecker,
+    Violation,
+)
+
+
+def output(number: int, payload: bytes = b"x") -> Output:
+    return Output(number=number, channel="net0", payload=payload)
+
+
+def test_two_actives_of_one_generation_are_seen() -> None:
+    checker = ActiveChecker()
+    checker.became_active(Record(3, "x", None), "x")
+    checker.became_active(Record(4, "y", None), "y")
+
+    with pytest.raises(Violation, match="I1"):
+        checker.became_active(Record(3, "y", None), "y")
+
+
+def test_an_active_that_its_record_does_not_name_is_seen() -> None:
+    with pytest.raises(Violation, match="I1"):
+        ActiveChecker().became_active(Record(3, "x", "y"), "y")
+
+
+def test_an_output_released_twice_with_another_content_is_seen() -> None:
+    checker = OutputChecker()
+    checker.was_released("x", output(1))
+    checker.was_released("y", output(1))
+
+    with pytest.raises(Violation, match="I2"):
+        checker.was_released("z", output(1, b"other"))
+
+
+@pytest.mark.parametrize(("replica", "number"), [("y", 3), ("x", 3)])
+def test_an_output_left_out_is_seen(replica: str, number: int) -> None:
+    checker = OutputChecker()
+    checker.was_released("x", output(1))
+
+    with pytest.raises(Violation, match="I7"):
+        checker.was_released(replica, output(number))
+
+
+def test_a_takeover_from_another_state_than_was_cut_is_seen() -> None:
+    checker = StateChecker()
+    checker.was_cut("x", 4, b"fingerprint")
+    checker.runs_from("x", 4, b"fingerprint")
+
+    with pytest.raises(Violation, match="I3"):
+        checker.runs_from("x", 4, b"another")
+
+
+def test_a_takeover_without_what_was_acknowledged_is_seen() -> None:
+    checker = StateChecker()
+    checker.was_acknowledged("y", Watermarks(4, 9))
+    checker.took_over("y", Watermarks(5, 9))
+
+    with pytest.raises(Violation, match="I5"):
+        checker.took_over("y", Watermarks(5, 8))
+
+
+@pytest.mark.parametrize(("generation", "epoch"), [(2, 9), (3, 7)])
+def test_a_replica_that_goes_back_is_seen(generation: int, epoch: int) -> None:
+    checker = PositionChecker()
+    checker.stands("x", 3, 8)
+    checker.stands("y", 1, 1)
+
+    with pytest.raises(Violation, match="I6"):
+        checker.stands("x", generation, epoch)
+
+
+def test_a_generation_left_out_is_seen() -> None:
+    with pytest.raises(Violation, match="I6"):
+        RecordChecker().changed(Record(1, "x", None), Record(3, "x", "y"))
+
+
+def test_a_replica_that_comes_back_into_the_record_is_seen() -> None:
+    checker = RecordChecker()
+    checker.changed(Record(1, "x", None), Record(2, "x", "y"))
+    checker.changed(Record(2, "x", "y"), Record(3, "x", None))
+
+    with pytest.raises(Violation, match="I6"):
+        checker.changed(Record(3, "x", None), Record(4, "x", "y"))
+
+
+def test_takeovers_and_switchovers_are_counted_apart() -> None:
+    checker = RecordChecker()
+    checker.changed(Record(2, "x", "y"), Record(3, "y", "x"))
+    checker.changed(Record(3, "y", "x"), Record(4, "x", None))
+
+    assert (checker.takeovers, checker.switchovers) == (1, 1)
