@@ -162,14 +162,12 @@ class Active:
                 self.core.do(Release(held.output, held.since))
                 self._untold.append(held.output)
         self.core.released = max(self.core.released, self.gate.released)
-        if session is None:
-            self._released_then = self.core.released
-            self._tell_released()
 
     def _tell_released(self) -> None:
         """Tell the peer from now on what had been released a heartbeat ago.
 
-        What was let out may still wait in this host and die with it; until then the standby must keep it.
+        What was let out may still wait in this host and die with it; until then the standby must keep it, also one
+        that joins just now.
         """
         self.core.released_told, self._released_then = self._released_then, self.core.released
         while self._untold and self._untold[0].number <= self.core.released_told:
@@ -423,7 +421,8 @@ class Active:
             engines=join.engines,
             staging_bytes=min(settings.limits.staging_bytes, join.staging_bytes),
         )
-        self.session = self._session(opening, joiner, self.gate.released + 1, now)
+        shipped_next = self._untold[0].number if self._untold else self.gate.released + 1
+        self.session = self._session(opening, joiner, shipped_next, now)
         self.plan = CopyPlan()
         self._move(LinkEvent.JOINED)
         # The joiner may have been active before, and its last frames may have led the switches astray.
@@ -672,6 +671,10 @@ class Active:
             self.core.desk.want_read()
         if self._announce_at is not None and now >= self._announce_at:
             self._announce_again(now)
+        is_ping_due = now >= self._ping_at
+        if is_ping_due:
+            self._ping_at = Nanos(now + timing.heartbeat_ns)
+            self._tell_released()
         if session is None or session.is_lost:
             return
         if session.watch.is_silent(now) and self.link is not LinkState.SWITCHING and not self._is_waiting:
@@ -687,9 +690,7 @@ class Active:
             self._patience.strike(session.key or session.peer, now)
             self.leave(f"the standby made no progress for {session.stuck_ns(now) / 1e9:.0f} s, though it is heard", now)
             return
-        if now >= self._ping_at:
-            self._ping_at = Nanos(now + timing.heartbeat_ns)
-            self._tell_released()
+        if is_ping_due:
             session.ping_number += 1
             self.core.send(session.peer, Lane.CONTROL, Ping(number=session.ping_number), session.id)
         self._copy_on(now)
@@ -703,8 +704,10 @@ class Active:
         """Return when something is due next."""
         times = [self._poll_at, self._announce_at, self._next_cut()]
         session = self.session
-        if session is not None and not session.is_lost:
+        is_in_session = session is not None and not session.is_lost
+        if is_in_session or self._untold:
             times.append(self._ping_at)
+        if session is not None and is_in_session:
             if self.link is not LinkState.SWITCHING and not self._is_waiting:
                 times.append(session.watch.deadline())
             if self.link in (LinkState.SETTLING, LinkState.HANDING) and self.switchover is not None:
