@@ -345,7 +345,8 @@ class Active:
             case Leave():
                 if self.link in (LinkState.COPYING, LinkState.CATCHING_UP):
                     self._patience.strike(session.key or session.peer, now)
-                self._lose(f"the standby left: {message.reason}", now)
+                # The answer is what it stays for: else its word could be lost with its connection.
+                self.leave(f"the standby left: {message.reason}", now)
             case _:
                 pass
 

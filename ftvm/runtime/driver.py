@@ -41,6 +41,7 @@ from ftvm.protocol.replica import Replica
 from ftvm.protocol.standby import Standby
 from ftvm.protocol.switchover import Switchover
 from ftvm.runtime.capture import Captured, Hands
+from ftvm.runtime.farewell import Farewell
 from ftvm.runtime.follow import Follower, replay
 from ftvm.runtime.packing import Packer
 from ftvm.runtime.sink import NumberingSink
@@ -89,6 +90,7 @@ class Driver:
         self._hands = Hands(guest, memory, settings.limits)
         self._packer = Packer(settings.limits, clock)
         self._follower: Follower | None = None
+        self._farewell: Farewell | None = None
         committed = Committed(self._stored, settings.limits)
         self._counters = Counters()
         self._end: str | None = None
@@ -128,6 +130,8 @@ class Driver:
         if self.failure is None:
             self.replica.on_message(peer, key, envelope, message, now)
             self._perform()
+        elif self._farewell is not None and self._farewell.is_answered_by(peer, key, envelope, message):
+            self._farewell = None
 
     def tell_trouble(self, error: str) -> None:
         """Report that the transport could not send."""
@@ -141,7 +145,7 @@ class Driver:
         """Do all that is due; return when to be called again if nothing comes before (None: only when something
         comes)."""
         if self.failure is not None:
-            return None
+            return self._stay_for_answer(now)
         answer = self._arbiter.poll()
         if answer is not None:
             self.replica.on_answer(answer, now)
@@ -186,11 +190,26 @@ class Driver:
         return self.replica.begin_switchover(limit_ns, self._clock.now())
 
     def stop(self, error: FtvmError) -> None:
-        """Stop for good: say goodbye to the peer, leave the guest paused. `error` is what this host ended of."""
+        """Stop for good: say goodbye to the peer, leave the guest paused. `error` is what this host ended of.
+
+        Step on while `is_leaving`.
+        """
         if self.failure is None:
-            self.replica.leave(str(error), self._clock.now())
+            now = self._clock.now()
+            self._farewell = Farewell.of(self.replica, now)
+            self.replica.leave(str(error), now)
             self._perform()
         self.halt(error)
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether this host has stopped, and stays for the answer to its goodbye; that ends by itself."""
+        return self._farewell is not None
+
+    def _stay_for_answer(self, now: Nanos) -> Nanos | None:
+        if self._farewell is not None and now >= self._farewell.ends_at:
+            self._farewell = None
+        return self._farewell.ends_at if self._farewell is not None else None
 
     def last_word(self) -> Record | None:
         """Return what to tell the arbiter once the guest has stopped here for good, if anything.
