@@ -176,14 +176,6 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             _NO_DIGEST_THERE,
             _NO_DIGEST_HERE,
         ),
-        _mutant(
-            "switch_on_an_older_confirmation",
-            "the standby's word about an earlier epoch counts for the last one",
-            Edit(f"{_ACTIVE}._on_prepared", "if prepared.epoch != switchover.final.epoch:", "if False:"),
-            _NO_CHAIN,
-            _NO_DIGEST_THERE,
-            _NO_DIGEST_HERE,
-        ),
         # --- the release rule --------------------------------------------------------------------------------------
         _mutant(
             "release_without_acknowledgement",

@@ -185,7 +185,9 @@ class DiskServer:
             elif command != _TRIM:  # a hint, which a disk may ignore
                 return errno.EINVAL, b""
         except OSError as wrong:
-            self._image.trouble = f"the disk {self._image.path} cannot be written: {wrong.strerror}"
+            self._image.trouble = (  # the first one: what comes after may only follow from it
+                self._image.trouble or f"the disk {self._image.path} cannot be written: {wrong.strerror}"
+            )
             return errno.ENOSPC if wrong.errno in (errno.ENOSPC, errno.EDQUOT) else errno.EIO, b""
         return 0, b""
 

@@ -21,6 +21,17 @@ from ftvm.interfaces import Guest
 
 from .conftest import PATIENCE_S, Ear, Guests
 
+STATION = bytes.fromhex("020000000001")
+WHO_HAS_THE_GUEST = (
+    b"\xff" * 6
+    + STATION
+    + bytes.fromhex("0806 0001 0800 06 04 0001")
+    + STATION
+    + bytes([10, 77, 0, 1])
+    + bytes(6)
+    + bytes([10, 77, 0, 2])
+)
+
 
 def copy_memory(source: Guest, target: Guest) -> None:
     for theirs, ours in zip(source.memory, target.memory, strict=True):
@@ -81,7 +92,8 @@ def test_a_state_can_be_loaded_again_into_a_guest_that_ran(guests: Guests) -> No
 
 @pytest.mark.parametrize("tracker", ["userfault", "compare"])
 def test_no_changed_page_is_missed(guests: Guests, tracker: str) -> None:
-    guest, _ = guests.running(tracker=tracker)
+    """Written by the processor, by the network card and by the disk."""
+    guest, ear = guests.running(tracker=tracker)
     epochs = int(os.environ.get("FTVM_QEMU_EPOCHS", "150" if tracker == "userfault" else "20"))
     guest.pause()
     guest.collect_dirty()
@@ -91,6 +103,7 @@ def test_no_changed_page_is_missed(guests: Guests, tracker: str) -> None:
 
     for epoch in range(epochs):
         guest.resume()
+        guest.deliver("net0", WHO_HAS_THE_GUEST)
         nap(0.02)
         guest.pause()
         dirty = pages_of(guest.collect_dirty(), 0)
@@ -100,6 +113,33 @@ def test_no_changed_page_is_missed(guests: Guests, tracker: str) -> None:
         assert changed & ~dirty == 0, f"epoch {epoch} misses {(changed & ~dirty).bit_count()} pages"
 
     assert changed_in_all > epochs
+    assert any(frame[12:14] == b"\x08\x06" and frame[20:22] == b"\0\2" for frame in ear.frames), "no ARP reply"
+    assert not re.search(rb"bad [1-9]", ear.console)
+
+
+def test_many_checkpoints_leave_nothing_behind_in_qemu(guests: Guests) -> None:
+    guest, _ = guests.running()
+    epochs = int(os.environ.get("FTVM_QEMU_EPOCHS", "200"))
+    checkpoint(guest, 50)
+    files, memory_kib = len(os.listdir(f"/proc/{guest.pid}/fd")), anonymous_kib(guest.pid)
+
+    checkpoint(guest, epochs)
+
+    assert len(os.listdir(f"/proc/{guest.pid}/fd")) == files
+    assert anonymous_kib(guest.pid) - memory_kib < 8_192
+
+
+def checkpoint(guest: QemuGuest, count: int) -> None:
+    for _ in range(count):
+        guest.resume()
+        guest.pause()
+        guest.collect_dirty()
+        guest.save_devices()
+
+
+def anonymous_kib(pid: int) -> int:
+    (found,) = re.findall(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(found)
 
 
 def test_a_paused_guest_writes_and_says_nothing(guests: Guests) -> None:
@@ -183,6 +223,19 @@ def test_a_machine_that_somebody_else_stopped_is_not_resumed(guests: Guests) -> 
     guest.resume()
 
     assert "stood still (paused) though nobody here had stopped it" in str(guest.failure())
+
+
+def test_a_full_disk_is_told_and_ends_the_guest_here(guests: Guests) -> None:
+    guest, ear = guests.running()
+    ear.wait_for(b"disk record")
+    with open("/dev/full", "r+b", buffering=0) as full:
+        os.dup2(full.fileno(), guest._disk.descriptor)  # type: ignore[union-attr]
+    assert wait_until(lambda: guest.monitor.execute("query-status")["status"] == "io-error")
+
+    guest.pause()
+
+    assert "QEMU stopped the guest (io-error): the disk" in str(guest.failure())
+    assert "No space left on device" in str(guest.failure())
 
 
 def test_a_state_that_does_not_load_leaves_a_guest_that_takes_another(guests: Guests) -> None:
