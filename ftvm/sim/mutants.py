@@ -11,6 +11,10 @@ from ftvm.sim.mutation import Edit, Mutant
 __all__ = ["MUTANTS"]
 
 _ACTIVE: Final = "ftvm.protocol.active:Active"
+_ADMISSION: Final = "ftvm.protocol.admission"
+_HANDING: Final = "ftvm.protocol.handing"
+_SHIPPING: Final = "ftvm.protocol.shipping"
+_RELEASES: Final = "ftvm.protocol.releasing:Releases"
 _STANDBY: Final = "ftvm.protocol.standby:Standby"
 _COMMITTED: Final = "ftvm.protocol.commit:Committed"
 _REPLICA: Final = "ftvm.protocol.replica:Replica"
@@ -21,7 +25,7 @@ _IN_FORCE: Final = "ftvm.protocol.output:standbys_in_force"
 _NO_DIGEST_THERE: Final = Edit(f"{_COMMITTED}.commit", ", checkpoint.memory_digest", ", None")
 _NO_DIGEST_HERE: Final = Edit("ftvm.protocol.session:Session._compare", "sent.epoch == ack.epoch", "False")
 _NO_CHAIN: Final = Edit(f"{_COMMITTED}.commit", "checkpoint.base != self.epoch or ", "")
-_NO_RETIRED: Final = Edit(f"{_ACTIVE}._why_not", "if joiner in self.core.retired:", "if False:")
+_NO_RETIRED: Final = Edit(f"{_ADMISSION}:_why_not", "if joiner in bond.core.retired:", "if False:")
 
 
 def _mutant(name: str, breaks: str, *edits: Edit) -> tuple[str, Mutant]:
@@ -74,8 +78,7 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             Edit(
                 f"{_ACTIVE}.on_record",
                 "self.core.end_role(RoleEvent.DEPOSED,",
-                "[self.core.do(Release(one.output, one.since)) for one in self.gate.held]; "
-                "self.core.end_role(RoleEvent.DEPOSED,",
+                "self.releases.let_out(self.gate.held); self.core.end_role(RoleEvent.DEPOSED,",
             ),
         ),
         # --- sessions ----------------------------------------------------------------------------------------------
@@ -131,10 +134,10 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             "add_before_the_standby_caught_up",
             "the ADD is proposed with the first cut, not with its acknowledgement",
             Edit(
-                f"{_ACTIVE}.on_cut",
-                "self._move(LinkEvent.CUT)",
-                "self._move(LinkEvent.CUT); self._move(LinkEvent.CAUGHT_UP); "
-                "self.core.desk.propose(add(self.core.desk.known, self.core.id, session.standby))",
+                f"{_SHIPPING}:take_cut",
+                "bond.move(LinkEvent.CUT)",
+                "bond.move(LinkEvent.CUT); bond.move(LinkEvent.CAUGHT_UP); "
+                "bond.core.desk.propose(add(bond.core.desk.known, bond.core.id, session.standby))",
             ),
         ),
         _mutant(
@@ -233,7 +236,7 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             "tell_a_release_before_it_left",
             "an output that was let out counts as released, although it may still wait in its host and die with it",
             Edit(
-                f"{_ACTIVE}._tell_released",
+                f"{_RELEASES}.tell",
                 "= self._released_then,",
                 "= self.core.released,",
             ),
@@ -242,7 +245,7 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             "leave_out_what_is_not_told_as_released",
             "a checkpoint carries only the outputs that are still held",
             Edit(
-                f"{_ACTIVE}.pending_outputs",
+                f"{_RELEASES}.above",
                 "output.number > last",
                 "False",
             ),
@@ -291,11 +294,11 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             "call_off_what_is_proposed",
             "a switchover that takes long is called off although it may be in force",
             Edit(
-                f"{_ACTIVE}._hand_over",
-                "self.link in (LinkState.SETTLING, LinkState.HANDING) and now >= switchover.ends_at",
+                f"{_HANDING}:go_on",
+                "bond.link in (LinkState.SETTLING, LinkState.HANDING) and now >= switchover.ends_at",
                 "now >= switchover.ends_at",
             ),
-            Edit(f"{_ACTIVE}._call_off", "self._move(LinkEvent.CALLED_OFF)", "self.link = LinkState.PROTECTED"),
+            Edit(f"{_HANDING}:call_off", "bond.move(LinkEvent.CALLED_OFF)", "bond.link = LinkState.PROTECTED"),
         ),
     )
 )

@@ -79,12 +79,12 @@ def test_what_was_released_is_told_a_heartbeat_later() -> None:
     pair.until(lambda: session.ping_number == pings + 1)
 
     assert core.released_told == told
-    assert [output.number for output in pair.a.active._untold] == [core.released]
+    assert [output.number for output in pair.a.active.releases._untold] == [core.released]
 
     pair.run(500)
 
     assert core.released_told == core.released
-    assert not pair.a.active._untold
+    assert not pair.a.active.releases._untold
 
 
 def test_a_key_that_joins_under_fresh_ids_and_never_answers_has_to_wait_and_others_get_in() -> None:
