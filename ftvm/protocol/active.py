@@ -241,6 +241,10 @@ class Active(Bond):
             self._poll_at = Nanos(now + timing.arbiter_poll_ns)
             self.core.desk.want_read()
         self.announcer.tick(now)
+        is_ping_due = now >= self._ping_at
+        if is_ping_due:
+            self._ping_at = Nanos(now + timing.heartbeat_ns)
+            self.releases.tell()
         if session is None or session.is_lost:
             return
         if session.watch.is_silent(now) and self.link is not LinkState.SWITCHING and not self.is_waiting:
@@ -258,9 +262,7 @@ class Active(Bond):
                 self, f"the standby made no progress for {session.stuck_ns(now) / 1e9:.0f} s, though it is heard", now
             )
             return
-        if now >= self._ping_at:
-            self._ping_at = Nanos(now + timing.heartbeat_ns)
-            self.releases.tell()
+        if is_ping_due:
             session.ping_number += 1
             self.core.send(session.peer, Lane.CONTROL, Ping(number=session.ping_number), session.id)
         shipping.copy_on(self)
@@ -274,8 +276,10 @@ class Active(Bond):
         """Return when something is due next."""
         times = [self._poll_at, self.announcer.due_at, shipping.next_cut(self)]
         session = self.session
-        if session is not None and not session.is_lost:
+        is_in_session = session is not None and not session.is_lost
+        if is_in_session or self.releases.has_untold:
             times.append(self._ping_at)
+        if session is not None and is_in_session:
             if self.link is not LinkState.SWITCHING and not self.is_waiting:
                 times.append(session.watch.deadline())
             if self.link in (LinkState.SETTLING, LinkState.HANDING) and self.switchover is not None:

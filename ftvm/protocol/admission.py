@@ -104,7 +104,7 @@ def _open(bond: Bond, peer: str, key: str | None, joiner: str, join: Join, now: 
         engines=join.engines,
         staging_bytes=min(settings.limits.staging_bytes, join.staging_bytes),
     )
-    bond.session = _session(bond, opening, joiner, bond.gate.released + 1, now)
+    bond.session = _session(bond, opening, joiner, bond.releases.first_untold, now)
     bond.plan = CopyPlan()
     bond.move(LinkEvent.JOINED)
     # The joiner may have been active before, and its last frames may have led the switches astray.

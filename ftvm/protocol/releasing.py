@@ -36,9 +36,6 @@ class Releases:
         standbys = standbys_in_force(self.core.desk.known, self.core.desk.proposal, joining)
         self.let_out(self.gate.open_for(standbys, acknowledged))
         self.core.released = max(self.core.released, self.gate.released)
-        if acknowledged is None:
-            self._released_then = self.core.released
-            self.tell()
 
     def let_out(self, outputs: Iterable[Held]) -> None:
         """Have outputs leave, unless they are known to have left.
@@ -53,7 +50,8 @@ class Releases:
     def tell(self) -> None:
         """Tell the peer from now on what had been released a heartbeat ago.
 
-        What was let out may still wait in this host and die with it; until then the standby must keep it.
+        What was let out may still wait in this host and die with it; until then the standby must keep it, also one
+        that joins just now.
         """
         self.core.released_told, self._released_then = self._released_then, self.core.released
         while self._untold and self._untold[0].number <= self.core.released_told:
@@ -62,6 +60,16 @@ class Releases:
     def above(self, last: int) -> tuple[Output, ...]:
         """Return the outputs after number `last` that are not told as released; some of them may have left."""
         return (*(output for output in self._untold if output.number > last), *self.gate.above(last))
+
+    @property
+    def has_untold(self) -> bool:
+        """Whether something has been let out that is not told as released."""
+        return bool(self._untold)
+
+    @property
+    def first_untold(self) -> int:
+        """The number of the first output that is not told as released: what a new standby is shipped begins there."""
+        return self._untold[0].number if self._untold else self.gate.released + 1
 
     @property
     def is_stalled(self) -> bool:

@@ -4,6 +4,7 @@ from ftvm.encode.messages import Envelope, Join, Pong, Refuse
 from ftvm.events import SessionEnded
 from ftvm.protocol import effects as do
 from ftvm.protocol.active import PROGRESS_PATIENCE
+from ftvm.protocol.core import Role
 from ftvm.protocol.link import LinkState
 
 from .harness import Pair
@@ -85,6 +86,27 @@ def test_what_was_released_is_told_a_heartbeat_later() -> None:
 
     assert core.released_told == core.released
     assert not pair.a.active.releases._untold
+
+
+def test_what_a_solo_active_has_just_released_goes_to_the_standby_that_joins() -> None:
+    """Found by the simulator: released while solo, still in the host when it died right after its ADD."""
+    pair = Pair().started()
+    pair.a.emit(b"one")
+    assert pair.a.said == [b"one"]
+
+    pair.until(lambda: pair.b.role is Role.STANDBY)
+
+    assert [output.payload for output in pair.b.standby.committed.outputs] == [b"one"]
+
+
+def test_what_a_solo_active_released_long_ago_is_not_shipped() -> None:
+    pair = Pair().started()
+    pair.a.emit(b"one")
+    live_alone(pair, 500)
+
+    pair.until(lambda: pair.b.role is Role.STANDBY)
+
+    assert not pair.b.standby.committed.outputs
 
 
 def test_a_key_that_joins_under_fresh_ids_and_never_answers_has_to_wait_and_others_get_in() -> None:

@@ -157,19 +157,49 @@ def test_a_paused_guest_writes_and_says_nothing(guests: Guests) -> None:
 
 
 def test_what_a_failed_capture_collected_is_reported_again(guests: Guests) -> None:
-    guest, _ = guests.running()
+    guest, ear = guests.running()
     guest.pause()
     guest.collect_dirty()
     guest.resume()
-    nap(0.3)
+    said = ear.console.count(b"disk record")
+    assert wait_until(lambda: ear.console.count(b"disk record") > said + 1)
     guest.pause()
 
     dirty = guest.collect_dirty()
     guest.restore_dirty(dirty)
     again = guest.collect_dirty()
 
-    assert dirty.count() > 0
-    assert pages_of(dirty, 0) & ~pages_of(again, 0) == 0
+    for region in (0, 2):
+        assert pages_of(dirty, region)
+        assert pages_of(dirty, region) & ~pages_of(again, region) == 0
+
+
+def test_what_qemu_says_while_its_guest_is_paused_waits(guests: Guests) -> None:
+    guest, ear = guests.running()
+    guest.pause()
+    frames = len(ear.frames)
+
+    guest.monitor.execute("announce-self", initial=1, max=1, rounds=1, step=1)
+    nap(0.3)
+    while_paused = len(ear.frames)
+    guest.resume()
+
+    assert while_paused == frames
+    assert wait_until(lambda: any(frame[12:14] == b"\x80\x35" for frame in ear.frames[frames:]))
+
+
+def test_each_pause_saves_anew_and_only_once(guests: Guests) -> None:
+    guest, ear = guests.running()
+    guest.pause()
+    first = guest.save_devices()
+    again = guest.save_devices()
+
+    guest.resume()
+    ear.wait_count(ear.counts()[-1] + 1)
+    guest.pause()
+
+    assert again == first
+    assert guest.save_devices() != first
 
 
 def test_keys_reach_the_guest(guests: Guests) -> None:

@@ -1,0 +1,95 @@
+"""The gate between QEMU's sockets and the sink."""
+
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from ftvm.guests.qemu.outputs import OutputGate
+
+from .conftest import Ear
+
+PATIENCE_S = 30.0
+
+
+class Ends:
+    """A gate, and the ends of QEMU."""
+
+    def __init__(self) -> None:
+        self.ear = Ear()
+        self.console, console = socket.socketpair()
+        self.network, network = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        for end in (console, network):
+            end.setblocking(False)
+        self._ours = (console, network)
+        self.gate = OutputGate(self.ear, {"console": console, "net0": network})
+
+    def wait_for(self, console: bytes, frames: list[bytes]) -> None:
+        for _ in range(int(PATIENCE_S * 100)):
+            if (bytes(self.ear.console), self.ear.frames) == (console, frames):
+                return
+            threading.Event().wait(0.01)
+        raise AssertionError((self.ear.console, self.ear.frames))
+
+    def close(self) -> None:
+        self.gate.close()
+        for end in (self.console, self.network, *self._ours):
+            end.close()
+
+
+@pytest.fixture
+def ends() -> Iterator[Ends]:
+    made = Ends()
+    yield made
+    made.close()
+
+
+def test_nothing_passes_before_it_flows_or_while_it_is_held(ends: Ends) -> None:
+    ends.console.send(b"early ")
+    threading.Event().wait(0.1)
+    assert bytes(ends.ear.console) == b""
+    ends.gate.flow()
+    ends.wait_for(b"early ", [])
+
+    ends.gate.hold()
+    ends.console.send(b"late")
+    ends.network.send(b"a frame")
+    threading.Event().wait(0.1)
+
+    assert (bytes(ends.ear.console), ends.ear.frames) == (b"early ", [])
+    ends.gate.flow()
+    ends.wait_for(b"early late", [b"a frame"])
+
+
+def test_all_that_was_said_before_the_hold_has_passed_when_it_returns(ends: Ends) -> None:
+    ends.gate.flow()
+    frames = [b"frame %d" % number for number in range(100)]
+    for frame in frames:
+        ends.network.send(frame)
+    ends.console.send(b"x" * 100_000)
+
+    ends.gate.hold()
+
+    assert ends.ear.frames == frames
+    assert len(ends.ear.console) == 100_000
+
+
+def test_an_end_that_closes_leaves_the_other_working(ends: Ends) -> None:
+    ends.gate.flow()
+    ends.console.send(b"last words")
+    ends.console.close()
+    ends.wait_for(b"last words", [])
+
+    ends.network.send(b"still here")
+
+    ends.wait_for(b"last words", [b"still here"])
+
+
+def test_a_gate_that_is_held_can_be_closed(ends: Ends) -> None:
+    ends.console.send(b"never heard")
+
+    ends.gate.close()
+    ends.gate.close()
+
+    assert bytes(ends.ear.console) == b""
