@@ -152,7 +152,7 @@ class Driver:
             self._perform()
         self._bring_inputs()
         self._follow_on(now)
-        self._warm_up(now)
+        self._warm_up()
         self._take_outputs(now)
         self.replica.tick(now)
         self._perform()
@@ -399,11 +399,11 @@ class Driver:
             self.replica.on_agreed(outcome, now)
         self._perform()
 
-    def _warm_up(self, now: Nanos) -> None:
+    def _warm_up(self) -> None:
         """Copy a portion of the memory that a switchover will start from."""
         if self._is_warming_up and self._hands.warm_up(self._memory.digests):
             self._is_warming_up = False
-            self.replica.on_warm(now)
+            self.replica.on_warm()
 
     def _load(self, effect: do.Load) -> None:
         if self._follower is not None:

@@ -15,6 +15,8 @@ _ADMISSION: Final = "ftvm.protocol.admission"
 _HANDING: Final = "ftvm.protocol.handing"
 _SHIPPING: Final = "ftvm.protocol.shipping"
 _RELEASES: Final = "ftvm.protocol.releasing:Releases"
+_CLAIMING: Final = "ftvm.protocol.claiming"
+_FOLLOWING: Final = "ftvm.protocol.following"
 _STANDBY: Final = "ftvm.protocol.standby:Standby"
 _COMMITTED: Final = "ftvm.protocol.commit:Committed"
 _REPLICA: Final = "ftvm.protocol.replica:Replica"
@@ -144,21 +146,21 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             "run_before_the_record_is_learned",
             "a standby runs as soon as it has proposed its TAKE",
             Edit(
-                f"{_STANDBY}._propose_if_ready",
-                "desk.propose(take(desk.known, self.core.id))",
-                'desk.propose(take(desk.known, self.core.id)); self.core.end_role(RoleEvent.TAKEN, "")',
+                f"{_CLAIMING}:propose_if_ready",
+                "desk.propose(take(desk.known, holding.core.id))",
+                'desk.propose(take(desk.known, holding.core.id)); holding.core.end_role(RoleEvent.TAKEN, "")',
             ),
         ),
         _mutant(
             "claim_what_does_not_load",
             "a standby claims although its state did not load",
-            Edit(f"{_STANDBY}.on_load_failed", "self._call_off(now)", "self.on_loaded(now)"),
+            Edit(f"{_CLAIMING}:take_load_failure", "call_off(holding, now)", "take_loaded(holding, now)"),
         ),
         _mutant(
             "take_without_being_named",
             "a replica that the record does not name any more stays, and takes over",
             Edit(f"{_STANDBY}.on_record", "and known.standby != me", "and False"),
-            Edit(f"{_STANDBY}._propose_if_ready", "if desk.known.standby != self.core.id:", "if False:"),
+            Edit(f"{_CLAIMING}:propose_if_ready", "if desk.known.standby != holding.core.id:", "if False:"),
             Edit("ftvm.protocol.record:take", "record.standby == standby", "True"),
         ),
         _mutant(
@@ -175,7 +177,7 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             "stand_by_with_a_state_that_ran_on",
             "who handed the guest over runs on until it knows, and stands by with memory that nobody compared",
             Edit(f"{_ACTIVE}.must_stand_still", "self.link in STANDING", "self.link is LinkState.HANDING"),
-            Edit(f"{_STANDBY}.on_measured", "found != final.memory_digest", "False"),
+            Edit(f"{_FOLLOWING}:take_measured", "found != final.memory_digest", "False"),
             _NO_DIGEST_THERE,
             _NO_DIGEST_HERE,
         ),
@@ -279,15 +281,15 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             "run_on_while_the_switch_is_open",
             "the guest runs on while the SWITCH is proposed and nobody knows whether it is in force",
             Edit(f"{_ACTIVE}.must_stand_still", "self.link in STANDING", "self.link is LinkState.HANDING"),
-            Edit(f"{_STANDBY}.on_measured", "found != final.memory_digest", "False"),
+            Edit(f"{_FOLLOWING}:take_measured", "found != final.memory_digest", "False"),
         ),
         _mutant(
             "run_when_prepared",
             "the standby runs as soon as it has loaded what it is asked to prepare",
             Edit(
-                f"{_STANDBY}.on_loaded",
-                "self._tell_prepared(self.committed.epoch or 0)",
-                'self.core.end_role(RoleEvent.TAKEN, "prepared")',
+                f"{_CLAIMING}:take_loaded",
+                "_tell_prepared(holding, holding.committed.epoch or 0)",
+                'holding.core.end_role(RoleEvent.TAKEN, "prepared")',
             ),
         ),
         _mutant(
