@@ -89,7 +89,6 @@ class Driver:
         committed = Committed(self._stored, settings.limits)
         self._counters = Counters()
         self._end: str | None = None
-        self._is_warming_up = False
         self.replica = Replica(settings, committed, fresh_id=fresh_id, starts=starts, now=clock.now())
         self._keeper = Keeper(guest, self._sink, self._memory, self.replica, clock)
         self._cutter = Cutter(self._keeper, self._hands, self._sink, self.replica, clock)
@@ -104,6 +103,11 @@ class Driver:
     def is_active(self) -> bool:
         """Whether the guest runs here, by the arbiter's word."""
         return self.replica.role is Role.ACTIVE
+
+    @property
+    def is_warming_up(self) -> bool:
+        """Whether this host copies, a portion at a time, the memory that a switchover will start from."""
+        return self._hands.is_warming_up
 
     def fds(self) -> tuple[int, ...]:
         """Return what becomes readable when an input for the guest has come."""
@@ -159,7 +163,7 @@ class Driver:
         request = self.replica.next_request(now)
         if request is not None:
             self._arbiter.submit(request)
-        is_busy = self._is_warming_up or self._keeper.has_work
+        is_busy = self.is_warming_up or self._keeper.has_work
         return now if is_busy else self.replica.deadline(now)
 
     def _has_failed(self) -> bool:
@@ -298,7 +302,7 @@ class Driver:
             case do.Adopt():
                 self._hands.adopt(self._memory.digests, effect.staging_bytes)
             case do.WarmUp():
-                self._is_warming_up = True
+                self._hands.is_warming_up = True
             case do.Measure():
                 self._stored.measure()
                 self.replica.on_measured(self._clock.now())
@@ -327,14 +331,14 @@ class Driver:
         self._counters.released((self._clock.now() - effect.since) / 1000)
 
     def _run(self, effect: do.Run) -> None:
+        self._hands.end_warm_up()
         error = self._keeper.run(effect)
         if error is not None:
             self._fail(error)
 
     def _warm_up(self) -> None:
         """Copy a portion of the memory that a switchover will start from."""
-        if self._is_warming_up and self._hands.warm_up(self._memory.digests):
-            self._is_warming_up = False
+        if self.is_warming_up and self._hands.warm_up(self._memory.digests):
             self.replica.on_warm()
 
     # --- ends ------------------------------------------------------------------------------------------------------
