@@ -133,10 +133,10 @@ class Replica:
             self.steps.on_load_failed(error, now)
         self._follow(now)
 
-    def on_warm(self, now: Nanos) -> None:
+    def on_warm(self) -> None:
         """Take note that the shadow holds what this host may soon run from."""
         if isinstance(self.steps, Standby):
-            self.steps.on_warm(now)
+            self.steps.on_warm()
 
     def on_measured(self, now: Nanos) -> None:
         """Take note that the memory's digest is that of what the guest left behind here."""

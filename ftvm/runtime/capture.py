@@ -59,6 +59,7 @@ class Hands:
         self._policy = CapturePolicy()
         self._cut_copy: StagedCopy | None = None
         self._scrub: Scrub | None = None
+        self.is_warming_up = False
         self._warm_next = 0
         self._page_counts = tuple(region.page_count for region in guest.memory)
 
@@ -87,8 +88,13 @@ class Hands:
         self._warm_next = self._require_shadow().adopt(self._memory, digests, self._warm_next, _PAGES_PER_COPY_STEP)
         is_done = self._warm_next >= self._memory.page_count
         if is_done:
-            self._warm_next = 0
+            self.end_warm_up()
         return is_done
+
+    def end_warm_up(self) -> None:
+        """Copy no more: a page that the guest writes once it runs must not get into the shadow behind a session."""
+        self.is_warming_up = False
+        self._warm_next = 0
 
     def adopt(self, digests: DigestTable, staging_bytes: int) -> None:
         """Begin a session with a standby that holds what the paused guest holds: nothing is sent.
@@ -97,13 +103,14 @@ class Hands:
         """
         self._limits = replace(self._limits, staging_bytes=staging_bytes)
         self._scrub = None
+        self.end_warm_up()
         self.end_session()
         self._require_shadow().adopt(self._memory, digests, 0, self._memory.page_count)
 
     def release(self) -> None:
         """Give the shadow's memory back: the guest does not run here any more."""
         self._scrub = None
-        self._warm_next = 0
+        self.end_warm_up()
         if self._shadow is not None:
             self._shadow.clear()
 

@@ -106,6 +106,11 @@ class Endpoint:
             return now
         return min((time for time in times if time is not None), default=None)
 
+    @property
+    def is_leaving(self) -> bool:
+        """Whether a driver has stopped, and stays for the answer to its goodbye; that ends by itself."""
+        return any(driver.is_leaving for driver in self._drivers.values())
+
     def halt(self, error: FtvmError) -> None:
         """Pause every guest for good, without a word to anybody: this host no longer knows what it does."""
         for driver in self._drivers.values():

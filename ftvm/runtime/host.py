@@ -145,7 +145,7 @@ class Host:
         return asked.result  # type: ignore[return-value]
 
     def stop(self, timeout: float = 10.0) -> None:
-        """End the loop and wait for it. Idempotent."""
+        """End the loop, once no goodbye waits for its answer, and wait for that. Idempotent."""
         self._is_stopping = True
         self._transport.wake()
         if self._thread.is_alive():
@@ -153,7 +153,7 @@ class Host:
 
     def _run(self) -> None:
         try:
-            while not self._is_stopping:
+            while not self._is_stopping or self._endpoint.is_leaving:
                 self._answer_calls()
                 now = self._clock.now()
                 deadlines = (self._endpoint.step(now), self._attendants.step(now))

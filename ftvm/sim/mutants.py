@@ -11,6 +11,12 @@ from ftvm.sim.mutation import Edit, Mutant
 __all__ = ["MUTANTS"]
 
 _ACTIVE: Final = "ftvm.protocol.active:Active"
+_ADMISSION: Final = "ftvm.protocol.admission"
+_HANDING: Final = "ftvm.protocol.handing"
+_SHIPPING: Final = "ftvm.protocol.shipping"
+_RELEASES: Final = "ftvm.protocol.releasing:Releases"
+_CLAIMING: Final = "ftvm.protocol.claiming"
+_FOLLOWING: Final = "ftvm.protocol.following"
 _STANDBY: Final = "ftvm.protocol.standby:Standby"
 _COMMITTED: Final = "ftvm.protocol.commit:Committed"
 _REPLICA: Final = "ftvm.protocol.replica:Replica"
@@ -21,7 +27,7 @@ _IN_FORCE: Final = "ftvm.protocol.output:standbys_in_force"
 _NO_DIGEST_THERE: Final = Edit(f"{_COMMITTED}.commit", ", checkpoint.memory_digest", ", None")
 _NO_DIGEST_HERE: Final = Edit("ftvm.protocol.session:Session._compare", "sent.epoch == ack.epoch", "False")
 _NO_CHAIN: Final = Edit(f"{_COMMITTED}.commit", "checkpoint.base != self.epoch or ", "")
-_NO_RETIRED: Final = Edit(f"{_ACTIVE}._why_not", "if joiner in self.core.retired:", "if False:")
+_NO_RETIRED: Final = Edit(f"{_ADMISSION}:_why_not", "if joiner in bond.core.retired:", "if False:")
 
 
 def _mutant(name: str, breaks: str, *edits: Edit) -> tuple[str, Mutant]:
@@ -74,8 +80,7 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             Edit(
                 f"{_ACTIVE}.on_record",
                 "self.core.end_role(RoleEvent.DEPOSED,",
-                "[self.core.do(Release(one.output, one.since)) for one in self.gate.held]; "
-                "self.core.end_role(RoleEvent.DEPOSED,",
+                "self.releases.let_out(self.gate.held); self.core.end_role(RoleEvent.DEPOSED,",
             ),
         ),
         # --- sessions ----------------------------------------------------------------------------------------------
@@ -131,31 +136,31 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             "add_before_the_standby_caught_up",
             "the ADD is proposed with the first cut, not with its acknowledgement",
             Edit(
-                f"{_ACTIVE}.on_cut",
-                "self._move(LinkEvent.CUT)",
-                "self._move(LinkEvent.CUT); self._move(LinkEvent.CAUGHT_UP); "
-                "self.core.desk.propose(add(self.core.desk.known, self.core.id, session.standby))",
+                f"{_SHIPPING}:take_cut",
+                "bond.move(LinkEvent.CUT)",
+                "bond.move(LinkEvent.CUT); bond.move(LinkEvent.CAUGHT_UP); "
+                "bond.core.desk.propose(add(bond.core.desk.known, bond.core.id, session.standby))",
             ),
         ),
         _mutant(
             "run_before_the_record_is_learned",
             "a standby runs as soon as it has proposed its TAKE",
             Edit(
-                f"{_STANDBY}._propose_if_ready",
-                "desk.propose(take(desk.known, self.core.id))",
-                'desk.propose(take(desk.known, self.core.id)); self.core.end_role(RoleEvent.TAKEN, "")',
+                f"{_CLAIMING}:propose_if_ready",
+                "desk.propose(take(desk.known, holding.core.id))",
+                'desk.propose(take(desk.known, holding.core.id)); holding.core.end_role(RoleEvent.TAKEN, "")',
             ),
         ),
         _mutant(
             "claim_what_does_not_load",
             "a standby claims although its state did not load",
-            Edit(f"{_STANDBY}.on_load_failed", "self._call_off(now)", "self.on_loaded(now)"),
+            Edit(f"{_CLAIMING}:take_load_failure", "call_off(holding, now)", "take_loaded(holding, now)"),
         ),
         _mutant(
             "take_without_being_named",
             "a replica that the record does not name any more stays, and takes over",
             Edit(f"{_STANDBY}.on_record", "and known.standby != me", "and False"),
-            Edit(f"{_STANDBY}._propose_if_ready", "if desk.known.standby != self.core.id:", "if False:"),
+            Edit(f"{_CLAIMING}:propose_if_ready", "if desk.known.standby != holding.core.id:", "if False:"),
             Edit("ftvm.protocol.record:take", "record.standby == standby", "True"),
         ),
         _mutant(
@@ -172,7 +177,7 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             "stand_by_with_a_state_that_ran_on",
             "who handed the guest over runs on until it knows, and stands by with memory that nobody compared",
             Edit(f"{_ACTIVE}.must_stand_still", "self.link in STANDING", "self.link is LinkState.HANDING"),
-            Edit(f"{_STANDBY}.on_measured", "found != final.memory_digest", "False"),
+            Edit(f"{_FOLLOWING}:take_measured", "found != final.memory_digest", "False"),
             _NO_DIGEST_THERE,
             _NO_DIGEST_HERE,
         ),
@@ -233,7 +238,7 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             "tell_a_release_before_it_left",
             "an output that was let out counts as released, although it may still wait in its host and die with it",
             Edit(
-                f"{_ACTIVE}._tell_released",
+                f"{_RELEASES}.tell",
                 "= self._released_then,",
                 "= self.core.released,",
             ),
@@ -242,7 +247,7 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             "leave_out_what_is_not_told_as_released",
             "a checkpoint carries only the outputs that are still held",
             Edit(
-                f"{_ACTIVE}.pending_outputs",
+                f"{_RELEASES}.above",
                 "output.number > last",
                 "False",
             ),
@@ -276,26 +281,26 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             "run_on_while_the_switch_is_open",
             "the guest runs on while the SWITCH is proposed and nobody knows whether it is in force",
             Edit(f"{_ACTIVE}.must_stand_still", "self.link in STANDING", "self.link is LinkState.HANDING"),
-            Edit(f"{_STANDBY}.on_measured", "found != final.memory_digest", "False"),
+            Edit(f"{_FOLLOWING}:take_measured", "found != final.memory_digest", "False"),
         ),
         _mutant(
             "run_when_prepared",
             "the standby runs as soon as it has loaded what it is asked to prepare",
             Edit(
-                f"{_STANDBY}.on_loaded",
-                "self._tell_prepared(self.committed.epoch or 0)",
-                'self.core.end_role(RoleEvent.TAKEN, "prepared")',
+                f"{_CLAIMING}:take_loaded",
+                "_tell_prepared(holding, holding.committed.epoch or 0)",
+                'holding.core.end_role(RoleEvent.TAKEN, "prepared")',
             ),
         ),
         _mutant(
             "call_off_what_is_proposed",
             "a switchover that takes long is called off although it may be in force",
             Edit(
-                f"{_ACTIVE}._hand_over",
-                "self.link in (LinkState.SETTLING, LinkState.HANDING) and now >= switchover.ends_at",
+                f"{_HANDING}:go_on",
+                "bond.link in (LinkState.SETTLING, LinkState.HANDING) and now >= switchover.ends_at",
                 "now >= switchover.ends_at",
             ),
-            Edit(f"{_ACTIVE}._call_off", "self._move(LinkEvent.CALLED_OFF)", "self.link = LinkState.PROTECTED"),
+            Edit(f"{_HANDING}:call_off", "bond.move(LinkEvent.CALLED_OFF)", "bond.link = LinkState.PROTECTED"),
         ),
     )
 )

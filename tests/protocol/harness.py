@@ -209,7 +209,7 @@ class Host:
             case do.Load():
                 self.replica.on_loaded(now)
             case do.WarmUp():
-                self.replica.on_warm(now)
+                self.replica.on_warm()
             case do.Measure():
                 self.memory.memory_digest = self.value
                 self.replica.on_measured(now)

@@ -80,12 +80,12 @@ def test_what_was_released_is_told_a_heartbeat_later() -> None:
     pair.until(lambda: session.ping_number == pings + 1)
 
     assert core.released_told == told
-    assert [output.number for output in pair.a.active._untold] == [core.released]
+    assert [output.number for output in pair.a.active.releases._untold] == [core.released]
 
     pair.run(500)
 
     assert core.released_told == core.released
-    assert not pair.a.active._untold
+    assert not pair.a.active.releases._untold
 
 
 def test_what_a_solo_active_has_just_released_goes_to_the_standby_that_joins() -> None:

@@ -9,6 +9,7 @@ from ftvm.encode.messages import Copy, Join, Leave, Prepare, Prepared, Welcome
 from ftvm.errors import LocalProtocolError
 from ftvm.events import Diverged, HostFailed, SwitchedAway, SwitchedHere, SwitchFailed, TookOver
 from ftvm.interfaces import CompareAndSet, Record
+from ftvm.protocol import claiming
 from ftvm.protocol import effects as do
 from ftvm.protocol.core import Role
 from ftvm.protocol.link import LinkState
@@ -412,7 +413,7 @@ def test_a_new_active_that_can_no_longer_load_leaves_the_guest_to_the_old_one() 
     pair = Pair().protected()
     switching(pair)
     pair.a.answer()
-    pair.b.standby._call_off(pair.now)  # a suspicion that was called off has unloaded it
+    claiming.call_off(pair.b.standby, pair.now)  # a suspicion that was called off has unloaded it
     pair.b.load_error = "the hypervisor is gone"
 
     pair.until(lambda: pair.a.role is Role.ACTIVE)

@@ -46,7 +46,7 @@ def test_a_link_refuses_what_its_table_does_not_have(state: LinkState, event: Li
     active.link = state
 
     with pytest.raises(InternalError, match=f"a link that is {state.value} cannot be {event.value}"):
-        active._move(event)
+        active.move(event)
 
     assert active.link is state
 
@@ -56,7 +56,7 @@ def test_a_link_moves_by_its_table(state: LinkState, event: LinkEvent) -> None:
     active = lone_active()
     active.link = state
 
-    active._move(event)
+    active.move(event)
 
     assert active.link is LINKS[state, event]
 

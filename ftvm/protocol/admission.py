@@ -1,0 +1,135 @@
+"""Who may become the standby of an active: JOIN and its answers, and how a session with it begins.
+
+A joiner is welcomed if its guest is built alike, it knows the engine in force, and there is no other standby; a refusal
+says why, and whether asking again can help. Whose sessions come to nothing again and again has to wait (patience.py). A
+planned switchover opens the session in the other direction without a JOIN (`resume`).
+"""
+
+from dataclasses import replace
+from typing import Final
+
+from ftvm.checkpoint import Watermarks
+from ftvm.encode.messages import Envelope, Join, Refuse, SessionId, Welcome
+from ftvm.errors import InternalError
+from ftvm.events import JoinRefused
+from ftvm.interfaces import Lane
+from ftvm.protocol import parting
+from ftvm.protocol.bond import Bond
+from ftvm.protocol.channel import Outbox
+from ftvm.protocol.commit import Committed
+from ftvm.protocol.copying import CopyPlan
+from ftvm.protocol.effects import Adopt, StartCopy
+from ftvm.protocol.empty import Opening
+from ftvm.protocol.link import LinkEvent, LinkState
+from ftvm.protocol.session import Contact, Session
+from ftvm.protocol.suspicion import Watch
+from ftvm.protocol.switchover import session_after
+from ftvm.units import Nanos
+
+__all__ = ["COPY_PATIENCE", "answer_join", "resume"]
+
+COPY_PATIENCE: Final = 4
+"""How many limits of silence are tolerated before the first epoch is acknowledged: the standby may be busy with it."""
+
+REFUSALS_TOLD_MAX: Final = 64
+"""So many different reasons for a refusal are told, each once: a flood of JOINs must not become a flood of events."""
+
+
+def answer_join(bond: Bond, peer: str, key: str | None, envelope: Envelope, join: Join, now: Nanos) -> None:
+    """Welcome a joiner, or refuse it and say why."""
+    session = bond.session
+    is_retired = envelope.sender in bond.core.retired
+    if session is not None and bond.is_waiting and envelope.sender != session.standby and not is_retired:
+        parting.lose(bond, "it is silent, and another one asks to join", now)
+        session = bond.session
+    if session is not None and session.peer == peer and envelope.sender != session.standby and not is_retired:
+        parting.lose(bond, "its host has discarded what it had, and asks to join afresh", now)
+    if session is not None and envelope.sender == session.standby and not session.has_answered:
+        _welcome(bond, session)
+        return
+    reason, is_final = _why_not(bond, envelope.sender, join)
+    ignored_ns = bond.patience.ignored_ns(key or peer, now)
+    if reason is None and ignored_ns:
+        reason = "sessions with this host came to nothing again and again: it has to wait for the next"
+    if reason is None:
+        _open(bond, peer, key, envelope.sender, join, now)
+        return
+    refuse = Refuse(joiner=envelope.sender, reason=reason, is_final=is_final)
+    bond.core.send(peer, Lane.CONTROL, refuse, None)
+    if is_final and reason not in bond.refusals and len(bond.refusals) < REFUSALS_TOLD_MAX:
+        bond.refusals.add(reason)
+        bond.core.tell(JoinRefused(at=now, guest_id=bond.core.settings.guest_id, peer=peer, reason=reason))
+
+
+def resume(bond: Bond, opening: Opening, committed: Committed, now: Nanos) -> None:
+    """Go on after a switchover, before the guest runs: the old active holds this very state, as the standby."""
+    known, epoch = bond.core.desk.known, committed.epoch
+    if known.standby is None or epoch is None:
+        raise InternalError(f"switched to {known} with epoch {epoch}")
+    reverse = replace(opening, session=session_after(known))
+    bond.session = _session(bond, reverse, known.standby, committed.output_next, now)
+    bond.session.acked = Watermarks(epoch, committed.log_index)
+    bond.session.log_shipped = committed.log_index
+    bond.session.contact = Contact.ANSWERED
+    bond.session.is_followed = bond.pace.engine.executes
+    bond.link = LinkState.PROTECTED
+    bond.core.do(Adopt(opening.staging_bytes))
+
+
+def _why_not(bond: Bond, joiner: str, join: Join) -> tuple[str | None, bool]:
+    settings = bond.core.settings
+    if joiner in bond.core.retired:
+        return f"replica {joiner} was dropped and cannot return: discard its memory and join under a fresh id", True
+    if join.geometry != settings.geometry:
+        return f"the guests differ: the primary's is {settings.geometry}; the joiner's is {join.geometry}", True
+    if join.staging_bytes < settings.limits.batch_bytes:
+        return f"a staging bound of {join.staging_bytes} bytes does not hold one batch", True
+    engine = bond.pace.engine.name
+    if engine not in join.engines:
+        return f"the joiner does not know engine {engine}, only {', '.join(join.engines)}", True
+    known = bond.core.desk.known
+    is_taken = known.standby is not None and not bond.is_halted
+    if bond.link is not LinkState.NONE or is_taken or bond.core.desk.proposal is not None:
+        return f"there is a standby already, or a change is under way (link {bond.link.value})", False
+    return None, False
+
+
+def _open(bond: Bond, peer: str, key: str | None, joiner: str, join: Join, now: Nanos) -> None:
+    settings, known = bond.core.settings, bond.core.desk.known
+    counter = bond.core.next_session()
+    opening = Opening(
+        session=SessionId(counter, bond.core.id, known.generation),
+        peer=peer,
+        key=key,
+        engines=join.engines,
+        staging_bytes=min(settings.limits.staging_bytes, join.staging_bytes),
+    )
+    bond.session = _session(bond, opening, joiner, bond.releases.first_untold, now)
+    bond.plan = CopyPlan()
+    bond.move(LinkEvent.JOINED)
+    # The joiner may have been active before, and its last frames may have led the switches astray.
+    bond.announcer.begin(now)
+    _welcome(bond, bond.session)
+    bond.core.do(StartCopy(bond.session.staging_bytes))
+
+
+def _session(bond: Bond, opening: Opening, standby: str, shipped_next: int, now: Nanos) -> Session:
+    settings = bond.core.settings
+    return Session(
+        id=opening.session,
+        peer=opening.peer,
+        key=opening.key,
+        standby=standby,
+        engines=opening.engines,
+        staging_bytes=opening.staging_bytes,
+        outbox=Outbox(window=settings.limits.batches_in_flight, repeat_ns=Nanos(4 * settings.timing.heartbeat_ns)),
+        watch=Watch(settings.timing.primary_limit_ns, now, patience=COPY_PATIENCE),
+        opened_at=now,
+        shipped_next=shipped_next,
+    )
+
+
+def _welcome(bond: Bond, session: Session) -> None:
+    engines = tuple(bond.core.settings.engines)
+    welcome = Welcome(joiner=session.standby, engines=engines, staging_bytes=session.staging_bytes)
+    bond.core.send(session.peer, Lane.CONTROL, welcome, session.id)

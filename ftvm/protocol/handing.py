@@ -1,0 +1,122 @@
+"""The active's side of a planned switchover: settle, hand the last epoch over, propose (PROTOCOL.md, SWITCH).
+
+switchover.py says in which steps, and what is known of one that is under way. The link's table (link.py) says where it
+may begin and be called off; from the proposal on nothing here can end it. PREPARE and PREPARED are this program's own
+additions to PROTOCOL.md's messages: with epoch 0 the standby warms up its shadow while the guest runs; with the epoch
+that the guest stands still at it loads that, and says so or why not. Each PREPARE is repeated with every heartbeat.
+"""
+
+from ftvm.encode.messages import Ping, Prepare, Prepared
+from ftvm.errors import LocalProtocolError
+from ftvm.events import SwitchFailed
+from ftvm.interfaces import Lane
+from ftvm.protocol.bond import Bond
+from ftvm.protocol.core import RoleEvent
+from ftvm.protocol.effects import Forget
+from ftvm.protocol.link import LINKS, LinkEvent, LinkState
+from ftvm.protocol.record import switch
+from ftvm.protocol.session import Session, batches_of
+from ftvm.protocol.switchover import Switchover
+from ftvm.units import Nanos
+
+__all__ = ["begin", "call_off", "end", "finish", "go_on", "take_prepared"]
+
+
+def begin(bond: Bond, limit_ns: Nanos, now: Nanos) -> Switchover:
+    """Start to hand the guest over to the standby; it is called off if that takes longer than `limit_ns`.
+
+    Raises LocalProtocolError if there is no standby to hand it to; the guest then runs on.
+    """
+    if (bond.link, LinkEvent.ASKED) not in LINKS:
+        raise LocalProtocolError(
+            f"cannot switch over while the link to the standby is {bond.link.value!r}: wait until it is "
+            f"{LinkState.PROTECTED.value!r}"
+        )
+    bond.move(LinkEvent.ASKED)
+    bond.switchover = Switchover(
+        asked_at=now,
+        fresh_at=bond.core.desk.want_read(),
+        warm_epoch=bond.epoch + 1 + bond.pace.is_cutting,
+        ends_at=Nanos(now + limit_ns),
+    )
+    return bond.switchover
+
+
+def go_on(bond: Bond, now: Nanos) -> None:
+    """Go on with a switchover, if one is under way, as far as it can go now."""
+    switchover, session = bond.switchover, bond.session
+    if switchover is None or session is None:
+        return
+    if bond.link in (LinkState.SETTLING, LinkState.HANDING) and now >= switchover.ends_at:
+        call_off(bond, f"it took too long ({bond.link.value})", now)
+    elif bond.link is LinkState.SETTLING and _has_settled(bond, switchover, session):
+        bond.move(LinkEvent.SETTLED)
+        switchover.pause(now, bond.core.settings.timing.primary_limit_ns)
+        bond.cut(now)
+        switchover.prepare_at = None
+    elif bond.link is LinkState.SETTLING and not switchover.is_warm:
+        _ask_to_prepare(bond, switchover, session, 0, now)
+    elif bond.link is LinkState.HANDING and _is_handed(bond, switchover, session):
+        _ask_to_prepare(bond, switchover, session, session.acked.epoch, now)
+
+
+def take_prepared(bond: Bond, prepared: Prepared, now: Nanos) -> None:
+    """Propose, once the standby has loaded what the guest stands still at.
+
+    The epoch is of this session and of this attempt alone, so no older word can pass for it.
+    """
+    switchover = bond.switchover
+    if switchover is not None and bond.link is LinkState.SETTLING and prepared.epoch == 0:
+        switchover.is_warm = True
+        switchover.prepare_at = None
+    if bond.link is not LinkState.HANDING or switchover is None or switchover.final is None:
+        return
+    if prepared.epoch != switchover.final.epoch:
+        return
+    if prepared.error:
+        call_off(bond, f"the standby cannot run the guest: {prepared.error}", now)
+    elif bond.core.desk.proposal is None:
+        bond.move(LinkEvent.READY)
+        bond.core.desk.propose(switch(bond.core.desk.known, bond.core.id))
+
+
+def call_off(bond: Bond, reason: str, now: Nanos) -> None:
+    """Go on here: nothing was proposed."""
+    bond.move(LinkEvent.CALLED_OFF)
+    end(bond, reason, now)
+
+
+def end(bond: Bond, reason: str, now: Nanos) -> None:
+    """Note that a switchover, if one was under way, came to nothing, and tell."""
+    if bond.switchover is not None and not bond.switchover.is_over:
+        bond.switchover.end(reason)
+        bond.core.tell(SwitchFailed(at=now, guest_id=bond.core.settings.guest_id, reason=reason))
+
+
+def finish(bond: Bond, session: Session) -> None:
+    """End the role: the SWITCH is in force, and the guest goes on at the standby."""
+    known = bond.core.desk.known
+    bond.move(LinkEvent.IN_FORCE)
+    bond.core.do(Forget(batches_of(session.outbox.clear())))
+    # A last word in the old session: its record has the standby read the new one at once.
+    bond.core.send(session.peer, Lane.CONTROL, Ping(number=session.ping_number), session.id)
+    bond.core.end_role(RoleEvent.SWITCHED_AWAY, f"SWITCH is in force: generation {known.generation}")
+
+
+def _ask_to_prepare(bond: Bond, switchover: Switchover, session: Session, epoch: int, now: Nanos) -> None:
+    if switchover.prepare_at is None or now >= switchover.prepare_at:
+        switchover.prepare_at = Nanos(now + bond.core.settings.timing.heartbeat_ns)
+        bond.core.send(session.peer, Lane.CONTROL, Prepare(epoch=epoch), session.id)
+
+
+def _has_settled(bond: Bond, switchover: Switchover, session: Session) -> bool:
+    is_free = not bond.pace.is_cutting and not session.is_coming_to_rest
+    has_room = is_free and len(session.in_flight) < bond.core.settings.limits.epochs_in_flight
+    is_warm = switchover.is_warm and session.acked.epoch >= switchover.warm_epoch
+    return is_warm and has_room and bond.core.desk.reads >= switchover.fresh_at
+
+
+def _is_handed(bond: Bond, switchover: Switchover, session: Session) -> bool:
+    """Tell whether the standby has all there is, and every output has left."""
+    final = switchover.final
+    return final is not None and session.acked.epoch == final.epoch and not bond.gate.held
