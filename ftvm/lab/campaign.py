@@ -16,6 +16,9 @@ from ftvm.sim.mutation import mutate
 
 __all__ = ["Hunt", "campaign", "hunt"]
 
+_FOR_LIFE: Final = contextlib.ExitStack()
+"""Keeps a worker's mutant: it is undone when nobody refers to it any more."""
+
 _SEEDS_AT_ONCE: Final = 16
 """A worker takes so many seeds at a time: few enough that all end together, enough that handing over costs nothing."""
 
@@ -59,4 +62,4 @@ def hunt(mutant: str, seeds: range, *, engine: str | None = None, jobs: int = 1,
 def _begin_worker(mutant: str | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
     if mutant is not None:
-        mutate(mutant).__enter__()  # for the life of this process
+        _FOR_LIFE.enter_context(mutate(mutant))
