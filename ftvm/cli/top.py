@@ -110,9 +110,11 @@ def _state(status: Status) -> Text:
         return Text(f"failed: {status.failure}", style="bold white on red")
     if status.role != "active":
         return Text(f"follows {status.active}" if status.active is not None else "waits for an active host")
+    left = f", {status.copy_pages_left:,} pages to copy" if status.copy_pages_left else ""
+    if status.standstill is not None:
+        return Text(f"{status.standstill}{left}", style="bold yellow")
     if status.is_protected:
         return Text(f"runs here, protected by {status.standby}", style="green")
-    left = f", {status.copy_pages_left:,} pages to copy" if status.copy_pages_left else ""
     return Text(f"runs here, alone{left}", style="yellow")
 
 
