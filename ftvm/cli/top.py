@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ftvm.cli.asking import asking_options
-from ftvm.cli.exits import Stopped, stop_on_signals
+from ftvm.cli.signals import Stopped
 from ftvm.runtime.status import Status
 from ftvm.service.connection import Connection, connect
 from ftvm.service.view import Look, bars, bucket_names, look
@@ -34,7 +34,6 @@ def top(control: str | None, is_json: bool, interval: float, once: bool) -> None
     and held outputs took: bars from 10 us on the left to 0.5 s and more on the right, of the last interval. Ctrl-C ends
     it. With --json, one line for each look: a list of objects with the fields of ftvm.Status and "rates".
     """
-    stop_on_signals()
     console = Console(highlight=False)
     with ExitStack() as stack, connect(control) as machine:
         live = None

@@ -382,7 +382,7 @@ def protect(
         if not node.wait_for(lambda: node.driver.is_active, timeout):
             why = node.driver.replica.core.desk.error or "it has not answered"
             raise BrokenError(f"the arbiter has not let this host start within {timeout} s: {why}")
-    except FtvmError:
+    except BaseException:  # Ctrl-C, too: the record may name this host by now
         node.close()
         raise
     return Protection(node)
