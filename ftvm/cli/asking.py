@@ -38,8 +38,15 @@ def _state(status: Status) -> str:
         return f"failed: {status.failure}"
     if status.role != "active":
         return f"{status.role} here"
+    if status.standstill is not None:
+        return f"{status.standstill}{_pages_left(status)}"
     if status.standby is not None:
         return f"runs here, protected by {status.standby} ({status.engine}, lag {status.lag_ms:.1f} ms)"
     if status.copy_pages_left:
-        return f"runs here, unprotected; {status.copy_pages_left} pages of the first copy are left"
+        return f"runs here, unprotected{_pages_left(status)}"
     return "runs here, unprotected: no standby has joined"
+
+
+def _pages_left(status: Status) -> str:
+    left = status.copy_pages_left
+    return f"; {left} pages of the first copy are left" if left else ""

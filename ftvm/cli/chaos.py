@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from ftvm.cli.exits import Stopped, stop_on_signals
+from ftvm.cli.signals import Stopped
 from ftvm.engines.names import ENGINES, engine_named
 from ftvm.lab.chaos.campaign import run
 from ftvm.lab.chaos.values import ARBITERS, ChaosOptions, Outcome
@@ -42,7 +42,6 @@ def chaos(rounds: int, seed: int, engine: str, jobs: int, arbiter: str, keep: bo
         engine_named(engine, INTERVAL_SECONDS, None)
     engines = tuple(ENGINES) if engine == "all" else (engine,)
     options = ChaosOptions(rounds=rounds, seed=seed, engines=engines, jobs=jobs, arbiter=arbiter, keep=keep)
-    stop_on_signals()
     try:
         outcome = run(options, lambda text: click.echo(text, err=True))
     except Stopped as stopped:

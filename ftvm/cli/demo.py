@@ -10,8 +10,8 @@ from typing import Any
 import click
 from rich.console import Console
 
-from ftvm.cli.exits import Stopped, stop_on_signals
 from ftvm.cli.qemu import require_qmp
+from ftvm.cli.signals import Stopped
 from ftvm.engines.names import ENGINES, engine_named
 from ftvm.errors import ConfigError
 from ftvm.lab.demo import DemoOptions, Outcome, Screen, run
@@ -61,7 +61,6 @@ def demo(
     engine_named(engine, interval / 1000, None if latency is None else latency / 1000)
     hosts = HostCommands(engine=engine, interval_ms=interval, latency_ms=latency, **_guest(guest))
     options = DemoOptions(kills=kills, seconds=seconds, seed=seed, hosts=hosts)
-    stop_on_signals()
     try:
         outcome = _play(options, as_json)
     except Stopped as stopped:

@@ -5,27 +5,26 @@
 2    an argument, option or file is wrong; nothing was started
 3    the peer broke the protocol, or speaks another version
 4    a bug in ftvm
-130  stopped by Ctrl-C or SIGTERM where that is not its normal end
+130  stopped by Ctrl-C, SIGTERM or SIGHUP where that is not its normal end (signals.py)
 """
 
-import signal
+import contextlib
+import errno
 import sys
 from collections.abc import Callable
-from types import FrameType
 from typing import Final
 
 import click
 
+from ftvm.cli.streams import drop_output
 from ftvm.errors import ConfigError, FtvmError, ImageError, InternalError, RemoteProtocolError
 
-__all__ = ["EXIT_STOPPED", "Stopped", "exit_status", "run_command", "stop_on_signals"]
+__all__ = ["exit_status", "run_command"]
 
 EXIT_BUG: Final = 4
-EXIT_STOPPED: Final = 130
 
-
-class Stopped(BaseException):
-    """Ctrl-C or SIGTERM; not an Exception, so that nothing swallows it."""
+_UNWRITABLE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""What writing fails of when nobody did anything wrong; a closed pipe ends a command by itself."""
 
 
 def exit_status(error: FtvmError) -> int:
@@ -37,19 +36,6 @@ def exit_status(error: FtvmError) -> int:
     return EXIT_BUG if isinstance(error, InternalError) else 1
 
 
-def stop_on_signals() -> None:
-    """Have SIGTERM and Ctrl-C raise Stopped in the main thread, once: a second one must not break the clean-up."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        del frame
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        raise Stopped(signal.Signals(number).name)
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-
-
 def run_command(command: Callable[[], object]) -> None:
     """Run a command line to its end and exit: no traceback unless `--debug` was given."""
     is_debugging = "--debug" in sys.argv
@@ -58,13 +44,20 @@ def run_command(command: Callable[[], object]) -> None:
     except FtvmError as error:
         if is_debugging:
             raise
-        click.echo(f"ftvm: {type(error).__name__}: {error}", err=True)
+        _complain(f"{type(error).__name__}: {error}")
         sys.exit(exit_status(error))
-    except Stopped:
-        sys.exit(EXIT_STOPPED)
     except Exception as error:
         if is_debugging:
             raise
-        click.echo(f"ftvm: a bug in ftvm: {type(error).__name__}: {error}", err=True)
-        click.echo("Please report it with what `ftvm --debug ...` prints.", err=True)
+        if isinstance(error, OSError) and error.errno in _UNWRITABLE:
+            _complain(f"the output cannot be written: {error.strerror}")
+            drop_output()
+            sys.exit(1)
+        _complain(f"a bug in ftvm: {type(error).__name__}: {error}")
+        _complain("please report it with what `ftvm --debug ...` prints.")
         sys.exit(EXIT_BUG)
+
+
+def _complain(text: str) -> None:
+    with contextlib.suppress(OSError):  # there is nowhere left to say it; the status says it
+        click.echo(f"ftvm: {text}", err=True)

@@ -1,12 +1,12 @@
-"""Keeps a host running in the foreground: prints what happens, stops cleanly on Ctrl-C and SIGTERM."""
+"""Keeps a host running in the foreground: prints what happens, stops cleanly on Ctrl-C, SIGTERM and SIGHUP."""
 
 from typing import Final
 
 import click
 
-from ftvm.cli.exits import Stopped, stop_on_signals
 from ftvm.cli.logreport import LogReport
 from ftvm.cli.report import JsonReport, Report, TextReport
+from ftvm.cli.signals import Stopped
 from ftvm.cli.streams import outlive_readers
 from ftvm.errors import ClosedError, GuestEnded
 from ftvm.events import ArbiterTrouble, Event
@@ -21,8 +21,7 @@ _STATUS_SECONDS: Final = 0.25
 
 
 def make_report(is_json: bool, log_format: str) -> Report:
-    """Return the kinds of report that were asked for, and have signals raise Stopped from now on."""
-    stop_on_signals()
+    """Return the kinds of report that were asked for; from now on no reader of them can end this host."""
     outlive_readers()
     if log_format == "json":
         return Reports(LogReport(), JsonReport()) if is_json else LogReport()

@@ -18,7 +18,8 @@ def primary(create: bool, **shared: Any) -> None:
     """Run a guest on this host and protect it.
 
     The guest starts as soon as the arbiter's record names this host. A standby joins by itself; from then on no output
-    leaves before the state behind it is safe there. Ctrl-C or SIGTERM stops the guest here; the standby takes over.
+    leaves before the state behind it is safe there. Ctrl-C, SIGTERM or SIGHUP stops the guest here; the standby takes
+    over.
 
     \b
     Two hosts by hand, both reaching /shared (host-b is the standby):

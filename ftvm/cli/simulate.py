@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ftvm.cli.exits import Stopped, stop_on_signals
+from ftvm.cli.signals import Stopped
 from ftvm.engines.names import ENGINES
 from ftvm.errors import ConfigError
 from ftvm.lab.campaign import campaign, hunt
@@ -70,7 +70,6 @@ def simulate(
         raise ConfigError("--only and --trace are about one history: name its seed with --seed")
     if record is not None and mutant != "all":
         raise ConfigError("--record is about all mutants: add --mutant all")
-    stop_on_signals()
     if mutant == "all":
         sys.exit(_hunt_all(range(start, start + seeds), engine, jobs, record))
     if seed is not None:

@@ -18,7 +18,8 @@ def standby(**shared: Any) -> None:
 
     Joins the active host among the peers, receives a first copy while the guest runs there, and follows it. When the
     active falls silent, asks the arbiter; if it is given the guest, runs it here and protects it as soon as another
-    standby joins. Memory, network address and engine must be given as on the primary. Ctrl-C or SIGTERM stops it.
+    standby joins. Memory, network address and engine must be given as on the primary. Ctrl-C, SIGTERM or SIGHUP stops
+    it.
 
     \b
     On host b, with host a as the primary:

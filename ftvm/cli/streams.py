@@ -1,7 +1,8 @@
 """Standard streams that outlive whoever reads them.
 
 A host is started with its output closed, or into a pipe whose reader ends, or onto a disk that fills up. None of that
-is a reason to end a guest: what cannot be written is lost, and the host goes on.
+is a reason to end a guest: what cannot be written is lost, and the host goes on. A command that is asked for its output
+fails instead.
 """
 
 import io
@@ -9,7 +10,7 @@ import os
 import sys
 from typing import Final
 
-__all__ = ["fill_closed", "outlive_readers"]
+__all__ = ["drop_output", "fill_closed", "outlive_readers"]
 
 STANDARD: Final = (0, 1, 2)
 
@@ -36,6 +37,14 @@ def outlive_readers() -> None:
         sys.stdout = _lasting(1)
     if sys.stderr is sys.__stderr__:
         sys.stderr = _lasting(2)
+
+
+def drop_output() -> None:
+    """Lose what is printed from now on, and what could not be written: else the interpreter's last flush fails, too."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _LastingFile(io.FileIO):

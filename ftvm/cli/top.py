@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ftvm.cli.asking import asking_options
-from ftvm.cli.exits import Stopped, stop_on_signals
+from ftvm.cli.signals import Stopped
 from ftvm.runtime.status import Status
 from ftvm.service.connection import Connection, connect
 from ftvm.service.view import Look, bars, bucket_names, look
@@ -34,7 +34,6 @@ def top(control: str | None, is_json: bool, interval: float, once: bool) -> None
     and held outputs took: bars from 10 us on the left to 0.5 s and more on the right, of the last interval. Ctrl-C ends
     it. With --json, one line for each look: a list of objects with the fields of ftvm.Status and "rates".
     """
-    stop_on_signals()
     console = Console(highlight=False)
     with ExitStack() as stack, connect(control) as machine:
         live = None
@@ -110,9 +109,11 @@ def _state(status: Status) -> Text:
         return Text(f"failed: {status.failure}", style="bold white on red")
     if status.role != "active":
         return Text(f"follows {status.active}" if status.active is not None else "waits for an active host")
+    left = f", {status.copy_pages_left:,} pages to copy" if status.copy_pages_left else ""
+    if status.standstill is not None:
+        return Text(f"{status.standstill}{left}", style="bold yellow")
     if status.is_protected:
         return Text(f"runs here, protected by {status.standby}", style="green")
-    left = f", {status.copy_pages_left:,} pages to copy" if status.copy_pages_left else ""
     return Text(f"runs here, alone{left}", style="yellow")
 
 

@@ -5,7 +5,7 @@ from ftvm.protocol.active import Active
 from ftvm.protocol.core import Settings
 from ftvm.protocol.replica import Replica
 from ftvm.protocol.standby import Standby
-from ftvm.runtime.status import Counters, Status, percentiles
+from ftvm.runtime.status import HALTED, Counters, Status, percentiles
 from ftvm.units import Nanos, nanos_to_millis
 
 __all__ = ["describe"]
@@ -23,7 +23,7 @@ def describe(settings: Settings, replica: Replica, counters: Counters, failure: 
         at=now,
         guest_id=settings.guest_id,
         role=replica.role.value,
-        link=("halted" if active.is_halted else active.link.value) if active is not None else "",
+        link=(HALTED if active.is_halted else active.link.value) if active is not None else "",
         replica_id=replica.core.id,
         generation=known.generation,
         active=known.active,

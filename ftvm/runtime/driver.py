@@ -16,7 +16,7 @@ from ftvm.encode.apply import CommittedMemory
 from ftvm.encode.messages import Copy, Envelope, EpochPart, Message
 from ftvm.encode.wire import encode
 from ftvm.engines.names import require
-from ftvm.errors import FtvmError, GuestEnded, GuestError, LimitExceeded
+from ftvm.errors import FtvmError, GuestEnded, GuestError, LimitExceeded, LocalProtocolError
 from ftvm.events import Event, GuestFinished, HostFailed, TransportTrouble
 from ftvm.interfaces import (
     Arbiter,
@@ -186,7 +186,12 @@ class Driver:
         self._perform()
 
     def begin_switchover(self, limit_ns: Nanos) -> Switchover:
-        """Start to hand the guest over to the standby. Raises LocalProtocolError; watch what is returned."""
+        """Start to hand the guest over to the standby; watch what is returned.
+
+        Raises LocalProtocolError if there is no standby in step, or this host has ended: nothing steps it any more.
+        """
+        if self.failure is not None:
+            raise LocalProtocolError(f"cannot switch over: this host has ended: {self.failure}")
         return self.replica.begin_switchover(limit_ns, self._clock.now())
 
     def stop(self, error: FtvmError) -> None:
@@ -345,6 +350,7 @@ class Driver:
 
     def _fail(self, error: FtvmError) -> None:
         at, guest_id = self._clock.now(), self.settings.guest_id
+        self.failure = self.failure or error  # before it is told: who waits for this host's end looks when it is told
         if isinstance(error, GuestEnded):
             self._tell(GuestFinished(at=at, guest_id=guest_id, reason=str(error)))
         else:

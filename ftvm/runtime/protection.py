@@ -165,7 +165,11 @@ class _Node:
     def hand_over(self, timeout: float) -> None:
         """See Protection.switchover."""
         is_done = self.host.call(lambda: self.switch_over(seconds_to_nanos(timeout)))
-        if not self.changed.wait_for(lambda: is_done() or self.host.has_ended, timeout + _ANSWER_SECONDS):
+
+        def is_over() -> bool:
+            return is_done() or self.host.has_ended or self.driver.failure is not None
+
+        if not self.changed.wait_for(is_over, timeout + _ANSWER_SECONDS):
             raise SwitchoverFailed(
                 "the switchover is proposed and the arbiter has not answered: the guest stands still until it does"
             )
@@ -379,7 +383,7 @@ def protect(
         if not node.wait_for(lambda: node.driver.is_active, timeout):
             why = node.driver.replica.core.desk.error or "it has not answered"
             raise BrokenError(f"the arbiter has not let this host start within {timeout} s: {why}")
-    except FtvmError:
+    except BaseException:  # Ctrl-C, too: the record may name this host by now
         node.close()
         raise
     return Protection(node)

@@ -9,11 +9,19 @@ from typing import Any, Final, Self
 
 from ftvm.errors import RemoteProtocolError
 from ftvm.events import Committed, Event, Protected, TookOver
+from ftvm.protocol.link import STANDING
 from ftvm.units import Nanos
 
-__all__ = ["HISTOGRAM_BOUNDS_US", "Counters", "Histogram", "Percentiles", "Status", "percentiles"]
+__all__ = ["HALTED", "HISTOGRAM_BOUNDS_US", "Counters", "Histogram", "Percentiles", "Status", "percentiles"]
 
 _SAMPLES_KEPT: Final = 4096
+
+HALTED: Final = "halted"
+"""What `link` says instead of the link's own state while the guest may not run because its standby is lost."""
+
+_STANDSTILLS: Final = {HALTED: "stands still: its standby is lost (halt)"} | dict.fromkeys(
+    (state.value for state in STANDING), "is being handed over"
+)
 
 HISTOGRAM_BOUNDS_US: Final = tuple(step * 10**power for power in range(1, 6) for step in (1, 2, 5))
 """10 us to 0.5 s, three bounds a decade: fine enough for a terminal, few enough for a time series database."""
@@ -50,7 +58,8 @@ class Status:
 
     at                when, on this host's clock: rates are differences of two statuses over that of their times
     role              empty, syncing, standby or active
-    link              what the active does about its standby: none, copying, ..., protected (empty on other roles)
+    link              what the active does about its standby: none, copying, ..., protected; "halted" if the guest waits
+                      for one (empty on other roles)
     generation        of the newest record known; `standby` is who it names
     epoch             the last one committed (standby) or cut (active)
     epochs_in_flight  cut and not acknowledged yet; `lag_ms` is the age of the oldest of them
@@ -89,9 +98,19 @@ class Status:
     failure: str | None
 
     @property
+    def standstill(self) -> str | None:
+        """Why the guest stands still here, told after its name; None if it runs, or is elsewhere.
+
+        The record cannot tell: it goes on naming a standby that is lost, and one that is about to be the active.
+        """
+        if self.role != "active" or self.failure is not None:
+            return None
+        return _STANDSTILLS.get(self.link)
+
+    @property
     def is_protected(self) -> bool:
         """Whether the guest runs here and a standby is in the record."""
-        return self.role == "active" and self.standby is not None
+        return self.standby is not None and self.role == "active" and self.failure is None and self.standstill is None
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain values, for JSON."""

@@ -30,7 +30,10 @@ REQUEST_BYTES_MAX: Final = 8192
 _BACKLOG: Final = 16
 
 GAUGES: Final[dict[str, tuple[str, Callable[[Status], float]]]] = {
-    "ftvm_protected": ("1 if the guest runs here and a standby is in the record", lambda s: s.is_protected),
+    "ftvm_protected": (
+        "1 if the guest runs here and a standby is in the record; 0 while it stands still",
+        lambda s: s.is_protected,
+    ),
     "ftvm_failed": ("1 if this host cannot go on", lambda s: s.failure is not None),
     "ftvm_generation": ("Generation of the newest record known", lambda s: s.generation),
     "ftvm_epoch": ("Last epoch cut (active) or committed (standby)", lambda s: s.epoch),

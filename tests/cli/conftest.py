@@ -1,8 +1,7 @@
 """The command line run in this process, as `ftvm ...` would run it."""
 
-import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +28,8 @@ def _hosts_are_reached_where_nobody_else_looks(monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.fixture
-def ftvm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+def ftvm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run `ftvm` with arguments; no traceback may come out of it, whatever they are."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def run(*arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["ftvm", *map(str, arguments)])
@@ -42,6 +40,4 @@ def ftvm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         status = ended.value.code
         return Outcome(0 if status is None else int(status), said.out, said.err)
 
-    yield run
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    return run

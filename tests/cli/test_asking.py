@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ftvm.cli import asking, top
 from ftvm.engines.kemari import Kemari
 from ftvm.errors import ClosedError
 from ftvm.runtime.protection import Protection, protect
@@ -37,6 +39,30 @@ def test_status_tells_of_each_guest_in_a_line(ftvm: Run, host: Protection) -> No
     assert outcome.status == 0
     assert outcome.out.startswith("guest 'vm1': runs here, unprotected: no standby has joined; generation ")
     assert host.status().role == "active"
+
+
+@pytest.mark.parametrize(
+    ("link", "told"),
+    [
+        ("halted", "stands still: its standby is lost (halt)"),
+        ("handing over", "is being handed over"),
+        ("switching", "is being handed over"),
+    ],
+)
+def test_a_guest_that_stands_still_is_not_said_to_run_though_the_record_names_a_standby(
+    host: Protection, link: str, told: str
+) -> None:
+    still = replace(host.status(), link=link, standby="b1")
+
+    assert asking.status_line(still).startswith(f"guest 'vm1': {told}; generation ")
+    assert top._state(still).plain == told
+
+
+def test_a_halted_guest_tells_how_much_of_the_copy_to_a_new_standby_is_left(host: Protection) -> None:
+    copying = replace(host.status(), link="halted", standby="b1", copy_pages_left=7)
+
+    assert "(halt); 7 pages of the first copy are left;" in asking.status_line(copying)
+    assert top._state(copying).plain.endswith("(halt), 7 pages to copy")
 
 
 def test_status_json_has_the_fields_of_a_status_and_the_socket(ftvm: Run, host: Protection, tmp_path: Path) -> None:

@@ -29,7 +29,6 @@ def played(monkeypatch: pytest.MonkeyPatch) -> list[ChaosOptions]:
         violation = Violation(job=0, round=1, fault="cut", engine="remus", what="a PUT is gone", folder="/tmp/x")
         return Outcome(options=options, violations=[violation], folder="/tmp/x")
 
-    monkeypatch.setattr(command, "stop_on_signals", lambda: None)
     monkeypatch.setattr(command, "run", run)
     return runs
 

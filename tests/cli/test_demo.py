@@ -4,7 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from ftvm.cli import demo as command
-from ftvm.cli.exits import Stopped
+from ftvm.cli.signals import Stopped
 from ftvm.errors import ConfigError
 from ftvm.lab.demo import DemoOptions, Outcome, Screen
 from ftvm.lab.ledger import Ledger
@@ -12,11 +12,6 @@ from ftvm.lab.ledger import Ledger
 
 def finished(options: DemoOptions, *, trouble: str | None = None) -> Outcome:
     return Outcome(options=options, kills=0, takeovers=(), ledger=Ledger(("A", "B")), seconds=1, trouble=trouble)
-
-
-@pytest.fixture(autouse=True)
-def undisturbed_signals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "stop_on_signals", lambda: None)
 
 
 def test_unknown_engine_is_refused_with_the_list() -> None:

@@ -19,7 +19,7 @@ WAIT_SECONDS = 60
 
 @contextmanager
 def host(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", "from ftvm.cli.main import main; main()", *arguments, "--memory", "8M", "--json"]
+    command = [sys.executable, "-P", "-m", "ftvm", *arguments, "--memory", "8M", "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         yield process
@@ -38,7 +38,7 @@ def wait_for(process: subprocess.Popen[str], event: str) -> dict[str, object]:
     raise AssertionError(f"the host ended without {event}")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
 def test_a_signal_stops_a_primary_cleanly(number: signal.Signals, tmp_path: Path) -> None:
     with host(
         "primary",

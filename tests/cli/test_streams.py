@@ -61,3 +61,30 @@ def test_a_disk_that_is_full_costs_lines_and_nothing_else(tmp_path: Path) -> Non
 
     assert ended.returncode == 0
     assert b"Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("words", [["version"], ["keygen", "a", "--json"], ["simulate", "--seed", "1", "--trace"]])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_command_whose_output_cannot_be_written_says_so_and_fails(
+    words: list[str], unbuffered: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: it was told as a bug in ftvm."""
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    if not os.path.exists("/dev/full"):
+        pytest.skip("there is no /dev/full")
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(
+            [*FTVM, *words], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, timeout=WAIT_SECONDS, check=False
+        )
+
+    assert ended.stderr == b"ftvm: the output cannot be written: No space left on device\n"
+    assert ended.returncode == 1
+
+
+def test_a_command_that_can_say_nothing_at_all_fails_quietly() -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("there is no /dev/full")
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run([*FTVM, "version"], stdout=full, stderr=full, timeout=WAIT_SECONDS, check=False)
+
+    assert ended.returncode == 1

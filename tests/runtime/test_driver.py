@@ -10,12 +10,13 @@ from ftvm.config import Limits
 from ftvm.encode.messages import Envelope, Log, Message, SessionId
 from ftvm.encode.wire import Sealed, encode
 from ftvm.engines.hybrid import Hybrid
-from ftvm.errors import GuestEnded, GuestError, TrackingLost
-from ftvm.events import GuestFinished, HostFailed, PeerMisbehaved, SessionEnded, TookOver
+from ftvm.errors import GuestEnded, GuestError, LocalProtocolError, TrackingLost
+from ftvm.events import Event, GuestFinished, HostFailed, PeerMisbehaved, SessionEnded, TookOver
 from ftvm.interfaces import CompareAndSet, Lane, Record
 from ftvm.protocol.core import Role
 from ftvm.protocol.link import LinkState
 from ftvm.sim.guest import SimGuest
+from ftvm.units import Nanos
 
 from .pair import Pair
 
@@ -210,6 +211,33 @@ def test_a_guest_that_came_to_its_own_end_ends_both_hosts_and_leaves_the_record_
     assert last_word == Record(3, None, None)
     assert pair.b.driver.last_word() is None
     assert END_CHANNEL not in {output.channel for output in pair.a.released}
+
+
+def test_a_host_whose_guest_has_ended_hands_nothing_over(make_pair: Callable[..., Pair]) -> None:
+    """Regression: closing such a host waited seven seconds for a switchover that nothing would ever step."""
+    pair = make_pair().protected()
+    guest_of(pair).end(pair)
+    pair.until(lambda: pair.a.driver.failure)
+
+    with pytest.raises(LocalProtocolError, match="has ended: the guest ended: "):
+        pair.a.driver.begin_switchover(Nanos(10**10))
+
+
+def test_who_hears_of_the_end_finds_the_host_ended(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair().protected()
+    found: list[object] = []
+    tell = pair.a.driver._on_event
+
+    def note(event: Event) -> None:
+        tell(event)
+        if isinstance(event, GuestFinished):
+            found.append(pair.a.driver.failure)
+
+    pair.a.driver._on_event = note
+    guest_of(pair).end(pair)
+    pair.until(lambda: pair.a.driver.failure)
+
+    assert [type(failure) for failure in found] == [GuestEnded]
 
 
 def test_an_end_that_is_not_safe_yet_is_no_end(make_pair: Callable[..., Pair]) -> None:

@@ -6,7 +6,7 @@ A kill is a host that closes everything without a goodbye: what a SIGKILL looks 
 import errno
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypedDict
 
@@ -32,7 +32,7 @@ from ftvm.guests.riscv.guest import RiscvGuest
 from ftvm.guests.riscv.programs import read_program
 from ftvm.interfaces import Record
 from ftvm.runtime.clock import MonotonicClock
-from ftvm.runtime.protection import Protection, Standby, protect
+from ftvm.runtime.protection import Protection, Standby, _Node, protect
 from ftvm.runtime.world import CallbackWorld
 from ftvm.sim.guest import SimGuest
 from ftvm.transport.keys import Keys, generate_keys
@@ -350,6 +350,21 @@ def test_what_cannot_start_raises_and_closes_the_guest(
             protect(guest, create=True, guest_id="second", timeout=2.0, **wanted)  # type: ignore[arg-type]
 
     assert guest.is_closed
+
+
+def test_a_start_that_is_interrupted_leaves_no_host_and_no_claim(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryRecordStore()
+    wait_for = _Node.wait_for
+
+    def interrupted(node: _Node, is_true: Callable[[], bool], timeout: float | None) -> bool:
+        wait_for(node, is_true, timeout)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Node, "wait_for", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        protect(sim(), listen="tcp://127.0.0.1:0", arbiter=store.another(), create=True)
+
+    assert store.read("guest") == Record(2, None, None)
 
 
 def test_a_guest_that_is_in_the_record_already_is_not_started_twice() -> None:

@@ -85,6 +85,13 @@ def test_a_scrape_tells_the_status_in_seconds_and_bytes(page: MetricsPage) -> No
     assert told['ftvm_events_total{"event": "Solo", "guest": "vm1"}'] == 1
 
 
+@pytest.mark.parametrize("link", ["halted", "handing over", "switching"])
+def test_a_guest_that_stands_still_does_not_count_as_protected(page: MetricsPage, host: FakeHost, link: str) -> None:
+    host.change(link=link)
+
+    assert samples(get(page)[1])['ftvm_protected{"guest": "vm1"}'] == 0
+
+
 def test_histograms_are_cumulative_and_whole(page: MetricsPage) -> None:
     told = samples(get(page)[1])
 
