@@ -53,5 +53,11 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         read_config(tmp_path / "vm1.toml", KEYS)
 
 
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1" + 400 * "0"])
+def test_a_number_that_no_setting_can_be_is_no_number(tmp_path: Path, number: str) -> None:
+    with pytest.raises(ConfigError, match="write a number"):
+        read(tmp_path, f"interval = {number}\n")
+
+
 def test_one_problem_is_one_line() -> None:
     assert str(several(["mac: is odd"], "config x: ")) == "config x: mac: is odd"
