@@ -75,12 +75,16 @@ def _unknown(key: str, keys: Mapping[str, str]) -> str:
 def _is_of_kind(value: object, kind: str) -> bool:
     match kind:
         case "text":
-            return isinstance(value, str)
+            return _is_text(value)
         case "texts":
-            return isinstance(value, list) and all(isinstance(each, str) for each in value)
+            return isinstance(value, list) and all(_is_text(each) for each in value)
         case "number":
             return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _NUMBER_MAX
         case "whole number":
             return isinstance(value, int) and not isinstance(value, bool)
         case _:
             return isinstance(value, bool)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and "\0" not in value  # which no path, name or address can hold
