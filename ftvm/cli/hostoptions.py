@@ -389,7 +389,7 @@ _CHECKS: Final[dict[str, Check]] = {
     "nic": _check_network,
     "mac": _check_mac,
     "engine": _check_engine,
-    "interval": lambda arguments: check_interval("--interval", arguments.interval / 1000),
+    "interval": lambda arguments: check_interval(arguments.engine_name, arguments.interval / 1000),
     "latency": _check_latency,
     "on-backup-loss": lambda arguments: check_word("on-backup-loss", arguments.on_backup_loss, _BACKUP_LOSS),
     "on-divergence": lambda arguments: check_word("on-divergence", arguments.on_divergence, _DIVERGENCE),

@@ -25,7 +25,8 @@ def _nothing_is_left_running() -> Iterator[None]:
 
 @pytest.fixture
 def primary(tmp_path: Path) -> list[object]:
-    return ["primary", "--listen", "tcp://127.0.0.1:0", "--arbiter", f"file://{tmp_path}", "--memory", "8M"]
+    where = ["--listen", "tcp://127.0.0.1:0", "--arbiter", f"file://{tmp_path}"]
+    return ["primary", *where, "--memory", "8M", "--program", "hello"]
 
 
 @pytest.mark.parametrize("command", ["init", "keygen", "primary", "standby", "version"])
