@@ -14,6 +14,7 @@
     ├── GuestEnded             nobody's: the guest came to its own end, and there is nothing left to protect
     ├── BrokenError            the outside broke it
     │   ├── ArbiterError       the arbiter cannot be reached, read or written
+    │   │   └── NotApplied     nothing was done: the proposal has no effect, and will have none
     │   ├── TransportError     an endpoint cannot be bound, resolved or authenticated
     │   └── SwitchoverFailed   a planned switchover came to nothing; the guest goes on
     ├── LimitExceeded          a configured limit was passed
@@ -38,6 +39,7 @@ __all__ = [
     "InternalError",
     "LimitExceeded",
     "LocalProtocolError",
+    "NotApplied",
     "RemoteProtocolError",
     "SwitchoverFailed",
     "TrackingLost",
@@ -106,6 +108,10 @@ class BrokenError(FtvmError):
 
 class ArbiterError(BrokenError):
     """The arbiter cannot be reached, read or written."""
+
+
+class NotApplied(ArbiterError):
+    """The arbiter was never asked to decide: this attempt at a proposal has no effect, now or ever."""
 
 
 class TransportError(BrokenError):

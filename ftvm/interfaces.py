@@ -259,6 +259,8 @@ class RecordStore(Protocol):
 
         The caller won if what comes back equals what it proposed. Raises ArbiterError when it is not known whether it
         was applied: repeat the same proposal, or read, until a generation at or above the proposed one is learned.
+        Raises NotApplied, a kind of ArbiterError, if it failed before anything was done that could ever put `record`
+        in force; only where that is certain, for the guest may then run on. In doubt it is a plain ArbiterError.
         """
         ...
 
@@ -284,11 +286,15 @@ Request = Read | CompareAndSet
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of a request: the record in force, or why it is not known."""
+    """What became of a request: the record in force, or why it is not known.
+
+    is_unapplied  the attempt certainly had no effect, and will have none; without that an error says nothing
+    """
 
     request: Request
     record: Record | None
     error: str | None
+    is_unapplied: bool = False
 
 
 class Arbiter(Protocol):

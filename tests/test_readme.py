@@ -125,9 +125,15 @@ def test_two_hosts_by_hand_work_as_the_readme_says(shell: Shell) -> None:
     assert until(shell, lambda roles: roles["active"]["standby"] is not None)[0]["generation"] == 3
     second.kill()
     until(shell, lambda roles: "active" in roles and roles["active"]["generation"] == 4)
-    shell.run(block("walk", "stop"))
+    second = shell.start(block("walk", "b"))
+    until(shell, lambda roles: roles.get("active", {}).get("standby") is not None)
+    stop, stop_again = block("walk", "stop").splitlines()
+    shell.run(stop)
     said, _ = first.communicate(timeout=WAIT_SECONDS)
-    assert first.returncode == 0
+    until(shell, lambda roles: list(roles) == ["active"] and roles["active"]["standby"] is None)
+    shell.run(stop_again)
+    second.communicate(timeout=WAIT_SECONDS)
+    assert (first.returncode, second.returncode) == (0, 0)
     for word in ("seen: nothing was heard", "decided: the arbiter's record went", "cost: "):
         assert word in said
 
@@ -173,6 +179,10 @@ def test_guests_are_listed_in_five_lines_as_the_readme_says(shell: Shell) -> Non
 
 def test_completion_works_as_the_readme_says(shell: Shell) -> None:
     shell.run(block("run", "completion") + "\ncomplete -p ftvm")
+
+
+def test_every_marker_stands_above_a_block() -> None:
+    assert len(re.findall(r"<!-- .* -->", README)) == len(list(blocks()))
 
 
 def test_every_block_is_run_by_somebody() -> None:

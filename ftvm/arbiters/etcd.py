@@ -19,7 +19,7 @@ import binascii
 from typing import Final
 
 from ftvm.arbiters.etcdhttp import EtcdAddress, Gateway, Reply
-from ftvm.arbiters.proposal import check_guest_id, check_proposal
+from ftvm.arbiters.proposal import before_deciding, check_guest_id, check_proposal
 from ftvm.arbiters.recordtext import decode_record, encode_record
 from ftvm.errors import ArbiterError, ClosedError
 from ftvm.interfaces import Record
@@ -47,10 +47,12 @@ class EtcdRecordStore:
     def compare_and_set(self, guest_id: str, record: Record) -> Record:
         """Put `record` in force if it is the next generation; return what is in force now.
 
-        Raises ArbiterError when it is not known whether it was applied: repeat the same proposal, or read.
+        Raises ArbiterError when it is not known whether it was applied: repeat the same proposal, or read. What fails
+        before the transaction is sent is NotApplied; once it was sent to any member, nothing is certain.
         """
         check_proposal(record)
-        in_force, revision = self._read(guest_id)
+        with before_deciding():
+            in_force, revision = self._read(guest_id)
         if in_force.generation != record.generation - 1:
             return in_force
         key = self._key(guest_id)

@@ -31,7 +31,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from ftvm.arbiters.proposal import check_guest_id, check_proposal
+from ftvm.arbiters.proposal import before_deciding, check_guest_id, check_proposal
 from ftvm.arbiters.recordtext import RECORD_BYTES_MAX, decode_record, encode_record
 from ftvm.errors import ArbiterError, ClosedError, ConfigError
 from ftvm.interfaces import Record
@@ -76,15 +76,16 @@ class FileRecordStore:
     def compare_and_set(self, guest_id: str, record: Record) -> Record:
         """Put `record` in force if it is the next generation; return what is in force now.
 
-        Raises ArbiterError when it is not known whether it was applied: repeat the same proposal, or read.
+        Raises ArbiterError when it is not known whether it was applied: repeat the same proposal, or read. What fails
+        before link(2), such as writing aside on a full disk, is NotApplied: nobody publishes what another wrote aside.
         """
         check_proposal(record)
-        in_force = self.read(guest_id)
+        with before_deciding():
+            in_force = self.read(guest_id)
         if in_force.generation != record.generation - 1:
             return in_force
         guest = _file_name(guest_id)
-        with self._explained("written"):
-            self._publish(guest, record.generation, encode_record(guest_id, record))
+        self._publish(guest, record.generation, encode_record(guest_id, record))
         decided = self.read(guest_id)
         if decided.generation < record.generation:
             raise ArbiterError(f"{self._path}: the record was not published; repeat the proposal")
@@ -143,10 +144,12 @@ class FileRecordStore:
         """Make the generation exist, whoever wins it: on return its file is there, ours or another's."""
         aside = self._path / f".{guest}.{generation:020d}.{secrets.token_hex(8)}{_ASIDE}"
         try:
-            _write_aside(aside, content)
+            with before_deciding(), self._explained("written"):
+                _write_aside(aside, content)
             # The one decision. EEXIST: somebody published first, or our own link was carried out and its answer lost.
             # ENOENT: somebody else swept our file, which happens only when the generation is decided. Either way: read.
-            with contextlib.suppress(FileExistsError, FileNotFoundError):
+            # Any other error leaves it open: an answer of NFS may be of a repeat, and the first one was carried out.
+            with self._explained("written"), contextlib.suppress(FileExistsError, FileNotFoundError):
                 os.link(aside, self._file(guest, generation))
         finally:
             _remove(aside)

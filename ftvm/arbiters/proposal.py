@@ -1,11 +1,13 @@
-"""What may be proposed to any record store, and how large it may be."""
+"""What may be proposed to any record store, how large it may be, and which failures of a proposal are certain."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Final
 
-from ftvm.errors import ConfigError, LimitExceeded, LocalProtocolError
+from ftvm.errors import ArbiterError, ConfigError, LimitExceeded, LocalProtocolError, NotApplied
 from ftvm.interfaces import Record
 
-__all__ = ["check_guest_id", "check_proposal"]
+__all__ = ["before_deciding", "check_guest_id", "check_proposal"]
 
 _ID_CHARS_MAX: Final = 256
 _GENERATION_MAX: Final = (1 << 63) - 1
@@ -24,3 +26,15 @@ def check_proposal(record: Record) -> None:
     for replica_id in (record.active, record.standby):
         if replica_id is not None and len(replica_id) > _ID_CHARS_MAX:
             raise LimitExceeded("characters of a replica id", limit=_ID_CHARS_MAX, wanted=len(replica_id))
+
+
+@contextlib.contextmanager
+def before_deciding() -> Iterator[None]:
+    """Have what fails in here raise NotApplied. Nothing in here, finished or not, may ever put the proposal in force.
+
+    Who proposes a switchover then lets the guest go on: an attempt that is certain by mistake means two active hosts.
+    """
+    try:
+        yield
+    except ArbiterError as error:
+        raise NotApplied(str(error)) from error

@@ -63,12 +63,12 @@ def _arguments(config: Path, *, is_qemu: bool) -> HostArguments:
 
 def _findings(arguments: HostArguments, *, is_standby: bool) -> Iterator[Finding]:
     """Yield what is wrong with the settings, then what is found where they lead; a wrong one leads nowhere."""
-    problems = arguments.problems()
+    problems = arguments.problems(boots=not is_standby)
     for option, wrong in problems.items():
         yield Finding(level=Level.FAILURE, subject=option, text=str(wrong), remedy=f"set {option} right in the file")
     if not problems:
         yield Finding(level=Level.OK, subject="settings", text="all of them make sense")
-    has_keys = "key" not in problems
+    has_keys = not {"key", "allow", "peer"} & set(problems)  # a peer may be given with its key
     if arguments.listen is not None and "listen" not in problems and has_keys:
         yield from checks.check_endpoint(arguments.listen, arguments.keys())
     if "peer" not in problems and has_keys:

@@ -1,14 +1,17 @@
 """`--config FILE`: a host's options from a TOML file; what is also on the command line counts there."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import click
 
+from ftvm.errors import ConfigError
 from ftvm.service.configfile import read_config
 
-__all__ = ["config_option", "keys_of"]
+__all__ = ["check_word", "config_option", "keys_of", "word_option"]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _NOT_KEYS: Final = frozenset({"config", "create", "json", "help"})
 """What belongs to one call, not to a host: `create` is an operator's word, and is not said again at every start."""
@@ -32,6 +35,27 @@ config_option: Final = click.option(
     callback=_read,
     help="A TOML file whose keys are these options, without dashes. The command line counts where both say something.",
 )
+
+
+def word_option(name: str, words: Sequence[str], *, explained: str) -> Callable[[F], F]:
+    """Return an option that is one of `words`, the first of them unless another is said.
+
+    Not a click.Choice, which would end the command at the first wrong one: `check_word` judges it, among all settings.
+    """
+    return click.option(
+        name,
+        default=words[0],
+        show_default=True,
+        metavar=f"[{'|'.join(words)}]",
+        shell_complete=lambda _context, _option, begun: [word for word in words if word.startswith(begun)],
+        help=explained,
+    )
+
+
+def check_word(key: str, word: str, words: Sequence[str]) -> None:
+    """Raise ConfigError unless `word` is one of those that there are."""
+    if word not in words:
+        raise ConfigError(f"{key} {word!r}: write one of {', '.join(words)}")
 
 
 def keys_of(command: click.Command) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The options that `ftvm primary` and `ftvm standby` share, and what they build: a guest, a world, keys."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,16 +10,17 @@ from typing import Any, Final, TypedDict, TypeVar
 import click
 
 from ftvm.arbiters.urls import check_record_url
-from ftvm.cli.configoption import config_option
-from ftvm.cli.serviceoptions import SERVICE_OPTIONS, check_control, check_metrics, open_attendants
+from ftvm.cli.configoption import check_word, config_option, word_option
+from ftvm.cli.serviceoptions import LOG_FORMATS, SERVICE_OPTIONS, check_control, check_metrics, open_attendants
 from ftvm.config import Timing
+from ftvm.engines.interval import check_interval
 from ftvm.engines.names import ENGINES, engine_named
 from ftvm.errors import ConfigError, FtvmError, ImageError
 from ftvm.guests.datagram import CableWorld, DatagramWorld, cable_ends, mac_bytes
 from ftvm.guests.riscv.elf import parse_elf
 from ftvm.guests.riscv.guest import RiscvGuest
 from ftvm.guests.riscv.machine import RAM_BASE
-from ftvm.guests.riscv.programs import SUMMARIES, read_program
+from ftvm.guests.riscv.programs import NEED_NETWORK, SUMMARIES, read_program
 from ftvm.guests.tap import TapPort
 from ftvm.interfaces import Engine, Guest, World
 from ftvm.runtime.clock import MonotonicClock
@@ -27,16 +28,18 @@ from ftvm.runtime.protection import HostOptions, check_guest_id
 from ftvm.runtime.world import CallbackWorld
 from ftvm.service.configfile import several
 from ftvm.transport.endpoints import parse_endpoint
-from ftvm.transport.keys import Keys, load_keys
+from ftvm.transport.keys import Keys, load_keys, load_public, load_secret
 from ftvm.units import Nanos, seconds_to_nanos
 
-__all__ = ["HostArguments", "any_host_options", "host_options", "parse_memory"]
+__all__ = ["Check", "HostArguments", "any_host_options", "host_options", "parse_memory"]
 
 _UNITS: Final = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _MEMORY_BYTES_MAX: Final = 64 << 30
 _MILLIS_MAX: Final = 3_600_000
 _TAP: Final = "tap:"
 _MAC: Final = "52:54:00:12:34:56"
+_BACKUP_LOSS: Final = ("solo", "halt")
+_DIVERGENCE: Final = ("rejoin", "end")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -87,19 +90,15 @@ _OPTIONS: Final = (
         "--latency", type=float, metavar="MS", help="Adapt the interval so that an output waits about so long (remus)."
     ),
     click.option("--engine", "engine_name", default="remus", show_default=True, help=f"One of: {', '.join(ENGINES)}."),
-    click.option(
+    word_option(
         "--on-backup-loss",
-        type=click.Choice(["solo", "halt"]),
-        default="solo",
-        show_default=True,
-        help="When the standby is lost: run on alone, or stand still until there is a new one.",
+        _BACKUP_LOSS,
+        explained="When the standby is lost: run on alone, or stand still until there is a new one.",
     ),
-    click.option(
+    word_option(
         "--on-divergence",
-        type=click.Choice(["rejoin", "end"]),
-        default="rejoin",
-        show_default=True,
-        help="When a backup's guest comes to another state under lockstep: have it join afresh, or end this host.",
+        _DIVERGENCE,
+        explained="When a backup's guest comes to another state under lockstep: have it join afresh, or end this host.",
     ),
     click.option("--heartbeat", default=50.0, show_default=True, metavar="MS", help="Time between heartbeats."),
     click.option(
@@ -145,19 +144,27 @@ class HostArguments:
     log_format: str
     is_json: bool
 
-    def problems(self) -> dict[str, FtvmError]:
-        """Return all that is wrong with the settings, by the name of the option. Opens nothing to stay open."""
+    def checks(self) -> Mapping[str, "Check"]:
+        """Return what judges each setting, by the name of the option."""
+        return _CHECKS
+
+    def problems(self, *, boots: bool) -> dict[str, FtvmError]:
+        """Return all that is wrong with the settings, by the name of the option. Opens nothing to stay open.
+
+        boots       the guest is to be started here, with its program; a standby's comes over from the primary
+        """
         found: dict[str, FtvmError] = {}
-        for option, check in _CHECKS.items():
+        checks = {**self.checks(), "nic": _check_network_of_program} if boots else self.checks()
+        for option, check in checks.items():
             try:
                 check(self)
             except (ConfigError, ImageError) as wrong:
                 found[option] = wrong
         return found
 
-    def check(self) -> None:
+    def check(self, *, boots: bool) -> None:
         """Raise one error that tells of all that is wrong with the settings."""
-        problems = self.problems()
+        problems = self.problems(boots=boots)
         if len(problems) == 1:
             raise next(iter(problems.values()))
         if problems:
@@ -224,7 +231,7 @@ class HostArguments:
     @contextmanager
     def opened(self, *, boots: bool) -> Iterator[tuple[Guest, HostOptions]]:
         """Build all that `protect` and `Standby` take, and close what of it is open at the end; all or nothing."""
-        self.check()
+        self.check(boots=boots)
         with ExitStack() as stack:
             options = self._plain_options()
             guest = self.guest(boots=boots)
@@ -269,13 +276,53 @@ class HostArguments:
             raise ConfigError(f"--program {self.program}: {wrong.strerror}; built-in programs are {names}") from wrong
 
 
+Check = Callable[[HostArguments], object]
+"""Raises ConfigError, or ImageError, if a setting is wrong."""
+
+
 def _check_addresses(arguments: HostArguments) -> None:
     parse_endpoint(arguments.addresses()["listen"])
 
 
 def _check_peers(arguments: HostArguments) -> None:
-    for endpoint in arguments.peer_endpoints():
+    keys: Keys | None = None
+    with suppress(ConfigError):  # told of with --key and --allow, or below
+        keys = arguments.keys()
+
+    def check(peer: str) -> None:
+        endpoint, is_given, file = peer.partition("=")
         parse_endpoint(endpoint)
+        if is_given:
+            load_public(file)
+        if keys is not None:
+            keys.server_of(endpoint)
+
+    _check_each(arguments.peers, check)
+
+
+def _check_key(arguments: HostArguments) -> None:
+    if arguments.key_file is None:
+        arguments.keys()
+    else:
+        load_secret(arguments.key_file)
+
+
+def _check_allow(arguments: HostArguments) -> None:
+    _check_each(arguments.allow, load_public)
+    if arguments.key_file is not None and not arguments.allow and not any("=" in peer for peer in arguments.peers):
+        raise ConfigError("no peer's key is allowed: name at least one .pub file with --allow")
+
+
+def _check_each(values: Iterable[str], check: Callable[[str], object]) -> None:
+    """Raise one ConfigError that tells of all values that are wrong."""
+    wrong: list[str] = []
+    for value in values:
+        try:
+            check(value)
+        except ConfigError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise ConfigError("; ".join(wrong))
 
 
 def _check_arbiter(arguments: HostArguments) -> None:
@@ -297,6 +344,31 @@ def _check_network(arguments: HostArguments) -> None:
         cable_ends(arguments.nic)
 
 
+def _check_network_of_program(arguments: HostArguments) -> None:
+    _check_network(arguments)
+    if arguments.nic is None and arguments.program in NEED_NETWORK:
+        raise ConfigError(
+            f"program {arguments.program} needs a network card: give it a cable, --nic udp:LOCALPORT:REMOTEPORT or "
+            "--nic tap:NAME, or choose another --program"
+        )
+
+
+def _check_engine(arguments: HostArguments) -> None:
+    if arguments.engine_name not in ENGINES:
+        arguments.engine()  # says which there are
+
+
+def _check_latency(arguments: HostArguments) -> None:
+    if arguments.latency is not None and arguments.engine_name in ENGINES:
+        engine_named(arguments.engine_name, latency=arguments.latency / 1000)
+
+
+def _check_silence(arguments: HostArguments) -> None:
+    _millis_to_nanos(arguments.silence, "--silence")
+    if _is_duration(arguments.heartbeat):  # else told of with --heartbeat
+        arguments.timing()
+
+
 def _check_mac(arguments: HostArguments) -> None:
     if arguments.mac is None:
         return
@@ -305,28 +377,39 @@ def _check_mac(arguments: HostArguments) -> None:
         raise ConfigError(f"--mac {arguments.mac} needs --nic: without a cable the machine has no network card")
 
 
-_CHECKS: Final[dict[str, Callable[[HostArguments], object]]] = {
+_CHECKS: Final[dict[str, Check]] = {
     "guest": lambda arguments: check_guest_id(arguments.guest_id),
     "listen": _check_addresses,
     "peer": _check_peers,
     "arbiter": _check_arbiter,
-    "key": HostArguments.keys,
+    "key": _check_key,
+    "allow": _check_allow,
     "memory": lambda arguments: parse_memory(arguments.memory),
     "program": _check_program,
     "nic": _check_network,
     "mac": _check_mac,
-    "engine": HostArguments.engine,
-    "silence": HostArguments.timing,
+    "engine": _check_engine,
+    "interval": lambda arguments: check_interval("--interval", arguments.interval / 1000),
+    "latency": _check_latency,
+    "on-backup-loss": lambda arguments: check_word("on-backup-loss", arguments.on_backup_loss, _BACKUP_LOSS),
+    "on-divergence": lambda arguments: check_word("on-divergence", arguments.on_divergence, _DIVERGENCE),
+    "heartbeat": lambda arguments: _millis_to_nanos(arguments.heartbeat, "--heartbeat"),
+    "silence": _check_silence,
     "control": lambda arguments: check_control(arguments.control),
     "metrics": lambda arguments: check_metrics(arguments.metrics),
+    "log-format": lambda arguments: check_word("log-format", arguments.log_format, LOG_FORMATS),
 }
 """What can be known to be wrong before anything is opened, by the option that says it."""
 
 
 def _millis_to_nanos(millis: float, option: str) -> Nanos:
-    if not 0 < millis <= _MILLIS_MAX:  # so that nan is refused too
+    if not _is_duration(millis):
         raise ConfigError(f"{option} {millis:g}: write milliseconds, more than 0 and at most an hour")
     return seconds_to_nanos(millis / 1000)
+
+
+def _is_duration(millis: float) -> bool:
+    return 0 < millis <= _MILLIS_MAX  # not so for nan
 
 
 def parse_memory(text: str) -> int:

@@ -1,7 +1,7 @@
 """`ftvm qemu`: protect a stock QEMU; stand by for one."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -9,7 +9,8 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from ftvm.cli.hostoptions import HostArguments, any_host_options, parse_memory
+from ftvm.cli.configoption import check_word, word_option
+from ftvm.cli.hostoptions import Check, HostArguments, any_host_options, parse_memory
 from ftvm.cli.hostrun import make_report, run_until_stopped
 from ftvm.errors import ConfigError
 from ftvm.interfaces import Guest
@@ -18,6 +19,8 @@ from ftvm.runtime.protection import Standby, protect
 __all__ = ["qemu", "require_qmp"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_TRACKERS: Final = ("auto", "userfault", "compare")
 
 
 @click.group()
@@ -49,13 +52,7 @@ _OPTIONS: Final = (
         metavar="FILE",
         help="A virtio disk: a raw image of this host's own, equally large on both hosts. A standby's is overwritten.",
     ),
-    click.option(
-        "--tracker",
-        type=click.Choice(["auto", "userfault", "compare"]),
-        default="auto",
-        show_default=True,
-        help="How written pages are found.",
-    ),
+    word_option("--tracker", _TRACKERS, explained="How written pages are found."),
     click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[--] [QEMU ARGUMENTS]..."),
 )
 
@@ -69,6 +66,14 @@ class QemuArguments(HostArguments):
     disk: str | None
     tracker: str
     arguments: tuple[str, ...]
+
+    def checks(self) -> Mapping[str, Check]:
+        """Return what judges each setting, by the name of the option: those of QEMU too."""
+        return {
+            **HostArguments.checks(self),
+            "disk": lambda _: self.disk is None or _size_of(self.disk),
+            "tracker": lambda _: check_word("tracker", self.tracker, _TRACKERS),
+        }
 
     def check_tools(self) -> None:
         """Raise ConfigError unless what runs the guest, and what speaks to it, is installed."""

@@ -6,6 +6,7 @@ from typing import Final
 
 import click
 
+from ftvm.cli.configoption import word_option
 from ftvm.errors import ConfigError
 from ftvm.runtime.attend import Attendant
 from ftvm.service.control import ControlSocket
@@ -13,9 +14,10 @@ from ftvm.service.notify import Notifier
 from ftvm.service.places import control_folder, own_endpoint, prepare_folder
 from ftvm.transport.endpoints import parse_endpoint
 
-__all__ = ["SERVICE_OPTIONS", "check_control", "check_metrics", "open_attendants"]
+__all__ = ["LOG_FORMATS", "SERVICE_OPTIONS", "check_control", "check_metrics", "open_attendants"]
 
 NOWHERE: Final = "none"
+LOG_FORMATS: Final = ("text", "json")
 
 SERVICE_OPTIONS: Final = (
     click.option(
@@ -24,12 +26,10 @@ SERVICE_OPTIONS: Final = (
         help="Where `ftvm status` and `ftvm ctl` reach this host, or `none`.  [default: a place of the user]",
     ),
     click.option("--metrics", metavar="HOST:PORT", help="Serve metrics for Prometheus there, e.g. 127.0.0.1:9753."),
-    click.option(
+    word_option(
         "--log-format",
-        type=click.Choice(["text", "json"]),
-        default="text",
-        show_default=True,
-        help="What happens is told on stderr: as lines for a person, or as JSON lines.",
+        LOG_FORMATS,
+        explained="What happens is told on stderr: as lines for a person, or as JSON lines.",
     ),
 )
 

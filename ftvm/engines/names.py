@@ -39,7 +39,7 @@ def require(engine: Engine, can: frozenset[Capability]) -> None:
         raise ConfigError(f"engine {engine.name} needs a guest that can do: {missing}")
 
 
-def engine_named(name: str, interval: float, latency: float | None = None) -> Engine:
+def engine_named(name: str, interval: float = 0.025, latency: float | None = None) -> Engine:
     """Return an engine that cuts every `interval` seconds; ConfigError lists the names for one that is unknown.
 
     latency     seconds; for the one engine that takes a latency target (Remus), refused with any other

@@ -227,9 +227,13 @@ class Active(Bond):
                 pass
 
     def on_arbiter_trouble(self, now: Nanos) -> None:
-        """Tell; the desk tries again by itself. The pair goes on as it is, and a mere hint no longer holds outputs."""
+        """Tell; the desk tries again by itself. The pair goes on as it is, and a mere hint no longer holds outputs.
+
+        Only a switchover has better to do than to try again: the guest stands still for it.
+        """
         self.releases.is_held_by_hint = False
         self.core.tell_arbiter_trouble(now)
+        handing.withdraw(self, now)
         self.release()
 
     # --- time ------------------------------------------------------------------------------------------------------

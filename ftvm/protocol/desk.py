@@ -5,6 +5,11 @@ never by a time-out, never by an error (PROTOCOL.md, "The arbiter's record"). Un
 which is what the release rule asks about. A record older than one already seen means that the arbiter forgot: it is
 refused.
 
+What was proposed and may be in force is thus never abandoned. One that cannot be in force may be withdrawn: each of its
+attempts, the first as well as the last, was answered that it certainly had no effect and never will have one (a full
+disk, before the store was asked to decide). One attempt that is under way, lost, or answered in any other way is a
+doubt that no later answer removes. Withdrawing is for who can do without; else the proposal is repeated as ever.
+
 The highest generation is kept for as long as the process lives, and not on disk: a host that restarts has no state
 and no right that an old record could give back to it. It joins whoever is active, or starts where nobody is by an
 operator's word. So `--create` belongs in no unit file: with an arbiter that forgot, it is that word.
@@ -26,12 +31,15 @@ class Desk:
 
     known     the newest record that the arbiter told us
     proposal  our own, while it may or may not be in force
+    _attempts, _unapplied  how often that was submitted, and how many of them certainly had no effect
     """
 
     retry_ns: Nanos
     known: Record = NO_RECORD
     proposal: Record | None = None
     error: str | None = None
+    _attempts: int = 0
+    _unapplied: int = 0
     _reads: int = 0
     _reads_begun: int = 0
     _outstanding: Request | None = field(default=None, repr=False)
@@ -49,7 +57,15 @@ class Desk:
         if self.proposal is not None or record.generation != self.known.generation + 1:
             raise InternalError(f"proposed {record} while {self.proposal} is unresolved and {self.known} is known")
         self.proposal = record
+        self._attempts = self._unapplied = 0
         self._not_before = None
+
+    def withdraw(self) -> bool:
+        """Take the proposal back if it is certain that no attempt had an effect; tell whether it was taken back."""
+        if self.proposal is None or self._attempts == 0 or self._attempts != self._unapplied:
+            return False
+        self.proposal = None
+        return True
 
     def want_read(self) -> int:
         """Ask for the record. The answer is fresh once `reads` has come to the number returned.
@@ -76,6 +92,7 @@ class Desk:
         if self._outstanding is not None or (self._not_before is not None and now < self._not_before):
             return None
         if self.proposal is not None:
+            self._attempts += 1
             self._outstanding = CompareAndSet(self.proposal)
         elif self._wants_read:
             self._wants_read = False
@@ -94,6 +111,7 @@ class Desk:
             forgot = f"it went back from generation {self.known.generation} to {record.generation}" if record else None
             self.error = answer.error or forgot or "no answer"
             self._wants_read |= isinstance(answer.request, Read)
+            self._unapplied += isinstance(answer.request, CompareAndSet) and answer.is_unapplied
             self._not_before = Nanos(now + self.retry_ns)
             return False
         self.error = None

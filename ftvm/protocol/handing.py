@@ -1,9 +1,12 @@
 """The active's side of a planned switchover: settle, hand the last epoch over, propose (PROTOCOL.md, SWITCH).
 
 switchover.py says in which steps, and what is known of one that is under way. The link's table (link.py) says where it
-may begin and be called off; from the proposal on nothing here can end it. PREPARE and PREPARED are this program's own
-additions to PROTOCOL.md's messages: with epoch 0 the standby warms up its shadow while the guest runs; with the epoch
-that the guest stands still at it loads that, and says so or why not. Each PREPARE is repeated with every heartbeat.
+may begin and be called off; from the proposal on only the arbiter's word ends it: what the record is, or that the
+proposal certainly has no effect (`withdraw`).
+
+PREPARE and PREPARED are this program's own additions to PROTOCOL.md's messages: with epoch 0 the standby warms up its
+shadow while the guest runs; with the epoch that the guest stands still at it loads that, and says so or why not. Each
+PREPARE is repeated with every heartbeat.
 """
 
 from ftvm.encode.messages import Ping, Prepare, Prepared
@@ -19,7 +22,7 @@ from ftvm.protocol.session import Session, batches_of
 from ftvm.protocol.switchover import Switchover
 from ftvm.units import Nanos
 
-__all__ = ["begin", "call_off", "end", "finish", "go_on", "take_prepared"]
+__all__ = ["begin", "call_off", "end", "finish", "go_on", "take_prepared", "withdraw"]
 
 
 def begin(bond: Bond, limit_ns: Nanos, now: Nanos) -> Switchover:
@@ -84,6 +87,16 @@ def call_off(bond: Bond, reason: str, now: Nanos) -> None:
     """Go on here: nothing was proposed."""
     bond.move(LinkEvent.CALLED_OFF)
     end(bond, reason, now)
+
+
+def withdraw(bond: Bond, now: Nanos) -> None:
+    """Go on here if the SWITCH cannot be in force: the arbiter answers, but cannot be written just now.
+
+    Settling has only shown that it can be read, and the guest must not stand still for what nobody can decide.
+    """
+    if bond.link is LinkState.SWITCHING and bond.core.desk.withdraw():
+        bond.move(LinkEvent.WITHDRAWN)
+        end(bond, f"the record was certainly not changed: {bond.core.desk.error}", now)
 
 
 def end(bond: Bond, reason: str, now: Nanos) -> None:

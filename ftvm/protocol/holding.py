@@ -34,6 +34,7 @@ class Holding:
     is_following       the guest here executes the log; is_coming_to_rest  it will stop at the next mark
     switchover         the one by which this replica, active before, gave the guest away
     fresh_at           the desk's count of reads from which on the record read is later than the session
+    guest_end          why the guest came to its own end, told while a TAKE was proposed and may be in force
     owes_ack           something has come since the last acknowledgement
     """
 
@@ -49,6 +50,7 @@ class Holding:
     is_coming_to_rest: bool = False
     switchover: Switchover | None = None
     fresh_at: int = 0
+    guest_end: str | None = None
     owes_ack: bool = True
     poll_at: Nanos = Nanos(0)
 

@@ -13,6 +13,8 @@ A planned switchover leaves PROTECTED, and comes back to it if it is called off 
         ^                    |                    |
         +---- called off ----+--------------------+----- lost ----> DROPPING
 
+It comes back from SWITCHING only if the SWITCH was withdrawn: no attempt at it can ever have an effect (desk.py).
+
 An active that may not run alone proposes no DROP: whoever is lost from PROTECTED, SETTLING, HANDING or ABANDONING
 leaves NONE behind, and the record goes on naming it. The guest stands still and no output leaves until a new standby
 has caught up, and an ADD has put it in the place of the one that was lost. Who is only silent keeps its session
@@ -20,8 +22,8 @@ meanwhile, and the guest goes on when it is heard again.
 
 While SETTLING the guest runs, and the arbiter is asked whether it answers. From HANDING on the guest stands still.
 
-A proposal is never abandoned: a standby lost while its ADD is unresolved is dropped once the ADD is known to be in
-force.
+A proposal that may be in force is never abandoned: a standby lost while its ADD is unresolved is dropped once the ADD
+is known to be in force.
 """
 
 from enum import Enum
@@ -57,6 +59,7 @@ class LinkEvent(Enum):
     SETTLED = "settled"
     READY = "ready"
     CALLED_OFF = "called off"
+    WITHDRAWN = "withdrawn"
     HALTED = "lost, and halted"
 
 
@@ -79,6 +82,7 @@ LINKS: Final[dict[tuple[LinkState, LinkEvent], LinkState]] = {
     (LinkState.HANDING, LinkEvent.CALLED_OFF): LinkState.PROTECTED,
     (LinkState.HANDING, LinkEvent.LOST): LinkState.DROPPING,
     (LinkState.SWITCHING, LinkEvent.IN_FORCE): LinkState.NONE,
+    (LinkState.SWITCHING, LinkEvent.WITHDRAWN): LinkState.PROTECTED,
     (LinkState.PROTECTED, LinkEvent.HALTED): LinkState.NONE,
     (LinkState.SETTLING, LinkEvent.HALTED): LinkState.NONE,
     (LinkState.HANDING, LinkEvent.HALTED): LinkState.NONE,

@@ -111,6 +111,8 @@ class Standby(Holding):
                 self.core.do(WarmUp())
             case Prepare() if self.claim.is_watching and message.epoch == self.committed.epoch:
                 claiming.prepare(self, now)
+            case Leave(is_end=True) if self.claim.state is ClaimState.CLAIMING:
+                self.guest_end = message.reason  # to end now could leave a record that names a host that is no more
             case Leave(is_end=True):
                 self.core.fail(GuestEnded(message.reason))
             case Leave():
@@ -195,6 +197,8 @@ class Standby(Holding):
         known, me = self.core.desk.known, self.core.id
         if known.active == me:
             claiming.win(self, known, now)
+        elif self.guest_end is not None and self.core.desk.proposal is None:
+            self.core.fail(GuestEnded(self.guest_end))
         elif known.generation > self.opening.session.generation and known.standby != me:
             self.core.end_role(
                 RoleEvent.EXPELLED, f"the record of generation {known.generation} does not name this replica"

@@ -3,7 +3,8 @@
     settle   the guest runs; the standby copies its memory into the shadow that it will need, one more epoch is cut, so
              that the last pause ships little, and the arbiter is seen to answer
     hand     the guest stands still; the last epoch is cut, acknowledged, and loaded by the standby
-    switch   the SWITCH is proposed; the guest stands still until that is resolved, however long it takes
+    switch   the SWITCH is proposed; the guest stands still until that is resolved, however long it takes, or it is
+             certain that it has no effect and never will have one
 
 Nothing is proposed before the standby has said that it loads, so a switchover that cannot work is called off and the
 guest goes on where it was. A SWITCH opens the session in the other direction by itself: both sides know its id, the

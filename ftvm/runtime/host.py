@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
-from ftvm.errors import ArbiterError, ClosedError, FtvmError, InternalError, LocalProtocolError
+from ftvm.errors import ArbiterError, ClosedError, FtvmError, InternalError, LocalProtocolError, NotApplied
 from ftvm.interfaces import Answer, Clock, CompareAndSet, Record, RecordStore, Request, Transport
 from ftvm.runtime.attend import Attendants
 from ftvm.runtime.endpoint import Endpoint
@@ -74,7 +74,7 @@ class ArbiterWorker:
                 return Answer(request, self._store.compare_and_set(self._guest_id, request.record), None)
             return Answer(request, self._store.read(self._guest_id), None)
         except ArbiterError as wrong:
-            return Answer(request, None, str(wrong))
+            return Answer(request, None, str(wrong), is_unapplied=isinstance(wrong, NotApplied))
         except Exception as wrong:  # noqa: BLE001 - a store that breaks its contract must not end this thread in silence
             return Answer(request, None, f"the record store broke: {wrong!r}")
 

@@ -264,8 +264,9 @@ class Protection:
 
         The guest stands still for a moment only, and no client notices more than a pause. Raises LocalProtocolError if
         this host is not active or no standby is in step, SwitchoverFailed if nothing could be proposed in `timeout`
-        seconds or the standby cannot run the guest: the guest then goes on here. Once it is proposed only the arbiter
-        can end it; if it is silent just then, SwitchoverFailed says so, and the guest stands still until it answers.
+        seconds, the standby cannot run the guest, or the arbiter cannot be written and says that nothing was: the guest
+        then goes on here. Else only the arbiter can end what is proposed; if it is silent just then, SwitchoverFailed
+        says so, and the guest stands still until it answers.
         """
         self._node.hand_over(timeout)
 

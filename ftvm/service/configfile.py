@@ -1,7 +1,8 @@
 """A host's settings from a TOML file: each key is an option of the command, without its dashes.
 
-Checked whole: a file with five mistakes is answered with all five, each with its key. Knows which keys there are and
-of which kind; what their values may be is for who uses them (cli/hostoptions.py), in the same words as for options.
+Its form is checked whole: a file with five mistakes is answered with all five, each with its key. Knows which keys
+there are and of which kind; what their values may be is for who uses them (cli/hostoptions.py), which judges them all
+at once too, with those of the command line, when the form is right.
 """
 
 import difflib
@@ -15,6 +16,8 @@ from ftvm.errors import ConfigError
 __all__ = ["KINDS", "read_config", "several"]
 
 _FILE_BYTES_MAX: Final = 1 << 20
+_NUMBER_MAX: Final = 1e18
+"""No setting is near it. TOML has integers that no float can hold, infinity, and what is no number at all."""
 
 KINDS: Final[dict[str, str]] = {
     "text": 'a text in quotes, e.g. "vm1"',
@@ -72,12 +75,16 @@ def _unknown(key: str, keys: Mapping[str, str]) -> str:
 def _is_of_kind(value: object, kind: str) -> bool:
     match kind:
         case "text":
-            return isinstance(value, str)
+            return _is_text(value)
         case "texts":
-            return isinstance(value, list) and all(isinstance(each, str) for each in value)
+            return isinstance(value, list) and all(_is_text(each) for each in value)
         case "number":
-            return isinstance(value, int | float) and not isinstance(value, bool)
+            return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _NUMBER_MAX
         case "whole number":
             return isinstance(value, int) and not isinstance(value, bool)
         case _:
             return isinstance(value, bool)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and "\0" not in value  # which no path, name or address can hold

@@ -3,6 +3,9 @@
 Promises checked: one cell for each guest, changed only by compare-and-set on the generation; what was decided stays
 decided, also for a proposal that comes late or twice; reads and writes are linearizable under racing writers, and a
 writer killed at any instant leaves a store that works.
+
+Not checked, for no kit can fill your disk: that NotApplied is raised only where nothing was done that can ever put the
+proposal in force. A store that is in doubt raises ArbiterError; one that never raises NotApplied keeps the contract.
 """
 
 import random

@@ -10,7 +10,7 @@ from ftvm.arbiters.memory import MemoryRecordStore
 from ftvm.checkpoint import Buffer, Output
 from ftvm.config import Limits, Timing
 from ftvm.engines.names import engines_for
-from ftvm.errors import ArbiterError
+from ftvm.errors import ArbiterError, NotApplied
 from ftvm.events import Event
 from ftvm.interfaces import Answer, CompareAndSet, Engine, Guest, Lane, Polled, RecordStore, Request
 from ftvm.protocol.core import Settings
@@ -60,7 +60,7 @@ class PromptArbiter:
                 record = self._store.read(self._guest_id)
             self._answer = Answer(request, record, None)
         except ArbiterError as wrong:
-            self._answer = Answer(request, None, str(wrong))
+            self._answer = Answer(request, None, str(wrong), is_unapplied=isinstance(wrong, NotApplied))
 
     def poll(self) -> Answer | None:
         """See Arbiter."""

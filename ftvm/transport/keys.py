@@ -15,7 +15,7 @@ from typing import Final
 from ftvm.errors import ConfigError
 from ftvm.transport.curve import is_key, new_keypair, public_of
 
-__all__ = ["Keys", "generate_keys", "load_keys", "load_public", "write_keypair"]
+__all__ = ["Keys", "generate_keys", "load_keys", "load_public", "load_secret", "write_keypair"]
 
 _PUBLIC_TAG: Final = "ftvm-public-key"
 _SECRET_TAG: Final = "ftvm-secret-key"
@@ -51,7 +51,8 @@ class Keys:
             return self.servers[endpoint]
         if len(self.allowed) != 1:
             raise ConfigError(
-                f"{endpoint}: {len(self.allowed)} keys are allowed; say in `servers` which of them answers there"
+                f"{endpoint}: {len(self.allowed)} keys are allowed; say which of them answers there: "
+                f"--peer {endpoint}=FILE.pub, or `servers` of ftvm.load_keys"
             )
         return next(iter(self.allowed))
 
@@ -68,7 +69,7 @@ def load_keys(own: str | Path, peers: Sequence[str | Path], servers: Mapping[str
 
     `servers` maps an endpoint to the public key file of who answers there; those keys are allowed to connect, too.
     """
-    secret = _load_secret(Path(own))
+    secret = load_secret(own)
     answering = {endpoint: load_public(path) for endpoint, path in (servers or {}).items()}
     allowed = frozenset(map(load_public, peers)) | frozenset(answering.values())
     return Keys(public=public_of(secret), secret=secret, allowed=allowed, servers=answering)
@@ -77,6 +78,11 @@ def load_keys(own: str | Path, peers: Sequence[str | Path], servers: Mapping[str
 def load_public(path: str | Path) -> str:
     """Return the public key in a .pub file; raises ConfigError."""
     return _load(Path(path), _PUBLIC_TAG)
+
+
+def load_secret(path: str | Path) -> str:
+    """Return the secret key in a .key file; raises ConfigError, also if others than its owner may read it."""
+    return _load(Path(path), _SECRET_TAG)
 
 
 def write_keypair(name: str | Path) -> str:
@@ -96,10 +102,6 @@ def write_keypair(name: str | Path) -> str:
         secret_path.unlink(missing_ok=True)
         raise
     return public
-
-
-def _load_secret(path: Path) -> str:
-    return _load(path, _SECRET_TAG)
 
 
 def _load(path: Path, tag: str) -> str:

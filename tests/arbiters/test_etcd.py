@@ -19,7 +19,7 @@ from ftvm.arbiters.etcd import EtcdRecordStore
 from ftvm.arbiters.etcdhttp import parse_etcd_url
 from ftvm.arbiters.recordtext import encode_record
 from ftvm.arbiters.urls import open_record_store
-from ftvm.errors import ArbiterError
+from ftvm.errors import ArbiterError, NotApplied
 from ftvm.interfaces import Record
 from ftvm.testing.arbiter import check_arbiter
 
@@ -81,7 +81,7 @@ def test_etcd_that_restarts_keeps_its_records(etcd_cluster: Start) -> None:
     with closing(open_record_store(cluster.url)) as store:
         store.compare_and_set("vm", FIRST)
         cluster.kill(0)
-        with pytest.raises(ArbiterError, match=r"etcd gives no answer \(127\.0\.0\.1:\d+: Connection refused\)"):
+        with pytest.raises(NotApplied, match=r"etcd gives no answer \(127\.0\.0\.1:\d+: Connection refused\)"):
             store.compare_and_set("vm", SECOND)
         cluster.restart(0)
         cluster.wait_until_healthy()

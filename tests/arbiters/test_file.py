@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ftvm.arbiters.file import FileRecordStore
 from ftvm.arbiters.recordtext import RECORD_BYTES_MAX, decode_record, encode_record
-from ftvm.errors import ArbiterError, ConfigError
+from ftvm.errors import ArbiterError, ConfigError, NotApplied
 from ftvm.interfaces import Record
 
 FIRST = Record(1, "x", None)
@@ -121,6 +121,52 @@ def test_storage_error_names_the_directory_and_the_remedy_and_can_be_repeated(
     assert remedy in str(caught.value)
     assert aside(tmp_path) == []
     assert store.compare_and_set("vm", FIRST) == FIRST
+
+
+@pytest.mark.parametrize("call", ["open", "fsync", "stat"])
+def test_full_disk_before_the_decision_is_told_as_certainly_not_applied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    store = FileRecordStore(tmp_path)
+    store.compare_and_set("vm", FIRST)
+    with monkeypatch.context() as failing:
+        fail(failing, call, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        with pytest.raises(NotApplied, match="the disk is full"):
+            store.compare_and_set("vm", SECOND)
+
+    assert aside(tmp_path) == []
+    assert FileRecordStore(tmp_path).read("vm") == FIRST
+
+
+@pytest.mark.parametrize("is_linked", [False, True])
+def test_error_of_the_link_itself_or_after_it_leaves_a_proposal_uncertain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_linked: bool
+) -> None:
+    store = FileRecordStore(tmp_path)
+    fail(monkeypatch, "link", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), after=is_linked)
+
+    with pytest.raises(ArbiterError) as caught:
+        store.compare_and_set("vm", FIRST)
+
+    assert not isinstance(caught.value, NotApplied)
+
+
+def test_record_that_cannot_be_read_back_leaves_its_proposal_uncertain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FileRecordStore(tmp_path)
+    real_link = os.link
+
+    def last_call(*args: Any) -> None:
+        real_link(*args)
+        fail(monkeypatch, "stat", OSError(errno.EIO, "I/O error"))
+
+    monkeypatch.setattr(os, "link", last_call)
+
+    with pytest.raises(ArbiterError) as caught:
+        store.compare_and_set("vm", FIRST)
+
+    assert not isinstance(caught.value, NotApplied)
 
 
 def test_file_system_without_hard_links_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ def config(tmp_path: Path) -> Path:
     path = tmp_path / "vm1.toml"
     path.write_text(
         f'listen = "tcp://127.0.0.1:0"\npeer = ["tcp://127.0.0.1:9"]\narbiter = "file://{tmp_path}"\nguest = "vm1"\n'
-        f'memory = "8M"\nkey = "{tmp_path}/a.key"\nallow = ["{tmp_path}/b.pub"]\n'
+        f'memory = "8M"\nprogram = "console"\nkey = "{tmp_path}/a.key"\nallow = ["{tmp_path}/b.pub"]\n'
     )
     return path
 
@@ -69,6 +69,42 @@ def test_several_wrong_settings_are_all_found_and_the_rest_is_still_looked_at(ft
     assert "ok      listen: " in outcome.out
 
 
+def test_a_value_that_is_none_of_those_there_are_is_found_with_all_others(ftvm: Run, config: Path) -> None:
+    config.write_text(config.read_text() + 'on-backup-loss = "weep"\nlog-format = "prose"\ninterval = 0\n')
+
+    outcome = ftvm("check", config)
+
+    assert outcome.status == 1
+    for subject in ("on-backup-loss", "log-format", "interval"):
+        assert f"FAILURE {subject}: " in outcome.out
+
+
+def test_a_program_that_serves_over_a_network_needs_a_card_where_it_is_started(ftvm: Run, config: Path) -> None:
+    config.write_text(config.read_text().replace('"console"', '"kv"'))
+
+    as_primary, as_standby = ftvm("check", config), ftvm("check", config, "--role", "standby")
+
+    assert as_primary.status == 1
+    assert "FAILURE nic: program kv needs a network card: give it a cable, --nic " in as_primary.out
+    assert "ok      nic" not in as_primary.out
+    assert "FAILURE nic" not in as_standby.out
+
+
+def test_with_several_keys_each_peer_must_be_given_with_its_own(ftvm: Run, config: Path) -> None:
+    write_keypair(config.parent / "c")
+    folder = config.parent
+    text = config.read_text().replace('b.pub"', f'b.pub", "{folder}/c.pub"')
+    config.write_text(text)
+
+    unsaid = ftvm("check", config)
+    config.write_text(text.replace("127.0.0.1:9", f"127.0.0.1:9={folder}/c.pub"))
+    said = ftvm("check", config)
+
+    assert unsaid.status == 1
+    assert "2 keys are allowed; say which of them answers there: --peer tcp://127.0.0.1:9=FILE.pub" in unsaid.out
+    assert said.status == 0
+
+
 def test_a_standby_without_a_peer_would_fail_and_a_primary_not(ftvm: Run, config: Path) -> None:
     config.write_text("".join(line for line in config.read_text().splitlines(True) if not line.startswith("peer")))
 
@@ -93,7 +129,8 @@ def test_a_key_that_is_none_is_wrong_usage(ftvm: Run, config: Path) -> None:
 
 
 def test_a_qemu_that_is_not_installed_is_a_failure(ftvm: Run, config: Path) -> None:
-    config.write_text(config.read_text() + 'qemu = "qemu-that-is-none"\n')
+    without_program = config.read_text().replace('program = "console"\n', "")
+    config.write_text(without_program + 'qemu = "qemu-that-is-none"\n')
 
     as_qemu, as_built_in = ftvm("check", config, "--qemu"), ftvm("check", config)
 

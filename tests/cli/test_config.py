@@ -21,7 +21,9 @@ def write(tmp_path: Path, text: str) -> Path:
 
 def test_a_file_is_as_good_as_options(ftvm: Run, tmp_path: Path) -> None:
     config = write(
-        tmp_path, f'listen = "tcp://127.0.0.1:0"\narbiter = "file://{tmp_path}"\nguest = "vm1"\nmemory = "8M"\n'
+        tmp_path,
+        f'listen = "tcp://127.0.0.1:0"\narbiter = "file://{tmp_path}"\nguest = "vm1"\nmemory = "8M"\n'
+        'program = "hello"\n',
     )
 
     outcome = ftvm("primary", "--config", config)
@@ -32,7 +34,9 @@ def test_a_file_is_as_good_as_options(ftvm: Run, tmp_path: Path) -> None:
 
 def test_the_command_line_counts_where_both_say_something(ftvm: Run, tmp_path: Path) -> None:
     config = write(
-        tmp_path, f'listen = "tcp://127.0.0.1:0"\narbiter = "file://{tmp_path}"\nguest = "vm1"\nmemory = "8M"\n'
+        tmp_path,
+        f'listen = "tcp://127.0.0.1:0"\narbiter = "file://{tmp_path}"\nguest = "vm1"\nmemory = "8M"\n'
+        'program = "hello"\n',
     )
 
     outcome = ftvm("primary", "--config", config, "--guest", "vm2")
@@ -44,16 +48,21 @@ def test_all_wrong_values_are_told_at_once_and_nothing_is_started(ftvm: Run, tmp
     config = write(
         tmp_path,
         'listen = "smoke"\npeer = ["tcp://nowhere"]\narbiter = "ftp://x"\nmemory = "lots"\nengine = "warp"\n'
-        'mac = "soft"\nsilence = 1\nkey = "none.key"\nnic = "wire"\nprogram = "doom"\ncontrol = "tcp://127.0.0.1:1"\n'
-        f'guest = "{"x" * 65}"\nmetrics = "here"\n',
+        'mac = "soft"\nsilence = 0\nkey = "none.key"\nnic = "wire"\nprogram = "doom"\ncontrol = "tcp://127.0.0.1:1"\n'
+        f'guest = "{"x" * 65}"\nmetrics = "here"\nallow = ["none.pub"]\non-backup-loss = "weep"\n'
+        'on-divergence = "shrug"\ninterval = 0\nlatency = 3\nheartbeat = -1\nlog-format = "prose"\n',
     )
 
     outcome = ftvm("primary", "--config", config)
 
     assert outcome.status == 2
-    assert "13 settings are wrong" in outcome.err
+    assert "19 settings are wrong" in outcome.err
+    assert "  on-backup-loss: on-backup-loss 'weep': write one of solo, halt\n" in outcome.err
     told = [line.split(":")[0].strip() for line in outcome.err.splitlines()[1:]]
-    wanted = "guest listen peer arbiter key memory program nic mac engine silence control metrics"
+    wanted = (
+        "guest listen peer arbiter key memory program nic mac engine silence control metrics "
+        "allow on-backup-loss on-divergence interval heartbeat log-format"
+    )
     assert sorted(told) == sorted(wanted.split())
     assert list(tmp_path.iterdir()) == [config]
 

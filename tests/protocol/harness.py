@@ -167,6 +167,13 @@ class Host:
         if self.outstanding is None:
             self.outstanding = self.replica.next_request(self.world.now)
 
+    def refuse(self) -> None:
+        """Let the arbiter say that it certainly has not done what is outstanding."""
+        request, self.outstanding = self.outstanding, None
+        assert request is not None
+        self.replica.on_answer(Answer(request, None, "the disk is full", is_unapplied=True), self.world.now)
+        self.perform()
+
     def answer(self, *, is_lost: bool = False, is_applied: bool = True) -> None:
         """Let the arbiter answer what is outstanding; a lost answer takes effect unless told otherwise."""
         request, self.outstanding = self.outstanding, None

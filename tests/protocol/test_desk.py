@@ -54,6 +54,83 @@ def test_a_proposal_is_never_resolved_by_an_error_however_often() -> None:
     assert desk.error == "lost"
 
 
+def refuse(desk: Desk, now: Nanos = NOW, *, is_unapplied: bool = True) -> None:
+    """Have the next attempt fail: before anything was done, or nobody knows where."""
+    now = max(now, desk.deadline() or now)
+    assert desk.next_request(now) == CompareAndSet(PAIR)
+    desk.take(Answer(CompareAndSet(PAIR), None, "the disk is full", is_unapplied=is_unapplied), now)
+
+
+def test_a_proposal_stays_proposed_though_no_attempt_was_applied_until_it_is_withdrawn() -> None:
+    desk = make_desk()
+    desk.propose(PAIR)
+    refuse(desk)
+    refuse(desk)
+    before = desk.proposal
+
+    assert desk.withdraw()
+
+    assert before == PAIR
+    assert desk.proposal is None
+    assert desk.next_request(Nanos(NOW + 10 * RETRY)) is None
+
+
+@pytest.mark.parametrize("attempts", [(False, True), (True, False), (True, False, True), (False, True, True)])
+def test_a_proposal_with_one_uncertain_attempt_is_never_withdrawn(attempts: tuple[bool, ...]) -> None:
+    desk = make_desk()
+    desk.propose(PAIR)
+
+    for is_unapplied in attempts:
+        refuse(desk, is_unapplied=is_unapplied)
+
+    assert not desk.withdraw()
+    assert desk.proposal == PAIR
+
+
+def test_a_proposal_is_not_withdrawn_while_an_attempt_is_under_way() -> None:
+    desk = make_desk()
+    desk.propose(PAIR)
+    refuse(desk)
+    desk.next_request(Nanos(NOW + RETRY))
+
+    assert not desk.withdraw()
+
+
+def test_an_answer_of_the_old_generation_leaves_an_attempt_uncertain() -> None:
+    desk = make_desk()
+    desk.propose(PAIR)
+    desk.next_request(NOW)
+    desk.take(Answer(CompareAndSet(PAIR), SOLO, None), NOW)
+    refuse(desk)
+
+    assert not desk.withdraw()
+
+
+def test_a_read_that_fails_withdraws_nothing() -> None:
+    desk = make_desk()
+    desk.want_read()
+    assert desk.next_request(NOW) == Read()
+    desk.propose(PAIR)
+    desk.take(Answer(Read(), None, "down", is_unapplied=True), NOW)
+
+    assert not desk.withdraw()
+    assert desk.proposal == PAIR
+
+
+def test_what_was_uncertain_about_one_proposal_says_nothing_about_the_next() -> None:
+    desk = make_desk(Record(2, "x", None))
+    desk.propose(SOLO)
+    desk.next_request(NOW)
+    desk.take(Answer(CompareAndSet(SOLO), None, "lost"), NOW)
+    desk.next_request(Nanos(NOW + RETRY))
+    desk.take(Answer(CompareAndSet(SOLO), SOLO, None), Nanos(NOW + RETRY))
+
+    desk.propose(PAIR)
+    refuse(desk)
+
+    assert desk.withdraw()
+
+
 def test_a_desk_that_awaits_an_answer_is_not_due_before_it_comes() -> None:
     desk = make_desk()
     desk.propose(PAIR)

@@ -116,6 +116,7 @@ def test_the_tables_say_what_was_reviewed() -> None:
         "HANDING --CALLED_OFF--> PROTECTED",
         "HANDING --LOST--> DROPPING",
         "SWITCHING --IN_FORCE--> NONE",
+        "SWITCHING --WITHDRAWN--> PROTECTED",
         "PROTECTED --HALTED--> NONE",
         "SETTLING --HALTED--> NONE",
         "HANDING --HALTED--> NONE",

@@ -1,7 +1,7 @@
 """How a standby comes to be active, and what becomes of who was (PROTOCOL.md, TAKE)."""
 
 from ftvm.config import Timing
-from ftvm.encode.messages import Ack
+from ftvm.encode.messages import Ack, Leave
 from ftvm.events import (
     ArbiterTrouble,
     HostFailed,
@@ -142,6 +142,47 @@ def test_a_claim_that_loses_to_a_drop_empties_the_standby() -> None:
     assert pair.b.role is Role.EMPTY
     assert pair.b.id == "b2"
     assert not pair.b.is_running
+
+
+def end_of(pair: Pair) -> do.Send:
+    """The active's word that the guest came to its own end."""
+    pair.a.sent.clear()
+    pair.a.replica.end("powered off")
+    pair.a.perform()
+    return next(sent for sent in pair.a.sent if isinstance(sent.message, Leave))
+
+
+def test_a_guest_that_came_to_its_end_leaves_a_watching_standby_nothing_to_do() -> None:
+    pair = Pair().protected()
+
+    pair.b.take(pair.a, end_of(pair))
+
+    assert pair.b.failures == ["powered off"]
+
+
+def test_a_claim_under_way_outlives_the_word_that_the_guest_ended_and_goes_on_if_it_is_in_force() -> None:
+    """Regression: the standby ended at once, and the record named a host that was no more."""
+    pair = Pair().protected()
+    claiming(pair)
+    pair.b.take(pair.a, end_of(pair))
+    at_once = list(pair.b.failures)
+
+    pair.b.answer()
+
+    assert at_once == pair.b.failures == []
+    assert pair.b.role is Role.ACTIVE
+    assert pair.store.record == Record(3, "b1", None)
+
+
+def test_a_claim_that_lost_to_a_guest_that_ended_ends_the_standby() -> None:
+    pair = Pair().protected()
+    claiming(pair)
+    pair.b.take(pair.a, end_of(pair))
+    pair.store.record = Record(3, None, None)
+
+    pair.b.answer()
+
+    assert pair.b.failures == ["powered off"]
 
 
 def test_a_claim_that_another_change_overtook_is_unloaded_and_the_standby_goes_on() -> None:

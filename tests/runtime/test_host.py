@@ -7,7 +7,7 @@ import pytest
 
 from ftvm.arbiters.memory import MemoryRecordStore
 from ftvm.config import Limits
-from ftvm.errors import ArbiterError, ClosedError, ConfigError, FtvmError, InternalError, LocalProtocolError
+from ftvm.errors import ArbiterError, ClosedError, ConfigError, FtvmError, InternalError, LocalProtocolError, NotApplied
 from ftvm.interfaces import Answer, CompareAndSet, Read, Record
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.endpoint import Endpoint
@@ -190,6 +190,26 @@ def test_an_arbiter_that_fails_is_an_answer_not_an_end(
 
     assert failed == Answer(Read(), None, "cannot be reached")
     assert answer_of(asked, woken) == Answer(Read(), Record(0, None, None), None)
+
+
+@pytest.mark.parametrize(("kind", "is_unapplied"), [(ArbiterError, False), (NotApplied, True)])
+def test_only_a_store_that_says_so_makes_it_certain_that_nothing_was_applied(
+    worker: tuple[ArbiterWorker, ShakyStore, threading.Event],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[ArbiterError],
+    is_unapplied: bool,
+) -> None:
+    asked, store, woken = worker
+    request = CompareAndSet(Record(1, "x", None))
+
+    def fail(*_: object) -> Record:
+        raise kind("the disk is full")
+
+    monkeypatch.setattr(store, "compare_and_set", fail)
+
+    asked.submit(request)
+
+    assert answer_of(asked, woken) == Answer(request, None, "the disk is full", is_unapplied=is_unapplied)
 
 
 def test_an_error_that_nobody_expected_of_the_store_is_an_answer_too(

@@ -3,6 +3,7 @@
 A kill is a host that closes everything without a goodbye: what a SIGKILL looks like from outside.
 """
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -214,6 +215,34 @@ def test_a_switchover_that_the_standby_cannot_follow_says_why_and_the_guest_goes
 
         assert primary.status().role == "active"
         assert primary.status().link == "protected"
+
+
+def test_a_switchover_that_a_full_disk_of_the_arbiter_prevents_says_so_and_the_guest_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: an arbiter that can be read but not written made a healthy guest stand still without limit."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    arbiter = f"file://{tmp_path}"
+    blank = SimGuest(page_count=24, pages_per_step=2, output_every=4, boots=False)
+    with (
+        protect(sim(), listen="tcp://127.0.0.1:0", arbiter=arbiter, create=True) as primary,
+        Standby(blank, listen="tcp://127.0.0.1:0", peers=[endpoint_of(primary)], arbiter=arbiter) as standby,
+    ):
+        assert primary.wait_protected(WAIT_SECONDS)
+        with monkeypatch.context() as full:
+            full.setattr("ftvm.arbiters.file._write_aside", fail)
+            with pytest.raises(SwitchoverFailed, match=r"certainly not changed: .* the disk is full: free some space"):
+                primary.switchover(WAIT_SECONDS)
+            after = primary.status()
+
+        primary.switchover(WAIT_SECONDS)
+        taken = standby.wait(WAIT_SECONDS)
+
+        assert (after.role, after.link, after.generation) == ("active", "protected", 2)
+        assert taken is not None
 
 
 def test_a_primary_that_is_closed_hands_over_without_waiting_for_silence(tmp_path: Path) -> None:

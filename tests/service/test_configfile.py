@@ -53,5 +53,17 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         read_config(tmp_path / "vm1.toml", KEYS)
 
 
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1" + 400 * "0"])
+def test_a_number_that_no_setting_can_be_is_no_number(tmp_path: Path, number: str) -> None:
+    with pytest.raises(ConfigError, match="write a number"):
+        read(tmp_path, f"interval = {number}\n")
+
+
+@pytest.mark.parametrize("line", ['listen = "a\\u0000b"', 'peer = ["a", "\\u0000"]'])
+def test_a_text_with_what_no_path_can_hold_is_no_text(tmp_path: Path, line: str) -> None:
+    with pytest.raises(ConfigError, match=r"\\x00.*: write a "):
+        read(tmp_path, line + "\n")
+
+
 def test_one_problem_is_one_line() -> None:
     assert str(several(["mac: is odd"], "config x: ")) == "config x: mac: is odd"

@@ -14,7 +14,7 @@ from typing import Final
 
 from ftvm.errors import ConfigError
 
-__all__ = ["SUMMARIES", "open_program", "read_program"]
+__all__ = ["NEED_NETWORK", "SUMMARIES", "open_program", "read_program"]
 
 SUMMARIES: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -28,6 +28,9 @@ SUMMARIES: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 """What each program is, by its name."""
+
+NEED_NETWORK: Final = frozenset({"kv"})
+"""Those that end at once on a machine without a network card."""
 
 
 def read_program(name: str) -> bytes:
