@@ -25,7 +25,17 @@ def _nothing_is_left_running() -> Iterator[None]:
 
 @pytest.fixture
 def primary(tmp_path: Path) -> list[object]:
-    return ["primary", "--listen", "tcp://127.0.0.1:0", "--arbiter", f"file://{tmp_path}", "--memory", "8M"]
+    return [
+        "primary",
+        "--program",
+        "console",
+        "--listen",
+        "tcp://127.0.0.1:0",
+        "--arbiter",
+        f"file://{tmp_path}",
+        "--memory",
+        "8M",
+    ]
 
 
 @pytest.mark.parametrize("command", ["init", "keygen", "primary", "standby", "version"])

@@ -114,7 +114,8 @@ def test_a_start_that_waits_for_its_arbiter_says_so_at_once(tmp_path: Path) -> N
     FileRecordStore(tmp_path).compare_and_set("guest", Record(1, None, None))
     (record,) = tmp_path.iterdir()
     record.write_bytes(b"damaged")
-    with host("primary", "--listen", "tcp://127.0.0.1:0", "--arbiter", f"file://{tmp_path}") as primary:
+    words = ("--listen", "tcp://127.0.0.1:0", "--arbiter", f"file://{tmp_path}", "--program", "console")
+    with host("primary", *words) as primary:
         assert primary.stderr is not None
         said = primary.stderr.readline()
 
