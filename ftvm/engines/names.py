@@ -32,6 +32,8 @@ def engines_for(can: frozenset[Capability], given: Engine) -> dict[str, Engine]:
 
 def require(engine: Engine, can: frozenset[Capability]) -> None:
     """Raise ConfigError, naming what is missing, unless a guest of these capabilities can be protected with it."""
+    if isinstance(engine, type) or not hasattr(engine, "needs"):
+        raise ConfigError(f"engine {engine!r} is no Engine: give one, e.g. ftvm.Remus(interval=0.025)")
     missing = ", ".join(sorted(capability.value for capability in engine.needs - can))
     if missing:
         raise ConfigError(f"engine {engine.name} needs a guest that can do: {missing}")

@@ -5,6 +5,7 @@ there, a live socket or a file. Both are refused here, with what to do about it.
 sockets.
 """
 
+import contextlib
 import ipaddress
 import os
 import re
@@ -15,7 +16,7 @@ from typing import Final
 
 from ftvm.errors import ConfigError, TransportError
 
-__all__ = ["Endpoint", "check_free", "parse_endpoint", "resolve"]
+__all__ = ["Endpoint", "SocketFile", "check_free", "parse_endpoint", "resolve"]
 
 _TCP: Final = re.compile(r"tcp://(?P<host>\[[0-9a-fA-F:.%a-z]+\]|[A-Za-z0-9_.*-]+):(?P<port>\*|[0-9]{1,5})")
 _IPC_PATH_BYTES_MAX: Final = 107
@@ -41,6 +42,27 @@ class Endpoint:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+
+@dataclass(frozen=True, slots=True)
+class SocketFile:
+    """The file of a socket that listens at an ipc path: which one it is, so that nobody else's is removed."""
+
+    path: str
+    device: int
+    inode: int
+
+    @classmethod
+    def at(cls, path: str) -> "SocketFile":
+        """Return the one that lies there."""
+        found = os.lstat(path)
+        return cls(path, found.st_dev, found.st_ino)
+
+    def remove(self) -> None:
+        """Remove it, unless it is gone or another lies there."""
+        with contextlib.suppress(OSError):  # one that stays is replaced by who listens there next
+            if SocketFile.at(self.path) == self:
+                os.unlink(self.path)
 
 
 def parse_endpoint(text: str) -> Endpoint:

@@ -35,7 +35,7 @@ from ftvm.errors import ClosedError, ConfigError, LimitExceeded, LocalProtocolEr
 from ftvm.interfaces import Delivery, Lane, Polled
 from ftvm.transport.connections import Connections
 from ftvm.transport.curve import DialWatch, Gate, secure_client, secure_server
-from ftvm.transport.endpoints import Endpoint, check_free, parse_endpoint, resolve
+from ftvm.transport.endpoints import Endpoint, SocketFile, check_free, parse_endpoint, resolve
 from ftvm.transport.keys import Keys
 from ftvm.transport.line import FRAMES_MAX, QUEUE_MESSAGES, Context, Line, Trackers, open_socket, why
 from ftvm.transport.waker import Waker, wait_readable
@@ -115,6 +115,7 @@ class ZeroMqTransport:
         self._dealers: dict[tuple[str, Lane], Line] = {}
         self._router: Line | None = None
         self._endpoint: str | None = None
+        self._ipc: SocketFile | None = None
         self._gate: Gate | None = None
         self._watches: list[DialWatch] = []
         self._sources: list[_Source] = []
@@ -208,6 +209,8 @@ class ZeroMqTransport:
         if self._is_closed:
             return
         self._is_closed = True
+        if self._ipc is not None:
+            self._ipc.remove()  # before the socket is closed: as long as we listen nobody else takes the path
         self._connections.close()
         for line in self._lines.values():
             line.close()
@@ -235,6 +238,8 @@ class ZeroMqTransport:
             router.bind(_bindable(endpoint))
         except zmq.ZMQError as error:
             raise TransportError(f"cannot listen on {endpoint.text}: {why(error)}") from error
+        if endpoint.scheme == "ipc":
+            self._ipc = SocketFile.at(endpoint.path)
         self._endpoint = bytes(router.get(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode()
 
     def _dial(self, endpoint: Endpoint) -> None:

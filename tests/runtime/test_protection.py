@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import pytest
 
@@ -350,6 +350,24 @@ def test_what_cannot_start_raises_and_closes_the_guest(
             protect(guest, create=True, guest_id="second", timeout=2.0, **wanted)  # type: ignore[arg-type]
 
     assert guest.is_closed
+
+
+def test_an_engine_by_its_name_is_refused_with_what_to_write() -> None:
+    wanted: Any = "remus"
+    told = r"engine 'remus' is no Engine: give one, e\.g\. ftvm\.Remus\(interval=0\.025\)"
+    with protect(sim(), listen="tcp://127.0.0.1:0", arbiter=MemoryRecordStore(), create=True) as primary:
+        with pytest.raises(ConfigError, match=told):
+            primary.set_engine(wanted)
+        primary.check()
+    with pytest.raises(ConfigError, match=told):
+        protect(sim(), listen="tcp://127.0.0.1:0", arbiter=MemoryRecordStore(), create=True, engine=wanted)
+
+
+def test_an_ipc_endpoint_leaves_no_socket_file_behind(tmp_path: Path) -> None:
+    with protect(sim(), listen=f"ipc://{tmp_path}/a", arbiter=MemoryRecordStore(), create=True):
+        assert (tmp_path / "a").is_socket()
+
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_start_that_is_interrupted_leaves_no_host_and_no_claim(monkeypatch: pytest.MonkeyPatch) -> None:

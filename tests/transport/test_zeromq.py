@@ -246,6 +246,18 @@ def test_ipc_path_where_another_listens_is_not_stolen(bench: Bench, tmp_path: Pa
         ZeroMqTransport(endpoint, [], None)
 
 
+def test_closing_gives_an_ipc_path_back_and_takes_nobody_elses(bench: Bench, tmp_path: Path) -> None:
+    first = ZeroMqTransport(f"ipc://{tmp_path}/wire", [], None)
+    os.unlink(tmp_path / "wire")
+    bench.add(ZeroMqTransport(f"ipc://{tmp_path}/wire", [], None))
+    other = ZeroMqTransport(f"ipc://{tmp_path}/other", [], None)
+
+    first.close()
+    other.close()
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["wire"]
+
+
 def test_ipc_socket_left_by_a_dead_process_is_replaced(bench: Bench, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(f"{tmp_path}/wire")
