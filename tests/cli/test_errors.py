@@ -169,7 +169,7 @@ def test_a_full_disk_under_the_arbiter_is_named_and_no_record_appears(
     outcome = ftvm("init", "--arbiter", f"file://{tmp_path}", "--yes")
 
     assert outcome.status == 1
-    assert "ArbiterError" in outcome.err
+    assert "NotApplied" in outcome.err
     assert "No space left on device" in outcome.err
     store = FileRecordStore(tmp_path)
     assert store.read("guest").generation == 0
