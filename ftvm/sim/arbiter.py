@@ -1,4 +1,5 @@
-"""The simulator's arbiter: linearizable, but its answers come late, get lost after taking effect, or never set out."""
+"""The simulator's arbiter: linearizable, but its answers come late, get lost after taking effect, or never set out, and
+a change may be refused before anything is done, as with a full disk."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,11 @@ REPEAT_NS_MAX = 1_000_000_000
 
 @dataclass(slots=True, kw_only=True)
 class ArbiterFaults:
-    """How bad the arbiter is now. An `arbiter_answer_lost` takes effect, an `arbiter_request_lost` does not."""
+    """How bad the arbiter is now.
+
+    An `arbiter_answer_lost` takes effect, an `arbiter_request_lost` does not, and nobody who asked can tell them apart;
+    an `arbiter_refusal` does not, and says so.
+    """
 
     is_down: bool = False
     disk_ns: int = 0
@@ -68,8 +73,9 @@ class SimArbiter:
         if self._is_busy:
             raise LocalProtocolError("one request is outstanding already")
         self._is_busy = True
-        self._timeline.after(self._delay_ns(), lambda: self._reach(request))
-        if self._strikes("arbiter_repeat"):
+        is_refused = isinstance(request, CompareAndSet) and self._strikes("arbiter_refusal")
+        self._timeline.after(self._delay_ns(), lambda: self._reach(request, is_refused))
+        if not is_refused and self._strikes("arbiter_repeat"):
             self._timeline.after(self._delays.randrange(REPEAT_NS_MAX), lambda: self._repeat(request))
 
     def poll(self) -> Answer | None:
@@ -79,9 +85,11 @@ class SimArbiter:
             self._is_busy = False
         return answer
 
-    def _reach(self, request: Request) -> None:
+    def _reach(self, request: Request, is_refused: bool) -> None:
         if self._faults.is_down or self._strikes("arbiter_request_lost"):
             self._come_back(Answer(request, None, "the request was lost"))
+        elif is_refused:
+            self._come_back(Answer(request, None, "the disk is full", is_unapplied=True))
         elif isinstance(request, CompareAndSet) and self._faults.disk_ns:
             self._timeline.after(self._faults.disk_ns, lambda: self._apply(request))
         else:

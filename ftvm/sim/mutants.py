@@ -48,6 +48,11 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             Edit(f"{_DESK}.take", 'self.error = answer.error or forgot or "no answer"', "self.proposal = None"),
         ),
         _mutant(
+            "withdraw_what_may_be_in_force",
+            "a proposal is taken back after one refusal, although an earlier attempt at it may have taken effect",
+            Edit(f"{_DESK}.withdraw", "self._attempts != self._unapplied", "not self._unapplied"),
+        ),
+        _mutant(
             "resolve_a_proposal_by_the_record_before_it",
             "a record older than the proposal resolves it",
             Edit(f"{_DESK}.take", ">= self.proposal.generation", ">= self.proposal.generation - 1"),

@@ -26,6 +26,7 @@ MESSAGE_FAULTS: Final[dict[str, tuple[float, ...]]] = {
     "late": (0.05,),
     "arbiter_request_lost": (0.1, 0.3),
     "arbiter_answer_lost": (0.1, 0.3),
+    "arbiter_refusal": (0.1, 0.3),
     "arbiter_repeat": (0.2,),
     "arbiter_late": (0.2,),
     "corrupt": (0.005,),
