@@ -59,19 +59,26 @@ class Capability(Enum):
 
 
 class RegionStore(Protocol):
-    """Keeps a region's content beyond the host's life, e.g. a disk's image. Told of each commit; never blocks."""
+    """Keeps a region's content beyond the host's life, e.g. a disk's image. Never blocks.
+
+    A backup tells it what the commits do to the region. A member may raise GuestError when nothing can be kept any
+    more: the host ends then, rather than being a backup in name only.
+    """
 
     def committed(self, pages: Sequence[int]) -> None:
-        """Take note that a commit has changed these pages, counted from the region's first; read them before
-        returning."""
-        ...
+        """Take note that these pages, counted from the region's first, have changed; read them before returning.
 
-    def replaced(self) -> None:
-        """Take note that a first copy was committed: any page may differ from what was there before."""
+        What the guest wrote while it ran on this host is committed, too: a region that was active here is told so
+        with no pages.
+        """
         ...
 
     def discarded(self) -> None:
-        """Take note that the region's content is of no use any more: keep what was kept before it."""
+        """Take note that all pages are zero, and a first copy is to come: keep what was kept until `completed`."""
+        ...
+
+    def completed(self) -> None:
+        """Take note that all that was committed since `discarded` is a state that a guest could run from."""
         ...
 
 

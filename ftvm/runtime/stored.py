@@ -1,7 +1,7 @@
 """A backup's committed memory, some regions of which are kept on disk as well.
 
-Wraps ftvm.encode.apply.CommittedMemory and tells each region's store what a commit has changed, after the commit and
-never in the middle of a first copy: what a store is told of is always a state that the backup could run from.
+Wraps ftvm.encode.apply.CommittedMemory and tells each region's store what a commit has changed, after the commit, and
+when a first copy is complete: from then on, after each commit, it has a state that the backup could run from.
 """
 
 from bisect import bisect_left
@@ -28,8 +28,8 @@ class StoredMemory:
     def __init__(self, memory: CommittedMemory, regions: Sequence[Region]) -> None:
         self._memory = memory
         self._places: list[_Place] = []
-        self._is_copying = True
-        self._is_replaced = True
+        self._is_copying = False
+        self._is_part = False
         first_page = 0
         for region in regions:
             end_page = first_page + region.page_count
@@ -44,32 +44,30 @@ class StoredMemory:
 
     def clear(self) -> None:
         """Make all pages zero: a first copy is to come."""
+        self._memory.clear()
+        self._is_copying = True
         for place in self._places:
             place.store.discarded()
-        self._memory.clear()
-        self._is_replaced = True
 
     def measure(self) -> None:
-        """As CommittedMemory.measure; what the stores hold is then a guess, so the next commit replaces all of it."""
+        """As CommittedMemory.measure: what the guest left here is the state."""
         self._memory.measure()
-        self._is_copying, self._is_replaced = False, True
+        for place in self._places:
+            place.store.committed(())
 
     def verify(self, batches: Sequence[PageBatch], expected_digest: int | None) -> None:
         """As CommittedMemory.verify; without a digest to expect, this is a part of a first copy."""
         self._memory.verify(batches, expected_digest)
-        self._is_copying = expected_digest is None
+        self._is_part = expected_digest is None
 
     def commit(self, batches: Sequence[PageBatch]) -> None:
         """As CommittedMemory.commit; then tell the stores."""
         self._memory.commit(batches)
-        if self._is_copying:
-            self._is_replaced = True
-        elif self._is_replaced:
-            self._is_replaced = False
+        self._tell(batches)
+        if self._is_copying and not self._is_part:
+            self._is_copying = False
             for place in self._places:
-                place.store.replaced()
-        else:
-            self._tell(batches)
+                place.store.completed()
 
     def _tell(self, batches: Sequence[PageBatch]) -> None:
         for place in self._places:

@@ -26,11 +26,11 @@ class Told:
     def committed(self, pages: Sequence[int]) -> None:
         self.calls.append(list(pages))
 
-    def replaced(self) -> None:
-        self.calls.append("replaced")
-
     def discarded(self) -> None:
         self.calls.append("discarded")
+
+    def completed(self) -> None:
+        self.calls.append("completed")
 
 
 class Backup:
@@ -68,45 +68,42 @@ def touching(*pages: int) -> PageBatch:
     return make_batch([(page, ONE_BYTE) for page in pages])
 
 
-def test_a_first_copy_is_told_once_when_it_is_whole() -> None:
+def test_a_first_copy_is_told_in_parts_and_complete_with_the_first_commit() -> None:
     backup = Backup()
 
+    backup.stored.clear()
     backup.copy(1, 3, 5)
     backup.copy(6)
     told_before = list(backup.store.calls)
     backup.commit(4)
+    backup.commit(5)
 
-    assert told_before == []
-    assert backup.store.calls == ["replaced"]
+    assert told_before == ["discarded", [0, 2], [3]]
+    assert backup.store.calls == [*told_before, [1], "completed", [2]]
 
 
 def test_a_commit_is_told_in_the_regions_own_page_numbers() -> None:
     backup = Backup()
-    backup.commit(0)
 
     backup.commit(2, 3, 6)
     backup.commit(0, 1)
 
-    assert backup.store.calls == ["replaced", [0, 3]]
+    assert backup.store.calls == [[0, 3]]
 
 
 def test_a_refused_commit_is_told_to_nobody() -> None:
     backup = Backup()
-    backup.commit(0)
     batches = (touching(3),)
 
     with pytest.raises(DigestMismatch):
         backup.stored.verify(batches, 12345)
 
-    assert backup.store.calls == ["replaced"]
+    assert backup.store.calls == []
 
 
-def test_what_is_discarded_must_be_copied_whole_before_a_store_is_told_again() -> None:
+def test_what_the_guest_left_here_is_told_as_committed() -> None:
     backup = Backup()
-    backup.commit(3)
 
-    backup.stored.clear()
-    backup.copy(4)
-    backup.commit(5)
+    backup.stored.measure()
 
-    assert backup.store.calls == ["replaced", "discarded", "replaced"]
+    assert backup.store.calls == [[]]

@@ -28,7 +28,7 @@ from ftvm.guests.qemu.devices import (
     save_whole,
     unpack_devices,
 )
-from ftvm.guests.qemu.disk import DiskImage
+from ftvm.guests.qemu.disk import Disk
 from ftvm.guests.qemu.machine import RAM_ID, QemuMachine
 from ftvm.guests.qemu.memory import SharedMemory
 from ftvm.guests.qemu.outputs import OutputGate
@@ -57,7 +57,7 @@ class QemuGuest:
         """Start QEMU, paused. Raises ConfigError or GuestError; nothing is left running then."""
         if tracker not in ("auto", "userfault", "compare"):
             raise ConfigError(f"unknown tracker {tracker!r} for QEMU: there are auto, userfault and compare")
-        self._disk = _open_disk(machine, disk)
+        self._disk = _open_disk(machine, disk, boots=boots)
         self._machine = machine
         self._tracker_wanted = tracker
         self.tracker_reason = ""
@@ -95,7 +95,13 @@ class QemuGuest:
     def memory(self) -> tuple[Region, ...]:
         """RAM, the machine's configuration and ROMs, and the disk if there is one."""
         return tuple(
-            Region(name=memory.name, buffer=memory.buffer, page_count=memory.page_count) for memory in self._memories()
+            Region(
+                name=memory.name,
+                buffer=memory.buffer,
+                page_count=memory.page_count,
+                store=memory if isinstance(memory, Disk) else None,
+            )
+            for memory in self._memories()
         )
 
     @property
@@ -222,7 +228,7 @@ class QemuGuest:
 
     # --- helpers ---------------------------------------------------------------------------------------------------
 
-    def _memories(self) -> tuple[SharedMemory | DiskImage, ...]:
+    def _memories(self) -> tuple[SharedMemory | Disk, ...]:
         always = (self._ram, self._firmware.memory)
         return always if self._disk is None else (*always, self._disk)
 
@@ -345,16 +351,16 @@ class QemuGuest:
             raise GuestError(reason)
 
 
-def _open_disk(machine: QemuMachine, path: str | None) -> DiskImage | None:
+def _open_disk(machine: QemuMachine, path: str | None, *, boots: bool) -> Disk | None:
     if path is None:
         if machine.disk_bytes:
             raise ConfigError(f"the machine has a disk of {machine.disk_bytes} bytes: say where its image is here")
         return None
-    image = DiskImage(path)
-    if image.size_bytes != machine.disk_bytes:
-        image.close()
-        raise ConfigError(f"the disk {path} has {image.size_bytes} bytes, the machine's disk {machine.disk_bytes}")
-    return image
+    disk = Disk(path, boots=boots)
+    if disk.size_bytes != machine.disk_bytes:
+        disk.close()
+        raise ConfigError(f"the disk {path} has {disk.size_bytes} bytes, the machine's disk {machine.disk_bytes}")
+    return disk
 
 
 def refuse_unshared_memory(process: QemuProcess) -> None:

@@ -7,8 +7,10 @@ the disk before a byte is read or moved. It knows nothing of files, threads or r
 Source: the NBD protocol, github.com/NetworkBlockDevice/nbd, doc/proto.md (fixed newstyle negotiation).
 """
 
+import errno
 import socket
 import struct
+from contextlib import suppress
 from enum import IntEnum, IntFlag
 from typing import Final, Protocol
 
@@ -39,9 +41,9 @@ _OPTION_BYTES_MAX: Final = 4096 + 64
 _OPTIONS_MAX: Final = 64
 _PREFERRED_BLOCK_BYTES: Final = 4096
 
+_ERROR_IO: Final = 5
 _ERROR_INVALID: Final = 22
 _ERROR_NO_SPACE: Final = 28
-_ERROR_IO: Final = 5
 
 
 class _Option(IntEnum):
@@ -107,16 +109,16 @@ class BlockStore(Protocol):
         ...
 
     def flush(self) -> None:
-        """Return when all writes so far will outlive this process. Raises GuestError."""
+        """Return when all writes so far will outlive this process. Raises OSError."""
         ...
 
 
 def serve(connection: socket.socket, store: BlockStore) -> None:
-    """Serve one client until it leaves. Raises GuestError for one that breaks the protocol, OSError for a broken
-    connection."""
-    if _negotiate(connection, store):
-        while _serve_one(connection, store):
-            pass
+    """Serve one client until it leaves, however it does. Raises GuestError for one that breaks the protocol."""
+    with suppress(EOFError, OSError):
+        if _negotiate(connection, store):
+            while _serve_one(connection, store):
+                pass
 
 
 def _negotiate(connection: socket.socket, store: BlockStore) -> bool:
@@ -127,7 +129,7 @@ def _negotiate(connection: socket.socket, store: BlockStore) -> bool:
         magic, option, length = _OPTION.unpack(_receive(connection, _OPTION.size))
         if magic != _OPTION_MAGIC or length > _OPTION_BYTES_MAX:
             raise GuestError(f"an NBD client sent an option of {length} bytes with magic {magic!r}")
-        content = _receive(connection, length)
+        _receive(connection, length)  # whatever name is asked for, there is one export
         if option == _Option.EXPORT_NAME:
             padding = b"" if client_flags & _NO_ZEROES else bytes(124)
             connection.sendall(struct.pack(">QH", store.size_bytes, _EXPORT_FLAGS) + padding)
@@ -144,7 +146,6 @@ def _negotiate(connection: socket.socket, store: BlockStore) -> bool:
             return False
         else:
             _answer(connection, option, _OptionReply.UNSUPPORTED)
-        del content  # whatever name is asked for, there is one export
     raise GuestError(f"an NBD client negotiated more than {_OPTIONS_MAX} options")
 
 
@@ -162,10 +163,7 @@ def _answer(connection: socket.socket, option: int, reply: _OptionReply, content
 
 def _serve_one(connection: socket.socket, store: BlockStore) -> bool:
     """Serve a request; return whether another may follow."""
-    head = _receive(connection, _REQUEST.size, may_end=True)
-    if not head:
-        return False
-    magic, flags, command, cookie, offset, length = _REQUEST.unpack(head)
+    magic, flags, command, cookie, offset, length = _REQUEST.unpack(_receive(connection, _REQUEST.size))
     if magic != _REQUEST_MAGIC:
         raise GuestError(f"an NBD client sent a request with magic {magic:#x}")
     if command == _Command.DISCONNECT:
@@ -201,19 +199,18 @@ def _do(store: BlockStore, command: int, offset: int, length: int, content: byte
 def _flush(store: BlockStore) -> int:
     try:
         store.flush()
-    except GuestError:  # the store itself tells its owner; the guest sees what a failing disk would say
-        return _ERROR_IO
+    except OSError as wrong:  # the store itself tells its owner; the guest sees what a failing disk would say
+        return _ERROR_NO_SPACE if wrong.errno in (errno.ENOSPC, errno.EDQUOT) else _ERROR_IO
     return 0
 
 
-def _receive(connection: socket.socket, count: int, *, may_end: bool = False) -> bytes:
-    """Return exactly `count` bytes, or none where the client may end here."""
-    parts = bytearray()
-    while len(parts) < count:
-        part = connection.recv(min(count - len(parts), 1 << 20))
-        if not part:
-            if may_end and not parts:
-                return b""
-            raise GuestError("an NBD client left in the middle of a message")
-        parts += part
-    return bytes(parts)
+def _receive(connection: socket.socket, count: int) -> bytes:
+    """Return exactly `count` bytes. Raises EOFError if the client has left."""
+    content = bytearray(count)
+    view = memoryview(content)
+    while view:
+        received = connection.recv_into(view)
+        if not received:
+            raise EOFError
+        view = view[received:]
+    return bytes(content)

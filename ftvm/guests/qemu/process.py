@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from ftvm.errors import ConfigError, GuestError
-from ftvm.guests.qemu.disk import DiskImage, DiskServer
+from ftvm.guests.qemu.disk import Disk, DiskServer
 from ftvm.guests.qemu.machine import QemuMachine, Wires
 from ftvm.guests.qemu.qmp import Qmp
 
@@ -56,7 +56,7 @@ class QemuProcess:
     memory, or None with the reason in `userfault_refused`.
     """
 
-    def __init__(self, machine: QemuMachine, *, ram: int, state: int, disk: DiskImage | None, boots: bool) -> None:
+    def __init__(self, machine: QemuMachine, *, ram: int, state: int, disk: Disk | None, boots: bool) -> None:
         """Start it. `ram` and `state` are descriptors of the memory and of the file for device state.
 
         Its `disk` is served to it from the start on: it asks for it before it greets.

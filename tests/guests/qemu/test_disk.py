@@ -1,9 +1,11 @@
-"""The disk's server: what it answers, what it notes, and what it bears."""
+"""The disk: what its server answers and bears, what it notes, and what its image holds whenever its host dies."""
 
 import errno
 import os
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftvm.errors import ConfigError
-from ftvm.guests.qemu.disk import DiskImage, DiskServer
+from ftvm.errors import GuestError
+from ftvm.guests.qemu.disk import Disk, DiskServer
 from ftvm.units import PAGE_BYTES
 
 PAGES = 16
@@ -24,19 +26,20 @@ FUA = 1
 class Client:
     """The other end: as far as QEMU goes, and further."""
 
-    def __init__(self, image: DiskImage) -> None:
+    def __init__(self, disk: Disk) -> None:
         self.end, theirs = socket.socketpair()
         self.end.settimeout(30)
         self._theirs = theirs
-        self._server = DiskServer(image, theirs)
+        self._server = DiskServer(disk, theirs)
 
     def agree(self) -> None:
         assert self.take(18) == b"NBDMAGICIHAVEOPT\0\3"
         self.end.sendall(struct.pack(">I", 3))
         assert self.option(8) == [((1 << 31) + 1, b"")]
-        (info, export), (ack, _) = self.option(7, struct.pack(">IH", 0, 0))
-        assert (info, ack) == (3, 1)
+        (info, export), (more, sizes), (ack, _) = self.option(7, struct.pack(">IH", 0, 0))
+        assert (info, more, ack) == (3, 3, 1)
         assert struct.unpack(">HQ", export[:10]) == (0, SIZE)
+        assert struct.unpack(">HIII", sizes) == (3, 1, PAGE_BYTES, 32 << 20)
 
     def option(self, number: int, content: bytes = b"") -> list[tuple[int, bytes]]:
         self.end.sendall(struct.pack(">8sII", b"IHAVEOPT", number, len(content)) + content)
@@ -80,72 +83,81 @@ class Client:
 
 
 @pytest.fixture
-def image(tmp_path: Path) -> Iterator[DiskImage]:
+def disk(tmp_path: Path) -> Iterator[Disk]:
     path = tmp_path / "disk.img"
     path.write_bytes(bytes(SIZE))
-    opened = DiskImage(str(path))
+    opened = Disk(str(path), boots=True)
     opened.tracker.collect()
     yield opened
     opened.close()
 
 
 @pytest.fixture
-def client(image: DiskImage) -> Iterator[Client]:
-    made = Client(image)
+def client(disk: Disk) -> Iterator[Client]:
+    made = Client(disk)
     yield made
     made.close()
 
 
-def dirty(image: DiskImage) -> set[int]:
-    words = int.from_bytes(image.tracker.collect().words[0], "little")
+def dirty(disk: Disk) -> set[int]:
+    words = int.from_bytes(disk.tracker.collect().words[0], "little")
     return {page for page in range(PAGES) if words >> page & 1}
 
 
-def test_what_is_written_can_be_read_and_is_in_the_region_and_the_file(image: DiskImage, client: Client) -> None:
+def image_of(disk: Disk) -> bytes:
+    return disk.image.path.read_bytes()
+
+
+# --- what the guest asks for ---
+
+
+def test_what_is_written_can_be_read_and_is_in_the_image_once_it_is_flushed(disk: Disk, client: Client) -> None:
     client.agree()
 
     assert client.write(PAGE_BYTES - 3, b"across") == 0
+    before = image_of(disk)
     assert client.ask(FLUSH) == 0
 
     assert client.read(PAGE_BYTES - 3, 6) == b"across"
-    assert bytes(image.buffer[PAGE_BYTES - 3 : PAGE_BYTES + 3]) == b"across"
-    assert Path(image.path).read_bytes()[PAGE_BYTES - 3 : PAGE_BYTES + 3] == b"across"
-    assert dirty(image) == {0, 1}
-    assert dirty(image) == set()
+    assert bytes(disk.buffer[PAGE_BYTES - 3 : PAGE_BYTES + 3]) == b"across"
+    assert before == bytes(SIZE)
+    assert image_of(disk)[PAGE_BYTES - 3 : PAGE_BYTES + 3] == b"across"
+    assert dirty(disk) == {0, 1}
+    assert dirty(disk) == set()
 
 
-def test_zeroes_are_written_and_noted(image: DiskImage, client: Client) -> None:
+def test_what_is_written_through_is_in_the_image_when_it_is_answered(disk: Disk, client: Client) -> None:
     client.agree()
-    client.write(0, b"x" * SIZE)
-    dirty(image)
+    client.write(0, b"before")
 
-    assert client.ask(WRITE_ZEROES, PAGE_BYTES, 2 * PAGE_BYTES, flags=FUA) == 0
+    assert client.write(PAGE_BYTES, b"through", flags=FUA) == 0
 
-    assert bytes(image.buffer) == b"x" * PAGE_BYTES + bytes(2 * PAGE_BYTES) + b"x" * (SIZE - 3 * PAGE_BYTES)
-    assert dirty(image) == {1, 2}
+    assert image_of(disk) == bytes(disk.buffer)
 
 
-def test_trim_is_a_hint_that_changes_nothing(client: Client) -> None:
+@pytest.mark.parametrize("command", [TRIM, WRITE_ZEROES])
+def test_zeroes_are_written_and_noted_where_there_was_something(command: int, disk: Disk, client: Client) -> None:
     client.agree()
-    client.write(0, b"kept")
+    client.write(PAGE_BYTES, b"x" * PAGE_BYTES + b"y" * PAGE_BYTES)
+    dirty(disk)
 
-    assert client.ask(TRIM, 0, PAGE_BYTES) == 0
+    assert client.ask(command, 0, 2 * PAGE_BYTES + 9, flags=FUA) == 0
 
-    assert client.read(0, 4) == b"kept"
+    assert bytes(disk.buffer[: 3 * PAGE_BYTES]) == bytes(2 * PAGE_BYTES + 9) + b"y" * (PAGE_BYTES - 9)
+    assert image_of(disk) == bytes(disk.buffer)
+    assert dirty(disk) == {1, 2}
 
 
 @pytest.mark.parametrize("offset", [SIZE - 3, SIZE, SIZE + 1, 1 << 63])
-def test_requests_outside_the_disk_are_refused_and_change_nothing(
-    offset: int, image: DiskImage, client: Client
-) -> None:
+def test_requests_outside_the_disk_are_refused_and_change_nothing(offset: int, disk: Disk, client: Client) -> None:
     client.agree()
 
     assert client.write(offset, b"beyond") == errno.ENOSPC
     assert client.ask(READ, offset, 6) == errno.EINVAL
-    assert client.ask(WRITE_ZEROES, offset, 6) == errno.EINVAL
+    assert client.ask(WRITE_ZEROES, offset, 6) == errno.ENOSPC
     assert client.ask(99) == errno.EINVAL
 
-    assert dirty(image) == set()
+    assert dirty(disk) == set()
     assert client.read(0, 4) == bytes(4)
 
 
@@ -153,17 +165,28 @@ def test_requests_outside_the_disk_are_refused_and_change_nothing(
 def test_junk_ends_the_connection_and_touches_nothing(junk: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "junk.img"
     path.write_bytes(bytes(SIZE))
-    image = DiskImage(str(path))
-    client = Client(image)
+    disk = Disk(str(path), boots=True)
+    client = Client(disk)
     client.agree()
 
     client.end.sendall(b"\xff" + junk)
     client.end.shutdown(socket.SHUT_WR)
 
     assert client.is_closed()
-    assert bytes(image.buffer) == bytes(SIZE)
+    assert bytes(disk.buffer) == bytes(SIZE)
     client.close()
-    image.close()
+    assert "magic" in str(disk.trouble)
+    disk.close()
+
+
+def test_a_client_that_leaves_in_the_middle_of_a_request_is_no_trouble(disk: Disk, client: Client) -> None:
+    client.agree()
+
+    client.end.sendall(struct.pack(">IHHQQI", 0x25609513, 0, WRITE, 77, 0, 10) + b"half")
+    client.close()
+
+    assert disk.trouble is None
+    assert dirty(disk) == set()
 
 
 def test_a_client_that_agrees_on_nothing_is_let_go(client: Client) -> None:
@@ -175,31 +198,119 @@ def test_a_client_that_agrees_on_nothing_is_let_go(client: Client) -> None:
     assert client.is_closed()
 
 
-def test_a_disk_that_cannot_be_written_is_told(image: DiskImage, client: Client) -> None:
+def test_an_image_that_cannot_be_written_is_told_to_the_guest_and_here(disk: Disk, client: Client) -> None:
     client.agree()
+    fill(disk)
+
+    assert client.write(0, b"lost") == 0
+    assert client.ask(FLUSH) == errno.ENOSPC
+
+    assert disk.trouble is not None
+    assert "cannot be written: No space left" in disk.trouble
+
+
+# --- what the backup commits ---
+
+
+def fill(disk: Disk) -> None:
+    """Have the device behind the image full from now on."""
     with open("/dev/full", "r+b", buffering=0) as full:
-        os.dup2(full.fileno(), image.descriptor)
-
-    assert client.write(0, b"lost") == errno.ENOSPC
-
-    assert image.trouble is not None
-    assert "No space left" in image.trouble
+        os.dup2(full.fileno(), disk.image.descriptor)
 
 
-def test_an_image_belongs_to_one_host(image: DiskImage) -> None:
-    with pytest.raises(ConfigError, match="is in use: each host of a guest needs an image of its own"):
-        DiskImage(image.path)
+def change(disk: Disk, *pages: int, fill: int) -> None:
+    """Write pages as a commit does: behind the disk's back."""
+    for page in pages:
+        disk.buffer[page * PAGE_BYTES : (page + 1) * PAGE_BYTES] = bytes([fill]) * PAGE_BYTES
 
 
-@pytest.mark.parametrize("size", [0, 1, PAGE_BYTES + 1])
-def test_images_of_odd_size_are_refused(size: int, tmp_path: Path) -> None:
-    path = tmp_path / "odd.img"
-    path.write_bytes(bytes(size))
+def test_a_standbys_disk_is_empty_and_its_image_the_old_one_until_a_first_copy_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    path.write_bytes(b"o" * SIZE)
+    disk = Disk(str(path), boots=False)
+    assert bytes(disk.buffer) == bytes(SIZE)
 
-    with pytest.raises(ConfigError, match=f"has {size} bytes"):
-        DiskImage(str(path))
+    disk.discarded()
+    change(disk, 2, fill=7)
+    disk.committed([2])
+    disk.image.sync()
+    before = path.read_bytes()
+    disk.completed()
+    disk.image.sync()
+
+    assert before == b"o" * SIZE
+    assert path.read_bytes() == bytes(disk.buffer)
+    disk.close()
 
 
-def test_a_missing_image_is_refused_with_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="truncate -s 1G"):
-        DiskImage(str(tmp_path / "none.img"))
+def test_what_was_not_flushed_when_the_guest_left_is_committed_with_it(disk: Disk) -> None:
+    disk.write(0, b"not flushed")
+
+    disk.committed([])
+    disk.image.sync()
+
+    assert image_of(disk) == bytes(disk.buffer)
+
+
+def test_what_was_not_flushed_and_is_discarded_never_reaches_the_image(disk: Disk) -> None:
+    disk.write(0, b"of a lost branch")
+
+    change(disk, 0, fill=0)
+    disk.discarded()
+    change(disk, 1, fill=1)
+    disk.committed([1])
+    disk.completed()
+    disk.image.sync()
+
+    assert image_of(disk) == bytes(PAGE_BYTES) + b"\1" * PAGE_BYTES + bytes(SIZE - 2 * PAGE_BYTES)
+
+
+def test_a_backup_whose_image_cannot_be_written_says_so_with_the_next_commit(disk: Disk) -> None:
+    fill(disk)
+    change(disk, 3, fill=1)
+    disk.committed([3])
+    with pytest.raises(OSError, match="No space left"):
+        disk.image.sync()
+
+    with pytest.raises(GuestError, match="cannot be written: No space left"):
+        disk.committed([3])
+
+
+_BACKUP = """
+import sys
+from ftvm.guests.qemu.disk import Disk
+
+disk = Disk(sys.argv[1], boots=False)
+pages = range(disk.page_count)
+disk.discarded()
+for epoch in range(1, 1_000_000):
+    disk.buffer[:] = bytes([epoch % 251]) * disk.size_bytes
+    disk.committed(pages)
+    disk.completed()
+    if epoch % 5 == 0:
+        disk.image.sync()
+        print(epoch, flush=True)
+    if epoch % 40 == 0:
+        disk.discarded()
+        disk.buffer[:] = bytes(disk.size_bytes)
+"""
+
+
+@pytest.mark.parametrize("epochs", [1, 3, 7, 8, 9, 12, 20, 33])
+def test_the_image_of_a_backup_that_is_killed_is_one_epoch_and_none_before_the_last_that_was_safe(
+    epochs: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(64 * PAGE_BYTES))
+    with subprocess.Popen([sys.executable, "-c", _BACKUP, str(path)], stdout=subprocess.PIPE) as backup:
+        assert backup.stdout is not None
+        safe = [int(backup.stdout.readline()) for _ in range(epochs)][-1]
+        backup.kill()
+        safe = int((backup.stdout.read().split() or [safe])[-1])
+
+    disk = Disk(str(path), boots=True)
+
+    fills = set(disk.buffer)
+    assert len(fills) == 1
+    assert (fills.pop() - safe) % 251 < 6
+    disk.close()

@@ -259,7 +259,7 @@ def test_a_full_disk_is_told_and_ends_the_guest_here(guests: Guests) -> None:
     guest, ear = guests.running()
     ear.wait_for(b"disk record")
     with open("/dev/full", "r+b", buffering=0) as full:
-        os.dup2(full.fileno(), guest._disk.descriptor)  # type: ignore[union-attr]
+        os.dup2(full.fileno(), guest._disk.image.descriptor)  # type: ignore[union-attr]
     assert wait_until(lambda: guest.monitor.execute("query-status")["status"] == "io-error")
 
     guest.pause()

@@ -13,6 +13,7 @@ from ftvm.config import Timing
 from ftvm.engines.names import engine_named
 from ftvm.errors import ConfigError, GuestError
 from ftvm.guests.qemu import QemuGuest
+from ftvm.guests.qemu.disk import Disk
 from ftvm.runtime.protection import Protection, Standby, protect
 from ftvm.runtime.world import CallbackWorld
 from ftvm.units import Nanos
@@ -100,6 +101,41 @@ def test_linux_goes_on_where_its_host_died(engine: str, victim: str, guests: Gue
     blank.close()
     image = bytes(blank.memory[2].buffer)
     assert b"record %d\n" % (records[-1] - 1) in image
+
+
+def test_what_linux_said_it_had_on_disk_is_in_the_standbys_image_and_nothing_else_is(
+    guests: Guests, tmp_path: Path
+) -> None:
+    world = World()
+    primary, _, standby, blank = start(world, guests, tmp_path, "remus")
+    with primary, standby:
+        assert primary.wait_protected(PATIENCE_S)
+        world.wait_count(guests.booted.counted + 5)
+        records = [int(record) for record in re.findall(r"disk record (\d+)", world.console())]
+
+    blank.close()
+    disk = blank.memory[2]
+    assert isinstance(disk.store, Disk)
+    image = disk.store.image.path.read_bytes()
+    assert b"record %d\n" % records[-1] in image
+    assert image == bytes(disk.buffer)
+
+
+def test_a_standby_whose_image_cannot_be_written_says_so_and_leaves_the_guest_where_it_is(
+    guests: Guests, tmp_path: Path
+) -> None:
+    world = World()
+    primary, _, standby, blank = start(world, guests, tmp_path, "remus")
+    with primary, standby:
+        assert primary.wait_protected(PATIENCE_S)
+        with open("/dev/full", "r+b", buffering=0) as full:
+            os.dup2(full.fileno(), blank._disk.image.descriptor)  # type: ignore[union-attr]
+
+        with pytest.raises(GuestError, match="cannot be written: No space left"):
+            standby.wait(PATIENCE_S)
+        standby.close()
+
+        world.wait_count(world.counts()[-1] + 3)
 
 
 def test_linux_goes_there_and_back(guests: Guests, tmp_path: Path) -> None:
