@@ -38,7 +38,7 @@ def take_agreed(holding: Holding, checkpoint: Checkpoint, now: Nanos) -> None:
     before = holding.committed.engine
     holding.committed.agree(checkpoint)
     holding.owes_ack = True
-    holding.tell_committed(checkpoint, now)
+    holding.take_committed(checkpoint, now)
     holding.tell_engine(before, now)
     if not holding.executes_behind(checkpoint):
         holding.is_following = holding.is_coming_to_rest = False

@@ -68,8 +68,13 @@ class Holding:
         """Whether the guest executes here from this checkpoint on."""
         return self.core.settings.engines[checkpoint.engine].executes
 
-    def tell_committed(self, checkpoint: Checkpoint, now: Nanos) -> None:
-        """Tell that an epoch is committed here."""
+    def take_committed(self, checkpoint: Checkpoint, now: Nanos) -> None:
+        """Tell that an epoch is committed here. With the first one, the active is expected to be prompt.
+
+        Not before: after a first copy or a switchover, what it has to do for that epoch may take it a while.
+        """
+        if self.watch.patience > 1:
+            self.watch.arm(now)
         self.core.tell(
             CommittedEvent(
                 at=now,

@@ -88,7 +88,6 @@ class Standby(Holding):
 
     def _heard(self, envelope: Envelope, now: Nanos) -> None:
         if self.switchover is not None and not self.switchover.is_over:
-            self.watch.arm(now)
             claiming.tell_switched_away(self, self.switchover, now)
         self.watch.heard(now)
         self.core.desk.hint(envelope.record.generation, now)
@@ -150,9 +149,8 @@ class Standby(Holding):
     def _commit(self, checkpoint: Checkpoint, now: Nanos) -> None:
         was_whole, before = self.is_whole, self.committed.engine
         self.committed.commit(checkpoint)
-        self.tell_committed(checkpoint, now)
+        self.take_committed(checkpoint, now)
         if not was_whole:
-            self.watch.arm(now)
             self.core.end_role(RoleEvent.WHOLE, f"epoch {checkpoint.epoch} makes the state whole")
         else:
             self.tell_engine(before, now)
