@@ -4,12 +4,17 @@ from ftvm.config import Timing
 from ftvm.encode.messages import Envelope, Leave
 from ftvm.interfaces import Lane, Read, Record
 from ftvm.protocol.core import Role
+from ftvm.protocol.link import LinkState
+from ftvm.protocol.switchover import Switchover
 from ftvm.protocol.takeover import ClaimState
+from ftvm.units import Nanos
 
-from .harness import MS, Pair
+from .harness import MS, Host, Pair
 
 BACKUP_LIMIT_MS = Timing().backup_limit_ns / MS
 PRIMARY_LIMIT_MS = Timing().primary_limit_ns / MS
+SWITCHOVER_LIMIT = Nanos(5_000 * MS)
+"""How long a switchover may take before it is called off."""
 
 
 def silence(pair: Pair, milliseconds: float = BACKUP_LIMIT_MS) -> None:
@@ -82,3 +87,34 @@ def envelope(pair: Pair) -> Envelope:
     pair.a.replica.core.send("b", Lane.CONTROL, Leave(reason=""), None)
     pair.a.perform()
     return pair.a.sent.pop().envelope
+
+
+def begin_switchover(pair: Pair, limit_ns: Nanos = SWITCHOVER_LIMIT) -> Switchover:
+    """Ask a to hand the guest over to b."""
+    switchover = pair.a.replica.begin_switchover(limit_ns, pair.now)
+    pair.a.perform()
+    return switchover
+
+
+def switching(pair: Pair) -> Switchover:
+    """Bring the pair to where a has proposed the SWITCH and nobody has answered."""
+    switchover = begin_switchover(pair)
+    pair.until(lambda: pair.a.active.link is LinkState.SWITCHING)
+    pair.a.tick()
+    return switchover
+
+
+def switched(pair: Pair) -> Pair:
+    """Bring the guest from a to b."""
+    begin_switchover(pair)
+    pair.until(lambda: pair.b.role is Role.ACTIVE)
+    return pair
+
+
+def live_on(pair: Pair, host: Host, milliseconds: float) -> None:
+    """Let one host live on while nothing from the other arrives."""
+    for _ in range(int(milliseconds / 5)):
+        pair.elapse(5)
+        host.tick()
+        if host.outstanding is not None:
+            host.answer()

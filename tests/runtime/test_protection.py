@@ -32,7 +32,8 @@ from ftvm.guests.riscv.guest import RiscvGuest
 from ftvm.guests.riscv.programs import read_program
 from ftvm.interfaces import Record
 from ftvm.runtime.clock import MonotonicClock
-from ftvm.runtime.protection import Protection, Standby, _Node, protect
+from ftvm.runtime.node import Node
+from ftvm.runtime.protection import Protection, Standby, protect
 from ftvm.runtime.world import CallbackWorld
 from ftvm.sim.guest import SimGuest
 from ftvm.transport.keys import Keys, generate_keys
@@ -372,13 +373,13 @@ def test_an_ipc_endpoint_leaves_no_socket_file_behind(tmp_path: Path) -> None:
 
 def test_a_start_that_is_interrupted_leaves_no_host_and_no_claim(monkeypatch: pytest.MonkeyPatch) -> None:
     store = MemoryRecordStore()
-    wait_for = _Node.wait_for
+    wait_for = Node.wait_for
 
-    def interrupted(node: _Node, is_true: Callable[[], bool], timeout: float | None) -> bool:
+    def interrupted(node: Node, is_true: Callable[[], bool], timeout: float | None) -> bool:
         wait_for(node, is_true, timeout)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_Node, "wait_for", interrupted)
+    monkeypatch.setattr(Node, "wait_for", interrupted)
     with pytest.raises(KeyboardInterrupt):
         protect(sim(), listen="tcp://127.0.0.1:0", arbiter=store.another(), create=True)
 

@@ -1,0 +1,195 @@
+"""A host with one guest, running: the driver, its loop, the arbiter's worker, and who is served beside it.
+
+Methods under "Controls" (attend.py) are for the loop's thread only; the others are for any other thread, and may wait.
+What a user sees of it is protection.py.
+"""
+
+import secrets
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Final
+
+from ftvm.engines.names import engine_changed
+from ftvm.errors import BrokenError, ClosedError, FtvmError, SwitchoverFailed
+from ftvm.events import Event
+from ftvm.interfaces import Clock, Guest, RecordStore, Transport, World
+from ftvm.protocol.core import Settings
+from ftvm.runtime.attend import Attendant, Attendants, Pending
+from ftvm.runtime.driver import Driver
+from ftvm.runtime.endpoint import Endpoint
+from ftvm.runtime.host import ArbiterWorker, Host, Signal
+from ftvm.runtime.status import Status
+from ftvm.runtime.world import CallbackWorld
+from ftvm.units import Nanos, seconds_to_nanos
+
+__all__ = ["Node"]
+
+_EVENTS_KEPT: Final = 65_536
+_LAST_SWITCHOVER_SECONDS: Final = 2.0
+"""So long may a host that is closed take to hand the guest over; then the standby takes it by itself."""
+_ANSWER_SECONDS: Final = 5.0
+"""So long beyond its time-out a switchover that was proposed may wait for the arbiter before the caller hears of it."""
+
+
+class Node:
+    """A host with one guest, running from the moment it is built until `close`, or until it fails."""
+
+    def __init__(
+        self,
+        guest: Guest,
+        *,
+        world: World | None,
+        transport: Transport,
+        store: RecordStore,
+        settings: Settings,
+        clock: Clock,
+        starts: bool,
+        on_event: Callable[[Event], None] | None,
+        attendants: Sequence[Attendant],
+    ) -> None:
+        self.changed = Signal()
+        self.events: deque[Event] = deque(maxlen=_EVENTS_KEPT)
+        self._on_event = on_event
+        self._guest = guest
+        self._world = world if world is not None else CallbackWorld()
+        self._transport = transport
+        self._is_closed = False
+        self._stop_asked: str | None = None
+        self._attendants = Attendants(attendants, self._note)
+        self._arbiter = ArbiterWorker(store, settings.guest_id, transport.wake)
+        endpoint = Endpoint(transport, settings.limits, self._note)
+        self.driver = Driver(
+            guest=guest,
+            world=self._world,
+            arbiter=self._arbiter,
+            settings=settings,
+            clock=clock,
+            fresh_id=lambda: secrets.token_hex(8),
+            starts=starts,
+            send=endpoint.sender_for(settings.guest_id),
+            wake=transport.wake,
+            on_event=self._note,
+        )
+        endpoint.add(self.driver)
+        self.clock = clock
+        self._attendants.begin(self, clock.now())
+        self.host = Host(endpoint, transport, clock, self._attendants, on_end=self.changed.notify)
+        self.host.start()
+
+    def _note(self, event: Event) -> None:
+        self.events.append(event)
+        self._attendants.note(event)
+        if self._on_event is not None:
+            self._on_event(event)
+        self.changed.notify()
+
+    def wait_for(self, is_true: Callable[[], bool], timeout: float | None) -> bool:
+        """Wait until something is true; raise what ended the host if it ended before."""
+
+        def is_over() -> bool:
+            return is_true() or self.host.has_ended or self.driver.failure is not None or self._stop_asked is not None
+
+        self.changed.wait_for(is_over, timeout)
+        if is_true():
+            return True
+        self.raise_failure()
+        return False
+
+    def take_events(self, timeout: float) -> Iterator[Event]:
+        """Yield events that have come, waiting for the first."""
+        self.changed.wait_for(lambda: bool(self.events) or self.host.has_ended, timeout)
+        while self.events:
+            yield self.events.popleft()
+
+    def raise_failure(self) -> None:
+        """Raise why this host has ended, if it has."""
+        if self.host.error is not None:
+            raise self.host.error
+        if self.driver.failure is not None:
+            raise self.driver.failure
+        if self._stop_asked is not None:
+            raise ClosedError(self._stop_asked)
+        if self._is_closed:
+            raise ClosedError("this host was closed")
+
+    def status_from_outside(self) -> Status:
+        """Return the status; for any thread but the loop's."""
+        return self.status() if self.host.has_ended else self.host.call(self.status)
+
+    def hand_over(self, timeout: float) -> None:
+        """See Protection.switchover."""
+        is_done = self.host.call(lambda: self.switch_over(seconds_to_nanos(timeout)))
+
+        def is_over() -> bool:
+            return is_done() or self.host.has_ended or self.driver.failure is not None
+
+        if not self.changed.wait_for(is_over, timeout + _ANSWER_SECONDS):
+            raise SwitchoverFailed(
+                "the switchover is proposed and the arbiter has not answered: the guest stands still until it does"
+            )
+        if not is_done():
+            self.raise_failure()
+
+    def close(self) -> None:
+        """Hand the guest over if somebody can take it, say goodbye, end the loop, give everything back. Idempotent."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        with suppress(FtvmError):  # nobody to hand it to, or nobody who can take it now: the goodbye must do
+            self.hand_over(_LAST_SWITCHOVER_SECONDS)
+        if not self.host.has_ended:
+            self.host.call(lambda: self.driver.stop(ClosedError("this host was closed")))
+        self.host.stop()
+        self._attendants.close()
+        self._arbiter.close(self.driver.last_word() if self.host.error is None else None)
+        self._world.close()
+        self._transport.close()
+        self._guest.close()
+        self.changed.notify()
+
+    # --- Controls: for the loop's thread only ----------------------------------------------------------------------
+
+    @property
+    def guest_id(self) -> str:
+        """The guest's name in the record."""
+        return self.driver.settings.guest_id
+
+    def status(self) -> Status:
+        """See Controls."""
+        return self.driver.status(self.clock.now())
+
+    def set_engine(self, *, name: str | None, interval: float | None, latency: float | None) -> Pending:
+        """See Controls."""
+        present = self.driver.engines
+        wanted = engine_changed(
+            present[1] if present is not None else self.driver.settings.engine,
+            name=name,
+            interval=interval,
+            latency=latency,
+        )
+        self.driver.set_engine(wanted)
+
+        def is_done() -> bool:
+            now = self.driver.engines
+            if now is None or wanted not in now:
+                raise BrokenError(f"engine {wanted.name} is not in force: the guest went elsewhere, or another was set")
+            return now[0] == wanted
+
+        return is_done
+
+    def switch_over(self, limit_ns: Nanos) -> Pending:
+        """See Controls."""
+        asked = self.driver.begin_switchover(limit_ns)
+
+        def is_done() -> bool:
+            if asked.is_over and asked.error is not None:
+                raise SwitchoverFailed(asked.error)
+            return asked.is_over
+
+        return is_done
+
+    def ask_to_stop(self, reason: str) -> None:
+        """See Controls."""
+        self._stop_asked = reason
+        self.changed.notify()

@@ -1,0 +1,194 @@
+"""How an active hands its guest over: what must be true before the SWITCH is proposed, and how it is called off."""
+
+from dataclasses import replace
+
+import pytest
+
+from ftvm.encode.messages import Prepare, Prepared
+from ftvm.errors import LocalProtocolError
+from ftvm.events import SwitchFailed
+from ftvm.interfaces import Record
+from ftvm.protocol import effects as do
+from ftvm.protocol.core import Role
+from ftvm.protocol.link import LinkState
+from ftvm.protocol.takeover import ClaimState
+from ftvm.units import Nanos
+
+from .harness import MS, Pair
+from .situations import BACKUP_LIMIT_MS, PRIMARY_LIMIT_MS, SWITCHOVER_LIMIT, begin_switchover, live_on, switched
+
+# --- what must be true before the proposal ---------------------------------------------------------------------------
+
+
+def test_nothing_is_proposed_before_the_standby_says_that_it_has_loaded_the_last_epoch() -> None:
+    pair = Pair().protected()
+    begin_switchover(pair)
+    pair.until(lambda: any(prepare.epoch for prepare in pair.a.waiting(Prepare)))
+    assert pair.b.standby.claim.state is ClaimState.WATCHING
+
+    pair.carry(pair.a, pair.b)
+    loaded = [type(effect) for effect in pair.b.performed if isinstance(effect, do.Load | do.Adopt)]
+    before = pair.a.active.link
+    pair.carry(pair.b, pair.a)
+
+    assert loaded == [do.Load, do.Adopt]
+    assert before is LinkState.HANDING
+    assert pair.a.active.link is LinkState.SWITCHING
+
+
+def test_a_word_about_an_older_epoch_is_not_taken() -> None:
+    """Mutant: an older confirmation is taken."""
+    pair = Pair().protected()
+    begin_switchover(pair)
+    pair.until(lambda: any(prepared.epoch for prepared in pair.b.waiting(Prepared)))
+    sent = next(sent for sent in pair.b.sent if isinstance(sent.message, Prepared) and sent.message.epoch)
+    pair.b.sent.clear()
+    late = replace(sent.message, epoch=sent.message.epoch - 1)
+
+    pair.a.replica.on_message("b", None, sent.envelope, late, pair.now)
+
+    assert pair.a.active.link is LinkState.HANDING
+
+
+def test_the_guest_runs_while_the_switchover_settles_and_stands_still_from_the_last_cut_on() -> None:
+    pair = Pair().protected()
+
+    begin_switchover(pair)
+    settling = pair.a.active.must_stand_still()
+    pair.until(lambda: pair.a.active.link is LinkState.HANDING)
+
+    assert not settling
+    assert pair.a.active.must_stand_still()
+
+
+def test_the_guest_is_not_stopped_while_the_arbiter_does_not_answer() -> None:
+    pair = Pair().protected()
+    switchover = begin_switchover(pair, Nanos(300 * MS))
+
+    for _ in range(80):
+        pair.elapse(5)
+        for host, other in ((pair.a, pair.b), (pair.b, pair.a)):
+            host.tick()
+            if host.outstanding is not None:
+                host.answer(is_applied=False)
+            pair.carry(host, other)
+        assert not pair.a.active.must_stand_still()
+
+    assert switchover.error == "it took too long (settling)"
+    assert pair.a.active.link is LinkState.PROTECTED
+
+
+def test_a_guest_that_never_stops_talking_is_switched_over() -> None:
+    """Regression of the prototype (4): empty epochs kept a switchover from ever finishing."""
+    pair = Pair().protected()
+    switchover = begin_switchover(pair)
+
+    for _ in range(200):
+        if switchover.is_over:
+            break
+        if pair.a.role is Role.ACTIVE and not pair.a.active.must_stand_still():
+            pair.a.emit(b"chatter")
+        pair.run(5)
+
+    assert switchover.is_over
+    assert switchover.error is None
+
+
+def test_all_outputs_have_left_before_the_guest_goes() -> None:
+    pair = Pair().protected()
+    pair.a.emit(*[b"%d" % number for number in range(10)])
+
+    switched(pair)
+
+    assert pair.a.said == [b"%d" % number for number in range(10)]
+
+
+# --- it comes to nothing ---------------------------------------------------------------------------------------------
+
+
+def test_a_state_that_does_not_load_is_never_proposed_and_the_guest_goes_on_here() -> None:
+    pair = Pair().protected()
+    pair.b.load_error = "wrong registers"
+
+    switchover = begin_switchover(pair)
+    pair.until(lambda: switchover.is_over)
+    pair.run(300)
+
+    assert switchover.error == "the standby cannot run the guest: wrong registers"
+    assert pair.store.record == Record(2, "a1", "b1")
+    assert pair.a.active.link is LinkState.PROTECTED
+    assert not pair.a.active.must_stand_still()
+    assert pair.b.standby.claim.state is ClaimState.WATCHING
+    assert [event.reason for event in pair.a.told(SwitchFailed)] == [switchover.error]
+
+
+def test_a_standby_that_dies_before_the_proposal_is_dropped_and_the_guest_goes_on_here() -> None:
+    pair = Pair().protected()
+    switchover = begin_switchover(pair)
+    pair.until(lambda: pair.a.active.link is LinkState.HANDING)
+    pair.a.sent.clear()
+
+    live_on(pair, pair.a, PRIMARY_LIMIT_MS + 200)
+
+    assert switchover.error is not None
+    assert pair.store.record == Record(3, "a1", None)
+    assert not pair.a.active.must_stand_still()
+
+
+def test_a_switchover_that_is_called_off_can_be_asked_for_again() -> None:
+    pair = Pair().protected()
+    pair.b.load_error = "busy"
+    first = begin_switchover(pair)
+    pair.until(lambda: first.is_over)
+    pair.b.load_error = None
+    pair.run(100)
+
+    second = begin_switchover(pair)
+    pair.until(lambda: second.is_over)
+
+    assert second.error is None
+    assert pair.b.role is Role.ACTIVE
+
+
+def test_a_prepared_standby_goes_on_committing_when_the_active_ships_on() -> None:
+    pair = Pair().protected()
+    begin_switchover(pair, Nanos(60 * MS))
+    pair.until(lambda: pair.b.standby.claim.state is ClaimState.PREPARED)
+    pair.b.sent.clear()  # its word is lost
+    epoch = pair.b.standby.committed.epoch
+    for _ in range(20):
+        pair.elapse(5)
+        pair.a.tick()
+
+    pair.run(200)
+
+    assert pair.a.told(SwitchFailed)
+    assert pair.b.standby.claim.state is ClaimState.WATCHING
+    assert (pair.b.standby.committed.epoch or 0) > (epoch or 0) + 2
+
+
+def test_a_prepared_standby_takes_over_when_the_active_dies() -> None:
+    pair = Pair().protected()
+    begin_switchover(pair)
+    pair.until(lambda: pair.b.standby.claim.state is ClaimState.PREPARED)
+
+    live_on(pair, pair.b, 3 * BACKUP_LIMIT_MS)
+
+    assert pair.b.role is Role.ACTIVE
+    assert pair.store.record == Record(3, "b1", None)
+
+
+@pytest.mark.parametrize("link", [LinkState.NONE, LinkState.COPYING, LinkState.ADDING, LinkState.SETTLING])
+def test_without_a_standby_in_step_a_switchover_is_refused(link: LinkState) -> None:
+    pair = Pair().protected()
+    pair.a.active.link = link
+
+    with pytest.raises(LocalProtocolError, match="cannot switch over while the link to the standby is"):
+        begin_switchover(pair)
+
+
+def test_only_the_active_can_switch_over() -> None:
+    pair = Pair().protected()
+
+    with pytest.raises(LocalProtocolError, match="only the active host can switch over; this one is standby"):
+        pair.b.replica.begin_switchover(SWITCHOVER_LIMIT, pair.now)
