@@ -124,6 +124,31 @@ def test_the_old_active_takes_the_guest_back_if_the_new_one_dies_at_once() -> No
     assert switchover.error is not None
 
 
+def test_a_new_active_that_has_spoken_is_given_time_until_its_first_epoch() -> None:
+    pair = switched(Pair().protected())
+    pair.until(lambda: pair.a.told(SwitchedAway))
+    epoch = pair.a.standby.committed.epoch
+
+    live_on(pair, pair.a, 3 * BACKUP_LIMIT_MS)
+    borne = pair.a.role
+    live_on(pair, pair.a, 2 * BACKUP_LIMIT_MS)
+
+    assert borne is Role.STANDBY
+    assert pair.a.role is Role.ACTIVE
+    assert pair.a.told(TookOver)[0].epoch == epoch
+
+
+def test_a_new_active_is_expected_to_be_prompt_from_its_first_epoch_on() -> None:
+    pair = switched(Pair().protected())
+    pair.until(lambda: pair.a.told(SwitchedAway))
+    epoch = pair.a.standby.committed.epoch
+    pair.until(lambda: pair.a.standby.committed.epoch != epoch)
+
+    live_on(pair, pair.a, 2 * BACKUP_LIMIT_MS)
+
+    assert pair.a.role is Role.ACTIVE
+
+
 def test_the_new_active_drops_the_old_one_if_that_dies_at_once() -> None:
     pair = Pair().protected()
     switching(pair)
