@@ -5,8 +5,8 @@ applied on the other host when that epoch is committed, together with the memory
 it through NBD, served by a thread here, which notes each page that is written; a stopped QEMU has no request
 outstanding, so an epoch's set of pages is exact.
 
-Promises: the image of the host where the guest runs is the disk as it was at the guest's last flush that was answered;
-that of a standby is the disk of a committed epoch, whatever moment the host dies at (see image.py).
+Promises, whatever moment the host dies at: the image of the host where the guest runs has all that the guest had
+flushed, as after a power cut; that of a standby is the disk of a committed epoch (see image.py).
 """
 
 import mmap
@@ -79,9 +79,8 @@ class Disk:
 
     def flush(self) -> None:
         """Put all that was written on this host's device. Raises OSError."""
-        self._save()
         try:
-            self.image.sync()
+            self.image.save(self._take_unsaved(), self.buffer)
         except OSError as wrong:
             self._fail(wrong)
             raise
@@ -91,7 +90,7 @@ class Disk:
     def committed(self, pages: Sequence[int]) -> None:
         """See interfaces.RegionStore. Raises GuestError once the image cannot be written."""
         self._unsaved.update(pages)
-        self._save()
+        self.image.put(self._take_unsaved(), self.buffer)
         if self.image.error is not None:
             raise GuestError(self._fail(self.image.error))
 
@@ -105,16 +104,16 @@ class Disk:
 
     def close(self) -> None:
         """Put what was written on the device, and let go of the image. The memory goes with the last view of it."""
-        self._save()
+        self.image.put(self._take_unsaved(), self.buffer)
         self.image.close()
 
     def _note(self, first: int, last: int) -> None:
         self.tracker.flags[0][first : last + 1] = b"\x01" * (last + 1 - first)
         self._unsaved.update(range(first, last + 1))
 
-    def _save(self) -> None:
+    def _take_unsaved(self) -> set[int]:
         pages, self._unsaved = self._unsaved, set()
-        self.image.put(pages, self.buffer)
+        return pages
 
     def _fail(self, wrong: OSError) -> str:
         self.trouble = self.trouble or f"the disk {self.image.path} cannot be written: {wrong.strerror or wrong}"

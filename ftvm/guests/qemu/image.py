@@ -1,13 +1,15 @@
-"""A disk image in a raw file that is always whole: a crash at any moment leaves it as one of the states it was given.
+"""A disk image in a raw file, which a crash at any moment leaves as one of the states it was given.
 
 A host keeps its guest's disk in memory (see disk.py); the image is what is left of it when the host is gone. `put`
 takes the pages that make up the step from one state to the next, all of them or nothing: they are written to a journal
 beside the image first, and only then to their places. Whoever opens the image next finishes a journal that is whole
 and drops one that is torn. A disk that is copied anew grows in a file of its own, which takes the image's place once
-it is complete.
+it is complete. A thread does this. Steps that come faster than the device takes them are merged, so what waits is
+never more than the disk itself.
 
-A thread writes. Steps that come faster than the device takes them are merged, so what waits is never more than the
-disk itself. Knows nothing of epochs, guests or NBD.
+`save` is for a disk in use, whose owner waits: the pages go to their places at once. What a crash leaves of them is
+anybody's guess, as with any disk between two flushes; what was saved before is there. Knows nothing of epochs, guests
+or NBD.
 
 The journal: magic (8 bytes), page count (u64), page indices (u64 each), pages (4096 bytes each), XXH3-128 of all that.
 """
@@ -16,7 +18,7 @@ import fcntl
 import os
 import struct
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -31,6 +33,7 @@ __all__ = ["Image"]
 _MAGIC: Final = b"ftvmdsk1"
 _HEAD: Final = struct.Struct("<8sQ")
 _DIGEST_BYTES: Final = 16
+_PAGES_AT_ONCE: Final = 256
 _SYNC_SECONDS: Final = 30.0
 
 
@@ -90,6 +93,19 @@ class Image:
         with self._changed:
             self._is_complete = True
             self._changed.notify_all()
+
+    def save(self, pages: Iterable[int], disk: memoryview) -> None:
+        """Write pages of `disk` to their places, and wait until the device has them. Raises OSError."""
+        self.sync()
+        try:
+            self._drop_journal()
+            for first, count in _runs(sorted(pages)):
+                content = disk[first * PAGE_BYTES : (first + count) * PAGE_BYTES]
+                _write_at(self.descriptor, content, first * PAGE_BYTES)
+            os.fdatasync(self.descriptor)
+        except OSError as wrong:
+            self.error = wrong
+            raise
 
     def sync(self, timeout: float = _SYNC_SECONDS) -> None:
         """Wait until all that was put is on the device. Raises OSError if it does not get there."""
@@ -168,12 +184,17 @@ class Image:
     def _publish(self, fresh: int) -> None:
         """Put the new file in the place of the old one."""
         os.fsync(fresh)
-        self._journal_path.unlink(missing_ok=True)  # it belongs to the old one
-        _sync_directory(self.path.parent)
+        self._drop_journal()
         os.replace(self._fresh_path, self.path)
         os.close(self.descriptor)
         self.descriptor, self._fresh = fresh, None
         _sync_directory(self.path.parent)
+
+    def _drop_journal(self) -> None:
+        """Have no crash repeat the last step: what is in the image from now on is newer."""
+        with suppress(FileNotFoundError):
+            self._journal_path.unlink()
+            _sync_directory(self.path.parent)
 
     def _drop_fresh(self) -> None:
         if self._fresh is not None:
@@ -237,11 +258,12 @@ def _write_journal(descriptor: int, step: dict[int, bytes]) -> None:
     head = _HEAD.pack(_MAGIC, len(step)) + struct.pack(f"<{len(step)}Q", *step)
     digest = xxhash.xxh3_128(head)
     _write_at(descriptor, head, 0)
-    offset = len(head)
-    for content in step.values():
+    offset, pages = len(head), list(step)
+    for first in range(0, len(pages), _PAGES_AT_ONCE):
+        content = b"".join(step[page] for page in pages[first : first + _PAGES_AT_ONCE])
         digest.update(content)
         _write_at(descriptor, content, offset)
-        offset += PAGE_BYTES
+        offset += len(content)
     _write_at(descriptor, digest.digest(), offset)
 
 
@@ -263,11 +285,20 @@ def _read_journal(found: bytes, page_count: int) -> dict[int, bytes]:
 
 
 def _write_pages(descriptor: int, step: dict[int, bytes]) -> None:
-    for page in sorted(step):
-        _write_at(descriptor, step[page], page * PAGE_BYTES)
+    for first, count in _runs(sorted(step)):
+        _write_at(descriptor, b"".join(step[first + n] for n in range(count)), first * PAGE_BYTES)
 
 
-def _write_at(descriptor: int, content: bytes, offset: int) -> None:
+def _runs(pages: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield the runs of rising page numbers that lie side by side: first page, count, which is limited."""
+    start = 0
+    for end in range(1, len(pages) + 1):
+        if end == len(pages) or pages[end] != pages[end - 1] + 1 or end - start == _PAGES_AT_ONCE:
+            yield pages[start], end - start
+            start = end
+
+
+def _write_at(descriptor: int, content: bytes | memoryview, offset: int) -> None:
     view = memoryview(content)
     while view:
         written = os.pwrite(descriptor, view, offset)

@@ -199,6 +199,42 @@ def test_an_image_in_use_is_refused(tmp_path: Path) -> None:
     image.close()
 
 
+def test_what_was_saved_is_there_whatever_the_journal_before_it_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, real = make_image(tmp_path / "disk"), os.ftruncate
+    # The power fails before the device has taken the truncation of a journal that is done with.
+    monkeypatch.setattr(os, "ftruncate", lambda descriptor, length: length and real(descriptor, length))
+    image.put([1, 2], disk_of({1: 1, 2: 2}))
+
+    image.save([4, 1, 5], disk_of({1: 9, 2: 2, 4: 4, 5: 5}))
+    saved = (tmp_path / "disk").read_bytes()
+    image.close()
+
+    assert saved == content_of(tmp_path / "disk") == disk_of({1: 9, 2: 2, 4: 4, 5: 5})
+
+
+@given(pages=st.sets(st.integers(0, 2_000)))
+def test_runs_hold_every_page_once_in_order_and_side_by_side(pages: set[int]) -> None:
+    runs = list(image_module._runs(sorted(pages)))
+
+    assert [first + n for first, count in runs for n in range(count)] == sorted(pages)
+    assert all(0 < count <= image_module._PAGES_AT_ONCE for _, count in runs)
+
+
+def test_many_pages_side_by_side_are_written_in_portions(tmp_path: Path) -> None:
+    count = 3 * image_module._PAGES_AT_ONCE + 1
+    (tmp_path / "disk").write_bytes(bytes(count * PAGE))
+    image, disk = Image(tmp_path / "disk"), memoryview(os.urandom(count * PAGE))
+
+    image.put(range(count - 1), disk)
+    image.sync()
+    image.save([count - 1], disk)
+    image.close()
+
+    assert content_of(tmp_path / "disk") == disk
+
+
 @pytest.mark.parametrize("size_bytes", [0, 1, PAGE + 1])
 def test_images_of_odd_size_are_refused(size_bytes: int, tmp_path: Path) -> None:
     (tmp_path / "disk").write_bytes(bytes(size_bytes))
