@@ -1,5 +1,9 @@
 """What an active owes the world and its standby beyond the release rule."""
 
+import pytest
+
+from ftvm.checkpoint import Output
+from ftvm.config import Limits
 from ftvm.encode.messages import Envelope, Join, Pong, Refuse
 from ftvm.events import SessionEnded
 from ftvm.protocol import effects as do
@@ -7,7 +11,7 @@ from ftvm.protocol.active import PROGRESS_PATIENCE
 from ftvm.protocol.core import Role
 from ftvm.protocol.link import LinkState
 
-from .harness import Pair
+from .harness import Pair, lone_active, make_settings
 
 
 def ask_to_join(pair: Pair, joiner: str, *, staging_bytes: int | None = None) -> list[Refuse]:
@@ -148,3 +152,46 @@ def test_a_standby_that_is_heard_but_makes_no_progress_is_left() -> None:
 
     assert session.is_lost
     assert "made no progress" in pair.a.told(SessionEnded)[-1].reason
+
+
+def test_nothing_of_the_copy_is_made_for_a_joiner_that_has_not_answered() -> None:
+    """A JOIN costs its sender nothing: what it costs us must be little until the joiner is known to take part."""
+    pair = Pair().started()
+
+    assert ask_to_join(pair, "z9") == []
+    live_alone(pair, 500)
+
+    assert not [effect for effect in pair.a.performed if isinstance(effect, do.CopyMore)]
+
+
+def test_only_so_many_epochs_are_cut_ahead_of_the_standby() -> None:
+    pair = Pair().protected()
+    session = pair.a.active.session
+    assert session is not None
+
+    live_alone(pair, 400)
+
+    assert len(session.in_flight) == pair.a.replica.core.settings.limits.epochs_in_flight
+
+
+def test_what_a_replay_makes_again_does_not_leave_if_it_is_known_to_have_left() -> None:
+    """Mutant: a takeover repeats all that its log makes."""
+    active = lone_active()
+    active.core.released = 2
+
+    active.on_outputs([Output(number=number, channel="net0", payload=b"x") for number in (1, 2, 3)], 0, active.began_at)
+
+    left = [effect.output.number for effect in active.core.effects if isinstance(effect, do.Release)]
+    assert left == [3]
+
+
+@pytest.mark.parametrize("limits", [Limits(outputs_held=8), Limits(outputs_held_bytes=8)])
+def test_the_guest_stands_still_when_half_of_the_output_that_may_wait_is_held(limits: Limits) -> None:
+    pair = Pair(make_settings(limits=limits)).protected()
+
+    pair.a.emit(b"a", b"b", b"c")
+    below = pair.a.active.must_stand_still()
+    pair.a.emit(b"d")
+
+    assert not below
+    assert pair.a.active.must_stand_still()

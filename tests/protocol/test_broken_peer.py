@@ -5,17 +5,12 @@ from dataclasses import replace
 import pytest
 
 from ftvm.encode.messages import Ack, Envelope, EpochPart, Leave, SessionId, Welcome
-from ftvm.events import (
-    ArbiterTrouble,
-    PeerMisbehaved,
-)
+from ftvm.events import ArbiterTrouble, PeerMisbehaved
 from ftvm.protocol.core import Role
 from ftvm.protocol.link import LinkState
 
 from .harness import Pair
-from .situations import (
-    envelope,
-)
+from .situations import envelope
 
 
 def test_an_active_that_sends_garbage_loses_its_session_and_the_standby_keeps_its_state() -> None:
@@ -40,6 +35,7 @@ def test_an_active_that_sends_garbage_loses_its_session_and_the_standby_keeps_it
     [
         Ack(received=10**6, epoch=0, log_index=0, memory_digest=0),
         Ack(received=0, epoch=10**6, log_index=0, memory_digest=0),
+        Ack(received=0, epoch=0, log_index=10**6, memory_digest=0),
     ],
 )
 def test_a_standby_that_acknowledges_what_was_never_sent_is_dropped(wrong: Ack) -> None:

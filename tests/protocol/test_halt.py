@@ -1,26 +1,28 @@
 """What an active does that may not run alone: when its standby is lost it stands still, and nothing leaves."""
 
+from dataclasses import replace
+
 import pytest
 
-from ftvm.config import Timing
+from ftvm.encode.messages import Join, Refuse
 from ftvm.events import Halted, Protected, Solo
 from ftvm.interfaces import Record
+from ftvm.protocol.active import PROGRESS_PATIENCE
 from ftvm.protocol.core import Role
 from ftvm.protocol.link import LinkState
 
-from .harness import MS, Pair, make_settings
-
-PRIMARY_LIMIT_MS = Timing().primary_limit_ns / MS
+from .harness import Pair, make_settings
+from .situations import PRIMARY_LIMIT_MS, begin_switchover, envelope, switching
 
 
 def halting() -> Pair:
     return Pair(make_settings(halts_alone=True)).protected()
 
 
-def alone(pair: Pair, milliseconds: float, *, is_answered: bool = True) -> None:
+def alone(pair: Pair, milliseconds: float, *, is_answered: bool = True, step: float = 5) -> None:
     """Let a live on while nothing from b arrives and nothing from a gets through."""
-    for _ in range(int(milliseconds / 5)):
-        pair.elapse(5)
+    for _ in range(int(milliseconds / step)):
+        pair.elapse(step)
         pair.a.tick()
         if pair.a.outstanding is not None and is_answered:
             pair.a.answer()
@@ -153,3 +155,52 @@ def test_a_standby_that_took_over_meanwhile_deposes_the_halted_active() -> None:
 
     assert pair.a.role is Role.EMPTY
     assert pair.a.said == []
+
+
+def test_a_switchover_is_called_off_when_the_standby_falls_silent() -> None:
+    pair = halting()
+    switchover = begin_switchover(pair)
+    pair.until(lambda: pair.a.active.link is LinkState.HANDING)
+
+    alone(pair, PRIMARY_LIMIT_MS)
+
+    assert switchover.error == "the standby is silent"
+    assert pair.a.active.link is LinkState.PROTECTED
+    assert pair.a.active.must_stand_still()
+
+
+def test_a_standby_that_is_silent_while_the_switch_is_open_is_left_to_the_arbiter() -> None:
+    """Mutant: silence counts while the proposal is open, and what may be in force is called off."""
+    pair = halting()
+    switchover = switching(pair)
+
+    alone(pair, 5 * PRIMARY_LIMIT_MS, is_answered=False)
+
+    assert pair.a.active.link is LinkState.SWITCHING
+    assert pair.a.active.must_stand_still()
+    assert not switchover.is_over
+    assert not pair.a.told(Halted)
+
+
+def test_an_id_that_was_dropped_does_not_displace_a_standby_that_is_silent() -> None:
+    """Mutant: any JOIN ends the session that is waited for."""
+    pair = halting()
+    alone(pair, 2 * PRIMARY_LIMIT_MS)
+    core, session = pair.a.replica.core, pair.a.active.session
+    core.retired.append("old")
+    join = Join(geometry=core.settings.geometry, engines=("remus",), staging_bytes=core.settings.limits.staging_bytes)
+
+    pair.a.replica.on_message("c", None, replace(envelope(pair), sender="old"), join, pair.now)
+    pair.a.perform()
+
+    assert pair.a.active.session is session
+    assert [refusal.is_final for refusal in pair.a.waiting(Refuse)] == [True]
+
+
+def test_a_standby_that_is_waited_for_is_not_left_for_making_no_progress() -> None:
+    pair = halting()
+    session = pair.a.active.session
+
+    alone(pair, (PROGRESS_PATIENCE + 2) * PRIMARY_LIMIT_MS, step=50)
+
+    assert pair.a.active.session is session

@@ -5,17 +5,27 @@ from dataclasses import replace
 import pytest
 
 from ftvm.encode.messages import Prepare, Prepared
+from ftvm.engines.remus import Remus
 from ftvm.errors import LocalProtocolError
 from ftvm.events import SwitchFailed
 from ftvm.interfaces import Record
 from ftvm.protocol import effects as do
 from ftvm.protocol.core import Role
 from ftvm.protocol.link import LinkState
+from ftvm.protocol.switchover import HANDING_LIMITS
 from ftvm.protocol.takeover import ClaimState
 from ftvm.units import Nanos
 
 from .harness import MS, Pair
-from .situations import BACKUP_LIMIT_MS, PRIMARY_LIMIT_MS, SWITCHOVER_LIMIT, begin_switchover, live_on, switched
+from .situations import (
+    BACKUP_LIMIT_MS,
+    PRIMARY_LIMIT_MS,
+    SWITCHOVER_LIMIT,
+    begin_switchover,
+    live_on,
+    switched,
+    switching,
+)
 
 # --- what must be true before the proposal ---------------------------------------------------------------------------
 
@@ -192,3 +202,74 @@ def test_only_the_active_can_switch_over() -> None:
 
     with pytest.raises(LocalProtocolError, match="only the active host can switch over; this one is standby"):
         pair.b.replica.begin_switchover(SWITCHOVER_LIMIT, pair.now)
+
+
+def live_without_prepared(pair: Pair, milliseconds: float, *, is_warm: bool) -> None:
+    """Let both live on while b's word that it has loaded is lost, or, unless `is_warm`, that its shadow is warm."""
+    for _ in range(int(milliseconds / 5)):
+        pair.elapse(5)
+        for host, other in ((pair.a, pair.b), (pair.b, pair.a)):
+            host.tick()
+            if host.outstanding is not None:
+                host.answer()
+            lost = [s for s in host.sent if isinstance(s.message, Prepared) and bool(s.message.epoch) is is_warm]
+            for sent in lost:
+                host.sent.remove(sent)
+            pair.carry(host, other)
+
+
+def test_nothing_is_cut_behind_the_epoch_that_the_guest_is_handed_over_at() -> None:
+    """Mutant: epochs are cut on, and the standby has to load again what it was to be ready with."""
+    pair = Pair().protected()
+    switchover = begin_switchover(pair)
+
+    live_without_prepared(pair, PRIMARY_LIMIT_MS, is_warm=True)
+
+    assert switchover.final is not None
+    assert pair.a.active.link is LinkState.HANDING
+    assert pair.a.active.epoch == switchover.final.epoch
+
+
+def test_the_guest_does_not_stand_still_for_long_however_much_time_the_switchover_has() -> None:
+    """Mutant: only the caller's limit bounds the pause."""
+    pair = Pair().protected()
+    switchover = begin_switchover(pair, Nanos(600_000 * MS))
+
+    live_without_prepared(pair, (HANDING_LIMITS + 1) * PRIMARY_LIMIT_MS, is_warm=True)
+
+    assert switchover.error == "it took too long (handing over)"
+    assert not pair.a.active.must_stand_still()
+
+
+def test_the_guest_is_not_stopped_before_the_standbys_shadow_is_warm() -> None:
+    """Mutant: only the arbiter and the epochs under way are waited for, and the guest stands still for the copying."""
+    pair = Pair().protected()
+    begin_switchover(pair)
+
+    live_without_prepared(pair, 300, is_warm=False)
+
+    assert pair.a.active.link is LinkState.SETTLING
+    assert not pair.a.active.must_stand_still()
+
+
+def test_an_epoch_that_was_cut_after_it_was_asked_for_is_acknowledged_before_the_guest_is_stopped() -> None:
+    """So the last pause ships little; mutant: whatever was acknowledged before will do."""
+    pair = Pair().protected()
+    epoch = pair.a.active.epoch
+
+    switchover = begin_switchover(pair)
+    pair.until(lambda: pair.a.active.link is LinkState.HANDING)
+
+    assert switchover.final is not None
+    assert switchover.final.epoch >= epoch + 2
+
+
+def test_the_engine_is_not_changed_on_the_host_that_hands_the_guest_over() -> None:
+    """The last epoch says under which engine the guest goes on over there."""
+    pair = Pair().protected()
+    switching(pair)
+
+    with pytest.raises(LocalProtocolError, match="set the engine on the host that it goes to"):
+        pair.a.replica.set_engine(Remus(interval=0.05))
+
+    assert pair.a.active.pace.wanted is None

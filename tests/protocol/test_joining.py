@@ -1,18 +1,20 @@
 """Who may start, who may join, and who is refused."""
 
+from dataclasses import replace
+
 import pytest
 
 from ftvm.checkpoint import Geometry, RegionShape
-from ftvm.encode.messages import Join, Refuse, Welcome
-from ftvm.events import (
-    JoinRefused,
-)
-from ftvm.interfaces import CompareAndSet, Record
+from ftvm.encode.messages import Ack, Envelope, Join, Refuse, SessionId, Welcome
+from ftvm.events import JoinRefused, Protected
+from ftvm.interfaces import CompareAndSet, Lane, Read, Record
+from ftvm.protocol import effects as do
 from ftvm.protocol.core import Role
 from ftvm.protocol.link import LinkState
 from ftvm.units import PageCount
 
 from .harness import Pair, make_settings
+from .situations import envelope
 
 # --- starting --------------------------------------------------------------------------------------------------------
 
@@ -146,3 +148,117 @@ def test_a_restarted_standby_is_taken_in_as_soon_as_its_old_self_is_dropped() ->
     pair.until(lambda: pair.store.record.standby == "n1")
 
     assert pair.a.active.link is LinkState.PROTECTED
+
+
+def test_a_standby_is_proposed_only_when_it_has_acknowledged_a_whole_epoch() -> None:
+    """Mutant: any acknowledgement will do, and the record names a standby that has no state."""
+    pair = Pair().started()
+    pair.until(lambda: pair.a.active.link is LinkState.CATCHING_UP)
+    session = pair.a.active.session
+    assert session is not None
+    pair.b.replica.core.send("a", Lane.CONTROL, Ack(received=1, epoch=0, log_index=0, memory_digest=0), session.id)
+    pair.b.perform()
+
+    pair.a.take(pair.b, pair.b.sent.pop())
+
+    assert session.has_answered
+    assert pair.a.active.link is LinkState.CATCHING_UP
+    assert pair.a.replica.core.desk.proposal is None
+
+
+def test_an_add_is_not_taken_to_be_in_force_by_a_read_that_was_begun_before_it() -> None:
+    """Mutant: whatever the arbiter answers resolves what is proposed."""
+    pair = Pair().started()
+    pair.until(lambda: pair.a.active.link is LinkState.CATCHING_UP)
+    pair.a.replica.core.desk.want_read()
+    pair.a.tick()
+    pair.carry(pair.a, pair.b)
+    pair.b.tick()
+    pair.carry(pair.b, pair.a)
+    assert pair.a.active.link is LinkState.ADDING
+    assert isinstance(pair.a.outstanding, Read)
+
+    pair.a.answer()
+
+    assert pair.a.active.link is LinkState.ADDING
+    assert not pair.a.told(Protected)
+
+
+def test_a_standby_is_shipped_no_more_at_a_time_than_it_can_stage() -> None:
+    """Mutant: the active goes by its own bound alone."""
+    settings = make_settings()
+    small = replace(settings.limits, staging_bytes=settings.limits.batch_bytes)
+    pair = Pair(settings, other=make_settings(limits=small)).started()
+
+    pair.until(lambda: pair.a.active.session is not None)
+
+    assert do.StartCopy(small.staging_bytes) in pair.a.performed
+
+
+@pytest.mark.parametrize("link", [LinkState.COPYING, LinkState.CATCHING_UP, LinkState.ADDING])
+def test_a_second_joiner_does_not_disturb_one_that_is_being_brought_up(link: LinkState) -> None:
+    """Mutant: only a standby that the record names stands in the way, and the link's table ends the host."""
+    pair = Pair().started()
+    pair.until(lambda: pair.a.active.link is link)
+    settings, session = pair.a.replica.core.settings, pair.a.active.session
+    join = Join(geometry=settings.geometry, engines=("remus",), staging_bytes=settings.limits.staging_bytes)
+
+    pair.a.replica.on_message("c", None, replace(envelope(pair), sender="c1"), join, pair.now)
+    pair.a.perform()
+
+    assert [refusal.joiner for refusal in pair.a.waiting(Refuse)] == ["c1"]
+    assert not pair.a.waiting(Refuse)[0].is_final
+    assert (pair.a.active.link, pair.a.active.session) == (link, session)
+
+
+def test_an_add_that_was_certainly_not_applied_is_proposed_again() -> None:
+    """Mutant: whatever can be withdrawn is, and the host ends by its own table: only a SWITCH has better to do."""
+    pair = Pair().started()
+    pair.until(lambda: pair.a.active.link is LinkState.ADDING)
+    pair.a.tick()
+
+    pair.a.refuse()
+    at_once = pair.a.active.link
+    pair.run(300)
+
+    assert at_once is LinkState.ADDING
+    assert pair.store.record == Record(2, "a1", "b1")
+    assert pair.a.active.link is LinkState.PROTECTED
+
+
+@pytest.mark.parametrize("what", ["joiner", "sender"])
+def test_a_welcome_that_is_not_for_the_id_of_now_or_not_by_who_opened_the_session_is_dropped(what: str) -> None:
+    """An old welcome, repeated late, must not open a session that its active has ended."""
+    pair = Pair().started()
+    pair.b.tick()
+    pair.carry(pair.b, pair.a)
+    sent = next(sent for sent in pair.a.sent if isinstance(sent.message, Welcome))
+    assert isinstance(sent.message, Welcome)
+    welcome = replace(sent.message, joiner="b0") if what == "joiner" else sent.message
+    header = replace(sent.envelope, sender="a0") if what == "sender" else sent.envelope
+
+    pair.b.replica.on_message("a", None, header, welcome, pair.now)
+
+    assert pair.b.role is Role.EMPTY
+
+
+def test_a_refusal_of_another_id_ends_nothing() -> None:
+    """A host that discarded its state may still be refused in the name that it had before."""
+    pair = Pair().started()
+    refuse = Refuse(joiner="b0", reason="b0 was dropped", is_final=True)
+
+    pair.b.replica.on_message("a", None, envelope(pair), refuse, pair.now)
+    pair.b.perform()
+
+    assert pair.b.failures == []
+
+
+def test_a_host_that_is_to_start_the_guest_takes_no_welcome() -> None:
+    pair = Pair()
+    session = SessionId(1, "x1", 5)
+    header = Envelope(guest_id="vm", sender="x1", session=session, record=Record(5, "x1", None), released=0)
+    welcome = Welcome(joiner=pair.a.id, engines=("remus",), staging_bytes=1 << 20)
+
+    pair.a.replica.on_message("b", None, header, welcome, pair.now)
+
+    assert pair.a.role is Role.EMPTY

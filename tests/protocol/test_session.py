@@ -2,9 +2,12 @@
 
 from typing import Final
 
-from ftvm.checkpoint import Checkpoint
+import pytest
+
+from ftvm.checkpoint import Checkpoint, Watermarks
 from ftvm.encode.messages import Ack, SessionId
 from ftvm.engines.remus import Remus
+from ftvm.errors import DigestMismatch
 from ftvm.protocol.channel import Outbox
 from ftvm.protocol.session import Contact, Session
 from ftvm.protocol.suspicion import Watch
@@ -27,9 +30,9 @@ def make_session() -> Session:
     )
 
 
-def commit(session: Session, epoch: int, *, cut_at_ms: int, acknowledged_at_ms: int) -> None:
-    """Ship an empty epoch and take its acknowledgement."""
-    checkpoint = Checkpoint(
+def checkpoint(epoch: int) -> Checkpoint:
+    """Return an empty epoch."""
+    return Checkpoint(
         epoch=epoch,
         base=epoch - 1,
         engine="remus",
@@ -41,10 +44,14 @@ def commit(session: Session, epoch: int, *, cut_at_ms: int, acknowledged_at_ms: 
         memory_digest=0,
         dirty_pages=0,
     )
-    session.ship_epoch(checkpoint, Remus(), 0, Nanos(cut_at_ms * MS))
-    now = Nanos(acknowledged_at_ms * MS)
+
+
+def commit(session: Session, epoch: int, *, cut_at_ms: int, acknowledged_at_ms: int, log_index: int = 0) -> None:
+    """Ship an empty epoch and take its acknowledgement."""
+    session.ship_epoch(checkpoint(epoch), Remus(), 0, Nanos(cut_at_ms * MS))
+    now, received = Nanos(acknowledged_at_ms * MS), session.outbox.next_sequence
     session.outbox.due(now)
-    session.acknowledge(Ack(received=session.outbox.next_sequence, epoch=epoch, log_index=0, memory_digest=0), now)
+    session.acknowledge(Ack(received=received, epoch=epoch, log_index=log_index, memory_digest=0), now)
 
 
 def test_the_first_acknowledgement_tells_how_long_a_commit_takes() -> None:
@@ -81,3 +88,41 @@ def test_an_acknowledgement_that_comes_late_does_not_revive_a_session_that_is_lo
     session.acknowledge(Ack(received=0, epoch=1, log_index=0, memory_digest=0), Nanos(200 * MS))
 
     assert session.is_lost
+
+
+def test_an_epoch_that_is_acknowledged_with_another_memory_is_not_counted() -> None:
+    """Mutant: the digests are not compared."""
+    session = make_session()
+    commit(session, 1, cut_at_ms=100, acknowledged_at_ms=108)
+    session.ship_epoch(checkpoint(2), Remus(), 0, Nanos(200 * MS))
+
+    with pytest.raises(DigestMismatch, match="epoch 2"):
+        session.acknowledge(Ack(received=1, epoch=2, log_index=0, memory_digest=7), Nanos(208 * MS))
+
+    assert session.acked == Watermarks(1, 0)
+
+
+def test_what_was_acknowledged_stays_acknowledged_when_an_older_word_comes_late() -> None:
+    """Mutant: the last word counts, and what has been released is no longer safe."""
+    session = make_session()
+    session.log_shipped = 5
+    commit(session, 1, cut_at_ms=100, acknowledged_at_ms=108, log_index=3)
+    commit(session, 2, cut_at_ms=200, acknowledged_at_ms=208, log_index=5)
+
+    session.acknowledge(Ack(received=1, epoch=1, log_index=3, memory_digest=0), Nanos(210 * MS))
+
+    assert session.acked == Watermarks(2, 5)
+
+
+def test_who_only_says_that_messages_came_and_commits_nothing_makes_no_progress() -> None:
+    session = make_session()
+    session.ship_epoch(checkpoint(1), Remus(), 0, Nanos(100 * MS))
+    session.outbox.due(Nanos(100 * MS))
+
+    session.acknowledge(Ack(received=1, epoch=0, log_index=0, memory_digest=0), Nanos(200 * MS))
+
+    assert session.stuck_ns(Nanos(500 * MS)) == 400 * MS
+
+
+def test_who_never_answers_makes_no_progress() -> None:
+    assert make_session().stuck_ns(Nanos(500 * MS)) == 500 * MS
