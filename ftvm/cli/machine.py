@@ -36,7 +36,7 @@ def machine() -> None:
     """Run programs on the built-in RISC-V machine."""
 
 
-@machine.command()
+@machine.command(short_help="Run a program and print its console.")
 @click.argument("program", metavar="PROGRAM")
 @click.option("--memory", default="64M", show_default=True, help="RAM, e.g. 64M or 1G.")
 @click.option("--disk", metavar="FILE", help="A disk: read into memory, and written back when the program has ended.")

@@ -120,7 +120,7 @@ def run(create: bool, **given: Any) -> None:
     run_primary(QemuArguments(**given), create=create)
 
 
-@qemu.command()
+@qemu.command(short_help="Stand by for a guest under QEMU.")
 @_qemu_options
 def standby(**given: Any) -> None:
     """Stand by for a guest under QEMU, and take over when its host dies.
