@@ -17,7 +17,7 @@ from ftvm.runtime.protection import Protection, Standby, protect
 from ftvm.runtime.status import Status
 from ftvm.units import nanos_to_seconds
 
-__all__ = ["Doorkeeper", "make_report", "run_primary", "run_standby", "run_until_stopped"]
+__all__ = ["run_primary", "run_standby"]
 
 _STATUS_SECONDS: Final = 0.25
 
