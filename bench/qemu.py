@@ -102,11 +102,12 @@ def cpu_seconds(host: int) -> float:
 def one_alone(size_mib: int, folder: Path) -> Iterator[QemuGuest]:
     """Boot a guest with no host around it, and leave it standing."""
     snapshots = folder / "snapshots.qcow2"
-    words = ("-drive", f"if=none,id=snapshots,format=qcow2,file={snapshots}")
     make_qcow2(snapshots)
-    machine = QemuMachine(memory_bytes=size_mib * MIB, arguments=(*make_image().arguments(COMMAND_LINE), *words))
+    machine = QemuMachine(memory_bytes=size_mib * MIB, arguments=make_image().arguments(COMMAND_LINE))
     guest, console = QemuGuest(machine, boots=True), Console()
     try:
+        file = {"driver": "file", "filename": str(snapshots)}
+        guest.monitor.execute("blockdev-add", driver="qcow2", node_name="snapshots", file=file)  # savevm looks for one
         guest.attach(console)
         guest.resume()
         wait_until(lambda: len(console.spun) >= 2 or None, BOOT_S, "the guest has booted")

@@ -10,10 +10,12 @@ from typing import Final
 
 import click
 
-from ftvm.cli.hostoptions import HostArguments, parse_memory
+from ftvm.cli.hostarguments import HostArguments
+from ftvm.cli.hostchecks import problems_of
 from ftvm.cli.primary import primary
 from ftvm.cli.qemu import QemuArguments, run
 from ftvm.cli.serviceoptions import open_attendants
+from ftvm.cli.values import parse_memory
 from ftvm.service import checks
 from ftvm.service.checks import Finding, Level
 
@@ -40,7 +42,7 @@ def check(config: Path, role: str, is_qemu: bool, is_json: bool) -> None:
     memory, as a start would, and leaves everything as it was. A host that runs already holds its ports: check before
     it is started.
 
-    Exit status: 0 if nothing would fail (there may be warnings), 1 if something would, 2 if CONFIG cannot be read.
+    Exit status: 0 if nothing would fail (there may be warnings), 1 if something would, 2 if CONFIG is no file of TOML.
     """
     findings = list(_findings(_arguments(config, is_qemu=is_qemu), is_standby=role == "standby"))
     if is_json:
@@ -63,7 +65,7 @@ def _arguments(config: Path, *, is_qemu: bool) -> HostArguments:
 
 def _findings(arguments: HostArguments, *, is_standby: bool) -> Iterator[Finding]:
     """Yield what is wrong with the settings, then what is found where they lead; a wrong one leads nowhere."""
-    problems = arguments.problems(boots=not is_standby)
+    problems = problems_of(arguments, boots=not is_standby)
     for option, wrong in problems.items():
         yield Finding(level=Level.FAILURE, subject=option, text=str(wrong), remedy=f"set {option} right in the file")
     if not problems:

@@ -1,6 +1,6 @@
 """`--config FILE`: a host's options from a TOML file; what is also on the command line counts there."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -17,21 +17,23 @@ _NOT_KEYS: Final = frozenset({"config", "create", "json", "help"})
 """What belongs to one call, not to a host: `create` is an operator's word, and is not said again at every start."""
 
 
-def _read(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
+def _read(context: click.Context, parameter: click.Parameter, path: Path | None) -> Mapping[str, ConfigError]:
+    """Have a file's values be the defaults; return what in it cannot be read, by key."""
     del parameter
     if path is None:
-        return
+        return {}
     options = _options_of(context.command.params)
     told = read_config(path, {key: _kind(option) for key, option in options.items()})
-    context.default_map = {str(options[key].name): value for key, value in told.items()}
+    context.default_map = {str(options[key].name): value for key, value in told.values.items()}
+    return told.misread
 
 
 config_option: Final = click.option(
     "--config",
+    "misread",
     metavar="FILE",
     type=click.Path(path_type=Path),
     is_eager=True,
-    expose_value=False,
     callback=_read,
     help="A TOML file whose keys are these options, without dashes. The command line counts where both say something.",
 )

@@ -33,7 +33,7 @@ def _print(status: Status, is_json: bool) -> None:
     click.echo(json.dumps(status.as_dict()) if is_json else status_line(status))
 
 
-@ctl.command()
+@ctl.command(short_help="Change the engine of a guest while it runs.")
 @click.argument("name", metavar="ENGINE")
 @click.option("--interval", type=float, metavar="MS", help="Time between checkpoints.  [default: as it is]")
 @click.option("--latency", type=float, metavar="MS", help="Adapt the interval to a latency target (remus).")
@@ -54,7 +54,7 @@ def engine(
     )
 
 
-@ctl.command()
+@ctl.command(short_help="Change the time between checkpoints.")
 @click.argument("milliseconds", type=float)
 @asking_options
 @guest_option
@@ -67,7 +67,7 @@ def _seconds(milliseconds: float | None) -> float | None:
     return None if milliseconds is None else milliseconds / 1000
 
 
-@ctl.command()
+@ctl.command(short_help="Hand a guest over to its standby.")
 @asking_options
 @guest_option
 @click.option(
@@ -81,7 +81,7 @@ def switchover(control: str | None, guest_id: str | None, is_json: bool, timeout
     _tell(control, guest_id, is_json, lambda guest: guest.switchover(timeout))
 
 
-@ctl.command()
+@ctl.command(short_help="End a host in order.")
 @asking_options
 @guest_option
 def stop(control: str | None, guest_id: str | None, is_json: bool) -> None:

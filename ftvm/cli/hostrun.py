@@ -1,9 +1,11 @@
-"""Keeps a host running in the foreground: prints what happens, stops cleanly on Ctrl-C, SIGTERM and SIGHUP."""
+"""Runs a host in the foreground: checks its settings, prints what happens, stops it cleanly on signals (signals.py)."""
 
 from typing import Final
 
 import click
 
+from ftvm.cli.hostarguments import HostArguments
+from ftvm.cli.hostchecks import check_settings
 from ftvm.cli.logreport import LogReport
 from ftvm.cli.report import JsonReport, Report, TextReport
 from ftvm.cli.signals import Stopped
@@ -11,13 +13,34 @@ from ftvm.cli.streams import outlive_readers
 from ftvm.errors import ClosedError, GuestEnded
 from ftvm.events import ArbiterTrouble, Event
 from ftvm.runtime.clock import MonotonicClock
-from ftvm.runtime.protection import Protection, Standby
+from ftvm.runtime.protection import Protection, Standby, protect
 from ftvm.runtime.status import Status
 from ftvm.units import nanos_to_seconds
 
-__all__ = ["Doorkeeper", "make_report", "run_until_stopped"]
+__all__ = ["run_primary", "run_standby"]
 
 _STATUS_SECONDS: Final = 0.25
+
+
+def run_primary(arguments: HostArguments, *, create: bool) -> None:
+    """Start the guest here as soon as the record allows, and protect it until this host is to stop."""
+    check_settings(arguments, boots=True)
+    with arguments.opened(boots=True) as (guest, options):
+        report = make_report(arguments.is_json, arguments.log_format)
+        doorkeeper = Doorkeeper()
+        options["on_event"] = doorkeeper.note
+        with protect(guest, create=create, **arguments.addresses(), **options) as protection:
+            doorkeeper.retire()
+            run_until_stopped(protection, report)
+
+
+def run_standby(arguments: HostArguments) -> None:
+    """Stand by for the guest, and run it after a takeover, until this host is to stop."""
+    check_settings(arguments, boots=False)
+    with arguments.opened(boots=False) as (guest, options):
+        report = make_report(arguments.is_json, arguments.log_format)
+        with Standby(guest, **arguments.addresses(), **options) as host:
+            run_until_stopped(host, report)
 
 
 def make_report(is_json: bool, log_format: str) -> Report:

@@ -4,6 +4,7 @@ import json
 
 import click
 
+from ftvm.errors import ConfigError
 from ftvm.transport.keys import write_keypair
 
 __all__ = ["keygen"]
@@ -18,6 +19,8 @@ def keygen(name: str, is_json: bool) -> None:
     Keep NAME.key on this host, readable by its owner only; copy NAME.pub to the peers, which name it among the keys
     that they allow. Existing files are never overwritten.
     """
+    if name.rpartition("/")[2] in ("", ".", ".."):
+        raise ConfigError(f"{name!r} is no name of a file: write one such as host-a, or keys/host-a")
     public = write_keypair(name)
     if is_json:
         click.echo(json.dumps({"public": public, "public_file": f"{name}.pub", "secret_file": f"{name}.key"}))

@@ -10,7 +10,7 @@ from typing import Final
 import click
 
 from ftvm.checkpoint import Output
-from ftvm.cli.hostoptions import parse_memory
+from ftvm.cli.values import DEFAULT_MAC, parse_memory
 from ftvm.errors import ConfigError
 from ftvm.guests.datagram import DatagramWorld, cable_ends, mac_bytes
 from ftvm.guests.riscv.elf import parse_elf
@@ -23,7 +23,6 @@ from ftvm.units import PAGE_BYTES
 __all__ = ["machine"]
 
 _NANOS_PER_TICK: Final = 10
-_MAC: Final = "52:54:00:12:34:56"
 _MESSAGES: Final = {
     "limit": "the program did not end within {retired} instructions",
     "fault": "the program trapped, and there is no trap handler where mtvec says",
@@ -37,12 +36,12 @@ def machine() -> None:
     """Run programs on the built-in RISC-V machine."""
 
 
-@machine.command()
+@machine.command(short_help="Run a program and print its console.")
 @click.argument("program", metavar="PROGRAM")
 @click.option("--memory", default="64M", show_default=True, help="RAM, e.g. 64M or 1G.")
 @click.option("--disk", metavar="FILE", help="A disk: read into memory, and written back when the program has ended.")
 @click.option("--net", metavar="CABLE", help="A network card: udp:LOCALPORT:REMOTEPORT, a frame in each datagram.")
-@click.option("--mac", help=f"The network card's address; needs --net.  [default: {_MAC}]")
+@click.option("--mac", help=f"The network card's address; needs --net.  [default: {DEFAULT_MAC}]")
 @click.option("--append", "command_line", default="", metavar="TEXT", help="Boot arguments, in the device tree.")
 @click.option("--input", "keys_file", metavar="FILE", help="What is typed at the console; - for this command's input.")
 @click.option("--max-instructions", type=click.IntRange(min=1), metavar="N", help="Stop after so many instructions.")
@@ -67,7 +66,7 @@ def run(
     """
     if mac is not None and net is None:
         raise ConfigError(f"--mac {mac} needs --net: without a cable the machine has no network card")
-    mac = mac or _MAC
+    mac = mac or DEFAULT_MAC
     disk_image = _read_disk(disk) if disk is not None else b""
     shape = MachineShape(
         ram_bytes=parse_memory(memory),

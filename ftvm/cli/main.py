@@ -55,7 +55,8 @@ class _Commands(click.Group):
 def ftvm(debug: bool) -> None:
     """Keep a virtual machine running when its host dies.
 
-    Exit statuses: 0 done, 1 failed, 2 wrong usage or configuration, 3 the peer broke the protocol, 4 a bug in ftvm.
+    Exit statuses: 0 done, 1 failed, 2 wrong usage or configuration, 3 the peer broke the protocol, 4 a bug in ftvm,
+    130 stopped by a signal where that is not the normal end.
     """
     del debug  # run_command looks for it itself, so that it also covers errors of parsing
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import click
 
-from ftvm.cli.hostoptions import HostArguments, host_options
-from ftvm.cli.hostrun import Doorkeeper, make_report, run_until_stopped
-from ftvm.runtime.protection import protect
+from ftvm.cli.hostarguments import HostArguments
+from ftvm.cli.hostoptions import host_options
+from ftvm.cli.hostrun import run_primary
 
 __all__ = ["primary"]
 
@@ -27,11 +27,4 @@ def primary(create: bool, **shared: Any) -> None:
       ftvm primary --listen tcp://0.0.0.0:7777 --peer tcp://host-b:7777 --key a.key --allow b.pub \\
           --arbiter file:///shared/vm1 --program kv --nic udp:9001:9000 --create
     """
-    arguments = HostArguments(**shared)
-    with arguments.opened(boots=True) as (guest, options):
-        report = make_report(arguments.is_json, arguments.log_format)
-        doorkeeper = Doorkeeper()
-        options["on_event"] = doorkeeper.note
-        with protect(guest, create=create, **arguments.addresses(), **options) as protection:
-            doorkeeper.retire()
-            run_until_stopped(protection, report)
+    run_primary(HostArguments(**shared), create=create)

@@ -4,17 +4,19 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 
 from ftvm.cli.configoption import check_word, word_option
-from ftvm.cli.hostoptions import Check, HostArguments, any_host_options, parse_memory
-from ftvm.cli.hostrun import make_report, run_until_stopped
+from ftvm.cli.hostarguments import HostArguments
+from ftvm.cli.hostoptions import any_host_options
+from ftvm.cli.hostrun import run_primary, run_standby
+from ftvm.cli.values import parse_memory
 from ftvm.errors import ConfigError
 from ftvm.interfaces import Guest
-from ftvm.runtime.protection import Standby, protect
 
 __all__ = ["qemu", "require_qmp"]
 
@@ -67,13 +69,23 @@ class QemuArguments(HostArguments):
     tracker: str
     arguments: tuple[str, ...]
 
-    def checks(self) -> Mapping[str, Check]:
-        """Return what judges each setting, by the name of the option: those of QEMU too."""
+    def more_checks(self) -> Mapping[str, Callable[[HostArguments], object]]:
+        """Return what judges the settings of QEMU; and its memory, which has coarser steps than others' has."""
         return {
-            **HostArguments.checks(self),
-            "disk": lambda _: self.disk is None or _size_of(self.disk),
+            "memory": lambda _: _check_machine(memory_bytes=parse_memory(self.memory)),
+            "disk": lambda _: _check_machine(disk_bytes=self.disk_bytes()),
             "tracker": lambda _: check_word("tracker", self.tracker, _TRACKERS),
+            "arguments": lambda _: _check_machine(arguments=self.arguments),
         }
+
+    def disk_bytes(self) -> int:
+        """Return the size of the disk's image, 0 if there is none; raises ConfigError if it cannot be found."""
+        if self.disk is None:
+            return 0
+        try:
+            return Path(self.disk).stat().st_size
+        except OSError as wrong:
+            raise ConfigError(f"--disk {self.disk}: {wrong.strerror}") from wrong
 
     def check_tools(self) -> None:
         """Raise ConfigError unless what runs the guest, and what speaks to it, is installed."""
@@ -90,7 +102,7 @@ class QemuArguments(HostArguments):
             memory_bytes=parse_memory(self.memory),
             arguments=self.arguments,
             mac=self.card(),
-            disk_bytes=_size_of(self.disk) if self.disk is not None else 0,
+            disk_bytes=self.disk_bytes(),
             accel=self.accel,
             program=self.qemu,
         )
@@ -105,25 +117,17 @@ def run(create: bool, **given: Any) -> None:
 
     As `ftvm primary` does the built-in machine; QEMU's own arguments stand behind the --.
     """
-    arguments = QemuArguments(**given)
-    with arguments.opened(boots=True) as (guest, options):
-        report = make_report(arguments.is_json, arguments.log_format)
-        with protect(guest, create=create, **arguments.addresses(), **options) as protection:
-            run_until_stopped(protection, report)
+    run_primary(QemuArguments(**given), create=create)
 
 
-@qemu.command()
+@qemu.command(short_help="Stand by for a guest under QEMU.")
 @_qemu_options
 def standby(**given: Any) -> None:
     """Stand by for a guest under QEMU, and take over when its host dies.
 
     As `ftvm standby` does for the built-in machine; QEMU's own arguments stand behind the --, as on the primary.
     """
-    arguments = QemuArguments(**given)
-    with arguments.opened(boots=False) as (guest, options):
-        report = make_report(arguments.is_json, arguments.log_format)
-        with Standby(guest, **arguments.addresses(), **options) as host:
-            run_until_stopped(host, report)
+    run_standby(QemuArguments(**given))
 
 
 def require_qmp() -> None:
@@ -134,8 +138,10 @@ def require_qmp() -> None:
         raise ConfigError("a QEMU guest needs the package qemu.qmp: pip install 'ftvm[qemu]'") from wrong
 
 
-def _size_of(disk: str) -> int:
-    try:
-        return Path(disk).stat().st_size
-    except OSError as wrong:
-        raise ConfigError(f"--disk {disk}: {wrong.strerror}") from wrong
+def _check_machine(**given: Any) -> None:
+    """Raise ConfigError unless a machine can be such, for all that is known before QEMU is started."""
+    if find_spec("qemu") is None or find_spec("qemu.qmp") is None:
+        return  # told of by `require_qmp`
+    from ftvm.guests.qemu import QemuMachine
+
+    QemuMachine(**{"memory_bytes": 1 << 20, **given})

@@ -38,9 +38,6 @@ _SENTENCES: Final[dict[type[Event], Callable[[Any], str]]] = {
         f"it was loaded for {e.wait_ns / _MS:.1f} ms before the arbiter's word came"
     ),
     events.SwitchFailed: lambda e: f"the switchover came to nothing, the guest goes on where it was: {e.reason}",
-    events.EngineChanged: lambda e: (
-        f"engine {e.engine} is in force, " + (f"after {e.before}" if e.before != e.engine else "with other parameters")
-    ),
     events.JoinRefused: lambda e: f"join refused ({e.peer}): {e.reason}",
     events.SessionEnded: lambda e: f"session ended: {e.reason}",
     events.ConnectionRefused: lambda e: f"connection refused: {e.reason}",

@@ -10,7 +10,7 @@ import click
 from ftvm.cli.signals import Stopped
 from ftvm.engines.names import ENGINES
 from ftvm.errors import ConfigError
-from ftvm.lab.campaign import campaign, hunt
+from ftvm.lab.campaign import Hunt, campaign, hunt
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.sim.history import Figures, History, parse_faults, play
 from ftvm.sim.legend import LEGEND
@@ -35,7 +35,7 @@ _SEEDS_KEPT = 2
 @click.option("--record", type=click.Path(path_type=Path), help="With --mutant all: write the seeds that found each.")
 @click.option("--only", metavar="FAULTS", help="With --seed: let in these faults alone, like crash:2,loss:14.")
 @click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="How many processes.")
-@click.option("--trace", is_flag=True, help="With --seed: print every event, one a line, with a legend.")
+@click.option("--trace", is_flag=True, help="With --seed: print every event as text, one a line, with a legend.")
 @click.option("--no-shrink", is_flag=True, help="Do not look for fewer faults that break the same invariant.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end, nothing else.")
 def simulate(
@@ -61,20 +61,42 @@ def simulate(
     Exit status: 0 if every invariant held, 1 if not (with --mutant: 0 if the break was found, 1 if not), 2 for a wrong
     option, 130 if stopped, after telling what was done so far.
     """
+    _check_together(seed, mutant, record, only, trace=trace, as_json=as_json)
     if mutant == "list":
-        click.echo("\n".join(f"{name}: {one.breaks}" for name, one in MUTANTS.items()))
+        _list_mutants(as_json=as_json)
         return
-    if mutant not in (None, "all", *MUTANTS):
-        raise ConfigError(f"there is no mutant {mutant!r}; the names are: {', '.join(MUTANTS)}")
-    if seed is None and (only is not None or trace):
-        raise ConfigError("--only and --trace are about one history: name its seed with --seed")
-    if record is not None and mutant != "all":
-        raise ConfigError("--record is about all mutants: add --mutant all")
     if mutant == "all":
-        sys.exit(_hunt_all(range(start, start + seeds), engine, jobs, record))
+        sys.exit(_hunt_all(range(start, start + seeds), engine, jobs, record, as_json=as_json))
     if seed is not None:
         sys.exit(_play_one(seed, engine, mutant, only, trace=trace, as_json=as_json, shrinks=not no_shrink))
     sys.exit(_play_many(range(start, start + seeds), engine, mutant, jobs, as_json=as_json, shrinks=not no_shrink))
+
+
+def _check_together(
+    seed: int | None, mutant: str | None, record: Path | None, only: str | None, *, trace: bool, as_json: bool
+) -> None:
+    """Raise ConfigError for options that do not go together, or lead nowhere."""
+    if mutant not in (None, "all", "list", *MUTANTS):
+        raise ConfigError(f"there is no mutant {mutant!r}; the names are: {', '.join(MUTANTS)}")
+    if seed is None and (only is not None or trace):
+        raise ConfigError("--only and --trace are about one history: name its seed with --seed")
+    if trace and as_json:
+        raise ConfigError("--trace prints text, and --json nothing but one object: leave one of them out")
+    if mutant == "all" and seed is not None:
+        raise ConfigError("--mutant all plays many seeds: say which with --start and --seeds, not with --seed")
+    if record is None:
+        return
+    if mutant != "all":
+        raise ConfigError("--record is about all mutants: add --mutant all")
+    try:
+        record.open("a").close()  # now, not after an hour of playing
+    except OSError as wrong:
+        raise ConfigError(f"--record {record} cannot be written: {wrong.strerror}") from wrong
+
+
+def _list_mutants(*, as_json: bool) -> None:
+    listed = {name: mutant.breaks for name, mutant in MUTANTS.items()}
+    click.echo(json.dumps(listed) if as_json else "\n".join(f"{name}: {breaks}" for name, breaks in listed.items()))
 
 
 def _play_one(
@@ -130,17 +152,37 @@ def _play_many(seeds: range, engine: str | None, mutant: str | None, jobs: int, 
     return _status(figures, mutant)
 
 
-def _hunt_all(seeds: range, engine: str | None, jobs: int, record: Path | None) -> int:
-    """Search with every mutant in turn; tell each as it is found or not."""
-    kept: dict[str, list[int]] = {}
-    for mutant in MUTANTS:
-        came_to = hunt(mutant, seeds, engine=engine, jobs=jobs, enough=_SEEDS_KEPT)
-        kept[mutant] = [history.seed for history in came_to.found]
-        first = came_to.found[0].what if came_to.found else "NOT FOUND"
-        click.echo(f"{mutant}: seeds {kept[mutant]} of {came_to.tried}: {first}")
-        if record is not None:
-            record.write_text(json.dumps(kept, indent=1) + "\n")
-    return 0 if all(kept.values()) else 1
+def _hunt_all(seeds: range, engine: str | None, jobs: int, record: Path | None, *, as_json: bool) -> int:
+    """Search with every mutant in turn; tell each as it is found or not, or all at the end as JSON."""
+    hunts: list[Hunt] = []
+    try:
+        for mutant in MUTANTS:
+            hunts.append(hunt(mutant, seeds, engine=engine, jobs=jobs, enough=_SEEDS_KEPT))
+            if not as_json:
+                click.echo(_hunt_line(hunts[-1]))
+            if record is not None:
+                record.write_text(json.dumps({each.mutant: _seeds_of(each) for each in hunts}, indent=1) + "\n")
+    except Stopped as signal:
+        click.echo(f"ftvm simulate: stopped by {signal} after {len(hunts)} of {len(MUTANTS)} mutants", err=True)
+        raise
+    finally:
+        if as_json:
+            click.echo(json.dumps({"mutants": {each.mutant: _hunt_facts(each) for each in hunts}}))
+    return 0 if all(each.found for each in hunts) else 1
+
+
+def _hunt_line(hunted: Hunt) -> str:
+    what = hunted.found[0].what if hunted.found else "NOT FOUND"
+    return f"{hunted.mutant}: seeds {_seeds_of(hunted)} of {hunted.tried}: {what}"
+
+
+def _hunt_facts(hunted: Hunt) -> dict[str, object]:
+    what = hunted.found[0].what if hunted.found else None
+    return {"seeds": _seeds_of(hunted), "tried": hunted.tried, "what": what}
+
+
+def _seeds_of(hunted: Hunt) -> list[int]:
+    return [history.seed for history in hunted.found]
 
 
 def _status(figures: Figures, mutant: str | None) -> int:

@@ -4,9 +4,9 @@ from typing import Any
 
 import click
 
-from ftvm.cli.hostoptions import HostArguments, host_options
-from ftvm.cli.hostrun import make_report, run_until_stopped
-from ftvm.runtime.protection import Standby
+from ftvm.cli.hostarguments import HostArguments
+from ftvm.cli.hostoptions import host_options
+from ftvm.cli.hostrun import run_standby
 
 __all__ = ["standby"]
 
@@ -26,8 +26,4 @@ def standby(**shared: Any) -> None:
       ftvm standby --listen tcp://0.0.0.0:7777 --peer tcp://host-a:7777 --key b.key --allow a.pub \\
           --arbiter file:///shared/vm1 --nic udp:9001:9000
     """
-    arguments = HostArguments(**shared)
-    with arguments.opened(boots=False) as (guest, options):
-        report = make_report(arguments.is_json, arguments.log_format)
-        with Standby(guest, **arguments.addresses(), **options) as host:
-            run_until_stopped(host, report)
+    run_standby(HostArguments(**shared))

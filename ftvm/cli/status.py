@@ -30,7 +30,7 @@ def status(control: str | None, guest_id: str | None, is_json: bool) -> None:
         for guest in guests:
             click.echo(status_line(guest.last_status))
     else:
-        whose = "guest" if guest_id is None else f"guest {guest_id!r}"
-        click.echo(f"ftvm: no host of a {whose} answers at {machine.place}", err=True)
+        whose = "" if guest_id is None else f" of guest {guest_id!r}"
+        click.echo(f"ftvm: no host{whose} answers at {machine.place}", err=True)
     has_failed = any(guest.last_status.failure is not None for guest in guests)
     sys.exit(0 if guests and not has_failed else 1)

@@ -238,9 +238,9 @@ def mac_bytes(text: str) -> bytes:
 def cable_ends(cable: str) -> tuple[str, str]:
     """Split a cable into the addresses of its two ends, local first; raises ConfigError."""
     match cable.split(":"):
-        case ["udp", local, remote]:
+        case ["udp", local, remote] if _is_port(local) and _is_port(remote):
             return f"udp:{LOOPBACK}:{local}", f"udp:{LOOPBACK}:{remote}"
-        case ["udp", local_host, local, remote_host, remote]:
+        case ["udp", local_host, local, remote_host, remote] if _is_port(local) and _is_port(remote):
             return f"udp:{local_host}:{local}", f"udp:{remote_host}:{remote}"
         case ["unix", local, remote]:
             return f"unix:{local}", f"unix:{remote}"
@@ -252,11 +252,15 @@ def cable_ends(cable: str) -> tuple[str, str]:
 
 def _parse_end(text: str) -> tuple[socket.AddressFamily, SocketAddress]:
     match text.split(":"):
-        case ["udp", host, port] if host and port.isascii() and port.isdigit() and 0 < int(port) < 65_536:
+        case ["udp", host, port] if host and _is_port(port):
             return socket.AF_INET, (_resolve(host), int(port))
         case ["unix", path] if path:
             return socket.AF_UNIX, path
     raise ConfigError(f"{text!r} is not an address: write udp:HOST:PORT or unix:PATH")
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and 0 < int(text) < 65_536
 
 
 def _resolve(host: str) -> str:

@@ -30,6 +30,7 @@ T = TypeVar("T")
 VICTIMS: Final = ("host", "qemu", "both")
 """What is killed of a host that runs QEMU, in turn."""
 
+SECONDS_MAX: Final = 86_400
 PUMP_NS: Final = seconds_to_nanos(0.05)
 KEYGEN_NS: Final = seconds_to_nanos(30)
 START_NS: Final = seconds_to_nanos(60)
@@ -58,8 +59,8 @@ class DemoOptions:
     def __post_init__(self) -> None:
         if self.kills < 1:
             raise ConfigError("a demo needs at least one kill")
-        if self.seconds is not None and self.seconds <= 0:
-            raise ConfigError("the time under load must be more than 0 seconds")
+        if self.seconds is not None and not 0 < self.seconds <= SECONDS_MAX:  # not so for nan
+            raise ConfigError(f"the time under load must be more than 0 seconds, and at most {SECONDS_MAX}")
         if self.hosts.interval_ms <= 0:
             raise ConfigError("the interval between checkpoints must be more than 0 ms")
 

@@ -1,19 +1,19 @@
 """A host's settings from a TOML file: each key is an option of the command, without its dashes.
 
-Its form is checked whole: a file with five mistakes is answered with all five, each with its key. Knows which keys
-there are and of which kind; what their values may be is for who uses them (cli/hostoptions.py), which judges them all
-at once too, with those of the command line, when the form is right.
+What does not fit its key is told by key, and keeps nobody from reading the rest: who uses the values judges those, and
+tells of all mistakes at once (cli/hostchecks.py). Knows which keys there are and of which kind.
 """
 
 import difflib
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from ftvm.errors import ConfigError
 
-__all__ = ["KINDS", "read_config", "several"]
+__all__ = ["KINDS", "ConfigFile", "read_config"]
 
 _FILE_BYTES_MAX: Final = 1 << 20
 _NUMBER_MAX: Final = 1e18
@@ -29,28 +29,27 @@ KINDS: Final[dict[str, str]] = {
 """The kinds of values, and how they are written."""
 
 
-def read_config(path: Path, keys: Mapping[str, str]) -> dict[str, Any]:
-    """Return what a file sets. `keys` maps each key that there is to its kind, one of KINDS.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigFile:
+    """What a file sets, and what in it cannot be read; both by key, and no key is in both."""
+
+    values: Mapping[str, Any]
+    misread: Mapping[str, ConfigError]
+
+
+def read_config(path: Path, keys: Mapping[str, str]) -> ConfigFile:
+    """Return what a file says. `keys` maps each key that there is to its kind, one of KINDS.
 
     Paths are as they are written: relative ones are looked for from where the command runs, as those of options are.
-    Raises one ConfigError that tells of all that is wrong.
+    Raises ConfigError if there is no such file, or it is not TOML.
     """
     told = _parse(path)
-    problems = [
-        f"{key}: {_unknown(key, keys)}" if key not in keys else f"{key} = {value!r}: write {KINDS[keys[key]]}"
+    misread = {
+        key: ConfigError(f"config {path}: {_unknown(key, keys) if key not in keys else _unfit(key, value, keys[key])}")
         for key, value in told.items()
         if key not in keys or not _is_of_kind(value, keys[key])
-    ]
-    if problems:
-        raise several(problems, f"config {path}: ")
-    return told
-
-
-def several(problems: list[str], prefix: str = "") -> ConfigError:
-    """Return one error that tells of all problems; there must be at least one."""
-    if len(problems) == 1:
-        return ConfigError(f"{prefix}{problems[0]}")
-    return ConfigError(f"{prefix}{len(problems)} settings are wrong:" + "".join(f"\n  {each}" for each in problems))
+    }
+    return ConfigFile(values={key: told[key] for key in told if key not in misread}, misread=misread)
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -69,7 +68,11 @@ def _parse(path: Path) -> dict[str, Any]:
 def _unknown(key: str, keys: Mapping[str, str]) -> str:
     close = difflib.get_close_matches(key, keys, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(sorted(keys))}"
-    return f"there is no such key{hint}"
+    return f"there is no key {key!r}{hint}"
+
+
+def _unfit(key: str, value: object, kind: str) -> str:
+    return f"{key} = {value!r}: write {KINDS[kind]}"
 
 
 def _is_of_kind(value: object, kind: str) -> bool:

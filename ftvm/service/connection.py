@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 from ftvm.errors import BrokenError, ClosedError, ConfigError, RemoteProtocolError, TransportError
 from ftvm.runtime.status import Status
 from ftvm.service.places import control_folder, sockets_in
-from ftvm.service.requests import Lines, json_line, parse_answer
+from ftvm.service.requests import SWITCHOVER_SECONDS_MAX, Lines, json_line, number_in, parse_answer
 
 __all__ = ["Connection", "GuestHandle", "connect"]
 
@@ -66,16 +66,19 @@ class Connection:
     def guest(self, guest_id: str | None = None) -> "GuestHandle":
         """Return one guest; the active host's handle if several hosts here have it.
 
-        The id may be left out where there is one guest. Raises ConfigError if there is none, or it is not clear which.
+        The id may be left out where there is one guest. Raises TransportError if no host answers, ConfigError if none
+        that does has the guest, or it is not clear which is meant.
         """
         guests = self.guests()
+        if not guests:
+            raise TransportError(f"no host answers at {self.place}; is one running, and are you its user?")
+        there_are = ", ".join(sorted({repr(guest.id) for guest in guests}))
         if guest_id is not None:
             guests = [guest for guest in guests if guest.id == guest_id]
         if not guests:
-            whose = f"guest {guest_id!r}" if guest_id is not None else "guest"
-            raise ConfigError(f"no host of a {whose} answers at {self.place}: is it running, and is it yours?")
+            raise ConfigError(f"no host at {self.place} has guest {guest_id!r}; there are {there_are}")
         if len({guest.id for guest in guests}) > 1:
-            raise ConfigError(f"say which guest: there are {', '.join(sorted({repr(guest.id) for guest in guests}))}")
+            raise ConfigError(f"say which guest: there are {there_are}")
         active = [guest for guest in guests if guest.last_status.role == "active"]
         if len(guests) > 1 and len(active) != 1:
             paths = ", ".join(f"ipc://{guest.path}" for guest in guests)
@@ -151,12 +154,13 @@ class GuestHandle:
     def switchover(self, timeout: float = 30.0) -> None:
         """Hand the guest over to its standby; this host stands by afterwards. Returns once the guest runs over there.
 
-        timeout  seconds until it is called off, if it is not under way by then
+        timeout  seconds until it is called off, if it is not under way by then; at most an hour
 
-        Raises LocalProtocolError if the guest does not run here or has no standby, SwitchoverFailed if it came to
-        nothing: the guest goes on here then.
+        Raises ConfigError for another timeout, LocalProtocolError if the guest does not run here or has no standby,
+        SwitchoverFailed if it came to nothing: the guest goes on here then.
         """
-        self._ask({"do": "switchover", "seconds": timeout}, timeout + self._line.timeout)
+        seconds = number_in({"timeout": timeout}, "timeout", SWITCHOVER_SECONDS_MAX)
+        self._ask({"do": "switchover", "seconds": seconds}, seconds + self._line.timeout)
 
     def stop(self) -> None:
         """Have the host end as by a signal; returns once it is asked, not once it has ended."""

@@ -15,7 +15,7 @@ from ftvm.errors import ConfigError, FtvmError, InternalError, LimitExceeded
 from ftvm.events import Event
 from ftvm.runtime.attend import Controls, Pending
 from ftvm.service.places import listen_privately
-from ftvm.service.requests import Lines, error_line, json_line, number_in, parse_request
+from ftvm.service.requests import SWITCHOVER_SECONDS_MAX, Lines, error_line, json_line, number_in, parse_request
 from ftvm.service.server import Server
 from ftvm.units import Nanos, seconds_to_nanos
 
@@ -23,7 +23,6 @@ __all__ = ["ControlSocket"]
 
 EVENTS_WAITING_MAX: Final = 4096
 REQUESTS_WAITING_MAX: Final = 64
-SWITCHOVER_SECONDS_MAX: Final = 3600
 ENGINE_SECONDS_MAX: Final = 10
 
 

@@ -23,7 +23,7 @@ _BACKLOG: Final = 16
 _NAME_CHARS_MAX: Final = 24
 """Of a guest's name, so that the path stays within what a socket path may have."""
 
-_SOCKETS_MAX: Final = 256
+SOCKETS_MAX: Final = 256
 """So many control sockets of one folder are looked at."""
 
 
@@ -74,7 +74,7 @@ def sockets_in(folder: Path) -> list[Path]:
         return []
     except OSError as wrong:
         raise ConfigError(f"the folder of control sockets {folder} cannot be read: {wrong.strerror}") from wrong
-    return found[:_SOCKETS_MAX]
+    return found[:SOCKETS_MAX]
 
 
 def listen_privately(endpoint: str) -> socket.socket:

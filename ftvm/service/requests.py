@@ -20,9 +20,19 @@ from typing import Any, Final
 from ftvm import errors
 from ftvm.errors import BrokenError, ConfigError, FtvmError, LimitExceeded, RemoteProtocolError
 
-__all__ = ["LINE_BYTES_MAX", "Lines", "error_line", "json_line", "number_in", "parse_answer", "parse_request"]
+__all__ = [
+    "LINE_BYTES_MAX",
+    "SWITCHOVER_SECONDS_MAX",
+    "Lines",
+    "error_line",
+    "json_line",
+    "number_in",
+    "parse_answer",
+    "parse_request",
+]
 
 LINE_BYTES_MAX: Final = 1 << 16
+SWITCHOVER_SECONDS_MAX: Final = 3600
 
 
 class Lines:

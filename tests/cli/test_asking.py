@@ -77,7 +77,7 @@ def test_status_without_any_host_says_so_and_fails(ftvm: Run, tmp_path: Path) ->
     outcome = ftvm("status")
 
     assert (outcome.status, outcome.out) == (1, "")
-    assert f"no host of a guest answers at {tmp_path}/ftvm" in outcome.err
+    assert f"no host answers at {tmp_path}/ftvm" in outcome.err
 
 
 def test_status_of_a_guest_that_is_not_here_fails(ftvm: Run, host: Protection) -> None:
@@ -106,7 +106,23 @@ def test_ctl_of_a_guest_that_is_not_here_is_wrong_usage(ftvm: Run, host: Protect
     outcome = ftvm("ctl", "stop", "--guest", "vm2")
 
     assert outcome.status == 2
-    assert "no host of a guest 'vm2' answers" in outcome.err
+    assert "has guest 'vm2'; there are 'vm1'" in outcome.err
+    assert host.status().role == "active"
+
+
+def test_ctl_where_no_host_answers_fails(ftvm: Run, tmp_path: Path) -> None:
+    outcome = ftvm("ctl", "stop")
+
+    assert outcome.status == 1
+    assert f"no host answers at {tmp_path}/ftvm; is one running" in outcome.err
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-100", "0", "1e300"])
+def test_ctl_switchover_within_no_time_is_wrong_usage(ftvm: Run, host: Protection, seconds: str) -> None:
+    outcome = ftvm("ctl", "switchover", "--timeout", seconds)
+
+    assert outcome.status == 2
+    assert "a number is needed, more than 0 and at most 3600" in outcome.err
     assert host.status().role == "active"
 
 

@@ -119,13 +119,17 @@ def test_a_file_that_cannot_be_read_is_wrong_usage(ftvm: Run, tmp_path: Path) ->
     assert "none.toml cannot be read" in outcome.err
 
 
-def test_a_key_that_is_none_is_wrong_usage(ftvm: Run, config: Path) -> None:
-    config.write_text("lisen = 3\n")
+def test_a_key_that_is_none_is_found_with_the_rest(ftvm: Run, config: Path) -> None:
+    config.write_text(config.read_text().replace('listen = "tcp', 'lisen = "tcp') + "memory2 = 3\n")
 
-    outcome = ftvm("check", config)
+    outcome = ftvm("check", config, "--json")
 
-    assert outcome.status == 2
-    assert "did you mean 'listen'?" in outcome.err
+    told = {finding["subject"]: finding for finding in json.loads(outcome.out)}
+    assert outcome.status == 1
+    assert "did you mean 'listen'?" in told["lisen"]["text"]
+    assert "did you mean 'memory'?" in told["memory2"]["text"]
+    assert told["listen"]["text"].startswith("say where peers connect")
+    assert told["memory"]["level"] == "ok"
 
 
 def test_a_qemu_that_is_not_installed_is_a_failure(ftvm: Run, config: Path) -> None:
@@ -136,5 +140,19 @@ def test_a_qemu_that_is_not_installed_is_a_failure(ftvm: Run, config: Path) -> N
 
     assert as_qemu.status == 1
     assert "FAILURE qemu: " in as_qemu.out
-    assert as_built_in.status == 2
-    assert "qemu: there is no such key" in as_built_in.err
+    assert as_built_in.status == 1
+    assert "there is no key 'qemu'" in as_built_in.out
+
+
+def test_a_machine_that_qemu_cannot_be_is_found_before_it_is_started(ftvm: Run, config: Path) -> None:
+    pytest.importorskip("qemu.qmp")
+    disk = config.parent / "disk.img"
+    disk.write_bytes(bytes(1000))
+    text = config.read_text().replace('program = "console"\n', "").replace('"8M"', '"1000K"')
+    config.write_text(text + f'disk = "{disk}"\n')
+
+    outcome = ftvm("check", config, "--qemu")
+
+    assert outcome.status == 1
+    assert "FAILURE memory: memory of 1024000 bytes: QEMU takes whole MiB" in outcome.out
+    assert "FAILURE disk: a disk of 1000 bytes: it must be a multiple of 4096" in outcome.out

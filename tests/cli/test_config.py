@@ -67,11 +67,33 @@ def test_all_wrong_values_are_told_at_once_and_nothing_is_started(ftvm: Run, tmp
     assert list(tmp_path.iterdir()) == [config]
 
 
+def test_what_cannot_be_read_is_told_together_with_values_that_cannot_be(ftvm: Run, tmp_path: Path) -> None:
+    config = write(
+        tmp_path,
+        f'intervall = 3\nlisten = 5\narbiter = "file://{tmp_path}"\nengine = "warp"\nprogram = "hello"\n'
+        'heartbeat = "x"\nsilence = 100\nnic = 7\nmac = "52:54:00:00:00:01"\n',
+    )
+
+    outcome = ftvm("primary", "--config", config)
+
+    told = [line.split(":")[0].strip() for line in outcome.err.splitlines()[1:]]
+    assert outcome.status == 2
+    assert told == ["intervall", "listen", "heartbeat", "nic", "engine"], "and not silence or mac, judged with them"
+
+
+def test_all_that_is_needed_is_asked_for_at_once(ftvm: Run) -> None:
+    outcome = ftvm("primary", "--program", "hello")
+
+    assert outcome.status == 2
+    assert "--listen" in outcome.err
+    assert "--arbiter" in outcome.err
+
+
 def test_a_key_that_is_none_is_wrong_usage(ftvm: Run, tmp_path: Path) -> None:
     outcome = ftvm("standby", "--config", write(tmp_path, "intervall = 3\n"))
 
     assert outcome.status == 2
-    assert "intervall: there is no such key; did you mean 'interval'?" in outcome.err
+    assert "there is no key 'intervall'; did you mean 'interval'?" in outcome.err
 
 
 @pytest.mark.parametrize("missing", ["listen", "arbiter"])

@@ -29,7 +29,9 @@ def test_malformed_options_are_refused_as_click_does(arguments: list[str]) -> No
     assert "Error:" in result.output
 
 
-@pytest.mark.parametrize("arguments", [["--interval", "0"], ["--seconds", "-1"]])
+@pytest.mark.parametrize(
+    "arguments", [["--interval", "0"], ["--seconds", "-1"], ["--seconds", "nan"], ["--seconds", "inf"]]
+)
 def test_options_that_make_no_sense_are_refused(arguments: list[str]) -> None:
     result = CliRunner().invoke(command.demo, arguments)
 

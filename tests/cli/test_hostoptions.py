@@ -16,6 +16,7 @@ from ftvm.errors import ConfigError
         (["--latency", "0"], "a latency target of 0.0 s is not from"),
         (["--engine", "warp"], "there is no engine 'warp'"),
         (["--interval", "0"], "an interval of 0.0 s is not from"),
+        (["--nic", "udp:a:b"], "'udp:a:b' is not a cable: write udp:LOCALPORT:REMOTEPORT"),
         (["--mac", "52:54:00:00:00:01"], "needs --nic: without a cable the machine has no network card"),
     ],
 )

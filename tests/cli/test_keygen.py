@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from ftvm.cli.keygen import keygen
@@ -26,6 +27,17 @@ def test_keygen_json_names_the_public_key_and_both_files(tmp_path: Path) -> None
         "public_file": f"{name}.pub",
         "secret_file": f"{name}.key",
     }
+
+
+@pytest.mark.parametrize("name", ["", "keys/", "keys/.", ".."])
+def test_keygen_makes_no_files_without_a_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "keys").mkdir()
+
+    result = CliRunner().invoke(keygen, [name])
+
+    assert isinstance(result.exception, ConfigError)
+    assert [path.name for path in tmp_path.rglob("*")] == ["keys"]
 
 
 def test_keygen_leaves_an_existing_key_alone(tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ def test_a_missing_package_is_told_with_how_to_get_it(monkeypatch: pytest.Monkey
     [
         (["--", "-m", "4G"], "-m is ftvm's to give: use memory_bytes"),
         (["--", "-device", "vfio-pci,host=01:00.0"], "cannot be protected: a real device"),
-        (["--", "-netdev", "tap,id=n,vhost=on"], "cannot be protected: another process"),
+        (["--", "-device", "vhost-vsock-pci"], "cannot be protected: another process"),
+        (["--", "-netdev", "tap,id=n"], "is not held until it is safe"),
         (["--qemu", "qemu-system-none"], "cannot be started"),
         (["--disk", "/nowhere/disk.img"], "--disk /nowhere/disk.img: No such file"),
         (["--memory", "1000K"], "whole MiB"),

@@ -4,12 +4,15 @@ import json
 import re
 import sys
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
 from ftvm.cli.main import main
 from ftvm.cli.signals import Stopped
+from ftvm.lab.campaign import Hunt
 from ftvm.sim.history import History, play
+from ftvm.sim.mutants import MUTANTS
 
 
 def simulate(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -17,6 +20,11 @@ def simulate(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     with pytest.raises(SystemExit) as ended:
         main()
     return int(ended.value.code or 0)
+
+
+def only_these(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Have there be these mutants and no others."""
+    monkeypatch.setattr("ftvm.cli.simulate.MUTANTS", {name: MUTANTS[name] for name in names})
 
 
 def test_the_figures_name_all_that_a_campaign_is_judged_by(
@@ -61,6 +69,51 @@ def test_a_mutant_that_no_seed_finds_is_a_failure(monkeypatch: pytest.MonkeyPatc
     assert simulate(monkeypatch, "--seeds", "1", "--mutant", "add_without_hold", "--json") == 1
 
 
+def test_json_of_all_mutants_is_one_object_that_names_each_and_the_seeds_that_found_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    only_these(monkeypatch, "keep_the_id_over_a_restart", "add_without_hold")
+    record = tmp_path / "seeds.json"
+
+    status = simulate(monkeypatch, "--seeds", "2", "--mutant", "all", "--json", "--record", str(record))
+
+    told = json.loads(capsys.readouterr().out)["mutants"]
+    assert status == 1, "one was not found"
+    assert told["keep_the_id_over_a_restart"]["seeds"] == [0, 1]
+    assert "was dropped and cannot return" in told["keep_the_id_over_a_restart"]["what"]
+    assert told["add_without_hold"] == {"seeds": [], "tried": 2, "what": None}
+    assert json.loads(record.read_text()) == {name: each["seeds"] for name, each in told.items()}
+
+
+def test_a_hunt_that_is_stopped_tells_what_was_done_so_far(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    only_these(monkeypatch, "keep_the_id_over_a_restart", "add_without_hold")
+
+    def stopped_at_the_second(mutant: str, seeds: range, **options: object) -> Hunt:
+        del options
+        if mutant == "add_without_hold":
+            raise Stopped("SIGINT")
+        return Hunt(mutant=mutant, tried=len(seeds), found=())
+
+    monkeypatch.setattr("ftvm.cli.simulate.hunt", stopped_at_the_second)
+
+    with pytest.raises(Stopped):
+        simulate(monkeypatch, "--mutant", "all", "--json")
+
+    told = capsys.readouterr()
+    assert list(json.loads(told.out)["mutants"]) == ["keep_the_id_over_a_restart"]
+    assert "stopped by SIGINT after 1 of 2 mutants" in told.err
+
+
+def test_the_list_of_mutants_is_json_if_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulate(monkeypatch, "--mutant", "list", "--json")
+
+    assert set(json.loads(capsys.readouterr().out)) == set(MUTANTS)
+
+
 def test_a_trace_comes_with_its_legend(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     simulate(monkeypatch, "--seed", "1", "--trace")
 
@@ -71,7 +124,17 @@ def test_a_trace_comes_with_its_legend(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--mutant", "nobody"), ("--trace",), ("--only", "crash:1"), ("--seed", "1", "--only", "crash"), ("--seeds", "0")],
+    [
+        ("--mutant", "nobody"),
+        ("--trace",),
+        ("--only", "crash:1"),
+        ("--seed", "1", "--only", "crash"),
+        ("--seeds", "0"),
+        ("--seed", "1", "--trace", "--json"),
+        ("--seed", "1", "--mutant", "all"),
+        ("--mutant", "all", "--record", "/nowhere/seeds.json"),
+        ("--record", "seeds.json"),
+    ],
 )
 def test_a_wrong_option_is_refused_before_anything_is_played(
     arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch

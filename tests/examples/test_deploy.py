@@ -24,7 +24,8 @@ def unit(path: Path) -> configparser.RawConfigParser:
 def test_the_config_has_only_keys_and_kinds_that_there_are() -> None:
     told = read_config(DEPLOY / "vm1.toml", keys_of(standby))
 
-    assert {"guest", "listen", "peer", "arbiter", "key", "allow", "metrics", "log-format"} <= set(told)
+    assert {"guest", "listen", "peer", "arbiter", "key", "allow", "metrics", "log-format"} <= set(told.values)
+    assert told.misread == {}
 
 
 def test_there_is_a_unit_for_each_role() -> None:

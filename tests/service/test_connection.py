@@ -70,7 +70,7 @@ def test_a_guest_is_found_by_its_name_and_not_guessed(two_guests: Connection) ->
     assert two_guests.guest("vm2").id == "vm2"
     with pytest.raises(ConfigError, match="say which guest: there are 'vm1', 'vm2'"):
         two_guests.guest()
-    with pytest.raises(ConfigError, match="no host of a guest 'vm3' answers"):
+    with pytest.raises(ConfigError, match="has guest 'vm3'; there are 'vm1', 'vm2'"):
         two_guests.guest("vm3")
 
 

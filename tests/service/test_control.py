@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftvm.events import Solo
-from ftvm.service.control import EVENTS_WAITING_MAX, ControlSocket, _Dialogue
+from ftvm.service.control import EVENTS_WAITING_MAX, REQUESTS_WAITING_MAX, ControlSocket, _Dialogue
 from ftvm.service.requests import LINE_BYTES_MAX
 from ftvm.service.server import CONNECTIONS_MAX, UNSENT_BYTES_MAX
 from ftvm.units import Nanos
@@ -220,6 +220,27 @@ def test_a_line_without_end_is_refused_and_hung_up_on(operator: Operator) -> Non
     assert operator.answer()["error"]["type"] == "LimitExceeded"
     with pytest.raises(EOFError):
         operator.answer()
+
+
+def test_more_requests_than_may_wait_are_refused_and_hung_up_on(operator: Operator, host: FakeHost) -> None:
+    operator.say(b'{"do": "switchover", "seconds": 2}\n')
+    operator.say(b'{"do": "status"}\n' * REQUESTS_WAITING_MAX)
+
+    operator.say(b'{"do": "status"}\n')
+
+    assert operator.answer()["error"]["type"] == "LimitExceeded"
+    with pytest.raises(EOFError):
+        operator.answer()
+    assert host.asked == ["switchover within 2000000000 ns"]
+
+
+def test_no_more_events_are_told_at_once_than_there_is_room_for(host: FakeHost) -> None:
+    dialogue = _Dialogue(host)
+    dialogue.take(b'{"do": "events"}\n')
+    for generation in range(100):
+        dialogue.note(solo(generation))
+
+    assert 1 <= dialogue.speak(room_bytes=1000).count(b"\n") < 20
 
 
 def test_events_come_as_they_happen_to_those_who_asked(operator: Operator, control: ControlSocket) -> None:

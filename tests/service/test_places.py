@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ftvm.errors import ConfigError, TransportError
-from ftvm.service.places import control_folder, listen_privately, own_endpoint, prepare_folder, sockets_in
+from ftvm.service.places import SOCKETS_MAX, control_folder, listen_privately, own_endpoint, prepare_folder, sockets_in
 
 NO_PROCESS = 2**22 + 1
 """More than any process id."""
@@ -46,6 +46,23 @@ def test_a_folder_that_somebody_else_laid_out_is_refused(tmp_path: Path) -> None
 
     with pytest.raises(TransportError, match="is a link, or another user's"):
         prepare_folder(tmp_path / "ftvm")
+
+
+def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ftvm").mkdir()
+    owner = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: owner + 1)
+
+    with pytest.raises(TransportError, match=rf"another user's \(uid {owner}\)"):
+        prepare_folder(tmp_path / "ftvm")
+
+
+def test_of_a_folder_full_of_sockets_only_so_many_are_looked_at(tmp_path: Path) -> None:
+    listen_privately(f"ipc://{tmp_path}/0.sock").close()
+    for number in range(1, SOCKETS_MAX + 10):
+        os.link(tmp_path / "0.sock", tmp_path / f"{number}.sock")
+
+    assert len(sockets_in(tmp_path)) == SOCKETS_MAX
 
 
 def test_a_guest_of_any_name_gets_a_path_within_the_folder(tmp_path: Path) -> None:

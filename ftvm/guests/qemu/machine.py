@@ -7,6 +7,7 @@ ours: sockets and memory are inherited descriptors, which vanish with the last p
 
 import shlex
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Final
 
 import xxhash
@@ -27,16 +28,33 @@ _IDENTITY_CHARS_MAX: Final = 700
 """What fits the handshake beside the rest; longer arguments are compared by their digest."""
 
 _RESERVED: Final = {
-    "-m": "memory_bytes",
-    "-qmp": "nothing: ftvm is the one that commands it",
-    "-incoming": "nothing: ftvm decides who waits for a state",
-    "-S": "nothing: ftvm starts it",
-    "-daemonize": "nothing: it must end with ftvm",
-    "-mem-path": "memory_bytes",
-    "-loadvm": "nothing: ftvm decides what it starts from",
-    "-snapshot": "nothing: a disk is replicated as it is",
-    "-nic": "mac",
+    **dict.fromkeys(("-qmp", "-qmp-pretty", "-mon", "-monitor", "-gdb", "-s"), "it alone commands QEMU"),
+    **dict.fromkeys(("-m", "-mem-path"), "use memory_bytes"),
+    **dict.fromkeys(("-nic", "-net", "-netdev"), "use mac; what leaves by another card is not held until it is safe"),
+    "-incoming": "it decides who waits for a state",
+    "-loadvm": "it decides what the guest starts from",
+    "-S": "it starts the guest",
+    "-daemonize": "QEMU must end with it",
+    "-snapshot": "a disk is replicated as it is",
+    "-readconfig": "say what is in the file as arguments, which are looked at",
 }
+"""Options that are not the user's, with what to do instead, or why."""
+
+_OUTSIDE: Final = {
+    **dict.fromkeys(
+        ("-drive", "-blockdev", "-hda", "-hdb", "-hdc", "-hdd", "-fda", "-fdb", "-sd", "-mtdblock", "-pflash"),
+        "what is written there is neither replicated nor held; use disk_bytes",
+    ),
+    **dict.fromkeys(("-virtfs", "-fsdev"), "what is written there is neither replicated nor held"),
+    **dict.fromkeys(
+        ("-chardev", "-serial", "-parallel", "-debugcon"),
+        "what is said there is not held until it is safe; the console is",
+    ),
+}
+"""Options by which a guest would change the outside past ftvm."""
+
+_HARMLESS: Final = frozenset({"readonly=on", "read-only=on", "media=cdrom", "none", "null"})
+"""With one of these, an option leads nowhere, or changes nothing."""
 
 _REFUSED: Final = {
     "vhost": "another process writes to the guest's memory, and nobody is told which pages",
@@ -83,12 +101,8 @@ class QemuMachine:
             raise ConfigError(f"a disk of {self.disk_bytes} bytes: it must be a multiple of {PAGE_BYTES}")
         if self.mac is not None:
             mac_bytes(self.mac)
-        for word in self.arguments:
-            if word in _RESERVED:
-                raise ConfigError(f"QEMU argument {word} is ftvm's to give: use {_RESERVED[word]}")
-            for name, reason in _REFUSED.items():
-                if name in word:
-                    raise ConfigError(f"QEMU argument {word} cannot be protected: {reason}")
+        for word, value in zip_longest(self.arguments, self.arguments[1:], fillvalue=""):
+            _refuse(word, value)
 
     def identity(self, version: str, machine_type: str) -> str:
         """Return what must be equal on both hosts, for the handshake, given what QEMU says of itself."""
@@ -123,3 +137,16 @@ class QemuMachine:
             words += ["-blockdev", f"nbd,node-name=ftvm-disk,server.type=fd,server.str={wires.disk}"]
             words += ["-device", f"virtio-blk-pci,drive=ftvm-disk,cyls={cylinders},heads=16,secs=63"]
         return words if boots else [*words, "-incoming", "defer"]
+
+
+def _refuse(word: str, value: str) -> None:
+    """Raise ConfigError if a guest cannot be protected with this word of QEMU's arguments; `value` comes after it."""
+    option = word[1:] if word.startswith("--") else word  # QEMU takes both
+    if _HARMLESS.isdisjoint(value.split(",")):
+        if option in _RESERVED:
+            raise ConfigError(f"QEMU argument {word} is ftvm's to give: {_RESERVED[option]}")
+        if option in _OUTSIDE:
+            raise ConfigError(f"QEMU argument {word} {value} cannot be protected: {_OUTSIDE[option]}")
+    for name, reason in _REFUSED.items():
+        if name in word:
+            raise ConfigError(f"QEMU argument {word} cannot be protected: {reason}")

@@ -63,7 +63,6 @@ class QemuProcess:
 
         Raises ConfigError if there is no such program, GuestError if it does not come up; nothing is left then.
         """
-        self.boots = boots
         self._last_words: deque[str] = deque(maxlen=_LAST_WORDS_KEPT)
         self._started = threading.Event()
         self._ended = threading.Event()

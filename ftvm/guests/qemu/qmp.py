@@ -50,7 +50,6 @@ class Qmp:
         self._loop = asyncio.new_event_loop()
         self._client = QMPClient("ftvm")
         self._kept: deque[QmpEvent] = deque(maxlen=_EVENTS_KEPT)
-        self._has_more = asyncio.Event()
         self._client.events.event_filter = self._keep
         self._is_closed = False
         connection.setblocking(False)
@@ -94,22 +93,6 @@ class Qmp:
             self._kept.clear()
         return events
 
-    def wait_event(self, names: tuple[str, ...], *, timeout: float) -> QmpEvent:
-        """Return the first event of one of these names that has come or comes; it stays for `take_events`, too.
-
-        Raises GuestError.
-        """
-
-        async def wait() -> QmpEvent:
-            while True:
-                self._has_more.clear()
-                for event in self._kept:
-                    if event.name in names:
-                        return event
-                await self._has_more.wait()
-
-        return self._run(wait(), " or ".join(names), timeout)
-
     def close(self) -> None:
         """End the session. Idempotent."""
         with self._lock:
@@ -124,7 +107,6 @@ class Qmp:
         """Note an event; say that the package need not: it would keep all of them for ever."""
         data = event.get("data")
         self._kept.append(QmpEvent(name=str(event["event"]), data=data if isinstance(data, dict) else {}))
-        self._has_more.set()
         return False
 
     def _run(self, doing: Coroutine[Any, Any, T], what: str, timeout: float) -> T:

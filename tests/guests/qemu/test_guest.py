@@ -2,6 +2,7 @@
 
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -188,6 +189,21 @@ def test_what_qemu_says_while_its_guest_is_paused_waits(guests: Guests) -> None:
     assert wait_until(lambda: any(frame[12:14] == b"\x80\x35" for frame in ear.frames[frames:]))
 
 
+def test_all_that_qemu_said_is_emitted_when_a_pause_returns(guests: Guests) -> None:
+    guest, ear = guests.running()
+    gate, console = guest._gate, guest._process.console
+    assert gate is not None
+
+    with gate._changed:  # so that nobody but the pause itself can hand anything on
+        before = len(ear.console)
+        assert select.select([console], [], [], PATIENCE_S)[0]
+        guest.pause()
+        after = len(ear.console)
+
+    assert after > before
+    assert not select.select([console], [], [], 0)[0]
+
+
 def test_each_pause_saves_anew_and_only_once(guests: Guests) -> None:
     guest, ear = guests.running()
     guest.pause()
@@ -253,6 +269,9 @@ def test_a_machine_that_somebody_else_stopped_is_not_resumed(guests: Guests) -> 
     guest.resume()
 
     assert "stood still (paused) though nobody here had stopped it" in str(guest.failure())
+    assert not is_alive(guest.pid)
+    with pytest.raises(GuestError, match="stood still"):  # and not that it runs
+        guest.save_devices()
 
 
 def test_a_full_disk_is_told_and_ends_the_guest_here(guests: Guests) -> None:
@@ -304,9 +323,13 @@ def test_calls_out_of_order_are_refused(guests: Guests) -> None:
     assert not Path(f"/proc/{guest.pid}").exists()
 
 
-def test_memory_outside_the_shared_is_refused(guests: Guests) -> None:
+def test_memory_outside_the_shared_is_refused_and_no_process_is_left(guests: Guests) -> None:
+    before = children()
+
     with pytest.raises(ConfigError, match=r"vga\.vram"):
         guests.blank(boots=True, arguments=("-vga", "std"))
+
+    assert children() == before
 
 
 def test_wrong_arguments_are_refused_with_qemus_own_words(guests: Guests) -> None:
@@ -356,6 +379,11 @@ def test_qemu_ends_with_the_process_that_started_it(image: object) -> None:
         child.kill()
 
     assert wait_until(lambda: not is_alive(pid))
+
+
+def children() -> set[str]:
+    """Return the processes that this one has started, and that still are."""
+    return {child for task in Path("/proc/self/task").iterdir() for child in (task / "children").read_text().split()}
 
 
 def is_alive(pid: int) -> bool:

@@ -1,0 +1,34 @@
+"""How option values are written that several commands take: sizes of memory, milliseconds, a network card's address."""
+
+from typing import Final
+
+from ftvm.errors import ConfigError
+from ftvm.units import Nanos, seconds_to_nanos
+
+__all__ = ["DEFAULT_MAC", "is_duration", "millis_to_nanos", "parse_memory"]
+
+DEFAULT_MAC: Final = "52:54:00:12:34:56"
+
+_UNITS: Final = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_MEMORY_BYTES_MAX: Final = 64 << 30
+_MILLIS_MAX: Final = 3_600_000
+
+
+def parse_memory(text: str) -> int:
+    """Return bytes from text such as 64M; raises ConfigError."""
+    number, unit = (text[:-1], text[-1:].upper()) if text[-1:].upper() in _UNITS else (text, "M")
+    if not number.isdecimal() or not 0 < int(number) * _UNITS[unit] <= _MEMORY_BYTES_MAX:
+        raise ConfigError(f"memory {text!r}: write a size such as 64M or 1G, at most 64G")
+    return int(number) * _UNITS[unit]
+
+
+def millis_to_nanos(millis: float, option: str) -> Nanos:
+    """Return what an option gives in milliseconds; raises ConfigError unless it is a duration."""
+    if not is_duration(millis):
+        raise ConfigError(f"{option} {millis:g}: write milliseconds, more than 0 and at most an hour")
+    return seconds_to_nanos(millis / 1000)
+
+
+def is_duration(millis: float) -> bool:
+    """Tell whether a host could wait so long."""
+    return 0 < millis <= _MILLIS_MAX  # not so for nan
