@@ -8,6 +8,7 @@ A state loads only into a QEMU that has not run yet. One that ran, or loaded bef
 same memory. Calls come from one thread at a time. Source: GUESTS.md, "Stock QEMU".
 """
 
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any, Final
@@ -38,6 +39,7 @@ from ftvm.interfaces import Capability, OutputSink, Region
 
 __all__ = ["QemuGuest"]
 
+_LOG: Final = logging.getLogger(__name__)
 _RUNNING: Final = ("running", "prelaunch")
 _END_SECONDS: Final = 0.5
 """A QEMU that dies closes its monitor before it is gone: so long it may take to say why."""
@@ -50,7 +52,7 @@ class QemuGuest:
     boots    True for a primary, which starts from its firmware; False for a standby, which waits for a state
     disk     the path of this host's image of the disk, of machine.disk_bytes; a standby's is overwritten
     tracker  how written pages are found: "userfault" (the kernel notes them), "compare" (every page is compared with a
-             copy), or "auto": the first where it works, else the second
+             copy), or "auto": the first where it works, else the second, with a warning
     """
 
     def __init__(self, machine: QemuMachine, *, boots: bool, disk: str | None = None, tracker: str = "auto") -> None:
@@ -60,7 +62,6 @@ class QemuGuest:
         self._disk = _open_disk(machine, disk, boots=boots)
         self._machine = machine
         self._tracker_wanted = tracker
-        self.tracker_reason = ""
         self._ram = SharedMemory("ram", machine.memory_bytes)
         self._firmware = Firmware()
         self._firmware_tracker = StoreTracker([self._firmware.memory.page_count])
@@ -310,19 +311,15 @@ class QemuGuest:
     def _start_tracker(self) -> Tracker:
         """Start tracking, no sooner than it is needed: a guest without a standby pays nothing."""
         memory = NativeMemory([self._ram.buffer])
-        reason = "it was asked for by name"
-        if self._tracker_wanted != "compare":
-            try:
-                tracker = self._track_faults(memory)
-            except (ConfigError, GuestError, OSError) as wrong:
-                if self._tracker_wanted == "userfault":
-                    raise GuestError(str(wrong)) from wrong
-                reason = str(wrong)
-            else:
-                self.tracker_reason = "the kernel notes writes by itself"
-                return tracker
-        self.tracker_reason = reason
-        return CompareTracker(memory)
+        if self._tracker_wanted == "compare":
+            return CompareTracker(memory)
+        try:
+            return self._track_faults(memory)
+        except (ConfigError, GuestError, OSError) as wrong:
+            if self._tracker_wanted == "userfault":
+                raise GuestError(str(wrong)) from wrong
+            _LOG.warning("each checkpoint compares every page of the guest, which is slow: %s", wrong)
+            return CompareTracker(memory)
 
     def _track_faults(self, memory: NativeMemory) -> Tracker:
         start = self._ram.address_in(self._process.pid)

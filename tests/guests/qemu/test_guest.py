@@ -305,6 +305,18 @@ def test_a_state_that_does_not_load_leaves_a_guest_that_takes_another(guests: Gu
     other_ear.wait_count(ear.counts()[-1] + 1)
 
 
+def test_a_guest_whose_pages_must_be_compared_says_why(guests: Guests, caplog: pytest.LogCaptureFixture) -> None:
+    guest = guests.blank(boots=True)
+    fault = guest._process.take_userfault()
+    guest._process.userfault_refused = "no such thing here"
+
+    guest.collect_dirty()
+
+    assert "compares every page of the guest, which is slow: no such thing here" in caplog.text
+    if fault is not None:
+        os.close(fault)
+
+
 def test_calls_out_of_order_are_refused(guests: Guests) -> None:
     guest = guests.blank(boots=True)
 
