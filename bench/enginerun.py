@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 
 from enginehost import HostPlan
 
-from ftvm.errors import BrokenError
 from ftvm.lab.processes import Child, Children, Line
 from ftvm.lab.stage import free_ports
 from ftvm.units import seconds_to_nanos
@@ -280,13 +279,7 @@ class _Run:
             self._children.check()
 
     def _wait_for(self, look: Callable[[], T | None], what: str) -> T:
-        ends_at = time.monotonic() + WAIT_SECONDS
-        while (found := look()) is None:
-            if time.monotonic() >= ends_at:
-                raise BrokenError(f"waited {WAIT_SECONDS:g} s in vain until {what}")
-            self._children.pump(PUMP_NS)
-            self._children.check()
-        return found
+        return self._children.wait_for(look, seconds_to_nanos(WAIT_SECONDS), what)
 
 
 def _best_rate(samples: list[tuple[int, int]]) -> float:

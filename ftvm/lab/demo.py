@@ -31,7 +31,6 @@ VICTIMS: Final = ("host", "qemu", "both")
 """What is killed of a host that runs QEMU, in turn."""
 
 SECONDS_MAX: Final = 86_400
-PUMP_NS: Final = seconds_to_nanos(0.05)
 KEYGEN_NS: Final = seconds_to_nanos(30)
 START_NS: Final = seconds_to_nanos(60)
 """From a host's start to its guest's protection: an interpreter's start and a first copy, on a busy machine."""
@@ -316,21 +315,15 @@ class _Play:
         return active if active is not None and active.is_protected else None
 
     def _wait_for(self, look: Callable[[], T | None], limit_ns: int, what: str) -> T:
-        """Return what `look` finds, as soon as it finds something.
+        """See Children.wait_for; the screen goes on meanwhile."""
 
-        Raises BrokenError if it takes longer than the limit or a process ends that nobody asked to.
-        """
-        ends_at = _now() + limit_ns
-        while True:
-            found = look()
-            if found is not None:
-                return found
-            if _now() >= ends_at:
-                words = "\n".join(host.last_words() for host in self._hosts.values())
-                raise BrokenError(f"waited {nanos_to_seconds(limit_ns):g} s in vain until {what}\n{words}")
-            self._children.pump(PUMP_NS)
-            self._children.check()
+        def last_words() -> str:
+            return "\n".join(host.last_words() for host in self._hosts.values())
+
+        def show() -> None:
             self._screen.show(self._ledger)
+
+        return self._children.wait_for(look, limit_ns, what, explain=last_words, meanwhile=show)
 
 
 def _now() -> Nanos:

@@ -53,7 +53,6 @@ class EtherType:
 
     IPV4: Final = 0x0800
     ARP: Final = 0x0806
-    RARP: Final = 0x8035
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,18 +16,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from ftvm.errors import BrokenError, LimitExceeded
 from ftvm.units import Nanos, nanos_to_seconds, seconds_to_nanos
 
 __all__ = ["Child", "Children", "Line"]
 
+T = TypeVar("T")
+
 Line = dict[str, Any]
 """One JSON object that a child printed."""
 
 READ_BYTES: Final = 1 << 16
 READS_PER_PUMP: Final = 16
+PUMP_NS: Final = seconds_to_nanos(0.05)
 LINE_BYTES_MAX: Final = 1 << 20
 LAST_WORDS_KEPT: Final = 12
 STOP_NS: Final = seconds_to_nanos(3)
@@ -170,6 +173,29 @@ class Children:
             if not child.is_alive and not child.is_expected_to_end:
                 self.pump(0)
                 raise BrokenError(child.last_words())
+
+    def wait_for(
+        self,
+        look: Callable[[], T | None],
+        limit_ns: int,
+        what: str,
+        *,
+        explain: Callable[[], str] = lambda: "",
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> T:
+        """Return what `look` finds, as soon as it finds something; until then call `meanwhile` again and again.
+
+        Raises BrokenError, with what `explain` returns, if it takes longer than the limit; or as `check` does.
+        """
+        ends_at = _now() + limit_ns
+        while (found := look()) is None:
+            if _now() >= ends_at:
+                waited = f"waited {nanos_to_seconds(limit_ns):g} s in vain until {what}"
+                raise BrokenError("\n".join(filter(None, [waited, explain()])))
+            self.pump(PUMP_NS)
+            self.check()
+            meanwhile()
+        return found
 
     def run(self, name: str, command: Sequence[str], timeout_ns: int) -> None:
         """Run a process to its end. Raises BrokenError, with its last words, if it fails or takes too long."""

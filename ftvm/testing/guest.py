@@ -243,7 +243,10 @@ class _Trial(Generic[G]):
     def _flood(self) -> None:
         self._was_given_input = True
         for number in range(_FLOOD):
-            self._guest.deliver("no such channel", b"x" * (number % 2_000))
+            try:
+                self._guest.deliver("no such channel", b"x" * (number % 2_000))
+            except Exception as wrong:
+                raise ContractBroken(_DROPPED, f"input {number + 1} for no channel raised {wrong!r}") from wrong
 
     def _stop_at_output(self, guest: ExactStopGuest) -> None:
         before = len(self._sink.said)

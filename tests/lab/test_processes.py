@@ -55,6 +55,30 @@ def test_json_lines_reach_the_listener_in_order_and_other_words_are_kept(childre
     assert {"  hello", "  {bad", "  oh"} <= set(child.last_words().splitlines())
 
 
+def test_a_wait_ends_as_soon_as_there_is_something(children: Children) -> None:
+    heard: list[Line] = []
+    looks = []
+    child = children.start("talker", python("print('{}')"), heard.append)
+    child.is_expected_to_end = True
+
+    found = children.wait_for(lambda: heard or None, 100 * TICK, "it talks", meanwhile=lambda: looks.append(1))
+
+    assert found == [{}]
+    assert looks
+
+
+def test_a_wait_in_vain_says_for_what_and_how_things_stand(children: Children) -> None:
+    with pytest.raises(BrokenError, match=r"waited 0.05 s in vain until pigs fly\nnone has wings"):
+        children.wait_for(lambda: None, TICK, "pigs fly", explain=lambda: "none has wings")
+
+
+def test_a_wait_ends_when_a_child_ends_that_nobody_asked_to(children: Children) -> None:
+    children.start("mortal", python("raise SystemExit('no more')"), list)
+
+    with pytest.raises(BrokenError, match=r"mortal ended with status 1(.|\n)*no more"):
+        children.wait_for(lambda: None, 1_000 * TICK, "pigs fly")
+
+
 def test_child_hears_what_it_is_told(children: Children) -> None:
     heard: list[Line] = []
     child = children.start("echo", python("print(input())"), heard.append, listens=True)

@@ -1,9 +1,16 @@
 """Each checker sees the breach that it is there for, and nothing else."""
 
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
 import pytest
 
 from ftvm.checkpoint import Output, Watermarks
+from ftvm.config import Limits
 from ftvm.interfaces import Record
+from ftvm.protocol.active import Active
+from ftvm.protocol.standby import Standby
 from ftvm.sim.checkers import (
     ActiveChecker,
     OutputChecker,
@@ -11,6 +18,7 @@ from ftvm.sim.checkers import (
     RecordChecker,
     StateChecker,
     Violation,
+    check_limits,
 )
 
 
@@ -48,6 +56,25 @@ def test_an_output_left_out_is_seen(replica: str, number: int) -> None:
 
     with pytest.raises(Violation, match="I7"):
         checker.was_released(replica, output(number))
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_replica_that_releases_out_of_its_own_order_is_seen(number: int) -> None:
+    checker = OutputChecker()
+    for known in (1, 2, 3):
+        checker.was_released("x", output(known))
+    checker.was_released("y", output(1))
+
+    with pytest.raises(Violation, match="I7"):
+        checker.was_released("y", output(number))
+
+
+def test_a_takeover_from_an_epoch_that_was_never_cut_is_seen() -> None:
+    checker = StateChecker()
+    checker.was_cut("x", 4, b"fingerprint")
+
+    with pytest.raises(Violation, match="I3"):
+        checker.runs_from("x", 5, b"fingerprint")
 
 
 def test_a_takeover_from_another_state_than_was_cut_is_seen() -> None:
@@ -98,3 +125,35 @@ def test_takeovers_and_switchovers_are_counted_apart() -> None:
     checker.changed(Record(3, "y", "x"), Record(4, "x", None))
 
     assert (checker.takeovers, checker.switchovers) == (1, 1)
+
+
+LIMITS = Limits()
+
+
+def active(*, outputs: int = 0, output_bytes: int = 0, epochs: int = 0) -> Any:
+    gate = SimpleNamespace(held=range(outputs), held_bytes=output_bytes)
+    return Mock(spec=Active, gate=gate, session=SimpleNamespace(in_flight=range(epochs)))
+
+
+def standby(*, outputs: int = 0, records: int = 0, log_bytes: int = 0, staged_bytes: int = 0) -> Any:
+    committed = SimpleNamespace(outputs=range(outputs), log=range(records), log_bytes=log_bytes)
+    return Mock(spec=Standby, committed=committed, staging=SimpleNamespace(size_bytes=staged_bytes, limit_bytes=100))
+
+
+@pytest.mark.parametrize(
+    ("make", "what", "limit"),
+    [
+        (active, "outputs", LIMITS.outputs_held),
+        (active, "output_bytes", LIMITS.outputs_held_bytes),
+        (active, "epochs", LIMITS.epochs_in_flight),
+        (standby, "outputs", LIMITS.outputs_held),
+        (standby, "records", LIMITS.log_records),
+        (standby, "log_bytes", LIMITS.log_bytes),
+        (standby, "staged_bytes", 100),
+    ],
+)
+def test_whatever_grows_beyond_its_limit_is_seen(make: Any, what: str, limit: int) -> None:
+    check_limits(make(**{what: limit}), LIMITS)
+
+    with pytest.raises(Violation, match="I8"):
+        check_limits(make(**{what: limit + 1}), LIMITS)

@@ -27,7 +27,6 @@ __all__ = ["Pair", "other"]
 
 T = TypeVar("T")
 
-PUMP_NS: Final = seconds_to_nanos(0.05)
 START_NS: Final = seconds_to_nanos(90)
 HEAL_NS: Final = seconds_to_nanos(60)
 """A takeover, a process start and a first copy on a machine that has other work to do: some seconds at most."""
@@ -244,20 +243,8 @@ class Pair:
         return self.wait_for(lambda: self.ledger.gap_since(since), HEAL_NS, "the client tells its longest wait")
 
     def wait_for(self, look: Callable[[], T | None], limit_ns: int, what: str) -> T:
-        """Return what `look` finds, as soon as it finds something.
-
-        Raises BrokenError if it takes longer than the limit or a process ends that nobody asked to.
-        """
-        ends_at = _now() + limit_ns
-        while True:
-            found = look()
-            if found is not None:
-                return found
-            if _now() >= ends_at:
-                seconds = nanos_to_seconds(limit_ns)
-                raise BrokenError(f"waited {seconds:g} s in vain until {what}\n{self.last_words()}")
-            self._children.pump(PUMP_NS)
-            self._children.check()
+        """See Children.wait_for."""
+        return self._children.wait_for(look, limit_ns, what, explain=self.last_words)
 
     def last_words(self) -> str:
         """Return what both hosts said last."""
