@@ -9,6 +9,7 @@ from ftvm.events import (
     Solo,
 )
 from ftvm.interfaces import CompareAndSet, Lane, Record
+from ftvm.protocol.core import Role
 from ftvm.protocol.link import LinkState
 
 from .harness import MS, Pair
@@ -203,3 +204,17 @@ def test_a_capture_that_fails_every_time_does_not_spin() -> None:
 
     attempts = len(pair.a.told(HostFailed))
     assert 2 < attempts <= 2_000 / (Timing().join_interval_ns / MS) + 1
+
+
+def test_who_discards_what_it_had_forgets_what_has_left_too() -> None:
+    """Outputs count from 1 again once an operator has vacated the record; mutant: they would count as released."""
+    pair = Pair().protected()
+    pair.a.emit(b"one")
+    pair.run(500)
+    core = pair.a.replica.core
+    assert (core.released, core.released_told) == (1, 1)
+    pair.store.record = Record(3, "b1", None)
+
+    pair.until(lambda: pair.a.role is Role.EMPTY)
+
+    assert (core.released, core.released_told) == (0, 0)
