@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from ftvm.encode.messages import Ack, Envelope, EpochPart, Leave, SessionId, Welcome
+from ftvm.encode.messages import Ack, Envelope, EpochPart, Leave, Ping, SessionId, Welcome
 from ftvm.events import ArbiterTrouble, PeerMisbehaved
 from ftvm.protocol.core import Role
 from ftvm.protocol.link import LinkState
@@ -126,3 +126,17 @@ def test_a_welcome_of_a_generation_that_never_was_is_found_out_and_left() -> Non
 
     assert was_syncing
     assert pair.b.role is Role.EMPTY
+
+
+def test_what_comes_of_a_session_that_was_left_changes_nothing() -> None:
+    """Mutant: a peer that broke the protocol is heard on, and keeps the standby from taking over."""
+    pair = Pair().protected()
+    standby = pair.b.standby
+    standby.leave("a test", pair.now)
+    heard_at = standby.watch.heard_at
+    pair.elapse(5)
+
+    of_session = replace(envelope(pair), session=standby.opening.session)
+    pair.b.replica.on_message("a", None, of_session, Ping(number=9), pair.now)
+
+    assert standby.watch.heard_at == heard_at

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -158,3 +159,13 @@ def test_clearing_gives_back_everything() -> None:
 
     assert [left.sequence for left in outbox.clear()] == [0, 1, 2]
     assert outbox.is_empty
+
+
+@pytest.mark.parametrize("sequence", [0, 5])
+def test_what_came_before_or_is_too_far_ahead_is_not_kept(sequence: int) -> None:
+    """The window bounds what a peer can have us keep."""
+    inbox = Inbox(window=4)
+    inbox.take(message(0))
+
+    assert inbox.take(message(sequence)) == []
+    assert not inbox._aside

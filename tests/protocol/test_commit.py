@@ -258,3 +258,103 @@ def test_clearing_leaves_zero_memory_and_no_epoch() -> None:
     assert (after.epoch, after.devices, after.output_next, after.outputs) == (None, b"", 1, ())
     assert not any(after.memory)
     assert after.digest == digest_of(after.memory)
+
+
+# --- the log ---------------------------------------------------------------------------------------------------------
+
+
+def records(first: int, last: int) -> tuple[LogRecord, ...]:
+    """Return log records of one byte each."""
+    position = GuestPosition(retired=0, idled=0)
+    return tuple(
+        LogRecord(index=index, kind=LogKind.INPUT, position=position, payload=b"x") for index in range(first, last + 1)
+    )
+
+
+@pytest.mark.parametrize("first", [30, 32])
+def test_a_gap_or_repeat_in_the_log_is_refused(first: int) -> None:
+    backup = Backup()
+
+    with pytest.raises(BadFrame, match=f"log record {first} came after 30"):
+        backup.committed.append(records(first, 40))
+
+    assert (backup.committed.log_index, len(backup.committed.log)) == (30, 0)
+
+
+def test_no_log_is_kept_before_there_is_a_state_that_it_goes_on_from() -> None:
+    backup = Backup()
+    backup.committed.clear()
+
+    with pytest.raises(BadFrame, match="epoch None"):
+        backup.committed.append(records(1, 1))
+
+
+@pytest.mark.parametrize("limits", [Limits(log_records=3), Limits(log_bytes=3)])
+def test_more_log_than_may_be_kept_is_refused(limits: Limits) -> None:
+    backup = Backup()
+    backup.committed.limits = limits
+    backup.committed.append(records(31, 33))
+
+    with pytest.raises(LimitExceeded):
+        backup.committed.append(records(34, 34))
+
+    assert backup.committed.log_index == 33
+
+
+def test_a_checkpoint_that_covers_less_log_than_was_kept_is_refused() -> None:
+    """What was acknowledged of the log is safe: a state from before it would take that back."""
+    backup = Backup()
+    backup.committed.append(records(31, 41))
+    before = backup.photograph()
+
+    with pytest.raises(BadFrame, match="covers log record 40, not 41"):
+        backup.committed.commit(backup.next)
+
+    assert backup.photograph() == before
+
+
+def test_a_checkpoint_lets_go_of_the_log_that_it_covers() -> None:
+    backup = Backup()
+    backup.committed.append(records(31, 40))
+
+    backup.committed.commit(backup.next)
+
+    assert (len(backup.committed.log), backup.committed.log_bytes) == (0, 0)
+
+
+def test_a_mark_that_was_agreed_with_lets_go_of_the_log_before_it_alone() -> None:
+    backup = Backup()
+    backup.committed.append(records(31, 45))
+
+    backup.committed.agree(backup.next)
+
+    assert [record.index for record in backup.committed.log] == [41, 42, 43, 44, 45]
+    assert (backup.committed.log_index, backup.committed.log_bytes) == (45, 5)
+
+
+def test_clearing_leaves_no_log() -> None:
+    backup = Backup()
+    backup.committed.append(records(31, 40))
+
+    backup.committed.clear()
+
+    assert (backup.committed.log_index, len(backup.committed.log), backup.committed.log_bytes) == (0, 0, 0)
+
+
+def test_of_what_the_guest_makes_here_only_what_is_not_known_to_have_left_is_kept() -> None:
+    backup = Backup()
+    backup.committed.forget_released(2)
+
+    backup.committed.made([Output(number=number, channel="c", payload=b"") for number in (3, 4)], released=3)
+
+    assert [output.number for output in backup.committed.outputs] == [4]
+    assert backup.committed.output_next == 5
+
+
+def test_more_outputs_made_here_than_may_be_kept_are_refused() -> None:
+    backup = Backup()
+
+    with pytest.raises(LimitExceeded):
+        backup.committed.made(
+            [Output(number=number, channel="c", payload=b"") for number in range(3, 3 + OUTPUTS_LIMIT)], released=0
+        )

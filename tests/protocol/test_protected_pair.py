@@ -1,5 +1,7 @@
 """What is held and what leaves while a standby comes, stays and goes (PROTOCOL.md, ADD and DROP)."""
 
+import pytest
+
 from ftvm.config import Limits, Timing
 from ftvm.encode.messages import Ack, Ping
 from ftvm.events import (
@@ -9,12 +11,17 @@ from ftvm.events import (
     Solo,
 )
 from ftvm.interfaces import CompareAndSet, Lane, Record
+from ftvm.protocol.core import Role
 from ftvm.protocol.link import LinkState
+from ftvm.protocol.replica import Replica
+from ftvm.protocol.takeover import ClaimState
 
 from .harness import MS, Pair
 from .situations import (
+    BACKUP_LIMIT_MS,
     PRIMARY_LIMIT_MS,
     alone,
+    silence,
 )
 
 # --- protection ------------------------------------------------------------------------------------------------------
@@ -203,3 +210,38 @@ def test_a_capture_that_fails_every_time_does_not_spin() -> None:
 
     attempts = len(pair.a.told(HostFailed))
     assert 2 < attempts <= 2_000 / (Timing().join_interval_ns / MS) + 1
+
+
+def test_who_discards_what_it_had_forgets_what_has_left_too() -> None:
+    """Outputs count from 1 again once an operator has vacated the record; mutant: they would count as released."""
+    pair = Pair().protected()
+    pair.a.emit(b"one")
+    pair.run(500)
+    core = pair.a.replica.core
+    assert (core.released, core.released_told) == (1, 1)
+    pair.store.record = Record(3, "b1", None)
+
+    pair.until(lambda: pair.a.role is Role.EMPTY)
+
+    assert (core.released, core.released_told) == (0, 0)
+
+
+def test_what_is_told_as_released_is_forgotten_by_the_standby_and_remembered_as_left() -> None:
+    pair = Pair().protected()
+    pair.a.emit(b"one")
+
+    pair.run(500)
+
+    assert not pair.b.standby.committed.outputs
+    assert pair.b.replica.core.released == 1
+
+
+def test_nothing_is_claimed_before_the_state_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutant: the TAKE is proposed as soon as the arbiter has answered."""
+    pair = Pair().protected()
+    monkeypatch.setattr(Replica, "on_loaded", lambda _replica, _now: None)
+
+    silence(pair, 3 * BACKUP_LIMIT_MS)
+
+    assert pair.b.standby.claim.state is ClaimState.CHECKING
+    assert pair.store.record == Record(2, "a1", "b1")

@@ -7,7 +7,7 @@ from hypothesis import given
 
 from ftvm.errors import InternalError
 from ftvm.interfaces import Record
-from ftvm.protocol.record import NO_RECORD, add, drop, is_vacant, start, take, vacate
+from ftvm.protocol.record import NO_RECORD, add, drop, is_vacant, start, switch, take, vacate
 from ftvm.testing.strategies import records
 
 X, Y, Z = "x", "y", "z"
@@ -36,6 +36,15 @@ def test_a_change_is_allowed_exactly_where_the_protocol_says(change: str, record
     else:
         with pytest.raises(InternalError, match=f"{change} is not allowed"):
             propose(record)
+
+
+@pytest.mark.parametrize("record", EVERYBODY, ids=str)
+def test_only_the_active_switches_and_only_with_its_standby(record: Record) -> None:
+    if record.active == X and record.standby is not None:
+        assert switch(record, X) == Record(5, record.standby, X)
+    else:
+        with pytest.raises(InternalError, match="SWITCH is not allowed"):
+            switch(record, X)
 
 
 def test_nobody_is_added_as_his_own_standby() -> None:

@@ -192,3 +192,18 @@ def test_memory_that_is_not_what_was_handed_over_never_stands_by() -> None:
     assert pair.a.role is Role.EMPTY
     assert pair.a.id == "a2"
     assert "was handed over" in pair.a.told(Diverged)[0].reason
+
+
+def test_who_asked_for_a_switchover_is_told_although_the_new_active_was_never_heard() -> None:
+    """Mutant: whoever waits for it waits on beside a host that has discarded what it had."""
+    pair = Pair().protected()
+    switchover = switching(pair)
+    pair.a.answer()
+    assert not switchover.is_over
+    pair.store.record = Record(4, "b1", None)
+
+    live_on(pair, pair.a, BACKUP_LIMIT_MS)
+
+    assert pair.a.role is Role.EMPTY
+    assert switchover.is_over
+    assert switchover.error is None
