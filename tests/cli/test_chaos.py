@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -92,8 +93,29 @@ def test_a_real_pair_comes_through_a_few_rounds() -> None:
     assert ended.returncode == 0
 
 
-def test_a_stopped_run_leaves_no_process_and_no_folder(tmp_path: Path) -> None:
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+def test_a_folder_too_long_for_sockets_is_refused_before_anything_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("x" * 100)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+
+    result = CliRunner().invoke(command.chaos, ["--rounds", "1"])
+
+    assert isinstance(result.exception, ConfigError)
+    assert "set TMPDIR to a shorter one" in str(result.exception)
+    assert list(deep.iterdir()) == []
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder whose sockets have paths that are short enough, wherever pytest keeps its own."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_a_stopped_run_leaves_no_process_and_no_folder(short_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(short_path)}
     words = ["--rounds", "50", "--jobs", "1"]
     with subprocess.Popen([*CHAOS, *words], env=environment, stderr=subprocess.PIPE, text=True) as run:
         assert run.stderr is not None
@@ -102,5 +124,5 @@ def test_a_stopped_run_leaves_no_process_and_no_folder(tmp_path: Path) -> None:
         run.send_signal(signal.SIGINT)
 
         assert run.wait(60) == 130
-    assert list(tmp_path.iterdir()) == []
-    assert not any(str(tmp_path) in command_line for command_line in running())
+    assert list(short_path.iterdir()) == []
+    assert not any(str(short_path) in command_line for command_line in running())

@@ -14,6 +14,7 @@ from typing import Final
 from ftvm.errors import BrokenError, ConfigError
 from ftvm.lab.chaos.values import ChaosOptions, Outcome, Round, Violation
 from ftvm.lab.processes import Child, Children, Line
+from ftvm.transport.endpoints import parse_endpoint
 from ftvm.units import Nanos, nanos_to_seconds, seconds_to_nanos
 
 __all__ = ["run"]
@@ -30,7 +31,7 @@ def run(options: ChaosOptions, say: Callable[[str], None]) -> Outcome:
     """Play all rounds; `say` gets a line now and then. Raises ConfigError before anything is started."""
     if options.arbiter == "etcd" and shutil.which("etcd") is None:
         raise ConfigError("--arbiter etcd: etcd is not installed: apt-get install etcd-server")
-    folder = Path(tempfile.mkdtemp(prefix="ftvm-chaos-"))
+    folder = _make_folder(options.rounds)
     campaign = _Campaign(options, folder, say)
     outcome = campaign.outcome
     try:
@@ -41,6 +42,19 @@ def run(options: ChaosOptions, say: Callable[[str], None]) -> Outcome:
         else:
             shutil.rmtree(folder, ignore_errors=True)
     return outcome
+
+
+def _make_folder(rounds: int) -> Path:
+    """Make the folder of all pairs. Raises ConfigError if the sockets in it would have longer paths than there are."""
+    folder = Path(tempfile.mkdtemp(prefix="ftvm-chaos-"))
+    try:
+        parse_endpoint(f"ipc://{folder}/job-{rounds}/pair-{rounds}/A.sock")
+    except ConfigError as wrong:
+        folder.rmdir()
+        raise ConfigError(
+            f"the folder for temporary files is too long: set TMPDIR to a shorter one ({wrong})"
+        ) from wrong
+    return folder
 
 
 class _Campaign:
