@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ftvm.checkpoint import Output, Watermarks
-from ftvm.events import Event, RoleChanged
+from ftvm.events import Event, RecordLearned, RoleChanged, Suspected
 from ftvm.protocol.active import Active
 from ftvm.protocol.core import Role
 from ftvm.protocol.standby import Standby
@@ -137,6 +137,10 @@ class Node:
         if isinstance(event, RoleChanged) and event.role == Role.ACTIVE.value:
             replica = self.driver.replica
             self.world.actives.became_active(replica.core.desk.known, replica.core.id)
+        elif isinstance(event, Suspected) and self.role is Role.STANDBY:
+            self.world.suspecting.add(self.driver.replica.core.id)
+        elif isinstance(event, RecordLearned) and event.standby == self.driver.replica.core.id:
+            self.world.named_too_late.discard(event.standby)
         if self.world.traces:
             self.world.trace(f"{self.name} {event}")
 

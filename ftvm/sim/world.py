@@ -88,6 +88,8 @@ class World:
         self._steps_of_dead = 0
         self.died_dropping: set[str] = set()
         self.failed_to_load: set[str] = set()
+        self.suspecting: set[str] = set()
+        self.named_too_late: set[str] = set()
         self.nodes = {"a": self._boot("a", "b", starts=True), "b": self._boot("b", "a", starts=False)}
 
     def run(self) -> None:
@@ -161,12 +163,14 @@ class World:
         """Whether the guest is gone by two failures at once.
 
         Its host died while its DROP of the standby was open, and the DROP came into force (PROTOCOL.md, "Unavoidable");
-        or its host died, and what the standby held did not load, so that it was discarded.
+        or its host died, and what the standby held did not load, so that it was discarded; or its host died, and
+        the standby had found it silent before it was named, had read that it is no member, and had begun anew.
         """
         record = self.store.record
         alive = {node.driver.replica.core.id for node in self.nodes.values() if not node.is_dead}
-        has_failed = record.standby in self.failed_to_load and not alive & {record.active, record.standby}
-        return record.active in self.died_dropping or has_failed
+        are_both_gone = not alive & {record.active, record.standby}
+        had_given_up = record.standby in self.failed_to_load | self.named_too_late
+        return record.active in self.died_dropping or (are_both_gone and had_given_up)
 
     # --- what the nodes use ----------------------------------------------------------------------------------------
 
@@ -261,5 +265,7 @@ class World:
     def _on_record(self, before: Record, after: Record) -> None:
         self.trace(f"RECORD {after}")
         self.records.changed(before, after)
+        if after.standby != before.standby and after.standby in self.suspecting:
+            self.named_too_late.add(after.standby)
         if self.ledger.strikes("ambush"):
             ambush(self, stream(self.seed, "ambush", str(after.generation)))

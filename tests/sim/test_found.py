@@ -1,7 +1,7 @@
 """What seeds have found, each told again as a story of its own, so that it stays found when seeds draw otherwise."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ftvm.checkpoint import Buffer
 from ftvm.engines.lockstep import Lockstep
@@ -58,6 +58,54 @@ def test_who_handed_the_guest_over_follows_from_where_it_stands() -> None:
     assert world.records.switchovers == 1
     assert node.role is Role.STANDBY
     assert not world.told["Diverged"]
+
+
+def world_with_an_add_under_way() -> World:
+    """A host that runs alone has copied its guest to b, and asks an arbiter with a slow disk to add it."""
+    world = World(1, engine=Remus(interval=0.04))
+    assert not world.plan.halts_alone
+    world.start()
+    world.crash("b")
+    play_until(world, lambda: world.store.record.standby is None)
+    world.reboot("b")
+    world.arbiter_faults.disk_ns = SECOND
+    play_until(world, lambda: world.nodes["b"].role is Role.STANDBY)
+    return world
+
+
+def play_until(world: World, is_so: Callable[[], bool]) -> None:
+    for _ in range(1_000):
+        if is_so():
+            return
+        world.play(10 * MS)
+    raise AssertionError("it never came to be so")
+
+
+def test_a_standby_that_gave_up_before_it_was_named_does_not_count_as_protection() -> None:
+    """The ADD came into force after the standby had found its active silent, and the active died with it."""
+    world = world_with_an_add_under_way()
+    world.links.cut |= {("a", "b"), ("b", "a")}
+    play_until(world, lambda: world.nodes["b"].role is Role.EMPTY)
+
+    play_until(world, lambda: world.store.record.standby is not None)
+    world.crash("a")
+    world.reboot("a")
+
+    assert world.is_lost
+
+
+def test_a_standby_that_knows_that_it_is_named_must_not_be_lost() -> None:
+    world = world_with_an_add_under_way()
+    play_until(world, lambda: world.nodes["b"].driver.replica.core.desk.known.standby is not None)
+    world.links.cut |= {("a", "b"), ("b", "a")}
+    world.arbiter_faults.is_down = True
+    play_until(world, lambda: world.told["Suspected"] > 0)
+
+    world.crash("a")
+    world.reboot("a")
+    world.nodes["b"].crash()
+
+    assert not world.is_lost
 
 
 def test_a_switchover_that_waits_for_the_arbiter_waits_without_spinning() -> None:
