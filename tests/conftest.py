@@ -1,6 +1,7 @@
 """What holds for all tests: hypothesis measures no time, as a busy machine is no bug; CI skips nothing by accident."""
 
 import os
+import signal
 from collections.abc import Generator
 from typing import Final
 
@@ -12,6 +13,8 @@ settings.load_profile("ftvm")
 
 SKIPPED_IN_CI: Final = ("needs the Linux guest", "no namespaces here", "needs root")
 """What CI lacks: the kernel takes too long to build for every landing (.ci/full builds it), and it may not be root."""
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, which commands take for their user's wish
 
 
 @pytest.hookimpl(wrapper=True)

@@ -157,6 +157,11 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             ),
         ),
         _mutant(
+            "claim_on_a_read_from_before",
+            "what the record was before the active fell silent decides whether to claim, or to give up",
+            Edit(f"{_CLAIMING}:propose_if_ready", "if desk.reads < holding.claim.fresh_at:", "if False:"),
+        ),
+        _mutant(
             "claim_what_does_not_load",
             "a standby claims although its state did not load",
             Edit(f"{_CLAIMING}:take_load_failure", "call_off(holding, now)", "take_loaded(holding, now)"),
