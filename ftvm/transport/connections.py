@@ -7,7 +7,8 @@ what the kernel says it has received less what was delivered of it, and when the
 down. libzmq then frees what it held of it.
 
 Promises: what libzmq holds of incoming messages stays below `unread_bytes_max` plus what comes in between two calls of
-`look`. Knows nothing of unix sockets, where only this machine's users can do harm, and of keys and peers.
+`look`, or eight of them while messages are delivered: to measure at each would cost a busy host a seventh of its time.
+Knows nothing of unix sockets, where only this machine's users can do harm, and of keys and peers.
 
 Source: tcp(7), TCP_INFO; zmq_socket_monitor(3); zmq_msg_get(3), ZMQ_SRCFD.
 """
@@ -46,6 +47,7 @@ _FRAME_OVERHEAD_BYTES: Final = 128
 """More than ZMTP and CURVE add to a frame: what was delivered must never be counted too low, or it adds up."""
 _LOOKS_PER_CALL: Final = 64
 """So many connections are measured in one call, in turn: a flood of idle ones may not cost the loop its time."""
+_LOOKS_PER_MEASURE: Final = 8
 _EVENTS_PER_CALL: Final = 4096
 """More than a monitor's queue holds. It must not be left full: libzmq's thread would wait for us to read it."""
 _REASONS_KEPT: Final = 16
@@ -92,6 +94,7 @@ class Connections:
         self._monitors: list[tuple[Line, zmq.Socket[bytes], Callable[[int], None]]] = []
         self._reasons: deque[str] = deque(maxlen=_REASONS_KEPT)
         self._turn = 0
+        self._unmeasured = 0
 
     def watch(self, watched: "zmq.Socket[bytes]", on_failure: Callable[[int], None] = _ignore) -> Line:
         """Watch a socket, before it is bound or connected; returns the line whose signals call for a `look`.
@@ -108,10 +111,17 @@ class Connections:
         if connection is not None:
             connection.delivered += sum(len(frame) + _FRAME_OVERHEAD_BYTES for frame in frames)
 
-    def look(self) -> None:
-        """Learn who came and went, measure, and hang up on the largest if all together hold too much."""
+    def look(self, *, is_busy: bool) -> None:
+        """Learn who came and went, measure, and hang up on the largest if all together hold too much.
+
+        is_busy  messages are being delivered: the next calls come soon, and not each of them needs to measure
+        """
         for line, _watched, on_failure in self._monitors:
             self._take_events(line, on_failure)
+        self._unmeasured += 1
+        if is_busy and self._unmeasured < _LOOKS_PER_MEASURE:
+            return
+        self._unmeasured = 0
         for connection in self._next_in_turn():
             connection.look()
         unread = sum(connection.unread for connection in self._open.values())

@@ -110,6 +110,7 @@ class ZeroMqTransport:
         self._keys = keys
         self._malformed = 0
         self._has_told = False
+        self._is_busy = False
         self._turn = 0
         self._is_closed = False
         self._lent: dict[tuple[str, Lane], _Lent] = {}
@@ -189,8 +190,10 @@ class ZeroMqTransport:
             self._lines[fd].note_signal()
         if self._gate is not None:
             self._gate.serve()
-        self._connections.look()
-        return Polled(deliveries=tuple(self._receive(limit)), let_go=tuple(self._take_back()))
+        self._connections.look(is_busy=self._is_busy)
+        deliveries = tuple(self._receive(limit))
+        self._is_busy = bool(deliveries)
+        return Polled(deliveries=deliveries, let_go=tuple(self._take_back()))
 
     def wait(self, timeout_ns: int, fds: Sequence[int]) -> None:
         """Block until a message has come, one of `fds` is readable, `wake` was called, or the time is over.
