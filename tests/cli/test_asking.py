@@ -9,6 +9,7 @@ import pytest
 
 from ftvm.cli import asking, top
 from ftvm.engines.kemari import Kemari
+from ftvm.engines.remus import Remus
 from ftvm.errors import ClosedError
 from ftvm.runtime.protection import Protection, protect
 from ftvm.service.control import ControlSocket
@@ -132,6 +133,18 @@ def test_ctl_changes_the_engine_and_its_interval(ftvm: Run, host: Protection) ->
 
     assert json.loads(changed.out)["engine"] == "kemari"
     assert host._node.driver.engines == (Kemari(0.01), Kemari(0.01))
+
+
+@pytest.mark.parametrize("milliseconds", ["1e300", "-5", "0", "nan", "10001"])
+@pytest.mark.parametrize("words", [["interval"], ["engine", "remus", "--interval"], ["engine", "remus", "--latency"]])
+def test_ctl_tells_of_a_wrong_duration_in_the_unit_that_it_takes(
+    ftvm: Run, host: Protection, words: list[str], milliseconds: str
+) -> None:
+    outcome = ftvm("ctl", *words, milliseconds)
+
+    assert outcome.status == 2
+    assert f"{words[-1]} {float(milliseconds):g}: write milliseconds, from 0.5 to 10000" in outcome.err
+    assert host._node.driver.engines == (Remus(0.025), Remus(0.025))
 
 
 def test_ctl_of_an_engine_that_is_none_is_wrong_usage(ftvm: Run, host: Protection) -> None:
