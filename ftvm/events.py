@@ -172,10 +172,14 @@ class Diverged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineChanged(Event):
-    """Another engine is in force: on the backup too, or there is none; or the same one with other parameters."""
+    """Another engine is in force: on the backup too, or there is none; or the same one with other parameters.
+
+    interval_ms  between checkpoints, None for an engine that has none, and on a standby, which is told no parameters
+    """
 
     before: str
     engine: str
+    interval_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
