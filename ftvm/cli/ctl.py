@@ -46,7 +46,8 @@ def engine(
 ) -> None:
     """Protect a guest with another ENGINE, while it runs; in force at once on both hosts when this returns.
 
-    A host that takes over goes on with that engine, but with the interval that it was started with itself.
+    A host that takes over goes on with that engine, but with its own interval: the one that it was started with, if
+    that was with the same engine, else the engine's default (`--interval` in `ftvm standby --help`).
     """
     _tell(
         control,
