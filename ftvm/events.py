@@ -184,7 +184,10 @@ class EngineChanged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinRefused(Event):
-    """An active refused to take this host as its standby, or this active refused a host."""
+    """An active refused to take this host as its standby for now, or this active refused a host for good.
+
+    A host that is refused for good fails, with the reason.
+    """
 
     peer: str
     reason: str
