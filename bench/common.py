@@ -80,6 +80,9 @@ def report(
     parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--json", action="store_true", help="print a list of {name, value, unit, peer, ...}")
     for name, kind, default in options:
+        if kind is bool:
+            parser.add_argument(f"--{name}", action="store_true")
+            continue
         parser.add_argument(f"--{name}", type=kind, default=default, help=f"default {default}")
     arguments = parser.parse_args()
     rows = measure(arguments)

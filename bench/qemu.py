@@ -1,6 +1,6 @@
 """A stock QEMU, protected: pauses, bytes, what the guest loses, takeovers; beside what one would otherwise do.
 
-    python bench/qemu.py [--quick 1] [--json]
+    python bench/qemu.py [--quick] [--json]
 
 For each size of guest, first one QEMU alone: a full migration to a file, and savevm, the guest stopped meanwhile. Then,
 for each rate of checkpoints, two real host processes: the guest alone, the same guest protected, then its host killed;
@@ -8,7 +8,7 @@ and before and after, in the QEMU alone, the bare sequence of stop, device state
 
 The guest is a stock Linux that writes eight bytes into each of 256 random pages ten times a second and computes in
 between. Its slowdown is what it computes less per second of its QEMU's processor time, and the time that it stood
-still. Files are in memory (/dev/shm), so the peers pay for no disk. A full run takes some six minutes, --quick 1 about
+still. Files are in memory (/dev/shm), so the peers pay for no disk. A full run takes some six minutes, --quick about
 one. On a machine with other work to do trust the ratios, and the slowdown not at all.
 """
 
@@ -405,4 +405,4 @@ def wait_until(look: Callable[[], T | None], seconds: float, what: str) -> T:
 
 
 if __name__ == "__main__":
-    report("A stock QEMU, protected", measure, ("quick", int, 0))
+    report("A stock QEMU, protected", measure, ("quick", bool, False))

@@ -21,6 +21,7 @@ __all__ = [
     "Halted",
     "HostFailed",
     "JoinRefused",
+    "JoinUnanswered",
     "PeerMisbehaved",
     "Protected",
     "RecordLearned",
@@ -191,6 +192,17 @@ class JoinRefused(Event):
 
     peer: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinUnanswered(Event):
+    """No active has taken this host as its standby for a while; this is the record, which says who should.
+
+    Generation 0 is none at all; without an `active`, the guest runs nowhere.
+    """
+
+    generation: int
+    active: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,17 @@ __all__ = ["describe"]
 _MS: Final = 1_000_000
 
 
+def _who_should(event: Any) -> str:
+    if event.generation == 0:
+        return f"the arbiter has no record of guest {event.guest_id!r}: start its primary, with --create"
+    if event.active is None:
+        return f"the record (generation {event.generation}) names none: start the guest's primary"
+    return (
+        f"the record (generation {event.generation}) names {event.active} active: is it up, and among the peers? "
+        "If it is gone for good, `ftvm init --force`, then start the guest's primary"
+    )
+
+
 def _names(record: Any) -> str:
     return f"active {record.active or 'none'}, standby {record.standby or 'none'}"
 
@@ -43,6 +54,7 @@ _SENTENCES: Final[dict[type[Event], Callable[[Any], str]]] = {
     ),
     events.SwitchFailed: lambda e: f"the switchover came to nothing, the guest goes on where it was: {e.reason}",
     events.JoinRefused: lambda e: f"join refused ({e.peer}): {e.reason}",
+    events.JoinUnanswered: lambda e: f"no active takes this host as its standby; {_who_should(e)}",
     events.SessionEnded: lambda e: f"session ended: {e.reason}",
     events.ConnectionRefused: lambda e: f"connection refused: {e.reason}",
     events.Diverged: lambda e: f"diverged between {e.agreed} and {e.seen}: {e.reason}; pages {list(e.pages)}",

@@ -1,22 +1,25 @@
 """What an empty replica does: it starts the guest if it was told to and nobody is active, else it asks to join.
 
 Starting (START) moves a vacant record, and creates one only if that was asked for. Joining repeats JOIN to every peer
-that this host dials; who is active answers. A welcome counts only if it answers the id that this replica has now, and
-comes from no older generation than the one known: a deposed active, woken, must not overwrite anybody (PROTOCOL.md,
-"What went wrong", 1).
+that this host dials; who is active answers. If nobody does, the record is read now and then, to say who should. A
+welcome counts only if it answers the id that this replica has now, and comes from no older generation than the one
+known: a deposed active, woken, must not overwrite anybody (PROTOCOL.md, "What went wrong", 1).
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from ftvm.encode.messages import Envelope, Join, Message, Refuse, SessionId, Welcome
 from ftvm.errors import ConfigError, Fenced
-from ftvm.events import JoinRefused
-from ftvm.interfaces import Lane
+from ftvm.events import JoinRefused, JoinUnanswered
+from ftvm.interfaces import Lane, Record
 from ftvm.protocol.core import Core, RoleEvent
 from ftvm.protocol.record import is_vacant, start
 from ftvm.units import Nanos
 
 __all__ = ["Empty", "Opening"]
+
+UNANSWERED_NS: Final = Nanos(10_000_000_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,9 @@ class Empty:
     starts: bool
     opening: Opening | None = None
     _join_at: Nanos | None = None
+    _unanswered_at: Nanos | None = None
     _read_at: int | None = None
+    _told: Record | None = None
     _refusals: frozenset[str] = frozenset()
 
     @classmethod
@@ -60,9 +65,9 @@ class Empty:
                 pass
 
     def on_record(self, now: Nanos) -> None:
-        """Start if this replica was told to and may."""
-        del now
+        """Start if this replica was told to and may; else say who should have answered, if that was asked."""
         if not self.starts:
+            self._tell_unanswered(now)
             return
         known, desk = self.core.desk.known, self.core.desk
         if known.active == self.core.id:
@@ -99,6 +104,9 @@ class Empty:
         elif self.opening is None and (self._join_at is None or now >= self._join_at):
             self._join_at = Nanos(now + self.core.settings.timing.join_interval_ns)
             self._ask_to_join()
+            if self._unanswered_at is None or now >= self._unanswered_at:
+                self._read_at = self.core.desk.want_read() if self._unanswered_at is not None else None
+                self._unanswered_at = Nanos(now + UNANSWERED_NS)
 
     def deadline(self, now: Nanos) -> Nanos | None:
         """Return when the next JOIN is due."""
@@ -110,6 +118,16 @@ class Empty:
         join = Join(geometry=settings.geometry, engines=engines, staging_bytes=staging_bytes)
         for peer in settings.dialled:
             self.core.send(peer, Lane.CONTROL, join, None)
+
+    def _tell_unanswered(self, now: Nanos) -> None:
+        desk = self.core.desk
+        if self._read_at is None or desk.reads < self._read_at or self.opening is not None:
+            return
+        self._read_at = None
+        if desk.known != self._told:
+            self._told = desk.known
+            guest_id, generation, active = self.core.settings.guest_id, desk.known.generation, desk.known.active
+            self.core.tell(JoinUnanswered(at=now, guest_id=guest_id, generation=generation, active=active))
 
     def _welcomed(self, opening: Opening, envelope: Envelope) -> None:
         session = opening.session

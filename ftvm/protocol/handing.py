@@ -51,7 +51,7 @@ def go_on(bond: Bond, now: Nanos) -> None:
     if switchover is None or session is None:
         return
     if bond.link in (LinkState.SETTLING, LinkState.HANDING) and now >= switchover.ends_at:
-        call_off(bond, f"it took too long ({bond.link.value})", now)
+        call_off(bond, f"it took too long: {_what_is_missing(bond, switchover)}", now)
     elif bond.link is LinkState.SETTLING and _has_settled(bond, switchover, session):
         bond.move(LinkEvent.SETTLED)
         switchover.pause(now, bond.core.settings.timing.primary_limit_ns)
@@ -127,6 +127,17 @@ def _has_settled(bond: Bond, switchover: Switchover, session: Session) -> bool:
     has_room = is_free and len(session.in_flight) < bond.core.settings.limits.epochs_in_flight
     is_warm = switchover.is_warm and session.acked.epoch >= switchover.warm_epoch
     return is_warm and has_room and bond.core.desk.reads >= switchover.fresh_at
+
+
+def _what_is_missing(bond: Bond, switchover: Switchover) -> str:
+    desk = bond.core.desk
+    if desk.reads < switchover.fresh_at:
+        return f"the arbiter has not answered ({desk.error or 'nor failed'})"
+    if not switchover.is_warm:
+        return "the standby has not said that it is ready"
+    if bond.link is LinkState.SETTLING:
+        return "the checkpoints under way have not been acknowledged"
+    return "the standby has not loaded the last checkpoint"
 
 
 def _is_handed(bond: Bond, switchover: Switchover, session: Session) -> bool:

@@ -109,6 +109,7 @@ class ZeroMqTransport:
         self._dialled = tuple(peers)
         self._keys = keys
         self._malformed = 0
+        self._has_told = False
         self._turn = 0
         self._is_closed = False
         self._lent: dict[tuple[str, Lane], _Lent] = {}
@@ -154,6 +155,9 @@ class ZeroMqTransport:
         for watch in self._watches:
             refusals.extend(watch.take_refusals())
         refusals.extend(self._connections.take_reasons())
+        if self._malformed and not self._has_told:
+            self._has_told = True
+            refusals.append(f"what comes in at {self.endpoint} is not all ftvm's: messages of another kind are dropped")
         return tuple(refusals)
 
     def send(self, peer: str, lane: Lane, frames: Sequence[Buffer], token: int | None = None) -> bool:

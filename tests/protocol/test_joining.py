@@ -6,14 +6,15 @@ import pytest
 
 from ftvm.checkpoint import Geometry, RegionShape
 from ftvm.encode.messages import Ack, Envelope, Join, Refuse, SessionId, Welcome
-from ftvm.events import JoinRefused, Protected
+from ftvm.events import ArbiterTrouble, JoinRefused, JoinUnanswered, Protected
 from ftvm.interfaces import CompareAndSet, Lane, Read, Record
 from ftvm.protocol import effects as do
 from ftvm.protocol.core import Role
+from ftvm.protocol.empty import UNANSWERED_NS
 from ftvm.protocol.link import LinkState
 from ftvm.units import PageCount
 
-from .harness import Pair, make_settings
+from .harness import MS, Pair, make_settings
 from .situations import envelope
 
 # --- starting --------------------------------------------------------------------------------------------------------
@@ -125,6 +126,58 @@ def test_a_second_joiner_is_refused_for_now_and_asks_again() -> None:
     assert third.failures == []
     assert len(third.told(JoinRefused)) == 1
     assert "there is a standby already" in third.told(JoinRefused)[0].reason
+
+
+def alone(pair: Pair, times: float) -> list[tuple[int, str | None]]:
+    """Let b ask to join where nobody listens; return what it told of that."""
+    for _ in range(int(times * UNANSWERED_NS / MS / 50)):
+        pair.elapse(50)
+        pair.b.tick()
+        pair.b.sent.clear()
+        if pair.b.outstanding is not None:
+            pair.b.answer()
+    return [(event.generation, event.active) for event in pair.b.told(JoinUnanswered)]
+
+
+@pytest.mark.parametrize("record", [Record(0, None, None), Record(4, None, None), Record(5, "gone", "b7")])
+def test_a_host_that_nobody_takes_says_who_should_and_says_it_once(record: Record) -> None:
+    pair = Pair(record=record)
+
+    before = alone(pair, 0.9)
+    told = alone(pair, 4)
+
+    assert before == []
+    assert told == [(record.generation, record.active)]
+    assert pair.b.role is Role.EMPTY
+
+
+def test_a_host_that_nobody_takes_says_when_somebody_else_should() -> None:
+    pair = Pair(record=Record(5, "gone", None))
+    alone(pair, 1.5)
+    pair.store.record = Record(6, None, None)
+
+    assert alone(pair, 1.5) == [(5, "gone"), (6, None)]
+
+
+def test_a_host_that_nobody_takes_says_that_the_arbiter_cannot_be_reached() -> None:
+    pair = Pair()
+
+    for _ in range(int(1.5 * UNANSWERED_NS / MS / 50)):
+        pair.elapse(50)
+        pair.b.tick()
+        if pair.b.outstanding is not None:
+            pair.b.answer(is_applied=False)
+
+    assert pair.b.told(ArbiterTrouble)
+    assert not pair.b.told(JoinUnanswered)
+
+
+def test_a_host_that_was_taken_has_nothing_to_say() -> None:
+    pair = Pair().protected()
+
+    pair.run(2 * UNANSWERED_NS / MS, step=50)
+
+    assert pair.b.told(JoinUnanswered) == []
 
 
 def test_a_join_that_was_answered_is_answered_alike_when_it_is_repeated() -> None:

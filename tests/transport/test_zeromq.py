@@ -153,6 +153,24 @@ def test_message_of_too_many_frames_is_dropped_and_counted(bench: Bench, tmp_pat
     assert [len(delivery.frames) for delivery in bench.came[listener]] == [FRAMES_MAX]
 
 
+def test_messages_that_are_none_of_ours_are_told_once(bench: Bench, tmp_path: Path) -> None:
+    endpoint = f"ipc://{tmp_path}/wire"
+    listener = bench.add(ZeroMqTransport(endpoint, [], None))
+    before = listener.take_refusals()
+    with zmq.Context() as context, context.socket(zmq.DEALER) as stranger:
+        stranger.connect(endpoint)
+        for count in (3, 6):
+            for _ in range(3):
+                stranger.send_multipart([b"let", b"me"])
+            bench.until(lambda count=count: listener.counters.malformed == count)  # type: ignore[misc]
+
+    told = listener.take_refusals()
+
+    assert before == ()
+    assert told == (f"what comes in at {endpoint} is not all ftvm's: messages of another kind are dropped",)
+    assert listener.take_refusals() == ()
+
+
 def test_what_the_other_side_would_refuse_is_not_sent(bench: Bench) -> None:
     small = Limits(batch_bytes=1 << 16, devices_bytes=1 << 16, outputs_held_bytes=1 << 16)
     dialler = bench.add(ZeroMqTransport(None, ["tcp://127.0.0.1:9"], None, small))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from ftvm.capture.trackers import StoreTracker
-from ftvm.errors import GuestError
+from ftvm.errors import ConfigError, GuestError
 from ftvm.guests.qemu.image import Image
 from ftvm.guests.qemu.nbd import serve
 from ftvm.units import PAGE_BYTES
@@ -41,20 +41,26 @@ class Disk:
     def __init__(self, path: str, *, boots: bool) -> None:
         """Open the image at `path`: with `boots` its content is the disk, else it waits for a first copy.
 
-        Raises ConfigError if there is no such file, its size is odd, or another process has it.
+        Raises ConfigError if there is no such file, its size is odd, it cannot be read, or another process has it.
         """
         self.image = Image(Path(path))
         self.page_count = self.image.page_count
         self.size_bytes = self.page_count * PAGE_BYTES
-        # Private: what is written goes to memory, and from there to the image by its steps only.
-        self.buffer = memoryview(
-            mmap.mmap(self.image.descriptor, self.size_bytes, mmap.MAP_PRIVATE)
-            if boots
-            else mmap.mmap(-1, self.size_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        )
+        self.buffer = memoryview(mmap.mmap(-1, self.size_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        if boots:
+            self._load()
         self.tracker = StoreTracker([self.page_count])
         self.trouble: str | None = None
         self._unsaved: set[int] = set()
+
+    def _load(self) -> None:
+        """Read what is in the image; its holes stay untouched, and take no memory. A mapped file would do it unasked,
+        and end this process at what cannot be read."""
+        try:
+            self.image.load(self.buffer)
+        except OSError as wrong:
+            self.image.close()
+            raise ConfigError(f"the disk {self.image.path} cannot be read: {wrong.strerror}") from wrong
 
     # --- for the guest: a block store ---
 

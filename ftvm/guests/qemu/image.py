@@ -14,6 +14,7 @@ or NBD.
 The journal: magic (8 bytes), page count (u64), page indices (u64 each), pages (4096 bytes each), XXH3-128 of all that.
 """
 
+import errno
 import fcntl
 import os
 import struct
@@ -34,6 +35,7 @@ _MAGIC: Final = b"ftvmdsk1"
 _HEAD: Final = struct.Struct("<8sQ")
 _DIGEST_BYTES: Final = 16
 _PAGES_AT_ONCE: Final = 256
+_READ_BYTES: Final = 1 << 20
 _SYNC_SECONDS: Final = 30.0
 
 
@@ -69,6 +71,17 @@ class Image:
         self._is_closed = False
         self._thread = threading.Thread(target=self._work, name=f"ftvm-image-{path.name}", daemon=True)
         self._thread.start()
+
+    def load(self, disk: memoryview) -> None:
+        """Read the image into `disk`, which must be all zeros. Raises OSError."""
+        for start, end in _extents(self.descriptor, len(disk)):
+            for offset in range(start, end, _READ_BYTES):
+                view = disk[offset : min(offset + _READ_BYTES, end)]
+                while view:
+                    read = os.preadv(self.descriptor, [view], offset)
+                    if not read:
+                        raise OSError(errno.EIO, "it has become shorter")
+                    view, offset = view[read:], offset + read
 
     def put(self, pages: Iterable[int], disk: memoryview) -> None:
         """Take the step to the state that `disk` is in now, of which only `pages` are new. Does not wait.
@@ -229,6 +242,20 @@ def _locked_size(descriptor: int, path: Path) -> int:
     if not size_bytes or size_bytes % PAGE_BYTES:
         raise ConfigError(f"the disk {path} has {size_bytes} bytes: it must be a multiple of {PAGE_BYTES}, not 0")
     return size_bytes
+
+
+def _extents(descriptor: int, size_bytes: int) -> Iterator[tuple[int, int]]:
+    """Yield where a file has content, start and end. A file system that knows no holes has one extent."""
+    end = 0
+    while end < size_bytes:
+        try:
+            start = os.lseek(descriptor, end, os.SEEK_DATA)
+        except OSError as wrong:
+            if wrong.errno != errno.ENXIO:  # only a hole is left
+                raise
+            return
+        end = os.lseek(descriptor, start, os.SEEK_HOLE)
+        yield start, min(end, size_bytes)
 
 
 def _make(path: Path, size_bytes: int) -> int:

@@ -190,6 +190,34 @@ def test_a_full_device_is_told_and_ends_the_image_with_its_last_state(
     assert content_of(tmp_path / "disk") == disk_of({1: 1})
 
 
+@given(occupied=st.sets(st.integers(0, 40)))
+def test_what_is_loaded_is_what_is_in_the_file_holes_and_all(
+    occupied: set[int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("image") / "disk"
+    with path.open("wb") as file:
+        file.truncate(41 * PAGE)
+        for page in occupied:
+            file.seek(page * PAGE)
+            file.write(bytes([page + 1]) * PAGE)
+    image, disk = Image(path), memoryview(bytearray(41 * PAGE))
+
+    image.load(disk)
+    image.close()
+
+    assert disk == path.read_bytes()
+
+
+def test_an_image_that_was_cut_short_meanwhile_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = make_image(tmp_path / "disk")
+    monkeypatch.setattr(image_module, "_extents", lambda *_: [(0, PAGES * PAGE)])
+    os.truncate(tmp_path / "disk", PAGE)
+
+    with pytest.raises(OSError, match="it has become shorter"):
+        image.load(memoryview(bytearray(PAGES * PAGE)))
+    image.close()
+
+
 def test_an_image_in_use_is_refused(tmp_path: Path) -> None:
     image = make_image(tmp_path / "disk")
 
