@@ -64,6 +64,7 @@ def _ask(known: Record, wanted: Record, guest_id: str) -> None:
     try:
         is_right = click.confirm("Is that right?", err=True)
     except click.Abort as unanswered:
+        click.echo(err=True)  # the question stands in the line yet
         raise ConfigError("nobody answered, and nothing was done: say --yes if it is right") from unanswered
     if not is_right:
         raise click.Abort
