@@ -173,15 +173,22 @@ class Diverged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineChanged(Event):
-    """Another engine is in force: on the backup too, or there is none; or the same one with other parameters."""
+    """Another engine is in force: on the backup too, or there is none; or the same one with other parameters.
+
+    interval_ms  between checkpoints, None for an engine that has none, and on a standby, which is told no parameters
+    """
 
     before: str
     engine: str
+    interval_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinRefused(Event):
-    """An active refused to take this host as its standby, or this active refused a host."""
+    """An active refused to take this host as its standby for now, or this active refused a host for good.
+
+    A host that is refused for good fails, with the reason.
+    """
 
     peer: str
     reason: str

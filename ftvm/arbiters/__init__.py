@@ -1,1 +1,1 @@
-"""Who keeps the record: file (one host or shared storage), memory (tests)."""
+"""Who keeps the record: file (one host or shared storage), etcd (a cluster), memory (tests)."""

@@ -41,7 +41,8 @@ def _state(status: Status) -> str:
     if status.standstill is not None:
         return f"{status.standstill}{_pages_left(status)}"
     if status.standby is not None:
-        return f"runs here, protected by {status.standby} ({status.engine}, lag {status.lag_ms:.1f} ms)"
+        interval = "" if status.interval_ms is None else f"interval {status.interval_ms:g} ms, "
+        return f"runs here, protected by {status.standby} ({status.engine}, {interval}lag {status.lag_ms:.1f} ms)"
     if status.copy_pages_left:
         return f"runs here, unprotected{_pages_left(status)}"
     return "runs here, unprotected: no standby has joined"

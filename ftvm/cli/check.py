@@ -16,6 +16,7 @@ from ftvm.cli.primary import primary
 from ftvm.cli.qemu import QemuArguments, run
 from ftvm.cli.serviceoptions import open_attendants
 from ftvm.cli.values import parse_memory
+from ftvm.errors import FtvmError
 from ftvm.service import checks
 from ftvm.service.checks import Finding, Level
 
@@ -67,7 +68,8 @@ def _findings(arguments: HostArguments, *, is_standby: bool) -> Iterator[Finding
     """Yield what is wrong with the settings, then what is found where they lead; a wrong one leads nowhere."""
     problems = problems_of(arguments, boots=not is_standby)
     for option, wrong in problems.items():
-        yield Finding(level=Level.FAILURE, subject=option, text=str(wrong), remedy=f"set {option} right in the file")
+        remedy = f"set {option} right in the file" if _is_of_the_file(option, wrong) else ""
+        yield Finding(level=Level.FAILURE, subject=option, text=str(wrong), remedy=remedy)
     if not problems:
         yield Finding(level=Level.OK, subject="settings", text="all of them make sense")
     has_keys = not {"key", "allow", "peer"} & set(problems)  # a peer may be given with its key
@@ -88,6 +90,11 @@ def _findings(arguments: HostArguments, *, is_standby: bool) -> Iterator[Finding
     if isinstance(arguments, QemuArguments):
         yield from checks.check_opens("qemu", "QEMU and the package qemu.qmp are here", arguments.check_tools)
     yield from checks.check_tracking()
+
+
+def _is_of_the_file(option: str, wrong: FtvmError) -> bool:
+    """Tell whether the file is to be mended, not what it names: a key file, or a package that is not installed."""
+    return option not in ("key", "allow") and not isinstance(wrong.__cause__, ModuleNotFoundError)
 
 
 def _open_and_close(arguments: HostArguments) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 import click
 
 from ftvm.cli.asking import asking_options, guest_option, status_line
+from ftvm.engines.interval import INTERVAL_MAX, INTERVAL_MIN
+from ftvm.errors import ConfigError
 from ftvm.runtime.status import Status
 from ftvm.service.connection import GuestHandle, connect
 
@@ -44,27 +46,38 @@ def engine(
 ) -> None:
     """Protect a guest with another ENGINE, while it runs; in force at once on both hosts when this returns.
 
-    A host that takes over goes on with that engine, but with the interval that it was started with itself.
+    A host that takes over goes on with that engine, but with its own interval: the one that it was started with, if
+    that was with the same engine, else the engine's default (`--interval` in `ftvm standby --help`).
     """
     _tell(
         control,
         guest_id,
         is_json,
-        lambda guest: guest.set_engine(name, interval=_seconds(interval), latency=_seconds(latency)),
+        lambda guest: guest.set_engine(
+            name, interval=_seconds("--interval", interval), latency=_seconds("--latency", latency)
+        ),
     )
 
 
-@ctl.command(short_help="Change the time between checkpoints.")
+@ctl.command(
+    short_help="Change the time between checkpoints.",
+    context_settings={"ignore_unknown_options": True},  # -5 is a wrong number, not an option that there is none of
+)
 @click.argument("milliseconds", type=float)
 @asking_options
 @guest_option
 def interval(milliseconds: float, control: str | None, guest_id: str | None, is_json: bool) -> None:
     """Change the time between checkpoints to so many MILLISECONDS, while the guest runs."""
-    _tell(control, guest_id, is_json, lambda guest: guest.set_engine(interval=milliseconds / 1000))
+    _tell(control, guest_id, is_json, lambda guest: guest.set_engine(interval=_seconds("interval", milliseconds)))
 
 
-def _seconds(milliseconds: float | None) -> float | None:
-    return None if milliseconds is None else milliseconds / 1000
+def _seconds(what: str, milliseconds: float | None) -> float | None:
+    if milliseconds is None:
+        return None
+    if not INTERVAL_MIN <= milliseconds / 1000 <= INTERVAL_MAX:
+        least, most = INTERVAL_MIN * 1000, INTERVAL_MAX * 1000
+        raise ConfigError(f"{what} {milliseconds:g}: write milliseconds, from {least:g} to {most:g}")
+    return milliseconds / 1000
 
 
 @ctl.command(short_help="Hand a guest over to its standby.")

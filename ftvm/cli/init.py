@@ -20,7 +20,7 @@ __all__ = ["init"]
 @click.option("--arbiter", required=True, metavar="URL", help="Where the record lives, e.g. file:///shared/vm1.")
 @click.option("--guest", "guest_id", default="guest", show_default=True, help="The guest's name in the record.")
 @click.option("--force", is_flag=True, help="Vacate a record that exists: every older replica is dead, on your word.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="With --force: do not ask.")
 @click.option("--json", "is_json", is_flag=True, help="Print one JSON object instead of text.")
 def init(arbiter: str, guest_id: str, force: bool, yes: bool, is_json: bool) -> None:
     """Create the arbiter's record of a guest, so that `ftvm primary` may start it.
@@ -37,7 +37,8 @@ def init(arbiter: str, guest_id: str, force: bool, yes: bool, is_json: bool) -> 
                 "start a primary or standby, or vacate it with --force if every older replica is dead"
             )
         wanted = vacate(known)
-        _ask(known, wanted, guest_id, yes)
+        if known.generation > 0 and not yes:  # a first record takes nothing from anybody
+            _ask(known, wanted, guest_id)
         now = store.compare_and_set(guest_id, wanted)
     finally:
         store.close()
@@ -55,12 +56,15 @@ def _shown(record: Record) -> str:
     return f"generation {record.generation}, active {record.active}, standby {record.standby or 'none'}"
 
 
-def _ask(known: Record, wanted: Record, guest_id: str, is_sure: bool) -> None:
-    if is_sure:
-        return
-    if known.generation:
-        what = f"replaces {_shown(known)}"
-    else:
-        what = "is the first"
-    click.echo(f"About to write generation {wanted.generation} for guest {guest_id!r}: vacant. It {what}.", err=True)
-    click.confirm("Is that right?", abort=True, err=True)
+def _ask(known: Record, wanted: Record, guest_id: str) -> None:
+    click.echo(
+        f"About to write generation {wanted.generation} for guest {guest_id!r}: vacant. It replaces {_shown(known)}.",
+        err=True,
+    )
+    try:
+        is_right = click.confirm("Is that right?", err=True)
+    except click.Abort as unanswered:
+        click.echo(err=True)  # the question stands in the line yet
+        raise ConfigError("nobody answered, and nothing was done: say --yes if it is right") from unanswered
+    if not is_right:
+        raise click.Abort

@@ -26,6 +26,10 @@ def _names(record: Any) -> str:
     return f"active {record.active or 'none'}, standby {record.standby or 'none'}"
 
 
+def _interval(changed: events.EngineChanged) -> str:
+    return "" if changed.interval_ms is None else f" (interval {changed.interval_ms:g} ms)"
+
+
 _SENTENCES: Final[dict[type[Event], Callable[[Any], str]]] = {
     events.RoleChanged: lambda e: f"now {e.role} as {e.replica_id}: {e.reason}",
     events.RecordLearned: lambda e: f"record: generation {e.generation}, {_names(e)}",
@@ -59,7 +63,7 @@ _SENTENCES: Final[dict[type[Event], Callable[[Any], str]]] = {
     events.ArbiterTrouble: lambda e: f"arbiter: {e.error}",
     events.AttendantFailed: lambda e: f"the {e.name} failed and was closed; the guest goes on: {e.error}",
     events.EngineChanged: lambda e: (
-        f"engine: {e.engine} instead of {e.before}" if e.engine != e.before else f"engine: {e.engine}, as set anew"
+        f"engine: {e.engine}{_interval(e)}" + (f" instead of {e.before}" if e.engine != e.before else ", as set anew")
     ),
     events.GuestFinished: lambda e: f"{e.reason}; this host is done",
     events.HostFailed: lambda e: f"failed: {e.error}",

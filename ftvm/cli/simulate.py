@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from ftvm.cli.signals import Stopped
 from ftvm.engines.names import ENGINES
 from ftvm.errors import ConfigError
 from ftvm.lab.campaign import Hunt, campaign, hunt
 from ftvm.runtime.clock import MonotonicClock
-from ftvm.sim.history import Figures, History, parse_faults, play
+from ftvm.sim.history import NO_FAULTS, Figures, History, parse_faults, play
 from ftvm.sim.legend import LEGEND
 from ftvm.sim.mutants import MUTANTS
 from ftvm.sim.mutation import mutate
@@ -33,7 +34,7 @@ _SEEDS_KEPT = 2
 @click.option("--engine", type=click.Choice(list(ENGINES)), help="Protect with this engine.  [default: drawn]")
 @click.option("--mutant", metavar="NAME", help="Break the code on purpose, until a seed finds it; or 'list', or 'all'.")
 @click.option("--record", type=click.Path(path_type=Path), help="With --mutant all: write the seeds that found each.")
-@click.option("--only", metavar="FAULTS", help="With --seed: let in these faults alone, like crash:2,loss:14.")
+@click.option("--only", metavar="FAULTS", help="With --seed: let in these faults alone, like crash:2,loss:14; or none.")
 @click.option("--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="How many processes.")
 @click.option("--trace", is_flag=True, help="With --seed: print every event as text, one a line, with a legend.")
 @click.option("--no-shrink", is_flag=True, help="Do not look for fewer faults that break the same invariant.")
@@ -84,6 +85,9 @@ def _check_together(
         raise ConfigError("--trace prints text, and --json nothing but one object: leave one of them out")
     if mutant == "all" and seed is not None:
         raise ConfigError("--mutant all plays many seeds: say which with --start and --seeds, not with --seed")
+    for option in ("seeds", "start", "jobs"):
+        if seed is not None and _is_given(option):
+            raise ConfigError(f"--{option} is about many seeds, and --seed plays one alone: leave one of them out")
     if record is None:
         return
     if mutant != "all":
@@ -92,6 +96,10 @@ def _check_together(
         record.open("a").close()  # now, not after an hour of playing
     except OSError as wrong:
         raise ConfigError(f"--record {record} cannot be written: {wrong.strerror}") from wrong
+
+
+def _is_given(option: str) -> bool:
+    return click.get_current_context().get_parameter_source(option) is ParameterSource.COMMANDLINE
 
 
 def _list_mutants(*, as_json: bool) -> None:
@@ -215,7 +223,7 @@ def _tell_shrunk(failing: History, engine: str | None, mutant: str | None) -> No
         return
     shrunk = shrink(failing, engine=engine)
     faults = ",".join(map(str, shrunk.faults))
-    command = f"ftvm simulate --seed {failing.seed} --only {faults or '0'}"
+    command = f"ftvm simulate --seed {failing.seed} --only {faults or NO_FAULTS}"
     command += f" --engine {engine}" if engine is not None else ""
     command += f" --mutant {mutant}" if mutant is not None else ""
     click.echo(

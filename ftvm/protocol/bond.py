@@ -19,7 +19,7 @@ from ftvm.protocol.copying import CopyPlan
 from ftvm.protocol.core import Core
 from ftvm.protocol.link import LINKS, NAMED, LinkEvent, LinkState
 from ftvm.protocol.output import Gate
-from ftvm.protocol.pace import Pace
+from ftvm.protocol.pace import Pace, interval_ms_of
 from ftvm.protocol.patience import Patience
 from ftvm.protocol.releasing import Releases
 from ftvm.protocol.session import Session
@@ -110,4 +110,7 @@ class Bond:
             return
         before, self.pace.told = self.pace.told, engine
         guest_id = self.core.settings.guest_id
-        self.core.tell(EngineChanged(at=now, guest_id=guest_id, before=before.name, engine=engine.name))
+        interval_ms = interval_ms_of(engine)
+        self.core.tell(
+            EngineChanged(at=now, guest_id=guest_id, before=before.name, engine=engine.name, interval_ms=interval_ms)
+        )

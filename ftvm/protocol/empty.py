@@ -138,8 +138,8 @@ class Empty:
 
     def _refused(self, peer: str, refusal: Refuse, now: Nanos) -> None:
         settings = self.core.settings
-        if refusal.reason not in self._refusals:
+        if refusal.is_final:  # the failure tells the reason
+            self.core.fail(ConfigError(f"{peer} refused this host as a standby: {refusal.reason}"))
+        elif refusal.reason not in self._refusals:
             self._refusals |= {refusal.reason}
             self.core.tell(JoinRefused(at=now, guest_id=settings.guest_id, peer=peer, reason=refusal.reason))
-        if refusal.is_final:
-            self.core.fail(ConfigError(f"{peer} refused this host as a standby: {refusal.reason}"))

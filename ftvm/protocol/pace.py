@@ -5,6 +5,7 @@ made: what came before belongs to that checkpoint; what comes after waits for wh
 header tells the backup what to do behind it: execute, or come to rest. Without a backup there is no cut to wait for.
 """
 
+import math
 from dataclasses import dataclass, field
 
 from ftvm.interfaces import Engine, EngineView
@@ -13,7 +14,7 @@ from ftvm.protocol.output import Gate
 from ftvm.protocol.session import Session
 from ftvm.units import Nanos
 
-__all__ = ["Pace"]
+__all__ = ["Pace", "interval_ms_of"]
 
 
 @dataclass(slots=True)
@@ -69,3 +70,9 @@ class Pace:
                 commit_ns=session.commit_ns,
             )
         )
+
+
+def interval_ms_of(engine: Engine) -> float | None:
+    """Return the milliseconds between checkpoints that an engine was given, None if it has no such parameter."""
+    interval = getattr(engine, "interval", None)  # not asked of an Engine: one of somebody's own may have anything
+    return round(interval * 1000, 6) if isinstance(interval, int | float) and math.isfinite(interval) else None

@@ -3,6 +3,7 @@
 from ftvm.errors import FtvmError
 from ftvm.protocol.active import Active
 from ftvm.protocol.core import Settings
+from ftvm.protocol.pace import interval_ms_of
 from ftvm.protocol.replica import Replica
 from ftvm.protocol.standby import Standby
 from ftvm.runtime.status import HALTED, Counters, Status, percentiles
@@ -29,6 +30,7 @@ def describe(settings: Settings, replica: Replica, counters: Counters, failure: 
         active=known.active,
         standby=known.standby,
         engine=engine or settings.engine.name,
+        interval_ms=interval_ms_of(active.pace.engine) if active is not None else None,
         epoch=epoch,
         epochs_in_flight=len(in_flight),
         lag_ms=nanos_to_millis(now - in_flight[0].cut_at) if in_flight else 0.0,

@@ -61,6 +61,7 @@ class Status:
     link              what the active does about its standby: none, copying, ..., protected; "halted" if the guest waits
                       for one (empty on other roles)
     generation        of the newest record known; `standby` is who it names
+    interval_ms       between checkpoints, as the engine was given it; None if it has none, or is in force elsewhere
     epoch             the last one committed (standby) or cut (active)
     epochs_in_flight  cut and not acknowledged yet; `lag_ms` is the age of the oldest of them
     outputs_held      waiting for their epoch
@@ -80,6 +81,7 @@ class Status:
     active: str | None
     standby: str | None
     engine: str
+    interval_ms: float | None
     epoch: int
     epochs_in_flight: int
     lag_ms: float

@@ -12,7 +12,10 @@ from ftvm.sim.checkers import Violation
 from ftvm.sim.ledger import Fault
 from ftvm.sim.world import World
 
-__all__ = ["Figures", "History", "parse_faults", "play"]
+__all__ = ["NO_FAULTS", "Figures", "History", "parse_faults", "play"]
+
+NO_FAULTS = "none"
+"""What `--only` takes for no fault at all."""
 
 INTERVAL_S = 0.04
 """Of an engine that was named, not drawn."""
@@ -126,7 +129,9 @@ class Figures:
 
 
 def parse_faults(text: str) -> tuple[Fault, ...]:
-    """Read faults as `--only` takes them: kind:number, separated by commas; empty: none at all."""
+    """Read faults as `--only` takes them: kind:number, separated by commas; or `none`."""
+    if text == NO_FAULTS:
+        return ()
     faults = tuple(Fault.parse(word) for word in text.split(",") if word)
     if len(set(faults)) != len(faults):
         raise ConfigError(f"{text!r} names a fault twice")

@@ -66,7 +66,8 @@ Plan = list[_Step | tuple[Input, ...]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Bench(Generic[G]):
-    """What all trials share; `acted` tells which of them saw the guest do anything."""
+    """What all trials share; `acted` tells which of them saw the guest do anything, `compared` which comparisons of a
+    guest with its copy had anything to go by."""
 
     make_guest: Callable[[], G]
     let_run: Callable[[G], None]
@@ -74,6 +75,7 @@ class _Bench(Generic[G]):
     is_deterministic: bool
     moment_seconds: float
     acted: list[bool] = field(default_factory=list)
+    compared: list[bool] = field(default_factory=list)
 
     def wait(self) -> None:
         """Let time pass for a guest that might move though it should not."""
@@ -100,7 +102,8 @@ def check_guest(
     let_run           returns when the resumed guest has run for a moment; by default `moment_seconds` pass. For a
                       guest that has no thread of its own
     is_right          tells whether these outputs, all since birth, are what the program makes, in this order
-    is_deterministic  without inputs, what it says depends on its state alone, never on time: two copies say the same
+    is_deterministic  without inputs, what it says depends on its state alone, never on time: two copies say the same.
+                      It is let run until it says something
     examples          how many plans of up to `steps` steps are tried; `seed_number` chooses them
     patience_seconds  what one plan may take at most: a guest that hangs is reported
 
@@ -132,6 +135,9 @@ def check_guest(
             raise
         raise found[0] from None
     require(any(bench.acted), _ACTS, "no memory was written and nothing said: give it inputs, or let it run for longer")
+    unsaid = f"without inputs it said nothing in {_MOMENTS_MAX} moments that could be compared: let it run for longer, "
+    unsaid += f"with a let_run or a moment_seconds of more than {moment_seconds:g}, or leave is_deterministic out"
+    require(not is_deterministic or (bool(bench.compared) and all(bench.compared)), _SAME_COURSE, unsaid)
 
 
 def _plans(inputs: st.SearchStrategy[Input], steps: int) -> st.SearchStrategy[Plan]:
@@ -315,10 +321,13 @@ class _Trial(Generic[G]):
                 self._compare_courses(twin, sink, said)
 
     def _compare_courses(self, twin: G, sink: Recorder, said: int) -> None:
-        ours = len(self._sink.said)
-        for guest in (self._guest, twin):
-            _run(self._bench, guest, ())
-        pairs = zip(self._sink.said[ours:], sink.said[said:], strict=False)
+        ours, pairs = len(self._sink.said), list[tuple[Said, Said]]()
+        for _ in range(_MOMENTS_MAX if all(self._bench.compared) else 1):  # a silent guest is waited for once
+            for guest in (self._guest, twin):
+                _run(self._bench, guest, ())
+            if pairs := list(zip(self._sink.said[ours:], sink.said[said:], strict=False)):
+                break
+        self._bench.compared.append(bool(pairs))
         for number, (one, other) in enumerate(pairs):
             require(one == other, _SAME_COURSE, f"output {number} of the guest is {one}, of its copy {other}")
 

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from ftvm.cli import asking, top
+from ftvm.cli.sentences import describe
 from ftvm.engines.kemari import Kemari
+from ftvm.engines.remus import Remus
 from ftvm.errors import ClosedError
+from ftvm.events import EngineChanged
 from ftvm.runtime.protection import Protection, protect
 from ftvm.service.control import ControlSocket
 from ftvm.sim.guest import SimGuest
@@ -39,6 +42,14 @@ def test_status_tells_of_each_guest_in_a_line(ftvm: Run, host: Protection) -> No
     assert outcome.status == 0
     assert outcome.out.startswith("guest 'vm1': runs here, unprotected: no standby has joined; generation ")
     assert host.status().role == "active"
+
+
+def test_status_of_a_protected_guest_tells_its_engine_and_the_interval_in_force(ftvm: Run, host: Protection) -> None:
+    ftvm("ctl", "interval", "10")
+
+    protected = replace(host.status(), standby="b1")
+
+    assert "protected by b1 (remus, interval 10 ms, lag 0.0 ms)" in asking.status_line(protected)
 
 
 @pytest.mark.parametrize(
@@ -132,6 +143,22 @@ def test_ctl_changes_the_engine_and_its_interval(ftvm: Run, host: Protection) ->
 
     assert json.loads(changed.out)["engine"] == "kemari"
     assert host._node.driver.engines == (Kemari(0.01), Kemari(0.01))
+    assert [describe(event) for event in host.events(0) if isinstance(event, EngineChanged)] == [
+        "engine: kemari (interval 50 ms) instead of remus",
+        "engine: kemari (interval 10 ms), as set anew",
+    ]
+
+
+@pytest.mark.parametrize("milliseconds", ["1e300", "-5", "0", "nan", "10001"])
+@pytest.mark.parametrize("words", [["interval"], ["engine", "remus", "--interval"], ["engine", "remus", "--latency"]])
+def test_ctl_tells_of_a_wrong_duration_in_the_unit_that_it_takes(
+    ftvm: Run, host: Protection, words: list[str], milliseconds: str
+) -> None:
+    outcome = ftvm("ctl", *words, milliseconds)
+
+    assert outcome.status == 2
+    assert f"{words[-1]} {float(milliseconds):g}: write milliseconds, from 0.5 to 10000" in outcome.err
+    assert host._node.driver.engines == (Remus(0.025), Remus(0.025))
 
 
 def test_ctl_of_an_engine_that_is_none_is_wrong_usage(ftvm: Run, host: Protection) -> None:

@@ -1,6 +1,7 @@
 """`ftvm check`: the whole of it, on a file that is right and on files that are wrong."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,22 @@ def test_a_key_that_others_can_read_is_a_failure_that_says_how_to_mend_it(ftvm: 
     assert outcome.status == 1
     assert "FAILURE key: " in outcome.out
     assert "chmod" in outcome.out
+
+
+def test_the_file_is_to_be_mended_only_where_it_is_what_is_wrong(
+    ftvm: Run, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    monkeypatch.delitem(sys.modules, "ftvm.service.metrics", raising=False)
+    monkeypatch.delattr("ftvm.service.metrics", raising=False)
+    (config.parent / "a.key").chmod(0o644)
+    config.write_text(config.read_text().replace('"8M"', '"lots"') + 'metrics = "127.0.0.1:0"\n')
+
+    told = {finding["subject"]: finding for finding in json.loads(ftvm("check", config, "--json").out)}
+
+    assert told["memory"]["remedy"] == "set memory right in the file"
+    assert "pip install 'ftvm[metrics]'" in told["metrics"]["text"]
+    assert told["metrics"]["remedy"] == told["key"]["remedy"] == ""
 
 
 def test_several_wrong_settings_are_all_found_and_the_rest_is_still_looked_at(ftvm: Run, config: Path) -> None:

@@ -6,7 +6,20 @@ import pytest
 from click.testing import CliRunner
 
 from ftvm.cli.primary import primary
+from ftvm.engines.names import engines_for
+from ftvm.engines.remus import Remus
 from ftvm.errors import ConfigError
+from ftvm.interfaces import Capability
+from ftvm.protocol.pace import interval_ms_of
+
+
+def test_help_tells_at_what_interval_a_takeover_goes_on_under_an_engine_that_the_host_was_not_given() -> None:
+    others = engines_for(frozenset(Capability), Remus())
+    defaults = ", ".join(f"{name} {interval_ms_of(engine):g}" for name, engine in others.items())
+
+    told = " ".join(CliRunner().invoke(primary, ["--help"]).output.split())
+
+    assert f"A host that takes over under another engine has that one's own: {defaults}." in told
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`ftvm init`: an operator's word, asked for before it is given."""
 
+import io
 import json
 from pathlib import Path
 
@@ -29,12 +30,34 @@ def test_init_leaves_a_vacant_record_for_the_next_primary(ftvm: Run, tmp_path: P
     assert record_of(tmp_path) == Record(1, None, None)
 
 
-def test_init_asks_and_a_no_changes_nothing(tmp_path: Path) -> None:
-    result = CliRunner().invoke(init, ["--arbiter", f"file://{tmp_path}"], input="n\n")
+def test_a_first_record_takes_nothing_from_anybody_and_is_not_asked_about(ftvm: Run, tmp_path: Path) -> None:
+    outcome = ftvm("init", "--arbiter", f"file://{tmp_path}")
+
+    assert (outcome.status, outcome.err) == (0, "")
+    assert record_of(tmp_path) == Record(1, None, None)
+
+
+def test_force_asks_and_a_no_changes_nothing(tmp_path: Path) -> None:
+    CliRunner().invoke(init, ["--arbiter", f"file://{tmp_path}"])
+
+    result = CliRunner().invoke(init, ["--arbiter", f"file://{tmp_path}", "--force"], input="n\n")
 
     assert result.exit_code == 1
-    assert "About to write generation 1" in result.output
-    assert record_of(tmp_path).generation == 0
+    assert "About to write generation 2" in result.output
+    assert record_of(tmp_path).generation == 1
+
+
+def test_force_that_nobody_can_answer_names_the_option_that_needs_no_answer(
+    ftvm: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ftvm("init", "--arbiter", f"file://{tmp_path}")
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+
+    outcome = ftvm("init", "--arbiter", f"file://{tmp_path}", "--force")
+
+    assert outcome.status == 2
+    assert "nobody answered, and nothing was done: say --yes" in outcome.err
+    assert record_of(tmp_path).generation == 1
 
 
 def test_init_does_not_touch_a_record_that_exists(ftvm: Run, tmp_path: Path) -> None:

@@ -17,6 +17,12 @@ def test_keygen_writes_a_pair_and_says_which_file_is_for_whom(tmp_path: Path) ->
     assert load_public(tmp_path / "host.pub")
 
 
+def test_keygen_takes_the_name_of_the_key_file_for_the_name_of_the_pair(tmp_path: Path) -> None:
+    CliRunner().invoke(keygen, [str(tmp_path / "d.key")])
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d.key", "d.pub"]
+
+
 def test_keygen_json_names_the_public_key_and_both_files(tmp_path: Path) -> None:
     name = str(tmp_path / "host")
 
@@ -29,7 +35,7 @@ def test_keygen_json_names_the_public_key_and_both_files(tmp_path: Path) -> None
     }
 
 
-@pytest.mark.parametrize("name", ["", "keys/", "keys/.", ".."])
+@pytest.mark.parametrize("name", ["", "keys/", "keys/.", "..", ".key"])
 def test_keygen_makes_no_files_without_a_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "keys").mkdir()

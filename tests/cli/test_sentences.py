@@ -6,7 +6,7 @@ import pytest
 
 from ftvm import events
 from ftvm.cli.sentences import describe
-from ftvm.events import TookOver
+from ftvm.events import EngineChanged, TookOver
 from ftvm.units import Nanos
 
 SAMPLES: dict[str, Any] = {"pages": (1,), "agreed": None, "seen": None, "guest_id": "vm1", "devices": False}
@@ -19,6 +19,12 @@ def test_every_event_has_a_sentence(name: str) -> None:
     values: dict[str, Any] = {field: SAMPLES.get(field, 1) for field in kind.__dataclass_fields__}
 
     assert describe(kind(**values))
+
+
+def test_an_engine_whose_interval_is_not_known_is_told_without() -> None:
+    changed = EngineChanged(at=Nanos(0), guest_id="vm1", before="remus", engine="hybrid")
+
+    assert describe(changed) == "engine: hybrid instead of remus"
 
 
 def test_a_takeover_tells_what_it_cost() -> None:

@@ -65,6 +65,19 @@ def test_a_violation_is_told_shrunk_and_ends_with_one(
     assert violation["invariant"] == "I2"
 
 
+def test_a_violation_that_needs_no_fault_is_told_with_a_command_that_plays_it_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulate(monkeypatch, "--seed", "4", "--mutant", "skip_a_gap")
+    told = capsys.readouterr().out
+
+    command = re.search(r"ftvm simulate (.+) --trace", told)
+
+    assert "seed 4 needs 0 of " in told
+    assert command is not None
+    assert simulate(monkeypatch, *command[1].split(), "--json") == 0, "it finds the mutant again"
+
+
 def test_a_mutant_that_no_seed_finds_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     assert simulate(monkeypatch, "--seeds", "1", "--mutant", "add_without_hold", "--json") == 1
 
@@ -132,6 +145,9 @@ def test_a_trace_comes_with_its_legend(monkeypatch: pytest.MonkeyPatch, capsys: 
         ("--seeds", "0"),
         ("--seed", "1", "--trace", "--json"),
         ("--seed", "1", "--mutant", "all"),
+        ("--seed", "1", "--seeds", "7"),
+        ("--seed", "1", "--start", "0"),
+        ("--seed", "1", "--jobs", "2"),
         ("--mutant", "all", "--record", "/nowhere/seeds.json"),
         ("--record", "seeds.json"),
     ],

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 
 import ftvm
-from ftvm.testing import check_guest
+from ftvm.testing import ContractBroken, check_guest
 from ftvm.testing.recorder import Said
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -34,6 +34,21 @@ def test_arena_guest_keeps_the_contract() -> None:
 
     inputs = st.tuples(st.just("ledger"), st.binary(max_size=9))
     check_guest(ArenaGuest, inputs=inputs, is_right=is_counting, is_deterministic=True, moment_seconds=0.015)
+
+
+def test_a_register_that_is_not_saved_is_found_though_the_guest_seldom_speaks() -> None:
+    from arena_guest import ArenaGuest
+
+    class ForgetsItsStep(ArenaGuest):  # type: ignore[misc]
+        def save_devices(self) -> bytes:
+            return b"ARNA"
+
+        def load_devices(self, devices: bytes) -> None:
+            if devices != b"ARNA":
+                raise ftvm.GuestError(f"{len(devices)} bytes are no devices of an arena guest")
+
+    with pytest.raises(ContractBroken, match="A copy goes the same way: output 0 of the guest is "):
+        check_guest(ForgetsItsStep, is_deterministic=True)
 
 
 @needs_unicorn

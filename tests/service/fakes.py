@@ -20,6 +20,7 @@ STATUS = Status(
     active="a1",
     standby="b1",
     engine="remus",
+    interval_ms=25.0,
     epoch=17,
     epochs_in_flight=1,
     lag_ms=4.5,

@@ -12,7 +12,7 @@ from ftvm.guests.riscv.guest import RiscvGuest
 from ftvm.interfaces import Capability, OutputSink
 from ftvm.sim.guest import SimGuest
 from ftvm.testing import ContractBroken, check_guest
-from ftvm.testing.recorder import Said
+from ftvm.testing.recorder import Recorder, Said
 
 FRAMES = st.tuples(st.just("net0"), st.binary(min_size=1, max_size=20))
 
@@ -233,6 +233,20 @@ def test_built_in_machine_passes() -> None:
 def test_broken_machine_is_found(kind: type[RiscvGuest], complaint: str) -> None:
     with pytest.raises(ContractBroken, match=complaint):
         check_guest(lambda: machine(kind))
+
+
+def test_a_guest_that_says_nothing_cannot_be_deterministic_unseen() -> None:
+    class Mute(Recorder):
+        def emit(self, channel: str, payload: bytes, position: GuestPosition | None = None) -> None:
+            del channel, payload, position
+
+    class SaysNothing(Honest):
+        def attach(self, sink: OutputSink) -> None:
+            del sink
+            super().attach(Mute())
+
+    with pytest.raises(ContractBroken, match="A copy goes the same way: without inputs it said nothing in 200 moments"):
+        check_guest(SaysNothing, let_run=advance, is_deterministic=True, examples=5)
 
 
 def test_guest_that_claims_no_replay_need_not_replay() -> None:
