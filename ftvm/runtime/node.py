@@ -144,8 +144,8 @@ class Node:
         self._attendants.close()
         self._arbiter.close(self.driver.last_word() if self.host.error is None else None)
         self._world.close()
-        self._transport.close()
         self._guest.close()
+        self._transport.close()  # after the guest, whose own thread may wake it until then
         self.changed.notify()
 
     # --- Controls: for the loop's thread only ----------------------------------------------------------------------

@@ -256,6 +256,6 @@ def kill(host: Protection) -> None:
     node = host._node
     node._is_closed = True
     node.host.stop()
+    node._guest.close()
     node._transport.close()
     node._arbiter.close()
-    node._guest.close()

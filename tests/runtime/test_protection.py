@@ -117,10 +117,10 @@ def kill(host: Protection | Standby) -> None:
     node = host._node
     node._is_closed = True
     node.host.stop()
+    node._guest.close()
     node._transport.close()
     node._arbiter.close()
     node._world.close()
-    node._guest.close()
 
 
 def endpoint_of(host: Protection | Standby) -> str:
@@ -426,6 +426,18 @@ def test_who_waits_is_woken_when_the_loop_breaks() -> None:
     assert isinstance(errors[0], InternalError)
     with pytest.raises(InternalError):
         primary.check()
+
+
+def test_a_host_that_closes_ends_its_guest_before_what_the_guest_may_wake(monkeypatch: pytest.MonkeyPatch) -> None:
+    guest, ended = sim(), []
+    host = protect(guest, listen="tcp://127.0.0.1:0", arbiter=MemoryRecordStore(), create=True)
+    for part in (guest, host._node._transport):
+        close = part.close
+        monkeypatch.setattr(part, "close", lambda part=part, close=close: (ended.append(part), close()))
+
+    host.close()
+
+    assert ended == [guest, host._node._transport]
 
 
 def test_a_closed_host_says_so() -> None:

@@ -177,9 +177,9 @@ def kill(host: Protection) -> None:
     node = host._node
     node._is_closed = True
     node.host.stop()
+    node._guest.close()
     node._transport.close()
     node._arbiter.close()
-    node._guest.close()
 
 
 def test_a_difference_between_the_machines_is_refused_with_both(guests: Guests, tmp_path: Path) -> None:
