@@ -7,7 +7,7 @@ everything back. It drives both ends from one thread. It does not look into how 
 
 import os
 import random
-import threading
+import select
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -347,7 +347,7 @@ def _check_nothing_left_behind(make_pair: MakePair, patience_seconds: float) -> 
             for _ in range(_LINGER_LOOKS):
                 if _is_no_more(held, before):
                     break
-                threading.Event().wait(_LINGER_SECONDS)
+                select.select((), (), (), _LINGER_SECONDS)
                 held = _held()
             require(_is_no_more(held, before), promise, f"(descriptors, threads) grew from {before} to {held}")
         before = held
