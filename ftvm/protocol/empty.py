@@ -138,6 +138,7 @@ class Empty:
 
     def _refused(self, peer: str, refusal: Refuse, now: Nanos) -> None:
         settings = self.core.settings
+        self._unanswered_at, self._read_at = Nanos(now + UNANSWERED_NS), None  # who refuses for now has answered
         if refusal.is_final:  # the failure tells the reason
             self.core.fail(ConfigError(f"{peer} refused this host as a standby: {refusal.reason}"))
         elif refusal.reason not in self._refusals:

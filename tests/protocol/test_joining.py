@@ -172,6 +172,25 @@ def test_a_host_that_nobody_takes_says_that_the_arbiter_cannot_be_reached() -> N
     assert not pair.b.told(JoinUnanswered)
 
 
+def test_a_spare_host_that_is_refused_for_now_is_not_told_that_the_active_may_be_gone() -> None:
+    pair = Pair().protected()
+    spare = pair.boot("c", make_settings(), "a", starts=False)
+
+    for _ in range(int(2 * UNANSWERED_NS / MS / 50)):
+        pair.elapse(50)
+        spare.tick()
+        pair.carry(spare, pair.a)
+        for _ in range(len(pair.a.sent)):
+            sent = pair.a.sent.popleft()
+            (spare if sent.peer == "c" else pair.b).take(pair.a, sent)
+        pair.exchange()
+        if spare.outstanding is not None:
+            spare.answer()
+
+    assert spare.told(JoinRefused)
+    assert spare.told(JoinUnanswered) == []
+
+
 def test_a_host_that_was_taken_has_nothing_to_say() -> None:
     pair = Pair().protected()
 
