@@ -2,8 +2,8 @@
 
 One request is outstanding at a time. A proposal is resolved only when a generation at or above its own is learned:
 never by a time-out, never by an error (PROTOCOL.md, "The arbiter's record"). Until then it counts as possibly in force,
-which is what the release rule asks about. A record older than one already seen means that the arbiter forgot: it is
-refused.
+which is what the release rule asks about. A record older than one already seen means that the arbiter forgot, and
+another record of the generation already seen that it contradicts itself: both are refused.
 
 What was proposed and may be in force is thus never abandoned. One that cannot be in force may be withdrawn: each of its
 attempts, the first as well as the last, was answered that it certainly had no effect and never will have one (a full
@@ -107,9 +107,9 @@ class Desk:
             raise InternalError(f"answered {answer.request}, asked {self._outstanding}")
         self._outstanding = None
         record = answer.record
-        if record is None or record.generation < self.known.generation:
-            forgot = f"it went back from generation {self.known.generation} to {record.generation}" if record else None
-            self.error = answer.error or forgot or "no answer"
+        broken = self._contradiction(record)
+        if record is None or broken is not None:
+            self.error = answer.error or broken or "no answer"
             self._wants_read |= isinstance(answer.request, Read)
             self._unapplied += isinstance(answer.request, CompareAndSet) and answer.is_unapplied
             self._not_before = Nanos(now + self.retry_ns)
@@ -122,6 +122,14 @@ class Desk:
         if self.proposal is not None and record.generation >= self.proposal.generation:
             self.proposal = None
         return True
+
+    def _contradiction(self, record: Record | None) -> str | None:
+        """Tell how a record contradicts the one that the arbiter told us before; None if it does not."""
+        if record is None or record.generation > self.known.generation:
+            return None
+        if record.generation < self.known.generation:
+            return f"it went back from generation {self.known.generation} to {record.generation}"
+        return None if record == self.known else f"it changed generation {record.generation}, which never changes"
 
     def deadline(self) -> Nanos | None:
         """Return when a request that failed is due again; None while its answer is awaited, or nothing is wanted."""

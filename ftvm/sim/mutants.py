@@ -45,7 +45,7 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
         _mutant(
             "give_up_a_proposal_on_an_error",
             "an arbiter that does not answer counts as a no",
-            Edit(f"{_DESK}.take", 'self.error = answer.error or forgot or "no answer"', "self.proposal = None"),
+            Edit(f"{_DESK}.take", 'self.error = answer.error or broken or "no answer"', "self.proposal = None"),
         ),
         _mutant(
             "withdraw_what_may_be_in_force",

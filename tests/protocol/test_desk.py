@@ -188,6 +188,42 @@ def test_an_arbiter_that_forgot_is_not_believed() -> None:
     assert desk.deadline() == NOW + RETRY
 
 
+@pytest.mark.parametrize(
+    "other", [Record(4, "x", None), Record(4, "q", "y"), Record(4, "y", "x"), Record(4, None, None)]
+)
+def test_an_arbiter_that_changes_a_generation_contradicts_itself_and_is_not_believed(other: Record) -> None:
+    desk = make_desk(PAIR)
+    fresh_at = desk.want_read()
+
+    is_learned = answer_read(desk, other)
+
+    assert not is_learned
+    assert desk.known == PAIR
+    assert desk.reads < fresh_at
+    assert desk.error == "it changed generation 4, which never changes"
+    assert desk.deadline() == NOW + RETRY
+
+
+def test_a_contradiction_resolves_no_proposal() -> None:
+    desk = make_desk()
+    desk.propose(PAIR)
+    desk.next_request(NOW)
+
+    desk.take(Answer(CompareAndSet(PAIR), Record(3, "q", None), None), NOW)
+
+    assert (desk.known, desk.proposal) == (SOLO, PAIR)
+    assert desk.error == "it changed generation 3, which never changes"
+
+
+def test_the_same_record_told_again_is_no_contradiction() -> None:
+    desk = make_desk(PAIR)
+    desk.want_read()
+
+    assert answer_read(desk, Record(4, "x", "y"))
+
+    assert desk.error is None
+
+
 def test_a_read_that_failed_is_tried_again_after_a_while() -> None:
     desk = make_desk()
     desk.want_read()
