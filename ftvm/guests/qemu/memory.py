@@ -1,11 +1,13 @@
 """Memory that QEMU and this process both have mapped, and where it lies in QEMU.
 
 A `SharedMemory` is an unnamed file in memory: it lives for as long as a process has it open or mapped, and leaves
-nothing behind, however those end. Knows nothing of QEMU but its entry in /proc.
+nothing behind, however those end. Its size is sealed: a QEMU that was broken into cannot shrink it under our feet,
+where the next look at it would end this process (SIGBUS). Knows nothing of QEMU but its entry in /proc.
 
-Source: memfd_create(2), proc_pid_maps(5).
+Source: memfd_create(2), fcntl(2) "File Sealing", proc_pid_maps(5).
 """
 
+import fcntl
 import mmap
 import os
 from typing import Final
@@ -16,16 +18,18 @@ from ftvm.units import bytes_to_pages
 __all__ = ["SharedMemory"]
 
 _MAPS_LINES_MAX: Final = 65_536
+_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 class SharedMemory:
-    """So many bytes, zero at first."""
+    """So many bytes, zero at first, and never more or fewer, whoever has the file."""
 
     def __init__(self, name: str, size_bytes: int) -> None:
         self.name = name
         self.page_count = bytes_to_pages(size_bytes)
-        self.descriptor = os.memfd_create(f"ftvm-{name}", os.MFD_CLOEXEC)
+        self.descriptor = os.memfd_create(f"ftvm-{name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(self.descriptor, size_bytes)
+        fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, _SEALS)
         self._map = mmap.mmap(self.descriptor, size_bytes, mmap.MAP_SHARED)
         self.buffer = memoryview(self._map)
 
