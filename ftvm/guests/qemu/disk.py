@@ -15,7 +15,6 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
 
 from ftvm.capture.trackers import StoreTracker
 from ftvm.errors import ConfigError, GuestError
@@ -24,8 +23,6 @@ from ftvm.guests.qemu.nbd import serve
 from ftvm.units import PAGE_BYTES
 
 __all__ = ["Disk", "DiskServer"]
-
-_ZERO_PAGE: Final = bytes(PAGE_BYTES)
 
 
 class Disk:
@@ -73,15 +70,6 @@ class Disk:
         if content:
             self.buffer[offset : offset + len(content)] = content
             self._note(offset // PAGE_BYTES, (offset + len(content) - 1) // PAGE_BYTES)
-
-    def zero(self, offset: int, length: int) -> None:
-        """Make bytes zero. Whole pages that are zero already are left alone: they need no memory, and no epoch."""
-        end = offset + length
-        while offset < end:
-            stop = min(end, (offset // PAGE_BYTES + 1) * PAGE_BYTES)
-            if self.read(offset, stop - offset) != _ZERO_PAGE[: stop - offset]:
-                self.write(offset, _ZERO_PAGE[: stop - offset])
-            offset = stop
 
     def flush(self) -> None:
         """Put all that was written on this host's device. Raises OSError."""

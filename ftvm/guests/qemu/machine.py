@@ -24,6 +24,9 @@ RAM_ID: Final = "ftvm-ram"
 _MIB: Final = 1 << 20
 _CYLINDER_BYTES: Final = 16 * 63 * 512
 _CYLINDERS_MAX: Final = 16_383
+_DISK_FEATURES: Final = "write-zeroes=off,discard=off"
+"""What the disk does not offer: a stop waits for all that is asked of it, and either asks for gigabytes in a few bytes.
+The state of a disk that offers them does not load on one that does not, so the other host is told."""
 _IDENTITY_CHARS_MAX: Final = 700
 """What fits the handshake beside the rest; longer arguments are compared by their digest."""
 
@@ -109,6 +112,7 @@ class QemuMachine:
         words = [
             *("-accel", self.accel),
             *(("mac", self.mac) if self.mac is not None else ()),
+            *(("disk", _DISK_FEATURES) if self.disk_bytes else ()),
             *self.arguments,
         ]
         arguments = shlex.join(words)
@@ -135,7 +139,7 @@ class QemuMachine:
             # The geometry is said, lest QEMU guess it from the disk's content, which a standby does not have yet.
             cylinders = min(max(self.disk_bytes // _CYLINDER_BYTES, 2), _CYLINDERS_MAX)
             words += ["-blockdev", f"nbd,node-name=ftvm-disk,server.type=fd,server.str={wires.disk}"]
-            words += ["-device", f"virtio-blk-pci,drive=ftvm-disk,cyls={cylinders},heads=16,secs=63"]
+            words += ["-device", f"virtio-blk-pci,drive=ftvm-disk,cyls={cylinders},heads=16,secs=63,{_DISK_FEATURES}"]
         return words if boots else [*words, "-incoming", "defer"]
 
 

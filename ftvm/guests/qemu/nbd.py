@@ -71,11 +71,10 @@ class _Flag(IntFlag):
     HAS_FLAGS = 1
     SEND_FLUSH = 4
     SEND_FUA = 8
-    SEND_TRIM = 32
-    SEND_WRITE_ZEROES = 64
 
 
-_EXPORT_FLAGS: Final = _Flag.HAS_FLAGS | _Flag.SEND_FLUSH | _Flag.SEND_FUA | _Flag.SEND_TRIM | _Flag.SEND_WRITE_ZEROES
+_EXPORT_FLAGS: Final = _Flag.HAS_FLAGS | _Flag.SEND_FLUSH | _Flag.SEND_FUA
+"""Neither trim nor write-zeroes: a few bytes could ask for gigabytes, which a stop would have to wait for."""
 _COMMAND_FUA: Final = 1
 
 
@@ -84,8 +83,6 @@ class _Command(IntEnum):
     WRITE = 1
     DISCONNECT = 2
     FLUSH = 3
-    TRIM = 4
-    WRITE_ZEROES = 6
 
 
 class BlockStore(Protocol):
@@ -102,10 +99,6 @@ class BlockStore(Protocol):
 
     def write(self, offset: int, content: bytes) -> None:
         """Change bytes."""
-        ...
-
-    def zero(self, offset: int, length: int) -> None:
-        """Make bytes zero."""
         ...
 
     def flush(self) -> None:
@@ -189,8 +182,6 @@ def _do(store: BlockStore, command: int, offset: int, length: int, content: byte
             return 0, store.read(offset, length)
         case _Command.WRITE:
             store.write(offset, content)
-        case _Command.TRIM | _Command.WRITE_ZEROES:
-            store.zero(offset, length)
         case _:
             return _ERROR_INVALID, b""
     return 0, b""
