@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
@@ -16,6 +15,7 @@ from ftvm.cli.hostoptions import any_host_options
 from ftvm.cli.hostrun import run_primary, run_standby
 from ftvm.cli.values import parse_memory
 from ftvm.errors import ConfigError
+from ftvm.guests.imagefile import image_bytes
 from ftvm.interfaces import Guest
 
 __all__ = ["qemu", "require_qmp"]
@@ -79,13 +79,8 @@ class QemuArguments(HostArguments):
         }
 
     def disk_bytes(self) -> int:
-        """Return the size of the disk's image, 0 if there is none; raises ConfigError if it cannot be found."""
-        if self.disk is None:
-            return 0
-        try:
-            return Path(self.disk).stat().st_size
-        except OSError as wrong:
-            raise ConfigError(f"--disk {self.disk}: {wrong.strerror}") from wrong
+        """Return the size of the disk's image, 0 if there is none; raises ConfigError if it cannot be a disk."""
+        return 0 if self.disk is None else image_bytes(self.disk)
 
     def check_tools(self) -> None:
         """Raise ConfigError unless what runs the guest, and what speaks to it, is installed."""

@@ -172,4 +172,4 @@ def test_a_machine_that_qemu_cannot_be_is_found_before_it_is_started(ftvm: Run, 
 
     assert outcome.status == 1
     assert "FAILURE memory: memory of 1024000 bytes: QEMU takes whole MiB" in outcome.out
-    assert "FAILURE disk: a disk of 1000 bytes: it must be a multiple of 4096" in outcome.out
+    assert f"FAILURE disk: the disk {disk} has 1000 bytes: it must be a multiple of 4096" in outcome.out

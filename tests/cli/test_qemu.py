@@ -34,7 +34,7 @@ def test_a_missing_package_is_told_with_how_to_get_it(monkeypatch: pytest.Monkey
         (["--", "-device", "vhost-vsock-pci"], "cannot be protected: another process"),
         (["--", "-netdev", "tap,id=n"], "is not held until it is safe"),
         (["--qemu", "qemu-system-none"], "cannot be started"),
-        (["--disk", "/nowhere/disk.img"], "--disk /nowhere/disk.img: No such file"),
+        (["--disk", "/nowhere/disk.img"], "the disk /nowhere/disk.img cannot be opened: No such file"),
         (["--memory", "1000K"], "whole MiB"),
     ],
 )

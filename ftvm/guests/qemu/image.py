@@ -17,6 +17,7 @@ The journal: magic (8 bytes), page count (u64), page indices (u64 each), pages (
 import errno
 import fcntl
 import os
+import stat
 import struct
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +28,7 @@ from typing import Final
 import xxhash
 
 from ftvm.errors import ConfigError
+from ftvm.guests.imagefile import require_raw
 from ftvm.units import PAGE_BYTES, PageCount, bytes_to_pages
 
 __all__ = ["Image"]
@@ -52,8 +54,9 @@ class Image:
         Raises ConfigError if it is missing, of odd size, or in use by another process.
         """
         self.path = path
-        self._journal_path = path.with_name(path.name + ".journal")
-        self._fresh_path = path.with_name(path.name + ".new")
+        self._place = Path(os.path.realpath(path))  # what a symbolic link leads to is the image, and the link stays
+        self._journal_path = self._place.with_name(self._place.name + ".journal")
+        self._fresh_path = self._place.with_name(self._place.name + ".new")
         self.descriptor, self.page_count = _open(path)
         try:
             _finish(self._journal_path, self.descriptor, self.page_count)
@@ -172,7 +175,7 @@ class Image:
     def _take(self, step: dict[int, bytes], *, is_restarted: bool, is_complete: bool) -> None:
         if is_restarted:
             self._drop_fresh()
-            self._fresh = _make(self._fresh_path, self.page_count * PAGE_BYTES)
+            self._fresh = _make(self._fresh_path, self.descriptor)
         if self._fresh is None:
             self._apply(step)
         else:
@@ -187,7 +190,7 @@ class Image:
             _write_journal(journal, step)
             os.fdatasync(journal)
             if is_new:
-                _sync_directory(self.path.parent)
+                _sync_directory(self._place.parent)
             _write_pages(self.descriptor, step)
             os.fdatasync(self.descriptor)
             os.ftruncate(journal, 0)
@@ -198,16 +201,16 @@ class Image:
         """Put the new file in the place of the old one."""
         os.fsync(fresh)
         self._drop_journal()
-        os.replace(self._fresh_path, self.path)
+        os.replace(self._fresh_path, self._place)
         os.close(self.descriptor)
         self.descriptor, self._fresh = fresh, None
-        _sync_directory(self.path.parent)
+        _sync_directory(self._place.parent)
 
     def _drop_journal(self) -> None:
         """Have no crash repeat the last step: what is in the image from now on is newer."""
         with suppress(FileNotFoundError):
             self._journal_path.unlink()
-            _sync_directory(self.path.parent)
+            _sync_directory(self._place.parent)
 
     def _drop_fresh(self) -> None:
         if self._fresh is not None:
@@ -238,10 +241,7 @@ def _locked_size(descriptor: int, path: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as wrong:
         raise ConfigError(f"the disk {path} is in use: each host of a guest needs an image of its own") from wrong
-    size_bytes = os.fstat(descriptor).st_size
-    if not size_bytes or size_bytes % PAGE_BYTES:
-        raise ConfigError(f"the disk {path} has {size_bytes} bytes: it must be a multiple of {PAGE_BYTES}, not 0")
-    return size_bytes
+    return require_raw(descriptor, path)
 
 
 def _extents(descriptor: int, size_bytes: int) -> Iterator[tuple[int, int]]:
@@ -258,16 +258,31 @@ def _extents(descriptor: int, size_bytes: int) -> Iterator[tuple[int, int]]:
         yield start, min(end, size_bytes)
 
 
-def _make(path: Path, size_bytes: int) -> int:
-    """Make a locked file of zeros, in the place of one that was left."""
+def _make(path: Path, model: int) -> int:
+    """Make a locked file of zeros, in the place of one that was left, with the size, owner and mode of `model`."""
+    status = os.fstat(model)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(descriptor, size_bytes)
+        os.ftruncate(descriptor, status.st_size)
+        _dress(descriptor, status)
     except OSError:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _dress(descriptor: int, status: os.stat_result) -> None:
+    """Give a file the owner and mode of another; where the owner may not be given, nobody else gets more than had."""
+    mode = stat.S_IMODE(status.st_mode)
+    try:
+        os.fchown(descriptor, status.st_uid, status.st_gid)
+    except PermissionError:  # not root: a group of ours may be given still
+        try:
+            os.fchown(descriptor, -1, status.st_gid)
+        except PermissionError:
+            mode &= ~stat.S_IRWXG
+    os.fchmod(descriptor, mode)
 
 
 def _finish(journal_path: Path, descriptor: int, page_count: int) -> None:

@@ -50,6 +50,71 @@ def test_what_was_put_is_found_by_who_opens_the_image_next(tmp_path: Path) -> No
     assert content_of(tmp_path / "disk") == disk
 
 
+def copy_again(path: Path) -> None:
+    """Have an image replaced by a whole new copy, as a standby's is."""
+    image = Image(path)
+    image.restart()
+    image.put([3], disk_of({3: 4}))
+    image.complete()
+    image.sync()
+    image.close()
+
+
+def test_a_new_copy_is_written_where_a_symbolic_link_leads_and_the_link_stays(tmp_path: Path) -> None:
+    (tmp_path / "volume").mkdir()
+    target, link = tmp_path / "volume" / "real", tmp_path / "disk"
+    target.write_bytes(bytes(PAGES * PAGE))
+    link.symlink_to("volume/real")
+
+    copy_again(link)
+    image = Image(link)
+    image.put([5], disk_of({5: 6}))
+    image.close()
+
+    assert link.is_symlink()
+    assert target.read_bytes() == disk_of({3: 4, 5: 6})
+    assert {path.name for path in tmp_path.iterdir()} == {"disk", "volume"}
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o660, 0o600])
+def test_a_new_copy_has_the_mode_of_the_old_one(mode: int, tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(bytes(PAGES * PAGE))
+    path.chmod(mode)
+
+    copy_again(path)
+
+    assert path.stat().st_mode & 0o7777 == mode
+
+
+def test_a_new_copy_has_the_owner_of_the_old_one(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root may give a file away")
+    path = tmp_path / "disk"
+    path.write_bytes(bytes(PAGES * PAGE))
+    os.chown(path, 65534, 12345)
+
+    copy_again(path)
+
+    assert (path.stat().st_uid, path.stat().st_gid) == (65534, 12345)
+
+
+def test_a_new_copy_whose_group_cannot_be_given_is_open_to_no_other_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "disk"
+    path.write_bytes(bytes(PAGES * PAGE))
+    path.chmod(0o664)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "fchown", refuse)
+    copy_again(path)
+
+    assert path.stat().st_mode & 0o7777 == 0o604
+
+
 def test_a_disk_that_is_copied_anew_takes_the_place_of_the_old_one_when_it_is_complete(tmp_path: Path) -> None:
     image = make_image(tmp_path / "disk")
     image.put([0, 1], disk_of({0: 1, 1: 2}))

@@ -1,0 +1,80 @@
+"""Which files can be a disk's image: raw ones, regular, of whole pages.
+
+An image of another format would look to the guest like a broken disk, and its first writes would ruin it; so it is
+known by its first bytes and refused by name. Opens nothing for writing, and locks nothing.
+
+Source: of each magic, the format's specification; QEMU, block/*.c (`*_probe`).
+"""
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from ftvm.errors import ConfigError
+from ftvm.units import PAGE_BYTES
+
+__all__ = ["image_bytes", "require_raw"]
+
+_FORMATS: Final = (
+    ("qcow2", 0, b"QFI\xfb"),
+    ("qed", 0, b"QED\0"),
+    ("vmdk", 0, b"KDMV"),
+    ("vmdk", 0, b"COWD"),
+    ("vmdk", 0, b"# Disk DescriptorFile"),
+    ("vdi", 0x40, b"\x7f\x10\xda\xbe"),
+    ("vhdx", 0, b"vhdxfile"),
+    ("vpc", 0, b"conectix"),
+    ("parallels", 0, b"WithoutFreeSpace"),
+    ("parallels", 0, b"WithouFreSpacExt"),
+    ("luks", 0, b"LUKS\xba\xbe\0\1"),
+)
+"""QEMU's name, where in the file, and the bytes there. LUKS of version 1 alone: QEMU makes no other as an image, while
+a guest that encrypts its whole disk makes version 2, and may."""
+_HEAD_BYTES: Final = 128
+
+
+def image_bytes(path: str) -> int:
+    """Return the size of the image at `path`. Raises ConfigError if it cannot be a disk."""
+    try:
+        if not _is_odd(os.stat(path)):  # opening these may wait, or do something
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        else:
+            descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError as wrong:
+        raise ConfigError(
+            f"the disk {path} cannot be opened: {wrong.strerror}; make one, equally large on both hosts, "
+            f"e.g. with truncate -s 1G {path}"
+        ) from wrong
+    try:
+        return require_raw(descriptor, Path(path))
+    finally:
+        os.close(descriptor)
+
+
+def require_raw(descriptor: int, path: Path) -> int:
+    """Return the size of an open image. Raises ConfigError unless it is a raw one of whole pages."""
+    status = os.fstat(descriptor)
+    if stat.S_ISBLK(status.st_mode):
+        raise ConfigError(
+            f"the disk {path} is a block device (a partition, an LVM volume): these are not supported yet; "
+            "copy it into a raw image file with dd, and give that"
+        )
+    if _is_odd(status):
+        raise ConfigError(f"the disk {path} is not a file: it must be a raw image")
+    if (found := _format_of(os.pread(descriptor, _HEAD_BYTES, 0))) is not None:
+        raise ConfigError(
+            f"the disk {path} is a {found} image: it must be a raw one, e.g. "
+            f"qemu-img convert -f {found} -O raw {path} {path.with_suffix('.raw')}"
+        )
+    if not status.st_size or status.st_size % PAGE_BYTES:
+        raise ConfigError(f"the disk {path} has {status.st_size} bytes: it must be a multiple of {PAGE_BYTES}, not 0")
+    return status.st_size
+
+
+def _is_odd(status: os.stat_result) -> bool:
+    return not stat.S_ISREG(status.st_mode)
+
+
+def _format_of(head: bytes) -> str | None:
+    return next((name for name, at, magic in _FORMATS if head[at : at + len(magic)] == magic), None)
