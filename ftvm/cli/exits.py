@@ -45,6 +45,8 @@ def run_command(command: Callable[[], object]) -> None:
         if is_debugging:
             raise
         _complain(f"{type(error).__name__}: {error}")
+        for note in getattr(error, "__notes__", ()):
+            _complain(note)
         sys.exit(exit_status(error))
     except Exception as error:
         if is_debugging:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ftvm.events import AttendantFailed, Event
+from ftvm.runtime.closing import Closing
 from ftvm.runtime.status import Status
 from ftvm.units import Nanos
 
@@ -125,13 +126,17 @@ class Attendants:
                 soonest = due
         return soonest
 
-    def close(self) -> None:
-        """Close all of them."""
+    def close(self, closing: Closing) -> None:
+        """Close all of them, as steps of `closing`."""
         while self._present:
-            self._present.pop().close()
+            attendant = self._present.pop()
+            closing.do(f"the {attendant.name} could not be closed", attendant.close)
 
     def _drop(self, attendant: Attendant, wrong: Exception) -> None:
         self._present.remove(attendant)
-        attendant.close()
         error = f"{type(wrong).__name__}: {wrong}"
+        try:
+            attendant.close()
+        except Exception as more:  # noqa: BLE001 - see the module's docstring
+            error += f"; closing it failed: {type(more).__name__}: {more}"
         self._on_event(AttendantFailed(at=self._now, guest_id=self._guest_id, name=attendant.name, error=error))

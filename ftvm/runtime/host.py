@@ -5,12 +5,13 @@ which runs a function there and waits for its result. An error that nobody expec
 because a host that does not know what it does must not go on (fail-stop), and `wait` raises what happened.
 """
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
-from ftvm.errors import ArbiterError, ClosedError, FtvmError, InternalError, LocalProtocolError, NotApplied
+from ftvm.errors import ArbiterError, BrokenError, ClosedError, FtvmError, InternalError, LocalProtocolError, NotApplied
 from ftvm.interfaces import Answer, Clock, CompareAndSet, Record, RecordStore, Request, Transport
 from ftvm.runtime.attend import Attendants
 from ftvm.runtime.endpoint import Endpoint
@@ -56,12 +57,27 @@ class ArbiterWorker:
         return answer
 
     def close(self, last: Record | None = None, timeout: float = 5.0) -> None:
-        """End the thread, after proposing `last` if given; a call that hangs in the store ends with the process."""
+        """End the thread, after proposing `last` if given; a call that hangs in the store ends with the process.
+
+        Raises BrokenError if it is not known that `last` was decided; all is closed even so.
+        """
         if last is not None:
             self._requests.put(CompareAndSet(last))
         self._requests.put(None)
         self._thread.join(timeout)
         self._store.close()
+        if last is not None and (reason := self._why_undecided(CompareAndSet(last))) is not None:
+            raise BrokenError(f"{reason}; it may name this host still: then `ftvm init --force` before the next start")
+
+    def _why_undecided(self, request: Request) -> str | None:
+        """Return why a proposal that was the last request is not known to be decided; None if it is."""
+        answer: Answer | None = None
+        with contextlib.suppress(queue.Empty):
+            while answer is None or answer.request != request:
+                answer = self._answers.get_nowait()
+        if answer is None or answer.request != request:
+            return "the arbiter has not answered"
+        return answer.error
 
     def _work(self) -> None:
         while (request := self._requests.get()) is not None:

@@ -16,6 +16,7 @@ from ftvm.events import Event
 from ftvm.interfaces import Clock, Guest, RecordStore, Transport, World
 from ftvm.protocol.core import Settings
 from ftvm.runtime.attend import Attendant, Attendants, Pending
+from ftvm.runtime.closing import Closing
 from ftvm.runtime.driver import Driver
 from ftvm.runtime.endpoint import Endpoint
 from ftvm.runtime.host import ArbiterWorker, Host, Signal
@@ -132,21 +133,36 @@ class Node:
             self.raise_failure()
 
     def close(self) -> None:
-        """Hand the guest over if somebody can take it, say goodbye, end the loop, give everything back. Idempotent."""
+        """Hand the guest over if somebody can take it, say goodbye, end the loop, give everything back. Idempotent.
+
+        All of that is tried, whatever fails; then BrokenError says what did. The record comes first: who starts the
+        guest next depends on it, and nobody else can mend it.
+        """
         if self._is_closed:
             return
         self._is_closed = True
+        closing = Closing()
         with suppress(FtvmError):  # nobody to hand it to, or nobody who can take it now: the goodbye must do
             self.hand_over(_LAST_SWITCHOVER_SECONDS)
+        closing.do("its loop did not take the goodbye", self._say_goodbye)
+        closing.do("its loop did not end", self.host.stop)
+        closing.do("the record could not be vacated", self._close_arbiter)
+        self._attendants.close(closing)
+        closing.do("the world could not be closed", self._world.close)
+        closing.do("the guest could not be closed", self._guest.close)
+        # After the guest, whose own thread may wake it until then.
+        closing.do("the transport could not be closed", self._transport.close)
+        self.changed.notify()
+        closing.finish()
+
+    def _say_goodbye(self) -> None:
         if not self.host.has_ended:
             self.host.call(lambda: self.driver.stop(ClosedError("this host was closed")))
-        self.host.stop()
-        self._attendants.close()
-        self._arbiter.close(self.driver.last_word() if self.host.error is None else None)
-        self._world.close()
-        self._guest.close()
-        self._transport.close()  # after the guest, whose own thread may wake it until then
-        self.changed.notify()
+
+    def _close_arbiter(self) -> None:
+        """Say the last word only if the loop is over in order: else the guest may not stand still."""
+        is_at_rest = self.host.has_ended and self.host.error is None
+        self._arbiter.close(self.driver.last_word() if is_at_rest else None)
 
     # --- Controls: for the loop's thread only ----------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from ftvm.interfaces import Clock, Engine, Guest, RecordStore, World
 from ftvm.protocol.core import Settings
 from ftvm.runtime.attend import Attendant
 from ftvm.runtime.clock import MonotonicClock
+from ftvm.runtime.closing import close_behind
 from ftvm.runtime.node import Node
 from ftvm.runtime.status import Status
 from ftvm.transport.keys import Keys
@@ -127,7 +128,8 @@ class Protection:
     def close(self) -> None:
         """End this host: hand the guest to the standby, if one is in step, say goodbye, give everything back.
 
-        The guest goes on over there. That takes two seconds at most; without a standby the guest ends here.
+        The guest goes on over there. That takes two seconds at most; without a standby the guest ends here. Raises
+        BrokenError if anything could not be closed or the record not be vacated; all the rest is done even so.
         """
         self._node.close()
 
@@ -137,7 +139,7 @@ class Protection:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        close_behind(self.close, error)
 
 
 class Standby:
@@ -176,7 +178,7 @@ class Standby:
         self._node.raise_failure()
 
     def close(self) -> None:
-        """Stop standing by and give everything back. Idempotent."""
+        """Stop standing by and give everything back; raises as that of Protection does. Idempotent."""
         self._node.close()
 
     def __enter__(self) -> Self:
@@ -185,7 +187,7 @@ class Standby:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        close_behind(self.close, error)
 
 
 def protect(
@@ -215,8 +217,8 @@ def protect(
         if not node.wait_for(lambda: node.driver.is_active, timeout):
             why = node.driver.replica.core.desk.error or "it has not answered"
             raise BrokenError(f"the arbiter has not let this host start within {timeout} s: {why}")
-    except BaseException:  # Ctrl-C, too: the record may name this host by now
-        node.close()
+    except BaseException as wrong:  # Ctrl-C, too: the record may name this host by now
+        close_behind(node.close, wrong)
         raise
     return Protection(node)
 

@@ -109,6 +109,26 @@ def test_a_guest_that_ends_well_ends_its_host_well_and_leaves_the_record_vacant(
     assert FileRecordStore(tmp_path).read("guest").active is None
 
 
+def test_a_host_that_cannot_vacate_the_record_says_so_and_fails(tmp_path: Path) -> None:
+    """Regression: it ended well and in silence, and the next start was fenced."""
+    folder = tmp_path / "record"
+    folder.mkdir()
+    with host(
+        *("primary", "--listen", "tcp://127.0.0.1:0", "--arbiter", f"file://{folder}"),
+        *("--create", "--program", "console", "--control", f"ipc://{tmp_path}/control.sock"),
+    ) as primary:
+        wait_for(primary, "RoleChanged")
+        folder.rename(tmp_path / "elsewhere")
+
+        primary.terminate()
+        _, said = primary.communicate(timeout=WAIT_SECONDS)
+
+    assert primary.returncode == 1
+    assert f"the record could not be vacated: {folder}: generation 1" in said
+    assert "ftvm init --force" in said
+    assert not (tmp_path / "control.sock").exists()
+
+
 def test_a_start_that_waits_for_its_arbiter_says_so_at_once(tmp_path: Path) -> None:
     """Regression: it was told only when the start was given up, after thirty seconds."""
     FileRecordStore(tmp_path).compare_and_set("guest", Record(1, None, None))

@@ -6,6 +6,7 @@ import pytest
 
 from ftvm.events import AttendantFailed, Event, Solo
 from ftvm.runtime.attend import Attendants, Controls, Pending
+from ftvm.runtime.closing import Closing
 from ftvm.runtime.status import Status
 from ftvm.units import Nanos
 
@@ -18,6 +19,7 @@ class Visitor:
     def __init__(self, due: Nanos | None = None) -> None:
         self.due = due
         self.breaks_in = ""
+        self.close_error: Exception | None = None
         self.heard: list[Event] = []
         self.steps = 0
         self.closed = 0
@@ -42,6 +44,8 @@ class Visitor:
 
     def close(self) -> None:
         self.closed += 1
+        if self.close_error is not None:
+            raise self.close_error
 
 
 class Guest:
@@ -73,6 +77,22 @@ def test_nobody_due_is_no_deadline() -> None:
     assert Attendants([Visitor()]).step(Nanos(10)) is None
 
 
+def test_one_that_breaks_and_cannot_be_closed_is_told_of_with_both_reasons() -> None:
+    """Regression: what its closing raised ended the host's loop, and the guest."""
+    told: list[Event] = []
+    broken = Visitor()
+    attendants = Attendants([broken], told.append)
+    attendants.begin(Guest(), Nanos(5))
+    broken.breaks_in = "step"
+    broken.close_error = PermissionError("read-only")
+
+    attendants.step(Nanos(10))
+
+    assert [event.error for event in told if isinstance(event, AttendantFailed)] == [
+        "RuntimeError: broken; closing it failed: PermissionError: read-only"
+    ]
+
+
 @pytest.mark.parametrize("place", ["note", "step"])
 def test_one_that_breaks_is_closed_and_told_of_and_the_others_go_on(place: str) -> None:
     told: list[Event] = []
@@ -95,7 +115,7 @@ def test_closing_closes_all_of_them() -> None:
     visitors = [Visitor(), Visitor()]
     attendants = Attendants(visitors)
 
-    attendants.close()
+    attendants.close(Closing())
 
     assert [visitor.closed for visitor in visitors] == [1, 1]
     assert attendants.fds() == ()

@@ -1,0 +1,149 @@
+"""A host that ends gives everything back, whatever breaks on the way, and tells all that broke."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from ftvm.arbiters.memory import MemoryRecordStore
+from ftvm.errors import ArbiterError, BrokenError
+from ftvm.events import Event
+from ftvm.interfaces import Record
+from ftvm.runtime.attend import Attendant, Controls
+from ftvm.runtime.protection import Protection, protect
+from ftvm.sim.guest import SimGuest
+from ftvm.units import Nanos
+
+
+class Log:
+    """What happened at the end, in order."""
+
+    def __init__(self) -> None:
+        self.happened: list[str] = []
+
+
+class LoggedStore(MemoryRecordStore):
+    """Notes a VACATE, or refuses it as a store does whose folder is gone."""
+
+    def __init__(self, log: Log, error: str = "") -> None:
+        super().__init__()
+        self._log = log
+        self._error = error
+
+    def compare_and_set(self, guest_id: str, record: Record) -> Record:
+        if record.active is None:
+            self._log.happened.append("vacated")
+            if self._error:
+                raise ArbiterError(self._error)
+        return super().compare_and_set(guest_id, record)
+
+
+class LoggedGuest(SimGuest):
+    def __init__(self, log: Log) -> None:
+        super().__init__(page_count=4, pages_per_step=1, output_every=10, boots=True)
+        self._log = log
+
+    def close(self) -> None:
+        self._log.happened.append("guest closed")
+        super().close()
+
+
+class Visitor:
+    """An attendant whose closing fails, as that of a control socket whose folder was made read-only."""
+
+    name = "visitor"
+
+    def __init__(self, log: Log, error: str = "") -> None:
+        self._log = log
+        self._error = error
+
+    def begin(self, controls: Controls) -> None:
+        del controls
+
+    def fds(self) -> Sequence[int]:
+        return ()
+
+    def note(self, event: Event) -> None:
+        del event
+
+    def step(self, now: Nanos) -> Nanos | None:
+        del now
+        return None
+
+    def close(self) -> None:
+        self._log.happened.append("attendant closed")
+        if self._error:
+            raise PermissionError(self._error)
+
+
+def host(log: Log, store: LoggedStore, attendants: Sequence[Attendant] = ()) -> Protection:
+    return protect(
+        LoggedGuest(log),
+        listen="tcp://127.0.0.1:0",
+        arbiter=store,
+        create=True,
+        guest_id="vm1",
+        attendants=attendants,
+    )
+
+
+def test_a_host_that_ends_vacates_the_record_before_all_else() -> None:
+    log = Log()
+    protection = host(log, LoggedStore(log), [Visitor(log)])
+
+    protection.close()
+
+    assert log.happened == ["vacated", "attendant closed", "guest closed"]
+
+
+def test_an_attendant_that_cannot_be_closed_keeps_nothing_else_from_being_closed() -> None:
+    """Regression: the record was not vacated and the guest not closed."""
+    log = Log()
+    protection = host(log, LoggedStore(log), [Visitor(log), Visitor(log, "read-only")])
+
+    with pytest.raises(BrokenError, match="the visitor could not be closed: PermissionError: read-only"):
+        protection.close()
+
+    assert log.happened == ["vacated", "attendant closed", "attendant closed", "guest closed"]
+
+
+def test_a_record_that_could_not_be_vacated_is_told_of() -> None:
+    """Regression: a host whose arbiter was gone ended well, and the next start was fenced."""
+    log = Log()
+    protection = host(log, LoggedStore(log, "the folder is gone"))
+
+    with pytest.raises(BrokenError) as told:
+        protection.close()
+
+    assert "the record could not be vacated: the folder is gone" in str(told.value)
+    assert "ftvm init --force" in str(told.value)
+    assert log.happened == ["vacated", "guest closed"]
+
+
+def test_all_that_could_not_be_closed_is_told_of() -> None:
+    log = Log()
+    protection = host(log, LoggedStore(log, "no folder"), [Visitor(log, "read-only"), Visitor(log, "no descriptor")])
+
+    with pytest.raises(BrokenError) as told:
+        protection.close()
+
+    assert all(reason in str(told.value) for reason in ("no folder", "read-only", "no descriptor"))
+
+
+def test_what_ended_a_host_is_not_hidden_by_what_could_not_be_closed() -> None:
+    log = Log()
+
+    with pytest.raises(ValueError, match="what went wrong") as told, host(log, LoggedStore(log, "no folder")):
+        raise ValueError("what went wrong")
+
+    assert "no folder" in told.value.__notes__[0]
+
+
+def test_a_host_that_was_closed_badly_is_closed() -> None:
+    log = Log()
+    protection = host(log, LoggedStore(log, "no folder"))
+    with pytest.raises(BrokenError):
+        protection.close()
+
+    protection.close()
+
+    assert log.happened.count("guest closed") == 1
