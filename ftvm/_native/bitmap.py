@@ -4,6 +4,7 @@ from array import array
 
 from ftvm._native import ffi, lib
 from ftvm.checkpoint import Bitmap, bitmap_bytes
+from ftvm.errors import LocalProtocolError
 
 __all__ = ["bitmap_indices", "put_flags", "take_flags"]
 
@@ -28,5 +29,12 @@ def take_flags(flags: bytearray) -> bytearray:
 
 
 def put_flags(words: bytearray, flags: bytearray) -> None:
-    """Set the byte of each page in the bitmap; the others stay."""
+    """Set the byte of each page in the bitmap; the others stay.
+
+    Raises LocalProtocolError, having touched nothing, if the bitmap is not one of so many pages.
+    """
+    if len(words) != bitmap_bytes(len(flags)):
+        raise LocalProtocolError(
+            f"a bitmap of {len(flags)} pages has {bitmap_bytes(len(flags))} bytes, not {len(words)}"
+        )
     lib.ftvm_bitmap_put_flags(ffi.from_buffer("uint64_t[]", words), len(flags), ffi.from_buffer("uint8_t[]", flags))

@@ -12,6 +12,7 @@ import xxhash
 from ftvm._native import ffi, lib
 from ftvm._native.memory import NativeMemory
 from ftvm.checkpoint import Buffer
+from ftvm.errors import LocalProtocolError
 from ftvm.units import PAGE_BYTES
 
 __all__ = [
@@ -95,15 +96,24 @@ class DigestTable:
         lib.ftvm_digest_zero_memory(self.page_count, self.native, self.sum)
 
     def measure(self, memory: NativeMemory) -> None:
-        """Become the table of `memory` as it is."""
+        """Become the table of `memory` as it is; raises LocalProtocolError if it has not as many pages as the table."""
+        self._require_fits(memory)
         lib.ftvm_digest_memory(memory.native, self.native, self.sum)
 
     def refresh(self, memory: NativeMemory, indices: "array[int]") -> None:
-        """Take note that the pages of `indices` were written; they must rise strictly and lie in the memory."""
+        """Take note that the pages of `indices` were written; they must rise strictly and lie in the memory.
+
+        Raises LocalProtocolError if the memory has not as many pages as the table.
+        """
+        self._require_fits(memory)
         if not memory.holds(indices):
             raise ValueError("page indices must rise strictly and lie in the memory")
         cells = ffi.from_buffer("uint32_t[]", indices)
         lib.ftvm_digest_refresh(memory.native, cells, len(indices), self.native, self.sum)
+
+    def _require_fits(self, memory: NativeMemory) -> None:
+        if memory.page_count != self.page_count:
+            raise LocalProtocolError(f"a table of {self.page_count} pages, a memory of {memory.page_count}")
 
     def page(self, index: int) -> bytes:
         """Return the hash of one page, 16 bytes."""

@@ -1,7 +1,10 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ftvm._native import ffi, lib
+from ftvm._native.bitmap import put_flags
+from ftvm.errors import LocalProtocolError
 
 flag_lists = st.lists(st.booleans(), min_size=1, max_size=300)
 
@@ -32,3 +35,13 @@ def test_indices_are_the_set_bits_in_rising_order(flags: list[bool], first: int)
     found = lib.ftvm_bitmap_indices(ffi.from_buffer("uint64_t[]", words), len(flags), first, indices, len(flags))
 
     assert list(indices[0:found]) == [first + i for i, flag in enumerate(flags) if flag]
+
+
+@pytest.mark.parametrize("word_bytes", [0, 8, 24])
+def test_a_bitmap_of_another_length_is_refused_and_sets_no_flag(word_bytes: int) -> None:
+    flags = bytearray(100)
+
+    with pytest.raises(LocalProtocolError, match=f"a bitmap of 100 pages has 16 bytes, not {word_bytes}"):
+        put_flags(bytearray(b"\xff" * word_bytes), flags)
+
+    assert flags == bytes(100)

@@ -1,4 +1,5 @@
 import random
+from array import array
 
 import pytest
 import xxhash
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 
 from ftvm._native.digest import DigestTable, digest_to_int, digest_variants, page_hash64, page_hash128
 from ftvm._native.memory import NativeMemory
+from ftvm.errors import LocalProtocolError
 from ftvm.units import PAGE_BYTES
 
 from .pages import pages
@@ -43,6 +45,20 @@ def test_table_of_zero_memory_is_what_zero_pages_hash_to() -> None:
     table = DigestTable(5)
 
     assert digest_to_int(table.sum) == from_scratch(bytes(5 * PAGE_BYTES)) != 0
+
+
+@pytest.mark.parametrize("page_count", [4, 6])
+def test_a_memory_of_another_size_than_the_table_is_refused_and_changes_nothing(page_count: int) -> None:
+    table = DigestTable(5)
+    before = digest_to_int(table.sum)
+    memory = NativeMemory([bytearray(b"x" * (page_count * PAGE_BYTES))])
+
+    with pytest.raises(LocalProtocolError, match=f"a table of 5 pages, a memory of {page_count}"):
+        table.measure(memory)
+    with pytest.raises(LocalProtocolError, match=f"a table of 5 pages, a memory of {page_count}"):
+        table.refresh(memory, array("I", [0]))
+
+    assert digest_to_int(table.sum) == before
 
 
 def test_pages_that_swap_places_change_the_digest() -> None:

@@ -7,6 +7,7 @@ machine beyond the bounds of its RAM. Source: System V ABI, edition 4.1, chapter
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from ftvm.errors import ImageError
@@ -38,10 +39,13 @@ _TYPES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """Bytes that belong at a physical address; memory behind them, up to `memory_bytes`, is zero."""
+    """Bytes that belong at a physical address; memory behind them, up to `memory_bytes`, is zero.
+
+    `content` is a view of the image: many segments may show the same bytes, and copies of all would fill the host.
+    """
 
     address: int
-    content: bytes
+    content: memoryview
     memory_bytes: int
 
 
@@ -69,8 +73,8 @@ def parse_elf(image: bytes, *, ram_base: int, ram_bytes: int) -> Program:
         raise ImageError("the program has no segments to load")
     for segment in segments:
         _check_place(segment, ram_base, ram_bytes)
-    if not any(segment.address <= entry < segment.address + len(segment.content) for segment in segments):
-        raise ImageError(f"the entry point {entry:#x} lies outside of the program's segments")
+    _check_apart(segments)
+    _check_entry(entry, segments)
     tohost = _find_symbol(image, sections_at, section_count, b"tohost") if section_size == _SECTION.size else 0
     return Program(entry=entry, segments=segments, tohost=tohost)
 
@@ -111,7 +115,8 @@ def _load_segments(image: bytes, at: int, count: int) -> Iterator[Segment]:
             raise ImageError(f"the ELF file is cut short in the segment for {address:#x}")
         if file_bytes > memory_bytes:
             raise ImageError(f"the segment for {address:#x} has more bytes in the file than in memory")
-        yield Segment(address=address, content=image[offset : offset + file_bytes], memory_bytes=memory_bytes)
+        content = memoryview(image)[offset : offset + file_bytes]
+        yield Segment(address=address, content=content, memory_bytes=memory_bytes)
 
 
 def _check_place(segment: Segment, ram_base: int, ram_bytes: int) -> None:
@@ -123,19 +128,42 @@ def _check_place(segment: Segment, ram_base: int, ram_bytes: int) -> None:
         )
 
 
+def _check_apart(segments: tuple[Segment, ...]) -> None:
+    for first, second in pairwise(sorted(segments, key=lambda segment: segment.address)):
+        if first.address + first.memory_bytes > second.address:
+            raise ImageError(f"the segments for {first.address:#x} and {second.address:#x} overlap in memory")
+
+
+def _check_entry(entry: int, segments: tuple[Segment, ...]) -> None:
+    if entry & 1:
+        raise ImageError(f"the entry point {entry:#x} is odd: instructions begin at even addresses")
+    if not any(segment.address <= entry < segment.address + len(segment.content) for segment in segments):
+        raise ImageError(f"the entry point {entry:#x} lies outside of the program's segments")
+
+
 def _find_symbol(image: bytes, at: int, count: int, name: bytes) -> int:
     """Return the symbol's value, 0 if there is none: a stripped program is a good program."""
     sections = list(_table(image, at, count, _SECTION, "section"))
-    for _, kind, _, _, offset, size, link, _, _, _ in sections:
-        if kind != _SECTION_SYMBOLS or link >= len(sections):
-            continue
-        strings_at, strings_bytes = sections[link][4], sections[link][5]
-        strings = image[strings_at : strings_at + strings_bytes]
-        for number in range(min(size // _SYMBOL.size, _SYMBOLS_MAX)):
-            place = offset + number * _SYMBOL.size
-            if place + _SYMBOL.size > len(image):
-                raise ImageError("the ELF file is cut short in its symbol table")
-            name_at, _, _, _, value, _ = _SYMBOL.unpack_from(image, place)
-            if strings[name_at : name_at + len(name) + 1] == name + b"\0":
-                return int(value)
+    tables = [section for section in sections if section[1] == _SECTION_SYMBOLS]
+    if not tables:
+        return 0
+    if len(tables) > 1:
+        # the specification allows one; each of many could name all symbols of the file again
+        raise ImageError(f"the ELF file has {len(tables)} symbol tables, not one")
+    _, _, _, _, offset, size, link, _, _, _ = tables[0]
+    if link >= len(sections):
+        return 0
+    strings_at, strings_bytes = sections[link][4], sections[link][5]
+    strings = image[strings_at : strings_at + strings_bytes]
+    for name_at, _, _, _, value, _ in _symbols(image, offset, size // _SYMBOL.size):
+        if strings[name_at : name_at + len(name) + 1] == name + b"\0":
+            return int(value)
     return 0
+
+
+def _symbols(image: bytes, at: int, count: int) -> Iterator[tuple[int, ...]]:
+    if count > _SYMBOLS_MAX:
+        raise ImageError(f"the ELF file has {count} symbols: more than the limit of {_SYMBOLS_MAX}; strip it")
+    if at + count * _SYMBOL.size > len(image):
+        raise ImageError("the ELF file is cut short in its symbol table")
+    return _SYMBOL.iter_unpack(memoryview(image)[at : at + count * _SYMBOL.size])

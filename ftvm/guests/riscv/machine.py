@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from ftvm._native import ffi, lib
 from ftvm._native.bitmap import put_flags, take_flags
-from ftvm.errors import ConfigError, GuestError, LocalProtocolError
+from ftvm.errors import ConfigError, GuestError, ImageError, LocalProtocolError
 from ftvm.guests.riscv.elf import Program
 from ftvm.guests.riscv.fdt import build_fdt, machine_tree
 from ftvm.units import PAGE_BYTES, PageCount, bytes_to_pages
@@ -37,6 +37,8 @@ FRAME_BYTES_MAX: Final = int(lib.FTVM_RISCV_FRAME_BYTES_MAX)
 _CHANNELS: Final = {lib.FTVM_RISCV_CHANNEL_CONSOLE: "console", lib.FTVM_RISCV_CHANNEL_NET: "net0"}
 _OUTPUT_HEADER: Final = struct.Struct("<II")
 _STATE_BYTES_MAX: Final = 4096
+_DISK_BYTES_MAX: Final = 64 << 30
+"""As for RAM: it lies in memory, too."""
 _NEVER: Final = (1 << 64) - 1
 
 
@@ -94,8 +96,8 @@ class MachineShape:
             raise ConfigError(f"memory must be a multiple of {PAGE_BYTES} bytes, at most 64 GiB, not {self.ram_bytes}")
         if self.mac is not None and (len(self.mac) != 6 or self.mac[0] & 1):
             raise ConfigError(f"a machine's MAC address is 6 bytes, the first one even, not {self.mac.hex(':')!r}")
-        if self.disk_bytes < 0 or self.disk_bytes % PAGE_BYTES:
-            raise ConfigError(f"a disk must be a multiple of {PAGE_BYTES} bytes, not {self.disk_bytes}")
+        if self.disk_bytes % PAGE_BYTES or not 0 <= self.disk_bytes <= _DISK_BYTES_MAX:
+            raise ConfigError(f"a disk must be a multiple of {PAGE_BYTES} bytes, at most 64 GiB, not {self.disk_bytes}")
 
     def __str__(self) -> str:
         net = self.mac.hex(":") if self.mac is not None else "none"
@@ -124,7 +126,7 @@ class Memory:
         self.buffer = memoryview(self.pages)
         self.flags = bytearray(self.page_count)
 
-    def write(self, offset: int, content: bytes) -> None:
+    def write(self, offset: int, content: bytes | memoryview) -> None:
         """Write from outside, marking the pages; decoded code is the caller's business."""
         if not content:
             return
@@ -155,8 +157,7 @@ class Machine:
 
     def _init(self) -> Any:
         # from_buffer keeps each buffer alive as long as its pointer is: the pointers live as long as the machine. The
-        # maps
-        # themselves are exported, not views of them: see _address in ftvm/_native/memory.py.
+        # maps themselves are exported, not views of them: see _address in ftvm/_native/memory.py.
         self._pointers = [
             ffi.from_buffer("uint8_t[]", part, require_writable=True)
             for memory in (self.ram, self.disk)
@@ -177,10 +178,29 @@ class Machine:
         return machine
 
     def boot(self, program: Program, *, command_line: str = "") -> None:
-        """Load a program and its device tree into memory, and let the hart begin there."""
+        """Load a program and its device tree into memory, and let the hart begin there.
+
+        `command_line` stands in the tree (/chosen, bootargs). Raises ConfigError if it is no text for a device tree,
+        ImageError if program and tree do not both fit into memory; nothing is loaded then.
+        """
+        tree = self._device_tree(command_line)
+        tree_at = (self.shape.ram_bytes - len(tree)) // PAGE_BYTES * PAGE_BYTES
+        program_end = max(segment.address + segment.memory_bytes for segment in program.segments) - RAM_BASE
+        if program_end > tree_at:
+            raise ImageError(
+                f"the program takes the first {program_end} bytes of memory, the device tree with the boot arguments "
+                f"needs {len(tree)}: {self.shape.ram_bytes // 1024} KiB are too few; give the machine more memory"
+            )
         for segment in program.segments:
             self.ram.write(segment.address - RAM_BASE, segment.content)
-        tree = build_fdt(
+        self.ram.write(tree_at, tree)
+        lib.ftvm_riscv_boot(self._machine, program.entry, RAM_BASE + tree_at, program.tohost)
+        self.flush()
+
+    def _device_tree(self, command_line: str) -> bytes:
+        if not command_line.isprintable():
+            raise ConfigError(f"boot arguments must be printable text, not {command_line!r}")
+        return build_fdt(
             machine_tree(
                 ram_base=RAM_BASE,
                 ram_bytes=self.shape.ram_bytes,
@@ -188,10 +208,6 @@ class Machine:
                 command_line=command_line,
             )
         )
-        tree_at = (self.shape.ram_bytes - len(tree)) // PAGE_BYTES * PAGE_BYTES
-        self.ram.write(tree_at, tree)
-        lib.ftvm_riscv_boot(self._machine, program.entry, RAM_BASE + tree_at, program.tohost)
-        self.flush()
 
     def run(self, instructions: int, *, stop_at_output: bool = False, is_cached: bool = True) -> Stop:
         """Run until so many more instructions are retired, or until something else ends it; releases the GIL."""

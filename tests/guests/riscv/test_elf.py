@@ -1,3 +1,6 @@
+import struct
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +23,7 @@ def test_an_executable_becomes_its_segments_entry_and_tohost() -> None:
 
     program = parse(image)
 
-    segment = Segment(address=BASE, content=CODE, memory_bytes=len(CODE))
+    segment = Segment(address=BASE, content=memoryview(CODE), memory_bytes=len(CODE))
     assert program == Program(entry=BASE, segments=(segment,), tohost=BASE + 0x1000)
 
 
@@ -58,6 +61,72 @@ def test_an_entry_outside_of_the_program_is_refused() -> None:
 
     with pytest.raises(ImageError, match="entry point 0x80000040"):
         parse(bytes(image))
+
+
+def test_an_odd_entry_is_refused() -> None:
+    image = bytearray(elf(CODE))
+    image[24:32] = (BASE + 1).to_bytes(8, "little")
+
+    with pytest.raises(ImageError, match="the entry point 0x80000001 is odd"):
+        parse(bytes(image))
+
+
+def many_segments(places: list[int], content: bytes) -> bytes:
+    """Wrap one content as so many segments, which all show the same bytes of the file."""
+    content_at = 64 + 56 * len(places)
+    image = bytearray(elf(CODE)[:64])
+    image[56:58] = struct.pack("<H", len(places))
+    for place in places:
+        image += struct.pack("<IIQQQQQQ", 1, 7, content_at, place, place, len(content), len(content), 4096)
+    return bytes(image) + content
+
+
+@pytest.mark.parametrize("second", [BASE, BASE + 2, BASE + 4095], ids=hex)
+def test_segments_that_overlap_in_memory_are_refused(second: int) -> None:
+    with pytest.raises(ImageError, match=f"the segments for 0x80000000 and {second:#x} overlap in memory"):
+        parse(many_segments([second, BASE], CODE * 1024))
+
+
+def test_segments_side_by_side_are_a_good_program() -> None:
+    program = parse(many_segments([BASE + 4096, BASE], CODE * 1024))
+
+    assert [segment.address for segment in program.segments] == [BASE + 4096, BASE]
+
+
+def test_a_file_whose_segments_all_show_the_same_bytes_is_refused_without_a_copy_of_each() -> None:
+    image = many_segments([BASE] * 4096, bytes(1 << 19))
+
+    tracemalloc.start()
+    with pytest.raises(ImageError, match="overlap in memory"):
+        parse(image)
+    _, taken_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert taken_bytes < 8 << 20
+
+
+def with_symbol_tables(tables: int, *, symbol_count: int = 3) -> bytes:
+    """Give an executable so many symbol tables, all of the same symbols, that many by their own word."""
+    image = bytearray(elf(CODE, tohost=BASE))
+    sections_at = struct.unpack_from("<Q", image, 40)[0]
+    symbols = bytearray(image[sections_at + 64 : sections_at + 128])
+    symbols[32:40] = struct.pack("<Q", symbol_count * 24)
+    strings = image[sections_at + 128 : sections_at + 192]
+    image[60:62] = struct.pack("<H", 2 + tables)
+    return bytes(image[: sections_at + 64] + symbols + strings + symbols * (tables - 1))
+
+
+def test_a_second_symbol_table_is_refused_as_many_would_be_read_over_and_over() -> None:
+    assert parse(with_symbol_tables(1)).tohost == BASE
+
+    with pytest.raises(ImageError, match="4094 symbol tables, not one"):
+        parse(with_symbol_tables(4094))
+
+
+@pytest.mark.parametrize(("count", "reason"), [(1 << 19, "cut short in its symbol"), ((1 << 20) + 1, "more than the")])
+def test_more_symbols_than_there_are_or_may_be_is_refused(count: int, reason: str) -> None:
+    with pytest.raises(ImageError, match=reason):
+        parse(with_symbol_tables(1, symbol_count=count))
 
 
 @given(st.integers(0, 400), st.integers(0, 255), st.integers(0, 400))

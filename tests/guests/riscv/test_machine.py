@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftvm.errors import ConfigError, GuestError, LocalProtocolError
+from ftvm.errors import ConfigError, GuestError, ImageError, LocalProtocolError
+from ftvm.guests.riscv.elf import parse_elf
 from ftvm.guests.riscv.machine import RAM_BASE, TICKS_PER_MTIME, Machine, MachineShape, Position, Stop
 
 from .assembly import (
@@ -27,6 +28,7 @@ from .assembly import (
     changed_pages,
     csrrs,
     csrrw,
+    elf,
     finish,
     jal,
     jalr,
@@ -34,6 +36,7 @@ from .assembly import (
     load,
     run_to_end,
     store,
+    to_bytes,
 )
 
 cached_or_not = pytest.mark.parametrize("is_cached", [True, False], ids=["cached", "plain"])
@@ -432,6 +435,30 @@ def test_loading_a_program_marks_its_pages() -> None:
     assert words.bit_count() == 2  # the program and the device tree
 
 
+@pytest.mark.parametrize(
+    ("ram_pages", "program_bytes", "command_line"),
+    [(1, 4, ""), (2, 4097, ""), (2, 4, "x" * 8192), (3, 4097, "x" * 4096)],
+    ids=["one page", "long program", "longer than memory", "long arguments"],
+)
+def test_a_device_tree_never_overwrites_the_program(ram_pages: int, program_bytes: int, command_line: str) -> None:
+    machine = Machine(MachineShape(ram_bytes=ram_pages * 4096))
+    program = parse_elf(elf(bytes(program_bytes)), ram_base=RAM_BASE, ram_bytes=machine.shape.ram_bytes)
+
+    with pytest.raises(ImageError, match="give the machine more memory"):
+        machine.boot(program, command_line=command_line)
+
+    assert not any(machine.ram.buffer)
+
+
+@pytest.mark.parametrize("command_line", ["records=1\0", "records=1\n", "\udcff"])
+def test_boot_arguments_that_are_no_text_are_refused(command_line: str) -> None:
+    machine = Machine(SMALL)
+    program = parse_elf(elf(to_bytes(finish())), ram_base=RAM_BASE, ram_bytes=SMALL.ram_bytes)
+
+    with pytest.raises(ConfigError, match="boot arguments must be printable text"):
+        machine.boot(program, command_line=command_line)
+
+
 # --- shapes ---
 
 
@@ -443,6 +470,8 @@ def test_loading_a_program_marks_its_pages() -> None:
         ({"mac": b"\1\0\0\0\0\0"}, "the first one even"),
         ({"mac": b""}, "6 bytes"),
         ({"disk_bytes": 512}, "multiple of 4096"),
+        ({"disk_bytes": -4096}, "multiple of 4096"),
+        ({"disk_bytes": (64 << 30) + 4096}, "at most 64 GiB"),
     ],
 )
 def test_an_impossible_shape_is_refused(fields: dict[str, object], reason: str) -> None:
