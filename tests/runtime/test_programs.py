@@ -62,12 +62,15 @@ class Ear:
         return b"".join(self.heard[number] for number in numbers)
 
 
-def machine(name: str | None, entropy: Callable[[int], bytes] = urandom) -> RiscvGuest:
+DISK_BYTES = 1 << 20
+
+
+def machine(name: str | None, entropy: Callable[[int], bytes] = urandom, disk: Path | int = DISK_BYTES) -> RiscvGuest:
     return RiscvGuest(
         read_program(name) if name is not None else None,
         clock=MonotonicClock(),
         memory_bytes=4 << 20,
-        disk=1 << 20,
+        disk=disk,
         command_line=PROGRAMS[name] if name is not None else "",
         entropy=entropy,
     )
@@ -99,6 +102,24 @@ def test_a_program_goes_on_where_its_host_died(name: str, engine: str, tmp_path:
     said = lived_through_a_kill(machine(name, slow_entropy), machine(None), engine, tmp_path, ear, world, talk)
 
     JUDGES[name](said)
+
+
+@pytest.mark.parametrize("engine", list(ENGINES))
+def test_a_disk_that_came_from_a_file_lives_on_where_only_its_size_is_known(engine: str, tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    with image.open("wb") as file:
+        file.truncate(DISK_BYTES)
+    ear = Ear()
+    world = CallbackWorld(ear.hear)
+
+    def take_file_away(_: Protection) -> None:
+        image.unlink()
+
+    said = lived_through_a_kill(
+        machine("journal", disk=image), machine(None), engine, tmp_path, ear, world, lambda: None, take_file_away
+    )
+
+    judge_journal(said)
 
 
 def lived_through_a_kill(

@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Final
 
 from ftvm.checkpoint import END_CHANNEL, Bitmap, Geometry, GuestPosition, LogKind, LogRecord, RegionShape
-from ftvm.errors import ClosedError, ConfigError, GuestError, ImageError, LocalProtocolError
+from ftvm.errors import ClosedError, ConfigError, GuestError, LocalProtocolError
+from ftvm.guests.imagefile import image_bytes
 from ftvm.guests.riscv.elf import parse_elf
+from ftvm.guests.riscv.files import load_disk, read_program_file
 from ftvm.guests.riscv.machine import RAM_BASE, EndedBy, Machine, MachineShape, Memory, Stop
 from ftvm.interfaces import Capability, Clock, OutputSink, Region
 
 __all__ = ["DEFAULT_MAC", "RiscvGuest"]
 
 DEFAULT_MAC: Final = bytes.fromhex("525400123456")
-_IMAGE_BYTES_MAX: Final = 256 << 20
 _RUN_INSTRUCTIONS: Final = 1_000_000
 """One run; outputs, inputs and `pause` end it sooner."""
 _RUN_INSTRUCTIONS_FED: Final = 20_000
@@ -37,9 +38,18 @@ class RiscvGuest:
     """A built-in machine under protection. See `Guest` for the contract of each member.
 
     program                 an ELF executable, or its path; None for a standby, whose memory comes by the first copy
+    memory_bytes            size of RAM
+    mac                     address of the network card; None for no card
+    disk                    the virtio block device: the path of a raw image, the content itself, or a size in bytes for
+                            a blank one; 0 for no disk. The disk is memory: a file is read once, here, and never
+                            written. A standby needs only the size, and reads no more of a file
+    entropy                 where the random bytes come from that the program asks for, a function of how many; each
+                            draw is an input, logged for replay. None for no entropy device
     command_line            given to the program in the device tree (/chosen, bootargs)
     instructions_per_second how fast the machine's time goes while the hart waits; the default keeps mtime at 10 MHz
-    entropy                 where the random bytes come from that the program asks for
+
+    Memory, card, size of the disk and presence of the entropy device must be equal on both hosts. Raises ConfigError or
+    ImageError, before a thread is started.
     """
 
     def __init__(
@@ -49,21 +59,21 @@ class RiscvGuest:
         clock: Clock,
         memory_bytes: int = 64 << 20,
         mac: bytes | None = DEFAULT_MAC,
-        disk: bytes | int = 0,
+        disk: bytes | int | str | Path = 0,
         entropy: Callable[[int], bytes] | None = urandom,
         command_line: str = "",
         instructions_per_second: int = 100_000_000,
     ) -> None:
         if instructions_per_second <= 0:
             raise ConfigError("instructions_per_second must be more than 0")
-        disk_bytes = disk if isinstance(disk, int) else len(disk)
-        shape = MachineShape(ram_bytes=memory_bytes, mac=mac, disk_bytes=disk_bytes, has_entropy=entropy is not None)
+        shape = MachineShape(
+            ram_bytes=memory_bytes, mac=mac, disk_bytes=_disk_bytes(disk), has_entropy=entropy is not None
+        )
         self._machine = Machine(shape)
-        if self._machine.disk is not None and isinstance(disk, bytes):
-            self._machine.disk.write(0, disk)
         if program is not None:
-            image = program if isinstance(program, bytes) else _read_image(Path(program))
+            image = program if isinstance(program, bytes) else read_program_file(Path(program))
             self._machine.boot(parse_elf(image, ram_base=RAM_BASE, ram_bytes=memory_bytes), command_line=command_line)
+            _fill_disk(self._machine, disk)
         self._clock = clock
         self._entropy = entropy
         self._ticks_per_second = instructions_per_second
@@ -369,10 +379,16 @@ class RiscvGuest:
         return elapsed - (self._machine.position.ticks - self._anchor_ticks)
 
 
-def _read_image(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > _IMAGE_BYTES_MAX:
-            raise ImageError(f"{path} is larger than {_IMAGE_BYTES_MAX >> 20} MiB: that is no program for this machine")
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"the program {path} cannot be read: {error.strerror}") from error
+def _disk_bytes(disk: bytes | int | str | Path) -> int:
+    if isinstance(disk, int):
+        return disk
+    return len(disk) if isinstance(disk, bytes) else image_bytes(str(disk))
+
+
+def _fill_disk(machine: Machine, disk: bytes | int | str | Path) -> None:
+    if machine.disk is None or isinstance(disk, int):
+        return
+    if isinstance(disk, bytes):
+        machine.disk.write(0, disk)
+    else:
+        load_disk(Path(disk), machine.disk)

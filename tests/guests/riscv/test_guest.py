@@ -301,6 +301,32 @@ def test_a_disk_is_memory_too_and_goes_along(stable: Stable) -> None:
     assert second.failure() == "the program ended with code 0"
 
 
+def test_a_disk_is_read_from_a_file_and_the_file_never_written(stable: Stable, tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(b"ftvm" + bytes((1 << 16) - 4))
+    before = image.read_bytes()
+
+    guest, sink = stable.shipped("journal", disk=image, command_line="records=20")
+    loaded = bytes(guest.memory[1].buffer)
+    guest.resume()
+    wait_for_failure(guest, sink)
+
+    assert loaded == before
+    assert bytes(guest.memory[1].buffer) != before
+    assert image.read_bytes() == before
+
+
+def test_a_standby_takes_no_more_of_a_disks_file_than_its_size(stable: Stable, tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(b"x" * (1 << 16))
+
+    standby, _ = stable(None, disk=str(image))
+    active, _ = stable(chatter(), disk=1 << 16)
+
+    assert not any(standby.memory[1].buffer)
+    assert standby.geometry == active.geometry
+
+
 def test_random_bytes_are_drawn_from_where_they_are_said_to_come_from(stable: Stable) -> None:
     drawn = []
 

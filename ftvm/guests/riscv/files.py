@@ -1,0 +1,53 @@
+"""Reads from files what the built-in machine starts with: the program, and the content of its disk.
+
+It promises a ConfigError or ImageError that names the file and says what is wrong with it, before any of it is used.
+It never writes: a disk lives in the machine's memory, and the file is only where its content comes from.
+"""
+
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from ftvm.errors import ConfigError, ImageError
+from ftvm.guests.imagefile import require_raw
+from ftvm.guests.riscv.machine import Memory
+
+__all__ = ["load_disk", "read_program_file"]
+
+_PROGRAM_BYTES_MAX: Final = 256 << 20
+_PIECE_BYTES: Final = 1 << 20
+
+
+def read_program_file(path: Path) -> bytes:
+    """Return the content of a program's file. Raises ConfigError or ImageError."""
+    try:
+        if path.stat().st_size > _PROGRAM_BYTES_MAX:
+            raise ImageError(
+                f"{path} is larger than {_PROGRAM_BYTES_MAX >> 20} MiB: that is no program for this machine"
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"the program {path} cannot be read: {error.strerror}") from error
+
+
+def load_disk(path: Path, disk: Memory) -> None:
+    """Copy the raw image at `path` to a blank disk, piece by piece; what is zero stays untouched.
+
+    `disk` is of the size that `image_bytes` told; raises ConfigError if that is no longer the file's.
+    """
+    try:
+        with path.open("rb") as file:
+            if require_raw(file.fileno(), path) != len(disk.buffer):
+                raise ConfigError(f"the disk {path} changed its size while it was read: is it in use?")
+            for offset in range(0, len(disk.buffer), _PIECE_BYTES):
+                _load_piece(file, path, offset, disk)
+    except OSError as error:
+        raise ConfigError(f"the disk {path} cannot be read: {error.strerror}") from error
+
+
+def _load_piece(file: BinaryIO, path: Path, offset: int, disk: Memory) -> None:
+    wanted = min(_PIECE_BYTES, len(disk.buffer) - offset)
+    piece = file.read(wanted)
+    if len(piece) != wanted:
+        raise ConfigError(f"the disk {path} changed its size while it was read: is it in use?")
+    if piece.count(0) != wanted:
+        disk.write(offset, piece)
