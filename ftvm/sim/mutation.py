@@ -15,7 +15,7 @@ from types import CodeType, FunctionType
 
 from ftvm.errors import ConfigError, InternalError
 
-__all__ = ["Edit", "Mutant", "mutate"]
+__all__ = ["Edit", "Mutant", "broken", "mutate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +48,20 @@ def mutate(name: str) -> Iterator[Mutant]:
     mutant = MUTANTS.get(name)
     if mutant is None:
         raise ConfigError(f"there is no mutant {name!r}; the names are: {', '.join(MUTANTS)}")
+    with broken(mutant):
+        yield mutant
+
+
+@contextlib.contextmanager
+def broken(mutant: Mutant) -> Iterator[None]:
+    """Run with the lines of a mutant that need not be in the table, as long as the context lasts."""
     places = dict.fromkeys(edit.where for edit in mutant.edits)
-    broken = [(_function_at(where), [edit for edit in mutant.edits if edit.where == where]) for where in places]
-    codes = [(function, function.__code__, _compile(function, edits)) for function, edits in broken]
+    edited = [(_function_at(where), [edit for edit in mutant.edits if edit.where == where]) for where in places]
+    codes = [(function, function.__code__, _compile(function, edits)) for function, edits in edited]
     try:
         for function, _, code in codes:
             function.__code__ = code
-        yield mutant
+        yield
     finally:
         for function, whole, _ in codes:
             function.__code__ = whole

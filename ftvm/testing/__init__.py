@@ -1,5 +1,6 @@
 """Public conformance kits: does your guest, transport, arbiter or engine keep its contract?
 
+`PowerCuts` is for code that stores: does it recover from whatever a power cut may leave of its files?
 `check_guest`, `check_engine` and `FailoverMachine` need hypothesis (the extra `test`); the others do not.
 """
 
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ftvm.testing.arbiter import check_arbiter
 from ftvm.testing.contract import ContractBroken
+from ftvm.testing.powercut import PowerCuts
 from ftvm.testing.transport import check_transport
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ContractBroken",
     "FailoverMachine",
+    "PowerCuts",
     "check_arbiter",
     "check_engine",
     "check_guest",

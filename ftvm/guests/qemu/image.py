@@ -287,13 +287,13 @@ def _dress(descriptor: int, status: os.stat_result) -> None:
 
 def _finish(journal_path: Path, descriptor: int, page_count: int) -> None:
     """Apply the journal that a crash has left, if it is whole."""
-    try:
-        found = journal_path.read_bytes()
-    except FileNotFoundError:
-        return
-    _write_pages(descriptor, _read_journal(found, page_count))
-    os.fdatasync(descriptor)
-    journal_path.unlink()
+    with suppress(FileNotFoundError):
+        _write_pages(descriptor, _read_journal(journal_path.read_bytes(), page_count))
+        os.fdatasync(descriptor)
+        journal_path.unlink()
+    # Found or not: whoever removed it may have died before its own fsync, and a journal that a power cut brings back
+    # would undo what is written from now on.
+    _sync_directory(journal_path.parent)
 
 
 def _write_journal(descriptor: int, step: dict[int, bytes]) -> None:

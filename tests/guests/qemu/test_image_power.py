@@ -1,0 +1,227 @@
+"""A power cut at any step leaves a disk image at one state that was put: never a mix, never older than was promised.
+
+Each sync of the store, and the comparison of its journal's digest, is taken away in turn: the model of power cuts
+notices each (the mutants of the store).
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ftvm.guests.qemu import image as image_module
+from ftvm.guests.qemu.image import Image
+from ftvm.sim.mutation import Edit, Mutant, broken
+from ftvm.testing import ContractBroken, PowerCuts
+
+PAGE = 4096
+PAGES = 4
+DRAWS = 400
+DRAWS_TO_FIND = 3_000
+
+
+def disk_of(*fills: int) -> memoryview:
+    return memoryview(b"".join(bytes([fill]) * PAGE for fill in fills))
+
+
+class Saving(tuple[int, ...]):
+    """A mark: these pages are being saved, and may be torn."""
+
+
+class Story:
+    """What is put into an image, and which states it may be found in, by what was promised."""
+
+    def __init__(self, folder: Path, *, sector_bytes: int = 512) -> None:
+        self.path = folder / "disk"
+        self.path.write_bytes(bytes(PAGES * PAGE))
+        self.states = [bytes(PAGES * PAGE)]
+        self._folder, self._sector_bytes = folder, sector_bytes
+        self.begin()
+
+    def begin(self) -> None:
+        """Take what the folder holds as durable."""
+        self.cuts = PowerCuts(self._folder, sector_bytes=self._sector_bytes)
+
+    def put(self, image: Image, disk: memoryview, pages: list[int]) -> None:
+        """Put one step; it is promised once it is on the device."""
+        self.states.append(bytes(disk))
+        image.put(pages, disk)
+        image.sync()
+        self.cuts.mark(len(self.states) - 1)
+
+    def save(self, image: Image, disk: memoryview, pages: list[int]) -> None:
+        """Save pages in use; they may be torn until it returns."""
+        self.states.append(bytes(disk))
+        self.cuts.mark(Saving(pages))
+        image.save(pages, disk)
+        self.cuts.mark(len(self.states) - 1)
+
+    def recover(self, folder: Path, marks: tuple[object, ...]) -> None:
+        """Open what a cut has left, and see which state it is."""
+        promised = max((mark for mark in marks if isinstance(mark, int)), default=0)
+        torn = marks[-1] if marks and isinstance(marks[-1], Saving) else ()
+        whole = [page for page in range(PAGES) if page not in torn]
+
+        found = content_of(folder / "disk")
+
+        assert any(is_same(found, state, whole) for state in self.states[promised:]), (
+            f"promised state {promised}, found pages that begin with {list(found[::PAGE])}"
+        )
+        assert content_of(folder / "disk") == found
+
+
+def is_same(found: bytes, state: bytes, pages: list[int]) -> bool:
+    return all(found[page * PAGE : (page + 1) * PAGE] == state[page * PAGE : (page + 1) * PAGE] for page in pages)
+
+
+def content_of(path: Path) -> bytes:
+    """What whoever opens the image next loads."""
+    image, disk = Image(path), memoryview(bytearray(PAGES * PAGE))
+    image.load(disk)
+    image.close()
+    return bytes(disk)
+
+
+def steps(story: Story) -> None:
+    """Three states, one after the other."""
+    image = Image(story.path)
+    story.put(image, disk_of(1, 1, 0, 0), [0, 1])
+    story.put(image, disk_of(2, 2, 2, 2), [0, 1, 2, 3])
+    story.put(image, disk_of(2, 2, 3, 2), [2])
+    image.close()
+
+
+def one_step(story: Story) -> None:
+    image = Image(story.path)
+    story.put(image, disk_of(1, 1, 0, 0), [0, 1])
+    image.close()
+
+
+def a_copy(story: Story) -> None:
+    """A disk that is copied once more takes the place of the one before."""
+    image = Image(story.path)
+    story.put(image, disk_of(1, 1, 0, 0), [0, 1])
+    image.restart()
+    image.put([2], disk_of(0, 0, 5, 0))
+    image.sync()
+    disk = disk_of(0, 0, 5, 6)
+    story.states.append(bytes(disk))
+    image.put([3], disk)
+    image.complete()
+    image.sync()
+    story.cuts.mark(len(story.states) - 1)
+    story.put(image, disk_of(7, 0, 5, 6), [0])
+    image.close()
+
+
+def a_takeover(story: Story) -> None:
+    """The guest writes to an image that was put to until then."""
+    image = Image(story.path)
+    story.put(image, disk_of(1, 1, 1, 0), [0, 1, 2])
+    story.save(image, disk_of(1, 8, 1, 8), [1, 3])
+    story.put(image, disk_of(9, 8, 1, 9), [0, 3])
+    image.close()
+
+
+def a_restart_over_a_journal(story: Story) -> None:
+    """The host died with a whole journal; the next one opens the image, and the guest writes."""
+    step = {0: bytes([4]) * PAGE, 2: bytes([4]) * PAGE}
+    with (story.path.parent / "disk.journal").open("wb") as journal:
+        image_module._write_journal(journal.fileno(), step)
+    story.states = [bytes(disk_of(4, 0, 4, 0))]
+    story.begin()
+    with story.cuts.recorded():
+        image = Image(story.path)
+        story.save(image, disk_of(8, 0, 4, 8), [0, 3])
+        image.close()
+
+
+def a_death_over_the_removal_of_a_journal(story: Story) -> None:
+    """The host that was to finish a journal died, too: after it had removed it, before that was durable."""
+    with story.cuts.recorded():
+        one_step(story)
+        (story.path.parent / "disk.journal").unlink()
+        image = Image(story.path)
+        story.save(image, disk_of(8, 1, 0, 8), [0, 3])
+        image.close()
+
+
+RECORDED = [steps, a_copy, a_takeover]
+RESTARTS = [a_restart_over_a_journal, a_death_over_the_removal_of_a_journal]
+
+
+def record(play: Callable[[Story], None], folder: Path, *, sector_bytes: int = 512) -> Story:
+    story = Story(folder, sector_bytes=sector_bytes)
+    if play in RESTARTS:
+        play(story)
+        return story
+    with story.cuts.recorded():
+        play(story)
+    return story
+
+
+@pytest.mark.parametrize("play", [*RECORDED, *RESTARTS])
+def test_a_cut_leaves_one_state_whole_and_none_older_than_promised(
+    tmp_path: Path, play: Callable[[Story], None]
+) -> None:
+    story = record(play, tmp_path)
+
+    assert story.cuts.check(story.recover, draws=DRAWS) == DRAWS
+
+
+def test_each_of_the_cuts_of_one_step_leaves_one_state_whole(tmp_path: Path) -> None:
+    story = record(one_step, tmp_path, sector_bytes=PAGE)
+
+    assert story.cuts.check(story.recover) > 200
+
+
+def without(function: str, call: str) -> Edit:
+    return Edit(f"ftvm.guests.qemu.image:{function}", call, "pass")
+
+
+MUTANTS: dict[str, tuple[Callable[[Story], None], Edit]] = {
+    "the journal is not synced": (steps, without("Image._apply", "os.fdatasync(journal)")),
+    "the journal's name is not synced": (steps, without("Image._apply", "_sync_directory(self._place.parent)")),
+    "the image is not synced": (steps, without("Image._apply", "os.fdatasync(self.descriptor)")),
+    "a torn journal is applied": (
+        steps,
+        Edit(
+            "ftvm.guests.qemu.image:_read_journal",
+            "xxhash.xxh3_128(found[:end]).digest() != found[end : end + _DIGEST_BYTES]",
+            "False",
+        ),
+    ),
+    "the copy is not synced": (a_copy, without("Image._publish", "os.fsync(fresh)")),
+    "the copy's new name is not synced": (a_copy, without("Image._publish", "_sync_directory(self._place.parent)")),
+    "the old disk's journal is kept": (a_copy, without("Image._publish", "self._drop_journal()")),
+    "the removal of the old disk's journal is not synced": (
+        a_copy,
+        without("Image._drop_journal", "_sync_directory(self._place.parent)"),
+    ),
+    "what is saved is not synced": (a_takeover, without("Image.save", "os.fdatasync(self.descriptor)")),
+    "the journal is kept when the guest writes": (a_takeover, without("Image.save", "self._drop_journal()")),
+    "the removal of the journal is not synced": (
+        a_takeover,
+        without("Image._drop_journal", "_sync_directory(self._place.parent)"),
+    ),
+    "what is recovered is not synced": (a_restart_over_a_journal, without("_finish", "os.fdatasync(descriptor)")),
+    "the journal comes back after a restart": (
+        a_restart_over_a_journal,
+        without("_finish", "_sync_directory(journal_path.parent)"),
+    ),
+    "the journal comes back after two restarts": (
+        a_death_over_the_removal_of_a_journal,
+        without("_finish", "_sync_directory(journal_path.parent)"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_mutant_of_the_store_is_found(tmp_path: Path, name: str) -> None:
+    play, edit = MUTANTS[name]
+
+    with broken(Mutant(name=name, breaks=name, edits=(edit,))):
+        story = record(play, tmp_path)
+
+        with pytest.raises(ContractBroken, match="a power cut at any step"):
+            story.cuts.check(story.recover, draws=DRAWS_TO_FIND)
