@@ -10,9 +10,7 @@ from typing import Final
 from ftvm.errors import ConfigError
 from ftvm.units import Nanos
 
-__all__ = ["PROTOCOL_VERSION", "Limits", "Timing"]
-
-PROTOCOL_VERSION: Final = 1
+__all__ = ["Limits", "Timing"]
 
 _MS: Final = 1_000_000
 

@@ -75,8 +75,9 @@ class DigestMismatch(RemoteProtocolError):
 class VersionMismatch(RemoteProtocolError):
     """The peer speaks another version, or protects a guest of another shape."""
 
-    def __init__(self, what: str, *, ours: object, theirs: object) -> None:
-        super().__init__(f"{what} differs: ours is {ours}, the peer's is {theirs}")
+    def __init__(self, what: str, *, ours: object, theirs: object, remedy: str = "") -> None:
+        hint = f"; {remedy}" if remedy else ""
+        super().__init__(f"{what} differs: ours is {ours}, the peer's is {theirs}{hint}")
         self.what = what
         self.ours = ours
         self.theirs = theirs

@@ -24,16 +24,24 @@ Packed = tuple[Header, list[Buffer]]
 class Codec:
     """One kind of message.
 
-    kind    its number on the wire, never used for another again
-    type    the message's class
-    pack    gives the fields for the header, and the frames behind it
-    unpack  takes both back; raises BadFrame, the peer's fault
+    kind      its number on the wire, never used for another again
+    type      the message's class
+    count     how many fields it has in the header
+    pack      gives these and the optional ones, and the frames behind the header
+    unpack    takes both back, None for each optional field that was not sent; raises BadFrame, the peer's fault
+    optional  how many more fields it has that an older peer ignores; they stand behind the others
+    since     the first version of the wire that has this row; it replaces the kind's row of the versions before
+    is_frozen whether it has the form of the first version for ever (versions.py)
     """
 
     kind: int
     type: type
+    count: int
     pack: Callable[[Any], Packed]
     unpack: Callable[[Header, Frames, Limits], Message]
+    optional: int = 0
+    since: int = 1
+    is_frozen: bool = False
 
 
 def expect_no_frames(frames: Frames) -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "read_list",
     "read_number",
     "read_optional",
+    "read_padded",
     "read_text",
 ]
 
@@ -78,10 +79,18 @@ def read_list(read: Callable[[object, str], T], value: object, name: str) -> tup
 
 
 def read_fields(value: object, count: int, name: str) -> list[Any]:
-    """Take a list of exactly so many values."""
-    if type(value) is not list or len(value) != count:
+    """Take the first values of a list, so many; what a later release has put behind them is ignored."""
+    if type(value) is not list or len(value) < count:
         raise BadFrame(f"{name} is not a list of {count}")
-    return value
+    return value[:count]
+
+
+def read_padded(value: object, count: int, optional: int, name: str) -> list[Any]:
+    """Take a list of `count` values and so many optional ones: None for each of these that is not there."""
+    if type(value) is not list or len(value) < count:
+        raise BadFrame(f"{name} is not a list of {count}")
+    missing = max(0, count + optional - len(value))
+    return value[: count + optional] + [None] * missing
 
 
 def read_optional(read: Callable[[object, str], T], value: object, name: str) -> T | None:

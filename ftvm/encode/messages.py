@@ -5,9 +5,10 @@ that rises by one within the session, over all three: the order in which they mu
 them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ftvm.checkpoint import Checkpoint, Geometry, LogRecord, PageBatch
+from ftvm.encode.versions import FIRST, FROZEN_FORM, Versions
 from ftvm.interfaces import Record
 
 __all__ = [
@@ -32,11 +33,15 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class SessionId:
-    """One session: the active's counter, the active's replica id, and the generation in which it was opened."""
+    """One session: the active's counter, the active's replica id, and the generation in which it was opened.
+
+    version  of the wire, agreed on when it was opened: what its messages are written in. No part of the name.
+    """
 
     counter: int
     active: str
     generation: int
+    version: int = field(default=FROZEN_FORM, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,23 +61,26 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Join:
-    """An empty replica asks an active to make it the standby."""
+    """An empty replica asks an active to make it the standby, and says which versions of the wire it speaks."""
 
     geometry: Geometry
     engines: tuple[str, ...]
     staging_bytes: int
+    versions: Versions = FIRST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Welcome:
     """The active opens a session for `joiner`; its memory starts as all zero pages on both sides.
 
-    engines  those that the active knows, by name: it may be the standby one day
+    engines   those that the active knows, by name: it may be the standby one day
+    versions  of the wire that the active speaks; the session is in the highest that the joiner speaks, too
     """
 
     joiner: str
     engines: tuple[str, ...]
     staging_bytes: int
+    versions: Versions = FIRST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from ftvm.encode.fields import (
     read_text,
 )
 from ftvm.encode.messages import Ack, Join, Leave, Ping, Pong, Prepare, Prepared, Refuse, Welcome
+from ftvm.encode.versions import add_offer, take_offer
 from ftvm.errors import BadFrame, ConfigError
 from ftvm.units import PageCount
 
@@ -25,7 +26,8 @@ __all__ = ["PLAIN_MESSAGES"]
 
 def _pack_join(message: Join) -> Packed:
     regions = [[region.name, region.page_count] for region in message.geometry.regions]
-    return [message.geometry.machine, regions, list(message.engines), message.staging_bytes], []
+    names = add_offer(message.engines, message.versions)
+    return [message.geometry.machine, regions, names, message.staging_bytes], []
 
 
 def _unpack_region(value: object, name: str) -> RegionShape:
@@ -36,7 +38,7 @@ def _unpack_region(value: object, name: str) -> RegionShape:
 
 
 def _unpack_join(fields: Header, frames: Frames, _: Limits) -> Join:
-    machine, regions, engines, staging_bytes = read_fields(fields, 4, "join")
+    machine, regions, engines, staging_bytes = fields
     expect_no_frames(frames)
     try:
         geometry = Geometry(
@@ -45,24 +47,28 @@ def _unpack_join(fields: Header, frames: Frames, _: Limits) -> Join:
         )
     except ConfigError as wrong:
         raise BadFrame(f"geometry: {wrong}") from wrong
+    names, versions = take_offer(read_list(read_identity, engines, "engines"))
     return Join(
         geometry=geometry,
-        engines=read_list(read_identity, engines, "engines"),
+        engines=names,
         staging_bytes=read_number(staging_bytes, "staging bound"),
+        versions=versions,
     )
 
 
 def _pack_welcome(message: Welcome) -> Packed:
-    return [message.joiner, list(message.engines), message.staging_bytes], []
+    return [message.joiner, add_offer(message.engines, message.versions), message.staging_bytes], []
 
 
 def _unpack_welcome(fields: Header, frames: Frames, _: Limits) -> Welcome:
-    joiner, engines, staging_bytes = read_fields(fields, 3, "welcome")
+    joiner, engines, staging_bytes = fields
     expect_no_frames(frames)
+    names, versions = take_offer(read_list(read_identity, engines, "engines"))
     return Welcome(
         joiner=read_identity(joiner, "joiner"),
-        engines=read_list(read_identity, engines, "engines"),
+        engines=names,
         staging_bytes=read_number(staging_bytes, "staging bound"),
+        versions=versions,
     )
 
 
@@ -71,7 +77,7 @@ def _pack_refuse(message: Refuse) -> Packed:
 
 
 def _unpack_refuse(fields: Header, frames: Frames, _: Limits) -> Refuse:
-    joiner, reason, is_final = read_fields(fields, 3, "refuse")
+    joiner, reason, is_final = fields
     expect_no_frames(frames)
     return Refuse(
         joiner=read_identity(joiner, "joiner"),
@@ -86,7 +92,7 @@ def _pack_ack(message: Ack) -> Packed:
 
 
 def _unpack_ack(fields: Header, frames: Frames, _: Limits) -> Ack:
-    received, epoch, log_index, digest = read_fields(fields, 4, "ack")
+    received, epoch, log_index, digest = fields
     expect_no_frames(frames)
     return Ack(
         received=read_number(received, "received"),
@@ -101,7 +107,7 @@ def _pack_ping(message: Ping) -> Packed:
 
 
 def _unpack_ping(fields: Header, frames: Frames, _: Limits) -> Ping:
-    (number,) = read_fields(fields, 1, "ping")
+    (number,) = fields
     expect_no_frames(frames)
     return Ping(number=read_number(number, "ping"))
 
@@ -111,7 +117,7 @@ def _pack_pong(message: Pong) -> Packed:
 
 
 def _unpack_pong(fields: Header, frames: Frames, _: Limits) -> Pong:
-    (number,) = read_fields(fields, 1, "pong")
+    (number,) = fields
     expect_no_frames(frames)
     return Pong(number=read_number(number, "pong"))
 
@@ -121,7 +127,7 @@ def _pack_prepare(message: Prepare) -> Packed:
 
 
 def _unpack_prepare(fields: Header, frames: Frames, _: Limits) -> Prepare:
-    (epoch,) = read_fields(fields, 1, "prepare")
+    (epoch,) = fields
     expect_no_frames(frames)
     return Prepare(epoch=read_number(epoch, "epoch"))
 
@@ -131,7 +137,7 @@ def _pack_prepared(message: Prepared) -> Packed:
 
 
 def _unpack_prepared(fields: Header, frames: Frames, _: Limits) -> Prepared:
-    epoch, error = read_fields(fields, 2, "prepared")
+    epoch, error = fields
     expect_no_frames(frames)
     return Prepared(
         epoch=read_number(epoch, "epoch"),
@@ -144,19 +150,19 @@ def _pack_leave(message: Leave) -> Packed:
 
 
 def _unpack_leave(fields: Header, frames: Frames, _: Limits) -> Leave:
-    reason, is_end = read_fields(fields, 2, "leave")
+    reason, is_end = fields
     expect_no_frames(frames)
     return Leave(reason=read_text(reason, "reason"), is_end=read_flag(is_end, "end"))
 
 
 PLAIN_MESSAGES: Final = (
-    Codec(1, Join, _pack_join, _unpack_join),
-    Codec(2, Welcome, _pack_welcome, _unpack_welcome),
-    Codec(3, Refuse, _pack_refuse, _unpack_refuse),
-    Codec(6, Ack, _pack_ack, _unpack_ack),
-    Codec(7, Ping, _pack_ping, _unpack_ping),
-    Codec(8, Pong, _pack_pong, _unpack_pong),
-    Codec(9, Leave, _pack_leave, _unpack_leave),
-    Codec(11, Prepare, _pack_prepare, _unpack_prepare),
-    Codec(12, Prepared, _pack_prepared, _unpack_prepared),
+    Codec(1, Join, 4, _pack_join, _unpack_join, is_frozen=True),
+    Codec(2, Welcome, 3, _pack_welcome, _unpack_welcome, is_frozen=True),
+    Codec(3, Refuse, 3, _pack_refuse, _unpack_refuse, is_frozen=True),
+    Codec(6, Ack, 4, _pack_ack, _unpack_ack),
+    Codec(7, Ping, 1, _pack_ping, _unpack_ping),
+    Codec(8, Pong, 1, _pack_pong, _unpack_pong),
+    Codec(9, Leave, 2, _pack_leave, _unpack_leave),
+    Codec(11, Prepare, 1, _pack_prepare, _unpack_prepare),
+    Codec(12, Prepared, 2, _pack_prepared, _unpack_prepared),
 )

@@ -116,7 +116,7 @@ def _pack_copy(message: Copy) -> Packed:
 
 
 def _unpack_copy(fields: Header, frames: Frames, limits: Limits) -> Copy:
-    sequence, round_number, batch = read_fields(fields, 3, "copy")
+    sequence, round_number, batch = fields
     return Copy(
         sequence=read_number(sequence, "sequence"),
         round=read_number(round_number, "round"),
@@ -141,7 +141,7 @@ def _pack_part(message: EpochPart) -> Packed:
 
 
 def _unpack_part(fields: Header, frames: Frames, limits: Limits) -> EpochPart:
-    sequence, epoch, part, pages, tail = read_fields(fields, 5, "epoch part")
+    sequence, epoch, part, pages, tail = fields
     if (pages is None) == (tail is None):
         raise BadFrame("a part of an epoch carries a batch or the end, not both and not neither")
     number = read_number(epoch, "epoch")
@@ -212,7 +212,7 @@ def _pack_log(message: Log) -> Packed:
 
 
 def _unpack_log(fields: Header, frames: Frames, limits: Limits) -> Log:
-    sequence, first, channels, sealed = read_fields(fields, 4, "log")
+    sequence, first, channels, sealed = fields
     if len(frames) != 2:
         raise BadFrame(f"a log message has 2 frames, not {len(frames)}")
     table, payloads = frames
@@ -255,8 +255,8 @@ def _unpack_position(value: object, name: str) -> GuestPosition:
 
 
 STREAM_MESSAGES: Final = (
-    Codec(4, Copy, _pack_copy, _unpack_copy),
-    Codec(5, EpochPart, _pack_part, _unpack_part),
-    Codec(10, Log, _pack_log, _unpack_log),
+    Codec(4, Copy, 3, _pack_copy, _unpack_copy),
+    Codec(5, EpochPart, 5, _pack_part, _unpack_part),
+    Codec(10, Log, 4, _pack_log, _unpack_log),
 )
 """Each carries a sequence number, and counts only within a session (messages.Sequenced)."""

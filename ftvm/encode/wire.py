@@ -6,9 +6,11 @@ it the 16 bytes of its digest:
     [version, kind, guest id, sender, session or nil, record, released, the kind's own fields ...]
 
 The digest and the first two places hold for every version to come, so that a peer of another version is told apart from
-noise. Page data, device state and outputs never pass through msgpack (PERFORMANCE.md: 8-13 copies with the GIL held);
-their lengths and digests stand in the header and are compared with the frames before anything is kept (SECURITY.md): a
-bit that flips anywhere on the way is noticed, whatever carries the message. The kinds are in plain.py and stream.py.
+noise; versions.py says what else is frozen, how a version is agreed on, and how the wire is changed.
+
+Page data, device state and outputs never pass through msgpack (PERFORMANCE.md: 8-13 copies with the GIL held); their
+lengths and digests stand in the header and are compared with the frames before anything is kept (SECURITY.md): a bit
+that flips anywhere on the way is noticed, whatever carries the message. The kinds are in plain.py and stream.py.
 
 `decode` raises BadFrame for anything that `encode` would not have made, and VersionMismatch for another version; both
 are the peer's fault. It allocates nothing that the peer's lengths ask for before they were checked.
@@ -23,7 +25,7 @@ import msgpack
 
 from ftvm._native.digest import bytes_digest
 from ftvm.checkpoint import Buffer
-from ftvm.config import PROTOCOL_VERSION, Limits
+from ftvm.config import Limits
 from ftvm.encode.codec import Codec, Frames, Header
 from ftvm.encode.fields import (
     DIGEST_BYTES,
@@ -33,29 +35,54 @@ from ftvm.encode.fields import (
     read_identity,
     read_number,
     read_optional,
+    read_padded,
 )
 from ftvm.encode.messages import Envelope, Message, SessionId
 from ftvm.encode.plain import PLAIN_MESSAGES
 from ftvm.encode.stream import STREAM_MESSAGES
+from ftvm.encode.versions import FROZEN_FORM, OPTIONAL_SINCE, SPOKEN, Versions
 from ftvm.errors import BadFrame, VersionMismatch
 from ftvm.interfaces import Record
 
-__all__ = ["Sealed", "decode", "encode", "read_header", "seal"]
+__all__ = ["CODECS", "Sealed", "codecs_of", "decode", "encode", "read_header", "seal"]
 
 FRAMES_MAX: Final = 5
 
-_BY_TYPE: Final[dict[type, Codec]] = {codec.type: codec for codec in (*PLAIN_MESSAGES, *STREAM_MESSAGES)}
-_BY_KIND: Final[dict[int, Codec]] = {codec.kind: codec for codec in _BY_TYPE.values()}
+CODECS: Final = (*PLAIN_MESSAGES, *STREAM_MESSAGES)
 _BUILD_STATE: Final = frozenset(codec.kind for codec in STREAM_MESSAGES)
 
 
+def codecs_of(rows: Sequence[Codec], versions: Versions) -> dict[tuple[int, int], Codec]:
+    """Return the row for each version and kind: the newest of the kind that the version has; frozen ones in one form.
+
+    A kind that is not frozen has no row for a version that is not spoken.
+    """
+    table: dict[tuple[int, int], Codec] = {}
+    for row in sorted(rows, key=lambda row: row.since):
+        spoken = range(max(row.since, versions.lowest), versions.highest + 1)
+        table |= {(version, row.kind): row for version in ([FROZEN_FORM] if row.is_frozen else spoken)}
+    return table
+
+
+_READERS: Final = codecs_of(CODECS, SPOKEN)
+_WRITERS: Final = {(version, row.type): row for (version, _), row in _READERS.items()}
+_FROZEN: Final = frozenset(row.type for row in CODECS if row.is_frozen)
+_FROZEN_KINDS: Final = frozenset(row.kind for row in CODECS if row.is_frozen)
+
+
 def encode(envelope: Envelope, message: Message) -> list[Buffer]:
-    """Return the frames of a message, the header first. The page frames are the batch's own buffers, not copies."""
-    codec = _BY_TYPE[type(message)]
-    fields, frames = codec.pack(message)
+    """Return the frames of a message, the header first. The page frames are the batch's own buffers, not copies.
+
+    They are in the version of the session that the envelope names. Raises KeyError for one that SPOKEN does not name.
+    """
     session = envelope.session
+    version = FROZEN_FORM if type(message) in _FROZEN or session is None else session.version
+    codec = _WRITERS[version, type(message)]
+    fields, frames = codec.pack(message)
+    if version < OPTIONAL_SINCE:
+        del fields[codec.count :]
     header = [
-        PROTOCOL_VERSION,
+        version,
         codec.kind,
         envelope.guest_id,
         envelope.sender,
@@ -87,7 +114,9 @@ class Sealed:
 
     def open(self, limits: Limits) -> Message:
         """Return the message. Raises BadFrame, the peer's fault; nothing of the message is kept then."""
-        return self._codec.unpack(self._fields, self._frames, limits)
+        codec = self._codec
+        fields = read_padded(self._fields, codec.count, codec.optional, codec.type.__name__)
+        return codec.unpack(fields, self._frames, limits)
 
 
 def decode(frames: Sequence[Buffer], limits: Limits) -> tuple[Envelope, Message]:
@@ -104,14 +133,14 @@ def read_header(frames: Sequence[Buffer], limits: Limits) -> Sealed:
     if not frames or len(frames) > FRAMES_MAX:
         raise BadFrame(f"a message has 1 to {FRAMES_MAX} frames, not {len(frames)}")
     header = _unpack_header(frames[0], limits)
-    _, kind, guest_id, sender, session, record, released, fields = read_fields(header, 8, "header")
-    codec = _BY_KIND.get(kind) if type(kind) is int else None
+    version, kind, guest_id, sender, session, record, released, fields = read_fields(header, 8, "header")
+    codec = _READERS.get((version, kind)) if type(kind) is int else None
     if codec is None:
         raise BadFrame(f"no message is of kind {reprlib.repr(kind)}")
     envelope = Envelope(
         guest_id=read_identity(guest_id, "guest id"),
         sender=read_identity(sender, "sender"),
-        session=read_optional(_unpack_session, session, "session"),
+        session=None if session is None else _unpack_session(session, version),
         record=_unpack_record(record),
         released=read_number(released, "released"),
     )
@@ -137,9 +166,15 @@ def _unpack_header(frame: Buffer, limits: Limits) -> Header:
         raise BadFrame(f"the header is not what this protocol packs: {wrong or type(wrong).__name__}") from wrong
     if type(header) is not list or not header or type(header[0]) is not int:
         raise BadFrame("the header is not a list that starts with a version")
-    if header[0] != PROTOCOL_VERSION:
-        raise VersionMismatch("protocol version", ours=PROTOCOL_VERSION, theirs=header[0])
+    if header[0] not in SPOKEN and not _is_frozen(header):
+        raise VersionMismatch("wire version", ours=SPOKEN, theirs=header[0])
     return header
+
+
+def _is_frozen(header: Header) -> bool:
+    """Whether it is one of the messages that every version must be able to read."""
+    kind = header[1] if len(header) > 1 else None
+    return header[0] == FROZEN_FORM and type(kind) is int and kind in _FROZEN_KINDS
 
 
 # --- the envelope ----------------------------------------------------------------------------------------------------
@@ -158,10 +193,11 @@ def _unpack_record(value: object) -> Record:
     )
 
 
-def _unpack_session(value: object, name: str) -> SessionId:
-    counter, active, generation = read_fields(value, 3, name)
+def _unpack_session(value: object, version: int) -> SessionId:
+    counter, active, generation = read_fields(value, 3, "session")
     return SessionId(
         read_number(counter, "session counter"),
         read_identity(active, "session's active"),
         read_number(generation, "generation"),
+        version,
     )

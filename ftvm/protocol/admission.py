@@ -1,8 +1,9 @@
 """Who may become the standby of an active: JOIN and its answers, and how a session with it begins.
 
-A joiner is welcomed if its guest is built alike, it knows the engine in force, and there is no other standby; a refusal
-says why, and whether asking again can help. Whose sessions come to nothing again and again has to wait (patience.py). A
-planned switchover opens the session in the other direction without a JOIN (`resume`).
+A joiner is welcomed if it speaks a version of the wire that this host speaks, its guest is built alike, it knows the
+engine in force, and there is no other standby; a refusal says why, and whether asking again can help. Whose sessions
+come to nothing again and again has to wait (patience.py). A planned switchover opens the session in the other direction
+without a JOIN (`resume`).
 """
 
 from dataclasses import replace
@@ -19,7 +20,7 @@ from ftvm.protocol.channel import Outbox
 from ftvm.protocol.commit import Committed
 from ftvm.protocol.copying import CopyPlan
 from ftvm.protocol.effects import Adopt, StartCopy
-from ftvm.protocol.empty import Opening
+from ftvm.protocol.empty import Opening, no_common_version
 from ftvm.protocol.link import LinkEvent, LinkState
 from ftvm.protocol.session import Contact, Session
 from ftvm.protocol.suspicion import Watch
@@ -66,7 +67,7 @@ def resume(bond: Bond, opening: Opening, committed: Committed, now: Nanos) -> No
     known, epoch = bond.core.desk.known, committed.epoch
     if known.standby is None or epoch is None:
         raise InternalError(f"switched to {known} with epoch {epoch}")
-    reverse = replace(opening, session=session_after(known))
+    reverse = replace(opening, session=session_after(known, opening.session))
     bond.session = _session(bond, reverse, known.standby, committed.output_next, now)
     bond.session.acked = Watermarks(epoch, committed.log_index)
     bond.session.log_shipped = committed.log_index
@@ -78,6 +79,8 @@ def resume(bond: Bond, opening: Opening, committed: Committed, now: Nanos) -> No
 
 def _why_not(bond: Bond, joiner: str, join: Join) -> tuple[str | None, bool]:
     settings = bond.core.settings
+    if settings.versions.common(join.versions) is None:
+        return no_common_version(settings.versions, join.versions), True
     if joiner in bond.core.retired:
         return f"replica {joiner} was dropped and cannot return: discard its memory and join under a fresh id", True
     if join.geometry != settings.geometry:
@@ -96,9 +99,11 @@ def _why_not(bond: Bond, joiner: str, join: Join) -> tuple[str | None, bool]:
 
 def _open(bond: Bond, peer: str, key: str | None, joiner: str, join: Join, now: Nanos) -> None:
     settings, known = bond.core.settings, bond.core.desk.known
-    counter = bond.core.next_session()
+    counter, version = bond.core.next_session(), settings.versions.common(join.versions)
+    if version is None:
+        raise InternalError(f"a session without a common version: {settings.versions} here, {join.versions} there")
     opening = Opening(
-        session=SessionId(counter, bond.core.id, known.generation),
+        session=SessionId(counter, bond.core.id, known.generation, version),
         peer=peer,
         key=key,
         engines=join.engines,
@@ -130,6 +135,11 @@ def _session(bond: Bond, opening: Opening, standby: str, shipped_next: int, now:
 
 
 def _welcome(bond: Bond, session: Session) -> None:
-    engines = tuple(bond.core.settings.engines)
-    welcome = Welcome(joiner=session.standby, engines=engines, staging_bytes=session.staging_bytes)
+    settings = bond.core.settings
+    welcome = Welcome(
+        joiner=session.standby,
+        engines=tuple(settings.engines),
+        staging_bytes=session.staging_bytes,
+        versions=settings.versions,
+    )
     bond.core.send(session.peer, Lane.CONTROL, welcome, session.id)

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from ftvm.checkpoint import Geometry
 from ftvm.config import Limits, Timing
 from ftvm.encode.messages import Envelope, Message, SessionId
+from ftvm.encode.versions import SPOKEN, Versions
 from ftvm.errors import FtvmError
 from ftvm.events import ArbiterTrouble, Event
 from ftvm.interfaces import Engine, Lane
@@ -86,6 +87,7 @@ class Settings:
     creates       whether START may create the record where there is none
     halts_alone   whether the guest stands still when its standby is lost, until there is a new one
     ends_diverged whether a backup whose guest came to another state than the primary's ends, or joins afresh
+    versions      of the wire that this host offers to speak
     """
 
     guest_id: str
@@ -98,6 +100,7 @@ class Settings:
     limits: Limits
     halts_alone: bool = False
     ends_diverged: bool = False
+    versions: Versions = SPOKEN
 
 
 @dataclass(slots=True)

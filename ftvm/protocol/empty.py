@@ -6,18 +6,19 @@ welcome counts only if it answers the id that this replica has now, and comes fr
 known: a deposed active, woken, must not overwrite anybody (PROTOCOL.md, "What went wrong", 1).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ftvm.encode.messages import Envelope, Join, Message, Refuse, SessionId, Welcome
-from ftvm.errors import ConfigError, Fenced
+from ftvm.encode.versions import Versions
+from ftvm.errors import ConfigError, Fenced, VersionMismatch
 from ftvm.events import JoinRefused, JoinUnanswered
 from ftvm.interfaces import Lane, Record
 from ftvm.protocol.core import Core, RoleEvent
 from ftvm.protocol.record import is_vacant, start
 from ftvm.units import Nanos
 
-__all__ = ["Empty", "Opening"]
+__all__ = ["Empty", "Opening", "no_common_version"]
 
 UNANSWERED_NS: Final = Nanos(10_000_000_000)
 
@@ -32,6 +33,16 @@ class Opening:
     staging_bytes: int
     engines: tuple[str, ...]
     """What the other side knows, by name."""
+
+
+def no_common_version(ours: Versions, theirs: Versions) -> str:
+    """Return why a joiner that speaks `theirs` is refused by an active that speaks `ours`, and what to do."""
+    return f"no common wire version: the primary speaks {ours}, the joiner {theirs}; {_remedy(ours, theirs)}"
+
+
+def _remedy(ours: Versions, theirs: Versions) -> str:
+    older, newer = sorted((ours, theirs), key=lambda versions: versions.highest)
+    return f"update ftvm on the host that speaks {older} to a release that speaks {newer}, too"
 
 
 @dataclass(slots=True)
@@ -58,7 +69,7 @@ class Empty:
             return
         match message:
             case Welcome() if message.joiner == self.core.id and envelope.session is not None:
-                self._welcomed(Opening(envelope.session, peer, key, message.staging_bytes, message.engines), envelope)
+                self._welcomed(peer, key, envelope, envelope.session, message)
             case Refuse() if message.joiner == self.core.id:
                 self._refused(peer, message, now)
             case _:
@@ -115,7 +126,9 @@ class Empty:
     def _ask_to_join(self) -> None:
         settings = self.core.settings
         engines, staging_bytes = tuple(settings.engines), settings.limits.staging_bytes
-        join = Join(geometry=settings.geometry, engines=engines, staging_bytes=staging_bytes)
+        join = Join(
+            geometry=settings.geometry, engines=engines, staging_bytes=staging_bytes, versions=settings.versions
+        )
         for peer in settings.dialled:
             self.core.send(peer, Lane.CONTROL, join, None)
 
@@ -129,11 +142,16 @@ class Empty:
             guest_id, generation, active = self.core.settings.guest_id, desk.known.generation, desk.known.active
             self.core.tell(JoinUnanswered(at=now, guest_id=guest_id, generation=generation, active=active))
 
-    def _welcomed(self, opening: Opening, envelope: Envelope) -> None:
-        session = opening.session
+    def _welcomed(self, peer: str, key: str | None, envelope: Envelope, session: SessionId, welcome: Welcome) -> None:
+        ours, theirs = self.core.settings.versions, welcome.versions
+        version = ours.common(theirs)
         if session.active != envelope.sender or session.generation < self.core.desk.known.generation:
             return
-        self.opening = opening
+        if version is None:
+            self.core.fail(VersionMismatch("wire version", ours=ours, theirs=theirs, remedy=_remedy(ours, theirs)))
+            return
+        session = replace(session, version=version)
+        self.opening = Opening(session, peer, key, welcome.staging_bytes, welcome.engines)
         self.core.end_role(RoleEvent.WELCOMED, f"active {session.active} opened session {session.counter}")
 
     def _refused(self, peer: str, refusal: Refuse, now: Nanos) -> None:

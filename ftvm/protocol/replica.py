@@ -280,7 +280,9 @@ class Replica:
             raise InternalError("switched away without a switchover")
         self.core.do(EndSession())
         self.core.do(Stop())
-        opening = Opening(session_after(known), session.peer, session.key, session.staging_bytes, session.engines)
+        opening = Opening(
+            session_after(known, session.id), session.peer, session.key, session.staging_bytes, session.engines
+        )
         self._committed.adopt(switchover.final)
         self.core.do(Measure())
         self.steps = Standby.resume(self.core, opening, self._committed, switchover, now)

@@ -29,11 +29,11 @@ _COUNTER: Final = 0
 """Sessions that a JOIN opened count from 1."""
 
 
-def session_after(record: Record) -> SessionId:
-    """Return the session that a SWITCH to this record opens, from the new active to the old."""
+def session_after(record: Record, before: SessionId) -> SessionId:
+    """Return the session that a SWITCH to this record opens, from the new active to the old, behind the one before."""
     if record.active is None:
         raise InternalError(f"{record} is not what a SWITCH leads to")
-    return SessionId(_COUNTER, record.active, record.generation)
+    return SessionId(_COUNTER, record.active, record.generation, before.version)
 
 
 @dataclass(slots=True)

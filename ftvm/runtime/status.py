@@ -12,7 +12,16 @@ from ftvm.events import Committed, Event, Protected, TookOver
 from ftvm.protocol.link import STANDING
 from ftvm.units import Nanos
 
-__all__ = ["HALTED", "HISTOGRAM_BOUNDS_US", "Counters", "Histogram", "Percentiles", "Status", "percentiles"]
+__all__ = [
+    "FIRST_FIELDS",
+    "HALTED",
+    "HISTOGRAM_BOUNDS_US",
+    "Counters",
+    "Histogram",
+    "Percentiles",
+    "Status",
+    "percentiles",
+]
 
 _SAMPLES_KEPT: Final = 4096
 
@@ -25,6 +34,15 @@ _STANDSTILLS: Final = {HALTED: "stands still: its standby is lost (halt)"} | dic
 
 HISTOGRAM_BOUNDS_US: Final = tuple(step * 10**power for power in range(1, 6) for step in (1, 2, 5))
 """10 us to 0.5 s, three bounds a decade: fine enough for a terminal, few enough for a time series database."""
+
+
+FIRST_FIELDS: Final = (
+    *("at", "guest_id", "role", "link", "replica_id", "generation", "active", "standby", "engine", "interval_ms"),
+    *("epoch", "epochs_in_flight", "lag_ms", "outputs_held", "outputs_released", "copy_pages_left", "checkpoints"),
+    *("digests_compared", "takeovers", "pause_us", "output_delay_us", "pauses", "output_delays"),
+    *("bytes_sent", "bytes_raw", "failure"),
+)
+"""The fields of a Status that every release tells, from v0.1.0 on. One that is added has a default, and is not here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,27 +136,39 @@ class Status:
         """Return it as plain values, for JSON."""
         return asdict(self)
 
+    def told_in(self, version: int) -> dict[str, Any]:
+        """Return it as plain values for who speaks this version of the control protocol (service/requests.py).
+
+        Who speaks version 1 refuses fields that he does not know: he is told those of that version alone.
+        """
+        told = self.as_dict()
+        return {name: told[name] for name in FIRST_FIELDS} if version < 2 else told
+
     @classmethod
     def from_dict(cls, told: object) -> Self:
-        """Return the status that another process told of with `as_dict`.
+        """Return the status that another process told of with `as_dict`, of whatever release that is.
 
-        Fields that are new here or there are refused: both ends come from one installation. Raises
-        RemoteProtocolError.
+        What is new there is ignored; what is new here has its default. Raises RemoteProtocolError if a field of
+        FIRST_FIELDS is missing, which every release tells.
         """
-        if not isinstance(told, Mapping) or set(told) != {known.name for known in fields(cls)}:
-            raise RemoteProtocolError("the host's status is not one of this version: is it of another version of ftvm?")
+        if not isinstance(told, Mapping) or not told.keys() >= set(FIRST_FIELDS):
+            raise RemoteProtocolError("what the host told is not a status: fields are missing that every release tells")
         try:
             return cls(
                 **{
-                    **told,
-                    "pause_us": Percentiles(**told["pause_us"]),
-                    "output_delay_us": Percentiles(**told["output_delay_us"]),
+                    **{known.name: told[known.name] for known in fields(cls) if known.name in told},
+                    "pause_us": _percentiles(told["pause_us"]),
+                    "output_delay_us": _percentiles(told["output_delay_us"]),
                     "pauses": _histogram(told["pauses"]),
                     "output_delays": _histogram(told["output_delays"]),
                 }
             )
-        except TypeError as wrong:
+        except (TypeError, KeyError) as wrong:
             raise RemoteProtocolError(f"the host's status is malformed: {wrong}") from wrong
+
+
+def _percentiles(told: Mapping[str, Any]) -> Percentiles:
+    return Percentiles(told["p50"], told["p99"])
 
 
 def _histogram(told: Mapping[str, Any]) -> Histogram:

@@ -18,7 +18,14 @@ from typing import Any, Final, Self
 from ftvm.errors import BrokenError, ClosedError, ConfigError, RemoteProtocolError, TransportError
 from ftvm.runtime.status import Status
 from ftvm.service.places import control_folder, sockets_in
-from ftvm.service.requests import SWITCHOVER_SECONDS_MAX, Lines, json_line, number_in, parse_answer
+from ftvm.service.requests import (
+    CONTROL_VERSION,
+    SWITCHOVER_SECONDS_MAX,
+    Lines,
+    json_line,
+    number_in,
+    parse_answer,
+)
 
 __all__ = ["Connection", "GuestHandle", "connect"]
 
@@ -206,7 +213,7 @@ class _Line:
             raise ClosedError(f"the connection to {self.path} is over")
         try:
             self._socket.settimeout(timeout)
-            self._socket.sendall(json_line(request))
+            self._socket.sendall(json_line({**request, "speaks": CONTROL_VERSION}))
             line = self._line()
         except OSError as wrong:
             self.close()  # an answer that comes late must not be taken for that of the next request

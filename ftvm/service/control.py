@@ -15,7 +15,15 @@ from ftvm.errors import ConfigError, FtvmError, InternalError, LimitExceeded
 from ftvm.events import Event
 from ftvm.runtime.attend import Controls, Pending
 from ftvm.service.places import listen_privately
-from ftvm.service.requests import SWITCHOVER_SECONDS_MAX, Lines, error_line, json_line, number_in, parse_request
+from ftvm.service.requests import (
+    SWITCHOVER_SECONDS_MAX,
+    Lines,
+    error_line,
+    json_line,
+    number_in,
+    parse_request,
+    version_in,
+)
 from ftvm.service.server import Server
 from ftvm.units import Nanos, seconds_to_nanos
 
@@ -85,6 +93,7 @@ class _Dialogue:
         self._lines = Lines()
         self._waiting: deque[bytes] = deque()
         self._pending: Pending | None = None
+        self._pending_version = 1
         self._is_listening = False
         self._events: deque[Event] = deque()
         self._events_lost = 0
@@ -131,7 +140,7 @@ class _Dialogue:
                     yield from self._answer(self._waiting.popleft())
                 elif self._pending():
                     self._pending = None
-                    yield json_line({"ok": self._controls.status().as_dict()})
+                    yield json_line({"ok": self._controls.status().told_in(self._pending_version)})
                 else:
                     return
             except FtvmError as wrong:
@@ -151,19 +160,17 @@ class _Dialogue:
         else:
             result = verb(self._controls, request)
             if callable(result):
-                self._pending = result
+                self._pending, self._pending_version = result, version_in(request)
             else:
                 yield json_line({"ok": result})
 
 
 def _guests(controls: Controls, request: Mapping[str, Any]) -> list[dict[str, Any]]:
-    del request
-    return [controls.status().as_dict()]
+    return [controls.status().told_in(version_in(request))]
 
 
 def _status(controls: Controls, request: Mapping[str, Any]) -> dict[str, Any]:
-    del request
-    return controls.status().as_dict()
+    return controls.status().told_in(version_in(request))
 
 
 def _set_engine(controls: Controls, request: Mapping[str, Any]) -> Pending:
@@ -181,9 +188,9 @@ def _switch_over(controls: Controls, request: Mapping[str, Any]) -> Pending:
 
 
 def _stop(controls: Controls, request: Mapping[str, Any]) -> dict[str, Any]:
-    del request
+    version = version_in(request)
     controls.ask_to_stop("an operator asked this host to stop")
-    return controls.status().as_dict()
+    return controls.status().told_in(version)
 
 
 _Verb = Callable[[Controls, Mapping[str, Any]], list[dict[str, Any]] | dict[str, Any] | Pending]

@@ -8,6 +8,10 @@
     {"do": "stop", "guest": ID}                         end the host as a signal would
     {"do": "events"}                                    from now on, each event as it comes; ends with the connection
 
+Each request may say which version of all this the asker speaks: "speaks": 2 (CONTROL_VERSION). Who does not say it
+speaks version 1, as v0.1.0 does, and is told the fields of that version alone. From version 2 on both sides ignore
+fields that they do not know: of a request, of a status, of an event. A new field needs no new version.
+
 Answers: {"ok": ...} or {"error": {"type": NAME OF A CLASS IN ftvm.errors, "message": TEXT}}. Events: {"event": NAME,
 ...fields...}; {"events_lost": COUNT} in the place of those for which a slow reader had no room. Pure: bytes in, bytes
 out.
@@ -21,6 +25,7 @@ from ftvm import errors
 from ftvm.errors import BrokenError, ConfigError, FtvmError, LimitExceeded, RemoteProtocolError
 
 __all__ = [
+    "CONTROL_VERSION",
     "LINE_BYTES_MAX",
     "SWITCHOVER_SECONDS_MAX",
     "Lines",
@@ -29,8 +34,10 @@ __all__ = [
     "number_in",
     "parse_answer",
     "parse_request",
+    "version_in",
 ]
 
+CONTROL_VERSION: Final = 2
 LINE_BYTES_MAX: Final = 1 << 16
 SWITCHOVER_SECONDS_MAX: Final = 3600
 
@@ -77,6 +84,14 @@ def number_in(request: Mapping[str, Any], name: str, highest: float) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= highest:
         raise ConfigError(f"{name} {value!r}: a number is needed, more than 0 and at most {highest:g}")
     return value
+
+
+def version_in(request: Mapping[str, Any]) -> int:
+    """Return the version that the asker speaks; 1 if he does not say. Raises ConfigError if it is not a version."""
+    version = request.get("speaks", 1)
+    if type(version) is not int or version < 1:
+        raise ConfigError(f'"speaks" is {version!r}: a version is a whole number from 1 on')
+    return version
 
 
 def parse_answer(line: bytes) -> Any:

@@ -40,6 +40,7 @@ from ftvm.encode.messages import (
     SessionId,
     Welcome,
 )
+from ftvm.encode.versions import SPOKEN, VERSION_MAX, Versions
 from ftvm.interfaces import EngineView, Record
 from ftvm.units import PAGE_BYTES, Nanos, PageCount
 
@@ -87,7 +88,7 @@ def geometries() -> st.SearchStrategy[Geometry]:
 
 def sessions() -> st.SearchStrategy[SessionId]:
     """Draw the id of a session."""
-    return st.builds(SessionId, _numbers, identities(), _numbers)
+    return st.builds(SessionId, _numbers, identities(), _numbers, st.integers(SPOKEN.lowest, SPOKEN.highest))
 
 
 def watermarks(most: int = 8) -> st.SearchStrategy[Watermarks]:
@@ -185,17 +186,28 @@ def _epoch_parts(draw: st.DrawFn) -> EpochPart:
     )
 
 
+def ranges_of_versions() -> st.SearchStrategy[Versions]:
+    """Draw what a host may offer to speak."""
+    ends = st.tuples(st.integers(1, VERSION_MAX), st.integers(1, VERSION_MAX))
+    return ends.map(lambda pair: Versions(min(pair), max(pair)))
+
+
 def messages() -> st.SearchStrategy[Message]:
     """Draw a message of any kind."""
     return st.one_of(
         st.builds(
-            Join, geometry=geometries(), engines=st.lists(identities(), max_size=4).map(tuple), staging_bytes=_numbers
+            Join,
+            geometry=geometries(),
+            engines=st.lists(identities(), max_size=4).map(tuple),
+            staging_bytes=_numbers,
+            versions=ranges_of_versions(),
         ),
         st.builds(
             Welcome,
             joiner=identities(),
             engines=st.lists(identities(), max_size=4).map(tuple),
             staging_bytes=_numbers,
+            versions=ranges_of_versions(),
         ),
         st.builds(Refuse, joiner=identities(), reason=_texts, is_final=st.booleans()),
         st.builds(Copy, sequence=_numbers, round=_numbers, batch=batches()),

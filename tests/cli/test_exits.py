@@ -14,6 +14,7 @@ from ftvm import errors
 from ftvm.cli.exits import exit_status
 from ftvm.cli.main import ftvm as ftvm_command
 from ftvm.cli.main import main
+from ftvm.encode.versions import SPOKEN
 from ftvm.errors import FtvmError
 
 from .conftest import Run
@@ -101,4 +102,5 @@ def test_every_command_that_prints_takes_json() -> None:
 def test_version_is_told_as_json(ftvm: Run) -> None:
     outcome = ftvm("version", "--json")
 
-    assert json.loads(outcome.out)["protocol"] == 1
+    told = json.loads(outcome.out)
+    assert (told["protocol_lowest"], told["protocol"]) == (SPOKEN.lowest, SPOKEN.highest)

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftvm.checkpoint import Buffer, Checkpoint, Output, PageBatch
-from ftvm.config import PROTOCOL_VERSION, Limits
+from ftvm.config import Limits
 from ftvm.encode.messages import Ack, Copy, Envelope, EpochPart, Leave, Message, Ping, Refuse
+from ftvm.encode.versions import FROZEN_FORM, SPOKEN
 from ftvm.encode.wire import NAMES_MAX, TEXT_CHARS_MAX, decode, encode, seal
 from ftvm.errors import BadFrame, ConfigError, LimitExceeded, VersionMismatch
 from ftvm.interfaces import Record
@@ -239,7 +240,7 @@ def test_a_deeply_nested_header_is_refused(depth: int, before: bytes) -> None:
 @pytest.mark.parametrize("depth", [3, 400, 900, 1020])
 @pytest.mark.parametrize("place", [1, 2, 3, 4, 5, 6, 7])
 def test_a_nested_list_where_a_plain_value_belongs_is_refused(place: int, depth: int) -> None:
-    fields = [PROTOCOL_VERSION, 7, "vm", "x", None, [1, "x", None], 0, [1]]
+    fields = [SPOKEN.highest, 7, "vm", "x", None, [1, "x", None], 0, [1]]
     packed = [msgpack.packb(field) for field in fields]
     packed[place] = nested(depth)
 
@@ -296,7 +297,7 @@ def test_a_digest_has_16_bytes(digest: object) -> None:
     "regions", [[], [["ram", 0]], [["ram", 1 << 29]], [["a", 1 << 28], ["b", 1]], [["ram"]], [["a", 1]] * 65]
 )
 def test_an_impossible_geometry_is_refused(regions: list[Any]) -> None:
-    header = [PROTOCOL_VERSION, 1, "vm", "x", None, [1, "x", None], 0, ["machine", regions, ["remus"], 1]]
+    header = [FROZEN_FORM, 1, "vm", "x", None, [1, "x", None], 0, ["machine", regions, ["remus"], 1]]
 
     with pytest.raises(BadFrame):
         decode([seal(msgpack.packb(header))], LIMITS)
@@ -394,17 +395,17 @@ def test_every_bit_of_the_end_of_an_epoch_is_guarded() -> None:
 # --- versions ------------------------------------------------------------------------------------------------------
 
 
-@given(messages(), st.integers(-(1 << 63), (1 << 64) - 1).filter(lambda version: version != PROTOCOL_VERSION))
+@given(messages(), st.integers(-(1 << 63), (1 << 64) - 1).filter(lambda version: version not in SPOKEN))
 def test_another_version_is_told_apart_with_both_numbers(message: Message, version: int) -> None:
     with pytest.raises(VersionMismatch) as caught:
         decode(altered(message, 0, version), LIMITS)
 
-    assert (caught.value.ours, caught.value.theirs) == (PROTOCOL_VERSION, version)
+    assert (caught.value.ours, caught.value.theirs) == (SPOKEN, version)
 
 
 def test_a_later_version_may_have_any_header_behind_its_number() -> None:
-    with pytest.raises(VersionMismatch, match="ours is 1, the peer's is 2"):
-        decode([seal(msgpack.packb([2, "whatever", [1, 2, 3]]))], LIMITS)
+    with pytest.raises(VersionMismatch, match="ours is 1 to 2, the peer's is 3"):
+        decode([seal(msgpack.packb([3, "whatever", [1, 2, 3]]))], LIMITS)
 
 
 @pytest.mark.parametrize("version", [True, 1.0, "1", None, [1]])

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from ftvm.checkpoint import Buffer, Checkpoint
 from ftvm.config import Limits
-from ftvm.encode import codec, fields, plain, stream, wire
+from ftvm.encode import codec, fields, plain, stream, versions, wire
 from ftvm.encode.messages import Envelope, EpochPart, Message
 from ftvm.encode.wire import decode, encode
 from ftvm.errors import BadFrame, VersionMismatch
@@ -90,7 +90,7 @@ def write_seeds(folder: Path) -> None:
 
 def instrument() -> None:
     """Have the decoder report what it reaches. (The import hook of atheris does not see an editable installation.)"""
-    for module in (wire, codec, fields, plain, stream):
+    for module in (wire, codec, fields, plain, stream, versions):
         for thing in vars(module).values():
             if isinstance(thing, FunctionType) and thing.__module__ == module.__name__:
                 atheris.instrument_func(thing)

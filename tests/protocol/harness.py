@@ -7,11 +7,12 @@ asks for it, so that a test can stop the world between any two steps.
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from ftvm.checkpoint import Checkpoint, Geometry, Output, PageBatch, RegionShape
 from ftvm.config import Limits, Timing
+from ftvm.encode.versions import SPOKEN, Versions
 from ftvm.engines.names import engine_named
 from ftvm.engines.remus import Remus
 from ftvm.errors import DigestMismatch
@@ -86,6 +87,7 @@ def make_settings(
     creates: bool = True,
     dialled: tuple[str, ...] = (),
     halts_alone: bool = False,
+    versions: Versions = SPOKEN,
 ) -> Settings:
     return Settings(
         guest_id=guest_id,
@@ -97,6 +99,7 @@ def make_settings(
         timing=timing or Timing(),
         limits=limits or Limits(),
         halts_alone=halts_alone,
+        versions=versions,
     )
 
 
@@ -314,17 +317,7 @@ class Pair:
     def boot(self, name: str, settings: Settings, peer: str, *, starts: bool, prefix: str | None = None) -> Host:
         """Return a fresh host; it replaces whoever had the name."""
         memory = FakeMemory()
-        settings = Settings(
-            guest_id=settings.guest_id,
-            geometry=settings.geometry,
-            engine=settings.engine,
-            engines=settings.engines,
-            dialled=(peer,),
-            creates=settings.creates,
-            timing=settings.timing,
-            limits=settings.limits,
-            halts_alone=settings.halts_alone,
-        )
+        settings = replace(settings, dialled=(peer,))
         replica = Replica(
             settings,
             Committed(memory, settings.limits),

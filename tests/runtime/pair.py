@@ -10,6 +10,7 @@ from typing import TypeVar
 from ftvm.arbiters.memory import MemoryRecordStore
 from ftvm.checkpoint import Output
 from ftvm.config import Limits, Timing
+from ftvm.encode.versions import SPOKEN, Versions
 from ftvm.engines.names import engines_for
 from ftvm.engines.remus import Remus
 from ftvm.events import Event
@@ -55,6 +56,7 @@ class Machine:
         engines: Mapping[str, Engine],
         ends_diverged: bool,
         timing: Timing,
+        versions: Versions,
     ) -> None:
         self.released: list[Output] = []
         self.events: list[Event] = []
@@ -80,6 +82,7 @@ class Machine:
             timing=timing,
             ends_diverged=ends_diverged,
             limits=limits,
+            versions=versions,
         )
         self.driver = Driver(
             guest=guest,
@@ -140,6 +143,7 @@ class Pair:
         store: RecordStore | None = None,
         timing: Timing | None = None,
         ends_diverged: bool = False,
+        versions: Mapping[str, Versions] | None = None,
     ) -> None:
         make = guest or (lambda boots: SimGuest(page_count=24, pages_per_step=2, output_every=4, boots=boots))
         limits = limits or Limits(batch_bytes=1 << 16, copy_rest_pages=4)
@@ -150,6 +154,7 @@ class Pair:
         self._limits = limits
         self._timing = timing or Timing()
         self._ends_diverged = ends_diverged
+        self._versions = versions or {}
         self._engine = engine
         self._engines = {**engines_for(frozenset(Capability), engine), **(engines or {})}
         self.a = self.boot("a", "b", make(True), starts=True)
@@ -168,6 +173,7 @@ class Pair:
             engines=self._engines,
             timing=self._timing,
             ends_diverged=self._ends_diverged,
+            versions=self._versions.get(name, SPOKEN),
         )
 
     def run(self, milliseconds: int) -> None:

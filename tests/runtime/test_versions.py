@@ -5,13 +5,15 @@ from collections.abc import Iterator
 import msgpack
 import pytest
 
+from ftvm.encode.versions import Versions
 from ftvm.encode.wire import seal
 from ftvm.events import PeerMisbehaved
 from ftvm.interfaces import Lane
+from ftvm.protocol.core import Role
 
 from .pair import Pair
 
-LATER = seal(msgpack.packb([2, "whatever a later version says"]))
+LATER = seal(msgpack.packb([3, "whatever a later version says"]))
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def test_an_active_reports_a_peer_of_another_version_and_runs_on(pair: Pair) -> 
     pair.b.transport.send("a", Lane.CONTROL, [LATER])
     pair.run(10)
 
-    assert "protocol version differs: ours is 1, the peer's is 2" in pair.a.told(PeerMisbehaved)[0].error
+    assert "wire version differs: ours is 1 to 2, the peer's is 3" in pair.a.told(PeerMisbehaved)[0].error
     assert pair.a.driver.failure is None
     assert pair.store.read("vm").standby == "b1"
 
@@ -40,8 +42,8 @@ def test_an_empty_host_whose_peer_speaks_another_version_gives_up_and_says_why(p
     pair.a.transport.send(asked.peer, Lane.CONTROL, [LATER])
     pair.run(10)
 
-    assert "protocol version differs" in pair.b.told(PeerMisbehaved)[0].error
-    assert "protocol version differs" in str(pair.b.driver.failure)
+    assert "wire version differs" in pair.b.told(PeerMisbehaved)[0].error
+    assert "wire version differs" in str(pair.b.driver.failure)
 
 
 def test_a_standby_in_session_is_not_ended_by_noise_of_another_version(pair: Pair) -> None:
@@ -52,3 +54,22 @@ def test_a_standby_in_session_is_not_ended_by_noise_of_another_version(pair: Pai
 
     assert pair.b.driver.failure is None
     assert pair.store.read("vm").standby == "b1"
+
+
+@pytest.mark.parametrize("older", ["a", "b"])
+def test_a_pair_of_an_older_and_a_newer_host_is_protected_and_survives_a_takeover(older: str) -> None:
+    pair = Pair(versions={older: Versions(1, 1)})
+    try:
+        pair.protected()
+        session = pair.a.active.session
+        assert session is not None
+        assert session.id.version == 1
+
+        pair.kill(pair.a)
+        pair.until(lambda: pair.b.role is Role.ACTIVE)
+        pair.run(50)
+
+        assert pair.b.driver.failure is None
+        assert (pair.a.told(PeerMisbehaved), pair.b.told(PeerMisbehaved)) == ([], [])
+    finally:
+        pair.close()

@@ -1,6 +1,6 @@
 """A host that is none: it notes what it is asked, and tells what a test says."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ftvm.errors import LocalProtocolError, SwitchoverFailed
 from ftvm.runtime.attend import Pending
@@ -38,6 +38,13 @@ STATUS = Status(
     bytes_raw=40_960,
     failure=None,
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaterStatus(Status):
+    """What a later release tells."""
+
+    memory_bytes: int = 0
 
 
 def histogram(*samples_us: float) -> Histogram:

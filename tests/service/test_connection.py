@@ -1,7 +1,9 @@
 """Asking running hosts: found by folder or socket, told apart, told what to do."""
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
@@ -13,13 +15,15 @@ from ftvm.engines.remus import Remus
 from ftvm.errors import BrokenError, ClosedError, ConfigError, LocalProtocolError, RemoteProtocolError, TransportError
 from ftvm.events import Solo
 from ftvm.runtime.protection import Protection, Standby, protect
-from ftvm.runtime.status import Status
+from ftvm.runtime.status import FIRST_FIELDS, Status
 from ftvm.service.connection import Connection, connect
 from ftvm.service.control import ControlSocket
 from ftvm.service.places import listen_privately
 from ftvm.service.requests import json_line, parse_answer
 from ftvm.sim.guest import SimGuest
 from ftvm.units import Nanos
+
+from .fakes import STATUS, LaterStatus
 
 WAIT_SECONDS = 30.0
 
@@ -246,9 +250,42 @@ def test_a_status_survives_the_journey() -> None:
 
 
 @pytest.mark.parametrize("told", [None, [], {}, {"role": "active"}])
-def test_a_status_of_another_version_is_refused(told: object) -> None:
-    with pytest.raises(RemoteProtocolError, match="another version of ftvm"):
+def test_what_is_no_status_is_refused(told: object) -> None:
+    with pytest.raises(RemoteProtocolError, match="is not a status"):
         Status.from_dict(told)
+
+
+@pytest.mark.parametrize("nested", ["pause_us", "pauses"])
+def test_a_status_with_a_nested_field_missing_is_refused(nested: str) -> None:
+    with pytest.raises(RemoteProtocolError, match="malformed"):
+        Status.from_dict({**STATUS.as_dict(), nested: {}})
+
+
+def test_a_later_releases_status_is_read_and_what_is_new_in_it_ignored() -> None:
+    told = json.loads(json.dumps(STATUS.as_dict()))
+    for new in (told, told["pause_us"], told["pauses"]):
+        new["what_a_later_release_tells"] = [1, {"more": None}]
+
+    assert Status.from_dict(told) == STATUS
+
+
+def test_an_earlier_releases_status_is_read_with_defaults_for_what_is_new_here() -> None:
+    later = LaterStatus.from_dict(STATUS.as_dict())
+
+    assert (later.memory_bytes, later.epoch) == (0, STATUS.epoch)
+
+
+def test_who_speaks_version_1_is_told_the_fields_that_he_knows_and_no_others() -> None:
+    later = LaterStatus.from_dict({**STATUS.as_dict(), "memory_bytes": 7})
+
+    assert later.told_in(1) == {name: value for name, value in later.as_dict().items() if name != "memory_bytes"}
+    assert later.told_in(2)["memory_bytes"] == 7
+
+
+def test_every_field_that_is_newer_than_the_first_release_has_a_default() -> None:
+    added = [known for known in fields(Status) if known.name not in FIRST_FIELDS]
+
+    assert [known.name for known in added if known.default is MISSING and known.default_factory is MISSING] == []
 
 
 @pytest.mark.parametrize(

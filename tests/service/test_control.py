@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftvm.events import Solo
+from ftvm.runtime.status import FIRST_FIELDS, Status
 from ftvm.service.control import EVENTS_WAITING_MAX, REQUESTS_WAITING_MAX, ControlSocket, _Dialogue
 from ftvm.service.requests import LINE_BYTES_MAX
 from ftvm.service.server import CONNECTIONS_MAX, UNSENT_BYTES_MAX
 from ftvm.units import Nanos
 
-from .fakes import FakeHost
+from .fakes import STATUS, FakeHost, LaterStatus
 
 WAIT_SECONDS = 20.0
 
@@ -100,7 +102,29 @@ def solo(generation: int) -> Solo:
 
 
 def test_guests_are_listed_with_their_status(operator: Operator, host: FakeHost) -> None:
-    assert operator.ask(do="guests") == {"ok": [json.loads(json.dumps(host.now.as_dict()))]}
+    assert operator.ask(do="guests", speaks=2) == {"ok": [json.loads(json.dumps(host.now.as_dict()))]}
+
+
+@pytest.mark.parametrize("order", [{"do": "guests"}, {"do": "status"}, {"do": "engine", "interval": 1}, {"do": "stop"}])
+def test_each_asker_is_told_what_the_version_that_he_speaks_has(
+    operator: Operator, host: FakeHost, order: dict[str, object]
+) -> None:
+    host.now = LaterStatus(**{known.name: getattr(STATUS, known.name) for known in fields(Status)}, memory_bytes=7)
+
+    answers = [operator.ask(**order), operator.ask(**order, speaks=2), operator.ask(**order, speaks=3)]
+
+    told = [answer["ok"][0] if order["do"] == "guests" else answer["ok"] for answer in answers]
+    assert ["memory_bytes" in each for each in told] == [False, True, True]
+    assert set(told[0]) == set(FIRST_FIELDS)
+
+
+@pytest.mark.parametrize("version", [0, -1, True, 1.0, "2", None])
+def test_a_version_that_is_none_is_refused(operator: Operator, version: object) -> None:
+    assert "a version is a whole number" in operator.ask(do="status", speaks=version)["error"]["message"]
+
+
+def test_fields_of_a_request_that_are_not_known_are_ignored(operator: Operator) -> None:
+    assert "ok" in operator.ask(do="status", what_a_later_release_asks=[1, 2])
 
 
 def test_requests_are_answered_in_order_however_they_are_cut(operator: Operator) -> None:

@@ -1,0 +1,96 @@
+"""The versions of the wire: which there are, which this release speaks, and how two hosts agree on one.
+
+Each side offers the lowest and the highest version that it speaks, in JOIN and in WELCOME; both take the highest that
+is in both ranges. A host of version 1 makes no offer: it speaks that one alone.
+
+    version  since    what it changed
+    1        v0.1.0   the first one; it refuses a list that is longer than it expects
+    2        0.2.0    a list in a header may be longer than its reader expects: what stands behind is ignored.
+                      Not released: what it means may still change until it is tagged.
+
+Frozen for ever, so that any two releases can at least tell each other why they do not work together: the form of JOIN,
+WELCOME and REFUSE, and of the header around them, is that of version 1 whatever the hosts speak (FROZEN_FORM stands in
+their first place), the offer included. Everything else is in the form of the version agreed on, which stands in the
+first place of the header.
+
+To change the wire:
+
+* A field that an older peer may ignore: let the kind's `pack` give it behind the others, count it in `optional` of its
+  row (codec.Codec), and take it in `unpack`, where it is None if the peer did not send it. It is not sent in version 1.
+* Anything else: raise the highest version of SPOKEN, and add a row for the kind with `since`. Rows of older versions
+  stay for as long as SPOKEN names these.
+
+In both cases the golden bytes grow by those of the new form (tests/golden); those of a version that was released never
+change.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from ftvm.errors import BadFrame, ConfigError
+
+__all__ = ["FIRST", "FROZEN_FORM", "OPTIONAL_SINCE", "SPOKEN", "VERSION_MAX", "Versions", "add_offer", "take_offer"]
+
+FROZEN_FORM: Final = 1
+"""What stands first in every JOIN, WELCOME and REFUSE."""
+
+OPTIONAL_SINCE: Final = 2
+"""The first version whose speakers ignore fields that they do not know."""
+
+VERSION_MAX: Final = 1 << 16
+
+_OFFER: Final = re.compile(r"wire ([0-9]{1,5})-([0-9]{1,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """A range of versions of the wire, both ends included. Raises ConfigError if it is empty or out of bounds."""
+
+    lowest: int
+    highest: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.lowest <= self.highest <= VERSION_MAX:
+            raise ConfigError(f"wire versions {self.lowest} to {self.highest}: not a range within 1 to {VERSION_MAX}")
+
+    def __str__(self) -> str:
+        return f"{self.lowest}" if self.lowest == self.highest else f"{self.lowest} to {self.highest}"
+
+    def __contains__(self, version: int) -> bool:
+        return self.lowest <= version <= self.highest
+
+    def common(self, other: "Versions") -> int | None:
+        """Return the highest version in both ranges, None if there is no such version."""
+        highest = min(self.highest, other.highest)
+        return highest if highest in self and highest in other else None
+
+
+FIRST: Final = Versions(1, 1)
+"""What a host speaks that makes no offer."""
+
+SPOKEN: Final = Versions(1, 2)
+"""What this release speaks."""
+
+
+def add_offer(names: tuple[str, ...], versions: Versions) -> list[str]:
+    """Return the names of engines as they stand in JOIN and WELCOME: with the offer behind them, as one more name.
+
+    Among the engines because that is the one place where version 1 takes what it does not know.
+    """
+    offer = [] if versions == FIRST else [f"wire {versions.lowest}-{versions.highest}"]
+    return [*names, *offer]
+
+
+def take_offer(names: tuple[str, ...]) -> tuple[tuple[str, ...], Versions]:
+    """Return the names without the offer, and the offer. Raises BadFrame, the peer's fault, if it is not one range."""
+    offers = [found for name in names if (found := _OFFER.fullmatch(name))]
+    if not offers:
+        return names, FIRST
+    if len(offers) > 1:
+        raise BadFrame(f"{len(offers)} ranges of versions are offered, not one")
+    try:
+        offered = Versions(int(offers[0][1]), int(offers[0][2]))
+    except ConfigError as wrong:
+        raise BadFrame(f"the versions offered: {wrong}") from wrong
+    return tuple(name for name in names if name != offers[0][0]), offered
