@@ -1,4 +1,8 @@
-"""What holds for all tests: hypothesis measures no time, as a busy machine is no bug; CI skips nothing by accident."""
+"""What holds for all tests: hypothesis measures no time, as a busy machine is no bug; CI skips nothing by accident.
+
+All tests, or a folder of them, run in as many processes as there are cores; files that are named run in this one, where
+a debugger reaches them. `-n 0` and `-n 3` say otherwise.
+"""
 
 import os
 import signal
@@ -14,6 +18,9 @@ settings.load_profile("ftvm")
 SKIPPED_IN_CI: Final = ("needs the Linux guest", "no namespaces here", "needs root")
 """What CI lacks: the kernel takes too long to build for every landing (.ci/full builds it), and it may not be root."""
 
+WORKERS_MAX: Final = 4
+"""More would time each other out: many tests are made of several processes that wait for each other."""
+
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, which commands take for their user's wish
 
 
@@ -27,3 +34,11 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
             report.outcome = "failed"
             report.longrepr = f"skipped in CI, where nothing should be missing: {reason}"
     return report
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Say how many processes `-n auto` is; 0 is this one alone."""
+    if all(".py" in argument for argument in config.args):
+        return 0
+    return min(len(os.sched_getaffinity(0)), WORKERS_MAX)

@@ -1,7 +1,7 @@
 """Every command in README.md is run: by CI where a marker says so, else here, as a newcomer would run it.
 
-Above each fenced block of commands or Python stands a marker: `ci: NAME` and `full: NAME` are run by .ci/run and
-.ci/full; `walk: NAME` are the steps of one walk through two hosts, and `run: NAME` single commands, both run here;
+Above each fenced block of commands or Python stands a marker: `ci: NAME` and `full: NAME` are run by .ci/run and by a
+part of .ci/full; `walk: NAME` are the steps of one walk through two hosts, and `run: NAME` single commands, both run here;
 `compiles` is a piece of a program of the reader's.
 """
 
@@ -186,7 +186,8 @@ def test_every_marker_stands_above_a_block() -> None:
 
 
 def test_every_block_is_run_by_somebody() -> None:
-    ci, full = ((ROOT / ".ci" / name).read_text() for name in ("run", "full"))
+    ci = (ROOT / ".ci" / "run").read_text()
+    full = "".join(part.read_text() for part in (ROOT / ".ci" / "parts").iterdir())
     here = Path(__file__).read_text()
     lost = []
     for each in blocks():

