@@ -108,7 +108,7 @@ def run_chunk(state: Path, group: str, name: str, command: list[str]) -> int:
         return 0
     done.parent.mkdir(parents=True, exist_ok=True)
     print(f"--- {group} {name}: {' '.join(command)}", flush=True)
-    before, began, output = os.getloadavg(), time.time(), done.with_suffix(".out")
+    before, began, output = _load(), time.time(), done.with_suffix(".out")
     with output.open("wb") as file, subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         while piece := process.stdout.read1(1 << 16):
@@ -118,11 +118,15 @@ def run_chunk(state: Path, group: str, name: str, command: list[str]) -> int:
     if process.returncode != 0:
         print(f"FAILED with {process.returncode}: {group} {name}", file=sys.stderr)
         return process.returncode
-    told = {"began": began, "ended": time.time(), "load_before": before, "load_after": os.getloadavg()}
+    told = {"began": began, "ended": time.time(), "load_before": before, "load_after": _load()}
     fresh = done.with_suffix(".new")  # renamed when whole, so that a chunk cut off here is run again
     fresh.write_text(json.dumps(told | {"figures": figures_of(output.read_text(errors="replace"))}))
     fresh.rename(done)
     return 0
+
+
+def _load() -> float:
+    return round(os.getloadavg()[0], 1)
 
 
 def evidence_of(state: Path, part: str, revision: str, command: str) -> dict[str, Any]:
@@ -136,24 +140,21 @@ def evidence_of(state: Path, part: str, revision: str, command: str) -> dict[str
         chunks.append(json.loads((state / f"{name}.json").read_text()))
         group = name.partition("/")[0]
         groups[group] = merged(groups.get(group), chunks[-1]["figures"])
+    kernel = ".".join(platform.release().split(".")[:2])
     first, last = min(chunks, key=lambda each: each["began"]), max(chunks, key=lambda each: each["ended"])
     return {
         "part": part,
         "revision": revision,
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(last["ended"])),
         "command": command,
-        "machine": {"cores": os.cpu_count(), "processor": _processor(), "kernel": platform.release()},
-        "load_before": _rounded(first["load_before"]),
-        "load_after": _rounded(last["load_after"]),
-        "load_max": max(round(chunk[when][0], 1) for chunk in chunks for when in ("load_before", "load_after")),
+        "machine": {"cores": os.cpu_count(), "processor": _processor(), "kernel": kernel},
+        "load_before": first["load_before"],
+        "load_after": last["load_after"],
+        "load_max": max(chunk[when] for chunk in chunks for when in ("load_before", "load_after")),
         "minutes": round(sum(chunk["ended"] - chunk["began"] for chunk in chunks) / 60, 1),
         "chunks": list(names),
         "figures": short(groups),
     }
-
-
-def _rounded(load: list[float]) -> list[float]:
-    return [round(each, 1) for each in load]
 
 
 def _processor() -> str:

@@ -1,8 +1,8 @@
 """Every command in README.md is run: by CI where a marker says so, else here, as a newcomer would run it.
 
 Above each fenced block of commands or Python stands a marker: `ci: NAME` and `full: NAME` are run by .ci/run and by a
-part of .ci/full; `walk: NAME` are the steps of one walk through two hosts, and `run: NAME` single commands, both run here;
-`compiles` is a piece of a program of the reader's.
+part of .ci/full; `walk: NAME` are the steps of one walk through two hosts, and `run: NAME` single commands, both run
+here; `compiles` is a piece of a program of the reader's.
 """
 
 import json

@@ -66,9 +66,11 @@ def test_evidence_is_of_parts_that_there_are() -> None:
 
 
 def test_a_part_runs_the_commit_and_leaves_its_evidence_in_the_tree(repository: Repository) -> None:
-    repository.part('chunk answers one echo "{\\"found\\": 3}"\nchunk answers two echo "{\\"found\\": 4}"')
+    repository.part(
+        '# FTVM_FULL_COUNT\nchunk answers one echo "{\\"found\\": 3}"\nchunk answers two echo "{\\"found\\": 4}"'
+    )
 
-    ran = repository.full("small", FTVM_FULL_COUNT="2")
+    ran = repository.full("small", FTVM_FULL_COUNT="2", FTVM_FULL_OTHER="3")
 
     assert ran.returncode == 0, ran.stderr
     kept = kept_by(repository)
