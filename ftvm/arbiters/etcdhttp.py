@@ -133,15 +133,17 @@ class Gateway:
         Raises ArbiterError that names each member's reason when none does: the call may have been carried out even so.
         """
         reasons: dict[str, str] = {}
+        last: _NoAnswer | None = None
         for _ in range(len(self._members) + 1):  # one more: a kept connection may have died since the last call
             member = self._members[0]
             try:
                 return self._call_member(member, path, body)
             except _NoAnswer as error:
-                reasons[member.name] = str(error)
+                reasons[member.name], last = str(error), error
                 self._members.rotate(-1)
         found = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        raise ArbiterError(f"etcd gives no answer ({found}); check that most of its members run and can be reached")
+        told = f"etcd gives no answer ({found}); check that most of its members run and can be reached"
+        raise ArbiterError(told) from last
 
     def close(self) -> None:
         """Give back the connections. Idempotent."""

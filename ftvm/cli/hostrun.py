@@ -13,6 +13,7 @@ from ftvm.cli.streams import outlive_readers
 from ftvm.errors import ClosedError, GuestEnded
 from ftvm.events import ArbiterTrouble, Event
 from ftvm.runtime.clock import MonotonicClock
+from ftvm.runtime.descriptors import raise_limit
 from ftvm.runtime.protection import Protection, Standby, protect
 from ftvm.runtime.status import Status
 from ftvm.units import nanos_to_seconds
@@ -24,6 +25,7 @@ _STATUS_SECONDS: Final = 0.25
 
 def run_primary(arguments: HostArguments, *, create: bool) -> None:
     """Start the guest here as soon as the record allows, and protect it until this host is to stop."""
+    raise_limit()
     check_settings(arguments, boots=True)
     with arguments.opened(boots=True) as (guest, options):
         report = make_report(arguments.is_json, arguments.log_format)
@@ -36,6 +38,7 @@ def run_primary(arguments: HostArguments, *, create: bool) -> None:
 
 def run_standby(arguments: HostArguments) -> None:
     """Stand by for the guest, and run it after a takeover, until this host is to stop."""
+    raise_limit()
     check_settings(arguments, boots=False)
     with arguments.opened(boots=False) as (guest, options):
         report = make_report(arguments.is_json, arguments.log_format)

@@ -14,6 +14,7 @@ from typing import Final, Generic, TypeVar
 from ftvm.errors import ArbiterError, BrokenError, ClosedError, FtvmError, InternalError, LocalProtocolError, NotApplied
 from ftvm.interfaces import Answer, Clock, CompareAndSet, Record, RecordStore, Request, Transport
 from ftvm.runtime.attend import Attendants
+from ftvm.runtime.descriptors import SpareDescriptors, is_table_full
 from ftvm.runtime.endpoint import Endpoint
 from ftvm.units import Nanos
 
@@ -23,6 +24,9 @@ _WAIT_NS_MAX: Final = 100_000_000
 """The loop looks around at least so often, whatever its deadline says."""
 
 _CALLS_WAITING_MAX: Final = 1024
+
+_SPARE_DESCRIPTORS: Final = 16
+"""A store needs one or two; while the table is full, whoever waits for one takes what is given back, too."""
 
 T = TypeVar("T")
 
@@ -37,6 +41,7 @@ class ArbiterWorker:
         self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self._is_busy = False
+        self._spare = SpareDescriptors(_SPARE_DESCRIPTORS)
         self._thread = threading.Thread(target=self._work, name=f"ftvm-arbiter-{guest_id}", daemon=True)
         self._thread.start()
 
@@ -66,6 +71,7 @@ class ArbiterWorker:
         self._requests.put(None)
         self._thread.join(timeout)
         self._store.close()
+        self._spare.close()
         if last is not None and (reason := self._why_undecided(CompareAndSet(last))) is not None:
             raise BrokenError(f"{reason}; it may name this host still: then `ftvm init --force` before the next start")
 
@@ -86,13 +92,27 @@ class ArbiterWorker:
 
     def _ask(self, request: Request) -> Answer:
         try:
-            if isinstance(request, CompareAndSet):
-                return Answer(request, self._store.compare_and_set(self._guest_id, request.record), None)
-            return Answer(request, self._store.read(self._guest_id), None)
+            return Answer(request, self._decide(request), None)
         except ArbiterError as wrong:
             return Answer(request, None, str(wrong), is_unapplied=isinstance(wrong, NotApplied))
         except Exception as wrong:  # noqa: BLE001 - a store that breaks its contract must not end this thread in silence
             return Answer(request, None, f"the record store broke: {wrong!r}")
+
+    def _decide(self, request: Request) -> Record:
+        """Ask the store; once more, with the spare descriptors given back, if it found none left."""
+        try:
+            return self._call(request)
+        except ArbiterError as wrong:
+            if not is_table_full(wrong):
+                raise
+            self._spare.refill()
+            with self._spare.given_back():
+                return self._call(request)
+
+    def _call(self, request: Request) -> Record:
+        if isinstance(request, CompareAndSet):
+            return self._store.compare_and_set(self._guest_id, request.record)
+        return self._store.read(self._guest_id)
 
 
 class _Call(Generic[T]):

@@ -6,18 +6,26 @@ message of our own would not help: the peer decides how many it sends. So each c
 what the kernel says it has received less what was delivered of it, and when the sum passes a bound the largest is shut
 down. libzmq then frees what it held of it.
 
-Promises: what libzmq holds of incoming messages stays below `unread_bytes_max` plus what comes in between two calls of
+Nor does libzmq bound how many connections it accepts: whoever reaches the port, without a key, could fill our table of
+descriptors within the second that it gives a handshake. So those that are still knocking are counted, and beyond a
+limit the oldest is shut down, of the address that has the most: strangers crowd out each other, not a peer of ours.
+When a handshake is over no event says; but by then we have sent our READY, and the kernel knows how much was taken.
+
+Promises: at most KNOCKING_MAX connections are in their handshake, and those that came in between two calls of `look`.
+What libzmq holds of incoming messages stays below `unread_bytes_max` plus what comes in between two calls of
 `look`, or eight of them while messages are delivered: to measure at each would cost a busy host a seventh of its time.
 Knows nothing of unix sockets, where only this machine's users can do harm, and of keys and peers.
 
-Source: tcp(7), TCP_INFO; zmq_socket_monitor(3); zmq_msg_get(3), ZMQ_SRCFD.
+Source: tcp(7), TCP_INFO; zmq_socket_monitor(3); zmq_msg_get(3), ZMQ_SRCFD; ZeroMQ RFC 23 and 26 for the sizes of what
+is said in a handshake.
 """
 
 import contextlib
+import heapq
 import itertools
 import socket
 import struct
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -27,9 +35,13 @@ from zmq.utils.monitor import parse_monitor_message
 
 from ftvm.transport.line import Line
 
-__all__ = ["Connections"]
+__all__ = ["KNOCKING_MAX", "Connections"]
 
-_OPENED: Final = int(zmq.EVENT_ACCEPTED) | int(zmq.EVENT_CONNECTED)
+KNOCKING_MAX: Final = 64
+"""Of ours there are a few, for some milliseconds each time."""
+
+_ACCEPTED: Final = int(zmq.EVENT_ACCEPTED)
+_OPENED: Final = _ACCEPTED | int(zmq.EVENT_CONNECTED)
 _CLOSED: Final = int(zmq.EVENT_DISCONNECTED)
 _FAILED: Final = (
     int(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
@@ -41,8 +53,11 @@ _INET: Final = int(socket.AF_INET)
 _STREAM: Final = int(socket.SOCK_STREAM)
 _TCP: Final = int(socket.IPPROTO_TCP)
 _INFO: Final = int(socket.TCP_INFO)
-_BYTES_RECEIVED: Final = struct.Struct("=128xQ")
-"""Where struct tcp_info has tcpi_bytes_received (Linux 4.1 and later)."""
+_BYTES_ACKED_RECEIVED: Final = struct.Struct("=120xQQ")
+"""Where struct tcp_info has tcpi_bytes_acked and tcpi_bytes_received (Linux 4.1 and later)."""
+_ADMITTED_BYTES: Final = {True: 64 + 170 + 40, False: 64 + 16}
+"""Who took more than so many bytes from us, with keys or without, was sent READY: our greeting has 64, WELCOME 170 (not
+said without keys), ERROR 12."""
 _FRAME_OVERHEAD_BYTES: Final = 128
 """More than ZMTP and CURVE add to a frame: what was delivered must never be counted too low, or it adds up."""
 _LOOKS_PER_CALL: Final = 64
@@ -65,6 +80,11 @@ class _Connection:
     peer: str
     received: int = 0
     delivered: int = 0
+    taken: int = 0
+
+    @property
+    def host(self) -> str:
+        return self.peer.rpartition(":")[0]
 
     @property
     def unread(self) -> int:
@@ -73,7 +93,7 @@ class _Connection:
     def look(self) -> None:
         """Ask the kernel. The descriptor is libzmq's, which may just have closed it: then its event is on the way."""
         with contextlib.suppress(OSError):
-            self.received = _bytes_received(self.fd)
+            self.taken, self.received = _bytes_acked_and_received(self.fd)
         self.delivered = min(self.delivered, self.received)
 
     def hang_up(self) -> None:
@@ -87,8 +107,10 @@ class _Connection:
 class Connections:
     """All TCP connections of one transport. Use it in the transport's thread."""
 
-    def __init__(self, unread_bytes_max: int) -> None:
+    def __init__(self, unread_bytes_max: int, *, has_keys: bool) -> None:
         self.hung_up = 0
+        self._admitted_bytes = _ADMITTED_BYTES[has_keys]
+        self._knocking: dict[int, _Connection] = {}
         self._unread_bytes_max = unread_bytes_max
         self._open: dict[int, _Connection] = {}
         self._monitors: list[tuple[Line, zmq.Socket[bytes], Callable[[int], None]]] = []
@@ -118,6 +140,8 @@ class Connections:
         """
         for line, _watched, on_failure in self._monitors:
             self._take_events(line, on_failure)
+        if len(self._knocking) > KNOCKING_MAX:
+            self._thin_out()
         self._unmeasured += 1
         if is_busy and self._unmeasured < _LOOKS_PER_MEASURE:
             return
@@ -142,6 +166,7 @@ class Connections:
             line.close()
         self._monitors.clear()
         self._open.clear()
+        self._knocking.clear()
 
     def _take_events(self, line: Line, on_failure: Callable[[int], None]) -> None:
         for _ in range(_EVENTS_PER_CALL):
@@ -150,18 +175,42 @@ class Connections:
             told = parse_monitor_message([frame.bytes for frame in line.pull()])
             event, fd = int(told["event"]), int(told["value"])
             if event & _OPENED:
-                self._note_opened(fd)
+                self._note_opened(fd, is_accepted=bool(event & _ACCEPTED))
             elif event & _CLOSED:
-                self._open.pop(fd, None)
+                self._forget(fd)
             else:
                 on_failure(event)
 
-    def _note_opened(self, fd: int) -> None:
+    def _note_opened(self, fd: int, *, is_accepted: bool) -> None:
         """Take a connection in, unless it is closed again or is no TCP connection."""
-        self._open.pop(fd, None)
+        self._forget(fd)
         with contextlib.suppress(OSError):
-            _bytes_received(fd)  # refused for anything but TCP
+            _bytes_acked_and_received(fd)  # refused for anything but TCP
             self._open[fd] = _Connection(fd, _peer_of(fd))
+            if is_accepted:
+                self._knocking[fd] = self._open[fd]
+
+    def _forget(self, fd: int) -> None:
+        self._open.pop(fd, None)
+        self._knocking.pop(fd, None)
+
+    def _thin_out(self) -> None:
+        """Find out who was let in meanwhile, and hang up on some of those who were not if they are too many."""
+        for connection in tuple(self._knocking.values()):
+            connection.look()
+            if connection.taken > self._admitted_bytes:
+                del self._knocking[connection.fd]
+        excess = len(self._knocking) - KNOCKING_MAX
+        hosts = set()
+        for connection in _of_the_largest_hosts(tuple(self._knocking.values()), excess):
+            hosts.add(connection.host)
+            connection.hang_up()
+            self._forget(connection.fd)
+        self.hung_up += max(excess, 0)
+        self._reasons.extend(
+            f"hung up on connections from {host}: more than {KNOCKING_MAX} at once do not end their handshake"
+            for host in sorted(hosts)[:_REASONS_KEPT]
+        )
 
     def _next_in_turn(self) -> list[_Connection]:
         count = len(self._open)
@@ -177,7 +226,20 @@ class Connections:
             f"that nobody read; all connections together may hold {self._unread_bytes_max}"
         )
         connection.hang_up()
-        del self._open[connection.fd]
+        self._forget(connection.fd)
+
+
+def _of_the_largest_hosts(connections: Sequence[_Connection], count: int) -> Iterator[_Connection]:
+    """Yield `count` connections, oldest first, each of the host that has the most of those that are left."""
+    by_host: defaultdict[str, deque[_Connection]] = defaultdict(deque)
+    for connection in connections:
+        by_host[connection.host].append(connection)
+    largest = [(-len(of_host), host) for host, of_host in by_host.items()]
+    heapq.heapify(largest)
+    for _ in range(count):
+        negated, host = largest[0]
+        yield by_host[host].popleft()
+        heapq.heapreplace(largest, (negated + 1, host))
 
 
 @contextlib.contextmanager
@@ -190,13 +252,16 @@ def _borrowed(fd: int, family: int = socket.AF_INET) -> Iterator[socket.socket]:
         borrowed.detach()
 
 
-def _bytes_received(fd: int) -> int:
+def _bytes_acked_and_received(fd: int) -> tuple[int, int]:
     tcp = socket.socket(_INET, _STREAM, 0, fd)  # as `_borrowed` has it, which would cost twice as much
     try:
-        info = tcp.getsockopt(_TCP, _INFO, _BYTES_RECEIVED.size)
+        info = tcp.getsockopt(_TCP, _INFO, _BYTES_ACKED_RECEIVED.size)
     finally:
         tcp.detach()
-    return int(_BYTES_RECEIVED.unpack(info)[0]) if len(info) == _BYTES_RECEIVED.size else 0
+    if len(info) != _BYTES_ACKED_RECEIVED.size:
+        return 0, 0
+    acked, received = _BYTES_ACKED_RECEIVED.unpack(info)
+    return int(acked), int(received)
 
 
 def _peer_of(fd: int) -> str:

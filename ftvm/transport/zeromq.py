@@ -62,7 +62,8 @@ class Counters:
     refused: int
     """Handshakes refused for their key."""
     hung_up: int
-    """Connections that were shut down, because what they sent and nobody could read yet filled the memory."""
+    """Connections that were shut down: what they sent and nobody could read yet filled the memory, or too many were in
+    their handshake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ class ZeroMqTransport:
         dialling = _parse_peers(peers)
         _check_keys([*([listening] if listening else []), *dialling], keys)
         self._frame_bytes_max = _frame_bytes_max(limits or Limits())
-        self._connections = Connections(_unread_bytes_max(limits or Limits()))
+        self._connections = Connections(_unread_bytes_max(limits or Limits()), has_keys=keys is not None)
         self._dialled = tuple(peers)
         self._keys = keys
         self._malformed = 0

@@ -1,5 +1,6 @@
 """The loop and its threads: calls are answered, errors stop the guest, nothing is left behind."""
 
+import errno
 import threading
 from collections.abc import Callable, Iterator
 
@@ -229,6 +230,28 @@ def test_an_error_that_nobody_expected_of_the_store_is_an_answer_too(
     assert answer is not None
     assert answer.error is not None
     assert "ZeroDivisionError" in answer.error
+
+
+def test_a_store_that_finds_no_descriptor_left_is_asked_again_with_some_given_back(
+    worker: tuple[ArbiterWorker, ShakyStore, threading.Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flood of connections fills the table; the answer decides who runs the guest."""
+    arbiter, store, woken = worker
+    held: list[int] = []
+
+    def read(guest_id: str) -> Record:
+        held.append(len(arbiter._spare._held))
+        if held[-1]:
+            raise ArbiterError("no descriptor") from OSError(errno.EMFILE, "too many open files")
+        return Record(3, guest_id, None)
+
+    monkeypatch.setattr(store, "read", read)
+
+    arbiter.submit(Read())
+
+    assert answer_of(arbiter, woken) == Answer(Read(), Record(3, "vm", None), None)
+    assert held == [16, 0]
+    assert arbiter._spare.is_full
 
 
 def test_one_request_is_outstanding_at_a_time(worker: tuple[ArbiterWorker, ShakyStore, threading.Event]) -> None:

@@ -1,0 +1,119 @@
+"""A flood of idle connections, from somebody without a key, keeps a pair from nothing that saves its guest."""
+
+import json
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from ftvm.service.connection import connect
+
+from .test_hosts import WAIT_SECONDS, host, wait_for
+
+DESCRIPTORS = 256
+"""Few, so that a small flood fills the table."""
+STRANGERS = 600
+TROUBLES_MAX = 10
+"""The arbiter is asked ten times a second, and one that cannot be read is told of each time: without a remedy it was
+about a hundred times."""
+
+
+def port_of_nobody() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+@contextmanager
+def flooded(port: int) -> Iterator[None]:
+    """Keep a port full of strangers."""
+    command = [sys.executable, str(Path(__file__).with_name("flood.py")), str(port), str(STRANGERS)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as flood:
+        try:
+            assert flood.stdout is not None
+            assert flood.stdout.readline() == b"flooded\n"
+            yield
+            assert flood.poll() is None
+        finally:
+            flood.kill()
+
+
+class Hosts:
+    """A protected pair with few descriptors, each with a port of its own."""
+
+    def __init__(self, stack: ExitStack, folder: Path) -> None:
+        self.ports = (port_of_nobody(), port_of_nobody())
+        self.folder = folder
+        record = folder / "record"
+        record.mkdir()
+        shared = ("--arbiter", f"file://{record}", "--heartbeat", "100", "--silence", "2000")
+        active, standby = (f"tcp://127.0.0.1:{port}" for port in self.ports)
+        self.primary = stack.enter_context(
+            host(
+                "primary",
+                "--listen",
+                active,
+                "--peer",
+                standby,
+                "--create",
+                "--program",
+                "console",
+                *shared,
+                "--control",
+                f"ipc://{folder}/a.sock",
+            )
+        )
+        self.standby = stack.enter_context(
+            host("standby", "--listen", standby, "--peer", active, *shared, "--control", f"ipc://{folder}/b.sock")
+        )
+        wait_for(self.primary, "Protected")
+        for process in (self.primary, self.standby):
+            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[Hosts]:
+    with ExitStack() as stack:
+        yield Hosts(stack, tmp_path)
+
+
+def troubles_until(process: "subprocess.Popen[str]", event: str) -> int:
+    """Return how often a host could not ask its arbiter before an event came."""
+    assert process.stdout is not None
+    troubles = 0
+    for line in process.stdout:
+        told = json.loads(line).get("event")
+        if told == event:
+            return troubles
+        troubles += told == "ArbiterTrouble"
+    raise AssertionError(f"the host ended without {event}")
+
+
+def test_a_flood_of_strangers_does_not_keep_a_standby_from_taking_over(hosts: Hosts) -> None:
+    """Regression: the table of descriptors was full, the arbiter could not be read, and nobody ran the guest."""
+    with flooded(hosts.ports[1]):
+        hosts.primary.send_signal(signal.SIGKILL)
+
+        troubles = troubles_until(hosts.standby, "TookOver")
+
+    assert troubles <= TROUBLES_MAX
+
+
+def test_a_flood_of_strangers_does_not_keep_an_active_from_dropping_its_standby(hosts: Hosts) -> None:
+    with flooded(hosts.ports[0]):
+        hosts.standby.send_signal(signal.SIGKILL)
+
+        troubles = troubles_until(hosts.primary, "Solo")
+
+    assert troubles <= TROUBLES_MAX
+
+
+def test_an_operator_is_answered_while_strangers_flood_the_host(hosts: Hosts) -> None:
+    with flooded(hosts.ports[0]), connect(f"ipc://{hosts.folder}/a.sock", timeout=WAIT_SECONDS) as machine:
+        assert machine.guest().last_status.role == "active"
