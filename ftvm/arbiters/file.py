@@ -5,16 +5,19 @@ reads, fsynced, published with link(2), which fails if the name exists; then the
 each generation once and for all; there is no lock. (Refused: lock and rename. A holder that is paused loses an NFS
 lock without noticing and renames over a newer record.)
 
-What holds: * whoever finds that generation g exists can only propose g + 1, and all files are kept, so generations
-have no gaps and a
-  proposal that is a thousand generations late still meets EEXIST. Deleting old files would break exactly that;
-* a lost answer of link(2) (NFS) needs no link count: the proposer reads what is published under the name; if it is
-what it
-  proposed, it won, whoever's answer was lost;
-* a crash at any instant leaves either no file or a whole one under a published name, and perhaps a file aside, which
-the next
-  change removes once its generation is decided;
-* a file that cannot be read, or generations that went backwards, are an ArbiterError: stop, do not guess.
+What holds:
+
+* whoever finds that generation g exists can only propose g + 1, and all files are kept, so generations have no gaps and
+  a proposal that is a thousand generations late still meets EEXIST. Deleting old files would break exactly that;
+* a lost answer of link(2) (NFS) needs no link count: the proposer reads what is published under the name; if it is what
+  it proposed, it won, whoever's answer was lost;
+* a crash at any instant, and a power cut, leaves either no file or a whole one under a published name, and perhaps a
+  file aside, which the next change removes once its generation is decided;
+* a file that cannot be read, and a folder that forgot (its generations went backwards, or one that was told holds
+  another record now, as in a folder that was restored from a backup and then moved on), are an ArbiterError: stop, do
+  not guess;
+* who may list the folder may read its records, whatever the umask of the host that wrote them: hosts may run as
+  different users, a record holds no secret, and the rights of the folder say who is let in.
 
 Does not know: roles, replicas, which change is legal. On NFS mount with ``lookupcache=positive`` (or ``noac``), or
 reads may be stale for seconds; proposals are safe even so, because the server decides them.
@@ -27,6 +30,7 @@ import errno
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -42,6 +46,7 @@ _NAME_BYTES_MAX: Final = 180
 """Of a guest's name in a file name: leaves room for the rest within the 255 bytes of a file system."""
 _PLAIN: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 _ASIDE: Final = ".aside"
+_READERS: Final = stat.S_IRGRP | stat.S_IROTH
 
 
 class FileRecordStore:
@@ -54,6 +59,7 @@ class FileRecordStore:
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
         self._highest: dict[str, int] = {}
+        self._told: dict[str, Record] = {}
         self._is_closed = False
         with self._explained("opened"):
             os.listdir(self._path)
@@ -71,7 +77,10 @@ class FileRecordStore:
             generation = self._find_highest(guest)
             if generation == 0:
                 return Record(0, None, None)
-            return self._load(guest_id, generation)
+            record = self._load(guest_id, generation)
+            self._check_remembers(guest_id, record)
+        self._told[guest_id] = record
+        return record
 
     def compare_and_set(self, guest_id: str, record: Record) -> Record:
         """Put `record` in force if it is the next generation; return what is in force now.
@@ -126,6 +135,20 @@ class FileRecordStore:
         except FileNotFoundError:
             return False
         return True
+
+    def _check_remembers(self, guest_id: str, record: Record) -> None:
+        """Check that the generation that was told last still holds what was told; raises ArbiterError."""
+        told = self._told.get(guest_id)
+        if told is None:
+            return
+        again = record if record.generation == told.generation else self._load(guest_id, told.generation)
+        if again == told:
+            return
+        raise ArbiterError(
+            f"{self._path}: generation {told.generation} of {guest_id} holds another record than before: the arbiter "
+            f"has forgotten, and gone on to generation {record.generation}. Was an old copy of the directory restored? "
+            "Restore the right one; nothing will be changed until then"
+        )
 
     def _load(self, guest_id: str, generation: int) -> Record:
         path = self._file(_file_name(guest_id), generation)
@@ -196,10 +219,20 @@ def _file_name(guest_id: str) -> str:
 def _write_aside(path: Path, content: bytes) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     with open(fd, "wb", buffering=0) as file:
+        _let_read(fd, path.parent)
         written = file.write(content)
         if written != len(content):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(fd)
+
+
+def _let_read(fd: int, directory: Path) -> None:
+    """Let those read a new record who may list its directory. Only its owner writes it, and nobody does again."""
+    mode = stat.S_IMODE(os.stat(directory).st_mode) & _READERS | stat.S_IRUSR | stat.S_IWUSR
+    if stat.S_IMODE(os.fstat(fd).st_mode) != mode:
+        # A share that keeps no rights of files has its own way to let users in; it is no reason to fail.
+        with contextlib.suppress(OSError):
+            os.fchmod(fd, mode)
 
 
 def _fsync_directory(path: Path) -> None:

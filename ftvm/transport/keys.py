@@ -1,11 +1,13 @@
 """Key files: NAME.key holds a secret key and is for its owner's eyes, NAME.pub the public one and is for the peers.
 
 A file is one line: what it is, a space, the key as Z85 text. A secret key that others may read is refused, not
-repaired: who could read it may have. Nothing is overwritten. `Keys` is what a transport needs: who we are, who may
+repaired: who could read it may have. Nothing is overwritten, and a power cut leaves a key file whole or not at all.
+`Keys` is what a transport needs: who we are, who may
 connect, and which key answers at an endpoint that we dial.
 """
 
 import os
+import secrets
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -88,7 +90,8 @@ def load_secret(path: str | Path) -> str:
 def write_keypair(name: str | Path) -> str:
     """Make a key pair and write NAME.key (mode 0600) and NAME.pub (0644); return the public key.
 
-    Raises ConfigError if either exists or cannot be written; then nothing of it is left behind.
+    Raises ConfigError if either exists or cannot be written; then nothing of it is left behind. Both are durable when
+    this returns, the secret key before the public one exists: no peer may be told a key whose secret half was lost.
     """
     secret_path, public_path = Path(f"{name}.key"), Path(f"{name}.pub")
     for path in (secret_path, public_path):
@@ -130,8 +133,13 @@ def _check_private(path: Path, mode: int) -> None:
 
 
 def _write_new(path: Path, text: str, mode: int) -> None:
+    """Make a file that a power cut leaves whole or not at all: written aside, made durable, and only then named.
+
+    link(2) gives the name, as it fails if somebody has it by now; a rename would overwrite.
+    """
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.aside")
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     except OSError as error:
         raise ConfigError(f"key file {path} cannot be made: {error.strerror}") from error
     try:
@@ -139,6 +147,24 @@ def _write_new(path: Path, text: str, mode: int) -> None:
             file.write(text)
             file.flush()
             os.fsync(fd)
+        os.link(aside, path)
+        _sync_named(path)
+    except FileExistsError as error:
+        raise ConfigError(f"{path} exists and is never overwritten: move it away, or choose another name") from error
     except OSError as error:
-        path.unlink(missing_ok=True)
         raise ConfigError(f"key file {path} cannot be written: {error.strerror}") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _sync_named(path: Path) -> None:
+    """Make a file's name durable; take the name back where that fails."""
+    try:
+        fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise

@@ -206,6 +206,67 @@ def test_store_that_went_backwards_is_refused_until_it_is_back(tmp_path: Path) -
     assert store.read("vm") == SECOND
 
 
+def make_again(folder: Path, generations: int) -> None:
+    """Restore a folder from before its first record, and have another pair go on with it."""
+    for path in folder.iterdir():
+        path.unlink()
+    for generation in range(1, generations + 1):
+        FileRecordStore(folder).compare_and_set("vm", Record(generation, "other", None))
+
+
+@pytest.mark.parametrize("generations", [2, 3, 9])
+def test_store_that_was_restored_and_moved_on_is_refused_and_deposes_nobody(tmp_path: Path, generations: int) -> None:
+    store = FileRecordStore(tmp_path)
+    store.compare_and_set("vm", FIRST)
+    store.compare_and_set("vm", SECOND)
+    make_again(tmp_path, generations)
+
+    for _ in range(2):
+        with pytest.raises(
+            ArbiterError, match=r"generation 2 of vm holds another record .*: the arbiter has forgotten"
+        ):
+            store.read("vm")
+    with pytest.raises(NotApplied, match=f"gone on to generation {generations}"):
+        store.compare_and_set("vm", Record(3, "x", None))
+    assert FileRecordStore(tmp_path).read("vm") == Record(generations, "other", None)
+
+
+def test_store_whose_older_generations_were_removed_is_refused(tmp_path: Path) -> None:
+    store = FileRecordStore(tmp_path)
+    store.compare_and_set("vm", FIRST)
+    FileRecordStore(tmp_path).compare_and_set("vm", SECOND)
+    (tmp_path / "vm.00000000000000000001").unlink()
+
+    with pytest.raises(ArbiterError, match="generation 1 of vm was there and is gone"):
+        store.read("vm")
+
+
+@pytest.mark.parametrize(
+    ("folder", "record"), [(0o755, 0o644), (0o750, 0o640), (0o2770, 0o640), (0o700, 0o600), (0o1777, 0o644)]
+)
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_who_may_list_the_folder_may_read_its_records_whatever_the_umask(
+    tmp_path: Path, umask: int, folder: int, record: int
+) -> None:
+    tmp_path.chmod(folder)
+    before = os.umask(umask)
+    try:
+        FileRecordStore(tmp_path).compare_and_set("vm", FIRST)
+    finally:
+        os.umask(before)
+
+    assert stat.S_IMODE((tmp_path / "vm.00000000000000000001").stat().st_mode) == record
+
+
+def test_a_share_that_keeps_no_rights_of_files_is_no_reason_to_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o700)
+    fail(monkeypatch, "fchmod", PermissionError(errno.EPERM, "Operation not permitted"))
+
+    assert FileRecordStore(tmp_path).compare_and_set("vm", FIRST) == FIRST
+
+
 @given(st.integers(0, 2**32), st.integers(1, 255))
 def test_damaged_record_is_refused_wherever_the_damage_is(where: int, change: int) -> None:
     content = bytearray(encode_record("vm", SECOND))

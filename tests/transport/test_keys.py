@@ -1,3 +1,4 @@
+import errno
 import os
 import stat
 from pathlib import Path
@@ -38,6 +39,37 @@ def test_existing_files_are_never_overwritten(tmp_path: Path, taken: str) -> Non
 
     assert [path.name for path in tmp_path.iterdir()] == [taken]
     assert (tmp_path / taken).read_text() == "precious"
+
+
+def test_a_key_that_appears_meanwhile_is_not_overwritten_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "host.pub").write_text("precious")
+    monkeypatch.setattr(os.path, "lexists", lambda _: False)
+
+    with pytest.raises(ConfigError, match=r"host\.pub exists and is never overwritten"):
+        write_keypair(tmp_path / "host")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["host.pub"]
+    assert (tmp_path / "host.pub").read_text() == "precious"
+
+
+def test_a_key_whose_name_cannot_be_made_durable_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, "Input/output error")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+    with pytest.raises(ConfigError, match=r"host\.key cannot be written: Input/output error"):
+        write_keypair(tmp_path / "host")
+
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_keys_that_cannot_be_written_name_the_file(tmp_path: Path) -> None:
