@@ -307,7 +307,7 @@ def _measure_pair(pair: Pair, children: Children, size_mib: int, rate: int, fold
 
 def command(size_mib: int, rate: int, folder: Path, role: str) -> list[str]:
     here, there = ("a", "b") if role == "run" else ("b", "a")
-    words = [sys.executable, "-P", "-m", "ftvm", "qemu", role, "--json", "--memory", f"{size_mib}M"]
+    words = [sys.executable, "-P", "-m", "ftvm", role, "--kind", "qemu", "--json", "--memory", f"{size_mib}M"]
     words += ["--listen", f"ipc://{folder}/{here}", "--peer", f"ipc://{folder}/{there}"]
     words += ["--arbiter", f"file://{folder}/arbiter", "--interval", f"{1000 / rate:g}"]
     words += ["--create"] if role == "run" else []

@@ -27,8 +27,13 @@ def open_record_store(url: str) -> RecordStore:
 
 
 def check_record_url(url: str) -> None:
-    """Raise ConfigError unless `url` names a record store; asks none."""
+    """Raise ConfigError unless `url` names a record store that two processes can share; asks none."""
     _opener_of(url)
+    if url.startswith("memory:"):
+        raise ConfigError(
+            f"arbiter {url!r} lives within one process, and the other host has another one of that name: "
+            f"write one of: {', '.join(_EXAMPLES.values())}"
+        )
     if url.startswith("file:"):
         folder_of(url)
     elif url.startswith("etcd"):
@@ -74,5 +79,4 @@ _EXAMPLES: Final = {
     "file": "file:///shared/vm1",
     "etcd": "etcd://HOST:PORT,HOST:PORT",
     "etcds": "etcds://HOST:PORT",
-    "memory": "memory:NAME",
 }

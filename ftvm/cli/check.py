@@ -1,4 +1,4 @@
-"""`ftvm check CONFIG`: what would fail if a host were started here with this file, and how to mend it."""
+"""`ftvm check FILE`: what would fail if a host were started here with this file, and how to mend it."""
 
 import json
 import sys
@@ -10,12 +10,11 @@ from typing import Final
 
 import click
 
-from ftvm.cli.hostarguments import HostArguments
-from ftvm.cli.hostchecks import problems_of
-from ftvm.cli.primary import primary
-from ftvm.cli.qemu import QemuArguments, run
+from ftvm.cli.hostcommand import GOES_IN
+from ftvm.cli.hostparts import keys_of, peer_endpoints, world_of
+from ftvm.cli.kinds import read_host
 from ftvm.cli.serviceoptions import open_attendants
-from ftvm.cli.values import parse_memory
+from ftvm.cli.settings import HostSettings
 from ftvm.errors import FtvmError
 from ftvm.service import checks
 from ftvm.service.checks import Finding, Level
@@ -26,26 +25,30 @@ _MARKS: Final = {Level.OK: "ok      ", Level.WARNING: "warning ", Level.FAILURE:
 
 
 @click.command()
-@click.argument("config", metavar="CONFIG", type=click.Path(path_type=Path))
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
 @click.option(
     "--role",
     type=click.Choice(["primary", "standby"]),
     default="primary",
     show_default=True,
-    help="As what this host is to be started.",
+    help="As what this host is to be started: by `ftvm run`, or by `ftvm standby`.",
 )
-@click.option("--qemu", "is_qemu", is_flag=True, help="CONFIG is for `ftvm qemu run` and `ftvm qemu standby`.")
+@click.option("--qemu", "is_qemu", is_flag=True, hidden=True, help="The old way to say that FILE is for a QEMU.")
 @click.option("--json", "is_json", is_flag=True, help="Print a list of objects instead of lines.")
-def check(config: Path, role: str, is_qemu: bool, is_json: bool) -> None:
-    """Say what would fail if a host were started here with CONFIG, and how to mend it.
+def check(file: Path, role: str, is_qemu: bool, is_json: bool) -> None:
+    """Say what would fail if a host were started here with the guest file FILE, and how to mend it.
 
     Looks at the settings, keys and their modes, ports, peers, the arbiter and where it lives, kernel features and
     memory, as a start would, and leaves everything as it was. A host that runs already holds its ports: check before
     it is started.
 
-    Exit status: 0 if nothing would fail (there may be warnings), 1 if something would, 2 if CONFIG is no file of TOML.
+    Exit status: 0 if nothing would fail (there may be warnings), 1 if something would, 2 if FILE is no file of TOML.
     """
-    findings = list(_findings(_arguments(config, is_qemu=is_qemu), is_standby=role == "standby"))
+    if is_qemu:
+        said = f'`ftvm check --qemu` is now `ftvm check`, with kind = "qemu" in the file; it goes away in {GOES_IN}'
+        click.echo(f"ftvm: {said}", err=True)
+    settings = read_host(file, {}, boots=role == "primary", default_kind="qemu" if is_qemu else "")
+    findings = list(_findings(settings))
     if is_json:
         click.echo(json.dumps([{**asdict(each), "level": each.level.value} for each in findings]))
     else:
@@ -56,53 +59,50 @@ def check(config: Path, role: str, is_qemu: bool, is_json: bool) -> None:
     sys.exit(1 if any(each.level is Level.FAILURE for each in findings) else 0)
 
 
-def _arguments(config: Path, *, is_qemu: bool) -> HostArguments:
-    """Return a host's arguments as the command that starts it would have them with `--config CONFIG`."""
-    command = run if is_qemu else primary
-    parameters = dict(command.make_context("check", ["--config", str(config)]).params)
-    del parameters["create"]
-    return QemuArguments(**parameters) if is_qemu else HostArguments(**parameters)
-
-
-def _findings(arguments: HostArguments, *, is_standby: bool) -> Iterator[Finding]:
+def _findings(settings: HostSettings) -> Iterator[Finding]:
     """Yield what is wrong with the settings, then what is found where they lead; a wrong one leads nowhere."""
-    problems = problems_of(arguments, boots=not is_standby)
-    for option, wrong in problems.items():
-        remedy = f"set {option} right in the file" if _is_of_the_file(option, wrong) else ""
-        yield Finding(level=Level.FAILURE, subject=option, text=str(wrong), remedy=remedy)
+    problems = settings.problems
+    for name, wrong in problems.items():
+        remedy = f"mend it at {settings.places[name]}" if _is_of_the_file(name, wrong) else ""
+        yield Finding(level=Level.FAILURE, subject=name, text=str(wrong), remedy=remedy)
     if not problems:
-        yield Finding(level=Level.OK, subject="settings", text="all of them make sense")
-    has_keys = not {"key", "allow", "peer"} & set(problems)  # a peer may be given with its key
-    if arguments.listen is not None and "listen" not in problems and has_keys:
-        yield from checks.check_endpoint(arguments.listen, arguments.keys())
-    if "peer" not in problems and has_keys:
-        yield from checks.check_peers(arguments.peer_endpoints(), arguments.keys(), is_needed=is_standby)
-    if arguments.arbiter is not None and "arbiter" not in problems:
-        yield from checks.check_arbiter(arguments.arbiter, arguments.guest_id)
-        yield from checks.check_arbiter_place(arguments.arbiter)
+        yield Finding(level=Level.OK, subject="settings", text="valid")
+    yield from _connections(settings)
     if not {"nic", "mac"} & set(problems):
-        yield from checks.check_opens("nic", "the guest's network can be opened", lambda: arguments.world().close())
-    if not {"control", "metrics"} & set(problems):
+        yield from checks.check_opens("nic", "the guest's network can be opened", lambda: world_of(settings).close())
+    if not {"control", "metrics", "guest"} & set(problems):
         served = "control socket and metrics can be served"
-        yield from checks.check_opens("service", served, lambda: _open_and_close(arguments))
-    if "memory" not in problems:
-        yield from checks.check_memory(parse_memory(arguments.memory))
-    if isinstance(arguments, QemuArguments):
-        yield from checks.check_opens("qemu", "QEMU and the package qemu.qmp are here", arguments.check_tools)
+        yield from checks.check_opens("service", served, lambda: _open_and_close(settings))
+    if not {"memory", "disk", "kind"} & set(problems):
+        yield from checks.check_memory(settings.kind.memory_bytes(settings))
+    if "kind" not in problems:
+        yield from checks.check_tools(settings.kind.name, lambda: settings.kind.check_tools(settings))
     yield from checks.check_tracking()
 
 
-def _is_of_the_file(option: str, wrong: FtvmError) -> bool:
+def _connections(settings: HostSettings) -> Iterator[Finding]:
+    problems = settings.problems
+    has_keys = not {"key", "allow", "peer"} & set(problems)  # a peer may be given with its key
+    if "listen" not in problems and has_keys:
+        yield from checks.check_endpoint(settings["listen"], keys_of(settings))
+    if has_keys:
+        yield from checks.check_peers(peer_endpoints(settings), keys_of(settings), is_needed=not settings.boots)
+    if not {"arbiter", "guest"} & set(problems):
+        yield from checks.check_arbiter(settings["arbiter"], settings["guest"])
+        yield from checks.check_arbiter_place(settings["arbiter"])
+
+
+def _is_of_the_file(name: str, wrong: FtvmError) -> bool:
     """Tell whether the file is to be mended, not what it names: a key file, or a package that is not installed."""
-    return option not in ("key", "allow") and not isinstance(wrong.__cause__, ModuleNotFoundError)
+    return name not in ("key", "allow") and not isinstance(wrong.__cause__, ModuleNotFoundError)
 
 
-def _open_and_close(arguments: HostArguments) -> None:
+def _open_and_close(settings: HostSettings) -> None:
     with ExitStack() as stack:
         open_attendants(
             stack,
-            guest_id=arguments.guest_id,
-            control=arguments.control,
-            metrics=arguments.metrics,
+            guest_id=settings["guest"],
+            control=settings["control"],
+            metrics=settings["metrics"],
             is_ready_when_active=False,
         )

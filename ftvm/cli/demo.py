@@ -10,7 +10,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from ftvm.cli.qemu import require_qmp
+from ftvm.cli.kinds.qemu import require_qmp
 from ftvm.cli.signals import Stopped
 from ftvm.engines.names import ENGINES, engine_named
 from ftvm.errors import ConfigError

@@ -4,10 +4,10 @@ from typing import Final
 
 import click
 
-from ftvm.cli.hostarguments import HostArguments
-from ftvm.cli.hostchecks import check_settings
+from ftvm.cli.hostparts import addresses, opened
 from ftvm.cli.logreport import LogReport
 from ftvm.cli.report import JsonReport, Report, TextReport
+from ftvm.cli.settings import HostSettings, check_settings
 from ftvm.cli.signals import Stopped
 from ftvm.cli.streams import outlive_readers
 from ftvm.errors import ClosedError, GuestEnded
@@ -23,26 +23,26 @@ __all__ = ["run_primary", "run_standby"]
 _STATUS_SECONDS: Final = 0.25
 
 
-def run_primary(arguments: HostArguments, *, create: bool) -> None:
+def run_primary(settings: HostSettings, *, create: bool) -> None:
     """Start the guest here as soon as the record allows, and protect it until this host is to stop."""
     raise_limit()
-    check_settings(arguments, boots=True)
-    with arguments.opened(boots=True) as (guest, options):
-        report = make_report(arguments.is_json, arguments.log_format)
+    check_settings(settings)
+    with opened(settings) as (guest, options):
+        report = make_report(settings.is_json, settings["log-format"])
         doorkeeper = Doorkeeper()
         options["on_event"] = doorkeeper.note
-        with protect(guest, create=create, **arguments.addresses(), **options) as protection:
+        with protect(guest, create=create, **addresses(settings), **options) as protection:
             doorkeeper.retire()
             run_until_stopped(protection, report)
 
 
-def run_standby(arguments: HostArguments) -> None:
+def run_standby(settings: HostSettings) -> None:
     """Stand by for the guest, and run it after a takeover, until this host is to stop."""
     raise_limit()
-    check_settings(arguments, boots=False)
-    with arguments.opened(boots=False) as (guest, options):
-        report = make_report(arguments.is_json, arguments.log_format)
-        with Standby(guest, **arguments.addresses(), **options) as host:
+    check_settings(settings)
+    with opened(settings) as (guest, options):
+        report = make_report(settings.is_json, settings["log-format"])
+        with Standby(guest, **addresses(settings), **options) as host:
             run_until_stopped(host, report)
 
 

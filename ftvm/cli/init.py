@@ -8,7 +8,7 @@ import json
 
 import click
 
-from ftvm.arbiters.urls import open_record_store
+from ftvm.arbiters.urls import check_record_url, open_record_store
 from ftvm.errors import ArbiterError, ConfigError
 from ftvm.interfaces import Record
 from ftvm.protocol.record import vacate
@@ -23,18 +23,19 @@ __all__ = ["init"]
 @click.option("--yes", is_flag=True, help="With --force: do not ask.")
 @click.option("--json", "is_json", is_flag=True, help="Print one JSON object instead of text.")
 def init(arbiter: str, guest_id: str, force: bool, yes: bool, is_json: bool) -> None:
-    """Create the arbiter's record of a guest, so that `ftvm primary` may start it.
+    """Create the arbiter's record of a guest, so that `ftvm run` may start it.
 
     With --force, vacate a record that exists. Do that only when no host runs the guest any more (a solo host that
     crashed leaves such a record): a host that still runs it will stop, and the guest starts from nothing.
     """
+    check_record_url(arbiter)
     store = open_record_store(arbiter)
     try:
         known = store.read(guest_id)
         if known.generation > 0 and not force:
             raise ConfigError(
                 f"guest {guest_id!r} has a record already ({_shown(known)}): "
-                "start a primary or standby, or vacate it with --force if every older replica is dead"
+                "use `ftvm run` or `ftvm standby`, or vacate it with --force if every older replica is dead"
             )
         wanted = vacate(known)
         if known.generation > 0 and not yes:  # a first record takes nothing from anybody
@@ -47,7 +48,7 @@ def init(arbiter: str, guest_id: str, force: bool, yes: bool, is_json: bool) -> 
     if is_json:
         click.echo(json.dumps({"guest": guest_id, "generation": now.generation, "was_active": known.active}))
     else:
-        click.echo(f"guest {guest_id!r}: generation {now.generation}, vacant; start it with `ftvm primary`")
+        click.echo(f"guest {guest_id!r}: generation {now.generation}, vacant; start it with `ftvm run`")
 
 
 def _shown(record: Record) -> str:

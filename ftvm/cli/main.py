@@ -18,14 +18,15 @@ _COMMANDS: Final = {
     "init": "Create or vacate the arbiter's record of a guest.",
     "keygen": "Make the key pair of one host.",
     "machine": "Run programs on the built-in RISC-V machine.",
-    "primary": "Run a guest on this host and protect it.",
-    "qemu": "Protect a virtual machine that a stock QEMU runs.",
+    "run": "Run a guest on this host and protect it.",
     "simulate": "Play the pair protocol in a seeded world of faults.",
     "standby": "Stand by for a guest, and take over when its host dies.",
     "status": "Tell how the guests of this machine fare.",
     "top": "Watch the guests of this machine.",
     "version": "Print the version.",
 }
+_OLD_NAMES: Final = ("primary", "qemu")
+"""Commands of 0.1 that say what they are called now; not listed."""
 
 
 class _Commands(click.Group):
@@ -37,7 +38,7 @@ class _Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         del ctx
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in (*_COMMANDS, *_OLD_NAMES):
             return None
         command = getattr(import_module(f"ftvm.cli.{cmd_name}"), cmd_name)
         if not isinstance(command, click.Command):

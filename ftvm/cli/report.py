@@ -86,7 +86,7 @@ class TextReport:
                 self._console.print(f"  {word}: {told}", markup=False)
 
     def status(self, status: Status) -> None:
-        """Say nothing: `ftvm primary --json` is for watching closely."""
+        """Say nothing: `ftvm run --json` is for watching closely."""
         del status
 
     def close(self) -> None:

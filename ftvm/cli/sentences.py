@@ -13,12 +13,12 @@ _MS: Final = 1_000_000
 
 def _who_should(event: Any) -> str:
     if event.generation == 0:
-        return f"the arbiter has no record of guest {event.guest_id!r}: start its primary, with --create"
+        return f"the arbiter has no record of guest {event.guest_id!r}: start it with `ftvm run --create`"
     if event.active is None:
-        return f"the record (generation {event.generation}) names none: start the guest's primary"
+        return f"the record (generation {event.generation}) has no active host: start the guest with `ftvm run`"
     return (
         f"the record (generation {event.generation}) names {event.active} active: is it up, and among the peers? "
-        "If it is gone for good, `ftvm init --force`, then start the guest's primary"
+        "If it is gone for good, `ftvm init --force`, then start the guest with `ftvm run`"
     )
 
 

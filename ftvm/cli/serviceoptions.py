@@ -1,12 +1,9 @@
-"""The options of a running host that are for its operator: control socket, metrics, log."""
+"""What a running host has for its operator: control socket, metrics, notices to a service manager."""
 
 from contextlib import ExitStack
 from types import ModuleType
 from typing import Final
 
-import click
-
-from ftvm.cli.configoption import word_option
 from ftvm.errors import ConfigError
 from ftvm.runtime.attend import Attendant
 from ftvm.service.control import ControlSocket
@@ -14,24 +11,9 @@ from ftvm.service.notify import Notifier
 from ftvm.service.places import control_folder, own_endpoint, prepare_folder
 from ftvm.transport.endpoints import parse_endpoint
 
-__all__ = ["LOG_FORMATS", "SERVICE_OPTIONS", "check_control", "check_metrics", "open_attendants"]
+__all__ = ["check_control", "check_metrics", "open_attendants"]
 
 NOWHERE: Final = "none"
-LOG_FORMATS: Final = ("text", "json")
-
-SERVICE_OPTIONS: Final = (
-    click.option(
-        "--control",
-        metavar="ipc:///PATH",
-        help="Where `ftvm status` and `ftvm ctl` reach this host, or `none`.  [default: a place of the user]",
-    ),
-    click.option("--metrics", metavar="HOST:PORT", help="Serve metrics for Prometheus there, e.g. 127.0.0.1:9753."),
-    word_option(
-        "--log-format",
-        LOG_FORMATS,
-        explained="What happens is told on stderr: as lines for a person, or as JSON lines.",
-    ),
-)
 
 
 def open_attendants(
@@ -80,5 +62,5 @@ def _metrics_module() -> ModuleType:
     try:
         from ftvm.service import metrics
     except ModuleNotFoundError as wrong:
-        raise ConfigError("--metrics needs the package prometheus-client: pip install 'ftvm[metrics]'") from wrong
+        raise ConfigError("metrics need the package prometheus-client: pip install 'ftvm[metrics]'") from wrong
     return metrics

@@ -1,29 +1,27 @@
 """`ftvm standby`: stand by for a guest, take over when its host dies, protect it from then on."""
 
-from typing import Any
+from typing import Final
 
 import click
 
-from ftvm.cli.hostarguments import HostArguments
-from ftvm.cli.hostoptions import host_options
-from ftvm.cli.hostrun import run_standby
+from ftvm.cli.hostcommand import host_command
 
-__all__ = ["standby"]
+__all__ = ["STANDBY_HELP", "standby"]
 
+STANDBY_HELP: Final = """Stand by for a guest, and take over when its host dies.
 
-@click.command()
-@host_options
-def standby(**shared: Any) -> None:
-    """Stand by for a guest, and take over when its host dies.
+FILE is a guest file: TOML, whose keys are the options below, without dashes. Relative paths in it count from its
+folder. Options override it, and what stands behind the -- overrides its `arguments`: those of a QEMU.
 
-    Joins the active host among the peers, receives a first copy while the guest runs there, and follows it. When the
-    active falls silent, asks the arbiter; if it is given the guest, runs it here and protects it as soon as another
-    standby joins. Memory, network address and engine must be given as on the primary. Ctrl-C, SIGTERM or SIGHUP stops
-    it.
+Joins the active host among the peers, receives a first copy while the guest runs there, and follows it. When the
+active falls silent, asks the arbiter; if it is given the guest, runs it here and protects it as soon as another
+standby joins. Kind, memory, disk size, network address and QEMU's arguments must be as on the active. Ctrl-C, SIGTERM
+or SIGHUP stops it.
 
-    \b
-    On host b, with host a as the primary:
-      ftvm standby --listen tcp://0.0.0.0:7777 --peer tcp://host-a:7777 --key b.key --allow a.pub \\
-          --arbiter file:///shared/vm1 --nic udp:9001:9000
-    """
-    run_standby(HostArguments(**shared))
+\b
+On host b, with the guest on host a:
+  ftvm standby --listen tcp://0.0.0.0:7777 --peer tcp://host-a:7777 --key b.key --allow a.pub \\
+      --arbiter file:///shared/vm1 --nic udp:9001:9000
+"""
+
+standby: Final[click.Command] = host_command("standby", boots=False, explained=STANDBY_HELP)

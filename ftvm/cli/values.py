@@ -5,7 +5,7 @@ from typing import Final
 from ftvm.errors import ConfigError
 from ftvm.units import Nanos, seconds_to_nanos
 
-__all__ = ["DEFAULT_MAC", "is_duration", "millis_to_nanos", "parse_memory"]
+__all__ = ["DEFAULT_MAC", "millis_to_nanos", "parse_memory"]
 
 DEFAULT_MAC: Final = "52:54:00:12:34:56"
 
@@ -22,13 +22,8 @@ def parse_memory(text: str) -> int:
     return int(number) * _UNITS[unit]
 
 
-def millis_to_nanos(millis: float, option: str) -> Nanos:
-    """Return what an option gives in milliseconds; raises ConfigError unless it is a duration."""
-    if not is_duration(millis):
-        raise ConfigError(f"{option} {millis:g}: write milliseconds, more than 0 and at most an hour")
+def millis_to_nanos(millis: float) -> Nanos:
+    """Return what a setting gives in milliseconds; raises ConfigError unless a host could wait so long."""
+    if not 0 < millis <= _MILLIS_MAX:  # not so for nan
+        raise ConfigError(f"{millis:g}: write milliseconds, more than 0 and at most an hour")
     return seconds_to_nanos(millis / 1000)
-
-
-def is_duration(millis: float) -> bool:
-    """Tell whether a host could wait so long."""
-    return 0 < millis <= _MILLIS_MAX  # not so for nan

@@ -18,7 +18,8 @@ __all__ = ["GUEST_ID", "GUEST_MAC", "HOSTS", "HostCommands", "Stage", "free_port
 HOSTS: Final = ("A", "B")
 GUEST_ID: Final = "demo"
 GUEST_MAC: Final = "52:54:00:77:00:02"
-QEMU_ROLES: Final = {"primary": "run", "standby": "standby"}
+COMMANDS: Final = {"primary": "run", "standby": "standby"}
+"""The command that starts a host in a role."""
 LOOPBACK: Final = "127.0.0.1"
 PYTHON: Final = (sys.executable, "-P", "-m")
 """Runs a module of the same installation as this one; -P keeps a source folder that one stands in from coming first."""
@@ -102,13 +103,12 @@ class Stage:
         }
         if commands.latency_ms is not None:
             options["--latency"] = f"{commands.latency_ms:g}"
-        if not commands.is_qemu:
-            options["--program"] = commands.guest
+        options |= {"--kind": "qemu"} if commands.is_qemu else {"--program": commands.guest}
         words = [word for option in options.items() for word in option]
         words += ["--create", "--json"] if role == "primary" else ["--json"]
         if commands.is_qemu:
-            return [*commands.program, "qemu", QEMU_ROLES[role], *words, "--", *commands.qemu_arguments]
-        return [*commands.program, role, *words]
+            words += ["--", *commands.qemu_arguments]
+        return [*commands.program, COMMANDS[role], *words]
 
     def control_path(self, host: str) -> Path:
         """Return where a host's control socket is."""

@@ -34,6 +34,7 @@ __all__ = [
     "check_memory",
     "check_opens",
     "check_peers",
+    "check_tools",
     "check_tracking",
 ]
 
@@ -79,13 +80,13 @@ def check_tracking() -> Iterator[Finding]:
 
 
 def check_memory(guest_bytes: int, available_bytes: int | None = None) -> Iterator[Finding]:
-    """Look whether the guest's memory, its shadow and what is staged would fit."""
+    """Look whether the guest's memory, its shadow and what is staged would fit; a disk in memory is part of it."""
     needed = 2 * guest_bytes + STAGING_BYTES
     available = _available_bytes() if available_bytes is None else available_bytes
-    text = f"up to {needed >> 20} MiB may be needed (the guest's memory twice, and staging)"
+    text = f"up to {needed >> 20} MiB may be needed (the guest's memory and disk twice, and staging)"
     if needed > available:
         told = f"{text}; {available >> 20} MiB are available"
-        remedy = "give the guest less with --memory, or free some: a host that runs out of memory is killed"
+        remedy = "give the guest a smaller memory or disk, or free some: a host that runs out of memory is killed"
         yield Finding(level=Level.WARNING, subject="memory", text=told, remedy=remedy)
     else:
         yield Finding(level=Level.OK, subject="memory", text=f"{text}, and {available >> 20} MiB are available")
@@ -96,7 +97,8 @@ def check_endpoint(listen: str, keys: Keys | None) -> Iterator[Finding]:
     try:
         ZeroMqTransport(listen=listen, peers=(), keys=keys).close()
     except FtvmError as wrong:
-        remedy = "choose another port or stop who has it; off loopback, name keys with --key and --allow"
+        is_setting = isinstance(wrong, ConfigError)
+        remedy = "name keys with key and allow" if is_setting else "choose another port, or stop who has it"
         yield Finding(level=Level.FAILURE, subject="listen", text=str(wrong), remedy=remedy)
         return
     secured = "with keys" if keys is not None else "without keys, reachable from this machine only"
@@ -108,7 +110,7 @@ def check_peers(peers: Sequence[str], keys: Keys | None, *, is_needed: bool) -> 
     if not peers:
         level = Level.FAILURE if is_needed else Level.WARNING
         text = "no peer is named" + ("" if is_needed else ": this host could not rejoin once another has taken over")
-        yield Finding(level=level, subject="peer", text=text, remedy="name the other host with --peer")
+        yield Finding(level=level, subject="peer", text=text, remedy="name the other host as peer")
     for peer in peers:
         try:
             if keys is not None:
@@ -116,7 +118,7 @@ def check_peers(peers: Sequence[str], keys: Keys | None, *, is_needed: bool) -> 
             place = parse_endpoint(peer)
             resolve(place)
         except FtvmError as wrong:
-            remedy = "mend the name, or say --peer ENDPOINT=FILE.pub where several keys are allowed"
+            remedy = "mend the name, or write ENDPOINT=FILE.pub as peer where several keys are allowed"
             yield Finding(level=Level.FAILURE, subject="peer", text=str(wrong), remedy=remedy)
             continue
         yield _answering(place)
@@ -132,7 +134,7 @@ def _answering(place: Endpoint) -> Finding:
                 level=Level.WARNING,
                 subject="peer",
                 text=f"{place.text}: nobody answers ({why})",
-                remedy="no harm if the other host is not started yet; else look at its --listen and at firewalls",
+                remedy="no harm if the other host is not started yet; else look at its listen and at firewalls",
             )
     return Finding(level=Level.OK, subject="peer", text=f"{place.text} is known")
 
@@ -151,7 +153,9 @@ def check_arbiter(url: str, guest_id: str) -> Iterator[Finding]:
         return
     if record.generation == 0:
         text = f"{url} answers; it has no record of guest {guest_id!r}"
-        remedy = f"run `ftvm init --arbiter {url} --guest {guest_id}` once, or start the primary with --create"
+        remedy = (
+            f"run `ftvm init --arbiter {url} --guest {guest_id}` once, or start the first host with `ftvm run --create`"
+        )
         yield Finding(level=Level.WARNING, subject="arbiter", text=text, remedy=remedy)
         return
     who = f"active {record.active or 'none'}, standby {record.standby or 'none'}"
@@ -186,6 +190,16 @@ def check_opens(subject: str, text: str, open_and_close: Callable[[], object]) -
         yield Finding(level=Level.FAILURE, subject=subject, text=str(wrong), remedy=remedy)
         return
     yield Finding(level=Level.OK, subject=subject, text=text)
+
+
+def check_tools(kind: str, look: Callable[[], object]) -> Iterator[Finding]:
+    """Look whether what runs a guest of this kind is installed."""
+    try:
+        look()
+    except FtvmError as wrong:
+        yield Finding(level=Level.FAILURE, subject=kind, text=str(wrong))
+        return
+    yield Finding(level=Level.OK, subject=kind, text="what runs such a guest is installed")
 
 
 def _file_system_of(folder: str, mounts: str | None) -> str | None:

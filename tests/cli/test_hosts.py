@@ -1,4 +1,4 @@
-"""`ftvm primary` and `ftvm standby` as processes of their own: they report as they go and stop cleanly."""
+"""`ftvm run` and `ftvm standby` as processes of their own: they report as they go and stop cleanly."""
 
 import json
 import signal
@@ -41,7 +41,7 @@ def wait_for(process: subprocess.Popen[str], event: str) -> dict[str, object]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
 def test_a_signal_stops_a_primary_cleanly(number: signal.Signals, tmp_path: Path) -> None:
     with host(
-        "primary",
+        "run",
         "--listen",
         "tcp://127.0.0.1:0",
         "--arbiter",
@@ -66,7 +66,7 @@ def test_a_primary_that_is_told_to_stop_hands_its_guest_over_and_that_is_no_take
         port = taken.getsockname()[1]
     shared = ("--arbiter", f"file://{tmp_path}", "--heartbeat", "100", "--silence", "3000", "--on-backup-loss", "halt")
     with (
-        host("primary", "--listen", f"tcp://127.0.0.1:{port}", "--create", "--program", "console", *shared) as primary,
+        host("run", "--listen", f"tcp://127.0.0.1:{port}", "--create", "--program", "console", *shared) as primary,
         host("standby", "--listen", "tcp://127.0.0.1:0", "--peer", f"tcp://127.0.0.1:{port}", *shared) as standby,
     ):
         wait_for(primary, "Protected")
@@ -98,7 +98,7 @@ def test_a_standby_whose_peer_is_not_there_waits_and_stops_cleanly(tmp_path: Pat
 def test_a_guest_that_ends_well_ends_its_host_well_and_leaves_the_record_vacant(tmp_path: Path) -> None:
     """Regression: the host called it a failure of its own."""
     with host(
-        "primary", "--listen", "tcp://127.0.0.1:0", "--arbiter", f"file://{tmp_path}", "--create", "--program", "hello"
+        "run", "--listen", "tcp://127.0.0.1:0", "--arbiter", f"file://{tmp_path}", "--create", "--program", "hello"
     ) as primary:
         told = wait_for(primary, "GuestFinished")
         _, said = primary.communicate(timeout=WAIT_SECONDS)
@@ -114,7 +114,7 @@ def test_a_host_that_cannot_vacate_the_record_says_so_and_fails(tmp_path: Path) 
     folder = tmp_path / "record"
     folder.mkdir()
     with host(
-        *("primary", "--listen", "tcp://127.0.0.1:0", "--arbiter", f"file://{folder}"),
+        *("run", "--listen", "tcp://127.0.0.1:0", "--arbiter", f"file://{folder}"),
         *("--create", "--program", "console", "--control", f"ipc://{tmp_path}/control.sock"),
     ) as primary:
         wait_for(primary, "RoleChanged")
@@ -135,7 +135,7 @@ def test_a_start_that_waits_for_its_arbiter_says_so_at_once(tmp_path: Path) -> N
     (record,) = tmp_path.iterdir()
     record.write_bytes(b"damaged")
     where = ("--listen", "tcp://127.0.0.1:0", "--arbiter", f"file://{tmp_path}")
-    with host("primary", *where, "--program", "console") as primary:
+    with host("run", *where, "--program", "console") as primary:
         assert primary.stderr is not None
         said = primary.stderr.readline()
 
@@ -155,7 +155,7 @@ def test_a_service_manager_hears_ready_and_a_fed_watchdog_from_a_real_process(
     monkeypatch.setenv("WATCHDOG_USEC", "400000")
 
     with host(
-        "primary",
+        "run",
         "--listen",
         "tcp://127.0.0.1:0",
         "--arbiter",

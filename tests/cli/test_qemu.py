@@ -1,4 +1,4 @@
-"""`ftvm qemu` from outside: what it refuses, and a host of it by hand."""
+"""`ftvm run` of kind qemu from outside: what it refuses, and a host of it by hand."""
 
 import json
 import os
@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ftvm.cli import qemu as command
+from ftvm.cli.run import run
 from ftvm.errors import ConfigError, GuestError
 
-HOST = ("--listen", "ipc:///tmp/none", "--arbiter", "file:///tmp")
+HOST = ("--kind", "qemu", "--listen", "ipc:///tmp/none", "--arbiter", "file:///tmp")
 
 
 def test_a_missing_package_is_told_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "qemu.qmp", None)
 
-    result = CliRunner().invoke(command.qemu, ["run", *HOST])
+    result = CliRunner().invoke(run, [*HOST])
 
     assert isinstance(result.exception, ConfigError)
     assert "pip install 'ftvm[qemu]'" in str(result.exception)
@@ -39,7 +39,7 @@ def test_a_missing_package_is_told_with_how_to_get_it(monkeypatch: pytest.Monkey
     ],
 )
 def test_what_cannot_be_protected_is_refused(words: list[str], reason: str) -> None:
-    result = CliRunner().invoke(command.qemu, ["run", *HOST, *words])
+    result = CliRunner().invoke(run, [*HOST, *words])
 
     assert isinstance(result.exception, ConfigError)
     assert reason in str(result.exception)
@@ -53,7 +53,7 @@ def installed() -> None:
 
 @pytest.mark.usefixtures("installed")
 def test_qemus_own_words_are_told() -> None:
-    result = CliRunner().invoke(command.qemu, ["run", *HOST, "--memory", "16M", "--", "-device", "no-such"])
+    result = CliRunner().invoke(run, [*HOST, "--memory", "16M", "--", "-device", "no-such"])
 
     assert isinstance(result.exception, GuestError)
     assert "'no-such' is not a valid device model name" in str(result.exception)
@@ -63,7 +63,18 @@ def test_qemus_own_words_are_told() -> None:
 def test_a_host_runs_until_it_is_told_to_stop_and_leaves_nothing(tmp_path: Path) -> None:
     disk = tmp_path / "disk.img"
     disk.write_bytes(bytes(1 << 20))
-    arguments = [sys.executable, "-P", "-m", "ftvm", "qemu", "run", "--listen", f"ipc://{tmp_path}/a", "--json"]
+    arguments = [
+        sys.executable,
+        "-P",
+        "-m",
+        "ftvm",
+        "run",
+        "--kind",
+        "qemu",
+        "--listen",
+        f"ipc://{tmp_path}/a",
+        "--json",
+    ]
     arguments += ["--arbiter", f"file://{tmp_path}/arbiter", "--create", "--memory", "16M", "--disk", str(disk)]
     (tmp_path / "arbiter").mkdir()
 

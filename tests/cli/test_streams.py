@@ -15,7 +15,7 @@ WAIT_SECONDS = 60
 
 def primary(folder: Path, *options: str) -> list[str]:
     words = ["--listen", "tcp://127.0.0.1:0", "--arbiter", f"file://{folder}", "--create", "--memory", "8M"]
-    return [*FTVM, "primary", *words, *options]
+    return [*FTVM, "run", *words, *options]
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])

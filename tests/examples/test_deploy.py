@@ -1,14 +1,13 @@
-"""The files for operators in examples/deploy: a config that is accepted, units that start what there is."""
+"""The files for operators in examples/deploy: guest files that are accepted, units that start what there is."""
 
 import configparser
 from pathlib import Path
 
 import pytest
 
-from ftvm.cli.configoption import keys_of
+from ftvm.cli.kinds import KINDS, read_host
 from ftvm.cli.main import ftvm
-from ftvm.cli.standby import standby
-from ftvm.service.configfile import read_config
+from ftvm.transport.keys import write_keypair
 
 DEPLOY = Path(__file__).parents[2] / "examples" / "deploy"
 UNITS = sorted(DEPLOY.glob("*.service"))
@@ -21,15 +20,23 @@ def unit(path: Path) -> configparser.RawConfigParser:
     return parser
 
 
-def test_the_config_has_only_keys_and_kinds_that_there_are() -> None:
-    told = read_config(DEPLOY / "vm1.toml", keys_of(standby))
+@pytest.mark.parametrize("kind", KINDS)
+def test_there_is_a_guest_file_of_each_kind_that_is_right_as_it_stands(kind: str, tmp_path: Path) -> None:
+    (path,) = (path for path in DEPLOY.glob("*.toml") if f'kind = "{kind}"' in path.read_text())
+    here = tmp_path / path.name
+    here.write_text(path.read_text())
+    for name in ("a", "b"):
+        write_keypair(tmp_path / name)
+    (tmp_path / "vm2.img").write_bytes(bytes(4096))
 
-    assert {"guest", "listen", "peer", "arbiter", "key", "allow", "metrics", "log-format"} <= set(told.values)
-    assert told.misread == {}
+    told = read_host(here, {}, boots=True)
+
+    assert told.problems == {}
+    assert told.kind.name == kind
 
 
 def test_there_is_a_unit_for_each_role() -> None:
-    assert [path.name for path in UNITS] == ["ftvm-primary@.service", "ftvm-standby@.service"]
+    assert [path.name for path in UNITS] == ["ftvm-run@.service", "ftvm-standby@.service"]
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)
@@ -42,7 +49,8 @@ def test_a_unit_starts_a_command_that_there_is_and_waits_for_its_word(path: Path
         program, name, *arguments = service[key].split()
         command = ftvm.get_command(ftvm.make_context("ftvm", ["version"]), name)
         assert command is not None
-        assert program == "/usr/bin/ftvm"
+        assert program == "/opt/ftvm/bin/ftvm"
+        assert arguments[0] == "/etc/ftvm/%i.toml"
         options = {option for each in command.params for option in each.opts}
         assert {word for word in arguments if word.startswith("--")} <= options
     assert (service["Type"], service["NotifyAccess"]) == ("notify", "main")
@@ -50,7 +58,7 @@ def test_a_unit_starts_a_command_that_there_is_and_waits_for_its_word(path: Path
 
 
 def test_a_primary_that_fails_comes_back_as_a_standby_and_never_as_a_primary() -> None:
-    primary = unit(DEPLOY / "ftvm-primary@.service")
+    primary = unit(DEPLOY / "ftvm-run@.service")
 
     assert primary["Service"]["Restart"] == "no"
     assert primary["Unit"]["OnFailure"] == "ftvm-standby@%i.service"

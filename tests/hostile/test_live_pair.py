@@ -78,7 +78,7 @@ class LivePair:
         }
 
     def protect(self) -> None:
-        self.start("a", "primary", "--create")
+        self.start("a", "run", "--create")
         self.start("b", "standby")
         self.until(lambda: self.record().standby is not None and self.hosts["b"].status.get("role") == "standby")
 

@@ -1,4 +1,4 @@
-"""Plays ``ftvm keygen``, ``primary`` and ``standby`` for tests of the demo: same command line, same JSON lines.
+"""Plays ``ftvm keygen``, ``run`` and ``standby`` for tests of the demo: same command line, same JSON lines.
 
 There is no machine and no replication: the "guest" is a dictionary that the host saves in the arbiter's folder before
 it answers, and a standby that finds the active process gone reads it from there. How it misbehaves is the word in

@@ -88,6 +88,7 @@ class QemuMachine:
     disk_bytes    size of the disk that is kept in memory and replicated with it; 0: none
     accel         "tcg", or whatever QEMU has here
     program       the QEMU to run
+    folder        where relative paths in `arguments` count from; None: the working directory
     """
 
     memory_bytes: int
@@ -96,6 +97,7 @@ class QemuMachine:
     disk_bytes: int = 0
     accel: str = "tcg"
     program: str = "qemu-system-x86_64"
+    folder: str | None = None
 
     def __post_init__(self) -> None:
         if self.memory_bytes <= 0 or self.memory_bytes % _MIB:

@@ -85,7 +85,7 @@ class QemuProcess:
         environment = _environment(helper.theirs.fileno())
         command = machine.command(wires, boots=boots)
         self._keeper = threading.Thread(
-            target=self._keep, args=(command, inherited, environment), name="qemu-keeper", daemon=True
+            target=self._keep, args=(command, machine.folder, inherited, environment), name="qemu-keeper", daemon=True
         )
         self._keeper.start()
         self._started.wait()
@@ -153,10 +153,13 @@ class QemuProcess:
 
     # --- the keeper's thread ---
 
-    def _keep(self, command: Sequence[str], inherited: tuple[int, ...], environment: dict[str, str]) -> None:
+    def _keep(
+        self, command: Sequence[str], folder: str | None, inherited: tuple[int, ...], environment: dict[str, str]
+    ) -> None:
         try:
             self._process = subprocess.Popen(
                 command,
+                cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -14,7 +14,7 @@ from typing import Final
 
 from ftvm.errors import ConfigError
 
-__all__ = ["NEED_NETWORK", "SUMMARIES", "open_program", "read_program"]
+__all__ = ["NEED_DISK", "NEED_NETWORK", "SUMMARIES", "open_program", "read_program"]
 
 SUMMARIES: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -31,6 +31,8 @@ SUMMARIES: Final[Mapping[str, str]] = MappingProxyType(
 
 NEED_NETWORK: Final = frozenset({"kv"})
 """Those that end at once on a machine without a network card."""
+NEED_DISK: Final = frozenset({"journal"})
+"""Those that end at once on a machine without a disk."""
 
 
 def read_program(name: str) -> bytes:

@@ -1,0 +1,132 @@
+"""The commands that start a host: their options are the settings of all kinds of guests, one for each."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from ftvm.cli.hostrun import run_primary, run_standby
+from ftvm.cli.kinds import all_settings, read_host
+from ftvm.cli.settings import Setting
+from ftvm.errors import ConfigError
+
+__all__ = ["GOES_IN", "host_command"]
+
+GOES_IN: Final = "0.3"
+"""The version that no longer has what was renamed in 0.2."""
+
+
+class _HostCommand(click.Command):
+    """Keeps what stands behind `--` from being taken for a FILE: it is for the hypervisor."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Split at the first `--`."""
+        at = args.index("--") if "--" in args else len(args)
+        if args[at + 1 :]:
+            ctx.obj = args[at + 1 :]
+        return super().parse_args(ctx, args[:at])
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """Have the usage line tell of it."""
+        return [*super().collect_usage_pieces(ctx), "[-- QEMU ARGUMENTS]"]
+
+
+def host_command(name: str, *, boots: bool, explained: str, default_kind: str = "", old: str = "") -> click.Command:
+    """Return a command that starts a host: as the first with the guest if it `boots`, else as its standby.
+
+    default_kind  the kind of guest where neither the file nor an option says it
+    old           what it is called now, for a command that has another name since this version
+    """
+    params: list[click.Parameter] = [*_options(), *_ONCE]
+    if boots:
+        params.append(_CREATE)
+    if not old:
+        params.insert(0, click.Argument(["file"], required=False, type=click.Path(path_type=Path)))
+
+    def start(is_json: bool, config: Path | None, file: Path | None = None, create: bool = False, **given: Any) -> None:
+        if old:
+            _say_new_name(f"`{click.get_current_context().command_path}`", f"`{old}`")
+        if config is not None:
+            _say_new_name("`--config FILE`", f"`{old or click.get_current_context().command_path} FILE`")
+            if file is not None:
+                raise ConfigError(f"{config} and {file}: give one guest file")
+        options = _options_given(given, click.get_current_context().obj)
+        settings = read_host(file or config, options, boots=boots, is_json=is_json, default_kind=default_kind)
+        if boots:
+            run_primary(settings, create=create)
+        else:
+            run_standby(settings)
+
+    return _HostCommand(name, params=params, callback=start, help=explained, short_help=explained.partition("\n")[0])
+
+
+def _say_new_name(before: str, now: str) -> None:
+    click.echo(f"ftvm: {before} is now {now}; it goes away in {GOES_IN}", err=True)
+
+
+def _options_given(given: dict[str, Any], behind: Sequence[str] | None) -> dict[str, Any]:
+    """Return what was said on the command line, by the names of the settings."""
+    options = {name.replace("_", "-"): value for name, value in given.items() if value not in (None, ())}
+    told = {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+    return {**told, "arguments": list(behind)} if behind is not None else told
+
+
+def _options() -> list[click.Option]:
+    return [
+        _option([row for _, row in rows], _explained(rows)) for rows in all_settings().values() if rows[0][1].has_option
+    ]
+
+
+def _option(rows: Sequence[Setting], explained: str) -> click.Option:
+    row = rows[0]
+    is_flag = row.written == "flag"
+    return click.Option(
+        [f"--{row.name}/--no-{row.name}" if is_flag else f"--{row.name}"],
+        default=None,
+        multiple=row.written == "texts",
+        is_flag=is_flag or None,
+        type=click.FLOAT if row.written == "number" else None,
+        metavar=f"[{'|'.join(row.words)}]" if row.words else row.metavar,
+        shell_complete=(lambda _context, _option, begun: [word for word in row.words if word.startswith(begun)])
+        if row.words
+        else None,
+        help=explained,
+    )
+
+
+def _explained(rows: Sequence[tuple[str, Setting]]) -> str:
+    """Return the help of a setting, with its kinds of guests and its default where they are not the same for all."""
+    texts = {row.help: kind for kind, row in rows}
+    kinds = {kind for kind, _ in rows}
+    if len(rows) == 1 and "" not in kinds:
+        told = f"{rows[0][1].help} Kind {rows[0][0]}."
+    elif len(texts) == 1 or "" in kinds:
+        told = rows[0][1].help
+    else:
+        told = " ".join(f"Kind {kind}: {text}" for text, kind in texts.items())
+    defaults = {_shown(row.default): kind for kind, row in rows}
+    first, *others = [default for default in defaults if default] or [""]
+    more = "".join(f"; {defaults[each]}: {each}" for each in others)
+    return f"{told}  [default: {first}{more}]" if first else told
+
+
+def _shown(default: object) -> str:
+    match default:
+        case None | "" | bool():
+            return ""
+        case float():
+            return f"{default:g}"
+        case _:
+            return str(default)
+
+
+_ONCE: Final = (
+    click.Option(
+        ["--config"], metavar="FILE", type=click.Path(path_type=Path), hidden=True, help="The old way to name FILE."
+    ),
+    click.Option(["--json", "is_json"], is_flag=True, help="Print events and status as JSON lines on stdout."),
+)
+_CREATE: Final = click.Option(
+    ["--create"], is_flag=True, help="Create the arbiter's record if there is none (else run `ftvm init`)."
+)

@@ -1,0 +1,136 @@
+"""What the settings of a host build: a guest, a world, keys, an engine, and what serves its operator."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Final, TypedDict
+
+from ftvm.cli.serviceoptions import open_attendants
+from ftvm.cli.settings import HostSettings
+from ftvm.cli.values import DEFAULT_MAC, millis_to_nanos
+from ftvm.config import Timing
+from ftvm.engines.names import engine_named
+from ftvm.errors import ConfigError
+from ftvm.guests.datagram import CableWorld, DatagramWorld, cable_ends
+from ftvm.guests.tap import TapPort
+from ftvm.interfaces import Engine, Guest, World
+from ftvm.runtime.protection import HostOptions
+from ftvm.runtime.world import CallbackWorld
+from ftvm.transport.keys import Keys, load_keys
+
+__all__ = [
+    "TAP",
+    "Addresses",
+    "addresses",
+    "card",
+    "engine_of",
+    "keys_of",
+    "opened",
+    "peer_endpoints",
+    "timing_of",
+    "world_of",
+]
+
+TAP: Final = "tap:"
+"""How a network that is an interface of this host begins; any other is a cable of datagrams."""
+
+
+class Addresses(TypedDict):
+    """What `protect` and `Standby` take as their own arguments."""
+
+    listen: str
+    peers: tuple[str, ...]
+    arbiter: str
+
+
+def addresses(settings: HostSettings) -> Addresses:
+    """Return where this host is and whom it asks."""
+    return {"listen": settings["listen"], "peers": peer_endpoints(settings), "arbiter": settings["arbiter"]}
+
+
+def peer_endpoints(settings: HostSettings) -> tuple[str, ...]:
+    """Return the peers without their keys."""
+    return tuple(peer.partition("=")[0] for peer in settings["peer"])
+
+
+def engine_of(settings: HostSettings) -> Engine:
+    """Return the engine; raises ConfigError if it cannot be such."""
+    latency = None if settings["latency"] is None else settings["latency"] / 1000
+    return engine_named(settings["engine"], settings["interval"] / 1000, latency)
+
+
+def keys_of(settings: HostSettings) -> Keys | None:
+    """Load the keys, if any were named; raises ConfigError."""
+    parts = (peer.partition("=") for peer in settings["peer"])
+    named = {endpoint: file for endpoint, is_given, file in parts if is_given}
+    if settings["key"] is None:
+        if settings["allow"] or named:
+            raise ConfigError("needed where peers have keys: name this host's own key file, e.g. a.key")
+        return None
+    return load_keys(settings["key"], settings["allow"], named)
+
+
+def timing_of(settings: HostSettings) -> Timing:
+    """Return when silence becomes suspicion; raises ConfigError."""
+    return Timing(
+        heartbeat_ns=millis_to_nanos(settings["heartbeat"]),
+        backup_limit_ns=millis_to_nanos(settings["silence"]),
+        primary_limit_ns=millis_to_nanos(settings["silence"] * 5 / 3),
+    )
+
+
+def card(settings: HostSettings) -> str | None:
+    """Return the address of the guest's network card, None if it has none."""
+    return (settings["mac"] or DEFAULT_MAC) if settings["nic"] is not None else None
+
+
+def world_of(settings: HostSettings) -> World:
+    """Build the outside: the network cable, and the console on stdout (on stderr where stdout carries JSON)."""
+    out = sys.stderr if settings.is_json else sys.stdout
+
+    def write(text: bytes) -> None:
+        with suppress(OSError):  # a closed pipe or a full disk behind the console is no reason to end the guest
+            out.write(text.decode(errors="replace"))
+            out.flush()
+
+    mac = card(settings)
+    if mac is None:
+        return CallbackWorld(lambda output: write(output.payload))
+    nic: str = settings["nic"]
+    if nic.startswith(TAP):
+        return CableWorld(TapPort(nic.removeprefix(TAP)), mac=mac, console=write)
+    local, remote = cable_ends(nic)
+    return DatagramWorld(local, remote, mac=mac, console=write)
+
+
+@contextmanager
+def opened(settings: HostSettings) -> Iterator[tuple[Guest, HostOptions]]:
+    """Build all that `protect` and `Standby` take, and close what of it is open at the end; all or nothing.
+
+    The settings are to be checked before (settings.py).
+    """
+    with ExitStack() as stack:
+        options = _plain_options(settings)
+        guest = settings.kind.make(settings)
+        stack.callback(guest.close)
+        world = world_of(settings)
+        stack.callback(world.close)
+        attendants = open_attendants(
+            stack,
+            guest_id=settings["guest"],
+            control=settings["control"],
+            metrics=settings["metrics"],
+            is_ready_when_active=settings.boots,
+        )
+        yield guest, {**options, "world": world, "attendants": attendants}
+
+
+def _plain_options(settings: HostSettings) -> HostOptions:
+    return {
+        "keys": keys_of(settings),
+        "engine": engine_of(settings),
+        "guest_id": settings["guest"],
+        "timing": timing_of(settings),
+        "halts_alone": settings["on-backup-loss"] == "halt",
+        "ends_diverged": settings["on-divergence"] == "end",
+    }

@@ -1,0 +1,279 @@
+"""The settings that hosts of all kinds of guests have: a row for each."""
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from ftvm.arbiters.urls import check_record_url
+from ftvm.cli.hostparts import TAP, keys_of, timing_of
+from ftvm.cli.serviceoptions import check_control, check_metrics
+from ftvm.cli.settings import HostSettings, Setting, in_folder
+from ftvm.cli.values import DEFAULT_MAC, millis_to_nanos, parse_memory
+from ftvm.engines.interval import check_interval
+from ftvm.engines.names import ENGINES, engine_named, engines_for
+from ftvm.errors import ConfigError
+from ftvm.guests.datagram import cable_ends, mac_bytes
+from ftvm.guests.imagefile import image_bytes
+from ftvm.runtime.protection import check_guest_id
+from ftvm.transport.endpoints import parse_endpoint
+from ftvm.transport.keys import Keys, load_public, load_secret
+
+__all__ = ["DISK", "MEMORY", "NIC", "SHARED", "disk_bytes"]
+
+_HEARTBEATS_MIN: Final = 4
+"""As Timing has it."""
+
+
+def _judged(judge: Callable[[Any], object]) -> Callable[[Any], Any]:
+    """Return a `parse` that takes what is written as it is, once `judge` has not raised."""
+
+    def parse(written: Any) -> Any:
+        judge(written)
+        return written
+
+    return parse
+
+
+def _each(values: Iterable[str], judge: Callable[[str], object]) -> None:
+    """Raise one ConfigError that tells of all values that are wrong."""
+    wrong: list[str] = []
+    for value in values:
+        try:
+            judge(value)
+        except ConfigError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise ConfigError("; ".join(wrong))
+
+
+def _needs(name: str, what: str) -> Callable[[HostSettings], None]:
+    def check(settings: HostSettings) -> None:
+        if settings[name] is None:
+            raise ConfigError(f"needed: say {what}")
+
+    return check
+
+
+def _judge_peer(peer: str) -> None:
+    endpoint, is_given, file = peer.partition("=")
+    parse_endpoint(endpoint)
+    if is_given:
+        load_public(file)
+
+
+def _check_peers(settings: HostSettings) -> None:
+    keys: Keys | None = None
+    with suppress(ConfigError):  # told of with key and allow
+        keys = keys_of(settings)
+    if keys is not None:
+        _each((peer.partition("=")[0] for peer in settings["peer"]), keys.server_of)
+    own = settings["listen"]
+    if own is not None and any(peer.partition("=")[0] == own for peer in settings["peer"]):
+        raise ConfigError(f"{own} is where this host listens: name the other host")
+
+
+def _locate_peers(peers: list[str], folder: Path) -> list[str]:
+    parts = (peer.partition("=") for peer in peers)
+    return [f"{endpoint}={in_folder(file, folder)}" if is_given else endpoint for endpoint, is_given, file in parts]
+
+
+def _check_key(settings: HostSettings) -> None:
+    if settings["key"] is None:
+        keys_of(settings)
+
+
+def _check_allow(settings: HostSettings) -> None:
+    if settings["key"] is None:
+        return
+    if not settings["allow"] and not any("=" in peer for peer in settings["peer"]):
+        raise ConfigError("needed beside key: name at least one peer's .pub file")
+    keys = keys_of(settings)
+    if keys is not None and keys.public in keys.allowed:
+        raise ConfigError(f"the key of {settings['key']} itself is among them: name the other host's .pub file")
+
+
+def _judge_nic(nic: str) -> None:
+    if not nic.startswith(TAP):
+        cable_ends(nic)
+
+
+def disk_bytes(settings: HostSettings) -> int:
+    """Return the size of the disk's image, 0 if there is none; raises ConfigError if it cannot be a disk."""
+    return 0 if settings["disk"] is None else image_bytes(settings["disk"])
+
+
+def _check_mac(settings: HostSettings) -> None:
+    if settings["mac"] is not None and settings["nic"] is None:
+        raise ConfigError(f"{settings['mac']} needs nic: without a cable the machine has no network card")
+
+
+def _judge_engine(name: str) -> None:
+    if name not in ENGINES:
+        raise ConfigError(f"there is no engine {name!r}; choose one of: {', '.join(ENGINES)}")
+
+
+def _check_engine(settings: HostSettings) -> None:
+    able = engines_for(settings.kind.can, ENGINES[settings["engine"]](0.025))
+    if settings["engine"] not in able:
+        names = ", ".join(name for name in ENGINES if name in able)
+        raise ConfigError(
+            f"{settings['engine']} does not work with a {settings.kind.name} guest; choose one of: {names}"
+        )
+
+
+def _check_latency(settings: HostSettings) -> None:
+    if settings["latency"] is not None:
+        engine_named(settings["engine"], latency=settings["latency"] / 1000)
+
+
+def _check_silence(settings: HostSettings) -> None:
+    least = _HEARTBEATS_MIN * settings["heartbeat"]
+    if settings["silence"] < least:
+        raise ConfigError(
+            f"{settings['silence']:g} ms, with a heartbeat of {settings['heartbeat']:g} ms: it must be at least four "
+            f"heartbeats, {least:g} ms, or a single late heartbeat looks like death"
+        )
+    timing_of(settings)
+
+
+MEMORY: Final = Setting(
+    name="memory", default="64M", metavar="SIZE", parse=parse_memory, help="The machine's RAM, e.g. 64M or 1G."
+)
+NIC: Final = Setting(
+    name="nic",
+    metavar="CABLE",
+    parse=_judged(_judge_nic),
+    help="Its network: udp:LOCALPORT:REMOTEPORT, a frame in a datagram; or tap:NAME, an interface of this host.",
+)
+DISK: Final = Setting(name="disk", metavar="FILE", locate=in_folder, check=disk_bytes, help="A virtio disk.")
+
+SHARED: Final = (
+    Setting(
+        name="guest",
+        default="guest",
+        metavar="ID",
+        parse=_judged(check_guest_id),
+        help="The guest's name in the record.",
+    ),
+    Setting(
+        name="listen",
+        metavar="ENDPOINT",
+        parse=_judged(parse_endpoint),
+        check=_needs("listen", "where peers connect, e.g. tcp://0.0.0.0:7777"),
+        help="Where peers connect, e.g. tcp://0.0.0.0:7777. Needed.",
+    ),
+    Setting(
+        name="peer",
+        written="texts",
+        metavar="ENDPOINT[=FILE.pub]",
+        parse=_judged(lambda peers: _each(peers, _judge_peer)),
+        check=_check_peers,
+        locate=_locate_peers,
+        help="Another host of this guest; with the key expected there if several are allowed. May be repeated.",
+    ),
+    Setting(
+        name="arbiter",
+        metavar="URL",
+        parse=_judged(check_record_url),
+        check=_needs("arbiter", "where the record is that decides, e.g. file:///shared/vm1"),
+        help="The record that decides, e.g. file:///shared/vm1. Needed.",
+    ),
+    Setting(
+        name="key",
+        metavar="FILE.key",
+        parse=_judged(load_secret),
+        check=_check_key,
+        locate=in_folder,
+        help="This host's secret key, from `ftvm keygen`.",
+    ),
+    Setting(
+        name="allow",
+        written="texts",
+        metavar="FILE.pub",
+        parse=_judged(lambda files: _each(files, load_public)),
+        check=_check_allow,
+        locate=lambda files, folder: [in_folder(file, folder) for file in files],
+        help="A peer's public key. May be repeated.",
+    ),
+    MEMORY,
+    NIC,
+    Setting(
+        name="mac",
+        metavar="ADDRESS",
+        parse=_judged(mac_bytes),
+        check=_check_mac,
+        help=f"The address of its network card; needs nic.  [default: {DEFAULT_MAC}]",
+    ),
+    Setting(
+        name="engine",
+        default="remus",
+        metavar="NAME",
+        parse=_judged(_judge_engine),
+        check=_check_engine,
+        help=f"One of: {', '.join(ENGINES)}.",
+    ),
+    Setting(
+        name="interval",
+        written="number",
+        default=25.0,
+        metavar="MS",
+        check=lambda settings: check_interval(settings["engine"], settings["interval"] / 1000),
+        help="Time between checkpoints, under the engine given here. A host that takes over under another engine has "
+        "that one's own: remus 25, kemari 25, lockstep 100, hybrid 100.",
+    ),
+    Setting(
+        name="latency",
+        written="number",
+        metavar="MS",
+        check=_check_latency,
+        help="Adapt the interval so that an output waits about so long (remus).",
+    ),
+    Setting(
+        name="on-backup-loss",
+        default="solo",
+        words=("solo", "halt"),
+        help="When the standby is lost: run on alone, or stand still until there is a new one.",
+    ),
+    Setting(
+        name="on-divergence",
+        default="rejoin",
+        words=("rejoin", "end"),
+        help="When a backup's guest comes to another state under lockstep: have it join afresh, or end this host.",
+    ),
+    Setting(
+        name="heartbeat",
+        written="number",
+        default=50.0,
+        metavar="MS",
+        parse=_judged(millis_to_nanos),
+        help="Time between heartbeats.",
+    ),
+    Setting(
+        name="silence",
+        written="number",
+        default=300.0,
+        metavar="MS",
+        parse=_judged(millis_to_nanos),
+        check=_check_silence,
+        help="Silence after which a standby suspects; an active bears 5/3 of it. At least four heartbeats.",
+    ),
+    Setting(
+        name="control",
+        metavar="ipc:///PATH",
+        parse=_judged(check_control),
+        help="Where `ftvm status` and `ftvm ctl` reach this host, or `none`.  [default: a place of the user]",
+    ),
+    Setting(
+        name="metrics",
+        metavar="HOST:PORT",
+        parse=_judged(check_metrics),
+        help="Serve metrics for Prometheus there, e.g. 127.0.0.1:9753.",
+    ),
+    Setting(
+        name="log-format",
+        default="text",
+        words=("text", "json"),
+        help="What happens is told on stderr: as lines for a person, or as JSON lines.",
+    ),
+)

@@ -1,0 +1,104 @@
+"""Guests of kind qemu: a stock QEMU."""
+
+import os
+import shutil
+from dataclasses import replace
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Final
+
+from ftvm.cli.hostparts import card
+from ftvm.cli.hostsettings import DISK, MEMORY, disk_bytes
+from ftvm.cli.settings import HostSettings, Kind, Setting, in_folder
+from ftvm.errors import ConfigError
+from ftvm.interfaces import Guest
+
+__all__ = ["QEMU", "require_qmp"]
+
+
+def _make(settings: HostSettings) -> Guest:
+    """Start QEMU, paused; it waits for a state unless it boots."""
+    require_qmp()
+    from ftvm.guests.qemu import QemuGuest, QemuMachine
+
+    machine = QemuMachine(
+        memory_bytes=settings["memory"],
+        arguments=tuple(settings["arguments"]),
+        mac=card(settings),
+        disk_bytes=disk_bytes(settings),
+        accel=settings["accel"],
+        program=settings["qemu"],
+        folder=None if settings.folder is None else str(settings.folder),
+    )
+    return QemuGuest(machine, boots=settings.boots, disk=settings["disk"], tracker=settings["tracker"])
+
+
+def require_qmp() -> None:
+    """Raise ConfigError unless the package is installed that speaks to QEMU's monitor: an extra of ftvm."""
+    try:
+        import_module("qemu.qmp")
+    except ImportError as wrong:
+        raise ConfigError("a QEMU guest needs the package qemu.qmp: pip install 'ftvm[qemu]'") from wrong
+
+
+def _check_tools(settings: HostSettings) -> None:
+    require_qmp()
+    if shutil.which(settings["qemu"]) is None:
+        raise ConfigError(f"{settings['qemu']}: there is no such program; Debian has it in qemu-system-x86")
+
+
+def _check_machine(**given: Any) -> None:
+    """Raise ConfigError unless a machine can be such, for all that is known before QEMU is started."""
+    if find_spec("qemu") is None or find_spec("qemu.qmp") is None:
+        return  # told of by `require_qmp`
+    from ftvm.guests.qemu import QemuMachine
+
+    QemuMachine(**{"memory_bytes": 1 << 20, **given})
+
+
+def _program(written: str) -> str:
+    """Return QEMU's path, which must not count from the folder in which QEMU will run; or its name, to be searched."""
+    return os.path.abspath(written) if "/" in written else written
+
+
+QEMU: Final = Kind(
+    name="qemu",
+    settings=(
+        replace(MEMORY, default="512M", check=lambda settings: _check_machine(memory_bytes=settings["memory"])),
+        replace(
+            DISK,
+            help="A virtio disk: a raw image of this host's own, equally large on both. A standby's is overwritten.",
+        ),
+        Setting(
+            name="qemu",
+            default="qemu-system-x86_64",
+            metavar="PROGRAM",
+            parse=_program,
+            locate=lambda program, folder: in_folder(program, folder) if "/" in program else program,
+            help="The QEMU to run.",
+        ),
+        Setting(
+            name="accel",
+            default="tcg",
+            metavar="NAME",
+            help="How QEMU runs the guest; only tcg is tested.",
+        ),
+        Setting(
+            name="tracker",
+            default="auto",
+            words=("auto", "userfault", "compare"),
+            help="How written pages are found.",
+        ),
+        Setting(
+            name="arguments",
+            written="texts",
+            check=lambda settings: _check_machine(arguments=tuple(settings["arguments"])),
+            has_option=False,
+            help="QEMU's own arguments, the same on both hosts.",
+        ),
+    ),
+    can=frozenset(),
+    make=_make,
+    memory_bytes=lambda settings: settings["memory"] + disk_bytes(settings),
+    check_tools=_check_tools,
+)
