@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from ftvm.cli.run import run
-from ftvm.errors import ConfigError, GuestError
+from ftvm.errors import ArbiterError, ConfigError, GuestError
 
 HOST = ("--kind", "qemu", "--listen", "ipc:///tmp/none", "--arbiter", "file:///tmp")
 
@@ -94,3 +94,19 @@ def test_a_host_runs_until_it_is_told_to_stop_and_leaves_nothing(tmp_path: Path)
 def children_of(pid: int) -> list[int]:
     tasks = os.listdir(f"/proc/{pid}/task")
     return [int(child) for task in tasks for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split()]
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_path_among_a_files_arguments_counts_from_its_folder(tmp_path: Path, is_there: bool) -> None:
+    if is_there:
+        (tmp_path / "word.bin").write_bytes(b"word")
+    path = tmp_path / "vm.toml"
+    path.write_text(
+        f'kind = "qemu"\nlisten = "ipc://{tmp_path}/a"\narbiter = "file://{tmp_path}/nowhere"\nmemory = "16M"\n'
+        'control = "none"\narguments = ["-fw_cfg", "name=opt/word,file=word.bin"]\n'
+    )
+
+    result = CliRunner().invoke(run, [str(path)])
+
+    assert isinstance(result.exception, ArbiterError if is_there else GuestError), result.exception

@@ -1,0 +1,81 @@
+"""A guest with a disk, from a guest file on each of two hosts, whose first host is killed: it goes on where it was."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+WAIT_SECONDS = 60
+RECORDS = 60
+GUEST_FILE = f"""
+kind = "riscv"
+guest = "log"
+listen = "ipc://{{folder}}/{{here}}.ipc"
+peer = ["ipc://{{folder}}/{{there}}.ipc"]
+arbiter = "file://{{folder}}/arbiter"
+control = "none"
+memory = "8M"
+program = "journal"
+disk = "{{here}}.img"
+append = "records={RECORDS} batch=1 ms=50"
+silence = 1500
+"""
+
+
+@contextmanager
+def host(*words: object) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-P", "-m", "ftvm", *map(str, words)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=WAIT_SECONDS)
+
+
+def said(process: subprocess.Popen[str], words: str) -> None:
+    assert process.stderr is not None
+    heard = []
+    for line in process.stderr:
+        heard.append(line)
+        if words in line:
+            return
+    raise AssertionError(f"the host ended and never said {words!r}: {heard}")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "arbiter").mkdir()
+    for here, there in (("a", "b"), ("b", "a")):
+        (tmp_path / f"{here}.toml").write_text(GUEST_FILE.format(folder=tmp_path, here=here, there=there))
+        with (tmp_path / f"{here}.img").open("wb") as disk:
+            disk.truncate(1 << 20)
+    return tmp_path
+
+
+def test_a_journal_on_a_disk_outlives_its_host(folder: Path) -> None:
+    with host("run", folder / "a.toml", "--create") as first, host("standby", folder / "b.toml") as second:
+        said(first, "protected: ")
+
+        first.kill()
+        said(second, "took over")
+        console, _ = second.communicate(timeout=WAIT_SECONDS)
+
+    assert second.returncode == 0
+    assert f"journal: read back {RECORDS} records, all as written" in console
+
+
+def test_a_host_whose_disk_has_another_size_is_refused_with_both(folder: Path) -> None:
+    with (folder / "b.img").open("wb") as disk:
+        disk.truncate(1 << 21)
+
+    with host("run", folder / "a.toml", "--create") as first, host("standby", folder / "b.toml") as second:
+        said(first, "now active")
+        _, error = second.communicate(timeout=WAIT_SECONDS)
+
+    assert second.returncode != 0
+    assert "disk of 256 pages" in error
+    assert "512 pages" in error
