@@ -22,15 +22,15 @@ class Announcer:
 
     def begin(self, now: Nanos) -> None:
         """Announce now, and as often again as configured."""
-        timing = self.core.settings.timing
-        self.core.do(Announce())
-        self._left = timing.announce_count - 1
-        self.due_at = Nanos(now + timing.announce_interval_ns)
+        self._left = self.core.settings.timing.announce_count
+        self._announce(now)
 
     def tick(self, now: Nanos) -> None:
         """Announce again if that is due."""
-        if self.due_at is None or now < self.due_at:
-            return
+        if self.due_at is not None and now >= self.due_at:
+            self._announce(now)
+
+    def _announce(self, now: Nanos) -> None:
         self.core.do(Announce())
         self._left -= 1
         self.due_at = Nanos(now + self.core.settings.timing.announce_interval_ns) if self._left > 0 else None
