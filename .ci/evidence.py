@@ -125,6 +125,13 @@ def run_chunk(state: Path, group: str, name: str, command: list[str]) -> int:
     return 0
 
 
+def as_text(kept: dict[str, Any]) -> str:
+    """Return evidence as JSON for a repository: what holds nothing nested takes one line."""
+    text = json.dumps(kept, indent=1, ensure_ascii=False)
+    flat = re.compile(r"[\[{][^\[\]{}]*[\]}]")
+    return flat.sub(lambda place: re.sub(r"\n *", " ", place[0]), text) + "\n"
+
+
 def _load() -> float:
     return round(os.getloadavg()[0], 1)
 
@@ -223,7 +230,7 @@ def main() -> int:
     if options.command == "write":
         kept = evidence_of(options.state, options.part, options.revision, options.order)
         options.file.parent.mkdir(parents=True, exist_ok=True)
-        options.file.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+        options.file.write_text(as_text(kept))
         return 0
     list_parts()
     return 0

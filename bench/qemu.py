@@ -344,8 +344,8 @@ def rows_alone(size_mib: int, peers: Peers) -> Iterator[Row]:
             unit="ms",
             peer="stop, devices, cont, bare",
             peer_value=peers.bare_ms,
-            note=f"{written / MIB:.1f} MiB each",
         )
+        yield Row(name=f"{size_mib} MiB, {label}: written", value=written / MIB, unit="MiB", peer="")
 
 
 def rows_of_pair(name: str, bare_ms: float, peers: Peers, found: Figures) -> Iterator[Row]:
@@ -356,8 +356,9 @@ def rows_of_pair(name: str, bare_ms: float, peers: Peers, found: Figures) -> Ite
         peer="stop, devices, cont, bare",
         peer_value=bare_ms,
         goal="<= 1.5",
-        note=f"p99 {found.pause_p99:.1f} ms, {found.checkpoints} checkpoints",
+        note=f"{found.checkpoints} checkpoints",
     )
+    yield Row(name=f"{name}: pause p99", value=found.pause_p99, unit="ms", peer="")
     yield Row(
         name=f"{name}: bytes per checkpoint",
         value=found.raw_per_checkpoint / 1024,

@@ -182,7 +182,9 @@ def test_completion_works_as_the_readme_says(shell: Shell) -> None:
 
 
 def test_every_marker_stands_above_a_block() -> None:
-    assert len(re.findall(r"<!-- .* -->", README)) == len(list(blocks()))
+    of_tables = r"<!-- (?:table: .*|end of table) -->"
+
+    assert len(re.findall(r"<!-- .* -->", re.sub(of_tables, "", README))) == len(list(blocks()))
 
 
 def test_every_block_is_run_by_somebody() -> None:
