@@ -18,6 +18,7 @@ __all__ = [
     "EngineChanged",
     "Event",
     "GuestFinished",
+    "GuestWarned",
     "Halted",
     "HostFailed",
     "JoinRefused",
@@ -240,6 +241,13 @@ class ArbiterTrouble(Event):
     """A request to the arbiter failed; it is tried again. Until it answers, no change of configuration happens."""
 
     error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestWarned(Event):
+    """The guest's hypervisor works, but not as well as it could: what an operator should know."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

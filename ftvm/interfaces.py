@@ -111,6 +111,10 @@ class OutputSink(Protocol):
         """Take note that the waiting guest's clock was moved on by `amount` units at `position`."""
         ...
 
+    def warn(self, reason: str) -> None:
+        """Take note of what an operator should know: the guest works, but not as well as it could."""
+        ...
+
 
 class Guest(Protocol):
     """The protected virtual machine, as its hypervisor shows it. A guest is born paused.

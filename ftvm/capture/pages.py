@@ -73,7 +73,7 @@ def capture_fused(
 class StagedCopy:
     """Room for copies of pages: filled by `gather`, emptied by `encode_staged`, then free to be filled again."""
 
-    __slots__ = ("_pages", "indices", "native", "page_capacity")
+    __slots__ = ("_pages", "indices", "native", "page_capacity", "taken_bytes")
 
     native: Any
 
@@ -85,6 +85,8 @@ class StagedCopy:
         self._pages = mmap.mmap(-1, pages_to_bytes(page_capacity), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.native = ffi.from_buffer("uint8_t[]", self._pages)
         self.indices = array("I")
+        self.taken_bytes = 0
+        """What it takes: as much as was gathered at most."""
 
     @property
     def content(self) -> memoryview:
@@ -103,6 +105,7 @@ class StagedCopy:
             raise LocalProtocolError("page indices must rise strictly and lie in the memory")
         lib.ftvm_gather_pages(memory.native, ffi.from_buffer("uint32_t[]", indices), len(indices), self.native)
         self.indices = indices[:]
+        self.taken_bytes = max(self.taken_bytes, pages_to_bytes(len(indices)))
 
 
 def encode_staged(copy: StagedCopy, shadow: Shadow, *, limits: Limits, buffers: BatchBuffers) -> tuple[PageBatch, ...]:

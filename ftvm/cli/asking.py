@@ -7,7 +7,7 @@ import click
 
 from ftvm.runtime.status import Status
 
-__all__ = ["asking_options", "guest_option", "status_line"]
+__all__ = ["asking_options", "guest_option", "memory_line", "status_line"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,7 +30,15 @@ def asking_options(command: F) -> F:
 
 def status_line(status: Status) -> str:
     """Return what an operator wants to know first, in a line."""
-    return f"guest {status.guest_id!r}: {_state(status)}; generation {status.generation}, epoch {status.epoch}"
+    where = f"generation {status.generation}, epoch {status.epoch}"
+    memory = f"; memory {memory_line(status)}" if status.guest_bytes else ""  # not told by hosts of 0.1
+    return f"guest {status.guest_id!r}: {_state(status)}; {where}{memory}"
+
+
+def memory_line(status: Status) -> str:
+    """Return what a host takes for its guest, in MiB, rounded up."""
+    parts = {"guest": status.guest_bytes, "shadow": status.shadow_bytes, "staging": status.staging_bytes}
+    return ", ".join(f"{-(-size // (1 << 20))} MiB {name}" for name, size in parts.items() if size)
 
 
 def _state(status: Status) -> str:

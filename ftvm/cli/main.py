@@ -52,6 +52,7 @@ class _Commands(click.Group):
 
 
 @click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="ftvm", message="ftvm %(version)s", help="Show the version and exit.")
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
 def ftvm(debug: bool) -> None:
     """Keep a virtual machine running when its host dies.

@@ -66,6 +66,7 @@ _SENTENCES: Final[dict[type[Event], Callable[[Any], str]]] = {
         f"engine: {e.engine}{_interval(e)}" + (f" instead of {e.before}" if e.engine != e.before else ", as set anew")
     ),
     events.GuestFinished: lambda e: f"{e.reason}; this host is done",
+    events.GuestWarned: lambda e: f"warning: {e.reason}",
     events.HostFailed: lambda e: f"failed: {e.error}",
     events.Committed: lambda e: f"epoch {e.epoch} committed: {e.dirty_pages} pages, {e.sent_bytes} bytes",
     events.CopyProgress: lambda e: f"first copy: round {e.round}, {e.pages_sent} pages sent, {e.pages_left} left",

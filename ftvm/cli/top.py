@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from ftvm.cli.asking import asking_options
+from ftvm.cli.asking import asking_options, memory_line
 from ftvm.cli.signals import Stopped
 from ftvm.runtime.status import Status
 from ftvm.service.connection import Connection, connect
@@ -25,7 +25,14 @@ _ROLE_STYLES: Final = {"active": "bold green", "standby": "cyan", "syncing": "ye
 
 @click.command()
 @asking_options
-@click.option("--interval", default=1.0, show_default=True, metavar="S", type=click.FloatRange(min=0.05, max=60.0))
+@click.option(
+    "--interval",
+    default=1.0,
+    show_default=True,
+    metavar="S",
+    type=click.FloatRange(min=0.05, max=60.0),
+    help="Seconds between two looks.",
+)
 @click.option("--once", is_flag=True, help="Print one view, of rates over one interval, and end.")
 def top(control: str | None, is_json: bool, interval: float, once: bool) -> None:
     """Watch the guests of this machine: who runs where, and what protecting them costs.
@@ -87,6 +94,7 @@ def _panel(where: str, shown: Look) -> Panel:
     left.add_row("generation", f"{status.generation}")
     left.add_row("epoch", f"{status.epoch:,}")
     left.add_row("lag", f"{status.lag_ms:.1f} ms, {status.epochs_in_flight} in flight")
+    left.add_row("memory", memory_line(status) or "not told")
     right.add_row("dirty", f"{shown.dirty_pages:,.0f} pages/s")
     right.add_row("link", f"{shown.link_bytes / 1000:,.1f} kB/s")
     right.add_row("checkpoints", f"{shown.checkpoints:,.1f} /s")

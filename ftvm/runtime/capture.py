@@ -20,7 +20,7 @@ from ftvm.config import Limits
 from ftvm.errors import LimitExceeded, TrackingLost
 from ftvm.interfaces import Capability, Guest, ReplayableGuest
 from ftvm.protocol.effects import Cut
-from ftvm.units import PAGE_BYTES, Nanos
+from ftvm.units import PAGE_BYTES, Nanos, pages_to_bytes
 
 __all__ = ["Captured", "Hands"]
 
@@ -51,6 +51,7 @@ class Hands:
         self._memory = memory
         self._limits = limits
         self._shadow: Shadow | None = None
+        self._has_shadow = False
         self._buffers = BatchBuffers(limits)
         self._staged: StagedCopy | None = None
         self._round: array[int] = array("I")
@@ -62,6 +63,24 @@ class Hands:
         self.is_warming_up = False
         self._warm_next = 0
         self._page_counts = tuple(region.page_count for region in guest.memory)
+
+    # --- what it takes ---------------------------------------------------------------------------------------------
+
+    @property
+    def guest_bytes(self) -> int:
+        """The size of the guest's memory."""
+        return pages_to_bytes(sum(self._page_counts))
+
+    @property
+    def shadow_bytes(self) -> int:
+        """The size of the shadow, 0 while there is none."""
+        return self.guest_bytes if self._has_shadow else 0
+
+    @property
+    def staging_bytes(self) -> int:
+        """What batches and staged copies have taken so far; they are used again and again."""
+        copies = (copy.taken_bytes for copy in (self._staged, self._cut_copy) if copy is not None)
+        return self._buffers.allocated_bytes + sum(copies)
 
     # --- the first copy --------------------------------------------------------------------------------------------
 
@@ -76,6 +95,7 @@ class Hands:
             self._shadow = Shadow(self._page_counts)
         else:
             self._shadow.clear()
+        self._has_shadow = True
         self._guest.collect_dirty()
         self._uncopied = Bitmap.full(self._page_counts)
         return self._begin_round()
@@ -111,6 +131,7 @@ class Hands:
         """Give the shadow's memory back: the guest does not run here any more."""
         self._scrub = None
         self.end_warm_up()
+        self._has_shadow = False
         if self._shadow is not None:
             self._shadow.clear()
 
@@ -257,4 +278,5 @@ class Hands:
     def _require_shadow(self) -> Shadow:
         if self._shadow is None:
             self._shadow = Shadow(self._page_counts)
+        self._has_shadow = True
         return self._shadow

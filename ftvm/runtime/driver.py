@@ -17,7 +17,7 @@ from ftvm.encode.messages import Copy, Envelope, EpochPart, Message
 from ftvm.encode.wire import encode
 from ftvm.engines.names import require
 from ftvm.errors import FtvmError, GuestEnded, GuestError, LimitExceeded, LocalProtocolError
-from ftvm.events import Event, GuestFinished, HostFailed, TransportTrouble
+from ftvm.events import Event, GuestFinished, GuestWarned, HostFailed, TransportTrouble
 from ftvm.interfaces import (
     Arbiter,
     Clock,
@@ -157,6 +157,7 @@ class Driver:
         self.replica.tick(now)
         self._perform()
         self._keeper.stall_or_go_on()
+        self._tell_warnings(now)
         self._check_guest(now)
         if self._has_failed():  # a host that gives up must not drop its standby on the way out
             return None
@@ -165,6 +166,10 @@ class Driver:
             self._arbiter.submit(request)
         is_busy = self.is_warming_up or self._keeper.has_work
         return now if is_busy else self.replica.deadline(now)
+
+    def _tell_warnings(self, now: Nanos) -> None:
+        for reason in self._sink.take_warnings():
+            self._tell(GuestWarned(at=now, guest_id=self.settings.guest_id, reason=reason))
 
     def _has_failed(self) -> bool:
         return self.failure is not None
@@ -231,7 +236,7 @@ class Driver:
 
     def status(self, now: Nanos) -> Status:
         """Return what there is to tell now."""
-        return describe(self.settings, self.replica, self._counters, self.failure, now)
+        return describe(self.settings, self.replica, self._counters, self._hands, self.failure, now)
 
     # --- guest and world -------------------------------------------------------------------------------------------
 

@@ -7,10 +7,13 @@ guest's thread counts. `open`, `close` and `set_logging` are called only while t
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from ftvm.checkpoint import GuestPosition, LogKind, LogRecord, Output
 
 __all__ = ["Drained", "NumberingSink"]
+
+_WARNINGS_KEPT: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +30,12 @@ class Drained:
 class NumberingSink:
     """Counts outputs over all channels, and log records. What comes while it is closed is thrown away."""
 
-    __slots__ = ("_is_logging", "_is_open", "_items", "_log_next", "_next", "_wake")
+    __slots__ = ("_is_logging", "_is_open", "_items", "_log_next", "_next", "_wake", "_warnings")
 
     def __init__(self, wake: Callable[[], None]) -> None:
         """Call `wake` whenever something has come to an empty sink."""
         self._items: deque[tuple[Output | LogRecord, int]] = deque()
+        self._warnings: deque[str] = deque(maxlen=_WARNINGS_KEPT)
         self._wake = wake
         self._next = 1
         self._log_next = 1
@@ -89,6 +93,15 @@ class NumberingSink:
         """Log a step of the waiting guest's clock."""
         if self._is_open and self._is_logging:
             self._log(LogKind.CLOCK, position, amount=amount)
+
+    def warn(self, reason: str) -> None:
+        """Keep a warning, also while the sink is closed; the oldest ones go where there are too many."""
+        self._warnings.append(reason)
+        self._wake()
+
+    def take_warnings(self) -> list[str]:
+        """Take out the warnings that have come, in order."""
+        return [self._warnings.popleft() for _ in range(len(self._warnings))]
 
     def drain(self) -> Drained:
         """Take out all that has come, in order."""

@@ -88,6 +88,9 @@ class Status:
     pauses, output_delays   the same as histograms, since the start
     bytes_sent        encoded pages and device state; `bytes_raw` is what whole pages would have been
     failure           why this host cannot go on, or None
+    guest_bytes       the guest's memory here, a disk that is kept in memory included
+    shadow_bytes      the copy of it that an active keeps for its standby; pages of zeros take none in either
+    staging_bytes     what was set aside for checkpoints on their way
     """
 
     at: Nanos
@@ -116,6 +119,9 @@ class Status:
     bytes_sent: int
     bytes_raw: int
     failure: str | None
+    guest_bytes: int = 0
+    shadow_bytes: int = 0
+    staging_bytes: int = 0
 
     @property
     def standstill(self) -> str | None:

@@ -40,6 +40,10 @@ class Recorder:
             LogRecord(index=index, kind=LogKind.INPUT, position=position, channel=channel, payload=bytes(payload))
         )
 
+    def warn(self, reason: str) -> None:
+        """Keep no warning: it is for an operator."""
+        del reason
+
     def moved_clock(self, position: GuestPosition, amount: int) -> None:
         """Keep a step of the clock."""
         self.log.append(LogRecord(index=len(self.log) + 1, kind=LogKind.CLOCK, position=position, amount=amount))

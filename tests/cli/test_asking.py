@@ -52,6 +52,14 @@ def test_status_of_a_protected_guest_tells_its_engine_and_the_interval_in_force(
     assert "protected by b1 (remus, interval 10 ms, lag 0.0 ms)" in asking.status_line(protected)
 
 
+def test_status_tells_of_the_memory_in_use_and_is_silent_about_a_host_that_does_not(host: Protection) -> None:
+    known = replace(host.status(), guest_bytes=64 << 20, shadow_bytes=0, staging_bytes=(1 << 20) + 1)
+    unknown = replace(known, guest_bytes=0)
+
+    assert asking.status_line(known).endswith("; memory 64 MiB guest, 2 MiB staging")
+    assert "memory" not in asking.status_line(unknown)
+
+
 @pytest.mark.parametrize(
     ("link", "told"),
     [

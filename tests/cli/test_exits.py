@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version as version_of
 
 import click
 import pytest
@@ -104,3 +105,9 @@ def test_version_is_told_as_json(ftvm: Run) -> None:
 
     told = json.loads(outcome.out)
     assert (told["protocol_lowest"], told["protocol"]) == (SPOKEN.lowest, SPOKEN.highest)
+
+
+def test_the_version_is_told_where_people_look_for_it(ftvm: Run) -> None:
+    outcome = ftvm("--version")
+
+    assert (outcome.status, outcome.out) == (0, f"ftvm {version_of('ftvm')}\n")

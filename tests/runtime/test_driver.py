@@ -11,12 +11,12 @@ from ftvm.encode.messages import Envelope, Log, Message, SessionId
 from ftvm.encode.wire import Sealed, encode
 from ftvm.engines.hybrid import Hybrid
 from ftvm.errors import GuestEnded, GuestError, LocalProtocolError, TrackingLost
-from ftvm.events import Event, GuestFinished, HostFailed, PeerMisbehaved, SessionEnded, TookOver
+from ftvm.events import Event, GuestFinished, GuestWarned, HostFailed, PeerMisbehaved, SessionEnded, TookOver
 from ftvm.interfaces import CompareAndSet, Lane, Record
 from ftvm.protocol.core import Role
 from ftvm.protocol.link import LinkState
 from ftvm.sim.guest import SimGuest
-from ftvm.units import Nanos
+from ftvm.units import PAGE_BYTES, Nanos
 
 from .pair import Pair
 
@@ -405,3 +405,42 @@ def test_a_guest_whose_log_grows_long_is_paused_until_a_checkpoint_covers_it(lim
     assert not pair.a.told(SessionEnded)
     assert pair.a.guest.is_running
     pair.close()
+
+
+def test_what_a_guest_warns_of_is_an_event_and_told_once(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair().protected()
+
+    pair.a.driver._sink.warn("this is slow")
+    pair.run(3)
+
+    assert [event.reason for event in pair.a.told(GuestWarned)] == ["this is slow"]
+
+
+def test_a_status_tells_what_memory_is_in_use_for_a_guest_and_its_standby(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair()
+    alone = pair.a.driver.status(pair.clock.now())
+    pair.protected()
+    pair.run(50)
+
+    active, standby = (machine.driver.status(pair.clock.now()) for machine in (pair.a, pair.b))
+    pair.kill(pair.a)
+    pair.until(lambda: pair.b.role is Role.ACTIVE)
+    took_over = pair.b.driver.status(pair.clock.now())
+
+    size = 24 * PAGE_BYTES
+    assert (alone.guest_bytes, alone.shadow_bytes, alone.staging_bytes) == (size, 0, 0)
+    assert (active.guest_bytes, active.shadow_bytes) == (size, size)
+    assert active.staging_bytes >= 1 << 16, "a batch at least"
+    assert (standby.guest_bytes, standby.shadow_bytes) == (size, 0)
+    assert took_over.guest_bytes == size
+
+
+def test_a_host_that_switched_away_has_given_its_shadow_back(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair().protected()
+    switchover = pair.a.driver.begin_switchover(Nanos(10_000_000_000))
+    pair.until(lambda: pair.b.role is Role.ACTIVE and pair.a.role is Role.STANDBY)
+
+    left = pair.a.driver.status(pair.clock.now())
+
+    assert switchover is not None
+    assert left.shadow_bytes == 0

@@ -101,3 +101,14 @@ def test_nothing_is_logged_unless_asked_for() -> None:
 
     assert sink.drain().log == []
     assert sink.log_index == 0
+
+
+def test_warnings_are_kept_while_nothing_else_gets_in_and_taken_once() -> None:
+    sink, woken, _ = make_sink()
+
+    for number in range(20):
+        sink.warn(f"{number}")
+
+    assert woken
+    assert sink.take_warnings() == [f"{number}" for number in range(4, 20)], "the newest sixteen"
+    assert sink.take_warnings() == []

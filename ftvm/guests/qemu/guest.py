@@ -8,7 +8,6 @@ A state loads only into a QEMU that has not run yet. One that ran, or loaded bef
 same memory. Calls come from one thread at a time. Source: GUESTS.md, "Stock QEMU".
 """
 
-import logging
 import os
 from collections.abc import Sequence
 from typing import Any, Final
@@ -39,7 +38,6 @@ from ftvm.interfaces import Capability, OutputSink, Region
 
 __all__ = ["QemuGuest"]
 
-_LOG: Final = logging.getLogger(__name__)
 _RUNNING: Final = ("running", "prelaunch")
 _END_SECONDS: Final = 0.5
 """A QEMU that dies closes its monitor before it is gone: so long it may take to say why."""
@@ -52,7 +50,7 @@ class QemuGuest:
     boots    True for a primary, which starts from its firmware; False for a standby, which waits for a state
     disk     the path of this host's image of the disk, of machine.disk_bytes; a standby's is overwritten
     tracker  how written pages are found: "userfault" (the kernel notes them), "compare" (every page is compared with a
-             copy), or "auto": the first where it works, else the second, with a warning
+             copy), or "auto": the first where it works, else the second, with a GuestWarned
     """
 
     def __init__(self, machine: QemuMachine, *, boots: bool, disk: str | None = None, tracker: str = "auto") -> None:
@@ -318,7 +316,8 @@ class QemuGuest:
         except (ConfigError, GuestError, OSError) as wrong:
             if self._tracker_wanted == "userfault":
                 raise GuestError(str(wrong)) from wrong
-            _LOG.warning("each checkpoint compares every page of the guest, which is slow: %s", wrong)
+            if self._sink is not None:
+                self._sink.warn(f"each checkpoint compares every page of the guest, which is slow: {wrong}")
             return CompareTracker(memory)
 
     def _track_faults(self, memory: NativeMemory) -> Tracker:

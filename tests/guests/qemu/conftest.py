@@ -27,6 +27,7 @@ class Ear:
     def __init__(self) -> None:
         self.frames: list[bytes] = []
         self.console = bytearray()
+        self.warnings: list[str] = []
         self._changed = threading.Condition()
 
     def emit(self, channel: str, payload: bytes, position: GuestPosition | None = None) -> None:
@@ -40,6 +41,9 @@ class Ear:
 
     def took_input(self, *_: object) -> None:
         raise AssertionError("a guest that cannot be replayed tells of no inputs")
+
+    def warn(self, reason: str) -> None:
+        self.warnings.append(reason)
 
     def moved_clock(self, *_: object) -> None:
         raise AssertionError("a guest that cannot be replayed tells of no clock")

@@ -305,14 +305,16 @@ def test_a_state_that_does_not_load_leaves_a_guest_that_takes_another(guests: Gu
     other_ear.wait_count(ear.counts()[-1] + 1)
 
 
-def test_a_guest_whose_pages_must_be_compared_says_why(guests: Guests, caplog: pytest.LogCaptureFixture) -> None:
-    guest = guests.blank(boots=True)
+def test_a_guest_whose_pages_must_be_compared_says_why(guests: Guests) -> None:
+    """Regression: it went past the events, into `logging`."""
+    guest, ear = guests.blank(boots=True), Ear()
+    guest.attach(ear)
     fault = guest._process.take_userfault()
     guest._process.userfault_refused = "no such thing here"
 
     guest.collect_dirty()
 
-    assert "compares every page of the guest, which is slow: no such thing here" in caplog.text
+    assert ear.warnings == ["each checkpoint compares every page of the guest, which is slow: no such thing here"]
     if fault is not None:
         os.close(fault)
 

@@ -46,6 +46,9 @@ class Sink:
     def took_input(self, position: GuestPosition, channel: str, payload: bytes) -> None:
         self._log(LogKind.INPUT, position, channel=channel, payload=payload)
 
+    def warn(self, reason: str) -> None:
+        raise AssertionError(reason)
+
     def moved_clock(self, position: GuestPosition, amount: int) -> None:
         self._log(LogKind.CLOCK, position, amount=amount)
 
