@@ -29,7 +29,7 @@ def test_a_missing_package_is_told_with_how_to_get_it(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--", "-m", "4G"], "-m is ftvm's to give: use memory_bytes"),
+        (["--", "-m", "4G"], "-m 4G is ftvm's to give: use --memory"),
         (["--", "-device", "vfio-pci,host=01:00.0"], "cannot be protected: a real device"),
         (["--", "-device", "vhost-vsock-pci"], "cannot be protected: another process"),
         (["--", "-netdev", "tap,id=n"], "is not held until it is safe"),
@@ -53,10 +53,10 @@ def installed() -> None:
 
 @pytest.mark.usefixtures("installed")
 def test_qemus_own_words_are_told() -> None:
-    result = CliRunner().invoke(run, [*HOST, "--memory", "16M", "--", "-device", "no-such"])
+    result = CliRunner().invoke(run, [*HOST, "--memory", "16M", "--", "-cpu", "no-such"])
 
     assert isinstance(result.exception, GuestError)
-    assert "'no-such' is not a valid device model name" in str(result.exception)
+    assert "unable to find CPU model 'no-such'" in str(result.exception)
 
 
 @pytest.mark.usefixtures("installed")

@@ -17,7 +17,7 @@ from typing import Any, Final
 import lz4.block
 import xxhash
 
-from ftvm.errors import GuestError, LimitExceeded
+from ftvm.errors import ConfigError, GuestError, LimitExceeded
 from ftvm.guests.qemu.memory import SharedMemory
 from ftvm.guests.qemu.qmp import Qmp
 
@@ -29,6 +29,7 @@ __all__ = [
     "load_state",
     "pack_devices",
     "prepare_migration",
+    "refuse_blockers",
     "save_apart",
     "save_whole",
     "unpack_devices",
@@ -56,6 +57,16 @@ def prepare_migration(qmp: Qmp) -> None:
     capabilities = [{"capability": name, "state": True} for name in ("x-ignore-shared", "events")]
     qmp.execute("migrate-set-capabilities", capabilities=capabilities)
     qmp.execute("migrate-set-parameters", max_bandwidth=1 << 40, announce_rounds=0)
+
+
+def refuse_blockers(qmp: Qmp) -> None:
+    """Raise ConfigError, in QEMU's words, if it says that this machine cannot be saved. Before 6.0 it does not say."""
+    reasons = qmp.execute("query-migrate").get("blocked-reasons", ())
+    if reasons:
+        raise ConfigError(
+            f"QEMU cannot save this machine, so it cannot be protected: {'; '.join(map(str, reasons))}; "
+            "leave out of the QEMU arguments what makes it so"
+        )
 
 
 def can_save_apart(qmp: Qmp) -> bool:

@@ -24,6 +24,7 @@ from ftvm.guests.qemu.devices import (
     load_state,
     pack_devices,
     prepare_migration,
+    refuse_blockers,
     save_apart,
     save_whole,
     unpack_devices,
@@ -57,6 +58,8 @@ class QemuGuest:
         """Start QEMU, paused. Raises ConfigError or GuestError; nothing is left running then."""
         if tracker not in ("auto", "userfault", "compare"):
             raise ConfigError(f"unknown tracker {tracker!r} for QEMU: there are auto, userfault and compare")
+        if machine.accel != "tcg":
+            _LOG.warning("QEMU with accel %s is not tested under protection yet: only tcg is", machine.accel)
         self._disk = _open_disk(machine, disk, boots=boots)
         self._machine = machine
         self._tracker_wanted = tracker
@@ -75,6 +78,7 @@ class QemuGuest:
         self._process = self._start(boots=boots)
         try:
             refuse_unshared_memory(self._process)
+            refuse_blockers(self._process.qmp)
             self._geometry = self._describe()
             self._saves_apart = can_save_apart(self._process.qmp)
             if boots:
@@ -307,7 +311,14 @@ class QemuGuest:
         return self._tracker
 
     def _start_tracker(self) -> Tracker:
-        """Start tracking, no sooner than it is needed: a guest without a standby pays nothing."""
+        """Start tracking, no sooner than it is needed: a guest without a standby pays nothing.
+
+        Raises GuestError if QEMU says by now that it cannot save the machine.
+        """
+        try:
+            refuse_blockers(self._process.qmp)
+        except ConfigError as wrong:
+            raise GuestError(str(wrong)) from wrong
         memory = NativeMemory([self._ram.buffer])
         if self._tracker_wanted == "compare":
             return CompareTracker(memory)

@@ -7,13 +7,13 @@ ours: sockets and memory are inherited descriptors, which vanish with the last p
 
 import shlex
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import Final
 
 import xxhash
 
 from ftvm.errors import ConfigError
 from ftvm.guests.datagram import mac_bytes
+from ftvm.guests.qemu.arguments import check_arguments
 from ftvm.units import PAGE_BYTES
 
 __all__ = ["RAM_ID", "QemuMachine", "Wires"]
@@ -29,41 +29,6 @@ _DISK_FEATURES: Final = "write-zeroes=off,discard=off"
 The state of a disk that offers them does not load on one that does not, so the other host is told."""
 _IDENTITY_CHARS_MAX: Final = 700
 """What fits the handshake beside the rest; longer arguments are compared by their digest."""
-
-_RESERVED: Final = {
-    **dict.fromkeys(("-qmp", "-qmp-pretty", "-mon", "-monitor", "-gdb", "-s"), "it alone commands QEMU"),
-    **dict.fromkeys(("-m", "-mem-path"), "use memory_bytes"),
-    **dict.fromkeys(("-nic", "-net", "-netdev"), "use mac; what leaves by another card is not held until it is safe"),
-    "-incoming": "it decides who waits for a state",
-    "-loadvm": "it decides what the guest starts from",
-    "-S": "it starts the guest",
-    "-daemonize": "QEMU must end with it",
-    "-snapshot": "a disk is replicated as it is",
-    "-readconfig": "say what is in the file as arguments, which are looked at",
-}
-"""Options that are not the user's, with what to do instead, or why."""
-
-_OUTSIDE: Final = {
-    **dict.fromkeys(
-        ("-drive", "-blockdev", "-hda", "-hdb", "-hdc", "-hdd", "-fda", "-fdb", "-sd", "-mtdblock", "-pflash"),
-        "what is written there is neither replicated nor held; use disk_bytes",
-    ),
-    **dict.fromkeys(("-virtfs", "-fsdev"), "what is written there is neither replicated nor held"),
-    **dict.fromkeys(
-        ("-chardev", "-serial", "-parallel", "-debugcon"),
-        "what is said there is not held until it is safe; the console is",
-    ),
-}
-"""Options by which a guest would change the outside past ftvm."""
-
-_HARMLESS: Final = frozenset({"readonly=on", "read-only=on", "media=cdrom", "none", "null"})
-"""With one of these, an option leads nowhere, or changes nothing."""
-
-_REFUSED: Final = {
-    "vhost": "another process writes to the guest's memory, and nobody is told which pages",
-    "vfio": "a real device writes to the guest's memory, and its state cannot be saved",
-    "virtio-balloon": "pages that it takes away change without being written",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +48,7 @@ class QemuMachine:
     """A machine to protect; equal on both hosts.
 
     memory_bytes  RAM, in whole MiB
-    arguments     your own QEMU arguments: kernel, firmware, cpu, machine type, devices without a backend on the host
+    arguments     your own QEMU arguments: kernel, firmware, cpu, machine type, devices (see accepted.py)
     mac           the network card's address; None: no card
     disk_bytes    size of the disk that is kept in memory and replicated with it; 0: none
     accel         "tcg", or whatever QEMU has here
@@ -106,8 +71,7 @@ class QemuMachine:
             raise ConfigError(f"a disk of {self.disk_bytes} bytes: it must be a multiple of {PAGE_BYTES}")
         if self.mac is not None:
             mac_bytes(self.mac)
-        for word, value in zip_longest(self.arguments, self.arguments[1:], fillvalue=""):
-            _refuse(word, value)
+        check_arguments(self.arguments)
 
     def identity(self, version: str, machine_type: str) -> str:
         """Return what must be equal on both hosts, for the handshake, given what QEMU says of itself."""
@@ -143,16 +107,3 @@ class QemuMachine:
             words += ["-blockdev", f"nbd,node-name=ftvm-disk,server.type=fd,server.str={wires.disk}"]
             words += ["-device", f"virtio-blk-pci,drive=ftvm-disk,cyls={cylinders},heads=16,secs=63,{_DISK_FEATURES}"]
         return words if boots else [*words, "-incoming", "defer"]
-
-
-def _refuse(word: str, value: str) -> None:
-    """Raise ConfigError if a guest cannot be protected with this word of QEMU's arguments; `value` comes after it."""
-    option = word[1:] if word.startswith("--") else word  # QEMU takes both
-    if _HARMLESS.isdisjoint(value.split(",")):
-        if option in _RESERVED:
-            raise ConfigError(f"QEMU argument {word} is ftvm's to give: {_RESERVED[option]}")
-        if option in _OUTSIDE:
-            raise ConfigError(f"QEMU argument {word} {value} cannot be protected: {_OUTSIDE[option]}")
-    for name, reason in _REFUSED.items():
-        if name in word:
-            raise ConfigError(f"QEMU argument {word} cannot be protected: {reason}")

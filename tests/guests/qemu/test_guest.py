@@ -17,6 +17,7 @@ from ftvm.capture.trackers import CompareTracker, UserfaultTracker
 from ftvm.checkpoint import Bitmap
 from ftvm.errors import ClosedError, ConfigError, GuestError, LocalProtocolError, TrackingLost
 from ftvm.guests.qemu import QemuGuest, QemuMachine
+from ftvm.guests.qemu import machine as machine_module
 from ftvm.guests.qemu.devices import pack_devices, unpack_devices
 from ftvm.interfaces import Guest
 
@@ -337,7 +338,10 @@ def test_calls_out_of_order_are_refused(guests: Guests) -> None:
     assert not Path(f"/proc/{guest.pid}").exists()
 
 
-def test_memory_outside_the_shared_is_refused_and_no_process_is_left(guests: Guests) -> None:
+def test_memory_outside_the_shared_is_refused_and_no_process_is_left(
+    guests: Guests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine_module, "check_arguments", lambda _: None)
     before = children()
 
     with pytest.raises(ConfigError, match=r"vga\.vram"):
@@ -346,14 +350,61 @@ def test_memory_outside_the_shared_is_refused_and_no_process_is_left(guests: Gue
     assert children() == before
 
 
+def test_a_device_that_qemu_cannot_save_is_refused_in_qemus_words_and_no_process_is_left(
+    guests: Guests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine_module, "check_arguments", lambda _: None)
+    before = children()
+
+    with pytest.raises(ConfigError, match=r"cannot be protected: non-migratable device: \S*/nvme; leave out"):
+        guests.blank(boots=True, arguments=("-device", "nvme,serial=1"))
+
+    assert children() == before
+
+
+def test_what_qemu_comes_to_be_unable_to_save_is_told_before_the_first_checkpoint(guests: Guests) -> None:
+    guest = guests.blank(boots=True)
+    guest.monitor.execute("device_add", driver="nvme", serial="1", id="late")
+
+    with pytest.raises(GuestError, match=r"cannot be protected: non-migratable device: \S*/nvme; leave out"):
+        guest.collect_dirty()
+
+
+EVERYTHING = """
+    -smp 2 -cpu max -usb -vga none -nographic -nic none -sandbox on -boot order=c -name vm -rtc base=utc
+    -object rng-random,id=r -device virtio-rng-pci,rng=r -device usb-tablet -device qemu-xhci -device ahci
+    -device virtio-gpu-pci -device i6300esb -device intel-hda -device virtio-scsi-pci -device scsi-cd,drive=cd
+"""
+
+
+@pytest.mark.parametrize("machine", ["pc", "q35"])
+def test_a_machine_of_all_that_is_accepted_starts_and_is_saved(machine: str, guests: Guests, tmp_path: Path) -> None:
+    (tmp_path / "cd.iso").write_bytes(bytes(1 << 16))
+    cd = f"id=cd,file={tmp_path}/cd.iso,if=none,media=cdrom,format=raw"
+    guest = guests.blank(boots=True, arguments=("-M", machine, "-drive", cd, *EVERYTHING.split()))
+
+    guest.collect_dirty()
+
+    assert guest.save_devices()
+
+
 def test_wrong_arguments_are_refused_with_qemus_own_words(guests: Guests) -> None:
-    with pytest.raises(GuestError, match=r"ended with status 1: .*no-such-device"):
-        guests.blank(boots=True, arguments=("-device", "no-such-device"))
+    with pytest.raises(GuestError, match=r"ended with status 1: .*no-such-model"):
+        guests.blank(boots=True, arguments=("-cpu", "no-such-model"))
 
 
 def test_a_missing_program_is_refused_with_its_package() -> None:
     with pytest.raises(ConfigError, match="qemu-system-x86"):
         QemuGuest(QemuMachine(memory_bytes=16 << 20, program="qemu-system-none"), boots=True)
+
+
+def test_an_accelerator_that_is_not_tested_is_said_to_be_so(caplog: pytest.LogCaptureFixture) -> None:
+    machine = QemuMachine(memory_bytes=16 << 20, program="qemu-system-none", accel="kvm")
+
+    with pytest.raises(ConfigError, match="cannot be started"):
+        QemuGuest(machine, boots=True)
+
+    assert "accel kvm is not tested under protection yet: only tcg is" in caplog.text
 
 
 def test_lost_tracking_is_told_and_everything_reported_after(guests: Guests) -> None:
@@ -376,6 +427,7 @@ def test_lost_tracking_is_told_and_everything_reported_after(guests: Guests) -> 
 CHILD = """
 import sys, time
 from ftvm.guests.qemu import QemuGuest, QemuMachine
+from ftvm.guests.qemu import machine as machine_module
 guest = QemuGuest(QemuMachine(memory_bytes=16 << 20), boots=True)
 print(guest.pid, flush=True)
 time.sleep(600)
