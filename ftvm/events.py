@@ -108,10 +108,11 @@ class Halted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suspected(Event):
-    """The other side was silent for longer than the limit in force."""
+    """The other side was silent for longer than the limit in force; `reason` says why that was 0, if it was."""
 
     silence_ns: int
     limit_ns: int
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

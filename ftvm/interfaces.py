@@ -340,12 +340,27 @@ class Delivery:
     frames: tuple[Buffer, ...]
 
 
+class Sign(Enum):
+    """What a transport learned of a peer otherwise than by a message. All but RESET answer an `ask`."""
+
+    RESET = "reset"
+    """A connection with it ended, for whatever reason: its process ended, or a firewall reset a healthy link."""
+    REFUSED = "refused"
+    """Nobody listens where it was, on either lane."""
+    ANSWERED = "answered"
+    """Somebody listens there, and spoke."""
+    UNCLEAR = "unclear"
+    """Neither: the connection that asked could not be made, or broke before anybody spoke."""
+
+
 @dataclass(frozen=True, slots=True)
 class Polled:
-    """What a poll found: messages in order of arrival, and the tokens of sends whose buffers are free again."""
+    """What a poll found: messages in order of arrival, the tokens of sends whose buffers are free again, and signs of
+    peers, by name."""
 
     deliveries: tuple[Delivery, ...]
     let_go: tuple[int, ...]
+    signs: tuple[tuple[str, Sign], ...] = ()
 
 
 class Transport(Protocol):
@@ -369,6 +384,14 @@ class Transport(Protocol):
 
     def poll(self, limit: int) -> Polled:
         """Return up to `limit` messages that have come. Never blocks."""
+        ...
+
+    def ask(self, peer: str) -> bool:
+        """Dial, once on each lane, where `peer` was last reached, to see whether somebody still listens there.
+
+        Never blocks: one of the signs that answer comes by `poll`, or none if the connection hangs; then a later `ask`
+        takes its place. False if it is not known where to ask: then no sign comes.
+        """
         ...
 
     def take_refusals(self) -> tuple[str, ...]:

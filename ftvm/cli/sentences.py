@@ -37,7 +37,9 @@ _SENTENCES: Final[dict[type[Event], Callable[[Any], str]]] = {
     events.Solo: lambda e: f"solo: {e.reason} (generation {e.generation})",
     events.Halted: lambda e: f"the guest stands still until there is a standby: {e.reason}",
     events.Suspected: lambda e: (
-        f"suspicion: the peer is silent for {e.silence_ns / _MS:.0f} ms (limit {e.limit_ns / _MS:.0f})"
+        f"suspicion: {e.reason}"
+        if e.reason
+        else f"suspicion: the peer is silent for {e.silence_ns / _MS:.0f} ms (limit {e.limit_ns / _MS:.0f})"
     ),
     events.TookOver: lambda e: (
         f"took over at epoch {e.epoch}, generation {e.generation}: silence {e.detection_ns / _MS:.0f} ms, "

@@ -8,7 +8,8 @@ connections of before end when the link heals. Run as a process::
     python -m ftvm.lab.relay --listen 7001 --target 7000 --delay-ms 4 --rate 12500000
 
 it prints ``{"relay": "ready"}`` and obeys JSON lines on its standard input: ``{"cut": true}`` (or ``"there"``, from
-listener to target, or ``"back"``), ``{"cut": false}``, ``{"delay_ms": 40}``. It ends on SIGTERM, SIGINT or the end of
+listener to target, or ``"back"``), ``{"cut": false}``, ``{"delay_ms": 40}``, ``{"reset": true}``, which
+resets every connection of a healthy link as a firewall does. It ends on SIGTERM, SIGINT or the end of
 that input. A link that both ends may dial has a second door, ``--back-listen`` and ``--back-target``: what comes in
 there goes the other way.
 
@@ -22,6 +23,7 @@ import os
 import selectors
 import signal
 import socket
+import struct
 import sys
 import time
 from collections import deque
@@ -45,6 +47,8 @@ READ_BYTES: Final = 1 << 16
 WAIT_NS_MAX: Final = 100_000_000
 COMMAND_BYTES_MAX: Final = 4_096
 NANOS: Final = 1_000_000_000
+RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER of no time at all: what `close` sends is a reset."""
 
 
 @dataclass(slots=True)
@@ -211,6 +215,13 @@ class Relay:
                 line.is_cut = False
             for leg in list(self._legs):
                 self._end(leg)
+
+    def reset(self) -> None:
+        """Reset all connections, both ways, as a firewall does; new ones are carried. The link itself is healthy."""
+        for leg in self._legs:
+            leg.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        for leg in list(self._legs):
+            self._end(leg)
 
     def delay(self, delay_ns: int) -> None:
         """Delay what comes from now on by so much; it still arrives after what came before."""
@@ -386,6 +397,8 @@ def _obey(relay: Relay, command: dict[str, Any]) -> None:
             relay.heal()
         case {"cut": way}:
             relay.cut(there=way != "back", back=way != "there")
+        case {"reset": True}:
+            relay.reset()
         case {"delay_ms": delay_ms}:
             relay.delay(seconds_to_nanos(delay_ms / 1000))
 

@@ -252,12 +252,13 @@ class Active(Bond):
         if session is None or session.is_lost:
             return
         if session.watch.is_silent(now) and self.link is not LinkState.SWITCHING and not self.is_waiting:
-            silence_ns, limit_ns = session.watch.silence_ns(now), session.watch.limit_ns()
+            silence_ns, limit_ns, reason = session.watch.silence_ns(now), session.watch.limit_ns(), session.watch.reason
+            guest_id = self.core.settings.guest_id
             self.core.tell(
-                Suspected(at=now, guest_id=self.core.settings.guest_id, silence_ns=silence_ns, limit_ns=limit_ns)
+                Suspected(at=now, guest_id=guest_id, silence_ns=silence_ns, limit_ns=limit_ns, reason=reason)
             )
             if not (self.core.settings.halts_alone and self.link in NAMED):
-                parting.lose(self, f"the standby was silent for {silence_ns / 1e6:.0f} ms", now)
+                parting.lose(self, reason or f"the standby was silent for {silence_ns / 1e6:.0f} ms", now)
                 return
             parting.wait_for(self, session, now)
         if not self.is_waiting and session.stuck_ns(now) >= PROGRESS_PATIENCE * timing.primary_limit_ns:

@@ -68,7 +68,8 @@ def wait_for(bond: Bond, session: Session, now: Nanos) -> None:
         handing.call_off(bond, "the standby is silent", now)
     if not bond.is_waiting:
         bond.is_waiting = True
-        tell_halted(bond, f"the standby was silent for {session.watch.silence_ns(now) / 1e6:.0f} ms", now)
+        silence = f"the standby was silent for {session.watch.silence_ns(now) / 1e6:.0f} ms"
+        tell_halted(bond, session.watch.reason or silence, now)
 
 
 def tell_halted(bond: Bond, reason: str, now: Nanos) -> None:

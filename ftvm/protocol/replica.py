@@ -161,13 +161,28 @@ class Replica:
             self.steps.on_diverged(difference, now)
         self._follow(now)
 
-    def on_peer_gone(self, peer: str) -> None:
-        """Take a hint that `peer` has ended (its process exited, its link was reset): suspect it at once."""
+    @property
+    def partner(self) -> str | None:
+        """The peer in session, by its name in the transport."""
         steps = self.steps
-        if isinstance(steps, Standby) and steps.opening.peer == peer:
-            steps.watch.hurry()
-        elif isinstance(steps, Active) and steps.session is not None and steps.session.peer == peer:
-            steps.session.watch.hurry()
+        if isinstance(steps, Standby):
+            return None if steps.is_session_over else steps.opening.peer
+        if isinstance(steps, Active) and steps.session is not None and not steps.session.is_lost:
+            return steps.session.peer
+        return None
+
+    def on_peer_gone(self, peer: str) -> None:
+        """Take note that the process of `peer` has ended, which was confirmed (question.py): suspect it at once.
+
+        A link that was reset is no reason to call this: the peer may live.
+        """
+        steps = self.steps
+        if peer != self.partner:
+            return
+        if isinstance(steps, Standby):
+            steps.watch.hurry("the active's process is gone: connection refused on both lanes")
+        elif isinstance(steps, Active) and steps.session is not None:
+            steps.session.watch.hurry("the standby's process is gone: connection refused on both lanes")
 
     def tick(self, now: Nanos) -> None:
         """Do what is due."""

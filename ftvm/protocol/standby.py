@@ -115,7 +115,7 @@ class Standby(Holding):
             case Leave(is_end=True):
                 self.core.fail(GuestEnded(message.reason))
             case Leave():
-                self.watch.hurry()
+                self.watch.hurry(f"the active said goodbye: {message.reason}")
             case _:
                 pass
 

@@ -27,7 +27,8 @@ class Watch:
     configured_ns: Nanos
     heard_at: Nanos
     patience: int = 1
-    _is_hurried: bool = False
+    reason: str = ""
+    """Why the peer is suspected at once; empty while only silence would tell."""
     _gaps_ns: deque[int] = field(default_factory=lambda: deque(maxlen=GAPS_KEPT))
     _longest_gap_ns: int = 0
 
@@ -36,15 +37,18 @@ class Watch:
         self._gaps_ns.append(now - self.heard_at)
         self._longest_gap_ns = max(self._gaps_ns)
         self.heard_at = now
-        self._is_hurried = False
+        self.reason = ""
 
     def excuse(self, now: Nanos) -> None:
         """Start the silence anew: we were not listening ourselves, so the peer may have spoken."""
         self.heard_at = now
 
-    def hurry(self) -> None:
-        """Suspect at once: the peer said that it leaves, or its process was seen to end. Any sign of life undoes it."""
-        self._is_hurried = True
+    def hurry(self, reason: str) -> None:
+        """Suspect at once, and say why: the peer said that it leaves, or its process is known to be gone.
+
+        Any sign of life undoes it.
+        """
+        self.reason = reason
 
     def arm(self, now: Nanos) -> None:
         """Expect the peer to be prompt from now on; gaps of the time before do not count."""
@@ -55,7 +59,7 @@ class Watch:
 
     def limit_ns(self) -> Nanos:
         """Return how long a silence is tolerated now."""
-        if self._is_hurried:
+        if self.reason:
             return Nanos(0)
         if self.patience > 1:
             return Nanos(self.configured_ns * self.patience)

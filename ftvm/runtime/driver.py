@@ -131,6 +131,15 @@ class Driver:
         elif self._farewell is not None and self._farewell.is_answered_by(peer, key, envelope, message):
             self._farewell = None
 
+    @property
+    def partner(self) -> str | None:
+        """The peer in session with the guest here, by its name in the transport."""
+        return self.replica.partner if self.failure is None else None
+
+    def lose_peer(self, peer: str) -> None:
+        """Take note that the process of `peer` is gone."""
+        self.replica.on_peer_gone(peer)
+
     def tell_trouble(self, error: str) -> None:
         """Report that the transport could not send."""
         self._tell(TransportTrouble(at=self._clock.now(), guest_id=self.settings.guest_id, error=error))
@@ -251,7 +260,7 @@ class Driver:
             return
         self._take_outputs(now)
         if not self._keeper.is_end_held() and self._end is None:
-            self.replica.leave(f"the guest ended: {reason}", now)
+            self.replica.leave(f"its guest failed: {reason}", now)
             self._perform()
             self._fail(GuestError(f"the guest ended: {reason}"))
 

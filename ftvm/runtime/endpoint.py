@@ -15,11 +15,12 @@ from ftvm.encode.messages import Envelope, Join, Refuse
 from ftvm.encode.wire import encode, read_header
 from ftvm.errors import FtvmError, RemoteProtocolError, TransportError, VersionMismatch
 from ftvm.events import ConnectionRefused, Event, PeerMisbehaved
-from ftvm.interfaces import Delivery, Lane, Transport
+from ftvm.interfaces import Delivery, Lane, Polled, Transport
 from ftvm.protocol.core import Role
 from ftvm.protocol.patience import Patience
 from ftvm.protocol.record import NO_RECORD
 from ftvm.runtime.driver import Driver
+from ftvm.runtime.questions import Questions
 from ftvm.units import Nanos
 
 __all__ = ["Endpoint"]
@@ -57,6 +58,7 @@ class Endpoint:
         self._on_event = on_event
         self._drivers: dict[str, Driver] = {}
         self._on_its_way: dict[int, _OnItsWay] = {}
+        self._questions = Questions(transport.ask)
         self._token = 0
 
     def add(self, driver: Driver) -> None:
@@ -100,8 +102,10 @@ class Endpoint:
             sent.driver.let_go(sent.batch)
         for delivery in polled.deliveries:
             self._take(delivery, now)
+        self._ask_after_peers(polled, now)  # behind the messages: what a peer said before it ended comes first
         self._report_refusals(now)
         times = [driver.step(now) for driver in self._drivers.values()]
+        times.append(self._questions.deadline())
         if len(polled.deliveries) == self._limits.messages_per_step:
             return now
         return min((time for time in times if time is not None), default=None)
@@ -140,6 +144,13 @@ class Endpoint:
         elif isinstance(message, Join):
             reason = f"this host protects no guest {envelope.guest_id!r}, only {', '.join(map(repr, self._drivers))}"
             self._refuse(delivery, envelope.guest_id, Refuse(joiner=envelope.sender, reason=reason, is_final=True))
+
+    def _ask_after_peers(self, polled: Polled, now: Nanos) -> None:
+        """Take what the transport saw of peers; tell the drivers which of them are gone."""
+        partners = {peer for driver in self._drivers.values() if (peer := driver.partner) is not None}
+        for peer in self._questions.step(polled.signs, partners, now):
+            for driver in self._drivers.values():
+                driver.lose_peer(peer)
 
     def _report_refusals(self, now: Nanos) -> None:
         for reason in self._transport.take_refusals():

@@ -53,6 +53,8 @@ class Story:
         after = f", after the session had ended ({ended.reason})" if ended is not None else ""
         if suspected is None:
             return f"the active said goodbye or its record was vacant; nothing was suspected{after}"
+        if suspected.reason:
+            return f"{suspected.reason}{after}"
         silence = f"{suspected.silence_ns / _MS:.0f} ms"
         return f"nothing was heard from the active for {silence}, more than {suspected.limit_ns / _MS:.0f} ms{after}"
 

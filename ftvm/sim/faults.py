@@ -7,6 +7,7 @@ arbiter.py.
 import random
 from typing import TYPE_CHECKING, Final
 
+from ftvm.interfaces import Sign
 from ftvm.sim.happening import Happening
 
 if TYPE_CHECKING:
@@ -45,6 +46,13 @@ def _cut(world: "World", chance: random.Random) -> None:
     world.trace(f"CUT {pairs}")
     world.links.cut.update(pairs)
     world.timeline.after(chance.randrange(10 * _MS, 1000 * _MS), world.links.cut.clear)
+
+
+def _reset(world: "World", chance: random.Random) -> None:
+    """Reset the connections of a healthy link, as a firewall does; at times it also breaks, or refuses, who asks."""
+    false_answers = chance.choice([[], [], [Sign.UNCLEAR] * 5, [Sign.REFUSED], [Sign.REFUSED, Sign.UNCLEAR]])
+    world.trace(f"RESET {[sign.value for sign in false_answers]}")
+    world.network.reset(false_answers)
 
 
 def _outage(world: "World", chance: random.Random) -> None:
@@ -98,6 +106,7 @@ FAULTS: Final[tuple[Happening, ...]] = (
     Happening(kind="crash", gap_ms=(100, 1200), act=_crash, is_possible=_can_crash),
     Happening(kind="pause", gap_ms=(100, 1500), act=_pause),
     Happening(kind="cut", gap_ms=(100, 1500), act=_cut),
+    Happening(kind="reset", gap_ms=(50, 600), act=_reset),
     Happening(kind="outage", gap_ms=(200, 1500), act=_outage),
     Happening(kind="slow_disk", gap_ms=(200, 1500), act=_slow_disk),
 )

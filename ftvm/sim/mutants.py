@@ -21,6 +21,7 @@ _STANDBY: Final = "ftvm.protocol.standby:Standby"
 _COMMITTED: Final = "ftvm.protocol.commit:Committed"
 _REPLICA: Final = "ftvm.protocol.replica:Replica"
 _DESK: Final = "ftvm.protocol.desk:Desk"
+_QUESTION: Final = "ftvm.protocol.question:Question"
 _IN_FORCE: Final = "ftvm.protocol.output:standbys_in_force"
 
 # Guards behind the rule that is broken: what the two memories' digests, and the chain of epochs, would refuse anyway.
@@ -190,6 +191,22 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             Edit(f"{_FOLLOWING}:take_measured", "found != final.memory_digest", "False"),
             _NO_DIGEST_THERE,
             _NO_DIGEST_HERE,
+        ),
+        # --- suspicion ---------------------------------------------------------------------------------------------
+        _mutant(
+            "take_a_reset_for_a_death",
+            "a connection that ends is not asked after: its peer counts as gone",
+            Edit(f"{_QUESTION}._ask", "return Order.ASK", "return Order.SUSPECT"),
+        ),
+        _mutant(
+            "believe_the_first_refusal",
+            "one refusal is enough: a firewall that refuses once makes a host dead",
+            Edit(f"{_QUESTION}._count", ">= REFUSALS_NEEDED", ">= 1"),
+        ),
+        _mutant(
+            "take_a_broken_answer_for_a_refusal",
+            "a connection that was made and broke counts as refused",
+            Edit(f"{_QUESTION}._count", "if sign is Sign.REFUSED else 0", ""),
         ),
         # --- the release rule --------------------------------------------------------------------------------------
         _mutant(

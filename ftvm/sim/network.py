@@ -2,14 +2,19 @@
 
 A buffer is read as late as the contract allows, when its token is let go: a sender that reuses it too early corrupts
 its own message here, and the digests find it.
+
+Connections are told of, too: they end when a process does, and when a firewall resets a healthy link. Who then asks
+whether the peer still listens is refused by a host whose process is gone. One that is stopped, or without power, or
+behind a cut, gives no answer.
 """
 
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from ftvm.checkpoint import Buffer
-from ftvm.interfaces import Delivery, Lane, Polled
+from ftvm.interfaces import Delivery, Lane, Polled, Sign
 from ftvm.sim.chance import stream
 from ftvm.sim.ledger import Ledger
 from ftvm.sim.plan import Plan
@@ -31,11 +36,15 @@ SEND_NS_MAX = 50_000
 
 @dataclass(slots=True, kw_only=True)
 class LinkFaults:
-    """How bad the links are now. `cut` holds (from, to) pairs of host addresses between which nothing passes."""
+    """How bad the links are now. `cut` holds (from, to) pairs of host addresses between which nothing passes.
+
+    false_answers  what a firewall says in place of the next who are asked
+    """
 
     delay_ns: int
     jitter_ns: int
     cut: set[tuple[str, str]] = field(default_factory=set)
+    false_answers: list[Sign] = field(default_factory=list)
 
 
 class SimNetwork:
@@ -48,6 +57,8 @@ class SimNetwork:
         self._ledger = ledger
         self._delays = stream(seed, "network")
         self._damage = stream(seed, "damage")
+        self._questions = stream(seed, "questions")
+        self._refusing: set[str] = set()
         self._by_address: dict[str, SimTransport] = {}
         self._by_name: dict[str, SimTransport] = {}
 
@@ -55,13 +66,50 @@ class SimNetwork:
         """Return a transport that listens at `address` from now on."""
         transport = SimTransport(self, address, name, dialled, wake)
         self._by_address[address] = self._by_name[name] = transport
+        self._refusing.discard(address)
         return transport
 
     def close(self, transport: "SimTransport") -> None:
-        """Forget a transport: what is on its way to it is lost."""
+        """Forget a transport: what is on its way to it is lost. Its process ended, or its host lost power."""
         self._by_name.pop(transport.name, None)
         if self._by_address.get(transport.address) is transport:
             del self._by_address[transport.address]
+        if self._ledger.strikes("process_death", transport.name):
+            self._refusing.add(transport.address)
+            self._break(transport)
+
+    def reset(self, false_answers: Sequence[Sign]) -> None:
+        """Reset all connections, as a firewall does; the next who ask who lives are given these answers."""
+        self.faults.false_answers = list(false_answers)
+        for transport in self._by_address.values():
+            self._break(transport)
+
+    def _break(self, transport: "SimTransport") -> None:
+        """Have all others see that their connections with `transport` ended."""
+        for other in self._by_address.values():
+            if other is not transport and (transport.address, other.address) not in self.faults.cut:
+                for peer in (transport.address, transport.name):
+                    self.timeline.after(self._answer_ns(), partial(other.saw, peer, Sign.RESET))
+
+    def ask(self, asking: "SimTransport", peer: str) -> bool:
+        """Have `asking` hear, after a while, whether somebody listens where `peer` was."""
+        address = peer.partition("#")[0]
+        self.timeline.after(self._answer_ns(), lambda: self._answer(asking, peer, address))
+        return True
+
+    def _answer(self, asking: "SimTransport", peer: str, address: str) -> None:
+        if {(asking.address, address), (address, asking.address)} & self.faults.cut:
+            return
+        target = self._by_address.get(address)
+        if self.faults.false_answers:
+            asking.saw(peer, self.faults.false_answers.pop(0))
+        elif target is not None and not target.is_stopped:
+            asking.saw(peer, Sign.ANSWERED)
+        elif target is None and address in self._refusing:
+            asking.saw(peer, Sign.REFUSED)
+
+    def _answer_ns(self) -> int:
+        return self.faults.delay_ns + int(self._questions.random() * self.faults.jitter_ns)
 
     def carry(self, sender: "SimTransport", peer: str, lane: Lane, frames: Sequence[Buffer], token: int | None) -> bool:
         """Send on its way, or lose."""
@@ -128,6 +176,8 @@ class SimTransport:
         self._wake = wake
         self._inbox: deque[Delivery] = deque()
         self._let_go: list[int] = []
+        self._signs: list[tuple[str, Sign]] = []
+        self.is_stopped = False
 
     def send(self, peer: str, lane: Lane, frames: Sequence[Buffer], token: int | None = None) -> bool:
         """See interfaces.Transport."""
@@ -137,11 +187,16 @@ class SimTransport:
     def poll(self, limit: int) -> Polled:
         """See interfaces.Transport."""
         inbox = self._inbox
-        if not inbox and not self._let_go:
+        if not inbox and not self._let_go and not self._signs:
             return NOTHING
         taken = tuple(inbox.popleft() for _ in range(min(limit, len(inbox))))
         let_go, self._let_go = tuple(self._let_go), []
-        return Polled(taken, let_go)
+        signs, self._signs = tuple(self._signs), []
+        return Polled(taken, let_go, signs)
+
+    def ask(self, peer: str) -> bool:
+        """See interfaces.Transport."""
+        return self._network.ask(self, peer)
 
     def take_refusals(self) -> tuple[str, ...]:
         """Nobody is refused."""
@@ -161,6 +216,11 @@ class SimTransport:
     def arrived(self, delivery: Delivery) -> None:
         """Take a message from the network."""
         self._inbox.append(delivery)
+        self._wake()
+
+    def saw(self, peer: str, sign: Sign) -> None:
+        """Take a sign from the network."""
+        self._signs.append((peer, sign))
         self._wake()
 
     def let_go(self, token: int) -> None:

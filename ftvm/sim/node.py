@@ -137,12 +137,23 @@ class Node:
         if isinstance(event, RoleChanged) and event.role == Role.ACTIVE.value:
             replica = self.driver.replica
             self.world.actives.became_active(replica.core.desk.known, replica.core.id)
-        elif isinstance(event, Suspected) and self.role is Role.STANDBY:
-            self.world.suspecting.add(self.driver.replica.core.id)
+        elif isinstance(event, Suspected):
+            self._note_suspicion(event)
         elif isinstance(event, RecordLearned) and event.standby == self.driver.replica.core.id:
             self.world.named_too_late.discard(event.standby)
         if self.world.traces:
             self.world.trace(f"{self.name} {event}")
+
+    def _note_suspicion(self, event: Suspected) -> None:
+        """Check that nobody is taken for dead at once who lives; silence may deceive, a confirmation must not."""
+        steps = self.driver.replica.steps
+        if isinstance(steps, Standby):
+            self.world.suspecting.add(self.driver.replica.core.id)
+            suspected: str | None = steps.opening.session.active
+        else:
+            suspected = steps.session.standby if isinstance(steps, Active) and steps.session is not None else None
+        if "process is gone" in event.reason and self.world.lives(suspected):
+            raise Violation("suspicion", f"{self.name} takes {suspected} for dead at once, which lives: {event.reason}")
 
     def release(self, output: Output) -> None:
         """Let an output leave a little later: a stop or crash may come between the decision and the wire."""
@@ -164,6 +175,7 @@ class Node:
         """Stop the process; it goes on `length_ns` later, unless it is paused again or woken before."""
         if self._waits is None:
             self._waits = []
+        self.transport.is_stopped = True
         self._pauses += 1
         number = self._pauses
         self.world.timeline.after(length_ns, lambda: self.go_on() if number == self._pauses else None)
@@ -171,6 +183,7 @@ class Node:
     def go_on(self) -> None:
         """End a pause: what waited happens now."""
         waited, self._waits = self._waits or [], None
+        self.transport.is_stopped = False
         for act in waited:
             act()
 

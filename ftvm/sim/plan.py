@@ -31,6 +31,7 @@ MESSAGE_FAULTS: Final[dict[str, tuple[float, ...]]] = {
     "arbiter_late": (0.2,),
     "corrupt": (0.005,),
     "load_failed": (0.3,),
+    "process_death": (0.5,),
     "ambush": (0.2, 0.5),
 }
 """Faults of single messages, loads and changes of the record, and how probable a seed may make each."""

@@ -121,6 +121,7 @@ class World:
         self.is_calm = True
         self.ledger.rates = {}
         self.links.cut.clear()
+        self.links.false_answers.clear()
         self.arbiter_faults.is_down = False
         self.arbiter_faults.disk_ns = 0
         for node in self.nodes.values():
@@ -219,6 +220,10 @@ class World:
         record = self.store.record
         is_member = other.driver.replica.core.id in (record.active, record.standby)
         return is_member and not other.is_dead and not self.nodes[address].is_dead
+
+    def lives(self, replica: str | None) -> bool:
+        """Whether a replica of this id is there, stopped or not."""
+        return any(not node.is_dead and node.driver.replica.core.id == replica for node in self.nodes.values())
 
     def crash(self, address: str) -> None:
         """End a host."""

@@ -68,8 +68,20 @@ _EVENTS_PER_CALL: Final = 4096
 _REASONS_KEPT: Final = 16
 
 
-def _ignore(event: int) -> None:
-    """Nobody wants to know why a handshake failed: whoever knocks here is answered by the gate."""
+def _ignore(number: int) -> None:
+    """Nobody wants to know: e.g. why a handshake failed, for whoever knocks here is answered by the gate."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Monitor:
+    """What libzmq tells of one watched socket, and who wants to know: `failed` is told the event of each handshake
+    that failed, `opened` and `closed` the descriptor of each connection."""
+
+    line: Line
+    watched: "zmq.Socket[bytes]"
+    failed: Callable[[int], None]
+    opened: Callable[[int], None]
+    closed: Callable[[int], None]
 
 
 @dataclass(slots=True)
@@ -113,18 +125,26 @@ class Connections:
         self._knocking: dict[int, _Connection] = {}
         self._unread_bytes_max = unread_bytes_max
         self._open: dict[int, _Connection] = {}
-        self._monitors: list[tuple[Line, zmq.Socket[bytes], Callable[[int], None]]] = []
+        self._monitors: list[_Monitor] = []
         self._reasons: deque[str] = deque(maxlen=_REASONS_KEPT)
         self._turn = 0
         self._unmeasured = 0
 
-    def watch(self, watched: "zmq.Socket[bytes]", on_failure: Callable[[int], None] = _ignore) -> Line:
+    def watch(
+        self,
+        watched: "zmq.Socket[bytes]",
+        failed: Callable[[int], None] = _ignore,
+        *,
+        opened: Callable[[int], None] = _ignore,
+        closed: Callable[[int], None] = _ignore,
+    ) -> Line:
         """Watch a socket, before it is bound or connected; returns the line whose signals call for a `look`.
 
-        on_failure  is told the event of each handshake that failed
+        failed          is told the event of each handshake that failed
+        opened, closed  are told the descriptor of each connection as it begins and ends
         """
         line = Line(watched.get_monitor_socket(_OPENED | _CLOSED | _FAILED))
-        self._monitors.append((line, watched, on_failure))
+        self._monitors.append(_Monitor(line, watched, failed, opened, closed))
         return line
 
     def deliver(self, fd: int, frames: Sequence[zmq.Frame]) -> None:
@@ -138,8 +158,8 @@ class Connections:
 
         is_busy  messages are being delivered: the next calls come soon, and not each of them needs to measure
         """
-        for line, _watched, on_failure in self._monitors:
-            self._take_events(line, on_failure)
+        for monitor in self._monitors:
+            self._take_events(monitor)
         if len(self._knocking) > KNOCKING_MAX:
             self._thin_out()
         self._unmeasured += 1
@@ -160,26 +180,28 @@ class Connections:
 
     def close(self) -> None:
         """Stop watching; before the watched sockets are closed."""
-        for line, watched, _on_failure in self._monitors:
-            self._take_events(line, _ignore)
-            watched.disable_monitor()
-            line.close()
+        for monitor in self._monitors:
+            self._take_events(monitor)
+            monitor.watched.disable_monitor()
+            monitor.line.close()
         self._monitors.clear()
         self._open.clear()
         self._knocking.clear()
 
-    def _take_events(self, line: Line, on_failure: Callable[[int], None]) -> None:
+    def _take_events(self, monitor: _Monitor) -> None:
         for _ in range(_EVENTS_PER_CALL):
-            if not line.has_message():
+            if not monitor.line.has_message():
                 return
-            told = parse_monitor_message([frame.bytes for frame in line.pull()])
+            told = parse_monitor_message([frame.bytes for frame in monitor.line.pull()])
             event, fd = int(told["event"]), int(told["value"])
             if event & _OPENED:
                 self._note_opened(fd, is_accepted=bool(event & _ACCEPTED))
+                monitor.opened(fd)
             elif event & _CLOSED:
                 self._forget(fd)
+                monitor.closed(fd)
             else:
-                on_failure(event)
+                monitor.failed(event)
 
     def _note_opened(self, fd: int, *, is_accepted: bool) -> None:
         """Take a connection in, unless it is closed again or is no TCP connection."""

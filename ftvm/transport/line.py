@@ -44,7 +44,7 @@ _OPTIONS: Final = {
     zmq.RCVHWM: QUEUE_MESSAGES,
     zmq.HANDSHAKE_IVL: 1_000,
     zmq.CONNECT_TIMEOUT: 2_000,
-    zmq.RECONNECT_IVL: 50,
+    zmq.RECONNECT_IVL: 10,  # a link that a firewall has reset is up again long before anybody is suspected
     zmq.RECONNECT_IVL_MAX: 1_000,
     # TCP clears away dead connections; suspicion has its own, faster heartbeat (config.Timing). Not libzmq's: its timer
     # aborts the process when a connection breaks while its full queue is not being read (libzmq issue 3937).

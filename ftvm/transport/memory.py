@@ -130,6 +130,10 @@ class MemoryTransport:
         deliveries = tuple(map(self._read, itertools.islice(_drain(self._arrivals), limit)))
         return Polled(deliveries=deliveries, let_go=tuple(_drain(self._regained)))
 
+    def ask(self, peer: str) -> bool:  # noqa: ARG002 - see interfaces.Transport
+        """There is no connection within a process that could be dialled anew: silence alone tells."""
+        return False
+
     def take_refusals(self) -> tuple[str, ...]:
         """Nobody is refused within a process."""
         return ()

@@ -33,6 +33,7 @@ from ftvm.checkpoint import Buffer
 from ftvm.config import Limits
 from ftvm.errors import ClosedError, ConfigError, LimitExceeded, LocalProtocolError, TransportError
 from ftvm.interfaces import Delivery, Lane, Polled
+from ftvm.transport.asking import Asker
 from ftvm.transport.connections import Connections
 from ftvm.transport.curve import DialWatch, Gate, secure_client, secure_server
 from ftvm.transport.endpoints import Endpoint, SocketFile, check_free, parse_endpoint, resolve
@@ -50,7 +51,7 @@ _ANONYMOUS: Final = "-"
 _LANE_MARKS: Final = {Lane.DATA: "d", Lane.CONTROL: "c"}
 _LANES: Final = {mark: lane for lane, mark in _LANE_MARKS.items()}
 _ROUTING_ID: Final = re.compile(rb"([0-9a-f]{32})\.([dc])")
-_ACCEPTED_NAME: Final = re.compile(r".+/([0-9a-f]{32})")
+_ACCEPTED_NAME: Final = re.compile(r"(.+)/([0-9a-f]{32})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +108,7 @@ class ZeroMqTransport:
         _check_keys([*([listening] if listening else []), *dialling], keys)
         self._frame_bytes_max = _frame_bytes_max(limits or Limits())
         self._connections = Connections(_unread_bytes_max(limits or Limits()), has_keys=keys is not None)
+        self._asker = Asker({peer: None if keys is None else keys.server_of(peer) for peer in peers})
         self._dialled = tuple(peers)
         self._keys = keys
         self._malformed = 0
@@ -125,6 +127,7 @@ class ZeroMqTransport:
         self._lines: dict[int, Line] = {}
         self._waker = Waker()
         self._signals = select.epoll()
+        self._signals.register(self._asker.fileno(), select.EPOLLIN)
         self._context: Context = zmq.Context(io_threads=1)
         try:
             if listening is not None:
@@ -150,6 +153,13 @@ class ZeroMqTransport:
         """What was dropped and refused since the start."""
         refused = self._gate.refused if self._gate else 0
         return Counters(malformed=self._malformed, refused=refused, hung_up=self._connections.hung_up)
+
+    def ask(self, peer: str) -> bool:
+        """See interfaces.Transport."""
+        self._check_open()
+        found = _ACCEPTED_NAME.fullmatch(peer)
+        key = None if found is None or self._keys is None else found[1]
+        return self._asker.ask(peer, key)
 
     def take_refusals(self) -> tuple[str, ...]:
         """Return whom we refused, and who refused us, since the last call: the latest few, for a person to read."""
@@ -188,13 +198,15 @@ class ZeroMqTransport:
         """
         self._check_open()
         for fd, _events in self._signals.poll(0):
-            self._lines[fd].note_signal()
+            line = self._lines.get(fd)
+            if line is not None:
+                line.note_signal()
         if self._gate is not None:
             self._gate.serve()
         self._connections.look(is_busy=self._is_busy)
         deliveries = tuple(self._receive(limit))
         self._is_busy = bool(deliveries)
-        return Polled(deliveries=deliveries, let_go=tuple(self._take_back()))
+        return Polled(deliveries=deliveries, let_go=tuple(self._take_back()), signs=self._asker.take_signs())
 
     def wait(self, timeout_ns: int, fds: Sequence[int]) -> None:
         """Block until a message has come, one of `fds` is readable, `wake` was called, or the time is over.
@@ -220,6 +232,7 @@ class ZeroMqTransport:
         if self._ipc is not None:
             self._ipc.remove()  # before the socket is closed: as long as we listen nobody else takes the path
         self._connections.close()
+        self._asker.close()
         for line in self._lines.values():
             line.close()
         self._context.term()
@@ -235,7 +248,7 @@ class ZeroMqTransport:
             self._gate = Gate(self._context, self._keys.allowed)
             self._watch(self._gate.line)
         router = self._socket(zmq.ROUTER, is_ipv6=":" in endpoint.host)
-        self._watch(self._connections.watch(router))
+        self._watch(self._connections.watch(router, opened=self._asker.accepted, closed=self._asker.closed))
         self._router = self._watch(Line(router))
         self._sources.append(_Source(self._router))
         if self._keys is not None:
@@ -262,7 +275,8 @@ class ZeroMqTransport:
             self._sources.append(_Source(line, endpoint.text, lane, key))
             if self._keys is not None and key is not None:
                 secure_client(dealer, public=self._keys.public, secret=self._keys.secret, server=key)
-            self._watch(self._connections.watch(dealer, watch.note))
+            opened, closed = self._asker.opened_by(endpoint.text, lane), self._asker.closed
+            self._watch(self._connections.watch(dealer, watch.note, opened=opened, closed=closed))
             dealer.set(zmq.ROUTING_ID, f"{nonce}.{_LANE_MARKS[lane]}".encode("ascii"))
             dealer.set(zmq.IMMEDIATE, 1)  # queue nothing for a peer that is away: it would get stale messages later
             try:
@@ -329,14 +343,15 @@ class ZeroMqTransport:
         """Name who sent `frames`; None if they are not what a transport of ours sends."""
         peer, lane, key = source.peer, source.lane, source.key
         routing_id = frames.pop(0).bytes if peer is None else b""
-        if frames:
-            self._connections.deliver(int(frames[0].get(zmq.SRCFD)), frames)
+        fd = int(frames[0].get(zmq.SRCFD)) if frames else -1
+        self._connections.deliver(fd, frames)
         if peer is None:
             key = str(frames[0].get("User-Id")) if self._keys is not None and frames else None
             found = _who(routing_id, key)
             if found is None:
                 return None
             peer, lane = found
+            self._asker.spoke(fd, peer)
         if not 0 < len(frames) <= FRAMES_MAX:
             return None
         return Delivery(peer=peer, key=key, lane=lane, frames=tuple(frame.buffer for frame in frames))
@@ -355,7 +370,7 @@ def _who(routing_id: bytes, key: str | None) -> tuple[str, Lane] | None:
 def _routing_id(peer: str, lane: Lane) -> bytes | None:
     """Return the routing id of a peer that dialled in, by its name; None if that is no such name."""
     found = _ACCEPTED_NAME.fullmatch(peer)
-    return None if found is None else f"{found[1]}.{_LANE_MARKS[lane]}".encode("ascii")
+    return None if found is None else f"{found[2]}.{_LANE_MARKS[lane]}".encode("ascii")
 
 
 def _check_libzmq() -> None:

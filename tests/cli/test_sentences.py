@@ -27,6 +27,14 @@ def test_an_engine_whose_interval_is_not_known_is_told_without() -> None:
     assert describe(changed) == "engine: hybrid instead of remus"
 
 
+def test_a_suspicion_tells_the_silence_or_why_it_did_not_wait_for_it() -> None:
+    silent = events.Suspected(at=Nanos(0), guest_id="vm1", silence_ns=310_000_000, limit_ns=300_000_000)
+    gone = events.Suspected(at=Nanos(0), guest_id="vm1", silence_ns=0, limit_ns=0, reason="its process is gone")
+
+    assert describe(silent) == "suspicion: the peer is silent for 310 ms (limit 300)"
+    assert describe(gone) == "suspicion: its process is gone"
+
+
 def test_a_takeover_tells_what_it_cost() -> None:
     took = TookOver(
         at=Nanos(0),

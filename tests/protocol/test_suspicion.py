@@ -49,7 +49,7 @@ def test_old_gaps_are_forgotten() -> None:
 def test_hurry_suspects_at_once_and_any_sign_of_life_undoes_it() -> None:
     watch, now = make_watch(10)
 
-    watch.hurry()
+    watch.hurry("it said goodbye")
     was_silent = watch.is_silent(now)
     watch.heard(now)
 

@@ -24,6 +24,8 @@ from .situations import (
     take_over,
 )
 
+REFUSED = "connection refused on both lanes"
+
 # --- takeover --------------------------------------------------------------------------------------------------------
 
 
@@ -252,6 +254,20 @@ def test_a_peer_that_was_seen_to_end_is_suspected_at_once_by_either_side() -> No
 
     assert pair.b.standby.claim.state is ClaimState.CHECKING
     assert pair.a.active.link is LinkState.DROPPING
+    assert [event.reason for event in pair.b.told(Suspected)] == [f"the active's process is gone: {REFUSED}"]
+    assert [event.reason for event in pair.a.told(Suspected)] == [f"the standby's process is gone: {REFUSED}"]
+
+
+def test_a_takeover_after_a_goodbye_tells_what_was_said() -> None:
+    pair = Pair().protected()
+    pair.a.replica.leave("its guest failed: QEMU was ended by SIGKILL", pair.now)
+    pair.a.perform()
+    pair.carry(pair.a, pair.b)
+
+    pair.b.tick()
+
+    reasons = [event.reason for event in pair.b.told(Suspected)]
+    assert reasons == ["the active said goodbye: its guest failed: QEMU was ended by SIGKILL"]
 
 
 def test_a_host_that_was_stopped_itself_does_not_suspect_its_peer_when_it_wakes() -> None:

@@ -46,6 +46,16 @@ def test_a_takeover_is_explained_in_order() -> None:
     )
 
 
+def test_a_takeover_that_waited_for_no_limit_says_why() -> None:
+    story, reason = Story(), "the active's process is gone: connection refused on both lanes"
+    story.note(Suspected(at=Nanos(0), guest_id="vm1", silence_ns=0, limit_ns=0, reason=reason))
+
+    told = story.note(took(3))
+
+    assert told is not None
+    assert told.seen == reason
+
+
 def test_a_session_that_ended_before_is_told_of() -> None:
     story = Story()
     story.note(SessionEnded(at=Nanos(0), guest_id="vm1", reason="the active left: it was stopped"))

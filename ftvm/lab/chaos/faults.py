@@ -132,6 +132,22 @@ def _cut_and_kill(pair: Pair, chance: Random) -> None:
     pair.start_host(victim)
 
 
+def _reset(pair: Pair, chance: Random) -> None:
+    """Reset the connections of a healthy link, as a firewall does."""
+    for _ in range(chance.randint(1, 5)):
+        pair.tell_relay(reset=True)
+        pair.pass_time(chance.uniform(*A_WHILE))
+
+
+def _reset_and_kill(pair: Pair, chance: Random) -> None:
+    """Reset the connections, and kill who is active while it is asked after."""
+    victim = pair.active
+    pair.tell_relay(reset=True)
+    pair.pass_time(chance.uniform(*MIDST))
+    pair.kill(victim)
+    pair.start_host(victim)
+
+
 def _delay_burst(pair: Pair, chance: Random) -> None:
     for _ in range(chance.randint(1, 3)):
         pair.tell_relay(delay_ms=chance.uniform(*BURST_MS))
@@ -242,6 +258,8 @@ FAULTS: Final = (
     Fault(name="cut", inject=_cut),
     Fault(name="cut one way", inject=_cut_one_way),
     Fault(name="cut, then kill primary", inject=_cut_and_kill),
+    Fault(name="reset", inject=_reset),
+    Fault(name="reset, then kill primary", inject=_reset_and_kill),
     Fault(name="delay burst", inject=_delay_burst),
     Fault(name="arbiter away", inject=_arbiter_away),
     Fault(name="arbiter away, primary killed", inject=_arbiter_away_primary_killed),

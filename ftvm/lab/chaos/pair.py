@@ -197,7 +197,7 @@ class Pair:
         self._hosts[host].wake()
 
     def tell_relay(self, **command: object) -> None:
-        """Cut, heal or delay the link; see ftvm.lab.relay."""
+        """Cut, heal, reset or delay the link; see ftvm.lab.relay."""
         self._note("relay", dict(command))
         if self._relay is not None:
             self._relay.tell(command)

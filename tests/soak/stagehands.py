@@ -1,0 +1,100 @@
+"""A pair of real processes for the soaks and a few tests: what both told, counted by the name of the event."""
+
+import sys
+import tempfile
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ftvm.lab.processes import Child, Children, Line
+from ftvm.lab.stage import HOSTS, HostCommands, Stage
+from ftvm.units import seconds_to_nanos
+
+__all__ = ["BAD", "SoakPair", "soak_pair"]
+
+START_NS = seconds_to_nanos(120)
+COMMAND_NS = seconds_to_nanos(60)
+BAD = ("TookOver", "Solo", "Suspected", "SessionEnded")
+"""What a pair that nobody harms must not tell."""
+TOLD_KEPT = 100
+BUSY = "while True: pass"
+
+
+class SoakPair:
+    """Host A, started as primary, host B, and a relay; `told` counts the events of both, by name."""
+
+    def __init__(
+        self, folder: Path, children: Children, commands: HostCommands, options: tuple[str, ...], *, has_relay: bool
+    ) -> None:
+        self.told: Counter[str] = Counter()
+        self.bad: deque[Line] = deque(maxlen=TOLD_KEPT)
+        self._children = children
+        self._options = options
+        self._commands = commands
+        self._stage = Stage.prepare(folder, has_relay=has_relay)
+        self.hosts: dict[str, Child] = {}
+        for host in HOSTS:
+            children.run(f"keygen {host}", self._stage.keygen_command(commands, host), COMMAND_NS)
+        self._relay = self._start_relay() if has_relay else None
+        self._start("A", "primary")
+        self._start("B", "standby")
+        self.wait_until(lambda: bool(self.told["Protected"]), "the guest is protected")
+
+    def _start_relay(self) -> Child:
+        is_ready: list[Line] = []
+        relay = self._children.start("the relay", self._stage.relay_command(0), is_ready.append, listens=True)
+        self.wait_until(lambda: bool(is_ready), "the relay is ready")
+        return relay
+
+    def reset(self) -> None:
+        """Reset every connection of the pair, as a firewall does."""
+        if self._relay is not None:
+            self._relay.tell({"reset": True})
+
+    def _start(self, host: str, role: str) -> None:
+        command = [*self._stage.host_command(self._commands, host, role), *self._options]
+        self.hosts[host] = self._children.start(f"host {host}", command, lambda line: self._on_line(host, line))
+
+    def _on_line(self, host: str, line: Line) -> None:
+        name = line.get("event")
+        if name is not None:
+            self.told[name] += 1
+        if name in BAD:
+            self.bad.append({"host": host, **line})
+
+    @property
+    def harm(self) -> dict[str, int]:
+        """What was told that must not be, and how often."""
+        return {name: self.told[name] for name in BAD if self.told[name]}
+
+    def wait_until(self, is_true: Callable[[], bool], what: str) -> None:
+        """Listen until it is true; raises BrokenError if that takes too long, or a process ends."""
+        self._children.wait_for(lambda: is_true() or None, START_NS, what)
+
+    def pass_time(self, seconds: float) -> None:
+        """Listen for so long; raises BrokenError if a process ends."""
+        ends_at = time.monotonic() + seconds
+        self._children.wait_for(lambda: time.monotonic() >= ends_at or None, 2 * START_NS, "time passes")
+
+    def kill(self, host: str) -> None:
+        """End a host's process at once and without warning."""
+        self.hosts[host].kill()
+
+
+@contextmanager
+def soak_pair(*options: str, load: int = 0, has_relay: bool = True) -> Iterator[SoakPair]:
+    """Give a protected pair beside `load` processes that only compute; all of them end with the context."""
+    children = Children()
+    with tempfile.TemporaryDirectory(prefix="ftvm-soak-") as folder:
+        try:
+            for number in range(load):
+                children.start(f"load {number}", [sys.executable, "-c", BUSY], _ignore)
+            yield SoakPair(Path(folder), children, HostCommands(), options, has_relay=has_relay)
+        finally:
+            children.close()
+
+
+def _ignore(line: Line) -> None:
+    del line
