@@ -58,8 +58,6 @@ class QemuGuest:
         """Start QEMU, paused. Raises ConfigError or GuestError; nothing is left running then."""
         if tracker not in ("auto", "userfault", "compare"):
             raise ConfigError(f"unknown tracker {tracker!r} for QEMU: there are auto, userfault and compare")
-        if machine.accel != "tcg":
-            _LOG.warning("QEMU with accel %s is not tested under protection yet: only tcg is", machine.accel)
         self._disk = _open_disk(machine, disk, boots=boots)
         self._machine = machine
         self._tracker_wanted = tracker
@@ -131,6 +129,8 @@ class QemuGuest:
     def attach(self, sink: OutputSink) -> None:
         """Give it the sink for its outputs; before the first run."""
         self._sink = sink
+        if self._machine.accel != "tcg":
+            sink.warn(f"QEMU with accel {self._machine.accel} is not tested under protection yet: only tcg is")
         self._open_gate()
 
     def pause(self) -> None:
