@@ -136,7 +136,7 @@ def pair(folder: Path) -> Iterator[tuple[Protection, Standby]]:
                 guest(boots=False),
                 listen=f"ipc://{folder}/b",
                 peers=[f"ipc://{folder}/a"],
-                arbiter=store,
+                arbiter=store.another(),
                 guest_id="vm1",
                 attendants=[ControlSocket(f"ipc://{folder}/b.sock")],
             )
