@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -67,29 +67,44 @@ def _findings(settings: HostSettings) -> Iterator[Finding]:
         yield Finding(level=Level.FAILURE, subject=name, text=str(wrong), remedy=remedy)
     if not problems:
         yield Finding(level=Level.OK, subject="settings", text="valid")
-    yield from _connections(settings)
-    if not {"nic", "mac"} & set(problems):
-        yield from checks.check_opens("nic", "the guest's network can be opened", lambda: world_of(settings).close())
-    if not {"control", "metrics", "guest"} & set(problems):
-        served = "control socket and metrics can be served"
-        yield from checks.check_opens("service", served, lambda: _open_and_close(settings))
-    if not {"memory", "disk", "kind"} & set(problems):
-        yield from checks.check_memory(settings.kind.memory_bytes(settings))
-    if "kind" not in problems:
-        yield from checks.check_tools(settings.kind.name, lambda: settings.kind.check_tools(settings))
-    yield from checks.check_tracking()
+    passed_over = []
+    for subject, needed, look in _looks(settings):
+        if set(needed) & set(problems):
+            passed_over.append(subject)
+        else:
+            yield from look()
+    if passed_over:
+        text, remedy = ", ".join(passed_over), "mend the settings that they need, then check again"
+        yield Finding(level=Level.WARNING, subject="not looked at", text=text, remedy=remedy)
 
 
-def _connections(settings: HostSettings) -> Iterator[Finding]:
-    problems = settings.problems
-    has_keys = not {"key", "allow", "peer"} & set(problems)  # a peer may be given with its key
-    if "listen" not in problems and has_keys:
-        yield from checks.check_endpoint(settings["listen"], keys_of(settings))
-    if has_keys:
-        yield from checks.check_peers(peer_endpoints(settings), keys_of(settings), is_needed=not settings.boots)
-    if not {"arbiter", "guest"} & set(problems):
-        yield from checks.check_arbiter(settings["arbiter"], settings["guest"])
-        yield from checks.check_arbiter_place(settings["arbiter"])
+_Look = tuple[str, tuple[str, ...], Callable[[], Iterator[Finding]]]
+
+
+def _looks(settings: HostSettings) -> tuple[_Look, ...]:
+    """Return what to look at: its name, the settings that it needs, and how."""
+    kind = settings.kind
+    keys = ("key", "allow", "peer")  # a peer may be given with its key
+    network, served = "the guest's network can be opened", "control socket and metrics can be served"
+    return (
+        ("listen", ("listen", *keys), lambda: checks.check_endpoint(settings["listen"], keys_of(settings))),
+        (
+            "peer",
+            keys,
+            lambda: checks.check_peers(peer_endpoints(settings), keys_of(settings), is_needed=not settings.boots),
+        ),
+        ("arbiter", ("arbiter", "guest"), lambda: checks.check_arbiter(settings["arbiter"], settings["guest"])),
+        ("arbiter's place", ("arbiter",), lambda: checks.check_arbiter_place(settings["arbiter"])),
+        ("nic", ("nic", "mac"), lambda: checks.check_opens("nic", network, lambda: world_of(settings).close())),
+        (
+            "service",
+            ("control", "metrics", "guest"),
+            lambda: checks.check_opens("service", served, lambda: _open_and_close(settings)),
+        ),
+        ("memory", ("kind", "memory", "disk"), lambda: checks.check_memory(kind.memory_bytes(settings))),
+        (kind.name, ("kind",), lambda: checks.check_tools(kind.name, lambda: kind.check_tools(settings))),
+        ("dirty page tracking", (), checks.check_tracking),
+    )
 
 
 def _is_of_the_file(name: str, wrong: FtvmError) -> bool:

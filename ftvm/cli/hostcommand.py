@@ -86,13 +86,19 @@ def _option(rows: Sequence[Setting], explained: str) -> click.Option:
         default=None,
         multiple=row.written == "texts",
         is_flag=is_flag or None,
-        type=click.FLOAT if row.written == "number" else None,
+        type=_type_of(row),
         metavar=f"[{'|'.join(row.words)}]" if row.words else row.metavar,
         shell_complete=(lambda _context, _option, begun: [word for word in row.words if word.startswith(begun)])
         if row.words
         else None,
         help=explained,
     )
+
+
+def _type_of(row: Setting) -> "click.ParamType[Any] | None":
+    if row.written == "number":
+        return click.FLOAT
+    return click.Path() if (row.metavar or "").startswith("FILE") else None  # so that shells complete it
 
 
 def _explained(rows: Sequence[tuple[str, Setting]]) -> str:

@@ -108,11 +108,6 @@ def _check_mac(settings: HostSettings) -> None:
         raise ConfigError(f"{settings['mac']} needs nic: without a cable the machine has no network card")
 
 
-def _judge_engine(name: str) -> None:
-    if name not in ENGINES:
-        raise ConfigError(f"there is no engine {name!r}; choose one of: {', '.join(ENGINES)}")
-
-
 def _check_engine(settings: HostSettings) -> None:
     able = engines_for(settings.kind.can, ENGINES[settings["engine"]](0.025))
     if settings["engine"] not in able:
@@ -208,10 +203,9 @@ SHARED: Final = (
     Setting(
         name="engine",
         default="remus",
-        metavar="NAME",
-        parse=_judged(_judge_engine),
+        words=tuple(ENGINES),
         check=_check_engine,
-        help=f"One of: {', '.join(ENGINES)}.",
+        help="When to cut a checkpoint, and what an output waits for.",
     ),
     Setting(
         name="interval",

@@ -17,9 +17,9 @@ def keygen(name: str, is_json: bool) -> None:
     """Write a new secret key to NAME.key and its public key to NAME.pub.
 
     Keep NAME.key on this host, readable by its owner only; copy NAME.pub to the peers, which name it among the keys
-    that they allow. Existing files are never overwritten. A .key at the end of NAME is taken off.
+    that they allow. Existing files are never overwritten. A .key or .pub at the end of NAME is taken off.
     """
-    name = name.removesuffix(".key")
+    name = name.removesuffix(".key").removesuffix(".pub")
     if name.rpartition("/")[2] in ("", ".", ".."):
         raise ConfigError(f"{name!r} is no name of a file: write one such as host-a, or keys/host-a")
     public = write_keypair(name)

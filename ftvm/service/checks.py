@@ -8,6 +8,7 @@ something that works and will disappoint.
 import mmap
 import os
 import re
+import shlex
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -153,9 +154,8 @@ def check_arbiter(url: str, guest_id: str) -> Iterator[Finding]:
         return
     if record.generation == 0:
         text = f"{url} answers; it has no record of guest {guest_id!r}"
-        remedy = (
-            f"run `ftvm init --arbiter {url} --guest {guest_id}` once, or start the first host with `ftvm run --create`"
-        )
+        init = f"ftvm init --arbiter {shlex.quote(url)} --guest {shlex.quote(guest_id)}"
+        remedy = f"run `{init}` once, or start the first host with `ftvm run --create`"
         yield Finding(level=Level.WARNING, subject="arbiter", text=text, remedy=remedy)
         return
     who = f"active {record.active or 'none'}, standby {record.standby or 'none'}"

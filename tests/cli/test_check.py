@@ -84,6 +84,7 @@ def test_several_wrong_settings_are_all_found_and_the_rest_is_still_looked_at(ft
     for subject in ("guest", "memory", "engine"):
         assert f"FAILURE {subject}: " in outcome.out
     assert "ok      listen: " in outcome.out
+    assert "warning not looked at: arbiter, service, memory\n" in outcome.out
 
 
 def test_a_value_that_is_none_of_those_there_are_is_found_with_all_others(ftvm: Run, config: Path) -> None:
@@ -102,6 +103,7 @@ def test_a_program_that_serves_over_a_network_needs_a_card_where_it_is_started(f
     as_primary, as_standby = ftvm("check", config), ftvm("check", config, "--role", "standby")
 
     assert as_primary.status == 1
+    assert "warning not looked at: nic\n" in as_primary.out
     assert "FAILURE nic: program kv needs a network card: give it a cable, udp:" in as_primary.out
     assert "ok      nic" not in as_primary.out
     assert "FAILURE nic" not in as_standby.out

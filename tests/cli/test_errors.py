@@ -97,7 +97,7 @@ def test_an_unknown_engine_is_refused_with_the_list(ftvm: Run, primary: list[obj
     outcome = ftvm(*primary, "--engine", "warp")
 
     assert outcome.status == 2
-    assert "there is no engine 'warp'; choose one of: remus" in outcome.err
+    assert "--engine: 'warp': write one of remus, kemari" in outcome.err
 
 
 def test_a_key_file_that_others_can_read_is_refused(ftvm: Run, primary: list[object], tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import click
 import pytest
+from click.shell_completion import ShellComplete
 
 from ftvm.cli.kinds import KINDS, all_settings, read_host
+from ftvm.cli.main import ftvm as ftvm_command
 from ftvm.cli.run import run
 from ftvm.cli.settings import HostSettings
 from ftvm.cli.standby import standby
@@ -168,7 +170,7 @@ def test_all_that_is_needed_is_asked_for_at_once(ftvm: Run) -> None:
     [
         ({"engine": "kemari", "latency": 5.0}, "--latency: engine kemari takes no latency target"),
         ({"latency": 0.0}, "--latency: remus: a latency target of 0.0 s is not from"),
-        ({"engine": "warp"}, "--engine: there is no engine 'warp'"),
+        ({"engine": "warp"}, "--engine: 'warp': write one of remus, kemari, lockstep, hybrid"),
         ({"interval": 0.0}, "--interval: remus: an interval of 0.0 s is not from"),
         ({"nic": "udp:a:b"}, "--nic: 'udp:a:b' is not a cable: write udp:LOCALPORT:REMOTEPORT"),
         ({"mac": "52:54:00:00:00:01"}, "--mac: 52:54:00:00:00:01 needs nic: without a cable"),
@@ -264,6 +266,19 @@ def test_every_default_of_a_kind_is_valid(kind: str) -> None:
     told = read_host(None, {"kind": kind, "listen": "tcp://127.0.0.1:0", "arbiter": "file:///x"}, boots=False)
 
     assert told.problems == {}
+
+
+@pytest.mark.parametrize(("begun", "wanted"), [("--engine r", "remus"), ("--kind q", "qemu"), ("vm", "vm1.toml")])
+def test_shells_complete_words_and_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: str, wanted: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, SOUND)
+    *before, last = begun.split()
+
+    found = ShellComplete(ftvm_command, {}, "ftvm", "_FTVM_COMPLETE").get_completions(["run", *before], last)
+
+    assert wanted in [each.value for each in found] or [each.type for each in found] == ["file"]
 
 
 def test_help_tells_at_what_interval_a_takeover_goes_on_under_an_engine_that_the_host_was_not_given() -> None:

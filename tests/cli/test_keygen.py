@@ -17,8 +17,9 @@ def test_keygen_writes_a_pair_and_says_which_file_is_for_whom(tmp_path: Path) ->
     assert load_public(tmp_path / "host.pub")
 
 
-def test_keygen_takes_the_name_of_the_key_file_for_the_name_of_the_pair(tmp_path: Path) -> None:
-    CliRunner().invoke(keygen, [str(tmp_path / "d.key")])
+@pytest.mark.parametrize("name", ["d.key", "d.pub"])
+def test_keygen_takes_the_name_of_a_key_file_for_the_name_of_the_pair(tmp_path: Path, name: str) -> None:
+    CliRunner().invoke(keygen, [str(tmp_path / name)])
 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d.key", "d.pub"]
 

@@ -90,6 +90,12 @@ def test_a_busy_port_is_a_failure(busy: str) -> None:
     assert "choose another port" in finding.remedy
 
 
+def test_a_remedy_can_be_typed_whatever_the_guest_is_called(tmp_path: Path) -> None:
+    finding = only(checks.check_arbiter(f"file://{tmp_path}", "vm 1/x"))
+
+    assert f"`ftvm init --arbiter file://{tmp_path} --guest 'vm 1/x'` once" in finding.remedy
+
+
 def test_the_network_without_keys_is_a_failure() -> None:
     finding = only(checks.check_endpoint("tcp://0.0.0.0:0", None))
 
