@@ -261,8 +261,12 @@ static void write_ready(riscv_virtq *queue, uint64_t value)
         queue->next = 0;
 }
 
+/* A ready queue keeps its size and places, as a driver may not change them: else one store could leave a size that
+ * nothing can be divided by, and a state that no host loads. */
 static void write_queue(riscv_virtq *queue, uint64_t offset, uint64_t value)
 {
+    if (queue->is_ready && offset != QUEUE_READY)
+        return;
     switch (offset) {
     case QUEUE_SIZE: queue->size = is_size(value) ? (uint16_t)value : 0; break;
     case QUEUE_READY: write_ready(queue, value); break;
