@@ -48,9 +48,8 @@ ftvm_riscv *ftvm_riscv_init(void *memory, const ftvm_riscv_config *config)
         return NULL;
     char *behind = (char *)memory + round_up(sizeof *machine, 64);
     machine->config = *config;
-    machine->code.page_count = config->ram_bytes >> PAGE_SHIFT;
     machine->code.pages = (riscv_code_page **)(void *)behind;
-    machine->code.watched = (uint8_t *)behind + machine->code.page_count * sizeof(riscv_code_page *);
+    machine->code.watched = (uint8_t *)behind + (config->ram_bytes >> PAGE_SHIFT) * sizeof(riscv_code_page *);
     machine->core.hart.pc = FTVM_RISCV_RAM_BASE;
     machine->core.hart.privilege = RISCV_MACHINE;
     machine->core.clint.mtimecmp = UINT64_MAX; /* no timer interrupt before the program asks for one */

@@ -11,9 +11,8 @@ void riscv_code_watch(riscv_code *code, uint64_t page, unsigned reason, uint8_t 
 
 void riscv_code_flush(riscv_code *code, uint8_t *flags)
 {
-    if (code->used == 0)
-        return;
-    for (uint64_t page = 0; page < code->page_count; page++) {
+    for (unsigned i = 0; i < code->used; i++) { /* not all of RAM: a guest can make this happen all the time */
+        uint64_t page = (code->pool[i].address - FTVM_RISCV_RAM_BASE) / FTVM_RISCV_PAGE_BYTES;
         code->pages[page] = NULL;
         code->watched[page] &= RISCV_WATCH_TOHOST;
         if (flags[page] == RISCV_FLAG_WATCHED && code->watched[page] == 0)
@@ -24,7 +23,7 @@ void riscv_code_flush(riscv_code *code, uint8_t *flags)
 
 riscv_code_page *riscv_code_add(riscv_code *code, uint64_t page, uint8_t *flags)
 {
-    if (code->used == RISCV_CODE_PAGES)
+    if (riscv_code_is_full(code))
         riscv_code_flush(code, flags);
     riscv_code_page *fresh = &code->pool[code->used++];
     fresh->address = FTVM_RISCV_RAM_BASE + page * FTVM_RISCV_PAGE_BYTES;

@@ -29,7 +29,6 @@ typedef struct {
 } riscv_code_page;
 
 typedef struct {
-    uint64_t page_count; /* of RAM */
     riscv_code_page **pages; /* per page of RAM: its decoded code, or NULL */
     uint8_t *watched;        /* per page of RAM: RISCV_WATCH_... */
     const void *undecoded;   /* the handlers that fresh pages get; NULL until the interpreter first ran */
@@ -53,7 +52,13 @@ void riscv_code_watch(riscv_code *code, uint64_t page, unsigned reason, uint8_t 
 /* Forgets what was decoded from [offset, offset + bytes) of RAM, and from an instruction that reaches into it. */
 void riscv_code_forget(riscv_code *code, uint64_t offset, uint64_t bytes);
 
-/* Forgets everything; the pages' flags are made plain again. */
+/* Tells whether the next page to be added makes all others be forgotten. */
+static inline bool riscv_code_is_full(const riscv_code *code)
+{
+    return code->used == RISCV_CODE_PAGES;
+}
+
+/* Forgets everything; the pages' flags are made plain again. Walks the pages with decoded code, not RAM. */
 void riscv_code_flush(riscv_code *code, uint8_t *flags);
 
 #endif

@@ -118,8 +118,13 @@ find: {
         goto trap;
     }
     page = code->pages[offset >> PAGE_SHIFT];
-    if (__builtin_expect(page == NULL, 0))
+    if (__builtin_expect(page == NULL, 0)) {
+        if (riscv_code_is_full(code)) { /* code in many pages is slow: after one more instruction let the caller look */
+            until -= left - 1;
+            left = 1;
+        }
         page = riscv_code_add(code, offset >> PAGE_SHIFT, flags);
+    }
     now = &page->operations[(offset & PAGE_MASK) / 2];
     goto *now->handler;
 }

@@ -1,5 +1,9 @@
 """The decoded code is coherent with memory: each way to change an instruction is seen by the next one executed."""
 
+import ctypes
+import mmap
+import threading
+
 import pytest
 
 from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape, Stop
@@ -71,6 +75,53 @@ def test_more_code_than_the_cache_holds_still_runs() -> None:
 
     assert stop is Stop.LIMIT
     assert machine.register(10) == 2 * (pages - 1)
+
+
+def hopping(ram_bytes: int) -> Machine:
+    """Return a machine whose program jumps for ever through one page more than the cache holds."""
+    pages = 257
+    machine = booted([jal(0, 4096)], shape=MachineShape(ram_bytes=ram_bytes))
+    for page in range(1, pages):
+        machine.ram.write(page * 4096, to_bytes([jal(0, 4096)]))
+    machine.ram.write(pages * 4096, to_bytes([*li(5, RAM_BASE), jalr(0, 5)]))
+    machine.flush()
+    return machine
+
+
+def resident_pages(memory: mmap.mmap) -> int:
+    """Return how many pages of an anonymous map were ever touched."""
+    size = len(memory)
+    held = (ctypes.c_ubyte * (size // mmap.PAGESIZE))()
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    mincore = ctypes.CDLL(None, use_errno=True).mincore
+    assert mincore(ctypes.c_void_p(start), ctypes.c_size_t(size), held) == 0
+    return sum(page & 1 for page in held)
+
+
+def test_forgetting_all_code_walks_the_pages_that_had_some_and_not_all_of_memory() -> None:
+    """The tables have nine bytes for each page of memory: those of its far end stay untouched."""
+    machine = hopping(1 << 30)
+    machine.run(200)
+    before = resident_pages(machine._state)
+
+    machine.run(2_000)
+    machine.flush()
+
+    assert resident_pages(machine._state) - before < 600  # the cache's own: 257 times 8 pages are there once at most
+
+
+def test_a_program_in_very_many_pages_is_stopped_before_it_filled_the_cache_twice() -> None:
+    machine = hopping(4 << 20)
+    runner = threading.Thread(target=machine.run, args=(1 << 40,))
+    runner.start()
+    while machine.position.retired < 5_000:
+        pass
+
+    machine.stop()
+    seen = machine.position.retired
+    runner.join()
+
+    assert machine.position.retired - seen <= 2 * 257
 
 
 def test_a_page_of_code_and_data_is_reported_dirty_for_the_data() -> None:
