@@ -7,7 +7,6 @@
 #include "riscv/execute.h"
 #include "riscv/state.h"
 
-#define STOP_LATENCY 20000 /* instructions between two looks at is_stop_wanted: about 50 us */
 #define RAM_BYTES_MAX (UINT64_C(64) << 30)
 
 enum { A0 = 10, A1 = 11, PC_NUMBER = 32 };
@@ -103,6 +102,23 @@ static uint64_t next_event(const ftvm_riscv *machine, uint64_t end)
     return event;
 }
 
+/* Serves what a disk has left, where a turn begins; see virtio_block.h. Here, before the instruction that leaves this
+ * position, as only that happens once at a position: a run may end and begin there often. Returns whether interrupt
+ * lines may have changed. */
+static bool take_turn(ftvm_riscv *machine)
+{
+    return machine->core.hart.retired % RISCV_BLOCK_TURN == 0 && riscv_virtio_block_serve(machine);
+}
+
+/* The retired count up to which nothing has to be looked at: the next event, and at most the next turn, so that
+ * is_stop_wanted is seen in time. */
+static uint64_t next_look(const ftvm_riscv *machine, uint64_t end)
+{
+    uint64_t retired = machine->core.hart.retired;
+    uint64_t turn = RISCV_BLOCK_TURN - retired % RISCV_BLOCK_TURN;
+    return next_event(machine, turn < end - retired ? retired + turn : end);
+}
+
 /* Brings everything up to this very position, so that the state here is the same however the run came here. */
 static void settle(ftvm_riscv *machine)
 {
@@ -112,12 +128,13 @@ static void settle(ftvm_riscv *machine)
     riscv_bus_settle_lines(machine);
 }
 
-/* Wakes the hart and takes an interrupt, if there is one. Returns whether the hart goes on. */
+/* Wakes the hart and takes an interrupt, if there is one. Returns whether the hart goes on; it does while a disk has
+ * something left to serve, for which instructions have to pass. */
 static bool wake(ftvm_riscv *machine)
 {
     riscv_hart *hart = &machine->core.hart;
     uint64_t pending = riscv_csr_mip(machine);
-    if (hart->is_waiting && (pending & hart->mie) == 0)
+    if (hart->is_waiting && (pending & hart->mie) == 0 && !riscv_virtio_block_is_behind(machine))
         return false;
     hart->is_waiting = false;
     riscv_hart_interrupt(hart, pending);
@@ -166,7 +183,7 @@ int ftvm_riscv_run(ftvm_riscv *machine, uint64_t instructions, uint32_t options)
             return FTVM_RISCV_STUCK;
         if (!wake(machine))
             return FTVM_RISCV_IDLE;
-        uint64_t until = next_event(machine, end - hart->retired > STOP_LATENCY ? hart->retired + STOP_LATENCY : end);
+        uint64_t until = take_turn(machine) ? hart->retired + 1 : next_look(machine, end);
         if (until > hart->retired)
             execute(machine, until, options);
     }

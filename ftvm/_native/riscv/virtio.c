@@ -94,6 +94,14 @@ static bool walk(const ftvm_riscv *machine, const riscv_virtq *queue, riscv_chai
     return true;
 }
 
+bool riscv_virtq_is_behind(const ftvm_riscv *machine, const riscv_virtio *virtio, unsigned index)
+{
+    const riscv_virtq *queue = &virtio->queues[index];
+    uint16_t available;
+    return is_live(virtio, queue) &&
+           (!riscv_dma_read(machine, queue->available + 2, &available, 2) || available != queue->next);
+}
+
 riscv_chain_found riscv_virtq_peek(const ftvm_riscv *machine, const riscv_virtio *virtio, unsigned index,
                                    riscv_chain *chain)
 {

@@ -75,8 +75,12 @@ typedef enum {
 riscv_chain_found riscv_virtq_peek(const ftvm_riscv *machine, const riscv_virtio *virtio, unsigned index,
                                    riscv_chain *chain);
 
-/* The same for a device that was just notified, which is a moment of the guest's: a broken queue needs a reset from
- * here. Returns whether a chain is ready. */
+/* Tells whether the driver has made chains available that were not taken yet, or whether that cannot be told because
+ * the queue is broken: whether riscv_virtq_take would find something. Changes nothing. */
+bool riscv_virtq_is_behind(const ftvm_riscv *machine, const riscv_virtio *virtio, unsigned index);
+
+/* The same as riscv_virtq_peek for a device that was just notified, which is a moment of the guest's: a broken queue
+ * needs a reset from here. Returns whether a chain is ready. */
 bool riscv_virtq_take(ftvm_riscv *machine, riscv_virtio *virtio, unsigned index, riscv_chain *chain);
 
 /* Takes the chain that was looked at and gives it back as used, with `written` bytes in its writable part. */

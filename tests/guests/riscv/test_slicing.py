@@ -30,6 +30,7 @@ from .assembly import (
     store,
     to_bytes,
 )
+from .driver import flooding
 
 PROGRAMS = Path(__file__).parents[3] / "ftvm" / "guests" / "riscv" / "programs"
 
@@ -44,8 +45,9 @@ class Result:
 
 def result(machine: Machine, outputs: list[tuple[str, bytes]]) -> Result:
     outputs += take(machine)
-    memory = xxhash.xxh3_128_hexdigest(machine.ram.buffer)
-    return Result(machine.position, memory, machine.save(), tuple(outputs))
+    memory = xxhash.xxh3_128(machine.ram.buffer)
+    memory.update(machine.disk.buffer if machine.disk is not None else b"")
+    return Result(machine.position, memory.hexdigest(), machine.save(), tuple(outputs))
 
 
 def take(machine: Machine) -> list[tuple[str, bytes]]:
@@ -79,6 +81,8 @@ def carried(machine: Machine) -> Machine:
     """Return another machine with this one's memory and state, as a takeover makes it."""
     other = Machine(machine.shape)
     other.ram.buffer[:] = machine.ram.buffer
+    if other.disk is not None and machine.disk is not None:
+        other.disk.buffer[:] = machine.disk.buffer
     other.load(machine.save())
     return other
 
@@ -120,6 +124,24 @@ def test_any_slicing_of_a_real_program_reaches_the_same_state(name: str, data: s
         return machine
 
     assert sliced(fresh(), until, data.draw(cuts(until))) == straight(fresh(), until)
+
+
+TURN = 16384
+TURNS = st.builds(lambda turn, beside: turn * TURN + beside, st.integers(1, 9), st.integers(-1, 2))
+"""Where a disk serves what a notify has left, and beside."""
+
+
+@given(until=st.one_of(TURNS, st.integers(1, 10 * TURN)), places=st.lists(TURNS, max_size=12), data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_any_slicing_of_a_disk_that_is_behind_reaches_the_same_state(
+    until: int, places: list[int], data: st.DataObject
+) -> None:
+    actions = st.sampled_from(["nothing", "carry", "reload", "collect"])
+    plan = [(min(place, until), data.draw(actions), data.draw(st.booleans())) for place in sorted(places)] + data.draw(
+        cuts(until)
+    )
+
+    assert sliced(flooding(), until, sorted(plan)) == straight(flooding(), until)
 
 
 # --- programs that nobody wrote: random instructions that overwrite themselves, fault, and go on ---

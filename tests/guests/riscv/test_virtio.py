@@ -1,7 +1,7 @@
 """The virtio devices as a driver meets them, a well-behaved one and one that breaks every rule."""
 
 import struct
-from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -9,68 +9,41 @@ from hypothesis import strategies as st
 
 from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape, Stop
 
-from .assembly import WFI, booted, jal, li, load, store
+from .assembly import WFI, booted, jal, li, load
+from .driver import (
+    BLOCK,
+    BUFFERS,
+    ENTROPY,
+    FLOOD_ANSWERS,
+    FLOOD_REQUESTS,
+    INDIRECT,
+    NET,
+    NEXT,
+    NOTIFY,
+    QUEUES,
+    SIZE,
+    STATUS,
+    WRITE,
+    Descriptor,
+    Ring,
+    describe,
+    flooding,
+    get,
+    put,
+    set_up,
+    used_index,
+    write_register,
+)
 
 SHAPE = MachineShape(ram_bytes=1 << 20, mac=bytes.fromhex("525400123456"), disk_bytes=8192, has_entropy=True)
-NET, BLOCK, ENTROPY = 0x10001000, 0x10002000, 0x10003000
-STATUS, NEEDS_RESET, INTERRUPT = 0x70, 0x40, 0x60
-SIZE = 8
-QUEUES = RAM_BASE + 0x10000
-BUFFERS = RAM_BASE + 0x20000
-NEXT, WRITE, INDIRECT = 1, 2, 4
+INTERRUPT = 0x60
+NEEDS_RESET = 0x40
 NET_HEADER = bytes(12)
-
-
-@dataclass(frozen=True, slots=True)
-class Descriptor:
-    address: int
-    length: int
-    flags: int = 0
-    next: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Ring:
-    """Where a queue lies in memory."""
-
-    number: int
-
-    @property
-    def descriptors(self) -> int:
-        return QUEUES + self.number * 0x1000
-
-    @property
-    def available(self) -> int:
-        return self.descriptors + 0x400
-
-    @property
-    def used(self) -> int:
-        return self.descriptors + 0x800
-
-
-def write_register(device: int, offset: int, value: int) -> list[int]:
-    return [*li(5, device + offset), *li(6, value), store(6, 5, size=4)]
-
-
-def set_up(device: int, queue_count: int) -> list[int]:
-    words = []
-    for value in (0, 1, 3):
-        words += write_register(device, STATUS, value)
-    words += write_register(device, 0x24, 1) + write_register(device, 0x20, 1)  # VERSION_1 alone
-    words += write_register(device, STATUS, 11)
-    for number in range(queue_count):
-        ring = Ring(number)
-        words += write_register(device, 0x30, number) + write_register(device, 0x38, SIZE)
-        for offset, address in ((0x80, ring.descriptors), (0x90, ring.available), (0xA0, ring.used)):
-            words += write_register(device, offset, address & 0xFFFFFFFF)
-            words += write_register(device, offset + 4, address >> 32)
-        words += write_register(device, 0x44, 1)
-    return words + write_register(device, STATUS, 15)
 
 
 def driven(device: int, queue_count: int, notified: int) -> Machine:
     """Return a machine whose driver has set the device up, and will notify a queue each time it is woken."""
-    notify = write_register(device, 0x50, notified)
+    notify = write_register(device, NOTIFY, notified)
     look = [*li(7, device + STATUS), load(10, 7, size=4), *li(7, device + INTERRUPT), load(11, 7, size=4)]
     loop = [WFI, *notify, *look]
     words = set_up(device, queue_count)
@@ -90,19 +63,10 @@ def wake(machine: Machine) -> list[bytes]:
     return [output.payload for output in machine.take_outputs()]
 
 
-def put(machine: Machine, address: int, content: bytes) -> None:
-    machine.ram.write(address - RAM_BASE, content)
-
-
-def get(machine: Machine, address: int, length: int) -> bytes:
-    return bytes(machine.ram.buffer[address - RAM_BASE : address - RAM_BASE + length])
-
-
 def offer(machine: Machine, ring: Ring, chain: list[Descriptor], *, head: int = 0, index: int = 1) -> None:
     """Write descriptors from number 0 on, and make the one at `head` available."""
     for number, part in enumerate(chain):
-        raw = struct.pack("<QIHH", part.address, part.length, part.flags, part.next)
-        put(machine, ring.descriptors + 16 * number, raw)
+        describe(machine, ring, number, part)
     put(machine, ring.available + 4 + 2 * ((index - 1) % SIZE), struct.pack("<H", head))
     put(machine, ring.available + 2, struct.pack("<H", index))
 
@@ -290,6 +254,74 @@ def test_what_the_disk_cannot_do_is_answered(kind: int, sector: int, data: Descr
 
     assert answer == expected
     assert status(machine) & NEEDS_RESET == 0
+
+
+TURN = 16384
+"""Retired instructions between two times at which a disk serves what a notify has left."""
+MEBIBYTE = 1 << 20
+
+
+@pytest.mark.parametrize("request_bytes", [MEBIBYTE, 300 * 1024, 512])
+def test_no_instruction_moves_more_than_the_budget_and_one_request(request_bytes: int) -> None:
+    machine = flooding(request_bytes)
+    served, positions = [0], []
+
+    while served[-1] < FLOOD_REQUESTS:
+        machine.run(1)
+        if used_index(machine, Ring(0)) != served[-1]:
+            served.append(used_index(machine, Ring(0)))
+            positions.append(machine.position.retired)
+
+    moved = [(after - before) * request_bytes for before, after in pairwise(served)]
+    assert all(portion < 2 * MEBIBYTE for portion in moved)
+    assert all(portion >= MEBIBYTE for portion in moved[:-1])
+    assert [position % TURN for position in positions[1:]] == [1] * (len(moved) - 1)
+
+
+def test_what_a_notify_has_left_is_served_though_the_driver_only_waits() -> None:
+    machine = flooding()
+
+    stop = machine.run(10 * TURN)
+
+    assert stop is Stop.IDLE
+    assert used_index(machine, Ring(0)) == FLOOD_REQUESTS
+    assert get(machine, FLOOD_ANSWERS, FLOOD_REQUESTS) == bytes(FLOOD_REQUESTS)
+
+
+def test_a_device_that_a_driver_has_reset_is_behind_with_nothing() -> None:
+    machine = flooding()
+    while used_index(machine, Ring(0)) == 0:
+        machine.run(1)
+    state = bytearray(machine.save())
+
+    machine.run(10 * TURN)
+    machine.load(bytes(state).replace(b"\x0f\0\0\0\1\0\0\0", b"\x4f\0\0\0\1\0\0\0"))
+
+    assert machine.run(10 * TURN) is Stop.IDLE
+
+
+@pytest.mark.parametrize(("data_bytes", "expected"), [(MEBIBYTE, 0), (MEBIBYTE + 512, 1), (2 * MEBIBYTE, 1)])
+def test_a_request_longer_than_a_mebibyte_is_answered_with_an_error(data_bytes: int, expected: int) -> None:
+    machine = flooding(data_bytes)
+    assert machine.disk is not None
+    before = bytes(machine.disk.buffer)
+
+    assert machine.run(20 * TURN) is Stop.IDLE
+
+    assert set(get(machine, FLOOD_ANSWERS, FLOOD_REQUESTS)) == {expected}
+    assert (bytes(machine.disk.buffer) == before) == bool(expected)
+
+
+def test_the_disk_tells_a_driver_segments_that_never_make_too_long_a_request() -> None:
+    words = [*write_register(BLOCK, 0x14, 0), *li(5, BLOCK), load(10, 5, 0x10, size=4)]
+    machine = booted([*words, load(11, 5, 0x108, size=4), load(12, 5, 0x10C, size=4), WFI], shape=SHAPE)
+
+    assert machine.run(1000) is Stop.IDLE
+
+    assert machine.register(10) & 0b110 == 0b110  # SIZE_MAX and SEG_MAX
+    assert machine.register(11) >= 4096
+    assert 0 < machine.register(11) * machine.register(12) <= MEBIBYTE
+    assert machine.register(12) + 2 <= 256
 
 
 # --- entropy ---
