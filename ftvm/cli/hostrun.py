@@ -1,12 +1,13 @@
 """Runs a host in the foreground: checks its settings, prints what happens, stops it cleanly on signals (signals.py)."""
 
+from functools import partial
 from typing import Final
 
 import click
 
 from ftvm.cli.hostparts import addresses, opened
-from ftvm.cli.logreport import LogReport
-from ftvm.cli.report import JsonReport, Report, TextReport
+from ftvm.cli.logreport import LogReport, say_lost_in_log
+from ftvm.cli.report import JsonReport, Report, TextReport, say_lost_as_json
 from ftvm.cli.settings import HostSettings, check_settings
 from ftvm.cli.signals import Stopped
 from ftvm.cli.streams import outlive_readers
@@ -16,6 +17,7 @@ from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.descriptors import raise_limit
 from ftvm.runtime.protection import Protection, Standby, protect
 from ftvm.runtime.status import Status
+from ftvm.service.outlet import say_lost
 from ftvm.units import nanos_to_seconds
 
 __all__ = ["run_primary", "run_standby"]
@@ -25,8 +27,8 @@ _STATUS_SECONDS: Final = 0.25
 
 def run_primary(settings: HostSettings, *, create: bool) -> None:
     """Start the guest here as soon as the record allows, and protect it until this host is to stop."""
-    raise_limit()
     check_settings(settings)
+    prepare_process(settings)
     with opened(settings) as (guest, options):
         report = make_report(settings.is_json, settings["log-format"])
         doorkeeper = Doorkeeper()
@@ -38,17 +40,28 @@ def run_primary(settings: HostSettings, *, create: bool) -> None:
 
 def run_standby(settings: HostSettings) -> None:
     """Stand by for the guest, and run it after a takeover, until this host is to stop."""
-    raise_limit()
     check_settings(settings)
+    prepare_process(settings)
     with opened(settings) as (guest, options):
         report = make_report(settings.is_json, settings["log-format"])
         with Standby(guest, **addresses(settings), **options) as host:
             run_until_stopped(host, report)
 
 
+def prepare_process(settings: HostSettings) -> None:
+    """Have no reader of its output end this host or hold it up, and no flood of connections fill its descriptors.
+
+    Before anything is opened that prints.
+    """
+    raise_limit()
+    outlive_readers(
+        say_lost_as_json if settings.is_json else say_lost,
+        partial(say_lost_in_log, settings["guest"]) if settings["log-format"] == "json" else say_lost,
+    )
+
+
 def make_report(is_json: bool, log_format: str) -> Report:
-    """Return the kinds of report that were asked for; from now on no reader of them can end this host."""
-    outlive_readers()
+    """Return the kinds of report that were asked for."""
     if log_format == "json":
         return Reports(LogReport(), JsonReport()) if is_json else LogReport()
     return JsonReport() if is_json else TextReport()

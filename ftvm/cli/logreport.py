@@ -3,7 +3,7 @@
     time     RFC 3339, UTC
     level    debug, info, warning or error
     guest    the guest's name in the record
-    event    the name of a class in ftvm.events, or Takeover
+    event    the name of a class in ftvm.events; Takeover; LinesLost, in the place of lines that nobody read in time
     message  the line that a person would have read
     ...      the fields of the event
 
@@ -37,9 +37,10 @@ from ftvm.events import (
 )
 from ftvm.runtime.clock import wall_time
 from ftvm.runtime.status import Status
+from ftvm.service.outlet import say_lost
 from ftvm.service.story import Story
 
-__all__ = ["LogReport", "level_of"]
+__all__ = ["LogReport", "level_of", "say_lost_in_log"]
 
 _WARNINGS: Final = (
     ArbiterTrouble,
@@ -91,6 +92,12 @@ class LogReport:
     def _log(self, level: str, guest: dict[str, str], event: str, facts: dict[str, object]) -> None:
         print(json.dumps({"time": self._now(), "level": level, **guest, "event": event, **facts}), file=self._out)
         self._out.flush()
+
+
+def say_lost_in_log(guest_id: str, lines: int) -> str:
+    """Return what a gatherer of logs reads in the place of lines that it did not read in time."""
+    told = {"time": wall_time(), "level": "warning", "guest": guest_id, "event": "LinesLost", "lines": lines}
+    return json.dumps({**told, "message": say_lost(lines)})
 
 
 def level_of(event: Event) -> str:

@@ -1,7 +1,8 @@
 """What a running host prints: its events and status, for a person or as JSON lines for a program.
 
 JSON lines: {"event": NAME, ...the fields of that class in ftvm.events...} as each comes, and {"status": {...}} with the
-fields of ftvm.runtime.status.Status a few times a second. Nothing else goes to stdout.
+fields of ftvm.runtime.status.Status a few times a second; {"lines_lost": COUNT} in the place of lines that nobody read
+in time. Nothing else goes to stdout.
 """
 
 import json
@@ -17,7 +18,12 @@ from ftvm.events import Committed, CopyProgress, Event
 from ftvm.runtime.status import Status
 from ftvm.service.story import Story
 
-__all__ = ["JsonReport", "Report", "TextReport"]
+__all__ = ["JsonReport", "Report", "TextReport", "say_lost_as_json"]
+
+
+def say_lost_as_json(lines: int) -> str:
+    """Return what a program reads in the place of lines that it did not read in time."""
+    return json.dumps({"lines_lost": lines})
 
 
 class Report(Protocol):

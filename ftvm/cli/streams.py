@@ -1,18 +1,24 @@
 """Standard streams that outlive whoever reads them.
 
-A host is started with its output closed, or into a pipe whose reader ends, or onto a disk that fills up. None of that
-is a reason to end a guest: what cannot be written is lost, and the host goes on. A command that is asked for its output
-fails instead.
+A host is started with its output closed, or into a pipe whose reader ends or does not read, or onto a disk that fills
+up. None of that is a reason to end a guest, or to hold it up: what cannot be written is lost, and the host goes on. A
+command that is asked for its output fails instead.
 """
 
+import atexit
 import io
 import os
 import sys
+from collections.abc import Callable
 from typing import Final
+
+from ftvm.service.outlet import Outlet, say_lost
 
 __all__ = ["drop_output", "fill_closed", "outlive_readers"]
 
 STANDARD: Final = (0, 1, 2)
+_LAST_SECONDS: Final = 1.0
+"""So long may the last words of a host take to be read."""
 
 
 def fill_closed() -> None:
@@ -31,12 +37,17 @@ def fill_closed() -> None:
         sys.stderr = _lasting(2)
 
 
-def outlive_readers() -> None:
-    """Let what is printed from now on be lost where it cannot be written, instead of raising."""
+def outlive_readers(out_lost: Callable[[int], str] = say_lost, err_lost: Callable[[int], str] = say_lost) -> None:
+    """Have what is printed from now on wait for nobody, and be lost where it cannot be written, instead of raising.
+
+    out_lost, err_lost  say what stands on each stream in the place of so many lost lines (service/outlet.py)
+
+    What is not read by the end is waited for, a moment.
+    """
     if sys.stdout is sys.__stdout__:  # else somebody has put something of his own there
-        sys.stdout = _lasting(1)
+        sys.stdout = _lasting(1, out_lost)
     if sys.stderr is sys.__stderr__:
-        sys.stderr = _lasting(2)
+        sys.stderr = _lasting(2, err_lost)
 
 
 def drop_output() -> None:
@@ -47,17 +58,13 @@ def drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-class _LastingFile(io.FileIO):
-    """Takes everything, and loses what cannot be written."""
-
-    def write(self, content: object) -> int:
-        size = memoryview(content).nbytes  # type: ignore[arg-type]
-        try:
-            return super().write(content) or size  # type: ignore[arg-type]
-        except OSError:
-            return size
+def _lasting(fd: int, say_lost: Callable[[int], str] = say_lost) -> io.TextIOWrapper:
+    raw = Outlet(fd, say_lost)
+    stream = io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", errors="replace", line_buffering=True)
+    atexit.register(_drain, stream, raw)
+    return stream
 
 
-def _lasting(fd: int) -> io.TextIOWrapper:
-    raw = _LastingFile(fd, "w", closefd=False)
-    return io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", errors="replace", line_buffering=True)
+def _drain(stream: io.TextIOWrapper, raw: Outlet) -> None:
+    stream.flush()
+    raw.drain(_LAST_SECONDS)

@@ -56,7 +56,7 @@ class Hosts:
         active, standby = (f"tcp://127.0.0.1:{port}" for port in self.ports)
         self.primary = stack.enter_context(
             host(
-                "primary",
+                "run",
                 "--listen",
                 active,
                 "--peer",
