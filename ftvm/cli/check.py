@@ -104,6 +104,7 @@ def _looks(settings: HostSettings) -> tuple[_Look, ...]:
         ("memory", ("kind", "memory", "disk"), lambda: checks.check_memory(kind.memory_bytes(settings))),
         (kind.name, ("kind",), lambda: checks.check_tools(kind.name, lambda: kind.check_tools(settings))),
         ("dirty page tracking", (), checks.check_tracking),
+        ("priority", (), checks.check_urgency),
     )
 
 

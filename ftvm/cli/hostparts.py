@@ -133,4 +133,5 @@ def _plain_options(settings: HostSettings) -> HostOptions:
         "timing": timing_of(settings),
         "halts_alone": settings["on-backup-loss"] == "halt",
         "ends_diverged": settings["on-divergence"] == "end",
+        "is_urgent": True,
     }

@@ -16,6 +16,7 @@ from ftvm.interfaces import Answer, Clock, CompareAndSet, Record, RecordStore, R
 from ftvm.runtime.attend import Attendants
 from ftvm.runtime.descriptors import SpareDescriptors, is_table_full
 from ftvm.runtime.endpoint import Endpoint
+from ftvm.runtime.urgency import make_urgent
 from ftvm.units import Nanos
 
 __all__ = ["ArbiterWorker", "Host", "Signal"]
@@ -144,14 +145,20 @@ class Host:
         clock: Clock,
         attendants: Attendants | None = None,
         on_end: Callable[[], None] = _tell_nobody,
+        *,
+        is_urgent: bool = False,
     ) -> None:
-        """Call `on_end` from the loop's thread when the loop is over, for whatever reason."""
+        """Call `on_end` from the loop's thread when the loop is over, for whatever reason.
+
+        With `is_urgent` the loop's thread goes before others of this machine, where it may (urgency.py).
+        """
         self.error: FtvmError | None = None
         self._endpoint = endpoint
         self._transport = transport
         self._clock = clock
         self._attendants = attendants or Attendants()
         self._on_end = on_end
+        self._is_urgent = is_urgent
         self._calls: queue.Queue[_Call[object]] = queue.Queue(_CALLS_WAITING_MAX)
         self._is_stopping = False
         self._ended = threading.Event()
@@ -188,6 +195,8 @@ class Host:
             self._thread.join(timeout)
 
     def _run(self) -> None:
+        if self._is_urgent:
+            make_urgent()
         try:
             while not self._is_stopping or self._endpoint.is_leaving:
                 self._answer_calls()

@@ -48,6 +48,7 @@ class Node:
         starts: bool,
         on_event: Callable[[Event], None] | None,
         attendants: Sequence[Attendant],
+        is_urgent: bool,
     ) -> None:
         self.changed = Signal()
         self.events: deque[Event] = deque(maxlen=_EVENTS_KEPT)
@@ -75,7 +76,7 @@ class Node:
         endpoint.add(self.driver)
         self.clock = clock
         self._attendants.begin(self, clock.now())
-        self.host = Host(endpoint, transport, clock, self._attendants, on_end=self.changed.notify)
+        self.host = Host(endpoint, transport, clock, self._attendants, on_end=self.changed.notify, is_urgent=is_urgent)
         self.host.start()
 
     def _note(self, event: Event) -> None:

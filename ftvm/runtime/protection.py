@@ -52,6 +52,9 @@ class HostOptions(TypedDict, total=False):
     on_event    called with each event, from the host's thread; must not block
     attendants  who is served by the host's loop beside the guest, e.g. a ControlSocket; closed with the host
     clock       where the time comes from; the monotonic clock if not given
+    is_urgent   True has the host's thread go before all else on a busy machine, at real-time priority where this
+                process may have it, so that the other host does not take a wait for a processor for death; False, the
+                default, leaves your process as it is
     """
 
     keys: Keys | None
@@ -65,6 +68,7 @@ class HostOptions(TypedDict, total=False):
     on_event: Callable[[Event], None] | None
     attendants: Sequence[Attendant]
     clock: Clock
+    is_urgent: bool
 
 
 class Protection:
@@ -280,6 +284,7 @@ def _start(
             starts=starts,
             on_event=options.get("on_event"),
             attendants=attendants,
+            is_urgent=options.get("is_urgent", False),
         )
         undo.pop_all()
     return node

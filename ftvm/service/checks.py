@@ -21,6 +21,7 @@ from ftvm.arbiters.etcdhttp import parse_etcd_url
 from ftvm.arbiters.urls import folder_of, open_record_store
 from ftvm.capture.trackers.userfault import UserfaultTracker
 from ftvm.errors import ConfigError, FtvmError
+from ftvm.runtime.urgency import why_not_urgent
 from ftvm.transport.endpoints import Endpoint, parse_endpoint, resolve
 from ftvm.transport.keys import Keys
 from ftvm.transport.zeromq import ZeroMqTransport
@@ -37,6 +38,7 @@ __all__ = [
     "check_peers",
     "check_tools",
     "check_tracking",
+    "check_urgency",
 ]
 
 CONNECT_SECONDS: Final = 1.0
@@ -78,6 +80,19 @@ def check_tracking() -> Iterator[Finding]:
         yield Finding(level=Level.WARNING, subject=subject, text=str(wrong), remedy=remedy)
         return
     yield Finding(level=Level.OK, subject=subject, text="the kernel has userfaultfd with WP_ASYNC, and PAGEMAP_SCAN")
+
+
+def check_urgency() -> Iterator[Finding]:
+    """Look whether a host's loop may go before all else on this machine."""
+    wrong = why_not_urgent()
+    if wrong is not None:
+        text = (
+            f"no real-time priority for a host's loop ({wrong}): on a busy machine it may be late, and taken for dead"
+        )
+        remedy = "allow it (LimitRTPRIO=1 in a systemd unit, or CAP_SYS_NICE), or choose a longer silence"
+        yield Finding(level=Level.WARNING, subject="priority", text=text, remedy=remedy)
+        return
+    yield Finding(level=Level.OK, subject="priority", text="a host's loop goes before all else on this machine")
 
 
 def check_memory(guest_bytes: int, available_bytes: int | None = None) -> Iterator[Finding]:

@@ -46,7 +46,7 @@ def test_json_has_level_subject_text_and_remedy(ftvm: Run, config: Path) -> None
 
     assert all(set(finding) == {"level", "subject", "text", "remedy"} for finding in told)
     subjects = ["settings", "listen", "peer", "arbiter", "arbiter's place", "nic", "service", "memory"]
-    assert [finding["subject"] for finding in told] == [*subjects, "riscv", "dirty page tracking"]
+    assert [finding["subject"] for finding in told] == [*subjects, "riscv", "dirty page tracking", "priority"]
 
 
 def test_a_key_that_others_can_read_is_a_failure_that_says_how_to_mend_it(ftvm: Run, config: Path) -> None:

@@ -6,6 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from click.testing import CliRunner
 
 from ftvm.cli.run import run
 from ftvm.errors import ArbiterError, ConfigError, GuestError
+from ftvm.runtime.urgency import why_not_urgent
 
 HOST = ("--kind", "qemu", "--listen", "ipc:///tmp/none", "--arbiter", "file:///tmp")
 
@@ -59,8 +62,9 @@ def test_qemus_own_words_are_told() -> None:
     assert "unable to find CPU model 'no-such'" in str(result.exception)
 
 
-@pytest.mark.usefixtures("installed")
-def test_a_host_runs_until_it_is_told_to_stop_and_leaves_nothing(tmp_path: Path) -> None:
+@contextmanager
+def running(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Run a host until its guest is active there; tell it to stop behind."""
     disk = tmp_path / "disk.img"
     disk.write_bytes(bytes(1 << 20))
     arguments = [
@@ -83,12 +87,35 @@ def test_a_host_runs_until_it_is_told_to_stop_and_leaves_nothing(tmp_path: Path)
         for line in host.stdout:
             if json.loads(line).get("status", {}).get("role") == "active":
                 break
-        (qemu,) = children_of(host.pid)
+        yield host
         host.send_signal(signal.SIGTERM)
         host.communicate(timeout=60)
 
+
+@pytest.mark.usefixtures("installed")
+def test_a_host_runs_until_it_is_told_to_stop_and_leaves_nothing(tmp_path: Path) -> None:
+    with running(tmp_path) as host:
+        (qemu,) = children_of(host.pid)
+
     assert host.returncode == 0
     assert not Path(f"/proc/{qemu}").exists()
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_hosts_loop_goes_before_all_else_on_the_machine_and_its_qemu_does_not(tmp_path: Path) -> None:
+    """A loop that waits for a processor while a guest writes to its disk is taken for dead by the other host."""
+    if (reason := why_not_urgent()) is not None:
+        pytest.skip(f"needs real-time priority: {reason}")
+
+    with running(tmp_path) as host:
+        policies = [policies_of(pid) for pid in (host.pid, *children_of(host.pid))]
+
+    assert policies[0].count(os.SCHED_RR | os.SCHED_RESET_ON_FORK) == 1
+    assert set(policies[1]) == {os.SCHED_OTHER}
+
+
+def policies_of(pid: int) -> list[int]:
+    return [os.sched_getscheduler(int(thread)) for thread in os.listdir(f"/proc/{pid}/task")]
 
 
 def children_of(pid: int) -> list[int]:
