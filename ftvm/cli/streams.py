@@ -52,10 +52,11 @@ def outlive_readers(out_lost: Callable[[int], str] = say_lost, err_lost: Callabl
 
 def drop_output() -> None:
     """Lose what is printed from now on, and what could not be written: else the interpreter's last flush fails, too."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _lasting(fd: int, say_lost: Callable[[int], str] = say_lost) -> io.TextIOWrapper:

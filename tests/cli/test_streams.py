@@ -81,7 +81,9 @@ def test_a_command_whose_output_cannot_be_written_says_so_and_fails(
     assert ended.returncode == 1
 
 
-def test_a_command_that_can_say_nothing_at_all_fails_quietly() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_command_that_can_say_nothing_at_all_fails_quietly(unbuffered: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     if not os.path.exists("/dev/full"):
         pytest.skip("there is no /dev/full")
     with open("/dev/full", "wb") as full:

@@ -271,7 +271,7 @@ def test_honest_transport_passes() -> None:
 @pytest.mark.parametrize(("kind", "complaint"), BROKEN, ids=[kind.__name__ for kind, _ in BROKEN])
 def test_broken_transport_is_found(kind: type[Honest], complaint: str) -> None:
     with pytest.raises(ContractBroken, match=complaint):
-        check_transport(pairs_of(kind), patience_seconds=0.7)
+        check_transport(pairs_of(kind), patience_seconds=2.0)
 
     while LeaksDescriptors.leaked:
         os.close(LeaksDescriptors.leaked.pop())
