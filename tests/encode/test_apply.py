@@ -1,5 +1,11 @@
+import json
+import random
+import subprocess
+import sys
 from array import array
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -194,3 +200,50 @@ def test_arrays_need_not_be_aligned() -> None:
     shifted = {part: memoryview(b"_" + getattr(batch, part))[1:] for part in ("indices", "lengths", "payload")}
 
     backup.committed.verify([replace(batch, **shifted)], None)
+
+
+# --- where the arrays end ---------------------------------------------------------------------------------------------
+
+
+def outcomes_at_the_edge(batches: Sequence[PageBatch]) -> list[str]:
+    """Return what becomes of batches behind whose arrays nothing may be read (edge.py)."""
+    told = [[bytes(part).hex() for part in (batch.indices, batch.lengths, batch.payload)] for batch in batches]
+    program = Path(__file__).with_name("edge.py")
+    done = subprocess.run(
+        [sys.executable, "-P", program],
+        input=json.dumps(told),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, f"ended by {-done.returncode}, a read behind the end? after {done.stdout!r}"
+    return done.stdout.splitlines()
+
+
+def sparse_page(seed: int, share: float) -> bytes:
+    """Return a page in which so large a share of the bytes is not zero."""
+    rng = random.Random(seed)
+    return bytes(rng.randrange(1, 256) if rng.random() < share else 0 for _ in range(PAGE_BYTES))
+
+
+DELTAS = [
+    delta_encode(sparse_page(seed, share), ZERO_PAGE) for seed, share in enumerate((0.003, 0.02, 0.1, 0.4, 0.8, 1))
+]
+
+
+def test_nothing_behind_a_good_batch_is_read() -> None:
+    batches = [make_batch([(0, first), (2, last)]) for first in DELTAS for last in DELTAS]
+
+    assert outcomes_at_the_edge(batches) == ["taken"] * len(batches)
+
+
+@pytest.mark.parametrize("missing", [1, 3, 8, 60])
+def test_a_delta_that_would_reach_behind_its_payload_is_refused_unread(missing: int) -> None:
+    """Its length fits the payload, but not what the entries before it have left of that."""
+    short = [make_batch([(0, first), (2, last)]) for first in DELTAS for last in DELTAS if missing < len(last)]
+    batches = [replace(batch, payload=bytes(batch.payload)[:-missing]) for batch in short]
+
+    said = outcomes_at_the_edge(batches)
+
+    assert said == ["refused: batch 0, entry 1: its length does not fit the payload"] * len(batches)
