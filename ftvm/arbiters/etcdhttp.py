@@ -16,11 +16,11 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from ftvm.errors import ArbiterError, ConfigError
 
-__all__ = ["EtcdAddress", "Gateway", "Reply", "parse_etcd_url"]
+__all__ = ["EtcdAddress", "Gateway", "Reply", "locate_files", "parse_etcd_url"]
 
 Reply = dict[str, object]
 
@@ -84,6 +84,17 @@ def parse_etcd_url(url: str) -> EtcdAddress:
         user=unquote(user) or None,
         password=None if password_file is None else _read_password(Path(password_file)),
     )
+
+
+def locate_files(url: str, folder: Path) -> str:
+    """Return the URL with the files that it names counted from `folder`, where they are relative; a wrong one as it
+    is."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url
+    options = [(name, str(folder / value) if name in _FILES else value) for name, value in parse_qsl(parts.query)]
+    return urlunsplit(parts._replace(query=urlencode(options, safe="/")))
 
 
 def _parse_member(url: str, member: str) -> tuple[str, int]:

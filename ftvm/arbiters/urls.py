@@ -49,6 +49,10 @@ def folder_of(url: str) -> str:
 
 
 def _opener_of(url: str) -> Callable[[str], RecordStore]:
+    try:
+        urlsplit(url)
+    except ValueError as wrong:  # a bracket that is not closed, say
+        raise ConfigError(f"arbiter {url!r} is not a URL: {wrong}") from wrong
     scheme, _, rest = url.partition(":")
     opener = _OPENERS.get(scheme)
     if opener is None or not rest:

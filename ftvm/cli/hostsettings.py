@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from ftvm.arbiters.etcdhttp import locate_files
 from ftvm.arbiters.urls import check_record_url
 from ftvm.cli.hostparts import TAP, keys_of, timing_of
 from ftvm.cli.serviceoptions import check_control, check_metrics
@@ -171,6 +172,7 @@ SHARED: Final = (
         name="arbiter",
         metavar="URL",
         parse=_judged(check_record_url),
+        locate=lambda url, folder: locate_files(url, folder) if url.startswith("etcd") else url,
         check=_needs("arbiter", "where the record is that decides, e.g. file:///shared/vm1"),
         help="The record that decides, e.g. file:///shared/vm1. Needed.",
     ),

@@ -94,7 +94,7 @@ class HostSettings:
     is_json   stdout carries JSON lines
     problems  what is wrong, by the name of the setting
     places    where each setting is said: FILE:LINE, or its option
-    folder    of the guest file, if there is one
+    folder    where relative paths in QEMU's arguments count from; None: the working directory
     """
 
     kind: Kind
@@ -129,38 +129,58 @@ def read_settings(
 
     `options` are those said on the command line, by name.
     """
-    told = options.get("kind") or (file.values.get("kind") if file is not None else None) or default_kind
-    kind = kinds.get(told) if isinstance(told, str) else None
+    said = _said(file, options)
+    kind = kinds.get(
+        next((each.value for each in said if each.name == "kind" and isinstance(each.value, str)), default_kind)
+    )
     rows = {row.name: row for row in (*shared, *(kind.settings if kind is not None else ()))}
     problems: dict[str, FtvmError] = {}
     written: dict[str, Any] = {"kind": default_kind}
-    places: dict[str, str] = {}
-
-    def take(name: str, value: Any, place: str, locate: bool) -> None:
-        places[name] = place
-        wrong = _stranger(name, rows, kinds, kind) if name not in rows else unfit(value, rows[name].written)
+    for each in said:
+        row = rows.get(each.name)
+        wrong = _stranger(each.name, rows, kinds, kind) if row is None else unfit(each.value, row.written)
         if wrong:
-            problems[name] = ConfigError(wrong)
-        elif name in rows:
-            written[name] = rows[name].locate(value, file.folder) if locate and file is not None else value
-
-    if file is not None:
-        for name, value in file.values.items():
-            if name not in options:
-                take(name, value, file.place(name), locate=True)
-    for name, value in options.items():
-        take(name, value, f"--{name}" if name != "arguments" else "behind --", locate=False)
+            problems[each.name] = ConfigError(wrong)
+        elif row is not None:
+            written[each.name] = each.value if each.folder is None else row.locate(each.value, each.folder)
+    unsaid = dict.fromkeys(rows, str(file.path)) if file is not None else {}
     settings = HostSettings(
         kind=kind or kinds[DEFAULT_KIND],
         values=Values(),
         boots=boots,
         is_json=is_json,
         problems=problems,
-        places={**({name: str(file.path) for name in rows} if file is not None else {}), **places},
-        folder=file.folder if file is not None and "arguments" not in options else None,
+        places={**unsaid, **{each.name: each.place for each in said}},
+        folder=next((each.folder for each in said if each.name == "arguments"), None),
     )
     _judge(settings, rows, written)
     return settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Said:
+    """A setting as it was said, where, and where its relative paths count from (None: the working directory)."""
+
+    name: str
+    value: Any
+    place: str
+    folder: Path | None = None
+
+
+def _said(file: GuestFile | None, options: Mapping[str, Any]) -> list[_Said]:
+    """Return what is said, the command line's word where both say something."""
+    in_file = file.values if file is not None else {}
+    return [
+        *(
+            _Said(name=name, value=value, place=file.place(name), folder=file.folder)
+            for name, value in in_file.items()
+            if file is not None and name not in options
+        ),
+        *(
+            _Said(name=name, value=value, place="behind --" if name == "arguments" else f"--{name}")
+            for name, value in options.items()
+        ),
+    ]
 
 
 def _judge(settings: HostSettings, rows: Mapping[str, Setting], written: Mapping[str, Any]) -> None:

@@ -88,6 +88,20 @@ def test_relative_paths_count_from_the_folder_of_the_file_and_options_from_here(
     assert (overridden["allow"], overridden.problems) == (["c.pub"], {})
 
 
+def test_an_arbiters_files_count_from_the_folder_of_the_file_too(tmp_path: Path) -> None:
+    """Also one that is no URL is told of, not tripped over."""
+    (tmp_path / "pass word").write_text("secret")
+    (tmp_path / "pass word").chmod(0o600)
+    url = "etcd://me@127.0.0.1:1/vm?password_file=pass%20word"
+    path = write(tmp_path, SOUND.replace("file://{folder}", url))
+
+    told = settings(path)
+
+    assert told.problems == {}
+    assert told["arbiter"] == f"etcd://me@127.0.0.1:1/vm?password_file={tmp_path}/pass+word"
+    assert set(settings(write(tmp_path, SOUND.replace("file://{folder}", "etcd://[::1"))).problems) == {"arbiter"}
+
+
 def test_a_program_that_comes_with_ftvm_is_no_path(tmp_path: Path) -> None:
     assert settings(write(tmp_path, SOUND))["program"] == "hello"
 
@@ -176,6 +190,7 @@ def test_all_that_is_needed_is_asked_for_at_once(ftvm: Run) -> None:
         ({"mac": "52:54:00:00:00:01"}, "--mac: 52:54:00:00:00:01 needs nic: without a cable"),
         ({"peer": ["tcp://127.0.0.1:0"]}, "--peer: tcp://127.0.0.1:0 is where this host listens"),
         ({"silence": 40.0}, "--silence: 40 ms, with a heartbeat of 50 ms: it must be at least four heartbeats, 200 ms"),
+        ({"arbiter": "etcd://[::1"}, "--arbiter: arbiter 'etcd://[::1' is not a URL: Invalid IPv6 URL"),
         ({"arbiter": "memory:x"}, "--arbiter: arbiter 'memory:x' lives within one process"),
         ({"program": "journal"}, "disk: program journal needs a disk"),
         ({"program": "kv"}, "nic: program kv needs a network card"),
