@@ -46,6 +46,7 @@ _NAME_BYTES_MAX: Final = 180
 """Of a guest's name in a file name: leaves room for the rest within the 255 bytes of a file system."""
 _PLAIN: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 _ASIDE: Final = ".aside"
+_NO_RECORD: Final = Record(0, None, None)
 _READERS: Final = stat.S_IRGRP | stat.S_IROTH
 
 
@@ -72,15 +73,17 @@ class FileRecordStore:
     def read(self, guest_id: str) -> Record:
         """Return the record in force; generation 0 if there is none. Raises ArbiterError."""
         self._check_open()
-        guest = _file_name(guest_id)
+        guest, told = _file_name(guest_id), self._told.get(guest_id, _NO_RECORD)
         with self._explained("read"):
             generation = self._find_highest(guest)
-            if generation == 0:
-                return Record(0, None, None)
-            record = self._load(guest_id, generation)
-            self._check_remembers(guest_id, record)
-        self._told[guest_id] = record
-        return record
+            if told.generation:
+                self._check_remembers(guest_id, told)
+            # Not before: the right directory need not have what a wrong one holds. And not after: a generation that
+            # exists was decided, even if it cannot be read, and must not be gone when it is looked for again.
+            self._highest[guest] = generation
+            if generation != told.generation:
+                self._told[guest_id] = told = self._load(guest_id, generation)
+        return told
 
     def compare_and_set(self, guest_id: str, record: Record) -> Record:
         """Put `record` in force if it is the next generation; return what is in force now.
@@ -121,7 +124,6 @@ class FileRecordStore:
         if highest != known:
             # Whoever published it may have died before its own fsync; nobody may act on what a power cut can undo.
             _fsync_directory(self._path)
-            self._highest[guest] = highest
         return highest
 
     def _list_highest(self, guest: str) -> int:
@@ -136,19 +138,14 @@ class FileRecordStore:
             return False
         return True
 
-    def _check_remembers(self, guest_id: str, record: Record) -> None:
+    def _check_remembers(self, guest_id: str, told: Record) -> None:
         """Check that the generation that was told last still holds what was told; raises ArbiterError."""
-        told = self._told.get(guest_id)
-        if told is None:
-            return
-        again = record if record.generation == told.generation else self._load(guest_id, told.generation)
-        if again == told:
-            return
-        raise ArbiterError(
-            f"{self._path}: generation {told.generation} of {guest_id} holds another record than before: the arbiter "
-            f"has forgotten, and gone on to generation {record.generation}. Was an old copy of the directory restored? "
-            "Restore the right one; nothing will be changed until then"
-        )
+        if self._load(guest_id, told.generation) != told:
+            raise ArbiterError(
+                f"{self._path}: generation {told.generation} of {guest_id} holds another record than before: the "
+                "arbiter has forgotten, and gone another way. Was an old copy of the directory restored? Restore the "
+                "right one; nothing will be changed until then"
+            )
 
     def _load(self, guest_id: str, generation: int) -> Record:
         path = self._file(_file_name(guest_id), generation)
