@@ -6,6 +6,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from ftvm.runtime.status import Status
+from ftvm.service.controlline import MuteHost
 
 __all__ = ["asking_options", "guest_option", "memory_line", "status_line"]
 
@@ -33,6 +34,11 @@ def status_line(status: Status) -> str:
     where = f"generation {status.generation}, epoch {status.epoch}"
     memory = f"; memory {memory_line(status)}" if status.guest_bytes else ""  # not told by hosts of 0.1
     return f"guest {status.guest_id!r}: {_state(status)}; {where}{memory}"
+
+
+def mute_told(mute: MuteHost) -> dict[str, Any]:
+    """Return what --json tells of a host that does not answer."""
+    return {"control": f"ipc://{mute.path}", "pid": mute.pid, "guest_id": mute.guest, "error": str(mute)}
 
 
 def memory_line(status: Status) -> str:

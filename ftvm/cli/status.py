@@ -2,11 +2,14 @@
 
 import json
 import sys
+from typing import Any
 
 import click
 
-from ftvm.cli.asking import asking_options, guest_option, status_line
-from ftvm.service.connection import connect
+from ftvm.cli.asking import asking_options, guest_option, mute_told, status_line
+from ftvm.runtime.status import Status
+from ftvm.service.connection import GuestHandle, connect
+from ftvm.service.places import may_be_of
 
 __all__ = ["status"]
 
@@ -17,20 +20,31 @@ __all__ = ["status"]
 def status(control: str | None, guest_id: str | None, is_json: bool) -> None:
     """Tell how the guests of this machine fare, one line for each host.
 
-    With --json, a list of objects with the fields of ftvm.Status and the control socket under "control".
+    With --json, a list of objects with the fields of ftvm.Status and the control socket under "control"; for a host
+    that does not answer, "control", "pid", "guest_id" (null if not known) and "error".
 
-    Exit status: 0 if each guest runs or is stood by for, 1 if a host has failed or none answers.
+    Exit status: 0 if each guest runs or is stood by for, 1 if a host has failed or does not answer, if a guest has only
+    hosts that wait for an active one, or if there is no host.
     """
     with connect(control) as machine:
-        guests = [guest for guest in machine.guests() if guest_id in (None, guest.id)]
+        found = machine.survey()
+    guests = [guest for guest in found.guests if guest_id in (None, guest.id)]
+    mute = [each for each in found.mute if guest_id is None or may_be_of(each.path, guest_id)]
     if is_json:
-        told = [{**guest.last_status.as_dict(), "control": f"ipc://{guest.path}"} for guest in guests]
-        click.echo(json.dumps(told))
-    elif guests:
-        for guest in guests:
-            click.echo(status_line(guest.last_status))
-    else:
+        click.echo(json.dumps([*map(_told, guests), *map(mute_told, mute)]))
+    for line in () if is_json else (*(status_line(guest.last_status) for guest in guests), *map(str, mute)):
+        click.echo(line)
+    if not guests and not mute and not is_json:
         whose = "" if guest_id is None else f" of guest {guest_id!r}"
         click.echo(f"ftvm: no host{whose} answers at {machine.place}", err=True)
-    has_failed = any(guest.last_status.failure is not None for guest in guests)
-    sys.exit(0 if guests and not has_failed else 1)
+    sys.exit(0 if guests and not mute and _all_fare_well([guest.last_status for guest in guests]) else 1)
+
+
+def _told(guest: GuestHandle) -> dict[str, Any]:
+    return {**guest.last_status.as_dict(), "control": f"ipc://{guest.path}"}
+
+
+def _all_fare_well(statuses: list[Status]) -> bool:
+    """Tell whether no host has failed, and each guest has one that is more than empty."""
+    served = {status.guest_id for status in statuses if status.role != "empty"}
+    return all(status.failure is None and status.guest_id in served for status in statuses)

@@ -12,10 +12,11 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from ftvm.cli.asking import asking_options, memory_line
+from ftvm.cli.asking import asking_options, memory_line, mute_told
 from ftvm.cli.signals import Stopped
 from ftvm.runtime.status import Status
 from ftvm.service.connection import Connection, connect
+from ftvm.service.controlline import MuteHost
 from ftvm.service.view import Look, bars, bucket_names, look
 
 __all__ = ["top"]
@@ -53,11 +54,12 @@ def top(control: str | None, is_json: bool, interval: float, once: bool) -> None
                 select.select((), (), (), interval)
                 looks = viewer.look()
                 if is_json:
-                    click.echo(json.dumps([{**each.as_dict(), "control": where} for where, each in looks.items()]))
+                    told = [{**each.as_dict(), "control": where} for where, each in looks.items()]
+                    click.echo(json.dumps([*told, *map(mute_told, viewer.mute)]))
                 elif live is not None:
-                    live.update(_scene(looks, machine), refresh=True)
+                    live.update(_scene(looks, viewer.mute, machine), refresh=True)
                 else:
-                    console.print(_scene(looks, machine))
+                    console.print(_scene(looks, viewer.mute, machine))
                 if once:
                     return
         except Stopped:
@@ -70,19 +72,23 @@ class _Viewer:
     def __init__(self, machine: Connection) -> None:
         self._machine = machine
         self._before: dict[tuple[str, str], Status] = {}
+        self.mute: list[MuteHost] = []
 
     def look(self) -> dict[str, Look]:
-        """Return what there is to show of each guest, by its control socket."""
-        now = {(str(guest.path), guest.id): guest.last_status for guest in self._machine.guests()}
+        """Return what there is to show of each guest, by its control socket; `mute` then is who does not answer."""
+        found = self._machine.survey()
+        self.mute = found.mute
+        now = {(str(guest.path), guest.id): guest.last_status for guest in found.guests}
         looks = {f"ipc://{key[0]}": look(status, self._before.get(key)) for key, status in now.items()}
         self._before = now
         return looks
 
 
-def _scene(looks: dict[str, Look], machine: Connection) -> RenderableType:
-    if not looks:
+def _scene(looks: dict[str, Look], mute: list[MuteHost], machine: Connection) -> RenderableType:
+    if not looks and not mute:
         return Text(f"no host answers at {machine.place}")
-    return Group(*(_panel(where, each) for where, each in looks.items()))
+    silent = (Text(str(each), style="bold white on red") for each in mute)
+    return Group(*silent, *(_panel(where, each) for where, each in looks.items()))
 
 
 def _panel(where: str, shown: Look) -> Panel:

@@ -7,29 +7,26 @@
 Blocking, with a time-out on every answer; no thread. One connection serves one request at a time.
 """
 
-import json
-import socket
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 from ftvm.errors import BrokenError, ClosedError, ConfigError, RemoteProtocolError, TransportError
+from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.status import Status
-from ftvm.service.places import control_folder, sockets_in
-from ftvm.service.requests import (
-    CONTROL_VERSION,
-    SWITCHOVER_SECONDS_MAX,
-    Lines,
-    json_line,
-    number_in,
-    parse_answer,
-)
+from ftvm.service.controlline import ControlLine, MuteHost
+from ftvm.service.places import control_folder, may_be_of, sockets_in
+from ftvm.service.requests import SWITCHOVER_SECONDS_MAX, number_in
+from ftvm.units import nanos_to_seconds, seconds_to_nanos
 
-__all__ = ["Connection", "GuestHandle", "connect"]
+__all__ = ["Connection", "GuestHandle", "Survey", "connect"]
 
-_READ_BYTES: Final = 1 << 16
+_LIST: Final = {"do": "guests"}
+_LEAST_SECONDS: Final = 0.05
+"""An answer that is there already is read, however long the others took."""
 
 
 def connect(url: str | None = None, *, timeout: float = 5.0) -> "Connection":
@@ -58,39 +55,54 @@ class Connection:
         self.place = place
         self._is_folder = is_folder
         self._timeout = timeout
-        self._open: dict[Path, _Line] = {}
+        self._clock = MonotonicClock()
+        self._open: dict[Path, ControlLine] = {}
 
     def guests(self) -> "list[GuestHandle]":
-        """Return the guests there are now. In a folder, sockets at which nobody answers are passed over."""
+        """Return the guests there are now. In a folder, hosts that do not answer are left out: see `survey`."""
         if not self._is_folder:
-            return self._guests_at(self.place)
-        found: list[GuestHandle] = []
-        for path in sockets_in(self.place):
-            with suppress(TransportError, BrokenError):  # left by a host that died, or one that dies just now
-                found.extend(self._guests_at(path))
+            return _handles(self._line_to(self.place), self._timeout)
+        return self.survey().guests
+
+    def survey(self) -> "Survey":
+        """Ask all hosts at once; return the guests of those that answer in time, and who does not.
+
+        Left out are sockets of hosts that have died, or die just now.
+        """
+        paths = sockets_in(self.place) if self._is_folder else [self.place]
+        ends_at = self._clock.now() + seconds_to_nanos(self._timeout)
+        found = Survey(guests=[], mute=[])
+        asked: list[ControlLine] = []
+        for path in paths:
+            with found.noting_silence():
+                asked.append(line := self._line_to(path))
+                line.say(_LIST)
+        for line in asked:
+            with found.noting_silence():
+                left = nanos_to_seconds(ends_at - self._clock.now())
+                found.guests.extend(_handles_told(line, line.answer(max(left, _LEAST_SECONDS))))
         return found
 
     def guest(self, guest_id: str | None = None) -> "GuestHandle":
         """Return one guest; the active host's handle if several hosts here have it.
 
         The id may be left out where there is one guest. Raises TransportError if no host answers, ConfigError if none
-        that does has the guest, or it is not clear which is meant.
+        that does has the guest, or it is not clear which is meant, and MuteHost if the guest may run on a host that
+        does not answer: what is meant for it must not go to its standby.
         """
-        guests = self.guests()
-        if not guests:
-            raise TransportError(f"no host answers at {self.place}; is one running, and are you its user?")
-        there_are = ", ".join(sorted({repr(guest.id) for guest in guests}))
-        if guest_id is not None:
-            guests = [guest for guest in guests if guest.id == guest_id]
-        if not guests:
-            raise ConfigError(f"no host at {self.place} has guest {guest_id!r}; there are {there_are}")
-        if len({guest.id for guest in guests}) > 1:
-            raise ConfigError(f"say which guest: there are {there_are}")
+        found = self.survey()
+        _check_one_is_meant(found, guest_id, self.place)
+        guests = [guest for guest in found.guests if guest_id in (None, guest.id)]
         active = [guest for guest in guests if guest.last_status.role == "active"]
-        if len(guests) > 1 and len(active) != 1:
+        if len(active) == 1:
+            return active[0]
+        for mute in found.mute:
+            if may_be_of(mute.path, guests[0].id):
+                raise mute
+        if len(guests) > 1:
             paths = ", ".join(f"ipc://{guest.path}" for guest in guests)
             raise ConfigError(f"{len(guests)} hosts here have guest {guests[0].id!r}; name a socket: {paths}")
-        return active[0] if len(guests) > 1 else guests[0]
+        return guests[0]
 
     def close(self) -> None:
         """Hang up. Idempotent."""
@@ -105,23 +117,68 @@ class Connection:
     ) -> None:
         self.close()
 
-    def _guests_at(self, path: Path) -> "list[GuestHandle]":
+    def _line_to(self, path: Path) -> ControlLine:
         line = self._open.get(path)
         if line is None or line.is_broken:
-            line = self._open[path] = _Line(path, self._timeout)
-        told = line.ask({"do": "guests"}, self._timeout)
-        if not isinstance(told, list):
-            raise RemoteProtocolError(f"{path}: the list of guests is no list")
+            line = self._open[path] = ControlLine(path, self._timeout)
+        return line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """The guests of all hosts that answered, and the hosts that did not."""
+
+    guests: "list[GuestHandle]"
+    mute: list[MuteHost]
+
+    @contextmanager
+    def noting_silence(self) -> Iterator[None]:
+        """Take note of a host that does not answer; pass over one that is gone."""
         try:
-            return [GuestHandle(line, Status.from_dict(status)) for status in told]
-        except RemoteProtocolError as wrong:
-            raise RemoteProtocolError(f"{path}: {wrong}") from wrong
+            yield
+        except MuteHost as mute:
+            self.mute.append(mute)
+        except (TransportError, BrokenError, ClosedError):
+            return
+
+
+def _check_one_is_meant(found: Survey, guest_id: str | None, place: Path) -> None:
+    """Raise unless the guests that were found include the one that is meant, and it is clear which that is."""
+    if not found.guests:
+        if found.mute:
+            raise found.mute[0]
+        raise TransportError(f"no host answers at {place}; is one running, and are you its user?")
+    ids = sorted({guest.id for guest in found.guests})
+    there_are = ", ".join(map(repr, ids))
+    if guest_id is None:
+        others = [mute for mute in found.mute if not may_be_of(mute.path, ids[0])]
+        unanswered = "".join(f"; {mute}" for mute in others)
+        if len(ids) > 1 or others:
+            raise ConfigError(f"say which guest: there are {there_are}{unanswered}")
+    elif guest_id not in ids:
+        for mute in found.mute:
+            if may_be_of(mute.path, guest_id):
+                raise mute
+        raise ConfigError(f"no host at {place} has guest {guest_id!r}; there are {there_are}")
+
+
+def _handles(line: ControlLine, timeout: float) -> "list[GuestHandle]":
+    return _handles_told(line, line.ask(_LIST, timeout))
+
+
+def _handles_told(line: ControlLine, told: Any) -> "list[GuestHandle]":
+    if not isinstance(told, list):
+        raise RemoteProtocolError(f"{line.path}: the list of guests is no list")
+    try:
+        return [GuestHandle(line, Status.from_dict(status)) for status in told]
+    except RemoteProtocolError as wrong:
+        raise RemoteProtocolError(f"{line.path}: {wrong}") from wrong
 
 
 class GuestHandle:
     """One guest on one host of this machine. `last_status` is as of the last question asked through this handle."""
 
-    def __init__(self, line: "_Line", status: Status) -> None:
+    def __init__(self, line: ControlLine, status: Status) -> None:
         self.last_status = status
         self._line = line
 
@@ -178,7 +235,7 @@ class GuestHandle:
 
         Over a connection of its own. A reader that is too slow is told how many it missed: {"events_lost": COUNT}.
         """
-        line = _Line(self.path, self._line.timeout)
+        line = ControlLine(self.path, self._line.timeout)
         line.ask({"do": "events", "guest": self.id}, self._line.timeout)
         return line.listen()
 
@@ -186,61 +243,3 @@ class GuestHandle:
         told = self._line.ask({**request, "guest": self.id}, timeout or self._line.timeout)
         self.last_status = Status.from_dict(told)
         return self.last_status
-
-
-class _Line:
-    """One connection to one control socket."""
-
-    def __init__(self, path: Path, timeout: float) -> None:
-        self.path = path
-        self.timeout = timeout
-        self.is_broken = False
-        self._lines = Lines()
-        self._waiting: list[bytes] = []
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(timeout)
-        try:
-            self._socket.connect(str(path))
-        except OSError as wrong:
-            self.close()
-            raise TransportError(
-                f"no host answers at {path}: {wrong.strerror or wrong}; is it running, and are you its user?"
-            ) from wrong
-
-    def ask(self, request: dict[str, Any], timeout: float) -> Any:
-        """Return the answer. Raises the error that it tells of, BrokenError if none came in time."""
-        if self.is_broken:
-            raise ClosedError(f"the connection to {self.path} is over")
-        try:
-            self._socket.settimeout(timeout)
-            self._socket.sendall(json_line({**request, "speaks": CONTROL_VERSION}))
-            line = self._line()
-        except OSError as wrong:
-            self.close()  # an answer that comes late must not be taken for that of the next request
-            raise BrokenError(f"the host at {self.path} has not answered: {wrong}") from wrong
-        if line is None:
-            self.close()
-            raise BrokenError(f"the host at {self.path} has ended")
-        return parse_answer(line)
-
-    def listen(self) -> Iterator[dict[str, Any]]:
-        """Yield what is told, until the host ends; then hang up."""
-        self._socket.settimeout(None)
-        try:
-            while (line := self._line()) is not None:
-                yield json.loads(line)
-        finally:
-            self.close()
-
-    def close(self) -> None:
-        """Hang up. Idempotent."""
-        self.is_broken = True
-        self._socket.close()
-
-    def _line(self) -> bytes | None:
-        while not self._waiting:
-            data = self._socket.recv(_READ_BYTES)
-            if not data:
-                return None
-            self._waiting.extend(self._lines.take(data))
-        return self._waiting.pop(0)

@@ -12,12 +12,20 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from ftvm.errors import ConfigError, TransportError
 from ftvm.transport.endpoints import check_free, parse_endpoint
 
-__all__ = ["control_folder", "listen_privately", "own_endpoint", "prepare_folder", "sockets_in"]
+__all__ = [
+    "control_folder",
+    "guest_named_in",
+    "listen_privately",
+    "may_be_of",
+    "own_endpoint",
+    "prepare_folder",
+    "sockets_in",
+]
 
 _BACKLOG: Final = 16
 _NAME_CHARS_MAX: Final = 24
@@ -64,6 +72,18 @@ def own_endpoint(folder: Path, guest_id: str, pid: int | None = None) -> str:
     """Return the endpoint of this process's control socket for a guest; the name of the guest is there for people."""
     name = f"{quote(guest_id, safe='')[:_NAME_CHARS_MAX]}.{os.getpid() if pid is None else pid}.sock"
     return f"ipc://{folder / name}"
+
+
+def guest_named_in(path: Path) -> str | None:
+    """Return the guest that a control socket is named after, cut off if it is long; None if it is named otherwise."""
+    name, _, pid = path.stem.rpartition(".")
+    return unquote(name) if name and pid.isdecimal() and path.suffix == ".sock" else None
+
+
+def may_be_of(path: Path, guest_id: str) -> bool:
+    """Tell whether a control socket may be that of a guest's host, by its name."""
+    name = path.stem.rpartition(".")[0]
+    return guest_named_in(path) is None or name == quote(guest_id, safe="")[:_NAME_CHARS_MAX]
 
 
 def sockets_in(folder: Path) -> list[Path]:

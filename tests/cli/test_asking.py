@@ -13,7 +13,7 @@ from ftvm.engines.kemari import Kemari
 from ftvm.engines.remus import Remus
 from ftvm.errors import ClosedError
 from ftvm.events import EngineChanged
-from ftvm.runtime.protection import Protection, protect
+from ftvm.runtime.protection import Protection, Standby, protect
 from ftvm.service.control import ControlSocket
 from ftvm.sim.guest import SimGuest
 
@@ -111,6 +111,21 @@ def test_status_of_a_socket_that_nobody_answers_at_fails(ftvm: Run, tmp_path: Pa
 
     assert outcome.status == 1
     assert "TransportError: no host answers at" in outcome.err
+
+
+def test_status_fails_if_no_host_of_a_guest_is_more_than_empty(ftvm: Run, host: Protection, tmp_path: Path) -> None:
+    """Regression: it said that all was well where nobody ran the guest."""
+    with Standby(
+        SimGuest(page_count=4, pages_per_step=1, output_every=10, boots=False),
+        listen="tcp://127.0.0.1:0",
+        peers=["tcp://127.0.0.1:9"],
+        arbiter="memory:asking",
+        guest_id="vm2",
+        attendants=[ControlSocket(f"ipc://{tmp_path}/ftvm/vm2.sock")],
+    ):
+        assert [ftvm("status", "--guest", guest).status for guest in ("vm1", "vm2")] == [0, 1]
+        assert ftvm("status").status == 1
+    assert host.status().role == "active"
 
 
 def test_ctl_stop_ends_a_host_in_order(ftvm: Run, host: Protection) -> None:

@@ -47,12 +47,12 @@ def flooded(port: int) -> Iterator[None]:
 class Hosts:
     """A protected pair with few descriptors, each with a port of its own."""
 
-    def __init__(self, stack: ExitStack, folder: Path) -> None:
+    def __init__(self, stack: ExitStack, folder: Path, silence_ms: int = 2000) -> None:
         self.ports = (port_of_nobody(), port_of_nobody())
         self.folder = folder
         record = folder / "record"
         record.mkdir()
-        shared = ("--arbiter", f"file://{record}", "--heartbeat", "100", "--silence", "2000")
+        shared = ("--arbiter", f"file://{record}", "--heartbeat", "100", "--silence", str(silence_ms))
         active, standby = (f"tcp://127.0.0.1:{port}" for port in self.ports)
         self.primary = stack.enter_context(
             host(
@@ -66,11 +66,11 @@ class Hosts:
                 "console",
                 *shared,
                 "--control",
-                f"ipc://{folder}/a.sock",
+                f"ipc://{folder}/guest.1.sock",
             )
         )
         self.standby = stack.enter_context(
-            host("standby", "--listen", standby, "--peer", active, *shared, "--control", f"ipc://{folder}/b.sock")
+            host("standby", "--listen", standby, "--peer", active, *shared, "--control", f"ipc://{folder}/guest.2.sock")
         )
         wait_for(self.primary, "Protected")
         for process in (self.primary, self.standby):
@@ -115,5 +115,5 @@ def test_a_flood_of_strangers_does_not_keep_an_active_from_dropping_its_standby(
 
 
 def test_an_operator_is_answered_while_strangers_flood_the_host(hosts: Hosts) -> None:
-    with flooded(hosts.ports[0]), connect(f"ipc://{hosts.folder}/a.sock", timeout=WAIT_SECONDS) as machine:
+    with flooded(hosts.ports[0]), connect(f"ipc://{hosts.folder}/guest.1.sock", timeout=WAIT_SECONDS) as machine:
         assert machine.guest().last_status.role == "active"

@@ -1,6 +1,7 @@
 """Asking running hosts: found by folder or socket, told apart, told what to do."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import MISSING, fields
@@ -18,6 +19,7 @@ from ftvm.runtime.protection import Protection, Standby, protect
 from ftvm.runtime.status import FIRST_FIELDS, Status
 from ftvm.service.connection import Connection, connect
 from ftvm.service.control import ControlSocket
+from ftvm.service.controlline import MuteHost
 from ftvm.service.places import listen_privately
 from ftvm.service.requests import json_line, parse_answer
 from ftvm.sim.guest import SimGuest
@@ -216,9 +218,63 @@ def test_a_url_that_is_no_socket_is_refused() -> None:
 def test_a_host_that_does_not_answer_is_given_up_on(tmp_path: Path) -> None:
     with (
         listen_privately(f"ipc://{tmp_path}/mute.sock"),
-        pytest.raises(BrokenError, match="has not answered"),
+        pytest.raises(MuteHost, match=rf"process {os.getpid()} \(control socket .*mute.sock\) does not answer"),
     ):
         connect(f"ipc://{tmp_path}/mute.sock", timeout=0.05)
+
+
+def test_a_survey_tells_who_answers_and_who_does_not(two_guests: Connection) -> None:
+    with (
+        listen_privately(f"ipc://{two_guests.place}/vm%201.77.sock"),
+        connect(f"ipc://{two_guests.place}", timeout=0.5) as machine,
+    ):
+        found = machine.survey()
+
+    assert [guest.id for guest in found.guests] == ["vm1", "vm2"]
+    assert [(mute.guest, mute.pid, str(mute)) for mute in found.mute] == [
+        ("vm 1", os.getpid(), f"process {os.getpid()} (guest 'vm 1') does not answer")
+    ]
+
+
+def test_hosts_that_do_not_answer_are_waited_for_together(tmp_path: Path) -> None:
+    """Regression: each by itself cost its time-out, of five seconds."""
+    with ExitStack() as stack:
+        for number in range(200):
+            stack.enter_context(listen_privately(f"ipc://{tmp_path}/vm1.{number}.sock"))
+        machine = stack.enter_context(connect(f"ipc://{tmp_path}", timeout=3.0))  # 600 s, and the test would time out
+
+        found = machine.survey()
+
+    assert len(found.mute) == 200
+
+
+def test_what_is_meant_for_the_active_does_not_go_to_its_standby_because_the_active_is_mute(tmp_path: Path) -> None:
+    """Regression: `ftvm ctl stop` ended the standby."""
+    with pair(tmp_path) as (active, standby), listen_privately(f"ipc://{tmp_path}/vm1.77.sock"):
+        del active
+        (tmp_path / "a.sock").unlink()
+        with connect(f"ipc://{tmp_path}", timeout=0.5) as machine:
+            with pytest.raises(MuteHost, match="guest 'vm1'"):
+                machine.guest("vm1")
+            with pytest.raises(MuteHost, match="guest 'vm1'"):
+                machine.guest()
+        with connect(f"ipc://{tmp_path}/b.sock") as machine:
+            assert machine.guest("vm1").last_status.role == "standby"
+        assert standby.status().role == "standby"
+
+
+def test_a_mute_host_matters_to_nobody_but_its_guest(tmp_path: Path) -> None:
+    with (
+        host(tmp_path, "vm1"),
+        listen_privately(f"ipc://{tmp_path}/vm2.77.sock"),
+        listen_privately(f"ipc://{tmp_path}/vm1.78.sock"),
+        connect(f"ipc://{tmp_path}", timeout=0.5) as machine,
+    ):
+        assert machine.guest("vm1").last_status.role == "active"
+        with pytest.raises(MuteHost, match="guest 'vm2'"):
+            machine.guest("vm2")
+        with pytest.raises(ConfigError, match=r"say which guest: there are 'vm1'; process .* does not answer"):
+            machine.guest()
 
 
 def test_a_host_that_ends_in_the_midst_is_told_of(tmp_path: Path) -> None:

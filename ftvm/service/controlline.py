@@ -1,0 +1,121 @@
+"""One connection to one control socket, from the side that asks; and what is known of a host that does not answer."""
+
+import errno
+import json
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from ftvm.errors import BrokenError, ClosedError, TransportError
+from ftvm.service.places import guest_named_in
+from ftvm.service.requests import CONTROL_VERSION, Lines, json_line, parse_answer
+
+__all__ = ["ControlLine", "MuteHost"]
+
+_READ_BYTES: Final = 1 << 16
+_CREDENTIALS: Final = struct.Struct("3i")
+"""pid, uid and gid of who listens, as unix(7) has them."""
+
+
+class MuteHost(BrokenError):
+    """A host is there, and does not answer: its process is stopped, or its loop stands still.
+
+    pid    its process, if the kernel tells
+    guest  the guest that its socket is named after, perhaps cut off; None if that does not say
+    """
+
+    def __init__(self, path: Path, pid: int | None) -> None:
+        self.path = path
+        self.pid = pid
+        self.guest = guest_named_in(path)
+        process = "a process" if pid is None else f"process {pid}"
+        whose = f"control socket {path}" if self.guest is None else f"guest {self.guest!r}"
+        super().__init__(f"{process} ({whose}) does not answer")
+
+
+class ControlLine:
+    """Says requests and hears answers, one at a time. Blocking, with a time-out on every answer."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        """Connect. Raises TransportError if nobody listens there, MuteHost if nobody takes the connection."""
+        self.path = path
+        self.timeout = timeout
+        self.is_broken = False
+        self._lines = Lines()
+        self._waiting: list[bytes] = []
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(timeout)
+        try:
+            self._socket.connect(str(path))
+        except OSError as wrong:
+            self.close()
+            if isinstance(wrong, TimeoutError) or wrong.errno == errno.EAGAIN:  # its queue of connections is full
+                raise MuteHost(path, None) from wrong
+            raise TransportError(
+                f"no host answers at {path}: {wrong.strerror or wrong}; is it running, and are you its user?"
+            ) from wrong
+
+    def ask(self, request: dict[str, Any], timeout: float) -> Any:
+        """Return the answer. Raises the error that it tells of, MuteHost if none came in time, BrokenError if the host
+        has ended."""
+        self.say(request)
+        return self.answer(timeout)
+
+    def say(self, request: dict[str, Any]) -> None:
+        """Say a request; its answer is to be heard next. Raises BrokenError if nobody listens any more."""
+        if self.is_broken:
+            raise ClosedError(f"the connection to {self.path} is over")
+        try:
+            self._socket.settimeout(self.timeout)
+            self._socket.sendall(json_line({**request, "speaks": CONTROL_VERSION}))
+        except OSError as wrong:
+            raise self._broken_by(wrong) from wrong
+
+    def answer(self, timeout: float) -> Any:
+        """Return the answer to what was said, as `ask` does."""
+        try:
+            self._socket.settimeout(timeout)
+            line = self._line()
+        except OSError as wrong:
+            raise self._broken_by(wrong) from wrong
+        if line is None:
+            self.close()
+            raise BrokenError(f"the host at {self.path} has ended")
+        return parse_answer(line)
+
+    def listen(self) -> Iterator[dict[str, Any]]:
+        """Yield what is told, until the host ends; then hang up."""
+        self._socket.settimeout(None)
+        try:
+            while (line := self._line()) is not None:
+                yield json.loads(line)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Hang up. Idempotent."""
+        self.is_broken = True
+        self._socket.close()
+
+    def _broken_by(self, wrong: OSError) -> BrokenError:
+        """Hang up: an answer that comes late must not be taken for that of the next request."""
+        is_mute = isinstance(wrong, TimeoutError | BlockingIOError)
+        error = (
+            MuteHost(self.path, self._pid()) if is_mute else BrokenError(f"the host at {self.path} has ended: {wrong}")
+        )
+        self.close()
+        return error
+
+    def _pid(self) -> int | None:
+        credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        return int(_CREDENTIALS.unpack(credentials)[0]) or None
+
+    def _line(self) -> bytes | None:
+        while not self._waiting:
+            data = self._socket.recv(_READ_BYTES)
+            if not data:
+                return None
+            self._waiting.extend(self._lines.take(data))
+        return self._waiting.pop(0)
