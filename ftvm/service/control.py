@@ -5,13 +5,15 @@ reaches it, not even over ZeroMQ's loopback. Served by the host's loop, between 
 lines, waiting requests and events. requests.py says what is said over it.
 """
 
+import contextlib
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from ftvm.errors import ConfigError, FtvmError, InternalError, LimitExceeded
+from ftvm.errors import ConfigError, FtvmError, InternalError, LimitExceeded, TransportError
 from ftvm.events import Event
 from ftvm.runtime.attend import Controls, Pending
 from ftvm.service.places import listen_privately
@@ -25,10 +27,13 @@ from ftvm.service.requests import (
     version_in,
 )
 from ftvm.service.server import Server
+from ftvm.transport.endpoints import SocketFile
 from ftvm.units import Nanos, seconds_to_nanos
 
 __all__ = ["ControlSocket"]
 
+LOOK_NS: Final = 1_000_000_000
+"""So often a host looks whether its socket is still there: cleaners of /tmp and /run know nothing of it."""
 EVENTS_WAITING_MAX: Final = 4096
 REQUESTS_WAITING_MAX: Final = 64
 ENGINE_SECONDS_MAX: Final = 10
@@ -43,9 +48,11 @@ class ControlSocket:
         """Listen at `endpoint`, e.g. ``ipc:///run/ftvm/vm1.sock``. Raises ConfigError, TransportError."""
         self.endpoint = endpoint
         self._path = Path(endpoint.removeprefix("ipc://"))
+        self._look_at: Nanos | None = None
         self._dialogues: list[_Dialogue] = []
         self._controls: Controls | None = None
         self._server: Server | None = Server(listen_privately(endpoint), self._converse)
+        self._file = SocketFile.at(str(self._path))
 
     def begin(self, controls: Controls) -> None:
         """See Attendant."""
@@ -65,15 +72,27 @@ class ControlSocket:
         if self._server is None:
             return None
         self._dialogues = [dialogue for dialogue in self._dialogues if not dialogue.is_closed]
-        return self._server.step(now)
+        if self._look_at is None or now >= self._look_at:
+            self._look_at = Nanos(now + LOOK_NS)
+            self._come_back(self._server)
+        return min(self._server.step(now) or self._look_at, self._look_at)
 
     def close(self) -> None:
-        """See Attendant."""
+        """See Attendant. Removes the socket's file, unless that is another's by now."""
         if self._server is None:
             return
-        self._path.unlink(missing_ok=True)
+        self._file.remove()
         self._server.close()
         self._server = None
+
+    def _come_back(self, server: Server) -> None:
+        """Listen anew if the file was removed, or its folder; one that another host has put there stays."""
+        if os.path.lexists(self._path):
+            return
+        with contextlib.suppress(OSError, TransportError):  # then at the next look
+            self._path.parent.mkdir(mode=0o700, exist_ok=True)
+            server.listen_instead(listen_privately(self.endpoint))
+            self._file = SocketFile.at(str(self._path))
 
     def _converse(self) -> "_Dialogue":
         if self._controls is None:

@@ -105,16 +105,24 @@ def listen_privately(endpoint: str) -> socket.socket:
     place = parse_endpoint(endpoint)
     if place.scheme != "ipc":
         raise ConfigError(f"control socket {endpoint!r}: write ipc:///PATH; who may use it is decided by file rights")
-    check_free(place)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         os.fchmod(listening.fileno(), 0o600)  # Linux gives the file the mode of the socket: no moment of wider rights
-        Path(place.path).unlink(missing_ok=True)
-        listening.bind(place.path)
+        try:
+            listening.bind(place.path)
+        except OSError as wrong:
+            if wrong.errno != errno.EADDRINUSE:
+                raise
+            check_free(place)
+            Path(place.path).unlink(missing_ok=True)
+            listening.bind(place.path)
         listening.listen(_BACKLOG)
     except OSError as wrong:
         listening.close()
         raise TransportError(f"control socket {endpoint}: cannot be made: {wrong.strerror}") from wrong
+    except BaseException:
+        listening.close()
+        raise
     return listening
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from ftvm.runtime.descriptors import SpareDescriptors, is_table_full
 from ftvm.units import Nanos
 
 __all__ = ["CONNECTIONS_MAX", "Dialogue", "Server"]
@@ -19,6 +20,7 @@ CONNECTIONS_MAX: Final = 16
 UNSENT_BYTES_MAX: Final = 1 << 20
 READ_BYTES: Final = 1 << 16
 ACCEPTS_PER_STEP: Final = 4
+ACCEPT_AGAIN_NS: Final = 100_000_000
 RETRY_NS: Final = 10_000_000
 """How soon to look again whether a slow reader has room: the loop waits for readers only."""
 
@@ -83,13 +85,13 @@ class Server:
 
     def __init__(self, listening: socket.socket, dialogue: Callable[[], Dialogue]) -> None:
         """Call `dialogue` for each connection."""
-        listening.setblocking(False)
-        self._listening = listening
         self._dialogue = dialogue
         self._connections: dict[int, _Connection] = {}
-        self._ready = select.epoll()
-        self._ready.register(listening, select.EPOLLIN)
+        self._spare = SpareDescriptors(1)
+        self._accepts_at: Nanos | None = None
         self._is_closed = False
+        self._ready = select.epoll()
+        self._listen(listening)
 
     def fileno(self) -> int:
         """Return what becomes readable when somebody connects or speaks."""
@@ -97,6 +99,10 @@ class Server:
 
     def step(self, now: Nanos) -> Nanos | None:
         """Accept, hear and tell; return when to be called again if nobody speaks before."""
+        if self._accepts_at is not None and now >= self._accepts_at:
+            self._accepts_at = None
+            self._spare.refill()
+            self._ready.register(self._listening, select.EPOLLIN)
         for fd, _ in self._ready.poll(0):
             if fd == self._listening.fileno():
                 self._accept(now)
@@ -105,7 +111,15 @@ class Server:
         for fd in [fd for fd, connection in self._connections.items() if not connection.tell()]:
             self._hang_up(fd)
         is_waiting = any(connection.unsent for connection in self._connections.values())
-        return Nanos(now + RETRY_NS) if is_waiting else None
+        return Nanos(now + RETRY_NS) if is_waiting else self._accepts_at
+
+    def listen_instead(self, listening: socket.socket) -> None:
+        """Accept from another socket from now on; who is connected stays so."""
+        if self._accepts_at is None:
+            self._ready.unregister(self._listening)
+        self._accepts_at = None
+        self._listening.close()
+        self._listen(listening)
 
     def close(self) -> None:
         """Hang up on everybody. Idempotent."""
@@ -116,21 +130,47 @@ class Server:
             self._hang_up(fd)
         self._listening.close()
         self._ready.close()
+        self._spare.close()
+
+    def _listen(self, listening: socket.socket) -> None:
+        listening.setblocking(False)
+        self._listening = listening
+        self._ready.register(listening, select.EPOLLIN)
 
     def _accept(self, now: Nanos) -> None:
         for _ in range(ACCEPTS_PER_STEP):
-            try:
-                accepted, _ = self._listening.accept()
-            except OSError:
-                return  # nobody knocks any more, or who did has gone, or there is no descriptor left to answer with
+            accepted = self._next_knocking(now)
+            if accepted is None:
+                return
             if len(self._connections) == CONNECTIONS_MAX:
                 self._hang_up(min(self._connections, key=lambda fd: self._connections[fd].heard_at))
             accepted.setblocking(False)
             self._connections[accepted.fileno()] = _Connection(accepted, self._dialogue(), now)
             self._ready.register(accepted, select.EPOLLIN)
 
+    def _next_knocking(self, now: Nanos) -> socket.socket | None:
+        """Accept who knocks; None if nobody does any more, or who did has gone.
+
+        Where no descriptor is left, one is answered on the spare one: an operator asks just when something is wrong. If
+        that is in use, nobody is listened to for a while: the socket stays readable, and the loop would spin.
+        """
+        try:
+            return self._listening.accept()[0]
+        except OSError as wrong:
+            if not is_table_full(wrong):
+                return None
+        self._spare.close()
+        try:
+            return self._listening.accept()[0]
+        except OSError as wrong:
+            if is_table_full(wrong):
+                self._ready.unregister(self._listening)
+                self._accepts_at = Nanos(now + ACCEPT_AGAIN_NS)
+        return None
+
     def _hang_up(self, fd: int) -> None:
         connection = self._connections.pop(fd)
         self._ready.unregister(fd)
         connection.dialogue.close()
         connection.socket.close()
+        self._spare.refill()

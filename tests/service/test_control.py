@@ -1,7 +1,13 @@
 """The control socket, stepped by hand: requests are answered, nobody can hold it up or fill it up."""
 
+import contextlib
 import json
+import os
+import resource
+import select
+import shutil
 import socket
+import stat
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -11,9 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ftvm.errors import TransportError
 from ftvm.events import Solo
 from ftvm.runtime.status import FIRST_FIELDS, Status
-from ftvm.service.control import EVENTS_WAITING_MAX, REQUESTS_WAITING_MAX, ControlSocket, _Dialogue
+from ftvm.service.control import EVENTS_WAITING_MAX, LOOK_NS, REQUESTS_WAITING_MAX, ControlSocket, _Dialogue
 from ftvm.service.requests import LINE_BYTES_MAX
 from ftvm.service.server import CONNECTIONS_MAX, UNSENT_BYTES_MAX
 from ftvm.units import Nanos
@@ -344,3 +351,118 @@ def test_closing_removes_the_socket_and_hangs_up(operator: Operator, control: Co
     assert control.fds() == ()
     with pytest.raises(EOFError):
         operator.answer()
+
+
+def test_a_socket_that_was_removed_comes_back_within_a_second(control: ControlSocket, path: Path) -> None:
+    """Regression: it never did, and the host could not be reached for the rest of its life."""
+    control.step(Nanos(0))
+    path.unlink()
+
+    control.step(Nanos(LOOK_NS))
+
+    again = Operator(control, path)
+    assert "ok" in again.ask(do="guests")
+    again.close()
+
+
+def test_who_is_connected_stays_so_when_the_socket_comes_back(
+    operator: Operator, control: ControlSocket, path: Path
+) -> None:
+    path.unlink()
+    control.step(Nanos(10 * LOOK_NS))
+
+    assert path.is_socket()
+    assert "ok" in operator.ask(do="guests")
+
+
+def test_a_socket_whose_folder_was_removed_comes_back(tmp_path: Path) -> None:
+    folder = tmp_path / "ftvm"
+    folder.mkdir()
+    control = ControlSocket(f"ipc://{folder}/vm1.sock")
+    control.step(Nanos(0))
+    shutil.rmtree(folder)
+
+    control.step(Nanos(LOOK_NS))
+
+    assert (folder / "vm1.sock").is_socket()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    control.close()
+
+
+def test_a_host_that_ends_leaves_the_socket_of_another_alone(path: Path) -> None:
+    """Regression: it removed it, and nobody could reach that host."""
+    first = ControlSocket(f"ipc://{path}")
+    path.unlink()
+    second = ControlSocket(f"ipc://{path}")
+    first.step(Nanos(LOOK_NS))
+
+    first.close()
+
+    assert path.is_socket()
+    with pytest.raises(TransportError, match="another process listens there"):
+        ControlSocket(f"ipc://{path}")
+    second.close()
+    assert not path.exists()
+
+
+class FillingTable:
+    """The table of descriptors of this process, which can be filled up."""
+
+    def __init__(self) -> None:
+        self._held: list[int] = []
+        self._limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def fill(self) -> None:
+        highest = max(map(int, os.listdir("/proc/self/fd")))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, self._limits[1]))
+        with contextlib.suppress(OSError):
+            while True:
+                self._held.append(os.dup(0))
+
+    def empty(self) -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, self._limits)
+        while self._held:
+            os.close(self._held.pop())
+
+
+@pytest.fixture
+def table() -> Iterator[FillingTable]:
+    made = FillingTable()
+    yield made
+    made.empty()
+
+
+def test_an_operator_is_answered_though_no_descriptor_is_left(
+    control: ControlSocket, path: Path, table: FillingTable
+) -> None:
+    with socket.socket(socket.AF_UNIX) as operator:
+        operator.connect(str(path))
+        operator.sendall(b'{"do": "guests"}\n')
+        table.fill()
+
+        control.step(Nanos(0))
+        control.step(Nanos(1))
+
+        assert operator.recv(1 << 16).startswith(b'{"ok"')
+
+
+def test_no_descriptor_at_all_does_not_make_the_loop_spin(
+    control: ControlSocket, path: Path, table: FillingTable
+) -> None:
+    """Regression: the socket stayed readable, and the loop turned without a rest."""
+    with contextlib.ExitStack() as stack:
+        operators = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(2)]
+        for operator in operators:
+            operator.connect(str(path))
+            operator.sendall(b'{"do": "guests"}\n')
+        table.fill()
+        for now in range(4):
+            control.step(Nanos(now))
+
+        assert select.select(control.fds(), (), (), 0)[0] == []
+        assert operators[0].recv(1 << 16).startswith(b'{"ok"')
+
+        operators[0].close()
+        for now in range(4):
+            control.step(Nanos(LOOK_NS // 2 + now))
+        assert operators[1].recv(1 << 16).startswith(b'{"ok"')
