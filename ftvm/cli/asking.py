@@ -54,6 +54,9 @@ def _state(status: Status) -> str:
         return f"{status.role} here"
     if status.standstill is not None:
         return f"{status.standstill}{_pages_left(status)}"
+    if status.lost_standby is not None:
+        held = f"{status.outputs_held} outputs wait until the arbiter has dropped it"
+        return f"runs here, its standby {status.lost_standby} is lost: {held}"
     if status.standby is not None:
         interval = "" if status.interval_ms is None else f"interval {status.interval_ms:g} ms, "
         return f"runs here, protected by {status.standby} ({status.engine}, {interval}lag {status.lag_ms:.1f} ms)"

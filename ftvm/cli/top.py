@@ -126,6 +126,8 @@ def _state(status: Status) -> Text:
     left = f", {status.copy_pages_left:,} pages to copy" if status.copy_pages_left else ""
     if status.standstill is not None:
         return Text(f"{status.standstill}{left}", style="bold yellow")
+    if status.lost_standby is not None:
+        return Text("runs here, its standby is lost: outputs wait for the arbiter", style="bold yellow")
     if status.is_protected:
         return Text(f"runs here, protected by {status.standby}", style="green")
     return Text(f"runs here, alone{left}", style="yellow")

@@ -9,7 +9,7 @@ from typing import Any, Final, Self
 
 from ftvm.errors import RemoteProtocolError
 from ftvm.events import Committed, Event, Protected, TookOver
-from ftvm.protocol.link import STANDING
+from ftvm.protocol.link import STANDING, LinkState
 from ftvm.units import Nanos
 
 __all__ = [
@@ -28,6 +28,7 @@ _SAMPLES_KEPT: Final = 4096
 HALTED: Final = "halted"
 """What `link` says instead of the link's own state while the guest may not run because its standby is lost."""
 
+_DROPPING: Final = LinkState.DROPPING.value
 _STANDSTILLS: Final = {HALTED: "stands still: its standby is lost (halt)"} | dict.fromkeys(
     (state.value for state in STANDING), "is being handed over"
 )
@@ -134,9 +135,16 @@ class Status:
         return _STANDSTILLS.get(self.link)
 
     @property
+    def lost_standby(self) -> str | None:
+        """Who is gone but stands in the record still, of an active whose outputs wait for the arbiter's word."""
+        is_lost = self.role == "active" and self.failure is None and self.link == _DROPPING
+        return self.standby if is_lost else None
+
+    @property
     def is_protected(self) -> bool:
-        """Whether the guest runs here and a standby is in the record."""
-        return self.standby is not None and self.role == "active" and self.failure is None and self.standstill is None
+        """Whether the guest runs here and a standby is in the record, and not lost."""
+        is_well = self.failure is None and self.standstill is None and self.lost_standby is None
+        return self.standby is not None and self.role == "active" and is_well
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain values, for JSON."""

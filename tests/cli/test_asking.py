@@ -77,6 +77,18 @@ def test_a_guest_that_stands_still_is_not_said_to_run_though_the_record_names_a_
     assert top._state(still).plain == told
 
 
+def test_a_guest_whose_standby_is_lost_is_not_said_to_be_protected_while_the_arbiter_is_silent(
+    host: Protection,
+) -> None:
+    """With the arbiter's folder full, status said `protected` for as long as no output left."""
+    waiting = replace(host.status(), link="dropping", standby="b1", outputs_held=3)
+    told = "runs here, its standby b1 is lost: 3 outputs wait until the arbiter has dropped it"
+
+    assert asking.status_line(waiting).startswith(f"guest 'vm1': {told}; generation ")
+    assert top._state(waiting).plain == "runs here, its standby is lost: outputs wait for the arbiter"
+    assert not waiting.is_protected
+
+
 def test_a_halted_guest_tells_how_much_of_the_copy_to_a_new_standby_is_left(host: Protection) -> None:
     copying = replace(host.status(), link="halted", standby="b1", copy_pages_left=7)
 
