@@ -21,6 +21,7 @@ from ftvm.protocol.empty import Opening
 from ftvm.protocol.link import NAMED, SHIPPING, STANDING, LinkEvent, LinkState
 from ftvm.protocol.record import drop
 from ftvm.protocol.session import Session
+from ftvm.protocol.suspicion import beat_of
 from ftvm.protocol.switchover import Switchover
 from ftvm.units import Nanos
 
@@ -152,7 +153,7 @@ class Active(Bond):
             return
         if envelope.sender != session.standby:
             return
-        session.watch.heard(now)
+        session.watch.heard(now, beat_of(message))
         self.is_waiting = False
         if self.link is LinkState.SWITCHING:
             return
@@ -252,7 +253,8 @@ class Active(Bond):
         if session is None or session.is_lost:
             return
         if session.watch.is_silent(now) and self.link is not LinkState.SWITCHING and not self.is_waiting:
-            silence_ns, limit_ns, reason = session.watch.silence_ns(now), session.watch.limit_ns(), session.watch.reason
+            silence_ns, limit_ns = session.watch.silence_ns(now), session.watch.limit_ns()
+            reason = session.watch.reason("the standby", now)
             guest_id = self.core.settings.guest_id
             self.core.tell(
                 Suspected(at=now, guest_id=guest_id, silence_ns=silence_ns, limit_ns=limit_ns, reason=reason)

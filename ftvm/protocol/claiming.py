@@ -34,7 +34,7 @@ def suspect(holding: Holding, now: Nanos) -> None:
     """Begin a claim: load, and ask the arbiter afresh. The active has been silent for too long."""
     silence_ns = holding.watch.silence_ns(now)
     limit_ns = holding.watch.limit_ns()
-    guest_id, reason = holding.core.settings.guest_id, holding.watch.reason
+    guest_id, reason = holding.core.settings.guest_id, holding.watch.reason("the active", now)
     holding.core.tell(Suspected(at=now, guest_id=guest_id, silence_ns=silence_ns, limit_ns=limit_ns, reason=reason))
     holding.claim.begin(fresh_at=holding.core.desk.want_read(), silence_ns=silence_ns, now=now)
     holding.core.do(Load(holding.committed.devices))

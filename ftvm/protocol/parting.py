@@ -69,7 +69,7 @@ def wait_for(bond: Bond, session: Session, now: Nanos) -> None:
     if not bond.is_waiting:
         bond.is_waiting = True
         silence = f"the standby was silent for {session.watch.silence_ns(now) / 1e6:.0f} ms"
-        tell_halted(bond, session.watch.reason or silence, now)
+        tell_halted(bond, session.watch.reason("the standby", now) or silence, now)
 
 
 def tell_halted(bond: Bond, reason: str, now: Nanos) -> None:

@@ -58,10 +58,10 @@ class Replica:
         self._stepped_at = now
 
     def begin_step(self, now: Nanos) -> None:
-        """Start a step. A long gap since the last one is our own silence: it excuses the peer's, and is no gap of
-        its."""
-        if now - self._stepped_at > STALL_HEARTBEATS * self.core.settings.timing.heartbeat_ns:
-            self._excuse(now)
+        """Start a step. If we stalled ourselves since the last one, do not count the stall against the peer."""
+        stall_ns = now - self._stepped_at
+        if stall_ns > STALL_HEARTBEATS * self.core.settings.timing.heartbeat_ns:
+            self._excuse(stall_ns, now)
         self._stepped_at = now
 
     # --- events ----------------------------------------------------------------------------------------------------
@@ -319,12 +319,12 @@ class Replica:
             )
         )
 
-    def _excuse(self, now: Nanos) -> None:
+    def _excuse(self, stall_ns: int, now: Nanos) -> None:
         steps = self.steps
         if isinstance(steps, Standby):
-            steps.watch.excuse(now)
+            steps.watch.excuse(stall_ns, now)
         elif isinstance(steps, Active) and steps.session is not None:
-            steps.session.watch.excuse(now)
+            steps.session.watch.excuse(stall_ns, now)
 
 
 def _conforms(empty: Empty, standby: Standby, active: Active) -> tuple[Steps, ...]:

@@ -20,7 +20,7 @@ from ftvm.protocol.effects import Difference, Execute, Follow, Unload, WarmUp
 from ftvm.protocol.empty import Opening
 from ftvm.protocol.holding import Holding
 from ftvm.protocol.staging import Staging
-from ftvm.protocol.suspicion import Watch
+from ftvm.protocol.suspicion import Watch, beat_of
 from ftvm.protocol.switchover import Switchover
 from ftvm.protocol.takeover import ClaimEvent, ClaimState
 from ftvm.units import Nanos
@@ -74,7 +74,7 @@ class Standby(Holding):
         """Take a message of this session; drop any other."""
         if not self.is_in_session(peer, key, envelope):
             return
-        self._heard(envelope, now)
+        self._heard(envelope, message, now)
         try:
             self._take(message, envelope, now)
         except (RemoteProtocolError, LimitExceeded) as wrong:
@@ -86,10 +86,10 @@ class Standby(Holding):
         is_ours = (envelope.session, peer, key) == (opening.session, opening.peer, opening.key)
         return is_ours and not self.is_session_over and envelope.sender == opening.session.active
 
-    def _heard(self, envelope: Envelope, now: Nanos) -> None:
+    def _heard(self, envelope: Envelope, message: Message, now: Nanos) -> None:
         if self.switchover is not None and not self.switchover.is_over:
             claiming.tell_switched_away(self, self.switchover, now)
-        self.watch.heard(now)
+        self.watch.heard(now, beat_of(message))
         self.core.desk.hint(envelope.record.generation, now)
         if self.claim.state is ClaimState.CHECKING:
             claiming.call_off(self, now)

@@ -40,6 +40,14 @@ def _pause(world: "World", chance: random.Random) -> None:
     node.pause(length_ns)
 
 
+def _pulse(world: "World", chance: random.Random) -> None:
+    """Stop a host's process again and again, for most of the time."""
+    node, times = world.nodes[chance.choice(["a", "b"])], chance.randrange(2, 8)
+    world.trace(f"PULSE {node.name} {times} times")
+    for number in range(times):
+        world.timeline.after(number * 300 * _MS, lambda: None if world.is_calm else node.pause(250 * _MS))
+
+
 def _cut(world: "World", chance: random.Random) -> None:
     """Cut the link, one way or both."""
     pairs = chance.choice([[("a", "b")], [("b", "a")], [("a", "b"), ("b", "a")]])
@@ -105,6 +113,7 @@ def ambush(world: "World", chance: random.Random) -> None:
 FAULTS: Final[tuple[Happening, ...]] = (
     Happening(kind="crash", gap_ms=(100, 1200), act=_crash, is_possible=_can_crash),
     Happening(kind="pause", gap_ms=(100, 1500), act=_pause),
+    Happening(kind="pulse", gap_ms=(300, 3000), act=_pulse),
     Happening(kind="cut", gap_ms=(100, 1500), act=_cut),
     Happening(kind="reset", gap_ms=(50, 600), act=_reset),
     Happening(kind="outage", gap_ms=(200, 1500), act=_outage),

@@ -22,6 +22,7 @@ _COMMITTED: Final = "ftvm.protocol.commit:Committed"
 _REPLICA: Final = "ftvm.protocol.replica:Replica"
 _DESK: Final = "ftvm.protocol.desk:Desk"
 _QUESTION: Final = "ftvm.protocol.question:Question"
+_WATCH: Final = "ftvm.protocol.suspicion:Watch"
 _IN_FORCE: Final = "ftvm.protocol.output:standbys_in_force"
 
 # Guards behind the rule that is broken: what the two memories' digests, and the chain of epochs, would refuse anyway.
@@ -207,6 +208,12 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             "take_a_broken_answer_for_a_refusal",
             "a connection that was made and broke counts as refused",
             Edit(f"{_QUESTION}._count", "if sign is Sign.REFUSED else 0", ""),
+        ),
+        _mutant(
+            "excuse_every_stall_to_its_end",
+            "a host that is stopped again and again bears with a dead peer for ever",
+            Edit(f"{_WATCH}.excuse", "if self._excuses >= EXCUSES_MAX:", "if False:"),
+            Edit(f"{_WATCH}.excuse", "min(now, self.heard_at + stall_ns)", "now"),
         ),
         # --- the release rule --------------------------------------------------------------------------------------
         _mutant(

@@ -145,9 +145,8 @@ def test_a_standby_that_is_heard_but_makes_no_progress_is_left() -> None:
         guest_id="vm", sender=session.standby, session=session.id, record=pair.b.replica.core.desk.known, released=0
     )
 
-    for _ in range(PROGRESS_PATIENCE + 2):
-        live_alone(pair, session.watch.configured_ns / 2e6)
-        pair.a.replica.on_message(session.peer, session.key, envelope, Pong(number=1), pair.now)
+    for number in range(1_000, 1_000 + 2 * (PROGRESS_PATIENCE + 2)):
+        pair.a.replica.on_message(session.peer, session.key, envelope, Pong(number=number), pair.now)
         live_alone(pair, session.watch.configured_ns / 2e6)
 
     assert session.is_lost

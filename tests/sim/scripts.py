@@ -8,7 +8,9 @@ from collections.abc import Callable
 
 from ftvm.engines.remus import Remus
 from ftvm.protocol.active import Active
+from ftvm.protocol.core import Role
 from ftvm.protocol.link import LinkState
+from ftvm.sim.checkers import Violation
 from ftvm.sim.world import World
 
 MS = 1_000_000
@@ -66,3 +68,15 @@ def the_active_dies_right_after_its_add(seed: int) -> None:
     world.reboot("a")
     play(world, 3_000)
     world.check_alive()
+
+
+def the_standby_of_a_dead_active_is_stopped_again_and_again(seed: int) -> None:
+    """The active's host loses power; the standby runs for 50 ms of each 300, and must take over all the same."""
+    world = calm_world(seed)
+    play_until(world, world._is_protected)
+    world.crash("a")
+    for _ in range(40):
+        world.nodes["b"].pause(250 * MS)
+        play(world, 300)
+    if world.nodes["b"].role is not Role.ACTIVE:
+        raise Violation("liveness", "a dead active was excused for 12 s")

@@ -22,7 +22,10 @@ from ftvm.sim.mutation import mutate
 from . import scripts
 
 RECORDED: dict[str, list[int]] = json.loads((Path(__file__).parent / "recorded_seeds.json").read_text())
-SCRIPTS: dict[str, Callable[[int], None]] = {"add_without_hold": scripts.the_active_dies_right_after_its_add}
+SCRIPTS: dict[str, Callable[[int], None]] = {
+    "add_without_hold": scripts.the_active_dies_right_after_its_add,
+    "excuse_every_stall_to_its_end": scripts.the_standby_of_a_dead_active_is_stopped_again_and_again,
+}
 SCRIPT_SEEDS = range(4)
 
 
@@ -66,5 +69,6 @@ def test_the_recorded_seeds_break_nothing_that_is_whole() -> None:
 
 
 @pytest.mark.parametrize("seed", SCRIPT_SEEDS)
-def test_a_script_breaks_nothing_that_is_whole(seed: int) -> None:
-    assert not script_finds(scripts.the_active_dies_right_after_its_add, seed)
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_breaks_nothing_that_is_whole(name: str, seed: int) -> None:
+    assert not script_finds(SCRIPTS[name], seed)
