@@ -45,7 +45,8 @@ class Figures:
     def spread(self, suffix: str, what: str, pattern: str) -> str:
         """Return the least and the greatest of a figure over all rows whose names end so."""
         found = [row[what] for name, row in self.rows.items() if name.endswith(suffix) and row[what] is not None]
-        return f"{pattern.format(min(found))} to {pattern.format(max(found))}" if found else "-"
+        ends = dict.fromkeys(pattern.format(end) for end in (min(found), max(found))) if found else ["-"]
+        return " to ".join(ends)
 
     @property
     def origin(self) -> str:
@@ -162,7 +163,7 @@ def goals(found: Figures) -> str:
         for name, row in found.rows.items()
         if row["goal"] is not None and row["ratio"] is not None
     ]
-    return table(["goal", "to reach", "measured", "times", ""], lines) + f"\n\n{found.origin}"
+    return table(["goal", "to reach", "measured", "compared with", ""], lines) + f"\n\n{found.origin}"
 
 
 # --- the documents ---------------------------------------------------------------------------------------------------
