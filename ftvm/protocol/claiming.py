@@ -111,7 +111,7 @@ def _took_over(holding: Holding, known: Record, epoch: int, now: Nanos) -> None:
             generation=known.generation,
             epoch=epoch,
             detection_ns=claim.silence_ns,
-            arbiter_ns=now - claim.began_at,
+            arbiter_ns=now - (claim.began_at if claim.suspected_at is None else claim.suspected_at),
             load_ns=claim.loaded_at - claim.began_at,
             outputs_emitted_again=len(holding.committed.outputs),
         )

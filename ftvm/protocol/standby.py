@@ -126,6 +126,7 @@ class Standby(Holding):
     def _apply(self, message: Sequenced, now: Nanos) -> None:
         if self.claim.state is ClaimState.PREPARED:
             claiming.call_off(self, now)  # the active ships on: its switchover came to nothing
+        self.claim.note_shipping()
         if isinstance(message, Copy):
             self.committed.copy(unpack_batch(message.batch, self.core.settings.limits))
             return

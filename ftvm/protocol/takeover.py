@@ -60,8 +60,10 @@ CLAIMS: Final[dict[tuple[ClaimState, ClaimEvent], ClaimState]] = {
 class Claim:
     """One standby's claim, with the times that TookOver reports.
 
-    fresh_at   the desk's count of reads from which on the record read is fresh
-    is_loaded  the committed state is in the guest
+    fresh_at      the desk's count of reads from which on the record read is fresh
+    is_loaded     the committed state is in the guest
+    suspected_at  when the active was suspected first since it last shipped anything; claims that were called off count
+    silence_ns    how long it had been silent then
     """
 
     state: ClaimState = ClaimState.WATCHING
@@ -69,6 +71,7 @@ class Claim:
     is_loaded: bool = False
     began_at: Nanos = Nanos(0)
     loaded_at: Nanos = Nanos(0)
+    suspected_at: Nanos | None = None
     silence_ns: int = 0
     not_before: Nanos | None = None
 
@@ -96,5 +99,10 @@ class Claim:
         self.fresh_at = fresh_at
         self.is_loaded = False
         self.began_at = now
-        self.silence_ns = silence_ns
+        if self.suspected_at is None:
+            self.suspected_at, self.silence_ns = now, silence_ns
         self.not_before = None
+
+    def note_shipping(self) -> None:
+        """Note that the active shipped on: the guest ran there after all that was suspected before."""
+        self.suspected_at = None
