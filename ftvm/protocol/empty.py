@@ -4,14 +4,17 @@ Starting (START) moves a vacant record, and creates one only if that was asked f
 that this host dials; who is active answers. If nobody does, the record is read now and then, to say who should. A
 welcome counts only if it answers the id that this replica has now, and comes from no older generation than the one
 known: a deposed active, woken, must not overwrite anybody (PROTOCOL.md, "What went wrong", 1).
+
+A peer may refuse for now or for good: it protects another guest, or speaks another version. This host gives up once all
+that it dials refuse for good; until then one of them may be, or become, the right one.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from ftvm.encode.messages import Envelope, Join, Message, Refuse, SessionId, Welcome
 from ftvm.encode.versions import Versions
-from ftvm.errors import ConfigError, Fenced, VersionMismatch
+from ftvm.errors import ConfigError, Fenced, FtvmError, VersionMismatch
 from ftvm.events import JoinRefused, JoinUnanswered
 from ftvm.interfaces import Lane, Record
 from ftvm.protocol.core import Core, RoleEvent
@@ -21,6 +24,8 @@ from ftvm.units import Nanos
 __all__ = ["Empty", "Opening", "no_common_version"]
 
 UNANSWERED_NS: Final = Nanos(10_000_000_000)
+REFUSALS_TOLD_MAX: Final = 64
+"""So many different refusals are told of: what a peer gives as its reason is its own affair."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,8 @@ class Empty:
     _unanswered_at: Nanos | None = None
     _read_at: int | None = None
     _told: Record | None = None
-    _refusals: frozenset[str] = frozenset()
+    _refusals: frozenset[tuple[str, str]] = frozenset()
+    _final: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def again(cls, core: Core, now: Nanos) -> "Empty":
@@ -69,7 +75,7 @@ class Empty:
             return
         match message:
             case Welcome() if message.joiner == self.core.id and envelope.session is not None:
-                self._welcomed(peer, key, envelope, envelope.session, message)
+                self._welcomed(peer, key, envelope, envelope.session, message, now)
             case Refuse() if message.joiner == self.core.id:
                 self._refused(peer, message, now)
             case _:
@@ -142,23 +148,50 @@ class Empty:
             guest_id, generation, active = self.core.settings.guest_id, desk.known.generation, desk.known.active
             self.core.tell(JoinUnanswered(at=now, guest_id=guest_id, generation=generation, active=active))
 
-    def _welcomed(self, peer: str, key: str | None, envelope: Envelope, session: SessionId, welcome: Welcome) -> None:
+    def _welcomed(
+        self, peer: str, key: str | None, envelope: Envelope, session: SessionId, welcome: Welcome, now: Nanos
+    ) -> None:
         ours, theirs = self.core.settings.versions, welcome.versions
         version = ours.common(theirs)
         if session.active != envelope.sender or session.generation < self.core.desk.known.generation:
             return
         if version is None:
-            self.core.fail(VersionMismatch("wire version", ours=ours, theirs=theirs, remedy=_remedy(ours, theirs)))
+            differs = VersionMismatch("wire version", ours=ours, theirs=theirs, remedy=_remedy(ours, theirs))
+            self.on_refused(peer, differs, now)
             return
         session = replace(session, version=version)
         self.opening = Opening(session, peer, key, welcome.staging_bytes, welcome.engines)
         self.core.end_role(RoleEvent.WELCOMED, f"active {session.active} opened session {session.counter}")
 
     def _refused(self, peer: str, refusal: Refuse, now: Nanos) -> None:
-        settings = self.core.settings
+        if peer not in self.core.settings.dialled:
+            return
         self._unanswered_at, self._read_at = Nanos(now + UNANSWERED_NS), None  # who refuses for now has answered
-        if refusal.is_final:  # the failure tells the reason
-            self.core.fail(ConfigError(f"{peer} refused this host as a standby: {refusal.reason}"))
-        elif refusal.reason not in self._refusals:
-            self._refusals |= {refusal.reason}
-            self.core.tell(JoinRefused(at=now, guest_id=settings.guest_id, peer=peer, reason=refusal.reason))
+        if refusal.is_final:
+            error = ConfigError(f"{peer} refused this host as a standby: {refusal.reason}")
+            self._refused_for_good(peer, refusal.reason, error, now)
+        else:
+            self._final.pop(peer, None)
+            self._tell_refused(peer, refusal.reason, now)
+
+    def on_refused(self, peer: str, error: FtvmError, now: Nanos) -> None:
+        """Take note that a peer that was asked cannot be understood: it speaks another version."""
+        if not self.starts and self.opening is None and peer in self.core.settings.dialled:
+            self._refused_for_good(peer, str(error), error, now)
+
+    def _refused_for_good(self, peer: str, reason: str, error: FtvmError, now: Nanos) -> None:
+        """Give up if no peer is left that may take this host."""
+        self._final[peer] = reason
+        peers = len(self.core.settings.dialled)
+        if len(self._final) < peers:
+            self._tell_refused(peer, reason, now)
+        elif peers == 1:
+            self.core.fail(error)  # the failure tells the reason
+        else:
+            reasons = "; ".join(f"{each}: {why}" for each, why in self._final.items())
+            self.core.fail(ConfigError(f"no peer takes this host as a standby: {reasons}"))
+
+    def _tell_refused(self, peer: str, reason: str, now: Nanos) -> None:
+        if (peer, reason) not in self._refusals and len(self._refusals) < REFUSALS_TOLD_MAX:
+            self._refusals |= {(peer, reason)}
+            self.core.tell(JoinRefused(at=now, guest_id=self.core.settings.guest_id, peer=peer, reason=reason))

@@ -19,7 +19,7 @@ from typing import assert_never
 
 from ftvm.checkpoint import Checkpoint, LogRecord, Output, PageBatch
 from ftvm.encode.messages import Envelope, Message
-from ftvm.errors import InternalError, LocalProtocolError
+from ftvm.errors import FtvmError, InternalError, LocalProtocolError
 from ftvm.events import RecordLearned, RoleChanged
 from ftvm.interfaces import Answer, Engine, Record, Request
 from ftvm.protocol.active import Active
@@ -74,6 +74,11 @@ class Replica:
         """Take a message for this guest that came from `peer`, authenticated by `key`."""
         self.steps.on_message(peer, key, envelope, message, now)
         self._follow(now)
+
+    def on_refused(self, peer: str, error: FtvmError, now: Nanos) -> None:
+        """Take note that a peer can never take this host as its standby. Only who asks to join cares."""
+        if isinstance(self.steps, Empty):
+            self.steps.on_refused(peer, error, now)
 
     def on_answer(self, answer: Answer, now: Nanos) -> None:
         """Take the arbiter's answer to the request that is outstanding."""

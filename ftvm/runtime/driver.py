@@ -140,6 +140,12 @@ class Driver:
         """Take note that the process of `peer` is gone."""
         self.replica.on_peer_gone(peer)
 
+    def refused_by(self, peer: str, error: FtvmError, now: Nanos) -> None:
+        """Take note that a peer can never take this host as its standby: it gives up once none of its peers can."""
+        if self.failure is None:
+            self.replica.on_refused(peer, error, now)
+            self._perform()
+
     def tell_trouble(self, error: str) -> None:
         """Report that the transport could not send."""
         self._tell(TransportTrouble(at=self._clock.now(), guest_id=self.settings.guest_id, error=error))

@@ -16,7 +16,6 @@ from ftvm.encode.wire import encode, read_header
 from ftvm.errors import FtvmError, RemoteProtocolError, TransportError, VersionMismatch
 from ftvm.events import ConnectionRefused, Event, PeerMisbehaved
 from ftvm.interfaces import Delivery, Lane, Polled, Transport
-from ftvm.protocol.core import Role
 from ftvm.protocol.patience import Patience
 from ftvm.protocol.record import NO_RECORD
 from ftvm.runtime.driver import Driver
@@ -174,8 +173,7 @@ class Endpoint:
             if not isinstance(wrong, VersionMismatch):
                 continue
             self._refuse(delivery, guest_id, Refuse(joiner="?", reason=str(wrong), is_final=True))
-            if driver.replica.role is Role.EMPTY and peer in driver.settings.dialled:
-                driver.stop(wrong)
+            driver.refused_by(peer, wrong, now)
 
     def _refuse(self, delivery: Delivery, guest_id: str, refuse: Refuse) -> None:
         """Refuse somebody for whom there is no driver here, in the name of the guest that was asked for."""
