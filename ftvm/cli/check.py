@@ -53,7 +53,8 @@ def check(file: Path, role: str, is_qemu: bool, is_json: bool) -> None:
         click.echo(json.dumps([{**asdict(each), "level": each.level.value} for each in findings]))
     else:
         for each in findings:
-            click.echo(f"{_MARKS[each.level]}{each.subject}: {each.text}")
+            text = each.text.replace("\n", "\n        ")
+            click.echo(f"{_MARKS[each.level]}{each.subject}: {text}")
             if each.remedy:
                 click.echo(f"          {each.remedy}")
     sys.exit(1 if any(each.level is Level.FAILURE for each in findings) else 0)

@@ -6,7 +6,7 @@ once, each with its place. Has no rows itself: hostsettings.py has those of all 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -92,7 +92,7 @@ class HostSettings:
 
     boots     the guest is started here; a standby's comes over from another host
     is_json   stdout carries JSON lines
-    problems  what is wrong, by the name of the setting
+    problems  what is wrong, by the name of the setting, in the order in which they were said
     places    where each setting is said: FILE:LINE, or its option
     folder    where relative paths in QEMU's arguments count from; None: the working directory
     """
@@ -154,7 +154,8 @@ def read_settings(
         folder=next((each.folder for each in said if each.name == "arguments"), None),
     )
     _judge(settings, rows, written)
-    return settings
+    order = [*(each.name for each in said), *rows]
+    return replace(settings, problems=dict(sorted(problems.items(), key=lambda problem: order.index(problem[0]))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,7 +218,10 @@ def check_settings(settings: HostSettings) -> None:
     if len(complaints) == 1:
         raise ConfigError(complaints[0]) from next(iter(settings.problems.values()))
     if complaints:
-        raise ConfigError(f"{len(complaints)} settings are wrong:" + "".join(f"\n  {each}" for each in complaints))
+        raise ConfigError(
+            f"{len(complaints)} settings are wrong:"
+            + "".join("\n  " + each.replace("\n", "\n  ") for each in complaints)
+        )
 
 
 def in_folder(path: str, folder: Path) -> str:

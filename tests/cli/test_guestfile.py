@@ -143,7 +143,15 @@ def test_a_setting_is_not_judged_by_another_that_cannot_be_read(tmp_path: Path) 
         'heartbeat = "x"\nsilence = 100\nnic = 7\nmac = "52:54:00:00:00:01"\n',
     )
 
-    assert list(settings(path).problems) == ["intervall", "listen", "heartbeat", "nic", "engine"]
+    assert list(settings(path).problems) == ["intervall", "listen", "engine", "heartbeat", "nic"], "in the file's order"
+
+
+def test_a_mistake_of_several_lines_stands_apart_among_others(ftvm: Run, tmp_path: Path) -> None:
+    path = write(tmp_path, 'kind = "qemu"\nlisten = "smoke"\narguments = ["-m", "4G", "-netdev", "tap,id=n"]\n')
+
+    outcome = ftvm("run", path)
+
+    assert f"\n  {path}:3: arguments: 2 QEMU arguments cannot be accepted:\n    QEMU argument -m 4G" in outcome.err
 
 
 def test_a_key_that_is_none_is_told_with_its_line_and_the_nearest(tmp_path: Path) -> None:
