@@ -12,12 +12,13 @@ flushed, as after a power cut; that of a standby is the disk of a committed epoc
 import mmap
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from ftvm.capture.trackers import StoreTracker
 from ftvm.errors import ConfigError, GuestError
+from ftvm.guests.qemu.flushing import Flusher
 from ftvm.guests.qemu.image import Image
 from ftvm.guests.qemu.nbd import serve
 from ftvm.units import PAGE_BYTES
@@ -30,6 +31,7 @@ class Disk:
 
     buffer   its content
     tracker  knows which pages were written since they were asked for
+    flusher  puts on the device what the guest flushes
     trouble  why its image, or its server, cannot go on; None while both can
     """
 
@@ -49,6 +51,7 @@ class Disk:
         self.tracker = StoreTracker([self.page_count])
         self.trouble: str | None = None
         self._unsaved: set[int] = set()
+        self.flusher = Flusher(lambda pages: self.image.save(pages, self.buffer), f"ftvm-flush-{self.image.path.name}")
 
     def _load(self) -> None:
         """Read what is in the image; its holes stay untouched, and take no memory. A mapped file would do it unasked,
@@ -72,9 +75,9 @@ class Disk:
             self._note(offset // PAGE_BYTES, (offset + len(content) - 1) // PAGE_BYTES)
 
     def flush(self) -> None:
-        """Put all that was written on this host's device. Raises OSError."""
+        """Put all that was written on this host's device; see Flusher.flush. Raises OSError."""
         try:
-            self.image.save(self._take_unsaved(), self.buffer)
+            self.flusher.flush(self._take_unsaved())
         except OSError as wrong:
             self._fail(wrong)
             raise
@@ -83,6 +86,7 @@ class Disk:
 
     def committed(self, pages: Sequence[int]) -> None:
         """See interfaces.RegionStore. Raises GuestError once the image cannot be written."""
+        self.flusher.settle()  # the guest has just left; on a host that stands by for longer, nothing is owed
         self._unsaved.update(pages)
         self.image.put(self._take_unsaved(), self.buffer)
         if self.image.error is not None:
@@ -90,6 +94,7 @@ class Disk:
 
     def discarded(self) -> None:
         """See interfaces.RegionStore."""
+        self.flusher.settle()
         self.image.restart()
 
     def completed(self) -> None:
@@ -98,6 +103,7 @@ class Disk:
 
     def close(self) -> None:
         """Put what was written on the device, and let go of the image. The memory goes with the last view of it."""
+        self.flusher.close()
         self.image.put(self._take_unsaved(), self.buffer)
         self.image.close()
 
@@ -108,6 +114,10 @@ class Disk:
     def _take_unsaved(self) -> set[int]:
         pages, self._unsaved = self._unsaved, set()
         return pages
+
+    def when_settled(self, then: Callable[[str | None], None]) -> None:
+        """Call `then` once the device has all that the guest was told it has; with why not, if it cannot."""
+        self.flusher.when_settled(lambda wrong: then(None if wrong is None else self._fail(wrong)))
 
     def _fail(self, wrong: OSError) -> str:
         self.trouble = self.trouble or f"the disk {self.image.path} cannot be written: {wrong.strerror or wrong}"

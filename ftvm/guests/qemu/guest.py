@@ -9,6 +9,7 @@ same memory. Calls come from one thread at a time. Source: GUESTS.md, "Stock QEM
 """
 
 import os
+import threading
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -69,7 +70,9 @@ class QemuGuest:
         self._gate: OutputGate | None = None
         self._tracker: Tracker | None = None
         self._failure: str | None = None
+        self._going = threading.Lock()
         self._is_running = False
+        self._has_gone = False
         self._is_blank = not boots
         self._is_closed = False
         self._saved: bytes | None = None
@@ -140,16 +143,21 @@ class QemuGuest:
         """
         if not self._is_running:
             return
-        self._is_running = False
-        try:
-            self._stop()
-        except (GuestError, LimitExceeded) as wrong:
-            self._give_up(str(wrong))
+        if self._disk is not None:
+            self._disk.flusher.hurry()
+        with self._going:
+            self._is_running = False
+            has_gone, self._has_gone = self._has_gone, False
+        if has_gone:
+            try:
+                self._stop()
+            except (GuestError, LimitExceeded) as wrong:
+                self._give_up(str(wrong))
         if self._gate is not None:
             self._gate.hold()
 
     def resume(self) -> None:
-        """Let it run. Idempotent."""
+        """Let it run, as soon as the disk's device has all that it was told to have. Does not wait. Idempotent."""
         if self._is_running or self.failure() is not None:
             return
         if self._is_closed:
@@ -160,10 +168,10 @@ class QemuGuest:
         self._saved = None
         self._gate.flow()
         self._is_running = True
-        try:
-            self._process.qmp.execute("cont")
-        except GuestError as wrong:
-            self._give_up(str(wrong))
+        if self._disk is None:
+            self._go(None)
+        else:
+            self._disk.when_settled(self._go)
 
     def deliver(self, channel: str, payload: bytes) -> None:
         """Give it a frame ("net0") or keys ("console"); dropped where QEMU has no room, or nobody knows the channel."""
@@ -180,7 +188,8 @@ class QemuGuest:
         if self._is_closed:
             return
         self._is_closed = True
-        self._is_running = False
+        with self._going:
+            self._is_running = False
         self._drop_process()
         os.close(self._state)
         for memory in self._memories():
@@ -249,6 +258,19 @@ class QemuGuest:
             regions=tuple(RegionShape(name=memory.name, page_count=memory.page_count) for memory in self._memories()),
         )
 
+    def _go(self, trouble: str | None) -> None:
+        """Have QEMU let the machine run, unless it was paused again meanwhile. Perhaps in the thread of the disk."""
+        with self._going:
+            if not self._is_running or self._has_gone:
+                return
+            self._has_gone = True
+            try:
+                if trouble is not None:
+                    raise GuestError(trouble)
+                self._process.qmp.execute("cont")
+            except GuestError as wrong:
+                self._give_up(str(wrong))
+
     def _stop(self) -> None:
         qmp = self._process.qmp
         status, _ = qmp.execute_all([("query-status", {}), ("stop", {})])
@@ -272,6 +294,8 @@ class QemuGuest:
 
     def _give_up(self, reason: str) -> None:
         """End a QEMU that does not do what it should: whatever it was, it must not run on."""
+        if self._disk is not None:
+            self._disk.flusher.hurry()  # its server may wait for a flush, and this for its server
         self._failure = self._failure or self._process.wait_ended(_END_SECONDS) or reason
         self._process.kill()
 

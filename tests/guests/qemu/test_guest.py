@@ -1,5 +1,6 @@
 """A stock QEMU keeps the contract of `Guest`; nothing here measures time."""
 
+import errno
 import os
 import re
 import select
@@ -272,7 +273,7 @@ def test_a_machine_that_somebody_else_stopped_is_not_resumed(guests: Guests) -> 
     guest.resume()
 
     assert "stood still (paused) though nobody here had stopped it" in str(guest.failure())
-    assert not is_alive(guest.pid)
+    assert wait_until(lambda: not is_alive(guest.pid))
     with pytest.raises(GuestError, match="stood still"):  # and not that it runs
         guest.save_devices()
 
@@ -320,6 +321,66 @@ def test_a_guest_whose_pages_must_be_compared_says_why(guests: Guests) -> None:
     assert ear.warnings == ["each checkpoint compares every page of the guest, which is slow: no such thing here"]
     if fault is not None:
         os.close(fault)
+
+
+def test_a_pause_waits_for_no_device_and_the_guest_goes_on_when_that_has_what_it_flushed(
+    guests: Guests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that waited would be silent, and the other would take over from it."""
+    guest, ear = guests.running()
+    disk = guest._disk
+    assert disk is not None
+    sync, is_asked, is_allowed = os.fdatasync, threading.Event(), threading.Event()
+
+    def sync_slowly(descriptor: int) -> None:
+        if descriptor == disk.image.descriptor:
+            is_asked.set()
+            assert is_allowed.wait(PATIENCE_S)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", sync_slowly)
+    assert is_asked.wait(PATIENCE_S)
+
+    for _ in range(3):
+        guest.pause()
+        guest.collect_dirty()
+        guest.save_devices()
+        assert guest.monitor.execute("query-status")["running"] is False
+        guest.resume()
+    assert guest.monitor.execute("query-status")["running"] is False
+    is_allowed.set()
+    ear.wait_count(ear.counts()[-1] + 3)
+
+    assert guest.failure() is None
+    guest.pause()
+    assert guest.monitor.execute("query-status")["running"] is False
+
+
+def test_a_guest_whose_flush_fails_behind_its_pause_goes_on_nowhere(
+    guests: Guests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest, _ = guests.running()
+    disk = guest._disk
+    assert disk is not None
+    sync, is_asked, is_allowed = os.fdatasync, threading.Event(), threading.Event()
+
+    def fail_slowly(descriptor: int) -> None:
+        if descriptor == disk.image.descriptor:
+            is_asked.set()
+            assert is_allowed.wait(PATIENCE_S)
+            raise OSError(errno.EIO, "Input/output error")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", fail_slowly)
+    assert is_asked.wait(PATIENCE_S)
+
+    guest.pause()
+    guest.resume()
+    is_allowed.set()
+    wait_until_it_fails(guest)
+
+    assert "cannot be written: Input/output error" in str(guest.failure())
+    assert wait_until(lambda: not is_alive(guest.pid))
 
 
 def test_calls_out_of_order_are_refused(guests: Guests) -> None:
