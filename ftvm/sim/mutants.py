@@ -259,6 +259,11 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
         ),
         # --- what a backup keeps -----------------------------------------------------------------------------------
         _mutant(
+            "begin_behind_the_first_output_after_a_join",
+            "the first output that a new standby is shipped is the second one behind its join",
+            Edit(f"{_RELEASES}.first_untold", "self.gate.released + 1", "self.gate.released + 2"),
+        ),
+        _mutant(
             "forget_pending_outputs",
             "a takeover emits nothing again",
             Edit(f"{_COMMITTED}.commit", "self._become(checkpoint, pending)", "self._become(checkpoint, ())"),

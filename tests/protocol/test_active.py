@@ -103,6 +103,41 @@ def test_what_a_solo_active_has_just_released_goes_to_the_standby_that_joins() -
     assert [output.payload for output in pair.b.standby.committed.outputs] == [b"one"]
 
 
+def joined_and_copying(pair: Pair) -> None:
+    """Let b join, and stop the world while its first copy is under way."""
+    pair.until(lambda: pair.a.active.link is LinkState.COPYING)
+
+
+def test_the_first_output_behind_a_join_goes_to_the_standby_that_joins() -> None:
+    """It leaves at once, as nobody is named yet, and may still be in the host when that dies right after its ADD."""
+    pair = Pair().started()
+    live_alone(pair, 500)
+    joined_and_copying(pair)
+
+    pair.a.emit(b"first", b"second")
+    assert pair.a.said == [b"first", b"second"]
+    pair.until(lambda: pair.b.role is Role.STANDBY)
+
+    assert [output.payload for output in pair.b.standby.committed.outputs] == [b"first", b"second"]
+
+
+@pytest.mark.parametrize("before", [(), (b"just released",)], ids=["nothing", "something just released"])
+def test_what_a_new_standby_is_shipped_begins_with_the_first_output_that_is_not_told_as_released(
+    before: tuple[bytes, ...],
+) -> None:
+    pair = Pair().started()
+    pair.a.emit(b"long ago")
+    live_alone(pair, 500)
+    if before:
+        pair.a.emit(*before)
+
+    joined_and_copying(pair)
+
+    assert pair.a.active.session is not None
+    assert pair.a.active.session.shipped_next == 2
+    assert [output.payload for output in pair.a.active.pending_outputs()] == list(before)
+
+
 def test_what_a_solo_active_released_long_ago_is_not_shipped() -> None:
     pair = Pair().started()
     pair.a.emit(b"one")

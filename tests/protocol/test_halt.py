@@ -57,6 +57,17 @@ def test_when_the_standby_is_silent_the_guest_stands_still_and_nothing_leaves_or
     assert not pair.a.told(Solo)
 
 
+def test_what_was_held_when_the_standby_was_lost_goes_to_the_one_that_joins_from_the_first_on() -> None:
+    """All of it is held still: whoever takes over before it has left must say it."""
+    pair = halting()
+    pair.a.emit(b"held", b"too")
+    alone(pair, 20 * PRIMARY_LIMIT_MS)
+
+    restarted(pair).until(lambda: pair.b.role is Role.STANDBY)
+
+    assert [output.payload for output in pair.b.standby.committed.outputs] == [b"held", b"too"]
+
+
 def test_a_standby_that_is_heard_again_goes_on_in_the_same_session() -> None:
     pair = halting()
     pair.a.emit(b"held")
