@@ -67,6 +67,7 @@ def parse_etcd_url(url: str) -> EtcdAddress:
     """
     parts = urlsplit(url)
     options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    options.pop("known", None)  # a folder of this host, see urls.py
     if parts.scheme not in ("etcd", "etcds") or parts.fragment or not _FILES.issuperset(options):
         raise ConfigError(
             f"arbiter {url!r}: write etcd://HOST:PORT,HOST:PORT or etcds:// with {', '.join(sorted(_FILES))}"

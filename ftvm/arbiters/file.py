@@ -35,16 +35,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from ftvm.arbiters.proposal import before_deciding, check_guest_id, check_proposal
+from ftvm.arbiters.proposal import before_deciding, check_proposal, file_name
 from ftvm.arbiters.recordtext import RECORD_BYTES_MAX, decode_record, encode_record
-from ftvm.errors import ArbiterError, ClosedError, ConfigError
+from ftvm.errors import ArbiterError, ClosedError
 from ftvm.interfaces import Record
 
 __all__ = ["FileRecordStore"]
 
-_NAME_BYTES_MAX: Final = 180
-"""Of a guest's name in a file name: leaves room for the rest within the 255 bytes of a file system."""
-_PLAIN: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 _ASIDE: Final = ".aside"
 _NO_RECORD: Final = Record(0, None, None)
 _READERS: Final = stat.S_IRGRP | stat.S_IROTH
@@ -73,7 +70,7 @@ class FileRecordStore:
     def read(self, guest_id: str) -> Record:
         """Return the record in force; generation 0 if there is none. Raises ArbiterError."""
         self._check_open()
-        guest, told = _file_name(guest_id), self._told.get(guest_id, _NO_RECORD)
+        guest, told = file_name(guest_id), self._told.get(guest_id, _NO_RECORD)
         with self._explained("read"):
             generation = self._find_highest(guest)
             if told.generation:
@@ -96,7 +93,7 @@ class FileRecordStore:
             in_force = self.read(guest_id)
         if in_force.generation != record.generation - 1:
             return in_force
-        guest = _file_name(guest_id)
+        guest = file_name(guest_id)
         self._publish(guest, record.generation, encode_record(guest_id, record))
         decided = self.read(guest_id)
         if decided.generation < record.generation:
@@ -148,7 +145,7 @@ class FileRecordStore:
             )
 
     def _load(self, guest_id: str, generation: int) -> Record:
-        path = self._file(_file_name(guest_id), generation)
+        path = self._file(file_name(guest_id), generation)
         with path.open("rb", buffering=0) as file:
             content = file.read(RECORD_BYTES_MAX + 1)
         try:
@@ -199,18 +196,6 @@ class FileRecordStore:
             remedy = _REMEDIES.get(error.errno or 0, "check the storage; the proposal may be repeated")
             reason = error.strerror or str(error)
             raise ArbiterError(f"arbiter directory {self._path} cannot be {what}: {reason}; {remedy}") from error
-
-
-def _file_name(guest_id: str) -> str:
-    """Return a guest's id as part of a file name: one to one, without dots and slashes."""
-    check_guest_id(guest_id)
-    name = "".join(
-        char if char in _PLAIN else "".join(f"%{byte:02x}" for byte in char.encode("utf-8", "surrogatepass"))
-        for char in guest_id
-    )
-    if len(name) > _NAME_BYTES_MAX:
-        raise ConfigError(f"guest id {guest_id[:40]!r}... is too long to name a file: choose a shorter one")
-    return name
 
 
 def _write_aside(path: Path, content: bytes) -> None:

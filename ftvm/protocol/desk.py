@@ -10,9 +10,10 @@ attempts, the first as well as the last, was answered that it certainly had no e
 disk, before the store was asked to decide). One attempt that is under way, lost, or answered in any other way is a
 doubt that no later answer removes. Withdrawing is for who can do without; else the proposal is repeated as ever.
 
-The highest generation is kept for as long as the process lives, and not on disk: a host that restarts has no state
-and no right that an old record could give back to it. It joins whoever is active, or starts where nobody is by an
-operator's word. So `--create` belongs in no unit file: with an arbiter that forgot, it is that word.
+The highest generation is kept for as long as the process lives, and not on disk, unless the user gives a place for it
+(arbiters/known.py): a host that restarts has no state and no right that an old record could give back to it. It joins
+whoever is active, or starts where nobody is by an operator's word. So `--create` belongs in no unit file: with an
+arbiter that forgot, it is that word.
 """
 
 from dataclasses import dataclass, field
