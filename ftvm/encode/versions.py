@@ -20,7 +20,11 @@ To change the wire:
 * Anything else: raise the highest version of SPOKEN, and add a row for the kind with `since`. Rows of older versions
   stay for as long as SPOKEN names these.
 
-In both cases the golden bytes grow by those of the new form (tests/golden); those of a version that was released never
+* A new kind of message: a row with `since`, sent in sessions of that version. Outside of a session nobody knows what
+  the other side reads, and v0.1.0 soon stops listening to who sends it what it does not know: such a kind may go only
+  to a peer that has offered a version with it.
+
+In all cases the golden bytes grow by those of the new form (tests/golden); those of a version that was released never
 change.
 """
 
