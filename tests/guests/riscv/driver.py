@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape
 
-from .assembly import WFI, booted, jal, li, store
+from .assembly import MIE, MRET, MSTATUS, MTVEC, PLIC, WFI, addi, booted, csrrw, jal, li, load, store, to_bytes
 
 NET, BLOCK, ENTROPY = 0x10001000, 0x10002000, 0x10003000
-STATUS, NOTIFY = 0x70, 0x50
+STATUS, NOTIFY, INTERRUPT = 0x70, 0x50, 0x60
 NEXT, WRITE, INDIRECT = 1, 2, 4
 SIZE = 8
 QUEUES = RAM_BASE + 0x10000
@@ -86,12 +86,19 @@ FLOOD_REQUESTS = 8
 FLOOD_ANSWERS = BUFFERS + 0x1000
 FLOOD_DATA = RAM_BASE + (1 << 20)
 _FLOOD_QUEUE = 32
+_FLOOD_HANDLER = RAM_BASE + 0x4000
+_BLOCK_SOURCE = 2
 
 
-def flooding(request_bytes: int = 1 << 20) -> Machine:
-    """Return a machine that will ask its disk to read and write so much, in turns, by one notify, and then wait."""
-    words = [*set_up(BLOCK, 1, _FLOOD_QUEUE), *write_register(BLOCK, NOTIFY, 0), WFI, jal(0, -4)]
-    machine = booted(words, shape=FLOOD_SHAPE)
+def flooding(request_bytes: int = 1 << 20, *, waits: bool = True) -> Machine:
+    """Return a machine that will ask its disk to read and write so much, in turns, by one notify, and then wait.
+
+    Or compute for ever, without an instruction that anybody but the interpreter sees.
+    """
+    then = WFI if waits else addi(7, 7, 1)
+    ask = [*set_up(BLOCK, 1, _FLOOD_QUEUE), *write_register(BLOCK, NOTIFY, 0), then, jal(0, -4)]
+    machine = booted([*_take_interrupts(_FLOOD_HANDLER), *ask], shape=FLOOD_SHAPE)
+    put(machine, _FLOOD_HANDLER, to_bytes(_count_interrupt()))
     assert machine.disk is not None
     machine.disk.write(0, bytes(range(256)) * (FLOOD_SHAPE.disk_bytes // 256))
     put(machine, FLOOD_ANSWERS, b"\xff" * FLOOD_REQUESTS)
@@ -108,3 +115,23 @@ def flooding(request_bytes: int = 1 << 20) -> Machine:
     put(machine, ring.available, struct.pack(f"<HH{FLOOD_REQUESTS}H", 0, FLOOD_REQUESTS, *heads))
     machine.flush()
     return machine
+
+
+def _take_interrupts(handler: int) -> list[int]:
+    """Let the disk interrupt."""
+    words = [
+        *li(5, handler),
+        csrrw(0, MTVEC, 5),
+        *li(5, 1 << 11),
+        csrrw(0, MIE, 5),
+        addi(5, 0, 8),
+        csrrw(0, MSTATUS, 5),
+    ]
+    return words + write_register(PLIC, 4 * _BLOCK_SOURCE, 1) + write_register(PLIC, 0x2000, 1 << _BLOCK_SOURCE)
+
+
+def _count_interrupt() -> list[int]:
+    """Acknowledge an interrupt at the disk and at the controller, and count it in x8."""
+    at_disk = [*li(5, BLOCK + INTERRUPT), load(6, 5, size=4), store(6, 5, 4, size=4)]
+    at_controller = [*li(5, PLIC + 0x200004), load(6, 5, size=4), store(6, 5, size=4)]
+    return [*at_disk, *at_controller, addi(8, 8, 1), MRET]

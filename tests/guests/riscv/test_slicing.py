@@ -131,17 +131,22 @@ TURNS = st.builds(lambda turn, beside: turn * TURN + beside, st.integers(1, 9), 
 """Where a disk serves what a notify has left, and beside."""
 
 
-@given(until=st.one_of(TURNS, st.integers(1, 10 * TURN)), places=st.lists(TURNS, max_size=12), data=st.data())
+@given(
+    until=st.one_of(TURNS, st.integers(1, 10 * TURN)),
+    places=st.lists(TURNS, max_size=12),
+    waits=st.booleans(),
+    data=st.data(),
+)
 @settings(max_examples=60, deadline=None)
 def test_any_slicing_of_a_disk_that_is_behind_reaches_the_same_state(
-    until: int, places: list[int], data: st.DataObject
+    until: int, places: list[int], waits: bool, data: st.DataObject
 ) -> None:
     actions = st.sampled_from(["nothing", "carry", "reload", "collect"])
     plan = [(min(place, until), data.draw(actions), data.draw(st.booleans())) for place in sorted(places)] + data.draw(
         cuts(until)
     )
 
-    assert sliced(flooding(), until, sorted(plan)) == straight(flooding(), until)
+    assert sliced(flooding(waits=waits), until, sorted(plan)) == straight(flooding(waits=waits), until)
 
 
 # --- programs that nobody wrote: random instructions that overwrite themselves, fault, and go on ---

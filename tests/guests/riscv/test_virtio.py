@@ -17,6 +17,7 @@ from .driver import (
     FLOOD_ANSWERS,
     FLOOD_REQUESTS,
     INDIRECT,
+    INTERRUPT,
     NET,
     NEXT,
     NOTIFY,
@@ -36,7 +37,6 @@ from .driver import (
 )
 
 SHAPE = MachineShape(ram_bytes=1 << 20, mac=bytes.fromhex("525400123456"), disk_bytes=8192, has_entropy=True)
-INTERRUPT = 0x60
 NEEDS_RESET = 0x40
 NET_HEADER = bytes(12)
 
@@ -267,7 +267,7 @@ def test_no_instruction_moves_more_than_the_budget_and_one_request(request_bytes
     served, positions = [0], []
 
     while served[-1] < FLOOD_REQUESTS:
-        machine.run(1)
+        assert machine.run(1) is Stop.LIMIT
         if used_index(machine, Ring(0)) != served[-1]:
             served.append(used_index(machine, Ring(0)))
             positions.append(machine.position.retired)
@@ -276,6 +276,16 @@ def test_no_instruction_moves_more_than_the_budget_and_one_request(request_bytes
     assert all(portion < 2 * MEBIBYTE for portion in moved)
     assert all(portion >= MEBIBYTE for portion in moved[:-1])
     assert [position % TURN for position in positions[1:]] == [1] * (len(moved) - 1)
+
+
+def test_what_a_notify_has_left_is_served_though_the_driver_only_computes() -> None:
+    machine = flooding(waits=False)
+
+    stop = machine.run(10 * TURN)
+
+    assert stop is Stop.LIMIT
+    assert get(machine, FLOOD_ANSWERS, FLOOD_REQUESTS) == bytes(FLOOD_REQUESTS)
+    assert machine.register(8) == FLOOD_REQUESTS  # interrupts taken
 
 
 def test_what_a_notify_has_left_is_served_though_the_driver_only_waits() -> None:
@@ -291,7 +301,7 @@ def test_what_a_notify_has_left_is_served_though_the_driver_only_waits() -> None
 def test_a_device_that_a_driver_has_reset_is_behind_with_nothing() -> None:
     machine = flooding()
     while used_index(machine, Ring(0)) == 0:
-        machine.run(1)
+        assert machine.run(1) is Stop.LIMIT
     state = bytearray(machine.save())
 
     machine.run(10 * TURN)
