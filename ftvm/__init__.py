@@ -7,12 +7,12 @@ leaves the primary before the state that produced it is safe on the backup; and 
 The tour, in the order in which one needs it:
 
 1. A guest: your hypervisor behind the `Guest` interface (ftvm/interfaces.py), or the built-in machine, `RiscvGuest`.
-`track_memory` finds the pages written where a hypervisor does not; `ftvm.testing.check_guest` tells whether all is
-well.
+   `track_memory` finds the pages written where a hypervisor does not; `ftvm.testing.check_guest` tells whether all is
+   well.
 2. A world: where released outputs go and inputs come from, `World`; `DatagramWorld` for a network, `CallbackWorld` for
-a function.
+   a function.
 3. `protect(guest, ...)` on one host, `Standby(guest, ...)` on the other. Both need the same arbiter, and keys off
-loopback.
+   loopback.
 4. `protection.status()`, `protection.events()`: what is going on. All errors are in ftvm/errors.py, as a tree.
 5. `ControlSocket` lets other processes ask, `connect().guests()` is what they ask with.
 

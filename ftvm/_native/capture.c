@@ -75,8 +75,8 @@ static void page_capture(const uint8_t *page, uint32_t index, struct ftvm_shadow
     size_t length = page_encode(page, base, &shadow->raw_runs[index], batch->payload + batch->payload_bytes);
     if (length == 0)
         return;
-    /* The digest is of the shadow, not of the guest's page: it is what the backup will hold, whatever the guest does.
-     * */
+    /* The digest is of the shadow, not of the guest's page: it is what the backup will hold, whatever the guest does
+     * meanwhile. */
     page_digest_update(shadow, index, base);
     batch->indices[batch->entry_count] = index;
     batch->lengths[batch->entry_count] = (uint16_t)length;

@@ -53,8 +53,8 @@ uint32_t ftvm_capture_adopt(const struct ftvm_memory *memory, const struct ftvm_
  * Pages that equal their shadow make no entry. Of the pages done, shadow, digests and sum are up to date afterwards.
  * A page that came out RAW twice running is sent RAW without looking for less, which costs a copy instead of a search;
  * every eighth time the search is made again.
- * Returns how many of the indices are done: `count`, or fewer when the batch is full. With an empty batch, at least 1.
- * */
+ * Returns how many of the indices are done: `count`, or fewer when the batch is full; at least 1 with an
+ * empty batch. */
 size_t ftvm_capture_fused(const struct ftvm_memory *memory, struct ftvm_shadow *shadow, const uint32_t *indices,
                           size_t count, struct ftvm_batch *batch);
 

@@ -35,7 +35,8 @@
  * than 15 entries, or more bytes than the other form in parts would (tag, line numbers or mask, word and byte masks,
  * changed bytes). Else LIST up to 7 lines, MASK above, and RAW instead of a MASK of 4097 bytes or more.
  * A SPARSE entry is the span from the first to the last changed byte of one word. It is joined with that of the word
- * before, to a run, if the two spans touch, or if that one is a run already and one byte lies between. A line is sent whole if that is no longer than its parts (byte masks and bytes together 64 or more).
+ * before, to a run, if the two spans touch, or if that one is a run already and one byte lies between. A line is
+ * sent whole if that is no longer than its parts (byte masks and bytes together 64 or more).
  * Every encoder follows this, so that all give the same bytes. A decoder refuses anything that the drawing does not
  * allow, bytes after the end included; it takes forms that are longer than need be.
  *

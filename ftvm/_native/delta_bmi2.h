@@ -18,8 +18,8 @@ static inline uint64_t byte_mask_expand(uint64_t bits)
 /* Reads the word mask and the byte masks; PARTS_BYTES_MAX bytes must be readable at `in`.
  *
  * difference  out: bit i stands for byte i of the line
- * Returns where the bytes begin, all of which then lie before `end`; NULL if the masks are none, or the bytes do not.
- * */
+ * Returns where the bytes begin, all of which then lie before `end`; NULL if the masks are no masks, or the bytes
+ * do not. */
 static inline const uint8_t *parts_header_take(const uint8_t *in, const uint8_t *end, uint64_t *difference)
 {
     uint64_t words = _pdep_u64(*in, FTVM_LOW_BITS);

@@ -88,8 +88,7 @@ static inline uint8_t *entry_make_run(struct sparse_entry *entry, uint8_t *at)
     return at + 1;
 }
 
-/* Writes one word's span, as part of the entry before it or as a new one. Returns how many entries were added: 0 or 1.
- * */
+/* Writes one word's span, as part of the entry before it or as a new one. Returns how many entries it added: 0 or 1. */
 static inline unsigned span_put(struct sparse_entry *entry, uint8_t **out, const uint8_t *page, unsigned start,
                                 unsigned end)
 {

@@ -94,9 +94,8 @@ void ftvm_riscv_boot(ftvm_riscv *machine, uint64_t pc, uint64_t device_tree, uin
 
 /* Runs until `instructions` more are retired or something else ends the run.
  *
- * Returns why it ended: FTVM_RISCV_LIMIT, _IDLE, _OUTPUT, _FINISHED, _STOPPED or
- * _STUCK. Never retires more than asked. The caller drains the
- * outputs after each run. */
+ * Returns why it ended: FTVM_RISCV_LIMIT, _IDLE, _OUTPUT, _FINISHED, _STOPPED or _STUCK. Never retires more than asked.
+ * The caller drains the outputs after each run. */
 int ftvm_riscv_run(ftvm_riscv *machine, uint64_t instructions, uint32_t options);
 
 /* Ends the present run soon, or the next one at once, between two instructions. The one function that may be called

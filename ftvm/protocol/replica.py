@@ -4,8 +4,8 @@ The caller's duties, in order, for each step:
 
 1. Call `begin_step(now)`.
 2. Give it every message and answer that has come (`on_message`, `on_answer`), then what the guest emitted
-(`on_outputs`):
-   an output given before a message is judged without what that message acknowledged, which is safe but late.
+   (`on_outputs`): an output given before a message is judged without what that message acknowledged, which is safe but
+   late.
 3. Call `tick(now)`.
 4. Submit `next_request(now)`, if any, to the arbiter.
 5. Perform `take_effects()` in order, reporting results as events at once; repeat until there are none.

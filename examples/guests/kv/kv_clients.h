@@ -1,5 +1,4 @@
-/* kv_clients: what the server remembers of each client, so that a request sent twice is done once (see kv_protocol.h).
- * */
+/* kv_clients: what the server remembers of each client, so that a request sent twice is done once (kv_protocol.h). */
 #ifndef KV_CLIENTS_H
 #define KV_CLIENTS_H
 

@@ -14,8 +14,7 @@
 
 #define STACK_UDP_PAYLOAD_BYTES_MAX (ETHERNET_PAYLOAD_BYTES_MAX - IPV4_HEADER_BYTES - UDP_HEADER_BYTES)
 
-/* Answers a datagram: writes up to STACK_UDP_PAYLOAD_BYTES_MAX bytes to `reply` and returns how many, 0 for no answer.
- * */
+/* Answers a datagram: writes up to STACK_UDP_PAYLOAD_BYTES_MAX bytes to `reply`, returns how many, 0 for no answer. */
 typedef size_t (*stack_service)(void *context, struct span request, uint8_t *reply);
 
 struct stack {
@@ -29,8 +28,7 @@ struct stack {
 void stack_start(struct stack *stack, const uint8_t *mac, uint32_t ip, uint16_t port, stack_service service,
                  void *context);
 
-/* Takes a frame in. Returns the bytes of the answer written to `reply` (ETHERNET_FRAME_BYTES_MAX), 0 if there is none.
- * */
+/* Takes a frame in. Returns the bytes of the answer written to `reply` (ETHERNET_FRAME_BYTES_MAX), 0 for no answer. */
 size_t stack_answer(struct stack *stack, struct span frame, uint8_t *reply);
 
 /* Writes a frame that announces our address to everybody. Returns its bytes. */

@@ -2,8 +2,8 @@
  *
  * A request is served at the instruction that notifies the queue, as long as that has moved less than a budget: what
  * one instruction does must end soon, as nobody can stop the machine in between. What is left in the queue is served
- * before each instruction whose retired count is a multiple of RISCV_BLOCK_TURN, by the same budget; until then WFI does
- * not wait, so that such an instruction comes. The rings alone tell what is left: there is no state of its own. */
+ * before each instruction whose retired count is a multiple of RISCV_BLOCK_TURN, by the same budget; until then WFI
+ * does not wait, so that such an instruction comes. The rings alone tell what is left: there is no state of its own. */
 #ifndef FTVM_RISCV_VIRTIO_BLOCK_H
 #define FTVM_RISCV_VIRTIO_BLOCK_H
 
