@@ -91,7 +91,7 @@ def hopping(ram_bytes: int) -> Machine:
 def resident_pages(memory: mmap.mmap) -> int:
     """Return how many pages of an anonymous map were ever touched."""
     size = len(memory)
-    held = (ctypes.c_ubyte * (size // mmap.PAGESIZE))()
+    held = (ctypes.c_ubyte * -(-size // mmap.PAGESIZE))()
     start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     mincore = ctypes.CDLL(None, use_errno=True).mincore
     assert mincore(ctypes.c_void_p(start), ctypes.c_size_t(size), held) == 0
