@@ -135,6 +135,11 @@ class DiskServer:
         self._thread = threading.Thread(target=self._main, name="qemu-disk", daemon=True)
         self._thread.start()
 
+    @property
+    def thread_id(self) -> int | None:
+        """The kernel's number of its thread."""
+        return self._thread.native_id
+
     def close(self) -> None:
         """End the thread. Idempotent."""
         with suppress(OSError):

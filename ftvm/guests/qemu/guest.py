@@ -268,12 +268,17 @@ class QemuGuest:
                 if trouble is not None:
                     raise GuestError(trouble)
                 self._process.qmp.execute("cont")
+                self._process.haste.end()
             except GuestError as wrong:
                 self._give_up(str(wrong))
 
     def _stop(self) -> None:
-        qmp = self._process.qmp
-        status, _ = qmp.execute_all([("query-status", {}), ("stop", {})])
+        qmp, haste = self._process.qmp, self._process.haste
+        haste.begin()
+        try:
+            status, _ = qmp.execute_all([("query-status", {}), ("stop", {})])
+        finally:
+            haste.stopped()
         if status["status"] not in _RUNNING:
             raise GuestError(self._why_stopped(status["status"]))
         if any(event.name == "RESET" for event in qmp.take_events()):

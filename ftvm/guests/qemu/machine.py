@@ -24,9 +24,10 @@ RAM_ID: Final = "ftvm-ram"
 _MIB: Final = 1 << 20
 _CYLINDER_BYTES: Final = 16 * 63 * 512
 _CYLINDERS_MAX: Final = 16_383
-_DISK_FEATURES: Final = "write-zeroes=off,discard=off"
-"""What the disk does not offer: a stop waits for all that is asked of it, and either asks for gigabytes in a few bytes.
-The state of a disk that offers them does not load on one that does not, so the other host is told."""
+_DISK_FEATURES: Final = "write-zeroes=off,discard=off,queue-size=64"
+"""What the disk does not offer, as a stop waits for all that is asked of it: the first two ask for gigabytes in a few
+bytes, and 256 requests at once, QEMU's default, may be as many MiB. The state of a disk with them does not load on one
+without, so the other host is told."""
 _IDENTITY_CHARS_MAX: Final = 700
 """What fits the handshake beside the rest; longer arguments are compared by their digest."""
 

@@ -20,6 +20,7 @@ from typing import Final, Self
 
 from ftvm.errors import ConfigError, GuestError
 from ftvm.guests.qemu.disk import Disk, DiskServer
+from ftvm.guests.qemu.haste import Haste
 from ftvm.guests.qemu.machine import QemuMachine, Wires
 from ftvm.guests.qemu.qmp import Qmp
 
@@ -52,8 +53,8 @@ class _Pair:
 class QemuProcess:
     """One run of QEMU, paused at first.
 
-    network and console are our ends of its sockets; userfault is a descriptor made in it, for tracking its
-    memory, or None with the reason in `userfault_refused`.
+    network and console are our ends of its sockets; haste is for whoever waits for it; userfault is a descriptor made
+    in it, for tracking its memory, or None with the reason in `userfault_refused`.
     """
 
     def __init__(self, machine: QemuMachine, *, ram: int, state: int, disk: Disk | None, boots: bool) -> None:
@@ -96,6 +97,7 @@ class QemuProcess:
             self._require_started(machine)
             self.qmp = self._greet(monitor.ours)
             self.userfault, self.userfault_refused = _receive_descriptor(helper.ours)
+            self.haste = self._make_haste()
         except BaseException:
             monitor.ours.close()
             self._end()
@@ -184,6 +186,14 @@ class QemuProcess:
                 f"{machine.program} cannot be started: {self._trouble.strerror}; "
                 "Debian has it in the package qemu-system-x86"
             ) from self._trouble
+
+    def _make_haste(self) -> Haste:
+        """Its monitor has a thread of its own: all threads that run no processor take part in an answer."""
+        processors = {int(processor["thread-id"]) for processor in self.qmp.execute("query-cpus-fast")} - {self.pid}
+        answering = {int(thread) for thread in os.listdir(f"/proc/{self.pid}/task")} - processors
+        if self._disk_server is not None and self._disk_server.thread_id is not None:
+            answering.add(self._disk_server.thread_id)
+        return Haste(sorted(answering), sorted(processors))
 
     def _greet(self, monitor: socket.socket) -> Qmp:
         try:

@@ -25,6 +25,7 @@ from ftvm.guests.qemu.devices import pack_devices, unpack_devices
 from ftvm.interfaces import Guest
 
 from .conftest import PATIENCE_S, Ear, Guests
+from .test_haste import policy_of, urgently
 
 STATION = bytes.fromhex("020000000001")
 WHO_HAS_THE_GUEST = (
@@ -354,6 +355,25 @@ def test_a_pause_waits_for_no_device_and_the_guest_goes_on_when_that_has_what_it
     assert guest.failure() is None
     guest.pause()
     assert guest.monitor.execute("query-status")["running"] is False
+
+
+def test_qemu_goes_first_while_an_urgent_thread_has_it_stopped_and_not_while_the_guest_runs(guests: Guests) -> None:
+    guest, _ = guests.running()
+    processors = {processor["thread-id"] for processor in guest.monitor.execute("query-cpus-fast")}
+    others = {int(thread) for thread in os.listdir(f"/proc/{guest.pid}/task")} - processors
+    assert guest.pid in others
+
+    def policies(threads: set[int]) -> set[int]:
+        return {policy_of(thread) for thread in threads}
+
+    running = policies(processors | others)
+    urgently(guest.pause)
+    stopped = policies(processors), policies(others)
+    guest.resume()
+
+    assert running == {os.SCHED_OTHER}
+    assert stopped == ({os.SCHED_OTHER}, {os.SCHED_RR})
+    assert wait_until(lambda: policies(processors | others) == {os.SCHED_OTHER})
 
 
 def test_a_guest_whose_flush_fails_behind_its_pause_goes_on_nowhere(

@@ -18,7 +18,7 @@ def test_the_disk_offers_nothing_that_asks_for_much_in_few_bytes_and_a_host_that
 
     card = next(word for word in with_disk.command(wires, boots=True) if word.startswith("virtio-blk-pci,"))
 
-    assert {"write-zeroes=off", "discard=off"} <= set(card.split(","))
+    assert {"write-zeroes=off", "discard=off", "queue-size=64"} <= set(card.split(","))
     assert "write-zeroes=off,discard=off" in with_disk.identity("7.2", "pc")
     assert "write-zeroes" not in without.identity("7.2", "pc")
 
