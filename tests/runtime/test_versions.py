@@ -7,7 +7,7 @@ import pytest
 
 from ftvm.encode.versions import Versions
 from ftvm.encode.wire import seal
-from ftvm.events import PeerMisbehaved
+from ftvm.events import JoinRefused, PeerMisbehaved
 from ftvm.interfaces import Lane
 from ftvm.protocol.core import Role
 
@@ -71,5 +71,22 @@ def test_a_pair_of_an_older_and_a_newer_host_is_protected_and_survives_a_takeove
 
         assert pair.b.driver.failure is None
         assert (pair.a.told(PeerMisbehaved), pair.b.told(PeerMisbehaved)) == ([], [])
+    finally:
+        pair.close()
+
+
+@pytest.mark.parametrize("later", ["a", "b"])
+def test_hosts_with_no_version_in_common_understand_each_others_refusal(later: str) -> None:
+    """What is frozen for ever is read on both sides, frames and all."""
+    pair = Pair(versions={later: Versions(7, 9)})
+    try:
+        pair.until(lambda: pair.b.driver.failure is not None)
+
+        primary, joiner = ("7 to 9", "1 to 2") if later == "a" else ("1 to 2", "7 to 9")
+        said = f"no common wire version: the primary speaks {primary}, the joiner {joiner}; update ftvm on the host"
+        assert said in str(pair.b.driver.failure)
+        assert said in pair.a.told(JoinRefused)[0].reason
+        assert pair.a.driver.failure is None
+        assert pair.a.told(PeerMisbehaved) == []
     finally:
         pair.close()
