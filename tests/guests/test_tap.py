@@ -77,7 +77,7 @@ def test_an_interface_that_is_down_drops(port: TapPort) -> None:
 
     assert not port.send(FRAME)
     assert port.counters.sends_dropped == 1
-    assert port.receive(8) == []
+    assert FRAME not in port.receive(8)  # the host itself may have spoken before
 
 
 def test_a_closed_port_says_so(port: TapPort) -> None:
