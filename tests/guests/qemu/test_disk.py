@@ -6,6 +6,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -250,6 +251,41 @@ def test_what_was_not_flushed_when_the_guest_left_is_committed_with_it(disk: Dis
     disk.image.sync()
 
     assert image_of(disk) == bytes(disk.buffer)
+
+
+@pytest.mark.parametrize("what_follows", ["committed", "discarded", "close"])
+def test_what_follows_a_stop_waits_for_the_flush_that_the_stop_owes(
+    what_follows: str, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both write to the image: the older one, if it came later, would undo the newer."""
+    sync, is_asked, is_allowed, order = os.fdatasync, threading.Event(), threading.Event(), []
+
+    def sync_late(descriptor: int) -> None:
+        if not is_asked.is_set():
+            is_asked.set()
+            assert is_allowed.wait(60)
+            order.append("owed")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", sync_late)
+    disk.write(0, b"flushed as it stopped")
+    disk.flusher.hurry()
+    disk.flush()
+    assert is_asked.wait(60)
+
+    def follow() -> None:
+        step = {"committed": lambda: disk.committed([]), "discarded": disk.discarded, "close": disk.close}[what_follows]
+        step()
+        order.append(what_follows)
+
+    following = threading.Thread(target=follow)
+    following.start()
+    following.join(0.2)
+    is_allowed.set()
+    following.join(60)
+
+    assert order == ["owed", what_follows]
+    assert image_of(disk)[:21] == b"flushed as it stopped"
 
 
 def test_what_was_not_flushed_and_is_discarded_never_reaches_the_image(disk: Disk) -> None:

@@ -357,6 +357,25 @@ def test_a_pause_waits_for_no_device_and_the_guest_goes_on_when_that_has_what_it
     assert guest.monitor.execute("query-status")["running"] is False
 
 
+def test_a_guest_that_was_paused_again_does_not_go_on_when_its_disk_is_ready_late(
+    guests: Guests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest, ear = guests.running()
+    disk, told = guest._disk, []
+    assert disk is not None
+    guest.pause()
+    with monkeypatch.context() as patched:
+        patched.setattr(disk, "when_settled", told.append)
+        guest.resume()
+    guest.pause()
+
+    told[0](None)
+
+    assert guest.monitor.execute("query-status")["running"] is False
+    guest.resume()
+    ear.wait_count(ear.counts()[-1] + 2)
+
+
 def test_qemu_goes_first_while_an_urgent_thread_has_it_stopped_and_not_while_the_guest_runs(guests: Guests) -> None:
     guest, _ = guests.running()
     processors = {processor["thread-id"] for processor in guest.monitor.execute("query-cpus-fast")}
