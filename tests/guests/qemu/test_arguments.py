@@ -48,6 +48,7 @@ NOT_ON_THE_LIST = [
     *[("-netdev", "user,id=n"), ("-nic", "user"), ("-net", "user"), ("-device", "e1000,netdev=n"), ("-nic",)],
     *[("-drive", "file=x,if=virtio"), ("-hda", "x"), ("-blockdev", "file,filename=x,node-name=y"), ("disk.img",)],
     *[("-drive", "file=x,media=cdrom,readonly=off"), ("-drive", "file=x,media=cdrom,media=disk")],
+    *[("-drive", "file=x,read-only=off,media=cdrom"), ("-drive", "file=x,file=y,readonly=on")],
     *[("-drive", "file=x,readonly=on,readonly=off"), ("-drive", "file=x,if=pflash,readonly=on")],
     *[("-drive", "file=nbd:host:1,readonly=on"), ("-drive", "file.driver=nbd,readonly=on"), ("-pflash", "x")],
     *[("-cdrom", "json:{}"), ("-cdrom", "fat:rw:/tmp"), ("-drive", "file=x,readonly=on,snapshot=on"), ("-drive",)],
@@ -189,6 +190,8 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
         (("-object", "memory-backend-file,id=m"), "use --memory"),
         (("-machine", "isapc"), "type may be pc, q35, pc-i440fx-N.N or pc-q35-N.N"),
         (("-device", "virtio-rng-pci,max-bytes=x"), "max-bytes may be a number"),
+        (("-device", '{"driver":"usb-tablet"}'), "JSON is not looked at; say it as NAME,PROPERTY=VALUE"),
+        (("-device", "usb-tablet,driver=intel-hda"), "driver is there twice; leave one out"),
         (("x.img",), "QEMU takes a word without an option for a disk; use --disk"),
     ],
 )
