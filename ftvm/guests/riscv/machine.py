@@ -100,9 +100,12 @@ class MachineShape:
             raise ConfigError(f"a disk must be a multiple of {PAGE_BYTES} bytes, at most 64 GiB, not {self.disk_bytes}")
 
     def __str__(self) -> str:
+        # With a disk it is another machine than in v0.1.0: when requests are served, and which, shows in a replay.
+        version = 2 if self.disk_bytes else 1
         net = self.mac.hex(":") if self.mac is not None else "none"
         entropy = "yes" if self.has_entropy else "no"
-        return f"riscv/1 ram={self.ram_bytes // 1024}KiB net={net} disk={self.disk_bytes // 1024}KiB entropy={entropy}"
+        sizes = f"ram={self.ram_bytes // 1024}KiB net={net} disk={self.disk_bytes // 1024}KiB"
+        return f"riscv/{version} {sizes} entropy={entropy}"
 
     @property
     def devices(self) -> int:

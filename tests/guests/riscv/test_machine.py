@@ -479,6 +479,11 @@ def test_an_impossible_shape_is_refused(fields: dict[str, object], reason: str) 
         MachineShape(**fields)  # type: ignore[arg-type]
 
 
+def test_a_machine_whose_disk_behaves_otherwise_than_in_the_release_before_has_another_name() -> None:
+    assert str(MachineShape(ram_bytes=4096)) == "riscv/1 ram=4KiB net=none disk=0KiB entropy=no"
+    assert str(MachineShape(ram_bytes=4096, disk_bytes=8192)) == "riscv/2 ram=4KiB net=none disk=8KiB entropy=no"
+
+
 def test_reading_an_unused_word_of_the_map_is_an_access_fault_and_an_empty_slot_says_so() -> None:
     machine = booted([*li(1, 0x10008000), load(2, 1, 0, size=4), load(3, 1, 8, size=4), *finish()])
 
