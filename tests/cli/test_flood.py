@@ -3,7 +3,6 @@
 import json
 import resource
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +13,8 @@ import pytest
 
 from ftvm.service.connection import connect
 
-from .test_hosts import WAIT_SECONDS, host, wait_for
+from .hostpair import Hosts
+from .test_hosts import WAIT_SECONDS
 
 DESCRIPTORS = 256
 """Few, so that a small flood fills the table."""
@@ -22,12 +22,6 @@ STRANGERS = 600
 TROUBLES_MAX = 10
 """The arbiter is asked ten times a second, and one that cannot be read is told of each time: without a remedy it was
 about a hundred times."""
-
-
-def port_of_nobody() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 @contextmanager
@@ -44,43 +38,13 @@ def flooded(port: int) -> Iterator[None]:
             flood.kill()
 
 
-class Hosts:
-    """A protected pair with few descriptors, each with a port of its own."""
-
-    def __init__(self, stack: ExitStack, folder: Path, silence_ms: int = 2000) -> None:
-        self.ports = (port_of_nobody(), port_of_nobody())
-        self.folder = folder
-        record = folder / "record"
-        record.mkdir()
-        shared = ("--arbiter", f"file://{record}", "--heartbeat", "100", "--silence", str(silence_ms))
-        active, standby = (f"tcp://127.0.0.1:{port}" for port in self.ports)
-        self.primary = stack.enter_context(
-            host(
-                "run",
-                "--listen",
-                active,
-                "--peer",
-                standby,
-                "--create",
-                "--program",
-                "console",
-                *shared,
-                "--control",
-                f"ipc://{folder}/guest.1.sock",
-            )
-        )
-        self.standby = stack.enter_context(
-            host("standby", "--listen", standby, "--peer", active, *shared, "--control", f"ipc://{folder}/guest.2.sock")
-        )
-        wait_for(self.primary, "Protected")
-        for process in (self.primary, self.standby):
-            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
-
-
 @pytest.fixture
 def hosts(tmp_path: Path) -> Iterator[Hosts]:
     with ExitStack() as stack:
-        yield Hosts(stack, tmp_path)
+        pair = Hosts(stack, tmp_path)
+        for process in (pair.primary, pair.standby):
+            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
+        yield pair
 
 
 def troubles_until(process: "subprocess.Popen[str]", event: str) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import Run
-from .test_flood import Hosts
+from .hostpair import Hosts
 
 
 @pytest.fixture

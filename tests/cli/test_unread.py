@@ -15,12 +15,13 @@ from ftvm.arbiters.file import FileRecordStore
 from ftvm.runtime.status import Status
 from ftvm.service.connection import Connection, connect
 
-from .test_flood import port_of_nobody
+from .hostpair import port_of_nobody
 from .test_hosts import WAIT_SECONDS, host, wait_for
 
 PATIENT = ("--heartbeat", "100", "--silence", "2000")
 PIPE_BYTES = 4096
-OUTPUTS = 3
+OUTPUTS = 900
+"""Of the thousand that the program makes: by then the start is long over, before whose end a signal ends with 130."""
 EPOCHS = 100
 
 

@@ -63,6 +63,23 @@ def test_a_takeover_loads_before_it_claims() -> None:
     assert kinds.index(do.Load) < kinds.index(do.Run)
 
 
+def test_an_active_whose_machine_was_suspended_and_saw_no_time_pass_releases_nothing() -> None:
+    """A monotonic clock stands still while a machine sleeps: the first thing that it does awake is to go on."""
+    pair = Pair().protected()
+    pair.a.emit(b"held")
+    asleep_at = pair.now
+    take_over(pair)
+    pair.b.sent.clear()
+
+    pair.now = asleep_at
+    for _ in range(3):
+        pair.elapse(5)
+        pair.a.tick()
+
+    assert pair.a.role is Role.ACTIVE
+    assert pair.a.said == []
+
+
 def ping(pair: Pair) -> None:
     """Have b hear a sign of life of a, and nothing else."""
     pair.a.replica.core.send("b", Lane.CONTROL, Ping(number=1), pair.b.standby.opening.session)

@@ -1,0 +1,45 @@
+"""A protected pair of real host processes, with keys, on this machine."""
+
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+
+from ftvm.transport.keys import write_keypair
+
+from .test_hosts import host, wait_for
+
+__all__ = ["Hosts", "port_of_nobody"]
+
+
+def port_of_nobody() -> int:
+    """Return a port that was free just now."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+class Hosts:
+    """A pair, each with a port and a control socket of its own, named as by default. Ended with `stack`."""
+
+    def __init__(self, stack: ExitStack, folder: Path, silence_ms: int = 2000) -> None:
+        self.folder = folder
+        self.ports = (port_of_nobody(), port_of_nobody())
+        (folder / "record").mkdir()
+        for name in ("a", "b"):
+            write_keypair(folder / name)
+        where = [f"tcp://127.0.0.1:{port}" for port in self.ports]
+        shared = ("--arbiter", f"file://{folder / 'record'}", "--heartbeat", "100", "--silence", str(silence_ms))
+        first = ("--listen", where[0], "--peer", where[1], *self._keys("a", "b"), *shared)
+        second = ("--listen", where[1], "--peer", where[0], *self._keys("b", "a"), *shared)
+        self.primary = stack.enter_context(
+            host("run", *first, "--control", self.control(1), "--create", "--program", "console")
+        )
+        self.standby = stack.enter_context(host("standby", *second, "--control", self.control(2)))
+        wait_for(self.primary, "Protected")
+
+    def control(self, number: int) -> str:
+        """Return where the first or the second host is told what to do."""
+        return f"ipc://{self.folder}/guest.{number}.sock"
+
+    def _keys(self, own: str, other: str) -> tuple[str, ...]:
+        return ("--key", f"{self.folder / own}.key", "--allow", f"{self.folder / other}.pub")
