@@ -5,6 +5,7 @@ conformance kit for each.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -392,6 +393,10 @@ class Transport(Protocol):
         Never blocks: one of the signs that answer comes by `poll`, or none if the connection hangs; then a later `ask`
         takes its place. False if it is not known where to ask: then no sign comes.
         """
+        ...
+
+    def share(self, guard: AbstractContextManager[object]) -> None:
+        """From now on a second thread may call `send`, without a token: hold `guard` whenever they could meet."""
         ...
 
     def take_refusals(self) -> tuple[str, ...]:

@@ -154,7 +154,7 @@ class Active(Bond):
         if envelope.sender != session.standby:
             return
         session.watch.heard(now, beat_of(message))
-        self.is_waiting = False
+        self.is_waiting &= session.watch.is_silent(now)  # the heartbeat of a loop that hangs ends no waiting
         if self.link is LinkState.SWITCHING:
             return
         if self.core.desk.hint(envelope.record.generation, now):

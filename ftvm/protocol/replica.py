@@ -176,6 +176,12 @@ class Replica:
             return steps.session.peer
         return None
 
+    @property
+    def may_beat(self) -> bool:
+        """Whether a heartbeat may be repeated: not while this replica claims, or stands in no session."""
+        steps = self.steps
+        return self.partner is not None and (not isinstance(steps, Standby) or steps.claim.is_watching)
+
     def on_peer_gone(self, peer: str) -> None:
         """Take note that the process of `peer` has ended, which was confirmed (question.py): suspect it at once.
 

@@ -91,8 +91,8 @@ class Standby(Holding):
             claiming.tell_switched_away(self, self.switchover, now)
         self.watch.heard(now, beat_of(message))
         self.core.desk.hint(envelope.record.generation, now)
-        if self.claim.state is ClaimState.CHECKING:
-            claiming.call_off(self, now)
+        if self.claim.state is ClaimState.CHECKING and not self.watch.is_silent(now):
+            claiming.call_off(self, now)  # not for the heartbeat of a loop that hangs
 
     def _take(self, message: Message, envelope: Envelope, now: Nanos) -> None:
         match message:

@@ -13,7 +13,7 @@ from ftvm._native.memory import NativeMemory
 from ftvm.checkpoint import END_CHANNEL, Buffer, PageBatch
 from ftvm.config import Limits
 from ftvm.encode.apply import CommittedMemory
-from ftvm.encode.messages import Copy, Envelope, EpochPart, Message
+from ftvm.encode.messages import Copy, Envelope, EpochPart, Message, Ping, Pong
 from ftvm.encode.wire import encode
 from ftvm.engines.names import require
 from ftvm.errors import FtvmError, GuestEnded, GuestError, LimitExceeded, LocalProtocolError
@@ -40,6 +40,7 @@ from ftvm.runtime.describing import describe
 from ftvm.runtime.farewell import Farewell
 from ftvm.runtime.keeper import Keeper
 from ftvm.runtime.packing import Packer
+from ftvm.runtime.pulse import Pulse
 from ftvm.runtime.sink import NumberingSink
 from ftvm.runtime.status import Counters, Status
 from ftvm.runtime.stored import StoredMemory
@@ -55,7 +56,10 @@ _EFFECT_ROUNDS_MAX = 64
 
 
 class Driver:
-    """One guest on one host. `failure` says why it ended, if it did; nothing more is done then."""
+    """One guest on one host. `failure` says why it ended, if it did; nothing more is done then.
+
+    `pulse` is the last heartbeat sent, while it may be repeated; another thread reads it.
+    """
 
     def __init__(
         self,
@@ -89,6 +93,7 @@ class Driver:
         committed = Committed(self._stored, settings.limits)
         self._counters = Counters()
         self._end: str | None = None
+        self.pulse: Pulse | None = None
         self.replica = Replica(settings, committed, fresh_id=fresh_id, starts=starts, now=clock.now())
         self._keeper = Keeper(guest, self._sink, self._memory, self.replica, clock)
         self._cutter = Cutter(self._keeper, self._hands, self._sink, self.replica, clock)
@@ -118,6 +123,11 @@ class Driver:
     def begin_step(self, now: Nanos) -> None:
         """Start a step, before the messages that have come are given."""
         self.replica.begin_step(now)
+        self._end_pulse_if_over()
+
+    def _end_pulse_if_over(self) -> None:
+        if self.failure is not None or not self.replica.may_beat:
+            self.pulse = None
 
     def expects(self, peer: str, key: str | None, envelope: Envelope) -> bool:
         """Tell whether a message of this envelope, from this peer, is of the session whose backup this host is."""
@@ -313,6 +323,7 @@ class Driver:
             case do.Rest():
                 self._keeper.rest()
             case do.Load():
+                self._end_pulse_if_over()  # a claim is no sign of life, and loading may take long
                 self._keeper.load(effect)
             case do.Unload():
                 self._keeper.unload()
@@ -343,6 +354,8 @@ class Driver:
             batch = self._packer.pack(batch, is_first_copy=isinstance(message, Copy))
             message = replace(message, batch=batch)
         frames = encode(effect.envelope, message)
+        if isinstance(message, Ping | Pong):
+            self.pulse = Pulse(effect.peer, frames, self._clock.now(), self.settings.timing.heartbeat_ns)
         if batch is not None:
             self._hands.sent(batch)
         if not self._send(effect.peer, effect.lane, frames, batch) and batch is not None:
@@ -380,6 +393,7 @@ class Driver:
     def halt(self, error: FtvmError) -> None:
         """Pause the guest for good and do nothing more."""
         self.failure = self.failure or error
+        self.pulse = None
         try:
             self._keeper.pause_for_good()
         except FtvmError as wrong:

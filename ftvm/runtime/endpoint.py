@@ -6,11 +6,12 @@ raised. Who keeps sending such messages is not listened to for a while, each tim
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 
 from ftvm.checkpoint import Buffer, PageBatch
-from ftvm.config import Limits
+from ftvm.config import Limits, Timing
 from ftvm.encode.messages import Envelope, Join, Refuse
 from ftvm.encode.wire import encode, read_header
 from ftvm.errors import FtvmError, RemoteProtocolError, TransportError, VersionMismatch
@@ -108,6 +109,25 @@ class Endpoint:
         if len(polled.deliveries) == self._limits.messages_per_step:
             return now
         return min((time for time in times if time is not None), default=None)
+
+    @property
+    def beat_ns(self) -> Nanos:
+        """The shortest time between the heartbeats of a guest here."""
+        intervals = [driver.settings.timing.heartbeat_ns for driver in tuple(self._drivers.values())]
+        return min(intervals, default=Timing().heartbeat_ns)
+
+    def beat(self, now: Nanos) -> None:
+        """Repeat the last heartbeat of each guest whose loop is late with the next.
+
+        For a thread beside the loop's; the transport must be shared.
+        """
+        for driver in tuple(self._drivers.values()):
+            pulse = driver.pulse
+            if pulse is not None and pulse.is_due(now):
+                pulse.sent_at = now
+                with suppress(FtvmError):  # the loop meets it as well, and tells
+                    self._transport.send(pulse.peer, Lane.CONTROL, pulse.frames)
+                self._transport.wake()  # to send takes the signal that something has come
 
     @property
     def is_leaving(self) -> bool:

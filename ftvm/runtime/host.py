@@ -1,8 +1,9 @@
-"""The one module that owns threads and waiting: the loop that steps an endpoint, and the arbiter's worker.
+"""The one module that owns threads and waiting: the loop that steps an endpoint, the arbiter's worker, the heart.
 
-The loop's thread is the only one that touches transport, drivers and worlds. Other threads talk to it through `call`,
-which runs a function there and waits for its result. An error that nobody expected stops the loop: the guest is paused,
-because a host that does not know what it does must not go on (fail-stop), and `wait` raises what happened.
+The loop's thread is the only one that touches transport, drivers and worlds, but for the heart's, which repeats
+heartbeats while the loop is busy with one step (pulse.py). Other threads talk to it through `call`, which runs a
+function there and waits for its result. An error that nobody expected stops the loop: the guest is paused, because a
+host that does not know what it does must not go on (fail-stop), and `wait` raises what happened.
 """
 
 import contextlib
@@ -135,6 +136,30 @@ def _tell_nobody() -> None:
     """Nobody waits for the end."""
 
 
+class _Heart:
+    """Lets an endpoint beat, from a thread of its own."""
+
+    def __init__(self, endpoint: Endpoint, clock: Clock, *, is_urgent: bool) -> None:
+        self._endpoint = endpoint
+        self._clock = clock
+        self._is_urgent = is_urgent
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ftvm-heart", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        if self._is_urgent:
+            make_urgent()
+        while not self._is_over.wait(self._endpoint.beat_ns / 2e9):
+            self._endpoint.beat(self._clock.now())
+
+
 class Host:
     """Runs an endpoint in a thread until it is told to stop, or something breaks."""
 
@@ -150,7 +175,7 @@ class Host:
     ) -> None:
         """Call `on_end` from the loop's thread when the loop is over, for whatever reason.
 
-        With `is_urgent` the loop's thread goes before others of this machine, where it may (urgency.py).
+        With `is_urgent` the threads of loop and heart go before others of this machine, where it may (urgency.py).
         """
         self.error: FtvmError | None = None
         self._endpoint = endpoint
@@ -162,6 +187,8 @@ class Host:
         self._calls: queue.Queue[_Call[object]] = queue.Queue(_CALLS_WAITING_MAX)
         self._is_stopping = False
         self._ended = threading.Event()
+        self._heart = _Heart(endpoint, clock, is_urgent=is_urgent)
+        transport.share(threading.Lock())
         self._thread = threading.Thread(target=self._run, name="ftvm-host", daemon=True)
 
     def start(self) -> None:
@@ -197,6 +224,7 @@ class Host:
     def _run(self) -> None:
         if self._is_urgent:
             make_urgent()
+        self._heart.start()
         try:
             while not self._is_stopping or self._endpoint.is_leaving:
                 self._answer_calls()
@@ -207,6 +235,7 @@ class Host:
             self.error = _named(wrong)
             self._endpoint.halt(self.error)
         finally:
+            self._heart.stop()
             self._ended.set()
             self._answer_calls()
             self._on_end()

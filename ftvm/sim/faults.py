@@ -48,6 +48,14 @@ def _pulse(world: "World", chance: random.Random) -> None:
         world.timeline.after(number * 300 * _MS, lambda: None if world.is_calm else node.pause(250 * _MS))
 
 
+def _hang(world: "World", chance: random.Random) -> None:
+    """Keep a host's loop busy with one step for a while, at times for longer than is borne."""
+    node = world.nodes[chance.choice(["a", "b"])]
+    length_ns = chance.choice([100, 400, 900, 1800, 3600]) * _MS
+    world.trace(f"HANG {node.name} {length_ns // _MS} ms")
+    node.hang(length_ns)
+
+
 def _cut(world: "World", chance: random.Random) -> None:
     """Cut the link, one way or both."""
     pairs = chance.choice([[("a", "b")], [("b", "a")], [("a", "b"), ("b", "a")]])
@@ -114,6 +122,7 @@ FAULTS: Final[tuple[Happening, ...]] = (
     Happening(kind="crash", gap_ms=(100, 1200), act=_crash, is_possible=_can_crash),
     Happening(kind="pause", gap_ms=(100, 1500), act=_pause),
     Happening(kind="pulse", gap_ms=(300, 3000), act=_pulse),
+    Happening(kind="hang", gap_ms=(200, 3000), act=_hang),
     Happening(kind="cut", gap_ms=(100, 1500), act=_cut),
     Happening(kind="reset", gap_ms=(50, 600), act=_reset),
     Happening(kind="outage", gap_ms=(200, 1500), act=_outage),

@@ -215,6 +215,11 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             Edit(f"{_WATCH}.excuse", "if self._excuses >= EXCUSES_MAX:", "if False:"),
             Edit(f"{_WATCH}.excuse", "min(now, self.heard_at + stall_ns)", "now"),
         ),
+        _mutant(
+            "bear_with_a_loop_that_hangs",
+            "a heartbeat that is only repeated counts as progress: a host whose loop hangs is alive for ever",
+            Edit(f"{_WATCH}.heard", "if self._beat is None or beat > self._beat:", "if True:"),
+        ),
         # --- the release rule --------------------------------------------------------------------------------------
         _mutant(
             "release_without_acknowledgement",

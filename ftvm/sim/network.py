@@ -10,6 +10,7 @@ behind a cut, gives no answer.
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -197,6 +198,9 @@ class SimTransport:
     def ask(self, peer: str) -> bool:
         """See interfaces.Transport."""
         return self._network.ask(self, peer)
+
+    def share(self, guard: AbstractContextManager[object]) -> None:
+        """There is one thread."""
 
     def take_refusals(self) -> tuple[str, ...]:
         """Nobody is refused."""

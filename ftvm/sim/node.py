@@ -180,6 +180,20 @@ class Node:
         number = self._pauses
         self.world.timeline.after(length_ns, lambda: self.go_on() if number == self._pauses else None)
 
+    def hang(self, length_ns: int) -> None:
+        """Keep the process's loop busy for a while, unless it is stopped; its heart goes on, and answers who dials."""
+        if self._waits is not None:
+            return
+        self.pause(length_ns)
+        self.transport.is_stopped = False
+        self._beat(self._pauses)
+
+    def _beat(self, number: int) -> None:
+        if self.is_dead or self._waits is None or number != self._pauses:
+            return
+        self.endpoint.beat(self.clock.now())
+        self.world.timeline.after(self.endpoint.beat_ns // 2, lambda: self._beat(number))
+
     def go_on(self) -> None:
         """End a pause: what waited happens now."""
         waited, self._waits = self._waits or [], None

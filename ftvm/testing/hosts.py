@@ -81,7 +81,7 @@ class _CuttableTransport:
         self._cut = cut
         self._lost: list[int] = []
         self.dialled = inner.dialled
-        self.ask = inner.ask
+        self.ask, self.share = inner.ask, inner.share
         self.take_refusals, self.wait, self.wake, self.close = inner.take_refusals, inner.wait, inner.wake, inner.close
 
     def send(self, peer: str, lane: Lane, frames: Sequence[Buffer], token: int | None = None) -> bool:

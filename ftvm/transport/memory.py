@@ -7,6 +7,7 @@ lent buffers as late as it can (when the receiver polls), and forgets what was u
 
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Final, TypeVar
@@ -91,6 +92,7 @@ class MemoryTransport:
         self._key = key
         self._name = f"{key or '-'}/{number}"
         self._is_closed = False
+        self._guard: AbstractContextManager[object] = nullcontext()
         self._waker = Waker()
         self._arrivals: SimpleQueue[_Pipe] = SimpleQueue()
         self._regained: SimpleQueue[int] = SimpleQueue()
@@ -112,10 +114,11 @@ class MemoryTransport:
         self._check_open()
         if not frames:
             raise LocalProtocolError("a message needs at least one frame")
-        target = self._find(peer)
-        if target is None:
-            return False
-        pipe = self._pipe(peer, target, lane)
+        with self._guard:
+            target = self._find(peer)
+            if target is None:
+                return False
+            pipe = self._pipe(peer, target, lane)
         if pipe.messages.qsize() >= _QUEUE_MESSAGES:
             return False
         lent = tuple(frames) if token is not None else tuple(map(bytes, frames))
@@ -126,13 +129,18 @@ class MemoryTransport:
     def poll(self, limit: int) -> Polled:
         """Return up to `limit` messages that have come, copied out of the sender's buffers. Never blocks."""
         self._check_open()
-        self._forget_closed()
+        with self._guard:
+            self._forget_closed()
         deliveries = tuple(map(self._read, itertools.islice(_drain(self._arrivals), limit)))
         return Polled(deliveries=deliveries, let_go=tuple(_drain(self._regained)))
 
     def ask(self, peer: str) -> bool:  # noqa: ARG002 - see interfaces.Transport
         """There is no connection within a process that could be dialled anew: silence alone tells."""
         return False
+
+    def share(self, guard: AbstractContextManager[object]) -> None:
+        """See interfaces.Transport."""
+        self._guard = guard
 
     def take_refusals(self) -> tuple[str, ...]:
         """Nobody is refused within a process."""

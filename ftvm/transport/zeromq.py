@@ -23,6 +23,7 @@ import secrets
 import select
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
@@ -89,7 +90,11 @@ class _Lent:
 
 
 class ZeroMqTransport:
-    """interfaces.Transport over ZeroMQ. Construct, use and close it in one thread; `wake` is for any."""
+    """interfaces.Transport over ZeroMQ. Construct, use and close it in one thread; `wake` is for any.
+
+    A second thread may `send` once the transport is shared: libzmq allows a socket to two threads if memory is fenced
+    between them, which the guard sees to. It is held for microseconds, never while anything waits.
+    """
 
     def __init__(
         self, listen: str | None, peers: Sequence[str], keys: Keys | None, limits: Limits | None = None
@@ -116,6 +121,7 @@ class ZeroMqTransport:
         self._is_busy = False
         self._turn = 0
         self._is_closed = False
+        self._guard: AbstractContextManager[object] = nullcontext()
         self._lent: dict[tuple[str, Lane], _Lent] = {}
         self._dealers: dict[tuple[str, Lane], Line] = {}
         self._router: Line | None = None
@@ -161,6 +167,10 @@ class ZeroMqTransport:
         key = None if found is None or self._keys is None else found[1]
         return self._asker.ask(peer, key)
 
+    def share(self, guard: AbstractContextManager[object]) -> None:
+        """See interfaces.Transport."""
+        self._guard = guard
+
     def take_refusals(self) -> tuple[str, ...]:
         """Return whom we refused, and who refused us, since the last call: the latest few, for a person to read."""
         refusals = list(self._gate.take_refusals()) if self._gate is not None else []
@@ -177,18 +187,19 @@ class ZeroMqTransport:
 
         Raises LimitExceeded for what the other side would refuse: nothing was taken.
         """
-        self._check_open()
         self._check_message(frames)
-        route = self._route(peer, lane)
-        if route is None:
-            return False
-        line, envelope = route
-        trackers = line.push([*envelope, *frames], is_lent=token is not None)
-        if trackers is None:
-            return False
-        if token is not None:
-            self._lent.setdefault((peer, lane), _Lent()).waiting.append((token, trackers))
-        return True
+        with self._guard:
+            self._check_open()
+            route = self._route(peer, lane)
+            if route is None:
+                return False
+            line, envelope = route
+            trackers = line.push([*envelope, *frames], is_lent=token is not None)
+            if trackers is None:
+                return False
+            if token is not None:
+                self._lent.setdefault((peer, lane), _Lent()).waiting.append((token, trackers))
+            return True
 
     def poll(self, limit: int) -> Polled:
         """Return up to `limit` messages that have come; also answers who knocks. Never blocks.
@@ -197,6 +208,10 @@ class ZeroMqTransport:
         own memory, which lives as long as they do.
         """
         self._check_open()
+        with self._guard:
+            return self._poll(limit)
+
+    def _poll(self, limit: int) -> Polled:
         for fd, _events in self._signals.poll(0):
             line = self._lines.get(fd)
             if line is not None:
@@ -214,8 +229,9 @@ class ZeroMqTransport:
         May return early, e.g. when somebody connects: the caller polls and waits again.
         """
         self._check_open()
-        if any(line.has_message() for line in self._lines.values()):
-            return
+        with self._guard:
+            if any(line.has_message() for line in self._lines.values()):
+                return
         ready = wait_readable([self._waker.fileno(), self._signals.fileno(), *fds], timeout_ns)
         if self._waker.fileno() in ready:
             self._waker.drain()
@@ -226,6 +242,10 @@ class ZeroMqTransport:
 
     def close(self) -> None:
         """Give back sockets and buffers; the last messages get a moment to leave. Idempotent."""
+        with self._guard:
+            self._close()
+
+    def _close(self) -> None:
         if self._is_closed:
             return
         self._is_closed = True

@@ -24,6 +24,14 @@ class BreakableEndpoint(Endpoint):
 
     error: BaseException | None = None
     halted: FtvmError | None = None
+    beats = 0
+    is_beaten_thrice = threading.Event()
+
+    def beat(self, now: Nanos) -> None:
+        self.beats += 1
+        if self.beats >= 3:
+            self.is_beaten_thrice.set()
+        super().beat(now)
 
     def step(self, now: Nanos) -> Nanos | None:
         if self.error is not None:
@@ -63,6 +71,19 @@ def test_a_call_runs_in_the_loops_thread_and_returns_its_result(make_host: Calla
     host, _ = make_host()
 
     assert host.call(lambda: threading.current_thread().name) == "ftvm-host"
+
+
+def test_the_heart_beats_while_the_loop_is_busy_and_ends_with_it(
+    make_host: Callable[[], tuple[Host, BreakableEndpoint]],
+) -> None:
+    host, endpoint = make_host()
+    endpoint.is_beaten_thrice = threading.Event()
+
+    is_beaten = host.call(lambda: endpoint.is_beaten_thrice.wait(WAIT_SECONDS))
+    host.stop()
+
+    assert is_beaten
+    assert not [thread for thread in threading.enumerate() if thread is host._heart._thread]
 
 
 def test_a_call_raises_what_it_raised_and_the_loop_goes_on(make_host: Callable[[], tuple[Host, object]]) -> None:

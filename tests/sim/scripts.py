@@ -80,3 +80,13 @@ def the_standby_of_a_dead_active_is_stopped_again_and_again(seed: int) -> None:
         play(world, 300)
     if world.nodes["b"].role is not Role.ACTIVE:
         raise Violation("liveness", "a dead active was excused for 12 s")
+
+
+def the_actives_loop_hangs_for_good(seed: int) -> None:
+    """The active's process lives, and its heart beats, but its loop does nothing more: the standby must take over."""
+    world = calm_world(seed)
+    play_until(world, world._is_protected)
+    world.nodes["a"].hang(60 * SECOND)
+    play(world, 12_000)
+    if world.nodes["b"].role is not Role.ACTIVE:
+        raise Violation("liveness", "an active that hangs was borne with for 12 s")

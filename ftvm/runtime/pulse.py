@@ -1,0 +1,28 @@
+"""The last heartbeat that a guest's loop sent, to be repeated by a thread while the loop is busy.
+
+A repeated heartbeat carries the number of the first: the peer sees that this process lives, and whether its loop goes
+on (protocol/suspicion.py). So a loop that takes long over one step is borne with for longer than a host that is
+silent, and one that hangs is not borne with for ever.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ftvm.checkpoint import Buffer
+from ftvm.units import Nanos
+
+__all__ = ["Pulse"]
+
+
+@dataclass(slots=True)
+class Pulse:
+    """What was sent to whom. `sent_at` is when it was sent last, by the loop or by the thread that repeats it."""
+
+    peer: str
+    frames: Sequence[Buffer]
+    sent_at: Nanos
+    interval_ns: Nanos
+
+    def is_due(self, now: Nanos) -> bool:
+        """Tell whether the loop is late with the next one: by a quarter of the interval, so that it comes first."""
+        return now - self.sent_at >= self.interval_ns * 5 // 4

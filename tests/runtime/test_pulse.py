@@ -1,0 +1,97 @@
+"""A heartbeat that is repeated while the loop is busy tells that the process lives, not that the loop goes on."""
+
+from ftvm.config import Timing
+from ftvm.errors import ClosedError
+from ftvm.events import Suspected
+from ftvm.protocol.core import Role
+from ftvm.protocol.standby import Standby
+from ftvm.protocol.takeover import ClaimState
+from ftvm.runtime.pulse import Pulse
+from ftvm.units import Nanos
+
+from .pair import Pair
+
+HEARTBEAT_MS = Timing().heartbeat_ns / 1e6
+LIMIT_MS = Timing().backup_limit_ns / 1e6
+BEAT_MS = 1.3 * HEARTBEAT_MS
+"""Late enough to be repeated."""
+
+
+def protected() -> Pair:
+    pair = Pair().protected()
+    pair.run(int(5 * HEARTBEAT_MS))
+    return pair
+
+
+def hang(pair: Pair, milliseconds: float, *, beats: bool = True) -> None:
+    """Keep a's loop busy for so long, while b runs."""
+    for _ in range(int(milliseconds / BEAT_MS)):
+        pair.clock.elapse(BEAT_MS)
+        if beats:
+            pair.a.endpoint.beat(pair.clock.now())
+        pair.b.step()
+
+
+def test_a_heartbeat_is_late_by_a_quarter_of_the_interval() -> None:
+    pulse = Pulse("b", [b"ping"], Nanos(0), Nanos(40))
+
+    assert [pulse.is_due(Nanos(at)) for at in (0, 40, 49, 50, 90)] == [False, False, False, True, True]
+
+
+def test_a_busy_loop_is_not_suspected_for_longer_than_the_limit() -> None:
+    pair = protected()
+
+    hang(pair, 3 * LIMIT_MS)
+
+    assert pair.b.role is Role.STANDBY
+    assert pair.b.told(Suspected) == []
+
+
+def test_without_its_heart_a_busy_loop_is_suspected_at_the_limit() -> None:
+    pair = protected()
+
+    hang(pair, 2 * LIMIT_MS, beats=False)
+
+    assert [event.reason for event in pair.b.told(Suspected)] == [""]
+
+
+def test_a_loop_that_hangs_is_suspected_though_its_heart_beats() -> None:
+    pair = protected()
+
+    hang(pair, 6 * LIMIT_MS)
+
+    assert "the active's process lives, but its loop has made no progress" in pair.b.told(Suspected)[0].reason
+    assert pair.b.role is Role.ACTIVE
+
+
+def test_the_standbys_busy_loop_is_borne_with_as_well() -> None:
+    pair = protected()
+
+    for _ in range(int(1.5 * LIMIT_MS / BEAT_MS)):
+        pair.clock.elapse(BEAT_MS)
+        pair.b.endpoint.beat(pair.clock.now())
+        pair.a.step()
+
+    assert pair.a.told(Suspected) == []
+
+
+def test_who_claims_the_guest_gives_no_sign_of_life() -> None:
+    pair = protected()
+    had_pulse = pair.b.driver.pulse is not None
+
+    while isinstance(pair.b.steps, Standby) and pair.b.steps.claim.state is ClaimState.WATCHING:
+        pair.clock.elapse(BEAT_MS)
+        pair.b.step()
+
+    assert had_pulse
+    assert pair.b.driver.pulse is None
+
+
+def test_who_has_ended_gives_no_sign_of_life() -> None:
+    pair = protected()
+    had_pulse = pair.a.driver.pulse is not None
+
+    pair.a.driver.halt(ClosedError("gone"))
+
+    assert had_pulse
+    assert pair.a.driver.pulse is None
