@@ -1,11 +1,14 @@
 """`ftvm status` and `ftvm ctl` against a host that runs: found, told, stopped."""
 
+import io
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from ftvm.cli import asking, top
 from ftvm.cli.sentences import describe
@@ -14,7 +17,9 @@ from ftvm.engines.remus import Remus
 from ftvm.errors import ClosedError
 from ftvm.events import EngineChanged
 from ftvm.runtime.protection import Protection, Standby, protect
+from ftvm.service.connection import connect
 from ftvm.service.control import ControlSocket
+from ftvm.service.places import listen_privately
 from ftvm.sim.guest import SimGuest
 
 from .conftest import Run
@@ -228,6 +233,21 @@ def test_top_once_json_adds_rates_to_a_status(ftvm: Run, host: Protection) -> No
     assert told[0]["guest_id"] == "vm1"
     assert told[0]["rates"]["seconds"] > 0
     assert host.status().role == "active"
+
+
+def test_top_shows_a_host_that_does_not_answer(host: Protection, tmp_path: Path) -> None:
+    """Regression: its panel vanished."""
+    with (
+        listen_privately(f"ipc://{tmp_path}/ftvm/vm2.77.sock"),
+        connect(f"ipc://{tmp_path}/ftvm", timeout=0.5) as there,
+    ):
+        viewer = top._Viewer(there)
+        looks = viewer.look()
+        console = Console(record=True, width=120, file=io.StringIO())
+        console.print(top._scene(looks, viewer.mute, there))
+
+    assert f"process {os.getpid()} (guest 'vm2') does not answer" in console.export_text()
+    assert [each.status.guest_id for each in looks.values()] == [host.status().guest_id]
 
 
 def test_top_without_any_host_says_so(ftvm: Run, tmp_path: Path) -> None:

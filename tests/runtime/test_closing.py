@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from ftvm.arbiters.memory import MemoryRecordStore
-from ftvm.errors import ArbiterError, BrokenError
+from ftvm.errors import ArbiterError, BrokenError, InternalError
 from ftvm.events import Event
 from ftvm.interfaces import Record
 from ftvm.runtime.attend import Attendant, Controls
@@ -117,6 +117,25 @@ def test_a_record_that_could_not_be_vacated_is_told_of() -> None:
     assert "the record could not be vacated: the folder is gone" in str(told.value)
     assert "ftvm init --force" in str(told.value)
     assert log.happened == ["vacated", "guest closed"]
+
+
+def test_a_host_whose_loop_does_not_end_leaves_the_record_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its guest may run on: nobody else may start it yet."""
+    log = Log()
+    protection = host(log, LoggedStore(log))
+    loop = protection._node.host
+
+    def hang(*_: object) -> None:
+        raise InternalError("the host's loop has not answered for 30 s")
+
+    with monkeypatch.context() as hanging:
+        hanging.setattr(loop, "call", hang)
+        hanging.setattr(loop, "stop", lambda: None)
+        with pytest.raises(InternalError, match="its loop did not take the goodbye"):
+            protection.close()
+
+    assert "vacated" not in log.happened
+    loop.stop()
 
 
 def test_all_that_could_not_be_closed_is_told_of() -> None:
