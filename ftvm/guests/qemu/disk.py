@@ -64,11 +64,11 @@ class Disk:
 
     # --- for the guest: a block store ---
 
-    def read(self, offset: int, length: int) -> bytes:
+    def read(self, offset: int, length: int) -> memoryview:
         """Return what is there."""
-        return bytes(self.buffer[offset : offset + length])
+        return self.buffer[offset : offset + length]
 
-    def write(self, offset: int, content: bytes) -> None:
+    def write(self, offset: int, content: bytes | bytearray) -> None:
         """Write, and note the pages."""
         if content:
             self.buffer[offset : offset + len(content)] = content

@@ -35,11 +35,14 @@ _REPLY_MAGIC: Final = 0x67446698
 _FIXED_NEWSTYLE: Final = 1
 _NO_ZEROES: Final = 2
 
-_PAYLOAD_BYTES_MAX: Final = 32 << 20
-"""The most a client may ask for at once, by the protocol's default."""
+_PAYLOAD_BYTES_MAX: Final = 1 << 20
+"""The most a client may ask for at once, which it is told: it asks in slices. While one is copied, no other thread of
+this interpreter runs, and one of them must say in time that this host is alive."""
 _OPTION_BYTES_MAX: Final = 4096 + 64
 _OPTIONS_MAX: Final = 64
 _PREFERRED_BLOCK_BYTES: Final = 4096
+
+_NOTHING: Final = memoryview(b"")
 
 _ERROR_IO: Final = 5
 _ERROR_INVALID: Final = 22
@@ -93,11 +96,11 @@ class BlockStore(Protocol):
         """Bytes that can be addressed."""
         ...
 
-    def read(self, offset: int, length: int) -> bytes:
-        """Return `length` bytes."""
+    def read(self, offset: int, length: int) -> memoryview:
+        """Return `length` bytes, as they are until the next write."""
         ...
 
-    def write(self, offset: int, content: bytes) -> None:
+    def write(self, offset: int, content: bytearray) -> None:
         """Change bytes."""
         ...
 
@@ -163,28 +166,30 @@ def _serve_one(connection: socket.socket, store: BlockStore) -> bool:
         return False
     if command in (_Command.READ, _Command.WRITE) and length > _PAYLOAD_BYTES_MAX:
         raise GuestError(f"an NBD client asked for {length} bytes at once: more than {_PAYLOAD_BYTES_MAX}")
-    content = _receive(connection, length) if command == _Command.WRITE else b""
+    content = _receive(connection, length) if command == _Command.WRITE else bytearray()
     error, found = _do(store, command, offset, length, content)
     if not error and flags & _COMMAND_FUA and command != _Command.READ:
         error = _flush(store)
-    connection.sendall(_REPLY.pack(_REPLY_MAGIC, error, cookie) + found)
+    connection.sendall(_REPLY.pack(_REPLY_MAGIC, error, cookie))
+    if found:
+        connection.sendall(found)
     return True
 
 
-def _do(store: BlockStore, command: int, offset: int, length: int, content: bytes) -> tuple[int, bytes]:
+def _do(store: BlockStore, command: int, offset: int, length: int, content: bytearray) -> tuple[int, memoryview]:
     """Return the error to answer with, and the bytes read."""
     if command == _Command.FLUSH:
-        return _flush(store), b""
+        return _flush(store), _NOTHING
     if offset > store.size_bytes or length > store.size_bytes - offset:
-        return (_ERROR_INVALID if command == _Command.READ else _ERROR_NO_SPACE), b""
+        return (_ERROR_INVALID if command == _Command.READ else _ERROR_NO_SPACE), _NOTHING
     match command:
         case _Command.READ:
             return 0, store.read(offset, length)
         case _Command.WRITE:
             store.write(offset, content)
         case _:
-            return _ERROR_INVALID, b""
-    return 0, b""
+            return _ERROR_INVALID, _NOTHING
+    return 0, _NOTHING
 
 
 def _flush(store: BlockStore) -> int:
@@ -195,7 +200,7 @@ def _flush(store: BlockStore) -> int:
     return 0
 
 
-def _receive(connection: socket.socket, count: int) -> bytes:
+def _receive(connection: socket.socket, count: int) -> bytearray:
     """Return exactly `count` bytes. Raises EOFError if the client has left."""
     content = bytearray(count)
     view = memoryview(content)
@@ -204,4 +209,4 @@ def _receive(connection: socket.socket, count: int) -> bytes:
         if not received:
             raise EOFError
         view = view[received:]
-    return bytes(content)
+    return content

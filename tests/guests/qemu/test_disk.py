@@ -21,6 +21,8 @@ from ftvm.units import PAGE_BYTES
 PAGES = 16
 SIZE = PAGES * PAGE_BYTES
 READ, WRITE, DISCONNECT, FLUSH, TRIM, WRITE_ZEROES = 0, 1, 2, 3, 4, 6
+SLICE = 1 << 20
+"""No thread of the host gets the interpreter while a request is copied, its loop's included."""
 HAS_FLAGS, SEND_FLUSH, SEND_FUA = 1, 4, 8
 FUA = 1
 
@@ -41,7 +43,7 @@ class Client:
         (info, export), (more, sizes), (ack, _) = self.option(7, struct.pack(">IH", 0, 0))
         assert (info, more, ack) == (3, 3, 1)
         assert struct.unpack(">HQH", export) == (0, SIZE, HAS_FLAGS | SEND_FLUSH | SEND_FUA)
-        assert struct.unpack(">HIII", sizes) == (3, 1, PAGE_BYTES, 32 << 20)
+        assert struct.unpack(">HIII", sizes) == (3, 1, PAGE_BYTES, SLICE)
 
     def option(self, number: int, content: bytes = b"") -> list[tuple[int, bytes]]:
         self.end.sendall(struct.pack(">8sII", b"IHAVEOPT", number, len(content)) + content)
@@ -160,6 +162,19 @@ def test_requests_outside_the_disk_are_refused_and_change_nothing(offset: int, d
 
     assert dirty(disk) == set()
     assert client.read(0, 4) == bytes(4)
+
+
+@pytest.mark.parametrize("command", [READ, WRITE])
+def test_a_request_of_more_than_a_slice_ends_the_connection_and_touches_nothing(
+    command: int, disk: Disk, client: Client
+) -> None:
+    client.agree()
+
+    client.end.sendall(struct.pack(">IHHQQI", 0x25609513, 0, command, 77, 0, SLICE + 1))
+
+    assert client.is_closed()
+    assert "1048577 bytes at once" in str(disk.trouble)
+    assert dirty(disk) == set()
 
 
 @given(junk=st.binary(min_size=28, max_size=200))
