@@ -5,7 +5,7 @@ inputs may lead to one.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import xxhash
@@ -246,7 +246,22 @@ def episodes(draw: st.DrawFn) -> list[Step]:
     sensitive = st.builds(Store, st.sampled_from([device + QUEUE_SIZE, device + STATUS]), st.just(4), values)
     notifying = st.just(Store(device + NOTIFY, 4, queue))
     uses = draw(st.lists(st.one_of(tampering, sensitive, pokes, notifying, inputs), min_size=3, max_size=12))
-    return [*set_up(device, queue, draw(st.sampled_from([8, 4, 1, 256, 0, 3]))), *uses]
+    begin = [*set_up(device, queue, draw(st.sampled_from([8, 4, 1, 256, 0, 3]))), *offer(queue, draw(st.booleans()))]
+    return [*begin, *draw(st.permutations([Store(device + NOTIFY, 4, queue), Frame(bytes(60)), *uses]))]
+
+
+def offer(queue: int, is_writable: bool) -> list[Step]:
+    """What a driver writes to have one buffer used; the rings are where `set_up` says."""
+    ring = 0x10000 + queue * RING_BYTES
+    buffer = (RINGS + 0x4000).to_bytes(8, "little") + (128).to_bytes(4, "little") + bytes([2 * is_writable, 0, 0, 0])
+    return [Poke(ring, buffer), Poke(ring + 0x400, bytes([0, 0, 1, 0, 0, 0]))]
+
+
+CLAIMED: list[Step] = [
+    *(Store(UART + 1, 1, 3), Store(PLIC + 40, 4, 1), Store(PLIC + 0x2000, 4, 1 << 10)),
+    Load(PLIC + 0x200004, 4),
+]
+"""The uart interrupts, and is being served."""
 
 
 inputs: st.SearchStrategy[Step] = st.one_of(
@@ -259,7 +274,7 @@ others: st.SearchStrategy[Step] = st.one_of(
     st.builds(Store, st.just(FINISHER), st.just(4), values),
 )
 alone: st.SearchStrategy[list[Step]] = st.one_of(stores, stores, csrs, pokes, inputs, others).map(lambda step: [step])
-plans = st.lists(st.one_of(episodes(), episodes(), alone, alone), min_size=6, max_size=24).map(
+plans = st.lists(st.one_of(episodes(), episodes(), alone, alone, st.just(CLAIMED)), min_size=6, max_size=24).map(
     lambda parts: [step for part in parts for step in part]
 )
 
@@ -290,6 +305,23 @@ def test_what_any_guest_saves_loads_and_both_go_on_alike(plan: Sequence[Step], t
         assert other.register(6) == machine.register(6)
     assert snapshot(other) == snapshot(machine)
     taken_over(machine)
+
+
+EVERY_WRITE: list[Store | Csr] = [
+    *(Store(register, size, 0) for size, registers in REGISTERS.items() for register in registers),
+    *(Store(device + offset, 4, 0) for device in (NET, BLOCK, ENTROPY) for offset in VIRTIO_REGISTERS),
+    *(Csr(number, 0) for number in [*CSRS, MTVEC]),
+]
+
+
+@pytest.mark.parametrize("value", [(1 << 64) - 1, 0x5555_5555_5555_5555, 0xAAAA_AAAA_AAAA_AAAA], ids=hex)
+def test_every_register_takes_any_value_and_the_state_still_loads(value: int) -> None:
+    for write in EVERY_WRITE:
+        machine = fresh()
+
+        take(machine, replace(write, value=value))
+
+        taken_over(machine)
 
 
 @pytest.mark.parametrize("device", [NET, BLOCK, ENTROPY], ids=["net", "block", "entropy"])
