@@ -25,6 +25,7 @@ from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.closing import close_behind
 from ftvm.runtime.node import Node
 from ftvm.runtime.status import Status
+from ftvm.runtime.urgency import why_not_urgent
 from ftvm.transport.keys import Keys
 from ftvm.transport.zeromq import ZeroMqTransport
 
@@ -52,9 +53,9 @@ class HostOptions(TypedDict, total=False):
     on_event    called with each event, from the host's thread; must not block
     attendants  who is served by the host's loop beside the guest, e.g. a ControlSocket; closed with the host
     clock       where the time comes from; the monotonic clock if not given
-    is_urgent   True has the host's thread go before all else on a busy machine, at real-time priority where this
-                process may have it, so that the other host does not take a wait for a processor for death; False, the
-                default, leaves your process as it is
+    is_urgent   True has the host's loop and wire go before all else on a busy machine, at real-time priority where
+                this process may have it, so that the other host does not take a wait for a processor for death; False,
+                the default, leaves your process as it is
     """
 
     keys: Keys | None
@@ -260,7 +261,10 @@ def _start(
         limits = options.get("limits") or Limits()
         store = open_record_store(arbiter) if isinstance(arbiter, str) else arbiter
         undo.callback(store.close)
-        transport = ZeroMqTransport(listen=listen, peers=peers, keys=options.get("keys"), limits=limits)
+        is_urgent = options.get("is_urgent", False) and why_not_urgent() is None
+        transport = ZeroMqTransport(
+            listen=listen, peers=peers, keys=options.get("keys"), limits=limits, is_urgent=is_urgent
+        )
         undo.callback(transport.close)
         settings = Settings(
             guest_id=guest_id,
@@ -284,7 +288,7 @@ def _start(
             starts=starts,
             on_event=options.get("on_event"),
             attendants=attendants,
-            is_urgent=options.get("is_urgent", False),
+            is_urgent=is_urgent,
         )
         undo.pop_all()
     return node

@@ -18,6 +18,7 @@ Does not know: what the frames mean, who is alive, sessions.
 Source: ZeroMQ RFC 23, 26, 27, 28; SECURITY.md for each option and its reason.
 """
 
+import os
 import re
 import secrets
 import select
@@ -97,13 +98,20 @@ class ZeroMqTransport:
     """
 
     def __init__(
-        self, listen: str | None, peers: Sequence[str], keys: Keys | None, limits: Limits | None = None
+        self,
+        listen: str | None,
+        peers: Sequence[str],
+        keys: Keys | None,
+        limits: Limits | None = None,
+        *,
+        is_urgent: bool = False,
     ) -> None:
         """Listen and dial. Nothing is left behind if this raises.
 
         listen  an endpoint, or None; ``tcp://...:0`` takes a free port, see `endpoint`
         peers   endpoints to dial; they need not be up, but their names must resolve
         keys    None only where every endpoint is loopback or ipc
+        is_urgent  its threads get the lowest real-time priority; this process must be allowed to give it
 
         Raises ConfigError (the arguments), TransportError (a busy port, a name that does not resolve).
         """
@@ -135,6 +143,9 @@ class ZeroMqTransport:
         self._signals = select.epoll()
         self._signals.register(self._asker.fileno(), select.EPOLLIN)
         self._context: Context = zmq.Context(io_threads=1)
+        if is_urgent:
+            self._context.set(zmq.THREAD_SCHED_POLICY, os.SCHED_RR)
+            self._context.set(zmq.THREAD_PRIORITY, 1)
         try:
             if listening is not None:
                 self._listen(listening)

@@ -110,7 +110,7 @@ def test_a_hosts_loop_goes_before_all_else_on_the_machine_and_its_qemu_does_not(
     with running(tmp_path) as host:
         policies = [policies_of(pid) for pid in (host.pid, *children_of(host.pid))]
 
-    assert policies[0].count(os.SCHED_RR | os.SCHED_RESET_ON_FORK) == 1
+    assert policies[0].count(os.SCHED_RR | os.SCHED_RESET_ON_FORK) == 2  # its loop and its heart
     assert set(policies[1]) == {os.SCHED_OTHER}
 
 

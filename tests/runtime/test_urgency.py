@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -11,6 +12,7 @@ from ftvm.runtime.protection import protect
 from ftvm.runtime.urgency import why_not_urgent
 from ftvm.sim.guest import SimGuest
 
+WIRE_THREADS = 2
 REAL_TIME = os.SCHED_RR | os.SCHED_RESET_ON_FORK
 
 
@@ -59,7 +61,7 @@ def test_a_thread_that_may_not_be_urgent_is_told_why_and_goes_on(monkeypatch: py
 
 
 @pytest.mark.parametrize("is_urgent", [False, True])
-def test_the_loop_and_the_heart_of_a_host_are_urgent_if_that_is_asked_for_and_no_other_thread_is(
+def test_loop_heart_and_wire_of_a_host_are_urgent_if_that_is_asked_for_and_no_other_thread_is(
     is_urgent: bool,
 ) -> None:
     require_real_time()
@@ -68,7 +70,12 @@ def test_the_loop_and_the_heart_of_a_host_are_urgent_if_that_is_asked_for_and_no
 
     with protect(guest, listen="tcp://127.0.0.1:0", arbiter=MemoryRecordStore(), create=True, is_urgent=is_urgent):
         started = set(os.listdir("/proc/self/task")) - before
-        policies = [os.sched_getscheduler(int(thread)) for thread in started]
+        for _ in range(1_000):  # those of the wire become so a moment after they have started
+            policies = [os.sched_getscheduler(int(thread)) for thread in started]
+            if policies.count(os.SCHED_RR) == WIRE_THREADS * is_urgent:
+                break
+            threading.Event().wait(0.01)
 
     assert policies.count(REAL_TIME) == 2 * int(is_urgent)
+    assert policies.count(os.SCHED_RR) == WIRE_THREADS * is_urgent
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
