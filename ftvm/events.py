@@ -21,6 +21,7 @@ __all__ = [
     "GuestWarned",
     "Halted",
     "HostFailed",
+    "HostStalled",
     "JoinRefused",
     "JoinUnanswered",
     "PeerMisbehaved",
@@ -113,6 +114,13 @@ class Suspected(Event):
     silence_ns: int
     limit_ns: int
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostStalled(Event):
+    """This host's loop did nothing for so long, in session with a peer: it was stopped, or is too busy."""
+
+    stall_ns: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,6 +41,10 @@ _SENTENCES: Final[dict[type[Event], Callable[[Any], str]]] = {
         if e.reason
         else f"suspicion: the peer is silent for {e.silence_ns / _MS:.0f} ms (limit {e.limit_ns / _MS:.0f})"
     ),
+    events.HostStalled: lambda e: (
+        f"this host did nothing for {e.stall_ns / _MS:.0f} ms: it was stopped, or is too busy; "
+        "a peer that was not heard meanwhile is not suspected for it"
+    ),
     events.TookOver: lambda e: (
         f"took over at epoch {e.epoch}, generation {e.generation}: silence {e.detection_ns / _MS:.0f} ms, "
         f"claim {e.arbiter_ns / _MS:.1f} ms (loading {e.load_ns / _MS:.1f} ms), "

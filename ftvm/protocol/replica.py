@@ -20,7 +20,7 @@ from typing import assert_never
 from ftvm.checkpoint import Checkpoint, LogRecord, Output, PageBatch
 from ftvm.encode.messages import Envelope, Message
 from ftvm.errors import FtvmError, InternalError, LocalProtocolError
-from ftvm.events import RecordLearned, RoleChanged
+from ftvm.events import HostStalled, RecordLearned, RoleChanged
 from ftvm.interfaces import Answer, Engine, Record, Request
 from ftvm.protocol.active import Active
 from ftvm.protocol.commit import Committed
@@ -62,6 +62,8 @@ class Replica:
         stall_ns = now - self._stepped_at
         if stall_ns > STALL_HEARTBEATS * self.core.settings.timing.heartbeat_ns:
             self._excuse(stall_ns, now)
+            if self.partner is not None:
+                self.core.tell(HostStalled(at=now, guest_id=self.core.settings.guest_id, stall_ns=stall_ns))
         self._stepped_at = now
 
     # --- events ----------------------------------------------------------------------------------------------------

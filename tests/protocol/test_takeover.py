@@ -5,6 +5,7 @@ from ftvm.encode.messages import Ack, Leave, Ping
 from ftvm.events import (
     ArbiterTrouble,
     HostFailed,
+    HostStalled,
     Suspected,
     TookOver,
 )
@@ -333,6 +334,8 @@ def test_a_host_that_was_stopped_itself_does_not_suspect_its_peer_when_it_wakes(
     pair.a.tick()
     pair.b.tick()
 
+    for host in (pair.a, pair.b):
+        assert [round(event.stall_ns / MS) for event in host.told(HostStalled)] == [60_000]
     assert pair.a.active.link is LinkState.PROTECTED
     assert pair.b.standby.claim.is_watching
 
