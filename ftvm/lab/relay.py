@@ -47,6 +47,8 @@ READ_BYTES: Final = 1 << 16
 WAIT_NS_MAX: Final = 100_000_000
 COMMAND_BYTES_MAX: Final = 4_096
 NANOS: Final = 1_000_000_000
+LOOK_NS: Final = 5_000_000
+"""How often a target at which nobody listens is looked at again."""
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 """SO_LINGER of no time at all: what `close` sends is a reset."""
 
@@ -131,14 +133,18 @@ class Way:
         return lost
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _Door:
-    """Where connections come in, and where each is led on to."""
+    """Where connections come in, and where each is led on to.
+
+    look_at  while nobody listens at the target: when to look again; whoever dials is refused meanwhile
+    """
 
     listener: socket.socket
     target: int
     there: Line
     back: Line
+    look_at: Nanos | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -237,7 +243,7 @@ class Relay:
         if self._is_silent:
             return
         for door in self._doors:
-            self._accept(door)
+            self._accept(door, now)
         for leg in list(self._legs):
             if leg in self._legs:  # its other end may have ended it meanwhile
                 self._step_leg(leg, now)
@@ -250,7 +256,10 @@ class Relay:
                 selector.register(fd, selectors.EVENT_READ)
             if not self._is_silent:
                 for door in self._doors:
-                    selector.register(door.listener, selectors.EVENT_READ)
+                    if door.look_at is None:
+                        selector.register(door.listener, selectors.EVENT_READ)
+                    else:
+                        timeout_ns = min(timeout_ns, door.look_at - now)
                 for leg in self._legs:
                     timeout_ns = min(timeout_ns, self._watch(leg, selector, now))
             selector.select(nanos_to_seconds(Nanos(max(0, timeout_ns))))
@@ -264,7 +273,9 @@ class Relay:
 
     # --- connections ---
 
-    def _accept(self, door: _Door) -> None:
+    def _accept(self, door: _Door, now: Nanos) -> None:
+        if door.look_at is not None and not self._reopen(door, now):
+            return
         while len(self._legs) < 2 * CONNECTIONS_MAX:
             try:
                 near, _ = door.listener.accept()
@@ -273,9 +284,28 @@ class Relay:
             try:
                 far = socket.create_connection((LOOPBACK, door.target), timeout=1)
             except OSError:
-                near.close()  # nobody is there: whoever dialled sees what it would see without a relay
-                continue
+                near.close()
+                self._shut(door, now)
+                return
             self._join(near, far, Way(door.there), Way(door.back))
+
+    def _shut(self, door: _Door, now: Nanos) -> None:
+        """Refuse who dials, as the target does: it would be so without a relay. The port stays ours."""
+        door.listener.shutdown(socket.SHUT_RDWR)
+        door.look_at = Nanos(now + LOOK_NS)
+
+    def _reopen(self, door: _Door, now: Nanos) -> bool:
+        """Let in again who dials, if somebody listens at the target by now."""
+        if door.look_at is not None and now < door.look_at:
+            return False
+        door.look_at = Nanos(now + LOOK_NS)
+        try:
+            socket.create_connection((LOOPBACK, door.target), timeout=1).close()
+        except OSError:
+            return False
+        door.listener.listen()
+        door.look_at = None
+        return True
 
     def _join(self, near: socket.socket, far: socket.socket, there: Way, back: Way) -> None:
         legs = (_Leg(near, there, back), _Leg(far, back, there))

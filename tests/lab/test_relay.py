@@ -305,6 +305,43 @@ def test_a_connection_to_nobody_ends() -> None:
     relay.close()
 
 
+def test_who_dials_is_refused_while_nobody_listens_at_the_target_and_let_in_again_when_somebody_does(lab: Lab) -> None:
+    target, relay = lab.target.getsockname(), lab.relay
+    lab.target.close()
+    first = socket.create_connection(("127.0.0.1", relay.port), timeout=LIMIT_SECONDS)
+    lab.sockets.append(first)
+    relay.wait(at(0))
+    relay.step(at(0))
+
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", relay.port))
+    lab.target = socket.create_server(target)
+    lab.sockets.append(lab.target)
+    relay.step(at(4))
+    with pytest.raises(ConnectionRefusedError):  # it has not looked again yet
+        socket.create_connection(("127.0.0.1", relay.port))
+    relay.step(at(5))
+    lab.target.accept()[0].close()  # its look
+
+    lab.connect(at(5))
+
+    assert relay.connection_count == 1
+
+
+def test_a_reset_ends_both_ends_at_once_and_new_connections_are_carried(lab: Lab) -> None:
+    near, far = lab.connect(at(0))
+
+    lab.relay.reset()
+
+    for end in (near, far):
+        with pytest.raises(ConnectionResetError):
+            end.recv(9)
+    near, far = lab.connect(at(0))
+    lab.send(near, b"again", at(0))
+    lab.relay.step(at(4))
+    assert far.recv(9) == b"again"
+
+
 def test_a_port_in_use_is_a_named_error(lab: Lab) -> None:
     with pytest.raises(TransportError, match=f"cannot listen on port {lab.relay.port}"):
         Relay(lab.relay.port, 1)
