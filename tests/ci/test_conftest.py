@@ -42,31 +42,27 @@ def run(folder: Path, text: str, *words: str, **environment: str) -> subprocess.
     )
 
 
-@pytest.mark.parametrize("processes", ["0", "2"])
-def test_a_skip_that_ci_is_set_up_to_run_is_a_failure_there(processes: str, tmp_path: Path) -> None:
-    ended = run(tmp_path, SKIPS.format(reason=MISSING), "-n", processes, FTVM_CI="1")
+def test_a_skip_that_ci_is_set_up_to_run_is_a_failure_there(tmp_path: Path) -> None:
+    ended = run(tmp_path, SKIPS.format(reason=MISSING), FTVM_CI="1")
 
     assert ended.returncode == 1
     assert f"skipped in CI, where nothing should be missing: Skipped: {MISSING}" in ended.stdout
     assert "2 failed" in ended.stdout
 
 
-@pytest.mark.parametrize("reason", [MISSING, KNOWN])
-def test_elsewhere_a_skip_is_told_with_its_reason_even_if_quiet(reason: str, tmp_path: Path) -> None:
-    ended = run(tmp_path, SKIPS.format(reason=reason))
+def test_what_ci_lacks_may_be_skipped_there(tmp_path: Path) -> None:
+    assert run(tmp_path, SKIPS.format(reason=KNOWN), "-n", "0", FTVM_CI="1").returncode == 0
+
+
+def test_elsewhere_a_skip_is_told_with_its_reason_even_if_quiet(tmp_path: Path) -> None:
+    ended = run(tmp_path, SKIPS.format(reason=MISSING), "-n", "0")
 
     assert ended.returncode == 0
-    assert f"SKIPPED [2] test_it.py:6: {reason}" in ended.stdout
+    assert f"SKIPPED [2] test_it.py:6: {MISSING}" in ended.stdout
 
 
-def test_what_ci_lacks_may_be_skipped_there(tmp_path: Path) -> None:
-    assert run(tmp_path, SKIPS.format(reason=KNOWN), FTVM_CI="1").returncode == 0
-
-
-def test_a_folder_runs_in_processes_of_its_own(tmp_path: Path) -> None:
-    assert run(tmp_path, WHERE.format(comparison="is not")).returncode == 0
-
-
-@pytest.mark.parametrize("words", [["test_it.py"], ["test_it.py::test_it"], ["-n", "0"]])
-def test_files_that_are_named_run_in_one_process(words: list[str], tmp_path: Path) -> None:
-    assert run(tmp_path, WHERE.format(comparison="is"), *words).returncode == 0
+@pytest.mark.parametrize(("words", "comparison"), [([], "is not"), (["test_it.py::test_it"], "is")])
+def test_a_folder_runs_in_processes_of_its_own_and_a_named_test_does_not(
+    words: list[str], comparison: str, tmp_path: Path
+) -> None:
+    assert run(tmp_path, WHERE.format(comparison=comparison), *words).returncode == 0
