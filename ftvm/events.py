@@ -22,6 +22,7 @@ __all__ = [
     "Halted",
     "HostFailed",
     "HostStalled",
+    "HostStopped",
     "JoinRefused",
     "JoinUnanswered",
     "PeerMisbehaved",
@@ -98,6 +99,14 @@ class Solo(Event):
 
     generation: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostStopped(Event):
+    """This host has stopped. `is_in_order` tells whether nobody has to clean up behind it; `outcome` says why not."""
+
+    outcome: str
+    is_in_order: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

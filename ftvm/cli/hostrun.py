@@ -121,10 +121,16 @@ def run_until_stopped(host: Protection | Standby, report: Report) -> None:
             if nanos_to_seconds(clock.now() - told_at) >= _STATUS_SECONDS:  # events come far more often
                 told_at = clock.now()
                 report.status(host.status())
-    except GuestEnded:
-        for event in host.events():  # the last word of it
-            report.event(event)
-    except (Stopped, ClosedError):
-        return
+    except (GuestEnded, Stopped, ClosedError):
+        end_and_tell(host, report)
     finally:
         report.close()
+
+
+def end_and_tell(host: Protection | Standby, report: Report) -> None:
+    """Stop the host in order, and report what comes of it."""
+    try:
+        host.close()
+    finally:
+        for event in host.events():
+            report.event(event)

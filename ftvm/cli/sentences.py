@@ -58,6 +58,7 @@ _SENTENCES: Final[dict[type[Event], Callable[[Any], str]]] = {
         f"switched over at epoch {e.epoch}, generation {e.generation}: the guest goes on here; "
         f"it was loaded for {e.wait_ns / _MS:.1f} ms before the arbiter's word came"
     ),
+    events.HostStopped: lambda e: f"stopped{'' if e.is_in_order else ', but not in order'}: {e.outcome}",
     events.SwitchFailed: lambda e: f"the switchover came to nothing, the guest goes on where it was: {e.reason}",
     events.JoinRefused: lambda e: f"join refused ({e.peer}): {e.reason}",
     events.JoinUnanswered: lambda e: f"no active takes this host as its standby; {_who_should(e)}",

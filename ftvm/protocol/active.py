@@ -18,7 +18,7 @@ from ftvm.protocol.commit import Committed
 from ftvm.protocol.core import RoleEvent
 from ftvm.protocol.effects import Use
 from ftvm.protocol.empty import Opening
-from ftvm.protocol.link import NAMED, SHIPPING, STANDING, LinkEvent, LinkState
+from ftvm.protocol.link import ENDING, NAMED, SHIPPING, STANDING, LinkEvent, LinkState
 from ftvm.protocol.record import drop
 from ftvm.protocol.session import Session
 from ftvm.protocol.suspicion import beat_of
@@ -133,14 +133,6 @@ class Active(Bond):
         """
         return handing.begin(self, limit_ns, now)
 
-    def leave(self, reason: str, now: Nanos) -> None:
-        """End the session, if there is one, and say why."""
-        parting.leave(self, reason, now)
-
-    def end(self, reason: str) -> None:
-        """Tell the standby that the guest came to its own end. It has acknowledged that: the end was released."""
-        parting.end(self, reason)
-
     # --- messages --------------------------------------------------------------------------------------------------
 
     def on_message(self, peer: str, key: str | None, envelope: Envelope, message: Message, now: Nanos) -> None:
@@ -194,6 +186,9 @@ class Active(Bond):
                 if self.switchover is not None:
                     self.switchover.switched_at = now
                 return
+            if self.link is LinkState.VACATING and known.active is None:
+                self.core.end_role(RoleEvent.VACATED, f"VACATE is in force: generation {known.generation}")
+                return
             handing.end(self, f"generation {known.generation} names {known.active} active", now)
             self.core.end_role(RoleEvent.DEPOSED, f"generation {known.generation} names {known.active} active")
             return
@@ -240,7 +235,7 @@ class Active(Bond):
     # --- time ------------------------------------------------------------------------------------------------------
 
     def tick(self, now: Nanos) -> None:
-        """Send heartbeats, notice silence, copy on, cut."""
+        """Send heartbeats, notice silence, copy on, cut; a host that stops goes by its own limits of time."""
         timing, session = self.core.settings.timing, self.session
         if now >= self._poll_at:
             self._poll_at = Nanos(now + timing.arbiter_poll_ns)
@@ -250,9 +245,9 @@ class Active(Bond):
         if is_ping_due:
             self._ping_at = Nanos(now + timing.heartbeat_ns)
             self.releases.tell()
-        if session is None or session.is_lost:
+        if session is None or session.is_lost or self.link in ENDING:
             return
-        if session.watch.is_silent(now) and self.link is not LinkState.SWITCHING and not self.is_waiting:
+        if session.watch.is_silent(now) and self._may_suspect:
             silence_ns, limit_ns = session.watch.silence_ns(now), session.watch.limit_ns()
             reason = session.watch.reason("the standby", now)
             guest_id = self.core.settings.guest_id
@@ -279,15 +274,19 @@ class Active(Bond):
         handing.go_on(self, now)
         self.flush(now)
 
+    @property
+    def _may_suspect(self) -> bool:
+        return self.link is not LinkState.SWITCHING and not self.is_waiting and self.core.stop is None
+
     def deadline(self, now: Nanos) -> Nanos | None:
         """Return when something is due next."""
         times = [self._poll_at, self.announcer.due_at, shipping.next_cut(self)]
         session = self.session
-        is_in_session = session is not None and not session.is_lost
+        is_in_session = session is not None and not session.is_lost and self.link not in ENDING
         if is_in_session or self.releases.has_untold:
             times.append(self._ping_at)
         if session is not None and is_in_session:
-            if self.link is not LinkState.SWITCHING and not self.is_waiting:
+            if self._may_suspect:
                 times.append(session.watch.deadline())
             if self.link in (LinkState.SETTLING, LinkState.HANDING) and self.switchover is not None:
                 times += [self.switchover.ends_at, self.switchover.prepare_at]

@@ -90,6 +90,8 @@ def _why_not(bond: Bond, joiner: str, join: Join) -> tuple[str | None, bool]:
     engine = bond.pace.engine.name
     if engine not in join.engines:
         return f"the joiner does not know engine {engine}, only {', '.join(join.engines)}", True
+    if bond.core.stop is not None:
+        return "this host is about to stop", False
     known = bond.core.desk.known
     is_taken = known.standby is not None and not bond.is_halted
     if bond.link is not LinkState.NONE or is_taken or bond.core.desk.proposal is not None:

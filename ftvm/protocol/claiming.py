@@ -5,6 +5,8 @@ with PREPARED once the state is in the guest, and only then does the active prop
 answers, a shadow that is warm. What is committed when the record names this replica is what it runs from.
 """
 
+from typing import Final
+
 from ftvm.encode.messages import Prepared
 from ftvm.errors import InternalError
 from ftvm.events import HostFailed, Suspected, SwitchedAway, SwitchedHere, TookOver
@@ -17,7 +19,12 @@ from ftvm.protocol.switchover import Switchover
 from ftvm.protocol.takeover import ClaimEvent, ClaimState
 from ftvm.units import Nanos
 
+NAMING_NS: Final = Nanos(5_000_000_000)
+"""So long does a whole standby that the record does not name wait for that: an ADD may be on its way to the arbiter,
+and then nobody else can go on."""
+
 __all__ = [
+    "NAMING_NS",
     "call_off",
     "prepare",
     "propose_if_ready",
@@ -71,6 +78,9 @@ def propose_if_ready(holding: Holding, now: Nanos) -> None:
     if desk.reads < holding.claim.fresh_at:
         return
     if desk.known.standby != holding.core.id:
+        if now < holding.claim.began_at + NAMING_NS:
+            holding.poll_at = Nanos(now + holding.core.settings.timing.read_interval_ns)
+            return
         call_off(holding, now)
         holding.core.end_role(RoleEvent.EXPELLED, "the active is silent and the record does not name this replica")
     elif holding.claim.is_loaded:

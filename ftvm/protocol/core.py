@@ -19,6 +19,7 @@ from ftvm.events import ArbiterTrouble, Event
 from ftvm.interfaces import Engine, Lane
 from ftvm.protocol.desk import Desk
 from ftvm.protocol.effects import Effect, Fail, Send, Tell
+from ftvm.protocol.stop import Stopping
 from ftvm.units import Nanos
 
 __all__ = ["ROLES", "Core", "Role", "RoleEvent", "Settings", "Steps"]
@@ -55,6 +56,8 @@ class RoleEvent(Enum):
     """Executing the log, this replica came to another state than its active."""
     DEPOSED = "deposed"
     """The record names another active."""
+    VACATED = "vacated"
+    """A VACATE is in force: the guest has ended here, and the record names nobody."""
     SWITCHED_AWAY = "switched away"
     """A SWITCH is in force: the guest goes on at the standby, and this replica, paused there, is now its standby."""
     SWITCHED_HERE = "switched here"
@@ -71,6 +74,7 @@ ROLES: Final[dict[tuple[Role, RoleEvent], Role]] = {
     (Role.STANDBY, RoleEvent.EXPELLED): Role.EMPTY,
     (Role.STANDBY, RoleEvent.DIVERGED): Role.EMPTY,
     (Role.ACTIVE, RoleEvent.DEPOSED): Role.EMPTY,
+    (Role.ACTIVE, RoleEvent.VACATED): Role.EMPTY,
     (Role.ACTIVE, RoleEvent.SWITCHED_AWAY): Role.STANDBY,
     (Role.STANDBY, RoleEvent.SWITCHED_HERE): Role.ACTIVE,
 }
@@ -107,7 +111,8 @@ class Settings:
 class Core:
     """Mutable state that outlives a role. `released` is the highest output number known to have left, anywhere.
 
-    `retired` are the last standbys that were in session here and are no more: an id that left never returns.
+    `retired` are the last standbys that were in session here and are no more: an id that left never returns. `stop` is
+    there once this host was asked to stop.
     """
 
     settings: Settings
@@ -118,6 +123,7 @@ class Core:
     released_told: int = 0
     retired: deque[str] = field(default_factory=lambda: deque(maxlen=RETIRED_KEPT))
     sessions_opened: int = 0
+    stop: Stopping | None = None
     effects: list[Effect] = field(default_factory=list, repr=False)
     happened: list[tuple[RoleEvent, str]] = field(default_factory=list, repr=False)
 

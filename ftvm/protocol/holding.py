@@ -99,6 +99,12 @@ class Holding:
         self.core.tell(PeerMisbehaved(at=now, guest_id=guest_id, peer=self.opening.peer, error=error))
         self.leave(error, now)
 
+    def say_goodbye(self, reason: str) -> None:
+        """Tell the active that this host stops, and take nothing more in; the role goes on until it is answered."""
+        self.core.send(self.opening.peer, Lane.CONTROL, Leave(reason=reason), self.opening.session)
+        self.is_session_over = True
+        self.staging.clear()
+
     def leave(self, reason: str, now: Nanos) -> None:
         """End the session from this side."""
         self.core.send(self.opening.peer, Lane.CONTROL, Leave(reason=reason), self.opening.session)

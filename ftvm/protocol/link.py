@@ -13,6 +13,13 @@ A planned switchover leaves PROTECTED, and comes back to it if it is called off 
         ^                    |                    |
         +---- called off ----+--------------------+----- lost ----> DROPPING
 
+A host that stops leaves by LEAVING, where the guest stands still and the standby is asked to take it, or by VACATING,
+where VACATE is proposed and the guest has ended (stopping.py):
+
+    PROTECTED --left--> LEAVING --TAKE in force--> deposed
+        |                  |  +------ lost ------> DROPPING
+        +-- vacated --> VACATING --VACATE in force--> over;  from NONE likewise
+
 It comes back from SWITCHING only if the SWITCH was withdrawn: no attempt at it can ever have an effect (desk.py).
 
 An active that may not run alone proposes no DROP: whoever is lost from PROTECTED, SETTLING, HANDING or ABANDONING
@@ -29,7 +36,7 @@ is known to be in force.
 from enum import Enum
 from typing import Final
 
-__all__ = ["LINKS", "NAMED", "SHIPPING", "STANDING", "LinkEvent", "LinkState"]
+__all__ = ["ENDING", "LINKS", "NAMED", "SHIPPING", "STANDING", "LinkEvent", "LinkState"]
 
 
 class LinkState(Enum):
@@ -45,6 +52,8 @@ class LinkState(Enum):
     SETTLING = "settling"
     HANDING = "handing over"
     SWITCHING = "switching"
+    LEAVING = "leaving"
+    VACATING = "vacating"
 
 
 class LinkEvent(Enum):
@@ -61,6 +70,8 @@ class LinkEvent(Enum):
     CALLED_OFF = "called off"
     WITHDRAWN = "withdrawn"
     HALTED = "lost, and halted"
+    LEFT = "left"
+    VACATED = "vacated"
 
 
 LINKS: Final[dict[tuple[LinkState, LinkEvent], LinkState]] = {
@@ -87,6 +98,11 @@ LINKS: Final[dict[tuple[LinkState, LinkEvent], LinkState]] = {
     (LinkState.SETTLING, LinkEvent.HALTED): LinkState.NONE,
     (LinkState.HANDING, LinkEvent.HALTED): LinkState.NONE,
     (LinkState.ABANDONING, LinkEvent.HALTED): LinkState.NONE,
+    (LinkState.PROTECTED, LinkEvent.LEFT): LinkState.LEAVING,
+    (LinkState.LEAVING, LinkEvent.LOST): LinkState.DROPPING,
+    (LinkState.NONE, LinkEvent.VACATED): LinkState.VACATING,
+    (LinkState.PROTECTED, LinkEvent.VACATED): LinkState.VACATING,
+    (LinkState.LEAVING, LinkEvent.VACATED): LinkState.VACATING,
 }
 """Every pair that is absent is illegal: reaching it is our bug."""
 
@@ -95,8 +111,13 @@ SHIPPING: Final = frozenset(
 )
 """Where epochs and log records go to the standby."""
 
-NAMED: Final = frozenset({LinkState.PROTECTED, LinkState.SETTLING, LinkState.HANDING, LinkState.SWITCHING})
+NAMED: Final = frozenset(
+    {LinkState.PROTECTED, LinkState.SETTLING, LinkState.HANDING, LinkState.SWITCHING, LinkState.LEAVING}
+)
 """Where the standby in session is the one that the record names."""
 
-STANDING: Final = frozenset({LinkState.HANDING, LinkState.SWITCHING})
-"""Where the guest must not run: what was shipped last is to stay the last."""
+ENDING: Final = frozenset({LinkState.LEAVING, LinkState.VACATING})
+"""Where nothing goes to the standby but the goodbye: any other word would tell it that this host lives."""
+
+STANDING: Final = frozenset({LinkState.HANDING, LinkState.SWITCHING}) | ENDING
+"""Where the guest must not run: what was shipped last is to stay the last, or the guest has ended."""

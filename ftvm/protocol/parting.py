@@ -15,7 +15,7 @@ from ftvm.protocol.record import drop
 from ftvm.protocol.session import Contact, Session, batches_of
 from ftvm.units import Nanos
 
-__all__ = ["end", "leave", "lose", "tell_halted", "wait_for"]
+__all__ = ["leave", "lose", "tell_halted", "wait_for"]
 
 
 def leave(bond: Bond, reason: str, now: Nanos) -> None:
@@ -25,17 +25,10 @@ def leave(bond: Bond, reason: str, now: Nanos) -> None:
     lose(bond, reason, now)
 
 
-def end(bond: Bond, reason: str) -> None:
-    """Tell the standby that the guest came to its own end. It has acknowledged that: the end was released."""
-    if bond.session is not None:
-        leave = Leave(reason=reason, is_end=True)
-        bond.core.send(bond.session.peer, Lane.CONTROL, leave, bond.session.id)
-
-
 def lose(bond: Bond, reason: str, now: Nanos) -> None:
     """Go on without the standby: at once if the record does not name it, else as soon as a DROP is in force."""
     session = bond.session
-    if session is None or session.is_lost or bond.link is LinkState.SWITCHING:
+    if session is None or session.is_lost or bond.link in (LinkState.SWITCHING, LinkState.VACATING):
         return
     has_answered, session.contact = session.has_answered, Contact.LOST
     handing.end(bond, reason, now)

@@ -9,7 +9,7 @@ from typing import Final
 from ftvm.errors import InternalError
 from ftvm.interfaces import Record
 
-__all__ = ["NO_RECORD", "add", "drop", "is_vacant", "start", "switch", "take", "vacate"]
+__all__ = ["NO_RECORD", "add", "drop", "end_of", "is_vacant", "start", "switch", "take", "vacate"]
 
 NO_RECORD: Final = Record(0, None, None)
 
@@ -20,11 +20,14 @@ def is_vacant(record: Record) -> bool:
 
 
 def vacate(record: Record) -> Record:
-    """Make room for a START.
-
-    An operator's word (`ftvm init`) that everything older is dead, or a solo active's own when it stopped for good.
-    """
+    """Make room for a START: an operator's word (`ftvm init`) that everything older is dead."""
     return Record(record.generation + 1, None, None)
+
+
+def end_of(record: Record, active: str) -> Record:
+    """VACATE: the active makes room for a START, because the guest has ended with it; whoever stands by is out."""
+    _must(record.active == active, "VACATE", record)
+    return vacate(record)
 
 
 def start(record: Record, replica: str) -> Record:

@@ -22,15 +22,18 @@ from ftvm.encode.messages import Envelope, Message
 from ftvm.errors import FtvmError, InternalError, LocalProtocolError
 from ftvm.events import HostStalled, RecordLearned, RoleChanged
 from ftvm.interfaces import Answer, Engine, Record, Request
+from ftvm.protocol import stopping
 from ftvm.protocol.active import Active
 from ftvm.protocol.commit import Committed
 from ftvm.protocol.core import ROLES, Core, Role, RoleEvent, Settings, Steps
 from ftvm.protocol.desk import Desk
 from ftvm.protocol.effects import Difference, Effect, EndSession, Measure, Run, Stop
 from ftvm.protocol.empty import Empty, Opening
+from ftvm.protocol.link import ENDING
 from ftvm.protocol.output import Gate
 from ftvm.protocol.pace import Pace
 from ftvm.protocol.standby import Standby
+from ftvm.protocol.stop import StopKind, Stopping
 from ftvm.protocol.switchover import Switchover, session_after
 from ftvm.units import Nanos
 
@@ -180,8 +183,10 @@ class Replica:
 
     @property
     def may_beat(self) -> bool:
-        """Whether a heartbeat may be repeated: not while this replica claims, or stands in no session."""
+        """Whether a heartbeat may be repeated: not while this replica claims, or leaves, or stands in no session."""
         steps = self.steps
+        if isinstance(steps, Active) and steps.link in ENDING:
+            return False
         return self.partner is not None and (not isinstance(steps, Standby) or steps.claim.is_watching)
 
     def on_peer_gone(self, peer: str) -> None:
@@ -199,7 +204,12 @@ class Replica:
 
     def tick(self, now: Nanos) -> None:
         """Do what is due."""
-        self.steps.tick(now)
+        stop = self.core.stop
+        if stop is not None:
+            self._go_on_stopping(stop, now)
+            self._follow(now)
+        if stop is None or not stop.is_over:
+            self.steps.tick(now)
         self._follow(now)
 
     def set_engine(self, engine: Engine) -> None:
@@ -211,16 +221,25 @@ class Replica:
             raise LocalProtocolError(f"this host is {self.role.value}: the engine is set where the guest runs")
         self.steps.set_engine(engine)
 
-    def leave(self, reason: str, now: Nanos) -> None:
-        """Say goodbye to the peer in session, because this host stops; the peer then need not wait for silence."""
-        if (isinstance(self.steps, Standby) and not self.steps.is_session_over) or isinstance(self.steps, Active):
-            self.steps.leave(reason, now)
+    def stop(self, kind: StopKind, reason: str, now: Nanos) -> Stopping:
+        """Stop this host in order: step on until what is returned is over. `reason` is told to the peer."""
+        stop = self.core.stop
+        if stop is None:
+            stop = self.core.stop = Stopping(kind, reason, now)
+        elif kind is not StopKind.ASKED:
+            stop.kind, stop.reason = kind, reason
+        self._go_on_stopping(stop, now)
         self._follow(now)
+        return stop
 
-    def end(self, reason: str) -> None:
-        """Say that the guest came to its own end, and why; nothing is to be taken over."""
-        if isinstance(self.steps, Active):
-            self.steps.end(reason)
+    def _go_on_stopping(self, stop: Stopping, now: Nanos) -> None:
+        match self.steps:
+            case Active():
+                stopping.go_on_active(self.steps, stop, now)
+            case Standby():
+                stopping.go_on_standby(self.steps, stop, now)
+            case Empty():
+                stopping.go_on_empty(self.core, stop, now)
 
     # --- what to do ------------------------------------------------------------------------------------------------
 
@@ -236,7 +255,8 @@ class Replica:
     def deadline(self, now: Nanos) -> Nanos | None:
         """Return when the next `tick` is due if nothing comes before: soon enough not to look like a stall of ours."""
         look_at = Nanos(self._stepped_at + STALL_HEARTBEATS * self.core.settings.timing.heartbeat_ns // 2)
-        times = (self.steps.deadline(now), self.core.desk.deadline(), look_at)
+        stop_at = Nanos(now + self.core.settings.timing.heartbeat_ns) if self.core.stop is not None else None
+        times = (self.steps.deadline(now), self.core.desk.deadline(), look_at, stop_at)
         return min((time for time in times if time is not None), default=None)
 
     # --- roles -----------------------------------------------------------------------------------------------------

@@ -135,7 +135,8 @@ def next_cut(bond: Bond) -> Nanos | None:
     """Return when the next cut is due, None if none may come now."""
     session = bond.session
     limit = bond.core.settings.limits.epochs_in_flight
-    if session is None or bond.link not in SHIPPING or bond.pace.is_cutting:
+    stop = bond.core.stop
+    if session is None or bond.link not in SHIPPING or bond.pace.is_cutting or (stop and stop.is_guest_gone):
         return None
     if len(session.in_flight) >= limit or session.is_coming_to_rest or bond.link is LinkState.HANDING:
         return None

@@ -12,7 +12,7 @@ from ftvm.encode.compress import unpack_batch
 from ftvm.encode.messages import Ack, Copy, Envelope, EpochPart, Leave, Log, Message, Ping, Pong, Prepare, Sequenced
 from ftvm.errors import BadFrame, GuestEnded, LimitExceeded, RemoteProtocolError
 from ftvm.interfaces import Lane
-from ftvm.protocol import claiming, following
+from ftvm.protocol import claiming, following, stopping
 from ftvm.protocol.channel import Inbox
 from ftvm.protocol.commit import Committed
 from ftvm.protocol.core import Core, RoleEvent
@@ -72,9 +72,15 @@ class Standby(Holding):
 
     def on_message(self, peer: str, key: str | None, envelope: Envelope, message: Message, now: Nanos) -> None:
         """Take a message of this session; drop any other."""
+        stop = self.core.stop
+        if stop is not None and isinstance(message, Leave) and self._is_of_session(peer, key, envelope):
+            stopping.take_goodbye(self, stop)
         if not self.is_in_session(peer, key, envelope):
             return
         self._heard(envelope, message, now)
+        is_alive = not (isinstance(message, Leave) or self.watch.is_silent(now))
+        if self.claim.state is ClaimState.CHECKING and is_alive:
+            claiming.call_off(self, now)  # not for a goodbye, nor for the heartbeat of a loop that hangs
         try:
             self._take(message, envelope, now)
         except (RemoteProtocolError, LimitExceeded) as wrong:
@@ -82,17 +88,18 @@ class Standby(Holding):
 
     def is_in_session(self, peer: str, key: str | None, envelope: Envelope) -> bool:
         """Tell whether a message of this envelope, from this peer, is of this session, and the session goes on."""
+        return not self.is_session_over and self._is_of_session(peer, key, envelope)
+
+    def _is_of_session(self, peer: str, key: str | None, envelope: Envelope) -> bool:
         opening = self.opening
         is_ours = (envelope.session, peer, key) == (opening.session, opening.peer, opening.key)
-        return is_ours and not self.is_session_over and envelope.sender == opening.session.active
+        return is_ours and envelope.sender == opening.session.active
 
     def _heard(self, envelope: Envelope, message: Message, now: Nanos) -> None:
         if self.switchover is not None and not self.switchover.is_over:
             claiming.tell_switched_away(self, self.switchover, now)
         self.watch.heard(now, beat_of(message))
         self.core.desk.hint(envelope.record.generation, now)
-        if self.claim.state is ClaimState.CHECKING and not self.watch.is_silent(now):
-            claiming.call_off(self, now)  # not for the heartbeat of a loop that hangs
 
     def _take(self, message: Message, envelope: Envelope, now: Nanos) -> None:
         match message:
@@ -222,7 +229,7 @@ class Standby(Holding):
     # --- time ------------------------------------------------------------------------------------------------------
 
     def tick(self, now: Nanos) -> None:
-        """Acknowledge what came, and see whether the active is silent."""
+        """Acknowledge what came, and see whether the active is silent; of no interest to a host that stops."""
         if self.owes_ack and not self.is_session_over and self.claim.is_watching:
             self._acknowledge()
         if now >= self.poll_at:
@@ -234,7 +241,7 @@ class Standby(Holding):
             if self.claim.not_before is None or now >= self.claim.not_before:
                 claiming.win(self, self.core.desk.known, now)
             return
-        if not self.watch.is_silent(now) or not self.claim.is_watching:
+        if self.core.stop is not None or not self.watch.is_silent(now) or not self.claim.is_watching:
             return
         if not self.is_whole:
             self.core.end_role(RoleEvent.SESSION_LOST, "the active fell silent before the first copy was whole")
@@ -246,7 +253,7 @@ class Standby(Holding):
         del now
         if self.is_named_active:
             return min(self.poll_at, self.claim.not_before or self.poll_at)
-        if not self.claim.is_watching:
+        if not self.claim.is_watching or self.core.stop is not None:
             return self.poll_at
         silent_at, not_before = self.watch.deadline(), self.claim.not_before
         return Nanos(min(silent_at if not_before is None else max(silent_at, not_before), self.poll_at))

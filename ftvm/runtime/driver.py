@@ -17,27 +17,25 @@ from ftvm.encode.messages import Copy, Envelope, EpochPart, Message, Ping, Pong
 from ftvm.encode.wire import encode
 from ftvm.engines.names import require
 from ftvm.errors import FtvmError, GuestEnded, GuestError, LimitExceeded, LocalProtocolError
-from ftvm.events import Event, GuestFinished, GuestWarned, HostFailed, TransportTrouble
+from ftvm.events import Event, GuestFinished, GuestWarned, HostFailed, HostStopped, TransportTrouble
 from ftvm.interfaces import (
     Arbiter,
     Clock,
     Engine,
     Guest,
     Lane,
-    Record,
     World,
 )
 from ftvm.protocol import effects as do
 from ftvm.protocol.active import Active
 from ftvm.protocol.commit import Committed
 from ftvm.protocol.core import Role, Settings
-from ftvm.protocol.record import vacate
 from ftvm.protocol.replica import Replica
+from ftvm.protocol.stop import StopKind, Stopping
 from ftvm.protocol.switchover import Switchover
 from ftvm.runtime.capture import Hands
 from ftvm.runtime.cutting import Cutter
 from ftvm.runtime.describing import describe
-from ftvm.runtime.farewell import Farewell
 from ftvm.runtime.keeper import Keeper
 from ftvm.runtime.packing import Packer
 from ftvm.runtime.pulse import Pulse
@@ -56,9 +54,11 @@ _EFFECT_ROUNDS_MAX = 64
 
 
 class Driver:
-    """One guest on one host. `failure` says why it ended, if it did; nothing more is done then.
+    """One guest on one host. `failure` says why it ended, if it did.
 
-    `pulse` is the last heartbeat sent, while it may be repeated; another thread reads it.
+    A host that ends in order steps on while it `is_leaving`: it hands the guest over, or sees to it that the record
+    does not name a host that is gone. `pulse` is the last heartbeat sent, while it may be repeated; another thread
+    reads it.
     """
 
     def __init__(
@@ -89,7 +89,9 @@ class Driver:
         self._stored = StoredMemory(self._memory, guest.memory)
         self._hands = Hands(guest, memory, settings.limits)
         self._packer = Packer(settings.limits, clock)
-        self._farewell: Farewell | None = None
+        self._stop: Stopping | None = None
+        self._stop_error: FtvmError | None = None
+        self._is_halted = False
         committed = Committed(self._stored, settings.limits)
         self._counters = Counters()
         self._end: str | None = None
@@ -135,11 +137,9 @@ class Driver:
 
     def receive(self, peer: str, key: str | None, envelope: Envelope, message: Message, now: Nanos) -> None:
         """Take a message for this guest."""
-        if self.failure is None:
+        if not self._is_halted:
             self.replica.on_message(peer, key, envelope, message, now)
             self._perform()
-        elif self._farewell is not None and self._farewell.is_answered_by(peer, key, envelope, message):
-            self._farewell = None
 
     @property
     def partner(self) -> str | None:
@@ -167,8 +167,8 @@ class Driver:
     def step(self, now: Nanos) -> Nanos | None:
         """Do all that is due; return when to be called again if nothing comes before (None: only when something
         comes)."""
-        if self.failure is not None:
-            return self._stay_for_answer(now)
+        if self._is_halted:
+            return None
         answer = self._arbiter.poll()
         if answer is not None:
             self.replica.on_answer(answer, now)
@@ -184,7 +184,8 @@ class Driver:
         self._keeper.stall_or_go_on()
         self._tell_warnings(now)
         self._check_guest(now)
-        if self._has_failed():  # a host that gives up must not drop its standby on the way out
+        self._end_if_over()
+        if self._has_ended():
             return None
         request = self.replica.next_request(now)
         if request is not None:
@@ -196,8 +197,8 @@ class Driver:
         for reason in self._sink.take_warnings():
             self._tell(GuestWarned(at=now, guest_id=self.settings.guest_id, reason=reason))
 
-    def _has_failed(self) -> bool:
-        return self.failure is not None
+    def _has_ended(self) -> bool:
+        return self._is_halted
 
     @property
     def engines(self) -> tuple[Engine, Engine] | None:
@@ -220,44 +221,38 @@ class Driver:
 
         Raises LocalProtocolError if there is no standby in step, or this host has ended: nothing steps it any more.
         """
-        if self.failure is not None:
-            raise LocalProtocolError(f"cannot switch over: this host has ended: {self.failure}")
+        if self.failure is not None or self._stop is not None:
+            raise LocalProtocolError(f"cannot switch over: this host has ended: {self.failure or self._stop_error}")
         return self.replica.begin_switchover(limit_ns, self._clock.now())
 
     def stop(self, error: FtvmError) -> None:
-        """Stop for good: say goodbye to the peer, leave the guest paused. `error` is what this host ended of.
+        """Stop in order, and for good: `error` is what this host ended of. Step on while `is_leaving`."""
+        if self._stop is None and not self._is_halted:
+            self._begin_stop(StopKind.ASKED, error, str(error))
 
-        Step on while `is_leaving`.
-        """
-        if self.failure is None:
-            now = self._clock.now()
-            self._farewell = Farewell.of(self.replica, now)
-            self.replica.leave(str(error), now)
-            self._perform()
-        self.halt(error)
+    def _begin_stop(self, kind: StopKind, error: FtvmError, word: str) -> None:
+        self._stop_error = self._stop_error or error
+        self._stop = self.replica.stop(kind, word, self._clock.now())
+        self._perform()
+        self._end_if_over()
 
     @property
     def is_leaving(self) -> bool:
-        """Whether this host has stopped, and stays for the answer to its goodbye; that ends by itself."""
-        return self._farewell is not None
+        """Whether this host was asked to stop, or has to, and is not done with it; that ends by itself."""
+        return self._stop is not None and not self._is_halted
 
-    def _stay_for_answer(self, now: Nanos) -> Nanos | None:
-        if self._farewell is not None and now >= self._farewell.ends_at:
-            self._farewell = None
-        return self._farewell.ends_at if self._farewell is not None else None
+    @property
+    def stopped(self) -> Stopping | None:
+        """What came of the stop; None if there was none, or it is not over."""
+        return self._stop if self._stop is not None and self._stop.is_over else None
 
-    def last_word(self) -> Record | None:
-        """Return what to tell the arbiter once the guest has stopped here for good, if anything.
-
-        A host that ran the guest alone vacates the record: nobody else can move it, and the guest ended with this host.
-        So does one whose guest came to its own end, whoever stands by.
-        """
-        desk = self.replica.core.desk
-        if self.is_active and isinstance(self.failure, GuestEnded):
-            return vacate(desk.known)
-        if not self.is_active or desk.proposal is not None or desk.known.standby is not None:
-            return None
-        return vacate(desk.known)
+    def _end_if_over(self) -> None:
+        stop, error = self.stopped, self._stop_error
+        if stop is None or stop.outcome is None or error is None or self._is_halted:
+            return
+        self.halt(error)
+        now, guest_id = self._clock.now(), self.settings.guest_id
+        self._tell(HostStopped(at=now, guest_id=guest_id, outcome=stop.outcome, is_in_order=stop.is_in_order))
 
     def status(self, now: Nanos) -> Status:
         """Return what there is to tell now."""
@@ -266,19 +261,17 @@ class Driver:
     # --- guest and world -------------------------------------------------------------------------------------------
 
     def _check_guest(self, now: Nanos) -> None:
-        if self._end is not None and self.failure is None:
-            self.replica.end(self._end)
-            self._perform()
-            self._fail(GuestEnded(self._end))
+        if self.failure is not None:
+            return
+        if self._end is not None:
+            self._fail(GuestEnded(self._end), StopKind.ENDED)
             return
         reason = self._keeper.failure()
         if reason is None:
             return
         self._take_outputs(now)
         if not self._keeper.is_end_held() and self._end is None:
-            self.replica.leave(f"its guest failed: {reason}", now)
-            self._perform()
-            self._fail(GuestError(f"the guest ended: {reason}"))
+            self._fail(GuestError(f"the guest ended: {reason}"), StopKind.FAILED, f"its guest failed: {reason}")
 
     def _take_outputs(self, now: Nanos) -> None:
         has_spoken = self._keeper.hand_on(now)
@@ -372,7 +365,7 @@ class Driver:
         self._hands.end_warm_up()
         error = self._keeper.run(effect)
         if error is not None:
-            self._fail(error)
+            self._fail(error, StopKind.FAILED)
 
     def _warm_up(self) -> None:
         """Copy a portion of the memory that a switchover will start from."""
@@ -381,19 +374,28 @@ class Driver:
 
     # --- ends ------------------------------------------------------------------------------------------------------
 
-    def _fail(self, error: FtvmError) -> None:
+    def _fail(self, error: FtvmError, kind: StopKind | None = None, word: str | None = None) -> None:
+        """End of an error: at once, or as a stop of this kind where the guest ran here; `word` is for the peer."""
         at, guest_id = self._clock.now(), self.settings.guest_id
         self.failure = self.failure or error  # before it is told: who waits for this host's end looks when it is told
         if isinstance(error, GuestEnded):
             self._tell(GuestFinished(at=at, guest_id=guest_id, reason=str(error)))
         else:
             self._tell(HostFailed(at=at, guest_id=guest_id, error=str(error)))
-        self.halt(error)
+        if kind is None:
+            self.halt(error)
+            return
+        self._pause_for_good()
+        self._begin_stop(kind, error, word or str(error))
 
     def halt(self, error: FtvmError) -> None:
         """Pause the guest for good and do nothing more."""
         self.failure = self.failure or error
         self.pulse = None
+        self._is_halted = True
+        self._pause_for_good()
+
+    def _pause_for_good(self) -> None:
         try:
             self._keeper.pause_for_good()
         except FtvmError as wrong:

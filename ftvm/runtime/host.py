@@ -6,19 +6,19 @@ function there and waits for its result. An error that nobody expected stops the
 host that does not know what it does must not go on (fail-stop), and `wait` raises what happened.
 """
 
-import contextlib
 import queue
 import threading
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
-from ftvm.errors import ArbiterError, BrokenError, ClosedError, FtvmError, InternalError, LocalProtocolError, NotApplied
+from ftvm.errors import ArbiterError, ClosedError, FtvmError, InternalError, LocalProtocolError, NotApplied
 from ftvm.interfaces import Answer, Clock, CompareAndSet, Record, RecordStore, Request, Transport
+from ftvm.protocol.stop import LIMIT_NS
 from ftvm.runtime.attend import Attendants
 from ftvm.runtime.descriptors import SpareDescriptors, is_table_full
 from ftvm.runtime.endpoint import Endpoint
 from ftvm.runtime.urgency import make_urgent
-from ftvm.units import Nanos
+from ftvm.units import Nanos, nanos_to_seconds
 
 __all__ = ["ArbiterWorker", "Host", "Signal"]
 
@@ -29,6 +29,9 @@ _CALLS_WAITING_MAX: Final = 1024
 
 _SPARE_DESCRIPTORS: Final = 16
 """A store needs one or two; while the table is full, whoever waits for one takes what is given back, too."""
+
+_STOP_SECONDS: Final = 2 * nanos_to_seconds(LIMIT_NS)
+"""The loop ends well within: a stop is over by then, in order or not."""
 
 T = TypeVar("T")
 
@@ -63,29 +66,12 @@ class ArbiterWorker:
         self._is_busy = False
         return answer
 
-    def close(self, last: Record | None = None, timeout: float = 5.0) -> None:
-        """End the thread, after proposing `last` if given; a call that hangs in the store ends with the process.
-
-        Raises BrokenError if it is not known that `last` was decided; all is closed even so.
-        """
-        if last is not None:
-            self._requests.put(CompareAndSet(last))
+    def close(self, timeout: float = 5.0) -> None:
+        """End the thread; a call that hangs in the store ends with the process."""
         self._requests.put(None)
         self._thread.join(timeout)
         self._store.close()
         self._spare.close()
-        if last is not None and (reason := self._why_undecided(CompareAndSet(last))) is not None:
-            raise BrokenError(f"{reason}; it may name this host still: then `ftvm init --force` before the next start")
-
-    def _why_undecided(self, request: Request) -> str | None:
-        """Return why a proposal that was the last request is not known to be decided; None if it is."""
-        answer: Answer | None = None
-        with contextlib.suppress(queue.Empty):
-            while answer is None or answer.request != request:
-                answer = self._answers.get_nowait()
-        if answer is None or answer.request != request:
-            return "the arbiter has not answered"
-        return answer.error
 
     def _work(self) -> None:
         while (request := self._requests.get()) is not None:
@@ -214,8 +200,8 @@ class Host:
             raise asked.error
         return asked.result  # type: ignore[return-value]
 
-    def stop(self, timeout: float = 10.0) -> None:
-        """End the loop, once no goodbye waits for its answer, and wait for that. Idempotent."""
+    def stop(self, timeout: float = _STOP_SECONDS) -> None:
+        """End the loop, once no host is leaving, and wait for that. Idempotent."""
         self._is_stopping = True
         self._transport.wake()
         if self._thread.is_alive():

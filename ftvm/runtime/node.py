@@ -7,11 +7,10 @@ What a user sees of it is protection.py.
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from typing import Final
 
 from ftvm.engines.names import engine_changed
-from ftvm.errors import BrokenError, ClosedError, FtvmError, SwitchoverFailed
+from ftvm.errors import BrokenError, ClosedError, SwitchoverFailed
 from ftvm.events import Event
 from ftvm.interfaces import Clock, Guest, RecordStore, Transport, World
 from ftvm.protocol.core import Settings
@@ -27,8 +26,6 @@ from ftvm.units import Nanos, seconds_to_nanos
 __all__ = ["Node"]
 
 _EVENTS_KEPT: Final = 65_536
-_LAST_SWITCHOVER_SECONDS: Final = 2.0
-"""So long may a host that is closed take to hand the guest over; then the standby takes it by itself."""
 _ANSWER_SECONDS: Final = 5.0
 """So long beyond its time-out a switchover that was proposed may wait for the arbiter before the caller hears of it."""
 
@@ -134,20 +131,19 @@ class Node:
             self.raise_failure()
 
     def close(self) -> None:
-        """Hand the guest over if somebody can take it, say goodbye, end the loop, give everything back. Idempotent.
+        """Stop in order (protocol/stop.py), end the loop, give everything back. Idempotent.
 
-        All of that is tried, whatever fails; then BrokenError says what did. The record comes first: who starts the
-        guest next depends on it, and nobody else can mend it.
+        All of that is tried, whatever fails; then BrokenError says what did. A stop that is not in order counts, too:
+        the record may name a host that is gone, and somebody has to clean up.
         """
         if self._is_closed:
             return
         self._is_closed = True
         closing = Closing()
-        with suppress(FtvmError):  # nobody to hand it to, or nobody who can take it now: the goodbye must do
-            self.hand_over(_LAST_SWITCHOVER_SECONDS)
-        closing.do("its loop did not take the goodbye", self._say_goodbye)
+        closing.do("its loop did not take the order to stop", self._ask_to_leave)
         closing.do("its loop did not end", self.host.stop)
-        closing.do("the record could not be vacated", self._close_arbiter)
+        closing.do("it has not stopped in order", self._check_stop)
+        closing.do("the arbiter's worker could not be closed", self._arbiter.close)
         self._attendants.close(closing)
         closing.do("the world could not be closed", self._world.close)
         closing.do("the guest could not be closed", self._guest.close)
@@ -156,14 +152,14 @@ class Node:
         self.changed.notify()
         closing.finish()
 
-    def _say_goodbye(self) -> None:
+    def _ask_to_leave(self) -> None:
         if not self.host.has_ended:
             self.host.call(lambda: self.driver.stop(ClosedError("this host was closed")))
 
-    def _close_arbiter(self) -> None:
-        """Say the last word only if the loop is over in order: else the guest may not stand still."""
-        is_at_rest = self.host.has_ended and self.host.error is None
-        self._arbiter.close(self.driver.last_word() if is_at_rest else None)
+    def _check_stop(self) -> None:
+        stop = self.driver.stopped
+        if stop is not None and not stop.is_in_order:
+            raise BrokenError(str(stop.outcome))
 
     # --- Controls: for the loop's thread only ----------------------------------------------------------------------
 

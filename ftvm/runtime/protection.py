@@ -133,8 +133,9 @@ class Protection:
     def close(self) -> None:
         """End this host: hand the guest to the standby, if one is in step, say goodbye, give everything back.
 
-        The guest goes on over there. That takes two seconds at most; without a standby the guest ends here. Raises
-        BrokenError if anything could not be closed or the record not be vacated; all the rest is done even so.
+        The guest goes on over there, within two seconds. Without a standby it ends here, and the record is vacated.
+        Idempotent. Raises BrokenError if anything could not be closed, or the arbiter could not be told within eight
+        seconds, so that the record may name a host that is gone; all the rest is done even so.
         """
         self._node.close()
 

@@ -19,6 +19,7 @@ _CLAIMING: Final = "ftvm.protocol.claiming"
 _FOLLOWING: Final = "ftvm.protocol.following"
 _STANDBY: Final = "ftvm.protocol.standby:Standby"
 _COMMITTED: Final = "ftvm.protocol.commit:Committed"
+_STOPPING: Final = "ftvm.protocol.stopping"
 _REPLICA: Final = "ftvm.protocol.replica:Replica"
 _DESK: Final = "ftvm.protocol.desk:Desk"
 _QUESTION: Final = "ftvm.protocol.question:Question"
@@ -95,11 +96,11 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             "take_messages_of_another_session",
             "a standby takes what another session sent",
             Edit(
-                f"{_STANDBY}.is_in_session",
+                f"{_STANDBY}._is_of_session",
                 "(envelope.session, peer, key) == (opening.session, opening.peer, opening.key)",
                 "True",
             ),
-            Edit(f"{_STANDBY}.is_in_session", "envelope.sender == opening.session.active", "True"),
+            Edit(f"{_STANDBY}._is_of_session", "envelope.sender == opening.session.active", "True"),
         ),
         _mutant(
             "acknowledge_what_is_only_staged",
@@ -345,6 +346,51 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
                 "now >= switchover.ends_at",
             ),
             Edit(f"{_HANDING}:call_off", "bond.move(LinkEvent.CALLED_OFF)", "bond.link = LinkState.PROTECTED"),
+        ),
+        # --- stopping ----------------------------------------------------------------------------------------------
+        _mutant(
+            "stop_while_a_proposal_is_open",
+            "a host that stops goes at once, although what it has proposed may still come into force",
+            Edit(
+                f"{_STOPPING}:go_on_active",
+                "if now >= stop.ends_at:",
+                'if bond.link is LinkState.DROPPING: stop.end("", is_in_order=True)\n    if now >= stop.ends_at:',
+            ),
+        ),
+        _mutant(
+            "end_the_guest_beside_its_standby",
+            "a host that stops vacates the record although its standby could go on",
+            Edit(
+                f"{_STOPPING}:_move_on",
+                "case LinkState.PROTECTED if stop.kind is StopKind.ENDED:",
+                "case LinkState.PROTECTED:",
+            ),
+        ),
+        _mutant(
+            "go_without_vacating",
+            "a host that stops, and ran the guest alone, leaves the record as it is",
+            Edit(
+                f"{_STOPPING}:_vacate",
+                "if bond.core.desk.proposal is None:",
+                'bond.core.stop.end("", is_in_order=True)\n    if False:',
+            ),
+        ),
+        _mutant(
+            "tell_the_standby_that_it_lives_while_leaving",
+            "a host that has asked its standby to take the guest goes on sending heartbeats",
+            Edit(f"{_ACTIVE}.tick", "or self.link in ENDING", ""),
+            Edit(f"{_STOPPING}:_move_on", "stop.kind is StopKind.ASKED and not stop.has_tried", "False"),
+        ),
+        _mutant(
+            "discard_before_an_add_can_have_come",
+            "a whole standby that reads once that it is no member throws its state away",
+            Edit(f"{_CLAIMING}:propose_if_ready", "now < holding.claim.began_at + NAMING_NS", "False"),
+        ),
+        _mutant(
+            "stop_a_standby_that_may_be_active",
+            "a standby that is prepared for a switchover goes although the SWITCH may come into force",
+            Edit(f"{_STOPPING}:go_on_standby", "may_be_active = ", "may_be_active = False and "),
+            Edit(f"{_STOPPING}:go_on_standby", "GOODBYE_LIMITS *", "0 *"),
         ),
     )
 )

@@ -17,6 +17,7 @@ from ftvm.runtime.endpoint import Endpoint
 from ftvm.sim.arbiter import SimArbiter
 from ftvm.sim.chance import stream
 from ftvm.sim.checkers import Violation, check_limits
+from ftvm.sim.stops import was_stopped
 from ftvm.sim.timeline import NodeClock
 
 if TYPE_CHECKING:
@@ -85,6 +86,13 @@ class Node:
         self.outside = SimWorld(self)
         self.transport = world.network.open(address, self.name, (peer,), self.wake)
         settings = world.settings_for(peer)
+        self.ids: set[str] = set()
+
+        def fresh_id() -> str:
+            made = f"{chance.getrandbits(64):016x}"
+            self.ids.add(made)
+            return made
+
         self.endpoint = Endpoint(self.transport, settings.limits, self.note)
         self.driver = Driver(
             guest=self.guest,
@@ -94,7 +102,7 @@ class Node:
             ),
             settings=settings,
             clock=self.clock,
-            fresh_id=lambda: f"{chance.getrandbits(64):016x}",
+            fresh_id=fresh_id,
             starts=starts,
             send=self.endpoint.sender_for(settings.guest_id),
             wake=self.wake,
@@ -148,7 +156,7 @@ class Node:
         """Check that nobody is taken for dead at once who lives; silence may deceive, a confirmation must not."""
         steps = self.driver.replica.steps
         if isinstance(steps, Standby):
-            self.world.suspecting.add(self.driver.replica.core.id)
+            self.world.suspecting[self.driver.replica.core.id] = self.world.timeline.now
             suspected: str | None = steps.opening.session.active
         else:
             suspected = steps.session.standby if isinstance(steps, Active) and steps.session is not None else None
@@ -262,8 +270,14 @@ class Node:
             epoch, fingerprint = steps.committed.epoch or 0, self.guest.fingerprint()
             self.world.states.runs_from(self.driver.replica.core.id, epoch, fingerprint)
             self.world.states.was_cut(steps.opening.session.active, epoch, fingerprint)
-        if self.driver.failure is not None:
+        if self.driver.failure is not None and self.driver.stopped is None:
             raise Violation("liveness", f"{self.name} failed: {self.driver.failure}")
+        self.check_stop()
+
+    def check_stop(self) -> None:
+        """Look whether this host, asked to stop, has done so."""
+        if self.driver.stopped is not None:
+            was_stopped(self.world, self)
 
     def _run_guest(self) -> None:
         """Run the guest, a step at a time."""

@@ -12,6 +12,7 @@ from ftvm.engines.names import ENGINES, engine_named
 from ftvm.protocol.active import Active
 from ftvm.protocol.link import LINKS, STANDING, LinkEvent
 from ftvm.sim.happening import Happening
+from ftvm.sim.stops import can_stop, stop_one
 from ftvm.units import Nanos
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def _can_switch_over(world: "World") -> bool:
     """Tell whether somebody is active whose standby is in step: any other is refused, which a test of its own shows."""
     node = world.active()
     steps = node.driver.replica.steps if node is not None else None
-    return isinstance(steps, Active) and (steps.link, LinkEvent.ASKED) in LINKS
+    is_leaving = node is not None and node.driver.is_leaving
+    return isinstance(steps, Active) and (steps.link, LinkEvent.ASKED) in LINKS and not is_leaving
 
 
 def _set_engine(world: "World", chance: random.Random) -> None:
@@ -61,4 +63,5 @@ def _can_set_engine(world: "World") -> bool:
 ACTIONS: Final[tuple[Happening, ...]] = (
     Happening(kind="switchover", gap_ms=(100, 1000), act=_switch_over, is_possible=_can_switch_over),
     Happening(kind="engine", gap_ms=(50, 800), act=_set_engine, is_possible=_can_set_engine),
+    Happening(kind="stop", gap_ms=(300, 2000), act=stop_one, is_possible=can_stop),
 )

@@ -7,7 +7,7 @@ that turning one fault off leaves the others as they were.
     world.py     the history: a fault phase, then calm, and does the guest live on?
     plan.py      what a seed draws before it begins; faults.py, operator.py: what befalls it, happening.py
     node.py      one host; network.py, arbiter.py, guest.py, timeline.py: what is around it
-    checkers.py  the invariants; ledger.py: which faults there were
+    checkers.py  the invariants; ledger.py: which faults there were; stops.py: hosts that are stopped in order
 """
 
 import random
@@ -20,6 +20,7 @@ from ftvm.checkpoint import Output
 from ftvm.config import Limits
 from ftvm.engines.names import engines_for
 from ftvm.interfaces import Capability, Engine, Record
+from ftvm.protocol.claiming import NAMING_NS
 from ftvm.protocol.core import Role, Settings
 from ftvm.sim.arbiter import ArbiterFaults, SimStore
 from ftvm.sim.chance import stream
@@ -32,6 +33,7 @@ from ftvm.sim.network import SimNetwork
 from ftvm.sim.node import Node
 from ftvm.sim.operator import ACTIONS
 from ftvm.sim.plan import draw
+from ftvm.sim.stops import finish
 from ftvm.sim.timeline import Timeline
 
 __all__ = ["World"]
@@ -45,6 +47,9 @@ CALM_NS_MAX: Final = 8 * SECOND
 """So long after the world was healed the guest must run, protected, and its outputs flow; mostly it takes a tenth."""
 
 LOOK_NS: Final = 50 * MS
+
+PATIENCE_NS: Final = NAMING_NS * 9 // 10
+"""So long at least, by anybody's clock, a whole standby waits for the record to name it."""
 
 
 class World:
@@ -88,8 +93,11 @@ class World:
         self._steps_of_dead = 0
         self.died_dropping: set[str] = set()
         self.failed_to_load: set[str] = set()
-        self.suspecting: set[str] = set()
+        self.suspecting: dict[str, int] = {}
         self.named_too_late: set[str] = set()
+        self.stopped_badly: set[str] = set()
+        self.is_ended = False
+        self.is_finishing = False
         self.nodes = {"a": self._boot("a", "b", starts=True), "b": self._boot("b", "a", starts=False)}
 
     def run(self) -> None:
@@ -99,6 +107,8 @@ class World:
         self.play(FAULTS_NS)
         self.heal()
         self.check_alive()
+        if not (self.is_lost or self.is_ended):
+            finish(self)
 
     def start(self) -> None:
         """Bring the pair up."""
@@ -132,13 +142,13 @@ class World:
         end = self.timeline.now + CALM_NS_MAX
         released = len(self.outputs.released)
         is_protected = False
-        while self.timeline.now < end and not self.is_lost:
+        while self.timeline.now < end and not (self.is_lost or self.is_ended):
             self.play(LOOK_NS)
             if not is_protected:
                 is_protected, released = self._is_protected(), len(self.outputs.released)
             elif len(self.outputs.released) > released:
                 return
-        if self.is_lost:
+        if self.is_lost or self.is_ended:
             return
         actives = [node.name for node in self.nodes.values() if not node.is_dead and node.role is Role.ACTIVE]
         what = "no output flows" if is_protected else "the guest is not protected again"
@@ -165,13 +175,15 @@ class World:
 
         Its host died while its DROP of the standby was open, and the DROP came into force (PROTOCOL.md, "Unavoidable");
         or its host died, and what the standby held did not load, so that it was discarded; or its host died, and
-        the standby had found it silent before it was named, had read that it is no member, and had begun anew.
+        the standby had found it silent before it was named, had read that it is no member, and had begun anew. Or a
+        host was stopped while the other was dead or out of reach, and said that it has not stopped in order.
         """
         record = self.store.record
         alive = {node.driver.replica.core.id for node in self.nodes.values() if not node.is_dead}
         are_both_gone = not alive & {record.active, record.standby}
         had_given_up = record.standby in self.failed_to_load | self.named_too_late
-        return record.active in self.died_dropping or (are_both_gone and had_given_up)
+        was_left = bool(self.stopped_badly & {record.active, record.standby})
+        return record.active in self.died_dropping or (are_both_gone and (had_given_up or was_left))
 
     # --- what the nodes use ----------------------------------------------------------------------------------------
 
@@ -219,7 +231,7 @@ class World:
         other = self.nodes["b" if address == "a" else "a"]
         record = self.store.record
         is_member = other.driver.replica.core.id in (record.active, record.standby)
-        return is_member and not other.is_dead and not self.nodes[address].is_dead
+        return is_member and not (other.is_dead or other.driver.is_leaving or self.nodes[address].is_dead)
 
     def lives(self, replica: str | None) -> bool:
         """Whether a replica of this id is there, stopped or not."""
@@ -267,10 +279,21 @@ class World:
                 node.wake()
         self.timeline.after(self._inputs.randrange(self.plan.input_ns_max), self._bring_inputs)
 
+    def _was_vacated(self, before: Record) -> None:
+        """Note that the guest has ended, by the word of a host that stops."""
+        self.is_ended = self.is_calm = True
+        (host,) = (node for node in self.nodes.values() if before.active in node.ids)
+        if not host.driver.is_leaving:
+            raise Violation("stop", f"{host.name} has vacated the record, and nobody had asked it to stop")
+
     def _on_record(self, before: Record, after: Record) -> None:
         self.trace(f"RECORD {after}")
         self.records.changed(before, after)
-        if after.standby != before.standby and after.standby in self.suspecting:
-            self.named_too_late.add(after.standby)
+        if after.active is None:
+            self._was_vacated(before)
+        if after.standby is not None and after.standby != before.standby:
+            suspected_at = self.suspecting.get(after.standby, self.timeline.now)
+            if self.timeline.now - suspected_at > PATIENCE_NS:
+                self.named_too_late.add(after.standby)
         if self.ledger.strikes("ambush"):
             ambush(self, stream(self.seed, "ambush", str(after.generation)))

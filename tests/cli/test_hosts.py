@@ -124,7 +124,7 @@ def test_a_host_that_cannot_vacate_the_record_says_so_and_fails(tmp_path: Path) 
         _, said = primary.communicate(timeout=WAIT_SECONDS)
 
     assert primary.returncode == 1
-    assert f"the record could not be vacated: {folder}: generation 1" in said
+    assert f"the arbiter has not answered ({folder}: generation 1" in said
     assert "ftvm init --force" in said
     assert not (tmp_path / "control.sock").exists()
 

@@ -13,7 +13,8 @@
 
    How the guest is modelled. One step of the guest makes one output. A replica's state is the history of its steps, and
    a step is written as the name of the replica that took it: two replicas that both run on from one state make
-   different histories, as two real machines with different inputs would. *)
+   different histories, as two real machines with different inputs would. A guest that has ended (VACATE) and one that
+   is started after it are two guests: what left of the first is forgotten, and what leaves late does not count. *)
 EXTENDS Integers, Sequences, FiniteSets, TLC
 
 CONSTANTS
@@ -21,7 +22,8 @@ CONSTANTS
     MaxSteps,       \* bounds of the search: so many steps of the guest,
     MaxGeneration,  \* so many records of the arbiter (the first is the vacant one),
     MaxSessions,    \* so many sessions in all,
-    MaxLives        \* and so many replica ids for each host
+    MaxLives,       \* and so many replica ids for each host;
+    MayEnd          \* whether a guest may end with its host (VACATE), which doubles the search
 
 None == <<"none", 0>>                        \* nobody, where a replica id is expected
 NoProposal == [base |-> 0, act |-> None, stb |-> None]
@@ -66,6 +68,8 @@ IsEmpty(h) == role[h] = "empty"
 Mine(h) == wire[sess[h]]                     \* the session of h, if it has one
 IsProposing(h) == prop[h] # NoProposal
 IsSwitching(h) == prop[h].stb = id[h]
+IsVacating(h) == IsProposing(h) /\ prop[h].act = None
+HasEnded(h) == \E g \in (known[h] + 1)..Newest : records[g].act = None   \* its guest, although it does not know
 
 ----------------------------------------------------------------------------------------------------------------------
 (* Guest. The active runs it, and may be far ahead of what the standby has; only outputs wait. *)
@@ -73,6 +77,7 @@ IsSwitching(h) == prop[h].stb = id[h]
 Run(h) ==
     /\ IsActive(h)
     /\ ~IsSwitching(h)                                       \* paused until the SWITCH is resolved, however long
+    /\ ~IsVacating(h)                                        \* paused for good: the guest has ended
     /\ Len(hist[h]) < MaxSteps
     /\ hist' = [hist EXCEPT ![h] = Append(@, id[h])]
     /\ wire' = IF sess[h] = NoSession THEN wire ELSE [wire EXCEPT ![sess[h]].hist = hist'[h]]
@@ -92,7 +97,7 @@ Release(h) ==
     /\ IsActive(h)
     /\ \E n \in (rel[h] + 1)..Len(hist[h]) :                 \* in order: all up to n leave
         /\ MayRelease(h, n)
-        /\ world' = world \cup {<<i, hist[h][i]>> : i \in (rel[h] + 1)..n}
+        /\ world' = IF HasEnded(h) THEN world ELSE world \cup {<<i, hist[h][i]>> : i \in (rel[h] + 1)..n}
         /\ rel' = [rel EXCEPT ![h] = n]
     /\ UNCHANGED <<records, asked, wire, id, role, hist, known, prop, sess, acked>>
 
@@ -112,7 +117,8 @@ Decide ==
         /\ request.base = Newest
         /\ records' = Append(records, [act |-> request.act, stb |-> request.stb])
         /\ asked' = {other \in asked : other.base > request.base}
-    /\ UNCHANGED <<wire, world, perHost>>
+        /\ world' = IF request.act = None THEN {} ELSE world
+    /\ UNCHANGED <<wire, perHost>>
 
 ----------------------------------------------------------------------------------------------------------------------
 (* Session. `wire` keeps what was sent; what is taken from it, and when, is free: that is the network. A session holds:
@@ -205,6 +211,10 @@ Switch(h) ==                                                 \* planned; the gue
     /\ acked[h] = Len(hist[h])
     /\ Propose(h, Mine(h).to, id[h])
 
+Vacate(h) ==                                                 \* its host stops, and nobody takes the guest: it ends
+    /\ MayEnd /\ IsActive(h)                                 \* whoever stands by is out with it, in one step
+    /\ Propose(h, None, None)
+
 ----------------------------------------------------------------------------------------------------------------------
 (* Learning. An answer of the arbiter may be late, so a host may learn any record from the one it knows on; it never
    goes back. What it learns alone makes a replica active, or puts it out. *)
@@ -279,7 +289,7 @@ Next ==
     \/ \E h \in Hosts :
         \/ Run(h) \/ Release(h)
         \/ Open(h) \/ TakeCopy(h) \/ Continue(h) \/ Commit(h) \/ HearAck(h) \/ Abandon(h)
-        \/ Start(h) \/ Add(h) \/ Drop(h) \/ Take(h) \/ Switch(h)
+        \/ Start(h) \/ Add(h) \/ Drop(h) \/ Take(h) \/ Switch(h) \/ Vacate(h)
         \/ Learn(h) \/ Restart(h)
 
 Spec == Init /\ [][Next]_vars
@@ -321,4 +331,6 @@ NoLateRelease ==                             \* a deposed active, woken, release
         MayRelease(h, n) /\ <<n, hist[h][n]>> \notin world
 NoReprotection ==                            \* a host that was active serves as the standby of the one that took over
     ~ \E h \in Hosts : id[h][2] > 1 /\ records[Newest].stb = id[h] /\ Len(hist[h]) > 0
+NoNewGuest == \A g \in 2..Newest : records[g].act = None => g = Newest \/ world = {}
+                                             \* a guest has ended with its host, and another one speaks
 ======================================================================================================================

@@ -41,7 +41,7 @@ def check(
     scratch: Path,
     *,
     replace: Mapping[str, str] | None = None,
-    bounds: Mapping[str, int] | None = None,
+    bounds: Mapping[str, int | str] | None = None,
     invariants: tuple[str, ...] | None = None,
 ) -> Outcome:
     """Check the specification in `scratch`.

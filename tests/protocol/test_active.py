@@ -7,6 +7,7 @@ from ftvm.config import Limits
 from ftvm.encode.messages import Envelope, Join, Pong, Refuse
 from ftvm.events import SessionEnded
 from ftvm.protocol import effects as do
+from ftvm.protocol import parting
 from ftvm.protocol.active import PROGRESS_PATIENCE
 from ftvm.protocol.core import Role
 from ftvm.protocol.link import LinkState
@@ -40,7 +41,7 @@ def test_a_replica_that_was_dropped_cannot_return_under_its_id() -> None:
     """PROTOCOL.md: an id that was removed from the record never returns."""
     pair = Pair().protected()
     gone = pair.b.id
-    pair.a.active.leave("a test", pair.now)
+    parting.leave(pair.a.active, "a test", pair.now)
     pair.until(lambda: pair.a.active.link is LinkState.PROTECTED and pair.b.id != gone)
 
     (refusal,) = ask_to_join(pair, gone)

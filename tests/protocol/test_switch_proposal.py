@@ -7,6 +7,7 @@ from ftvm.events import SwitchFailed
 from ftvm.interfaces import CompareAndSet, Record
 from ftvm.protocol.core import Role
 from ftvm.protocol.link import LinkState
+from ftvm.protocol.stop import StopKind
 from ftvm.protocol.takeover import ClaimState
 
 from .harness import Pair
@@ -138,12 +139,12 @@ def test_a_standby_that_takes_over_by_itself_meanwhile_deposes_the_active() -> N
     assert switchover.error is not None
 
 
-def test_an_active_that_leaves_while_switching_leaves_the_proposal_alone() -> None:
+def test_an_active_that_stops_while_switching_leaves_the_proposal_alone() -> None:
     pair = Pair().protected()
     switching(pair)
 
-    pair.a.replica.leave("maintenance", pair.now)
+    pair.a.replica.stop(StopKind.ASKED, "maintenance", pair.now)
     pair.a.perform()
 
-    assert pair.a.waiting(Leave)
+    assert not pair.a.waiting(Leave)
     assert pair.a.active.link is LinkState.SWITCHING

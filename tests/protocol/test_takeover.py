@@ -13,6 +13,7 @@ from ftvm.interfaces import CompareAndSet, Lane, Read, Record
 from ftvm.protocol import effects as do
 from ftvm.protocol.core import Role
 from ftvm.protocol.link import LinkState
+from ftvm.protocol.stop import StopKind
 from ftvm.protocol.takeover import ClaimState
 
 from .harness import MS, Pair
@@ -206,7 +207,7 @@ def test_a_claim_that_loses_to_a_drop_empties_the_standby() -> None:
 def end_of(pair: Pair) -> do.Send:
     """The active's word that the guest came to its own end."""
     pair.a.sent.clear()
-    pair.a.replica.end("powered off")
+    pair.a.replica.stop(StopKind.ENDED, "powered off", pair.now)
     pair.a.perform()
     return next(sent for sent in pair.a.sent if isinstance(sent.message, Leave))
 
@@ -292,7 +293,7 @@ def test_without_the_arbiter_nobody_takes_over_and_the_claim_is_tried_again() ->
 
 def test_a_leaving_active_hurries_the_takeover() -> None:
     pair = Pair().protected()
-    pair.a.replica.leave("maintenance", pair.now)
+    pair.a.replica.stop(StopKind.FAILED, "its guest failed", pair.now)
     pair.a.perform()
     pair.carry(pair.a, pair.b)
 
@@ -317,7 +318,7 @@ def test_a_peer_that_was_seen_to_end_is_suspected_at_once_by_either_side() -> No
 
 def test_a_takeover_after_a_goodbye_tells_what_was_said() -> None:
     pair = Pair().protected()
-    pair.a.replica.leave("its guest failed: QEMU was ended by SIGKILL", pair.now)
+    pair.a.replica.stop(StopKind.FAILED, "its guest failed: QEMU was ended by SIGKILL", pair.now)
     pair.a.perform()
     pair.carry(pair.a, pair.b)
 

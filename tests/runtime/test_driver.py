@@ -10,8 +10,17 @@ from ftvm.config import Limits
 from ftvm.encode.messages import Envelope, Log, Message, SessionId
 from ftvm.encode.wire import Sealed, encode
 from ftvm.engines.hybrid import Hybrid
-from ftvm.errors import GuestEnded, GuestError, LocalProtocolError, TrackingLost
-from ftvm.events import Event, GuestFinished, GuestWarned, HostFailed, PeerMisbehaved, SessionEnded, TookOver
+from ftvm.errors import ClosedError, GuestEnded, GuestError, LocalProtocolError, TrackingLost
+from ftvm.events import (
+    Event,
+    GuestFinished,
+    GuestWarned,
+    HostFailed,
+    PeerMisbehaved,
+    RecordLearned,
+    SessionEnded,
+    TookOver,
+)
 from ftvm.interfaces import CompareAndSet, Lane, Record
 from ftvm.protocol.core import Role
 from ftvm.protocol.link import LinkState
@@ -200,16 +209,15 @@ def test_a_guest_that_came_to_its_own_end_ends_both_hosts_and_leaves_the_record_
     pair = make_pair().protected()
     guest_of(pair).end(pair)
 
-    pair.until(lambda: pair.a.driver.failure and pair.b.driver.failure)
-    last_word = pair.a.driver.last_word()
+    pair.until(lambda: pair.a.driver.stopped and pair.b.driver.failure)
 
     assert [type(machine.driver.failure) for machine in (pair.a, pair.b)] == [GuestEnded, GuestEnded]
     for machine in (pair.a, pair.b):
         (told,) = machine.told(GuestFinished)
         assert told.reason == "the guest ended: the program ended with code 0"
         assert (machine.told(HostFailed), machine.told(TookOver)) == ([], [])
-    assert last_word == Record(3, None, None)
-    assert pair.b.driver.last_word() is None
+    assert pair.store.read("vm") == Record(3, None, None)
+    assert pair.a.driver.stopped.is_in_order
     assert END_CHANNEL not in {output.channel for output in pair.a.released}
 
 
@@ -248,11 +256,13 @@ def test_an_end_that_is_not_safe_yet_is_no_end(make_pair: Callable[..., Pair]) -
     pair.run(200)
     was_over = pair.a.driver.failure
     pair.until(lambda: pair.a.driver.failure)
+    pair.until(lambda: pair.a.driver.stopped)
 
     assert was_over is None
-    assert pair.store.read("vm") == Record(3, "a1", None)  # by a DROP: only then may anything leave
+    learned = [Record(told.generation, told.active, told.standby) for told in pair.a.told(RecordLearned)]
+    assert learned[-2:] == [Record(3, "a1", None), Record(4, None, None)]  # a DROP: only then may anything leave
     assert isinstance(pair.a.driver.failure, GuestEnded)
-    assert pair.a.driver.last_word() == Record(4, None, None)
+    assert pair.store.read("vm") == Record(4, None, None)
 
 
 def test_an_end_that_was_shipped_but_not_told_is_told_by_who_takes_over(make_pair: Callable[..., Pair]) -> None:
@@ -261,21 +271,23 @@ def test_an_end_that_was_shipped_but_not_told_is_told_by_who_takes_over(make_pai
     pair.until(lambda: any(output.channel == END_CHANNEL for output in pair.b.standby.committed.outputs))
 
     pair.kill(pair.a)
-    pair.until(lambda: pair.b.driver.failure)
+    pair.until(lambda: pair.b.driver.stopped)
 
     assert isinstance(pair.b.driver.failure, GuestEnded)
-    assert pair.b.driver.last_word() == Record(4, None, None)
+    assert pair.store.read("vm") == Record(4, None, None)
 
 
-def test_a_host_that_is_stopped_says_goodbye_and_proposes_nothing(make_pair: Callable[..., Pair]) -> None:
+def test_a_host_that_is_stopped_hands_the_guest_over(make_pair: Callable[..., Pair]) -> None:
     pair = make_pair().protected()
 
-    pair.a.driver.stop("maintenance")
-    pair.run(1)
-    pair.until(lambda: pair.b.role is Role.ACTIVE)
+    pair.a.driver.stop(ClosedError("maintenance"))
+    pair.until(lambda: pair.a.driver.stopped)
+    pair.run(20)
 
+    assert pair.a.driver.stopped.is_in_order
     assert not pair.a.guest.is_running
-    assert pair.store.read("vm").active == "b1"
+    assert pair.b.role is Role.ACTIVE
+    assert pair.store.read("vm") == Record(4, "b1", None)  # SWITCH, then DROP
 
 
 def test_nothing_is_done_after_a_failure(make_pair: Callable[..., Pair]) -> None:

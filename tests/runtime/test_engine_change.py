@@ -13,6 +13,7 @@ from ftvm.engines.names import ENGINES, engine_named
 from ftvm.errors import ConfigError, LocalProtocolError
 from ftvm.events import Diverged, EngineChanged, HostFailed, PeerMisbehaved, SessionEnded
 from ftvm.interfaces import Capability, Engine
+from ftvm.protocol import parting
 from ftvm.protocol.core import Role
 from ftvm.protocol.link import LinkState
 from ftvm.sim.guest import SimGuest
@@ -334,7 +335,7 @@ def test_an_output_made_before_an_unprotected_change_is_judged_by_the_old_engine
     pair.a.driver.set_engine(named("remus"))
     talk(pair, 100)
     pair.until(lambda: not pair.a.active.gate.held)
-    pair.a.active.leave("a test", pair.clock.now())
+    parting.leave(pair.a.active, "a test", pair.clock.now())
     before = len(pair.a.released)
     pair.a.guest.deliver("net0", b"question")
     pair.a.guest.advance()

@@ -448,7 +448,7 @@ def test_a_closed_host_says_so() -> None:
     with pytest.raises(ClosedError):
         primary.check()
 
-    assert primary.status().role == "active"
+    assert primary.status().role == "empty"  # it has vacated the record
 
 
 def test_events_come_in_order_and_once() -> None:

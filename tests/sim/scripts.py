@@ -90,3 +90,18 @@ def the_actives_loop_hangs_for_good(seed: int) -> None:
     play(world, 12_000)
     if world.nodes["b"].role is not Role.ACTIVE:
         raise Violation("liveness", "an active that hangs was borne with for 12 s")
+
+
+def the_active_dies_while_its_add_is_written(seed: int) -> None:
+    """The arbiter's disk is slow; the standby finds its active silent, which dies the moment the ADD is in force."""
+    world = calm_world(seed)
+    play_until(world, lambda: link_of(world, "a") is LinkState.COPYING)
+    world.arbiter_faults.disk_ns = SECOND
+    play_until(world, lambda: link_of(world, "a") is LinkState.ADDING)
+    world.links.cut |= {("a", "b"), ("b", "a")}
+    play_until(world, lambda: world.store.record.standby is not None)
+    world.crash("a")
+    world.arbiter_faults.disk_ns = 0
+    world.links.cut.clear()
+    world.reboot("a")
+    world.check_alive()

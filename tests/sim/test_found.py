@@ -7,8 +7,10 @@ from ftvm.checkpoint import Buffer
 from ftvm.engines.lockstep import Lockstep
 from ftvm.engines.remus import Remus
 from ftvm.interfaces import Lane
+from ftvm.protocol.claiming import NAMING_NS
 from ftvm.protocol.core import Role
 from ftvm.sim.network import SimTransport
+from ftvm.sim.stops import stop
 from ftvm.sim.world import MS, SECOND, World
 from ftvm.units import Nanos
 
@@ -60,7 +62,7 @@ def test_who_handed_the_guest_over_follows_from_where_it_stands() -> None:
     assert not world.told["Diverged"]
 
 
-def world_with_an_add_under_way() -> World:
+def world_with_an_add_under_way(disk_ns: int = SECOND) -> World:
     """A host that runs alone has copied its guest to b, and asks an arbiter with a slow disk to add it."""
     world = World(1, engine=Remus(interval=0.04))
     assert not world.plan.halts_alone
@@ -68,7 +70,7 @@ def world_with_an_add_under_way() -> World:
     world.crash("b")
     play_until(world, lambda: world.store.record.standby is None)
     world.reboot("b")
-    world.arbiter_faults.disk_ns = SECOND
+    world.arbiter_faults.disk_ns = disk_ns
     play_until(world, lambda: world.nodes["b"].role is Role.STANDBY)
     return world
 
@@ -82,8 +84,8 @@ def play_until(world: World, is_so: Callable[[], bool]) -> None:
 
 
 def test_a_standby_that_gave_up_before_it_was_named_does_not_count_as_protection() -> None:
-    """The ADD came into force after the standby had found its active silent, and the active died with it."""
-    world = world_with_an_add_under_way()
+    """The ADD came into force long after the standby had found its active silent, and the active died with it."""
+    world = world_with_an_add_under_way(2 * NAMING_NS)
     world.links.cut |= {("a", "b"), ("b", "a")}
     play_until(world, lambda: world.nodes["b"].role is Role.EMPTY)
 
@@ -92,6 +94,31 @@ def test_a_standby_that_gave_up_before_it_was_named_does_not_count_as_protection
     world.reboot("a")
 
     assert world.is_lost
+
+
+def test_a_whole_standby_whose_active_falls_silent_waits_to_be_named() -> None:
+    """It read the record once, threw its state away, and was named then: nobody could go on."""
+    world = world_with_an_add_under_way()
+    world.links.cut |= {("a", "b"), ("b", "a")}
+    play_until(world, lambda: world.store.record.standby is not None)
+
+    world.crash("a")
+    world.reboot("a")
+    world.arbiter_faults.disk_ns = 0
+    world.links.cut.clear()
+
+    play_until(world, lambda: world.nodes["b"].role is Role.ACTIVE)
+
+
+def test_an_active_that_stops_while_its_add_is_under_way_hands_the_guest_over() -> None:
+    """It closed at once; the ADD came into force then, and the record named a host that was gone."""
+    world = world_with_an_add_under_way()
+
+    stop(world, world.nodes["a"])
+    world.arbiter_faults.disk_ns = 0
+
+    play_until(world, lambda: world.nodes["b"].role is Role.ACTIVE and world.nodes["a"].is_dead)
+    assert world.nodes["a"].driver.stopped.is_in_order
 
 
 def test_a_standby_that_knows_that_it_is_named_must_not_be_lost() -> None:

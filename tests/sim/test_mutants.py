@@ -25,6 +25,7 @@ RECORDED: dict[str, list[int]] = json.loads((Path(__file__).parent / "recorded_s
 SCRIPTS: dict[str, Callable[[int], None]] = {
     "add_without_hold": scripts.the_active_dies_right_after_its_add,
     "bear_with_a_loop_that_hangs": scripts.the_actives_loop_hangs_for_good,
+    "discard_before_an_add_can_have_come": scripts.the_active_dies_while_its_add_is_written,
     "excuse_every_stall_to_its_end": scripts.the_standby_of_a_dead_active_is_stopped_again_and_again,
 }
 SCRIPT_SEEDS = range(4)

@@ -22,17 +22,21 @@ A_LITTLE: Final = (0.0, 0.2)
 A_WHILE: Final = (0.0, 0.8)
 MIDST: Final = (0.0, 0.12)
 """From the wish until some time after the guest usually runs on the other side."""
+UP_TO_ITS_END: Final = (0.3, 3.5)
+"""A host that stops gives its standby two seconds for a switchover, and two more to take over."""
 BURST_MS: Final = (60.0, 450.0)
 USUAL_DELAY_MS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One kind of round. `needs_disk`: the arbiter's folder must be on a disk that can be filled."""
+    """One kind of round. `needs_disk`: the arbiter's folder must be on a disk that can be filled. `vacates`: the guest
+    ends in order."""
 
     name: str
     inject: Callable[[Pair, Random], None]
     loses_guest: bool = False
+    vacates: bool = False
     needs_disk: bool = False
 
 
@@ -62,6 +66,32 @@ def _leave_standby(pair: Pair, chance: Random) -> None:
     pair.ask_to_end(victim)
     pair.pass_time(chance.uniform(*A_LITTLE))
     pair.start_host(victim)
+
+
+def _leave_beside_stopped_standby(pair: Pair, chance: Random) -> None:
+    """Stop a primary in order whose standby is frozen, and let that go on before, or after, the primary is gone."""
+    victim = pair.active
+    standby = other(victim)
+    pair.freeze(standby)
+    pair.pass_time(chance.uniform(*UP_TO_ANY_LIMIT))
+    pair.begin_to_end(victim)
+    pair.pass_time(chance.uniform(*UP_TO_ITS_END))
+    pair.wake(standby)
+    pair.wait_ended(victim)
+    pair.start_host(victim)
+
+
+def _leave_both(pair: Pair, chance: Random) -> None:
+    """Stop both hosts in order, as an operator does who shuts everything down: the record must be vacant then."""
+    first = chance.choice(HOSTS)
+    pair.begin_to_end(first)
+    pair.pass_time(chance.choice([0.0, chance.uniform(*A_LITTLE)]))
+    pair.begin_to_end(other(first))
+    for host in HOSTS:
+        pair.wait_ended(host)
+    record = pair.arbiter.record()
+    if record.active is not None or record.standby is not None:
+        raise BrokenError(f"both hosts were stopped in order, and {record} still names one\n{pair.last_words()}")
 
 
 def _stop_primary(pair: Pair, chance: Random) -> None:
@@ -267,6 +297,8 @@ FAULTS: Final = (
     Fault(name="disk full", inject=_disk_full, needs_disk=True),
     Fault(name="leave primary", inject=_leave_primary),
     Fault(name="leave standby", inject=_leave_standby),
+    Fault(name="leave primary, standby stopped", inject=_leave_beside_stopped_standby),
+    Fault(name="leave both", inject=_leave_both, loses_guest=True, vacates=True),
     Fault(name="switch over", inject=_switch_over),
     Fault(name="switch over, disturbed", inject=_switch_over_disturbed),
     Fault(name="kill both", inject=_kill_both, loses_guest=True),

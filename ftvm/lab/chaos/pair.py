@@ -172,6 +172,15 @@ class Pair:
         self._note(host, {"chaos": "asked to end"})
         self._end(host, Child.ask_to_end)
 
+    def begin_to_end(self, host: str) -> None:
+        """Send a host SIGTERM, and do not wait."""
+        self._note(host, {"chaos": "asked to end"})
+        self._hosts[host].ask_to_end()
+
+    def wait_ended(self, host: str) -> None:
+        """Wait until a host is gone that was asked to end."""
+        self._end(host, lambda child: None)  # noqa: ARG005
+
     def ask_to_switch_over(self, host: str) -> None:
         """Ask a host to hand the guest over to its standby, as `ftvm ctl switchover` does, and wait for nothing."""
         self._note(host, {"chaos": "asked to switch over"})

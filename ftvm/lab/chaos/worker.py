@@ -93,7 +93,7 @@ class _Worker:
         began_at = _now()
         fault.inject(pair, self._chance)
         ended_at = _now()
-        loss = "both killed" if fault.loses_guest else pair.wait_healed()
+        loss = ("both stopped" if fault.vacates else "both killed") if fault.loses_guest else pair.wait_healed()
         gap_ms = None if loss else nanos_to_millis(pair.longest_gap(began_at))
         if loss is not None:
             self._restart_guest(pair, number, fault)
@@ -115,7 +115,7 @@ class _Worker:
         """Do what an operator does who knows that the guest is lost."""
         pair.kill_all()
         self._end_guest(pair, number, fault, is_gone=True)
-        if fault.loses_guest:
+        if fault.loses_guest and not fault.vacates:
             said = pair.refusal_of_a_primary()
             if "already in the record" not in said:
                 self._tell_violation(number, fault, f"a primary was not refused after its pair was lost: {said}")

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from ftvm.errors import BrokenError
+from ftvm.interfaces import Record
 from ftvm.lab.chaos.faults import FAULTS, Fault, deal
 from ftvm.lab.stage import HOSTS
 
@@ -14,6 +15,7 @@ class FakePair:
 
     def __init__(self) -> None:
         self.running = set(HOSTS)
+        self.ending: set[str] = set()
         self.frozen: set[str] = set()
         self.is_cut = False
         self.delay_ms = 1.0
@@ -28,6 +30,17 @@ class FakePair:
         self.deeds += 1
 
     ask_to_end = kill
+
+    def begin_to_end(self, host: str) -> None:
+        assert host in self.running
+        self.ending.add(host)
+
+    def wait_ended(self, host: str) -> None:
+        self.ending.remove(host)
+        self.kill(host)
+
+    def record(self) -> Record:
+        return Record(7, None, None)
 
     def start_host(self, host: str, role: str = "standby") -> None:
         assert host not in self.running, "one process in each slot"
@@ -76,7 +89,7 @@ class FakePair:
         """It is."""
 
     def pass_time(self, seconds: float) -> None:
-        assert 0 <= seconds < 2
+        assert 0 <= seconds < 4
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
@@ -111,6 +124,14 @@ def test_without_a_disk_none_is_filled() -> None:
 
 def test_no_two_kinds_share_a_name() -> None:
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
+
+
+def test_a_record_that_names_a_host_when_both_were_stopped_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
+    (fault,) = [fault for fault in FAULTS if fault.name == "leave both"]
+    monkeypatch.setattr(FakePair, "record", lambda _: Record(7, "a1", None))
+
+    with pytest.raises(BrokenError, match="still names one"):
+        fault.inject(FakePair(), Random(1))  # type: ignore[arg-type]
 
 
 def test_a_healthy_pair_that_does_not_switch_over_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
