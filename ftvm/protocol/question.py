@@ -8,10 +8,10 @@ at once, where the peer was:
      +--- answered, or no answer ----------|------------------+
                        +------ unclear ----+
 
-Only a refusal on both lanes, twice, 10 ms apart, says that the peer's process is gone. An answer ends the question,
-and so does a connection that hangs: silence is for the watch to judge. One that is made and breaks before anybody
-spoke may be that of a process that is just ending, so it is asked again. Who is gone is asked on for a while: what it
-said before it ended may still come in, and be taken for a sign of life.
+Only a refusal on both lanes, twice, 10 ms apart, with no reset between, says that the peer's process is gone. An answer
+ends the question, and so does a connection that hangs: silence is for the watch to judge. One that is made and breaks
+before anybody spoke may be that of a process that is just ending, so it is asked again. Who is gone is asked on for a
+while: what it said before it ended may still come in, and be taken for a sign of life.
 
 Knows nothing of sockets: the transport asks and reports. Time is an argument.
 """
@@ -81,6 +81,8 @@ class Question:
     def step(self, sign: Sign | None, now: Nanos) -> Order:
         """Take a sign, or None when the time is up; return what to do."""
         before, self.state = self.state, QUESTIONS[self.state, sign]
+        if sign is Sign.RESET:
+            self._refusals = 0  # of a firewall that resets again and again, each refusal may be the first
         match before, self.state:
             case ((QuestionState.IDLE | QuestionState.PAUSING), QuestionState.ASKING):
                 return self._ask(before, now)

@@ -206,6 +206,11 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             Edit(f"{_QUESTION}._count", ">= REFUSALS_NEEDED", ">= 1"),
         ),
         _mutant(
+            "add_up_the_refusals_of_two_resets",
+            "a firewall that resets twice, and refuses once each time, makes a host dead",
+            Edit(f"{_QUESTION}.step", "self._refusals = 0", "pass"),
+        ),
+        _mutant(
             "take_a_broken_answer_for_a_refusal",
             "a connection that was made and broke counts as refused",
             Edit(f"{_QUESTION}._count", "if sign is Sign.REFUSED else 0", ""),

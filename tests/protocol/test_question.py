@@ -55,6 +55,19 @@ def test_two_refusals_a_pause_apart_are_a_death() -> None:
     assert due_at == after(PAUSE_NS)
 
 
+def test_refusals_of_two_resets_do_not_add_up() -> None:
+    """Found by seed 20480: each of two resets was followed by one false refusal, and a host that lived was taken for
+    dead."""
+    question = asked()
+    question.step(Sign.REFUSED, ORIGIN)
+
+    question.step(Sign.RESET, after(PAUSE_NS // 2))
+    question.step(None, after(PAUSE_NS))
+    order = question.step(Sign.REFUSED, after(PAUSE_NS))
+
+    assert order is Order.NOTHING
+
+
 def test_an_answer_ends_the_question_even_behind_a_refusal() -> None:
     question = asked()
     question.step(Sign.REFUSED, ORIGIN)
