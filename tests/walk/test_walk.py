@@ -1,0 +1,84 @@
+"""A walk lists what a checkpoint and an output really cross, the same each time, and nothing of the test's own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .routes import walk_checkpoint, walk_output
+from .tracing import Call
+from .way import Leg
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def names(leg: Leg) -> list[str]:
+    return [f"{call.file}:{call.function}" for call in leg.calls]
+
+
+@pytest.mark.parametrize("engine", ["remus", "kemari", "hybrid", "lockstep"])
+def test_two_walks_of_one_checkpoint_are_equal(engine: str) -> None:
+    assert walk_checkpoint(engine) == walk_checkpoint(engine)
+
+
+@pytest.mark.parametrize("engine", ["kemari", "hybrid", "lockstep"])
+def test_two_walks_of_one_output_are_equal(engine: str) -> None:
+    assert walk_output(engine) == walk_output(engine)
+
+
+def test_an_output_that_waits_for_an_interval_is_not_followed() -> None:
+    with pytest.raises(ValueError, match="follow a checkpoint"):
+        walk_output("remus")
+
+
+def test_each_leg_of_a_checkpoint_begins_and_ends_where_it_says() -> None:
+    ship, commit, release = walk_checkpoint("remus").legs
+
+    assert [leg.side for leg in (ship, commit, release)] == ["primary", "backup", "primary"]
+    assert any("collect_dirty" in name for name in names(ship))
+    assert names(ship)[-1] == "transport/memory.py:MemoryTransport.send"
+    assert names(commit)[0].endswith(".poll")
+    assert any(name.startswith("encode/apply.py:") and name.endswith(".commit") for name in names(commit))
+    assert names(commit)[-1].endswith(".send")
+    assert names(release)[0].endswith(".poll")
+    assert names(release)[-1] == "runtime/world.py:CallbackWorld.release"
+
+
+def test_an_output_is_followed_from_its_emission() -> None:
+    primary, backup = walk_output("hybrid").legs
+
+    assert names(primary)[0] == "runtime/sink.py:NumberingSink.emit"
+    assert "runtime/world.py:CallbackWorld.release" in names(primary)
+    assert {call.side for call in backup.calls} == {"backup"}
+
+
+def test_only_functions_of_ftvm_are_listed() -> None:
+    for leg in walk_checkpoint().legs:
+        assert {file for file in leg.files if not file.endswith(".py")} == set()
+        assert [call for call in leg.calls if "comp>" in call.function or "genexpr" in call.function] == []
+
+
+def test_a_file_is_entered_again_when_another_was_called_in_between() -> None:
+    files = ["a.py", "a.py", "b.py", "a.py", "b.py", "runtime/driver.py", "c.py", "runtime/driver.py", "a.py"]
+
+    leg = Leg("a leg", "primary", tuple(Call("primary", file, "f") for file in files))
+
+    assert leg.entered_again == {"a.py": 2, "b.py": 1}
+    assert leg.visits[0].calls == {"f": 2}
+
+
+@pytest.mark.parametrize("what", ["checkpoint", "output"])
+def test_the_command_prints_the_walk(what: str) -> None:
+    run = [sys.executable, "-m", "tests.walk", what]
+
+    text = subprocess.run(run, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    told = json.loads(
+        subprocess.run([*run, "--json"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    )
+
+    assert "entered again once left" in text
+    assert told["walk"] == what
+    assert sum(told["summary"]["legs"][leg["name"]]["calls"] for leg in told["legs"]) == told["summary"]["calls"]
+    assert all(step["calls"] for leg in told["legs"] for step in leg["way"])
