@@ -60,6 +60,7 @@ class SimNetwork:
         self._damage = stream(seed, "damage")
         self._questions = stream(seed, "questions")
         self._refusing: set[str] = set()
+        self._refused_since_reset: set[tuple[str, str]] = set()
         self._by_address: dict[str, SimTransport] = {}
         self._by_name: dict[str, SimTransport] = {}
 
@@ -90,7 +91,11 @@ class SimNetwork:
         for other in self._by_address.values():
             if other is not transport and (transport.address, other.address) not in self.faults.cut:
                 for peer in (transport.address, transport.name):
-                    self.timeline.after(self._answer_ns(), partial(other.saw, peer, Sign.RESET))
+                    self.timeline.after(self._answer_ns(), partial(self._end, other, peer))
+
+    def _end(self, transport: "SimTransport", peer: str) -> None:
+        self._refused_since_reset.discard((transport.name, peer))
+        transport.saw(peer, Sign.RESET)
 
     def ask(self, asking: "SimTransport", peer: str) -> bool:
         """Have `asking` hear, after a while, whether somebody listens where `peer` was."""
@@ -103,7 +108,12 @@ class SimNetwork:
             return
         target = self._by_address.get(address)
         if self.faults.false_answers:
-            asking.saw(peer, self.faults.false_answers.pop(0))
+            sign = self.faults.false_answers.pop(0)
+            if sign is Sign.REFUSED and (asking.name, peer) in self._refused_since_reset:
+                sign = Sign.UNCLEAR  # two in a row are a death by agreement; a firewall gives one for each reset seen
+            elif sign is Sign.REFUSED:
+                self._refused_since_reset.add((asking.name, peer))
+            asking.saw(peer, sign)
         elif target is not None and not target.is_stopped:
             asking.saw(peer, Sign.ANSWERED)
         elif target is None and address in self._refusing:
