@@ -174,9 +174,10 @@ class SwitchedHere(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwitchFailed(Event):
-    """A planned switchover came to nothing, and why; the guest goes on where it was."""
+    """A planned switchover failed, and why; the guest goes on where it was, unless that host is stopping."""
 
     reason: str
+    is_stopping: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

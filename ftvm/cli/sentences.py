@@ -59,7 +59,11 @@ _SENTENCES: Final[dict[type[Event], Callable[[Any], str]]] = {
         f"it was loaded for {e.wait_ns / _MS:.1f} ms before the arbiter's word came"
     ),
     events.HostStopped: lambda e: f"stopped{'' if e.is_in_order else ', but not in order'}: {e.outcome}",
-    events.SwitchFailed: lambda e: f"the switchover came to nothing, the guest goes on where it was: {e.reason}",
+    events.SwitchFailed: lambda e: (
+        f"the guest could not be handed over: {e.reason}"
+        if e.is_stopping
+        else f"the switchover failed, the guest goes on where it was: {e.reason}"
+    ),
     events.JoinRefused: lambda e: f"join refused ({e.peer}): {e.reason}",
     events.JoinUnanswered: lambda e: f"no active takes this host as its standby; {_who_should(e)}",
     events.SessionEnded: lambda e: f"session ended: {e.reason}",

@@ -100,10 +100,11 @@ def withdraw(bond: Bond, now: Nanos) -> None:
 
 
 def end(bond: Bond, reason: str, now: Nanos) -> None:
-    """Note that a switchover, if one was under way, came to nothing, and tell."""
+    """Note that a switchover, if one was under way, has failed, and tell."""
     if bond.switchover is not None and not bond.switchover.is_over:
         bond.switchover.end(reason)
-        bond.core.tell(SwitchFailed(at=now, guest_id=bond.core.settings.guest_id, reason=reason))
+        guest_id, is_stopping = bond.core.settings.guest_id, bond.core.stop is not None
+        bond.core.tell(SwitchFailed(at=now, guest_id=guest_id, reason=reason, is_stopping=is_stopping))
 
 
 def finish(bond: Bond, session: Session) -> None:

@@ -110,9 +110,7 @@ def take_goodbye(holding: Holding, stop: Stopping) -> None:
 def go_on_empty(core: Core, stop: Stopping, now: Nanos) -> None:
     """Go once nothing is proposed."""
     if core.desk.proposal is None:
-        known = core.desk.known
-        where = "the record is vacant" if known.active is None else "the guest is at another host"
-        stop.end(f"{where} (generation {known.generation})", is_in_order=True)
+        stop.end(_where_the_guest_is(core), is_in_order=True)
     elif now >= stop.ends_at:
         stop.end(f"it has proposed to start the guest, and {_silence_of(core)}", is_in_order=False)
 
@@ -156,9 +154,19 @@ def _why_not(bond: Bond) -> str:
 def _naming(core: Core) -> str:
     known = core.desk.known
     return (
-        f"the record still names this host (generation {known.generation}, active {known.active}, standby "
-        f"{known.standby}): if no host runs the guest any more, run `ftvm init --force`"
+        f"the record still names this host (generation {known.generation}, active {known.active or 'none'}, standby "
+        f"{known.standby or 'none'}): if no host runs the guest any more, run `ftvm init --force`"
     )
+
+
+def _where_the_guest_is(core: Core) -> str:
+    """Say what is known of the record, and no more: a host that only asked to join may never have read it."""
+    known = core.desk.known
+    if known.active is not None:
+        return f"the record names another host active: {known.active} (generation {known.generation})"
+    if known.generation > 0:
+        return f"the record is vacant (generation {known.generation})"
+    return "the arbiter has no record of the guest" if core.desk.reads > 0 else "this host had no part in the guest"
 
 
 def _silence_of(core: Core) -> str:

@@ -169,5 +169,6 @@ _DIAL_REASONS: Final = {
     int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "one side uses keys and the other does not, or it does not speak ZeroMQ",
     int(
         zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-    ): "it hung up in the handshake; check that both sides use keys, and that it holds the one that we expect",
+    ): "it hung up in the handshake: it may just have ended; if it stays away, check that both sides use keys, and "
+    "that it holds the one that we expect",
 }

@@ -50,3 +50,12 @@ def test_a_takeover_tells_what_it_cost() -> None:
     assert describe(took) == (
         "took over at epoch 17, generation 3: silence 310 ms, claim 6.0 ms (loading 2.0 ms), 3 outputs emitted again"
     )
+
+
+def test_a_switchover_that_failed_says_that_the_guest_goes_on_unless_its_host_stops() -> None:
+    reason = "it took too long"
+    asked = events.SwitchFailed(at=Nanos(0), guest_id="vm1", reason=reason)
+    stopping = events.SwitchFailed(at=Nanos(0), guest_id="vm1", reason=reason, is_stopping=True)
+
+    assert describe(asked) == "the switchover failed, the guest goes on where it was: it took too long"
+    assert describe(stopping) == "the guest could not be handed over: it took too long"

@@ -3,14 +3,16 @@
 import pytest
 
 from ftvm.encode.messages import Leave
+from ftvm.events import SwitchFailed
 from ftvm.interfaces import CompareAndSet, Record
 from ftvm.protocol.core import Role
+from ftvm.protocol.empty import UNANSWERED_NS
 from ftvm.protocol.link import LinkState
 from ftvm.protocol.stop import HAND_OVER_NS, LIMIT_NS, TAKE_NS, StopKind
 from ftvm.protocol.takeover import ClaimState
 
 from .harness import MS, Host, Pair, make_settings
-from .situations import BACKUP_LIMIT_MS, claiming, live_on, switching
+from .situations import BACKUP_LIMIT_MS, SWITCHOVER_LIMIT, begin_switchover, claiming, live_on, switching
 
 HAND_OVER_MS, TAKE_MS, LIMIT_MS = HAND_OVER_NS // MS, TAKE_NS // MS, LIMIT_NS // MS
 
@@ -25,6 +27,13 @@ def outcome(host: Host) -> tuple[bool, bool]:
     stopping = host.replica.core.stop
     assert stopping is not None
     return stopping.is_over, stopping.is_in_order
+
+
+def said(host: Host) -> str:
+    """What came of the stop of a host, in words."""
+    stopping = host.replica.core.stop
+    assert stopping is not None
+    return str(stopping.outcome)
 
 
 IN_ORDER = (True, True)
@@ -251,6 +260,19 @@ def test_a_halted_active_gives_its_lost_standby_time_before_it_vacates_the_recor
     assert pair.store.record == Record(3, None, None)
 
 
+def test_a_guest_that_is_not_handed_over_by_a_stop_is_not_said_to_go_on() -> None:
+    """Regression: Ctrl-C told that the guest goes on where it was, and the guest ended."""
+    stopped, asked = Pair().protected(), Pair().protected()
+    begin_switchover(asked)
+
+    stop(stopped.a)
+    live_on(stopped, stopped.a, HAND_OVER_MS + TAKE_MS + 500)
+    live_on(asked, asked.a, SWITCHOVER_LIMIT // MS + 100)
+
+    assert [failed.is_stopping for failed in stopped.a.told(SwitchFailed)] == [True]
+    assert [failed.is_stopping for failed in asked.a.told(SwitchFailed)] == [False]
+
+
 # --- a standby -------------------------------------------------------------------------------------------------------
 
 
@@ -345,6 +367,38 @@ def test_an_empty_host_goes_at_once() -> None:
     stop(pair.b)
 
     assert outcome(pair.b) == IN_ORDER
+
+
+def test_an_empty_host_that_never_asked_the_arbiter_says_nothing_of_the_record() -> None:
+    """Regression: "the record is vacant (generation 0)", where it named two hosts that had been killed."""
+    pair = Pair()
+
+    stop(pair.b)
+
+    assert said(pair.b) == "this host had no part in the guest"
+
+
+def test_an_empty_host_says_what_the_record_says() -> None:
+    none, dead = Pair(), Pair().started()
+    spare = dead.boot("b", make_settings(), "a", starts=False, prefix="z")
+    for pair, host in ((none, none.b), (dead, spare)):
+        live_on(pair, host, 2 * UNANSWERED_NS // MS)
+
+    stop(none.b)
+    stop(spare)
+
+    assert said(none.b) == "the arbiter has no record of the guest"
+    assert said(spare) == "the record names another host active: a1 (generation 1)"
+
+
+def test_a_record_without_a_standby_is_named_in_plain_words() -> None:
+    """Regression: "standby None"."""
+    pair = Pair().started()
+    stop(pair.a)
+
+    live_without_arbiter(pair, pair.a, LIMIT_MS + 200)
+
+    assert "(generation 1, active a1, standby none)" in said(pair.a)
 
 
 def test_a_start_that_is_open_is_waited_for_and_vacated() -> None:

@@ -1,7 +1,7 @@
 import pytest
 import zmq
 
-from ftvm.transport.curve import is_key, new_keypair, public_of, secure_client, secure_server
+from ftvm.transport.curve import DialWatch, is_key, new_keypair, public_of, secure_client, secure_server
 
 
 def test_secured_server_without_a_gate_lets_nobody_in() -> None:
@@ -32,3 +32,13 @@ def test_public_key_follows_from_the_secret_one() -> None:
 @pytest.mark.parametrize("text", ["", "x" * 39, "x" * 41, "~" * 40, "#" * 40, "\u00e9" * 40, " " * 40])
 def test_text_that_is_no_key_is_told_apart(text: str) -> None:
     assert not is_key(text)
+
+
+def test_a_peer_that_hangs_up_in_the_handshake_may_just_have_ended() -> None:
+    """Regression: each killed or closed peer was told as one with a wrong key."""
+    watch = DialWatch("tcp://127.0.0.1:7")
+
+    watch.note(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+    (reason,) = watch.take_refusals()
+
+    assert "it may just have ended" in reason
