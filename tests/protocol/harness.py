@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from ftvm.checkpoint import Checkpoint, Geometry, Output, PageBatch, RegionShape
+from ftvm.checkpoint import Checkpoint, Geometry, GuestPosition, Output, PageBatch, RegionShape
 from ftvm.config import Limits, Timing
 from ftvm.encode.versions import SPOKEN, Versions
 from ftvm.engines.names import engine_named
@@ -260,6 +260,7 @@ class Host:
             log_index=0,
             memory_digest=self.value,
             dirty_pages=1,
+            position=GuestPosition(self.value, 0) if order.engine.logs else None,
         )
         self.replica.on_engine_used(order.engine, self.world.now)
         self.replica.on_cut(checkpoint, 100, self.world.now)
@@ -305,6 +306,9 @@ class Host:
 class Pair:
     """Hosts a (starts) and b (joins), an arbiter between them."""
 
+    host: type[Host] = Host
+    """What `boot` makes."""
+
     def __init__(
         self, settings: Settings | None = None, *, other: Settings | None = None, record: Record | None = None
     ) -> None:
@@ -325,7 +329,7 @@ class Pair:
             starts=starts,
             now=self.now,
         )
-        return Host(self, name, replica, memory)
+        return self.host(self, name, replica, memory)
 
     # --- moving things ---------------------------------------------------------------------------------------------
 

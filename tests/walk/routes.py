@@ -115,11 +115,12 @@ def _one_checkpoint(pair: Pair, tracer: Tracer) -> tuple[Leg, ...]:
     arrived = len(tracer.calls)
     _until(lambda: len(a.released) > outputs, lambda: step(PRIMARY), "the output is not released")
     released = tracer.named("release", PRIMARY, arrived)
-    if not data or order()[0].caller is None:
+    orderer = order()[0].caller
+    if not data or orderer is None:
         raise Lost("the order to cut, or the sending, is not where the walk looks for it")
     calls = tracer.calls
     return (
-        Leg("order -> send", PRIMARY, (order()[0].caller, *calls[order()[0].index : data[-1].index])),
+        Leg("order -> send", PRIMARY, (orderer, *calls[order()[0].index : data[-1].index])),
         Leg("receive -> acknowledgement", BACKUP, _from_poll(tracer, BACKUP, shipped, acknowledged()[0])),
         Leg("acknowledgement -> release", PRIMARY, _from_poll(tracer, PRIMARY, arrived, released[-1])),
     )

@@ -91,4 +91,4 @@ class Tracer:
 
 def place(function: Callable[..., object]) -> CodeType:
     """Return the code of a function or method, by which a frame of it is known."""
-    return function.__code__  # type: ignore[attr-defined, no-any-return]
+    return function.__code__
