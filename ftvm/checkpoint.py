@@ -152,8 +152,9 @@ class Output:
 
 @dataclass(frozen=True, slots=True, order=True)
 class GuestPosition:
-    """An exact place in a guest's run: instructions retired, and time units spent waiting (GUESTS.md, "Time").
+    """An exact place in a guest's run: instructions retired, and time units spent waiting.
 
+    Source: docs/protocol.md, "Positions and outputs".
     Inputs that come while the guest waits share one retired count, so the waiting counts too.
     """
 

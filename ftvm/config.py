@@ -1,7 +1,7 @@
 """Settings of a protection, each with its unit, its default and the reason for it; checked once, when built.
 
-Nothing here acts. `Timing` is about suspicion only: no safety rule depends on it (PROTOCOL.md, "Time"). `Limits` bounds
-every queue, frame and retry; the staging bound is agreed with the peer in the handshake.
+Nothing here acts. `Timing` is about suspicion only: no safety rule depends on it (docs/protocol.md, "Suspicion").
+`Limits` bounds every queue, frame and retry; the staging bound is agreed with the peer in the handshake.
 """
 
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ class Limits:
     """The bound of everything that can grow. Passing one is a LimitExceeded, never silent growth."""
 
     batch_bytes: int = 1 << 20
-    """Payload of one batch of encoded pages: 256 KiB to 4 MiB keep ZeroMQ efficient (PERFORMANCE.md)."""
+    """Payload of one batch of encoded pages: 256 KiB to 4 MiB keep ZeroMQ efficient (bench/link.py)."""
     batches_in_flight: int = 8
     staging_bytes: int = 256 << 20
     """Encoded pages that a backup holds aside for one checkpoint."""

@@ -11,7 +11,7 @@ is in force; the transaction's own success flag is not what decides.
 What holds besides: a cluster other than the first that answered, or one whose revision or generation went backwards
 (restored from a backup), is an ArbiterError: stop, do not guess.
 
-Source: etcd v3 API (Range, Txn); PROTOCOL.md, "Arbiters".
+Source: etcd v3 API (Range, Txn); docs/protocol.md, "Arbiters".
 """
 
 import base64

@@ -22,7 +22,7 @@ What holds:
 Does not know: roles, replicas, which change is legal. On NFS mount with ``lookupcache=positive`` (or ``noac``), or
 reads may be stale for seconds; proposals are safe even so, because the server decides them.
 
-Source: PROTOCOL.md, "Arbiters"; link(2).
+Source: docs/protocol.md, "Arbiters"; link(2).
 """
 
 import contextlib

@@ -10,7 +10,7 @@ fsynced. Names are never reused, so that several hosts may share a folder and wh
 are removed once a newer one is durable. What cannot be kept is not told: an error names the folder, and the request is
 repeated. So a full disk there delays a takeover as one of the arbiter's does; that is the price of the place.
 
-Does not know: who asks, and what for. Source: PROOF.md, 7.
+Does not know: who asks, and what for. Source: docs/protocol.md, "The record".
 """
 
 import contextlib

@@ -2,7 +2,7 @@
 
 Fused capture costs least CPU, but all of it inside the pause; staged capture pauses for the copy only, and pays the
 rest afterwards. So: fused while it keeps the pause within the target, staged above. A pure value that learns from
-measurements; it knows no clock. Source: PERFORMANCE.md, "Capture".
+measurements; it knows no clock. Source: bench/capture.py.
 """
 
 from dataclasses import dataclass, replace

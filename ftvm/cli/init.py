@@ -1,4 +1,4 @@
-"""`ftvm init`: START's and FORCE's first half, an operator's word to the arbiter (PROTOCOL.md, "Changes").
+"""`ftvm init`: START's and FORCE's first half, an operator's word to the arbiter (docs/protocol.md, "FORCE").
 
 It leaves a vacant record: nobody is active, and the next primary that starts moves it. That the word and the start are
 two steps keeps a fresh replica id out of the operator's hands: ids belong to lineages of memory, and init has none.

@@ -1,4 +1,4 @@
-"""The messages of a pair, as values (PROTOCOL.md, "Messages"). How they look on the wire is wire.py's business.
+"""The messages of a pair, as values (docs/wire.md, "Messages"). How they look on the wire is wire.py's business.
 
 Every message travels in an Envelope. Those that build up the backup's state (Copy, EpochPart, Log) carry a `sequence`
 that rises by one within the session, over all three: the order in which they must be applied, whatever the link does to

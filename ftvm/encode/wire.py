@@ -1,16 +1,17 @@
 """Messages to frames and back.
 
-A message is one header, then the binary frames that its kind calls for. The header is a flat msgpack array, and behind
+A message is one header, then the binary frames that its kind calls for. The header is a msgpack array, and behind
 it the 16 bytes of its digest:
 
-    [version, kind, guest id, sender, session or nil, record, released, the kind's own fields ...]
+    [version, kind, guest id, sender, session or nil, record, released, [the kind's own fields ...]]
 
 The digest and the first two places hold for every version to come, so that a peer of another version is told apart from
 noise; versions.py says what else is frozen, how a version is agreed on, and how the wire is changed.
 
-Page data, device state and outputs never pass through msgpack (PERFORMANCE.md: 8-13 copies with the GIL held); their
-lengths and digests stand in the header and are compared with the frames before anything is kept (SECURITY.md): a bit
-that flips anywhere on the way is noticed, whatever carries the message. The kinds are in plain.py and stream.py.
+Page data, device state and outputs never pass through msgpack (that would be 8 to 13 copies with the GIL held); their
+lengths and digests stand in the header and are compared with the frames before anything is kept (docs/wire.md, "The
+header"): a bit that flips anywhere on the way is noticed, whatever carries the message. The kinds are in plain.py and
+stream.py.
 
 `decode` raises BadFrame for anything that `encode` would not have made, and VersionMismatch for another version; both
 are the peer's fault. It allocates nothing that the peer's lengths ask for before they were checked.

@@ -1,7 +1,7 @@
 """What an active replica does: run the guest, take a standby in, ship to it, and release what is safe.
 
 Each happening is taken here, and led on to the module of its theme (bond.py names them). How the link to the standby
-goes on is a table (link.py). From the first cut on outputs obey the joining standby as well (PROTOCOL.md, ADD).
+goes on is a table (link.py). From the first cut on outputs obey the joining standby as well (docs/protocol.md, "ADD").
 """
 
 from dataclasses import dataclass, field

@@ -1,8 +1,8 @@
 """Both ends of the ordered stream that builds up a standby's state, over a link that may lose, repeat and reorder.
 
 ZeroMQ keeps order within one connection and loses only with the connection, so the rules are simple: a window, a
-cumulative acknowledgement, a bounded reorder buffer (go-back-N starved under reordering, PROTOCOL.md), and a repeat of
-what is overdue with a delay that doubles until something moves.
+cumulative acknowledgement, a bounded reorder buffer (go-back-N starved under reordering: docs/protocol.md, "Mistakes
+made once", 6), and a repeat of what is overdue with a delay that doubles until something moves.
 """
 
 from collections import deque

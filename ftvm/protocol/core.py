@@ -29,7 +29,7 @@ RETIRED_KEPT: Final = 64
 
 
 class Role(Enum):
-    """See PROTOCOL.md, "Roles"."""
+    """See docs/protocol.md, "Roles"."""
 
     EMPTY = "empty"
     SYNCING = "syncing"

@@ -1,7 +1,7 @@
 """The desk where one replica deals with the arbiter: what it knows, what it has proposed, what it waits for.
 
 One request is outstanding at a time. A proposal is resolved only when a generation at or above its own is learned:
-never by a time-out, never by an error (PROTOCOL.md, "The arbiter's record"). Until then it counts as possibly in force,
+never by a time-out, never by an error (docs/protocol.md, "The record"). Until then it counts as possibly in force,
 which is what the release rule asks about. A record older than one already seen means that the arbiter forgot, and
 another record of the generation already seen that it contradicts itself: both are refused.
 

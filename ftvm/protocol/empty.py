@@ -3,7 +3,7 @@
 Starting (START) moves a vacant record, and creates one only if that was asked for. Joining repeats JOIN to every peer
 that this host dials; who is active answers. If nobody does, the record is read now and then, to say who should. A
 welcome counts only if it answers the id that this replica has now, and comes from no older generation than the one
-known: a deposed active, woken, must not overwrite anybody (PROTOCOL.md, "What went wrong", 1).
+known: a deposed active, woken, must not overwrite anybody (docs/protocol.md, "Mistakes made once", 1).
 
 A peer may refuse for now or for good: it protects another guest, or speaks another version. This host gives up once all
 that it dials refuse for good; until then one of them may be, or become, the right one.

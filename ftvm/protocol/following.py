@@ -1,7 +1,7 @@
 """A backup that executes the log beside its primary: the guest here must come to the same states, mark by mark.
 
 An epoch then carries no pages, only what to compare. A guest that came to another state makes what is here worthless:
-it is reported, discarded, and this host joins afresh, or ends (PROTOCOL.md, "Roles"; Settings.ends_diverged).
+it is reported, discarded, and this host joins afresh, or ends (docs/protocol.md, "Roles"; Settings.ends_diverged).
 """
 
 from ftvm.checkpoint import Checkpoint, Output

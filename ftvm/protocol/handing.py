@@ -1,10 +1,10 @@
-"""The active's side of a planned switchover: settle, hand the last epoch over, propose (PROTOCOL.md, SWITCH).
+"""The active's side of a planned switchover: settle, hand the last epoch over, propose (docs/protocol.md, "SWITCH").
 
 switchover.py says in which steps, and what is known of one that is under way. The link's table (link.py) says where it
 may begin and be called off; from the proposal on only the arbiter's word ends it: what the record is, or that the
 proposal certainly has no effect (`withdraw`).
 
-PREPARE and PREPARED are this program's own additions to PROTOCOL.md's messages: with epoch 0 the standby warms up its
+PREPARE and PREPARED bring the standby along (docs/wire.md, "Messages"): with epoch 0 the standby warms up its
 shadow while the guest runs; with the epoch that the guest stands still at it loads that, and says so or why not. Each
 PREPARE is repeated with every heartbeat.
 """

@@ -1,4 +1,4 @@
-"""The gate that no output passes before the state behind it is safe (PROTOCOL.md, "The release rule").
+"""The gate that no output passes before the state behind it is safe (docs/protocol.md, "The release rule").
 
 An output is held with the watermarks that it needs, and leaves when, in every configuration that may be in force as far
 as this replica can know, the standby is none or has acknowledged them. The gate compares watermarks and knows nothing
@@ -22,7 +22,7 @@ def standbys_in_force(known: Record, proposal: Record | None, joining: str | Non
 
     known     the last record it knows
     proposal  its own, not yet resolved: it may be in force
-    joining   a standby that it is about to propose: obeyed from before the proposal on (PROTOCOL.md, ADD)
+    joining   a standby that it is about to propose: obeyed from before the proposal on (docs/protocol.md, "ADD")
     """
     standbys = {known.standby}
     if proposal is not None:

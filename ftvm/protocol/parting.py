@@ -1,4 +1,4 @@
-"""How an active and its standby part: one of them leaves, falls silent, or breaks the protocol (PROTOCOL.md, DROP).
+"""How an active and its standby part: one leaves, falls silent, or breaks the protocol (docs/protocol.md, "DROP").
 
 A standby that the record names is dropped by proposal, and its hold on the outputs ends only when that is in force; one
 that may not be done without is waited for instead, and the guest stands still.

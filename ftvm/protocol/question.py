@@ -1,4 +1,4 @@
-"""What a broken connection means: the start of a question, not a suspicion (PROTOCOL.md, "Time").
+"""What a broken connection means: the start of a question, not a suspicion (docs/protocol.md, "Suspicion").
 
 A firewall may reset a healthy link, and a takeover for that would be a false one. So whoever loses a connection dials
 at once, where the peer was:

@@ -1,7 +1,7 @@
-"""The changes that the arbiter's record may undergo (PROTOCOL.md, "Changes"), as functions from record to record.
+"""The changes that the arbiter's record may undergo, as functions from record to record.
 
-Each gives the record to propose, one generation on, and raises InternalError if the rule does not allow the change: a
-proposal that breaks a rule is our bug, never a peer's doing.
+Source: docs/protocol.md, "Changes of the record". Each gives the record to propose, one generation on, and raises
+InternalError if the rule does not allow the change: a proposal that breaks a rule is our bug, never a peer's doing.
 """
 
 from typing import Final

@@ -1,7 +1,8 @@
 """An active's session with the replica that is, or is to become, its standby: what was sent, what was acknowledged.
 
-Acknowledgements count in the session in which they were given and nowhere else (PROTOCOL.md, "Sessions"). The standby's
-digest of each epoch is compared with the one captured: a difference means that one of the two memories is wrong.
+Acknowledgements count in the session in which they were given and nowhere else (docs/protocol.md, "Sessions"). The
+standby's digest of each epoch is compared with the one captured: a difference means that one of the two memories is
+wrong.
 """
 
 from collections import deque

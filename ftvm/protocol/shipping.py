@@ -1,7 +1,7 @@
 """What an active ships to its standby: the first copy, the log, an epoch with each cut; and what is acknowledged of it.
 
 From the first cut on the outbox keeps all that is under way until it is acknowledged (channel.py); with the
-acknowledgement of the first epoch the standby is proposed (PROTOCOL.md, ADD).
+acknowledgement of the first epoch the standby is proposed (docs/protocol.md, "ADD").
 """
 
 from dataclasses import replace

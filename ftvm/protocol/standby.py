@@ -1,7 +1,7 @@
 """What a replica does with a session: it syncs, commits, acknowledges, and takes over when its active falls silent.
 
 Only messages of this session, from the peer and key that opened it, count for anything, even as a sign of life: a whole
-non-member must not be kept waiting by somebody else's heartbeats (PROTOCOL.md, "What went wrong", 3). What is
+non-member must not be kept waiting by somebody else's heartbeats (docs/protocol.md, "Mistakes made once", 3). What is
 acknowledged is committed, and what is committed is what a takeover runs from.
 """
 

@@ -1,4 +1,4 @@
-"""An orderly stop of one host, whatever role it has by then (PROTOCOL.md, "Stopping is a state of the link table").
+"""An orderly stop of one host, whatever role it has by then (docs/protocol.md, "Stopping in order").
 
 A host that stops is stepped on until it `is_over`. It never goes while it has a proposal that may yet take effect: a
 record that names a host that is gone can be moved by nobody. stopping.py says what each role does meanwhile:

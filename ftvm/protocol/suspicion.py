@@ -1,5 +1,5 @@
-"""When silence becomes suspicion (PROTOCOL.md, "Time"). Nothing safe depends on it: the arbiter decides, this only
-asks.
+"""When silence becomes suspicion (docs/protocol.md, "Suspicion"). Nothing safe depends on it: the arbiter decides, this
+only asks.
 
 Once the peer is expected to be prompt, the limit adapts: it is never under four times the longest gap between two
 heartbeats of the last minute, and never over ten times what was configured, so that neither a jittery link nor a slow

@@ -1,4 +1,4 @@
-"""A planned switchover, as the active that was asked for it keeps it (PROTOCOL.md, SWITCH).
+"""A planned switchover, as the active that was asked for it keeps it (docs/protocol.md, "SWITCH").
 
     settle   the guest runs; the standby copies its memory into the shadow that it will need, one more epoch is cut, so
              that the last pause ships little, and the arbiter is seen to answer

@@ -1,11 +1,12 @@
-"""How a standby that suspects its active comes to run the guest: load, ask, claim (PROTOCOL.md, TAKE).
+"""How a standby that suspects its active comes to run the guest: load, ask, claim (docs/protocol.md, "TAKE").
 
     WATCHING --suspected--> CHECKING --fresh read says (g, X, me), state loaded--> CLAIMING --TAKE in force--> over
         ^                      |                                                      |
         +--- heard again, load failed, arbiter silent                                 |
         +--- another change won, this replica is still named -------------------------+
 
-A planned switchover needs no claim, only a state that is seen to load before the active proposes (PROTOCOL.md, SWITCH):
+A planned switchover needs no claim, only a state that is seen to load before the active proposes (docs/protocol.md,
+"SWITCH"):
 
     WATCHING --asked--> PREPARED --the record names this replica active--> over
         ^                  |

@@ -1,6 +1,6 @@
 """A page of metrics for Prometheus, over HTTP, served by the host's loop.
 
-Every metric has the label `guest`; METRICS.md beside the dashboard lists them. Times are in seconds and sizes in bytes,
+Every metric has the label `guest`; examples/deploy/METRICS.md lists them. Times are in seconds and sizes in bytes,
 as Prometheus wants them. Counters and histograms count since the start of this process. Needs the package
 `prometheus-client`: the extra `metrics`.
 """

@@ -1,4 +1,4 @@
-"""One checker per invariant (DESIGN.md, "Safety"). Each sees everything and raises Violation at the first breach."""
+"""One checker per invariant (docs/protocol.md, "Invariants"), which sees all and raises Violation at a breach."""
 
 from dataclasses import dataclass, field
 
@@ -21,7 +21,7 @@ __all__ = [
 
 
 class Violation(FtvmError):
-    """An invariant does not hold. `invariant` is its name in DESIGN.md."""
+    """An invariant does not hold. `invariant` is its name in docs/protocol.md."""
 
     def __init__(self, invariant: str, what: str) -> None:
         super().__init__(f"{invariant}: {what}")

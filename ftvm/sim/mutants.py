@@ -1,7 +1,8 @@
 """The breaks of the safety rules that the simulator must find, each a line that somebody could write by mistake.
 
 A mutant that lives shows that a fault or a checker is missing. Names say what the broken code does. tests/sim replays
-the seeds that found each; `ftvm simulate --mutant NAME` searches anew. The order is that of PROTOCOL.md.
+the seeds that found each; `ftvm simulate --mutant NAME` searches anew. docs/protocol.md, "Where each rule is", names
+the rule that each breaks.
 """
 
 from typing import Final

@@ -173,10 +173,11 @@ class World:
     def is_lost(self) -> bool:
         """Whether the guest is gone by two failures at once.
 
-        Its host died while its DROP of the standby was open, and the DROP came into force (PROTOCOL.md, "Unavoidable");
-        or its host died, and what the standby held did not load, so that it was discarded; or its host died, and
-        the standby had found it silent before it was named, had read that it is no member, and had begun anew. Or a
-        host was stopped while the other was dead or out of reach, and said that it has not stopped in order.
+        Its host died while its DROP of the standby was open, and the DROP came into force (docs/protocol.md, "Not
+        attainable"); or its host died, and what the standby held did not load, so that it was discarded; or its host
+        died, and the standby had found it silent before it was named, had read that it is no member, and had begun
+        again. Or a host was stopped while the other was dead or out of reach, and said that it has not stopped in
+        order.
         """
         record = self.store.record
         alive = {node.driver.replica.core.id for node in self.nodes.values() if not node.is_dead}

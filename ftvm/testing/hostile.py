@@ -4,7 +4,8 @@ What a stranger can do is in `STRANGER_ATTACKS`, by name: each opens its connect
 peer is closed, so that the honest pair has to live beside them. What only the holder of an allowed key can do goes
 through `member`.
 
-Knows nothing of ftvm's messages: frames are whatever the test says. Source: SECURITY.md; ZeroMQ RFC 23 (ZMTP 3.0).
+Knows nothing of ftvm's messages: frames are whatever the test says. Source: docs/wire.md, "Who may connect"; ZeroMQ
+RFC 23 (ZMTP 3.0).
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""CURVE: who may connect, decided by key alone. SECURITY.md has the measurements that each line here rests on.
+"""CURVE: who may connect, decided by key alone (docs/wire.md, "Who may connect").
 
 A listening socket without an enforced ZAP domain lets every stranger in, and pyzmq's authenticator dies with the
 first callback that raises. So the domain is enforced, and ZAP is answered by `Gate` inside the transport's own loop:

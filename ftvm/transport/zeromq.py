@@ -15,7 +15,7 @@ What libzmq holds of messages that are still coming in is bounded from outside, 
 
 Does not know: what the frames mean, who is alive, sessions.
 
-Source: ZeroMQ RFC 23, 26, 27, 28; SECURITY.md for each option and its reason.
+Source: ZeroMQ RFC 23, 26, 27, 28; docs/wire.md, "Who may connect".
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The fences of DESIGN.md that import-linter cannot see: names imported from a module, and sockets."""
+"""The fences of docs/architecture.md that import-linter cannot see: names imported from a module, and sockets."""
 
 import ast
 from collections.abc import Iterator

@@ -54,7 +54,7 @@ BREAKS: Final[dict[str, dict[str, str]]] = {
         r"/\ acked[h] = Len(hist[h])": r"/\ TRUE",
     },
 }
-"""Lines of the protocol that somebody could write by mistake (PROTOCOL.md, "break:"), as {text: text broken}."""
+"""Lines of the protocol that somebody could write by mistake (docs/protocol.md), as {text: text broken}."""
 
 WITNESSES: Final = ("NoTakeover", "NoSwitchThereAndBack", "NoLateRelease", "NoReprotection", "NoNewGuest")
 

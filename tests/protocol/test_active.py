@@ -38,7 +38,7 @@ def live_alone(pair: Pair, milliseconds: float) -> None:
 
 
 def test_a_replica_that_was_dropped_cannot_return_under_its_id() -> None:
-    """PROTOCOL.md: an id that was removed from the record never returns."""
+    """docs/protocol.md, "What is assumed": an id that was removed from the record never returns."""
     pair = Pair().protected()
     gone = pair.b.id
     parting.leave(pair.a.active, "a test", pair.now)

@@ -1,4 +1,4 @@
-"""What is held and what leaves while a standby comes, stays and goes (PROTOCOL.md, ADD and DROP)."""
+"""What is held and what leaves while a standby comes, stays and goes (docs/protocol.md, "ADD" and "DROP")."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What went wrong in the prototype before it was right (PROTOCOL.md), each a test."""
+"""What went wrong in the prototype before it was right (docs/protocol.md, "Mistakes made once"), each a test."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Each change of the record, exactly where PROTOCOL.md allows it."""
+"""Each change of the record, exactly where docs/protocol.md, "Changes of the record", allows it."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""How a standby comes to be active, and what becomes of who was (PROTOCOL.md, TAKE)."""
+"""How a standby comes to be active, and what becomes of who was (docs/protocol.md, "TAKE")."""
 
 from ftvm.config import Timing
 from ftvm.encode.messages import Ack, Leave, Ping

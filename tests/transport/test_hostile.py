@@ -1,4 +1,4 @@
-"""Whatever strangers do, the honest pair goes on, and nothing of theirs is delivered (SECURITY.md)."""
+"""Whatever strangers do, the honest pair goes on, and nothing of theirs is delivered (docs/wire.md)."""
 
 import select
 from collections.abc import Callable, Iterator

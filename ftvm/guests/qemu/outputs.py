@@ -1,8 +1,7 @@
 """What QEMU says on its network card and its console, handed to a sink in order, and not a word while it is paused.
 
 One thread waits for both. `hold` takes in all that was said so far and lets nothing more through until `flow`: what
-QEMU itself sends while its guest stands still (it announces addresses by itself) belongs to the next epoch. Source of
-the rule: QEMU.md, section 3.
+QEMU itself sends while its guest stands still (it announces addresses by itself) belongs to the next epoch.
 """
 
 import selectors

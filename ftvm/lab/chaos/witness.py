@@ -1,7 +1,7 @@
 """What must hold of all that hosts say and the arbiter keeps: the safety rules, seen from outside.
 
 * A generation has one record: whoever speaks of it says the same.
-* Each record follows from the one before by a change that PROTOCOL.md allows, and an id that left never returns.
+* Each record follows from the one before by a change that docs/protocol.md allows, and an id that left never returns.
 * Who says that the guest runs here is the active of the record that it knows (at most one active per generation).
 * In a pair of honest hosts nobody misbehaves, diverges or fails.
 
