@@ -48,7 +48,17 @@ class Cutter:
                     self._cut(effect)
         except (GuestError, LimitExceeded, MemoryError, OSError) as wrong:
             # No memory for a shadow, say: without a standby the guest is as well off as before.
-            self._replica.on_capture_failed(f"{type(wrong).__name__}: {wrong}", self._clock.now())
+            if not self._has_guest_failed():
+                self._replica.on_capture_failed(f"{type(wrong).__name__}: {wrong}", self._clock.now())
+
+    def _has_guest_failed(self) -> bool:
+        """Tell whether the guest itself is lost: a failed capture would drop the standby that is to take it over.
+
+        What it said before is handed on: a guest that has come to its own end has not failed.
+        """
+        reason = self._keeper.failure()
+        self._keeper.hand_on(self._clock.now())
+        return reason is not None and not self._keeper.is_end_held()
 
     def _collect(self, collect: Callable[[], int]) -> None:
         """Collect a round of the first copy from the paused guest."""

@@ -35,6 +35,7 @@ class FailingGuest(SimGuest):
 
     error: GuestError | None = None
     reason: str | None = None
+    dies_of_error: bool = False
     extra: bytes = b""
 
     def __init__(self, boots: bool) -> None:
@@ -44,6 +45,7 @@ class FailingGuest(SimGuest):
         devices = super().save_devices() + self.extra
         error, self.error = self.error, None
         if error is not None:
+            self.reason = str(error) if self.dies_of_error else self.reason
             raise error
         return devices
 
@@ -200,6 +202,32 @@ def test_a_guest_that_ended_leaves_and_the_standby_takes_over(make_pair: Callabl
     assert not any(isinstance(request, CompareAndSet) for request in pair.a.arbiter.requests[asked:])
     assert pair.store.read("vm") == Record(3, "b1", None)
     assert pair.b.told(TookOver)[0].detection_ns < pair.a.driver.settings.timing.backup_limit_ns
+
+
+def test_a_guest_that_dies_while_it_is_captured_is_taken_over(make_pair: Callable[..., Pair]) -> None:
+    """Regression: the failed capture ended the session, and the host waited for the DROP, then vacated the record: six
+    of eight times, a QEMU that was killed took the guest with it."""
+    pair = make_pair().protected()
+    asked = len(pair.a.arbiter.requests)
+    guest_of(pair).error, guest_of(pair).dies_of_error = GuestError("its process died"), True
+
+    pair.until(lambda: pair.b.role is Role.ACTIVE and pair.a.driver.stopped)
+
+    assert str(pair.a.driver.failure) == "the guest ended: its process died"
+    assert pair.a.driver.stopped.is_in_order
+    assert not any(isinstance(request, CompareAndSet) for request in pair.a.arbiter.requests[asked:])
+    assert pair.store.read("vm") == Record(3, "b1", None)
+
+
+def test_a_guest_that_ends_while_it_is_captured_has_ended(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair().protected()
+    guest_of(pair).error = GuestError("it is over")
+    guest_of(pair).end(pair)
+
+    pair.until(lambda: pair.a.driver.failure and pair.a.driver.stopped)
+
+    assert isinstance(pair.a.driver.failure, GuestEnded)
+    assert pair.store.read("vm").active is None
 
 
 def test_a_guest_that_came_to_its_own_end_ends_both_hosts_and_leaves_the_record_vacant(
