@@ -3,7 +3,7 @@
 import pytest
 
 from ftvm.config import Limits, Timing
-from ftvm.encode.messages import Ack, Ping
+from ftvm.encode.messages import Ack, EpochPart, Ping
 from ftvm.events import (
     HostFailed,
     Protected,
@@ -124,6 +124,19 @@ def test_a_ping_without_anything_new_is_answered_with_the_acknowledgement_again(
 
 
 # --- losing the standby ----------------------------------------------------------------------------------------------
+
+
+def test_an_epoch_of_which_a_part_is_missing_is_not_acknowledged() -> None:
+    pair = Pair().protected()
+    pair.a.emit(b"held")
+    pair.until(lambda: len(pair.a.waiting(EpochPart)) == 2)
+    epoch = pair.b.standby.committed.epoch
+
+    pair.b.take(pair.a, pair.a.sent.popleft())
+    pair.b.tick()
+
+    assert pair.b.waiting(Ack)
+    assert {ack.epoch for ack in pair.b.waiting(Ack)} == {epoch}
 
 
 def test_outputs_stay_held_until_the_drop_is_learned() -> None:
