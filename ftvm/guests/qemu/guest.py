@@ -202,8 +202,10 @@ class QemuGuest:
         self._require_paused("collect_dirty")
         try:
             parts = [self._ram_tracker().collect(), *(tracker.collect() for tracker in self._own_trackers())]
-        except TrackingLost:
-            self._drop_tracker()
+        except GuestError as wrong:
+            if isinstance(wrong, TrackingLost):
+                self._drop_tracker()
+            self._note_end()
             raise
         return _joined(parts)
 
@@ -219,7 +221,11 @@ class QemuGuest:
         self._require_paused("save_devices")
         if self._saved is None:
             qmp = self._process.qmp
-            self._saved = pack_devices(save_apart(qmp, self._state) if self._saves_apart else save_whole(qmp))
+            try:
+                self._saved = pack_devices(save_apart(qmp, self._state) if self._saves_apart else save_whole(qmp))
+            except GuestError:
+                self._note_end()
+                raise
         return self._saved
 
     def load_devices(self, devices: bytes) -> None:
@@ -296,6 +302,13 @@ class QemuGuest:
         if self._disk is not None and self._disk.trouble is not None:
             return f"QEMU stopped the guest ({status}): {self._disk.trouble}"
         return f"QEMU stood still ({status}) though nobody here had stopped it"
+
+    def _note_end(self) -> None:
+        """Note why QEMU ended, if it did: it answers no more some milliseconds before its process is gone.
+
+        Who asks for `failure` next has to know whether a capture failed or the guest is lost.
+        """
+        self._failure = self._failure or self._process.wait_ended(_END_SECONDS)
 
     def _give_up(self, reason: str) -> None:
         """End a QEMU that does not do what it should: whatever it was, it must not run on."""

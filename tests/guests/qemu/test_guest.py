@@ -245,6 +245,25 @@ def test_a_killed_qemu_is_told_and_lets_itself_be_paused(guests: Guests) -> None
         guest.save_devices()
 
 
+def capture_until_it_fails(guest: QemuGuest, capture: str) -> None:
+    for _ in range(100_000):
+        guest._saved = None  # else it is asked no more
+        getattr(guest, capture)()
+
+
+@pytest.mark.parametrize("capture", ["collect_dirty", "save_devices"])
+def test_a_capture_that_a_kill_breaks_off_tells_that_the_guest_is_lost(capture: str, guests: Guests) -> None:
+    """Regression: its process was not gone yet, so it was a failed capture, and the standby was dropped."""
+    guest, _ = guests.running()
+    guest.pause()
+
+    os.kill(guest.pid, signal.SIGKILL)
+    with pytest.raises(GuestError):
+        capture_until_it_fails(guest, capture)
+
+    assert guest.failure() == "QEMU was ended by SIGKILL"
+
+
 def test_a_guest_that_turns_itself_off_is_told(guests: Guests) -> None:
     guest, _ = guests.running()
 
