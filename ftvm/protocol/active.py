@@ -189,8 +189,9 @@ class Active(Bond):
             if self.link is LinkState.VACATING and known.active is None:
                 self.core.end_role(RoleEvent.VACATED, f"VACATE is in force: generation {known.generation}")
                 return
-            handing.end(self, f"generation {known.generation} names {known.active} active", now)
-            self.core.end_role(RoleEvent.DEPOSED, f"generation {known.generation} names {known.active} active")
+            reason = f"generation {known.generation} names {known.active or 'no host'} active"
+            handing.end(self, reason, now)
+            self.core.end_role(RoleEvent.DEPOSED, reason)
             return
         if self.core.desk.proposal is None:
             self._on_resolved(now)

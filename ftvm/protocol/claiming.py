@@ -82,7 +82,11 @@ def propose_if_ready(holding: Holding, now: Nanos) -> None:
             holding.poll_at = Nanos(now + holding.core.settings.timing.read_interval_ns)
             return
         call_off(holding, now)
-        holding.core.end_role(RoleEvent.EXPELLED, "the active is silent and the record does not name this replica")
+        holding.core.end_role(
+            RoleEvent.EXPELLED,
+            f"the active is silent and our arbiter's record, of generation {desk.known.generation}, does not name this "
+            "replica: do both hosts use the same arbiter?",
+        )
     elif holding.claim.is_loaded:
         holding.claim.step(ClaimEvent.PROPOSED)
         desk.propose(take(desk.known, holding.core.id))

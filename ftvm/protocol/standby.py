@@ -213,7 +213,8 @@ class Standby(Holding):
             # The record of a session is older than the session: else any peer that is dialled could keep us for ever.
             self.core.end_role(
                 RoleEvent.EXPELLED,
-                f"the session claims generation {self.opening.session.generation}, but {known.generation} is in force",
+                f"the active is at generation {self.opening.session.generation}, but our arbiter's record is of "
+                f"generation {known.generation}: do both hosts use the same arbiter?",
             )
         elif self.claim.state is ClaimState.CLAIMING and self.core.desk.proposal is None:
             self.claim.step(ClaimEvent.LOST)

@@ -6,8 +6,8 @@ import pytest
 
 from ftvm.checkpoint import Geometry, RegionShape
 from ftvm.encode.messages import Ack, Envelope, Join, Refuse, SessionId, Welcome
-from ftvm.events import ArbiterTrouble, JoinRefused, JoinUnanswered, Protected
-from ftvm.interfaces import CompareAndSet, Lane, Read, Record
+from ftvm.events import ArbiterTrouble, JoinRefused, JoinUnanswered, Protected, RoleChanged
+from ftvm.interfaces import Answer, CompareAndSet, Lane, Read, Record
 from ftvm.protocol import effects as do
 from ftvm.protocol.core import Role
 from ftvm.protocol.empty import UNANSWERED_NS
@@ -334,3 +334,19 @@ def test_a_host_that_is_to_start_the_guest_takes_no_welcome() -> None:
     pair.a.replica.on_message("b", None, header, welcome, pair.now)
 
     assert pair.a.role is Role.EMPTY
+
+
+def test_a_joiner_whose_arbiter_is_behind_its_active_asks_whether_both_use_the_same() -> None:
+    """Regression: "the session claims generation 1, but 0 is in force", sixty times a minute, for a mistyped folder."""
+    pair = Pair().started()
+    pair.until(lambda: pair.b.role is Role.SYNCING and isinstance(pair.b.outstanding, Read))
+    request, pair.b.outstanding = pair.b.outstanding, None
+    assert request is not None
+
+    pair.b.replica.on_answer(Answer(request, Record(0, None, None), None), pair.now)
+    pair.b.perform()
+
+    assert pair.b.told(RoleChanged)[-1].reason == (
+        "the active is at generation 1, but our arbiter's record is of generation 0: do both hosts use the same "
+        "arbiter?"
+    )

@@ -258,3 +258,14 @@ def test_nothing_is_claimed_before_the_state_is_loaded(monkeypatch: pytest.Monke
 
     assert pair.b.standby.claim.state is ClaimState.CHECKING
     assert pair.store.record == Record(2, "a1", "b1")
+
+
+def test_an_active_whose_record_was_vacated_says_so_in_plain_words() -> None:
+    """Regression: "generation 3 names None active"."""
+    pair = Pair().protected()
+    pair.store.record = Record(3, None, None)
+
+    pair.a.replica.core.desk.want_read()
+    pair.until(lambda: pair.a.role is Role.EMPTY)
+
+    assert pair.a.told(RoleChanged)[-1].reason == "generation 3 names no host active"
