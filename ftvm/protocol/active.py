@@ -187,6 +187,9 @@ class Active(Bond):
                     self.switchover.switched_at = now
                 return
             if self.link is LinkState.VACATING and known.active is None:
+                if self.core.stop is not None:
+                    ended = f"the guest has ended here, and the record is vacant (generation {known.generation})"
+                    self.core.stop.end(ended, is_in_order=True)
                 self.core.end_role(RoleEvent.VACATED, f"VACATE is in force: generation {known.generation}")
                 return
             reason = f"generation {known.generation} names {known.active or 'no host'} active"

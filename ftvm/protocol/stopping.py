@@ -14,9 +14,10 @@ standby has had its time: it then cannot, or would not, take the guest. A silent
 standby takes over when that answers, and this host says so. Where the guest has failed, what the standby has is all
 that is left of it, and is never given up.
 
-From LEAVING on the guest stands still, and from VACATING on nothing is released: the record may be vacant, and a new
-guest may run.
+From LEAVING on the guest stands still. What was acknowledged may still be released, as by any active that is late.
 """
+
+from typing import Final
 
 from ftvm.encode.messages import Leave
 from ftvm.interfaces import Lane
@@ -32,7 +33,7 @@ from ftvm.units import Nanos
 
 __all__ = ["go_on_active", "go_on_empty", "go_on_standby", "take_goodbye"]
 
-GOODBYE_LIMITS = 4
+GOODBYE_LIMITS: Final = 4
 """A standby waits for so many of its limits of silence for the answer to its goodbye."""
 
 

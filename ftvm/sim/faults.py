@@ -8,6 +8,8 @@ import random
 from typing import TYPE_CHECKING, Final
 
 from ftvm.interfaces import Sign
+from ftvm.protocol.active import Active
+from ftvm.protocol.link import NAMED
 from ftvm.sim.happening import Happening
 
 if TYPE_CHECKING:
@@ -95,6 +97,23 @@ def _slow_disk(world: "World", chance: random.Random) -> None:
     world.timeline.after(chance.randrange(50 * _MS, 1000 * _MS), recover)
 
 
+def _guest_death(world: "World", chance: random.Random) -> None:
+    """Have the guest fail where it runs, as a QEMU that is killed: its host stops, and the standby must go on."""
+    del chance
+    node = world.active()
+    if node is not None:
+        world.trace(f"GUEST DIES {node.name}")
+        node.survivor = world.store.record.standby
+        node.guest.die("the guest was killed")  # its host notices at its next step, which may well be a cut
+
+
+def _can_guest_die(world: "World") -> bool:
+    node = world.active()
+    steps = node.driver.replica.steps if node is not None else None
+    is_in_touch = isinstance(steps, Active) and steps.link in NAMED
+    return is_in_touch and node is not None and not node.driver.is_leaving and world.is_survived_by_other(node.address)
+
+
 def ambush(world: "World", chance: random.Random) -> None:
     """Strike in the few milliseconds after a change of the record, when the two sides know different things."""
     addresses = [address for address, node in world.nodes.items() if node.is_up]
@@ -127,4 +146,5 @@ FAULTS: Final[tuple[Happening, ...]] = (
     Happening(kind="reset", gap_ms=(50, 600), act=_reset),
     Happening(kind="outage", gap_ms=(200, 1500), act=_outage),
     Happening(kind="slow_disk", gap_ms=(200, 1500), act=_slow_disk),
+    Happening(kind="guest_death", gap_ms=(400, 3000), act=_guest_death, is_possible=_can_guest_die),
 )

@@ -52,6 +52,7 @@ class SimGuest:
         self._sink: OutputSink | None = None
         self.on_saved: Callable[[bytes], None] = _ignore
         self.fails_to_load: Callable[[], bool] = _never
+        self.death: str | None = None
         self._injected = b""
         self._inputs: deque[bytes] = deque(maxlen=_INPUTS_MAX)
         if boots:
@@ -109,7 +110,12 @@ class SimGuest:
 
     def resume(self) -> None:
         """Let `advance` work."""
-        self._is_running = True
+        self._is_running = self.death is None
+
+    def die(self, reason: str) -> None:
+        """Fail for good, as a guest does whose process was killed: nothing can be captured of it any more."""
+        self.death = reason
+        self._is_running = False
 
     def collect_dirty(self) -> Bitmap:
         """Get and clear the pages written."""
@@ -126,6 +132,8 @@ class SimGuest:
     def save_devices(self) -> bytes:
         """Return the register; tell `on_saved` what the state is."""
         self._must_be_paused()
+        if self.death is not None:
+            raise GuestError(self.death)
         self.on_saved(self.fingerprint())
         return _REGISTER.pack(_MAGIC, self._steps)
 
@@ -144,8 +152,8 @@ class SimGuest:
         self._inputs.append(payload)
 
     def failure(self) -> str | None:
-        """It never fails."""
-        return None
+        """Why it died, if it did."""
+        return self.death
 
     def close(self) -> None:
         """Nothing to give back."""

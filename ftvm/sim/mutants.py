@@ -373,6 +373,11 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             ),
         ),
         _mutant(
+            "drop_the_standby_of_a_guest_that_failed",
+            "a capture that fails, because the guest has, drops the only one who could go on",
+            Edit("ftvm.runtime.cutting:Cutter.capture", "if not self._has_guest_failed():", "if True:"),
+        ),
+        _mutant(
             "go_without_vacating",
             "a host that stops, and ran the guest alone, leaves the record as it is",
             Edit(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ftvm.checkpoint import Output, Watermarks
-from ftvm.events import Event, RecordLearned, RoleChanged, Suspected
+from ftvm.events import Event, PeerMisbehaved, RecordLearned, RoleChanged, SessionEnded, Suspected
 from ftvm.protocol.active import Active
 from ftvm.protocol.core import Role
 from ftvm.protocol.standby import Standby
@@ -70,6 +70,8 @@ class Node:
         self.address = address
         self.name = f"{address}#{incarnation}"
         self.is_dead = False
+        self.survivor: str | None = None
+        """Who was the standby when the guest died here, unless it broke off itself."""
         self.steps = 0
         self._hurries = 0
         self._waits: list[Callable[[], None]] | None = None
@@ -145,6 +147,8 @@ class Node:
         if isinstance(event, RoleChanged) and event.role == Role.ACTIVE.value:
             replica = self.driver.replica
             self.world.actives.became_active(replica.core.desk.known, replica.core.id)
+        elif isinstance(event, PeerMisbehaved) or (isinstance(event, SessionEnded) and "left" in event.reason):
+            self.survivor = None
         elif isinstance(event, Suspected):
             self._note_suspicion(event)
         elif isinstance(event, RecordLearned) and event.standby == self.driver.replica.core.id:
@@ -270,7 +274,8 @@ class Node:
             epoch, fingerprint = steps.committed.epoch or 0, self.guest.fingerprint()
             self.world.states.runs_from(self.driver.replica.core.id, epoch, fingerprint)
             self.world.states.was_cut(steps.opening.session.active, epoch, fingerprint)
-        if self.driver.failure is not None and self.driver.stopped is None:
+        is_explained = self.driver.stopped is not None or self.guest.death is not None
+        if self.driver.failure is not None and not is_explained:
             raise Violation("liveness", f"{self.name} failed: {self.driver.failure}")
         self.check_stop()
 

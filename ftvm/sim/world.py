@@ -280,6 +280,12 @@ class World:
                 node.wake()
         self.timeline.after(self._inputs.randrange(self.plan.input_ns_max), self._bring_inputs)
 
+    def _was_dropped(self, standby: str) -> None:
+        """Check that nobody is dropped who alone could go on."""
+        for node in self.nodes.values():
+            if node.survivor == standby and self.lives(standby):
+                raise Violation("stop", f"the guest of {node.name} had failed, and its standby {standby} was dropped")
+
     def _was_vacated(self, before: Record) -> None:
         """Note that the guest has ended, by the word of a host that stops."""
         self.is_ended = self.is_calm = True
@@ -292,6 +298,8 @@ class World:
         self.records.changed(before, after)
         if after.active is None:
             self._was_vacated(before)
+        if before.standby is not None and after.standby is None and after.active != before.standby:
+            self._was_dropped(before.standby)
         if after.standby is not None and after.standby != before.standby:
             suspected_at = self.suspecting.get(after.standby, self.timeline.now)
             if self.timeline.now - suspected_at > PATIENCE_NS:

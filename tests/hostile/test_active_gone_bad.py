@@ -17,6 +17,7 @@ from ftvm.encode.messages import EpochPart
 from ftvm.encode.wire import decode, encode
 from ftvm.events import PeerMisbehaved, TookOver
 from ftvm.interfaces import Lane
+from ftvm.protocol import parting
 from ftvm.protocol.core import Role
 from ftvm.protocol.link import LinkState
 
@@ -213,7 +214,7 @@ def test_messages_of_an_earlier_session_are_dropped(pair: Pair) -> None:
     pair.a.transport.send = record  # type: ignore[assignment, method-assign]
     pair.run(100)
     pair.a.transport.send = send  # type: ignore[method-assign]
-    pair.a.active.leave("a test", pair.clock.now())
+    parting.leave(pair.a.active, "a test", pair.clock.now())
     pair.until(lambda: pair.a.active.link is LinkState.NONE)
     pair.until(lambda: pair.a.active.link is LinkState.PROTECTED)
     pair.until(lambda: not pair.a.active.session.in_flight)  # type: ignore[union-attr]

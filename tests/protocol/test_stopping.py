@@ -91,6 +91,7 @@ def test_an_active_whose_standby_stays_silent_vacates_the_record() -> None:
     assert outcome(pair.a) == IN_ORDER
     assert pair.store.record == Record(3, None, None)
     assert not pair.a.is_running
+    assert "the guest has ended here" in str(pair.a.replica.core.stop.outcome)
 
 
 def test_the_guest_stands_still_once_the_standby_was_asked_to_take_it() -> None:
