@@ -169,6 +169,7 @@ class Active(Bond):
             case Leave():
                 if self.link in (LinkState.COPYING, LinkState.CATCHING_UP):
                     self.patience.strike(session.key or session.peer, now)
+                session.has_left = True
                 # The answer is what it stays for: else its word could be lost with its connection.
                 parting.leave(self, f"the standby left: {message.reason}", now)
             case _:

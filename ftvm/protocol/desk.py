@@ -68,6 +68,13 @@ class Desk:
         self.proposal = None
         return True
 
+    def withdraw_unsent(self) -> bool:
+        """Take the proposal back if it was never submitted; tell whether it was taken back."""
+        is_unsent = self.proposal is not None and self._attempts == 0
+        if is_unsent:
+            self.proposal = None
+        return is_unsent
+
     def want_read(self) -> int:
         """Ask for the record. The answer is fresh once `reads` has come to the number returned.
 

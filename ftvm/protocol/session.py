@@ -71,6 +71,7 @@ class Session:
     time from a cut to its acknowledgement, smoothed, 0 while none came.
 
     engines      those that the standby knows, by name
+    has_left     whether the other side said goodbye: it will take nothing over
     is_followed  the standby executes the log, or will behind what was shipped; no pages go to it then
     logged       all of it, and `covered` what checkpoints that were acknowledged have made dispensable
     rest_epoch   the mark at which it is to come to rest; no checkpoint follows before it has
@@ -88,6 +89,7 @@ class Session:
     acked: Watermarks = NOTHING_SAFE
     log_shipped: int = 0
     contact: Contact = Contact.WELCOMED
+    has_left: bool = False
     opened_at: Nanos = Nanos(0)
     ping_number: int = 0
     in_flight: deque[InFlight] = field(default_factory=deque)

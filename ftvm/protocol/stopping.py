@@ -12,7 +12,7 @@ What is proposed is waited for: an ADD, then the guest is handed to whom it name
 VACATE is one step from (g, X, any) to (g+1, none, none). From LEAVING it comes only after a fresh read, and after the
 standby has had its time: it then cannot, or would not, take the guest. A silent arbiter leaves the record as it is: the
 standby takes over when that answers, and this host says so. Where the guest has failed, what the standby has is all
-that is left of it, and is never given up.
+that is left of it, and is never given up: a DROP that was not sent yet is taken back.
 
 From LEAVING on the guest stands still. What was acknowledged may still be released, as by any active that is late.
 """
@@ -66,8 +66,9 @@ def _move_on(bond: Bond, stop: Stopping, now: Nanos) -> None:
             stop.has_tried = True
             handing.begin(bond, HAND_OVER_NS, now)
         case LinkState.PROTECTED:
-            bond.move(LinkEvent.LEFT)
-            stop.left_at, stop.fresh_at = now, bond.core.desk.want_read()
+            _leave(bond, stop, now)
+        case LinkState.DROPPING if _may_go_on(bond, stop) and bond.core.desk.withdraw_unsent():
+            _leave(bond, stop, now)  # it fell silent in the very step in which the guest was found to have failed
         case LinkState.SETTLING | LinkState.HANDING if stop.kind is not StopKind.ASKED:
             handing.call_off(bond, stop.reason, now)
         case LinkState.LEAVING if _has_had_its_time(bond, stop, now):
@@ -114,6 +115,16 @@ def go_on_empty(core: Core, stop: Stopping, now: Nanos) -> None:
         stop.end(_where_the_guest_is(core), is_in_order=True)
     elif now >= stop.ends_at:
         stop.end(f"it has proposed to start the guest, and {_silence_of(core)}", is_in_order=False)
+
+
+def _may_go_on(bond: Bond, stop: Stopping) -> bool:
+    """Whether the standby that was lost is all that is left of the guest, and may live."""
+    return stop.kind is StopKind.FAILED and bond.session is not None and not bond.session.has_left
+
+
+def _leave(bond: Bond, stop: Stopping, now: Nanos) -> None:
+    bond.move(LinkEvent.LEFT)
+    stop.left_at, stop.fresh_at = now, bond.core.desk.want_read()
 
 
 def _vacate(bond: Bond) -> None:

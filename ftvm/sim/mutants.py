@@ -376,6 +376,12 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             "drop_the_standby_of_a_guest_that_failed",
             "a capture that fails, because the guest has, drops the only one who could go on",
             Edit("ftvm.runtime.cutting:Cutter.capture", "if not self._has_guest_failed():", "if True:"),
+            Edit(f"{_STOPPING}:_move_on", "bond.core.desk.withdraw_unsent()", "False"),
+        ),
+        _mutant(
+            "send_the_drop_of_a_failed_guest",
+            "a standby that is suspected in the step in which the guest is found to have failed is dropped",
+            Edit(f"{_STOPPING}:_move_on", "bond.core.desk.withdraw_unsent()", "False"),
         ),
         _mutant(
             "go_without_vacating",
@@ -385,12 +391,6 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
                 "if bond.core.desk.proposal is None:",
                 'bond.core.stop.end("", is_in_order=True)\n    if False:',
             ),
-        ),
-        _mutant(
-            "tell_the_standby_that_it_lives_while_leaving",
-            "a host that has asked its standby to take the guest goes on sending heartbeats",
-            Edit(f"{_ACTIVE}.tick", "or self.link in ENDING", ""),
-            Edit(f"{_STOPPING}:_move_on", "stop.kind is StopKind.ASKED and not stop.has_tried", "False"),
         ),
         _mutant(
             "discard_before_an_add_can_have_come",

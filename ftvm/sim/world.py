@@ -231,7 +231,7 @@ class World:
         """Whether the guest would live on if this host, which is alive, died now."""
         other = self.nodes["b" if address == "a" else "a"]
         record = self.store.record
-        is_member = other.driver.replica.core.id in (record.active, record.standby)
+        is_member = other.driver.replica.core.id in (record.active, record.standby) and other.guest.death is None
         return is_member and not (other.is_dead or other.driver.is_leaving or self.nodes[address].is_dead)
 
     def lives(self, replica: str | None) -> bool:

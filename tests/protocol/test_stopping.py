@@ -5,6 +5,7 @@ import pytest
 from ftvm.encode.messages import Leave
 from ftvm.events import SwitchFailed
 from ftvm.interfaces import CompareAndSet, Record
+from ftvm.protocol import parting
 from ftvm.protocol.core import Role
 from ftvm.protocol.empty import UNANSWERED_NS
 from ftvm.protocol.link import LinkState
@@ -221,6 +222,44 @@ def test_a_guest_that_failed_is_the_standbys_and_the_record_never_vacated() -> N
     assert pair.store.record == Record(2, "a1", "b1")
 
 
+def test_a_drop_that_was_not_sent_when_the_guest_failed_is_taken_back() -> None:
+    """Found by seed 4172: the standby was suspected in the very step in which the guest was found to have failed."""
+    pair = Pair().protected()
+    parting.lose(pair.a.active, "the standby was silent", pair.now)
+    link = pair.a.active.link
+
+    stop(pair.a, StopKind.FAILED)
+    pair.run(200)
+
+    assert link is LinkState.DROPPING
+    assert pair.b.role is Role.ACTIVE
+    assert outcome(pair.a) == IN_ORDER
+
+
+def test_a_standby_that_left_is_not_waited_for_when_the_guest_fails() -> None:
+    """Found by seed 10897, where the guest had died before its standby was stopped."""
+    pair = Pair().protected()
+    stop(pair.b)
+    pair.carry(pair.b, pair.a)
+
+    stop(pair.a, StopKind.FAILED)
+    pair.run(200)
+
+    assert outcome(pair.a) == outcome(pair.b) == IN_ORDER
+    assert pair.store.record == Record(4, None, None)
+
+
+def test_a_drop_that_was_sent_before_the_guest_failed_is_waited_for() -> None:
+    pair = Pair().protected()
+    parting.lose(pair.a.active, "the standby was silent", pair.now)
+    pair.until(lambda: isinstance(pair.a.outstanding, CompareAndSet))
+
+    stop(pair.a, StopKind.FAILED)
+
+    assert pair.a.active.link is LinkState.DROPPING
+    assert pair.a.replica.core.desk.proposal == Record(3, "a1", None)
+
+
 def test_a_guest_that_failed_while_its_host_stopped_is_not_handed_over() -> None:
     pair = Pair().protected()
     stop(pair.a)
@@ -272,6 +311,21 @@ def test_a_guest_that_is_not_handed_over_by_a_stop_is_not_said_to_go_on() -> Non
 
     assert [failed.is_stopping for failed in stopped.a.told(SwitchFailed)] == [True]
     assert [failed.is_stopping for failed in asked.a.told(SwitchFailed)] == [False]
+
+
+def test_a_standby_that_leaves_a_halting_active_that_leaves_too_breaks_nothing() -> None:
+    """Found by seed 5453: no row of the link's table."""
+    pair = Pair(make_settings(halts_alone=True)).protected()
+    stop(pair.a)
+    live_on(pair, pair.a, HAND_OVER_MS + 300)
+    link = pair.a.active.link
+
+    stop(pair.b)
+    pair.run(TAKE_MS + 500)
+
+    assert link is LinkState.LEAVING
+    assert outcome(pair.a) == IN_ORDER
+    assert (pair.store.record.active, pair.store.record.standby) == (None, None)
 
 
 # --- a standby -------------------------------------------------------------------------------------------------------

@@ -10,6 +10,9 @@ from .stagehands import soak_pair
 
 PATIENT = ("--silence", "200000")
 REFUSED = "connection refused on both lanes"
+DIALLED_SECONDS = 3.0
+"""Each host has connected to the other by then: a dial that failed is tried again within a second. Who has not cannot
+ask, and waits for silence."""
 
 
 def test_resets_of_a_healthy_link_cause_no_takeover_and_no_drop() -> None:
@@ -28,6 +31,7 @@ def test_resets_of_a_healthy_link_cause_no_takeover_and_no_drop() -> None:
 )
 def test_a_killed_process_is_noticed_by_its_refusals(victim: str, survivor: str, told: str, reason: str) -> None:
     with soak_pair(*PATIENT, has_relay=False) as pair:
+        pair.pass_time(DIALLED_SECONDS)
         pair.kill(victim)
 
         pair.wait_until(lambda: bool(pair.told[told]), f"{survivor} goes on alone")
