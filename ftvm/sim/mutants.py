@@ -31,6 +31,7 @@ _IN_FORCE: Final = "ftvm.protocol.output:standbys_in_force"
 _NO_DIGEST_THERE: Final = Edit(f"{_COMMITTED}.commit", ", checkpoint.memory_digest", ", None")
 _NO_DIGEST_HERE: Final = Edit("ftvm.protocol.session:Session._compare", "sent.epoch == ack.epoch", "False")
 _NO_CHAIN: Final = Edit(f"{_COMMITTED}.commit", "checkpoint.base != self.epoch or ", "")
+_NO_WAIT_TO_BE_NAMED: Final = Edit(f"{_CLAIMING}:propose_if_ready", "now < holding.claim.began_at + NAMING_NS", "False")
 _NO_RETIRED: Final = Edit(f"{_ADMISSION}:_why_not", "if joiner in bond.core.retired:", "if False:")
 
 
@@ -164,6 +165,7 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             "claim_on_a_read_from_before",
             "what the record was before the active fell silent decides whether to claim, or to give up",
             Edit(f"{_CLAIMING}:propose_if_ready", "if desk.reads < holding.claim.fresh_at:", "if False:"),
+            _NO_WAIT_TO_BE_NAMED,
         ),
         _mutant(
             "claim_what_does_not_load",
@@ -395,7 +397,7 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
         _mutant(
             "discard_before_an_add_can_have_come",
             "a whole standby that reads once that it is no member throws its state away",
-            Edit(f"{_CLAIMING}:propose_if_ready", "now < holding.claim.began_at + NAMING_NS", "False"),
+            _NO_WAIT_TO_BE_NAMED,
         ),
         _mutant(
             "stop_a_standby_that_may_be_active",

@@ -109,6 +109,7 @@ class Host:
         selector.register(self.world.fds()[0], selectors.EVENT_READ)
         while True:
             self.status("active")
+            self.world.announce()  # again and again: a late frame of the dead host may have led the switch astray
             selector.select(0.05)
             for _, frame in self.world.receive(64):
                 heard = self.station.hear(frame)
