@@ -7,6 +7,7 @@ script passes, however often it is played, unless the code is broken; the mutant
 from collections.abc import Callable
 
 from ftvm.engines.remus import Remus
+from ftvm.interfaces import Sign
 from ftvm.protocol.active import Active
 from ftvm.protocol.core import Role
 from ftvm.protocol.link import LinkState
@@ -105,3 +106,14 @@ def the_active_dies_while_its_add_is_written(seed: int) -> None:
     world.links.cut.clear()
     world.reboot("a")
     world.check_alive()
+
+
+def the_firewall_resets_twice_and_refuses_once_each_time(seed: int) -> None:
+    """The second reset comes before the first refusal was asked after: two refusals in a row, and nobody has died."""
+    world = calm_world(seed)
+    play_until(world, world._is_protected)
+    for _ in range(50):
+        world.network.reset([Sign.REFUSED] * len(world.nodes))
+        play_until(world, lambda: not world.links.false_answers)
+        world.network.reset([Sign.REFUSED] * len(world.nodes))
+        play(world, 100)

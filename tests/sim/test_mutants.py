@@ -23,6 +23,7 @@ from . import scripts
 
 RECORDED: dict[str, list[int]] = json.loads((Path(__file__).parent / "recorded_seeds.json").read_text())
 SCRIPTS: dict[str, Callable[[int], None]] = {
+    "add_up_the_refusals_of_two_resets": scripts.the_firewall_resets_twice_and_refuses_once_each_time,
     "add_without_hold": scripts.the_active_dies_right_after_its_add,
     "bear_with_a_loop_that_hangs": scripts.the_actives_loop_hangs_for_good,
     "discard_before_an_add_can_have_come": scripts.the_active_dies_while_its_add_is_written,
