@@ -83,7 +83,7 @@ class Driver:
         self._clock = clock
         self._send = send
         self._on_event = on_event
-        self._sink = NumberingSink(wake)
+        self._sink = NumberingSink(wake, clock)
         memory = NativeMemory([region.buffer for region in guest.memory])
         self._memory = CommittedMemory(memory)
         self._stored = StoredMemory(self._memory, guest.memory)
@@ -173,7 +173,7 @@ class Driver:
         if answer is not None:
             self.replica.on_answer(answer, now)
             self._perform()
-        self._keeper.deliver(self._world.receive(self.limits.inputs_per_step))
+        self._keeper.deliver(self._world.receive(self.settings.limits.inputs_per_step))
         if self._keeper.has_work:
             self._keeper.follow_on(now)
             self._perform()
@@ -359,7 +359,8 @@ class Driver:
             self._end = f"the guest ended: {effect.output.payload.decode(errors='replace')}"
         else:
             self._world.release(effect.output)
-        self._counters.released((self._clock.now() - effect.since) / 1000)
+        made_at = self._sink.take_time(effect.output.number)
+        self._counters.released((self._clock.now() - (effect.since if made_at is None else made_at)) / 1000)
 
     def _run(self, effect: do.Run) -> None:
         self._hands.end_warm_up()
@@ -369,7 +370,7 @@ class Driver:
 
     def _warm_up(self) -> None:
         """Copy a portion of the memory that a switchover will start from."""
-        if self.is_warming_up and self._hands.warm_up(self._memory.digests):
+        if self._hands.is_warming_up and self._hands.warm_up(self._memory.digests):
             self.replica.on_warm()
 
     # --- ends ------------------------------------------------------------------------------------------------------

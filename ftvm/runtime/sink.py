@@ -1,4 +1,4 @@
-"""Where the guest's outputs and log records enter ftvm: numbered as they come, taken out by the driver.
+"""Where the guest's outputs and log records enter ftvm: numbered and timed as they come, taken out by the driver.
 
 The guest's thread fills it and the driver's thread drains it; a deque's append and popleft are atomic, and only the
 guest's thread counts. `open`, `close` and `set_logging` are called only while the guest is paused.
@@ -10,10 +10,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from ftvm.checkpoint import GuestPosition, LogKind, LogRecord, Output
+from ftvm.interfaces import Clock
+from ftvm.units import Nanos
 
 __all__ = ["Drained", "NumberingSink"]
 
 _WARNINGS_KEPT: Final = 16
+_TIMES_KEPT: Final = 4_096
+"""Of outputs that have not left yet; where more are held, what the oldest of them waited for is told a little short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +34,15 @@ class Drained:
 class NumberingSink:
     """Counts outputs over all channels, and log records. What comes while it is closed is thrown away."""
 
-    __slots__ = ("_is_logging", "_is_open", "_items", "_log_next", "_next", "_wake", "_warnings")
+    __slots__ = ("_clock", "_is_logging", "_is_open", "_items", "_log_next", "_next", "_times", "_wake", "_warnings")
 
-    def __init__(self, wake: Callable[[], None]) -> None:
-        """Call `wake` whenever something has come to an empty sink."""
+    def __init__(self, wake: Callable[[], None], clock: Clock) -> None:
+        """Call `wake` whenever something has come to an empty sink; `clock` says when each output was made."""
         self._items: deque[tuple[Output | LogRecord, int]] = deque()
         self._warnings: deque[str] = deque(maxlen=_WARNINGS_KEPT)
+        self._times: deque[tuple[int, Nanos]] = deque(maxlen=_TIMES_KEPT)
         self._wake = wake
+        self._clock = clock
         self._next = 1
         self._log_next = 1
         self._is_open = False
@@ -60,6 +66,7 @@ class NumberingSink:
     def open(self, output_next: int, log_next: int, *, is_logging: bool) -> None:
         """Let outputs in, and log records if `is_logging`; the next ones get these numbers."""
         self._items.clear()
+        self._times.clear()
         self._next = output_next
         self._log_next = log_next
         self._is_logging = is_logging
@@ -80,9 +87,24 @@ class NumberingSink:
             return
         number = self._next
         self._next += 1
+        self._times.append((number, self._clock.now()))
         if self._is_logging and position is not None:
             self._log(LogKind.OUTPUT, position, amount=number)
         self._put(Output(number=number, channel=channel, payload=payload))
+
+    def take_time(self, number: int) -> Nanos | None:
+        """Return when an output was made, and forget that of it and of all before it.
+
+        None if the guest did not make it since the sink was opened, or too many came since.
+        """
+        while self._times:
+            known, made_at = self._times.popleft()
+            if known == number:
+                return made_at
+            if known > number:
+                self._times.appendleft((known, made_at))
+                return None
+        return None
 
     def took_input(self, position: GuestPosition, channel: str, payload: bytes) -> None:
         """Log an input."""

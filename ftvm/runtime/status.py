@@ -85,7 +85,7 @@ class Status:
     epochs_in_flight  cut and not acknowledged yet; `lag_ms` is the age of the oldest of them
     outputs_held      waiting for their epoch
     pause_us          how long the guest stood still for a checkpoint, under the present standby
-    output_delay_us   how long released outputs had been held, under the present standby
+    output_delay_us   from when the guest made an output until it left, under the present standby
     pauses, output_delays   the same as histograms, since the start
     bytes_sent        encoded pages and device state; `bytes_raw` is what whole pages would have been
     failure           why this host cannot go on, or None

@@ -51,7 +51,7 @@ COUNTERS: Final[dict[str, tuple[str, Callable[[Status], float]]]] = {
 }
 HISTOGRAMS: Final[dict[str, tuple[str, Callable[[Status], Histogram]]]] = {
     "ftvm_pause_seconds": ("How long the guest stood still for a checkpoint", lambda s: s.pauses),
-    "ftvm_output_delay_seconds": ("How long released outputs had been held", lambda s: s.output_delays),
+    "ftvm_output_delay_seconds": ("From when the guest made an output until it left", lambda s: s.output_delays),
 }
 
 

@@ -9,6 +9,7 @@ from ftvm.engines.hybrid import Hybrid
 from ftvm.runtime.follow import replay
 from ftvm.runtime.sink import NumberingSink
 from ftvm.sim.guest import SimGuest
+from ftvm.testing.hosts import ManualClock
 
 from .conftest import MakePair, held, payloads, speak, take_over
 
@@ -17,7 +18,7 @@ ENGINE = Hybrid(interval=10.0)
 
 def make_guest() -> tuple[SimGuest, NumberingSink]:
     guest = SimGuest(page_count=24, pages_per_step=2, output_every=4, boots=True)
-    sink = NumberingSink(lambda: None)
+    sink = NumberingSink(lambda: None, ManualClock())
     guest.attach(sink)
     return guest, sink
 

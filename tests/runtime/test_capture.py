@@ -16,6 +16,7 @@ from ftvm.protocol.effects import Cut
 from ftvm.runtime.capture import Hands
 from ftvm.runtime.sink import NumberingSink
 from ftvm.sim.guest import SimGuest
+from ftvm.testing.hosts import ManualClock
 from ftvm.units import Nanos
 
 LIMITS = Limits(batch_bytes=1 << 16)
@@ -27,7 +28,7 @@ class Primary:
 
     def __init__(self, policy: CapturePolicy | None = None) -> None:
         self.guest = SimGuest(page_count=24, pages_per_step=2, output_every=2, boots=True)
-        self.guest.attach(NumberingSink(lambda: None))
+        self.guest.attach(NumberingSink(lambda: None, ManualClock()))
         memory = NativeMemory([region.buffer for region in self.guest.memory])
         self.hands = Hands(self.guest, memory, LIMITS)
         if policy is not None:

@@ -427,6 +427,22 @@ def test_the_status_tells_how_long_outputs_were_held(make_pair: Callable[..., Pa
     assert 0 < delay.p50 <= delay.p99 <= 25_000  # the test's clock: an interval of 20 ms, and a commit
 
 
+def test_an_output_waits_from_when_the_guest_made_it_not_from_when_the_loop_took_it(
+    make_pair: Callable[..., Pair],
+) -> None:
+    pair = make_pair()
+    pair.alive.remove(pair.b)
+    pair.run(10)  # alone: what is taken leaves at once
+    before = pair.a.driver.status(pair.clock.now()).output_delays
+
+    pair.a.driver._sink.emit("net0", b"x")
+    pair.clock.elapse(7)
+    pair.a.step()
+    after = pair.a.driver.status(pair.clock.now()).output_delays
+
+    assert after.sum_us - before.sum_us >= 7_000
+
+
 @pytest.mark.parametrize("limits", [Limits(log_records=64), Limits(log_bytes=512)], ids=["records", "bytes"])
 def test_a_guest_whose_log_grows_long_is_paused_until_a_checkpoint_covers_it(limits: Limits) -> None:
     """The backup keeps the log since the last checkpoint: more than it can keep would end the session."""

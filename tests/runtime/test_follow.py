@@ -12,6 +12,7 @@ from ftvm.protocol.effects import Difference
 from ftvm.runtime.follow import Follower
 from ftvm.runtime.sink import NumberingSink
 from ftvm.sim.guest import SimGuest
+from ftvm.testing.hosts import ManualClock
 
 PAGES = 24
 STEPS = 40
@@ -22,7 +23,7 @@ class Leader:
 
     def __init__(self) -> None:
         self.guest = make_guest()
-        self.sink = NumberingSink(lambda: None)
+        self.sink = NumberingSink(lambda: None, ManualClock())
         self.sink.open(1, 1, is_logging=True)
         self.guest.attach(self.sink)
         self.guest.resume()
@@ -70,7 +71,7 @@ def guest() -> SimGuest:
 
 @pytest.fixture
 def sink(guest: SimGuest) -> NumberingSink:
-    sink = NumberingSink(lambda: None)
+    sink = NumberingSink(lambda: None, ManualClock())
     sink.open(1, 1, is_logging=False)
     guest.attach(sink)
     return sink

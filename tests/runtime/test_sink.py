@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 
 from ftvm.checkpoint import GuestPosition, LogKind
 from ftvm.runtime.sink import NumberingSink
+from ftvm.testing.hosts import ManualClock
 
 
 def make_sink() -> tuple[NumberingSink, list[None], Callable[[], list[int]]]:
     woken: list[None] = []
-    sink = NumberingSink(lambda: woken.append(None))
+    sink = NumberingSink(lambda: woken.append(None), ManualClock())
     return sink, woken, lambda: [output.number for output, _ in sink.drain().outputs]
 
 
@@ -112,3 +113,36 @@ def test_warnings_are_kept_while_nothing_else_gets_in_and_taken_once() -> None:
     assert woken
     assert sink.take_warnings() == [f"{number}" for number in range(4, 20)], "the newest sixteen"
     assert sink.take_warnings() == []
+
+
+def test_the_time_of_an_output_is_that_of_its_emission_and_is_told_once() -> None:
+    clock = ManualClock(0)
+    sink = NumberingSink(lambda: None, clock)
+    sink.open(5, 1, is_logging=False)
+    for _ in range(3):
+        clock.elapse(1)
+        sink.emit("net0", b"x")
+    sink.drain()
+
+    assert [sink.take_time(number) for number in (4, 6, 6, 7, 8)] == [None, 2_000_000, None, 3_000_000, None]
+
+
+def test_times_of_outputs_that_leave_elsewhere_do_not_pile_up() -> None:
+    sink, _, _ = make_sink()
+    sink.open(1, 1, is_logging=False)
+
+    for _ in range(5_000):
+        sink.emit("net0", b"x")
+
+    assert sink.take_time(1) is None
+    assert sink.take_time(5_000) is not None
+
+
+def test_a_sink_that_is_opened_again_knows_no_time_of_the_run_before() -> None:
+    sink, _, _ = make_sink()
+    sink.open(1, 1, is_logging=False)
+    sink.emit("net0", b"x")
+
+    sink.open(1, 1, is_logging=False)
+
+    assert sink.take_time(1) is None
