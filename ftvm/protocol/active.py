@@ -4,22 +4,25 @@ Each happening is taken here, and led on to the module of its theme (bond.py nam
 goes on is a table (link.py). From the first cut on outputs obey the joining standby as well (docs/protocol.md, "ADD").
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from operator import itemgetter
 from typing import Final
 
 from ftvm.checkpoint import Checkpoint, LogRecord, Output, PageBatch
 from ftvm.encode.messages import Ack, Envelope, Join, Leave, Message, Ping, Prepared
-from ftvm.errors import ConfigError, LocalProtocolError, RemoteProtocolError
+from ftvm.errors import ConfigError, LimitExceeded, LocalProtocolError, RemoteProtocolError
 from ftvm.events import PeerMisbehaved, Protected, Solo, Suspected
 from ftvm.interfaces import Engine, Lane
 from ftvm.protocol import admission, handing, parting, shipping
 from ftvm.protocol.bond import Bond
 from ftvm.protocol.commit import Committed
 from ftvm.protocol.core import RoleEvent
-from ftvm.protocol.effects import Use
+from ftvm.protocol.effects import Forget, Use
 from ftvm.protocol.empty import Opening
 from ftvm.protocol.link import ENDING, NAMED, SHIPPING, STANDING, LinkEvent, LinkState
 from ftvm.protocol.record import drop
+from ftvm.protocol.reports import CutTaken, Emitted
 from ftvm.protocol.session import Session
 from ftvm.protocol.suspicion import beat_of
 from ftvm.protocol.switchover import Switchover
@@ -77,6 +80,13 @@ class Active(Bond):
             self.gate.hold(output, needs, now)
         self.release()
 
+    def on_emitted(self, emitted: Emitted, now: Nanos) -> None:
+        """Take what came from the guest: the log before the outputs that came with it."""
+        if emitted.log:
+            self.on_log(list(emitted.log), now)
+        for log_index, group in groupby(emitted.outputs, key=itemgetter(1)):
+            self.on_outputs([output for output, _ in group], log_index, now)
+
     def must_stand_still(self) -> bool:
         """Whether the guest must not run now: too much is held, the engine has it wait, or it is being handed over."""
         session = self.session
@@ -111,6 +121,20 @@ class Active(Bond):
     def on_cut(self, checkpoint: Checkpoint, pause_ns: int, now: Nanos) -> None:
         """Ship a checkpoint that was captured."""
         shipping.take_cut(self, checkpoint, pause_ns, now)
+
+    def on_epoch_cut(self, cut: CutTaken, now: Nanos) -> None:
+        """Take all that a cut has brought: what was emitted before it, the engine behind it, the checkpoint."""
+        self.on_emitted(cut.emitted, cut.paused_at)
+        outputs = self.pending_outputs()
+        self.on_engine_used(cut.engine, cut.paused_at)
+        longest, limit = max((len(output.payload) for output in outputs), default=0), self.core.settings.limits
+        if longest > limit.output_bytes:
+            # Refused here, as the standby would refuse to read it: it would be sent again and again.
+            self.core.do(Forget(cut.checkpoint.batches))
+            too_long = LimitExceeded("bytes of one output", limit=limit.output_bytes, wanted=longest)
+            self.on_capture_failed(f"{type(too_long).__name__}: {too_long}", now)
+            return
+        self.on_cut(replace(cut.checkpoint, outputs=outputs), cut.pause_ns, now)
 
     def on_capture_failed(self, error: str, now: Nanos) -> None:
         """End the session: the shadow no longer tells what the standby has."""

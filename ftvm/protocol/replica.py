@@ -1,28 +1,30 @@
-"""One replica of one guest: the façade over its roles. Feed it events with the time; perform the effects it returns.
+"""One replica of one guest: the door to the protocol. Give it reports with the time; perform the effects it returns.
 
 The caller's duties, in order, for each step:
 
-1. Call `begin_step(now)`.
-2. Give it every message and answer that has come (`on_message`, `on_answer`), then what the guest emitted
-   (`on_outputs`): an output given before a message is judged without what that message acknowledged, which is safe but
-   late.
-3. Call `tick(now)`.
+1. Give `step` a StepBegun.
+2. Give it every message and answer that has come (Received, Answer), then what the guest emitted (Emitted): an output
+   given before a message is judged without what that message acknowledged, which is safe but late.
+3. Give it a Tick.
 4. Submit `next_request(now)`, if any, to the arbiter.
-5. Perform `take_effects()` in order, reporting results as events at once; repeat until there are none.
+5. Perform the effects that `step` returns, in order, and report their results at once: what it returns then comes
+   behind the effects that wait.
 6. Wait until `deadline(now)`, or something comes.
+
+`view` is all there is to see. Which function takes a report in which role is a table (`_TAKES`).
 
 Nothing here reads a clock, draws a number or does I/O. A step runs to its end.
 """
 
-from collections.abc import Callable
-from typing import assert_never
+from collections.abc import Callable, Mapping
+from typing import Any, Final, assert_never
 
 from ftvm.checkpoint import Checkpoint, LogRecord, Output, PageBatch
 from ftvm.encode.messages import Envelope, Message
 from ftvm.errors import FtvmError, InternalError, LocalProtocolError
 from ftvm.events import HostStalled, RecordLearned, RoleChanged
 from ftvm.interfaces import Answer, Engine, Record, Request
-from ftvm.protocol import stopping
+from ftvm.protocol import reports, stopping
 from ftvm.protocol.active import Active
 from ftvm.protocol.commit import Committed
 from ftvm.protocol.core import ROLES, Core, Role, RoleEvent, Settings, Steps
@@ -35,6 +37,7 @@ from ftvm.protocol.pace import Pace
 from ftvm.protocol.standby import Standby
 from ftvm.protocol.stop import StopKind, Stopping
 from ftvm.protocol.switchover import Switchover, session_after
+from ftvm.protocol.view import View, view_of
 from ftvm.units import Nanos
 
 __all__ = ["Replica"]
@@ -59,6 +62,30 @@ class Replica:
         self.steps: Empty | Standby | Active = Empty(self.core, starts)
         self._committed = committed
         self._stepped_at = now
+
+    # --- the door --------------------------------------------------------------------------------------------------
+
+    def step(self, report: reports.Report, now: Nanos) -> list[Effect]:
+        """Take a report; return the effects to perform, in order."""
+        match report:
+            case reports.Tick():
+                self.tick(now)
+            case reports.StepBegun():
+                self.begin_step(now)
+            case Answer():
+                self.on_answer(report, now)
+            case reports.PeerGone():
+                self.on_peer_gone(report.peer)
+            case _:
+                take = _TAKES.get((type(self.steps), type(report)))
+                if take is not None:
+                    take(self.steps, report, now)
+                    self._follow(now)
+        return self.take_effects()
+
+    def view(self) -> View:
+        """Return what may be seen of this replica."""
+        return view_of(self.role, self.steps)
 
     def begin_step(self, now: Nanos) -> None:
         """Start a step. If we stalled ourselves since the last one, do not count the stall against the peer."""
@@ -358,6 +385,34 @@ class Replica:
             steps.watch.excuse(stall_ns, now)
         elif isinstance(steps, Active) and steps.session is not None:
             steps.session.watch.excuse(stall_ns, now)
+
+
+_Take = Callable[[Any, Any, Nanos], None]
+
+_TAKES: Final[Mapping[tuple[type, type], _Take]] = {
+    (Empty, reports.Received): lambda empty, it, now: empty.on_message(it.peer, it.key, it.envelope, it.message, now),
+    (Empty, reports.PeerRefused): lambda empty, it, now: empty.on_refused(it.peer, it.error, now),
+    (Standby, reports.Received): lambda stands, it, now: stands.on_message(
+        it.peer, it.key, it.envelope, it.message, now
+    ),
+    (Standby, reports.StateLoaded): lambda stands, _, now: stands.on_loaded(now),
+    (Standby, reports.LoadFailed): lambda stands, it, now: stands.on_load_failed(it.error, now),
+    (Standby, reports.ShadowWarmed): lambda stands, _, __: stands.on_warm(),
+    (Standby, reports.MemoryMeasured): lambda stands, _, now: stands.on_measured(now),
+    (Standby, reports.LogFollowed): lambda stands, it, now: stands.on_followed(it.outputs, now),
+    (Standby, reports.GuestAgreed): lambda stands, it, now: stands.on_agreed(it.checkpoint, now),
+    (Standby, reports.GuestDiverged): lambda stands, it, now: stands.on_diverged(it.difference, now),
+    (Active, reports.Received): lambda active, it, now: active.on_message(
+        it.peer, it.key, it.envelope, it.message, now
+    ),
+    (Active, reports.Emitted): lambda active, it, now: active.on_emitted(it, now),
+    (Active, reports.EngineUsed): lambda active, it, now: active.on_engine_used(it.engine, now),
+    (Active, reports.RoundCollected): lambda active, it, now: active.on_round(it.pages, now),
+    (Active, reports.PagesCopied): lambda active, it, now: active.on_copied(it.batches, it.left, now),
+    (Active, reports.CutTaken): lambda active, it, now: active.on_epoch_cut(it, now),
+    (Active, reports.CaptureFailed): lambda active, it, now: active.on_capture_failed(it.error, now),
+}
+"""Who takes a report, by role. A pair that is absent is a report that came too late, for a role that is over."""
 
 
 def _conforms(empty: Empty, standby: Standby, active: Active) -> tuple[Steps, ...]:

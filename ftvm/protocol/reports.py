@@ -1,0 +1,209 @@
+"""What the driver tells the protocol: the twin of effects.py. Each is a value given to `Replica.step`.
+
+Some come from outside (a message, the arbiter's answer, the time), the others are what came of an effect. One that
+comes too late, for a role that is over, changes nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ftvm.checkpoint import Checkpoint, LogRecord, Output, PageBatch
+from ftvm.encode.messages import Envelope, Message
+from ftvm.errors import FtvmError
+from ftvm.interfaces import Answer, Engine
+from ftvm.protocol.effects import Difference
+from ftvm.units import Nanos
+
+__all__ = [
+    "NOTHING_EMITTED",
+    "STEP_BEGUN",
+    "TICK",
+    "CaptureFailed",
+    "CutTaken",
+    "Emitted",
+    "EngineUsed",
+    "GuestAgreed",
+    "GuestDiverged",
+    "LoadFailed",
+    "LogFollowed",
+    "MemoryMeasured",
+    "PagesCopied",
+    "PeerGone",
+    "PeerRefused",
+    "Received",
+    "Report",
+    "RoundCollected",
+    "ShadowWarmed",
+    "StateLoaded",
+    "StepBegun",
+    "Tick",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class StepBegun:
+    """The host's loop goes round again. If it was late, the peer must not pay for that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message for this guest came from `peer`, authenticated by `key`."""
+
+    peer: str
+    key: str | None
+    envelope: Envelope
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed: do what is due."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerGone:
+    """The process of `peer` has ended, which was confirmed (question.py): suspect it at once.
+
+    A link that was reset is no reason for this report: the peer may live.
+    """
+
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRefused:
+    """A peer can never take this host as its standby. Only who asks to join cares."""
+
+    peer: str
+    error: FtvmError
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """What came from the guest since the last time, in order: the log first, then the outputs.
+
+    Each output comes with the index of the last record logged when it was made, its own OUTPUT record included.
+    """
+
+    log: Sequence[LogRecord] = ()
+    outputs: Sequence[tuple[Output, int]] = ()
+
+    def __bool__(self) -> bool:
+        """Whether there is anything."""
+        return bool(self.log or self.outputs)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineUsed:
+    """The guest stood still, all that it emitted before is reported, and it goes on under `engine`."""
+
+    engine: Engine
+
+
+@dataclass(frozen=True, slots=True)
+class RoundCollected:
+    """A round of the first copy was collected: so many pages."""
+
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class PagesCopied:
+    """Batches of the first copy; `left` pages of the round are still to come."""
+
+    batches: tuple[PageBatch, ...]
+    left: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CutTaken:
+    """An epoch was cut while the guest stood still, from `paused_at` on and for `pause_ns`.
+
+    emitted     all that the guest emitted before, in this epoch; judged first, by the engine under which it was made
+    engine      under which the guest goes on
+    checkpoint  without its outputs: the protocol knows which of them it must carry, and adds them
+    """
+
+    emitted: Emitted
+    engine: Engine
+    checkpoint: Checkpoint
+    paused_at: Nanos
+    pause_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureFailed:
+    """A round or an epoch could not be captured; the guest runs on."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class StateLoaded:
+    """The committed state was loaded into the paused guest."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """The committed state does not load."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowWarmed:
+    """The shadow holds what this host may soon run from, but for what changes from now on."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryMeasured:
+    """The digest of what the guest left behind here is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogFollowed:
+    """The guest made these outputs, executing the log; none of them may leave from here."""
+
+    outputs: Sequence[Output]
+
+
+@dataclass(frozen=True, slots=True)
+class GuestAgreed:
+    """The guest that follows came to the state of `checkpoint`."""
+
+    checkpoint: Checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class GuestDiverged:
+    """The guest that follows went another way."""
+
+    difference: Difference
+
+
+Report = (
+    StepBegun
+    | Received
+    | Answer
+    | Tick
+    | PeerGone
+    | PeerRefused
+    | Emitted
+    | EngineUsed
+    | RoundCollected
+    | PagesCopied
+    | CutTaken
+    | CaptureFailed
+    | StateLoaded
+    | LoadFailed
+    | ShadowWarmed
+    | MemoryMeasured
+    | LogFollowed
+    | GuestAgreed
+    | GuestDiverged
+)
+
+STEP_BEGUN: Final = StepBegun()
+TICK: Final = Tick()
+NOTHING_EMITTED: Final = Emitted()

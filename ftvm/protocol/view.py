@@ -1,0 +1,232 @@
+"""What may be seen of a replica from outside: frozen values, made when they are asked for.
+
+Runtime, simulator, service and tests read these and nothing else. No large thing is copied: what is held, what is in
+flight and the log are windows on the replica's own, and change with its next step.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ftvm.checkpoint import GuestPosition, LogRecord, Output, Watermarks
+from ftvm.encode.messages import Envelope, SessionId
+from ftvm.interfaces import Engine, Record
+from ftvm.protocol.active import Active
+from ftvm.protocol.core import Role
+from ftvm.protocol.empty import Empty
+from ftvm.protocol.link import ENDING, LINKS, NAMED, STANDING, LinkEvent, LinkState
+from ftvm.protocol.output import Held
+from ftvm.protocol.pace import interval_ms_of
+from ftvm.protocol.session import InFlight, Session
+from ftvm.protocol.standby import Standby
+from ftvm.protocol.stop import Stopping
+from ftvm.protocol.takeover import ClaimState
+from ftvm.units import Nanos
+
+__all__ = [
+    "NAMED",
+    "STANDING",
+    "ActiveView",
+    "ClaimState",
+    "LinkState",
+    "Role",
+    "SessionView",
+    "StandbyView",
+    "View",
+    "view_of",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionView:
+    """An active's session with its standby. `acked` is what the standby has acknowledged in it.
+
+    shipped_next  the first output number that no epoch of this session carries yet
+    """
+
+    id: SessionId
+    peer: str
+    standby: str
+    is_lost: bool
+    is_followed: bool
+    acked: Watermarks
+    in_flight: Sequence[InFlight]
+    shipped_next: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActiveView:
+    """Where the guest runs. `epoch` is the last one cut; `began_at` is when this replica became active.
+
+    engine             under which the guest runs now
+    told               the last one of which the listeners know that it is in force
+    wanted             the one that is to be, which may be the same
+    held               the outputs that wait, in order
+    copy_pages_left    of the present round of a first copy
+    may_switch_over    whether a switchover may begin
+    may_change_engine  whether the engine may be changed: not while the guest is being handed over
+    """
+
+    began_at: Nanos
+    link: LinkState
+    is_halted: bool
+    epoch: int
+    engine: Engine
+    told: Engine
+    wanted: Engine
+    interval_ms: float | None
+    held: Sequence[Held]
+    held_bytes: int
+    copy_pages_left: int
+    may_switch_over: bool
+    may_change_engine: bool
+    session: SessionView | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StandbyView:
+    """Where the guest's state builds up, or stands ready. `session` is that of its active.
+
+    epoch, position, engine, memory_digest, output_next   of what is committed; `epoch` is None before the first
+    log, log_bytes    what the guest took since, up to `log_index`
+    outputs           emitted up to `epoch` and not known to have been released
+    staged_bytes      of the unfinished checkpoint; at most `staging_limit_bytes`
+    """
+
+    session: SessionId
+    peer: str
+    is_session_over: bool
+    claim: ClaimState
+    is_following: bool
+    epoch: int | None
+    position: GuestPosition | None
+    engine: str
+    memory_digest: int
+    output_next: int
+    outputs: Sequence[Output]
+    log: Sequence[LogRecord]
+    log_index: int
+    log_bytes: int
+    staged_bytes: int
+    staging_limit_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One replica, as it is now. `id` names its lineage of memory, `record` is the newest that the arbiter told us.
+
+    proposal          ours, while it may or may not be in force
+    arbiter_error     why the last request failed, None if it did not
+    released          the highest output number known to have left, anywhere
+    stop              how far an orderly stop has come, None if none was asked for
+    peer              in session, by its name in the transport
+    may_beat          whether a heartbeat may be repeated: not while this replica claims, or leaves, or has no session
+    must_stand_still  whether the guest that runs here must not run now
+    """
+
+    role: Role
+    id: str
+    record: Record
+    proposal: Record | None
+    arbiter_error: str | None
+    released: int
+    stop: Stopping | None
+    peer: str | None
+    may_beat: bool
+    must_stand_still: bool
+    _state: Empty | Standby | Active = field(repr=False)
+
+    def expects(self, peer: str, key: str | None, envelope: Envelope) -> bool:
+        """Tell whether a message of this envelope, from this peer, is of the session that builds up the state here."""
+        return isinstance(self._state, Standby) and self._state.is_in_session(peer, key, envelope)
+
+    @property
+    def active(self) -> ActiveView | None:
+        """More of an active; None in another role."""
+        return _view_of_active(self._state) if isinstance(self._state, Active) else None
+
+    @property
+    def standby(self) -> StandbyView | None:
+        """More of a replica that syncs or stands by; None in another role."""
+        return _view_of_standby(self._state) if isinstance(self._state, Standby) else None
+
+
+def view_of(role: Role, state: Empty | Standby | Active) -> View:
+    """Return what may be seen of a replica in this role."""
+    peer, may_beat, must_stand_still, core = None, False, False, state.core
+    if isinstance(state, Active):
+        session = state.session
+        peer = session.peer if session is not None and not session.is_lost else None
+        may_beat = peer is not None and state.link not in ENDING
+        must_stand_still = state.must_stand_still()
+    elif isinstance(state, Standby):
+        peer = None if state.is_session_over else state.opening.peer
+        may_beat = peer is not None and state.claim.is_watching
+    desk = core.desk
+    return View(
+        role,
+        core.id,
+        desk.known,
+        desk.proposal,
+        desk.error,
+        core.released,
+        core.stop,
+        peer,
+        may_beat,
+        must_stand_still,
+        state,
+    )
+
+
+def _view_of_active(state: Active) -> ActiveView:
+    pace, plan, session = state.pace, state.plan, state.session
+    return ActiveView(
+        began_at=state.began_at,
+        link=state.link,
+        is_halted=state.is_halted,
+        epoch=state.epoch,
+        engine=pace.engine,
+        told=pace.told,
+        wanted=pace.wanted or pace.engine,
+        interval_ms=interval_ms_of(pace.engine),
+        held=state.gate.held,
+        held_bytes=state.gate.held_bytes,
+        copy_pages_left=plan.left if plan is not None else 0,
+        may_switch_over=(state.link, LinkEvent.ASKED) in LINKS,
+        may_change_engine=state.link not in STANDING,
+        session=_view_of_session(session) if session is not None else None,
+    )
+
+
+def _view_of_session(session: Session) -> SessionView:
+    return SessionView(
+        id=session.id,
+        peer=session.peer,
+        standby=session.standby,
+        is_lost=session.is_lost,
+        is_followed=session.is_followed,
+        acked=session.acked,
+        in_flight=session.in_flight,
+        shipped_next=session.shipped_next,
+    )
+
+
+def _view_of_standby(state: Standby) -> StandbyView:
+    committed = state.committed
+    return StandbyView(
+        session=state.opening.session,
+        peer=state.opening.peer,
+        is_session_over=state.is_session_over,
+        claim=state.claim.state,
+        is_following=state.is_following,
+        epoch=committed.epoch,
+        position=committed.position,
+        engine=committed.engine,
+        memory_digest=committed.memory.memory_digest,
+        output_next=committed.output_next,
+        outputs=committed.outputs,
+        log=committed.log,
+        log_index=committed.log_index,
+        log_bytes=committed.log_bytes,
+        staged_bytes=state.staging.size_bytes,
+        staging_limit_bytes=state.staging.limit_bytes,
+    )
