@@ -128,7 +128,7 @@ class Watermarks:
 
     def cover(self, needed: "Watermarks") -> bool:
         """Tell whether all that `needed` names is safe."""
-        return self.epoch >= needed.epoch and self.log_index >= needed.log_index
+        return self.epoch >= needed.epoch and self.log_index >= needed.log_index  # rule: both_watermarks_covered
 
 
 NOTHING_SAFE: Final = Watermarks(0, 0)

@@ -75,7 +75,7 @@ class Active(Bond):
 
     def on_outputs(self, outputs: list[Output], log_index: int, now: Nanos) -> None:
         """Hold what the guest emitted, and release what may leave."""
-        needs = self.pace.engine.output_needs(epoch=self.epoch + 1, log_index=log_index)
+        needs = self.pace.engine.output_needs(epoch=self.epoch + 1, log_index=log_index)  # rule: output_needs_its_epoch
         for output in outputs:
             self.gate.hold(output, needs, now)
         self.release()
@@ -90,7 +90,7 @@ class Active(Bond):
     def must_stand_still(self) -> bool:
         """Whether the guest must not run now: too much is held, the engine has it wait, or it is being handed over."""
         session = self.session
-        if self.link in STANDING or self.is_halted:
+        if self.link in STANDING or self.is_halted:  # rule: stands_still_while_a_switch_is_open
             return True
         if session is None or self.link not in SHIPPING:
             return self.releases.is_stalled
@@ -219,7 +219,7 @@ class Active(Bond):
                 return
             reason = f"generation {known.generation} names {known.active or 'no host'} active"
             handing.end(self, reason, now)
-            self.core.end_role(RoleEvent.DEPOSED, reason)
+            self.core.end_role(RoleEvent.DEPOSED, reason)  # rule: deposed_active_ends
             return
         if self.core.desk.proposal is None:
             self._on_resolved(now)

@@ -81,7 +81,7 @@ def _why_not(bond: Bond, joiner: str, join: Join) -> tuple[str | None, bool]:
     settings = bond.core.settings
     if settings.versions.common(join.versions) is None:
         return no_common_version(settings.versions, join.versions), True
-    if joiner in bond.core.retired:
+    if joiner in bond.core.retired:  # rule: dropped_id_refused
         return f"replica {joiner} was dropped and cannot return: discard its memory and join under a fresh id", True
     if join.geometry != settings.geometry:
         return f"the guests differ: the primary's is {settings.geometry}; the joiner's is {join.geometry}", True

@@ -104,7 +104,7 @@ class Inbox:
         """Take what came; return what is next in order now. Repeats, and what is too far ahead, are dropped."""
         if not self.expected <= message.sequence < self.expected + self.window:
             return []
-        self._aside.setdefault(message.sequence, message)
+        self._aside.setdefault(message.sequence, message)  # rule: gap_waited_for
         ready: list[Sequenced] = []
         while self.expected in self._aside:
             ready.append(self._aside.pop(self.expected))

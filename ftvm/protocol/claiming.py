@@ -59,7 +59,7 @@ def take_loaded(holding: Holding, now: Nanos) -> None:
         propose_if_ready(holding, now)
     elif holding.claim.state is ClaimState.PREPARED:
         holding.core.do(Adopt(holding.opening.staging_bytes))
-        _tell_prepared(holding, holding.committed.epoch or 0)
+        _tell_prepared(holding, holding.committed.epoch or 0)  # rule: prepared_is_not_active
         holding.poll_at = Nanos(now + holding.core.settings.timing.heartbeat_ns)
 
 
@@ -69,16 +69,16 @@ def take_load_failure(holding: Holding, error: str, now: Nanos) -> None:
     if holding.claim.state is ClaimState.PREPARED:
         _tell_prepared(holding, holding.committed.epoch or 0, error)
     if holding.claim.state in (ClaimState.CHECKING, ClaimState.PREPARED):
-        call_off(holding, now)
+        call_off(holding, now)  # rule: claim_only_what_loads
 
 
 def propose_if_ready(holding: Holding, now: Nanos) -> None:
     """Propose the TAKE once the state is loaded and a fresh read still names this replica."""
     desk = holding.core.desk
-    if desk.reads < holding.claim.fresh_at:
+    if desk.reads < holding.claim.fresh_at:  # rule: fresh_read_awaited
         return
-    if desk.known.standby != holding.core.id:
-        if now < holding.claim.began_at + NAMING_NS:
+    if desk.known.standby != holding.core.id:  # rule: only_the_named_claims
+        if now < holding.claim.began_at + NAMING_NS:  # rule: time_to_be_named
             holding.poll_at = Nanos(now + holding.core.settings.timing.read_interval_ns)
             return
         call_off(holding, now)
@@ -89,7 +89,7 @@ def propose_if_ready(holding: Holding, now: Nanos) -> None:
         )
     elif holding.claim.is_loaded:
         holding.claim.step(ClaimEvent.PROPOSED)
-        desk.propose(take(desk.known, holding.core.id))
+        desk.propose(take(desk.known, holding.core.id))  # rule: take_proposed
 
 
 def call_off(holding: Holding, now: Nanos) -> None:

@@ -106,6 +106,7 @@ class Committed:
 
         Raises BadFrame, DigestMismatch or LimitExceeded, all the peer's fault; the state is then as before.
         """
+        # rule: chain_of_epochs
         if self.epoch is not None and (checkpoint.base != self.epoch or checkpoint.epoch <= self.epoch):
             raise BadFrame(f"epoch {checkpoint.epoch} extends {checkpoint.base}, but {self.epoch} is committed")
         if self.epoch is not None and checkpoint.log_index < self.log_index:
@@ -118,9 +119,9 @@ class Committed:
         pending = [*kept, *checkpoint.outputs]
         if len(pending) > self.limits.outputs_held:
             raise LimitExceeded("outputs kept", limit=self.limits.outputs_held, wanted=len(pending))
-        self.memory.verify(checkpoint.batches, checkpoint.memory_digest)
+        self.memory.verify(checkpoint.batches, checkpoint.memory_digest)  # rule: digest_compared_there
         self.memory.commit(checkpoint.batches)
-        self._become(checkpoint, pending)
+        self._become(checkpoint, pending)  # rule: pending_outputs_kept
 
     def agree(self, checkpoint: Checkpoint) -> None:
         """Take note that the guest, executing here, came to the same state as the primary's at `checkpoint`."""
@@ -146,12 +147,12 @@ class Committed:
         """
         if self.epoch is not None and released > self.output_last:
             raise BadFrame(f"output {released} was released, but only those up to {self.output_last} are safe here")
-        while self.outputs and self.outputs[0].number <= released:
+        while self.outputs and self.outputs[0].number <= released:  # rule: kept_until_told_as_released
             self.outputs.popleft()
 
     def _become(self, checkpoint: Checkpoint, outputs: Iterable[Output]) -> None:
         self.epoch = checkpoint.epoch
-        self.devices = checkpoint.devices
+        self.devices = checkpoint.devices  # rule: devices_committed
         self.engine = checkpoint.engine
         self.position = checkpoint.position
         self.output_next = checkpoint.output_next

@@ -63,6 +63,7 @@ class Desk:
 
     def withdraw(self) -> bool:
         """Take the proposal back if it is certain that no attempt had an effect; tell whether it was taken back."""
+        # rule: no_attempt_took_effect
         if self.proposal is None or self._attempts == 0 or self._attempts != self._unapplied:
             return False
         self.proposal = None
@@ -117,7 +118,7 @@ class Desk:
         record = answer.record
         broken = self._contradiction(record)
         if record is None or broken is not None:
-            self.error = answer.error or broken or "no answer"
+            self.error = answer.error or broken or "no answer"  # rule: an_error_is_no_answer
             self._wants_read |= isinstance(answer.request, Read)
             self._unapplied += isinstance(answer.request, CompareAndSet) and answer.is_unapplied
             self._not_before = Nanos(now + self.retry_ns)
@@ -127,7 +128,7 @@ class Desk:
         if isinstance(answer.request, Read):
             self._reads = self._reads_begun
         self.known = record
-        if self.proposal is not None and record.generation >= self.proposal.generation:
+        if self.proposal is not None and record.generation >= self.proposal.generation:  # rule: proposal_resolved
             self.proposal = None
         return True
 

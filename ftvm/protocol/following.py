@@ -74,6 +74,6 @@ def take_measured(holding: Holding, now: Nanos) -> None:
     """Stand by only if the memory here is what was handed over: a page that no capture saw would stay wrong."""
     final = holding.switchover.final if holding.switchover is not None else None
     found = holding.committed.memory.memory_digest
-    if final is not None and found != final.memory_digest:
+    if final is not None and found != final.memory_digest:  # rule: handed_over_memory_compared
         reason = f"the memory digest is {found:032x} here, {final.memory_digest:032x} was handed over"
         take_diverged(holding, Difference(reason=reason), now)

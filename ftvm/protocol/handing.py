@@ -50,6 +50,7 @@ def go_on(bond: Bond, now: Nanos) -> None:
     switchover, session = bond.switchover, bond.session
     if switchover is None or session is None:
         return
+    # rule: proposed_switch_stays
     if bond.link in (LinkState.SETTLING, LinkState.HANDING) and now >= switchover.ends_at:
         call_off(bond, f"it took too long: {_what_is_missing(bond, switchover)}", now)
     elif bond.link is LinkState.SETTLING and _has_settled(bond, switchover, session):
@@ -85,7 +86,7 @@ def take_prepared(bond: Bond, prepared: Prepared, now: Nanos) -> None:
 
 def call_off(bond: Bond, reason: str, now: Nanos) -> None:
     """Go on here: nothing was proposed."""
-    bond.move(LinkEvent.CALLED_OFF)
+    bond.move(LinkEvent.CALLED_OFF)  # rule: call_off_by_the_table
     end(bond, reason, now)
 
 

@@ -24,10 +24,10 @@ def standbys_in_force(known: Record, proposal: Record | None, joining: str | Non
     proposal  its own, not yet resolved: it may be in force
     joining   a standby that it is about to propose: obeyed from before the proposal on (docs/protocol.md, "ADD")
     """
-    standbys = {known.standby}
-    if proposal is not None:
+    standbys = {known.standby}  # rule: known_standby_obeyed
+    if proposal is not None:  # rule: proposal_obeyed
         standbys.add(proposal.standby)
-    if joining is not None:
+    if joining is not None:  # rule: joining_standby_obeyed
         standbys.add(joining)
     return frozenset(standbys)
 
@@ -73,7 +73,7 @@ class Gate:
             return self._take(len(self.held))
         ready = 0
         for held in self.held:
-            if not safe.cover(held.needs):
+            if not safe.cover(held.needs):  # rule: held_until_acknowledged
                 break
             ready += 1
         return self._take(ready)

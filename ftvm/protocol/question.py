@@ -82,6 +82,7 @@ class Question:
         """Take a sign, or None when the time is up; return what to do."""
         before, self.state = self.state, QUESTIONS[self.state, sign]
         if sign is Sign.RESET:
+            # rule: refusals_of_one_reset
             self._refusals = 0  # of a firewall that resets again and again, each refusal may be the first
         match before, self.state:
             case ((QuestionState.IDLE | QuestionState.PAUSING), QuestionState.ASKING):
@@ -97,11 +98,11 @@ class Question:
             self._asks = self._refusals = 0
         self._asks += 1
         self.due_at = Nanos(now + PATIENCE_NS)
-        return Order.ASK
+        return Order.ASK  # rule: reset_is_asked_after
 
     def _count(self, sign: Sign | None, now: Nanos) -> Order:
-        self._refusals = self._refusals + 1 if sign is Sign.REFUSED else 0
+        self._refusals = self._refusals + 1 if sign is Sign.REFUSED else 0  # rule: only_refusals_counted
         self.due_at = Nanos(now + PAUSE_NS)
         if self._asks >= ASKS_MAX:
             self.state, self.due_at = QuestionState.IDLE, None
-        return Order.SUSPECT if self._refusals >= REFUSALS_NEEDED else Order.NOTHING
+        return Order.SUSPECT if self._refusals >= REFUSALS_NEEDED else Order.NOTHING  # rule: refusals_needed

@@ -53,12 +53,14 @@ class Releases:
         What was let out may still wait in this host and die with it; until then the standby must keep it, also one
         that joins just now.
         """
+        # rule: release_told_a_heartbeat_later
         self.core.released_told, self._released_then = self._released_then, self.core.released
         while self._untold and self._untold[0].number <= self.core.released_told:
             self._untold.popleft()
 
     def above(self, last: int) -> tuple[Output, ...]:
         """Return the outputs after number `last` that are not told as released; some of them may have left."""
+        # rule: untold_outputs_carried
         return (*(output for output in self._untold if output.number > last), *self.gate.above(last))
 
     @property
@@ -69,7 +71,7 @@ class Releases:
     @property
     def first_untold(self) -> int:
         """The number of the first output that is not told as released: what a new standby is shipped begins there."""
-        return self._untold[0].number if self._untold else self.gate.released + 1
+        return self._untold[0].number if self._untold else self.gate.released + 1  # rule: first_untold_output_shipped
 
     @property
     def is_stalled(self) -> bool:

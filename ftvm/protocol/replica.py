@@ -56,7 +56,7 @@ class Replica:
             settings=settings,
             fresh_id=fresh_id,
             desk=Desk(settings.timing.read_interval_ns),
-            id=fresh_id(),
+            id=fresh_id(),  # rule: fresh_id_at_start
         )
         self.role = Role.EMPTY
         self.steps: Empty | Standby | Active = Empty(self.core, starts)
@@ -313,7 +313,7 @@ class Replica:
                     before.switchover.end(None)
                 self.core.do(EndSession())
                 self.core.do(Stop())
-                self.core.id = self.core.fresh_id()
+                self.core.id = self.core.fresh_id()  # rule: fresh_id_after_discarding
                 self.core.released = self.core.released_told = 0
                 self.core.happened.clear()
                 self.steps = Empty.again(self.core, now)
@@ -344,7 +344,7 @@ class Replica:
             active.resume(self.steps.opening, committed, now)
         self.steps = active
         active.on_outputs(outputs, 0, now)
-        log = () if is_following else tuple(committed.log)
+        log = () if is_following else tuple(committed.log)  # rule: log_replayed
         self.core.do(Run(committed.output_next, committed.log_index + 1, log, engine))
         active.announce(now)
 

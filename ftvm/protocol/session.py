@@ -187,13 +187,16 @@ class Session:
         if committed:
             self._compare(committed[-1], ack)
             self._learn_commit_time(now - committed[-1].cut_at)
-        self.acked = Watermarks(max(ack.epoch, self.acked.epoch), max(ack.log_index, self.acked.log_index))
+        self.acked = Watermarks(
+            max(ack.epoch, self.acked.epoch),
+            max(ack.log_index, self.acked.log_index),  # rule: log_acknowledged_as_it_came
+        )
         if self.rest_epoch is not None and self.acked.epoch >= self.rest_epoch:
             self.is_followed, self.rest_epoch = False, None
         return self.outbox.acknowledge(ack.received, now), committed
 
     def _compare(self, sent: InFlight, ack: Ack) -> None:
-        if sent.epoch == ack.epoch and sent.memory_digest != ack.memory_digest:
+        if sent.epoch == ack.epoch and sent.memory_digest != ack.memory_digest:  # rule: digest_compared_here
             raise DigestMismatch(
                 f"epoch {ack.epoch}: memory digest is {sent.memory_digest:032x} here, {ack.memory_digest:032x} there"
             )

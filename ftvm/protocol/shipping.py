@@ -72,7 +72,7 @@ def take_cut(bond: Bond, checkpoint: Checkpoint, pause_ns: int, now: Nanos) -> N
     if bond.link is LinkState.HANDING and bond.switchover is not None:
         bond.switchover.final = replace(checkpoint, batches=(), outputs=(), page_digests=b"")
     if bond.link is LinkState.COPYING:
-        bond.move(LinkEvent.CUT)
+        bond.move(LinkEvent.CUT)  # rule: first_cut_shipped
         bond.plan = None
     bond.flush(now)
 

@@ -38,7 +38,7 @@ class Staging:
             return None
         if part.checkpoint is None:
             raise BadFrame("a part of an epoch carries neither pages nor the end")
-        whole = replace(part.checkpoint, batches=tuple(self.batches))
+        whole = replace(part.checkpoint, batches=tuple(self.batches))  # rule: all_batches_committed
         self.clear()
         return whole
 

@@ -63,6 +63,7 @@ class Standby(Holding):
             committed=committed,
             inbox=Inbox(window=limits.batches_in_flight),
             staging=Staging(limit_bytes=min(limits.staging_bytes, opening.staging_bytes)),
+            # rule: silence_counted_from_now
             watch=Watch(core.settings.timing.backup_limit_ns, now, patience=SYNC_PATIENCE),
             fresh_at=core.desk.want_read(),
             poll_at=Nanos(now + core.settings.timing.arbiter_poll_ns),
@@ -92,8 +93,9 @@ class Standby(Holding):
 
     def _is_of_session(self, peer: str, key: str | None, envelope: Envelope) -> bool:
         opening = self.opening
+        # rule: session_compared
         is_ours = (envelope.session, peer, key) == (opening.session, opening.peer, opening.key)
-        return is_ours and envelope.sender == opening.session.active
+        return is_ours and envelope.sender == opening.session.active  # rule: sender_compared
 
     def _heard(self, envelope: Envelope, message: Message, now: Nanos) -> None:
         if self.switchover is not None and not self.switchover.is_over:
@@ -103,7 +105,7 @@ class Standby(Holding):
 
     def _take(self, message: Message, envelope: Envelope, now: Nanos) -> None:
         match message:
-            case Copy() | EpochPart() | Log() if self.claim.is_watching:
+            case Copy() | EpochPart() | Log() if self.claim.is_watching:  # rule: claimant_takes_nothing
                 self.owes_ack = True
                 for ready in self.inbox.take(message):
                     self._apply(ready, now)
@@ -205,7 +207,7 @@ class Standby(Holding):
             claiming.win(self, known, now)
         elif self.guest_end is not None and self.core.desk.proposal is None:
             self.core.fail(GuestEnded(self.guest_end))
-        elif known.generation > self.opening.session.generation and known.standby != me:
+        elif known.generation > self.opening.session.generation and known.standby != me:  # rule: unnamed_standby_ends
             self.core.end_role(
                 RoleEvent.EXPELLED, f"the record of generation {known.generation} does not name this replica"
             )
@@ -231,7 +233,7 @@ class Standby(Holding):
 
     def tick(self, now: Nanos) -> None:
         """Acknowledge what came, and see whether the active is silent; of no interest to a host that stops."""
-        if self.owes_ack and not self.is_session_over and self.claim.is_watching:
+        if self.owes_ack and not self.is_session_over and self.claim.is_watching:  # rule: claimant_acknowledges_nothing
             self._acknowledge()
         if now >= self.poll_at:
             timing = self.core.settings.timing
@@ -264,7 +266,7 @@ class Standby(Holding):
         committed = self.committed
         ack = Ack(
             received=self.inbox.expected,
-            epoch=committed.epoch or 0,
+            epoch=committed.epoch or 0,  # rule: committed_is_acknowledged
             log_index=committed.log_index,
             memory_digest=committed.memory.memory_digest if self.is_whole else 0,
         )

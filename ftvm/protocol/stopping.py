@@ -50,7 +50,7 @@ def go_on_active(bond: Bond, stop: Stopping, now: Nanos) -> None:
         leave = Leave(reason=stop.reason, is_end=stop.kind is StopKind.ENDED)
         bond.core.send(session.peer, Lane.CONTROL, leave, session.id)
         bond.core.desk.want_read()
-    if now >= stop.ends_at:
+    if now >= stop.ends_at:  # rule: open_proposal_awaited
         stop.end(_why_not(bond), is_in_order=False)
 
 
@@ -60,13 +60,14 @@ def _move_on(bond: Bond, stop: Stopping, now: Nanos) -> None:
             _vacate(bond)
         case LinkState.COPYING | LinkState.CATCHING_UP:
             parting.leave(bond, stop.reason, now)
-        case LinkState.PROTECTED if stop.kind is StopKind.ENDED:
+        case LinkState.PROTECTED if stop.kind is StopKind.ENDED:  # rule: standby_goes_on
             _vacate(bond)
         case LinkState.PROTECTED if stop.kind is StopKind.ASKED and not stop.has_tried:
             stop.has_tried = True
             handing.begin(bond, HAND_OVER_NS, now)
         case LinkState.PROTECTED:
             _leave(bond, stop, now)
+        # rule: unsent_drop_withdrawn
         case LinkState.DROPPING if _may_go_on(bond, stop) and bond.core.desk.withdraw_unsent():
             _leave(bond, stop, now)  # it fell silent in the very step in which the guest was found to have failed
         case LinkState.SETTLING | LinkState.HANDING if stop.kind is not StopKind.ASKED:
@@ -93,7 +94,8 @@ def go_on_standby(holding: Holding, stop: Stopping, now: Nanos) -> None:
             stop.left_at = now if stop.left_at is None else stop.left_at
             holding.say_goodbye(stop.reason)
             core.desk.want_read()
-        wait_ns = GOODBYE_LIMITS * core.settings.timing.backup_limit_ns
+        wait_ns = GOODBYE_LIMITS * core.settings.timing.backup_limit_ns  # rule: goodbye_answered
+        # rule: prepared_standby_stays
         may_be_active = claim.state is ClaimState.PREPARED or holding.switchover is not None
         is_late = now >= (stop.ends_at if may_be_active or stop.left_at is None else Nanos(stop.left_at + wait_ns))
     if is_late:
@@ -128,7 +130,7 @@ def _leave(bond: Bond, stop: Stopping, now: Nanos) -> None:
 
 
 def _vacate(bond: Bond) -> None:
-    if bond.core.desk.proposal is None:
+    if bond.core.desk.proposal is None:  # rule: vacated_before_it_goes
         bond.move(LinkEvent.VACATED)
         bond.core.desk.propose(end_of(bond.core.desk.known, bond.core.id))
 

@@ -86,7 +86,7 @@ class Watch:
             self._progressed_at = now
             return
         self._gaps.note(now)
-        if self._beat is None or beat > self._beat:
+        if self._beat is None or beat > self._beat:  # rule: beat_must_grow
             self._beat, self._progressed_at = beat, now
 
     def excuse(self, stall_ns: int, now: Nanos) -> None:
@@ -94,10 +94,10 @@ class Watch:
 
         What the silence was before stays. After a few such stalls without a sign of life no more are left out.
         """
-        if self._excuses >= EXCUSES_MAX:
+        if self._excuses >= EXCUSES_MAX:  # rule: excuses_bounded
             return
         self._excuses += 1
-        self.heard_at = Nanos(min(now, self.heard_at + stall_ns))
+        self.heard_at = Nanos(min(now, self.heard_at + stall_ns))  # rule: only_the_stall_excused
         self._progressed_at = Nanos(min(now, self._progressed_at + stall_ns))
         if self._gaps.last_at is not None:
             self._gaps.last_at = Nanos(min(now, self._gaps.last_at + stall_ns))

@@ -174,7 +174,7 @@ class Hands:
         """
         shadow, guest = self._require_shadow(), self._guest
         dirty = guest.collect_dirty()
-        wanted = dirty if self._uncopied is None else dirty | self._uncopied
+        wanted = dirty if self._uncopied is None else dirty | self._uncopied  # rule: uncopied_pages_cut
         batches: tuple[PageBatch, ...] = ()
         try:
             self._judge(dirty)

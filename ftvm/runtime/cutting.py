@@ -48,7 +48,7 @@ class Cutter:
                     self._cut(effect)
         except (GuestError, LimitExceeded, MemoryError, OSError) as wrong:
             # No memory for a shadow, say: without a standby the guest is as well off as before.
-            if not self._has_guest_failed():
+            if not self._has_guest_failed():  # rule: failed_guest_is_its_standbys
                 self._replica.on_capture_failed(f"{type(wrong).__name__}: {wrong}", self._clock.now())
 
     def _has_guest_failed(self) -> bool:

@@ -145,6 +145,6 @@ class NumberingSink:
 
     def _put(self, item: Output | LogRecord) -> None:
         is_first = not self._items
-        self._items.append((item, self._log_next - 1))
+        self._items.append((item, self._log_next - 1))  # rule: output_needs_its_record
         if is_first:
             self._wake()

@@ -39,6 +39,7 @@ class SimStore:
 
     def apply(self, request: Request) -> Record:
         """Do what is asked; return the record in force."""
+        # rule: record_compared
         if isinstance(request, CompareAndSet) and request.record.generation == self.record.generation + 1:
             before, self.record = self.record, request.record
             self._on_change(before, self.record)

@@ -34,7 +34,7 @@ LINES: Final = {
     "protocol": 3335,
     "runtime": 2150,
     "service": 1500,
-    "sim": 1950,
+    "sim": 2040,
     "testing": 2300,
     "transport": 1270,
 }

@@ -30,6 +30,8 @@ SCRIPTS: dict[str, Callable[[int], None]] = {
     "excuse_every_stall_to_its_end": scripts.the_standby_of_a_dead_active_is_stopped_again_and_again,
 }
 SCRIPT_SEEDS = range(4)
+MISWRITTEN = {"AttributeError", "NameError", "TypeError"}
+"""What a mutant raises that uses names which are no more: that would be found at once, and prove nothing."""
 
 
 def script_finds(play_script: Callable[[int], None], seed: int) -> bool:
@@ -54,7 +56,7 @@ def test_at_least_thirty_breaks_are_found() -> None:
 @pytest.mark.parametrize("name", [name for name, seeds in RECORDED.items() if seeds])
 def test_a_break_is_found(name: str) -> None:
     with mutate(name):
-        is_found = any(play(seed).invariant is not None for seed in RECORDED[name])
+        is_found = any(play(seed).invariant not in {None, *MISWRITTEN} for seed in RECORDED[name])
 
     assert is_found, f"no recorded seed finds that {MUTANTS[name].breaks}"
 

@@ -5,12 +5,13 @@ import pytest
 from ftvm.checkpoint import Watermarks
 from ftvm.errors import ConfigError, InternalError
 from ftvm.sim.mutants import MUTANTS
-from ftvm.sim.mutation import Edit, Mutant, mutate
+from ftvm.sim.mutation import Change, Edit, Mutant, mutate
 
 WHERE = "ftvm.checkpoint:Watermarks.cover"
+MARK = "both_watermarks_covered"
 
 
-def plant(monkeypatch: pytest.MonkeyPatch, *edits: Edit) -> None:
+def plant(monkeypatch: pytest.MonkeyPatch, *edits: Change | Edit) -> None:
     monkeypatch.setitem(MUTANTS, "planted", Mutant(name="planted", breaks="a test", edits=edits))
 
 
@@ -36,6 +37,22 @@ def test_edits_of_one_function_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
         assert Watermarks(0, 0).cover(Watermarks(9, 9))
 
 
+def test_changes_of_two_parts_of_a_marked_line_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, Change(MARK, "and 1", "True"), Change(MARK, "and 2", "{left} + 9 >= {right}"))
+
+    with mutate("planted"):
+        assert Watermarks(0, 0).cover(Watermarks(9, 9))
+        assert not Watermarks(0, 0).cover(Watermarks(9, 10))
+
+
+def test_a_statement_may_get_others_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, Change(MARK, "", "if self.epoch == 7:\n    return False\n{it}"))
+
+    with mutate("planted"):
+        assert not Watermarks(7, 0).cover(Watermarks(0, 0))
+        assert Watermarks(8, 0).cover(Watermarks(0, 0))
+
+
 def test_a_mutant_is_mended_after_an_error_too(monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, Edit(WHERE, "self.epoch >= needed.epoch", "True"))
 
@@ -51,13 +68,25 @@ def test_a_mutant_is_mended_after_an_error_too(monkeypatch: pytest.MonkeyPatch) 
         Edit(WHERE, "nothing of the sort", "True"),
         Edit(WHERE, "needed", "True"),
         Edit("ftvm.checkpoint:Watermarks", "epoch", "True"),
+        Change("nowhere_at_all", "", "pass"),
+        Change(MARK, "==", "True"),
+        Change(MARK, ">=", "True"),
+        Change(MARK, "value", "{left}"),
+        Change(MARK, "value", "nobody.knows_this"),
     ],
-    ids=["rewritten", "not unique", "no function"],
+    ids=["rewritten", "not unique", "no function", "no mark", "no part", "two parts", "no side", "no such name"],
 )
-def test_a_mutant_that_no_longer_fits_its_line_says_so(edit: Edit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mutant_that_no_longer_fits_its_line_says_so(edit: Change | Edit, monkeypatch: pytest.MonkeyPatch) -> None:
     plant(monkeypatch, edit)
 
     with pytest.raises(InternalError), mutate("planted"):
+        pass
+
+
+def test_two_changes_of_the_same_piece_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch, Change(MARK, "value", "True"), Change(MARK, "and 2", "True"))
+
+    with pytest.raises(InternalError, match="overlap"), mutate("planted"):
         pass
 
 
