@@ -142,6 +142,11 @@ class Core:
         """Ask for an effect."""
         self.effects.append(effect)
 
+    def take_effects(self) -> list[Effect]:
+        """Return the effects that were asked for, in order, and forget them."""
+        effects, self.effects = self.effects, []
+        return effects
+
     def tell(self, event: Event) -> None:
         """Report an event."""
         self.effects.append(Tell(event))

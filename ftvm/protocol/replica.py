@@ -81,7 +81,7 @@ class Replica:
                 if take is not None:
                     take(self.steps, report, now)
                     self._follow(now)
-        return self.take_effects()
+        return self.core.take_effects()
 
     def view(self) -> View:
         """Return what may be seen of this replica."""

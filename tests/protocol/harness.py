@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from ftvm.checkpoint import Checkpoint, Geometry, GuestPosition, Output, PageBatch, RegionShape
 from ftvm.config import Limits, Timing
+from ftvm.encode.messages import Envelope, Message
 from ftvm.encode.versions import SPOKEN, Versions
 from ftvm.engines.names import engine_named
 from ftvm.engines.remus import Remus
@@ -19,15 +20,17 @@ from ftvm.errors import DigestMismatch
 from ftvm.events import Event
 from ftvm.interfaces import Answer, CompareAndSet, Record, Request
 from ftvm.protocol import effects as do
+from ftvm.protocol import reports
 from ftvm.protocol.active import Active
 from ftvm.protocol.commit import Committed
-from ftvm.protocol.core import Role, Settings
+from ftvm.protocol.core import Core, Role, Settings
 from ftvm.protocol.empty import Empty
 from ftvm.protocol.link import LinkState
 from ftvm.protocol.output import Gate
 from ftvm.protocol.pace import Pace
 from ftvm.protocol.replica import Replica
 from ftvm.protocol.standby import Standby
+from ftvm.protocol.stop import StopKind, Stopping
 from ftvm.units import Nanos, PageCount
 
 MS = 1_000_000
@@ -136,6 +139,8 @@ class Host:
     sent: deque[do.Send] = field(default_factory=deque)
     released: list[Output] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    wanted: list[do.Effect] = field(default_factory=list)
+    """What is still to be performed."""
     performed: list[do.Effect] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     outstanding: Request | None = None
@@ -157,15 +162,15 @@ class Host:
             outputs.append(Output(number=self.output_next, channel="net0", payload=payload))
             self.output_next += 1
             self.value += 1
-        self.replica.on_outputs(outputs, 0, self.world.now)
+        self.give(reports.Emitted(outputs=[(output, 0) for output in outputs]))
         self.perform()
 
     # --- steps -----------------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
         """Do what is due, and submit what the desk wants; the answer waits for `answer`."""
-        self.replica.begin_step(self.world.now)
-        self.replica.tick(self.world.now)
+        self.give(reports.STEP_BEGUN)
+        self.give(reports.TICK)
         self.perform()
         if self.outstanding is None:
             self.outstanding = self.replica.next_request(self.world.now)
@@ -174,7 +179,7 @@ class Host:
         """Let the arbiter say that it certainly has not done what is outstanding."""
         request, self.outstanding = self.outstanding, None
         assert request is not None
-        self.replica.on_answer(Answer(request, None, "the disk is full", is_unapplied=True), self.world.now)
+        self.give(Answer(request, None, "the disk is full", is_unapplied=True))
         self.perform()
 
     def answer(self, *, is_lost: bool = False, is_applied: bool = True) -> None:
@@ -183,23 +188,36 @@ class Host:
         assert request is not None
         record = self.world.store.apply(request) if is_applied else None
         answer = Answer(request, None, "the answer was lost") if is_lost or record is None else None
-        self.replica.on_answer(answer or Answer(request, record, None), self.world.now)
+        self.give(answer or Answer(request, record, None))
         self.perform()
 
     def take(self, sender: "Host", sent: do.Send) -> None:
-        self.replica.on_message(sender.name, None, sent.envelope, sent.message, self.world.now)
+        self.hear(sender.name, None, sent.envelope, sent.message)
         self.perform()
+
+    def hear(self, peer: str, key: str | None, envelope: Envelope, message: Message) -> None:
+        """Take a message; what it asks for waits for `perform`."""
+        self.give(reports.Received(peer, key, envelope, message))
+
+    def give(self, report: reports.Report) -> None:
+        """Report something; what it asks for waits for `perform`."""
+        self.wanted += self.replica.step(report, self.world.now)
+
+    def stop(self, kind: StopKind, reason: str) -> Stopping:
+        """Have the host stop in order; what that asks for waits for `perform`."""
+        return self.replica.stop(kind, reason, self.world.now)
 
     # --- effects ---------------------------------------------------------------------------------------------------
 
     def perform(self) -> None:
-        while wanted := self.replica.take_effects():
+        self.wanted += self.core.take_effects()  # of a test that reached inside
+        while self.wanted:
+            wanted, self.wanted = self.wanted, []
             for effect in wanted:
                 self.performed.append(effect)
                 self._perform_one(effect)
 
     def _perform_one(self, effect: do.Effect) -> None:
-        now = self.world.now
         match effect:
             case do.Send():
                 self.sent.append(effect)
@@ -215,27 +233,27 @@ class Host:
             case do.Stop() | do.Unload():
                 self.is_running = False
             case do.Load() if self.load_error is not None:
-                self.replica.on_load_failed(self.load_error, now)
+                self.give(reports.LoadFailed(self.load_error))
             case do.Load():
-                self.replica.on_loaded(now)
+                self.give(reports.StateLoaded())
             case do.WarmUp():
-                self.replica.on_warm()
+                self.give(reports.ShadowWarmed())
             case do.Measure():
                 self.memory.memory_digest = self.value
-                self.replica.on_measured(now)
+                self.give(reports.MemoryMeasured())
             case do.Adopt():
                 self.value = self.shipped = self.memory.memory_digest
             case do.StartCopy():
                 self.shipped = 0
-                self.replica.on_round(8, now)
+                self.give(reports.RoundCollected(8))
             case do.CollectRound():
-                self.replica.on_round(1, now)
+                self.give(reports.RoundCollected(1))
             case do.CopyMore():
-                self.replica.on_copied((self._capture(),), 0, now)
+                self.give(reports.PagesCopied((self._capture(),), 0))
             case do.Use():
-                self.replica.on_engine_used(effect.engine, now)
+                self.give(reports.EngineUsed(effect.engine))
             case do.Cut() if self.capture_error is not None:
-                self.replica.on_capture_failed(self.capture_error, now)
+                self.give(reports.CaptureFailed(self.capture_error))
             case do.Cut():
                 self._cut(effect)
             case _:
@@ -247,29 +265,39 @@ class Host:
         return batch
 
     def _cut(self, order: do.Cut) -> None:
-        steps = self.replica.steps
-        outputs = steps.pending_outputs() if isinstance(steps, Active) else ()
         checkpoint = Checkpoint(
             epoch=order.epoch,
             base=order.base,
             engine=order.engine.name,
             batches=() if order.lists_pages else (self._capture(),),
             devices=b"devices %d" % self.value,
-            outputs=outputs,
+            outputs=(),
             output_next=self.output_next,
             log_index=0,
             memory_digest=self.value,
             dirty_pages=1,
             position=GuestPosition(self.value, 0) if order.engine.logs else None,
         )
-        self.replica.on_engine_used(order.engine, self.world.now)
-        self.replica.on_cut(checkpoint, 100, self.world.now)
+        self.give(
+            reports.CutTaken(
+                emitted=reports.NOTHING_EMITTED,
+                engine=order.engine,
+                checkpoint=checkpoint,
+                paused_at=self.world.now,
+                pause_ns=100,
+            )
+        )
 
     # --- what to look at -------------------------------------------------------------------------------------------
 
     @property
     def id(self) -> str:
-        return self.replica.core.id
+        return self.core.id
+
+    @property
+    def core(self) -> Core:
+        """What all roles share: for tests that look inside."""
+        return self.replica.core
 
     @property
     def role(self) -> Role:

@@ -5,6 +5,7 @@ from ftvm.encode.messages import Envelope, Leave
 from ftvm.interfaces import Lane, Read, Record
 from ftvm.protocol.core import Role
 from ftvm.protocol.link import LinkState
+from ftvm.protocol.reports import TICK
 from ftvm.protocol.switchover import Switchover
 from ftvm.protocol.takeover import ClaimState
 from ftvm.units import Nanos
@@ -75,7 +76,7 @@ def acknowledge_one_epoch(pair: Pair) -> None:
         pair.elapse(5)
         session = pair.a.active.session
         assert session is not None
-        pair.a.replica.tick(pair.now)
+        pair.a.give(TICK)
         pair.a.perform()
         pair.carry(pair.a, pair.b)
         pair.b.tick()
@@ -84,7 +85,7 @@ def acknowledge_one_epoch(pair: Pair) -> None:
 
 def envelope(pair: Pair) -> Envelope:
     """Return an envelope as a would send it."""
-    pair.a.replica.core.send("b", Lane.CONTROL, Leave(reason=""), None)
+    pair.a.core.send("b", Lane.CONTROL, Leave(reason=""), None)
     pair.a.perform()
     return pair.a.sent.pop().envelope
 

@@ -17,12 +17,12 @@ from .harness import Pair, lone_active, make_settings
 
 def ask_to_join(pair: Pair, joiner: str, *, staging_bytes: int | None = None) -> list[Refuse]:
     """Have host b ask to join as `joiner`; return the refusals that come of it."""
-    core = pair.b.replica.core
+    core = pair.b.core
     bound = core.settings.limits.staging_bytes if staging_bytes is None else staging_bytes
     join = Join(geometry=core.settings.geometry, engines=tuple(core.settings.engines), staging_bytes=bound)
     envelope = Envelope(guest_id="vm", sender=joiner, session=None, record=core.desk.known, released=0)
     pair.a.sent.clear()
-    pair.a.replica.on_message("b", None, envelope, join, pair.now)
+    pair.a.hear("b", None, envelope, join)
     pair.a.perform()
     return pair.a.waiting(Refuse)
 
@@ -75,11 +75,11 @@ def test_what_was_released_is_told_a_heartbeat_later() -> None:
     """What was let out may still wait in the host and die with it: the standby must keep it until then."""
     pair = Pair().protected()
     pair.run(500)
-    told = pair.a.replica.core.released_told
+    told = pair.a.core.released_told
     pair.a.emit(b"one")
-    pair.until(lambda: pair.a.replica.core.released > told)
+    pair.until(lambda: pair.a.core.released > told)
 
-    core, session = pair.a.replica.core, pair.a.active.session
+    core, session = pair.a.core, pair.a.active.session
     assert session is not None
     pings = session.ping_number
     pair.until(lambda: session.ping_number == pings + 1)
@@ -151,7 +151,7 @@ def test_what_a_solo_active_released_long_ago_is_not_shipped() -> None:
 
 def test_a_key_that_joins_under_fresh_ids_and_never_answers_has_to_wait_and_others_get_in() -> None:
     pair = Pair().started()
-    limit = pair.a.replica.core.settings.timing.primary_limit_ns
+    limit = pair.a.core.settings.timing.primary_limit_ns
 
     refusals = []
     for number in range(4):
@@ -165,9 +165,9 @@ def test_a_key_that_joins_under_fresh_ids_and_never_answers_has_to_wait_and_othe
     assert refusal.reason.endswith("it has to wait for the next")
     assert pair.a.active.link is LinkState.NONE
 
-    join = Join(geometry=pair.a.replica.core.settings.geometry, engines=("remus",), staging_bytes=1 << 28)
-    envelope = Envelope(guest_id="vm", sender="honest", session=None, record=pair.a.replica.core.desk.known, released=0)
-    pair.a.replica.on_message("c", None, envelope, join, pair.now)
+    join = Join(geometry=pair.a.core.settings.geometry, engines=("remus",), staging_bytes=1 << 28)
+    envelope = Envelope(guest_id="vm", sender="honest", session=None, record=pair.a.core.desk.known, released=0)
+    pair.a.hear("c", None, envelope, join)
 
     assert pair.a.active.link is LinkState.COPYING
 
@@ -178,11 +178,11 @@ def test_a_standby_that_is_heard_but_makes_no_progress_is_left() -> None:
     session = pair.a.active.session
     assert session is not None
     envelope = Envelope(
-        guest_id="vm", sender=session.standby, session=session.id, record=pair.b.replica.core.desk.known, released=0
+        guest_id="vm", sender=session.standby, session=session.id, record=pair.b.core.desk.known, released=0
     )
 
     for number in range(1_000, 1_000 + 2 * (PROGRESS_PATIENCE + 2)):
-        pair.a.replica.on_message(session.peer, session.key, envelope, Pong(number=number), pair.now)
+        pair.a.hear(session.peer, session.key, envelope, Pong(number=number))
         live_alone(pair, session.watch.configured_ns / 2e6)
 
     assert session.is_lost
@@ -206,7 +206,7 @@ def test_only_so_many_epochs_are_cut_ahead_of_the_standby() -> None:
 
     live_alone(pair, 400)
 
-    assert len(session.in_flight) == pair.a.replica.core.settings.limits.epochs_in_flight
+    assert len(session.in_flight) == pair.a.core.settings.limits.epochs_in_flight
 
 
 def test_what_a_replay_makes_again_does_not_leave_if_it_is_known_to_have_left() -> None:

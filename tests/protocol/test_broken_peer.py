@@ -20,9 +20,7 @@ def test_an_active_that_sends_garbage_loses_its_session_and_the_standby_keeps_it
     sequence = pair.b.standby.inbox.expected
     wrong = EpochPart(sequence=sequence, epoch=99, part=7, batch=None, checkpoint=None)
 
-    pair.b.replica.on_message(
-        "a", None, replace(envelope(pair), session=pair.b.standby.opening.session), wrong, pair.now
-    )
+    pair.b.hear("a", None, replace(envelope(pair), session=pair.b.standby.opening.session), wrong)
     pair.b.perform()
 
     assert pair.b.told(PeerMisbehaved)[0].error.startswith("BadFrame")
@@ -45,7 +43,7 @@ def test_a_standby_that_acknowledges_what_was_never_sent_is_dropped(wrong: Ack) 
     assert session is not None
     from_b = replace(envelope(pair), sender="b1", session=session.id)
 
-    pair.a.replica.on_message("b", None, from_b, wrong, pair.now)
+    pair.a.hear("b", None, from_b, wrong)
     pair.a.perform()
 
     assert pair.a.told(PeerMisbehaved)[0].error.startswith("BadFrame")
@@ -75,7 +73,7 @@ def test_messages_that_are_not_of_the_session_do_nothing_on_either_side(what: st
 
     for host, peer in ((pair.a, "b"), (pair.b, "a")):
         from_peer = replace(good, sender="b1") if host is pair.a and what != "sender" else good
-        host.replica.on_message("c" if what == "peer" else peer, key, from_peer, Leave(reason="evil"), pair.now)
+        host.hear("c" if what == "peer" else peer, key, from_peer, Leave(reason="evil"))
         host.tick()
 
     assert pair.a.active.link is LinkState.PROTECTED
@@ -118,7 +116,7 @@ def test_a_welcome_of_a_generation_that_never_was_is_found_out_and_left() -> Non
     session = SessionId(1, "evil", 1 << 60)
     envelope = Envelope(guest_id="vm", sender="evil", session=session, record=pair.store.record, released=0)
     welcome = Welcome(joiner=pair.b.id, engines=("remus",), staging_bytes=1 << 20)
-    pair.b.replica.on_message("a", None, envelope, welcome, pair.now)
+    pair.b.hear("a", None, envelope, welcome)
     was_syncing = pair.b.role is Role.SYNCING
 
     pair.b.tick()
@@ -137,6 +135,6 @@ def test_what_comes_of_a_session_that_was_left_changes_nothing() -> None:
     pair.elapse(5)
 
     of_session = replace(envelope(pair), session=standby.opening.session)
-    pair.b.replica.on_message("a", None, of_session, Ping(number=9), pair.now)
+    pair.b.hear("a", None, of_session, Ping(number=9))
 
     assert standby.watch.heard_at == heard_at

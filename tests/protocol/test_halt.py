@@ -197,11 +197,11 @@ def test_an_id_that_was_dropped_does_not_displace_a_standby_that_is_silent() -> 
     """Mutant: any JOIN ends the session that is waited for."""
     pair = halting()
     alone(pair, 2 * PRIMARY_LIMIT_MS)
-    core, session = pair.a.replica.core, pair.a.active.session
+    core, session = pair.a.core, pair.a.active.session
     core.retired.append("old")
     join = Join(geometry=core.settings.geometry, engines=("remus",), staging_bytes=core.settings.limits.staging_bytes)
 
-    pair.a.replica.on_message("c", None, replace(envelope(pair), sender="old"), join, pair.now)
+    pair.a.hear("c", None, replace(envelope(pair), sender="old"), join)
     pair.a.perform()
 
     assert pair.a.active.session is session

@@ -55,7 +55,7 @@ def test_a_word_about_an_older_epoch_is_not_taken() -> None:
     pair.b.sent.clear()
     late = replace(sent.message, epoch=sent.message.epoch - 1)
 
-    pair.a.replica.on_message("b", None, sent.envelope, late, pair.now)
+    pair.a.hear("b", None, sent.envelope, late)
 
     assert pair.a.active.link is LinkState.HANDING
 

@@ -228,21 +228,21 @@ def test_a_standby_is_proposed_only_when_it_has_acknowledged_a_whole_epoch() -> 
     pair.until(lambda: pair.a.active.link is LinkState.CATCHING_UP)
     session = pair.a.active.session
     assert session is not None
-    pair.b.replica.core.send("a", Lane.CONTROL, Ack(received=1, epoch=0, log_index=0, memory_digest=0), session.id)
+    pair.b.core.send("a", Lane.CONTROL, Ack(received=1, epoch=0, log_index=0, memory_digest=0), session.id)
     pair.b.perform()
 
     pair.a.take(pair.b, pair.b.sent.pop())
 
     assert session.has_answered
     assert pair.a.active.link is LinkState.CATCHING_UP
-    assert pair.a.replica.core.desk.proposal is None
+    assert pair.a.core.desk.proposal is None
 
 
 def test_an_add_is_not_taken_to_be_in_force_by_a_read_that_was_begun_before_it() -> None:
     """Mutant: whatever the arbiter answers resolves what is proposed."""
     pair = Pair().started()
     pair.until(lambda: pair.a.active.link is LinkState.CATCHING_UP)
-    pair.a.replica.core.desk.want_read()
+    pair.a.core.desk.want_read()
     pair.a.tick()
     pair.carry(pair.a, pair.b)
     pair.b.tick()
@@ -272,10 +272,10 @@ def test_a_second_joiner_does_not_disturb_one_that_is_being_brought_up(link: Lin
     """Mutant: only a standby that the record names stands in the way, and the link's table ends the host."""
     pair = Pair().started()
     pair.until(lambda: pair.a.active.link is link)
-    settings, session = pair.a.replica.core.settings, pair.a.active.session
+    settings, session = pair.a.core.settings, pair.a.active.session
     join = Join(geometry=settings.geometry, engines=("remus",), staging_bytes=settings.limits.staging_bytes)
 
-    pair.a.replica.on_message("c", None, replace(envelope(pair), sender="c1"), join, pair.now)
+    pair.a.hear("c", None, replace(envelope(pair), sender="c1"), join)
     pair.a.perform()
 
     assert [refusal.joiner for refusal in pair.a.waiting(Refuse)] == ["c1"]
@@ -309,7 +309,7 @@ def test_a_welcome_that_is_not_for_the_id_of_now_or_not_by_who_opened_the_sessio
     welcome = replace(sent.message, joiner="b0") if what == "joiner" else sent.message
     header = replace(sent.envelope, sender="a0") if what == "sender" else sent.envelope
 
-    pair.b.replica.on_message("a", None, header, welcome, pair.now)
+    pair.b.hear("a", None, header, welcome)
 
     assert pair.b.role is Role.EMPTY
 
@@ -319,7 +319,7 @@ def test_a_refusal_of_another_id_ends_nothing() -> None:
     pair = Pair().started()
     refuse = Refuse(joiner="b0", reason="b0 was dropped", is_final=True)
 
-    pair.b.replica.on_message("a", None, envelope(pair), refuse, pair.now)
+    pair.b.hear("a", None, envelope(pair), refuse)
     pair.b.perform()
 
     assert pair.b.failures == []
@@ -331,7 +331,7 @@ def test_a_host_that_is_to_start_the_guest_takes_no_welcome() -> None:
     header = Envelope(guest_id="vm", sender="x1", session=session, record=Record(5, "x1", None), released=0)
     welcome = Welcome(joiner=pair.a.id, engines=("remus",), staging_bytes=1 << 20)
 
-    pair.a.replica.on_message("b", None, header, welcome, pair.now)
+    pair.a.hear("b", None, header, welcome)
 
     assert pair.a.role is Role.EMPTY
 
@@ -343,7 +343,7 @@ def test_a_joiner_whose_arbiter_is_behind_its_active_asks_whether_both_use_the_s
     request, pair.b.outstanding = pair.b.outstanding, None
     assert request is not None
 
-    pair.b.replica.on_answer(Answer(request, Record(0, None, None), None), pair.now)
+    pair.b.give(Answer(request, Record(0, None, None), None))
     pair.b.perform()
 
     assert pair.b.told(RoleChanged)[-1].reason == (

@@ -1,7 +1,5 @@
 """What is held and what leaves while a standby comes, stays and goes (docs/protocol.md, "ADD" and "DROP")."""
 
-import pytest
-
 from ftvm.config import Limits, Timing
 from ftvm.encode.messages import Ack, EpochPart, Ping
 from ftvm.events import (
@@ -13,10 +11,10 @@ from ftvm.events import (
 from ftvm.interfaces import CompareAndSet, Lane, Record
 from ftvm.protocol.core import Role
 from ftvm.protocol.link import LinkState
-from ftvm.protocol.replica import Replica
+from ftvm.protocol.reports import Report, StateLoaded
 from ftvm.protocol.takeover import ClaimState
 
-from .harness import MS, Pair
+from .harness import MS, Host, Pair
 from .situations import (
     BACKUP_LIMIT_MS,
     PRIMARY_LIMIT_MS,
@@ -68,7 +66,7 @@ def test_from_the_first_cut_on_outputs_obey_the_joining_standby() -> None:
 def test_outputs_are_held_from_before_the_add_is_proposed_until_the_standby_has_them() -> None:
     pair = Pair().started()
     pair.until(lambda: pair.a.active.link is LinkState.ADDING)
-    assert pair.a.replica.core.desk.known.standby is None
+    assert pair.a.core.desk.known.standby is None
 
     pair.a.emit(b"held")
     held = pair.a.said
@@ -115,7 +113,7 @@ def test_a_ping_without_anything_new_is_answered_with_the_acknowledgement_again(
     for host in (pair.a, pair.b):
         host.sent.clear()
     session = pair.b.standby.opening.session
-    pair.a.replica.core.send("b", Lane.CONTROL, Ping(number=99), session)
+    pair.a.core.send("b", Lane.CONTROL, Ping(number=99), session)
     pair.a.perform()
     pair.carry(pair.a, pair.b)
     pair.b.tick()
@@ -230,7 +228,7 @@ def test_who_discards_what_it_had_forgets_what_has_left_too() -> None:
     pair = Pair().protected()
     pair.a.emit(b"one")
     pair.run(500)
-    core = pair.a.replica.core
+    core = pair.a.core
     assert (core.released, core.released_told) == (1, 1)
     pair.store.record = Record(3, "b1", None)
 
@@ -246,13 +244,24 @@ def test_what_is_told_as_released_is_forgotten_by_the_standby_and_remembered_as_
     pair.run(500)
 
     assert not pair.b.standby.committed.outputs
-    assert pair.b.replica.core.released == 1
+    assert pair.b.core.released == 1
 
 
-def test_nothing_is_claimed_before_the_state_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+class NeverLoaded(Host):
+    """Its guest is at loading the state for ever."""
+
+    def give(self, report: Report) -> None:
+        if not isinstance(report, StateLoaded):
+            super().give(report)
+
+
+class SlowPair(Pair):
+    host = NeverLoaded
+
+
+def test_nothing_is_claimed_before_the_state_is_loaded() -> None:
     """Mutant: the TAKE is proposed as soon as the arbiter has answered."""
-    pair = Pair().protected()
-    monkeypatch.setattr(Replica, "on_loaded", lambda _replica, _now: None)
+    pair = SlowPair().protected()
 
     silence(pair, 3 * BACKUP_LIMIT_MS)
 
@@ -265,7 +274,7 @@ def test_an_active_whose_record_was_vacated_says_so_in_plain_words() -> None:
     pair = Pair().protected()
     pair.store.record = Record(3, None, None)
 
-    pair.a.replica.core.desk.want_read()
+    pair.a.core.desk.want_read()
     pair.until(lambda: pair.a.role is Role.EMPTY)
 
     assert pair.a.told(RoleChanged)[-1].reason == "generation 3 names no host active"

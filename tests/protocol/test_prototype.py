@@ -25,11 +25,11 @@ def test_prototype_1_a_deposed_active_does_not_overwrite_the_present_standby() -
     pair = Pair().protected()
     take_over(pair)
     third = pair.boot("c", make_settings(), "b", starts=False)
-    third.replica.core.desk.known = pair.store.record
+    third.core.desk.known = pair.store.record
     welcome = Welcome(joiner=third.id, engines=("remus",), staging_bytes=1 << 20)
     envelope_of_old = replace(envelope(pair), session=SessionId(9, "a1", 2))
 
-    third.replica.on_message("a", None, envelope_of_old, welcome, pair.now)
+    third.hear("a", None, envelope_of_old, welcome)
 
     assert third.role is Role.EMPTY
 
@@ -39,7 +39,7 @@ def test_prototype_1_a_standby_in_session_takes_no_welcome_from_anybody() -> Non
     epoch = pair.b.standby.committed.epoch
     welcome = Welcome(joiner=pair.b.id, engines=("remus",), staging_bytes=1 << 20)
 
-    pair.b.replica.on_message("a", None, replace(envelope(pair), session=SessionId(9, "a1", 2)), welcome, pair.now)
+    pair.b.hear("a", None, replace(envelope(pair), session=SessionId(9, "a1", 2)), welcome)
 
     assert pair.b.role is Role.STANDBY
     assert pair.b.standby.committed.epoch == epoch
@@ -65,7 +65,7 @@ def test_prototype_2_acknowledgements_of_an_earlier_session_count_for_nothing() 
 
     for sent in old:
         late = replace(sent.message, epoch=pair.a.active.epoch)  # type: ignore[type-var]
-        pair.a.replica.on_message("b", None, sent.envelope, late, pair.now)
+        pair.a.hear("b", None, sent.envelope, late)
 
     assert old
     assert (session.acked, pair.a.active.link, len(session.in_flight)) == before
@@ -79,7 +79,7 @@ def test_prototype_3_a_whole_replica_that_nobody_names_does_not_wait_for_ever() 
 
     for _ in range(100):
         pair.elapse(20)
-        pair.b.replica.on_message("a", None, other, Ping(number=1), pair.now)
+        pair.b.hear("a", None, other, Ping(number=1))
         pair.b.tick()
         if pair.b.outstanding is not None:
             pair.b.answer()

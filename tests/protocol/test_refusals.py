@@ -10,6 +10,7 @@ from ftvm.events import JoinRefused
 from ftvm.protocol import effects as do
 from ftvm.protocol.empty import REFUSALS_TOLD_MAX
 from ftvm.protocol.record import NO_RECORD
+from ftvm.protocol.reports import PeerRefused, Received, Report
 from ftvm.units import Nanos
 
 from .harness import lone_replica, make_settings
@@ -27,17 +28,15 @@ class Spare:
         self.told: list[JoinRefused] = []
 
     def hear(self, peer: str, reason: str, *, is_final: bool) -> None:
-        refuse = Refuse(joiner=self.replica.core.id, reason=reason, is_final=is_final)
+        refuse = Refuse(joiner=self.replica.view().id, reason=reason, is_final=is_final)
         header = Envelope(guest_id="vm", sender="x1", session=None, record=NO_RECORD, released=0)
-        self.replica.on_message(peer, None, header, refuse, NOW)
-        self._note()
+        self._give(Received(peer, None, header, refuse))
 
     def hear_another_version(self, peer: str) -> None:
-        self.replica.on_refused(peer, VersionMismatch("wire version", ours=1, theirs=9), NOW)
-        self._note()
+        self._give(PeerRefused(peer, VersionMismatch("wire version", ours=1, theirs=9)))
 
-    def _note(self) -> None:
-        for effect in self.replica.take_effects():
+    def _give(self, report: Report) -> None:
+        for effect in self.replica.step(report, NOW):
             if isinstance(effect, do.Fail):
                 self.failures.append(effect.error)
             elif isinstance(effect, do.Tell) and isinstance(effect.event, JoinRefused):

@@ -19,20 +19,20 @@ HAND_OVER_MS, TAKE_MS, LIMIT_MS = HAND_OVER_NS // MS, TAKE_NS // MS, LIMIT_NS //
 
 
 def stop(host: Host, kind: StopKind = StopKind.ASKED) -> None:
-    host.replica.stop(kind, "a test", host.world.now)
+    host.stop(kind, "a test")
     host.perform()
 
 
 def outcome(host: Host) -> tuple[bool, bool]:
     """Whether the stop of a host is over, and whether it is in order."""
-    stopping = host.replica.core.stop
+    stopping = host.core.stop
     assert stopping is not None
     return stopping.is_over, stopping.is_in_order
 
 
 def said(host: Host) -> str:
     """What came of the stop of a host, in words."""
-    stopping = host.replica.core.stop
+    stopping = host.core.stop
     assert stopping is not None
     return str(stopping.outcome)
 
@@ -92,7 +92,7 @@ def test_an_active_whose_standby_stays_silent_vacates_the_record() -> None:
     assert outcome(pair.a) == IN_ORDER
     assert pair.store.record == Record(3, None, None)
     assert not pair.a.is_running
-    assert "the guest has ended here" in str(pair.a.replica.core.stop.outcome)
+    assert "the guest has ended here" in str(pair.a.core.stop.outcome)
 
 
 def test_the_guest_stands_still_once_the_standby_was_asked_to_take_it() -> None:
@@ -101,7 +101,7 @@ def test_the_guest_stands_still_once_the_standby_was_asked_to_take_it() -> None:
     live_on(pair, pair.a, HAND_OVER_MS + 300)
 
     must_stand_still = pair.a.active.must_stand_still()
-    may_beat = pair.a.replica.may_beat
+    may_beat = pair.a.replica.view().may_beat
     pair.a.sent.clear()
     live_on(pair, pair.a, 500)
 
@@ -117,9 +117,9 @@ def test_an_active_without_an_arbiter_proposes_nothing_and_says_that_it_is_not_i
     live_without_arbiter(pair, pair.a, LIMIT_MS + 200)
 
     assert outcome(pair.a) == NOT_IN_ORDER
-    assert pair.a.replica.core.desk.proposal is None
+    assert pair.a.core.desk.proposal is None
     assert pair.store.record == Record(2, "a1", "b1")
-    assert "the standby can take the guest only when it does" in str(pair.a.replica.core.stop.outcome)
+    assert "the standby can take the guest only when it does" in str(pair.a.core.stop.outcome)
 
 
 def live_without_arbiter(pair: Pair, host: Host, milliseconds: float) -> None:
@@ -150,7 +150,7 @@ def test_a_vacate_that_nobody_answers_is_not_in_order() -> None:
     live_without_arbiter(pair, pair.a, LIMIT_MS + 200)
 
     assert outcome(pair.a) == NOT_IN_ORDER
-    assert "ftvm init --force" in str(pair.a.replica.core.stop.outcome)
+    assert "ftvm init --force" in str(pair.a.core.stop.outcome)
 
 
 def test_a_joiner_that_the_record_does_not_name_is_not_waited_for() -> None:
@@ -178,7 +178,7 @@ def test_an_open_add_is_waited_for_and_the_guest_handed_to_whom_it_names() -> No
 
 def test_an_open_drop_is_waited_for_and_the_record_vacated() -> None:
     pair = Pair().protected()
-    pair.b.replica.stop(StopKind.ASKED, "a test", pair.now)
+    pair.b.stop(StopKind.ASKED, "a test")
     pair.until(lambda: pair.a.active.link is LinkState.DROPPING)
 
     stop(pair.a)
@@ -257,7 +257,7 @@ def test_a_drop_that_was_sent_before_the_guest_failed_is_waited_for() -> None:
     stop(pair.a, StopKind.FAILED)
 
     assert pair.a.active.link is LinkState.DROPPING
-    assert pair.a.replica.core.desk.proposal == Record(3, "a1", None)
+    assert pair.a.core.desk.proposal == Record(3, "a1", None)
 
 
 def test_a_guest_that_failed_while_its_host_stopped_is_not_handed_over() -> None:
@@ -288,7 +288,7 @@ def test_a_guest_that_ended_vacates_whoever_stands_by_and_says_so_until_that_is_
 
 def test_a_halted_active_gives_its_lost_standby_time_before_it_vacates_the_record() -> None:
     pair = Pair(make_settings(halts_alone=True)).protected()
-    pair.b.replica.stop(StopKind.ASKED, "a test", pair.now)
+    pair.b.stop(StopKind.ASKED, "a test")
     pair.until(lambda: pair.a.active.link is LinkState.NONE)
 
     stop(pair.a)
@@ -483,4 +483,4 @@ def test_a_start_that_is_never_answered_is_not_in_order() -> None:
     live_without_arbiter(pair, pair.a, LIMIT_MS + 200)
 
     assert outcome(pair.a) == NOT_IN_ORDER
-    assert "proposed to start the guest" in str(pair.a.replica.core.stop.outcome)
+    assert "proposed to start the guest" in str(pair.a.core.stop.outcome)

@@ -143,7 +143,7 @@ def test_an_active_that_stops_while_switching_leaves_the_proposal_alone() -> Non
     pair = Pair().protected()
     switching(pair)
 
-    pair.a.replica.stop(StopKind.ASKED, "maintenance", pair.now)
+    pair.a.stop(StopKind.ASKED, "maintenance")
     pair.a.perform()
 
     assert not pair.a.waiting(Leave)

@@ -13,6 +13,7 @@ from ftvm.interfaces import CompareAndSet, Lane, Read, Record
 from ftvm.protocol import effects as do
 from ftvm.protocol.core import Role
 from ftvm.protocol.link import LinkState
+from ftvm.protocol.reports import PeerGone
 from ftvm.protocol.stop import StopKind
 from ftvm.protocol.takeover import ClaimState
 
@@ -84,7 +85,7 @@ def test_an_active_whose_machine_was_suspended_and_saw_no_time_pass_releases_not
 
 def ping(pair: Pair) -> None:
     """Have b hear a sign of life of a, and nothing else."""
-    pair.a.replica.core.send("b", Lane.CONTROL, Ping(number=1), pair.b.standby.opening.session)
+    pair.a.core.send("b", Lane.CONTROL, Ping(number=1), pair.b.standby.opening.session)
     pair.a.perform()
     pair.b.take(pair.a, pair.a.sent.pop())
 
@@ -140,7 +141,7 @@ def test_a_state_that_does_not_load_is_never_claimed() -> None:
 
 def test_nothing_is_claimed_without_a_read_begun_after_the_suspicion() -> None:
     pair = Pair().protected()
-    pair.b.replica.core.desk.want_read()
+    pair.b.core.desk.want_read()
     pair.b.tick()
     assert pair.b.outstanding == Read()
     pair.elapse(BACKUP_LIMIT_MS)
@@ -207,7 +208,7 @@ def test_a_claim_that_loses_to_a_drop_empties_the_standby() -> None:
 def end_of(pair: Pair) -> do.Send:
     """The active's word that the guest came to its own end."""
     pair.a.sent.clear()
-    pair.a.replica.stop(StopKind.ENDED, "powered off", pair.now)
+    pair.a.stop(StopKind.ENDED, "powered off")
     pair.a.perform()
     return next(sent for sent in pair.a.sent if isinstance(sent.message, Leave))
 
@@ -293,7 +294,7 @@ def test_without_the_arbiter_nobody_takes_over_and_the_claim_is_tried_again() ->
 
 def test_a_leaving_active_hurries_the_takeover() -> None:
     pair = Pair().protected()
-    pair.a.replica.stop(StopKind.FAILED, "its guest failed", pair.now)
+    pair.a.stop(StopKind.FAILED, "its guest failed")
     pair.a.perform()
     pair.carry(pair.a, pair.b)
 
@@ -305,9 +306,9 @@ def test_a_leaving_active_hurries_the_takeover() -> None:
 def test_a_peer_that_was_seen_to_end_is_suspected_at_once_by_either_side() -> None:
     pair = Pair().protected()
 
-    pair.b.replica.on_peer_gone("a")
+    pair.b.give(PeerGone("a"))
     pair.b.tick()
-    pair.a.replica.on_peer_gone("b")
+    pair.a.give(PeerGone("b"))
     pair.a.tick()
 
     assert pair.b.standby.claim.state is ClaimState.CHECKING
@@ -318,7 +319,7 @@ def test_a_peer_that_was_seen_to_end_is_suspected_at_once_by_either_side() -> No
 
 def test_a_takeover_after_a_goodbye_tells_what_was_said() -> None:
     pair = Pair().protected()
-    pair.a.replica.stop(StopKind.FAILED, "its guest failed: QEMU was ended by SIGKILL", pair.now)
+    pair.a.stop(StopKind.FAILED, "its guest failed: QEMU was ended by SIGKILL")
     pair.a.perform()
     pair.carry(pair.a, pair.b)
 
@@ -350,7 +351,7 @@ def test_a_deposed_active_stops_discards_what_it_held_and_takes_a_fresh_id() -> 
     pair.a.sent.clear()
     pair.store.record = Record(3, "b1", None)
 
-    pair.a.replica.core.desk.want_read()
+    pair.a.core.desk.want_read()
     pair.a.tick()
     pair.a.answer()
 
@@ -394,7 +395,7 @@ def test_a_hint_is_never_believed() -> None:
     pair.a.answer()
 
     assert pair.a.role is Role.ACTIVE
-    assert pair.a.replica.core.desk.known == Record(2, "a1", "b1")
+    assert pair.a.core.desk.known == Record(2, "a1", "b1")
 
 
 # --- an arbiter that forgot ------------------------------------------------------------------------------------------

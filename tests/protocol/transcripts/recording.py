@@ -16,6 +16,7 @@ from ftvm.interfaces import CompareAndSet, Record
 from ftvm.protocol import effects as do
 from ftvm.protocol.core import Role, Settings
 from ftvm.protocol.effects import Difference
+from ftvm.protocol.reports import GuestAgreed, GuestDiverged
 from ftvm.units import Nanos
 
 from ..harness import MS, ORIGIN, Host, Pair
@@ -149,7 +150,7 @@ class RecordedHost(Host):
             self._page.line(f"{self.name} -> arbiter  propose {record_text(self.outstanding.record)}")
 
     def answer(self, *, is_lost: bool = False, is_applied: bool = True) -> None:
-        request, known = self.outstanding, self.replica.core.desk.known
+        request, known = self.outstanding, self.core.desk.known
         record = self._page.store.record
         if is_lost:
             self._page.line(f"arbiter -x {self.name}  no answer")
@@ -194,9 +195,9 @@ class RecordedHost(Host):
 
     def _compare(self, effect: do.Compare) -> None:
         if self.difference is None:
-            self.replica.on_agreed(effect.checkpoint, self._page.now)
+            self.give(GuestAgreed(effect.checkpoint))
         else:
-            self.replica.on_diverged(self.difference, self._page.now)
+            self.give(GuestDiverged(self.difference))
 
 
 class RecordedPair(Pair):

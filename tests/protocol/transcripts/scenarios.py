@@ -22,7 +22,7 @@ SMALLER: Final = Geometry(machine="test/1", regions=(RegionShape(name="ram", pag
 def protected(pair: RecordedPair) -> RecordedPair:
     """Bring a to be active and b to be its standby, and begin to write there."""
     pair.protected()
-    pair.until(lambda: pair.b.replica.core.desk.known == pair.store.record)
+    pair.until(lambda: pair.b.core.desk.known == pair.store.record)
     pair.exchange()
     pair.forget()
     return pair
@@ -140,7 +140,7 @@ def leave() -> RecordedPair:
     pair = protected(RecordedPair())
     pair.a.emit(b"held")
     pair.act("an operator stops b")
-    stopping = pair.b.replica.stop(StopKind.ASKED, "stopped by an operator", pair.now)
+    stopping = pair.b.stop(StopKind.ASKED, "stopped by an operator")
     pair.b.perform()
     pair.until(lambda: stopping.is_over and pair.a.said)
     pair.record()
