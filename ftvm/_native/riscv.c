@@ -9,6 +9,12 @@
 
 #define RAM_BYTES_MAX (UINT64_C(64) << 30)
 
+#define LINE_TICKS 1000000 /* how long an unfinished console line may stay pending, in retired instructions */
+#define RISCV_BLOCK_TURN 16384 /* retired instructions: about 40 us */
+
+_Static_assert(DEVICE_FRAME_BYTES_MAX == FTVM_RISCV_FRAME_BYTES_MAX, "riscv.h says what the devices take");
+_Static_assert((int)DEVICE_CHANNEL_NET == (int)FTVM_RISCV_CHANNEL_NET, "riscv.h says which channels there are");
+
 enum { A0 = 10, A1 = 11, PC_NUMBER = 32 };
 
 /* --- making one --- */
@@ -40,6 +46,26 @@ static bool is_config_valid(const ftvm_riscv_config *config)
            config->devices <= (FTVM_RISCV_NET | FTVM_RISCV_BLOCK | FTVM_RISCV_ENTROPY) && (!has_block || is_disk_valid);
 }
 
+static uint64_t now(const device_board *board)
+{
+    return ((const ftvm_riscv *)(const void *)((const char *)board - offsetof(ftvm_riscv, board)))->core.hart.retired;
+}
+
+static void show_board(device_board *board, const ftvm_riscv_config *config)
+{
+    bool has_block = (config->devices & FTVM_RISCV_BLOCK) != 0;
+    board->ram = config->ram;
+    board->ram_base = FTVM_RISCV_RAM_BASE;
+    board->ram_bytes = config->ram_bytes;
+    board->disk = config->disk;
+    board->disk_bytes = has_block ? config->disk_bytes : 0;
+    board->disk_flags = config->disk_flags;
+    memcpy(board->mac, config->mac, sizeof board->mac);
+    board->line_ticks = LINE_TICKS;
+    board->now = now;
+    board->wrote = riscv_bus_wrote;
+}
+
 ftvm_riscv *ftvm_riscv_init(void *memory, const ftvm_riscv_config *config)
 {
     ftvm_riscv *machine = memory;
@@ -47,21 +73,22 @@ ftvm_riscv *ftvm_riscv_init(void *memory, const ftvm_riscv_config *config)
         return NULL;
     char *behind = (char *)memory + round_up(sizeof *machine, 64);
     machine->config = *config;
+    show_board(&machine->board, config);
     machine->code.pages = (riscv_code_page **)(void *)behind;
     machine->code.watched = (uint8_t *)behind + (config->ram_bytes >> PAGE_SHIFT) * sizeof(riscv_code_page *);
     machine->core.hart.pc = FTVM_RISCV_RAM_BASE;
     machine->core.hart.privilege = RISCV_MACHINE;
     machine->core.clint.mtimecmp = UINT64_MAX; /* no timer interrupt before the program asks for one */
-    machine->core.net.type = &riscv_virtio_net;
-    machine->core.block.type = &riscv_virtio_block;
-    machine->core.entropy.type = &riscv_virtio_entropy;
+    machine->core.net.type = &device_virtio_net;
+    machine->core.block.type = &device_virtio_block;
+    machine->core.entropy.type = &device_virtio_entropy;
     return machine;
 }
 
 static void watch_tohost(ftvm_riscv *machine)
 {
     uint64_t tohost = machine->core.tohost;
-    if (riscv_bus_is_ram(machine, tohost, 8))
+    if (device_is_ram(&machine->board, tohost, 8))
         riscv_code_watch(&machine->code, (tohost - FTVM_RISCV_RAM_BASE) >> PAGE_SHIFT, RISCV_WATCH_TOHOST,
                          machine->config.flags);
 }
@@ -107,7 +134,8 @@ static uint64_t next_event(const ftvm_riscv *machine, uint64_t end)
  * lines may have changed. */
 static bool take_turn(ftvm_riscv *machine)
 {
-    return machine->core.hart.retired % RISCV_BLOCK_TURN == 0 && riscv_virtio_block_serve(machine);
+    return machine->core.hart.retired % RISCV_BLOCK_TURN == 0 &&
+           device_virtio_block_serve(&machine->board, &machine->core.block);
 }
 
 /* The retired count up to which nothing has to be looked at: the next event, and at most the next turn, so that
@@ -124,7 +152,7 @@ static void settle(ftvm_riscv *machine)
 {
     const riscv_hart *hart = &machine->core.hart;
     if (machine->core.uart.line_count != 0 && machine->core.uart.line_deadline <= hart->retired)
-        riscv_uart_flush(machine);
+        device_uart_flush(&machine->board, &machine->core.uart);
     riscv_bus_settle_lines(machine);
 }
 
@@ -134,7 +162,8 @@ static bool wake(ftvm_riscv *machine)
 {
     riscv_hart *hart = &machine->core.hart;
     uint64_t pending = riscv_csr_mip(machine);
-    if (hart->is_waiting && (pending & hart->mie) == 0 && !riscv_virtio_block_is_behind(machine))
+    bool is_behind = device_virtio_block_is_behind(&machine->board, &machine->core.block);
+    if (hart->is_waiting && (pending & hart->mie) == 0 && !is_behind)
         return false;
     hart->is_waiting = false;
     riscv_hart_interrupt(hart, pending);
@@ -167,13 +196,13 @@ int ftvm_riscv_run(ftvm_riscv *machine, uint64_t instructions, uint32_t options)
 {
     riscv_hart *hart = &machine->core.hart;
     uint64_t end = instructions > UINT64_MAX - hart->retired ? UINT64_MAX : hart->retired + instructions;
-    size_t outputs_before = machine->output.count;
+    size_t outputs_before = machine->board.output.count;
     for (;;) {
         settle(machine);
         if (machine->core.ended_by != FTVM_RISCV_NOT_ENDED)
             return FTVM_RISCV_FINISHED;
-        bool has_spoken = machine->output.count != outputs_before && (options & FTVM_RISCV_STOP_AT_OUTPUT) != 0;
-        if (has_spoken || riscv_output_is_tight(&machine->output))
+        bool has_spoken = machine->board.output.count != outputs_before && (options & FTVM_RISCV_STOP_AT_OUTPUT) != 0;
+        if (has_spoken || device_output_is_tight(&machine->board.output))
             return FTVM_RISCV_OUTPUT;
         if (hart->retired == end)
             return FTVM_RISCV_LIMIT;
@@ -231,42 +260,43 @@ uint64_t ftvm_riscv_exit_code(const ftvm_riscv *machine)
 
 int ftvm_riscv_receive_frame(ftvm_riscv *machine, const uint8_t *frame, size_t bytes)
 {
-    return (machine->config.devices & FTVM_RISCV_NET) != 0 ? riscv_virtio_net_receive(machine, frame, bytes) : -1;
+    if ((machine->config.devices & FTVM_RISCV_NET) == 0)
+        return -1;
+    return device_virtio_net_receive(&machine->board, &machine->core.net, frame, bytes);
 }
 
 size_t ftvm_riscv_receive_console(ftvm_riscv *machine, const uint8_t *bytes, size_t count)
 {
-    return riscv_uart_receive(&machine->core.uart, bytes, count);
+    return device_uart_receive(&machine->core.uart, bytes, count);
 }
 
 size_t ftvm_riscv_receive_entropy(ftvm_riscv *machine, const uint8_t *bytes, size_t count)
 {
-    return riscv_virtio_entropy_receive(machine, bytes, count);
+    return device_virtio_entropy_receive(&machine->board, &machine->core.entropy, bytes, count);
 }
 
 size_t ftvm_riscv_entropy_wanted(const ftvm_riscv *machine)
 {
-    return riscv_virtio_entropy_wanted(machine);
+    return device_virtio_entropy_wanted(&machine->board, &machine->core.entropy);
 }
 
 const uint8_t *ftvm_riscv_outputs(const ftvm_riscv *machine, size_t *bytes, size_t *count)
 {
-    *bytes = machine->output.length;
-    *count = machine->output.count;
-    return machine->output.bytes;
+    *bytes = machine->board.output.length;
+    *count = machine->board.output.count;
+    return machine->board.output.bytes;
 }
 
 void ftvm_riscv_outputs_clear(ftvm_riscv *machine)
 {
-    machine->output.length = 0;
-    machine->output.count = 0;
+    device_output_clear(&machine->board.output);
 }
 
 /* --- state --- */
 
 size_t ftvm_riscv_save(const ftvm_riscv *machine, uint8_t *restrict state, size_t capacity)
 {
-    if (machine->output.count != 0)
+    if (machine->board.output.count != 0)
         return 0;
     size_t bytes = riscv_state_save(machine, NULL, 0);
     return bytes <= capacity ? riscv_state_save(machine, state, capacity) : bytes;

@@ -10,7 +10,7 @@ typedef struct {
     unsigned interrupt; /* plic source; 0 for none */
     uint32_t option;    /* the FTVM_RISCV_ device bit it depends on; 0 for always there */
     size_t offset;      /* of its state in riscv_core */
-    const riscv_device_ops *ops;
+    const device_ops *ops;
 } slot;
 
 #define CORE(member) offsetof(riscv_core, member)
@@ -19,12 +19,12 @@ typedef struct {
 static const slot slots[] = {
     {0x02000000, 0x10000, 0, 0, CORE(clint), &riscv_clint_ops},
     {0x0c000000, 0x600000, 0, 0, CORE(plic), &riscv_plic_ops},
-    {0x10000000, 0x100, 10, 0, CORE(uart), &riscv_uart_ops},
+    {0x10000000, 0x100, 10, 0, CORE(uart), &device_uart_ops},
     {0x00100000, 0x1000, 0, 0, 0, &riscv_finisher_ops},
-    {0x10001000, 0x1000, 1, FTVM_RISCV_NET, CORE(net), &riscv_virtio_ops},
-    {0x10002000, 0x1000, 2, FTVM_RISCV_BLOCK, CORE(block), &riscv_virtio_ops},
-    {0x10003000, 0x1000, 3, FTVM_RISCV_ENTROPY, CORE(entropy), &riscv_virtio_ops},
-    {0x10001000, 0x8000, 0, 0, 0, &riscv_virtio_empty_ops}, /* where none of the devices above is plugged in */
+    {0x10001000, 0x1000, 1, FTVM_RISCV_NET, CORE(net), &device_virtio_ops},
+    {0x10002000, 0x1000, 2, FTVM_RISCV_BLOCK, CORE(block), &device_virtio_ops},
+    {0x10003000, 0x1000, 3, FTVM_RISCV_ENTROPY, CORE(entropy), &device_virtio_ops},
+    {0x10001000, 0x8000, 0, 0, 0, &device_virtio_empty_ops}, /* where none of the devices above is plugged in */
 };
 enum { SLOT_COUNT = sizeof slots / sizeof slots[0] };
 
@@ -42,12 +42,6 @@ static const slot *find_slot(const ftvm_riscv *machine, uint64_t address)
 static void *state_of(riscv_core *core, const slot *found)
 {
     return (char *)core + found->offset;
-}
-
-bool riscv_bus_is_ram(const ftvm_riscv *machine, uint64_t address, uint64_t bytes)
-{
-    uint64_t offset = address - FTVM_RISCV_RAM_BASE;
-    return offset < machine->config.ram_bytes && bytes <= machine->config.ram_bytes - offset;
 }
 
 /* The slow half of every write to RAM: marks the page, keeps decoded code and the reservation honest. */
@@ -77,7 +71,7 @@ uint64_t riscv_bus_load(ftvm_riscv *machine, uint64_t address, unsigned size, ui
     riscv_hart *hart = &machine->core.hart;
     if (!riscv_hart_may(hart, riscv_hart_data_privilege(hart), RISCV_READ, address, size))
         return RISCV_LOAD_ACCESS;
-    if (riscv_bus_is_ram(machine, address, size)) {
+    if (device_is_ram(&machine->board, address, size)) {
         *value = extend_ram(machine, address - FTVM_RISCV_RAM_BASE, size);
         return 0;
     }
@@ -86,7 +80,7 @@ uint64_t riscv_bus_load(ftvm_riscv *machine, uint64_t address, unsigned size, ui
         return RISCV_LOAD_ACCESS;
     machine->must_leave = true;
     bool is_answered =
-        found->ops->read(machine, state_of(&machine->core, found), address - found->base, size, value);
+        found->ops->read(&machine->board, state_of(&machine->core, found), address - found->base, size, value);
     return is_answered ? 0 : RISCV_LOAD_ACCESS;
 }
 
@@ -95,7 +89,7 @@ uint64_t riscv_bus_store(ftvm_riscv *machine, uint64_t address, unsigned size, u
     riscv_hart *hart = &machine->core.hart;
     if (!riscv_hart_may(hart, riscv_hart_data_privilege(hart), RISCV_WRITE, address, size))
         return RISCV_STORE_ACCESS;
-    if (riscv_bus_is_ram(machine, address, size)) {
+    if (device_is_ram(&machine->board, address, size)) {
         memcpy(machine->config.ram + (address - FTVM_RISCV_RAM_BASE), &value, size);
         note_write(machine, address - FTVM_RISCV_RAM_BASE, size);
         check_tohost(machine, address, value);
@@ -106,14 +100,15 @@ uint64_t riscv_bus_store(ftvm_riscv *machine, uint64_t address, unsigned size, u
         return RISCV_STORE_ACCESS;
     machine->must_leave = true;
     bool is_answered =
-        found->ops->write(machine, state_of(&machine->core, found), address - found->base, size, value);
+        found->ops->write(&machine->board, state_of(&machine->core, found), address - found->base, size, value);
     return is_answered ? 0 : RISCV_STORE_ACCESS;
 }
 
 static uint64_t fetch_half(ftvm_riscv *machine, uint64_t address, uint32_t *half)
 {
     const riscv_hart *hart = &machine->core.hart;
-    if (!riscv_bus_is_ram(machine, address, 2) || !riscv_hart_may(hart, hart->privilege, RISCV_EXECUTE, address, 2))
+    if (!device_is_ram(&machine->board, address, 2) ||
+        !riscv_hart_may(hart, hart->privilege, RISCV_EXECUTE, address, 2))
         return RISCV_FETCH_ACCESS;
     *half = (uint32_t)extend_ram(machine, address - FTVM_RISCV_RAM_BASE, 2);
     return 0;
@@ -132,26 +127,14 @@ uint64_t riscv_bus_fetch(ftvm_riscv *machine, uint32_t *raw, uint64_t *bad)
     return cause;
 }
 
-bool riscv_dma_read(const ftvm_riscv *machine, uint64_t address, void *into, size_t bytes)
+void riscv_bus_wrote(device_board *board, uint64_t offset, size_t bytes)
 {
-    if (!riscv_bus_is_ram(machine, address, bytes))
-        return false;
-    memcpy(into, machine->config.ram + (address - FTVM_RISCV_RAM_BASE), bytes);
-    return true;
-}
-
-bool riscv_dma_write(ftvm_riscv *machine, uint64_t address, const void *from, size_t bytes)
-{
+    ftvm_riscv *machine = riscv_of(board);
     riscv_hart *hart = &machine->core.hart;
-    if (!riscv_bus_is_ram(machine, address, bytes))
-        return false;
-    if (bytes == 0)
-        return true;
-    memcpy(machine->config.ram + (address - FTVM_RISCV_RAM_BASE), from, bytes);
-    note_write(machine, address - FTVM_RISCV_RAM_BASE, bytes);
+    uint64_t address = FTVM_RISCV_RAM_BASE + offset;
+    note_write(machine, offset, bytes);
     if (hart->has_reservation && hart->reservation + 8 > address && hart->reservation < address + bytes)
         hart->has_reservation = false;
-    return true;
 }
 
 void riscv_bus_settle_lines(ftvm_riscv *machine)
@@ -163,7 +146,7 @@ void riscv_bus_settle_lines(ftvm_riscv *machine)
     }
 }
 
-void riscv_bus_save(const riscv_core *core, riscv_writer *writer)
+void riscv_bus_save(const riscv_core *core, wire_writer *writer)
 {
     for (size_t i = 0; i < SLOT_COUNT; i++) {
         if (slots[i].ops->save != NULL)
@@ -171,7 +154,7 @@ void riscv_bus_save(const riscv_core *core, riscv_writer *writer)
     }
 }
 
-const char *riscv_bus_load_devices(riscv_core *core, riscv_reader *reader)
+const char *riscv_bus_load_devices(riscv_core *core, wire_reader *reader)
 {
     for (size_t i = 0; i < SLOT_COUNT; i++) {
         const char *wrong = slots[i].ops->load != NULL ? slots[i].ops->load(state_of(core, &slots[i]), reader) : NULL;

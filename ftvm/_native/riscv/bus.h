@@ -18,18 +18,14 @@ uint64_t riscv_bus_store(ftvm_riscv *machine, uint64_t address, unsigned size, u
 /* Fetches the instruction at hart->pc. Returns 0, or the exception's cause with *bad the address that failed. */
 uint64_t riscv_bus_fetch(ftvm_riscv *machine, uint32_t *raw, uint64_t *bad);
 
-/* Tells whether [address, address + bytes) lies in RAM. */
-bool riscv_bus_is_ram(const ftvm_riscv *machine, uint64_t address, uint64_t bytes);
-
-/* A device's access to RAM. Returns false, having touched nothing, if the range is not all RAM. */
-bool riscv_dma_read(const ftvm_riscv *machine, uint64_t address, void *into, size_t bytes);
-bool riscv_dma_write(ftvm_riscv *machine, uint64_t address, const void *from, size_t bytes);
+/* Follows a device's write to RAM; the board's `wrote`. */
+void riscv_bus_wrote(device_board *board, uint64_t offset, size_t bytes);
 
 /* Tells the interrupt controller the level of all lines. */
 void riscv_bus_settle_lines(ftvm_riscv *machine);
 
 /* Saves or loads all devices, in the order of the table. */
-void riscv_bus_save(const riscv_core *core, riscv_writer *writer);
-const char *riscv_bus_load_devices(riscv_core *core, riscv_reader *reader);
+void riscv_bus_save(const riscv_core *core, wire_writer *writer);
+const char *riscv_bus_load_devices(riscv_core *core, wire_reader *reader);
 
 #endif

@@ -30,10 +30,10 @@ static uint64_t replace(uint64_t whole, unsigned byte, unsigned size, uint64_t v
     return (whole & ~mask) | (value << (8 * byte) & mask);
 }
 
-static bool clint_read(ftvm_riscv *machine, void *device, uint64_t offset, unsigned size, uint64_t *value)
+static bool clint_read(device_board *board, void *device, uint64_t offset, unsigned size, uint64_t *value)
 {
     const riscv_clint *clint = device;
-    const riscv_hart *hart = &machine->core.hart;
+    const riscv_hart *hart = &riscv_of(board)->core.hart;
     unsigned byte = (unsigned)(offset & 7);
     switch (offset & ~UINT64_C(7)) {
     case MSIP: *value = extract(clint->msip, byte, size); break;
@@ -44,9 +44,9 @@ static bool clint_read(ftvm_riscv *machine, void *device, uint64_t offset, unsig
     return true;
 }
 
-static bool clint_write(ftvm_riscv *machine, void *device, uint64_t offset, unsigned size, uint64_t value)
+static bool clint_write(device_board *board, void *device, uint64_t offset, unsigned size, uint64_t value)
 {
-    (void)machine;
+    (void)board;
     riscv_clint *clint = device;
     unsigned byte = (unsigned)(offset & 7);
     switch (offset & ~UINT64_C(7)) {
@@ -57,19 +57,19 @@ static bool clint_write(ftvm_riscv *machine, void *device, uint64_t offset, unsi
     return true;
 }
 
-static void clint_save(const void *device, riscv_writer *writer)
+static void clint_save(const void *device, wire_writer *writer)
 {
     const riscv_clint *clint = device;
-    riscv_write_u32(writer, clint->msip);
-    riscv_write_u64(writer, clint->mtimecmp);
+    wire_write_u32(writer, clint->msip);
+    wire_write_u64(writer, clint->mtimecmp);
 }
 
-static const char *clint_load(void *device, riscv_reader *reader)
+static const char *clint_load(void *device, wire_reader *reader)
 {
     riscv_clint *clint = device;
-    clint->msip = riscv_read_u32(reader);
-    clint->mtimecmp = riscv_read_u64(reader);
+    clint->msip = wire_read_u32(reader);
+    clint->mtimecmp = wire_read_u64(reader);
     return clint->msip > 1 ? "clint: msip is neither 0 nor 1" : NULL;
 }
 
-const riscv_device_ops riscv_clint_ops = {clint_read, clint_write, NULL, clint_save, clint_load};
+const device_ops riscv_clint_ops = {clint_read, clint_write, NULL, clint_save, clint_load};

@@ -4,14 +4,14 @@
 #ifndef FTVM_RISCV_CLINT_H
 #define FTVM_RISCV_CLINT_H
 
-#include "device.h"
+#include "../devices/device.h"
 
 typedef struct {
     uint32_t msip;
     uint64_t mtimecmp;
 } riscv_clint;
 
-extern const riscv_device_ops riscv_clint_ops;
+extern const device_ops riscv_clint_ops;
 
 /* Whether the timer interrupt is pending when `ticks` (retired + idled) have passed. */
 bool riscv_clint_is_due(const riscv_clint *clint, uint64_t ticks);

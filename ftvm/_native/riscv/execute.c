@@ -38,7 +38,7 @@ bool riscv_execute_wfi(ftvm_riscv *machine)
     if (hart->privilege == RISCV_USER && (hart->mstatus & RISCV_MSTATUS_TW) != 0)
         return false;
     hart->is_waiting = true;
-    riscv_uart_flush(machine);
+    device_uart_flush(&machine->board, &machine->core.uart);
     machine->must_leave = true;
     return true;
 }

@@ -2,9 +2,11 @@
 #ifndef FTVM_RISCV_FINISHER_H
 #define FTVM_RISCV_FINISHER_H
 
-#include "device.h"
+#include "../riscv.h"
 
-extern const riscv_device_ops riscv_finisher_ops;
+#include "../devices/device.h"
+
+extern const device_ops riscv_finisher_ops;
 
 /* Ends the machine: FTVM_RISCV_BY_..., and an exit code, 0 for success. What was pending on the console becomes an
  * output first. */

@@ -13,27 +13,25 @@
 #include "clint.h"
 #include "code.h"
 #include "hart.h"
-#include "output.h"
+#include "../devices/output.h"
 #include "plic.h"
-#include "uart.h"
-#include "virtio.h"
-#include "virtio_block.h"
-#include "virtio_entropy.h"
-#include "virtio_net.h"
+#include "../devices/uart.h"
+#include "../devices/virtio.h"
+#include "../devices/virtio_block.h"
+#include "../devices/virtio_entropy.h"
+#include "../devices/virtio_net.h"
 
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the guest's memory is read and written as the host's");
-
-#define PAGE_SHIFT 12
+#define PAGE_SHIFT DEVICE_PAGE_SHIFT
 #define PAGE_MASK UINT64_C(4095)
 
 typedef struct {
     riscv_hart hart;
     riscv_clint clint;
     riscv_plic plic;
-    riscv_uart uart;
-    riscv_virtio net;
-    riscv_virtio block;
-    riscv_virtio entropy;
+    device_uart uart;
+    device_virtio net;
+    device_virtio block;
+    device_virtio entropy;
     uint64_t tohost;
     uint64_t exit_code;
     uint8_t ended_by;
@@ -41,13 +39,19 @@ typedef struct {
 
 struct ftvm_riscv {
     riscv_core core;
+    device_board board; /* what the devices see of all this */
     ftvm_riscv_config config;
     atomic_bool is_stop_wanted;
     bool must_leave; /* something changed that the outer loop has to look at: interrupts, outputs, the end */
     uint64_t window;   /* how many addresses of RAM loads and stores may use unasked: open_windows */
     bool is_code_open; /* whether all of RAM may be executed */
-    riscv_output output;
     riscv_code code;
 };
+
+/* The machine that a board belongs to. */
+static inline ftvm_riscv *riscv_of(device_board *board)
+{
+    return (ftvm_riscv *)(void *)((char *)board - offsetof(ftvm_riscv, board));
+}
 
 #endif

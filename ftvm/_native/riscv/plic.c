@@ -53,9 +53,9 @@ static void complete(riscv_plic *plic, uint64_t source)
     settle(plic);
 }
 
-static bool plic_read(ftvm_riscv *machine, void *device, uint64_t offset, unsigned size, uint64_t *value)
+static bool plic_read(device_board *board, void *device, uint64_t offset, unsigned size, uint64_t *value)
 {
-    (void)machine;
+    (void)board;
     riscv_plic *plic = device;
     if (size != 4)
         return false;
@@ -73,9 +73,9 @@ static bool plic_read(ftvm_riscv *machine, void *device, uint64_t offset, unsign
     return true;
 }
 
-static bool plic_write(ftvm_riscv *machine, void *device, uint64_t offset, unsigned size, uint64_t value)
+static bool plic_write(device_board *board, void *device, uint64_t offset, unsigned size, uint64_t value)
 {
-    (void)machine;
+    (void)board;
     riscv_plic *plic = device;
     if (size != 4)
         return false;
@@ -90,31 +90,31 @@ static bool plic_write(ftvm_riscv *machine, void *device, uint64_t offset, unsig
     return true;
 }
 
-static void plic_save(const void *device, riscv_writer *writer)
+static void plic_save(const void *device, wire_writer *writer)
 {
     const riscv_plic *plic = device;
     for (unsigned source = 0; source < RISCV_PLIC_SOURCES; source++)
-        riscv_write_u8(writer, plic->priority[source]);
-    riscv_write_u8(writer, plic->threshold);
-    riscv_write_u32(writer, plic->lines);
-    riscv_write_u32(writer, plic->pending);
-    riscv_write_u32(writer, plic->claimed);
-    riscv_write_u32(writer, plic->enabled);
+        wire_write_u8(writer, plic->priority[source]);
+    wire_write_u8(writer, plic->threshold);
+    wire_write_u32(writer, plic->lines);
+    wire_write_u32(writer, plic->pending);
+    wire_write_u32(writer, plic->claimed);
+    wire_write_u32(writer, plic->enabled);
 }
 
-static const char *plic_load(void *device, riscv_reader *reader)
+static const char *plic_load(void *device, wire_reader *reader)
 {
     riscv_plic *plic = device;
     uint8_t highest = 0;
     for (unsigned source = 0; source < RISCV_PLIC_SOURCES; source++) {
-        plic->priority[source] = riscv_read_u8(reader);
+        plic->priority[source] = wire_read_u8(reader);
         highest |= plic->priority[source];
     }
-    plic->threshold = riscv_read_u8(reader);
-    plic->lines = riscv_read_u32(reader);
-    plic->pending = riscv_read_u32(reader);
-    plic->claimed = riscv_read_u32(reader);
-    plic->enabled = riscv_read_u32(reader);
+    plic->threshold = wire_read_u8(reader);
+    plic->lines = wire_read_u32(reader);
+    plic->pending = wire_read_u32(reader);
+    plic->claimed = wire_read_u32(reader);
+    plic->enabled = wire_read_u32(reader);
     if (((highest | plic->threshold) & ~7) != 0 || plic->priority[0] != 0)
         return "plic: a priority or the threshold is above 7";
     if (((plic->lines | plic->pending | plic->claimed | plic->enabled) & 1) != 0)
@@ -122,4 +122,4 @@ static const char *plic_load(void *device, riscv_reader *reader)
     return NULL;
 }
 
-const riscv_device_ops riscv_plic_ops = {plic_read, plic_write, NULL, plic_save, plic_load};
+const device_ops riscv_plic_ops = {plic_read, plic_write, NULL, plic_save, plic_load};

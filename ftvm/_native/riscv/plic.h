@@ -5,7 +5,7 @@
 #ifndef FTVM_RISCV_PLIC_H
 #define FTVM_RISCV_PLIC_H
 
-#include "device.h"
+#include "../devices/device.h"
 
 #define RISCV_PLIC_SOURCES 32 /* source 0 does not exist */
 
@@ -18,7 +18,7 @@ typedef struct {
     uint32_t enabled;
 } riscv_plic;
 
-extern const riscv_device_ops riscv_plic_ops;
+extern const device_ops riscv_plic_ops;
 
 /* Tells it the level of a source's line. */
 void riscv_plic_set_line(riscv_plic *plic, unsigned source, bool is_high);

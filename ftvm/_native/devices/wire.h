@@ -2,8 +2,8 @@
  *
  * Both ends go on counting when the buffer ends, and touch nothing beyond it: the caller looks at the end once, not at
  * each field. A reader that ran over yields zeros. */
-#ifndef FTVM_RISCV_WIRE_H
-#define FTVM_RISCV_WIRE_H
+#ifndef FTVM_DEVICES_WIRE_H
+#define FTVM_DEVICES_WIRE_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -13,15 +13,15 @@ typedef struct {
     uint8_t *bytes;
     size_t capacity;
     size_t length; /* more than capacity: it did not fit */
-} riscv_writer;
+} wire_writer;
 
 typedef struct {
     const uint8_t *bytes;
     size_t capacity;
     size_t length; /* more than capacity: it was too short */
-} riscv_reader;
+} wire_reader;
 
-static inline void riscv_write_uint(riscv_writer *writer, unsigned size, uint64_t value)
+static inline void wire_write_uint(wire_writer *writer, unsigned size, uint64_t value)
 {
     for (unsigned i = 0; i < size; i++, writer->length++) {
         if (writer->length < writer->capacity)
@@ -29,7 +29,7 @@ static inline void riscv_write_uint(riscv_writer *writer, unsigned size, uint64_
     }
 }
 
-static inline uint64_t riscv_read_uint(riscv_reader *reader, unsigned size)
+static inline uint64_t wire_read_uint(wire_reader *reader, unsigned size)
 {
     uint64_t value = 0;
     for (unsigned i = 0; i < size; i++, reader->length++) {
@@ -39,40 +39,40 @@ static inline uint64_t riscv_read_uint(riscv_reader *reader, unsigned size)
     return value;
 }
 
-static inline void riscv_write_u8(riscv_writer *writer, uint8_t value)
+static inline void wire_write_u8(wire_writer *writer, uint8_t value)
 {
-    riscv_write_uint(writer, 1, value);
+    wire_write_uint(writer, 1, value);
 }
 
-static inline void riscv_write_u32(riscv_writer *writer, uint32_t value)
+static inline void wire_write_u32(wire_writer *writer, uint32_t value)
 {
-    riscv_write_uint(writer, 4, value);
+    wire_write_uint(writer, 4, value);
 }
 
-static inline void riscv_write_u64(riscv_writer *writer, uint64_t value)
+static inline void wire_write_u64(wire_writer *writer, uint64_t value)
 {
-    riscv_write_uint(writer, 8, value);
+    wire_write_uint(writer, 8, value);
 }
 
-static inline uint8_t riscv_read_u8(riscv_reader *reader)
+static inline uint8_t wire_read_u8(wire_reader *reader)
 {
-    return (uint8_t)riscv_read_uint(reader, 1);
+    return (uint8_t)wire_read_uint(reader, 1);
 }
 
-static inline uint32_t riscv_read_u32(riscv_reader *reader)
+static inline uint32_t wire_read_u32(wire_reader *reader)
 {
-    return (uint32_t)riscv_read_uint(reader, 4);
+    return (uint32_t)wire_read_uint(reader, 4);
 }
 
-static inline uint64_t riscv_read_u64(riscv_reader *reader)
+static inline uint64_t wire_read_u64(wire_reader *reader)
 {
-    return riscv_read_uint(reader, 8);
+    return wire_read_uint(reader, 8);
 }
 
 /* A flag must be 0 or 1; anything else sets *is_bad. */
-static inline bool riscv_read_flag(riscv_reader *reader, bool *is_bad)
+static inline bool wire_read_flag(wire_reader *reader, bool *is_bad)
 {
-    uint8_t value = riscv_read_u8(reader);
+    uint8_t value = wire_read_u8(reader);
     *is_bad |= value > 1;
     return value == 1;
 }

@@ -2,8 +2,6 @@
 
 #include <string.h>
 
-#include "bus.h"
-
 enum {
     MAGIC = 0x000,
     VERSION = 0x004,
@@ -47,7 +45,7 @@ static uint64_t with_high(uint64_t whole, uint64_t value)
     return (whole & 0xffffffff) | value << 32;
 }
 
-static void need_reset(riscv_virtio *virtio)
+static void need_reset(device_virtio *virtio)
 {
     virtio->status |= STATUS_NEEDS_RESET;
     virtio->interrupt |= INTERRUPT_CONFIG;
@@ -55,27 +53,27 @@ static void need_reset(riscv_virtio *virtio)
 
 /* --- queues --- */
 
-static bool is_live(const riscv_virtio *virtio, const riscv_virtq *queue)
+static bool is_live(const device_virtio *virtio, const device_virtq *queue)
 {
     return queue->is_ready && (virtio->status & STATUS_DRIVER_OK) != 0 && (virtio->status & STATUS_NEEDS_RESET) == 0;
 }
 
 /* Adds the descriptor `number` to the chain. Returns false if that is against the rules. */
-static bool add_segment(const ftvm_riscv *machine, const riscv_virtq *queue, unsigned number, riscv_chain *chain,
+static bool add_segment(const device_board *board, const device_virtq *queue, unsigned number, device_chain *chain,
                         uint16_t *flags, uint16_t *next)
 {
     uint8_t bytes[DESCRIPTOR_BYTES];
     if (number >= queue->size || chain->count >= queue->size ||
-        !riscv_dma_read(machine, queue->descriptors + number * DESCRIPTOR_BYTES, bytes, sizeof bytes))
+        !device_dma_read(board, queue->descriptors + number * DESCRIPTOR_BYTES, bytes, sizeof bytes))
         return false;
-    riscv_reader reader = {bytes, sizeof bytes, 0};
-    riscv_segment *segment = &chain->segments[chain->count++];
-    segment->address = riscv_read_u64(&reader);
-    segment->bytes = riscv_read_u32(&reader);
-    *flags = (uint16_t)riscv_read_uint(&reader, 2);
-    *next = (uint16_t)riscv_read_uint(&reader, 2);
+    wire_reader reader = {bytes, sizeof bytes, 0};
+    device_segment *segment = &chain->segments[chain->count++];
+    segment->address = wire_read_u64(&reader);
+    segment->bytes = wire_read_u32(&reader);
+    *flags = (uint16_t)wire_read_uint(&reader, 2);
+    *next = (uint16_t)wire_read_uint(&reader, 2);
     segment->is_writable = (*flags & DESCRIPTOR_WRITE) != 0;
-    if ((*flags & DESCRIPTOR_INDIRECT) != 0 || !riscv_bus_is_ram(machine, segment->address, segment->bytes))
+    if ((*flags & DESCRIPTOR_INDIRECT) != 0 || !device_is_ram(board, segment->address, segment->bytes))
         return false;
     if (!segment->is_writable && chain->writable_bytes != 0)
         return false; /* readable ones come first */
@@ -83,76 +81,77 @@ static bool add_segment(const ftvm_riscv *machine, const riscv_virtq *queue, uns
     return true;
 }
 
-static bool walk(const ftvm_riscv *machine, const riscv_virtq *queue, riscv_chain *chain)
+static bool walk(const device_board *board, const device_virtq *queue, device_chain *chain)
 {
     uint16_t flags = DESCRIPTOR_NEXT;
     uint16_t number = chain->head;
     while ((flags & DESCRIPTOR_NEXT) != 0) {
-        if (!add_segment(machine, queue, number, chain, &flags, &number))
+        if (!add_segment(board, queue, number, chain, &flags, &number))
             return false;
     }
     return true;
 }
 
-bool riscv_virtq_is_behind(const ftvm_riscv *machine, const riscv_virtio *virtio, unsigned index)
+bool device_virtq_is_behind(const device_board *board, const device_virtio *virtio, unsigned index)
 {
-    const riscv_virtq *queue = &virtio->queues[index];
+    const device_virtq *queue = &virtio->queues[index];
     uint16_t available;
     return is_live(virtio, queue) &&
-           (!riscv_dma_read(machine, queue->available + 2, &available, 2) || available != queue->next);
+           (!device_dma_read(board, queue->available + 2, &available, 2) || available != queue->next);
 }
 
-riscv_chain_found riscv_virtq_peek(const ftvm_riscv *machine, const riscv_virtio *virtio, unsigned index,
-                                   riscv_chain *chain)
+device_chain_found device_virtq_peek(const device_board *board, const device_virtio *virtio, unsigned index,
+                                   device_chain *chain)
 {
-    const riscv_virtq *queue = &virtio->queues[index];
+    const device_virtq *queue = &virtio->queues[index];
     uint16_t available;
     if (!is_live(virtio, queue))
-        return RISCV_CHAIN_NONE;
-    if (!riscv_dma_read(machine, queue->available + 2, &available, 2))
-        return RISCV_CHAIN_BROKEN;
+        return DEVICE_CHAIN_NONE;
+    if (!device_dma_read(board, queue->available + 2, &available, 2))
+        return DEVICE_CHAIN_BROKEN;
     uint16_t waiting = (uint16_t)(available - queue->next);
     if (waiting == 0)
-        return RISCV_CHAIN_NONE;
+        return DEVICE_CHAIN_NONE;
     chain->count = 0;
     chain->readable_bytes = 0;
     chain->writable_bytes = 0;
     uint64_t entry = queue->available + 4 + 2 * (uint64_t)(queue->next % queue->size);
-    if (waiting > queue->size || !riscv_dma_read(machine, entry, &chain->head, 2) || !walk(machine, queue, chain))
-        return RISCV_CHAIN_BROKEN;
-    return RISCV_CHAIN_READY;
+    if (waiting > queue->size || !device_dma_read(board, entry, &chain->head, 2) || !walk(board, queue, chain))
+        return DEVICE_CHAIN_BROKEN;
+    return DEVICE_CHAIN_READY;
 }
 
-bool riscv_virtq_take(ftvm_riscv *machine, riscv_virtio *virtio, unsigned index, riscv_chain *chain)
+bool device_virtq_take(device_board *board, device_virtio *virtio, unsigned index, device_chain *chain)
 {
-    riscv_chain_found found = riscv_virtq_peek(machine, virtio, index, chain);
-    if (found == RISCV_CHAIN_BROKEN)
+    device_chain_found found = device_virtq_peek(board, virtio, index, chain);
+    if (found == DEVICE_CHAIN_BROKEN)
         need_reset(virtio);
-    return found == RISCV_CHAIN_READY;
+    return found == DEVICE_CHAIN_READY;
 }
 
-void riscv_virtq_use(ftvm_riscv *machine, riscv_virtio *virtio, unsigned index, const riscv_chain *chain,
+void device_virtq_use(device_board *board, device_virtio *virtio, unsigned index, const device_chain *chain,
                      uint32_t written)
 {
-    riscv_virtq *queue = &virtio->queues[index];
+    device_virtq *queue = &virtio->queues[index];
     uint32_t element[2] = {chain->head, written};
     uint16_t flags = 0;
     uint64_t entry = queue->used + 4 + 8 * (uint64_t)(queue->next % queue->size);
     queue->next++;
-    bool is_whole = riscv_dma_write(machine, entry, element, sizeof element) &&
-                    riscv_dma_write(machine, queue->used + 2, &queue->next, 2) &&
-                    riscv_dma_read(machine, queue->available, &flags, 2);
+    bool is_whole = device_dma_write(board, entry, element, sizeof element) &&
+                    device_dma_write(board, queue->used + 2, &queue->next, 2) &&
+                    device_dma_read(board, queue->available, &flags, 2);
     if (!is_whole)
         need_reset(virtio);
     else if ((flags & AVAILABLE_NO_INTERRUPT) == 0)
         virtio->interrupt |= INTERRUPT_USED;
 }
 
-size_t riscv_chain_read(const ftvm_riscv *machine, const riscv_chain *chain, size_t skip, uint8_t *into, size_t bytes)
+size_t device_chain_read(const device_board *board, const device_chain *chain, size_t skip, uint8_t *into,
+                         size_t bytes)
 {
     size_t done = 0;
     for (unsigned i = 0; i < chain->count && done < bytes; i++) {
-        const riscv_segment *segment = &chain->segments[i];
+        const device_segment *segment = &chain->segments[i];
         if (segment->is_writable)
             break;
         if (skip >= segment->bytes) {
@@ -160,18 +159,19 @@ size_t riscv_chain_read(const ftvm_riscv *machine, const riscv_chain *chain, siz
             continue;
         }
         size_t part = segment->bytes - skip < bytes - done ? segment->bytes - skip : bytes - done;
-        riscv_dma_read(machine, segment->address + skip, into + done, part);
+        device_dma_read(board, segment->address + skip, into + done, part);
         done += part;
         skip = 0;
     }
     return done;
 }
 
-size_t riscv_chain_write(ftvm_riscv *machine, const riscv_chain *chain, size_t skip, const uint8_t *from, size_t bytes)
+size_t device_chain_write(device_board *board, const device_chain *chain, size_t skip, const uint8_t *from,
+                          size_t bytes)
 {
     size_t done = 0;
     for (unsigned i = 0; i < chain->count && done < bytes; i++) {
-        const riscv_segment *segment = &chain->segments[i];
+        const device_segment *segment = &chain->segments[i];
         if (!segment->is_writable)
             continue;
         if (skip >= segment->bytes) {
@@ -179,7 +179,7 @@ size_t riscv_chain_write(ftvm_riscv *machine, const riscv_chain *chain, size_t s
             continue;
         }
         size_t part = segment->bytes - skip < bytes - done ? segment->bytes - skip : bytes - done;
-        riscv_dma_write(machine, segment->address + skip, from + done, part);
+        device_dma_write(board, segment->address + skip, from + done, part);
         done += part;
         skip = 0;
     }
@@ -188,28 +188,28 @@ size_t riscv_chain_write(ftvm_riscv *machine, const riscv_chain *chain, size_t s
 
 /* --- registers --- */
 
-static riscv_virtq *selected(riscv_virtio *virtio)
+static device_virtq *selected(device_virtio *virtio)
 {
     return virtio->queue_select < virtio->type->queue_count ? &virtio->queues[virtio->queue_select] : NULL;
 }
 
-static bool read_config(const ftvm_riscv *machine, const riscv_virtio *virtio, uint64_t offset, unsigned size,
+static bool read_config(const device_board *board, const device_virtio *virtio, uint64_t offset, unsigned size,
                         uint64_t *value)
 {
     uint8_t bytes[CONFIG_BYTES_MAX] = {0};
-    size_t length = virtio->type->config(machine, bytes, sizeof bytes);
+    size_t length = virtio->type->config(board, bytes, sizeof bytes);
     *value = 0;
     if (offset < length && size <= sizeof bytes - offset)
         memcpy(value, bytes + offset, size);
     return true;
 }
 
-static bool virtio_read(ftvm_riscv *machine, void *device, uint64_t offset, unsigned size, uint64_t *value)
+static bool virtio_read(device_board *board, void *device, uint64_t offset, unsigned size, uint64_t *value)
 {
-    riscv_virtio *virtio = device;
-    const riscv_virtq *queue = selected(virtio);
+    device_virtio *virtio = device;
+    const device_virtq *queue = selected(virtio);
     if (offset >= CONFIG)
-        return read_config(machine, virtio, offset - CONFIG, size, value);
+        return read_config(board, virtio, offset - CONFIG, size, value);
     if (size != 4)
         return false;
     switch (offset) {
@@ -222,7 +222,7 @@ static bool virtio_read(ftvm_riscv *machine, void *device, uint64_t offset, unsi
                      ? 0
                      : virtio->type->features >> (32 * virtio->device_features_select) & 0xffffffff;
         break;
-    case QUEUE_SIZE_MAX: *value = queue != NULL ? RISCV_VIRTQ_SIZE_MAX : 0; break;
+    case QUEUE_SIZE_MAX: *value = queue != NULL ? DEVICE_VIRTQ_SIZE_MAX : 0; break;
     case QUEUE_READY: *value = queue != NULL && queue->is_ready; break;
     case INTERRUPT_STATUS: *value = virtio->interrupt; break;
     case STATUS: *value = virtio->status; break;
@@ -231,25 +231,25 @@ static bool virtio_read(ftvm_riscv *machine, void *device, uint64_t offset, unsi
     return true;
 }
 
-static void reset(riscv_virtio *virtio)
+static void reset(device_virtio *virtio)
 {
-    *virtio = (riscv_virtio){.type = virtio->type};
+    *virtio = (device_virtio){.type = virtio->type};
 }
 
-static void write_status(riscv_virtio *virtio, uint32_t value)
+static void write_status(device_virtio *virtio, uint32_t value)
 {
     if (value == 0) {
         reset(virtio);
         return;
     }
     bool is_acceptable = (virtio->driver_features & ~virtio->type->features) == 0 &&
-                         (virtio->driver_features & RISCV_VIRTIO_VERSION_1) != 0;
+                         (virtio->driver_features & DEVICE_VIRTIO_VERSION_1) != 0;
     uint32_t accepted = is_acceptable ? value : value & ~(uint32_t)STATUS_FEATURES_OK;
     uint32_t kept = virtio->status & STATUS_NEEDS_RESET;
     virtio->status = kept | (accepted & STATUS_WRITABLE & ~(uint32_t)STATUS_NEEDS_RESET);
 }
 
-static void write_driver_features(riscv_virtio *virtio, uint64_t value)
+static void write_driver_features(device_virtio *virtio, uint64_t value)
 {
     if (virtio->driver_features_select == 0)
         virtio->driver_features = with_low(virtio->driver_features, value);
@@ -259,10 +259,10 @@ static void write_driver_features(riscv_virtio *virtio, uint64_t value)
 
 static bool is_size(uint64_t value)
 {
-    return value != 0 && value <= RISCV_VIRTQ_SIZE_MAX && (value & (value - 1)) == 0;
+    return value != 0 && value <= DEVICE_VIRTQ_SIZE_MAX && (value & (value - 1)) == 0;
 }
 
-static void write_ready(riscv_virtq *queue, uint64_t value)
+static void write_ready(device_virtq *queue, uint64_t value)
 {
     queue->is_ready = (value & 1) != 0 && is_size(queue->size);
     if (!queue->is_ready)
@@ -271,7 +271,7 @@ static void write_ready(riscv_virtq *queue, uint64_t value)
 
 /* A ready queue keeps its size and places, as a driver may not change them: else one store could leave a size that
  * nothing can be divided by, and a state that no host loads. */
-static void write_queue(riscv_virtq *queue, uint64_t offset, uint64_t value)
+static void write_queue(device_virtq *queue, uint64_t offset, uint64_t value)
 {
     if (queue->is_ready && offset != QUEUE_READY)
         return;
@@ -288,10 +288,10 @@ static void write_queue(riscv_virtq *queue, uint64_t offset, uint64_t value)
     }
 }
 
-static bool virtio_write(ftvm_riscv *machine, void *device, uint64_t offset, unsigned size, uint64_t value)
+static bool virtio_write(device_board *board, void *device, uint64_t offset, unsigned size, uint64_t value)
 {
-    riscv_virtio *virtio = device;
-    riscv_virtq *queue = selected(virtio);
+    device_virtio *virtio = device;
+    device_virtq *queue = selected(virtio);
     if (offset >= CONFIG)
         return true; /* no device here has a writable configuration */
     if (size != 4)
@@ -305,7 +305,7 @@ static bool virtio_write(ftvm_riscv *machine, void *device, uint64_t offset, uns
     case STATUS: write_status(virtio, (uint32_t)value); break;
     case QUEUE_NOTIFY:
         if (value < virtio->type->queue_count)
-            virtio->type->notify(machine, virtio, (unsigned)value);
+            virtio->type->notify(board, virtio, (unsigned)value);
         break;
     default:
         if (queue != NULL)
@@ -317,58 +317,58 @@ static bool virtio_write(ftvm_riscv *machine, void *device, uint64_t offset, uns
 
 static bool virtio_line(const void *device)
 {
-    const riscv_virtio *virtio = device;
+    const device_virtio *virtio = device;
     return virtio->interrupt != 0;
 }
 
 /* --- state --- */
 
-static void save_queue(const riscv_virtq *queue, riscv_writer *writer)
+static void save_queue(const device_virtq *queue, wire_writer *writer)
 {
-    riscv_write_u8(writer, queue->is_ready);
-    riscv_write_uint(writer, 2, queue->size);
-    riscv_write_uint(writer, 2, queue->next);
-    riscv_write_u64(writer, queue->descriptors);
-    riscv_write_u64(writer, queue->available);
-    riscv_write_u64(writer, queue->used);
+    wire_write_u8(writer, queue->is_ready);
+    wire_write_uint(writer, 2, queue->size);
+    wire_write_uint(writer, 2, queue->next);
+    wire_write_u64(writer, queue->descriptors);
+    wire_write_u64(writer, queue->available);
+    wire_write_u64(writer, queue->used);
 }
 
-static bool load_queue(riscv_virtq *queue, riscv_reader *reader)
+static bool load_queue(device_virtq *queue, wire_reader *reader)
 {
     bool is_bad = false;
-    queue->is_ready = riscv_read_flag(reader, &is_bad);
-    queue->size = (uint16_t)riscv_read_uint(reader, 2);
-    queue->next = (uint16_t)riscv_read_uint(reader, 2);
-    queue->descriptors = riscv_read_u64(reader);
-    queue->available = riscv_read_u64(reader);
-    queue->used = riscv_read_u64(reader);
+    queue->is_ready = wire_read_flag(reader, &is_bad);
+    queue->size = (uint16_t)wire_read_uint(reader, 2);
+    queue->next = (uint16_t)wire_read_uint(reader, 2);
+    queue->descriptors = wire_read_u64(reader);
+    queue->available = wire_read_u64(reader);
+    queue->used = wire_read_u64(reader);
     return !is_bad && (is_size(queue->size) || (queue->size == 0 && !queue->is_ready));
 }
 
-static void virtio_save(const void *device, riscv_writer *writer)
+static void virtio_save(const void *device, wire_writer *writer)
 {
-    const riscv_virtio *virtio = device;
-    riscv_write_u32(writer, virtio->device_features_select);
-    riscv_write_u32(writer, virtio->driver_features_select);
-    riscv_write_u64(writer, virtio->driver_features);
-    riscv_write_u32(writer, virtio->queue_select);
-    riscv_write_u32(writer, virtio->status);
-    riscv_write_u32(writer, virtio->interrupt);
-    for (unsigned i = 0; i < RISCV_VIRTIO_QUEUES; i++)
+    const device_virtio *virtio = device;
+    wire_write_u32(writer, virtio->device_features_select);
+    wire_write_u32(writer, virtio->driver_features_select);
+    wire_write_u64(writer, virtio->driver_features);
+    wire_write_u32(writer, virtio->queue_select);
+    wire_write_u32(writer, virtio->status);
+    wire_write_u32(writer, virtio->interrupt);
+    for (unsigned i = 0; i < DEVICE_VIRTIO_QUEUES; i++)
         save_queue(&virtio->queues[i], writer);
 }
 
-static const char *virtio_load(void *device, riscv_reader *reader)
+static const char *virtio_load(void *device, wire_reader *reader)
 {
-    riscv_virtio *virtio = device;
+    device_virtio *virtio = device;
     bool is_good = true;
-    virtio->device_features_select = riscv_read_u32(reader);
-    virtio->driver_features_select = riscv_read_u32(reader);
-    virtio->driver_features = riscv_read_u64(reader);
-    virtio->queue_select = riscv_read_u32(reader);
-    virtio->status = riscv_read_u32(reader);
-    virtio->interrupt = riscv_read_u32(reader);
-    for (unsigned i = 0; i < RISCV_VIRTIO_QUEUES; i++)
+    virtio->device_features_select = wire_read_u32(reader);
+    virtio->driver_features_select = wire_read_u32(reader);
+    virtio->driver_features = wire_read_u64(reader);
+    virtio->queue_select = wire_read_u32(reader);
+    virtio->status = wire_read_u32(reader);
+    virtio->interrupt = wire_read_u32(reader);
+    for (unsigned i = 0; i < DEVICE_VIRTIO_QUEUES; i++)
         is_good &= load_queue(&virtio->queues[i], reader);
     if (!is_good)
         return "virtio: a queue has an impossible size";
@@ -377,22 +377,22 @@ static const char *virtio_load(void *device, riscv_reader *reader)
     return NULL;
 }
 
-const riscv_device_ops riscv_virtio_ops = {virtio_read, virtio_write, virtio_line, virtio_save, virtio_load};
+const device_ops device_virtio_ops = {virtio_read, virtio_write, virtio_line, virtio_save, virtio_load};
 
 /* --- an empty slot --- */
 
-static bool empty_read(ftvm_riscv *machine, void *device, uint64_t offset, unsigned size, uint64_t *value)
+static bool empty_read(device_board *board, void *device, uint64_t offset, unsigned size, uint64_t *value)
 {
-    (void)machine, (void)device;
+    (void)board, (void)device;
     uint64_t reg = offset & SLOT_MASK;
     *value = reg == MAGIC ? MAGIC_VALUE : reg == VERSION ? VERSION_VALUE : 0; /* device id 0: nothing here */
     return size == 4 || reg >= CONFIG;
 }
 
-static bool empty_write(ftvm_riscv *machine, void *device, uint64_t offset, unsigned size, uint64_t value)
+static bool empty_write(device_board *board, void *device, uint64_t offset, unsigned size, uint64_t value)
 {
-    (void)machine, (void)device, (void)offset, (void)size, (void)value;
+    (void)board, (void)device, (void)offset, (void)size, (void)value;
     return true;
 }
 
-const riscv_device_ops riscv_virtio_empty_ops = {empty_read, empty_write, NULL, NULL, NULL};
+const device_ops device_virtio_empty_ops = {empty_read, empty_write, NULL, NULL, NULL};

@@ -2,8 +2,6 @@
 
 #include <string.h>
 
-#include "machine.h"
-
 enum { RBR_THR = 0, IER = 1, IIR_FCR = 2, LCR = 3, MCR = 4, LSR = 5, MSR = 6, SCR = 7 };
 enum { IER_RECEIVED = 1, IER_THRE = 2, IER_WRITABLE = 15 };
 enum { IIR_NONE = 1, IIR_THRE = 2, IIR_RECEIVED = 4, IIR_FIFOS = 0xc0 };
@@ -13,16 +11,16 @@ enum { MCR_LOOP = 0x10, MCR_WRITABLE = 0x1f };
 enum { LSR_DATA = 1, LSR_THRE = 0x20, LSR_EMPTY = 0x40 };
 enum { MSR_CTS = 0x10, MSR_DSR = 0x20, MSR_RI = 0x40, MSR_DCD = 0x80 };
 
-size_t riscv_uart_receive(riscv_uart *uart, const uint8_t *bytes, size_t count)
+size_t device_uart_receive(device_uart *uart, const uint8_t *bytes, size_t count)
 {
-    size_t room = (size_t)(RISCV_UART_FIFO - uart->received_count);
+    size_t room = (size_t)(DEVICE_UART_FIFO - uart->received_count);
     size_t taken = count < room ? count : room;
     memcpy(uart->received + uart->received_count, bytes, taken);
     uart->received_count = (uint8_t)(uart->received_count + taken);
     return taken;
 }
 
-static uint8_t take_received(riscv_uart *uart)
+static uint8_t take_received(device_uart *uart)
 {
     if (uart->received_count == 0)
         return 0;
@@ -32,30 +30,29 @@ static uint8_t take_received(riscv_uart *uart)
     return byte;
 }
 
-void riscv_uart_flush(ftvm_riscv *machine)
+void device_uart_flush(device_board *board, device_uart *uart)
 {
-    riscv_uart *uart = &machine->core.uart;
     if (uart->line_count != 0)
-        riscv_output_add(&machine->output, FTVM_RISCV_CHANNEL_CONSOLE, uart->line, uart->line_count);
+        device_output_add(&board->output, DEVICE_CHANNEL_CONSOLE, uart->line, uart->line_count);
     uart->line_count = 0;
     uart->line_deadline = 0;
 }
 
-static void transmit(ftvm_riscv *machine, riscv_uart *uart, uint8_t byte)
+static void transmit(device_board *board, device_uart *uart, uint8_t byte)
 {
     uart->is_thre_pending = true; /* sent at once, so the register is empty again */
     if ((uart->mcr & MCR_LOOP) != 0) {
-        riscv_uart_receive(uart, &byte, 1);
+        device_uart_receive(uart, &byte, 1);
         return;
     }
     if (uart->line_count == 0)
-        uart->line_deadline = machine->core.hart.retired + RISCV_UART_LINE_TICKS;
+        uart->line_deadline = board->now(board) + board->line_ticks;
     uart->line[uart->line_count++] = byte;
-    if (byte == '\n' || uart->line_count == RISCV_UART_LINE)
-        riscv_uart_flush(machine);
+    if (byte == '\n' || uart->line_count == DEVICE_UART_LINE)
+        device_uart_flush(board, uart);
 }
 
-static uint8_t interrupt_cause(const riscv_uart *uart)
+static uint8_t interrupt_cause(const device_uart *uart)
 {
     if ((uart->ier & IER_RECEIVED) != 0 && uart->received_count != 0)
         return IIR_RECEIVED;
@@ -64,7 +61,7 @@ static uint8_t interrupt_cause(const riscv_uart *uart)
     return IIR_NONE;
 }
 
-static uint8_t read_iir(riscv_uart *uart)
+static uint8_t read_iir(device_uart *uart)
 {
     uint8_t cause = interrupt_cause(uart);
     if (cause == IIR_THRE)
@@ -73,7 +70,7 @@ static uint8_t read_iir(riscv_uart *uart)
 }
 
 /* In loop mode the modem inputs are the modem outputs: how drivers tell that a uart is there. */
-static uint8_t read_msr(const riscv_uart *uart)
+static uint8_t read_msr(const device_uart *uart)
 {
     uint8_t out = uart->mcr;
     if ((out & MCR_LOOP) == 0)
@@ -82,10 +79,10 @@ static uint8_t read_msr(const riscv_uart *uart)
                      ((out & 8) != 0 ? MSR_DCD : 0));
 }
 
-static bool uart_read(ftvm_riscv *machine, void *device, uint64_t offset, unsigned size, uint64_t *value)
+static bool uart_read(device_board *board, void *device, uint64_t offset, unsigned size, uint64_t *value)
 {
-    (void)machine;
-    riscv_uart *uart = device;
+    (void)board;
+    device_uart *uart = device;
     bool is_divisor = (uart->lcr & LCR_DLAB) != 0;
     if (size != 1)
         return false;
@@ -102,23 +99,23 @@ static bool uart_read(ftvm_riscv *machine, void *device, uint64_t offset, unsign
     }
 }
 
-static void write_ier(riscv_uart *uart, uint8_t value)
+static void write_ier(device_uart *uart, uint8_t value)
 {
     if ((value & IER_THRE) != 0 && (uart->ier & IER_THRE) == 0)
         uart->is_thre_pending = true;
     uart->ier = value & IER_WRITABLE;
 }
 
-static void write_fcr(riscv_uart *uart, uint8_t value)
+static void write_fcr(device_uart *uart, uint8_t value)
 {
     if ((value & FCR_CLEAR_RECEIVED) != 0)
         uart->received_count = 0;
     uart->fcr = value & FCR_ENABLE;
 }
 
-static bool uart_write(ftvm_riscv *machine, void *device, uint64_t offset, unsigned size, uint64_t value)
+static bool uart_write(device_board *board, void *device, uint64_t offset, unsigned size, uint64_t value)
 {
-    riscv_uart *uart = device;
+    device_uart *uart = device;
     uint8_t byte = (uint8_t)value;
     bool is_divisor = (uart->lcr & LCR_DLAB) != 0;
     if (size != 1)
@@ -128,7 +125,7 @@ static bool uart_write(ftvm_riscv *machine, void *device, uint64_t offset, unsig
     else if (is_divisor && offset == IER)
         uart->divisor = (uint16_t)((uart->divisor & 0xff) | byte << 8);
     else if (offset == RBR_THR)
-        transmit(machine, uart, byte);
+        transmit(board, uart, byte);
     else if (offset == IER)
         write_ier(uart, byte);
     else if (offset == IIR_FCR)
@@ -147,23 +144,23 @@ static bool uart_line(const void *device)
     return interrupt_cause(device) != IIR_NONE;
 }
 
-static void uart_save(const void *device, riscv_writer *writer)
+static void uart_save(const void *device, wire_writer *writer)
 {
-    const riscv_uart *uart = device;
-    riscv_write_u8(writer, uart->ier);
-    riscv_write_u8(writer, uart->lcr);
-    riscv_write_u8(writer, uart->mcr);
-    riscv_write_u8(writer, uart->scr);
-    riscv_write_u8(writer, uart->fcr);
-    riscv_write_uint(writer, 2, uart->divisor);
-    riscv_write_u8(writer, uart->is_thre_pending);
-    riscv_write_u8(writer, uart->received_count);
-    for (unsigned i = 0; i < RISCV_UART_FIFO; i++)
-        riscv_write_u8(writer, i < uart->received_count ? uart->received[i] : 0);
-    riscv_write_u8(writer, uart->line_count);
-    for (unsigned i = 0; i < RISCV_UART_LINE; i++)
-        riscv_write_u8(writer, i < uart->line_count ? uart->line[i] : 0);
-    riscv_write_u64(writer, uart->line_deadline);
+    const device_uart *uart = device;
+    wire_write_u8(writer, uart->ier);
+    wire_write_u8(writer, uart->lcr);
+    wire_write_u8(writer, uart->mcr);
+    wire_write_u8(writer, uart->scr);
+    wire_write_u8(writer, uart->fcr);
+    wire_write_uint(writer, 2, uart->divisor);
+    wire_write_u8(writer, uart->is_thre_pending);
+    wire_write_u8(writer, uart->received_count);
+    for (unsigned i = 0; i < DEVICE_UART_FIFO; i++)
+        wire_write_u8(writer, i < uart->received_count ? uart->received[i] : 0);
+    wire_write_u8(writer, uart->line_count);
+    for (unsigned i = 0; i < DEVICE_UART_LINE; i++)
+        wire_write_u8(writer, i < uart->line_count ? uart->line[i] : 0);
+    wire_write_u64(writer, uart->line_deadline);
 }
 
 static bool is_zero(const uint8_t *bytes, size_t from, size_t to)
@@ -175,34 +172,34 @@ static bool is_zero(const uint8_t *bytes, size_t from, size_t to)
     return true;
 }
 
-static const char *uart_load(void *device, riscv_reader *reader)
+static const char *uart_load(void *device, wire_reader *reader)
 {
-    riscv_uart *uart = device;
+    device_uart *uart = device;
     bool is_bad = false;
-    uart->ier = riscv_read_u8(reader);
-    uart->lcr = riscv_read_u8(reader);
-    uart->mcr = riscv_read_u8(reader);
-    uart->scr = riscv_read_u8(reader);
-    uart->fcr = riscv_read_u8(reader);
-    uart->divisor = (uint16_t)riscv_read_uint(reader, 2);
-    uart->is_thre_pending = riscv_read_flag(reader, &is_bad);
-    uart->received_count = riscv_read_u8(reader);
-    for (unsigned i = 0; i < RISCV_UART_FIFO; i++)
-        uart->received[i] = riscv_read_u8(reader);
-    uart->line_count = riscv_read_u8(reader);
-    for (unsigned i = 0; i < RISCV_UART_LINE; i++)
-        uart->line[i] = riscv_read_u8(reader);
-    uart->line_deadline = riscv_read_u64(reader);
-    if (uart->received_count > RISCV_UART_FIFO)
+    uart->ier = wire_read_u8(reader);
+    uart->lcr = wire_read_u8(reader);
+    uart->mcr = wire_read_u8(reader);
+    uart->scr = wire_read_u8(reader);
+    uart->fcr = wire_read_u8(reader);
+    uart->divisor = (uint16_t)wire_read_uint(reader, 2);
+    uart->is_thre_pending = wire_read_flag(reader, &is_bad);
+    uart->received_count = wire_read_u8(reader);
+    for (unsigned i = 0; i < DEVICE_UART_FIFO; i++)
+        uart->received[i] = wire_read_u8(reader);
+    uart->line_count = wire_read_u8(reader);
+    for (unsigned i = 0; i < DEVICE_UART_LINE; i++)
+        uart->line[i] = wire_read_u8(reader);
+    uart->line_deadline = wire_read_u64(reader);
+    if (uart->received_count > DEVICE_UART_FIFO)
         return "uart: more bytes received than the FIFO holds";
-    if (uart->line_count >= RISCV_UART_LINE)
+    if (uart->line_count >= DEVICE_UART_LINE)
         return "uart: the pending line is too long";
-    if (!is_zero(uart->received, uart->received_count, RISCV_UART_FIFO) ||
-        !is_zero(uart->line, uart->line_count, RISCV_UART_LINE))
+    if (!is_zero(uart->received, uart->received_count, DEVICE_UART_FIFO) ||
+        !is_zero(uart->line, uart->line_count, DEVICE_UART_LINE))
         return "uart: there are bytes behind the last one";
     if (is_bad || uart->ier > IER_WRITABLE || uart->mcr > MCR_WRITABLE || uart->fcr > FCR_ENABLE)
         return "uart: a register has bits that do not exist";
     return NULL;
 }
 
-const riscv_device_ops riscv_uart_ops = {uart_read, uart_write, uart_line, uart_save, uart_load};
+const device_ops device_uart_ops = {uart_read, uart_write, uart_line, uart_save, uart_load};
