@@ -1,10 +1,13 @@
-"""The active side's hands: collects dirty pages, copies, cuts, and looks after the buffers that are on their way.
+"""Captures the guest for its standby: rounds of the first copy, and cuts. Looks after the buffers on their way.
 
-Decides nothing: rounds, epochs and their order come from the protocol as effects. If a capture fails, every dirty page
-that it had collected is put back into the guest's tracker.
+Decides nothing: rounds, epochs and their order come from the protocol as orders, and each order is answered by one
+report. A guest under an engine that stands still goes on only when the replica says so; any other goes on as soon as
+its pages are noted, and is encoded while it runs. If a capture fails, every dirty page that it had collected is put
+back into the guest's tracker: that costs the session, never the guest.
 """
 
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, cast
 
@@ -15,14 +18,20 @@ from ftvm.capture.policy import CapturePolicy, Way
 from ftvm.capture.ring import BatchBuffers
 from ftvm.capture.scrub import Scrub
 from ftvm.capture.shadow import Shadow
-from ftvm.checkpoint import Bitmap, Checkpoint, Output, PageBatch
+from ftvm.checkpoint import Bitmap, Checkpoint, PageBatch
 from ftvm.config import Limits
-from ftvm.errors import LimitExceeded, TrackingLost
-from ftvm.interfaces import Capability, Guest, ReplayableGuest
-from ftvm.protocol.effects import Cut
+from ftvm.errors import GuestError, LimitExceeded, TrackingLost
+from ftvm.interfaces import Capability, Clock, Guest, ReplayableGuest
+from ftvm.protocol import effects as do
+from ftvm.protocol.reports import CaptureFailed, CutTaken, PagesCopied, RoundCollected
+from ftvm.runtime.runner import GuestRunner
+from ftvm.runtime.sink import NumberingSink
 from ftvm.units import PAGE_BYTES, Nanos, pages_to_bytes
 
-__all__ = ["Captured", "Hands"]
+__all__ = ["CaptureOrder", "CaptureReport", "Capturer"]
+
+CaptureOrder = do.StartCopy | do.CollectRound | do.CopyMore | do.Cut
+CaptureReport = RoundCollected | PagesCopied | CutTaken | CaptureFailed
 
 _PAGES_PER_COPY_STEP: Final = 4096
 """A step of the first copy looks at no more pages than this (16 MiB), so that the driver stays responsive."""
@@ -33,7 +42,7 @@ _PAGES_PER_SCRUB: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Captured:
+class _Captured:
     """What a pause has captured: all that the checkpoint needs, its pages perhaps still to be encoded."""
 
     checkpoint: Checkpoint
@@ -43,16 +52,22 @@ class Captured:
     lists_pages: bool
 
 
-class Hands:
-    """Captures one guest."""
+class Capturer:
+    """Captures one guest. `buffers` are those that its batches lie in."""
 
-    def __init__(self, guest: Guest, memory: NativeMemory, limits: Limits) -> None:
+    def __init__(
+        self, runner: GuestRunner, guest: Guest, memory: NativeMemory, sink: NumberingSink, limits: Limits, clock: Clock
+    ) -> None:
+        self.buffers = BatchBuffers(limits)
+        self.is_warming_up = False
+        self._runner = runner
         self._guest = guest
         self._memory = memory
+        self._sink = sink
         self._limits = limits
+        self._clock = clock
         self._shadow: Shadow | None = None
         self._has_shadow = False
-        self._buffers = BatchBuffers(limits)
         self._staged: StagedCopy | None = None
         self._round: array[int] = array("I")
         self._round_done = 0
@@ -60,9 +75,25 @@ class Hands:
         self._policy = CapturePolicy()
         self._cut_copy: StagedCopy | None = None
         self._scrub: Scrub | None = None
-        self.is_warming_up = False
         self._warm_next = 0
         self._page_counts = tuple(region.page_count for region in guest.memory)
+
+    def capture(self, order: CaptureOrder) -> CaptureReport:
+        """Do what is ordered, and report what came of it."""
+        try:
+            match order:
+                case do.StartCopy():
+                    staging_bytes = order.staging_bytes
+                    return self._collect(lambda: self._start_copy(staging_bytes))
+                case do.CollectRound():
+                    return self._collect(self._collect_round)
+                case do.CopyMore():
+                    return self._copy_more(order.batches)
+                case do.Cut():
+                    return self._cut(order)
+        except (GuestError, LimitExceeded, MemoryError, OSError) as wrong:
+            # No memory for a shadow, say: without a standby the guest is as well off as before.
+            return CaptureFailed(f"{type(wrong).__name__}: {wrong}")
 
     # --- what it takes ---------------------------------------------------------------------------------------------
 
@@ -80,11 +111,19 @@ class Hands:
     def staging_bytes(self) -> int:
         """What batches and staged copies have taken so far; they are used again and again."""
         copies = (copy.taken_bytes for copy in (self._staged, self._cut_copy) if copy is not None)
-        return self._buffers.allocated_bytes + sum(copies)
+        return self.buffers.allocated_bytes + sum(copies)
 
     # --- the first copy --------------------------------------------------------------------------------------------
 
-    def start_copy(self, staging_bytes: int) -> int:
+    def _collect(self, collect: Callable[[], int]) -> RoundCollected:
+        """Collect a round of the first copy from the paused guest."""
+        self._runner.stall()
+        try:
+            return RoundCollected(collect())
+        finally:
+            self._runner.stall_or_go_on()
+
+    def _start_copy(self, staging_bytes: int) -> int:
         """Begin a session with the paused guest: a shadow of zeros, all pages to be copied. Returns how many.
 
         `staging_bytes` is what both sides agreed that one checkpoint may take.
@@ -135,14 +174,13 @@ class Hands:
         if self._shadow is not None:
             self._shadow.clear()
 
-    def collect_round(self) -> int:
+    def _collect_round(self) -> int:
         """Collect the pages that the guest, paused now, has written since the last round. Returns how many."""
         self._uncopied = self._guest.collect_dirty()
         return self._begin_round()
 
-    def copy_more(self, batch_limit: int) -> tuple[tuple[PageBatch, ...], int]:
-        """Encode up to about `batch_limit` batches of the round while the guest runs. Returns them, and the pages
-        left."""
+    def _copy_more(self, batch_limit: int) -> PagesCopied:
+        """Encode up to about `batch_limit` batches of the round while the guest runs."""
         shadow = self._require_shadow()
         pages_per_batch = self._limits.batch_bytes // (PAGE_BYTES + 1)
         if self._staged is None:
@@ -153,10 +191,10 @@ class Hands:
         while self._round_done < len(self._round) and len(batches) < batch_limit and looked_at < _PAGES_PER_COPY_STEP:
             piece = self._round[self._round_done : self._round_done + pages_per_batch]
             self._staged.gather(self._memory, piece)
-            batches += encode_staged(self._staged, shadow, limits=self._limits, buffers=self._buffers)
+            batches += encode_staged(self._staged, shadow, limits=self._limits, buffers=self.buffers)
             self._round_done += len(piece)
             looked_at += len(piece)
-        return tuple(batches), len(self._round) - self._round_done
+        return PagesCopied(tuple(batches), len(self._round) - self._round_done)
 
     def end_session(self) -> None:
         """Forget the round; buffers come back one by one as they are forgotten and let go."""
@@ -166,11 +204,37 @@ class Hands:
 
     # --- epochs ----------------------------------------------------------------------------------------------------
 
-    def cut(self, order: Cut, outputs: tuple[Output, ...], output_next: int, log_index: int) -> "Captured":
-        """Capture the paused guest. `outputs` are those that the checkpoint must carry, `log_index` what it covers.
+    def _cut(self, order: do.Cut) -> CutTaken:
+        """Cut an epoch: all that the guest emitted before the pause belongs to it, nothing that it emits after does.
 
-        The guest may go on when this returns; `finish` makes the checkpoint. Raises LimitExceeded, or GuestError:
-        TrackingLost if a scrub found that a written page was not reported.
+        If this raises, the dirty pages are the tracker's again, what was emitted is in the sink, and the guest is
+        paused, under the engine that it had.
+        """
+        paused_at = self._clock.now()
+        self._runner.stall()
+        captured, before = self._take(order), self._runner.engine
+        emitted = self._sink.drain()
+        self._runner.use(order.engine)
+        pause_ns = Nanos(self._clock.now() - paused_at)
+        if not order.engine.stands_still:
+            self._runner.stall_or_go_on()
+        try:
+            checkpoint = self._finish(captured, pause_ns)
+        except BaseException:
+            self._runner.stall()
+            self._guest.restore_dirty(captured.dirty)
+            self._sink.put_back(emitted)
+            if before is not None:
+                self._runner.use(before)
+            raise
+        return CutTaken(
+            emitted=emitted, engine=order.engine, checkpoint=checkpoint, paused_at=paused_at, pause_ns=pause_ns
+        )
+
+    def _take(self, order: do.Cut) -> _Captured:
+        """Capture the paused guest, which may go on when this returns; `_finish` makes the checkpoint.
+
+        Raises LimitExceeded, or GuestError: TrackingLost if a scrub found that a written page was not reported.
         """
         shadow, guest = self._require_shadow(), self._guest
         dirty = guest.collect_dirty()
@@ -181,12 +245,14 @@ class Hands:
             indices = page_indices(wanted)
             way = self._policy.choose(len(indices))
             if way is Way.FUSED:
-                batches = capture_fused(self._memory, shadow, indices, limits=self._limits, buffers=self._buffers)
+                batches = capture_fused(self._memory, shadow, indices, limits=self._limits, buffers=self.buffers)
             else:
                 self._room().gather(self._memory, indices)
             devices = guest.save_devices()
+            if len(devices) > self._limits.devices_bytes:  # the standby would refuse it again and again
+                limit = self._limits.devices_bytes
+                raise LimitExceeded("bytes of device state", limit=limit, wanted=len(devices))
             position = cast("ReplayableGuest", guest).position if Capability.REPLAY in guest.can else None
-            self._check_limits(devices, outputs)
         except BaseException:
             self.forget(batches)
             guest.restore_dirty(dirty)
@@ -198,53 +264,37 @@ class Hands:
             engine=order.engine.name,
             batches=batches,
             devices=devices,
-            outputs=outputs,
-            output_next=output_next,
-            log_index=log_index,
+            outputs=(),
+            output_next=self._sink.output_next,
+            log_index=self._sink.log_index,
             memory_digest=0,
             dirty_pages=len(indices),
             position=position,
         )
-        return Captured(checkpoint, way, indices, dirty, order.lists_pages)
+        return _Captured(checkpoint, way, indices, dirty, order.lists_pages)
 
-    def finish(self, captured: "Captured", pause_ns: Nanos) -> Checkpoint:
-        """Make the checkpoint of what was captured; the guest, which stood still for `pause_ns`, may run.
-
-        If this raises LimitExceeded, the guest is paused, and its dirty pages are put back.
-        """
-        shadow, checkpoint = self._require_shadow(), captured.checkpoint
+    def _finish(self, captured: _Captured, pause_ns: Nanos) -> Checkpoint:
+        """Make the checkpoint of what was captured; the guest, which stood still for `pause_ns`, may run."""
+        shadow, batches = self._require_shadow(), captured.checkpoint.batches
         self._policy = self._policy.measured(captured.way, pages=len(captured.indices), pause_ns=pause_ns)
         if captured.way is Way.STAGED:
-            try:
-                batches = encode_staged(self._room(), shadow, limits=self._limits, buffers=self._buffers)
-            except BaseException:
-                self._guest.pause()
-                self._guest.restore_dirty(captured.dirty)
-                raise
-            checkpoint = replace(checkpoint, batches=batches)
+            batches = encode_staged(self._room(), shadow, limits=self._limits, buffers=self.buffers)
         if self._scrub is None:
             self._scrub = Scrub(self._memory, shadow, pages_per_look=_PAGES_PER_SCRUB)
         self._scrub.look()
         return replace(
-            checkpoint,
+            captured.checkpoint,
+            batches=batches,
             memory_digest=shadow.memory_digest,
             page_digests=shadow.page_digests(captured.indices) if captured.lists_pages else b"",
         )
 
     # --- buffers ---------------------------------------------------------------------------------------------------
 
-    def sent(self, batch: PageBatch) -> None:
-        """Note that the transport reads from this batch."""
-        self._buffers.sent(batch)
-
-    def let_go(self, batch: PageBatch) -> None:
-        """Note that the transport has let go of one send of this batch."""
-        self._buffers.let_go(batch)
-
     def forget(self, batches: tuple[PageBatch, ...]) -> None:
         """Note that these batches need not be sent again."""
         for batch in batches:
-            self._buffers.acknowledged(batch)
+            self.buffers.acknowledged(batch)
 
     # --- helpers ---------------------------------------------------------------------------------------------------
 
@@ -265,15 +315,6 @@ class Hands:
         if missed:
             pages = ", ".join(map(str, missed[:8]))
             raise TrackingLost(f"{len(missed)} written pages were not reported, among them {pages}")
-
-    def _check_limits(self, devices: bytes, outputs: tuple[Output, ...]) -> None:
-        """Refuse here what the standby would refuse to read: it would be sent again and again."""
-        limits = self._limits
-        if len(devices) > limits.devices_bytes:
-            raise LimitExceeded("bytes of device state", limit=limits.devices_bytes, wanted=len(devices))
-        longest = max((len(output.payload) for output in outputs), default=0)
-        if longest > limits.output_bytes:
-            raise LimitExceeded("bytes of one output", limit=limits.output_bytes, wanted=longest)
 
     def _require_shadow(self) -> Shadow:
         if self._shadow is None:

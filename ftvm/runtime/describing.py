@@ -6,7 +6,7 @@ from ftvm.protocol.core import Settings
 from ftvm.protocol.pace import interval_ms_of
 from ftvm.protocol.replica import Replica
 from ftvm.protocol.standby import Standby
-from ftvm.runtime.capture import Hands
+from ftvm.runtime.capture import Capturer
 from ftvm.runtime.status import HALTED, Counters, Status, percentiles
 from ftvm.units import Nanos, nanos_to_millis
 
@@ -14,7 +14,7 @@ __all__ = ["describe"]
 
 
 def describe(
-    settings: Settings, replica: Replica, counters: Counters, hands: Hands, failure: FtvmError | None, now: Nanos
+    settings: Settings, replica: Replica, counters: Counters, capturer: Capturer, failure: FtvmError | None, now: Nanos
 ) -> Status:
     """Return the status of a host with this replica."""
     steps, known = replica.steps, replica.core.desk.known
@@ -50,7 +50,7 @@ def describe(
         bytes_sent=counters.bytes_sent,
         bytes_raw=counters.bytes_raw,
         failure=str(failure) if failure is not None else None,
-        guest_bytes=hands.guest_bytes,
-        shadow_bytes=hands.shadow_bytes,
-        staging_bytes=hands.staging_bytes + (steps.staging.size_bytes if isinstance(steps, Standby) else 0),
+        guest_bytes=capturer.guest_bytes,
+        shadow_bytes=capturer.shadow_bytes,
+        staging_bytes=capturer.staging_bytes + (steps.staging.size_bytes if isinstance(steps, Standby) else 0),
     )

@@ -1,7 +1,7 @@
 """Drives one guest on one host: feeds its replica, performs the effects, and never waits.
 
 `step(now)` is all there is: host.py calls it from its thread, the simulator from its loop. Everything outside is
-reached through interfaces. The guest runs in a thread or process of its own; keeper.py runs and pauses it, cutting.py
+reached through interfaces. The guest runs in a thread or process of its own; runner.py runs and pauses it, capture.py
 captures it.
 """
 
@@ -31,14 +31,14 @@ from ftvm.protocol.active import Active
 from ftvm.protocol.commit import Committed
 from ftvm.protocol.core import Role, Settings
 from ftvm.protocol.replica import Replica
+from ftvm.protocol.reports import CaptureFailed
 from ftvm.protocol.stop import StopKind, Stopping
 from ftvm.protocol.switchover import Switchover
-from ftvm.runtime.capture import Hands
-from ftvm.runtime.cutting import Cutter
+from ftvm.runtime.capture import CaptureOrder, Capturer
 from ftvm.runtime.describing import describe
-from ftvm.runtime.keeper import Keeper
 from ftvm.runtime.packing import Packer
 from ftvm.runtime.pulse import Pulse
+from ftvm.runtime.runner import GuestRunner
 from ftvm.runtime.sink import NumberingSink
 from ftvm.runtime.status import Counters, Status
 from ftvm.runtime.stored import StoredMemory
@@ -87,7 +87,6 @@ class Driver:
         memory = NativeMemory([region.buffer for region in guest.memory])
         self._memory = CommittedMemory(memory)
         self._stored = StoredMemory(self._memory, guest.memory)
-        self._hands = Hands(guest, memory, settings.limits)
         self._packer = Packer(settings.limits, clock)
         self._stop: Stopping | None = None
         self._stop_error: FtvmError | None = None
@@ -95,10 +94,11 @@ class Driver:
         committed = Committed(self._stored, settings.limits)
         self._counters = Counters()
         self._end: str | None = None
+        self._later: list[do.Effect] = []
         self.pulse: Pulse | None = None
         self.replica = Replica(settings, committed, fresh_id=fresh_id, starts=starts, now=clock.now())
-        self._keeper = Keeper(guest, self._sink, self._memory, self.replica, clock)
-        self._cutter = Cutter(self._keeper, self._hands, self._sink, self.replica, clock)
+        self._runner = GuestRunner(guest, self._sink, self._memory, self.replica, clock)
+        self._capturer = Capturer(self._runner, guest, memory, self._sink, settings.limits, clock)
         guest.attach(self._sink)
 
     @property
@@ -114,7 +114,7 @@ class Driver:
     @property
     def is_warming_up(self) -> bool:
         """Whether this host copies, a portion at a time, the memory that a switchover will start from."""
-        return self._hands.is_warming_up
+        return self._capturer.is_warming_up
 
     def fds(self) -> tuple[int, ...]:
         """Return what becomes readable when an input for the guest has come."""
@@ -162,7 +162,7 @@ class Driver:
 
     def let_go(self, batch: PageBatch) -> None:
         """Note that the transport has let go of one send of this batch."""
-        self._hands.let_go(batch)
+        self._capturer.buffers.let_go(batch)
 
     def step(self, now: Nanos) -> Nanos | None:
         """Do all that is due; return when to be called again if nothing comes before (None: only when something
@@ -173,15 +173,15 @@ class Driver:
         if answer is not None:
             self.replica.on_answer(answer, now)
             self._perform()
-        self._keeper.deliver(self._world.receive(self.settings.limits.inputs_per_step))
-        if self._keeper.has_work:
-            self._keeper.follow_on(now)
+        self._runner.deliver(self._world.receive(self.settings.limits.inputs_per_step))
+        if self._runner.has_work:
+            self._runner.follow_on(now)
             self._perform()
         self._warm_up()
         self._take_outputs(now)
         self.replica.tick(now)
         self._perform()
-        self._keeper.stall_or_go_on()
+        self._runner.stall_or_go_on()
         self._tell_warnings(now)
         self._check_guest(now)
         self._end_if_over()
@@ -190,7 +190,7 @@ class Driver:
         request = self.replica.next_request(now)
         if request is not None:
             self._arbiter.submit(request)
-        is_busy = self.is_warming_up or self._keeper.has_work
+        is_busy = self.is_warming_up or self._runner.has_work
         return now if is_busy else self.replica.deadline(now)
 
     def _tell_warnings(self, now: Nanos) -> None:
@@ -256,7 +256,7 @@ class Driver:
 
     def status(self, now: Nanos) -> Status:
         """Return what there is to tell now."""
-        return describe(self.settings, self.replica, self._counters, self._hands, self.failure, now)
+        return describe(self.settings, self.replica, self._counters, self._capturer, self.failure, now)
 
     # --- guest and world -------------------------------------------------------------------------------------------
 
@@ -266,24 +266,25 @@ class Driver:
         if self._end is not None:
             self._fail(GuestEnded(self._end), StopKind.ENDED)
             return
-        reason = self._keeper.failure()
+        reason = self._runner.failure()
         if reason is None:
             return
         self._take_outputs(now)
-        if not self._keeper.is_end_held() and self._end is None:
+        if not self._runner.is_end_held() and self._end is None:
             self._fail(GuestError(f"the guest ended: {reason}"), StopKind.FAILED, f"its guest failed: {reason}")
 
     def _take_outputs(self, now: Nanos) -> None:
-        has_spoken = self._keeper.hand_on(now)
+        has_spoken = self._runner.hand_on(now)
         self._perform()
         if has_spoken:
-            self._keeper.stop_behind_output()
+            self._runner.stop_behind_output()
 
     # --- effects ---------------------------------------------------------------------------------------------------
 
     def _perform(self) -> None:
         for _ in range(_EFFECT_ROUNDS_MAX):
-            wanted = self.replica.take_effects()
+            wanted = self._later + self.replica.take_effects()
+            self._later = []
             if not wanted:
                 return
             for effect in wanted:
@@ -303,42 +304,53 @@ class Driver:
             case do.Run():
                 self._run(effect)
             case do.Use():
-                self._keeper.change_engine(effect.engine)
+                self._runner.change_engine(effect.engine)
             case do.Stop():
-                self._keeper.pause_for_good()
-                self._hands.release()
+                self._runner.pause_for_good()
+                self._capturer.release()
             case do.Follow():
-                self._keeper.start_following(effect)
+                self._runner.start_following(effect)
             case do.Execute():
-                self._keeper.lead_along(effect.records)
+                self._runner.lead_along(effect.records)
             case do.Compare():
-                self._keeper.lead_along((effect.checkpoint,))
+                self._runner.lead_along((effect.checkpoint,))
             case do.Rest():
-                self._keeper.rest()
+                self._runner.rest()
             case do.Load():
                 self._end_pulse_if_over()  # a claim is no sign of life, and loading may take long
-                self._keeper.load(effect)
+                self._runner.load(effect)
             case do.Unload():
-                self._keeper.unload()
-                self._hands.release()
+                self._runner.unload()
+                self._capturer.release()
             case do.Forget():
-                self._hands.forget(effect.batches)
+                self._capturer.forget(effect.batches)
                 self._packer.acknowledged(effect.batches)
             case do.EndSession():
-                self._hands.end_session()
+                self._capturer.end_session()
             case do.Fail():
                 self._fail(effect.error)
             case do.Adopt():
-                self._hands.adopt(self._memory.digests, effect.staging_bytes)
+                self._capturer.adopt(self._memory.digests, effect.staging_bytes)
             case do.WarmUp():
-                self._hands.is_warming_up = True
+                self._capturer.is_warming_up = True
             case do.Measure():
                 self._stored.measure()
                 self.replica.on_measured(self._clock.now())
             case do.StartCopy() | do.CollectRound() | do.CopyMore() | do.Cut():
-                self._cutter.capture(effect)
+                self._capture(effect)
             case _:
                 assert_never(effect)
+
+    def _capture(self, order: CaptureOrder) -> None:
+        """Have the guest captured, and report what came of it; it goes on unless it must stand still."""
+        report = self._capturer.capture(order)
+        now = self._clock.now()
+        # A guest that failed is its standby's: a failed capture would drop the only one that can go on.
+        is_guest_lost = isinstance(report, CaptureFailed) and self._runner.has_failed(now)
+        if not is_guest_lost:  # rule: failed_guest_is_its_standbys
+            self._later += self.replica.step(report, now)
+        if isinstance(order, do.Cut):
+            self._runner.stall_or_go_on()
 
     def _transmit(self, effect: do.Send) -> None:
         message = effect.message
@@ -350,9 +362,9 @@ class Driver:
         if isinstance(message, Ping | Pong):
             self.pulse = Pulse(effect.peer, frames, self._clock.now(), self.settings.timing.heartbeat_ns)
         if batch is not None:
-            self._hands.sent(batch)
+            self._capturer.buffers.sent(batch)
         if not self._send(effect.peer, effect.lane, frames, batch) and batch is not None:
-            self._hands.let_go(batch)
+            self._capturer.buffers.let_go(batch)
 
     def _release(self, effect: do.Release) -> None:
         if effect.output.channel == END_CHANNEL:
@@ -363,14 +375,14 @@ class Driver:
         self._counters.released((self._clock.now() - (effect.since if made_at is None else made_at)) / 1000)
 
     def _run(self, effect: do.Run) -> None:
-        self._hands.end_warm_up()
-        error = self._keeper.run(effect)
+        self._capturer.end_warm_up()
+        error = self._runner.run(effect)
         if error is not None:
             self._fail(error, StopKind.FAILED)
 
     def _warm_up(self) -> None:
         """Copy a portion of the memory that a switchover will start from."""
-        if self._hands.is_warming_up and self._hands.warm_up(self._memory.digests):
+        if self._capturer.is_warming_up and self._capturer.warm_up(self._memory.digests):
             self.replica.on_warm()
 
     # --- ends ------------------------------------------------------------------------------------------------------
@@ -398,7 +410,7 @@ class Driver:
 
     def _pause_for_good(self) -> None:
         try:
-            self._keeper.pause_for_good()
+            self._runner.pause_for_good()
         except FtvmError as wrong:
             self._tell(HostFailed(at=self._clock.now(), guest_id=self.settings.guest_id, error=str(wrong)))
 

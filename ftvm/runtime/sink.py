@@ -6,29 +6,18 @@ guest's thread counts. `open`, `close` and `set_logging` are called only while t
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from ftvm.checkpoint import GuestPosition, LogKind, LogRecord, Output
 from ftvm.interfaces import Clock
+from ftvm.protocol.reports import Emitted
 from ftvm.units import Nanos
 
-__all__ = ["Drained", "NumberingSink"]
+__all__ = ["NumberingSink"]
 
 _WARNINGS_KEPT: Final = 16
 _TIMES_KEPT: Final = 4_096
 """Of outputs that have not left yet; where more are held, what the oldest of them waited for is told a little short."""
-
-
-@dataclass(frozen=True, slots=True)
-class Drained:
-    """What came since the last drain, in order: first all records of `log`, then `outputs`.
-
-    Each output comes with the index of the last record logged when it was made, its own OUTPUT record included.
-    """
-
-    log: list[LogRecord]
-    outputs: list[tuple[Output, int]]
 
 
 class NumberingSink:
@@ -125,16 +114,22 @@ class NumberingSink:
         """Take out the warnings that have come, in order."""
         return [self._warnings.popleft() for _ in range(len(self._warnings))]
 
-    def drain(self) -> Drained:
+    def drain(self) -> Emitted:
         """Take out all that has come, in order."""
-        drained = Drained([], [])
+        log: list[LogRecord] = []
+        outputs: list[tuple[Output, int]] = []
         while self._items:
             item, log_index = self._items.popleft()
             if isinstance(item, LogRecord):
-                drained.log.append(item)
+                log.append(item)
             else:
-                drained.outputs.append((item, log_index))
-        return drained
+                outputs.append((item, log_index))
+        return Emitted(log, outputs)
+
+    def put_back(self, emitted: Emitted) -> None:
+        """Take back what was drained, before all that has come since: it is handed on as if nobody had asked."""
+        records = [(record, 0) for record in emitted.log]
+        self._items.extendleft(reversed([*records, *emitted.outputs]))
 
     def _log(
         self, kind: LogKind, position: GuestPosition, *, amount: int = 0, channel: str = "", payload: bytes = b""

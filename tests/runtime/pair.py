@@ -118,7 +118,7 @@ class Machine:
 
     @property
     def buffers_in_use(self) -> int:
-        return self.driver._hands._buffers.in_use
+        return self.driver._capturer.buffers.in_use
 
     def step(self) -> None:
         self.endpoint.step(self.clock.now())

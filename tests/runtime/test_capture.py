@@ -1,39 +1,47 @@
-"""The active side's hands: fused or staged, the same checkpoint; what a scrub finds ends the session."""
+"""A capture, fused or staged, makes the same checkpoint; what was emitted comes first; what a scrub finds fails it."""
 
-from array import array
-
-import pytest
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 from ftvm._native.memory import NativeMemory
 from ftvm.capture.policy import CapturePolicy, Way
 from ftvm.checkpoint import Checkpoint
 from ftvm.config import Limits
 from ftvm.encode.apply import CommittedMemory
+from ftvm.engines.kemari import Kemari
 from ftvm.engines.lockstep import Lockstep
 from ftvm.engines.remus import Remus
-from ftvm.errors import TrackingLost
-from ftvm.protocol.effects import Cut
-from ftvm.runtime.capture import Hands
+from ftvm.protocol.effects import Cut, StartCopy
+from ftvm.protocol.reports import CaptureFailed, CutTaken
+from ftvm.runtime.capture import Capturer, CaptureReport
 from ftvm.runtime.sink import NumberingSink
 from ftvm.sim.guest import SimGuest
 from ftvm.testing.hosts import ManualClock
 from ftvm.units import Nanos
 
-LIMITS = Limits(batch_bytes=1 << 16)
+LIMITS = Limits(batch_bytes=1 << 16, devices_bytes=4096)
 ORDER = Cut(1, 0, Remus(), False)
 
 
 class Primary:
-    """A guest that has run some steps, and the hands that capture it."""
+    """A guest that has run some steps, and who captures it. It goes on by `on_go_on` as soon as a capture lets it."""
 
     def __init__(self, policy: CapturePolicy | None = None) -> None:
         self.guest = SimGuest(page_count=24, pages_per_step=2, output_every=2, boots=True)
-        self.guest.attach(NumberingSink(lambda: None, ManualClock()))
+        self.on_go_on: Callable[[], None] = lambda: None
+        self.sink = NumberingSink(lambda: None, ManualClock())
+        self.sink.open(1, 1, is_logging=False)
+        self.guest.attach(self.sink)
         memory = NativeMemory([region.buffer for region in self.guest.memory])
-        self.hands = Hands(self.guest, memory, LIMITS)
+        self.runner: Any = SimpleNamespace(
+            stall=self.guest.pause, stall_or_go_on=lambda: self.on_go_on(), use=lambda _: None, engine=Remus()
+        )
+        self.capturer = Capturer(self.runner, self.guest, memory, self.sink, LIMITS, ManualClock())
         if policy is not None:
-            self.hands._policy = policy
-        self.hands.start_copy(LIMITS.staging_bytes)
+            self.capturer._policy = policy
+        self.capturer.capture(StartCopy(LIMITS.staging_bytes))
         self.run()
 
     def run(self) -> None:
@@ -42,11 +50,16 @@ class Primary:
             self.guest.advance()
         self.guest.pause()
 
-    def cut(self) -> Checkpoint:
-        captured = self.hands.cut(ORDER, (), 1, 0)
-        checkpoint = self.hands.finish(captured, Nanos(1000))
-        self.hands.forget(checkpoint.batches)
-        return checkpoint
+    def report(self, order: Cut = ORDER) -> CaptureReport:
+        report = self.capturer.capture(order)
+        if isinstance(report, CutTaken):
+            self.capturer.forget(report.checkpoint.batches)
+        return report
+
+    def cut(self, order: Cut = ORDER) -> Checkpoint:
+        report = self.report(order)
+        assert isinstance(report, CutTaken)
+        return report.checkpoint
 
 
 def applied(checkpoint: Checkpoint) -> bytes:
@@ -60,21 +73,79 @@ def applied(checkpoint: Checkpoint) -> bytes:
 def test_fused_and_staged_capture_make_the_same_memory() -> None:
     fused, staged = Primary(), Primary(CapturePolicy(pause_target_ns=Nanos(1)))
 
-    assert fused.hands.cut(ORDER, (), 1, 0).way is Way.FUSED
-    assert staged.hands.cut(ORDER, (), 1, 0).way is Way.STAGED
+    assert fused.capturer._take(ORDER).way is Way.FUSED
+    assert staged.capturer._take(ORDER).way is Way.STAGED
     fused, staged = Primary(), Primary(CapturePolicy(pause_target_ns=Nanos(1)))
     assert applied(fused.cut()) == applied(staged.cut()) == bytes(fused.guest.memory[0].buffer)
 
 
 def test_a_staged_capture_is_of_the_moment_of_the_pause() -> None:
     primary = Primary(CapturePolicy(pause_target_ns=Nanos(1)))
-    captured = primary.hands.cut(ORDER, (), 1, 0)
     before = bytes(primary.guest.memory[0].buffer)
+    primary.on_go_on = primary.run
 
+    checkpoint = primary.cut()
+
+    assert applied(checkpoint) == before != bytes(primary.guest.memory[0].buffer)
+
+
+def test_a_report_tells_first_what_the_guest_emitted_before_the_pause() -> None:
+    primary = Primary()
+    output_next = primary.sink.output_next
+    primary.on_go_on = primary.run
+
+    report = primary.report()
+
+    assert isinstance(report, CutTaken)
+    assert [output.number for output, _ in report.emitted.outputs] == list(range(1, output_next))
+    assert (report.checkpoint.output_next, report.checkpoint.outputs) == (output_next, ())
+
+
+def test_a_guest_whose_engine_stands_still_does_not_go_on_with_the_cut() -> None:
+    primary = Primary()
+    went_on: list[str] = []
+    primary.on_go_on = lambda: went_on.append("went on")
+
+    primary.cut(Cut(1, 0, Kemari(), False))
+    assert went_on == []
+
+    primary.cut(ORDER)
+    assert went_on == ["went on"]
+
+
+def test_a_capture_that_fails_keeps_what_the_guest_emitted_and_its_dirty_pages() -> None:
+    primary = Primary()
+    primary.cut()
+    first = primary.sink.output_next
     primary.run()
-    checkpoint = primary.hands.finish(captured, Nanos(1000))
+    dirty = primary.guest.collect_dirty()
+    primary.guest.restore_dirty(dirty)
+    primary.guest.save_devices = lambda: bytes(LIMITS.devices_bytes + 1)  # type: ignore[method-assign]
 
-    assert applied(checkpoint) == before
+    report = primary.report()
+
+    assert isinstance(report, CaptureFailed)
+    assert "bytes of device state" in report.error
+    emitted = primary.sink.drain()
+    assert [output.number for output, _ in emitted.outputs] == list(range(first, primary.sink.output_next))
+    assert primary.guest.collect_dirty() == dirty
+    assert primary.capturer.buffers.in_use == 0
+
+
+def test_an_encoding_that_fails_while_the_guest_runs_leaves_the_sink_and_the_engine_as_they_were() -> None:
+    primary = Primary(CapturePolicy(pause_target_ns=Nanos(1)))
+    used: list[str] = []
+    primary.runner.use = lambda engine: used.append(engine.name)
+    primary.on_go_on = primary.run
+    primary.capturer._limits = replace(LIMITS, staging_bytes=10)
+
+    report = primary.report(Cut(1, 0, Lockstep(), False))
+
+    assert isinstance(report, CaptureFailed)
+    assert "encoded bytes of one checkpoint" in report.error
+    assert used == ["lockstep", "remus"]
+    numbers = [output.number for output, _ in primary.sink.drain().outputs]
+    assert numbers == list(range(1, primary.sink.output_next))
 
 
 def test_a_written_page_that_was_not_reported_is_found_and_ends_the_session() -> None:
@@ -83,8 +154,10 @@ def test_a_written_page_that_was_not_reported_is_found_and_ends_the_session() ->
     primary.guest.memory[0].buffer[9 * 4096] ^= 1
     primary.cut()  # looks at the page behind this cut
 
-    with pytest.raises(TrackingLost, match="1 written pages were not reported, among them 9"):
-        primary.cut()
+    report = primary.report()
+
+    assert isinstance(report, CaptureFailed)
+    assert "TrackingLost: 1 written pages were not reported, among them 9" in report.error
 
 
 def test_a_new_session_holds_nothing_against_the_old_one() -> None:
@@ -93,7 +166,7 @@ def test_a_new_session_holds_nothing_against_the_old_one() -> None:
     primary.guest.memory[0].buffer[9 * 4096] ^= 1
     primary.cut()
 
-    primary.hands.start_copy(LIMITS.staging_bytes)
+    primary.capturer.capture(StartCopy(LIMITS.staging_bytes))
     primary.run()
     checkpoint = primary.cut()
 
@@ -102,9 +175,8 @@ def test_a_new_session_holds_nothing_against_the_old_one() -> None:
 
 def test_pages_are_listed_only_for_a_backup_that_executes() -> None:
     primary = Primary()
-    captured = primary.hands.cut(Cut(1, 0, Lockstep(), True), (), 1, 0)
 
-    checkpoint = primary.hands.finish(captured, Nanos(1000))
+    checkpoint = primary.cut(Cut(1, 0, Lockstep(), True))
 
-    assert len(checkpoint.page_digests) == 20 * len(captured.indices)
-    assert isinstance(captured.indices, array)
+    assert len(checkpoint.page_digests) == 20 * checkpoint.dirty_pages
+    assert primary.cut().page_digests == b""

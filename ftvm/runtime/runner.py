@@ -23,12 +23,13 @@ from ftvm.runtime.follow import Follower, replay
 from ftvm.runtime.sink import NumberingSink
 from ftvm.units import Nanos
 
-__all__ = ["Keeper"]
+__all__ = ["GuestRunner"]
 
 
-class Keeper:
+class GuestRunner:
     """One guest. `is_running` tells whether it is this host's to run, `is_stalled` whether it is paused all the same.
 
+    engine        the one under which it runs; None before the first run
     stops_itself  the guest pauses itself behind each output
     """
 
@@ -38,6 +39,7 @@ class Keeper:
         self.is_running = False
         self.is_stalled = False
         self.stops_itself = False
+        self.engine: Engine | None = None
         self._guest = guest
         self._sink = sink
         self._memory = memory
@@ -70,6 +72,7 @@ class Keeper:
 
     def use(self, engine: Engine) -> None:
         """Have the paused guest go on under `engine`; all that it emitted before is drained."""
+        self.engine = engine
         self._sink.set_logging(engine.logs)
         can_stop = Capability.EXACT_OUTPUT_STOP in self._guest.can
         self.stops_itself = engine.stands_still and can_stop
@@ -115,12 +118,12 @@ class Keeper:
         """Give the replica what came from the guest; tell whether that was any output."""
         if self._sink.is_empty:
             return False
-        drained = self._sink.drain()
-        if drained.log:
-            self._replica.on_log(drained.log, now)
-        for log_index, group in groupby(drained.outputs, key=itemgetter(1)):
+        emitted = self._sink.drain()
+        if emitted.log:
+            self._replica.on_log(list(emitted.log), now)
+        for log_index, group in groupby(emitted.outputs, key=itemgetter(1)):
             self._replica.on_outputs([output for output, _ in group], log_index, now)
-        return bool(drained.outputs)
+        return bool(emitted.outputs)
 
     def stop_behind_output(self) -> None:
         """Take a guest that stops itself behind each output, and has made one, to have stopped."""
@@ -130,6 +133,15 @@ class Keeper:
     def failure(self) -> str | None:
         """Return why the guest ended by itself, None while it runs or is not this host's to run."""
         return self._guest.failure() if self.is_running else None
+
+    def has_failed(self, now: Nanos) -> bool:
+        """Tell whether the guest itself is lost: a failed capture would drop the standby that is to take it over.
+
+        What it said before is handed on: a guest that has come to its own end has not failed.
+        """
+        reason = self.failure()
+        self.hand_on(now)
+        return reason is not None and not self.is_end_held()
 
     def is_end_held(self) -> bool:
         """Whether the guest came to its own end, and that is not safe yet."""
