@@ -23,6 +23,9 @@ import pytest
 import ftvm
 from ftvm.cli.main import _COMMANDS
 from ftvm.lab.stage import free_ports
+from ftvm.protocol.stop import LIMIT_NS
+from ftvm.runtime.host import LAST_REQUEST_SECONDS
+from ftvm.units import nanos_to_seconds
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -136,6 +139,12 @@ def test_two_hosts_by_hand_work_as_the_readme_says(shell: Shell) -> None:
     assert (first.returncode, second.returncode) == (0, 0)
     for word in ("  seen: ", "decided: the arbiter's record went", "cost: "):
         assert word in said
+
+
+def test_the_readme_says_how_long_a_stop_may_take() -> None:
+    bound = f"takes at most {nanos_to_seconds(LIMIT_NS):g} s, and {LAST_REQUEST_SECONDS:g} s more while a request"
+
+    assert bound in " ".join(README.split())
 
 
 def test_a_qemu_on_two_hosts_works_as_the_readme_says(shell: Shell) -> None:

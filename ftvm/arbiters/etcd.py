@@ -94,7 +94,8 @@ class EtcdRecordStore:
         if revision < self._revision:
             raise ArbiterError(
                 f"etcd went back from revision {self._revision} to {revision}: it was restored from a backup, and the "
-                "arbiter has forgotten. Stop all hosts of the guest, then `ftvm init --force`"
+                "arbiter has forgotten. Stop all hosts of the guest, then run "
+                "`ftvm init --force --arbiter URL --guest ID`"
             )
         self._cluster, self._revision = cluster, revision
 

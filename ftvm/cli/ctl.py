@@ -1,11 +1,13 @@
 """`ftvm ctl`: tell a running host what to do, over its control socket."""
 
 import json
+import sys
 from collections.abc import Callable
 
 import click
 
 from ftvm.cli.asking import asking_options, guest_option, status_line
+from ftvm.cli.sentences import stopped_line
 from ftvm.engines.interval import INTERVAL_MAX, INTERVAL_MIN
 from ftvm.errors import ConfigError
 from ftvm.runtime.status import Status
@@ -94,9 +96,18 @@ def switchover(control: str | None, guest_id: str | None, is_json: bool, timeout
     _tell(control, guest_id, is_json, lambda guest: guest.switchover(timeout))
 
 
-@ctl.command(short_help="End a host in order.")
+@ctl.command(short_help="Stop a host cleanly, and say what became of its guest.")
 @asking_options
 @guest_option
 def stop(control: str | None, guest_id: str | None, is_json: bool) -> None:
-    """End a host in order, as Ctrl-C and SIGTERM do: its standby, if any, takes over."""
-    _tell(control, guest_id, is_json, lambda guest: guest.stop())
+    """Stop a host cleanly, as Ctrl-C and SIGTERM do, and say what became of its guest once the host has ended.
+
+    The standby, if there is one, goes on with the guest. If there is no standby, the guest ends. With --json, print the
+    fields of the event HostStopped.
+
+    Exit status: 0 if nothing is left to do, 1 if the record may still name the stopped host.
+    """
+    with connect(control) as machine:
+        told = machine.guest(guest_id).stop_and_wait()
+    click.echo(json.dumps(told) if is_json else f"guest {told['guest_id']!r}: {stopped_line(told)}")
+    sys.exit(0 if told["is_in_order"] else 1)

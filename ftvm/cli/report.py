@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from ftvm.cli.sentences import describe
-from ftvm.events import Committed, CopyProgress, Event
+from ftvm.events import Committed, CopyProgress, Event, HostStopped
 from ftvm.runtime.status import Status
 from ftvm.service.story import Story
 
@@ -83,6 +83,8 @@ class TextReport:
         if isinstance(event, Committed):
             self._end_bar()
             return
+        if isinstance(event, HostStopped) and not event.is_in_order:
+            return  # the error that ends the command says it
         line = describe(event)
         if line != self._last_line:  # an arbiter that is away is asked ten times a second
             self._console.print(line, markup=False)

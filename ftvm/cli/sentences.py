@@ -1,12 +1,14 @@
 """A sentence for each kind of event: what happened, and what it cost where that matters."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any, Final
 
 from ftvm import events
 from ftvm.events import Event
+from ftvm.protocol.record import force_command
 
-__all__ = ["describe"]
+__all__ = ["describe", "stopped_line"]
 
 _MS: Final = 1_000_000
 
@@ -18,7 +20,7 @@ def _who_should(event: Any) -> str:
         return f"the record (generation {event.generation}) has no active host: start the guest with `ftvm run`"
     return (
         f"the record (generation {event.generation}) names {event.active} active: is it up, and among the peers? "
-        "If it is gone for good, `ftvm init --force`, then start the guest with `ftvm run`"
+        f"If it is dead for good, run {force_command(event.guest_id)}, then start the guest with `ftvm run`"
     )
 
 
@@ -28,6 +30,11 @@ def _names(record: Any) -> str:
 
 def _interval(changed: events.EngineChanged) -> str:
     return "" if changed.interval_ms is None else f" (interval {changed.interval_ms:g} ms)"
+
+
+def stopped_line(told: Mapping[str, Any]) -> str:
+    """Return what a HostStopped says, given its fields as plain values."""
+    return f"stopped{'' if told['is_in_order'] else ', but not cleanly'}: {told['outcome']}"
 
 
 _SENTENCES: Final[dict[type[Event], Callable[[Any], str]]] = {
@@ -58,7 +65,7 @@ _SENTENCES: Final[dict[type[Event], Callable[[Any], str]]] = {
         f"switched over at epoch {e.epoch}, generation {e.generation}: the guest goes on here; "
         f"it was loaded for {e.wait_ns / _MS:.1f} ms before the arbiter's word came"
     ),
-    events.HostStopped: lambda e: f"stopped{'' if e.is_in_order else ', but not in order'}: {e.outcome}",
+    events.HostStopped: lambda e: stopped_line(asdict(e)),
     events.SwitchFailed: lambda e: (
         f"the guest could not be handed over: {e.reason}"
         if e.is_stopping

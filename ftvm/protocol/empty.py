@@ -18,7 +18,7 @@ from ftvm.errors import ConfigError, Fenced, FtvmError, VersionMismatch
 from ftvm.events import JoinRefused, JoinUnanswered
 from ftvm.interfaces import Lane, Record
 from ftvm.protocol.core import Core, RoleEvent
-from ftvm.protocol.record import is_vacant, start
+from ftvm.protocol.record import force_command, is_vacant, start
 from ftvm.units import Nanos
 
 __all__ = ["Empty", "Opening", "no_common_version"]
@@ -95,8 +95,8 @@ class Empty:
             self.core.fail(
                 Fenced(
                     f"guest {self.core.settings.guest_id!r} is already in the record: generation {known.generation}, "
-                    f"active {known.active}. Start this host as a standby; if that active is dead for good, "
-                    "`ftvm init --force` first."
+                    f"active {known.active}. Start this host as a standby. If that active is dead for good, first run "
+                    f"{force_command(self.core.settings.guest_id)}"
                 )
             )
         elif known.generation == 0 and not self.core.settings.creates:

@@ -9,6 +9,8 @@ shadow while the guest runs; with the epoch that the guest stands still at it lo
 PREPARE is repeated with every heartbeat.
 """
 
+from typing import Final
+
 from ftvm.encode.messages import Ping, Prepare, Prepared
 from ftvm.errors import LocalProtocolError
 from ftvm.events import SwitchFailed
@@ -16,13 +18,22 @@ from ftvm.interfaces import Lane
 from ftvm.protocol.bond import Bond
 from ftvm.protocol.core import RoleEvent
 from ftvm.protocol.effects import Forget
-from ftvm.protocol.link import LINKS, LinkEvent, LinkState
+from ftvm.protocol.link import ENDING, LINKS, LinkEvent, LinkState
 from ftvm.protocol.record import switch
 from ftvm.protocol.session import Session, batches_of
 from ftvm.protocol.switchover import Switchover
 from ftvm.units import Nanos
 
 __all__ = ["begin", "call_off", "end", "finish", "go_on", "take_prepared", "withdraw"]
+
+_OBSTACLES: Final = {
+    LinkState.NONE: "no standby is connected: start one with `ftvm standby`",
+    LinkState.ABANDONING: "the standby is lost: wait until another has joined",
+    LinkState.DROPPING: "the standby is lost: wait until another has joined",
+    **dict.fromkeys((LinkState.SETTLING, LinkState.HANDING, LinkState.SWITCHING), "a switchover is under way already"),
+    **dict.fromkeys(ENDING, "this host is stopping"),
+}
+"""Why there can be no switchover, for the operator who asked for one."""
 
 
 def begin(bond: Bond, limit_ns: Nanos, now: Nanos) -> Switchover:
@@ -31,10 +42,7 @@ def begin(bond: Bond, limit_ns: Nanos, now: Nanos) -> Switchover:
     Raises LocalProtocolError if there is no standby to hand it to; the guest then runs on.
     """
     if (bond.link, LinkEvent.ASKED) not in LINKS:
-        raise LocalProtocolError(
-            f"cannot switch over while the link to the standby is {bond.link.value!r}: wait until it is "
-            f"{LinkState.PROTECTED.value!r}"
-        )
+        raise LocalProtocolError(f"cannot switch over: {_OBSTACLES.get(bond.link, 'the standby is still joining')}")
     bond.move(LinkEvent.ASKED)
     bond.switchover = Switchover(
         asked_at=now,

@@ -4,12 +4,13 @@ Source: docs/protocol.md, "Changes of the record". Each gives the record to prop
 InternalError if the rule does not allow the change: a proposal that breaks a rule is our bug, never a peer's doing.
 """
 
+from shlex import quote
 from typing import Final
 
 from ftvm.errors import InternalError
 from ftvm.interfaces import Record
 
-__all__ = ["NO_RECORD", "add", "drop", "end_of", "is_vacant", "start", "switch", "take", "vacate"]
+__all__ = ["NO_RECORD", "add", "drop", "end_of", "force_command", "is_vacant", "start", "switch", "take", "vacate"]
 
 NO_RECORD: Final = Record(0, None, None)
 
@@ -22,6 +23,11 @@ def is_vacant(record: Record) -> bool:
 def vacate(record: Record) -> Record:
     """Make room for a START: an operator's word (`ftvm init`) that everything older is dead."""
     return Record(record.generation + 1, None, None)
+
+
+def force_command(guest_id: str) -> str:
+    """Return what an operator types to vacate a record whose hosts are all dead; which arbiter, he knows."""
+    return f"`ftvm init --force --arbiter URL --guest {quote(guest_id)}`"
 
 
 def end_of(record: Record, active: str) -> Record:

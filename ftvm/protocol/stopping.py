@@ -26,7 +26,7 @@ from ftvm.protocol.bond import Bond
 from ftvm.protocol.core import Core
 from ftvm.protocol.holding import Holding
 from ftvm.protocol.link import LinkEvent, LinkState
-from ftvm.protocol.record import end_of
+from ftvm.protocol.record import end_of, force_command
 from ftvm.protocol.stop import HAND_OVER_NS, TAKE_NS, StopKind, Stopping
 from ftvm.protocol.takeover import ClaimState
 from ftvm.units import Nanos
@@ -97,10 +97,13 @@ def go_on_standby(holding: Holding, stop: Stopping, now: Nanos) -> None:
         wait_ns = GOODBYE_LIMITS * core.settings.timing.backup_limit_ns  # rule: goodbye_answered
         # rule: prepared_standby_stays
         may_be_active = claim.state is ClaimState.PREPARED or holding.switchover is not None
-        is_late = now >= (stop.ends_at if may_be_active or stop.left_at is None else Nanos(stop.left_at + wait_ns))
+        is_done_waiting = not may_be_active and stop.left_at is not None and now >= stop.left_at + wait_ns
+        is_late = is_done_waiting or now >= stop.ends_at
     if is_late:
         is_named = core.id in (core.desk.known.active, core.desk.known.standby)
         why = _naming(core) if is_named else "the active host has not answered its goodbye"
+        if core.desk.proposal is not None:
+            why = f"this host has asked to run the guest, and may still get it: {_silence_of(core)}; {_naming(core)}"
         stop.end(why, is_in_order=not is_named and core.desk.proposal is None)
 
 
@@ -116,7 +119,7 @@ def go_on_empty(core: Core, stop: Stopping, now: Nanos) -> None:
     if core.desk.proposal is None:
         stop.end(_where_the_guest_is(core), is_in_order=True)
     elif now >= stop.ends_at:
-        stop.end(f"it has proposed to start the guest, and {_silence_of(core)}", is_in_order=False)
+        stop.end(f"it has asked to start the guest, and may still get it: {_silence_of(core)}", is_in_order=False)
 
 
 def _may_go_on(bond: Bond, stop: Stopping) -> bool:
@@ -159,17 +162,18 @@ def _is_due(core: Core, stop: Stopping, now: Nanos) -> bool:
 def _why_not(bond: Bond) -> str:
     core = bond.core
     if bond.link is LinkState.LEAVING and core.desk.error is None:
-        return f"the standby has not taken the guest yet, and may still do so; {_naming(core)}"
+        return f"the standby has not taken over yet, and may still do so; {_naming(core)}"
     if bond.link is LinkState.LEAVING:
-        return f"{_silence_of(core)}: the standby can take the guest only when it does; {_naming(core)}"
-    return f"the last change of the record is open: {_silence_of(core)}; {_naming(core)}"
+        return f"{_silence_of(core)}: the standby cannot take over until it does; {_naming(core)}"
+    return f"a change of the record may still take effect: {_silence_of(core)}; {_naming(core)}"
 
 
 def _naming(core: Core) -> str:
     known = core.desk.known
     return (
         f"the record still names this host (generation {known.generation}, active {known.active or 'none'}, standby "
-        f"{known.standby or 'none'}): if no host runs the guest any more, run `ftvm init --force`"
+        f"{known.standby or 'none'}). If no host runs the guest any more, run "
+        f"{force_command(core.settings.guest_id)}"
     )
 
 

@@ -222,7 +222,7 @@ class Driver:
         Raises LocalProtocolError if there is no standby in step, or this host has ended: nothing steps it any more.
         """
         if self.failure is not None or self._stop is not None:
-            raise LocalProtocolError(f"cannot switch over: this host has ended: {self.failure or self._stop_error}")
+            raise LocalProtocolError(f"cannot switch over: this host is stopping: {self.failure or self._stop_error}")
         return self.replica.begin_switchover(limit_ns, self._clock.now())
 
     def stop(self, error: FtvmError) -> None:

@@ -20,7 +20,7 @@ from ftvm.runtime.endpoint import Endpoint
 from ftvm.runtime.urgency import make_urgent
 from ftvm.units import Nanos, nanos_to_seconds
 
-__all__ = ["ArbiterWorker", "Host", "Signal"]
+__all__ = ["LAST_REQUEST_SECONDS", "ArbiterWorker", "Host", "Signal"]
 
 _WAIT_NS_MAX: Final = 100_000_000
 """The loop looks around at least so often, whatever its deadline says."""
@@ -32,6 +32,9 @@ _SPARE_DESCRIPTORS: Final = 16
 
 _STOP_SECONDS: Final = 2 * nanos_to_seconds(LIMIT_NS)
 """The loop ends well within: a stop is over by then, in order or not."""
+
+LAST_REQUEST_SECONDS: Final = 5.0
+"""So long a host that ends waits for a request to the arbiter that is under way."""
 
 T = TypeVar("T")
 
@@ -66,7 +69,7 @@ class ArbiterWorker:
         self._is_busy = False
         return answer
 
-    def close(self, timeout: float = 5.0) -> None:
+    def close(self, timeout: float = LAST_REQUEST_SECONDS) -> None:
         """End the thread; a call that hangs in the store ends with the process."""
         self._requests.put(None)
         self._thread.join(timeout)
@@ -201,11 +204,13 @@ class Host:
         return asked.result  # type: ignore[return-value]
 
     def stop(self, timeout: float = _STOP_SECONDS) -> None:
-        """End the loop, once no host is leaving, and wait for that. Idempotent."""
+        """End the loop, once no host is leaving, and wait for that. Idempotent. Raises InternalError if it goes on."""
         self._is_stopping = True
         self._transport.wake()
         if self._thread.is_alive():
             self._thread.join(timeout)
+            if self._thread.is_alive():
+                raise InternalError(f"the host's loop has not ended within {timeout:g} s")
 
     def _run(self) -> None:
         if self._is_urgent:

@@ -142,7 +142,7 @@ class Node:
         closing = Closing()
         closing.do("its loop did not take the order to stop", self._ask_to_leave)
         closing.do("its loop did not end", self.host.stop)
-        closing.do("it has not stopped in order", self._check_stop)
+        closing.do("it did not stop cleanly", self._check_stop)
         closing.do("the arbiter's worker could not be closed", self._arbiter.close)
         self._attendants.close(closing)
         closing.do("the world could not be closed", self._world.close)

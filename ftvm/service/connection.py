@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from ftvm.errors import BrokenError, ClosedError, ConfigError, RemoteProtocolError, TransportError
+from ftvm.events import HostStopped
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.status import Status
 from ftvm.service.controlline import ControlLine, MuteHost
@@ -229,6 +230,24 @@ class GuestHandle:
     def stop(self) -> None:
         """Have the host end as by a signal; returns once it is asked, not once it has ended."""
         self._ask({"do": "stop"})
+
+    def stop_and_wait(self, timeout: float = 30.0) -> dict[str, Any]:
+        """Have the host end as by a signal; return its event HostStopped, as plain values, once it has ended.
+
+        timeout  seconds without a word from the host until it is given up
+
+        Raises MuteHost if it is given up, BrokenError if it ended without that event: look at the other host then.
+        """
+        line = ControlLine(self.path, self._line.timeout)
+        line.ask({"do": "events", "guest": self.id}, self._line.timeout)
+        self.stop()
+        stopped = [told for told in line.listen(timeout) if told.get("event") == HostStopped.__name__]
+        if not stopped:
+            raise BrokenError(
+                f"the host of guest {self.id!r} ended, but did not say what became of the guest: "
+                "run `ftvm status` on the other host"
+            )
+        return stopped[-1]
 
     def events(self) -> Iterator[dict[str, Any]]:
         """Yield events as plain values from now on, until the host ends: {"event": NAME, ...its fields...}.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ftvm.errors import ConfigError, FtvmError, InternalError, LimitExceeded, TransportError
-from ftvm.events import Event
+from ftvm.events import Event, HostStopped
 from ftvm.runtime.attend import Controls, Pending
 from ftvm.service.places import listen_privately
 from ftvm.service.requests import (
@@ -66,6 +66,8 @@ class ControlSocket:
         """See Attendant."""
         for dialogue in self._dialogues:
             dialogue.note(event)
+        if isinstance(event, HostStopped) and self._server is not None:
+            self._server.tell()  # now: the loop ends before it steps the attendants again
 
     def step(self, now: Nanos) -> Nanos | None:
         """See Attendant."""

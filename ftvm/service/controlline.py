@@ -85,12 +85,16 @@ class ControlLine:
             raise BrokenError(f"the host at {self.path} has ended")
         return parse_answer(line)
 
-    def listen(self) -> Iterator[dict[str, Any]]:
-        """Yield what is told, until the host ends; then hang up."""
-        self._socket.settimeout(None)
+    def listen(self, timeout: float | None = None) -> Iterator[dict[str, Any]]:
+        """Yield what the host tells until it ends; then hang up. Raises MuteHost after `timeout` seconds of silence."""
+        self._socket.settimeout(timeout)
         try:
             while (line := self._line()) is not None:
                 yield json.loads(line)
+        except ConnectionResetError:
+            return  # it ended while this side was asking
+        except TimeoutError as wrong:
+            raise self._broken_by(wrong) from wrong
         finally:
             self.close()
 

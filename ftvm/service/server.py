@@ -108,10 +108,14 @@ class Server:
                 self._accept(now)
             elif fd in self._connections and not self._connections[fd].hear(now):
                 self._hang_up(fd)
-        for fd in [fd for fd, connection in self._connections.items() if not connection.tell()]:
-            self._hang_up(fd)
+        self.tell()
         is_waiting = any(connection.unsent for connection in self._connections.values())
         return Nanos(now + RETRY_NS) if is_waiting else self._accepts_at
+
+    def tell(self) -> None:
+        """Send to each what there is to say, as far as that takes no waiting."""
+        for fd in [fd for fd, connection in self._connections.items() if not connection.tell()]:
+            self._hang_up(fd)
 
     def listen_instead(self, listening: socket.socket) -> None:
         """Accept from another socket from now on; who is connected stays so."""

@@ -4,8 +4,10 @@ import io
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from rich.console import Console
@@ -145,12 +147,35 @@ def test_status_fails_if_no_host_of_a_guest_is_more_than_empty(ftvm: Run, host: 
     assert host.status().role == "active"
 
 
-def test_ctl_stop_ends_a_host_in_order(ftvm: Run, host: Protection) -> None:
-    outcome = ftvm("ctl", "stop", "--guest", "vm1", "--json")
-
-    assert json.loads(outcome.out)["guest_id"] == "vm1"
-    with pytest.raises(ClosedError, match="an operator asked"):
+def end_when_asked(host: Protection) -> None:
+    """End a host in order once an operator says so, as `ftvm run` does."""
+    with suppress(ClosedError):
         host.wait(WAIT_SECONDS)
+    host.close()
+
+
+def test_ctl_stop_ends_a_host_and_tells_what_became_of_its_guest(ftvm: Run, host: Protection) -> None:
+    """Regression: it answered with the status from before the stop: that the guest runs here."""
+    ending = Thread(target=end_when_asked, args=(host,))
+    ending.start()
+
+    outcome = ftvm("ctl", "stop", "--guest", "vm1")
+    ending.join(WAIT_SECONDS)
+
+    assert outcome.status == 0
+    assert outcome.out.startswith(
+        "guest 'vm1': stopped: the guest has ended here, and the record is vacant (generation "
+    )
+
+
+def test_ctl_stop_as_json_is_what_came_of_it(ftvm: Run, host: Protection) -> None:
+    ending = Thread(target=end_when_asked, args=(host,))
+    ending.start()
+
+    told = json.loads(ftvm("ctl", "stop", "--guest", "vm1", "--json").out)
+    ending.join(WAIT_SECONDS)
+
+    assert (told["event"], told["guest_id"], told["is_in_order"]) == ("HostStopped", "vm1", True)
 
 
 def test_ctl_of_a_guest_that_is_not_here_is_wrong_usage(ftvm: Run, host: Protection) -> None:

@@ -154,7 +154,7 @@ def test_a_guest_that_is_active_already_is_not_started(ftvm: Run, primary: list[
 
     assert outcome.status == 1
     assert "is already in the record: generation 1, active somebody" in outcome.err
-    assert "ftvm init --force" in outcome.err
+    assert "run `ftvm init --force --arbiter URL --guest guest`" in outcome.err
     assert store.read("guest") == Record(1, "somebody", None)
     store.close()
 

@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 from ftvm.arbiters.file import FileRecordStore
+from ftvm.cli.report import TextReport
+from ftvm.events import HostStopped
 from ftvm.interfaces import Record
+from ftvm.units import Nanos
 
 WAIT_SECONDS = 60
 
@@ -127,6 +130,16 @@ def test_a_host_that_cannot_vacate_the_record_says_so_and_fails(tmp_path: Path) 
     assert f"the arbiter has not answered ({folder}: generation 1" in said
     assert "ftvm init --force" in said
     assert not (tmp_path / "control.sock").exists()
+
+
+def test_a_stop_that_is_not_in_order_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """Regression: the same long sentence stood there as an event and as the error that ended the command."""
+    report = TextReport()
+
+    report.event(HostStopped(at=Nanos(0), guest_id="vm1", outcome="the record still names it", is_in_order=False))
+    report.event(HostStopped(at=Nanos(0), guest_id="vm1", outcome="the record is vacant", is_in_order=True))
+
+    assert capsys.readouterr().err == "stopped: the record is vacant\n"
 
 
 def test_a_start_that_waits_for_its_arbiter_says_so_at_once(tmp_path: Path) -> None:

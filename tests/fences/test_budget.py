@@ -31,7 +31,7 @@ LINES: Final = {
     "engines": 180,
     "guests": 3150,
     "lab": 3400,
-    "protocol": 3345,
+    "protocol": 3356,
     "runtime": 2150,
     "service": 1500,
     "sim": 2040,

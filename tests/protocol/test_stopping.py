@@ -2,6 +2,7 @@
 
 import pytest
 
+from ftvm.config import Timing
 from ftvm.encode.messages import Leave
 from ftvm.events import SwitchFailed
 from ftvm.interfaces import CompareAndSet, Record
@@ -11,6 +12,7 @@ from ftvm.protocol.empty import UNANSWERED_NS
 from ftvm.protocol.link import LinkState
 from ftvm.protocol.stop import HAND_OVER_NS, LIMIT_NS, TAKE_NS, StopKind
 from ftvm.protocol.takeover import ClaimState
+from ftvm.units import Nanos
 
 from .harness import MS, Host, Pair, make_settings
 from .situations import BACKUP_LIMIT_MS, SWITCHOVER_LIMIT, begin_switchover, claiming, live_on, switching
@@ -119,7 +121,7 @@ def test_an_active_without_an_arbiter_proposes_nothing_and_says_that_it_is_not_i
     assert outcome(pair.a) == NOT_IN_ORDER
     assert pair.a.core.desk.proposal is None
     assert pair.store.record == Record(2, "a1", "b1")
-    assert "the standby can take the guest only when it does" in str(pair.a.core.stop.outcome)
+    assert "the standby cannot take over until it does" in str(pair.a.core.stop.outcome)
 
 
 def live_without_arbiter(pair: Pair, host: Host, milliseconds: float) -> None:
@@ -150,7 +152,7 @@ def test_a_vacate_that_nobody_answers_is_not_in_order() -> None:
     live_without_arbiter(pair, pair.a, LIMIT_MS + 200)
 
     assert outcome(pair.a) == NOT_IN_ORDER
-    assert "ftvm init --force" in str(pair.a.core.stop.outcome)
+    assert "run `ftvm init --force --arbiter URL --guest vm`" in str(pair.a.core.stop.outcome)
 
 
 def test_a_joiner_that_the_record_does_not_name_is_not_waited_for() -> None:
@@ -347,6 +349,18 @@ def test_a_standby_that_stops_repeats_its_goodbye_until_it_is_answered() -> None
     assert outcome(pair.b) == IN_ORDER
 
 
+def test_a_standby_of_a_pair_that_bears_long_silences_stops_within_the_bound_of_every_stop() -> None:
+    """Regression: it waited for four of its limits, twenty minutes, and its host was ended in the midst of that."""
+    patient = Timing(backup_limit_ns=Nanos(300_000 * MS))
+    pair = Pair(make_settings(timing=patient)).protected()
+
+    stop(pair.b)
+    live_on(pair, pair.b, LIMIT_MS + 200)
+
+    assert outcome(pair.b) == NOT_IN_ORDER
+    assert said(pair.b).startswith("the record still names this host (generation 2, active a1, standby b1)")
+
+
 def test_a_standby_that_stops_does_not_take_over() -> None:
     pair = Pair().protected()
     stop(pair.b)
@@ -370,6 +384,18 @@ def test_a_standby_calls_off_what_it_has_not_claimed_and_waits_for_what_it_has()
 
     assert checking.b.standby.claim.state is ClaimState.WATCHING
     assert outcome(proposed.b) == UNDER_WAY
+
+
+def test_a_standby_whose_claim_is_never_answered_says_that_it_may_still_get_the_guest() -> None:
+    """Regression: it told only what the record says, and that may change once the host has gone."""
+    pair = Pair().protected()
+    claiming(pair)
+
+    stop(pair.b)
+    live_without_arbiter(pair, pair.b, LIMIT_MS + 200)
+
+    assert outcome(pair.b) == NOT_IN_ORDER
+    assert said(pair.b).startswith("this host has asked to run the guest, and may still get it: the arbiter has not")
 
 
 def test_a_standby_that_has_become_active_while_it_stopped_vacates_the_record() -> None:
@@ -483,4 +509,4 @@ def test_a_start_that_is_never_answered_is_not_in_order() -> None:
     live_without_arbiter(pair, pair.a, LIMIT_MS + 200)
 
     assert outcome(pair.a) == NOT_IN_ORDER
-    assert "proposed to start the guest" in str(pair.a.core.stop.outcome)
+    assert "asked to start the guest, and may still get it" in str(pair.a.core.stop.outcome)

@@ -122,7 +122,7 @@ def test_a_record_that_could_not_be_vacated_is_told_of() -> None:
     with pytest.raises(BrokenError) as told:
         protection.close()
 
-    assert "it has not stopped in order" in str(told.value)
+    assert "it did not stop cleanly" in str(told.value)
     assert "the arbiter has not answered (the folder is gone)" in str(told.value)
     assert "ftvm init --force" in str(told.value)
     assert set(log.happened[:-1]) == {"vacated"}  # tried again and again

@@ -193,7 +193,7 @@ def test_a_switchover_moves_the_guest_to_the_standby_and_back_and_a_client_sees_
 
 def test_a_switchover_without_a_standby_is_refused_and_the_guest_goes_on() -> None:
     with protect(sim(), listen="tcp://127.0.0.1:0", arbiter=MemoryRecordStore(), create=True) as primary:
-        with pytest.raises(LocalProtocolError, match="cannot switch over while the link to the standby is 'none'"):
+        with pytest.raises(LocalProtocolError, match="cannot switch over: no standby is connected"):
             primary.switchover()
 
         assert primary.status().role == "active"

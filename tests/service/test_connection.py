@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from ftvm.runtime.protection import Protection, Standby, protect
 from ftvm.runtime.status import FIRST_FIELDS, Status
 from ftvm.service.connection import Connection, connect
 from ftvm.service.control import ControlSocket
-from ftvm.service.controlline import MuteHost
+from ftvm.service.controlline import ControlLine, MuteHost
 from ftvm.service.places import listen_privately
 from ftvm.service.requests import json_line, parse_answer
 from ftvm.sim.guest import SimGuest
@@ -89,6 +90,30 @@ def test_a_stopped_host_ends_in_order_and_is_gone_from_the_list(tmp_path: Path) 
                 protection.wait()
 
         assert machine.guests() == []
+
+
+def test_a_host_that_is_asked_to_stop_and_does_not_is_given_up(tmp_path: Path) -> None:
+    with host(tmp_path, "vm1"), connect(f"ipc://{tmp_path}") as machine:
+        guest = machine.guest("vm1")
+
+        with pytest.raises(MuteHost, match="does not answer"):
+            guest.stop_and_wait(timeout=0.1)
+
+
+def hang_up(line: ControlLine, timeout: float) -> list[dict[str, Any]]:
+    """Hear nothing more from a host, as when it was killed."""
+    del timeout
+    line.close()
+    return []
+
+
+def test_a_host_that_ends_without_its_last_word_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with host(tmp_path, "vm1"), connect(f"ipc://{tmp_path}") as machine:
+        guest = machine.guest("vm1")
+        monkeypatch.setattr(ControlLine, "listen", hang_up)
+
+        with pytest.raises(BrokenError, match="did not say what became of the guest: run `ftvm status` on the other"):
+            guest.stop_and_wait()
 
 
 def test_events_of_a_host_come_as_they_happen_and_end_with_it(tmp_path: Path) -> None:
