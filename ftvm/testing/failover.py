@@ -11,7 +11,6 @@ contradicted, left out or lost, and once all is well again the guest must run pr
     TestMyFailover = MyFailover.TestCase
 """
 
-import select
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import ClassVar, Final
@@ -20,13 +19,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from ftvm.checkpoint import Output
-from ftvm.config import Limits, Timing
+from ftvm.config import Timing
 from ftvm.engines.remus import Remus
 from ftvm.errors import FtvmError, LocalProtocolError
 from ftvm.interfaces import Engine, Guest
 from ftvm.sim.checkers import OutputChecker, Violation
 from ftvm.testing.contract import ContractBroken, require
-from ftvm.testing.hosts import GUEST_ID, Host, Setting
+from ftvm.testing.pair import MS, Pair, SteppedHost, let_run
 from ftvm.units import Nanos
 
 __all__ = ["FailoverMachine"]
@@ -36,9 +35,7 @@ _RIGHT: Final = "The outputs that left, each taken once, are what the program ma
 _GOES_ON: Final = "A guest goes on whatever happens to its hosts, one at a time"
 _PROTECTED: Final = "Once all is well again, the guest is protected again"
 
-_MS: Final = 1_000_000
 _OTHER: Final = {"a": "b", "b": "a"}
-_STEPS_PER_MS: Final = 3
 _PATIENCE_MS: Final = 5_000
 
 
@@ -53,12 +50,12 @@ class FailoverMachine(RuleBasedStateMachine):
     engine: ClassVar[Engine] = Remus(interval=0.005)
     inputs: ClassVar[st.SearchStrategy[tuple[str, bytes]] | None] = None
     timing: ClassVar[Timing] = Timing(
-        heartbeat_ns=Nanos(5 * _MS),
-        primary_limit_ns=Nanos(50 * _MS),
-        backup_limit_ns=Nanos(30 * _MS),
-        join_interval_ns=Nanos(10 * _MS),
-        read_interval_ns=Nanos(10 * _MS),
-        arbiter_poll_ns=Nanos(100 * _MS),
+        heartbeat_ns=Nanos(5 * MS),
+        primary_limit_ns=Nanos(50 * MS),
+        backup_limit_ns=Nanos(30 * MS),
+        join_interval_ns=Nanos(10 * MS),
+        read_interval_ns=Nanos(10 * MS),
+        arbiter_poll_ns=Nanos(100 * MS),
     )
 
     def make_guest(self, *, boots: bool) -> Guest:
@@ -67,8 +64,7 @@ class FailoverMachine(RuleBasedStateMachine):
 
     def let_run(self, guest: Guest) -> None:
         """Return when a guest that was resumed has run for about a millisecond. Override for one without a thread."""
-        del guest
-        select.select((), (), (), 0.001)
+        let_run(guest)
 
     def is_right(self, outputs: Sequence[Output]) -> bool:
         """Tell whether these outputs, all that ever left, each once and in order, are what your program makes."""
@@ -81,8 +77,13 @@ class FailoverMachine(RuleBasedStateMachine):
         self._outputs: list[Output] = []
         self._checker = OutputChecker()
         self._is_broken = False
-        self._setting = Setting(self.engine, self.timing, Limits(batch_bytes=1 << 16, copy_rest_pages=4))
-        self._hosts = {name: self._boot(name, starts=name == "a") for name in "ab"}
+        self._pair = Pair(
+            guest=lambda boots: self.make_guest(boots=boots),
+            let_run=self.let_run,
+            on_output=self._take,
+            engine=self.engine,
+            timing=self.timing,
+        )
         self._until_protected()
 
     # --- what happens ----------------------------------------------------------------------------------------------
@@ -98,7 +99,7 @@ class FailoverMachine(RuleBasedStateMachine):
         """The world says something, to both hosts, as a hub would."""
         if self.inputs is not None:
             channel, payload = data.draw(self.inputs)
-            for host in self._hosts.values():
+            for host in self._pair.alive:
                 host.world.put(channel, payload)
             self._live(1)
 
@@ -114,24 +115,24 @@ class FailoverMachine(RuleBasedStateMachine):
         """The host that stands by dies."""
         self._kill("standby")
 
-    @precondition(lambda self: len(self._hosts) == 1)
+    @precondition(lambda self: len(self._pair.alive) == 1)
     @rule()
     def bring_back(self) -> None:
         """The dead host starts again, with nothing."""
-        (alive,) = self._hosts
-        self._hosts[_OTHER[alive]] = self._boot(_OTHER[alive], starts=False)
+        (alive,) = self._pair.alive
+        self._pair.boot(_OTHER[alive.name], alive.name)
         self._live(1)
 
     @rule(senders=st.sets(st.sampled_from("ab"), min_size=1))
     def partition(self, senders: set[str]) -> None:
         """What these hosts send gets lost from now on."""
-        self._setting.cut |= senders
+        self._pair.cut_off(*senders)
 
-    @precondition(lambda self: bool(self._setting.cut))
+    @precondition(lambda self: bool(self._pair.network.cut_off))
     @rule()
     def heal(self) -> None:
         """Messages arrive again."""
-        self._setting.cut.clear()
+        self._pair.heal()
 
     @precondition(lambda self: self._named("standby") is not None)
     @rule()
@@ -140,10 +141,10 @@ class FailoverMachine(RuleBasedStateMachine):
         active = self._named("active")
         if active is not None:
             with suppress(LocalProtocolError):  # the hosts may not have noticed yet that they are a pair, or are none
-                active.driver.begin_switchover(Nanos(100 * _MS))
+                active.driver.begin_switchover(Nanos(100 * MS))
             self._live(20)
 
-    @precondition(lambda self: len(self._hosts) == 2)
+    @precondition(lambda self: len(self._pair.alive) == 2)
     @rule()
     def re_protect(self) -> None:
         """All is well for as long as it takes."""
@@ -152,31 +153,23 @@ class FailoverMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Check that the guest lives, and close all."""
         try:
-            if not self._is_broken and self._hosts:
-                if len(self._hosts) == 1:
+            if not self._is_broken and self._pair.alive:
+                if len(self._pair.alive) == 1:
                     self.bring_back()
                 self._until_protected()
         finally:
-            for host in self._hosts.values():
-                host.kill()
+            self._pair.close()
 
     # --- the hosts -------------------------------------------------------------------------------------------------
 
-    def _boot(self, name: str, *, starts: bool) -> Host:
-        guest = self.make_guest(boots=starts)
-        return Host(
-            self._setting,
-            name,
-            _OTHER[name],
-            guest,
-            starts=starts,
-            on_output=lambda replica, output: self._left.append((replica, output)),
-        )
+    def _take(self, host: SteppedHost, output: Output) -> None:
+        """Note an output with the stint that it is of: a replica may be active, stand by, and be active again."""
+        self._left.append((f"{host.id} in generation {host.known.generation}", output))
 
-    def _named(self, place: str) -> Host | None:
+    def _named(self, place: str) -> SteppedHost | None:
         """Return the living host that the arbiter's record names as "active" or "standby"."""
-        replica = getattr(self._setting.store.read(GUEST_ID), place)
-        return next((host for host in self._hosts.values() if host.id == replica), None)
+        replica = getattr(self._pair.record(), place)
+        return next((host for host in self._pair.alive if host.id == replica), None)
 
     def _can_lose(self, place: str) -> bool:
         """Whether that host may die: the other one must be in the record too, or the guest would die with it."""
@@ -185,27 +178,21 @@ class FailoverMachine(RuleBasedStateMachine):
     def _kill(self, place: str) -> None:
         victim = self._named(place)
         if victim is not None:
-            del self._hosts[victim.name]
-            victim.kill()
+            self._pair.kill(victim)
             self._live(1)
 
     def _live(self, milliseconds: int) -> None:
         """Let everybody who is alive live for a while."""
         try:
             for _ in range(milliseconds):
-                self._setting.clock.elapse(1)
-                for host in self._hosts.values():
-                    if host.driver.is_active:
-                        self.let_run(host.guest)
-                    for _ in range(_STEPS_PER_MS):
-                        host.step()
+                self._pair.run(1)
                 self._check()
         except (FtvmError, ContractBroken):
             self._is_broken = True
             raise
 
     def _until_protected(self) -> None:
-        self._setting.cut.clear()
+        self._pair.heal()
         for _ in range(_PATIENCE_MS):
             self._live(1)
             active, standby = self._named("active"), self._named("standby")
@@ -213,8 +200,8 @@ class FailoverMachine(RuleBasedStateMachine):
                 self._live(50)
                 return
         self._is_broken = True
-        events = {name: [type(event).__name__ for event in host.events[-8:]] for name, host in self._hosts.items()}
-        require(False, _PROTECTED, f"{self._setting.store.read(GUEST_ID)} after {_PATIENCE_MS} ms; latest {events}")
+        events = {host.name: [type(event).__name__ for event in host.events[-8:]] for host in self._pair.alive}
+        require(False, _PROTECTED, f"{self._pair.record()} after {_PATIENCE_MS} ms; latest {events}")
 
     def _check(self) -> None:
         left, self._left = self._left, []
@@ -226,6 +213,6 @@ class FailoverMachine(RuleBasedStateMachine):
             if output.number == len(self._outputs) + 1:
                 self._outputs.append(output)
         require(not left or self.is_right(self._outputs), _RIGHT, f"the latest are {self._outputs[-5:]}")
-        for host in self._hosts.values():
+        for host in self._pair.alive:
             failure = host.driver.failure
             require(failure is None, _GOES_ON, f"host {host.name} ended: {failure}")

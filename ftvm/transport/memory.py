@@ -49,9 +49,10 @@ class _Pipe:
 
 
 class MemoryNetwork:
-    """Which transport listens at which name."""
+    """Which transport listens at which name. What a listener whose name is in `cut_off` sends is lost."""
 
     def __init__(self) -> None:
+        self.cut_off: set[str] = set()
         self._listening: dict[str, MemoryTransport] = {}
         self._numbers = itertools.count(1)
 
@@ -114,6 +115,10 @@ class MemoryTransport:
         self._check_open()
         if not frames:
             raise LocalProtocolError("a message needs at least one frame")
+        if self._listen in self._network.cut_off:
+            if token is not None:
+                self.regain(token)
+            return True
         with self._guard:
             target = self._find(peer)
             if target is None:

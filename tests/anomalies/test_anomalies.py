@@ -48,8 +48,7 @@ def test_guest_lives_and_no_invariant_breaks_whatever_call_fails(
             except AssertionError as wrong:
                 raise AssertionError(f"{fault} ({fault.calls[:3]}): {wrong}") from wrong
             finally:
-                for machine in trial.machines.values():
-                    machine.transport.close()
+                trial.close()
 
         if not fault.is_met:
             return

@@ -9,20 +9,17 @@ from pathlib import Path
 from typing import Final
 
 from ftvm.arbiters.file import FileRecordStore
-from ftvm.checkpoint import Output
-from ftvm.config import Limits, Timing
+from ftvm.config import Timing
 from ftvm.engines.names import engine_named
 from ftvm.errors import FtvmError, InternalError
 from ftvm.events import RecordLearned, RoleChanged
 from ftvm.interfaces import Record
 from ftvm.protocol.core import Role
 from ftvm.protocol.standby import Standby
-from ftvm.runtime.world import CallbackWorld
 from ftvm.sim.checkers import ActiveChecker, OutputChecker, StateChecker
-from ftvm.sim.guest import SimGuest
+from ftvm.testing.pair import MS, Pair, SteppedHost
 from ftvm.units import Nanos
 
-from ..runtime.pair import MS, Machine, Pair
 from .seams import MARK, Fault
 
 STEP_MS: Final = 4
@@ -34,12 +31,7 @@ TIMING: Final = Timing(
     read_interval_ns=Nanos(20 * MS),
     arbiter_poll_ns=Nanos(100 * MS),
 )
-LIMITS: Final = Limits(batch_bytes=1 << 16, copy_rest_pages=4)
 PATIENCE_MS: Final = 4_000
-
-
-def make_guest(boots: bool) -> SimGuest:
-    return SimGuest(page_count=24, pages_per_step=2, output_every=4, boots=boots)
 
 
 class Trial(Pair):
@@ -47,18 +39,15 @@ class Trial(Pair):
 
     def __init__(self, fault: Fault, directory: Path, engine: str) -> None:
         self.fault = fault
-        chosen = engine_named(engine, 0.02)
         self.stopped: dict[str, FtvmError] = {}
         self.was_killed = False
         self.outputs, self.states = OutputChecker(), StateChecker()
         super().__init__(
-            guest=make_guest,
-            limits=LIMITS,
-            engine=chosen,
+            engine=engine_named(engine, 0.02),
             store=FileRecordStore(directory),
             timing=TIMING,
+            on_output=lambda machine, output: self.outputs.was_released(machine.id, output),
         )
-        self.machines = {"a": self.a, "b": self.b}
         for machine in self.alive:
             self.watch(machine)
 
@@ -71,8 +60,7 @@ class Trial(Pair):
             if self.a in self.alive:
                 self.kill(self.a)
         self.wait(lambda: self.b.role is Role.ACTIVE, 400)
-        self.machines["c"] = machine = self.boot("c", "b", make_guest(False), starts=False)
-        self.alive.append(machine)
+        machine = self.boot("c", "b")
         self.watch(machine)
         self.wait(lambda: self.is_protected(machine), 400)
         self.live(100)
@@ -94,24 +82,21 @@ class Trial(Pair):
 
     # --- what is so ------------------------------------------------------------------------------------------------
 
-    def is_protected(self, standby: Machine) -> bool:
+    def is_protected(self, standby: SteppedHost) -> bool:
         """Whether the record names this machine as the standby; read past the seam."""
-        record = self.read_record()
-        return record.standby is not None and record.standby == standby.driver.replica.core.id
+        record = self.record()
+        return record.standby is not None and record.standby == standby.id
 
-    def read_record(self) -> Record:
-        return self.store.read("vm")
-
-    def who_runs(self) -> Machine | None:
+    def who_runs(self) -> SteppedHost | None:
         running = [machine for machine in self.alive if machine.role is Role.ACTIVE and machine.guest.is_running]
         return running[0] if len(running) == 1 else None
 
     def is_excused(self) -> bool:
         """Two failures that overlap lose the guest: the one that was planned, and a host that the fault stopped."""
-        return self.was_killed and "b" in self.stopped and not self.is_protected(self.machines["c"])
+        return self.was_killed and "b" in self.stopped and not self.is_protected(self.hosts["c"])
 
     def is_named(self) -> bool:
-        told = [str(event) for machine in self.machines.values() for event in machine.events]
+        told = [str(event) for machine in self.hosts.values() for event in machine.events]
         raised = [f"{error} {error.__cause__!r}" for error in self.stopped.values()]
         written = "was not published" in " ".join(told) or "No space left" in " ".join(told)
         # Removing what crashed writers left behind may fail in silence: arbiters/file.py says why.
@@ -120,7 +105,7 @@ class Trial(Pair):
 
     def check_actives(self) -> None:
         checker = ActiveChecker()
-        for machine in self.machines.values():
+        for machine in self.hosts.values():
             known = Record(0, None, None)
             for event in machine.events:
                 if isinstance(event, RecordLearned):
@@ -130,17 +115,13 @@ class Trial(Pair):
 
     # --- living ----------------------------------------------------------------------------------------------------
 
-    def watch(self, machine: Machine) -> None:
-        """See each output that leaves, each cut and each takeover."""
-
-        def release(output: Output) -> None:
-            self.outputs.was_released(machine.driver.replica.core.id, output)
+    def watch(self, machine: SteppedHost) -> None:
+        """See each cut."""
 
         def was_cut(fingerprint: bytes) -> None:
             if machine.role is Role.ACTIVE:
-                self.states.was_cut(machine.driver.replica.core.id, machine.active.epoch + 1, fingerprint)
+                self.states.was_cut(machine.id, machine.active.epoch + 1, fingerprint)
 
-        machine.driver._world = CallbackWorld(release)
         machine.guest.on_saved = was_cut
 
     def live(self, milliseconds: int) -> None:
@@ -157,14 +138,13 @@ class Trial(Pair):
                 return
             self.live(STEP_MS)
 
-    def step(self, machine: Machine) -> None:
-        before = machine.steps
-        name = next(name for name, each in self.machines.items() if each is machine)
+    def step(self, machine: SteppedHost) -> None:
+        before, name = machine.steps, machine.name
         with self.fault.on(name):
             try:
                 machine.step()
             except Exception as wrong:  # noqa: BLE001 - as runtime/host.py: fail-stop, whatever it was
-                self.stop(machine, name, wrong)
+                self.stop(machine, wrong)
         if machine.driver.failure is not None and machine in self.alive:
             self.stopped[name] = machine.driver.failure
             self.kill(machine)
@@ -173,9 +153,9 @@ class Trial(Pair):
                 before.opening.session.active, before.committed.epoch or 0, machine.guest.fingerprint()
             )
 
-    def stop(self, machine: Machine, name: str, wrong: Exception) -> None:
+    def stop(self, machine: SteppedHost, wrong: Exception) -> None:
         error = wrong if isinstance(wrong, FtvmError) else InternalError(f"the host's loop broke: {wrong!r}")
-        self.stopped[name] = error
+        self.stopped[machine.name] = error
         machine.endpoint.halt(error)
         assert not machine.guest.is_running
         self.kill(machine)

@@ -7,8 +7,7 @@ import pytest
 from ftvm.checkpoint import Output
 from ftvm.interfaces import Engine
 from ftvm.protocol.core import Role
-
-from ..runtime.pair import Machine, Pair
+from ftvm.testing.pair import Pair, SteppedHost
 
 MakePair = Callable[[Engine], Pair]
 
@@ -26,12 +25,12 @@ def make_pair() -> Iterator[MakePair]:
         pair.close()
 
 
-def payloads(machine: Machine) -> dict[int, bytes]:
+def payloads(machine: SteppedHost) -> dict[int, bytes]:
     """What left a host, by number."""
     return {output.number: output.payload for output in machine.released}
 
 
-def held(machine: Machine) -> list[Output]:
+def held(machine: SteppedHost) -> list[Output]:
     """What a host holds."""
     return [one.output for one in machine.active.gate.held]
 

@@ -9,7 +9,7 @@ from ftvm.engines.hybrid import Hybrid
 from ftvm.runtime.follow import replay
 from ftvm.runtime.sink import NumberingSink
 from ftvm.sim.guest import SimGuest
-from ftvm.testing.hosts import ManualClock
+from ftvm.testing.pair import ManualClock
 
 from .conftest import MakePair, held, payloads, speak, take_over
 

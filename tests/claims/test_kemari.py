@@ -2,8 +2,8 @@
 on: synchronisation is driven by output events."""
 
 from ftvm.engines.kemari import QUIET_INTERVALS, Kemari
+from ftvm.testing.pair import Pair
 
-from ..runtime.pair import Pair
 from .conftest import MakePair, held, payloads, speak, take_over
 
 ENGINE = Kemari(interval=10.0)

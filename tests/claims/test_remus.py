@@ -4,8 +4,8 @@ and we rely on. Each test cites the part of the paper."""
 from ftvm.engines.remus import Remus
 from ftvm.events import Committed, TookOver
 from ftvm.protocol.link import LinkState
+from ftvm.testing.pair import Pair
 
-from ..runtime.pair import Pair
 from .conftest import MakePair, held, payloads, speak, take_over
 
 ENGINE = Remus(interval=0.02)
@@ -101,5 +101,5 @@ def test_either_host_notices_that_the_other_has_failed(make_pair: MakePair) -> N
     pair.until(lambda: pair.a.active.link is LinkState.NONE)
     take_over(other)
 
-    assert pair.store.read("vm").standby is None
-    assert other.store.read("vm").active == other.b.driver.replica.core.id
+    assert pair.record().standby is None
+    assert other.record().active == other.b.driver.replica.core.id

@@ -20,8 +20,7 @@ from ftvm.interfaces import Lane
 from ftvm.protocol import parting
 from ftvm.protocol.core import Role
 from ftvm.protocol.link import LinkState
-
-from ..runtime.pair import Pair
+from ftvm.testing.pair import Pair
 
 LIMITS = Limits(batch_bytes=1 << 16, copy_rest_pages=4)
 Lie = Callable[[EpochPart], EpochPart | None]

@@ -16,9 +16,8 @@ from ftvm.lab.switch import AddressTable
 from ftvm.protocol.core import Role
 from ftvm.sim.guest import SimGuest
 from ftvm.sim.mutation import Edit, Mutant, broken
+from ftvm.testing.pair import MS, Pair, SteppedHost
 from ftvm.units import Nanos
-
-from .pair import MS, Machine, Pair
 
 GUEST, CLIENT = "52:54:00:00:00:01", bytes.fromhex("525400000002")
 FOR_EVER = 1 << 62
@@ -115,12 +114,10 @@ class Network:
         self.pair.kill(self.pair.a)
         self.pair.until(lambda: self.pair.b.role is Role.ACTIVE)
 
-    def rejoin(self) -> Machine:
+    def rejoin(self) -> SteppedHost:
         """Start the dead host again, as a standby."""
-        guest = Answering(page_count=24, pages_per_step=2, output_every=255, boots=False)
-        self.pair.a = self.pair.boot("a", "b", guest, starts=False)
-        self.pair.alive.append(self.pair.a)
-        self.pair.until(lambda: self.pair.store.read("vm").standby is not None)
+        self.pair.boot("a", "b")
+        self.pair.until(lambda: self.pair.record().standby is not None)
         return self.pair.a
 
 

@@ -14,8 +14,7 @@ from ftvm.arbiters.file import FileRecordStore
 from ftvm.events import ArbiterTrouble
 from ftvm.interfaces import Record
 from ftvm.protocol.core import Role
-
-from .pair import HASTY, Machine, Pair
+from ftvm.testing.pair import HASTY, Pair, SteppedHost
 
 FULL = "the disk is full"
 FORGOT = "the arbiter has forgotten"
@@ -29,7 +28,7 @@ def pair(tmp_path: Path) -> Pair:
     for machine in pair.alive:
         store = FileRecordStore(tmp_path / "shared")
         store.read("vm")
-        machine.arbiter._store = store
+        machine.arbiter.store = store
     return pair
 
 
@@ -66,11 +65,11 @@ class Folder:
             store.compare_and_set("vm", Record(store.read("vm").generation + 1, "stranger", None))
 
 
-def reasons(machine: Machine) -> str:
+def reasons(machine: SteppedHost) -> str:
     return "\n".join(event.error for event in machine.told(ArbiterTrouble))
 
 
-def releases(pair: Pair, machine: Machine) -> bool:
+def releases(pair: Pair, machine: SteppedHost) -> bool:
     """Let them live for a while; tell whether the guest's outputs leave a host."""
     before = len(machine.released)
     pair.run(300)
@@ -105,7 +104,7 @@ def test_an_active_that_loses_its_standby_holds_its_outputs_until_the_folder_has
     assert not is_released_while_full
     assert FULL in reasons(pair.a)
     assert releases(pair, pair.a)
-    assert pair.store.read("vm").standby is None
+    assert pair.record().standby is None
 
 
 def lose_the_newest_record(pair: Pair, tmp_path: Path, *, generations: int) -> Folder:

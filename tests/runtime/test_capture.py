@@ -18,7 +18,7 @@ from ftvm.protocol.reports import CaptureFailed, CutTaken
 from ftvm.runtime.capture import Capturer, CaptureReport
 from ftvm.runtime.sink import NumberingSink
 from ftvm.sim.guest import SimGuest
-from ftvm.testing.hosts import ManualClock
+from ftvm.testing.pair import ManualClock
 from ftvm.units import Nanos
 
 LIMITS = Limits(batch_bytes=1 << 16, devices_bytes=4096)

@@ -12,8 +12,7 @@ from ftvm.engines.lockstep import Lockstep
 from ftvm.errors import GuestError
 from ftvm.events import Diverged, Protected, Solo
 from ftvm.protocol.core import Role
-
-from .pair import Pair
+from ftvm.testing.pair import Pair
 
 MakePair = Callable[..., Pair]
 
@@ -82,5 +81,5 @@ def test_a_backup_that_was_told_so_ends_when_it_diverged_and_the_guest_goes_on_a
 
     assert isinstance(pair.b.driver.failure, GuestError)
     assert "diverged from its primary's between" in str(pair.b.driver.failure)
-    assert pair.store.read("vm").standby is None
+    assert pair.record().standby is None
     assert len(pair.a.released) > before

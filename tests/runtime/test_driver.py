@@ -25,9 +25,8 @@ from ftvm.interfaces import CompareAndSet, Lane, Record
 from ftvm.protocol.core import Role
 from ftvm.protocol.link import LinkState
 from ftvm.sim.guest import SimGuest
+from ftvm.testing.pair import Pair
 from ftvm.units import PAGE_BYTES, Nanos
-
-from .pair import Pair
 
 
 class FailingGuest(SimGuest):
@@ -150,7 +149,7 @@ def test_buffers_of_failed_captures_come_back(make_pair: Callable[..., Pair]) ->
     pair.until(lambda: pair.a.active.link is LinkState.NONE)
     pair.run(5)
 
-    assert pair.a.buffers_in_use == 0
+    assert pair.a.driver._capturer.buffers.in_use == 0
 
 
 def test_an_epoch_beyond_the_staging_bound_is_a_failed_capture_not_a_dead_host(
@@ -200,7 +199,7 @@ def test_a_guest_that_ended_leaves_and_the_standby_takes_over(make_pair: Callabl
 
     assert str(pair.a.driver.failure) == "the guest ended: its process died"
     assert not any(isinstance(request, CompareAndSet) for request in pair.a.arbiter.requests[asked:])
-    assert pair.store.read("vm") == Record(3, "b1", None)
+    assert pair.record() == Record(3, "b1", None)
     assert pair.b.told(TookOver)[0].detection_ns < pair.a.driver.settings.timing.backup_limit_ns
 
 
@@ -216,7 +215,7 @@ def test_a_guest_that_dies_while_it_is_captured_is_taken_over(make_pair: Callabl
     assert str(pair.a.driver.failure) == "the guest ended: its process died"
     assert pair.a.driver.stopped.is_in_order
     assert not any(isinstance(request, CompareAndSet) for request in pair.a.arbiter.requests[asked:])
-    assert pair.store.read("vm") == Record(3, "b1", None)
+    assert pair.record() == Record(3, "b1", None)
 
 
 def test_a_guest_that_ends_while_it_is_captured_has_ended(make_pair: Callable[..., Pair]) -> None:
@@ -227,7 +226,7 @@ def test_a_guest_that_ends_while_it_is_captured_has_ended(make_pair: Callable[..
     pair.until(lambda: pair.a.driver.failure and pair.a.driver.stopped)
 
     assert isinstance(pair.a.driver.failure, GuestEnded)
-    assert pair.store.read("vm").active is None
+    assert pair.record().active is None
 
 
 def test_a_guest_that_came_to_its_own_end_ends_both_hosts_and_leaves_the_record_vacant(
@@ -244,7 +243,7 @@ def test_a_guest_that_came_to_its_own_end_ends_both_hosts_and_leaves_the_record_
         (told,) = machine.told(GuestFinished)
         assert told.reason == "the guest ended: the program ended with code 0"
         assert (machine.told(HostFailed), machine.told(TookOver)) == ([], [])
-    assert pair.store.read("vm") == Record(3, None, None)
+    assert pair.record() == Record(3, None, None)
     assert pair.a.driver.stopped.is_in_order
     assert END_CHANNEL not in {output.channel for output in pair.a.released}
 
@@ -290,7 +289,7 @@ def test_an_end_that_is_not_safe_yet_is_no_end(make_pair: Callable[..., Pair]) -
     learned = [Record(told.generation, told.active, told.standby) for told in pair.a.told(RecordLearned)]
     assert learned[-2:] == [Record(3, "a1", None), Record(4, None, None)]  # a DROP: only then may anything leave
     assert isinstance(pair.a.driver.failure, GuestEnded)
-    assert pair.store.read("vm") == Record(4, None, None)
+    assert pair.record() == Record(4, None, None)
 
 
 def test_an_end_that_was_shipped_but_not_told_is_told_by_who_takes_over(make_pair: Callable[..., Pair]) -> None:
@@ -302,7 +301,7 @@ def test_an_end_that_was_shipped_but_not_told_is_told_by_who_takes_over(make_pai
     pair.until(lambda: pair.b.driver.stopped)
 
     assert isinstance(pair.b.driver.failure, GuestEnded)
-    assert pair.store.read("vm") == Record(4, None, None)
+    assert pair.record() == Record(4, None, None)
 
 
 def test_a_host_that_is_stopped_hands_the_guest_over(make_pair: Callable[..., Pair]) -> None:
@@ -315,7 +314,7 @@ def test_a_host_that_is_stopped_hands_the_guest_over(make_pair: Callable[..., Pa
     assert pair.a.driver.stopped.is_in_order
     assert not pair.a.guest.is_running
     assert pair.b.role is Role.ACTIVE
-    assert pair.store.read("vm") == Record(4, "b1", None)  # SWITCH, then DROP
+    assert pair.record() == Record(4, "b1", None)  # SWITCH, then DROP
 
 
 def test_nothing_is_done_after_a_failure(make_pair: Callable[..., Pair]) -> None:

@@ -17,8 +17,7 @@ from ftvm.protocol import parting
 from ftvm.protocol.core import Role
 from ftvm.protocol.link import LinkState
 from ftvm.sim.guest import SimGuest
-
-from .pair import HASTY, Machine, Pair
+from ftvm.testing.pair import HASTY, Pair, SteppedHost
 
 INTERVAL = 0.02
 CHANGES = list(permutations(ENGINES, 2))
@@ -68,16 +67,16 @@ def make_pair() -> Iterator[MakePair]:
         pair.close()
 
 
-def troubles(*machines: Machine) -> list[object]:
+def troubles(*machines: SteppedHost) -> list[object]:
     kinds = (Diverged, HostFailed, PeerMisbehaved, SessionEnded)
     return [event for machine in machines for event in machine.events if isinstance(event, kinds)]
 
 
-def changes(machine: Machine) -> list[tuple[str, str]]:
+def changes(machine: SteppedHost) -> list[tuple[str, str]]:
     return [(event.before, event.engine) for event in machine.told(EngineChanged)]
 
 
-def agree(*machines: Machine) -> int:
+def agree(*machines: SteppedHost) -> int:
     """Check that nothing released is contradicted or missing; return the highest number that left."""
     said: dict[int, bytes] = {}
     for machine in machines:
@@ -99,13 +98,13 @@ def talk(pair: Pair, milliseconds: int) -> None:
 @pytest.mark.parametrize(("old", "new"), CHANGES)
 def test_protection_is_never_lost_by_a_change(make_pair: MakePair, old: str, new: str) -> None:
     pair = make_pair(old).protected()
-    generation = pair.store.read("vm").generation
+    generation = pair.record().generation
     before = len(pair.a.released)
 
     pair.a.driver.set_engine(named(new))
     talk(pair, 300)
 
-    assert pair.store.read("vm").generation == generation
+    assert pair.record().generation == generation
     assert changes(pair.a) == changes(pair.b) == [(old, new)]
     assert {pair.a.driver.status(pair.clock.now()).engine, pair.b.driver.status(pair.clock.now()).engine} == {new}
     assert troubles(pair.a, pair.b) == []
@@ -177,7 +176,7 @@ def test_wherever_the_backup_dies_around_a_change_the_guest_goes_on_under_the_ne
         take_turns(pair, steps)
 
         pair.kill(pair.b)
-        pair.until(lambda pair=pair: pair.store.read("vm").standby is None)  # type: ignore[misc]
+        pair.until(lambda pair=pair: pair.record().standby is None)  # type: ignore[misc]
         before = agree(pair.a)
         talk(pair, 50)
 
@@ -260,7 +259,7 @@ def test_a_change_that_cannot_reach_the_backup_is_in_force_once_that_is_lost(mak
     pair.run(100)
     pair.a.driver.set_engine(named("hybrid"))
 
-    pair.until(lambda: pair.store.read("vm").standby is None)
+    pair.until(lambda: pair.record().standby is None)
     pair.run(10)
 
     assert changes(pair.a) == [("remus", "hybrid")]

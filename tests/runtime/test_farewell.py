@@ -14,10 +14,9 @@ from ftvm.protocol.core import Role
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.endpoint import Endpoint
 from ftvm.runtime.host import Host
+from ftvm.testing.pair import Pair
 from ftvm.transport.memory import MemoryNetwork
 from ftvm.units import Nanos
-
-from .pair import Pair
 
 STOPPED = ClosedError("a test")
 WAIT_SECONDS = 20.0
@@ -37,7 +36,7 @@ def test_a_standby_that_stops_stays_until_its_active_has_answered(pair: Pair) ->
 
     assert not pair.b.endpoint.is_leaving
     pair.run(20)
-    assert pair.store.read("vm") == Record(3, "a1", None)
+    assert pair.record() == Record(3, "a1", None)
 
 
 def test_who_handed_the_guest_over_and_stops_at_once_keeps_the_outputs_waiting_for_nothing(pair: Pair) -> None:
@@ -51,7 +50,7 @@ def test_who_handed_the_guest_over_and_stops_at_once_keeps_the_outputs_waiting_f
     pair.run(20)
 
     assert pair.b.role is Role.ACTIVE
-    assert pair.store.read("vm").standby is None
+    assert pair.record().standby is None
     assert len(pair.b.released) > released
 
 
@@ -67,7 +66,7 @@ def test_a_goodbye_that_nobody_answers_ends_after_some_limits_of_silence_and_not
     assert not pair.b.endpoint.is_leaving
     assert not pair.b.driver.stopped.is_in_order
     assert "standby b1" in pair.b.driver.stopped.outcome
-    assert pair.store.read("vm") == Record(2, "a1", "b1")  # it did not take over on its way out
+    assert pair.record() == Record(2, "a1", "b1")  # it did not take over on its way out
 
 
 @pytest.mark.parametrize("what", ["peer", "session", "sender", "message"])
@@ -78,7 +77,7 @@ def test_only_the_actives_leave_of_this_session_answers_a_goodbye(pair: Pair, wh
         guest_id="vm",
         sender="c1" if what == "sender" else session.active,
         session=other if what == "session" else session,
-        record=pair.store.read("vm"),
+        record=pair.record(),
         released=0,
     )
     pair.b.driver.stop(STOPPED)
@@ -98,7 +97,7 @@ def test_a_standby_that_broke_the_session_off_stays_until_the_record_names_it_no
 
     assert was_leaving
     assert pair.b.driver.stopped.is_in_order
-    assert pair.store.read("vm") == Record(3, "a1", None)
+    assert pair.record() == Record(3, "a1", None)
 
 
 class LeavingEndpoint(Endpoint):

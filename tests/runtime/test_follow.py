@@ -12,7 +12,7 @@ from ftvm.protocol.effects import Difference
 from ftvm.runtime.follow import Follower
 from ftvm.runtime.sink import NumberingSink
 from ftvm.sim.guest import SimGuest
-from ftvm.testing.hosts import ManualClock
+from ftvm.testing.pair import ManualClock
 
 PAGES = 24
 STEPS = 40

@@ -7,9 +7,8 @@ from ftvm.protocol.core import Role
 from ftvm.protocol.standby import Standby
 from ftvm.protocol.takeover import ClaimState
 from ftvm.runtime.pulse import Pulse
+from ftvm.testing.pair import Pair
 from ftvm.units import Nanos
-
-from .pair import Pair
 
 HEARTBEAT_MS = Timing().heartbeat_ns / 1e6
 LIMIT_MS = Timing().backup_limit_ns / 1e6

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ftvm.checkpoint import GuestPosition, LogKind
 from ftvm.runtime.sink import NumberingSink
-from ftvm.testing.hosts import ManualClock
+from ftvm.testing.pair import ManualClock
 
 
 def make_sink() -> tuple[NumberingSink, list[None], Callable[[], list[int]]]:

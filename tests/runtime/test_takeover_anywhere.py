@@ -15,8 +15,7 @@ from ftvm.engines.names import ENGINES, engine_named
 from ftvm.interfaces import Lane
 from ftvm.protocol.core import Role
 from ftvm.protocol.effects import Effect, Tell
-
-from .pair import HASTY, Machine, Pair
+from ftvm.testing.pair import HASTY, Pair, SteppedHost
 
 HISTORY_MS = 20
 """Four checkpoints, and what is said meanwhile."""
@@ -30,7 +29,7 @@ def make(engine: str) -> Pair:
     return Pair(engine=engine_named(engine, 0.005), timing=HASTY).protected(20)
 
 
-def die_before(machine: Machine, number: int, *, is_lossy: bool) -> None:
+def die_before(machine: SteppedHost, number: int, *, is_lossy: bool) -> None:
     """Have a host die before the `number`th thing that it does from now on.
 
     is_lossy  what it sends leaves only at the end of the step
@@ -92,7 +91,7 @@ def deaths(engine: str, of: str, *, is_lossy: bool = False) -> Iterator[Pair]:
             pair.close()
 
 
-def said(*machines: Machine) -> dict[int, bytes]:
+def said(*machines: SteppedHost) -> dict[int, bytes]:
     """Return what left, by number; check that nothing was contradicted or left out."""
     heard: dict[int, bytes] = {}
     for machine in machines:
@@ -118,7 +117,7 @@ def test_wherever_the_primary_dies_nothing_that_left_is_lost_or_contradicted(eng
 def test_wherever_the_backup_dies_the_guest_speaks_on(engine: str) -> None:
     for pair in deaths(engine, "b"):
         before = len(said(pair.a))
-        pair.until(lambda pair=pair: pair.store.read("vm").standby is None)  # type: ignore[misc]
+        pair.until(lambda pair=pair: pair.record().standby is None)  # type: ignore[misc]
         pair.run(20)
 
         assert len(said(pair.a)) > before

@@ -10,8 +10,7 @@ from ftvm.encode.wire import seal
 from ftvm.events import JoinRefused, PeerMisbehaved
 from ftvm.interfaces import Lane
 from ftvm.protocol.core import Role
-
-from .pair import Pair
+from ftvm.testing.pair import Pair
 
 LATER = seal(msgpack.packb([3, "whatever a later version says"]))
 
@@ -31,7 +30,7 @@ def test_an_active_reports_a_peer_of_another_version_and_runs_on(pair: Pair) -> 
 
     assert "wire version differs: ours is 1 to 2, the peer's is 3" in pair.a.told(PeerMisbehaved)[0].error
     assert pair.a.driver.failure is None
-    assert pair.store.read("vm").standby == "b1"
+    assert pair.record().standby == "b1"
 
 
 def test_an_empty_host_whose_peer_speaks_another_version_gives_up_and_says_why(pair: Pair) -> None:
@@ -53,7 +52,7 @@ def test_a_standby_in_session_is_not_ended_by_noise_of_another_version(pair: Pai
     pair.run(100)
 
     assert pair.b.driver.failure is None
-    assert pair.store.read("vm").standby == "b1"
+    assert pair.record().standby == "b1"
 
 
 @pytest.mark.parametrize("older", ["a", "b"])

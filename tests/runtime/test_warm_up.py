@@ -6,9 +6,8 @@ from ftvm.protocol import effects as do
 from ftvm.protocol.core import Role
 from ftvm.runtime import capture
 from ftvm.sim.guest import SimGuest
+from ftvm.testing.pair import HASTY, Pair
 from ftvm.units import Nanos
-
-from .pair import HASTY, Pair
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
 """The two walks: one checkpoint, and one output, through a pair of production drivers.
 
-The pair is that of tests/runtime/pair.py: the simulated guest, the in-process transport, an arbiter that answers at
+The pair is that of ftvm/testing/pair.py: the simulated guest, the in-process transport, an arbiter that answers at
 once, and a clock that the walk moves by hand. A walk that a heartbeat or a look at the record crossed is thrown away
 and taken again, so that what is listed is the checkpoint's, or the output's, alone. Two walks of one tree are equal.
 
 What stands in for the real thing counts as one file each, as the real thing would: sim/guest.py, transport/memory.py,
-testing/hosts.py (the clock).
+testing/pair.py (the clock).
 """
 
 from collections.abc import Callable
@@ -20,9 +20,9 @@ from ftvm.protocol.effects import Cut
 from ftvm.runtime.sink import NumberingSink
 from ftvm.runtime.world import CallbackWorld
 from ftvm.sim.guest import SimGuest
+from ftvm.testing.pair import Pair
 from ftvm.transport.memory import MemoryTransport
 
-from ..runtime.pair import Pair
 from .tracing import Call, Mark, Tracer, place
 from .way import Leg, Walk
 
@@ -106,7 +106,7 @@ def _one_checkpoint(pair: Pair, tracer: Tracer) -> tuple[Leg, ...]:
     def step(side: str) -> None:
         pair.clock.elapse(0 if order() else 1)
         with tracer.on(side):
-            (a if side == PRIMARY else b).step()
+            (a if side == PRIMARY else b).endpoint.step(pair.clock.now())
 
     _until(order, lambda: step(PRIMARY), "no checkpoint is ordered")
     data = [mark for mark in tracer.named("send", PRIMARY, order()[0].index) if mark.values["lane"] is Lane.DATA]
@@ -145,7 +145,7 @@ def _one_output(pair: Pair, tracer: Tracer) -> tuple[Leg, ...]:
     def step() -> None:
         side, machine = next(turns)
         with tracer.on(side):
-            machine.step()
+            machine.endpoint.step(pair.clock.now())
 
     _until(lambda: len(a.released) > outputs, step, "the output is not released")
     calls = tracer.calls[emitted[0].index - 1 :]
