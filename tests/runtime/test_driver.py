@@ -254,7 +254,7 @@ def test_a_host_whose_guest_has_ended_hands_nothing_over(make_pair: Callable[...
     guest_of(pair).end(pair)
     pair.until(lambda: pair.a.driver.failure)
 
-    with pytest.raises(LocalProtocolError, match="has ended: the guest ended: "):
+    with pytest.raises(LocalProtocolError, match="this host is stopping: the guest ended: "):
         pair.a.driver.begin_switchover(Nanos(10**10))
 
 
