@@ -6,8 +6,7 @@ from ftvm.checkpoint import Output, Watermarks
 from ftvm.config import Limits
 from ftvm.errors import FtvmError
 from ftvm.interfaces import Record
-from ftvm.protocol.active import Active
-from ftvm.protocol.standby import Standby
+from ftvm.protocol.view import ActiveView, StandbyView
 
 __all__ = [
     "ActiveChecker",
@@ -110,22 +109,24 @@ class PositionChecker:
         self._last[replica] = (generation, epoch)
 
 
-def check_limits(steps: object, limits: Limits) -> None:
+def check_limits(keeps: ActiveView | StandbyView | None, limits: Limits) -> None:
     """I8: nothing that a role keeps has passed its limit."""
-    sizes: dict[str, tuple[int, int]] = {}
-    if isinstance(steps, Active):
-        sizes["outputs held"] = (len(steps.gate.held), limits.outputs_held)
-        sizes["bytes of outputs held"] = (steps.gate.held_bytes, limits.outputs_held_bytes)
-        if steps.session is not None:
-            sizes["epochs in flight"] = (len(steps.session.in_flight), limits.epochs_in_flight)
-    elif isinstance(steps, Standby):
-        sizes["outputs kept"] = (len(steps.committed.outputs), limits.outputs_held)
-        sizes["log records kept"] = (len(steps.committed.log), limits.log_records)
-        sizes["bytes of log kept"] = (steps.committed.log_bytes, limits.log_bytes)
-        sizes["bytes staged"] = (steps.staging.size_bytes, steps.staging.limit_bytes)
-    for what, (size, limit) in sizes.items():
-        if size > limit:
-            raise Violation("I8", f"{size} {what}, {limit} allowed")
+    match keeps:
+        case ActiveView():
+            _check_limit("outputs held", len(keeps.held), limits.outputs_held)
+            _check_limit("bytes of outputs held", keeps.held_bytes, limits.outputs_held_bytes)
+            if keeps.session is not None:
+                _check_limit("epochs in flight", len(keeps.session.in_flight), limits.epochs_in_flight)
+        case StandbyView():
+            _check_limit("outputs kept", len(keeps.outputs), limits.outputs_held)
+            _check_limit("log records kept", len(keeps.log), limits.log_records)
+            _check_limit("bytes of log kept", keeps.log_bytes, limits.log_bytes)
+            _check_limit("bytes staged", keeps.staged_bytes, keeps.staging_limit_bytes)
+
+
+def _check_limit(what: str, size: int, limit: int) -> None:
+    if size > limit:
+        raise Violation("I8", f"{size} {what}, {limit} allowed")
 
 
 @dataclass(slots=True)

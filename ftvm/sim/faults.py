@@ -8,8 +8,7 @@ import random
 from typing import TYPE_CHECKING, Final
 
 from ftvm.interfaces import Sign
-from ftvm.protocol.active import Active
-from ftvm.protocol.link import NAMED
+from ftvm.protocol.view import NAMED
 from ftvm.sim.happening import Happening
 
 if TYPE_CHECKING:
@@ -109,9 +108,10 @@ def _guest_death(world: "World", chance: random.Random) -> None:
 
 def _can_guest_die(world: "World") -> bool:
     node = world.active()
-    steps = node.driver.replica.steps if node is not None else None
-    is_in_touch = isinstance(steps, Active) and steps.link in NAMED
-    return is_in_touch and node is not None and not node.driver.is_leaving and world.is_survived_by_other(node.address)
+    if node is None or node.driver.is_leaving or not world.is_survived_by_other(node.address):
+        return False
+    active = node.view.active
+    return active is not None and active.link in NAMED
 
 
 def ambush(world: "World", chance: random.Random) -> None:

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING
 
 from ftvm.checkpoint import Output, Watermarks
 from ftvm.events import Event, PeerMisbehaved, RecordLearned, RoleChanged, SessionEnded, Suspected
-from ftvm.protocol.active import Active
-from ftvm.protocol.core import Role
-from ftvm.protocol.standby import Standby
+from ftvm.protocol.view import Role, StandbyView, View
 from ftvm.runtime.driver import Driver
 from ftvm.runtime.endpoint import Endpoint
 from ftvm.sim.arbiter import SimArbiter
@@ -88,6 +86,7 @@ class Node:
         self.outside = SimWorld(self)
         self.transport = world.network.open(address, self.name, (peer,), self.wake)
         settings = world.settings_for(peer)
+        self.limits = settings.limits
         self.ids: set[str] = set()
 
         def fresh_id() -> str:
@@ -111,13 +110,15 @@ class Node:
             on_event=self.note,
         )
         self.endpoint.add(self.driver)
+        self.view = self.driver.replica.view()
+        """What could be seen of the replica after its last step: between two steps it changes nothing by itself."""
         self.wake()
         self._run_guest()
 
     @property
     def role(self) -> Role:
         """The replica's role."""
-        return self.driver.replica.role
+        return self.view.role
 
     @property
     def is_up(self) -> bool:
@@ -127,12 +128,13 @@ class Node:
     @property
     def is_protected(self) -> bool:
         """Whether this is an active whose known record names a standby."""
-        return self.role is Role.ACTIVE and self.driver.replica.core.desk.known.standby is not None
+        view = self.view
+        return view.role is Role.ACTIVE and view.record.standby is not None
 
     def _fails_to_load(self) -> bool:
         fails = self.world.ledger.strikes("load_failed", self.name)
         if fails:
-            self.world.failed_to_load.add(self.driver.replica.core.id)
+            self.world.failed_to_load.add(self.view.id)
         return fails
 
     def wake(self) -> None:
@@ -145,34 +147,34 @@ class Node:
         """Look at what the production code tells."""
         self.world.told[type(event).__name__] += 1
         if isinstance(event, RoleChanged) and event.role == Role.ACTIVE.value:
-            replica = self.driver.replica
-            self.world.actives.became_active(replica.core.desk.known, replica.core.id)
+            view = self.driver.replica.view()
+            self.world.actives.became_active(view.record, view.id)
         elif isinstance(event, PeerMisbehaved) or (isinstance(event, SessionEnded) and "left" in event.reason):
             self.survivor = None
         elif isinstance(event, Suspected):
             self._note_suspicion(event)
-        elif isinstance(event, RecordLearned) and event.standby == self.driver.replica.core.id:
+        elif isinstance(event, RecordLearned) and event.standby == self.view.id:
             self.world.named_too_late.discard(event.standby)
         if self.world.traces:
             self.world.trace(f"{self.name} {event}")
 
     def _note_suspicion(self, event: Suspected) -> None:
         """Check that nobody is taken for dead at once who lives; silence may deceive, a confirmation must not."""
-        steps = self.driver.replica.steps
-        if isinstance(steps, Standby):
-            self.world.suspecting[self.driver.replica.core.id] = self.world.timeline.now
-            suspected: str | None = steps.opening.session.active
+        view = self.driver.replica.view()
+        active, standby = view.active, view.standby
+        if standby is not None:
+            self.world.suspecting[view.id] = self.world.timeline.now
+            suspected: str | None = standby.session.active
         else:
-            suspected = steps.session.standby if isinstance(steps, Active) and steps.session is not None else None
+            suspected = active.session.standby if active is not None and active.session is not None else None
         if "process is gone" in event.reason and self.world.lives(suspected):
             raise Violation("suspicion", f"{self.name} takes {suspected} for dead at once, which lives: {event.reason}")
 
     def release(self, output: Output) -> None:
         """Let an output leave a little later: a stop or crash may come between the decision and the wire."""
-        replica, timeline = self.driver.replica, self.world.timeline
+        view, timeline = self.driver.replica.view(), self.world.timeline
         # A replica may be active again after a switchover; each time it releases in order.
-        began_at = replica.steps.began_at if isinstance(replica.steps, Active) else None
-        name = f"{replica.core.id} since {began_at}"
+        name = f"{view.id} since {view.active.began_at if view.active is not None else None}"
         self._leaves_at = max(timeline.now + self.world.release_delay_ns(), self._leaves_at)
         timeline.after(self._leaves_at - timeline.now, lambda: self._leave(name, output))
 
@@ -230,9 +232,9 @@ class Node:
             return
         self._is_step_planned = False
         self.steps += 1
-        before, now = self.driver.replica.steps, self.clock.now()
+        now = self.clock.now()
         deadline = self.endpoint.step(now)
-        self._check(before)
+        self._check()
         if deadline is not None:
             self._hurries = self._hurries + 1 if deadline <= now else 0
             if self._hurries > HURRIES_MAX:
@@ -248,36 +250,42 @@ class Node:
         timeline.after(delay_ns, self.wake)
 
     def _was_cut(self, fingerprint: bytes) -> None:
-        replica = self.driver.replica
-        if isinstance(replica.steps, Active):
-            self.world.states.was_cut(replica.core.id, replica.steps.epoch + 1, fingerprint)
+        view = self.driver.replica.view()
+        if view.active is not None:
+            self.world.states.was_cut(view.id, view.active.epoch + 1, fingerprint)
 
-    def _check(self, before: object) -> None:
-        replica, world = self.driver.replica, self.world
-        steps, known = replica.steps, replica.core.desk.known
-        if isinstance(steps, Active):
-            world.positions.stands(replica.core.id, known.generation, steps.epoch)
-            if steps.session is not None:
-                world.states.was_acknowledged(steps.session.standby, steps.session.acked)
-        elif isinstance(steps, Standby):
-            world.positions.stands(replica.core.id, known.generation, steps.committed.epoch or 0)
-        check_limits(steps, self.driver.limits)
-        if isinstance(steps, Active) and isinstance(before, Standby):
-            session = before.opening.session
-            has = Watermarks(before.committed.epoch or 0, before.committed.log_index)
-            world.states.took_over(replica.core.id, has)
-            fingerprint = self.guest.fingerprint()
-            if not before.committed.log:  # a replay has moved the state on; then the outputs tell whether it is right
-                self.world.states.runs_from(session.active, before.committed.epoch or 0, fingerprint)
-        if isinstance(steps, Standby) and isinstance(before, Active):
+    def _check(self) -> None:
+        before, view, world = self.view, self.look(), self.world
+        active, standby = view.active, view.standby
+        if active is not None:
+            world.positions.stands(view.id, view.record.generation, active.epoch)
+            if active.session is not None:
+                world.states.was_acknowledged(active.session.standby, active.session.acked)
+        elif standby is not None:
+            world.positions.stands(view.id, view.record.generation, standby.epoch or 0)
+        check_limits(active or standby, self.limits)
+        if active is not None and before.role is Role.STANDBY and before.standby is not None:
+            self._took_over(view, before.standby)
+        if standby is not None and before.role is Role.ACTIVE:
             # After a switchover the old active stands by with its last epoch, which the new one never cut.
-            epoch, fingerprint = steps.committed.epoch or 0, self.guest.fingerprint()
-            self.world.states.runs_from(self.driver.replica.core.id, epoch, fingerprint)
-            self.world.states.was_cut(steps.opening.session.active, epoch, fingerprint)
+            epoch, fingerprint = standby.epoch or 0, self.guest.fingerprint()
+            world.states.runs_from(view.id, epoch, fingerprint)
+            world.states.was_cut(standby.session.active, epoch, fingerprint)
         is_explained = self.driver.stopped is not None or self.guest.death is not None
         if self.driver.failure is not None and not is_explained:
             raise Violation("liveness", f"{self.name} failed: {self.driver.failure}")
         self.check_stop()
+
+    def _took_over(self, view: View, has: StandbyView) -> None:
+        """Look at what a standby had, up to its last moment as one."""
+        self.world.states.took_over(view.id, Watermarks(has.epoch or 0, has.log_index))
+        if not has.log:  # a replay has moved the state on; then the outputs tell whether it is right
+            self.world.states.runs_from(has.session.active, has.epoch or 0, self.guest.fingerprint())
+
+    def look(self) -> View:
+        """Look at the replica again, after something was done to it."""
+        self.view = self.driver.replica.view()
+        return self.view
 
     def check_stop(self) -> None:
         """Look whether this host, asked to stop, has done so."""

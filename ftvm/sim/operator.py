@@ -9,8 +9,6 @@ import random
 from typing import TYPE_CHECKING, Final
 
 from ftvm.engines.names import ENGINES, engine_named
-from ftvm.protocol.active import Active
-from ftvm.protocol.link import LINKS, STANDING, LinkEvent
 from ftvm.sim.happening import Happening
 from ftvm.sim.stops import can_stop, stop_one
 from ftvm.units import Nanos
@@ -37,9 +35,8 @@ def _switch_over(world: "World", chance: random.Random) -> None:
 def _can_switch_over(world: "World") -> bool:
     """Tell whether somebody is active whose standby is in step: any other is refused, which a test of its own shows."""
     node = world.active()
-    steps = node.driver.replica.steps if node is not None else None
-    is_leaving = node is not None and node.driver.is_leaving
-    return isinstance(steps, Active) and (steps.link, LinkEvent.ASKED) in LINKS and not is_leaving
+    active = node.view.active if node is not None and not node.driver.is_leaving else None
+    return active is not None and active.may_switch_over
 
 
 def _set_engine(world: "World", chance: random.Random) -> None:
@@ -56,8 +53,8 @@ def _set_engine(world: "World", chance: random.Random) -> None:
 def _can_set_engine(world: "World") -> bool:
     """Tell whether somebody is active who is not handing the guest over just now: that is refused."""
     node = world.active()
-    steps = node.driver.replica.steps if node is not None else None
-    return isinstance(steps, Active) and steps.link not in STANDING
+    active = node.view.active if node is not None else None
+    return active is not None and active.may_change_engine
 
 
 ACTIONS: Final[tuple[Happening, ...]] = (

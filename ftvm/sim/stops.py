@@ -9,7 +9,7 @@ import random
 from typing import TYPE_CHECKING, Final
 
 from ftvm.errors import ClosedError
-from ftvm.protocol.core import Role
+from ftvm.protocol.view import Role
 from ftvm.sim.chance import stream
 from ftvm.sim.checkers import Violation
 
@@ -41,6 +41,7 @@ def stop(world: "World", node: "Node") -> None:
     """Ask a host to stop."""
     world.trace(f"STOP {node.name} {node.role.value}")
     node.driver.stop(ClosedError("an operator stops this host"))
+    node.look()
     node.check_stop()
     node.wake()
 
@@ -84,7 +85,7 @@ def finish(world: "World") -> None:
 def _is_well(world: "World", active: "Node") -> bool:
     """Whether both hosts are what the record says, and nobody has asked one to stop."""
     (standby,) = (node for node in world.nodes.values() if node is not active)
-    is_named = standby.role is Role.STANDBY and standby.driver.replica.core.id == world.store.record.standby
+    is_named = standby.role is Role.STANDBY and standby.view.id == world.store.record.standby
     is_asked = active.driver.is_leaving or standby.driver.is_leaving
     return active.is_protected and standby.is_up and is_named and not is_asked
 

@@ -20,8 +20,8 @@ from ftvm.checkpoint import Output
 from ftvm.config import Limits
 from ftvm.engines.names import engines_for
 from ftvm.interfaces import Capability, Engine, Record
-from ftvm.protocol.claiming import NAMING_NS
-from ftvm.protocol.core import Role, Settings
+from ftvm.protocol.core import Settings
+from ftvm.protocol.view import Role
 from ftvm.sim.arbiter import ArbiterFaults, SimStore
 from ftvm.sim.chance import stream
 from ftvm.sim.checkers import ActiveChecker, OutputChecker, PositionChecker, RecordChecker, StateChecker, Violation
@@ -48,7 +48,7 @@ CALM_NS_MAX: Final = 8 * SECOND
 
 LOOK_NS: Final = 50 * MS
 
-PATIENCE_NS: Final = NAMING_NS * 9 // 10
+PATIENCE_NS: Final = 4_500 * MS
 """So long at least, by anybody's clock, a whole standby waits for the record to name it."""
 
 
@@ -180,7 +180,7 @@ class World:
         order.
         """
         record = self.store.record
-        alive = {node.driver.replica.core.id for node in self.nodes.values() if not node.is_dead}
+        alive = {node.view.id for node in self.nodes.values() if not node.is_dead}
         are_both_gone = not alive & {record.active, record.standby}
         had_given_up = record.standby in self.failed_to_load | self.named_too_late
         was_left = bool(self.stopped_badly & {record.active, record.standby})
@@ -223,7 +223,7 @@ class World:
         """Return the node where the guest runs by the arbiter's word, if it is up."""
         named = self.store.record.active
         for node in self.nodes.values():
-            if node.is_up and node.role is Role.ACTIVE and node.driver.replica.core.id == named:
+            if node.is_up and node.role is Role.ACTIVE and node.view.id == named:
                 return node
         return None
 
@@ -231,18 +231,18 @@ class World:
         """Whether the guest would live on if this host, which is alive, died now."""
         other = self.nodes["b" if address == "a" else "a"]
         record = self.store.record
-        is_member = other.driver.replica.core.id in (record.active, record.standby) and other.guest.death is None
+        is_member = other.view.id in (record.active, record.standby) and other.guest.death is None
         return is_member and not (other.is_dead or other.driver.is_leaving or self.nodes[address].is_dead)
 
     def lives(self, replica: str | None) -> bool:
         """Whether a replica of this id is there, stopped or not."""
-        return any(not node.is_dead and node.driver.replica.core.id == replica for node in self.nodes.values())
+        return any(not node.is_dead and node.view.id == replica for node in self.nodes.values())
 
     def crash(self, address: str) -> None:
         """End a host."""
-        core = self.nodes[address].driver.replica.core
-        if core.desk.proposal is not None and core.desk.proposal.standby is None:
-            self.died_dropping.add(core.id)
+        view = self.nodes[address].view
+        if view.proposal is not None and view.proposal.standby is None:
+            self.died_dropping.add(view.id)
         self.nodes[address].crash()
 
     def reboot(self, address: str) -> None:

@@ -8,9 +8,7 @@ from collections.abc import Callable
 
 from ftvm.engines.remus import Remus
 from ftvm.interfaces import Sign
-from ftvm.protocol.active import Active
-from ftvm.protocol.core import Role
-from ftvm.protocol.link import LinkState
+from ftvm.protocol.view import LinkState, Role
 from ftvm.sim.checkers import Violation
 from ftvm.sim.world import World
 
@@ -52,8 +50,8 @@ def play(world: World, milliseconds: int) -> None:
 
 
 def link_of(world: World, address: str) -> LinkState | None:
-    steps = world.nodes[address].driver.replica.steps
-    return steps.link if isinstance(steps, Active) else None
+    active = world.nodes[address].view.active
+    return active.link if active is not None else None
 
 
 def the_active_dies_right_after_its_add(seed: int) -> None:

@@ -9,8 +9,7 @@ import pytest
 from ftvm.checkpoint import Output, Watermarks
 from ftvm.config import Limits
 from ftvm.interfaces import Record
-from ftvm.protocol.active import Active
-from ftvm.protocol.standby import Standby
+from ftvm.protocol.view import ActiveView, StandbyView
 from ftvm.sim.checkers import (
     ActiveChecker,
     OutputChecker,
@@ -131,13 +130,13 @@ LIMITS = Limits()
 
 
 def active(*, outputs: int = 0, output_bytes: int = 0, epochs: int = 0) -> Any:
-    gate = SimpleNamespace(held=range(outputs), held_bytes=output_bytes)
-    return Mock(spec=Active, gate=gate, session=SimpleNamespace(in_flight=range(epochs)))
+    session = SimpleNamespace(in_flight=range(epochs))
+    return Mock(spec=ActiveView, held=range(outputs), held_bytes=output_bytes, session=session)
 
 
 def standby(*, outputs: int = 0, records: int = 0, log_bytes: int = 0, staged_bytes: int = 0) -> Any:
-    committed = SimpleNamespace(outputs=range(outputs), log=range(records), log_bytes=log_bytes)
-    return Mock(spec=Standby, committed=committed, staging=SimpleNamespace(size_bytes=staged_bytes, limit_bytes=100))
+    kept = {"outputs": range(outputs), "log": range(records), "log_bytes": log_bytes}
+    return Mock(spec=StandbyView, **kept, staged_bytes=staged_bytes, staging_limit_bytes=100)
 
 
 @pytest.mark.parametrize(

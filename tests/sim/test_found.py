@@ -8,10 +8,10 @@ from ftvm.engines.lockstep import Lockstep
 from ftvm.engines.remus import Remus
 from ftvm.interfaces import Lane
 from ftvm.protocol.claiming import NAMING_NS
-from ftvm.protocol.core import Role
+from ftvm.protocol.view import Role
 from ftvm.sim.network import SimTransport
 from ftvm.sim.stops import stop
-from ftvm.sim.world import MS, SECOND, World
+from ftvm.sim.world import MS, PATIENCE_NS, SECOND, World
 from ftvm.units import Nanos
 
 
@@ -96,6 +96,11 @@ def test_a_standby_that_gave_up_before_it_was_named_does_not_count_as_protection
     assert world.is_lost
 
 
+def test_who_is_named_later_than_a_whole_standby_waits_is_named_too_late() -> None:
+    """By any clock: the fastest is ten percent ahead of the slowest."""
+    assert PATIENCE_NS == NAMING_NS * 9 // 10
+
+
 def test_a_whole_standby_whose_active_falls_silent_waits_to_be_named() -> None:
     """It read the record once, threw its state away, and was named then: nobody could go on."""
     world = world_with_an_add_under_way()
@@ -123,7 +128,7 @@ def test_an_active_that_stops_while_its_add_is_under_way_hands_the_guest_over() 
 
 def test_a_standby_that_knows_that_it_is_named_must_not_be_lost() -> None:
     world = world_with_an_add_under_way()
-    play_until(world, lambda: world.nodes["b"].driver.replica.core.desk.known.standby is not None)
+    play_until(world, lambda: world.nodes["b"].view.record.standby is not None)
     world.links.cut |= {("a", "b"), ("b", "a")}
     world.arbiter_faults.is_down = True
     play_until(world, lambda: world.told["Suspected"] > 0)

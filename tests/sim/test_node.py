@@ -1,12 +1,13 @@
 """A simulated host shows each of its steps to the checkers: what is wrong in one ends the history."""
 
+from dataclasses import replace
+
 import pytest
 
 from ftvm.config import Limits
 from ftvm.engines.remus import Remus
 from ftvm.errors import InternalError
-from ftvm.protocol.active import Active
-from ftvm.protocol.core import Role
+from ftvm.protocol.view import Role
 from ftvm.sim.checkers import Violation
 from ftvm.sim.world import MS, SECOND, World
 from ftvm.units import Nanos
@@ -26,16 +27,14 @@ def test_a_pair_to_which_nothing_is_done_breaks_nothing(world: World) -> None:
 
 @pytest.mark.parametrize("host", ["a", "b"])
 def test_a_position_that_goes_back_ends_the_history(world: World, host: str) -> None:
-    world.positions.stands(world.nodes[host].driver.replica.core.id, 2, 1_000_000)
+    world.positions.stands(world.nodes[host].view.id, 2, 1_000_000)
 
     with pytest.raises(Violation, match="I6"):
         world.play(SECOND)
 
 
 def test_a_queue_beyond_its_limit_ends_the_history(world: World) -> None:
-    steps = world.nodes["a"].driver.replica.steps
-    assert isinstance(steps, Active)
-    steps.gate.held_bytes = Limits().outputs_held_bytes + 1
+    world.nodes["a"].limits = replace(Limits(), outputs_held_bytes=1)
 
     with pytest.raises(Violation, match="I8"):
         world.play(SECOND)
