@@ -2,50 +2,65 @@
 
     python bench/enginehost.py '{"role": "primary", ...}'       see `HostPlan` for the fields
 
-A few times a second it prints a JSON line: counters of the guest and of its protection, and the pauses since the last
-line. When it has taken over, it says how long that took, from its suspicion until the guest ran here. Started by
-enginerun.py; ends on SIGTERM.
+A few times a second it prints a JSON line: counters of the guest and of its protection; what happened to it (protected,
+taken over, switched) is told at the next line, with its time. When it has taken over, it says how long that took, from
+its suspicion until the guest ran here. {"switchover": true} on standard input has it hand the guest over. The role
+`alone` runs the guest with nothing of ftvm in its way, `replay` does so and then replays the log.
+
+Started by enginerun.py, also with an older ftvm: so it uses only what v0.1.0 has. Ends on SIGTERM.
 """
 
 import json
+import os
+import select
 import signal
 import sys
+import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from figures import Histogram
+from stopwatch import LooseSink, TimedGuest, TimedWorld
+
 import ftvm
 from ftvm.engines.names import engine_named
-from ftvm.events import Committed, Event, TookOver
+from ftvm.events import Committed, Event, Protected, SwitchedAway, SwitchedHere, TookOver
 from ftvm.guests.datagram import cable_ends, mac_bytes
 
 LINE_SECONDS = 0.1
 MAC = "52:54:00:77:00:02"
+FRAMES_PER_LOOK = 256
+TOLD = (Protected, SwitchedAway, SwitchedHere, TookOver)
 
 
 @dataclass(frozen=True, kw_only=True)
 class HostPlan:
-    """What a host is to do. `cable` is the guest's network, if it has one."""
+    """What a host is to do. `cable` is the guest's network, if it has one; `keys` are ours and the peer's for CURVE."""
 
     role: str
-    listen: str
-    peer: str
-    arbiter: str
     program: str
     arguments: str
-    engine: str
-    interval_ms: float
-    latency_ms: float | None
-    cable: str | None
     memory_mib: int
+    cable: str | None = None
+    listen: str = ""
+    peer: str = ""
+    arbiter: str = ""
+    engine: str = "remus"
+    interval_ms: float = 25.0
+    latency_ms: float | None = None
+    keys: tuple[str, str, str] | None = None
+    seconds: float = 1.0
+    """How much of its life a guest replays."""
 
     def as_json(self) -> str:
         return json.dumps(asdict(self))
 
-    def guest(self) -> ftvm.RiscvGuest:
-        return ftvm.RiscvGuest(
-            ftvm.read_program(self.program) if self.role == "primary" else None,
+    def guest(self) -> TimedGuest:
+        return TimedGuest(
+            None if self.role == "standby" else ftvm.read_program(self.program),
             clock=ftvm.MonotonicClock(),
             memory_bytes=self.memory_mib << 20,
             mac=None if self.cable is None else mac_bytes(MAC),
@@ -61,45 +76,70 @@ class HostPlan:
         latency = None if self.latency_ms is None else self.latency_ms / 1000
         return engine_named(self.engine, self.interval_ms / 1000, latency)
 
+    def curve(self) -> ftvm.Keys | None:
+        if self.keys is None:
+            return None
+        public, secret, theirs = self.keys
+        return ftvm.Keys(public=public, secret=secret, allowed=frozenset({theirs}))
+
+
+def say(line: dict[str, Any]) -> None:
+    print(json.dumps(line), flush=True)
+
+
+def memory_bytes() -> int:
+    """Return the most memory that this process has had at once."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM:"))
+
+
+def counters(guest: TimedGuest) -> dict[str, Any]:
+    return {
+        "at": time.monotonic_ns(),
+        "retired": guest.position.retired,
+        "cpu_ns": time.process_time_ns(),
+        "memory_bytes": memory_bytes(),
+        "delays": guest.watch.delays.told(),
+        "outputs": guest.watch.left,
+    }
+
 
 class Teller:
     """Collects events in the host's thread, prints lines in the main one."""
 
-    def __init__(self, guest: ftvm.RiscvGuest) -> None:
-        self._guest = guest
-        self._pauses_us: deque[float] = deque(maxlen=100_000)
+    def __init__(self, guest: TimedGuest) -> None:
         self.took_over: TookOver | None = None
+        self._guest = guest
+        self._pauses = Histogram()
+        self._happened: deque[dict[str, Any]] = deque(maxlen=1000)
 
     def on_event(self, event: Event) -> None:
         if isinstance(event, Committed) and event.pause_ns:
-            self._pauses_us.append(event.pause_ns / 1000)
-        elif isinstance(event, TookOver):
+            self._pauses.add(event.pause_ns)
+        elif isinstance(event, TOLD):
+            self._happened.append({"event": type(event).__name__} | asdict(event))
+        if isinstance(event, TookOver):
             self.took_over = event
 
     def tell(self, status: ftvm.Status) -> None:
-        pauses = [self._pauses_us.popleft() for _ in range(len(self._pauses_us))]
-        self.say(
-            {
-                "at": time.monotonic_ns(),
-                "retired": self._guest.position.retired,
-                "cpu_ns": time.process_time_ns(),
-                "pauses_us": pauses,
-                "status": status.as_dict(),
-            }
-        )
-
-    def say(self, line: dict[str, Any]) -> None:
-        print(json.dumps(line), flush=True)
+        while self._happened:
+            say(self._happened.popleft())
+        names = ("link", "checkpoints", "bytes_sent")
+        of_host = {name: getattr(status, name) for name in names} | {"pauses": self._pauses.told()}
+        say(counters(self._guest) | {"host": of_host})
 
 
-def run(plan: HostPlan) -> None:
-    guest = plan.guest()
+# --- protected -----------------------------------------------------------------------------------------------------
+
+
+def run_host(plan: HostPlan, guest: TimedGuest) -> None:
     teller = Teller(guest)
     options: dict[str, Any] = {
         "arbiter": plan.arbiter,
         "engine": plan.engine_value(),
-        "world": plan.world(),
+        "world": TimedWorld(plan.world(), guest.watch),
         "on_event": teller.on_event,
+        "keys": plan.curve(),
     }
     if plan.role == "primary":
         with ftvm.protect(guest, listen=plan.listen, peers=[plan.peer], create=True, **options) as protection:
@@ -110,15 +150,87 @@ def run(plan: HostPlan) -> None:
                 teller.tell(standby.status())
             taken.status()  # answered between two steps of the loop: behind the one that set the guest going
             if (took_over := teller.took_over) is not None:
-                replay_ns = time.monotonic_ns() - took_over.at
-                teller.say({"takeover_ns": took_over.arbiter_ns + replay_ns, "detection_ns": took_over.detection_ns})
+                now = time.monotonic_ns()
+                takeover_ns = took_over.arbiter_ns + now - took_over.at
+                say({"takeover_ns": takeover_ns, "detection_ns": took_over.detection_ns, "running_at": now})
             work(taken, teller)
 
 
 def work(protection: ftvm.Protection, teller: Teller) -> None:
     while True:
         protection.wait(LINE_SECONDS)
+        if wants_switchover():
+            protection.switchover()
         teller.tell(protection.status())
+
+
+def wants_switchover() -> bool:
+    readable, _, _ = select.select([sys.stdin], [], [], 0)
+    return bool(readable) and "switchover" in os.read(0, 4096).decode()
+
+
+# --- alone ---------------------------------------------------------------------------------------------------------
+
+
+def run_alone(plan: HostPlan, guest: TimedGuest) -> None:
+    """Run the guest with its world at its side, and nothing between them."""
+    start_alone(guest, plan.world(), is_logging=False)
+    while True:
+        time.sleep(LINE_SECONDS)
+        say(counters(guest))
+
+
+def start_alone(guest: TimedGuest, world: Any, *, is_logging: bool) -> tuple[LooseSink, Callable[[], None]]:
+    """Return the sink, and what stops the deliveries."""
+    is_over = threading.Event()
+    sink = LooseSink(TimedWorld(world, guest.watch), is_logging=is_logging)
+    ftvm.RiscvGuest.attach(guest, sink)
+
+    def deliver() -> None:
+        while not is_over.is_set():
+            select.select(world.fds(), [], [], LINE_SECONDS)
+            for channel, payload in world.receive(FRAMES_PER_LOOK):
+                guest.deliver(channel, payload)
+
+    threading.Thread(target=deliver, daemon=True).start()
+    guest.resume()
+    return sink, is_over.set
+
+
+# --- the log -------------------------------------------------------------------------------------------------------
+
+
+def run_replay(plan: HostPlan, guest: TimedGuest) -> None:
+    """Run the guest alone for a while, replay its log on another, and tell the CPU that each took."""
+    sink, end_deliveries = start_alone(guest, plan.world(), is_logging=True)
+    time.sleep(plan.seconds)
+    end_deliveries()
+    guest.pause()
+    live_ns, end_at = thread_ns("riscv-guest"), guest.position
+    log = sink.log
+    guest.close()
+    again = plan.guest()
+    ftvm.RiscvGuest.attach(again, LooseSink(ftvm.CallbackWorld()))
+    started = time.thread_time_ns()
+    for record in log:
+        again.run_until(record.position)
+        if record.kind is not ftvm.LogKind.OUTPUT:
+            again.inject(record)
+    again.run_until(end_at)
+    replay_ns = time.thread_time_ns() - started
+    say({"live_ns": live_ns, "replay_ns": replay_ns, "records": len(log), "retired": again.position.retired})
+
+
+def thread_ns(name: str) -> int:
+    """Return the CPU time of a thread of this process."""
+    thread = next(thread for thread in threading.enumerate() if thread.name == name)
+    assert thread.ident is not None
+    return time.clock_gettime_ns(time.pthread_getcpuclockid(thread.ident))
+
+
+def run(plan: HostPlan) -> None:
+    roles = {"alone": run_alone, "replay": run_replay}
+    roles.get(plan.role, run_host)(plan, plan.guest())
 
 
 def stop(number: int, frame: object) -> None:

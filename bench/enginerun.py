@@ -1,33 +1,39 @@
-"""One run of a comparison of engines: a guest alone, then protected, then taken over, with real processes.
+"""One run of a comparison of engines, with real processes in their places: alone, solo, protected, taken over.
 
-The same guest process is measured first alone and then with a standby, so that both figures come from one run on one
-machine in one state. At the end its host is killed, and the takeover is measured.
+`measure_alone` runs a guest with nothing of ftvm in its way: what every other figure is compared with. `measure_run`
+protects it, measures, kills its host. `measure_moves` hands it over and back, stops its host for a while, and has a
+fresh one join. `measure_replay` executes a log again.
 """
 
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 from enginehost import HostPlan
+from figures import best_rate, between, mean_rate, per, percentile
+from placement import Placement
+from wire import NotBuiltError, wire_program
 
+import ftvm
 from ftvm.lab.processes import Child, Children, Line
 from ftvm.lab.stage import free_ports
 from ftvm.units import seconds_to_nanos
 
 T = TypeVar("T")
 
-PYTHON = [sys.executable, "-P"]
 HOST_SCRIPT = str(Path(__file__).with_name("enginehost.py"))
 WAIT_SECONDS = 30.0
 PUMP_NS = seconds_to_nanos(0.02)
 MEMORY_MIB = 64
+FROZEN_SECONDS = 0.5
+"""After the takeover the loser of it stays stopped for so long."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +47,7 @@ class Load:
     """instructions, requests, or bytes of output; none: there is nothing to count."""
     clients: int = 16
     """Who sends requests, each the next one as soon as the last is answered."""
+    memory_mib: int = MEMORY_MIB
 
     @property
     def has_clients(self) -> bool:
@@ -72,7 +79,7 @@ class Link:
 
 @dataclass(frozen=True, kw_only=True)
 class Windows:
-    """Seconds measured alone, seconds to settle before each measurement, seconds measured protected."""
+    """Seconds measured alone and before a standby joins, seconds to settle before each, seconds measured protected."""
 
     solo: float
     settle: float
@@ -80,72 +87,274 @@ class Windows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figures:
-    """What one run found. `work` is per second, in what the load counts; `cpu` the active host's cores in use."""
+class Bench:
+    """What all runs of a bench share. `python` is that of the ftvm to measure: this one's, or one of before."""
 
-    solo_work: float | None
+    placement: Placement
+    windows: Windows
+    python: str = sys.executable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """What was counted while a guest ran. Rates are per second, times in microseconds; None where nothing was seen.
+
+    work            in what the load counts: the slice at the fastest tenth
+    cpu             cores in use by the active host, and by its standby
+    cpu_us          the same for each output that left
+    repeated        requests that clients sent again, per request that was answered
+    """
+
     work: float | None
-    delay_us_p50: float
-    delay_us_p99: float
-    pause_us_p50: float
-    pause_us_p99: float
-    bytes_per_second: float
-    checkpoints_per_second: float
-    cpu: float
+    outputs: int
+    delay_us_p50: float | None
+    delay_us_p99: float | None
+    latency_us_p50: float | None
+    latency_us_p99: float | None
+    repeated: float | None
+    cpu: float | None
+    cpu_us: float | None
+    standby_cpu: float | None = None
+    standby_cpu_us: float | None = None
+    pause_us_p50: float | None = None
+    pause_us_p99: float | None = None
+    bytes_per_second: float | None = None
+    checkpoints_per_second: float | None = None
+    memory_bytes: int | None = None
+    standby_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What one run of a protected guest found. `killed_ms` is from the kill until the guest ran on."""
+
+    solo: Window
+    protected: Window
     takeover_ms: float
     detection_ms: float
+    killed_ms: float
 
-    @property
-    def ratio(self) -> float | None:
-        return self.work / self.solo_work if self.work is not None and self.solo_work else None
+
+@dataclass(frozen=True, kw_only=True)
+class Moves:
+    """Milliseconds. `switch_ms`: the guest stood still for that, there and back. `loser_ms`: from when a stopped host
+    woke, its guest taken over, until it was its standby; `unprotected_ms` from the takeover until then. `fresh_ms`:
+    from when a fresh host ran until it was the standby."""
+
+    switch_ms: list[float]
+    loser_ms: float
+    unprotected_ms: float
+    fresh_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """CPU seconds of a guest's life, and of the same by its log."""
+
+    live_seconds: float
+    replay_seconds: float
+    records: int
 
 
 @dataclass
 class Heard:
-    """What the processes have said last."""
+    """What the processes have said."""
 
-    host: dict[str, Line] = field(default_factory=dict)
-    runs: Line | None = None
-    lines: list[Line] = field(default_factory=list)
-    client_lines: list[Line] = field(default_factory=list)
-    is_switch_ready: bool = False
+    lines: dict[str, list[Line]] = field(default_factory=lambda: {"a": [], "b": []})
+    events: dict[str, list[Line]] = field(default_factory=lambda: {"a": [], "b": []})
+    client: list[Line] = field(default_factory=list)
+    told: Line = field(default_factory=dict)
     is_relay_ready: bool = False
-    pauses_us: list[float] = field(default_factory=list)
 
     def on_host(self, name: str) -> Callable[[Line], None]:
         def take(line: Line) -> None:
-            if "takeover_ns" in line:
-                self.runs = line
-            elif "status" in line:
-                self.host[name] = line
-                if name == "a":
-                    self.pauses_us += line["pauses_us"]
-                    self.lines.append(line)
+            if "event" in line:
+                self.events[name].append(line)
+            elif "retired" in line and "at" in line:
+                self.lines[name].append(line)
+            else:
+                self.told = self.told | line
 
         return take
 
     def on_client(self, line: Line) -> None:
-        if "status" in line:
-            self.client_lines.append(line["status"])
-
-    def on_switch(self, line: Line) -> None:
-        self.is_switch_ready |= "switch" in line
+        told = client_line(line)
+        if told is not None:
+            self.client.append(told)
 
     def on_relay(self, line: Line) -> None:
         self.is_relay_ready |= "relay" in line
 
+    def clear(self) -> None:
+        for lines in (*self.lines.values(), self.client):
+            lines.clear()
 
-def measure_run(load: Load, case: EngineCase, link: Link, windows: Windows) -> Figures:
+
+def client_line(line: Line) -> Line | None:
+    """Return what a client says, in the words of that in C; None if it is no figure. The lab's tells no latencies."""
+    if "answered" in line:
+        return line
+    if "status" not in line:
+        return None
+    told = line["status"]
+    return {"at": told["at"], "answered": told["requests_acknowledged"], "repeated": None, "latencies": {}}
+
+
+def window_of(counts: str, active: list[Line], standby: list[Line], client: list[Line]) -> Window:
+    """Add up what the processes told of between their first line and their last; `counts` as of a load."""
+    first, last = active[0], active[-1]
+    outputs = last["outputs"] - first["outputs"]
+    delays = between(first["delays"], last["delays"])
+    pauses = between(first["host"]["pauses"], last["host"]["pauses"]) if "host" in last else {}
+    latencies = between(client[0]["latencies"], client[-1]["latencies"]) if client else {}
+    cpu_ns, standby_cpu_ns = (lines[-1]["cpu_ns"] - lines[0]["cpu_ns"] if lines else 0 for lines in (active, standby))
+    return Window(
+        work=_work(counts, active, client),
+        outputs=outputs,
+        delay_us_p50=_micros(percentile(delays, 50)),
+        delay_us_p99=_micros(percentile(delays, 99)),
+        latency_us_p50=_micros(percentile(latencies, 50)),
+        latency_us_p99=_micros(percentile(latencies, 99)),
+        repeated=_repeated(client),
+        cpu=mean_rate([(line["at"], line["cpu_ns"] / 1e9) for line in active]),
+        cpu_us=_micros(per(cpu_ns, outputs)),
+        standby_cpu=mean_rate([(line["at"], line["cpu_ns"] / 1e9) for line in standby]),
+        standby_cpu_us=_micros(per(standby_cpu_ns, outputs)) if standby else None,
+        pause_us_p50=_micros(percentile(pauses, 50)),
+        pause_us_p99=_micros(percentile(pauses, 99)),
+        bytes_per_second=_host_rate(active, "bytes_sent"),
+        checkpoints_per_second=_host_rate(active, "checkpoints"),
+        memory_bytes=last["memory_bytes"],
+        standby_memory_bytes=standby[-1]["memory_bytes"] if standby else None,
+    )
+
+
+def _work(counts: str, active: list[Line], client: list[Line]) -> float | None:
+    match counts:
+        case "instructions":  # per second of the host's CPU, which all that its replication costs is part of
+            return best_rate([(line["cpu_ns"], line["retired"]) for line in active])
+        case "bytes":
+            return best_rate([(line["at"], line["outputs"]) for line in active])
+        case "requests":
+            return best_rate([(line["at"], line["answered"]) for line in client])
+        case _:
+            return None
+
+
+def _repeated(client: list[Line]) -> float | None:
+    if not client or client[-1]["repeated"] is None:
+        return None
+    again, answered = (client[-1][name] - client[0][name] for name in ("repeated", "answered"))
+    return again / max(1, answered)
+
+
+def _host_rate(lines: list[Line], name: str) -> float | None:
+    return mean_rate([(line["at"], line["host"][name]) for line in lines if "host" in line])
+
+
+def _micros(nanos: float | None) -> float | None:
+    return None if nanos is None else nanos / 1e3
+
+
+# --- runs ----------------------------------------------------------------------------------------------------------
+
+
+def measure_alone(bench: Bench, load: Load) -> Window:
+    """Measure a guest with nothing of ftvm in its way. Raises BrokenError if it does not come about."""
+    with _started(bench, load) as run:
+        run.start_host("a", "alone")
+        run.wait_for_line("a")
+        run.settle(bench.windows.settle)
+        return run.window(bench.windows.solo)
+
+
+def measure_run(bench: Bench, load: Load, case: EngineCase, link: Link) -> Figures:
     """Measure one engine with one load over one link. Raises BrokenError if it does not come about."""
-    with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ftvm-bench-"))
+    windows = bench.windows
+    with _started(bench, load, case, link) as run:
+        primary = run.start_host("a", "primary")
+        run.wait_for_line("a")
+        run.settle(windows.settle)
+        solo = run.window(windows.solo)
+        run.start_relay()
+        run.start_host("b", "standby")
+        run.wait_protected("a")
+        run.settle(windows.settle)
+        protected = run.window(windows.protected, has_standby=True)
+        killed_at = time.monotonic_ns()
+        primary.kill()
+        runs = run.wait_for_word("running_at")
+    return Figures(
+        solo=solo,
+        protected=protected,
+        takeover_ms=runs["takeover_ns"] / 1e6,
+        detection_ms=runs["detection_ns"] / 1e6,
+        killed_ms=(runs["running_at"] - killed_at) / 1e6,
+    )
+
+
+def measure_moves(bench: Bench, load: Load, case: EngineCase) -> Moves:
+    """Have the guest handed over and back, its host stopped and woken, and a host replaced by a fresh one."""
+    with _started(bench, load, case) as run:
+        hosts = {"a": run.start_host("a", "primary", listens=True)}
+        run.wait_for_line("a")
+        hosts["b"] = run.start_host("b", "standby", listens=True)
+        run.wait_protected("a")
+        switch_ms = []
+        for here, there in (("a", "b"), ("b", "a")):
+            hosts[here].tell({"switchover": True})
+            switch_ms.append(run.wait_for_event(here, "SwitchedAway")["pause_ns"] / 1e6)
+            run.wait_protected(there)
+            run.settle(bench.windows.settle)
+        hosts["a"].freeze()
+        took_over = run.wait_for_event("b", "TookOver")
+        run.settle(FROZEN_SECONDS)
+        run.forget("b")
+        woken_at = time.monotonic_ns()
+        hosts["a"].wake()
+        protected_at = run.wait_for_event("b", "Protected")["at"]
+        run.settle(bench.windows.settle)
+        hosts["a"].kill()
+        run.forget("a", "b")
+        run.start_host("a", "standby")
+        runs_at = run.wait_for_line("a")["at"]
+        fresh_at = run.wait_for_event("b", "Protected")["at"]
+    return Moves(
+        switch_ms=switch_ms,
+        loser_ms=(protected_at - woken_at) / 1e6,
+        unprotected_ms=(protected_at - took_over["at"]) / 1e6,
+        fresh_ms=(fresh_at - runs_at) / 1e6,
+    )
+
+
+def measure_replay(bench: Bench, load: Load, seconds: float) -> Replay:
+    """Have a guest run for some seconds and replay that by its log."""
+    with _started(bench, load) as run:
+        run.start_host("a", "replay", seconds=seconds).is_expected_to_end = True
+        told = run.wait_for_word("replay_ns")
+    return Replay(live_seconds=told["live_ns"] / 1e9, replay_seconds=told["replay_ns"] / 1e9, records=told["records"])
+
+
+@contextmanager
+def _started(bench: Bench, load: Load, case: EngineCase | None = None, link: Link | None = None) -> Iterator["_Run"]:
+    """Give the processes of a run a folder and an end; its client, if it has one, asks from the start."""
+    with tempfile.TemporaryDirectory(prefix="ftvm-bench-") as folder:
         children = Children()
-        stack.callback(children.close)
-        return _Run(load, case, link, Path(folder), children).measure(windows)
+        try:
+            no_case = EngineCase(name="none", engine="remus")
+            run = _Run(bench, load, case or no_case, link or Link(), Path(folder), children)
+            run.start_client()
+            yield run
+        finally:
+            children.end_now()  # nothing is handed over: the next run waits for nobody's goodbye
+            children.close()
 
 
 class _Run:
-    def __init__(self, load: Load, case: EngineCase, link: Link, folder: Path, children: Children) -> None:
+    def __init__(
+        self, bench: Bench, load: Load, case: EngineCase, link: Link, folder: Path, children: Children
+    ) -> None:
+        self._bench = bench
         self._load = load
         self._case = case
         self._link = link
@@ -153,145 +362,116 @@ class _Run:
         self._children = children
         self._heard = Heard()
         self._tcp = free_ports(socket.SOCK_STREAM, 3)
-        self._udp = free_ports(socket.SOCK_DGRAM, 6)
-
-    def measure(self, windows: Windows) -> Figures:
-        if self._load.has_clients:
-            self._start_network()
-        primary = self._start_host("a", "primary")
-        self._wait_for(lambda: self._heard.host.get("a"), "the guest runs")
-        self._settle(windows.settle)
-        solo = self._window(windows.solo)
-        if self._link.has_relay:
-            self._start_relay()
-        self._start_host("b", "standby")
-        self._wait_for(self._is_protected, "the guest is protected")
-        self._settle(windows.settle)
-        self._heard.pauses_us.clear()
-        protected = self._window(windows.protected)
-        pauses, last = sorted(self._heard.pauses_us), self._heard.host["a"]["status"]
-        primary.kill()
-        runs = self._wait_for(lambda: self._heard.runs, "the standby runs the guest")
-        return Figures(
-            solo_work=solo["work"],
-            work=protected["work"],
-            delay_us_p50=last["output_delay_us"]["p50"],
-            delay_us_p99=last["output_delay_us"]["p99"],
-            pause_us_p50=_rank(pauses, 50),
-            pause_us_p99=_rank(pauses, 99),
-            bytes_per_second=protected["bytes_sent"] or 0.0,
-            checkpoints_per_second=protected["checkpoints"] or 0.0,
-            cpu=protected["cpu"] or 0.0,
-            takeover_ms=runs["takeover_ns"] / 1e6,
-            detection_ms=runs["detection_ns"] / 1e6,
-        )
+        self._client_port, *self._cards = free_ports(socket.SOCK_DGRAM, 3)
+        self._keys = dict(zip("ab", ftvm.generate_keys(2), strict=True))
 
     # --- processes ---
 
-    def _start_network(self) -> None:
-        ports = [word for n in (0, 2, 4) for word in ("--port", f"udp:{self._udp[n]}:{self._udp[n + 1]}")]
-        self._start("switch", ["-m", "ftvm.lab.switch", *ports], self._heard.on_switch)
-        self._wait_for(lambda: self._heard.is_switch_ready or None, "the switch is ready")
-        words = ["-m", "ftvm.lab.client", "--nic", f"udp:{self._udp[5]}:{self._udp[4]}", "--pace", "0"]
-        clients = ["--clients", str(self._load.clients), "--seconds", "600"]
-        self._start("client", [*words, *clients], self._heard.on_client)
+    def start_client(self) -> None:
+        if not self._load.has_clients:
+            return
+        ports, clients = [str(self._client_port), str(self._cards[0])], str(self._load.clients)
+        try:
+            words = [wire_program(), "kv", *ports, clients]
+        except NotBuiltError:  # main says why
+            cable = f"udp:{ports[0]}:{ports[1]}"
+            words = [sys.executable, "-P", "-m", "ftvm.lab.client", "--nic", cable, "--pace", "0"]
+            words += ["--clients", clients, "--seconds", "600"]
+        self._start("client", "client", words, self._heard.on_client)
 
-    def _start_relay(self) -> None:
+    def start_relay(self) -> None:
+        """Put the relay between the hosts, if the link has one."""
+        if not self._link.has_relay:
+            return
         rate = [] if self._link.rate is None else ["--rate", str(self._link.rate)]
         ports = ["--listen", str(self._tcp[2]), "--target", str(self._tcp[0])]
-        words = ["-m", "ftvm.lab.relay", *ports, "--delay-ms", str(self._link.delay_ms), *rate]
-        self._start("relay", words, self._heard.on_relay, listens=True)
+        words = ["-P", "-m", "ftvm.lab.relay", *ports, "--delay-ms", str(self._link.delay_ms), *rate]
+        self._start("relay", "relay", [sys.executable, *words], self._heard.on_relay, listens=True)
         self._wait_for(lambda: self._heard.is_relay_ready or None, "the relay is ready")
 
-    def _start_host(self, name: str, role: str) -> Child:
-        index = "ab".index(name)
+    def start_host(self, name: str, role: str, *, listens: bool = False, seconds: float = 1.0) -> Child:
+        index, other = "ab".index(name), "ba"["ab".index(name)]
         peer_port = self._tcp[2] if name == "b" and self._link.has_relay else self._tcp[1 - index]
         plan = HostPlan(
             role=role,
+            program=self._load.program,
+            arguments=self._load.arguments,
+            memory_mib=self._load.memory_mib,
+            cable=f"udp:{self._cards[index]}:{self._client_port}" if self._load.has_clients else None,
             listen=f"tcp://127.0.0.1:{self._tcp[index]}",
             peer=f"tcp://127.0.0.1:{peer_port}",
             arbiter=f"file://{self._folder}",
-            program=self._load.program,
-            arguments=self._load.arguments,
             engine=self._case.engine,
             interval_ms=self._case.interval_ms,
             latency_ms=self._case.latency_ms,
-            cable=f"udp:{self._udp[2 * index + 1]}:{self._udp[2 * index]}" if self._load.has_clients else None,
-            memory_mib=MEMORY_MIB,
+            keys=(self._keys[name].public, self._keys[name].secret, self._keys[other].public),
+            seconds=seconds,
         )
-        return self._start(f"host {name}", [HOST_SCRIPT, plan.as_json()], self._heard.on_host(name))
+        words = [self._bench.python, HOST_SCRIPT, plan.as_json()]
+        place = "primary" if name == "a" else "standby"
+        return self._start(f"host {name}", place, words, self._heard.on_host(name), listens=listens)
 
-    def _start(self, name: str, words: list[str], on_line: Callable[[Line], None], *, listens: bool = False) -> Child:
-        return self._children.start(name, [*PYTHON, *words], on_line, listens=listens)
+    def _start(
+        self, name: str, place: str, words: list[str], on_line: Callable[[Line], None], *, listens: bool = False
+    ) -> Child:
+        return self._children.start(name, self._bench.placement.command(place, words), on_line, listens=listens)
 
     # --- measuring ---
 
-    def _window(self, seconds: float) -> dict[str, float | None]:
-        """Return what the active host counted, per second, over about so many seconds.
+    def window(self, seconds: float, *, has_standby: bool = False) -> Window:
+        """Return what was counted over about so many seconds."""
+        heard = self._heard
+        self._wait_for_lines(has_standby=has_standby)
+        heard.clear()
+        self.settle(seconds)
+        self._wait_for_lines(has_standby=has_standby)
+        return window_of(self._load.counts, heard.lines["a"], heard.lines["b"] if has_standby else [], heard.client)
 
-        `work` is the rate of the fastest tenth of the time between lines: other users of the machine slow both sides
-        down, in turns. The lines are far enough apart that no slice dodges the checkpoints. Instructions are counted
-        per second of the host process' CPU, which all that its replication costs is part of.
-        """
-        self._wait_for_lines()
-        self._heard.lines.clear()
-        self._heard.client_lines.clear()
-        self._settle(seconds)
-        self._wait_for_lines()
-        lines = self._heard.lines
-        took_seconds = (lines[-1]["at"] - lines[0]["at"]) / 1e9
-        found: dict[str, float | None] = {
-            name: (lines[-1]["status"][name] - lines[0]["status"][name]) / took_seconds
-            for name in ("checkpoints", "bytes_sent")
-        }
-        found["cpu"] = (lines[-1]["cpu_ns"] - lines[0]["cpu_ns"]) / 1e9 / took_seconds
-        match self._load.counts:
-            case "instructions":
-                found["work"] = _best_rate([(line["cpu_ns"], line["retired"]) for line in lines])
-            case "bytes":
-                found["work"] = _best_rate([(line["at"], line["status"]["outputs_released"]) for line in lines])
-            case "requests":
-                asked = [(line["at"], line["requests_acknowledged"]) for line in self._heard.client_lines]
-                found["work"] = _best_rate(asked)
-            case _:
-                found["work"] = None
-        return found
-
-    def _wait_for_lines(self) -> None:
-        """Wait until two more lines have come from host a, and from the client if there is one."""
-        lines, asked = len(self._heard.lines) + 2, len(self._heard.client_lines) + 2
-        needs_client = self._load.has_clients
+    def _wait_for_lines(self, *, has_standby: bool) -> None:
+        """Wait until two more lines have come from everybody whose figures are wanted."""
+        wanted = [self._heard.lines["a"]]
+        wanted += [self._heard.lines["b"]] if has_standby else []
+        wanted += [self._heard.client] if self._load.has_clients else []
+        counts = [len(lines) + 2 for lines in wanted]
 
         def have_come() -> bool | None:
-            has_client = not needs_client or len(self._heard.client_lines) >= asked
-            return True if has_client and len(self._heard.lines) >= lines else None
+            return all(len(lines) >= count for lines, count in zip(wanted, counts, strict=True)) or None
 
-        self._wait_for(have_come, "host and client tell their figures")
+        self._wait_for(have_come, "hosts and client tell their figures")
 
-    def _is_protected(self) -> Any:
-        line = self._heard.host.get("a")
-        return line if line is not None and line["status"]["link"] == "protected" else None
+    def forget(self, *names: str) -> None:
+        """Forget what hosts have said so far."""
+        for lines in chain.from_iterable((self._heard.lines[name], self._heard.events[name]) for name in names):
+            lines.clear()
 
-    def _settle(self, seconds: float) -> None:
+    def wait_for_line(self, name: str) -> Line:
+        return self._wait_for(lambda: next(iter(self._heard.lines[name]), None), f"host {name} runs")
+
+    def wait_protected(self, name: str) -> None:
+        def look() -> bool | None:
+            lines = self._heard.lines[name]
+            return (bool(lines) and lines[-1]["host"]["link"] == "protected") or None
+
+        self._wait_for(look, f"the guest is protected at {name}")
+
+    def wait_for_event(self, name: str, kind: str) -> Line:
+        def look() -> Line | None:
+            return next((event for event in self._heard.events[name] if event["event"] == kind), None)
+
+        return self._wait_for(look, f"host {name} tells {kind}")
+
+    def wait_for_word(self, word: str) -> Line:
+        return self._wait_for(lambda: self._heard.told if word in self._heard.told else None, f"a host tells {word}")
+
+    def settle(self, seconds: float) -> None:
         ends_at = time.monotonic() + seconds
         while time.monotonic() < ends_at:
             self._children.pump(PUMP_NS)
             self._children.check()
 
     def _wait_for(self, look: Callable[[], T | None], what: str) -> T:
-        return self._children.wait_for(look, seconds_to_nanos(WAIT_SECONDS), what)
+        return self._children.wait_for(look, seconds_to_nanos(WAIT_SECONDS), what, explain=self._explain)
 
-
-def _best_rate(samples: list[tuple[int, int]]) -> float:
-    """Return the rate per second of the slice at the fastest tenth; samples are (nanoseconds, count so far)."""
-    slices = pairwise(samples)
-    rates = sorted(
-        (count - count_before) / ((at - before) / 1e9) for (before, count_before), (at, count) in slices if at > before
-    )
-    if not rates:
-        return 0.0
-    return rates[len(rates) * 9 // 10]
-
-
-def _rank(ordered: list[float], percent: int) -> float:
-    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else 0.0
+    def _explain(self) -> str:
+        last: dict[str, Any] = {name: lines[-1].get("host") for name, lines in self._heard.lines.items() if lines}
+        return f"the hosts said last: {last}" if last else ""

@@ -134,7 +134,9 @@ def engines(found: Figures) -> str:
         "shipped",
         "takeover",
     ]
-    return table(head, [_engine(found, case, name) for case, name in CASES.items()]) + f"\n\n{found.origin}"
+    peers = {row["peer"] for name, row in found.rows.items() if name.endswith(": throughput") and row["peer"]}
+    compared = f"Throughput is compared with {' and '.join(sorted(peers))}."
+    return table(head, [_engine(found, case, name) for case, name in CASES.items()]) + f"\n\n{found.origin} {compared}"
 
 
 def _engine(found: Figures, case: str, name: str) -> list[str]:

@@ -1,0 +1,124 @@
+"""What a benchmark puts between a guest and its host: it times each output from the emission until it has left.
+
+It uses public names alone, and takes no figure from ftvm: so a release of before is measured by the same watch.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from time import monotonic_ns
+from typing import Any, Protocol
+
+from figures import Histogram
+
+import ftvm
+from ftvm.checkpoint import LogKind, LogRecord
+
+TIMES_KEPT = 65_536
+"""Of outputs that have not left: a guest that follows emits outputs that leave elsewhere."""
+
+
+class Stopwatch:
+    """Emissions that have not left, and how long those took that have."""
+
+    def __init__(self) -> None:
+        self.delays = Histogram()
+        self.left = 0
+        self._emitted: deque[tuple[int, int]] = deque(maxlen=TIMES_KEPT)
+
+    def emitted(self, number: int) -> None:
+        self._emitted.append((number, monotonic_ns()))
+
+    def released(self, number: int) -> None:
+        self.left += 1
+        now = monotonic_ns()
+        while self._emitted and self._emitted[0][0] <= number:
+            known, at = self._emitted.popleft()
+            if known == number:
+                self.delays.add(now - at)
+
+
+class NumberedSink(ftvm.OutputSink, Protocol):
+    """The sink of a host, which tells the number of the next output."""
+
+    @property
+    def output_next(self) -> int: ...
+
+
+class TimedSink:
+    """Hands all on to a host's sink, and times the outputs."""
+
+    def __init__(self, sink: Any, watch: Stopwatch) -> None:
+        self._sink: NumberedSink = sink
+        self._watch = watch
+        self.took_input = sink.took_input
+        self.moved_clock = sink.moved_clock
+        self.warn: Callable[[str], None] = getattr(sink, "warn", print)
+
+    def emit(self, channel: str, payload: bytes, position: ftvm.GuestPosition | None = None) -> None:
+        self._watch.emitted(self._sink.output_next)
+        self._sink.emit(channel, payload, position)
+
+
+class TimedGuest(ftvm.RiscvGuest):
+    """The built-in machine whose outputs are timed."""
+
+    def __init__(self, program: bytes | None, **options: Any) -> None:
+        self.watch = Stopwatch()
+        super().__init__(program, **options)
+
+    def attach(self, sink: ftvm.OutputSink) -> None:
+        super().attach(TimedSink(sink, self.watch))
+
+
+class TimedWorld:
+    """A world that stops the watch when an output has left."""
+
+    def __init__(self, world: Any, watch: Stopwatch) -> None:
+        self._world = world
+        self._watch = watch
+        self.fds, self.receive, self.announce, self.close = world.fds, world.receive, world.announce, world.close
+
+    def release(self, output: ftvm.Output) -> None:
+        self._world.release(output)
+        self._watch.released(output.number)
+
+
+class LooseSink:
+    """Lets each output out at once, in the guest's thread: nothing of ftvm stands in a guest's way. `log` is kept if
+    wanted, to be replayed."""
+
+    def __init__(self, world: Any, *, is_logging: bool = False) -> None:
+        self.log: list[LogRecord] = []
+        self.said = 0
+        self._world = world
+        self._is_logging = is_logging
+
+    def emit(self, channel: str, payload: bytes, position: ftvm.GuestPosition | None = None) -> None:
+        self.said += 1
+        self._world.release(ftvm.Output(number=self.said, channel=channel, payload=payload))
+        if position is not None:
+            self._log(LogKind.OUTPUT, position, amount=self.said)
+
+    def took_input(self, position: ftvm.GuestPosition, channel: str, payload: bytes) -> None:
+        self._log(LogKind.INPUT, position, channel=channel, payload=payload)
+
+    def moved_clock(self, position: ftvm.GuestPosition, amount: int) -> None:
+        self._log(LogKind.CLOCK, position, amount=amount)
+
+    def warn(self, reason: str) -> None:
+        print(reason)
+
+    def _log(
+        self, kind: LogKind, position: ftvm.GuestPosition, *, amount: int = 0, channel: str = "", payload: bytes = b""
+    ) -> None:
+        if self._is_logging:
+            self.log.append(
+                LogRecord(
+                    index=len(self.log) + 1,
+                    kind=kind,
+                    position=position,
+                    amount=amount,
+                    channel=channel,
+                    payload=payload,
+                )
+            )
