@@ -56,7 +56,14 @@ class Capturer:
     """Captures one guest. `buffers` are those that its batches lie in."""
 
     def __init__(
-        self, runner: GuestRunner, guest: Guest, memory: NativeMemory, sink: NumberingSink, limits: Limits, clock: Clock
+        self,
+        runner: GuestRunner,
+        guest: Guest,
+        memory: NativeMemory,
+        sink: NumberingSink,
+        limits: Limits,
+        clock: Clock,
+        must_stand_still: Callable[[], bool],
     ) -> None:
         self.buffers = BatchBuffers(limits)
         self.is_warming_up = False
@@ -66,6 +73,7 @@ class Capturer:
         self._sink = sink
         self._limits = limits
         self._clock = clock
+        self._must_stand_still = must_stand_still
         self._shadow: Shadow | None = None
         self._has_shadow = False
         self._staged: StagedCopy | None = None
@@ -121,7 +129,7 @@ class Capturer:
         try:
             return RoundCollected(collect())
         finally:
-            self._runner.stall_or_go_on()
+            self._runner.stall_or_go_on(must_stand_still=self._must_stand_still())
 
     def _start_copy(self, staging_bytes: int) -> int:
         """Begin a session with the paused guest: a shadow of zeros, all pages to be copied. Returns how many.
@@ -217,7 +225,7 @@ class Capturer:
         self._runner.use(order.engine)
         pause_ns = Nanos(self._clock.now() - paused_at)
         if not order.engine.stands_still:
-            self._runner.stall_or_go_on()
+            self._runner.stall_or_go_on(must_stand_still=self._must_stand_still())
         try:
             checkpoint = self._finish(captured, pause_ns)
         except BaseException:

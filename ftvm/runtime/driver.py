@@ -7,7 +7,7 @@ captures it.
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import assert_never
+from typing import Any
 
 from ftvm._native.memory import NativeMemory
 from ftvm.checkpoint import END_CHANNEL, Buffer, PageBatch
@@ -27,13 +27,23 @@ from ftvm.interfaces import (
     World,
 )
 from ftvm.protocol import effects as do
-from ftvm.protocol.active import Active
 from ftvm.protocol.commit import Committed
-from ftvm.protocol.core import Role, Settings
+from ftvm.protocol.core import Settings
 from ftvm.protocol.replica import Replica
-from ftvm.protocol.reports import CaptureFailed
+from ftvm.protocol.reports import (
+    STEP_BEGUN,
+    TICK,
+    CaptureFailed,
+    MemoryMeasured,
+    PeerGone,
+    PeerRefused,
+    Received,
+    Report,
+    ShadowWarmed,
+)
 from ftvm.protocol.stop import StopKind, Stopping
 from ftvm.protocol.switchover import Switchover
+from ftvm.protocol.view import Role, View
 from ftvm.runtime.capture import CaptureOrder, Capturer
 from ftvm.runtime.describing import describe
 from ftvm.runtime.packing import Packer
@@ -94,11 +104,15 @@ class Driver:
         committed = Committed(self._stored, settings.limits)
         self._counters = Counters()
         self._end: str | None = None
-        self._later: list[do.Effect] = []
+        self._wanted: list[do.Effect] = []
         self.pulse: Pulse | None = None
         self.replica = Replica(settings, committed, fresh_id=fresh_id, starts=starts, now=clock.now())
-        self._runner = GuestRunner(guest, self._sink, self._memory, self.replica, clock)
-        self._capturer = Capturer(self._runner, guest, memory, self._sink, settings.limits, clock)
+        self._is_asking = False
+        self._runner = GuestRunner(guest, self._sink, self._memory)
+        self._capturer = Capturer(
+            self._runner, guest, memory, self._sink, settings.limits, clock, lambda: self.view().must_stand_still
+        )
+        self._acts = self._acts_of()
         guest.attach(self._sink)
 
     @property
@@ -109,12 +123,11 @@ class Driver:
     @property
     def is_active(self) -> bool:
         """Whether the guest runs here, by the arbiter's word."""
-        return self.replica.role is Role.ACTIVE
+        return self.view().role is Role.ACTIVE
 
-    @property
-    def is_warming_up(self) -> bool:
-        """Whether this host copies, a portion at a time, the memory that a switchover will start from."""
-        return self._capturer.is_warming_up
+    def view(self) -> View:
+        """Return what may be seen of the replica here."""
+        return self.replica.view()
 
     def fds(self) -> tuple[int, ...]:
         """Return what becomes readable when an input for the guest has come."""
@@ -124,36 +137,37 @@ class Driver:
 
     def begin_step(self, now: Nanos) -> None:
         """Start a step, before the messages that have come are given."""
-        self.replica.begin_step(now)
-        self._end_pulse_if_over()
+        if not self._is_halted:
+            self._report(STEP_BEGUN, now)
 
-    def _end_pulse_if_over(self) -> None:
-        if self.failure is not None or not self.replica.may_beat:
-            self.pulse = None
+    @property
+    def has_emitted(self) -> bool:
+        """Whether something has come from the guest that is not taken yet."""
+        return bool(self._sink.items)
 
     def expects(self, peer: str, key: str | None, envelope: Envelope) -> bool:
         """Tell whether a message of this envelope, from this peer, is of the session whose backup this host is."""
-        return self.replica.expects(peer, key, envelope)
+        return self.replica.view().expects(peer, key, envelope)
 
     def receive(self, peer: str, key: str | None, envelope: Envelope, message: Message, now: Nanos) -> None:
         """Take a message for this guest."""
         if not self._is_halted:
-            self.replica.on_message(peer, key, envelope, message, now)
+            self._report(Received(peer, key, envelope, message), now)
             self._perform()
 
     @property
     def partner(self) -> str | None:
         """The peer in session with the guest here, by its name in the transport."""
-        return self.replica.partner if self.failure is None else None
+        return self.replica.view().peer if self.failure is None else None
 
-    def lose_peer(self, peer: str) -> None:
+    def lose_peer(self, peer: str, now: Nanos) -> None:
         """Take note that the process of `peer` is gone."""
-        self.replica.on_peer_gone(peer)
+        self._report(PeerGone(peer), now)
 
     def refused_by(self, peer: str, error: FtvmError, now: Nanos) -> None:
         """Take note that a peer can never take this host as its standby: it gives up once none of its peers can."""
         if self.failure is None:
-            self.replica.on_refused(peer, error, now)
+            self._report(PeerRefused(peer, error), now)
             self._perform()
 
     def tell_trouble(self, error: str) -> None:
@@ -164,47 +178,62 @@ class Driver:
         """Note that the transport has let go of one send of this batch."""
         self._capturer.buffers.let_go(batch)
 
-    def step(self, now: Nanos) -> Nanos | None:
-        """Do all that is due; return when to be called again if nothing comes before (None: only when something
-        comes)."""
+    def step(self, now: Nanos, *, is_round: bool = True, has_input: bool = True) -> Nanos | None:
+        """Do what has come and what is due; return when to be called again if nothing comes before (None: only when
+        something comes).
+
+        is_round   look also at what nobody signals: whether the guest lives, what it warns of
+        has_input  something may have come for the guest
+        """
         if self._is_halted:
             return None
-        answer = self._arbiter.poll()
-        if answer is not None:
-            self.replica.on_answer(answer, now)
+        if self._is_asking and (answer := self._arbiter.poll()) is not None:
+            self._is_asking = False
+            self._report(answer, now)
             self._perform()
-        self._runner.deliver(self._world.receive(self.settings.limits.inputs_per_step))
+        if has_input:
+            self._runner.deliver(self._world.receive(self.settings.limits.inputs_per_step))
         if self._runner.has_work:
-            self._runner.follow_on(now)
+            for report in self._runner.follow_on():
+                self._report(report, now)
             self._perform()
-        self._warm_up()
+        if self._capturer.is_warming_up and self._capturer.warm_up(self._memory.digests):
+            self._report(ShadowWarmed(), now)
         self._take_outputs(now)
-        self.replica.tick(now)
+        self._report(TICK, now)
         self._perform()
-        self._runner.stall_or_go_on()
-        self._tell_warnings(now)
-        self._check_guest(now)
-        self._end_if_over()
+        if is_round:
+            for reason in self._sink.take_warnings():
+                self._tell(GuestWarned(at=now, guest_id=self.settings.guest_id, reason=reason))
+        if is_round or self._end is not None:
+            self._check_guest(now)
+        if self._stop is not None:
+            self._end_if_over()
         if self._has_ended():
             return None
+        self._settle()
         request = self.replica.next_request(now)
         if request is not None:
+            self._is_asking = True
             self._arbiter.submit(request)
-        is_busy = self.is_warming_up or self._runner.has_work
+        is_busy = self._capturer.is_warming_up or self._runner.has_work
         return now if is_busy else self.replica.deadline(now)
-
-    def _tell_warnings(self, now: Nanos) -> None:
-        for reason in self._sink.take_warnings():
-            self._tell(GuestWarned(at=now, guest_id=self.settings.guest_id, reason=reason))
 
     def _has_ended(self) -> bool:
         return self._is_halted
 
+    def _settle(self) -> None:
+        """Go by what the replica is now: the guest runs or stands still, the pulse may be repeated or not."""
+        view = self.replica.view()
+        if self.failure is not None or not view.may_beat:
+            self.pulse = None
+        self._runner.stall_or_go_on(must_stand_still=view.must_stand_still)
+
     @property
     def engines(self) -> tuple[Engine, Engine] | None:
         """The engine in force, and the one that is to be, which may be the same; None unless the guest runs here."""
-        steps = self.replica.steps
-        return (steps.pace.told, steps.pace.wanted or steps.pace.engine) if isinstance(steps, Active) else None
+        active = self.view().active
+        return (active.told, active.wanted) if active is not None else None
 
     def set_engine(self, engine: Engine) -> None:
         """Change the engine of the guest that runs here; `EngineChanged` tells when it is in force.
@@ -214,7 +243,9 @@ class Driver:
         """
         require(engine, self._guest.can)
         self.replica.set_engine(engine)
+        self._wanted += self.replica.take_effects()
         self._perform()
+        self._settle()
 
     def begin_switchover(self, limit_ns: Nanos) -> Switchover:
         """Start to hand the guest over to the standby; watch what is returned.
@@ -223,7 +254,11 @@ class Driver:
         """
         if self.failure is not None or self._stop is not None:
             raise LocalProtocolError(f"cannot switch over: this host is stopping: {self.failure or self._stop_error}")
-        return self.replica.begin_switchover(limit_ns, self._clock.now())
+        switchover = self.replica.begin_switchover(limit_ns, self._clock.now())
+        self._wanted += self.replica.take_effects()
+        self._perform()
+        self._settle()
+        return switchover
 
     def stop(self, error: FtvmError) -> None:
         """Stop in order, and for good: `error` is what this host ended of. Step on while `is_leaving`."""
@@ -233,7 +268,9 @@ class Driver:
     def _begin_stop(self, kind: StopKind, error: FtvmError, word: str) -> None:
         self._stop_error = self._stop_error or error
         self._stop = self.replica.stop(kind, word, self._clock.now())
+        self._wanted += self.replica.take_effects()
         self._perform()
+        self._settle()
         self._end_if_over()
 
     @property
@@ -256,7 +293,7 @@ class Driver:
 
     def status(self, now: Nanos) -> Status:
         """Return what there is to tell now."""
-        return describe(self.settings, self.replica, self._counters, self._capturer, self.failure, now)
+        return describe(self.settings, self.view(), self._counters, self._capturer, self.failure, now)
 
     # --- guest and world -------------------------------------------------------------------------------------------
 
@@ -270,87 +307,113 @@ class Driver:
         if reason is None:
             return
         self._take_outputs(now)
-        if not self._runner.is_end_held() and self._end is None:
+        if not self._is_end_held() and self._end is None:
             self._fail(GuestError(f"the guest ended: {reason}"), StopKind.FAILED, f"its guest failed: {reason}")
 
-    def _take_outputs(self, now: Nanos) -> None:
-        has_spoken = self._runner.hand_on(now)
-        self._perform()
-        if has_spoken:
-            self._runner.stop_behind_output()
+    def _is_end_held(self) -> bool:
+        """Whether the guest came to its own end, and that is not safe yet."""
+        active = self.view().active
+        return active is not None and bool(active.held) and active.held[-1].output.channel == END_CHANNEL
 
-    # --- effects ---------------------------------------------------------------------------------------------------
+    def _take_outputs(self, now: Nanos) -> None:
+        if self._sink.items:
+            self._report(self._runner.take_emitted(), now)
+        self._perform()
+
+    # --- reports and effects ---------------------------------------------------------------------------------------
+
+    def _report(self, report: Report, now: Nanos) -> None:
+        """Give the replica a report; the next `_perform` does what it wants done, behind what it wanted before."""
+        self._wanted += self.replica.step(report, now)
 
     def _perform(self) -> None:
         for _ in range(_EFFECT_ROUNDS_MAX):
-            wanted = self._later + self.replica.take_effects()
-            self._later = []
-            if not wanted:
+            if not self._wanted:
                 return
+            wanted, self._wanted = self._wanted, []
             for effect in wanted:
-                self._perform_one(effect)
+                self._acts[type(effect)](effect)
         raise LimitExceeded("rounds of effects in one step", limit=_EFFECT_ROUNDS_MAX, wanted=_EFFECT_ROUNDS_MAX + 1)
 
-    def _perform_one(self, effect: do.Effect) -> None:
-        match effect:
-            case do.Send():
-                self._transmit(effect)
-            case do.Release():
-                self._release(effect)
-            case do.Tell():
-                self._tell(effect.event)
-            case do.Announce():
-                self._world.announce()
-            case do.Run():
-                self._run(effect)
-            case do.Use():
-                self._runner.change_engine(effect.engine)
-            case do.Stop():
-                self._runner.pause_for_good()
-                self._capturer.release()
-            case do.Follow():
-                self._runner.start_following(effect)
-            case do.Execute():
-                self._runner.lead_along(effect.records)
-            case do.Compare():
-                self._runner.lead_along((effect.checkpoint,))
-            case do.Rest():
-                self._runner.rest()
-            case do.Load():
-                self._end_pulse_if_over()  # a claim is no sign of life, and loading may take long
-                self._runner.load(effect)
-            case do.Unload():
-                self._runner.unload()
-                self._capturer.release()
-            case do.Forget():
-                self._capturer.forget(effect.batches)
-                self._packer.acknowledged(effect.batches)
-            case do.EndSession():
-                self._capturer.end_session()
-            case do.Fail():
-                self._fail(effect.error)
-            case do.Adopt():
-                self._capturer.adopt(self._memory.digests, effect.staging_bytes)
-            case do.WarmUp():
-                self._capturer.is_warming_up = True
-            case do.Measure():
-                self._stored.measure()
-                self.replica.on_measured(self._clock.now())
-            case do.StartCopy() | do.CollectRound() | do.CopyMore() | do.Cut():
-                self._capture(effect)
-            case _:
-                assert_never(effect)
+    def _acts_of(self) -> dict[type, Callable[[Any], None]]:
+        """Return what each effect takes."""
+        runner, capturer = self._runner, self._capturer
+        return {
+            do.Send: self._transmit,
+            do.Release: self._release,
+            do.Forget: self._forget,
+            do.Cut: self._capture,
+            do.Tell: lambda effect: self._tell(effect.event),
+            do.StartCopy: self._capture,
+            do.CollectRound: self._capture,
+            do.CopyMore: self._capture,
+            do.Run: self._run,
+            do.Use: self._use,
+            do.Stop: self._stop_here,
+            do.Follow: self._follow,
+            do.Execute: lambda effect: runner.lead_along(effect.records),
+            do.Compare: lambda effect: runner.lead_along((effect.checkpoint,)),
+            do.Rest: lambda _: runner.rest(),
+            do.Load: self._load,
+            do.Unload: self._unload,
+            do.EndSession: lambda _: capturer.end_session(),
+            do.Adopt: lambda effect: capturer.adopt(self._memory.digests, effect.staging_bytes),
+            do.WarmUp: self._begin_warm_up,
+            do.Measure: self._measure,
+            do.Announce: self._announce,
+            do.Fail: lambda effect: self._fail(effect.error),
+        }
+
+    def _use(self, effect: do.Use) -> None:
+        for report in self._runner.change_engine(effect.engine):
+            self._report(report, self._clock.now())
+
+    def _stop_here(self, _: do.Stop) -> None:
+        self._runner.pause_for_good()
+        self._capturer.release()
+
+    def _follow(self, effect: do.Follow) -> None:
+        diverged = self._runner.start_following(effect)
+        if diverged is not None:
+            self._report(diverged, self._clock.now())
+
+    def _load(self, effect: do.Load) -> None:
+        self._settle()  # a claim is no sign of life, and loading may take long
+        self._report(self._runner.load(effect), self._clock.now())
+
+    def _unload(self, _: do.Unload) -> None:
+        self._runner.unload()
+        self._capturer.release()
+
+    def _announce(self, _: do.Announce) -> None:
+        self._world.announce()
+
+    def _forget(self, effect: do.Forget) -> None:
+        self._capturer.forget(effect.batches)
+        self._packer.acknowledged(effect.batches)
+
+    def _begin_warm_up(self, _: do.WarmUp) -> None:
+        self._capturer.is_warming_up = True
+
+    def _measure(self, _: do.Measure) -> None:
+        self._stored.measure()
+        self._report(MemoryMeasured(), self._clock.now())
 
     def _capture(self, order: CaptureOrder) -> None:
-        """Have the guest captured, and report what came of it; it goes on unless it must stand still."""
+        """Have the guest captured, and report what came of it."""
         report = self._capturer.capture(order)
         now = self._clock.now()
         # A guest that failed is its standby's: a failed capture would drop the only one that can go on.
-        is_guest_lost = isinstance(report, CaptureFailed) and self._runner.has_failed(now)
+        is_guest_lost = isinstance(report, CaptureFailed) and self._has_guest_failed(now)
         if not is_guest_lost:  # rule: failed_guest_is_its_standbys
-            self._later += self.replica.step(report, now)
-        if isinstance(order, do.Cut):
-            self._runner.stall_or_go_on()
+            self._report(report, now)
+
+    def _has_guest_failed(self, now: Nanos) -> bool:
+        """Tell whether the guest itself is lost, which is not so if it has come to its own end and said that."""
+        reason = self._runner.failure()
+        if self._sink.items:
+            self._report(self._runner.take_emitted(), now)
+        return reason is not None and not self._is_end_held()
 
     def _transmit(self, effect: do.Send) -> None:
         message = effect.message
@@ -376,14 +439,11 @@ class Driver:
 
     def _run(self, effect: do.Run) -> None:
         self._capturer.end_warm_up()
-        error = self._runner.run(effect)
-        if error is not None:
-            self._fail(error, StopKind.FAILED)
-
-    def _warm_up(self) -> None:
-        """Copy a portion of the memory that a switchover will start from."""
-        if self._capturer.is_warming_up and self._capturer.warm_up(self._memory.digests):
-            self.replica.on_warm()
+        outcome = self._runner.run(effect)
+        if isinstance(outcome, GuestError):
+            self._fail(outcome, StopKind.FAILED)
+        else:
+            self._report(outcome, self._clock.now())
 
     # --- ends ------------------------------------------------------------------------------------------------------
 

@@ -5,10 +5,11 @@ raised. Who keeps sending such messages is not listened to for a while, each tim
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
+from typing import Final
 
 from ftvm.checkpoint import Buffer, PageBatch
 from ftvm.config import Limits, Timing
@@ -23,13 +24,16 @@ from ftvm.runtime.driver import Driver
 from ftvm.runtime.questions import Questions
 from ftvm.units import Nanos
 
-__all__ = ["Endpoint"]
+__all__ = ["LOOK_NS", "Endpoint"]
 
 _MISDEEDS_TOLERATED = 16
 """So many misdeeds of one key are reported one by one; with each further one it is ignored for a while."""
 
 _IGNORED_NS_FIRST = Nanos(1_000_000_000)
 _IGNORED_NS_LONGEST = Nanos(60_000_000_000)
+
+LOOK_NS: Final = Nanos(100_000_000)
+"""What nobody signals is looked at so often, however busy the loop is."""
 
 _PEERS_COUNTED_MAX = 1024
 _TROUBLES_TOLD_MAX = 64
@@ -60,6 +64,8 @@ class Endpoint:
         self._on_its_way: dict[int, _OnItsWay] = {}
         self._questions = Questions(transport.ask)
         self._token = 0
+        self._look_at = Nanos(-(1 << 63))
+        self._questions_due: Nanos | None = None
 
     def add(self, driver: Driver) -> None:
         """Take a driver in; its guest id must be new here."""
@@ -92,9 +98,17 @@ class Endpoint:
                 driver.tell_trouble(error)
             return False
 
-    def step(self, now: Nanos) -> Nanos | None:
-        """Take what has come, step every driver; return when to be called again if nothing comes before."""
-        for driver in self._drivers.values():
+    def step(self, now: Nanos, ready: Collection[int] | None = None) -> Nanos | None:
+        """Do what was signalled and what is due, for every driver; return when to be called again if nothing comes
+        before.
+
+        What nobody signals is looked at once in a while, and whenever nothing has come: who was woken then, was woken
+        for something else.
+
+        ready  which of `fds` are readable; None if nobody has looked
+        """
+        drivers = self._drivers.values()
+        for driver in drivers:
             driver.begin_step(now)
         polled = self._transport.poll(self._limits.messages_per_step)
         for token in polled.let_go:
@@ -102,13 +116,25 @@ class Endpoint:
             sent.driver.let_go(sent.batch)
         for delivery in polled.deliveries:
             self._take(delivery, now)
-        self._ask_after_peers(polled, now)  # behind the messages: what a peer said before it ended comes first
-        self._report_refusals(now)
-        times = [driver.step(now) for driver in self._drivers.values()]
-        times.append(self._questions.deadline())
+        is_round = now >= self._look_at or bool(polled.signs)
+        is_round = is_round or not (polled.deliveries or any(driver.has_emitted for driver in drivers))
+        if is_round:
+            self._look_round(polled, now)
+        times = [
+            driver.step(now, is_round=is_round, has_input=ready is None or _is_readable(driver.fds(), ready))
+            for driver in drivers
+        ]
         if len(polled.deliveries) == self._limits.messages_per_step:
             return now
+        times.append(self._questions_due)
         return min((time for time in times if time is not None), default=None)
+
+    def _look_round(self, polled: Polled, now: Nanos) -> None:
+        self._ask_after_peers(polled, now)  # behind the messages: what a peer said before it ended comes first
+        self._report_refusals(now)
+        self._questions_due = self._questions.deadline()
+        look_at = Nanos(now + LOOK_NS)
+        self._look_at = look_at if self._questions_due is None else min(look_at, self._questions_due)
 
     @property
     def beat_ns(self) -> Nanos:
@@ -151,8 +177,7 @@ class Endpoint:
             sealed = read_header(delivery.frames, self._limits)
             envelope = sealed.envelope
             driver = self._drivers.get(envelope.guest_id)
-            is_expected = driver is not None and driver.expects(delivery.peer, delivery.key, envelope)
-            if sealed.builds_state and not is_expected:
+            if sealed.builds_state and (driver is None or not driver.expects(delivery.peer, delivery.key, envelope)):
                 return  # a few megabytes of log take seconds to read: nobody may cost us that without a session
             message = sealed.open(self._limits)
         except RemoteProtocolError as wrong:
@@ -169,7 +194,7 @@ class Endpoint:
         partners = {peer for driver in self._drivers.values() if (peer := driver.partner) is not None}
         for peer in self._questions.step(polled.signs, partners, now):
             for driver in self._drivers.values():
-                driver.lose_peer(peer)
+                driver.lose_peer(peer, now)
 
     def _report_refusals(self, now: Nanos) -> None:
         for reason in self._transport.take_refusals():
@@ -200,3 +225,8 @@ class Endpoint:
         envelope = Envelope(guest_id=guest_id, sender="?", session=None, record=NO_RECORD, released=0)
         for driver in islice(self._drivers.values(), 1):
             self._send(driver, delivery.peer, Lane.CONTROL, encode(envelope, refuse), None)
+
+
+def _is_readable(fds: Collection[int], ready: Collection[int]) -> bool:
+    """Whether one of `fds` is ready; where there are none, nobody can tell, and it is taken to be so."""
+    return not fds or any(fd in ready for fd in fds)

@@ -16,14 +16,11 @@ from ftvm.interfaces import Answer, Clock, CompareAndSet, Record, RecordStore, R
 from ftvm.protocol.stop import LIMIT_NS
 from ftvm.runtime.attend import Attendants
 from ftvm.runtime.descriptors import SpareDescriptors, is_table_full
-from ftvm.runtime.endpoint import Endpoint
+from ftvm.runtime.endpoint import LOOK_NS, Endpoint
 from ftvm.runtime.urgency import make_urgent
 from ftvm.units import Nanos, nanos_to_seconds
 
 __all__ = ["LAST_REQUEST_SECONDS", "ArbiterWorker", "Host", "Signal"]
-
-_WAIT_NS_MAX: Final = 100_000_000
-"""The loop looks around at least so often, whatever its deadline says."""
 
 _CALLS_WAITING_MAX: Final = 1024
 
@@ -232,9 +229,9 @@ class Host:
             self._on_end()
 
     def _wait(self, deadline: Nanos | None) -> None:
-        left_ns = _WAIT_NS_MAX if deadline is None else deadline - self._clock.now()
+        left_ns = LOOK_NS if deadline is None else deadline - self._clock.now()
         if left_ns > 0 and self._calls.empty():
-            self._transport.wait(min(left_ns, _WAIT_NS_MAX), (*self._endpoint.fds(), *self._attendants.fds()))
+            self._transport.wait(min(left_ns, LOOK_NS), (*self._endpoint.fds(), *self._attendants.fds()))
 
     def _answer_calls(self) -> None:
         for _ in range(_CALLS_WAITING_MAX):

@@ -95,7 +95,7 @@ class Protection:
 
     def wait_protected(self, timeout: float | None = None) -> bool:
         """Wait until the record names a standby; return False after `timeout` seconds."""
-        return self._node.wait_for(lambda: self._node.driver.replica.core.desk.known.standby is not None, timeout)
+        return self._node.wait_for(lambda: self._node.driver.view().record.standby is not None, timeout)
 
     def switchover(self, timeout: float = 10.0) -> None:
         """Hand the guest over to the standby; return once it runs there and this host is its standby.
@@ -221,7 +221,7 @@ def protect(
     node = _start(guest, listen, peers, arbiter, options, creates=create, starts=True)
     try:
         if not node.wait_for(lambda: node.driver.is_active, timeout):
-            why = node.driver.replica.core.desk.error or "it has not answered"
+            why = node.driver.view().arbiter_error or "it has not answered"
             raise BrokenError(f"the arbiter has not let this host start within {timeout} s: {why}")
     except BaseException as wrong:  # Ctrl-C, too: the record may name this host by now
         close_behind(node.close, wrong)

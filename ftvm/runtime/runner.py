@@ -1,66 +1,67 @@
-"""The guest on this host: runs it, pauses it, has it follow, changes its engine, and hands on what it emits.
+"""The guest on this host: runs it, pauses it, has it follow, changes its engine, takes out what it emits.
 
-Whatever is done to a guest that runs is done while it is paused, and all that it emitted before is handed on first, so
-that each output is judged by the engine under which it was made. Who wants the guest to stand still for longer says so
-in the replica's steps; `stall_or_go_on` goes by that.
+Whatever is done to a guest that runs is done while it is paused, and all that it emitted before is taken out first, so
+that each output is judged by the engine under which it was made. What came of it is returned as reports. Whether the
+guest must stand still for longer is the replica's to say; `stall_or_go_on` goes by that.
 
 Does not know: memory and captures (capture.py), effects and messages (driver.py).
 """
 
 from collections.abc import Iterable
-from itertools import groupby
-from operator import itemgetter
 from typing import cast
 
-from ftvm.checkpoint import END_CHANNEL, Checkpoint, LogRecord
+from ftvm.checkpoint import Checkpoint, LogRecord
 from ftvm.encode.apply import CommittedMemory
 from ftvm.errors import GuestError
-from ftvm.interfaces import Capability, Clock, Engine, ExactStopGuest, Guest, ReplayableGuest
+from ftvm.interfaces import Capability, Engine, ExactStopGuest, Guest, ReplayableGuest
 from ftvm.protocol import effects as do
-from ftvm.protocol.active import Active
-from ftvm.protocol.replica import Replica
+from ftvm.protocol.reports import (
+    Emitted,
+    EngineUsed,
+    GuestAgreed,
+    GuestDiverged,
+    LoadFailed,
+    LogFollowed,
+    Report,
+    StateLoaded,
+)
 from ftvm.runtime.follow import Follower, replay
 from ftvm.runtime.sink import NumberingSink
-from ftvm.units import Nanos
 
 __all__ = ["GuestRunner"]
 
 
 class GuestRunner:
-    """One guest. `is_running` tells whether it is this host's to run, `is_stalled` whether it is paused all the same.
+    """One guest. `is_running` tells whether it is this host's to run, although it may be paused all the same.
 
     engine        the one under which it runs; None before the first run
     stops_itself  the guest pauses itself behind each output
     """
 
-    def __init__(
-        self, guest: Guest, sink: NumberingSink, memory: CommittedMemory, replica: Replica, clock: Clock
-    ) -> None:
+    def __init__(self, guest: Guest, sink: NumberingSink, memory: CommittedMemory) -> None:
         self.is_running = False
-        self.is_stalled = False
         self.stops_itself = False
         self.engine: Engine | None = None
+        self._is_paused = True
         self._guest = guest
         self._sink = sink
         self._memory = memory
-        self._replica = replica
-        self._clock = clock
         self._follower: Follower | None = None
 
     # --- running ---------------------------------------------------------------------------------------------------
 
-    def run(self, effect: do.Run) -> GuestError | None:
-        """Let the guest run here, from where the log ends; return why it cannot, None if it does."""
+    def run(self, effect: do.Run) -> Emitted | GuestError:
+        """Let the guest run here, from where the log ends; return what it emitted up to there, or why it cannot."""
         try:
             self._reach_end_of_log(effect)
         except GuestError as wrong:
             return GuestError(f"the replay diverged: {wrong}")
-        self._replica.on_outputs([output for output, _ in self._sink.drain().outputs], 0, self._clock.now())
+        made = self._sink.drain().outputs
         self._sink.open(self._sink.output_next, effect.log_next, is_logging=False)
         self.use(effect.engine)
         self.is_running = True
-        self._guest.resume()
-        return None
+        self._go_on()
+        return Emitted((), [(output, 0) for output, _ in made])
 
     def _reach_end_of_log(self, effect: do.Run) -> None:
         follower, self._follower = self._follower, None
@@ -79,34 +80,36 @@ class GuestRunner:
         if can_stop:
             cast("ExactStopGuest", self._guest).stop_at_output(self.stops_itself)
 
-    def change_engine(self, engine: Engine) -> None:
-        """Change the engine where no cut does it: what the guest emitted before the pause is judged by the old one."""
-        if not self.is_running:
-            return
-        self._guest.pause()
-        self.is_stalled = True
-        self.hand_on(self._clock.now())
-        self.use(engine)
-        self._replica.on_engine_used(engine, self._clock.now())
-        self.stall_or_go_on()
+    def change_engine(self, engine: Engine) -> tuple[Report, ...]:
+        """Change the engine where no cut does it: what the guest emitted before the pause is judged by the old one.
 
-    def stall_or_go_on(self) -> None:
+        The guest stays paused until the next `stall_or_go_on`.
+        """
+        if not self.is_running:
+            return ()
+        self.stall()
+        emitted = self._sink.drain()
+        self.use(engine)
+        return emitted, EngineUsed(engine)
+
+    def stall_or_go_on(self, *, must_stand_still: bool) -> None:
         """Keep the guest paused while it must stand still, and no longer."""
         if not self.is_running:
             return
-        steps = self._replica.steps
-        is_stalled = isinstance(steps, Active) and steps.must_stand_still()
-        if is_stalled != self.is_stalled or self.stops_itself:
-            self.is_stalled = is_stalled
-            if is_stalled:
-                self._guest.pause()
-            else:
-                self._guest.resume()
+        if must_stand_still:
+            self.stall()
+        elif self._is_paused:
+            self._go_on()
 
     def stall(self) -> None:
         """Pause the guest until the next `stall_or_go_on`."""
-        self._guest.pause()
-        self.is_stalled = True
+        if not self._is_paused:
+            self._guest.pause()
+            self._is_paused = True
+
+    def _go_on(self) -> None:
+        self._is_paused = False
+        self._guest.resume()
 
     def deliver(self, inputs: Iterable[tuple[str, bytes]]) -> None:
         """Give the guest what came for it; nobody else takes it."""
@@ -114,79 +117,55 @@ class GuestRunner:
             for channel, payload in inputs:
                 self._guest.deliver(channel, payload)
 
-    def hand_on(self, now: Nanos) -> bool:
-        """Give the replica what came from the guest; tell whether that was any output."""
-        if self._sink.is_empty:
-            return False
+    def take_emitted(self) -> Emitted:
+        """Take out what the guest has emitted. One that stops itself behind each output has stopped then."""
         emitted = self._sink.drain()
-        if emitted.log:
-            self._replica.on_log(list(emitted.log), now)
-        for log_index, group in groupby(emitted.outputs, key=itemgetter(1)):
-            self._replica.on_outputs([output for output, _ in group], log_index, now)
-        return bool(emitted.outputs)
-
-    def stop_behind_output(self) -> None:
-        """Take a guest that stops itself behind each output, and has made one, to have stopped."""
-        if self.stops_itself:
-            self._guest.pause()  # it is about to; a resume that came before would be lost
+        if self.stops_itself and emitted.outputs:
+            self.stall()  # it is about to stop; a resume that came before would be lost
+        return emitted
 
     def failure(self) -> str | None:
         """Return why the guest ended by itself, None while it runs or is not this host's to run."""
         return self._guest.failure() if self.is_running else None
 
-    def has_failed(self, now: Nanos) -> bool:
-        """Tell whether the guest itself is lost: a failed capture would drop the standby that is to take it over.
-
-        What it said before is handed on: a guest that has come to its own end has not failed.
-        """
-        reason = self.failure()
-        self.hand_on(now)
-        return reason is not None and not self.is_end_held()
-
-    def is_end_held(self) -> bool:
-        """Whether the guest came to its own end, and that is not safe yet."""
-        steps = self._replica.steps
-        if not isinstance(steps, Active) or not steps.gate.held:
-            return False
-        return steps.gate.held[-1].output.channel == END_CHANNEL
-
     def pause_for_good(self) -> None:
         """Pause the guest, which is no longer this host's to run; what it would still emit is dropped."""
         self.is_running = False
-        self.is_stalled = False
         self._follower = None
-        self._guest.pause()
+        self._pause_anyhow()
         self._sink.close()
 
     # --- standing by -----------------------------------------------------------------------------------------------
 
-    def load(self, effect: do.Load) -> None:
+    def load(self, effect: do.Load) -> StateLoaded | LoadFailed:
         """Load a committed state into the paused guest; one that follows has it already."""
         if self._follower is not None:
-            self._replica.on_loaded(self._clock.now())
-            return
+            return StateLoaded()
         try:
-            self._guest.pause()
+            self._pause_anyhow()
             self._guest.load_devices(effect.devices)
         except GuestError as wrong:
-            self._replica.on_load_failed(str(wrong), self._clock.now())
-        else:
-            self._replica.on_loaded(self._clock.now())
+            return LoadFailed(str(wrong))
+        return StateLoaded()
 
     def unload(self) -> None:
         """Keep what was loaded from being run."""
+        self._pause_anyhow()
+
+    def _pause_anyhow(self) -> None:
+        self._is_paused = True
         self._guest.pause()
 
-    def start_following(self, effect: do.Follow) -> None:
-        """Load the first copy; from now on the guest is led along the log."""
+    def start_following(self, effect: do.Follow) -> GuestDiverged | None:
+        """Load the first copy; from now on the guest is led along the log. Returns why it cannot be, None if it is."""
         try:
             if effect.devices is not None:
                 self._guest.load_devices(effect.devices)
         except GuestError as wrong:
-            self._replica.on_diverged(do.Difference(reason=f"the first copy does not load: {wrong}"), self._clock.now())
-            return
+            return GuestDiverged(do.Difference(reason=f"the first copy does not load: {wrong}"))
         self._sink.open(effect.output_next, 1, is_logging=False)
         self._follower = Follower(cast("ReplayableGuest", self._guest), self._memory, self._sink)
+        return None
 
     def lead_along(self, items: Iterable[LogRecord | Checkpoint]) -> None:
         """Have the guest follow. There is none if the first copy did not load: then the role ends with this step."""
@@ -198,19 +177,19 @@ class GuestRunner:
         """Whether a part of the log waits to be executed."""
         return self._follower is not None and self._follower.has_work
 
-    def follow_on(self, now: Nanos) -> None:
+    def follow_on(self) -> Iterable[Report]:
         """Execute a portion of what waits, and report what came of it."""
-        if self._follower is None or not self._follower.has_work:
+        if self._follower is None:
             return
         outcome = self._follower.advance()
         outputs = [output for output, _ in self._sink.drain().outputs]
         if outputs:
-            self._replica.on_followed(outputs, now)
+            yield LogFollowed(outputs)
         if isinstance(outcome, do.Difference):
             self._follower = None
-            self._replica.on_diverged(outcome, now)
+            yield GuestDiverged(outcome)
         elif outcome is not None:
-            self._replica.on_agreed(outcome, now)
+            yield GuestAgreed(outcome)
 
     def rest(self) -> None:
         """Follow no longer."""

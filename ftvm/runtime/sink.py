@@ -21,13 +21,16 @@ _TIMES_KEPT: Final = 4_096
 
 
 class NumberingSink:
-    """Counts outputs over all channels, and log records. What comes while it is closed is thrown away."""
+    """Counts outputs over all channels, and log records. What comes while it is closed is thrown away.
 
-    __slots__ = ("_clock", "_is_logging", "_is_open", "_items", "_log_next", "_next", "_times", "_wake", "_warnings")
+    `items` holds what has come since the last drain; only whether there is anything is for others to see.
+    """
+
+    __slots__ = ("_clock", "_is_logging", "_is_open", "_log_next", "_next", "_times", "_wake", "_warnings", "items")
 
     def __init__(self, wake: Callable[[], None], clock: Clock) -> None:
         """Call `wake` whenever something has come to an empty sink; `clock` says when each output was made."""
-        self._items: deque[tuple[Output | LogRecord, int]] = deque()
+        self.items: deque[tuple[Output | LogRecord, int]] = deque()
         self._warnings: deque[str] = deque(maxlen=_WARNINGS_KEPT)
         self._times: deque[tuple[int, Nanos]] = deque(maxlen=_TIMES_KEPT)
         self._wake = wake
@@ -47,14 +50,9 @@ class NumberingSink:
         """The index of the last log record; exact only while the guest is paused."""
         return self._log_next - 1
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing has come since the last drain."""
-        return not self._items
-
     def open(self, output_next: int, log_next: int, *, is_logging: bool) -> None:
         """Let outputs in, and log records if `is_logging`; the next ones get these numbers."""
-        self._items.clear()
+        self.items.clear()
         self._times.clear()
         self._next = output_next
         self._log_next = log_next
@@ -68,7 +66,7 @@ class NumberingSink:
     def close(self) -> None:
         """Throw away what is here and all that comes."""
         self._is_open = False
-        self._items.clear()
+        self.items.clear()
 
     def emit(self, channel: str, payload: bytes, position: GuestPosition | None = None) -> None:
         """Take one output from the guest; if inputs are logged, log where it was made."""
@@ -118,8 +116,8 @@ class NumberingSink:
         """Take out all that has come, in order."""
         log: list[LogRecord] = []
         outputs: list[tuple[Output, int]] = []
-        while self._items:
-            item, log_index = self._items.popleft()
+        while self.items:
+            item, log_index = self.items.popleft()
             if isinstance(item, LogRecord):
                 log.append(item)
             else:
@@ -129,7 +127,7 @@ class NumberingSink:
     def put_back(self, emitted: Emitted) -> None:
         """Take back what was drained, before all that has come since: it is handed on as if nobody had asked."""
         records = [(record, 0) for record in emitted.log]
-        self._items.extendleft(reversed([*records, *emitted.outputs]))
+        self.items.extendleft(reversed([*records, *emitted.outputs]))
 
     def _log(
         self, kind: LogKind, position: GuestPosition, *, amount: int = 0, channel: str = "", payload: bytes = b""
@@ -139,7 +137,7 @@ class NumberingSink:
         self._put(LogRecord(index=index, kind=kind, position=position, amount=amount, channel=channel, payload=payload))
 
     def _put(self, item: Output | LogRecord) -> None:
-        is_first = not self._items
-        self._items.append((item, self._log_next - 1))  # rule: output_needs_its_record
+        is_first = not self.items
+        self.items.append((item, self._log_next - 1))  # rule: output_needs_its_record
         if is_first:
             self._wake()

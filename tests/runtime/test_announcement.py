@@ -196,7 +196,7 @@ MUTANTS = {
     ),
     "the host does not do it": (
         a_takeover,
-        "ftvm.runtime.driver:Driver._perform_one",
+        "ftvm.runtime.driver:Driver._announce",
         "self._world.announce()",
         "pass",
     ),

@@ -36,9 +36,9 @@ class Primary:
         self.guest.attach(self.sink)
         memory = NativeMemory([region.buffer for region in self.guest.memory])
         self.runner: Any = SimpleNamespace(
-            stall=self.guest.pause, stall_or_go_on=lambda: self.on_go_on(), use=lambda _: None, engine=Remus()
+            stall=self.guest.pause, stall_or_go_on=lambda **_: self.on_go_on(), use=lambda _: None, engine=Remus()
         )
-        self.capturer = Capturer(self.runner, self.guest, memory, self.sink, LIMITS, ManualClock())
+        self.capturer = Capturer(self.runner, self.guest, memory, self.sink, LIMITS, ManualClock(), lambda: False)
         if policy is not None:
             self.capturer._policy = policy
         self.capturer.capture(StartCopy(LIMITS.staging_bytes))

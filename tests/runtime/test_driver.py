@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
@@ -23,6 +24,7 @@ from ftvm.events import (
 )
 from ftvm.interfaces import CompareAndSet, Lane, Record
 from ftvm.protocol.core import Role
+from ftvm.protocol.effects import Effect
 from ftvm.protocol.link import LinkState
 from ftvm.sim.guest import SimGuest
 from ftvm.testing.pair import Pair
@@ -499,3 +501,9 @@ def test_a_host_that_switched_away_has_given_its_shadow_back(make_pair: Callable
 
     assert switchover is not None
     assert left.shadow_bytes == 0
+
+
+def test_the_driver_has_an_act_for_each_effect(make_pair: Callable[..., Pair]) -> None:
+    driver = make_pair().a.driver
+
+    assert driver._acts.keys() == set(get_args(Effect))

@@ -5,8 +5,9 @@ played again and again, and each time the host dies right before the next one of
 it died arrives, or is lost with it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,7 @@ def die_before(machine: SteppedHost, number: int, *, is_lossy: bool) -> None:
 
     is_lossy  what it sends leaves only at the end of the step
     """
-    perform, done = machine.driver._perform_one, count()
+    acts, done = machine.driver._acts, count()
     step, send = machine.step, machine.driver._send
     waiting: list[tuple[str, Lane, list[Buffer], PageBatch | None]] = []
 
@@ -52,12 +53,15 @@ def die_before(machine: SteppedHost, number: int, *, is_lossy: bool) -> None:
         machine.driver._send = send_later
         machine.step = step_and_send  # type: ignore[method-assign]
 
-    def perform_or_die(effect: Effect) -> None:
-        if not isinstance(effect, Tell) and next(done) == number:
-            raise Died
-        perform(effect)
+    def or_die(act: Callable[[Any], None]) -> Callable[[Any], None]:
+        def act_or_die(effect: Effect) -> None:
+            if next(done) == number:
+                raise Died
+            act(effect)
 
-    machine.driver._perform_one = perform_or_die  # type: ignore[method-assign]
+        return act_or_die
+
+    machine.driver._acts = {kind: act if kind is Tell else or_die(act) for kind, act in acts.items()}
 
 
 def live(pair: Pair) -> bool:

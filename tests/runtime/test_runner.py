@@ -1,0 +1,76 @@
+"""A guest is paused once and goes on once, however often it is asked; one that stops itself has stopped before that."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from ftvm.engines.kemari import Kemari
+from ftvm.engines.remus import Remus
+from ftvm.interfaces import Capability
+from ftvm.protocol.effects import Run
+from ftvm.runtime.runner import GuestRunner
+from ftvm.runtime.sink import NumberingSink
+from ftvm.testing.pair import ManualClock
+
+
+class RecordingGuest:
+    """Notes what is asked of it."""
+
+    can = frozenset({Capability.EXACT_OUTPUT_STOP})
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def pause(self) -> None:
+        self.calls.append("pause")
+
+    def resume(self) -> None:
+        self.calls.append("resume")
+
+    def stop_at_output(self, _: bool) -> None:
+        pass
+
+
+class Bench:
+    def __init__(self, engine: Any) -> None:
+        self.guest: Any = RecordingGuest()
+        self.sink = NumberingSink(lambda: None, ManualClock())
+        self.runner = GuestRunner(self.guest, self.sink, memory=None)  # type: ignore[arg-type]
+        self.runner.run(Run(1, 1, (), engine))
+        self.guest.calls.clear()
+
+    def settled(self, *must_stand_still: bool) -> Sequence[str]:
+        for must in must_stand_still:
+            self.runner.stall_or_go_on(must_stand_still=must)
+        return self.guest.calls
+
+
+def test_a_guest_that_runs_is_left_alone() -> None:
+    assert Bench(Remus()).settled(False, False) == []
+
+
+def test_a_guest_is_paused_once_and_goes_on_once() -> None:
+    bench = Bench(Remus())
+    bench.runner.stall()
+
+    assert bench.settled(True, True, False, False) == ["pause", "resume"]
+
+
+@pytest.mark.parametrize("is_emitting", [False, True])
+def test_a_guest_that_stops_itself_is_paused_and_goes_on_only_when_it_has_emitted(is_emitting: bool) -> None:
+    bench = Bench(Kemari())
+    if is_emitting:
+        bench.sink.emit("net0", b"x")
+
+    emitted = bench.runner.take_emitted()
+
+    assert len(emitted.outputs) == is_emitting
+    assert bench.settled(False, False) == (["pause", "resume"] if is_emitting else [])
+
+
+def test_a_guest_that_is_no_longer_here_does_not_go_on() -> None:
+    bench = Bench(Remus())
+    bench.runner.pause_for_good()
+
+    assert bench.settled(False) == ["pause"]
