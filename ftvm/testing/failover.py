@@ -164,7 +164,7 @@ class FailoverMachine(RuleBasedStateMachine):
 
     def _take(self, host: SteppedHost, output: Output) -> None:
         """Note an output with the stint that it is of: a replica may be active, stand by, and be active again."""
-        self._left.append((f"{host.id} in generation {host.known.generation}", output))
+        self._left.append((f"{host.id} in generation {host.view.record.generation}", output))
 
     def _named(self, place: str) -> SteppedHost | None:
         """Return the living host that the arbiter's record names as "active" or "standby"."""

@@ -17,15 +17,15 @@ from typing import Final, TypeAlias, TypeVar
 from ftvm.arbiters.memory import MemoryRecordStore
 from ftvm.checkpoint import Output
 from ftvm.config import Limits, Timing
+from ftvm.encode.messages import Envelope, Message
 from ftvm.encode.versions import SPOKEN, Versions
 from ftvm.engines.names import engines_for
 from ftvm.engines.remus import Remus
 from ftvm.errors import ArbiterError, NotApplied
 from ftvm.events import Event
 from ftvm.interfaces import Answer, CompareAndSet, Engine, Guest, Record, RecordStore, Request
-from ftvm.protocol.active import Active
-from ftvm.protocol.core import Role, Settings
-from ftvm.protocol.standby import Standby
+from ftvm.protocol.core import Settings
+from ftvm.protocol.view import ActiveView, Role, StandbyView, View
 from ftvm.runtime.driver import Driver
 from ftvm.runtime.endpoint import Endpoint
 from ftvm.runtime.world import CallbackWorld
@@ -142,46 +142,54 @@ class SteppedHost:
     @property
     def id(self) -> str:
         """The replica that this host is now."""
-        return self.driver.replica.core.id
+        return self.view.id
 
     @property
-    def known(self) -> Record:
-        """The arbiter's record, as far as this host knows."""
-        return self.driver.replica.core.desk.known
+    def view(self) -> View:
+        """What may be seen of its replica."""
+        return self.driver.replica.view()
 
     @property
     def role(self) -> Role:
         """What it is to the guest."""
-        return self.driver.replica.role
+        return self.view.role
 
     @property
-    def steps(self) -> object:
-        """The object of its role."""
-        return self.driver.replica.steps
+    def active(self) -> ActiveView:
+        """What may be seen of an active, which it must be."""
+        active = self.view.active
+        assert active is not None
+        return active
 
     @property
-    def active(self) -> Active:
-        """The object of its role, which must be that of the active."""
-        assert isinstance(self.steps, Active)
-        return self.steps
-
-    @property
-    def standby(self) -> Standby:
-        """The object of its role, which must be that of the standby."""
-        assert isinstance(self.steps, Standby)
-        return self.steps
+    def standby(self) -> StandbyView:
+        """What may be seen of a standby, which it must be."""
+        standby = self.view.standby
+        assert standby is not None
+        return standby
 
     def step(self) -> None:
         """Do all that is due."""
         self.endpoint.step(self.clock.now())
 
+    def hear(self, message: Message) -> None:
+        """Take a message as if the peer in session had sent it."""
+        view = self.view
+        active, peer = view.active, view.peer
+        session = None if active is None else active.session
+        assert peer is not None
+        envelope = Envelope(
+            guest_id=GUEST_ID,
+            sender=self.standby.session.active if session is None else session.standby,
+            session=self.standby.session if session is None else session.id,
+            record=view.record,
+            released=0,
+        )
+        self.driver.receive(peer, None, envelope, message, self.clock.now())
+
     def told(self, kind: type[E]) -> list[E]:
         """Return the events of a kind that it told."""
         return [event for event in self.events if isinstance(event, kind)]
-
-    def counts(self) -> Counter[str]:
-        """Return how often it told each kind of event, by name."""
-        return Counter(type(event).__name__ for event in self.events)
 
     def kill(self) -> None:
         """End without a word, as a host that loses power does."""

@@ -14,8 +14,7 @@ from ftvm.engines.names import engine_named
 from ftvm.errors import FtvmError, InternalError
 from ftvm.events import RecordLearned, RoleChanged
 from ftvm.interfaces import Record
-from ftvm.protocol.core import Role
-from ftvm.protocol.standby import Standby
+from ftvm.protocol.view import Role
 from ftvm.sim.checkers import ActiveChecker, OutputChecker, StateChecker
 from ftvm.testing.pair import MS, Pair, SteppedHost
 from ftvm.units import Nanos
@@ -139,7 +138,7 @@ class Trial(Pair):
             self.live(STEP_MS)
 
     def step(self, machine: SteppedHost) -> None:
-        before, name = machine.steps, machine.name
+        before, name = machine.view, machine.name
         with self.fault.on(name):
             try:
                 machine.step()
@@ -148,10 +147,9 @@ class Trial(Pair):
         if machine.driver.failure is not None and machine in self.alive:
             self.stopped[name] = machine.driver.failure
             self.kill(machine)
-        if isinstance(before, Standby) and machine.role is Role.ACTIVE and not before.committed.log:
-            self.states.runs_from(
-                before.opening.session.active, before.committed.epoch or 0, machine.guest.fingerprint()
-            )
+        had = before.standby  # with all that it committed in this step
+        if had is not None and machine.role is Role.ACTIVE and not had.log:
+            self.states.runs_from(had.session.active, had.epoch or 0, machine.guest.fingerprint())
 
     def stop(self, machine: SteppedHost, wrong: Exception) -> None:
         error = wrong if isinstance(wrong, FtvmError) else InternalError(f"the host's loop broke: {wrong!r}")

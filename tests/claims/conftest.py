@@ -6,7 +6,7 @@ import pytest
 
 from ftvm.checkpoint import Output
 from ftvm.interfaces import Engine
-from ftvm.protocol.core import Role
+from ftvm.protocol.view import Role
 from ftvm.testing.pair import Pair, SteppedHost
 
 MakePair = Callable[[Engine], Pair]
@@ -32,7 +32,7 @@ def payloads(machine: SteppedHost) -> dict[int, bytes]:
 
 def held(machine: SteppedHost) -> list[Output]:
     """What a host holds."""
-    return [one.output for one in machine.active.gate.held]
+    return [one.output for one in machine.active.held]
 
 
 def speak(pair: Pair) -> None:

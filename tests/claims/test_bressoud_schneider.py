@@ -54,7 +54,7 @@ def test_an_input_is_logged_with_the_place_at_which_the_guest_took_it(make_pair:
     speak(pair)
     pair.run(5)
 
-    logged = [record for record in pair.b.standby.committed.log if record.kind is LogKind.INPUT]
+    logged = [record for record in pair.b.standby.log if record.kind is LogKind.INPUT]
     assert (logged[-1].position, logged[-1].payload) == (place, b"question")
 
 

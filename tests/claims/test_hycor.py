@@ -36,7 +36,7 @@ def test_a_takeover_is_the_last_checkpoint_and_the_log_since(make_pair: MakePair
     pair = make_pair(Hybrid(interval=10.0))
     speak(pair)
     pair.run(50)
-    epoch, log_count = pair.b.standby.committed.epoch, len(pair.b.standby.committed.log)
+    epoch, log_count = pair.b.standby.epoch, len(pair.b.standby.log)
     released = payloads(pair.a)
 
     take_over(pair)
@@ -54,7 +54,7 @@ def test_a_checkpoint_bounds_the_log_and_so_the_replay(make_pair: MakePair) -> N
     for _ in range(60):
         speak(pair)
         pair.run(10)
-        first = pair.b.standby.committed.log
+        first = pair.b.standby.log
         longest = max(longest, pair.a.guest.position.retired - first[0].position.retired if first else 0)
 
     assert 0 < longest <= 2 * 50 + 20  # a step of the guest takes a millisecond of the test's time
@@ -84,7 +84,7 @@ def test_an_output_that_left_but_was_not_told_travels_with_the_next_checkpoint(m
     for _ in range(40):
         speak(pair)
         pair.run(3)
-        committed = pair.b.standby.committed
+        committed = pair.b.standby
         kept = [output.number for output in committed.outputs]
 
         assert kept == list(range(committed.output_next - len(kept), committed.output_next))

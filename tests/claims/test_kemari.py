@@ -12,7 +12,7 @@ ENGINE = Kemari(interval=10.0)
 
 def quiet(pair: Pair) -> Pair:
     """Wait until nothing is held and nothing under way."""
-    pair.until(lambda: not held(pair.a) and not pair.a.active.must_stand_still())
+    pair.until(lambda: not held(pair.a) and not pair.a.view.must_stand_still)
     return pair
 
 

@@ -3,7 +3,7 @@ and we rely on. Each test cites the part of the paper."""
 
 from ftvm.engines.remus import Remus
 from ftvm.events import Committed, TookOver
-from ftvm.protocol.link import LinkState
+from ftvm.protocol.view import LinkState
 from ftvm.testing.pair import Pair
 
 from .conftest import MakePair, held, payloads, speak, take_over
@@ -102,4 +102,4 @@ def test_either_host_notices_that_the_other_has_failed(make_pair: MakePair) -> N
     take_over(other)
 
     assert pair.record().standby is None
-    assert other.record().active == other.b.driver.replica.core.id
+    assert other.record().active == other.b.id

@@ -10,7 +10,7 @@ from ftvm.engines.hybrid import Hybrid
 from ftvm.engines.lockstep import Lockstep
 from ftvm.events import Committed, Protected
 from ftvm.interfaces import Engine
-from ftvm.protocol.core import Role
+from ftvm.protocol.view import Role
 
 from .conftest import MakePair, held, payloads, speak, take_over
 
@@ -36,7 +36,7 @@ def test_the_outputs_of_the_backup_are_dropped(make_pair: MakePair) -> None:
     pair.run(200)
 
     assert pair.a.released
-    assert pair.b.standby.committed.output_next > 10
+    assert pair.b.standby.output_next > 10
     assert pair.b.released == []
 
 
@@ -75,7 +75,7 @@ def test_no_output_leaves_before_the_log_entry_of_the_output_itself_is_acknowled
     seen = 0
 
     for _ in islice(pair.turns(), 400):
-        committed = pair.b.standby.committed
+        committed = pair.b.standby
         logged = {record.amount for record in committed.log if record.kind is LogKind.OUTPUT}
         since_checkpoint = {number for number in payloads(pair.a) if number >= committed.output_next}
         seen += len(since_checkpoint)
@@ -104,7 +104,7 @@ def test_a_takeover_replays_to_the_last_entry_before_it_takes_anything_new(make_
     pair = make_pair(ENGINE)
     speak(pair)
     pair.run(30)
-    last = pair.b.standby.committed.log[-1].position
+    last = pair.b.standby.log[-1].position
 
     pair.b.world.put("net0", b"too early")
     take_over(pair)

@@ -13,13 +13,11 @@ import pytest
 from ftvm._native.digest import batch_digest
 from ftvm.checkpoint import Buffer, Checkpoint, PageBatch
 from ftvm.config import Limits
-from ftvm.encode.messages import EpochPart
+from ftvm.encode.messages import EpochPart, Leave
 from ftvm.encode.wire import decode, encode
 from ftvm.events import PeerMisbehaved, TookOver
 from ftvm.interfaces import Lane
-from ftvm.protocol import parting
-from ftvm.protocol.core import Role
-from ftvm.protocol.link import LinkState
+from ftvm.protocol.view import LinkState, Role
 from ftvm.testing.pair import Pair
 
 LIMITS = Limits(batch_bytes=1 << 16, copy_rest_pages=4)
@@ -150,12 +148,12 @@ def test_a_lie_is_named_nothing_of_it_is_applied_and_the_pair_recovers(pair: Pai
     pair.until(lambda: not pair.a.active.session.in_flight)  # type: ignore[union-attr]
     pair.run(4)
     memory = bytes(pair.b.guest.memory[0].buffer)
-    epoch = pair.b.standby.committed.epoch
+    epoch = pair.b.standby.epoch
 
     tap.lie = lie
     pair.until(lambda: pair.b.told(PeerMisbehaved), 500)
     after = bytes(pair.b.guest.memory[0].buffer)
-    committed = pair.b.standby.committed.epoch
+    committed = pair.b.standby.epoch
     tap.lie = None
     pair.until(lambda: pair.a.active.link is LinkState.NONE)
     pair.until(lambda: pair.a.active.link is LinkState.PROTECTED)
@@ -170,8 +168,8 @@ def test_half_a_checkpoint_and_then_silence_leaves_the_standby_with_the_last_who
     tap = Tap(pair)
     tap.lie = lambda message: message if message.batch is not None else None
     pair.run(60)
-    epoch, digest = pair.b.standby.committed.epoch, pair.b.driver._memory.memory_digest
-    assert pair.b.standby.staging.size_bytes > 0
+    epoch, digest = pair.b.standby.epoch, pair.b.standby.memory_digest
+    assert pair.b.standby.staged_bytes > 0
 
     pair.kill(pair.a)
     pair.until(lambda: pair.b.role is Role.ACTIVE)
@@ -213,18 +211,18 @@ def test_messages_of_an_earlier_session_are_dropped(pair: Pair) -> None:
     pair.a.transport.send = record  # type: ignore[assignment, method-assign]
     pair.run(100)
     pair.a.transport.send = send  # type: ignore[method-assign]
-    parting.leave(pair.a.active, "a test", pair.clock.now())
+    pair.a.hear(Leave(reason="a test"))
     pair.until(lambda: pair.a.active.link is LinkState.NONE)
     pair.until(lambda: pair.a.active.link is LinkState.PROTECTED)
     pair.until(lambda: not pair.a.active.session.in_flight)  # type: ignore[union-attr]
-    before = pair.b.standby.committed.epoch, pair.b.driver._memory.memory_digest
+    before = pair.b.standby.epoch, pair.b.standby.memory_digest
 
     for peer, lane, frames in recorded:
         assert pair.a.transport.send(peer, lane, frames)
     pair.b.step()
 
     assert any(isinstance(decode(frames, LIMITS)[1], EpochPart) for _, _, frames in recorded)
-    assert (pair.b.standby.committed.epoch, pair.b.driver._memory.memory_digest) == before
+    assert (pair.b.standby.epoch, pair.b.standby.memory_digest) == before
     assert pair.a.active.link is LinkState.PROTECTED
 
 

@@ -13,7 +13,7 @@ import pytest
 from ftvm.config import Timing
 from ftvm.guests.datagram import CableWorld, DatagramCounters, mac_bytes
 from ftvm.lab.switch import AddressTable
-from ftvm.protocol.core import Role
+from ftvm.protocol.view import Role
 from ftvm.sim.guest import SimGuest
 from ftvm.sim.mutation import Edit, Mutant, broken
 from ftvm.testing.pair import MS, Pair, SteppedHost

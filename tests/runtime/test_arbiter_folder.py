@@ -13,11 +13,12 @@ from ftvm.arbiters import file as file_arbiter
 from ftvm.arbiters.file import FileRecordStore
 from ftvm.events import ArbiterTrouble
 from ftvm.interfaces import Record
-from ftvm.protocol.core import Role
-from ftvm.testing.pair import HASTY, Pair, SteppedHost
+from ftvm.protocol.view import Role
+from ftvm.testing.pair import HASTY, MS, Pair, SteppedHost
 
 FULL = "the disk is full"
 FORGOT = "the arbiter has forgotten"
+LOOKS_AGAIN_MS = HASTY.arbiter_poll_ns // MS
 
 
 @pytest.fixture
@@ -116,8 +117,7 @@ def lose_the_newest_record(pair: Pair, tmp_path: Path, *, generations: int) -> F
     shutil.copy(tmp_path / "copies" / "right" / first, tmp_path / "copies" / "old" / first)
     folder.restore("old")
     folder.go_on(generations)
-    for machine in pair.alive:
-        machine.driver.replica.core.desk.want_read()
+    pair.run(LOOKS_AGAIN_MS)
     return folder
 
 

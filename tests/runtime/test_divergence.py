@@ -11,7 +11,7 @@ import pytest
 from ftvm.engines.lockstep import Lockstep
 from ftvm.errors import GuestError
 from ftvm.events import Diverged, Protected, Solo
-from ftvm.protocol.core import Role
+from ftvm.protocol.view import Role
 from ftvm.testing.pair import Pair
 
 MakePair = Callable[..., Pair]
@@ -40,8 +40,8 @@ def spoil(pair: Pair) -> int:
 
 def test_a_difference_is_found_named_and_healed_by_a_fresh_copy(make_pair: MakePair) -> None:
     pair = make_pair()
-    was, before = pair.b.driver.replica.core.id, len(pair.a.released)
-    agreed = pair.b.standby.committed.position
+    was, before = pair.b.id, len(pair.a.released)
+    agreed = pair.b.standby.position
     page = spoil(pair)
 
     pair.until(lambda: pair.b.told(Diverged))
@@ -55,7 +55,7 @@ def test_a_difference_is_found_named_and_healed_by_a_fresh_copy(make_pair: MakeP
     assert event.agreed is not None
     assert event.seen is not None
     assert agreed <= event.agreed < event.seen
-    assert pair.b.driver.replica.core.id != was
+    assert pair.b.id != was
     assert len(pair.b.told(Diverged)) == 1
     assert len(pair.a.released) > before
 

@@ -23,9 +23,8 @@ from ftvm.events import (
     TookOver,
 )
 from ftvm.interfaces import CompareAndSet, Lane, Record
-from ftvm.protocol.core import Role
 from ftvm.protocol.effects import Effect
-from ftvm.protocol.link import LinkState
+from ftvm.protocol.view import LinkState, Role
 from ftvm.sim.guest import SimGuest
 from ftvm.testing.pair import Pair
 from ftvm.units import PAGE_BYTES, Nanos
@@ -93,7 +92,7 @@ def test_a_standby_follows_and_outputs_flow(make_pair: Callable[..., Pair]) -> N
     numbers = [output.number for output in pair.a.released]
     assert len(numbers) > before
     assert numbers == list(range(1, len(numbers) + 1))
-    assert pair.b.standby.committed.epoch is not None
+    assert pair.b.standby.epoch is not None
 
 
 def test_a_takeover_goes_on_from_exactly_what_was_cut(make_pair: Callable[..., Pair]) -> None:
@@ -297,7 +296,7 @@ def test_an_end_that_is_not_safe_yet_is_no_end(make_pair: Callable[..., Pair]) -
 def test_an_end_that_was_shipped_but_not_told_is_told_by_who_takes_over(make_pair: Callable[..., Pair]) -> None:
     pair = make_pair().protected()
     guest_of(pair).end(pair)
-    pair.until(lambda: any(output.channel == END_CHANNEL for output in pair.b.standby.committed.outputs))
+    pair.until(lambda: any(output.channel == END_CHANNEL for output in pair.b.standby.outputs))
 
     pair.kill(pair.a)
     pair.until(lambda: pair.b.driver.stopped)
@@ -336,7 +335,7 @@ def test_a_guest_whose_output_piles_up_is_paused_until_some_has_left(make_pair: 
     pair.alive.remove(pair.b)
 
     pair.until(lambda: not pair.a.guest.is_running, 400)
-    held = len(pair.a.active.gate.held)
+    held = len(pair.a.active.held)
     pair.alive.append(pair.b)
     pair.until(lambda: pair.a.guest.is_running)
 

@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from ftvm.checkpoint import Buffer
 from ftvm.config import Limits
 from ftvm.encode.messages import Envelope, Leave, Ping
 from ftvm.errors import ClosedError
-from ftvm.interfaces import Record
-from ftvm.protocol.core import Role
+from ftvm.events import PeerMisbehaved
+from ftvm.interfaces import Lane, Record
+from ftvm.protocol.view import Role
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.endpoint import Endpoint
 from ftvm.runtime.host import Host
@@ -71,7 +73,7 @@ def test_a_goodbye_that_nobody_answers_ends_after_some_limits_of_silence_and_not
 
 @pytest.mark.parametrize("what", ["peer", "session", "sender", "message"])
 def test_only_the_actives_leave_of_this_session_answers_a_goodbye(pair: Pair, what: str) -> None:
-    session = pair.b.standby.opening.session
+    session = pair.b.standby.session
     other = replace(session, counter=session.counter + 1)
     envelope = Envelope(
         guest_id="vm",
@@ -89,7 +91,15 @@ def test_only_the_actives_leave_of_this_session_answers_a_goodbye(pair: Pair, wh
 
 
 def test_a_standby_that_broke_the_session_off_stays_until_the_record_names_it_no_more(pair: Pair) -> None:
-    pair.b.standby.leave("a test", pair.clock.now())
+    send = pair.a.transport.send
+
+    def lie(peer: str, lane: Lane, frames: list[Buffer], token: int | None = None) -> bool:
+        flipped = bytes(byte ^ 1 for byte in bytes(frames[-1]))
+        told = [*frames[:-1], flipped] if lane is Lane.DATA else frames
+        return send(peer, lane, told) and token is None  # what is lent never comes back: then say that it was not taken
+
+    pair.a.transport.send = lie  # type: ignore[assignment, method-assign]
+    pair.until(lambda: pair.b.told(PeerMisbehaved))
 
     pair.b.driver.stop(STOPPED)
     was_leaving = pair.b.endpoint.is_leaving

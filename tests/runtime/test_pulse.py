@@ -3,9 +3,7 @@
 from ftvm.config import Timing
 from ftvm.errors import ClosedError
 from ftvm.events import Suspected
-from ftvm.protocol.core import Role
-from ftvm.protocol.standby import Standby
-from ftvm.protocol.takeover import ClaimState
+from ftvm.protocol.view import ClaimState, Role
 from ftvm.runtime.pulse import Pulse
 from ftvm.testing.pair import Pair
 from ftvm.units import Nanos
@@ -78,7 +76,7 @@ def test_who_claims_the_guest_gives_no_sign_of_life() -> None:
     pair = protected()
     had_pulse = pair.b.driver.pulse is not None
 
-    while isinstance(pair.b.steps, Standby) and pair.b.steps.claim.state is ClaimState.WATCHING:
+    while pair.b.view.standby is not None and pair.b.standby.claim is ClaimState.WATCHING:
         pair.clock.elapse(BEAT_MS)
         pair.b.step()
 

@@ -14,8 +14,8 @@ import pytest
 from ftvm.checkpoint import Buffer, PageBatch
 from ftvm.engines.names import ENGINES, engine_named
 from ftvm.interfaces import Lane
-from ftvm.protocol.core import Role
 from ftvm.protocol.effects import Effect, Tell
+from ftvm.protocol.view import Role
 from ftvm.testing.pair import HASTY, Pair, SteppedHost
 
 HISTORY_MS = 20
@@ -109,7 +109,7 @@ def said(*machines: SteppedHost) -> dict[int, bytes]:
 @pytest.mark.parametrize("engine", list(ENGINES))
 def test_wherever_the_primary_dies_nothing_that_left_is_lost_or_contradicted(engine: str, is_lossy: bool) -> None:
     for pair in deaths(engine, "a", is_lossy=is_lossy):
-        told = pair.b.driver.replica.core.released
+        told = pair.b.view.released
         pair.until(lambda pair=pair: pair.b.role is Role.ACTIVE and pair.b.guest.is_running)  # type: ignore[misc]
         pair.run(40)
 

@@ -9,7 +9,7 @@ from ftvm.encode.versions import Versions
 from ftvm.encode.wire import seal
 from ftvm.events import JoinRefused, PeerMisbehaved
 from ftvm.interfaces import Lane
-from ftvm.protocol.core import Role
+from ftvm.protocol.view import Role
 from ftvm.testing.pair import Pair
 
 LATER = seal(msgpack.packb([3, "whatever a later version says"]))

@@ -9,7 +9,7 @@ import ftvm
 from ftvm.arbiters.file import FileRecordStore
 from ftvm.arbiters.memory import MemoryRecordStore
 from ftvm.interfaces import Guest, RecordStore
-from ftvm.protocol.core import Role
+from ftvm.protocol.view import Role
 from ftvm.testing.pair import HASTY, Pair, sim_guest
 
 
