@@ -80,7 +80,7 @@ class EtcdRecordStore:
 
     def _call(self, path: str, body: Reply) -> Reply:
         if self._is_closed:
-            raise ClosedError("this record store was closed")
+            raise ClosedError("this record store is closed")
         reply = self._gateway.call(path, body)
         self._check_cluster(_object(reply, "header"))
         return reply
@@ -124,7 +124,7 @@ class EtcdRecordStore:
         if record.generation < highest:
             raise ArbiterError(
                 f"etcd had generation {highest} of {guest_id!r} and now has {record.generation}: the arbiter "
-                "has forgotten. Restore the key; nothing will be changed until then"
+                "has forgotten. Restore the key; ftvm changes nothing until then"
             )
         self._highest[guest_id] = record.generation
 
@@ -139,13 +139,13 @@ def _to_base64(content: bytes) -> str:
 def _object(reply: Reply, name: str) -> Reply:
     value = reply.get(name)
     if not isinstance(value, dict):
-        raise ArbiterError(f"etcd's answer has no {name}; is it etcd v3 that answers there?")
+        raise ArbiterError(f"etcd's answer has no {name}: is that an etcd v3?")
     return value
 
 
 def _only(value: object) -> Reply:
     if not isinstance(value, list) or len(value) != 1 or not isinstance(value[0], dict):
-        raise ArbiterError("etcd's answer does not hold one thing where one is due; is it etcd v3 that answers there?")
+        raise ArbiterError("etcd's answer does not have exactly one entry: is that an etcd v3?")
     return value[0]
 
 
@@ -153,5 +153,5 @@ def _number(reply: Reply, name: str) -> int:
     """64-bit numbers come as text in JSON."""
     value = reply.get(name)
     if not isinstance(value, str) or not value.isascii() or not value.isdigit():
-        raise ArbiterError(f"etcd's answer has no number {name}; is it etcd v3 that answers there?")
+        raise ArbiterError(f"etcd's answer has no number {name}: is that an etcd v3?")
     return int(value)

@@ -54,7 +54,7 @@ class EtcdAddress:
         if not self.members:
             raise ConfigError("an etcd cluster needs at least one member")
         if (self.user is None) != (self.password is None):
-            raise ConfigError("a user of etcd needs a password, and a password a user")
+            raise ConfigError("give etcd both a user and a password, or neither")
 
 
 def parse_etcd_url(url: str) -> EtcdAddress:
@@ -74,9 +74,7 @@ def parse_etcd_url(url: str) -> EtcdAddress:
         )
     user, _, hosts = parts.netloc.rpartition("@")
     if ":" in user:
-        raise ConfigError(
-            "a password in a URL is public: put it in a file of mode 0600 and name that with password_file="
-        )
+        raise ConfigError("a password in a URL is public: put it in a file of mode 0600, and write password_file=FILE")
     password_file = options.get("password_file")
     return EtcdAddress(
         members=tuple(_parse_member(url, member) for member in hosts.split(",")),
@@ -104,7 +102,7 @@ def _parse_member(url: str, member: str) -> tuple[str, int]:
         host, port = member, str(_PORT)
     host = host.strip("[]")
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) <= 0xFFFF:
-        raise ConfigError(f"arbiter {url!r}: {member!r} is no member; write HOST or HOST:PORT")
+        raise ConfigError(f"arbiter {url!r}: {member!r} is not a member; write HOST or HOST:PORT")
     return host, int(port)
 
 
@@ -115,7 +113,7 @@ def _tls(options: dict[str, str]) -> ssl.SSLContext:
             context.load_cert_chain(options["cert"], options.get("key"))
     except OSError as error:
         names = ", ".join(options[name] for name in ("ca", "cert", "key") if name in options)
-        raise ConfigError(f"TLS files of etcd cannot be used ({names}): {error.strerror or error}") from error
+        raise ConfigError(f"cannot use the TLS files for etcd ({names}): {error.strerror or error}") from error
     return context
 
 
@@ -127,7 +125,7 @@ def _read_password(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"password file {path} cannot be read: {error}") from error
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigError(f"password file {path} may be read by others (mode {mode:04o}): run `chmod 600 {path}`")
+        raise ConfigError(f"password file {path} is readable by others (mode {mode:04o}): run `chmod 600 {path}`")
     return password
 
 
@@ -154,7 +152,7 @@ class Gateway:
                 reasons[member.name], last = str(error), error
                 self._members.rotate(-1)
         found = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        told = f"etcd gives no answer ({found}); check that most of its members run and can be reached"
+        told = f"etcd does not answer ({found}): check that most of its members run and can be reached"
         raise ArbiterError(told) from last
 
     def close(self) -> None:
@@ -222,7 +220,7 @@ class _Member:
             raise ValueError("its answer is too long")
         reply = json.loads(content)
         if not isinstance(reply, dict):
-            raise ValueError("its answer is no JSON object")
+            raise ValueError("its answer is not a JSON object")
         return response.status, reply
 
 

@@ -97,7 +97,7 @@ class FileRecordStore:
         self._publish(guest, record.generation, encode_record(guest_id, record))
         decided = self.read(guest_id)
         if decided.generation < record.generation:
-            raise ArbiterError(f"{self._path}: the record was not published; repeat the proposal")
+            raise ArbiterError(f"{self._path}: the record was not written; try again")
         self._sweep(guest, decided.generation)
         return decided
 
@@ -114,7 +114,7 @@ class FileRecordStore:
         if highest > 0 and not self._exists(guest, highest):
             raise ArbiterError(
                 f"{self._path}: generation {highest} of {guest} was there and is gone: the arbiter has forgotten. "
-                "Mount or restore the right directory; nothing will be changed until then"
+                "Mount or restore the right directory; ftvm changes nothing until then"
             )
         while self._exists(guest, highest + 1):
             highest += 1
@@ -141,7 +141,7 @@ class FileRecordStore:
             raise ArbiterError(
                 f"{self._path}: generation {told.generation} of {guest_id} holds another record than before: the "
                 "arbiter has forgotten, and gone another way. Was an old copy of the directory restored? Restore the "
-                "right one; nothing will be changed until then"
+                "right one; ftvm changes nothing until then"
             )
 
     def _load(self, guest_id: str, generation: int) -> Record:
@@ -185,7 +185,7 @@ class FileRecordStore:
 
     def _check_open(self) -> None:
         if self._is_closed:
-            raise ClosedError("this record store was closed")
+            raise ClosedError("this record store is closed")
 
     @contextlib.contextmanager
     def _explained(self, what: str) -> Iterator[None]:
@@ -193,7 +193,9 @@ class FileRecordStore:
         try:
             yield
         except OSError as error:
-            remedy = _REMEDIES.get(error.errno or 0, "check the storage; the proposal may be repeated")
+            remedy = _REMEDIES.get(
+                error.errno or 0, "check the storage, then try again (a running host does so by itself)"
+            )
             reason = error.strerror or str(error)
             raise ArbiterError(f"arbiter directory {self._path} cannot be {what}: {reason}; {remedy}") from error
 
@@ -238,7 +240,7 @@ _REMEDIES: Final = {
     errno.EPERM: "it must allow hard links: use ext4, xfs, btrfs or NFS",
     errno.EOPNOTSUPP: "it must allow hard links: use ext4, xfs, btrfs or NFS",
     errno.EROFS: "the file system is read-only: remount it for writing",
-    errno.ENOSPC: "the disk is full: free some space; the proposal may be repeated",
-    errno.EDQUOT: "the quota is used up: free some space; the proposal may be repeated",
-    errno.ESTALE: "the share was exported anew: mount it again",
+    errno.ENOSPC: "the disk is full: free some space (a running host tries again by itself)",
+    errno.EDQUOT: "the quota is used up: free some space (a running host tries again by itself)",
+    errno.ESTALE: "the share was exported again: remount it",
 }

@@ -74,7 +74,7 @@ class KnownRecordStore:
 
     def _forgotten(self, guest_id: str, record: Record, known: int) -> ArbiterError:
         return ArbiterError(
-            f"the arbiter has forgotten: it tells generation {record.generation} of {guest_id}, but this host knows a "
+            f"the arbiter has forgotten: it says generation {record.generation} of {guest_id}, but this host knows a "
             f"later one, or another one (generation {known}, kept in {self._folder}). Bring the right record back. If "
             f"it is lost for good and no host of this guest runs, remove {self._path_of(guest_id, known)}"
         )
@@ -99,7 +99,7 @@ class KnownRecordStore:
             return decode_record(content, guest_id=guest_id, generation=generation)
         except ArbiterError as error:
             raise ArbiterError(
-                f"{path} cannot be trusted: {error}. Remove it when the arbiter is known to tell the newest record"
+                f"{path} cannot be trusted: {error}. Remove it once you know that the arbiter has the newest record"
             ) from error
 
     def _keep(self, guest_id: str, record: Record) -> None:

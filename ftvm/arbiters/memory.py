@@ -53,4 +53,4 @@ class MemoryRecordStore:
 
     def _check_open(self) -> None:
         if self._is_closed:
-            raise ClosedError("this record store was closed")
+            raise ClosedError("this record store is closed")

@@ -55,4 +55,4 @@ def _replica_id(fields: dict[str, object], name: str) -> str | None:
     value = fields.get(name, 0)
     if value is None or isinstance(value, str):
         return value
-    raise ArbiterError(f"its {name} replica is neither a name nor none")
+    raise ArbiterError(f"its {name} replica is neither a name nor null")

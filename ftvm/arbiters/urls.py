@@ -42,7 +42,7 @@ def check_record_url(url: str) -> None:
     _opener_of(url)
     if url.startswith("memory:"):
         raise ConfigError(
-            f"arbiter {url!r} lives within one process, and the other host has another one of that name: "
+            f"arbiter {url!r} exists in one process only, and the other host cannot see it: "
             f"write one of: {', '.join(_EXAMPLES.values())}"
         )
     asked, _ = _split_known(url)
@@ -82,7 +82,7 @@ def _opener_of(url: str) -> Callable[[str], RecordStore]:
     opener = _OPENERS.get(scheme)
     if opener is None or not rest:
         known = ", ".join(_EXAMPLES.values())
-        raise ConfigError(f"arbiter {url!r} has no scheme that is known; write one of: {known}")
+        raise ConfigError(f"arbiter {url!r} has an unknown scheme; write one of: {known}")
     return opener
 
 

@@ -12,7 +12,7 @@ __all__ = ["asking_options", "guest_option", "memory_line", "status_line"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-guest_option: Final = click.option("--guest", "guest_id", metavar="ID", help="Which guest, where there are several.")
+guest_option: Final = click.option("--guest", "guest_id", metavar="ID", help="Which guest, if there are several.")
 
 
 def asking_options(command: F) -> F:
@@ -55,7 +55,7 @@ def _state(status: Status) -> str:
     if status.standstill is not None:
         return f"{status.standstill}{_pages_left(status)}"
     if status.lost_standby is not None:
-        held = f"{status.outputs_held} outputs wait until the arbiter has dropped it"
+        held = f"{status.outputs_held} outputs are held until the arbiter drops it"
         return f"runs here, its standby {status.lost_standby} is lost: {held}"
     if status.standby is not None:
         interval = "" if status.interval_ms is None else f"interval {status.interval_ms:g} ms, "
@@ -67,4 +67,4 @@ def _state(status: Status) -> str:
 
 def _pages_left(status: Status) -> str:
     left = status.copy_pages_left
-    return f"; {left} pages of the first copy are left" if left else ""
+    return f"; {left} pages of the first copy to go" if left else ""

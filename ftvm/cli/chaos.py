@@ -33,7 +33,7 @@ def chaos(rounds: int, seed: int, engine: str, jobs: int, arbiter: str, keep: bo
     arbiter of room or takes it away, then waits until the guest is protected again. The client's history must be
     linearizable, the arbiter's records must follow the rules, and no host may fail.
 
-    Where both hosts are killed the guest is lost, as it must be; it is then started anew, as by an operator.
+    Where both hosts are killed the guest is lost, as it must be; it is then started again, as by an operator.
 
     Exit status: 0 if all rounds were clean, 1 if anything was violated, 2 for a wrong option. Progress goes to standard
     error; what went wrong stays in the folder that is named.

@@ -31,21 +31,20 @@ _MARKS: Final = {Level.OK: "ok      ", Level.WARNING: "warning ", Level.FAILURE:
     type=click.Choice(["primary", "standby"]),
     default="primary",
     show_default=True,
-    help="As what this host is to be started: by `ftvm run`, or by `ftvm standby`.",
+    help="How this host is to start: by `ftvm run`, or by `ftvm standby`.",
 )
 @click.option("--qemu", "is_qemu", is_flag=True, hidden=True, help="The old way to say that FILE is for a QEMU.")
 @click.option("--json", "is_json", is_flag=True, help="Print a list of objects instead of lines.")
 def check(file: Path, role: str, is_qemu: bool, is_json: bool) -> None:
-    """Say what would fail if a host were started here with the guest file FILE, and how to mend it.
+    """Check whether a host could start here with the guest file FILE, and say how to correct what is wrong.
 
-    Looks at the settings, keys and their modes, ports, peers, the arbiter and where it lives, kernel features and
-    memory, as a start would, and leaves everything as it was. A host that runs already holds its ports: check before
-    it is started.
+    Looks at settings, keys and their modes, ports, peers, the arbiter and where it is, kernel features and memory, as
+    a start would. Changes nothing. A host that runs already holds its ports: check before you start it.
 
-    Exit status: 0 if nothing would fail (there may be warnings), 1 if something would, 2 if FILE is no file of TOML.
+    Exit status: 0 if nothing would fail (there may be warnings), 1 if something would, 2 if FILE is not TOML.
     """
     if is_qemu:
-        said = f'`ftvm check --qemu` is now `ftvm check`, with kind = "qemu" in the file; it goes away in {GOES_IN}'
+        said = f'`ftvm check --qemu` is now `ftvm check`, with kind = "qemu" in the file; gone in {GOES_IN}'
         click.echo(f"ftvm: {said}", err=True)
     settings = read_host(file, {}, boots=role == "primary", default_kind="qemu" if is_qemu else "")
     findings = list(_findings(settings))
@@ -64,7 +63,7 @@ def _findings(settings: HostSettings) -> Iterator[Finding]:
     """Yield what is wrong with the settings, then what is found where they lead; a wrong one leads nowhere."""
     problems = settings.problems
     for name, wrong in problems.items():
-        remedy = f"mend it at {settings.places[name]}" if _is_of_the_file(name, wrong) else ""
+        remedy = f"correct it at {settings.places[name]}" if _is_of_the_file(name, wrong) else ""
         yield Finding(level=Level.FAILURE, subject=name, text=str(wrong), remedy=remedy)
     if not problems:
         yield Finding(level=Level.OK, subject="settings", text="valid")
@@ -75,8 +74,8 @@ def _findings(settings: HostSettings) -> Iterator[Finding]:
         else:
             yield from look()
     if passed_over:
-        text, remedy = ", ".join(passed_over), "mend the settings that they need, then check again"
-        yield Finding(level=Level.WARNING, subject="not looked at", text=text, remedy=remedy)
+        text, remedy = ", ".join(passed_over), "correct the settings that they need, then check again"
+        yield Finding(level=Level.WARNING, subject="not checked", text=text, remedy=remedy)
 
 
 _Look = tuple[str, tuple[str, ...], Callable[[], Iterator[Finding]]]
@@ -86,7 +85,7 @@ def _looks(settings: HostSettings) -> tuple[_Look, ...]:
     """Return what to look at: its name, the settings that it needs, and how."""
     kind = settings.kind
     keys = ("key", "allow", "peer")  # a peer may be given with its key
-    network, served = "the guest's network can be opened", "control socket and metrics can be served"
+    network, served = "the guest's network can be opened", "control socket and metrics can be opened"
     return (
         ("listen", ("listen", *keys), lambda: checks.check_endpoint(settings["listen"], keys_of(settings))),
         (

@@ -20,8 +20,8 @@ __all__ = ["ctl"]
 def ctl() -> None:
     """Tell a running host what to do.
 
-    The host is found by its guest: on this machine, among the hosts of this user, the one where the guest runs if there
-    are several. --control names one that is elsewhere.
+    The host is found by its guest, among your hosts on this machine; if several have the guest, the one that runs it is
+    meant. --control chooses another.
     """
 
 
@@ -46,10 +46,10 @@ def _print(status: Status, is_json: bool) -> None:
 def engine(
     name: str, interval: float | None, latency: float | None, control: str | None, guest_id: str | None, is_json: bool
 ) -> None:
-    """Protect a guest with another ENGINE, while it runs; in force at once on both hosts when this returns.
+    """Protect a guest with another ENGINE while it runs. When this returns, both hosts use it.
 
-    A host that takes over goes on with that engine, but with its own interval: the one that it was started with, if
-    that was with the same engine, else the engine's default (`--interval` in `ftvm standby --help`).
+    A host that takes over keeps the engine, but uses its own interval: the one it was started with, if it was started
+    with this engine, else the engine's default (see `--interval` in `ftvm standby --help`).
     """
     _tell(
         control,
@@ -85,13 +85,11 @@ def _seconds(what: str, milliseconds: float | None) -> float | None:
 @ctl.command(short_help="Hand a guest over to its standby.")
 @asking_options
 @guest_option
-@click.option(
-    "--timeout", default=30.0, show_default=True, metavar="S", help="When to call it off, if it cannot be done."
-)
+@click.option("--timeout", default=30.0, show_default=True, metavar="S", help="When to give up.")
 def switchover(control: str | None, guest_id: str | None, is_json: bool, timeout: float) -> None:
-    """Hand a guest over to its standby: planned, without a takeover. This host stands by for it afterwards.
+    """Hand a guest over to its standby, as planned: no takeover, nothing lost. This host is the standby afterwards.
 
-    Exit status: 0 once the guest runs on the other host, 1 if it came to nothing and the guest goes on here.
+    Exit status: 0 once the guest runs on the other host, 1 if that failed and the guest still runs here.
     """
     _tell(control, guest_id, is_json, lambda guest: guest.switchover(timeout))
 

@@ -52,7 +52,7 @@ def run_command(command: Callable[[], object]) -> None:
         if is_debugging:
             raise
         if isinstance(error, OSError) and error.errno in _UNWRITABLE:
-            _complain(f"the output cannot be written: {error.strerror}")
+            _complain(f"cannot write the output: {error.strerror}")
             drop_output()
             sys.exit(1)
         _complain(f"a bug in ftvm: {type(error).__name__}: {error}")

@@ -50,7 +50,7 @@ def host_command(name: str, *, boots: bool, explained: str, default_kind: str = 
         if config is not None:
             _say_new_name("`--config FILE`", f"`{old or click.get_current_context().command_path} FILE`")
             if file is not None:
-                raise ConfigError(f"{config} and {file}: give one guest file")
+                raise ConfigError(f"give one guest file, not both {config} and {file}")
         options = _options_given(given, click.get_current_context().obj)
         settings = read_host(file or config, options, boots=boots, is_json=is_json, default_kind=default_kind)
         if boots:
@@ -62,7 +62,7 @@ def host_command(name: str, *, boots: bool, explained: str, default_kind: str = 
 
 
 def _say_new_name(before: str, now: str) -> None:
-    click.echo(f"ftvm: {before} is now {now}; it goes away in {GOES_IN}", err=True)
+    click.echo(f"ftvm: {before} is now {now}; the old way is gone in {GOES_IN}", err=True)
 
 
 def _options_given(given: dict[str, Any], behind: Sequence[str] | None) -> dict[str, Any]:
@@ -134,5 +134,5 @@ _ONCE: Final = (
     click.Option(["--json", "is_json"], is_flag=True, help="Print events and status as JSON lines on stdout."),
 )
 _CREATE: Final = click.Option(
-    ["--create"], is_flag=True, help="Create the arbiter's record if there is none (else run `ftvm init`)."
+    ["--create"], is_flag=True, help="Create the arbiter's record if it does not exist (or run `ftvm init` first)."
 )

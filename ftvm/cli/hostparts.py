@@ -65,7 +65,7 @@ def keys_of(settings: HostSettings) -> Keys | None:
     named = {endpoint: file for endpoint, is_given, file in parts if is_given}
     if settings["key"] is None:
         if settings["allow"] or named:
-            raise ConfigError("needed where peers have keys: name this host's own key file, e.g. a.key")
+            raise ConfigError("missing: peers have keys, so give this host's own key file, e.g. a.key")
         return None
     return load_keys(settings["key"], settings["allow"], named)
 

@@ -51,7 +51,7 @@ def _each(values: Iterable[str], judge: Callable[[str], object]) -> None:
 def _needs(name: str, what: str) -> Callable[[HostSettings], None]:
     def check(settings: HostSettings) -> None:
         if settings[name] is None:
-            raise ConfigError(f"needed: say {what}")
+            raise ConfigError(f"missing: write {what}")
 
     return check
 
@@ -71,7 +71,7 @@ def _check_peers(settings: HostSettings) -> None:
         _each((peer.partition("=")[0] for peer in settings["peer"]), keys.server_of)
     own = settings["listen"]
     if own is not None and any(peer.partition("=")[0] == own for peer in settings["peer"]):
-        raise ConfigError(f"{own} is where this host listens: name the other host")
+        raise ConfigError(f"{own} is this host's own address: write the other host's")
 
 
 def _locate_peers(peers: list[str], folder: Path) -> list[str]:
@@ -88,10 +88,10 @@ def _check_allow(settings: HostSettings) -> None:
     if settings["key"] is None:
         return
     if not settings["allow"] and not any("=" in peer for peer in settings["peer"]):
-        raise ConfigError("needed beside key: name at least one peer's .pub file")
+        raise ConfigError("missing: key needs it; give at least one peer's .pub file")
     keys = keys_of(settings)
     if keys is not None and keys.public in keys.allowed:
-        raise ConfigError(f"the key of {settings['key']} itself is among them: name the other host's .pub file")
+        raise ConfigError(f"the key of {settings['key']} itself is among them: give the other host's .pub file")
 
 
 def _judge_nic(nic: str) -> None:
@@ -140,7 +140,7 @@ NIC: Final = Setting(
     name="nic",
     metavar="CABLE",
     parse=_judged(_judge_nic),
-    help="Its network: udp:LOCALPORT:REMOTEPORT, a frame in a datagram; or tap:NAME, an interface of this host.",
+    help="The guest's network: udp:LOCALPORT:REMOTEPORT, a frame per datagram; or tap:NAME, an interface of this host.",
 )
 DISK: Final = Setting(name="disk", metavar="FILE", locate=in_folder, check=disk_bytes, help="A virtio disk.")
 
@@ -157,7 +157,7 @@ SHARED: Final = (
         metavar="ENDPOINT",
         parse=_judged(parse_endpoint),
         check=_needs("listen", "where peers connect, e.g. tcp://0.0.0.0:7777"),
-        help="Where peers connect, e.g. tcp://0.0.0.0:7777. Needed.",
+        help="Where peers connect, e.g. tcp://0.0.0.0:7777. Required.",
     ),
     Setting(
         name="peer",
@@ -166,15 +166,15 @@ SHARED: Final = (
         parse=_judged(lambda peers: _each(peers, _judge_peer)),
         check=_check_peers,
         locate=_locate_peers,
-        help="Another host of this guest; with the key expected there if several are allowed. May be repeated.",
+        help="Another host of this guest, with its key if several are allowed. May be repeated.",
     ),
     Setting(
         name="arbiter",
         metavar="URL",
         parse=_judged(check_record_url),
         locate=lambda url, folder: locate_files(url, folder) if url.startswith("etcd") else url,
-        check=_needs("arbiter", "where the record is that decides, e.g. file:///shared/vm1"),
-        help="The record that decides, e.g. file:///shared/vm1. Needed.",
+        check=_needs("arbiter", "where the arbiter's record is, e.g. file:///shared/vm1"),
+        help="Where the arbiter keeps the record, e.g. file:///shared/vm1. Required.",
     ),
     Setting(
         name="key",
@@ -200,14 +200,14 @@ SHARED: Final = (
         metavar="ADDRESS",
         parse=_judged(mac_bytes),
         check=_check_mac,
-        help=f"The address of its network card; needs nic.  [default: {DEFAULT_MAC}]",
+        help=f"The MAC address of its network card; needs nic.  [default: {DEFAULT_MAC}]",
     ),
     Setting(
         name="engine",
         default="remus",
         words=tuple(ENGINES),
         check=_check_engine,
-        help="When to cut a checkpoint, and what an output waits for.",
+        help="When to take a checkpoint, and what an output waits for.",
     ),
     Setting(
         name="interval",
@@ -215,27 +215,27 @@ SHARED: Final = (
         default=25.0,
         metavar="MS",
         check=lambda settings: check_interval(settings["engine"], settings["interval"] / 1000),
-        help="Time between checkpoints, under the engine given here. A host that takes over under another engine has "
-        "that one's own: remus 25, kemari 25, lockstep 100, hybrid 100.",
+        help="Time between checkpoints with this engine. A host that takes over with another engine uses that one's "
+        "default: remus 25, kemari 25, lockstep 100, hybrid 100.",
     ),
     Setting(
         name="latency",
         written="number",
         metavar="MS",
         check=_check_latency,
-        help="Adapt the interval so that an output waits about so long (remus).",
+        help="Adapt the interval so that an output waits about this long (remus only).",
     ),
     Setting(
         name="on-backup-loss",
         default="solo",
         words=("solo", "halt"),
-        help="When the standby is lost: run on alone, or stand still until there is a new one.",
+        help="If the standby is lost: run on alone, or pause the guest until another standby has joined.",
     ),
     Setting(
         name="on-divergence",
         default="rejoin",
         words=("rejoin", "end"),
-        help="When a backup's guest comes to another state under lockstep: have it join afresh, or end this host.",
+        help="If a standby's guest diverges under lockstep: join again with a fresh copy, or stop that host.",
     ),
     Setting(
         name="heartbeat",
@@ -252,24 +252,25 @@ SHARED: Final = (
         metavar="MS",
         parse=_judged(millis_to_nanos),
         check=_check_silence,
-        help="Silence after which a standby suspects; an active bears 5/3 of it. At least four heartbeats.",
+        help="How long the active may be silent until the standby takes over; the active waits 5/3 of it for the "
+        "standby. At least four heartbeats.",
     ),
     Setting(
         name="control",
         metavar="ipc:///PATH",
         parse=_judged(check_control),
-        help="Where `ftvm status` and `ftvm ctl` reach this host, or `none`.  [default: a place of the user]",
+        help="Where `ftvm status` and `ftvm ctl` reach this host, or `none`.  [default: in your runtime folder]",
     ),
     Setting(
         name="metrics",
         metavar="HOST:PORT",
         parse=_judged(check_metrics),
-        help="Serve metrics for Prometheus there, e.g. 127.0.0.1:9753.",
+        help="Serve Prometheus metrics there, e.g. 127.0.0.1:9753.",
     ),
     Setting(
         name="log-format",
         default="text",
         words=("text", "json"),
-        help="What happens is told on stderr: as lines for a person, or as JSON lines.",
+        help="How to log on stderr: lines of text, or JSON lines.",
     ),
 )

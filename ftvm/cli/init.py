@@ -19,14 +19,16 @@ __all__ = ["init"]
 @click.command()
 @click.option("--arbiter", required=True, metavar="URL", help="Where the record lives, e.g. file:///shared/vm1.")
 @click.option("--guest", "guest_id", default="guest", show_default=True, help="The guest's name in the record.")
-@click.option("--force", is_flag=True, help="Vacate a record that exists: every older replica is dead, on your word.")
+@click.option(
+    "--force", is_flag=True, help="Vacate an existing record: your word that every host of the guest is dead."
+)
 @click.option("--yes", is_flag=True, help="With --force: do not ask.")
 @click.option("--json", "is_json", is_flag=True, help="Print one JSON object instead of text.")
 def init(arbiter: str, guest_id: str, force: bool, yes: bool, is_json: bool) -> None:
     """Create the arbiter's record of a guest, so that `ftvm run` may start it.
 
-    With --force, vacate a record that exists. Do that only when no host runs the guest any more (a solo host that
-    crashed leaves such a record): a host that still runs it will stop, and the guest starts from nothing.
+    With --force, vacate an existing record. Do that only if no host runs the guest any more, e.g. after the host that
+    ran it alone has crashed: a host that still runs it will stop, and the guest boots again.
     """
     check_record_url(arbiter)
     store = open_record_store(arbiter)
@@ -35,16 +37,18 @@ def init(arbiter: str, guest_id: str, force: bool, yes: bool, is_json: bool) -> 
         if known.generation > 0 and not force:
             raise ConfigError(
                 f"guest {guest_id!r} has a record already ({_shown(known)}): "
-                "use `ftvm run` or `ftvm standby`, or vacate it with --force if every older replica is dead"
+                "use `ftvm run` or `ftvm standby`; add --force only if every host of the guest is dead"
             )
         wanted = vacate(known)
         if known.generation > 0 and not yes:  # a first record takes nothing from anybody
-            _ask(known, wanted, guest_id)
+            _ask(known, guest_id)
         now = store.compare_and_set(guest_id, wanted)
     finally:
         store.close()
     if now != wanted:
-        raise ArbiterError(f"the record changed meanwhile: it is {now}; nothing was done")
+        raise ArbiterError(
+            f"the record changed meanwhile: it has {_shown(now)}. Nothing was done; look at it, then try again"
+        )
     if is_json:
         click.echo(json.dumps({"guest": guest_id, "generation": now.generation, "was_active": known.active}))
     else:
@@ -57,15 +61,16 @@ def _shown(record: Record) -> str:
     return f"generation {record.generation}, active {record.active}, standby {record.standby or 'none'}"
 
 
-def _ask(known: Record, wanted: Record, guest_id: str) -> None:
+def _ask(known: Record, guest_id: str) -> None:
     click.echo(
-        f"About to write generation {wanted.generation} for guest {guest_id!r}: vacant. It replaces {_shown(known)}.",
+        f"About to vacate the record of guest {guest_id!r}, which has {_shown(known)}. "
+        "Every host of the guest must be dead.",
         err=True,
     )
     try:
-        is_right = click.confirm("Is that right?", err=True)
+        is_right = click.confirm("Are they all dead?", err=True)
     except click.Abort as unanswered:
         click.echo(err=True)  # the question stands in the line yet
-        raise ConfigError("nobody answered, and nothing was done: say --yes if it is right") from unanswered
+        raise ConfigError("no answer, so nothing was done: add --yes if they are all dead") from unanswered
     if not is_right:
         raise click.Abort

@@ -21,7 +21,7 @@ def keygen(name: str, is_json: bool) -> None:
     """
     name = name.removesuffix(".key").removesuffix(".pub")
     if name.rpartition("/")[2] in ("", ".", ".."):
-        raise ConfigError(f"{name!r} is no name of a file: write one such as host-a, or keys/host-a")
+        raise ConfigError(f"{name!r} is not a file name: write one such as host-a, or keys/host-a")
     public = write_keypair(name)
     if is_json:
         click.echo(json.dumps({"public": public, "public_file": f"{name}.pub", "secret_file": f"{name}.key"}))

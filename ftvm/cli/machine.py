@@ -149,7 +149,7 @@ def _read_keys(path: str | None) -> bytes:
 def _read_disk(path: str) -> bytes:
     image = _read(path, "disk")
     if not image or len(image) % PAGE_BYTES:
-        raise ConfigError(f"the disk {path} has {len(image)} bytes: it must be a multiple of {PAGE_BYTES}, not 0")
+        raise ConfigError(f"the disk {path} has {len(image)} bytes: its size must be a multiple of {PAGE_BYTES}, not 0")
     return image
 
 

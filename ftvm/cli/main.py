@@ -12,17 +12,17 @@ __all__ = ["main"]
 
 _COMMANDS: Final = {
     "chaos": "Break a real pair in every way there is, and check that nothing was lost.",
-    "check": "Say what would fail if a host were started here, and how to mend it.",
+    "check": "Check whether a host could start here, and say how to correct what is wrong.",
     "ctl": "Tell a running host what to do: another engine, switch over, stop.",
     "demo": "A live failover on this machine: kill the primary, the guest lives on.",
     "init": "Create or vacate the arbiter's record of a guest.",
     "keygen": "Make the key pair of one host.",
     "machine": "Run programs on the built-in RISC-V machine.",
     "run": "Run a guest on this host and protect it.",
-    "simulate": "Play the pair protocol in a seeded world of faults.",
+    "simulate": "Test the protocol in simulated histories full of faults.",
     "standby": "Stand by for a guest, and take over when its host dies.",
-    "status": "Tell how the guests of this machine fare.",
-    "top": "Watch the guests of this machine.",
+    "status": "Show the state of the guests on this machine.",
+    "top": "Watch the guests on this machine.",
     "version": "Print the version.",
 }
 _OLD_NAMES: Final = ("primary", "qemu")

@@ -10,12 +10,12 @@ __all__ = ["RUN_HELP", "run"]
 
 RUN_HELP: Final = """Run a guest on this host and protect it.
 
-FILE is a guest file: TOML, whose keys are the options below, without dashes. Relative paths in it count from its
-folder. Options override it, and what stands behind the -- overrides its `arguments`: those of a QEMU.
+FILE is a guest file: TOML whose keys are the options below, without dashes. Relative paths in it count from its folder.
+Options override it. Words after -- are arguments for QEMU, and override its `arguments`.
 
 The guest starts as soon as the arbiter's record names this host. A standby joins by itself; from then on no output
-leaves before the state behind it is safe there. Ctrl-C, SIGTERM or SIGHUP stops the guest here; the standby takes
-over.
+leaves before the state behind it is safe there. Ctrl-C, SIGTERM or SIGHUP stops this host, and the standby goes on
+with the guest.
 
 \b
 Two hosts by hand, both reaching /shared (host-b is the standby):

@@ -42,15 +42,15 @@ _SENTENCES: Final[dict[type[Event], Callable[[Any], str]]] = {
     events.RecordLearned: lambda e: f"record: generation {e.generation}, {_names(e)}",
     events.Protected: lambda e: f"protected: {e.standby} stands by (generation {e.generation})",
     events.Solo: lambda e: f"solo: {e.reason} (generation {e.generation})",
-    events.Halted: lambda e: f"the guest stands still until there is a standby: {e.reason}",
+    events.Halted: lambda e: f"the guest is paused until a standby joins: {e.reason}",
     events.Suspected: lambda e: (
-        f"suspicion: {e.reason}"
+        f"suspected the peer: {e.reason}"
         if e.reason
-        else f"suspicion: the peer is silent for {e.silence_ns / _MS:.0f} ms (limit {e.limit_ns / _MS:.0f})"
+        else f"suspected the peer: silent for {e.silence_ns / _MS:.0f} ms (limit {e.limit_ns / _MS:.0f} ms)"
     ),
     events.HostStalled: lambda e: (
-        f"this host did nothing for {e.stall_ns / _MS:.0f} ms: it was stopped, or is too busy; "
-        "a peer that was not heard meanwhile is not suspected for it"
+        f"this host stalled for {e.stall_ns / _MS:.0f} ms: it was stopped, or is too busy; "
+        "silence of the peer during the stall does not count"
     ),
     events.TookOver: lambda e: (
         f"took over at epoch {e.epoch}, generation {e.generation}: silence {e.detection_ns / _MS:.0f} ms, "
@@ -58,30 +58,31 @@ _SENTENCES: Final[dict[type[Event], Callable[[Any], str]]] = {
         f"{e.outputs_emitted_again} outputs emitted again"
     ),
     events.SwitchedAway: lambda e: (
-        f"switched over at epoch {e.epoch}, generation {e.generation}: the guest goes on at the other host; "
-        f"it stood still for {e.pause_ns / _MS:.1f} ms"
+        f"switched over at epoch {e.epoch}, generation {e.generation}: the guest now runs on the other host; "
+        f"it was paused for {e.pause_ns / _MS:.1f} ms"
     ),
     events.SwitchedHere: lambda e: (
-        f"switched over at epoch {e.epoch}, generation {e.generation}: the guest goes on here; "
-        f"it was loaded for {e.wait_ns / _MS:.1f} ms before the arbiter's word came"
+        f"switched over at epoch {e.epoch}, generation {e.generation}: the guest now runs here; "
+        f"the arbiter answered {e.wait_ns / _MS:.1f} ms after it was loaded"
     ),
     events.HostStopped: lambda e: stopped_line(asdict(e)),
     events.SwitchFailed: lambda e: (
         f"the guest could not be handed over: {e.reason}"
         if e.is_stopping
-        else f"the switchover failed, the guest goes on where it was: {e.reason}"
+        else f"the switchover failed; the guest still runs where it was: {e.reason}"
     ),
     events.JoinRefused: lambda e: f"join refused ({e.peer}): {e.reason}",
-    events.JoinUnanswered: lambda e: f"no active takes this host as its standby; {_who_should(e)}",
+    events.JoinUnanswered: lambda e: f"no active host has accepted this standby yet; {_who_should(e)}",
     events.SessionEnded: lambda e: f"session ended: {e.reason}",
     events.ConnectionRefused: lambda e: f"connection refused: {e.reason}",
     events.Diverged: lambda e: f"diverged between {e.agreed} and {e.seen}: {e.reason}; pages {list(e.pages)}",
-    events.PeerMisbehaved: lambda e: f"peer {e.peer} misbehaved: {e.error}",
+    events.PeerMisbehaved: lambda e: f"peer {e.peer} broke the protocol: {e.error}",
     events.TransportTrouble: lambda e: f"a message was lost: {e.error}",
     events.ArbiterTrouble: lambda e: f"arbiter: {e.error}",
-    events.AttendantFailed: lambda e: f"the {e.name} failed and was closed; the guest goes on: {e.error}",
+    events.AttendantFailed: lambda e: f"the {e.name} failed and was closed; the guest still runs: {e.error}",
     events.EngineChanged: lambda e: (
-        f"engine: {e.engine}{_interval(e)}" + (f" instead of {e.before}" if e.engine != e.before else ", as set anew")
+        f"engine: {e.engine}{_interval(e)}"
+        + (f" instead of {e.before}" if e.engine != e.before else ", with new settings")
     ),
     events.GuestFinished: lambda e: f"{e.reason}; this host is done",
     events.GuestWarned: lambda e: f"warning: {e.reason}",

@@ -18,8 +18,8 @@ __all__ = ["DEFAULT_KIND", "HostSettings", "Kind", "Setting", "Values", "check_s
 
 DEFAULT_KIND: Final = "riscv"
 _NOT_SETTINGS: Final = {
-    "create": "it is said at one start only: `ftvm run --create`, or `ftvm init` before it",
-    "json": "it is said on the command line: --json",
+    "create": "it is for one start only: use `ftvm run --create`, or `ftvm init` first",
+    "json": "write --json on the command line",
 }
 
 
@@ -209,7 +209,7 @@ def _stranger(name: str, rows: Mapping[str, Setting], kinds: Mapping[str, Kind],
     others = [each.name for each in kinds.values() if name in {row.name for row in each.settings}]
     if not others:
         return unknown(name, rows)
-    return "" if kind is None else f"only a guest of kind {' or '.join(others)} has it, and this one is {kind.name}"
+    return "" if kind is None else f"only a guest of kind {' or '.join(others)} has it; this one is {kind.name}"
 
 
 def check_settings(settings: HostSettings) -> None:

@@ -52,7 +52,7 @@ def simulate(
     no_shrink: bool,
     as_json: bool,
 ) -> None:
-    """Play the pair protocol in a seeded world of faults, and check every invariant after every step.
+    """Test the protocol in simulated histories full of faults, and check every invariant after every step.
 
     The production code, from the endpoint down to the C core, runs on virtual time between a simulated network,
     arbiter and guest, which fail as the seed says. The same seed is the same history, on any machine. A seed that
@@ -78,7 +78,7 @@ def _check_together(
 ) -> None:
     """Raise ConfigError for options that do not go together, or lead nowhere."""
     if mutant not in (None, "all", "list", *MUTANTS):
-        raise ConfigError(f"there is no mutant {mutant!r}; the names are: {', '.join(MUTANTS)}")
+        raise ConfigError(f"unknown mutant {mutant!r}; the names are: {', '.join(MUTANTS)}")
     if seed is None and (only is not None or trace):
         raise ConfigError("--only and --trace are about one history: name its seed with --seed")
     if trace and as_json:

@@ -10,13 +10,13 @@ __all__ = ["STANDBY_HELP", "standby"]
 
 STANDBY_HELP: Final = """Stand by for a guest, and take over when its host dies.
 
-FILE is a guest file: TOML, whose keys are the options below, without dashes. Relative paths in it count from its
-folder. Options override it, and what stands behind the -- overrides its `arguments`: those of a QEMU.
+FILE is a guest file: TOML whose keys are the options below, without dashes. Relative paths in it count from its folder.
+Options override it. Words after -- are arguments for QEMU, and override its `arguments`.
 
-Joins the active host among the peers, receives a first copy while the guest runs there, and follows it. When the
-active falls silent, asks the arbiter; if it is given the guest, runs it here and protects it as soon as another
-standby joins. Kind, memory, disk size, network address and QEMU's arguments must be as on the active. Ctrl-C, SIGTERM
-or SIGHUP stops it.
+Joins the active host among the peers, receives a first copy while the guest runs there, and follows it. If the active
+falls silent, it asks the arbiter. If the arbiter gives it the guest, it runs the guest and protects it as soon as
+another standby joins. Kind, memory, disk size, network address and QEMU's arguments must be as on the active. Ctrl-C,
+SIGTERM or SIGHUP stops it.
 
 \b
 On host b, with the guest on host a:

@@ -18,13 +18,13 @@ __all__ = ["status"]
 @asking_options
 @guest_option
 def status(control: str | None, guest_id: str | None, is_json: bool) -> None:
-    """Tell how the guests of this machine fare, one line for each host.
+    """Show the state of the guests on this machine, one line for each host.
 
     With --json, a list of objects with the fields of ftvm.Status and the control socket under "control"; for a host
     that does not answer, "control", "pid", "guest_id" (null if not known) and "error".
 
-    Exit status: 0 if each guest runs or is stood by for, 1 if a host has failed or does not answer, if a guest has only
-    hosts that wait for an active one, or if there is no host.
+    Exit status: 0 if each guest runs or has a standby here, 1 if a host has failed or does not answer, if all hosts of
+    a guest only wait for an active one, or if there is no host.
     """
     with connect(control) as machine:
         found = machine.survey()

@@ -1,4 +1,4 @@
-"""`ftvm top`: a live view of the guests of this machine."""
+"""`ftvm top`: a live view of the guests on this machine."""
 
 import json
 import select
@@ -36,7 +36,7 @@ _ROLE_STYLES: Final = {"active": "bold green", "standby": "cyan", "syncing": "ye
 )
 @click.option("--once", is_flag=True, help="Print one view, of rates over one interval, and end.")
 def top(control: str | None, is_json: bool, interval: float, once: bool) -> None:
-    """Watch the guests of this machine: who runs where, and what protecting them costs.
+    """Watch the guests on this machine: who runs where, and what protecting them costs.
 
     Shows for each guest its state, generation, epoch and lag, rates of dirty pages and of the link, and how long pauses
     and held outputs took: bars from 10 us on the left to 0.5 s and more on the right, of the last interval. Ctrl-C ends
@@ -100,7 +100,7 @@ def _panel(where: str, shown: Look) -> Panel:
     left.add_row("generation", f"{status.generation}")
     left.add_row("epoch", f"{status.epoch:,}")
     left.add_row("lag", f"{status.lag_ms:.1f} ms, {status.epochs_in_flight} in flight")
-    left.add_row("memory", memory_line(status) or "not told")
+    left.add_row("memory", memory_line(status) or "unknown")
     right.add_row("dirty", f"{shown.dirty_pages:,.0f} pages/s")
     right.add_row("link", f"{shown.link_bytes / 1000:,.1f} kB/s")
     right.add_row("checkpoints", f"{shown.checkpoints:,.1f} /s")

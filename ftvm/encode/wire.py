@@ -153,7 +153,7 @@ def _unpack_header(frame: Buffer, limits: Limits) -> Header:
         raise BadFrame(f"a header of {len(frame)} bytes is more than the limit of {limits.header_bytes}")
     packed, digest = memoryview(frame)[:-DIGEST_BYTES], bytes(frame[-DIGEST_BYTES:])
     if not packed or bytes_digest(packed) != digest:
-        raise BadFrame("the header is noise, or was changed on the way: its digest is not its own")
+        raise BadFrame("header digest mismatch: corrupted, or not an ftvm message")
     try:
         header = msgpack.unpackb(
             packed,

@@ -36,7 +36,7 @@ def require(engine: Engine, can: frozenset[Capability]) -> None:
         raise ConfigError(f"engine {engine!r} is no Engine: give one, e.g. ftvm.Remus(interval=0.025)")
     missing = ", ".join(sorted(capability.value for capability in engine.needs - can))
     if missing:
-        raise ConfigError(f"engine {engine.name} needs a guest that can do: {missing}")
+        raise ConfigError(f"engine {engine.name} needs a guest that supports: {missing}")
 
 
 def engine_named(name: str, interval: float = 0.025, latency: float | None = None) -> Engine:
@@ -46,7 +46,7 @@ def engine_named(name: str, interval: float = 0.025, latency: float | None = Non
     """
     make = ENGINES.get(name)
     if make is None:
-        raise ConfigError(f"there is no engine {name!r}; choose one of: {', '.join(ENGINES)}")
+        raise ConfigError(f"unknown engine {name!r}; choose one of: {', '.join(ENGINES)}")
     if latency is None:
         return make(interval)
     if name != Remus.name:

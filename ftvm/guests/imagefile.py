@@ -68,7 +68,9 @@ def require_raw(descriptor: int, path: Path) -> int:
             f"qemu-img convert -f {found} -O raw {path} {path.with_suffix('.raw')}"
         )
     if not status.st_size or status.st_size % PAGE_BYTES:
-        raise ConfigError(f"the disk {path} has {status.st_size} bytes: it must be a multiple of {PAGE_BYTES}, not 0")
+        raise ConfigError(
+            f"the disk {path} has {status.st_size} bytes: its size must be a multiple of {PAGE_BYTES}, not 0"
+        )
     return status.st_size
 
 

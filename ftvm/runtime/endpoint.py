@@ -212,7 +212,7 @@ class Endpoint:
             self.misdeeds[peer] += 1
         error = f"{type(wrong).__name__}: {wrong}"
         if ignored_ns:
-            error += f"; it is not listened to for {ignored_ns / 1e9:.0f} s"
+            error += f"; ignored for {ignored_ns / 1e9:.0f} s"
         for guest_id, driver in self._drivers.items():
             self._on_event(PeerMisbehaved(at=now, guest_id=guest_id, peer=peer, error=error))
             if not isinstance(wrong, VersionMismatch):

@@ -29,7 +29,7 @@ HALTED: Final = "halted"
 """What `link` says instead of the link's own state while the guest may not run because its standby is lost."""
 
 _DROPPING: Final = LinkState.DROPPING.value
-_STANDSTILLS: Final = {HALTED: "stands still: its standby is lost (halt)"} | dict.fromkeys(
+_STANDSTILLS: Final = {HALTED: "paused here: its standby is lost (halt)"} | dict.fromkeys(
     (state.value for state in STANDING), "is being handed over"
 )
 

@@ -76,7 +76,7 @@ def check_tracking() -> Iterator[Finding]:
     try:
         UserfaultTracker(memory).close()
     except ConfigError as wrong:
-        remedy = "use Linux 6.7 or later, or the built-in machine, which tracks its writes itself"
+        remedy = "use Linux 6.7 or later, or the built-in machine, which tracks its own writes"
         yield Finding(level=Level.WARNING, subject=subject, text=str(wrong), remedy=remedy)
         return
     yield Finding(level=Level.OK, subject=subject, text="the kernel has userfaultfd with WP_ASYNC, and PAGEMAP_SCAN")
@@ -87,22 +87,22 @@ def check_urgency() -> Iterator[Finding]:
     wrong = why_not_urgent()
     if wrong is not None:
         text = (
-            f"no real-time priority for a host's loop ({wrong}): on a busy machine it may be late, and taken for dead"
+            f"the host's loop has no real-time priority ({wrong}): on a busy machine it may be late, and taken for dead"
         )
-        remedy = "allow it (LimitRTPRIO=1 in a systemd unit, or CAP_SYS_NICE), or choose a longer silence"
+        remedy = "allow it (LimitRTPRIO=1 in the systemd unit, or CAP_SYS_NICE), or set a longer silence"
         yield Finding(level=Level.WARNING, subject="priority", text=text, remedy=remedy)
         return
-    yield Finding(level=Level.OK, subject="priority", text="a host's loop goes before all else on this machine")
+    yield Finding(level=Level.OK, subject="priority", text="the host's loop gets real-time priority")
 
 
 def check_memory(guest_bytes: int, available_bytes: int | None = None) -> Iterator[Finding]:
     """Look whether the guest's memory, its shadow and what is staged would fit; a disk in memory is part of it."""
     needed = 2 * guest_bytes + STAGING_BYTES
     available = _available_bytes() if available_bytes is None else available_bytes
-    text = f"up to {needed >> 20} MiB may be needed (the guest's memory and disk twice, and staging)"
+    text = f"needs up to {needed >> 20} MiB (the guest's memory and disk twice, and staging)"
     if needed > available:
-        told = f"{text}; {available >> 20} MiB are available"
-        remedy = "give the guest a smaller memory or disk, or free some: a host that runs out of memory is killed"
+        told = f"{text}; only {available >> 20} MiB are available"
+        remedy = "give the guest less memory or a smaller disk, or free memory: a host that runs out of it is killed"
         yield Finding(level=Level.WARNING, subject="memory", text=told, remedy=remedy)
     else:
         yield Finding(level=Level.OK, subject="memory", text=f"{text}, and {available >> 20} MiB are available")
@@ -114,19 +114,19 @@ def check_endpoint(listen: str, keys: Keys | None) -> Iterator[Finding]:
         ZeroMqTransport(listen=listen, peers=(), keys=keys).close()
     except FtvmError as wrong:
         is_setting = isinstance(wrong, ConfigError)
-        remedy = "name keys with key and allow" if is_setting else "choose another port, or stop who has it"
+        remedy = "set key and allow" if is_setting else "choose another port, or stop the process that has it"
         yield Finding(level=Level.FAILURE, subject="listen", text=str(wrong), remedy=remedy)
         return
     secured = "with keys" if keys is not None else "without keys, reachable from this machine only"
-    yield Finding(level=Level.OK, subject="listen", text=f"{listen} can be listened on, {secured}")
+    yield Finding(level=Level.OK, subject="listen", text=f"can listen on {listen}, {secured}")
 
 
 def check_peers(peers: Sequence[str], keys: Keys | None, *, is_needed: bool) -> Iterator[Finding]:
     """Look whether each peer has an address, a key that is known, and somebody who answers."""
     if not peers:
         level = Level.FAILURE if is_needed else Level.WARNING
-        text = "no peer is named" + ("" if is_needed else ": this host could not rejoin once another has taken over")
-        yield Finding(level=level, subject="peer", text=text, remedy="name the other host as peer")
+        text = "no peer is set" + ("" if is_needed else ": this host cannot rejoin after another host has taken over")
+        yield Finding(level=level, subject="peer", text=text, remedy="set peer to the other host")
     for peer in peers:
         try:
             if keys is not None:
@@ -134,7 +134,7 @@ def check_peers(peers: Sequence[str], keys: Keys | None, *, is_needed: bool) -> 
             place = parse_endpoint(peer)
             resolve(place)
         except FtvmError as wrong:
-            remedy = "mend the name, or write ENDPOINT=FILE.pub as peer where several keys are allowed"
+            remedy = "correct the name; if several keys are allowed, write the peer as ENDPOINT=FILE.pub"
             yield Finding(level=Level.FAILURE, subject="peer", text=str(wrong), remedy=remedy)
             continue
         yield _answering(place)
@@ -149,10 +149,12 @@ def _answering(place: Endpoint) -> Finding:
             return Finding(
                 level=Level.WARNING,
                 subject="peer",
-                text=f"{place.text}: nobody answers ({why})",
-                remedy="no harm if the other host is not started yet; else look at its listen and at firewalls",
+                text=f"{place.text} does not answer ({why})",
+                remedy="no harm if the other host has not started yet; else check its listen and the firewalls",
             )
-    return Finding(level=Level.OK, subject="peer", text=f"{place.text} is known")
+    return Finding(
+        level=Level.OK, subject="peer", text=f"{place.text} {'answers' if place.scheme == 'tcp' else 'is valid'}"
+    )
 
 
 def check_arbiter(url: str, guest_id: str) -> Iterator[Finding]:
@@ -164,7 +166,7 @@ def check_arbiter(url: str, guest_id: str) -> Iterator[Finding]:
         finally:
             store.close()
     except FtvmError as wrong:
-        remedy = "without an arbiter no host starts and none takes over: make it reachable from both hosts"
+        remedy = "without the arbiter no host can start or take over: make it reachable from both hosts"
         yield Finding(level=Level.FAILURE, subject="arbiter", text=str(wrong), remedy=remedy)
         return
     if record.generation == 0:
@@ -180,11 +182,11 @@ def check_arbiter(url: str, guest_id: str) -> Iterator[Finding]:
 def check_arbiter_place(url: str, mounts: str | None = None) -> Iterator[Finding]:
     """Look whether the arbiter would survive this host."""
     remedy = "put it on storage that both hosts reach, or use an etcd with members elsewhere"
-    dies = "it dies with this host, and then the other host may not take over"
+    dies = "if this host dies, so does the arbiter, and the other host cannot take over"
     if url.startswith("file:"):
         kind = _file_system_of(folder_of(url), mounts)
         if kind is not None and kind not in SHARED_FILE_SYSTEMS and not kind.startswith("fuse"):
-            text = f"{url} is on a file system of this host alone ({kind}): {dies}"
+            text = f"{url} is on a local file system ({kind}): {dies}"
             yield Finding(level=Level.WARNING, subject="arbiter's place", text=text, remedy=remedy)
             return
     elif url.startswith("etcd"):
@@ -193,7 +195,7 @@ def check_arbiter_place(url: str, mounts: str | None = None) -> Iterator[Finding
             text = f"every member of {url} is on this host: {dies}"
             yield Finding(level=Level.WARNING, subject="arbiter's place", text=text, remedy=remedy)
             return
-    yield Finding(level=Level.OK, subject="arbiter's place", text="it does not live on this host alone")
+    yield Finding(level=Level.OK, subject="arbiter's place", text="it does not depend on this host alone")
 
 
 def check_opens(subject: str, text: str, open_and_close: Callable[[], object]) -> Iterator[Finding]:
@@ -201,7 +203,7 @@ def check_opens(subject: str, text: str, open_and_close: Callable[[], object]) -
     try:
         open_and_close()
     except FtvmError as wrong:
-        remedy = "choose another place, or stop who has this one"
+        remedy = "choose another one, or stop the process that uses it"
         yield Finding(level=Level.FAILURE, subject=subject, text=str(wrong), remedy=remedy)
         return
     yield Finding(level=Level.OK, subject=subject, text=text)
@@ -214,7 +216,7 @@ def check_tools(kind: str, look: Callable[[], object]) -> Iterator[Finding]:
     except FtvmError as wrong:
         yield Finding(level=Level.FAILURE, subject=kind, text=str(wrong))
         return
-    yield Finding(level=Level.OK, subject=kind, text="what runs such a guest is installed")
+    yield Finding(level=Level.OK, subject=kind, text=f"what a {kind} guest needs is installed")
 
 
 def _file_system_of(folder: str, mounts: str | None) -> str | None:

@@ -41,7 +41,7 @@ def connect(url: str | None = None, *, timeout: float = 5.0) -> "Connection":
     if url is None:
         return Connection(control_folder(), timeout, is_folder=True)
     if not url.startswith("ipc:///"):
-        raise ConfigError(f"{url!r} is no control socket: write ipc:///PATH, a socket or a folder of them")
+        raise ConfigError(f"{url!r} is not a control socket: write ipc:///PATH of a socket, or of a folder of sockets")
     place = Path(url.removeprefix("ipc://"))
     connection = Connection(place, timeout, is_folder=place.is_dir())
     if not place.is_dir():
@@ -102,7 +102,9 @@ class Connection:
                 raise mute
         if len(guests) > 1:
             paths = ", ".join(f"ipc://{guest.path}" for guest in guests)
-            raise ConfigError(f"{len(guests)} hosts here have guest {guests[0].id!r}; name a socket: {paths}")
+            raise ConfigError(
+                f"{len(guests)} hosts here have guest {guests[0].id!r}; choose one by its control socket: {paths}"
+            )
         return guests[0]
 
     def close(self) -> None:
@@ -148,7 +150,7 @@ def _check_one_is_meant(found: Survey, guest_id: str | None, place: Path) -> Non
     if not found.guests:
         if found.mute:
             raise found.mute[0]
-        raise TransportError(f"no host answers at {place}; is one running, and are you its user?")
+        raise TransportError(f"no host answers at {place}: is one running, and as your user?")
     ids = sorted({guest.id for guest in found.guests})
     there_are = ", ".join(map(repr, ids))
     if guest_id is None:
@@ -169,7 +171,7 @@ def _handles(line: ControlLine, timeout: float) -> "list[GuestHandle]":
 
 def _handles_told(line: ControlLine, told: Any) -> "list[GuestHandle]":
     if not isinstance(told, list):
-        raise RemoteProtocolError(f"{line.path}: the list of guests is no list")
+        raise RemoteProtocolError(f"{line.path}: the list of guests is not a list")
     try:
         return [GuestHandle(line, Status.from_dict(status)) for status in told]
     except RemoteProtocolError as wrong:

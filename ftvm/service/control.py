@@ -177,7 +177,7 @@ class _Dialogue:
             self._is_listening = True
             yield json_line({"ok": "events follow"})
         elif (verb := _VERBS.get(request["do"])) is None:
-            raise ConfigError(f"there is no request {request['do']!r}; there are: {', '.join(_VERBS)}, events")
+            raise ConfigError(f"unknown request {request['do']!r}; known are: {', '.join(_VERBS)}, events")
         else:
             result = verb(self._controls, request)
             if callable(result):
@@ -197,7 +197,7 @@ def _status(controls: Controls, request: Mapping[str, Any]) -> dict[str, Any]:
 def _set_engine(controls: Controls, request: Mapping[str, Any]) -> Pending:
     name = request.get("name")
     if name is not None and not isinstance(name, str):
-        raise ConfigError(f"name {name!r}: the name of an engine is a text")
+        raise ConfigError(f"name {name!r}: write the engine's name as a string")
     given = {key: number_in(request, key, ENGINE_SECONDS_MAX) for key in ("interval", "latency") if key in request}
     if name is None and not given:
         raise ConfigError("say what to change: name, interval or latency")

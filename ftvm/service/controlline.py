@@ -54,7 +54,7 @@ class ControlLine:
             if isinstance(wrong, TimeoutError) or wrong.errno == errno.EAGAIN:  # its queue of connections is full
                 raise MuteHost(path, None) from wrong
             raise TransportError(
-                f"no host answers at {path}: {wrong.strerror or wrong}; is it running, and are you its user?"
+                f"no host answers at {path}: {wrong.strerror or wrong}: is it running, and as your user?"
             ) from wrong
 
     def ask(self, request: dict[str, Any], timeout: float) -> Any:

@@ -22,8 +22,8 @@ _NUMBER_MAX: Final = 1e18
 """No setting is near it. TOML has integers that no float can hold, infinity, and nan."""
 
 KINDS: Final[dict[str, str]] = {
-    "text": 'a text in quotes, e.g. "vm1"',
-    "texts": 'a list of texts, e.g. ["vm1", "vm2"]',
+    "text": 'a string in quotes, e.g. "vm1"',
+    "texts": 'a list of strings, e.g. ["vm1", "vm2"]',
     "number": "a number",
     "flag": "true or false",
 }
@@ -86,8 +86,8 @@ def unknown(key: str, keys: Iterable[str]) -> str:
     """Return what to tell about a key that is not one of `keys`: the nearest that is, or all."""
     known = sorted(keys)
     close = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
-    return f"there is no setting {key!r}; {hint}"
+    hint = f"did you mean {close[0]!r}?" if close else f"the settings are {', '.join(known)}"
+    return f"unknown setting {key!r}; {hint}"
 
 
 def unfit(value: object, kind: str) -> str | None:

@@ -31,26 +31,26 @@ _BACKLOG: Final = 16
 
 GAUGES: Final[dict[str, tuple[str, Callable[[Status], float]]]] = {
     "ftvm_protected": (
-        "1 if the guest runs here and a standby is in the record; 0 while it stands still",
+        "1 if the guest runs here and a standby is in the record; 0 while it is paused",
         lambda s: s.is_protected,
     ),
-    "ftvm_failed": ("1 if this host cannot go on", lambda s: s.failure is not None),
+    "ftvm_failed": ("1 if this host has failed", lambda s: s.failure is not None),
     "ftvm_generation": ("Generation of the newest record known", lambda s: s.generation),
     "ftvm_epoch": ("Last epoch cut (active) or committed (standby)", lambda s: s.epoch),
     "ftvm_epochs_in_flight": ("Epochs cut and not acknowledged yet", lambda s: s.epochs_in_flight),
     "ftvm_lag_seconds": ("Age of the oldest epoch in flight", lambda s: s.lag_ms / 1000),
-    "ftvm_outputs_held": ("Outputs that wait for what must be safe first", lambda s: s.outputs_held),
+    "ftvm_outputs_held": ("Outputs held until it is safe to release them", lambda s: s.outputs_held),
     "ftvm_copy_pages_left": ("Pages of the first copy still to send", lambda s: s.copy_pages_left),
 }
 COUNTERS: Final[dict[str, tuple[str, Callable[[Status], float]]]] = {
     "ftvm_checkpoints": ("Checkpoints committed", lambda s: s.checkpoints),
     "ftvm_takeovers": ("Takeovers by this host", lambda s: s.takeovers),
-    "ftvm_outputs_released": ("Outputs that left", lambda s: s.outputs_released),
+    "ftvm_outputs_released": ("Outputs released", lambda s: s.outputs_released),
     "ftvm_sent_bytes": ("Encoded pages and device state, shipped or received", lambda s: s.bytes_sent),
     "ftvm_captured_bytes": ("Changed pages, as whole pages", lambda s: s.bytes_raw),
 }
 HISTOGRAMS: Final[dict[str, tuple[str, Callable[[Status], Histogram]]]] = {
-    "ftvm_pause_seconds": ("How long the guest stood still for a checkpoint", lambda s: s.pauses),
+    "ftvm_pause_seconds": ("How long a checkpoint paused the guest", lambda s: s.pauses),
     "ftvm_output_delay_seconds": ("From when the guest made an output until it left", lambda s: s.output_delays),
 }
 
@@ -116,7 +116,7 @@ class _Snapshot(Collector):
     def collect(self) -> Iterable[Metric]:
         """Yield each metric once; the registry asks."""
         status, guest = self._status, [self._status.guest_id]
-        role = GaugeMetricFamily("ftvm_role", "1 for the role in which this host is", labels=["guest", "role"])
+        role = GaugeMetricFamily("ftvm_role", "1 for the role of this host", labels=["guest", "role"])
         for each in ROLES:
             role.add_metric([*guest, each], float(each == status.role))
         yield role

@@ -55,13 +55,13 @@ def prepare_folder(folder: Path) -> None:
         found = folder.lstat()
     except OSError as wrong:
         raise TransportError(
-            f"the folder for control sockets {folder} cannot be made: {wrong.strerror}; "
-            "set XDG_RUNTIME_DIR, or name a socket with --control ipc:///PATH, or do without one: --control none"
+            f"cannot make the folder for control sockets {folder}: {wrong.strerror}; "
+            "set XDG_RUNTIME_DIR, choose a socket with --control ipc:///PATH, or do without: --control none"
         ) from wrong
     if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
         raise TransportError(
-            f"the folder for control sockets {folder} is a link, or another user's (uid {found.st_uid}): "
-            "set XDG_RUNTIME_DIR to a folder of yours, or name a socket with --control ipc:///PATH"
+            f"the folder for control sockets {folder} is a link, or belongs to another user (uid {found.st_uid}): "
+            "set XDG_RUNTIME_DIR to a folder of yours, or choose a socket with --control ipc:///PATH"
         )
     for path in sockets_in(folder):
         if _is_left_behind(path):
@@ -104,7 +104,7 @@ def listen_privately(endpoint: str) -> socket.socket:
     """
     place = parse_endpoint(endpoint)
     if place.scheme != "ipc":
-        raise ConfigError(f"control socket {endpoint!r}: write ipc:///PATH; who may use it is decided by file rights")
+        raise ConfigError(f"control socket {endpoint!r}: write ipc:///PATH (file permissions decide who may use it)")
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         os.fchmod(listening.fileno(), 0o600)  # Linux gives the file the mode of the socket: no moment of wider rights
@@ -119,7 +119,7 @@ def listen_privately(endpoint: str) -> socket.socket:
         listening.listen(_BACKLOG)
     except OSError as wrong:
         listening.close()
-        raise TransportError(f"control socket {endpoint}: cannot be made: {wrong.strerror}") from wrong
+        raise TransportError(f"cannot make control socket {endpoint}: {wrong.strerror}") from wrong
     except BaseException:
         listening.close()
         raise

@@ -82,7 +82,7 @@ def number_in(request: Mapping[str, Any], name: str, highest: float) -> float:
     """Return a number of a request; raises ConfigError unless it is one, above 0 and at most `highest`."""
     value = request.get(name)
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= highest:
-        raise ConfigError(f"{name} {value!r}: a number is needed, more than 0 and at most {highest:g}")
+        raise ConfigError(f"{name} {value!r}: write a number above 0, at most {highest:g}")
     return value
 
 
@@ -90,7 +90,7 @@ def version_in(request: Mapping[str, Any]) -> int:
     """Return the version that the asker speaks; 1 if he does not say. Raises ConfigError if it is not a version."""
     version = request.get("speaks", 1)
     if type(version) is not int or version < 1:
-        raise ConfigError(f'"speaks" is {version!r}: a version is a whole number from 1 on')
+        raise ConfigError(f'"speaks" is {version!r}: a version is a whole number, 1 or more')
     return version
 
 
@@ -99,7 +99,7 @@ def parse_answer(line: bytes) -> Any:
     try:
         answer = json.loads(line)
     except (ValueError, RecursionError) as wrong:
-        raise RemoteProtocolError(f"the host's answer is no JSON: {wrong}") from wrong
+        raise RemoteProtocolError(f"the host's answer is not JSON: {wrong}") from wrong
     if isinstance(answer, dict) and "ok" in answer:
         return answer["ok"]
     if isinstance(answer, dict) and isinstance(answer.get("error"), dict):

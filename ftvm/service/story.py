@@ -50,13 +50,13 @@ class Story:
 
     def _seen(self) -> str:
         suspected, ended = self._suspected, self._ended
-        after = f", after the session had ended ({ended.reason})" if ended is not None else ""
+        after = f"; before that the session ended ({ended.reason})" if ended is not None else ""
         if suspected is None:
-            return f"the active said goodbye or its record was vacant; nothing was suspected{after}"
+            return f"the active had left, or the record was vacant; no silence was waited for{after}"
         if suspected.reason:
             return f"{suspected.reason}{after}"
         silence = f"{suspected.silence_ns / _MS:.0f} ms"
-        return f"nothing was heard from the active for {silence}, more than {suspected.limit_ns / _MS:.0f} ms{after}"
+        return f"the active was silent for {silence} (limit {suspected.limit_ns / _MS:.0f} ms){after}"
 
     def _decided(self, took: TookOver) -> str:
         before, after = self._records
@@ -65,14 +65,14 @@ class Story:
         return (
             f"the arbiter's record went from generation {before.generation} (active {before.active}, standby "
             f"{before.standby}) to generation {after.generation} (active {after.active}, standby "
-            f"{after.standby or 'none'}): this host runs the guest on from epoch {took.epoch}"
+            f"{after.standby or 'none'}): this host goes on with the guest from epoch {took.epoch}"
         )
 
 
 def _cost(took: TookOver) -> str:
     total = (took.detection_ns + took.arbiter_ns) / _MS
     return (
-        f"{total:.1f} ms without a running guest: {took.detection_ns / _MS:.1f} ms of silence, "
-        f"{took.arbiter_ns / _MS:.1f} ms to claim it ({took.load_ns / _MS:.1f} ms of them to load its state); "
+        f"the guest did not run for {total:.1f} ms: {took.detection_ns / _MS:.1f} ms until the silence was noticed, "
+        f"{took.arbiter_ns / _MS:.1f} ms to claim the guest ({took.load_ns / _MS:.1f} ms of that to load its state); "
         f"{took.outputs_emitted_again} outputs were emitted again"
     )

@@ -230,7 +230,7 @@ class Connections:
             self._forget(connection.fd)
         self.hung_up += max(excess, 0)
         self._reasons.extend(
-            f"hung up on connections from {host}: more than {KNOCKING_MAX} at once do not end their handshake"
+            f"dropped connections from {host}: more than {KNOCKING_MAX} at once have not finished their handshake"
             for host in sorted(hosts)[:_REASONS_KEPT]
         )
 
@@ -244,8 +244,8 @@ class Connections:
     def _hang_up(self, connection: _Connection) -> None:
         self.hung_up += 1
         self._reasons.append(
-            f"hung up on {connection.peer}: it sent {connection.unread} bytes of messages that it did not finish, or "
-            f"that nobody read; all connections together may hold {self._unread_bytes_max}"
+            f"dropped the connection from {connection.peer}: {connection.unread} bytes of it are unfinished or unread; "
+            f"all connections together may hold {self._unread_bytes_max}"
         )
         connection.hang_up()
         self._forget(connection.fd)

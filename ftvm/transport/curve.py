@@ -155,7 +155,7 @@ class DialWatch:
         """Take note of a handshake that failed, by ZeroMQ's event; each reason is told once."""
         if event not in self._told:
             self._told.add(event)
-            self._reasons.append(f"{self._endpoint} does not let us in: {_DIAL_REASONS[event]}")
+            self._reasons.append(f"{self._endpoint} refused this host: {_DIAL_REASONS[event]}")
 
     def take_refusals(self) -> tuple[str, ...]:
         """Return what is new since the last call, for a person to read."""
@@ -165,10 +165,8 @@ class DialWatch:
 
 
 _DIAL_REASONS: Final = {
-    int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): "it does not allow our key; give it our .pub file",
+    int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): "it does not allow this host's key; allow this host's .pub file there",
     int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "one side uses keys and the other does not, or it does not speak ZeroMQ",
-    int(
-        zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-    ): "it hung up in the handshake: it may just have ended; if it stays away, check that both sides use keys, and "
-    "that it holds the one that we expect",
+    int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "it hung up in the handshake. Perhaps it has just ended; if this goes "
+    "on, check that both sides use keys, and that it holds the one that this host expects",
 }

@@ -71,7 +71,7 @@ def parse_endpoint(text: str) -> Endpoint:
         return _parse_ipc(text)
     found = _TCP.fullmatch(text)
     if found is None:
-        raise ConfigError(f"{text!r} is no endpoint: write tcp://HOST:PORT, tcp://[IPV6]:PORT or ipc://PATH")
+        raise ConfigError(f"{text!r} is not an endpoint: write tcp://HOST:PORT, tcp://[IPV6]:PORT or ipc://PATH")
     port = 0 if found["port"] == "*" else int(found["port"])
     if port > 0xFFFF:
         raise ConfigError(f"{text!r}: a port is at most 65535")
@@ -100,7 +100,7 @@ def resolve(endpoint: Endpoint) -> bool:
         reason = error.strerror if isinstance(error, OSError) else "not a host name"
         raise TransportError(
             f"{endpoint.text}: the host name {endpoint.host!r} cannot be resolved ({reason}); "
-            "check its spelling and the name service, or give the address"
+            "check the spelling and DNS, or write its IP address"
         ) from error
     return all(family == socket.AF_INET6 for family, *_ in found)
 
@@ -113,12 +113,12 @@ def check_free(endpoint: Endpoint) -> None:
     if endpoint.scheme != "ipc" or not os.path.lexists(endpoint.path):
         return
     if not stat.S_ISSOCK(os.lstat(endpoint.path).st_mode):
-        raise TransportError(f"{endpoint.text}: {endpoint.path} exists and is no socket; choose another path")
+        raise TransportError(f"{endpoint.text}: {endpoint.path} exists and is not a socket; choose another path")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(endpoint.path)
         except ConnectionRefusedError:
             return  # left behind by a process that died: libzmq replaces it
         except OSError as error:
-            raise TransportError(f"{endpoint.text}: cannot be listened on ({error.strerror})") from error
+            raise TransportError(f"cannot listen on {endpoint.text} ({error.strerror})") from error
     raise TransportError(f"{endpoint.text}: another process listens there; stop it, or choose another path")

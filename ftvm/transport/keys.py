@@ -45,7 +45,7 @@ class Keys:
         if public_of(self.secret) != self.public:
             raise ConfigError(f"the secret key does not belong to the public key {self.public}")
         if not self.allowed:
-            raise ConfigError("no peer's key is allowed: name at least one .pub file")
+            raise ConfigError("no peer's key is allowed: give at least one .pub file")
 
     def server_of(self, endpoint: str) -> str:
         """Return the key that must answer at an endpoint; raises ConfigError if that is not known."""
@@ -96,7 +96,7 @@ def write_keypair(name: str | Path) -> str:
     secret_path, public_path = Path(f"{name}.key"), Path(f"{name}.pub")
     for path in (secret_path, public_path):
         if os.path.lexists(path):
-            raise ConfigError(f"{path} exists and is never overwritten: move it away, or choose another name")
+            raise ConfigError(f"{path} exists, and keys are never overwritten: move it away, or choose another name")
     public, secret = new_keypair()
     _write_new(secret_path, f"{_SECRET_TAG} {secret}\n", 0o600)
     try:
@@ -117,7 +117,7 @@ def _load(path: Path, tag: str) -> str:
     words = content.decode("ascii", "replace").split()
     if tag == _SECRET_TAG:
         if words[:1] == [_PUBLIC_TAG]:
-            raise ConfigError(f"{path} is a public key, for the peers: name this host's secret one, a .key file")
+            raise ConfigError(f"{path} is a public key, for the peers: give this host's secret key, a .key file")
         _check_private(path, mode)
     if len(words) != 2 or words[0] != tag or not is_key(words[1]):
         raise ConfigError(f"{path} is no {tag.replace('-', ' ')} file: its one line must be `{tag}` and the key")
@@ -150,7 +150,9 @@ def _write_new(path: Path, text: str, mode: int) -> None:
         os.link(aside, path)
         _sync_named(path)
     except FileExistsError as error:
-        raise ConfigError(f"{path} exists and is never overwritten: move it away, or choose another name") from error
+        raise ConfigError(
+            f"{path} exists, and keys are never overwritten: move it away, or choose another name"
+        ) from error
     except OSError as error:
         raise ConfigError(f"key file {path} cannot be written: {error.strerror}") from error
     finally:

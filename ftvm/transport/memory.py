@@ -64,7 +64,7 @@ class MemoryNetwork:
         Raises TransportError if the name is taken.
         """
         if listen is None and not peers:
-            raise ConfigError("nowhere to listen and nobody to dial: name at least one of them")
+            raise ConfigError("nowhere to listen, and no peer to dial: give at least one of them")
         end = MemoryTransport(self, listen, tuple(peers), key=key, number=next(self._numbers))
         if listen is not None and self._listening.setdefault(listen, end) is not end:
             end.close()
@@ -195,7 +195,7 @@ class MemoryTransport:
 
     def _check_open(self) -> None:
         if self._is_closed:
-            raise ClosedError("this transport was closed")
+            raise ClosedError("this transport is closed")
 
     def _find(self, peer: str) -> "MemoryTransport | None":
         target = self._network.find(peer) if peer in self._dialled else self._callers.get(peer)

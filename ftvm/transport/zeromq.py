@@ -190,7 +190,7 @@ class ZeroMqTransport:
         refusals.extend(self._connections.take_reasons())
         if self._malformed and not self._has_told:
             self._has_told = True
-            refusals.append(f"what comes in at {self.endpoint} is not all ftvm's: messages of another kind are dropped")
+            refusals.append(f"something other than ftvm sends to {self.endpoint}: its messages are dropped")
         return tuple(refusals)
 
     def send(self, peer: str, lane: Lane, frames: Sequence[Buffer], token: int | None = None) -> bool:
@@ -327,7 +327,7 @@ class ZeroMqTransport:
 
     def _check_open(self) -> None:
         if self._is_closed:
-            raise ClosedError("this transport was closed")
+            raise ClosedError("this transport is closed")
 
     def _check_message(self, frames: Sequence[Buffer]) -> None:
         if not frames:
@@ -415,17 +415,17 @@ def _check_libzmq() -> None:
 def _parse_peers(peers: Sequence[str]) -> list[Endpoint]:
     for peer in peers:
         if peers.count(peer) > 1:
-            raise ConfigError(f"{peer} is named twice among the peers")
+            raise ConfigError(f"{peer} is given twice as peer")
     dialling = [parse_endpoint(peer) for peer in peers]
     for endpoint in dialling:
         if endpoint.scheme == "tcp" and (endpoint.port == 0 or endpoint.host == "*"):
-            raise ConfigError(f"{endpoint.text}: to dial, a host and a port are needed")
+            raise ConfigError(f"{endpoint.text}: a peer needs a host and a port")
     return dialling
 
 
 def _check_keys(endpoints: Sequence[Endpoint], keys: Keys | None) -> None:
     if not endpoints:
-        raise ConfigError("nowhere to listen and nobody to dial: name an endpoint for at least one of them")
+        raise ConfigError("nowhere to listen, and no peer to dial: give at least one of them")
     for endpoint in endpoints:
         if keys is None and not endpoint.is_private:
             raise ConfigError(

@@ -81,7 +81,7 @@ def test_etcd_that_restarts_keeps_its_records(etcd_cluster: Start) -> None:
     with closing(open_record_store(cluster.url)) as store:
         store.compare_and_set("vm", FIRST)
         cluster.kill(0)
-        with pytest.raises(NotApplied, match=r"etcd gives no answer \(127\.0\.0\.1:\d+: Connection refused\)"):
+        with pytest.raises(NotApplied, match=r"etcd does not answer \(127\.0\.0\.1:\d+: Connection refused\)"):
             store.compare_and_set("vm", SECOND)
         cluster.restart(0)
         cluster.wait_until_healthy()
@@ -260,7 +260,7 @@ def test_answer_that_is_lost_twice_is_told_and_the_proposal_may_be_repeated(
     store.compare_and_set("vm", FIRST)
     member.loses_answers = 2
 
-    with pytest.raises(ArbiterError, match="etcd gives no answer"):
+    with pytest.raises(ArbiterError, match="etcd does not answer"):
         store.compare_and_set("vm", SECOND)
 
     assert store.compare_and_set("vm", SECOND) == SECOND

@@ -52,19 +52,19 @@ def test_password_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pw").write_text("secret")
     (tmp_path / "pw").chmod(0o644)
 
-    with pytest.raises(ConfigError, match=r"may be read by others \(mode 0644\): run `chmod 600"):
+    with pytest.raises(ConfigError, match=r"is readable by others \(mode 0644\): run `chmod 600"):
         parse_etcd_url(f"etcd://root@h?password_file={tmp_path / 'pw'}")
 
 
 def test_missing_files_are_named() -> None:
     with pytest.raises(ConfigError, match=r"password file /none/pw cannot be read"):
         parse_etcd_url("etcd://root@h?password_file=/none/pw")
-    with pytest.raises(ConfigError, match=r"TLS files of etcd cannot be used \(/none/ca\)"):
+    with pytest.raises(ConfigError, match=r"cannot use the TLS files for etcd \(/none/ca\)"):
         parse_etcd_url("etcds://h?ca=/none/ca")
 
 
 def test_user_without_a_password_is_refused() -> None:
-    with pytest.raises(ConfigError, match="needs a password"):
+    with pytest.raises(ConfigError, match="both a user and a password"):
         EtcdAddress(members=(("h", 1),), user="root")
 
 

@@ -103,10 +103,10 @@ def test_crash_at_a_system_call_leaves_a_valid_store(
 @pytest.mark.parametrize(
     ("number", "remedy"),
     [
-        (errno.ENOSPC, "the disk is full: free some space; the proposal may be repeated"),
+        (errno.ENOSPC, "the disk is full: free some space (a running host tries again by itself)"),
         (errno.EROFS, "read-only: remount it"),
         (errno.EACCES, "let this user read, write and search it"),
-        (errno.EIO, "check the storage; the proposal may be repeated"),
+        (errno.EIO, "check the storage, then try again (a running host does so by itself)"),
     ],
 )
 def test_storage_error_names_the_directory_and_the_remedy_and_can_be_repeated(

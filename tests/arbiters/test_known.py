@@ -51,7 +51,7 @@ def test_an_arbiter_that_forgot_is_refused_after_a_restart(tmp_path: Path, gener
 
     restarted = open_known(store_at(generation), tmp_path)
 
-    with pytest.raises(ArbiterError, match=rf"it tells generation {generation} of vm.*\(generation 2, kept"):
+    with pytest.raises(ArbiterError, match=rf"it says generation {generation} of vm.*\(generation 2, kept"):
         restarted.read("vm")
 
 

@@ -70,7 +70,7 @@ def test_status_tells_of_the_memory_in_use_and_is_silent_about_a_host_that_does_
 @pytest.mark.parametrize(
     ("link", "told"),
     [
-        ("halted", "stands still: its standby is lost (halt)"),
+        ("halted", "paused here: its standby is lost (halt)"),
         ("handing over", "is being handed over"),
         ("switching", "is being handed over"),
     ],
@@ -89,7 +89,7 @@ def test_a_guest_whose_standby_is_lost_is_not_said_to_be_protected_while_the_arb
 ) -> None:
     """With the arbiter's folder full, status said `protected` for as long as no output left."""
     waiting = replace(host.status(), link="dropping", standby="b1", outputs_held=3)
-    told = "runs here, its standby b1 is lost: 3 outputs wait until the arbiter has dropped it"
+    told = "runs here, its standby b1 is lost: 3 outputs are held until the arbiter drops it"
 
     assert asking.status_line(waiting).startswith(f"guest 'vm1': {told}; generation ")
     assert top._state(waiting).plain == "runs here, its standby is lost: outputs wait for the arbiter"
@@ -99,7 +99,7 @@ def test_a_guest_whose_standby_is_lost_is_not_said_to_be_protected_while_the_arb
 def test_a_halted_guest_tells_how_much_of_the_copy_to_a_new_standby_is_left(host: Protection) -> None:
     copying = replace(host.status(), link="halted", standby="b1", copy_pages_left=7)
 
-    assert "(halt); 7 pages of the first copy are left;" in asking.status_line(copying)
+    assert "(halt); 7 pages of the first copy to go;" in asking.status_line(copying)
     assert top._state(copying).plain.endswith("(halt), 7 pages to copy")
 
 
@@ -190,7 +190,7 @@ def test_ctl_where_no_host_answers_fails(ftvm: Run, tmp_path: Path) -> None:
     outcome = ftvm("ctl", "stop")
 
     assert outcome.status == 1
-    assert f"no host answers at {tmp_path}/ftvm; is one running" in outcome.err
+    assert f"no host answers at {tmp_path}/ftvm: is one running" in outcome.err
 
 
 @pytest.mark.parametrize("seconds", ["nan", "inf", "-100", "0", "1e300"])
@@ -198,7 +198,7 @@ def test_ctl_switchover_within_no_time_is_wrong_usage(ftvm: Run, host: Protectio
     outcome = ftvm("ctl", "switchover", "--timeout", seconds)
 
     assert outcome.status == 2
-    assert "a number is needed, more than 0 and at most 3600" in outcome.err
+    assert "write a number above 0, at most 3600" in outcome.err
     assert host.status().role == "active"
 
 
@@ -210,7 +210,7 @@ def test_ctl_changes_the_engine_and_its_interval(ftvm: Run, host: Protection) ->
     assert host._node.driver.engines == (Kemari(0.01), Kemari(0.01))
     assert [describe(event) for event in host.events(0) if isinstance(event, EngineChanged)] == [
         "engine: kemari (interval 50 ms) instead of remus",
-        "engine: kemari (interval 10 ms), as set anew",
+        "engine: kemari (interval 10 ms), with new settings",
     ]
 
 
@@ -230,7 +230,7 @@ def test_ctl_of_an_engine_that_is_none_is_wrong_usage(ftvm: Run, host: Protectio
     outcome = ftvm("ctl", "engine", "warp")
 
     assert outcome.status == 2
-    assert "there is no engine 'warp'; choose one of: remus" in outcome.err
+    assert "unknown engine 'warp'; choose one of: remus" in outcome.err
     assert host.status().engine == "remus"
 
 

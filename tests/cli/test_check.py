@@ -29,7 +29,7 @@ def test_a_sound_configuration_would_start_and_is_warned_of_what_will_disappoint
     assert outcome.status == 0
     assert "FAILURE" not in outcome.out
     assert "ok      settings: valid" in outcome.out
-    assert "warning peer: tcp://127.0.0.1:9: nobody answers" in outcome.out
+    assert "warning peer: tcp://127.0.0.1:9 does not answer" in outcome.out
     assert "has no record of guest 'vm1'" in outcome.out
 
 
@@ -70,7 +70,7 @@ def test_the_file_is_to_be_mended_only_where_it_is_what_is_wrong(
 
     told = {finding["subject"]: finding for finding in json.loads(ftvm("check", config, "--json").out)}
 
-    assert told["memory"]["remedy"] == f"mend it at {config}:5"
+    assert told["memory"]["remedy"] == f"correct it at {config}:5"
     assert "pip install 'ftvm[metrics]'" in told["metrics"]["text"]
     assert told["metrics"]["remedy"] == told["key"]["remedy"] == ""
 
@@ -84,7 +84,7 @@ def test_several_wrong_settings_are_all_found_and_the_rest_is_still_looked_at(ft
     for subject in ("guest", "memory", "engine"):
         assert f"FAILURE {subject}: " in outcome.out
     assert "ok      listen: " in outcome.out
-    assert "warning not looked at: arbiter, service, memory\n" in outcome.out
+    assert "warning not checked: arbiter, service, memory\n" in outcome.out
 
 
 def test_a_value_that_is_none_of_those_there_are_is_found_with_all_others(ftvm: Run, config: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_program_that_serves_over_a_network_needs_a_card_where_it_is_started(f
     as_primary, as_standby = ftvm("check", config), ftvm("check", config, "--role", "standby")
 
     assert as_primary.status == 1
-    assert "warning not looked at: nic\n" in as_primary.out
+    assert "warning not checked: nic\n" in as_primary.out
     assert "FAILURE nic: program kv needs a network card: give it a cable, udp:" in as_primary.out
     assert "ok      nic" not in as_primary.out
     assert "FAILURE nic" not in as_standby.out
@@ -147,7 +147,7 @@ def test_a_key_that_is_none_is_found_with_the_rest(ftvm: Run, config: Path) -> N
     assert outcome.status == 1
     assert "did you mean 'listen'?" in told["lisen"]["text"]
     assert "did you mean 'memory'?" in told["memory2"]["text"]
-    assert told["listen"]["text"].startswith("needed: say where peers connect")
+    assert told["listen"]["text"].startswith("missing: write where peers connect")
     assert told["memory"]["level"] == "ok"
 
 
@@ -162,7 +162,7 @@ def test_a_qemu_that_is_not_installed_is_a_failure(ftvm: Run, config: Path) -> N
     outcome = ftvm("check", config)
 
     assert outcome.status == 1
-    assert "FAILURE qemu: qemu-that-is-none: there is no such program" in outcome.out
+    assert "FAILURE qemu: qemu-that-is-none: no such program" in outcome.out
 
 
 def test_the_flag_for_a_qemu_of_old_does_nothing_where_the_file_says_its_kind(ftvm: Run, config: Path) -> None:
@@ -197,10 +197,11 @@ def test_a_machine_that_qemu_cannot_be_is_found_before_it_is_started(ftvm: Run, 
     assert outcome.status == 1
     assert "FAILURE memory: memory of 1024000 bytes: QEMU takes whole MiB" in outcome.out
     assert (
-        f"FAILURE disk: the disk {config.parent}/disk.img has 1000 bytes: it must be a multiple of 4096" in outcome.out
+        f"FAILURE disk: the disk {config.parent}/disk.img has 1000 bytes: its size must be a multiple of 4096"
+        in outcome.out
     )
     assert "FAILURE arguments: " in outcome.out
-    assert f"mend it at {config}:10" in outcome.out
+    assert f"correct it at {config}:10" in outcome.out
 
 
 @pytest.mark.parametrize("kind", ["riscv", "qemu"])
@@ -213,4 +214,4 @@ def test_a_disk_counts_as_memory(ftvm: Run, config: Path, kind: str) -> None:
 
     outcome = ftvm("check", config)
 
-    assert f"memory: up to {2 * (8 + 1024) + 256} MiB may be needed (the guest's memory and disk twice" in outcome.out
+    assert f"memory: needs up to {2 * (8 + 1024) + 256} MiB (the guest's memory and disk twice" in outcome.out

@@ -136,7 +136,7 @@ def test_keys_of_peers_without_ones_own_are_refused(ftvm: Run, primary: list[obj
     outcome = ftvm(*primary, "--allow", tmp_path / "there.pub")
 
     assert outcome.status == 2
-    assert "key: needed where peers have keys" in outcome.err
+    assert "key: missing: peers have keys" in outcome.err
 
 
 def test_a_record_that_is_missing_is_answered_with_the_command_that_makes_it(ftvm: Run, primary: list[object]) -> None:

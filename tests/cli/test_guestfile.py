@@ -158,7 +158,7 @@ def test_a_key_that_is_none_is_told_with_its_line_and_the_nearest(tmp_path: Path
     told = settings(write(tmp_path, SOUND + "\nintervall = 3\n"))
 
     assert complaints(told) == [
-        f"{tmp_path}/vm1.toml:7: intervall: there is no setting 'intervall'; did you mean 'interval'?"
+        f"{tmp_path}/vm1.toml:7: intervall: unknown setting 'intervall'; did you mean 'interval'?"
     ]
 
 
@@ -176,15 +176,15 @@ def test_what_is_needed_and_not_said_is_asked_for(tmp_path: Path, missing: str) 
     told = settings(write(tmp_path, text))
 
     (complaint,) = complaints(told)
-    assert complaint.startswith(f"{tmp_path}/vm1.toml: {missing}: needed: say where ")
+    assert complaint.startswith(f"{tmp_path}/vm1.toml: {missing}: missing: write where ")
 
 
 def test_all_that_is_needed_is_asked_for_at_once(ftvm: Run) -> None:
     outcome = ftvm("run", "--program", "hello")
 
     assert outcome.status == 2
-    assert "  listen: needed" in outcome.err
-    assert "  arbiter: needed" in outcome.err
+    assert "  listen: missing" in outcome.err
+    assert "  arbiter: missing" in outcome.err
 
 
 @pytest.mark.parametrize(
@@ -196,10 +196,10 @@ def test_all_that_is_needed_is_asked_for_at_once(ftvm: Run) -> None:
         ({"interval": 0.0}, "--interval: remus: an interval of 0.0 s is not from"),
         ({"nic": "udp:a:b"}, "--nic: 'udp:a:b' is not a cable: write udp:LOCALPORT:REMOTEPORT"),
         ({"mac": "52:54:00:00:00:01"}, "--mac: 52:54:00:00:00:01 needs nic: without a cable"),
-        ({"peer": ["tcp://127.0.0.1:0"]}, "--peer: tcp://127.0.0.1:0 is where this host listens"),
+        ({"peer": ["tcp://127.0.0.1:0"]}, "--peer: tcp://127.0.0.1:0 is this host's own address"),
         ({"silence": 40.0}, "--silence: 40 ms, with a heartbeat of 50 ms: it must be at least four heartbeats, 200 ms"),
         ({"arbiter": "etcd://[::1"}, "--arbiter: arbiter 'etcd://[::1' is not a URL: Invalid IPv6 URL"),
-        ({"arbiter": "memory:x"}, "--arbiter: arbiter 'memory:x' lives within one process"),
+        ({"arbiter": "memory:x"}, "--arbiter: arbiter 'memory:x' exists in one process only"),
         ({"program": "journal"}, "disk: program journal needs a disk"),
         ({"program": "kv"}, "nic: program kv needs a network card"),
     ],
@@ -226,7 +226,7 @@ def test_a_record_within_one_process_is_refused_by_init_too(ftvm: Run) -> None:
     outcome = ftvm("init", "--arbiter", "memory:x")
 
     assert outcome.status == 2
-    assert "lives within one process" in outcome.err
+    assert "exists in one process only" in outcome.err
     assert "memory:NAME" not in outcome.err
 
 
@@ -244,8 +244,8 @@ def test_a_setting_of_another_kind_is_told_as_such(tmp_path: Path) -> None:
     told = settings(write(tmp_path, SOUND + 'arguments = ["-cpu", "max"]\n'), qemu="q")
 
     assert complaints(told) == [
-        f"{tmp_path}/vm1.toml:6: arguments: only a guest of kind qemu has it, and this one is riscv",
-        "--qemu: only a guest of kind qemu has it, and this one is riscv",
+        f"{tmp_path}/vm1.toml:6: arguments: only a guest of kind qemu has it; this one is riscv",
+        "--qemu: only a guest of kind qemu has it; this one is riscv",
     ]
 
 
@@ -310,7 +310,7 @@ def test_help_tells_at_what_interval_a_takeover_goes_on_under_an_engine_that_the
 
     (row,) = (row for name, rows in all_settings().items() for _, row in rows if name == "interval")
 
-    assert f"A host that takes over under another engine has that one's own: {defaults}." in row.help
+    assert f"A host that takes over with another engine uses that one's default: {defaults}." in row.help
 
 
 # --- old names ---------------------------------------------------------------------------------------------------
@@ -327,7 +327,7 @@ def test_help_tells_at_what_interval_a_takeover_goes_on_under_an_engine_that_the
 def test_a_command_of_old_works_and_says_its_new_name(ftvm: Run, command: list[str], now: str) -> None:
     outcome = ftvm(*command, "--memory", "lots")
 
-    assert outcome.err.startswith(f"ftvm: {now}; it goes away in 0.3\n")
+    assert outcome.err.startswith(f"ftvm: {now}; the old way is gone in 0.3\n")
     assert "--memory: memory 'lots'" in outcome.err
 
 

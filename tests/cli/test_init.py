@@ -43,7 +43,7 @@ def test_force_asks_and_a_no_changes_nothing(tmp_path: Path) -> None:
     result = CliRunner().invoke(init, ["--arbiter", f"file://{tmp_path}", "--force"], input="n\n")
 
     assert result.exit_code == 1
-    assert "About to write generation 2" in result.output
+    assert "About to vacate the record of guest 'guest'" in result.output
     assert record_of(tmp_path).generation == 1
 
 
@@ -56,7 +56,7 @@ def test_force_that_nobody_can_answer_names_the_option_that_needs_no_answer(
     outcome = ftvm("init", "--arbiter", f"file://{tmp_path}", "--force")
 
     assert outcome.status == 2
-    assert "nobody answered, and nothing was done: say --yes" in outcome.err
+    assert "no answer, so nothing was done: add --yes" in outcome.err
     assert record_of(tmp_path).generation == 1
 
 
@@ -66,7 +66,7 @@ def test_init_does_not_touch_a_record_that_exists(ftvm: Run, tmp_path: Path) -> 
     outcome = ftvm("init", "--arbiter", f"file://{tmp_path}", "--yes")
 
     assert outcome.status == 2
-    assert "vacate it with --force if every older replica is dead" in outcome.err
+    assert "add --force only if every host of the guest is dead" in outcome.err
     assert "has a record already (generation 1, which is vacant)" in outcome.err
     assert record_of(tmp_path).generation == 1
 
@@ -91,5 +91,5 @@ def test_force_tells_what_it_replaces_before_it_asks(tmp_path: Path, answer: str
 
     result = CliRunner().invoke(init, ["--arbiter", f"file://{tmp_path}", "--force"], input=answer)
 
-    assert "replaces generation 1, active x, standby none" in result.output
+    assert "which has generation 1, active x, standby none" in result.output
     assert record_of(tmp_path).generation == 2

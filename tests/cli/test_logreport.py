@@ -52,7 +52,7 @@ def test_a_takeover_is_followed_by_its_explanation() -> None:
 
     assert [line["event"] for line in told] == ["Suspected", "TookOver", "Takeover"]
     assert {"seen", "decided", "cost"} <= set(told[2])
-    assert told[2]["message"].startswith("seen: nothing was heard")
+    assert told[2]["message"].startswith("seen: the active was silent")
 
 
 def test_commits_are_not_logged_and_repetitions_once() -> None:

@@ -32,7 +32,7 @@ def test_a_missing_package_is_told_with_how_to_get_it(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--", "-m", "4G"], "-m 4G is ftvm's to give: use --memory"),
+        (["--", "-m", "4G"], "-m 4G is refused: ftvm sets it; use --memory"),
         (["--", "-device", "vfio-pci,host=01:00.0"], "cannot be protected: a real device"),
         (["--", "-device", "vhost-vsock-pci"], "cannot be protected: another process"),
         (["--", "-netdev", "tap,id=n"], "is not held until it is safe"),

@@ -31,8 +31,8 @@ def test_a_suspicion_tells_the_silence_or_why_it_did_not_wait_for_it() -> None:
     silent = events.Suspected(at=Nanos(0), guest_id="vm1", silence_ns=310_000_000, limit_ns=300_000_000)
     gone = events.Suspected(at=Nanos(0), guest_id="vm1", silence_ns=0, limit_ns=0, reason="its process is gone")
 
-    assert describe(silent) == "suspicion: the peer is silent for 310 ms (limit 300)"
-    assert describe(gone) == "suspicion: its process is gone"
+    assert describe(silent) == "suspected the peer: silent for 310 ms (limit 300 ms)"
+    assert describe(gone) == "suspected the peer: its process is gone"
 
 
 def test_a_takeover_tells_what_it_cost() -> None:
@@ -57,5 +57,5 @@ def test_a_switchover_that_failed_says_that_the_guest_goes_on_unless_its_host_st
     asked = events.SwitchFailed(at=Nanos(0), guest_id="vm1", reason=reason)
     stopping = events.SwitchFailed(at=Nanos(0), guest_id="vm1", reason=reason, is_stopping=True)
 
-    assert describe(asked) == "the switchover failed, the guest goes on where it was: it took too long"
+    assert describe(asked) == "the switchover failed; the guest still runs where it was: it took too long"
     assert describe(stopping) == "the guest could not be handed over: it took too long"

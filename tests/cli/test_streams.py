@@ -77,7 +77,7 @@ def test_a_command_whose_output_cannot_be_written_says_so_and_fails(
             [*FTVM, *words], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, timeout=WAIT_SECONDS, check=False
         )
 
-    assert ended.stderr == b"ftvm: the output cannot be written: No space left on device\n"
+    assert ended.stderr == b"ftvm: cannot write the output: No space left on device\n"
     assert ended.returncode == 1
 
 

@@ -31,7 +31,7 @@ def test_what_is_not_given_stays_as_it_is(present: Engine, change: dict[str, Any
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"name": "warp"}, "no engine 'warp'"),
+        ({"name": "warp"}, "unknown engine 'warp'"),
         ({"latency": 0.005}, "kemari takes no latency target"),
         ({"interval": 99.0}, "is not from"),
     ],

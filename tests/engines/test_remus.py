@@ -45,5 +45,5 @@ def test_every_engine_is_found_by_its_own_name(name: str) -> None:
 
 
 def test_an_unknown_engine_is_refused_with_the_list() -> None:
-    with pytest.raises(ConfigError, match="there is no engine 'warp'; choose one of: remus"):
+    with pytest.raises(ConfigError, match="unknown engine 'warp'; choose one of: remus"):
         engine_named("warp", 0.02)

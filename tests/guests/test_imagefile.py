@@ -61,7 +61,7 @@ def test_what_is_no_file_is_refused_without_being_opened(tmp_path: Path) -> None
 def test_a_size_of_no_whole_pages_is_refused(size_bytes: int, tmp_path: Path) -> None:
     (tmp_path / "disk.img").write_bytes(bytes(size_bytes))
 
-    with pytest.raises(ConfigError, match=f"has {size_bytes} bytes: it must be a multiple of 4096, not 0"):
+    with pytest.raises(ConfigError, match=f"has {size_bytes} bytes: its size must be a multiple of 4096, not 0"):
         image_bytes(str(tmp_path / "disk.img"))
 
 

@@ -296,7 +296,7 @@ def test_a_message_that_never_ends_is_hung_up_on_before_it_fills_the_memory(pair
 
     def is_hung_up() -> bool:
         seen.append(host.memory_bytes - before)
-        return any(reason.startswith("hung up on 127.0.0.1:") for reason in host.refusals)
+        return any(reason.startswith("dropped the connection from 127.0.0.1:") for reason in host.refusals)
 
     with HostilePeer(host.endpoint, server_key=host.public) as hostile:
         member = hostile.member(pair.member_public, pair.member_secret)

@@ -255,7 +255,7 @@ def test_a_host_whose_guest_has_ended_hands_nothing_over(make_pair: Callable[...
     guest_of(pair).end(pair)
     pair.until(lambda: pair.a.driver.failure)
 
-    with pytest.raises(LocalProtocolError, match="this host is stopping: the guest ended: "):
+    with pytest.raises(LocalProtocolError, match="is stopping: the guest ended: "):
         pair.a.driver.begin_switchover(Nanos(10**10))
 
 
@@ -366,7 +366,7 @@ def test_a_peer_that_goes_on_making_noise_is_not_listened_to_for_a_while_and_tol
     last = pair.a.told(PeerMisbehaved)[-1]
 
     assert len(pair.a.told(PeerMisbehaved)) == 17
-    assert last.error.endswith("; it is not listened to for 1 s")
+    assert last.error.endswith("; ignored for 1 s")
     assert sum(pair.a.endpoint.misdeeds.values()) == 17
     assert pair.a.endpoint.ignored >= 83
 

@@ -271,7 +271,7 @@ def test_a_guest_that_cannot_be_replayed_is_refused_the_engines_that_log() -> No
     pair = Pair(guest=CannotReplay)
     pair.protected()
 
-    with pytest.raises(ConfigError, match="engine hybrid needs a guest that can do: replay"):
+    with pytest.raises(ConfigError, match="engine hybrid needs a guest that supports: replay"):
         pair.a.driver.set_engine(named("hybrid"))
 
     pair.run(50)

@@ -64,7 +64,7 @@ def test_memory_is_needed_twice_and_for_staging(available: int, level: Level) ->
     finding = only(checks.check_memory(64 * MIB, available))
 
     assert finding.level is level
-    assert "384 MiB may be needed" in finding.text
+    assert "needs up to 384 MiB" in finding.text
 
 
 def test_the_memory_of_this_machine_is_known() -> None:
@@ -111,7 +111,7 @@ def test_a_peer_that_does_not_answer_is_a_warning_and_may_be_no_harm() -> None:
     finding = only(checks.check_peers(["tcp://127.0.0.1:9"], None, is_needed=True))
 
     assert finding.level is Level.WARNING
-    assert "nobody answers (Connection refused)" in finding.text
+    assert "does not answer (Connection refused)" in finding.text
     assert "not started yet" in finding.remedy
 
 

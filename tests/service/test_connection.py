@@ -202,7 +202,7 @@ def test_an_operator_changes_the_engine_and_its_interval(tmp_path: Path) -> None
 def test_an_engine_that_cannot_be_is_refused_and_nothing_changes(two_guests: Connection) -> None:
     handle = two_guests.guest("vm1")
 
-    with pytest.raises(ConfigError, match="no engine 'warp'"):
+    with pytest.raises(ConfigError, match="unknown engine 'warp'"):
         handle.set_engine("warp")
     with pytest.raises(ConfigError, match="engine kemari takes no latency target"):
         handle.set_engine("kemari", latency=0.005)
@@ -243,7 +243,10 @@ def test_a_url_that_is_no_socket_is_refused() -> None:
 def test_a_host_that_does_not_answer_is_given_up_on(tmp_path: Path) -> None:
     with (
         listen_privately(f"ipc://{tmp_path}/mute.sock"),
-        pytest.raises(MuteHost, match=rf"process {os.getpid()} \(control socket .*mute.sock\) does not answer"),
+        pytest.raises(
+            MuteHost,
+            match=rf"process {os.getpid()} \(control socket .*mute.sock\) does not answer",
+        ),
     ):
         connect(f"ipc://{tmp_path}/mute.sock", timeout=0.05)
 

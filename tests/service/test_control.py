@@ -204,7 +204,7 @@ def test_a_switchover_without_a_bound_is_refused(operator: Operator, host: FakeH
         (b"[" * 30_000, "one JSON object"),
         (b"7", 'a text under "do"'),
         (b'{"do": 7}', 'a text under "do"'),
-        (b'{"do": "dance"}', "there are: guests, status"),
+        (b'{"do": "dance"}', "known are: guests, status"),
         (b'{"do": "status", "guest": "vm2"}', "no guest 'vm2', only 'vm1'"),
         (b"\xff", "one JSON object"),
     ],

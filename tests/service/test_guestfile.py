@@ -63,10 +63,10 @@ def test_every_key_is_found_at_its_line_whatever_stands_around_it(pieces: list[t
 @pytest.mark.parametrize(
     ("value", "kind", "wanted"),
     [
-        ("a", "texts", """'a': write a list of texts, e.g. ["vm1", "vm2"]"""),
+        ("a", "texts", """'a': write a list of strings, e.g. ["vm1", "vm2"]"""),
         (True, "number", "True: write a number"),
         (1, "flag", "1: write true or false"),
-        (64, "text", '64: write a text in quotes, e.g. "vm1"'),
+        (64, "text", '64: write a string in quotes, e.g. "vm1"'),
     ],
 )
 def test_a_value_of_another_kind_is_told_with_what_would_be_right(value: object, kind: str, wanted: str) -> None:
@@ -79,8 +79,8 @@ def test_a_value_of_its_kind_fits(value: object, kind: str) -> None:
 
 
 def test_an_unknown_key_is_told_with_the_nearest_or_all() -> None:
-    assert unknown("lisen", KEYS) == "there is no setting 'lisen'; did you mean 'listen'?"
-    assert unknown("zzz", KEYS) == "there is no setting 'zzz'; there are interval, listen, memory, peer"
+    assert unknown("lisen", KEYS) == "unknown setting 'lisen'; did you mean 'listen'?"
+    assert unknown("zzz", KEYS) == "unknown setting 'zzz'; the settings are interval, listen, memory, peer"
 
 
 @pytest.mark.parametrize(

@@ -35,14 +35,14 @@ def test_a_takeover_is_explained_in_order() -> None:
     told = story.note(took(3))
 
     assert told is not None
-    assert told.seen == "nothing was heard from the active for 310 ms, more than 300 ms"
+    assert told.seen == "the active was silent for 310 ms (limit 300 ms)"
     assert told.decided == (
         "the arbiter's record went from generation 2 (active a1, standby b1) to generation 3 (active b1, standby none)"
-        ": this host runs the guest on from epoch 17"
+        ": this host goes on with the guest from epoch 17"
     )
     assert told.cost == (
-        "316.0 ms without a running guest: 310.0 ms of silence, 6.0 ms to claim it (2.0 ms of them to load its state); "
-        "3 outputs were emitted again"
+        "the guest did not run for 316.0 ms: 310.0 ms until the silence was noticed, 6.0 ms to claim the guest (2.0 ms "
+        "of that to load its state); 3 outputs were emitted again"
     )
 
 
@@ -74,7 +74,7 @@ def test_an_old_suspicion_explains_no_later_takeover() -> None:
     told = story.note(took(5))
 
     assert told is not None
-    assert "nothing was suspected" in told.seen
+    assert "no silence was waited for" in told.seen
 
 
 def test_a_record_learned_twice_is_one_step() -> None:

@@ -41,4 +41,4 @@ def test_a_peer_that_hangs_up_in_the_handshake_may_just_have_ended() -> None:
     watch.note(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
     (reason,) = watch.take_refusals()
 
-    assert "it may just have ended" in reason
+    assert "Perhaps it has just ended" in reason

@@ -159,7 +159,7 @@ def test_dialler_is_told_that_its_key_is_not_allowed(pair: HonestPair) -> None:
     stranger, _other = generate_keys(2)
 
     assert refusals_of(pair, pair.dial(stranger)) == (
-        f"{pair.endpoint} does not let us in: it does not allow our key; give it our .pub file",
+        f"{pair.endpoint} refused this host: it does not allow this host's key; allow this host's .pub file there",
     )
 
 
@@ -177,7 +177,7 @@ def test_dialler_that_expects_another_key_or_none_is_told(pair: HonestPair, has_
     # Which of the two libzmq tells depends on whether the mechanism or the hang-up is seen first.
     assert refusal.endswith(
         (
-            "check that both sides use keys, and that it holds the one that we expect",
+            "check that both sides use keys, and that it holds the one that this host expects",
             "one side uses keys and the other does not, or it does not speak ZeroMQ",
         )
     )
@@ -229,9 +229,9 @@ def test_message_that_never_ends_is_hung_up_on_before_it_fills_the_memory(
 
     theirs = [each for each in pair.came if each.key == pair.second.public]
     assert [bytes(each.frames[0]) for each in theirs] == [b"I am one of you"]
-    (reason,) = (told for told in pair.listener.take_refusals() if "hung up" in told)
-    assert reason.startswith("hung up on 127.0.0.1:")
-    assert "did not finish" in reason
+    (reason,) = (told for told in pair.listener.take_refusals() if "dropped" in told)
+    assert reason.startswith("dropped the connection from 127.0.0.1:")
+    assert "unfinished or unread" in reason
 
 
 def test_endless_message_of_a_listener_is_hung_up_on_by_who_dialled(pair: HonestPair) -> None:

@@ -34,7 +34,7 @@ def test_secret_key_file_is_its_owners_only_whatever_the_umask(tmp_path: Path) -
 def test_existing_files_are_never_overwritten(tmp_path: Path, taken: str) -> None:
     (tmp_path / taken).write_text("precious")
 
-    with pytest.raises(ConfigError, match=f"{taken} exists and is never overwritten"):
+    with pytest.raises(ConfigError, match=f"{taken} exists, and keys are never overwritten"):
         write_keypair(tmp_path / "host")
 
     assert [path.name for path in tmp_path.iterdir()] == [taken]
@@ -47,7 +47,7 @@ def test_a_key_that_appears_meanwhile_is_not_overwritten_either(
     (tmp_path / "host.pub").write_text("precious")
     monkeypatch.setattr(os.path, "lexists", lambda _: False)
 
-    with pytest.raises(ConfigError, match=r"host\.pub exists and is never overwritten"):
+    with pytest.raises(ConfigError, match=r"host\.pub exists, and keys are never overwritten"):
         write_keypair(tmp_path / "host")
 
     assert [path.name for path in tmp_path.iterdir()] == ["host.pub"]
@@ -90,7 +90,7 @@ def test_a_public_key_in_the_place_of_the_secret_one_is_told_apart(tmp_path: Pat
     """Regression: the advice was to make the public key private."""
     write_keypair(tmp_path / "host")
 
-    with pytest.raises(ConfigError, match=r"host\.pub is a public key, for the peers: name this host's secret one"):
+    with pytest.raises(ConfigError, match=r"host\.pub is a public key, for the peers: give this host's secret key"):
         load_keys(tmp_path / "host.pub", [tmp_path / "host.pub"])
 
 

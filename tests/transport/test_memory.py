@@ -17,7 +17,7 @@ def test_name_is_held_by_one_transport_at_a_time() -> None:
 
 
 def test_transport_that_neither_listens_nor_dials_is_refused() -> None:
-    with pytest.raises(ConfigError, match="nowhere to listen and nobody to dial"):
+    with pytest.raises(ConfigError, match="nowhere to listen, and no peer to dial"):
         MemoryNetwork().transport()
 
 

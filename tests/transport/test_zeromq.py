@@ -167,7 +167,7 @@ def test_messages_that_are_none_of_ours_are_told_once(bench: Bench, tmp_path: Pa
     told = listener.take_refusals()
 
     assert before == ()
-    assert told == (f"what comes in at {endpoint} is not all ftvm's: messages of another kind are dropped",)
+    assert told == (f"something other than ftvm sends to {endpoint}: its messages are dropped",)
     assert listener.take_refusals() == ()
 
 
@@ -223,12 +223,12 @@ def test_bad_endpoint_is_a_config_error_that_names_it(endpoint: str) -> None:
 
 
 def test_nowhere_to_listen_and_nobody_to_dial_is_a_config_error() -> None:
-    with pytest.raises(ConfigError, match="nowhere to listen and nobody to dial"):
+    with pytest.raises(ConfigError, match="nowhere to listen, and no peer to dial"):
         ZeroMqTransport(None, [], None)
 
 
 def test_peer_named_twice_is_a_config_error() -> None:
-    with pytest.raises(ConfigError, match="named twice"):
+    with pytest.raises(ConfigError, match="given twice"):
         ZeroMqTransport(None, ["tcp://127.0.0.1:7000"] * 2, None)
 
 
@@ -286,7 +286,7 @@ def test_ipc_socket_left_by_a_dead_process_is_replaced(bench: Bench, tmp_path: P
 def test_file_at_an_ipc_path_is_not_deleted(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("kept")
 
-    with pytest.raises(TransportError, match="exists and is no socket"):
+    with pytest.raises(TransportError, match="exists and is not a socket"):
         ZeroMqTransport(f"ipc://{tmp_path}/precious", [], None)
 
     assert (tmp_path / "precious").read_text() == "kept"

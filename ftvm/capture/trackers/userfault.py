@@ -113,7 +113,7 @@ class UserfaultTracker:
             size_mib = page_count * PAGE_BYTES >> 20
             raise TrackingLost(
                 f"memory region {number} ({size_mib} MiB) is not tracked any more ({_errno_name(error)}): "
-                "part of it was mapped anew; only a full copy helps"
+                "part of it was mapped again; only a full copy helps"
             )
 
 

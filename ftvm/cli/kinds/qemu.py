@@ -44,7 +44,7 @@ def require_qmp() -> None:
 def _check_tools(settings: HostSettings) -> None:
     require_qmp()
     if shutil.which(settings["qemu"]) is None:
-        raise ConfigError(f"{settings['qemu']}: there is no such program; Debian has it in qemu-system-x86")
+        raise ConfigError(f"{settings['qemu']}: no such program; on Debian it is in the package qemu-system-x86")
 
 
 def _check_machine(**given: Any) -> None:
@@ -87,7 +87,7 @@ QEMU: Final = Kind(
             name="tracker",
             default="auto",
             words=("auto", "userfault", "compare"),
-            help="How written pages are found.",
+            help="How to find the pages that the guest wrote.",
         ),
         Setting(
             name="arguments",

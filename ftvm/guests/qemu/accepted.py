@@ -136,18 +136,18 @@ _DISK: Final = (
     "what is written there is neither replicated nor held; use --disk (in Python: disk_bytes, and disk of QemuGuest)"
 )
 _CARD: Final = "what leaves by another card is not held until it is safe; use --nic (in Python: mac)"
-_MEMORY: Final = "it is ftvm's to give: use --memory (in Python: memory_bytes)"
-_COMMANDS: Final = "it is ftvm's to give: it alone commands QEMU; use ftvm ctl"
-_SPOKEN: Final = "what is said there is not held until it is safe; use the console, which is (ttyS0 in the guest)"
+_MEMORY: Final = "ftvm sets it; use --memory (in Python: memory_bytes)"
+_COMMANDS: Final = "ftvm sets it: only ftvm may command QEMU; use ftvm ctl"
+_SPOKEN: Final = "its output is not held until it is safe; use the console, which is (ttyS0 in the guest)"
 _SEEN: Final = "what is seen there is not held until it is safe; use -display none, and the console (ttyS0)"
 _ACCEL: Final = "KVM is not tested yet: only TCG is, which needs no option; leave it out"
-_STATE: Final = "its state is kept outside of QEMU, and would stay behind; leave it out"
-_LOOKED_AT: Final = "what it changes is not looked at; say it as options and properties of their own"
-_OWN_LIFE: Final = "it is ftvm's to give: it starts, watches and ends QEMU; leave it out"
+_STATE: Final = "its state is outside QEMU, and a takeover would lose it; leave it out"
+_LOOKED_AT: Final = "ftvm does not check what it changes; write options and properties of their own instead"
+_OWN_LIFE: Final = "ftvm sets it: ftvm starts, watches and ends QEMU; leave it out"
 _OTHER_WRITER: Final = "another process writes to the guest's memory, and nobody is told which pages; leave it out"
 _REAL: Final = "a real device's state cannot be saved; use an emulated one"
 
-UNKNOWN: Final = "it is none of those that ftvm has tried; leave it out"
+UNKNOWN: Final = "ftvm has not tried it; leave it out"
 
 REFUSED_OPTIONS: Final[dict[str, str]] = {
     **dict.fromkeys(("-drive", "-blockdev", "-hda", "-hdb", "-hdc", "-hdd", "-fda", "-fdb", "-sd", "-mtdblock"), _DISK),
@@ -164,16 +164,16 @@ REFUSED_OPTIONS: Final[dict[str, str]] = {
         ("-audiodev", "-audio", "-soundhw"), "what is heard there is not held until it is safe; leave it out"
     ),
     **dict.fromkeys(("-enable-kvm", "-no-kvm"), _ACCEL),
-    "-accel": "it is ftvm's to give: use --accel (in Python: accel)",
+    "-accel": "ftvm sets it; use --accel (in Python: accel)",
     "-tpmdev": _STATE,
     "-usbdevice": f"{_REAL} with -device",
     **dict.fromkeys(("-global", "-set", "-plugin", "-readconfig", "-writeconfig", "-compat"), _LOOKED_AT),
-    "-incoming": "it is ftvm's to give: it decides who waits for a state; leave it out",
-    "-loadvm": "it is ftvm's to give: it decides what the guest starts from; leave it out",
-    "-S": "it is ftvm's to give: it starts the guest; leave it out",
-    "-preconfig": "it is ftvm's to give: it starts the guest; leave it out",
+    "-incoming": "ftvm sets it: ftvm decides who waits for a state; leave it out",
+    "-loadvm": "ftvm sets it: ftvm decides what the guest starts from; leave it out",
+    "-S": "ftvm sets it: ftvm starts the guest; leave it out",
+    "-preconfig": "ftvm sets it: ftvm starts the guest; leave it out",
     **dict.fromkeys(("-daemonize", "-pidfile", "-runas", "-chroot", "-add-fd"), _OWN_LIFE),
-    **dict.fromkeys(("-nodefaults", "-no-user-config"), "ftvm gives it already; leave it out"),
+    **dict.fromkeys(("-nodefaults", "-no-user-config"), "ftvm sets it already; leave it out"),
 }
 """Why an option is refused, and what to use instead; one that is accepted in some form is here for its others."""
 
@@ -207,7 +207,7 @@ REFUSED_DEVICES: Final[tuple[tuple["re.Pattern[str]", str], ...]] = tuple(
             "a real device writes to the guest's memory, and its state cannot be saved; leave it out",
         ),
         (r"virtio-balloon.*", "pages that it takes away change without being written; leave it out"),
-        (r"ivshmem.*", "memory that others write to is not looked at; leave it out"),
+        (r"ivshmem.*", "ftvm does not track memory that others write to; leave it out"),
         (r"pc-dimm|nvdimm|virtio-mem.*|virtio-pmem.*|cxl-.*|memory-backend-.*", _MEMORY),
         (r"(virtio-blk|nvme|pvscsi|sd-card|floppy|virtio-9p|usb-mtp).*", _DISK),
         (r"(ide|scsi)-(hd|block|generic|drive)|usb-(storage|bot|uas)", _DISK),

@@ -52,8 +52,8 @@ class _Given:
         shown = " ".join(self.words)
         if len(shown) > _SHOWN_CHARS_MAX:
             shown = f"{shown[:_SHOWN_CHARS_MAX]}..."
-        if why.startswith("it is ftvm's"):
-            return f"QEMU argument {shown} is {why.removeprefix('it is ')}"
+        if why.startswith("ftvm sets"):
+            return f"QEMU argument {shown} is refused: {why}"
         return f"QEMU argument {shown} cannot be protected: {why}"
 
 
@@ -115,11 +115,11 @@ def _why_refused(given: _Given, named: _Named) -> str | None:
     if not form.takes_value:
         return None
     if given.value is None:
-        return otherwise if given.option in REFUSED_OPTIONS else "a value must stand behind it"
+        return otherwise if given.option in REFUSED_OPTIONS else "it needs a value"
     if form.first is None and not form.properties:
         return _why_value_refused(given.option, given.value, form, otherwise)
     if given.value.lstrip().startswith("{"):
-        return "JSON is not looked at; say it as NAME,PROPERTY=VALUE"
+        return "ftvm does not read JSON here; write NAME,PROPERTY=VALUE"
     try:
         properties = _properties(given.value, form.first)
     except ConfigError as wrong:

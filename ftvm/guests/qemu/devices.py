@@ -65,7 +65,7 @@ def refuse_blockers(qmp: Qmp) -> None:
     if reasons:
         raise ConfigError(
             f"QEMU cannot save this machine, so it cannot be protected: {'; '.join(map(str, reasons))}; "
-            "leave out of the QEMU arguments what makes it so"
+            "remove the cause from the QEMU arguments"
         )
 
 
@@ -117,7 +117,7 @@ def unpack_devices(packed: bytes) -> bytes:
     except (lz4.block.LZ4BlockError, ValueError) as wrong:
         raise GuestError(f"the device state does not unpack: {wrong}") from wrong
     if len(stream) != stream_bytes or not stream.startswith(_STREAM_MARK):
-        raise GuestError("the device state is no stream of QEMU's")
+        raise GuestError("the device state is not a QEMU stream")
     return bytes(stream)
 
 
@@ -148,7 +148,7 @@ class Firmware:
         """Return what is there: nothing, where devices are not saved apart. Raises GuestError if it cannot be."""
         head_bytes, _ = _FIRMWARE_HEAD.unpack_from(self.memory.buffer)
         if not head_bytes <= FIRMWARE_BYTES - _FIRMWARE_HEAD.size:
-            raise GuestError("what came with the memory is no configuration of QEMU's")
+            raise GuestError("what came with the memory is not a QEMU configuration")
         return bytes(self.memory.buffer[_FIRMWARE_HEAD.size : _FIRMWARE_HEAD.size + head_bytes])
 
 

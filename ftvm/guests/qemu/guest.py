@@ -301,7 +301,7 @@ class QemuGuest:
     def _why_stopped(self, status: str) -> str:
         if self._disk is not None and self._disk.trouble is not None:
             return f"QEMU stopped the guest ({status}): {self._disk.trouble}"
-        return f"QEMU stood still ({status}) though nobody here had stopped it"
+        return f"QEMU stopped the guest ({status}), though ftvm had not asked for it"
 
     def _note_end(self) -> None:
         """Note why QEMU ended, if it did: it answers no more some milliseconds before its process is gone.

@@ -63,7 +63,7 @@ class Image:
             self._fresh_path.unlink(missing_ok=True)
         except OSError as wrong:
             os.close(self.descriptor)
-            raise ConfigError(f"the disk {path} cannot be brought in order after a crash: {wrong}") from wrong
+            raise ConfigError(f"the disk {path} cannot be repaired after a crash: {wrong}") from wrong
         self.error: OSError | None = None
         self._changed = threading.Condition()
         self._waiting: dict[int, bytes] = {}

@@ -200,7 +200,7 @@ class QemuProcess:
             return Qmp(monitor, greeting_timeout=_START_SECONDS)
         except GuestError as wrong:
             self.kill()
-            raise GuestError(f"QEMU did not come up: {self.why_ended()}") from wrong
+            raise GuestError(f"QEMU did not start: {self.why_ended()}") from wrong
 
 
 def _environment(helper: int) -> dict[str, str]:

@@ -292,7 +292,7 @@ def test_a_machine_that_somebody_else_stopped_is_not_resumed(guests: Guests) -> 
     guest.pause()
     guest.resume()
 
-    assert "stood still (paused) though nobody here had stopped it" in str(guest.failure())
+    assert "stood still (paused), though ftvm had not asked for it" in str(guest.failure())
     assert wait_until(lambda: not is_alive(guest.pid))
     with pytest.raises(GuestError, match="stood still"):  # and not that it runs
         guest.save_devices()

@@ -162,7 +162,7 @@ def test_linux_goes_there_and_back(guests: Guests, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("engine", ["lockstep", "hybrid"])
 def test_engines_that_replay_are_refused(engine: str, guests: Guests, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"engine {engine} needs a guest that can do: replay"):
+    with pytest.raises(ConfigError, match=f"engine {engine} needs a guest that supports: replay"):
         protect(
             guests.blank(boots=True),
             listen=f"ipc://{tmp_path}/a",
