@@ -10,7 +10,6 @@ from ftvm.units import Nanos
 
 __all__ = [
     "ArbiterTrouble",
-    "AttendantFailed",
     "Committed",
     "ConnectionRefused",
     "CopyProgress",
@@ -21,6 +20,7 @@ __all__ = [
     "GuestWarned",
     "Halted",
     "HostFailed",
+    "HostServiceFailed",
     "HostStalled",
     "HostStopped",
     "JoinRefused",
@@ -289,7 +289,7 @@ class HostFailed(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AttendantFailed(Event):
+class HostServiceFailed(Event):
     """What served an operator on this host, its control socket or its metrics, failed and was closed; the guest goes
     on."""
 

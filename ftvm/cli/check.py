@@ -13,7 +13,7 @@ import click
 from ftvm.cli.hostcommand import GOES_IN
 from ftvm.cli.hostparts import keys_of, peer_endpoints, world_of
 from ftvm.cli.kinds import read_host
-from ftvm.cli.serviceoptions import open_attendants
+from ftvm.cli.serviceoptions import open_services
 from ftvm.cli.settings import HostSettings
 from ftvm.errors import FtvmError
 from ftvm.service import checks
@@ -115,7 +115,7 @@ def _is_of_the_file(name: str, wrong: FtvmError) -> bool:
 
 def _open_and_close(settings: HostSettings) -> None:
     with ExitStack() as stack:
-        open_attendants(
+        open_services(
             stack,
             guest_id=settings["guest"],
             control=settings["control"],

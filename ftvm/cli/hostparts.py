@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Final, TypedDict
 
-from ftvm.cli.serviceoptions import open_attendants
+from ftvm.cli.serviceoptions import open_services
 from ftvm.cli.settings import HostSettings
 from ftvm.cli.values import DEFAULT_MAC, millis_to_nanos
 from ftvm.config import Timing
@@ -115,14 +115,14 @@ def opened(settings: HostSettings) -> Iterator[tuple[Guest, HostOptions]]:
         stack.callback(guest.close)
         world = world_of(settings)
         stack.callback(world.close)
-        attendants = open_attendants(
+        services = open_services(
             stack,
             guest_id=settings["guest"],
             control=settings["control"],
             metrics=settings["metrics"],
             is_ready_when_active=settings.boots,
         )
-        yield guest, {**options, "world": world, "attendants": attendants}
+        yield guest, {**options, "world": world, "services": services}
 
 
 def _plain_options(settings: HostSettings) -> HostOptions:

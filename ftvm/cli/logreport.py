@@ -19,7 +19,6 @@ from typing import Final, TextIO
 from ftvm.cli.sentences import describe
 from ftvm.events import (
     ArbiterTrouble,
-    AttendantFailed,
     Committed,
     ConnectionRefused,
     CopyProgress,
@@ -27,6 +26,7 @@ from ftvm.events import (
     Event,
     GuestWarned,
     HostFailed,
+    HostServiceFailed,
     HostStalled,
     JoinRefused,
     JoinUnanswered,
@@ -45,7 +45,7 @@ __all__ = ["LogReport", "level_of", "say_lost_in_log"]
 
 _WARNINGS: Final = (
     ArbiterTrouble,
-    AttendantFailed,
+    HostServiceFailed,
     ConnectionRefused,
     GuestWarned,
     HostStalled,

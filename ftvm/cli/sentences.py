@@ -79,7 +79,7 @@ _SENTENCES: Final[dict[type[Event], Callable[[Any], str]]] = {
     events.PeerMisbehaved: lambda e: f"peer {e.peer} broke the protocol: {e.error}",
     events.TransportTrouble: lambda e: f"a message was lost: {e.error}",
     events.ArbiterTrouble: lambda e: f"arbiter: {e.error}",
-    events.AttendantFailed: lambda e: f"the {e.name} failed and was closed; the guest still runs: {e.error}",
+    events.HostServiceFailed: lambda e: f"the {e.name} failed and was closed; the guest still runs: {e.error}",
     events.EngineChanged: lambda e: (
         f"engine: {e.engine}{_interval(e)}"
         + (f" instead of {e.before}" if e.engine != e.before else ", with new settings")

@@ -5,26 +5,26 @@ from types import ModuleType
 from typing import Final
 
 from ftvm.errors import ConfigError
-from ftvm.runtime.attend import Attendant
+from ftvm.runtime.services import HostService
 from ftvm.service.control import ControlSocket
 from ftvm.service.notify import Notifier
 from ftvm.service.places import control_folder, own_endpoint, prepare_folder
 from ftvm.transport.endpoints import parse_endpoint
 
-__all__ = ["check_control", "check_metrics", "open_attendants"]
+__all__ = ["check_control", "check_metrics", "open_services"]
 
 NOWHERE: Final = "none"
 
 
-def open_attendants(
+def open_services(
     stack: ExitStack, *, guest_id: str, control: str | None, metrics: str | None, is_ready_when_active: bool
-) -> tuple[Attendant, ...]:
+) -> tuple[HostService, ...]:
     """Return what serves the operator, open, and closed with `stack`. Raises ConfigError, TransportError."""
-    opened: list[Attendant] = []
+    opened: list[HostService] = []
 
-    def add(attendant: Attendant) -> None:
-        opened.append(attendant)
-        stack.callback(attendant.close)
+    def add(service: HostService) -> None:
+        opened.append(service)
+        stack.callback(service.close)
 
     if control is None:
         folder = control_folder()
@@ -52,8 +52,8 @@ def check_metrics(metrics: str | None) -> None:
         _metrics_module().parse_address(metrics)
 
 
-def _metrics_page(address: str) -> Attendant:
-    page: Attendant = _metrics_module().MetricsPage(address)
+def _metrics_page(address: str) -> HostService:
+    page: HostService = _metrics_module().MetricsPage(address)
     return page
 
 

@@ -14,9 +14,9 @@ from typing import Final, Generic, TypeVar
 from ftvm.errors import ArbiterError, ClosedError, FtvmError, InternalError, LocalProtocolError, NotApplied
 from ftvm.interfaces import Answer, Clock, CompareAndSet, Record, RecordStore, Request, Transport
 from ftvm.protocol.stop import LIMIT_NS
-from ftvm.runtime.attend import Attendants
 from ftvm.runtime.descriptors import SpareDescriptors, is_table_full
 from ftvm.runtime.endpoint import LOOK_NS, Endpoint
+from ftvm.runtime.services import HostServices
 from ftvm.runtime.urgency import make_urgent
 from ftvm.units import Nanos, nanos_to_seconds
 
@@ -154,7 +154,7 @@ class Host:
         endpoint: Endpoint,
         transport: Transport,
         clock: Clock,
-        attendants: Attendants | None = None,
+        services: HostServices | None = None,
         on_end: Callable[[], None] = _tell_nobody,
         *,
         is_urgent: bool = False,
@@ -167,7 +167,7 @@ class Host:
         self._endpoint = endpoint
         self._transport = transport
         self._clock = clock
-        self._attendants = attendants or Attendants()
+        self._services = services or HostServices()
         self._on_end = on_end
         self._is_urgent = is_urgent
         self._calls: queue.Queue[_Call[object]] = queue.Queue(_CALLS_WAITING_MAX)
@@ -217,7 +217,7 @@ class Host:
             while not self._is_stopping or self._endpoint.is_leaving:
                 self._answer_calls()
                 now = self._clock.now()
-                deadlines = (self._endpoint.step(now), self._attendants.step(now))
+                deadlines = (self._endpoint.step(now), self._services.step(now))
                 self._wait(min((deadline for deadline in deadlines if deadline is not None), default=None))
         except BaseException as wrong:  # noqa: BLE001 - fail-stop: whatever it was, the guest must not run on
             self.error = _named(wrong)
@@ -231,7 +231,7 @@ class Host:
     def _wait(self, deadline: Nanos | None) -> None:
         left_ns = LOOK_NS if deadline is None else deadline - self._clock.now()
         if left_ns > 0 and self._calls.empty():
-            self._transport.wait(min(left_ns, LOOK_NS), (*self._endpoint.fds(), *self._attendants.fds()))
+            self._transport.wait(min(left_ns, LOOK_NS), (*self._endpoint.fds(), *self._services.fds()))
 
     def _answer_calls(self) -> None:
         for _ in range(_CALLS_WAITING_MAX):

@@ -1,7 +1,7 @@
 """A host with one guest, running: the driver, its loop, the arbiter's worker, and who is served beside it.
 
-Methods under "Controls" (attend.py) are for the loop's thread only; the others are for any other thread, and may wait.
-What a user sees of it is protection.py.
+Methods under "Controls" (services.py) are for the loop's thread only; the others are for any other thread, and may
+wait. What a user sees of it is protection.py.
 """
 
 import secrets
@@ -14,11 +14,11 @@ from ftvm.errors import BrokenError, ClosedError, SwitchoverFailed
 from ftvm.events import Event
 from ftvm.interfaces import Clock, Guest, RecordStore, Transport, World
 from ftvm.protocol.core import Settings
-from ftvm.runtime.attend import Attendant, Attendants, Pending
 from ftvm.runtime.closing import Closing
 from ftvm.runtime.driver import Driver
 from ftvm.runtime.endpoint import Endpoint
 from ftvm.runtime.host import ArbiterWorker, Host, Signal
+from ftvm.runtime.services import HostService, HostServices, Pending
 from ftvm.runtime.status import Status
 from ftvm.runtime.world import CallbackWorld
 from ftvm.units import Nanos, seconds_to_nanos
@@ -44,7 +44,7 @@ class Node:
         clock: Clock,
         starts: bool,
         on_event: Callable[[Event], None] | None,
-        attendants: Sequence[Attendant],
+        services: Sequence[HostService],
         is_urgent: bool,
     ) -> None:
         self.changed = Signal()
@@ -55,7 +55,7 @@ class Node:
         self._transport = transport
         self._is_closed = False
         self._stop_asked: str | None = None
-        self._attendants = Attendants(attendants, self._note)
+        self._services = HostServices(services, self._note)
         self._arbiter = ArbiterWorker(store, settings.guest_id, transport.wake)
         endpoint = Endpoint(transport, settings.limits, self._note)
         self.driver = Driver(
@@ -72,13 +72,13 @@ class Node:
         )
         endpoint.add(self.driver)
         self.clock = clock
-        self._attendants.begin(self, clock.now())
-        self.host = Host(endpoint, transport, clock, self._attendants, on_end=self.changed.notify, is_urgent=is_urgent)
+        self._services.begin(self, clock.now())
+        self.host = Host(endpoint, transport, clock, self._services, on_end=self.changed.notify, is_urgent=is_urgent)
         self.host.start()
 
     def _note(self, event: Event) -> None:
         self.events.append(event)
-        self._attendants.note(event)
+        self._services.note(event)
         if self._on_event is not None:
             self._on_event(event)
         self.changed.notify()
@@ -144,7 +144,7 @@ class Node:
         closing.do("its loop did not end", self.host.stop)
         closing.do("it did not stop cleanly", self._check_stop)
         closing.do("the arbiter's worker could not be closed", self._arbiter.close)
-        self._attendants.close(closing)
+        self._services.close(closing)
         closing.do("the world could not be closed", self._world.close)
         closing.do("the guest could not be closed", self._guest.close)
         # After the guest, whose own thread may wake it until then.

@@ -20,10 +20,10 @@ from ftvm.errors import BrokenError, ConfigError
 from ftvm.events import Event
 from ftvm.interfaces import Clock, Engine, Guest, RecordStore, World
 from ftvm.protocol.core import Settings
-from ftvm.runtime.attend import Attendant
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.closing import close_behind
 from ftvm.runtime.node import Node
+from ftvm.runtime.services import HostService
 from ftvm.runtime.status import Status
 from ftvm.runtime.urgency import why_not_urgent
 from ftvm.transport.keys import Keys
@@ -51,7 +51,7 @@ class HostOptions(TypedDict, total=False):
     timing      when silence becomes suspicion
     limits      the bound of everything that can grow
     on_event    called with each event, from the host's thread; must not block
-    attendants  who is served by the host's loop beside the guest, e.g. a ControlSocket; closed with the host
+    services  who is served by the host's loop beside the guest, e.g. a ControlSocket; closed with the host
     clock       where the time comes from; the monotonic clock if not given
     is_urgent   True has the host's loop and wire go before all else on a busy machine, at real-time priority where
                 this process may have it, so that the other host does not take a wait for a processor for death; False,
@@ -67,7 +67,7 @@ class HostOptions(TypedDict, total=False):
     timing: Timing
     limits: Limits
     on_event: Callable[[Event], None] | None
-    attendants: Sequence[Attendant]
+    services: Sequence[HostService]
     clock: Clock
     is_urgent: bool
 
@@ -250,9 +250,9 @@ def _start(
         world = options.get("world")
         if world is not None:
             undo.callback(world.close)
-        attendants = options.get("attendants", ())
-        for attendant in attendants:
-            undo.callback(attendant.close)
+        services = options.get("services", ())
+        for service in services:
+            undo.callback(service.close)
         if not starts and not peers:
             raise ConfigError("a standby needs at least one peer to join")
         engine = options.get("engine") or Remus()
@@ -288,7 +288,7 @@ def _start(
             clock=options.get("clock") or MonotonicClock(),
             starts=starts,
             on_event=options.get("on_event"),
-            attendants=attendants,
+            services=services,
             is_urgent=is_urgent,
         )
         undo.pop_all()

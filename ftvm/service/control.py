@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from ftvm.errors import ConfigError, FtvmError, InternalError, LimitExceeded, TransportError
 from ftvm.events import Event, HostStopped
-from ftvm.runtime.attend import Controls, Pending
+from ftvm.runtime.services import Controls, Pending
 from ftvm.service.places import listen_privately
 from ftvm.service.requests import (
     SWITCHOVER_SECONDS_MAX,
@@ -40,7 +40,7 @@ ENGINE_SECONDS_MAX: Final = 10
 
 
 class ControlSocket:
-    """An attendant (runtime/attend.py) that answers an operator's requests and tells events."""
+    """A service (runtime/services.py) that answers an operator's requests and tells events."""
 
     name = "control socket"
 
@@ -55,22 +55,22 @@ class ControlSocket:
         self._file = SocketFile.at(str(self._path))
 
     def begin(self, controls: Controls) -> None:
-        """See Attendant."""
+        """See HostService."""
         self._controls = controls
 
     def fds(self) -> Sequence[int]:
-        """See Attendant."""
+        """See HostService."""
         return (self._server.fileno(),) if self._server is not None else ()
 
     def note(self, event: Event) -> None:
-        """See Attendant."""
+        """See HostService."""
         for dialogue in self._dialogues:
             dialogue.note(event)
         if isinstance(event, HostStopped) and self._server is not None:
-            self._server.tell()  # now: the loop ends before it steps the attendants again
+            self._server.tell()  # now: the loop ends before it steps the services again
 
     def step(self, now: Nanos) -> Nanos | None:
-        """See Attendant."""
+        """See HostService."""
         if self._server is None:
             return None
         self._dialogues = [dialogue for dialogue in self._dialogues if not dialogue.is_closed]
@@ -80,7 +80,7 @@ class ControlSocket:
         return min(self._server.step(now) or self._look_at, self._look_at)
 
     def close(self) -> None:
-        """See Attendant. Removes the socket's file, unless that is another's by now."""
+        """See HostService. Removes the socket's file, unless that is another's by now."""
         if self._server is None:
             return
         self._file.remove()

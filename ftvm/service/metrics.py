@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from ftvm.errors import ConfigError, InternalError, TransportError
 from ftvm.events import Event
-from ftvm.runtime.attend import Controls
+from ftvm.runtime.services import Controls
 from ftvm.runtime.status import HISTOGRAM_BOUNDS_US, Histogram, Status
 from ftvm.service.server import Server
 from ftvm.transport.endpoints import Endpoint, parse_endpoint
@@ -64,7 +64,7 @@ def parse_address(text: str) -> Endpoint:
 
 
 class MetricsPage:
-    """An attendant (runtime/attend.py) that answers GET /metrics. Anybody who reaches the address may read it."""
+    """A service (runtime/services.py) that answers GET /metrics. Anybody who reaches the address may read it."""
 
     name = "metrics page"
 
@@ -77,23 +77,23 @@ class MetricsPage:
         self._server: Server | None = Server(listening, lambda: _Answer(self._page))
 
     def begin(self, controls: Controls) -> None:
-        """See Attendant."""
+        """See HostService."""
         self._controls = controls
 
     def fds(self) -> Sequence[int]:
-        """See Attendant."""
+        """See HostService."""
         return (self._server.fileno(),) if self._server is not None else ()
 
     def note(self, event: Event) -> None:
-        """See Attendant."""
+        """See HostService."""
         self._events[type(event).__name__] += 1
 
     def step(self, now: Nanos) -> Nanos | None:
-        """See Attendant."""
+        """See HostService."""
         return self._server.step(now) if self._server is not None else None
 
     def close(self) -> None:
-        """See Attendant."""
+        """See HostService."""
         if self._server is not None:
             self._server.close()
             self._server = None

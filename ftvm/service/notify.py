@@ -11,7 +11,7 @@ from typing import Final, Self
 
 from ftvm.errors import ConfigError
 from ftvm.events import Event, Protected, RoleChanged, Solo, TookOver
-from ftvm.runtime.attend import Controls
+from ftvm.runtime.services import Controls
 from ftvm.units import Nanos
 
 __all__ = ["Notifier"]
@@ -22,7 +22,7 @@ _FEEDS_PER_LIMIT: Final = 4
 
 
 class Notifier:
-    """An attendant (runtime/attend.py) that reports to a service manager."""
+    """A service (runtime/services.py) that reports to a service manager."""
 
     name = "service manager's socket"
 
@@ -58,15 +58,15 @@ class Notifier:
         return cls(address, _watchdog_ns(environment), is_ready_when_active=is_ready_when_active)
 
     def begin(self, controls: Controls) -> None:
-        """See Attendant."""
+        """See HostService."""
         del controls
 
     def fds(self) -> Sequence[int]:
-        """See Attendant."""
+        """See HostService."""
         return ()
 
     def note(self, event: Event) -> None:
-        """See Attendant."""
+        """See HostService."""
         match event:
             case RoleChanged():
                 self._news.append(f"STATUS={event.role}: {event.reason}")
@@ -82,7 +82,7 @@ class Notifier:
                 return
 
     def step(self, now: Nanos) -> Nanos | None:
-        """See Attendant."""
+        """See HostService."""
         if not self._is_ready_when_active:
             self._get_ready()
         news, self._news = self._news, []
@@ -96,7 +96,7 @@ class Notifier:
         return Nanos(self._fed_at + self._feed_ns)
 
     def close(self) -> None:
-        """See Attendant."""
+        """See HostService."""
         if self._socket is None:
             return
         self._send("STOPPING=1")

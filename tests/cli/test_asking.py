@@ -38,7 +38,7 @@ def host(tmp_path: Path) -> Iterator[Protection]:
         arbiter="memory:asking",
         create=True,
         guest_id="vm1",
-        attendants=[ControlSocket(f"ipc://{tmp_path}/ftvm/vm1.sock")],
+        services=[ControlSocket(f"ipc://{tmp_path}/ftvm/vm1.sock")],
     ) as protection:
         yield protection
 
@@ -140,7 +140,7 @@ def test_status_fails_if_no_host_of_a_guest_is_more_than_empty(ftvm: Run, host: 
         peers=["tcp://127.0.0.1:9"],
         arbiter="memory:asking",
         guest_id="vm2",
-        attendants=[ControlSocket(f"ipc://{tmp_path}/ftvm/vm2.sock")],
+        services=[ControlSocket(f"ipc://{tmp_path}/ftvm/vm2.sock")],
     ):
         assert [ftvm("status", "--guest", guest).status for guest in ("vm1", "vm2")] == [0, 1]
         assert ftvm("status").status == 1

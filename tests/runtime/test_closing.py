@@ -9,8 +9,8 @@ from ftvm.errors import ArbiterError, BrokenError, InternalError
 from ftvm.events import Event
 from ftvm.interfaces import Record
 from ftvm.protocol import stop
-from ftvm.runtime.attend import Attendant, Controls
 from ftvm.runtime.protection import Protection, protect
+from ftvm.runtime.services import Controls, HostService
 from ftvm.sim.guest import SimGuest
 from ftvm.units import Nanos
 
@@ -49,7 +49,7 @@ class LoggedGuest(SimGuest):
 
 
 class Visitor:
-    """An attendant whose closing fails, as that of a control socket whose folder was made read-only."""
+    """A service whose closing fails, as that of a control socket whose folder was made read-only."""
 
     name = "visitor"
 
@@ -71,19 +71,19 @@ class Visitor:
         return None
 
     def close(self) -> None:
-        self._log.happened.append("attendant closed")
+        self._log.happened.append("service closed")
         if self._error:
             raise PermissionError(self._error)
 
 
-def host(log: Log, store: LoggedStore, attendants: Sequence[Attendant] = ()) -> Protection:
+def host(log: Log, store: LoggedStore, services: Sequence[HostService] = ()) -> Protection:
     return protect(
         LoggedGuest(log),
         listen="tcp://127.0.0.1:0",
         arbiter=store,
         create=True,
         guest_id="vm1",
-        attendants=attendants,
+        services=services,
     )
 
 
@@ -93,7 +93,7 @@ def test_a_host_that_ends_vacates_the_record_before_all_else() -> None:
 
     protection.close()
 
-    assert log.happened == ["vacated", "attendant closed", "guest closed"]
+    assert log.happened == ["vacated", "service closed", "guest closed"]
 
 
 def test_an_attendant_that_cannot_be_closed_keeps_nothing_else_from_being_closed() -> None:
@@ -104,7 +104,7 @@ def test_an_attendant_that_cannot_be_closed_keeps_nothing_else_from_being_closed
     with pytest.raises(BrokenError, match="the visitor could not be closed: PermissionError: read-only"):
         protection.close()
 
-    assert log.happened == ["vacated", "attendant closed", "attendant closed", "guest closed"]
+    assert log.happened == ["vacated", "service closed", "service closed", "guest closed"]
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from ftvm.errors import LocalProtocolError, SwitchoverFailed
-from ftvm.runtime.attend import Pending
+from ftvm.runtime.services import Pending
 from ftvm.runtime.status import HISTOGRAM_BOUNDS_US, Histogram, Percentiles, Status
 from ftvm.units import Nanos
 

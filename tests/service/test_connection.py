@@ -43,7 +43,7 @@ def host(folder: Path, guest_id: str) -> Protection:
         create=True,
         engine=Remus(),
         guest_id=guest_id,
-        attendants=[ControlSocket(f"ipc://{folder}/{guest_id}.sock")],
+        services=[ControlSocket(f"ipc://{folder}/{guest_id}.sock")],
     )
 
 
@@ -135,7 +135,7 @@ def test_the_host_where_the_guest_runs_is_meant_if_two_hosts_have_it(tmp_path: P
         peers=["tcp://127.0.0.1:9"],
         arbiter=MemoryRecordStore(),
         guest_id="vm1",
-        attendants=[ControlSocket(f"ipc://{tmp_path}/standby.sock")],
+        services=[ControlSocket(f"ipc://{tmp_path}/standby.sock")],
     )
     with standby, host(tmp_path, "vm1"), connect(f"ipc://{tmp_path}") as machine:
         assert [found.last_status.role for found in machine.guests()] == ["empty", "active"]
@@ -155,7 +155,7 @@ def pair(folder: Path) -> Iterator[tuple[Protection, Standby]]:
                 arbiter=store.another(),
                 create=True,
                 guest_id="vm1",
-                attendants=[ControlSocket(f"ipc://{folder}/a.sock")],
+                services=[ControlSocket(f"ipc://{folder}/a.sock")],
             )
         )
         standby = stack.enter_context(
@@ -165,7 +165,7 @@ def pair(folder: Path) -> Iterator[tuple[Protection, Standby]]:
                 peers=[f"ipc://{folder}/a"],
                 arbiter=store.another(),
                 guest_id="vm1",
-                attendants=[ControlSocket(f"ipc://{folder}/b.sock")],
+                services=[ControlSocket(f"ipc://{folder}/b.sock")],
             )
         )
         assert active.wait_protected(WAIT_SECONDS)

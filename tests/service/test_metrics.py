@@ -157,7 +157,7 @@ def test_a_real_host_is_scraped_while_it_runs() -> None:
             arbiter=MemoryRecordStore(),
             create=True,
             guest_id="vm1",
-            attendants=[page],
+            services=[page],
         ),
         urllib.request.urlopen(f"http://127.0.0.1:{page.port}/metrics", timeout=WAIT_SECONDS) as answer,
     ):

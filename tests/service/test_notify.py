@@ -176,7 +176,7 @@ def test_a_real_host_is_ready_feeds_its_watchdog_and_says_goodbye(manager: Manag
         listen="tcp://127.0.0.1:0",
         arbiter=MemoryRecordStore(),
         create=True,
-        attendants=[Notifier(address, Nanos(SECOND // 100), is_ready_when_active=True)],
+        services=[Notifier(address, Nanos(SECOND // 100), is_ready_when_active=True)],
     ) as protection:
         protection.status()
         protection.status()

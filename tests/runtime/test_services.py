@@ -1,18 +1,18 @@
-"""Attendants are stepped by the loop, and one that breaks ends nothing but itself."""
+"""HostServices are stepped by the loop, and one that breaks ends nothing but itself."""
 
 from collections.abc import Sequence
 
 import pytest
 
-from ftvm.events import AttendantFailed, Event, Solo
-from ftvm.runtime.attend import Attendants, Controls, Pending
+from ftvm.events import Event, HostServiceFailed, Solo
 from ftvm.runtime.closing import Closing
+from ftvm.runtime.services import Controls, HostServices, Pending
 from ftvm.runtime.status import Status
 from ftvm.units import Nanos
 
 
 class Visitor:
-    """An attendant that does what a test says."""
+    """A service that does what a test says."""
 
     name = "visitor"
 
@@ -68,27 +68,27 @@ SOLO = Solo(at=Nanos(0), guest_id="vm1", generation=1, reason="")
 
 
 def test_the_first_that_is_due_says_when_to_step_again() -> None:
-    attendants = Attendants([Visitor(), Visitor(Nanos(30)), Visitor(Nanos(20))])
+    services = HostServices([Visitor(), Visitor(Nanos(30)), Visitor(Nanos(20))])
 
-    assert attendants.step(Nanos(10)) == 20
+    assert services.step(Nanos(10)) == 20
 
 
 def test_nobody_due_is_no_deadline() -> None:
-    assert Attendants([Visitor()]).step(Nanos(10)) is None
+    assert HostServices([Visitor()]).step(Nanos(10)) is None
 
 
 def test_one_that_breaks_and_cannot_be_closed_is_told_of_with_both_reasons() -> None:
     """Regression: what its closing raised ended the host's loop, and the guest."""
     told: list[Event] = []
     broken = Visitor()
-    attendants = Attendants([broken], told.append)
-    attendants.begin(Guest(), Nanos(5))
+    services = HostServices([broken], told.append)
+    services.begin(Guest(), Nanos(5))
     broken.breaks_in = "step"
     broken.close_error = PermissionError("read-only")
 
-    attendants.step(Nanos(10))
+    services.step(Nanos(10))
 
-    assert [event.error for event in told if isinstance(event, AttendantFailed)] == [
+    assert [event.error for event in told if isinstance(event, HostServiceFailed)] == [
         "RuntimeError: broken; closing it failed: PermissionError: read-only"
     ]
 
@@ -97,25 +97,25 @@ def test_one_that_breaks_and_cannot_be_closed_is_told_of_with_both_reasons() -> 
 def test_one_that_breaks_is_closed_and_told_of_and_the_others_go_on(place: str) -> None:
     told: list[Event] = []
     broken, other = Visitor(), Visitor()
-    attendants = Attendants([broken, other], told.append)
-    attendants.begin(Guest(), Nanos(5))
+    services = HostServices([broken, other], told.append)
+    services.begin(Guest(), Nanos(5))
     broken.breaks_in = place
 
     for _ in range(2):
-        attendants.note(SOLO)
-        attendants.step(Nanos(10))
+        services.note(SOLO)
+        services.step(Nanos(10))
 
-    failures = [event for event in told if isinstance(event, AttendantFailed)]
+    failures = [event for event in told if isinstance(event, HostServiceFailed)]
     assert [(event.name, event.error) for event in failures] == [("visitor", "RuntimeError: broken")]
     assert (broken.closed, broken.heard == [], other.steps, other.heard) == (1, place == "note", 2, [SOLO, SOLO])
-    assert attendants.fds() == (7,)
+    assert services.fds() == (7,)
 
 
 def test_closing_closes_all_of_them() -> None:
     visitors = [Visitor(), Visitor()]
-    attendants = Attendants(visitors)
+    services = HostServices(visitors)
 
-    attendants.close(Closing())
+    services.close(Closing())
 
     assert [visitor.closed for visitor in visitors] == [1, 1]
-    assert attendants.fds() == ()
+    assert services.fds() == ()

@@ -1,19 +1,19 @@
 """Who is served by a host's loop beside the guests: a control socket, a page of metrics, a service manager's watchdog.
 
-An attendant is stepped in the loop's thread, between two steps of the endpoint, so that it sees a guest at rest and
-needs no lock. It must never block. What serves an operator must not end a guest: an attendant that raises is closed,
+A service is stepped in the loop's thread, between two steps of the endpoint, so that it sees a guest at rest and
+needs no lock. It must never block. What serves an operator must not end a guest: a service that raises is closed,
 told of as an event, and the loop goes on without it.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from ftvm.events import AttendantFailed, Event
+from ftvm.events import Event, HostServiceFailed
 from ftvm.runtime.closing import Closing
 from ftvm.runtime.status import Status
 from ftvm.units import Nanos
 
-__all__ = ["Attendant", "Attendants", "Controls", "Pending"]
+__all__ = ["Controls", "HostService", "HostServices", "Pending"]
 
 Pending = Callable[[], bool]
 """Asks whether something that takes a while is done; raises the FtvmError that it failed with."""
@@ -52,7 +52,7 @@ class Controls(Protocol):
         ...
 
 
-class Attendant(Protocol):
+class HostService(Protocol):
     """Somebody whom the loop steps. Built ready to serve; `begin` comes once, before the loop starts."""
 
     @property
@@ -85,11 +85,11 @@ def _tell_nobody(event: Event) -> None:
     """Nobody listens."""
 
 
-class Attendants:
-    """All attendants of one host."""
+class HostServices:
+    """All services of one host."""
 
-    def __init__(self, attendants: Sequence[Attendant] = (), on_event: Callable[[Event], None] = _tell_nobody) -> None:
-        self._present = list(attendants)
+    def __init__(self, services: Sequence[HostService] = (), on_event: Callable[[Event], None] = _tell_nobody) -> None:
+        self._present = list(services)
         self._on_event = on_event
         self._guest_id = ""
         self._now = Nanos(0)
@@ -97,30 +97,30 @@ class Attendants:
     def begin(self, controls: Controls, now: Nanos) -> None:
         """Introduce all of them to the guest."""
         self._guest_id, self._now = controls.guest_id, now
-        for attendant in self._present:
-            attendant.begin(controls)
+        for service in self._present:
+            service.begin(controls)
 
     def fds(self) -> tuple[int, ...]:
         """Return what to wait on besides the endpoint."""
-        return tuple(fd for attendant in self._present for fd in attendant.fds())
+        return tuple(fd for service in self._present for fd in service.fds())
 
     def note(self, event: Event) -> None:
         """Tell all of them what happened."""
-        for attendant in tuple(self._present):
+        for service in tuple(self._present):
             try:
-                attendant.note(event)
+                service.note(event)
             except Exception as wrong:  # noqa: BLE001 - see the module's docstring
-                self._drop(attendant, wrong)
+                self._drop(service, wrong)
 
     def step(self, now: Nanos) -> Nanos | None:
         """Step all of them; return when the first wants to be called again."""
         self._now = now
         soonest: Nanos | None = None
-        for attendant in tuple(self._present):
+        for service in tuple(self._present):
             try:
-                due = attendant.step(now)
+                due = service.step(now)
             except Exception as wrong:  # noqa: BLE001 - see the module's docstring
-                self._drop(attendant, wrong)
+                self._drop(service, wrong)
                 continue
             if due is not None and (soonest is None or due < soonest):
                 soonest = due
@@ -129,14 +129,14 @@ class Attendants:
     def close(self, closing: Closing) -> None:
         """Close all of them, as steps of `closing`."""
         while self._present:
-            attendant = self._present.pop()
-            closing.do(f"the {attendant.name} could not be closed", attendant.close)
+            service = self._present.pop()
+            closing.do(f"the {service.name} could not be closed", service.close)
 
-    def _drop(self, attendant: Attendant, wrong: Exception) -> None:
-        self._present.remove(attendant)
+    def _drop(self, service: HostService, wrong: Exception) -> None:
+        self._present.remove(service)
         error = f"{type(wrong).__name__}: {wrong}"
         try:
-            attendant.close()
+            service.close()
         except Exception as more:  # noqa: BLE001 - see the module's docstring
             error += f"; closing it failed: {type(more).__name__}: {more}"
-        self._on_event(AttendantFailed(at=self._now, guest_id=self._guest_id, name=attendant.name, error=error))
+        self._on_event(HostServiceFailed(at=self._now, guest_id=self._guest_id, name=service.name, error=error))
