@@ -13,10 +13,10 @@ from ftvm.engines.names import ENGINES
 from ftvm.errors import ConfigError
 from ftvm.lab.campaign import Hunt, campaign, hunt
 from ftvm.runtime.clock import MonotonicClock
-from ftvm.sim.history import NO_FAULTS, Figures, History, parse_faults, play
 from ftvm.sim.legend import LEGEND
 from ftvm.sim.mutants import MUTANTS
 from ftvm.sim.mutation import mutate
+from ftvm.sim.run import NO_FAULTS, Figures, Run, parse_faults, play
 from ftvm.sim.shrink import shrink
 
 __all__ = ["simulate"]
@@ -218,7 +218,7 @@ def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "none"
 
 
-def _tell_shrunk(failing: History, engine: str | None, mutant: str | None) -> None:
+def _tell_shrunk(failing: Run, engine: str | None, mutant: str | None) -> None:
     if failing.invariant is None:
         return
     shrunk = shrink(failing, engine=engine)
@@ -229,5 +229,5 @@ def _tell_shrunk(failing: History, engine: str | None, mutant: str | None) -> No
     click.echo(
         f"seed {failing.seed} needs {len(shrunk.faults)} of {len(failing.faults)} faults ({shrunk.tries} tries):"
     )
-    click.echo(f"  {shrunk.history.what}")
+    click.echo(f"  {shrunk.run.what}")
     click.echo(f"  {command} --trace")

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from ftvm.sim.history import History, play
 from ftvm.sim.mutation import mutate
+from ftvm.sim.run import Run, play
 
 __all__ = ["Hunt", "campaign", "hunt"]
 
@@ -25,7 +25,7 @@ _SEEDS_AT_ONCE: Final = 16
 
 def campaign(
     seeds: range, *, engine: str | None = None, mutant: str | None = None, jobs: int = 1
-) -> Generator[History, None, None]:
+) -> Generator[Run, None, None]:
     """Play the seeds. Closing the iterator, or an exception in its user, ends all workers."""
     if jobs == 1:
         with mutate(mutant) if mutant is not None else contextlib.nullcontext():
@@ -43,12 +43,12 @@ class Hunt:
 
     mutant: str
     tried: int
-    found: tuple[History, ...]
+    found: tuple[Run, ...]
 
 
 def hunt(mutant: str, seeds: range, *, engine: str | None = None, jobs: int = 1, enough: int = 1) -> Hunt:
     """Play seeds with a mutant until `enough` of them have found it, or all were played."""
-    tried, found = 0, list[History]()
+    tried, found = 0, list[Run]()
     with contextlib.closing(campaign(seeds, engine=engine, mutant=mutant, jobs=jobs)) as histories:
         for history in histories:
             tried += 1

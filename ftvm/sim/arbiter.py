@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from ftvm.errors import LocalProtocolError
 from ftvm.interfaces import Answer, CompareAndSet, Record, Request
-from ftvm.sim.chance import stream
-from ftvm.sim.ledger import Ledger
-from ftvm.sim.timeline import Timeline
+from ftvm.sim.faultlog import FaultLog
+from ftvm.sim.rng import stream
+from ftvm.sim.schedule import Schedule
 
 __all__ = ["ArbiterFaults", "SimArbiter", "SimStore"]
 
@@ -47,22 +47,22 @@ class SimStore:
 
 
 class SimArbiter:
-    """One node's line to the store; implements interfaces.Arbiter."""
+    """One host's line to the store; implements interfaces.Arbiter."""
 
     def __init__(
         self,
         store: SimStore,
-        timeline: Timeline,
+        schedule: Schedule,
         faults: ArbiterFaults,
-        ledger: Ledger,
+        log: FaultLog,
         line: tuple[int, str],
         wake: Callable[[], None],
     ) -> None:
-        """`line` is the seed, and the name of who asks: together the source of all chance here."""
+        """`line` is the seed, and the name of who asks: together the source of all randomness here."""
         self._store = store
-        self._timeline = timeline
+        self._schedule = schedule
         self._faults = faults
-        self._ledger = ledger
+        self._log = log
         self._who = line[1]
         self._delays = stream(line[0], "arbiter", line[1])
         self._wake = wake
@@ -75,9 +75,9 @@ class SimArbiter:
             raise LocalProtocolError("one request is outstanding already")
         self._is_busy = True
         is_refused = isinstance(request, CompareAndSet) and self._strikes("arbiter_refusal")
-        self._timeline.after(self._delay_ns(), lambda: self._reach(request, is_refused))
+        self._schedule.after(self._delay_ns(), lambda: self._reach(request, is_refused))
         if not is_refused and self._strikes("arbiter_repeat"):
-            self._timeline.after(self._delays.randrange(REPEAT_NS_MAX), lambda: self._repeat(request))
+            self._schedule.after(self._delays.randrange(REPEAT_NS_MAX), lambda: self._repeat(request))
 
     def poll(self) -> Answer | None:
         """See interfaces.Arbiter."""
@@ -92,7 +92,7 @@ class SimArbiter:
         elif is_refused:
             self._come_back(Answer(request, None, "the disk is full", is_unapplied=True))
         elif isinstance(request, CompareAndSet) and self._faults.disk_ns:
-            self._timeline.after(self._faults.disk_ns, lambda: self._apply(request))
+            self._schedule.after(self._faults.disk_ns, lambda: self._apply(request))
         else:
             self._apply(request)
 
@@ -111,10 +111,10 @@ class SimArbiter:
             self._answer = answer
             self._wake()
 
-        self._timeline.after(self._delay_ns(), arrive)
+        self._schedule.after(self._delay_ns(), arrive)
 
     def _delay_ns(self) -> int:
         return self._delays.randrange(LATE_NS if self._strikes("arbiter_late") else DELAY_NS)
 
     def _strikes(self, kind: str) -> bool:
-        return self._ledger.strikes(kind, self._who)
+        return self._log.strikes(kind, self._who)

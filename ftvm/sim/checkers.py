@@ -1,4 +1,4 @@
-"""One checker per invariant (docs/protocol.md, "Invariants"), which sees all and raises Violation at a breach."""
+"""One checker per invariant (docs/protocol.md, "Invariants"), which sees all, and raises InvariantViolated."""
 
 from dataclasses import dataclass, field
 
@@ -10,16 +10,17 @@ from ftvm.protocol.view import ActiveView, StandbyView
 
 __all__ = [
     "ActiveChecker",
+    "Checkers",
+    "InvariantViolated",
     "OutputChecker",
     "PositionChecker",
     "RecordChecker",
     "StateChecker",
-    "Violation",
     "check_limits",
 ]
 
 
-class Violation(FtvmError):
+class InvariantViolated(FtvmError):
     """An invariant does not hold. `invariant` is its name in docs/protocol.md."""
 
     def __init__(self, invariant: str, what: str) -> None:
@@ -36,10 +37,11 @@ class ActiveChecker:
     def became_active(self, known: Record, replica: str) -> None:
         """Note that a replica runs the guest by the record that it knows."""
         if known.active != replica:
-            raise Violation("I1", f"{replica} is active, but generation {known.generation} names {known.active}")
+            what = f"{replica} is active, but generation {known.generation} names {known.active}"
+            raise InvariantViolated("I1", what)
         first = self.active.setdefault(known.generation, replica)
         if first != replica:
-            raise Violation("I1", f"{first} and {replica} are both active in generation {known.generation}")
+            raise InvariantViolated("I1", f"{first} and {replica} are both active in generation {known.generation}")
 
 
 @dataclass(slots=True)
@@ -54,12 +56,13 @@ class OutputChecker:
         """Note that an output left a host."""
         known = self.released.get(output.number)
         if known is None and output.number != len(self.released) + 1:
-            raise Violation("I7", f"output {output.number} appeared first after {len(self.released)} were known")
+            what = f"output {output.number} appeared first after {len(self.released)} were known"
+            raise InvariantViolated("I7", what)
         if known is not None and known != output.payload:
-            raise Violation("I2", f"output {output.number} was released before with another content")
+            raise InvariantViolated("I2", f"output {output.number} was released before with another content")
         last = self._last_of.get(replica)
         if last is not None and output.number != last + 1:
-            raise Violation("I7", f"{replica} released output {output.number} after {last}")
+            raise InvariantViolated("I7", f"{replica} released output {output.number} after {last}")
         self._last_of[replica] = output.number
         self.repeats += known is not None
         self.released[output.number] = output.payload
@@ -86,13 +89,13 @@ class StateChecker:
         """Note what a standby has as it becomes active."""
         safe = self.acked.get(standby)
         if safe is not None and not has.cover(safe):
-            raise Violation("I5", f"{standby} has {has}, but acknowledged {safe}")
+            raise InvariantViolated("I5", f"{standby} has {has}, but acknowledged {safe}")
 
     def runs_from(self, active: str, epoch: int, fingerprint: bytes) -> None:
         """Note that a takeover runs from what `active` cut as `epoch`."""
         self.compared += 1
         if self.cuts.get((active, epoch)) != fingerprint:
-            raise Violation("I3", f"the state that runs on is not what {active} was at epoch {epoch}")
+            raise InvariantViolated("I3", f"the state that runs on is not what {active} was at epoch {epoch}")
 
 
 @dataclass(slots=True)
@@ -105,7 +108,7 @@ class PositionChecker:
         """Note where a replica stands after a step."""
         before = self._last.get(replica, (0, 0))
         if generation < before[0] or epoch < before[1]:
-            raise Violation("I6", f"{replica} went from generation, epoch {before} to {(generation, epoch)}")
+            raise InvariantViolated("I6", f"{replica} went from generation, epoch {before} to {(generation, epoch)}")
         self._last[replica] = (generation, epoch)
 
 
@@ -126,7 +129,7 @@ def check_limits(keeps: ActiveView | StandbyView | None, limits: Limits) -> None
 
 def _check_limit(what: str, size: int, limit: int) -> None:
     if size > limit:
-        raise Violation("I8", f"{size} {what}, {limit} allowed")
+        raise InvariantViolated("I8", f"{size} {what}, {limit} allowed")
 
 
 @dataclass(slots=True)
@@ -140,11 +143,22 @@ class RecordChecker:
     def changed(self, before: Record, after: Record) -> None:
         """Note a change of the record."""
         if after.generation != before.generation + 1:
-            raise Violation("I6", f"generation {after.generation} follows {before.generation}")
+            raise InvariantViolated("I6", f"generation {after.generation} follows {before.generation}")
         named = {replica for replica in (after.active, after.standby) if replica is not None}
         if named & self.gone:
-            raise Violation("I6", f"{named & self.gone} had left the record")
+            raise InvariantViolated("I6", f"{named & self.gone} had left the record")
         self.gone |= {replica for replica in (before.active, before.standby) if replica is not None} - named
         if before.standby is not None and after.active == before.standby:
             self.takeovers += after.standby is None
             self.switchovers += after.standby is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkers:
+    """One of each, for all hosts of a world together."""
+
+    actives: ActiveChecker = field(default_factory=ActiveChecker)
+    outputs: OutputChecker = field(default_factory=OutputChecker)
+    states: StateChecker = field(default_factory=StateChecker)
+    positions: PositionChecker = field(default_factory=PositionChecker)
+    records: RecordChecker = field(default_factory=RecordChecker)

@@ -4,15 +4,13 @@ What befalls single messages (loss, repeats, long delays, corruption) is drawn f
 arbiter.py.
 """
 
-import random
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from ftvm.interfaces import Sign
 from ftvm.protocol.view import NAMED
-from ftvm.sim.happening import Happening
-
-if TYPE_CHECKING:
-    from ftvm.sim.world import World
+from ftvm.sim.faultkind import FaultKind
+from ftvm.sim.port import HostPort, WorldPort
+from ftvm.sim.rng import Rng
 
 __all__ = ["FAULTS", "ambush"]
 
@@ -20,131 +18,115 @@ _MS: Final = 1_000_000
 _AMBUSH_NS_MAX: Final = 40 * _MS
 
 
-def _crash(world: "World", chance: random.Random) -> None:
-    """Crash a host whose partner holds the state, and start it anew a little later."""
-    address = chance.choice([address for address in world.nodes if world.is_survived_by_other(address)])
-    node = world.nodes[address]
-    world.trace(f"CRASH {node.name} {node.role.value}")
-    world.crash(address)
-    world.timeline.after(chance.randrange(20 * _MS, 600 * _MS), lambda: world.reboot(address))
+def _crash(world: WorldPort, rng: Rng) -> None:
+    """Crash a host whose partner holds the state, and start it with nothing a little later."""
+    address = rng.choice([address for address in world.hosts if world.can_spare(address)])
+    host = world.hosts[address]
+    world.trace(f"CRASH {host.name} {host.role.value}")
+    world.kill(address, rng.randrange(20 * _MS, 600 * _MS))
 
 
-def _can_crash(world: "World") -> bool:
-    return any(world.is_survived_by_other(address) for address in world.nodes)
+def _can_crash(world: WorldPort) -> bool:
+    return any(world.can_spare(address) for address in world.hosts)
 
 
-def _pause(world: "World", chance: random.Random) -> None:
+def _pause(world: WorldPort, rng: Rng) -> None:
     """Stop a host's process for a while, at times for longer than every time-out."""
-    node = world.nodes[chance.choice(["a", "b"])]
-    length_ns = chance.choice([20, 100, 250, 450, 900, 1800]) * _MS
-    world.trace(f"PAUSE {node.name} {length_ns // _MS} ms")
-    node.pause(length_ns)
+    host = _any_host(world, rng)
+    length_ns = rng.choice([20, 100, 250, 450, 900, 1800]) * _MS
+    world.trace(f"PAUSE {host.name} {length_ns // _MS} ms")
+    host.pause(length_ns)
 
 
-def _pulse(world: "World", chance: random.Random) -> None:
+def _pulse(world: WorldPort, rng: Rng) -> None:
     """Stop a host's process again and again, for most of the time."""
-    node, times = world.nodes[chance.choice(["a", "b"])], chance.randrange(2, 8)
-    world.trace(f"PULSE {node.name} {times} times")
+    host, times = _any_host(world, rng), rng.randrange(2, 8)
+    world.trace(f"PULSE {host.name} {times} times")
     for number in range(times):
-        world.timeline.after(number * 300 * _MS, lambda: None if world.is_calm else node.pause(250 * _MS))
+        world.after(number * 300 * _MS, lambda: None if world.is_calm else host.pause(250 * _MS))
 
 
-def _hang(world: "World", chance: random.Random) -> None:
-    """Keep a host's loop busy with one step for a while, at times for longer than is borne."""
-    node = world.nodes[chance.choice(["a", "b"])]
-    length_ns = chance.choice([100, 400, 900, 1800, 3600]) * _MS
-    world.trace(f"HANG {node.name} {length_ns // _MS} ms")
-    node.hang(length_ns)
+def _hang(world: WorldPort, rng: Rng) -> None:
+    """Keep a host's loop busy with one step for a while, at times for longer than is tolerated."""
+    host = _any_host(world, rng)
+    length_ns = rng.choice([100, 400, 900, 1800, 3600]) * _MS
+    world.trace(f"HANG {host.name} {length_ns // _MS} ms")
+    host.hang(length_ns)
 
 
-def _cut(world: "World", chance: random.Random) -> None:
-    """Cut the link, one way or both."""
-    pairs = chance.choice([[("a", "b")], [("b", "a")], [("a", "b"), ("b", "a")]])
+def _any_host(world: WorldPort, rng: Rng) -> HostPort:
+    return world.hosts[rng.choice(list(world.hosts))]
+
+
+def _cut(world: WorldPort, rng: Rng) -> None:
+    """Cut a link, one way or both."""
+    pairs = rng.choice([[("a", "b")], [("b", "a")], [("a", "b"), ("b", "a")]])
     world.trace(f"CUT {pairs}")
-    world.links.cut.update(pairs)
-    world.timeline.after(chance.randrange(10 * _MS, 1000 * _MS), world.links.cut.clear)
+    world.cut(pairs, rng.randrange(10 * _MS, 1000 * _MS))
 
 
-def _reset(world: "World", chance: random.Random) -> None:
+def _reset(world: WorldPort, rng: Rng) -> None:
     """Reset the connections of a healthy link, as a firewall does; at times it also breaks, or refuses, who asks."""
-    false_answers = chance.choice([[], [], [Sign.UNCLEAR] * 5, [Sign.REFUSED], [Sign.REFUSED, Sign.UNCLEAR]])
+    false_answers = rng.choice([[], [], [Sign.UNCLEAR] * 5, [Sign.REFUSED], [Sign.REFUSED, Sign.UNCLEAR]])
     world.trace(f"RESET {[sign.value for sign in false_answers]}")
-    world.network.reset(false_answers)
+    world.reset(false_answers)
 
 
-def _outage(world: "World", chance: random.Random) -> None:
+def _outage(world: WorldPort, rng: Rng) -> None:
     """Have nobody reach the arbiter for a while."""
-    world.trace("ARBITER down")
-    world.arbiter_faults.is_down = True
-
-    def come_back() -> None:
-        world.trace("ARBITER up")
-        world.arbiter_faults.is_down = False
-
-    world.timeline.after(chance.randrange(20 * _MS, 800 * _MS), come_back)
+    world.take_arbiter_down(rng.randrange(20 * _MS, 800 * _MS))
 
 
-def _slow_disk(world: "World", chance: random.Random) -> None:
+def _slow_disk(world: WorldPort, rng: Rng) -> None:
     """Have the arbiter take long over each write for a while."""
-    world.trace("DISK slow")
-    world.arbiter_faults.disk_ns = chance.choice([20, 100, 500]) * _MS
-
-    def recover() -> None:
-        world.trace("DISK fast")
-        world.arbiter_faults.disk_ns = 0
-
-    world.timeline.after(chance.randrange(50 * _MS, 1000 * _MS), recover)
+    world.slow_disk(rng.choice([20, 100, 500]) * _MS, rng.randrange(50 * _MS, 1000 * _MS))
 
 
-def _guest_death(world: "World", chance: random.Random) -> None:
+def _guest_death(world: WorldPort, rng: Rng) -> None:
     """Have the guest fail where it runs, as a QEMU that is killed: its host stops, and the standby must go on."""
-    del chance
-    node = world.active()
-    if node is not None:
-        world.trace(f"GUEST DIES {node.name}")
-        node.survivor = world.store.record.standby
-        node.guest.die("the guest was killed")  # its host notices at its next step, which may well be a cut
+    del rng
+    host = world.active()
+    if host is not None:
+        world.trace(f"GUEST DIES {host.name}")
+        host.kill_guest()
 
 
-def _can_guest_die(world: "World") -> bool:
-    node = world.active()
-    if node is None or node.driver.is_leaving or not world.is_survived_by_other(node.address):
+def _can_guest_die(world: WorldPort) -> bool:
+    host = world.active()
+    if host is None or host.is_leaving or not world.can_spare(host.address):
         return False
-    active = node.view.active
+    active = host.view.active
     return active is not None and active.link in NAMED
 
 
-def ambush(world: "World", chance: random.Random) -> None:
-    """Strike in the few milliseconds after a change of the record, when the two sides know different things."""
-    addresses = [address for address, node in world.nodes.items() if node.is_up]
-    address = chance.choice(addresses or ["a"])
-    kind, length_ns = chance.choice(["crash", "pause", "cut"]), chance.choice([30, 250, 900]) * _MS
+def ambush(world: WorldPort, rng: Rng) -> None:
+    """Strike in the few milliseconds after a change of the record, when two sides know different things."""
+    addresses = [address for address, host in world.hosts.items() if host.is_up]
+    address = rng.choice(addresses or ["a"])
+    kind, length_ns = rng.choice(["crash", "pause", "cut"]), rng.choice([30, 250, 900]) * _MS
 
     def strike() -> None:
         if world.is_calm:
             return
         world.trace(f"AMBUSH {kind} {address}")
         if kind == "cut":
-            other = "b" if address == "a" else "a"
-            world.links.cut.add((address, other))
-            world.timeline.after(length_ns, world.links.cut.clear)
+            world.cut([(address, other) for other in world.hosts if other != address], length_ns)
         elif kind == "pause":
-            world.nodes[address].pause(length_ns)
-        elif world.is_survived_by_other(address):
-            world.crash(address)
-            world.timeline.after(length_ns, lambda: world.reboot(address))
+            world.hosts[address].pause(length_ns)
+        elif world.can_spare(address):
+            world.kill(address, length_ns)
 
-    world.timeline.after(int(chance.random() ** 2 * _AMBUSH_NS_MAX), strike)
+    world.after(int(rng.random() ** 2 * _AMBUSH_NS_MAX), strike)
 
 
-FAULTS: Final[tuple[Happening, ...]] = (
-    Happening(kind="crash", gap_ms=(100, 1200), act=_crash, is_possible=_can_crash),
-    Happening(kind="pause", gap_ms=(100, 1500), act=_pause),
-    Happening(kind="pulse", gap_ms=(300, 3000), act=_pulse),
-    Happening(kind="hang", gap_ms=(200, 3000), act=_hang),
-    Happening(kind="cut", gap_ms=(100, 1500), act=_cut),
-    Happening(kind="reset", gap_ms=(50, 600), act=_reset),
-    Happening(kind="outage", gap_ms=(200, 1500), act=_outage),
-    Happening(kind="slow_disk", gap_ms=(200, 1500), act=_slow_disk),
-    Happening(kind="guest_death", gap_ms=(400, 3000), act=_guest_death, is_possible=_can_guest_die),
+FAULTS: Final[tuple[FaultKind, ...]] = (
+    FaultKind(kind="crash", gap_ms=(100, 1200), act=_crash, is_possible=_can_crash),
+    FaultKind(kind="pause", gap_ms=(100, 1500), act=_pause),
+    FaultKind(kind="pulse", gap_ms=(300, 3000), act=_pulse),
+    FaultKind(kind="hang", gap_ms=(200, 3000), act=_hang),
+    FaultKind(kind="cut", gap_ms=(100, 1500), act=_cut),
+    FaultKind(kind="reset", gap_ms=(50, 600), act=_reset),
+    FaultKind(kind="outage", gap_ms=(200, 1500), act=_outage),
+    FaultKind(kind="slow_disk", gap_ms=(200, 1500), act=_slow_disk),
+    FaultKind(kind="guest_death", gap_ms=(400, 3000), act=_guest_death, is_possible=_can_guest_die),
 )

@@ -9,7 +9,7 @@ One line an event: virtual milliseconds since the world began, then what happene
   a#1 NAME(...)    incarnation 1 of host a told the event NAME of ftvm/events.py; `at` is by its own clock
   RECORD           the arbiter's record changed: generation, active replica, standby replica
   OUT n of r       output n left the host of replica r
-  CRASH, PAUSE     a host died (and is started anew later), or its process was stopped for so long
+  CRASH, PAUSE     a host died (and is started again later), or its process was stopped for so long
   AMBUSH           one of these came right after a change of the record
   CUT              nothing passes between these hosts any more, from the first to the second of each pair
   ARBITER, DISK    the arbiter is out of reach, or slow to write

@@ -14,12 +14,11 @@ from functools import cache
 from pathlib import Path
 from typing import Final, TypeVar
 
-import ftvm
 from ftvm.errors import InternalError
 
-__all__ = ["Node", "Place", "find", "marks", "part_of"]
+__all__ = ["MarkedLine", "Node", "find", "marks", "part_of"]
 
-ROOT: Final = Path(ftvm.__file__).parent
+ROOT: Final = Path(__file__).parents[1]
 _MARK: Final = re.compile(r"^(?P<before>.*)# rule: (?P<name>\w+)$")
 _OPERATORS: Final[dict[str, type[ast.cmpop]]] = {
     "==": ast.Eq,
@@ -39,8 +38,8 @@ _N = TypeVar("_N", bound=ast.AST)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A marked line.
+class MarkedLine:
+    """A line that bears a mark.
 
     module, function  where it is: ftvm.checkpoint, Watermarks.cover
     node              what begins on that line: a statement, an argument on a line of its own, or a case with its guard
@@ -70,7 +69,7 @@ def _code_below(lines: list[str]) -> Iterator[int]:
     return (number for number, line in enumerate(lines, 1) if not line.lstrip().startswith("#"))
 
 
-def find(mark: str) -> Place:
+def find(mark: str) -> MarkedLine:
     """Return the one place that a mark names."""
     places = marks().get(mark, [])
     if len(places) != 1:
@@ -84,7 +83,7 @@ def find(mark: str) -> Place:
     module = ".".join(("ftvm", *path.relative_to(ROOT).with_suffix("").parts))
     node = nodes[0]  # the walk goes from the outside to the inside
     assert isinstance(node, ast.stmt | ast.expr | ast.keyword | ast.match_case)
-    return Place(module, _function_around(tree, line), node)
+    return MarkedLine(module, _function_around(tree, line), node)
 
 
 def _line_of(node: ast.AST) -> int | None:
@@ -105,7 +104,7 @@ def _function_around(tree: ast.Module, line: int) -> str:
     return ".".join(around(tree.body))
 
 
-def part_of(place: Place, part: str) -> Node:
+def part_of(place: MarkedLine, part: str) -> Node:
     """Return a part of what is marked.
 
     "" is all of it; "test" the condition of an if, a while or a case; "value" what is assigned, returned or given for

@@ -16,10 +16,10 @@ from functools import partial
 
 from ftvm.checkpoint import Buffer
 from ftvm.interfaces import Delivery, Lane, Polled, Sign
-from ftvm.sim.chance import stream
-from ftvm.sim.ledger import Ledger
+from ftvm.sim.faultlog import FaultLog
 from ftvm.sim.plan import Plan
-from ftvm.sim.timeline import Timeline
+from ftvm.sim.rng import stream
+from ftvm.sim.schedule import Schedule
 
 __all__ = ["LinkFaults", "SimNetwork", "SimTransport"]
 
@@ -51,11 +51,11 @@ class LinkFaults:
 class SimNetwork:
     """Knows the transports by address (who listens now) and by name (one incarnation)."""
 
-    def __init__(self, seed: int, plan: Plan, timeline: Timeline, ledger: Ledger) -> None:
-        self.timeline = timeline
+    def __init__(self, seed: int, plan: Plan, schedule: Schedule, log: FaultLog) -> None:
+        self.schedule = schedule
         self.faults = LinkFaults(delay_ns=plan.link_delay_ns, jitter_ns=plan.link_jitter_ns)
         self.sent = 0
-        self._ledger = ledger
+        self._log = log
         self._delays = stream(seed, "network")
         self._damage = stream(seed, "damage")
         self._questions = stream(seed, "questions")
@@ -76,7 +76,7 @@ class SimNetwork:
         self._by_name.pop(transport.name, None)
         if self._by_address.get(transport.address) is transport:
             del self._by_address[transport.address]
-        if self._ledger.strikes("process_death", transport.name):
+        if self._log.strikes("process_death", transport.name):
             self._refusing.add(transport.address)
             self._break(transport)
 
@@ -91,7 +91,7 @@ class SimNetwork:
         for other in self._by_address.values():
             if other is not transport and (transport.address, other.address) not in self.faults.cut:
                 for peer in (transport.address, transport.name):
-                    self.timeline.after(self._answer_ns(), partial(self._end, other, peer))
+                    self.schedule.after(self._answer_ns(), partial(self._end, other, peer))
 
     def _end(self, transport: "SimTransport", peer: str) -> None:
         self._refused_since_reset.discard((transport.name, peer))
@@ -100,7 +100,7 @@ class SimNetwork:
     def ask(self, asking: "SimTransport", peer: str) -> bool:
         """Have `asking` hear, after a while, whether somebody listens where `peer` was."""
         address = peer.partition("#")[0]
-        self.timeline.after(self._answer_ns(), lambda: self._answer(asking, peer, address))
+        self.schedule.after(self._answer_ns(), lambda: self._answer(asking, peer, address))
         return True
 
     def _answer(self, asking: "SimTransport", peer: str, address: str) -> None:
@@ -130,7 +130,7 @@ class SimNetwork:
             return False
         self.sent += 1
         seen_as = sender.name if by_address else sender.address
-        strikes = self._ledger.strikes
+        strikes = self._log.strikes
         delays_ns = [] if strikes("loss") else [self._delay_ns()]
         if strikes("repeat"):
             delays_ns.append(self._delay_ns())
@@ -142,12 +142,12 @@ class SimNetwork:
             if token is not None:
                 sender.let_go(token)
             for delay_ns in delays_ns:
-                self.timeline.after(delay_ns, lambda: self._arrive(sender, target, seen_as, lane, taken))
+                self.schedule.after(delay_ns, lambda: self._arrive(sender, target, seen_as, lane, taken))
 
         if token is None:
             leave()  # nobody can change these frames any more
         else:
-            self.timeline.after(self._delays.randrange(SEND_NS_MAX), leave)
+            self.schedule.after(self._delays.randrange(SEND_NS_MAX), leave)
         return True
 
     def _arrive(
@@ -157,7 +157,7 @@ class SimNetwork:
             target.arrived(Delivery(seen_as, None, lane, frames))
 
     def _delay_ns(self) -> int:
-        factor = LATE_FACTOR if self._ledger.strikes("late") else 1
+        factor = LATE_FACTOR if self._log.strikes("late") else 1
         return self.faults.delay_ns + int(self._delays.random() * self.faults.jitter_ns * factor)
 
     def _corrupted(self, frames: tuple[bytes, ...]) -> tuple[bytes, ...]:
@@ -220,7 +220,7 @@ class SimTransport:
         """Nobody waits in virtual time."""
 
     def wake(self) -> None:
-        """Have the node stepped."""
+        """Have the host stepped."""
         self._wake()
 
     def close(self) -> None:
@@ -238,5 +238,5 @@ class SimTransport:
         self._wake()
 
     def let_go(self, token: int) -> None:
-        """Take note that the buffers of `token` were read; like libzmq, wake nobody for it."""
+        """The buffers of `token` were read; like libzmq, wake nobody for it."""
         self._let_go.append(token)

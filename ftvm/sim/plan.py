@@ -1,18 +1,17 @@
-"""What a seed draws before its history begins: the engine, the guest, the times, and which faults there will be.
+"""What a seed draws before its run begins: the engine, the guest, the times, and which faults there will be.
 
 Every class of faults is off in a third of the seeds: with all on at once the rarer combinations never get far.
 """
 
-import random
 from dataclasses import dataclass
 from typing import Final
 
 from ftvm.config import Timing
 from ftvm.engines.names import ENGINES, engine_named
 from ftvm.interfaces import Engine
-from ftvm.sim.chance import stream
 from ftvm.sim.faults import FAULTS
 from ftvm.sim.operator import ACTIONS
+from ftvm.sim.rng import Rng, stream
 from ftvm.units import Nanos
 
 __all__ = ["MESSAGE_FAULTS", "Plan", "draw"]
@@ -42,7 +41,7 @@ class Plan:
     """Drawn once for a seed.
 
     rates           probability of each fault of single messages; absent: off
-    happenings      the kinds of happenings that are on
+    fault_kinds     the kinds of faults and of an operator's acts that are on
     wake_ns         how long a host takes from being woken to its step
     release_ns_max  how long an output that was let out may take to leave its host, and die with it
     drift_ppm       no clock is faster or slower than the true time by more
@@ -61,44 +60,44 @@ class Plan:
     drift_ppm: int
     release_ns_max: int
     rates: dict[str, float]
-    happenings: frozenset[str]
+    fault_kinds: frozenset[str]
     halts_alone: bool
 
 
 def draw(seed: int, engine: Engine | None = None) -> Plan:
     """Draw the plan of a seed; `engine` is drawn with the rest if none is given."""
-    chance = stream(seed, "plan")
-    name = chance.choice(list(ENGINES))
-    interval_ms = chance.choice([20, 40, 80])
+    rng = stream(seed, "plan")
+    name = rng.choice(list(ENGINES))
+    interval_ms = rng.choice([20, 40, 80])
     return Plan(
         engine=engine or engine_named(name, interval_ms / 1000),
         timing=Timing(
-            primary_limit_ns=Nanos(chance.choice([200, 350, 500]) * _MS),
-            backup_limit_ns=Nanos(chance.choice([200, 300]) * _MS),
+            primary_limit_ns=Nanos(rng.choice([200, 350, 500]) * _MS),
+            backup_limit_ns=Nanos(rng.choice([200, 300]) * _MS),
             join_interval_ns=Nanos(50 * _MS),
             read_interval_ns=Nanos(50 * _MS),
         ),
-        page_count=chance.choice([4, 8, 16]),
-        pages_per_step=chance.choice([1, 2, 4]),
-        output_every=chance.choice([1, 2, 4]),
-        guest_step_ns=chance.choice([10, 20, 40]) * _MS,
-        input_ns_max=chance.choice([40, 100, 200]) * _MS,
-        link_delay_ns=chance.choice([50_000, 200_000, 2 * _MS]),
-        link_jitter_ns=chance.choice([50_000, 1 * _MS]),
-        wake_ns=chance.choice([20_000, 500_000, 2 * _MS]),
-        drift_ppm=chance.choice([0, 200, 20_000]),
+        page_count=rng.choice([4, 8, 16]),
+        pages_per_step=rng.choice([1, 2, 4]),
+        output_every=rng.choice([1, 2, 4]),
+        guest_step_ns=rng.choice([10, 20, 40]) * _MS,
+        input_ns_max=rng.choice([40, 100, 200]) * _MS,
+        link_delay_ns=rng.choice([50_000, 200_000, 2 * _MS]),
+        link_jitter_ns=rng.choice([50_000, 1 * _MS]),
+        wake_ns=rng.choice([20_000, 500_000, 2 * _MS]),
+        drift_ppm=rng.choice([0, 200, 20_000]),
         release_ns_max=stream(seed, "plan", "release").choice([2, 2, 20]) * _MS,
         rates={
             kind: rate
             for kind, rates in MESSAGE_FAULTS.items()
             if (rate := _maybe(stream(seed, "plan", kind), rates)) is not None
         },
-        happenings=frozenset(
+        fault_kinds=frozenset(
             kind.kind for kind in (*FAULTS, *ACTIONS) if stream(seed, "plan", kind.kind).random() < _ON
         ),
         halts_alone=stream(seed, "plan", "halts_alone").random() > _ON,
     )
 
 
-def _maybe(chance: random.Random, rates: tuple[float, ...]) -> float | None:
-    return chance.choice(rates) if chance.random() < _ON else None
+def _maybe(rng: Rng, rates: tuple[float, ...]) -> float | None:
+    return rng.choice(rates) if rng.random() < _ON else None

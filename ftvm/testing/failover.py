@@ -23,7 +23,7 @@ from ftvm.config import Timing
 from ftvm.engines.remus import Remus
 from ftvm.errors import FtvmError, LocalProtocolError
 from ftvm.interfaces import Engine, Guest
-from ftvm.sim.checkers import OutputChecker, Violation
+from ftvm.sim.checkers import InvariantViolated, OutputChecker
 from ftvm.testing.contract import ContractBroken, require
 from ftvm.testing.pair import MS, Pair, SteppedHost, let_run
 from ftvm.units import Nanos
@@ -208,7 +208,7 @@ class FailoverMachine(RuleBasedStateMachine):
         for replica, output in left:
             try:
                 self._checker.was_released(replica, output)
-            except Violation as violation:
+            except InvariantViolated as violation:
                 raise ContractBroken(_NEVER_CONTRADICTED, str(violation)) from violation
             if output.number == len(self._outputs) + 1:
                 self._outputs.append(output)

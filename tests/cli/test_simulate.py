@@ -11,8 +11,8 @@ import pytest
 from ftvm.cli.main import main
 from ftvm.cli.signals import Stopped
 from ftvm.lab.campaign import Hunt
-from ftvm.sim.history import History, play
 from ftvm.sim.mutants import MUTANTS
+from ftvm.sim.run import Run, play
 
 RECORDED: dict[str, list[int]] = json.loads(
     (Path(__file__).parents[1] / "sim" / "recorded_seeds.json").read_text(encoding="utf-8")
@@ -165,7 +165,7 @@ def test_a_wrong_option_is_refused_before_anything_is_played(
 
 
 def test_ctrl_c_tells_what_was_done_so_far(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupted(seeds: range, **options: object) -> Generator[History, None, None]:
+    def interrupted(seeds: range, **options: object) -> Generator[Run, None, None]:
         del options
         yield play(seeds[0])
         raise Stopped("SIGINT")

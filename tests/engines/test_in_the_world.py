@@ -3,14 +3,14 @@
 import pytest
 
 from ftvm.engines.remus import Remus
-from ftvm.sim.world import World
+from ftvm.sim.simulation import Simulation
 
 
 @pytest.mark.parametrize("seed", range(400, 406))
 def test_adaptive_remus_keeps_every_invariant(seed: int) -> None:
-    world = World(seed, engine=Remus(interval=0.02, latency=0.008))
+    world = Simulation(seed, engine=Remus(interval=0.02, latency=0.008))
 
     world.run()
 
-    assert world.outputs.released
-    assert world.told["Committed"]
+    assert world.checkers.outputs.released
+    assert world.trace_log.told["Committed"]

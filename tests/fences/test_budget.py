@@ -34,7 +34,7 @@ LINES: Final = {
     "protocol": 3356,
     "runtime": 2150,
     "service": 1500,
-    "sim": 2040,
+    "sim": 2200,
     "testing": 2335,
     "transport": 1270,
 }

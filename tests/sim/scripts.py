@@ -5,12 +5,14 @@ script passes, however often it is played, unless the code is broken; the mutant
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from ftvm.engines.remus import Remus
 from ftvm.interfaces import Sign
 from ftvm.protocol.view import LinkState, Role
-from ftvm.sim.checkers import Violation
-from ftvm.sim.world import World
+from ftvm.sim.checkers import InvariantViolated
+from ftvm.sim.plan import draw
+from ftvm.sim.simulation import Simulation
 
 MS = 1_000_000
 SECOND = 1_000 * MS
@@ -22,35 +24,28 @@ class MomentMissed(Exception):
     """What a script waits for did not come about."""
 
 
-class PromptWorld(World):
-    """What is released has left at once."""
-
-    def release_delay_ns(self) -> int:
-        return 0
-
-
-def calm_world(seed: int) -> World:
+def calm_world(seed: int) -> Simulation:
     """Return a world in which nothing goes wrong by itself, and what is released has left at once."""
-    world = PromptWorld(seed, engine=Remus(interval=0.04))
-    world._bring_inputs()
+    world = Simulation(seed, plan=replace(draw(seed, Remus(interval=0.04)), release_ns_max=0))
+    world.bring_inputs()
     return world
 
 
-def play_until(world: World, is_true: Callable[[], object]) -> None:
+def play_until(world: Simulation, is_true: Callable[[], object]) -> None:
     """Let the world go on until something is so, and stop it right then."""
-    end = world.timeline.now + 5 * SECOND
+    end = world.schedule.now + 5 * SECOND
     while not is_true():
-        if world.timeline.now >= end:
+        if world.schedule.now >= end:
             raise MomentMissed("the moment never comes")
-        world.timeline.run_until(world.timeline.now + GRAIN_NS)
+        world.schedule.run_until(world.schedule.now + GRAIN_NS)
 
 
-def play(world: World, milliseconds: int) -> None:
-    world.timeline.run_until(world.timeline.now + milliseconds * MS)
+def play(world: Simulation, milliseconds: int) -> None:
+    world.schedule.run_until(world.schedule.now + milliseconds * MS)
 
 
-def link_of(world: World, address: str) -> LinkState | None:
-    active = world.nodes[address].view.active
+def link_of(world: Simulation, address: str) -> LinkState | None:
+    active = world.hosts[address].view.active
     return active.link if active is not None else None
 
 
@@ -58,7 +53,7 @@ def the_active_dies_right_after_its_add(seed: int) -> None:
     """The standby is slow with its first epoch, nothing more reaches it, and the moment it is added the active dies."""
     world = calm_world(seed)
     play_until(world, lambda: link_of(world, "a") not in (None, LinkState.NONE, LinkState.COPYING))
-    world.nodes["b"].pause(15 * MS)
+    world.hosts["b"].pause(15 * MS)
     play_until(world, lambda: link_of(world, "a") is LinkState.ADDING)
     world.links.cut.add(("a", "b"))
     play_until(world, lambda: world.store.record.standby is not None)
@@ -72,23 +67,23 @@ def the_active_dies_right_after_its_add(seed: int) -> None:
 def the_standby_of_a_dead_active_is_stopped_again_and_again(seed: int) -> None:
     """The active's host loses power; the standby runs for 50 ms of each 300, and must take over all the same."""
     world = calm_world(seed)
-    play_until(world, world._is_protected)
+    play_until(world, world.is_protected)
     world.crash("a")
     for _ in range(40):
-        world.nodes["b"].pause(250 * MS)
+        world.hosts["b"].pause(250 * MS)
         play(world, 300)
-    if world.nodes["b"].role is not Role.ACTIVE:
-        raise Violation("liveness", "a dead active was excused for 12 s")
+    if world.hosts["b"].role is not Role.ACTIVE:
+        raise InvariantViolated("liveness", "a dead active was excused for 12 s")
 
 
 def the_actives_loop_hangs_for_good(seed: int) -> None:
     """The active's process lives, and its heart beats, but its loop does nothing more: the standby must take over."""
     world = calm_world(seed)
-    play_until(world, world._is_protected)
-    world.nodes["a"].hang(60 * SECOND)
+    play_until(world, world.is_protected)
+    world.hosts["a"].hang(60 * SECOND)
     play(world, 12_000)
-    if world.nodes["b"].role is not Role.ACTIVE:
-        raise Violation("liveness", "an active that hangs was borne with for 12 s")
+    if world.hosts["b"].role is not Role.ACTIVE:
+        raise InvariantViolated("liveness", "an active that hangs was borne with for 12 s")
 
 
 def the_active_dies_while_its_add_is_written(seed: int) -> None:
@@ -109,9 +104,9 @@ def the_active_dies_while_its_add_is_written(seed: int) -> None:
 def the_firewall_resets_twice_and_refuses_once_each_time(seed: int) -> None:
     """The second reset comes before the first refusal was asked after: two refusals in a row, and nobody has died."""
     world = calm_world(seed)
-    play_until(world, world._is_protected)
+    play_until(world, world.is_protected)
     for _ in range(50):
-        world.network.reset([Sign.REFUSED] * len(world.nodes))
+        world.network.reset([Sign.REFUSED] * len(world.hosts))
         play_until(world, lambda: not world.links.false_answers)
-        world.network.reset([Sign.REFUSED] * len(world.nodes))
+        world.network.reset([Sign.REFUSED] * len(world.hosts))
         play(world, 100)

@@ -12,11 +12,11 @@ from ftvm.interfaces import Record
 from ftvm.protocol.view import ActiveView, StandbyView
 from ftvm.sim.checkers import (
     ActiveChecker,
+    InvariantViolated,
     OutputChecker,
     PositionChecker,
     RecordChecker,
     StateChecker,
-    Violation,
     check_limits,
 )
 
@@ -30,12 +30,12 @@ def test_two_actives_of_one_generation_are_seen() -> None:
     checker.became_active(Record(3, "x", None), "x")
     checker.became_active(Record(4, "y", None), "y")
 
-    with pytest.raises(Violation, match="I1"):
+    with pytest.raises(InvariantViolated, match="I1"):
         checker.became_active(Record(3, "y", None), "y")
 
 
 def test_an_active_that_its_record_does_not_name_is_seen() -> None:
-    with pytest.raises(Violation, match="I1"):
+    with pytest.raises(InvariantViolated, match="I1"):
         ActiveChecker().became_active(Record(3, "x", "y"), "y")
 
 
@@ -44,7 +44,7 @@ def test_an_output_released_twice_with_another_content_is_seen() -> None:
     checker.was_released("x", output(1))
     checker.was_released("y", output(1))
 
-    with pytest.raises(Violation, match="I2"):
+    with pytest.raises(InvariantViolated, match="I2"):
         checker.was_released("z", output(1, b"other"))
 
 
@@ -53,7 +53,7 @@ def test_an_output_left_out_is_seen(replica: str, number: int) -> None:
     checker = OutputChecker()
     checker.was_released("x", output(1))
 
-    with pytest.raises(Violation, match="I7"):
+    with pytest.raises(InvariantViolated, match="I7"):
         checker.was_released(replica, output(number))
 
 
@@ -64,7 +64,7 @@ def test_a_replica_that_releases_out_of_its_own_order_is_seen(number: int) -> No
         checker.was_released("x", output(known))
     checker.was_released("y", output(1))
 
-    with pytest.raises(Violation, match="I7"):
+    with pytest.raises(InvariantViolated, match="I7"):
         checker.was_released("y", output(number))
 
 
@@ -72,7 +72,7 @@ def test_a_takeover_from_an_epoch_that_was_never_cut_is_seen() -> None:
     checker = StateChecker()
     checker.was_cut("x", 4, b"fingerprint")
 
-    with pytest.raises(Violation, match="I3"):
+    with pytest.raises(InvariantViolated, match="I3"):
         checker.runs_from("x", 5, b"fingerprint")
 
 
@@ -81,7 +81,7 @@ def test_a_takeover_from_another_state_than_was_cut_is_seen() -> None:
     checker.was_cut("x", 4, b"fingerprint")
     checker.runs_from("x", 4, b"fingerprint")
 
-    with pytest.raises(Violation, match="I3"):
+    with pytest.raises(InvariantViolated, match="I3"):
         checker.runs_from("x", 4, b"another")
 
 
@@ -90,7 +90,7 @@ def test_a_takeover_without_what_was_acknowledged_is_seen() -> None:
     checker.was_acknowledged("y", Watermarks(4, 9))
     checker.took_over("y", Watermarks(5, 9))
 
-    with pytest.raises(Violation, match="I5"):
+    with pytest.raises(InvariantViolated, match="I5"):
         checker.took_over("y", Watermarks(5, 8))
 
 
@@ -100,12 +100,12 @@ def test_a_replica_that_goes_back_is_seen(generation: int, epoch: int) -> None:
     checker.stands("x", 3, 8)
     checker.stands("y", 1, 1)
 
-    with pytest.raises(Violation, match="I6"):
+    with pytest.raises(InvariantViolated, match="I6"):
         checker.stands("x", generation, epoch)
 
 
 def test_a_generation_left_out_is_seen() -> None:
-    with pytest.raises(Violation, match="I6"):
+    with pytest.raises(InvariantViolated, match="I6"):
         RecordChecker().changed(Record(1, "x", None), Record(3, "x", "y"))
 
 
@@ -114,7 +114,7 @@ def test_a_replica_that_comes_back_into_the_record_is_seen() -> None:
     checker.changed(Record(1, "x", None), Record(2, "x", "y"))
     checker.changed(Record(2, "x", "y"), Record(3, "x", None))
 
-    with pytest.raises(Violation, match="I6"):
+    with pytest.raises(InvariantViolated, match="I6"):
         checker.changed(Record(3, "x", None), Record(4, "x", "y"))
 
 
@@ -154,5 +154,5 @@ def standby(*, outputs: int = 0, records: int = 0, log_bytes: int = 0, staged_by
 def test_whatever_grows_beyond_its_limit_is_seen(make: Any, what: str, limit: int) -> None:
     check_limits(make(**{what: limit}), LIMITS)
 
-    with pytest.raises(Violation, match="I8"):
+    with pytest.raises(InvariantViolated, match="I8"):
         check_limits(make(**{what: limit + 1}), LIMITS)

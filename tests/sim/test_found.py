@@ -9,17 +9,17 @@ from ftvm.engines.remus import Remus
 from ftvm.interfaces import Lane
 from ftvm.protocol.claiming import NAMING_NS
 from ftvm.protocol.view import Role
+from ftvm.sim.losses import PATIENCE_NS
 from ftvm.sim.network import SimTransport
-from ftvm.sim.stops import stop
-from ftvm.sim.world import MS, PATIENCE_NS, SECOND, World
+from ftvm.sim.simulation import MS, SECOND, Simulation
 from ftvm.units import Nanos
 
 
-def lockstep_world() -> World:
-    return World(0, engine=Lockstep(interval=0.04))
+def lockstep_world() -> Simulation:
+    return Simulation(0, engine=Lockstep(interval=0.04))
 
 
-def have_the_log_overtake_the_first_epoch(world: World) -> None:
+def have_the_log_overtake_the_first_epoch(world: Simulation) -> None:
     carry = world.network.carry
     ends = itertools.count()
 
@@ -27,7 +27,7 @@ def have_the_log_overtake_the_first_epoch(world: World) -> None:
         is_first_end = len(frames) == 5 and next(ends) == 0
         if not is_first_end:
             return carry(sender, peer, lane, frames, token)
-        world.timeline.after(50 * MS, lambda: carry(sender, peer, lane, frames, token) and None)
+        world.schedule.after(50 * MS, lambda: carry(sender, peer, lane, frames, token) and None)
         return True
 
     world.network.carry = late  # type: ignore[method-assign]
@@ -37,45 +37,44 @@ def test_a_first_copy_that_does_not_load_is_made_again() -> None:
     """Under lockstep the log came with the copy, and was to be executed by a guest that there was not."""
     world = lockstep_world()
     failures = iter([True])
-    world.nodes["b"].guest.fails_to_load = lambda: next(failures, False)
+    world.hosts["b"].guest.fails_to_load = lambda: next(failures, False)
     have_the_log_overtake_the_first_epoch(world)
 
     world.start()
     world.check_alive()
 
-    assert world.told["Diverged"] == 1
+    assert world.trace_log.told["Diverged"] == 1
 
 
 def test_who_handed_the_guest_over_follows_from_where_it_stands() -> None:
     """It loaded the devices that it had just saved; had that failed, its state, perhaps the last one, was lost."""
     world = lockstep_world()
     world.start()
-    node = world.nodes["a"]
-    node.guest.fails_to_load = lambda: True
+    host = world.hosts["a"]
+    host.guest.fails_to_load = lambda: True
 
-    node.driver.begin_switchover(Nanos(SECOND))
-    node.wake()
+    host.switch_over(Nanos(SECOND))
     world.play(SECOND)
 
-    assert world.records.switchovers == 1
-    assert node.role is Role.STANDBY
-    assert not world.told["Diverged"]
+    assert world.checkers.records.switchovers == 1
+    assert host.role is Role.STANDBY
+    assert not world.trace_log.told["Diverged"]
 
 
-def world_with_an_add_under_way(disk_ns: int = SECOND) -> World:
+def world_with_an_add_under_way(disk_ns: int = SECOND) -> Simulation:
     """A host that runs alone has copied its guest to b, and asks an arbiter with a slow disk to add it."""
-    world = World(1, engine=Remus(interval=0.04))
+    world = Simulation(1, engine=Remus(interval=0.04))
     assert not world.plan.halts_alone
     world.start()
     world.crash("b")
     play_until(world, lambda: world.store.record.standby is None)
     world.reboot("b")
     world.arbiter_faults.disk_ns = disk_ns
-    play_until(world, lambda: world.nodes["b"].role is Role.STANDBY)
+    play_until(world, lambda: world.hosts["b"].role is Role.STANDBY)
     return world
 
 
-def play_until(world: World, is_so: Callable[[], bool]) -> None:
+def play_until(world: Simulation, is_so: Callable[[], bool]) -> None:
     for _ in range(1_000):
         if is_so():
             return
@@ -87,7 +86,7 @@ def test_a_standby_that_gave_up_before_it_was_named_does_not_count_as_protection
     """The ADD came into force long after the standby had found its active silent, and the active died with it."""
     world = world_with_an_add_under_way(2 * NAMING_NS)
     world.links.cut |= {("a", "b"), ("b", "a")}
-    play_until(world, lambda: world.nodes["b"].role is Role.EMPTY)
+    play_until(world, lambda: world.hosts["b"].role is Role.EMPTY)
 
     play_until(world, lambda: world.store.record.standby is not None)
     world.crash("a")
@@ -112,54 +111,53 @@ def test_a_whole_standby_whose_active_falls_silent_waits_to_be_named() -> None:
     world.arbiter_faults.disk_ns = 0
     world.links.cut.clear()
 
-    play_until(world, lambda: world.nodes["b"].role is Role.ACTIVE)
+    play_until(world, lambda: world.hosts["b"].role is Role.ACTIVE)
 
 
 def test_an_active_that_stops_while_its_add_is_under_way_hands_the_guest_over() -> None:
     """It closed at once; the ADD came into force then, and the record named a host that was gone."""
     world = world_with_an_add_under_way()
 
-    stop(world, world.nodes["a"])
+    world.hosts["a"].stop()
     world.arbiter_faults.disk_ns = 0
 
-    play_until(world, lambda: world.nodes["b"].role is Role.ACTIVE and world.nodes["a"].is_dead)
-    assert world.nodes["a"].driver.stopped.is_in_order
+    play_until(world, lambda: world.hosts["b"].role is Role.ACTIVE and world.hosts["a"].is_dead)
+    assert world.hosts["a"].outcome[1]
 
 
 def test_a_standby_that_knows_that_it_is_named_must_not_be_lost() -> None:
     world = world_with_an_add_under_way()
-    play_until(world, lambda: world.nodes["b"].view.record.standby is not None)
+    play_until(world, lambda: world.hosts["b"].view.record.standby is not None)
     world.links.cut |= {("a", "b"), ("b", "a")}
     world.arbiter_faults.is_down = True
-    play_until(world, lambda: world.told["Suspected"] > 0)
+    play_until(world, lambda: world.trace_log.told["Suspected"] > 0)
 
     world.crash("a")
     world.reboot("a")
-    world.nodes["b"].crash()
+    world.hosts["b"].crash()
 
     assert not world.is_lost
 
 
 def test_a_switchover_that_waits_for_the_arbiter_waits_without_spinning() -> None:
     """The time at which the standby was to be asked again stayed due after it had answered."""
-    world = World(0, engine=Remus(interval=0.04))
+    world = Simulation(0, engine=Remus(interval=0.04))
     world.start()
     world.arbiter_faults.is_down = True
-    node = world.nodes["a"]
+    host = world.hosts["a"]
 
-    node.driver.begin_switchover(Nanos(10 * SECOND))
-    node.wake()
+    host.switch_over(Nanos(10 * SECOND))
     world.play(SECOND)
 
-    assert node.role is Role.ACTIVE
+    assert host.role is Role.ACTIVE
 
 
 def test_a_guest_that_two_failures_end_after_the_calm_began_is_no_violation() -> None:
     """A TAKE is in flight when its sender dies, and comes into force only after the last fault."""
-    world = World(0, engine=Remus(interval=0.04))
+    world = Simulation(0, engine=Remus(interval=0.04))
     world.start()
     world.arbiter_faults.disk_ns = 400 * MS
-    world.nodes["a"].pause(SECOND)
+    world.hosts["a"].pause(SECOND)
     world.play(500 * MS)
 
     world.crash("b")

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from ftvm.sim.checkers import Violation
-from ftvm.sim.history import play
+from ftvm.sim.checkers import InvariantViolated
 from ftvm.sim.mutants import MUTANTS
 from ftvm.sim.mutation import mutate
+from ftvm.sim.run import play
 
 from . import scripts
 
@@ -37,7 +37,7 @@ MISWRITTEN = {"AttributeError", "NameError", "TypeError"}
 def script_finds(play_script: Callable[[int], None], seed: int) -> bool:
     try:
         play_script(seed)
-    except Violation:
+    except InvariantViolated:
         return True
     except scripts.MomentMissed:
         return False

@@ -1,8 +1,8 @@
 """A failing history shrinks to few faults that can be played again, alone."""
 
-from ftvm.sim.history import play
-from ftvm.sim.ledger import Fault
+from ftvm.sim.faultlog import FaultId
 from ftvm.sim.mutation import mutate
+from ftvm.sim.run import play
 from ftvm.sim.shrink import shrink
 
 MUTANT, ENGINE, SEED = "release_without_acknowledgement", "remus", 2
@@ -41,4 +41,4 @@ def test_a_fault_left_out_leaves_the_others_of_its_kind_as_they_were() -> None:
 
 
 def test_a_fault_is_written_and_read_as_the_command_takes_it() -> None:
-    assert Fault.parse(str(Fault("crash", 2))) == Fault("crash", 2)
+    assert FaultId.parse(str(FaultId("crash", 2))) == FaultId("crash", 2)

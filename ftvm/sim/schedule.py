@@ -1,4 +1,4 @@
-"""Virtual time: a heap of events, and each node's own clock, which starts anywhere and drifts."""
+"""Virtual time: a heap of events, and each host's own clock, which starts anywhere and drifts."""
 
 import heapq
 from collections.abc import Callable
@@ -7,10 +7,10 @@ from itertools import count
 
 from ftvm.units import Nanos
 
-__all__ = ["NodeClock", "Timeline"]
+__all__ = ["HostClock", "Schedule"]
 
 
-class Timeline:
+class Schedule:
     """Runs what was planned, in order of time, and of planning where times are equal."""
 
     def __init__(self) -> None:
@@ -35,14 +35,14 @@ class Timeline:
 
 
 @dataclass(frozen=True, slots=True)
-class NodeClock:
-    """One node's view of the time: `drift_ppm` too fast, from an arbitrary origin."""
+class HostClock:
+    """One host's view of the time: `drift_ppm` too fast, from an arbitrary origin."""
 
-    timeline: Timeline
+    schedule: Schedule
     origin_ns: int
     drift_ppm: int
 
     def now(self) -> Nanos:
-        """Return the node's time."""
-        true_ns = self.timeline.now
+        """Return the host's time."""
+        true_ns = self.schedule.now
         return Nanos(self.origin_ns + true_ns + true_ns * self.drift_ppm // 1_000_000)

@@ -1,4 +1,4 @@
-"""One history played to its end, as a value that can go from process to process, and the figures of many."""
+"""One run played to its end, as a value that can go from process to process, and the figures of many."""
 
 import reprlib
 from collections import Counter
@@ -8,11 +8,11 @@ from typing import Any
 
 from ftvm.engines.names import engine_named
 from ftvm.errors import ConfigError, FtvmError
-from ftvm.sim.checkers import Violation
-from ftvm.sim.ledger import Fault
-from ftvm.sim.world import World
+from ftvm.sim.checkers import InvariantViolated
+from ftvm.sim.faultlog import FaultId
+from ftvm.sim.simulation import Simulation
 
-__all__ = ["NO_FAULTS", "Figures", "History", "parse_faults", "play"]
+__all__ = ["NO_FAULTS", "Figures", "Run", "parse_faults", "play"]
 
 NO_FAULTS = "none"
 """What `--only` takes for no fault at all."""
@@ -22,14 +22,14 @@ INTERVAL_S = 0.04
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class History:
+class Run:
     """What became of one seed.
 
     invariant  the name of the one that was violated, None if all held; `what` says how
-    step       how many steps all nodes together had done at the end, or at the violation
+    step       how many steps all hosts together had done at the end, or at the violation
     faults     all that happened, in order
     told       how often each event of the production code was told
-    is_lost    the guest was lost by two failures at once (World.is_lost)
+    is_lost    the guest was lost by two failures at once (losses.py)
     """
 
     seed: int
@@ -41,45 +41,43 @@ class History:
     virtual_ns: int
     takeovers: int
     switchovers: int
-    faults: tuple[Fault, ...]
+    faults: tuple[FaultId, ...]
     told: dict[str, int]
     is_lost: bool
     lines: tuple[str, ...]
 
 
-def play(
-    seed: int, *, engine: str | None = None, only: Collection[Fault] | None = None, traces: bool = False
-) -> History:
+def play(seed: int, *, engine: str | None = None, only: Collection[FaultId] | None = None, traces: bool = False) -> Run:
     """Play a seed. An error of any kind that gets out of the production code counts as a violation, by its name."""
     named = engine_named(engine, INTERVAL_S) if engine is not None else None
-    world = World(seed, engine=named, only=only, traces=traces)
+    world = Simulation(seed, engine=named, only=only, traces=traces)
     invariant, what = None, ""
     try:
         world.run()
-    except Violation as wrong:
+    except InvariantViolated as wrong:
         invariant, what = wrong.invariant, str(wrong)
     except (FtvmError, ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as wrong:
         invariant, what = type(wrong).__name__, reprlib.repr(wrong)
-    return History(
+    return Run(
         seed=seed,
         engine=world.plan.engine.name,
         invariant=invariant,
         what=what,
         step=world.steps,
-        events=world.timeline.events,
-        virtual_ns=world.timeline.now,
-        takeovers=world.records.takeovers,
-        switchovers=world.records.switchovers,
-        faults=tuple(world.ledger.happened),
-        told=dict(world.told),
+        events=world.schedule.events,
+        virtual_ns=world.schedule.now,
+        takeovers=world.checkers.records.takeovers,
+        switchovers=world.checkers.records.switchovers,
+        faults=tuple(world.faults.happened),
+        told=dict(world.trace_log.told),
         is_lost=world.is_lost,
-        lines=tuple(world.lines),
+        lines=tuple(world.trace_log.lines),
     )
 
 
 @dataclass(slots=True)
 class Figures:
-    """The sum of many histories."""
+    """The sum of many runs."""
 
     seeds: int = 0
     steps: int = 0
@@ -91,25 +89,25 @@ class Figures:
     engines: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     told: Counter[str] = field(default_factory=Counter)
-    violations: list[History] = field(default_factory=list)
+    violations: list[Run] = field(default_factory=list)
 
-    def add(self, history: History) -> None:
+    def add(self, run: Run) -> None:
         """Count one more."""
         self.seeds += 1
-        self.steps += history.step
-        self.events += history.events
-        self.virtual_ns += history.virtual_ns
-        self.takeovers += history.takeovers
-        self.switchovers += history.switchovers
-        self.lost += history.is_lost
-        self.engines[history.engine] += 1
-        self.faults.update(fault.kind for fault in history.faults)
-        self.told.update(history.told)
-        if history.invariant is not None:
-            self.violations.append(history)
+        self.steps += run.step
+        self.events += run.events
+        self.virtual_ns += run.virtual_ns
+        self.takeovers += run.takeovers
+        self.switchovers += run.switchovers
+        self.lost += run.is_lost
+        self.engines[run.engine] += 1
+        self.faults.update(fault.kind for fault in run.faults)
+        self.told.update(run.told)
+        if run.invariant is not None:
+            self.violations.append(run)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all figures under stable names; counts are over all histories."""
+        """Return all figures under stable names; counts are over all runs."""
         return {
             "seeds": self.seeds,
             "steps": self.steps,
@@ -128,11 +126,11 @@ class Figures:
         }
 
 
-def parse_faults(text: str) -> tuple[Fault, ...]:
+def parse_faults(text: str) -> tuple[FaultId, ...]:
     """Read faults as `--only` takes them: kind:number, separated by commas; or `none`."""
     if text == NO_FAULTS:
         return ()
-    faults = tuple(Fault.parse(word) for word in text.split(",") if word)
+    faults = tuple(FaultId.parse(word) for word in text.split(",") if word)
     if len(set(faults)) != len(faults):
         raise ConfigError(f"{text!r} names a fault twice")
     return faults

@@ -13,25 +13,25 @@ from ftvm.engines.names import engine_named
 from ftvm.sim.faults import FAULTS
 from ftvm.sim.operator import ACTIONS
 from ftvm.sim.plan import MESSAGE_FAULTS
-from ftvm.sim.world import World
+from ftvm.sim.simulation import Simulation
 
 CLEAN_SEEDS = range(100, 112)
 """Together they have every kind of fault."""
 
 TRACE = """
 import hashlib
-from ftvm.sim.world import World
+from ftvm.sim.simulation import Simulation
 for seed in {seeds}:
-    world = World(seed, traces=True)
+    world = Simulation(seed, traces=True)
     world.run()
-    print(seed, hashlib.sha256("\\n".join(world.lines).encode()).hexdigest(), len(world.lines))
+    print(seed, hashlib.sha256("\\n".join(world.trace_log.lines).encode()).hexdigest(), len(world.trace_log.lines))
 """
 
 
 @cache
-def history_of(seed: int) -> World:
+def history_of(seed: int) -> Simulation:
     """Return the world of a seed, played to its end: each only once for all tests."""
-    world = World(seed)
+    world = Simulation(seed)
     world.run()
     return world
 
@@ -40,20 +40,20 @@ def history_of(seed: int) -> World:
 def test_a_seed_keeps_every_invariant_and_the_guest_lives_on(seed: int) -> None:
     world = history_of(seed)
 
-    assert world.outputs.released
-    assert world.told["Committed"]
+    assert world.checkers.outputs.released
+    assert world.trace_log.told["Committed"]
 
 
 @pytest.mark.parametrize("seed", range(200, 203))
 @pytest.mark.parametrize("engine", ["kemari", "lockstep", "hybrid"])
 def test_a_seed_keeps_every_invariant_under_each_engine(engine: str, seed: int) -> None:
-    world = World(seed, engine=engine_named(engine, 0.04))
+    world = Simulation(seed, engine=engine_named(engine, 0.04))
 
     world.run()
 
-    assert world.outputs.released
-    assert world.told["Committed"]
-    assert world.told["Diverged"] <= world.ledger.by_kind()["load_failed"]
+    assert world.checkers.outputs.released
+    assert world.trace_log.told["Committed"]
+    assert world.trace_log.told["Diverged"] <= world.faults.by_kind()["load_failed"]
 
 
 def traces_of(seeds: range, hash_seed: str) -> list[str]:
@@ -78,9 +78,9 @@ def test_a_seed_gives_the_same_trace_whatever_the_hash_seed() -> None:
 def test_other_seeds_are_other_histories() -> None:
     digests = set()
     for seed in (1, 2):
-        world = World(seed, traces=True)
+        world = Simulation(seed, traces=True)
         world.run()
-        digests.add(hashlib.sha256("\n".join(world.lines).encode()).hexdigest())
+        digests.add(hashlib.sha256("\n".join(world.trace_log.lines).encode()).hexdigest())
 
     assert len(digests) == 2
 
@@ -88,8 +88,8 @@ def test_other_seeds_are_other_histories() -> None:
 def test_the_faults_do_happen() -> None:
     worlds = [history_of(seed) for seed in CLEAN_SEEDS]
 
-    happened = sum((world.ledger.by_kind() for world in worlds), Counter())
+    happened = sum((world.faults.by_kind() for world in worlds), Counter())
     assert set(happened) == {*MESSAGE_FAULTS, *(kind.kind for kind in (*FAULTS, *ACTIONS))}
-    assert sum(world.told["TookOver"] for world in worlds)
-    assert sum(world.states.compared for world in worlds)
-    assert sum(world.outputs.repeats for world in worlds)
+    assert sum(world.trace_log.told["TookOver"] for world in worlds)
+    assert sum(world.checkers.states.compared for world in worlds)
+    assert sum(world.checkers.outputs.repeats for world in worlds)
