@@ -137,7 +137,7 @@ def _load() -> float:
 
 
 def evidence_of(state: Path, part: str, revision: str, command: str) -> dict[str, Any]:
-    """Return the evidence of a part from the chunks that it asked for. Raises ValueError if there is none."""
+    """Return the evidence of a part from the chunks that it asked for. Raises ValueError if no chunk fits."""
     names = dict.fromkeys((state / ASKED).read_text().split()) if (state / ASKED).exists() else {}
     if not names:
         raise ValueError(f"{part}: no chunk of it has run")

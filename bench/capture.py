@@ -32,7 +32,7 @@ def anonymous(size_bytes: int) -> mmap.mmap:
 
 
 class Bench:
-    """A guest's memory with its shadow, and a list of pages that is dirtied anew before each round."""
+    """A guest's memory with its shadow, and a list of pages to dirty before each round."""
 
     def __init__(self, pages: int, peers: Any) -> None:
         self.peers, self.pages = peers, pages

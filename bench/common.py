@@ -18,7 +18,7 @@ ROUNDS = 11
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One figure beside its peer. `goal` is a bound on `ratio`, as text ("<= 1.25"); None where there is none."""
+    """One figure beside its peer. `goal` is a bound on `ratio`, as text ("<= 1.25"); None without one."""
 
     name: str
     value: float | None

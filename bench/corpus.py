@@ -1,7 +1,7 @@
 """Pairs of pages as real programs make them: what a process's memory was at one moment, and a little later.
 
 Each workload runs as a child; it is stopped every few milliseconds and the pages that changed since the last stop are
-kept beside their older versions. Nothing is shipped: the corpora are made anew from the programs that are installed.
+kept beside their older versions. Nothing is shipped: the corpora are made each time from the installed programs.
 """
 
 import os

@@ -170,7 +170,7 @@ def rows(millions: float, compilers: Sequence[str], least: dict[str, float], out
         table.append(row(f"  beside one dispatch for all ({compiler})", ours, f"one dispatch, {compiler}", ">= 1.3"))
         table.append(row(f"  beside stores untracked ({compiler})", ours, f"untracked, {compiler}", ">= 0.96"))
     ours = f"threaded, {compilers[0]}"
-    table.append(row("  beside decoding each instruction anew", ours, "plain", ">= 1.3"))
+    table.append(row("  beside decoding each instruction every time", ours, "plain", ">= 1.3"))
     table.append(row(f"in slices of {SLICE} by cffi", "sliced", ours))
     qemus = ("qemu tcg", "qemu tcg, icount")
     return [*table, *(row(f"beside {qemu}", ours, qemu, None, absent(qemu, speed)) for qemu in qemus)]

@@ -19,7 +19,7 @@ class NotBuiltError(Exception):
 
 @cache
 def wire_program(compiler: str = "cc") -> str:
-    """Return the path of the program. Raises NotBuiltError that says why there is none."""
+    """Return the path of the program. Raises NotBuiltError that says why it cannot be built."""
     if shutil.which(compiler) is None:
         raise NotBuiltError(f"no C compiler: {compiler} was not found")
     version = hashlib.sha256(SOURCE.read_bytes() + str(FLAGS).encode()).hexdigest()[:16]

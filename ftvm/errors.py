@@ -16,7 +16,7 @@
     │   ├── ArbiterError       the arbiter cannot be reached, read or written
     │   │   └── NotApplied     nothing was done: the proposal has no effect, and will have none
     │   ├── TransportError     an endpoint cannot be bound, resolved or authenticated
-    │   └── SwitchoverFailed   a planned switchover came to nothing; the guest goes on
+    │   └── SwitchoverFailed   a planned switchover failed; the guest goes on
     ├── LimitExceeded          a configured limit was passed
     ├── Fenced                 another replica is active: stop running the guest
     └── InternalError          a bug in ftvm
@@ -120,7 +120,7 @@ class TransportError(BrokenError):
 
 
 class SwitchoverFailed(BrokenError):
-    """A planned switchover came to nothing: the standby or the arbiter did not play along. The guest goes on."""
+    """A planned switchover failed, because of the standby or the arbiter. The guest goes on."""
 
 
 class LimitExceeded(FtvmError):

@@ -198,7 +198,7 @@ class Diverged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineChanged(Event):
-    """Another engine is in force: on the backup too, or there is none; or the same one with other parameters.
+    """Another engine is in force, on the backup too if there is one; or the same one with other parameters.
 
     interval_ms  between checkpoints, None for an engine that has none, and on a standby, which is told no parameters
     """
@@ -223,7 +223,7 @@ class JoinRefused(Event):
 class JoinUnanswered(Event):
     """No active has taken this host as its standby for a while; this is the record, which says who should.
 
-    Generation 0 is none at all; without an `active`, the guest runs nowhere.
+    Generation 0: the guest has no record. Without an `active`, the guest runs nowhere.
     """
 
     generation: int

@@ -67,7 +67,7 @@ class RegionStore(Protocol):
     """
 
     def committed(self, pages: Sequence[int]) -> None:
-        """Take note that these pages, counted from the region's first, have changed; read them before returning.
+        """Note that these pages, counted from the region's first, have changed; read them before returning.
 
         What the guest wrote while it ran on this host is committed, too: a region that was active here is told so
         with no pages.
@@ -75,11 +75,11 @@ class RegionStore(Protocol):
         ...
 
     def discarded(self) -> None:
-        """Take note that all pages are zero, and a first copy is to come: keep what was kept until `completed`."""
+        """Note that all pages are zero, and a first copy is to come: keep what was kept until `completed`."""
         ...
 
     def completed(self) -> None:
-        """Take note that all that was committed since `discarded` is a state that a guest could run from."""
+        """Note that all that was committed since `discarded` is a state that a guest could run from."""
         ...
 
 
@@ -105,11 +105,11 @@ class OutputSink(Protocol):
         ...
 
     def took_input(self, position: GuestPosition, channel: str, payload: bytes) -> None:
-        """Take note that the guest was given an input at `position`; in order with its outputs."""
+        """Note that the guest was given an input at `position`; in order with its outputs."""
         ...
 
     def moved_clock(self, position: GuestPosition, amount: int) -> None:
-        """Take note that the waiting guest's clock was moved on by `amount` units at `position`."""
+        """Note that the waiting guest's clock was moved on by `amount` units at `position`."""
         ...
 
     def warn(self, reason: str) -> None:
@@ -262,7 +262,7 @@ class RecordStore(Protocol):
     worker."""
 
     def read(self, guest_id: str) -> Record:
-        """Return the record in force; generation 0 if there is none. Raises ArbiterError."""
+        """Return the record in force; generation 0 if the guest has no record. Raises ArbiterError."""
         ...
 
     def compare_and_set(self, guest_id: str, record: Record) -> Record:

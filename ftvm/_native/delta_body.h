@@ -11,7 +11,7 @@
  *   uint8_t *line_put_parts(uint8_t *out, const uint8_t *line, uint64_t difference)
  *           writes a body in parts and returns its end; may scribble 64 bytes beyond
  *   const uint8_t *line_take_parts(const uint8_t *in, const uint8_t *end, const uint8_t *readable, uint8_t *line)
- *           applies a body in parts and returns its end, at most `end`; NULL if it is none. May read up to `readable`
+ *           applies a body in parts and returns its end, at most `end`; NULL if it is invalid. May read up to `readable`
  *
  * The format is drawn in delta.h.
  */
@@ -226,7 +226,7 @@ static size_t variant_encode(const uint8_t *restrict page, uint8_t *restrict bas
 
 /* --- decoding: `end` is where the delta ends, `readable` (at or after it) where the buffer does ------------------- */
 
-/* One SPARSE entry. Returns where the next one begins, NULL if it is none.
+/* One SPARSE entry. Returns where the next one begins, NULL if it is invalid.
  *
  * least  in and out: the first byte of the page that it may touch */
 static inline const uint8_t *entry_take(const uint8_t *in, const uint8_t *end, const uint8_t *readable, uint8_t *page,

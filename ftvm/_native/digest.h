@@ -38,7 +38,7 @@ int ftvm_digest_page_by(size_t variant, const uint8_t *page, uint64_t seed, stru
 /* Fills `table` with the hash of each page of `memory` (page_count entries) and returns their sum in `sum`. */
 void ftvm_digest_memory(const struct ftvm_memory *memory, struct ftvm_digest *table, struct ftvm_digest *sum);
 
-/* Hashes the pages of `indices` anew, and brings table and sum up to date with them.
+/* Hashes the pages of `indices` again, and brings table and sum up to date with them.
  *
  * indices  `count` page indices of `memory`, each at most once; which they are is the caller's to check
  * table    one hash a page, as it was before those pages were written */

@@ -101,7 +101,7 @@ class DigestTable:
         lib.ftvm_digest_memory(memory.native, self.native, self.sum)
 
     def refresh(self, memory: NativeMemory, indices: "array[int]") -> None:
-        """Take note that the pages of `indices` were written; they must rise strictly and lie in the memory.
+        """Note that the pages of `indices` were written; they must rise strictly and lie in the memory.
 
         Raises LocalProtocolError if the memory has not as many pages as the table.
         """

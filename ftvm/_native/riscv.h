@@ -50,7 +50,7 @@ enum { /* why a run ended */
 
 enum { /* options of a run; a set */
     FTVM_RISCV_STOP_AT_OUTPUT = 1, /* stop right behind the instruction that made an output */
-    FTVM_RISCV_NO_CACHE = 2,       /* decode each instruction anew: the reference for the cache */
+    FTVM_RISCV_NO_CACHE = 2,       /* decode each instruction every time: the reference for the cache */
 };
 
 enum { /* channels of outputs */

@@ -41,7 +41,7 @@ class EtcdRecordStore:
         self._highest: dict[str, int] = {}
 
     def read(self, guest_id: str) -> Record:
-        """Return the record in force; generation 0 if there is none. Raises ArbiterError."""
+        """Return the record in force; generation 0 if the guest has no record. Raises ArbiterError."""
         return self._read(guest_id)[0]
 
     def compare_and_set(self, guest_id: str, record: Record) -> Record:

@@ -68,7 +68,7 @@ class FileRecordStore:
         return self._path
 
     def read(self, guest_id: str) -> Record:
-        """Return the record in force; generation 0 if there is none. Raises ArbiterError."""
+        """Return the record in force; generation 0 if the guest has no record. Raises ArbiterError."""
         self._check_open()
         guest, told = file_name(guest_id), self._told.get(guest_id, _NO_RECORD)
         with self._explained("read"):

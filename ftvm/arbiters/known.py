@@ -82,7 +82,7 @@ class KnownRecordStore:
     # --- the folder ------------------------------------------------------------------------------------------------
 
     def _load(self, guest_id: str) -> Record:
-        """Return the newest record that is kept; generation 0 if there is none. Raises ArbiterError."""
+        """Return the newest record that is kept; generation 0 without one. Raises ArbiterError."""
         with self._explained("read"):
             kept = self._generations(guest_id)
             if not kept:

@@ -32,7 +32,7 @@ class MemoryRecordStore:
         return MemoryRecordStore(self._cells)
 
     def read(self, guest_id: str) -> Record:
-        """Return the record in force; generation 0 if there is none."""
+        """Return the record in force; generation 0 if the guest has no record."""
         self._check_open()
         check_guest_id(guest_id)
         record = Record(0, None, None)

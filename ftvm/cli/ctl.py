@@ -63,7 +63,7 @@ def engine(
 
 @ctl.command(
     short_help="Change the time between checkpoints.",
-    context_settings={"ignore_unknown_options": True},  # -5 is a wrong number, not an option that there is none of
+    context_settings={"ignore_unknown_options": True},  # -5 is a wrong number, not an unknown option
 )
 @click.argument("milliseconds", type=float)
 @asking_options

@@ -100,7 +100,7 @@ def _judge_nic(nic: str) -> None:
 
 
 def disk_bytes(settings: HostSettings) -> int:
-    """Return the size of the disk's image, 0 if there is none; raises ConfigError if it cannot be a disk."""
+    """Return the size of the disk's image, 0 without one; raises ConfigError if it cannot be a disk."""
     return 0 if settings["disk"] is None else image_bytes(settings["disk"])
 
 

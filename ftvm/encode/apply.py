@@ -67,7 +67,7 @@ class CommittedMemory:
         self._digests.measure(self._memory)
 
     def refresh(self, dirty: Bitmap) -> "array[int]":
-        """Take note that the guest itself has written pages: a backup that executes. Returns which, in rising order."""
+        """Note that the guest itself has written pages: a backup that executes. Returns which, in rising order."""
         indices = bitmap_indices(dirty)
         self._digests.refresh(self._memory, indices)
         return indices

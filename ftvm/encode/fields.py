@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 def read_number(value: object, name: str, most: int = (1 << 63) - 1) -> int:
-    """Take a whole number from 0 to `most`; a bool is none."""
+    """Take a whole number from 0 to `most`; a bool is not one."""
     if type(value) is not int or not 0 <= value <= most:
         raise BadFrame(f"{name} is {reprlib.repr(value)}, not a number from 0 to {most}")
     return value

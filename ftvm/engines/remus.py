@@ -81,7 +81,7 @@ def _until_dirty(view: EngineView, longest: int) -> int:
 
 
 def _until_late(view: EngineView, latency_ns: int, longest: int) -> int:
-    """Return how long the epoch may be for the first output in it to leave in time; `longest` if there is none."""
+    """Return how long the epoch may be for the first output in it to leave in time; `longest` if it has no output."""
     if view.oldest_uncut_at is None:
         return longest
     return view.oldest_uncut_at - view.last_cut_at + latency_ns - view.commit_ns

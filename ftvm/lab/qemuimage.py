@@ -2,11 +2,11 @@
 
 Everything comes from packages that are installed here (linux-image-cloud-amd64, busybox-static) and from service.elf
 and work.elf, which come with ftvm (their sources: examples/qemu). Nothing is fetched. The ramdisk is kept in a folder
-of the user's cache and made anew only when something that goes in has changed.
+of the user's cache and made again only when something that goes in has changed.
 
 Boot arguments that the guest understands: ``ftvm_write=N`` has it write to N random pages of 64 MiB ten times a second
 and find out whether what it wrote stays, ``ftvm_spin=1`` has it compute in between (see work.c); ``ftvm_disk=1`` has it
-append numbered records to its disk (made an ext2 file system if it is none), sync, and say so.
+append numbered records to its disk (which becomes an ext2 file system if it is not one yet), sync, and say so.
 """
 
 import gzip
@@ -72,7 +72,7 @@ class QemuImage:
 
 
 def find_kernel() -> Path:
-    """Return the newest cloud kernel. Raises ConfigError if there is none."""
+    """Return the newest cloud kernel. Raises ConfigError if none is installed."""
     found = sorted(BOOT.glob("vmlinuz-*-cloud-amd64"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise ConfigError("the QEMU guest needs a kernel: install Debian's package linux-image-cloud-amd64")

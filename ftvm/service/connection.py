@@ -224,7 +224,7 @@ class GuestHandle:
         timeout  seconds until it is called off, if it is not under way by then; at most an hour
 
         Raises ConfigError for another timeout, LocalProtocolError if the guest does not run here or has no standby,
-        SwitchoverFailed if it came to nothing: the guest goes on here then.
+        SwitchoverFailed if it failed and the guest goes on here.
         """
         seconds = number_in({"timeout": timeout}, "timeout", SWITCHOVER_SECONDS_MAX)
         self._ask({"do": "switchover", "seconds": seconds}, seconds + self._line.timeout)

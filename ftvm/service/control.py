@@ -88,7 +88,7 @@ class ControlSocket:
         self._server = None
 
     def _come_back(self, server: Server) -> None:
-        """Listen anew if the file was removed, or its folder; one that another host has put there stays."""
+        """Listen again if the file was removed, or its folder; one that another host has put there stays."""
         if os.path.lexists(self._path):
             return
         with contextlib.suppress(OSError, TransportError):  # then at the next look

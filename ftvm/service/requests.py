@@ -68,7 +68,7 @@ def error_line(error: FtvmError) -> bytes:
 
 
 def parse_request(line: bytes) -> dict[str, Any]:
-    """Return a request. Raises ConfigError if the line is none."""
+    """Return a request. Raises ConfigError if the line is not one."""
     try:
         request = json.loads(line)
     except (ValueError, RecursionError) as wrong:

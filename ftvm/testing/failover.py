@@ -140,7 +140,9 @@ class FailoverMachine(RuleBasedStateMachine):
         """An operator asks for the guest to go on over there. It may be called off."""
         active = self._named("active")
         if active is not None:
-            with suppress(LocalProtocolError):  # the hosts may not have noticed yet that they are a pair, or are none
+            with suppress(
+                LocalProtocolError
+            ):  # the hosts may not have noticed yet that they are a pair, or no longer are
                 active.driver.begin_switchover(Nanos(100 * MS))
             self._live(20)
 

@@ -224,7 +224,7 @@ def _lets_go_of_lent_buffers(pair: _Pair) -> None:
 
 
 def _polls_up_to_the_limit(pair: _Pair) -> None:
-    """A poll returns at most as many messages as asked for, and returns at once when there is none."""
+    """A poll returns at most as many messages as asked for, and returns at once without one."""
     pair.connect()
     pair.require(pair.listener.poll(10).deliveries == (), "there was a message that nobody sent")
     for number in range(20):

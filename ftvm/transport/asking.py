@@ -182,7 +182,7 @@ class Asker:
 
 
 def _sign_of(asking: socket.socket) -> Sign:
-    """Return what a connection says that has something to say: a greeting, its end, or why there is none."""
+    """Return what a connection says that has something to say: a greeting, its end, or why it failed."""
     try:
         return Sign.ANSWERED if asking.recv(1) else Sign.UNCLEAR
     except OSError as wrong:

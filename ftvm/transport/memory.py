@@ -140,7 +140,7 @@ class MemoryTransport:
         return Polled(deliveries=deliveries, let_go=tuple(_drain(self._regained)))
 
     def ask(self, peer: str) -> bool:  # noqa: ARG002 - see interfaces.Transport
-        """There is no connection within a process that could be dialled anew: silence alone tells."""
+        """There is no connection within a process that could be dialled again: silence alone tells."""
         return False
 
     def share(self, guard: AbstractContextManager[object]) -> None:

@@ -1,4 +1,4 @@
-"""Writes the golden bytes anew: `python -m tests.golden --write`. Without --write it says what would change.
+"""Writes the golden bytes again: `python -m tests.golden --write`. Without --write it says what would change.
 
 The rule: what a released version says never changes. wire-N.json of a version that a tag has (encode/versions.py) is
 only ever added to, when a message is added; if another one of its goldens differs, the change is wrong: it needs a

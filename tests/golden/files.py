@@ -49,7 +49,7 @@ def read_golden(name: str) -> dict[str, list[bytes]]:
 
 
 def write_golden(name: str) -> None:
-    """Write a file anew. What depends on a library's release stays as it is, where it is there."""
+    """Write a file again. What depends on a library's release stays as it is, where it is there."""
     kept = read_golden(name) if path_of(name).exists() else {}
     written = {
         case: kept.get(case) if case in kept and not how.is_stable else how.write() for case, how in ALL[name].items()

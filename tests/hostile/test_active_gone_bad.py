@@ -1,7 +1,7 @@
 """An active that turns bad in the middle of a session, seen by a whole standby: each lie is named, none is applied.
 
 Two drivers over the in-process transport; a tap on the wire changes what the active sends. The standby's memory stays
-what it was, bit for bit; once the active is honest again the pair is protected anew.
+what it was, bit for bit; once the active is honest again the pair is protected again.
 """
 
 from collections.abc import Callable, Iterator
@@ -132,7 +132,7 @@ LIES: dict[str, tuple[Lie, str]] = {
     "a page index that wraps": (on_pages(index_that_wraps), "BadFrame"),
     "indices that fall": (on_pages(falling_indices), "BadFrame"),
     "lengths beyond the payload": (on_pages(length_beyond), "BadFrame"),
-    "deltas that are none": (on_pages(random_deltas), "BadFrame"),
+    "deltas of random bytes": (on_pages(random_deltas), "BadFrame"),
     "a decompression bomb": (on_pages(bomb), "BadFrame"),
     "one flipped bit": (on_pages(one_bit), "DigestMismatch"),
     "the digest of another memory": (on_end(other_memory), "DigestMismatch"),

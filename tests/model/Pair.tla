@@ -84,7 +84,7 @@ Run(h) ==
     /\ UNCHANGED <<records, asked, world, id, role, known, prop, sess, acked, rel>>
 
 (* The release rule. In every configuration that may be in force as far as h can know (the last record it knows, and
-   its own proposal), the standby is none or has acknowledged the output. *)
+   its own proposal), there is no standby, or it has acknowledged the output. *)
 StandbysInForce(h) ==
     {Known(h).stb} \cup
     (IF IsProposing(h) THEN {prop[h].stb} ELSE {})

@@ -19,7 +19,7 @@ MS = 1_000_000
 WAIT_SECONDS = 60.0
 BREAKS = 5
 PATIENT = Timing(heartbeat_ns=Nanos(50 * MS), backup_limit_ns=Nanos(20_000 * MS), primary_limit_ns=Nanos(30_000 * MS))
-"""Limits far above what a reconnect takes: the session must go on, not be begun anew."""
+"""Limits far above what a reconnect takes: the session must go on, not begin again."""
 
 
 class Carrier:

@@ -1,4 +1,4 @@
-"""A host that is none: it notes what it is asked, and tells what a test says."""
+"""A pretended host: it notes what it is asked, and tells what a test says."""
 
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,7 @@
 """The simulator finds each break of the protocol: a mutant that lives would show that a fault or a checker is missing.
 
 recorded_seeds.json holds the seeds that found each when it was last searched for. When the world has changed so much
-that none of a mutant's seeds finds it any more, search anew and look at what changed:
+that none of a mutant's seeds finds it any more, search again and look at what changed:
 
     ftvm simulate --mutant all --seeds 20000 --jobs 2 --record tests/sim/recorded_seeds.json
 

@@ -2,7 +2,7 @@
  * arguments (how a user sets a program up) and the size of the memory.
  *
  * Safe on any bytes that lie in readable memory: every offset is checked against the size in the header, which is
- * checked against FDT_BYTES_MAX. A tree that is none is an empty tree.
+ * checked against FDT_BYTES_MAX. What is not a tree counts as an empty tree.
  *
  * Source: Devicetree Specification 0.4, chapter 5 (flattened format).
  */
@@ -16,7 +16,7 @@
 #define FDT_BYTES_MAX (1u << 20)
 
 struct fdt_property {
-    const uint8_t *at; /* big-endian, as in the tree; NULL if there is none */
+    const uint8_t *at; /* big-endian, as in the tree; NULL without one */
     size_t bytes;
 };
 

@@ -13,7 +13,7 @@ void uart_write(const char *at, size_t bytes);
 /* Writes one character. */
 void uart_put(char character);
 
-/* Takes the next character typed, 0..255, or -1 if there is none yet. */
+/* Takes the next character typed, 0..255, or -1 if nothing was typed. */
 int uart_take(void);
 
 /* Lets a typed character raise interrupt BOARD_UART_IRQ until it is taken. */

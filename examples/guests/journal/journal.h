@@ -31,7 +31,7 @@ struct journal_record {
 struct journal {
     struct virtio_block *disk;
     uint64_t count; /* records in the log */
-    uint64_t chain; /* checksum of the last, 0 if there is none */
+    uint64_t chain; /* checksum of the last, 0 without one */
 };
 
 enum journal_result { JOURNAL_OK, JOURNAL_FULL, JOURNAL_DISK_FAILED };

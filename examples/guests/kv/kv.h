@@ -23,7 +23,7 @@ struct kv_vitals {
     uint64_t boot;
 };
 
-/* Answers `request` into `reply` (KV_REPLY_BYTES_MAX). Returns the reply's bytes, 0 if there is none. */
+/* Answers `request` into `reply` (KV_REPLY_BYTES_MAX). Returns the reply's bytes, 0 if it gives no reply. */
 size_t kv_answer(struct kv *kv, struct kv_vitals vitals, struct span request, uint8_t *reply);
 
 #endif

@@ -34,7 +34,7 @@
  * operating system that hides them) and `writes` (PUTs done for all clients) never go back, nor does what a GET
  * returns. `boot` names the boot: its low 16 bits count the starts that kept memory, the rest is when the first frame
  * of this boot came (in timer ticks), which differs from one cold start to the next. A takeover keeps all of them
- * going; a machine started anew shows in every one. Replies repeated or passed on the way carry older figures.
+ * going; a machine that was started again shows in every one. Replies repeated or passed on the way carry older figures.
  */
 #ifndef KV_PROTOCOL_H
 #define KV_PROTOCOL_H

@@ -28,7 +28,7 @@ struct kv_table {
     struct kv_entry entries[KV_ENTRIES_MAX];
 };
 
-/* Finds the value of `key`. Returns false if there is none. The value is valid until the next put. */
+/* Finds the value of `key`. Returns false if it has no value. The value is valid until the next put. */
 bool kv_table_get(const struct kv_table *table, struct span key, struct span *value);
 
 /* Sets the value of `key`; both are within the protocol's limits. Returns false, and changes nothing, if the table is

@@ -8,7 +8,7 @@
 #include "bytes.h"
 
 /* Answers `message` into `reply`, which has room for as many bytes as the message. Returns the reply's bytes, 0 if
- * there is none: the message is no echo request or its checksum is wrong. */
+ * it gives no reply: the message is not an echo request, or its checksum is wrong. */
 size_t icmp_answer(struct span message, uint8_t *reply);
 
 #endif

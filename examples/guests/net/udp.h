@@ -1,6 +1,6 @@
 /* udp: ports and a checksum around a payload.
  *
- * Source: RFC 768; RFC 1122 section 4.1.3.4 (a sent checksum of 0 means that there is none).
+ * Source: RFC 768; RFC 1122 section 4.1.3.4 (a sent checksum of 0 means: no checksum).
  */
 #ifndef UDP_H
 #define UDP_H

@@ -85,8 +85,8 @@ bool virtio_queue_has_used(const struct virtio_queue *queue);
 /* Sleeps until virtio_queue_has_used. Call with interrupts off. */
 void virtio_queue_wait(const struct virtio_queue *queue);
 
-/* Takes the next used buffer: its first descriptor and how many bytes the device wrote. Returns false if there is
- * none. */
+/* Takes the next used buffer: its first descriptor and how many bytes the device wrote. Returns false if no
+ * buffer was used. */
 bool virtio_queue_take(struct virtio_queue *queue, struct virtio_used_element *used);
 
 /* Makes the device take back its interrupt; what there is to do is seen in the queues. For plic_attach. */

@@ -28,7 +28,7 @@ struct virtio_block {
     struct virtio_queue queue;
 };
 
-/* Finds the disk and starts it. *block is zero. Returns false if there is none. */
+/* Finds the disk and starts it. *block is zero. Returns false without a disk. */
 bool virtio_block_start(struct virtio_block *block);
 
 /* Reads or writes one sector. Returns false if the device says that it failed; the sector is then in doubt. */

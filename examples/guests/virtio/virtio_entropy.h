@@ -16,7 +16,7 @@ struct virtio_entropy {
     struct virtio_queue queue;
 };
 
-/* Finds the device and starts it. *entropy is zero. Returns false if there is none. */
+/* Finds the device and starts it. *entropy is zero. Returns false without a device. */
 bool virtio_entropy_start(struct virtio_entropy *entropy);
 
 /* Fills `bytes` bytes, however many pieces the device gives them in; asleep while it works. */

@@ -68,7 +68,7 @@ void virtio_net_release(struct virtio_net *net, const struct virtio_net_frame *f
     virtio_notify(&net->device, RECEIVE_QUEUE);
 }
 
-/* The lowest buffer that is the driver's, VIRTIO_QUEUE_SIZE if there is none. Lowest first keeps the pages written
+/* The lowest buffer that is the driver's, VIRTIO_QUEUE_SIZE if all are the device's. Lowest first keeps the pages written
  * few. */
 static uint16_t free_buffer(const struct virtio_net *net)
 {

@@ -40,13 +40,13 @@ struct virtio_net_frame {
     uint16_t buffer;
 };
 
-/* Finds the network device, starts it, lets it interrupt. *net is zero. Returns false if there is none. */
+/* Finds the network device, starts it, lets it interrupt. *net is zero. Returns false without a device. */
 bool virtio_net_start(struct virtio_net *net);
 
 /* Sleeps until virtio_net_receive would find a frame. Call with interrupts off. */
 void virtio_net_wait(const struct virtio_net *net);
 
-/* Takes the next frame received. Returns false if there is none. */
+/* Takes the next frame received. Returns false if no frame has come. */
 bool virtio_net_receive(struct virtio_net *net, struct virtio_net_frame *frame);
 
 /* Gives a received frame's buffer back to the device. */

@@ -2,7 +2,7 @@
  *
  * A page has one operation per half-word, so that an instruction is found by its address alone. An operation not yet
  * decoded is UNDECODED; behind the last one stand two PAGE_ENDs, as an instruction takes one or two places. An
- * instruction that straddles two pages is STRADDLE: it is decoded anew each time, so only its first half matters here.
+ * instruction that straddles two pages is STRADDLE: it is decoded each time, so only its first half matters here.
  *
  * Coherent: a page with decoded code is "watched", its flag is never plainly dirty, so that every write to it comes by
  * riscv_code_forget (bus.c), which returns the places written to UNDECODED. */

@@ -4,7 +4,7 @@
 
 #include "machine.h"
 
-/* Reads csr `number` as seen by the instruction at position `retired`. Returns false if there is none. */
+/* Reads csr `number` as seen by the instruction at position `retired`. Returns false if it does not exist. */
 bool riscv_csr_read(const ftvm_riscv *machine, unsigned number, uint64_t *value);
 
 /* Writes csr `number`, changing only the bits that exist. The caller has read it before, so it exists. */

@@ -1,5 +1,5 @@
 /* execute: runs instructions. Two interpreters over the same operations (operations.inc): one that keeps decoded code
- * and jumps from handler to handler, and one that decodes each instruction anew, the reference for the first. */
+ * and jumps from handler to handler, and one that decodes each instruction every time, the reference for the first. */
 #ifndef FTVM_RISCV_EXECUTE_H
 #define FTVM_RISCV_EXECUTE_H
 

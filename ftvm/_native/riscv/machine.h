@@ -1,7 +1,7 @@
 /* The machine's insides, shared by the modules of this folder; riscv.h is the outside.
  *
  * `riscv_core` is all that a takeover needs beside RAM, and nothing else: save and load walk exactly it. What
- * stands in `struct ftvm_riscv` outside `core` is configuration, or can be made anew. */
+ * stands in `struct ftvm_riscv` outside `core` is configuration, or can be made again. */
 #ifndef FTVM_RISCV_MACHINE_H
 #define FTVM_RISCV_MACHINE_H
 

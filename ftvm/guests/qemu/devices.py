@@ -105,7 +105,7 @@ def pack_devices(stream: bytes) -> bytes:
 
 
 def unpack_devices(packed: bytes) -> bytes:
-    """Return the device state; raises GuestError if these bytes are none."""
+    """Return the device state; raises GuestError if these bytes are not one."""
     if len(packed) < _PACKED_HEAD.size:
         raise GuestError(f"device state of {len(packed)} bytes is too short")
     mark, stream_bytes, digest = _PACKED_HEAD.unpack_from(packed)

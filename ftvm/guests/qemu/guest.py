@@ -288,7 +288,7 @@ class QemuGuest:
         if status["status"] not in _RUNNING:
             raise GuestError(self._why_stopped(status["status"]))
         if any(event.name == "RESET" for event in qmp.take_events()):
-            self._take_head()  # a reset loads ROMs anew, and may change them
+            self._take_head()  # a reset loads ROMs again, and may change them
 
     def _take_head(self) -> None:
         """Bring the region up to date that holds what the device state leaves out."""

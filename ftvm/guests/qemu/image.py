@@ -3,7 +3,7 @@
 A host keeps its guest's disk in memory (see disk.py); the image is what is left of it when the host is gone. `put`
 takes the pages that make up the step from one state to the next, all of them or nothing: they are written to a journal
 beside the image first, and only then to their places. Whoever opens the image next finishes a journal that is whole
-and drops one that is torn. A disk that is copied anew grows in a file of its own, which takes the image's place once
+and drops one that is torn. A disk that is copied again grows in a file of its own, which takes the image's place once
 it is complete. A thread does this. Steps that come faster than the device takes them are merged, so what waits is
 never more than the disk itself.
 

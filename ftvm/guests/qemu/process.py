@@ -217,7 +217,7 @@ def _preload() -> Path:
 
 
 def _receive_descriptor(helper: socket.socket) -> tuple[int | None, str]:
-    """Take what qemu_preload.c sent before QEMU began: a userfaultfd, or why there is none."""
+    """Take what qemu_preload.c sent before QEMU began: a userfaultfd, or why it could not make one."""
     try:
         content, descriptors, _, _ = socket.recv_fds(helper, 1, 1)
     except BlockingIOError:

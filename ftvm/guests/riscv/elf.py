@@ -142,7 +142,7 @@ def _check_entry(entry: int, segments: tuple[Segment, ...]) -> None:
 
 
 def _find_symbol(image: bytes, at: int, count: int, name: bytes) -> int:
-    """Return the symbol's value, 0 if there is none: a stripped program is a good program."""
+    """Return the symbol's value, 0 without one: a stripped program is a good program."""
     sections = list(_table(image, at, count, _SECTION, "section"))
     tables = [section for section in sections if section[1] == _SECTION_SYMBOLS]
     if not tables:

@@ -306,6 +306,6 @@ class Machine:
         return int(lib.ftvm_riscv_peek_register(self._machine, number))
 
     def csr(self, number: int) -> int | None:
-        """Return a control and status register, None if there is none of that number."""
+        """Return a control and status register, None if that number has none."""
         value = ffi.new("uint64_t *")
         return int(value[0]) if lib.ftvm_riscv_peek_csr(self._machine, number, value) else None

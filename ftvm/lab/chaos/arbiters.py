@@ -51,7 +51,7 @@ class BreakableArbiter(Protocol):
         ...
 
     def record(self) -> Record:
-        """Return the record in force; generation 0 if there is none. Raises ArbiterError."""
+        """Return the record in force; generation 0 if the guest has no record. Raises ArbiterError."""
         ...
 
     def all_records(self) -> list[Record]:

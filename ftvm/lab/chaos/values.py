@@ -44,7 +44,7 @@ class Round:
 
     gap_ms      the longest time without an answer, from the fault on; None where the guest was lost
     healed_ms   from the end of the fault until the guest was protected and answered again
-    loss        why the guest had to be started anew by an operator's word; None if it lived on
+    loss        why an operator's word had to start the guest again; None if it lived on
     """
 
     job: int

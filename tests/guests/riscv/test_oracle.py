@@ -141,7 +141,7 @@ def test_compressed_arithmetic_and_what_is_reserved_there(
 
 @st.composite
 def compressed_memory(draw: st.DrawFn) -> bytes:
-    """All bases point at the data anew, then one compressed load or store uses one of them."""
+    """All bases point at the data again, then one compressed load or store uses one of them."""
     quadrant = draw(st.sampled_from([0, 2]))
     funct3 = draw(st.sampled_from([2, 3, 6, 7]))
     half = funct3 << 13 | draw(st.integers(0, 0x1FFF)) & ~3 | quadrant

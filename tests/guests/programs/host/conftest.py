@@ -39,7 +39,7 @@ class HostBuild:
         self._process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def answer(self, frame: bytes) -> bytes:
-        """The answer to `frame`; empty if there is none."""
+        """The answer to `frame`; empty without one."""
         return self._exchange(struct.pack(">H", len(frame)) + frame)
 
     def announcement(self) -> bytes:
