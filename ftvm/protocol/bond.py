@@ -14,14 +14,12 @@ from ftvm.checkpoint import LogRecord
 from ftvm.errors import InternalError
 from ftvm.events import EngineChanged
 from ftvm.interfaces import Engine, Lane
-from ftvm.protocol.announcing import Announcer
 from ftvm.protocol.copying import CopyPlan
 from ftvm.protocol.core import Core
 from ftvm.protocol.link import LINKS, NAMED, LinkEvent, LinkState
-from ftvm.protocol.output import Gate
+from ftvm.protocol.output import Announcer, Gate, Releases
 from ftvm.protocol.pace import Pace, interval_ms_of
 from ftvm.protocol.patience import Patience
-from ftvm.protocol.releasing import Releases
 from ftvm.protocol.session import Session
 from ftvm.protocol.switchover import Switchover
 from ftvm.units import Nanos

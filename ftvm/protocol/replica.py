@@ -19,25 +19,24 @@ Nothing here reads a clock, draws a number or does I/O. A step runs to its end.
 from collections.abc import Callable, Mapping
 from typing import Any, Final, assert_never
 
-from ftvm.checkpoint import Checkpoint, LogRecord, Output, PageBatch
-from ftvm.encode.messages import Envelope, Message
-from ftvm.errors import FtvmError, InternalError, LocalProtocolError
+from ftvm.errors import InternalError, LocalProtocolError
 from ftvm.events import HostStalled, RecordLearned, RoleChanged
 from ftvm.interfaces import Answer, Engine, Record, Request
 from ftvm.protocol import reports, stopping
 from ftvm.protocol.active import Active
-from ftvm.protocol.commit import Committed
+from ftvm.protocol.commit import Committed, Memory
 from ftvm.protocol.core import ROLES, Core, Role, RoleEvent, Settings, Steps
 from ftvm.protocol.desk import Desk
-from ftvm.protocol.effects import Difference, Effect, EndSession, Measure, Run, Stop
+from ftvm.protocol.effects import Effect, EndSession, Measure, Run, Stop
 from ftvm.protocol.empty import Empty, Opening
 from ftvm.protocol.link import ENDING
 from ftvm.protocol.output import Gate
 from ftvm.protocol.pace import Pace
+from ftvm.protocol.session import Contact
 from ftvm.protocol.standby import Standby
 from ftvm.protocol.stop import StopKind, Stopping
 from ftvm.protocol.switchover import Switchover, session_after
-from ftvm.protocol.view import View, view_of
+from ftvm.protocol.view import View
 from ftvm.units import Nanos
 
 __all__ = ["Replica"]
@@ -50,8 +49,9 @@ class Replica:
     """See the module's text for how to drive it. `role` and `steps` say where it stands."""
 
     def __init__(
-        self, settings: Settings, committed: Committed, *, fresh_id: Callable[[], str], starts: bool, now: Nanos
+        self, settings: Settings, memory: Memory, *, fresh_id: Callable[[], str], starts: bool, now: Nanos
     ) -> None:
+        """Begin from nothing, to start the guest (`starts`) or to join; committed pages go to `memory`."""
         self.core = Core(
             settings=settings,
             fresh_id=fresh_id,
@@ -60,14 +60,17 @@ class Replica:
         )
         self.role = Role.EMPTY
         self.steps: Empty | Standby | Active = Empty(self.core, starts)
-        self._committed = committed
+        self._committed = Committed(memory, settings.limits)
         self._stepped_at = now
+        self._view: View | None = None
 
     # --- the door --------------------------------------------------------------------------------------------------
 
     def step(self, report: reports.Report, now: Nanos) -> list[Effect]:
         """Take a report; return the effects to perform, in order."""
         match report:
+            case reports.Received():
+                self.steps.on_message(report.peer, report.key, report.envelope, report.message, now)
             case reports.Tick():
                 self.tick(now)
             case reports.StepBegun():
@@ -80,37 +83,46 @@ class Replica:
                 take = _TAKES.get((type(self.steps), type(report)))
                 if take is not None:
                     take(self.steps, report, now)
-                    self._follow(now)
-        return self.core.take_effects()
+        if self.core.happened:
+            self._follow(now)
+        self._view = None
+        effects, self.core.effects = self.core.effects, []
+        return effects
 
     def view(self) -> View:
-        """Return what may be seen of this replica."""
-        return view_of(self.role, self.steps)
+        """Return what may be seen of this replica; the same one until the next report or command."""
+        if self._view is None:
+            core, desk, state = self.core, self.core.desk, self.steps
+            peer, may_beat = None, False
+            if isinstance(state, Active):
+                if state.session is not None and state.session.contact is not Contact.LOST:
+                    peer, may_beat = state.session.peer, state.link not in ENDING
+            elif isinstance(state, Standby) and not state.is_session_over:
+                peer, may_beat = state.opening.peer, state.claim.is_watching
+            self._view = View(
+                role=self.role,
+                id=core.id,
+                record=desk.known,
+                proposal=desk.proposal,
+                arbiter_error=desk.error,
+                released=core.released,
+                stop=core.stop,
+                peer=peer,
+                may_beat=may_beat,
+                _state=state,
+            )
+        return self._view
 
     def begin_step(self, now: Nanos) -> None:
         """Start a step. If we stalled ourselves since the last one, do not count the stall against the peer."""
         stall_ns = now - self._stepped_at
         if stall_ns > STALL_HEARTBEATS * self.core.settings.timing.heartbeat_ns:
             self._excuse(stall_ns, now)
-            if self.partner is not None:
+            if self.view().peer is not None:
                 self.core.tell(HostStalled(at=now, guest_id=self.core.settings.guest_id, stall_ns=stall_ns))
         self._stepped_at = now
 
     # --- events ----------------------------------------------------------------------------------------------------
-
-    def expects(self, peer: str, key: str | None, envelope: Envelope) -> bool:
-        """Tell whether a message of this envelope, from this peer, is of the session that builds up the state here."""
-        return isinstance(self.steps, Standby) and self.steps.is_in_session(peer, key, envelope)
-
-    def on_message(self, peer: str, key: str | None, envelope: Envelope, message: Message, now: Nanos) -> None:
-        """Take a message for this guest that came from `peer`, authenticated by `key`."""
-        self.steps.on_message(peer, key, envelope, message, now)
-        self._follow(now)
-
-    def on_refused(self, peer: str, error: FtvmError, now: Nanos) -> None:
-        """Take note that a peer can never take this host as its standby. Only who asks to join cares."""
-        if isinstance(self.steps, Empty):
-            self.steps.on_refused(peer, error, now)
 
     def on_answer(self, answer: Answer, now: Nanos) -> None:
         """Take the arbiter's answer to the request that is outstanding."""
@@ -121,100 +133,6 @@ class Replica:
             if self.core.desk.known != before:
                 self._tell_record(self.core.desk.known, now)
             self.steps.on_record(now)
-        self._follow(now)
-
-    def on_outputs(self, outputs: list[Output], log_index: int, now: Nanos) -> None:
-        """Take what the guest emitted, in order, when `log_index` records were logged. Who is not active forgets it."""
-        if isinstance(self.steps, Active):
-            self.steps.on_outputs(outputs, log_index, now)
-
-    def on_log(self, records: list[LogRecord], now: Nanos) -> None:
-        """Take what was logged since the last time; before the outputs that came with it."""
-        if isinstance(self.steps, Active):
-            self.steps.on_log(records, now)
-
-    def on_engine_used(self, engine: Engine, now: Nanos) -> None:
-        """Take note that the guest stood still and goes on under `engine`; after all outputs made before."""
-        if isinstance(self.steps, Active):
-            self.steps.on_engine_used(engine, now)
-
-    def on_round(self, pages: int, now: Nanos) -> None:
-        """Take the size of a round of the first copy that was collected."""
-        if isinstance(self.steps, Active):
-            self.steps.on_round(pages, now)
-
-    def on_copied(self, batches: tuple[PageBatch, ...], left: int, now: Nanos) -> None:
-        """Take batches of the first copy; `left` pages of the round are still to come."""
-        if isinstance(self.steps, Active):
-            self.steps.on_copied(batches, left, now)
-
-    def on_cut(self, checkpoint: Checkpoint, pause_ns: int, now: Nanos) -> None:
-        """Take a checkpoint that was captured; the guest stood still for `pause_ns`."""
-        if isinstance(self.steps, Active):
-            self.steps.on_cut(checkpoint, pause_ns, now)
-
-    def on_capture_failed(self, error: str, now: Nanos) -> None:
-        """Take note that a round or an epoch could not be captured; the guest runs on."""
-        if isinstance(self.steps, Active):
-            self.steps.on_capture_failed(error, now)
-
-    def on_loaded(self, now: Nanos) -> None:
-        """Take note that the committed state was loaded into the paused guest."""
-        if isinstance(self.steps, Standby):
-            self.steps.on_loaded(now)
-        self._follow(now)
-
-    def on_load_failed(self, error: str, now: Nanos) -> None:
-        """Take note that the committed state does not load."""
-        if isinstance(self.steps, Standby):
-            self.steps.on_load_failed(error, now)
-        self._follow(now)
-
-    def on_warm(self) -> None:
-        """Take note that the shadow holds what this host may soon run from."""
-        if isinstance(self.steps, Standby):
-            self.steps.on_warm()
-
-    def on_measured(self, now: Nanos) -> None:
-        """Take note that the memory's digest is that of what the guest left behind here."""
-        if isinstance(self.steps, Standby):
-            self.steps.on_measured(now)
-        self._follow(now)
-
-    def on_followed(self, outputs: list[Output], now: Nanos) -> None:
-        """Take outputs that the guest made, executing the log; none of them may leave from here."""
-        if isinstance(self.steps, Standby):
-            self.steps.on_followed(outputs, now)
-        self._follow(now)
-
-    def on_agreed(self, checkpoint: Checkpoint, now: Nanos) -> None:
-        """Take note that the guest that follows came to the state of `checkpoint`."""
-        if isinstance(self.steps, Standby):
-            self.steps.on_agreed(checkpoint, now)
-
-    def on_diverged(self, difference: Difference, now: Nanos) -> None:
-        """Take note that the guest that follows went another way."""
-        if isinstance(self.steps, Standby):
-            self.steps.on_diverged(difference, now)
-        self._follow(now)
-
-    @property
-    def partner(self) -> str | None:
-        """The peer in session, by its name in the transport."""
-        steps = self.steps
-        if isinstance(steps, Standby):
-            return None if steps.is_session_over else steps.opening.peer
-        if isinstance(steps, Active) and steps.session is not None and not steps.session.is_lost:
-            return steps.session.peer
-        return None
-
-    @property
-    def may_beat(self) -> bool:
-        """Whether a heartbeat may be repeated: not while this replica claims, or leaves, or stands in no session."""
-        steps = self.steps
-        if isinstance(steps, Active) and steps.link in ENDING:
-            return False
-        return self.partner is not None and (not isinstance(steps, Standby) or steps.claim.is_watching)
 
     def on_peer_gone(self, peer: str) -> None:
         """Take note that the process of `peer` has ended, which was confirmed (question.py): suspect it at once.
@@ -222,7 +140,7 @@ class Replica:
         A link that was reset is no reason to call this: the peer may live.
         """
         steps = self.steps
-        if peer != self.partner:
+        if peer != self.view().peer:
             return
         if isinstance(steps, Standby):
             steps.watch.hurry("the active's process is gone: connection refused on both lanes")
@@ -237,19 +155,23 @@ class Replica:
             self._follow(now)
         if stop is None or not stop.is_over:
             self.steps.tick(now)
-        self._follow(now)
 
-    def set_engine(self, engine: Engine) -> None:
-        """Change the engine, as soon as it can be done without losing protection.
+    def set_engine(self, engine: Engine) -> list[Effect]:
+        """Change the engine, as soon as it can be done without losing protection; return the effects to perform.
 
         Raises LocalProtocolError if the guest does not run here, ConfigError if the standby does not know the engine.
         """
         if not isinstance(self.steps, Active):
             raise LocalProtocolError(f"this host is {self.role.value}: the engine is set where the guest runs")
         self.steps.set_engine(engine)
+        self._view = None
+        return self.core.take_effects()
 
-    def stop(self, kind: StopKind, reason: str, now: Nanos) -> Stopping:
-        """Stop this host in order: step on until what is returned is over. `reason` is told to the peer."""
+    def stop(self, kind: StopKind, reason: str, now: Nanos) -> list[Effect]:
+        """Stop this host in order: step on until the view's `stop` is over. `reason` is told to the peer.
+
+        Returns the effects to perform.
+        """
         stop = self.core.stop
         if stop is None:
             stop = self.core.stop = Stopping(kind, reason, now)
@@ -257,7 +179,8 @@ class Replica:
             stop.kind, stop.reason = kind, reason
         self._go_on_stopping(stop, now)
         self._follow(now)
-        return stop
+        self._view = None
+        return self.core.take_effects()
 
     def _go_on_stopping(self, stop: Stopping, now: Nanos) -> None:
         match self.steps:
@@ -273,11 +196,6 @@ class Replica:
     def next_request(self, now: Nanos) -> Request | None:
         """Return what to submit to the arbiter now, if anything; exactly one answer must follow."""
         return self.core.desk.next_request(now)
-
-    def take_effects(self) -> list[Effect]:
-        """Return the effects to perform, in order, and forget them."""
-        effects, self.core.effects = self.core.effects, []
-        return effects
 
     def deadline(self, now: Nanos) -> Nanos | None:
         """Return when the next `tick` is due if nothing comes before: soon enough not to look like a stall of ours."""
@@ -366,6 +284,7 @@ class Replica:
         """Start to hand the guest over to the standby; watch what is returned. Raises LocalProtocolError."""
         if not isinstance(self.steps, Active):
             raise LocalProtocolError(f"only the active host can switch over; this one is {self.role.value}")
+        self._view = None
         return self.steps.begin_switchover(limit_ns, now)
 
     def _tell_record(self, record: Record, now: Nanos) -> None:
@@ -390,11 +309,7 @@ class Replica:
 _Take = Callable[[Any, Any, Nanos], None]
 
 _TAKES: Final[Mapping[tuple[type, type], _Take]] = {
-    (Empty, reports.Received): lambda empty, it, now: empty.on_message(it.peer, it.key, it.envelope, it.message, now),
     (Empty, reports.PeerRefused): lambda empty, it, now: empty.on_refused(it.peer, it.error, now),
-    (Standby, reports.Received): lambda stands, it, now: stands.on_message(
-        it.peer, it.key, it.envelope, it.message, now
-    ),
     (Standby, reports.StateLoaded): lambda stands, _, now: stands.on_loaded(now),
     (Standby, reports.LoadFailed): lambda stands, it, now: stands.on_load_failed(it.error, now),
     (Standby, reports.ShadowWarmed): lambda stands, _, __: stands.on_warm(),
@@ -402,14 +317,11 @@ _TAKES: Final[Mapping[tuple[type, type], _Take]] = {
     (Standby, reports.LogFollowed): lambda stands, it, now: stands.on_followed(it.outputs, now),
     (Standby, reports.GuestAgreed): lambda stands, it, now: stands.on_agreed(it.checkpoint, now),
     (Standby, reports.GuestDiverged): lambda stands, it, now: stands.on_diverged(it.difference, now),
-    (Active, reports.Received): lambda active, it, now: active.on_message(
-        it.peer, it.key, it.envelope, it.message, now
-    ),
-    (Active, reports.Emitted): lambda active, it, now: active.on_emitted(it, now),
+    (Active, reports.Emitted): Active.on_emitted,
     (Active, reports.EngineUsed): lambda active, it, now: active.on_engine_used(it.engine, now),
     (Active, reports.RoundCollected): lambda active, it, now: active.on_round(it.pages, now),
     (Active, reports.PagesCopied): lambda active, it, now: active.on_copied(it.batches, it.left, now),
-    (Active, reports.CutTaken): lambda active, it, now: active.on_epoch_cut(it, now),
+    (Active, reports.CutTaken): Active.on_epoch_cut,
     (Active, reports.CaptureFailed): lambda active, it, now: active.on_capture_failed(it.error, now),
 }
 """Who takes a report, by role. A pair that is absent is a report that came too late, for a role that is over."""

@@ -13,7 +13,7 @@ from ftvm.interfaces import Engine, Record
 from ftvm.protocol.active import Active
 from ftvm.protocol.core import Role
 from ftvm.protocol.empty import Empty
-from ftvm.protocol.link import ENDING, LINKS, NAMED, STANDING, LinkEvent, LinkState
+from ftvm.protocol.link import LINKS, NAMED, STANDING, LinkEvent, LinkState
 from ftvm.protocol.output import Held
 from ftvm.protocol.pace import interval_ms_of
 from ftvm.protocol.session import InFlight, Session
@@ -32,7 +32,6 @@ __all__ = [
     "SessionView",
     "StandbyView",
     "View",
-    "view_of",
 ]
 
 
@@ -120,7 +119,6 @@ class View:
     stop              how far an orderly stop has come, None if none was asked for
     peer              in session, by its name in the transport
     may_beat          whether a heartbeat may be repeated: not while this replica claims, or leaves, or has no session
-    must_stand_still  whether the guest that runs here must not run now
     """
 
     role: Role
@@ -132,12 +130,16 @@ class View:
     stop: Stopping | None
     peer: str | None
     may_beat: bool
-    must_stand_still: bool
     _state: Empty | Standby | Active = field(repr=False)
 
     def expects(self, peer: str, key: str | None, envelope: Envelope) -> bool:
         """Tell whether a message of this envelope, from this peer, is of the session that builds up the state here."""
         return isinstance(self._state, Standby) and self._state.is_in_session(peer, key, envelope)
+
+    @property
+    def must_stand_still(self) -> bool:
+        """Whether the guest that runs here must not run now."""
+        return isinstance(self._state, Active) and self._state.must_stand_still()
 
     @property
     def active(self) -> ActiveView | None:
@@ -148,33 +150,6 @@ class View:
     def standby(self) -> StandbyView | None:
         """More of a replica that syncs or stands by; None in another role."""
         return _view_of_standby(self._state) if isinstance(self._state, Standby) else None
-
-
-def view_of(role: Role, state: Empty | Standby | Active) -> View:
-    """Return what may be seen of a replica in this role."""
-    peer, may_beat, must_stand_still, core = None, False, False, state.core
-    if isinstance(state, Active):
-        session = state.session
-        peer = session.peer if session is not None and not session.is_lost else None
-        may_beat = peer is not None and state.link not in ENDING
-        must_stand_still = state.must_stand_still()
-    elif isinstance(state, Standby):
-        peer = None if state.is_session_over else state.opening.peer
-        may_beat = peer is not None and state.claim.is_watching
-    desk = core.desk
-    return View(
-        role,
-        core.id,
-        desk.known,
-        desk.proposal,
-        desk.error,
-        core.released,
-        core.stop,
-        peer,
-        may_beat,
-        must_stand_still,
-        state,
-    )
 
 
 def _view_of_active(state: Active) -> ActiveView:

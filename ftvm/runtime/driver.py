@@ -27,7 +27,6 @@ from ftvm.interfaces import (
     World,
 )
 from ftvm.protocol import effects as do
-from ftvm.protocol.commit import Committed
 from ftvm.protocol.core import Settings
 from ftvm.protocol.replica import Replica
 from ftvm.protocol.reports import (
@@ -101,12 +100,11 @@ class Driver:
         self._stop: Stopping | None = None
         self._stop_error: FtvmError | None = None
         self._is_halted = False
-        committed = Committed(self._stored, settings.limits)
         self._counters = Counters()
         self._end: str | None = None
         self._wanted: list[do.Effect] = []
         self.pulse: Pulse | None = None
-        self.replica = Replica(settings, committed, fresh_id=fresh_id, starts=starts, now=clock.now())
+        self.replica = Replica(settings, self._stored, fresh_id=fresh_id, starts=starts, now=clock.now())
         self._is_asking = False
         self._runner = GuestRunner(guest, self._sink, self._memory)
         self._capturer = Capturer(
@@ -242,8 +240,7 @@ class Driver:
         does not run here; nothing changes then.
         """
         require(engine, self._guest.can)
-        self.replica.set_engine(engine)
-        self._wanted += self.replica.take_effects()
+        self._wanted += self.replica.set_engine(engine)
         self._perform()
         self._settle()
 
@@ -254,11 +251,7 @@ class Driver:
         """
         if self.failure is not None or self._stop is not None:
             raise LocalProtocolError(f"cannot switch over: this host is stopping: {self.failure or self._stop_error}")
-        switchover = self.replica.begin_switchover(limit_ns, self._clock.now())
-        self._wanted += self.replica.take_effects()
-        self._perform()
-        self._settle()
-        return switchover
+        return self.replica.begin_switchover(limit_ns, self._clock.now())
 
     def stop(self, error: FtvmError) -> None:
         """Stop in order, and for good: `error` is what this host ended of. Step on while `is_leaving`."""
@@ -267,8 +260,8 @@ class Driver:
 
     def _begin_stop(self, kind: StopKind, error: FtvmError, word: str) -> None:
         self._stop_error = self._stop_error or error
-        self._stop = self.replica.stop(kind, word, self._clock.now())
-        self._wanted += self.replica.take_effects()
+        self._wanted += self.replica.stop(kind, word, self._clock.now())
+        self._stop = self.replica.view().stop
         self._perform()
         self._settle()
         self._end_if_over()

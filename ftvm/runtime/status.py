@@ -9,7 +9,7 @@ from typing import Any, Final, Self
 
 from ftvm.errors import RemoteProtocolError
 from ftvm.events import Committed, Event, Protected, TookOver
-from ftvm.protocol.link import STANDING, LinkState
+from ftvm.protocol.view import STANDING, LinkState
 from ftvm.units import Nanos
 
 __all__ = [

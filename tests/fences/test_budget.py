@@ -31,7 +31,7 @@ LINES: Final = {
     "engines": 180,
     "guests": 3150,
     "lab": 3400,
-    "protocol": 3356,
+    "protocol": 3262,
     "runtime": 2150,
     "service": 1500,
     "sim": 2200,
@@ -47,10 +47,10 @@ LONG_MODULES: Final[dict[str, int]] = {}
 LONG_FUNCTIONS: Final[dict[str, int]] = {}
 """What is longer nevertheless, as {"file" or "file:function": lines}: each a debt. There is no debt today."""
 
-CHECKPOINT_FILES: Final = {"remus": 51, "kemari": 51}
+CHECKPOINT_FILES: Final = {"remus": 49, "kemari": 49}
 """Distinct files that one checkpoint crosses, both hosts together. The design's target is 25."""
 
-OUTPUT_CALLS: Final = {"kemari": 410, "hybrid": 292}
+OUTPUT_CALLS: Final = {"kemari": 393, "hybrid": 278}
 """Calls of ftvm's functions on the primary from the emission of an output until it has left. The target is 60."""
 
 _NO_CODE: Final = {

@@ -22,7 +22,6 @@ from ftvm.interfaces import Answer, CompareAndSet, Record, Request
 from ftvm.protocol import effects as do
 from ftvm.protocol import reports
 from ftvm.protocol.active import Active
-from ftvm.protocol.commit import Committed
 from ftvm.protocol.core import Core, Role, Settings
 from ftvm.protocol.empty import Empty
 from ftvm.protocol.link import LinkState
@@ -119,8 +118,7 @@ def ids(prefix: str) -> Callable[[], str]:
 
 
 def lone_replica(settings: Settings | None = None, *, starts: bool = False) -> Replica:
-    committed = Committed(FakeMemory(), Limits())
-    return Replica(settings or make_settings(), committed, fresh_id=ids("r"), starts=starts, now=Nanos(ORIGIN))
+    return Replica(settings or make_settings(), FakeMemory(), fresh_id=ids("r"), starts=starts, now=Nanos(ORIGIN))
 
 
 def lone_active() -> Active:
@@ -205,7 +203,10 @@ class Host:
 
     def stop(self, kind: StopKind, reason: str) -> Stopping:
         """Have the host stop in order; what that asks for waits for `perform`."""
-        return self.replica.stop(kind, reason, self.world.now)
+        self.wanted += self.replica.stop(kind, reason, self.world.now)
+        stopping = self.replica.view().stop
+        assert stopping is not None
+        return stopping
 
     # --- effects ---------------------------------------------------------------------------------------------------
 
@@ -352,7 +353,7 @@ class Pair:
         settings = replace(settings, dialled=(peer,))
         replica = Replica(
             settings,
-            Committed(memory, settings.limits),
+            memory,
             fresh_id=ids(prefix or name),
             starts=starts,
             now=self.now,

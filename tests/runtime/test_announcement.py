@@ -178,7 +178,7 @@ def test_a_takeover_is_announced_as_often_as_configured_and_in_that_rhythm(count
 MUTANTS = {
     "nothing is announced": (
         a_takeover,
-        "ftvm.protocol.announcing:Announcer._announce",
+        "ftvm.protocol.output:Announcer._announce",
         "self.core.do(Announce())",
         "pass",
     ),
@@ -214,7 +214,7 @@ MUTANTS = {
     ),
     "it is announced once": (
         a_late_frame_of_the_old_host,
-        "ftvm.protocol.announcing:Announcer.begin",
+        "ftvm.protocol.output:Announcer.begin",
         "self.core.settings.timing.announce_count",
         "1",
     ),
