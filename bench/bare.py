@@ -15,7 +15,8 @@ from figures import Histogram, percentile
 from placement import Placement
 from wire import NotBuiltError, wire_program
 
-from ftvm.lab.processes import Child, Children, Line
+from ftvm.lab.lines import JsonLine
+from ftvm.lab.processes import Child, Children
 from ftvm.units import seconds_to_nanos
 
 PINGS = 2000
@@ -56,7 +57,7 @@ class _Ends:
 
     def __init__(self, placement: Placement) -> None:
         self._placement = placement
-        self._lines: dict[str, list[Line]] = {}
+        self._lines: dict[str, list[JsonLine]] = {}
         self._children = Children()
 
     def start(self, role: str, words: list[str]) -> Child:
@@ -73,7 +74,7 @@ class _Ends:
 
         return self._children.wait_for(look, seconds_to_nanos(WAIT_SECONDS), f"the {role} tells its {name}")
 
-    def lines(self, role: str) -> list[Line]:
+    def lines(self, role: str) -> list[JsonLine]:
         return self._lines[role]
 
     def settle(self, seconds: float) -> None:

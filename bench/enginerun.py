@@ -22,7 +22,8 @@ from placement import Placement
 from wire import NotBuiltError, wire_program
 
 import ftvm
-from ftvm.lab.processes import Child, Children, Line
+from ftvm.lab.lines import JsonLine
+from ftvm.lab.processes import Child, Children
 from ftvm.lab.stage import free_ports
 from ftvm.units import seconds_to_nanos
 
@@ -160,14 +161,14 @@ class Replay:
 class Heard:
     """What the processes have said."""
 
-    lines: dict[str, list[Line]] = field(default_factory=lambda: {"a": [], "b": []})
-    events: dict[str, list[Line]] = field(default_factory=lambda: {"a": [], "b": []})
-    client: list[Line] = field(default_factory=list)
-    told: Line = field(default_factory=dict)
+    lines: dict[str, list[JsonLine]] = field(default_factory=lambda: {"a": [], "b": []})
+    events: dict[str, list[JsonLine]] = field(default_factory=lambda: {"a": [], "b": []})
+    client: list[JsonLine] = field(default_factory=list)
+    told: JsonLine = field(default_factory=dict)
     is_relay_ready: bool = False
 
-    def on_host(self, name: str) -> Callable[[Line], None]:
-        def take(line: Line) -> None:
+    def on_host(self, name: str) -> Callable[[JsonLine], None]:
+        def take(line: JsonLine) -> None:
             if "event" in line:
                 self.events[name].append(line)
             elif "retired" in line and "at" in line:
@@ -177,12 +178,12 @@ class Heard:
 
         return take
 
-    def on_client(self, line: Line) -> None:
+    def on_client(self, line: JsonLine) -> None:
         told = client_line(line)
         if told is not None:
             self.client.append(told)
 
-    def on_relay(self, line: Line) -> None:
+    def on_relay(self, line: JsonLine) -> None:
         self.is_relay_ready |= "relay" in line
 
     def clear(self) -> None:
@@ -190,7 +191,7 @@ class Heard:
             lines.clear()
 
 
-def client_line(line: Line) -> Line | None:
+def client_line(line: JsonLine) -> JsonLine | None:
     """Return what a client says, in the words of that in C; None if it is no figure. The lab's tells no latencies."""
     if "answered" in line:
         return line
@@ -200,7 +201,7 @@ def client_line(line: Line) -> Line | None:
     return {"at": told["at"], "answered": told["requests_acknowledged"], "repeated": None, "latencies": {}}
 
 
-def window_of(counts: str, active: list[Line], standby: list[Line], client: list[Line]) -> Window:
+def window_of(counts: str, active: list[JsonLine], standby: list[JsonLine], client: list[JsonLine]) -> Window:
     """Add up what the processes told of between their first line and their last; `counts` as of a load."""
     first, last = active[0], active[-1]
     outputs = last["outputs"] - first["outputs"]
@@ -229,7 +230,7 @@ def window_of(counts: str, active: list[Line], standby: list[Line], client: list
     )
 
 
-def _work(counts: str, active: list[Line], client: list[Line]) -> float | None:
+def _work(counts: str, active: list[JsonLine], client: list[JsonLine]) -> float | None:
     match counts:
         case "instructions":  # per second of the host's CPU, which all that its replication costs is part of
             return best_rate([(line["cpu_ns"], line["retired"]) for line in active])
@@ -241,14 +242,14 @@ def _work(counts: str, active: list[Line], client: list[Line]) -> float | None:
             return None
 
 
-def _repeated(client: list[Line]) -> float | None:
+def _repeated(client: list[JsonLine]) -> float | None:
     if not client or client[-1]["repeated"] is None:
         return None
     again, answered = (client[-1][name] - client[0][name] for name in ("repeated", "answered"))
     return again / max(1, answered)
 
 
-def _host_rate(lines: list[Line], name: str) -> float | None:
+def _host_rate(lines: list[JsonLine], name: str) -> float | None:
     return mean_rate([(line["at"], line["host"][name]) for line in lines if "host" in line])
 
 
@@ -412,7 +413,7 @@ class _Run:
         return self._start(f"host {name}", place, words, self._heard.on_host(name), listens=listens)
 
     def _start(
-        self, name: str, place: str, words: list[str], on_line: Callable[[Line], None], *, listens: bool = False
+        self, name: str, place: str, words: list[str], on_line: Callable[[JsonLine], None], *, listens: bool = False
     ) -> Child:
         return self._children.start(name, self._bench.placement.command(place, words), on_line, listens=listens)
 
@@ -444,7 +445,7 @@ class _Run:
         for lines in chain.from_iterable((self._heard.lines[name], self._heard.events[name]) for name in names):
             lines.clear()
 
-    def wait_for_line(self, name: str) -> Line:
+    def wait_for_line(self, name: str) -> JsonLine:
         return self._wait_for(lambda: next(iter(self._heard.lines[name]), None), f"host {name} runs")
 
     def wait_protected(self, name: str) -> None:
@@ -454,13 +455,13 @@ class _Run:
 
         self._wait_for(look, f"the guest is protected at {name}")
 
-    def wait_for_event(self, name: str, kind: str) -> Line:
-        def look() -> Line | None:
+    def wait_for_event(self, name: str, kind: str) -> JsonLine:
+        def look() -> JsonLine | None:
             return next((event for event in self._heard.events[name] if event["event"] == kind), None)
 
         return self._wait_for(look, f"host {name} tells {kind}")
 
-    def wait_for_word(self, word: str) -> Line:
+    def wait_for_word(self, word: str) -> JsonLine:
         return self._wait_for(lambda: self._heard.told if word in self._heard.told else None, f"a host tells {word}")
 
     def settle(self, seconds: float) -> None:

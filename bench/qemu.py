@@ -32,7 +32,8 @@ sys.path.remove(str(Path(__file__).resolve().parent))  # this file would hide th
 
 from ftvm.errors import BrokenError
 from ftvm.guests.qemu import QemuGuest, QemuMachine
-from ftvm.lab.processes import Child, Children, Line
+from ftvm.lab.lines import JsonLine
+from ftvm.lab.processes import Child, Children
 from ftvm.lab.qemuimage import make_image
 from ftvm.units import PAGE_BYTES, seconds_to_nanos
 
@@ -239,9 +240,9 @@ class Pair:
     """What the hosts have said."""
 
     console: Console = field(default_factory=Console)
-    lines: dict[str, list[Line]] = field(default_factory=lambda: {"a": [], "b": []})
+    lines: dict[str, list[JsonLine]] = field(default_factory=lambda: {"a": [], "b": []})
 
-    def events(self, host: str, name: str) -> list[Line]:
+    def events(self, host: str, name: str) -> list[JsonLine]:
         return [line for line in self.lines[host] if line.get("event") == name]
 
 

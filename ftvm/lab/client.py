@@ -11,12 +11,9 @@ standard input, SIGTERM and SIGINT end it at once without a verdict.
 """
 
 import argparse
-import json
-import os
 import selectors
 import signal
 import sys
-import time
 from collections import deque
 from collections.abc import Sequence
 from ipaddress import IPv4Address
@@ -27,11 +24,15 @@ from ftvm.errors import FtvmError
 from ftvm.guests.datagram import DatagramPort, cable_ends, mac_bytes
 from ftvm.lab.history import Verdict, check
 from ftvm.lab.kv import KV_PORT
+from ftvm.lab.lines import JsonLine, Orders, say
 from ftvm.lab.load import PACE_NS, PATIENCE_NS, Load
 from ftvm.lab.station import Endpoint, Station
+from ftvm.runtime.clock import MonotonicClock
 from ftvm.units import Nanos, nanos_to_millis, nanos_to_seconds, seconds_to_nanos
 
 __all__ = ["Client", "main"]
+
+_now: Final = MonotonicClock().now
 
 CLIENT_MAC: Final = "52:54:00:77:00:09"
 CLIENT_IP: Final = "10.77.0.9"
@@ -46,7 +47,6 @@ AUDIT_NS: Final = seconds_to_nanos(15)
 
 ANSWER_TIMES_KEPT: Final = 65_536
 WATCHES_MAX: Final = 64
-COMMAND_BYTES_MAX: Final = 4_096
 FINDINGS_SHOWN: Final = 20
 
 
@@ -129,10 +129,9 @@ class _Process:
         self._audit_ends_at: int | None = None
         self._status_at = now
         self._watches: list[int] = []
-        self._is_driven = options.driven
+        self._orders = Orders(sys.stdin.fileno()) if options.driven else None
         self._is_killed = False
         self._is_to_judge = False
-        self._unread = b""
 
     def run(self) -> int:
         """Work until told to stop; return the exit status: 0 if nothing was lost or contradicted."""
@@ -140,9 +139,8 @@ class _Process:
             signal.signal(number, self._on_signal)
         with selectors.DefaultSelector() as selector:
             selector.register(self._port, selectors.EVENT_READ)
-            if self._is_driven:
-                os.set_blocking(sys.stdin.fileno(), False)
-                selector.register(sys.stdin, selectors.EVENT_READ)
+            if self._orders is not None:
+                selector.register(self._orders.fd, selectors.EVENT_READ)
             while not self._is_over(_now()):
                 selector.select(nanos_to_seconds(self._client.wait_ns(_now())))
                 self._step(_now())
@@ -151,39 +149,29 @@ class _Process:
 
     def _step(self, now: Nanos) -> None:
         self._client.step(now)
-        if self._is_driven:
-            self._read_commands()
+        if self._orders is not None:
+            for order in self._orders.take():
+                self._obey(order)
+            self._is_killed |= self._orders.is_over  # whoever drove this is gone, and nobody would read a verdict
         if self._stop_at is not None and now >= self._stop_at:
             self._begin_audit(now)
         if now >= self._status_at:
             self._status_at = Nanos(now + STATUS_NS)
-            _print({"status": self._client.status(now)})
+            say({"status": self._client.status(now)})
         for at in list(self._watches):
             answered_at = self._client.first_answer_since(at)
             if answered_at is not None:
                 self._watches.remove(at)
-                _print({"watch": at, "answered_at": answered_at})
+                say({"watch": at, "answered_at": answered_at})
 
-    def _read_commands(self) -> None:
-        try:
-            data = os.read(sys.stdin.fileno(), COMMAND_BYTES_MAX)
-        except BlockingIOError:
-            return
-        if not data:
-            self._is_killed = True  # whoever drove this is gone, and nobody would read a verdict
-            return
-        *lines, self._unread = (self._unread + data).split(b"\n")
-        for line in lines:
-            self._obey(json.loads(line))
-
-    def _obey(self, command: dict[str, int]) -> None:
+    def _obey(self, command: JsonLine) -> None:
         if "stop" in command:
             self._begin_audit(_now())
         elif "watch" in command and len(self._watches) < WATCHES_MAX:
             self._watches.append(command["watch"])
         elif "gap" in command:
             longest_ns, answers = self._client.longest_gap(command["gap"], _now())
-            _print({"gap": command["gap"], "longest_ns": longest_ns, "answers": answers})
+            say({"gap": command["gap"], "longest_ns": longest_ns, "answers": answers})
         elif "judge" in command:
             self._is_to_judge = True
 
@@ -198,7 +186,7 @@ class _Process:
 
     def _judge(self) -> int:
         verdict = check(self._load.history(), keeps_order=True)
-        _print({"verdict": _verdict_fields(verdict, self._load)})
+        say({"verdict": _verdict_fields(verdict, self._load)})
         return 1 if verdict.findings or verdict.unanswered else 0
 
     def _on_signal(self, number: int, frame: object) -> None:
@@ -240,14 +228,6 @@ def _verdict_fields(verdict: Verdict, load: Load) -> dict[str, object]:
         "retransmissions": load.counters.retransmissions,
         "repeats": load.counters.repeats,
     }
-
-
-def _now() -> Nanos:
-    return Nanos(time.monotonic_ns())
-
-
-def _print(line: dict[str, object]) -> None:
-    print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

@@ -11,33 +11,30 @@ kill to the first answer that came from the other host, which the switch sees by
 
 import random
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
 from ftvm.errors import BrokenError, ConfigError, FtvmError
+from ftvm.lab.hostprocesses import HostProcesses
 from ftvm.lab.ledger import HostFacts, Ledger
 from ftvm.lab.processes import Child, Children
 from ftvm.lab.stage import GUEST_MAC, HOSTS, HostCommands, Stage
-from ftvm.units import Nanos, nanos_to_millis, nanos_to_seconds, seconds_to_nanos
+from ftvm.runtime.clock import MonotonicClock
+from ftvm.units import nanos_to_millis, nanos_to_seconds, seconds_to_nanos
 
 __all__ = ["DemoOptions", "Outcome", "Screen", "TakeoverTime", "run"]
 
-T = TypeVar("T")
+_now: Final = MonotonicClock().now
 
 VICTIMS: Final = ("host", "qemu", "both")
 """What is killed of a host that runs QEMU, in turn."""
 
 SECONDS_MAX: Final = 86_400
-KEYGEN_NS: Final = seconds_to_nanos(30)
 START_NS: Final = seconds_to_nanos(60)
 """From a host's start to its guest's protection: an interpreter's start and a first copy, on a busy machine."""
 BOOT_NS: Final = seconds_to_nanos(180)
 """A stock kernel under emulation."""
-END_NS: Final = seconds_to_nanos(30)
-"""To end by itself, for a host whose QEMU was killed."""
 TAKEOVER_NS: Final = seconds_to_nanos(30)
 AUDIT_NS: Final = seconds_to_nanos(60)
 ACT_SECONDS: Final = (0.7, 1.7)
@@ -170,7 +167,7 @@ class _Play:
         self._stage = stage
         self._random = random.Random(options.seed)
         self._ledger = Ledger(HOSTS)
-        self._hosts: dict[str, Child] = {}
+        self._hosts = HostProcesses(children, stage, meanwhile=lambda: screen.show(self._ledger))
         self._kills = 0
         self._takeovers: list[TakeoverTime] = []
 
@@ -178,9 +175,9 @@ class _Play:
         started_at = _now()
         trouble = None
         try:
-            self._make_keys()
+            self._hosts.make_keys(self._options.hosts)
             client = self._start_everybody()
-            self._wait_for(lambda: self._ledger.acknowledged or None, BOOT_NS, "the guest has booted and answers")
+            self._hosts.wait_for(lambda: self._ledger.acknowledged or None, BOOT_NS, "the guest has booted and answers")
             load_ends_at = _now() + self._options.load_ns
             self._play(client, load_ends_at)
             self._audit(client)
@@ -197,7 +194,7 @@ class _Play:
 
     def _play(self, client: Child, load_ends_at: int) -> None:
         for act in range(1, self._options.kills + 1):
-            active = self._wait_for(self._protected_host, START_NS, "the guest is protected")
+            active = self._hosts.wait_for(self._protected_host, START_NS, "the guest is protected")
             self._screen.say(f"the guest runs on host {active.name}, protected (generation {active.generation})")
             self._work()
             if _now() > load_ends_at:
@@ -205,25 +202,17 @@ class _Play:
                 raise BrokenError(f"the time under load was over after {done}: give more with --seconds")
             survivor = self._kill_active(active.name, VICTIMS[(act - 1) % len(VICTIMS)], client)
             if act < self._options.kills:
-                self._wait_for(self._ended(active.name), END_NS, f"host {active.name} has ended")
+                self._hosts.wait_ended(active.name)
                 self._start_host(active.name, "standby")
                 self._screen.say(f"host {active.name} is back, as a standby of host {survivor}")
         self._work()
 
-    def _ended(self, host: str) -> Callable[[], bool | None]:
-        return lambda: None if self._hosts[host].is_alive else True
-
     # --- what happens in an act ---
-
-    def _make_keys(self) -> None:
-        for host in HOSTS:
-            command = self._stage.keygen_command(self._options.hosts, host)
-            self._children.run(f"keygen {host}", command, KEYGEN_NS)
 
     def _start_everybody(self) -> Child:
         """Start the switch, the hosts and the client; return the client."""
         self._children.start("the switch", self._stage.switch_command(), self._ledger.on_switch_line)
-        self._wait_for(lambda: self._ledger.is_switch_ready or None, START_NS, "the switch is ready")
+        self._hosts.wait_for(lambda: self._ledger.is_switch_ready or None, START_NS, "the switch is ready")
         self._start_host(HOSTS[0], "primary")
         self._start_host(HOSTS[1], "standby")
         self._screen.say(f"host {HOSTS[0]} started as primary, host {HOSTS[1]} as standby, with keys made for this run")
@@ -232,16 +221,13 @@ class _Play:
 
     def _start_host(self, host: str, role: str) -> None:
         facts = self._ledger.host_started(host)
-        command = self._stage.host_command(self._options.hosts, host, role)
-        self._hosts[host] = self._children.start(
-            f"host {host}", command, lambda line: self._ledger.on_host_line(facts, line)
-        )
+        self._hosts.start(host, role, self._options.hosts, lambda line: self._ledger.on_host_line(facts, line))
 
     def _work(self) -> None:
         """Let requests flow for a while that differs from act to act."""
         ends_at = _now() + seconds_to_nanos(self._random.uniform(*ACT_SECONDS))
         enough = self._ledger.acknowledged + ACKNOWLEDGED_PER_ACT
-        self._wait_for(
+        self._hosts.wait_for(
             lambda: True if _now() >= ends_at and self._ledger.acknowledged >= enough else None,
             START_NS,
             f"the guest answers {ACKNOWLEDGED_PER_ACT} requests",
@@ -255,21 +241,21 @@ class _Play:
         survivor = next(host for host in HOSTS if host != victim)
         takeovers_before = len(self._ledger.takeovers)
         killed_at = _now()
-        shown = self._kill(self._hosts[victim], part)
+        shown = self._kill(self._hosts.running[victim], part)
         self._kills += 1
         self._ledger.host_killed(victim)
         self._screen.say(f"KILLED {shown} (SIGKILL) with {self._ledger.acknowledged} requests answered")
         port = self._stage.switch_port(survivor)
-        move = self._wait_for(
+        move = self._hosts.wait_for(
             lambda: self._ledger.move_since(killed_at, GUEST_MAC, port),
             TAKEOVER_NS,
             f"the guest is heard from host {survivor}",
         )
         client.tell({"watch": move.at})
-        answered_at = self._wait_for(
+        answered_at = self._hosts.wait_for(
             lambda: self._ledger.answer_since(move.at), TAKEOVER_NS, f"the guest answers from host {survivor}"
         )
-        report = self._wait_for(
+        report = self._hosts.wait_for(
             lambda: self._ledger.takeover_of(survivor, takeovers_before),
             TAKEOVER_NS,
             f"host {survivor} reports its takeover",
@@ -306,25 +292,8 @@ class _Play:
         self._screen.say("the client reads every key once more and judges the whole history")
         client.is_expected_to_end = True
         client.tell({"stop": True})
-        self._wait_for(lambda: self._ledger.verdict, AUDIT_NS, "the client gives its verdict")
-
-    # --- waiting ---
+        self._hosts.wait_for(lambda: self._ledger.verdict, AUDIT_NS, "the client gives its verdict")
 
     def _protected_host(self) -> HostFacts | None:
         active = self._ledger.active
         return active if active is not None and active.is_protected else None
-
-    def _wait_for(self, look: Callable[[], T | None], limit_ns: int, what: str) -> T:
-        """See Children.wait_for; the screen goes on meanwhile."""
-
-        def last_words() -> str:
-            return "\n".join(host.last_words() for host in self._hosts.values())
-
-        def show() -> None:
-            self._screen.show(self._ledger)
-
-        return self._children.wait_for(look, limit_ns, what, explain=last_words, meanwhile=show)
-
-
-def _now() -> Nanos:
-    return Nanos(time.monotonic_ns())

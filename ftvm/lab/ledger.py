@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ftvm.lab.processes import Line
+from ftvm.lab.lines import JsonLine
 from ftvm.units import PAGE_BYTES
 
 __all__ = ["HostFacts", "Ledger", "Move", "Takeover", "Totals"]
@@ -141,21 +141,21 @@ class Ledger:
         """Note that the process in a host slot is gone. What it said before still counts, but it has no role more."""
         self.hosts[name] = HostFacts(name=name, role="killed")
 
-    def on_host_line(self, host: HostFacts, line: Line) -> None:
+    def on_host_line(self, host: HostFacts, line: JsonLine) -> None:
         """Take a line of a host process, which may be gone by now."""
         if "status" in line:
             _take_status(host, line["status"])
         elif "event" in line:
             self._take_event(host, line)
 
-    def on_switch_line(self, line: Line) -> None:
+    def on_switch_line(self, line: JsonLine) -> None:
         """Take a line of the switch."""
         if "moved" in line:
             self._moves.append(Move(mac=line["moved"], port=line["port"], at=line["at"]))
         elif "switch" in line:
             self.is_switch_ready = True
 
-    def on_client_line(self, line: Line) -> None:
+    def on_client_line(self, line: JsonLine) -> None:
         """Take a line of the client."""
         if "status" in line:
             self.client_status = line["status"]
@@ -166,7 +166,7 @@ class Ledger:
         elif "verdict" in line:
             self.verdict = line["verdict"]
 
-    def _take_event(self, host: HostFacts, line: Line) -> None:
+    def _take_event(self, host: HostFacts, line: JsonLine) -> None:
         match line["event"]:
             case "RoleChanged":
                 host.role = line["role"]
@@ -192,7 +192,7 @@ class Ledger:
             case _:
                 pass  # the others are for people, who read them on the host's own log
 
-    def _take_commit(self, host: HostFacts, line: Line) -> None:
+    def _take_commit(self, host: HostFacts, line: JsonLine) -> None:
         host.epoch = line["epoch"]
         if not host.is_active:
             self.totals.digests_compared += 1

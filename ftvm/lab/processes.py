@@ -7,26 +7,26 @@ Knows nothing of what the lines mean.
 """
 
 import ctypes
-import json
 import os
 import selectors
 import signal
 import subprocess
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
-from ftvm.errors import BrokenError, LimitExceeded
-from ftvm.units import Nanos, nanos_to_seconds, seconds_to_nanos
+from ftvm.errors import BrokenError
+from ftvm.lab.lines import JsonLine, object_in
+from ftvm.runtime.clock import MonotonicClock
+from ftvm.service.requests import Lines, json_line
+from ftvm.units import nanos_to_seconds, seconds_to_nanos
 
-__all__ = ["Child", "Children", "Line"]
+__all__ = ["Child", "Children"]
+
+_now: Final = MonotonicClock().now
 
 T = TypeVar("T")
-
-Line = dict[str, Any]
-"""One JSON object that a child printed."""
 
 READ_BYTES: Final = 1 << 16
 READS_PER_PUMP: Final = 16
@@ -43,11 +43,11 @@ _libc: Final = ctypes.CDLL(None)
 class Child:
     """One running process. Made by `Children.start`."""
 
-    def __init__(self, name: str, command: Sequence[str], on_line: Callable[[Line], None], stdin: int) -> None:
+    def __init__(self, name: str, command: Sequence[str], on_line: Callable[[JsonLine], None], stdin: int) -> None:
         self.name = name
         self.is_expected_to_end = False
         self._on_line = on_line
-        self._unread = {"stdout": b"", "stderr": b""}
+        self._lines = {stream: Lines(LINE_BYTES_MAX, f"a line of {name}") for stream in ("stdout", "stderr")}
         self._last_words: deque[str] = deque(maxlen=LAST_WORDS_KEPT)
         self.process = subprocess.Popen(
             command,
@@ -70,7 +70,7 @@ class Child:
         if stdin is None:
             raise BrokenError(f"{self.name} was started without a standard input")
         try:
-            stdin.write(json.dumps(line).encode() + b"\n")
+            stdin.write(json_line(line))
         except OSError as error:
             raise BrokenError(f"{self.name} no longer listens: {error}\n{self.last_words()}") from error
 
@@ -114,12 +114,8 @@ class Child:
 
     def take(self, stream: str, data: bytes) -> None:
         """Take what came from one of its streams and hand on each whole line."""
-        *lines, rest = (self._unread[stream] + data).split(b"\n")
-        if len(rest) > LINE_BYTES_MAX:
-            raise LimitExceeded(f"a line of {self.name}", limit=LINE_BYTES_MAX, wanted=len(rest))
-        self._unread[stream] = rest
-        for line in lines:
-            parsed = _json_object(line) if stream == "stdout" else None
+        for line in self._lines[stream].take(data):
+            parsed = object_in(line) if stream == "stdout" else None
             if parsed is not None:
                 self._on_line(parsed)
             elif line.strip():
@@ -140,7 +136,7 @@ class Children:
         self._selector = selectors.DefaultSelector()
 
     def start(
-        self, name: str, command: Sequence[str], on_line: Callable[[Line], None], *, listens: bool = False
+        self, name: str, command: Sequence[str], on_line: Callable[[JsonLine], None], *, listens: bool = False
     ) -> Child:
         """Start a process; `listens` gives it a standard input to `tell` it things. Raises BrokenError."""
         try:
@@ -258,19 +254,5 @@ def _read(fd: int) -> bytes | None:
         return None
 
 
-def _json_object(line: bytes) -> Line | None:
-    if not line.startswith(b"{"):
-        return None
-    try:
-        parsed = json.loads(line)
-    except ValueError:
-        return None
-    return parsed if isinstance(parsed, dict) else None
-
-
-def _ignore(line: Line) -> None:
+def _ignore(line: JsonLine) -> None:
     del line
-
-
-def _now() -> Nanos:
-    return Nanos(time.monotonic_ns())

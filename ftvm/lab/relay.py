@@ -13,29 +13,30 @@ resets every connection of a healthy link as a firewall does. It ends on SIGTERM
 that input. A link that both ends may dial has a second door, ``--back-listen`` and ``--back-target``: what comes in
 there goes the other way.
 
-`Line` and `Way` are pure: time is an argument. Memory is bounded: a way takes no more than `ROOM_BYTES`, and a line
+`DelayLine` and `Flow` are pure: time is an argument. A flow takes no more than `ROOM_BYTES`, and a line
 with a rate no more than it can send within `QUEUE_NS`, as a switch's port does; the rest waits in the senders' kernels.
 """
 
 import argparse
-import json
-import os
 import selectors
 import signal
 import socket
 import struct
 import sys
-import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from ftvm.errors import ConfigError, FtvmError, TransportError
+from ftvm.lab.lines import JsonLine, Orders, say
+from ftvm.runtime.clock import MonotonicClock
 from ftvm.units import Nanos, nanos_to_seconds, seconds_to_nanos
 
-__all__ = ["Line", "Relay", "Way", "main"]
+__all__ = ["DelayLine", "Flow", "Relay", "main"]
+
+_now: Final = MonotonicClock().now
 
 LOOPBACK: Final = "127.0.0.1"
 CONNECTIONS_MAX: Final = 64
@@ -45,7 +46,6 @@ QUEUE_NS: Final = 5_000_000
 """What may wait for a line with a rate: more would make heartbeats look like silence, as it does on real links."""
 READ_BYTES: Final = 1 << 16
 WAIT_NS_MAX: Final = 100_000_000
-COMMAND_BYTES_MAX: Final = 4_096
 NANOS: Final = 1_000_000_000
 LOOK_NS: Final = 5_000_000
 """How often a target at which nobody listens is looked at again."""
@@ -54,7 +54,7 @@ RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
 @dataclass(slots=True)
-class Line:
+class DelayLine:
     """One direction of the link, shared by all connections. `rate` is in bytes per second; None: no bound."""
 
     delay_ns: int
@@ -86,10 +86,10 @@ class Line:
 
 
 @dataclass(slots=True, eq=False)
-class Way:
+class Flow:
     """One direction of one connection: what is on its way, and whether its sender has finished."""
 
-    line: Line
+    line: DelayLine
     is_finished: bool = False
     on_its_way: int = 0
     _pieces: deque[tuple[Nanos, memoryview]] = field(default_factory=deque)
@@ -142,8 +142,8 @@ class _Door:
 
     listener: socket.socket
     target: int
-    there: Line
-    back: Line
+    there: DelayLine
+    back: DelayLine
     look_at: Nanos | None = None
 
 
@@ -152,8 +152,8 @@ class _Leg:
     """A socket, what it sends to and what comes to it."""
 
     socket: socket.socket
-    outgoing: Way
-    incoming: Way
+    outgoing: Flow
+    incoming: Flow
     other: "_Leg | None" = None
     is_blocked: bool = False
     """Its kernel takes no more for the moment."""
@@ -175,7 +175,7 @@ class Relay:
 
         Raises ConfigError or TransportError.
         """
-        there, homeward = Line(delay_ns, rate), Line(delay_ns, rate)
+        there, homeward = DelayLine(delay_ns, rate), DelayLine(delay_ns, rate)
         self._lines = (there, homeward)
         self._doors: list[_Door] = []
         self._legs: list[_Leg] = []
@@ -188,7 +188,7 @@ class Relay:
             self.close()
             raise
 
-    def _open(self, listen: int, target: int, there: Line, back: Line) -> None:
+    def _open(self, listen: int, target: int, there: DelayLine, back: DelayLine) -> None:
         try:
             listener = socket.create_server((LOOPBACK, listen))
         except OSError as error:
@@ -287,7 +287,7 @@ class Relay:
                 near.close()
                 self._shut(door, now)
                 return
-            self._join(near, far, Way(door.there), Way(door.back))
+            self._join(near, far, Flow(door.there), Flow(door.back))
 
     def _shut(self, door: _Door, now: Nanos) -> None:
         """Refuse who dials, as the target does: it would be so without a relay. The port stays ours."""
@@ -307,7 +307,7 @@ class Relay:
         door.look_at = None
         return True
 
-    def _join(self, near: socket.socket, far: socket.socket, there: Way, back: Way) -> None:
+    def _join(self, near: socket.socket, far: socket.socket, there: Flow, back: Flow) -> None:
         legs = (_Leg(near, there, back), _Leg(far, back, there))
         for leg, other in (legs, legs[::-1]):
             leg.other = other
@@ -390,39 +390,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FtvmError as error:
         print(f"relay: {error}", file=sys.stderr)
         return 2
-    print(json.dumps({"relay": "ready"}), flush=True)
-    commands = _Commands(sys.stdin.fileno())
-    while not stopping and not commands.is_over:
-        relay.wait(_now(), (commands.fd,))
-        commands.obey(relay)
+    say({"relay": "ready"})
+    orders = Orders(sys.stdin.fileno())
+    while not stopping and not orders.is_over:
+        relay.wait(_now(), (orders.fd,))
+        for order in orders.take():
+            _obey(relay, order)
         relay.step(_now())
     relay.close()
     return 0
 
 
-class _Commands:
-    """JSON lines from whoever drives the relay."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-        self.is_over = False
-        self._unread = b""
-        os.set_blocking(fd, False)
-
-    def obey(self, relay: Relay) -> None:
-        """Do what was said since the last time."""
-        try:
-            data = os.read(self.fd, COMMAND_BYTES_MAX)
-        except BlockingIOError:
-            return
-        self.is_over = not data
-        *lines, self._unread = (self._unread + data).split(b"\n")
-        for line in lines:
-            _obey(relay, json.loads(line))
-
-
-def _obey(relay: Relay, command: dict[str, Any]) -> None:
-    match command:
+def _obey(relay: Relay, order: JsonLine) -> None:
+    match order:
         case {"cut": False}:
             relay.heal()
         case {"cut": way}:
@@ -431,10 +411,6 @@ def _obey(relay: Relay, command: dict[str, Any]) -> None:
             relay.reset()
         case {"delay_ms": delay_ms}:
             relay.delay(seconds_to_nanos(delay_ms / 1000))
-
-
-def _now() -> Nanos:
-    return Nanos(time.monotonic_ns())
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ happened last; `PlainScreen` prints what happened, a line each; `SilentScreen` i
 not what they mean.
 """
 
-import time
 from collections import deque
 from contextlib import ExitStack
 from types import TracebackType
@@ -20,6 +19,8 @@ from rich.text import Text
 
 from ftvm.lab.demo import Outcome
 from ftvm.lab.ledger import HostFacts, Ledger
+from ftvm.runtime.clock import MonotonicClock
+from ftvm.units import nanos_to_seconds
 
 __all__ = ["LiveScreen", "PlainScreen", "SilentScreen", "summary"]
 
@@ -42,6 +43,10 @@ STRIKING: Final = {"KILLED": "bold white on red", "took over": "bold green"}
 """Words that an eye should find in what happened."""
 
 
+def _seconds() -> float:
+    return nanos_to_seconds(MonotonicClock().now())
+
+
 class SilentScreen:
     """Shows nothing."""
 
@@ -57,11 +62,11 @@ class PlainScreen:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._started_at = time.monotonic()
+        self._started_at = _seconds()
 
     def say(self, text: str) -> None:
         """Print it with the time since the start."""
-        self._console.print(Text(f"{time.monotonic() - self._started_at:6.1f} s  {text}"), soft_wrap=True)
+        self._console.print(Text(f"{_seconds() - self._started_at:6.1f} s  {text}"), soft_wrap=True)
 
     def show(self, ledger: Ledger) -> None:
         """Print nothing: a line for each change would bury what happened."""
@@ -71,7 +76,7 @@ class LiveScreen:
     """Redraws the whole scene in place, while it is entered as a context."""
 
     def __init__(self, console: Console) -> None:
-        self._started_at = time.monotonic()
+        self._started_at = _seconds()
         self._drawn_at = 0.0
         self._happened: deque[str] = deque(maxlen=HAPPENED_KEPT)
         self._rates: deque[int] = deque([0] * RATES_KEPT, maxlen=RATES_KEPT)
@@ -90,12 +95,12 @@ class LiveScreen:
 
     def say(self, text: str) -> None:
         """Add a line to what happened."""
-        self._happened.append(f"{time.monotonic() - self._started_at:6.1f} s  {text}")
+        self._happened.append(f"{_seconds() - self._started_at:6.1f} s  {text}")
         self._drawn_at = 0.0
 
     def show(self, ledger: Ledger) -> None:
         """Draw the scene, but not more often than an eye can follow."""
-        now = time.monotonic()
+        now = _seconds()
         if now - self._drawn_at < REDRAW_SECONDS:
             return
         self._drawn_at = now

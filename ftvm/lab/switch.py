@@ -10,11 +10,9 @@ it ends on SIGTERM or SIGINT. Source: IEEE 802.1D-2004, 7.7 to 7.9 (learning, fi
 """
 
 import argparse
-import json
 import selectors
 import signal
 import sys
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,9 +20,13 @@ from typing import Final
 
 from ftvm.errors import ConfigError, FtvmError
 from ftvm.guests.datagram import DatagramPort, cable_ends
+from ftvm.lab.lines import say
+from ftvm.runtime.clock import MonotonicClock
 from ftvm.units import Nanos, nanos_to_seconds, seconds_to_nanos
 
 __all__ = ["AddressTable", "Moved", "Switch", "main"]
+
+_now: Final = MonotonicClock().now
 
 ADDRESSES_MAX: Final = 1_024
 """Far more cards than a lab has; when full, the address not heard for longest makes room."""
@@ -142,17 +144,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FtvmError as error:
         print(f"switch: {error}", file=sys.stderr)
         return 2
-    print(json.dumps({"switch": "ready", "ports": len(options.port)}), flush=True)
+    say({"switch": "ready", "ports": len(options.port)})
     while not stopping:
         switch.wait(STOP_CHECK_NS)
-        switch.step(Nanos(time.monotonic_ns()))
+        switch.step(_now())
     switch.close()
     return 0
 
 
 def _print_moved(moved: Moved) -> None:
-    line = {"moved": moved.mac.hex(":"), "port": moved.port, "port_before": moved.port_before, "at": moved.at}
-    print(json.dumps(line), flush=True)
+    say({"moved": moved.mac.hex(":"), "port": moved.port, "port_before": moved.port_before, "at": moved.at})
 
 
 def _is_group(mac: bytes) -> bool:

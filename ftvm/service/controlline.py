@@ -2,6 +2,7 @@
 
 import errno
 import json
+import select
 import socket
 import struct
 from collections.abc import Iterator
@@ -84,6 +85,11 @@ class ControlLine:
             self.close()
             raise BrokenError(f"the host at {self.path} has ended")
         return parse_answer(line)
+
+    def poll(self) -> Any | None:
+        """Return the answer if it has come, as `answer` does, and None otherwise: wait for nothing."""
+        readable, _, _ = select.select([self._socket], [], [], 0)
+        return self.answer(self.timeout) if readable or self._waiting else None
 
     def listen(self, timeout: float | None = None) -> Iterator[dict[str, Any]]:
         """Yield what the host tells until it ends; then hang up. Raises MuteHost after `timeout` seconds of silence."""

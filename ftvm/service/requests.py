@@ -43,17 +43,19 @@ SWITCHOVER_SECONDS_MAX: Final = 3600
 
 
 class Lines:
-    """Cuts a stream of bytes into lines, each of at most LINE_BYTES_MAX bytes."""
+    """Cuts a stream of bytes into lines, each of at most `limit` bytes; `what` names one in the error."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = LINE_BYTES_MAX, what: str = "bytes of one line") -> None:
+        self._limit = limit
+        self._what = what
         self._rest = b""
 
     def take(self, data: bytes) -> list[bytes]:
         """Return the lines that are whole now. Raises LimitExceeded; the stream is useless then."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         longest = max(len(line) for line in (*lines, self._rest))
-        if longest > LINE_BYTES_MAX:
-            raise LimitExceeded("bytes of one line", limit=LINE_BYTES_MAX, wanted=longest)
+        if longest > self._limit:
+            raise LimitExceeded(self._what, limit=self._limit, wanted=longest)
         return lines
 
 

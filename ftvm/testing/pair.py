@@ -284,7 +284,8 @@ class Pair:
         for _ in range(milliseconds):
             self.clock.elapse(1)
             for host in (*self.alive,):
-                self._live_in(host)
+                if host.driver.is_active:
+                    self._let_run(host.guest)
                 for _ in range(STEPS_PER_MS):
                     host.step()
 
@@ -293,7 +294,8 @@ class Pair:
         while True:
             self.clock.elapse(1)
             for host in self.alive:
-                self._live_in(host)
+                if host.driver.is_active:
+                    self._let_run(host.guest)
             for host in (*self.alive,):
                 host.step()
                 yield
@@ -311,10 +313,6 @@ class Pair:
         self.until(lambda: self.a.role is Role.ACTIVE and self.record().standby is not None)
         self.run(milliseconds)
         return self
-
-    def _live_in(self, host: SteppedHost) -> None:
-        if host.driver.is_active:
-            self._let_run(host.guest)
 
     # --- what happens to it ------------------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ LINES: Final = {
     "encode": 920,
     "engines": 180,
     "guests": 3150,
-    "lab": 3400,
+    "lab": 3300,
     "protocol": 3262,
     "runtime": 2150,
     "service": 1500,

@@ -21,7 +21,8 @@ from ftvm.checkpoint import Buffer, Checkpoint, Geometry, PageBatch, RegionShape
 from ftvm.encode.messages import Ack, Copy, Envelope, EpochPart, Join, Leave, Message, Ping, SessionId
 from ftvm.encode.wire import encode, seal
 from ftvm.interfaces import Record
-from ftvm.lab.processes import Children, Line
+from ftvm.lab.lines import JsonLine
+from ftvm.lab.processes import Children
 from ftvm.lab.stage import free_ports
 from ftvm.testing.hostile import STRANGER_ATTACKS, HostilePeer
 from ftvm.transport.keys import load_public, write_keypair
@@ -39,12 +40,12 @@ class LiveHost:
 
     def __init__(self, endpoint: str, public: str) -> None:
         self.endpoint, self.public = endpoint, public
-        self.status: Line = {}
+        self.status: JsonLine = {}
         self.misdeeds: list[str] = []
         self.refusals: list[str] = []
         self.pid = 0
 
-    def hear(self, line: Line) -> None:
+    def hear(self, line: JsonLine) -> None:
         self.status = line.get("status", self.status)
         if line.get("event") == "PeerMisbehaved":
             self.misdeeds.append(str(line["error"]))

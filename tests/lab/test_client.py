@@ -18,7 +18,7 @@ from ftvm.units import Nanos
 
 MS = 1_000_000
 START = Nanos(9_000 * MS)
-Line = dict[str, Any]
+JsonLine = dict[str, Any]
 
 
 class Guest(Protocol):
@@ -121,13 +121,13 @@ class Driven:
         self.process.stdin.write(json.dumps(command).encode() + b"\n")
         self.process.stdin.flush()
 
-    def lines_until(self, key: str) -> list[Line]:
+    def lines_until(self, key: str) -> list[JsonLine]:
         """Serve the guest until the client printed a line with `key`, or went silent for long."""
         assert self.process.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(self.port, selectors.EVENT_READ)
             selector.register(self.process.stdout, selectors.EVENT_READ)
-            seen: list[Line] = []
+            seen: list[JsonLine] = []
             for _ in range(200_000):
                 if not selector.select(10):
                     break
@@ -139,7 +139,7 @@ class Driven:
                     return seen
         raise AssertionError(f"no line with {key!r} among {seen[-5:]}")
 
-    def _read_lines(self) -> list[Line]:
+    def _read_lines(self) -> list[JsonLine]:
         assert self.process.stdout is not None
         *lines, self._unread = (self._unread + self.process.stdout.read1(65_536)).split(b"\n")  # type: ignore[attr-defined]
         return [json.loads(line) for line in lines]

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from ftvm.errors import BrokenError, LimitExceeded
-from ftvm.lab.processes import Child, Children, Line
+from ftvm.lab.lines import JsonLine
+from ftvm.lab.processes import Child, Children
 from ftvm.units import seconds_to_nanos
 
 TICK = seconds_to_nanos(0.05)
@@ -41,7 +42,7 @@ def is_running(pid: int) -> bool:
 
 
 def test_json_lines_reach_the_listener_in_order_and_other_words_are_kept(children: Children) -> None:
-    heard: list[Line] = []
+    heard: list[JsonLine] = []
     code = (
         "import sys; print('{\"n\": 1}'); print('hello'); print('{bad'); sys.stderr.write('oh\\n'); print('{\"n\": 2}')"
     )
@@ -56,7 +57,7 @@ def test_json_lines_reach_the_listener_in_order_and_other_words_are_kept(childre
 
 
 def test_a_wait_ends_as_soon_as_there_is_something(children: Children) -> None:
-    heard: list[Line] = []
+    heard: list[JsonLine] = []
     looks = []
     child = children.start("talker", python("print('{}')"), heard.append)
     child.is_expected_to_end = True
@@ -80,7 +81,7 @@ def test_a_wait_ends_when_a_child_ends_that_nobody_asked_to(children: Children) 
 
 
 def test_child_hears_what_it_is_told(children: Children) -> None:
-    heard: list[Line] = []
+    heard: list[JsonLine] = []
     child = children.start("echo", python("print(input())"), heard.append, listens=True)
     child.is_expected_to_end = True
 
@@ -122,7 +123,7 @@ def test_killed_child_is_gone_and_not_reported(children: Children) -> None:
 
 def test_close_ends_a_child_that_ignores_sigterm() -> None:
     children = Children()
-    heard: list[Line] = []
+    heard: list[JsonLine] = []
     code = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('{}', flush=True); time.sleep(100)"
     )
@@ -136,7 +137,7 @@ def test_close_ends_a_child_that_ignores_sigterm() -> None:
 
 
 def test_children_die_with_a_program_that_is_killed(children: Children) -> None:
-    heard: list[Line] = []
+    heard: list[JsonLine] = []
     code = """
 from ftvm.lab.processes import Children
 child = Children().start("inner", ["sleep", "100"], print)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftvm.errors import ConfigError, TransportError
-from ftvm.lab.relay import QUEUE_NS, READ_BYTES, ROOM_BYTES, Line, Relay, Way
+from ftvm.lab.relay import QUEUE_NS, READ_BYTES, ROOM_BYTES, DelayLine, Flow, Relay
 from ftvm.units import Nanos
 
 MS = 1_000_000
@@ -28,7 +28,7 @@ def at(milliseconds: float) -> Nanos:
     return Nanos(START + int(milliseconds * MS))
 
 
-def arrived(way: Way, now: Nanos, byte_count: int = 1 << 30) -> bytes:
+def arrived(way: Flow, now: Nanos, byte_count: int = 1 << 30) -> bytes:
     """Take what has arrived, so many bytes at a time."""
     found = b""
     while (piece := way.next_piece(now)) is not None:
@@ -41,7 +41,7 @@ def arrived(way: Way, now: Nanos, byte_count: int = 1 << 30) -> bytes:
 
 
 def test_a_piece_arrives_one_delay_after_it_was_put() -> None:
-    way = Way(Line(4 * MS, None))
+    way = Flow(DelayLine(4 * MS, None))
 
     way.put(b"abc", at(0))
 
@@ -51,7 +51,7 @@ def test_a_piece_arrives_one_delay_after_it_was_put() -> None:
 
 @given(st.lists(st.binary(min_size=1, max_size=50), max_size=12), st.integers(1, 7))
 def test_bytes_arrive_unchanged_and_in_order_however_they_are_taken(pieces: list[bytes], taken: int) -> None:
-    way = Way(Line(4 * MS, 1_000_000))
+    way = Flow(DelayLine(4 * MS, 1_000_000))
     for number, piece in enumerate(pieces):
         way.put(piece, at(number))
 
@@ -64,7 +64,7 @@ def test_bytes_arrive_unchanged_and_in_order_however_they_are_taken(pieces: list
     st.lists(st.tuples(st.integers(1, READ_BYTES), st.integers(0, 50)), min_size=1, max_size=20),
 )
 def test_no_stretch_of_time_carries_more_than_the_rate(rate: int, puts: list[tuple[int, int]]) -> None:
-    line, now = Line(4 * MS, rate), 0
+    line, now = DelayLine(4 * MS, rate), 0
     arrivals = []
     for byte_count, after_ms in puts:
         now += after_ms
@@ -78,8 +78,8 @@ def test_no_stretch_of_time_carries_more_than_the_rate(rate: int, puts: list[tup
 
 
 def test_all_connections_share_the_rate() -> None:
-    line = Line(0, 1_000_000)
-    one, other = Way(line), Way(line)
+    line = DelayLine(0, 1_000_000)
+    one, other = Flow(line), Flow(line)
 
     one.put(bytes(1_000), at(0))
     other.put(bytes(1_000), at(0))
@@ -88,7 +88,7 @@ def test_all_connections_share_the_rate() -> None:
 
 
 def test_a_line_takes_no_more_than_it_can_send_soon() -> None:
-    way = Way(Line(40 * MS, 1_000_000))
+    way = Flow(DelayLine(40 * MS, 1_000_000))
 
     way.put(bytes(8_000), at(0))
 
@@ -97,7 +97,7 @@ def test_a_line_takes_no_more_than_it_can_send_soon() -> None:
 
 
 def test_a_way_takes_no_more_than_its_room() -> None:
-    way = Way(Line(40 * MS, None))
+    way = Flow(DelayLine(40 * MS, None))
 
     while way.takes(at(0)):
         way.put(bytes(READ_BYTES), at(0))
@@ -108,7 +108,7 @@ def test_a_way_takes_no_more_than_its_room() -> None:
 
 
 def test_a_way_is_over_when_its_sender_has_finished_and_all_has_arrived() -> None:
-    way = Way(Line(4 * MS, None))
+    way = Flow(DelayLine(4 * MS, None))
     way.put(b"last", at(0))
     way.is_finished = True
 
@@ -122,7 +122,7 @@ def test_a_way_is_over_when_its_sender_has_finished_and_all_has_arrived() -> Non
 @pytest.mark.parametrize(("delay_ns", "rate"), [(-1, None), (0, 0), (0, -5)])
 def test_an_impossible_line_is_refused(delay_ns: int, rate: int | None) -> None:
     with pytest.raises(ConfigError, match=r"less than 0|more than 0"):
-        Line(delay_ns, rate)
+        DelayLine(delay_ns, rate)
 
 
 # --- real connections ----------------------------------------------------------------------------------------------

@@ -2,20 +2,20 @@
 
 import sys
 import tempfile
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ftvm.lab.processes import Child, Children, Line
-from ftvm.lab.stage import HOSTS, HostCommands, Stage
+from ftvm.lab.hostprocesses import HostProcesses
+from ftvm.lab.lines import JsonLine
+from ftvm.lab.processes import Children
+from ftvm.lab.stage import HostCommands, Stage
 from ftvm.units import seconds_to_nanos
 
 __all__ = ["BAD", "SoakPair", "soak_pair"]
 
 START_NS = seconds_to_nanos(120)
-COMMAND_NS = seconds_to_nanos(60)
 BAD = ("TookOver", "Solo", "Suspected", "SessionEnded")
 """What a pair that nobody harms must not tell."""
 TOLD_KEPT = 100
@@ -29,24 +29,15 @@ class SoakPair:
         self, folder: Path, children: Children, commands: HostCommands, options: tuple[str, ...], *, has_relay: bool
     ) -> None:
         self.told: Counter[str] = Counter()
-        self.bad: deque[Line] = deque(maxlen=TOLD_KEPT)
-        self._children = children
+        self.bad: deque[JsonLine] = deque(maxlen=TOLD_KEPT)
         self._options = options
         self._commands = commands
-        self._stage = Stage.prepare(folder, has_relay=has_relay)
-        self.hosts: dict[str, Child] = {}
-        for host in HOSTS:
-            children.run(f"keygen {host}", self._stage.keygen_command(commands, host), COMMAND_NS)
-        self._relay = self._start_relay() if has_relay else None
+        self._hosts = HostProcesses(children, Stage.prepare(folder, has_relay=has_relay))
+        self._hosts.make_keys(commands)
+        self._relay = self._hosts.start_relay(0) if has_relay else None
         self._start("A", "primary")
         self._start("B", "standby")
         self.wait_until(lambda: bool(self.told["Protected"]), "the guest is protected")
-
-    def _start_relay(self) -> Child:
-        is_ready: list[Line] = []
-        relay = self._children.start("the relay", self._stage.relay_command(0), is_ready.append, listens=True)
-        self.wait_until(lambda: bool(is_ready), "the relay is ready")
-        return relay
 
     def reset(self) -> None:
         """Reset every connection of the pair, as a firewall does."""
@@ -54,10 +45,9 @@ class SoakPair:
             self._relay.tell({"reset": True})
 
     def _start(self, host: str, role: str) -> None:
-        command = [*self._stage.host_command(self._commands, host, role), *self._options]
-        self.hosts[host] = self._children.start(f"host {host}", command, lambda line: self._on_line(host, line))
+        self._hosts.start(host, role, self._commands, lambda line: self._on_line(host, line), self._options)
 
-    def _on_line(self, host: str, line: Line) -> None:
+    def _on_line(self, host: str, line: JsonLine) -> None:
         name = line.get("event")
         if name is not None:
             self.told[name] += 1
@@ -71,16 +61,15 @@ class SoakPair:
 
     def wait_until(self, is_true: Callable[[], bool], what: str) -> None:
         """Listen until it is true; raises BrokenError if that takes too long, or a process ends."""
-        self._children.wait_for(lambda: is_true() or None, START_NS, what)
+        self._hosts.wait_for(lambda: is_true() or None, START_NS, what)
 
     def pass_time(self, seconds: float) -> None:
         """Listen for so long; raises BrokenError if a process ends."""
-        ends_at = time.monotonic() + seconds
-        self._children.wait_for(lambda: time.monotonic() >= ends_at or None, 2 * START_NS, "time passes")
+        self._hosts.pass_time(seconds)
 
     def kill(self, host: str) -> None:
         """End a host's process at once and without warning."""
-        self.hosts[host].kill()
+        self._hosts.running[host].kill()
 
 
 @contextmanager
@@ -96,5 +85,5 @@ def soak_pair(*options: str, load: int = 0, has_relay: bool = True) -> Iterator[
             children.close()
 
 
-def _ignore(line: Line) -> None:
+def _ignore(line: JsonLine) -> None:
     del line

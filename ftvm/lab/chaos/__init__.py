@@ -4,7 +4,6 @@
     namespace    a network and a mount table of one's own, where root allows
     arbiters     arbiters that can be broken and mended
     witness      what must hold of all that hosts say and the arbiter keeps (pure)
-    controlline  one wish to a host's control socket
     pair         one set-up of two hosts, relay, switch and client, and what can be done to it
     faults       the kinds of rounds, as a table
     worker       one pair's rounds, as a process

@@ -6,18 +6,21 @@ Leaves no process behind, whatever ends it, and no folder unless something was v
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from ftvm.errors import BrokenError, ConfigError
 from ftvm.lab.chaos.values import ChaosOptions, Outcome, Round, Violation
-from ftvm.lab.processes import Child, Children, Line
+from ftvm.lab.lines import JsonLine
+from ftvm.lab.processes import Child, Children
+from ftvm.runtime.clock import MonotonicClock
 from ftvm.transport.endpoints import parse_endpoint
-from ftvm.units import Nanos, nanos_to_seconds, seconds_to_nanos
+from ftvm.units import nanos_to_seconds, seconds_to_nanos
 
 __all__ = ["run"]
+
+_now: Final = MonotonicClock().now
 
 PUMP_NS: Final = seconds_to_nanos(0.2)
 ROUND_NS_MAX: Final = seconds_to_nanos(600)
@@ -108,7 +111,7 @@ class _Campaign:
         self._children.pump(0)
         self._children.check()
 
-    def _take(self, index: int, line: Line) -> None:
+    def _take(self, index: int, line: JsonLine) -> None:
         outcome = self.outcome
         self._heard_at = _now()
         match line:
@@ -144,7 +147,3 @@ class _Campaign:
         seconds = nanos_to_seconds(_now() - self._began_at)
         counts = f"{len(outcome.rounds)} of {self._options.rounds} rounds, {outcome.takeovers} takeovers"
         return f"{seconds:6.0f} s  {counts}, {len(outcome.violations)} violations"
-
-
-def _now() -> Nanos:
-    return Nanos(time.monotonic_ns())

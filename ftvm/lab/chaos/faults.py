@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
-from ftvm.errors import BrokenError
+from ftvm.errors import BrokenError, FtvmError
 from ftvm.lab.chaos.pair import Pair, other
 from ftvm.lab.stage import HOSTS
 
@@ -235,9 +235,10 @@ def _switch_over(pair: Pair, chance: Random) -> None:
     """Move the guest as planned, there and perhaps back again."""
     for _ in range(chance.randint(1, 2)):
         pair.ask_to_switch_over(pair.active)
-        answer = pair.answer_about_switchover()
-        if "ok" not in answer:
-            raise BrokenError(f"a healthy pair did not switch over: {answer}\n{pair.last_words()}")
+        try:
+            pair.wait_switched_over()
+        except FtvmError as wrong:
+            raise BrokenError(f"a healthy pair did not switch over: {wrong}\n{pair.last_words()}") from wrong
         if (loss := pair.wait_healed()) is not None:
             raise BrokenError(f"a planned switchover lost the guest: {loss}\n{pair.last_words()}")
 

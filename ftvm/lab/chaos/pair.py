@@ -7,7 +7,6 @@ to be written down where something went wrong.
 """
 
 import json
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,14 +15,19 @@ from typing import Final, TypeVar
 
 from ftvm.errors import BrokenError
 from ftvm.lab.chaos.arbiters import BreakableArbiter
-from ftvm.lab.chaos.controlline import ControlLine
 from ftvm.lab.chaos.witness import Witness
+from ftvm.lab.hostprocesses import HostProcesses
 from ftvm.lab.ledger import HostFacts, Ledger
-from ftvm.lab.processes import Child, Children, Line
+from ftvm.lab.lines import JsonLine
+from ftvm.lab.processes import Child, Children
 from ftvm.lab.stage import HOSTS, HostCommands, Stage
+from ftvm.runtime.clock import MonotonicClock
+from ftvm.service.controlline import ControlLine
 from ftvm.units import Nanos, nanos_to_seconds, seconds_to_nanos
 
 __all__ = ["Pair", "other"]
+
+_now: Final = MonotonicClock().now
 
 T = TypeVar("T")
 
@@ -49,6 +53,7 @@ often than that it would never catch up.
 
 LINES_KEPT: Final = 20_000
 
+CONNECT_SECONDS: Final = 10.0
 SWITCH_SECONDS: Final = 20.0
 
 
@@ -73,7 +78,7 @@ class Pair:
         self._engines = engines
         self._children = children
         self._stage = Stage.prepare(folder, arbiter=arbiter.url, has_relay=True)
-        self._hosts: dict[str, Child] = {}
+        self._hosts = HostProcesses(children, self._stage)
         self._client: Child | None = None
         self._relay: Child | None = None
         self._line: ControlLine | None = None
@@ -83,15 +88,10 @@ class Pair:
 
     def start(self) -> None:
         """Start everything but hosts and client."""
-        for host in HOSTS:
-            self._children.run(f"keygen {host}", self._stage.keygen_command(self._commands, host), COMMAND_NS)
+        self._hosts.make_keys(self._commands)
         self._children.start("the switch", self._stage.switch_command(), self.ledger.on_switch_line)
-        is_ready: list[Line] = []
-        relay = self._stage.relay_command(RELAY_DELAY_MS)
-        self._relay = self._children.start("the relay", relay, is_ready.append, listens=True)
-        self.wait_for(
-            lambda: (is_ready and self.ledger.is_switch_ready) or None, START_NS, "relay and switch are ready"
-        )
+        self._relay = self._hosts.start_relay(RELAY_DELAY_MS)
+        self.wait_for(lambda: self.ledger.is_switch_ready or None, START_NS, "the switch is ready")
 
     def start_guest(self, seed: int, primary: str, *, force: bool) -> None:
         """Start a guest from nothing, and a client of its own; `force` is the operator's word that the old one is
@@ -104,7 +104,7 @@ class Pair:
         self.ledger.verdict = None
         self._client = self._children.start("the client", client, self.ledger.on_client_line, listens=True)
 
-    def end_guest(self, *, is_gone: bool) -> Line:
+    def end_guest(self, *, is_gone: bool) -> JsonLine:
         """Have the client judge all that it was answered, after an audit if the guest still runs; return its
         verdict."""
         client, self._client = self._client, None
@@ -147,14 +147,13 @@ class Pair:
         """Start a host process."""
         facts = self.ledger.host_started(host)
         engine = next(self._engines)
-        command = self._stage.host_command(replace(self._commands, engine=engine), host, role)
 
-        def on_line(line: Line) -> None:
+        def on_line(line: JsonLine) -> None:
             self._note(host, line)
             self.witness.on_host_line(host, line)
             self.ledger.on_host_line(facts, line)
 
-        self._hosts[host] = self._children.start(f"host {host}", command, on_line)
+        self._hosts.start(host, role, replace(self._commands, engine=engine), on_line)
         self._note(host, {"chaos": f"started as {role}, with {engine}"})
 
     def kill(self, host: str) -> None:
@@ -164,7 +163,7 @@ class Pair:
 
     def kill_all(self) -> None:
         """Kill the hosts that are left."""
-        for host in list(self._hosts):
+        for host in list(self._hosts.running):
             self.kill(host)
 
     def ask_to_end(self, host: str) -> None:
@@ -175,7 +174,7 @@ class Pair:
     def begin_to_end(self, host: str) -> None:
         """Send a host SIGTERM, and do not wait."""
         self._note(host, {"chaos": "asked to end"})
-        self._hosts[host].ask_to_end()
+        self._hosts.running[host].ask_to_end()
 
     def wait_ended(self, host: str) -> None:
         """Wait until a host is gone that was asked to end."""
@@ -186,24 +185,25 @@ class Pair:
         self._note(host, {"chaos": "asked to switch over"})
         if self._line is not None:
             self._line.close()
-        self._line = ControlLine(self._stage.control_path(host), {"do": "switchover", "seconds": SWITCH_SECONDS})
+        self._line = ControlLine(self._stage.control_path(host), CONNECT_SECONDS)
+        self._line.say({"do": "switchover", "seconds": SWITCH_SECONDS})
 
-    def answer_about_switchover(self) -> Line:
-        """Wait for what came of it: {"ok": ...} or {"error": ...}."""
+    def wait_switched_over(self) -> None:
+        """Wait for what came of it. Raises the error with which the host refused it or called it off."""
         line = self._line
         if line is None:
             raise BrokenError("nobody was asked to switch over")
-        return self.wait_for(line.poll, HEAL_NS, "a switchover is answered")
+        self.wait_for(line.poll, HEAL_NS, "a switchover is answered")
 
     def freeze(self, host: str) -> None:
         """Stop a host process where it stands."""
         self._note(host, {"chaos": "frozen"})
-        self._hosts[host].freeze()
+        self._hosts.running[host].freeze()
 
     def wake(self, host: str) -> None:
         """Let a frozen host go on."""
         self._note(host, {"chaos": "woken"})
-        self._hosts[host].wake()
+        self._hosts.running[host].wake()
 
     def tell_relay(self, **command: object) -> None:
         """Cut, heal, reset or delay the link; see ftvm.lab.relay."""
@@ -217,8 +217,7 @@ class Pair:
 
     def pass_time(self, seconds: float) -> None:
         """Let everything run for a while."""
-        ends_at = _now() + seconds_to_nanos(seconds)
-        self.wait_for(lambda: _now() >= ends_at or None, HEAL_NS, "time passes")
+        self._hosts.pass_time(seconds)
 
     # --- how it stands ---
 
@@ -258,7 +257,7 @@ class Pair:
     def last_words(self) -> str:
         """Return what both hosts said last."""
         facts = "\n".join(str(self.ledger.hosts[host]) for host in HOSTS)
-        return "\n".join([facts, *(host.last_words() for host in self._hosts.values())])
+        return f"{facts}\n{self._hosts.last_words()}"
 
     def write_log(self, path: Path) -> None:
         """Write down all that was heard lately."""
@@ -280,21 +279,19 @@ class Pair:
 
     def _end(self, host: str, how: Callable[[Child], None]) -> None:
         """End a host process in some way; whatever it said before still counts."""
-        child = self._hosts.pop(host)
+        child = self._hosts.running[host]
         child.is_expected_to_end = True
         how(child)
-        self.wait_for(lambda: None if child.is_alive else True, HEAL_NS, f"host {host} ends")
-        self._children.pump(0)
+        self._hosts.wait_ended(host)
         facts: HostFacts = self.ledger.hosts[host]
         self.killed.add(facts.replica)
         self.ledger.host_killed(host)
-        self._children.bury(child)
 
     def _ask_client(self, **command: int) -> None:
         if self._client is not None:
             self._client.tell(command)
 
-    def _note(self, who: str, line: Line) -> None:
+    def _note(self, who: str, line: JsonLine) -> None:
         if line.get("event") != "Committed":
             self._heard.append(f"{nanos_to_seconds(_now()):.3f} {who} {json.dumps(line)}")
 
@@ -302,7 +299,3 @@ class Pair:
 def other(host: str) -> str:
     """Return the name of the other host."""
     return HOSTS[1 - HOSTS.index(host)]
-
-
-def _now() -> Nanos:
-    return Nanos(time.monotonic_ns())

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from ftvm.interfaces import Record
-from ftvm.lab.processes import Line
+from ftvm.lab.lines import JsonLine
 
 __all__ = ["Witness", "change_between"]
 
@@ -29,7 +29,7 @@ class Witness:
         self.findings: list[str] = []
         self.records: dict[int, Record] = {}
 
-    def on_host_line(self, host: str, line: Line) -> None:
+    def on_host_line(self, host: str, line: JsonLine) -> None:
         """Take a line of a host process."""
         if "status" in line:
             self._take_status(host, line["status"])
@@ -58,7 +58,7 @@ class Witness:
             gone = (gone - back) | (_ids(before) - _ids(record))
             before = record
 
-    def _take_status(self, host: str, status: Line) -> None:
+    def _take_status(self, host: str, status: JsonLine) -> None:
         if status["role"] == "active" and status["active"] != status["replica_id"]:
             self._find(f"host {host} runs the guest as {status['replica_id']}, but the record it knows is {status}")
         if status["generation"] > 0:

@@ -7,11 +7,9 @@ the end. A pair in which something broke is ended, and the next round begins wit
 """
 
 import argparse
-import json
 import random
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
@@ -24,11 +22,15 @@ from ftvm.lab.chaos.faults import Fault, deal
 from ftvm.lab.chaos.namespace import isolate
 from ftvm.lab.chaos.pair import Pair
 from ftvm.lab.chaos.values import Round, Violation
+from ftvm.lab.lines import say
 from ftvm.lab.processes import Children
 from ftvm.lab.stage import HOSTS, HostCommands
-from ftvm.units import Nanos, nanos_to_millis
+from ftvm.runtime.clock import MonotonicClock
+from ftvm.units import nanos_to_millis
 
 __all__ = ["main"]
+
+_now: Final = MonotonicClock().now
 
 BROKEN_PAIRS_MAX: Final = 5
 """More than so many, and the next one would tell nothing new."""
@@ -76,7 +78,7 @@ class _Worker:
                 if self._broken >= BROKEN_PAIRS_MAX:
                     raise BrokenError(f"{self._broken} pairs broke; the rest of the rounds was not played") from broken
         self._tear_down()
-        _print({"done": True})
+        say({"done": True})
 
     def close(self) -> None:
         """Leave no process."""
@@ -109,7 +111,7 @@ class _Worker:
             healed_ms=round(healed_ms, 1),
             loss=loss,
         )
-        _print({"round": outcome.as_dict()})
+        say({"round": outcome.as_dict()})
 
     def _restart_guest(self, pair: Pair, number: int, fault: Fault) -> None:
         """Do what an operator does who knows that the guest is lost."""
@@ -130,7 +132,7 @@ class _Worker:
             self._tell_violation(number, fault, finding)
         pair.witness.check_changes(pair.arbiter.all_records())
         self._tell_findings(pair, number, fault)
-        _print({"requests": verdict["requests_acknowledged"]})
+        say({"requests": verdict["requests_acknowledged"]})
 
     # --- pairs ---
 
@@ -154,7 +156,7 @@ class _Worker:
 
     def _tear_down(self) -> None:
         if self._pair is not None:
-            _print({"generations": max(self._pair.witness.records, default=0)})
+            say({"generations": max(self._pair.witness.records, default=0)})
         self._pair = None
         self.close()
         self._children = Children()
@@ -174,7 +176,7 @@ class _Worker:
         violation = Violation(
             job=self._job, round=number, fault=fault.name, engine=self._engine, what=what, folder=str(self._folder)
         )
-        _print({"violation": violation.as_dict()})
+        say({"violation": violation.as_dict()})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -188,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     why_not = isolate()
-    _print({"isolation": why_not or "namespaces"})
+    say({"isolation": why_not or "namespaces"})
     worker = _Worker(options, why_not)
     try:
         worker.run()
@@ -205,14 +207,6 @@ def _stop(number: int, frame: FrameType | None) -> None:
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, signal.SIG_IGN)
     raise SystemExit(128 + number)
-
-
-def _print(line: dict[str, object]) -> None:
-    print(json.dumps(line), flush=True)
-
-
-def _now() -> Nanos:
-    return Nanos(time.monotonic_ns())
 
 
 if __name__ == "__main__":

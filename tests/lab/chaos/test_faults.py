@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ftvm.errors import BrokenError
+from ftvm.errors import BrokenError, SwitchoverFailed
 from ftvm.interfaces import Record
 from ftvm.lab.chaos.faults import FAULTS, Fault, deal
 from ftvm.lab.stage import HOSTS
@@ -82,8 +82,8 @@ class FakePair:
         assert host == self.active
         self.deeds += 1
 
-    def answer_about_switchover(self) -> dict[str, object]:
-        return {"ok": {}}
+    def wait_switched_over(self) -> None:
+        """It is."""
 
     def wait_healed(self) -> None:
         """It is."""
@@ -136,7 +136,11 @@ def test_a_record_that_names_a_host_when_both_were_stopped_is_a_violation(monkey
 
 def test_a_healthy_pair_that_does_not_switch_over_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
     (fault,) = [fault for fault in FAULTS if fault.name == "switch over"]
-    monkeypatch.setattr(FakePair, "answer_about_switchover", lambda _: {"error": "the standby is slow"})
+
+    def refused(_: FakePair) -> None:
+        raise SwitchoverFailed("the standby is slow")
+
+    monkeypatch.setattr(FakePair, "wait_switched_over", refused)
 
     with pytest.raises(BrokenError, match="the standby is slow"):
         fault.inject(FakePair(), Random(1))  # type: ignore[arg-type]
