@@ -1,6 +1,6 @@
 """What a takeover needs, as values: the shape of memory, sets of pages, watermarks, outputs and checkpoints.
 
-All values are frozen and hold buffers by reference; who builds one must not write to its buffers again.
+All values are frozen and hold buffers by reference: do not write to a buffer after building a value with it.
 """
 
 import struct
@@ -139,10 +139,10 @@ END_CHANNEL: Final = "end"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """Something the guest said to the world. `number` counts over all channels and is part of the guest's state.
+    """Something the guest sent to the world. `number` counts over all channels and is part of the guest's state.
 
     On END_CHANNEL it says that the guest came to its own end, and nothing is wrong: it is the last that it says. The
-    end is held and released like any other output, so nobody acts on one that a takeover could still undo.
+    end is held and released like any other output, so nobody acts on an end that a takeover could still undo.
     """
 
     number: int

@@ -1,7 +1,6 @@
-"""Settings of a protection, each with its unit, its default and the reason for it; checked once, when built.
-
-Nothing here acts. `Timing` is about suspicion only: no safety rule depends on it (docs/protocol.md, "Suspicion").
-`Limits` bounds every queue, frame and retry; the staging bound is agreed with the peer in the handshake.
+"""Settings of a protection, each with unit, default and reason; checked once, when built. `Timing` is about suspicion
+only: no safety rule depends on it (docs/protocol.md, "Suspicion"). `Limits` bounds every queue, frame and retry; the
+staging bound is agreed with the peer in the handshake.
 """
 
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ class Timing:
     """When silence becomes suspicion, in nanoseconds.
 
     The backup's limit is below the primary's: when the link between two live hosts fails, the backup asks the arbiter
-    first, and whoever loses there stays as it was.
+    first, and the loser stays as it was.
     """
 
     heartbeat_ns: Nanos = Nanos(50 * _MS)

@@ -9,9 +9,9 @@
     │   └── VersionMismatch    the peer speaks another version or protects another geometry
     ├── GuestError             the guest or its adapter failed
     │   ├── ImageError         a program or image that the machine cannot run
-    │   └── TrackingLost       dirty pages can no longer be told; only a full copy helps
+    │   └── TrackingLost       dirty pages are no longer known; only a full copy helps
     ├── ClosedError            you closed it already
-    ├── GuestEnded             nobody's: the guest came to its own end, and there is nothing left to protect
+    ├── GuestEnded             nobody: the guest ended by itself, and nothing is left to protect
     ├── BrokenError            the outside broke it
     │   ├── ArbiterError       the arbiter cannot be reached, read or written
     │   │   └── NotApplied     nothing was done: the proposal has no effect, and will have none
@@ -92,7 +92,7 @@ class ImageError(GuestError):
 
 
 class TrackingLost(GuestError):
-    """Which pages were written can no longer be told; only a full copy helps."""
+    """Which pages were written is no longer known; only a full copy helps."""
 
 
 class ClosedError(FtvmError):
@@ -100,7 +100,7 @@ class ClosedError(FtvmError):
 
 
 class GuestEnded(FtvmError):
-    """The guest came to its own end: nothing is wrong, and nothing is left to protect."""
+    """The guest ended by itself: nothing is wrong, and nothing is left to protect."""
 
 
 class BrokenError(FtvmError):

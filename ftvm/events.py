@@ -1,6 +1,6 @@
 """What happened, as typed values: what `Protection.events()` yields and the log prints.
 
-An event is a fact about this host, in the order in which it came about. None of them is needed for safety.
+An event is a fact about this host; they come in order. Safety depends on no event.
 """
 
 from dataclasses import dataclass
@@ -95,7 +95,7 @@ class Protected(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Solo(Event):
-    """The active goes on without a standby, by the arbiter's word."""
+    """The active goes on without a standby; the arbiter has agreed."""
 
     generation: int
     reason: str
@@ -103,7 +103,8 @@ class Solo(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostStopped(Event):
-    """This host has stopped. `is_in_order` tells whether nobody has to clean up behind it; `outcome` says why not."""
+    """This host has stopped. If `is_in_order`, nothing is left to do; `outcome` says what came of the guest and the
+    record."""
 
     outcome: str
     is_in_order: bool
@@ -111,14 +112,14 @@ class HostStopped(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Halted(Event):
-    """The standby is lost, and the guest is not to run without one: it stands still until there is one again."""
+    """The standby is lost, and the guest may not run without one: it is paused until a standby has joined."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suspected(Event):
-    """The other side was silent for longer than the limit in force; `reason` says why that was 0, if it was."""
+    """The peer was silent for longer than the limit; if the limit was 0, `reason` says why."""
 
     silence_ns: int
     limit_ns: int
@@ -127,7 +128,7 @@ class Suspected(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostStalled(Event):
-    """This host's loop did nothing for so long, in session with a peer: it was stopped, or is too busy."""
+    """This host's loop stalled for this long during a session: it was stopped, or is too busy."""
 
     stall_ns: int
 
@@ -137,7 +138,7 @@ class TookOver(Event):
     """This host runs the guest now. The durations say what the takeover cost, step by step.
 
     detection_ns  how long the active had been silent when it was suspected, the first time if claims were called off
-    arbiter_ns    from then until the arbiter's word was learned
+    arbiter_ns    from then until the arbiter's answer came
     load_ns       how much of that it took to load the state, in the claim that was won
     """
 
@@ -153,8 +154,8 @@ class TookOver(Event):
 class SwitchedAway(Event):
     """The guest goes on at what was the standby, as planned; this host is its standby now.
 
-    settle_ns  from the wish to the pause, the guest running
-    pause_ns   from the pause until the arbiter's word was learned here
+    settle_ns  from the request to the pause, while the guest ran
+    pause_ns   from the pause until the arbiter's answer came
     """
 
     generation: int
@@ -165,7 +166,7 @@ class SwitchedAway(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwitchedHere(Event):
-    """The guest goes on at this host, as planned. `wait_ns`: loaded until the arbiter's word came."""
+    """The guest goes on at this host, as planned. `wait_ns`: from loaded until the arbiter's answer came."""
 
     generation: int
     epoch: int
@@ -182,7 +183,7 @@ class SwitchFailed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diverged(Event):
-    """A backup that executes the log came to another state: somewhere behind `agreed`, seen at `seen`.
+    """A backup that executes the log diverged: somewhere after `agreed`, noticed at `seen`.
 
     pages    indices of pages that differ (at most 64 of them are named)
     devices  whether the device states differ
@@ -221,7 +222,7 @@ class JoinRefused(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JoinUnanswered(Event):
-    """No active has taken this host as its standby for a while; this is the record, which says who should.
+    """No active has accepted this host as its standby for a while; this is the record, which says who should.
 
     Generation 0: the guest has no record. Without an `active`, the guest runs nowhere.
     """
@@ -269,14 +270,14 @@ class ArbiterTrouble(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuestWarned(Event):
-    """The guest's hypervisor works, but not as well as it could: what an operator should know."""
+    """The guest's hypervisor works, but less well than it could; an operator should know."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuestFinished(Event):
-    """The guest came to its own end, which is safe: this host is done."""
+    """The guest ended by itself, and that is safe: this host is done."""
 
     reason: str
 
@@ -290,8 +291,7 @@ class HostFailed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostServiceFailed(Event):
-    """What served an operator on this host, its control socket or its metrics, failed and was closed; the guest goes
-    on."""
+    """A service for operators, such as the control socket or the metrics, failed and was closed; the guest goes on."""
 
     name: str
     error: str

@@ -51,7 +51,7 @@ class Clock(Protocol):
 
 
 class Capability(Enum):
-    """What a guest can do beyond the least."""
+    """What a guest can do beyond the minimum."""
 
     EXACT_OUTPUT_STOP = "exact-output-stop"
     """It stops before an output leaves: true Kemari."""
@@ -62,8 +62,8 @@ class Capability(Enum):
 class RegionStore(Protocol):
     """Keeps a region's content beyond the host's life, e.g. a disk's image. Never blocks.
 
-    A backup tells it what the commits do to the region. A member may raise GuestError when nothing can be kept any
-    more: the host ends then, rather than being a backup in name only.
+    A backup tells it what the commits do to the region. A method may raise GuestError if nothing can be kept any more:
+    the host then ends, because it is a backup in name only.
     """
 
     def committed(self, pages: Sequence[int]) -> None:
@@ -113,7 +113,7 @@ class OutputSink(Protocol):
         ...
 
     def warn(self, reason: str) -> None:
-        """Take note of what an operator should know: the guest works, but not as well as it could."""
+        """Report to the operator that the guest works, but less well than it could."""
         ...
 
 
@@ -136,11 +136,11 @@ class Guest(Protocol):
 
     @property
     def can(self) -> frozenset[Capability]:
-        """What it can do beyond the least."""
+        """What it can do beyond the minimum."""
         ...
 
     def attach(self, sink: OutputSink) -> None:
-        """Give it the sink for its outputs; before the first run."""
+        """Take the sink for the guest's outputs; before the first run."""
         ...
 
     def pause(self) -> None:
@@ -272,7 +272,7 @@ class RecordStore(Protocol):
         The caller won if what comes back equals what it proposed. Raises ArbiterError when it is not known whether it
         was applied: repeat the same proposal, or read, until a generation at or above the proposed one is learned.
         Raises NotApplied, a kind of ArbiterError, if it failed before anything was done that could ever put `record`
-        in force; only where that is certain, for the guest may then run on. In doubt it is a plain ArbiterError.
+        in force; only where that is certain, because the guest may then run on. In doubt, raise a plain ArbiterError.
         """
         ...
 
@@ -342,7 +342,7 @@ class Delivery:
 
 
 class Sign(Enum):
-    """What a transport learned of a peer otherwise than by a message. All but RESET answer an `ask`."""
+    """What a transport learned of a peer, except by a message. All but RESET answer an `ask`."""
 
     RESET = "reset"
     """A connection with it ended, for whatever reason: its process ended, or a firewall reset a healthy link."""
@@ -400,8 +400,7 @@ class Transport(Protocol):
         ...
 
     def take_refusals(self) -> tuple[str, ...]:
-        """Return whom this end refused, and who refused it, since the last call: the latest few, for a person to
-        read."""
+        """Return whom this end refused, and who refused it, since the last call: the latest few, as text for people."""
         ...
 
     def wait(self, timeout_ns: int, fds: Sequence[int]) -> None:
@@ -458,7 +457,7 @@ class Engine(Protocol):
 
     @property
     def stands_still(self) -> bool:
-        """Whether the guest waits from each cut until it is committed."""
+        """Whether the guest is paused from each cut until it is committed."""
         ...
 
     @property

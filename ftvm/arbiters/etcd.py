@@ -1,4 +1,4 @@
-"""The record in etcd v3: for hosts that have no storage in common, or more than two places to stand.
+"""The record in etcd v3: for hosts without common storage.
 
 One key for each guest, ``<prefix><guest id>``, holds the record's text. A change is one transaction: if the key's
 modification revision is still the one that was read, put. etcd decides; its locks and leases are never used (a lease
@@ -8,8 +8,8 @@ A lost answer: the transaction is sent again, to the next member. If the first o
 another revision and brings back what is in force: our own record, so we won. What was proposed is compared with what
 is in force; the transaction's own success flag is not what decides.
 
-What holds besides: a cluster other than the first that answered, or one whose revision or generation went backwards
-(restored from a backup), is an ArbiterError: stop, do not guess.
+Also: if another cluster answers than the first one, or if a revision or generation goes backwards (restored from a
+backup), that is an ArbiterError: stop, do not guess.
 
 Source: etcd v3 API (Range, Txn); docs/protocol.md, "Arbiters".
 """

@@ -86,8 +86,7 @@ def parse_etcd_url(url: str) -> EtcdAddress:
 
 
 def locate_files(url: str, folder: Path) -> str:
-    """Return the URL with the files that it names counted from `folder`, where they are relative; a wrong one as it
-    is."""
+    """Return the URL with its relative file names based on `folder`; a wrong URL unchanged."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -130,7 +129,7 @@ def _read_password(path: Path) -> str:
 
 
 class Gateway:
-    """Calls to a cluster. Not for use by several threads at once."""
+    """Calls to a cluster. For one thread at a time."""
 
     def __init__(self, address: EtcdAddress) -> None:
         self._address = address
@@ -180,7 +179,7 @@ class Gateway:
 
 
 class _NoAnswer(Exception):
-    """A member did not answer, or not with what can be used."""
+    """A member did not answer, or its answer cannot be used."""
 
 
 def _checked(status: int, reply: Reply) -> Reply:
@@ -190,7 +189,7 @@ def _checked(status: int, reply: Reply) -> Reply:
 
 
 class _Member:
-    """One member and the connection that is kept to it."""
+    """One member and the open connection to it."""
 
     def __init__(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
         self.name = f"{host}:{port}"

@@ -50,8 +50,7 @@ _READERS: Final = stat.S_IRGRP | stat.S_IROTH
 class FileRecordStore:
     """interfaces.RecordStore in the directory `path`, which must exist.
 
-    It is never made here: where a share is not mounted, an empty directory would look like a guest that has no record
-    yet.
+    It is never created here: if a share is not mounted, an empty directory would look like a guest without a record.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -158,7 +157,7 @@ class FileRecordStore:
     # --- writing ----------------------------------------------------------------------------------
 
     def _publish(self, guest: str, generation: int, content: bytes) -> None:
-        """Make the generation exist, whoever wins it: on return its file is there, ours or another's."""
+        """Publish the generation: on return its file exists, ours or that of another proposer."""
         aside = self._path / f".{guest}.{generation:020d}.{secrets.token_hex(8)}{_ASIDE}"
         try:
             with before_deciding(), self._explained("written"):
@@ -172,7 +171,7 @@ class FileRecordStore:
             _remove(aside)
 
     def _sweep(self, guest: str, decided: int) -> None:
-        """Remove what crashed writers left aside, of generations that are decided: nobody can still publish those."""
+        """Remove the files that crashed writers left aside for generations that are decided by now."""
         pattern = re.compile(r"\." + re.escape(guest) + r"\.([0-9]{20})\.[0-9a-f]{16}" + re.escape(_ASIDE))
         # The proposal is decided and must be reported, whatever becomes of the leftovers.
         with contextlib.suppress(OSError):
@@ -189,7 +188,7 @@ class FileRecordStore:
 
     @contextlib.contextmanager
     def _explained(self, what: str) -> Iterator[None]:
-        """Turn what the system says into an ArbiterError that names the directory and the remedy."""
+        """Turn an OSError into an ArbiterError that names the directory and the remedy."""
         try:
             yield
         except OSError as error:
@@ -211,7 +210,7 @@ def _write_aside(path: Path, content: bytes) -> None:
 
 
 def _let_read(fd: int, directory: Path) -> None:
-    """Let those read a new record who may list its directory. Only its owner writes it, and nobody does again."""
+    """Let everyone read a new record who may list its directory. Nobody writes it again, not even its owner."""
     mode = stat.S_IMODE(os.stat(directory).st_mode) & _READERS | stat.S_IRUSR | stat.S_IWUSR
     if stat.S_IMODE(os.fstat(fd).st_mode) != mode:
         # A share that keeps no rights of files has its own way to let users in; it is no reason to fail.

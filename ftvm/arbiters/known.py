@@ -1,4 +1,4 @@
-"""A record store of which this host knows, over restarts, how far it had come: an arbiter that forgot is not believed.
+"""A record store that remembers the newest record over restarts of the host: an arbiter that forgot is not believed.
 
 Hosts remember the newest record for as long as they run. A host that starts afresh believes whatever the arbiter says,
 also one that was restored from an old copy, or is empty because the wrong storage is mounted: with `--create` it would
@@ -7,8 +7,8 @@ there as well, and an older or another one is refused with an ArbiterError.
 
 A record is kept before it is told: written aside, fsynced, named ``<guest>.<generation>`` by link(2), the folder
 fsynced. Names are never reused, so that several hosts may share a folder and what is kept never goes back; older ones
-are removed once a newer one is durable. What cannot be kept is not told: an error names the folder, and the request is
-repeated. So a full disk there delays a takeover as one of the arbiter's does; that is the price of the place.
+are removed once a newer one is durable. A record that cannot be kept is not returned: an error names the folder, and
+the request is repeated. So a full disk there delays a takeover, as the arbiter's full disk would; that is the price.
 
 Does not know: who asks, and what for. Source: docs/protocol.md, "The record".
 """

@@ -46,9 +46,10 @@ def check_proposal(record: Record) -> None:
 
 @contextlib.contextmanager
 def before_deciding() -> Iterator[None]:
-    """Have what fails in here raise NotApplied. Nothing in here, finished or not, may ever put the proposal in force.
+    """Turn an ArbiterError in this block into NotApplied. Nothing in the block, finished or not, may ever put the
+    proposal in force.
 
-    Who proposes a switchover then lets the guest go on: an attempt that is certain by mistake means two active hosts.
+    After NotApplied the proposer lets the guest go on: raised by mistake, it means two active hosts.
     """
     try:
         yield

@@ -4,8 +4,8 @@
     {"active": "...", "generation": 7, "guest": "vm1", "standby": null}
     crc32 0a1b2c3d
 
-Pure: bytes to records and back. Anything that is not exactly this is an ArbiterError: who guesses what a damaged
-record said may run a guest twice.
+Pure: bytes to records and back. Anything that is not exactly this is an ArbiterError: a guess at what a damaged record
+said could run a guest twice.
 """
 
 import json

@@ -82,7 +82,7 @@ class Shadow:
         return b"".join(rows)
 
     def tear(self) -> None:
-        """Note that a capture failed halfway: pages went in that will never be sent. Only `clear` mends it."""
+        """Note that a capture failed halfway: pages went in that will never be sent. Only `clear` repairs it."""
         self._is_torn = True
 
     def require_whole(self) -> None:

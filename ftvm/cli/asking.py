@@ -1,4 +1,4 @@
-"""What the commands share that ask a running host: how it is found, and how a status reads in a line."""
+"""What commands that ask a running host share: how to find it, and its status in one line."""
 
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
@@ -30,7 +30,7 @@ def asking_options(command: F) -> F:
 
 
 def status_line(status: Status) -> str:
-    """Return what an operator wants to know first, in a line."""
+    """Return in one line what an operator wants to know first."""
     where = f"generation {status.generation}, epoch {status.epoch}"
     memory = f"; memory {memory_line(status)}" if status.guest_bytes else ""  # not told by hosts of 0.1
     return f"guest {status.guest_id!r}: {_state(status)}; {where}{memory}"
@@ -42,7 +42,7 @@ def mute_told(mute: MuteHost) -> dict[str, Any]:
 
 
 def memory_line(status: Status) -> str:
-    """Return what a host takes for its guest, in MiB, rounded up."""
+    """Return the memory that a host uses for its guest, in MiB, rounded up."""
     parts = {"guest": status.guest_bytes, "shadow": status.shadow_bytes, "staging": status.staging_bytes}
     return ", ".join(f"{-(-size // (1 << 20))} MiB {name}" for name, size in parts.items() if size)
 

@@ -1,4 +1,4 @@
-"""`ftvm check FILE`: what would fail if a host were started here with this file, and how to mend it."""
+"""`ftvm check FILE`: could a host start here with this file? If not, how to correct what is wrong."""
 
 import json
 import sys
@@ -60,7 +60,7 @@ def check(file: Path, role: str, is_qemu: bool, is_json: bool) -> None:
 
 
 def _findings(settings: HostSettings) -> Iterator[Finding]:
-    """Yield what is wrong with the settings, then what is found where they lead; a wrong one leads nowhere."""
+    """Yield what is wrong with the settings, then what the checks find; a check whose settings are wrong is skipped."""
     problems = settings.problems
     for name, wrong in problems.items():
         remedy = f"correct it at {settings.places[name]}" if _is_of_the_file(name, wrong) else ""
@@ -82,7 +82,7 @@ _Look = tuple[str, tuple[str, ...], Callable[[], Iterator[Finding]]]
 
 
 def _looks(settings: HostSettings) -> tuple[_Look, ...]:
-    """Return what to look at: its name, the settings that it needs, and how."""
+    """Return the checks: name, the settings that each needs, and the function."""
     kind = settings.kind
     keys = ("key", "allow", "peer")  # a peer may be given with its key
     network, served = "the guest's network can be opened", "control socket and metrics can be opened"
@@ -109,7 +109,7 @@ def _looks(settings: HostSettings) -> tuple[_Look, ...]:
 
 
 def _is_of_the_file(name: str, wrong: FtvmError) -> bool:
-    """Tell whether the file is to be mended, not what it names: a key file, or a package that is not installed."""
+    """Tell whether the guest file is wrong, and not what it names: a key file, or a missing package."""
     return name not in ("key", "allow") and not isinstance(wrong.__cause__, ModuleNotFoundError)
 
 

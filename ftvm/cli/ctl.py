@@ -26,7 +26,7 @@ def ctl() -> None:
 
 
 def _tell(control: str | None, guest_id: str | None, is_json: bool, order: Callable[[GuestHandle], object]) -> None:
-    """Give an order and print where things stand after it."""
+    """Give an order and print the status after it."""
     with connect(control) as machine:
         guest = machine.guest(guest_id)
         order(guest)

@@ -24,7 +24,7 @@ __all__ = ["exit_status", "run_command"]
 EXIT_BUG: Final = 4
 
 _UNWRITABLE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
-"""What writing fails of when nobody did anything wrong; a closed pipe ends a command by itself."""
+"""Errors of writing that are nobody's mistake; a closed pipe ends a command by itself."""
 
 
 def exit_status(error: FtvmError) -> int:
@@ -61,5 +61,5 @@ def run_command(command: Callable[[], object]) -> None:
 
 
 def _complain(text: str) -> None:
-    with contextlib.suppress(OSError):  # there is nowhere left to say it; the status says it
+    with contextlib.suppress(OSError):  # nowhere left to say it; the exit status does
         click.echo(f"ftvm: {text}", err=True)

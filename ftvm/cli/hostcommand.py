@@ -14,11 +14,11 @@ from ftvm.errors import ConfigError
 __all__ = ["GOES_IN", "host_command"]
 
 GOES_IN: Final = "0.3"
-"""The version that no longer has what was renamed in 0.2."""
+"""The version that drops the names that 0.2 replaced."""
 
 
 class _HostCommand(click.Command):
-    """Keeps what stands behind `--` from being taken for a FILE: it is for the hypervisor."""
+    """Keeps words after `--` from being taken for FILE: they are for the hypervisor."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Split at the first `--`."""
@@ -28,7 +28,7 @@ class _HostCommand(click.Command):
         return super().parse_args(ctx, args[:at])
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        """Have the usage line tell of it."""
+        """Add it to the usage line."""
         return [*super().collect_usage_pieces(ctx), "[-- QEMU ARGUMENTS]"]
 
 
@@ -36,7 +36,7 @@ def host_command(name: str, *, boots: bool, explained: str, default_kind: str = 
     """Return a command that starts a host: as the first with the guest if it `boots`, else as its standby.
 
     default_kind  the kind of guest where neither the file nor an option says it
-    old           what it is called now, for a command that has another name since this version
+    old           the new name, for a command that was renamed in this version
     """
     params: list[click.Parameter] = [*_options(), *_ONCE]
     if boots:
@@ -66,7 +66,7 @@ def _say_new_name(before: str, now: str) -> None:
 
 
 def _options_given(given: dict[str, Any], behind: Sequence[str] | None) -> dict[str, Any]:
-    """Return what was said on the command line, by the names of the settings."""
+    """Return what the command line gave, by the names of the settings."""
     options = {name.replace("_", "-"): value for name, value in given.items() if value not in (None, ())}
     told = {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
     return {**told, "arguments": list(behind)} if behind is not None else told

@@ -1,4 +1,4 @@
-"""What the settings of a host build: a guest, a world, keys, an engine, and what serves its operator."""
+"""Builds what the settings of a host describe: guest, world, keys, engine, and services for the operator."""
 
 import sys
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ class Addresses(TypedDict):
 
 
 def addresses(settings: HostSettings) -> Addresses:
-    """Return where this host is and whom it asks."""
+    """Return where this host listens, its peers and its arbiter."""
     return {"listen": settings["listen"], "peers": peer_endpoints(settings), "arbiter": settings["arbiter"]}
 
 
@@ -89,7 +89,7 @@ def world_of(settings: HostSettings) -> World:
     out = sys.stderr if settings.is_json else sys.stdout
 
     def write(text: bytes) -> None:
-        with suppress(OSError):  # a closed pipe or a full disk behind the console is no reason to end the guest
+        with suppress(OSError):  # a closed pipe or a full disk must not end the guest
             out.write(text.decode(errors="replace"))
             out.flush()
 
@@ -105,9 +105,9 @@ def world_of(settings: HostSettings) -> World:
 
 @contextmanager
 def opened(settings: HostSettings) -> Iterator[tuple[Guest, HostOptions]]:
-    """Build all that `protect` and `Standby` take, and close what of it is open at the end; all or nothing.
+    """Build all that `protect` and `Standby` take, and close it at the end; all or nothing.
 
-    The settings are to be checked before (settings.py).
+    Check the settings first (settings.py).
     """
     with ExitStack() as stack:
         options = _plain_options(settings)

@@ -26,7 +26,7 @@ _STATUS_SECONDS: Final = 0.25
 
 
 def run_primary(settings: HostSettings, *, create: bool) -> None:
-    """Start the guest here as soon as the record allows, and protect it until this host is to stop."""
+    """Start the guest as soon as the record allows, and protect it until this host must stop."""
     check_settings(settings)
     prepare_process(settings)
     with opened(settings) as (guest, options):
@@ -39,7 +39,7 @@ def run_primary(settings: HostSettings, *, create: bool) -> None:
 
 
 def run_standby(settings: HostSettings) -> None:
-    """Stand by for the guest, and run it after a takeover, until this host is to stop."""
+    """Stand by for the guest, and run it after a takeover, until this host must stop."""
     check_settings(settings)
     prepare_process(settings)
     with opened(settings) as (guest, options):
@@ -61,14 +61,14 @@ def prepare_process(settings: HostSettings) -> None:
 
 
 def make_report(is_json: bool, log_format: str) -> Report:
-    """Return the kinds of report that were asked for."""
+    """Return the reports that the settings ask for."""
     if log_format == "json":
         return Reports(LogReport(), JsonReport()) if is_json else LogReport()
     return JsonReport() if is_json else TextReport()
 
 
 class Doorkeeper:
-    """Tells on stderr what keeps a host from starting, while its main thread waits for the start; hears all events."""
+    """Tells on stderr what keeps a host from starting, while the main thread waits for the start."""
 
     def __init__(self) -> None:
         self._is_waiting = True
@@ -128,7 +128,7 @@ def run_until_stopped(host: Protection | Standby, report: Report) -> None:
 
 
 def end_and_tell(host: Protection | Standby, report: Report) -> None:
-    """Stop the host in order, and report what comes of it."""
+    """Stop the host cleanly, and report what comes of it."""
     try:
         host.close()
     finally:

@@ -27,7 +27,7 @@ _HEARTBEATS_MIN: Final = 4
 
 
 def _judged(judge: Callable[[Any], object]) -> Callable[[Any], Any]:
-    """Return a `parse` that takes what is written as it is, once `judge` has not raised."""
+    """Return a `parse` that returns the written value unchanged, if `judge` does not raise."""
 
     def parse(written: Any) -> Any:
         judge(written)
@@ -37,7 +37,7 @@ def _judged(judge: Callable[[Any], object]) -> Callable[[Any], Any]:
 
 
 def _each(values: Iterable[str], judge: Callable[[str], object]) -> None:
-    """Raise one ConfigError that tells of all values that are wrong."""
+    """Raise one ConfigError that names all wrong values."""
     wrong: list[str] = []
     for value in values:
         try:
@@ -65,7 +65,7 @@ def _judge_peer(peer: str) -> None:
 
 def _check_peers(settings: HostSettings) -> None:
     keys: Keys | None = None
-    with suppress(ConfigError):  # told of with key and allow
+    with suppress(ConfigError):  # reported for key and allow
         keys = keys_of(settings)
     if keys is not None:
         _each((peer.partition("=")[0] for peer in settings["peer"]), keys.server_of)

@@ -1,7 +1,7 @@
-"""`ftvm init`: START's and FORCE's first half, an operator's word to the arbiter (docs/protocol.md, "FORCE").
+"""`ftvm init`: the first half of START and FORCE, an operator's word to the arbiter (docs/protocol.md, "FORCE").
 
-It leaves a vacant record: nobody is active, and the next primary that starts moves it. That the word and the start are
-two steps keeps a fresh replica id out of the operator's hands: ids belong to lineages of memory, and init has none.
+It leaves a vacant record: nobody is active, and the next primary that starts moves it. Init and start are two steps, so
+that no operator handles replica ids: an id belongs to a lineage of memory, and init has no memory.
 """
 
 import json
@@ -40,7 +40,7 @@ def init(arbiter: str, guest_id: str, force: bool, yes: bool, is_json: bool) -> 
                 "use `ftvm run` or `ftvm standby`; add --force only if every host of the guest is dead"
             )
         wanted = vacate(known)
-        if known.generation > 0 and not yes:  # a first record takes nothing from anybody
+        if known.generation > 0 and not yes:  # a first record replaces nothing
             _ask(known, guest_id)
         now = store.compare_and_set(guest_id, wanted)
     finally:
@@ -70,7 +70,7 @@ def _ask(known: Record, guest_id: str) -> None:
     try:
         is_right = click.confirm("Are they all dead?", err=True)
     except click.Abort as unanswered:
-        click.echo(err=True)  # the question stands in the line yet
+        click.echo(err=True)  # end the line of the question
         raise ConfigError("no answer, so nothing was done: add --yes if they are all dead") from unanswered
     if not is_right:
         raise click.Abort

@@ -1,4 +1,4 @@
-"""A host's log as JSON lines, for a machine that gathers logs: one object for each thing that happened.
+"""A host's log as JSON lines, for log collectors: one object per event.
 
     time     RFC 3339, UTC
     level    debug, info, warning or error
@@ -97,13 +97,13 @@ class LogReport:
 
 
 def say_lost_in_log(guest_id: str, lines: int) -> str:
-    """Return what a gatherer of logs reads in the place of lines that it did not read in time."""
+    """Return the log line that replaces lines that nobody read in time."""
     told = {"time": wall_time(), "level": "warning", "guest": guest_id, "event": "LinesLost", "lines": lines}
     return json.dumps({**told, "message": say_lost(lines)})
 
 
 def level_of(event: Event) -> str:
-    """Return how much an event should alarm."""
+    """Return the log level of an event."""
     if isinstance(event, HostFailed | Diverged):
         return "error"
     if isinstance(event, _WARNINGS):

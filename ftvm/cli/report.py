@@ -22,7 +22,7 @@ __all__ = ["JsonReport", "Report", "TextReport", "say_lost_as_json"]
 
 
 def say_lost_as_json(lines: int) -> str:
-    """Return what a program reads in the place of lines that it did not read in time."""
+    """Return the JSON line that replaces lines that nobody read in time."""
     return json.dumps({"lines_lost": lines})
 
 
@@ -64,7 +64,7 @@ class JsonReport:
 
 
 class TextReport:
-    """Lines for a person, and a bar for the first copy where there is a terminal. Commits are not told one by one."""
+    """Lines for a person, and a progress bar for the first copy on a terminal. Commits are not printed."""
 
     def __init__(self) -> None:
         # A line stays a line, however long: a log is searched, and a terminal wraps by itself.
@@ -86,7 +86,7 @@ class TextReport:
         if isinstance(event, HostStopped) and not event.is_in_order:
             return  # the error that ends the command says it
         line = describe(event)
-        if line != self._last_line:  # an arbiter that is away is asked ten times a second
+        if line != self._last_line:  # an absent arbiter is asked ten times a second
             self._console.print(line, markup=False)
         self._last_line = line
         if explanation is not None:

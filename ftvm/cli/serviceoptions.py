@@ -1,4 +1,4 @@
-"""What a running host has for its operator: control socket, metrics, notices to a service manager."""
+"""The operator's side of a running host: control socket, metrics, notices to a service manager."""
 
 from contextlib import ExitStack
 from types import ModuleType
@@ -19,7 +19,7 @@ NOWHERE: Final = "none"
 def open_services(
     stack: ExitStack, *, guest_id: str, control: str | None, metrics: str | None, is_ready_when_active: bool
 ) -> tuple[HostService, ...]:
-    """Return what serves the operator, open, and closed with `stack`. Raises ConfigError, TransportError."""
+    """Return the open services for the operator; `stack` closes them. Raises ConfigError, TransportError."""
     opened: list[HostService] = []
 
     def add(service: HostService) -> None:
@@ -41,13 +41,13 @@ def open_services(
 
 
 def check_control(control: str | None) -> None:
-    """Raise ConfigError unless a control socket can be meant."""
+    """Raise ConfigError unless this names a control socket, or none."""
     if control not in (None, NOWHERE) and parse_endpoint(control).scheme != "ipc":
         raise ConfigError(f"control socket {control!r}: write ipc:///PATH, or `none`")
 
 
 def check_metrics(metrics: str | None) -> None:
-    """Raise ConfigError unless metrics can be served there, by the looks of it."""
+    """Raise ConfigError unless this is an address for metrics."""
     if metrics is not None:
         _metrics_module().parse_address(metrics)
 

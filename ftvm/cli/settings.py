@@ -1,8 +1,8 @@
 """The settings of a host as one table: a row for each, from which the options, the guest file and `ftvm check` come.
 
-A row says how a setting is written, what its value is, and what is wrong with it beside the others. `read_settings`
-takes what the guest file and the command line say (the command line counts where both do), and finds all mistakes at
-once, each with its place. Has no rows itself: hostsettings.py has those of all hosts, kinds/ those of a kind of guest.
+A row says how a setting is written, what its value is, and how to check it against the others. `read_settings` takes
+the guest file and the command line (which wins), and finds all mistakes at once, each with its place. The rows are
+elsewhere: hostsettings.py has those of all hosts, kinds/ those of one kind of guest.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -83,12 +83,12 @@ class Values(dict[str, Any]):
 
 
 class _UnreadError(Exception):
-    """A check asks for a setting that could not be read: there is nothing to judge by."""
+    """A check asks for a setting that could not be read: the check cannot be done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostSettings:
-    """What a host is told to be.
+    """The settings of one host.
 
     boots     the guest is started here; a standby's comes over from another host
     is_json   stdout carries JSON lines
@@ -125,7 +125,7 @@ def read_settings(
     is_json: bool = False,
     default_kind: str = DEFAULT_KIND,
 ) -> HostSettings:
-    """Return the settings of a host, with all that is wrong in `problems`. Opens nothing to stay open.
+    """Return the settings of a host, with all that is wrong in `problems`. Leaves nothing open.
 
     `options` are those said on the command line, by name.
     """
@@ -169,7 +169,7 @@ class _Said:
 
 
 def _said(file: GuestFile | None, options: Mapping[str, Any]) -> list[_Said]:
-    """Return what is said, the command line's word where both say something."""
+    """Return all settings that were given; the command line wins over the file."""
     in_file = file.values if file is not None else {}
     return [
         *(
@@ -185,7 +185,7 @@ def _said(file: GuestFile | None, options: Mapping[str, Any]) -> list[_Said]:
 
 
 def _judge(settings: HostSettings, rows: Mapping[str, Setting], written: Mapping[str, Any]) -> None:
-    """Make the values, then check each beside the others, as far as they could be read."""
+    """Parse the values, then check each against the others, as far as they could be read."""
     for row in rows.values():
         if row.name not in settings.problems:
             try:
@@ -203,7 +203,7 @@ def _judge(settings: HostSettings, rows: Mapping[str, Setting], written: Mapping
 
 
 def _stranger(name: str, rows: Mapping[str, Setting], kinds: Mapping[str, Kind], kind: Kind | None) -> str:
-    """Return what to tell about a name that none of the rows has; nothing if the kind is not known."""
+    """Return the complaint about a name that no row has; empty if the kind is unknown."""
     if name in _NOT_SETTINGS:
         return f"this is not a setting: {_NOT_SETTINGS[name]}"
     others = [each.name for each in kinds.values() if name in {row.name for row in each.settings}]
@@ -213,7 +213,7 @@ def _stranger(name: str, rows: Mapping[str, Setting], kinds: Mapping[str, Kind],
 
 
 def check_settings(settings: HostSettings) -> None:
-    """Raise one ConfigError that tells of all that is wrong with the settings."""
+    """Raise one ConfigError that names all that is wrong with the settings."""
     complaints = [settings.complaint(name) for name in settings.problems]
     if len(complaints) == 1:
         raise ConfigError(complaints[0]) from next(iter(settings.problems.values()))
@@ -225,5 +225,5 @@ def check_settings(settings: HostSettings) -> None:
 
 
 def in_folder(path: str, folder: Path) -> str:
-    """Return a path that a file says, counted from the folder that the file is in."""
+    """Return a path from a guest file, relative to the file's folder."""
     return str(folder / path)

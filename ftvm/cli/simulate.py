@@ -1,4 +1,4 @@
-"""``ftvm simulate``: play many seeded histories of a pair under faults, and tell each that breaks an invariant."""
+"""``ftvm simulate``: play many seeded histories of a pair under faults, and report each that breaks an invariant."""
 
 import contextlib
 import json
@@ -54,10 +54,10 @@ def simulate(
 ) -> None:
     """Test the protocol in simulated histories full of faults, and check every invariant after every step.
 
-    The production code, from the endpoint down to the C core, runs on virtual time between a simulated network,
-    arbiter and guest, which fail as the seed says. The same seed is the same history, on any machine. A seed that
-    breaks an invariant is played again with ever fewer faults, and the smallest history found is printed: it can be
-    played again with --seed and --only.
+    The production code, from the endpoint down to the C core, runs on virtual time between a simulated network, arbiter
+    and guest, which fail as the seed says. The same seed is the same history, on any machine. A seed that breaks an
+    invariant is played again with fewer and fewer faults, and the smallest history found is printed: it can be played
+    again with --seed and --only.
 
     Exit status: 0 if every invariant held, 1 if not (with --mutant: 0 if the break was found, 1 if not), 2 for a wrong
     option, 130 if stopped, after telling what was done so far.
@@ -76,7 +76,7 @@ def simulate(
 def _check_together(
     seed: int | None, mutant: str | None, record: Path | None, only: str | None, *, trace: bool, as_json: bool
 ) -> None:
-    """Raise ConfigError for options that do not go together, or lead nowhere."""
+    """Raise ConfigError for options that do not go together."""
     if mutant not in (None, "all", "list", *MUTANTS):
         raise ConfigError(f"unknown mutant {mutant!r}; the names are: {', '.join(MUTANTS)}")
     if seed is None and (only is not None or trace):
@@ -161,7 +161,7 @@ def _play_many(seeds: range, engine: str | None, mutant: str | None, jobs: int, 
 
 
 def _hunt_all(seeds: range, engine: str | None, jobs: int, record: Path | None, *, as_json: bool) -> int:
-    """Search with every mutant in turn; tell each as it is found or not, or all at the end as JSON."""
+    """Search with every mutant in turn; print each result, or all at the end as JSON."""
     hunts: list[Hunt] = []
     try:
         for mutant in MUTANTS:

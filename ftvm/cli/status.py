@@ -1,4 +1,4 @@
-"""`ftvm status`: which guests have a host on this machine, and how they fare."""
+"""`ftvm status`: which guests have a host on this machine, and their state."""
 
 import json
 import sys
@@ -45,6 +45,6 @@ def _told(guest: GuestHandle) -> dict[str, Any]:
 
 
 def _all_fare_well(statuses: list[Status]) -> bool:
-    """Tell whether no host has failed, and each guest has one that is more than empty."""
+    """Tell whether no host has failed, and each guest has a host that is not empty."""
     served = {status.guest_id for status in statuses if status.role != "empty"}
     return all(status.failure is None and status.guest_id in served for status in statuses)

@@ -1,8 +1,8 @@
-"""Standard streams that outlive whoever reads them.
+"""Standard streams that outlive their readers.
 
 A host is started with its output closed, or into a pipe whose reader ends or does not read, or onto a disk that fills
-up. None of that is a reason to end a guest, or to hold it up: what cannot be written is lost, and the host goes on. A
-command that is asked for its output fails instead.
+up. None of that may stop or delay a guest: what cannot be written is lost, and the host goes on. A command whose
+purpose is its output fails instead.
 """
 
 import atexit
@@ -18,7 +18,7 @@ __all__ = ["drop_output", "fill_closed", "outlive_readers"]
 
 STANDARD: Final = (0, 1, 2)
 _LAST_SECONDS: Final = 1.0
-"""So long may the last words of a host take to be read."""
+"""How long to wait until a host's last lines are read."""
 
 
 def fill_closed() -> None:
@@ -38,13 +38,13 @@ def fill_closed() -> None:
 
 
 def outlive_readers(out_lost: Callable[[int], str] = say_lost, err_lost: Callable[[int], str] = say_lost) -> None:
-    """Have what is printed from now on wait for nobody, and be lost where it cannot be written, instead of raising.
+    """From now on printing never blocks and never raises: what cannot be written is lost.
 
     out_lost, err_lost  say what stands on each stream in the place of so many lost lines (service/outlet.py)
 
     What is not read by the end is waited for, a moment.
     """
-    if sys.stdout is sys.__stdout__:  # else somebody has put something of his own there
+    if sys.stdout is sys.__stdout__:  # else the caller has replaced the stream
         sys.stdout = _lasting(1, out_lost)
     if sys.stderr is sys.__stderr__:
         sys.stderr = _lasting(2, err_lost)

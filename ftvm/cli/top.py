@@ -36,7 +36,7 @@ _ROLE_STYLES: Final = {"active": "bold green", "standby": "cyan", "syncing": "ye
 )
 @click.option("--once", is_flag=True, help="Print one view, of rates over one interval, and end.")
 def top(control: str | None, is_json: bool, interval: float, once: bool) -> None:
-    """Watch the guests on this machine: who runs where, and what protecting them costs.
+    """Watch the guests on this machine: where they run, and what their protection costs.
 
     Shows for each guest its state, generation, epoch and lag, rates of dirty pages and of the link, and how long pauses
     and held outputs took: bars from 10 us on the left to 0.5 s and more on the right, of the last interval. Ctrl-C ends
@@ -67,7 +67,7 @@ def top(control: str | None, is_json: bool, interval: float, once: bool) -> None
 
 
 class _Viewer:
-    """Remembers the last status of each host, so that there are rates."""
+    """Remembers the last status of each host, to compute rates."""
 
     def __init__(self, machine: Connection) -> None:
         self._machine = machine
@@ -75,7 +75,8 @@ class _Viewer:
         self.mute: list[MuteHost] = []
 
     def look(self) -> dict[str, Look]:
-        """Return what there is to show of each guest, by its control socket; `mute` then is who does not answer."""
+        """Return what there is to show of each guest, by its control socket; `mute` then has the hosts that do not
+        answer."""
         found = self._machine.survey()
         self.mute = found.mute
         now = {(str(guest.path), guest.id): guest.last_status for guest in found.guests}

@@ -1,4 +1,4 @@
-"""How option values are written that several commands take: sizes of memory, milliseconds, a network card's address."""
+"""How to write option values that several commands share: sizes of memory, milliseconds, a network card's address."""
 
 from typing import Final
 
@@ -23,7 +23,7 @@ def parse_memory(text: str) -> int:
 
 
 def millis_to_nanos(millis: float) -> Nanos:
-    """Return what a setting gives in milliseconds; raises ConfigError unless a host could wait so long."""
-    if not 0 < millis <= _MILLIS_MAX:  # not so for nan
+    """Convert a setting in milliseconds; raises ConfigError unless it is a sensible time."""
+    if not 0 < millis <= _MILLIS_MAX:  # False for nan
         raise ConfigError(f"{millis:g}: write milliseconds, more than 0 and at most an hour")
     return seconds_to_nanos(millis / 1000)

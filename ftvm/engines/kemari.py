@@ -1,8 +1,8 @@
-"""Kemari: a checkpoint whenever the guest is about to say something; it stands still until that is committed.
+"""Kemari: a checkpoint whenever the guest is about to send an output; the guest is paused until it is committed.
 
-There is no output buffer to speak of: an output leaves as soon as its checkpoint is committed, and the guest has done
-nothing since. Between outputs nothing needs to be safe; a checkpoint now and then only bounds what the next one has to
-ship.
+There is practically no output buffer: an output leaves as soon as its checkpoint is committed, and the guest does
+nothing in between. Between outputs nothing needs to be safe; a checkpoint now and then only bounds what the next one
+has to ship.
 
 Source: Tamura, Kemari: virtual machine synchronization for fault tolerance using DomT, Xen Summit 2008 (event-driven
 synchronization: checkpoints at output events).
@@ -24,7 +24,7 @@ QUIET_INTERVALS: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Kemari:
-    """Cut at each output. `interval` (seconds) matters only to a guest that says nothing: see QUIET_INTERVALS."""
+    """Cut at each output. `interval` (seconds) matters only to a guest without outputs: see QUIET_INTERVALS."""
 
     interval: float = 0.025
     name: ClassVar[str] = "kemari"

@@ -1,7 +1,7 @@
 """Lockstep: the backup executes the same inputs at the same positions; only the log is shipped, and compared at marks.
 
 After the first copy no page travels. Outputs wait for the log alone. At each mark both sides compare the digests of
-their memories and their device states: a difference ends the session, and the backup starts afresh.
+their memories and their device states: a difference ends the session, and the backup starts again with a fresh copy.
 
 Source: Bressoud & Schneider, Hypervisor-based fault tolerance, 1996, section 2; Scales et al., The design of a
 practical system for fault-tolerant virtual machines, 2010, section 2.

@@ -1,1 +1,1 @@
-"""Hypervisors that ftvm can protect: riscv (built in, deterministic)."""
+"""Adapters for what ftvm can protect: riscv (built in, deterministic), qemu; and their networks."""

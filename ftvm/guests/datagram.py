@@ -43,7 +43,7 @@ SocketAddress = tuple[str, int] | str
 
 @dataclass(slots=True, kw_only=True)
 class DatagramCounters:
-    """What a port moved, and what it let fall."""
+    """What a port moved, and what it dropped."""
 
     frames_sent: int = 0
     frames_received: int = 0
@@ -295,4 +295,4 @@ def _remove_if_socket(path: str) -> None:
         if stat.S_ISSOCK(os.lstat(path).st_mode):
             os.unlink(path)
     except FileNotFoundError:
-        return  # gone already, which is what was wanted
+        return  # gone already

@@ -1,4 +1,4 @@
-"""Plays many seeds of the simulator on several cores, and gives the histories back in the order of the seeds.
+"""Plays many seeds of the simulator on several cores, and returns the histories in the order of the seeds.
 
 The order, and so all that is counted, does not depend on how many processes there are or how fast each is.
 """
@@ -20,7 +20,8 @@ _FOR_LIFE: Final = contextlib.ExitStack()
 """Keeps a worker's mutant: it is undone when nobody refers to it any more."""
 
 _SEEDS_AT_ONCE: Final = 16
-"""A worker takes so many seeds at a time: few enough that all end together, enough that handing over costs nothing."""
+"""How many seeds a worker takes at a time: few, so that all end together; but enough that handing over costs
+nothing."""
 
 
 def campaign(
@@ -39,7 +40,7 @@ def campaign(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hunt:
-    """What a search with one mutant came to: the seeds that found it, in order, after `tried` were played."""
+    """The result of a search with one mutant: the seeds that found it, in order, after `tried` were played."""
 
     mutant: str
     tried: int

@@ -92,7 +92,7 @@ class Client:
         return max(later - earlier for earlier, later in pairwise([at, *answered, now])), len(answered)
 
     def status(self, now: Nanos) -> dict[str, object]:
-        """Return the figures of the moment."""
+        """Return the current figures."""
         counters = self._load.counters
         second_ago = now - seconds_to_nanos(1)
         recent = 0

@@ -1,4 +1,4 @@
-"""The demo: kill the host of a running guest, again and again, and prove that nobody outside could tell.
+"""The demo: kill the host of a running guest, again and again, and prove that no client can tell.
 
 It plays the whole scene on one machine with real processes: a learning switch, two hosts, a client that never stops
 asking. Each act: the guest is protected and busy; its host is killed as by a power cut; the other host takes over; the
@@ -87,7 +87,7 @@ class TakeoverTime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came of it. `trouble` says why the demo could not go on, None if it could."""
+    """The result. `trouble` says why the demo could not go on, None if it could."""
 
     options: DemoOptions
     kills: int
@@ -98,7 +98,7 @@ class Outcome:
 
     @property
     def is_good(self) -> bool:
-        """Tell whether every kill was survived and nothing was lost or contradicted or left unanswered."""
+        """Tell whether the guest survived every kill, and no answer was lost, contradicted or missing."""
         verdict = self.ledger.verdict
         if self.trouble is not None or verdict is None or len(self.takeovers) != self.options.kills:
             return False
@@ -133,7 +133,7 @@ class Screen(Protocol):
     """Where the demo shows itself."""
 
     def say(self, text: str) -> None:
-        """Tell of something that happened."""
+        """Show an event."""
         ...
 
     def show(self, ledger: Ledger) -> None:
@@ -152,13 +152,13 @@ def run(options: DemoOptions, screen: Screen) -> Outcome:
             try:
                 return _Play(options, screen, children, Stage.prepare(Path(folder))).run()
             finally:
-                children.close()  # before the folder goes that they still use
+                children.close()  # before the folder goes, which they still use
     finally:
         children.close()
 
 
 class _Play:
-    """One run of the demo, told in the order in which it happens."""
+    """One run of the demo, in order."""
 
     def __init__(self, options: DemoOptions, screen: Screen, children: Children, stage: Stage) -> None:
         self._options = options

@@ -1,9 +1,9 @@
-"""What the processes of a demo have said so far, added up: the hosts, the switch and the client.
+"""Adds up what the processes of a demo have reported so far: the hosts, the switch and the client.
 
-`Ledger` takes each JSON line and answers what the demo asks: who is active, is it protected, when did the guest answer
-from its new host, what did it all cost. Pure: it waits for nothing and starts nothing. Lines of a host are typed events
-(``{"event": "Committed", ...}`` with the fields of ftvm/events.py) and ``{"status": {...}}`` (ftvm/runtime/status.py);
-the others' are described in `ftvm.lab.switch` and `ftvm.lab.client`.
+`Ledger` takes each JSON line and answers the demo's questions: who is active, is it protected, when did the guest
+answer from its new host, what did it cost. Pure: it waits for nothing and starts nothing. Lines of a host are typed
+events (``{"event": "Committed", ...}`` with the fields of ftvm/events.py) and ``{"status": {...}}``
+(ftvm/runtime/status.py); the others' are described in `ftvm.lab.switch` and `ftvm.lab.client`.
 """
 
 from collections import deque

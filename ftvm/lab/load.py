@@ -1,4 +1,4 @@
-"""What the lab's client asks: several logical clients, each with one request outstanding, and the record of it all.
+"""The requests of the lab's client: several logical clients, each with one request outstanding, and the record of all.
 
 `Load` says which requests are due, takes the replies, and keeps every call for `ftvm.lab.history`. First it works: a
 steady mix of PUT and GET on a few keys that all clients share, each PUT with a value of its own. After `begin_audit` it
@@ -44,7 +44,7 @@ class LoadCounters:
     repeats: int = 0
     """Answers that had come before: a repeated request's, or an output emitted again after a takeover."""
     refused: int = 0
-    """Datagrams that are no answer to anything that was asked."""
+    """Datagrams that answer no request."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 `Children` starts them, reads what they print without ever blocking, and ends them all: after `close` none is left, and
 if this process itself is killed, the kernel ends them. Each line of standard output that is a JSON object goes to the
-child's listener; everything else it says is kept, the last lines of it, for whoever must explain why it ended.
+child's listener; of everything else the last lines are kept, to explain why it ended.
 Knows nothing of what the lines mean.
 """
 
@@ -87,7 +87,7 @@ class Child:
                 os.kill(int(child), signal.SIGKILL)
 
     def freeze(self) -> None:
-        """Stop it where it stands, as a host that is paused: it notices nothing until `wake`."""
+        """Stop it, like a paused host: it notices nothing until `wake`."""
         self._signal(signal.SIGSTOP)
 
     def wake(self) -> None:
@@ -151,7 +151,7 @@ class Children:
         return child
 
     def pump(self, timeout_ns: int) -> None:
-        """Wait for children to say something, at most so long, and hand on what they said."""
+        """Wait for output of children, at most this long, and hand it on."""
         for key, _ in self._selector.select(nanos_to_seconds(timeout_ns)):
             child, stream = key.data
             for _ in range(READS_PER_PUMP):
@@ -164,7 +164,7 @@ class Children:
                 child.take(stream, data)
 
     def check(self) -> None:
-        """Raise BrokenError, with its last words, if a child ended that nobody asked to."""
+        """Raise BrokenError, with its last words, if a child ended unasked."""
         for child in self._children:
             if not child.is_alive and not child.is_expected_to_end:
                 self.pump(0)

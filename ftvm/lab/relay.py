@@ -1,4 +1,4 @@
-"""A link between two hosts that is as slow, as narrow and as broken as one wants: a TCP relay with a delay.
+"""A link between two hosts, as slow, narrow or broken as you like: a TCP relay with a delay.
 
 What comes to the listening port goes to the target, and back, unchanged and in order, after a one-way delay and at no
 more than a rate that all connections share, each direction for itself. A cut link is silent, both ways or one: nothing
@@ -50,7 +50,7 @@ NANOS: Final = 1_000_000_000
 LOOK_NS: Final = 5_000_000
 """How often a target at which nobody listens is looked at again."""
 RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER of no time at all: what `close` sends is a reset."""
+"""SO_LINGER with zero seconds: `close` sends a reset."""
 
 
 @dataclass(slots=True)
@@ -290,12 +290,12 @@ class Relay:
             self._join(near, far, Flow(door.there), Flow(door.back))
 
     def _shut(self, door: _Door, now: Nanos) -> None:
-        """Refuse who dials, as the target does: it would be so without a relay. The port stays ours."""
+        """Refuse connections, as the target does without a relay. The port stays ours."""
         door.listener.shutdown(socket.SHUT_RDWR)
         door.look_at = Nanos(now + LOOK_NS)
 
     def _reopen(self, door: _Door, now: Nanos) -> bool:
-        """Let in again who dials, if somebody listens at the target by now."""
+        """Accept connections again if somebody listens at the target by now."""
         if door.look_at is not None and now < door.look_at:
             return False
         door.look_at = Nanos(now + LOOK_NS)
@@ -346,7 +346,7 @@ class Relay:
                 leg.is_blocked = True
                 return
         if leg.incoming.is_over:
-            with suppress(OSError):  # it may be gone already; then there is nobody left to tell
+            with suppress(OSError):  # it may be gone already
                 leg.socket.shutdown(socket.SHUT_WR)
 
     def _watch(self, leg: _Leg, selector: selectors.BaseSelector, now: Nanos) -> int:

@@ -1,4 +1,4 @@
-"""What a person sees of a demo: a live screen in a terminal, plain lines elsewhere, and the summary at the end.
+"""What people see of a demo: a live screen in a terminal, plain lines elsewhere, and the summary at the end.
 
 Three screens with one shape (`ftvm.lab.demo.Screen`): `LiveScreen` draws both hosts, the client's rate and what
 happened last; `PlainScreen` prints what happened, a line each; `SilentScreen` is for ``--json``. Knows how things look,
@@ -40,7 +40,7 @@ ROLE_STYLES: Final = {
 
 
 STRIKING: Final = {"KILLED": "bold white on red", "took over": "bold green"}
-"""Words that an eye should find in what happened."""
+"""Words to highlight."""
 
 
 def _seconds() -> float:
@@ -51,10 +51,10 @@ class SilentScreen:
     """Shows nothing."""
 
     def say(self, text: str) -> None:
-        """Keep it to itself."""
+        """Show nothing."""
 
     def show(self, ledger: Ledger) -> None:
-        """Keep it to itself."""
+        """Show nothing."""
 
 
 class PlainScreen:
@@ -130,7 +130,7 @@ class LiveScreen:
 
 
 def summary(outcome: Outcome) -> RenderableType:
-    """Return the end of the story as a table, and above it what went wrong, if anything did."""
+    """Return the results as a table; above it what went wrong, if anything did."""
     facts = outcome.as_dict()
     table = Table.grid(padding=(0, 2))
     table.add_row("kills survived", f"{len(outcome.takeovers)} of {outcome.options.kills}")

@@ -1,8 +1,7 @@
-"""What would fail if a host were started here with these settings, and how to mend it: `ftvm check`.
+"""`ftvm check`: could a host start here with these settings? If not, how to correct what is wrong.
 
-Each check looks at one thing as a start would, leaves it as it was, and yields findings. Knows nothing of command
-lines: it is given what it looks at. A failure keeps a host from starting or from ever taking over; a warning is
-something that works and will disappoint.
+Each check tries one thing as a start would, undoes it, and yields findings. A failure keeps a host from starting or
+from taking over; a warning works, but less well than it could. Knows nothing of command lines.
 """
 
 import mmap
@@ -61,7 +60,7 @@ class Level(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that was looked at. `remedy` is empty where nothing needs mending."""
+    """One thing that was looked at. `remedy` is empty if there is nothing to correct."""
 
     level: Level
     subject: str
@@ -70,7 +69,7 @@ class Finding:
 
 
 def check_tracking() -> Iterator[Finding]:
-    """Look whether the kernel can track writes to memory that others write, as QEMU guests need."""
+    """Check whether the kernel can track what another process writes, as QEMU guests need."""
     subject = "dirty page tracking"
     memory = NativeMemory([memoryview(mmap.mmap(-1, 4 * PAGE_BYTES))])
     try:
@@ -83,7 +82,7 @@ def check_tracking() -> Iterator[Finding]:
 
 
 def check_urgency() -> Iterator[Finding]:
-    """Look whether a host's loop may go before all else on this machine."""
+    """Check whether the host's loop may have real-time priority."""
     wrong = why_not_urgent()
     if wrong is not None:
         text = (
@@ -96,7 +95,7 @@ def check_urgency() -> Iterator[Finding]:
 
 
 def check_memory(guest_bytes: int, available_bytes: int | None = None) -> Iterator[Finding]:
-    """Look whether the guest's memory, its shadow and what is staged would fit; a disk in memory is part of it."""
+    """Check whether the guest's memory (with a disk in memory), its shadow and staging fit."""
     needed = 2 * guest_bytes + STAGING_BYTES
     available = _available_bytes() if available_bytes is None else available_bytes
     text = f"needs up to {needed >> 20} MiB (the guest's memory and disk twice, and staging)"
@@ -122,7 +121,7 @@ def check_endpoint(listen: str, keys: Keys | None) -> Iterator[Finding]:
 
 
 def check_peers(peers: Sequence[str], keys: Keys | None, *, is_needed: bool) -> Iterator[Finding]:
-    """Look whether each peer has an address, a key that is known, and somebody who answers."""
+    """Check whether each peer has an address, a known key, and answers."""
     if not peers:
         level = Level.FAILURE if is_needed else Level.WARNING
         text = "no peer is set" + ("" if is_needed else ": this host cannot rejoin after another host has taken over")
@@ -180,7 +179,7 @@ def check_arbiter(url: str, guest_id: str) -> Iterator[Finding]:
 
 
 def check_arbiter_place(url: str, mounts: str | None = None) -> Iterator[Finding]:
-    """Look whether the arbiter would survive this host."""
+    """Check whether the arbiter would survive the loss of this host."""
     remedy = "put it on storage that both hosts reach, or use an etcd with members elsewhere"
     dies = "if this host dies, so does the arbiter, and the other host cannot take over"
     if url.startswith("file:"):
@@ -199,7 +198,7 @@ def check_arbiter_place(url: str, mounts: str | None = None) -> Iterator[Finding
 
 
 def check_opens(subject: str, text: str, open_and_close: Callable[[], object]) -> Iterator[Finding]:
-    """Open something as a host would, and close it again; `text` says what it means that this works."""
+    """Open something as a host would, and close it again; `text` is the finding if that works."""
     try:
         open_and_close()
     except FtvmError as wrong:
@@ -210,7 +209,7 @@ def check_opens(subject: str, text: str, open_and_close: Callable[[], object]) -
 
 
 def check_tools(kind: str, look: Callable[[], object]) -> Iterator[Finding]:
-    """Look whether what runs a guest of this kind is installed."""
+    """Check whether the programs for a guest of this kind are installed."""
     try:
         look()
     except FtvmError as wrong:
@@ -237,7 +236,7 @@ def _file_system_of(folder: str, mounts: str | None) -> str | None:
 
 
 def _is_here(host: str) -> bool:
-    """Tell whether a name is of an address of this machine: whether something could be bound to it."""
+    """Tell whether a name is an address of this machine: whether a socket can be bound to it."""
     try:
         found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
     except OSError:

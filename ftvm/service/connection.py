@@ -27,7 +27,7 @@ __all__ = ["Connection", "GuestHandle", "Survey", "connect"]
 
 _LIST: Final = {"do": "guests"}
 _LEAST_SECONDS: Final = 0.05
-"""An answer that is there already is read, however long the others took."""
+"""So that an answer that is there already is read, however long the others took."""
 
 
 def connect(url: str | None = None, *, timeout: float = 5.0) -> "Connection":
@@ -66,9 +66,9 @@ class Connection:
         return self.survey().guests
 
     def survey(self) -> "Survey":
-        """Ask all hosts at once; return the guests of those that answer in time, and who does not.
+        """Ask all hosts at once; return the guests of those that answer in time, and the hosts that do not.
 
-        Left out are sockets of hosts that have died, or die just now.
+        Sockets of dead hosts are left out.
         """
         paths = sockets_in(self.place) if self._is_folder else [self.place]
         ends_at = self._clock.now() + seconds_to_nanos(self._timeout)
@@ -89,7 +89,7 @@ class Connection:
 
         The id may be left out where there is one guest. Raises TransportError if no host answers, ConfigError if none
         that does has the guest, or it is not clear which is meant, and MuteHost if the guest may run on a host that
-        does not answer: what is meant for it must not go to its standby.
+        does not answer: an order for it must not go to the standby.
         """
         found = self.survey()
         _check_one_is_meant(found, guest_id, self.place)
@@ -136,7 +136,7 @@ class Survey:
 
     @contextmanager
     def noting_silence(self) -> Iterator[None]:
-        """Take note of a host that does not answer; pass over one that is gone."""
+        """Remember a host that does not answer; skip one that is gone."""
         try:
             yield
         except MuteHost as mute:
@@ -209,9 +209,9 @@ class GuestHandle:
     ) -> None:
         """Change the engine of a guest that runs here, or its interval or latency target; None leaves it as it is.
 
-        interval, latency  seconds; another engine takes the interval over
+        interval, latency  seconds; a new engine keeps the interval
 
-        Returns once the change is in force. Raises ConfigError if the guest or its standby cannot do with it,
+        Returns once the change is in force. Raises ConfigError if the guest or its standby does not support it,
         LocalProtocolError if the guest does not run here, BrokenError if the change is not in force after `timeout`.
         """
         given = {"name": name, "interval": interval, "latency": latency}

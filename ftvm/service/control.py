@@ -2,7 +2,7 @@
 
 A unix stream socket of mode 0600: who may open the file may do what the owner of the process may, and nobody else
 reaches it, not even over ZeroMQ's loopback. Served by the host's loop, between two steps, with bounds on connections,
-lines, waiting requests and events. requests.py says what is said over it.
+lines, waiting requests and events. requests.py describes the requests.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from ftvm.units import Nanos, seconds_to_nanos
 __all__ = ["ControlSocket"]
 
 LOOK_NS: Final = 1_000_000_000
-"""So often a host looks whether its socket is still there: cleaners of /tmp and /run know nothing of it."""
+"""How often to check that the socket is still there: cleaners of /tmp and /run may remove it."""
 EVENTS_WAITING_MAX: Final = 4096
 REQUESTS_WAITING_MAX: Final = 64
 ENGINE_SECONDS_MAX: Final = 10
@@ -88,7 +88,7 @@ class ControlSocket:
         self._server = None
 
     def _come_back(self, server: Server) -> None:
-        """Listen again if the file was removed, or its folder; one that another host has put there stays."""
+        """Listen again if the file or its folder was removed; a file that another host made stays."""
         if os.path.lexists(self._path):
             return
         with contextlib.suppress(OSError, TransportError):  # then at the next look
@@ -120,7 +120,7 @@ class _Dialogue:
         self._events_lost = 0
 
     def note(self, event: Event) -> None:
-        """Keep an event for who listens; count it if there is no room."""
+        """Keep an event for the listener; count it if there is no room."""
         if not self._is_listening:
             return
         if len(self._events) < EVENTS_WAITING_MAX:

@@ -1,4 +1,4 @@
-"""One connection to one control socket, from the side that asks; and what is known of a host that does not answer."""
+"""The client's side of one control socket, and what is known of a host that does not answer."""
 
 import errno
 import json
@@ -21,7 +21,7 @@ _CREDENTIALS: Final = struct.Struct("3i")
 
 
 class MuteHost(BrokenError):
-    """A host is there, and does not answer: its process is stopped, or its loop stands still.
+    """A host is there but does not answer: its process is stopped, or its loop hangs.
 
     pid    its process, if the kernel tells
     guest  the guest that its socket is named after, perhaps cut off; None if that does not say
@@ -37,7 +37,7 @@ class MuteHost(BrokenError):
 
 
 class ControlLine:
-    """Says requests and hears answers, one at a time. Blocking, with a time-out on every answer."""
+    """Sends requests and reads answers, one at a time. Blocking, with a time-out on every answer."""
 
     def __init__(self, path: Path, timeout: float) -> None:
         """Connect. Raises TransportError if nobody listens there, MuteHost if nobody takes the connection."""
@@ -59,13 +59,13 @@ class ControlLine:
             ) from wrong
 
     def ask(self, request: dict[str, Any], timeout: float) -> Any:
-        """Return the answer. Raises the error that it tells of, MuteHost if none came in time, BrokenError if the host
-        has ended."""
+        """Return the answer. Raises the error that the host reports, MuteHost if none came in time, BrokenError if the
+        host has ended."""
         self.say(request)
         return self.answer(timeout)
 
     def say(self, request: dict[str, Any]) -> None:
-        """Say a request; its answer is to be heard next. Raises BrokenError if nobody listens any more."""
+        """Send a request; read its answer next. Raises BrokenError if the host is gone."""
         if self.is_broken:
             raise ClosedError(f"the connection to {self.path} is over")
         try:
@@ -75,7 +75,7 @@ class ControlLine:
             raise self._broken_by(wrong) from wrong
 
     def answer(self, timeout: float) -> Any:
-        """Return the answer to what was said, as `ask` does."""
+        """Return the answer to the last request, as `ask` does."""
         try:
             self._socket.settimeout(timeout)
             line = self._line()
@@ -110,7 +110,7 @@ class ControlLine:
         self._socket.close()
 
     def _broken_by(self, wrong: OSError) -> BrokenError:
-        """Hang up: an answer that comes late must not be taken for that of the next request."""
+        """Hang up, so that a late answer is not taken for the answer to the next request."""
         is_mute = isinstance(wrong, TimeoutError | BlockingIOError)
         error = (
             MuteHost(self.path, self._pid()) if is_mute else BrokenError(f"the host at {self.path} has ended: {wrong}")

@@ -1,9 +1,9 @@
 """The guest file: one TOML file that describes a guest and one host of it; each key is a setting.
 
-Reads the file and says where in it each key stands. Which keys there are and what their values mean is the business of
-who asks (cli/settings.py). `tomllib` gives no line numbers, and neither does tomlkit, the one maintained parser that
-keeps a file's layout. So a key is found by reading the file statement by statement with the same parser: a statement
-ends with the first line up to which it parses. That is exact for strings and lists over several lines, unlike a search.
+Reads the file and says where in it each key stands. cli/settings.py knows which keys there are and what their values
+mean. `tomllib` gives no line numbers, and neither does tomlkit, the one maintained parser that keeps a file's layout.
+So a key is found by reading the file statement by statement with the same parser: a statement ends with the first line
+up to which it parses. That is exact for strings and lists over several lines, unlike a search.
 """
 
 import difflib
@@ -83,7 +83,7 @@ def _lines_of(text: str) -> dict[str, int]:
 
 
 def unknown(key: str, keys: Iterable[str]) -> str:
-    """Return what to tell about a key that is not one of `keys`: the nearest that is, or all."""
+    """Return the complaint about a key that is not one of `keys`: it names the closest one, or all."""
     known = sorted(keys)
     close = difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"the settings are {', '.join(known)}"
@@ -91,7 +91,7 @@ def unknown(key: str, keys: Iterable[str]) -> str:
 
 
 def unfit(value: object, kind: str) -> str | None:
-    """Return what to tell about a value that is not of the kind, one of KINDS; None if it is."""
+    """Return the complaint about a value that is not of the kind, one of KINDS; None if it is."""
     return None if _is_of_kind(value, kind) else f"{value!r}: write {KINDS[kind]}"
 
 

@@ -1,4 +1,5 @@
-"""Tells a service manager how a host fares: READY, STATUS, WATCHDOG and STOPPING, as systemd's sd_notify(3) has them.
+"""Tells a service manager the state of a host: READY, STATUS, WATCHDOG and STOPPING, as systemd's sd_notify(3) has
+them.
 
 The watchdog is fed from the host's loop, between two steps: a loop that hangs feeds nothing, and the manager restarts
 the host. Nothing is sent where no manager asks (NOTIFY_SOCKET is not set).
@@ -18,7 +19,7 @@ __all__ = ["Notifier"]
 
 _NANOS_PER_MICRO: Final = 1_000
 _FEEDS_PER_LIMIT: Final = 4
-"""The loop may be late by most of the limit: a long pause of a large guest is no hang."""
+"""The loop may be late by most of the limit: a long pause of a large guest is not a hang."""
 
 
 class Notifier:
@@ -30,7 +31,7 @@ class Notifier:
         """Report to the datagram socket at `address` (@ stands for an abstract one).
 
         watchdog_ns           the manager restarts a host that is silent for longer; None: it does not watch
-        is_ready_when_active  READY once the guest runs here; else READY once the loop runs, as befits a standby
+        is_ready_when_active  READY once the guest runs here; else once the loop runs, as on a standby
 
         Raises ConfigError if there is no such socket.
         """

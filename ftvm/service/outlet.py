@@ -1,9 +1,9 @@
 """A standard stream that never makes its writer wait: a bounded buffer, and a thread that empties it.
 
-The host's loop prints the guest's console. A terminal that was stopped by Ctrl-S, a pager, a log collector that hangs:
-each would hold the loop in a write, and with it heartbeats, takeovers and an orderly end. So whoever prints leaves
-bytes here; what nobody reads is dropped beyond BUFFER_BYTES, in whole lines, and counted, and the reader is told how
-many lines are missing, where they are missing, once it reads again. What cannot be written at all is lost.
+The host's loop prints the guest's console. A terminal stopped by Ctrl-S, a pager or a log collector that hangs would
+block the loop in a write, and with it heartbeats, takeovers and a clean stop. So output is buffered here. Beyond
+BUFFER_BYTES whole lines are dropped and counted, and a line in their place says how many are missing. What cannot be
+written at all is lost.
 
 Refused: descriptors that do not block. That is a property of the open file, which a terminal shares with the shell and
 other programs; and a regular file on a share that hangs blocks even so.
@@ -45,7 +45,7 @@ class Outlet(io.RawIOBase):
         threading.Thread(target=self._work, name=f"ftvm-output-{fd}", daemon=True).start()
 
     def writable(self) -> bool:
-        """Say yes."""
+        """Return True."""
         return True
 
     def fileno(self) -> int:
@@ -53,7 +53,7 @@ class Outlet(io.RawIOBase):
         return self._fd
 
     def isatty(self) -> bool:
-        """Tell whether somebody sits there."""
+        """Tell whether it is a terminal."""
         return os.isatty(self._fd)
 
     def write(self, content: object) -> int:
@@ -109,7 +109,7 @@ class Outlet(io.RawIOBase):
             self._put(portion)
 
     def _next_portion(self) -> bytes:
-        """Take out what to write next: first what came before the gap, then the word about the gap."""
+        """Take out what to write next: first what came before the gap, then the line about the gap."""
         if self._buffer:
             portion = bytes(self._buffer[:_PORTION_BYTES])
             del self._buffer[:_PORTION_BYTES]

@@ -1,8 +1,8 @@
-"""Where control sockets are when nobody says otherwise, and how they are made so that only their owner can use them.
+"""Where control sockets are by default, and how they are made so that only their owner can use them.
 
-One folder for each user: $XDG_RUNTIME_DIR/ftvm, else /run/ftvm for root, else a folder of the user's own under /tmp.
-In it one socket for each host process, GUEST.PID.sock: two hosts of one guest may run on one machine, and a process
-that was killed leaves a socket that nobody answers at, in nobody's way.
+One folder for each user: $XDG_RUNTIME_DIR/ftvm, else /run/ftvm for root, else a folder of the user's own under /tmp. In
+it one socket for each host process, GUEST.PID.sock: two hosts of one guest may run on one machine, and the socket of a
+killed process is in nobody's way.
 """
 
 import errno
@@ -29,10 +29,10 @@ __all__ = [
 
 _BACKLOG: Final = 16
 _NAME_CHARS_MAX: Final = 24
-"""Of a guest's name, so that the path stays within what a socket path may have."""
+"""Of a guest's name, so that the socket's path does not get too long."""
 
 SOCKETS_MAX: Final = 256
-"""So many control sockets of one folder are looked at."""
+"""How many control sockets of one folder are looked at."""
 
 
 def control_folder(environment: Mapping[str, str] | None = None, uid: int | None = None) -> Path:

@@ -1,4 +1,4 @@
-"""What is said over a control socket: one JSON object a line, an answer for each request, in order.
+"""The language of a control socket: one JSON object per line, one answer for each request, in order.
 
     {"do": "guests"}                                    the status of each guest of this process
     {"do": "status", "guest": ID}                       one of them; the id may be left out where there is one guest
@@ -89,7 +89,7 @@ def number_in(request: Mapping[str, Any], name: str, highest: float) -> float:
 
 
 def version_in(request: Mapping[str, Any]) -> int:
-    """Return the version that the asker speaks; 1 if he does not say. Raises ConfigError if it is not a version."""
+    """Return the version that the client speaks, 1 if it does not say. Raises ConfigError if it is not a version."""
     version = request.get("speaks", 1)
     if type(version) is not int or version < 1:
         raise ConfigError(f'"speaks" is {version!r}: a version is a whole number, 1 or more')
@@ -97,7 +97,7 @@ def version_in(request: Mapping[str, Any]) -> int:
 
 
 def parse_answer(line: bytes) -> Any:
-    """Return what an answer says. Raises the error that it tells of, RemoteProtocolError if it is no answer."""
+    """Return the result in an answer. Raises the error that it reports, RemoteProtocolError if it is not an answer."""
     try:
         answer = json.loads(line)
     except (ValueError, RecursionError) as wrong:
@@ -110,7 +110,7 @@ def parse_answer(line: bytes) -> Any:
 
 
 def _error_of(told: dict[str, Any]) -> FtvmError:
-    """Return the error as its own class where that takes nothing but a message, else as BrokenError."""
+    """Return the error as its own class if that takes a message only, else as BrokenError."""
     name, message = str(told.get("type")), str(told.get("message"))
     kind = getattr(errors, name, None) if name in errors.__all__ else None
     if kind is None or kind.__init__ is not FtvmError.__init__:

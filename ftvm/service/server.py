@@ -1,8 +1,8 @@
 """Stream sockets that a host's loop serves: accept, read and write in bounded portions, never wait.
 
 Promises: at most CONNECTIONS_MAX connections, the one that was silent longest makes room for a new one; at most
-UNSENT_BYTES_MAX bytes wait for a reader, who is cut off beyond that. Does not know what is said: that is a `Dialogue`,
-one for each connection.
+UNSENT_BYTES_MAX bytes wait for a reader, who is cut off beyond that. Does not know the requests: a `Dialogue` for each
+connection does.
 """
 
 import select
@@ -26,7 +26,7 @@ RETRY_NS: Final = 10_000_000
 
 
 class Dialogue(Protocol):
-    """One side of a conversation. It raises nothing on account of what the other side says."""
+    """One side of a conversation. Nothing that the other side says makes it raise."""
 
     @property
     def is_over(self) -> bool:
@@ -38,7 +38,7 @@ class Dialogue(Protocol):
         ...
 
     def speak(self, room_bytes: int) -> bytes:
-        """Return what there is to say unasked, about as much as there is room for."""
+        """Return what to say unasked, about as much as there is room for."""
         ...
 
     def close(self) -> None:
@@ -153,10 +153,10 @@ class Server:
             self._ready.register(accepted, select.EPOLLIN)
 
     def _next_knocking(self, now: Nanos) -> socket.socket | None:
-        """Accept who knocks; None if nobody does any more, or who did has gone.
+        """Accept a connection; None if no client waits, or it has gone.
 
-        Where no descriptor is left, one is answered on the spare one: an operator asks just when something is wrong. If
-        that is in use, nobody is listened to for a while: the socket stays readable, and the loop would spin.
+        If no descriptor is left, the spare one serves a single client: operators ask just when something is wrong. If
+        that is in use, accept nobody for a while, or the loop would spin on the readable socket.
         """
         try:
             return self._listening.accept()[0]

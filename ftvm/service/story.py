@@ -1,6 +1,6 @@
 """A takeover explained in order: what was seen, what was decided, what it cost.
 
-The events of a takeover come one by one, minutes apart from what caused them. `Story` remembers the last of each kind
+The events of a takeover come one by one, perhaps minutes after their cause. `Story` remembers the last of each kind
 and, once the guest runs here, puts them together. Pure: events in, explanation out.
 """
 
@@ -24,7 +24,7 @@ class Explanation:
 
 
 class Story:
-    """Hears events; tells of a takeover when it has happened."""
+    """Takes events; explains a takeover once it has happened."""
 
     def __init__(self) -> None:
         self._suspected: Suspected | None = None

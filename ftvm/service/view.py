@@ -1,4 +1,4 @@
-"""What `ftvm top` shows of one guest: a status, and what its numbers did since the one before.
+"""What `ftvm top` shows of one guest: a status, and how its numbers changed since the one before.
 
 Pure: statuses in, rates and bars out. Time is that of the host that was asked.
 """
@@ -48,7 +48,7 @@ class Look:
 
 
 def look(now: Status, before: Status | None) -> Look:
-    """Return what there is to show, given the status at the last look; one of another process counts for none."""
+    """Return what to show, given the status at the last look; a status of another process does not count."""
     if before is None or before.replica_id != now.replica_id or before.at >= now.at:
         return _first(now)
     seconds = nanos_to_seconds(now.at - before.at)
@@ -82,7 +82,7 @@ def _since(now: Histogram, before: Histogram) -> tuple[int, ...]:
 
 
 def bars(counts: Sequence[int]) -> str:
-    """Return a bar for each count, relative to the largest; one that is not zero is never shown as nothing."""
+    """Return a bar for each count, relative to the largest; a count above zero always shows."""
     top = max(*counts, 1)
     return "".join(BARS[-(-count * (len(BARS) - 1) // top)] for count in counts)
 

@@ -2,7 +2,7 @@
 
 Two hosts run the production driver and protocol with the author's guest; hypothesis chooses when the guest runs, is
 given inputs, loses a host, is cut off, comes back, or is handed over on purpose. Whatever happens, no output may be
-contradicted, left out or lost, and once all is well again the guest must run protected.
+contradicted, left out or lost, and once nothing is broken any more, the guest must run protected.
 
     class MyFailover(FailoverMachine):
         def make_guest(self, *, boots):

@@ -1,9 +1,9 @@
 """check_guest: does a guest keep the contract of interfaces.Guest, and of the capabilities that it claims?
 
 Hypothesis draws plans: run, give inputs, capture, fail a capture, copy, replay, in any order. After each step the guest
-must stand still, and what it reports must agree with what its memory shows. A plan that breaks a promise is shrunk to
-a short one and told. What the kit cannot know is what the guest's program means: say so with `is_right`, and with
-`is_deterministic`, and more is found. The memory is copied and compared often: give it a small guest, a few MiB.
+must stand still, and what it reports must agree with what its memory shows. A plan that breaks a promise is shrunk to a
+short one and told. The kit cannot know what the guest's program means: with `is_right` and `is_deterministic` it finds
+more. The memory is copied and compared often: give it a small guest, a few MiB.
 """
 
 import select
@@ -78,7 +78,7 @@ class _Bench(Generic[G]):
     compared: list[bool] = field(default_factory=list)
 
     def wait(self) -> None:
-        """Let time pass for a guest that might move though it should not."""
+        """Let time pass for a guest that might run although it is paused."""
         select.select((), (), (), self.moment_seconds)
 
 
@@ -263,7 +263,7 @@ class _Trial(Generic[G]):
                 break
             self._bench.let_run(self._guest)
         else:
-            guest.pause()  # it has nothing to say: no claim to check
+            guest.pause()  # it emits nothing: no claim to check
         self._bench.let_run(self._guest)
         said, memory = self._sink.said[before:], [bytes(region.buffer) for region in guest.memory]
         self._bench.let_run(self._guest)

@@ -1,4 +1,4 @@
-"""A peer that breaks the rules, to test how an endpoint bears it: strangers, false members, and noise on the socket.
+"""A peer that breaks the rules, to test an endpoint: strangers, false members, and noise on the socket.
 
 What a stranger can do is in `STRANGER_ATTACKS`, by name: each opens its connections and leaves them open until the
 peer is closed, so that the honest pair has to live beside them. What only the holder of an allowed key can do goes
@@ -64,7 +64,7 @@ class HostilePeer:
         return dealer
 
     def shout(self, noise: bytes) -> socket.socket:
-        """Open a bare TCP connection, say `noise`, and keep it open."""
+        """Open a bare TCP connection, send `noise`, and keep it open."""
         parts = urlsplit(self.endpoint)
         connection = socket.create_connection((parts.hostname, parts.port), timeout=10)
         self.raw.append(connection)

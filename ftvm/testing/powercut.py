@@ -21,8 +21,8 @@ What may be lost, each independent of all others:
   happens as a whole or not at all.
 
 fsync and fdatasync of a file make its data and its size durable, and not its name; those of a folder its names. Not
-modelled: a device that lies about a sync or breaks sectors, stale blocks in place of zeros, renames between folders. To
-be more hostile than any one file system is the purpose: code that needs only what is promised here is safe on all.
+modelled: a device that lies about a sync or breaks sectors, stale blocks in place of zeros, renames between folders.
+The model is more hostile than any real file system: code that is safe here is safe on all.
 
 Sources: POSIX.1-2017, fsync and rename; Pillai et al., All File Systems Are Not Created Equal (ALICE), OSDI 2014: what
 applications wrongly rely on; Zheng et al., Torturing Databases for Fun and Profit, OSDI 2014: record, then replay any

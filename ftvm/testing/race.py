@@ -80,7 +80,7 @@ def _write_until(make_store: MakeStore, guest: str, name: str, last: int, floor:
 
 
 def check_race(make_store: MakeStore, guest: str, *, writers: Writers, writer_count: int, generations: int) -> None:
-    """Let writers race until a generation is reached; raises ContractBroken if their histories do not fit together."""
+    """Let writers race up to a generation; raises ContractBroken if their histories contradict each other."""
     names = [f"writer {number}" for number in range(writer_count)]
     race = _race_processes if writers == "processes" else _race_threads
     histories = race(make_store, guest, names, generations)
@@ -183,7 +183,7 @@ def _run_race(
 
 
 def check_killed_writers(make_store: MakeStore, guest: str) -> None:
-    """Keep two processes writing, kill one after the other, and look whether all that was shown is still so."""
+    """Keep two processes writing, kill one after the other, and check that all that was shown still holds."""
     seen: dict[int, Record] = {}
     writers: list[_Writer] = []
     try:

@@ -1,9 +1,9 @@
 """Who is at the other end of which connection, and whether somebody still listens where a peer was.
 
-libzmq tells that a connection has ended, but neither why nor whether it could be made again: it dials on in silence.
-So its connections are noted here by their descriptors, and a question is asked with plain sockets of our own, one for
-each lane. They send nothing. A ROUTER that lives greets whoever connects, whatever its host's loop does; a process that
-is just ending may accept a connection and break it; one that is stopped accepts it and is silent.
+libzmq tells that a connection ended, but not why, and not whether a new one could be made: it redials silently. So its
+connections are noted here by their descriptors, and plain sockets of our own ask the question, one for each lane. They
+send nothing. A live ROUTER greets every connection, whatever its host's loop does; a process that is just ending
+may accept a connection and break it; one that is stopped accepts it and is silent.
 
 Where to ask: a peer that we dialled, at the address that its connection had. One that dialled us, at the endpoints
 that we dial and whose key is its own; without keys, at the one endpoint that we dial, if there is no other.
@@ -94,7 +94,7 @@ class Asker:
         self._ends[fd] = peer
 
     def accepted(self, fd: int) -> None:
-        """Note that somebody connected to us; who, only a message will tell."""
+        """Note that somebody connected to us; only a message will tell who."""
         self._ends.pop(fd, None)
 
     def closed(self, fd: int) -> None:
@@ -141,7 +141,7 @@ class Asker:
     def _connect(self, ask: _Ask, place: Place) -> None:
         try:
             asking = socket.socket(place.family, socket.SOCK_STREAM)
-        except OSError:  # out of descriptors: nothing is known
+        except OSError:  # out of descriptors: no answer
             ask.is_refused = False
             return
         asking.setblocking(False)
@@ -166,7 +166,7 @@ class Asker:
             self._settle(ask)
 
     def _settle(self, ask: _Ask) -> None:
-        """Tell what has come of all connections, once none is open."""
+        """Report the result once no connection is open any more."""
         if not ask.open:
             self._tell(ask, Sign.REFUSED if ask.is_refused else Sign.UNCLEAR)
 
@@ -182,7 +182,7 @@ class Asker:
 
 
 def _sign_of(asking: socket.socket) -> Sign:
-    """Return what a connection says that has something to say: a greeting, its end, or why it failed."""
+    """Return the sign of a connection that is readable: a greeting, its end, or why it failed."""
     try:
         return Sign.ANSWERED if asking.recv(1) else Sign.UNCLEAR
     except OSError as wrong:

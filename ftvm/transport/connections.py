@@ -1,15 +1,15 @@
-"""The TCP connections under our ZeroMQ sockets: hangs up on a peer whose unfinished message fills our memory.
+"""The TCP connections under our ZeroMQ sockets: drops a peer whose unfinished message fills our memory.
 
 libzmq bounds the bytes of a frame and the number of whole messages in a queue, but not the frames of a message that is
-still coming in; whoever holds an allowed key could fill the memory with one message that never ends. One frame per
-message of our own would not help: the peer decides how many it sends. So each connection is measured from outside, by
-what the kernel says it has received less what was delivered of it, and when the sum passes a bound the largest is shut
-down. libzmq then frees what it held of it.
+still coming in; whoever holds an allowed key could fill the memory with one message that never ends. Sending one frame
+per message ourselves would not help: the peer decides how many it sends. So each connection is measured from outside,
+by what the kernel says it has received less what was delivered of it, and when the sum passes a bound the largest is
+shut down. libzmq then frees what it held of it.
 
-Nor does libzmq bound how many connections it accepts: whoever reaches the port, without a key, could fill our table of
-descriptors within the second that it gives a handshake. So those that are still knocking are counted, and beyond a
-limit the oldest is shut down, of the address that has the most: strangers crowd out each other, not a peer of ours.
-When a handshake is over no event says; but by then we have sent our READY, and the kernel knows how much was taken.
+Nor does libzmq limit the connections that it accepts: anybody who reaches the port, without a key, could use up our
+descriptors within the second that a handshake may take. So connections in their handshake are counted. Beyond a limit,
+the oldest one of the address that has the most is shut down: strangers crowd out each other, not a peer of ours. When a
+handshake is over no event says; but by then we have sent our READY, and the kernel knows how much was taken.
 
 Promises: at most KNOCKING_MAX connections are in their handshake, and those that came in between two calls of `look`.
 What libzmq holds of incoming messages stays below `unread_bytes_max` plus what comes in between two calls of
@@ -69,7 +69,7 @@ _REASONS_KEPT: Final = 16
 
 
 def _ignore(number: int) -> None:
-    """Nobody wants to know: e.g. why a handshake failed, for whoever knocks here is answered by the gate."""
+    """Nobody listens, e.g. for why a handshake failed: the gate reports that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ class Connections:
             connection.delivered += sum(len(frame) + _FRAME_OVERHEAD_BYTES for frame in frames)
 
     def look(self, *, is_busy: bool) -> None:
-        """Learn who came and went, measure, and hang up on the largest if all together hold too much.
+        """Learn who came and went, measure, and drop the largest if all together hold too much.
 
         is_busy  messages are being delivered: the next calls come soon, and not each of them needs to measure
         """
@@ -173,7 +173,7 @@ class Connections:
             self._hang_up(max(self._open.values(), key=lambda connection: connection.unread))
 
     def take_reasons(self) -> tuple[str, ...]:
-        """Return on whom we hung up, and why, since the last call: the latest few, for a person to read."""
+        """Return whom we dropped, and why, since the last call: the latest few, as text for people."""
         reasons = tuple(self._reasons)
         self._reasons.clear()
         return reasons
@@ -217,7 +217,7 @@ class Connections:
         self._knocking.pop(fd, None)
 
     def _thin_out(self) -> None:
-        """Find out who was let in meanwhile, and hang up on some of those who were not if they are too many."""
+        """Find out who finished the handshake meanwhile, and drop some of the others if they are too many."""
         for connection in tuple(self._knocking.values()):
             connection.look()
             if connection.taken > self._admitted_bytes:

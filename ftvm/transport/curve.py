@@ -26,7 +26,7 @@ _VERSION: Final = b"1.0"
 _KEY_CHARS: Final = 40
 _KEY_BYTES: Final = 32
 _REQUESTS_PER_CALL: Final = 64
-"""A flood of strangers may not keep the loop from its other work."""
+"""So that a flood of strangers does not keep the loop from its other work."""
 _REFUSALS_KEPT: Final = 16
 
 
@@ -54,7 +54,7 @@ def is_key(text: str) -> bool:
 
 
 def secure_server(server: "zmq.Socket[bytes]", *, secret: str) -> None:
-    """Make a socket demand CURVE and ask ZAP about everyone who knocks; before bind.
+    """Make a socket demand CURVE and ask ZAP about every connection; before bind.
 
     Without ZAP_ENFORCE_DOMAIN a socket that finds no ZAP handler lets everybody in.
     """
@@ -116,7 +116,7 @@ class Gate:
             self._answer([frame.bytes for frame in self.line.pull()])
 
     def take_refusals(self) -> tuple[str, ...]:
-        """Return who was refused since the last call, for a person to read; the latest few only."""
+        """Return who was refused since the last call, as text for people; the latest few only."""
         refusals = tuple(self._refusals)
         self._refusals.clear()
         return refusals
@@ -127,7 +127,7 @@ class Gate:
         if code != b"200":
             self._note(request, text)
         request_id = request[1] if len(request) > 1 else b""
-        # If the knocker has left, libzmq drops the answer.
+        # If the client has left, libzmq drops the answer.
         self.line.push([route, b"", _VERSION, request_id, code, text, user, b""], is_lent=False)
 
     def _note(self, request: Sequence[bytes], text: bytes) -> None:
@@ -141,7 +141,7 @@ class Gate:
 
 
 class DialWatch:
-    """Tells why a peer that we dial does not let us in; libzmq itself dials on in silence, for ever.
+    """Tells why a peer that we dial refuses us; libzmq itself redials silently for ever.
 
     Only one connection of a peer needs it: both use the same keys.
     """
@@ -152,7 +152,7 @@ class DialWatch:
         self._reasons: list[str] = []
 
     def note(self, event: int) -> None:
-        """Take note of a handshake that failed, by ZeroMQ's event; each reason is told once."""
+        """Note a failed handshake, by ZeroMQ's event; each reason is reported once."""
         if event not in self._told:
             self._told.add(event)
             self._reasons.append(f"{self._endpoint} refused this host: {_DIAL_REASONS[event]}")

@@ -1,4 +1,4 @@
-"""Endpoints as text, and what can be known to be wrong with one before a socket is made for it.
+"""Endpoints as text, and what can be found wrong with one before a socket is made for it.
 
 libzmq accepts an unresolvable name in silence and retries for ever, and binds an ipc path by deleting whatever lies
 there, a live socket or a file. Both are refused here, with what to do about it. Knows nothing about keys or ZeroMQ
@@ -46,7 +46,8 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class SocketFile:
-    """The file of a socket that listens at an ipc path: which one it is, so that nobody else's is removed."""
+    """The file of a socket that listens at an ipc path; remembers which file it was, so that no other host's is
+    removed."""
 
     path: str
     device: int
@@ -60,7 +61,7 @@ class SocketFile:
 
     def remove(self) -> None:
         """Remove it, unless it is gone or another lies there."""
-        with contextlib.suppress(OSError):  # one that stays is replaced by who listens there next
+        with contextlib.suppress(OSError):  # the next listener replaces it
             if SocketFile.at(self.path) == self:
                 os.unlink(self.path)
 

@@ -1,9 +1,8 @@
-"""Key files: NAME.key holds a secret key and is for its owner's eyes, NAME.pub the public one and is for the peers.
+"""Key files: NAME.key holds a secret key and is for its owner only, NAME.pub holds the public key and is for the peers.
 
 A file is one line: what it is, a space, the key as Z85 text. A secret key that others may read is refused, not
-repaired: who could read it may have. Nothing is overwritten, and a power cut leaves a key file whole or not at all.
-`Keys` is what a transport needs: who we are, who may
-connect, and which key answers at an endpoint that we dial.
+repaired: somebody may have read it. Nothing is overwritten, and a power cut leaves a key file whole or not at all.
+`Keys` is what a transport needs: our key pair, who may connect, and the key of each endpoint that we dial.
 """
 
 import os
@@ -135,7 +134,7 @@ def _check_private(path: Path, mode: int) -> None:
 def _write_new(path: Path, text: str, mode: int) -> None:
     """Make a file that a power cut leaves whole or not at all: written aside, made durable, and only then named.
 
-    link(2) gives the name, as it fails if somebody has it by now; a rename would overwrite.
+    link(2) gives the name, because it fails if the name is taken; a rename would overwrite.
     """
     aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.aside")
     try:

@@ -1,9 +1,9 @@
 """One ZeroMQ socket that never blocks: whole messages in and out, and whether there is something to receive.
 
-libzmq signals on a descriptor, but only the edge: it becomes readable when something happens after everything that
-had happened was looked at, and any call on the socket, a send too, looks. So a Line remembers that it may have a
-message, from a signal or a send of its own until a look finds none. Asking costs nothing while nothing happened; that
-is why `Line` exists, the plain way (receive until libzmq says no) costs more than a message does.
+libzmq signals on a descriptor, but only the edge: it becomes readable when something happens after everything that had
+happened was looked at, and any call on the socket, a send too, looks. So a Line remembers that it may have a message,
+from a signal or a send of its own until a look finds none. Asking costs nothing while nothing happened. That is why
+`Line` exists: the plain way (receive until libzmq says no) costs more than a message.
 
 Does not know: peers, lanes, keys. Source: zmq_getsockopt(3), ZMQ_FD and ZMQ_EVENTS; zmq_msg_send(3).
 """
@@ -59,7 +59,7 @@ _OPTIONS: Final = {
 
 
 def open_socket(context: Context, kind: int, *, frame_bytes_max: int, is_ipv6: bool) -> "zmq.Socket[bytes]":
-    """Return a socket with every limit set; who opened it closes it."""
+    """Return a socket with every limit set; the caller closes it."""
     socket = context.socket(kind)
     socket.copy_threshold = _COPY_BELOW_BYTES
     for option, value in _OPTIONS.items():
@@ -70,7 +70,7 @@ def open_socket(context: Context, kind: int, *, frame_bytes_max: int, is_ipv6: b
 
 
 def why(error: zmq.ZMQError) -> str:
-    """Say what libzmq's error means for the person who chose the endpoint."""
+    """Return what libzmq's error means, for the person who chose the endpoint."""
     return _REASONS.get(error.errno or 0, error.strerror)
 
 

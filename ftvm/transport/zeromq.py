@@ -65,8 +65,7 @@ class Counters:
     refused: int
     """Handshakes refused for their key."""
     hung_up: int
-    """Connections that were shut down: what they sent and nobody could read yet filled the memory, or too many were in
-    their handshake."""
+    """Connections that were shut down: their unread messages filled the memory, or too many were in their handshake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +182,7 @@ class ZeroMqTransport:
         self._guard = guard
 
     def take_refusals(self) -> tuple[str, ...]:
-        """Return whom we refused, and who refused us, since the last call: the latest few, for a person to read."""
+        """Return whom we refused, and who refused us, since the last call: the latest few, as text for people."""
         refusals = list(self._gate.take_refusals()) if self._gate is not None else []
         for watch in self._watches:
             refusals.extend(watch.take_refusals())
@@ -213,7 +212,7 @@ class ZeroMqTransport:
             return True
 
     def poll(self, limit: int) -> Polled:
-        """Return up to `limit` messages that have come; also answers who knocks. Never blocks.
+        """Return up to `limit` messages that have come; also serves handshakes. Never blocks.
 
         The lines take turns message by message, so that none can keep the others waiting. Frames are views of ZeroMQ's
         own memory, which lives as long as they do.
@@ -285,7 +284,7 @@ class ZeroMqTransport:
         if self._keys is not None:
             secure_server(router, secret=self._keys.secret)
         router.set(zmq.ROUTER_MANDATORY, 1)  # tell when a message cannot be routed, instead of dropping it
-        router.set(zmq.ROUTER_HANDOVER, 1)  # who dials again is let in although its dead connection still looks alive
+        router.set(zmq.ROUTER_HANDOVER, 1)  # a peer may dial again although its dead connection still looks alive
         try:
             router.bind(_bindable(endpoint))
         except zmq.ZMQError as error:

@@ -34,7 +34,7 @@ def _make(settings: HostSettings) -> Guest:
 
 
 def require_qmp() -> None:
-    """Raise ConfigError unless the package is installed that speaks to QEMU's monitor: an extra of ftvm."""
+    """Raise ConfigError unless the package for QEMU's monitor is installed: an extra of ftvm."""
     try:
         import_module("qemu.qmp")
     except ImportError as wrong:
@@ -48,16 +48,16 @@ def _check_tools(settings: HostSettings) -> None:
 
 
 def _check_machine(**given: Any) -> None:
-    """Raise ConfigError unless a machine can be such, for all that is known before QEMU is started."""
+    """Raise ConfigError if the machine is impossible, as far as that is known before QEMU starts."""
     if find_spec("qemu") is None or find_spec("qemu.qmp") is None:
-        return  # told of by `require_qmp`
+        return  # reported by `require_qmp`
     from ftvm.guests.qemu import QemuMachine
 
     QemuMachine(**{"memory_bytes": 1 << 20, **given})
 
 
 def _program(written: str) -> str:
-    """Return QEMU's path, which must not count from the folder in which QEMU will run; or its name, to be searched."""
+    """Return QEMU's absolute path, because QEMU runs in another folder; a plain name stays, to be searched in PATH."""
     return os.path.abspath(written) if "/" in written else written
 
 

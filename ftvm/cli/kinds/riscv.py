@@ -46,7 +46,7 @@ def _image(program: str) -> bytes:
 
 
 def _check_program(settings: HostSettings) -> None:
-    if settings.boots:  # a standby's comes over
+    if settings.boots:  # a standby gets it from the active
         parse_elf(_image(settings["program"]), ram_base=RAM_BASE, ram_bytes=settings["memory"])
 
 

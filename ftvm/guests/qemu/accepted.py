@@ -1,7 +1,7 @@
 """The QEMU arguments that a protected guest may have, and why others may not: tables, which arguments.py reads.
 
-Accepted is what was tried: a guest with it starts, is saved and goes on elsewhere, and it leads neither to a disk nor
-to a network nor to a person past ftvm. Whatever stands in no table is refused, so an option of a QEMU to come is, too.
+Only what was tried is accepted: a guest with it starts, can be saved and goes on elsewhere, and no data bypasses ftvm
+to a disk, a network or a person. All else is refused, options of a future QEMU too.
 
 Source: QEMU, qemu-options.hx (which options take a value), `-device help`; what was tried with 7.2.
 """
@@ -196,7 +196,7 @@ SAID: Final = {
     _FILE: "the path of a file",
     _MACHINES: "pc, q35, pc-i440fx-N.N or pc-q35-N.N",
 }
-"""How a pattern is told to a person."""
+"""A pattern in words."""
 
 REFUSED_DEVICES: Final[tuple[tuple["re.Pattern[str]", str], ...]] = tuple(
     (re.compile(names), why)

@@ -1,9 +1,9 @@
 """Judges the QEMU arguments of a user: accepted are those of accepted.py, and nothing else.
 
 They are read as QEMU reads them: an option with one dash or two, its value in the next word whatever that looks like,
-properties parted by commas (a doubled one stands for itself). What QEMU would take in another way than it looks is
-refused: a word without an option (a disk to QEMU), a property given twice (the last would count), JSON. All that is
-wrong is told at once. Starts nothing, opens nothing.
+properties parted by commas (a doubled one stands for itself). Whatever QEMU reads differently than it looks is refused:
+a word without an option (a disk to QEMU), a property given twice (the last would count), JSON. All mistakes are
+reported at once. Starts nothing, opens nothing.
 """
 
 import re
@@ -58,7 +58,7 @@ class _Given:
 
 
 def check_arguments(words: Sequence[str]) -> None:
-    """Raise one ConfigError that tells of all arguments with which a guest cannot be protected."""
+    """Raise one ConfigError that names all arguments with which a guest cannot be protected."""
     if len(words) > _WORDS_MAX:
         raise ConfigError(f"{len(words)} QEMU arguments are more than {_WORDS_MAX}")
     options = list(_options(words))

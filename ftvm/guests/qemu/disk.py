@@ -86,7 +86,7 @@ class Disk:
 
     def committed(self, pages: Sequence[int]) -> None:
         """See interfaces.RegionStore. Raises GuestError once the image cannot be written."""
-        self.flusher.settle()  # the guest has just left; on a host that stands by for longer, nothing is owed
+        self.flusher.settle()  # the guest has just left; a host that has been standby for longer owes nothing
         self._unsaved.update(pages)
         self.image.put(self._take_unsaved(), self.buffer)
         if self.image.error is not None:

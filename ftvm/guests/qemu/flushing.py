@@ -1,9 +1,10 @@
-"""A disk's flushes, for which its guest waits and its host does not.
+"""A disk's flushes: the guest waits for them, its host does not.
 
 QEMU stops a machine only once the disk has answered all that was asked of it, a last flush included. If the answer
-waited for the device, so would the host's loop, heartbeats and all, and a slow device would pass for a dead host. So
-while the guest is being stopped a flush is answered at once, and owed: the guest goes on when the device has it, which
-nobody waits for. No guest runs, and nothing it says leaves, between a flush that it was told of and the device.
+waited for the device, the host's loop would wait too, heartbeats and all, and a slow device would look like a dead
+host. So while the guest is being stopped a flush is answered at once, and owed: the guest goes on when the device has
+it, which nobody waits for. No guest runs, and nothing it says leaves, between a flush that it was told of and the
+device.
 
 A thread does the writing. Knows no NBD and no QEMU.
 """
@@ -52,7 +53,7 @@ class Flusher:
                 raise self.error
 
     def hurry(self) -> None:
-        """The guest is to stop: answer what is asked, and owe it. Whoever was to be told of the end is not."""
+        """The guest is about to stop: answer flushes at once, and owe them. A waiting `when_settled` is dropped."""
         with self._changed:
             self._has_patience, self._then = False, None
             self._changed.notify_all()

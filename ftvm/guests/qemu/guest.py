@@ -1,8 +1,8 @@
 """A stock QEMU as a `Guest`: paused and saved over QMP, its memory shared, its outputs taken from sockets.
 
 It promises that `pause` returns with the machine stopped and everything it said emitted; that a QEMU which hangs, ends
-or stops by itself is ended for good and never silently resumed; and that no process or file outlives `close`, or this
-process. It cannot stop exactly at an output (Capability.EXACT_OUTPUT_STOP) nor repeat a run (REPLAY).
+or stops by itself is killed and never silently resumed; and that no process or file outlives `close`, or this process.
+It cannot stop exactly at an output (Capability.EXACT_OUTPUT_STOP) nor repeat a run (REPLAY).
 
 A state loads only into a QEMU that has not run yet. One that ran, or loaded before, is replaced by a new one on the
 same memory. Calls come from one thread at a time. Source: README.md, "A stock QEMU".
@@ -42,7 +42,7 @@ __all__ = ["QemuGuest"]
 
 _RUNNING: Final = ("running", "prelaunch")
 _END_SECONDS: Final = 0.5
-"""A QEMU that dies closes its monitor before it is gone: so long it may take to say why."""
+"""A dying QEMU closes its monitor before it is gone: how long to wait for the reason."""
 
 
 class QemuGuest:
@@ -110,7 +110,7 @@ class QemuGuest:
 
     @property
     def can(self) -> frozenset[Capability]:
-        """Nothing beyond the least."""
+        """Nothing beyond the minimum."""
         return frozenset()
 
     @property
@@ -120,7 +120,7 @@ class QemuGuest:
 
     @property
     def monitor(self) -> Qmp:
-        """QEMU's monitor, for questions. Who changes the machine by it makes it another than the other host's."""
+        """QEMU's monitor, for questions only: a change through it makes this machine differ from the other host's."""
         return self._process.qmp
 
     def failure(self) -> str | None:
@@ -304,14 +304,13 @@ class QemuGuest:
         return f"QEMU stopped the guest ({status}), though ftvm had not asked for it"
 
     def _note_end(self) -> None:
-        """Note why QEMU ended, if it did: it answers no more some milliseconds before its process is gone.
-
-        Who asks for `failure` next has to know whether a capture failed or the guest is lost.
+        """Note why QEMU ended, if it did: it stops answering some milliseconds before its process is gone, and the
+        caller of `failure` must know whether a capture failed or the guest is lost.
         """
         self._failure = self._failure or self._process.wait_ended(_END_SECONDS)
 
     def _give_up(self, reason: str) -> None:
-        """End a QEMU that does not do what it should: whatever it was, it must not run on."""
+        """Kill a QEMU that does not do what it should: it must not run on."""
         if self._disk is not None:
             self._disk.flusher.hurry()  # its server may wait for a flush, and this for its server
         self._failure = self._failure or self._process.wait_ended(_END_SECONDS) or reason

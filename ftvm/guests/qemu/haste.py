@@ -1,9 +1,9 @@
-"""Has QEMU's threads go first while somebody who goes first waits for them.
+"""Gives QEMU's threads real-time priority while a caller with that priority waits for them.
 
 A stop is asked for by a host's loop, which may have real-time priority (ftvm.runtime.urgency). On a busy machine it
 would wait all the same: for a processor of the guest to notice, for QEMU's main thread to answer, for the thread that
-serves the disk. So each has the caller's priority: a processor until it stands, the others until the machine runs
-again. As long as a guest runs in them, they have the usual one. A caller of usual priority changes nothing.
+serves the disk. So each gets the caller's priority: a processor's thread until it stops, the others until the machine
+runs again. As long as a guest runs in them, they have the usual one. A caller of usual priority changes nothing.
 
 Source: sched(7). Where the kernel refuses, all is as before.
 """
@@ -34,7 +34,7 @@ class Haste:
             _schedule((*self._answering, *self._processors), policy, os.sched_getparam(0))
 
     def stopped(self) -> None:
-        """The guest's processors stand, and are not waited for any more."""
+        """The guest's processors have stopped; nobody waits for them any more."""
         if self._is_lent:
             _schedule(self._processors, os.SCHED_OTHER, os.sched_param(0))
 

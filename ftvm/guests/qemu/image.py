@@ -8,8 +8,7 @@ it is complete. A thread does this. Steps that come faster than the device takes
 never more than the disk itself.
 
 `save` is for a disk in use, whose owner waits: the pages go to their places at once. What a crash leaves of them is
-anybody's guess, as with any disk between two flushes; what was saved before is there. Knows nothing of epochs, guests
-or NBD.
+undefined, as with any disk between two flushes; what was saved before is there. Knows nothing of epochs, guests or NBD.
 
 The journal: magic (8 bytes), page count (u64), page indices (u64 each), pages (4096 bytes each), XXH3-128 of all that.
 """
@@ -207,7 +206,7 @@ class Image:
         _sync_directory(self._place.parent)
 
     def _drop_journal(self) -> None:
-        """Have no crash repeat the last step: what is in the image from now on is newer."""
+        """Remove the journal, so that no crash repeats the last step: from now on the image is newer."""
         with suppress(FileNotFoundError):
             self._journal_path.unlink()
             _sync_directory(self._place.parent)
@@ -273,7 +272,7 @@ def _make(path: Path, model: int) -> int:
 
 
 def _dress(descriptor: int, status: os.stat_result) -> None:
-    """Give a file the owner and mode of another; where the owner may not be given, nobody else gets more than had."""
+    """Give a file the owner and mode of another; if the owner cannot be set, nobody gets more rights than before."""
     mode = stat.S_IMODE(status.st_mode)
     try:
         os.fchown(descriptor, status.st_uid, status.st_gid)

@@ -1,4 +1,4 @@
-"""What a protected QEMU is: its memory, its devices, and the words of its command line.
+"""Describes a protected QEMU: memory, devices and command line.
 
 Promises: two equal machines get command lines that differ only in what is theirs alone (file descriptors, and whether
 they boot or wait for a state), so that the state of one loads on the other. Nothing on the command line names a path of
@@ -103,7 +103,7 @@ class QemuMachine:
             # timer of the announcement and stops it again. We announce the address ourselves.
             words += ["-device", f"virtio-net-pci,netdev=ftvm-net,romfile=,guest_announce=off,mac={self.mac}"]
         if self.disk_bytes:
-            # The geometry is said, lest QEMU guess it from the disk's content, which a standby does not have yet.
+            # State the geometry, or QEMU guesses it from the disk's content, which a standby does not have yet.
             cylinders = min(max(self.disk_bytes // _CYLINDER_BYTES, 2), _CYLINDERS_MAX)
             words += ["-blockdev", f"nbd,node-name=ftvm-disk,server.type=fd,server.str={wires.disk}"]
             words += ["-device", f"virtio-blk-pci,drive=ftvm-disk,cyls={cylinders},heads=16,secs=63,{_DISK_FEATURES}"]

@@ -1,8 +1,8 @@
 """Memory that QEMU and this process both have mapped, and where it lies in QEMU.
 
 A `SharedMemory` is an unnamed file in memory: it lives for as long as a process has it open or mapped, and leaves
-nothing behind, however those end. Its size is sealed: a QEMU that was broken into cannot shrink it under our feet,
-where the next look at it would end this process (SIGBUS). Knows nothing of QEMU but its entry in /proc.
+nothing behind, however those end. Its size is sealed: a compromised QEMU cannot shrink it, which would kill this
+process at its next access (SIGBUS). Knows nothing of QEMU but its entry in /proc.
 
 Source: memfd_create(2), fcntl(2) "File Sealing", proc_pid_maps(5).
 """

@@ -1,4 +1,4 @@
-"""What QEMU says on its network card and its console, handed to a sink in order, and not a word while it is paused.
+"""Hands what QEMU sends on its network card and console to a sink, in order, and nothing while it is paused.
 
 One thread waits for both. `hold` takes in all that was said so far and lets nothing more through until `flow`: what
 QEMU itself sends while its guest stands still (it announces addresses by itself) belongs to the next epoch.
@@ -39,7 +39,7 @@ class OutputGate:
             self._changed.notify_all()
 
     def hold(self) -> None:
-        """Hand on all that was said so far, and then nothing more. Idempotent."""
+        """Hand on all output so far, and then nothing more. Idempotent."""
         with self._changed:
             if self._is_flowing:
                 self._is_flowing = False

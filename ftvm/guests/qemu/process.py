@@ -1,8 +1,8 @@
-"""A QEMU process: started with its sockets in its hands, watched, and never left behind.
+"""A QEMU process: started with its sockets open, watched, and never left behind.
 
 Promises: the process ends with this one, however this one ends (the kernel kills it, see qemu_preload.c); `close` ends
-it and waits until it is gone; why it ended is told with its own last words. A thread of its own starts and reaps it:
-to the kernel, the thread that started a process is its parent. Knows neither memory nor protection.
+it and waits until it is gone; the error says why it ended, with its own last words. A thread of its own starts and
+reaps it: to the kernel, the thread that started a process is its parent. Knows neither memory nor protection.
 """
 
 import os

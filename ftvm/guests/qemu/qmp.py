@@ -25,12 +25,13 @@ __all__ = ["Qmp", "QmpEvent"]
 
 _EVENTS_KEPT: Final = 1_024
 _ANSWER_SECONDS: Final = 5.0
-"""A QEMU that has not answered for so long hangs. Its standby has long taken over then, as we sent no heartbeat."""
+"""A QEMU that has not answered for this long hangs. The standby has long taken over by then, because we sent no
+heartbeat."""
 
 T = TypeVar("T")
 
 logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
-"""What it logs comes back as an exception, too, and who has no handlers would find it on the error output."""
+"""Its log messages also come as exceptions; without a handler they would be printed on stderr."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +105,7 @@ class Qmp:
             self._loop.close()
 
     def _keep(self, event: Message) -> bool:
-        """Note an event; say that the package need not: it would keep all of them for ever."""
+        """Note an event, so that the package does not keep it: it would keep all of them for ever."""
         data = event.get("data")
         self._kept.append(QmpEvent(name=str(event["event"]), data=data if isinstance(data, dict) else {}))
         return False

@@ -81,7 +81,7 @@ class RiscvGuest:
         self._failure: str | None = None
         self._has_told_end = False
         self._stops_at_output = False
-        # guarded by _changed: what is wanted of the thread, what it does, and what waits for the machine
+        # guarded by _changed: what the thread shall do, what it does, and what waits for the machine
         self._changed = threading.Condition()
         self._is_wanted = False
         self._is_closing = False

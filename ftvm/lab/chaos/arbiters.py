@@ -1,6 +1,6 @@
-"""Arbiters that can be broken and mended: a folder that goes away or fills up, and an etcd that is killed or stopped.
+"""Arbiters that can be broken and repaired: a folder that goes away or fills up, and an etcd that is killed or stopped.
 
-Each keeps what it promised once it is mended: nothing here makes an arbiter forget.
+Each keeps its promises once it is repaired: nothing here makes an arbiter forget.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""A chaos run: shares the rounds among workers, each with a pair of its own, and adds up what they tell.
+"""A chaos run: shares the rounds among workers, each with its own pair, and adds up their results.
 
 Leaves no process behind, whatever ends it, and no folder unless something was violated or the folders are to be kept.
 """
@@ -24,7 +24,7 @@ _now: Final = MonotonicClock().now
 
 PUMP_NS: Final = seconds_to_nanos(0.2)
 ROUND_NS_MAX: Final = seconds_to_nanos(600)
-"""A worker that tells nothing for so long has a wait without a bound: our bug."""
+"""A worker that is silent for this long waits without a bound: our bug."""
 
 PROGRESS_NS: Final = seconds_to_nanos(10)
 VIOLATIONS_MAX: Final = 200

@@ -21,7 +21,7 @@ UP_TO_ANY_LIMIT: Final = (0.02, 0.35)
 A_LITTLE: Final = (0.0, 0.2)
 A_WHILE: Final = (0.0, 0.8)
 MIDST: Final = (0.0, 0.12)
-"""From the wish until some time after the guest usually runs on the other side."""
+"""From the request until some time after the guest usually runs on the other host."""
 UP_TO_ITS_END: Final = (0.3, 3.5)
 """A host that stops gives its standby two seconds for a switchover, and two more to take over."""
 BURST_MS: Final = (60.0, 450.0)
@@ -69,7 +69,7 @@ def _leave_standby(pair: Pair, chance: Random) -> None:
 
 
 def _leave_beside_stopped_standby(pair: Pair, chance: Random) -> None:
-    """Stop a primary in order whose standby is frozen, and let that go on before, or after, the primary is gone."""
+    """Stop a primary cleanly while its standby is frozen; wake the standby before, or after, the primary is gone."""
     victim = pair.active
     standby = other(victim)
     pair.freeze(standby)
@@ -82,7 +82,7 @@ def _leave_beside_stopped_standby(pair: Pair, chance: Random) -> None:
 
 
 def _leave_both(pair: Pair, chance: Random) -> None:
-    """Stop both hosts in order, as an operator does who shuts everything down: the record must be vacant then."""
+    """Stop both hosts cleanly, like an operator who shuts everything down: the record must be vacant then."""
     first = chance.choice(HOSTS)
     pair.begin_to_end(first)
     pair.pass_time(chance.choice([0.0, chance.uniform(*A_LITTLE)]))
@@ -244,7 +244,7 @@ def _switch_over(pair: Pair, chance: Random) -> None:
 
 
 def _switch_over_disturbed(pair: Pair, chance: Random) -> None:
-    """Do something to a pair in the midst of a switchover: it ends here, there, or comes to nothing."""
+    """Do something to a pair during a switchover: the guest ends up here or there, or the switchover fails."""
     active = pair.active
     victim = chance.choice([active, other(active)])
     deed = chance.choice([_die, _sleep, _part])
@@ -307,7 +307,7 @@ FAULTS: Final = (
 
 
 def deal(chance: Random, *, has_disk: bool, count: int) -> list[Fault]:
-    """Return so many faults in an order by chance; of each kind there are as many as of any other, give or take one."""
+    """Return this many faults in random order; each kind as often as any other, give or take one."""
     kinds = [fault for fault in FAULTS if has_disk or not fault.needs_disk]
     dealt: list[Fault] = []
     while len(dealt) < count:

@@ -1,4 +1,4 @@
-"""A network and a mount table of this process's own, which its children share and which end with the last of them.
+"""A private network and mount table for this process and its children; they vanish with the last of them.
 
 Nothing must be undone: there is no name to remove, whatever kills the processes. Where root is missing, or the kernel
 refuses, `isolate` says why and everything stays as it is. Source: unshare(2), mount(2), netdevice(7).

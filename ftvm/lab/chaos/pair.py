@@ -47,8 +47,8 @@ on its way."""
 RELAY_DELAY_MS: Final = 1.0
 CLIENT_OPTIONS: Final = ("--clients", "5", "--pace", "30", "--patience", "500")
 """Enough to catch a lost write at any moment, and no more: several pairs share one machine, and a Kemari guest stands
-still for each answer, to a repeated request too. On a busy machine it gave twenty answers a second; asked again more
-often than that it would never catch up.
+still for each answer, to a repeated request too. On a busy machine it gave twenty answers a second; with more repeated
+requests than that it would never catch up.
 """
 
 LINES_KEPT: Final = 20_000
@@ -196,7 +196,7 @@ class Pair:
         self.wait_for(line.poll, HEAL_NS, "a switchover is answered")
 
     def freeze(self, host: str) -> None:
-        """Stop a host process where it stands."""
+        """Freeze a host process."""
         self._note(host, {"chaos": "frozen"})
         self._hosts.running[host].freeze()
 

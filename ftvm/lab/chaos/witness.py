@@ -23,7 +23,7 @@ FINDINGS_KEPT: Final = 100
 
 
 class Witness:
-    """Hears everything, forgets nothing, says what was wrong."""
+    """Takes all lines and records, and collects what was wrong."""
 
     def __init__(self) -> None:
         self.findings: list[str] = []

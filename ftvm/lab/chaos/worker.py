@@ -33,7 +33,7 @@ __all__ = ["main"]
 _now: Final = MonotonicClock().now
 
 BROKEN_PAIRS_MAX: Final = 5
-"""More than so many, and the next one would tell nothing new."""
+"""Beyond this many, another one tells nothing new."""
 
 MEMORY: Final = "8M"
 QUIET_SECONDS: Final = (0.0, 0.3)
