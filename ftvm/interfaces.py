@@ -4,7 +4,7 @@ Each is a Protocol without defaults: an adapter that forgets a method fails to t
 conformance kit for each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -403,8 +403,12 @@ class Transport(Protocol):
         """Return whom this end refused, and who refused it, since the last call: the latest few, as text for people."""
         ...
 
-    def wait(self, timeout_ns: int, fds: Sequence[int]) -> None:
-        """Block until a message has come, one of `fds` is readable, `wake` was called, or the time is over."""
+    def wait(self, timeout_ns: int, fds: Sequence[int]) -> Collection[int]:
+        """Block until a message has come, one of `fds` is readable, `wake` was called, or the time is over.
+
+        Returns which descriptors are readable, all of `fds` that are among them: none is passed over because of
+        messages.
+        """
         ...
 
     def wake(self) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final
 
 from ftvm.checkpoint import Buffer, PageBatch
 from ftvm.config import Limits, Timing
@@ -22,18 +21,16 @@ from ftvm.protocol.patience import Patience
 from ftvm.protocol.record import NO_RECORD
 from ftvm.runtime.driver import Driver
 from ftvm.runtime.questions import Questions
+from ftvm.runtime.services import LOOK_NS
 from ftvm.units import Nanos
 
-__all__ = ["LOOK_NS", "Endpoint"]
+__all__ = ["Endpoint"]
 
 _MISDEEDS_TOLERATED = 16
 """So many misdeeds of one key are reported one by one; with each further one it is ignored for a while."""
 
 _IGNORED_NS_FIRST = Nanos(1_000_000_000)
 _IGNORED_NS_LONGEST = Nanos(60_000_000_000)
-
-LOOK_NS: Final = Nanos(100_000_000)
-"""What nobody signals is looked at so often, however busy the loop is."""
 
 _PEERS_COUNTED_MAX = 1024
 _TROUBLES_TOLD_MAX = 64
@@ -116,13 +113,14 @@ class Endpoint:
             sent.driver.let_go(sent.batch)
         for delivery in polled.deliveries:
             self._take(delivery, now)
-        is_round = now >= self._look_at or bool(polled.signs)
-        is_round = is_round or not (polled.deliveries or any(driver.has_emitted for driver in drivers))
+        fds = {driver: driver.fds() for driver in drivers} if ready is not None else {}
+        inputs = [driver for driver, of_it in fds.items() if any(fd in ready for fd in of_it)] if ready else []
+        has_come = polled.deliveries or inputs or any(driver.has_emitted for driver in drivers)
+        is_round = not has_come or now >= self._look_at or bool(polled.signs)
         if is_round:
             self._look_round(polled, now)
         times = [
-            driver.step(now, is_round=is_round, has_input=ready is None or _is_readable(driver.fds(), ready))
-            for driver in drivers
+            driver.step(now, is_round=is_round, has_input=driver in inputs or not fds.get(driver)) for driver in drivers
         ]
         if len(polled.deliveries) == self._limits.messages_per_step:
             return now
@@ -225,8 +223,3 @@ class Endpoint:
         envelope = Envelope(guest_id=guest_id, sender="?", session=None, record=NO_RECORD, released=0)
         for driver in islice(self._drivers.values(), 1):
             self._send(driver, delivery.peer, Lane.CONTROL, encode(envelope, refuse), None)
-
-
-def _is_readable(fds: Collection[int], ready: Collection[int]) -> bool:
-    """Whether one of `fds` is ready; where there are none, nobody can tell, and it is taken to be so."""
-    return not fds or any(fd in ready for fd in fds)

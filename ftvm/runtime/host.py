@@ -8,15 +8,24 @@ host that does not know what it does must not go on (fail-stop), and `wait` rais
 
 import queue
 import threading
-from collections.abc import Callable
-from typing import Final, Generic, TypeVar
+from collections import deque
+from collections.abc import Callable, Collection
+from typing import Any, Final, Generic, TypeVar
 
-from ftvm.errors import ArbiterError, ClosedError, FtvmError, InternalError, LocalProtocolError, NotApplied
+from ftvm.errors import (
+    ArbiterError,
+    ClosedError,
+    FtvmError,
+    InternalError,
+    LimitExceeded,
+    LocalProtocolError,
+    NotApplied,
+)
 from ftvm.interfaces import Answer, Clock, CompareAndSet, Record, RecordStore, Request, Transport
 from ftvm.protocol.stop import LIMIT_NS
 from ftvm.runtime.descriptors import SpareDescriptors, is_table_full
-from ftvm.runtime.endpoint import LOOK_NS, Endpoint
-from ftvm.runtime.services import HostServices
+from ftvm.runtime.endpoint import Endpoint
+from ftvm.runtime.services import LOOK_NS, HostServices
 from ftvm.runtime.urgency import make_urgent
 from ftvm.units import Nanos, nanos_to_seconds
 
@@ -170,7 +179,8 @@ class Host:
         self._services = services or HostServices()
         self._on_end = on_end
         self._is_urgent = is_urgent
-        self._calls: queue.Queue[_Call[object]] = queue.Queue(_CALLS_WAITING_MAX)
+        self._ready: Collection[int] | None = None
+        self._calls: deque[_Call[Any]] = deque()
         self._is_stopping = False
         self._ended = threading.Event()
         self._heart = _Heart(endpoint, clock, is_urgent=is_urgent)
@@ -192,7 +202,11 @@ class Host:
         if self.has_ended:
             raise ClosedError("the host has stopped")
         asked: _Call[T] = _Call(function)
-        self._calls.put(asked, timeout=timeout)  # type: ignore[arg-type]
+        if len(self._calls) >= _CALLS_WAITING_MAX:
+            raise LimitExceeded(
+                "calls waiting for the host's loop", limit=_CALLS_WAITING_MAX, wanted=len(self._calls) + 1
+            )
+        self._calls.append(asked)
         self._transport.wake()
         if not asked.is_done.wait(timeout):
             raise InternalError(f"the host's loop has not answered for {timeout} s")
@@ -217,8 +231,7 @@ class Host:
             while not self._is_stopping or self._endpoint.is_leaving:
                 self._answer_calls()
                 now = self._clock.now()
-                deadlines = (self._endpoint.step(now), self._services.step(now))
-                self._wait(min((deadline for deadline in deadlines if deadline is not None), default=None))
+                self._ready = self._wait(self._endpoint.step(now, self._ready), self._services.step(now, self._ready))
         except BaseException as wrong:  # noqa: BLE001 - fail-stop: whatever it was, the guest must not run on
             self.error = _named(wrong)
             self._endpoint.halt(self.error)
@@ -228,17 +241,17 @@ class Host:
             self._answer_calls()
             self._on_end()
 
-    def _wait(self, deadline: Nanos | None) -> None:
-        left_ns = LOOK_NS if deadline is None else deadline - self._clock.now()
-        if left_ns > 0 and self._calls.empty():
-            self._transport.wait(min(left_ns, LOOK_NS), (*self._endpoint.fds(), *self._services.fds()))
+    def _wait(self, *deadlines: Nanos | None) -> Collection[int] | None:
+        """Wait until something comes or is due; return which descriptors are readable, None without a look at them."""
+        due = min((deadline for deadline in deadlines if deadline is not None), default=None)
+        left_ns = LOOK_NS if due is None else min(due - self._clock.now(), LOOK_NS)
+        if left_ns <= 0 or self._calls:
+            return None
+        return self._transport.wait(left_ns, (*self._endpoint.fds(), *self._services.fds))
 
     def _answer_calls(self) -> None:
-        for _ in range(_CALLS_WAITING_MAX):
-            try:
-                self._calls.get_nowait().run()
-            except queue.Empty:
-                return
+        for _ in range(len(self._calls)):
+            self._calls.popleft().run()
 
 
 def _named(wrong: BaseException) -> FtvmError:

@@ -11,7 +11,7 @@ from typing import Final
 
 from ftvm.engines.names import engine_changed
 from ftvm.errors import BrokenError, ClosedError, SwitchoverFailed
-from ftvm.events import Event
+from ftvm.events import Committed, Event
 from ftvm.interfaces import Clock, Guest, RecordStore, Transport, World
 from ftvm.protocol.core import Settings
 from ftvm.runtime.closing import Closing
@@ -49,6 +49,7 @@ class Node:
     ) -> None:
         self.changed = Signal()
         self.events: deque[Event] = deque(maxlen=_EVENTS_KEPT)
+        self._happened = Signal()
         self._on_event = on_event
         self._guest = guest
         self._world = world if world is not None else CallbackWorld()
@@ -73,7 +74,7 @@ class Node:
         endpoint.add(self.driver)
         self.clock = clock
         self._services.begin(self, clock.now())
-        self.host = Host(endpoint, transport, clock, self._services, on_end=self.changed.notify, is_urgent=is_urgent)
+        self.host = Host(endpoint, transport, clock, self._services, on_end=self._tell_end, is_urgent=is_urgent)
         self.host.start()
 
     def _note(self, event: Event) -> None:
@@ -81,6 +82,12 @@ class Node:
         self._services.note(event)
         if self._on_event is not None:
             self._on_event(event)
+        self._happened.notify()
+        if not isinstance(event, Committed):  # with each checkpoint: nothing that is waited for changes
+            self.changed.notify()
+
+    def _tell_end(self) -> None:
+        self._happened.notify()
         self.changed.notify()
 
     def wait_for(self, is_true: Callable[[], bool], timeout: float | None) -> bool:
@@ -97,7 +104,7 @@ class Node:
 
     def take_events(self, timeout: float) -> Iterator[Event]:
         """Yield events that have come, waiting for the first."""
-        self.changed.wait_for(lambda: bool(self.events) or self.host.has_ended, timeout)
+        self._happened.wait_for(lambda: bool(self.events) or self.host.has_ended, timeout)
         while self.events:
             yield self.events.popleft()
 

@@ -5,15 +5,18 @@ needs no lock. It must never block. What serves an operator must not end a guest
 told of as an event, and the loop goes on without it.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Sequence
+from typing import Final, Protocol
 
-from ftvm.events import Event, HostServiceFailed
+from ftvm.events import Committed, Event, HostServiceFailed
 from ftvm.runtime.closing import Closing
 from ftvm.runtime.status import Status
 from ftvm.units import Nanos
 
-__all__ = ["Controls", "HostService", "HostServices", "Pending"]
+__all__ = ["LOOK_NS", "Controls", "HostService", "HostServices", "Pending"]
+
+LOOK_NS: Final = Nanos(100_000_000)
+"""What nobody signals is looked at so often, however busy the loop is."""
 
 Pending = Callable[[], bool]
 """Asks whether something that takes a while is done; raises the FtvmError that it failed with."""
@@ -86,13 +89,15 @@ def _tell_nobody(event: Event) -> None:
 
 
 class HostServices:
-    """All services of one host."""
+    """All services of one host. `fds` is what to wait on for them, as of the last step."""
 
     def __init__(self, services: Sequence[HostService] = (), on_event: Callable[[Event], None] = _tell_nobody) -> None:
         self._present = list(services)
         self._on_event = on_event
         self._guest_id = ""
         self._now = Nanos(0)
+        self._due: Nanos | None = None
+        self.fds: tuple[int, ...] = ()
 
     def begin(self, controls: Controls, now: Nanos) -> None:
         """Introduce all of them to the guest."""
@@ -100,34 +105,41 @@ class HostServices:
         for service in self._present:
             service.begin(controls)
 
-    def fds(self) -> tuple[int, ...]:
-        """Return what to wait on besides the endpoint."""
-        return tuple(fd for service in self._present for fd in service.fds())
-
     def note(self, event: Event) -> None:
-        """Tell all of them what happened."""
+        """Tell all of them what happened. They are stepped soon, unless it is what happens all the time."""
         for service in tuple(self._present):
             try:
                 service.note(event)
             except Exception as wrong:  # noqa: BLE001 - see the module's docstring
                 self._drop(service, wrong)
+        if not isinstance(event, Committed):
+            self._due = None
 
-    def step(self, now: Nanos) -> Nanos | None:
-        """Step all of them; return when the first wants to be called again."""
+    def step(self, now: Nanos, ready: Collection[int] | None = None) -> Nanos | None:
+        """Step all of them if one of them may have something to do; return when to call again if nothing comes before.
+
+        ready  which descriptors are readable; None if nobody has looked
+        """
+        if self._due is None or now >= self._due or ready is None or any(fd in ready for fd in self.fds):
+            self._due = Nanos(now + LOOK_NS)
+            self._step_all(now)
+        return self._due
+
+    def _step_all(self, now: Nanos) -> None:
         self._now = now
-        soonest: Nanos | None = None
         for service in tuple(self._present):
             try:
                 due = service.step(now)
             except Exception as wrong:  # noqa: BLE001 - see the module's docstring
                 self._drop(service, wrong)
                 continue
-            if due is not None and (soonest is None or due < soonest):
-                soonest = due
-        return soonest
+            if due is not None and self._due is not None and due < self._due:
+                self._due = due
+        self.fds = tuple(fd for service in self._present for fd in service.fds())
 
     def close(self, closing: Closing) -> None:
         """Close all of them, as steps of `closing`."""
+        self.fds = ()
         while self._present:
             service = self._present.pop()
             closing.do(f"the {service.name} could not be closed", service.close)

@@ -216,8 +216,9 @@ class SimTransport:
         """Nobody is refused."""
         return ()
 
-    def wait(self, timeout_ns: int, fds: Sequence[int]) -> None:
+    def wait(self, timeout_ns: int, fds: Sequence[int]) -> Sequence[int]:  # noqa: ARG002 - see interfaces.Transport
         """Nobody waits in virtual time."""
+        return ()
 
     def wake(self) -> None:
         """Have the host stepped."""

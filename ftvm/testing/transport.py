@@ -251,12 +251,19 @@ def _wait_ends_for_a_message(pair: _Pair) -> None:
 
 
 def _wait_ends_for_a_descriptor(pair: _Pair) -> None:
-    """A wait ends when one of the caller's descriptors is readable."""
+    """A wait ends when one of the caller's descriptors is readable, and says so, messages or not."""
     pair.connect()
     reader, writer = os.pipe()
     try:
         os.write(writer, b"x")
-        pair.listener.wait(_LONG_NS, (reader,))
+        ready = pair.listener.wait(_LONG_NS, (reader,))
+        pair.require(reader in ready, "the wait did not say that the descriptor is readable")
+        pair.send(pair.dialler, pair.target, Lane.CONTROL, [b"x"])
+        for _ in range(_TURNS_MAX):
+            ready = pair.listener.wait(_TURN_NS, (reader,))
+            pair.require(reader in ready, "the wait passed a readable descriptor over, because of a message")
+            if pair.listener.poll(1).deliveries:
+                break
     finally:
         os.close(reader)
         os.close(writer)

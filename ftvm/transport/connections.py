@@ -190,7 +190,7 @@ class Connections:
 
     def _take_events(self, monitor: _Monitor) -> None:
         for _ in range(_EVENTS_PER_CALL):
-            if not monitor.line.has_message():
+            if not (monitor.line.may_have and monitor.line.has_message()):
                 return
             told = parse_monitor_message([frame.bytes for frame in monitor.line.pull()])
             event, fd = int(told["event"]), int(told["value"])

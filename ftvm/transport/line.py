@@ -75,24 +75,20 @@ def why(error: zmq.ZMQError) -> str:
 
 
 class Line:
-    """A socket in use. `fd` becomes readable when `has_message` should be asked again after `note_signal`."""
+    """A socket in use. Whoever sees its `fd` readable sets `may_have`; while that is False there is no message."""
 
-    __slots__ = ("_may_have", "_socket", "fd")
+    __slots__ = ("_socket", "fd", "may_have")
 
     def __init__(self, socket: "zmq.Socket[bytes]") -> None:
         self._socket = socket
-        self._may_have = True
+        self.may_have = True
         self.fd = int(socket.get(zmq.FD))
-
-    def note_signal(self) -> None:
-        """Remember that `fd` was readable."""
-        self._may_have = True
 
     def has_message(self) -> bool:
         """Tell whether a message can be pulled; handles what was signalled."""
-        if self._may_have:
-            self._may_have = bool(int(self._socket.get(_EVENTS)) & _READABLE)
-        return self._may_have
+        if self.may_have:
+            self.may_have = bool(int(self._socket.get(_EVENTS)) & _READABLE)
+        return self.may_have
 
     def pull(self) -> list[zmq.Frame]:
         """Take one whole message, without copying; only after `has_message`.
@@ -116,7 +112,7 @@ class Line:
         otherwise the next message would be taken for the rest. Such a message counts as sent, and lost with its
         connection.
         """
-        self._may_have = True
+        self.may_have = True
         trackers = []
         last = len(parts) - 1
         for position, part in enumerate(parts):

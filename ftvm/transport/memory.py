@@ -151,12 +151,12 @@ class MemoryTransport:
         """Nobody is refused within a process."""
         return ()
 
-    def wait(self, timeout_ns: int, fds: Sequence[int]) -> None:
+    def wait(self, timeout_ns: int, fds: Sequence[int]) -> Sequence[int]:
         """Block until a message has come, one of `fds` is readable, `wake` was called, or the time is over."""
         self._check_open()
-        if self._arrivals.empty():
-            wait_readable([self._waker.fileno(), *fds], timeout_ns)
+        ready = wait_readable([self._waker.fileno(), *fds], timeout_ns if self._arrivals.empty() else 0)
         self._waker.drain()
+        return ready
 
     def wake(self) -> None:
         """End a `wait` now or the next one at once; safe from any thread, does nothing once closed."""

@@ -225,7 +225,7 @@ class ZeroMqTransport:
         for fd, _events in self._signals.poll(0):
             line = self._lines.get(fd)
             if line is not None:
-                line.note_signal()
+                line.may_have = True
         if self._gate is not None:
             self._gate.serve()
         self._connections.look(is_busy=self._is_busy)
@@ -233,18 +233,18 @@ class ZeroMqTransport:
         self._is_busy = bool(deliveries)
         return Polled(deliveries=deliveries, let_go=tuple(self._take_back()), signs=self._asker.take_signs())
 
-    def wait(self, timeout_ns: int, fds: Sequence[int]) -> None:
-        """Block until a message has come, one of `fds` is readable, `wake` was called, or the time is over.
-
-        May return early, e.g. when somebody connects: the caller polls and waits again.
-        """
+    def wait(self, timeout_ns: int, fds: Sequence[int]) -> Sequence[int]:
+        """See interfaces.Transport. May return early, e.g. when somebody connects: the caller polls and waits again."""
         self._check_open()
         with self._guard:
-            if any(line.has_message() for line in self._lines.values()):
-                return
+            for line in self._lines.values():
+                if line.may_have and line.has_message():
+                    timeout_ns = 0
+                    break
         ready = wait_readable([self._waker.fileno(), self._signals.fileno(), *fds], timeout_ns)
         if self._waker.fileno() in ready:
             self._waker.drain()
+        return ready
 
     def wake(self) -> None:
         """End a `wait` now or the next one at once; safe from any thread, does nothing once closed."""
@@ -359,7 +359,7 @@ class ZeroMqTransport:
         while taken < limit and silent < len(self._sources):
             self._turn = (self._turn + 1) % len(self._sources)
             source = self._sources[self._turn]
-            if not source.line.has_message():
+            if not (source.line.may_have and source.line.has_message()):
                 silent += 1
                 continue
             taken, silent = taken + 1, 0  # a dropped message counts as well: a flood of them may not hold the loop

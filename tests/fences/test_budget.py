@@ -35,7 +35,7 @@ LINES: Final = {
     "runtime": 2150,
     "service": 1500,
     "sim": 2200,
-    "testing": 2336,
+    "testing": 2344,
     "transport": 1270,
 }
 """Lines with code of each package: no docstring, comment or blank line counts. "" is the modules of ftvm/ itself."""

@@ -8,12 +8,13 @@ import pytest
 
 from ftvm.config import Limits
 from ftvm.interfaces import Lane
-from ftvm.runtime.endpoint import LOOK_NS, Endpoint
+from ftvm.runtime.endpoint import Endpoint
+from ftvm.runtime.services import LOOK_NS
 from ftvm.transport.memory import MemoryNetwork, MemoryTransport
 from ftvm.units import Nanos
 
 
-@dataclass
+@dataclass(eq=False)
 class StubDriver:
     """Notes how it was stepped."""
 
@@ -80,6 +81,14 @@ def test_a_loop_that_is_always_busy_looks_round_once_in_a_while(host: Host) -> N
         host.endpoint.step(Nanos(ten_ms * LOOK_NS // 10))
 
     assert [number for number, is_round in enumerate(host.driver.rounds, 1) if is_round] == [10, 20]
+
+
+def test_a_step_for_an_input_leaves_the_round_for_later_and_one_for_another_descriptor_does_not(host: Host) -> None:
+    host.driver.world_fds = (7,)
+    host.endpoint.step(Nanos(1), [7])
+    host.endpoint.step(Nanos(2), [8])
+
+    assert host.driver.rounds == [False, True]
 
 
 def test_inputs_are_asked_for_where_a_descriptor_is_readable_or_nobody_has_looked(host: Host) -> None:

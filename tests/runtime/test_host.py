@@ -2,7 +2,7 @@
 
 import errno
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import pytest
 
@@ -33,10 +33,10 @@ class BreakableEndpoint(Endpoint):
             self.is_beaten_thrice.set()
         super().beat(now)
 
-    def step(self, now: Nanos) -> Nanos | None:
+    def step(self, now: Nanos, ready: Collection[int] | None = None) -> Nanos | None:
         if self.error is not None:
             raise self.error
-        return super().step(now)
+        return super().step(now, ready)
 
     def halt(self, error: FtvmError) -> None:
         self.halted = error

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from ftvm.events import Event, HostServiceFailed, Solo
+from ftvm.events import Committed, Event, HostServiceFailed, Solo
 from ftvm.runtime.closing import Closing
-from ftvm.runtime.services import Controls, HostServices, Pending
+from ftvm.runtime.services import LOOK_NS, Controls, HostServices, Pending
 from ftvm.runtime.status import Status
 from ftvm.units import Nanos
 
@@ -64,6 +64,7 @@ class Guest:
         raise NotImplementedError
 
 
+COMMITTED = Committed(at=Nanos(0), guest_id="vm1", epoch=1, dirty_pages=1, sent_bytes=1, pause_ns=1)
 SOLO = Solo(at=Nanos(0), guest_id="vm1", generation=1, reason="")
 
 
@@ -73,8 +74,30 @@ def test_the_first_that_is_due_says_when_to_step_again() -> None:
     assert services.step(Nanos(10)) == 20
 
 
-def test_nobody_due_is_no_deadline() -> None:
-    assert HostServices([Visitor()]).step(Nanos(10)) is None
+def test_with_nobody_due_all_are_looked_at_once_in_a_while() -> None:
+    visitor = Visitor()
+    services = HostServices([visitor])
+
+    assert services.step(Nanos(10)) == 10 + LOOK_NS
+    assert services.step(Nanos(11), []) == 10 + LOOK_NS
+    assert services.step(Nanos(10 + LOOK_NS), []) == 10 + 2 * LOOK_NS
+    assert visitor.steps == 2
+
+
+def test_they_are_stepped_when_one_is_spoken_to_or_something_has_happened() -> None:
+    visitor = Visitor()
+    services = HostServices([visitor])
+    services.step(Nanos(10))
+
+    services.step(Nanos(11), [8])
+    services.note(COMMITTED)
+    services.step(Nanos(12), [8])
+    assert visitor.steps == 1
+
+    services.step(Nanos(13), [8, 7])
+    services.note(SOLO)
+    services.step(Nanos(14), [])
+    assert visitor.steps == 3
 
 
 def test_one_that_breaks_and_cannot_be_closed_is_told_of_with_both_reasons() -> None:
@@ -108,7 +131,7 @@ def test_one_that_breaks_is_closed_and_told_of_and_the_others_go_on(place: str) 
     failures = [event for event in told if isinstance(event, HostServiceFailed)]
     assert [(event.name, event.error) for event in failures] == [("visitor", "RuntimeError: broken")]
     assert (broken.closed, broken.heard == [], other.steps, other.heard) == (1, place == "note", 2, [SOLO, SOLO])
-    assert services.fds() == (7,)
+    assert services.fds == (7,)
 
 
 def test_closing_closes_all_of_them() -> None:
@@ -118,4 +141,4 @@ def test_closing_closes_all_of_them() -> None:
     services.close(Closing())
 
     assert [visitor.closed for visitor in visitors] == [1, 1]
-    assert services.fds() == ()
+    assert services.fds == ()

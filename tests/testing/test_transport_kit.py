@@ -2,7 +2,7 @@
 
 import os
 import select
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from queue import SimpleQueue
 
 import pytest
@@ -30,8 +30,8 @@ class Honest:
     def poll(self, limit: int) -> Polled:
         return self.inner.poll(limit)
 
-    def wait(self, timeout_ns: int, fds: Sequence[int]) -> None:
-        self.inner.wait(timeout_ns, fds)
+    def wait(self, timeout_ns: int, fds: Sequence[int]) -> Collection[int]:
+        return self.inner.wait(timeout_ns, fds)
 
     def wake(self) -> None:
         self.inner.wake()
@@ -184,13 +184,19 @@ class SleepsThroughWakes(Honest):
 
 
 class SleepsThroughDescriptors(Honest):
-    def wait(self, timeout_ns: int, fds: Sequence[int]) -> None:
-        super().wait(timeout_ns, fds[:0])
+    def wait(self, timeout_ns: int, fds: Sequence[int]) -> Collection[int]:
+        return super().wait(timeout_ns, fds[:0])
+
+
+class PassesDescriptorsOver(Honest):
+    def wait(self, timeout_ns: int, fds: Sequence[int]) -> Collection[int]:
+        return super().wait(timeout_ns, fds) if self.inner._arrivals.empty() else ()
 
 
 class SleepsThroughMessages(Honest):
-    def wait(self, timeout_ns: int, fds: Sequence[int]) -> None:
-        select.select([self.inner._waker.fileno(), *fds] if timeout_ns < 10**10 else fds, (), (), timeout_ns / 1e9)
+    def wait(self, timeout_ns: int, fds: Sequence[int]) -> Collection[int]:
+        awaited = [self.inner._waker.fileno(), *fds] if timeout_ns < 10**10 else fds
+        return select.select(awaited, (), (), timeout_ns / 1e9)[0]
 
 
 class WorksOnceClosed(Honest):
@@ -247,7 +253,8 @@ BROKEN = [
     (NeverLetsGo, "Each token comes back exactly once"),
     (IgnoresTheLimit, "A poll returns at most as many"),
     (SleepsThroughWakes, "A wake ends the next wait at once: still hung"),
-    (SleepsThroughDescriptors, "descriptors is readable: still hung"),
+    (SleepsThroughDescriptors, "descriptors is readable, and says so, messages or not: still hung"),
+    (PassesDescriptorsOver, "passed a readable descriptor over, because of a message"),
     (SleepsThroughMessages, "A wait ends when a message has come: still hung"),
     (WorksOnceClosed, "poll after close raised no ClosedError"),
     (LeaksDescriptors, "Close gives back all descriptors and threads"),
