@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from ftvm.arbiters.file import FileRecordStore
-from ftvm.checkpoint import Output
 from ftvm.config import Timing
 from ftvm.engines.names import ENGINES, engine_named
 from ftvm.errors import GuestEnded
@@ -23,12 +22,13 @@ from ftvm.events import EngineChanged
 from ftvm.guests.riscv.guest import RiscvGuest
 from ftvm.guests.riscv.programs import read_program
 from ftvm.runtime.clock import MonotonicClock
-from ftvm.runtime.protection import Protection, Standby, protect
+from ftvm.runtime.protection import Protection
 from ftvm.runtime.world import CallbackWorld
 from ftvm.units import Nanos
 
+from .live import PATIENCE_S, Ear, kill, start_pair
+
 MS = 1_000_000
-PATIENCE_S = 60.0
 TIMING = Timing(heartbeat_ns=Nanos(50 * MS), backup_limit_ns=Nanos(600 * MS), primary_limit_ns=Nanos(2_000 * MS))
 PROGRAMS = {
     "ticks": "ms=10 beats=300",
@@ -38,28 +38,6 @@ PROGRAMS = {
     "console": "lines=2000 listen=1",
 }
 """Each takes some seconds, or waits to be told to end; `hello` ends as soon as it began."""
-
-
-class Ear:
-    """Hears what a guest lets out, from either host; an output that comes again must be the same."""
-
-    def __init__(self) -> None:
-        self.heard: dict[int, bytes] = {}
-
-    def hear(self, output: Output) -> None:
-        assert self.heard.setdefault(output.number, output.payload) == output.payload, output.number
-
-    def wait_for(self, text: bytes) -> None:
-        for _ in range(int(PATIENCE_S * 100)):
-            if any(text in said for said in list(self.heard.values())):
-                return
-            threading.Event().wait(0.01)
-        raise AssertionError(f"{text!r} was never said")
-
-    def text(self) -> bytes:
-        numbers = sorted(self.heard)
-        assert numbers == list(range(1, len(numbers) + 1))
-        return b"".join(self.heard[number] for number in numbers)
 
 
 DISK_BYTES = 1 << 20
@@ -136,21 +114,9 @@ def lived_through_a_kill(
 
     Returns what it said.
     """
-    shared = {"arbiter": f"file://{folder}", "engine": engine_named(engine, 0.02), "timing": TIMING}
-    with Standby(
-        blank,
-        listen=f"ipc://{folder}/b",
-        peers=[f"ipc://{folder}/a"],
-        world=world,
-        **shared,  # type: ignore[arg-type]
-    ) as standby:
-        primary = protect(
-            booted,
-            listen=f"ipc://{folder}/a",
-            create=True,
-            world=CallbackWorld(ear.hear),
-            **shared,  # type: ignore[arg-type]
-        )
+    chosen = engine_named(engine, 0.02)
+    primary, standby = start_pair(booted, blank, folder, engine=chosen, timing=TIMING, ear=ear, world=world)
+    with standby:
         assert primary.wait_protected(PATIENCE_S)
         before(primary)
         kill(primary)
@@ -159,28 +125,25 @@ def lived_through_a_kill(
         assert protection is not None
         talk()
         assert end_of(protection).endswith("code 0")
-    return ear.text().decode()
+    return ear.text()
 
 
 @pytest.mark.parametrize("engine", list(ENGINES))
 def test_a_program_that_ends_well_ends_both_its_hosts_and_leaves_no_claim(engine: str, tmp_path: Path) -> None:
     ear = Ear()
-    world = CallbackWorld(ear.hear)
-    shared = {"arbiter": f"file://{tmp_path}", "engine": engine_named(engine, 0.02), "timing": TIMING}
-    with (
-        Standby(machine(None), listen=f"ipc://{tmp_path}/b", peers=[f"ipc://{tmp_path}/a"], **shared) as standby,  # type: ignore[arg-type]
-        protect(machine("console"), listen=f"ipc://{tmp_path}/a", create=True, world=world, **shared) as primary,  # type: ignore[arg-type]
-    ):
+    chosen = engine_named(engine, 0.02)
+    primary, standby = start_pair(machine("console"), machine(None), tmp_path, engine=chosen, timing=TIMING, ear=ear)
+    with standby, primary:
         assert primary.wait_protected(PATIENCE_S)
 
-        world.put("console", b"quit\n")
+        primary._node._world.put("console", b"quit\n")
         how = end_of(primary)
 
         with pytest.raises(GuestEnded, match="the guest ended"):
             standby.wait(PATIENCE_S)
         took_over = standby.status().takeovers
     assert how.endswith("code 0")
-    judge_console_end(ear.text().decode())
+    judge_console_end(ear.text())
     assert took_over == 0
     record = FileRecordStore(tmp_path).read("guest")
     assert (record.active, record.standby) == (None, None)
@@ -215,7 +178,7 @@ def test_a_linux_goes_on_where_its_host_died(engine: str, tmp_path: Path) -> Non
     world = CallbackWorld(ear.hear)
 
     def talk() -> None:
-        ear.wait_for(b"linux: count 3")  # before it listens, a kernel throws away what is typed
+        ear.wait_until(lambda said: "linux: count 3" in said)  # before it listens, a kernel throws away what is typed
         world.put("console", b"still there?\nquit\n")
 
     said = lived_through_a_kill(
@@ -270,13 +233,3 @@ JUDGES = {
     "entropy": judge_entropy,
     "console": judge_console,
 }
-
-
-def kill(host: Protection) -> None:
-    """Close everything of a host without a goodbye: what a SIGKILL looks like from outside."""
-    node = host._node
-    node._is_closed = True
-    node.host.stop()
-    node._guest.close()
-    node._transport.close()
-    node._arbiter.close()

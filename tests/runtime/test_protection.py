@@ -1,7 +1,4 @@
-"""The public face on the real parts: ZeroMQ with CURVE on loopback, the built-in machine with its key-value server.
-
-A kill is a host that closes everything without a goodbye: what a SIGKILL looks like from outside.
-"""
+"""The public face on the real parts: ZeroMQ with CURVE on loopback, the built-in machine with its key-value server."""
 
 import errno
 import os
@@ -40,6 +37,7 @@ from ftvm.transport.keys import Keys, generate_keys
 from ftvm.units import Nanos
 
 from ..guests.programs.conftest import Peer, Reply
+from .live import kill
 
 MS = 1_000_000
 WAIT_SECONDS = 60.0
@@ -110,17 +108,6 @@ def options(keys: Keys, outside: Outside) -> Options:
 def machine(*, boots: bool) -> RiscvGuest:
     program = read_program("kv") if boots else None
     return RiscvGuest(program, clock=MonotonicClock(), memory_bytes=16 << 20, mac=PEER.guest_mac)
-
-
-def kill(host: Protection | Standby) -> None:
-    """Close everything of a host without a goodbye."""
-    node = host._node
-    node._is_closed = True
-    node.host.stop()
-    node._guest.close()
-    node._transport.close()
-    node._arbiter.close()
-    node._world.close()
 
 
 def endpoint_of(host: Protection | Standby) -> str:

@@ -3,100 +3,69 @@
 import os
 import re
 import signal
-import threading
 from pathlib import Path
 
 import pytest
 
-from ftvm.checkpoint import Output
 from ftvm.config import Timing
 from ftvm.engines.names import engine_named
 from ftvm.errors import ConfigError, GuestError
 from ftvm.guests.qemu import QemuGuest
 from ftvm.guests.qemu.disk import Disk
 from ftvm.runtime.protection import Protection, Standby, protect
-from ftvm.runtime.world import CallbackWorld
 from ftvm.units import Nanos
 
+from ...runtime.live import Ear, kill, start_pair
 from .conftest import PATIENCE_S, Guests
 
 MS = 1_000_000
 TIMING = Timing(heartbeat_ns=Nanos(50 * MS), backup_limit_ns=Nanos(1_000 * MS), primary_limit_ns=Nanos(3_000 * MS))
 
 
-class World:
-    """Hears what a guest lets out, from any host; an output that comes again must be the same."""
-
-    def __init__(self) -> None:
-        self.heard: dict[int, Output] = {}
-
-    def hear(self, output: Output) -> None:
-        assert self.heard.setdefault(output.number, output) == output, output.number
-
-    def console(self) -> str:
-        numbers = sorted(self.heard)
-        assert numbers == list(range(1, len(numbers) + 1))
-        said = (self.heard[number] for number in numbers)
-        return b"".join(output.payload for output in said if output.channel == "console").decode()
+class LinuxEar(Ear):
+    """Hears how far a Linux guest counts."""
 
     def counts(self) -> list[int]:
-        return [int(count) for count in re.findall(r"count (\d+)\r?\n", self.console())]
+        return [int(count) for count in re.findall(r"count (\d+)\r?\n", self.text())]
 
     def wait_count(self, count: int) -> None:
-        for _ in range(int(PATIENCE_S * 50)):
-            if self.counts()[-1:] >= [count]:
-                return
-            threading.Event().wait(0.02)
-        raise AssertionError(f"count {count} never came: {self.console()[-400:]!r}")
+        self.wait_until(lambda _: self.counts()[-1:] >= [count])
 
 
-def start(world: World, guests: Guests, folder: Path, engine: str) -> tuple[Protection, QemuGuest, Standby, QemuGuest]:
+def start(ear: Ear, guests: Guests, folder: Path, engine: str) -> tuple[Protection, QemuGuest, Standby, QemuGuest]:
     booted, blank = guests.loaded(), guests.blank()
-    shared = {"arbiter": f"file://{folder}", "engine": engine_named(engine, 0.05), "timing": TIMING}
-    standby = Standby(
-        blank,
-        listen=f"ipc://{folder}/b",
-        peers=[f"ipc://{folder}/a"],
-        world=CallbackWorld(world.hear),
-        **shared,  # type: ignore[arg-type]
-    )
-    primary = protect(
-        booted,
-        listen=f"ipc://{folder}/a",
-        create=True,
-        world=CallbackWorld(world.hear),
-        **shared,  # type: ignore[arg-type]
-    )
+    chosen = engine_named(engine, 0.05)
+    primary, standby = start_pair(booted, blank, folder, engine=chosen, timing=TIMING, ear=ear)
     return primary, booted, standby, blank
 
 
 @pytest.mark.parametrize("engine", ["remus", "kemari"])
 @pytest.mark.parametrize("victim", ["host", "qemu"])
 def test_linux_goes_on_where_its_host_died(engine: str, victim: str, guests: Guests, tmp_path: Path) -> None:
-    world = World()
-    primary, booted, standby, blank = start(world, guests, tmp_path, engine)
+    ear = LinuxEar()
+    primary, booted, standby, blank = start(ear, guests, tmp_path, engine)
     with standby:
         assert primary.wait_protected(PATIENCE_S)
-        world.wait_count(guests.booted.counted + 3)
+        ear.wait_count(guests.booted.counted + 3)
 
         if victim == "host":
             kill(primary)
         else:
             os.kill(booted.pid, signal.SIGKILL)
-        before = world.counts()[-1]
+        before = ear.counts()[-1]
         taken_over = standby.wait(PATIENCE_S)
         assert taken_over is not None
-        world.wait_count(before + 5)
+        ear.wait_count(before + 5)
 
         if victim == "qemu":
             with pytest.raises(GuestError, match="QEMU was ended by SIGKILL"):
                 primary.wait(PATIENCE_S)
             primary.close()
-    counts = world.counts()
+    counts = ear.counts()
     assert counts == list(range(guests.booted.counted + 1, counts[-1] + 1))
-    assert "guest: boot" not in world.console()
-    assert set(re.findall(r"bad (\d+)", world.console())) == {"0"}
-    records = [int(record) for record in re.findall(r"disk record (\d+)", world.console())]
+    assert "guest: boot" not in ear.text()
+    assert set(re.findall(r"bad (\d+)", ear.text())) == {"0"}
+    records = [int(record) for record in re.findall(r"disk record (\d+)", ear.text())]
     assert records == list(range(records[0], records[-1] + 1))
     blank.close()
     image = bytes(blank.memory[2].buffer)
@@ -106,12 +75,12 @@ def test_linux_goes_on_where_its_host_died(engine: str, victim: str, guests: Gue
 def test_what_linux_said_it_had_on_disk_is_in_the_standbys_image_and_nothing_else_is(
     guests: Guests, tmp_path: Path
 ) -> None:
-    world = World()
-    primary, _, standby, blank = start(world, guests, tmp_path, "remus")
+    ear = LinuxEar()
+    primary, _, standby, blank = start(ear, guests, tmp_path, "remus")
     with primary, standby:
         assert primary.wait_protected(PATIENCE_S)
-        world.wait_count(guests.booted.counted + 5)
-        records = [int(record) for record in re.findall(r"disk record (\d+)", world.console())]
+        ear.wait_count(guests.booted.counted + 5)
+        records = [int(record) for record in re.findall(r"disk record (\d+)", ear.text())]
 
     blank.close()
     disk = blank.memory[2]
@@ -124,8 +93,8 @@ def test_what_linux_said_it_had_on_disk_is_in_the_standbys_image_and_nothing_els
 def test_a_standby_whose_image_cannot_be_written_says_so_and_leaves_the_guest_where_it_is(
     guests: Guests, tmp_path: Path
 ) -> None:
-    world = World()
-    primary, _, standby, blank = start(world, guests, tmp_path, "remus")
+    ear = LinuxEar()
+    primary, _, standby, blank = start(ear, guests, tmp_path, "remus")
     with primary, standby:
         assert primary.wait_protected(PATIENCE_S)
         with open("/dev/full", "r+b", buffering=0) as full:
@@ -135,29 +104,29 @@ def test_a_standby_whose_image_cannot_be_written_says_so_and_leaves_the_guest_wh
             standby.wait(PATIENCE_S)
         standby.close()
 
-        world.wait_count(world.counts()[-1] + 3)
+        ear.wait_count(ear.counts()[-1] + 3)
 
 
 def test_linux_goes_there_and_back(guests: Guests, tmp_path: Path) -> None:
-    world = World()
-    primary, _, standby, _ = start(world, guests, tmp_path, "remus")
+    ear = LinuxEar()
+    primary, _, standby, _ = start(ear, guests, tmp_path, "remus")
     with primary, standby:
         assert primary.wait_protected(PATIENCE_S)
-        world.wait_count(guests.booted.counted + 2)
+        ear.wait_count(guests.booted.counted + 2)
 
         primary.switchover()
         there = standby.wait(PATIENCE_S)
         assert there is not None
         assert there.wait_protected(PATIENCE_S)
-        world.wait_count(world.counts()[-1] + 3)
+        ear.wait_count(ear.counts()[-1] + 3)
         there.switchover()
         assert primary.wait_active(PATIENCE_S)
-        world.wait_count(world.counts()[-1] + 3)
+        ear.wait_count(ear.counts()[-1] + 3)
 
-    counts = world.counts()
+    counts = ear.counts()
     assert counts == list(range(guests.booted.counted + 1, counts[-1] + 1))
-    assert "guest: boot" not in world.console()
-    assert set(re.findall(r"bad (\d+)", world.console())) == {"0"}
+    assert "guest: boot" not in ear.text()
+    assert set(re.findall(r"bad (\d+)", ear.text())) == {"0"}
 
 
 @pytest.mark.parametrize("engine", ["lockstep", "hybrid"])
@@ -170,16 +139,6 @@ def test_engines_that_replay_are_refused(engine: str, guests: Guests, tmp_path: 
             create=True,
             engine=engine_named(engine, 0.05),
         )
-
-
-def kill(host: Protection) -> None:
-    """Close everything of a host without a goodbye: what a SIGKILL looks like from outside."""
-    node = host._node
-    node._is_closed = True
-    node.host.stop()
-    node._guest.close()
-    node._transport.close()
-    node._arbiter.close()
 
 
 def test_a_difference_between_the_machines_is_refused_with_both(guests: Guests, tmp_path: Path) -> None:
