@@ -9,9 +9,12 @@ from typing import Final
 from ftvm.errors import ConfigError
 from ftvm.units import Nanos
 
-__all__ = ["Limits", "Timing"]
+__all__ = ["HEARTBEATS_MIN", "Limits", "Timing"]
 
 _MS: Final = 1_000_000
+
+HEARTBEATS_MIN: Final = 4
+"""A limit of silence has at least this many heartbeats, or a single late one looks like death."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +42,10 @@ class Timing:
             raise ConfigError("heartbeat must be more than 0 ns")
         for name in ("primary_limit_ns", "backup_limit_ns"):
             limit_ns = getattr(self, name)
-            if limit_ns < 4 * self.heartbeat_ns:
+            least_ns = HEARTBEATS_MIN * self.heartbeat_ns
+            if limit_ns < least_ns:
                 raise ConfigError(
-                    f"{name} is {limit_ns} ns: it must be at least four heartbeats ({4 * self.heartbeat_ns} ns), "
+                    f"{name} is {limit_ns} ns: it must be at least four heartbeats ({least_ns} ns), "
                     "or a single late heartbeat looks like death"
                 )
 

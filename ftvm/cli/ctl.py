@@ -8,7 +8,9 @@ import click
 
 from ftvm.cli.asking import asking_options, guest_option, status_line
 from ftvm.cli.sentences import stopped_line
+from ftvm.cli.values import completing
 from ftvm.engines.interval import INTERVAL_MAX, INTERVAL_MIN
+from ftvm.engines.names import ENGINES
 from ftvm.errors import ConfigError
 from ftvm.runtime.status import Status
 from ftvm.service.connection import GuestHandle, connect
@@ -38,7 +40,7 @@ def _print(status: Status, is_json: bool) -> None:
 
 
 @ctl.command(short_help="Change the engine of a guest while it runs.")
-@click.argument("name", metavar="ENGINE")
+@click.argument("name", metavar="ENGINE", shell_complete=completing(ENGINES))
 @click.option("--interval", type=float, metavar="MS", help="Time between checkpoints.  [default: as it is]")
 @click.option("--latency", type=float, metavar="MS", help="Adapt the interval to a latency target (remus).")
 @asking_options

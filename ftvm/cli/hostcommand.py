@@ -9,6 +9,7 @@ import click
 from ftvm.cli.hostrun import run_primary, run_standby
 from ftvm.cli.kinds import all_settings, read_host
 from ftvm.cli.settings import Setting
+from ftvm.cli.values import completing
 from ftvm.errors import ConfigError
 
 __all__ = ["GOES_IN", "host_command"]
@@ -88,9 +89,7 @@ def _option(rows: Sequence[Setting], explained: str) -> click.Option:
         is_flag=is_flag or None,
         type=_type_of(row),
         metavar=f"[{'|'.join(row.words)}]" if row.words else row.metavar,
-        shell_complete=(lambda _context, _option, begun: [word for word in row.words if word.startswith(begun)])
-        if row.words
-        else None,
+        shell_complete=completing(row.words) if row.words else None,
         help=explained,
     )
 

@@ -11,6 +11,7 @@ from ftvm.cli.hostparts import TAP, keys_of, timing_of
 from ftvm.cli.serviceoptions import check_control, check_metrics
 from ftvm.cli.settings import HostSettings, Setting, in_folder
 from ftvm.cli.values import DEFAULT_MAC, millis_to_nanos, parse_memory
+from ftvm.config import HEARTBEATS_MIN
 from ftvm.engines.interval import check_interval
 from ftvm.engines.names import ENGINES, engine_named, engines_for
 from ftvm.errors import ConfigError
@@ -21,9 +22,6 @@ from ftvm.transport.endpoints import parse_endpoint
 from ftvm.transport.keys import Keys, load_public, load_secret
 
 __all__ = ["DISK", "MEMORY", "NIC", "SHARED", "disk_bytes"]
-
-_HEARTBEATS_MIN: Final = 4
-"""As Timing has it."""
 
 
 def _judged(judge: Callable[[Any], object]) -> Callable[[Any], Any]:
@@ -124,7 +122,7 @@ def _check_latency(settings: HostSettings) -> None:
 
 
 def _check_silence(settings: HostSettings) -> None:
-    least = _HEARTBEATS_MIN * settings["heartbeat"]
+    least = HEARTBEATS_MIN * settings["heartbeat"]
     if settings["silence"] < least:
         raise ConfigError(
             f"{settings['silence']:g} ms, with a heartbeat of {settings['heartbeat']:g} ms: it must be at least four "

@@ -10,7 +10,7 @@ from typing import Final
 import click
 
 from ftvm.checkpoint import Output
-from ftvm.cli.values import DEFAULT_MAC, parse_memory
+from ftvm.cli.values import DEFAULT_MAC, completing, parse_memory
 from ftvm.errors import ConfigError
 from ftvm.guests.datagram import DatagramWorld, cable_ends, mac_bytes
 from ftvm.guests.riscv.elf import parse_elf
@@ -37,7 +37,7 @@ def machine() -> None:
 
 
 @machine.command(short_help="Run a program and print its console.")
-@click.argument("program", metavar="PROGRAM")
+@click.argument("program", metavar="PROGRAM", shell_complete=completing(SUMMARIES))
 @click.option("--memory", default="64M", show_default=True, help="RAM, e.g. 64M or 1G.")
 @click.option("--disk", metavar="FILE", help="A disk: read into memory, and written back when the program has ended.")
 @click.option("--net", metavar="CABLE", help="A network card: udp:LOCALPORT:REMOTEPORT, a frame in each datagram.")

@@ -1,17 +1,25 @@
 """How to write option values that several commands share: sizes of memory, milliseconds, a network card's address."""
 
+from collections.abc import Callable, Iterable
 from typing import Final
+
+import click
 
 from ftvm.errors import ConfigError
 from ftvm.units import Nanos, seconds_to_nanos
 
-__all__ = ["DEFAULT_MAC", "millis_to_nanos", "parse_memory"]
+__all__ = ["DEFAULT_MAC", "completing", "millis_to_nanos", "parse_memory"]
 
 DEFAULT_MAC: Final = "52:54:00:12:34:56"
 
 _UNITS: Final = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _MEMORY_BYTES_MAX: Final = 64 << 30
 _MILLIS_MAX: Final = 3_600_000
+
+
+def completing(words: Iterable[str]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Return what completes fixed words in a shell."""
+    return lambda _context, _parameter, begun: [word for word in words if word.startswith(begun)]
 
 
 def parse_memory(text: str) -> int:

@@ -1,10 +1,11 @@
 """The stage of a demo: which processes there are, their addresses on this machine, and the commands that start them.
 
 Two host slots, a switch with a port for each and one for the client, an arbiter folder, a key pair for each host.
-Everything lives in one folder and on free ports of the loopback device. Starts nothing; only `free_ports` looks at the
-machine.
+Everything lives in one folder and on free ports of the loopback device. Starts nothing: it writes each host's guest
+file, and `free_ports` looks at the machine.
 """
 
+import json
 import socket
 import sys
 from collections.abc import Sequence
@@ -85,30 +86,35 @@ class Stage:
         return [*commands.program, "keygen", str(self.folder / host)]
 
     def host_command(self, commands: HostCommands, host: str, role: str) -> list[str]:
-        """Run a host process, as primary (which makes the arbiter's first record) or as standby."""
+        """Write a host's guest file; return what runs it as primary (which makes the first record) or as standby."""
+        file = self.folder / f"{host}.toml"
+        settings = self._settings(commands, host)
+        # What JSON writes of strings, numbers and lists of strings, TOML reads.
+        file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items()))
+        words = ["--create", "--json"] if role == "primary" else ["--json"]
+        return [*commands.program, COMMANDS[role], str(file), *words]
+
+    def _settings(self, commands: HostCommands, host: str) -> dict[str, str | float | list[str]]:
         other = _other(host)
-        options = {
-            "--guest": GUEST_ID,
-            "--listen": _endpoint(self.tcp_ports[HOSTS.index(host)]),
-            "--peer": _endpoint(self.dialled_ports[HOSTS.index(other)]),
-            "--arbiter": self.arbiter,
-            "--key": str(self.folder / f"{host}.key"),
-            "--allow": str(self.folder / f"{other}.pub"),
-            "--memory": commands.memory,
-            "--nic": self._cable(self.switch_port(host), from_card=True),
-            "--mac": GUEST_MAC,
-            "--interval": f"{commands.interval_ms:g}",
-            "--engine": commands.engine,
-            "--control": f"ipc://{self.control_path(host)}",
+        settings: dict[str, str | float | list[str]] = {
+            "guest": GUEST_ID,
+            "listen": _endpoint(self.tcp_ports[HOSTS.index(host)]),
+            "peer": [_endpoint(self.dialled_ports[HOSTS.index(other)])],
+            "arbiter": self.arbiter,
+            "key": f"{host}.key",
+            "allow": [f"{other}.pub"],
+            "memory": commands.memory,
+            "nic": self._cable(self.switch_port(host), from_card=True),
+            "mac": GUEST_MAC,
+            "interval": commands.interval_ms,
+            "engine": commands.engine,
+            "control": f"ipc://{self.control_path(host)}",
         }
         if commands.latency_ms is not None:
-            options["--latency"] = f"{commands.latency_ms:g}"
-        options |= {"--kind": "qemu"} if commands.is_qemu else {"--program": commands.guest}
-        words = [word for option in options.items() for word in option]
-        words += ["--create", "--json"] if role == "primary" else ["--json"]
+            settings["latency"] = commands.latency_ms
         if commands.is_qemu:
-            words += ["--", *commands.qemu_arguments]
-        return [*commands.program, COMMANDS[role], *words]
+            return {**settings, "kind": "qemu", "arguments": list(commands.qemu_arguments)}
+        return {**settings, "program": commands.guest}
 
     def control_path(self, host: str) -> Path:
         """Return where a host's control socket is."""

@@ -19,6 +19,7 @@ from ftvm._native.memory import NativeMemory
 from ftvm.arbiters.etcdhttp import parse_etcd_url
 from ftvm.arbiters.urls import folder_of, open_record_store
 from ftvm.capture.trackers.userfault import UserfaultTracker
+from ftvm.config import Limits
 from ftvm.errors import ConfigError, FtvmError
 from ftvm.runtime.urgency import why_not_urgent
 from ftvm.transport.endpoints import Endpoint, parse_endpoint, resolve
@@ -41,9 +42,6 @@ __all__ = [
 ]
 
 CONNECT_SECONDS: Final = 1.0
-STAGING_BYTES: Final = 256 << 20
-"""As ftvm.config.Limits has it, beside guest memory and its shadow."""
-
 SHARED_FILE_SYSTEMS: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "gfs2", "ocfs2", "lustre", "beegfs", "9p", "virtiofs", "afs"}
 )
@@ -96,7 +94,7 @@ def check_urgency() -> Iterator[Finding]:
 
 def check_memory(guest_bytes: int, available_bytes: int | None = None) -> Iterator[Finding]:
     """Check whether the guest's memory (with a disk in memory), its shadow and staging fit."""
-    needed = 2 * guest_bytes + STAGING_BYTES
+    needed = 2 * guest_bytes + Limits().staging_bytes
     available = _available_bytes() if available_bytes is None else available_bytes
     text = f"needs up to {needed >> 20} MiB (the guest's memory and disk twice, and staging)"
     if needed > available:

@@ -291,7 +291,16 @@ def test_every_default_of_a_kind_is_valid(kind: str) -> None:
     assert told.problems == {}
 
 
-@pytest.mark.parametrize(("begun", "wanted"), [("--engine r", "remus"), ("--kind q", "qemu"), ("vm", "vm1.toml")])
+@pytest.mark.parametrize(
+    ("begun", "wanted"),
+    [
+        ("run --engine r", "remus"),
+        ("run --kind q", "qemu"),
+        ("run vm", "vm1.toml"),
+        ("ctl engine h", "hybrid"),
+        ("machine run h", "hello"),
+    ],
+)
 def test_shells_complete_words_and_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: str, wanted: str
 ) -> None:
@@ -299,7 +308,7 @@ def test_shells_complete_words_and_files(
     write(tmp_path, SOUND)
     *before, last = begun.split()
 
-    found = ShellComplete(ftvm_command, {}, "ftvm", "_FTVM_COMPLETE").get_completions(["run", *before], last)
+    found = ShellComplete(ftvm_command, {}, "ftvm", "_FTVM_COMPLETE").get_completions(before, last)
 
     assert wanted in [each.value for each in found] or [each.type for each in found] == ["file"]
 

@@ -12,8 +12,10 @@ import pickle
 import selectors
 import sys
 import time
+import tomllib
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 from ftvm.checkpoint import Output
 from ftvm.guests.datagram import DatagramWorld, cable_ends
@@ -66,11 +68,11 @@ def say(**line: object) -> None:
 
 
 class Host:
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.folder = Path(options.arbiter.removeprefix("file://"))
-        self.name = Path(options.key).stem
-        self.world = DatagramWorld(*cable_ends(options.nic), mac=options.mac)
-        self.station = Station(mac=bytes.fromhex(options.mac.replace(":", "")), here=GUEST_END, peer=CLIENT_END)
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.folder = Path(settings["arbiter"].removeprefix("file://"))
+        self.name = Path(settings["key"]).stem
+        self.world = DatagramWorld(*cable_ends(settings["nic"]), mac=settings["mac"])
+        self.station = Station(mac=bytes.fromhex(settings["mac"].replace(":", "")), here=GUEST_END, peer=CLIENT_END)
         self.memory = Memory()
         self.epoch = 0
         self.said_at = 0.0
@@ -141,21 +143,17 @@ def is_alive(pid: int) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("role")
-    parser.add_argument("key_name", nargs="?")
-    for name in ("guest", "listen", "peer", "arbiter", "key", "allow", "program", "memory", "nic", "mac"):
-        parser.add_argument(f"--{name}")
-    for name in ("interval", "engine", "control"):
-        parser.add_argument(f"--{name}")
+    parser.add_argument("file", help="the guest file; of keygen, the name of the keys")
     parser.add_argument("--create", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.role == "keygen":
-        Path(f"{options.key_name}.key").touch()
-        Path(f"{options.key_name}.pub").touch()
+        Path(f"{options.file}.key").touch()
+        Path(f"{options.file}.pub").touch()
         return
     if options.role == "standby" and os.environ.get("FTVM_STUB") == "fail":
         sys.exit("the stub was told to fail")
-    host = Host(options)
+    host = Host(tomllib.loads(Path(options.file).read_text()))
     if options.role == "standby":
         while not (host.folder / "active").exists():
             time.sleep(0.01)

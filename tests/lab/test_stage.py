@@ -1,10 +1,14 @@
 import socket
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ftvm.cli.kinds import read_host
 from ftvm.guests.datagram import cable_ends
 from ftvm.lab.stage import HOSTS, HostCommands, Stage, free_ports
+from ftvm.transport.keys import write_keypair
 
 COMMANDS = HostCommands(program=("ftvm",), interval_ms=12.5)
 
@@ -18,20 +22,43 @@ def option(command: list[str], name: str) -> str:
     return command[command.index(name) + 1]
 
 
-def test_hosts_listen_where_the_other_looks_for_them(stage: Stage) -> None:
-    a, b = (stage.host_command(COMMANDS, host, "standby") for host in HOSTS)
+def settings_of(stage: Stage, host: str, commands: HostCommands = COMMANDS) -> dict[str, Any]:
+    """Return what the guest file says that a host is started with."""
+    (file,) = (word for word in stage.host_command(commands, host, "standby") if word.endswith(".toml"))
+    return tomllib.loads(Path(file).read_text())
 
-    assert option(a, "--peer") == option(b, "--listen")
-    assert option(b, "--peer") == option(a, "--listen")
-    assert option(a, "--arbiter") == option(b, "--arbiter")
+
+def test_hosts_listen_where_the_other_looks_for_them(stage: Stage) -> None:
+    a, b = (settings_of(stage, host) for host in HOSTS)
+
+    assert a["peer"] == [b["listen"]]
+    assert b["peer"] == [a["listen"]]
+    assert a["arbiter"] == b["arbiter"]
 
 
 def test_each_host_has_its_own_secret_key_and_allows_only_the_other(stage: Stage) -> None:
-    a = stage.host_command(COMMANDS, "A", "standby")
-    names = [stage.keygen_command(COMMANDS, host)[-1] for host in HOSTS]
+    a = settings_of(stage, "A")
+    names = [Path(stage.keygen_command(COMMANDS, host)[-1]) for host in HOSTS]
 
-    assert option(a, "--key") == f"{names[0]}.key"
-    assert option(a, "--allow") == f"{names[1]}.pub"
+    assert stage.folder / a["key"] == names[0].with_suffix(".key")
+    assert [stage.folder / each for each in a["allow"]] == [names[1].with_suffix(".pub")]
+
+
+@pytest.mark.parametrize("commands", [COMMANDS, HostCommands(guest="qemu", qemu_arguments=("-kernel", 'a "b"'))])
+def test_a_stages_guest_file_says_nothing_that_the_table_of_settings_does_not_have(
+    stage: Stage, commands: HostCommands
+) -> None:
+    for host, role in zip(HOSTS, ("primary", "standby"), strict=True):
+        for each in HOSTS:
+            (stage.folder / each).with_suffix(".key").unlink(missing_ok=True)
+            (stage.folder / each).with_suffix(".pub").unlink(missing_ok=True)
+            write_keypair(stage.folder / each)
+        (file,) = (Path(word) for word in stage.host_command(commands, host, role) if word.endswith(".toml"))
+
+        settings = read_host(file, {}, boots=role == "primary")
+
+        assert settings.problems == {}
+        assert settings.kind.name == ("qemu" if commands.is_qemu else "riscv")
 
 
 def test_only_the_first_primary_may_create_the_record(stage: Stage) -> None:
@@ -42,7 +69,7 @@ def test_only_the_first_primary_may_create_the_record(stage: Stage) -> None:
 def test_every_card_is_plugged_into_its_port_of_the_switch(stage: Stage) -> None:
     switch = stage.switch_command()
     switch_cables = [cable_ends(word) for word in switch if word.startswith("udp:")]
-    cards = [option(stage.host_command(COMMANDS, host, "standby"), "--nic") for host in HOSTS]
+    cards = [settings_of(stage, host)["nic"] for host in HOSTS]
     cards.append(option(stage.client_command(seed=1), "--nic"))
 
     assert [cable_ends(card)[::-1] for card in cards] == switch_cables
@@ -50,16 +77,14 @@ def test_every_card_is_plugged_into_its_port_of_the_switch(stage: Stage) -> None
 
 
 def test_options_of_the_run_reach_the_hosts(stage: Stage) -> None:
-    command = stage.host_command(HostCommands(interval_ms=12.5, engine="remus"), "B", "standby")
+    settings = settings_of(stage, "B", HostCommands(interval_ms=12.5, engine="remus"))
 
-    assert (option(command, "--interval"), option(command, "--engine")) == ("12.5", "remus")
-    assert "--latency" not in command
+    assert (settings["interval"], settings["engine"]) == (12.5, "remus")
+    assert "latency" not in settings
 
 
 def test_a_latency_target_reaches_the_hosts(stage: Stage) -> None:
-    command = stage.host_command(HostCommands(latency_ms=7.5), "A", "primary")
-
-    assert option(command, "--latency") == "7.5"
+    assert settings_of(stage, "A", HostCommands(latency_ms=7.5))["latency"] == 7.5
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
