@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from ftvm.guests.riscv.elf import parse_elf
+from ftvm.guests.elf import parse_elf
 from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape
 from ftvm.guests.riscv.programs import read_program
 

@@ -21,7 +21,7 @@ from typing import Any
 import cffi
 from common import Row, fastest, report
 
-from ftvm.guests.riscv.elf import parse_elf
+from ftvm.guests.elf import parse_elf
 from ftvm.guests.riscv.machine import RAM_BASE
 
 RAM_BYTES = 16 << 20

@@ -13,7 +13,7 @@ from ftvm.checkpoint import Output
 from ftvm.cli.values import DEFAULT_MAC, completing, parse_memory
 from ftvm.errors import ConfigError
 from ftvm.guests.datagram import DatagramWorld, cable_ends, mac_bytes
-from ftvm.guests.riscv.elf import parse_elf
+from ftvm.guests.elf import parse_elf
 from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape
 from ftvm.guests.riscv.programs import SUMMARIES, read_program
 from ftvm.guests.riscv.standalone import Result, run_standalone

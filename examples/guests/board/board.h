@@ -11,6 +11,17 @@
 
 #include <stdint.h>
 
+#ifdef __x86_64__ /* the machine under KVM: ../../kvm */
+#define BOARD_UART 0x3f8u            /* ns16550, a port */
+#define BOARD_WAIT 0x600u            /* a port: sleep until an interrupt line is high; reading it tells which are */
+#define BOARD_FINISHER 0x604u        /* a port: a write here ends the run */
+#define BOARD_VIRTIO 0xd0000000u
+#define BOARD_VIRTIO_STRIDE 0x1000u
+#define BOARD_VIRTIO_SLOTS 8u
+#define BOARD_VIRTIO_IRQ 1u
+#define BOARD_UART_IRQ 4u
+#define BOARD_MEMORY_BYTES_MIN (4u << 20)
+#else
 #define BOARD_FINISHER 0x00100000u   /* a write here ends the run */
 #define BOARD_MTIMECMP 0x02004000u   /* hart 0: the timer interrupt is pending while mtime >= mtimecmp */
 #define BOARD_MTIME 0x0200bff8u      /* counts BOARD_TICKS_PER_SECOND */
@@ -24,6 +35,7 @@
 #define BOARD_TICKS_PER_SECOND 10000000u
 #define BOARD_MEMORY 0x80000000u
 #define BOARD_MEMORY_BYTES_MIN (16u << 20) /* what every program may count on */
+#endif
 
 /* Device registers are read and written exactly as often as the program says, hence volatile. */
 static inline uint32_t mmio_read32(uintptr_t address) { return *(const volatile uint32_t *)address; }

@@ -7,6 +7,24 @@
 
 #include <stdint.h>
 
+#ifdef __x86_64__ /* the machine under KVM (../../kvm): privilege level 3, no interrupts, a port to sleep by */
+
+/* Ticks of the time stamp counter: what a guest there has that never goes back. */
+static inline uint64_t cpu_retired(void)
+{
+    uint32_t low, high;
+    __asm__ volatile("rdtsc" : "=a"(low), "=d"(high));
+    return (uint64_t)high << 32 | low;
+}
+
+/* Sleeps until a line is high, and has its device served; see ../../kvm/board/lines.c. */
+void cpu_sleep_until_interrupt(void);
+
+static inline void cpu_interrupts_off(void) {}
+static inline void cpu_fence(void) { __asm__ volatile("mfence" ::: "memory"); }
+
+#else
+
 #define CPU_MSTATUS_MIE (1u << 3) /* interrupts are taken */
 #define CPU_MIE_TIMER (1u << 7)
 #define CPU_MIE_EXTERNAL (1u << 11)
@@ -43,4 +61,5 @@ static inline void cpu_sleep_until_interrupt(void)
 /* Orders all that was read and written before, memory and devices, ahead of all that comes after. */
 static inline void cpu_fence(void) { __asm__ volatile("fence iorw, iorw" ::: "memory"); }
 
+#endif
 #endif

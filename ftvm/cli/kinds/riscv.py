@@ -10,7 +10,7 @@ from ftvm.cli.hostsettings import DISK, MEMORY, NIC, disk_bytes
 from ftvm.cli.settings import HostSettings, Kind, Setting, in_folder
 from ftvm.errors import ConfigError
 from ftvm.guests.datagram import mac_bytes
-from ftvm.guests.riscv.elf import parse_elf
+from ftvm.guests.elf import parse_elf
 from ftvm.guests.riscv.guest import RiscvGuest
 from ftvm.guests.riscv.machine import RAM_BASE
 from ftvm.guests.riscv.programs import NEED_DISK, NEED_NETWORK, SUMMARIES, read_program

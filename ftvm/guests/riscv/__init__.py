@@ -1,7 +1,7 @@
 """The built-in machine: a deterministic RISC-V computer that runs real compiled programs on both hosts.
 
-elf.py reads programs, fdt.py describes the machine to them, machine.py is the C core's one wrapper, guest.py makes it a
-`Guest`: a thread that runs it, paced by a clock.
+fdt.py describes the machine to programs, machine.py is the C core's one wrapper, guest.py makes it a `Guest`: a thread
+that runs it, paced by a clock.
 """
 
 from ftvm.guests.riscv.guest import RiscvGuest

@@ -15,9 +15,8 @@ from typing import Final
 
 from ftvm.checkpoint import END_CHANNEL, Bitmap, Geometry, GuestPosition, LogKind, LogRecord, RegionShape
 from ftvm.errors import ClosedError, ConfigError, GuestError, LocalProtocolError
-from ftvm.guests.imagefile import image_bytes
-from ftvm.guests.riscv.elf import parse_elf
-from ftvm.guests.riscv.files import load_disk, read_program_file
+from ftvm.guests.elf import parse_elf
+from ftvm.guests.files import disk_bytes, fill_disk, read_program_file
 from ftvm.guests.riscv.machine import RAM_BASE, EndedBy, Machine, MachineShape, Memory, Stop
 from ftvm.interfaces import Capability, Clock, OutputSink, Region
 
@@ -67,13 +66,13 @@ class RiscvGuest:
         if instructions_per_second <= 0:
             raise ConfigError("instructions_per_second must be more than 0")
         shape = MachineShape(
-            ram_bytes=memory_bytes, mac=mac, disk_bytes=_disk_bytes(disk), has_entropy=entropy is not None
+            ram_bytes=memory_bytes, mac=mac, disk_bytes=disk_bytes(disk), has_entropy=entropy is not None
         )
         self._machine = Machine(shape)
         if program is not None:
             image = program if isinstance(program, bytes) else read_program_file(Path(program))
             self._machine.boot(parse_elf(image, ram_base=RAM_BASE, ram_bytes=memory_bytes), command_line=command_line)
-            _fill_disk(self._machine, disk)
+            fill_disk(disk, self._machine.disk)
         self._clock = clock
         self._entropy = entropy
         self._ticks_per_second = instructions_per_second
@@ -377,18 +376,3 @@ class RiscvGuest:
         """Return how many ticks the machine's time is behind the clock's, since they were last made equal."""
         elapsed = (self._clock.now() - self._anchor_ns) * self._ticks_per_second // _NANOS
         return elapsed - (self._machine.position.ticks - self._anchor_ticks)
-
-
-def _disk_bytes(disk: bytes | int | str | Path) -> int:
-    if isinstance(disk, int):
-        return disk
-    return len(disk) if isinstance(disk, bytes) else image_bytes(str(disk))
-
-
-def _fill_disk(machine: Machine, disk: bytes | int | str | Path) -> None:
-    if machine.disk is None or isinstance(disk, int):
-        return
-    if isinstance(disk, bytes):
-        machine.disk.write(0, disk)
-    else:
-        load_disk(Path(disk), machine.disk)

@@ -14,7 +14,7 @@ from typing import Any, Final
 from ftvm._native import ffi, lib
 from ftvm._native.bitmap import put_flags, take_flags
 from ftvm.errors import ConfigError, GuestError, ImageError, LocalProtocolError
-from ftvm.guests.riscv.elf import Program
+from ftvm.guests.elf import Program
 from ftvm.guests.riscv.fdt import build_fdt, machine_tree
 from ftvm.units import PAGE_BYTES, PageCount, bytes_to_pages
 

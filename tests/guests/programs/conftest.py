@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import pytest
 
-from ftvm.guests.riscv.elf import parse_elf
+from ftvm.guests.elf import parse_elf
 from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape, Stop
 
 PROGRAMS = Path(__file__).parents[3] / "ftvm" / "guests" / "riscv" / "programs"

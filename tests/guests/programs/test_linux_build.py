@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from ftvm.guests.riscv.elf import parse_elf
+from ftvm.guests.elf import parse_elf
 
 SCRIPT = Path(__file__).parents[3] / "examples" / "linux" / "build.py"
 RAM_BASE = 0x80000000

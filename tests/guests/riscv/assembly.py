@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Iterable, Sequence
 
-from ftvm.guests.riscv.elf import parse_elf
+from ftvm.guests.elf import parse_elf
 from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape, Stop
 
 SMALL = MachineShape(ram_bytes=1 << 20)

@@ -10,7 +10,7 @@ import cffi
 import pytest
 import xxhash
 
-from ftvm.guests.riscv.elf import parse_elf
+from ftvm.guests.elf import parse_elf
 from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape
 from ftvm.guests.riscv.programs import read_program
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftvm.errors import ImageError
-from ftvm.guests.riscv.elf import Program, Segment, parse_elf
+from ftvm.guests.elf import Program, Segment, parse_elf
 
 from .assembly import addi, elf, to_bytes
 

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftvm.errors import ConfigError, GuestError, ImageError, LocalProtocolError
-from ftvm.guests.riscv.elf import parse_elf
+from ftvm.guests.elf import parse_elf
 from ftvm.guests.riscv.machine import RAM_BASE, TICKS_PER_MTIME, Machine, MachineShape, Position, Stop
 
 from .assembly import (

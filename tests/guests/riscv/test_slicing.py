@@ -8,7 +8,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftvm.guests.riscv.elf import parse_elf
+from ftvm.guests.elf import parse_elf
 from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape, Position, Stop
 
 from .assembly import (

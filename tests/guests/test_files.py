@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from ftvm.errors import ConfigError
+from ftvm.guests.files import load_disk
 from ftvm.guests.imagefile import image_bytes
-from ftvm.guests.riscv.files import load_disk
 from ftvm.guests.riscv.machine import Memory
 
 MEBIBYTE = 1 << 20

@@ -1,7 +1,8 @@
-"""Reads a RISC-V ELF executable: what to put where, and where to begin. Pure.
+"""Reads an ELF executable for one of our machines: what to put where, and where to begin. Pure.
 
 It promises an ImageError that says what is wrong, for any bytes, before anything is loaded. It does not know the
-machine beyond the bounds of its RAM. Source: System V ABI, edition 4.1, chapters 4 and 5; RISC-V ELF psABI 1.0.
+machine beyond the bounds of its RAM. Source: System V ABI, edition 4.1, chapters 4 and 5; RISC-V ELF psABI 1.0;
+x86-64 psABI 1.0.
 """
 
 import struct
@@ -12,7 +13,7 @@ from typing import Final
 
 from ftvm.errors import ImageError
 
-__all__ = ["Program", "Segment", "parse_elf"]
+__all__ = ["RISCV", "X86_64", "Architecture", "Program", "Segment", "parse_elf"]
 
 _HEADER: Final = struct.Struct("<16sHHIQQQIHHHHHH")
 _SEGMENT: Final = struct.Struct("<IIQQQQQQ")
@@ -22,8 +23,6 @@ _SYMBOL: Final = struct.Struct("<IBBHQQ")
 _CLASS_64: Final = 2
 _LITTLE_ENDIAN: Final = 1
 _TYPE_EXECUTABLE: Final = 2
-_MACHINE_RISCV: Final = 243
-_FLAG_FLOAT_ABI: Final = 6
 _SEGMENT_LOAD: Final = 1
 _SECTION_SYMBOLS: Final = 2
 _ENTRIES_MAX: Final = 4_096
@@ -35,6 +34,29 @@ _TYPES: Final = {
     3: "a shared object or position-independent",
     4: "a core dump",
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """What a machine runs.
+
+    number             in an ELF header
+    options            of the compiler, to be proposed
+    float_flags        of a header: the program passes floating-point values in registers that the machine does not have
+    instruction_bytes  an address of an instruction is a multiple of it
+    """
+
+    name: str
+    number: int
+    options: str
+    float_flags: int = 0
+    instruction_bytes: int = 1
+
+
+RISCV: Final = Architecture(
+    name="RISC-V", number=243, options="-march=rv64imac -mabi=lp64", float_flags=6, instruction_bytes=2
+)
+X86_64: Final = Architecture(name="x86-64", number=62, options="-m64")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +80,12 @@ class Program:
     tohost: int
 
 
-def parse_elf(image: bytes, *, ram_base: int, ram_bytes: int) -> Program:
-    """Read an executable for RV64 whose segments must lie in [ram_base, ram_base + ram_bytes).
+def parse_elf(image: bytes, *, ram_base: int, ram_bytes: int, architecture: Architecture = RISCV) -> Program:
+    """Read a 64-bit executable whose segments must lie in [ram_base, ram_base + ram_bytes).
 
     Raises ImageError if it cannot run on the machine, with the reason.
     """
-    header = _parse_header(image)
+    header = _parse_header(image, architecture)
     entry, segments_at, sections_at = header[4], header[5], header[6]
     segment_size, segment_count, section_size, section_count = header[9:13]
     if segment_size != _SEGMENT.size or segment_count == 0:
@@ -74,27 +96,29 @@ def parse_elf(image: bytes, *, ram_base: int, ram_bytes: int) -> Program:
     for segment in segments:
         _check_place(segment, ram_base, ram_bytes)
     _check_apart(segments)
-    _check_entry(entry, segments)
+    _check_entry(entry, segments, architecture)
     tohost = _find_symbol(image, sections_at, section_count, b"tohost") if section_size == _SECTION.size else 0
     return Program(entry=entry, segments=segments, tohost=tohost)
 
 
-def _parse_header(image: bytes) -> tuple[int, ...]:
+def _parse_header(image: bytes, architecture: Architecture) -> tuple[int, ...]:
     if image[:4] != b"\x7fELF":
         raise ImageError("this is not an ELF file: it does not begin with 7f 45 4c 46")
     if len(image) < _HEADER.size:
         raise ImageError("the ELF file is cut short in its header")
     if image[4] != _CLASS_64:
-        raise ImageError("the program is 32 bits wide: the machine runs 64-bit programs (-march=rv64imac -mabi=lp64)")
+        raise ImageError(f"the program is 32 bits wide: the machine runs 64-bit programs ({architecture.options})")
     if image[5] != _LITTLE_ENDIAN:
         raise ImageError("the program is big-endian: the machine is little-endian")
     header = _HEADER.unpack_from(image)
     kind, machine, flags = header[1], header[2], header[7]
-    if machine != _MACHINE_RISCV:
-        raise ImageError(f"the program is for ELF machine {machine}, not for RISC-V ({_MACHINE_RISCV})")
+    if machine != architecture.number:
+        raise ImageError(
+            f"the program is for ELF machine {machine}, not for {architecture.name} ({architecture.number})"
+        )
     if kind != _TYPE_EXECUTABLE:
         raise ImageError(f"the ELF file is {_TYPES.get(kind, f'of type {kind}')}, not an executable (type 2)")
-    if flags & _FLAG_FLOAT_ABI:
+    if flags & architecture.float_flags:
         raise ImageError("the program passes floating-point values in registers: compile it with -mabi=lp64")
     return header
 
@@ -134,8 +158,8 @@ def _check_apart(segments: tuple[Segment, ...]) -> None:
             raise ImageError(f"the segments for {first.address:#x} and {second.address:#x} overlap in memory")
 
 
-def _check_entry(entry: int, segments: tuple[Segment, ...]) -> None:
-    if entry & 1:
+def _check_entry(entry: int, segments: tuple[Segment, ...], architecture: Architecture) -> None:
+    if entry % architecture.instruction_bytes:
         raise ImageError(f"the entry point {entry:#x} is odd: instructions begin at even addresses")
     if not any(segment.address <= entry < segment.address + len(segment.content) for segment in segments):
         raise ImageError(f"the entry point {entry:#x} lies outside of the program's segments")

@@ -1,0 +1,98 @@
+/* The machine's insides, shared by the modules of this folder; kvm.h is the outside.
+ *
+ * `kvm_core` is what a takeover needs of our own parts; what it needs of the processor KVM keeps, and kvm_processor
+ * carries. Everything in struct ftvm_kvm behind `lock` is guarded by it, the processor's ioctls too: the machine's
+ * thread lets go of it only inside KVM_RUN and while it waits. */
+#ifndef FTVM_KVM_MACHINE_H
+#define FTVM_KVM_MACHINE_H
+
+#include "../kvm.h"
+
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "../devices/device.h"
+#include "../devices/uart.h"
+#include "../devices/virtio.h"
+#include "../devices/virtio_block.h"
+#include "../devices/virtio_entropy.h"
+#include "../devices/virtio_net.h"
+
+#define KVM_MMIO_BASE UINT64_C(0xd0000000)
+#define KVM_FRAMES_WAITING_MAX 1024
+#define KVM_KEYS_WAITING_MAX 65536
+#define KVM_MSRS_MAX 256
+#define KVM_NEVER UINT64_MAX
+
+/* The guest's clocks at one moment, and when that was. */
+typedef struct {
+    uint64_t clock_ns; /* kvmclock */
+    uint64_t ticks;    /* time stamp counter */
+    uint64_t wall_ns;  /* the host's CLOCK_REALTIME */
+} kvm_times;
+
+typedef struct {
+    device_uart uart;
+    device_virtio net;
+    device_virtio block;
+    device_virtio entropy;
+    uint64_t exit_code;
+    uint8_t has_ended;  /* by its program */
+    uint8_t is_waiting; /* at port 0x600 */
+    uint64_t wait_until; /* in its kvmclock; KVM_NEVER for ever */
+} kvm_core;
+
+typedef struct {
+    uint32_t count;
+    uint32_t index[KVM_MSRS_MAX];
+} kvm_msr_list;
+
+typedef struct {
+    uint16_t bytes;
+    uint8_t frame[DEVICE_FRAME_BYTES_MAX];
+} kvm_frame;
+
+struct ftvm_kvm {
+    ftvm_kvm_config config;
+    int system; /* descriptors; -1 when not open */
+    int vm;
+    int vcpu;
+    struct kvm_run *run;
+    size_t run_bytes;
+    kvm_msr_list msrs; /* those that are saved and loaded */
+    uint32_t tsc_khz;
+    char cpu[FTVM_KVM_CPU_BYTES];
+    pthread_t thread;
+    bool has_thread;
+
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    kvm_core core;
+    device_board board;
+    bool is_wanted;    /* to run */
+    bool is_running;   /* not parked */
+    bool is_in_guest;  /* inside KVM_RUN: a kick is needed to get the thread's attention */
+    bool is_closing;   /* the thread ends */
+    bool owes_line;    /* an unfinished console line is to be told now */
+    uint64_t exits;    /* how often the processor left the guest */
+    bool has_access;   /* an access to a port or device that KVM has not finished yet */
+    bool stops_at_output;
+    bool is_dismissed; /* the attendant is to end */
+    bool has_left;     /* the attendant is gone: nobody emits */
+    bool is_emitting;  /* the attendant has outputs that it took and that are not emitted yet */
+    bool has_told_end; /* the attendant knows that the machine has ended */
+    int failed_by;     /* FTVM_KVM_BY_..., unless the program ended: that is state */
+    uint64_t failure_detail;
+    bool has_times;  /* `times` holds since the machine was paused */
+    bool owes_times; /* ... and is to be put in force when it runs: it was loaded */
+    kvm_times times;
+    unsigned frame_first; /* the inputs that wait */
+    unsigned frame_count;
+    size_t key_count;
+    uint8_t keys[KVM_KEYS_WAITING_MAX];
+    kvm_frame frames[KVM_FRAMES_WAITING_MAX];
+};
+
+#endif

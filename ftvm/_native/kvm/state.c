@@ -1,0 +1,238 @@
+#include "state.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "bus.h"
+#include "clock.h"
+
+#define MAGIC UINT64_C(0x0a4d564b5654460a) /* "\nFTVKVM\n" */
+#define VERSION 1
+#define KHZ_APART_PER_MILLION 250 /* as KVM itself tolerates without scaling */
+
+typedef struct {
+    struct kvm_msrs head;
+    struct kvm_msr_entry entries[KVM_MSRS_MAX];
+} msr_table;
+
+/* --- the processor --- */
+
+typedef struct {
+    unsigned long get;
+    unsigned long set;
+    size_t offset; /* in kvm_processor */
+    size_t bytes;
+    const char *name;
+} part;
+
+#define PART(GET, SET, member, name) \
+    {GET, SET, offsetof(kvm_processor, member), sizeof((kvm_processor *)0)->member, name}
+
+/* In the order in which they are set: what the control registers say decides what else is allowed; events last, as some
+ * of the others clear them. */
+static const part parts[] = {
+    PART(KVM_GET_SREGS, KVM_SET_SREGS, system, "control and segment registers"),
+    PART(KVM_GET_XCRS, KVM_SET_XCRS, extended_control, "extended control registers"),
+    PART(KVM_GET_XSAVE, KVM_SET_XSAVE, extended, "floating-point and vector registers"),
+    PART(KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS, debug, "debug registers"),
+    PART(KVM_GET_MP_STATE, KVM_SET_MP_STATE, activity, "activity"),
+    PART(KVM_GET_REGS, KVM_SET_REGS, registers, "general registers"),
+    PART(KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, events, "pending events"),
+};
+enum { PART_COUNT = sizeof parts / sizeof parts[0] };
+
+static uint32_t fill(const ftvm_kvm *machine, const uint64_t *values, msr_table *table)
+{
+    table->head = (struct kvm_msrs){.nmsrs = machine->msrs.count};
+    for (uint32_t i = 0; i < machine->msrs.count; i++)
+        table->entries[i] = (struct kvm_msr_entry){.index = machine->msrs.index[i], .data = values[i]};
+    return machine->msrs.count;
+}
+
+static int read_msrs(const ftvm_kvm *machine, uint64_t *values)
+{
+    msr_table table;
+    uint32_t count = fill(machine, values, &table);
+    int got = ioctl(machine->vcpu, KVM_GET_MSRS, &table);
+    if (got != (int)count)
+        return got < 0 ? -errno : -EIO;
+    for (uint32_t i = 0; i < count; i++)
+        values[i] = table.entries[i].data;
+    return 0;
+}
+
+int kvm_processor_read(const ftvm_kvm *machine, kvm_processor *processor)
+{
+    memset(processor, 0, sizeof *processor);
+    for (size_t i = 0; i < PART_COUNT; i++) {
+        if (ioctl(machine->vcpu, parts[i].get, (char *)processor + parts[i].offset) < 0)
+            return -errno;
+    }
+    return read_msrs(machine, processor->msrs);
+}
+
+const char *kvm_processor_write(const ftvm_kvm *machine, const kvm_processor *processor)
+{
+    msr_table table;
+    for (size_t i = 0; i < PART_COUNT; i++) {
+        if (ioctl(machine->vcpu, parts[i].set, (const char *)processor + parts[i].offset) < 0)
+            return parts[i].name;
+    }
+    uint32_t count = fill(machine, processor->msrs, &table);
+    return ioctl(machine->vcpu, KVM_SET_MSRS, &table) == (int)count ? NULL : "model-specific registers";
+}
+
+/* --- bytes --- */
+
+static void write_bytes(wire_writer *writer, const void *bytes, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        wire_write_u8(writer, ((const uint8_t *)bytes)[i]);
+}
+
+static void read_bytes(wire_reader *reader, void *bytes, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        ((uint8_t *)bytes)[i] = wire_read_u8(reader);
+}
+
+static uint64_t disk_bytes(const ftvm_kvm *machine)
+{
+    return machine->board.disk_bytes;
+}
+
+static void write_head(const ftvm_kvm *machine, wire_writer *writer)
+{
+    wire_write_u64(writer, MAGIC);
+    wire_write_u32(writer, VERSION);
+    wire_write_u32(writer, machine->config.devices);
+    wire_write_u64(writer, machine->config.ram_bytes);
+    wire_write_u64(writer, disk_bytes(machine));
+    write_bytes(writer, machine->cpu, sizeof machine->cpu);
+    wire_write_u32(writer, machine->tsc_khz);
+    wire_write_u32(writer, machine->msrs.count);
+    for (uint32_t i = 0; i < machine->msrs.count; i++)
+        wire_write_u32(writer, machine->msrs.index[i]);
+}
+
+int64_t kvm_state_save(ftvm_kvm *machine, uint8_t *state, size_t capacity)
+{
+    kvm_processor processor;
+    wire_writer writer = {state, capacity, 0};
+    int error = kvm_processor_read(machine, &processor);
+    if (error == 0 && !machine->has_times)
+        error = kvm_clock_read(machine, &machine->times);
+    if (error != 0)
+        return error;
+    machine->has_times = true;
+    write_head(machine, &writer);
+    kvm_bus_save(&machine->core, &writer);
+    for (size_t i = 0; i < PART_COUNT; i++)
+        write_bytes(&writer, (const char *)&processor + parts[i].offset, parts[i].bytes);
+    for (uint32_t i = 0; i < machine->msrs.count; i++)
+        wire_write_u64(&writer, processor.msrs[i]);
+    wire_write_u64(&writer, machine->times.clock_ns);
+    wire_write_u64(&writer, machine->times.ticks);
+    wire_write_u64(&writer, machine->times.wall_ns);
+    return writer.length <= capacity ? (int64_t)writer.length : 0;
+}
+
+static const char *check_msrs(const ftvm_kvm *machine, wire_reader *reader)
+{
+    bool is_same = wire_read_u32(reader) == machine->msrs.count;
+    for (uint32_t i = 0; is_same && i < machine->msrs.count; i++)
+        is_same = wire_read_u32(reader) == machine->msrs.index[i];
+    return is_same ? NULL : "the state has other model-specific registers than KVM knows on this host";
+}
+
+static const char *check_head(const ftvm_kvm *machine, wire_reader *reader)
+{
+    char cpu[FTVM_KVM_CPU_BYTES];
+    if (wire_read_u64(reader) != MAGIC)
+        return "these bytes are not the state of a KVM machine";
+    if (wire_read_u32(reader) != VERSION)
+        return "the state is of another version";
+    if (wire_read_u32(reader) != machine->config.devices)
+        return "the state is of a machine with other devices";
+    if (wire_read_u64(reader) != machine->config.ram_bytes || wire_read_u64(reader) != disk_bytes(machine))
+        return "the state is of a machine with another size of memory or disk";
+    read_bytes(reader, cpu, sizeof cpu);
+    if (memcmp(cpu, machine->cpu, sizeof cpu) != 0)
+        return "the state is of another processor than this host's, or of one with other features";
+    uint64_t khz = wire_read_u32(reader), ours = machine->tsc_khz;
+    uint64_t apart = khz > ours ? khz - ours : ours - khz;
+    if (apart * 1000000 > ours * KHZ_APART_PER_MILLION)
+        return "the state is of a host whose time stamp counter has another frequency";
+    return check_msrs(machine, reader);
+}
+
+typedef struct {
+    kvm_core core;
+    kvm_processor processor;
+    kvm_times times;
+} whole;
+
+static const char *parse(const ftvm_kvm *machine, const uint8_t *state, size_t bytes, whole *read)
+{
+    wire_reader reader = {state, bytes, 0};
+    const char *wrong = check_head(machine, &reader);
+    if (wrong == NULL)
+        wrong = kvm_bus_load(&read->core, &reader);
+    if (wrong != NULL)
+        return wrong;
+    for (size_t i = 0; i < PART_COUNT; i++)
+        read_bytes(&reader, (char *)&read->processor + parts[i].offset, parts[i].bytes);
+    for (uint32_t i = 0; i < machine->msrs.count; i++)
+        read->processor.msrs[i] = wire_read_u64(&reader);
+    read->times.clock_ns = wire_read_u64(&reader);
+    read->times.ticks = wire_read_u64(&reader);
+    read->times.wall_ns = wire_read_u64(&reader);
+    if (reader.length != bytes)
+        return reader.length > bytes ? "the state is cut short" : "the state is too long";
+    return read->processor.activity.mp_state == KVM_MP_STATE_RUNNABLE ? NULL : "the processor is not runnable";
+}
+
+static const char *put_in_force(const ftvm_kvm *machine, const whole *state)
+{
+    const char *wrong = kvm_processor_write(machine, &state->processor);
+    if (wrong != NULL)
+        return wrong;
+    int error = kvm_clock_go_on(machine, &state->times);
+    return error == 0 ? NULL : error == -ERANGE ? "time stamp counter: it would go back" : "clocks";
+}
+
+static int refuse(char *wrong, const char *why, const char *what)
+{
+    snprintf(wrong, FTVM_KVM_WRONG_BYTES, "%s%s", why, what);
+    return -1;
+}
+
+int kvm_state_load(ftvm_kvm *machine, const uint8_t *state, size_t bytes, char *wrong)
+{
+    whole before = {.core = machine->core, .times = machine->times};
+    whole loaded = {.core = machine->core};
+    const char *reason = parse(machine, state, bytes, &loaded);
+    if (reason != NULL)
+        return refuse(wrong, reason, "");
+    int error = kvm_processor_read(machine, &before.processor);
+    if (error == 0 && !machine->has_times)
+        error = kvm_clock_read(machine, &before.times);
+    if (error != 0)
+        return refuse(wrong, "KVM does not tell what the processor is: ", strerror(-error));
+    machine->has_times = machine->owes_times = true;
+    reason = put_in_force(machine, &loaded);
+    machine->times = reason == NULL ? loaded.times : before.times;
+    if (reason == NULL) {
+        machine->core = loaded.core;
+        return 0;
+    }
+    const char *lost = put_in_force(machine, &before);
+    refuse(wrong, "KVM does not take its ", reason);
+    if (lost != NULL) { /* it took these before */
+        machine->failed_by = FTVM_KVM_BY_INTERNAL;
+        machine->failure_detail = UINT64_MAX;
+    }
+    return -1;
+}

@@ -1,0 +1,231 @@
+#include "vcpu.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <time.h>
+
+#include "bus.h"
+#include "clock.h"
+
+enum { ACCESSES_UNFINISHED_MAX = 64 };
+#define NANOS_PER_SECOND UINT64_C(1000000000)
+
+static int kick_signal(void)
+{
+    return SIGRTMIN + 6;
+}
+
+static void be_interrupted(int number)
+{
+    (void)number; /* that it came is all: KVM_RUN returns */
+}
+
+/* A handler of somebody else's serves as well: any makes KVM_RUN return. */
+int kvm_vcpu_prepare_signal(void)
+{
+    struct sigaction action = {.sa_handler = SIG_DFL};
+    if (sigaction(kick_signal(), NULL, &action) != 0)
+        return -errno;
+    if (action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN)
+        return 0;
+    action = (struct sigaction){.sa_handler = be_interrupted};
+    return sigaction(kick_signal(), &action, NULL) == 0 ? 0 : -errno;
+}
+
+static void take_only_kicks(void)
+{
+    sigset_t all;
+    sigfillset(&all);
+    sigdelset(&all, kick_signal());
+    pthread_sigmask(SIG_SETMASK, &all, NULL);
+}
+
+/* immediate_exit ends the next KVM_RUN where the signal came just before it. */
+void kvm_vcpu_kick(ftvm_kvm *machine)
+{
+    if (machine->is_in_guest) {
+        __atomic_store_n(&machine->run->immediate_exit, 1, __ATOMIC_RELEASE);
+        pthread_kill(machine->thread, kick_signal());
+    }
+    pthread_cond_broadcast(&machine->changed);
+}
+
+bool kvm_vcpu_has_ended(const ftvm_kvm *machine)
+{
+    return machine->core.has_ended || machine->failed_by != FTVM_KVM_NOT_ENDED;
+}
+
+static void fail(ftvm_kvm *machine, int failed_by, uint64_t detail)
+{
+    kvm_bus_flush(machine);
+    machine->failed_by = failed_by;
+    machine->failure_detail = detail;
+}
+
+/* --- exits --- */
+
+static void serve_port(ftvm_kvm *machine)
+{
+    struct kvm_run *run = machine->run;
+    uint8_t *data = (uint8_t *)run + run->io.data_offset;
+    machine->has_access = true;
+    for (uint32_t i = 0; i < run->io.count; i++, data += run->io.size)
+        kvm_bus_port(machine, run->io.port, run->io.direction == KVM_EXIT_IO_OUT, run->io.size, data);
+}
+
+static void serve_memory(ftvm_kvm *machine)
+{
+    struct kvm_run *run = machine->run;
+    machine->has_access = true;
+    kvm_bus_memory(machine, run->mmio.phys_addr, run->mmio.is_write != 0, run->mmio.len, run->mmio.data);
+}
+
+static void serve_exit(ftvm_kvm *machine)
+{
+    const struct kvm_run *run = machine->run;
+    switch (run->exit_reason) {
+    case KVM_EXIT_IO: serve_port(machine); break;
+    case KVM_EXIT_MMIO: serve_memory(machine); break;
+    case KVM_EXIT_INTR: break;
+    case KVM_EXIT_HLT: fail(machine, FTVM_KVM_BY_HALT, 0); break;
+    case KVM_EXIT_SHUTDOWN: fail(machine, FTVM_KVM_BY_SHUTDOWN, 0); break;
+    case KVM_EXIT_INTERNAL_ERROR: fail(machine, FTVM_KVM_BY_INTERNAL, run->internal.suberror); break;
+    case KVM_EXIT_FAIL_ENTRY:
+        fail(machine, FTVM_KVM_BY_ENTRY, run->fail_entry.hardware_entry_failure_reason);
+        break;
+    default: fail(machine, FTVM_KVM_BY_EXIT, run->exit_reason); break;
+    }
+}
+
+static void take_result(ftvm_kvm *machine, int result, int error)
+{
+    if (result == 0)
+        serve_exit(machine);
+    else if (error != EINTR)
+        fail(machine, FTVM_KVM_BY_ERRNO, (uint64_t)error);
+}
+
+/* KVM finishes an access (the value read, the instruction pointer) when it is entered the next time: enter it, and have
+ * it leave at once. An access of several parts goes on with the next one. */
+static void finish_access(ftvm_kvm *machine)
+{
+    for (unsigned i = 0; machine->has_access && !kvm_vcpu_has_ended(machine); i++) {
+        if (i == ACCESSES_UNFINISHED_MAX) {
+            fail(machine, FTVM_KVM_BY_INTERNAL, UINT64_MAX);
+            return;
+        }
+        machine->has_access = false;
+        machine->run->immediate_exit = 1;
+        int result = ioctl(machine->vcpu, KVM_RUN, 0);
+        take_result(machine, result, errno);
+    }
+    machine->has_access = false;
+}
+
+static void enter(ftvm_kvm *machine)
+{
+    machine->has_access = false;
+    __atomic_store_n(&machine->run->immediate_exit, 0, __ATOMIC_RELEASE);
+    machine->is_in_guest = true;
+    pthread_mutex_unlock(&machine->lock);
+    int result = ioctl(machine->vcpu, KVM_RUN, 0);
+    int error = errno;
+    pthread_mutex_lock(&machine->lock);
+    machine->is_in_guest = false;
+    machine->exits++;
+    take_result(machine, result, error);
+}
+
+/* --- the loop --- */
+
+/* Waits at most until the program's time is over. */
+static void sleep_until(ftvm_kvm *machine, uint64_t nanos)
+{
+    struct timespec at;
+    clock_gettime(CLOCK_MONOTONIC, &at);
+    uint64_t sum = (uint64_t)at.tv_nsec + nanos % NANOS_PER_SECOND;
+    at.tv_sec += (time_t)(nanos / NANOS_PER_SECOND + sum / NANOS_PER_SECOND);
+    at.tv_nsec = (long)(sum % NANOS_PER_SECOND);
+    pthread_cond_timedwait(&machine->changed, &machine->lock, &at);
+}
+
+/* Whether the program goes on now; else waits a while. */
+static bool is_awake(ftvm_kvm *machine)
+{
+    kvm_core *core = &machine->core;
+    if (!core->is_waiting)
+        return true;
+    uint64_t now = core->wait_until != KVM_NEVER ? kvm_clock_now(machine) : 0;
+    if (kvm_bus_lines(machine) != 0 || now >= core->wait_until) {
+        core->is_waiting = false;
+        return true;
+    }
+    if (core->wait_until == KVM_NEVER)
+        pthread_cond_wait(&machine->changed, &machine->lock);
+    else
+        sleep_until(machine, core->wait_until - now);
+    return false;
+}
+
+/* Tells the attendant what was said since there were `before` outputs; stops behind them if that is wanted. */
+static void publish(ftvm_kvm *machine, size_t before)
+{
+    if (machine->board.output.count == before)
+        return;
+    if (machine->stops_at_output)
+        machine->is_wanted = false;
+    pthread_cond_broadcast(&machine->changed);
+}
+
+static void turn(ftvm_kvm *machine)
+{
+    size_t before = machine->board.output.count;
+    if (device_output_is_tight(&machine->board.output)) {
+        pthread_cond_wait(&machine->changed, &machine->lock);
+        return;
+    }
+    kvm_bus_feed(machine);
+    if (machine->owes_line)
+        kvm_bus_flush(machine);
+    machine->owes_line = false;
+    if (machine->board.output.count == before && is_awake(machine))
+        enter(machine);
+    publish(machine, before);
+}
+
+static bool may_run(const ftvm_kvm *machine)
+{
+    return machine->is_wanted && !machine->is_closing && !kvm_vcpu_has_ended(machine);
+}
+
+static void stand_still(ftvm_kvm *machine)
+{
+    if (machine->is_running)
+        finish_access(machine);
+    machine->is_running = false;
+    pthread_cond_broadcast(&machine->changed);
+    while (!may_run(machine) && !machine->is_closing)
+        pthread_cond_wait(&machine->changed, &machine->lock);
+}
+
+void *kvm_vcpu_main(void *argument)
+{
+    ftvm_kvm *machine = argument;
+    take_only_kicks();
+    pthread_mutex_lock(&machine->lock);
+    while (!machine->is_closing) {
+        if (!may_run(machine)) {
+            stand_still(machine);
+            continue;
+        }
+        machine->is_running = true;
+        machine->has_times = false;
+        turn(machine);
+    }
+    machine->is_running = false;
+    pthread_cond_broadcast(&machine->changed);
+    pthread_mutex_unlock(&machine->lock);
+    return NULL;
+}

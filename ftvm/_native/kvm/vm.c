@@ -1,0 +1,222 @@
+#include "vm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+enum { CPUID_ENTRIES_MAX = 256, MSRS_LISTED_MAX = 1024, XSAVE_BYTES = 4096 };
+enum { LEAF_VENDOR = 0, LEAF_MODEL = 1, LEAF_TOPOLOGY = 0xb, LEAF_TOPOLOGY_2 = 0x1f, LEAF_PARAVIRTUAL = 0x40000001 };
+#define LEAF_EXTENDED 0x80000001u
+#define LEAF_AMD_TOPOLOGY 0x8000001eu
+#define MODEL_ECX_VMX (1u << 5)
+#define EXTENDED_ECX_SVM (1u << 2)
+#define MODEL_EBX_APIC_ID 0xff000000u
+
+/* Of what KVM offers a guest beyond a processor: the clock, and that port delays are needless. Nothing by which KVM
+ * would write to RAM unseen (stolen time, asynchronous page faults, end of interrupt), the clock's page excepted. */
+#define PARAVIRTUAL_EAX ((1u << 0) | (1u << 1) | (1u << 3) | (1u << 24))
+
+typedef struct {
+    struct kvm_cpuid2 head;
+    struct kvm_cpuid_entry2 entries[CPUID_ENTRIES_MAX];
+} cpuid_table;
+
+typedef struct {
+    struct kvm_msr_list head;
+    uint32_t index[MSRS_LISTED_MAX];
+} msr_table;
+
+static const uint32_t needed[] = {
+    KVM_CAP_USER_MEMORY, KVM_CAP_IMMEDIATE_EXIT, KVM_CAP_XSAVE,    KVM_CAP_XCRS,        KVM_CAP_VCPU_EVENTS,
+    KVM_CAP_DEBUGREGS,   KVM_CAP_MP_STATE,       KVM_CAP_ADJUST_CLOCK, KVM_CAP_GET_TSC_KHZ,
+};
+
+static int check_capabilities(int system)
+{
+    for (size_t i = 0; i < sizeof needed / sizeof needed[0]; i++) {
+        if (ioctl(system, KVM_CHECK_EXTENSION, needed[i]) <= 0)
+            return -ENOTSUP;
+    }
+    /* More would be state that KVM_GET_XSAVE does not give; 0: a kernel that knows of no more. */
+    return ioctl(system, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE2) <= XSAVE_BYTES ? 0 : -ENOTSUP;
+}
+
+/* --- what the processor can do --- */
+
+/* Takes out what another host of the same kind would say differently, and what is not saved. */
+static void trim(struct kvm_cpuid_entry2 *entry)
+{
+    switch (entry->function) {
+    case LEAF_MODEL:
+        entry->ecx &= ~MODEL_ECX_VMX; /* a guest of the guest would be state, too */
+        entry->ebx &= ~MODEL_EBX_APIC_ID;
+        break;
+    case LEAF_EXTENDED: entry->ecx &= ~EXTENDED_ECX_SVM; break;
+    case LEAF_TOPOLOGY:
+    case LEAF_TOPOLOGY_2: entry->edx = 0; break;
+    case LEAF_AMD_TOPOLOGY: entry->eax = entry->ebx = entry->ecx = 0; break;
+    case LEAF_PARAVIRTUAL: entry->eax &= PARAVIRTUAL_EAX; break;
+    default: break;
+    }
+}
+
+/* FNV-1a, 64 bits: tells apart what is different by chance; nobody crafts a processor. */
+static uint64_t hash(uint64_t value, uint32_t word)
+{
+    for (unsigned i = 0; i < 4; i++)
+        value = (value ^ (word >> (8 * i) & 0xff)) * UINT64_C(0x100000001b3);
+    return value;
+}
+
+static void name_processor(const cpuid_table *table, char *name, size_t capacity)
+{
+    char vendor[13] = "unknown";
+    unsigned family = 0, model = 0, stepping = 0;
+    uint64_t features = UINT64_C(0xcbf29ce484222325);
+    for (uint32_t i = 0; i < table->head.nent; i++) {
+        const struct kvm_cpuid_entry2 *entry = &table->entries[i];
+        const uint32_t words[] = {entry->function, entry->index, entry->eax, entry->ebx, entry->ecx, entry->edx};
+        for (size_t word = 0; word < sizeof words / sizeof words[0]; word++)
+            features = hash(features, words[word]);
+        if (entry->function == LEAF_VENDOR) {
+            memcpy(vendor, &entry->ebx, 4);
+            memcpy(vendor + 4, &entry->edx, 4);
+            memcpy(vendor + 8, &entry->ecx, 4);
+        } else if (entry->function == LEAF_MODEL) {
+            family = (entry->eax >> 8 & 0xf) + (entry->eax >> 20 & 0xff);
+            model = (entry->eax >> 4 & 0xf) | (entry->eax >> 12 & 0xf0);
+            stepping = entry->eax & 0xf;
+        }
+    }
+    snprintf(name, capacity, "%s-%u-%u-%u/%016llx", vendor, family, model, stepping, (unsigned long long)features);
+}
+
+static int set_processor(ftvm_kvm *machine)
+{
+    cpuid_table table = {.head = {.nent = CPUID_ENTRIES_MAX}};
+    if (ioctl(machine->system, KVM_GET_SUPPORTED_CPUID, &table) != 0)
+        return -errno;
+    for (uint32_t i = 0; i < table.head.nent; i++)
+        trim(&table.entries[i]);
+    name_processor(&table, machine->cpu, sizeof machine->cpu);
+    return ioctl(machine->vcpu, KVM_SET_CPUID2, &table) == 0 ? 0 : -errno;
+}
+
+/* --- registers by number --- */
+
+/* Not saved as such: time goes its own way (clock.h); a write to a wall clock register makes KVM write to RAM; the
+ * others stand for what the guest is not offered. */
+static bool is_skipped(uint32_t index)
+{
+    return index == 0x10 || index == 0x11 || index == 0x4b564d00 || (index >= 0x4b564d02 && index <= 0x4b564dff);
+}
+
+/* Whether what KVM gives for a register it takes back. */
+static bool goes_both_ways(int vcpu, uint32_t index)
+{
+    struct {
+        struct kvm_msrs head;
+        struct kvm_msr_entry entry;
+    } msr = {.head = {.nmsrs = 1}, .entry = {.index = index}};
+    return ioctl(vcpu, KVM_GET_MSRS, &msr) == 1 && ioctl(vcpu, KVM_SET_MSRS, &msr) == 1;
+}
+
+static int list_msrs(ftvm_kvm *machine)
+{
+    msr_table table = {.head = {.nmsrs = MSRS_LISTED_MAX}};
+    if (ioctl(machine->system, KVM_GET_MSR_INDEX_LIST, &table) != 0)
+        return -errno;
+    for (uint32_t i = 0; i < table.head.nmsrs; i++) {
+        if (is_skipped(table.index[i]) || !goes_both_ways(machine->vcpu, table.index[i]))
+            continue;
+        if (machine->msrs.count == KVM_MSRS_MAX)
+            return -E2BIG;
+        machine->msrs.index[machine->msrs.count++] = table.index[i];
+    }
+    return 0;
+}
+
+/* --- opening --- */
+
+static int open_system(ftvm_kvm *machine, enum ftvm_kvm_step *step)
+{
+    *step = FTVM_KVM_DEVICE;
+    machine->system = open(machine->config.device, O_RDWR | O_CLOEXEC);
+    if (machine->system < 0)
+        return -errno;
+    *step = FTVM_KVM_VERSION;
+    int version = ioctl(machine->system, KVM_GET_API_VERSION, 0);
+    if (version != KVM_API_VERSION)
+        return version < 0 ? -errno : -EPROTO;
+    *step = FTVM_KVM_CAPABILITY;
+    return check_capabilities(machine->system);
+}
+
+static int give_memory(const ftvm_kvm *machine)
+{
+    struct kvm_userspace_memory_region region = {.memory_size = machine->config.ram_bytes,
+                                                 .userspace_addr = (uint64_t)(uintptr_t)machine->config.ram};
+    return ioctl(machine->vm, KVM_SET_USER_MEMORY_REGION, &region) == 0 ? 0 : -errno;
+}
+
+static int map_run(ftvm_kvm *machine)
+{
+    int bytes = ioctl(machine->system, KVM_GET_VCPU_MMAP_SIZE, 0);
+    if (bytes < (int)sizeof *machine->run)
+        return bytes < 0 ? -errno : -EPROTO;
+    void *run = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_SHARED, machine->vcpu, 0);
+    if (run == MAP_FAILED)
+        return -errno;
+    machine->run = run;
+    machine->run_bytes = (size_t)bytes;
+    return 0;
+}
+
+static int make_processor(ftvm_kvm *machine)
+{
+    machine->vcpu = ioctl(machine->vm, KVM_CREATE_VCPU, 0);
+    if (machine->vcpu < 0)
+        return -errno;
+    int error = map_run(machine);
+    if (error == 0)
+        error = set_processor(machine);
+    int khz = ioctl(machine->vcpu, KVM_GET_TSC_KHZ, 0);
+    if (error == 0 && khz <= 0)
+        return khz < 0 ? -errno : -EPROTO;
+    machine->tsc_khz = (uint32_t)khz;
+    return error != 0 ? error : list_msrs(machine);
+}
+
+int kvm_vm_open(ftvm_kvm *machine, enum ftvm_kvm_step *step)
+{
+    int error = open_system(machine, step);
+    if (error != 0)
+        return error;
+    *step = FTVM_KVM_CREATE;
+    machine->vm = ioctl(machine->system, KVM_CREATE_VM, 0);
+    if (machine->vm < 0)
+        return -errno;
+    *step = FTVM_KVM_MEMORY;
+    error = give_memory(machine);
+    if (error != 0)
+        return error;
+    *step = FTVM_KVM_CREATE;
+    return make_processor(machine);
+}
+
+void kvm_vm_close(ftvm_kvm *machine)
+{
+    int *const descriptors[] = {&machine->vcpu, &machine->vm, &machine->system};
+    if (machine->run != NULL)
+        munmap(machine->run, machine->run_bytes);
+    machine->run = NULL;
+    for (size_t i = 0; i < sizeof descriptors / sizeof descriptors[0]; i++) {
+        if (*descriptors[i] >= 0)
+            close(*descriptors[i]);
+        *descriptors[i] = -1;
+    }
+}

@@ -1,0 +1,277 @@
+"""The C core under KVM: whatever a guest did, its state goes over; bytes load whole or not at all."""
+
+import select
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ftvm.errors import ConfigError, GuestError, ImageError
+from ftvm.guests.kvm.machine import EndedBy, Ending, Machine, MachineShape, News
+
+from .code import DEVICES, END, SPIN, START, UART, WAIT, State, jump, out, program, store
+
+MakeMachine = Callable[[], Machine]
+SHAPE = MachineShape(ram_bytes=2 << 20, mac=b"\x52\x54\0\0\0\1", disk_bytes=8192, has_entropy=True)
+
+ports = st.builds(
+    out,
+    st.sampled_from([*range(UART, UART + 8), WAIT, WAIT + 4 * 2, 0, 0xFFFF]),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([1, 2, 4]),
+)
+registers = st.sampled_from([0x14, 0x20, 0x24, 0x30, 0x38, 0x44, 0x50, 0x64, 0x70, 0x80, 0x90, 0xA0, 0x100, 0xFFF])
+values = st.one_of(st.integers(0, 2**32 - 1), st.sampled_from([0, 1, 2, 8, 15, 64, 256, START]))
+accesses = st.builds(
+    lambda slot, register, value, size: store(DEVICES + slot * 0x1000 + register, value, size),
+    st.integers(0, 8),
+    registers,
+    values,
+    st.sampled_from([1, 2, 4, 4, 4, 8]),
+)
+brief_waits = st.builds(lambda microseconds: out(WAIT, microseconds, 4), st.integers(1, 50))
+courses = st.lists(st.one_of(accesses, ports, brief_waits), max_size=40).map(b"".join)
+
+
+def run(machine: Machine, moments: int = 1) -> None:
+    """Let it run for a moment."""
+    machine.leave()  # nobody attends: its outputs stay where they are
+    machine.resume()
+    select.select((), (), (), 0.002 * moments)
+    machine.pause()
+    machine.take_outputs()
+
+
+def refusal(machine: Machine, state: bytes) -> str | None:
+    try:
+        machine.load(state)
+    except GuestError as refused:
+        return str(refused)
+    return None
+
+
+def run_to_end(machine: Machine) -> Ending:
+    machine.resume()
+    news = machine.wait_for_news()
+    while not news & News.ENDED:
+        machine.take_outputs()
+        news = machine.wait_for_news()
+    machine.take_outputs()
+    machine.leave()
+    machine.pause()
+    return machine.ending
+
+
+@given(courses)
+@settings(max_examples=40)
+def test_whatever_a_guest_did_to_its_devices_what_save_writes_load_takes(course: bytes) -> None:
+    machine, other = Machine(SHAPE), Machine(SHAPE)
+    try:
+        machine.boot(program(course + SPIN))
+
+        run(machine)
+        state = machine.save()
+        other.load(state)
+
+        assert machine.save() == state
+        assert other.save() == state
+    finally:
+        machine.close()
+        other.close()
+
+
+@given(st.binary(max_size=64))
+@settings(max_examples=40)
+def test_whatever_a_guest_executes_it_can_be_paused_saved_and_told(code: bytes) -> None:
+    machine, other = Machine(SHAPE), Machine(SHAPE)
+    try:
+        machine.boot(program(code + SPIN))
+
+        run(machine)
+        other.load(machine.save())
+
+        assert str(machine.ending)
+    finally:
+        machine.close()
+        other.close()
+
+
+def test_bytes_that_are_changed_load_whole_or_not_at_all(make_machine: MakeMachine) -> None:
+    machine = make_machine()
+    machine.boot(program(out(UART, 65, 1) + SPIN))
+    run(machine)
+    good = machine.save()
+
+    @given(st.lists(st.tuples(st.integers(0, len(good) - 1), st.integers(1, 255)), min_size=1, max_size=4))
+    @settings(max_examples=200)
+    def load_changed(changes: list[tuple[int, int]]) -> None:
+        bad = bytearray(good)
+        for at, flip in changes:
+            bad[at] ^= flip
+
+        if refusal(machine, bytes(bad)) is not None:
+            assert machine.save() == good
+        machine.load(good)
+        assert machine.save() == good
+
+    load_changed()
+
+
+@given(st.binary(max_size=9000))
+@settings(max_examples=30)
+def test_noise_is_refused_and_changes_nothing(noise: bytes) -> None:
+    machine = Machine(SHAPE)
+    try:
+        before = machine.save()
+
+        for bad in (noise, before[: len(noise)], before + noise + b"\0", before[:200] + noise):
+            with pytest.raises(GuestError, match="does not load"):
+                machine.load(bad)
+
+        assert machine.save() == before
+    finally:
+        machine.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda head: (head[0] + 1, *head[1:]), "not the state of a KVM machine"),
+        (lambda head: (head[0], 99, *head[2:]), "another version"),
+        (lambda head: (*head[:2], 0, *head[3:]), "other devices"),
+        (lambda head: (*head[:3], 4096, *head[4:]), "another size of memory"),
+        (lambda head: (*head[:5], b"GenuineIntel-6-1-1/0", head[6]), "another processor than this host's"),
+        (lambda head: (*head[:6], head[6] * 2), "time stamp counter has another frequency"),
+    ],
+)
+def test_the_state_of_an_unlike_host_is_refused_with_the_reason(
+    make_machine: MakeMachine,
+    change: Callable[[tuple[int | bytes, ...]], tuple[int | bytes, ...]],
+    reason: str,
+) -> None:
+    machine = make_machine()
+    state = State.parse(machine.save())
+
+    with pytest.raises(GuestError, match=reason):
+        machine.load(replace(state, head=change(state.head)).build())
+
+
+def test_a_register_that_this_host_lacks_is_refused_with_the_reason(make_machine: MakeMachine) -> None:
+    machine = make_machine()
+    state = State.parse(machine.save())
+    registers = {**state.registers, 0xC0010FFF: 0}
+
+    with pytest.raises(GuestError, match="other model-specific registers than KVM knows"):
+        machine.load(replace(state, registers=registers).build())
+
+
+def test_a_time_stamp_counter_that_would_go_back_is_refused(make_machine: MakeMachine) -> None:
+    machine = make_machine()
+    state = State.parse(machine.save())
+    clock_ns, ticks, wall_ns = state.times
+    future = replace(state, times=(clock_ns, ticks + 2**60, wall_ns)).build()
+    before = machine.save()
+
+    if (refused := refusal(machine, future)) is not None:
+        assert "time stamp counter: it would go back" in refused
+        assert machine.save() == before
+    else:
+        assert machine.clocks()[1] >= ticks + 2**60  # KVM here sets it
+
+
+@pytest.mark.parametrize(
+    ("code", "by", "told"),
+    [
+        (b"\x0f\x0b", EndedBy.SHUTDOWN, "triple fault at 0x100000"),
+        (b"\xf4", EndedBy.SHUTDOWN, "triple fault"),
+        (out(END, 0, 4), EndedBy.PROGRAM, "the program ended with code 0"),
+        (out(END, 7, 4), EndedBy.PROGRAM, "the program ended with code 7"),
+    ],
+    ids=["no such instruction", "halt", "end", "failure"],
+)
+def test_a_guest_that_ends_says_how(make_machine: MakeMachine, code: bytes, by: EndedBy, told: str) -> None:
+    machine = make_machine()
+    machine.boot(program(code))
+
+    ending = run_to_end(machine)
+
+    assert ending.by is by
+    assert told in str(ending)
+
+
+def test_a_guest_that_executes_device_memory_ends_and_says_where(make_machine: MakeMachine) -> None:
+    machine = make_machine()
+    machine.boot(program(jump(DEVICES)))
+
+    ending = run_to_end(machine)
+
+    assert ending.by in (EndedBy.INTERNAL, EndedBy.SHUTDOWN)
+    assert f"{DEVICES:#x}" in str(ending)
+
+
+def test_an_ended_program_stays_ended_on_the_other_host(make_machine: MakeMachine) -> None:
+    machine, other = make_machine(), make_machine()
+    machine.boot(program(out(END, 7, 4)))
+    run_to_end(machine)
+
+    other.load(machine.save())
+
+    assert str(other.ending) == "the program ended with code 7"
+
+
+def test_an_unfinished_line_of_a_program_that_computes_is_told(make_machine: MakeMachine) -> None:
+    machine = make_machine()
+    machine.boot(program(out(UART, ord("?"), 1) + SPIN))
+
+    machine.resume()
+    news = machine.wait_for_news()
+
+    assert news is News.OUTPUTS
+    assert [output.payload for output in machine.take_outputs()] == [b"?"]
+
+
+def test_a_program_that_waits_with_a_limit_wakes_by_itself(make_machine: MakeMachine) -> None:
+    machine = make_machine()
+    machine.boot(program(out(WAIT, 1000, 4) + out(END, 5, 4)))
+
+    assert run_to_end(machine).detail == 5
+
+
+def test_a_wait_goes_on_where_the_state_is_loaded(make_machine: MakeMachine) -> None:
+    machine, other = make_machine(), make_machine()
+    machine.boot(program(out(WAIT, 0, 4) + out(END, 5, 4)))
+    run(machine, moments=10)
+    other.ram.buffer[:] = machine.ram.buffer
+
+    other.load(machine.save())
+    run(other, moments=10)
+
+    assert other.ending.by is EndedBy.NOBODY
+
+
+@pytest.mark.parametrize(
+    ("device", "reason"),
+    [
+        ("/nonexistent/kvm", r"no KVM here: /nonexistent/kvm cannot be opened .*kvm_intel or kvm_amd"),
+        ("/dev/null", "/dev/null is not the KVM that ftvm knows"),
+    ],
+)
+def test_where_there_is_no_kvm_it_says_what_to_do(device: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        Machine(SHAPE, device=device)
+
+
+@pytest.mark.parametrize("ram_bytes", [0, 4095, (3 << 30) + 4096, -4096])
+def test_a_memory_that_the_machine_cannot_have_is_refused(ram_bytes: int) -> None:
+    with pytest.raises(ConfigError, match="at most 3 GiB"):
+        MachineShape(ram_bytes=ram_bytes)
+
+
+def test_a_program_over_the_page_tables_is_refused(make_machine: MakeMachine) -> None:
+    machine = make_machine()
+    segments = tuple(replace(segment, address=0x2000) for segment in program(SPIN).segments)
+
+    with pytest.raises(ImageError, match="below 0x100000 lie the page tables"):
+        machine.boot(replace(program(SPIN), segments=segments))
