@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("ftvm", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ftvm")
 
-SKIPPED_IN_CI: Final = ("needs the Linux guest", "no namespaces here", "needs root", "only root")
+SKIPPED_IN_CI: Final = ("needs the Linux guest", "no namespaces here", "needs root", "only root", "needs KVM")
 """What CI lacks: the kernel takes too long to build for every landing (.ci/full builds it), and it may not be root."""
 
 WORKERS_MAX: Final = 4

@@ -225,7 +225,7 @@ class Machine:
 
     @property
     def clock_page(self) -> int | None:
-        """The page that KVM writes unseen, None if there is none."""
+        """The page that KVM writes unseen, or None."""
         page = int(lib.ftvm_kvm_clock_page(self._native))
         return None if page < 0 else page
 
