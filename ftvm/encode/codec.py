@@ -7,9 +7,8 @@ from typing import Any
 from ftvm.checkpoint import Buffer
 from ftvm.config import Limits
 from ftvm.encode.messages import Message
-from ftvm.errors import BadFrame
 
-__all__ = ["Codec", "Frames", "Header", "Packed", "expect_no_frames"]
+__all__ = ["Codec", "Frames", "Header", "Packed"]
 
 Header = list[Any]
 """What stands in a header: numbers, texts, digests, and lists of them."""
@@ -29,6 +28,7 @@ class Codec:
     count     how many fields it has in the header
     pack      gives these and the optional ones, and the frames behind the header
     unpack    takes both back, None for each optional field that was not sent; raises BadFrame, the peer's fault
+    frames    how many frames stand behind the header; more than one number where the kind has more than one form
     optional  how many more fields it has that an older peer ignores; they stand behind the others
     since     the first version of the wire that has this row; it replaces the kind's row of the versions before
     is_frozen whether it has the form of the first version for ever (versions.py)
@@ -39,12 +39,7 @@ class Codec:
     count: int
     pack: Callable[[Any], Packed]
     unpack: Callable[[Header, Frames, Limits], Message]
+    frames: tuple[int, ...] = (0,)
     optional: int = 0
     since: int = 1
     is_frozen: bool = False
-
-
-def expect_no_frames(frames: Frames) -> None:
-    """Raise BadFrame if anything stands behind the header."""
-    if frames:
-        raise BadFrame(f"{len(frames)} frames behind a message that has none")

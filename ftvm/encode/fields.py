@@ -5,7 +5,7 @@ numbers of any size, and nil anywhere.
 """
 
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 from ftvm.errors import BadFrame
@@ -20,6 +20,7 @@ __all__ = [
     "read_identity",
     "read_list",
     "read_number",
+    "read_numbers",
     "read_optional",
     "read_padded",
     "read_text",
@@ -28,6 +29,8 @@ __all__ = [
 DIGEST_BYTES: Final = 16
 TEXT_CHARS_MAX: Final = 1024
 NAMES_MAX: Final = 64
+NUMBER_MAX: Final = (1 << 63) - 1
+IDENTITY_CHARS_MAX: Final = 64
 
 T = TypeVar("T")
 
@@ -35,11 +38,18 @@ T = TypeVar("T")
 # What a peer sent is shown by reprlib: a value nested a thousand deep must not exhaust the stack of who complains.
 
 
-def read_number(value: object, name: str, most: int = (1 << 63) - 1) -> int:
+def read_number(value: object, name: str, most: int = NUMBER_MAX) -> int:
     """Take a whole number from 0 to `most`; a bool is not one."""
     if type(value) is not int or not 0 <= value <= most:
         raise BadFrame(f"{name} is {reprlib.repr(value)}, not a number from 0 to {most}")
     return value
+
+
+def read_numbers(values: Sequence[object], names: str) -> None:
+    """Check several at once: whole numbers from 0 on; `names` has one word or more for each, with a comma between."""
+    for place, value in enumerate(values):
+        if type(value) is not int or not 0 <= value <= NUMBER_MAX:
+            raise BadFrame(f"{names.split(', ')[place]} is {reprlib.repr(value)}, not a number from 0 to {NUMBER_MAX}")
 
 
 def read_text(value: object, name: str) -> str:
@@ -51,10 +61,9 @@ def read_text(value: object, name: str) -> str:
 
 def read_identity(value: object, name: str) -> str:
     """Take a name: 1 to 64 characters."""
-    text = read_text(value, name)
-    if not 0 < len(text) <= 64:
-        raise BadFrame(f"{name} is {len(text)} characters long, not 1 to 64")
-    return text
+    if type(value) is not str or not 0 < len(value) <= IDENTITY_CHARS_MAX:
+        raise BadFrame(f"{name} is {reprlib.repr(value)}, not a text of 1 to {IDENTITY_CHARS_MAX} characters")
+    return value
 
 
 def read_flag(value: object, name: str) -> bool:

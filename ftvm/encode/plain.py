@@ -4,7 +4,7 @@ from typing import Final
 
 from ftvm.checkpoint import PAGE_COUNT_MAX, Geometry, RegionShape
 from ftvm.config import Limits
-from ftvm.encode.codec import Codec, Frames, Header, Packed, expect_no_frames
+from ftvm.encode.codec import Codec, Frames, Header, Packed
 from ftvm.encode.fields import (
     DIGEST_BYTES,
     TEXT_CHARS_MAX,
@@ -14,6 +14,7 @@ from ftvm.encode.fields import (
     read_identity,
     read_list,
     read_number,
+    read_numbers,
     read_text,
 )
 from ftvm.encode.messages import Ack, Join, Leave, Ping, Pong, Prepare, Prepared, Refuse, Welcome
@@ -37,9 +38,8 @@ def _unpack_region(value: object, name: str) -> RegionShape:
     )
 
 
-def _unpack_join(fields: Header, frames: Frames, _: Limits) -> Join:
+def _unpack_join(fields: Header, _: Frames, __: Limits) -> Join:
     machine, regions, engines, staging_bytes = fields
-    expect_no_frames(frames)
     try:
         geometry = Geometry(
             machine=read_text(machine, "machine"),
@@ -60,9 +60,8 @@ def _pack_welcome(message: Welcome) -> Packed:
     return [message.joiner, add_offer(message.engines, message.versions), message.staging_bytes], []
 
 
-def _unpack_welcome(fields: Header, frames: Frames, _: Limits) -> Welcome:
+def _unpack_welcome(fields: Header, _: Frames, __: Limits) -> Welcome:
     joiner, engines, staging_bytes = fields
-    expect_no_frames(frames)
     names, versions = take_offer(read_list(read_identity, engines, "engines"))
     return Welcome(
         joiner=read_identity(joiner, "joiner"),
@@ -76,9 +75,8 @@ def _pack_refuse(message: Refuse) -> Packed:
     return [message.joiner, message.reason[:TEXT_CHARS_MAX], message.is_final], []
 
 
-def _unpack_refuse(fields: Header, frames: Frames, _: Limits) -> Refuse:
+def _unpack_refuse(fields: Header, _: Frames, __: Limits) -> Refuse:
     joiner, reason, is_final = fields
-    expect_no_frames(frames)
     return Refuse(
         joiner=read_identity(joiner, "joiner"),
         reason=read_text(reason, "reason"),
@@ -91,13 +89,13 @@ def _pack_ack(message: Ack) -> Packed:
     return [message.received, message.epoch, message.log_index, digest], []
 
 
-def _unpack_ack(fields: Header, frames: Frames, _: Limits) -> Ack:
+def _unpack_ack(fields: Header, _: Frames, __: Limits) -> Ack:
     received, epoch, log_index, digest = fields
-    expect_no_frames(frames)
+    read_numbers((received, epoch, log_index), "received, epoch, log index")
     return Ack(
-        received=read_number(received, "received"),
-        epoch=read_number(epoch, "epoch"),
-        log_index=read_number(log_index, "log index"),
+        received=received,
+        epoch=epoch,
+        log_index=log_index,
         memory_digest=int.from_bytes(read_digest(digest, "memory digest"), "little"),
     )
 
@@ -106,9 +104,8 @@ def _pack_ping(message: Ping) -> Packed:
     return [message.number], []
 
 
-def _unpack_ping(fields: Header, frames: Frames, _: Limits) -> Ping:
+def _unpack_ping(fields: Header, _: Frames, __: Limits) -> Ping:
     (number,) = fields
-    expect_no_frames(frames)
     return Ping(number=read_number(number, "ping"))
 
 
@@ -116,9 +113,8 @@ def _pack_pong(message: Pong) -> Packed:
     return [message.number], []
 
 
-def _unpack_pong(fields: Header, frames: Frames, _: Limits) -> Pong:
+def _unpack_pong(fields: Header, _: Frames, __: Limits) -> Pong:
     (number,) = fields
-    expect_no_frames(frames)
     return Pong(number=read_number(number, "pong"))
 
 
@@ -126,9 +122,8 @@ def _pack_prepare(message: Prepare) -> Packed:
     return [message.epoch], []
 
 
-def _unpack_prepare(fields: Header, frames: Frames, _: Limits) -> Prepare:
+def _unpack_prepare(fields: Header, _: Frames, __: Limits) -> Prepare:
     (epoch,) = fields
-    expect_no_frames(frames)
     return Prepare(epoch=read_number(epoch, "epoch"))
 
 
@@ -136,9 +131,8 @@ def _pack_prepared(message: Prepared) -> Packed:
     return [message.epoch, message.error[:TEXT_CHARS_MAX]], []
 
 
-def _unpack_prepared(fields: Header, frames: Frames, _: Limits) -> Prepared:
+def _unpack_prepared(fields: Header, _: Frames, __: Limits) -> Prepared:
     epoch, error = fields
-    expect_no_frames(frames)
     return Prepared(
         epoch=read_number(epoch, "epoch"),
         error=read_text(error, "error"),
@@ -149,9 +143,8 @@ def _pack_leave(message: Leave) -> Packed:
     return [message.reason[:TEXT_CHARS_MAX], message.is_end], []
 
 
-def _unpack_leave(fields: Header, frames: Frames, _: Limits) -> Leave:
+def _unpack_leave(fields: Header, _: Frames, __: Limits) -> Leave:
     reason, is_end = fields
-    expect_no_frames(frames)
     return Leave(reason=read_text(reason, "reason"), is_end=read_flag(is_end, "end"))
 
 

@@ -38,7 +38,7 @@ from ftvm.encode.fields import (
     read_identity,
     read_list,
     read_number,
-    read_optional,
+    read_numbers,
     read_text,
 )
 from ftvm.encode.messages import Copy, EpochPart, Log
@@ -48,23 +48,17 @@ __all__ = ["STREAM_MESSAGES"]
 
 _OUTPUT_ROW: Final = struct.Struct("<BI")
 _LOG_ROW: Final = struct.Struct("<BBQQQI")
+_BATCH_FRAMES: Final = 3
+_END_FRAMES: Final = 4
 _LOG_KINDS: Final = {kind.value: kind for kind in LogKind}
 
 
-def _batch_frames(batch: PageBatch) -> list[Buffer]:
-    return [batch.indices, batch.lengths, batch.payload]
-
-
-def _pack_batch(batch: PageBatch) -> Header:
-    return [batch.count, batch.digest, batch.unpacked_bytes]
-
-
 def _unpack_batch(value: object, frames: Frames, limits: Limits) -> PageBatch:
-    count, digest, unpacked_bytes = read_fields(value, 3, "batch")
-    if len(frames) != 3:
-        raise BadFrame(f"a batch of pages has 3 frames, not {len(frames)}")
+    pages, digest, unpacked_bytes = read_fields(value, 3, "batch")
+    if len(frames) != _BATCH_FRAMES:
+        raise BadFrame(f"a batch of pages has {_BATCH_FRAMES} frames, not {len(frames)}")
     indices, lengths, payload = frames
-    pages = read_number(count, "page count of the batch", PAGE_COUNT_MAX)
+    pages = read_number(pages, "page count of the batch", PAGE_COUNT_MAX)
     if pages == 0:
         raise BadFrame("a batch of no pages: any number of them would pass a limit that counts bytes")
     if len(indices) != 4 * pages or len(lengths) != 2 * pages:
@@ -111,27 +105,27 @@ def _unpack_outputs(
 
 
 def _pack_copy(message: Copy) -> Packed:
-    fields = [message.sequence, message.round, _pack_batch(message.batch)]
-    return fields, _batch_frames(message.batch)
+    batch = message.batch
+    fields = [message.sequence, message.round, [batch.count, batch.digest, batch.unpacked_bytes]]
+    return fields, [batch.indices, batch.lengths, batch.payload]
 
 
 def _unpack_copy(fields: Header, frames: Frames, limits: Limits) -> Copy:
     sequence, round_number, batch = fields
-    return Copy(
-        sequence=read_number(sequence, "sequence"),
-        round=read_number(round_number, "round"),
-        batch=_unpack_batch(batch, frames, limits),
-    )
+    read_numbers((sequence, round_number), "sequence, round")
+    return Copy(sequence=sequence, round=round_number, batch=_unpack_batch(batch, frames, limits))
 
 
 def _pack_part(message: EpochPart) -> Packed:
     fields: Header = [message.sequence, message.epoch, message.part]
-    if message.batch is not None:
-        return [*fields, _pack_batch(message.batch), None], _batch_frames(message.batch)
+    batch = message.batch
+    if batch is not None:
+        fields += [[batch.count, batch.digest, batch.unpacked_bytes], None]
+        return fields, [batch.indices, batch.lengths, batch.payload]
     end = message.checkpoint
     if end is None:
         raise ConfigError("a part of an epoch carries a batch or the end")
-    channels, table, payloads = _pack_outputs(end.outputs)
+    channels, table, payloads = _pack_outputs(end.outputs) if end.outputs else ([], b"", b"")
     digest = end.memory_digest.to_bytes(DIGEST_BYTES, "little")
     here = [end.position.retired, end.position.idled] if end.position is not None else None
     frames: list[Buffer] = [end.devices, table, payloads, end.page_digests]
@@ -144,26 +138,19 @@ def _unpack_part(fields: Header, frames: Frames, limits: Limits) -> EpochPart:
     sequence, epoch, part, pages, tail = fields
     if (pages is None) == (tail is None):
         raise BadFrame("a part of an epoch carries a batch or the end, not both and not neither")
-    number = read_number(epoch, "epoch")
-    batch, end = None, None
+    read_numbers((sequence, epoch, part), "sequence, epoch, part")
     if pages is not None:
         batch = _unpack_batch(pages, frames, limits)
-    else:
-        end = _unpack_end(number, tail, frames, limits)
-    return EpochPart(
-        sequence=read_number(sequence, "sequence"),
-        epoch=number,
-        part=read_number(part, "part"),
-        batch=batch,
-        checkpoint=end,
-    )
+        return EpochPart(sequence=sequence, epoch=epoch, part=part, batch=batch, checkpoint=None)
+    end = _unpack_end(epoch, tail, frames, limits)
+    return EpochPart(sequence=sequence, epoch=epoch, part=part, batch=None, checkpoint=end)
 
 
 def _unpack_end(epoch: int, tail: object, frames: Frames, limits: Limits) -> Checkpoint:
     end = read_fields(tail, 9, "end of an epoch")
     base, engine, channels, output_next, log_index, digest, dirty_pages, here, sealed = end
-    if len(frames) != 4:
-        raise BadFrame(f"the end of an epoch has 4 frames, not {len(frames)}")
+    if len(frames) != _END_FRAMES:
+        raise BadFrame(f"the end of an epoch has {_END_FRAMES} frames, not {len(frames)}")
     devices, table, payloads, page_digests = frames
     if len(page_digests) % PAGE_DIGEST_ROW.size or len(page_digests) > limits.staging_bytes:
         raise BadFrame(f"page digests of {len(page_digests)} bytes cannot be")
@@ -172,21 +159,21 @@ def _unpack_end(epoch: int, tail: object, frames: Frames, limits: Limits) -> Che
     if len(payloads) > limits.outputs_held_bytes:
         raise BadFrame(f"{len(payloads)} bytes of outputs is more than the limit of {limits.outputs_held_bytes}")
     _check_seal(sealed, frames)
-    following = read_number(output_next, "next output number")
+    read_numbers((base, output_next, log_index), "base epoch, next output number, log index")
     names = read_list(read_identity, channels, "channels")
     return Checkpoint(
         epoch=epoch,
-        base=read_number(base, "base epoch"),
+        base=base,
         engine=read_identity(engine, "engine"),
         batches=(),
         devices=bytes(devices),
-        outputs=_unpack_outputs(names, following, table, payloads, limits),
-        output_next=following,
-        log_index=read_number(log_index, "log index"),
+        outputs=_unpack_outputs(names, output_next, table, payloads, limits),
+        output_next=output_next,
+        log_index=log_index,
         memory_digest=int.from_bytes(read_digest(digest, "memory digest"), "little"),
         dirty_pages=read_number(dirty_pages, "dirty pages", PAGE_COUNT_MAX),
         page_digests=bytes(page_digests),
-        position=read_optional(_unpack_position, here, "position"),
+        position=None if here is None else _unpack_position(here),
     )
 
 
@@ -213,8 +200,6 @@ def _pack_log(message: Log) -> Packed:
 
 def _unpack_log(fields: Header, frames: Frames, limits: Limits) -> Log:
     sequence, first, channels, sealed = fields
-    if len(frames) != 2:
-        raise BadFrame(f"a log message has 2 frames, not {len(frames)}")
     table, payloads = frames
     count, rest = divmod(len(table), _LOG_ROW.size)
     if rest or not 0 < count <= limits.log_records or len(payloads) > limits.log_bytes:
@@ -249,14 +234,15 @@ def _check_seal(sealed: object, frames: Frames) -> None:
         raise BadFrame("the frames were changed on the way: their digest is not the one in the header")
 
 
-def _unpack_position(value: object, name: str) -> GuestPosition:
-    retired, idled = read_fields(value, 2, name)
-    return GuestPosition(read_number(retired, "retired"), read_number(idled, "idled"))
+def _unpack_position(value: object) -> GuestPosition:
+    retired, idled = read_fields(value, 2, "position")
+    read_numbers((retired, idled), "retired, idled")
+    return GuestPosition(retired, idled)
 
 
 STREAM_MESSAGES: Final = (
-    Codec(4, Copy, 3, _pack_copy, _unpack_copy),
-    Codec(5, EpochPart, 5, _pack_part, _unpack_part),
-    Codec(10, Log, 4, _pack_log, _unpack_log),
+    Codec(4, Copy, 3, _pack_copy, _unpack_copy, frames=(_BATCH_FRAMES,)),
+    Codec(5, EpochPart, 5, _pack_part, _unpack_part, frames=(_BATCH_FRAMES, _END_FRAMES)),
+    Codec(10, Log, 4, _pack_log, _unpack_log, frames=(2,)),
 )
 """Each carries a sequence number, and counts only within a session (messages.Sequenced)."""

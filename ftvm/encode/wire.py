@@ -20,6 +20,7 @@ are the peer's fault. It allocates nothing that the peer's lengths ask for befor
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import msgpack
@@ -48,6 +49,9 @@ from ftvm.interfaces import Record
 __all__ = ["CODECS", "Sealed", "codecs_of", "decode", "encode", "read_header", "seal"]
 
 FRAMES_MAX: Final = 5
+
+_KNOWN_MAX: Final = 64
+"""A host hears a few peers speak of a few records; strangers can make it forget, which costs it some microseconds."""
 
 CODECS: Final = (*PLAIN_MESSAGES, *STREAM_MESSAGES)
 _BUILD_STATE: Final = frozenset(codec.kind for codec in STREAM_MESSAGES)
@@ -78,7 +82,7 @@ def encode(envelope: Envelope, message: Message) -> list[Buffer]:
     """
     session = envelope.session
     version = FROZEN_FORM if type(message) in _FROZEN or session is None else session.version
-    codec = _WRITERS[version, type(message)]
+    codec, record = _WRITERS[version, type(message)], envelope.record
     fields, frames = codec.pack(message)
     if version < OPTIONAL_SINCE:
         del fields[codec.count :]
@@ -88,11 +92,12 @@ def encode(envelope: Envelope, message: Message) -> list[Buffer]:
         envelope.guest_id,
         envelope.sender,
         None if session is None else [session.counter, session.active, session.generation],
-        _pack_record(envelope.record),
+        [record.generation, record.active, record.standby],
         envelope.released,
         fields,
     ]
-    return [seal(msgpack.packb(header)), *frames]
+    packed = msgpack.packb(header)
+    return [packed + bytes_digest(packed), *frames]
 
 
 def seal(packed: bytes) -> bytes:
@@ -115,9 +120,13 @@ class Sealed:
 
     def open(self, limits: Limits) -> Message:
         """Return the message. Raises BadFrame, the peer's fault; nothing of the message is kept then."""
-        codec = self._codec
+        codec, frames = self._codec, self._frames
+        if len(frames) not in codec.frames:
+            raise BadFrame(
+                f"{codec.type.__name__} has {_either(codec.frames)} frames behind the header, not {len(frames)}"
+            )
         fields = read_padded(self._fields, codec.count, codec.optional, codec.type.__name__)
-        return codec.unpack(fields, self._frames, limits)
+        return codec.unpack(fields, frames, limits)
 
 
 def decode(frames: Sequence[Buffer], limits: Limits) -> tuple[Envelope, Message]:
@@ -134,18 +143,33 @@ def read_header(frames: Sequence[Buffer], limits: Limits) -> Sealed:
     if not frames or len(frames) > FRAMES_MAX:
         raise BadFrame(f"a message has 1 to {FRAMES_MAX} frames, not {len(frames)}")
     header = _unpack_header(frames[0], limits)
-    version, kind, guest_id, sender, session, record, released, fields = read_fields(header, 8, "header")
-    codec = _READERS.get((version, kind)) if type(kind) is int else None
+    kind = header[1] if len(header) > 1 else None
+    codec = _READERS.get((header[0], kind)) if type(kind) is int else None
     if codec is None:
-        raise BadFrame(f"no message is of kind {reprlib.repr(kind)}")
-    envelope = Envelope(
-        guest_id=read_identity(guest_id, "guest id"),
-        sender=read_identity(sender, "sender"),
-        session=None if session is None else _unpack_session(session, version),
-        record=_unpack_record(record),
-        released=read_number(released, "released"),
-    )
+        raise _unknown(header[0], kind)
+    version, _, guest_id, sender, session, record, released, fields = read_fields(header, 8, "header")
+    names = read_fields(record, 3, "record")
+    if session is not None:
+        names += read_fields(session, 3, "session")
+    try:
+        guest_id, sender, session, record = _known(version, guest_id, sender, *names)
+    except TypeError as wrong:  # a list cannot be looked up
+        raise BadFrame("a list stands where the header has a number or a text") from wrong
+    released = read_number(released, "released")
+    envelope = Envelope(guest_id=guest_id, sender=sender, session=session, record=record, released=released)
     return Sealed(envelope, kind in _BUILD_STATE, codec, fields, tuple(frames[1:]))
+
+
+def _unknown(version: int, kind: object) -> BadFrame | VersionMismatch:
+    """Say what a message is that nobody here can read."""
+    is_frozen = version == FROZEN_FORM and type(kind) is int and kind in _FROZEN_KINDS
+    if version not in SPOKEN and not is_frozen:
+        return VersionMismatch("wire version", ours=SPOKEN, theirs=version)
+    return BadFrame(f"no message is of kind {reprlib.repr(kind)}")
+
+
+def _either(counts: tuple[int, ...]) -> str:
+    return " or ".join(map(str, counts)) if any(counts) else "no"
 
 
 def _unpack_header(frame: Buffer, limits: Limits) -> Header:
@@ -167,35 +191,36 @@ def _unpack_header(frame: Buffer, limits: Limits) -> Header:
         raise BadFrame(f"the header is not what this protocol packs: {wrong or type(wrong).__name__}") from wrong
     if type(header) is not list or not header or type(header[0]) is not int:
         raise BadFrame("the header is not a list that starts with a version")
-    if header[0] not in SPOKEN and not _is_frozen(header):
-        raise VersionMismatch("wire version", ours=SPOKEN, theirs=header[0])
     return header
-
-
-def _is_frozen(header: Header) -> bool:
-    """Whether it is one of the messages that every version must be able to read."""
-    kind = header[1] if len(header) > 1 else None
-    return header[0] == FROZEN_FORM and type(kind) is int and kind in _FROZEN_KINDS
 
 
 # --- the envelope ----------------------------------------------------------------------------------------------------
 
 
-def _pack_record(record: Record) -> Header:
-    return [record.generation, record.active, record.standby]
-
-
-def _unpack_record(value: object) -> Record:
-    generation, active, standby = read_fields(value, 3, "record")
-    return Record(
-        read_number(generation, "generation"),
-        read_optional(read_identity, active, "the record's active"),
-        read_optional(read_identity, standby, "the record's standby"),
+@lru_cache(maxsize=_KNOWN_MAX, typed=True)
+def _known(
+    version: int,
+    guest_id: object,
+    sender: object,
+    generation: object,
+    active: object,
+    standby: object,
+    *session: object,
+) -> tuple[str, str, SessionId | None, Record]:
+    """Check and return what stands in an envelope, but for what rises: nearly every message repeats the one before."""
+    return (
+        read_identity(guest_id, "guest id"),
+        read_identity(sender, "sender"),
+        _session(version, *session) if session else None,
+        Record(
+            read_number(generation, "generation"),
+            read_optional(read_identity, active, "the record's active"),
+            read_optional(read_identity, standby, "the record's standby"),
+        ),
     )
 
 
-def _unpack_session(value: object, version: int) -> SessionId:
-    counter, active, generation = read_fields(value, 3, "session")
+def _session(version: int, counter: object, active: object, generation: object) -> SessionId:
     return SessionId(
         read_number(counter, "session counter"),
         read_identity(active, "session's active"),

@@ -49,9 +49,14 @@ class _Pipe:
 
 
 class MemoryNetwork:
-    """Which transport listens at which name. What a listener whose name is in `cut_off` sends is lost."""
+    """Which transport listens at which name. What a listener whose name is in `cut_off` sends is lost.
+
+    `closing` is another number after each transport that was closed.
+    """
 
     def __init__(self) -> None:
+        self.closing = 0
+        self._closings = itertools.count(1)
         self.cut_off: set[str] = set()
         self._listening: dict[str, MemoryTransport] = {}
         self._numbers = itertools.count(1)
@@ -75,9 +80,10 @@ class MemoryNetwork:
         """Return who listens at `name`."""
         return self._listening.get(name)
 
-    def leave(self, name: str, end: "MemoryTransport") -> None:
-        """Free the name, if `end` holds it."""
-        if self._listening.get(name) is end:
+    def leave(self, name: str | None, end: "MemoryTransport") -> None:
+        """Note that `end` is closed, and free the name, if it holds it."""
+        self.closing = next(self._closings)  # unlike += it loses none of two threads
+        if name is not None and self._listening.get(name) is end:
             del self._listening[name]
 
 
@@ -92,7 +98,8 @@ class MemoryTransport:
         self._dialled = dialled
         self._key = key
         self._name = f"{key or '-'}/{number}"
-        self._is_closed = False
+        self.is_closed = False
+        self._closing_seen = 0
         self._guard: AbstractContextManager[object] = nullcontext()
         self._waker = Waker()
         self._arrivals: SimpleQueue[_Pipe] = SimpleQueue()
@@ -105,14 +112,10 @@ class MemoryTransport:
         """The peers that this transport connects to, as configured."""
         return self._dialled
 
-    @property
-    def is_closed(self) -> bool:
-        """Tell whether it was closed."""
-        return self._is_closed
-
     def send(self, peer: str, lane: Lane, frames: Sequence[Buffer], token: int | None = None) -> bool:
         """Queue a message; see interfaces.Transport."""
-        self._check_open()
+        if self.is_closed:
+            raise _closed()
         if not frames:
             raise LocalProtocolError("a message needs at least one frame")
         if self._listen in self._network.cut_off:
@@ -133,11 +136,15 @@ class MemoryTransport:
 
     def poll(self, limit: int) -> Polled:
         """Return up to `limit` messages that have come, copied out of the sender's buffers. Never blocks."""
-        self._check_open()
-        with self._guard:
-            self._forget_closed()
-        deliveries = tuple(map(self._read, itertools.islice(_drain(self._arrivals), limit)))
-        return Polled(deliveries=deliveries, let_go=tuple(_drain(self._regained)))
+        if self.is_closed:
+            raise _closed()
+        if self._closing_seen != self._network.closing:
+            self._closing_seen = self._network.closing
+            with self._guard:
+                self._forget_closed()
+        arrivals, regained = self._arrivals, self._regained
+        deliveries = [self._read(arrivals.get()) for _ in range(min(limit, arrivals.qsize()))]
+        return Polled(tuple(deliveries), tuple([regained.get() for _ in range(regained.qsize())]))
 
     def ask(self, peer: str) -> bool:  # noqa: ARG002 - see interfaces.Transport
         """There is no connection within a process that could be dialled again: silence alone tells."""
@@ -153,7 +160,8 @@ class MemoryTransport:
 
     def wait(self, timeout_ns: int, fds: Sequence[int]) -> Sequence[int]:
         """Block until a message has come, one of `fds` is readable, `wake` was called, or the time is over."""
-        self._check_open()
+        if self.is_closed:
+            raise _closed()
         ready = wait_readable([self._waker.fileno(), *fds], timeout_ns if self._arrivals.empty() else 0)
         self._waker.drain()
         return ready
@@ -164,11 +172,10 @@ class MemoryTransport:
 
     def close(self) -> None:
         """Leave the network and let go of all that was under way. Idempotent."""
-        if self._is_closed:
+        if self.is_closed:
             return
-        self._is_closed = True
-        if self._listen is not None:
-            self._network.leave(self._listen, self)
+        self.is_closed = True
+        self._network.leave(self._listen, self)
         for pipe in _drain(self._arrivals):
             for message in _drain(pipe.messages):
                 message.let_go()
@@ -193,10 +200,6 @@ class MemoryTransport:
 
     # --- helpers ----------------------------------------------------------------------------------
 
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise ClosedError("this transport is closed")
-
     def _find(self, peer: str) -> "MemoryTransport | None":
         target = self._network.find(peer) if peer in self._dialled else self._callers.get(peer)
         return None if target is None or target.is_closed else target
@@ -215,7 +218,8 @@ class MemoryTransport:
     def _read(self, pipe: _Pipe) -> Delivery:
         message = pipe.messages.get()
         frames = tuple(map(bytes, message.frames))
-        message.let_go()
+        if message.token is not None:
+            message.owner.regain(message.token)
         return Delivery(peer=pipe.sender, key=pipe.key, lane=pipe.lane, frames=frames)
 
     def _forget_closed(self) -> None:
@@ -228,6 +232,10 @@ class MemoryTransport:
         for name, caller in list(self._callers.items()):
             if caller.is_closed:
                 self._callers.pop(name, None)
+
+
+def _closed() -> ClosedError:
+    return ClosedError("this transport was closed")
 
 
 def _drain(queue: "SimpleQueue[_Item]") -> "Iterator[_Item]":

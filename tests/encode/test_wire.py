@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ftvm.checkpoint import Buffer, Checkpoint, Output, PageBatch
 from ftvm.config import Limits
-from ftvm.encode.messages import Ack, Copy, Envelope, EpochPart, Leave, Message, Ping, Refuse
+from ftvm.encode.messages import Ack, Copy, Envelope, EpochPart, Leave, Message, Ping, Refuse, SessionId
 from ftvm.encode.versions import FROZEN_FORM, SPOKEN
 from ftvm.encode.wire import NAMES_MAX, TEXT_CHARS_MAX, decode, encode, seal
 from ftvm.errors import BadFrame, ConfigError, LimitExceeded, VersionMismatch
@@ -320,6 +320,27 @@ def test_a_batch_of_more_than_twice_the_limit_is_refused() -> None:
 
     with pytest.raises(BadFrame, match="more than twice the limit"):
         decode(frames, Limits(batch_bytes=1 << 16))
+
+
+@pytest.mark.parametrize("place", [(4, 0), (4, 2), (5, 0)])
+def test_a_bool_is_no_number_although_the_envelope_with_that_number_is_known(place: tuple[int, int]) -> None:
+    envelope = replace(ENVELOPE, session=SessionId(1, "a", 1), record=Record(1, "a", None))
+    frame = bytes(encode(envelope, Ping(number=1))[0])
+    decode([frame], LIMITS)
+    header = msgpack.unpackb(frame[:-16])
+    header[place[0]][place[1]] = True
+
+    with pytest.raises(BadFrame, match="True, not a number"):
+        decode([seal(msgpack.packb(header))], LIMITS)
+
+
+@pytest.mark.parametrize("place", [2, 3])
+def test_a_list_in_the_place_of_a_name_is_refused(place: int) -> None:
+    header = msgpack.unpackb(bytes(encode(ENVELOPE, Ping(number=1))[0])[:-16])
+    header[place] = []
+
+    with pytest.raises(BadFrame, match="a list stands where"):
+        decode([seal(msgpack.packb(header))], LIMITS)
 
 
 def test_a_batch_of_no_pages_is_refused() -> None:
