@@ -145,5 +145,5 @@ class KnownRecordStore:
         except OSError as error:
             raise ArbiterError(
                 f"what this host knows of the record cannot be {what} in {self._folder}: {error.strerror or error}; "
-                "mend the folder, or leave known= out of the arbiter's URL"
+                "repair the folder, or leave known= out of the arbiter's URL"
             ) from error

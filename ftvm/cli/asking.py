@@ -62,7 +62,7 @@ def _state(status: Status) -> str:
         return f"runs here, protected by {status.standby} ({status.engine}, {interval}lag {status.lag_ms:.1f} ms)"
     if status.copy_pages_left:
         return f"runs here, unprotected{_pages_left(status)}"
-    return "runs here, unprotected: no standby has joined"
+    return "runs here, unprotected: it has no standby"
 
 
 def _pages_left(status: Status) -> str:

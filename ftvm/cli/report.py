@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from ftvm.cli.sentences import describe
-from ftvm.events import Committed, CopyProgress, Event, HostStopped
+from ftvm.events import Committed, CopyProgress, Event, HostFailed, HostStopped
 from ftvm.runtime.status import Status
 from ftvm.service.story import Story
 
@@ -70,6 +70,7 @@ class TextReport:
         # A line stays a line, however long: a log is searched, and a terminal wraps by itself.
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._last_line = ""
+        self._held = ""
         self._story = Story()
         self._progress: Progress | None = None
         self._task: TaskID | None = None
@@ -85,21 +86,33 @@ class TextReport:
             return
         if isinstance(event, HostStopped) and not event.is_in_order:
             return  # the error that ends the command says it
-        line = describe(event)
-        if line != self._last_line:  # an absent arbiter is asked ten times a second
-            self._console.print(line, markup=False)
-        self._last_line = line
+        self._print_held()
+        if isinstance(event, HostFailed):
+            self._held = describe(event)  # if the command ends of it, its error says it
+            return
+        self._print(describe(event))
         if explanation is not None:
             for word, told in asdict(explanation).items():
                 self._console.print(f"  {word}: {told}", markup=False)
 
     def status(self, status: Status) -> None:
-        """Say nothing: `ftvm run --json` is for watching closely."""
+        """Print no status: `ftvm run --json` is for watching closely."""
         del status
+        self._print_held()
 
     def close(self) -> None:
         """Take the bar away."""
         self._end_bar()
+
+    def _print(self, line: str) -> None:
+        if line != self._last_line:  # an absent arbiter is asked ten times a second
+            self._console.print(line, markup=False)
+        self._last_line = line
+
+    def _print_held(self) -> None:
+        if self._held:
+            self._print(self._held)
+        self._held = ""
 
     def _move_bar(self, event: CopyProgress) -> None:
         if not self._console.is_terminal:

@@ -47,7 +47,7 @@ def test_status_tells_of_each_guest_in_a_line(ftvm: Run, host: Protection) -> No
     outcome = ftvm("status")
 
     assert outcome.status == 0
-    assert outcome.out.startswith("guest 'vm1': runs here, unprotected: no standby has joined; generation ")
+    assert outcome.out.startswith("guest 'vm1': runs here, unprotected: it has no standby; generation ")
     assert host.status().role == "active"
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from ftvm.arbiters.file import FileRecordStore
 from ftvm.cli.report import TextReport
-from ftvm.events import HostStopped
+from ftvm.events import HostFailed, HostStopped, Solo
 from ftvm.interfaces import Record
 from ftvm.units import Nanos
 
@@ -140,6 +140,19 @@ def test_a_stop_that_is_not_in_order_is_told_once(capsys: pytest.CaptureFixture[
     report.event(HostStopped(at=Nanos(0), guest_id="vm1", outcome="the record is vacant", is_in_order=True))
 
     assert capsys.readouterr().err == "stopped: the record is vacant\n"
+
+
+def test_a_failure_is_told_unless_it_ends_the_command_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """Regression: "the guests differ ..." stood there as an event, and again as the error that ended the command."""
+    ending, going_on = TextReport(), TextReport()
+
+    ending.event(HostFailed(at=Nanos(0), guest_id="vm1", error="the guests differ"))
+    ending.close()
+    going_on.event(HostFailed(at=Nanos(0), guest_id="vm1", error="capture failed"))
+    going_on.event(Solo(at=Nanos(0), guest_id="vm1", reason="the standby was lost", generation=3))
+    going_on.close()
+
+    assert capsys.readouterr().err == "failed: capture failed\nsolo: the standby was lost (generation 3)\n"
 
 
 def test_a_start_that_waits_for_its_arbiter_says_so_at_once(tmp_path: Path) -> None:
