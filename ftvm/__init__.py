@@ -6,9 +6,9 @@ leaves the primary before the state that produced it is safe on the backup; and 
 
 The tour, in the order in which one needs it:
 
-1. A guest: your hypervisor behind the `Guest` interface (ftvm/interfaces.py), or the built-in machine, `RiscvGuest`.
-   `track_memory` finds the pages written where a hypervisor does not; `ftvm.testing.check_guest` tells whether all is
-   well.
+1. A guest: your hypervisor behind the `Guest` interface (ftvm/interfaces.py), or a machine of ours: `RiscvGuest`, built
+   in, or `KvmGuest`, on the processor. `track_memory` finds the pages written where a hypervisor does not;
+   `ftvm.testing.check_guest` tells whether all is well.
 2. A world: where released outputs go and inputs come from, `World`; `DatagramWorld` for a network, `CallbackWorld` for
    a function.
 3. `protect(guest, ...)` on one host, `Standby(guest, ...)` on the other. Both need the same arbiter, and keys off
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         TransportError,
     )
     from ftvm.guests.datagram import DatagramWorld
+    from ftvm.guests.kvm.guest import KvmGuest
     from ftvm.guests.riscv.guest import RiscvGuest
     from ftvm.guests.riscv.programs import read_program
     from ftvm.interfaces import (
@@ -98,6 +99,7 @@ __all__ = [
     "InternalError",
     "Kemari",
     "Keys",
+    "KvmGuest",
     "LimitExceeded",
     "Limits",
     "LocalProtocolError",
@@ -140,6 +142,7 @@ _HOMES = {
     "ftvm.engines.lockstep": ("Lockstep",),
     "ftvm.engines.remus": ("Remus",),
     "ftvm.guests.datagram": ("DatagramWorld",),
+    "ftvm.guests.kvm.guest": ("KvmGuest",),
     "ftvm.guests.riscv.guest": ("RiscvGuest",),
     "ftvm.guests.riscv.programs": ("read_program",),
     "ftvm.interfaces": (

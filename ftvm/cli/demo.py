@@ -14,6 +14,7 @@ from ftvm.cli.kinds.qemu import require_qmp
 from ftvm.cli.signals import Stopped
 from ftvm.engines.names import ENGINES, engine_named
 from ftvm.errors import ConfigError
+from ftvm.guests.kvm.machine import check_device
 from ftvm.lab.demo import DemoOptions, Outcome, Screen, run
 from ftvm.lab.qemuimage import make_image
 from ftvm.lab.screen import LiveScreen, PlainScreen, SilentScreen, summary
@@ -35,6 +36,13 @@ __all__ = ["demo"]
     show_default=True,
     help="What runs. linux: build it first, see examples/linux/README.md. qemu: a stock Linux under a stock QEMU.",
 )
+@click.option(
+    "--kind",
+    type=click.Choice(["riscv", "kvm"]),
+    default="riscv",
+    show_default=True,
+    help="What runs the key-value server: the built-in RISC-V machine, or this processor, by KVM.",
+)
 @click.option("--seed", default=1, show_default=True, help="Chooses the requests and the moments of the kills.")
 @click.option("--json", "as_json", is_flag=True, help="Show nothing; print one JSON object at the end.")
 def demo(
@@ -44,22 +52,24 @@ def demo(
     seconds: float | None,
     engine: str,
     guest: str,
+    kind: str,
     seed: int,
     as_json: bool,
 ) -> None:
     """Kill the host of a running virtual machine, again and again, and lose nothing.
 
     Starts two hosts, an arbiter, a network switch and a client on this machine. The guest is a key-value server, a
-    compiled RISC-V program, or a Linux that does the same; the client asks it without a pause and remembers every
-    answer. The host of the guest is killed with SIGKILL in the middle, the other takes over, a new standby is brought
-    up, and again; with --guest qemu what is killed is in turn the host, its QEMU, and both. At the end the whole
-    history is checked: every acknowledged PUT is there, no answer contradicts another, the guest was never rebooted.
+    program compiled for RISC-V or for this processor, or a Linux that does the same; the client asks it without a
+    pause and remembers every answer. The host of the guest is killed with SIGKILL in the middle, the other takes over,
+    a new standby is brought up, and again; with --guest qemu what is killed is in turn the host, its QEMU, and both. At
+    the end the whole history is checked: every acknowledged PUT is there, no answer contradicts another, the guest was
+    never rebooted.
 
     Exit status: 0 if nothing was lost and every kill was survived, 1 if not, 2 for a wrong option.
     """
     # The hosts would refuse it, too, but only after they were started.
     engine_named(engine, interval / 1000, None if latency is None else latency / 1000)
-    hosts = HostCommands(engine=engine, interval_ms=interval, latency_ms=latency, **_guest(guest))
+    hosts = HostCommands(engine=engine, interval_ms=interval, latency_ms=latency, **_guest(guest, kind))
     options = DemoOptions(kills=kills, seconds=seconds, seed=seed, hosts=hosts)
     try:
         outcome = _play(options, as_json)
@@ -69,8 +79,13 @@ def demo(
     sys.exit(0 if outcome.is_good else 1)
 
 
-def _guest(name: str) -> dict[str, Any]:
+def _guest(name: str, kind: str) -> dict[str, Any]:
     """Return what HostCommands must know to start that guest; raises ConfigError if it cannot be started here."""
+    if kind == "kvm":
+        if name != "kv":
+            raise ConfigError(f"--kind kvm runs the key-value server: leave out --guest {name}")
+        check_device()
+        return {"guest": name, "kind": kind}
     if name == "linux":
         return {"guest": _linux()}
     if name == "qemu":

@@ -64,7 +64,7 @@ class Kind:
     can          what such a guest can do beyond the least
     make         builds the guest, paused; it waits for a state unless the settings say that it `boots`
     memory_bytes of what has a copy on the other host: RAM, and a disk that is kept in memory
-    check_tools  raises ConfigError unless what runs it is installed
+    check_tools  raises ConfigError unless what runs it is installed; returns what it found, if that is worth telling
     """
 
     name: str
@@ -72,7 +72,7 @@ class Kind:
     can: frozenset[Capability]
     make: Callable[["HostSettings"], Guest]
     memory_bytes: Callable[["HostSettings"], int]
-    check_tools: Callable[["HostSettings"], None]
+    check_tools: Callable[["HostSettings"], str | None]
 
 
 class Values(dict[str, Any]):

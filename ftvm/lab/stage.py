@@ -41,6 +41,9 @@ class HostCommands:
     stock QEMU with `qemu_arguments`."""
     qemu_arguments: tuple[str, ...] = ()
 
+    kind: str = "riscv"
+    """What runs the program, unless that is a QEMU."""
+
     @property
     def is_qemu(self) -> bool:
         """Whether hosts run QEMU, which is a process of its own."""
@@ -114,7 +117,7 @@ class Stage:
             settings["latency"] = commands.latency_ms
         if commands.is_qemu:
             return {**settings, "kind": "qemu", "arguments": list(commands.qemu_arguments)}
-        return {**settings, "program": commands.guest}
+        return {**settings, "kind": commands.kind, "program": commands.guest}
 
     def control_path(self, host: str) -> Path:
         """Return where a host's control socket is."""

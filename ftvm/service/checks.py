@@ -206,14 +206,14 @@ def check_opens(subject: str, text: str, open_and_close: Callable[[], object]) -
     yield Finding(level=Level.OK, subject=subject, text=text)
 
 
-def check_tools(kind: str, look: Callable[[], object]) -> Iterator[Finding]:
+def check_tools(kind: str, look: Callable[[], str | None]) -> Iterator[Finding]:
     """Check whether the programs for a guest of this kind are installed."""
     try:
-        look()
+        found = look()
     except FtvmError as wrong:
         yield Finding(level=Level.FAILURE, subject=kind, text=str(wrong))
         return
-    yield Finding(level=Level.OK, subject=kind, text=f"what a {kind} guest needs is installed")
+    yield Finding(level=Level.OK, subject=kind, text=found or f"what a {kind} guest needs is installed")
 
 
 def _file_system_of(folder: str, mounts: str | None) -> str | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ftvm.errors import ConfigError
 from ftvm.transport.keys import write_keypair
 
 from .conftest import Run
@@ -182,7 +183,7 @@ def test_the_flag_for_a_qemu_of_old_says_the_kind_of_a_file_of_old(ftvm: Run, co
 
     as_built_in, flagged = ftvm("check", config), ftvm("check", config, "--qemu")
 
-    assert "FAILURE tracker: only a guest of kind qemu has it" in as_built_in.out
+    assert "FAILURE tracker: only a guest of kind qemu or kvm has it" in as_built_in.out
     assert "tracker" not in flagged.out
 
 
@@ -202,6 +203,33 @@ def test_a_machine_that_qemu_cannot_be_is_found_before_it_is_started(ftvm: Run, 
     )
     assert "FAILURE arguments: " in outcome.out
     assert f"correct it at {config}:10" in outcome.out
+
+
+def test_kvm_is_looked_at_for_a_guest_on_the_processor(
+    ftvm: Run, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.write_text(config.read_text().replace('program = "console"', 'kind = "kvm"\nprogram = "work"'))
+    monkeypatch.setattr("ftvm.cli.kinds.kvm.check_device", lambda: "AuthenticAMD-26-2-1/0123456789abcdef")
+
+    outcome = ftvm("check", config)
+
+    assert "ok      kvm: /dev/kvm works: AuthenticAMD-26-2-1/0123456789abcdef" in outcome.out
+
+
+def test_a_host_without_kvm_fails_the_check_and_is_told_what_to_do(
+    ftvm: Run, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.write_text(config.read_text().replace('program = "console"', 'kind = "kvm"\nprogram = "work"'))
+
+    def no_right() -> str:
+        raise ConfigError("no right to use /dev/kvm (Permission denied): add this user to its group, most often `kvm`")
+
+    monkeypatch.setattr("ftvm.cli.kinds.kvm.check_device", no_right)
+
+    outcome = ftvm("check", config)
+
+    assert outcome.status == 1
+    assert "FAILURE kvm: no right to use /dev/kvm (Permission denied): add this user to its group" in outcome.out
 
 
 @pytest.mark.parametrize("kind", ["riscv", "qemu"])

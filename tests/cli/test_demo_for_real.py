@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from ftvm.errors import ConfigError
+from ftvm.guests.kvm.machine import check_device
+
 
 def test_guest_survives_its_host_and_nothing_is_lost() -> None:
     command = [sys.executable, "-P", "-m", "ftvm", "demo", "--kills", "2", "--json"]
@@ -39,6 +42,39 @@ def test_a_stock_linux_under_qemu_survives_its_host_its_qemu_and_both(tmp_path: 
     assert outcome["trouble"] is None
     assert (outcome["kills"], len(outcome["takeover_ms"])) == (3, 3)
     assert (outcome["acknowledged_lost"], outcome["contradicted"], outcome["unanswered"]) == (0, 0, 0)
+    assert outcome["digests_compared"] > 0
+    assert (ended.stderr, ended.returncode) == ("", 0)
+
+
+@pytest.mark.parametrize("engine", ["remus", "kemari"])
+def test_a_guest_on_the_processor_survives_its_host_and_nothing_is_lost(engine: str) -> None:
+    try:
+        check_device()
+    except ConfigError as wrong:
+        pytest.skip(f"needs KVM: {wrong}")
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "ftvm",
+        "demo",
+        "--kind",
+        "kvm",
+        "--engine",
+        engine,
+        "--kills",
+        "2",
+        "--json",
+    ]
+
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
+
+    outcome = json.loads(ended.stdout)
+    assert outcome["trouble"] is None
+    assert outcome["findings"] == []
+    assert (outcome["kills"], len(outcome["takeover_ms"])) == (2, 2)
+    assert (outcome["acknowledged_lost"], outcome["contradicted"], outcome["unanswered"]) == (0, 0, 0)
+    assert outcome["requests_acknowledged"] > 100
     assert outcome["digests_compared"] > 0
     assert (ended.stderr, ended.returncode) == ("", 0)
 

@@ -237,7 +237,7 @@ def test_a_kind_that_there_is_not_is_told_with_those_that_there_are(tmp_path: Pa
     told = settings(write(tmp_path, 'kind = "xen"\ntracker = "auto"\ntraker = "auto"\n' + SOUND))
 
     assert set(told.problems) == {"kind", "traker"}
-    assert str(told.problems["kind"]) == "'xen': write one of riscv, qemu"
+    assert str(told.problems["kind"]) == "'xen': write one of riscv, qemu, kvm"
 
 
 def test_a_setting_of_another_kind_is_told_as_such(tmp_path: Path) -> None:
@@ -247,6 +247,29 @@ def test_a_setting_of_another_kind_is_told_as_such(tmp_path: Path) -> None:
         f"{tmp_path}/vm1.toml:6: arguments: only a guest of kind qemu has it; this one is riscv",
         "--qemu: only a guest of kind qemu has it; this one is riscv",
     ]
+
+
+def test_a_guest_on_the_processor_is_described_whole_in_a_file(tmp_path: Path) -> None:
+    text = SOUND.replace(
+        'program = "hello"\n', 'kind = "kvm"\nprogram = "work"\nentropy = false\ntracker = "compare"\n'
+    )
+    path = write(tmp_path, text)
+
+    told = settings(path)
+
+    assert told.problems == {}
+    assert (told.kind.name, told["program"], told["tracker"]) == ("kvm", "work", "compare")
+    assert set(engines_for(told.kind.can, Remus(interval=0.025))) == {"remus", "kemari"}
+
+
+def test_what_a_machine_under_kvm_cannot_be_is_told(tmp_path: Path) -> None:
+    text = SOUND.replace('program = "hello"\n', 'kind = "kvm"\n').replace("8M", "4G") + 'engine = "hybrid"\n'
+
+    told = settings(write(tmp_path, text))
+
+    assert "at most 3 GiB" in str(told.problems["memory"])
+    assert "program kv needs a network card" in str(told.problems["nic"])
+    assert "hybrid does not work with a kvm guest; choose one of: remus, kemari" in str(told.problems["engine"])
 
 
 def test_a_qemu_is_described_whole_in_a_file(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ftvm.cli.hostsettings import SHARED
+from ftvm.cli.kinds.kvm import KVM
 from ftvm.cli.kinds.qemu import QEMU
 from ftvm.cli.kinds.riscv import RISCV
 from ftvm.cli.settings import DEFAULT_KIND, HostSettings, Kind, Setting, read_settings
@@ -15,14 +16,14 @@ from ftvm.service.guestfile import GuestFile, read_guest_file
 
 __all__ = ["KINDS", "all_settings", "read_host"]
 
-KINDS: Final[Mapping[str, Kind]] = {kind.name: kind for kind in (RISCV, QEMU)}
+KINDS: Final[Mapping[str, Kind]] = {kind.name: kind for kind in (RISCV, QEMU, KVM)}
 
 _SHARED: Final = (
     Setting(
         name="kind",
         default=DEFAULT_KIND,
         words=tuple(KINDS),
-        help="What runs the guest: the built-in RISC-V machine, or a stock QEMU.",
+        help="What runs the guest: the built-in RISC-V machine, a stock QEMU, or our monitor under KVM.",
     ),
     *SHARED,
 )

@@ -11,6 +11,7 @@ from ftvm.cli.hostparts import card
 from ftvm.cli.hostsettings import DISK, MEMORY, disk_bytes
 from ftvm.cli.settings import HostSettings, Kind, Setting, in_folder
 from ftvm.errors import ConfigError
+from ftvm.guests.kvm.machine import check_device
 from ftvm.interfaces import Guest
 
 __all__ = ["QEMU", "require_qmp"]
@@ -45,6 +46,8 @@ def _check_tools(settings: HostSettings) -> None:
     require_qmp()
     if shutil.which(settings["qemu"]) is None:
         raise ConfigError(f"{settings['qemu']}: no such program; on Debian it is in the package qemu-system-x86")
+    if settings["accel"] == "kvm":
+        check_device()
 
 
 def _check_machine(**given: Any) -> None:

@@ -2,12 +2,12 @@
 
 import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 from ftvm.cli.hostparts import card
 from ftvm.cli.hostsettings import DISK, MEMORY, NIC, disk_bytes
-from ftvm.cli.settings import HostSettings, Kind, Setting, in_folder
+from ftvm.cli.kinds.programs import check_network, program_setting, read_image
+from ftvm.cli.settings import HostSettings, Kind, Setting
 from ftvm.errors import ConfigError
 from ftvm.guests.datagram import mac_bytes
 from ftvm.guests.elf import parse_elf
@@ -35,27 +35,12 @@ def _make(settings: HostSettings) -> Guest:
 
 
 def _image(program: str) -> bytes:
-    """Return the program that the machine runs; raises ConfigError if it cannot be read."""
-    if program in SUMMARIES:
-        return read_program(program)
-    try:
-        return Path(program).read_bytes()
-    except OSError as wrong:
-        names = ", ".join(SUMMARIES)
-        raise ConfigError(f"{program}: {wrong.strerror}; built-in programs are {names}") from wrong
+    return read_image(program, SUMMARIES, read_program)
 
 
 def _check_program(settings: HostSettings) -> None:
     if settings.boots:  # a standby gets it from the active
         parse_elf(_image(settings["program"]), ram_base=RAM_BASE, ram_bytes=settings["memory"])
-
-
-def _check_nic(settings: HostSettings) -> None:
-    if settings.boots and settings["nic"] is None and settings["program"] in NEED_NETWORK:
-        raise ConfigError(
-            f"program {settings['program']} needs a network card: give it a cable, udp:LOCALPORT:REMOTEPORT or "
-            "tap:NAME, or choose another program"
-        )
 
 
 def _check_disk(settings: HostSettings) -> None:
@@ -64,23 +49,12 @@ def _check_disk(settings: HostSettings) -> None:
         raise ConfigError(f"program {settings['program']} needs a disk: give it a raw image, or choose another program")
 
 
-def _locate_program(program: str, folder: Path) -> str:
-    return program if program in SUMMARIES else in_folder(program, folder)
-
-
 RISCV: Final = Kind(
     name="riscv",
     settings=(
         MEMORY,
-        replace(NIC, check=_check_nic),
-        Setting(
-            name="program",
-            default="kv",
-            metavar="NAME|FILE",
-            check=_check_program,
-            locate=_locate_program,
-            help=f"What the built-in machine runs: an ELF file, or one of {', '.join(SUMMARIES)}.",
-        ),
+        replace(NIC, check=lambda settings: check_network(settings, NEED_NETWORK)),
+        program_setting("the built-in machine", SUMMARIES, _check_program),
         replace(
             DISK,
             check=_check_disk,
