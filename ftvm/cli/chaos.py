@@ -8,7 +8,7 @@ import click
 from ftvm.cli.signals import Stopped
 from ftvm.engines.names import ENGINES, engine_named
 from ftvm.lab.chaos.campaign import run
-from ftvm.lab.chaos.values import ARBITERS, ChaosOptions, Outcome
+from ftvm.lab.chaos.values import ARBITERS, CampaignOutcome, ChaosOptions
 
 __all__ = ["chaos"]
 
@@ -51,7 +51,7 @@ def chaos(rounds: int, seed: int, engine: str, jobs: int, arbiter: str, keep: bo
     sys.exit(0 if outcome.is_good else 1)
 
 
-def _summary(outcome: Outcome) -> str:
+def _summary(outcome: CampaignOutcome) -> str:
     facts = outcome.as_dict()
     lines = [f"wrong in round {each.round} ({each.fault}, {each.engine}): {each.what}" for each in outcome.violations]
     if outcome.trouble is not None:

@@ -39,7 +39,7 @@ from ftvm.events import (
 from ftvm.runtime.clock import wall_time
 from ftvm.runtime.status import Status
 from ftvm.service.outlet import say_lost
-from ftvm.service.story import Story
+from ftvm.service.takeoverreport import TakeoverReport
 
 __all__ = ["LogReport", "level_of", "say_lost_in_log"]
 
@@ -65,7 +65,7 @@ class LogReport:
     def __init__(self, out: TextIO | None = None, now: Callable[[], str] = wall_time) -> None:
         self._out = out or sys.stderr
         self._now = now
-        self._story = Story()
+        self._story = TakeoverReport()
         self._last = ("", "")
 
     def event(self, event: Event) -> None:

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from ftvm.cli.sentences import describe
 from ftvm.events import Committed, CopyProgress, Event, HostFailed, HostStopped
 from ftvm.runtime.status import Status
-from ftvm.service.story import Story
+from ftvm.service.takeoverreport import TakeoverReport
 
 __all__ = ["JsonReport", "Report", "TextReport", "say_lost_as_json"]
 
@@ -71,7 +71,7 @@ class TextReport:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._last_line = ""
         self._held = ""
-        self._story = Story()
+        self._story = TakeoverReport()
         self._progress: Progress | None = None
         self._task: TaskID | None = None
 

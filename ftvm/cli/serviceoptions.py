@@ -8,7 +8,7 @@ from ftvm.errors import ConfigError
 from ftvm.runtime.services import HostService
 from ftvm.service.control import ControlSocket
 from ftvm.service.notify import Notifier
-from ftvm.service.places import control_folder, own_endpoint, prepare_folder
+from ftvm.service.socketfiles import control_folder, own_endpoint, prepare_folder
 from ftvm.transport.endpoints import parse_endpoint
 
 __all__ = ["check_control", "check_metrics", "open_services"]

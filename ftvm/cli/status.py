@@ -9,7 +9,7 @@ import click
 from ftvm.cli.asking import asking_options, guest_option, mute_told, status_line
 from ftvm.runtime.status import Status
 from ftvm.service.connection import GuestHandle, connect
-from ftvm.service.places import may_be_of
+from ftvm.service.socketfiles import may_be_of
 
 __all__ = ["status"]
 

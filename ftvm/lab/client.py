@@ -22,11 +22,11 @@ from typing import Final
 
 from ftvm.errors import FtvmError
 from ftvm.guests.datagram import DatagramPort, cable_ends, mac_bytes
-from ftvm.lab.history import Verdict, check
 from ftvm.lab.kv import KV_PORT
+from ftvm.lab.linearizability import Judgement, check
 from ftvm.lab.lines import JsonLine, Orders, say
-from ftvm.lab.load import PACE_NS, PATIENCE_NS, Load
-from ftvm.lab.station import Endpoint, Station
+from ftvm.lab.load import PACE_NS, PATIENCE_NS, Workload
+from ftvm.lab.station import Station, UdpAddress
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.units import Nanos, nanos_to_millis, nanos_to_seconds, seconds_to_nanos
 
@@ -53,7 +53,7 @@ FINDINGS_SHOWN: Final = 20
 class Client:
     """A load behind a station on a datagram port. Thread-free: `step` does what is due and returns."""
 
-    def __init__(self, port: DatagramPort, station: Station, load: Load) -> None:
+    def __init__(self, port: DatagramPort, station: Station, load: Workload) -> None:
         self._port = port
         self._station = station
         self._load = load
@@ -117,13 +117,13 @@ class _Process:
         self._port = DatagramPort(*cable_ends(options.nic))
         station = Station(
             mac=mac_bytes(options.mac),
-            here=Endpoint(ip=IPv4Address(options.ip), port=CLIENT_PORT),
-            peer=Endpoint(ip=IPv4Address(options.guest_ip), port=KV_PORT),
+            here=UdpAddress(ip=IPv4Address(options.ip), port=CLIENT_PORT),
+            peer=UdpAddress(ip=IPv4Address(options.guest_ip), port=KV_PORT),
         )
         now = _now()
         pace_ns = seconds_to_nanos(options.pace / 1000)
         patience_ns = seconds_to_nanos(options.patience / 1000)
-        self._load = Load(now, seed=options.seed, clients=options.clients, pace_ns=pace_ns, patience_ns=patience_ns)
+        self._load = Workload(now, seed=options.seed, clients=options.clients, pace_ns=pace_ns, patience_ns=patience_ns)
         self._client = Client(self._port, station, self._load)
         self._stop_at = None if options.seconds is None else now + seconds_to_nanos(options.seconds)
         self._audit_ends_at: int | None = None
@@ -218,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _verdict_fields(verdict: Verdict, load: Load) -> dict[str, object]:
+def _verdict_fields(verdict: Judgement, load: Workload) -> dict[str, object]:
     return {
         "requests_acknowledged": verdict.acknowledged,
         "unanswered": verdict.unanswered,

@@ -18,7 +18,7 @@ from typing import Final, Self
 
 from ftvm.errors import BadFrame
 
-__all__ = ["KEY_BYTES_MAX", "KV_PORT", "VALUE_BYTES_MAX", "Operation", "Reply", "Request", "Status"]
+__all__ = ["KEY_BYTES_MAX", "KV_PORT", "VALUE_BYTES_MAX", "Operation", "Reply", "ReplyStatus", "Request"]
 
 KV_PORT: Final = 7000
 KEY_BYTES_MAX: Final = 32
@@ -39,7 +39,7 @@ class Operation(IntEnum):
     STAT = 3
 
 
-class Status(IntEnum):
+class ReplyStatus(IntEnum):
     """What became of a request."""
 
     OK = 0
@@ -94,7 +94,7 @@ class Reply:
     writes  PUTs applied so far, by all clients
     """
 
-    status: Status
+    status: ReplyStatus
     client: int
     number: int
     uptime: int
@@ -113,12 +113,12 @@ class Reply:
         if len(data) < _REPLY.size:
             raise BadFrame(f"{len(data)} bytes are too short for a reply's header of {_REPLY.size}")
         magic, version, status, value_bytes, client, number, uptime, boot, writes = _REPLY.unpack_from(data)
-        if (magic, version) != (_REPLY_MAGIC, _VERSION) or status > max(Status):
+        if (magic, version) != (_REPLY_MAGIC, _VERSION) or status > max(ReplyStatus):
             raise BadFrame("a reply begins with another magic, version or status")
         if value_bytes > VALUE_BYTES_MAX or len(data) != _REPLY.size + value_bytes:
             raise BadFrame("a reply is not as long as its lengths say, or its value is too long")
         return cls(
-            status=Status(status),
+            status=ReplyStatus(status),
             client=client,
             number=number,
             uptime=uptime,

@@ -1,6 +1,6 @@
 """The requests of the lab's client: several logical clients, each with one request outstanding, and the record of all.
 
-`Load` says which requests are due, takes the replies, and keeps every call for `ftvm.lab.history`. First it works: a
+`Workload` says which requests are due, takes the replies, and keeps every call for `linearizability`. First it works: a
 steady mix of PUT and GET on a few keys that all clients share, each PUT with a value of its own. After `begin_audit` it
 reads every key once more and is then finished. Pure: time is an argument, chance a seed, requests and replies bytes.
 """
@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from ftvm.errors import BadFrame, ConfigError
-from ftvm.lab.history import Call
-from ftvm.lab.kv import VALUE_BYTES_MAX, Operation, Reply, Request, Status
+from ftvm.lab.kv import VALUE_BYTES_MAX, Operation, Reply, ReplyStatus, Request
+from ftvm.lab.linearizability import Call
 from ftvm.units import Nanos
 
-__all__ = ["PACE_NS", "PATIENCE_NS", "Load", "LoadCounters"]
+__all__ = ["PACE_NS", "PATIENCE_NS", "LoadCounters", "Workload"]
 
 RETRY_NS_FIRST: Final = 50_000_000
 PATIENCE_NS: Final = 100_000_000
@@ -57,7 +57,7 @@ class _Outstanding:
     sends: int = 0
 
 
-class Load:
+class Workload:
     """The requests of several logical clients, and the history of their calls."""
 
     def __init__(
@@ -143,7 +143,7 @@ class Load:
             self.counters.refused += 1
             return
         self.counters.repeats += 1
-        if reply.status is Status.STALE:
+        if reply.status is ReplyStatus.STALE:
             return  # a copy of an old request was slow: the guest no longer holds its answer, and says so
         call = calls[reply.number - 1]
         if reply not in call.replies and len(call.replies) < REPLIES_KEPT:

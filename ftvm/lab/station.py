@@ -13,7 +13,7 @@ from ftvm.errors import BadFrame
 from ftvm.lab.packets import ARP_REPLY, ARP_REQUEST, BROADCAST, PROTOCOL_UDP, Arp, EtherType, Frame, Ipv4, Udp
 from ftvm.units import Nanos
 
-__all__ = ["Endpoint", "Heard", "Station"]
+__all__ = ["Heard", "Station", "UdpAddress"]
 
 ASK_INTERVAL_NS: Final = 50_000_000
 """How often the peer's address is asked for while nobody answers."""
@@ -22,7 +22,7 @@ UNKNOWN_MAC: Final = bytes(6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
+class UdpAddress:
     """An IPv4 address and a UDP port."""
 
     ip: IPv4Address
@@ -40,7 +40,7 @@ class Heard:
 class Station:
     """One host's network stack, just large enough."""
 
-    def __init__(self, *, mac: bytes, here: Endpoint, peer: Endpoint) -> None:
+    def __init__(self, *, mac: bytes, here: UdpAddress, peer: UdpAddress) -> None:
         self._mac = mac
         self._here = here
         self._peer = peer

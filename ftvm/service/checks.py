@@ -22,7 +22,7 @@ from ftvm.capture.trackers.userfault import UserfaultTracker
 from ftvm.config import Limits
 from ftvm.errors import ConfigError, FtvmError
 from ftvm.runtime.urgency import why_not_urgent
-from ftvm.transport.endpoints import Endpoint, parse_endpoint, resolve
+from ftvm.transport.endpoints import EndpointUrl, parse_endpoint, resolve
 from ftvm.transport.keys import Keys
 from ftvm.transport.zeromq import ZeroMqTransport
 from ftvm.units import PAGE_BYTES
@@ -137,7 +137,7 @@ def check_peers(peers: Sequence[str], keys: Keys | None, *, is_needed: bool) -> 
         yield _answering(place)
 
 
-def _answering(place: Endpoint) -> Finding:
+def _answering(place: EndpointUrl) -> Finding:
     if place.scheme == "tcp":
         try:
             socket.create_connection((place.host, place.port), CONNECT_SECONDS).close()

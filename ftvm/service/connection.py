@@ -19,8 +19,8 @@ from ftvm.events import HostStopped
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.status import Status
 from ftvm.service.controlline import ControlLine, MuteHost
-from ftvm.service.places import control_folder, may_be_of, sockets_in
 from ftvm.service.requests import SWITCHOVER_SECONDS_MAX, number_in
+from ftvm.service.socketfiles import control_folder, may_be_of, sockets_in
 from ftvm.units import nanos_to_seconds, seconds_to_nanos
 
 __all__ = ["Connection", "GuestHandle", "Survey", "connect"]

@@ -16,7 +16,6 @@ from typing import Any, Final
 from ftvm.errors import ConfigError, FtvmError, InternalError, LimitExceeded, TransportError
 from ftvm.events import Event, HostStopped
 from ftvm.runtime.services import Controls, Pending
-from ftvm.service.places import listen_privately
 from ftvm.service.requests import (
     SWITCHOVER_SECONDS_MAX,
     Lines,
@@ -27,6 +26,7 @@ from ftvm.service.requests import (
     version_in,
 )
 from ftvm.service.server import Server
+from ftvm.service.socketfiles import listen_privately
 from ftvm.transport.endpoints import SocketFile
 from ftvm.units import Nanos, seconds_to_nanos
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from ftvm.errors import BrokenError, ClosedError, TransportError
-from ftvm.service.places import guest_named_in
 from ftvm.service.requests import CONTROL_VERSION, Lines, json_line, parse_answer
+from ftvm.service.socketfiles import guest_named_in
 
 __all__ = ["ControlLine", "MuteHost"]
 

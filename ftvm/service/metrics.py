@@ -20,7 +20,7 @@ from ftvm.events import Event
 from ftvm.runtime.services import Controls
 from ftvm.runtime.status import HISTOGRAM_BOUNDS_US, Histogram, Status
 from ftvm.service.server import Server
-from ftvm.transport.endpoints import Endpoint, parse_endpoint
+from ftvm.transport.endpoints import EndpointUrl, parse_endpoint
 from ftvm.units import Nanos
 
 __all__ = ["MetricsPage", "parse_address"]
@@ -55,7 +55,7 @@ HISTOGRAMS: Final[dict[str, tuple[str, Callable[[Status], Histogram]]]] = {
 }
 
 
-def parse_address(text: str) -> Endpoint:
+def parse_address(text: str) -> EndpointUrl:
     """Return where the page is to be; raises ConfigError unless it reads HOST:PORT."""
     try:
         return parse_endpoint(f"tcp://{text}")
@@ -191,7 +191,7 @@ class _Answer:
         return head.encode("ascii") + body
 
 
-def _listen(place: Endpoint) -> socket.socket:
+def _listen(place: EndpointUrl) -> socket.socket:
     host = "" if place.host == "*" else place.host
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)

@@ -47,7 +47,7 @@ class Dialogue(Protocol):
 
 
 @dataclass(slots=True)
-class _Connection:
+class _ControlConnection:
     socket: socket.socket
     dialogue: Dialogue
     heard_at: Nanos
@@ -86,7 +86,7 @@ class Server:
     def __init__(self, listening: socket.socket, dialogue: Callable[[], Dialogue]) -> None:
         """Call `dialogue` for each connection."""
         self._dialogue = dialogue
-        self._connections: dict[int, _Connection] = {}
+        self._connections: dict[int, _ControlConnection] = {}
         self._spare = SpareDescriptors(1)
         self._accepts_at: Nanos | None = None
         self._is_closed = False
@@ -149,7 +149,7 @@ class Server:
             if len(self._connections) == CONNECTIONS_MAX:
                 self._hang_up(min(self._connections, key=lambda fd: self._connections[fd].heard_at))
             accepted.setblocking(False)
-            self._connections[accepted.fileno()] = _Connection(accepted, self._dialogue(), now)
+            self._connections[accepted.fileno()] = _ControlConnection(accepted, self._dialogue(), now)
             self._ready.register(accepted, select.EPOLLIN)
 
     def _next_knocking(self, now: Nanos) -> socket.socket | None:

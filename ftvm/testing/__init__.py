@@ -1,5 +1,6 @@
 """Public conformance kits: does your guest, transport, arbiter or engine keep its contract?
 
+`Pair` plays two hosts with your guest, step by step.
 `PowerCuts` is for code that stores: does it recover from whatever a power cut may leave of its files?
 `check_guest`, `check_engine` and `FailoverMachine` need hypothesis (the extra `test`); the others do not.
 """
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ftvm.testing.arbiter import check_arbiter
 from ftvm.testing.contract import ContractBroken
+from ftvm.testing.pair import Pair
 from ftvm.testing.powercut import PowerCuts
 from ftvm.testing.transport import check_transport
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ContractBroken",
     "FailoverMachine",
+    "Pair",
     "PowerCuts",
     "check_arbiter",
     "check_engine",

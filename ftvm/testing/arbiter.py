@@ -44,7 +44,7 @@ def check_arbiter(
     for clause in _CLAUSES:
         promise = (clause.__doc__ or clause.__name__).rstrip(".")
         with patience(promise, patience_seconds), closing(make_store()) as store:
-            clause(_Bench(make_store, store, promise, f"{run} {clause.__name__}", chance))
+            clause(_StoreBench(make_store, store, promise, f"{run} {clause.__name__}", chance))
     with patience(LINEARIZABLE, patience_seconds):
         check_race(make_store, f"{run} race", writers=writers, writer_count=writer_count, generations=generations)
     if writers == "processes":
@@ -53,7 +53,7 @@ def check_arbiter(
 
 
 @dataclass(frozen=True, slots=True)
-class _Bench:
+class _StoreBench:
     """A store, and a guest that nobody else touches."""
 
     make_store: MakeStore
@@ -80,12 +80,12 @@ class _Bench:
 # --- the promises of one writer -------------------------------------------------------------------
 
 
-def _starts_with_none(bench: _Bench) -> None:
+def _starts_with_none(bench: _StoreBench) -> None:
     """A guest that nobody wrote about has generation 0 and no replicas."""
     bench.expect(bench.store.read(bench.guest), _NONE, "a first read")
 
 
-def _keeps_what_was_set(bench: _Bench) -> None:
+def _keeps_what_was_set(bench: _StoreBench) -> None:
     """A record is read as it was set, by every handle."""
     ids = (None, "", "x", "replica with spaces", "größe", "y" * 200)
     records = [Record(1 + number, ids[number % 6], ids[number // 2 % 6]) for number in range(12)]
@@ -96,7 +96,7 @@ def _keeps_what_was_set(bench: _Bench) -> None:
             bench.expect(other.read(bench.guest), record, "a read by another handle")
 
 
-def _refuses_other_bases(bench: _Bench) -> None:
+def _refuses_other_bases(bench: _StoreBench) -> None:
     """A proposal takes effect only on the generation just below its own."""
     in_force = bench.raise_to(3)
     for generation in (1, 2, 3, 5, 6, 1000):
@@ -105,7 +105,7 @@ def _refuses_other_bases(bench: _Bench) -> None:
         bench.expect(bench.store.read(bench.guest), in_force, f"a read after it, generation {generation}")
 
 
-def _lets_a_proposal_be_repeated(bench: _Bench) -> None:
+def _lets_a_proposal_be_repeated(bench: _StoreBench) -> None:
     """A proposal may be repeated: it is still won while in force, and harmless later."""
     bench.raise_to(1)
     proposal, newer = Record(2, "x", "y"), Record(3, "y", None)
@@ -117,7 +117,7 @@ def _lets_a_proposal_be_repeated(bench: _Bench) -> None:
     bench.expect(bench.store.read(bench.guest), newer, "a read after a late duplicate")
 
 
-def _resolves_a_lost_answer(bench: _Bench) -> None:
+def _resolves_a_lost_answer(bench: _StoreBench) -> None:
     """Whose answer was lost can learn from a read whether its proposal is in force, and learns the same ever after."""
     bench.raise_to(1)
     for generation in range(2, 12):
@@ -132,7 +132,7 @@ def _resolves_a_lost_answer(bench: _Bench) -> None:
                 bench.expect(store.read(bench.guest), decided, "a later read")
 
 
-def _keeps_guests_apart(bench: _Bench) -> None:
+def _keeps_guests_apart(bench: _StoreBench) -> None:
     """Each guest id has a record of its own."""
     guests = [f"{bench.guest} {guest_id}" for guest_id in _GUEST_IDS]
     for number, guest in enumerate(guests):
@@ -142,7 +142,7 @@ def _keeps_guests_apart(bench: _Bench) -> None:
         bench.expect(bench.store.read(guest), Record(1, f"replica {number}", None), f"a read of {guest!r}")
 
 
-def _outlives_its_handles(bench: _Bench) -> None:
+def _outlives_its_handles(bench: _StoreBench) -> None:
     """What was set is there for a handle that is opened later."""
     with closing(bench.make_store()) as first:
         first.compare_and_set(bench.guest, Record(1, "x", None))
@@ -151,7 +151,7 @@ def _outlives_its_handles(bench: _Bench) -> None:
         bench.expect(later.read(bench.guest), Record(2, "x", "y"), "a read by a later handle")
 
 
-def _behaves_as_one_cell(bench: _Bench) -> None:
+def _behaves_as_one_cell(bench: _StoreBench) -> None:
     """Two handles used in turns behave as one cell."""
     expected = _NONE
     with closing(bench.make_store()) as other:
@@ -164,7 +164,7 @@ def _behaves_as_one_cell(bench: _Bench) -> None:
             bench.expect(bench.chance.choice((bench.store, other)).read(bench.guest), expected, "a read")
 
 
-def _refuses_nonsense(bench: _Bench) -> None:
+def _refuses_nonsense(bench: _StoreBench) -> None:
     """A record below generation 1 cannot be proposed."""
     for generation in (0, -1):
         try:
@@ -174,7 +174,7 @@ def _refuses_nonsense(bench: _Bench) -> None:
         bench.require(False, f"generation {generation} gave {found} instead of LocalProtocolError")
 
 
-def _close_is_final_and_idempotent(bench: _Bench) -> None:
+def _close_is_final_and_idempotent(bench: _StoreBench) -> None:
     """A closed handle refuses to be used and can be closed again."""
     handle = bench.make_store()
     handle.close()

@@ -22,7 +22,7 @@ from ftvm.errors import FtvmError, GuestError
 from ftvm.interfaces import Capability, ExactStopGuest, Guest, ReplayableGuest
 from ftvm.testing.contract import ContractBroken, patience, require
 from ftvm.testing.drawing import try_with
-from ftvm.testing.recorder import Picture, Recorder, Said, changed_pages, load_picture, take_picture
+from ftvm.testing.transcript import Picture, Said, Transcript, changed_pages, load_picture, take_picture
 from ftvm.units import PAGE_BYTES
 
 __all__ = ["check_guest"]
@@ -65,7 +65,7 @@ Plan = list[_Step | tuple[Input, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Bench(Generic[G]):
+class _GuestBench(Generic[G]):
     """What all trials share; `acted` tells which of them saw the guest do anything, `compared` which comparisons of a
     guest with its copy had anything to go by."""
 
@@ -109,7 +109,7 @@ def check_guest(
 
     A guest with Capability.REPLAY must replay each run bit for bit; one with EXACT_OUTPUT_STOP must stop where it says.
     """
-    bench = _Bench(
+    bench = _GuestBench(
         make_guest=make_guest,
         let_run=let_run or (lambda _guest: select.select((), (), (), moment_seconds) and None),
         is_right=is_right,
@@ -146,7 +146,7 @@ def _plans(inputs: st.SearchStrategy[Input], steps: int) -> st.SearchStrategy[Pl
     return st.lists(step, min_size=1, max_size=steps)
 
 
-def _try(bench: _Bench[G], plan: Plan) -> None:
+def _try(bench: _GuestBench[G], plan: Plan) -> None:
     """Carry out a plan on a new guest, and then what must always hold."""
     threads = _thread_count()
     with closing(bench.make_guest()) as guest:
@@ -178,10 +178,10 @@ def _thread_count() -> int:
 class _Trial(Generic[G]):
     """One guest, what it is known to be, and what it must report."""
 
-    def __init__(self, bench: _Bench[G], guest: G) -> None:
+    def __init__(self, bench: _GuestBench[G], guest: G) -> None:
         self._bench = bench
         self._guest = guest
-        self._sink = Recorder()
+        self._sink = Transcript()
         self._check_shape()
         guest.attach(self._sink)
         self.has_acted = False
@@ -310,7 +310,7 @@ class _Trial(Generic[G]):
     def _copy(self) -> None:
         picture = take_picture(self._guest)
         with closing(self._bench.make_guest()) as twin:
-            sink = Recorder()
+            sink = Transcript()
             twin.attach(sink)
             _run(self._bench, twin, ())  # what it did before must leave no trace
             said = len(sink.said)
@@ -320,7 +320,7 @@ class _Trial(Generic[G]):
             if self._bench.is_deterministic and not self._was_given_input:  # some may wait in the one and not the other
                 self._compare_courses(twin, sink, said)
 
-    def _compare_courses(self, twin: G, sink: Recorder, said: int) -> None:
+    def _compare_courses(self, twin: G, sink: Transcript, said: int) -> None:
         ours, pairs = len(self._sink.said), list[tuple[Said, Said]]()
         for _ in range(_MOMENTS_MAX if all(self._bench.compared) else 1):  # a silent guest is waited for once
             for guest in (self._guest, twin):
@@ -334,7 +334,7 @@ class _Trial(Generic[G]):
     def _replay(self, guest: ReplayableGuest) -> None:
         """Lead a copy of the guest as it was born through all that it took, to where it is."""
         with closing(self._bench.make_guest()) as other:
-            twin, sink = cast("ReplayableGuest", other), Recorder()
+            twin, sink = cast("ReplayableGuest", other), Transcript()
             twin.attach(sink)
             load_picture(twin, self._born)
             try:
@@ -361,7 +361,7 @@ class _Trial(Generic[G]):
             require(False, _REFUSED, f"{len(nonsense)} of {len(before.devices)} bytes were taken as devices")
 
 
-def _run(bench: _Bench[G], guest: G, inputs: Sequence[Input]) -> None:
+def _run(bench: _GuestBench[G], guest: G, inputs: Sequence[Input]) -> None:
     for _ in range(2):
         guest.resume()
     for channel, payload in inputs:
@@ -371,7 +371,7 @@ def _run(bench: _Bench[G], guest: G, inputs: Sequence[Input]) -> None:
         guest.pause()
 
 
-def _stands_still(bench: _Bench[G], guest: G, sink: Recorder, behind: str) -> None:
+def _stands_still(bench: _GuestBench[G], guest: G, sink: Transcript, behind: str) -> None:
     before, said = take_picture(guest), len(sink.said)
     bench.wait()
     require(len(sink.said) == said, _STILL, f"behind {behind} it said {sink.said[said:][:3]}")

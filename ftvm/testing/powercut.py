@@ -44,9 +44,9 @@ from unittest import mock
 from ftvm.errors import LimitExceeded
 from ftvm.testing.contract import ContractBroken, require
 from ftvm.testing.filesteps import Marked, Step, StepLog, Synced, recorded
-from ftvm.testing.survivors import Disk, Key, Picks, Tree, read_tree
+from ftvm.testing.survivors import Key, Picks, SyncedFiles, Tree, read_tree
 
-__all__ = ["Cut", "PowerCuts"]
+__all__ = ["PowerCut", "PowerCuts"]
 
 CUTS_MAX: Final = 20_000
 """So many states are opened in a few seconds; who has more draws, or makes the case smaller."""
@@ -57,7 +57,7 @@ Recover = Callable[[Path, tuple[object, ...]], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cut:
+class PowerCut:
     """One state that a power cut may leave.
 
     step   how many steps had been made, counted from the start of the recording
@@ -111,13 +111,13 @@ class PowerCuts:
         """Note that from here on `what` is promised; each cut tells what was."""
         self._log.mark(what)
 
-    def draw(self, chance: random.Random) -> Cut:
+    def draw(self, chance: random.Random) -> PowerCut:
         """Return one state, by chance."""
         at = chance.choice(self._moments())
         disk = self._disk_after(at)
         return self._cut(at, _draw_picks(disk, chance))
 
-    def every(self, limit: int = CUTS_MAX) -> Iterator[Cut]:
+    def every(self, limit: int = CUTS_MAX) -> Iterator[PowerCut]:
         """Yield each state once or more. Raises LimitExceeded before the first if that may be more than `limit`."""
         moments = self._moments()
         wanted = sum(self._disk_after(at).count_states() for at in moments)
@@ -156,20 +156,20 @@ class PowerCuts:
         steps, first = self._log.steps, self._log.durable
         return [at for at in range(first, len(steps) + 1) if at == len(steps) or _is_promise(steps[at])]
 
-    def _replay(self, at: int) -> Disk:
-        disk = Disk(self._sector_bytes)
+    def _replay(self, at: int) -> SyncedFiles:
+        disk = SyncedFiles(self._sector_bytes)
         for number, step in enumerate(self._log.steps[:at], 1):
             disk.take(step)
             if number == self._log.durable:
                 disk.settle()
         return disk
 
-    def _cut(self, at: int, picks: Picks) -> Cut:
+    def _cut(self, at: int, picks: Picks) -> PowerCut:
         disk = self._disk_after(at)
         marks = tuple(step.what for step in self._log.steps[:at] if isinstance(step, Marked))
-        return Cut(step=at - self._log.durable, marks=marks, lost=disk.tell_lost(picks), tree=disk.tree(picks))
+        return PowerCut(step=at - self._log.durable, marks=marks, lost=disk.tell_lost(picks), tree=disk.tree(picks))
 
-    def _shrink(self, recover: Recover, cut: Cut) -> Cut:
+    def _shrink(self, recover: Recover, cut: PowerCut) -> PowerCut:
         """Return a cut at the same step that fails, too, and of whose losses none can be left out."""
         at = cut.step + self._log.durable
         disk = self._disk_after(at)
@@ -193,7 +193,7 @@ def _halves(keys: list[Key]) -> Iterator[list[Key]]:
         size = size // 2 if size > 1 else 0
 
 
-def _draw_picks(disk: Disk, chance: random.Random) -> Picks:
+def _draw_picks(disk: SyncedFiles, chance: random.Random) -> Picks:
     """Draw what is lost: of each kind and file all, nothing, one alone, all but one, or any."""
     picks: Picks = {}
     for _, group in itertools.groupby(disk.options, key=lambda key: key[:2]):
@@ -209,7 +209,7 @@ def _draw_picks(disk: Disk, chance: random.Random) -> Picks:
     return picks
 
 
-def _try(recover: Recover, cut: Cut) -> Exception | None:
+def _try(recover: Recover, cut: PowerCut) -> Exception | None:
     with tempfile.TemporaryDirectory(prefix="ftvm-powercut-") as folder, _syncs_left_out():
         cut.write_to(Path(folder))
         try:

@@ -1,8 +1,8 @@
 """What of a disk survives a power cut: replays recorded steps, keeps apart what is durable and what is pending, and
 builds the files for each choice of what made it.
 
-`Disk.options` has, for each thing that may be lost by itself, what may be there after the cut: first what was durable,
-last what the code wrote. `Picks` chooses one for each. The rules are those of powercut.py.
+`SyncedFiles.options` has, for each thing that may be lost by itself, what may be there after the cut: first what was
+durable, last what the code wrote. `Picks` chooses one for each. The rules are those of powercut.py.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, assert_never
 
 from ftvm.testing.filesteps import ROOT, Created, Marked, ModeSet, Named, Resized, Step, Synced, Wrote
 
-__all__ = ["Disk", "Key", "Picks", "Tree", "read_tree"]
+__all__ = ["Key", "Picks", "SyncedFiles", "Tree", "read_tree"]
 
 Key = tuple[Literal["names", "mode", "size", "sector"], int, int]
 """What may be lost: of which file or folder, and which of its sectors or changes."""
@@ -115,7 +115,7 @@ class Tree:
                 path.chmod(mode)
 
 
-class Disk:
+class SyncedFiles:
     """The files as some steps left them. Nothing is durable before it was synced, but for what `settle` made so."""
 
     def __init__(self, sector_bytes: int) -> None:

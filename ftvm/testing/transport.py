@@ -38,7 +38,7 @@ def check_transport(make_pair: MakePair, *, patience_seconds: float = 30.0, seed
     for clause in _CLAUSES:
         promise = (clause.__doc__ or clause.__name__).rstrip(".")
         with patience(promise, patience_seconds):
-            pair = _Pair(make_pair, promise, random.Random(seed))
+            pair = _TransportPair(make_pair, promise, random.Random(seed))
             try:
                 clause(pair)
             finally:
@@ -47,7 +47,7 @@ def check_transport(make_pair: MakePair, *, patience_seconds: float = 30.0, seed
     _check_wake(make_pair, patience_seconds)
 
 
-class _Pair:
+class _TransportPair:
     """Two ends, driven in turns. What came is kept as it came, and compared late: a view must stay as it was."""
 
     def __init__(self, make_pair: MakePair, promise: str, chance: random.Random) -> None:
@@ -113,7 +113,7 @@ def _contents(deliveries: Sequence[Delivery]) -> list[tuple[bytes, ...]]:
 # --- the promises ---------------------------------------------------------------------------------
 
 
-def _carries_messages_as_they_were_sent(pair: _Pair) -> None:
+def _carries_messages_as_they_were_sent(pair: _TransportPair) -> None:
     """A message arrives as it was sent, on its lane, in both directions."""
     name = pair.connect()
     ways = ((pair.dialler, pair.target, pair.listener, name), (pair.listener, name, pair.dialler, pair.target))
@@ -129,7 +129,7 @@ def _carries_messages_as_they_were_sent(pair: _Pair) -> None:
             pair.require({delivery.peer for delivery in came} == {called}, "the peer's name changed")
 
 
-def _keeps_order_within_a_lane(pair: _Pair) -> None:
+def _keeps_order_within_a_lane(pair: _TransportPair) -> None:
     """Messages of one lane arrive in order, each once."""
     pair.connect()
     for number in range(500):
@@ -142,7 +142,7 @@ def _keeps_order_within_a_lane(pair: _Pair) -> None:
         pair.require(numbers == expected, f"{lane} came as {numbers[:20]}...")
 
 
-def _says_no_instead_of_blocking(pair: _Pair) -> None:
+def _says_no_instead_of_blocking(pair: _TransportPair) -> None:
     """A send to a peer whose queue is full returns False; what was taken still arrives, and nothing else."""
     pair.connect()
     load = bytes(_FLOOD_BYTES)
@@ -157,7 +157,7 @@ def _says_no_instead_of_blocking(pair: _Pair) -> None:
     pair.require(numbers == list(range(taken)), f"{taken} were taken, {len(numbers)} came")
 
 
-def _keeps_lanes_apart(pair: _Pair) -> None:
+def _keeps_lanes_apart(pair: _TransportPair) -> None:
     """A full data lane leaves the control lane free."""
     pair.connect()
     load = bytes(_FLOOD_BYTES)
@@ -173,7 +173,7 @@ def _is_alive(delivery: Delivery) -> bool:
     return delivery.lane is Lane.CONTROL and bytes(delivery.frames[0]) == b"alive"
 
 
-def _refuses_unknown_peers(pair: _Pair) -> None:
+def _refuses_unknown_peers(pair: _TransportPair) -> None:
     """A send to a peer that is not known returns False and takes nothing."""
     pair.connect()
     for end in pair.ends:
@@ -185,7 +185,7 @@ def _refuses_unknown_peers(pair: _Pair) -> None:
     pair.require(not any(pair.let_go.values()), "a buffer was let go of that was never taken")
 
 
-def _copies_what_is_sent_without_a_token(pair: _Pair) -> None:
+def _copies_what_is_sent_without_a_token(pair: _TransportPair) -> None:
     """Without a token the buffers may be changed as soon as send returns."""
     pair.connect()
     for size in _SIZES[1:]:
@@ -196,7 +196,7 @@ def _copies_what_is_sent_without_a_token(pair: _Pair) -> None:
         pair.require(_contents([came]) == [(b"a" * size, b"a" * size)], f"{size} bytes came with the later change")
 
 
-def _lets_go_of_lent_buffers(pair: _Pair) -> None:
+def _lets_go_of_lent_buffers(pair: _TransportPair) -> None:
     """Each token comes back exactly once, and from then on the buffer may be changed."""
     pair.connect()
     ring = [bytearray(128 << 10) for _ in range(3)]
@@ -223,7 +223,7 @@ def _lets_go_of_lent_buffers(pair: _Pair) -> None:
     pair.require(not pair.let_go[pair.listener], "a token came back at the other end")
 
 
-def _polls_up_to_the_limit(pair: _Pair) -> None:
+def _polls_up_to_the_limit(pair: _TransportPair) -> None:
     """A poll returns at most as many messages as asked for, and returns at once without one."""
     pair.connect()
     pair.require(pair.listener.poll(10).deliveries == (), "there was a message that nobody sent")
@@ -239,7 +239,7 @@ def _polls_up_to_the_limit(pair: _Pair) -> None:
     pair.require(sum(counts) + len(pair.came[pair.listener]) == 20, f"20 were sent, {sum(counts)} came")
 
 
-def _wait_ends_for_a_message(pair: _Pair) -> None:
+def _wait_ends_for_a_message(pair: _TransportPair) -> None:
     """A wait ends when a message has come."""
     pair.connect()
     pair.send(pair.dialler, pair.target, Lane.CONTROL, [b"x"])
@@ -250,7 +250,7 @@ def _wait_ends_for_a_message(pair: _Pair) -> None:
     pair.require(_contents(came) == [(b"x",)], "another message came")
 
 
-def _wait_ends_for_a_descriptor(pair: _Pair) -> None:
+def _wait_ends_for_a_descriptor(pair: _TransportPair) -> None:
     """A wait ends when one of the caller's descriptors is readable, and says so, messages or not."""
     pair.connect()
     reader, writer = os.pipe()
@@ -269,7 +269,7 @@ def _wait_ends_for_a_descriptor(pair: _Pair) -> None:
         os.close(writer)
 
 
-def _wait_ends_for_a_wake_before_it(pair: _Pair) -> None:
+def _wait_ends_for_a_wake_before_it(pair: _TransportPair) -> None:
     """A wake ends the next wait at once."""
     pair.connect()
     for end in pair.ends:
@@ -277,7 +277,7 @@ def _wait_ends_for_a_wake_before_it(pair: _Pair) -> None:
         end.wait(_LONG_NS, ())
 
 
-def _close_is_final_and_idempotent(pair: _Pair) -> None:
+def _close_is_final_and_idempotent(pair: _TransportPair) -> None:
     """A closed transport refuses to be used, can be closed again, and ignores a late wake."""
     pair.connect()
     for end in pair.ends:
@@ -292,7 +292,7 @@ def _close_is_final_and_idempotent(pair: _Pair) -> None:
             pair.require(False, f"{name} after close raised no ClosedError")
 
 
-def _survives_the_end_of_its_peer(pair: _Pair) -> None:
+def _survives_the_end_of_its_peer(pair: _TransportPair) -> None:
     """When the peer closes, lent buffers come back and nothing raises."""
     pair.connect()
     load = bytes(20_000)
@@ -342,7 +342,7 @@ def _check_nothing_left_behind(make_pair: MakePair, patience_seconds: float) -> 
     before = _held()
     for number in range(3):
         with patience(promise, patience_seconds):
-            pair = _Pair(make_pair, promise, random.Random(0))
+            pair = _TransportPair(make_pair, promise, random.Random(0))
             try:
                 pair.connect()
                 pair.send(pair.dialler, pair.target, Lane.DATA, [bytes(100_000)], 1)

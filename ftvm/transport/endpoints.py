@@ -16,7 +16,7 @@ from typing import Final
 
 from ftvm.errors import ConfigError, TransportError
 
-__all__ = ["Endpoint", "SocketFile", "check_free", "parse_endpoint", "resolve"]
+__all__ = ["EndpointUrl", "SocketFile", "check_free", "parse_endpoint", "resolve"]
 
 _TCP: Final = re.compile(r"tcp://(?P<host>\[[0-9a-fA-F:.%a-z]+\]|[A-Za-z0-9_.*-]+):(?P<port>\*|[0-9]{1,5})")
 _IPC_PATH_BYTES_MAX: Final = 107
@@ -24,7 +24,7 @@ _IPC_PATH_BYTES_MAX: Final = 107
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
+class EndpointUrl:
     """One address: `text` as configured; for tcp the host (without brackets) and port, for ipc the path."""
 
     text: str
@@ -66,7 +66,7 @@ class SocketFile:
                 os.unlink(self.path)
 
 
-def parse_endpoint(text: str) -> Endpoint:
+def parse_endpoint(text: str) -> EndpointUrl:
     """Return the endpoint that `text` names; raises ConfigError if it names none."""
     if text.startswith("ipc://"):
         return _parse_ipc(text)
@@ -76,19 +76,19 @@ def parse_endpoint(text: str) -> Endpoint:
     port = 0 if found["port"] == "*" else int(found["port"])
     if port > 0xFFFF:
         raise ConfigError(f"{text!r}: a port is at most 65535")
-    return Endpoint(text=text, scheme="tcp", host=found["host"].strip("[]"), port=port)
+    return EndpointUrl(text=text, scheme="tcp", host=found["host"].strip("[]"), port=port)
 
 
-def _parse_ipc(text: str) -> Endpoint:
+def _parse_ipc(text: str) -> EndpointUrl:
     path = text.removeprefix("ipc://")
     if not path.startswith("/"):
         raise ConfigError(f"{text!r}: an ipc endpoint needs an absolute path, e.g. ipc:///run/ftvm/vm1")
     if len(os.fsencode(path)) > _IPC_PATH_BYTES_MAX:
         raise ConfigError(f"{text!r}: a socket path has at most {_IPC_PATH_BYTES_MAX} bytes; choose a shorter one")
-    return Endpoint(text=text, scheme="ipc", path=path)
+    return EndpointUrl(text=text, scheme="ipc", path=path)
 
 
-def resolve(endpoint: Endpoint) -> bool:
+def resolve(endpoint: EndpointUrl) -> bool:
     """Check that the host of a tcp endpoint has an address; tell whether it has one of IPv6 only.
 
     Raises TransportError. May block as long as the system's resolver does: for start-up, not for the driver's loop.
@@ -106,7 +106,7 @@ def resolve(endpoint: Endpoint) -> bool:
     return all(family == socket.AF_INET6 for family, *_ in found)
 
 
-def check_free(endpoint: Endpoint) -> None:
+def check_free(endpoint: EndpointUrl) -> None:
     """Check that an ipc path is free to listen on, or holds a socket that nobody listens on any more.
 
     Raises TransportError. tcp needs no check: there the bind itself fails.

@@ -38,12 +38,12 @@ from ftvm.interfaces import Delivery, Lane, Polled
 from ftvm.transport.asking import Asker
 from ftvm.transport.connections import Connections
 from ftvm.transport.curve import DialWatch, Gate, secure_client, secure_server
-from ftvm.transport.endpoints import Endpoint, SocketFile, check_free, parse_endpoint, resolve
+from ftvm.transport.endpoints import EndpointUrl, SocketFile, check_free, parse_endpoint, resolve
 from ftvm.transport.keys import Keys
 from ftvm.transport.line import FRAMES_MAX, QUEUE_MESSAGES, Context, Line, Trackers, open_socket, why
 from ftvm.transport.waker import Waker, wait_readable
 
-__all__ = ["FRAMES_MAX", "Counters", "ZeroMqTransport"]
+__all__ = ["FRAMES_MAX", "TransportCounters", "ZeroMqTransport"]
 
 _LIBZMQ_OLDEST: Final = (4, 3, 3)
 """Older ones can be crashed or filled up by a stranger."""
@@ -57,7 +57,7 @@ _ACCEPTED_NAME: Final = re.compile(r"(.+)/([0-9a-f]{32})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Counters:
+class TransportCounters:
     """What was dropped and who was refused since the start; for metrics."""
 
     malformed: int
@@ -165,10 +165,10 @@ class ZeroMqTransport:
         return self._endpoint
 
     @property
-    def counters(self) -> Counters:
+    def counters(self) -> TransportCounters:
         """What was dropped and refused since the start."""
         refused = self._gate.refused if self._gate else 0
-        return Counters(malformed=self._malformed, refused=refused, hung_up=self._connections.hung_up)
+        return TransportCounters(malformed=self._malformed, refused=refused, hung_up=self._connections.hung_up)
 
     def ask(self, peer: str) -> bool:
         """See interfaces.Transport."""
@@ -272,7 +272,7 @@ class ZeroMqTransport:
 
     # --- opening -----------------------------------------------------------------------------
 
-    def _listen(self, endpoint: Endpoint) -> None:
+    def _listen(self, endpoint: EndpointUrl) -> None:
         check_free(endpoint)
         if self._keys is not None:
             self._gate = Gate(self._context, self._keys.allowed)
@@ -293,7 +293,7 @@ class ZeroMqTransport:
             self._ipc = SocketFile.at(endpoint.path)
         self._endpoint = bytes(router.get(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode()
 
-    def _dial(self, endpoint: Endpoint) -> None:
+    def _dial(self, endpoint: EndpointUrl) -> None:
         is_ipv6 = resolve(endpoint)
         key = None if self._keys is None else self._keys.server_of(endpoint.text)
         nonce = secrets.token_hex(16)
@@ -411,7 +411,7 @@ def _check_libzmq() -> None:
         )
 
 
-def _parse_peers(peers: Sequence[str]) -> list[Endpoint]:
+def _parse_peers(peers: Sequence[str]) -> list[EndpointUrl]:
     for peer in peers:
         if peers.count(peer) > 1:
             raise ConfigError(f"{peer} is given twice as peer")
@@ -422,7 +422,7 @@ def _parse_peers(peers: Sequence[str]) -> list[Endpoint]:
     return dialling
 
 
-def _check_keys(endpoints: Sequence[Endpoint], keys: Keys | None) -> None:
+def _check_keys(endpoints: Sequence[EndpointUrl], keys: Keys | None) -> None:
     if not endpoints:
         raise ConfigError("nowhere to listen, and no peer to dial: give at least one of them")
     for endpoint in endpoints:
@@ -443,7 +443,7 @@ def _unread_bytes_max(limits: Limits) -> int:
     return QUEUE_MESSAGES * 2 * limits.batch_bytes + 4 * _frame_bytes_max(limits)
 
 
-def _bindable(endpoint: Endpoint) -> str:
+def _bindable(endpoint: EndpointUrl) -> str:
     """libzmq binds addresses and interfaces but no names: spell localhost and the free port its way."""
     if endpoint.scheme == "ipc":
         return endpoint.text

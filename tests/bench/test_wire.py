@@ -12,7 +12,7 @@ import pytest
 import wire
 from figures import between, bucket_of, middle_of, percentile
 
-from ftvm.lab.kv import KV_PORT, Operation, Reply, Request, Status
+from ftvm.lab.kv import KV_PORT, Operation, Reply, ReplyStatus, Request
 from ftvm.lab.packets import PROTOCOL_UDP, EtherType, Frame, Ipv4, Udp
 from ftvm.lab.stage import free_ports
 
@@ -48,7 +48,7 @@ def request_in(frame: bytes) -> tuple[Frame, Ipv4, Request]:
 
 def answer_to(frame: bytes) -> bytes:
     ethernet, packet, request = request_in(frame)
-    reply = Reply(status=Status.OK, client=request.client, number=request.number, uptime=1, boot=2, writes=3)
+    reply = Reply(status=ReplyStatus.OK, client=request.client, number=request.number, uptime=1, boot=2, writes=3)
     datagram = Udp(source_port=KV_PORT, destination_port=40_000, payload=reply.encode())
     content = datagram.encode(packet.destination, packet.source)
     back = Ipv4(source=packet.destination, destination=packet.source, protocol=PROTOCOL_UDP, payload=content)

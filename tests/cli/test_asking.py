@@ -21,7 +21,7 @@ from ftvm.events import EngineChanged
 from ftvm.runtime.protection import Protection, Standby, protect
 from ftvm.service.connection import connect
 from ftvm.service.control import ControlSocket
-from ftvm.service.places import listen_privately
+from ftvm.service.socketfiles import listen_privately
 from ftvm.sim.guest import SimGuest
 
 from .conftest import Run

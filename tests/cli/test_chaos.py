@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from ftvm.cli import chaos as command
 from ftvm.engines.names import ENGINES
 from ftvm.errors import ConfigError
-from ftvm.lab.chaos.values import ChaosOptions, Outcome, Violation
+from ftvm.lab.chaos.values import CampaignOutcome, ChaosOptions, Violation
 
 CHAOS = [sys.executable, "-P", "-m", "ftvm", "chaos"]
 
@@ -24,11 +24,11 @@ def played(monkeypatch: pytest.MonkeyPatch) -> list[ChaosOptions]:
     """Play nothing, and keep the options; every run ends with a violation."""
     runs: list[ChaosOptions] = []
 
-    def run(options: ChaosOptions, say: object) -> Outcome:
+    def run(options: ChaosOptions, say: object) -> CampaignOutcome:
         del say
         runs.append(options)
         violation = Violation(job=0, round=1, fault="cut", engine="remus", what="a PUT is gone", folder="/tmp/x")
-        return Outcome(options=options, violations=[violation], folder="/tmp/x")
+        return CampaignOutcome(options=options, violations=[violation], folder="/tmp/x")
 
     monkeypatch.setattr(command, "run", run)
     return runs

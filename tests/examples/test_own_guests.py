@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import ftvm
 from ftvm.testing import ContractBroken, check_guest
-from ftvm.testing.recorder import Said
+from ftvm.testing.transcript import Said
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 needs_unicorn = pytest.mark.skipif(find_spec("unicorn") is None, reason="needs unicorn (pip install ftvm[unicorn])")

@@ -7,7 +7,7 @@ import pytest
 from ftvm.errors import ConfigError
 from ftvm.guests.files import load_disk
 from ftvm.guests.imagefile import image_bytes
-from ftvm.guests.riscv.machine import Memory
+from ftvm.guests.riscv.machine import FlaggedMemory
 
 MEBIBYTE = 1 << 20
 
@@ -20,7 +20,7 @@ def image(tmp_path: Path) -> Path:
 def test_a_raw_image_becomes_the_disk_and_what_is_zero_stays_untouched(image: Path) -> None:
     content = b"first" + bytes(2 * MEBIBYTE - 5) + b"x" * 4096
     image.write_bytes(content)
-    disk = Memory(image_bytes(str(image)))
+    disk = FlaggedMemory(image_bytes(str(image)))
 
     load_disk(image, disk)
 
@@ -31,7 +31,7 @@ def test_a_raw_image_becomes_the_disk_and_what_is_zero_stays_untouched(image: Pa
 @pytest.mark.parametrize("size_bytes", [4096, 12288], ids=["shorter", "longer"])
 def test_an_image_that_changed_its_size_since_it_was_asked_is_refused(image: Path, size_bytes: int) -> None:
     image.write_bytes(bytes(8192))
-    disk = Memory(image_bytes(str(image)))
+    disk = FlaggedMemory(image_bytes(str(image)))
     image.write_bytes(bytes(size_bytes))
 
     with pytest.raises(ConfigError, match="changed its size while it was read"):
@@ -40,4 +40,4 @@ def test_an_image_that_changed_its_size_since_it_was_asked_is_refused(image: Pat
 
 def test_an_image_that_went_away_is_refused_by_name(image: Path) -> None:
     with pytest.raises(ConfigError, match=f"the disk {image} cannot be read: No such file or directory"):
-        load_disk(image, Memory(4096))
+        load_disk(image, FlaggedMemory(4096))

@@ -6,13 +6,13 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from ftvm.lab.kv import Operation, Reply, Request, Status
-from ftvm.lab.station import Endpoint, Station
+from ftvm.lab.kv import Operation, Reply, ReplyStatus, Request
+from ftvm.lab.station import Station, UdpAddress
 
 GUEST_MAC = bytes.fromhex("525400770002")
 CLIENT_MAC = bytes.fromhex("525400770009")
-GUEST_END = Endpoint(ip=IPv4Address("10.77.0.2"), port=7000)
-CLIENT_END = Endpoint(ip=IPv4Address("10.77.0.9"), port=40_000)
+GUEST_END = UdpAddress(ip=IPv4Address("10.77.0.2"), port=7000)
+CLIENT_END = UdpAddress(ip=IPv4Address("10.77.0.9"), port=40_000)
 
 
 class FakeGuest:
@@ -33,16 +33,16 @@ class FakeGuest:
         if last is not None and last.number == request.number:
             return last.encode()
         if last is not None and last.number > request.number:
-            return replace(last, status=Status.STALE, number=request.number, value=b"").encode()
+            return replace(last, status=ReplyStatus.STALE, number=request.number, value=b"").encode()
         value = b""
-        status = Status.OK
+        status = ReplyStatus.OK
         if request.operation is Operation.PUT:
             self.values[request.key] = request.value
             self.writes += 1
         elif request.key in self.values:
             value = self.values[request.key]
         else:
-            status = Status.NOT_FOUND
+            status = ReplyStatus.NOT_FOUND
         reply = Reply(
             status=status,
             client=request.client,

@@ -19,12 +19,12 @@ from typing import Any
 
 from ftvm.checkpoint import Output
 from ftvm.guests.datagram import DatagramWorld, cable_ends
-from ftvm.lab.kv import Operation, Reply, Request, Status
-from ftvm.lab.station import Endpoint, Station
+from ftvm.lab.kv import Operation, Reply, ReplyStatus, Request
+from ftvm.lab.station import Station, UdpAddress
 from ftvm.units import Nanos
 
-GUEST_END = Endpoint(ip=IPv4Address("10.77.0.2"), port=7000)
-CLIENT_END = Endpoint(ip=IPv4Address("10.77.0.9"), port=40_000)
+GUEST_END = UdpAddress(ip=IPv4Address("10.77.0.2"), port=7000)
+CLIENT_END = UdpAddress(ip=IPv4Address("10.77.0.9"), port=40_000)
 
 
 class Memory:
@@ -42,14 +42,14 @@ class Memory:
         if last is not None and last.number == request.number:
             return last.encode()
         self.uptime += 1
-        status, value = Status.OK, b""
+        status, value = ReplyStatus.OK, b""
         if request.operation is Operation.PUT:
             self.values[request.key] = request.value
             self.writes += 1
         elif request.key in self.values:
             value = self.values[request.key]
         else:
-            status = Status.NOT_FOUND
+            status = ReplyStatus.NOT_FOUND
         reply = Reply(
             status=status,
             client=request.client,

@@ -12,7 +12,7 @@ import pytest
 
 from ftvm.guests.datagram import DatagramPort, cable_ends
 from ftvm.lab.client import Client
-from ftvm.lab.load import Load
+from ftvm.lab.load import Workload
 from ftvm.lab.station import Station
 from ftvm.units import Nanos
 
@@ -57,7 +57,7 @@ def ports() -> Iterator[tuple[DatagramPort, DatagramPort]]:
 def test_client_finds_its_guest_and_keeps_it_busy(
     ports: tuple[DatagramPort, DatagramPort], client_station: Station, guest_station: Station, guest: Guest
 ) -> None:
-    load = Load(START, seed=1, clients=4)
+    load = Workload(START, seed=1, clients=4)
     client = Client(ports[0], client_station, load)
 
     for ms in range(200):
@@ -73,7 +73,7 @@ def test_client_finds_its_guest_and_keeps_it_busy(
 def test_first_answer_after_a_silence_is_told(
     ports: tuple[DatagramPort, DatagramPort], client_station: Station, guest_station: Station, guest: Guest
 ) -> None:
-    client = Client(ports[0], client_station, Load(START, seed=1, clients=2))
+    client = Client(ports[0], client_station, Workload(START, seed=1, clients=2))
     for ms in range(500):
         now = Nanos(START + ms * MS)
         client.step(now)
@@ -91,7 +91,7 @@ def test_first_answer_after_a_silence_is_told(
 def test_longest_gap_counts_the_time_before_the_first_answer_and_after_the_last(
     ports: tuple[DatagramPort, DatagramPort], client_station: Station, guest_station: Station, guest: Guest
 ) -> None:
-    client = Client(ports[0], client_station, Load(START, seed=1, clients=2))
+    client = Client(ports[0], client_station, Workload(START, seed=1, clients=2))
     for ms in range(500):
         now = Nanos(START + ms * MS)
         client.step(now)

@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftvm.errors import BadFrame
-from ftvm.lab.kv import KEY_BYTES_MAX, VALUE_BYTES_MAX, Operation, Reply, Request, Status
+from ftvm.lab.kv import KEY_BYTES_MAX, VALUE_BYTES_MAX, Operation, Reply, ReplyStatus, Request
 
 u64 = st.integers(0, 2**64 - 1)
 keys = st.binary(max_size=KEY_BYTES_MAX)
 values = st.binary(max_size=VALUE_BYTES_MAX)
 requests = st.builds(Request, operation=st.sampled_from(Operation), client=u64, number=u64, key=keys, value=values)
 replies = st.builds(
-    Reply, status=st.sampled_from(Status), client=u64, number=u64, uptime=u64, boot=u64, writes=u64, value=values
+    Reply, status=st.sampled_from(ReplyStatus), client=u64, number=u64, uptime=u64, boot=u64, writes=u64, value=values
 )
 
 

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftvm.errors import ConfigError
-from ftvm.lab.history import Trouble, check
 from ftvm.lab.kv import Operation, Reply, Request
-from ftvm.lab.load import Load
+from ftvm.lab.linearizability import Trouble, check
+from ftvm.lab.load import Workload
 from ftvm.units import Nanos
 
 MS = 1_000_000
@@ -30,7 +30,7 @@ class GuestMaker(Protocol):
 class Network:
     """Carries requests and replies in virtual time, and may lose, repeat or delay each of them."""
 
-    def __init__(self, load: Load, guest: Guest, *, seed: int = 0, trouble: float = 0.0) -> None:
+    def __init__(self, load: Workload, guest: Guest, *, seed: int = 0, trouble: float = 0.0) -> None:
         self.load = load
         self.guest = guest
         self.now = START
@@ -68,7 +68,7 @@ class Network:
 @settings(max_examples=30)
 @given(seed=st.integers(0, 2**32), trouble=st.sampled_from([0.0, 0.2, 0.5]))
 def test_correct_guest_is_found_in_order_on_any_network(make_guest: GuestMaker, seed: int, trouble: float) -> None:
-    load = Load(START, seed=seed, clients=4, keys=8, pace_ns=MS)
+    load = Workload(START, seed=seed, clients=4, keys=8, pace_ns=MS)
     network = Network(load, make_guest(), seed=seed, trouble=trouble)
 
     network.run(400)
@@ -80,7 +80,7 @@ def test_correct_guest_is_found_in_order_on_any_network(make_guest: GuestMaker, 
 
 
 def test_each_client_counts_by_one_and_has_one_request_outstanding(guest: Guest) -> None:
-    load = Load(START, seed=1, clients=3)
+    load = Workload(START, seed=1, clients=3)
 
     Network(load, guest).run(50)
 
@@ -92,7 +92,7 @@ def test_each_client_counts_by_one_and_has_one_request_outstanding(guest: Guest)
 
 
 def test_request_without_an_answer_is_repeated_with_growing_but_bounded_patience() -> None:
-    load = Load(START, seed=1, clients=1)
+    load = Workload(START, seed=1, clients=1)
     sent_at = []
 
     for ms in range(1_000):
@@ -103,7 +103,7 @@ def test_request_without_an_answer_is_repeated_with_growing_but_bounded_patience
 
 
 def test_client_begins_no_more_than_one_request_in_its_pace(guest: Guest) -> None:
-    load = Load(START, seed=1, clients=1, pace_ns=10 * MS)
+    load = Workload(START, seed=1, clients=1, pace_ns=10 * MS)
 
     Network(load, guest).run(100)
 
@@ -111,7 +111,7 @@ def test_client_begins_no_more_than_one_request_in_its_pace(guest: Guest) -> Non
 
 
 def test_repeated_request_is_the_same_bytes() -> None:
-    load = Load(START, seed=1, clients=1)
+    load = Workload(START, seed=1, clients=1)
 
     first = load.due(START)
     again = load.due(Nanos(START + 50 * MS))
@@ -120,7 +120,7 @@ def test_repeated_request_is_the_same_bytes() -> None:
 
 
 def test_audit_reads_every_key_once(guest: Guest) -> None:
-    load = Load(START, seed=2, clients=4, keys=10, pace_ns=MS)
+    load = Workload(START, seed=2, clients=4, keys=10, pace_ns=MS)
     network = Network(load, guest)
     network.run(20)
     worked = len(guest.asked)
@@ -136,7 +136,7 @@ def test_audit_reads_every_key_once(guest: Guest) -> None:
 
 
 def test_put_that_the_guest_forgets_is_found_by_the_audit(guest: Guest) -> None:
-    load = Load(START, seed=3, clients=4, keys=4, pace_ns=MS)
+    load = Workload(START, seed=3, clients=4, keys=4, pace_ns=MS)
     network = Network(load, guest)
     network.run(50)
 
@@ -148,7 +148,7 @@ def test_put_that_the_guest_forgets_is_found_by_the_audit(guest: Guest) -> None:
 
 
 def test_answers_that_come_again_are_no_new_answers(guest: Guest) -> None:
-    load = Load(START, seed=1, clients=1)
+    load = Workload(START, seed=1, clients=1)
     reply = guest.answer(load.due(START)[0])
 
     is_first = [load.on_reply(reply, START) for _ in range(3)]
@@ -158,7 +158,7 @@ def test_answers_that_come_again_are_no_new_answers(guest: Guest) -> None:
 
 
 def test_answer_that_comes_again_changed_is_found(guest: Guest) -> None:
-    load = Load(START, seed=1, clients=1)
+    load = Workload(START, seed=1, clients=1)
     reply = Reply.decode(guest.answer(load.due(START)[0]))
 
     load.on_reply(reply.encode(), START)
@@ -168,7 +168,7 @@ def test_answer_that_comes_again_changed_is_found(guest: Guest) -> None:
 
 
 def test_what_was_never_asked_is_refused(guest: Guest) -> None:
-    load = Load(START, seed=1, clients=1)
+    load = Workload(START, seed=1, clients=1)
     reply = Reply.decode(guest.answer(load.due(START)[0]))
 
     for payload in (b"", replace(reply, client=7).encode(), replace(reply, number=9).encode()):
@@ -182,7 +182,7 @@ def test_one_seed_asks_the_same_again(make_guest: GuestMaker) -> None:
     asked = []
     for _ in range(2):
         guest = make_guest()
-        Network(Load(START, seed=9), guest).run(30)
+        Network(Workload(START, seed=9), guest).run(30)
         asked.append(guest.asked)
 
     assert asked[0] == asked[1]
@@ -191,4 +191,4 @@ def test_one_seed_asks_the_same_again(make_guest: GuestMaker) -> None:
 @pytest.mark.parametrize("clients", [0, 129])
 def test_number_of_clients_is_bounded(clients: int) -> None:
     with pytest.raises(ConfigError, match="1 to 128 clients"):
-        Load(START, seed=1, clients=clients)
+        Workload(START, seed=1, clients=clients)

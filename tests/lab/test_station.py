@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftvm.lab.packets import BROADCAST, EtherType, Frame
-from ftvm.lab.station import Endpoint, Heard, Station
+from ftvm.lab.station import Heard, Station, UdpAddress
 from ftvm.units import Nanos
 
 MS = 1_000_000
@@ -34,8 +34,8 @@ def test_question_is_repeated_no_faster_than_its_interval(client_station: Statio
 
 @given(st.binary(max_size=300))
 def test_payload_reaches_the_peer_whole(payload: bytes) -> None:
-    here = Endpoint(ip=IPv4Address("10.0.0.1"), port=1)
-    there = Endpoint(ip=IPv4Address("10.0.0.2"), port=2)
+    here = UdpAddress(ip=IPv4Address("10.0.0.1"), port=1)
+    there = UdpAddress(ip=IPv4Address("10.0.0.2"), port=2)
     one = Station(mac=b"\x02aaaaa", here=here, peer=there)
     two = Station(mac=b"\x02bbbbb", here=there, peer=here)
     introduce(one, two)
@@ -66,8 +66,8 @@ def test_frame_to_another_card_is_left_alone(client_station: Station, guest_stat
 def test_datagram_to_another_port_is_left_alone(client_station: Station) -> None:
     elsewhere = Station(
         mac=b"\x02guest",
-        here=Endpoint(ip=IPv4Address("10.77.0.2"), port=7001),
-        peer=Endpoint(ip=IPv4Address("10.77.0.9"), port=40_000),
+        here=UdpAddress(ip=IPv4Address("10.77.0.2"), port=7001),
+        peer=UdpAddress(ip=IPv4Address("10.77.0.9"), port=40_000),
     )
     introduce(elsewhere, client_station)
 
@@ -80,8 +80,8 @@ def test_datagram_to_another_port_is_left_alone(client_station: Station) -> None
 def test_any_frame_is_harmless(data: bytes) -> None:
     station = Station(
         mac=b"\x02aaaaa",
-        here=Endpoint(ip=IPv4Address("10.0.0.1"), port=1),
-        peer=Endpoint(ip=IPv4Address("10.0.0.2"), port=2),
+        here=UdpAddress(ip=IPv4Address("10.0.0.1"), port=1),
+        peer=UdpAddress(ip=IPv4Address("10.0.0.2"), port=2),
     )
 
     for frame in (data, b"\x02aaaaa" + b"\x02bbbbb" + b"\x08\x06" + data, b"\x02aaaaa" + b"\x02bbbbb\x08\x00" + data):

@@ -21,8 +21,8 @@ from ftvm.runtime.status import FIRST_FIELDS, Status
 from ftvm.service.connection import Connection, connect
 from ftvm.service.control import ControlSocket
 from ftvm.service.controlline import ControlLine, MuteHost
-from ftvm.service.places import listen_privately
 from ftvm.service.requests import json_line, parse_answer
+from ftvm.service.socketfiles import listen_privately
 from ftvm.sim.guest import SimGuest
 from ftvm.units import Nanos
 

@@ -16,7 +16,7 @@ from ftvm.engines.lockstep import Lockstep
 from ftvm.interfaces import Engine, Guest
 from ftvm.sim.guest import SimGuest
 from ftvm.testing import ContractBroken, FailoverMachine
-from ftvm.testing.recorder import Recorder
+from ftvm.testing.transcript import Transcript
 
 FEW = settings(
     max_examples=6,
@@ -36,7 +36,7 @@ class Honest(SimGuest):
 
 def what_it_says(steps: int) -> list[bytes]:
     """Return what the guest says in its first steps if nothing ever happens to it."""
-    guest, sink = Honest(boots=True), Recorder()
+    guest, sink = Honest(boots=True), Transcript()
     guest.attach(sink)
     guest.resume()
     for _ in range(steps):

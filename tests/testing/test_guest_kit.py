@@ -12,7 +12,7 @@ from ftvm.guests.riscv.guest import RiscvGuest
 from ftvm.interfaces import Capability, OutputSink
 from ftvm.sim.guest import SimGuest
 from ftvm.testing import ContractBroken, check_guest
-from ftvm.testing.recorder import Recorder, Said
+from ftvm.testing.transcript import Said, Transcript
 
 FRAMES = st.tuples(st.just("net0"), st.binary(min_size=1, max_size=20))
 
@@ -236,7 +236,7 @@ def test_broken_machine_is_found(kind: type[RiscvGuest], complaint: str) -> None
 
 
 def test_a_guest_that_says_nothing_cannot_be_deterministic_unseen() -> None:
-    class Mute(Recorder):
+    class Mute(Transcript):
         def emit(self, channel: str, payload: bytes, position: GuestPosition | None = None) -> None:
             del channel, payload, position
 

@@ -35,7 +35,7 @@ _SOCKET_BUFFER_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class _Pair:
+class _SocketPair:
     """Two ends of a socket: ours, and the one that QEMU inherits."""
 
     ours: socket.socket
@@ -70,8 +70,8 @@ class QemuProcess:
         self._trouble: OSError | None = None
         self._process: subprocess.Popen[bytes] | None = None
         stream, datagram = socket.SOCK_STREAM, socket.SOCK_DGRAM
-        monitor, console, blocks, helper = (_Pair.make(stream) for _ in range(4))
-        network = _Pair.make(datagram)
+        monitor, console, blocks, helper = (_SocketPair.make(stream) for _ in range(4))
+        network = _SocketPair.make(datagram)
         self.network, self.console, self._blocks = network.ours, console.ours, blocks.ours
         self._disk_server = None if disk is None else DiskServer(disk, blocks.ours)
         wires = Wires(

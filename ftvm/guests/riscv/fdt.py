@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-__all__ = ["Node", "build_fdt", "machine_tree"]
+__all__ = ["TreeNode", "build_fdt", "machine_tree"]
 
 _MAGIC: Final = 0xD00DFEED
 _VERSION: Final = 17
@@ -29,15 +29,15 @@ _TIMEBASE_HZ: Final = 10_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
+class TreeNode:
     """A node with its properties and children, in order."""
 
     name: str
     properties: dict[str, Value] = field(default_factory=dict)
-    children: tuple["Node", ...] = ()
+    children: tuple["TreeNode", ...] = ()
 
 
-def build_fdt(root: Node) -> bytes:
+def build_fdt(root: TreeNode) -> bytes:
     """Return the blob for a tree."""
     strings = bytearray()
     offsets: dict[str, int] = {}
@@ -60,7 +60,7 @@ def build_fdt(root: Node) -> bytes:
     return header + _NO_RESERVATIONS + structure + bytes(strings)
 
 
-def _node(node: Node, strings: bytearray, offsets: dict[str, int]) -> bytes:
+def _node(node: TreeNode, strings: bytearray, offsets: dict[str, int]) -> bytes:
     parts = [struct.pack(">I", _BEGIN_NODE), _padded(node.name.encode() + b"\0")]
     for name, value in node.properties.items():
         content = _encode(value)
@@ -90,21 +90,21 @@ def _encode(value: Value) -> bytes:
             return struct.pack(f">{len(value)}I", *value)
 
 
-def machine_tree(*, ram_base: int, ram_bytes: int, virtio_slots: Sequence[int], command_line: str = "") -> Node:
+def machine_tree(*, ram_base: int, ram_bytes: int, virtio_slots: Sequence[int], command_line: str = "") -> TreeNode:
     """Describe the built-in machine with the given virtio slots (0 is at 0x10001000, interrupt 1)."""
     soc: dict[str, Value] = {"#address-cells": 2, "#size-cells": 2, "compatible": "simple-bus", "ranges": None}
     devices = (_test(), _clint(), _plic(), _serial(), *(_virtio(slot) for slot in virtio_slots))
-    return Node(
+    return TreeNode(
         name="",
         properties={"#address-cells": 2, "#size-cells": 2, "compatible": "riscv-virtio", "model": "ftvm,riscv"},
         children=(
-            Node(name="chosen", properties={"stdout-path": "/soc/serial@10000000", "bootargs": command_line}),
-            Node(
+            TreeNode(name="chosen", properties={"stdout-path": "/soc/serial@10000000", "bootargs": command_line}),
+            TreeNode(
                 name=f"memory@{ram_base:x}",
                 properties={"device_type": "memory", "reg": _range(ram_base, ram_bytes)},
             ),
             _cpus(),
-            Node(name="soc", properties=soc, children=devices),
+            TreeNode(name="soc", properties=soc, children=devices),
             _poweroff(),
         ),
     )
@@ -114,7 +114,7 @@ def _range(base: int, size: int) -> tuple[int, ...]:
     return (base >> 32, base & 0xFFFFFFFF, size >> 32, size & 0xFFFFFFFF)
 
 
-def _cpus() -> Node:
+def _cpus() -> TreeNode:
     controller: dict[str, Value] = {
         "#interrupt-cells": 1,
         "interrupt-controller": None,
@@ -129,21 +129,21 @@ def _cpus() -> Node:
         "riscv,isa": "rv64imac_zicntr_zicsr_zifencei",
         "mmu-type": "riscv,none",
     }
-    children = (Node(name="interrupt-controller", properties=controller),)
-    return Node(
+    children = (TreeNode(name="interrupt-controller", properties=controller),)
+    return TreeNode(
         name="cpus",
         properties={"#address-cells": 1, "#size-cells": 0, "timebase-frequency": _TIMEBASE_HZ},
-        children=(Node(name="cpu@0", properties=cpu, children=children),),
+        children=(TreeNode(name="cpu@0", properties=cpu, children=children),),
     )
 
 
-def _test() -> Node:
+def _test() -> TreeNode:
     compatible = b"sifive,test1\0sifive,test0\0syscon\0"
     properties: dict[str, Value] = {"compatible": compatible, "reg": _range(0x100000, 0x1000), "phandle": _TEST}
-    return Node(name="test@100000", properties=properties)
+    return TreeNode(name="test@100000", properties=properties)
 
 
-def _poweroff() -> Node:
+def _poweroff() -> TreeNode:
     """Say which word, written to the test finisher, turns the machine off."""
     properties: dict[str, Value] = {
         "compatible": "syscon-poweroff",
@@ -151,10 +151,10 @@ def _poweroff() -> Node:
         "offset": 0,
         "value": _FINISHER_PASS,
     }
-    return Node(name="poweroff", properties=properties)
+    return TreeNode(name="poweroff", properties=properties)
 
 
-def _clint() -> Node:
+def _clint() -> TreeNode:
     wired = (_CPU_INTERRUPTS, _SOFTWARE_INTERRUPT, _CPU_INTERRUPTS, _TIMER_INTERRUPT)
     compatible = b"sifive,clint0\0riscv,clint0\0"
     properties: dict[str, Value] = {
@@ -162,10 +162,10 @@ def _clint() -> Node:
         "reg": _range(0x2000000, 0x10000),
         "interrupts-extended": wired,
     }
-    return Node(name="clint@2000000", properties=properties)
+    return TreeNode(name="clint@2000000", properties=properties)
 
 
-def _plic() -> Node:
+def _plic() -> TreeNode:
     properties: dict[str, Value] = {
         "compatible": b"sifive,plic-1.0.0\0riscv,plic0\0",
         "reg": _range(0xC000000, 0x600000),
@@ -176,10 +176,10 @@ def _plic() -> Node:
         "riscv,ndev": 31,
         "phandle": _PLIC,
     }
-    return Node(name="plic@c000000", properties=properties)
+    return TreeNode(name="plic@c000000", properties=properties)
 
 
-def _serial() -> Node:
+def _serial() -> TreeNode:
     properties: dict[str, Value] = {
         "compatible": "ns16550a",
         "reg": _range(0x10000000, 0x100),
@@ -187,10 +187,10 @@ def _serial() -> Node:
         "interrupts": 10,
         "interrupt-parent": _PLIC,
     }
-    return Node(name="serial@10000000", properties=properties)
+    return TreeNode(name="serial@10000000", properties=properties)
 
 
-def _virtio(slot: int) -> Node:
+def _virtio(slot: int) -> TreeNode:
     base = 0x10001000 + slot * 0x1000
     properties: dict[str, Value] = {
         "compatible": "virtio,mmio",
@@ -198,4 +198,4 @@ def _virtio(slot: int) -> Node:
         "interrupts": 1 + slot,
         "interrupt-parent": _PLIC,
     }
-    return Node(name=f"virtio_mmio@{base:x}", properties=properties)
+    return TreeNode(name=f"virtio_mmio@{base:x}", properties=properties)

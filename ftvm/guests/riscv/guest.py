@@ -17,7 +17,7 @@ from ftvm.checkpoint import END_CHANNEL, Bitmap, Geometry, GuestPosition, LogKin
 from ftvm.errors import ClosedError, ConfigError, GuestError, LocalProtocolError
 from ftvm.guests.elf import parse_elf
 from ftvm.guests.files import disk_bytes, fill_disk, read_program_file
-from ftvm.guests.riscv.machine import RAM_BASE, EndedBy, Machine, MachineShape, Memory, Stop
+from ftvm.guests.riscv.machine import RAM_BASE, EndedBy, FlaggedMemory, Machine, MachineShape, StopReason
 from ftvm.interfaces import Capability, Clock, OutputSink, Region
 
 __all__ = ["DEFAULT_MAC", "RiscvGuest"]
@@ -132,7 +132,7 @@ class RiscvGuest:
             stop = self._machine.run(left if limit is None else min(left, limit), stop_at_output=True)
             self._emit()
             done = self._machine.position.retired - before
-            if stop in (Stop.FINISHED, Stop.STUCK) or (stop is Stop.IDLE and done < left):
+            if stop in (StopReason.FINISHED, StopReason.STUCK) or (stop is StopReason.IDLE and done < left):
                 break
             limit = None if limit is None else limit - done
         if self.position != position:
@@ -196,7 +196,7 @@ class RiscvGuest:
                 self._changed.wait_for(lambda: not self._is_running)
 
     def close(self) -> None:
-        """Stop it and join its thread. Idempotent."""
+        """StopReason it and join its thread. Idempotent."""
         self.pause()
         with self._changed:
             self._is_closing = True
@@ -251,7 +251,7 @@ class RiscvGuest:
         if self._thread.is_alive():
             self._failure = None
 
-    def _memories(self) -> tuple[Memory, ...]:
+    def _memories(self) -> tuple[FlaggedMemory, ...]:
         disk = self._machine.disk
         return (self._machine.ram,) if disk is None else (self._machine.ram, disk)
 
@@ -295,14 +295,14 @@ class RiscvGuest:
         instructions = _RUN_INSTRUCTIONS_FED if self._frames or self._console else _RUN_INSTRUCTIONS
         stop = self._machine.run(instructions, stop_at_output=True)
         has_spoken = self._emit()
-        if stop is Stop.FINISHED:
+        if stop is StopReason.FINISHED:
             self._failure = f"the program ended with code {self._machine.exit_code}"
-        elif stop is Stop.STUCK:
+        elif stop is StopReason.STUCK:
             self._failure = f"the program has no trap handler where it says, at {self._machine.register(32):#x}"
         if self._failure is not None or (has_spoken and self._stops_at_output):
             with self._changed:
                 self._is_wanted = False
-        elif stop is Stop.IDLE and not self._feed():
+        elif stop is StopReason.IDLE and not self._feed():
             self._wait_idle()
 
     def _feed(self) -> bool:

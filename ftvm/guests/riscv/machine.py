@@ -22,12 +22,12 @@ __all__ = [
     "RAM_BASE",
     "TICKS_PER_MTIME",
     "EndedBy",
+    "FlaggedMemory",
     "Machine",
     "MachineOutput",
     "MachineShape",
-    "Memory",
     "Position",
-    "Stop",
+    "StopReason",
 ]
 
 RAM_BASE: Final = int(lib.FTVM_RISCV_RAM_BASE)
@@ -42,7 +42,7 @@ _DISK_BYTES_MAX: Final = 64 << 30
 _NEVER: Final = (1 << 64) - 1
 
 
-class Stop(Enum):
+class StopReason(Enum):
     """Why a run ended; see riscv.h."""
 
     LIMIT = lib.FTVM_RISCV_LIMIT
@@ -120,7 +120,7 @@ class MachineShape:
         return tuple(slot for slot in range(3) if self.devices >> slot & 1)
 
 
-class Memory:
+class FlaggedMemory:
     """Page-aligned zeroed memory with a flag per page that tells whether it was written."""
 
     def __init__(self, size_bytes: int) -> None:
@@ -151,8 +151,8 @@ class Machine:
 
     def __init__(self, shape: MachineShape) -> None:
         self.shape = shape
-        self.ram = Memory(shape.ram_bytes)
-        self.disk = Memory(shape.disk_bytes) if shape.disk_bytes else None
+        self.ram = FlaggedMemory(shape.ram_bytes)
+        self.disk = FlaggedMemory(shape.disk_bytes) if shape.disk_bytes else None
         self._state = mmap.mmap(-1, lib.ftvm_riscv_bytes(shape.ram_bytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._machine = self._init()
         self._length = ffi.new("size_t *")
@@ -212,11 +212,11 @@ class Machine:
             )
         )
 
-    def run(self, instructions: int, *, stop_at_output: bool = False, is_cached: bool = True) -> Stop:
+    def run(self, instructions: int, *, stop_at_output: bool = False, is_cached: bool = True) -> StopReason:
         """Run until so many more instructions are retired, or until something else ends it; releases the GIL."""
         options = lib.FTVM_RISCV_STOP_AT_OUTPUT if stop_at_output else 0
         options |= 0 if is_cached else lib.FTVM_RISCV_NO_CACHE
-        return Stop(lib.ftvm_riscv_run(self._machine, instructions, options))
+        return StopReason(lib.ftvm_riscv_run(self._machine, instructions, options))
 
     def stop(self) -> None:
         """End the present run soon, or the next one at once; safe from any thread."""

@@ -11,7 +11,7 @@ from typing import Final, Literal, Protocol
 
 import xxhash
 
-from ftvm.guests.riscv.machine import EndedBy, Machine, Stop
+from ftvm.guests.riscv.machine import EndedBy, Machine, StopReason
 
 __all__ = ["Cable", "Exit", "Result", "run_standalone"]
 
@@ -70,7 +70,7 @@ def run_standalone(
         stop = machine.run(min(left, _RUN_INSTRUCTIONS), stop_at_output=True)
         _emit(machine, say, cable)
         ending = _ending(machine, stop, instructions_max)
-        if ending is None and stop is Stop.IDLE and not waiting_keys and not _pass_time(machine, cable):
+        if ending is None and stop is StopReason.IDLE and not waiting_keys and not _pass_time(machine, cable):
             ending = "waits"
         if ending is not None:
             return Result(
@@ -78,15 +78,15 @@ def run_standalone(
             )
 
 
-def _ending(machine: Machine, stop: Stop, instructions_max: int | None) -> Exit | None:
-    if stop is Stop.FINISHED and machine.ended_by is EndedBy.TOHOST:
+def _ending(machine: Machine, stop: StopReason, instructions_max: int | None) -> Exit | None:
+    if stop is StopReason.FINISHED and machine.ended_by is EndedBy.TOHOST:
         return "pass" if machine.exit_code == 0 else "fail"
-    if stop is Stop.FINISHED:
+    if stop is StopReason.FINISHED:
         return "finisher"
-    if stop is Stop.STUCK:
+    if stop is StopReason.STUCK:
         return "fault"
     is_over = instructions_max is not None and machine.position.retired >= instructions_max
-    return "limit" if stop is Stop.LIMIT and is_over else None
+    return "limit" if stop is StopReason.LIMIT and is_over else None
 
 
 def _take_frames(machine: Machine, cable: Cable) -> None:

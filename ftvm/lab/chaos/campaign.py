@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from ftvm.errors import BrokenError, ConfigError
-from ftvm.lab.chaos.values import ChaosOptions, Outcome, Round, Violation
+from ftvm.lab.chaos.values import CampaignOutcome, ChaosOptions, Round, Violation
 from ftvm.lab.lines import JsonLine
 from ftvm.lab.processes import Child, Children
 from ftvm.runtime.clock import MonotonicClock
@@ -30,7 +30,7 @@ PROGRESS_NS: Final = seconds_to_nanos(10)
 VIOLATIONS_MAX: Final = 200
 
 
-def run(options: ChaosOptions, say: Callable[[str], None]) -> Outcome:
+def run(options: ChaosOptions, say: Callable[[str], None]) -> CampaignOutcome:
     """Play all rounds; `say` gets a line now and then. Raises ConfigError before anything is started."""
     if options.arbiter == "etcd" and shutil.which("etcd") is None:
         raise ConfigError("--arbiter etcd: etcd is not installed: apt-get install etcd-server")
@@ -62,7 +62,7 @@ def _make_folder(rounds: int) -> Path:
 
 class _Campaign:
     def __init__(self, options: ChaosOptions, folder: Path, say: Callable[[str], None]) -> None:
-        self.outcome = Outcome(options=options)
+        self.outcome = CampaignOutcome(options=options)
         self._options = options
         self._folder = folder
         self._say = say

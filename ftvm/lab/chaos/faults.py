@@ -1,4 +1,4 @@
-"""The kinds of rounds, as a table: what is done to a healthy pair, told in the verbs of `Pair`.
+"""The kinds of rounds, as a table: what is done to a healthy pair, told in the verbs of `ChaosPair`.
 
 A fault begins with a protected guest and ends with both host processes running again, nothing broken and nothing cut.
 Chance gives the moments: times are drawn so that they fall before, into and after every time-out of a default pair
@@ -11,7 +11,7 @@ from random import Random
 from typing import Final
 
 from ftvm.errors import BrokenError, FtvmError
-from ftvm.lab.chaos.pair import Pair, other
+from ftvm.lab.chaos.pair import ChaosPair, other
 from ftvm.lab.stage import HOSTS
 
 __all__ = ["FAULTS", "Fault", "deal"]
@@ -34,41 +34,41 @@ class Fault:
     ends in order."""
 
     name: str
-    inject: Callable[[Pair, Random], None]
+    inject: Callable[[ChaosPair, Random], None]
     loses_guest: bool = False
     vacates: bool = False
     needs_disk: bool = False
 
 
-def _kill_primary(pair: Pair, chance: Random) -> None:
+def _kill_primary(pair: ChaosPair, chance: Random) -> None:
     victim = pair.active
     pair.kill(victim)
     pair.pass_time(chance.uniform(*A_WHILE))
     pair.start_host(victim)
 
 
-def _kill_standby(pair: Pair, chance: Random) -> None:
+def _kill_standby(pair: ChaosPair, chance: Random) -> None:
     victim = other(pair.active)
     pair.kill(victim)
     pair.pass_time(chance.uniform(*A_WHILE))
     pair.start_host(victim)
 
 
-def _leave_primary(pair: Pair, chance: Random) -> None:
+def _leave_primary(pair: ChaosPair, chance: Random) -> None:
     victim = pair.active
     pair.ask_to_end(victim)
     pair.pass_time(chance.uniform(*A_LITTLE))
     pair.start_host(victim)
 
 
-def _leave_standby(pair: Pair, chance: Random) -> None:
+def _leave_standby(pair: ChaosPair, chance: Random) -> None:
     victim = other(pair.active)
     pair.ask_to_end(victim)
     pair.pass_time(chance.uniform(*A_LITTLE))
     pair.start_host(victim)
 
 
-def _leave_beside_stopped_standby(pair: Pair, chance: Random) -> None:
+def _leave_beside_stopped_standby(pair: ChaosPair, chance: Random) -> None:
     """Stop a primary cleanly while its standby is frozen; wake the standby before, or after, the primary is gone."""
     victim = pair.active
     standby = other(victim)
@@ -81,7 +81,7 @@ def _leave_beside_stopped_standby(pair: Pair, chance: Random) -> None:
     pair.start_host(victim)
 
 
-def _leave_both(pair: Pair, chance: Random) -> None:
+def _leave_both(pair: ChaosPair, chance: Random) -> None:
     """Stop both hosts cleanly, like an operator who shuts everything down: the record must be vacant then."""
     first = chance.choice(HOSTS)
     pair.begin_to_end(first)
@@ -94,21 +94,21 @@ def _leave_both(pair: Pair, chance: Random) -> None:
         raise BrokenError(f"both hosts were stopped in order, and {record} still names one\n{pair.last_words()}")
 
 
-def _stop_primary(pair: Pair, chance: Random) -> None:
+def _stop_primary(pair: ChaosPair, chance: Random) -> None:
     _freeze(pair, chance, pair.active)
 
 
-def _stop_standby(pair: Pair, chance: Random) -> None:
+def _stop_standby(pair: ChaosPair, chance: Random) -> None:
     _freeze(pair, chance, other(pair.active))
 
 
-def _freeze(pair: Pair, chance: Random, victim: str) -> None:
+def _freeze(pair: ChaosPair, chance: Random, victim: str) -> None:
     pair.freeze(victim)
     pair.pass_time(chance.uniform(*chance.choice([UP_TO_ANY_LIMIT, LONGER_THAN_ANY_LIMIT, LONGER_THAN_ANY_LIMIT])))
     pair.wake(victim)
 
 
-def _stop_both(pair: Pair, chance: Random) -> None:
+def _stop_both(pair: ChaosPair, chance: Random) -> None:
     for host in chance.sample(HOSTS, 2):
         pair.freeze(host)
         pair.pass_time(chance.uniform(*A_LITTLE))
@@ -118,7 +118,7 @@ def _stop_both(pair: Pair, chance: Random) -> None:
         pair.pass_time(chance.uniform(*A_LITTLE))
 
 
-def _kill_stopped_primary(pair: Pair, chance: Random) -> None:
+def _kill_stopped_primary(pair: ChaosPair, chance: Random) -> None:
     victim = pair.active
     pair.freeze(victim)
     pair.pass_time(chance.uniform(*A_WHILE))
@@ -126,7 +126,7 @@ def _kill_stopped_primary(pair: Pair, chance: Random) -> None:
     pair.start_host(victim)
 
 
-def _kill_primary_of_stopped_standby(pair: Pair, chance: Random) -> None:
+def _kill_primary_of_stopped_standby(pair: ChaosPair, chance: Random) -> None:
     """Freeze the standby for less than its primary's patience; it must take over when it wakes."""
     victim = pair.active
     standby = other(victim)
@@ -138,21 +138,21 @@ def _kill_primary_of_stopped_standby(pair: Pair, chance: Random) -> None:
     pair.start_host(victim)
 
 
-def _cut(pair: Pair, chance: Random) -> None:
+def _cut(pair: ChaosPair, chance: Random) -> None:
     _cut_way(pair, chance, way=True)
 
 
-def _cut_one_way(pair: Pair, chance: Random) -> None:
+def _cut_one_way(pair: ChaosPair, chance: Random) -> None:
     _cut_way(pair, chance, way=chance.choice(["there", "back"]))
 
 
-def _cut_way(pair: Pair, chance: Random, way: str | bool) -> None:
+def _cut_way(pair: ChaosPair, chance: Random, way: str | bool) -> None:
     pair.tell_relay(cut=way)
     pair.pass_time(chance.uniform(*chance.choice([UP_TO_ANY_LIMIT, LONGER_THAN_ANY_LIMIT])))
     pair.tell_relay(cut=False)
 
 
-def _cut_and_kill(pair: Pair, chance: Random) -> None:
+def _cut_and_kill(pair: ChaosPair, chance: Random) -> None:
     """Cut the link, and kill who was active at first when the other has surely taken over, or is about to."""
     victim = pair.active
     pair.tell_relay(cut=True)
@@ -162,14 +162,14 @@ def _cut_and_kill(pair: Pair, chance: Random) -> None:
     pair.start_host(victim)
 
 
-def _reset(pair: Pair, chance: Random) -> None:
+def _reset(pair: ChaosPair, chance: Random) -> None:
     """Reset the connections of a healthy link, as a firewall does."""
     for _ in range(chance.randint(1, 5)):
         pair.tell_relay(reset=True)
         pair.pass_time(chance.uniform(*A_WHILE))
 
 
-def _reset_and_kill(pair: Pair, chance: Random) -> None:
+def _reset_and_kill(pair: ChaosPair, chance: Random) -> None:
     """Reset the connections, and kill who is active while it is asked after."""
     victim = pair.active
     pair.tell_relay(reset=True)
@@ -178,7 +178,7 @@ def _reset_and_kill(pair: Pair, chance: Random) -> None:
     pair.start_host(victim)
 
 
-def _delay_burst(pair: Pair, chance: Random) -> None:
+def _delay_burst(pair: ChaosPair, chance: Random) -> None:
     for _ in range(chance.randint(1, 3)):
         pair.tell_relay(delay_ms=chance.uniform(*BURST_MS))
         pair.pass_time(chance.uniform(*A_WHILE))
@@ -186,13 +186,13 @@ def _delay_burst(pair: Pair, chance: Random) -> None:
         pair.pass_time(chance.uniform(*A_LITTLE))
 
 
-def _arbiter_away(pair: Pair, chance: Random) -> None:
+def _arbiter_away(pair: ChaosPair, chance: Random) -> None:
     _break_arbiter(pair, chance)
     pair.pass_time(chance.uniform(*LONGER_THAN_ANY_LIMIT))
     _mend_arbiter(pair)
 
 
-def _arbiter_away_primary_killed(pair: Pair, chance: Random) -> None:
+def _arbiter_away_primary_killed(pair: ChaosPair, chance: Random) -> None:
     victim = pair.active
     _break_arbiter(pair, chance)
     pair.pass_time(chance.uniform(*A_LITTLE))
@@ -202,7 +202,7 @@ def _arbiter_away_primary_killed(pair: Pair, chance: Random) -> None:
     pair.start_host(victim)
 
 
-def _arbiter_away_standby_killed(pair: Pair, chance: Random) -> None:
+def _arbiter_away_standby_killed(pair: ChaosPair, chance: Random) -> None:
     victim = other(pair.active)
     pair.kill(victim)
     _break_arbiter(pair, chance)
@@ -211,16 +211,16 @@ def _arbiter_away_standby_killed(pair: Pair, chance: Random) -> None:
     pair.start_host(victim)
 
 
-def _break_arbiter(pair: Pair, chance: Random) -> None:
+def _break_arbiter(pair: ChaosPair, chance: Random) -> None:
     pair.note(f"the arbiter is {pair.arbiter.break_down(chance)}")
 
 
-def _mend_arbiter(pair: Pair) -> None:
+def _mend_arbiter(pair: ChaosPair) -> None:
     pair.arbiter.mend()
     pair.note("the arbiter is mended")
 
 
-def _disk_full(pair: Pair, chance: Random) -> None:
+def _disk_full(pair: ChaosPair, chance: Random) -> None:
     """Fill the arbiter's disk when a change of configuration is due."""
     victim = chance.choice(HOSTS)
     pair.arbiter.fill()
@@ -231,7 +231,7 @@ def _disk_full(pair: Pair, chance: Random) -> None:
     pair.start_host(victim)
 
 
-def _switch_over(pair: Pair, chance: Random) -> None:
+def _switch_over(pair: ChaosPair, chance: Random) -> None:
     """Move the guest as planned, there and perhaps back again."""
     for _ in range(chance.randint(1, 2)):
         pair.ask_to_switch_over(pair.active)
@@ -243,7 +243,7 @@ def _switch_over(pair: Pair, chance: Random) -> None:
             raise BrokenError(f"a planned switchover lost the guest: {loss}\n{pair.last_words()}")
 
 
-def _switch_over_disturbed(pair: Pair, chance: Random) -> None:
+def _switch_over_disturbed(pair: ChaosPair, chance: Random) -> None:
     """Do something to a pair during a switchover: the guest ends up here or there, or the switchover fails."""
     active = pair.active
     victim = chance.choice([active, other(active)])
@@ -253,25 +253,25 @@ def _switch_over_disturbed(pair: Pair, chance: Random) -> None:
     deed(pair, chance, victim)
 
 
-def _die(pair: Pair, chance: Random, victim: str) -> None:
+def _die(pair: ChaosPair, chance: Random, victim: str) -> None:
     pair.kill(victim)
     pair.pass_time(chance.uniform(*A_LITTLE))
     pair.start_host(victim)
 
 
-def _sleep(pair: Pair, chance: Random, victim: str) -> None:
+def _sleep(pair: ChaosPair, chance: Random, victim: str) -> None:
     pair.freeze(victim)
     pair.pass_time(chance.uniform(*LONGER_THAN_ANY_LIMIT))
     pair.wake(victim)
 
 
-def _part(pair: Pair, chance: Random, victim: str) -> None:
+def _part(pair: ChaosPair, chance: Random, victim: str) -> None:
     del victim
     ways: tuple[str | bool, ...] = (True, "there", "back")
     _cut_way(pair, chance, way=chance.choice(ways))
 
 
-def _kill_both(pair: Pair, chance: Random) -> None:
+def _kill_both(pair: ChaosPair, chance: Random) -> None:
     first = chance.choice(HOSTS)
     pair.kill(first)
     pair.pass_time(chance.uniform(*A_LITTLE))

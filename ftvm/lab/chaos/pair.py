@@ -25,7 +25,7 @@ from ftvm.runtime.clock import MonotonicClock
 from ftvm.service.controlline import ControlLine
 from ftvm.units import Nanos, nanos_to_seconds, seconds_to_nanos
 
-__all__ = ["Pair", "other"]
+__all__ = ["ChaosPair", "other"]
 
 _now: Final = MonotonicClock().now
 
@@ -57,7 +57,7 @@ CONNECT_SECONDS: Final = 10.0
 SWITCH_SECONDS: Final = 20.0
 
 
-class Pair:
+class ChaosPair:
     """The processes of one set-up, from the first guest to the last."""
 
     def __init__(

@@ -8,7 +8,7 @@ from typing import Any, Final, Self
 from ftvm.engines.names import ENGINES
 from ftvm.errors import ConfigError
 
-__all__ = ["ARBITERS", "ChaosOptions", "Outcome", "Round", "Violation", "percentile"]
+__all__ = ["ARBITERS", "CampaignOutcome", "ChaosOptions", "Round", "Violation", "percentile"]
 
 ARBITERS: Final = ("file", "etcd")
 JOBS_MAX: Final = 64
@@ -89,7 +89,7 @@ class Violation:
 
 
 @dataclass(slots=True, kw_only=True)
-class Outcome:
+class CampaignOutcome:
     """What all rounds came to, added up as they end. `trouble` says why the run could not go on, None if it could."""
 
     options: ChaosOptions

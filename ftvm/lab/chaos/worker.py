@@ -20,7 +20,7 @@ from ftvm.errors import BrokenError, FtvmError
 from ftvm.lab.chaos.arbiters import BreakableArbiter, EtcdArbiter, FileArbiter
 from ftvm.lab.chaos.faults import Fault, deal
 from ftvm.lab.chaos.namespace import isolate
-from ftvm.lab.chaos.pair import Pair
+from ftvm.lab.chaos.pair import ChaosPair
 from ftvm.lab.chaos.values import Round, Violation
 from ftvm.lab.lines import say
 from ftvm.lab.processes import Children
@@ -57,7 +57,7 @@ class _Worker:
         self._engines = cycle(names[shift:] + names[:shift])
         self._engine = ""
         self._children = Children()
-        self._pair: Pair | None = None
+        self._pair: ChaosPair | None = None
         self._told: set[str] = set()
         self._broken = 0
 
@@ -87,7 +87,7 @@ class _Worker:
 
     # --- a round ---
 
-    def _play(self, pair: Pair, number: int, fault: Fault) -> None:
+    def _play(self, pair: ChaosPair, number: int, fault: Fault) -> None:
         pair.pass_time(self._chance.uniform(*QUIET_SECONDS))
         before = (len(pair.ledger.takeovers), pair.ledger.switchovers)
         engine = self._engine = pair.engine
@@ -113,7 +113,7 @@ class _Worker:
         )
         say({"round": outcome.as_dict()})
 
-    def _restart_guest(self, pair: Pair, number: int, fault: Fault) -> None:
+    def _restart_guest(self, pair: ChaosPair, number: int, fault: Fault) -> None:
         """Do what an operator does who knows that the guest is lost."""
         pair.kill_all()
         self._end_guest(pair, number, fault, is_gone=True)
@@ -123,7 +123,7 @@ class _Worker:
                 self._tell_violation(number, fault, f"a primary was not refused after its pair was lost: {said}")
         self._start_guest(pair, force=True)
 
-    def _end_guest(self, pair: Pair, number: int, fault: Fault, *, is_gone: bool) -> None:
+    def _end_guest(self, pair: ChaosPair, number: int, fault: Fault, *, is_gone: bool) -> None:
         verdict = pair.end_guest(is_gone=is_gone)
         findings = [str(finding) for finding in verdict["findings"]]
         if not is_gone and verdict["unanswered"]:
@@ -136,7 +136,7 @@ class _Worker:
 
     # --- pairs ---
 
-    def _set_up(self) -> Pair:
+    def _set_up(self) -> ChaosPair:
         folder = self._folder / f"pair-{self._broken}"
         folder.mkdir(parents=True)
         self._told.clear()
@@ -145,12 +145,12 @@ class _Worker:
             arbiter = FileArbiter(folder, has_disk=self._has_disk)
         else:
             arbiter = EtcdArbiter(folder, self._children, self._children.pump)
-        self._pair = Pair(self._children, arbiter, folder, HostCommands(memory=MEMORY), self._engines)
+        self._pair = ChaosPair(self._children, arbiter, folder, HostCommands(memory=MEMORY), self._engines)
         self._pair.start()
         self._start_guest(self._pair, force=False)
         return self._pair
 
-    def _start_guest(self, pair: Pair, *, force: bool) -> None:
+    def _start_guest(self, pair: ChaosPair, *, force: bool) -> None:
         pair.start_guest(self._chance.getrandbits(32), self._chance.choice(HOSTS), force=force)
         pair.wait_healed(can_be_lost=False)
 
@@ -163,7 +163,7 @@ class _Worker:
 
     # --- telling ---
 
-    def _tell_findings(self, pair: Pair, number: int, fault: Fault) -> None:
+    def _tell_findings(self, pair: ChaosPair, number: int, fault: Fault) -> None:
         for finding in pair.witness.findings:
             if finding not in self._told:
                 self._told.add(finding)

@@ -19,7 +19,7 @@ from ftvm.guests.kvm.programs import read_program
 from ftvm.lab.kv import KV_PORT, Operation, Reply, Request, Status
 from ftvm.lab.station import Endpoint, Station
 from ftvm.testing.guest import check_guest
-from ftvm.testing.recorder import Recorder, Said, load_picture, take_picture
+from ftvm.testing.transcript import Said, Transcript, load_picture, take_picture
 from ftvm.units import Nanos
 
 from .code import CLOCK_REGISTER, State
@@ -30,7 +30,7 @@ WORK_BYTES: Final = 4 << 20
 LINE: Final = re.compile(rb"work: (?:(\d+) sum 0x[0-9a-f]+|typed .*)\n")
 
 
-class Sink(Recorder):
+class Sink(Transcript):
     """Keeps outputs, and lets a test wait for them."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol, cast
 import pytest
 
 from ftvm.guests.elf import parse_elf
-from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape, Stop
+from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape, StopReason
 
 PROGRAMS = Path(__file__).parents[3] / "ftvm" / "guests" / "riscv" / "programs"
 BROADCAST = b"\xff" * 6
@@ -239,13 +239,13 @@ class BuiltInBoard:
         return self.receive()
 
     def wait(self) -> tuple[str, int]:
-        while self._step() is not Stop.FINISHED:
+        while self._step() is not StopReason.FINISHED:
             pass
         if self._disk_file is not None and self._machine.disk is not None:
             self._disk_file.write_bytes(self._machine.disk.buffer)
         return self._console, self._machine.exit_code
 
-    def _step(self) -> Stop:
+    def _step(self) -> StopReason:
         """Run for a while, take what was said, give what is wanted, let time pass."""
         assert self._machine.position.retired < RUN_INSTRUCTIONS_MAX, f"no end, no answer; console: {self._console}"
         stop = self._machine.run(MOVE_INSTRUCTIONS if self._moves_left else RUN_INSTRUCTIONS_MAX)
@@ -254,10 +254,10 @@ class BuiltInBoard:
                 self._console += output.payload.decode()
             else:
                 self._frames.append(output.payload)
-        if self._moves_left and stop is not Stop.FINISHED:
+        if self._moves_left and stop is not StopReason.FINISHED:
             self._moves_left -= 1
             self._move()
-        if stop is Stop.IDLE:
+        if stop is StopReason.IDLE:
             self._feed()
         return stop
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ftvm.guests.qemu import QemuGuest, guest
 from ftvm.testing.guest import check_guest
-from ftvm.testing.recorder import Recorder, Said, load_picture, take_picture
+from ftvm.testing.transcript import Said, Transcript, load_picture, take_picture
 
 from .tiny import LETTERS, tiny_guest
 
@@ -29,7 +29,7 @@ def is_right(said: Sequence[Said]) -> bool:
     return not text or text in LETTERS * (len(text) // len(LETTERS) + 2)
 
 
-def wait_for_words(running: QemuGuest, sink: Recorder, more: int) -> None:
+def wait_for_words(running: QemuGuest, sink: Transcript, more: int) -> None:
     """Let the guest run until it has said more."""
     wanted = len(b"".join(one.payload for one in sink.said)) + more
     running.resume()
@@ -60,12 +60,12 @@ def test_qemu_keeps_the_contract_of_a_guest(saves_apart: bool, tmp_path: Path, m
 
 
 def test_a_loaded_machine_can_be_reset_and_saved_again(tmp_path: Path) -> None:
-    booted, sink = tiny_guest(tmp_path, 0), Recorder()
+    booted, sink = tiny_guest(tmp_path, 0), Transcript()
     booted.attach(sink)
     wait_for_words(booted, sink, 5)
     picture = take_picture(booted)
     booted.close()
-    first, first_sink = tiny_guest(tmp_path, 1, boots=False), Recorder()
+    first, first_sink = tiny_guest(tmp_path, 1, boots=False), Transcript()
     first.attach(first_sink)
     load_picture(first, picture)
     wait_for_words(first, first_sink, 3)
@@ -75,7 +75,7 @@ def test_a_loaded_machine_can_be_reset_and_saved_again(tmp_path: Path) -> None:
     wait_for_words(first, first_sink, 20)
     again = take_picture(first)
     first.close()
-    second, second_sink = tiny_guest(tmp_path, 2, boots=False), Recorder()
+    second, second_sink = tiny_guest(tmp_path, 2, boots=False), Transcript()
     second.attach(second_sink)
     load_picture(second, again)
     wait_for_words(second, second_sink, 5)

@@ -4,7 +4,7 @@ import struct
 from collections.abc import Iterable, Sequence
 
 from ftvm.guests.elf import parse_elf
-from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape, Stop
+from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape, StopReason
 
 SMALL = MachineShape(ram_bytes=1 << 20)
 
@@ -136,7 +136,7 @@ def booted(words: Sequence[int], *, shape: MachineShape = SMALL, tohost: int = 0
 def run_to_end(machine: Machine, *, limit: int = 100_000) -> list[tuple[str, bytes]]:
     """Run until the program ends; return its outputs."""
     stop = machine.run(limit)
-    assert stop is Stop.FINISHED, (stop, machine.position, hex(machine.register(32)))
+    assert stop is StopReason.FINISHED, (stop, machine.position, hex(machine.register(32)))
     return [(output.channel, output.payload) for output in machine.take_outputs()]
 
 

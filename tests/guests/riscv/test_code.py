@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape, Stop
+from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape, StopReason
 
 from .assembly import LI_WORDS, SMALL, addi, booted, finish, jal, jalr, li, load, run_to_end, store, to_bytes
 
@@ -73,7 +73,7 @@ def test_more_code_than_the_cache_holds_still_runs() -> None:
 
     stop = machine.run(2 * (1 + 2 * (pages - 1) + LI_WORDS + 1))
 
-    assert stop is Stop.LIMIT
+    assert stop is StopReason.LIMIT
     assert machine.register(10) == 2 * (pages - 1)
 
 

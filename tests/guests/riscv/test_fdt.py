@@ -1,6 +1,6 @@
 import struct
 
-from ftvm.guests.riscv.fdt import Node, build_fdt, machine_tree
+from ftvm.guests.riscv.fdt import TreeNode, build_fdt, machine_tree
 
 BEGIN, END_NODE, PROPERTY, END = 1, 2, 3, 9
 
@@ -34,7 +34,7 @@ def read(blob: bytes) -> dict[str, dict[str, bytes]]:
 
 
 def test_each_kind_of_value_is_laid_out_as_the_specification_says() -> None:
-    root = Node(name="", properties={"cell": 7, "text": "ab", "cells": (1, 2), "raw": b"\1", "empty": None})
+    root = TreeNode(name="", properties={"cell": 7, "text": "ab", "cells": (1, 2), "raw": b"\1", "empty": None})
 
     nodes = read(build_fdt(root))
 

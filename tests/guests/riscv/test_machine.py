@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from ftvm.errors import ConfigError, GuestError, ImageError, LocalProtocolError
 from ftvm.guests.elf import parse_elf
-from ftvm.guests.riscv.machine import RAM_BASE, TICKS_PER_MTIME, Machine, MachineShape, Position, Stop
+from ftvm.guests.riscv.machine import RAM_BASE, TICKS_PER_MTIME, Machine, MachineShape, Position, StopReason
 
 from .assembly import (
     CLINT,
@@ -53,7 +53,7 @@ def test_a_run_goes_exactly_as_far_as_asked(is_cached: bool, instructions: int) 
 
     stop = machine.run(instructions, is_cached=is_cached)
 
-    assert stop is Stop.LIMIT
+    assert stop is StopReason.LIMIT
     assert machine.position == Position(instructions, 0)
     assert machine.register(1) == (instructions + 1) // 2
 
@@ -65,7 +65,7 @@ def test_the_finisher_ends_the_machine_with_its_code(code: int) -> None:
     run_to_end(machine)
 
     assert machine.exit_code == code
-    assert machine.run(10) is Stop.FINISHED
+    assert machine.run(10) is StopReason.FINISHED
 
 
 def test_a_word_to_tohost_ends_the_machine_as_the_riscv_tests_expect() -> None:
@@ -81,7 +81,7 @@ def test_a_store_beside_tohost_ends_nothing() -> None:
     tohost = RAM_BASE + 0x2000
     machine = booted([*li(1, tohost), addi(2, 0, 1), store(2, 1, 8), jal(0, 0)], tohost=tohost)
 
-    assert machine.run(1000) is Stop.LIMIT
+    assert machine.run(1000) is StopReason.LIMIT
 
 
 def test_the_program_finds_the_hart_number_and_the_device_tree_in_its_first_arguments() -> None:
@@ -97,8 +97,8 @@ def test_a_stop_from_outside_ends_a_run_that_would_not_end() -> None:
     machine = booted([jal(0, 0)])
     machine.stop()
 
-    assert machine.run(1 << 60) is Stop.STOPPED
-    assert machine.run(5) is Stop.LIMIT
+    assert machine.run(1 << 60) is StopReason.STOPPED
+    assert machine.run(5) is StopReason.LIMIT
 
 
 # --- traps ---
@@ -234,7 +234,7 @@ def test_the_timer_interrupts_before_exactly_the_instruction_at_which_it_is_due(
 
 def test_a_waiting_hart_says_so_until_enough_time_has_passed() -> None:
     machine = booted(with_handler([*timer_program(1000), WFI, jal(0, -4)]))
-    assert machine.run(10_000) is Stop.IDLE
+    assert machine.run(10_000) is StopReason.IDLE
     left = machine.idle_max()
 
     assert left == 1000 * TICKS_PER_MTIME - machine.position.retired
@@ -243,7 +243,7 @@ def test_a_waiting_hart_says_so_until_enough_time_has_passed() -> None:
     machine.idle(1)
     run_to_end(machine)
 
-    assert still_waiting is Stop.IDLE
+    assert still_waiting is StopReason.IDLE
     assert machine.register(20) == 1000
     assert machine.position.idled == left
 
@@ -251,7 +251,7 @@ def test_a_waiting_hart_says_so_until_enough_time_has_passed() -> None:
 def test_a_hart_that_waits_for_nothing_could_wait_for_ever() -> None:
     machine = booted([WFI])
 
-    assert machine.run(10) is Stop.IDLE
+    assert machine.run(10) is StopReason.IDLE
     assert machine.idle_max() is None
 
 
@@ -278,7 +278,7 @@ def test_a_line_without_an_end_is_spoken_when_the_hart_waits() -> None:
 
     stop = machine.run(1000)
 
-    assert stop is Stop.IDLE
+    assert stop is StopReason.IDLE
     assert [output.payload for output in machine.take_outputs()] == [b"name? "]
 
 
@@ -304,7 +304,7 @@ def test_stopping_at_outputs_stops_right_behind_the_instruction_that_speaks() ->
     machine.take_outputs()
     stops.append(machine.run(1000, stop_at_output=True))
 
-    assert stops == [Stop.OUTPUT, Stop.OUTPUT]
+    assert stops == [StopReason.OUTPUT, StopReason.OUTPUT]
     assert first == len(say(b"a\n"))
     assert machine.position.retired == len(say(b"a\nb\n"))
 
@@ -343,7 +343,7 @@ def run_to_end_idling(machine: Machine) -> list[bytes]:
     for _ in range(100):
         stop = machine.run(100_000)
         outputs += [output.payload for output in machine.take_outputs()]
-        if stop is not Stop.IDLE:
+        if stop is not StopReason.IDLE:
             break
         machine.idle(machine.idle_max() or 1)
     return outputs

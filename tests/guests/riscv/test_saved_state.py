@@ -12,7 +12,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape, Stop
+from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape, StopReason
 
 from .assembly import CLINT, FINISHER, LI_WORDS, MTVEC, PLIC, UART, WFI, booted, csrrw, jal, li, load, store
 from .assembly import to_bytes as code
@@ -128,7 +128,7 @@ def execute(machine: Machine, words: list[int]) -> None:
     awaken(machine)
     for _ in range(LOOP_WORDS):
         stop = machine.run(1)
-        if stop is not Stop.LIMIT or machine.register(PC) == RAM_BASE + LOOP:
+        if stop is not StopReason.LIMIT or machine.register(PC) == RAM_BASE + LOOP:
             return
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftvm.guests.elf import parse_elf
-from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape, Position, Stop
+from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape, Position, StopReason
 
 from .assembly import (
     MCAUSE,
@@ -67,9 +67,9 @@ def advance(
     while machine.position.retired < until:
         stop = machine.run(until - machine.position.retired, stop_at_output=stops, is_cached=is_cached)
         outputs += take(machine)
-        if stop is Stop.FINISHED:
+        if stop is StopReason.FINISHED:
             return False
-        if stop is Stop.IDLE:
+        if stop is StopReason.IDLE:
             ticks = machine.idle_max()
             if ticks is None:
                 return False

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape, Stop
+from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape, StopReason
 
 from .assembly import WFI, booted, jal, li, load
 from .driver import (
@@ -48,7 +48,7 @@ def driven(device: int, queue_count: int, notified: int) -> Machine:
     loop = [WFI, *notify, *look]
     words = set_up(device, queue_count)
     machine = booted([*words, *loop, jal(0, -4 * len(loop))], shape=SHAPE)
-    assert machine.run(10_000) is Stop.IDLE
+    assert machine.run(10_000) is StopReason.IDLE
     return machine
 
 
@@ -59,7 +59,7 @@ def wake(machine: Machine) -> list[bytes]:
     assert state[waiting_at] == 1
     state[waiting_at] = 0
     machine.load(bytes(state))
-    assert machine.run(10_000) is Stop.IDLE
+    assert machine.run(10_000) is StopReason.IDLE
     return [output.payload for output in machine.take_outputs()]
 
 
@@ -267,7 +267,7 @@ def test_no_instruction_moves_more_than_the_budget_and_one_request(request_bytes
     served, positions = [0], []
 
     while served[-1] < FLOOD_REQUESTS:
-        assert machine.run(1) is Stop.LIMIT
+        assert machine.run(1) is StopReason.LIMIT
         if used_index(machine, Ring(0)) != served[-1]:
             served.append(used_index(machine, Ring(0)))
             positions.append(machine.position.retired)
@@ -283,7 +283,7 @@ def test_what_a_notify_has_left_is_served_though_the_driver_only_computes() -> N
 
     stop = machine.run(10 * TURN)
 
-    assert stop is Stop.LIMIT
+    assert stop is StopReason.LIMIT
     assert get(machine, FLOOD_ANSWERS, FLOOD_REQUESTS) == bytes(FLOOD_REQUESTS)
     assert machine.register(8) == FLOOD_REQUESTS  # interrupts taken
 
@@ -293,7 +293,7 @@ def test_what_a_notify_has_left_is_served_though_the_driver_only_waits() -> None
 
     stop = machine.run(10 * TURN)
 
-    assert stop is Stop.IDLE
+    assert stop is StopReason.IDLE
     assert used_index(machine, Ring(0)) == FLOOD_REQUESTS
     assert get(machine, FLOOD_ANSWERS, FLOOD_REQUESTS) == bytes(FLOOD_REQUESTS)
 
@@ -301,13 +301,13 @@ def test_what_a_notify_has_left_is_served_though_the_driver_only_waits() -> None
 def test_a_device_that_a_driver_has_reset_is_behind_with_nothing() -> None:
     machine = flooding()
     while used_index(machine, Ring(0)) == 0:
-        assert machine.run(1) is Stop.LIMIT
+        assert machine.run(1) is StopReason.LIMIT
     state = bytearray(machine.save())
 
     machine.run(10 * TURN)
     machine.load(bytes(state).replace(b"\x0f\0\0\0\1\0\0\0", b"\x4f\0\0\0\1\0\0\0"))
 
-    assert machine.run(10 * TURN) is Stop.IDLE
+    assert machine.run(10 * TURN) is StopReason.IDLE
 
 
 @pytest.mark.parametrize(("data_bytes", "expected"), [(MEBIBYTE, 0), (MEBIBYTE + 512, 1), (2 * MEBIBYTE, 1)])
@@ -316,7 +316,7 @@ def test_a_request_longer_than_a_mebibyte_is_answered_with_an_error(data_bytes: 
     assert machine.disk is not None
     before = bytes(machine.disk.buffer)
 
-    assert machine.run(20 * TURN) is Stop.IDLE
+    assert machine.run(20 * TURN) is StopReason.IDLE
 
     assert set(get(machine, FLOOD_ANSWERS, FLOOD_REQUESTS)) == {expected}
     assert (bytes(machine.disk.buffer) == before) == bool(expected)
@@ -326,7 +326,7 @@ def test_the_disk_tells_a_driver_segments_that_never_make_too_long_a_request() -
     words = [*write_register(BLOCK, 0x14, 0), *li(5, BLOCK), load(10, 5, 0x10, size=4)]
     machine = booted([*words, load(11, 5, 0x108, size=4), load(12, 5, 0x10C, size=4), WFI], shape=SHAPE)
 
-    assert machine.run(1000) is Stop.IDLE
+    assert machine.run(1000) is StopReason.IDLE
 
     assert machine.register(10) & 0b110 == 0b110  # SIZE_MAX and SEG_MAX
     assert machine.register(11) >= 4096

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from ftvm.errors import ConfigError
-from ftvm.lab.chaos.values import ChaosOptions, Outcome, Round, Violation, percentile
+from ftvm.lab.chaos.values import CampaignOutcome, ChaosOptions, Round, Violation, percentile
 
 
 def a_round(number: int = 1, *, gap_ms: float | None = 300.0, loss: str | None = None) -> Round:
@@ -36,16 +36,16 @@ def test_rounds_and_violations_come_through_json_unchanged() -> None:
 
 
 def test_a_run_is_good_only_if_all_its_rounds_were_played_and_clean() -> None:
-    clean = Outcome(options=ChaosOptions(rounds=1), rounds=[a_round()])
-    short = Outcome(options=ChaosOptions(rounds=2), rounds=[a_round()])
-    violated = Outcome(options=ChaosOptions(rounds=1), rounds=[a_round()], violations=[A_VIOLATION])
-    stuck = Outcome(options=ChaosOptions(rounds=1), rounds=[a_round()], trouble="no space left")
+    clean = CampaignOutcome(options=ChaosOptions(rounds=1), rounds=[a_round()])
+    short = CampaignOutcome(options=ChaosOptions(rounds=2), rounds=[a_round()])
+    violated = CampaignOutcome(options=ChaosOptions(rounds=1), rounds=[a_round()], violations=[A_VIOLATION])
+    stuck = CampaignOutcome(options=ChaosOptions(rounds=1), rounds=[a_round()], trouble="no space left")
 
     assert [each.is_good for each in (clean, short, violated, stuck)] == [True, False, False, False]
 
 
 def test_guests_that_were_lost_are_counted_and_leave_the_times_alone() -> None:
-    outcome = Outcome(
+    outcome = CampaignOutcome(
         options=ChaosOptions(rounds=3),
         rounds=[a_round(1), a_round(2, gap_ms=500.0), a_round(3, gap_ms=None, loss="both killed")],
     )

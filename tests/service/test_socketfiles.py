@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from ftvm.errors import ConfigError, TransportError
-from ftvm.service.places import SOCKETS_MAX, control_folder, listen_privately, own_endpoint, prepare_folder, sockets_in
+from ftvm.service.socketfiles import (
+    SOCKETS_MAX,
+    control_folder,
+    listen_privately,
+    own_endpoint,
+    prepare_folder,
+    sockets_in,
+)
 
 NO_PROCESS = 2**22 + 1
 """More than any process id."""

@@ -1,7 +1,7 @@
 """A takeover is explained from the events that led to it, and from no older ones."""
 
 from ftvm.events import RecordLearned, SessionEnded, Suspected, TookOver
-from ftvm.service.story import Story
+from ftvm.service.takeoverreport import TakeoverReport
 from ftvm.units import Nanos
 
 MS = 1_000_000
@@ -28,7 +28,7 @@ SUSPECTED = Suspected(at=Nanos(0), guest_id="vm1", silence_ns=310 * MS, limit_ns
 
 
 def test_a_takeover_is_explained_in_order() -> None:
-    story = Story()
+    story = TakeoverReport()
     for event in (record(2, "a1", "b1"), SUSPECTED, record(3, "b1", None)):
         assert story.note(event) is None
 
@@ -47,7 +47,7 @@ def test_a_takeover_is_explained_in_order() -> None:
 
 
 def test_a_takeover_that_waited_for_no_limit_says_why() -> None:
-    story, reason = Story(), "the active's process is gone: connection refused on both lanes"
+    story, reason = TakeoverReport(), "the active's process is gone: connection refused on both lanes"
     story.note(Suspected(at=Nanos(0), guest_id="vm1", silence_ns=0, limit_ns=0, reason=reason))
 
     told = story.note(took(3))
@@ -57,7 +57,7 @@ def test_a_takeover_that_waited_for_no_limit_says_why() -> None:
 
 
 def test_a_session_that_ended_before_is_told_of() -> None:
-    story = Story()
+    story = TakeoverReport()
     story.note(SessionEnded(at=Nanos(0), guest_id="vm1", reason="the active left: it was stopped"))
 
     told = story.note(took(3))
@@ -67,7 +67,7 @@ def test_a_session_that_ended_before_is_told_of() -> None:
 
 
 def test_an_old_suspicion_explains_no_later_takeover() -> None:
-    story = Story()
+    story = TakeoverReport()
     story.note(SUSPECTED)
     story.note(took(3))
 
@@ -78,7 +78,7 @@ def test_an_old_suspicion_explains_no_later_takeover() -> None:
 
 
 def test_a_record_learned_twice_is_one_step() -> None:
-    story = Story()
+    story = TakeoverReport()
     for event in (record(2, "a1", "b1"), record(3, "b1", None), record(3, "b1", None), record(2, "a1", "b1")):
         story.note(event)
 
@@ -89,7 +89,7 @@ def test_a_record_learned_twice_is_one_step() -> None:
 
 
 def test_a_takeover_without_known_records_says_what_is_known() -> None:
-    told = Story().note(took(3))
+    told = TakeoverReport().note(took(3))
 
     assert told is not None
     assert told.decided == "the arbiter's record of generation 3 names this host active"

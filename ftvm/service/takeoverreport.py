@@ -1,6 +1,6 @@
 """A takeover explained in order: what was seen, what was decided, what it cost.
 
-The events of a takeover come one by one, perhaps minutes after their cause. `Story` remembers the last of each kind
+The events of a takeover come one by one, perhaps minutes after their cause. `TakeoverReport` keeps the last of a kind
 and, once the guest runs here, puts them together. Pure: events in, explanation out.
 """
 
@@ -9,7 +9,7 @@ from typing import Final
 
 from ftvm.events import Event, RecordLearned, SessionEnded, Suspected, TookOver
 
-__all__ = ["Explanation", "Story"]
+__all__ = ["Explanation", "TakeoverReport"]
 
 _MS: Final = 1_000_000
 
@@ -23,7 +23,7 @@ class Explanation:
     cost: str
 
 
-class Story:
+class TakeoverReport:
     """Takes events; explains a takeover once it has happened."""
 
     def __init__(self) -> None:

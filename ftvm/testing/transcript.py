@@ -10,7 +10,7 @@ from ftvm.checkpoint import GuestPosition, LogKind, LogRecord
 from ftvm.interfaces import Guest
 from ftvm.units import PAGE_BYTES
 
-__all__ = ["Picture", "Recorder", "Said", "changed_pages", "load_picture", "take_picture"]
+__all__ = ["Picture", "Said", "Transcript", "changed_pages", "load_picture", "take_picture"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Said:
     position: GuestPosition | None
 
 
-class Recorder:
+class Transcript:
     """See OutputSink. `log` holds inputs and clock steps, in order with the outputs' places in `said`."""
 
     def __init__(self) -> None:

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftvm.errors import ConfigError
-from ftvm.lab.history import Call, Trouble, check
-from ftvm.lab.kv import Operation, Reply, Status
+from ftvm.lab.kv import Operation, Reply, ReplyStatus
+from ftvm.lab.linearizability import Call, Trouble, check
 from ftvm.units import Nanos
 
 PUT, GET = Operation.PUT, Operation.GET
@@ -24,7 +24,7 @@ def get(value: str | None, begin: int, end: int | None, *, key: bytes = b"k") ->
 
 def call(operation: Operation, key: bytes, value: bytes, begin: int, end: int | None, answer: bytes | None) -> Call:
     reply = Reply(
-        status=Status.NOT_FOUND if answer is None else Status.OK,
+        status=ReplyStatus.NOT_FOUND if answer is None else ReplyStatus.OK,
         client=1,
         number=begin,
         uptime=end or 0,
@@ -75,7 +75,7 @@ def is_linearizable(calls: tuple[Call, ...]) -> bool:
 
 
 def _read(call: Call) -> bytes | None:
-    return call.replies[0].value if call.replies[0].status is Status.OK else None
+    return call.replies[0].value if call.replies[0].status is ReplyStatus.OK else None
 
 
 @st.composite
@@ -192,7 +192,7 @@ def test_change_of_any_answer_to_a_value_nobody_wrote_is_found(calls: list[Call]
     if not reads:
         return
     index = data.draw(st.sampled_from(reads))
-    reply = replace(calls[index].replies[0], status=Status.OK, value=b"forged")
+    reply = replace(calls[index].replies[0], status=ReplyStatus.OK, value=b"forged")
     calls[index] = replace(calls[index], replies=(reply,))
 
     assert Trouble.UNWRITTEN in {finding.trouble for finding in check(calls).findings}
@@ -208,7 +208,7 @@ Damage = Callable[[Reply], Reply]
         (lambda reply: replace(reply, uptime=1), Trouble.WENT_BACK),
         (lambda reply: replace(reply, writes=0), Trouble.ACTED_TWICE),
         (lambda reply: replace(reply, writes=1 << 30), Trouble.ACTED_TWICE),
-        (lambda reply: replace(reply, status=Status.STALE), Trouble.REFUSED),
+        (lambda reply: replace(reply, status=ReplyStatus.STALE), Trouble.REFUSED),
     ],
 )
 @given(calls=answered_histories)

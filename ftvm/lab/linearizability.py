@@ -18,10 +18,10 @@ from itertools import accumulate, pairwise
 from typing import Final, TypeVar
 
 from ftvm.errors import ConfigError
-from ftvm.lab.kv import Operation, Reply, Status
+from ftvm.lab.kv import Operation, Reply, ReplyStatus
 from ftvm.units import Nanos
 
-__all__ = ["Call", "Finding", "Trouble", "Verdict", "check"]
+__all__ = ["Anomaly", "Call", "Judgement", "Trouble", "check"]
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ class Call:
     @property
     def is_acknowledged(self) -> bool:
         """Tell whether the guest said that it is done."""
-        return self.returned_at is not None and self.replies[0].status in (Status.OK, Status.NOT_FOUND)
+        return self.returned_at is not None and self.replies[0].status in (ReplyStatus.OK, ReplyStatus.NOT_FOUND)
 
     def __str__(self) -> str:
         return f"{self.operation.name} {self.key.decode(errors='replace')} (client {self.client:x}, no. {self.number})"
@@ -72,7 +72,7 @@ class Trouble(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Anomaly:
     """One violation, with what shows it."""
 
     trouble: Trouble
@@ -83,12 +83,12 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Judgement:
     """What the check found. The history is in order if there are no findings."""
 
     acknowledged: int
     unanswered: int
-    findings: tuple[Finding, ...]
+    findings: tuple[Anomaly, ...]
 
     @property
     def acknowledged_lost(self) -> int:
@@ -101,7 +101,7 @@ class Verdict:
         return len(self.findings) - self.acknowledged_lost
 
 
-def check(calls: Iterable[Call], *, writes_before: int = 0, keeps_order: bool = False) -> Verdict:
+def check(calls: Iterable[Call], *, writes_before: int = 0, keeps_order: bool = False) -> Judgement:
     """Check a whole history.
 
     writes_before  how many PUTs the guest had applied when the first call was made
@@ -119,7 +119,7 @@ def check(calls: Iterable[Call], *, writes_before: int = 0, keeps_order: bool = 
     findings += _check_uptime(history)
     findings += _check_order(history) if keeps_order else ()
     findings += _check_writes(history, writes_before)
-    return Verdict(
+    return Judgement(
         acknowledged=sum(call.is_acknowledged for call in history),
         unanswered=sum(call.returned_at is None for call in history),
         findings=tuple(findings),
@@ -163,16 +163,16 @@ class _Cluster:
         return "its absence" if self.write is None else f"the value of {self.write}"
 
 
-def _check_register(calls: Sequence[Call]) -> Iterator[Finding]:
+def _check_register(calls: Sequence[Call]) -> Iterator[Anomaly]:
     clusters = _clusters(calls)
     for call in calls:
         if call.operation is not Operation.GET or not call.is_acknowledged:
             continue
         cluster = clusters.get(_value_read(call))
         if cluster is None:
-            yield Finding(trouble=Trouble.UNWRITTEN, evidence=f"{call} returned {call.replies[0].value!r}")
+            yield Anomaly(trouble=Trouble.UNWRITTEN, evidence=f"{call} returned {call.replies[0].value!r}")
         elif cluster.write is not None and _end(call) < cluster.write.invoked_at:
-            yield Finding(trouble=Trouble.UNWRITTEN, evidence=f"{call} returned {cluster} before that began")
+            yield Anomaly(trouble=Trouble.UNWRITTEN, evidence=f"{call} returned {cluster} before that began")
         else:
             cluster.add_read(call)
     seen = [cluster for cluster in clusters.values() if cluster.first_end < AFTER_ALL]
@@ -196,7 +196,7 @@ def _clusters(calls: Sequence[Call]) -> dict[bytes | None, _Cluster]:
     return clusters
 
 
-def _find_lost(clusters: Sequence[_Cluster]) -> Iterator[Finding]:
+def _find_lost(clusters: Sequence[_Cluster]) -> Iterator[Anomaly]:
     """Find PUTs that were over before a GET began which returned a value older than they.
 
     A value is older than a PUT if its own write was over before that PUT began.
@@ -205,7 +205,7 @@ def _find_lost(clusters: Sequence[_Cluster]) -> Iterator[Finding]:
     puts.sort(key=lambda put: put.invoked_at)
     begins = [put.invoked_at for put in puts]
     earliest_end_from = list(accumulate(reversed([_end(put) for put in puts]), min))[::-1]
-    gone: dict[tuple[int, int], Finding] = {}
+    gone: dict[tuple[int, int], Anomaly] = {}
     for cluster in clusters:
         later = bisect_left(begins, cluster.write_end + 1)
         if later == len(puts) or earliest_end_from[later] >= cluster.last_read_begin:
@@ -213,11 +213,11 @@ def _find_lost(clusters: Sequence[_Cluster]) -> Iterator[Finding]:
         for put in puts[later:]:
             if _end(put) < cluster.last_read_begin:
                 evidence = f"{put}; a later GET returned {cluster}, which is older"
-                gone[put.client, put.number] = Finding(trouble=Trouble.LOST, evidence=evidence)
+                gone[put.client, put.number] = Anomaly(trouble=Trouble.LOST, evidence=evidence)
     yield from gone.values()
 
 
-def _find_conflicts(clusters: Sequence[_Cluster]) -> Iterator[Finding]:
+def _find_conflicts(clusters: Sequence[_Cluster]) -> Iterator[Anomaly]:
     """Find values that were both in force at one time.
 
     Clusters a and b conflict if part of a must come before part of b and the other way round: a.first_end <
@@ -235,7 +235,7 @@ def _find_conflicts(clusters: Sequence[_Cluster]) -> Iterator[Finding]:
         before = bisect_left(first_ends, cluster.last_begin) if place is None else place
         if before and cluster.first_end < longest[before - 1].last_begin:
             evidence = f"{cluster} and {longest[before - 1]} would both have been in force"
-            yield Finding(trouble=Trouble.NOT_LINEARIZABLE, evidence=evidence)
+            yield Anomaly(trouble=Trouble.NOT_LINEARIZABLE, evidence=evidence)
 
 
 def _end(call: Call) -> int:
@@ -246,25 +246,25 @@ def _end(call: Call) -> int:
 
 
 def _value_read(call: Call) -> bytes | None:
-    return call.replies[0].value if call.replies[0].status is Status.OK else None
+    return call.replies[0].value if call.replies[0].status is ReplyStatus.OK else None
 
 
 # --- the guest as a whole -------------------------------------------------------------------------
 
 
-def _check_answers(history: Sequence[Call]) -> Iterator[Finding]:
+def _check_answers(history: Sequence[Call]) -> Iterator[Anomaly]:
     boots = {reply.boot for call in history for reply in call.replies}
     if len(boots) > 1:
-        yield Finding(trouble=Trouble.REBOOTED, evidence=f"answers carry the boot numbers {sorted(boots)}")
+        yield Anomaly(trouble=Trouble.REBOOTED, evidence=f"answers carry the boot numbers {sorted(boots)}")
     for call in history:
         if len(call.replies) > 1:
             evidence = f"{call} was answered {call.replies[0]} and then {call.replies[1]}"
-            yield Finding(trouble=Trouble.ANSWERS_DIFFER, evidence=evidence)
+            yield Anomaly(trouble=Trouble.ANSWERS_DIFFER, evidence=evidence)
         if call.returned_at is not None and not call.is_acknowledged:
-            yield Finding(trouble=Trouble.REFUSED, evidence=f"{call} was answered {call.replies[0].status.name}")
+            yield Anomaly(trouble=Trouble.REFUSED, evidence=f"{call} was answered {call.replies[0].status.name}")
 
 
-def _check_uptime(history: Sequence[Call]) -> Iterator[Finding]:
+def _check_uptime(history: Sequence[Call]) -> Iterator[Anomaly]:
     """Find calls whose answer is older, by the guest's own clock, than one that had come before they were made.
 
     Answers to overlapping calls may pass each other on the way, so their order proves nothing.
@@ -278,10 +278,10 @@ def _check_uptime(history: Sequence[Call]) -> Iterator[Finding]:
         if before and call.replies[0].uptime < newest[before - 1].replies[0].uptime:
             earlier = newest[before - 1]
             evidence = f"{call} at {call.replies[0].uptime}, after {earlier} at {earlier.replies[0].uptime}"
-            yield Finding(trouble=Trouble.WENT_BACK, evidence=evidence)
+            yield Anomaly(trouble=Trouble.WENT_BACK, evidence=evidence)
 
 
-def _check_order(history: Sequence[Call]) -> Iterator[Finding]:
+def _check_order(history: Sequence[Call]) -> Iterator[Anomaly]:
     """Find answers that were overtaken by later ones of the guest, on a network that keeps the order.
 
     Only those to requests sent once: what a retransmission was answered with may well come late.
@@ -292,21 +292,21 @@ def _check_order(history: Sequence[Call]) -> Iterator[Finding]:
     for call in by_end:
         before = bisect_left(ends, call.returned_at or 0)  # what came at the same moment has no order
         if call.sends == 1 and before and call.replies[0].uptime < newest[before - 1].replies[0].uptime:
-            yield Finding(trouble=Trouble.OUT_OF_ORDER, evidence=f"{call} came after {newest[before - 1]}")
+            yield Anomaly(trouble=Trouble.OUT_OF_ORDER, evidence=f"{call} came after {newest[before - 1]}")
 
 
-def _check_writes(history: Sequence[Call], writes_before: int) -> Iterator[Finding]:
+def _check_writes(history: Sequence[Call], writes_before: int) -> Iterator[Anomaly]:
     """Find PUTs that acted twice or not at all, by the guest's own count of them."""
     by_uptime = sorted(_answered(history), key=lambda call: call.replies[0].uptime)
     for earlier, later in pairwise(by_uptime):
         rise = later.replies[0].writes - earlier.replies[0].writes
         if rise < (later.operation is Operation.PUT and later.is_acknowledged):
             evidence = f"{later} left it at {later.replies[0].writes}, {earlier} at {earlier.replies[0].writes} already"
-            yield Finding(trouble=Trouble.ACTED_TWICE, evidence=evidence)
+            yield Anomaly(trouble=Trouble.ACTED_TWICE, evidence=evidence)
     made = writes_before + sum(call.operation is Operation.PUT for call in history)
     counted = max((call.replies[0].writes for call in by_uptime), default=writes_before)
     if counted > made:
-        yield Finding(trouble=Trouble.ACTED_TWICE, evidence=f"{counted} were counted, only {made} were asked for")
+        yield Anomaly(trouble=Trouble.ACTED_TWICE, evidence=f"{counted} were counted, only {made} were asked for")
 
 
 def _answered(history: Sequence[Call]) -> list[Call]:
