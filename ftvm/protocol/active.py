@@ -6,7 +6,7 @@ goes on is a table (link.py). From the first cut on outputs obey the joining sta
 
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Final
 
 from ftvm.checkpoint import Checkpoint, LogRecord, Output, PageBatch
@@ -23,12 +23,13 @@ from ftvm.protocol.empty import Opening
 from ftvm.protocol.link import ENDING, NAMED, SHIPPING, STANDING, LinkEvent, LinkState
 from ftvm.protocol.record import drop
 from ftvm.protocol.reports import CutTaken, Emitted
-from ftvm.protocol.session import Session
+from ftvm.protocol.session import Contact, Session
 from ftvm.protocol.suspicion import beat_of
 from ftvm.protocol.switchover import Switchover
+from ftvm.protocol.timers import Timer, act_on, soonest
 from ftvm.units import Nanos
 
-__all__ = ["Active"]
+__all__ = ["TIMERS", "Active"]
 
 PROGRESS_PATIENCE: Final = 120
 """So many limits a standby that is heard may make no progress: longer, and it could hold outputs for ever."""
@@ -36,15 +37,15 @@ PROGRESS_PATIENCE: Final = 120
 
 @dataclass(slots=True)
 class Active(Bond):
-    """The steps of the role; their state is the bond's, and two timers."""
+    """The steps of the role; their state is the bond's, and when to send a heartbeat and to read the record next."""
 
-    _ping_at: Nanos = field(init=False)
-    _poll_at: Nanos = field(init=False)
+    beat_at: Nanos = field(init=False)
+    poll_at: Nanos = field(init=False)
 
     def __post_init__(self) -> None:
         Bond.__post_init__(self)
         # The clock's origin is arbitrary: no timer may start at 0.
-        self._ping_at = self._poll_at = self.began_at
+        self.beat_at = self.poll_at = self.began_at
 
     # --- the engine ------------------------------------------------------------------------------------------------
 
@@ -263,64 +264,103 @@ class Active(Bond):
 
     # --- time ------------------------------------------------------------------------------------------------------
 
-    def tick(self, now: Nanos) -> None:
-        """Send heartbeats, notice silence, copy on, cut; a host that stops goes by its own limits of time."""
-        timing, session = self.core.settings.timing, self.session
-        if now >= self._poll_at:
-            self._poll_at = Nanos(now + timing.arbiter_poll_ns)
-            self.core.desk.want_read()
-        self.announcer.tick(now)
-        is_ping_due = now >= self._ping_at
-        if is_ping_due:
-            self._ping_at = Nanos(now + timing.heartbeat_ns)
-            self.releases.tell()
-        if session is None or session.is_lost or self.link in ENDING:
-            return
-        if session.watch.is_silent(now) and self._may_suspect:
-            silence_ns, limit_ns = session.watch.silence_ns(now), session.watch.limit_ns()
-            reason = session.watch.reason("the standby", now)
-            guest_id = self.core.settings.guest_id
-            self.core.tell(
-                Suspected(at=now, guest_id=guest_id, silence_ns=silence_ns, limit_ns=limit_ns, reason=reason)
-            )
-            if not (self.core.settings.halts_alone and self.link in NAMED):
-                parting.lose(self, reason or f"the standby was silent for {silence_ns / 1e6:.0f} ms", now)
-                return
-            parting.wait_for(self, session, now)
-        if not self.is_waiting and session.stuck_ns(now) >= PROGRESS_PATIENCE * timing.primary_limit_ns:
-            self.patience.strike(session.key or session.peer, now)
-            parting.leave(
-                self, f"the standby made no progress for {session.stuck_ns(now) / 1e9:.0f} s, though it is heard", now
-            )
-            return
-        if is_ping_due:
-            session.ping_number += 1
-            self.core.send(session.peer, Lane.CONTROL, Ping(number=session.ping_number), session.id)
-        shipping.copy_on(self)
-        due = shipping.next_cut(self)
-        if due is not None and now >= due:
-            self.cut(now)
+    def tick(self, now: Nanos) -> Nanos | None:
+        """Do what is due (`TIMERS`), and go on with a switchover as far as that can go."""
+        due = act_on(TIMERS, self, now)
+        if self.link not in (LinkState.SETTLING, LinkState.HANDING):
+            return due
         handing.go_on(self, now)
-        self.flush(now)
+        return None
 
-    @property
-    def _may_suspect(self) -> bool:
-        return self.link is not LinkState.SWITCHING and not self.is_waiting and self.core.stop is None
-
-    def deadline(self, now: Nanos) -> Nanos | None:
+    def deadline(self) -> Nanos | None:
         """Return when something is due next."""
-        times = [self._poll_at, self.announcer.due_at, shipping.next_cut(self)]
-        session = self.session
-        is_in_session = session is not None and not session.is_lost and self.link not in ENDING
-        if is_in_session or self.releases.has_untold:
-            times.append(self._ping_at)
-        if session is not None and is_in_session:
-            if self._may_suspect:
-                times.append(session.watch.deadline())
-            if self.link in (LinkState.SETTLING, LinkState.HANDING) and self.switchover is not None:
-                times += [self.switchover.ends_at, self.switchover.prepare_at]
-            if session.outbox.is_waiting_for_acknowledgement:
-                times.append(session.outbox.deadline())
-            if self.plan is not None and self.plan.left and session.has_answered and session.outbox.room:
-                times.append(now)  # zero pages make no batch, so no acknowledgement will call for more of the copy
-        return min(time for time in times if time is not None)
+        return soonest(TIMERS, self)
+
+
+def _partner(active: Active) -> Session | None:
+    """Return the session, unless it is lost or about to end."""
+    session = active.session
+    return None if session is None or session.contact is Contact.LOST or active.link in ENDING else session
+
+
+def _poll(active: Active, now: Nanos) -> None:
+    active.poll_at = Nanos(now + active.core.settings.timing.arbiter_poll_ns)
+    active.core.desk.want_read()
+
+
+def _suspects_at(active: Active) -> Nanos | None:
+    session = _partner(active)
+    if session is None or active.is_waiting or active.core.stop is not None or active.link is LinkState.SWITCHING:
+        return None
+    return session.watch.deadline()
+
+
+def _suspect(active: Active, now: Nanos) -> None:
+    """Go on without a standby that is silent, or stand still beside it."""
+    session, guest_id = active.session, active.core.settings.guest_id
+    if session is None:
+        return
+    silence_ns, limit_ns = session.watch.silence_ns(now), session.watch.limit_ns()
+    reason = session.watch.reason("the standby", now)
+    active.core.tell(Suspected(at=now, guest_id=guest_id, silence_ns=silence_ns, limit_ns=limit_ns, reason=reason))
+    if active.core.settings.halts_alone and active.link in NAMED:
+        parting.wait_for(active, session, now)
+    else:
+        parting.lose(active, reason or f"the standby was silent for {silence_ns / 1e6:.0f} ms", now)
+
+
+def _gives_up_at(active: Active) -> Nanos | None:
+    session = _partner(active)
+    since = session.owes_since if session is not None and not active.is_waiting else None
+    return None if since is None else Nanos(since + PROGRESS_PATIENCE * active.core.settings.timing.primary_limit_ns)
+
+
+def _give_up(active: Active, now: Nanos) -> None:
+    """Leave a standby that is heard, and does not come forward."""
+    session = active.session
+    if session is not None and session.owes_since is not None:
+        active.patience.strike(session.key or session.peer, now)
+        owes_s = (now - session.owes_since) / 1e9
+        parting.leave(active, f"the standby made no progress for {owes_s:.0f} s, though it is heard", now)
+
+
+def _has_reason_to_beat(active: Active) -> bool:
+    session = active.session
+    has_partner = session is not None and session.contact is not Contact.LOST and active.link not in ENDING
+    return has_partner or active.releases.has_untold
+
+
+def _beat(active: Active, now: Nanos) -> None:
+    """Send a heartbeat; what was released a heartbeat ago is told from now on."""
+    active.beat_at = Nanos(now + active.core.settings.timing.heartbeat_ns)
+    active.releases.tell()
+    session = _partner(active)
+    if session is not None:
+        session.ping_number += 1
+        active.core.send(session.peer, Lane.CONTROL, Ping(number=session.ping_number), session.id)
+
+
+def _goes_on_handing_at(active: Active) -> Nanos | None:
+    switchover = active.switchover
+    if switchover is None or active.link not in (LinkState.SETTLING, LinkState.HANDING):
+        return None
+    return switchover.ends_at if switchover.prepare_at is None else min(switchover.ends_at, switchover.prepare_at)
+
+
+def _repeats_at(active: Active) -> Nanos | None:
+    session = _partner(active)
+    return None if session is None else session.outbox.repeats_at
+
+
+TIMERS: Final[tuple[Timer[Active], ...]] = (
+    Timer(attrgetter("poll_at"), _poll),
+    Timer(attrgetter("announcer.due_at"), lambda active, now: active.announcer.tick(now)),
+    Timer(_suspects_at, _suspect),
+    Timer(_gives_up_at, _give_up),
+    Timer(attrgetter("beat_at"), _beat, wakes=_has_reason_to_beat),
+    Timer(shipping.copies_at, lambda active, _: shipping.copy_on(active)),
+    Timer(shipping.next_cut, Active.cut),
+    Timer(_goes_on_handing_at, handing.go_on),
+    Timer(_repeats_at, Active.flush),
+)
+"""In this order: who is lost gets no heartbeat, and no epoch is cut for it."""

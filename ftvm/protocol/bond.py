@@ -20,7 +20,7 @@ from ftvm.protocol.link import LINKS, NAMED, LinkEvent, LinkState
 from ftvm.protocol.output import Announcer, Gate, Releases
 from ftvm.protocol.pace import Pace, interval_ms_of
 from ftvm.protocol.patience import Patience
-from ftvm.protocol.session import Session
+from ftvm.protocol.session import Contact, Session
 from ftvm.protocol.switchover import Switchover
 from ftvm.units import Nanos
 
@@ -94,7 +94,7 @@ class Bond:
     def flush(self, now: Nanos) -> None:
         """Send what is to be sent by now and fits."""
         session = self.session
-        if session is None or session.is_lost:
+        if session is None or session.contact is Contact.LOST:
             return
         if self.unshipped and session.outbox.room:
             session.ship_log(tuple(self.unshipped))

@@ -48,7 +48,8 @@ class Outbox:
     def due(self, now: Nanos) -> list[Sequenced]:
         """Return what to send now: new messages as the window allows, or all on their way again if nothing moved."""
         repeat: list[Sequenced] = []
-        if self._flying and now >= self.deadline():
+        repeats_at = self.repeats_at
+        if repeats_at is not None and now >= repeats_at:
             repeat = list(self._flying)
             self._repeats = min(self._repeats * 2 + 1, REPEAT_FACTOR_MAX)
             self._moved_at = now
@@ -78,18 +79,15 @@ class Outbox:
         self._waiting.clear()
         return left
 
-    def deadline(self) -> Nanos:
-        """Return when the messages on their way are overdue (meaningful while there are any)."""
-        return Nanos(self._moved_at + self.repeat_ns * (1 + self._repeats))
-
-    def stuck_ns(self, now: Nanos) -> Nanos:
-        """Return for how long nothing has been acknowledged although something is on its way."""
-        return Nanos(now - self._advanced_at if self._flying else 0)
+    @property
+    def owes_since(self) -> Nanos | None:
+        """Since when nothing has been acknowledged although something is on its way; None if nothing is."""
+        return self._advanced_at if self._flying else None
 
     @property
-    def is_waiting_for_acknowledgement(self) -> bool:
-        """Whether anything is on its way."""
-        return bool(self._flying)
+    def repeats_at(self) -> Nanos | None:
+        """When what is on its way is sent again; None if nothing is."""
+        return Nanos(self._moved_at + self.repeat_ns * (1 + self._repeats)) if self._flying else None
 
 
 @dataclass(slots=True)

@@ -1,5 +1,5 @@
-"""The committed state of a backup, and the one way to change it: all of a checkpoint or nothing (invariants I3, I4,
-I5).
+"""What a backup holds: a checkpoint that is not whole yet, and the committed state, which changes by all of a
+checkpoint or by nothing (invariants I3, I4, I5).
 
 A checkpoint is refused unless it extends exactly the state that is here, its pages decode, and the memory that results
 has the digest that the primary computed from its own pages. All of that is known before the first byte of memory
@@ -8,14 +8,15 @@ changes.
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from ftvm.checkpoint import Checkpoint, GuestPosition, LogKind, LogRecord, Output, PageBatch
 from ftvm.config import Limits
+from ftvm.encode.messages import EpochPart
 from ftvm.errors import BadFrame, LimitExceeded
 
-__all__ = ["Committed", "Memory"]
+__all__ = ["Committed", "Memory", "Staging"]
 
 
 class Memory(Protocol):
@@ -163,3 +164,51 @@ class Committed:
     def _forget_log(self, covered: int) -> None:
         while self.log and self.log[0].index <= covered:
             self.log_bytes -= len(self.log.popleft().payload)
+
+
+@dataclass(slots=True)
+class Staging:
+    """At most one unfinished checkpoint, held aside from the committed state (invariant I4).
+
+    Parts come in order (channel.py); they must be of one epoch, counted from 0 without a gap, and stay within
+    `limit_bytes` of encoded pages, which was agreed in the handshake. The end makes it whole.
+    """
+
+    limit_bytes: int
+    epoch: int | None = None
+    batches: list[PageBatch] = field(default_factory=list, repr=False)
+    size_bytes: int = 0
+
+    def add(self, part: EpochPart) -> Checkpoint | None:
+        """Take a part; return the checkpoint if it is whole now, and be empty again.
+
+        Raises BadFrame for a part out of place and LimitExceeded beyond the bound; the session cannot go on after
+        either.
+        """
+        if part.part != len(self.batches) or self.epoch not in (None, part.epoch):
+            raise BadFrame(
+                f"part {part.part} of epoch {part.epoch} came while part {len(self.batches)} "
+                f"of epoch {self.epoch or part.epoch} was due"
+            )
+        if part.batch is not None:
+            self._stage(part.epoch, part.batch)
+            return None
+        if part.checkpoint is None:
+            raise BadFrame("a part of an epoch carries neither pages nor the end")
+        whole = replace(part.checkpoint, batches=tuple(self.batches))  # rule: all_batches_committed
+        self.clear()
+        return whole
+
+    def clear(self) -> None:
+        """Forget the unfinished checkpoint."""
+        self.epoch = None
+        self.batches = []
+        self.size_bytes = 0
+
+    def _stage(self, epoch: int, batch: PageBatch) -> None:
+        wanted = self.size_bytes + batch.size_bytes
+        if wanted > self.limit_bytes:
+            raise LimitExceeded(f"staging of epoch {epoch}, bytes", limit=self.limit_bytes, wanted=wanted)
+        self.epoch = epoch
+        self.batches.append(batch)
+        self.size_bytes = wanted

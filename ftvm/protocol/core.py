@@ -184,10 +184,10 @@ class Steps(Protocol):
         """Take note that a request to the arbiter failed."""
         ...
 
-    def tick(self, now: Nanos) -> None:
-        """Do what is due."""
+    def tick(self, now: Nanos) -> Nanos | None:
+        """Do what is due; return what `deadline` would, or None if that has to be asked."""
         ...
 
-    def deadline(self, now: Nanos) -> Nanos | None:
+    def deadline(self) -> Nanos | None:
         """Return when `tick` has something to do next."""
         ...

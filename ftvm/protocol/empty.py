@@ -19,9 +19,10 @@ from ftvm.events import JoinRefused, JoinUnanswered
 from ftvm.interfaces import Lane, Record
 from ftvm.protocol.core import Core, RoleEvent
 from ftvm.protocol.record import force_command, is_vacant, start
+from ftvm.protocol.timers import AT_ONCE, Timer, act_on, soonest
 from ftvm.units import Nanos
 
-__all__ = ["Empty", "Opening", "no_common_version"]
+__all__ = ["TIMERS", "Empty", "Opening", "no_common_version"]
 
 UNANSWERED_NS: Final = Nanos(10_000_000_000)
 REFUSALS_TOLD_MAX: Final = 64
@@ -57,7 +58,7 @@ class Empty:
     core: Core
     starts: bool
     opening: Opening | None = None
-    _join_at: Nanos | None = None
+    _join_at: Nanos = AT_ONCE
     _unanswered_at: Nanos | None = None
     _read_at: int | None = None
     _told: Record | None = None
@@ -113,21 +114,27 @@ class Empty:
         """Tell; the desk tries again by itself."""
         self.core.tell_arbiter_trouble(now)
 
-    def tick(self, now: Nanos) -> None:
+    def tick(self, now: Nanos) -> Nanos | None:
         """Read the record, or ask to join."""
-        if self.starts:
-            if self._read_at is None:
-                self._read_at = self.core.desk.want_read()
-        elif self.opening is None and (self._join_at is None or now >= self._join_at):
-            self._join_at = Nanos(now + self.core.settings.timing.join_interval_ns)
-            self._ask_to_join()
-            if self._unanswered_at is None or now >= self._unanswered_at:
-                self._read_at = self.core.desk.want_read() if self._unanswered_at is not None else None
-                self._unanswered_at = Nanos(now + UNANSWERED_NS)
+        if self.starts and self._read_at is None:
+            self._read_at = self.core.desk.want_read()
+        return act_on(TIMERS, self, now)
 
-    def deadline(self, now: Nanos) -> Nanos | None:
+    def deadline(self) -> Nanos | None:
         """Return when the next JOIN is due."""
-        return None if self.starts else self._join_at or now
+        return soonest(TIMERS, self)
+
+    def joins_at(self) -> Nanos | None:
+        """Return when the next JOIN is due; None for who starts, or is welcome already."""
+        return None if self.starts or self.opening is not None else self._join_at
+
+    def join(self, now: Nanos) -> None:
+        """Ask every peer to let this host join; read the record now and then if none answers."""
+        self._join_at = Nanos(now + self.core.settings.timing.join_interval_ns)
+        self._ask_to_join()
+        if self._unanswered_at is None or now >= self._unanswered_at:
+            self._read_at = self.core.desk.want_read() if self._unanswered_at is not None else None
+            self._unanswered_at = Nanos(now + UNANSWERED_NS)
 
     def _ask_to_join(self) -> None:
         settings = self.core.settings
@@ -195,3 +202,6 @@ class Empty:
         if (peer, reason) not in self._refusals and len(self._refusals) < REFUSALS_TOLD_MAX:
             self._refusals |= {(peer, reason)}
             self.core.tell(JoinRefused(at=now, guest_id=self.core.settings.guest_id, peer=peer, reason=reason))
+
+
+TIMERS: Final[tuple[Timer[Empty], ...]] = (Timer(Empty.joins_at, Empty.join),)

@@ -15,10 +15,9 @@ from ftvm.events import Committed as CommittedEvent
 from ftvm.events import EngineChanged, PeerMisbehaved, SessionEnded
 from ftvm.interfaces import Lane
 from ftvm.protocol.channel import Inbox
-from ftvm.protocol.commit import Committed
+from ftvm.protocol.commit import Committed, Staging
 from ftvm.protocol.core import Core, RoleEvent
 from ftvm.protocol.empty import Opening
-from ftvm.protocol.staging import Staging
 from ftvm.protocol.suspicion import Watch
 from ftvm.protocol.switchover import Switchover
 from ftvm.protocol.takeover import Claim

@@ -63,11 +63,13 @@ class Replica:
         self._committed = Committed(memory, settings.limits)
         self._stepped_at = now
         self._view: View | None = None
+        self._due: Nanos | None = None
 
     # --- the door --------------------------------------------------------------------------------------------------
 
     def step(self, report: reports.Report, now: Nanos) -> list[Effect]:
         """Take a report; return the effects to perform, in order."""
+        self._due = None
         match report:
             case reports.Received():
                 self.steps.on_message(report.peer, report.key, report.envelope, report.message, now)
@@ -85,6 +87,7 @@ class Replica:
                     take(self.steps, report, now)
         if self.core.happened:
             self._follow(now)
+            self._due = None
         self._view = None
         effects, self.core.effects = self.core.effects, []
         return effects
@@ -154,7 +157,7 @@ class Replica:
             self._go_on_stopping(stop, now)
             self._follow(now)
         if stop is None or not stop.is_over:
-            self.steps.tick(now)
+            self._due = self.steps.tick(now)
 
     def set_engine(self, engine: Engine) -> list[Effect]:
         """Change the engine, as soon as it can be done without losing protection; return the effects to perform.
@@ -164,7 +167,7 @@ class Replica:
         if not isinstance(self.steps, Active):
             raise LocalProtocolError(f"this host is {self.role.value}: the engine is set where the guest runs")
         self.steps.set_engine(engine)
-        self._view = None
+        self._view = self._due = None
         return self.core.take_effects()
 
     def stop(self, kind: StopKind, reason: str, now: Nanos) -> list[Effect]:
@@ -179,7 +182,7 @@ class Replica:
             stop.kind, stop.reason = kind, reason
         self._go_on_stopping(stop, now)
         self._follow(now)
-        self._view = None
+        self._view = self._due = None
         return self.core.take_effects()
 
     def _go_on_stopping(self, stop: Stopping, now: Nanos) -> None:
@@ -197,12 +200,12 @@ class Replica:
         """Return what to submit to the arbiter now, if anything; exactly one answer must follow."""
         return self.core.desk.next_request(now)
 
-    def deadline(self, now: Nanos) -> Nanos | None:
+    def deadline(self, now: Nanos) -> Nanos:
         """Return when the next `tick` is due if nothing comes before: soon enough not to look like a stall of ours."""
         look_at = Nanos(self._stepped_at + STALL_HEARTBEATS * self.core.settings.timing.heartbeat_ns // 2)
         stop_at = Nanos(now + self.core.settings.timing.heartbeat_ns) if self.core.stop is not None else None
-        times = (self.steps.deadline(now), self.core.desk.deadline(), look_at, stop_at)
-        return min((time for time in times if time is not None), default=None)
+        due = self.steps.deadline() if self._due is None else self._due
+        return min(time for time in (due, self.core.desk.deadline(), look_at, stop_at) if time is not None)
 
     # --- roles -----------------------------------------------------------------------------------------------------
 
@@ -284,7 +287,7 @@ class Replica:
         """Start to hand the guest over to the standby; watch what is returned. Raises LocalProtocolError."""
         if not isinstance(self.steps, Active):
             raise LocalProtocolError(f"only the active host can switch over; this one is {self.role.value}")
-        self._view = None
+        self._view = self._due = None
         return self.steps.begin_switchover(limit_ns, now)
 
     def _tell_record(self, record: Record, now: Nanos) -> None:

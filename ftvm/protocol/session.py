@@ -159,12 +159,17 @@ class Session:
         elif self.is_followed:
             self.rest_epoch = checkpoint.epoch
 
-    def stuck_ns(self, now: Nanos) -> Nanos:
-        """Return for how long the standby has owed an answer, a receipt or a commit without any progress."""
-        if not self.has_answered:
-            return Nanos(now - self.opened_at)
-        uncommitted_ns = now - self.in_flight[0].cut_at if self.in_flight else 0
-        return Nanos(max(uncommitted_ns, self.outbox.stuck_ns(now)))
+    @property
+    def owes_since(self) -> Nanos | None:
+        """Since when the standby has owed an answer, a receipt or a commit without any progress; None if it does
+        not."""
+        if self.contact is Contact.WELCOMED:
+            return self.opened_at
+        received_at = self.outbox.owes_since
+        if not self.in_flight:
+            return received_at
+        cut_at = self.in_flight[0].cut_at
+        return cut_at if received_at is None else min(cut_at, received_at)
 
     def acknowledge(self, ack: Ack, now: Nanos) -> tuple[list[Sequenced], list[InFlight]]:
         """Take an acknowledgement; return the messages let go and the epochs committed by it.

@@ -16,9 +16,20 @@ from ftvm.protocol.effects import CollectRound, CopyMore, Forget
 from ftvm.protocol.link import SHIPPING, LinkEvent, LinkState
 from ftvm.protocol.record import add
 from ftvm.protocol.session import Session, batches_of
+from ftvm.protocol.timers import AT_ONCE
 from ftvm.units import Nanos
 
-__all__ = ["copy_on", "next_cut", "take_ack", "take_copied", "take_cut", "take_failure", "take_log", "take_round"]
+__all__ = [
+    "copies_at",
+    "copy_on",
+    "next_cut",
+    "take_ack",
+    "take_copied",
+    "take_cut",
+    "take_failure",
+    "take_log",
+    "take_round",
+]
 
 
 def take_round(bond: Bond, pages: int, now: Nanos) -> None:
@@ -118,15 +129,23 @@ def take_ack(bond: Bond, session: Session, ack: Ack, now: Nanos) -> None:
     bond.flush(now)
 
 
+def copies_at(bond: Bond) -> Nanos | None:
+    """Return when the first copy can go on: at once if there is room, else with what else comes."""
+    plan, session = bond.plan, bond.session
+    if plan is None or session is None or plan.is_collecting or bond.pace.is_cutting:
+        return None
+    can_go_on = session.has_answered and session.outbox.room if plan.left else session.outbox.is_empty
+    return AT_ONCE if can_go_on else None
+
+
 def copy_on(bond: Bond) -> None:
     """Go on with the first copy as far as there is room."""
     plan, session = bond.plan, bond.session
-    if plan is None or session is None or plan.is_collecting or bond.pace.is_cutting:
+    if plan is None or session is None or copies_at(bond) is None:
         return
     if plan.left:
-        if session.has_answered and session.outbox.room:
-            bond.core.do(CopyMore(session.outbox.room))
-    elif session.outbox.is_empty:
+        bond.core.do(CopyMore(session.outbox.room))
+    else:
         plan.is_collecting = True
         bond.core.do(CollectRound())
 

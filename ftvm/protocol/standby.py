@@ -6,6 +6,8 @@ acknowledged is committed, and what is committed is what a takeover runs from.
 """
 
 from dataclasses import replace
+from operator import attrgetter
+from typing import Final
 
 from ftvm.checkpoint import Checkpoint, Output
 from ftvm.encode.compress import unpack_batch
@@ -14,18 +16,18 @@ from ftvm.errors import BadFrame, GuestEnded, LimitExceeded, RemoteProtocolError
 from ftvm.interfaces import Lane
 from ftvm.protocol import claiming, following, stopping
 from ftvm.protocol.channel import Inbox
-from ftvm.protocol.commit import Committed
+from ftvm.protocol.commit import Committed, Staging
 from ftvm.protocol.core import Core, RoleEvent
 from ftvm.protocol.effects import Difference, Execute, Follow, Unload, WarmUp
 from ftvm.protocol.empty import Opening
 from ftvm.protocol.holding import Holding
-from ftvm.protocol.staging import Staging
 from ftvm.protocol.suspicion import Watch, beat_of
 from ftvm.protocol.switchover import Switchover
 from ftvm.protocol.takeover import ClaimEvent, ClaimState
+from ftvm.protocol.timers import Timer, act_on, soonest
 from ftvm.units import Nanos
 
-__all__ = ["SYNC_PATIENCE", "Standby"]
+__all__ = ["SYNC_PATIENCE", "TIMERS", "Standby"]
 
 SYNC_PATIENCE = 4
 """How many limits of silence are tolerated before the state is whole: the active may be busy with the first copy."""
@@ -231,35 +233,15 @@ class Standby(Holding):
 
     # --- time ------------------------------------------------------------------------------------------------------
 
-    def tick(self, now: Nanos) -> None:
-        """Acknowledge what came, and see whether the active is silent; of no interest to a host that stops."""
+    def tick(self, now: Nanos) -> Nanos | None:
+        """Acknowledge what came, and do what is due (`TIMERS`)."""
         if self.owes_ack and not self.is_session_over and self.claim.is_watching:  # rule: claimant_acknowledges_nothing
             self._acknowledge()
-        if now >= self.poll_at:
-            timing = self.core.settings.timing
-            is_prepared = self.claim.state is ClaimState.PREPARED
-            self.poll_at = Nanos(now + (timing.heartbeat_ns if is_prepared else timing.arbiter_poll_ns))
-            self.core.desk.want_read()
-        if self.is_named_active:
-            if self.claim.not_before is None or now >= self.claim.not_before:
-                claiming.win(self, self.core.desk.known, now)
-            return
-        if self.core.stop is not None or not self.watch.is_silent(now) or not self.claim.is_watching:
-            return
-        if not self.is_whole:
-            self.core.end_role(RoleEvent.SESSION_LOST, "the active fell silent before the first copy was whole")
-        elif self.claim.not_before is None or now >= self.claim.not_before:
-            claiming.suspect(self, now)
+        return act_on(TIMERS, self, now)
 
-    def deadline(self, now: Nanos) -> Nanos | None:
-        """Return when silence passes the limit, or the record is to be read again."""
-        del now
-        if self.is_named_active:
-            return min(self.poll_at, self.claim.not_before or self.poll_at)
-        if not self.claim.is_watching or self.core.stop is not None:
-            return self.poll_at
-        silent_at, not_before = self.watch.deadline(), self.claim.not_before
-        return Nanos(min(silent_at if not_before is None else max(silent_at, not_before), self.poll_at))
+    def deadline(self) -> Nanos | None:
+        """Return when something is due next."""
+        return soonest(TIMERS, self)
 
     def _acknowledge(self) -> None:
         self.owes_ack = False
@@ -271,3 +253,36 @@ class Standby(Holding):
             memory_digest=committed.memory.memory_digest if self.is_whole else 0,
         )
         self.core.send(self.opening.peer, Lane.CONTROL, ack, self.opening.session)
+
+
+def _poll(standby: Standby, now: Nanos) -> None:
+    timing = standby.core.settings.timing
+    is_prepared = standby.claim.state is ClaimState.PREPARED
+    standby.poll_at = Nanos(now + (timing.heartbeat_ns if is_prepared else timing.arbiter_poll_ns))
+    standby.core.desk.want_read()
+
+
+def _wins_at(standby: Standby) -> Nanos | None:
+    return standby.claim.not_before if standby.is_named_active else None
+
+
+def _suspects_at(standby: Standby) -> Nanos | None:
+    """Of no interest to a host that stops."""
+    if standby.is_named_active or standby.core.stop is not None or not standby.claim.is_watching:
+        return None
+    silent_at, not_before = standby.watch.deadline(), standby.claim.not_before
+    return silent_at if not_before is None else max(silent_at, not_before)
+
+
+def _suspect(standby: Standby, now: Nanos) -> None:
+    if standby.is_whole:
+        claiming.suspect(standby, now)
+    else:
+        standby.core.end_role(RoleEvent.SESSION_LOST, "the active fell silent before the first copy was whole")
+
+
+TIMERS: Final[tuple[Timer[Standby], ...]] = (
+    Timer(attrgetter("poll_at"), _poll),
+    Timer(_wins_at, lambda standby, now: claiming.win(standby, standby.core.desk.known, now)),
+    Timer(_suspects_at, _suspect),
+)

@@ -32,7 +32,7 @@ LINES: Final = {
     "guests": 3150,
     "guests/kvm": 1500,
     "lab": 3300,
-    "protocol": 3262,
+    "protocol": 3332,
     "runtime": 2150,
     "service": 1500,
     "sim": 2200,
@@ -55,7 +55,7 @@ LONG_FUNCTIONS: Final[dict[str, int]] = {}
 CHECKPOINT_FILES: Final = {"remus": 47, "kemari": 47}
 """Distinct files that one checkpoint crosses, both hosts together. The design's target is 25."""
 
-OUTPUT_CALLS: Final = {"kemari": 345, "hybrid": 237}
+OUTPUT_CALLS: Final = {"kemari": 344, "hybrid": 211}
 """Calls of ftvm's functions on the primary from the emission of an output until it has left. The target is 60."""
 
 _NO_CODE: Final = {

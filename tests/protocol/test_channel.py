@@ -120,7 +120,7 @@ def test_progress_ends_the_backing_off() -> None:
 
     outbox.acknowledge(1, Nanos(200))
 
-    assert outbox.deadline() == 210
+    assert outbox.repeats_at == 210
 
 
 def test_a_message_that_waited_for_the_window_is_not_overdue_when_it_leaves() -> None:

@@ -97,7 +97,7 @@ def test_a_guest_goes_there_and_back_and_there_again() -> None:
 
 def test_what_may_not_have_left_the_old_active_leaves_the_new_one_again() -> None:
     pair = Pair().protected()
-    pair.a.active._ping_at = Nanos(pair.now + 10_000 * MS)  # no heartbeat, so b is not told what has left
+    pair.a.active.beat_at = Nanos(pair.now + 10_000 * MS)  # no heartbeat, so b is not told what has left
     pair.a.emit(b"one")
     pair.until(lambda: pair.a.said)
 
