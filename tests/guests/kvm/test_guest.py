@@ -16,7 +16,7 @@ from ftvm.checkpoint import END_CHANNEL, GuestPosition
 from ftvm.errors import ClosedError, ConfigError, GuestError, LocalProtocolError
 from ftvm.guests.kvm import KvmGuest
 from ftvm.guests.kvm.programs import read_program
-from ftvm.lab.kv import KV_PORT, Operation, Reply, Request, Status
+from ftvm.lab.kv import KV_PORT, Operation, Reply, ReplyStatus, Request
 from ftvm.lab.station import Endpoint, Station
 from ftvm.testing.guest import check_guest
 from ftvm.testing.transcript import Said, Transcript, load_picture, take_picture
@@ -226,8 +226,8 @@ def test_the_key_value_server_answers_and_its_state_goes_over_to_another_machine
         second = answer_from(other, sinks[1], station, get)
         other.pause()
 
-        assert first.status is Status.OK
-        assert (second.status, second.value) == (Status.OK, b"v")
+        assert first.status is ReplyStatus.OK
+        assert (second.status, second.value) == (ReplyStatus.OK, b"v")
         assert first.boot == second.boot
         assert first.uptime <= second.uptime
 
