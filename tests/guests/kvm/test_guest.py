@@ -17,7 +17,7 @@ from ftvm.errors import ClosedError, ConfigError, GuestError, LocalProtocolError
 from ftvm.guests.kvm import KvmGuest
 from ftvm.guests.kvm.programs import read_program
 from ftvm.lab.kv import KV_PORT, Operation, Reply, ReplyStatus, Request
-from ftvm.lab.station import Endpoint, Station
+from ftvm.lab.station import Station, UdpAddress
 from ftvm.testing.guest import check_guest
 from ftvm.testing.transcript import Said, Transcript, load_picture, take_picture
 from ftvm.units import Nanos
@@ -210,8 +210,8 @@ def test_the_key_value_server_answers_and_its_state_goes_over_to_another_machine
         closing(KvmGuest(read_program("kv"), memory_bytes=16 << 20)) as guest,
         closing(KvmGuest(None, memory_bytes=16 << 20)) as other,
     ):
-        here = Endpoint(ip=IPv4Address("10.77.0.9"), port=40_000)
-        station = Station(mac=b"\2\0\0\0\0\1", here=here, peer=Endpoint(ip=IPv4Address("10.77.0.2"), port=KV_PORT))
+        here = UdpAddress(ip=IPv4Address("10.77.0.9"), port=40_000)
+        station = Station(mac=b"\2\0\0\0\0\1", here=here, peer=UdpAddress(ip=IPv4Address("10.77.0.2"), port=KV_PORT))
         sinks = Sink(), Sink()
         guest.attach(sinks[0])
         other.attach(sinks[1])
