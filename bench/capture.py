@@ -10,12 +10,12 @@ import random
 from array import array
 from typing import Any
 
-from common import Row, fastest, fastest_wall, report
+from common import Row, fastest, report
 from peers import open_peers
 
 from ftvm._native import ffi, lib
 from ftvm._native.memory import NativeMemory
-from ftvm.capture.pages import SECOND_THREAD_PAGES, StagedCopy, capture_fused, encode_staged
+from ftvm.capture.pages import StagedCopy, capture_fused, encode_staged
 from ftvm.capture.ring import BatchBuffers
 from ftvm.capture.shadow import Shadow
 from ftvm.checkpoint import PageBatch
@@ -76,16 +76,6 @@ class Bench:
     def fused(self, indices: "array[int] | None" = None) -> tuple[PageBatch, ...]:
         chosen = self.indices if indices is None else indices
         return capture_fused(self.memory, self.shadow, chosen, limits=LIMITS, buffers=self.buffers)
-
-    def two_threads(self) -> tuple[PageBatch, ...]:
-        return capture_fused(
-            self.memory,
-            self.shadow,
-            self.indices,
-            limits=LIMITS,
-            buffers=self.buffers,
-            has_second_thread=True,
-        )
 
     def free(self, batches: tuple[PageBatch, ...]) -> None:
         for batch in batches:
@@ -206,30 +196,6 @@ def fused_rows(bench: Bench, percent: int) -> list[Row]:
     ]
 
 
-def thread_rows(bench: Bench) -> list[Row]:
-    rows = []
-    for count in (400, 1000, 6000):
-        bench.choose(count)
-        found = fastest_wall(
-            {
-                "one": (bench.dirty, bench.fused_and_free),
-                "two": (bench.dirty, lambda: bench.free(bench.two_threads())),
-            },
-            41,
-        )
-        rows.append(
-            Row(
-                name=f"fused capture of {count} pages by two threads",
-                value=found["two"] * 1e6,
-                unit="us",
-                peer="by one",
-                peer_value=found["one"] * 1e6,
-                note="" if count >= SECOND_THREAD_PAGES else "below the threshold: one thread both times",
-            )
-        )
-    return rows
-
-
 def small_epoch_rows(bench: Bench) -> list[Row]:
     bench.choose(200)
     committed = CommittedMemory(NativeMemory([anonymous(bench.pages * PAGE)]))
@@ -262,7 +228,7 @@ def measure(arguments: argparse.Namespace) -> list[Row]:
     rows = gather_rows(bench, 10, "<= 1.15") + gather_rows(bench, 1, "<= 1.7")
     for percent in (10, 1):
         rows += fused_rows(bench, percent)
-    return rows + small_epoch_rows(bench) + thread_rows(bench)
+    return rows + small_epoch_rows(bench)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 #include "delta.h"
 #include "delta_form.h"
 
-#include <pthread.h>
 
 /* A page whose run has reached RAW_SEARCH_OFF is not searched until the run reaches RAW_SEARCH_AGAIN. */
 #define RAW_SEARCH_OFF 2
@@ -120,37 +119,6 @@ size_t ftvm_capture_staged(const uint8_t *staging, struct ftvm_shadow *shadow, c
         page_capture(staging + done * FTVM_PAGE_BYTES, indices[done], shadow, batch);
     }
     return done;
-}
-
-/* --- two threads -------------------------------------------------------------------------------------------------- */
-
-struct half_job {
-    const struct ftvm_memory *memory;
-    struct ftvm_shadow shadow; /* the same pages, digests and runs; a sum of its own */
-    struct ftvm_capture_half *half;
-};
-
-static void *half_run(void *argument)
-{
-    struct half_job *job = argument;
-    struct ftvm_capture_half *half = job->half;
-    half->done = ftvm_capture_fused(job->memory, &job->shadow, half->indices, half->count, half->batch);
-    return NULL;
-}
-
-void ftvm_capture_fused_halves(const struct ftvm_memory *memory, struct ftvm_shadow *shadow,
-                               struct ftvm_capture_half *first, struct ftvm_capture_half *second)
-{
-    struct half_job job = {.memory = memory, .shadow = *shadow, .half = second};
-    job.shadow.sum = (struct ftvm_digest){0, 0};
-    pthread_t thread;
-    int is_running = pthread_create(&thread, NULL, half_run, &job) == 0;
-    first->done = ftvm_capture_fused(memory, shadow, first->indices, first->count, first->batch);
-    if (is_running)
-        pthread_join(thread, NULL);
-    else
-        half_run(&job);
-    shadow->sum = ftvm_digest_add(shadow->sum, job.shadow.sum);
 }
 
 /* --- scrubbing ---------------------------------------------------------------------------------------------------- */

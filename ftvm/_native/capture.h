@@ -62,20 +62,6 @@ size_t ftvm_capture_fused(const struct ftvm_memory *memory, struct ftvm_shadow *
 size_t ftvm_capture_staged(const uint8_t *staging, struct ftvm_shadow *shadow, const uint32_t *indices, size_t count,
                            struct ftvm_batch *batch);
 
-/* The two halves of a fused capture on two threads: `first` on the caller's, `second` on one that lives for this call.
- *
- * A half is a list of indices and a batch of its own; the indices of both together are valid and no index is in both.
- * Each half runs as ftvm_capture_fused does, and says in `done` how far it came. It pays from a few hundred pages on:
- * starting a thread costs some tens of microseconds. If no thread can be started, the caller's does both. */
-struct ftvm_capture_half {
-    const uint32_t *indices;
-    size_t count;
-    struct ftvm_batch *batch;
-    size_t done; /* out */
-};
-void ftvm_capture_fused_halves(const struct ftvm_memory *memory, struct ftvm_shadow *shadow,
-                               struct ftvm_capture_half *first, struct ftvm_capture_half *second);
-
 /* Looks for pages that differ from their shadow, from page `from` on, at most `count` of them. Changes nothing; the
  * guest may run, and then what is found is a suspicion.
  *

@@ -3,7 +3,8 @@
 Two ways, one result. **Fused** encodes straight from guest memory and needs the guest to stand still; it touches each
 page once. **Staged** copies the pages first (a shorter pause, or none at all) and encodes from the copy: each page is
 read once, and payload, shadow and digest come from that one reading, so that a guest that writes meanwhile cannot
-make them differ.
+make them differ. Fused costs least CPU, but all of it inside the pause, so a CapturePolicy picks it while it keeps the
+pause within the target, and staged above; it is a pure value that learns from measurements (bench/capture.py).
 
 Both promise: a page that equals its shadow makes no batch entry; afterwards the shadow's digest is the one that the
 backup's memory must have. If a capture raises once it has begun, the shadow is torn (it holds pages that were never
@@ -16,58 +17,82 @@ batch.
 
 import mmap
 from array import array
-from typing import Any, Final, Self
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any, Final
 
 from ftvm._native import ffi, lib
-from ftvm._native.bitmap import bitmap_indices
-from ftvm._native.digest import batch_digest
 from ftvm._native.memory import NativeMemory, are_rising
 from ftvm.capture.ring import BatchBuffer, BatchBuffers
 from ftvm.capture.shadow import Shadow
-from ftvm.checkpoint import Bitmap, PageBatch
+from ftvm.checkpoint import PageBatch
 from ftvm.config import Limits
 from ftvm.errors import ConfigError, LimitExceeded, LocalProtocolError
-from ftvm.units import pages_to_bytes
+from ftvm.units import Nanos, pages_to_bytes
 
-__all__ = ["Indices", "StagedCopy", "capture_fused", "encode_staged", "page_indices"]
+__all__ = ["CapturePolicy", "StagedCopy", "Way", "capture_fused", "encode_staged"]
 
-Indices = array
-"""Page indices, u32 each, strictly rising, counted over all regions: what `page_indices` returns."""
+_WEIGHT: Final = 0.2
+"""How much one measurement moves an average."""
+
+_PAGES_MIN: Final = 32
+"""Smaller captures measure the price of the call, not of a page."""
 
 
-SECOND_THREAD_PAGES: Final = 1000
-"""Below this, starting a second thread costs more than it saves (bench/capture.py)."""
+class Way(Enum):
+    """How to capture."""
+
+    FUSED = "fused"
+    STAGED = "staged"
 
 
-def page_indices(bitmap: Bitmap) -> "array[int]":
-    """Return the pages of a set in rising order."""
-    return bitmap_indices(bitmap)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapturePolicy:
+    """What a page costs each way, in nanoseconds of pause, and the pause that is wanted at most."""
+
+    pause_target_ns: Nanos = Nanos(2_000_000)
+    fused_page_ns: float = 600.0
+    staged_page_ns: float = 350.0
+    staged_pages_max: int = 1 << 16
+    """What the staging copy has room for: above it, only fused capture is possible."""
+
+    def choose(self, dirty_pages: int) -> Way:
+        """Return how to capture so many pages."""
+        if dirty_pages > self.staged_pages_max or dirty_pages * self.fused_page_ns <= self.pause_target_ns:
+            return Way.FUSED
+        return Way.STAGED
+
+    def measured(self, way: Way, *, pages: int, pause_ns: Nanos) -> "CapturePolicy":
+        """Note how long the guest stood still for a capture of so many pages."""
+        if pages < _PAGES_MIN:
+            return self
+        page_ns = pause_ns / pages
+        if way is Way.FUSED:
+            return replace(self, fused_page_ns=_moved(self.fused_page_ns, page_ns))
+        return replace(self, staged_page_ns=_moved(self.staged_page_ns, page_ns))
+
+
+def _moved(average: float, value: float) -> float:
+    return average + _WEIGHT * (value - average)
 
 
 def capture_fused(
-    memory: NativeMemory,
-    shadow: Shadow,
-    indices: "array[int]",
-    *,
-    limits: Limits,
-    buffers: BatchBuffers,
-    has_second_thread: bool = False,
+    memory: NativeMemory, shadow: Shadow, indices: "array[int]", *, limits: Limits, buffers: BatchBuffers
 ) -> tuple[PageBatch, ...]:
     """Encode pages straight from guest memory, which must stand still until this returns.
 
-    With `has_second_thread`, sets of pages that are large enough for it are encoded by two threads; the batches say the
-    same. Raises LimitExceeded past limits.staging_bytes or when no batch buffer is free; the shadow is torn then.
+    `indices` are strictly rising, counted over all regions. Raises LimitExceeded past limits.staging_bytes or when no
+    batch buffer is free; the shadow is torn then.
     """
     if memory.page_count != shadow.page_count:
         raise ConfigError(f"memory has {memory.page_count} pages and its shadow {shadow.page_count}")
-    cells = _checked(indices, shadow)
-    writer = _BatchWriter(shadow, limits, buffers)
-    with writer:
-        if has_second_thread and len(indices) >= SECOND_THREAD_PAGES:
-            _capture_halves(memory, writer, cells, len(indices))
-        else:
-            _capture_list(memory, writer, cells, len(indices))
-    return writer.batches()
+    cells, count = _checked(indices, shadow), len(indices)
+
+    def encode(done: int, batch: Any) -> int:
+        return int(lib.ftvm_capture_fused(memory.native, shadow.native, cells + done, count - done, batch))
+
+    return _batches(encode, count, shadow, limits, buffers)
 
 
 class StagedCopy:
@@ -110,44 +135,46 @@ class StagedCopy:
 
 def encode_staged(copy: StagedCopy, shadow: Shadow, *, limits: Limits, buffers: BatchBuffers) -> tuple[PageBatch, ...]:
     """Encode what was gathered; the guest may run. Raises as `capture_fused` does."""
-    indices = copy.indices
-    cells = _checked(indices, shadow)
+    cells, count = _checked(copy.indices, shadow), len(copy.indices)
 
-    writer = _BatchWriter(shadow, limits, buffers)
-    with writer:
-        done = 0
-        while done < len(indices):
-            batch = writer.open()
-            pages = copy.native + pages_to_bytes(done)
-            done += lib.ftvm_capture_staged(pages, shadow.native, cells + done, len(indices) - done, batch.native)
-            writer.close(batch)
-    return writer.batches()
+    def encode(done: int, batch: Any) -> int:
+        pages = copy.native + pages_to_bytes(done)
+        return int(lib.ftvm_capture_staged(pages, shadow.native, cells + done, count - done, batch))
+
+    return _batches(encode, count, shadow, limits, buffers)
 
 
-def _capture_list(memory: NativeMemory, writer: "_BatchWriter", cells: Any, count: int) -> None:
-    done = 0
-    while done < count:
-        batch = writer.open()
-        done += lib.ftvm_capture_fused(memory.native, writer.shadow.native, cells + done, count - done, batch.native)
-        writer.close(batch)
+def _batches(
+    encode: Callable[[int, Any], int], count: int, shadow: Shadow, limits: Limits, buffers: BatchBuffers
+) -> tuple[PageBatch, ...]:
+    """Return the batches of one capture, page indices rising over all. If it fails, all its buffers are given back, and
+    the shadow is torn.
 
-
-def _capture_halves(memory: NativeMemory, writer: "_BatchWriter", cells: Any, count: int) -> None:
-    """Two threads at a time while both halves have pages left, then one for the rest of the longer half."""
-    middle = count // 2
-    spans = [(0, middle), (middle, count)]
-    while all(start < end for start, end in spans):
-        batches = [writer.open(), writer.open()]
-        halves = [
-            ffi.new("struct ftvm_capture_half *", (cells + start, end - start, batch.native))
-            for (start, end), batch in zip(spans, batches, strict=True)
-        ]
-        lib.ftvm_capture_fused_halves(memory.native, writer.shadow.native, *halves)
-        for batch in batches:
-            writer.close(batch)
-        spans = [(start + half.done, end) for (start, end), half in zip(spans, halves, strict=True)]
-    for start, end in spans:
-        _capture_list(memory, writer, cells + start, end - start)
+    encode  fills a native batch with pages from the first on that it is told; returns how many it took
+    """
+    batches: list[PageBatch] = []
+    lent: list[BatchBuffer] = []
+    done, staged_bytes = 0, 0
+    try:
+        while done < count:
+            buffer = buffers.lend()
+            lent.append(buffer)
+            done += encode(done, buffer.native)
+            batch = buffer.batch()
+            batches.append(batch)
+            staged_bytes += batch.size_bytes
+            if staged_bytes > limits.staging_bytes:
+                raise LimitExceeded("encoded bytes of one checkpoint", limit=limits.staging_bytes, wanted=staged_bytes)
+    except BaseException:
+        if batches:
+            shadow.tear()
+        for buffer in lent:
+            buffers.give_back(buffer)
+        raise
+    for buffer, batch in zip(lent, batches, strict=True):
+        if not batch.count:  # each page equalled its shadow
+            buffers.give_back(buffer)
+    return tuple([batch for batch in batches if batch.count])
 
 
 def _checked(indices: "array[int]", shadow: Shadow) -> Any:
@@ -155,75 +182,3 @@ def _checked(indices: "array[int]", shadow: Shadow) -> Any:
     if not are_rising(indices, shadow.page_count):
         raise LocalProtocolError("page indices must rise strictly and lie in the memory")
     return ffi.from_buffer("uint32_t[]", indices)
-
-
-class _OpenBatch:
-    """A batch that is being written."""
-
-    __slots__ = ("buffer", "native")
-
-    def __init__(self, buffer: BatchBuffer) -> None:
-        self.buffer = buffer
-        self.native: Any = ffi.new("struct ftvm_batch *")
-        self.native.indices = ffi.from_buffer("uint32_t[]", buffer.indices)
-        self.native.lengths = ffi.from_buffer("uint16_t[]", buffer.lengths)
-        self.native.payload = ffi.from_buffer("uint8_t[]", buffer.payload)
-        self.native.entry_capacity = len(buffer.indices)
-        self.native.payload_capacity = len(buffer.payload)
-
-    def finish(self) -> PageBatch:
-        count = int(self.native.entry_count)
-        indices = memoryview(self.buffer.indices).cast("B")[: 4 * count].toreadonly()
-        lengths = memoryview(self.buffer.lengths).cast("B")[: 2 * count].toreadonly()
-        payload = memoryview(self.buffer.payload)[: self.native.payload_bytes].toreadonly()
-        digest = batch_digest(indices, lengths, payload)
-        return PageBatch(
-            count=count, indices=indices, lengths=lengths, payload=payload, digest=digest, buffer=self.buffer.number
-        )
-
-
-class _BatchWriter:
-    """The batches of one capture. If it fails, all its buffers are given back, and the shadow is torn."""
-
-    __slots__ = ("_batches", "_buffers", "_limits", "_opened", "_staged_bytes", "shadow")
-
-    def __init__(self, shadow: Shadow, limits: Limits, buffers: BatchBuffers) -> None:
-        self.shadow = shadow
-        self._limits = limits
-        self._buffers = buffers
-        self._opened: list[_OpenBatch] = []
-        self._batches: list[tuple[int, PageBatch]] = []
-        self._staged_bytes = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is None:
-            return
-        if self._batches:
-            self.shadow.tear()
-        for batch in self._opened:
-            self._buffers.give_back(batch.buffer)
-
-    def open(self) -> _OpenBatch:
-        batch = _OpenBatch(self._buffers.lend())
-        self._opened.append(batch)
-        return batch
-
-    def close(self, open_batch: _OpenBatch) -> None:
-        batch = open_batch.finish()
-        first_index = int(open_batch.buffer.indices[0])
-        self._batches.append((first_index, batch))
-        self._staged_bytes += batch.size_bytes
-        limit = self._limits.staging_bytes
-        if self._staged_bytes > limit:
-            raise LimitExceeded("encoded bytes of one checkpoint", limit=limit, wanted=self._staged_bytes)
-
-    def batches(self) -> tuple[PageBatch, ...]:
-        """Return what was captured, page indices rising over all; buffers that stayed empty go back."""
-        for opened, (_, batch) in zip(self._opened, self._batches, strict=True):
-            if batch.count == 0:
-                self._buffers.give_back(opened.buffer)
-        full = [(first_index, batch) for first_index, batch in self._batches if batch.count]
-        return tuple(batch for _, batch in sorted(full, key=lambda pair: pair[0]))

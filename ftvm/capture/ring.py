@@ -4,11 +4,15 @@ A buffer is in use from its capture until two things have happened: the backup a
 it may have to be sent again), and the transport let go of every send that reads from it. It promises never to hand
 out a buffer in use, and to keep as few as the traffic needs: three in a steady state. It knows nothing about sockets or
 acknowledgements; the protocol tells it.
+
+Wraps `struct ftvm_batch` of the native noun `capture` (capture.h is its manual).
 """
 
 from array import array
-from typing import Final
+from typing import Any, Final
 
+from ftvm._native import ffi
+from ftvm._native.digest import bytes_digest
 from ftvm.checkpoint import PageBatch
 from ftvm.config import Limits
 from ftvm.errors import InternalError, LimitExceeded, LocalProtocolError
@@ -29,15 +33,37 @@ def entries_max(limits: Limits) -> int:
 
 
 class BatchBuffer:
-    """Room for one batch: page indices, lengths, payload."""
+    """Room for one batch: page indices, lengths, payload; and `native`, a `struct ftvm_batch *` to fill it by."""
 
-    __slots__ = ("indices", "is_unacknowledged", "lengths", "number", "payload", "sends")
+    __slots__ = (
+        "_indices",
+        "_lengths",
+        "_payload",
+        "indices",
+        "is_unacknowledged",
+        "lengths",
+        "native",
+        "number",
+        "payload",
+        "sends",
+    )
+
+    native: Any
 
     def __init__(self, number: int, limits: Limits) -> None:
         self.number = number
         self.indices = array("I", bytes(4 * entries_max(limits)))
         self.lengths = array("H", bytes(2 * entries_max(limits)))
         self.payload = bytearray(limits.batch_bytes)
+        self._indices = memoryview(self.indices).cast("B").toreadonly()
+        self._lengths = memoryview(self.lengths).cast("B").toreadonly()
+        self._payload = memoryview(self.payload).toreadonly()
+        self.native = ffi.new("struct ftvm_batch *")
+        self.native.indices = ffi.from_buffer("uint32_t[]", self.indices)
+        self.native.lengths = ffi.from_buffer("uint16_t[]", self.lengths)
+        self.native.payload = ffi.from_buffer("uint8_t[]", self.payload)
+        self.native.entry_capacity = len(self.indices)
+        self.native.payload_capacity = len(self.payload)
         self.is_unacknowledged = False
         self.sends = 0
 
@@ -45,6 +71,16 @@ class BatchBuffer:
     def is_free(self) -> bool:
         """Whether nobody needs what is in it."""
         return not self.is_unacknowledged and self.sends == 0
+
+    def batch(self) -> PageBatch:
+        """Return what was written into it by `native`, as views of its memory."""
+        count = int(self.native.entry_count)
+        indices, lengths = self._indices[: 4 * count], self._lengths[: 2 * count]
+        payload = self._payload[: self.native.payload_bytes]
+        digest = bytes_digest(indices, lengths, payload)
+        return PageBatch(
+            count=count, indices=indices, lengths=lengths, payload=payload, digest=digest, buffer=self.number
+        )
 
 
 class BatchBuffers:
@@ -77,15 +113,17 @@ class BatchBuffers:
             self._buffers.append(buffer)
         else:
             raise LimitExceeded("batch buffers in use", limit=self.capacity, wanted=self.capacity + 1)
-        if not buffer.is_free:
+        if buffer.is_unacknowledged or buffer.sends:
             raise InternalError(f"batch buffer {buffer.number} was free and in use at once")
         buffer.is_unacknowledged = True
+        buffer.native.entry_count = buffer.native.payload_bytes = 0
         return buffer
 
     def give_back(self, buffer: BatchBuffer) -> None:
         """Take back a buffer that was lent and that no batch came out of."""
         buffer.is_unacknowledged = False
-        self._reclaim(buffer)
+        if not buffer.sends:
+            self._free.append(buffer)
 
     def sent(self, batch: PageBatch) -> None:
         """Note that the transport reads from this batch until it lets go; once per send."""
@@ -97,21 +135,20 @@ class BatchBuffers:
         if buffer.sends == 0:
             raise LocalProtocolError(f"batch buffer {buffer.number} was let go of more often than it was sent")
         buffer.sends -= 1
-        self._reclaim(buffer)
+        if not buffer.sends and not buffer.is_unacknowledged:
+            self._free.append(buffer)
 
-    def acknowledged(self, batch: PageBatch) -> None:
-        """Note that this batch need not be sent again: the backup has it, or its session is over."""
-        buffer = self._of(batch)
-        if not buffer.is_unacknowledged:
-            raise LocalProtocolError(f"batch buffer {buffer.number} was acknowledged twice")
-        buffer.is_unacknowledged = False
-        self._reclaim(buffer)
+    def acknowledged(self, *batches: PageBatch) -> None:
+        """Note that these batches need not be sent again: the backup has them, or their session is over."""
+        for batch in batches:
+            buffer = self._of(batch)
+            if not buffer.is_unacknowledged:
+                raise LocalProtocolError(f"batch buffer {buffer.number} was acknowledged twice")
+            buffer.is_unacknowledged = False
+            if not buffer.sends:
+                self._free.append(buffer)
 
     def _of(self, batch: PageBatch) -> BatchBuffer:
         if batch.buffer is None or not 0 <= batch.buffer < len(self._buffers):
             raise LocalProtocolError("this batch was not captured into this ring")
         return self._buffers[batch.buffer]
-
-    def _reclaim(self, buffer: BatchBuffer) -> None:
-        if buffer.is_free:
-            self._free.append(buffer)

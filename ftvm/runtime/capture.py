@@ -11,19 +11,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, cast
 
+from ftvm._native.bitmap import bitmap_indices
 from ftvm._native.digest import DigestTable
 from ftvm._native.memory import NativeMemory
-from ftvm.capture.pages import StagedCopy, capture_fused, encode_staged, page_indices
-from ftvm.capture.policy import CapturePolicy, Way
+from ftvm.capture.pages import CapturePolicy, StagedCopy, Way, capture_fused, encode_staged
 from ftvm.capture.ring import BatchBuffers
-from ftvm.capture.scrub import Scrub
-from ftvm.capture.shadow import Shadow
+from ftvm.capture.shadow import Scrub, Shadow
 from ftvm.checkpoint import Bitmap, Checkpoint, PageBatch
 from ftvm.config import Limits
 from ftvm.errors import GuestError, LimitExceeded, TrackingLost
 from ftvm.interfaces import Capability, Clock, Guest, ReplayableGuest
 from ftvm.protocol import effects as do
-from ftvm.protocol.reports import CaptureFailed, CutTaken, PagesCopied, RoundCollected
+from ftvm.protocol.reports import NOTHING_EMITTED, CaptureFailed, CutTaken, PagesCopied, RoundCollected
 from ftvm.runtime.runner import GuestRunner
 from ftvm.runtime.sink import NumberingSink
 from ftvm.units import PAGE_BYTES, Nanos, pages_to_bytes
@@ -221,7 +220,7 @@ class Capturer:
         paused_at = self._clock.now()
         self._runner.stall()
         captured, before = self._take(order), self._runner.engine
-        emitted = self._sink.drain()
+        emitted = self._sink.drain() if self._sink.items else NOTHING_EMITTED
         self._runner.use(order.engine)
         pause_ns = Nanos(self._clock.now() - paused_at)
         if not order.engine.stands_still:
@@ -244,13 +243,14 @@ class Capturer:
 
         Raises LimitExceeded, or GuestError: TrackingLost if a scrub found that a written page was not reported.
         """
-        shadow, guest = self._require_shadow(), self._guest
+        shadow, guest = self._shadow or self._require_shadow(), self._guest
         dirty = guest.collect_dirty()
         wanted = dirty if self._uncopied is None else dirty | self._uncopied  # rule: uncopied_pages_cut
         batches: tuple[PageBatch, ...] = ()
         try:
-            self._judge(dirty)
-            indices = page_indices(wanted)
+            if self._scrub is not None and self._scrub.suspects:
+                self._judge(self._scrub, dirty)
+            indices = bitmap_indices(wanted)
             way = self._policy.choose(len(indices))
             if way is Way.FUSED:
                 batches = capture_fused(self._memory, shadow, indices, limits=self._limits, buffers=self.buffers)
@@ -262,7 +262,7 @@ class Capturer:
                 raise LimitExceeded("bytes of device state", limit=limit, wanted=len(devices))
             position = cast("ReplayableGuest", guest).position if Capability.REPLAY in guest.can else None
         except BaseException:
-            self.forget(batches)
+            self.buffers.acknowledged(*batches)
             guest.restore_dirty(dirty)
             raise
         self._uncopied = None
@@ -283,7 +283,7 @@ class Capturer:
 
     def _finish(self, captured: _Captured, pause_ns: Nanos) -> Checkpoint:
         """Make the checkpoint of what was captured; the guest, which stood still for `pause_ns`, may run."""
-        shadow, batches = self._require_shadow(), captured.checkpoint.batches
+        shadow, batches = self._shadow or self._require_shadow(), captured.checkpoint.batches
         self._policy = self._policy.measured(captured.way, pages=len(captured.indices), pause_ns=pause_ns)
         if captured.way is Way.STAGED:
             batches = encode_staged(self._room(), shadow, limits=self._limits, buffers=self.buffers)
@@ -297,17 +297,10 @@ class Capturer:
             page_digests=shadow.page_digests(captured.indices) if captured.lists_pages else b"",
         )
 
-    # --- buffers ---------------------------------------------------------------------------------------------------
-
-    def forget(self, batches: tuple[PageBatch, ...]) -> None:
-        """Note that these batches need not be sent again."""
-        for batch in batches:
-            self.buffers.acknowledged(batch)
-
     # --- helpers ---------------------------------------------------------------------------------------------------
 
     def _begin_round(self) -> int:
-        self._round = page_indices(self._uncopied) if self._uncopied is not None else array("I")
+        self._round = bitmap_indices(self._uncopied) if self._uncopied is not None else array("I")
         self._round_done = 0
         return len(self._round)
 
@@ -317,9 +310,9 @@ class Capturer:
             self._cut_copy = StagedCopy(self._policy.staged_pages_max)
         return self._cut_copy
 
-    def _judge(self, dirty: Bitmap) -> None:
+    def _judge(self, scrub: Scrub, dirty: Bitmap) -> None:
         """Raise TrackingLost if pages that the last look found different were written, and not reported."""
-        missed = self._scrub.judge(dirty) if self._scrub is not None else ()
+        missed = scrub.judge(dirty)
         if missed:
             pages = ", ".join(map(str, missed[:8]))
             raise TrackingLost(f"{len(missed)} written pages were not reported, among them {pages}")

@@ -67,7 +67,7 @@ class Driver:
 
     A host that ends in order steps on while it `is_leaving`: it hands the guest over, or sees to it that the record
     does not name a host that is gone. `pulse` is the last heartbeat sent, while it may be repeated; another thread
-    reads it.
+    reads it. `let_go` takes note that the transport has let go of one send of a batch.
     """
 
     def __init__(
@@ -110,6 +110,7 @@ class Driver:
         self._capturer = Capturer(
             self._runner, guest, memory, self._sink, settings.limits, clock, lambda: self.view().must_stand_still
         )
+        self.let_go: Callable[[PageBatch], None] = self._capturer.buffers.let_go
         self._acts = self._acts_of()
         guest.attach(self._sink)
 
@@ -136,7 +137,7 @@ class Driver:
     def begin_step(self, now: Nanos) -> None:
         """Start a step, before the messages that have come are given."""
         if not self._is_halted:
-            self._report(STEP_BEGUN, now)
+            self._wanted += self.replica.step(STEP_BEGUN, now)
 
     @property
     def has_emitted(self) -> bool:
@@ -150,8 +151,9 @@ class Driver:
     def receive(self, peer: str, key: str | None, envelope: Envelope, message: Message, now: Nanos) -> None:
         """Take a message for this guest."""
         if not self._is_halted:
-            self._report(Received(peer, key, envelope, message), now)
-            self._perform()
+            self._wanted += self.replica.step(Received(peer, key, envelope, message), now)
+            if self._wanted:
+                self._perform()
 
     @property
     def partner(self) -> str | None:
@@ -172,10 +174,6 @@ class Driver:
         """Report that the transport could not send."""
         self._tell(TransportTrouble(at=self._clock.now(), guest_id=self.settings.guest_id, error=error))
 
-    def let_go(self, batch: PageBatch) -> None:
-        """Note that the transport has let go of one send of this batch."""
-        self._capturer.buffers.let_go(batch)
-
     def step(self, now: Nanos, *, is_round: bool = True, has_input: bool = True) -> Nanos | None:
         """Do what has come and what is due; return when to be called again if nothing comes before (None: only when
         something comes).
@@ -189,17 +187,19 @@ class Driver:
             self._is_asking = False
             self._report(answer, now)
             self._perform()
-        if has_input:
-            self._runner.deliver(self._world.receive(self.settings.limits.inputs_per_step))
-        if self._runner.has_work:
+        if has_input and (inputs := self._world.receive(self.settings.limits.inputs_per_step)):
+            self._runner.deliver(inputs)
+        if self._runner.follower is not None and self._runner.has_work:
             for report in self._runner.follow_on():
                 self._report(report, now)
             self._perform()
         if self._capturer.is_warming_up and self._capturer.warm_up(self._memory.digests):
             self._report(ShadowWarmed(), now)
-        self._take_outputs(now)
-        self._report(TICK, now)
-        self._perform()
+        if self._sink.items:
+            self._take_outputs(now)
+        self._wanted += self.replica.step(TICK, now)
+        if self._wanted:
+            self._perform()
         if is_round:
             for reason in self._sink.take_warnings():
                 self._tell(GuestWarned(at=now, guest_id=self.settings.guest_id, reason=reason))
@@ -207,21 +207,22 @@ class Driver:
             self._check_guest(now)
         if self._stop is not None:
             self._end_if_over()
-        if self._has_ended():
+        return self._settled(now)
+
+    def _settled(self, now: Nanos) -> Nanos | None:
+        """End a step: go by what the replica is now, and ask what it wants to ask; return when the next is due."""
+        if self._is_halted:
             return None
         self._settle()
         request = self.replica.next_request(now)
         if request is not None:
             self._is_asking = True
             self._arbiter.submit(request)
-        is_busy = self._capturer.is_warming_up or self._runner.has_work
+        is_busy = self._capturer.is_warming_up or (self._runner.follower is not None and self._runner.has_work)
         return now if is_busy else self.replica.deadline(now)
 
-    def _has_ended(self) -> bool:
-        return self._is_halted
-
     def _settle(self) -> None:
-        """Go by what the replica is now: the guest runs or stands still, the pulse may be repeated or not."""
+        """The guest runs or stands still, the pulse may be repeated or not: as the replica says now."""
         view = self.replica.view()
         if self.failure is not None or not view.may_beat:
             self.pulse = None
@@ -382,7 +383,7 @@ class Driver:
         self._world.announce()
 
     def _forget(self, effect: do.Forget) -> None:
-        self._capturer.forget(effect.batches)
+        self._capturer.buffers.acknowledged(*effect.batches)
         self._packer.acknowledged(effect.batches)
 
     def _begin_warm_up(self, _: do.WarmUp) -> None:

@@ -71,29 +71,29 @@ class Endpoint:
     def sender_for(self, guest_id: str) -> Callable[[str, Lane, list[Buffer], PageBatch | None], bool]:
         """Return what the driver of `guest_id` sends with."""
 
+        driver_of, on_its_way, transport = self._drivers, self._on_its_way, self._transport
+
         def send(peer: str, lane: Lane, frames: list[Buffer], batch: PageBatch | None) -> bool:
-            driver = self._drivers[guest_id]
-            if batch is None:
-                return self._send(driver, peer, lane, frames, None)
-            self._token += 1
-            self._on_its_way[self._token] = _OnItsWay(driver, batch)
-            if self._send(driver, peer, lane, frames, self._token):
-                return True
-            del self._on_its_way[self._token]
-            return False
+            token = None
+            if batch is not None:
+                token = self._token = self._token + 1
+                on_its_way[token] = _OnItsWay(driver_of[guest_id], batch)
+            try:
+                is_taken = transport.send(peer, lane, frames, token)
+            except TransportError as wrong:
+                is_taken = False
+                self._tell_trouble(driver_of[guest_id], str(wrong))
+            if token is not None and not is_taken:
+                del on_its_way[token]
+            return is_taken
 
         return send
 
-    def _send(self, driver: Driver, peer: str, lane: Lane, frames: list[Buffer], token: int | None) -> bool:
-        """Send, or lose the message and say why: that is for heartbeats to judge, not a reason to stop a guest."""
-        try:
-            return self._transport.send(peer, lane, frames, token)
-        except TransportError as wrong:
-            error = str(wrong)
-            if error not in self._troubles and len(self._troubles) < _TROUBLES_TOLD_MAX:
-                self._troubles.add(error)
-                driver.tell_trouble(error)
-            return False
+    def _tell_trouble(self, driver: Driver, error: str) -> None:
+        """Say why a message was lost: that is for heartbeats to judge, not a reason to stop a guest."""
+        if error not in self._troubles and len(self._troubles) < _TROUBLES_TOLD_MAX:
+            self._troubles.add(error)
+            driver.tell_trouble(error)
 
     def step(self, now: Nanos, ready: Collection[int] | None = None) -> Nanos | None:
         """Do what was signalled and what is due, for every driver; return when to be called again if nothing comes
@@ -222,4 +222,7 @@ class Endpoint:
         """Refuse somebody for whom there is no driver here, in the name of the guest that was asked for."""
         envelope = Envelope(guest_id=guest_id, sender="?", session=None, record=NO_RECORD, released=0)
         for driver in islice(self._drivers.values(), 1):
-            self._send(driver, delivery.peer, Lane.CONTROL, encode(envelope, refuse), None)
+            try:
+                self._transport.send(delivery.peer, Lane.CONTROL, encode(envelope, refuse))
+            except TransportError as wrong:
+                self._tell_trouble(driver, str(wrong))

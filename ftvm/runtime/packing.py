@@ -26,11 +26,11 @@ class Packer:
 
     def pack(self, batch: PageBatch, *, is_first_copy: bool) -> PageBatch:
         """Return the batch as it is to be sent: packed if that pays."""
-        began = self._clock.now()
         if not self.policy.should_pack(is_first_copy=is_first_copy):
             self.policy = self.policy.sent_unpacked()
             packed = batch
         else:
+            began = self._clock.now()
             packed = pack_batch(batch)
             took_ns = Nanos(self._clock.now() - began)
             before, after = len(batch.payload), len(packed.payload)
@@ -41,6 +41,8 @@ class Packer:
 
     def acknowledged(self, batches: tuple[PageBatch, ...]) -> None:
         """Learn from batches that were acknowledged together."""
+        if not self._sent_at:
+            return
         known = [self._sent_at.pop(batch.buffer) for batch in batches if batch.buffer in self._sent_at]
         if not known:
             return

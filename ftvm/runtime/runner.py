@@ -36,6 +36,7 @@ class GuestRunner:
 
     engine        the one under which it runs; None before the first run
     stops_itself  the guest pauses itself behind each output
+    follower      leads the guest along the log; None where it does not follow
     """
 
     def __init__(self, guest: Guest, sink: NumberingSink, memory: CommittedMemory) -> None:
@@ -46,7 +47,7 @@ class GuestRunner:
         self._guest = guest
         self._sink = sink
         self._memory = memory
-        self._follower: Follower | None = None
+        self.follower: Follower | None = None
 
     # --- running ---------------------------------------------------------------------------------------------------
 
@@ -64,7 +65,7 @@ class GuestRunner:
         return Emitted((), [(output, 0) for output, _ in made])
 
     def _reach_end_of_log(self, effect: do.Run) -> None:
-        follower, self._follower = self._follower, None
+        follower, self.follower = self.follower, None
         if follower is not None:
             follower.finish()
         else:
@@ -131,7 +132,7 @@ class GuestRunner:
     def pause_for_good(self) -> None:
         """Pause the guest, which is no longer this host's to run; what it would still emit is dropped."""
         self.is_running = False
-        self._follower = None
+        self.follower = None
         self._pause_anyhow()
         self._sink.close()
 
@@ -139,7 +140,7 @@ class GuestRunner:
 
     def load(self, effect: do.Load) -> StateLoaded | LoadFailed:
         """Load a committed state into the paused guest; one that follows has it already."""
-        if self._follower is not None:
+        if self.follower is not None:
             return StateLoaded()
         try:
             self._pause_anyhow()
@@ -164,34 +165,34 @@ class GuestRunner:
         except GuestError as wrong:
             return GuestDiverged(do.Difference(reason=f"the first copy does not load: {wrong}"))
         self._sink.open(effect.output_next, 1, is_logging=False)
-        self._follower = Follower(cast("ReplayableGuest", self._guest), self._memory, self._sink)
+        self.follower = Follower(cast("ReplayableGuest", self._guest), self._memory, self._sink)
         return None
 
     def lead_along(self, items: Iterable[LogRecord | Checkpoint]) -> None:
         """Have the guest follow. There is none if the first copy did not load: then the role ends with this step."""
-        if self._follower is not None:
-            self._follower.add(items)
+        if self.follower is not None:
+            self.follower.add(items)
 
     @property
     def has_work(self) -> bool:
         """Whether a part of the log waits to be executed."""
-        return self._follower is not None and self._follower.has_work
+        return self.follower is not None and self.follower.has_work
 
     def follow_on(self) -> Iterable[Report]:
         """Execute a portion of what waits, and report what came of it."""
-        if self._follower is None:
+        if self.follower is None:
             return
-        outcome = self._follower.advance()
+        outcome = self.follower.advance()
         outputs = [output for output, _ in self._sink.drain().outputs]
         if outputs:
             yield LogFollowed(outputs)
         if isinstance(outcome, do.Difference):
-            self._follower = None
+            self.follower = None
             yield GuestDiverged(outcome)
         elif outcome is not None:
             yield GuestAgreed(outcome)
 
     def rest(self) -> None:
         """Follow no longer."""
-        self._follower = None
+        self.follower = None
         self._sink.close()

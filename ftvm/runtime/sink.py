@@ -23,10 +23,22 @@ _TIMES_KEPT: Final = 4_096
 class NumberingSink:
     """Counts outputs over all channels, and log records. What comes while it is closed is thrown away.
 
-    `items` holds what has come since the last drain; only whether there is anything is for others to see.
+    items        what has come since the last drain; only whether there is anything is for others to see
+    output_next  the number of the next output; `log_index` the index of the last log record; exact only while the guest
+                 is paused
     """
 
-    __slots__ = ("_clock", "_is_logging", "_is_open", "_log_next", "_next", "_times", "_wake", "_warnings", "items")
+    __slots__ = (
+        "_clock",
+        "_is_logging",
+        "_is_open",
+        "_times",
+        "_wake",
+        "_warnings",
+        "items",
+        "log_index",
+        "output_next",
+    )
 
     def __init__(self, wake: Callable[[], None], clock: Clock) -> None:
         """Call `wake` whenever something has come to an empty sink; `clock` says when each output was made."""
@@ -35,27 +47,17 @@ class NumberingSink:
         self._times: deque[tuple[int, Nanos]] = deque(maxlen=_TIMES_KEPT)
         self._wake = wake
         self._clock = clock
-        self._next = 1
-        self._log_next = 1
+        self.output_next = 1
+        self.log_index = 0
         self._is_open = False
         self._is_logging = False
-
-    @property
-    def output_next(self) -> int:
-        """The number of the next output; exact only while the guest is paused."""
-        return self._next
-
-    @property
-    def log_index(self) -> int:
-        """The index of the last log record; exact only while the guest is paused."""
-        return self._log_next - 1
 
     def open(self, output_next: int, log_next: int, *, is_logging: bool) -> None:
         """Let outputs in, and log records if `is_logging`; the next ones get these numbers."""
         self.items.clear()
         self._times.clear()
-        self._next = output_next
-        self._log_next = log_next
+        self.output_next = output_next
+        self.log_index = log_next - 1
         self._is_logging = is_logging
         self._is_open = True
 
@@ -72,8 +74,8 @@ class NumberingSink:
         """Take one output from the guest; if inputs are logged, log where it was made."""
         if not self._is_open:
             return
-        number = self._next
-        self._next += 1
+        number = self.output_next
+        self.output_next += 1
         self._times.append((number, self._clock.now()))
         if self._is_logging and position is not None:
             self._log(LogKind.OUTPUT, position, amount=number)
@@ -132,12 +134,12 @@ class NumberingSink:
     def _log(
         self, kind: LogKind, position: GuestPosition, *, amount: int = 0, channel: str = "", payload: bytes = b""
     ) -> None:
-        index = self._log_next
-        self._log_next += 1
+        self.log_index += 1
+        index = self.log_index
         self._put(LogRecord(index=index, kind=kind, position=position, amount=amount, channel=channel, payload=payload))
 
     def _put(self, item: Output | LogRecord) -> None:
         is_first = not self.items
-        self.items.append((item, self._log_next - 1))  # rule: output_needs_its_record
+        self.items.append((item, self.log_index))  # rule: output_needs_its_record
         if is_first:
             self._wake()

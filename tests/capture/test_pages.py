@@ -2,13 +2,12 @@ import random
 from array import array
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ftvm._native.memory import NativeMemory
-from ftvm.capture.pages import SECOND_THREAD_PAGES, StagedCopy, capture_fused, encode_staged, page_indices
+from ftvm.capture.pages import StagedCopy, capture_fused, encode_staged
 from ftvm.capture.shadow import Shadow
-from ftvm.checkpoint import Bitmap
 from ftvm.config import Limits
 from ftvm.encode.delta import DELTA_BYTES_MAX
 from ftvm.errors import ConfigError, LimitExceeded, LocalProtocolError
@@ -70,30 +69,6 @@ def test_more_than_one_batch_is_cut_within_its_bounds(staged: bool) -> None:
     world.committed.verify(batches, world.shadow.memory_digest)
     world.committed.commit(batches)
     assert world.backup_regions == world.regions
-
-
-@given(st.integers(0, 1 << 32), st.integers(SECOND_THREAD_PAGES, SECOND_THREAD_PAGES + 400), st.booleans())
-@settings(max_examples=15, deadline=None)
-def test_two_threads_capture_what_one_does(seed: int, dirty_count: int, is_dense: bool) -> None:
-    limits = Limits(batch_bytes=1 << 16, staging_bytes=1 << 24)
-    one, two = World((500, 1000), limits), World((500, 1000), limits)
-    rng = random.Random(seed)
-    dirty = array("I", sorted(rng.sample(range(1500), dirty_count)))
-    for page in dirty:
-        data = rng.randbytes(4000 if is_dense else rng.randrange(100))
-        one.write(page, 30, data)
-        two.write(page, 30, data)
-
-    expected = one.capture(dirty)
-    batches = capture_fused(two.memory, two.shadow, dirty, limits=limits, buffers=two.buffers, has_second_thread=True)
-
-    assert two.shadow.memory_digest == one.shadow.memory_digest
-    assert b"".join(batch.payload for batch in batches) == b"".join(batch.payload for batch in expected)
-    two.committed.verify(batches, two.shadow.memory_digest)
-    two.committed.commit(batches)
-    assert two.backup_regions == one.regions
-    two.free(batches)
-    assert two.buffers.in_use == 0
 
 
 def test_page_that_stays_raw_is_still_right_when_it_calms_down() -> None:
@@ -228,7 +203,3 @@ def test_more_pages_than_a_staged_copy_has_room_for_are_refused() -> None:
 
     with pytest.raises(LimitExceeded, match="staged copy"):
         StagedCopy(2).gather(memory, array("I", [0, 1, 2]))
-
-
-def test_page_indices_are_those_of_the_bitmap() -> None:
-    assert list(page_indices(Bitmap.full([2, 3]))) == [0, 1, 2, 3, 4]

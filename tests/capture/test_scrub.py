@@ -2,8 +2,7 @@ from array import array
 
 import pytest
 
-from ftvm.capture.scrub import Scrub
-from ftvm.capture.shadow import Shadow
+from ftvm.capture.shadow import Scrub, Shadow
 from ftvm.checkpoint import Bitmap
 from ftvm.errors import ConfigError
 

@@ -52,10 +52,10 @@ LONG_MODULES: Final[dict[str, int]] = {}
 LONG_FUNCTIONS: Final[dict[str, int]] = {}
 """What is longer nevertheless, as {"file" or "file:function": lines}: each a debt. There is no debt today."""
 
-CHECKPOINT_FILES: Final = {"remus": 47, "kemari": 47}
+CHECKPOINT_FILES: Final = {"remus": 45, "kemari": 45}
 """Distinct files that one checkpoint crosses, both hosts together. The design's target is 25."""
 
-OUTPUT_CALLS: Final = {"kemari": 344, "hybrid": 211}
+OUTPUT_CALLS: Final = {"kemari": 304, "hybrid": 195}
 """Calls of ftvm's functions on the primary from the emission of an output until it has left. The target is 60."""
 
 _NO_CODE: Final = {

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ftvm._native.memory import NativeMemory
-from ftvm.capture.policy import CapturePolicy, Way
+from ftvm.capture.pages import CapturePolicy, Way
 from ftvm.checkpoint import Checkpoint
 from ftvm.config import Limits
 from ftvm.encode.apply import CommittedMemory
@@ -53,7 +53,7 @@ class Primary:
     def report(self, order: Cut = ORDER) -> CaptureReport:
         report = self.capturer.capture(order)
         if isinstance(report, CutTaken):
-            self.capturer.forget(report.checkpoint.batches)
+            self.capturer.buffers.acknowledged(*report.checkpoint.batches)
         return report
 
     def cut(self, order: Cut = ORDER) -> Checkpoint:
