@@ -18,6 +18,7 @@ import pytest
 import ftvm
 
 from ..walk.routes import walk_checkpoint, walk_output
+from ..walk.turns import calls_of_a_request
 
 ROOT: Final = Path(ftvm.__file__).parent
 
@@ -57,6 +58,9 @@ CHECKPOINT_FILES: Final = {"remus": 45, "kemari": 45}
 
 OUTPUT_CALLS: Final = {"kemari": 304, "hybrid": 195}
 """Calls of ftvm's functions on the primary from the emission of an output until it has left. The target is 60."""
+
+GUEST_CALLS: Final = 6
+"""Calls of ftvm's functions and of the C core in the built-in machine's own thread to answer one request."""
 
 _NO_CODE: Final = {
     tokenize.COMMENT,
@@ -203,4 +207,13 @@ def test_an_output_costs_the_primary_no_more_calls(engine: str) -> None:
         f"an output under {engine} costs the primary {calls} calls of ftvm's functions, {allowed} are allowed: compare "
         f"`python -m tests.walk output --engine {engine}` before and after, and take out what is called for nothing; "
         f"or raise OUTPUT_CALLS here and say why in the commit"
+    )
+
+
+def test_a_request_costs_the_guests_thread_no_more_calls() -> None:
+    calls = calls_of_a_request()
+
+    assert 0 < calls.total() <= GUEST_CALLS, (
+        f"a request costs the guest's thread {calls.total()} calls, {GUEST_CALLS} are allowed: {dict(calls)}; "
+        f"do in the C core what needs no Python (ftvm/_native/turn.c), or raise GUEST_CALLS and say why in the commit"
     )

@@ -1,4 +1,4 @@
-"""The built-in machine as a `Guest`: its own thread runs it, gives it inputs between runs, and emits its outputs.
+"""The built-in machine as a `Guest`: its own thread stays in the C core (turn.py), and comes back with what it did.
 
 It promises that `pause` returns with the machine between two instructions and all outputs made so far emitted, in
 order; that an input given while the machine waits is taken at once; and that while the hart waits, the machine's time
@@ -7,30 +7,22 @@ yet taken by the machine are not part of its state: they may be lost at a takeov
 """
 
 import threading
-from collections import deque
 from collections.abc import Callable
 from os import urandom
 from pathlib import Path
 from typing import Final
 
 from ftvm.checkpoint import END_CHANNEL, Bitmap, Geometry, GuestPosition, LogKind, LogRecord, RegionShape
-from ftvm.errors import ClosedError, ConfigError, GuestError, LocalProtocolError
+from ftvm.errors import ClosedError, GuestError, LocalProtocolError
 from ftvm.guests.elf import parse_elf
 from ftvm.guests.files import disk_bytes, fill_disk, read_program_file
 from ftvm.guests.riscv.machine import RAM_BASE, EndedBy, FlaggedMemory, Machine, MachineShape, StopReason
+from ftvm.guests.riscv.turn import CLOSED, ENDED, ENTROPY, ENTROPY_BYTES_MAX, INPUT, OUTPUT, Turn
 from ftvm.interfaces import Capability, Clock, OutputSink, Region
 
 __all__ = ["DEFAULT_MAC", "RiscvGuest"]
 
 DEFAULT_MAC: Final = bytes.fromhex("525400123456")
-_RUN_INSTRUCTIONS: Final = 1_000_000
-"""One run; outputs, inputs and `pause` end it sooner."""
-_RUN_INSTRUCTIONS_FED: Final = 20_000
-"""One run while inputs wait that the machine had no room for."""
-_FRAMES_WAITING_MAX: Final = 1_024
-_CONSOLE_WAITING_MAX: Final = 65_536
-_ENTROPY_BYTES_MAX: Final = 4_096
-_NANOS: Final = 1_000_000_000
 
 
 class RiscvGuest:
@@ -46,6 +38,7 @@ class RiscvGuest:
                             draw is an input, logged for replay. None for no entropy device
     command_line            given to the program in the device tree (/chosen, bootargs)
     instructions_per_second how fast the machine's time goes while the hart waits; the default keeps mtime at 10 MHz
+    clock                   not used any more: the C core reads the host's monotonic clock
 
     Memory, card, size of the disk and presence of the entropy device must be equal on both hosts. Raises ConfigError or
     ImageError, before a thread is started.
@@ -55,7 +48,7 @@ class RiscvGuest:
         self,
         program: bytes | str | Path | None,
         *,
-        clock: Clock,
+        clock: Clock | None = None,
         memory_bytes: int = 64 << 20,
         mac: bytes | None = DEFAULT_MAC,
         disk: bytes | int | str | Path = 0,
@@ -63,8 +56,7 @@ class RiscvGuest:
         command_line: str = "",
         instructions_per_second: int = 100_000_000,
     ) -> None:
-        if instructions_per_second <= 0:
-            raise ConfigError("instructions_per_second must be more than 0")
+        del clock
         shape = MachineShape(
             ram_bytes=memory_bytes, mac=mac, disk_bytes=disk_bytes(disk), has_entropy=entropy is not None
         )
@@ -73,24 +65,12 @@ class RiscvGuest:
             image = program if isinstance(program, bytes) else read_program_file(Path(program))
             self._machine.boot(parse_elf(image, ram_base=RAM_BASE, ram_bytes=memory_bytes), command_line=command_line)
             fill_disk(disk, self._machine.disk)
-        self._clock = clock
+        self._turn = Turn(self._machine, ticks_per_second=instructions_per_second)
         self._entropy = entropy
-        self._ticks_per_second = instructions_per_second
         self._sink: OutputSink | None = None
         self._failure: str | None = None
         self._has_told_end = False
-        self._stops_at_output = False
-        # guarded by _changed: what the thread shall do, what it does, and what waits for the machine
-        self._changed = threading.Condition()
-        self._is_wanted = False
         self._is_closing = False
-        self._is_running = False
-        self._is_fresh = False
-        self._frames: deque[bytes] = deque()
-        self._console = bytearray()
-        # the thread's own: the clock's time at which the machine's time was so many ticks
-        self._anchor_ns = 0
-        self._anchor_ticks = 0
         self._thread = threading.Thread(target=self._main, name="riscv-guest", daemon=True)
         self._thread.start()
 
@@ -173,51 +153,32 @@ class RiscvGuest:
     def stop_at_output(self, is_wanted: bool) -> None:
         """Pause by itself behind each instruction that makes an output, once that is emitted. Only while paused."""
         self._require_paused("stop_at_output")
-        self._stops_at_output = is_wanted
+        self._turn.stop_at_output(is_wanted)
 
     def resume(self) -> None:
         """Let it run. Idempotent."""
-        with self._changed:
-            if self._is_closing:
-                raise ClosedError("the guest is closed")
-            self._attached()
-            if self._is_wanted or self._failure is not None:
-                return
-            self._is_wanted = True
-            self._changed.notify_all()
+        if self._is_closing:
+            raise ClosedError("the guest is closed")
+        self._attached()
+        if self._failure is None:
+            self._turn.resume()
 
     def pause(self) -> None:
         """Return when the machine stands between two instructions and all its outputs are emitted. Idempotent."""
-        with self._changed:
-            self._is_wanted = False
-            self._machine.stop()
-            self._changed.notify_all()
-            if threading.current_thread() is not self._thread:
-                self._changed.wait_for(lambda: not self._is_running)
+        self._turn.pause(waits=threading.current_thread() is not self._thread)
 
     def close(self) -> None:
-        """StopReason it and join its thread. Idempotent."""
+        """Stop it and join its thread. Idempotent."""
         self.pause()
-        with self._changed:
-            self._is_closing = True
-            self._changed.notify_all()
+        self._is_closing = True
+        self._turn.close()
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
     def deliver(self, channel: str, payload: bytes) -> None:
         """Give it a frame ("net0") or keys ("console"); dropped when too much waits already, or nobody knows the
         channel."""
-        with self._changed:
-            if channel == "net0" and len(self._frames) < _FRAMES_WAITING_MAX:
-                self._frames.append(bytes(payload))
-            elif channel == "console" and len(self._console) + len(payload) <= _CONSOLE_WAITING_MAX:
-                self._console += payload
-            else:
-                return
-            self._is_fresh = True
-            if self._is_running:
-                self._machine.stop()
-            self._changed.notify_all()
+        self._turn.deliver(channel, bytes(payload))
 
     def collect_dirty(self) -> Bitmap:
         """Get and clear the set of pages written since the last call."""
@@ -256,123 +217,63 @@ class RiscvGuest:
         return (self._machine.ram,) if disk is None else (self._machine.ram, disk)
 
     def _require_paused(self, what: str) -> None:
-        if (self._is_wanted or self._is_running) and threading.current_thread() is not self._thread:
+        if threading.current_thread() is not self._thread and self._turn.is_busy:
             raise LocalProtocolError(f"{what} needs the guest paused")
 
     # --- its thread ---
 
     def _main(self) -> None:
         try:
-            while self._wait_until_wanted():
-                self._run_once()
+            while (why := self._turn.go()) != CLOSED:
+                if why == ENTROPY:
+                    self._draw()
+                else:
+                    self._hand_on()
+                if why == ENDED:
+                    self._end()
         finally:
-            with self._changed:
-                if not self._is_closing:
-                    self._failure = self._failure or "the guest's thread ended by an error"
-                self._is_running = False
-                self._changed.notify_all()
+            if not self._is_closing:
+                self._failure = self._failure or "the guest's thread ended by an error"
+            self._turn.leave()
 
-    def _wait_until_wanted(self) -> bool:
-        """Stand still while the guest is paused; return False when it is closed."""
-        with self._changed:
-            if self._is_wanted and not self._is_closing:
-                return True
-            self._is_running = False
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: self._is_wanted or self._is_closing)
-            if self._is_closing:
-                return False
-            self._is_running = True
-        self._anchor()
-        return True
+    def _draw(self) -> None:
+        wanted = min(self._machine.entropy_wanted(), ENTROPY_BYTES_MAX)
+        self._turn.draw(self._entropy(wanted) if self._entropy is not None else b"")
 
-    def _anchor(self) -> None:
-        self._anchor_ns = self._clock.now()
-        self._anchor_ticks = self._machine.position.ticks
+    def _hand_on(self) -> None:
+        """Tell the sink what the machine took and said, and how its clock moved."""
+        sink = self._attached()
+        for kind, channel, position, ticks, payload in self._turn.rows():
+            if kind == OUTPUT:
+                sink.emit(channel, payload, position)
+            elif kind == INPUT:
+                sink.took_input(position, channel, payload)
+            else:
+                sink.moved_clock(position, ticks)
 
-    def _run_once(self) -> None:
-        self._feed()
-        instructions = _RUN_INSTRUCTIONS_FED if self._frames or self._console else _RUN_INSTRUCTIONS
-        stop = self._machine.run(instructions, stop_at_output=True)
-        has_spoken = self._emit()
-        if stop is StopReason.FINISHED:
+    def _end(self) -> None:
+        """Say that the program has ended, and why it can never run again."""
+        self._tell_end()
+        if self._machine.ended_by is not EndedBy.NOBODY:
             self._failure = f"the program ended with code {self._machine.exit_code}"
-        elif stop is StopReason.STUCK:
+        else:
             self._failure = f"the program has no trap handler where it says, at {self._machine.register(32):#x}"
-        if self._failure is not None or (has_spoken and self._stops_at_output):
-            with self._changed:
-                self._is_wanted = False
-        elif stop is StopReason.IDLE and not self._feed():
-            self._wait_idle()
 
-    def _feed(self) -> bool:
-        """Give the machine as much of what waits as it can take now, and tell the sink. Return whether it took any."""
-        here, sink = self.position, self._attached()
-        taken = self._feed_entropy(here)
-        with self._changed:
-            self._is_fresh = False
-            while self._frames and self._machine.receive_frame(self._frames[0]):
-                sink.took_input(here, "net0", self._frames.popleft())
-                taken = True
-            keys = self._machine.receive_console(bytes(self._console)) if self._console else 0
-            if keys:
-                sink.took_input(here, "console", bytes(self._console[:keys]))
-                del self._console[:keys]
-                taken = True
-        return taken
-
-    def _feed_entropy(self, here: GuestPosition) -> bool:
-        wanted = min(self._machine.entropy_wanted(), _ENTROPY_BYTES_MAX)
-        if not wanted or self._entropy is None:
-            return False
-        content = self._entropy(wanted)
-        taken = self._machine.receive_entropy(content)
-        if taken:
-            self._attached().took_input(here, "entropy", content[:taken])
-        return taken > 0
-
-    def _emit(self) -> bool:
-        """Emit what the run said, its own end too; return whether it said anything."""
-        outputs = self._machine.take_outputs()
-        for output in outputs:
-            self._attached().emit(output.channel, output.payload, self.position)
-        ends_now = self._has_ended_well() and not self._has_told_end
-        if ends_now:
+    def _tell_end(self) -> None:
+        if self._has_ended_well() and not self._has_told_end:
             self._has_told_end = True
             self._attached().emit(END_CHANNEL, b"the program ended with code 0", self.position)
-        return bool(outputs) or ends_now
 
     def _has_ended_well(self) -> bool:
         return self._machine.ended_by is not EndedBy.NOBODY and self._machine.exit_code == 0
+
+    def _emit(self) -> None:
+        """Emit what a run under `run_until` said, its own end too."""
+        for output in self._machine.take_outputs():
+            self._attached().emit(output.channel, output.payload, self.position)
+        self._tell_end()
 
     def _attached(self) -> OutputSink:
         if self._sink is None:
             raise LocalProtocolError("attach a sink for the guest's outputs before it runs")
         return self._sink
-
-    def _wait_idle(self) -> None:
-        """Wait for an input or the timer, then let the machine's time catch up with the clock's."""
-        ahead_ticks = -self._ticks_behind()
-        if ahead_ticks > 0:
-            self._anchor()  # it computed faster than its time goes: a wait still takes as long as it says
-        ticks_max = self._machine.idle_max()
-        with self._changed:
-            if ticks_max is None:
-                self._changed.wait_for(self._is_disturbed)
-            else:
-                ticks_left = ticks_max - self._ticks_behind()
-                seconds_left = max(0, ticks_left) / self._ticks_per_second
-                self._changed.wait_for(self._is_disturbed, min(seconds_left, threading.TIMEOUT_MAX))
-        passed = max(0, self._ticks_behind())
-        passed = passed if ticks_max is None else min(passed, ticks_max)
-        if passed:
-            self._attached().moved_clock(self.position, passed)
-            self._machine.idle(passed)
-
-    def _is_disturbed(self) -> bool:
-        return self._is_fresh or not self._is_wanted or self._is_closing
-
-    def _ticks_behind(self) -> int:
-        """Return how many ticks the machine's time is behind the clock's, since they were last made equal."""
-        elapsed = (self._clock.now() - self._anchor_ns) * self._ticks_per_second // _NANOS
-        return elapsed - (self._machine.position.ticks - self._anchor_ticks)

@@ -212,6 +212,11 @@ class Machine:
             )
         )
 
+    @property
+    def native(self) -> Any:
+        """The machine of riscv.h, for the thread that runs it (turn.py)."""
+        return self._machine
+
     def run(self, instructions: int, *, stop_at_output: bool = False, is_cached: bool = True) -> StopReason:
         """Run until so many more instructions are retired, or until something else ends it; releases the GIL."""
         options = lib.FTVM_RISCV_STOP_AT_OUTPUT if stop_at_output else 0

@@ -1,0 +1,114 @@
+"""The built-in machine's thread as the C core offers it: one call waits, takes inputs, runs, and tells in rows what
+happened.
+
+The only wrapper of the native noun `turn` (ftvm/_native/turn.h is the manual). `go`, `rows` and `draw` are for the
+machine's own thread; all else may be called from any.
+"""
+
+import mmap
+import struct
+from typing import Any, Final, NamedTuple
+
+from ftvm._native import ffi, lib
+from ftvm.checkpoint import GuestPosition
+from ftvm.errors import ConfigError, InternalError
+from ftvm.guests.riscv.machine import Machine
+
+__all__ = ["CLOCK", "CLOSED", "ENDED", "ENTROPY", "ENTROPY_BYTES_MAX", "INPUT", "OUTPUT", "Row", "Turn"]
+
+CLOSED: Final = int(lib.FTVM_TURN_CLOSED)
+ENTROPY: Final = int(lib.FTVM_TURN_ENTROPY)
+ENDED: Final = int(lib.FTVM_TURN_ENDED)
+"""Why `go` returned; else because there are rows."""
+
+INPUT: Final = int(lib.FTVM_TURN_INPUT)
+OUTPUT: Final = int(lib.FTVM_TURN_OUTPUT)
+CLOCK: Final = int(lib.FTVM_TURN_CLOCK)
+
+ENTROPY_BYTES_MAX: Final = int(lib.FTVM_TURN_ENTROPY_MAX)
+_TICKS_MAX: Final = int(lib.FTVM_TURN_TICKS_MAX)
+_ROW: Final = struct.Struct("<IIQQQII")
+_NUMBERS: Final = {
+    "console": int(lib.FTVM_RISCV_CHANNEL_CONSOLE),
+    "net0": int(lib.FTVM_RISCV_CHANNEL_NET),
+    "entropy": int(lib.FTVM_TURN_CHANNEL_ENTROPY),
+}
+_CHANNELS: Final = {number: channel for channel, number in _NUMBERS.items()}
+
+
+class Row(NamedTuple):
+    """One thing that happened at a position: an INPUT, an OUTPUT, or a step of the CLOCK by so many ticks."""
+
+    kind: int
+    channel: str
+    position: GuestPosition
+    ticks: int
+    payload: bytes
+
+
+class Turn:
+    """What runs a machine. It is born paused."""
+
+    def __init__(self, machine: Machine, *, ticks_per_second: int) -> None:
+        """Take a machine over. Raises ConfigError if its time would go backwards, stand still, or go too fast."""
+        if not 0 < ticks_per_second <= _TICKS_MAX:
+            raise ConfigError(f"instructions_per_second must be 1 to {_TICKS_MAX}, not {ticks_per_second}")
+        self._machine = machine
+        self._memory = mmap.mmap(-1, lib.ftvm_turn_bytes(), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._pointer = ffi.from_buffer("uint8_t[]", self._memory, require_writable=True)
+        self._turn: Any = lib.ftvm_turn_init(self._pointer, machine.native, ticks_per_second, machine.shape.has_entropy)
+        if self._turn == ffi.NULL:
+            raise InternalError("the system has no lock for the machine's thread")
+        self._length = ffi.new("size_t *")
+
+    def go(self) -> int:
+        """Run until there is something to hand on, or it is closed; return CLOSED, ENTROPY, ENDED or another number:
+        there are rows. Releases the GIL."""
+        return int(lib.ftvm_turn_go(self._turn))
+
+    def leave(self) -> None:
+        """Say that `go` will not be called again."""
+        lib.ftvm_turn_leave(self._turn)
+
+    def rows(self) -> list[Row]:
+        """Take what happened, in order."""
+        start = lib.ftvm_turn_rows(self._turn, self._length)
+        told = bytes(ffi.buffer(start, self._length[0]))
+        rows, at = [], 0
+        while at < len(told):
+            kind, channel, retired, idled, ticks, length, _ = _ROW.unpack_from(told, at)
+            at += _ROW.size
+            position = GuestPosition(retired, idled)
+            rows.append(Row(kind, _CHANNELS[channel], position, ticks, told[at : at + length]))
+            at += (length + 7) // 8 * 8
+        return rows
+
+    def draw(self, content: bytes) -> None:
+        """Give the random bytes that were asked for."""
+        lib.ftvm_turn_draw(self._turn, content, len(content))
+
+    def resume(self) -> None:
+        """Let it run."""
+        lib.ftvm_turn_resume(self._turn)
+
+    def pause(self, *, waits: bool) -> None:
+        """Have it pause; with `waits`, return when it has, and what it did is handed on."""
+        lib.ftvm_turn_pause(self._turn, waits)
+
+    def stop_at_output(self, is_wanted: bool) -> None:
+        """Have it pause by itself behind each instruction that makes an output, or no longer."""
+        lib.ftvm_turn_stop_at_output(self._turn, is_wanted)
+
+    def close(self) -> None:
+        """Have `go` return CLOSED from now on."""
+        lib.ftvm_turn_close(self._turn)
+
+    def deliver(self, channel: str, content: bytes) -> bool:
+        """Queue a frame or keys; return False if they were dropped."""
+        number = _NUMBERS.get(channel)
+        return number is not None and lib.ftvm_turn_deliver(self._turn, number, content, len(content)) != 0
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the machine may run, or still does."""
+        return bool(lib.ftvm_turn_is_busy(self._turn))
