@@ -25,10 +25,11 @@ _BY_NAME: Final[dict[str, Callable[[NativeMemory], Tracker]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
-    """A tracker that was started, and the reason for it in a sentence."""
+    """A tracker that was started, and the reason for it in a sentence; `is_fallback` if a better one did not work."""
 
     tracker: Tracker
     reason: str
+    is_fallback: bool = False
 
 
 def choose_tracker(memory: NativeMemory, name: str = "auto") -> Chosen:
@@ -57,4 +58,4 @@ def _best(memory: NativeMemory) -> Chosen:
     try:
         return Chosen(tracker=UserfaultTracker(memory), reason="the kernel notes writes by itself")
     except ConfigError as error:
-        return Chosen(tracker=CompareTracker(memory), reason=str(error))
+        return Chosen(tracker=CompareTracker(memory), reason=str(error), is_fallback=True)

@@ -64,6 +64,7 @@ class KvmGuest:
             self._machine.close()
             raise
         self._tracker = chosen.tracker
+        self._warning = f"each checkpoint compares every page: {chosen.reason}" if chosen.is_fallback else ""
         self._sink: OutputSink | None = None
         self._failure: str | None = None
         self._is_closed = False
@@ -108,6 +109,8 @@ class KvmGuest:
     def attach(self, sink: OutputSink) -> None:
         """Give it the sink for its outputs; before the first run."""
         self._sink = sink
+        if self._warning:
+            sink.warn(self._warning)
 
     def stop_at_output(self, is_wanted: bool) -> None:
         """Pause by itself behind each instruction that makes an output, once that is emitted. Only while paused."""

@@ -116,16 +116,11 @@ class MachineShape:
 
 
 class Memory:
-    """Page-aligned zeroed memory that KVM, devices and a userfaultfd can share: a memfd."""
+    """Page-aligned zeroed memory that KVM and its devices write: shared, as large pages would slow the tracking."""
 
     def __init__(self, size_bytes: int) -> None:
         self.page_count: PageCount = bytes_to_pages(size_bytes)
-        descriptor = os.memfd_create("ftvm-kvm", os.MFD_CLOEXEC)
-        try:
-            os.ftruncate(descriptor, size_bytes)
-            self.pages = mmap.mmap(descriptor, size_bytes, flags=mmap.MAP_SHARED)
-        finally:
-            os.close(descriptor)
+        self.pages = mmap.mmap(-1, size_bytes, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
         self.buffer = memoryview(self.pages)
 
     def write(self, offset: int, content: bytes | memoryview) -> None:

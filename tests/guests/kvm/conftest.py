@@ -12,6 +12,8 @@ from ftvm.guests.kvm.programs import read_program
 
 WORK_BYTES = 4 << 20
 
+MakeWork = Callable[[], KvmGuest]
+
 
 @pytest.fixture(scope="session", autouse=True)
 def kvm() -> None:

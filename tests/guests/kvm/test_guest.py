@@ -1,6 +1,9 @@
 """A KVM machine as a guest: what `Guest` promises, with compiled programs; nothing here measures time."""
 
+import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -23,8 +26,8 @@ from ftvm.testing.transcript import Said, Transcript, load_picture, take_picture
 from ftvm.units import Nanos
 
 from .code import CLOCK_REGISTER, State
+from .conftest import MakeWork
 
-MakeWork = Callable[[], KvmGuest]
 PATIENCE_S: Final = 60
 WORK_BYTES: Final = 4 << 20
 LINE: Final = re.compile(rb"work: (?:(\d+) sum 0x[0-9a-f]+|typed .*)\n")
@@ -276,3 +279,60 @@ def test_a_program_for_another_processor_is_refused_before_anything_is_open() ->
 def test_an_unknown_program_is_refused_with_the_list() -> None:
     with pytest.raises(ConfigError, match=r"'vk'; there are: kv, work"):
         read_program("vk")
+
+
+def test_without_write_faults_every_page_is_compared_and_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacks(memory: object) -> None:
+        assert memory is not None
+        raise ConfigError("userfaultfd has no asynchronous write protection: it came with Linux 6.7")
+
+    class Warned(Sink):
+        def warn(self, reason: str) -> None:
+            warnings.append(reason)
+
+    warnings: list[str] = []
+    monkeypatch.setattr("ftvm.capture.trackers.choose.UserfaultTracker", lacks)
+    with closing(KvmGuest(read_program("work"), memory_bytes=32 << 20, mac=None)) as guest:
+        guest.attach(Warned())
+
+        assert guest.tracker == "compare"
+    assert warnings == [
+        "each checkpoint compares every page: userfaultfd has no asynchronous write protection: it came with Linux 6.7"
+    ]
+
+
+def left_behind() -> tuple[int, int]:
+    return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+
+
+def test_a_guest_that_is_closed_leaves_no_descriptor_and_no_thread() -> None:
+    before = left_behind()
+
+    for is_run in (False, True):
+        with closing(KvmGuest(read_program("work"), memory_bytes=WORK_BYTES, mac=None, tracker="userfault")) as guest:
+            guest.attach(Sink())
+            if is_run:
+                guest.resume()
+    with pytest.raises(ConfigError):
+        KvmGuest(read_program("work"), memory_bytes=WORK_BYTES, tracker="no such tracker")
+    with pytest.raises(ConfigError):
+        KvmGuest(read_program("work"), memory_bytes=WORK_BYTES, device="/dev/null")
+
+    assert left_behind() == before
+
+
+def test_a_user_without_the_right_to_kvm_is_told_what_to_do() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become somebody without rights")
+    program = (
+        "import os\nfrom ftvm.errors import ConfigError\nfrom ftvm.guests.kvm.machine import check_device\n"
+        "os.setgroups([])\nos.setresgid(65534, 65534, 65534)\nos.setresuid(65534, 65534, 65534)\n"
+        "try:\n    print(check_device())\nexcept ConfigError as wrong:\n    print(wrong)\n"
+    )
+
+    told = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, timeout=60, check=True)
+
+    if os.stat("/dev/kvm").st_mode & 0o006 == 0:
+        assert (
+            "no right to use /dev/kvm (Permission denied): add this user to its group, most often `kvm`" in told.stdout
+        )
