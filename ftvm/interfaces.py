@@ -400,7 +400,11 @@ class Transport(Protocol):
         ...
 
     def take_refusals(self) -> tuple[str, ...]:
-        """Return whom this end refused, and who refused it, since the last call: the latest few, as text for people."""
+        """Look after the connections; return whom this end refused, and who refused it, since the last call.
+
+        The latest few, as text for people. To be called each 100 ms or so: a transport may keep for it what is not
+        worth its time at each `poll`.
+        """
         ...
 
     def wait(self, timeout_ns: int, fds: Sequence[int]) -> Collection[int]:

@@ -12,8 +12,9 @@ the oldest one of the address that has the most is shut down: strangers crowd ou
 handshake is over no event says; but by then we have sent our READY, and the kernel knows how much was taken.
 
 Promises: at most KNOCKING_MAX connections are in their handshake, and those that came in between two calls of `look`.
-What libzmq holds of incoming messages stays below `unread_bytes_max` plus what comes in between two calls of
-`look`, or eight of them while messages are delivered: to measure at each would cost a busy host a seventh of its time.
+What libzmq holds of incoming messages stays below `unread_bytes_max` plus what comes in between two measures: each look
+round of the host's loop, and each eighth call of `look`. To measure at each would cost a busy host a seventh of its
+time.
 Knows nothing of unix sockets, where only this machine's users can do harm, and of keys and peers.
 
 Source: tcp(7), TCP_INFO; zmq_socket_monitor(3); zmq_msg_get(3), ZMQ_SRCFD; ZeroMQ RFC 23 and 26 for the sizes of what
@@ -153,18 +154,17 @@ class Connections:
         if connection is not None:
             connection.delivered += sum(len(frame) + _FRAME_OVERHEAD_BYTES for frame in frames)
 
-    def look(self, *, is_busy: bool) -> None:
-        """Learn who came and went, measure, and drop the largest if all together hold too much.
-
-        is_busy  messages are being delivered: the next calls come soon, and not each of them needs to measure
-        """
+    def look(self) -> None:
+        """Learn who came and went, if anybody did; measure if that is due."""
         for monitor in self._monitors:
-            self._take_events(monitor)
-        if len(self._knocking) > KNOCKING_MAX:
-            self._thin_out()
+            if monitor.line.may_have:
+                self._take_events(monitor)
         self._unmeasured += 1
-        if is_busy and self._unmeasured < _LOOKS_PER_MEASURE:
-            return
+        if self._unmeasured >= _LOOKS_PER_MEASURE:
+            self.measure()
+
+    def measure(self) -> None:
+        """Ask the kernel what it has received, and drop the largest connection if all together hold too much."""
         self._unmeasured = 0
         for connection in self._next_in_turn():
             connection.look()
@@ -191,7 +191,7 @@ class Connections:
     def _take_events(self, monitor: _Monitor) -> None:
         for _ in range(_EVENTS_PER_CALL):
             if not (monitor.line.may_have and monitor.line.has_message()):
-                return
+                break
             told = parse_monitor_message([frame.bytes for frame in monitor.line.pull()])
             event, fd = int(told["event"]), int(told["value"])
             if event & _OPENED:
@@ -202,6 +202,8 @@ class Connections:
                 monitor.closed(fd)
             else:
                 monitor.failed(event)
+        if len(self._knocking) > KNOCKING_MAX:
+            self._thin_out()
 
     def _note_opened(self, fd: int, *, is_accepted: bool) -> None:
         """Take a connection in, unless it is closed again or is no TCP connection."""

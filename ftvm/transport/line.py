@@ -106,7 +106,7 @@ class Line:
         return frames
 
     def push(self, parts: Sequence[Buffer], *, is_lent: bool) -> Trackers | None:
-        """Hand a message to libzmq; None if it did not take it. Lent parts are tracked, others copied.
+        """Hand a message to libzmq; None if it did not take it. Lent parts are tracked, others and small ones copied.
 
         When the connection breaks between two frames libzmq drops the rest of the message, but wants to be given it:
         otherwise the next message would be taken for the rest. Such a message counts as sent, and lost with its
@@ -117,8 +117,9 @@ class Line:
         last = len(parts) - 1
         for position, part in enumerate(parts):
             flags = _LAST if position == last else _MORE
+            is_tracked = is_lent and len(part) >= _COPY_BELOW_BYTES
             try:
-                tracker = self._socket.send(part, flags, copy=not is_lent, track=is_lent)
+                tracker = self._socket.send(part, flags, copy=not is_tracked, track=is_tracked)
             except zmq.ZMQError as error:
                 if error.errno not in (errno.EAGAIN, errno.EHOSTUNREACH):
                     raise TransportError(f"ZeroMQ cannot send: {why(error)}") from error

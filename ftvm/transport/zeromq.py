@@ -125,7 +125,6 @@ class ZeroMqTransport:
         self._keys = keys
         self._malformed = 0
         self._has_told = False
-        self._is_busy = False
         self._turn = 0
         self._is_closed = False
         self._guard: AbstractContextManager[object] = nullcontext()
@@ -183,6 +182,7 @@ class ZeroMqTransport:
 
     def take_refusals(self) -> tuple[str, ...]:
         """Return whom we refused, and who refused us, since the last call: the latest few, as text for people."""
+        self._connections.measure()
         refusals = list(self._gate.take_refusals()) if self._gate is not None else []
         for watch in self._watches:
             refusals.extend(watch.take_refusals())
@@ -226,12 +226,12 @@ class ZeroMqTransport:
             line = self._lines.get(fd)
             if line is not None:
                 line.may_have = True
-        if self._gate is not None:
+        if self._gate is not None and self._gate.line.may_have:
             self._gate.serve()
-        self._connections.look(is_busy=self._is_busy)
+        self._connections.look()
         deliveries = tuple(self._receive(limit))
-        self._is_busy = bool(deliveries)
-        return Polled(deliveries=deliveries, let_go=tuple(self._take_back()), signs=self._asker.take_signs())
+        let_go = tuple(self._take_back()) if self._lent else ()
+        return Polled(deliveries, let_go, self._asker.take_signs())
 
     def wait(self, timeout_ns: int, fds: Sequence[int]) -> Sequence[int]:
         """See interfaces.Transport. May return early, e.g. when somebody connects: the caller polls and waits again."""
@@ -333,9 +333,10 @@ class ZeroMqTransport:
             raise LocalProtocolError("a message needs at least one frame")
         if len(frames) > FRAMES_MAX:
             raise LimitExceeded("frames of one message", limit=FRAMES_MAX, wanted=len(frames))
-        largest = max(memoryview(frame).nbytes for frame in frames)
-        if largest > self._frame_bytes_max:
-            raise LimitExceeded("bytes of one frame", limit=self._frame_bytes_max, wanted=largest)
+        for frame in frames:
+            size_bytes = memoryview(frame).nbytes
+            if size_bytes > self._frame_bytes_max:
+                raise LimitExceeded("bytes of one frame", limit=self._frame_bytes_max, wanted=size_bytes)
 
     def _route(self, peer: str, lane: Lane) -> tuple[Line, list[bytes]] | None:
         dealer = self._dealers.get((peer, lane))

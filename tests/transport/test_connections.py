@@ -23,15 +23,16 @@ class Measured:
         self.times += 1
 
 
-@pytest.mark.parametrize(("is_busy", "times"), [(False, 80), (True, 10)])
-def test_every_turn_of_an_idle_host_measures_and_every_eighth_of_a_busy_one(is_busy: bool, times: int) -> None:
+def test_every_eighth_turn_measures_and_so_does_every_look_round() -> None:
     connections, connection = Connections(1000, has_keys=True), Measured()
     connections._open[0] = connection  # type: ignore[assignment]
 
     for _ in range(80):
-        connections.look(is_busy=is_busy)
+        connections.look()
+    assert connection.times == 10
 
-    assert connection.times == times
+    connections.measure()
+    assert connection.times == 11
 
 
 class House:

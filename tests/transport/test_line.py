@@ -14,6 +14,7 @@ class FakeSocket:
     def __init__(self, failures: dict[int, int]) -> None:
         self.failures = failures
         self.given: list[tuple[bytes, int]] = []
+        self.tracked: list[int] = []
 
     def get(self, _option: int) -> int:
         return 0
@@ -24,6 +25,8 @@ class FakeSocket:
         if number is not None:
             raise zmq.ZMQError(number)
         assert copy != track
+        if track:
+            self.tracked.append(len(part))
 
 
 def line_over(failures: dict[int, int]) -> tuple[FakeSocket, Any]:
@@ -53,6 +56,15 @@ def test_rest_of_a_message_cut_by_a_broken_connection_is_still_handed_over() -> 
         (b"b", True),
         (b"c", False),
     ]
+
+
+def test_small_parts_of_a_lent_message_are_copied_and_large_ones_tracked() -> None:
+    socket, line = line_over({})
+
+    line.push([b"a", bytes(1 << 20), b"c"], is_lent=True)
+    line.push([bytes(1 << 20)], is_lent=False)
+
+    assert socket.tracked == [1 << 20]
 
 
 def test_any_other_failure_to_send_is_a_transport_error() -> None:
