@@ -53,8 +53,8 @@ _SENTENCES: Final[dict[type[Event], Callable[[Any], str]]] = {
         "silence of the peer during the stall does not count"
     ),
     events.TookOver: lambda e: (
-        f"took over at epoch {e.epoch}, generation {e.generation}: silence {e.detection_ns / _MS:.0f} ms, "
-        f"claim {e.arbiter_ns / _MS:.1f} ms (loading {e.load_ns / _MS:.1f} ms), "
+        f"took over at epoch {e.epoch}, generation {e.generation}: noticed in {e.detection_ns / _MS:.0f} ms, "
+        f"claimed in {e.arbiter_ns / _MS:.1f} ms (loaded in {e.load_ns / _MS:.1f} ms), "
         f"{e.outputs_emitted_again} outputs emitted again"
     ),
     events.SwitchedAway: lambda e: (

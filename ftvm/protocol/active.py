@@ -67,7 +67,7 @@ class Active(Bond):
             self.core.do(Use(engine))
 
     def on_engine_used(self, engine: Engine, now: Nanos) -> None:
-        """Take note that the guest, paused and all its outputs handed on, goes on under `engine`."""
+        """Note that the guest, paused and all its outputs handed on, goes on under `engine`."""
         self.pace.use(engine)
         if not self.pace.is_cutting:
             self.tell_engine(engine, now)
@@ -216,9 +216,9 @@ class Active(Bond):
                 if self.core.stop is not None:
                     ended = f"the guest has ended here, and the record is vacant (generation {known.generation})"
                     self.core.stop.end(ended, is_in_order=True)
-                self.core.end_role(RoleEvent.VACATED, f"VACATE is in force: generation {known.generation}")
+                self.core.end_role(RoleEvent.VACATED, f"the record is vacant (generation {known.generation})")
                 return
-            reason = f"generation {known.generation} names {known.active or 'no host'} active"
+            reason = f"the record (generation {known.generation}) names {known.active or 'no host'} active"
             handing.end(self, reason, now)
             self.core.end_role(RoleEvent.DEPOSED, reason)  # rule: deposed_active_ends
             return
@@ -245,10 +245,9 @@ class Active(Bond):
                 self.core.desk.propose(drop(known, self.core.id))
             case LinkState.DROPPING:
                 self.move(LinkEvent.IN_FORCE)
+                reason = "the standby left" if session is not None and session.has_left else "the standby was lost"
                 self.session = None
-                self.core.tell(
-                    Solo(at=now, guest_id=guest_id, generation=known.generation, reason="the standby was lost")
-                )
+                self.core.tell(Solo(at=now, guest_id=guest_id, generation=known.generation, reason=reason))
             case _:
                 pass
 

@@ -51,7 +51,7 @@ def answer_join(bond: Bond, peer: str, key: str | None, envelope: Envelope, join
     reason, is_final = _why_not(bond, envelope.sender, join)
     ignored_ns = bond.patience.ignored_ns(key or peer, now)
     if reason is None and ignored_ns:
-        reason = "sessions with this host came to nothing again and again: it has to wait for the next"
+        reason = "sessions with this host failed again and again: it must wait for the next one"
     if reason is None:
         _open(bond, peer, key, envelope.sender, join, now)
         return
@@ -82,7 +82,7 @@ def _why_not(bond: Bond, joiner: str, join: Join) -> tuple[str | None, bool]:
     if settings.versions.common(join.versions) is None:
         return no_common_version(settings.versions, join.versions), True
     if joiner in bond.core.retired:  # rule: dropped_id_refused
-        return f"replica {joiner} was dropped and cannot return: discard its memory and join under a fresh id", True
+        return f"replica {joiner} was dropped and cannot return: join with a new id and empty memory", True
     if join.geometry != settings.geometry:
         return f"the guests differ: the primary's is {settings.geometry}; the joiner's is {join.geometry}", True
     if join.staging_bytes < settings.limits.batch_bytes:
@@ -95,7 +95,7 @@ def _why_not(bond: Bond, joiner: str, join: Join) -> tuple[str | None, bool]:
     known = bond.core.desk.known
     is_taken = known.standby is not None and not bond.is_halted
     if bond.link is not LinkState.NONE or is_taken or bond.core.desk.proposal is not None:
-        return f"there is a standby already, or a change is under way (link {bond.link.value})", False
+        return f"there is a standby already, or one is joining (link: {bond.link.value})", False
     return None, False
 
 

@@ -48,7 +48,7 @@ def suspect(holding: Holding, now: Nanos) -> None:
 
 
 def take_loaded(holding: Holding, now: Nanos) -> None:
-    """Take note that the committed state is in the guest."""
+    """Note that the committed state is in the guest."""
     if holding.claim.state is ClaimState.WATCHING and not holding.is_named_active:
         return
     holding.claim.is_loaded = True
@@ -130,7 +130,7 @@ def _took_over(holding: Holding, known: Record, epoch: int, now: Nanos) -> None:
             outputs_emitted_again=len(holding.committed.outputs),
         )
     )
-    holding.core.end_role(RoleEvent.TAKEN, f"TAKE is in force: generation {known.generation}, epoch {epoch}")
+    holding.core.end_role(RoleEvent.TAKEN, f"took over (generation {known.generation}, epoch {epoch})")
 
 
 def _switched_here(holding: Holding, known: Record, epoch: int, now: Nanos) -> None:
@@ -152,7 +152,7 @@ def _switched_here(holding: Holding, known: Record, epoch: int, now: Nanos) -> N
             wait_ns=now - holding.claim.loaded_at,
         )
     )
-    holding.core.end_role(RoleEvent.SWITCHED_HERE, f"SWITCH is in force: generation {known.generation}, epoch {epoch}")
+    holding.core.end_role(RoleEvent.SWITCHED_HERE, f"switched over (generation {known.generation}, epoch {epoch})")
 
 
 def prepare(holding: Holding, now: Nanos) -> None:
@@ -165,7 +165,7 @@ def prepare(holding: Holding, now: Nanos) -> None:
 
 
 def take_warm(holding: Holding) -> None:
-    """Take note that the shadow is there, but for what changes from now on."""
+    """Note that the shadow is there, but for what changes from now on."""
     if holding.claim.is_watching:
         _tell_prepared(holding, 0)
 

@@ -125,7 +125,7 @@ class Committed:
         self._become(checkpoint, pending)  # rule: pending_outputs_kept
 
     def agree(self, checkpoint: Checkpoint) -> None:
-        """Take note that the guest, executing here, came to the same state as the primary's at `checkpoint`."""
+        """Note that the guest, executing here, came to the same state as the primary's at `checkpoint`."""
         self.epoch = checkpoint.epoch
         self.devices = checkpoint.devices
         self.engine = checkpoint.engine

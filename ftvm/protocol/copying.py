@@ -33,6 +33,6 @@ class CopyPlan:
         return is_last
 
     def copied(self, left: int) -> None:
-        """Take note that batches were encoded and `left` pages of the round remain."""
+        """Note that batches were encoded and `left` pages of the round remain."""
         self.pages_sent += self.left - left
         self.left = left

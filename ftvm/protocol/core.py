@@ -88,7 +88,7 @@ class Settings:
     engines       those that the guest can be protected with, by name, each with the parameters that it has here
     engine        the one that a host that starts the guest begins with; who takes over goes on with what was in force
     dialled       peers that this host asks to join
-    creates       whether START may create the record where there is none
+    creates       whether START may create a record that does not exist
     halts_alone   whether the guest stands still when its standby is lost, until there is a new one
     ends_diverged whether a backup whose guest came to another state than the primary's ends, or joins afresh
     versions      of the wire that this host offers to speak
@@ -177,11 +177,11 @@ class Steps(Protocol):
         ...
 
     def on_record(self, now: Nanos) -> None:
-        """Take note that the desk has learned a record or had a read answered."""
+        """Note that the desk has learned a record or had a read answered."""
         ...
 
     def on_arbiter_trouble(self, now: Nanos) -> None:
-        """Take note that a request to the arbiter failed."""
+        """Note that a request to the arbiter failed."""
         ...
 
     def tick(self, now: Nanos) -> Nanos | None:

@@ -161,7 +161,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Unload:
-    """The claim came to nothing: the guest that was loaded must not run."""
+    """The claim failed: the guest that was loaded must not run."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ class Empty:
 
     @classmethod
     def again(cls, core: Core, now: Nanos) -> "Empty":
-        """Begin anew after another role. The first JOIN waits: a session that fails each time must not spin."""
+        """Begin again after another role. The first JOIN waits: a session that fails each time must not spin."""
         return cls(core, starts=False, _join_at=Nanos(now + core.settings.timing.join_interval_ns))
 
     def on_message(self, peer: str, key: str | None, envelope: Envelope, message: Message, now: Nanos) -> None:
@@ -89,7 +89,7 @@ class Empty:
             return
         known, desk = self.core.desk.known, self.core.desk
         if known.active == self.core.id:
-            self.core.end_role(RoleEvent.STARTED, "the record names this replica active")
+            self.core.end_role(RoleEvent.STARTED, "the record names this host active")
         elif desk.proposal is not None or self._read_at is None or desk.reads < self._read_at:
             return
         elif not is_vacant(known):
@@ -182,7 +182,7 @@ class Empty:
             self._tell_refused(peer, refusal.reason, now)
 
     def on_refused(self, peer: str, error: FtvmError, now: Nanos) -> None:
-        """Take note that a peer that was asked cannot be understood: it speaks another version."""
+        """Note that a peer that was asked cannot be understood: it speaks another version."""
         if not self.starts and self.opening is None and peer in self.core.settings.dialled:
             self._refused_for_good(peer, str(error), error, now)
 

@@ -34,7 +34,7 @@ def take_followed(holding: Holding, outputs: list[Output], now: Nanos) -> None:
 
 
 def take_agreed(holding: Holding, checkpoint: Checkpoint, now: Nanos) -> None:
-    """Take note that the guest, executing here, came to the same state as the primary's."""
+    """Note that the guest, executing here, came to the same state as the primary's."""
     before = holding.committed.engine
     holding.committed.agree(checkpoint)
     holding.owes_ack = True
@@ -46,7 +46,7 @@ def take_agreed(holding: Holding, checkpoint: Checkpoint, now: Nanos) -> None:
 
 
 def take_diverged(holding: Holding, difference: Difference, now: Nanos) -> None:
-    """Take note that it came to another state, which makes what is here worthless: begin afresh, or end."""
+    """Note that it came to another state, which makes what is here worthless: begin afresh, or end."""
     holding.core.tell(
         Diverged(
             at=now,

@@ -123,7 +123,7 @@ def finish(bond: Bond, session: Session) -> None:
     bond.core.do(Forget(batches_of(session.outbox.clear())))
     # A last word in the old session: its record has the standby read the new one at once.
     bond.core.send(session.peer, Lane.CONTROL, Ping(number=session.ping_number), session.id)
-    bond.core.end_role(RoleEvent.SWITCHED_AWAY, f"SWITCH is in force: generation {known.generation}")
+    bond.core.end_role(RoleEvent.SWITCHED_AWAY, f"switched over (generation {known.generation})")
 
 
 def _ask_to_prepare(bond: Bond, switchover: Switchover, session: Session, epoch: int, now: Nanos) -> None:

@@ -2,8 +2,8 @@
 
 No output leaves before the state behind it is safe (docs/protocol.md, "The release rule"). It is held with the
 watermarks that it needs, and leaves when, in every configuration that may be in force as far as this replica can know,
-the standby is none or has acknowledged them. The gate compares watermarks and knows nothing else: not which engine set
-them, not how they came to be safe. Outputs leave in the order of their numbers.
+there is no standby, or it has acknowledged them. The gate compares watermarks; it does not know which engine set them,
+nor how they came to be safe. Outputs leave in the order of their numbers.
 
 What was let out may still wait in this host and die with it; so the peer is told only a heartbeat afterwards, and until
 then each checkpoint carries it again, for a takeover to emit once more.
@@ -89,7 +89,7 @@ class Gate:
         return tuple(held.output for held in self.held if held.output.number > number)
 
     def since(self, number: int) -> Nanos | None:
-        """Return when the first output held whose number is `number` or above was taken; None if there is none."""
+        """Return when the first output held whose number is `number` or above was taken; None without one."""
         if not self.held or self.held[-1].output.number < number:
             return None
         return self.held[max(0, number - self.held[0].output.number)].since  # numbers follow each other without gaps
@@ -171,7 +171,7 @@ class Announcer:
     """Announces the guest's address when it has come to this host, and a few times more.
 
     Late frames of the old host may lead the switches astray again after the first announcement. `due_at` is when the
-    next one is due, None if there is none to come.
+    next one is due, None if none will come.
     """
 
     core: Core

@@ -48,7 +48,7 @@ class Pace:
         self._pause_ns, self._dirty_pages = pause_ns, dirty_pages
 
     def use(self, engine: Engine) -> None:
-        """Take note that the guest stands still and runs on under `engine`."""
+        """Note that the guest stands still and runs on under `engine`."""
         self.engine = engine
         if self.wanted == engine:
             self.wanted = None

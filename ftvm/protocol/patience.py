@@ -1,4 +1,4 @@
-"""Whom not to bear with for a while: who fails again and again is ignored, each time for longer.
+"""Whom to ignore for a while: who fails again and again is ignored, each time for longer.
 
 A failure by itself costs its author only the message or the session. What this bounds is the cost of failing on and on:
 of the one place for a joining standby, of log lines, of decoding. Names are keys where there are keys: a peer chooses

@@ -138,7 +138,7 @@ class Replica:
             self.steps.on_record(now)
 
     def on_peer_gone(self, peer: str) -> None:
-        """Take note that the process of `peer` has ended, which was confirmed (question.py): suspect it at once.
+        """Note that the process of `peer` has ended, which was confirmed (question.py): suspect it at once.
 
         A link that was reset is no reason to call this: the peer may live.
         """
@@ -251,7 +251,8 @@ class Replica:
                 assert_never(role)
 
     def _activate(self, event: RoleEvent, now: Nanos) -> None:
-        """Go on from the committed state; after a START there is none, and the memory is as the guest booted it."""
+        """Go on from the committed state; after a START there is no such state: the memory is as the guest booted
+        it."""
         committed = self._committed
         if event is RoleEvent.STARTED and committed.epoch is not None:
             raise InternalError("started with a state of another lineage")

@@ -136,7 +136,7 @@ class Standby(Holding):
 
     def _apply(self, message: Sequenced, now: Nanos) -> None:
         if self.claim.state is ClaimState.PREPARED:
-            claiming.call_off(self, now)  # the active ships on: its switchover came to nothing
+            claiming.call_off(self, now)  # the active ships on: its switchover failed
         self.claim.note_shipping()
         if isinstance(message, Copy):
             self.committed.copy(unpack_batch(message.batch, self.core.settings.limits))
@@ -163,7 +163,7 @@ class Standby(Holding):
         self.committed.commit(checkpoint)
         self.take_committed(checkpoint, now)
         if not was_whole:
-            self.core.end_role(RoleEvent.WHOLE, f"epoch {checkpoint.epoch} makes the state whole")
+            self.core.end_role(RoleEvent.WHOLE, f"epoch {checkpoint.epoch} completes the first copy")
         else:
             self.tell_engine(before, now)
         if self.executes_behind(checkpoint):
@@ -177,11 +177,11 @@ class Standby(Holding):
         following.take_followed(self, outputs, now)
 
     def on_agreed(self, checkpoint: Checkpoint, now: Nanos) -> None:
-        """Take note that the guest, executing here, came to the same state as the primary's."""
+        """Note that the guest, executing here, came to the same state as the primary's."""
         following.take_agreed(self, checkpoint, now)
 
     def on_diverged(self, difference: Difference, now: Nanos) -> None:
-        """Take note that it came to another state."""
+        """Note that it came to another state."""
         following.take_diverged(self, difference, now)
 
     def on_measured(self, now: Nanos) -> None:
@@ -189,15 +189,15 @@ class Standby(Holding):
         following.take_measured(self, now)
 
     def on_loaded(self, now: Nanos) -> None:
-        """Take note that the committed state is in the guest."""
+        """Note that the committed state is in the guest."""
         claiming.take_loaded(self, now)
 
     def on_load_failed(self, error: str, now: Nanos) -> None:
-        """Take note that the committed state does not load."""
+        """Note that the committed state does not load."""
         claiming.take_load_failure(self, error, now)
 
     def on_warm(self) -> None:
-        """Take note that the shadow is there, but for what changes from now on."""
+        """Note that the shadow is there, but for what changes from now on."""
         claiming.take_warm(self)
 
     # --- the record ------------------------------------------------------------------------------------------------

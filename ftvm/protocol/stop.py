@@ -5,7 +5,7 @@ record that names a host that is gone can be moved by nobody. stopping.py says w
 
     active      hand the guest over; else ask the standby to take it; else vacate the record, and the guest ends
     standby     say goodbye, and go when the active has answered
-    empty       wait for the START that it has proposed; go at once if there is none
+    empty       wait for the START that it has proposed; go at once without one
 
 A stop ends in order, or after LIMIT_NS with the reason why it did not.
 """

@@ -111,7 +111,7 @@ def take_goodbye(holding: Holding, stop: Stopping) -> None:
     """Take the active's LEAVE: the answer to ours, or its own; it may wait for ours, and is told once more."""
     if holding.claim.is_watching:
         holding.say_goodbye(stop.reason)
-        stop.end("the active host has answered its goodbye", is_in_order=True)
+        stop.end(f"the other host knows of it; {_where_the_guest_is(holding.core)}", is_in_order=True)
 
 
 def go_on_empty(core: Core, stop: Stopping, now: Nanos) -> None:
@@ -181,7 +181,7 @@ def _where_the_guest_is(core: Core) -> str:
     """Say what is known of the record, and no more: a host that only asked to join may never have read it."""
     known = core.desk.known
     if known.active is not None:
-        return f"the record names another host active: {known.active} (generation {known.generation})"
+        return f"the record names the other host active: {known.active} (generation {known.generation})"
     if known.generation > 0:
         return f"the record is vacant (generation {known.generation})"
     return "the arbiter has no record of the guest" if core.desk.reads > 0 else "this host had no part in the guest"

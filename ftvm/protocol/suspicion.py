@@ -30,7 +30,7 @@ dead one for ever."""
 
 
 def beat_of(message: Message) -> int | None:
-    """Return the number of a heartbeat, or None if the message is none."""
+    """Return the number of a heartbeat, or None if the message is not one."""
     return message.number if isinstance(message, Ping | Pong) else None
 
 

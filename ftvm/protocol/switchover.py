@@ -46,7 +46,7 @@ class Switchover:
     switched_at when the record was learned that names the standby active
     is_warm     whether the standby has said that its shadow is there
     final       the epoch that the guest stands still at, without its pages
-    error       why it came to nothing, once it is over; None if the guest runs on the other host
+    error       why it failed, once it is over; None if the guest runs on the other host
     """
 
     asked_at: Nanos

@@ -111,7 +111,7 @@ class Capturer:
 
     @property
     def shadow_bytes(self) -> int:
-        """The size of the shadow, 0 while there is none."""
+        """The size of the shadow, 0 without one."""
         return self.guest_bytes if self._has_shadow else 0
 
     @property

@@ -161,11 +161,11 @@ class Driver:
         return self.replica.view().peer if self.failure is None else None
 
     def lose_peer(self, peer: str, now: Nanos) -> None:
-        """Take note that the process of `peer` is gone."""
+        """Note that the process of `peer` is gone."""
         self._report(PeerGone(peer), now)
 
     def refused_by(self, peer: str, error: FtvmError, now: Nanos) -> None:
-        """Take note that a peer can never take this host as its standby: it gives up once none of its peers can."""
+        """Note that a peer can never take this host as its standby: it gives up once none of its peers can."""
         if self.failure is None:
             self._report(PeerRefused(peer, error), now)
             self._perform()
@@ -257,7 +257,7 @@ class Driver:
     def stop(self, error: FtvmError) -> None:
         """Stop in order, and for good: `error` is what this host ended of. Step on while `is_leaving`."""
         if self._stop is None and not self._is_halted:
-            self._begin_stop(StopKind.ASKED, error, str(error))
+            self._begin_stop(StopKind.ASKED, error, "its host was stopped")
 
     def _begin_stop(self, kind: StopKind, error: FtvmError, word: str) -> None:
         self._stop_error = self._stop_error or error

@@ -211,7 +211,7 @@ def protect(
     listen    where standbys connect: "tcp://ADDRESS:PORT" or "ipc://PATH"
     arbiter   "file:///DIRECTORY" that both hosts share, or a RecordStore of your own
     peers     hosts to join, should this one ever be deposed
-    create    create the arbiter's record if there is none (else `ftvm init` must have)
+    create    create the arbiter's record if it does not exist (else run `ftvm init` first)
     timeout   seconds to wait for the arbiter's word before giving up
     options   see HostOptions
 

@@ -169,7 +169,8 @@ class GuestRunner:
         return None
 
     def lead_along(self, items: Iterable[LogRecord | Checkpoint]) -> None:
-        """Have the guest follow. There is none if the first copy did not load: then the role ends with this step."""
+        """Have the guest follow. If the first copy did not load, there is no follower, and the role ends with this
+        step."""
         if self.follower is not None:
             self.follower.add(items)
 

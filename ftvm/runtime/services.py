@@ -46,7 +46,7 @@ class Controls(Protocol):
         """Start to hand the guest over to the standby; called off if it is not under way within `limit_ns`.
 
         Raises LocalProtocolError if the guest does not run here or has no standby; what is returned raises
-        SwitchoverFailed if it came to nothing, and the guest goes on here.
+        SwitchoverFailed if it failed and the guest goes on here.
         """
         ...
 

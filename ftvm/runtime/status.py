@@ -48,7 +48,7 @@ FIRST_FIELDS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Percentiles:
-    """Of the last few thousand samples; 0 where there are none."""
+    """Of the last few thousand samples; 0 without samples."""
 
     p50: float
     p99: float

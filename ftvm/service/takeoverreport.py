@@ -72,7 +72,7 @@ class TakeoverReport:
 def _cost(took: TookOver) -> str:
     total = (took.detection_ns + took.arbiter_ns) / _MS
     return (
-        f"the guest did not run for {total:.1f} ms: {took.detection_ns / _MS:.1f} ms until the silence was noticed, "
+        f"the guest did not run for {total:.1f} ms: {took.detection_ns / _MS:.1f} ms to notice, "
         f"{took.arbiter_ns / _MS:.1f} ms to claim the guest ({took.load_ns / _MS:.1f} ms of that to load its state); "
         f"{took.outputs_emitted_again} outputs were emitted again"
     )

@@ -1,7 +1,7 @@
 """The breaks of the safety rules that the simulator must find, each a line that somebody could write by mistake.
 
 A mutant that lives shows that a fault or a checker is missing. Names say what the broken code does; the lines are found
-by their marks (marks.py). tests/sim replays the seeds that found each; `ftvm simulate --mutant NAME` searches anew.
+by their marks (marks.py). tests/sim replays the seeds that found each; `ftvm simulate --mutant NAME` searches again.
 docs/protocol.md, "Where each rule is", names the rule that each breaks.
 """
 

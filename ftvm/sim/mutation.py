@@ -75,7 +75,7 @@ class _Patch:
 
 @contextlib.contextmanager
 def mutate(name: str) -> Iterator[Mutant]:
-    """Run with a mutant's lines, as long as the context lasts. Raises ConfigError if there is none of that name."""
+    """Run with a mutant's lines, as long as the context lasts. Raises ConfigError if no mutant has that name."""
     from ftvm.sim.mutants import MUTANTS  # the table is made of this module's classes
 
     mutant = MUTANTS.get(name)

@@ -48,7 +48,8 @@ def test_a_takeover_tells_what_it_cost() -> None:
     )
 
     assert describe(took) == (
-        "took over at epoch 17, generation 3: silence 310 ms, claim 6.0 ms (loading 2.0 ms), 3 outputs emitted again"
+        "took over at epoch 17, generation 3: noticed in 310 ms, claimed in 6.0 ms (loaded in 2.0 ms), "
+        "3 outputs emitted again"
     )
 
 

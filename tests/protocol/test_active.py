@@ -162,7 +162,7 @@ def test_a_key_that_joins_under_fresh_ids_and_never_answers_has_to_wait_and_othe
     (refusal,) = ask_to_join(pair, "fresh5")
 
     assert not refusal.is_final
-    assert refusal.reason.endswith("it has to wait for the next")
+    assert refusal.reason.endswith("it must wait for the next one")
     assert pair.a.active.link is LinkState.NONE
 
     join = Join(geometry=pair.a.core.settings.geometry, engines=("remus",), staging_bytes=1 << 28)

@@ -277,4 +277,4 @@ def test_an_active_whose_record_was_vacated_says_so_in_plain_words() -> None:
     pair.a.core.desk.want_read()
     pair.until(lambda: pair.a.role is Role.EMPTY)
 
-    assert pair.a.told(RoleChanged)[-1].reason == "generation 3 names no host active"
+    assert pair.a.told(RoleChanged)[-1].reason == "the record (generation 3) names no host active"

@@ -469,7 +469,7 @@ def test_an_empty_host_says_what_the_record_says() -> None:
     stop(spare)
 
     assert said(none.b) == "the arbiter has no record of the guest"
-    assert said(spare) == "the record names another host active: a1 (generation 1)"
+    assert said(spare) == "the record names the other host active: a1 (generation 1)"
 
 
 def test_a_record_without_a_standby_is_named_in_plain_words() -> None:

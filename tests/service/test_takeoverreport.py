@@ -41,7 +41,7 @@ def test_a_takeover_is_explained_in_order() -> None:
         ": this host goes on with the guest from epoch 17"
     )
     assert told.cost == (
-        "the guest did not run for 316.0 ms: 310.0 ms until the silence was noticed, 6.0 ms to claim the guest (2.0 ms "
+        "the guest did not run for 316.0 ms: 310.0 ms to notice, 6.0 ms to claim the guest (2.0 ms "
         "of that to load its state); 3 outputs were emitted again"
     )
 
