@@ -21,162 +21,27 @@ it), protocol/active.py and protocol/standby.py (what happens), runtime/driver.p
 encode/apply.py (the bytes), _native/*.h (the C core's manuals), sim/world.py (how it is tested).
 """
 
+import re
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 
-if TYPE_CHECKING:
-    from ftvm.capture.trackers import Tracker, track_memory
-    from ftvm.checkpoint import Bitmap, Geometry, GuestPosition, LogKind, LogRecord, Output, RegionShape
-    from ftvm.config import Limits, Timing
-    from ftvm.engines.hybrid import Hybrid
-    from ftvm.engines.kemari import Kemari
-    from ftvm.engines.lockstep import Lockstep
-    from ftvm.engines.remus import Remus
-    from ftvm.errors import (
-        ArbiterError,
-        BrokenError,
-        ClosedError,
-        ConfigError,
-        Fenced,
-        FtvmError,
-        GuestEnded,
-        GuestError,
-        InternalError,
-        LimitExceeded,
-        LocalProtocolError,
-        RemoteProtocolError,
-        TrackingLost,
-        TransportError,
-    )
-    from ftvm.guests.datagram import DatagramWorld
-    from ftvm.guests.kvm.guest import KvmGuest
-    from ftvm.guests.riscv.guest import RiscvGuest
-    from ftvm.guests.riscv.programs import read_program
-    from ftvm.interfaces import (
-        Capability,
-        Clock,
-        Engine,
-        ExactStopGuest,
-        Guest,
-        OutputSink,
-        Record,
-        RecordStore,
-        Region,
-        ReplayableGuest,
-        World,
-    )
-    from ftvm.runtime.clock import MonotonicClock
-    from ftvm.runtime.protection import Protection, Standby, protect
-    from ftvm.runtime.status import Status
-    from ftvm.runtime.world import CallbackWorld
-    from ftvm.service.connection import Connection, GuestHandle, connect
-    from ftvm.service.control import ControlSocket
-    from ftvm.transport.keys import Keys, generate_keys, load_keys
+_HOMES: Final[dict[str, str]] = {}
+"""Where each public name is defined. The one table of them is the stub beside this file, which type checkers read."""
 
-__all__ = [
-    "ArbiterError",
-    "Bitmap",
-    "BrokenError",
-    "CallbackWorld",
-    "Capability",
-    "Clock",
-    "ClosedError",
-    "ConfigError",
-    "Connection",
-    "ControlSocket",
-    "DatagramWorld",
-    "Engine",
-    "ExactStopGuest",
-    "Fenced",
-    "FtvmError",
-    "Geometry",
-    "Guest",
-    "GuestEnded",
-    "GuestError",
-    "GuestHandle",
-    "GuestPosition",
-    "Hybrid",
-    "InternalError",
-    "Kemari",
-    "Keys",
-    "KvmGuest",
-    "LimitExceeded",
-    "Limits",
-    "LocalProtocolError",
-    "Lockstep",
-    "LogKind",
-    "LogRecord",
-    "MonotonicClock",
-    "Output",
-    "OutputSink",
-    "Protection",
-    "Record",
-    "RecordStore",
-    "Region",
-    "RegionShape",
-    "RemoteProtocolError",
-    "Remus",
-    "ReplayableGuest",
-    "RiscvGuest",
-    "Standby",
-    "Status",
-    "Timing",
-    "Tracker",
-    "TrackingLost",
-    "TransportError",
-    "World",
-    "connect",
-    "generate_keys",
-    "load_keys",
-    "protect",
-    "read_program",
-    "track_memory",
-]
+with open(f"{__file__.removesuffix('c')}i", encoding="ascii") as _stub:
+    for _home, _name in re.findall(r"from (\S+) import (\w+)", _stub.read()):
+        _HOMES[_name] = _home
 
-_HOMES = {
-    "ftvm.capture.trackers": ("Tracker", "track_memory"),
-    "ftvm.checkpoint": ("Bitmap", "Geometry", "GuestPosition", "LogKind", "LogRecord", "Output", "RegionShape"),
-    "ftvm.config": ("Limits", "Timing"),
-    "ftvm.engines.hybrid": ("Hybrid",),
-    "ftvm.engines.kemari": ("Kemari",),
-    "ftvm.engines.lockstep": ("Lockstep",),
-    "ftvm.engines.remus": ("Remus",),
-    "ftvm.guests.datagram": ("DatagramWorld",),
-    "ftvm.guests.kvm.guest": ("KvmGuest",),
-    "ftvm.guests.riscv.guest": ("RiscvGuest",),
-    "ftvm.guests.riscv.programs": ("read_program",),
-    "ftvm.interfaces": (
-        "Capability",
-        "Clock",
-        "Engine",
-        "ExactStopGuest",
-        "Guest",
-        "OutputSink",
-        "Record",
-        "RecordStore",
-        "Region",
-        "ReplayableGuest",
-        "World",
-    ),
-    "ftvm.runtime.clock": ("MonotonicClock",),
-    "ftvm.runtime.protection": ("Protection", "Standby", "protect"),
-    "ftvm.runtime.status": ("Status",),
-    "ftvm.runtime.world": ("CallbackWorld",),
-    "ftvm.service.connection": ("Connection", "GuestHandle", "connect"),
-    "ftvm.service.control": ("ControlSocket",),
-    "ftvm.transport.keys": ("Keys", "generate_keys", "load_keys"),
-}
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: `import ftvm.errors` need not load ZeroMQ and the C core."""
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module 'ftvm' has no attribute {name!r}")
-    value = getattr(import_module(_HOME_OF.get(name, "ftvm.errors")), name)
-    globals()[name] = value
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__

@@ -15,7 +15,7 @@ from ftvm.errors import ClosedError, GuestEnded
 from ftvm.events import ArbiterTrouble, Event
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.descriptors import raise_limit
-from ftvm.runtime.protection import Protection, Standby, protect
+from ftvm.runtime.protection import HostHandle, Standby, protect
 from ftvm.runtime.status import Status
 from ftvm.service.outlet import say_lost
 from ftvm.units import nanos_to_seconds
@@ -107,7 +107,7 @@ class Reports:
             report.close()
 
 
-def run_until_stopped(host: Protection | Standby, report: Report) -> None:
+def run_until_stopped(host: HostHandle, report: Report) -> None:
     """Report events and status until a signal or an operator's `ftvm ctl stop` comes or the guest has come to its own
     end, which are normal ends, or the host fails, which raises."""
     clock = MonotonicClock()
@@ -127,7 +127,7 @@ def run_until_stopped(host: Protection | Standby, report: Report) -> None:
         report.close()
 
 
-def end_and_tell(host: Protection | Standby, report: Report) -> None:
+def end_and_tell(host: HostHandle, report: Report) -> None:
     """Stop the host cleanly, and report what comes of it."""
     try:
         host.close()

@@ -29,7 +29,7 @@ from ftvm.runtime.urgency import why_not_urgent
 from ftvm.transport.keys import Keys
 from ftvm.transport.zeromq import ZeroMqTransport
 
-__all__ = ["HostOptions", "Protection", "Standby", "check_guest_id", "protect"]
+__all__ = ["HostHandle", "HostOptions", "Protection", "Standby", "check_guest_id", "protect"]
 
 _GUEST_ID_CHARS_MAX: Final = 64
 """As the wire has it: a longer one would reach no peer."""
@@ -72,11 +72,8 @@ class HostOptions(TypedDict, total=False):
     is_urgent: bool
 
 
-class Protection:
-    """A guest that runs on this host, protected as soon as a standby has joined. A context manager.
-
-    After `switchover`, or if another host takes over, this host stands by; it is the same object all the time.
-    """
+class HostHandle:
+    """A running host, whatever its role is at present. A context manager."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -92,6 +89,30 @@ class Protection:
     def check(self) -> None:
         """Raise what ended this host, if anything did."""
         self._node.raise_failure()
+
+    def close(self) -> None:
+        """End this host: hand the guest, if it runs here, to a standby that is in step; say goodbye; give all back.
+
+        The guest goes on over there, within two seconds. Without a standby it ends here, and the record is vacated.
+        Idempotent. Raises BrokenError if anything could not be closed, or the arbiter could not be told within eight
+        seconds, so that the record may name a host that is gone; all the rest is done even so.
+        """
+        self._node.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        close_behind(self.close, error)
+
+
+class Protection(HostHandle):
+    """A guest that runs on this host, protected as soon as a standby has joined.
+
+    After `switchover`, or if another host takes over, this host stands by; it is the same object all the time.
+    """
 
     def wait_protected(self, timeout: float | None = None) -> bool:
         """Wait until the record names a standby; return False after `timeout` seconds."""
@@ -130,29 +151,12 @@ class Protection:
         """
         self._node.host.call(lambda: self._node.driver.set_engine(engine))
 
-    def close(self) -> None:
-        """End this host: hand the guest to the standby, if one is in step, say goodbye, give everything back.
 
-        The guest goes on over there, within two seconds. Without a standby it ends here, and the record is vacated.
-        Idempotent. Raises BrokenError if anything could not be closed, or the arbiter could not be told within eight
-        seconds, so that the record may name a host that is gone; all the rest is done even so.
-        """
-        self._node.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        close_behind(self.close, error)
-
-
-class Standby:
-    """A host that stands ready. Its guest must be built like the primary's, with blank memory. A context manager.
+class Standby(HostHandle):
+    """A host that stands ready. Its guest must be built like the primary's, with blank memory.
 
     Joins the active among `peers` (asks again until one answers), follows it, and takes over when it falls silent. See
-    `protect` for the arguments; `status`, `events` and `close` are as on Protection.
+    `protect` for the arguments.
     """
 
     def __init__(
@@ -164,36 +168,12 @@ class Standby:
         arbiter: str | RecordStore,
         **options: Unpack[HostOptions],
     ) -> None:
-        self._node = _start(guest, listen, peers, arbiter, options, creates=False, starts=False)
+        super().__init__(_start(guest, listen, peers, arbiter, options, creates=False, starts=False))
 
     def wait(self, timeout: float | None = None) -> Protection | None:
         """Wait until this host has taken over; None after `timeout` seconds. Raises what ended the host."""
         node = self._node
         return Protection(node) if node.wait_for(lambda: node.driver.is_active, timeout) else None
-
-    def status(self) -> Status:
-        """Return where things stand."""
-        return self._node.status_from_outside()
-
-    def events(self, timeout: float = 0.0) -> Iterator[Event]:
-        """Yield the events that have come since the last call, oldest first; wait up to `timeout` s for the first."""
-        return self._node.take_events(timeout)
-
-    def check(self) -> None:
-        """Raise what ended this host, if anything did."""
-        self._node.raise_failure()
-
-    def close(self) -> None:
-        """Stop standing by and give everything back; raises as that of Protection does. Idempotent."""
-        self._node.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        close_behind(self.close, error)
 
 
 def protect(

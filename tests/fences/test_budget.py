@@ -23,7 +23,7 @@ from ..walk.turns import calls_of_a_request
 ROOT: Final = Path(ftvm.__file__).parent
 
 LINES: Final = {
-    "": 800,
+    "": 670,
     "_native": 160,
     "arbiters": 750,
     "capture": 570,

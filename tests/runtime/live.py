@@ -8,7 +8,7 @@ from typing import Any
 from ftvm.checkpoint import Output
 from ftvm.config import Timing
 from ftvm.interfaces import Engine, Guest, World
-from ftvm.runtime.protection import Protection, Standby, protect
+from ftvm.runtime.protection import HostHandle, Protection, Standby, protect
 from ftvm.runtime.world import CallbackWorld
 
 PATIENCE_S = 60.0
@@ -58,7 +58,7 @@ def start_pair(
     return protect(booted, listen=a, create=True, world=CallbackWorld(ear.hear), **shared), standby
 
 
-def kill(host: Protection | Standby) -> None:
+def kill(host: HostHandle) -> None:
     """Close everything of a host without a goodbye: what a SIGKILL looks like from outside."""
     node = host._node
     node._is_closed = True

@@ -30,7 +30,7 @@ from ftvm.guests.riscv.programs import read_program
 from ftvm.interfaces import Record
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.node import Node
-from ftvm.runtime.protection import Protection, Standby, protect
+from ftvm.runtime.protection import HostHandle, Protection, Standby, protect
 from ftvm.runtime.world import CallbackWorld
 from ftvm.sim.guest import SimGuest
 from ftvm.transport.keys import Keys, generate_keys
@@ -110,7 +110,7 @@ def machine(*, boots: bool) -> RiscvGuest:
     return RiscvGuest(program, clock=MonotonicClock(), memory_bytes=16 << 20, mac=PEER.guest_mac)
 
 
-def endpoint_of(host: Protection | Standby) -> str:
+def endpoint_of(host: HostHandle) -> str:
     return str(host._node._transport.endpoint)  # type: ignore[attr-defined]
 
 
