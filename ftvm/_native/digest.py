@@ -57,6 +57,8 @@ def batch_digest(indices: Buffer, lengths: Buffer, payload: Buffer) -> bytes:
 
 def bytes_digest(*parts: Buffer) -> bytes:
     """Return XXH3-128 of bytes that stand in several places."""
+    if len(parts) == 1:
+        return xxhash.xxh3_128_digest(parts[0])
     state = xxhash.xxh3_128()
     for part in parts:
         state.update(part)

@@ -103,8 +103,9 @@ class Copy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochPart:
-    """A piece of an epoch: one batch of pages, or the end.
+    """A piece of an epoch: one batch of pages, the end, or both.
 
+    batch       in all parts but the last; since version 2 of the wire the last has one, too (versions.FLAT_SINCE)
     checkpoint  in the last part only, without its batches; the epoch is whole with it
     """
 

@@ -6,6 +6,7 @@ with its limit, before anything is kept.
     Copy               indices | lengths | payload
     EpochPart          indices | lengths | payload                             (a batch)
                        devices | output table | output payloads | page digests (the end)
+                       all seven, in that order (both; since version 2)
     Log                record table | record payloads
 
 Output table: per output one byte of channel number (its name is in the header) and a little-endian u32 of payload
@@ -42,14 +43,26 @@ from ftvm.encode.fields import (
     read_text,
 )
 from ftvm.encode.messages import Copy, EpochPart, Log
+from ftvm.encode.versions import FLAT_SINCE
 from ftvm.errors import BadFrame, ConfigError, LimitExceeded
 
-__all__ = ["STREAM_MESSAGES"]
+__all__ = [
+    "LOG_ROW",
+    "OUTPUT_ROW",
+    "STREAM_MESSAGES",
+    "check_batch",
+    "check_end",
+    "pack_outputs",
+    "pack_records",
+    "unpack_outputs",
+    "unpack_records",
+]
 
-_OUTPUT_ROW: Final = struct.Struct("<BI")
-_LOG_ROW: Final = struct.Struct("<BBQQQI")
+OUTPUT_ROW: Final = struct.Struct("<BI")
+LOG_ROW: Final = struct.Struct("<BBQQQI")
 _BATCH_FRAMES: Final = 3
 _END_FRAMES: Final = 4
+_PART_FRAMES: Final = (_BATCH_FRAMES, _END_FRAMES, _BATCH_FRAMES + _END_FRAMES)
 _LOG_KINDS: Final = {kind.value: kind for kind in LogKind}
 
 
@@ -59,6 +72,22 @@ def _unpack_batch(value: object, frames: Frames, limits: Limits) -> PageBatch:
         raise BadFrame(f"a batch of pages has {_BATCH_FRAMES} frames, not {len(frames)}")
     indices, lengths, payload = frames
     pages = read_number(pages, "page count of the batch", PAGE_COUNT_MAX)
+    unpacked = read_number(unpacked_bytes, "length of the unpacked payload")
+    check_batch(pages, unpacked, indices, lengths, payload, limits)
+    return PageBatch(
+        count=pages,
+        indices=indices,
+        lengths=lengths,
+        payload=payload,
+        digest=read_digest(digest, "batch digest"),
+        unpacked_bytes=unpacked,
+    )
+
+
+def check_batch(
+    pages: int, unpacked_bytes: int, indices: Buffer, lengths: Buffer, payload: Buffer, limits: Limits
+) -> None:
+    """Compare the numbers of a batch with its frames and with the limits. Raises BadFrame, the peer's fault."""
     if pages == 0:
         raise BadFrame("a batch of no pages: any number of them would pass a limit that counts bytes")
     if len(indices) != 4 * pages or len(lengths) != 2 * pages:
@@ -66,34 +95,30 @@ def _unpack_batch(value: object, frames: Frames, limits: Limits) -> PageBatch:
     size_bytes = len(indices) + len(lengths) + len(payload)
     if size_bytes > 2 * limits.batch_bytes:
         raise BadFrame(f"a batch of {size_bytes} bytes is more than twice the limit of {limits.batch_bytes}")
-    return PageBatch(
-        count=pages,
-        indices=indices,
-        lengths=lengths,
-        payload=payload,
-        digest=read_digest(digest, "batch digest"),
-        unpacked_bytes=read_number(unpacked_bytes, "length of the unpacked payload", limits.batch_bytes),
-    )
+    if unpacked_bytes > limits.batch_bytes:
+        raise BadFrame(f"an unpacked payload of {unpacked_bytes} bytes is more than the limit of {limits.batch_bytes}")
 
 
-def _pack_outputs(outputs: Sequence[Output]) -> tuple[list[str], bytes, bytes]:
+def pack_outputs(outputs: Sequence[Output]) -> tuple[list[str], bytes, bytes]:
+    """Return the channels' names, the table and the payloads of outputs."""
     channels = list(dict.fromkeys(output.channel for output in outputs))
     if len(channels) > NAMES_MAX:
         raise LimitExceeded("output channels", limit=NAMES_MAX, wanted=len(channels))
     number = {channel: place for place, channel in enumerate(channels)}
-    table = b"".join(_OUTPUT_ROW.pack(number[output.channel], len(output.payload)) for output in outputs)
+    table = b"".join(OUTPUT_ROW.pack(number[output.channel], len(output.payload)) for output in outputs)
     return channels, table, b"".join(output.payload for output in outputs)
 
 
-def _unpack_outputs(
+def unpack_outputs(
     channels: tuple[str, ...], output_next: int, table: Buffer, payloads: Buffer, limits: Limits
 ) -> tuple[Output, ...]:
-    count, rest = divmod(len(table), _OUTPUT_ROW.size)
+    """Return the outputs of a table, which end just below `output_next`. Raises BadFrame, the peer's fault."""
+    count, rest = divmod(len(table), OUTPUT_ROW.size)
     if rest or count > limits.outputs_held or count >= output_next:
         raise BadFrame(f"an output table of {len(table)} bytes, ending below number {output_next}, cannot be")
     outputs: list[Output] = []
     offset = 0
-    for place, (channel, length) in enumerate(_OUTPUT_ROW.iter_unpack(table)):
+    for place, (channel, length) in enumerate(OUTPUT_ROW.iter_unpack(table)):
         if channel >= len(channels) or length > limits.output_bytes or length > len(payloads) - offset:
             raise BadFrame(f"output {place} of the table names channel {channel} and {length} bytes")
         payload = bytes(payloads[offset : offset + length])
@@ -117,33 +142,49 @@ def _unpack_copy(fields: Header, frames: Frames, limits: Limits) -> Copy:
 
 
 def _pack_part(message: EpochPart) -> Packed:
-    fields: Header = [message.sequence, message.epoch, message.part]
-    batch = message.batch
-    if batch is not None:
-        fields += [[batch.count, batch.digest, batch.unpacked_bytes], None]
-        return fields, [batch.indices, batch.lengths, batch.payload]
-    end = message.checkpoint
-    if end is None:
+    batch, end = message.batch, message.checkpoint
+    if batch is None and end is None:
         raise ConfigError("a part of an epoch carries a batch or the end")
-    channels, table, payloads = _pack_outputs(end.outputs) if end.outputs else ([], b"", b"")
+    pages, frames = (
+        (None, [])
+        if batch is None
+        else ([batch.count, batch.digest, batch.unpacked_bytes], [batch.indices, batch.lengths, batch.payload])
+    )
+    tail, behind = (None, []) if end is None else _pack_end(end)
+    return [message.sequence, message.epoch, message.part, pages, tail], [*frames, *behind]
+
+
+def _pack_part_alone(message: EpochPart) -> Packed:
+    if message.batch is not None and message.checkpoint is not None:
+        raise ConfigError("in version 1 of the wire a part of an epoch carries a batch or the end, not both")
+    return _pack_part(message)
+
+
+def _pack_end(end: Checkpoint) -> Packed:
+    channels, table, payloads = pack_outputs(end.outputs) if end.outputs else ([], b"", b"")
     digest = end.memory_digest.to_bytes(DIGEST_BYTES, "little")
     here = [end.position.retired, end.position.idled] if end.position is not None else None
     frames: list[Buffer] = [end.devices, table, payloads, end.page_digests]
     sealed = bytes_digest(*frames)
     tail = [end.base, end.engine, channels, end.output_next, end.log_index, digest, end.dirty_pages, here, sealed]
-    return [*fields, None, tail], frames
+    return tail, frames
 
 
 def _unpack_part(fields: Header, frames: Frames, limits: Limits) -> EpochPart:
     sequence, epoch, part, pages, tail = fields
-    if (pages is None) == (tail is None):
-        raise BadFrame("a part of an epoch carries a batch or the end, not both and not neither")
+    if pages is None and tail is None:
+        raise BadFrame("a part of an epoch carries a batch or the end, not neither")
     read_numbers((sequence, epoch, part), "sequence, epoch, part")
-    if pages is not None:
-        batch = _unpack_batch(pages, frames, limits)
-        return EpochPart(sequence=sequence, epoch=epoch, part=part, batch=batch, checkpoint=None)
-    end = _unpack_end(epoch, tail, frames, limits)
-    return EpochPart(sequence=sequence, epoch=epoch, part=part, batch=None, checkpoint=end)
+    behind = 0 if pages is None else len(frames) if tail is None else _BATCH_FRAMES
+    batch = None if pages is None else _unpack_batch(pages, frames[:behind], limits)
+    end = None if tail is None else _unpack_end(epoch, tail, frames[behind:], limits)
+    return EpochPart(sequence=sequence, epoch=epoch, part=part, batch=batch, checkpoint=end)
+
+
+def _unpack_part_alone(fields: Header, frames: Frames, limits: Limits) -> EpochPart:
+    if fields[3] is not None and fields[4] is not None:
+        raise BadFrame("a part of an epoch carries a batch or the end, not both")
+    return _unpack_part(fields, frames, limits)
 
 
 def _unpack_end(epoch: int, tail: object, frames: Frames, limits: Limits) -> Checkpoint:
@@ -152,12 +193,7 @@ def _unpack_end(epoch: int, tail: object, frames: Frames, limits: Limits) -> Che
     if len(frames) != _END_FRAMES:
         raise BadFrame(f"the end of an epoch has {_END_FRAMES} frames, not {len(frames)}")
     devices, table, payloads, page_digests = frames
-    if len(page_digests) % PAGE_DIGEST_ROW.size or len(page_digests) > limits.staging_bytes:
-        raise BadFrame(f"page digests of {len(page_digests)} bytes cannot be")
-    if len(devices) > limits.devices_bytes:
-        raise BadFrame(f"{len(devices)} bytes of device state is more than the limit of {limits.devices_bytes}")
-    if len(payloads) > limits.outputs_held_bytes:
-        raise BadFrame(f"{len(payloads)} bytes of outputs is more than the limit of {limits.outputs_held_bytes}")
+    check_end(devices, page_digests, payloads, limits)
     _check_seal(sealed, frames)
     read_numbers((base, output_next, log_index), "base epoch, next output number, log index")
     names = read_list(read_identity, channels, "channels")
@@ -167,7 +203,7 @@ def _unpack_end(epoch: int, tail: object, frames: Frames, limits: Limits) -> Che
         engine=read_identity(engine, "engine"),
         batches=(),
         devices=bytes(devices),
-        outputs=_unpack_outputs(names, output_next, table, payloads, limits),
+        outputs=unpack_outputs(names, output_next, table, payloads, limits),
         output_next=output_next,
         log_index=log_index,
         memory_digest=int.from_bytes(read_digest(digest, "memory digest"), "little"),
@@ -177,12 +213,29 @@ def _unpack_end(epoch: int, tail: object, frames: Frames, limits: Limits) -> Che
     )
 
 
+def check_end(devices: Buffer, page_digests: Buffer, payloads: Buffer, limits: Limits) -> None:
+    """Compare what the end of an epoch carries with the limits. Raises BadFrame, the peer's fault."""
+    if len(page_digests) % PAGE_DIGEST_ROW.size or len(page_digests) > limits.staging_bytes:
+        raise BadFrame(f"page digests of {len(page_digests)} bytes cannot be")
+    if len(devices) > limits.devices_bytes:
+        raise BadFrame(f"{len(devices)} bytes of device state is more than the limit of {limits.devices_bytes}")
+    if len(payloads) > limits.outputs_held_bytes:
+        raise BadFrame(f"{len(payloads)} bytes of outputs is more than the limit of {limits.outputs_held_bytes}")
+
+
 def _pack_log(message: Log) -> Packed:
-    channels = list(dict.fromkeys(record.channel for record in message.records))
+    first, channels, table, payloads = pack_records(message.records)
+    frames: list[Buffer] = [table, payloads]
+    return [message.sequence, first, channels, bytes_digest(*frames)], frames
+
+
+def pack_records(records: Sequence[LogRecord]) -> tuple[int, list[str], bytes, bytes]:
+    """Return the first index, the channels' names, the table and the payloads of log records."""
+    channels = list(dict.fromkeys(record.channel for record in records))
     if len(channels) > NAMES_MAX:
         raise LimitExceeded("input channels", limit=NAMES_MAX, wanted=len(channels))
     rows = (
-        _LOG_ROW.pack(
+        LOG_ROW.pack(
             record.kind.value,
             channels.index(record.channel),
             record.position.retired,
@@ -190,26 +243,31 @@ def _pack_log(message: Log) -> Packed:
             record.amount,
             len(record.payload),
         )
-        for record in message.records
+        for record in records
     )
-    first = message.records[0].index if message.records else 0
-    payloads = b"".join(record.payload for record in message.records)
-    frames: list[Buffer] = [b"".join(rows), payloads]
-    return [message.sequence, first, channels, bytes_digest(*frames)], frames
+    return records[0].index if records else 0, channels, b"".join(rows), b"".join(record.payload for record in records)
 
 
 def _unpack_log(fields: Header, frames: Frames, limits: Limits) -> Log:
     sequence, first, channels, sealed = fields
     table, payloads = frames
-    count, rest = divmod(len(table), _LOG_ROW.size)
-    if rest or not 0 < count <= limits.log_records or len(payloads) > limits.log_bytes:
-        raise BadFrame(f"a log table of {len(table)} bytes with {len(payloads)} bytes of payload cannot be")
     _check_seal(sealed, frames)
     names = read_list(read_text, channels, "channels")
     index = read_number(first, "first log index")
+    records = unpack_records(index, names, table, payloads, limits)
+    return Log(sequence=read_number(sequence, "sequence"), records=records)
+
+
+def unpack_records(
+    index: int, names: tuple[str, ...], table: Buffer, payloads: Buffer, limits: Limits
+) -> tuple[LogRecord, ...]:
+    """Return the records of a table, from `index` on. Raises BadFrame, the peer's fault."""
+    count, rest = divmod(len(table), LOG_ROW.size)
+    if rest or not 0 < count <= limits.log_records or len(payloads) > limits.log_bytes:
+        raise BadFrame(f"a log table of {len(table)} bytes with {len(payloads)} bytes of payload cannot be")
     records: list[LogRecord] = []
     offset = 0
-    for kind, channel, retired, idled, amount, length in _LOG_ROW.iter_unpack(table):
+    for kind, channel, retired, idled, amount, length in LOG_ROW.iter_unpack(table):
         if kind not in _LOG_KINDS or channel >= len(names) or length > len(payloads) - offset:
             raise BadFrame(f"log record {index} is of kind {kind}, channel {channel}, {length} bytes")
         records.append(
@@ -226,7 +284,7 @@ def _unpack_log(fields: Header, frames: Frames, limits: Limits) -> Log:
         offset += length
     if offset != len(payloads):
         raise BadFrame(f"log records use {offset} of {len(payloads)} payload bytes")
-    return Log(sequence=read_number(sequence, "sequence"), records=tuple(records))
+    return tuple(records)
 
 
 def _check_seal(sealed: object, frames: Frames) -> None:
@@ -242,7 +300,8 @@ def _unpack_position(value: object) -> GuestPosition:
 
 STREAM_MESSAGES: Final = (
     Codec(4, Copy, 3, _pack_copy, _unpack_copy, frames=(_BATCH_FRAMES,)),
-    Codec(5, EpochPart, 5, _pack_part, _unpack_part, frames=(_BATCH_FRAMES, _END_FRAMES)),
+    Codec(5, EpochPart, 5, _pack_part_alone, _unpack_part_alone, frames=(_BATCH_FRAMES, _END_FRAMES)),
+    Codec(5, EpochPart, 5, _pack_part, _unpack_part, frames=_PART_FRAMES, since=FLAT_SINCE),
     Codec(10, Log, 4, _pack_log, _unpack_log, frames=(2,)),
 )
 """Each carries a sequence number, and counts only within a session (messages.Sequenced)."""

@@ -5,7 +5,9 @@ is in both ranges. A host of version 1 makes no offer: it speaks that one alone.
 
     version  since    what it changed
     1        v0.1.0   the first one; it refuses a list that is longer than it expects
-    2        0.2.0    a list in a header may be longer than its reader expects: what stands behind is ignored.
+    2        0.2.0    a list in a header may be longer than its reader expects: what stands behind is ignored. Small
+                      acknowledgements, logs and epochs are one frame (flat.py), and the last batch of an epoch
+                      travels with its end.
                       Not released: what it means may still change until it is tagged.
 
 Frozen for ever, so that any two releases can at least tell each other why they do not work together: the form of JOIN,
@@ -34,13 +36,27 @@ from typing import Final
 
 from ftvm.errors import BadFrame, ConfigError
 
-__all__ = ["FIRST", "FROZEN_FORM", "OPTIONAL_SINCE", "SPOKEN", "VERSION_MAX", "Versions", "add_offer", "take_offer"]
+__all__ = [
+    "FIRST",
+    "FLAT_SINCE",
+    "FROZEN_FORM",
+    "OPTIONAL_SINCE",
+    "SPOKEN",
+    "VERSION_MAX",
+    "Versions",
+    "add_offer",
+    "take_offer",
+]
 
 FROZEN_FORM: Final = 1
 """What stands first in every JOIN, WELCOME and REFUSE."""
 
 OPTIONAL_SINCE: Final = 2
 """The first version whose speakers ignore fields that they do not know."""
+
+FLAT_SINCE: Final = 2
+"""The first version in which small acknowledgements, logs and epochs go in one frame (flat.py), and in which the last
+batch of an epoch travels with its end."""
 
 VERSION_MAX: Final = 1 << 16
 

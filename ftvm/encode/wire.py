@@ -20,7 +20,6 @@ are the peer's fault. It allocates nothing that the peer's lengths ask for befor
 import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final
 
 import msgpack
@@ -29,29 +28,25 @@ from ftvm._native.digest import bytes_digest
 from ftvm.checkpoint import Buffer
 from ftvm.config import Limits
 from ftvm.encode.codec import Codec, Frames, Header
+from ftvm.encode.envelope import known
 from ftvm.encode.fields import (
     DIGEST_BYTES,
     NAMES_MAX,
     TEXT_CHARS_MAX,
     read_fields,
-    read_identity,
     read_number,
-    read_optional,
     read_padded,
 )
-from ftvm.encode.messages import Envelope, Message, SessionId
+from ftvm.encode.flat import MARK, FlatSealed, read_flat_header, write_flat
+from ftvm.encode.messages import Envelope, Message
 from ftvm.encode.plain import PLAIN_MESSAGES
 from ftvm.encode.stream import STREAM_MESSAGES
 from ftvm.encode.versions import FROZEN_FORM, OPTIONAL_SINCE, SPOKEN, Versions
 from ftvm.errors import BadFrame, VersionMismatch
-from ftvm.interfaces import Record
 
 __all__ = ["CODECS", "Sealed", "codecs_of", "decode", "encode", "read_header", "seal"]
 
-FRAMES_MAX: Final = 5
-
-_KNOWN_MAX: Final = 64
-"""A host hears a few peers speak of a few records; strangers can make it forget, which costs it some microseconds."""
+FRAMES_MAX: Final = 8
 
 CODECS: Final = (*PLAIN_MESSAGES, *STREAM_MESSAGES)
 _BUILD_STATE: Final = frozenset(codec.kind for codec in STREAM_MESSAGES)
@@ -79,7 +74,11 @@ def encode(envelope: Envelope, message: Message) -> list[Buffer]:
     """Return the frames of a message, the header first. The page frames are the batch's own buffers, not copies.
 
     They are in the version of the session that the envelope names. Raises KeyError for one that SPOKEN does not name.
+    A single frame is a copy: none of the batch's buffers is in use then.
     """
+    flat = write_flat(envelope, message)
+    if flat is not None:
+        return [flat]
     session = envelope.session
     version = FROZEN_FORM if type(message) in _FROZEN or session is None else session.version
     codec, record = _WRITERS[version, type(message)], envelope.record
@@ -138,8 +137,10 @@ def decode(frames: Sequence[Buffer], limits: Limits) -> tuple[Envelope, Message]
     return sealed.envelope, sealed.open(limits)
 
 
-def read_header(frames: Sequence[Buffer], limits: Limits) -> Sealed:
+def read_header(frames: Sequence[Buffer], limits: Limits) -> Sealed | FlatSealed:
     """Return the message that the frames carry, sealed. Raises BadFrame or VersionMismatch, both the peer's fault."""
+    if frames and len(frames[0]) and frames[0][0] == MARK:
+        return read_flat_header(frames)
     if not frames or len(frames) > FRAMES_MAX:
         raise BadFrame(f"a message has 1 to {FRAMES_MAX} frames, not {len(frames)}")
     header = _unpack_header(frames[0], limits)
@@ -152,7 +153,7 @@ def read_header(frames: Sequence[Buffer], limits: Limits) -> Sealed:
     if session is not None:
         names += read_fields(session, 3, "session")
     try:
-        guest_id, sender, session, record = _known(version, guest_id, sender, *names)
+        guest_id, sender, session, record = known(version, guest_id, sender, *names)
     except TypeError as wrong:  # a list cannot be looked up
         raise BadFrame("a list stands where the header has a number or a text") from wrong
     released = read_number(released, "released")
@@ -192,38 +193,3 @@ def _unpack_header(frame: Buffer, limits: Limits) -> Header:
     if type(header) is not list or not header or type(header[0]) is not int:
         raise BadFrame("the header is not a list that starts with a version")
     return header
-
-
-# --- the envelope ----------------------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=_KNOWN_MAX, typed=True)
-def _known(
-    version: int,
-    guest_id: object,
-    sender: object,
-    generation: object,
-    active: object,
-    standby: object,
-    *session: object,
-) -> tuple[str, str, SessionId | None, Record]:
-    """Check and return what stands in an envelope, but for what rises: nearly every message repeats the one before."""
-    return (
-        read_identity(guest_id, "guest id"),
-        read_identity(sender, "sender"),
-        _session(version, *session) if session else None,
-        Record(
-            read_number(generation, "generation"),
-            read_optional(read_identity, active, "the record's active"),
-            read_optional(read_identity, standby, "the record's standby"),
-        ),
-    )
-
-
-def _session(version: int, counter: object, active: object, generation: object) -> SessionId:
-    return SessionId(
-        read_number(counter, "session counter"),
-        read_identity(active, "session's active"),
-        read_number(generation, "generation"),
-        version,
-    )

@@ -190,11 +190,12 @@ class Staging:
                 f"part {part.part} of epoch {part.epoch} came while part {len(self.batches)} "
                 f"of epoch {self.epoch or part.epoch} was due"
             )
+        if part.batch is None and part.checkpoint is None:
+            raise BadFrame("a part of an epoch carries neither pages nor the end")
         if part.batch is not None:
             self._stage(part.epoch, part.batch)
-            return None
         if part.checkpoint is None:
-            raise BadFrame("a part of an epoch carries neither pages nor the end")
+            return None
         whole = replace(part.checkpoint, batches=tuple(self.batches))  # rule: all_batches_committed
         self.clear()
         return whole

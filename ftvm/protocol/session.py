@@ -14,6 +14,7 @@ from typing import Final
 from ftvm.checkpoint import NOTHING_SAFE, Checkpoint, LogRecord, PageBatch, Watermarks
 from ftvm.config import Limits
 from ftvm.encode.messages import Ack, Copy, EpochPart, Log, Sequenced, SessionId
+from ftvm.encode.versions import FLAT_SINCE
 from ftvm.errors import BadFrame, DigestMismatch
 from ftvm.interfaces import Engine
 from ftvm.protocol.channel import Outbox
@@ -136,10 +137,16 @@ class Session:
         self.log_shipped = records[-1].index
 
     def ship_epoch(self, checkpoint: Checkpoint, engine: Engine, pause_ns: int, now: Nanos) -> None:
-        """Queue a checkpoint: its batches, then the end. `engine` is in force behind it."""
-        for part, batch in enumerate(checkpoint.batches):
+        """Queue a checkpoint: its batches, then the end, which the last batch travels with where the version allows.
+
+        `engine` is in force behind it.
+        """
+        batches = checkpoint.batches
+        alone = len(batches) - 1 if batches and self.id.version >= FLAT_SINCE else len(batches)
+        for part, batch in enumerate(batches[:alone]):
             self._put_part(checkpoint.epoch, part, batch, None)
-        self._put_part(checkpoint.epoch, len(checkpoint.batches), None, replace(checkpoint, batches=()))
+        last = batches[alone] if alone < len(batches) else None
+        self._put_part(checkpoint.epoch, alone, last, replace(checkpoint, batches=()))
         self.shipped_next = checkpoint.output_next
         self.log_shipped = max(self.log_shipped, checkpoint.log_index)
         self.in_flight.append(

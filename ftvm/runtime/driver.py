@@ -418,6 +418,8 @@ class Driver:
         frames = encode(effect.envelope, message)
         if isinstance(message, Ping | Pong):
             self.pulse = Pulse(effect.peer, frames, self._clock.now(), self.settings.timing.heartbeat_ns)
+        if len(frames) == 1:
+            batch = None  # the frame is a copy: nothing of the batch is lent
         if batch is not None:
             self._capturer.buffers.sent(batch)
         if not self._send(effect.peer, effect.lane, frames, batch) and batch is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ftvm.config import Timing
+from ftvm.encode.versions import FIRST, SPOKEN, Versions
 from ftvm.engines.names import ENGINES, engine_named
 from ftvm.interfaces import Engine
 from ftvm.sim.faults import FAULTS
@@ -45,6 +46,7 @@ class Plan:
     wake_ns         how long a host takes from being woken to its step
     release_ns_max  how long an output that was let out may take to leave its host, and die with it
     drift_ppm       no clock is faster or slower than the true time by more
+    versions        of the wire that both hosts speak: in a quarter of the seeds the first one alone
     """
 
     engine: Engine
@@ -62,6 +64,7 @@ class Plan:
     rates: dict[str, float]
     fault_kinds: frozenset[str]
     halts_alone: bool
+    versions: Versions
 
 
 def draw(seed: int, engine: Engine | None = None) -> Plan:
@@ -96,6 +99,7 @@ def draw(seed: int, engine: Engine | None = None) -> Plan:
             kind.kind for kind in (*FAULTS, *ACTIONS) if stream(seed, "plan", kind.kind).random() < _ON
         ),
         halts_alone=stream(seed, "plan", "halts_alone").random() > _ON,
+        versions=stream(seed, "plan", "speaks").choice([SPOKEN, SPOKEN, SPOKEN, FIRST]),
     )
 
 

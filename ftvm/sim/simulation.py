@@ -120,6 +120,7 @@ class Simulation:
             timing=self.plan.timing,
             limits=Limits(batch_bytes=1 << 16, copy_rest_pages=4),
             halts_alone=self.plan.halts_alone,
+            versions=self.plan.versions,
         )
 
     def make_guest(self, boots: bool) -> SimGuest:

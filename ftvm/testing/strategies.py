@@ -40,7 +40,7 @@ from ftvm.encode.messages import (
     SessionId,
     Welcome,
 )
-from ftvm.encode.versions import SPOKEN, VERSION_MAX, Versions
+from ftvm.encode.versions import FLAT_SINCE, FROZEN_FORM, SPOKEN, VERSION_MAX, Versions
 from ftvm.interfaces import EngineView, Record
 from ftvm.units import PAGE_BYTES, Nanos, PageCount
 
@@ -175,13 +175,13 @@ def envelopes() -> st.SearchStrategy[Envelope]:
 
 
 @st.composite
-def _epoch_parts(draw: st.DrawFn) -> EpochPart:
+def _epoch_parts(draw: st.DrawFn, version: int) -> EpochPart:
     end = draw(st.none() | checkpoints())
     return EpochPart(
         sequence=draw(_numbers),
         epoch=draw(_numbers) if end is None else end.epoch,
         part=draw(_numbers),
-        batch=draw(batches()) if end is None else None,
+        batch=draw(batches()) if end is None or (version >= FLAT_SINCE and draw(st.booleans())) else None,
         checkpoint=end,
     )
 
@@ -192,8 +192,8 @@ def ranges_of_versions() -> st.SearchStrategy[Versions]:
     return ends.map(lambda pair: Versions(min(pair), max(pair)))
 
 
-def messages() -> st.SearchStrategy[Message]:
-    """Draw a message of any kind."""
+def messages(version: int = FROZEN_FORM) -> st.SearchStrategy[Message]:
+    """Draw a message of any kind, of those that this version of the wire can carry."""
     return st.one_of(
         st.builds(
             Join,
@@ -211,7 +211,7 @@ def messages() -> st.SearchStrategy[Message]:
         ),
         st.builds(Refuse, joiner=identities(), reason=_texts, is_final=st.booleans()),
         st.builds(Copy, sequence=_numbers, round=_numbers, batch=batches()),
-        _epoch_parts(),
+        _epoch_parts(version),
         st.builds(Log, sequence=_numbers, records=logs()),
         st.builds(Ack, received=_numbers, epoch=_numbers, log_index=_numbers, memory_digest=_digests),
         st.builds(Ping, number=_numbers),

@@ -6,6 +6,7 @@ import msgpack
 
 from ftvm._native.digest import bytes_digest
 from ftvm.checkpoint import Buffer
+from ftvm.encode.flat import MARK
 from ftvm.encode.wire import seal
 
 DIGEST_BYTES = 16
@@ -21,14 +22,16 @@ def forged(frames: Sequence[Buffer]) -> list[bytes]:
 
 
 def forged_header(packed: bytes, rest: Sequence[Buffer]) -> bytes:
-    """Seal a packed header; one that names the digest of its frames names the right one."""
+    """Seal a packed header, or a flat message; one that names the digest of its frames names the right one."""
+    if packed[:1] == bytes([MARK]):
+        return seal(packed)
     try:
         fields = msgpack.unpackb(packed)
         kind, own = fields[1], fields[7]
         if kind == LOG:
             own[3] = bytes_digest(*rest)
         elif kind == EPOCH_PART and own[4] is not None:
-            own[4][8] = bytes_digest(*rest)
+            own[4][8] = bytes_digest(*rest[-4:])
         return seal(msgpack.packb(fields))
     except (ValueError, TypeError, LookupError, OverflowError, msgpack.UnpackException):
         return seal(packed)

@@ -28,15 +28,15 @@ LINES: Final = {
     "arbiters": 750,
     "capture": 570,
     "cli": 2350,
-    "encode": 920,
+    "encode": 1210,
     "engines": 180,
     "guests": 3150,
     "guests/kvm": 1500,
     "lab": 3300,
-    "protocol": 3332,
+    "protocol": 3340,
     "runtime": 2150,
     "service": 1500,
-    "sim": 2200,
+    "sim": 2205,
     "testing": 2344,
     "transport": 1270,
 }
@@ -53,10 +53,10 @@ LONG_MODULES: Final[dict[str, int]] = {}
 LONG_FUNCTIONS: Final[dict[str, int]] = {}
 """What is longer nevertheless, as {"file" or "file:function": lines}: each a debt. There is no debt today."""
 
-CHECKPOINT_FILES: Final = {"remus": 45, "kemari": 45}
+CHECKPOINT_FILES: Final = {"remus": 44, "kemari": 44}
 """Distinct files that one checkpoint crosses, both hosts together. The design's target is 25."""
 
-OUTPUT_CALLS: Final = {"kemari": 304, "hybrid": 195}
+OUTPUT_CALLS: Final = {"kemari": 284, "hybrid": 192}
 """Calls of ftvm's functions on the primary from the emission of an output until it has left. The target is 60."""
 
 GUEST_CALLS: Final = 6

@@ -86,7 +86,7 @@ def table_below(heading: str) -> list[list[str]]:
 def test_the_table_of_messages_is_that_of_the_code() -> None:
     said = [(int(kind), name.strip("`"), int(count)) for kind, _, name, count, *_ in rows(WIRE, "Messages")]
 
-    assert sorted(said) == sorted((codec.kind, codec.type.__name__, codec.count) for codec in CODECS)
+    assert said == sorted({(codec.kind, codec.type.__name__, codec.count) for codec in CODECS})
 
 
 def test_the_limits_are_those_of_the_code() -> None:

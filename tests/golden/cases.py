@@ -27,6 +27,7 @@ from ftvm.checkpoint import (
     RegionShape,
 )
 from ftvm.config import Limits
+from ftvm.encode.flat import FLAT_BYTES_MAX
 from ftvm.encode.messages import (
     Ack,
     Copy,
@@ -44,7 +45,7 @@ from ftvm.encode.messages import (
     SessionId,
     Welcome,
 )
-from ftvm.encode.versions import FIRST, SPOKEN, Versions
+from ftvm.encode.versions import FIRST, FLAT_SINCE, SPOKEN, Versions
 from ftvm.encode.wire import decode, encode
 from ftvm.guests.elf import Program, Segment
 from ftvm.guests.qemu.devices import pack_devices, unpack_devices
@@ -207,13 +208,43 @@ MESSAGES: Final[dict[str, tuple[Envelope, Message]]] = {
 }
 
 
+JOINED: Final[dict[str, tuple[Envelope, Message]]] = {
+    "epoch in one part": (IN_SESSION, EpochPart(sequence=0x0607, epoch=0x0203, part=0, batch=BATCH, checkpoint=END)),
+    "epoch in one part, too large for one frame": (
+        IN_SESSION,
+        EpochPart(
+            sequence=0x0607,
+            epoch=0x0203,
+            part=0,
+            batch=BATCH,
+            checkpoint=replace(END, devices=bytes(FLAT_BYTES_MAX)),
+        ),
+    ),
+    "epoch's end, too large for one frame": (
+        IN_SESSION,
+        EpochPart(
+            sequence=0x0607,
+            epoch=0x0203,
+            part=2,
+            batch=None,
+            checkpoint=replace(END, devices=bytes(FLAT_BYTES_MAX)),
+        ),
+    ),
+    "log, too large for one frame": (
+        IN_SESSION,
+        Log(sequence=0x0708, records=(replace(RECORDS[0], payload=bytes(FLAT_BYTES_MAX)), *RECORDS[1:])),
+    ),
+}
+"""What version 1 cannot say, or says in no other way than what is small."""
+
+
 def in_version(envelope: Envelope, version: int) -> Envelope:
     session = envelope.session
     return envelope if session is None else replace(envelope, session=replace(session, version=version))
 
 
 def message_case(name: str, version: int) -> Case:
-    envelope, message = MESSAGES[name]
+    envelope, message = (MESSAGES | JOINED)[name]
     told = in_version(envelope, version)
     return Case(
         value=(told, message),
@@ -224,7 +255,7 @@ def message_case(name: str, version: int) -> Case:
 
 
 WIRE: Final = {
-    version: {name: message_case(name, version) for name in MESSAGES}
+    version: {name: message_case(name, version) for name in (MESSAGES | JOINED if version >= FLAT_SINCE else MESSAGES)}
     for version in range(SPOKEN.lowest, SPOKEN.highest + 1)
 }
 """Each message in each version that is spoken."""

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from ftvm.encode import stream
+from ftvm.encode import flat, stream
 from ftvm.encode.versions import SPOKEN
 from ftvm.encode.wire import CODECS
 from ftvm.guests.qemu import devices, image
@@ -56,8 +56,14 @@ def test_bytes_come_back_from_how_they_are_shown(content: bytes) -> None:
 @pytest.mark.parametrize(
     ("module", "table", "name", "case"),
     [
-        (stream, "_OUTPUT_ROW", "wire-1", "epoch's end"),
-        (stream, "_LOG_ROW", "wire-1", "log"),
+        (stream, "OUTPUT_ROW", "wire-1", "epoch's end"),
+        (stream, "LOG_ROW", "wire-1", "log"),
+        (flat, "_HEAD", "wire-2", "ack"),
+        (flat, "_ACK", "wire-2", "ack"),
+        (flat, "_LOG", "wire-2", "log"),
+        (flat, "_PART", "wire-2", "epoch's pages"),
+        (flat, "_BATCH", "wire-2", "epoch's pages"),
+        (flat, "_END", "wire-2", "epoch's end"),
         (image, "_HEAD", "stored-1", "image's journal"),
         (devices, "_PACKED_HEAD", "stored-1", "state of QEMU's devices"),
     ],

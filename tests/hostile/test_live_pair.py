@@ -280,7 +280,7 @@ def test_strangers_change_nothing(pair: LivePair, attack: Callable[[HostilePeer]
             goes_on(pair, lambda hostile=hostile: attack(hostile))  # type: ignore[misc]
 
 
-def test_a_flood_of_noise_is_told_a_few_times_and_then_not_listened_to(pair: LivePair) -> None:
+def test_a_flood_of_noise_is_told_a_few_times_and_then_ignored(pair: LivePair) -> None:
     host = pair.hosts["b"]
     host.misdeeds.clear()
     with HostilePeer(host.endpoint, server_key=host.public) as hostile:

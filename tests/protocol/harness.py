@@ -145,6 +145,7 @@ class Host:
     is_running: bool = False
     load_error: str | None = None
     capture_error: str | None = None
+    more_batches: tuple[PageBatch, ...] = ()
     output_next: int = 1
     value: int = 0
     """What the guest's memory adds up to."""
@@ -270,7 +271,7 @@ class Host:
             epoch=order.epoch,
             base=order.base,
             engine=order.engine.name,
-            batches=() if order.lists_pages else (self._capture(),),
+            batches=() if order.lists_pages else (self._capture(), *self.more_batches),
             devices=b"devices %d" % self.value,
             outputs=(),
             output_next=self.output_next,

@@ -14,7 +14,7 @@ from ftvm.protocol.link import LinkState
 from ftvm.protocol.reports import Report, StateLoaded
 from ftvm.protocol.takeover import ClaimState
 
-from .harness import MS, Host, Pair
+from .harness import MS, Host, Pair, make_batch
 from .situations import (
     BACKUP_LIMIT_MS,
     PRIMARY_LIMIT_MS,
@@ -126,6 +126,7 @@ def test_a_ping_without_anything_new_is_answered_with_the_acknowledgement_again(
 
 def test_an_epoch_of_which_a_part_is_missing_is_not_acknowledged() -> None:
     pair = Pair().protected()
+    pair.a.more_batches = (make_batch(0),)
     pair.a.emit(b"held")
     pair.until(lambda: len(pair.a.waiting(EpochPart)) == 2)
     epoch = pair.b.standby.committed.epoch

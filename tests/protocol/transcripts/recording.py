@@ -63,7 +63,8 @@ def _end_of_epoch(message: say.EpochPart) -> str:
     assert checkpoint is not None
     numbers = [output.number for output in checkpoint.outputs]
     outputs = f", with {_outputs_text(numbers[0], numbers[-1])}" if numbers else ""
-    return f"EPOCH {message.epoch} end, on {checkpoint.base}{outputs}"
+    pages = "pages and " if message.batch is not None else ""
+    return f"EPOCH {message.epoch} {pages}end, on {checkpoint.base}{outputs}"
 
 
 def _outputs_text(first: int, last: int) -> str:

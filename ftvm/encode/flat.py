@@ -1,0 +1,326 @@
+"""Messages in one frame: the three that a protected pair sends all the time, where they are small.
+
+A header of msgpack with binary frames behind it costs a dozen calls a field and one send a frame. An acknowledgement, a
+short piece of log and a small epoch are instead one frame of fixed fields, then arrays, then bytes:
+
+    head      mark, version, kind, 0, length of the prefix, length of the names, released
+    prefix    msgpack array [guest id, sender, record's 3, session's 3]: it seldom changes, so each side keeps it packed
+    names     msgpack array of the names that the body counts in; empty where it counts in none
+    body      the kind's fields as a struct, then its arrays and bytes, whose lengths must fill the frame exactly
+    digest    XXH3-128 of all before it
+
+What is larger than FLAT_BYTES_MAX goes in the other form (wire.py): its buffers are lent, not copied. `read` raises
+BadFrame for anything that `write` would not have made, the peer's fault; lengths are compared with the frame before
+anything is made of them. Source: docs/wire.md, "The flat form".
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import msgpack
+
+from ftvm._native.digest import bytes_digest
+from ftvm.checkpoint import PAGE_COUNT_MAX, Buffer, Checkpoint, GuestPosition, PageBatch
+from ftvm.config import Limits
+from ftvm.encode.envelope import known
+from ftvm.encode.fields import DIGEST_BYTES, NAMES_MAX, TEXT_CHARS_MAX, read_fields, read_identity, read_list, read_text
+from ftvm.encode.messages import Ack, Envelope, EpochPart, Log, Message, SessionId
+from ftvm.encode.stream import (
+    LOG_ROW,
+    OUTPUT_ROW,
+    check_batch,
+    check_end,
+    pack_outputs,
+    pack_records,
+    unpack_outputs,
+    unpack_records,
+)
+from ftvm.encode.versions import FLAT_SINCE, SPOKEN
+from ftvm.errors import BadFrame, VersionMismatch
+from ftvm.interfaces import Record
+
+__all__ = ["FLAT_BYTES_MAX", "MARK", "FlatSealed", "read_flat_header", "write_flat"]
+
+MARK: Final = 0xC1
+"""The first byte. No msgpack starts with it, so the two forms are told apart."""
+
+FLAT_BYTES_MAX: Final = 1 << 15
+"""The longest frame of this form: to copy this much costs less than to send more frames."""
+
+_PREFIX_BYTES_MAX: Final = 2048
+_KEPT: Final = 64
+"""So many prefixes and lists of names are kept packed: one session uses two of each."""
+
+_HEAD: Final = struct.Struct("<BBBBHHq")
+_ACK: Final = struct.Struct("<qqq16s")
+_LOG: Final = struct.Struct("<qqI")
+_PART: Final = struct.Struct("<qqqI")
+_BATCH: Final = struct.Struct("<III16s")
+_END: Final = struct.Struct("<qqq16sIqqIII")
+
+_PART_KIND, _ACK_KIND, _LOG_KIND = 5, 6, 10
+_HAS_BATCH, _HAS_END, _HAS_POSITION = 1, 2, 4
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def write_flat(envelope: Envelope, message: Message) -> bytes | None:
+    """Return the frame of a message, None if it does not go in this form: its kind, its version, or its length."""
+    session = envelope.session
+    if session is None or session.version < FLAT_SINCE:
+        return None
+    names: tuple[str, ...] = ()
+    body: list[Buffer]
+    match message:
+        case Ack():
+            kind, body = _ACK_KIND, [_pack_ack(message)]
+        case EpochPart():
+            kind = _PART_KIND
+            names, body = _pack_part(message)
+        case Log():
+            kind = _LOG_KIND
+            names, body = _pack_log(message)
+        case _:
+            return None
+    if sum(map(len, body)) > FLAT_BYTES_MAX:
+        return None
+    prefix, listed = _pack_prefix(envelope.guest_id, envelope.sender, session, envelope.record), _pack_names(names)
+    if _HEAD.size + len(prefix) + len(listed) + sum(map(len, body)) + DIGEST_BYTES > FLAT_BYTES_MAX:
+        return None
+    head = _HEAD.pack(MARK, session.version, kind, 0, len(prefix), len(listed), envelope.released)
+    packed = b"".join((head, prefix, listed, *body))
+    return packed + bytes_digest(packed)
+
+
+@lru_cache(maxsize=_KEPT)
+def _pack_prefix(guest_id: str, sender: str, session: SessionId, record: Record) -> bytes:
+    names = [record.generation, record.active, record.standby, session.counter, session.active, session.generation]
+    return bytes(msgpack.packb([guest_id, sender, *names]))
+
+
+@lru_cache(maxsize=_KEPT)
+def _pack_names(names: tuple[str, ...]) -> bytes:
+    return bytes(msgpack.packb(names)) if names else b""
+
+
+def _pack_ack(message: Ack) -> bytes:
+    digest = message.memory_digest.to_bytes(DIGEST_BYTES, "little")
+    return _ACK.pack(message.received, message.epoch, message.log_index, digest)
+
+
+def _pack_log(message: Log) -> tuple[tuple[str, ...], list[Buffer]]:
+    first, channels, table, payloads = pack_records(message.records)
+    return tuple(channels), [_LOG.pack(message.sequence, first, len(message.records)), table, payloads]
+
+
+def _pack_part(message: EpochPart) -> tuple[tuple[str, ...], list[Buffer]]:
+    batch, end = message.batch, message.checkpoint
+    has = (_HAS_BATCH if batch is not None else 0) | (_HAS_END if end is not None else 0)
+    names: tuple[str, ...] = ()
+    fixed: list[Buffer] = []
+    content: list[Buffer] = []
+    if batch is not None:
+        fixed.append(_BATCH.pack(batch.count, len(batch.payload), batch.unpacked_bytes, batch.digest))
+        content += (batch.indices, batch.lengths, batch.payload)
+    if end is not None:
+        has |= _HAS_POSITION if end.position is not None else 0
+        channels, table, payloads = pack_outputs(end.outputs)
+        names = (end.engine, *channels)
+        fixed.append(_pack_end(end))
+        content += (end.devices, end.page_digests, table, payloads)
+    return names, [_PART.pack(message.sequence, message.epoch, message.part, has), *fixed, *content]
+
+
+def _pack_end(end: Checkpoint) -> bytes:
+    position = end.position
+    return _END.pack(
+        end.base,
+        end.output_next,
+        end.log_index,
+        end.memory_digest.to_bytes(DIGEST_BYTES, "little"),
+        end.dirty_pages,
+        0 if position is None else position.retired,
+        0 if position is None else position.idled,
+        len(end.devices),
+        len(end.page_digests),
+        len(end.outputs),
+    )
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class FlatSealed:
+    """A message of which only the head was read: see wire.Sealed."""
+
+    envelope: Envelope
+    builds_state: bool
+    _kind: int
+    _names: bytes
+    _body: memoryview
+
+    def open(self, limits: Limits) -> Message:
+        """Return the message. Raises BadFrame, the peer's fault; nothing of the message is kept then."""
+        reader = _Reader(self._body)
+        message: Message
+        if self._kind == _ACK_KIND:
+            message = _unpack_ack(reader, self._names)
+        elif self._kind == _LOG_KIND:
+            message = _unpack_log(reader, _read_names(self._names, False), limits)
+        else:
+            message = _unpack_part(reader, _read_names(self._names, True), limits)
+        if reader.left:
+            raise BadFrame(f"{reader.left} bytes too many in a flat message of kind {self._kind}")
+        return message
+
+
+def read_flat_header(frames: Sequence[Buffer]) -> FlatSealed:
+    """Return the message of a frame that starts with MARK. Raises BadFrame or VersionMismatch, the peer's fault."""
+    if len(frames) != 1:
+        raise BadFrame(f"a flat message has one frame, not {len(frames)}")
+    frame = memoryview(frames[0])
+    if not _HEAD.size + DIGEST_BYTES <= len(frame) <= FLAT_BYTES_MAX:
+        raise BadFrame(f"a flat message of {len(frame)} bytes is not within {_HEAD.size} and {FLAT_BYTES_MAX}")
+    end = len(frame) - DIGEST_BYTES
+    if bytes_digest(frame[:end]) != frame[end:]:
+        raise BadFrame("message digest mismatch: corrupted, or not an ftvm message")
+    _, version, kind, zero, prefix_bytes, names_bytes, released = _HEAD.unpack_from(frame)
+    if version not in SPOKEN:
+        raise VersionMismatch("wire version", ours=SPOKEN, theirs=version)
+    if version < FLAT_SINCE or kind not in (_PART_KIND, _ACK_KIND, _LOG_KIND) or zero or released < 0:
+        raise BadFrame(f"no flat message of version {version} and kind {kind} starts like this")
+    names_at = _HEAD.size + prefix_bytes
+    body_at = names_at + names_bytes
+    if prefix_bytes > _PREFIX_BYTES_MAX or body_at > end:
+        raise BadFrame(f"a prefix of {prefix_bytes} and names of {names_bytes} bytes do not fit the message")
+    guest_id, sender, session, record = _read_prefix(bytes(frame[_HEAD.size : names_at]), version)
+    envelope = Envelope(guest_id=guest_id, sender=sender, session=session, record=record, released=released)
+    return FlatSealed(envelope, kind != _ACK_KIND, kind, bytes(frame[names_at:body_at]), frame[body_at:end])
+
+
+class _Reader:
+    """Takes one piece of a body after the other. `left` is how many bytes are still to be read."""
+
+    __slots__ = ("_at", "_body", "left")
+
+    def __init__(self, body: memoryview) -> None:
+        self._body = body
+        self._at = 0
+        self.left = len(body)
+
+    def take(self, size: int) -> memoryview:
+        """Take so many bytes. Raises BadFrame if there are not so many."""
+        if size > self.left:
+            raise BadFrame(f"a flat message lacks {size - self.left} bytes")
+        at = self._at
+        self._at = at + size
+        self.left -= size
+        return self._body[at : self._at]
+
+
+def _unpack_msgpack(packed: bytes, name: str) -> object:
+    try:
+        return msgpack.unpackb(
+            packed,
+            max_array_len=2 * NAMES_MAX,
+            max_map_len=0,
+            max_str_len=4 * TEXT_CHARS_MAX,
+            max_bin_len=0,
+            max_ext_len=0,
+        )
+    except (ValueError, msgpack.UnpackException) as wrong:
+        raise BadFrame(f"the {name} of a flat message: {wrong or type(wrong).__name__}") from wrong
+
+
+@lru_cache(maxsize=_KEPT)
+def _read_prefix(packed: bytes, version: int) -> tuple[str, str, SessionId | None, Record]:
+    names = read_fields(_unpack_msgpack(packed, "prefix"), 8, "prefix")
+    try:
+        return known(version, *names)
+    except TypeError as wrong:  # a list cannot be looked up
+        raise BadFrame("a list stands where the prefix has a number or a text") from wrong
+
+
+@lru_cache(maxsize=_KEPT)
+def _read_names(packed: bytes, are_identities: bool) -> tuple[str, ...]:
+    if not packed:
+        return ()
+    return read_list(read_identity if are_identities else read_text, _unpack_msgpack(packed, "names"), "names")
+
+
+def _unpack_ack(reader: _Reader, names: bytes) -> Ack:
+    received, epoch, log_index, digest = _ACK.unpack(reader.take(_ACK.size))
+    if names or min(received, epoch, log_index) < 0:
+        raise BadFrame("an acknowledgement counts from 0 and names nothing")
+    return Ack(received=received, epoch=epoch, log_index=log_index, memory_digest=int.from_bytes(digest, "little"))
+
+
+def _unpack_log(reader: _Reader, names: tuple[str, ...], limits: Limits) -> Log:
+    sequence, first, rows = _LOG.unpack(reader.take(_LOG.size))
+    if min(sequence, first) < 0:
+        raise BadFrame("the numbers of a log message are from 0 on")
+    table = reader.take(rows * LOG_ROW.size)
+    return Log(sequence=sequence, records=unpack_records(first, names, table, reader.take(reader.left), limits))
+
+
+def _unpack_part(reader: _Reader, names: tuple[str, ...], limits: Limits) -> EpochPart:
+    sequence, epoch, part, has = _PART.unpack(reader.take(_PART.size))
+    known = _HAS_BATCH | _HAS_END | _HAS_POSITION
+    if min(sequence, epoch, part) < 0 or has & ~known or not has & (_HAS_BATCH | _HAS_END):
+        raise BadFrame("a part of an epoch carries a batch or the end, and its numbers are from 0 on")
+    batch = _BATCH.unpack(reader.take(_BATCH.size)) if has & _HAS_BATCH else None
+    end = _END.unpack(reader.take(_END.size)) if has & _HAS_END else None
+    pages = None if batch is None else _unpack_batch(reader, batch, limits)
+    if end is None:
+        if names or has & _HAS_POSITION:
+            raise BadFrame("a part of an epoch without the end names nothing and has no position")
+        return EpochPart(sequence=sequence, epoch=epoch, part=part, batch=pages, checkpoint=None)
+    checkpoint = _unpack_end(reader, epoch, end, names, bool(has & _HAS_POSITION), limits)
+    return EpochPart(sequence=sequence, epoch=epoch, part=part, batch=pages, checkpoint=checkpoint)
+
+
+def _unpack_batch(reader: _Reader, fixed: tuple[int, int, int, bytes], limits: Limits) -> PageBatch:
+    count, payload_bytes, unpacked_bytes, digest = fixed
+    indices, lengths, payload = reader.take(4 * count), reader.take(2 * count), reader.take(payload_bytes)
+    check_batch(count, unpacked_bytes, indices, lengths, payload, limits)
+    return PageBatch(
+        count=count, indices=indices, lengths=lengths, payload=payload, digest=digest, unpacked_bytes=unpacked_bytes
+    )
+
+
+def _unpack_end(
+    reader: _Reader,
+    epoch: int,
+    fixed: tuple[int, int, int, bytes, int, int, int, int, int, int],
+    names: tuple[str, ...],
+    has_position: bool,
+    limits: Limits,
+) -> Checkpoint:
+    base, output_next, log_index, digest, dirty_pages, retired, idled, devices_bytes, pages_bytes, rows = fixed
+    if not names or min(base, output_next, log_index, retired, idled) < 0 or dirty_pages > PAGE_COUNT_MAX:
+        raise BadFrame("the end of an epoch names its engine, and its numbers are from 0 on")
+    if not has_position and (retired or idled):
+        raise BadFrame("the end of an epoch has no position, and says one")
+    devices, page_digests = reader.take(devices_bytes), reader.take(pages_bytes)
+    table = reader.take(rows * OUTPUT_ROW.size)
+    payloads = reader.take(reader.left)
+    check_end(devices, page_digests, payloads, limits)
+    return Checkpoint(
+        epoch=epoch,
+        base=base,
+        engine=names[0],
+        batches=(),
+        devices=bytes(devices),
+        outputs=unpack_outputs(names[1:], output_next, table, payloads, limits),
+        output_next=output_next,
+        log_index=log_index,
+        memory_digest=int.from_bytes(digest, "little"),
+        dirty_pages=dirty_pages,
+        page_digests=bytes(page_digests),
+        position=GuestPosition(retired, idled) if has_position else None,
+    )
