@@ -2,6 +2,7 @@
 that it is not lost with the connection."""
 
 import threading
+from collections.abc import Collection
 from dataclasses import replace
 
 import pytest
@@ -120,9 +121,9 @@ class LeavingEndpoint(Endpoint):
     def is_leaving(self) -> bool:
         return not self.is_answered
 
-    def step(self, now: Nanos) -> Nanos | None:
+    def step(self, now: Nanos, ready: Collection[int] | None = None) -> Nanos | None:
         self.stepped.set()
-        return super().step(now)
+        return super().step(now, ready)
 
 
 def test_a_host_that_is_stopped_goes_on_listening_until_the_goodbye_is_answered() -> None:
