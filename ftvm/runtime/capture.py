@@ -33,11 +33,11 @@ CaptureOrder = do.StartCopy | do.CollectRound | do.CopyMore | do.Cut
 CaptureReport = RoundCollected | PagesCopied | CutTaken | CaptureFailed
 
 _PAGES_PER_COPY_STEP: Final = 4096
-"""A step of the first copy looks at no more pages than this (16 MiB), so that the driver stays responsive."""
+"""A step of the first copy looks at this many pages (16 MiB) at most, so that the driver stays responsive."""
 
 
 _PAGES_PER_SCRUB: Final = 64
-"""After each cut so many pages are compared with the shadow: at 40 cuts a second, 10 MiB/s for some 20 us each."""
+"""How many pages are compared with the shadow after each cut: at 40 cuts a second, 10 MiB/s for some 20 us each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class Capturer:
         self._page_counts = tuple(region.page_count for region in guest.memory)
 
     def capture(self, order: CaptureOrder) -> CaptureReport:
-        """Do what is ordered, and report what came of it."""
+        """Carry out an order, and report the result."""
         try:
             match order:
                 case do.StartCopy():
@@ -99,7 +99,7 @@ class Capturer:
                 case do.Cut():
                     return self._cut(order)
         except (GuestError, LimitExceeded, MemoryError, OSError) as wrong:
-            # No memory for a shadow, say: without a standby the guest is as well off as before.
+            # E.g. no memory for a shadow: without a standby the guest is no worse off than before.
             return CaptureFailed(f"{type(wrong).__name__}: {wrong}")
 
     # --- what it takes ---------------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ class Capturer:
         return is_done
 
     def end_warm_up(self) -> None:
-        """Copy no more: a page that the guest writes once it runs must not get into the shadow behind a session."""
+        """Stop copying: a page that the guest writes once it runs must not get into the shadow of a session."""
         self.is_warming_up = False
         self._warm_next = 0
 
@@ -174,7 +174,7 @@ class Capturer:
         self._require_shadow().adopt(self._memory, digests, 0, self._memory.page_count)
 
     def release(self) -> None:
-        """Give the shadow's memory back: the guest does not run here any more."""
+        """Give back the shadow's memory: the guest no longer runs here."""
         self._scrub = None
         self.end_warm_up()
         self._has_shadow = False

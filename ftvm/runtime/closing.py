@@ -1,7 +1,7 @@
-"""The end of a host, step by step: what one step raises keeps none of the others from being done.
+"""The end of a host, step by step: an error in one step does not prevent the others.
 
-A control socket that cannot be removed is no reason to leave the record as it is, or a guest's process running. What
-went wrong is told at the end, all of it.
+A control socket that cannot be removed is no reason to leave the record as it is, or a guest's process running. All
+errors are reported together at the end.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ class Closing:
         self._errors: list[Exception] = []
 
     def do(self, failing: str, step: Callable[[], object]) -> None:
-        """Do one step; `failing` says what was not done, should it raise."""
+        """Do one step; if it raises, `failing` says what was not done."""
         try:
             step()
         except Exception as wrong:  # noqa: BLE001 - see the module's docstring; `finish` raises it
@@ -35,7 +35,7 @@ class Closing:
 
 
 def close_behind(close: Callable[[], None], error: BaseException | None) -> None:
-    """Close at the end of a `with` block: what ended the block, if anything did, stays what is raised."""
+    """Close at the end of a `with` block; an error that ended the block is still the one that is raised."""
     try:
         close()
     except FtvmError as wrong:

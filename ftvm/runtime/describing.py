@@ -1,4 +1,4 @@
-"""Where one guest on one host stands, from the view of its replica and its counters."""
+"""The status of one guest on one host, from the view of its replica and its counters."""
 
 from ftvm.errors import FtvmError
 from ftvm.protocol.core import Settings

@@ -1,8 +1,7 @@
-"""The table of open descriptors, which strangers fill: raise its limit, and keep some back for what must not fail.
-
-Whoever reaches a listening port takes a descriptor with each connection, before it has shown a key. The transport
-bounds how many (connections.py), but between two of its looks the table may be full, and just then an arbiter must be
-read or an operator be answered.
+"""Open descriptors, which strangers can use up: raise the limit, and keep some in reserve for what must not fail. Each
+connection to a listening port takes a descriptor, before it has shown a key. The transport bounds how many
+(connections.py), but between two of its looks the table may be full, and just then an arbiter must be read or an
+operator be answered.
 """
 
 import errno
@@ -15,7 +14,7 @@ from typing import Final
 __all__ = ["DESCRIPTORS_MAX", "SpareDescriptors", "is_table_full", "raise_limit"]
 
 DESCRIPTORS_MAX: Final = 65_536
-"""More than a host ever needs; a limit without end would cost those who walk the whole table."""
+"""More than a host ever needs; no limit at all would cost programs that walk the whole table."""
 _CAUSES_MAX: Final = 8
 
 
@@ -37,9 +36,8 @@ def is_table_full(error: BaseException | None) -> bool:
 
 
 class SpareDescriptors:
-    """Some descriptors kept open for nothing, to be given back when one is needed and none is left.
-
-    No promise: another thread may open one first. It is for who tries again.
+    """Spare descriptors, given back when one is needed and no other is left. No guarantee: another thread may take it
+    first, so try again.
     """
 
     def __init__(self, count: int) -> None:
@@ -60,7 +58,7 @@ class SpareDescriptors:
 
     @contextmanager
     def given_back(self) -> Iterator[None]:
-        """Do without them for a moment."""
+        """Give them back for a moment."""
         self.close()
         try:
             yield

@@ -1,7 +1,7 @@
 """Drives one guest on one host: feeds its replica, performs the effects, and never waits.
 
-`step(now)` is all there is: host.py calls it from its thread, the simulator from its loop. Everything outside is
-reached through interfaces. The guest runs in a thread or process of its own; runner.py runs and pauses it, capture.py
+`step(now)` is all there is: host.py calls it from its thread, the simulator from its loop. It reaches everything
+outside through interfaces. The guest runs in a thread or process of its own; runner.py runs and pauses it, capture.py
 captures it.
 """
 
@@ -59,7 +59,7 @@ SendFrames = Callable[[str, Lane, list[Buffer], PageBatch | None], bool]
 """Sends frames to a peer on a lane; the batch, if any, is the one whose buffers the frames use. False: not taken."""
 
 _EFFECT_ROUNDS_MAX = 64
-"""Performing effects can ask for more; a step that does not come to rest in so many rounds is our bug."""
+"""Performing effects can ask for more; a step that needs more rounds than this is our bug."""
 
 
 class Driver:
@@ -67,7 +67,7 @@ class Driver:
 
     A host that ends in order steps on while it `is_leaving`: it hands the guest over, or sees to it that the record
     does not name a host that is gone. `pulse` is the last heartbeat sent, while it may be repeated; another thread
-    reads it. `let_go` takes note that the transport has let go of one send of a batch.
+    reads it. `let_go` notes that the transport has let go of one send of a batch.
     """
 
     def __init__(
@@ -255,7 +255,7 @@ class Driver:
         return self.replica.begin_switchover(limit_ns, self._clock.now())
 
     def stop(self, error: FtvmError) -> None:
-        """Stop in order, and for good: `error` is what this host ended of. Step on while `is_leaving`."""
+        """Stop cleanly and finally: `error` is why this host ended. Step on while `is_leaving`."""
         if self._stop is None and not self._is_halted:
             self._begin_stop(StopKind.ASKED, error, "its host was stopped")
 
@@ -372,7 +372,7 @@ class Driver:
             self._report(diverged, self._clock.now())
 
     def _load(self, effect: do.Load) -> None:
-        self._settle()  # a claim is no sign of life, and loading may take long
+        self._settle()  # a claim is not a sign of life, and loading may take long
         self._report(self._runner.load(effect), self._clock.now())
 
     def _unload(self, _: do.Unload) -> None:
@@ -394,7 +394,7 @@ class Driver:
         self._report(MemoryMeasured(), self._clock.now())
 
     def _capture(self, order: CaptureOrder) -> None:
-        """Have the guest captured, and report what came of it."""
+        """Have the guest captured, and report the result."""
         report = self._capturer.capture(order)
         now = self._clock.now()
         # A guest that failed is its standby's: a failed capture would drop the only one that can go on.

@@ -1,7 +1,7 @@
 """One transport and the guests that are replicated over it: decodes, finds the guest, steps every driver.
 
-A message that does not decode, or is for no guest here, is its sender's failure: it is counted and reported, never
-raised. Who keeps sending such messages is not listened to for a while, each time for longer.
+A message that does not decode, or is for no guest here, is its sender's fault: it is counted and reported, never
+raised. A peer that keeps sending such messages is ignored for a while, each time for longer.
 """
 
 from collections import Counter
@@ -27,7 +27,7 @@ from ftvm.units import Nanos
 __all__ = ["Endpoint"]
 
 _MISDEEDS_TOLERATED = 16
-"""So many misdeeds of one key are reported one by one; with each further one it is ignored for a while."""
+"""How many misdeeds of one key are reported one by one; after each further one the key is ignored for a while."""
 
 _IGNORED_NS_FIRST = Nanos(1_000_000_000)
 _IGNORED_NS_LONGEST = Nanos(60_000_000_000)
@@ -45,7 +45,7 @@ class _OnItsWay:
 class Endpoint:
     """Steps all drivers of one transport.
 
-    `misdeeds` counts what each peer sent that was no message for us, `ignored` what came while it was not listened to.
+    `misdeeds` counts invalid messages of each peer, `ignored` what came while the peer was ignored.
     """
 
     def __init__(self, transport: Transport, limits: Limits, on_event: Callable[[Event], None]) -> None:
@@ -90,7 +90,7 @@ class Endpoint:
         return send
 
     def _tell_trouble(self, driver: Driver, error: str) -> None:
-        """Say why a message was lost: that is for heartbeats to judge, not a reason to stop a guest."""
+        """Report why a message was lost: heartbeats judge that; it is not a reason to stop a guest."""
         if error not in self._troubles and len(self._troubles) < _TROUBLES_TOLD_MAX:
             self._troubles.add(error)
             driver.tell_trouble(error)
@@ -99,8 +99,8 @@ class Endpoint:
         """Do what was signalled and what is due, for every driver; return when to be called again if nothing comes
         before.
 
-        What nobody signals is looked at once in a while, and whenever nothing has come: who was woken then, was woken
-        for something else.
+        What nobody signals is looked at once in a while, and whenever nothing has come: the wake-up was then for
+        something else.
 
         ready  which of `fds` are readable; None if nobody has looked
         """
@@ -176,7 +176,7 @@ class Endpoint:
             envelope = sealed.envelope
             driver = self._drivers.get(envelope.guest_id)
             if sealed.builds_state and (driver is None or not driver.expects(delivery.peer, delivery.key, envelope)):
-                return  # a few megabytes of log take seconds to read: nobody may cost us that without a session
+                return  # a few megabytes of log take seconds to read: do so only for a peer in session
             message = sealed.open(self._limits)
         except RemoteProtocolError as wrong:
             self._report(delivery, wrong, now)

@@ -3,8 +3,8 @@
 Runs in the driver's thread, in bounded portions: a busy guest never keeps the driver from its heartbeats for long.
 
 Where two guests parted is known as an interval: from the last mark at which they agreed to where that was seen, which
-is a record that this guest cannot take as the other did, or the next mark. Closer than that would take a copy of both
-memories at each mark, to execute again from there: more than a fault that must not happen is worth.
+is a record that this guest cannot take as the other did, or the next mark. To know it more exactly would take a copy of
+both memories at each mark, to execute again from there: too much for a fault that must not happen.
 
 Source: Scales et al., 2010, sections 2.1 and 3.2 (deterministic replay on the backup, kept close behind the primary).
 """
@@ -30,7 +30,7 @@ _PAGES_NAMED_MAX: Final = 64
 def replay(guest: ReplayableGuest, log: Iterable[LogRecord], sink: NumberingSink) -> None:
     """Lead the paused guest through a whole log; it stands behind the last record afterwards, its outputs in `sink`.
 
-    Raises GuestError if it goes another way; its state is then of no use.
+    Raises GuestError if it diverges; its state is then useless.
     """
     for record in log:
         guest.run_until(record.position)
@@ -83,7 +83,7 @@ class Follower:
         return None
 
     def finish(self) -> None:
-        """Execute all records that wait, comparing nothing: there is nobody left to compare with. Raises GuestError."""
+        """Execute all waiting records without comparing: no other host is left to compare with. Raises GuestError."""
         replay(self._guest, (item for item in self._waiting if isinstance(item, LogRecord)), self._sink)
         self._waiting.clear()
 

@@ -3,7 +3,7 @@
 The loop's thread is the only one that touches transport, drivers and worlds, but for the heart's, which repeats
 heartbeats while the loop is busy with one step (pulse.py). Other threads talk to it through `call`, which runs a
 function there and waits for its result. An error that nobody expected stops the loop: the guest is paused, because a
-host that does not know what it does must not go on (fail-stop), and `wait` raises what happened.
+host in an unknown state must not go on (fail-stop), and `wait` raises what happened.
 """
 
 import queue
@@ -40,7 +40,7 @@ _STOP_SECONDS: Final = 2 * nanos_to_seconds(LIMIT_NS)
 """The loop ends well within: a stop is over by then, in order or not."""
 
 LAST_REQUEST_SECONDS: Final = 5.0
-"""So long a host that ends waits for a request to the arbiter that is under way."""
+"""How long a host that ends waits for its last request to the arbiter."""
 
 T = TypeVar("T")
 
@@ -170,7 +170,7 @@ class Host:
     ) -> None:
         """Call `on_end` from the loop's thread when the loop is over, for whatever reason.
 
-        With `is_urgent` the threads of loop and heart go before others of this machine, where it may (urgency.py).
+        With `is_urgent` the threads of loop and heart get real-time priority, where allowed (urgency.py).
         """
         self.error: FtvmError | None = None
         self._endpoint = endpoint

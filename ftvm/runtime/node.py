@@ -27,7 +27,7 @@ __all__ = ["Node"]
 
 _EVENTS_KEPT: Final = 65_536
 _ANSWER_SECONDS: Final = 5.0
-"""So long beyond its time-out a switchover that was proposed may wait for the arbiter before the caller hears of it."""
+"""How long, beyond its time-out, a proposed switchover may wait for the arbiter before the caller gets an error."""
 
 
 class Node:
@@ -140,8 +140,8 @@ class Node:
     def close(self) -> None:
         """Stop in order (protocol/stop.py), end the loop, give everything back. Idempotent.
 
-        All of that is tried, whatever fails; then BrokenError says what did. A stop that is not in order counts, too:
-        the record may name a host that is gone, and somebody has to clean up.
+        All of that is tried, whatever fails; then BrokenError says what failed. A stop that is not in order counts,
+        too: the record may name a host that is gone, and somebody has to clean up.
         """
         if self._is_closed:
             return

@@ -1,4 +1,4 @@
-"""Packs batches on their way out, where that makes them arrive sooner.
+"""Packs outgoing batches when that makes them arrive sooner.
 
 Packing happens when a batch is sent, long after the guest went on: it costs no pause. What the link does is learned
 from acknowledgements of large batches: the bytes acknowledged, over the time since the link began with them or finished

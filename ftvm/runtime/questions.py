@@ -1,6 +1,6 @@
 """The questions that broken connections raise (protocol/question.py), one for each peer that a guest here depends on.
 
-Only who is in session with a guest of this endpoint is asked after: a stranger's connections may break as they like.
+Only peers in session with a guest of this endpoint matter: connections of strangers may break.
 """
 
 from collections.abc import Callable, Sequence

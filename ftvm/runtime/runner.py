@@ -1,8 +1,8 @@
 """The guest on this host: runs it, pauses it, has it follow, changes its engine, takes out what it emits.
 
-Whatever is done to a guest that runs is done while it is paused, and all that it emitted before is taken out first, so
-that each output is judged by the engine under which it was made. What came of it is returned as reports. Whether the
-guest must stand still for longer is the replica's to say; `stall_or_go_on` goes by that.
+A running guest is paused for every change, and all that it emitted before is taken out first, so that each output is
+judged by the engine under which it was made. The results are returned as reports. The replica decides whether the guest
+must stay paused; `stall_or_go_on` follows it.
 
 Does not know: memory and captures (capture.py), effects and messages (driver.py).
 """
@@ -113,7 +113,7 @@ class GuestRunner:
         self._guest.resume()
 
     def deliver(self, inputs: Iterable[tuple[str, bytes]]) -> None:
-        """Give the guest what came for it; nobody else takes it."""
+        """Give the guest its input."""
         if self.is_running:
             for channel, payload in inputs:
                 self._guest.deliver(channel, payload)
@@ -150,7 +150,7 @@ class GuestRunner:
         return StateLoaded()
 
     def unload(self) -> None:
-        """Keep what was loaded from being run."""
+        """Make sure that what was loaded never runs."""
         self._pause_anyhow()
 
     def _pause_anyhow(self) -> None:

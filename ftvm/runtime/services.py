@@ -1,8 +1,8 @@
-"""Who is served by a host's loop beside the guests: a control socket, a page of metrics, a service manager's watchdog.
+"""Services that a host's loop steps beside the guests: control socket, metrics page, a service manager's watchdog.
 
-A service is stepped in the loop's thread, between two steps of the endpoint, so that it sees a guest at rest and
-needs no lock. It must never block. What serves an operator must not end a guest: a service that raises is closed,
-told of as an event, and the loop goes on without it.
+A service is stepped in the loop's thread, between two steps of the endpoint, so that it sees a guest at rest and needs
+no lock. It must never block. A service for operators must never end a guest: one that raises is closed and reported as
+an event, and the loop goes on without it.
 """
 
 from collections.abc import Callable, Collection, Sequence

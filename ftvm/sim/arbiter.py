@@ -38,7 +38,7 @@ class SimStore:
         self._on_change = on_change
 
     def apply(self, request: Request) -> Record:
-        """Do what is asked; return the record in force."""
+        """Apply the request; return the record in force."""
         # rule: record_compared
         if isinstance(request, CompareAndSet) and request.record.generation == self.record.generation + 1:
             before, self.record = self.record, request.record
@@ -97,7 +97,7 @@ class SimArbiter:
             self._apply(request)
 
     def _repeat(self, request: Request) -> None:
-        self._store.apply(request)  # nobody waits for the answer any more
+        self._store.apply(request)  # the asker is gone
 
     def _apply(self, request: Request) -> None:
         record = self._store.apply(request)

@@ -70,8 +70,8 @@ class OutputChecker:
 
 @dataclass(slots=True)
 class StateChecker:
-    """I3, I4, I5: what a backup runs from is what a primary was at that epoch, bit for bit, and none that it said it
-    had is missing."""
+    """I3, I4, I5: a backup runs from exactly the state that a primary had at that epoch, and has every epoch that it
+    acknowledged."""
 
     cuts: dict[tuple[str, int], bytes] = field(default_factory=dict)
     acked: dict[str, Watermarks] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class StateChecker:
         self.cuts[active, epoch] = fingerprint
 
     def was_acknowledged(self, standby: str, safe: Watermarks) -> None:
-        """Note what an active counts as safe with its standby."""
+        """Note what an active counts as safe on its standby."""
         self.acked[standby] = safe
 
     def took_over(self, standby: str, has: Watermarks) -> None:

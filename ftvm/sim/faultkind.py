@@ -1,4 +1,4 @@
-"""What befalls a simulated world from time to time: a fault of the machinery, or an act of an operator.
+"""What happens to a simulated world from time to time: a fault of the machinery, or an act of an operator.
 
 Each kind has a random stream of its own, which decides when it comes and what exactly it does; a kind is off in a third
 of the seeds. The tables are in faults.py and operator.py.
@@ -18,7 +18,7 @@ class FaultKind:
     kind         its name, that of its random stream, and of its count in the figures
     gap_ms       the least and the most virtual milliseconds between two of them
     act          does it to the world; its randomness is this one fault's own, drawn from the kind's stream
-    is_possible  whether it can be done now; what cannot is not counted
+    is_possible  whether it can be done now; if not, it is not counted
     """
 
     kind: str

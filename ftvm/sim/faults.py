@@ -1,6 +1,6 @@
-"""The faults that befall a simulated world from time to time: crashes, pauses, cut links, a dead or slow arbiter.
+"""The faults that hit a simulated world from time to time: crashes, pauses, cut links, a dead or slow arbiter.
 
-What befalls single messages (loss, repeats, long delays, corruption) is drawn for each message, in network.py and
+Faults of single messages (loss, repeats, long delays, corruption) are drawn for each message, in network.py and
 arbiter.py.
 """
 
@@ -73,12 +73,12 @@ def _reset(world: WorldPort, rng: Rng) -> None:
 
 
 def _outage(world: WorldPort, rng: Rng) -> None:
-    """Have nobody reach the arbiter for a while."""
+    """Make the arbiter unreachable for a while."""
     world.take_arbiter_down(rng.randrange(20 * _MS, 800 * _MS))
 
 
 def _slow_disk(world: WorldPort, rng: Rng) -> None:
-    """Have the arbiter take long over each write for a while."""
+    """Make each write of the arbiter slow for a while."""
     world.slow_disk(rng.choice([20, 100, 500]) * _MS, rng.randrange(50 * _MS, 1000 * _MS))
 
 

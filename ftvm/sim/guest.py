@@ -33,7 +33,7 @@ def _ignore(fingerprint: bytes) -> None:
 
 
 def _never() -> bool:
-    """Fail at nothing."""
+    """Never fail."""
     return False
 
 
@@ -90,7 +90,7 @@ class SimGuest:
         return self._steps == position.retired
 
     def inject(self, record: LogRecord) -> None:
-        """Have the next step take the input."""
+        """Give the next step the input."""
         if record.position != self.position:
             raise GuestError(f"an input of {record.position} was to be given at {self.position}")
         self._injected = record.payload

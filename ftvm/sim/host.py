@@ -1,4 +1,4 @@
-"""One incarnation of one simulated host: the production endpoint and driver, with a simulated outside around them.
+"""One incarnation of one simulated host: the production endpoint and driver, in a simulated world.
 
 A host that is paused does nothing: what would have happened in it waits, and happens in order when it is woken. So a
 pause or a crash comes between any two of its acts, also between the decision to release an output and its leaving.
@@ -31,7 +31,7 @@ from ftvm.units import Nanos
 __all__ = ["SimHost", "SimWorld", "Surroundings"]
 
 HURRIES_MAX: Final = 50
-"""A step may ask for the next one at once, as while it executes a long log; one that always does turns a core hot."""
+"""A step may ask for the next one at once, e.g. while it executes a long log; a host that always does so spins."""
 ORIGIN_NS_MAX: Final = 10**15
 
 
@@ -237,12 +237,12 @@ class SimHost:
         self._was_asked()
 
     def set_engine(self, engine: Engine) -> None:
-        """Have its guest protected in another way."""
+        """Change the engine of its guest."""
         self.driver.set_engine(engine)
         self._was_asked()
 
     def stop(self) -> None:
-        """Ask it to stop in order."""
+        """Ask it to stop cleanly."""
         self.driver.stop(ClosedError("an operator stops this host"))
         self._was_asked()
 
@@ -322,7 +322,7 @@ class SimHost:
             trace.write(f"{self.name} {event}")
 
     def _note_suspicion(self, event: Suspected) -> None:
-        """Check that nobody is taken for dead at once who lives; silence may deceive, a confirmation must not."""
+        """Check that no live host is confirmed dead: silence may deceive, a confirmation must not."""
         view = self.driver.replica.view()
         active, standby = view.active, view.standby
         if standby is not None:

@@ -7,7 +7,7 @@ from ftvm.interfaces import Record
 __all__ = ["PATIENCE_NS", "Losses"]
 
 PATIENCE_NS = 4_500_000_000
-"""So long at least, by anybody's clock, a whole standby waits for the record to name it."""
+"""How long, at least, by any clock, a whole standby waits for the record to name it."""
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Breaks the production code on purpose, one line at a time, and mends it again.
+"""Breaks the production code on purpose, one line at a time, and repairs it again.
 
 A mutant is a list of edits (mutants.py). To apply it, the edited module is compiled, and the code of each edited
 function is put into the function that is running already: whoever imported it, by whatever name, runs the broken line

@@ -3,8 +3,8 @@
 A buffer is read as late as the contract allows, when its token is let go: a sender that reuses it too early corrupts
 its own message here, and the digests find it.
 
-Connections are told of, too: they end when a process does, and when a firewall resets a healthy link. Who then asks
-whether the peer still listens is refused by a host whose process is gone. One that is stopped, or without power, or
+Connections are reported, too: they end when a process does, and when a firewall resets a healthy link. A host that then
+asks whether the peer still listens is refused if the peer's process is gone. One that is stopped, or without power, or
 behind a cut, gives no answer.
 """
 
@@ -123,7 +123,7 @@ class SimNetwork:
         return self.faults.delay_ns + int(self._questions.random() * self.faults.jitter_ns)
 
     def carry(self, sender: "SimTransport", peer: str, lane: Lane, frames: Sequence[Buffer], token: int | None) -> bool:
-        """Send on its way, or lose."""
+        """Send a message on its way, or lose it."""
         by_address = peer in self._by_address
         target = self._by_address.get(peer) or self._by_name.get(peer)
         if target is None:

@@ -35,7 +35,7 @@ def _can_switch_over(world: WorldPort) -> bool:
 
 
 def _set_engine(world: WorldPort, rng: Rng) -> None:
-    """Have the guest protected in another way, or in the same one at another interval."""
+    """Change the guest's engine, or its interval."""
     engine = engine_named(rng.choice(list(ENGINES)), rng.choice([20, 40, 80]) / 1000)
     host = world.active()
     if host is not None:

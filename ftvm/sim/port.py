@@ -60,7 +60,7 @@ class HostPort(Protocol):
         ...
 
     def kill_guest(self) -> None:
-        """Have the guest that runs here fail, as a QEMU that is killed."""
+        """Make the guest that runs here fail, like a killed QEMU."""
         ...
 
     def switch_over(self, limit_ns: Nanos) -> None:
@@ -68,11 +68,11 @@ class HostPort(Protocol):
         ...
 
     def set_engine(self, engine: Engine) -> None:
-        """Have its guest protected in another way."""
+        """Change the engine of its guest."""
         ...
 
     def stop(self) -> None:
-        """Ask it to stop in order."""
+        """Ask it to stop cleanly."""
         ...
 
 
@@ -129,11 +129,11 @@ class WorldPort(Protocol):
         ...
 
     def take_arbiter_down(self, length_ns: int) -> None:
-        """Have nobody reach the arbiter for a while."""
+        """Make the arbiter unreachable for a while."""
         ...
 
     def slow_disk(self, disk_ns: int, length_ns: int) -> None:
-        """Have the arbiter take so long over each write for a while."""
+        """Make each write of the arbiter take this long for a while."""
         ...
 
 

@@ -5,7 +5,7 @@ arbiter's line and the guest are simulated. Each kind of randomness has a stream
 so that turning one fault off leaves the others as they were.
 
     simulation.py  one run: a fault phase, then calm, and does the guest live on?
-    plan.py        what a seed draws before it begins; faults.py, operator.py: what befalls it, by port.py
+    plan.py        what a seed draws before it begins; faults.py, operator.py: what happens to it, by port.py
     host.py        one host; network.py, arbiter.py, guest.py, schedule.py: what is around it
     checkers.py    the invariants; losses.py: what excuses a lost guest; faultlog.py: which faults there were
     stops.py       hosts that are stopped in order
@@ -44,7 +44,8 @@ SECOND: Final = 1_000 * MS
 START_NS_MAX: Final = SECOND
 FAULTS_NS: Final = 2_500 * MS
 CALM_NS_MAX: Final = 8 * SECOND
-"""So long after the world was healed the guest must run, protected, and its outputs flow; mostly it takes a tenth."""
+"""How long after the world was healed the guest must run, protected, with its outputs flowing; mostly it takes a
+tenth."""
 
 LOOK_NS: Final = 50 * MS
 
@@ -275,11 +276,11 @@ class Simulation:
         self.network.reset(false_answers)
 
     def take_arbiter_down(self, length_ns: int) -> None:
-        """Have nobody reach the arbiter for a while."""
+        """Make the arbiter unreachable for a while."""
         self._spoil("is_down", True, "ARBITER down", "ARBITER up", length_ns)
 
     def slow_disk(self, disk_ns: int, length_ns: int) -> None:
-        """Have the arbiter take so long over each write for a while."""
+        """Make each write of the arbiter take this long for a while."""
         self._spoil("disk_ns", disk_ns, "DISK slow", "DISK fast", length_ns)
 
     def _spoil(self, what: str, value: int, line: str, last_line: str, length_ns: int) -> None:

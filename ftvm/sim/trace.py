@@ -1,4 +1,4 @@
-"""What a run tells of itself: how often each event was told, and, if it is wanted, a line for each thing that happens.
+"""What a run reports: how often each event was told, and, if it is wanted, a line for each thing that happens.
 
 legend.py says what the lines mean.
 """
