@@ -124,7 +124,9 @@ class Sealed:
             raise BadFrame(
                 f"{codec.type.__name__} has {_either(codec.frames)} frames behind the header, not {len(frames)}"
             )
-        fields = read_padded(self._fields, codec.count, codec.optional, codec.type.__name__)
+        fields = self._fields
+        if type(fields) is not list or len(fields) != codec.count or codec.optional:
+            fields = read_padded(fields, codec.count, codec.optional, codec.type.__name__)
         return codec.unpack(fields, frames, limits)
 
 
@@ -149,9 +151,9 @@ def read_header(frames: Sequence[Buffer], limits: Limits) -> Sealed | FlatSealed
     if codec is None:
         raise _unknown(header[0], kind)
     version, _, guest_id, sender, session, record, released, fields = read_fields(header, 8, "header")
-    names = read_fields(record, 3, "record")
+    names = record if type(record) is list and len(record) == 3 else read_fields(record, 3, "record")
     if session is not None:
-        names += read_fields(session, 3, "session")
+        names = [*names, *read_fields(session, 3, "session")]
     try:
         guest_id, sender, session, record = known(version, guest_id, sender, *names)
     except TypeError as wrong:  # a list cannot be looked up

@@ -95,7 +95,8 @@ class Driver:
         self._sink = NumberingSink(wake, clock)
         memory = NativeMemory([region.buffer for region in guest.memory])
         self._memory = CommittedMemory(memory)
-        self._stored = StoredMemory(self._memory, guest.memory)
+        has_store = any(region.store is not None for region in guest.memory)
+        self._stored = StoredMemory(self._memory, guest.memory) if has_store else self._memory
         self._packer = Packer(settings.limits, clock)
         self._stop: Stopping | None = None
         self._stop_error: FtvmError | None = None
@@ -213,7 +214,10 @@ class Driver:
         """End a step: go by what the replica is now, and ask what it wants to ask; return when the next is due."""
         if self._is_halted:
             return None
-        self._settle()
+        view = self.replica.view()
+        if self.failure is not None or not view.may_beat:
+            self.pulse = None
+        self._runner.stall_or_go_on(must_stand_still=view.must_stand_still)
         request = self.replica.next_request(now)
         if request is not None:
             self._is_asking = True

@@ -5,6 +5,8 @@ from acknowledgements of large batches: the bytes acknowledged, over the time si
 what was before them, whichever is later.
 """
 
+from typing import Final
+
 from ftvm.checkpoint import PageBatch
 from ftvm.config import Limits
 from ftvm.encode.compress import PackPolicy, pack_batch
@@ -12,6 +14,9 @@ from ftvm.interfaces import Clock
 from ftvm.units import Nanos
 
 __all__ = ["Packer"]
+
+_WORTH_BYTES: Final = 4096
+"""A smaller payload arrives as soon as it is: it fits into three packets."""
 
 
 class Packer:
@@ -26,6 +31,8 @@ class Packer:
 
     def pack(self, batch: PageBatch, *, is_first_copy: bool) -> PageBatch:
         """Return the batch as it is to be sent: packed if that pays."""
+        if len(batch.payload) < _WORTH_BYTES:
+            return batch
         if not self.policy.should_pack(is_first_copy=is_first_copy):
             self.policy = self.policy.sent_unpacked()
             packed = batch

@@ -106,6 +106,7 @@ class MemoryTransport:
         self._regained: SimpleQueue[int] = SimpleQueue()
         self._callers: dict[str, MemoryTransport] = {}
         self._pipes: dict[tuple[MemoryTransport, Lane, bool], _Pipe] = {}
+        self._routes: dict[tuple[str, Lane], tuple[MemoryTransport, _Pipe]] = {}
 
     @property
     def dialled(self) -> tuple[str, ...]:
@@ -123,10 +124,12 @@ class MemoryTransport:
                 self.regain(token)
             return True
         with self._guard:
-            target = self._find(peer)
-            if target is None:
+            route = self._routes.get((peer, lane))
+            if route is None or route[0].is_closed:
+                route = self._find_route(peer, lane)
+            if route is None:
                 return False
-            pipe = self._pipe(peer, target, lane)
+            target, pipe = route
         if pipe.messages.qsize() >= _QUEUE_MESSAGES:
             return False
         lent = tuple(frames) if token is not None else tuple(map(bytes, frames))
@@ -181,6 +184,7 @@ class MemoryTransport:
                 message.let_go()
         self._callers.clear()
         self._pipes.clear()
+        self._routes.clear()
         self._waker.close()
 
     # --- called by the transport at the other end, from its thread ------------------------------
@@ -200,9 +204,13 @@ class MemoryTransport:
 
     # --- helpers ----------------------------------------------------------------------------------
 
-    def _find(self, peer: str) -> "MemoryTransport | None":
+    def _find_route(self, peer: str, lane: Lane) -> "tuple[MemoryTransport, _Pipe] | None":
         target = self._network.find(peer) if peer in self._dialled else self._callers.get(peer)
-        return None if target is None or target.is_closed else target
+        self._routes.pop((peer, lane), None)
+        if target is None or target.is_closed:
+            return None
+        route = self._routes[peer, lane] = (target, self._pipe(peer, target, lane))
+        return route
 
     def _pipe(self, peer: str, target: "MemoryTransport", lane: Lane) -> _Pipe:
         # What is dialled and what is answered are two connections, as on a network: the other end has a name for each.
