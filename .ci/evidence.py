@@ -28,8 +28,8 @@ NOT_MEASURED = ("docs/evidence", "*.md", "bench/engines.svg")
 """What may change without making evidence old: evidence itself, and what is written from it."""
 
 GREATEST = re.compile(r"p\d+|max")
-NOT_ADDED = {"seed", "jobs", "interval_ms", "start", "folder", "trouble"}
-"""Settings of a chunk, which mean nothing when added up."""
+NOT_ADDED = {"seed", "jobs", "interval_ms", "start", "folder", "trouble", "load", "load_average"}
+"""Settings of a chunk and what else was so while it ran: they mean nothing when added up."""
 
 ASKED = "asked"
 """The file that lists the chunks of this run: others may be done that an earlier run, with other counts, asked for."""

@@ -42,6 +42,12 @@ def test_counts_are_added_and_of_percentiles_the_greatest_is_kept(evidence: Modu
     }
 
 
+def test_the_load_under_which_chunks_ran_is_not_added_up(evidence: ModuleType) -> None:
+    chunk = {"minutes": 10, "load": 3, "load_average": 4.5}
+
+    assert evidence.merged(chunk, chunk) == {"minutes": 20}
+
+
 def test_words_that_differ_and_truths_are_not_added(evidence: ModuleType) -> None:
     merged = evidence.merged(
         {"arbiter": "file", "engine": "remus", "ok": True}, {"arbiter": "file", "engine": "kemari", "ok": False}
