@@ -151,7 +151,7 @@ def _try(bench: _GuestBench[G], plan: Plan) -> None:
     threads = _thread_count()
     with closing(bench.make_guest()) as guest:
         trial = _Trial(bench, guest)
-        for step in [*plan, (), _Step.COLLECT, _Step.COPY, _Step.REPLAY]:
+        for step in [*plan, (), _Step.FAIL_A_CAPTURE, _Step.COLLECT, _Step.COPY, _Step.REPLAY]:
             try:
                 trial.perform(step)
                 trial.stands_still(_name(step))

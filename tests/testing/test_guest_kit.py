@@ -177,6 +177,13 @@ def test_broken_guest_is_found(kind: type[Honest], complaint: str) -> None:
         check_guest(kind, inputs=FRAMES, let_run=advance, is_deterministic=True, moment_seconds=0.0005)
 
 
+@pytest.mark.parametrize("seed_number", range(3))
+def test_what_a_failed_capture_puts_back_is_looked_at_by_every_plan(seed_number: int) -> None:
+    """Regression: by 30 plans it was found or not, as they were drawn; what else was imported changed that."""
+    with pytest.raises(ContractBroken, match=r"No write goes unreported|What a failed capture puts back"):
+        check_guest(ForgetsWhatWasPutBack, inputs=FRAMES, let_run=advance, examples=1, seed_number=seed_number)
+
+
 # --- guests with a thread of their own: the built-in machine, and it broken -------------------------------------------
 
 
