@@ -16,16 +16,14 @@ from ftvm.events import PeerMisbehaved, Protected, Solo, Suspected
 from ftvm.interfaces import Engine, Lane
 from ftvm.protocol import admission, handing, parting, shipping
 from ftvm.protocol.bond import Bond
-from ftvm.protocol.commit import Committed
+from ftvm.protocol.commit import CommittedState
 from ftvm.protocol.core import RoleEvent
+from ftvm.protocol.detector import beat_of
 from ftvm.protocol.effects import Forget, Use
-from ftvm.protocol.empty import Opening
 from ftvm.protocol.link import ENDING, NAMED, SHIPPING, STANDING, LinkEvent, LinkState
 from ftvm.protocol.record import drop
 from ftvm.protocol.reports import CutTaken, Emitted
-from ftvm.protocol.session import Contact, Session
-from ftvm.protocol.suspicion import beat_of
-from ftvm.protocol.switchover import Switchover
+from ftvm.protocol.session import Contact, Session, SessionOffer, Switchover
 from ftvm.protocol.timers import Timer, act_on, soonest
 from ftvm.units import Nanos
 
@@ -62,23 +60,24 @@ class Active(Bond):
             raise ConfigError(
                 f"standby {session.standby} does not know engine {engine.name}, only {', '.join(session.engines)}"
             )
-        self.pace.wanted = engine
-        if self.link not in SHIPPING and not self.pace.is_cutting:
+        self.schedule.wanted = engine
+        if self.link not in SHIPPING and not self.schedule.is_cutting:
             self.core.do(Use(engine))
 
     def on_engine_used(self, engine: Engine, now: Nanos) -> None:
         """Note that the guest, paused and all its outputs handed on, goes on under `engine`."""
-        self.pace.use(engine)
-        if not self.pace.is_cutting:
+        self.schedule.use(engine)
+        if not self.schedule.is_cutting:
             self.tell_engine(engine, now)
 
     # --- the guest -------------------------------------------------------------------------------------------------
 
     def on_outputs(self, outputs: list[Output], log_index: int, now: Nanos) -> None:
         """Hold what the guest emitted, and release what may leave."""
-        needs = self.pace.engine.output_needs(epoch=self.epoch + 1, log_index=log_index)  # rule: output_needs_its_epoch
+        # rule: output_needs_its_epoch
+        needs = self.schedule.engine.output_needs(epoch=self.epoch + 1, log_index=log_index)
         for output in outputs:
-            self.gate.hold(output, needs, now)
+            self.outputs.hold(output, needs, now)
         self.release()
 
     def on_emitted(self, emitted: Emitted, now: Nanos) -> None:
@@ -97,7 +96,7 @@ class Active(Bond):
             return self.releases.is_stalled
         limits = self.core.settings.limits
         allowed = limits.epochs_in_flight if session.is_followed else 1
-        waits = self.pace.engine.stands_still or session.is_followed
+        waits = self.schedule.engine.stands_still or session.is_followed
         return self.releases.is_stalled or session.is_log_long(limits) or (waits and len(session.in_flight) >= allowed)
 
     def pending_outputs(self) -> tuple[Output, ...]:
@@ -147,9 +146,9 @@ class Active(Bond):
 
     # --- beginning and end -----------------------------------------------------------------------------------------
 
-    def resume(self, opening: Opening, committed: Committed, now: Nanos) -> None:
+    def resume(self, offer: SessionOffer, committed: CommittedState, now: Nanos) -> None:
         """Go on after a switchover, before the guest runs: the old active holds this very state, as the standby."""
-        admission.resume(self, opening, committed, now)
+        admission.resume(self, offer, committed, now)
 
     def begin_switchover(self, limit_ns: Nanos, now: Nanos) -> Switchover:
         """Start to hand the guest over to the standby; it is called off if that takes longer than `limit_ns`.
@@ -170,11 +169,11 @@ class Active(Bond):
             return
         if envelope.sender != session.standby:
             return
-        session.watch.heard(now, beat_of(message))
-        self.is_waiting &= session.watch.is_silent(now)  # the heartbeat of a loop that hangs ends no waiting
+        session.detector.heard(now, beat_of(message))
+        self.is_waiting &= session.detector.is_silent(now)  # the heartbeat of a loop that hangs ends no waiting
         if self.link is LinkState.SWITCHING:
             return
-        if self.core.desk.hint(envelope.record.generation, now):
+        if self.core.arbiter.hint(envelope.record.generation, now):
             self.releases.is_held_by_hint = True
         try:
             self._take(session, message, now)
@@ -182,7 +181,7 @@ class Active(Bond):
         except RemoteProtocolError as wrong:
             error = f"{type(wrong).__name__}: {wrong}"
             self.core.tell(PeerMisbehaved(at=now, guest_id=self.core.settings.guest_id, peer=peer, error=error))
-            self.patience.strike(key or peer, now)
+            self.backoff.strike(key or peer, now)
             parting.leave(self, error, now)
 
     def _take(self, session: Session, message: Message, now: Nanos) -> None:
@@ -193,7 +192,7 @@ class Active(Bond):
                 handing.take_prepared(self, message, now)
             case Leave():
                 if self.link in (LinkState.COPYING, LinkState.CATCHING_UP):
-                    self.patience.strike(session.key or session.peer, now)
+                    self.backoff.strike(session.key or session.peer, now)
                 session.has_left = True
                 # The answer is what it stays for: else its word could be lost with its connection.
                 parting.leave(self, f"the standby left: {message.reason}", now)
@@ -205,7 +204,7 @@ class Active(Bond):
     def on_record(self, now: Nanos) -> None:
         """Go by what the arbiter says."""
         self.releases.is_held_by_hint = False
-        known = self.core.desk.known
+        known = self.core.arbiter.known
         if known.active != self.core.id:
             if self.link is LinkState.SWITCHING and known.standby == self.core.id and self.session is not None:
                 handing.finish(self, self.session)
@@ -222,17 +221,17 @@ class Active(Bond):
             handing.end(self, reason, now)
             self.core.end_role(RoleEvent.DEPOSED, reason)  # rule: deposed_active_ends
             return
-        if self.core.desk.proposal is None:
+        if self.core.arbiter.proposal is None:
             self._on_resolved(now)
         self.release()
         handing.go_on(self, now)
 
     def _on_resolved(self, now: Nanos) -> None:
-        known, session, guest_id = self.core.desk.known, self.session, self.core.settings.guest_id
+        known, session, guest_id = self.core.arbiter.known, self.session, self.core.settings.guest_id
         match self.link:
             case LinkState.ADDING if session is not None:
                 self.move(LinkEvent.IN_FORCE)
-                self.patience.forgive(session.key or session.peer)
+                self.backoff.forgive(session.key or session.peer)
                 self.core.tell(
                     Protected(at=now, guest_id=guest_id, generation=known.generation, standby=session.standby)
                 )
@@ -242,7 +241,7 @@ class Active(Bond):
                 parting.tell_halted(self, "the standby was lost while it was added", now)
             case LinkState.ABANDONING:
                 self.move(LinkEvent.IN_FORCE)
-                self.core.desk.propose(drop(known, self.core.id))
+                self.core.arbiter.propose(drop(known, self.core.id))
             case LinkState.DROPPING:
                 self.move(LinkEvent.IN_FORCE)
                 reason = "the standby left" if session is not None and session.has_left else "the standby was lost"
@@ -252,7 +251,8 @@ class Active(Bond):
                 pass
 
     def on_arbiter_trouble(self, now: Nanos) -> None:
-        """Tell; the desk tries again by itself. The pair goes on as it is, and a mere hint no longer holds outputs.
+        """Tell; the arbiter client tries again by itself. The pair goes on as it is, and a mere hint no longer holds
+        outputs.
 
         Only a switchover has better to do than to try again: the guest stands still for it.
         """
@@ -284,14 +284,14 @@ def _partner(active: Active) -> Session | None:
 
 def _poll(active: Active, now: Nanos) -> None:
     active.poll_at = Nanos(now + active.core.settings.timing.arbiter_poll_ns)
-    active.core.desk.want_read()
+    active.core.arbiter.want_read()
 
 
 def _suspects_at(active: Active) -> Nanos | None:
     session = _partner(active)
     if session is None or active.is_waiting or active.core.stop is not None or active.link is LinkState.SWITCHING:
         return None
-    return session.watch.deadline()
+    return session.detector.deadline()
 
 
 def _suspect(active: Active, now: Nanos) -> None:
@@ -299,8 +299,8 @@ def _suspect(active: Active, now: Nanos) -> None:
     session, guest_id = active.session, active.core.settings.guest_id
     if session is None:
         return
-    silence_ns, limit_ns = session.watch.silence_ns(now), session.watch.limit_ns()
-    reason = session.watch.reason("the standby", now)
+    silence_ns, limit_ns = session.detector.silence_ns(now), session.detector.limit_ns()
+    reason = session.detector.reason("the standby", now)
     active.core.tell(Suspected(at=now, guest_id=guest_id, silence_ns=silence_ns, limit_ns=limit_ns, reason=reason))
     if active.core.settings.halts_alone and active.link in NAMED:
         parting.wait_for(active, session, now)
@@ -318,7 +318,7 @@ def _give_up(active: Active, now: Nanos) -> None:
     """Leave a standby that is heard, and does not come forward."""
     session = active.session
     if session is not None and session.owes_since is not None:
-        active.patience.strike(session.key or session.peer, now)
+        active.backoff.strike(session.key or session.peer, now)
         owes_s = (now - session.owes_since) / 1e9
         parting.leave(active, f"the standby made no progress for {owes_s:.0f} s, though it is heard", now)
 

@@ -2,7 +2,7 @@
 
 A joiner is welcomed if it speaks a version of the wire that this host speaks, its guest is built alike, it knows the
 engine in force, and there is no other standby; a refusal says why, and whether asking again can help. Whose sessions
-come to nothing again and again has to wait (patience.py). A planned switchover opens the session in the other direction
+come to nothing again and again has to wait (detector.py). A planned switchover opens the session in the other direction
 without a JOIN (`resume`).
 """
 
@@ -17,14 +17,13 @@ from ftvm.interfaces import Lane
 from ftvm.protocol import parting
 from ftvm.protocol.bond import Bond
 from ftvm.protocol.channel import Outbox
-from ftvm.protocol.commit import Committed
+from ftvm.protocol.commit import CommittedState
 from ftvm.protocol.copying import CopyPlan
+from ftvm.protocol.detector import FailureDetector
 from ftvm.protocol.effects import Adopt, StartCopy
-from ftvm.protocol.empty import Opening, no_common_version
+from ftvm.protocol.empty import no_common_version
 from ftvm.protocol.link import LinkEvent, LinkState
-from ftvm.protocol.session import Contact, Session
-from ftvm.protocol.suspicion import Watch
-from ftvm.protocol.switchover import session_after
+from ftvm.protocol.session import Contact, Session, SessionOffer, session_after
 from ftvm.units import Nanos
 
 __all__ = ["COPY_PATIENCE", "answer_join", "resume"]
@@ -49,7 +48,7 @@ def answer_join(bond: Bond, peer: str, key: str | None, envelope: Envelope, join
         _welcome(bond, session)
         return
     reason, is_final = _why_not(bond, envelope.sender, join)
-    ignored_ns = bond.patience.ignored_ns(key or peer, now)
+    ignored_ns = bond.backoff.ignored_ns(key or peer, now)
     if reason is None and ignored_ns:
         reason = "sessions with this host failed again and again: it must wait for the next one"
     if reason is None:
@@ -62,19 +61,19 @@ def answer_join(bond: Bond, peer: str, key: str | None, envelope: Envelope, join
         bond.core.tell(JoinRefused(at=now, guest_id=bond.core.settings.guest_id, peer=peer, reason=reason))
 
 
-def resume(bond: Bond, opening: Opening, committed: Committed, now: Nanos) -> None:
+def resume(bond: Bond, offer: SessionOffer, committed: CommittedState, now: Nanos) -> None:
     """Go on after a switchover, before the guest runs: the old active holds this very state, as the standby."""
-    known, epoch = bond.core.desk.known, committed.epoch
+    known, epoch = bond.core.arbiter.known, committed.epoch
     if known.standby is None or epoch is None:
         raise InternalError(f"switched to {known} with epoch {epoch}")
-    reverse = replace(opening, session=session_after(known, opening.session))
+    reverse = replace(offer, session=session_after(known, offer.session))
     bond.session = _session(bond, reverse, known.standby, committed.output_next, now)
     bond.session.acked = Watermarks(epoch, committed.log_index)
     bond.session.log_shipped = committed.log_index
     bond.session.contact = Contact.ANSWERED
-    bond.session.is_followed = bond.pace.engine.executes
+    bond.session.is_followed = bond.schedule.engine.executes
     bond.link = LinkState.PROTECTED
-    bond.core.do(Adopt(opening.staging_bytes))
+    bond.core.do(Adopt(offer.staging_bytes))
 
 
 def _why_not(bond: Bond, joiner: str, join: Join) -> tuple[str | None, bool]:
@@ -87,31 +86,31 @@ def _why_not(bond: Bond, joiner: str, join: Join) -> tuple[str | None, bool]:
         return f"the guests differ: the primary's is {settings.geometry}; the joiner's is {join.geometry}", True
     if join.staging_bytes < settings.limits.batch_bytes:
         return f"a staging bound of {join.staging_bytes} bytes does not hold one batch", True
-    engine = bond.pace.engine.name
+    engine = bond.schedule.engine.name
     if engine not in join.engines:
         return f"the joiner does not know engine {engine}, only {', '.join(join.engines)}", True
     if bond.core.stop is not None:
         return "this host is about to stop", False
-    known = bond.core.desk.known
+    known = bond.core.arbiter.known
     is_taken = known.standby is not None and not bond.is_halted
-    if bond.link is not LinkState.NONE or is_taken or bond.core.desk.proposal is not None:
+    if bond.link is not LinkState.NONE or is_taken or bond.core.arbiter.proposal is not None:
         return f"there is a standby already, or one is joining (link: {bond.link.value})", False
     return None, False
 
 
 def _open(bond: Bond, peer: str, key: str | None, joiner: str, join: Join, now: Nanos) -> None:
-    settings, known = bond.core.settings, bond.core.desk.known
+    settings, known = bond.core.settings, bond.core.arbiter.known
     counter, version = bond.core.next_session(), settings.versions.common(join.versions)
     if version is None:
         raise InternalError(f"a session without a common version: {settings.versions} here, {join.versions} there")
-    opening = Opening(
+    offer = SessionOffer(
         session=SessionId(counter, bond.core.id, known.generation, version),
         peer=peer,
         key=key,
         engines=join.engines,
         staging_bytes=min(settings.limits.staging_bytes, join.staging_bytes),
     )
-    bond.session = _session(bond, opening, joiner, bond.releases.first_untold, now)
+    bond.session = _session(bond, offer, joiner, bond.releases.first_untold, now)
     bond.plan = CopyPlan()
     bond.move(LinkEvent.JOINED)
     # The joiner may have been active before, and its last frames may have led the switches astray.
@@ -120,17 +119,17 @@ def _open(bond: Bond, peer: str, key: str | None, joiner: str, join: Join, now: 
     bond.core.do(StartCopy(bond.session.staging_bytes))
 
 
-def _session(bond: Bond, opening: Opening, standby: str, shipped_next: int, now: Nanos) -> Session:
+def _session(bond: Bond, offer: SessionOffer, standby: str, shipped_next: int, now: Nanos) -> Session:
     settings = bond.core.settings
     return Session(
-        id=opening.session,
-        peer=opening.peer,
-        key=opening.key,
+        id=offer.session,
+        peer=offer.peer,
+        key=offer.key,
         standby=standby,
-        engines=opening.engines,
-        staging_bytes=opening.staging_bytes,
+        engines=offer.engines,
+        staging_bytes=offer.staging_bytes,
         outbox=Outbox(window=settings.limits.batches_in_flight, repeat_ns=Nanos(4 * settings.timing.heartbeat_ns)),
-        watch=Watch(settings.timing.primary_limit_ns, now, patience=COPY_PATIENCE),
+        detector=FailureDetector(settings.timing.primary_limit_ns, now, patience=COPY_PATIENCE),
         opened_at=now,
         shipped_next=shipped_next,
     )

@@ -16,12 +16,11 @@ from ftvm.events import EngineChanged
 from ftvm.interfaces import Engine, Lane
 from ftvm.protocol.copying import CopyPlan
 from ftvm.protocol.core import Core
+from ftvm.protocol.detector import Backoff
 from ftvm.protocol.link import LINKS, NAMED, LinkEvent, LinkState
-from ftvm.protocol.output import Announcer, Gate, Releases
-from ftvm.protocol.pace import Pace, interval_ms_of
-from ftvm.protocol.patience import Patience
-from ftvm.protocol.session import Contact, Session
-from ftvm.protocol.switchover import Switchover
+from ftvm.protocol.output import Announcer, OutputBuffer, Releases
+from ftvm.protocol.schedule import CheckpointSchedule, interval_ms_of
+from ftvm.protocol.session import Contact, Session, Switchover
 from ftvm.units import Nanos
 
 __all__ = ["Bond"]
@@ -40,10 +39,10 @@ class Bond:
     """
 
     core: Core
-    gate: Gate
+    outputs: OutputBuffer
     epoch: int
     began_at: Nanos
-    pace: Pace
+    schedule: CheckpointSchedule
     link: LinkState = LinkState.NONE
     session: Session | None = None
     plan: CopyPlan | None = None
@@ -51,21 +50,21 @@ class Bond:
     is_waiting: bool = False
     releases: Releases = field(init=False)
     announcer: Announcer = field(init=False)
-    patience: Patience = field(init=False, repr=False)
+    backoff: Backoff = field(init=False, repr=False)
     refusals: set[str] = field(default_factory=set, repr=False)
     unshipped: list[LogRecord] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         limit_ns = self.core.settings.timing.primary_limit_ns
-        self.releases = Releases(self.core, self.gate)
+        self.releases = Releases(self.core, self.outputs)
         self.announcer = Announcer(self.core)
-        self.patience = Patience(JOINS_TOLERATED, Nanos(2 * limit_ns), Nanos(60 * limit_ns))
+        self.backoff = Backoff(JOINS_TOLERATED, Nanos(2 * limit_ns), Nanos(60 * limit_ns))
 
     @property
     def is_halted(self) -> bool:
         """Whether the guest waits for a standby: the record names one that is lost, and it may not run without."""
         is_lost = self.link not in NAMED or self.is_waiting
-        return self.core.settings.halts_alone and self.core.desk.known.standby is not None and is_lost
+        return self.core.settings.halts_alone and self.core.arbiter.known.standby is not None and is_lost
 
     @property
     def joining(self) -> str | None:
@@ -89,7 +88,7 @@ class Bond:
     def cut(self, now: Nanos) -> None:
         """Have the epoch that is open cut."""
         lists_pages = self.session is not None and self.session.is_followed
-        self.core.do(self.pace.order(self.epoch, lists_pages=lists_pages, now=now))
+        self.core.do(self.schedule.order(self.epoch, lists_pages=lists_pages, now=now))
 
     def flush(self, now: Nanos) -> None:
         """Send what is to be sent by now and fits."""
@@ -104,9 +103,9 @@ class Bond:
 
     def tell_engine(self, engine: Engine, now: Nanos) -> None:
         """Tell that an engine is in force, once."""
-        if engine == self.pace.told:
+        if engine == self.schedule.told:
             return
-        before, self.pace.told = self.pace.told, engine
+        before, self.schedule.told = self.schedule.told, engine
         guest_id = self.core.settings.guest_id
         interval_ms = interval_ms_of(engine)
         self.core.tell(

@@ -15,7 +15,7 @@ from ftvm.protocol.core import RoleEvent
 from ftvm.protocol.effects import Adopt, Load, Unload
 from ftvm.protocol.holding import Holding
 from ftvm.protocol.record import take
-from ftvm.protocol.switchover import Switchover
+from ftvm.protocol.session import Switchover
 from ftvm.protocol.takeover import ClaimEvent, ClaimState
 from ftvm.units import Nanos
 
@@ -39,11 +39,11 @@ __all__ = [
 
 def suspect(holding: Holding, now: Nanos) -> None:
     """Begin a claim: load, and ask the arbiter afresh. The active has been silent for too long."""
-    silence_ns = holding.watch.silence_ns(now)
-    limit_ns = holding.watch.limit_ns()
-    guest_id, reason = holding.core.settings.guest_id, holding.watch.reason("the active", now)
+    silence_ns = holding.detector.silence_ns(now)
+    limit_ns = holding.detector.limit_ns()
+    guest_id, reason = holding.core.settings.guest_id, holding.detector.reason("the active", now)
     holding.core.tell(Suspected(at=now, guest_id=guest_id, silence_ns=silence_ns, limit_ns=limit_ns, reason=reason))
-    holding.claim.begin(fresh_at=holding.core.desk.want_read(), silence_ns=silence_ns, now=now)
+    holding.claim.begin(fresh_at=holding.core.arbiter.want_read(), silence_ns=silence_ns, now=now)
     holding.core.do(Load(holding.committed.devices))
 
 
@@ -54,11 +54,11 @@ def take_loaded(holding: Holding, now: Nanos) -> None:
     holding.claim.is_loaded = True
     holding.claim.loaded_at = now
     if holding.is_named_active:
-        win(holding, holding.core.desk.known, now)
+        win(holding, holding.core.arbiter.known, now)
     elif holding.claim.state is ClaimState.CHECKING:
         propose_if_ready(holding, now)
     elif holding.claim.state is ClaimState.PREPARED:
-        holding.core.do(Adopt(holding.opening.staging_bytes))
+        holding.core.do(Adopt(holding.offer.staging_bytes))
         _tell_prepared(holding, holding.committed.epoch or 0)  # rule: prepared_is_not_active
         holding.poll_at = Nanos(now + holding.core.settings.timing.heartbeat_ns)
 
@@ -74,22 +74,22 @@ def take_load_failure(holding: Holding, error: str, now: Nanos) -> None:
 
 def propose_if_ready(holding: Holding, now: Nanos) -> None:
     """Propose the TAKE once the state is loaded and a fresh read still names this replica."""
-    desk = holding.core.desk
-    if desk.reads < holding.claim.fresh_at:  # rule: fresh_read_awaited
+    arbiter = holding.core.arbiter
+    if arbiter.reads < holding.claim.fresh_at:  # rule: fresh_read_awaited
         return
-    if desk.known.standby != holding.core.id:  # rule: only_the_named_claims
+    if arbiter.known.standby != holding.core.id:  # rule: only_the_named_claims
         if now < holding.claim.began_at + NAMING_NS:  # rule: time_to_be_named
             holding.poll_at = Nanos(now + holding.core.settings.timing.read_interval_ns)
             return
         call_off(holding, now)
         holding.core.end_role(
             RoleEvent.EXPELLED,
-            f"the active is silent and our arbiter's record, of generation {desk.known.generation}, does not name this "
-            "replica: do both hosts use the same arbiter?",
+            f"the active is silent and our arbiter's record, of generation {arbiter.known.generation}, does not name "
+            "this replica: do both hosts use the same arbiter?",
         )
     elif holding.claim.is_loaded:
         holding.claim.step(ClaimEvent.PROPOSED)
-        desk.propose(take(desk.known, holding.core.id))  # rule: take_proposed
+        arbiter.propose(take(arbiter.known, holding.core.id))  # rule: take_proposed
 
 
 def call_off(holding: Holding, now: Nanos) -> None:
@@ -106,7 +106,7 @@ def win(holding: Holding, known: Record, now: Nanos) -> None:
     holding.is_session_over = True
     if epoch is None:
         holding.core.fail(InternalError("the record names this replica active, but it has no state"))
-    elif known.standby == holding.opening.session.active:
+    elif known.standby == holding.offer.session.active:
         _switched_here(holding, known, epoch, now)
     elif holding.claim.state is ClaimState.CLAIMING:
         _took_over(holding, known, epoch, now)
@@ -172,7 +172,7 @@ def take_warm(holding: Holding) -> None:
 
 def _tell_prepared(holding: Holding, epoch: int, error: str = "") -> None:
     prepared = Prepared(epoch=epoch, error=error)
-    holding.core.send(holding.opening.peer, Lane.CONTROL, prepared, holding.opening.session)
+    holding.core.send(holding.offer.peer, Lane.CONTROL, prepared, holding.offer.session)
 
 
 def tell_switched_away(holding: Holding, switchover: Switchover, now: Nanos) -> None:
@@ -184,7 +184,7 @@ def tell_switched_away(holding: Holding, switchover: Switchover, now: Nanos) -> 
         SwitchedAway(
             at=now,
             guest_id=holding.core.settings.guest_id,
-            generation=holding.core.desk.known.generation,
+            generation=holding.core.arbiter.known.generation,
             epoch=holding.committed.epoch or 0,
             settle_ns=paused_at - switchover.asked_at,
             pause_ns=switched_at - paused_at,

@@ -16,7 +16,7 @@ from ftvm.config import Limits
 from ftvm.encode.messages import EpochPart
 from ftvm.errors import BadFrame, LimitExceeded
 
-__all__ = ["Committed", "Memory", "Staging"]
+__all__ = ["CommittedState", "Memory", "Staging"]
 
 
 class Memory(Protocol):
@@ -41,7 +41,7 @@ class Memory(Protocol):
 
 
 @dataclass(slots=True)
-class Committed:
+class CommittedState:
     """What this replica could run from. `epoch` is None until the first whole checkpoint.
 
     engine   in force behind `epoch`: what a takeover goes on with

@@ -1,4 +1,5 @@
-"""What all roles of a replica share: who it is, what it was told, its desk at the arbiter, and the effects it asks for.
+"""What all roles of a replica share: who it is, what it was told, its client of the arbiter, and the effects it asks
+for.
 
 Roles are a table (`ROLES`). The steps of each role live in a module of their own (empty.py, standby.py, active.py);
 none knows another. A role that is over appends a RoleEvent to `happened`, and replica.py moves on by the table.
@@ -17,7 +18,7 @@ from ftvm.encode.versions import SPOKEN, Versions
 from ftvm.errors import FtvmError
 from ftvm.events import ArbiterTrouble, Event
 from ftvm.interfaces import Engine, Lane
-from ftvm.protocol.desk import Desk
+from ftvm.protocol.arbiter import ArbiterClient
 from ftvm.protocol.effects import Effect, Fail, Send, Tell
 from ftvm.protocol.stop import Stopping
 from ftvm.units import Nanos
@@ -117,7 +118,7 @@ class Core:
 
     settings: Settings
     fresh_id: Callable[[], str]
-    desk: Desk
+    arbiter: ArbiterClient
     id: str
     released: int = 0
     released_told: int = 0
@@ -133,7 +134,7 @@ class Core:
             guest_id=self.settings.guest_id,
             sender=self.id,
             session=session,
-            record=self.desk.known,
+            record=self.arbiter.known,
             released=self.released_told,
         )
         self.effects.append(Send(peer, lane, envelope, message))
@@ -156,8 +157,8 @@ class Core:
         self.effects.append(Fail(error))
 
     def tell_arbiter_trouble(self, now: Nanos) -> None:
-        """Report that a request to the arbiter failed; the desk tries again by itself."""
-        self.tell(ArbiterTrouble(at=now, guest_id=self.settings.guest_id, error=self.desk.error or ""))
+        """Report that a request to the arbiter failed; the arbiter client tries again by itself."""
+        self.tell(ArbiterTrouble(at=now, guest_id=self.settings.guest_id, error=self.arbiter.error or ""))
 
     def next_session(self) -> int:
         """Return the number of a new session of this host."""
@@ -177,7 +178,7 @@ class Steps(Protocol):
         ...
 
     def on_record(self, now: Nanos) -> None:
-        """Note that the desk has learned a record or had a read answered."""
+        """Note that the arbiter client has learned a record or had a read answered."""
         ...
 
     def on_arbiter_trouble(self, now: Nanos) -> None:

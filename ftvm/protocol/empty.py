@@ -19,26 +19,15 @@ from ftvm.events import JoinRefused, JoinUnanswered
 from ftvm.interfaces import Lane, Record
 from ftvm.protocol.core import Core, RoleEvent
 from ftvm.protocol.record import force_command, is_vacant, start
+from ftvm.protocol.session import SessionOffer
 from ftvm.protocol.timers import AT_ONCE, Timer, act_on, soonest
 from ftvm.units import Nanos
 
-__all__ = ["TIMERS", "Empty", "Opening", "no_common_version"]
+__all__ = ["TIMERS", "Empty", "no_common_version"]
 
 UNANSWERED_NS: Final = Nanos(10_000_000_000)
 REFUSALS_TOLD_MAX: Final = 64
 """So many different refusals are told of: what a peer gives as its reason is its own affair."""
-
-
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """A session that an active has opened for this replica."""
-
-    session: SessionId
-    peer: str
-    key: str | None
-    staging_bytes: int
-    engines: tuple[str, ...]
-    """What the other side knows, by name."""
 
 
 def no_common_version(ours: Versions, theirs: Versions) -> str:
@@ -57,7 +46,7 @@ class Empty:
 
     core: Core
     starts: bool
-    opening: Opening | None = None
+    offer: SessionOffer | None = None
     _join_at: Nanos = AT_ONCE
     _unanswered_at: Nanos | None = None
     _read_at: int | None = None
@@ -72,7 +61,7 @@ class Empty:
 
     def on_message(self, peer: str, key: str | None, envelope: Envelope, message: Message, now: Nanos) -> None:
         """Take a welcome or a refusal; anything else is for somebody else."""
-        if self.starts or self.opening is not None:
+        if self.starts or self.offer is not None:
             return
         match message:
             case Welcome() if message.joiner == self.core.id and envelope.session is not None:
@@ -87,10 +76,10 @@ class Empty:
         if not self.starts:
             self._tell_unanswered(now)
             return
-        known, desk = self.core.desk.known, self.core.desk
+        known, arbiter = self.core.arbiter.known, self.core.arbiter
         if known.active == self.core.id:
             self.core.end_role(RoleEvent.STARTED, "the record names this host active")
-        elif desk.proposal is not None or self._read_at is None or desk.reads < self._read_at:
+        elif arbiter.proposal is not None or self._read_at is None or arbiter.reads < self._read_at:
             return
         elif not is_vacant(known):
             self.core.fail(
@@ -108,16 +97,16 @@ class Empty:
                 )
             )
         else:
-            desk.propose(start(known, self.core.id))
+            arbiter.propose(start(known, self.core.id))
 
     def on_arbiter_trouble(self, now: Nanos) -> None:
-        """Tell; the desk tries again by itself."""
+        """Tell; the arbiter client tries again by itself."""
         self.core.tell_arbiter_trouble(now)
 
     def tick(self, now: Nanos) -> Nanos | None:
         """Read the record, or ask to join."""
         if self.starts and self._read_at is None:
-            self._read_at = self.core.desk.want_read()
+            self._read_at = self.core.arbiter.want_read()
         return act_on(TIMERS, self, now)
 
     def deadline(self) -> Nanos | None:
@@ -126,14 +115,14 @@ class Empty:
 
     def joins_at(self) -> Nanos | None:
         """Return when the next JOIN is due; None for who starts, or is welcome already."""
-        return None if self.starts or self.opening is not None else self._join_at
+        return None if self.starts or self.offer is not None else self._join_at
 
     def join(self, now: Nanos) -> None:
         """Ask every peer to let this host join; read the record now and then if none answers."""
         self._join_at = Nanos(now + self.core.settings.timing.join_interval_ns)
         self._ask_to_join()
         if self._unanswered_at is None or now >= self._unanswered_at:
-            self._read_at = self.core.desk.want_read() if self._unanswered_at is not None else None
+            self._read_at = self.core.arbiter.want_read() if self._unanswered_at is not None else None
             self._unanswered_at = Nanos(now + UNANSWERED_NS)
 
     def _ask_to_join(self) -> None:
@@ -146,13 +135,13 @@ class Empty:
             self.core.send(peer, Lane.CONTROL, join, None)
 
     def _tell_unanswered(self, now: Nanos) -> None:
-        desk = self.core.desk
-        if self._read_at is None or desk.reads < self._read_at or self.opening is not None:
+        arbiter = self.core.arbiter
+        if self._read_at is None or arbiter.reads < self._read_at or self.offer is not None:
             return
         self._read_at = None
-        if desk.known != self._told:
-            self._told = desk.known
-            guest_id, generation, active = self.core.settings.guest_id, desk.known.generation, desk.known.active
+        if arbiter.known != self._told:
+            self._told = arbiter.known
+            guest_id, generation, active = self.core.settings.guest_id, arbiter.known.generation, arbiter.known.active
             self.core.tell(JoinUnanswered(at=now, guest_id=guest_id, generation=generation, active=active))
 
     def _welcomed(
@@ -160,14 +149,14 @@ class Empty:
     ) -> None:
         ours, theirs = self.core.settings.versions, welcome.versions
         version = ours.common(theirs)
-        if session.active != envelope.sender or session.generation < self.core.desk.known.generation:
+        if session.active != envelope.sender or session.generation < self.core.arbiter.known.generation:
             return
         if version is None:
             differs = VersionMismatch("wire version", ours=ours, theirs=theirs, remedy=_remedy(ours, theirs))
             self.on_refused(peer, differs, now)
             return
         session = replace(session, version=version)
-        self.opening = Opening(session, peer, key, welcome.staging_bytes, welcome.engines)
+        self.offer = SessionOffer(session, peer, key, welcome.staging_bytes, welcome.engines)
         self.core.end_role(RoleEvent.WELCOMED, f"active {session.active} opened session {session.counter}")
 
     def _refused(self, peer: str, refusal: Refuse, now: Nanos) -> None:
@@ -183,7 +172,7 @@ class Empty:
 
     def on_refused(self, peer: str, error: FtvmError, now: Nanos) -> None:
         """Note that a peer that was asked cannot be understood: it speaks another version."""
-        if not self.starts and self.opening is None and peer in self.core.settings.dialled:
+        if not self.starts and self.offer is None and peer in self.core.settings.dialled:
             self._refused_for_good(peer, str(error), error, now)
 
     def _refused_for_good(self, peer: str, reason: str, error: FtvmError, now: Nanos) -> None:

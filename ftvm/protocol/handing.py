@@ -1,6 +1,6 @@
 """The active's side of a planned switchover: settle, hand the last epoch over, propose (docs/protocol.md, "SWITCH").
 
-switchover.py says in which steps, and what is known of one that is under way. The link's table (link.py) says where it
+session.py says in which steps, and what is known of one that is under way. The link's table (link.py) says where it
 may begin and be called off; from the proposal on only the arbiter's word ends it: what the record is, or that the
 proposal certainly has no effect (`withdraw`).
 
@@ -20,8 +20,7 @@ from ftvm.protocol.core import RoleEvent
 from ftvm.protocol.effects import Forget
 from ftvm.protocol.link import ENDING, LINKS, LinkEvent, LinkState
 from ftvm.protocol.record import switch
-from ftvm.protocol.session import Session, batches_of
-from ftvm.protocol.switchover import Switchover
+from ftvm.protocol.session import Session, Switchover, batches_of
 from ftvm.units import Nanos
 
 __all__ = ["begin", "call_off", "end", "finish", "go_on", "take_prepared", "withdraw"]
@@ -46,8 +45,8 @@ def begin(bond: Bond, limit_ns: Nanos, now: Nanos) -> Switchover:
     bond.move(LinkEvent.ASKED)
     bond.switchover = Switchover(
         asked_at=now,
-        fresh_at=bond.core.desk.want_read(),
-        warm_epoch=bond.epoch + 1 + bond.pace.is_cutting,
+        fresh_at=bond.core.arbiter.want_read(),
+        warm_epoch=bond.epoch + 1 + bond.schedule.is_cutting,
         ends_at=Nanos(now + limit_ns),
     )
     return bond.switchover
@@ -87,9 +86,9 @@ def take_prepared(bond: Bond, prepared: Prepared, now: Nanos) -> None:
         return
     if prepared.error:
         call_off(bond, f"the standby cannot run the guest: {prepared.error}", now)
-    elif bond.core.desk.proposal is None:
+    elif bond.core.arbiter.proposal is None:
         bond.move(LinkEvent.READY)
-        bond.core.desk.propose(switch(bond.core.desk.known, bond.core.id))
+        bond.core.arbiter.propose(switch(bond.core.arbiter.known, bond.core.id))
 
 
 def call_off(bond: Bond, reason: str, now: Nanos) -> None:
@@ -103,9 +102,9 @@ def withdraw(bond: Bond, now: Nanos) -> None:
 
     Settling has only shown that it can be read, and the guest must not stand still for what nobody can decide.
     """
-    if bond.link is LinkState.SWITCHING and bond.core.desk.withdraw():
+    if bond.link is LinkState.SWITCHING and bond.core.arbiter.withdraw():
         bond.move(LinkEvent.WITHDRAWN)
-        end(bond, f"the record was certainly not changed: {bond.core.desk.error}", now)
+        end(bond, f"the record was certainly not changed: {bond.core.arbiter.error}", now)
 
 
 def end(bond: Bond, reason: str, now: Nanos) -> None:
@@ -118,7 +117,7 @@ def end(bond: Bond, reason: str, now: Nanos) -> None:
 
 def finish(bond: Bond, session: Session) -> None:
     """End the role: the SWITCH is in force, and the guest goes on at the standby."""
-    known = bond.core.desk.known
+    known = bond.core.arbiter.known
     bond.move(LinkEvent.IN_FORCE)
     bond.core.do(Forget(batches_of(session.outbox.clear())))
     # A last word in the old session: its record has the standby read the new one at once.
@@ -133,16 +132,16 @@ def _ask_to_prepare(bond: Bond, switchover: Switchover, session: Session, epoch:
 
 
 def _has_settled(bond: Bond, switchover: Switchover, session: Session) -> bool:
-    is_free = not bond.pace.is_cutting and not session.is_coming_to_rest
+    is_free = not bond.schedule.is_cutting and not session.is_coming_to_rest
     has_room = is_free and len(session.in_flight) < bond.core.settings.limits.epochs_in_flight
     is_warm = switchover.is_warm and session.acked.epoch >= switchover.warm_epoch
-    return is_warm and has_room and bond.core.desk.reads >= switchover.fresh_at
+    return is_warm and has_room and bond.core.arbiter.reads >= switchover.fresh_at
 
 
 def _what_is_missing(bond: Bond, switchover: Switchover) -> str:
-    desk = bond.core.desk
-    if desk.reads < switchover.fresh_at:
-        return f"the arbiter has not answered ({desk.error or 'nor failed'})"
+    arbiter = bond.core.arbiter
+    if arbiter.reads < switchover.fresh_at:
+        return f"the arbiter has not answered ({arbiter.error or 'nor failed'})"
     if not switchover.is_warm:
         return "the standby has not said that it is ready"
     if bond.link is LinkState.SETTLING:
@@ -153,4 +152,4 @@ def _what_is_missing(bond: Bond, switchover: Switchover) -> str:
 def _is_handed(bond: Bond, switchover: Switchover, session: Session) -> bool:
     """Tell whether the standby has all there is, and every output has left."""
     final = switchover.final
-    return final is not None and session.acked.epoch == final.epoch and not bond.gate.held
+    return final is not None and session.acked.epoch == final.epoch and not bond.outputs.held

@@ -11,15 +11,13 @@ from dataclasses import dataclass, field
 from ftvm.checkpoint import Checkpoint
 from ftvm.encode.messages import Leave
 from ftvm.errors import LimitExceeded, RemoteProtocolError
-from ftvm.events import Committed as CommittedEvent
-from ftvm.events import EngineChanged, PeerMisbehaved, SessionEnded
+from ftvm.events import Committed, EngineChanged, PeerMisbehaved, SessionEnded
 from ftvm.interfaces import Lane
 from ftvm.protocol.channel import Inbox
-from ftvm.protocol.commit import Committed, Staging
+from ftvm.protocol.commit import CommittedState, Staging
 from ftvm.protocol.core import Core, RoleEvent
-from ftvm.protocol.empty import Opening
-from ftvm.protocol.suspicion import Watch
-from ftvm.protocol.switchover import Switchover
+from ftvm.protocol.detector import FailureDetector
+from ftvm.protocol.session import SessionOffer, Switchover
 from ftvm.protocol.takeover import Claim
 from ftvm.units import Nanos
 
@@ -32,17 +30,17 @@ class Holding:
 
     is_following       the guest here executes the log; is_coming_to_rest  it will stop at the next mark
     switchover         the one by which this replica, active before, gave the guest away
-    fresh_at           the desk's count of reads from which on the record read is later than the session
+    fresh_at           the arbiter client's count of reads from which on the record read is later than the session
     guest_end          why the guest came to its own end, told while a TAKE was proposed and may be in force
     owes_ack           something has come since the last acknowledgement
     """
 
     core: Core
-    opening: Opening
-    committed: Committed
+    offer: SessionOffer
+    committed: CommittedState
     inbox: Inbox
     staging: Staging
-    watch: Watch
+    detector: FailureDetector
     claim: Claim = field(default_factory=Claim)
     is_session_over: bool = False
     is_following: bool = False
@@ -61,7 +59,7 @@ class Holding:
     @property
     def is_named_active(self) -> bool:
         """Whether the record names this replica active: from then on it commits and acknowledges nothing."""
-        return self.core.desk.known.active == self.core.id
+        return self.core.arbiter.known.active == self.core.id
 
     def executes_behind(self, checkpoint: Checkpoint) -> bool:
         """Whether the guest executes here from this checkpoint on."""
@@ -72,10 +70,10 @@ class Holding:
 
         Not before: after a first copy or a switchover, what it has to do for that epoch may take it a while.
         """
-        if self.watch.patience > 1:
-            self.watch.arm(now)
+        if self.detector.patience > 1:
+            self.detector.arm(now)
         self.core.tell(
-            CommittedEvent(
+            Committed(
                 at=now,
                 guest_id=self.core.settings.guest_id,
                 epoch=checkpoint.epoch,
@@ -95,18 +93,18 @@ class Holding:
         """Leave a peer that broke the protocol. The committed state stays, and with it the right to take over."""
         guest_id = self.core.settings.guest_id
         error = f"{type(wrong).__name__}: {wrong}"
-        self.core.tell(PeerMisbehaved(at=now, guest_id=guest_id, peer=self.opening.peer, error=error))
+        self.core.tell(PeerMisbehaved(at=now, guest_id=guest_id, peer=self.offer.peer, error=error))
         self.leave(error, now)
 
     def say_goodbye(self, reason: str) -> None:
         """Tell the active that this host stops, and take nothing more in; the role goes on until it is answered."""
-        self.core.send(self.opening.peer, Lane.CONTROL, Leave(reason=reason), self.opening.session)
+        self.core.send(self.offer.peer, Lane.CONTROL, Leave(reason=reason), self.offer.session)
         self.is_session_over = True
         self.staging.clear()
 
     def leave(self, reason: str, now: Nanos) -> None:
         """End the session from this side."""
-        self.core.send(self.opening.peer, Lane.CONTROL, Leave(reason=reason), self.opening.session)
+        self.core.send(self.offer.peer, Lane.CONTROL, Leave(reason=reason), self.offer.session)
         self.core.tell(SessionEnded(at=now, guest_id=self.core.settings.guest_id, reason=reason))
         self.is_session_over = True
         self.staging.clear()

@@ -20,7 +20,7 @@ where VACATE is proposed and the guest has ended (stopping.py):
         |                  |  +------ lost ------> DROPPING
         +-- vacated --> VACATING --VACATE in force--> over;  from NONE likewise
 
-It comes back from SWITCHING only if the SWITCH was withdrawn: no attempt at it can ever have an effect (desk.py).
+It comes back from SWITCHING only if the SWITCH was withdrawn: no attempt at it can ever have an effect (arbiter.py).
 
 An active that may not run alone proposes no DROP: whoever is lost from PROTECTED, SETTLING, HANDING or ABANDONING
 leaves NONE behind, and the record goes on naming it. The guest stands still and no output leaves until a new standby

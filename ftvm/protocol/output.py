@@ -2,8 +2,8 @@
 
 No output leaves before the state behind it is safe (docs/protocol.md, "The release rule"). It is held with the
 watermarks that it needs, and leaves when, in every configuration that may be in force as far as this replica can know,
-there is no standby, or it has acknowledged them. The gate compares watermarks; it does not know which engine set them,
-nor how they came to be safe. Outputs leave in the order of their numbers.
+there is no standby, or it has acknowledged them. The buffer compares watermarks; it does not know which engine set
+them, nor how they came to be safe. Outputs leave in the order of their numbers.
 
 What was let out may still wait in this host and die with it; so the peer is told only a heartbeat afterwards, and until
 then each checkpoint carries it again, for a takeover to emit once more.
@@ -20,7 +20,7 @@ from ftvm.protocol.core import Core
 from ftvm.protocol.effects import Announce, Release
 from ftvm.units import Nanos
 
-__all__ = ["Announcer", "Gate", "Held", "Releases", "standbys_in_force"]
+__all__ = ["Announcer", "Held", "OutputBuffer", "Releases", "standbys_in_force"]
 
 
 def standbys_in_force(known: Record, proposal: Record | None, joining: str | None) -> frozenset[str | None]:
@@ -48,7 +48,7 @@ class Held:
 
 
 @dataclass(slots=True)
-class Gate:
+class OutputBuffer:
     """Holds outputs in order; `released` is the highest number that has left."""
 
     released: int
@@ -104,10 +104,10 @@ class Gate:
 
 @dataclass(slots=True)
 class Releases:
-    """Decides over `gate`. While `is_held_by_hint` a peer has spoken of a newer record, and nothing leaves."""
+    """Decides over `outputs`. While `is_held_by_hint` a peer has spoken of a newer record, and nothing leaves."""
 
     core: Core
-    gate: Gate
+    outputs: OutputBuffer
     is_held_by_hint: bool = False
     _released_then: int = 0
     _untold: deque[Output] = field(default_factory=deque, repr=False)
@@ -119,9 +119,9 @@ class Releases:
         """
         if self.is_held_by_hint:
             return
-        standbys = standbys_in_force(self.core.desk.known, self.core.desk.proposal, joining)
-        self.let_out(self.gate.open_for(standbys, acknowledged))
-        self.core.released = max(self.core.released, self.gate.released)
+        standbys = standbys_in_force(self.core.arbiter.known, self.core.arbiter.proposal, joining)
+        self.let_out(self.outputs.open_for(standbys, acknowledged))
+        self.core.released = max(self.core.released, self.outputs.released)
 
     def let_out(self, outputs: Iterable[Held]) -> None:
         """Have outputs leave, unless they are known to have left.
@@ -147,7 +147,7 @@ class Releases:
     def above(self, last: int) -> tuple[Output, ...]:
         """Return the outputs after number `last` that are not told as released; some of them may have left."""
         # rule: untold_outputs_carried
-        return (*(output for output in self._untold if output.number > last), *self.gate.above(last))
+        return (*(output for output in self._untold if output.number > last), *self.outputs.above(last))
 
     @property
     def has_untold(self) -> bool:
@@ -157,13 +157,17 @@ class Releases:
     @property
     def first_untold(self) -> int:
         """The number of the first output that is not told as released: what a new standby is shipped begins there."""
-        return self._untold[0].number if self._untold else self.gate.released + 1  # rule: first_untold_output_shipped
+        # rule: first_untold_output_shipped
+        return self._untold[0].number if self._untold else self.outputs.released + 1
 
     @property
     def is_stalled(self) -> bool:
         """Whether so much output is held that the guest must not run on."""
         limits = self.core.settings.limits
-        return len(self.gate.held) >= limits.outputs_held // 2 or self.gate.held_bytes >= limits.outputs_held_bytes // 2
+        return (
+            len(self.outputs.held) >= limits.outputs_held // 2
+            or self.outputs.held_bytes >= limits.outputs_held_bytes // 2
+        )
 
 
 @dataclass(slots=True)

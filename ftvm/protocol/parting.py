@@ -36,7 +36,7 @@ def lose(bond: Bond, reason: str, now: Nanos) -> None:
         # One that never answered may never have heard its welcome: its id was of no use yet, and may ask again.
         bond.core.retired.append(session.standby)
     else:
-        bond.patience.strike(session.key or session.peer, now)
+        bond.backoff.strike(session.key or session.peer, now)
     bond.plan = None
     bond.unshipped.clear()
     bond.core.tell(SessionEnded(at=now, guest_id=bond.core.settings.guest_id, reason=reason))
@@ -44,15 +44,15 @@ def lose(bond: Bond, reason: str, now: Nanos) -> None:
     bond.core.do(EndSession())
     halts = bond.core.settings.halts_alone and bond.link in NAMED
     bond.move(LinkEvent.HALTED if halts else LinkEvent.LOST)
-    bond.tell_engine(bond.pace.engine, now)
-    if bond.pace.wanted is not None:
-        bond.core.do(Use(bond.pace.wanted))  # there is no checkpoint any more that could carry it
+    bond.tell_engine(bond.schedule.engine, now)
+    if bond.schedule.wanted is not None:
+        bond.core.do(Use(bond.schedule.wanted))  # there is no checkpoint any more that could carry it
     if bond.link is LinkState.NONE:
         bond.session, bond.is_waiting = None, False
         tell_halted(bond, reason, now)
         bond.release()
     elif bond.link is LinkState.DROPPING:
-        bond.core.desk.propose(drop(bond.core.desk.known, bond.core.id))
+        bond.core.arbiter.propose(drop(bond.core.arbiter.known, bond.core.id))
 
 
 def wait_for(bond: Bond, session: Session, now: Nanos) -> None:
@@ -61,8 +61,8 @@ def wait_for(bond: Bond, session: Session, now: Nanos) -> None:
         handing.call_off(bond, "the standby is silent", now)
     if not bond.is_waiting:
         bond.is_waiting = True
-        silence = f"the standby was silent for {session.watch.silence_ns(now) / 1e6:.0f} ms"
-        tell_halted(bond, session.watch.reason("the standby", now) or silence, now)
+        silence = f"the standby was silent for {session.detector.silence_ns(now) / 1e6:.0f} ms"
+        tell_halted(bond, session.detector.reason("the standby", now) or silence, now)
 
 
 def tell_halted(bond: Bond, reason: str, now: Nanos) -> None:

@@ -24,18 +24,17 @@ from ftvm.events import HostStalled, RecordLearned, RoleChanged
 from ftvm.interfaces import Answer, Engine, Record, Request
 from ftvm.protocol import reports, stopping
 from ftvm.protocol.active import Active
-from ftvm.protocol.commit import Committed, Memory
+from ftvm.protocol.arbiter import ArbiterClient
+from ftvm.protocol.commit import CommittedState, Memory
 from ftvm.protocol.core import ROLES, Core, Role, RoleEvent, Settings, Steps
-from ftvm.protocol.desk import Desk
 from ftvm.protocol.effects import Effect, EndSession, Measure, Run, Stop
-from ftvm.protocol.empty import Empty, Opening
+from ftvm.protocol.empty import Empty
 from ftvm.protocol.link import ENDING
-from ftvm.protocol.output import Gate
-from ftvm.protocol.pace import Pace
-from ftvm.protocol.session import Contact
+from ftvm.protocol.output import OutputBuffer
+from ftvm.protocol.schedule import CheckpointSchedule
+from ftvm.protocol.session import Contact, SessionOffer, Switchover, session_after
 from ftvm.protocol.standby import Standby
 from ftvm.protocol.stop import StopKind, Stopping
-from ftvm.protocol.switchover import Switchover, session_after
 from ftvm.protocol.view import View
 from ftvm.units import Nanos
 
@@ -55,12 +54,12 @@ class Replica:
         self.core = Core(
             settings=settings,
             fresh_id=fresh_id,
-            desk=Desk(settings.timing.read_interval_ns),
+            arbiter=ArbiterClient(settings.timing.read_interval_ns),
             id=fresh_id(),  # rule: fresh_id_at_start
         )
         self.role = Role.EMPTY
         self.steps: Empty | Standby | Active = Empty(self.core, starts)
-        self._committed = Committed(memory, settings.limits)
+        self._committed = CommittedState(memory, settings.limits)
         self._stepped_at = now
         self._view: View | None = None
         self._due: Nanos | None = None
@@ -95,19 +94,19 @@ class Replica:
     def view(self) -> View:
         """Return what may be seen of this replica; the same one until the next report or command."""
         if self._view is None:
-            core, desk, state = self.core, self.core.desk, self.steps
+            core, arbiter, state = self.core, self.core.arbiter, self.steps
             peer, may_beat = None, False
             if isinstance(state, Active):
                 if state.session is not None and state.session.contact is not Contact.LOST:
                     peer, may_beat = state.session.peer, state.link not in ENDING
             elif isinstance(state, Standby) and not state.is_session_over:
-                peer, may_beat = state.opening.peer, state.claim.is_watching
+                peer, may_beat = state.offer.peer, state.claim.is_watching
             self._view = View(
                 role=self.role,
                 id=core.id,
-                record=desk.known,
-                proposal=desk.proposal,
-                arbiter_error=desk.error,
+                record=arbiter.known,
+                proposal=arbiter.proposal,
+                arbiter_error=arbiter.error,
                 released=core.released,
                 stop=core.stop,
                 peer=peer,
@@ -129,16 +128,16 @@ class Replica:
 
     def on_answer(self, answer: Answer, now: Nanos) -> None:
         """Take the arbiter's answer to the request that is outstanding."""
-        before = self.core.desk.known
-        if not self.core.desk.take(answer, now):
+        before = self.core.arbiter.known
+        if not self.core.arbiter.take(answer, now):
             self.steps.on_arbiter_trouble(now)
         else:
-            if self.core.desk.known != before:
-                self._tell_record(self.core.desk.known, now)
+            if self.core.arbiter.known != before:
+                self._tell_record(self.core.arbiter.known, now)
             self.steps.on_record(now)
 
     def on_peer_gone(self, peer: str) -> None:
-        """Note that the process of `peer` has ended, which was confirmed (question.py): suspect it at once.
+        """Note that the process of `peer` has ended, which was confirmed (detector.py): suspect it at once.
 
         A link that was reset is no reason to call this: the peer may live.
         """
@@ -146,9 +145,9 @@ class Replica:
         if peer != self.view().peer:
             return
         if isinstance(steps, Standby):
-            steps.watch.hurry("the active's process is gone: connection refused on both lanes")
+            steps.detector.hurry("the active's process is gone: connection refused on both lanes")
         elif isinstance(steps, Active) and steps.session is not None:
-            steps.session.watch.hurry("the standby's process is gone: connection refused on both lanes")
+            steps.session.detector.hurry("the standby's process is gone: connection refused on both lanes")
 
     def tick(self, now: Nanos) -> None:
         """Do what is due."""
@@ -198,14 +197,14 @@ class Replica:
 
     def next_request(self, now: Nanos) -> Request | None:
         """Return what to submit to the arbiter now, if anything; exactly one answer must follow."""
-        return self.core.desk.next_request(now)
+        return self.core.arbiter.next_request(now)
 
     def deadline(self, now: Nanos) -> Nanos:
         """Return when the next `tick` is due if nothing comes before: soon enough not to look like a stall of ours."""
         look_at = Nanos(self._stepped_at + STALL_HEARTBEATS * self.core.settings.timing.heartbeat_ns // 2)
         stop_at = Nanos(now + self.core.settings.timing.heartbeat_ns) if self.core.stop is not None else None
         due = self.steps.deadline() if self._due is None else self._due
-        return min(time for time in (due, self.core.desk.deadline(), look_at, stop_at) if time is not None)
+        return min(time for time in (due, self.core.arbiter.deadline(), look_at, stop_at) if time is not None)
 
     # --- roles -----------------------------------------------------------------------------------------------------
 
@@ -239,9 +238,9 @@ class Replica:
                 self.core.happened.clear()
                 self.steps = Empty.again(self.core, now)
             case Role.SYNCING:
-                if not isinstance(before, Empty) or before.opening is None:
-                    raise InternalError("welcomed without an opening")
-                self.steps = Standby.open(self.core, before.opening, self._committed, now)
+                if not isinstance(before, Empty) or before.offer is None:
+                    raise InternalError("welcomed without an offer")
+                self.steps = Standby.open(self.core, before.offer, self._committed, now)
             case Role.STANDBY:
                 if isinstance(before, Active):
                     self._stand_by_again(before, now)
@@ -257,32 +256,32 @@ class Replica:
         if event is RoleEvent.STARTED and committed.epoch is not None:
             raise InternalError("started with a state of another lineage")
         is_following = isinstance(self.steps, Standby) and self.steps.is_following
-        outputs = list(committed.outputs)
-        gate = Gate(released=committed.output_next - 1 - len(outputs))
+        kept = list(committed.outputs)
+        outputs = OutputBuffer(released=committed.output_next - 1 - len(kept))
         settings = self.core.settings
         engine = settings.engine if committed.epoch is None else settings.engines[committed.engine]
-        active = Active(self.core, gate, committed.epoch or 0, now, Pace(engine, now))
+        active = Active(self.core, outputs, committed.epoch or 0, now, CheckpointSchedule(engine, now))
         if event is RoleEvent.SWITCHED_HERE and isinstance(self.steps, Standby):
-            active.resume(self.steps.opening, committed, now)
+            active.resume(self.steps.offer, committed, now)
         self.steps = active
-        active.on_outputs(outputs, 0, now)
+        active.on_outputs(kept, 0, now)
         log = () if is_following else tuple(committed.log)  # rule: log_replayed
         self.core.do(Run(committed.output_next, committed.log_index + 1, log, engine))
         active.announce(now)
 
     def _stand_by_again(self, before: Active, now: Nanos) -> None:
         """Be the standby of whom the guest was handed to, with the state that it stands still at here."""
-        switchover, session, known = before.switchover, before.session, self.core.desk.known
+        switchover, session, known = before.switchover, before.session, self.core.arbiter.known
         if switchover is None or switchover.final is None or session is None:
             raise InternalError("switched away without a switchover")
         self.core.do(EndSession())
         self.core.do(Stop())
-        opening = Opening(
+        offer = SessionOffer(
             session_after(known, session.id), session.peer, session.key, session.staging_bytes, session.engines
         )
         self._committed.adopt(switchover.final)
         self.core.do(Measure())
-        self.steps = Standby.resume(self.core, opening, self._committed, switchover, now)
+        self.steps = Standby.resume(self.core, offer, self._committed, switchover, now)
 
     def begin_switchover(self, limit_ns: Nanos, now: Nanos) -> Switchover:
         """Start to hand the guest over to the standby; watch what is returned. Raises LocalProtocolError."""
@@ -305,9 +304,9 @@ class Replica:
     def _excuse(self, stall_ns: int, now: Nanos) -> None:
         steps = self.steps
         if isinstance(steps, Standby):
-            steps.watch.excuse(stall_ns, now)
+            steps.detector.excuse(stall_ns, now)
         elif isinstance(steps, Active) and steps.session is not None:
-            steps.session.watch.excuse(stall_ns, now)
+            steps.session.detector.excuse(stall_ns, now)
 
 
 _Take = Callable[[Any, Any, Nanos], None]

@@ -63,7 +63,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class PeerGone:
-    """The process of `peer` has ended, which was confirmed (question.py): suspect it at once.
+    """The process of `peer` has ended, which was confirmed (detector.py): suspect it at once.
 
     A link that was reset is no reason for this report: the peer may live.
     """

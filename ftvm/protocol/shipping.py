@@ -8,8 +8,7 @@ from dataclasses import replace
 
 from ftvm.checkpoint import Checkpoint, LogRecord, PageBatch
 from ftvm.encode.messages import Ack
-from ftvm.events import Committed as CommittedEvent
-from ftvm.events import CopyProgress, HostFailed
+from ftvm.events import Committed, CopyProgress, HostFailed
 from ftvm.protocol import parting
 from ftvm.protocol.bond import Bond
 from ftvm.protocol.effects import CollectRound, CopyMore, Forget
@@ -65,7 +64,7 @@ def take_copied(bond: Bond, batches: tuple[PageBatch, ...], left: int, now: Nano
 
 def take_cut(bond: Bond, checkpoint: Checkpoint, pause_ns: int, now: Nanos) -> None:
     """Ship a checkpoint that was captured."""
-    bond.pace.is_cutting = False
+    bond.schedule.is_cutting = False
     bond.epoch = checkpoint.epoch
     session = bond.session
     if session is None or bond.link not in (LinkState.COPYING, *SHIPPING):
@@ -78,8 +77,8 @@ def take_cut(bond: Bond, checkpoint: Checkpoint, pause_ns: int, now: Nanos) -> N
         if bond.unshipped:
             session.ship_log(tuple(bond.unshipped))
     bond.unshipped.clear()
-    bond.pace.cut(pause_ns=pause_ns, dirty_pages=checkpoint.dirty_pages)
-    session.ship_epoch(checkpoint, bond.pace.engine, pause_ns, now)
+    bond.schedule.cut(pause_ns=pause_ns, dirty_pages=checkpoint.dirty_pages)
+    session.ship_epoch(checkpoint, bond.schedule.engine, pause_ns, now)
     if bond.link is LinkState.HANDING and bond.switchover is not None:
         bond.switchover.final = replace(checkpoint, batches=(), outputs=(), page_digests=b"")
     if bond.link is LinkState.COPYING:
@@ -90,7 +89,7 @@ def take_cut(bond: Bond, checkpoint: Checkpoint, pause_ns: int, now: Nanos) -> N
 
 def take_failure(bond: Bond, error: str, now: Nanos) -> None:
     """End the session: the shadow no longer tells what the standby has. A new one copies afresh."""
-    bond.pace.is_cutting = False
+    bond.schedule.is_cutting = False
     bond.core.tell(HostFailed(at=now, guest_id=bond.core.settings.guest_id, error=f"capture failed: {error}"))
     if bond.session is not None:
         parting.leave(bond, f"capture failed: {error}", now)
@@ -110,7 +109,7 @@ def take_ack(bond: Bond, session: Session, ack: Ack, now: Nanos) -> None:
     bond.core.do(Forget(batches_of(let_go)))
     for epoch in committed:
         bond.core.tell(
-            CommittedEvent(
+            Committed(
                 at=now,
                 guest_id=bond.core.settings.guest_id,
                 epoch=epoch.epoch,
@@ -120,11 +119,11 @@ def take_ack(bond: Bond, session: Session, ack: Ack, now: Nanos) -> None:
             )
         )
         bond.tell_engine(epoch.engine, now)
-    if committed and session.watch.patience > 1:
-        session.watch.arm(now)
+    if committed and session.detector.patience > 1:
+        session.detector.arm(now)
     if committed and bond.link is LinkState.CATCHING_UP:
         bond.move(LinkEvent.CAUGHT_UP)
-        bond.core.desk.propose(add(bond.core.desk.known, bond.core.id, session.standby))
+        bond.core.arbiter.propose(add(bond.core.arbiter.known, bond.core.id, session.standby))
     bond.release()
     bond.flush(now)
 
@@ -132,7 +131,7 @@ def take_ack(bond: Bond, session: Session, ack: Ack, now: Nanos) -> None:
 def copies_at(bond: Bond) -> Nanos | None:
     """Return when the first copy can go on: at once if there is room, else with what else comes."""
     plan, session = bond.plan, bond.session
-    if plan is None or session is None or plan.is_collecting or bond.pace.is_cutting:
+    if plan is None or session is None or plan.is_collecting or bond.schedule.is_cutting:
         return None
     can_go_on = session.has_answered and session.outbox.room if plan.left else session.outbox.is_empty
     return AT_ONCE if can_go_on else None
@@ -155,12 +154,12 @@ def next_cut(bond: Bond) -> Nanos | None:
     session = bond.session
     limit = bond.core.settings.limits.epochs_in_flight
     stop = bond.core.stop
-    if session is None or bond.link not in SHIPPING or bond.pace.is_cutting or (stop and stop.is_guest_gone):
+    if session is None or bond.link not in SHIPPING or bond.schedule.is_cutting or (stop and stop.is_guest_gone):
         return None
     if len(session.in_flight) >= limit or session.is_coming_to_rest or bond.link is LinkState.HANDING:
         return None
     if bond.link is LinkState.SETTLING and bond.switchover is not None and bond.epoch < bond.switchover.warm_epoch:
-        return bond.pace.last_cut_at
+        return bond.schedule.last_cut_at
     if session.is_log_long(bond.core.settings.limits):
-        return bond.pace.last_cut_at  # the guest stands still until a checkpoint covers some of it
-    return bond.pace.next_cut(session, bond.gate)
+        return bond.schedule.last_cut_at  # the guest stands still until a checkpoint covers some of it
+    return bond.schedule.next_cut(session, bond.outputs)

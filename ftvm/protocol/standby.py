@@ -16,13 +16,12 @@ from ftvm.errors import BadFrame, GuestEnded, LimitExceeded, RemoteProtocolError
 from ftvm.interfaces import Lane
 from ftvm.protocol import claiming, following, stopping
 from ftvm.protocol.channel import Inbox
-from ftvm.protocol.commit import Committed, Staging
+from ftvm.protocol.commit import CommittedState, Staging
 from ftvm.protocol.core import Core, RoleEvent
+from ftvm.protocol.detector import FailureDetector, beat_of
 from ftvm.protocol.effects import Difference, Execute, Follow, Unload, WarmUp
-from ftvm.protocol.empty import Opening
 from ftvm.protocol.holding import Holding
-from ftvm.protocol.suspicion import Watch, beat_of
-from ftvm.protocol.switchover import Switchover
+from ftvm.protocol.session import SessionOffer, Switchover
 from ftvm.protocol.takeover import ClaimEvent, ClaimState
 from ftvm.protocol.timers import Timer, act_on, soonest
 from ftvm.units import Nanos
@@ -39,17 +38,17 @@ class Standby(Holding):
     __slots__ = ()
 
     @classmethod
-    def open(cls, core: Core, opening: Opening, committed: Committed, now: Nanos) -> "Standby":
+    def open(cls, core: Core, offer: SessionOffer, committed: CommittedState, now: Nanos) -> "Standby":
         """Begin a session from nothing: zero memory."""
         committed.clear()
-        return cls._begin(core, opening, committed, now)
+        return cls._begin(core, offer, committed, now)
 
     @classmethod
     def resume(
-        cls, core: Core, opening: Opening, committed: Committed, switchover: Switchover, now: Nanos
+        cls, core: Core, offer: SessionOffer, committed: CommittedState, switchover: Switchover, now: Nanos
     ) -> "Standby":
         """Begin a session after a switchover, from the state that this replica, active until now, stands still at."""
-        standby = cls._begin(core, opening, committed, now)
+        standby = cls._begin(core, offer, committed, now)
         standby.switchover = switchover
         if core.settings.engines[committed.engine].executes:
             standby.is_following = True
@@ -57,17 +56,17 @@ class Standby(Holding):
         return standby
 
     @classmethod
-    def _begin(cls, core: Core, opening: Opening, committed: Committed, now: Nanos) -> "Standby":
+    def _begin(cls, core: Core, offer: SessionOffer, committed: CommittedState, now: Nanos) -> "Standby":
         limits = core.settings.limits
         return cls(
             core=core,
-            opening=opening,
+            offer=offer,
             committed=committed,
             inbox=Inbox(window=limits.batches_in_flight),
-            staging=Staging(limit_bytes=min(limits.staging_bytes, opening.staging_bytes)),
+            staging=Staging(limit_bytes=min(limits.staging_bytes, offer.staging_bytes)),
             # rule: silence_counted_from_now
-            watch=Watch(core.settings.timing.backup_limit_ns, now, patience=SYNC_PATIENCE),
-            fresh_at=core.desk.want_read(),
+            detector=FailureDetector(core.settings.timing.backup_limit_ns, now, patience=SYNC_PATIENCE),
+            fresh_at=core.arbiter.want_read(),
             poll_at=Nanos(now + core.settings.timing.arbiter_poll_ns),
         )
 
@@ -81,7 +80,7 @@ class Standby(Holding):
         if not self.is_in_session(peer, key, envelope):
             return
         self._heard(envelope, message, now)
-        is_alive = not (isinstance(message, Leave) or self.watch.is_silent(now))
+        is_alive = not (isinstance(message, Leave) or self.detector.is_silent(now))
         if self.claim.state is ClaimState.CHECKING and is_alive:
             claiming.call_off(self, now)  # not for a goodbye, nor for the heartbeat of a loop that hangs
         try:
@@ -94,16 +93,16 @@ class Standby(Holding):
         return not self.is_session_over and self._is_of_session(peer, key, envelope)
 
     def _is_of_session(self, peer: str, key: str | None, envelope: Envelope) -> bool:
-        opening = self.opening
+        offer = self.offer
         # rule: session_compared
-        is_ours = (envelope.session, peer, key) == (opening.session, opening.peer, opening.key)
-        return is_ours and envelope.sender == opening.session.active  # rule: sender_compared
+        is_ours = (envelope.session, peer, key) == (offer.session, offer.peer, offer.key)
+        return is_ours and envelope.sender == offer.session.active  # rule: sender_compared
 
     def _heard(self, envelope: Envelope, message: Message, now: Nanos) -> None:
         if self.switchover is not None and not self.switchover.is_over:
             claiming.tell_switched_away(self, self.switchover, now)
-        self.watch.heard(now, beat_of(message))
-        self.core.desk.hint(envelope.record.generation, now)
+        self.detector.heard(now, beat_of(message))
+        self.core.arbiter.hint(envelope.record.generation, now)
 
     def _take(self, message: Message, envelope: Envelope, now: Nanos) -> None:
         match message:
@@ -115,7 +114,7 @@ class Standby(Holding):
             case Ping() if self.claim.is_watching:
                 self.owes_ack = True  # one that was lost is thus repeated
                 pong = Pong(number=message.number)
-                self.core.send(self.opening.peer, Lane.CONTROL, pong, self.opening.session)
+                self.core.send(self.offer.peer, Lane.CONTROL, pong, self.offer.session)
                 self._note_released(envelope)
             case Prepare(epoch=0) if self.is_whole:
                 self.core.do(WarmUp())
@@ -126,7 +125,7 @@ class Standby(Holding):
             case Leave(is_end=True):
                 self.core.fail(GuestEnded(message.reason))
             case Leave():
-                self.watch.hurry(f"the active said goodbye: {message.reason}")
+                self.detector.hurry(f"the active said goodbye: {message.reason}")
             case _:
                 pass
 
@@ -204,23 +203,23 @@ class Standby(Holding):
 
     def on_record(self, now: Nanos) -> None:
         """Go by what the arbiter says, which alone makes this replica active or puts it out."""
-        known, me = self.core.desk.known, self.core.id
+        known, me = self.core.arbiter.known, self.core.id
         if known.active == me:
             claiming.win(self, known, now)
-        elif self.guest_end is not None and self.core.desk.proposal is None:
+        elif self.guest_end is not None and self.core.arbiter.proposal is None:
             self.core.fail(GuestEnded(self.guest_end))
-        elif known.generation > self.opening.session.generation and known.standby != me:  # rule: unnamed_standby_ends
+        elif known.generation > self.offer.session.generation and known.standby != me:  # rule: unnamed_standby_ends
             self.core.end_role(
                 RoleEvent.EXPELLED, f"the record of generation {known.generation} does not name this replica"
             )
-        elif self.core.desk.reads >= self.fresh_at and known.generation < self.opening.session.generation:
+        elif self.core.arbiter.reads >= self.fresh_at and known.generation < self.offer.session.generation:
             # The record of a session is older than the session: else any peer that is dialled could keep us for ever.
             self.core.end_role(
                 RoleEvent.EXPELLED,
-                f"the active is at generation {self.opening.session.generation}, but our arbiter's record is of "
+                f"the active is at generation {self.offer.session.generation}, but our arbiter's record is of "
                 f"generation {known.generation}: do both hosts use the same arbiter?",
             )
-        elif self.claim.state is ClaimState.CLAIMING and self.core.desk.proposal is None:
+        elif self.claim.state is ClaimState.CLAIMING and self.core.arbiter.proposal is None:
             self.claim.step(ClaimEvent.LOST)
             self.claim.is_loaded = False
             self.core.do(Unload())
@@ -228,7 +227,7 @@ class Standby(Holding):
             claiming.propose_if_ready(self, now)
 
     def on_arbiter_trouble(self, now: Nanos) -> None:
-        """Tell; the desk tries again by itself. Without the arbiter nobody takes over."""
+        """Tell; the arbiter client tries again by itself. Without the arbiter nobody takes over."""
         self.core.tell_arbiter_trouble(now)
 
     # --- time ------------------------------------------------------------------------------------------------------
@@ -252,14 +251,14 @@ class Standby(Holding):
             log_index=committed.log_index,
             memory_digest=committed.memory.memory_digest if self.is_whole else 0,
         )
-        self.core.send(self.opening.peer, Lane.CONTROL, ack, self.opening.session)
+        self.core.send(self.offer.peer, Lane.CONTROL, ack, self.offer.session)
 
 
 def _poll(standby: Standby, now: Nanos) -> None:
     timing = standby.core.settings.timing
     is_prepared = standby.claim.state is ClaimState.PREPARED
     standby.poll_at = Nanos(now + (timing.heartbeat_ns if is_prepared else timing.arbiter_poll_ns))
-    standby.core.desk.want_read()
+    standby.core.arbiter.want_read()
 
 
 def _wins_at(standby: Standby) -> Nanos | None:
@@ -270,7 +269,7 @@ def _suspects_at(standby: Standby) -> Nanos | None:
     """Of no interest to a host that stops."""
     if standby.is_named_active or standby.core.stop is not None or not standby.claim.is_watching:
         return None
-    silent_at, not_before = standby.watch.deadline(), standby.claim.not_before
+    silent_at, not_before = standby.detector.deadline(), standby.claim.not_before
     return silent_at if not_before is None else max(silent_at, not_before)
 
 
@@ -283,6 +282,6 @@ def _suspect(standby: Standby, now: Nanos) -> None:
 
 TIMERS: Final[tuple[Timer[Standby], ...]] = (
     Timer(attrgetter("poll_at"), _poll),
-    Timer(_wins_at, lambda standby, now: claiming.win(standby, standby.core.desk.known, now)),
+    Timer(_wins_at, lambda standby, now: claiming.win(standby, standby.core.arbiter.known, now)),
     Timer(_suspects_at, _suspect),
 )

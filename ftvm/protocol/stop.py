@@ -44,7 +44,7 @@ class Stopping:
     """Mutable; kept from role to role.
 
     left_at      when the peer was told that this host goes; it is told again with each heartbeat
-    fresh_at     the desk's count of reads from which on the record was read later than that
+    fresh_at     the arbiter client's count of reads from which on the record was read later than that
     has_tried    whether a switchover was tried
     outcome      what came of the stop, in words; None until it is over
     is_in_order  whether nobody has to clean up behind this host

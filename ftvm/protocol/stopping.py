@@ -49,7 +49,7 @@ def go_on_active(bond: Bond, stop: Stopping, now: Nanos) -> None:
     if is_told and session is not None and _is_due(bond.core, stop, now):
         leave = Leave(reason=stop.reason, is_end=stop.kind is StopKind.ENDED)
         bond.core.send(session.peer, Lane.CONTROL, leave, session.id)
-        bond.core.desk.want_read()
+        bond.core.arbiter.want_read()
     if now >= stop.ends_at:  # rule: open_proposal_awaited
         stop.end(_why_not(bond), is_in_order=False)
 
@@ -68,7 +68,7 @@ def _move_on(bond: Bond, stop: Stopping, now: Nanos) -> None:
         case LinkState.PROTECTED:
             _leave(bond, stop, now)
         # rule: unsent_drop_withdrawn
-        case LinkState.DROPPING if _may_go_on(bond, stop) and bond.core.desk.withdraw_unsent():
+        case LinkState.DROPPING if _may_go_on(bond, stop) and bond.core.arbiter.withdraw_unsent():
             _leave(bond, stop, now)  # it fell silent in the very step in which the guest was found to have failed
         case LinkState.SETTLING | LinkState.HANDING if stop.kind is not StopKind.ASKED:
             handing.call_off(bond, stop.reason, now)
@@ -93,18 +93,18 @@ def go_on_standby(holding: Holding, stop: Stopping, now: Nanos) -> None:
         if _is_due(core, stop, now):
             stop.left_at = now if stop.left_at is None else stop.left_at
             holding.say_goodbye(stop.reason)
-            core.desk.want_read()
+            core.arbiter.want_read()
         wait_ns = GOODBYE_LIMITS * core.settings.timing.backup_limit_ns  # rule: goodbye_answered
         # rule: prepared_standby_stays
         may_be_active = claim.state is ClaimState.PREPARED or holding.switchover is not None
         is_done_waiting = not may_be_active and stop.left_at is not None and now >= stop.left_at + wait_ns
         is_late = is_done_waiting or now >= stop.ends_at
     if is_late:
-        is_named = core.id in (core.desk.known.active, core.desk.known.standby)
+        is_named = core.id in (core.arbiter.known.active, core.arbiter.known.standby)
         why = _naming(core) if is_named else "the active host has not answered its goodbye"
-        if core.desk.proposal is not None:
+        if core.arbiter.proposal is not None:
             why = f"this host has asked to run the guest, and may still get it: {_silence_of(core)}; {_naming(core)}"
-        stop.end(why, is_in_order=not is_named and core.desk.proposal is None)
+        stop.end(why, is_in_order=not is_named and core.arbiter.proposal is None)
 
 
 def take_goodbye(holding: Holding, stop: Stopping) -> None:
@@ -116,7 +116,7 @@ def take_goodbye(holding: Holding, stop: Stopping) -> None:
 
 def go_on_empty(core: Core, stop: Stopping, now: Nanos) -> None:
     """Go once nothing is proposed."""
-    if core.desk.proposal is None:
+    if core.arbiter.proposal is None:
         stop.end(_where_the_guest_is(core), is_in_order=True)
     elif now >= stop.ends_at:
         stop.end(f"it has asked to start the guest, and may still get it: {_silence_of(core)}", is_in_order=False)
@@ -129,18 +129,18 @@ def _may_go_on(bond: Bond, stop: Stopping) -> bool:
 
 def _leave(bond: Bond, stop: Stopping, now: Nanos) -> None:
     bond.move(LinkEvent.LEFT)
-    stop.left_at, stop.fresh_at = now, bond.core.desk.want_read()
+    stop.left_at, stop.fresh_at = now, bond.core.arbiter.want_read()
 
 
 def _vacate(bond: Bond) -> None:
-    if bond.core.desk.proposal is None:  # rule: vacated_before_it_goes
+    if bond.core.arbiter.proposal is None:  # rule: vacated_before_it_goes
         bond.move(LinkEvent.VACATED)
-        bond.core.desk.propose(end_of(bond.core.desk.known, bond.core.id))
+        bond.core.arbiter.propose(end_of(bond.core.arbiter.known, bond.core.id))
 
 
 def _may_be_taken(bond: Bond, stop: Stopping, now: Nanos) -> bool:
     """Whether the record still names a standby that is out of touch, as under `halt`: it may come back and take."""
-    if bond.core.desk.known.standby is None or stop.kind is StopKind.ENDED:
+    if bond.core.arbiter.known.standby is None or stop.kind is StopKind.ENDED:
         return False
     return stop.kind is StopKind.FAILED or now < stop.began_at + TAKE_NS
 
@@ -149,7 +149,7 @@ def _has_had_its_time(bond: Bond, stop: Stopping, now: Nanos) -> bool:
     """Whether the standby had time to take over, and the arbiter has answered since: then nothing else can come."""
     if stop.kind is StopKind.FAILED or stop.left_at is None or now < stop.left_at + TAKE_NS:
         return False
-    return bond.core.desk.reads >= stop.fresh_at and bond.core.desk.error is None
+    return bond.core.arbiter.reads >= stop.fresh_at and bond.core.arbiter.error is None
 
 
 def _is_due(core: Core, stop: Stopping, now: Nanos) -> bool:
@@ -161,7 +161,7 @@ def _is_due(core: Core, stop: Stopping, now: Nanos) -> bool:
 
 def _why_not(bond: Bond) -> str:
     core = bond.core
-    if bond.link is LinkState.LEAVING and core.desk.error is None:
+    if bond.link is LinkState.LEAVING and core.arbiter.error is None:
         return f"the standby has not taken over yet, and may still do so; {_naming(core)}"
     if bond.link is LinkState.LEAVING:
         return f"{_silence_of(core)}: the standby cannot take over until it does; {_naming(core)}"
@@ -169,7 +169,7 @@ def _why_not(bond: Bond) -> str:
 
 
 def _naming(core: Core) -> str:
-    known = core.desk.known
+    known = core.arbiter.known
     return (
         f"the record still names this host (generation {known.generation}, active {known.active or 'none'}, standby "
         f"{known.standby or 'none'}). If no host runs the guest any more, run "
@@ -179,13 +179,13 @@ def _naming(core: Core) -> str:
 
 def _where_the_guest_is(core: Core) -> str:
     """Say what is known of the record, and no more: a host that only asked to join may never have read it."""
-    known = core.desk.known
+    known = core.arbiter.known
     if known.active is not None:
         return f"the record names the other host active: {known.active} (generation {known.generation})"
     if known.generation > 0:
         return f"the record is vacant (generation {known.generation})"
-    return "the arbiter has no record of the guest" if core.desk.reads > 0 else "this host had no part in the guest"
+    return "the arbiter has no record of the guest" if core.arbiter.reads > 0 else "this host had no part in the guest"
 
 
 def _silence_of(core: Core) -> str:
-    return f"the arbiter has not answered ({core.desk.error or 'it is slow'})"
+    return f"the arbiter has not answered ({core.arbiter.error or 'it is slow'})"

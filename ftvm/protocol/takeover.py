@@ -61,7 +61,7 @@ CLAIMS: Final[dict[tuple[ClaimState, ClaimEvent], ClaimState]] = {
 class Claim:
     """One standby's claim, with the times that TookOver reports.
 
-    fresh_at      the desk's count of reads from which on the record read is fresh
+    fresh_at      the arbiter client's count of reads from which on the record read is fresh
     is_loaded     the committed state is in the guest
     suspected_at  when the active was suspected first since it last shipped anything; claims that were called off count
     silence_ns    how long it had been silent then

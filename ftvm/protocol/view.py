@@ -15,7 +15,7 @@ from ftvm.protocol.core import Role
 from ftvm.protocol.empty import Empty
 from ftvm.protocol.link import LINKS, NAMED, STANDING, LinkEvent, LinkState
 from ftvm.protocol.output import Held
-from ftvm.protocol.pace import interval_ms_of
+from ftvm.protocol.schedule import interval_ms_of
 from ftvm.protocol.session import InFlight, Session
 from ftvm.protocol.standby import Standby
 from ftvm.protocol.stop import Stopping
@@ -153,18 +153,18 @@ class View:
 
 
 def _view_of_active(state: Active) -> ActiveView:
-    pace, plan, session = state.pace, state.plan, state.session
+    schedule, plan, session = state.schedule, state.plan, state.session
     return ActiveView(
         began_at=state.began_at,
         link=state.link,
         is_halted=state.is_halted,
         epoch=state.epoch,
-        engine=pace.engine,
-        told=pace.told,
-        wanted=pace.wanted or pace.engine,
-        interval_ms=interval_ms_of(pace.engine),
-        held=state.gate.held,
-        held_bytes=state.gate.held_bytes,
+        engine=schedule.engine,
+        told=schedule.told,
+        wanted=schedule.wanted or schedule.engine,
+        interval_ms=interval_ms_of(schedule.engine),
+        held=state.outputs.held,
+        held_bytes=state.outputs.held_bytes,
         copy_pages_left=plan.left if plan is not None else 0,
         may_switch_over=(state.link, LinkEvent.ASKED) in LINKS,
         may_change_engine=state.link not in STANDING,
@@ -188,8 +188,8 @@ def _view_of_session(session: Session) -> SessionView:
 def _view_of_standby(state: Standby) -> StandbyView:
     committed = state.committed
     return StandbyView(
-        session=state.opening.session,
-        peer=state.opening.peer,
+        session=state.offer.session,
+        peer=state.offer.peer,
         is_session_over=state.is_session_over,
         claim=state.claim.state,
         is_following=state.is_following,

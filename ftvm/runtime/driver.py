@@ -40,8 +40,8 @@ from ftvm.protocol.reports import (
     Report,
     ShadowWarmed,
 )
+from ftvm.protocol.session import Switchover
 from ftvm.protocol.stop import StopKind, Stopping
-from ftvm.protocol.switchover import Switchover
 from ftvm.protocol.view import Role, View
 from ftvm.runtime.capture import CaptureOrder, Capturer
 from ftvm.runtime.describing import describe

@@ -17,7 +17,7 @@ from ftvm.encode.wire import encode, read_header
 from ftvm.errors import FtvmError, RemoteProtocolError, TransportError, VersionMismatch
 from ftvm.events import ConnectionRefused, Event, PeerMisbehaved
 from ftvm.interfaces import Delivery, Lane, Polled, Transport
-from ftvm.protocol.patience import Patience
+from ftvm.protocol.detector import Backoff
 from ftvm.protocol.record import NO_RECORD
 from ftvm.runtime.driver import Driver
 from ftvm.runtime.questions import Questions
@@ -51,7 +51,7 @@ class Endpoint:
     def __init__(self, transport: Transport, limits: Limits, on_event: Callable[[Event], None]) -> None:
         self.misdeeds: Counter[str] = Counter()
         self.ignored = 0
-        self._patience = Patience(_MISDEEDS_TOLERATED, _IGNORED_NS_FIRST, _IGNORED_NS_LONGEST)
+        self._backoff = Backoff(_MISDEEDS_TOLERATED, _IGNORED_NS_FIRST, _IGNORED_NS_LONGEST)
         self._refusals: set[str] = set()
         self._troubles: set[str] = set()
         self._transport = transport
@@ -168,7 +168,7 @@ class Endpoint:
         return tuple(fd for driver in self._drivers.values() for fd in driver.fds())
 
     def _take(self, delivery: Delivery, now: Nanos) -> None:
-        if self._patience.ignored_ns(delivery.key or delivery.peer, now):
+        if self._backoff.ignored_ns(delivery.key or delivery.peer, now):
             self.ignored += 1
             return
         try:
@@ -205,7 +205,7 @@ class Endpoint:
     def _report(self, delivery: Delivery, wrong: RemoteProtocolError, now: Nanos) -> None:
         """Report a peer's misdeed, and tell a peer of another version so, in ours: it then sees that ours differs."""
         peer = delivery.peer
-        ignored_ns = self._patience.strike(delivery.key or peer, now)
+        ignored_ns = self._backoff.strike(delivery.key or peer, now)
         if peer in self.misdeeds or len(self.misdeeds) < _PEERS_COUNTED_MAX:
             self.misdeeds[peer] += 1
         error = f"{type(wrong).__name__}: {wrong}"

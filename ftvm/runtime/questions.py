@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 
 from ftvm.interfaces import Sign
-from ftvm.protocol.question import Order, Question
+from ftvm.protocol.detector import Order, Question
 from ftvm.units import Nanos
 
 __all__ = ["Questions"]

@@ -74,7 +74,7 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
         _mutant(
             "release_what_is_held_when_deposed",
             "outputs that are held leave when another replica has become active",
-            Change("deposed_active_ends", "", "self.releases.let_out(self.gate.held)\n{it}"),
+            Change("deposed_active_ends", "", "self.releases.let_out(self.outputs.held)\n{it}"),
         ),
         # --- sessions ----------------------------------------------------------------------------------------------
         _mutant(
@@ -116,7 +116,7 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
                 "first_cut_shipped",
                 "",
                 "{it}\nbond.move(LinkEvent.CAUGHT_UP)\n"
-                "bond.core.desk.propose(add(bond.core.desk.known, bond.core.id, session.standby))",
+                "bond.core.arbiter.propose(add(bond.core.arbiter.known, bond.core.id, session.standby))",
             ),
         ),
         _mutant(

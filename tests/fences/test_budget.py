@@ -33,7 +33,7 @@ LINES: Final = {
     "guests": 3150,
     "guests/kvm": 1500,
     "lab": 3300,
-    "protocol": 3340,
+    "protocol": 3323,
     "runtime": 2150,
     "service": 1500,
     "sim": 2205,

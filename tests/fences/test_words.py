@@ -9,7 +9,7 @@ import ftvm
 
 ROOT: Final = Path(ftvm.__file__).parent
 
-TO_GO: Final = {"Committed", "EndedBy", "Gate", "Machine", "MachineOutput", "MachineShape", "Memory", "Run", "Standby"}
+TO_GO: Final = {"EndedBy", "Machine", "MachineOutput", "MachineShape", "Memory", "Run", "Standby"}
 """Names that still stand twice: debts, each to be paid by giving one of the two classes another word."""
 
 GONE: Final = {
@@ -31,7 +31,7 @@ GONE: Final = {
 }
 """Words that this code once had for what the field calls otherwise."""
 
-GONE_TO_GO: Final = {"Bond", "Holding", "Desk", "Pace", "Watch", "Patience", "Opening"}
+GONE_TO_GO: Final = {"Bond", "Holding"}
 """Those of them that are still there."""
 
 

@@ -25,9 +25,9 @@ from ftvm.protocol.active import Active
 from ftvm.protocol.core import Core, Role, Settings
 from ftvm.protocol.empty import Empty
 from ftvm.protocol.link import LinkState
-from ftvm.protocol.output import Gate
-from ftvm.protocol.pace import Pace
+from ftvm.protocol.output import OutputBuffer
 from ftvm.protocol.replica import Replica
+from ftvm.protocol.schedule import CheckpointSchedule
 from ftvm.protocol.standby import Standby
 from ftvm.protocol.stop import StopKind, Stopping
 from ftvm.units import Nanos, PageCount
@@ -123,7 +123,7 @@ def lone_replica(settings: Settings | None = None, *, starts: bool = False) -> R
 
 def lone_active() -> Active:
     core = lone_replica().core
-    return Active(core, Gate(0), 0, Nanos(ORIGIN), Pace(core.settings.engine, Nanos(ORIGIN)))
+    return Active(core, OutputBuffer(0), 0, Nanos(ORIGIN), CheckpointSchedule(core.settings.engine, Nanos(ORIGIN)))
 
 
 @dataclass(slots=True)
@@ -167,7 +167,7 @@ class Host:
     # --- steps -----------------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Do what is due, and submit what the desk wants; the answer waits for `answer`."""
+        """Do what is due, and submit what the arbiter client wants; the answer waits for `answer`."""
         self.give(reports.STEP_BEGUN)
         self.give(reports.TICK)
         self.perform()

@@ -6,7 +6,7 @@ from ftvm.interfaces import Lane, Read, Record
 from ftvm.protocol.core import Role
 from ftvm.protocol.link import LinkState
 from ftvm.protocol.reports import TICK
-from ftvm.protocol.switchover import Switchover
+from ftvm.protocol.session import Switchover
 from ftvm.protocol.takeover import ClaimState
 from ftvm.units import Nanos
 
@@ -62,10 +62,10 @@ def hint_of(pair: Pair, *, generation: int) -> None:
     """Have b say that a generation is in force of which the arbiter knows nothing."""
     standby = pair.b.standby
     pair.a.emit(b"x")
-    known = standby.core.desk.known
-    standby.core.desk.known = Record(generation, "b1", None)
+    known = standby.core.arbiter.known
+    standby.core.arbiter.known = Record(generation, "b1", None)
     standby._acknowledge()
-    standby.core.desk.known = known
+    standby.core.arbiter.known = known
     pair.b.perform()
     pair.carry(pair.b, pair.a)
 

@@ -20,7 +20,7 @@ def ask_to_join(pair: Pair, joiner: str, *, staging_bytes: int | None = None) ->
     core = pair.b.core
     bound = core.settings.limits.staging_bytes if staging_bytes is None else staging_bytes
     join = Join(geometry=core.settings.geometry, engines=tuple(core.settings.engines), staging_bytes=bound)
-    envelope = Envelope(guest_id="vm", sender=joiner, session=None, record=core.desk.known, released=0)
+    envelope = Envelope(guest_id="vm", sender=joiner, session=None, record=core.arbiter.known, released=0)
     pair.a.sent.clear()
     pair.a.hear("b", None, envelope, join)
     pair.a.perform()
@@ -166,7 +166,7 @@ def test_a_key_that_joins_under_fresh_ids_and_never_answers_has_to_wait_and_othe
     assert pair.a.active.link is LinkState.NONE
 
     join = Join(geometry=pair.a.core.settings.geometry, engines=("remus",), staging_bytes=1 << 28)
-    envelope = Envelope(guest_id="vm", sender="honest", session=None, record=pair.a.core.desk.known, released=0)
+    envelope = Envelope(guest_id="vm", sender="honest", session=None, record=pair.a.core.arbiter.known, released=0)
     pair.a.hear("c", None, envelope, join)
 
     assert pair.a.active.link is LinkState.COPYING
@@ -178,12 +178,12 @@ def test_a_standby_that_is_heard_but_makes_no_progress_is_left() -> None:
     session = pair.a.active.session
     assert session is not None
     envelope = Envelope(
-        guest_id="vm", sender=session.standby, session=session.id, record=pair.b.core.desk.known, released=0
+        guest_id="vm", sender=session.standby, session=session.id, record=pair.b.core.arbiter.known, released=0
     )
 
     for number in range(1_000, 1_000 + 2 * (PROGRESS_PATIENCE + 2)):
         pair.a.hear(session.peer, session.key, envelope, Pong(number=number))
-        live_alone(pair, session.watch.configured_ns / 2e6)
+        live_alone(pair, session.detector.configured_ns / 2e6)
 
     assert session.is_lost
     assert "made no progress" in pair.a.told(SessionEnded)[-1].reason

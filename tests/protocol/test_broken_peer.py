@@ -20,7 +20,7 @@ def test_an_active_that_sends_garbage_loses_its_session_and_the_standby_keeps_it
     sequence = pair.b.standby.inbox.expected
     wrong = EpochPart(sequence=sequence, epoch=99, part=7, batch=None, checkpoint=None)
 
-    pair.b.hear("a", None, replace(envelope(pair), session=pair.b.standby.opening.session), wrong)
+    pair.b.hear("a", None, replace(envelope(pair), session=pair.b.standby.offer.session), wrong)
     pair.b.perform()
 
     assert pair.b.told(PeerMisbehaved)[0].error.startswith("BadFrame")
@@ -63,7 +63,7 @@ def test_a_standby_whose_memory_differs_is_dropped() -> None:
 @pytest.mark.parametrize("what", ["peer", "key", "session", "sender"])
 def test_messages_that_are_not_of_the_session_do_nothing_on_either_side(what: str) -> None:
     pair = Pair().protected()
-    session = pair.b.standby.opening.session
+    session = pair.b.standby.offer.session
     good = replace(envelope(pair), session=session)
     if what == "session":
         good = replace(good, session=SessionId(99, "a1", 1))
@@ -131,10 +131,10 @@ def test_what_comes_of_a_session_that_was_left_changes_nothing() -> None:
     pair = Pair().protected()
     standby = pair.b.standby
     standby.leave("a test", pair.now)
-    heard_at = standby.watch.heard_at
+    heard_at = standby.detector.heard_at
     pair.elapse(5)
 
-    of_session = replace(envelope(pair), session=standby.opening.session)
+    of_session = replace(envelope(pair), session=standby.offer.session)
     pair.b.hear("a", None, of_session, Ping(number=9))
 
-    assert standby.watch.heard_at == heard_at
+    assert standby.detector.heard_at == heard_at

@@ -14,7 +14,7 @@ from ftvm.config import Limits
 from ftvm.encode.apply import CommittedMemory
 from ftvm.encode.delta import delta_encode
 from ftvm.errors import BadFrame, DigestMismatch, FtvmError, LimitExceeded, RemoteProtocolError
-from ftvm.protocol.commit import Committed
+from ftvm.protocol.commit import CommittedState
 from ftvm.units import PAGE_BYTES
 
 PAGES = 4
@@ -62,7 +62,7 @@ class Backup:
 
     def __init__(self) -> None:
         self.ram = bytearray(PAGES * PAGE_BYTES)
-        self.committed = Committed(CommittedMemory(NativeMemory([self.ram])), Limits(outputs_held=OUTPUTS_LIMIT))
+        self.committed = CommittedState(CommittedMemory(NativeMemory([self.ram])), Limits(outputs_held=OUTPUTS_LIMIT))
         self.committed.commit(self.checkpoint(3, {0: b"\x11" * PAGE_BYTES, 2: b"\x22" * PAGE_BYTES}, output_count=2))
         self.next = self.checkpoint(4, {1: b"\x33" * PAGE_BYTES, 2: b"\x44" * PAGE_BYTES}, output_count=1)
 

@@ -12,7 +12,7 @@ from ftvm.interfaces import Record
 from ftvm.protocol import effects as do
 from ftvm.protocol.core import Role
 from ftvm.protocol.link import LinkState
-from ftvm.protocol.switchover import HANDING_LIMITS
+from ftvm.protocol.session import HANDING_LIMITS
 from ftvm.protocol.takeover import ClaimState
 from ftvm.units import Nanos
 
@@ -264,4 +264,4 @@ def test_the_engine_is_not_changed_on_the_host_that_hands_the_guest_over() -> No
     with pytest.raises(LocalProtocolError, match="set the engine on the host that it goes to"):
         pair.a.replica.set_engine(Remus(interval=0.05))
 
-    assert pair.a.active.pace.wanted is None
+    assert pair.a.active.schedule.wanted is None

@@ -235,14 +235,14 @@ def test_a_standby_is_proposed_only_when_it_has_acknowledged_a_whole_epoch() -> 
 
     assert session.has_answered
     assert pair.a.active.link is LinkState.CATCHING_UP
-    assert pair.a.core.desk.proposal is None
+    assert pair.a.core.arbiter.proposal is None
 
 
 def test_an_add_is_not_taken_to_be_in_force_by_a_read_that_was_begun_before_it() -> None:
     """Mutant: whatever the arbiter answers resolves what is proposed."""
     pair = Pair().started()
     pair.until(lambda: pair.a.active.link is LinkState.CATCHING_UP)
-    pair.a.core.desk.want_read()
+    pair.a.core.arbiter.want_read()
     pair.a.tick()
     pair.carry(pair.a, pair.b)
     pair.b.tick()

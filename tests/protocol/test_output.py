@@ -1,4 +1,4 @@
-"""The output gate: nothing passes before every configuration that may be in force allows it, and then in order."""
+"""The output outputs: nothing passes before every configuration that may be in force allows it, and then in order."""
 
 from itertools import product
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ftvm.checkpoint import NOTHING_SAFE, Output, Watermarks
 from ftvm.errors import InternalError
 from ftvm.interfaces import Record
-from ftvm.protocol.output import Gate, standbys_in_force
+from ftvm.protocol.output import OutputBuffer, standbys_in_force
 from ftvm.testing.strategies import watermarks
 from ftvm.units import Nanos
 
@@ -17,11 +17,11 @@ NOW = Nanos(77)
 NOBODY = (None, "y", "z")
 
 
-def make_gate(*needs: Watermarks, released: int = 0) -> Gate:
-    gate = Gate(released)
+def make_gate(*needs: Watermarks, released: int = 0) -> OutputBuffer:
+    outputs = OutputBuffer(released)
     for place, needed in enumerate(needs):
-        gate.hold(Output(number=released + 1 + place, channel="c", payload=b"x" * (place + 1)), needed, NOW)
-    return gate
+        outputs.hold(Output(number=released + 1 + place, channel="c", payload=b"x" * (place + 1)), needed, NOW)
+    return outputs
 
 
 def numbers(taken: list[object]) -> list[int]:
@@ -37,10 +37,10 @@ def test_an_output_leaves_only_when_all_that_may_be_in_force_allow_it(
 ) -> None:
     proposal = None if proposed == "no proposal" else Record(2, "x", proposed)
     must = {known, joining, *(() if proposal is None else (proposal.standby,))} - {None}
-    gate = make_gate(Watermarks(1, 0))
+    outputs = make_gate(Watermarks(1, 0))
     acknowledged = None if in_session is None else (in_session, Watermarks(int(is_acked), 0))
 
-    left = gate.open_for(standbys_in_force(Record(1, "x", known), proposal, joining), acknowledged)
+    left = outputs.open_for(standbys_in_force(Record(1, "x", known), proposal, joining), acknowledged)
 
     assert bool(left) == all(standby == in_session and is_acked for standby in must)
 
@@ -49,57 +49,57 @@ def test_an_output_leaves_only_when_all_that_may_be_in_force_allow_it(
 def test_the_gate_agrees_with_a_naive_model(
     needs: list[Watermarks], openings: list[tuple[str | None, Watermarks]]
 ) -> None:
-    gate = make_gate(*needs)
+    outputs = make_gate(*needs)
     model = list(enumerate(needs, start=1))
     for standby, safe in openings:
         expected = []
         while model and (standby is None or (standby == "y" and safe.cover(model[0][1]))):
             expected.append(model.pop(0)[0])
 
-        left = gate.open_for({standby}, ("y", safe))
+        left = outputs.open_for({standby}, ("y", safe))
 
         assert numbers(left) == expected
-        assert gate.released == len(needs) - len(model)
-        assert [output.number for output in gate.above(0)] == [number for number, _ in model]
-        assert gate.held_bytes == sum(number for number, _ in model)
+        assert outputs.released == len(needs) - len(model)
+        assert [output.number for output in outputs.above(0)] == [number for number, _ in model]
+        assert outputs.held_bytes == sum(number for number, _ in model)
 
 
 def test_an_output_never_overtakes_one_that_waits() -> None:
-    gate = make_gate(Watermarks(2, 0), NOTHING_SAFE)
+    outputs = make_gate(Watermarks(2, 0), NOTHING_SAFE)
 
-    assert gate.open_for({"y"}, ("y", Watermarks(1, 0))) == []
-    assert numbers(gate.open_for({"y"}, ("y", Watermarks(2, 0)))) == [1, 2]
+    assert outputs.open_for({"y"}, ("y", Watermarks(1, 0))) == []
+    assert numbers(outputs.open_for({"y"}, ("y", Watermarks(2, 0)))) == [1, 2]
 
 
 def test_a_watermark_covers_both_marks_or_nothing() -> None:
-    gate = make_gate(Watermarks(1, 5))
+    outputs = make_gate(Watermarks(1, 5))
 
-    assert gate.open_for({"y"}, ("y", Watermarks(9, 4))) == []
-    assert gate.open_for({"y"}, ("y", Watermarks(0, 9))) == []
-    assert numbers(gate.open_for({"y"}, ("y", Watermarks(1, 5)))) == [1]
+    assert outputs.open_for({"y"}, ("y", Watermarks(9, 4))) == []
+    assert outputs.open_for({"y"}, ("y", Watermarks(0, 9))) == []
+    assert numbers(outputs.open_for({"y"}, ("y", Watermarks(1, 5)))) == [1]
 
 
 def test_a_gap_in_the_numbers_is_our_bug() -> None:
     for released, number in ((0, 2), (0, 0), (5, 5), (5, 7)):
-        gate = Gate(released)
+        outputs = OutputBuffer(released)
 
         with pytest.raises(InternalError, match=f"output {number} was emitted after {released}"):
-            gate.hold(Output(number=number, channel="c", payload=b""), NOTHING_SAFE, NOW)
+            outputs.hold(Output(number=number, channel="c", payload=b""), NOTHING_SAFE, NOW)
 
 
 def test_above_tells_what_a_checkpoint_must_carry() -> None:
-    gate = make_gate(*[NOTHING_SAFE] * 4, released=10)
+    outputs = make_gate(*[NOTHING_SAFE] * 4, released=10)
 
-    assert [output.number for output in gate.above(12)] == [13, 14]
+    assert [output.number for output in outputs.above(12)] == [13, 14]
 
 
 def test_the_gate_tells_since_when_an_output_and_all_after_it_wait() -> None:
-    gate = Gate(4)
+    outputs = OutputBuffer(4)
     for number, at in ((5, 10), (6, 20), (7, 30)):
-        gate.hold(Output(number=number, channel="c", payload=b""), Watermarks(1, 0), Nanos(at))
+        outputs.hold(Output(number=number, channel="c", payload=b""), Watermarks(1, 0), Nanos(at))
 
-    assert [gate.since(number) for number in range(3, 9)] == [10, 10, 10, 20, 30, None]
+    assert [outputs.since(number) for number in range(3, 9)] == [10, 10, 10, 20, 30, None]
 
 
 def test_an_empty_gate_holds_nothing_since_any_time() -> None:
-    assert Gate(4).since(0) is None
+    assert OutputBuffer(4).since(0) is None

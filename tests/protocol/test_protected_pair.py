@@ -66,7 +66,7 @@ def test_from_the_first_cut_on_outputs_obey_the_joining_standby() -> None:
 def test_outputs_are_held_from_before_the_add_is_proposed_until_the_standby_has_them() -> None:
     pair = Pair().started()
     pair.until(lambda: pair.a.active.link is LinkState.ADDING)
-    assert pair.a.core.desk.known.standby is None
+    assert pair.a.core.arbiter.known.standby is None
 
     pair.a.emit(b"held")
     held = pair.a.said
@@ -83,7 +83,7 @@ def test_the_add_is_proposed_only_when_the_standby_has_all_that_was_released() -
 
     pair.until(lambda: pair.a.active.link is LinkState.ADDING)
 
-    assert pair.b.standby.committed.output_next > pair.a.active.gate.released
+    assert pair.b.standby.committed.output_next > pair.a.active.outputs.released
 
 
 def test_a_lost_acknowledgement_is_repeated_with_the_next_ping() -> None:
@@ -112,7 +112,7 @@ def test_a_ping_without_anything_new_is_answered_with_the_acknowledgement_again(
     pair.run(50)
     for host in (pair.a, pair.b):
         host.sent.clear()
-    session = pair.b.standby.opening.session
+    session = pair.b.standby.offer.session
     pair.a.core.send("b", Lane.CONTROL, Ping(number=99), session)
     pair.a.perform()
     pair.carry(pair.a, pair.b)
@@ -275,7 +275,7 @@ def test_an_active_whose_record_was_vacated_says_so_in_plain_words() -> None:
     pair = Pair().protected()
     pair.store.record = Record(3, None, None)
 
-    pair.a.core.desk.want_read()
+    pair.a.core.arbiter.want_read()
     pair.until(lambda: pair.a.role is Role.EMPTY)
 
     assert pair.a.told(RoleChanged)[-1].reason == "the record (generation 3) names no host active"

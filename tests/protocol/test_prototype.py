@@ -25,7 +25,7 @@ def test_prototype_1_a_deposed_active_does_not_overwrite_the_present_standby() -
     pair = Pair().protected()
     take_over(pair)
     third = pair.boot("c", make_settings(), "b", starts=False)
-    third.core.desk.known = pair.store.record
+    third.core.arbiter.known = pair.store.record
     welcome = Welcome(joiner=third.id, engines=("remus",), staging_bytes=1 << 20)
     envelope_of_old = replace(envelope(pair), session=SessionId(9, "a1", 2))
 

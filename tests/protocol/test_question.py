@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftvm.interfaces import Sign
-from ftvm.protocol.question import ASKS_MAX, PATIENCE_NS, PAUSE_NS, QUESTIONS, Order, Question, QuestionState
+from ftvm.protocol.detector import ASKS_MAX, PATIENCE_NS, PAUSE_NS, QUESTIONS, Order, Question, QuestionState
 from ftvm.units import Nanos
 
 ORIGIN = Nanos(-7_000_000)

@@ -9,8 +9,8 @@ from ftvm.encode.messages import Ack, SessionId
 from ftvm.engines.remus import Remus
 from ftvm.errors import DigestMismatch
 from ftvm.protocol.channel import Outbox
+from ftvm.protocol.detector import FailureDetector
 from ftvm.protocol.session import Contact, Session
-from ftvm.protocol.suspicion import Watch
 from ftvm.units import Nanos
 
 MS: Final = 1_000_000
@@ -25,7 +25,7 @@ def make_session() -> Session:
         engines=("remus",),
         staging_bytes=1 << 20,
         outbox=Outbox(window=8, repeat_ns=Nanos(200 * MS)),
-        watch=Watch(Nanos(500 * MS), Nanos(0), patience=4),
+        detector=FailureDetector(Nanos(500 * MS), Nanos(0), patience=4),
         shipped_next=1,
     )
 

@@ -119,7 +119,7 @@ def test_an_active_without_an_arbiter_proposes_nothing_and_says_that_it_is_not_i
     live_without_arbiter(pair, pair.a, LIMIT_MS + 200)
 
     assert outcome(pair.a) == NOT_IN_ORDER
-    assert pair.a.core.desk.proposal is None
+    assert pair.a.core.arbiter.proposal is None
     assert pair.store.record == Record(2, "a1", "b1")
     assert "the standby cannot take over until it does" in str(pair.a.core.stop.outcome)
 
@@ -259,7 +259,7 @@ def test_a_drop_that_was_sent_before_the_guest_failed_is_waited_for() -> None:
     stop(pair.a, StopKind.FAILED)
 
     assert pair.a.active.link is LinkState.DROPPING
-    assert pair.a.core.desk.proposal == Record(3, "a1", None)
+    assert pair.a.core.arbiter.proposal == Record(3, "a1", None)
 
 
 def test_a_guest_that_failed_while_its_host_stopped_is_not_handed_over() -> None:

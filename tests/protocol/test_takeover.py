@@ -55,7 +55,7 @@ def test_outputs_that_are_known_to_have_left_are_not_emitted_again() -> None:
     take_over(pair)
 
     assert pair.b.said == []
-    assert pair.b.active.gate.released == 1
+    assert pair.b.active.outputs.released == 1
 
 
 def test_a_takeover_loads_before_it_claims() -> None:
@@ -85,7 +85,7 @@ def test_an_active_whose_machine_was_suspended_and_saw_no_time_pass_releases_not
 
 def ping(pair: Pair) -> None:
     """Have b hear a sign of life of a, and nothing else."""
-    pair.a.core.send("b", Lane.CONTROL, Ping(number=1), pair.b.standby.opening.session)
+    pair.a.core.send("b", Lane.CONTROL, Ping(number=1), pair.b.standby.offer.session)
     pair.a.perform()
     pair.b.take(pair.a, pair.a.sent.pop())
 
@@ -141,7 +141,7 @@ def test_a_state_that_does_not_load_is_never_claimed() -> None:
 
 def test_nothing_is_claimed_without_a_read_begun_after_the_suspicion() -> None:
     pair = Pair().protected()
-    pair.b.core.desk.want_read()
+    pair.b.core.arbiter.want_read()
     pair.b.tick()
     assert pair.b.outstanding == Read()
     pair.elapse(BACKUP_LIMIT_MS)
@@ -351,7 +351,7 @@ def test_a_deposed_active_stops_discards_what_it_held_and_takes_a_fresh_id() -> 
     pair.a.sent.clear()
     pair.store.record = Record(3, "b1", None)
 
-    pair.a.core.desk.want_read()
+    pair.a.core.arbiter.want_read()
     pair.a.tick()
     pair.a.answer()
 
@@ -395,7 +395,7 @@ def test_a_hint_is_never_believed() -> None:
     pair.a.answer()
 
     assert pair.a.role is Role.ACTIVE
-    assert pair.a.core.desk.known == Record(2, "a1", "b1")
+    assert pair.a.core.arbiter.known == Record(2, "a1", "b1")
 
 
 # --- an arbiter that forgot ------------------------------------------------------------------------------------------

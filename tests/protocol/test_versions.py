@@ -19,7 +19,7 @@ def versions_in_use(pair: Pair) -> tuple[int, int]:
     active, standby = sorted((pair.a, pair.b), key=lambda host: host.role is not Role.ACTIVE)
     session = active.active.session
     assert session is not None
-    return session.id.version, standby.standby.opening.session.version
+    return session.id.version, standby.standby.offer.session.version
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Whose broken connections are asked after, and what comes of it."""
 
 from ftvm.interfaces import Sign
-from ftvm.protocol.question import PAUSE_NS
+from ftvm.protocol.detector import PAUSE_NS
 from ftvm.runtime.questions import Questions
 from ftvm.units import Nanos
 

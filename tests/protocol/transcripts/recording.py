@@ -151,7 +151,7 @@ class RecordedHost(Host):
             self._page.line(f"{self.name} -> arbiter  propose {record_text(self.outstanding.record)}")
 
     def answer(self, *, is_lost: bool = False, is_applied: bool = True) -> None:
-        request, known = self.outstanding, self.core.desk.known
+        request, known = self.outstanding, self.core.arbiter.known
         record = self._page.store.record
         if is_lost:
             self._page.line(f"arbiter -x {self.name}  no answer")

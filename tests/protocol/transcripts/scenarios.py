@@ -22,7 +22,7 @@ SMALLER: Final = Geometry(machine="test/1", regions=(RegionShape(name="ram", pag
 def protected(pair: RecordedPair) -> RecordedPair:
     """Bring a to be active and b to be its standby, and begin to write there."""
     pair.protected()
-    pair.until(lambda: pair.b.core.desk.known == pair.store.record)
+    pair.until(lambda: pair.b.core.arbiter.known == pair.store.record)
     pair.exchange()
     pair.forget()
     return pair

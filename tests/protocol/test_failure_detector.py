@@ -4,14 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftvm.encode.messages import Leave, Ping, Pong
-from ftvm.protocol.suspicion import (
+from ftvm.protocol.detector import (
     BUCKET_NS,
     EXCUSES_MAX,
     GAP_FACTOR,
     LIMIT_FACTOR_MAX,
     MEMORY_NS,
     PROGRESS_FACTOR,
-    Watch,
+    FailureDetector,
     beat_of,
 )
 from ftvm.units import Nanos
@@ -21,7 +21,7 @@ LIMIT = Nanos(300 * MS)
 ORIGIN = Nanos(-5_000_000 * MS)
 
 
-def beating(watch: Watch, now: Nanos, *gaps: int, number: int = 0) -> Nanos:
+def beating(watch: FailureDetector, now: Nanos, *gaps: int, number: int = 0) -> Nanos:
     """Let a heartbeat come after each of these gaps, the first right now; return when the last came."""
     watch.heard(now, number)
     for place, gap in enumerate(gaps, start=1):
@@ -30,8 +30,8 @@ def beating(watch: Watch, now: Nanos, *gaps: int, number: int = 0) -> Nanos:
     return now
 
 
-def make_watch(*gaps: int, patience: int = 1) -> tuple[Watch, Nanos]:
-    watch = Watch(LIMIT, ORIGIN, patience=patience)
+def make_watch(*gaps: int, patience: int = 1) -> tuple[FailureDetector, Nanos]:
+    watch = FailureDetector(LIMIT, ORIGIN, patience=patience)
     return watch, beating(watch, ORIGIN, *gaps)
 
 

@@ -1,16 +1,16 @@
 """Who fails again and again is ignored, each time for longer; nobody else is."""
 
-from ftvm.protocol.patience import Patience
+from ftvm.protocol.detector import Backoff
 from ftvm.units import Nanos
 
 NOW = 7_000
 
 
-def impatient() -> Patience:
-    return Patience(tolerated=2, first_ns=Nanos(10), longest_ns=Nanos(50))
+def impatient() -> Backoff:
+    return Backoff(tolerated=2, first_ns=Nanos(10), longest_ns=Nanos(50))
 
 
-def strikes(patience: Patience, count: int, name: str = "x", *, apart: int = 0) -> list[int]:
+def strikes(patience: Backoff, count: int, name: str = "x", *, apart: int = 0) -> list[int]:
     return [patience.strike(name, Nanos(NOW + apart * number)) for number in range(count)]
 
 

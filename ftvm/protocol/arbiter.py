@@ -1,4 +1,4 @@
-"""The desk where one replica deals with the arbiter: what it knows, what it has proposed, what it waits for.
+"""Where one replica deals with the arbiter: what it knows, what it has proposed, what it waits for.
 
 One request is outstanding at a time. A proposal is resolved only when a generation at or above its own is learned:
 never by a time-out, never by an error (docs/protocol.md, "The record"). Until then it counts as possibly in force,
@@ -23,11 +23,11 @@ from ftvm.interfaces import Answer, CompareAndSet, Read, Record, Request
 from ftvm.protocol.record import NO_RECORD
 from ftvm.units import Nanos
 
-__all__ = ["Desk"]
+__all__ = ["ArbiterClient"]
 
 
 @dataclass(slots=True)
-class Desk:
+class ArbiterClient:
     """Mutable; `request` is what to submit next, the answer comes back through `take`.
 
     known     the newest record that the arbiter told us

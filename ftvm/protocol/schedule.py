@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 
 from ftvm.interfaces import Engine, EngineView
 from ftvm.protocol.effects import Cut
-from ftvm.protocol.output import Gate
+from ftvm.protocol.output import OutputBuffer
 from ftvm.protocol.session import Session
 from ftvm.units import Nanos
 
-__all__ = ["Pace", "interval_ms_of"]
+__all__ = ["CheckpointSchedule", "interval_ms_of"]
 
 
 @dataclass(slots=True)
-class Pace:
+class CheckpointSchedule:
     """`engine` is the one under which the guest runs now, `wanted` what was asked for and is not in force yet.
 
     told  the last engine of which the listeners know that it is in force
@@ -53,7 +53,7 @@ class Pace:
         if self.wanted == engine:
             self.wanted = None
 
-    def next_cut(self, session: Session, gate: Gate) -> Nanos:
+    def next_cut(self, session: Session, outputs: OutputBuffer) -> Nanos:
         """Return when the next checkpoint is due; a change of engine waits for nothing."""
         if self.wanted is not None:
             return self.last_cut_at
@@ -61,9 +61,9 @@ class Pace:
             EngineView(
                 last_cut_at=self.last_cut_at,
                 epochs_in_flight=len(session.in_flight),
-                outputs_waiting=len(gate.held),
-                oldest_output_at=gate.held[0].since if gate.held else None,
-                oldest_uncut_at=gate.since(session.shipped_next),
+                outputs_waiting=len(outputs.held),
+                oldest_output_at=outputs.held[0].since if outputs.held else None,
+                oldest_uncut_at=outputs.since(session.shipped_next),
                 epoch_ns=self._epoch_ns,
                 dirty_pages=self._dirty_pages,
                 pause_ns=self._pause_ns,
