@@ -10,7 +10,7 @@ from ftvm.cli.settings import HostSettings, Kind, Setting
 from ftvm.guests.datagram import mac_bytes
 from ftvm.guests.elf import X86_64, parse_elf
 from ftvm.guests.kvm.guest import KvmGuest
-from ftvm.guests.kvm.machine import DEVICE, MachineShape, check_device
+from ftvm.guests.kvm.machine import DEVICE, KvmShape, check_device
 from ftvm.guests.kvm.programs import NEED_NETWORK, SUMMARIES, read_program
 from ftvm.interfaces import Capability, Guest
 
@@ -47,7 +47,7 @@ def _check_tools(settings: HostSettings) -> str:
 KVM: Final = Kind(
     name="kvm",
     settings=(
-        replace(MEMORY, check=lambda settings: MachineShape(ram_bytes=settings["memory"])),
+        replace(MEMORY, check=lambda settings: KvmShape(ram_bytes=settings["memory"])),
         replace(NIC, check=lambda settings: check_network(settings, NEED_NETWORK)),
         program_setting("the processor, at privilege level 3,", SUMMARIES, _check_program),
         replace(

@@ -15,7 +15,7 @@ from ftvm.checkpoint import END_CHANNEL, Bitmap, Geometry, RegionShape
 from ftvm.errors import ClosedError, LocalProtocolError
 from ftvm.guests.elf import X86_64, parse_elf
 from ftvm.guests.files import disk_bytes, fill_disk, read_program_file
-from ftvm.guests.kvm.machine import DEVICE, EndedBy, Machine, MachineShape, Memory, News
+from ftvm.guests.kvm.machine import DEVICE, KvmEndedBy, KvmMachine, KvmMemory, KvmShape, News
 from ftvm.interfaces import Capability, OutputSink, Region
 
 __all__ = ["KvmGuest"]
@@ -36,7 +36,7 @@ class KvmGuest:
     tracker       how written pages are found: "auto", "userfault" or "compare"
     device        where KVM is
 
-    Memory, card, size of the disk, entropy and the processor must be equal on both hosts. Raises ConfigError or
+    KvmMemory, card, size of the disk, entropy and the processor must be equal on both hosts. Raises ConfigError or
     ImageError, before anything is left open.
     """
 
@@ -51,10 +51,10 @@ class KvmGuest:
         tracker: str = "auto",
         device: str = DEVICE,
     ) -> None:
-        shape = MachineShape(ram_bytes=memory_bytes, mac=mac, disk_bytes=disk_bytes(disk), has_entropy=has_entropy)
+        shape = KvmShape(ram_bytes=memory_bytes, mac=mac, disk_bytes=disk_bytes(disk), has_entropy=has_entropy)
         image = program if isinstance(program, bytes) or program is None else read_program_file(Path(program))
         loaded = None if image is None else parse_elf(image, ram_base=0, ram_bytes=memory_bytes, architecture=X86_64)
-        self._machine = Machine(shape, device=device)
+        self._machine = KvmMachine(shape, device=device)
         try:
             if loaded is not None:
                 self._machine.boot(loaded)
@@ -180,7 +180,7 @@ class KvmGuest:
         if self._thread.ident is None or self._thread.is_alive():
             self._failure = None
 
-    def _memories(self) -> tuple[Memory, ...]:
+    def _memories(self) -> tuple[KvmMemory, ...]:
         disk = self._machine.disk
         return (self._machine.ram,) if disk is None else (self._machine.ram, disk)
 
@@ -211,5 +211,5 @@ class KvmGuest:
     def _tell_end(self) -> None:
         ending = self._machine.ending
         self._failure = str(ending)
-        if ending.by is EndedBy.PROGRAM and ending.detail == 0:
+        if ending.by is KvmEndedBy.PROGRAM and ending.detail == 0:
             self._attached().emit(END_CHANNEL, b"the program ended with code 0")

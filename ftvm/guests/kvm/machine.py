@@ -18,7 +18,7 @@ from ftvm.guests.elf import Program
 from ftvm.guests.kvm.boot import PAGE_TABLE, STACK_TOP, place_program
 from ftvm.units import PAGE_BYTES, PageCount, bytes_to_pages
 
-__all__ = ["DEVICE", "EndedBy", "Ending", "Machine", "MachineOutput", "MachineShape", "Memory", "News", "check_device"]
+__all__ = ["DEVICE", "Ending", "KvmEndedBy", "KvmMachine", "KvmMemory", "KvmOutput", "KvmShape", "News", "check_device"]
 
 DEVICE: Final = "/dev/kvm"
 GAP_NS_MAX: Final = int(lib.FTVM_KVM_GAP_NS_MAX)
@@ -28,7 +28,7 @@ _CHANNELS: Final = {lib.FTVM_KVM_CHANNEL_CONSOLE: "console", lib.FTVM_KVM_CHANNE
 _OUTPUT_HEADER: Final = struct.Struct("<II")
 
 
-class EndedBy(Enum):
+class KvmEndedBy(Enum):
     """Why a machine can run no more; see kvm.h."""
 
     NOBODY = lib.FTVM_KVM_NOT_ENDED
@@ -53,32 +53,32 @@ class News(Flag):
 class Ending:
     """How a machine ended: by what, with which detail (an exit code, a number of KVM's), where its program stood."""
 
-    by: EndedBy
+    by: KvmEndedBy
     detail: int
     pc: int
 
     def __str__(self) -> str:
         match self.by:
-            case EndedBy.PROGRAM:
+            case KvmEndedBy.PROGRAM:
                 return f"the program ended with code {self.detail}"
-            case EndedBy.SHUTDOWN:
+            case KvmEndedBy.SHUTDOWN:
                 return f"the guest's processor shut down by a triple fault at {self.pc:#x}"
-            case EndedBy.HALT:
+            case KvmEndedBy.HALT:
                 return f"the guest halted at {self.pc:#x}, and this machine has no interrupt that could wake it"
-            case EndedBy.INTERNAL:
+            case KvmEndedBy.INTERNAL:
                 return f"KVM could not go on at {self.pc:#x} (KVM_EXIT_INTERNAL_ERROR, suberror {self.detail})"
-            case EndedBy.ENTRY:
+            case KvmEndedBy.ENTRY:
                 return f"the processor refused to run the guest at {self.pc:#x} (hardware reason {self.detail:#x})"
-            case EndedBy.EXIT:
+            case KvmEndedBy.EXIT:
                 return f"KVM left the guest at {self.pc:#x} by exit {self.detail}, which this machine does not know"
-            case EndedBy.ERRNO:
+            case KvmEndedBy.ERRNO:
                 return f"KVM_RUN failed: {os.strerror(self.detail)}"
             case _:
                 return "it can run"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MachineOutput:
+class KvmOutput:
     """One output, in the order in which the program made them."""
 
     channel: str
@@ -86,7 +86,7 @@ class MachineOutput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MachineShape:
+class KvmShape:
     """What a machine is made of; both hosts' must be equal. `mac` None means no network, `disk_bytes` 0 no disk."""
 
     ram_bytes: int = 64 << 20
@@ -115,7 +115,7 @@ class MachineShape:
         return int(net | block | (lib.FTVM_KVM_ENTROPY if self.has_entropy else 0))
 
 
-class Memory:
+class KvmMemory:
     """Page-aligned zeroed memory that KVM and its devices write: shared, as large pages would slow the tracking."""
 
     def __init__(self, size_bytes: int) -> None:
@@ -128,14 +128,14 @@ class Memory:
         self.buffer[offset : offset + len(content)] = content
 
 
-class Machine:
+class KvmMachine:
     """One machine, paused. Safe for several threads, as kvm.h says; `close` once nobody else uses it."""
 
-    def __init__(self, shape: MachineShape, *, device: str = DEVICE) -> None:
+    def __init__(self, shape: KvmShape, *, device: str = DEVICE) -> None:
         """Open it; raises ConfigError that says what KVM, this user or the shape lacks."""
         self.shape = shape
-        self.ram = Memory(shape.ram_bytes)
-        self.disk = Memory(shape.disk_bytes) if shape.disk_bytes else None
+        self.ram = KvmMemory(shape.ram_bytes)
+        self.disk = KvmMemory(shape.disk_bytes) if shape.disk_bytes else None
         state = mmap.mmap(-1, lib.ftvm_kvm_bytes(), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         # from_buffer keeps each buffer alive as long as its pointer is; the maps are exported, not views of them: see
         # _address in ftvm/_native/memory.py.
@@ -183,7 +183,7 @@ class Machine:
         """Wait until there is something to do for the attendant, and return what."""
         return News(lib.ftvm_kvm_await(self._native))
 
-    def take_outputs(self) -> Sequence[MachineOutput]:
+    def take_outputs(self) -> Sequence[KvmOutput]:
         """Return the outputs that nobody has taken, in order."""
         stream = bytes(ffi.buffer(self._outputs, lib.ftvm_kvm_take(self._native, self._outputs)))
         outputs = []
@@ -191,7 +191,7 @@ class Machine:
         while at < len(stream):
             channel, length = _OUTPUT_HEADER.unpack_from(stream, at)
             at += _OUTPUT_HEADER.size
-            outputs.append(MachineOutput(channel=_CHANNELS[channel], payload=stream[at : at + length]))
+            outputs.append(KvmOutput(channel=_CHANNELS[channel], payload=stream[at : at + length]))
             at += (length + 7) // 8 * 8
         return outputs
 
@@ -215,7 +215,7 @@ class Machine:
     def ending(self) -> Ending:
         """How it ended, by NOBODY while it can run."""
         detail, pc = ffi.new("uint64_t *"), ffi.new("uint64_t *")
-        by = EndedBy(lib.ftvm_kvm_ended_by(self._native, detail, pc))
+        by = KvmEndedBy(lib.ftvm_kvm_ended_by(self._native, detail, pc))
         return Ending(by, int(detail[0]), int(pc[0]))
 
     @property
@@ -252,7 +252,7 @@ class Machine:
             lib.ftvm_kvm_close(machine)
 
 
-def _open(pointers: Sequence[Any], shape: MachineShape, device: str) -> Any:
+def _open(pointers: Sequence[Any], shape: KvmShape, device: str) -> Any:
     config = ffi.new("ftvm_kvm_config *")
     config.device = path = ffi.new("char[]", os.fsencode(device))
     config.ram, config.ram_bytes = pointers[1], shape.ram_bytes
@@ -270,7 +270,7 @@ def _open(pointers: Sequence[Any], shape: MachineShape, device: str) -> Any:
 
 def check_device(device: str = DEVICE) -> str:
     """Return what the processor is that KVM offers here; raises ConfigError if no machine can be made."""
-    machine = Machine(MachineShape(ram_bytes=PAGE_BYTES), device=device)
+    machine = KvmMachine(KvmShape(ram_bytes=PAGE_BYTES), device=device)
     machine.close()
     return machine.cpu
 

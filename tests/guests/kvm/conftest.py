@@ -7,7 +7,7 @@ import pytest
 
 from ftvm.errors import ConfigError
 from ftvm.guests.kvm import KvmGuest
-from ftvm.guests.kvm.machine import Machine, MachineShape, check_device
+from ftvm.guests.kvm.machine import KvmMachine, KvmShape, check_device
 from ftvm.guests.kvm.programs import read_program
 
 WORK_BYTES = 4 << 20
@@ -24,11 +24,11 @@ def kvm() -> None:
 
 
 @pytest.fixture
-def make_machine() -> Iterator[Callable[[], Machine]]:
+def make_machine() -> Iterator[Callable[[], KvmMachine]]:
     with ExitStack() as stack:
 
-        def make() -> Machine:
-            machine = Machine(MachineShape(ram_bytes=2 << 20, mac=b"\x52\x54\0\0\0\1", disk_bytes=8192))
+        def make() -> KvmMachine:
+            machine = KvmMachine(KvmShape(ram_bytes=2 << 20, mac=b"\x52\x54\0\0\0\1", disk_bytes=8192))
             stack.callback(machine.close)
             return machine
 

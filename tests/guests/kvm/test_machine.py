@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftvm.errors import ConfigError, GuestError, ImageError
-from ftvm.guests.kvm.machine import EndedBy, Ending, Machine, MachineShape, News
+from ftvm.guests.kvm.machine import Ending, KvmEndedBy, KvmMachine, KvmShape, News
 
 from .code import DEVICES, END, SPIN, START, UART, WAIT, State, jump, out, program, store
 
-MakeMachine = Callable[[], Machine]
-SHAPE = MachineShape(ram_bytes=2 << 20, mac=b"\x52\x54\0\0\0\1", disk_bytes=8192, has_entropy=True)
+MakeMachine = Callable[[], KvmMachine]
+SHAPE = KvmShape(ram_bytes=2 << 20, mac=b"\x52\x54\0\0\0\1", disk_bytes=8192, has_entropy=True)
 
 ports = st.builds(
     out,
@@ -35,7 +35,7 @@ brief_waits = st.builds(lambda microseconds: out(WAIT, microseconds, 4), st.inte
 courses = st.lists(st.one_of(accesses, ports, brief_waits), max_size=40).map(b"".join)
 
 
-def run(machine: Machine, moments: int = 1) -> None:
+def run(machine: KvmMachine, moments: int = 1) -> None:
     """Let it run for a moment."""
     machine.leave()  # nobody attends: its outputs stay where they are
     machine.resume()
@@ -44,7 +44,7 @@ def run(machine: Machine, moments: int = 1) -> None:
     machine.take_outputs()
 
 
-def refusal(machine: Machine, state: bytes) -> str | None:
+def refusal(machine: KvmMachine, state: bytes) -> str | None:
     try:
         machine.load(state)
     except GuestError as refused:
@@ -52,7 +52,7 @@ def refusal(machine: Machine, state: bytes) -> str | None:
     return None
 
 
-def run_to_end(machine: Machine) -> Ending:
+def run_to_end(machine: KvmMachine) -> Ending:
     machine.resume()
     news = machine.wait_for_news()
     while not news & News.ENDED:
@@ -67,7 +67,7 @@ def run_to_end(machine: Machine) -> Ending:
 @given(courses)
 @settings(max_examples=40)
 def test_whatever_a_guest_did_to_its_devices_what_save_writes_load_takes(course: bytes) -> None:
-    machine, other = Machine(SHAPE), Machine(SHAPE)
+    machine, other = KvmMachine(SHAPE), KvmMachine(SHAPE)
     try:
         machine.boot(program(course + SPIN))
 
@@ -85,7 +85,7 @@ def test_whatever_a_guest_did_to_its_devices_what_save_writes_load_takes(course:
 @given(st.binary(max_size=64))
 @settings(max_examples=40)
 def test_whatever_a_guest_executes_it_can_be_paused_saved_and_told(code: bytes) -> None:
-    machine, other = Machine(SHAPE), Machine(SHAPE)
+    machine, other = KvmMachine(SHAPE), KvmMachine(SHAPE)
     try:
         machine.boot(program(code + SPIN))
 
@@ -122,7 +122,7 @@ def test_bytes_that_are_changed_load_whole_or_not_at_all(make_machine: MakeMachi
 @given(st.binary(max_size=9000))
 @settings(max_examples=30)
 def test_noise_is_refused_and_changes_nothing(noise: bytes) -> None:
-    machine = Machine(SHAPE)
+    machine = KvmMachine(SHAPE)
     try:
         before = machine.save()
 
@@ -184,14 +184,14 @@ def test_a_time_stamp_counter_that_would_go_back_is_refused(make_machine: MakeMa
 @pytest.mark.parametrize(
     ("code", "by", "told"),
     [
-        (b"\x0f\x0b", EndedBy.SHUTDOWN, "triple fault at 0x100000"),
-        (b"\xf4", EndedBy.SHUTDOWN, "triple fault"),
-        (out(END, 0, 4), EndedBy.PROGRAM, "the program ended with code 0"),
-        (out(END, 7, 4), EndedBy.PROGRAM, "the program ended with code 7"),
+        (b"\x0f\x0b", KvmEndedBy.SHUTDOWN, "triple fault at 0x100000"),
+        (b"\xf4", KvmEndedBy.SHUTDOWN, "triple fault"),
+        (out(END, 0, 4), KvmEndedBy.PROGRAM, "the program ended with code 0"),
+        (out(END, 7, 4), KvmEndedBy.PROGRAM, "the program ended with code 7"),
     ],
     ids=["no such instruction", "halt", "end", "failure"],
 )
-def test_a_guest_that_ends_says_how(make_machine: MakeMachine, code: bytes, by: EndedBy, told: str) -> None:
+def test_a_guest_that_ends_says_how(make_machine: MakeMachine, code: bytes, by: KvmEndedBy, told: str) -> None:
     machine = make_machine()
     machine.boot(program(code))
 
@@ -207,7 +207,7 @@ def test_a_guest_that_executes_device_memory_ends_and_says_where(make_machine: M
 
     ending = run_to_end(machine)
 
-    assert ending.by in (EndedBy.INTERNAL, EndedBy.SHUTDOWN)
+    assert ending.by in (KvmEndedBy.INTERNAL, KvmEndedBy.SHUTDOWN)
     assert f"{DEVICES:#x}" in str(ending)
 
 
@@ -248,7 +248,7 @@ def test_a_wait_goes_on_where_the_state_is_loaded(make_machine: MakeMachine) -> 
     other.load(machine.save())
     run(other, moments=10)
 
-    assert other.ending.by is EndedBy.NOBODY
+    assert other.ending.by is KvmEndedBy.NOBODY
 
 
 @pytest.mark.parametrize(
@@ -260,13 +260,13 @@ def test_a_wait_goes_on_where_the_state_is_loaded(make_machine: MakeMachine) -> 
 )
 def test_where_there_is_no_kvm_it_says_what_to_do(device: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
-        Machine(SHAPE, device=device)
+        KvmMachine(SHAPE, device=device)
 
 
 @pytest.mark.parametrize("ram_bytes", [0, 4095, (3 << 30) + 4096, -4096])
 def test_a_memory_that_the_machine_cannot_have_is_refused(ram_bytes: int) -> None:
     with pytest.raises(ConfigError, match="at most 3 GiB"):
-        MachineShape(ram_bytes=ram_bytes)
+        KvmShape(ram_bytes=ram_bytes)
 
 
 def test_a_program_over_the_page_tables_is_refused(make_machine: MakeMachine) -> None:
