@@ -6,11 +6,11 @@ It stands in for ftvm where a kit runs a guest by itself: nothing is held and no
 from dataclasses import dataclass, field
 from typing import Final
 
-from ftvm.checkpoint import GuestPosition, LogKind, LogRecord
-from ftvm.interfaces import Guest
+from ftvm.checkpoint import Buffer, GuestPosition, LogKind, LogRecord
+from ftvm.interfaces import Guest, Region
 from ftvm.units import PAGE_BYTES
 
-__all__ = ["Picture", "Said", "Transcript", "changed_pages", "load_picture", "take_picture"]
+__all__ = ["Picture", "Said", "Transcript", "changed_pages", "fill_region", "load_picture", "take_picture"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +63,20 @@ def take_picture(guest: Guest) -> Picture:
     return Picture(tuple(bytes(region.buffer) for region in guest.memory), devices)
 
 
+def fill_region(region: Region, content: Buffer) -> None:
+    """Put a first copy into a region of a paused guest, as a backup does."""
+    if region.store is not None:
+        region.store.discarded()
+    region.buffer[:] = content
+    if region.store is not None:
+        region.store.committed(range(region.page_count))
+        region.store.completed()
+
+
 def load_picture(guest: Guest, picture: Picture) -> None:
     """Make a paused guest what the picture shows."""
     for region, content in zip(guest.memory, picture.regions, strict=True):
-        region.buffer[:] = content
+        fill_region(region, content)
     guest.load_devices(picture.devices)
 
 

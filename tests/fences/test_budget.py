@@ -24,20 +24,21 @@ ROOT: Final = Path(ftvm.__file__).parent
 
 LINES: Final = {
     "": 670,
-    "_native": 160,
+    "_native": 250,
     "arbiters": 750,
     "capture": 570,
     "cli": 2350,
     "encode": 1210,
     "engines": 180,
-    "guests": 3150,
+    "guests": 2600,
+    "guests/disk": 560,
     "guests/kvm": 1500,
     "lab": 3300,
     "protocol": 3323,
     "runtime": 2150,
     "service": 1500,
     "sim": 2205,
-    "testing": 2344,
+    "testing": 2351,
     "transport": 1270,
 }
 """Lines with code of each package: no docstring, comment or blank line counts. "" is the modules of ftvm/ itself; a

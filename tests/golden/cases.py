@@ -47,9 +47,9 @@ from ftvm.encode.messages import (
 )
 from ftvm.encode.versions import FIRST, FLAT_SINCE, SPOKEN, Versions
 from ftvm.encode.wire import decode, encode
+from ftvm.guests.disk.image import _read_journal, _write_journal
 from ftvm.guests.elf import Program, Segment
 from ftvm.guests.qemu.devices import pack_devices, unpack_devices
-from ftvm.guests.qemu.image import _read_journal, _write_journal
 from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape
 from ftvm.interfaces import Record
 from ftvm.units import PAGE_BYTES, PageCount

@@ -13,7 +13,8 @@ import pytest
 from ftvm.encode import flat, stream
 from ftvm.encode.versions import SPOKEN
 from ftvm.encode.wire import CODECS
-from ftvm.guests.qemu import devices, image
+from ftvm.guests.disk import image
+from ftvm.guests.qemu import devices
 
 from .cases import MESSAGES, WIRE
 from .files import ALL, path_of, read_golden, shown, unshown

@@ -17,6 +17,7 @@ from ftvm._native.memory import NativeMemory
 from ftvm.capture.trackers import CompareTracker, OtherProcess, StoreTracker, Tracker, UserfaultTracker
 from ftvm.checkpoint import Bitmap, Geometry, RegionShape
 from ftvm.errors import ClosedError, ConfigError, GuestError, LimitExceeded, LocalProtocolError, TrackingLost
+from ftvm.guests.disk.disk import Disk
 from ftvm.guests.qemu.devices import (
     Firmware,
     can_save_apart,
@@ -30,7 +31,6 @@ from ftvm.guests.qemu.devices import (
     save_whole,
     unpack_devices,
 )
-from ftvm.guests.qemu.disk import Disk
 from ftvm.guests.qemu.machine import RAM_ID, QemuMachine
 from ftvm.guests.qemu.memory import SharedMemory
 from ftvm.guests.qemu.outputs import OutputGate
@@ -144,7 +144,7 @@ class QemuGuest:
         if not self._is_running:
             return
         if self._disk is not None:
-            self._disk.flusher.hurry()
+            self._disk.hurry()
         with self._going:
             self._is_running = False
             has_gone, self._has_gone = self._has_gone, False
@@ -200,6 +200,7 @@ class QemuGuest:
     def collect_dirty(self) -> Bitmap:
         """Get and clear the set of pages written since the last call, or more."""
         self._require_paused("collect_dirty")
+        self._require_readable()
         try:
             parts = [self._ram_tracker().collect(), *(tracker.collect() for tracker in self._own_trackers())]
         except GuestError as wrong:
@@ -219,6 +220,7 @@ class QemuGuest:
     def save_devices(self) -> bytes:
         """Return the state of all devices and processors."""
         self._require_paused("save_devices")
+        self._require_readable()  # what the capture has read of the disk by now
         if self._saved is None:
             qmp = self._process.qmp
             try:
@@ -250,9 +252,9 @@ class QemuGuest:
         always = (self._ram, self._firmware.memory)
         return always if self._disk is None else (*always, self._disk)
 
-    def _own_trackers(self) -> tuple[StoreTracker, ...]:
+    def _own_trackers(self) -> tuple[StoreTracker | Disk, ...]:
         """Return those of the regions that only we write to."""
-        return (self._firmware_tracker,) if self._disk is None else (self._firmware_tracker, self._disk.tracker)
+        return (self._firmware_tracker,) if self._disk is None else (self._firmware_tracker, self._disk)
 
     def _describe(self) -> Geometry:
         qmp = self._process.qmp
@@ -312,7 +314,7 @@ class QemuGuest:
     def _give_up(self, reason: str) -> None:
         """Kill a QEMU that does not do what it should: it must not run on."""
         if self._disk is not None:
-            self._disk.flusher.hurry()  # its server may wait for a flush, and this for its server
+            self._disk.hurry()  # its server may wait for a flush, and this for its server
         self._failure = self._failure or self._process.wait_ended(_END_SECONDS) or reason
         self._process.kill()
 
@@ -388,6 +390,10 @@ class QemuGuest:
         if self._tracker is not None:
             self._tracker.close()
             self._tracker = None
+
+    def _require_readable(self) -> None:
+        if self._disk is not None:
+            self._disk.require_readable()
 
     def _require_paused(self, what: str) -> None:
         if self._is_closed:

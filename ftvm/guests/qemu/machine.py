@@ -51,7 +51,7 @@ class QemuMachine:
     memory_bytes  RAM, in whole MiB
     arguments     your own QEMU arguments: kernel, firmware, cpu, machine type, devices (see accepted.py)
     mac           the network card's address; None: no card
-    disk_bytes    size of the disk that is kept in memory and replicated with it; 0: none
+    disk_bytes    size of the disk that is replicated with the memory; 0: none
     accel         "tcg", or whatever QEMU has here
     program       the QEMU to run
     folder        where relative paths in `arguments` count from; None: the working directory

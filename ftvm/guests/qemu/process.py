@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Final, Self
 
 from ftvm.errors import ConfigError, GuestError
-from ftvm.guests.qemu.disk import Disk, DiskServer
+from ftvm.guests.disk.disk import Disk
+from ftvm.guests.disk.server import DiskServer
 from ftvm.guests.qemu.haste import Haste
 from ftvm.guests.qemu.machine import QemuMachine, Wires
 from ftvm.guests.qemu.qmp import Qmp

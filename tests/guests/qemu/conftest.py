@@ -13,6 +13,7 @@ from ftvm.checkpoint import GuestPosition
 from ftvm.errors import ConfigError
 from ftvm.guests.qemu import QemuGuest, QemuMachine
 from ftvm.lab.qemuimage import QemuImage, make_image
+from ftvm.testing.transcript import fill_region
 
 PATIENCE_S = 120.0
 MEMORY = 160 << 20
@@ -127,7 +128,7 @@ class Guests:
         """Make one that has booted, paused."""
         guest = self.blank(tracker=tracker)
         for region, content in zip(guest.memory, self.booted.memory, strict=True):
-            region.buffer[:] = content
+            fill_region(region, content)
         guest.load_devices(self.booted.devices)
         return guest
 

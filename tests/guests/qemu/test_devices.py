@@ -37,7 +37,7 @@ def test_every_truncation_of_a_device_state_is_refused() -> None:
 
 @pytest.mark.parametrize("stream", [b"", b"QEVM", b"a text", bytes(100)])
 def test_what_is_no_stream_of_qemus_is_refused(stream: bytes) -> None:
-    with pytest.raises(GuestError, match="no stream of QEMU's"):
+    with pytest.raises(GuestError, match="the device state is not a QEMU stream"):
         unpack_devices(pack_devices(stream))
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from ftvm.guests.qemu import QemuGuest
 from ftvm.sim.mutation import Edit, Mutant, broken
+from ftvm.testing.transcript import fill_region
 
 from .conftest import Ear
 from .tiny import REBOOTING, tiny_guest
@@ -99,7 +100,7 @@ def test_a_guest_that_rebooted_goes_on_elsewhere_and_reboots_there(make: Callabl
 
     devices = guest.save_devices()
     for theirs, ours in zip(guest.memory, other.memory, strict=True):
-        ours.buffer[:] = theirs.buffer
+        fill_region(ours, theirs.buffer)
     other.load_devices(devices)
     run_until(other, ear, b"B", key=b"!")
     run_until(other, ear, b"BB", key=b"!")

@@ -2,15 +2,17 @@
 
 import errno
 import os
+import threading
 from pathlib import Path
+from queue import Queue
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftvm.errors import ConfigError
-from ftvm.guests.qemu import image as image_module
-from ftvm.guests.qemu.image import Image
+from ftvm.guests.disk import image as image_module
+from ftvm.guests.disk.image import Image
 
 PAGE = 4096
 PAGES = 8
@@ -255,34 +257,6 @@ def test_a_full_device_is_told_and_ends_the_image_with_its_last_state(
     assert content_of(tmp_path / "disk") == disk_of({1: 1})
 
 
-@given(occupied=st.sets(st.integers(0, 40)))
-def test_what_is_loaded_is_what_is_in_the_file_holes_and_all(
-    occupied: set[int], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    path = tmp_path_factory.mktemp("image") / "disk"
-    with path.open("wb") as file:
-        file.truncate(41 * PAGE)
-        for page in occupied:
-            file.seek(page * PAGE)
-            file.write(bytes([page + 1]) * PAGE)
-    image, disk = Image(path), memoryview(bytearray(41 * PAGE))
-
-    image.load(disk)
-    image.close()
-
-    assert disk == path.read_bytes()
-
-
-def test_an_image_that_was_cut_short_meanwhile_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = make_image(tmp_path / "disk")
-    monkeypatch.setattr(image_module, "_extents", lambda *_: [(0, PAGES * PAGE)])
-    os.truncate(tmp_path / "disk", PAGE)
-
-    with pytest.raises(OSError, match="it has become shorter"):
-        image.load(memoryview(bytearray(PAGES * PAGE)))
-    image.close()
-
-
 def test_an_image_in_use_is_refused(tmp_path: Path) -> None:
     image = make_image(tmp_path / "disk")
 
@@ -292,24 +266,110 @@ def test_an_image_in_use_is_refused(tmp_path: Path) -> None:
     image.close()
 
 
-def test_what_was_saved_is_there_whatever_the_journal_before_it_said(
+def test_what_somebody_else_wrote_is_there_whatever_the_journal_before_it_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image, real = make_image(tmp_path / "disk"), os.ftruncate
     # The power fails before the device has taken the truncation of a journal that is done with.
     monkeypatch.setattr(os, "ftruncate", lambda descriptor, length: length and real(descriptor, length))
     image.put([1, 2], disk_of({1: 1, 2: 2}))
+    given: Queue[OSError | None] = Queue()
 
-    image.save([4, 1, 5], disk_of({1: 9, 2: 2, 4: 4, 5: 5}))
-    saved = (tmp_path / "disk").read_bytes()
+    image.give(given.put)
+    assert given.get(timeout=60) is None
+    os.pwrite(image.descriptor, bytes([9]) * PAGE, PAGE)
+    image.take_back()
     image.close()
 
-    assert saved == content_of(tmp_path / "disk") == disk_of({1: 9, 2: 2, 4: 4, 5: 5})
+    assert content_of(tmp_path / "disk") == disk_of({1: 9, 2: 2})
+
+
+def test_who_takes_the_image_back_before_it_was_given_is_not_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, may_go_on, sync = make_image(tmp_path / "disk"), threading.Event(), os.fdatasync
+    given: list[OSError | None] = []
+    monkeypatch.setattr(os, "fdatasync", lambda descriptor: may_go_on.wait(60) and sync(descriptor))
+    image.put([1], disk_of({1: 1}))
+
+    image.give(given.append)
+    image.take_back()
+    may_go_on.set()
+    image.put([2], disk_of({1: 1, 2: 2}))
+    image.sync()
+    image.close()
+
+    assert given == []
+    assert content_of(tmp_path / "disk") == disk_of({1: 1, 2: 2})
+
+
+def test_an_image_that_failed_is_given_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, given = make_image(tmp_path / "disk"), []
+    error = OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(image_module, "_write_at", fail)
+    image.put([1], disk_of({1: 1}))
+    with pytest.raises(OSError, match="Input/output"):
+        image.sync()
+
+    image.give(given.append)
+
+    assert given == [error]
+    image.close()
+
+
+def test_pages_that_have_reached_the_file_are_told_once_and_not_while_newer_ones_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, may_go_on, sync = make_image(tmp_path / "disk"), threading.Event(), os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda descriptor: may_go_on.wait(60) and sync(descriptor))
+    image.put([1, 2], disk_of({1: 1, 2: 2}))
+    before = image.take_written()
+    image.put([2], disk_of({1: 1, 2: 3}))
+    may_go_on.set()
+    image.sync()
+
+    assert (before, image.take_written(), image.take_written()) == (set(), {1, 2}, set())
+    image.put([2], disk_of({1: 1, 2: 4}))
+    image.sync()
+    image.put([2], disk_of({1: 1, 2: 5}))
+    image.close()
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+def test_a_copy_that_starts_over_while_the_one_before_takes_its_place_is_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_last: bool
+) -> None:
+    image, asked, may_go_on, sync = make_image(tmp_path / "disk"), threading.Event(), threading.Event(), os.fsync
+    image.restart()
+    image.put([1], disk_of({1: 1}))
+
+    def sync_late(descriptor: int) -> None:
+        asked.set()
+        may_go_on.wait(60)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync_late)
+    image.complete()
+    assert asked.wait(60)
+
+    image.restart()
+    image.put([2], disk_of({2: 2}))
+    may_go_on.set()
+    if is_last:
+        image.complete()
+    image.close()
+
+    assert content_of(tmp_path / "disk") == (disk_of({2: 2}) if is_last else disk_of({}))
+    assert [path.name for path in tmp_path.iterdir()] == ["disk"]
 
 
 @given(pages=st.sets(st.integers(0, 2_000)))
 def test_runs_hold_every_page_once_in_order_and_side_by_side(pages: set[int]) -> None:
-    runs = list(image_module._runs(sorted(pages)))
+    runs = list(image_module.runs_of(sorted(pages)))
 
     assert [first + n for first, count in runs for n in range(count)] == sorted(pages)
     assert all(0 < count <= image_module._PAGES_AT_ONCE for _, count in runs)
@@ -320,9 +380,7 @@ def test_many_pages_side_by_side_are_written_in_portions(tmp_path: Path) -> None
     (tmp_path / "disk").write_bytes(bytes(count * PAGE))
     image, disk = Image(tmp_path / "disk"), memoryview(os.urandom(count * PAGE))
 
-    image.put(range(count - 1), disk)
-    image.sync()
-    image.save([count - 1], disk)
+    image.put(range(count), disk)
     image.close()
 
     assert content_of(tmp_path / "disk") == disk

@@ -1,25 +1,24 @@
 """A disk image in a raw file, which a crash at any moment leaves as one of the states it was given.
 
-A host keeps its guest's disk in memory (see disk.py); the image is what is left of it when the host is gone. `put`
-takes the pages that make up the step from one state to the next, all of them or nothing: they are written to a journal
-beside the image first, and only then to their places. Whoever opens the image next finishes a journal that is whole
-and drops one that is torn. A disk that is copied again grows in a file of its own, which takes the image's place once
-it is complete. A thread does this. Steps that come faster than the device takes them are merged, so what waits is
-never more than the disk itself.
+`put` takes the pages that make up the step from one state to the next, all of them or nothing: they are written to a
+journal beside the image first, and only then to their places. Whoever opens the image next finishes a journal that is
+whole and drops one that is torn. A disk that is copied again grows in a file of its own, which takes the image's
+place once it is complete. A thread does this. Steps that come faster than the device takes them are merged, so what
+waits is never more than the disk itself.
 
-`save` is for a disk in use, whose owner waits: the pages go to their places at once. What a crash leaves of them is
-undefined, as with any disk between two flushes; what was saved before is there. Knows nothing of epochs, guests or NBD.
+`give` hands the file to a guest in use of it (disk.py), `take_back` ends that. What a crash leaves of what was written
+in between is undefined, as with any disk between two flushes; what was put before is there. Knows nothing of
+epochs, guests or NBD.
 
 The journal: magic (8 bytes), page count (u64), page indices (u64 each), pages (4096 bytes each), XXH3-128 of all that.
 """
 
-import errno
 import fcntl
 import os
 import stat
 import struct
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -30,14 +29,16 @@ from ftvm.errors import ConfigError
 from ftvm.guests.imagefile import require_raw
 from ftvm.units import PAGE_BYTES, PageCount, bytes_to_pages
 
-__all__ = ["Image"]
+__all__ = ["Image", "runs_of"]
 
 _MAGIC: Final = b"ftvmdsk1"
 _HEAD: Final = struct.Struct("<8sQ")
 _DIGEST_BYTES: Final = 16
 _PAGES_AT_ONCE: Final = 256
-_READ_BYTES: Final = 1 << 20
 _SYNC_SECONDS: Final = 30.0
+
+Given = Callable[[OSError | None], None]
+"""Called once the file is another's: with what went wrong, if anything did."""
 
 
 class Image:
@@ -66,24 +67,16 @@ class Image:
         self.error: OSError | None = None
         self._changed = threading.Condition()
         self._waiting: dict[int, bytes] = {}
-        self._is_restarted = False
+        self._written: set[int] = set()
+        self._begun: int | None = None
         self._is_complete = False
         self._fresh: int | None = None
+        self._given: Given | None = None
+        self._is_unsynced = False
         self._is_writing = False
         self._is_closed = False
         self._thread = threading.Thread(target=self._work, name=f"ftvm-image-{path.name}", daemon=True)
         self._thread.start()
-
-    def load(self, disk: memoryview) -> None:
-        """Read the image into `disk`, which must be all zeros. Raises OSError."""
-        for start, end in _extents(self.descriptor, len(disk)):
-            for offset in range(start, end, _READ_BYTES):
-                view = disk[offset : min(offset + _READ_BYTES, end)]
-                while view:
-                    read = os.preadv(self.descriptor, [view], offset)
-                    if not read:
-                        raise OSError(errno.EIO, "it has become shorter")
-                    view, offset = view[read:], offset + read
 
     def put(self, pages: Iterable[int], disk: memoryview) -> None:
         """Take the step to the state that `disk` is in now, of which only `pages` are new. Does not wait.
@@ -94,14 +87,33 @@ class Image:
         with self._changed:
             if self.error is None:
                 self._waiting.update(step)
+                self._written.difference_update(step)
                 self._changed.notify_all()
 
-    def restart(self) -> None:
-        """Begin another disk, all zeros so far. The image stays as it is, or was to be, until `complete`."""
+    def take_written(self) -> set[int]:
+        """Return the pages that were put, have reached the file since the last call, and were not put again."""
         with self._changed:
-            self._waiting = {}
-            self._is_restarted, self._is_complete = True, False
+            written, self._written = self._written, set()
+        return written
+
+    def restart(self) -> int | None:
+        """Begin another disk, all zeros so far; return its file, for reading, until the next `restart`.
+
+        The image stays as it is, or was to be, until `complete`. Returns None if there can be no such file: `error`
+        tells.
+        """
+        with self._changed:
+            self._waiting, self._written, self._is_complete = {}, set(), False
+            try:
+                begun = _make(self._fresh_path, self.descriptor)
+            except OSError as wrong:
+                self.error = self.error or wrong
+                return None
+            if self._begun is not None:
+                os.close(self._begun)
+            self._begun = begun
             self._changed.notify_all()
+        return begun
 
     def complete(self) -> None:
         """What was put since `restart` is a whole state: let it take the image's place. Does not wait."""
@@ -109,18 +121,23 @@ class Image:
             self._is_complete = True
             self._changed.notify_all()
 
-    def save(self, pages: Iterable[int], disk: memoryview) -> None:
-        """Write pages of `disk` to their places, and wait until the device has them. Raises OSError."""
-        self.sync()
-        try:
-            self._drop_journal()
-            for first, count in _runs(sorted(pages)):
-                content = disk[first * PAGE_BYTES : (first + count) * PAGE_BYTES]
-                _write_at(self.descriptor, content, first * PAGE_BYTES)
-            os.fdatasync(self.descriptor)
-        except OSError as wrong:
-            self.error = wrong
-            raise
+    def give(self, then: Given) -> None:
+        """Let the file be written by somebody else once all that was put is on the device, and no crash repeats it.
+
+        Calls `then`, with what went wrong if anything did, in the thread; not after `take_back`.
+        """
+        with self._changed:
+            error = self.error
+            if error is None:
+                self._given = then
+                self._changed.notify_all()
+        if error is not None:
+            then(error)
+
+    def take_back(self) -> None:
+        """The file was perhaps written by somebody else: have that on the device before the next step."""
+        with self._changed:
+            self._given, self._is_unsynced = None, True
 
     def sync(self, timeout: float = _SYNC_SECONDS) -> None:
         """Wait until all that was put is on the device. Raises OSError if it does not get there."""
@@ -145,7 +162,7 @@ class Image:
     # --- the thread ------------------------------------------------------------------------------------------------
 
     def _has_work(self) -> bool:
-        return bool(self._waiting) or self._is_restarted or self._is_complete
+        return bool(self._waiting) or self._begun is not None or self._is_complete or self._given is not None
 
     def _is_at_rest(self) -> bool:
         return self.error is not None or not (self._has_work() or self._is_writing)
@@ -159,28 +176,49 @@ class Image:
                 if not self._has_work():
                     return
                 step, self._waiting = self._waiting, {}
-                is_restarted, self._is_restarted = self._is_restarted, False
+                begun, self._begun = self._begun, None
                 is_complete, self._is_complete = self._is_complete, False
+                is_unsynced, self._is_unsynced = self._is_unsynced and bool(step), self._is_unsynced and not step
+                given = self._given
                 self._is_writing = True
+            error: OSError | None = None
             try:
-                self._take(step, is_restarted=is_restarted, is_complete=is_complete)
+                if is_unsynced:
+                    os.fdatasync(self.descriptor)
+                self._take(step, begun=begun, is_complete=is_complete)
+                if given is not None:
+                    self._drop_journal()
             except OSError as wrong:
-                with self._changed:
-                    self.error = wrong
-                    self._waiting = {}
-                    self._changed.notify_all()
+                error = wrong
+            self._tell(step, given, error)
+            if error is not None:
                 return
 
-    def _take(self, step: dict[int, bytes], *, is_restarted: bool, is_complete: bool) -> None:
-        if is_restarted:
-            self._drop_fresh()
-            self._fresh = _make(self._fresh_path, self.descriptor)
+    def _tell(self, step: dict[int, bytes], given: "Given | None", error: OSError | None) -> None:
+        """Note what a turn of the thread has done."""
+        with self._changed:
+            self._written.update(step.keys() - self._waiting.keys())
+            if error is not None:
+                self.error, self._waiting, self._is_writing = error, {}, False
+            is_due = given is not None and given is self._given
+            if is_due:
+                self._given = None
+            self._changed.notify_all()
+        if given is not None and is_due:
+            given(error)
+
+    def _take(self, step: dict[int, bytes], *, begun: int | None, is_complete: bool) -> None:
+        if begun is not None:
+            if self._fresh is not None:
+                os.close(self._fresh)  # it has no name any more
+            self._fresh = begun
         if self._fresh is None:
-            self._apply(step)
-        else:
-            _write_pages(self._fresh, step)
-            if is_complete:
-                self._publish(self._fresh)
+            if step:
+                self._apply(step)
+            return
+        _write_pages(self._fresh, step)
+        if is_complete:
+            self._publish(self._fresh)
 
     def _apply(self, step: dict[int, bytes]) -> None:
         is_new = not self._journal_path.exists()
@@ -197,12 +235,15 @@ class Image:
             os.close(journal)
 
     def _publish(self, fresh: int) -> None:
-        """Put the new file in the place of the old one."""
+        """Put the new file in the place of the old one, unless another was begun meanwhile."""
         os.fsync(fresh)
         self._drop_journal()
-        os.replace(self._fresh_path, self._place)
-        os.close(self.descriptor)
-        self.descriptor, self._fresh = fresh, None
+        with self._changed:
+            if self._begun is not None:
+                return
+            os.replace(self._fresh_path, self._place)
+            old, self.descriptor, self._fresh = self.descriptor, fresh, None
+        os.close(old)
         _sync_directory(self._place.parent)
 
     def _drop_journal(self) -> None:
@@ -212,11 +253,11 @@ class Image:
             _sync_directory(self._place.parent)
 
     def _drop_fresh(self) -> None:
-        if self._fresh is not None:
-            os.close(self._fresh)
-            self._fresh = None
-            with suppress(FileNotFoundError):
-                self._fresh_path.unlink()
+        fresh, self._fresh, self._begun = (self._fresh, self._begun), None, None
+        for descriptor in fresh:
+            if descriptor is not None:
+                os.close(descriptor)
+                self._fresh_path.unlink(missing_ok=True)
 
 
 def _open(path: Path) -> tuple[int, PageCount]:
@@ -243,24 +284,11 @@ def _locked_size(descriptor: int, path: Path) -> int:
     return require_raw(descriptor, path)
 
 
-def _extents(descriptor: int, size_bytes: int) -> Iterator[tuple[int, int]]:
-    """Yield where a file has content, start and end. A file system that knows no holes has one extent."""
-    end = 0
-    while end < size_bytes:
-        try:
-            start = os.lseek(descriptor, end, os.SEEK_DATA)
-        except OSError as wrong:
-            if wrong.errno != errno.ENXIO:  # only a hole is left
-                raise
-            return
-        end = os.lseek(descriptor, start, os.SEEK_HOLE)
-        yield start, min(end, size_bytes)
-
-
 def _make(path: Path, model: int) -> int:
-    """Make a locked file of zeros, in the place of one that was left, with the size, owner and mode of `model`."""
+    """Make a locked file of zeros, another than one that is there, with the size, owner and mode of `model`."""
     status = os.fstat(model)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(descriptor, status.st_size)
@@ -326,11 +354,11 @@ def _read_journal(found: bytes, page_count: int) -> dict[int, bytes]:
 
 
 def _write_pages(descriptor: int, step: dict[int, bytes]) -> None:
-    for first, count in _runs(sorted(step)):
+    for first, count in runs_of(sorted(step)):
         _write_at(descriptor, b"".join(step[first + n] for n in range(count)), first * PAGE_BYTES)
 
 
-def _runs(pages: Sequence[int]) -> Iterator[tuple[int, int]]:
+def runs_of(pages: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Yield the runs of rising page numbers that lie side by side: first page, count, which is limited."""
     start = 0
     for end in range(1, len(pages) + 1):

@@ -1,0 +1,219 @@
+"""A guest's disk: how fast its server is, beside the raw file and QEMU's own NBD server, and what it takes in memory.
+
+    python bench/disk.py [--quick] [--json] [--folder FOLDER]
+
+QEMU's block layer is the client of all three, by `qemu-img bench`: no guest runs, so nothing but the way to the file
+differs. "Cut" is ours with the set of written pages taken 40 times a second, as the capture does; nothing is shipped.
+Each figure is the best of several rounds, the contenders in turn. The durable commit is a write of 4 KiB and a flush,
+one after the other, as a database makes them: its median and 99th percentile.
+
+The files are in FOLDER, by default in the working directory: in memory (/dev/shm) a sync costs nothing, and says
+nothing. Where the page cache holds the file, reads and writes measure the way, and not the device.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import socket
+import struct
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import quantiles
+from typing import Final
+
+from common import Row, report
+
+from ftvm.guests.disk.disk import Disk
+from ftvm.guests.disk.negotiation import negotiate
+
+MIB: Final = 1 << 20
+SIZE: Final = 512 * MIB
+CUT_SECONDS: Final = 0.025
+SHAPES: Final = ((1 * MIB, 1), (1 * MIB, 16), (4096, 1), (4096, 16))
+GOALS: Final = {True: ">= 0.8", False: ">= 0.5"}
+"""Of what is written, and of what is read, in blocks of 1 MiB, beside the raw file."""
+SPARSE: Final = 1 << 40
+
+
+@contextmanager
+def qemus_server(image: Path, folder: Path) -> Iterator[str]:
+    """Yield the address of a file behind qemu-nbd."""
+    path = folder / "peer.sock"
+    words = ["qemu-nbd", "-f", "raw", "--cache=writeback", "--persistent", "-k", str(path), str(image)]
+    with subprocess.Popen(words) as peer:
+        while not path.exists():
+            time.sleep(0.01)
+        try:
+            yield f"nbd+unix:///?socket={path}"
+        finally:
+            peer.terminate()
+
+
+class OurServer:
+    """A disk that takes one client after the other on a socket's path; cut 40 times a second if that is wanted."""
+
+    def __init__(self, image: Path, folder: Path) -> None:
+        self.address = f"nbd+unix:///?socket={folder / 'ours.sock'}"
+        self.is_cut = False
+        self._disk = Disk(str(image), boots=True)
+        self._is_over = threading.Event()
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(folder / "ours.sock"))
+        self._listener.listen()
+        threading.Thread(target=self._accept, daemon=True).start()
+        threading.Thread(target=self._cut, daemon=True).start()
+
+    def _accept(self) -> None:
+        while not self._is_over.is_set():
+            connection, _ = self._listener.accept()
+            with connection:
+                connection.setblocking(True)
+                if negotiate(connection, self._disk.size_bytes):
+                    self._disk.serve(connection.fileno())
+
+    def _cut(self) -> None:
+        while not self._is_over.wait(CUT_SECONDS):
+            if self.is_cut:
+                self._disk.collect()
+
+    def close(self) -> None:
+        self._is_over.set()
+        self._disk.close()
+
+
+def seconds_for(target: str, *, writes: bool, block: int, depth: int, count: int) -> float:
+    """Return what qemu-img took for so many requests."""
+    words = ["qemu-img", "bench", "-f", "raw", "-c", str(count), "-d", str(depth), "-s", str(block), "-t", "writeback"]
+    ran = subprocess.run([*words, *(["-w"] if writes else []), target], capture_output=True, text=True, check=True)
+    found = re.search(r"Run completed in ([\d.]+) seconds", ran.stdout)
+    assert found is not None, ran.stdout
+    return float(found[1])
+
+
+def throughput(raw: Path, peer: str, ours: OurServer, rounds: int) -> Iterator[Row]:
+    targets = {"raw": str(raw), "qemu-nbd": peer, "ours": ours.address, "ours, cut": ours.address}
+    for writes in (True, False):
+        for block, depth in SHAPES:
+            count = min(SIZE // block, 4096 if block == MIB else 8192)
+            best = dict.fromkeys(targets, float("inf"))
+            for _ in range(rounds):
+                for name, target in targets.items():
+                    ours.is_cut = name == "ours, cut"
+                    took = seconds_for(target, writes=writes, block=block, depth=depth, count=count)
+                    best[name] = min(best[name], took)
+            ours.is_cut = False
+            speeds = {name: count * block / MIB / took for name, took in best.items()}
+            what = f"{'write' if writes else 'read'} {block // 1024} KiB, depth {depth}"
+            goal = GOALS[writes] if block == MIB else None
+            for name in ("ours", "ours, cut"):
+                for other in ("raw", "qemu-nbd"):
+                    yield Row(
+                        name=f"{what}: {name}",
+                        value=speeds[name],
+                        unit="MiB/s",
+                        peer=other,
+                        peer_value=speeds[other],
+                        goal=goal if other == "raw" else None,
+                    )
+
+
+class Requests:
+    """A client that asks for one thing at a time: what qemu-img cannot time one by one."""
+
+    def __init__(self, address: str) -> None:
+        self._end = socket.socket(socket.AF_UNIX)
+        self._end.connect(address.partition("=")[2])
+        self._take(18)
+        self._end.sendall(struct.pack(">I", 3) + struct.pack(">8sII", b"IHAVEOPT", 1, 0))
+        self._take(10)
+
+    def commit(self, offset: int) -> None:
+        self._ask(1, offset, bytes(4096))
+        self._ask(3, 0, b"")
+
+    def _ask(self, command: int, offset: int, content: bytes) -> None:
+        self._end.sendall(struct.pack(">IHHQQI", 0x25609513, 0, command, 7, offset, len(content)) + content)
+        assert struct.unpack(">IIQ", self._take(16))[1] == 0
+
+    def _take(self, size: int) -> bytes:
+        return self._end.recv(size, socket.MSG_WAITALL)
+
+    def close(self) -> None:
+        self._end.close()
+
+
+def commits(raw: Path, peer: str, ours: OurServer, count: int) -> Iterator[Row]:
+    descriptor = os.open(raw, os.O_RDWR)
+
+    def raw_commit(offset: int) -> None:
+        os.pwrite(descriptor, bytes(4096), offset)
+        os.fdatasync(descriptor)
+
+    clients = {"qemu-nbd": Requests(peer), "ours": Requests(ours.address)}
+    doers = {"raw": raw_commit, **{name: client.commit for name, client in clients.items()}}
+    took: dict[str, list[float]] = {name: [] for name in doers}
+    for number in range(count):
+        for name, do in doers.items():
+            began = time.perf_counter()
+            do(number * 4096 % SIZE)
+            took[name].append(time.perf_counter() - began)
+    for client in clients.values():
+        client.close()
+    os.close(descriptor)
+    for which, name in ((49, "p50"), (98, "p99")):
+        at = {doer: quantiles(times, n=100)[which] * 1e3 for doer, times in took.items()}
+        for other in ("raw", "qemu-nbd"):
+            yield Row(name=f"durable commit {name}", value=at["ours"], unit="ms", peer=other, peer_value=at[other])
+
+
+def resident_bytes() -> int:
+    with open("/proc/self/statm", encoding="ascii") as found:
+        return int(found.read().split()[1]) * 4096
+
+
+def sparse(folder: Path) -> Row:
+    image = folder / "sparse.img"
+    image.touch()
+    os.truncate(image, SPARSE)
+    before = resident_bytes()
+    disk = Disk(str(image), boots=True)
+    taken = resident_bytes() - before
+    disk.close()
+    image.unlink()
+    return Row(
+        name="resident memory for a sparse disk of 1 TiB",
+        value=taken / MIB,
+        unit="MiB",
+        peer="the goal",
+        peer_value=64.0,
+        goal="<= 1.0",
+        note="a byte a page says which were written; digests and the shadow come on top while it is protected",
+    )
+
+
+def measure(options: argparse.Namespace) -> list[Row]:
+    for program in ("qemu-img", "qemu-nbd"):
+        if shutil.which(program) is None:
+            raise SystemExit(f"needs {program}: apt install qemu-utils")
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        folder = Path(name)
+        raw, theirs, image = (folder / name for name in ("raw.img", "theirs.img", "ours.img"))
+        for path in (raw, theirs, image):
+            path.write_bytes(bytes(SIZE))
+        ours = OurServer(image, folder)
+        with qemus_server(theirs, folder) as peer:
+            rows = list(throughput(raw, peer, ours, 1 if options.quick else 5))
+            rows += commits(raw, peer, ours, 200 if options.quick else 1000)
+        ours.close()
+        rows.append(sparse(folder))
+    return rows
+
+
+if __name__ == "__main__":
+    report("A guest's disk", measure, ("quick", bool, False), ("folder", str, "."))

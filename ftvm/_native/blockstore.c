@@ -1,0 +1,506 @@
+#define _GNU_SOURCE
+#include "blockstore.h"
+
+#include "mapping.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+/* So much is moved at once: a reader waits no longer than for this. */
+#define MOVE_BLOCKS 256
+/* A request to zero is carried out in such pieces, so that the bound holds within it. */
+#define ZERO_BYTES (4u << 20)
+
+/* What the witness is told: this, and behind it the content of a write. */
+enum change { CHANGE_WRITE = 1, CHANGE_ZERO = 2, CHANGE_SYNC = 3 };
+struct told {
+    uint32_t change;
+    uint32_t length;
+    uint64_t offset;
+};
+
+/* Two locks. `data`: which of the two places a block is in, held while bytes move, so perhaps for as long as a device
+ * takes. `lock`: everything else, held for an instant. Where both are taken, `data` is first. */
+struct ftvm_blockstore {
+    struct ftvm_blockstore_parts parts;
+    pthread_mutex_t data;
+    int image;
+    int is_released;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    int may_write; /* is_released, for who has not got `data` */
+    int may_have_held;
+    int is_hurried;
+    int is_closing;
+    int failure;
+    uint64_t asked, done; /* flushes, by ticket */
+    uint32_t fresh_blocks; /* flagged since the last mark */
+    int is_marked;         /* marks come */
+    int event;
+    pthread_t thread;
+};
+
+static uint64_t min_u64(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+static void notify(struct ftvm_blockstore *store)
+{
+    pthread_cond_broadcast(&store->changed);
+    uint64_t one = 1;
+    if (write(store->event, &one, sizeof one) < 0)
+        return; /* it is readable already */
+}
+
+static int fail(struct ftvm_blockstore *store, int wrong)
+{
+    pthread_mutex_lock(&store->lock);
+    if (store->failure == 0)
+        store->failure = wrong;
+    notify(store);
+    pthread_mutex_unlock(&store->lock);
+    return wrong;
+}
+
+static struct timespec deadline(uint32_t timeout_ms)
+{
+    struct timespec at;
+    clock_gettime(CLOCK_MONOTONIC, &at);
+    at.tv_sec += timeout_ms / 1000;
+    at.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
+    if (at.tv_nsec >= 1000000000) {
+        at.tv_sec++;
+        at.tv_nsec -= 1000000000;
+    }
+    return at;
+}
+
+/* --- the image; called with `data` held, but for the sync ----------------------------------------------------------- */
+
+static int ask_witness(int witness, enum change change, uint64_t offset, uint64_t length, const uint8_t *content)
+{
+    if (witness < 0)
+        return 0;
+    struct told told = {change, (uint32_t)length, offset};
+    uint8_t answer = 0;
+    if (send(witness, &told, sizeof told, MSG_NOSIGNAL | (content != NULL ? MSG_MORE : 0)) < 0)
+        return -errno;
+    for (uint64_t sent = 0; content != NULL && sent < length;) {
+        ssize_t more = send(witness, content + sent, length - sent, MSG_NOSIGNAL);
+        if (more < 0)
+            return -errno;
+        sent += (uint64_t)more;
+    }
+    return recv(witness, &answer, 1, MSG_WAITALL) == 1 ? -answer : -EIO;
+}
+
+static int image_write(struct ftvm_blockstore *store, uint64_t offset, uint64_t length, const uint8_t *content)
+{
+    int wrong = ask_witness(store->parts.write_witness, CHANGE_WRITE, offset, length, content);
+    while (wrong == 0 && length > 0) {
+        ssize_t written = pwrite(store->image, content, length, (off_t)offset);
+        if (written < 0 && errno == EINTR)
+            continue;
+        if (written <= 0)
+            return written == 0 ? -EIO : -errno;
+        content += written;
+        offset += (uint64_t)written;
+        length -= (uint64_t)written;
+    }
+    return wrong;
+}
+
+static int image_read(struct ftvm_blockstore *store, uint64_t offset, uint64_t length, uint8_t *out)
+{
+    while (length > 0) {
+        ssize_t found = pread(store->image, out, length, (off_t)offset);
+        if (found < 0 && errno == EINTR)
+            continue;
+        if (found <= 0)
+            return found == 0 ? -EIO : -errno;
+        out += found;
+        offset += (uint64_t)found;
+        length -= (uint64_t)found;
+    }
+    return 0;
+}
+
+static int image_zero(struct ftvm_blockstore *store, uint64_t offset, uint64_t length)
+{
+    static const uint8_t zeros[16 * FTVM_BLOCK_BYTES];
+    int wrong = ask_witness(store->parts.write_witness, CHANGE_ZERO, offset, length, NULL);
+    if (wrong != 0)
+        return wrong;
+    if (fallocate(store->image, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)length) == 0)
+        return 0;
+    while (length > 0 && wrong == 0) { /* a file system without holes */
+        uint64_t part = min_u64(length, sizeof zeros);
+        wrong = image_write(store, offset, part, zeros);
+        offset += part;
+        length -= part;
+    }
+    return wrong;
+}
+
+static int image_sync(struct ftvm_blockstore *store)
+{
+    int wrong = ask_witness(store->parts.sync_witness, CHANGE_SYNC, 0, 0, NULL);
+    if (wrong == 0 && fdatasync(store->image) != 0)
+        wrong = -errno;
+    return wrong;
+}
+
+/* --- from memory to the image ----------------------------------------------------------------------------------------- */
+
+/* Moves the next run of held blocks from *block on. Returns how many, 0 at the end, or a negative errno; -EAGAIN when the
+ * store is held again. */
+static int move_run(struct ftvm_blockstore *store, uint64_t *block)
+{
+    uint64_t end = store->parts.size_bytes / FTVM_BLOCK_BYTES;
+    pthread_mutex_lock(&store->data);
+    int count = 0;
+    if (!store->is_released) {
+        count = -EAGAIN;
+    } else {
+        const uint8_t *held = store->parts.held;
+        while (*block < end && !held[*block])
+            (*block)++;
+        uint64_t first = *block;
+        while (*block < end && held[*block] && *block - first < MOVE_BLOCKS)
+            (*block)++;
+        count = (int)(*block - first);
+        if (count > 0) {
+            uint64_t offset = first * FTVM_BLOCK_BYTES;
+            int wrong = ftvm_mapping_lost(store->parts.mapping) > 0 ? -EIO : 0; /* part of a block may be no content */
+            if (wrong == 0)
+                wrong = image_write(store, offset, (uint64_t)count * FTVM_BLOCK_BYTES, store->parts.pages + offset);
+            if (wrong == 0)
+                wrong = ftvm_mapping_drop(store->parts.mapping, first, (size_t)count);
+            if (wrong == 0)
+                memset(store->parts.held + first, 0, (size_t)count);
+            count = wrong == 0 ? count : wrong;
+        }
+    }
+    pthread_mutex_unlock(&store->data);
+    return count;
+}
+
+static int move_all(struct ftvm_blockstore *store)
+{
+    uint64_t block = 0;
+    int moved;
+    do
+        moved = move_run(store, &block);
+    while (moved > 0);
+    return moved;
+}
+
+/* Moves what is held, and does the flushes that were asked for before. Called with `lock` held, which it lets go. */
+static void catch_up(struct ftvm_blockstore *store)
+{
+    uint64_t asked = store->asked;
+    int may_have_held = store->may_have_held, is_flush = asked > store->done;
+    store->may_have_held = 0;
+    pthread_mutex_unlock(&store->lock);
+    int wrong = may_have_held ? move_all(store) : 0;
+    if (wrong == 0 && is_flush)
+        wrong = image_sync(store);
+    pthread_mutex_lock(&store->lock);
+    if (wrong == -EAGAIN) {
+        store->may_have_held = 1;
+        return;
+    }
+    if (wrong != 0 && store->failure == 0)
+        store->failure = wrong;
+    if (wrong == 0)
+        store->done = asked;
+    notify(store);
+}
+
+static int has_work(const struct ftvm_blockstore *store)
+{
+    return store->may_write && store->failure == 0 && (store->may_have_held || store->asked > store->done);
+}
+
+static void *run(void *argument)
+{
+    struct ftvm_blockstore *store = argument;
+    pthread_mutex_lock(&store->lock);
+    while (has_work(store) || !store->is_closing) {
+        if (has_work(store))
+            catch_up(store);
+        else
+            pthread_cond_wait(&store->changed, &store->lock);
+    }
+    pthread_mutex_unlock(&store->lock);
+    return NULL;
+}
+
+/* --- its life ---------------------------------------------------------------------------------------------------------- */
+
+struct ftvm_blockstore *ftvm_blockstore_open(const struct ftvm_blockstore_parts *parts)
+{
+    struct ftvm_blockstore *store = calloc(1, sizeof *store);
+    if (store == NULL)
+        return NULL;
+    store->parts = *parts;
+    store->image = -1;
+    store->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&store->changed, &attributes);
+    pthread_condattr_destroy(&attributes);
+    pthread_mutex_init(&store->data, NULL);
+    pthread_mutex_init(&store->lock, NULL);
+    if (store->event < 0 || pthread_create(&store->thread, NULL, run, store) != 0) {
+        if (store->event >= 0)
+            close(store->event);
+        free(store);
+        return NULL;
+    }
+    return store;
+}
+
+void ftvm_blockstore_close(struct ftvm_blockstore *store)
+{
+    pthread_mutex_lock(&store->lock);
+    store->is_closing = 1;
+    if (store->may_write)
+        store->asked++; /* a last flush */
+    notify(store);
+    pthread_mutex_unlock(&store->lock);
+    pthread_join(store->thread, NULL);
+    close(store->event);
+    pthread_mutex_destroy(&store->data);
+    pthread_mutex_destroy(&store->lock);
+    pthread_cond_destroy(&store->changed);
+    free(store);
+}
+
+void ftvm_blockstore_hold(struct ftvm_blockstore *store)
+{
+    pthread_mutex_lock(&store->data);
+    store->is_released = 0;
+    pthread_mutex_lock(&store->lock);
+    store->may_write = 0;
+    notify(store);
+    pthread_mutex_unlock(&store->lock);
+    pthread_mutex_unlock(&store->data);
+}
+
+void ftvm_blockstore_release(struct ftvm_blockstore *store, int image)
+{
+    pthread_mutex_lock(&store->data);
+    store->image = image;
+    store->is_released = 1;
+    pthread_mutex_lock(&store->lock);
+    store->may_write = store->may_have_held = 1;
+    notify(store);
+    pthread_mutex_unlock(&store->lock);
+    pthread_mutex_unlock(&store->data);
+}
+
+void ftvm_blockstore_hurry(struct ftvm_blockstore *store, int is_hurried)
+{
+    pthread_mutex_lock(&store->lock);
+    store->is_hurried = is_hurried;
+    notify(store);
+    pthread_mutex_unlock(&store->lock);
+}
+
+void ftvm_blockstore_mark(struct ftvm_blockstore *store)
+{
+    pthread_mutex_lock(&store->lock);
+    store->fresh_blocks = 0;
+    store->is_marked = 1;
+    notify(store);
+    pthread_mutex_unlock(&store->lock);
+}
+
+int ftvm_blockstore_settle(struct ftvm_blockstore *store, uint32_t timeout_ms)
+{
+    struct timespec at = deadline(timeout_ms);
+    int wrong = 0;
+    pthread_mutex_lock(&store->lock);
+    while (wrong == 0 && store->done < store->asked && store->failure == 0)
+        wrong = -pthread_cond_timedwait(&store->changed, &store->lock, &at);
+    if (store->failure != 0)
+        wrong = store->failure;
+    else if (store->done == store->asked)
+        wrong = 0;
+    pthread_mutex_unlock(&store->lock);
+    return wrong;
+}
+
+void ftvm_blockstore_forgive(struct ftvm_blockstore *store)
+{
+    pthread_mutex_lock(&store->lock);
+    store->done = store->asked;
+    notify(store);
+    pthread_mutex_unlock(&store->lock);
+}
+
+int ftvm_blockstore_failure(struct ftvm_blockstore *store)
+{
+    pthread_mutex_lock(&store->lock);
+    int failure = store->failure;
+    pthread_mutex_unlock(&store->lock);
+    return failure;
+}
+
+uint64_t ftvm_blockstore_size(const struct ftvm_blockstore *store)
+{
+    return store->parts.size_bytes;
+}
+
+int ftvm_blockstore_event(const struct ftvm_blockstore *store)
+{
+    return store->event;
+}
+
+/* --- for the guest ------------------------------------------------------------------------------------------------------ */
+
+/* Returns the end of the run that starts at `offset`, all of it held or none, no further than `end`. */
+static uint64_t run_end(const struct ftvm_blockstore *store, uint64_t offset, uint64_t end, int *is_held)
+{
+    uint64_t block = offset / FTVM_BLOCK_BYTES, last = (end - 1) / FTVM_BLOCK_BYTES;
+    *is_held = store->parts.held[block] != 0;
+    while (block < last && (store->parts.held[block + 1] != 0) == *is_held)
+        block++;
+    return min_u64(end, (block + 1) * FTVM_BLOCK_BYTES);
+}
+
+int ftvm_blockstore_read(struct ftvm_blockstore *store, uint64_t offset, uint32_t length, uint8_t *out)
+{
+    uint64_t end = offset + length;
+    int wrong = 0;
+    pthread_mutex_lock(&store->data);
+    if (!store->is_released) { /* the image may be replaced meanwhile; the memory shows what it held */
+        memcpy(out, store->parts.pages + offset, length);
+        wrong = ftvm_mapping_lost(store->parts.mapping) > 0 ? -EIO : 0;
+        offset = end;
+    }
+    while (wrong == 0 && offset < end) {
+        int is_held;
+        uint64_t part = run_end(store, offset, end, &is_held) - offset;
+        if (is_held)
+            memcpy(out, store->parts.pages + offset, part);
+        else
+            wrong = image_read(store, offset, part, out);
+        offset += part;
+        out += part;
+    }
+    pthread_mutex_unlock(&store->data);
+    return wrong;
+}
+
+/* Flags the blocks of a range. Returns how many were not flagged. */
+static uint32_t flag(struct ftvm_blockstore *store, uint64_t offset, uint64_t end)
+{
+    uint32_t fresh = 0;
+    for (uint64_t block = offset / FTVM_BLOCK_BYTES; block * FTVM_BLOCK_BYTES < end; block++) {
+        fresh += store->parts.written[block] == 0;
+        store->parts.written[block] = 1;
+    }
+    return fresh;
+}
+
+/* Waits for room below the high-water mark, then flags. Returns the failure, if the store has failed. */
+static int make_room(struct ftvm_blockstore *store, uint64_t offset, uint64_t end)
+{
+    pthread_mutex_lock(&store->lock);
+    struct timespec at = deadline(store->parts.patience_ms);
+    while (store->fresh_blocks >= store->parts.high_water_blocks && store->is_marked && !store->is_hurried &&
+           !store->is_closing && store->failure == 0)
+        if (pthread_cond_timedwait(&store->changed, &store->lock, &at) == ETIMEDOUT)
+            store->is_marked = 0;
+    store->fresh_blocks += flag(store, offset, end);
+    int failure = store->failure;
+    pthread_mutex_unlock(&store->lock);
+    return failure;
+}
+
+/* Writes to memory; zeros without `content`. Called with `data` held. */
+static void keep(struct ftvm_blockstore *store, uint64_t offset, uint64_t length, const uint8_t *content)
+{
+    if (content != NULL)
+        memcpy(store->parts.pages + offset, content, length);
+    else
+        memset(store->parts.pages + offset, 0, length);
+    uint64_t first = offset / FTVM_BLOCK_BYTES, last = (offset + length - 1) / FTVM_BLOCK_BYTES;
+    memset(store->parts.held + first, 1, last - first + 1);
+}
+
+/* Puts bytes, or zeros without `content`, where they belong. */
+static int put(struct ftvm_blockstore *store, uint64_t offset, uint64_t end, const uint8_t *content)
+{
+    int wrong = 0;
+    pthread_mutex_lock(&store->data);
+    while (wrong == 0 && offset < end) {
+        int is_held = 1;
+        uint64_t part = (store->is_released ? run_end(store, offset, end, &is_held) : end) - offset;
+        if (is_held)
+            keep(store, offset, part, content);
+        else if (content != NULL)
+            wrong = image_write(store, offset, part, content);
+        else
+            wrong = image_zero(store, offset, part);
+        offset += part;
+        content = content != NULL ? content + part : NULL;
+    }
+    pthread_mutex_unlock(&store->data);
+    return wrong == 0 ? 0 : fail(store, wrong);
+}
+
+int ftvm_blockstore_write(struct ftvm_blockstore *store, uint64_t offset, uint32_t length, const uint8_t *content)
+{
+    if (length == 0)
+        return 0;
+    int wrong = make_room(store, offset, offset + length);
+    return wrong != 0 ? wrong : put(store, offset, offset + length, content);
+}
+
+int ftvm_blockstore_zero(struct ftvm_blockstore *store, uint64_t offset, uint32_t length, int may_leave)
+{
+    uint64_t end = offset + length;
+    if (may_leave) {
+        offset = (offset + FTVM_BLOCK_BYTES - 1) / FTVM_BLOCK_BYTES * FTVM_BLOCK_BYTES;
+        end = end / FTVM_BLOCK_BYTES * FTVM_BLOCK_BYTES;
+    }
+    int wrong = 0;
+    while (wrong == 0 && offset < end) {
+        uint64_t part_end = min_u64(end, (offset / ZERO_BYTES + 1) * ZERO_BYTES);
+        wrong = make_room(store, offset, part_end);
+        if (wrong == 0)
+            wrong = put(store, offset, part_end, NULL);
+        offset = part_end;
+    }
+    return wrong;
+}
+
+uint64_t ftvm_blockstore_flush(struct ftvm_blockstore *store)
+{
+    pthread_mutex_lock(&store->lock);
+    uint64_t ticket = ++store->asked;
+    notify(store);
+    pthread_mutex_unlock(&store->lock);
+    return ticket;
+}
+
+int ftvm_blockstore_flushed(struct ftvm_blockstore *store, uint64_t ticket)
+{
+    pthread_mutex_lock(&store->lock);
+    int answer = store->failure != 0 ? store->failure : store->done >= ticket || store->is_hurried;
+    pthread_mutex_unlock(&store->lock);
+    return answer;
+}

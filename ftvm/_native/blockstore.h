@@ -1,0 +1,93 @@
+/* blockstore: a guest's disk: an image file, and over it the blocks that may not be in it yet.
+ *
+ * While the store is **held**, what the guest writes stays in memory, in `pages`, and its blocks are noted as held; the
+ * image is not touched. Once **released**, writes go to the image, and a thread of the store moves what was held to it,
+ * so that memory holds what is written between the two and nothing else. Reads see the newest of both, always.
+ *
+ * A **flush** is done when the image's device has all writes that were answered before it. While the guest is being
+ * stopped (**hurried**), whoever serves it answers at once, and the flush is **owed**: ftvm_blockstore_settle tells when
+ * nothing is. A failed sync is final: nothing is written any more, and every later write and flush fails with it.
+ *
+ * Each block that the guest writes is flagged in `written`, for whoever replicates the disk; it says with
+ * ftvm_blockstore_mark that it has taken the flags, its guest standing still. Between two marks no more than
+ * `high_water_blocks` are flagged: then writing waits for the next, unless the guest is being stopped (which a mark is
+ * behind), or no mark comes for `patience_ms` (nobody replicates: until the next mark there is no bound).
+ *
+ * One thread serves a guest (read, write, zero, flush); the others may be called from any thread. No function calls
+ * back. Functions return 0 or a negative errno unless they say otherwise. Offsets and lengths given here lie within
+ * the size: the caller has checked.
+ */
+#ifndef FTVM_BLOCKSTORE_H
+#define FTVM_BLOCKSTORE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define FTVM_BLOCK_BYTES 4096
+
+struct ftvm_blockstore;
+
+/* All memory is the caller's and outlives the store. */
+struct ftvm_blockstore_parts {
+    uint64_t size_bytes; /* whole blocks */
+    int mapping;         /* guarded (mapping.h), of that size */
+    uint8_t *pages;      /* its memory */
+    uint8_t *written;    /* one byte a block, set to 1 when it is written; others clear them */
+    uint8_t *held;       /* one byte a block: not 0 where only `pages` has the newest content. All may write to it
+                            while the store is held; the store itself clears what it moves to the image */
+    uint32_t high_water_blocks;
+    uint32_t patience_ms;
+    int write_witness, sync_witness; /* for tests: sockets that are told of each write and zeroing, and of each sync of
+                                        the image before it is done (see blockstore.c), and answer with a byte, 0 or
+                                        the errno to fail with; -1: nobody is told */
+};
+
+/* Makes a store, held. Returns NULL without memory or threads. */
+struct ftvm_blockstore *ftvm_blockstore_open(const struct ftvm_blockstore_parts *parts);
+
+/* Ends the store's thread once all that was released is on the device, or cannot get there. What is held is lost. */
+void ftvm_blockstore_close(struct ftvm_blockstore *store);
+
+/* From now on nothing is written to the image. Returns when nothing is. */
+void ftvm_blockstore_hold(struct ftvm_blockstore *store);
+
+/* From now on `image`, a descriptor that stays open until the store is held or closed, may be written. */
+void ftvm_blockstore_release(struct ftvm_blockstore *store, int image);
+
+/* The guest is to stop (1): no flush and no bound is waited for. Or it goes on (0). */
+void ftvm_blockstore_hurry(struct ftvm_blockstore *store, int is_hurried);
+
+/* The flags of `written` were taken: the bound counts from here. */
+void ftvm_blockstore_mark(struct ftvm_blockstore *store);
+
+/* Waits until no flush is owed, or the store has failed. Returns 0, -ETIMEDOUT, or the failure. */
+int ftvm_blockstore_settle(struct ftvm_blockstore *store, uint32_t timeout_ms);
+
+/* Forgets the flushes that are owed: what they were to make durable is made so by the caller. Only while held. */
+void ftvm_blockstore_forgive(struct ftvm_blockstore *store);
+
+/* Returns the failure, or 0. */
+int ftvm_blockstore_failure(struct ftvm_blockstore *store);
+
+uint64_t ftvm_blockstore_size(const struct ftvm_blockstore *store);
+
+/* --- for the one thread that serves the guest --- */
+
+int ftvm_blockstore_read(struct ftvm_blockstore *store, uint64_t offset, uint32_t length, uint8_t *out);
+int ftvm_blockstore_write(struct ftvm_blockstore *store, uint64_t offset, uint32_t length, const uint8_t *content);
+
+/* Makes bytes zero, and the image sparse there. With `may_leave` set, blocks that are not whole may stay as they are. */
+int ftvm_blockstore_zero(struct ftvm_blockstore *store, uint64_t offset, uint32_t length, int may_leave);
+
+/* Asks for a flush. Returns its ticket. */
+uint64_t ftvm_blockstore_flush(struct ftvm_blockstore *store);
+
+/* Returns 1 if the flush may be answered with success: the device has it, or the guest is being stopped; 0 while it may
+ * not yet; or the failure. */
+int ftvm_blockstore_flushed(struct ftvm_blockstore *store, uint64_t ticket);
+
+/* Returns a descriptor that is readable when ftvm_blockstore_flushed may say otherwise than before; to be read (8 bytes)
+ * before it is asked. */
+int ftvm_blockstore_event(const struct ftvm_blockstore *store);
+
+#endif

@@ -1,0 +1,104 @@
+"""A guest's disk in C: what is not in the image yet, over the image. Wraps the native nouns `blockstore` and
+`blockserver` (their headers are the manual). No thread of theirs calls Python.
+"""
+
+import errno
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+from ftvm._native import ffi, lib
+from ftvm._native.mapping import FileMapping
+from ftvm.checkpoint import Buffer
+from ftvm.errors import ClosedError, GuestError
+
+__all__ = ["PAYLOAD_BYTES_MAX", "BlockStore"]
+
+PAYLOAD_BYTES_MAX: Final = int(lib.FTVM_BLOCKSERVER_PAYLOAD_MAX)
+"""The most that an NBD client may ask for at once."""
+
+_ENDS: Final[dict[int, Callable[[int], str]]] = {
+    int(lib.FTVM_BLOCKSERVER_BAD_MAGIC): lambda magic: f"an NBD client sent a request with magic {magic:#x}",
+    int(lib.FTVM_BLOCKSERVER_TOO_LONG): lambda length: (
+        f"an NBD client asked for {length} bytes at once: more than {PAYLOAD_BYTES_MAX}"
+    ),
+    int(lib.FTVM_BLOCKSERVER_BROKEN): os.strerror,
+}
+
+
+class BlockStore:
+    """One disk's store, held at first."""
+
+    __slots__ = ("_native", "_parts")
+
+    def __init__(
+        self,
+        mapping: FileMapping,
+        *,
+        written: bytearray,
+        held: Buffer,
+        high_water_blocks: int,
+        patience_ms: int,
+        witnesses: tuple[int, int] = (-1, -1),
+    ) -> None:
+        """Make it, with the arrays of flags as the header says, which stay in use until it is closed."""
+        arrays = [ffi.from_buffer("uint8_t[]", array) for array in (mapping.buffer, written, held)]
+        self._parts: Any = (mapping, *arrays)
+        parts = (mapping.buffer.nbytes, mapping.number, *arrays, high_water_blocks, patience_ms, *witnesses)
+        self._native: Any = lib.ftvm_blockstore_open(ffi.new("struct ftvm_blockstore_parts *", parts))
+        if self._native == ffi.NULL:
+            raise GuestError("there is no memory, or no thread, for a disk")
+
+    @property
+    def error(self) -> OSError | None:
+        """Why nothing is written any more; None while it is."""
+        failure = 0 if self._native is None else int(lib.ftvm_blockstore_failure(self._native))
+        return OSError(-failure, os.strerror(-failure)) if failure else None
+
+    def serve(self, connection: int) -> None:
+        """Serve the NBD client at the other end of a socket until it leaves. Raises GuestError if it breaks the
+        protocol."""
+        detail = ffi.new("uint64_t *")
+        end = lib.ftvm_blockserver_serve(self._open(), connection, detail)
+        if end != lib.FTVM_BLOCKSERVER_LEFT:
+            raise GuestError(_ENDS[end](int(detail[0])))
+
+    def hold(self) -> None:
+        """Write nothing to the image from now on; settle first."""
+        lib.ftvm_blockstore_hold(self._open())
+
+    def release(self, image: int) -> None:
+        """Write to the image from now on, and move there what was held."""
+        lib.ftvm_blockstore_release(self._open(), image)
+
+    def hurry(self, *, is_hurried: bool) -> None:
+        """The guest is to stop, and waits for no device; or it goes on."""
+        with suppress(ClosedError):
+            lib.ftvm_blockstore_hurry(self._open(), is_hurried)
+
+    def mark(self) -> None:
+        """The flags of written blocks were taken."""
+        lib.ftvm_blockstore_mark(self._open())
+
+    def settle(self, timeout_ms: int) -> bool:
+        """Wait until no flush is owed; tell whether that is so. Raises OSError if the image cannot be written."""
+        wrong = -int(lib.ftvm_blockstore_settle(self._open(), timeout_ms))
+        if wrong not in (0, errno.ETIMEDOUT):
+            raise OSError(wrong, os.strerror(wrong))
+        return wrong == 0
+
+    def forgive(self) -> None:
+        """Owe no flush: the caller makes durable what they were for."""
+        lib.ftvm_blockstore_forgive(self._open())
+
+    def close(self) -> None:
+        """Put on the device what was released, and end. Idempotent."""
+        if self._native is not None:
+            native, self._native = self._native, None
+            lib.ftvm_blockstore_close(native)
+
+    def _open(self) -> Any:
+        if self._native is None:
+            raise ClosedError("the disk is closed")
+        return self._native

@@ -1,0 +1,126 @@
+#define _GNU_SOURCE
+#include "mapping.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define PAGE_BYTES 4096
+
+/* What the handler reads. It takes no lock: `base` is set last and cleared first. */
+struct guarded {
+    _Atomic(uintptr_t) base;
+    size_t bytes;
+    _Atomic uint32_t lost;
+    int is_taken;
+};
+
+static struct guarded guards[FTVM_MAPPINGS_MAX];
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct sigaction others;
+static atomic_flag is_passed_on = ATOMIC_FLAG_INIT;
+
+/* Only once: the handler before ours may have ours behind it in turn. */
+static void pass_on(int number, siginfo_t *info, void *context)
+{
+    if (atomic_flag_test_and_set(&is_passed_on)) {
+        signal(number, SIG_DFL);
+    } else if ((others.sa_flags & SA_SIGINFO) && others.sa_sigaction != NULL) {
+        others.sa_sigaction(number, info, context);
+    } else if (others.sa_handler != SIG_DFL && others.sa_handler != SIG_IGN) {
+        others.sa_handler(number);
+    } else {
+        signal(number, SIG_DFL); /* the access is made again, and ends the process as ever */
+    }
+}
+
+static void on_bus_error(int number, siginfo_t *info, void *context)
+{
+    int saved = errno;
+    uintptr_t at = (uintptr_t)info->si_addr;
+    for (size_t i = 0; i < FTVM_MAPPINGS_MAX && info->si_code > 0; i++) {
+        uintptr_t base = atomic_load(&guards[i].base);
+        if (base == 0 || at < base || at - base >= guards[i].bytes)
+            continue;
+        void *page = (void *)(at & ~(uintptr_t)(PAGE_BYTES - 1));
+        if (mmap(page, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
+            break;
+        atomic_fetch_add(&guards[i].lost, 1);
+        errno = saved;
+        return;
+    }
+    errno = saved;
+    pass_on(number, info, context);
+}
+
+/* Called with the lock held. A handler that came after ours, or was there before, is asked after us. */
+static int handle(void)
+{
+    struct sigaction present, ours = {0};
+    ours.sa_sigaction = on_bus_error;
+    ours.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+    sigemptyset(&ours.sa_mask);
+    if (sigaction(SIGBUS, NULL, &present) != 0)
+        return -errno;
+    if ((present.sa_flags & SA_SIGINFO) && present.sa_sigaction == on_bus_error)
+        return 0;
+    others = present;
+    return sigaction(SIGBUS, &ours, NULL) == 0 ? 0 : -errno;
+}
+
+int ftvm_mapping_show(int mapping, int image)
+{
+    struct guarded *guard = &guards[mapping];
+    int kind = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE | (image < 0 ? MAP_ANONYMOUS : 0);
+    void *base = (void *)atomic_load(&guard->base);
+    if (mmap(base, guard->bytes, PROT_READ | PROT_WRITE, kind, image, 0) == MAP_FAILED)
+        return -errno;
+    atomic_store(&guard->lost, 0);
+    return 0;
+}
+
+int ftvm_mapping_guard(uint8_t *base, size_t bytes)
+{
+    if (sysconf(_SC_PAGESIZE) != PAGE_BYTES)
+        return -EINVAL;
+    int taken = -ENFILE;
+    pthread_mutex_lock(&lock);
+    int wrong = handle();
+    for (int i = 0; wrong == 0 && taken < 0 && i < FTVM_MAPPINGS_MAX; i++) {
+        if (guards[i].is_taken)
+            continue;
+        guards[i].is_taken = 1;
+        guards[i].bytes = bytes;
+        atomic_store(&guards[i].base, (uintptr_t)base);
+        taken = i;
+    }
+    pthread_mutex_unlock(&lock);
+    if (wrong != 0 || taken < 0)
+        return wrong != 0 ? wrong : taken;
+    wrong = ftvm_mapping_show(taken, -1);
+    if (wrong != 0)
+        ftvm_mapping_unguard(taken);
+    return wrong != 0 ? wrong : taken;
+}
+
+void ftvm_mapping_unguard(int mapping)
+{
+    pthread_mutex_lock(&lock);
+    atomic_store(&guards[mapping].base, 0);
+    guards[mapping].is_taken = 0;
+    pthread_mutex_unlock(&lock);
+}
+
+int ftvm_mapping_drop(int mapping, size_t first, size_t count)
+{
+    uint8_t *base = (uint8_t *)atomic_load(&guards[mapping].base);
+    return madvise(base + first * PAGE_BYTES, count * PAGE_BYTES, MADV_DONTNEED) == 0 ? 0 : -errno;
+}
+
+uint32_t ftvm_mapping_lost(int mapping)
+{
+    return atomic_load(&guards[mapping].lost);
+}

@@ -1,0 +1,38 @@
+/* mapping: a file as memory, whose pages may be changed without changing the file, and which no bad sector ends.
+ *
+ * The memory is a private mapping of the file: a page that nobody wrote to shows what the file holds, now and after each
+ * write to the file; a page that was written is this process's own, until it is dropped. So resident memory is what was
+ * written and not dropped; the rest is the system's cache.
+ *
+ * A page that the device cannot read, or that lies behind the end of a file that was cut, raises SIGBUS, which ends a
+ * process. Here a handler puts a page of zeros in its place and notes it: whoever reads a guarded mapping asks
+ * ftvm_mapping_lost before it believes what it read. A SIGBUS elsewhere goes to whoever handled it before.
+ *
+ * The caller owns the memory: page-aligned, any mapping of the right size, which is replaced. Functions return 0 or a
+ * negative errno.
+ */
+#ifndef FTVM_MAPPING_H
+#define FTVM_MAPPING_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define FTVM_MAPPINGS_MAX 64
+
+/* Guards `bytes` at `base`, and has them show zeros. Returns the number of the mapping, or -ENFILE when
+ * FTVM_MAPPINGS_MAX are guarded, -EINVAL where the system's pages are not of 4096 bytes. */
+int ftvm_mapping_guard(uint8_t *base, size_t bytes);
+
+/* Guards it no longer: a SIGBUS there ends the process again. */
+void ftvm_mapping_unguard(int mapping);
+
+/* Has the memory show the first bytes of the file `image`, or zeros with -1; what was written to it is gone. */
+int ftvm_mapping_show(int mapping, int image);
+
+/* Has `count` pages from `first` on show the file again; what was written to them is gone. */
+int ftvm_mapping_drop(int mapping, size_t first, size_t count);
+
+/* Returns how many pages were lost since the file was shown; each reads as zeros since. */
+uint32_t ftvm_mapping_lost(int mapping);
+
+#endif

@@ -1,0 +1,247 @@
+"""A guest's disk: a region of memory to ftvm, a block device to the guest's machine, and an image on this host.
+
+What the guest writes travels with the epoch in which it was written, and is applied on the other host when that epoch
+is committed, together with the memory that knows of it. A stopped machine has no request outstanding, so an epoch's set
+of pages is exact. The region's memory is a private mapping of the image (mapping.h): resident is only what is on its
+way to the file, the rest is the system's cache.
+
+The image belongs to one of two in turn. While the guest runs here, its writes go straight to the file (blockstore.h);
+while this host stands by, a thread takes the file from one committed epoch to the next (image.py). A guest that takes
+over does not wait for that thread: until the file is its own, what it writes is held in memory.
+
+Promises, whatever moment the host dies at: the image of the host where the guest runs has all that the guest had
+flushed, as after a power cut; that of a standby is the disk of a committed epoch.
+"""
+
+import mmap
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from ftvm._native.blockstore import BlockStore
+from ftvm._native.mapping import FileMapping
+from ftvm.capture.trackers import StoreTracker
+from ftvm.checkpoint import Bitmap
+from ftvm.errors import ConfigError, GuestError
+from ftvm.guests.disk.image import Image, runs_of
+from ftvm.units import PAGE_BYTES
+
+__all__ = ["Disk"]
+
+_SETTLE_SECONDS: Final = 30.0
+_HIGH_WATER_PAGES: Final = 16_384
+"""A disk takes no more writes than this (64 MiB) between two cuts: an epoch has to fit what the standby stages."""
+_PATIENCE_MS: Final = 1_000
+"""A guest that waited for a cut so long goes on: nobody cuts, or so slowly that the guest matters more."""
+
+Settled = Callable[[str | None], None]
+"""Called once nothing is owed: with why the disk cannot go on, if it cannot."""
+
+
+class Disk:
+    """A disk with an image behind it; a `RegionStore` to the runtime.
+
+    buffer      its content: memory to read, and on a standby to write
+    page_count  its size
+    """
+
+    name = "disk"
+
+    def __init__(self, path: str, *, boots: bool, witnesses: tuple[int, int] = (-1, -1)) -> None:
+        """Open the image at `path`: with `boots` its content is the disk, else it waits for a first copy.
+
+        `witnesses` are for tests: see blockstore.h.
+
+        Raises ConfigError if there is no such file, its size is odd, or another process has it.
+        """
+        self.image = Image(Path(path))
+        self.page_count = self.image.page_count
+        self.size_bytes = self.page_count * PAGE_BYTES
+        self._tracker = StoreTracker([self.page_count])
+        self._held = mmap.mmap(-1, self.page_count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._is_whole = boots
+        self._trouble: str | None = None
+        self._role = threading.Lock()
+        self._is_guests = self._has_file = boots
+        self._then: Settled | None = None
+        try:
+            self._mapping = FileMapping(self.size_bytes)
+            self._store = BlockStore(
+                self._mapping,
+                written=self._tracker.flags[0],
+                held=memoryview(self._held),
+                high_water_blocks=_HIGH_WATER_PAGES,
+                patience_ms=_PATIENCE_MS,
+                witnesses=witnesses,
+            )
+            if boots:
+                self._mapping.show(self.image.descriptor)
+                self._store.release(self.image.descriptor)
+        except GuestError as wrong:
+            self.image.close()
+            raise ConfigError(f"the disk {path} cannot be opened: {wrong}") from wrong
+        self.buffer = self._mapping.buffer
+
+    @property
+    def trouble(self) -> str | None:
+        """Why its image, or its server, cannot go on; None while both can."""
+        error = self._store.error or self.image.error
+        if error is not None:
+            self.note_trouble(f"the disk {self.image.path} cannot be written: {error.strerror or error}")
+        return self._trouble
+
+    def note_trouble(self, reason: str) -> None:
+        """Keep the first reason why it cannot go on."""
+        self._trouble = self._trouble or reason
+
+    # --- for the guest's machine -----------------------------------------------------------------------------------
+
+    def serve(self, connection: int) -> None:
+        """Serve the NBD client at the other end of a socket until it leaves. Raises GuestError."""
+        self._store.serve(connection)
+
+    def hurry(self) -> None:
+        """The guest is to stop: answer its flushes, and owe them. Whoever was to be told of the end is not."""
+        self._then = None
+        self._store.hurry(is_hurried=True)
+
+    def when_settled(self, then: Settled) -> None:
+        """Call `then` once the device has all that the guest was told it has: here and now, or in a thread.
+
+        The image is the guest's from now on. What it flushes waits for the device again.
+        """
+        if not self._is_whole:
+            then(f"the disk {self.image.path} was not copied completely: no guest can run from it")
+            return
+        self._store.hurry(is_hurried=False)
+        self._then = then
+        with self._role:
+            is_new = not self._is_guests
+            self._is_guests = True
+        if is_new:
+            self.image.give(self._take_file)
+        if self._is_settled(0):
+            self._tell_settled(then)
+        else:
+            threading.Thread(target=self._settle_for, args=(then,), name="ftvm-disk-settle", daemon=True).start()
+
+    # --- for the capture -------------------------------------------------------------------------------------------
+
+    def require_readable(self) -> None:
+        """Raise GuestError if pages of the image could not be read since the last call: they were taken for zeros."""
+        lost = self._mapping.lost_pages
+        if not lost:
+            return
+        with self._role:
+            if self._has_file and self._is_settled(0):
+                self._store.hold()
+                if not any(self._held_runs()):
+                    self._mapping.show(self.image.descriptor)  # the device may do better the next time
+                self._store.release(self.image.descriptor)
+        raise GuestError(f"the disk {self.image.path} cannot be read: {lost} of its pages failed")
+
+    def collect(self) -> Bitmap:
+        """Get and clear the set of pages that the guest has written."""
+        written = self._tracker.collect()
+        self._store.mark()
+        return written
+
+    def restore(self, bitmap: Bitmap) -> None:
+        """Put back what a failed capture had collected."""
+        self._tracker.restore(bitmap)
+
+    # --- for the backup: a region store ----------------------------------------------------------------------------
+
+    def committed(self, pages: Sequence[int]) -> None:
+        """See interfaces.RegionStore. Raises GuestError once the image cannot be written, or read."""
+        self._take_back()
+        dropped = sorted(self.image.take_written().difference(pages))
+        for first, count in runs_of(dropped):
+            self._mapping.drop([(first, count)])
+            self._held[first : first + count] = bytes(count)
+        for first, count in runs_of(sorted(pages)):
+            self._held[first : first + count] = b"\1" * count
+        self.image.put(pages, self.buffer)
+        if self.trouble is not None:
+            raise GuestError(self.trouble)
+        self.require_readable()
+
+    def discarded(self) -> None:
+        """See interfaces.RegionStore."""
+        self._take_back()
+        self._is_whole = False
+        self._mapping.show(self.image.restart())
+        self._held[:] = bytes(self.page_count)
+
+    def completed(self) -> None:
+        """See interfaces.RegionStore."""
+        self._is_whole = True
+        self.image.complete()
+
+    def close(self) -> None:
+        """Put what was written on the device, and let go of the image. The memory goes with the last view of it."""
+        with self._role:
+            is_waiting = self._is_guests and not self._has_file
+            self._is_guests = self._has_file = False
+        self._then = None
+        self._store.close()
+        if is_waiting:
+            self._put_held()
+        self.image.close()
+        self._mapping.close()
+
+    # --- helpers ---------------------------------------------------------------------------------------------------
+
+    def _take_file(self, error: OSError | None) -> None:
+        """Have the guest's writes go to the file, which is at the last committed epoch now. In the image's thread."""
+        with self._role:
+            self._has_file = self._is_guests and error is None
+            if self._has_file:
+                self._store.release(self.image.descriptor)
+
+    def _take_back(self) -> None:
+        """Have the image be this host's again: the guest has just left; on a host that stands by, nothing is to do."""
+        with self._role:
+            is_guests, self._is_guests = self._is_guests, False
+            has_file, self._has_file = self._has_file, False
+        if not is_guests:
+            return
+        self.image.take_back()
+        if has_file and not self._is_settled(round(_SETTLE_SECONDS * 1000)):
+            raise GuestError(f"nothing was written to the disk's image for {_SETTLE_SECONDS:.0f} s")
+        self._store.hold()
+        self._store.forgive()
+        self._put_held()
+
+    def _put_held(self) -> None:
+        """Have the image take what the guest wrote before it was its own, or had not moved to it."""
+        pages = [page for first, count in self._held_runs() for page in range(first, first + count)]
+        if pages:
+            self.image.put(pages, self.buffer)
+
+    def _held_runs(self) -> Iterator[tuple[int, int]]:
+        first = self._held.find(b"\1")
+        while first >= 0:
+            end = self._held.find(b"\0", first)
+            end = self.page_count if end < 0 else end
+            yield first, end - first
+            first = self._held.find(b"\1", end)
+
+    def _is_settled(self, timeout_ms: int) -> bool:
+        """Tell whether nothing is owed, or nothing can be written any more."""
+        try:
+            return self._store.settle(timeout_ms)
+        except OSError:
+            return True
+
+    def _settle_for(self, then: Settled) -> None:
+        while not self._is_settled(_PATIENCE_MS):
+            if self._then is not then:
+                return
+        self._tell_settled(then)
+
+    def _tell_settled(self, then: Settled) -> None:
+        if self._then is then:
+            self._then = None
+            then(self.trouble)
