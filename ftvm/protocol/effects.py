@@ -28,7 +28,7 @@ __all__ = [
     "Measure",
     "Release",
     "Rest",
-    "Run",
+    "RunGuest",
     "Send",
     "StartCopy",
     "Stop",
@@ -165,7 +165,7 @@ class Unload:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RunGuest:
     """This replica is active: replay the log, if any, reporting `on_outputs`; then let the guest run.
 
     output_next  the number of the next output, before the replay
@@ -236,7 +236,7 @@ Effect = (
     | Rest
     | Load
     | Unload
-    | Run
+    | RunGuest
     | Use
     | Stop
     | Release

@@ -27,7 +27,7 @@ from ftvm.protocol.active import Active
 from ftvm.protocol.arbiter import ArbiterClient
 from ftvm.protocol.commit import CommittedState, Memory
 from ftvm.protocol.core import ROLES, Core, Role, RoleEvent, Settings, Steps
-from ftvm.protocol.effects import Effect, EndSession, Measure, Run, Stop
+from ftvm.protocol.effects import Effect, EndSession, Measure, RunGuest, Stop
 from ftvm.protocol.empty import Empty
 from ftvm.protocol.link import ENDING
 from ftvm.protocol.output import OutputBuffer
@@ -266,7 +266,7 @@ class Replica:
         self.steps = active
         active.on_outputs(kept, 0, now)
         log = () if is_following else tuple(committed.log)  # rule: log_replayed
-        self.core.do(Run(committed.output_next, committed.log_index + 1, log, engine))
+        self.core.do(RunGuest(committed.output_next, committed.log_index + 1, log, engine))
         active.announce(now)
 
     def _stand_by_again(self, before: Active, now: Nanos) -> None:

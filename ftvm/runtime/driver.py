@@ -345,7 +345,7 @@ class Driver:
             do.StartCopy: self._capture,
             do.CollectRound: self._capture,
             do.CopyMore: self._capture,
-            do.Run: self._run,
+            do.RunGuest: self._run,
             do.Use: self._use,
             do.Stop: self._stop_here,
             do.Follow: self._follow,
@@ -437,7 +437,7 @@ class Driver:
         made_at = self._sink.take_time(effect.output.number)
         self._counters.released((self._clock.now() - (effect.since if made_at is None else made_at)) / 1000)
 
-    def _run(self, effect: do.Run) -> None:
+    def _run(self, effect: do.RunGuest) -> None:
         self._capturer.end_warm_up()
         outcome = self._runner.run(effect)
         if isinstance(outcome, GuestError):

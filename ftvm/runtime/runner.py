@@ -51,7 +51,7 @@ class GuestRunner:
 
     # --- running ---------------------------------------------------------------------------------------------------
 
-    def run(self, effect: do.Run) -> Emitted | GuestError:
+    def run(self, effect: do.RunGuest) -> Emitted | GuestError:
         """Let the guest run here, from where the log ends; return what it emitted up to there, or why it cannot."""
         try:
             self._reach_end_of_log(effect)
@@ -64,7 +64,7 @@ class GuestRunner:
         self._go_on()
         return Emitted((), [(output, 0) for output, _ in made])
 
-    def _reach_end_of_log(self, effect: do.Run) -> None:
+    def _reach_end_of_log(self, effect: do.RunGuest) -> None:
         follower, self.follower = self.follower, None
         if follower is not None:
             follower.finish()

@@ -9,7 +9,7 @@ import ftvm
 
 ROOT: Final = Path(ftvm.__file__).parent
 
-TO_GO: Final = {"Run", "Standby"}
+TO_GO: Final = {"Standby"}
 """Names that still stand twice: debts, each to be paid by giving one of the two classes another word."""
 
 GONE: Final = {

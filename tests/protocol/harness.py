@@ -229,7 +229,7 @@ class Host:
                 self.released.append(effect.output)
             case do.Fail():
                 self.failures.append(str(effect.error))
-            case do.Run():
+            case do.RunGuest():
                 self.output_next, self.is_running = effect.output_next, True
                 self.value = self.memory.memory_digest
             case do.Stop() | do.Unload():

@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 
 from ftvm.protocol import reports
-from ftvm.protocol.effects import Difference, Run
+from ftvm.protocol.effects import Difference, RunGuest
 from ftvm.protocol.view import LinkState, Role
 from ftvm.units import Nanos
 
@@ -43,7 +43,7 @@ def test_a_report_that_comes_too_late_changes_nothing(report: reports.Report) ->
 def test_effects_come_out_once() -> None:
     pair = Pair().started()
 
-    assert any(isinstance(effect, Run) for effect in pair.a.performed)
+    assert any(isinstance(effect, RunGuest) for effect in pair.a.performed)
     assert pair.a.replica.step(reports.StepBegun(), pair.now) == []
 
 

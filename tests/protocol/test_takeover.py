@@ -63,7 +63,7 @@ def test_a_takeover_loads_before_it_claims() -> None:
     take_over(pair)
 
     kinds = [type(effect) for effect in pair.b.performed]
-    assert kinds.index(do.Load) < kinds.index(do.Run)
+    assert kinds.index(do.Load) < kinds.index(do.RunGuest)
 
 
 def test_an_active_whose_machine_was_suspended_and_saw_no_time_pass_releases_nothing() -> None:

@@ -8,7 +8,7 @@ import pytest
 from ftvm.engines.kemari import Kemari
 from ftvm.engines.remus import Remus
 from ftvm.interfaces import Capability
-from ftvm.protocol.effects import Run
+from ftvm.protocol.effects import RunGuest
 from ftvm.runtime.runner import GuestRunner
 from ftvm.runtime.sink import NumberingSink
 from ftvm.testing.pair import ManualClock
@@ -37,7 +37,7 @@ class Bench:
         self.guest: Any = RecordingGuest()
         self.sink = NumberingSink(lambda: None, ManualClock())
         self.runner = GuestRunner(self.guest, self.sink, memory=None)  # type: ignore[arg-type]
-        self.runner.run(Run(1, 1, (), engine))
+        self.runner.run(RunGuest(1, 1, (), engine))
         self.guest.calls.clear()
 
     def settled(self, *must_stand_still: bool) -> Sequence[str]:

@@ -78,7 +78,7 @@ def effect_text(effect: do.Effect) -> str | None:
             return f"cut epoch {effect.epoch}"
         case do.Release():
             return f"release output {effect.output.number}"
-        case do.Run():
+        case do.RunGuest():
             return f"run the guest under {effect.engine.name}, its next output is {effect.output_next}"
         case do.Stop():
             return "stop the guest"
@@ -189,7 +189,9 @@ class RecordedHost(Host):
         text = effect_text(effect)
         if text is not None and not (isinstance(effect, do.Announce) and self._is_announced):
             self._page.line(f"{self.name}: {text}")
-        self._is_announced = isinstance(effect, do.Announce) or (self._is_announced and not isinstance(effect, do.Run))
+        self._is_announced = isinstance(effect, do.Announce) or (
+            self._is_announced and not isinstance(effect, do.RunGuest)
+        )
         super()._perform_one(effect)
         if isinstance(effect, do.Compare):
             self._compare(effect)
