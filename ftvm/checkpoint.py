@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Final
 
 from ftvm.errors import ConfigError
-from ftvm.units import PageCount
+from ftvm.units import PageCount, pages_to_bytes
 
 __all__ = [
     "END_CHANNEL",
@@ -68,6 +68,27 @@ class Geometry:
     def page_count(self) -> PageCount:
         """Pages of all regions together."""
         return PageCount(sum(region.page_count for region in self.regions))
+
+    def difference(self, other: "Geometry") -> str:
+        """Return only what differs, ours before the slash: `ram 64 MiB / 128 MiB; machine -cpu max / -cpu qemu64`."""
+        ours, theirs = ({region.name: region.page_count for region in each.regions} for each in (self, other))
+        parts = [
+            f"{name} {_size(ours.get(name))} / {_size(theirs.get(name))}"
+            for name in ours | theirs
+            if ours.get(name) != theirs.get(name)
+        ]
+        if self.machine != other.machine:
+            words = self.machine.split(), other.machine.split()
+            only = (" ".join(each for each in words[n] if each not in words[1 - n]) for n in (0, 1))
+            parts.append(f"machine {' / '.join(each or '(no more)' for each in only)}")
+        return "; ".join(parts) or f"{self} / {other}"
+
+
+def _size(pages: int | None) -> str:
+    if pages is None:
+        return "none"
+    kib = pages_to_bytes(pages) >> 10
+    return f"{kib >> 10} MiB" if kib % 1024 == 0 else f"{kib} KiB"
 
 
 PAGE_DIGEST_ROW: Final = struct.Struct("<I16s")

@@ -83,7 +83,7 @@ def _why_not(bond: Bond, joiner: str, join: Join) -> tuple[str | None, bool]:
     if joiner in bond.core.retired:  # rule: dropped_id_refused
         return f"replica {joiner} was dropped and cannot return: join with a new id and empty memory", True
     if join.geometry != settings.geometry:
-        return f"the guests differ: the primary's is {settings.geometry}; the joiner's is {join.geometry}", True
+        return f"the guests differ (active / joiner): {settings.geometry.difference(join.geometry)}", True
     if join.staging_bytes < settings.limits.batch_bytes:
         return f"a staging bound of {join.staging_bytes} bytes does not hold one batch", True
     engine = bond.schedule.engine.name
