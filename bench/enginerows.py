@@ -12,7 +12,7 @@ from common import Row
 from enginerun import EngineCase, Figures, Link, Load, Moves, Replay, Window
 from figures import rank
 
-UNITS = {"instructions": "M/cpu s", "requests": "1/s", "bytes": "bytes/s"}
+UNITS = {"instructions": "M/cpu s", "requests": "1/s", "lines": "1/s"}
 SHARED_ZEROMQ_US = 145.0
 """The ZeroMQ round trip of the machine for which the design names absolute rates."""
 MIB = float(1 << 20)
@@ -112,7 +112,7 @@ def _throughput(result: Result, found: Figures, alone: Window | None) -> list[Ro
         return []
     scale = 1e6 if result.load.counts == "instructions" else 1.0
     peer, peer_value = "the same guest alone", None if alone is None else _scaled(alone.work, scale)
-    unit, title = UNITS[result.load.counts], result.title
+    unit, title = UNITS.get(result.load.counts, ""), result.title
     note = result.alone.reason if isinstance(result.alone, Failed) else "alone: nothing of ftvm in its way"
     work, solo = _scaled(found.protected.work, scale), _scaled(found.solo.work, scale)
     return [
@@ -165,7 +165,7 @@ def _pauses(result: Result, window: Window) -> list[Row]:
 
 def _checkpoints(result: Result, window: Window) -> Row:
     name, rate = f"{result.title}: checkpoints", window.checkpoints_per_second
-    if result.case.engine == "kemari" and result.load.counts == "bytes":
+    if result.case.engine == "kemari" and result.load.counts == "lines":
         return beside_peer(name, rate, "1/s", "a modified KVM, as published", 2500.0, result.goal(">= 1.0"))
     return beside_peer(name, rate, "1/s", "one an interval", 1000 / result.case.interval_ms)
 
@@ -203,7 +203,7 @@ def _beside(result: Result, window: Window) -> list[Row]:
     if isinstance(before, Failed):
         return [missing(f"{title}: beside {beside}", before)]
     was = before.protected
-    goal = result.goal(">= 5.0") if result.case.engine == "kemari" and result.load.counts == "bytes" else None
+    goal = result.goal(">= 5.0") if result.case.engine == "kemari" and result.load.counts == "lines" else None
     rates, was_rates = window.checkpoints_per_second, was.checkpoints_per_second
     rows = [
         beside_peer(f"{title}: throughput, beside", window.work, "", beside, was.work),

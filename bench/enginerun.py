@@ -45,7 +45,7 @@ class Load:
     program: str
     arguments: str = ""
     counts: str = "instructions"
-    """instructions, requests, or bytes of output; none: there is nothing to count."""
+    """instructions, requests, or lines on the console; none: there is nothing to count."""
     clients: int = 16
     """Who sends requests, each the next one as soon as the last is answered."""
     memory_mib: int = MEMORY_MIB
@@ -234,7 +234,7 @@ def _work(counts: str, active: list[JsonLine], client: list[JsonLine]) -> float 
     match counts:
         case "instructions":  # per second of the host's CPU, which all that its replication costs is part of
             return best_rate([(line["cpu_ns"], line["retired"]) for line in active])
-        case "bytes":
+        case "lines":
             return best_rate([(line["at"], line["outputs"]) for line in active])
         case "requests":
             return best_rate([(line["at"], line["answered"]) for line in client])

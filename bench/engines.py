@@ -55,7 +55,7 @@ DIRTY = [
     Load(name=f"dirty {pages:,} pages", program="dirty", arguments=f"pages={pages} rate=0")
     for pages in (200, 2000, 8000)
 ]
-CONSOLE = Load(name="console", program="console", arguments="lines=1000000000 listen=0", counts="bytes")
+CONSOLE = Load(name="console", program="console", arguments="lines=1000000000 listen=0", counts="lines")
 IDLE = Load(name="idle", program="ticks", arguments="ms=100 beats=0", counts="none")
 LOADS = [KV, KV_ALONE, *DIRTY, CONSOLE, IDLE]
 BESIDE = [KV, KV_ALONE, CONSOLE]

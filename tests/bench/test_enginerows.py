@@ -29,7 +29,7 @@ WINDOW = Window(
 FIGURES = Figures(solo=WINDOW, protected=WINDOW, takeover_ms=5, detection_ms=20, killed_ms=30)
 KV = Load(name="kv, 1 client", program="kv", counts="requests", clients=1)
 CROWD = replace(KV, name="kv, 16 clients", clients=16)
-CONSOLE = Load(name="console", program="console", counts="bytes")
+CONSOLE = Load(name="console", program="console", counts="lines")
 KEMARI = EngineCase(name="kemari", engine="kemari")
 HYBRID = EngineCase(name="hybrid", engine="hybrid")
 

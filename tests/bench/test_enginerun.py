@@ -27,7 +27,7 @@ STANDBY = [host_line(0, 0), host_line(SECOND, 0, cpu_ns=SECOND // 10, memory_byt
 
 
 def test_rates_are_of_the_window_and_not_of_what_came_before_it() -> None:
-    window = window_of("bytes", ACTIVE, STANDBY, [])
+    window = window_of("lines", ACTIVE, STANDBY, [])
 
     assert (window.work, window.outputs) == (200, 200)
     assert (window.checkpoints_per_second, window.bytes_per_second) == (100, 20_000)
@@ -46,7 +46,7 @@ def test_the_processor_s_time_is_shared_among_the_outputs_of_both_hosts() -> Non
 def test_a_guest_alone_has_no_standby_no_pause_and_no_checkpoint() -> None:
     alone = [{name: value for name, value in line.items() if name != "host"} for line in ACTIVE]
 
-    window = window_of("bytes", alone, [], [])
+    window = window_of("lines", alone, [], [])
 
     assert (window.standby_cpu, window.standby_cpu_us, window.standby_memory_bytes) == (None, None, None)
     assert (window.pause_us_p50, window.checkpoints_per_second, window.bytes_per_second) == (None, None, None)

@@ -1,13 +1,16 @@
 """The table of the engines: its words, its lines, and what happens when a run fails."""
 
+import json
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import engines
 import pytest
 from bare import Bare
 from enginerows import Failed
-from enginerun import Bench, Link
+from enginerun import Bench, Link, Moves, Replay
 from placement import placement_named
 
 from ftvm.engines.names import ENGINES
@@ -137,3 +140,61 @@ def test_what_is_bare_is_counted_without_c_as_well() -> None:
 
     assert bare.round_trip_us == 60
     assert bare.round_trip == "ZeroMQ round trip (no C compiler)"
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every measurement find something, at once."""
+    moves = Moves(switch_ms=[5, 9], loser_ms=20, unprotected_ms=500, fresh_ms=80)
+    found = {
+        "bare_figures": BARE,
+        "measure_alone": WINDOW,
+        "measure_run": FIGURES,
+        "measure_moves": moves,
+        "measure_replay": Replay(live_seconds=1, replay_seconds=1, records=5),
+    }
+    for name, value in found.items():
+        monkeypatch.setattr(engines, name, lambda *_, value=value: value)
+    monkeypatch.setattr(engines, "python_of", lambda revision: f"python of {revision}")
+
+
+@pytest.mark.usefixtures("measured")
+def test_its_json_has_every_row_with_its_ratio_and_whether_its_goal_is_met(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    chart = tmp_path / "chart.svg"
+    monkeypatch.setattr(sys, "argv", ["engines.py", "--json", "--beside", "v0.1.0", "--chart", str(chart)])
+
+    engines.main()
+
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["kv, 1 client, direct: hybrid: output delay p50"]["met"] is True
+    assert rows["kv, 16 clients, direct: kemari: throughput, beside"]["ratio"] == 1
+    assert "primary on" in rows["load average, at the end"]["note"]
+    assert {name.partition(": ")[0] for name in rows} >= {
+        *(f"{load.name}, {link.name}" for load, link in engines.SCENES),
+        *(f"{load.name}, {load.memory_mib} MiB" for load in (engines.KV, engines.LARGE)),
+    }
+    assert chart.read_text().startswith("<svg")
+
+
+@pytest.mark.usefixtures("measured")
+def test_its_table_ends_with_the_goals(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["engines.py", "--quick"])
+
+    engines.main()
+
+    said = capsys.readouterr().out
+    assert said.startswith("Engines side by side: ")
+    assert "load average" in said.splitlines()[0]
+    goals = said.partition("\nGoals\n")[2]
+    assert "kv, 1 client, direct: kemari: output delay p50" in goals
+    assert "<= 8: met" in goals
+    assert "v0.1.0" not in said
+
+
+def test_a_revision_that_cannot_be_built_ends_it_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["engines.py", "--beside", "no-such-revision"])
+
+    with pytest.raises(SystemExit, match=r"--beside no-such-revision: git .* failed"):
+        engines.main()
