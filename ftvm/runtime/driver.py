@@ -129,6 +129,11 @@ class Driver:
         """Return what may be seen of the replica here."""
         return self.replica.view()
 
+    @property
+    def is_warming_up(self) -> bool:
+        """Whether this host copies, a portion at a time, the memory that a switchover will start from."""
+        return self._capturer.is_warming_up
+
     def fds(self) -> tuple[int, ...]:
         """Return what becomes readable when an input for the guest has come."""
         return self._world.fds()

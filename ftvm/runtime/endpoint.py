@@ -113,19 +113,21 @@ class Endpoint:
             sent.driver.let_go(sent.batch)
         for delivery in polled.deliveries:
             self._take(delivery, now)
-        fds = {driver: driver.fds() for driver in drivers} if ready is not None else {}
-        inputs = [driver for driver, of_it in fds.items() if any(fd in ready for fd in of_it)] if ready else []
+        inputs = self._with_input(ready) if ready else ()
         has_come = polled.deliveries or inputs or any(driver.has_emitted for driver in drivers)
         is_round = not has_come or now >= self._look_at or bool(polled.signs)
         if is_round:
             self._look_round(polled, now)
-        times = [
-            driver.step(now, is_round=is_round, has_input=driver in inputs or not fds.get(driver)) for driver in drivers
-        ]
-        if len(polled.deliveries) == self._limits.messages_per_step:
-            return now
-        times.append(self._questions_due)
-        return min((time for time in times if time is not None), default=None)
+        due = self._questions_due
+        for driver in drivers:
+            has_input = ready is None or driver in inputs or not driver.fds()
+            driver_due = driver.step(now, is_round=is_round, has_input=has_input)
+            if driver_due is not None and (due is None or driver_due < due):
+                due = driver_due
+        return now if len(polled.deliveries) == self._limits.messages_per_step else due
+
+    def _with_input(self, ready: Collection[int]) -> list[Driver]:
+        return [driver for driver in self._drivers.values() if any(fd in ready for fd in driver.fds())]
 
     def _look_round(self, polled: Polled, now: Nanos) -> None:
         self._ask_after_peers(polled, now)  # behind the messages: what a peer said before it ended comes first

@@ -229,9 +229,11 @@ class Host:
         self._heart.start()
         try:
             while not self._is_stopping or self._endpoint.is_leaving:
-                self._answer_calls()
+                if self._calls:
+                    self._answer_calls()
                 now = self._clock.now()
-                self._ready = self._wait(self._endpoint.step(now, self._ready), self._services.step(now, self._ready))
+                due, other = self._endpoint.step(now, self._ready), self._services.step(now, self._ready)
+                self._ready = self._wait(other if due is None or (other is not None and other < due) else due)
         except BaseException as wrong:  # noqa: BLE001 - fail-stop: whatever it was, the guest must not run on
             self.error = _named(wrong)
             self._endpoint.halt(self.error)
@@ -241,9 +243,8 @@ class Host:
             self._answer_calls()
             self._on_end()
 
-    def _wait(self, *deadlines: Nanos | None) -> Collection[int] | None:
+    def _wait(self, due: Nanos | None) -> Collection[int] | None:
         """Wait until something comes or is due; return which descriptors are readable, None without a look at them."""
-        due = min((deadline for deadline in deadlines if deadline is not None), default=None)
         left_ns = LOOK_NS if due is None else min(due - self._clock.now(), LOOK_NS)
         if left_ns <= 0 or self._calls:
             return None

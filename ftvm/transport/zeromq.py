@@ -140,6 +140,7 @@ class ZeroMqTransport:
         self._waker = Waker()
         self._signals = select.epoll()
         self._signals.register(self._asker.fileno(), select.EPOLLIN)
+        self._own_fds = (self._waker.fileno(), self._signals.fileno())
         self._context: Context = zmq.Context(io_threads=1)
         if is_urgent:
             self._context.set(zmq.THREAD_SCHED_POLICY, os.SCHED_RR)
@@ -217,11 +218,11 @@ class ZeroMqTransport:
         The lines take turns message by message, so that none can keep the others waiting. Frames are views of ZeroMQ's
         own memory, which lives as long as they do.
         """
-        self._check_open()
         with self._guard:
             return self._poll(limit)
 
     def _poll(self, limit: int) -> Polled:
+        self._check_open()
         for fd, _events in self._signals.poll(0):
             line = self._lines.get(fd)
             if line is not None:
@@ -241,8 +242,8 @@ class ZeroMqTransport:
                 if line.may_have and line.has_message():
                     timeout_ns = 0
                     break
-        ready = wait_readable([self._waker.fileno(), self._signals.fileno(), *fds], timeout_ns)
-        if self._waker.fileno() in ready:
+        ready = wait_readable([*self._own_fds, *fds], timeout_ns)
+        if self._own_fds[0] in ready:
             self._waker.drain()
         return ready
 
