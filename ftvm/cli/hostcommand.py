@@ -7,7 +7,7 @@ from typing import Any, Final
 import click
 
 from ftvm.cli.hostrun import run_primary, run_standby
-from ftvm.cli.kinds import all_settings, read_host
+from ftvm.cli.kinds import KINDS, all_settings, read_host
 from ftvm.cli.settings import Setting
 from ftvm.cli.values import completing
 from ftvm.errors import ConfigError
@@ -102,18 +102,22 @@ def _type_of(row: Setting) -> "click.ParamType[Any] | None":
 
 def _explained(rows: Sequence[tuple[str, Setting]]) -> str:
     """Return the help of a setting, with its kinds of guests and its default where they are not the same for all."""
-    texts = {row.help: kind for kind, row in rows}
-    kinds = {kind for kind, _ in rows}
-    if len(rows) == 1 and "" not in kinds:
-        told = f"{rows[0][1].help} Kind {rows[0][0]}."
-    elif len(texts) == 1 or "" in kinds:
+    kinds = [kind for kind, _ in rows]
+    texts = {row.help: [kind for kind, each in rows if each.help == row.help] for _, row in rows}
+    if "" in kinds or (len(texts) == 1 and len(kinds) == len(KINDS)):
         told = rows[0][1].help
+    elif len(texts) == 1:
+        told = f"{rows[0][1].help} {_named(kinds)}."
     else:
-        told = " ".join(f"Kind {kind}: {text}" for text, kind in texts.items())
+        told = " ".join(f"{_named(of)}: {text}" for text, of in texts.items())
     defaults = {_shown(row.default): kind for kind, row in rows}
     first, *others = [default for default in defaults if default] or [""]
     more = "".join(f"; {defaults[each]}: {each}" for each in others)
     return f"{told}  [default: {first}{more}]" if first else told
+
+
+def _named(kinds: Sequence[str]) -> str:
+    return f"Kind{'s' if len(kinds) > 1 else ''} {', '.join(kinds)}"
 
 
 def _shown(default: object) -> str:

@@ -21,7 +21,7 @@ from ftvm.runtime.protection import check_guest_id
 from ftvm.transport.endpoints import parse_endpoint
 from ftvm.transport.keys import Keys, load_public, load_secret
 
-__all__ = ["DISK", "MEMORY", "NIC", "SHARED", "disk_bytes"]
+__all__ = ["DISK", "MEMORY", "NIC", "SHARED", "TRACKER", "disk_bytes"]
 
 
 def _judged(judge: Callable[[Any], object]) -> Callable[[Any], Any]:
@@ -139,6 +139,12 @@ NIC: Final = Setting(
     metavar="CABLE",
     parse=_judged(_judge_nic),
     help="The guest's network: udp:LOCALPORT:REMOTEPORT, a frame per datagram; or tap:NAME, an interface of this host.",
+)
+TRACKER: Final = Setting(
+    name="tracker",
+    default="auto",
+    words=("auto", "userfault", "compare"),
+    help="How to find the pages that the guest wrote.",
 )
 DISK: Final = Setting(name="disk", metavar="FILE", locate=in_folder, check=disk_bytes, help="A virtio disk.")
 

@@ -336,6 +336,17 @@ def test_shells_complete_words_and_files(
     assert wanted in [each.value for each in found] or [each.type for each in found] == ["file"]
 
 
+def test_help_names_every_kind_that_has_a_setting_unless_all_have_it() -> None:
+    """Regression: of two kinds with the same text one was named, or none."""
+    helps = {each.opts[0]: str(each.help) for each in standby.params if isinstance(each, click.Option)}
+
+    assert helps["--entropy"].endswith("Kinds riscv, kvm.")
+    assert "Kinds qemu, kvm." in helps["--tracker"]
+    assert helps["--disk"].startswith("Kinds riscv, kvm: A virtio disk")
+    assert "Kind qemu: A virtio disk" in helps["--disk"]
+    assert "Kind" not in helps["--engine"] + helps["--guest"]
+
+
 def test_help_tells_at_what_interval_a_takeover_goes_on_under_an_engine_that_the_host_was_not_given() -> None:
     others = engines_for(frozenset(Capability), Remus())
     defaults = ", ".join(f"{name} {interval_ms_of(engine):g}" for name, engine in others.items())

@@ -4,9 +4,9 @@ from dataclasses import replace
 from typing import Final
 
 from ftvm.cli.hostparts import card
-from ftvm.cli.hostsettings import DISK, MEMORY, NIC, disk_bytes
-from ftvm.cli.kinds.programs import check_network, program_setting, read_image
-from ftvm.cli.settings import HostSettings, Kind, Setting
+from ftvm.cli.hostsettings import MEMORY, NIC, TRACKER, disk_bytes
+from ftvm.cli.kinds.programs import ENTROPY, MEMORY_DISK, check_network, program_setting, read_image
+from ftvm.cli.settings import HostSettings, Kind
 from ftvm.guests.datagram import mac_bytes
 from ftvm.guests.elf import X86_64, parse_elf
 from ftvm.guests.kvm.guest import KvmGuest
@@ -35,7 +35,7 @@ def _image(program: str) -> bytes:
 
 
 def _check_program(settings: HostSettings) -> None:
-    if settings.boots:  # a standby's comes over
+    if settings.boots:  # a standby gets it from the active
         parse_elf(_image(settings["program"]), ram_base=0, ram_bytes=settings["memory"], architecture=X86_64)
 
 
@@ -50,23 +50,9 @@ KVM: Final = Kind(
         replace(MEMORY, check=lambda settings: KvmShape(ram_bytes=settings["memory"])),
         replace(NIC, check=lambda settings: check_network(settings, NEED_NETWORK)),
         program_setting("the processor, at privilege level 3,", SUMMARIES, _check_program),
-        replace(
-            DISK,
-            help="A virtio disk: a raw image, equally large on both hosts. It is read at the start and never written: "
-            "the disk lives in memory.",
-        ),
-        Setting(
-            name="entropy",
-            written="flag",
-            default=True,
-            help="Whether the machine has an entropy device, fed by this host.",
-        ),
-        Setting(
-            name="tracker",
-            default="auto",
-            words=("auto", "userfault", "compare"),
-            help="How written pages are found.",
-        ),
+        MEMORY_DISK,
+        ENTROPY,
+        TRACKER,
     ),
     can=frozenset({Capability.EXACT_OUTPUT_STOP}),
     make=_make,

@@ -1,15 +1,29 @@
-"""A setting of the machines of our own: which program runs, one that comes with ftvm or a file."""
+"""Settings of the machines of our own: which program runs (one that comes with ftvm, or a file), and their devices."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from ftvm.cli.hostsettings import DISK
 from ftvm.cli.settings import HostSettings, Setting, in_folder
 from ftvm.errors import ConfigError
 
-__all__ = ["check_network", "program_setting", "read_image"]
+__all__ = ["ENTROPY", "MEMORY_DISK", "check_network", "program_setting", "read_image"]
 
 DEFAULT: Final = "kv"
+
+ENTROPY: Final = Setting(
+    name="entropy",
+    written="flag",
+    default=True,
+    help="Whether the machine has an entropy device, fed by this host.",
+)
+MEMORY_DISK: Final = replace(
+    DISK,
+    help="A virtio disk: a raw image, equally large on both hosts. It is read at the start and never written: the disk "
+    "lives in memory.",
+)
 
 
 def read_image(program: str, summaries: Mapping[str, str], read: Callable[[str], bytes]) -> bytes:

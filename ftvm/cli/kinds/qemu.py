@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Any, Final
 
 from ftvm.cli.hostparts import card
-from ftvm.cli.hostsettings import DISK, MEMORY, disk_bytes
+from ftvm.cli.hostsettings import DISK, MEMORY, TRACKER, disk_bytes
 from ftvm.cli.settings import HostSettings, Kind, Setting, in_folder
 from ftvm.errors import ConfigError
 from ftvm.guests.kvm.machine import check_device
@@ -86,12 +86,7 @@ QEMU: Final = Kind(
             metavar="NAME",
             help="How QEMU runs the guest; only tcg is tested.",
         ),
-        Setting(
-            name="tracker",
-            default="auto",
-            words=("auto", "userfault", "compare"),
-            help="How to find the pages that the guest wrote.",
-        ),
+        TRACKER,
         Setting(
             name="arguments",
             written="texts",

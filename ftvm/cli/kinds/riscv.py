@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Final
 
 from ftvm.cli.hostparts import card
-from ftvm.cli.hostsettings import DISK, MEMORY, NIC, disk_bytes
-from ftvm.cli.kinds.programs import check_network, program_setting, read_image
+from ftvm.cli.hostsettings import MEMORY, NIC, disk_bytes
+from ftvm.cli.kinds.programs import ENTROPY, MEMORY_DISK, check_network, program_setting, read_image
 from ftvm.cli.settings import HostSettings, Kind, Setting
 from ftvm.errors import ConfigError
 from ftvm.guests.datagram import mac_bytes
@@ -55,24 +55,14 @@ RISCV: Final = Kind(
         MEMORY,
         replace(NIC, check=lambda settings: check_network(settings, NEED_NETWORK)),
         program_setting("the built-in machine", SUMMARIES, _check_program),
-        replace(
-            DISK,
-            check=_check_disk,
-            help="A virtio disk: a raw image, equally large on both hosts. It is read at the start and never written: "
-            "the disk lives in memory.",
-        ),
+        replace(MEMORY_DISK, check=_check_disk),
         Setting(
             name="append",
             default="",
             metavar="TEXT",
             help="Boot arguments for the program, in the device tree.",
         ),
-        Setting(
-            name="entropy",
-            written="flag",
-            default=True,
-            help="Whether the machine has an entropy device, fed by this host.",
-        ),
+        ENTROPY,
     ),
     can=frozenset(Capability),
     make=_make,
