@@ -1,10 +1,9 @@
 """The public face: protect a guest, stand by for one.
 
-Both give a running host: a thread that steps the driver, a transport, an arbiter's worker. `protect` returns once the
-guest runs here by the arbiter's word; `Standby.wait` returns once this host has taken over. Roles change, the object
-stays: after a switchover a Protection is the standby of the other host, and `wait_active` tells when the guest is back.
-Leaving the `with` block hands the guest to a standby that is in step, if there is one, then says goodbye, so that the
-other side need not wait for silence.
+Both start a host: a thread that steps the driver, a transport, an arbiter's worker. `protect` returns once the guest
+runs here; `Standby.wait` returns once this host has taken over. Roles change, the object stays: after a switchover a
+Protection is the standby of the other host, and `wait_active` tells when the guest is back. Leaving the `with` block
+hands the guest to the standby, if it is in step, then says goodbye, so that the other host need not wait for silence.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,30 +31,29 @@ from ftvm.transport.zeromq import ZeroMqTransport
 __all__ = ["HostHandle", "HostOptions", "Protection", "Standby", "check_guest_id", "protect"]
 
 _GUEST_ID_CHARS_MAX: Final = 64
-"""As the wire has it: a longer one would reach no peer."""
+"""The wire's limit: a longer one would reach no peer."""
 
 
 class HostOptions(TypedDict, total=False):
-    """What `protect` and `Standby` take beside their own arguments, all optional.
+    """More arguments of `protect` and `Standby`, all optional.
 
     keys        CURVE keys; needed for every endpoint that is not loopback or ipc
-    engine      when to cut, while the guest runs on this host; Remus(interval=0.025) if not given
+    engine      when to take checkpoints while the guest runs on this host; Remus(interval=0.025) if not given
     world       where released outputs go and inputs come from; nowhere if not given
     guest_id    names the guest at the arbiter and in every message; "guest" if not given
-    halts_alone when the standby is lost: True has the guest stand still, and nothing leave, until there is a new one
-                (durability); False, the default, has it go on alone (availability). A guest that never had a standby,
+    halts_alone if the standby is lost: True pauses the guest, and nothing leaves, until another standby has joined
+                (durability); False, the default, lets it run on alone (availability). A guest that never had a standby,
                 or that was just taken over, runs alone either way
-    ends_diverged when the guest of a backup that executes the log came to another state than the primary's: True ends
-                this host with a GuestError, so that somebody looks into it and the guest runs unprotected meanwhile;
-                False, the default, has it discard what it has and join afresh
+    ends_diverged if this host is a backup that executes the log, and its guest diverges: True ends this host with a
+                GuestError, so that somebody looks into it, and the guest runs unprotected meanwhile; False, the
+                default, joins again with a fresh copy
     timing      when silence becomes suspicion
     limits      the bound of everything that can grow
     on_event    called with each event, from the host's thread; must not block
-    services  who is served by the host's loop beside the guest, e.g. a ControlSocket; closed with the host
+    services    what the host's loop serves beside the guest, e.g. a ControlSocket; closed with the host
     clock       where the time comes from; the monotonic clock if not given
-    is_urgent   True has the host's loop and wire go before all else on a busy machine, at real-time priority where
-                this process may have it, so that the other host does not take a wait for a processor for death; False,
-                the default, leaves your process as it is
+    is_urgent   True gives the host's loop and its wire real-time priority, if this process may have it, so that a wait
+                for a processor on a busy machine does not look like a dead host; False, the default, changes nothing
     """
 
     keys: Keys | None
@@ -73,13 +71,13 @@ class HostOptions(TypedDict, total=False):
 
 
 class HostHandle:
-    """A running host, whatever its role is at present. A context manager."""
+    """A running host, whatever its present role. A context manager."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
 
     def status(self) -> Status:
-        """Return where things stand: role, generation, epoch, lag, pauses, counters."""
+        """Return the status now: role, generation, epoch, lag, pauses, counters."""
         return self._node.status_from_outside()
 
     def events(self, timeout: float = 0.0) -> Iterator[Event]:
@@ -91,11 +89,11 @@ class HostHandle:
         self._node.raise_failure()
 
     def close(self) -> None:
-        """End this host: hand the guest, if it runs here, to a standby that is in step; say goodbye; give all back.
+        """Stop this host cleanly: hand its guest, if it runs here, to the standby; say goodbye; close everything.
 
-        The guest goes on over there, within two seconds. Without a standby it ends here, and the record is vacated.
-        Idempotent. Raises BrokenError if anything could not be closed, or the arbiter could not be told within eight
-        seconds, so that the record may name a host that is gone; all the rest is done even so.
+        The guest goes on at the standby within two seconds. Without a standby it ends, and the record is vacated. Takes
+        at most eight seconds, and five more while a request to the arbiter hangs. Idempotent. Raises BrokenError if
+        something could not be closed, or if the record may still name this host; all the rest is done even so.
         """
         self._node.close()
 
@@ -121,11 +119,11 @@ class Protection(HostHandle):
     def switchover(self, timeout: float = 10.0) -> None:
         """Hand the guest over to the standby; return once it runs there and this host is its standby.
 
-        The guest stands still for a moment only, and no client notices more than a pause. Raises LocalProtocolError if
-        this host is not active or no standby is in step, SwitchoverFailed if nothing could be proposed in `timeout`
-        seconds, the standby cannot run the guest, or the arbiter cannot be written and says that nothing was: the guest
-        then goes on here. Else only the arbiter can end what is proposed; if it is silent just then, SwitchoverFailed
-        says so, and the guest stands still until it answers.
+        Clients notice a short pause at most. Raises LocalProtocolError if this host is not active or has no standby in
+        step. Raises SwitchoverFailed, and the guest goes on here, if nothing could be proposed in `timeout` seconds,
+        the standby cannot run the guest, or the arbiter says that it could not write. Once the change is proposed, only
+        the arbiter can end it: if it is silent just then, SwitchoverFailed says so, and the guest is paused until it
+        answers.
         """
         self._node.hand_over(timeout)
 
@@ -141,22 +139,22 @@ class Protection(HostHandle):
         """Change the engine while the guest runs, without losing protection. From any thread.
 
         The change goes to the backup with the next checkpoint, which is cut at once, and is in force once that is
-        committed: `EngineChanged` then comes on both hosts, and `status().engine` names it. Without a backup it is in
-        force at once. A host that takes over goes on with the engine that was in force, with the parameters that it was
-        started with itself (its own defaults for another engine than its own): they do not travel. A change that was
-        not in force yet is forgotten with the host that was asked.
+        committed: both hosts then emit `EngineChanged`, and `status().engine` names the engine. Without a backup it is
+        in force at once. A host that takes over keeps the engine, but not its parameters: it uses those it was started
+        with, or the engine's defaults if it was started with another one. If this host dies before the change is in
+        force, the change is lost.
 
-        Raises ConfigError if the guest cannot be protected so or the standby does not know the engine, and
-        LocalProtocolError if the guest no longer runs here; nothing changes then.
+        Raises ConfigError if the engine does not fit the guest or the standby does not know it, LocalProtocolError if
+        the guest no longer runs here; nothing changes then.
         """
         self._node.host.call(lambda: self._node.driver.set_engine(engine))
 
 
 class Standby(HostHandle):
-    """A host that stands ready. Its guest must be built like the primary's, with blank memory.
+    """A host that stands by. Build its guest like the primary's, with blank memory.
 
-    Joins the active among `peers` (asks again until one answers), follows it, and takes over when it falls silent. See
-    `protect` for the arguments.
+    It joins the active host among `peers` (and asks until one answers), follows it, and takes over if that falls
+    silent. See `protect` for the arguments.
     """
 
     def __init__(
@@ -190,9 +188,9 @@ def protect(
 
     listen    where standbys connect: "tcp://ADDRESS:PORT" or "ipc://PATH"
     arbiter   "file:///DIRECTORY" that both hosts share, or a RecordStore of your own
-    peers     hosts to join, should this one ever be deposed
+    peers     hosts to join if another host has taken over from this one
     create    create the arbiter's record if it does not exist (else run `ftvm init` first)
-    timeout   seconds to wait for the arbiter's word before giving up
+    timeout   seconds to wait for the arbiter
     options   see HostOptions
 
     Returns once the guest runs. Raises ConfigError, TransportError, BrokenError, and Fenced if the guest is active
@@ -210,7 +208,7 @@ def protect(
 
 
 def check_guest_id(guest_id: str) -> None:
-    """Raise ConfigError unless a guest may be called so."""
+    """Raise ConfigError unless this can be a guest's id."""
     if not 0 < len(guest_id) <= _GUEST_ID_CHARS_MAX:
         raise ConfigError(f"guest id {guest_id[:80]!r} has {len(guest_id)} characters, not 1 to 64")
 
