@@ -8,17 +8,22 @@ import json
 
 import click
 
-from ftvm.arbiters.urls import check_record_url, open_record_store
+from ftvm.arbiters.urls import open_record_store
+from ftvm.cli.hostsettings import SHARED
 from ftvm.errors import ArbiterError, ConfigError
 from ftvm.interfaces import Record
 from ftvm.protocol.record import vacate
 
 __all__ = ["init"]
 
+_ARBITER, _GUEST = (next(row for row in SHARED if row.name == name) for name in ("arbiter", "guest"))
+
 
 @click.command()
-@click.option("--arbiter", required=True, metavar="URL", help="Where the record lives, e.g. file:///shared/vm1.")
-@click.option("--guest", "guest_id", default="guest", show_default=True, help="The guest's name in the record.")
+@click.option("--arbiter", required=True, metavar=_ARBITER.metavar, help=_ARBITER.help.removesuffix(" Required."))
+@click.option(
+    "--guest", "guest_id", default=_GUEST.default, show_default=True, metavar=_GUEST.metavar, help=_GUEST.help
+)
 @click.option(
     "--force", is_flag=True, help="Vacate an existing record: your word that every host of the guest is dead."
 )
@@ -30,7 +35,8 @@ def init(arbiter: str, guest_id: str, force: bool, yes: bool, is_json: bool) -> 
     With --force, vacate an existing record. Do that only if no host runs the guest any more, e.g. after the host that
     ran it alone has crashed: a host that still runs it will stop, and the guest boots again.
     """
-    check_record_url(arbiter)
+    _ARBITER.value(arbiter)
+    _GUEST.value(guest_id)
     store = open_record_store(arbiter)
     try:
         known = store.read(guest_id)

@@ -37,6 +37,15 @@ def test_a_first_record_takes_nothing_from_anybody_and_is_not_asked_about(ftvm: 
     assert record_of(tmp_path) == Record(1, None, None)
 
 
+def test_a_guest_that_no_host_could_be_of_gets_no_record(ftvm: Run, tmp_path: Path) -> None:
+    """Regression: a record was made under a name that is too long for every other command."""
+    outcome = ftvm("init", "--arbiter", f"file://{tmp_path}", "--guest", "g" * 65)
+
+    assert outcome.status == 2
+    assert "has 65 characters, not 1 to 64" in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_force_asks_and_a_no_changes_nothing(tmp_path: Path) -> None:
     CliRunner().invoke(init, ["--arbiter", f"file://{tmp_path}"])
 
