@@ -3,6 +3,7 @@ import io
 import pytest
 from rich.console import Console, RenderableType
 
+from ftvm.lab import screen as screens
 from ftvm.lab.demo import DemoOptions, Outcome, Screen, TakeoverTime
 from ftvm.lab.ledger import Ledger
 from ftvm.lab.screen import LiveScreen, PlainScreen, SilentScreen, summary
@@ -61,7 +62,8 @@ def test_live_screen_shows_both_hosts_the_client_and_what_happened() -> None:
         assert text in shown
 
 
-def test_live_screen_is_drawn_no_more_often_than_an_eye_follows() -> None:
+def test_live_screen_is_drawn_no_more_often_than_an_eye_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(screens, "_seconds", lambda: 7.0)
     console = terminal()
     with LiveScreen(console) as screen:
         screen.show(busy_ledger())
