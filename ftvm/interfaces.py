@@ -53,6 +53,8 @@ class Clock(Protocol):
 class Capability(Enum):
     """What a guest can do beyond the minimum."""
 
+    __hash__ = object.__hash__  # by identity: Enum's own is a call of Python at each look-up
+
     EXACT_OUTPUT_STOP = "exact-output-stop"
     """It stops before an output leaves: true Kemari."""
     REPLAY = "replay"
@@ -326,6 +328,8 @@ class Arbiter(Protocol):
 
 class Lane(Enum):
     """The two connections of a pair: bulk, and what must not wait behind bulk."""
+
+    __hash__ = object.__hash__  # by identity: Enum's own is a call of Python at each look-up
 
     DATA = "data"
     CONTROL = "control"

@@ -42,6 +42,8 @@ __all__ = ["ENDING", "LINKS", "NAMED", "SHIPPING", "STANDING", "LinkEvent", "Lin
 class LinkState(Enum):
     """Where the link to a standby stands."""
 
+    __hash__ = object.__hash__  # by identity: Enum's own is a call of Python at each look-up
+
     NONE = "none"
     COPYING = "copying"
     CATCHING_UP = "catching up"

@@ -17,7 +17,7 @@ from ftvm._native.memory import NativeMemory
 from ftvm.capture.pages import CapturePolicy, StagedCopy, Way, capture_fused, encode_staged
 from ftvm.capture.ring import BatchBuffers
 from ftvm.capture.shadow import Scrub, Shadow
-from ftvm.checkpoint import Bitmap, Checkpoint, PageBatch
+from ftvm.checkpoint import Bitmap, Checkpoint, GuestPosition, PageBatch
 from ftvm.config import Limits
 from ftvm.errors import GuestError, LimitExceeded, TrackingLost
 from ftvm.interfaces import Capability, Clock, Guest, ReplayableGuest
@@ -40,15 +40,19 @@ _PAGES_PER_SCRUB: Final = 64
 """How many pages are compared with the shadow after each cut: at 40 cuts a second, 10 MiB/s for some 20 us each."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Captured:
     """What a pause has captured: all that the checkpoint needs, its pages perhaps still to be encoded."""
 
-    checkpoint: Checkpoint
+    order: do.Cut
     way: Way
+    batches: tuple[PageBatch, ...]
+    devices: bytes
+    position: GuestPosition | None
+    output_next: int
+    log_index: int
     indices: "array[int]"
     dirty: Bitmap
-    lists_pages: bool
 
 
 class Capturer:
@@ -266,35 +270,41 @@ class Capturer:
             guest.restore_dirty(dirty)
             raise
         self._uncopied = None
-        checkpoint = Checkpoint(
-            epoch=order.epoch,
-            base=order.base,
-            engine=order.engine.name,
+        return _Captured(
+            order=order,
+            way=way,
             batches=batches,
             devices=devices,
-            outputs=(),
+            position=position,
             output_next=self._sink.output_next,
             log_index=self._sink.log_index,
-            memory_digest=0,
-            dirty_pages=len(indices),
-            position=position,
+            indices=indices,
+            dirty=dirty,
         )
-        return _Captured(checkpoint, way, indices, dirty, order.lists_pages)
 
     def _finish(self, captured: _Captured, pause_ns: Nanos) -> Checkpoint:
         """Make the checkpoint of what was captured; the guest, which stood still for `pause_ns`, may run."""
-        shadow, batches = self._shadow or self._require_shadow(), captured.checkpoint.batches
-        self._policy = self._policy.measured(captured.way, pages=len(captured.indices), pause_ns=pause_ns)
+        shadow, batches, indices = self._shadow or self._require_shadow(), captured.batches, captured.indices
+        self._policy = self._policy.measured(captured.way, pages=len(indices), pause_ns=pause_ns)
         if captured.way is Way.STAGED:
             batches = encode_staged(self._room(), shadow, limits=self._limits, buffers=self.buffers)
         if self._scrub is None:
             self._scrub = Scrub(self._memory, shadow, pages_per_look=_PAGES_PER_SCRUB)
         self._scrub.look()
-        return replace(
-            captured.checkpoint,
+        order = captured.order
+        return Checkpoint(
+            epoch=order.epoch,
+            base=order.base,
+            engine=order.engine.name,
             batches=batches,
+            devices=captured.devices,
+            outputs=(),
+            output_next=captured.output_next,
+            log_index=captured.log_index,
             memory_digest=shadow.memory_digest,
-            page_digests=shadow.page_digests(captured.indices) if captured.lists_pages else b"",
+            dirty_pages=len(indices),
+            position=captured.position,
+            page_digests=shadow.page_digests(indices) if order.lists_pages else b"",
         )
 
     # --- helpers ---------------------------------------------------------------------------------------------------
