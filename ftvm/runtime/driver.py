@@ -45,7 +45,7 @@ from ftvm.protocol.stop import StopKind, Stopping
 from ftvm.protocol.view import Role, View
 from ftvm.runtime.capture import CaptureOrder, Capturer
 from ftvm.runtime.describing import describe
-from ftvm.runtime.packing import Packer
+from ftvm.runtime.packing import WORTH_BYTES, Packer
 from ftvm.runtime.pulse import Pulse
 from ftvm.runtime.runner import GuestRunner
 from ftvm.runtime.sink import NumberingSink
@@ -393,7 +393,8 @@ class Driver:
 
     def _forget(self, effect: do.Forget) -> None:
         self._capturer.buffers.acknowledged(*effect.batches)
-        self._packer.acknowledged(effect.batches)
+        if self._packer.sent_at:
+            self._packer.acknowledged(effect.batches)
 
     def _begin_warm_up(self, _: do.WarmUp) -> None:
         self._capturer.is_warming_up = True
@@ -421,7 +422,7 @@ class Driver:
     def _transmit(self, effect: do.Send) -> None:
         message = effect.message
         batch = message.batch if isinstance(message, Copy | EpochPart) else None
-        if batch is not None and isinstance(message, Copy | EpochPart):
+        if batch is not None and len(batch.payload) >= WORTH_BYTES and isinstance(message, Copy | EpochPart):
             batch = self._packer.pack(batch, is_first_copy=isinstance(message, Copy))
             message = replace(message, batch=batch)
         frames = encode(effect.envelope, message)

@@ -13,26 +13,24 @@ from ftvm.encode.compress import PackPolicy, pack_batch
 from ftvm.interfaces import Clock
 from ftvm.units import Nanos
 
-__all__ = ["Packer"]
+__all__ = ["WORTH_BYTES", "Packer"]
 
-_WORTH_BYTES: Final = 4096
-"""A smaller payload arrives as soon as it is: it fits into three packets."""
+WORTH_BYTES: Final = 4096
+"""A smaller payload is sent as it is: it fits into three packets."""
 
 
 class Packer:
-    """One guest's link. `policy` says what is known about it."""
+    """One guest's link. `policy` says what is known about it; `sent_at` has when large batches were sent, by buffer."""
 
     def __init__(self, limits: Limits, clock: Clock) -> None:
         self.policy = PackPolicy()
         self._large_bytes = limits.batch_bytes // 2
         self._clock = clock
-        self._sent_at: dict[int, tuple[Nanos, int]] = {}
+        self.sent_at: dict[int, tuple[Nanos, int]] = {}
         self._acknowledged_at: Nanos | None = None
 
     def pack(self, batch: PageBatch, *, is_first_copy: bool) -> PageBatch:
         """Return the batch as it is to be sent: packed if that pays."""
-        if len(batch.payload) < _WORTH_BYTES:
-            return batch
         if not self.policy.should_pack(is_first_copy=is_first_copy):
             self.policy = self.policy.sent_unpacked()
             packed = batch
@@ -43,14 +41,12 @@ class Packer:
             before, after = len(batch.payload), len(packed.payload)
             self.policy = self.policy.packed(before_bytes=before, after_bytes=after, took_ns=took_ns)
         if batch.buffer is not None and packed.size_bytes >= self._large_bytes:
-            self._sent_at[batch.buffer] = (self._clock.now(), packed.size_bytes)
+            self.sent_at[batch.buffer] = (self._clock.now(), packed.size_bytes)
         return packed
 
     def acknowledged(self, batches: tuple[PageBatch, ...]) -> None:
         """Learn from batches that were acknowledged together."""
-        if not self._sent_at:
-            return
-        known = [self._sent_at.pop(batch.buffer) for batch in batches if batch.buffer in self._sent_at]
+        known = [self.sent_at.pop(batch.buffer) for batch in batches if batch.buffer in self.sent_at]
         if not known:
             return
         now = self._clock.now()

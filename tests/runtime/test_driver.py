@@ -13,6 +13,7 @@ from ftvm.encode.wire import Sealed, encode
 from ftvm.engines.hybrid import Hybrid
 from ftvm.errors import ClosedError, GuestEnded, GuestError, LocalProtocolError, TrackingLost
 from ftvm.events import (
+    Committed,
     Event,
     GuestFinished,
     GuestWarned,
@@ -506,3 +507,12 @@ def test_the_driver_has_an_act_for_each_effect(make_pair: Callable[..., Pair]) -
     driver = make_pair().a.driver
 
     assert driver._acts.keys() == set(get_args(Effect))
+
+
+def test_a_small_batch_is_sent_as_it_is_and_teaches_nothing(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair().protected()
+    before, committed = pair.a.driver._packer.policy, len(pair.b.told(Committed))
+
+    pair.until(lambda: len(pair.b.told(Committed)) > committed + 2)
+
+    assert pair.a.driver._packer.policy == before

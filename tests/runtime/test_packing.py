@@ -73,13 +73,3 @@ def test_an_acknowledgement_of_what_was_never_sent_teaches_nothing() -> None:
     packer.acknowledged((batch(7), replace(batch(8), buffer=None)))
 
     assert packer.policy == before
-
-
-def test_a_small_batch_is_sent_as_it_is_and_teaches_nothing() -> None:
-    packer = Packer(LIMITS, Clock())
-    small = replace(batch(1), payload=bytes(4095))
-    before = packer.policy
-
-    packed = packer.pack(small, is_first_copy=True)
-
-    assert (packed, packer.policy) == (small, before)
