@@ -1,14 +1,45 @@
-"""A protected pair of real host processes, with keys, on this machine."""
+"""Hosts of this machine as processes: one, and a protected pair with keys; and what they tell, event by event."""
 
+import json
 import socket
-from contextlib import ExitStack
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ftvm.transport.keys import write_keypair
 
-from .test_hosts import host, wait_for
+__all__ = ["WAIT_SECONDS", "Hosts", "events_until", "host", "port_of_nobody", "wait_for"]
 
-__all__ = ["Hosts", "port_of_nobody"]
+WAIT_SECONDS = 60
+
+
+@contextmanager
+def host(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-P", "-m", "ftvm", *arguments, "--memory", "8M", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=WAIT_SECONDS)
+
+
+def events_until(process: subprocess.Popen[str], event: str) -> list[dict[str, object]]:
+    """Return what a host prints up to the first event of a kind."""
+    assert process.stdout is not None
+    told: list[dict[str, object]] = []
+    for line in process.stdout:
+        told.append(json.loads(line))
+        if told[-1].get("event") == event:
+            return told
+    raise AssertionError(f"the host ended without {event}")
+
+
+def wait_for(process: subprocess.Popen[str], event: str) -> dict[str, object]:
+    """Return the first event of a kind that a host prints."""
+    return events_until(process, event)[-1]
 
 
 def port_of_nobody() -> int:

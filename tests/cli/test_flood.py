@@ -1,6 +1,5 @@
 """A flood of idle connections, from somebody without a key, keeps a pair from nothing that saves its guest."""
 
-import json
 import resource
 import signal
 import subprocess
@@ -13,8 +12,7 @@ import pytest
 
 from ftvm.service.connection import connect
 
-from .hostpair import Hosts
-from .test_hosts import WAIT_SECONDS
+from .hostpair import WAIT_SECONDS, Hosts, events_until
 
 DESCRIPTORS = 256
 """Few, so that a small flood fills the table."""
@@ -49,14 +47,7 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
 
 def troubles_until(process: "subprocess.Popen[str]", event: str) -> int:
     """Return how often a host could not ask its arbiter before an event came."""
-    assert process.stdout is not None
-    troubles = 0
-    for line in process.stdout:
-        told = json.loads(line).get("event")
-        if told == event:
-            return troubles
-        troubles += told == "ArbiterTrouble"
-    raise AssertionError(f"the host ended without {event}")
+    return sum(told.get("event") == "ArbiterTrouble" for told in events_until(process, event))
 
 
 def test_a_flood_of_strangers_does_not_keep_a_standby_from_taking_over(hosts: Hosts) -> None:

@@ -3,10 +3,6 @@
 import json
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,28 +13,7 @@ from ftvm.events import HostFailed, HostStopped, Solo
 from ftvm.interfaces import Record
 from ftvm.units import Nanos
 
-WAIT_SECONDS = 60
-
-
-@contextmanager
-def host(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-P", "-m", "ftvm", *arguments, "--memory", "8M", "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate(timeout=WAIT_SECONDS)
-
-
-def wait_for(process: subprocess.Popen[str], event: str) -> dict[str, object]:
-    """Return the first event of a kind that a host prints."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        told = json.loads(line)
-        if told.get("event") == event:
-            return dict(told)
-    raise AssertionError(f"the host ended without {event}")
+from .hostpair import WAIT_SECONDS, host, port_of_nobody, wait_for
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
@@ -64,9 +39,7 @@ def test_a_signal_stops_a_primary_cleanly(number: signal.Signals, tmp_path: Path
 
 
 def test_a_primary_that_is_told_to_stop_hands_its_guest_over_and_that_is_no_takeover(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
+    port = port_of_nobody()
     shared = ("--arbiter", f"file://{tmp_path}", "--heartbeat", "100", "--silence", "3000", "--on-backup-loss", "halt")
     with (
         host("run", "--listen", f"tcp://127.0.0.1:{port}", "--create", "--program", "console", *shared) as primary,

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from ftvm.transport.keys import write_keypair
 
-from .hostpair import Hosts
-from .test_hosts import wait_for
+from .hostpair import Hosts, wait_for
 
 
 def test_key_files_that_are_replaced_while_a_pair_runs_keep_it_from_no_takeover(tmp_path: Path) -> None:

@@ -15,8 +15,7 @@ from ftvm.arbiters.file import FileRecordStore
 from ftvm.runtime.status import Status
 from ftvm.service.connection import Connection, connect
 
-from .hostpair import port_of_nobody
-from .test_hosts import WAIT_SECONDS, host, wait_for
+from .hostpair import WAIT_SECONDS, host, port_of_nobody, wait_for
 
 PATIENT = ("--heartbeat", "100", "--silence", "2000")
 PIPE_BYTES = 4096

@@ -16,11 +16,11 @@ import pytest
 
 from ftvm.runtime.status import FIRST_FIELDS
 
+from ..cli.hostpair import events_until
 from ..golden.files import path_of, read_golden
 from .conftest import TREE, Release
 
 WAIT_SECONDS: Final = 60
-LINES_MAX: Final = 2_000
 SHARED: Final = ("--memory", "8M", "--heartbeat", "100", "--silence", "3000", "--json")
 COMPLAINTS: Final = {"PeerMisbehaved", "JoinRefused", "ConnectionRefused", "HostFailed"}
 
@@ -44,13 +44,9 @@ class Host:
 
     def wait_for(self, event: str) -> dict[str, Any]:
         """Return the first event of a kind that it tells from now on."""
-        assert self.process.stdout is not None
-        for _, line in zip(range(LINES_MAX), self.process.stdout, strict=False):
-            told = json.loads(line)
-            self.seen.append(told.get("event", ""))
-            if told.get("event") == event:
-                return dict(told)
-        raise AssertionError(f"the host of {self.release.name} has not told {event}, but {self.seen}")
+        told = events_until(self.process, event)
+        self.seen += [str(each.get("event", "")) for each in told]
+        return told[-1]
 
     def kill(self) -> None:
         self.process.kill()
