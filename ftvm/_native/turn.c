@@ -151,6 +151,8 @@ size_t ftvm_turn_draw(ftvm_turn *turn, const uint8_t *bytes, size_t count)
 {
     forget_taken_rows(turn);
     size_t offered = count < FTVM_TURN_ENTROPY_MAX ? count : FTVM_TURN_ENTROPY_MAX;
+    if (ROWS_BYTES - turn->rows_length < ROWS_KEPT_FREE)
+        return 0; /* nobody asked for this draw: ftvm_turn_go would have handed rows on before */
     size_t taken = ftvm_riscv_receive_entropy(turn->machine, bytes, offered);
     turn->has_drawn_blank = taken == 0;
     if (taken != 0)
@@ -301,8 +303,8 @@ static int run(ftvm_turn *turn)
  * to return to its caller, or FTVM_TURN_CLOSED if it does not. */
 static int turn_once(ftvm_turn *turn)
 {
-    if (wants_entropy(turn))
-        return FTVM_TURN_ENTROPY;
+    if (wants_entropy(turn)) /* a program may ask for a megabyte at one place: rows are handed on between its draws */
+        return turn->rows_length < ROWS_BYTES / 4 ? FTVM_TURN_ENTROPY : FTVM_TURN_ROWS;
     feed(turn);
     int why = run(turn);
     bool has_spoken = take_outputs(turn);

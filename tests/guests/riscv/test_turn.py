@@ -1,5 +1,6 @@
 """The machine's thread in the C core: what a turn takes along, what it leaves, and that its rows tell all of it."""
 
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from ftvm.guests.riscv.machine import FRAME_BYTES_MAX, RAM_BASE, Machine, Machin
 from ftvm.guests.riscv.turn import CLOCK, CLOSED, ENDED, ENTROPY, INPUT, OUTPUT, Row, Turn
 
 from .assembly import UART, WFI, addi, elf, finish, jal, li, store, to_bytes
+from .driver import ENTROPY as ENTROPY_CARD
+from .driver import NOTIFY, STATUS, WRITE, put, set_up, write_register
 from .test_guest import MEMORY, PATIENCE_S, WHO_HAS_KV, Sink
 
 MAC = bytes.fromhex("525400123456")
@@ -209,6 +212,44 @@ def test_random_bytes_are_asked_for_and_noted_where_they_were_taken() -> None:
 
     assert (first.kind, first.channel) == (INPUT, "entropy")
     assert first.payload == bytes(range(64))[: len(first.payload)] != b""
+
+
+REQUESTS = 256
+DRAW = bytes(4096)
+
+
+def thirsty() -> Machine:
+    """Return a machine that asks for a megabyte of randomness by one notify, in as many requests as a queue holds."""
+    descriptors, available, used, target = (RAM_BASE + at for at in (0x10000, 0x11000, 0x12000, 0x20000))
+    words = write_register(ENTROPY_CARD, 0x38, REQUESTS)
+    for offset, address in ((0x80, descriptors), (0x90, available), (0xA0, used)):
+        words += write_register(ENTROPY_CARD, offset, address) + write_register(ENTROPY_CARD, offset + 4, 0)
+    ready = write_register(ENTROPY_CARD, 0x44, 1) + write_register(ENTROPY_CARD, STATUS, 15)
+    words = [*set_up(ENTROPY_CARD, 0), *words, *ready, *write_register(ENTROPY_CARD, NOTIFY, 0), WFI, jal(0, -4)]
+    machine = made(elf(to_bytes(words)), has_entropy=True)
+    for number in range(REQUESTS):
+        put(machine, descriptors + 16 * number, struct.pack("<QIHH", target, len(DRAW), WRITE, 0))
+    put(machine, available, struct.pack(f"<HH{REQUESTS}H", 0, REQUESTS, *range(REQUESTS)))
+    return machine
+
+
+def test_draws_without_end_at_one_place_are_handed_on_in_portions() -> None:
+    machine = thirsty()
+    turn = Turn(machine, ticks_per_second=TICKS)
+    turn.resume()
+    rows: list[Row] = []
+    draws = portions = 0
+    while draws < REQUESTS or sum(row.kind == INPUT for row in rows) < REQUESTS:
+        if turn.go() == ENTROPY:
+            turn.draw(DRAW)
+            draws += 1
+        else:
+            portions += 1
+            rows += turn.rows()
+
+    assert [row.payload for row in rows if row.kind == INPUT] == [DRAW] * REQUESTS
+    assert portions >= 4
+    assert machine.entropy_wanted() == 0
 
 
 def test_a_source_of_randomness_that_has_none_is_not_asked_without_end() -> None:
