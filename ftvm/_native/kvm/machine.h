@@ -20,6 +20,18 @@
 #include "../devices/virtio_entropy.h"
 #include "../devices/virtio_net.h"
 
+/* Of newer headers than those that some build on; numbers of the kernel's interface never change. */
+#ifndef KVM_CAP_IMMEDIATE_EXIT
+#define KVM_CAP_IMMEDIATE_EXIT 136
+#endif
+#ifndef KVM_CAP_XSAVE2
+#define KVM_CAP_XSAVE2 208
+#endif
+#ifndef KVM_VCPU_TSC_CTRL
+#define KVM_VCPU_TSC_CTRL 0
+#define KVM_VCPU_TSC_OFFSET 0
+#endif
+
 #define KVM_MMIO_BASE UINT64_C(0xd0000000)
 #define KVM_FRAMES_WAITING_MAX 1024
 #define KVM_KEYS_WAITING_MAX 65536

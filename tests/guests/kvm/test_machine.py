@@ -211,6 +211,45 @@ def test_a_guest_that_executes_device_memory_ends_and_says_where(make_machine: M
     assert f"{DEVICES:#x}" in str(ending)
 
 
+def test_vector_and_general_registers_go_over(make_machine: MakeMachine) -> None:
+    machine, other = make_machine(), make_machine()
+    flag, place, value = START + 0x1000, START + 0x2000, 0x1122334455667788
+    # movq xmm7, rax; mov rbx, rax; until [flag]: spin; [place] = xmm7, [place + 8] = rbx
+    code = b"\x48\xb8" + value.to_bytes(8, "little") + b"\x66\x48\x0f\x6e\xf8\x48\x89\xc3"
+    code += b"\x80\x3c\x25" + flag.to_bytes(4, "little") + b"\0\x74\xf6"
+    code += b"\x66\x0f\xd6\x3c\x25" + place.to_bytes(4, "little")
+    code += b"\x48\x89\x1c\x25" + (place + 8).to_bytes(4, "little")
+    machine.boot(program(code + out(END, 0, 4)))
+    run(machine, moments=5)
+
+    other.ram.buffer[:] = machine.ram.buffer
+    other.load(machine.save())
+    other.ram.buffer[flag] = 1
+
+    assert run_to_end(other).by is KvmEndedBy.PROGRAM
+    assert bytes(other.ram.buffer[place : place + 16]) == 2 * value.to_bytes(8, "little")
+
+
+def test_model_specific_registers_go_over(make_machine: MakeMachine) -> None:
+    machine, kernel_gs_base = make_machine(), 0xC0000102
+    state = State.parse(machine.save()).with_register(kernel_gs_base, 0x123456789000)
+
+    machine.load(state.build())
+
+    assert State.parse(machine.save()).registers == state.registers
+
+
+def test_the_guests_clock_goes_on_from_where_the_state_has_it(make_machine: MakeMachine) -> None:
+    machine = make_machine()
+    state = State.parse(machine.save())
+    clock_ns, ticks, wall_ns = state.times
+    day_ns = 86_400 * 10**9
+
+    machine.load(replace(state, times=(clock_ns + day_ns, ticks, wall_ns)).build())
+
+    assert clock_ns + day_ns <= machine.clocks()[0] < clock_ns + 2 * day_ns
+
+
 def test_an_ended_program_stays_ended_on_the_other_host(make_machine: MakeMachine) -> None:
     machine, other = make_machine(), make_machine()
     machine.boot(program(out(END, 7, 4)))
