@@ -227,7 +227,10 @@ class World(Protocol):
     blocks."""
 
     def fds(self) -> tuple[int, ...]:
-        """File descriptors that become readable when an input has come."""
+        """Return file descriptors that are readable as long as an input waits.
+
+        Where there are any, `receive` is called while one of them is; where there are none, at each step of the host.
+        """
         ...
 
     def receive(self, limit: int) -> Sequence[tuple[str, bytes]]:
