@@ -17,7 +17,7 @@ The tour, in the order in which one needs it:
 5. `ControlSocket` lets other processes ask, `connect().guests()` is what they ask with.
 
 Reading order of the code: checkpoint.py and interfaces.py (the words), protocol/replica.py (the duties of who drives
-it), protocol/active.py and protocol/standby.py (what happens), runtime/driver.py (who does it), capture/pages.py and
+it), protocol/active/ and protocol/standby/ (what happens), runtime/driver.py (who does it), capture/pages.py and
 encode/apply.py (the bytes), _native/*.h (the C core's manuals), sim/world.py (how it is tested).
 """
 

@@ -4,7 +4,7 @@ Two ways. Without `latency` the interval is fixed. With it, the interval adapts:
 after it was made, so the cut that covers it comes that much earlier than the commit takes; an epoch that would dirty
 too many pages ends sooner; while nothing waits, epochs grow longer, for each costs the guest a pause. Where link or
 backup lag, cuts move apart: back-pressure first stretches the interval, then the bound on epochs in flight holds the
-next cut back, then the bound on held outputs stops the guest (protocol/active.py). No queue grows without limit.
+next cut back, then the bound on held outputs stops the guest (protocol/active/). No queue grows without limit.
 
 Source: Cully et al., Remus, NSDI 2008, section 1.2 (speculative execution, asynchronous replication) and section 2
 (pipelined checkpoints, network buffering). The adaptive interval is ours.

@@ -1,15 +1,15 @@
 """What all roles of a replica share: who it is, what it was told, its client of the arbiter, and the effects it asks
 for.
 
-Roles are a table (`ROLES`). The steps of each role live in a module of their own (empty.py, standby.py, active.py);
-none knows another. A role that is over appends a RoleEvent to `happened`, and replica.py moves on by the table.
+Roles are a table (`ROLES`). What each does is a RoleTable (empty.py, standby/, active/); none knows another. A role
+that is over appends a RoleEvent to `happened`, and replica.py moves on by the table.
 """
 
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final, Protocol
+from typing import Any, Final, Generic, TypeVar
 
 from ftvm.checkpoint import Geometry
 from ftvm.config import Limits, Timing
@@ -19,12 +19,17 @@ from ftvm.errors import FtvmError
 from ftvm.events import ArbiterTrouble, Event
 from ftvm.interfaces import Engine, Lane
 from ftvm.protocol.arbiter import ArbiterClient
+from ftvm.protocol.detector import FailureDetector
 from ftvm.protocol.effects import Effect, Fail, Send, Tell
+from ftvm.protocol.record import force_command
 from ftvm.protocol.stop import Stopping
+from ftvm.protocol.timers import Timer
 from ftvm.units import Nanos
 
-__all__ = ["ROLES", "Core", "Role", "RoleEvent", "Settings", "Steps"]
+__all__ = ["ROLES", "Core", "Role", "RoleEvent", "RoleTable", "Settings"]
 
+
+S = TypeVar("S")
 
 RETIRED_KEPT: Final = 64
 
@@ -160,6 +165,29 @@ class Core:
         """Report that a request to the arbiter failed; the arbiter client tries again by itself."""
         self.tell(ArbiterTrouble(at=now, guest_id=self.settings.guest_id, error=self.arbiter.error or ""))
 
+    def naming(self) -> str:
+        """Say that the record still names this host, and what to do about it."""
+        known = self.arbiter.known
+        return (
+            f"the record still names this host (generation {known.generation}, active {known.active or 'none'}, "
+            f"standby {known.standby or 'none'}). If no host runs the guest any more, run "
+            f"{force_command(self.settings.guest_id)}"
+        )
+
+    def whereabouts(self) -> str:
+        """Say what is known of the record, and no more: a host that only asked to join may never have read it."""
+        known = self.arbiter.known
+        if known.active is not None:
+            return f"the record names the other host active: {known.active} (generation {known.generation})"
+        if known.generation > 0:
+            return f"the record is vacant (generation {known.generation})"
+        is_read = self.arbiter.reads > 0
+        return "the arbiter has no record of the guest" if is_read else "this host had no part in the guest"
+
+    def arbiter_silence(self) -> str:
+        """Say that the arbiter has not answered, and why."""
+        return f"the arbiter has not answered ({self.arbiter.error or 'it is slow'})"
+
     def next_session(self) -> int:
         """Return the number of a new session of this host."""
         self.sessions_opened += 1
@@ -170,25 +198,22 @@ class Core:
         self.happened.append((event, reason))
 
 
-class Steps(Protocol):
-    """What each role does with what happens to it. All take the time; all ask for effects through the Core."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleTable(Generic[S]):
+    """What a role does with what happens to it, as functions over its state. All ask for effects through the Core.
 
-    def on_message(self, peer: str, key: str | None, envelope: Envelope, message: Message, now: Nanos) -> None:
-        """Take a message for this guest from `peer`."""
-        ...
+    takes               who takes a report, by its type; one that is absent comes too late, for a role that is over
+    on_record           the arbiter client has learned a record or had a read answered
+    on_arbiter_trouble  a request to the arbiter failed
+    tick                does what is due, and returns what `soonest` of the timers would, None if that has to be asked
+    detector            whether the peer in session lives, who is called `peer`
+    """
 
-    def on_record(self, now: Nanos) -> None:
-        """Note that the arbiter client has learned a record or had a read answered."""
-        ...
-
-    def on_arbiter_trouble(self, now: Nanos) -> None:
-        """Note that a request to the arbiter failed."""
-        ...
-
-    def tick(self, now: Nanos) -> Nanos | None:
-        """Do what is due; return what `deadline` would, or None if that has to be asked."""
-        ...
-
-    def deadline(self) -> Nanos | None:
-        """Return when `tick` has something to do next."""
-        ...
+    takes: Mapping[type, Callable[[S, Any, Nanos], None]]
+    on_record: Callable[[S, Nanos], None]
+    on_arbiter_trouble: Callable[[S, Nanos], None]
+    tick: Callable[[S, Nanos], Nanos | None]
+    timers: tuple[Timer[S], ...]
+    go_on_stopping: Callable[[S, Stopping, Nanos], None]
+    detector: Callable[[S], FailureDetector | None]
+    peer: str

@@ -12,18 +12,21 @@ that it dials refuse for good; until then one of them may be, or become, the rig
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from ftvm.encode.messages import Envelope, Join, Message, Refuse, SessionId, Welcome
+from ftvm.encode.messages import Join, Refuse, SessionId, Welcome
 from ftvm.encode.versions import Versions
 from ftvm.errors import ConfigError, Fenced, FtvmError, VersionMismatch
 from ftvm.events import JoinRefused, JoinUnanswered
 from ftvm.interfaces import Lane, Record
-from ftvm.protocol.core import Core, RoleEvent
+from ftvm.protocol import reports
+from ftvm.protocol.core import Core, RoleEvent, RoleTable
 from ftvm.protocol.record import force_command, is_vacant, start
+from ftvm.protocol.reports import PeerRefused, Received
 from ftvm.protocol.session import SessionOffer
-from ftvm.protocol.timers import AT_ONCE, Timer, act_on, soonest
+from ftvm.protocol.stop import Stopping
+from ftvm.protocol.timers import AT_ONCE, Timer, act_on
 from ftvm.units import Nanos
 
-__all__ = ["TIMERS", "Empty", "no_common_version"]
+__all__ = ["TABLE", "Empty", "no_common_version"]
 
 UNANSWERED_NS: Final = Nanos(10_000_000_000)
 REFUSALS_TOLD_MAX: Final = 64
@@ -59,13 +62,14 @@ class Empty:
         """Begin again after another role. The first JOIN waits: a session that fails each time must not spin."""
         return cls(core, starts=False, _join_at=Nanos(now + core.settings.timing.join_interval_ns))
 
-    def on_message(self, peer: str, key: str | None, envelope: Envelope, message: Message, now: Nanos) -> None:
+    def take_message(self, report: Received, now: Nanos) -> None:
         """Take a welcome or a refusal; anything else is for somebody else."""
+        peer, message = report.peer, report.message
         if self.starts or self.offer is not None:
             return
         match message:
-            case Welcome() if message.joiner == self.core.id and envelope.session is not None:
-                self._welcomed(peer, key, envelope, envelope.session, message, now)
+            case Welcome() if message.joiner == self.core.id and report.envelope.session is not None:
+                self._welcomed(report, report.envelope.session, message, now)
             case Refuse() if message.joiner == self.core.id:
                 self._refused(peer, message, now)
             case _:
@@ -109,10 +113,6 @@ class Empty:
             self._read_at = self.core.arbiter.want_read()
         return act_on(TIMERS, self, now)
 
-    def deadline(self) -> Nanos | None:
-        """Return when the next JOIN is due."""
-        return soonest(TIMERS, self)
-
     def joins_at(self) -> Nanos | None:
         """Return when the next JOIN is due; None for who starts, or is welcome already."""
         return None if self.starts or self.offer is not None else self._join_at
@@ -144,19 +144,17 @@ class Empty:
             guest_id, generation, active = self.core.settings.guest_id, arbiter.known.generation, arbiter.known.active
             self.core.tell(JoinUnanswered(at=now, guest_id=guest_id, generation=generation, active=active))
 
-    def _welcomed(
-        self, peer: str, key: str | None, envelope: Envelope, session: SessionId, welcome: Welcome, now: Nanos
-    ) -> None:
+    def _welcomed(self, report: Received, session: SessionId, welcome: Welcome, now: Nanos) -> None:
         ours, theirs = self.core.settings.versions, welcome.versions
         version = ours.common(theirs)
-        if session.active != envelope.sender or session.generation < self.core.arbiter.known.generation:
+        if session.active != report.envelope.sender or session.generation < self.core.arbiter.known.generation:
             return
         if version is None:
             differs = VersionMismatch("wire version", ours=ours, theirs=theirs, remedy=_remedy(ours, theirs))
-            self.on_refused(peer, differs, now)
+            self.take_refusal(PeerRefused(report.peer, differs), now)
             return
         session = replace(session, version=version)
-        self.offer = SessionOffer(session, peer, key, welcome.staging_bytes, welcome.engines)
+        self.offer = SessionOffer(session, report.peer, report.key, welcome.staging_bytes, welcome.engines)
         self.core.end_role(RoleEvent.WELCOMED, f"active {session.active} opened session {session.counter}")
 
     def _refused(self, peer: str, refusal: Refuse, now: Nanos) -> None:
@@ -170,10 +168,10 @@ class Empty:
             self._final.pop(peer, None)
             self._tell_refused(peer, refusal.reason, now)
 
-    def on_refused(self, peer: str, error: FtvmError, now: Nanos) -> None:
+    def take_refusal(self, report: PeerRefused, now: Nanos) -> None:
         """Note that a peer that was asked cannot be understood: it speaks another version."""
-        if not self.starts and self.offer is None and peer in self.core.settings.dialled:
-            self._refused_for_good(peer, str(error), error, now)
+        if not self.starts and self.offer is None and report.peer in self.core.settings.dialled:
+            self._refused_for_good(report.peer, str(report.error), report.error, now)
 
     def _refused_for_good(self, peer: str, reason: str, error: FtvmError, now: Nanos) -> None:
         """Give up if no peer is left that may take this host."""
@@ -194,3 +192,25 @@ class Empty:
 
 
 TIMERS: Final[tuple[Timer[Empty], ...]] = (Timer(Empty.joins_at, Empty.join),)
+
+
+def go_on_stopping(empty: Empty, stop: Stopping, now: Nanos) -> None:
+    """Go once nothing is proposed."""
+    if empty.core.arbiter.proposal is None:
+        stop.end(empty.core.whereabouts(), is_in_order=True)
+    elif now >= stop.ends_at:
+        stop.end(
+            f"it has asked to start the guest, and may still get it: {empty.core.arbiter_silence()}", is_in_order=False
+        )
+
+
+TABLE: Final[RoleTable[Empty]] = RoleTable(
+    takes={reports.Received: Empty.take_message, reports.PeerRefused: Empty.take_refusal},
+    on_record=Empty.on_record,
+    on_arbiter_trouble=Empty.on_arbiter_trouble,
+    tick=Empty.tick,
+    timers=TIMERS,
+    go_on_stopping=go_on_stopping,
+    detector=lambda _: None,
+    peer="",
+)

@@ -1,7 +1,7 @@
 """An orderly stop of one host, whatever role it has by then (docs/protocol.md, "Stopping in order").
 
 A host that stops is stepped on until it `is_over`. It never goes while it has a proposal that may yet take effect: a
-record that names a host that is gone can be moved by nobody. stopping.py says what each role does meanwhile:
+record that names a host that is gone can be moved by nobody. What each role does meanwhile:
 
     active      hand the guest over; else ask the standby to take it; else vacate the record, and the guest ends
     standby     say goodbye, and go when the active has answered
@@ -74,6 +74,13 @@ class Stopping:
     def ends_at(self) -> Nanos:
         """When it goes at the latest."""
         return Nanos(self.began_at + LIMIT_NS)
+
+    def speaks_again(self, now: Nanos, every_ns: Nanos) -> bool:
+        """Tell whether the peer is to be told again by now that this host goes; it is then due after `every_ns`."""
+        if self.tell_at is not None and now < self.tell_at:
+            return False
+        self.tell_at = Nanos(now + every_ns)
+        return True
 
     def end(self, outcome: str, *, is_in_order: bool) -> None:
         """Note what came of it; only the first word counts."""

@@ -10,16 +10,15 @@ from dataclasses import dataclass, field
 from ftvm.checkpoint import GuestPosition, LogRecord, Output, Watermarks
 from ftvm.encode.messages import Envelope, SessionId
 from ftvm.interfaces import Engine, Record
-from ftvm.protocol.active import Active
+from ftvm.protocol.active.active_state import ActiveState
+from ftvm.protocol.active.link import LINKS, NAMED, STANDING, LinkEvent, LinkState
+from ftvm.protocol.active.output import Held
+from ftvm.protocol.active.schedule import interval_ms_of
 from ftvm.protocol.core import Role
 from ftvm.protocol.empty import Empty
-from ftvm.protocol.link import LINKS, NAMED, STANDING, LinkEvent, LinkState
-from ftvm.protocol.output import Held
-from ftvm.protocol.schedule import interval_ms_of
 from ftvm.protocol.session import InFlight, Session
-from ftvm.protocol.standby import Standby
+from ftvm.protocol.standby.standby_state import ClaimState, StandbyState
 from ftvm.protocol.stop import Stopping
-from ftvm.protocol.takeover import ClaimState
 from ftvm.units import Nanos
 
 __all__ = [
@@ -130,29 +129,29 @@ class View:
     stop: Stopping | None
     peer: str | None
     may_beat: bool
-    _state: Empty | Standby | Active = field(repr=False)
+    _state: Empty | StandbyState | ActiveState = field(repr=False)
 
     def expects(self, peer: str, key: str | None, envelope: Envelope) -> bool:
         """Tell whether a message of this envelope, from this peer, is of the session that builds up the state here."""
-        return isinstance(self._state, Standby) and self._state.is_in_session(peer, key, envelope)
+        return isinstance(self._state, StandbyState) and self._state.is_in_session(peer, key, envelope)
 
     @property
     def must_stand_still(self) -> bool:
         """Whether the guest that runs here must not run now."""
-        return isinstance(self._state, Active) and self._state.must_stand_still()
+        return isinstance(self._state, ActiveState) and self._state.must_stand_still()
 
     @property
     def active(self) -> ActiveView | None:
         """More of an active; None in another role."""
-        return _view_of_active(self._state) if isinstance(self._state, Active) else None
+        return _view_of_active(self._state) if isinstance(self._state, ActiveState) else None
 
     @property
     def standby(self) -> StandbyView | None:
         """More of a replica that syncs or stands by; None in another role."""
-        return _view_of_standby(self._state) if isinstance(self._state, Standby) else None
+        return _view_of_standby(self._state) if isinstance(self._state, StandbyState) else None
 
 
-def _view_of_active(state: Active) -> ActiveView:
+def _view_of_active(state: ActiveState) -> ActiveView:
     schedule, plan, session = state.schedule, state.plan, state.session
     return ActiveView(
         began_at=state.began_at,
@@ -185,7 +184,7 @@ def _view_of_session(session: Session) -> SessionView:
     )
 
 
-def _view_of_standby(state: Standby) -> StandbyView:
+def _view_of_standby(state: StandbyState) -> StandbyView:
     committed = state.committed
     return StandbyView(
         session=state.offer.session,

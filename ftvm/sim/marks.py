@@ -80,7 +80,7 @@ def find(mark: str) -> MarkedLine:
     nodes = [node for node in ast.walk(tree) if _line_of(node) == line]
     if not nodes:
         raise InternalError(f"the mark `rule: {mark}` is on no statement or argument: {path.relative_to(ROOT)}:{line}")
-    module = ".".join(("ftvm", *path.relative_to(ROOT).with_suffix("").parts))
+    module = ".".join(("ftvm", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
     node = nodes[0]  # the walk goes from the outside to the inside
     assert isinstance(node, ast.stmt | ast.expr | ast.keyword | ast.match_case)
     return MarkedLine(module, _function_around(tree, line), node)

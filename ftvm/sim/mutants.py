@@ -69,12 +69,12 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
         _mutant(
             "go_on_when_deposed",
             "an active that finds another one active runs on",
-            Change("deposed_active_ends", "", "self.release()"),
+            Change("deposed_active_ends", "", "active.release()"),
         ),
         _mutant(
             "release_what_is_held_when_deposed",
             "outputs that are held leave when another replica has become active",
-            Change("deposed_active_ends", "", "self.releases.let_out(self.outputs.held)\n{it}"),
+            Change("deposed_active_ends", "", "active.releases.let_out(active.outputs.held)\n{it}"),
         ),
         # --- sessions ----------------------------------------------------------------------------------------------
         _mutant(
@@ -86,7 +86,7 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
         _mutant(
             "acknowledge_what_is_only_staged",
             "an epoch is acknowledged before it is whole",
-            Change("committed_is_acknowledged", "value", "self.staging.epoch or {it}"),
+            Change("committed_is_acknowledged", "value", "standby.staging.epoch or {it}"),
             _NO_DIGEST_HERE,
         ),
         _mutant(
@@ -115,14 +115,14 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             Change(
                 "first_cut_shipped",
                 "",
-                "{it}\nbond.move(LinkEvent.CAUGHT_UP)\n"
-                "bond.core.arbiter.propose(add(bond.core.arbiter.known, bond.core.id, session.standby))",
+                "{it}\nactive.move(LinkEvent.CAUGHT_UP)\n"
+                "active.core.arbiter.propose(add(active.core.arbiter.known, active.core.id, session.standby))",
             ),
         ),
         _mutant(
             "run_before_the_record_is_learned",
             "a standby runs as soon as it has proposed its TAKE",
-            Change("take_proposed", "", '{it}\nholding.core.end_role(RoleEvent.TAKEN, "")'),
+            Change("take_proposed", "", '{it}\nstandby.core.end_role(RoleEvent.TAKEN, "")'),
         ),
         _mutant(
             "claim_on_a_read_from_before",
@@ -133,7 +133,7 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
         _mutant(
             "claim_what_does_not_load",
             "a standby claims although its state did not load",
-            Change("claim_only_what_loads", "", "take_loaded(holding, now)"),
+            Change("claim_only_what_loads", "", "take_loaded(standby, StateLoaded(), now)"),
         ),
         _mutant(
             "take_without_being_named",
@@ -294,13 +294,13 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
         _mutant(
             "run_when_prepared",
             "the standby runs as soon as it has loaded what it is asked to prepare",
-            Change("prepared_is_not_active", "", 'holding.core.end_role(RoleEvent.TAKEN, "prepared")'),
+            Change("prepared_is_not_active", "", 'standby.core.end_role(RoleEvent.TAKEN, "prepared")'),
         ),
         _mutant(
             "call_off_what_is_proposed",
             "a switchover that takes long is called off although it may be in force",
             Change("proposed_switch_stays", "and 1", "True"),
-            Change("call_off_by_the_table", "", "bond.link = LinkState.PROTECTED"),
+            Change("call_off_by_the_table", "", "active.link = LinkState.PROTECTED"),
         ),
         # --- stopping ----------------------------------------------------------------------------------------------
         _mutant(
@@ -309,7 +309,7 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             Change(
                 "open_proposal_awaited",
                 "",
-                'if bond.link is LinkState.DROPPING: stop.end("", is_in_order=True)\n{it}',
+                'if active.link is LinkState.DROPPING: stop.end("", is_in_order=True)\n{it}',
             ),
         ),
         _mutant(
@@ -331,7 +331,7 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
         _mutant(
             "go_without_vacating",
             "a host that stops, and ran the guest alone, leaves the record as it is",
-            Change("vacated_before_it_goes", "", 'bond.core.stop.end("", is_in_order=True)\nreturn\n{it}'),
+            Change("vacated_before_it_goes", "", 'active.core.stop.end("", is_in_order=True)\nreturn\n{it}'),
         ),
         _mutant(
             "discard_before_an_add_can_have_come",

@@ -12,9 +12,9 @@ import pytest
 
 from ftvm.config import Limits
 from ftvm.encode.wire import CODECS
+from ftvm.protocol.active.link import LINKS
 from ftvm.protocol.core import ROLES
-from ftvm.protocol.link import LINKS
-from ftvm.protocol.takeover import CLAIMS
+from ftvm.protocol.standby.standby_state import CLAIMS
 from ftvm.sim.mutants import MUTANTS
 
 from ..model.test_model import BREAKS

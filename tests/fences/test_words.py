@@ -9,7 +9,7 @@ import ftvm
 
 ROOT: Final = Path(ftvm.__file__).parent
 
-TO_GO: Final = {"Standby"}
+TO_GO: Final[set[str]] = set()
 """Names that still stand twice: debts, each to be paid by giving one of the two classes another word."""
 
 GONE: Final = {
@@ -31,7 +31,7 @@ GONE: Final = {
 }
 """Words that this code once had for what the field calls otherwise."""
 
-GONE_TO_GO: Final = {"Bond", "Holding"}
+GONE_TO_GO: Final[set[str]] = set()
 """Those of them that are still there."""
 
 

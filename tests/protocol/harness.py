@@ -21,14 +21,14 @@ from ftvm.events import Event
 from ftvm.interfaces import Answer, CompareAndSet, Record, Request
 from ftvm.protocol import effects as do
 from ftvm.protocol import reports
-from ftvm.protocol.active import Active
+from ftvm.protocol.active.active_state import ActiveState
+from ftvm.protocol.active.link import LinkState
+from ftvm.protocol.active.output import OutputBuffer
+from ftvm.protocol.active.schedule import CheckpointSchedule
 from ftvm.protocol.core import Core, Role, Settings
 from ftvm.protocol.empty import Empty
-from ftvm.protocol.link import LinkState
-from ftvm.protocol.output import OutputBuffer
 from ftvm.protocol.replica import Replica
-from ftvm.protocol.schedule import CheckpointSchedule
-from ftvm.protocol.standby import Standby
+from ftvm.protocol.standby.standby_state import StandbyState
 from ftvm.protocol.stop import StopKind, Stopping
 from ftvm.units import Nanos, PageCount
 
@@ -121,9 +121,9 @@ def lone_replica(settings: Settings | None = None, *, starts: bool = False) -> R
     return Replica(settings or make_settings(), FakeMemory(), fresh_id=ids("r"), starts=starts, now=Nanos(ORIGIN))
 
 
-def lone_active() -> Active:
-    core = lone_replica().core
-    return Active(core, OutputBuffer(0), 0, Nanos(ORIGIN), CheckpointSchedule(core.settings.engine, Nanos(ORIGIN)))
+def lone_active() -> ActiveState:
+    core = lone_replica()._core
+    return ActiveState(core, OutputBuffer(0), 0, Nanos(ORIGIN), CheckpointSchedule(core.settings.engine, Nanos(ORIGIN)))
 
 
 @dataclass(slots=True)
@@ -299,26 +299,26 @@ class Host:
     @property
     def core(self) -> Core:
         """What all roles share: for tests that look inside."""
-        return self.replica.core
+        return self.replica._core
 
     @property
     def role(self) -> Role:
         return self.replica.role
 
     @property
-    def active(self) -> Active:
-        assert isinstance(self.replica.steps, Active)
-        return self.replica.steps
+    def active(self) -> ActiveState:
+        assert isinstance(self.replica._role_state, ActiveState)
+        return self.replica._role_state
 
     @property
-    def standby(self) -> Standby:
-        assert isinstance(self.replica.steps, Standby)
-        return self.replica.steps
+    def standby(self) -> StandbyState:
+        assert isinstance(self.replica._role_state, StandbyState)
+        return self.replica._role_state
 
     @property
     def empty(self) -> Empty:
-        assert isinstance(self.replica.steps, Empty)
-        return self.replica.steps
+        assert isinstance(self.replica._role_state, Empty)
+        return self.replica._role_state
 
     @property
     def said(self) -> list[bytes]:

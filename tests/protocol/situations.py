@@ -3,11 +3,11 @@
 from ftvm.config import Timing
 from ftvm.encode.messages import Envelope, Leave
 from ftvm.interfaces import Lane, Read, Record
+from ftvm.protocol.active.link import LinkState
 from ftvm.protocol.core import Role
-from ftvm.protocol.link import LinkState
 from ftvm.protocol.reports import TICK
 from ftvm.protocol.session import Switchover
-from ftvm.protocol.takeover import ClaimState
+from ftvm.protocol.standby.standby_state import ClaimState
 from ftvm.units import Nanos
 
 from .harness import MS, Host, Pair
@@ -64,7 +64,8 @@ def hint_of(pair: Pair, *, generation: int) -> None:
     pair.a.emit(b"x")
     known = standby.core.arbiter.known
     standby.core.arbiter.known = Record(generation, "b1", None)
-    standby._acknowledge()
+    standby.owes_ack = True
+    pair.b.give(TICK)
     standby.core.arbiter.known = known
     pair.b.perform()
     pair.carry(pair.b, pair.a)

@@ -7,10 +7,10 @@ from ftvm.config import Limits
 from ftvm.encode.messages import Envelope, Join, Pong, Refuse
 from ftvm.events import SessionEnded
 from ftvm.protocol import effects as do
-from ftvm.protocol import parting
-from ftvm.protocol.active import PROGRESS_PATIENCE
+from ftvm.protocol.active import PROGRESS_PATIENCE, leaving, shipping
+from ftvm.protocol.active.link import LinkState
 from ftvm.protocol.core import Role
-from ftvm.protocol.link import LinkState
+from ftvm.protocol.reports import Emitted
 
 from .harness import Pair, lone_active, make_settings
 
@@ -41,7 +41,7 @@ def test_a_replica_that_was_dropped_cannot_return_under_its_id() -> None:
     """docs/protocol.md, "What is assumed": an id that was removed from the record never returns."""
     pair = Pair().protected()
     gone = pair.b.id
-    parting.leave(pair.a.active, "a test", pair.now)
+    leaving.leave(pair.a.active, "a test", pair.now)
     pair.until(lambda: pair.a.active.link is LinkState.PROTECTED and pair.b.id != gone)
 
     (refusal,) = ask_to_join(pair, gone)
@@ -214,7 +214,8 @@ def test_what_a_replay_makes_again_does_not_leave_if_it_is_known_to_have_left() 
     active = lone_active()
     active.core.released = 2
 
-    active.on_outputs([Output(number=number, channel="net0", payload=b"x") for number in (1, 2, 3)], 0, active.began_at)
+    outputs = [(Output(number=number, channel="net0", payload=b"x"), 0) for number in (1, 2, 3)]
+    shipping.take_emitted(active, Emitted(outputs=outputs), active.began_at)
 
     left = [effect.output.number for effect in active.core.effects if isinstance(effect, do.Release)]
     assert left == [3]

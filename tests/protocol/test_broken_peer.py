@@ -6,8 +6,8 @@ import pytest
 
 from ftvm.encode.messages import Ack, Envelope, EpochPart, Leave, Ping, SessionId, Welcome
 from ftvm.events import ArbiterTrouble, PeerMisbehaved
+from ftvm.protocol.active.link import LinkState
 from ftvm.protocol.core import Role
-from ftvm.protocol.link import LinkState
 
 from .harness import Pair
 from .situations import envelope

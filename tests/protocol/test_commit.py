@@ -14,7 +14,7 @@ from ftvm.config import Limits
 from ftvm.encode.apply import CommittedMemory
 from ftvm.encode.delta import delta_encode
 from ftvm.errors import BadFrame, DigestMismatch, FtvmError, LimitExceeded, RemoteProtocolError
-from ftvm.protocol.commit import CommittedState
+from ftvm.protocol.standby.commit import CommittedState
 from ftvm.units import PAGE_BYTES
 
 PAGES = 4

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftvm.config import Limits
-from ftvm.protocol.copying import CopyPlan
+from ftvm.protocol.active.active_state import CopyPlan
 
 LIMITS = Limits(copy_rest_pages=10, copy_rounds=5)
 

@@ -4,7 +4,7 @@ import pytest
 
 from ftvm.config import Timing
 from ftvm.protocol.core import Role
-from ftvm.protocol.takeover import ClaimState
+from ftvm.protocol.standby.standby_state import ClaimState
 from ftvm.units import Nanos
 
 from .harness import MS, Pair, make_settings

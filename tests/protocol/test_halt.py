@@ -8,8 +8,8 @@ from ftvm.encode.messages import Join, Refuse
 from ftvm.events import Halted, Protected, Solo
 from ftvm.interfaces import Record
 from ftvm.protocol.active import PROGRESS_PATIENCE
+from ftvm.protocol.active.link import LinkState
 from ftvm.protocol.core import Role
-from ftvm.protocol.link import LinkState
 
 from .harness import Pair, make_settings
 from .situations import PRIMARY_LIMIT_MS, begin_switchover, envelope, switching
@@ -74,7 +74,9 @@ def test_a_standby_that_is_heard_again_goes_on_in_the_same_session() -> None:
     alone(pair, 2 * PRIMARY_LIMIT_MS)
     session = pair.a.active.session
 
-    pair.b.replica._excuse(2 * PRIMARY_LIMIT_MS * 1_000_000, pair.now)  # it was stopped itself, so it does not suspect
+    pair.b.standby.detector.excuse(
+        2 * PRIMARY_LIMIT_MS * 1_000_000, pair.now
+    )  # it was stopped itself, so it does not suspect
     for _ in range(100):
         pair.elapse(5)
         pair.exchange()

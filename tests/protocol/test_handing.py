@@ -10,10 +10,10 @@ from ftvm.errors import LocalProtocolError
 from ftvm.events import SwitchFailed
 from ftvm.interfaces import Record
 from ftvm.protocol import effects as do
+from ftvm.protocol.active.link import LinkState
 from ftvm.protocol.core import Role
-from ftvm.protocol.link import LinkState
 from ftvm.protocol.session import HANDING_LIMITS
-from ftvm.protocol.takeover import ClaimState
+from ftvm.protocol.standby.standby_state import ClaimState
 from ftvm.units import Nanos
 
 from .harness import MS, Pair

@@ -9,9 +9,9 @@ from ftvm.encode.messages import Ack, Envelope, Join, Refuse, SessionId, Welcome
 from ftvm.events import ArbiterTrouble, JoinRefused, JoinUnanswered, Protected, RoleChanged
 from ftvm.interfaces import Answer, CompareAndSet, Lane, Read, Record
 from ftvm.protocol import effects as do
+from ftvm.protocol.active.link import LinkState
 from ftvm.protocol.core import Role
 from ftvm.protocol.empty import UNANSWERED_NS
-from ftvm.protocol.link import LinkState
 from ftvm.units import PageCount
 
 from .harness import MS, Pair, make_settings

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ftvm.checkpoint import NOTHING_SAFE, Output, Watermarks
 from ftvm.errors import InternalError
 from ftvm.interfaces import Record
-from ftvm.protocol.output import OutputBuffer, standbys_in_force
+from ftvm.protocol.active.output import OutputBuffer, standbys_in_force
 from ftvm.testing.strategies import watermarks
 from ftvm.units import Nanos
 

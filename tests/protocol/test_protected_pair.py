@@ -9,10 +9,10 @@ from ftvm.events import (
     Solo,
 )
 from ftvm.interfaces import CompareAndSet, Lane, Record
+from ftvm.protocol.active.link import LinkState
 from ftvm.protocol.core import Role
-from ftvm.protocol.link import LinkState
 from ftvm.protocol.reports import Report, StateLoaded
-from ftvm.protocol.takeover import ClaimState
+from ftvm.protocol.standby.standby_state import ClaimState
 
 from .harness import MS, Host, Pair, make_batch
 from .situations import (

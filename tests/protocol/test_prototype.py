@@ -6,8 +6,9 @@ import pytest
 
 from ftvm.encode.messages import Ack, Ping, SessionId, Welcome
 from ftvm.interfaces import Record
+from ftvm.protocol.active.link import LinkState
 from ftvm.protocol.core import Role
-from ftvm.protocol.link import LinkState
+from ftvm.protocol.reports import TICK
 
 from .harness import Pair, make_settings
 from .situations import (
@@ -51,7 +52,8 @@ def test_prototype_2_acknowledgements_of_an_earlier_session_count_for_nothing() 
     pair.run(100)
     pair.a.tick()
     pair.carry(pair.a, pair.b)
-    pair.b.standby._acknowledge()
+    pair.b.standby.owes_ack = True
+    pair.b.give(TICK)
     pair.b.perform()
     old = [sent for sent in pair.b.sent if isinstance(sent.message, Ack)]
     pair.b.sent.clear()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ftvm.checkpoint import Checkpoint, PageBatch
 from ftvm.encode.messages import EpochPart
 from ftvm.errors import BadFrame, LimitExceeded
-from ftvm.protocol.commit import Staging
+from ftvm.protocol.standby.commit import Staging
 from ftvm.testing.strategies import batches, checkpoints
 
 from .harness import make_batch

@@ -6,12 +6,12 @@ from ftvm.config import Timing
 from ftvm.encode.messages import Leave
 from ftvm.events import SwitchFailed
 from ftvm.interfaces import CompareAndSet, Record
-from ftvm.protocol import parting
+from ftvm.protocol.active import leaving
+from ftvm.protocol.active.link import LinkState
 from ftvm.protocol.core import Role
 from ftvm.protocol.empty import UNANSWERED_NS
-from ftvm.protocol.link import LinkState
+from ftvm.protocol.standby.standby_state import ClaimState
 from ftvm.protocol.stop import HAND_OVER_NS, LIMIT_NS, TAKE_NS, StopKind
-from ftvm.protocol.takeover import ClaimState
 from ftvm.units import Nanos
 
 from .harness import MS, Host, Pair, make_settings
@@ -227,7 +227,7 @@ def test_a_guest_that_failed_is_the_standbys_and_the_record_never_vacated() -> N
 def test_a_drop_that_was_not_sent_when_the_guest_failed_is_taken_back() -> None:
     """Found by seed 4172: the standby was suspected in the very step in which the guest was found to have failed."""
     pair = Pair().protected()
-    parting.lose(pair.a.active, "the standby was silent", pair.now)
+    leaving.lose(pair.a.active, "the standby was silent", pair.now)
     link = pair.a.active.link
 
     stop(pair.a, StopKind.FAILED)
@@ -253,7 +253,7 @@ def test_a_standby_that_left_is_not_waited_for_when_the_guest_fails() -> None:
 
 def test_a_drop_that_was_sent_before_the_guest_failed_is_waited_for() -> None:
     pair = Pair().protected()
-    parting.lose(pair.a.active, "the standby was silent", pair.now)
+    leaving.lose(pair.a.active, "the standby was silent", pair.now)
     pair.until(lambda: isinstance(pair.a.outstanding, CompareAndSet))
 
     stop(pair.a, StopKind.FAILED)

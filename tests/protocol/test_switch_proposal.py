@@ -5,10 +5,10 @@ import pytest
 from ftvm.encode.messages import Leave
 from ftvm.events import SwitchFailed
 from ftvm.interfaces import CompareAndSet, Record
+from ftvm.protocol.active.link import LinkState
 from ftvm.protocol.core import Role
-from ftvm.protocol.link import LinkState
+from ftvm.protocol.standby.standby_state import ClaimState
 from ftvm.protocol.stop import StopKind
-from ftvm.protocol.takeover import ClaimState
 
 from .harness import Pair
 from .situations import BACKUP_LIMIT_MS, PRIMARY_LIMIT_MS, begin_switchover, live_on, switching

@@ -3,9 +3,9 @@
 from ftvm.encode.messages import Copy, Join, Welcome
 from ftvm.events import Diverged, HostFailed, SwitchedAway, SwitchedHere, TookOver
 from ftvm.interfaces import Record
-from ftvm.protocol import claiming
+from ftvm.protocol.active.link import LinkState
 from ftvm.protocol.core import Role
-from ftvm.protocol.link import LinkState
+from ftvm.protocol.standby import claiming
 from ftvm.units import Nanos
 
 from .harness import MS, Pair

@@ -5,9 +5,9 @@ from itertools import product
 import pytest
 
 from ftvm.errors import InternalError
+from ftvm.protocol.active.link import LINKS, LinkEvent, LinkState
 from ftvm.protocol.core import ROLES, Role, RoleEvent
-from ftvm.protocol.link import LINKS, LinkEvent, LinkState
-from ftvm.protocol.takeover import CLAIMS, Claim, ClaimEvent, ClaimState
+from ftvm.protocol.standby.standby_state import CLAIMS, Claim, ClaimEvent, ClaimState
 from ftvm.units import Nanos
 
 from .harness import lone_active, lone_replica
@@ -65,7 +65,7 @@ def test_a_link_moves_by_its_table(state: LinkState, event: LinkEvent) -> None:
 def test_a_replica_refuses_what_its_table_does_not_have(role: Role, event: RoleEvent) -> None:
     replica = lone_replica()
     replica.role = role
-    replica.core.end_role(event, "a test")
+    replica._core.end_role(event, "a test")
 
     with pytest.raises(InternalError, match=f"a replica that is {role.value} cannot be {event.value}"):
         replica._follow(Nanos(0))

@@ -11,11 +11,11 @@ from ftvm.events import (
 )
 from ftvm.interfaces import CompareAndSet, Lane, Read, Record
 from ftvm.protocol import effects as do
+from ftvm.protocol.active.link import LinkState
 from ftvm.protocol.core import Role
-from ftvm.protocol.link import LinkState
 from ftvm.protocol.reports import PeerGone
+from ftvm.protocol.standby.standby_state import ClaimState
 from ftvm.protocol.stop import StopKind
-from ftvm.protocol.takeover import ClaimState
 
 from .harness import MS, Pair
 from .situations import (

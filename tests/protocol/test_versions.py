@@ -7,8 +7,8 @@ import pytest
 from ftvm.encode.messages import Welcome
 from ftvm.encode.versions import SPOKEN, Versions
 from ftvm.events import JoinRefused
+from ftvm.protocol.active.link import LinkState
 from ftvm.protocol.core import Role
-from ftvm.protocol.link import LinkState
 from ftvm.units import Nanos
 
 from .harness import MS, Host, Pair, make_settings

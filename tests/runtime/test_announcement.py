@@ -178,7 +178,7 @@ def test_a_takeover_is_announced_as_often_as_configured_and_in_that_rhythm(count
 MUTANTS = {
     "nothing is announced": (
         a_takeover,
-        "ftvm.protocol.output:Announcer._announce",
+        "ftvm.protocol.active.output:Announcer._announce",
         "self.core.do(Announce())",
         "pass",
     ),
@@ -214,13 +214,13 @@ MUTANTS = {
     ),
     "it is announced once": (
         a_late_frame_of_the_old_host,
-        "ftvm.protocol.output:Announcer.begin",
+        "ftvm.protocol.active.output:Announcer.begin",
         "self.core.settings.timing.announce_count",
         "1",
     ),
     "a host that joins is not": (
         a_frame_of_an_old_host_that_wakes_and_joins,
-        "ftvm.protocol.admission:_open",
+        "ftvm.protocol.active.joining:_open",
         "bond.announcer.begin(now)",
         "pass",
     ),

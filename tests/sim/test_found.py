@@ -7,7 +7,7 @@ from ftvm.checkpoint import Buffer
 from ftvm.engines.lockstep import Lockstep
 from ftvm.engines.remus import Remus
 from ftvm.interfaces import Lane
-from ftvm.protocol.claiming import NAMING_NS
+from ftvm.protocol.standby.claiming import NAMING_NS
 from ftvm.protocol.view import Role
 from ftvm.sim.losses import PATIENCE_NS
 from ftvm.sim.network import SimTransport

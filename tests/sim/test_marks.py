@@ -83,3 +83,10 @@ def test_a_mark_on_no_statement_is_an_error(package: Path) -> None:
 
     with pytest.raises(InternalError, match=r"astray.* on no statement"):
         marks.find("astray")
+
+
+def test_a_mark_in_a_package_is_found_in_the_module_that_runs(package: Path) -> None:
+    """Regression: the copy of a package by the name of its file was broken, and nobody ran that."""
+    (package / "sub" / "__init__.py").write_text("def f():\n    return 1  # rule: faced\n")
+
+    assert marks.find("faced").module == "ftvm.sub"

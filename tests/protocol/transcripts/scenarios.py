@@ -6,9 +6,9 @@ from typing import Final
 
 from ftvm.checkpoint import Geometry, GuestPosition, RegionShape
 from ftvm.engines.lockstep import Lockstep
+from ftvm.protocol.active.link import LinkState
 from ftvm.protocol.core import Role
 from ftvm.protocol.effects import Difference
-from ftvm.protocol.link import LinkState
 from ftvm.protocol.stop import StopKind
 from ftvm.units import Nanos, PageCount
 

@@ -9,8 +9,8 @@ import math
 from dataclasses import dataclass, field
 
 from ftvm.interfaces import Engine, EngineView
+from ftvm.protocol.active.output import OutputBuffer
 from ftvm.protocol.effects import Cut
-from ftvm.protocol.output import OutputBuffer
 from ftvm.protocol.session import Session
 from ftvm.units import Nanos
 

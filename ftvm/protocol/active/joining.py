@@ -14,16 +14,15 @@ from ftvm.encode.messages import Envelope, Join, Refuse, SessionId, Welcome
 from ftvm.errors import InternalError
 from ftvm.events import JoinRefused
 from ftvm.interfaces import Lane
-from ftvm.protocol import parting
-from ftvm.protocol.bond import Bond
+from ftvm.protocol.active import leaving
+from ftvm.protocol.active.active_state import ActiveState, CopyPlan
+from ftvm.protocol.active.link import LinkEvent, LinkState
 from ftvm.protocol.channel import Outbox
-from ftvm.protocol.commit import CommittedState
-from ftvm.protocol.copying import CopyPlan
 from ftvm.protocol.detector import FailureDetector
 from ftvm.protocol.effects import Adopt, StartCopy
 from ftvm.protocol.empty import no_common_version
-from ftvm.protocol.link import LinkEvent, LinkState
 from ftvm.protocol.session import Contact, Session, SessionOffer, session_after
+from ftvm.protocol.standby.commit import CommittedState
 from ftvm.units import Nanos
 
 __all__ = ["COPY_PATIENCE", "answer_join", "resume"]
@@ -35,92 +34,92 @@ REFUSALS_TOLD_MAX: Final = 64
 """So many different reasons for a refusal are told, each once: a flood of JOINs must not become a flood of events."""
 
 
-def answer_join(bond: Bond, peer: str, key: str | None, envelope: Envelope, join: Join, now: Nanos) -> None:
+def answer_join(active: ActiveState, peer: str, key: str | None, envelope: Envelope, join: Join, now: Nanos) -> None:
     """Welcome a joiner, or refuse it and say why."""
-    session = bond.session
-    is_retired = envelope.sender in bond.core.retired
-    if session is not None and bond.is_waiting and envelope.sender != session.standby and not is_retired:
-        parting.lose(bond, "it is silent, and another one asks to join", now)
-        session = bond.session
+    session = active.session
+    is_retired = envelope.sender in active.core.retired
+    if session is not None and active.is_waiting and envelope.sender != session.standby and not is_retired:
+        leaving.lose(active, "it is silent, and another one asks to join", now)
+        session = active.session
     if session is not None and session.peer == peer and envelope.sender != session.standby and not is_retired:
-        parting.lose(bond, "its host has discarded what it had, and asks to join afresh", now)
+        leaving.lose(active, "its host has discarded what it had, and asks to join afresh", now)
     if session is not None and envelope.sender == session.standby and not session.has_answered:
-        _welcome(bond, session)
+        _welcome(active, session)
         return
-    reason, is_final = _why_not(bond, envelope.sender, join)
-    ignored_ns = bond.backoff.ignored_ns(key or peer, now)
+    reason, is_final = _why_not(active, envelope.sender, join)
+    ignored_ns = active.backoff.ignored_ns(key or peer, now)
     if reason is None and ignored_ns:
         reason = "sessions with this host failed again and again: it must wait for the next one"
     if reason is None:
-        _open(bond, peer, key, envelope.sender, join, now)
+        _open(active, peer, key, envelope.sender, join, now)
         return
     refuse = Refuse(joiner=envelope.sender, reason=reason, is_final=is_final)
-    bond.core.send(peer, Lane.CONTROL, refuse, None)
-    if is_final and reason not in bond.refusals and len(bond.refusals) < REFUSALS_TOLD_MAX:
-        bond.refusals.add(reason)
-        bond.core.tell(JoinRefused(at=now, guest_id=bond.core.settings.guest_id, peer=peer, reason=reason))
+    active.core.send(peer, Lane.CONTROL, refuse, None)
+    if is_final and reason not in active.refusals and len(active.refusals) < REFUSALS_TOLD_MAX:
+        active.refusals.add(reason)
+        active.core.tell(JoinRefused(at=now, guest_id=active.core.settings.guest_id, peer=peer, reason=reason))
 
 
-def resume(bond: Bond, offer: SessionOffer, committed: CommittedState, now: Nanos) -> None:
+def resume(active: ActiveState, offer: SessionOffer, committed: CommittedState, now: Nanos) -> None:
     """Go on after a switchover, before the guest runs: the old active holds this very state, as the standby."""
-    known, epoch = bond.core.arbiter.known, committed.epoch
+    known, epoch = active.core.arbiter.known, committed.epoch
     if known.standby is None or epoch is None:
         raise InternalError(f"switched to {known} with epoch {epoch}")
     reverse = replace(offer, session=session_after(known, offer.session))
-    bond.session = _session(bond, reverse, known.standby, committed.output_next, now)
-    bond.session.acked = Watermarks(epoch, committed.log_index)
-    bond.session.log_shipped = committed.log_index
-    bond.session.contact = Contact.ANSWERED
-    bond.session.is_followed = bond.schedule.engine.executes
-    bond.link = LinkState.PROTECTED
-    bond.core.do(Adopt(offer.staging_bytes))
+    active.session = _session(active, reverse, known.standby, committed.output_next, now)
+    active.session.acked = Watermarks(epoch, committed.log_index)
+    active.session.log_shipped = committed.log_index
+    active.session.contact = Contact.ANSWERED
+    active.session.is_followed = active.schedule.engine.executes
+    active.link = LinkState.PROTECTED
+    active.core.do(Adopt(offer.staging_bytes))
 
 
-def _why_not(bond: Bond, joiner: str, join: Join) -> tuple[str | None, bool]:
-    settings = bond.core.settings
+def _why_not(active: ActiveState, joiner: str, join: Join) -> tuple[str | None, bool]:
+    settings = active.core.settings
     if settings.versions.common(join.versions) is None:
         return no_common_version(settings.versions, join.versions), True
-    if joiner in bond.core.retired:  # rule: dropped_id_refused
+    if joiner in active.core.retired:  # rule: dropped_id_refused
         return f"replica {joiner} was dropped and cannot return: join with a new id and empty memory", True
     if join.geometry != settings.geometry:
         return f"the guests differ (active / joiner): {settings.geometry.difference(join.geometry)}", True
     if join.staging_bytes < settings.limits.batch_bytes:
         return f"a staging bound of {join.staging_bytes} bytes does not hold one batch", True
-    engine = bond.schedule.engine.name
+    engine = active.schedule.engine.name
     if engine not in join.engines:
         return f"the joiner does not know engine {engine}, only {', '.join(join.engines)}", True
-    if bond.core.stop is not None:
+    if active.core.stop is not None:
         return "this host is about to stop", False
-    known = bond.core.arbiter.known
-    is_taken = known.standby is not None and not bond.is_halted
-    if bond.link is not LinkState.NONE or is_taken or bond.core.arbiter.proposal is not None:
-        return f"there is a standby already, or one is joining (link: {bond.link.value})", False
+    known = active.core.arbiter.known
+    is_taken = known.standby is not None and not active.is_halted
+    if active.link is not LinkState.NONE or is_taken or active.core.arbiter.proposal is not None:
+        return f"there is a standby already, or one is joining (link: {active.link.value})", False
     return None, False
 
 
-def _open(bond: Bond, peer: str, key: str | None, joiner: str, join: Join, now: Nanos) -> None:
-    settings, known = bond.core.settings, bond.core.arbiter.known
-    counter, version = bond.core.next_session(), settings.versions.common(join.versions)
+def _open(active: ActiveState, peer: str, key: str | None, joiner: str, join: Join, now: Nanos) -> None:
+    settings, known = active.core.settings, active.core.arbiter.known
+    counter, version = active.core.next_session(), settings.versions.common(join.versions)
     if version is None:
         raise InternalError(f"a session without a common version: {settings.versions} here, {join.versions} there")
     offer = SessionOffer(
-        session=SessionId(counter, bond.core.id, known.generation, version),
+        session=SessionId(counter, active.core.id, known.generation, version),
         peer=peer,
         key=key,
         engines=join.engines,
         staging_bytes=min(settings.limits.staging_bytes, join.staging_bytes),
     )
-    bond.session = _session(bond, offer, joiner, bond.releases.first_untold, now)
-    bond.plan = CopyPlan()
-    bond.move(LinkEvent.JOINED)
+    active.session = _session(active, offer, joiner, active.releases.first_untold, now)
+    active.plan = CopyPlan()
+    active.move(LinkEvent.JOINED)
     # The joiner may have been active before, and its last frames may have led the switches astray.
-    bond.announcer.begin(now)
-    _welcome(bond, bond.session)
-    bond.core.do(StartCopy(bond.session.staging_bytes))
+    active.announcer.begin(now)
+    _welcome(active, active.session)
+    active.core.do(StartCopy(active.session.staging_bytes))
 
 
-def _session(bond: Bond, offer: SessionOffer, standby: str, shipped_next: int, now: Nanos) -> Session:
-    settings = bond.core.settings
+def _session(active: ActiveState, offer: SessionOffer, standby: str, shipped_next: int, now: Nanos) -> Session:
+    settings = active.core.settings
     return Session(
         id=offer.session,
         peer=offer.peer,
@@ -135,12 +134,12 @@ def _session(bond: Bond, offer: SessionOffer, standby: str, shipped_next: int, n
     )
 
 
-def _welcome(bond: Bond, session: Session) -> None:
-    settings = bond.core.settings
+def _welcome(active: ActiveState, session: Session) -> None:
+    settings = active.core.settings
     welcome = Welcome(
         joiner=session.standby,
         engines=tuple(settings.engines),
         staging_bytes=session.staging_bytes,
         versions=settings.versions,
     )
-    bond.core.send(session.peer, Lane.CONTROL, welcome, session.id)
+    active.core.send(session.peer, Lane.CONTROL, welcome, session.id)

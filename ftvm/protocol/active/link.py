@@ -14,7 +14,7 @@ A planned switchover leaves PROTECTED, and comes back to it if it is called off 
         +---- called off ----+--------------------+----- lost ----> DROPPING
 
 A host that stops leaves by LEAVING, where the guest stands still and the standby is asked to take it, or by VACATING,
-where VACATE is proposed and the guest has ended (stopping.py):
+where VACATE is proposed and the guest has ended (leaving.py):
 
     PROTECTED --left--> LEAVING --TAKE in force--> deposed
         |                  |  +------ lost ------> DROPPING

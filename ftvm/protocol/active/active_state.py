@@ -1,40 +1,72 @@
-"""What an active replica and its standby have between them, as the modules see it that act on it.
+"""What an active replica holds, as the modules of this package see it that act on it.
 
-    admission.py   how a standby comes in          parting.py   how it goes
-    shipping.py    what it is sent                 handing.py   how the guest is handed over to it
+    joining.py    how a standby comes in             leaving.py    how it goes, and how this host stops in order
+    shipping.py   what it is sent                    handover.py   how the guest is handed over to it
 
-Those are functions over a Bond, each of one theme; active.py calls them and keeps the time. Here is what all of them
-need: the state, and the few steps that more than one takes.
+Those are functions over an ActiveState, each of one theme. Here is what all of them need: the state, and the few steps
+that more than one takes.
 """
 
 from dataclasses import dataclass, field
 from typing import Final
 
-from ftvm.checkpoint import LogRecord
+from ftvm.checkpoint import LogRecord, Output
+from ftvm.config import Limits
 from ftvm.errors import InternalError
 from ftvm.events import EngineChanged
 from ftvm.interfaces import Engine, Lane
-from ftvm.protocol.copying import CopyPlan
+from ftvm.protocol.active.link import LINKS, NAMED, SHIPPING, STANDING, LinkEvent, LinkState
+from ftvm.protocol.active.output import Announcer, OutputBuffer, Releases
+from ftvm.protocol.active.schedule import CheckpointSchedule, interval_ms_of
 from ftvm.protocol.core import Core
 from ftvm.protocol.detector import Backoff
-from ftvm.protocol.link import LINKS, NAMED, LinkEvent, LinkState
-from ftvm.protocol.output import Announcer, OutputBuffer, Releases
-from ftvm.protocol.schedule import CheckpointSchedule, interval_ms_of
 from ftvm.protocol.session import Contact, Session, Switchover
 from ftvm.units import Nanos
 
-__all__ = ["Bond"]
+__all__ = ["ActiveState", "CopyPlan"]
 
 JOINS_TOLERATED: Final = 3
 """So many sessions of one key may come to nothing; with each further one it waits longer for the next."""
 
 
 @dataclass(slots=True)
-class Bond:
+class CopyPlan:
+    """Where the first copy stands. `left` is what of the present round is not yet encoded.
+
+    Round 1 sends every page; each later round sends what was written during the one before. The last pages are cut in
+    one pause. Rounds end when the rest is small, when it no longer shrinks (the guest writes faster than the link
+    ships), or when there were too many (Clark et al., live migration, 2005, section 3.2).
+    """
+
+    round: int = 0
+    pages: int = 0
+    left: int = 0
+    is_collecting: bool = True
+    pages_sent: int = 0
+
+    def collected(self, pages: int, limits: Limits) -> bool:
+        """Take note of a round's size; return whether it is to be the last, cut in one pause."""
+        is_last = self.round > 0 and (
+            pages <= limits.copy_rest_pages or pages * 10 >= self.pages * 9 or self.round >= limits.copy_rounds
+        )
+        self.round += 1
+        self.pages = self.left = pages
+        self.is_collecting = False
+        return is_last
+
+    def copied(self, left: int) -> None:
+        """Note that batches were encoded and `left` pages of the round remain."""
+        self.pages_sent += self.left - left
+        self.left = left
+
+
+@dataclass(slots=True)
+class ActiveState:
     """`epoch` is the last one cut; the one that is open is the next. `began_at` is when this replica became active.
 
     is_waiting  the guest stands still beside a standby that is silent, and that it may not run without
     unshipped   log records that are in no message yet
+    beat_at     when the next heartbeat is due; poll_at  when the record is read again
     refusals    the reasons for refusals that were told
     """
 
@@ -50,11 +82,15 @@ class Bond:
     is_waiting: bool = False
     releases: Releases = field(init=False)
     announcer: Announcer = field(init=False)
+    beat_at: Nanos = field(init=False)
+    poll_at: Nanos = field(init=False)
     backoff: Backoff = field(init=False, repr=False)
     refusals: set[str] = field(default_factory=set, repr=False)
     unshipped: list[LogRecord] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
+        # The clock's origin is arbitrary: no timer may start at 0.
+        self.beat_at = self.poll_at = self.began_at
         limit_ns = self.core.settings.timing.primary_limit_ns
         self.releases = Releases(self.core, self.outputs)
         self.announcer = Announcer(self.core)
@@ -111,3 +147,22 @@ class Bond:
         self.core.tell(
             EngineChanged(at=now, guest_id=guest_id, before=before.name, engine=engine.name, interval_ms=interval_ms)
         )
+
+    def pending_outputs(self) -> tuple[Output, ...]:
+        """Return what the next checkpoint must carry: outputs in no epoch of this session yet and not told as released.
+
+        Under a log engine an output may have left before a checkpoint carried it.
+        """
+        return self.releases.above(self.session.shipped_next - 1) if self.session is not None else ()
+
+    def must_stand_still(self) -> bool:
+        """Whether the guest must not run now: too much is held, the engine has it wait, or it is being handed over."""
+        session = self.session
+        if self.link in STANDING or self.is_halted:  # rule: stands_still_while_a_switch_is_open
+            return True
+        if session is None or self.link not in SHIPPING:
+            return self.releases.is_stalled
+        limits = self.core.settings.limits
+        allowed = limits.epochs_in_flight if session.is_followed else 1
+        waits = self.schedule.engine.stands_still or session.is_followed
+        return self.releases.is_stalled or session.is_log_long(limits) or (waits and len(session.in_flight) >= allowed)

@@ -1,0 +1,274 @@
+"""What an active replica does: run the guest, take a standby in, ship to it, and release what is safe.
+
+Each report is led on to the module of its theme (active_state.py names them). How the link to the standby goes on is a
+table (link.py). From the first cut on outputs obey the joining standby as well (docs/protocol.md, "ADD").
+"""
+
+from operator import attrgetter
+from typing import Final
+
+from ftvm.encode.messages import Ack, Join, Leave, Message, Ping, Prepared
+from ftvm.errors import ConfigError, LocalProtocolError, RemoteProtocolError
+from ftvm.events import PeerMisbehaved, Protected, Solo, Suspected
+from ftvm.interfaces import Engine, Lane
+from ftvm.protocol import reports
+from ftvm.protocol.active import handover, joining, leaving, shipping
+from ftvm.protocol.active.active_state import ActiveState
+from ftvm.protocol.active.link import ENDING, NAMED, SHIPPING, STANDING, LinkEvent, LinkState
+from ftvm.protocol.core import RoleEvent, RoleTable
+from ftvm.protocol.detector import FailureDetector, beat_of
+from ftvm.protocol.effects import Use
+from ftvm.protocol.record import drop
+from ftvm.protocol.reports import Received
+from ftvm.protocol.session import Contact, Session
+from ftvm.protocol.timers import Timer, act_on
+from ftvm.units import Nanos
+
+__all__ = ["TABLE", "set_engine"]
+
+PROGRESS_PATIENCE: Final = 120
+"""So many limits a standby that is heard may make no progress: longer, and it could hold outputs for ever."""
+
+
+def set_engine(active: ActiveState, engine: Engine) -> None:
+    """Change the engine: with the next checkpoint, or at once where no checkpoint goes to a backup.
+
+    Raises ConfigError if the standby in session has not said that it knows the engine, and LocalProtocolError
+    while the guest is being handed over; nothing changes then.
+    """
+    session = active.session
+    if active.link in STANDING:
+        raise LocalProtocolError("the guest is being handed over: set the engine on the host that it goes to")
+    if session is not None and not session.is_lost and engine.name not in session.engines:
+        raise ConfigError(
+            f"standby {session.standby} does not know engine {engine.name}, only {', '.join(session.engines)}"
+        )
+    active.schedule.wanted = engine
+    if active.link not in SHIPPING and not active.schedule.is_cutting:
+        active.core.do(Use(engine))
+
+
+def take_message(active: ActiveState, report: Received, now: Nanos) -> None:
+    """Take a JOIN from anybody, anything else only from the standby in session."""
+    peer, key, envelope, message = report.peer, report.key, report.envelope, report.message
+    if isinstance(message, Join):
+        joining.answer_join(active, peer, key, envelope, message, now)
+        return
+    session = active.session
+    if session is None or (envelope.session, peer, key) != (session.id, session.peer, session.key):
+        return
+    if envelope.sender != session.standby:
+        return
+    session.detector.heard(now, beat_of(message))
+    active.is_waiting &= session.detector.is_silent(now)  # the heartbeat of a loop that hangs ends no waiting
+    if active.link is LinkState.SWITCHING:
+        return
+    if active.core.arbiter.hint(envelope.record.generation, now):
+        active.releases.is_held_by_hint = True
+    try:
+        _take(active, session, message, now)
+        handover.go_on(active, now)
+    except RemoteProtocolError as wrong:
+        error = f"{type(wrong).__name__}: {wrong}"
+        active.core.tell(PeerMisbehaved(at=now, guest_id=active.core.settings.guest_id, peer=peer, error=error))
+        active.backoff.strike(key or peer, now)
+        leaving.leave(active, error, now)
+
+
+def _take(active: ActiveState, session: Session, message: Message, now: Nanos) -> None:
+    match message:
+        case Ack():
+            shipping.take_ack(active, session, message, now)
+        case Prepared():
+            handover.take_prepared(active, message, now)
+        case Leave():
+            if active.link in (LinkState.COPYING, LinkState.CATCHING_UP):
+                active.backoff.strike(session.key or session.peer, now)
+            session.has_left = True
+            # The answer is what it stays for: else its word could be lost with its connection.
+            leaving.leave(active, f"the standby left: {message.reason}", now)
+        case _:
+            pass
+
+
+def on_record(active: ActiveState, now: Nanos) -> None:
+    """Go by what the arbiter says."""
+    active.releases.is_held_by_hint = False
+    known = active.core.arbiter.known
+    if known.active != active.core.id:
+        if active.link is LinkState.SWITCHING and known.standby == active.core.id and active.session is not None:
+            handover.finish(active, active.session)
+            if active.switchover is not None:
+                active.switchover.switched_at = now
+            return
+        if active.link is LinkState.VACATING and known.active is None:
+            if active.core.stop is not None:
+                ended = f"the guest has ended here, and the record is vacant (generation {known.generation})"
+                active.core.stop.end(ended, is_in_order=True)
+            active.core.end_role(RoleEvent.VACATED, f"the record is vacant (generation {known.generation})")
+            return
+        reason = f"the record (generation {known.generation}) names {known.active or 'no host'} active"
+        handover.end(active, reason, now)
+        active.core.end_role(RoleEvent.DEPOSED, reason)  # rule: deposed_active_ends
+        return
+    if active.core.arbiter.proposal is None:
+        _on_resolved(active, now)
+    active.release()
+    handover.go_on(active, now)
+
+
+def _on_resolved(active: ActiveState, now: Nanos) -> None:
+    known, session, guest_id = active.core.arbiter.known, active.session, active.core.settings.guest_id
+    match active.link:
+        case LinkState.ADDING if session is not None:
+            active.move(LinkEvent.IN_FORCE)
+            active.backoff.forgive(session.key or session.peer)
+            active.core.tell(Protected(at=now, guest_id=guest_id, generation=known.generation, standby=session.standby))
+        case LinkState.ABANDONING if active.core.settings.halts_alone:
+            active.move(LinkEvent.HALTED)
+            active.session = None
+            leaving.tell_halted(active, "the standby was lost while it was added", now)
+        case LinkState.ABANDONING:
+            active.move(LinkEvent.IN_FORCE)
+            active.core.arbiter.propose(drop(known, active.core.id))
+        case LinkState.DROPPING:
+            active.move(LinkEvent.IN_FORCE)
+            reason = "the standby left" if session is not None and session.has_left else "the standby was lost"
+            active.session = None
+            active.core.tell(Solo(at=now, guest_id=guest_id, generation=known.generation, reason=reason))
+        case _:
+            pass
+
+
+def on_arbiter_trouble(active: ActiveState, now: Nanos) -> None:
+    """Tell; the arbiter client tries again by itself. The pair goes on as it is, and a mere hint no longer holds
+    outputs.
+
+    Only a switchover has better to do than to try again: the guest stands still for it.
+    """
+    active.releases.is_held_by_hint = False
+    active.core.tell_arbiter_trouble(now)
+    handover.withdraw(active, now)
+    active.release()
+
+
+def tick(active: ActiveState, now: Nanos) -> Nanos | None:
+    """Do what is due (`TIMERS`), and go on with a switchover as far as that can go."""
+    due = act_on(TIMERS, active, now)
+    if active.link not in (LinkState.SETTLING, LinkState.HANDING):
+        return due
+    handover.go_on(active, now)
+    return None
+
+
+def _partner(active: ActiveState) -> Session | None:
+    """Return the session, unless it is lost or about to end."""
+    session = active.session
+    return None if session is None or session.contact is Contact.LOST or active.link in ENDING else session
+
+
+def _poll(active: ActiveState, now: Nanos) -> None:
+    active.poll_at = Nanos(now + active.core.settings.timing.arbiter_poll_ns)
+    active.core.arbiter.want_read()
+
+
+def _suspects_at(active: ActiveState) -> Nanos | None:
+    session = _partner(active)
+    if session is None or active.is_waiting or active.core.stop is not None or active.link is LinkState.SWITCHING:
+        return None
+    return session.detector.deadline()
+
+
+def _suspect(active: ActiveState, now: Nanos) -> None:
+    """Go on without a standby that is silent, or stand still beside it."""
+    session, guest_id = active.session, active.core.settings.guest_id
+    if session is None:
+        return
+    silence_ns, limit_ns = session.detector.silence_ns(now), session.detector.limit_ns()
+    reason = session.detector.reason("the standby", now)
+    active.core.tell(Suspected(at=now, guest_id=guest_id, silence_ns=silence_ns, limit_ns=limit_ns, reason=reason))
+    if active.core.settings.halts_alone and active.link in NAMED:
+        leaving.wait_for(active, session, now)
+    else:
+        leaving.lose(active, reason or f"the standby was silent for {silence_ns / 1e6:.0f} ms", now)
+
+
+def _gives_up_at(active: ActiveState) -> Nanos | None:
+    session = _partner(active)
+    since = session.owes_since if session is not None and not active.is_waiting else None
+    return None if since is None else Nanos(since + PROGRESS_PATIENCE * active.core.settings.timing.primary_limit_ns)
+
+
+def _give_up(active: ActiveState, now: Nanos) -> None:
+    """Leave a standby that is heard, and does not come forward."""
+    session = active.session
+    if session is not None and session.owes_since is not None:
+        active.backoff.strike(session.key or session.peer, now)
+        owes_s = (now - session.owes_since) / 1e9
+        leaving.leave(active, f"the standby made no progress for {owes_s:.0f} s, though it is heard", now)
+
+
+def _has_reason_to_beat(active: ActiveState) -> bool:
+    session = active.session
+    has_partner = session is not None and session.contact is not Contact.LOST and active.link not in ENDING
+    return has_partner or active.releases.has_untold
+
+
+def _beat(active: ActiveState, now: Nanos) -> None:
+    """Send a heartbeat; what was released a heartbeat ago is told from now on."""
+    active.beat_at = Nanos(now + active.core.settings.timing.heartbeat_ns)
+    active.releases.tell()
+    session = _partner(active)
+    if session is not None:
+        session.ping_number += 1
+        active.core.send(session.peer, Lane.CONTROL, Ping(number=session.ping_number), session.id)
+
+
+def _goes_on_handing_at(active: ActiveState) -> Nanos | None:
+    switchover = active.switchover
+    if switchover is None or active.link not in (LinkState.SETTLING, LinkState.HANDING):
+        return None
+    return switchover.ends_at if switchover.prepare_at is None else min(switchover.ends_at, switchover.prepare_at)
+
+
+def _repeats_at(active: ActiveState) -> Nanos | None:
+    session = _partner(active)
+    return None if session is None else session.outbox.repeats_at
+
+
+TIMERS: Final[tuple[Timer[ActiveState], ...]] = (
+    Timer(attrgetter("poll_at"), _poll),
+    Timer(attrgetter("announcer.due_at"), lambda active, now: active.announcer.tick(now)),
+    Timer(_suspects_at, _suspect),
+    Timer(_gives_up_at, _give_up),
+    Timer(attrgetter("beat_at"), _beat, wakes=_has_reason_to_beat),
+    Timer(shipping.copies_at, lambda active, _: shipping.copy_on(active)),
+    Timer(shipping.next_cut, ActiveState.cut),
+    Timer(_goes_on_handing_at, handover.go_on),
+    Timer(_repeats_at, ActiveState.flush),
+)
+"""In this order: who is lost gets no heartbeat, and no epoch is cut for it."""
+
+
+def _detector(active: ActiveState) -> FailureDetector | None:
+    return active.session.detector if active.session is not None else None
+
+
+TABLE: Final[RoleTable[ActiveState]] = RoleTable(
+    takes={
+        reports.Received: take_message,
+        reports.Emitted: shipping.take_emitted,
+        reports.EngineUsed: shipping.take_engine_used,
+        reports.RoundCollected: shipping.take_round,
+        reports.PagesCopied: shipping.take_copied,
+        reports.CutTaken: shipping.take_cut,
+        reports.CaptureFailed: shipping.take_failure,
+    },
+    on_record=on_record,
+    on_arbiter_trouble=on_arbiter_trouble,
+    tick=tick,
+    timers=TIMERS,
+    go_on_stopping=leaving.go_on_stopping,
+    detector=_detector,
+    peer="the standby",
+)

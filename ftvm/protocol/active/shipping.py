@@ -1,0 +1,208 @@
+"""What an active ships to its standby: the first copy, the log, an epoch with each cut; and what is acknowledged of it.
+
+From the first cut on the outbox keeps all that is under way until it is acknowledged (channel.py); with the
+acknowledgement of the first epoch the standby is proposed (docs/protocol.md, "ADD").
+"""
+
+from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
+
+from ftvm.checkpoint import Checkpoint
+from ftvm.encode.messages import Ack
+from ftvm.errors import LimitExceeded
+from ftvm.events import Committed, CopyProgress, HostFailed
+from ftvm.protocol.active import leaving
+from ftvm.protocol.active.active_state import ActiveState
+from ftvm.protocol.active.link import SHIPPING, LinkEvent, LinkState
+from ftvm.protocol.effects import CollectRound, CopyMore, Forget
+from ftvm.protocol.record import add
+from ftvm.protocol.reports import CaptureFailed, CutTaken, Emitted, EngineUsed, PagesCopied, RoundCollected
+from ftvm.protocol.session import Session, batches_of
+from ftvm.protocol.timers import AT_ONCE
+from ftvm.units import Nanos
+
+__all__ = [
+    "copies_at",
+    "copy_on",
+    "next_cut",
+    "take_ack",
+    "take_copied",
+    "take_cut",
+    "take_emitted",
+    "take_engine_used",
+    "take_failure",
+    "take_round",
+]
+
+
+def take_round(active: ActiveState, report: RoundCollected, now: Nanos) -> None:
+    """Take note of what a round of the first copy has collected."""
+    if active.plan is None:
+        return
+    if active.plan.collected(report.pages, active.core.settings.limits):
+        active.cut(now)
+    else:
+        copy_on(active)
+
+
+def take_copied(active: ActiveState, report: PagesCopied, now: Nanos) -> None:
+    """Ship what was encoded of the present round."""
+    if active.plan is None or active.session is None:
+        active.core.do(Forget(report.batches))
+        return
+    active.plan.copied(report.left)
+    for batch in report.batches:
+        active.session.ship_copy(batch, active.plan.round)
+    guest_id = active.core.settings.guest_id
+    active.core.tell(
+        CopyProgress(
+            at=now,
+            guest_id=guest_id,
+            round=active.plan.round,
+            pages_sent=active.plan.pages_sent,
+            pages_left=report.left,
+        )
+    )
+    active.flush(now)
+
+
+def take_emitted(active: ActiveState, emitted: Emitted, now: Nanos) -> None:
+    """Take what came from the guest: the log before the outputs that came with it. Release what may leave."""
+    if emitted.log and active.session is not None and active.link in SHIPPING:
+        # Before the first cut there is nobody to ship the log to, and the cut will cover it.
+        active.session.log(emitted.log)
+        active.unshipped.extend(emitted.log)
+        active.flush(now)
+    for log_index, group in groupby(emitted.outputs, key=itemgetter(1)):
+        # rule: output_needs_its_epoch
+        needs = active.schedule.engine.output_needs(epoch=active.epoch + 1, log_index=log_index)
+        for output, _ in group:
+            active.outputs.hold(output, needs, now)
+        active.release()
+
+
+def take_engine_used(active: ActiveState, report: EngineUsed, now: Nanos) -> None:
+    """Note that the guest, paused and all its outputs handed on, goes on under an engine."""
+    active.schedule.use(report.engine)
+    if not active.schedule.is_cutting:
+        active.tell_engine(report.engine, now)
+
+
+def take_cut(active: ActiveState, cut: CutTaken, now: Nanos) -> None:
+    """Take all that a cut has brought: what was emitted before it, the engine behind it, the checkpoint.
+
+    In this order: each output is judged by the engine under which it was made.
+    """
+    take_emitted(active, cut.emitted, cut.paused_at)
+    outputs = active.pending_outputs()
+    take_engine_used(active, EngineUsed(cut.engine), cut.paused_at)
+    longest, limits = max((len(output.payload) for output in outputs), default=0), active.core.settings.limits
+    if longest > limits.output_bytes:
+        # Refused here, as the standby would refuse to read it: it would be sent again and again.
+        active.core.do(Forget(cut.checkpoint.batches))
+        too_long = LimitExceeded("bytes of one output", limit=limits.output_bytes, wanted=longest)
+        take_failure(active, CaptureFailed(f"{type(too_long).__name__}: {too_long}"), now)
+        return
+    _ship_cut(active, replace(cut.checkpoint, outputs=outputs), cut.pause_ns, now)
+
+
+def _ship_cut(active: ActiveState, checkpoint: Checkpoint, pause_ns: int, now: Nanos) -> None:
+    """Ship a checkpoint that was captured."""
+    active.schedule.is_cutting = False
+    active.epoch = checkpoint.epoch
+    session = active.session
+    if session is None or active.link not in (LinkState.COPYING, *SHIPPING):
+        active.core.do(Forget(checkpoint.batches))
+        return
+    if session.is_followed:
+        # Pages stay here: the backup executes. Records that were logged up to the cut must precede the mark.
+        active.core.do(Forget(checkpoint.batches))
+        checkpoint = replace(checkpoint, batches=(), outputs=())
+        if active.unshipped:
+            session.ship_log(tuple(active.unshipped))
+    active.unshipped.clear()
+    active.schedule.cut(pause_ns=pause_ns, dirty_pages=checkpoint.dirty_pages)
+    session.ship_epoch(checkpoint, active.schedule.engine, pause_ns, now)
+    if active.link is LinkState.HANDING and active.switchover is not None:
+        active.switchover.final = replace(checkpoint, batches=(), outputs=(), page_digests=b"")
+    if active.link is LinkState.COPYING:
+        active.move(LinkEvent.CUT)  # rule: first_cut_shipped
+        active.plan = None
+    active.flush(now)
+
+
+def take_failure(active: ActiveState, report: CaptureFailed, now: Nanos) -> None:
+    """End the session: the shadow no longer tells what the standby has. A new one copies afresh."""
+    active.schedule.is_cutting = False
+    active.core.tell(
+        HostFailed(at=now, guest_id=active.core.settings.guest_id, error=f"capture failed: {report.error}")
+    )
+    if active.session is not None:
+        leaving.leave(active, f"capture failed: {report.error}", now)
+
+
+def take_ack(active: ActiveState, session: Session, ack: Ack, now: Nanos) -> None:
+    """Go by what the standby has; with the first epoch that is acknowledged it is proposed."""
+    let_go, committed = session.acknowledge(ack, now)
+    active.core.do(Forget(batches_of(let_go)))
+    for epoch in committed:
+        active.core.tell(
+            Committed(
+                at=now,
+                guest_id=active.core.settings.guest_id,
+                epoch=epoch.epoch,
+                dirty_pages=epoch.dirty_pages,
+                sent_bytes=epoch.sent_bytes,
+                pause_ns=epoch.pause_ns,
+            )
+        )
+        active.tell_engine(epoch.engine, now)
+    if committed and session.detector.patience > 1:
+        session.detector.arm(now)
+    if committed and active.link is LinkState.CATCHING_UP:
+        active.move(LinkEvent.CAUGHT_UP)
+        active.core.arbiter.propose(add(active.core.arbiter.known, active.core.id, session.standby))
+    active.release()
+    active.flush(now)
+
+
+def copies_at(active: ActiveState) -> Nanos | None:
+    """Return when the first copy can go on: at once if there is room, else with what else comes."""
+    plan, session = active.plan, active.session
+    if plan is None or session is None or plan.is_collecting or active.schedule.is_cutting:
+        return None
+    can_go_on = session.has_answered and session.outbox.room if plan.left else session.outbox.is_empty
+    return AT_ONCE if can_go_on else None
+
+
+def copy_on(active: ActiveState) -> None:
+    """Go on with the first copy as far as there is room."""
+    plan, session = active.plan, active.session
+    if plan is None or session is None or copies_at(active) is None:
+        return
+    if plan.left:
+        active.core.do(CopyMore(session.outbox.room))
+    else:
+        plan.is_collecting = True
+        active.core.do(CollectRound())
+
+
+def next_cut(active: ActiveState) -> Nanos | None:
+    """Return when the next cut is due, None if none may come now."""
+    session = active.session
+    limit = active.core.settings.limits.epochs_in_flight
+    stop = active.core.stop
+    if session is None or active.link not in SHIPPING or active.schedule.is_cutting or (stop and stop.is_guest_gone):
+        return None
+    if len(session.in_flight) >= limit or session.is_coming_to_rest or active.link is LinkState.HANDING:
+        return None
+    if (
+        active.link is LinkState.SETTLING
+        and active.switchover is not None
+        and active.epoch < active.switchover.warm_epoch
+    ):
+        return active.schedule.last_cut_at
+    if session.is_log_long(active.core.settings.limits):
+        return active.schedule.last_cut_at  # the guest stands still until a checkpoint covers some of it
+    return active.schedule.next_cut(session, active.outputs)

@@ -1,0 +1,307 @@
+"""What a replica does with a session: it syncs, commits, acknowledges, and takes over when its active falls silent.
+
+It syncs until the first epoch is committed, and stands by from then on; the two differ only in what silence means. Only
+messages of this session, from the peer and key that opened it, count for anything, even as a sign of life: a whole
+non-member must not be kept waiting by somebody else's heartbeats (docs/protocol.md, "Mistakes made once", 3). What is
+acknowledged is committed, and what is committed is what a takeover runs from.
+"""
+
+from dataclasses import replace
+from operator import attrgetter
+from typing import Final
+
+from ftvm.checkpoint import Checkpoint
+from ftvm.encode.compress import unpack_batch
+from ftvm.encode.messages import Ack, Copy, Envelope, EpochPart, Leave, Log, Message, Ping, Pong, Prepare, Sequenced
+from ftvm.errors import BadFrame, GuestEnded, LimitExceeded, RemoteProtocolError
+from ftvm.interfaces import Lane
+from ftvm.protocol import reports
+from ftvm.protocol.channel import Inbox
+from ftvm.protocol.core import Core, RoleEvent, RoleTable
+from ftvm.protocol.detector import FailureDetector, beat_of
+from ftvm.protocol.effects import Execute, Follow, Unload, WarmUp
+from ftvm.protocol.reports import Received
+from ftvm.protocol.session import SessionOffer, Switchover
+from ftvm.protocol.standby import claiming, following
+from ftvm.protocol.standby.commit import CommittedState, Staging
+from ftvm.protocol.standby.standby_state import ClaimEvent, ClaimState, StandbyState
+from ftvm.protocol.stop import Stopping
+from ftvm.protocol.timers import Timer, act_on
+from ftvm.units import Nanos
+
+__all__ = ["SYNC_PATIENCE", "TABLE", "begin", "resume"]
+
+SYNC_PATIENCE: Final = 4
+"""How many limits of silence are tolerated before the state is whole: the active may be busy with the first copy."""
+
+GOODBYE_LIMITS: Final = 4
+"""A standby waits for so many of its limits of silence for the answer to its goodbye."""
+
+
+def begin(core: Core, offer: SessionOffer, committed: CommittedState, now: Nanos) -> StandbyState:
+    """Begin a session from nothing: zero memory."""
+    committed.clear()
+    return _session(core, offer, committed, now)
+
+
+def resume(
+    core: Core, offer: SessionOffer, committed: CommittedState, switchover: Switchover, now: Nanos
+) -> StandbyState:
+    """Begin a session after a switchover, from the state that this replica, active until now, stands still at."""
+    standby = _session(core, offer, committed, now)
+    standby.switchover = switchover
+    if core.settings.engines[committed.engine].executes:
+        standby.is_following = True
+        core.do(Follow(None, committed.output_next))
+    return standby
+
+
+def _session(core: Core, offer: SessionOffer, committed: CommittedState, now: Nanos) -> StandbyState:
+    limits = core.settings.limits
+    return StandbyState(
+        core=core,
+        offer=offer,
+        committed=committed,
+        inbox=Inbox(window=limits.batches_in_flight),
+        staging=Staging(limit_bytes=min(limits.staging_bytes, offer.staging_bytes)),
+        # rule: silence_counted_from_now
+        detector=FailureDetector(core.settings.timing.backup_limit_ns, now, patience=SYNC_PATIENCE),
+        fresh_at=core.arbiter.want_read(),
+        poll_at=Nanos(now + core.settings.timing.arbiter_poll_ns),
+    )
+
+
+def take_message(standby: StandbyState, report: Received, now: Nanos) -> None:
+    """Take a message of this session; drop any other."""
+    peer, key, envelope, message = report.peer, report.key, report.envelope, report.message
+    stop = standby.core.stop
+    if stop is not None and isinstance(message, Leave) and standby.is_of_session(peer, key, envelope):
+        _take_goodbye(standby, stop)
+    if not standby.is_in_session(peer, key, envelope):
+        return
+    _heard(standby, envelope, message, now)
+    is_alive = not (isinstance(message, Leave) or standby.detector.is_silent(now))
+    if standby.claim.state is ClaimState.CHECKING and is_alive:
+        claiming.call_off(standby, now)  # not for a goodbye, nor for the heartbeat of a loop that hangs
+    try:
+        _take(standby, message, envelope, now)
+    except (RemoteProtocolError, LimitExceeded) as wrong:
+        standby.end_session(wrong, now)
+
+
+def _heard(standby: StandbyState, envelope: Envelope, message: Message, now: Nanos) -> None:
+    if standby.switchover is not None and not standby.switchover.is_over:
+        claiming.tell_switched_away(standby, standby.switchover, now)
+    standby.detector.heard(now, beat_of(message))
+    standby.core.arbiter.hint(envelope.record.generation, now)
+
+
+def _take(standby: StandbyState, message: Message, envelope: Envelope, now: Nanos) -> None:
+    match message:
+        case Copy() | EpochPart() | Log() if standby.claim.is_watching:  # rule: claimant_takes_nothing
+            standby.owes_ack = True
+            for ready in standby.inbox.take(message):
+                _apply(standby, ready, now)
+            _note_released(standby, envelope)
+        case Ping() if standby.claim.is_watching:
+            standby.owes_ack = True  # one that was lost is thus repeated
+            pong = Pong(number=message.number)
+            standby.core.send(standby.offer.peer, Lane.CONTROL, pong, standby.offer.session)
+            _note_released(standby, envelope)
+        case Prepare(epoch=0) if standby.is_whole:
+            standby.core.do(WarmUp())
+        case Prepare() if standby.claim.is_watching and message.epoch == standby.committed.epoch:
+            claiming.prepare(standby, now)
+        case Leave(is_end=True) if standby.claim.state is ClaimState.CLAIMING:
+            standby.guest_end = message.reason  # to end now could leave a record that names a host that is no more
+        case Leave(is_end=True):
+            standby.core.fail(GuestEnded(message.reason))
+        case Leave():
+            standby.detector.hurry(f"the active said goodbye: {message.reason}")
+        case _:
+            pass
+
+
+def _note_released(standby: StandbyState, envelope: Envelope) -> None:
+    standby.committed.forget_released(envelope.released)
+    standby.core.released = max(standby.core.released, envelope.released)
+
+
+def _apply(standby: StandbyState, message: Sequenced, now: Nanos) -> None:
+    if standby.claim.state is ClaimState.PREPARED:
+        claiming.call_off(standby, now)  # the active ships on: its switchover failed
+    standby.claim.note_shipping()
+    if isinstance(message, Copy):
+        standby.committed.copy(unpack_batch(message.batch, standby.core.settings.limits))
+        return
+    if isinstance(message, Log):
+        standby.committed.append(message.records)
+        if standby.is_following:
+            standby.core.do(Execute(message.records))
+        return
+    if message.batch is not None:
+        message = replace(message, batch=unpack_batch(message.batch, standby.core.settings.limits))
+    checkpoint = standby.staging.add(message)
+    if checkpoint is None:
+        return
+    if checkpoint.engine not in standby.core.settings.engines:
+        raise BadFrame(f"epoch {checkpoint.epoch} asks for engine {checkpoint.engine!r}, which was not offered")
+    if standby.is_following:
+        following.compare(standby, checkpoint)
+    else:
+        _commit(standby, checkpoint, now)
+
+
+def _commit(standby: StandbyState, checkpoint: Checkpoint, now: Nanos) -> None:
+    was_whole, before = standby.is_whole, standby.committed.engine
+    standby.committed.commit(checkpoint)
+    standby.take_committed(checkpoint, now)
+    if not was_whole:
+        standby.core.end_role(RoleEvent.WHOLE, f"epoch {checkpoint.epoch} completes the first copy")
+    else:
+        standby.tell_engine(before, now)
+    if standby.executes_behind(checkpoint):
+        standby.is_following = True
+        standby.core.do(Follow(checkpoint.devices, checkpoint.output_next))
+
+
+def on_record(standby: StandbyState, now: Nanos) -> None:
+    """Go by what the arbiter says, which alone makes this replica active or puts it out."""
+    known, me = standby.core.arbiter.known, standby.core.id
+    if known.active == me:
+        claiming.win(standby, known, now)
+    elif standby.guest_end is not None and standby.core.arbiter.proposal is None:
+        standby.core.fail(GuestEnded(standby.guest_end))
+    elif known.generation > standby.offer.session.generation and known.standby != me:  # rule: unnamed_standby_ends
+        standby.core.end_role(
+            RoleEvent.EXPELLED, f"the record of generation {known.generation} does not name this replica"
+        )
+    elif standby.core.arbiter.reads >= standby.fresh_at and known.generation < standby.offer.session.generation:
+        # The record of a session is older than the session: else any peer that is dialled could keep us for ever.
+        standby.core.end_role(
+            RoleEvent.EXPELLED,
+            f"the active is at generation {standby.offer.session.generation}, but our arbiter's record is of "
+            f"generation {known.generation}: do both hosts use the same arbiter?",
+        )
+    elif standby.claim.state is ClaimState.CLAIMING and standby.core.arbiter.proposal is None:
+        standby.claim.step(ClaimEvent.LOST)
+        standby.claim.is_loaded = False
+        standby.core.do(Unload())
+    elif standby.claim.state is ClaimState.CHECKING:
+        claiming.propose_if_ready(standby, now)
+
+
+def on_arbiter_trouble(standby: StandbyState, now: Nanos) -> None:
+    """Tell; the arbiter client tries again by itself. Without the arbiter nobody takes over."""
+    standby.core.tell_arbiter_trouble(now)
+
+
+def tick(standby: StandbyState, now: Nanos) -> Nanos | None:
+    """Acknowledge what came, and do what is due (`TIMERS`)."""
+    # rule: claimant_acknowledges_nothing
+    if standby.owes_ack and not standby.is_session_over and standby.claim.is_watching:
+        _acknowledge(standby)
+    return act_on(TIMERS, standby, now)
+
+
+def _acknowledge(standby: StandbyState) -> None:
+    standby.owes_ack = False
+    committed = standby.committed
+    ack = Ack(
+        received=standby.inbox.expected,
+        epoch=committed.epoch or 0,  # rule: committed_is_acknowledged
+        log_index=committed.log_index,
+        memory_digest=committed.memory.memory_digest if standby.is_whole else 0,
+    )
+    standby.core.send(standby.offer.peer, Lane.CONTROL, ack, standby.offer.session)
+
+
+def go_on_stopping(standby: StandbyState, stop: Stopping, now: Nanos) -> None:
+    """Go on with the stop of a host that syncs or stands by.
+
+    A claim is called off if it may be, and else waited for; so is a SWITCH that may be proposed, until the record or
+    the active says what became of it.
+    """
+    claim, core = standby.claim, standby.core
+    if claim.state is ClaimState.CHECKING:
+        claiming.call_off(standby, now)
+    if not claim.is_watching or standby.is_named_active:
+        is_late = now >= stop.ends_at
+    else:
+        if stop.speaks_again(now, core.settings.timing.heartbeat_ns):
+            stop.left_at = now if stop.left_at is None else stop.left_at
+            standby.say_goodbye(stop.reason)
+            core.arbiter.want_read()
+        wait_ns = GOODBYE_LIMITS * core.settings.timing.backup_limit_ns  # rule: goodbye_answered
+        # rule: prepared_standby_stays
+        may_be_active = claim.state is ClaimState.PREPARED or standby.switchover is not None
+        is_done_waiting = not may_be_active and stop.left_at is not None and now >= stop.left_at + wait_ns
+        is_late = is_done_waiting or now >= stop.ends_at
+    if is_late:
+        is_named = core.id in (core.arbiter.known.active, core.arbiter.known.standby)
+        why = core.naming() if is_named else "the active host has not answered its goodbye"
+        if core.arbiter.proposal is not None:
+            why = (
+                f"this host has asked to run the guest, and may still get it: {core.arbiter_silence()}; {core.naming()}"
+            )
+        stop.end(why, is_in_order=not is_named and core.arbiter.proposal is None)
+
+
+def _take_goodbye(standby: StandbyState, stop: Stopping) -> None:
+    """Take the active's LEAVE: the answer to ours, or its own; it may wait for ours, and is told once more."""
+    if standby.claim.is_watching:
+        standby.say_goodbye(stop.reason)
+        stop.end(f"the other host knows of it; {standby.core.whereabouts()}", is_in_order=True)
+
+
+def _poll(standby: StandbyState, now: Nanos) -> None:
+    timing = standby.core.settings.timing
+    is_prepared = standby.claim.state is ClaimState.PREPARED
+    standby.poll_at = Nanos(now + (timing.heartbeat_ns if is_prepared else timing.arbiter_poll_ns))
+    standby.core.arbiter.want_read()
+
+
+def _wins_at(standby: StandbyState) -> Nanos | None:
+    return standby.claim.not_before if standby.is_named_active else None
+
+
+def _suspects_at(standby: StandbyState) -> Nanos | None:
+    """Of no interest to a host that stops."""
+    if standby.is_named_active or standby.core.stop is not None or not standby.claim.is_watching:
+        return None
+    silent_at, not_before = standby.detector.deadline(), standby.claim.not_before
+    return silent_at if not_before is None else max(silent_at, not_before)
+
+
+def _suspect(standby: StandbyState, now: Nanos) -> None:
+    if standby.is_whole:
+        claiming.suspect(standby, now)
+    else:
+        standby.core.end_role(RoleEvent.SESSION_LOST, "the active fell silent before the first copy was whole")
+
+
+TIMERS: Final[tuple[Timer[StandbyState], ...]] = (
+    Timer(attrgetter("poll_at"), _poll),
+    Timer(_wins_at, lambda standby, now: claiming.win(standby, standby.core.arbiter.known, now)),
+    Timer(_suspects_at, _suspect),
+)
+
+TABLE: Final[RoleTable[StandbyState]] = RoleTable(
+    takes={
+        reports.Received: take_message,
+        reports.StateLoaded: claiming.take_loaded,
+        reports.LoadFailed: claiming.take_load_failure,
+        reports.ShadowWarmed: claiming.take_warm,
+        reports.MemoryMeasured: following.take_measured,
+        reports.LogFollowed: following.take_followed,
+        reports.GuestAgreed: following.take_agreed,
+        reports.GuestDiverged: following.take_diverged,
+    },
+    on_record=on_record,
+    on_arbiter_trouble=on_arbiter_trouble,
+    tick=tick,
+    timers=TIMERS,
+    go_on_stopping=go_on_stopping,
+    detector=attrgetter("detector"),
+    peer="the active",
+)
