@@ -9,9 +9,6 @@ import ftvm
 
 ROOT: Final = Path(ftvm.__file__).parent
 
-TO_GO: Final[set[str]] = set()
-"""Names that still stand twice: debts, each to be paid by giving one of the two classes another word."""
-
 GONE: Final = {
     "Bond": "ActiveState",
     "Holding": "StandbyState",
@@ -31,9 +28,6 @@ GONE: Final = {
 }
 """Words that this code once had for what the field calls otherwise."""
 
-GONE_TO_GO: Final[set[str]] = set()
-"""Those of them that are still there."""
-
 
 def classes() -> dict[str, list[str]]:
     """Return where each class of ftvm/ is defined, by its name; classes within classes and functions are local."""
@@ -46,20 +40,12 @@ def classes() -> dict[str, list[str]]:
 
 
 def test_a_class_name_means_one_thing() -> None:
-    twice = {name: where for name, where in classes().items() if len(where) > 1 and name not in TO_GO}
+    twice = {name: where for name, where in classes().items() if len(where) > 1}
 
     assert twice == {}, f"{twice}: give one of them another word"
 
 
 def test_the_words_of_the_field_are_used() -> None:
-    old = {name: GONE[name] for name in classes().keys() & GONE.keys() - GONE_TO_GO}
+    old = {name: GONE[name] for name in classes().keys() & GONE.keys()}
 
     assert old == {}, f"{old}: the field has a word for it"
-
-
-def test_a_debt_that_is_paid_is_taken_off_the_list() -> None:
-    found = classes()
-
-    paid = {name for name in TO_GO if len(found[name]) < 2} | {name for name in GONE_TO_GO if name not in found}
-
-    assert paid == set(), f"{sorted(paid)} are gone: take them out of TO_GO and GONE_TO_GO"
