@@ -229,7 +229,7 @@ class World(Protocol):
     def fds(self) -> tuple[int, ...]:
         """Return file descriptors that are readable as long as an input waits.
 
-        Where there are any, `receive` is called while one of them is; where there are none, at each step of the host.
+        With such descriptors, `receive` is called while one is readable; without any, at each step of the host.
         """
         ...
 

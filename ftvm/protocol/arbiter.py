@@ -1,4 +1,4 @@
-"""Where one replica deals with the arbiter: what it knows, what it has proposed, what it waits for.
+"""One replica's client of the arbiter: what it knows, what it has proposed, what it waits for.
 
 One request is outstanding at a time. A proposal is resolved only when a generation at or above its own is learned:
 never by a time-out, never by an error (docs/protocol.md, "The record"). Until then it counts as possibly in force,
@@ -7,8 +7,9 @@ another record of the generation already seen that it contradicts itself: both a
 
 What was proposed and may be in force is thus never abandoned. One that cannot be in force may be withdrawn: each of its
 attempts, the first as well as the last, was answered that it certainly had no effect and never will have one (a full
-disk, before the store was asked to decide). One attempt that is under way, lost, or answered in any other way is a
-doubt that no later answer removes. Withdrawing is for who can do without; else the proposal is repeated as ever.
+disk, before the store was asked to decide). A single attempt that is under way, lost, or answered in any other way
+leaves a doubt that no later answer removes. A caller withdraws only if it can do without; else the proposal is
+repeated.
 
 The highest generation is kept for as long as the process lives, and not on disk, unless the user gives a place for it
 (arbiters/known.py): a host that restarts has no state and no right that an old record could give back to it. It joins
@@ -79,13 +80,13 @@ class ArbiterClient:
     def want_read(self) -> int:
         """Ask for the record. The answer is fresh once `reads` has come to the number returned.
 
-        A read that is under way already was started before this wish, so it does not count.
+        A read that is already under way was started earlier, so it does not count.
         """
         self._wants_read = True
         return self._reads_begun + 1
 
     def hint(self, generation: int, now: Nanos) -> bool:
-        """Take a peer's word that `generation` is in force: read, but not more often than every retry interval.
+        """A peer says that `generation` is in force: read the record, but at most once per retry interval.
 
         Tells whether a read was asked for.
         """

@@ -73,7 +73,7 @@ class Outbox:
         return done
 
     def clear(self) -> list[Sequenced]:
-        """Let go of everything: the session is over."""
+        """Forget everything: the session is over."""
         left = [*self._flying, *self._waiting]
         self._flying.clear()
         self._waiting.clear()

@@ -1,5 +1,4 @@
-"""What all roles of a replica share: who it is, what it was told, its client of the arbiter, and the effects it asks
-for.
+"""What all roles of a replica share: its id, its settings, its client of the arbiter, and the effects it asks for.
 
 Roles are a table (`ROLES`). What each does is a RoleTable (empty.py, standby/, active/); none knows another. A role
 that is over appends a RoleEvent to `happened`, and replica.py moves on by the table.
@@ -84,12 +83,12 @@ ROLES: Final[dict[tuple[Role, RoleEvent], Role]] = {
     (Role.ACTIVE, RoleEvent.SWITCHED_AWAY): Role.STANDBY,
     (Role.STANDBY, RoleEvent.SWITCHED_HERE): Role.ACTIVE,
 }
-"""Every pair that is absent is illegal: reaching it is our bug."""
+"""Every pair that is absent is illegal; reaching one is a bug in ftvm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What a replica was started with; the same for all roles it will have.
+    """A replica's settings, the same for all its roles.
 
     engines       those that the guest can be protected with, by name, each with the parameters that it has here
     engine        the one that a host that starts the guest begins with; who takes over goes on with what was in force

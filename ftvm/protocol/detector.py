@@ -1,5 +1,4 @@
-"""Whether a peer is dead, and whom to ignore for a while. Nothing safe depends on it: the arbiter decides, this only
-asks.
+"""Whether a peer is dead, and whom to ignore for a while. No safety depends on it: the arbiter decides, this only asks.
 
 FailureDetector   when silence becomes suspicion
 Question          whether a peer whose connection broke is gone (docs/protocol.md, "Suspicion", for both)
@@ -26,8 +25,8 @@ MEMORY_NS: Final = 60_000_000_000
 BUCKET_NS: Final = 1_000_000_000
 """Gaps are remembered by the second, each second's longest: bounded, whatever the peer sends."""
 EXCUSES_MAX: Final = 8
-"""So many stalls of our own are excused before the peer must be heard: stopped again and again, we would wait for a
-dead one for ever."""
+"""How many stalls of our own are excused until the peer is heard: a host that is stopped again and again would wait for
+a dead peer for ever."""
 
 
 def beat_of(message: Message) -> int | None:
@@ -103,7 +102,7 @@ class FailureDetector:
     def excuse(self, stall_ns: int, now: Nanos) -> None:
         """Leave out of the silence that we were not listening ourselves for `stall_ns`, until now.
 
-        What the silence was before stays. After a few such stalls without a sign of life no more are left out.
+        The silence before it still counts. After a few such stalls without a sign of life, no more are left out.
         """
         if self._excuses >= EXCUSES_MAX:  # rule: excuses_bounded
             return
@@ -159,7 +158,7 @@ class FailureDetector:
 REFUSALS_NEEDED: Final = 2
 PAUSE_NS: Final = 10_000_000
 PATIENCE_NS: Final = 1_000_000_000
-"""So long an answer is waited for."""
+"""How long to wait for an answer."""
 ASKS_MAX: Final = 64
 
 
@@ -168,8 +167,8 @@ class QuestionState(Enum):
 
     What a broken connection means: the start of a question, not a suspicion (docs/protocol.md, "Suspicion").
 
-    A firewall may reset a healthy link, and a takeover for that would be a false one. So whoever loses a connection
-    dials at once, where the peer was:
+    A firewall may reset a healthy link, and a takeover for that would be a false one. So the host that loses a
+    connection dials the peer's address at once:
 
         IDLE --reset--> ASKING --refused--> PAUSING --10 ms--> ASKING --refused again--> the peer is gone
          ^                 |                   ^                  |
@@ -178,8 +177,8 @@ class QuestionState(Enum):
 
     Only a refusal on both lanes, twice, 10 ms apart, with no reset between, says that the peer's process is gone. An
     answer ends the question, and so does a connection that hangs: silence is for the failure detector to judge. One
-    that is made and breaks before anybody spoke may be that of a process that is just ending, so it is asked again. Who
-    is gone is asked on for a while: what it said before it ended may still come in, and be taken for a sign of life.
+    that is made and breaks before anybody spoke may be that of a process that is just ending, so it is asked again. A
+    peer that is gone is asked for a while longer: its last messages may still come in, and look like a sign of life.
 
     Knows nothing of sockets: the transport asks and reports. Time is an argument.
     """
@@ -258,7 +257,7 @@ class Question:
 
 
 _NAMES_MAX: Final = 1024
-"""Beyond it whoever failed longest ago is forgotten."""
+"""Beyond it the name that failed longest ago is forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,11 +270,11 @@ class _Record:
 @dataclass(slots=True)
 class Backoff:
     """The first `tolerated` failures of a name cost nothing; each later one has it ignored for twice as long, from
-    `first_ns` to `longest_ns`. Who has not failed for `longest_ns` after that is as good as new.
+    `first_ns` to `longest_ns`. A name that has not failed for `longest_ns` after that starts again.
 
     A failure by itself costs its author only the message or the session. What this bounds is the cost of failing on and
     on: of the one place for a joining standby, of log lines, of decoding. Names are keys where there are keys: a peer
-    chooses all else about itself afresh whenever it likes.
+    can change everything else about itself.
     """
 
     tolerated: int

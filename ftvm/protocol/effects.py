@@ -1,5 +1,4 @@
-"""What the protocol asks the driver to do. Effects are performed in order; those that have a result report it as an
-event."""
+"""What the protocol asks the driver to do. Effects are performed in order; those that have a result report it."""
 
 from dataclasses import dataclass
 
@@ -107,7 +106,7 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class EndSession:
-    """No more is captured until the next StartCopy."""
+    """Capture nothing more until the next StartCopy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +213,7 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """This host cannot do what it was started for; nothing more will come of it. The error's type says whose fault."""
+    """This host cannot do what it was started for, and gives up. The error's type says whose fault."""
 
     error: FtvmError
 

@@ -30,7 +30,7 @@ __all__ = ["TABLE", "Empty", "no_common_version"]
 
 UNANSWERED_NS: Final = Nanos(10_000_000_000)
 REFUSALS_TOLD_MAX: Final = 64
-"""So many different refusals are told of: what a peer gives as its reason is its own affair."""
+"""How many different refusals are reported: the reasons are texts of the peer's."""
 
 
 def no_common_version(ours: Versions, theirs: Versions) -> str:
@@ -63,7 +63,7 @@ class Empty:
         return cls(core, starts=False, _join_at=Nanos(now + core.settings.timing.join_interval_ns))
 
     def take_message(self, report: Received, now: Nanos) -> None:
-        """Take a welcome or a refusal; anything else is for somebody else."""
+        """Take a welcome or a refusal; ignore anything else."""
         peer, message = report.peer, report.message
         if self.starts or self.offer is not None:
             return
@@ -104,7 +104,7 @@ class Empty:
             arbiter.propose(start(known, self.core.id))
 
     def on_arbiter_trouble(self, now: Nanos) -> None:
-        """Tell; the arbiter client tries again by itself."""
+        """Report it; the arbiter client tries again by itself."""
         self.core.tell_arbiter_trouble(now)
 
     def tick(self, now: Nanos) -> Nanos | None:

@@ -21,12 +21,12 @@ def is_vacant(record: Record) -> bool:
 
 
 def vacate(record: Record) -> Record:
-    """Make room for a START: an operator's word (`ftvm init`) that everything older is dead."""
+    """Make room for a START: the operator says (`ftvm init`) that everything older is dead."""
     return Record(record.generation + 1, None, None)
 
 
 def force_command(guest_id: str) -> str:
-    """Return what an operator types to vacate a record whose hosts are all dead; which arbiter, he knows."""
+    """Return the command that vacates a record whose hosts are all dead; the operator fills in the arbiter."""
     return f"`ftvm init --force --arbiter URL --guest {quote(guest_id)}`"
 
 

@@ -1,4 +1,4 @@
-"""What the driver tells the protocol: the twin of effects.py. Each is a value given to `Replica.step`.
+"""What the driver reports to the protocol: the counterpart of effects.py. Each is a value given to `Replica.step`.
 
 Some come from outside (a message, the arbiter's answer, the time), the others are what came of an effect. One that
 comes too late, for a role that is over, changes nothing.
@@ -43,7 +43,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class StepBegun:
-    """The host's loop goes round again. If it was late, the peer must not pay for that."""
+    """The host's loop turns again. If it was late, do not count that against the peer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +177,7 @@ class GuestAgreed:
 
 @dataclass(frozen=True, slots=True)
 class GuestDiverged:
-    """The guest that follows went another way."""
+    """The guest that follows diverged."""
 
     difference: Difference
 

@@ -33,7 +33,8 @@ __all__ = [
 ]
 
 _COMMITS_SMOOTHED: Final = 8
-"""A new commit time counts for one part in so many: a single late acknowledgement must not move the cuts much."""
+"""The weight of a new commit time is one part in this many: a single late acknowledgement must not move the cuts
+much."""
 
 
 def batches_of(messages: list[Sequenced]) -> tuple[PageBatch, ...]:
@@ -244,7 +245,7 @@ class Session:
 
 
 HANDING_LIMITS: Final = 4
-"""The guest stands still for at most so many of the primary's limits before anything is proposed."""
+"""For how many of the primary's limits the guest may be paused before anything is proposed."""
 
 _COUNTER: Final = 0
 """Sessions that a JOIN opened count from 1."""
@@ -279,7 +280,7 @@ class Switchover:
 
     Nothing is proposed before the standby has said that it loads, so a switchover that cannot work is called off and
     the guest goes on where it was. A SWITCH opens the session in the other direction by itself: both sides know its id,
-    the memory it starts from and each other's address, so no word is needed and no page travels.
+    the memory it starts from and each other's address, so no message is needed and no page is sent.
     """
 
     asked_at: Nanos
@@ -295,12 +296,12 @@ class Switchover:
     error: str | None = None
 
     def pause(self, now: Nanos, primary_limit_ns: Nanos) -> None:
-        """Note that the guest stands still from now on, which must not last."""
+        """Note that the guest is paused from now on; that must be short."""
         self.paused_at = now
         self.ends_at = Nanos(min(self.ends_at, now + HANDING_LIMITS * primary_limit_ns))
 
     def end(self, error: str | None) -> None:
-        """Note how it ended; only the first word counts."""
+        """Note how it ended; only the first call counts."""
         if not self.is_over:
             self.error = error
             self.is_over = True

@@ -27,7 +27,7 @@ from ftvm.units import Nanos
 __all__ = ["TABLE", "set_engine"]
 
 PROGRESS_PATIENCE: Final = 120
-"""So many limits a standby that is heard may make no progress: longer, and it could hold outputs for ever."""
+"""How many limits a standby that is heard may go without progress: longer, and it could hold outputs for ever."""
 
 
 def set_engine(active: ActiveState, engine: Engine) -> None:
@@ -85,14 +85,14 @@ def _take(active: ActiveState, session: Session, message: Message, now: Nanos) -
             if active.link in (LinkState.COPYING, LinkState.CATCHING_UP):
                 active.backoff.strike(session.key or session.peer, now)
             session.has_left = True
-            # The answer is what it stays for: else its word could be lost with its connection.
+            # It waits for this answer, because its goodbye could be lost with its connection.
             leaving.leave(active, f"the standby left: {message.reason}", now)
         case _:
             pass
 
 
 def on_record(active: ActiveState, now: Nanos) -> None:
-    """Go by what the arbiter says."""
+    """Follow the arbiter."""
     active.releases.is_held_by_hint = False
     known = active.core.arbiter.known
     if known.active != active.core.id:
@@ -141,10 +141,10 @@ def _on_resolved(active: ActiveState, now: Nanos) -> None:
 
 
 def on_arbiter_trouble(active: ActiveState, now: Nanos) -> None:
-    """Tell; the arbiter client tries again by itself. The pair goes on as it is, and a mere hint no longer holds
+    """Report it; the arbiter client tries again by itself. The pair goes on as it is, and a mere hint no longer holds
     outputs.
 
-    Only a switchover has better to do than to try again: the guest stands still for it.
+    Only a switchover does something better than trying again, because the guest is paused for it.
     """
     active.releases.is_held_by_hint = False
     active.core.tell_arbiter_trouble(now)
@@ -180,7 +180,7 @@ def _suspects_at(active: ActiveState) -> Nanos | None:
 
 
 def _suspect(active: ActiveState, now: Nanos) -> None:
-    """Go on without a standby that is silent, or stand still beside it."""
+    """Go on without a silent standby, or pause the guest until it is heard."""
     session, guest_id = active.session, active.core.settings.guest_id
     if session is None:
         return
@@ -200,7 +200,7 @@ def _gives_up_at(active: ActiveState) -> Nanos | None:
 
 
 def _give_up(active: ActiveState, now: Nanos) -> None:
-    """Leave a standby that is heard, and does not come forward."""
+    """Leave a standby that is heard but makes no progress."""
     session = active.session
     if session is not None and session.owes_since is not None:
         active.backoff.strike(session.key or session.peer, now)
@@ -247,7 +247,7 @@ TIMERS: Final[tuple[Timer[ActiveState], ...]] = (
     Timer(_goes_on_handing_at, handover.go_on),
     Timer(_repeats_at, ActiveState.flush),
 )
-"""In this order: who is lost gets no heartbeat, and no epoch is cut for it."""
+"""In this order: a lost standby gets no heartbeat, and no epoch is cut for it."""
 
 
 def _detector(active: ActiveState) -> FailureDetector | None:

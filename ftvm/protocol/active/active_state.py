@@ -1,10 +1,9 @@
-"""What an active replica holds, as the modules of this package see it that act on it.
+"""The state of an active replica, for the modules of this package that act on it.
 
     joining.py    how a standby comes in             leaving.py    how it goes, and how this host stops in order
     shipping.py   what it is sent                    handover.py   how the guest is handed over to it
 
-Those are functions over an ActiveState, each of one theme. Here is what all of them need: the state, and the few steps
-that more than one takes.
+Those are functions over an ActiveState, one theme each. Here are the state and the few steps that several of them need.
 """
 
 from dataclasses import dataclass, field
@@ -26,12 +25,12 @@ from ftvm.units import Nanos
 __all__ = ["ActiveState", "CopyPlan"]
 
 JOINS_TOLERATED: Final = 3
-"""So many sessions of one key may come to nothing; with each further one it waits longer for the next."""
+"""How many sessions of one key may fail; after each further one it must wait longer for the next."""
 
 
 @dataclass(slots=True)
 class CopyPlan:
-    """Where the first copy stands. `left` is what of the present round is not yet encoded.
+    """The progress of the first copy. `left` is what of the present round is not yet encoded.
 
     Round 1 sends every page; each later round sends what was written during the one before. The last pages are cut in
     one pause. Rounds end when the rest is small, when it no longer shrinks (the guest writes faster than the link
@@ -45,7 +44,7 @@ class CopyPlan:
     pages_sent: int = 0
 
     def collected(self, pages: int, limits: Limits) -> bool:
-        """Take note of a round's size; return whether it is to be the last, cut in one pause."""
+        """Note a round's size; return whether it is the last, cut in one pause."""
         is_last = self.round > 0 and (
             pages <= limits.copy_rest_pages or pages * 10 >= self.pages * 9 or self.round >= limits.copy_rounds
         )
@@ -89,7 +88,7 @@ class ActiveState:
     unshipped: list[LogRecord] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
-        # The clock's origin is arbitrary: no timer may start at 0.
+        # The clock's origin is arbitrary, so no timer may start at 0.
         self.beat_at = self.poll_at = self.began_at
         limit_ns = self.core.settings.timing.primary_limit_ns
         self.releases = Releases(self.core, self.outputs)
@@ -122,12 +121,12 @@ class ActiveState:
         self.releases.release(self.joining, acknowledged)
 
     def cut(self, now: Nanos) -> None:
-        """Have the epoch that is open cut."""
+        """Order the cut of the open epoch."""
         lists_pages = self.session is not None and self.session.is_followed
         self.core.do(self.schedule.order(self.epoch, lists_pages=lists_pages, now=now))
 
     def flush(self, now: Nanos) -> None:
-        """Send what is to be sent by now and fits."""
+        """Send what is due and fits."""
         session = self.session
         if session is None or session.contact is Contact.LOST:
             return

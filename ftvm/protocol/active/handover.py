@@ -1,8 +1,8 @@
 """The active's side of a planned switchover: settle, hand the last epoch over, propose (docs/protocol.md, "SWITCH").
 
-session.py says in which steps, and what is known of one that is under way. The link's table (link.py) says where it
-may begin and be called off; from the proposal on only the arbiter's word ends it: what the record is, or that the
-proposal certainly has no effect (`withdraw`).
+session.py says in which steps, and what is known of one that is under way. The link's table (link.py) says where it may
+begin and be called off; once it is proposed, only the arbiter ends it: by the record, or by the certainty that the
+proposal has no effect (`withdraw`).
 
 PREPARE and PREPARED bring the standby along (docs/wire.md, "Messages"): with epoch 0 the standby warms up its
 shadow while the guest runs; with the epoch that the guest stands still at it loads that, and says so or why not. Each
@@ -36,7 +36,7 @@ _OBSTACLES: Final = {
 
 
 def begin(active: ActiveState, limit_ns: Nanos, now: Nanos) -> Switchover:
-    """Start to hand the guest over to the standby; it is called off if that takes longer than `limit_ns`.
+    """Start to hand the guest over to the standby; call it off if that takes longer than `limit_ns`.
 
     Raises LocalProtocolError if there is no standby to hand it to; the guest then runs on.
     """
@@ -53,7 +53,7 @@ def begin(active: ActiveState, limit_ns: Nanos, now: Nanos) -> Switchover:
 
 
 def go_on(active: ActiveState, now: Nanos) -> None:
-    """Go on with a switchover, if one is under way, as far as it can go now."""
+    """Continue a switchover, if one is under way, as far as possible now."""
     switchover, session = active.switchover, active.session
     if switchover is None or session is None:
         return
@@ -74,7 +74,7 @@ def go_on(active: ActiveState, now: Nanos) -> None:
 def take_prepared(active: ActiveState, prepared: Prepared, now: Nanos) -> None:
     """Propose, once the standby has loaded what the guest stands still at.
 
-    The epoch is of this session and of this attempt alone, so no older word can pass for it.
+    The epoch belongs to this session and this attempt alone, so no older message can be mistaken for it.
     """
     switchover = active.switchover
     if switchover is not None and active.link is LinkState.SETTLING and prepared.epoch == 0:
@@ -100,7 +100,7 @@ def call_off(active: ActiveState, reason: str, now: Nanos) -> None:
 def withdraw(active: ActiveState, now: Nanos) -> None:
     """Go on here if the SWITCH cannot be in force: the arbiter answers, but cannot be written just now.
 
-    Settling has only shown that it can be read, and the guest must not stand still for what nobody can decide.
+    Settling has only shown that it can be read, and the guest must not be paused for what nobody can decide.
     """
     if active.link is LinkState.SWITCHING and active.core.arbiter.withdraw():
         active.move(LinkEvent.WITHDRAWN)
@@ -120,7 +120,7 @@ def finish(active: ActiveState, session: Session) -> None:
     known = active.core.arbiter.known
     active.move(LinkEvent.IN_FORCE)
     active.core.do(Forget(batches_of(session.outbox.clear())))
-    # A last word in the old session: its record has the standby read the new one at once.
+    # A last message in the old session: its record makes the standby read the new one at once.
     active.core.send(session.peer, Lane.CONTROL, Ping(number=session.ping_number), session.id)
     active.core.end_role(RoleEvent.SWITCHED_AWAY, f"switched over (generation {known.generation})")
 

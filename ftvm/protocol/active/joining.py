@@ -1,8 +1,8 @@
 """Who may become the standby of an active: JOIN and its answers, and how a session with it begins.
 
 A joiner is welcomed if it speaks a version of the wire that this host speaks, its guest is built alike, it knows the
-engine in force, and there is no other standby; a refusal says why, and whether asking again can help. Whose sessions
-come to nothing again and again has to wait (detector.py). A planned switchover opens the session in the other direction
+engine in force, and there is no other standby; a refusal says why, and whether asking again can help. A joiner whose
+sessions fail again and again must wait (detector.py). A planned switchover opens the session in the other direction
 without a JOIN (`resume`).
 """
 
@@ -31,7 +31,8 @@ COPY_PATIENCE: Final = 4
 """How many limits of silence are tolerated before the first epoch is acknowledged: the standby may be busy with it."""
 
 REFUSALS_TOLD_MAX: Final = 64
-"""So many different reasons for a refusal are told, each once: a flood of JOINs must not become a flood of events."""
+"""How many different reasons for a refusal are reported, each once: a flood of JOINs must not become a flood of
+events."""
 
 
 def answer_join(active: ActiveState, peer: str, key: str | None, envelope: Envelope, join: Join, now: Nanos) -> None:
@@ -42,7 +43,7 @@ def answer_join(active: ActiveState, peer: str, key: str | None, envelope: Envel
         leaving.lose(active, "it is silent, and another one asks to join", now)
         session = active.session
     if session is not None and session.peer == peer and envelope.sender != session.standby and not is_retired:
-        leaving.lose(active, "its host has discarded what it had, and asks to join afresh", now)
+        leaving.lose(active, "its host has discarded its state, and asks to join again", now)
     if session is not None and envelope.sender == session.standby and not session.has_answered:
         _welcome(active, session)
         return
@@ -112,7 +113,7 @@ def _open(active: ActiveState, peer: str, key: str | None, joiner: str, join: Jo
     active.session = _session(active, offer, joiner, active.releases.first_untold, now)
     active.plan = CopyPlan()
     active.move(LinkEvent.JOINED)
-    # The joiner may have been active before, and its last frames may have led the switches astray.
+    # The joiner may have been active before, and its last frames may have misled the switches.
     active.announcer.begin(now)
     _welcome(active, active.session)
     active.core.do(StartCopy(active.session.staging_bytes))

@@ -1,7 +1,7 @@
 """How an active and its standby part: one leaves, falls silent, or breaks the protocol (docs/protocol.md, "DROP").
 
 A standby that the record names is dropped by proposal, and its hold on the outputs ends only when that is in force; one
-that may not be done without is waited for instead, and the guest stands still.
+that the guest may not run without is waited for instead, and the guest is paused.
 
 How an active stops in order (stop.py has the terms, and what is kept), by the link's table (link.py):
 
@@ -11,11 +11,11 @@ How an active stops in order (stop.py has the terms, and what is kept), by the l
                                                             |
     NONE ---------------------------------------------------+--VACATE proposed--> VACATING --in force--> over
 
-What is proposed is waited for: an ADD, then the guest is handed to whom it named; a DROP, then the record is vacated.
-VACATE is one step from (g, X, any) to (g+1, none, none). From LEAVING it comes only after a fresh read, and after the
-standby has had its time: it then cannot, or would not, take the guest. A silent arbiter leaves the record as it is: the
-standby takes over when that answers, and this host says so. Where the guest has failed, what the standby has is all
-that is left of it, and is never given up: a DROP that was not sent yet is taken back.
+An open proposal is waited for: after an ADD the guest is handed to the standby that it named; after a DROP the record
+is vacated. VACATE is one step from (g, X, any) to (g+1, none, none). From LEAVING it comes only after a fresh read, and
+after the standby has had its time: it then cannot, or would not, take the guest. If the arbiter is silent, the record
+stays as it is: the standby takes over when the arbiter answers, and this host says so. If the guest has failed, the
+standby has all that is left of it, and is never given up: a DROP that was not sent yet is taken back.
 
 From LEAVING on the guest stands still. What was acknowledged may still be released, as by any active that is late.
 """
@@ -50,7 +50,7 @@ def lose(active: ActiveState, reason: str, now: Nanos) -> None:
     has_answered, session.contact = session.has_answered, Contact.LOST
     handover.end(active, reason, now)
     if has_answered:
-        # One that never answered may never have heard its welcome: its id was of no use yet, and may ask again.
+        # One that never answered may never have heard its welcome: its id was not in use yet, and may join again.
         active.core.retired.append(session.standby)
     else:
         active.backoff.strike(session.key or session.peer, now)
@@ -73,7 +73,7 @@ def lose(active: ActiveState, reason: str, now: Nanos) -> None:
 
 
 def wait_for(active: ActiveState, session: Session, now: Nanos) -> None:
-    """Stand still beside a standby that is silent: it may be heard again, and go on where it was."""
+    """Pause the guest while the standby is silent: it may be heard again, and continue where it was."""
     if active.link is not LinkState.PROTECTED:
         handover.call_off(active, "the standby is silent", now)
     if not active.is_waiting:
@@ -89,7 +89,7 @@ def tell_halted(active: ActiveState, reason: str, now: Nanos) -> None:
 
 
 def go_on_stopping(active: ActiveState, stop: Stopping, now: Nanos) -> None:
-    """Go on with the stop of the host where the guest runs."""
+    """Continue the stop of the host where the guest runs."""
     for _ in LinkState:
         before = active.link
         _move_on(active, stop, now)

@@ -108,7 +108,7 @@ LINKS: Final[dict[tuple[LinkState, LinkEvent], LinkState]] = {
     (LinkState.PROTECTED, LinkEvent.VACATED): LinkState.VACATING,
     (LinkState.LEAVING, LinkEvent.VACATED): LinkState.VACATING,
 }
-"""Every pair that is absent is illegal: reaching it is our bug."""
+"""Every pair that is absent is illegal; reaching one is a bug in ftvm."""
 
 SHIPPING: Final = frozenset(
     {LinkState.CATCHING_UP, LinkState.ADDING, LinkState.PROTECTED, LinkState.SETTLING, LinkState.HANDING}
@@ -121,7 +121,7 @@ NAMED: Final = frozenset(
 """Where the standby in session is the one that the record names."""
 
 ENDING: Final = frozenset({LinkState.LEAVING, LinkState.VACATING})
-"""Where nothing goes to the standby but the goodbye: any other word would tell it that this host lives."""
+"""Where nothing but the goodbye goes to the standby: any other message would tell it that this host lives."""
 
 STANDING: Final = frozenset({LinkState.HANDING, LinkState.SWITCHING}) | ENDING
-"""Where the guest must not run: what was shipped last is to stay the last, or the guest has ended."""
+"""Where the guest must not run: nothing may follow what was shipped last, or the guest has ended."""

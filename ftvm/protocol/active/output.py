@@ -124,7 +124,7 @@ class Releases:
         self.core.released = max(self.core.released, self.outputs.released)
 
     def let_out(self, outputs: Iterable[Held]) -> None:
-        """Have outputs leave, unless they are known to have left.
+        """Let outputs leave, unless they are known to have left.
 
         After a takeover, a replay makes outputs again that the active before is known to have released.
         """
@@ -174,7 +174,7 @@ class Releases:
 class Announcer:
     """Announces the guest's address when it has come to this host, and a few times more.
 
-    Late frames of the old host may lead the switches astray again after the first announcement. `due_at` is when the
+    Late frames of the old host may mislead the switches again after the first announcement. `due_at` is when the
     next one is due, None if none will come.
     """
 

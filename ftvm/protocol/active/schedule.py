@@ -44,7 +44,7 @@ class CheckpointSchedule:
         return Cut(epoch + 1, epoch, self.wanted or self.engine, lists_pages)
 
     def cut(self, *, pause_ns: int, dirty_pages: int) -> None:
-        """Take note of what a cut has cost."""
+        """Note what a cut has cost."""
         self._pause_ns, self._dirty_pages = pause_ns, dirty_pages
 
     def use(self, engine: Engine) -> None:

@@ -37,7 +37,7 @@ __all__ = [
 
 
 def take_round(active: ActiveState, report: RoundCollected, now: Nanos) -> None:
-    """Take note of what a round of the first copy has collected."""
+    """Note what a round of the first copy has collected."""
     if active.plan is None:
         return
     if active.plan.collected(report.pages, active.core.settings.limits):
@@ -133,7 +133,7 @@ def _ship_cut(active: ActiveState, checkpoint: Checkpoint, pause_ns: int, now: N
 
 
 def take_failure(active: ActiveState, report: CaptureFailed, now: Nanos) -> None:
-    """End the session: the shadow no longer tells what the standby has. A new one copies afresh."""
+    """End the session: the shadow no longer tells what the standby has. A new session starts with a fresh copy."""
     active.schedule.is_cutting = False
     active.core.tell(
         HostFailed(at=now, guest_id=active.core.settings.guest_id, error=f"capture failed: {report.error}")
@@ -143,7 +143,7 @@ def take_failure(active: ActiveState, report: CaptureFailed, now: Nanos) -> None
 
 
 def take_ack(active: ActiveState, session: Session, ack: Ack, now: Nanos) -> None:
-    """Go by what the standby has; with the first epoch that is acknowledged it is proposed."""
+    """Take what the standby has; with the first acknowledged epoch, propose it."""
     let_go, committed = session.acknowledge(ack, now)
     active.core.do(Forget(batches_of(let_go)))
     for epoch in committed:

@@ -1,8 +1,8 @@
 """What a replica does with a session: it syncs, commits, acknowledges, and takes over when its active falls silent.
 
 It syncs until the first epoch is committed, and stands by from then on; the two differ only in what silence means. Only
-messages of this session, from the peer and key that opened it, count for anything, even as a sign of life: a whole
-non-member must not be kept waiting by somebody else's heartbeats (docs/protocol.md, "Mistakes made once", 3). What is
+messages of this session, from the peer and key that opened it, count for anything, even as a sign of life: heartbeats
+of another host must not keep a whole non-member waiting (docs/protocol.md, "Mistakes made once", 3). What is
 acknowledged is committed, and what is committed is what a takeover runs from.
 """
 
@@ -32,10 +32,10 @@ from ftvm.units import Nanos
 __all__ = ["SYNC_PATIENCE", "TABLE", "begin", "resume"]
 
 SYNC_PATIENCE: Final = 4
-"""How many limits of silence are tolerated before the state is whole: the active may be busy with the first copy."""
+"""How many limits of silence are tolerated until the state is whole: the active may be busy with the first copy."""
 
 GOODBYE_LIMITS: Final = 4
-"""A standby waits for so many of its limits of silence for the answer to its goodbye."""
+"""For how many of its limits of silence a standby waits for the answer to its goodbye."""
 
 
 def begin(core: Core, offer: SessionOffer, committed: CommittedState, now: Nanos) -> StandbyState:
@@ -113,7 +113,7 @@ def _take(standby: StandbyState, message: Message, envelope: Envelope, now: Nano
         case Prepare() if standby.claim.is_watching and message.epoch == standby.committed.epoch:
             claiming.prepare(standby, now)
         case Leave(is_end=True) if standby.claim.state is ClaimState.CLAIMING:
-            standby.guest_end = message.reason  # to end now could leave a record that names a host that is no more
+            standby.guest_end = message.reason  # ending now could leave a record that names a dead host
         case Leave(is_end=True):
             standby.core.fail(GuestEnded(message.reason))
         case Leave():
@@ -166,7 +166,7 @@ def _commit(standby: StandbyState, checkpoint: Checkpoint, now: Nanos) -> None:
 
 
 def on_record(standby: StandbyState, now: Nanos) -> None:
-    """Go by what the arbiter says, which alone makes this replica active or puts it out."""
+    """Follow the arbiter, which alone makes this replica active or removes it."""
     known, me = standby.core.arbiter.known, standby.core.id
     if known.active == me:
         claiming.win(standby, known, now)
@@ -177,7 +177,7 @@ def on_record(standby: StandbyState, now: Nanos) -> None:
             RoleEvent.EXPELLED, f"the record of generation {known.generation} does not name this replica"
         )
     elif standby.core.arbiter.reads >= standby.fresh_at and known.generation < standby.offer.session.generation:
-        # The record of a session is older than the session: else any peer that is dialled could keep us for ever.
+        # The record of a session is older than the session, or any peer could keep us for ever.
         standby.core.end_role(
             RoleEvent.EXPELLED,
             f"the active is at generation {standby.offer.session.generation}, but our arbiter's record is of "
@@ -192,7 +192,7 @@ def on_record(standby: StandbyState, now: Nanos) -> None:
 
 
 def on_arbiter_trouble(standby: StandbyState, now: Nanos) -> None:
-    """Tell; the arbiter client tries again by itself. Without the arbiter nobody takes over."""
+    """Report it; the arbiter client tries again by itself. Without the arbiter nobody takes over."""
     standby.core.tell_arbiter_trouble(now)
 
 
@@ -217,7 +217,7 @@ def _acknowledge(standby: StandbyState) -> None:
 
 
 def go_on_stopping(standby: StandbyState, stop: Stopping, now: Nanos) -> None:
-    """Go on with the stop of a host that syncs or stands by.
+    """Continue the stop of a host that syncs or stands by.
 
     A claim is called off if it may be, and else waited for; so is a SWITCH that may be proposed, until the record or
     the active says what became of it.
@@ -266,7 +266,7 @@ def _wins_at(standby: StandbyState) -> Nanos | None:
 
 
 def _suspects_at(standby: StandbyState) -> Nanos | None:
-    """Of no interest to a host that stops."""
+    """A host that stops does not care."""
     if standby.is_named_active or standby.core.stop is not None or not standby.claim.is_watching:
         return None
     silent_at, not_before = standby.detector.deadline(), standby.claim.not_before

@@ -20,8 +20,8 @@ from ftvm.protocol.standby.standby_state import ClaimEvent, ClaimState, StandbyS
 from ftvm.units import Nanos
 
 NAMING_NS: Final = Nanos(5_000_000_000)
-"""So long does a whole standby that the record does not name wait for that: an ADD may be on its way to the arbiter,
-and then nobody else can go on."""
+"""How long a whole standby waits for the record to name it: an ADD may be on its way to the arbiter, and then no other
+host can go on."""
 
 __all__ = [
     "NAMING_NS",
@@ -38,7 +38,7 @@ __all__ = [
 
 
 def suspect(standby: StandbyState, now: Nanos) -> None:
-    """Begin a claim: load, and ask the arbiter afresh. The active has been silent for too long."""
+    """Begin a claim, because the active is silent: load the state, and read the record again."""
     silence_ns = standby.detector.silence_ns(now)
     limit_ns = standby.detector.limit_ns()
     guest_id, reason = standby.core.settings.guest_id, standby.detector.reason("the active", now)
@@ -64,7 +64,7 @@ def take_loaded(standby: StandbyState, _report: StateLoaded, now: Nanos) -> None
 
 
 def take_load_failure(standby: StandbyState, report: LoadFailed, now: Nanos) -> None:
-    """Never claim what does not load: call it off and try again after a while."""
+    """Never claim a state that does not load: call the claim off, and try again after a while."""
     standby.core.tell(
         HostFailed(at=now, guest_id=standby.core.settings.guest_id, error=f"loading failed: {report.error}")
     )

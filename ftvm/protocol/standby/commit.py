@@ -20,7 +20,7 @@ __all__ = ["CommittedState", "Memory", "Staging"]
 
 
 class Memory(Protocol):
-    """What is needed of ftvm.encode.apply.CommittedMemory."""
+    """The part of ftvm.encode.apply.CommittedMemory that is needed."""
 
     @property
     def memory_digest(self) -> int:
@@ -42,7 +42,7 @@ class Memory(Protocol):
 
 @dataclass(slots=True)
 class CommittedState:
-    """What this replica could run from. `epoch` is None until the first whole checkpoint.
+    """The state that this replica could run from. `epoch` is None until the first whole checkpoint.
 
     engine   in force behind `epoch`: what a takeover goes on with
     outputs  emitted up to `epoch` and not known to have been released: emitted again after a takeover
@@ -125,7 +125,7 @@ class CommittedState:
         self._become(checkpoint, pending)  # rule: pending_outputs_kept
 
     def agree(self, checkpoint: Checkpoint) -> None:
-        """Note that the guest, executing here, came to the same state as the primary's at `checkpoint`."""
+        """Note that the guest, executing here, reached the primary's state at `checkpoint`."""
         self.epoch = checkpoint.epoch
         self.devices = checkpoint.devices
         self.engine = checkpoint.engine
@@ -142,7 +142,7 @@ class CommittedState:
             raise LimitExceeded("outputs kept", limit=self.limits.outputs_held, wanted=len(self.outputs))
 
     def forget_released(self, released: int) -> None:
-        """Let go of outputs that the active says have left.
+        """Let go of outputs that the active reports as released.
 
         Raises BadFrame if it claims to have released what is not committed here: it broke the release rule.
         """

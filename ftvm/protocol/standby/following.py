@@ -1,7 +1,8 @@
 """A backup that executes the log beside its primary: the guest here must come to the same states, mark by mark.
 
-An epoch then carries no pages, only what to compare. A guest that came to another state makes what is here worthless:
-it is reported, discarded, and this host joins afresh, or ends (docs/protocol.md, "Roles"; Settings.ends_diverged).
+An epoch then carries no pages, only what to compare. A guest that diverged makes this state worthless: that is
+reported, the state is discarded, and this host joins again, or ends (docs/protocol.md, "Roles";
+Settings.ends_diverged).
 """
 
 from ftvm.checkpoint import Checkpoint
@@ -17,7 +18,7 @@ __all__ = ["compare", "take_agreed", "take_diverged", "take_followed", "take_mea
 
 
 def compare(standby: StandbyState, checkpoint: Checkpoint) -> None:
-    """Have the guest brought to the mark of an epoch and compared there."""
+    """Bring the guest to the mark of an epoch, and compare it there."""
     if checkpoint.batches or standby.is_coming_to_rest:
         raise BadFrame(f"epoch {checkpoint.epoch} came with pages to a backup that executes, or before it rested")
     if checkpoint.log_index > standby.committed.log_index or checkpoint.position is None:
@@ -35,7 +36,7 @@ def take_followed(standby: StandbyState, report: LogFollowed, now: Nanos) -> Non
 
 
 def take_agreed(standby: StandbyState, report: GuestAgreed, now: Nanos) -> None:
-    """Note that the guest, executing here, came to the same state as the primary's."""
+    """Note that the guest, executing here, reached the primary's state."""
     before, checkpoint = standby.committed.engine, report.checkpoint
     standby.committed.agree(checkpoint)
     standby.owes_ack = True
@@ -47,7 +48,7 @@ def take_agreed(standby: StandbyState, report: GuestAgreed, now: Nanos) -> None:
 
 
 def take_diverged(standby: StandbyState, report: GuestDiverged, now: Nanos) -> None:
-    """Note that it came to another state, which makes what is here worthless: begin afresh, or end."""
+    """Note that it diverged, which makes this state worthless: join again, or end."""
     difference = report.difference
     standby.core.tell(
         Diverged(
@@ -67,7 +68,7 @@ def take_diverged(standby: StandbyState, report: GuestDiverged, now: Nanos) -> N
         standby.core.fail(
             GuestError(
                 f"this backup's guest diverged from its primary's between {standby.committed.position} and "
-                f"{difference.seen}: {difference.reason}; it was told to end rather than to join afresh"
+                f"{difference.seen}: {difference.reason}; this host is set to end then (on-divergence)"
             )
         )
 

@@ -1,10 +1,10 @@
-"""What a replica in session holds of its active's guest, as the modules of this package see it that act on it.
+"""The state of a replica in session with an active, for the modules of this package that act on it.
 
     claiming.py    how it comes to run the guest        following.py   how it executes along
     commit.py      what is staged and committed
 
-Those are functions over a StandbyState, each of one theme. Here is what all of them need: the state, and the few steps
-that more than one takes. The claim is a table:
+Those are functions over a StandbyState, one theme each. Here are the state and the few steps that several of them need.
+The claim is a table:
 
     WATCHING --suspected--> CHECKING --fresh read says (g, X, me), state loaded--> CLAIMING --TAKE in force--> over
         ^                      |                                                      |
@@ -69,7 +69,7 @@ CLAIMS: Final[dict[tuple[ClaimState, ClaimEvent], ClaimState]] = {
     (ClaimState.CHECKING, ClaimEvent.PROPOSED): ClaimState.CLAIMING,
     (ClaimState.CLAIMING, ClaimEvent.LOST): ClaimState.WATCHING,
 }
-"""Every pair that is absent is illegal: reaching it is our bug."""
+"""Every pair that is absent is illegal; reaching one is a bug in ftvm."""
 
 
 @dataclass(slots=True)
