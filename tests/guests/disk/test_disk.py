@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftvm.errors import GuestError
+from ftvm.guests.disk import disk as disk_module
 from ftvm.guests.disk.disk import Disk
 from ftvm.units import PAGE_BYTES
 
@@ -147,7 +149,7 @@ def test_what_asks_for_much_in_few_bytes_is_not_done(command: int, tmp_path: Pat
     disk.close()
 
 
-@pytest.mark.parametrize("offset", [SIZE - 3, SIZE, SIZE + 1, 1 << 63])
+@pytest.mark.parametrize("offset", [SIZE - 3, SIZE, SIZE + 1, 1 << 63, (1 << 64) - 3])
 def test_requests_outside_the_disk_are_refused_and_change_nothing(offset: int, disk: Disk, client: Client) -> None:
     client.agree()
 
@@ -237,10 +239,10 @@ def test_a_sync_that_failed_is_final(disk: Disk, client: Client, witness: Witnes
 # --- what the capture asks ---
 
 
-@pytest.fixture
-def flooded(tmp_path: Path) -> Iterator[tuple[Disk, Client]]:
+@contextmanager
+def flooded_disk(folder: Path) -> Iterator[tuple[Disk, Client]]:
     """A disk of whose pages as many were written since the last cut as may be."""
-    path = tmp_path / "large.img"
+    path = folder / "large.img"
     path.touch()
     os.truncate(path, 128 << 20)
     disk = Disk(str(path), boots=True)
@@ -251,6 +253,14 @@ def flooded(tmp_path: Path) -> Iterator[tuple[Disk, Client]]:
     yield disk, client
     client.close()
     disk.close()
+
+
+@pytest.fixture
+def flooded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Disk, Client]]:
+    """One whose guest has all the patience that a test needs."""
+    monkeypatch.setattr(disk_module, "_PATIENCE_MS", 600_000)
+    with flooded_disk(tmp_path) as made:
+        yield made
 
 
 def test_a_guest_that_writes_faster_than_epochs_are_cut_waits_for_the_next(flooded: tuple[Disk, Client]) -> None:
@@ -275,11 +285,10 @@ def test_a_guest_that_is_being_stopped_waits_for_no_cut(flooded: tuple[Disk, Cli
     assert disk.collect().count() == (64 << 20) // PAGE_BYTES + 1
 
 
-def test_a_guest_that_nobody_cuts_goes_on_after_a_while_and_waits_no_more(flooded: tuple[Disk, Client]) -> None:
-    _, client = flooded
-
-    for offset in range(64 << 20, 96 << 20, SLICE):
-        assert client.write(offset, b"f" * SLICE) == 0
+def test_a_guest_that_nobody_cuts_goes_on_after_a_while_and_waits_no_more(tmp_path: Path) -> None:
+    with flooded_disk(tmp_path) as (_, client):
+        for offset in range(64 << 20, 96 << 20, SLICE):
+            assert client.write(offset, b"f" * SLICE) == 0
 
 
 def test_a_disk_takes_no_memory_for_what_its_image_has(flooded: tuple[Disk, Client]) -> None:

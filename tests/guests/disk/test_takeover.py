@@ -1,6 +1,7 @@
 """A guest that takes over does not wait until its disk's image has all that was committed: until then what it writes is
 held, and neither overtakes what was committed before nor is lost."""
 
+import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -179,6 +180,20 @@ def test_who_was_to_be_told_is_not_once_the_guest_is_stopped_again(
 
     assert is_settled.wait(60)
     assert told == []
+
+
+def test_part_of_a_block_whose_rest_cannot_be_read_does_not_reach_the_image(
+    standby: Disk, client: Client, slow: SlowImage
+) -> None:
+    """The rest reads as zeros: moved to the image, they would take the place of what is there."""
+    take_over(standby)
+    os.ftruncate(standby.image.descriptor, 3 * PAGE)
+    assert client.write(5 * PAGE + 1, b"part") == 0
+    slow.go_on()
+
+    assert client.ask(FLUSH) == errno.EIO
+
+    assert len(image_of(standby)) == 3 * PAGE
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
