@@ -139,3 +139,12 @@ class Fenced(FtvmError):
 
 class InternalError(FtvmError):
     """A bug in ftvm: please report it with the message and the traceback."""
+
+
+def must(condition: object, what: str) -> None:
+    """Raise InternalError, saying `what` must be so, unless it is: for what our own code has to see to.
+
+    Where it matters most this stands at both ends: where something goes out, and where it is relied on.
+    """
+    if not condition:
+        raise InternalError(f"this must be so, and is not: {what}")

@@ -19,7 +19,7 @@ Nothing here reads a clock, draws a number or does I/O. A step runs to its end.
 from collections.abc import Callable, Mapping
 from typing import Any, Final, assert_never
 
-from ftvm.errors import InternalError, LocalProtocolError
+from ftvm.errors import InternalError, LocalProtocolError, must
 from ftvm.events import HostStalled, RecordLearned, RoleChanged
 from ftvm.interfaces import Answer, Engine, Record, Request
 from ftvm.protocol import active, empty, reports, standby
@@ -245,8 +245,11 @@ class Replica:
         """Go on from the committed state; after a START there is no such state: the memory is as the guest booted
         it."""
         committed = self._committed
-        if event is RoleEvent.STARTED and committed.epoch is not None:
-            raise InternalError("started with a state of another lineage")
+        must(
+            (event is RoleEvent.STARTED) == (committed.epoch is None),
+            "a START begins from nothing, all else from a state",
+        )
+        must(self._core.released <= committed.output_last, "what has left was made by the state that goes on")
         is_following = isinstance(self._role_state, StandbyState) and self._role_state.is_following
         kept = list(committed.outputs)
         outputs = OutputBuffer(released=committed.output_next - 1 - len(kept))

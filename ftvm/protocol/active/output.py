@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ftvm.checkpoint import Output, Watermarks
-from ftvm.errors import InternalError
+from ftvm.errors import InternalError, must
 from ftvm.interfaces import Record
 from ftvm.protocol.core import Core
 from ftvm.protocol.effects import Announce, Release
@@ -69,13 +69,13 @@ class OutputBuffer:
         standbys      from `standbys_in_force`
         acknowledged  the one standby in session and what it has acknowledged in that session; None without a session
         """
-        must = [standby for standby in standbys if standby is not None]
+        obeyed = [standby for standby in standbys if standby is not None]
         if acknowledged is None:
-            return [] if must else self._take(len(self.held))
+            return [] if obeyed else self._take(len(self.held))
         standby, safe = acknowledged
-        if any(other != standby for other in must):
+        if any(other != standby for other in obeyed):
             return []
-        if not must:
+        if not obeyed:
             return self._take(len(self.held))
         ready = 0
         for held in self.held:
@@ -97,6 +97,7 @@ class OutputBuffer:
     def _take(self, count: int) -> list[Held]:
         taken = [self.held.popleft() for _ in range(count)]
         if taken:
+            must(taken[0].output.number == self.released + 1, "outputs leave in the order of their numbers")
             self.released = taken[-1].output.number
             self.held_bytes -= sum(len(held.output.payload) for held in taken)
         return taken

@@ -10,7 +10,7 @@ from operator import itemgetter
 
 from ftvm.checkpoint import Checkpoint
 from ftvm.encode.messages import Ack
-from ftvm.errors import LimitExceeded
+from ftvm.errors import LimitExceeded, must
 from ftvm.events import Committed, CopyProgress, HostFailed
 from ftvm.protocol.active import leaving
 from ftvm.protocol.active.active_state import ActiveState
@@ -94,6 +94,8 @@ def take_cut(active: ActiveState, cut: CutTaken, now: Nanos) -> None:
 
     In this order: each output is judged by the engine under which it was made.
     """
+    is_next = (cut.checkpoint.base, cut.checkpoint.epoch) == (active.epoch, active.epoch + 1)
+    must(is_next, "a checkpoint extends the last epoch cut by one")
     take_emitted(active, cut.emitted, cut.paused_at)
     outputs = active.pending_outputs()
     take_engine_used(active, EngineUsed(cut.engine), cut.paused_at)

@@ -8,7 +8,7 @@ and answers, a shadow that is warm. What is committed when the record names this
 from typing import Final
 
 from ftvm.encode.messages import Prepared
-from ftvm.errors import InternalError
+from ftvm.errors import InternalError, must
 from ftvm.events import HostFailed, Suspected, SwitchedAway, SwitchedHere, TookOver
 from ftvm.interfaces import Lane, Record
 from ftvm.protocol.core import RoleEvent
@@ -90,6 +90,7 @@ def propose_if_ready(standby: StandbyState, now: Nanos) -> None:
             "this replica: do both hosts use the same arbiter?",
         )
     elif standby.claim.is_loaded:
+        must(standby.is_whole and standby.claim.is_loaded, "only a whole state that is loaded is claimed")
         standby.claim.step(ClaimEvent.PROPOSED)
         arbiter.propose(take(arbiter.known, standby.core.id))  # rule: take_proposed
 

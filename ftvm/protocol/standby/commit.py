@@ -14,7 +14,7 @@ from typing import Protocol
 from ftvm.checkpoint import Checkpoint, GuestPosition, LogKind, LogRecord, Output, PageBatch
 from ftvm.config import Limits
 from ftvm.encode.messages import EpochPart
-from ftvm.errors import BadFrame, LimitExceeded
+from ftvm.errors import BadFrame, LimitExceeded, must
 
 __all__ = ["CommittedState", "Memory", "Staging"]
 
@@ -121,8 +121,10 @@ class CommittedState:
         if len(pending) > self.limits.outputs_held:
             raise LimitExceeded("outputs kept", limit=self.limits.outputs_held, wanted=len(pending))
         self.memory.verify(checkpoint.batches, checkpoint.memory_digest)  # rule: digest_compared_there
+        before = self.epoch
         self.memory.commit(checkpoint.batches)
         self._become(checkpoint, pending)  # rule: pending_outputs_kept
+        must(before is None or before < checkpoint.epoch == self.epoch, "a commit takes the state to a later epoch")
 
     def agree(self, checkpoint: Checkpoint) -> None:
         """Note that the guest, executing here, reached the primary's state at `checkpoint`."""
