@@ -290,6 +290,35 @@ def test_a_wait_goes_on_where_the_state_is_loaded(make_machine: MakeMachine) -> 
     assert other.ending.by is KvmEndedBy.NOBODY
 
 
+def test_a_read_that_a_pause_comes_upon_is_finished_before_the_state_is_saved(make_machine: MakeMachine) -> None:
+    keys, room = bytes(range(1, 17)), START + 0x1000
+    # mov edi, room; mov ecx, 16; mov edx, UART; next: in al, dx; stosb; loop next; spin
+    code = b"\xbf" + room.to_bytes(4, "little") + b"\xb9\x10\0\0\0\xba" + UART.to_bytes(4, "little")
+    code += b"\xec\xaa\xe2\xfc" + SPIN
+    came_upon = 0
+    for trial in range(40):
+        machine, other = make_machine(), make_machine()
+        machine.boot(program(code))
+        machine.receive_console(keys)
+        machine.leave()
+        machine.resume()
+        select.select((), (), (), trial * 0.00002)
+        machine.pause()
+        came_upon += machine.ram.buffer[room] > 0 and not machine.ram.buffer[room + 15]
+
+        other.ram.buffer[:] = machine.ram.buffer
+        other.load(machine.save())
+        if machine.ram.buffer[room]:  # before that the keys still wait in line, which is no state
+            for each in (machine, other):
+                for _ in range(200):
+                    if not each.ram.buffer[room + 15]:
+                        run(each)
+                assert bytes(each.ram.buffer[room : room + 16]) == keys
+        machine.close()
+        other.close()
+    assert came_upon, "no pause came upon a read"
+
+
 @pytest.mark.parametrize(
     ("device", "reason"),
     [

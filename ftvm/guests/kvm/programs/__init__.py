@@ -15,6 +15,7 @@ __all__ = ["NEED_NETWORK", "SUMMARIES", "read_program"]
 SUMMARIES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "kv": "key-value server over Ethernet and UDP, port 7000",
+        "pages": "writes so many pages, says so, and again; a typed line sets the number",
         "work": "writes memory and numbered lines for ever, and repeats what is typed",
     }
 )
