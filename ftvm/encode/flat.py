@@ -190,7 +190,7 @@ def read_flat_header(frames: Sequence[Buffer]) -> FlatSealed:
     if bytes_digest(frame[:end]) != frame[end:]:
         raise BadFrame("message digest mismatch: corrupted, or not an ftvm message")
     _, version, kind, zero, prefix_bytes, names_bytes, released = _HEAD.unpack_from(frame)
-    if version not in SPOKEN:
+    if not SPOKEN.lowest <= version <= SPOKEN.highest:
         raise VersionMismatch("wire version", ours=SPOKEN, theirs=version)
     if version < FLAT_SINCE or kind not in (_PART_KIND, _ACK_KIND, _LOG_KIND) or zero or released < 0:
         raise BadFrame(f"no flat message of version {version} and kind {kind} starts like this")

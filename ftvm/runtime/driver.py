@@ -202,7 +202,8 @@ class Driver:
         if self._capturer.is_warming_up and self._capturer.warm_up(self._memory.digests):
             self._report(ShadowWarmed(), now)
         if self._sink.items:
-            self._take_outputs(now)
+            self._wanted += self.replica.step(self._runner.take_emitted(), now)
+            self._perform()
         self._wanted += self.replica.step(TICK, now)
         if self._wanted:
             self._perform()
@@ -309,7 +310,9 @@ class Driver:
         reason = self._runner.failure()
         if reason is None:
             return
-        self._take_outputs(now)
+        if self._sink.items:
+            self._report(self._runner.take_emitted(), now)
+        self._perform()
         if not self._is_end_held() and self._end is None:
             self._fail(GuestError(f"the guest ended: {reason}"), StopKind.FAILED, f"its guest failed: {reason}")
 
@@ -317,11 +320,6 @@ class Driver:
         """Whether the guest came to its own end, and that is not safe yet."""
         active = self.view().active
         return active is not None and bool(active.held) and active.held[-1].output.channel == END_CHANNEL
-
-    def _take_outputs(self, now: Nanos) -> None:
-        if self._sink.items:
-            self._report(self._runner.take_emitted(), now)
-        self._perform()
 
     # --- reports and effects ---------------------------------------------------------------------------------------
 
@@ -410,7 +408,7 @@ class Driver:
         # A guest that failed is its standby's: a failed capture would drop the only one that can go on.
         is_guest_lost = isinstance(report, CaptureFailed) and self._has_guest_failed(now)
         if not is_guest_lost:  # rule: failed_guest_is_its_standbys
-            self._report(report, now)
+            self._wanted += self.replica.step(report, now)
 
     def _has_guest_failed(self, now: Nanos) -> bool:
         """Tell whether the guest itself is lost, which is not so if it has come to its own end and said that."""

@@ -139,7 +139,7 @@ def _apply(standby: StandbyState, message: Sequenced, now: Nanos) -> None:
         if standby.is_following:
             standby.core.do(Execute(message.records))
         return
-    if message.batch is not None:
+    if message.batch is not None and message.batch.unpacked_bytes:
         message = replace(message, batch=unpack_batch(message.batch, standby.core.settings.limits))
     checkpoint = standby.staging.add(message)
     if checkpoint is None:
