@@ -15,7 +15,7 @@ from ftvm.arbiters.urls import open_record_store
 from ftvm.config import Limits, Timing
 from ftvm.engines.names import engines_for, require
 from ftvm.engines.remus import Remus
-from ftvm.errors import BrokenError, ConfigError
+from ftvm.errors import BrokenError, ConfigError, GuestEnded
 from ftvm.events import Event
 from ftvm.interfaces import Clock, Engine, Guest, RecordStore, World
 from ftvm.protocol.core import Settings
@@ -201,6 +201,8 @@ def protect(
         if not node.wait_for(lambda: node.driver.is_active, timeout):
             why = node.driver.view().arbiter_error or "it has not answered"
             raise BrokenError(f"the arbiter has not let this host start within {timeout} s: {why}")
+    except GuestEnded:
+        pass  # it has run, and come to its end before this thread looked: `check` says so
     except BaseException as wrong:  # Ctrl-C, too: the record may name this host by now
         close_behind(node.close, wrong)
         raise

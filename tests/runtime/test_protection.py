@@ -18,13 +18,14 @@ from ftvm.errors import (
     ConfigError,
     Fenced,
     FtvmError,
+    GuestEnded,
     GuestError,
     InternalError,
     LocalProtocolError,
     SwitchoverFailed,
     TransportError,
 )
-from ftvm.events import JoinRefused, SwitchedHere, TookOver
+from ftvm.events import GuestFinished, JoinRefused, SwitchedHere, TookOver
 from ftvm.guests.riscv.guest import RiscvGuest
 from ftvm.guests.riscv.programs import read_program
 from ftvm.interfaces import Record
@@ -176,6 +177,25 @@ def test_a_switchover_moves_the_guest_to_the_standby_and_back_and_a_client_sees_
         assert (primary.status().role, protection.status().role) == ("active", "standby")
         assert primary.status().generation == 4
         assert primary.status().takeovers == protection.status().takeovers == 0
+
+
+def test_a_guest_that_ends_before_its_start_is_noticed_has_been_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: on a busy machine `ftvm run` of a short program failed, and told none of its events."""
+    wait_for = Node.wait_for
+
+    def come_late(node: Node, is_true: Callable[[], bool], timeout: float | None) -> bool:
+        node.changed.wait_for(lambda: node.driver.stopped is not None, WAIT_SECONDS)
+        return wait_for(node, is_true, timeout)
+
+    guest = RiscvGuest(read_program("hello"), clock=MonotonicClock(), memory_bytes=8 << 20)
+    monkeypatch.setattr(Node, "wait_for", come_late)
+
+    with protect(guest, listen="tcp://127.0.0.1:0", arbiter=MemoryRecordStore(), create=True) as protection:
+        told = [type(event) for event in protection.events()]
+        with pytest.raises(GuestEnded):
+            protection.check()
+
+    assert GuestFinished in told
 
 
 def test_a_switchover_without_a_standby_is_refused_and_the_guest_goes_on() -> None:
