@@ -1,4 +1,4 @@
-"""``ftvm simulate``: play many seeded histories of a pair under faults, and report each that breaks an invariant."""
+"""``ftvm simulate``: play many seeded histories of two or three hosts, and report each that breaks an invariant."""
 
 import contextlib
 import json

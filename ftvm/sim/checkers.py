@@ -114,22 +114,24 @@ class PositionChecker:
 
 def check_limits(keeps: ActiveView | StandbyView | None, limits: Limits) -> None:
     """I8: nothing that a role keeps has passed its limit."""
-    match keeps:
-        case ActiveView():
-            _check_limit("outputs held", len(keeps.held), limits.outputs_held)
-            _check_limit("bytes of outputs held", keeps.held_bytes, limits.outputs_held_bytes)
-            if keeps.session is not None:
-                _check_limit("epochs in flight", len(keeps.session.in_flight), limits.epochs_in_flight)
-        case StandbyView():
-            _check_limit("outputs kept", len(keeps.outputs), limits.outputs_held)
-            _check_limit("log records kept", len(keeps.log), limits.log_records)
-            _check_limit("bytes of log kept", keeps.log_bytes, limits.log_bytes)
-            _check_limit("bytes staged", keeps.staged_bytes, keeps.staging_limit_bytes)
-
-
-def _check_limit(what: str, size: int, limit: int) -> None:
-    if size > limit:
-        raise InvariantViolated("I8", f"{size} {what}, {limit} allowed")
+    sizes: tuple[tuple[str, int, int], ...] = ()
+    if isinstance(keeps, ActiveView):
+        in_flight = len(keeps.session.in_flight) if keeps.session is not None else 0
+        sizes = (
+            ("outputs held", len(keeps.held), limits.outputs_held),
+            ("bytes of outputs held", keeps.held_bytes, limits.outputs_held_bytes),
+            ("epochs in flight", in_flight, limits.epochs_in_flight),
+        )
+    elif keeps is not None:
+        sizes = (
+            ("outputs kept", len(keeps.outputs), limits.outputs_held),
+            ("log records kept", len(keeps.log), limits.log_records),
+            ("bytes of log kept", keeps.log_bytes, limits.log_bytes),
+            ("bytes staged", keeps.staged_bytes, keeps.staging_limit_bytes),
+        )
+    for what, size, limit in sizes:
+        if size > limit:
+            raise InvariantViolated("I8", f"{size} {what}, {limit} allowed")
 
 
 @dataclass(slots=True)

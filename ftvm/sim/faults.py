@@ -4,6 +4,7 @@ Faults of single messages (loss, repeats, long delays, corruption) are drawn for
 arbiter.py.
 """
 
+from itertools import permutations
 from typing import Final
 
 from ftvm.interfaces import Sign
@@ -60,7 +61,8 @@ def _any_host(world: WorldPort, rng: Rng) -> HostPort:
 
 def _cut(world: WorldPort, rng: Rng) -> None:
     """Cut a link, one way or both."""
-    pairs = rng.choice([[("a", "b")], [("b", "a")], [("a", "b"), ("b", "a")]])
+    one, other = rng.choice(list(permutations(world.hosts, 2)))
+    pairs = rng.choice([[(one, other)], [(one, other), (other, one)]])
     world.trace(f"CUT {pairs}")
     world.cut(pairs, rng.randrange(10 * _MS, 1000 * _MS))
 
@@ -102,7 +104,7 @@ def _can_guest_die(world: WorldPort) -> bool:
 def ambush(world: WorldPort, rng: Rng) -> None:
     """Strike in the few milliseconds after a change of the record, when two sides know different things."""
     addresses = [address for address, host in world.hosts.items() if host.is_up]
-    address = rng.choice(addresses or ["a"])
+    address = rng.choice(addresses or list(world.hosts))
     kind, length_ns = rng.choice(["crash", "pause", "cut"]), rng.choice([30, 250, 900]) * _MS
 
     def strike() -> None:

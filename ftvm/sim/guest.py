@@ -40,7 +40,10 @@ def _never() -> bool:
 class SimGuest:
     """A Guest that runs only when `advance` is called: no thread, no clock."""
 
-    def __init__(self, *, page_count: int, pages_per_step: int, output_every: int, boots: bool) -> None:
+    def __init__(
+        self, *, page_count: int, pages_per_step: int, output_every: int, boots: bool, stops_exactly: bool = False
+    ) -> None:
+        """`stops_exactly`: it can pause by itself right behind each output, which is what true Kemari needs."""
         self._page_count = page_count
         self._pages_per_step = pages_per_step
         self._output_every = output_every
@@ -49,8 +52,10 @@ class SimGuest:
         self._dirty = bytearray((page_count + 63) // 64 * 8)
         self._steps = 0
         self._is_running = False
+        self._can_stop, self._stops = stops_exactly, False
         self._sink: OutputSink | None = None
         self.on_saved: Callable[[bytes], None] = _ignore
+        self.on_resumed: Callable[[], None] | None = None
         self.fails_to_load: Callable[[], bool] = _never
         self.death: str | None = None
         self._injected = b""
@@ -71,7 +76,12 @@ class SimGuest:
     @property
     def can(self) -> frozenset[Capability]:
         """It can be replayed: its position is its step count."""
-        return frozenset({Capability.REPLAY})
+        return frozenset({Capability.REPLAY, *([Capability.EXACT_OUTPUT_STOP] if self._can_stop else [])})
+
+    def stop_at_output(self, is_wanted: bool) -> None:
+        """Pause behind each output, from now on, or no longer."""
+        self._must_be_paused()
+        self._stops = is_wanted
 
     @property
     def position(self) -> GuestPosition:
@@ -110,7 +120,9 @@ class SimGuest:
 
     def resume(self) -> None:
         """Let `advance` work."""
-        self._is_running = self.death is None
+        was_running, self._is_running = self._is_running, self.death is None
+        if self.on_resumed is not None and self._is_running and not was_running:
+            self.on_resumed()
 
     def die(self, reason: str) -> None:
         """Fail for good, as a guest does whose process was killed: nothing can be captured of it any more."""
@@ -176,6 +188,7 @@ class SimGuest:
         self._scribble(mix)
         if taken or mix[0] % self._output_every == 0:
             self._sink.emit("net0", mix, self.position)
+            self._is_running &= not self._stops
 
     def fingerprint(self) -> bytes:
         """Return a hash of memory and register: what a takeover must reproduce exactly."""

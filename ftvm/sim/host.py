@@ -33,6 +33,8 @@ __all__ = ["SimHost", "SimWorld", "Surroundings"]
 HURRIES_MAX: Final = 50
 """A step may ask for the next one at once, e.g. while it executes a long log; a host that always does so spins."""
 ORIGIN_NS_MAX: Final = 10**15
+SPARE_JOINS_NS: Final = (Nanos(200_000_000), Nanos(600_000_000))
+"""Of three hosts, one asks to join all the time: at the pair's pace that would be most of what happens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +114,8 @@ class SimHost:
         self._waits: list[Callable[[], None]] | None = None
         """What is to happen when it is woken; None while it is not paused."""
         self._pauses = 0
-        self._is_step_planned = False
+        self._is_step_planned = self._is_guest_planned = False
+        self._booted_at = around.schedule.now
         self._step_at: int | None = None
         self._leaves_at = 0
         self._rng, drift_ppm = stream(around.seed, "node", self.name), around.plan.drift_ppm
@@ -120,6 +123,7 @@ class SimHost:
         self.clock = HostClock(around.schedule, self._rng.randrange(-ORIGIN_NS_MAX, ORIGIN_NS_MAX), drift_ppm)
         self.guest = around.make_guest(starts)
         self.guest.on_saved = self._was_cut
+        self.guest.on_resumed = self._plan_guest
         self.guest.fails_to_load = self._fails_to_load
         self.outside = SimWorld(self.release)
         self.transport = around.network.open(address, self.name, peers, self.wake)
@@ -128,10 +132,9 @@ class SimHost:
         self.endpoint.add(self.driver)
         self.view = self.driver.replica.view()
         self.wake()
-        self._run_guest()
 
     def _driver(self, peers: tuple[str, ...], *, starts: bool) -> Driver:
-        around, settings = self._around, replace(self._around.settings, dialled=peers)
+        around, settings = self._around, self._settings(peers)
         line = (around.seed, self.name)
         return Driver(
             guest=self.guest,
@@ -145,6 +148,14 @@ class SimHost:
             wake=self.wake,
             on_event=self.note,
         )
+
+    def _settings(self, peers: tuple[str, ...]) -> Settings:
+        """Return the settings of a host that dials these peers."""
+        settings = self._around.settings
+        if len(peers) == 1:
+            return replace(settings, dialled=peers)
+        join_interval_ns = stream(self._around.seed, "join", self.name).choice(SPARE_JOINS_NS)
+        return replace(settings, dialled=peers, timing=replace(settings.timing, join_interval_ns=join_interval_ns))
 
     def _fresh_id(self) -> str:
         made = f"{self._rng.getrandbits(64):016x}"
@@ -291,11 +302,20 @@ class SimHost:
         schedule.after(delay_ns, self.wake)
 
     def _run_guest(self) -> None:
-        """Run the guest, a step at a time."""
+        """Run the guest, a step at a time, for as long as it runs."""
         if self.is_dead or self._has_to_wait(self._run_guest):
             return
         self.guest.advance()
-        self._around.schedule.after(self._around.plan.guest_step_ns, self._run_guest)
+        self._is_guest_planned = False
+        if self.guest.is_running:
+            self._plan_guest()
+
+    def _plan_guest(self) -> None:
+        """Have the guest do its next step in time with all before, if that is not planned yet."""
+        schedule, step_ns = self._around.schedule, self._around.plan.guest_step_ns
+        if not self._is_guest_planned:
+            self._is_guest_planned = True
+            schedule.after(step_ns - (schedule.now - self._booted_at) % step_ns, self._run_guest)
 
     def _fails_to_load(self) -> bool:
         fails = self._around.faults.strikes("load_failed", self.name)
@@ -353,8 +373,7 @@ class SimHost:
             if before.role is Role.ACTIVE:
                 self._stands_by_again(standby)
         check_limits(active or standby, self.limits)
-        is_explained = self.driver.stopped is not None or self.guest.death is not None
-        if self.driver.failure is not None and not is_explained:
+        if self.driver.failure is not None and self.driver.stopped is None and self.guest.death is None:
             raise InvariantViolated("liveness", f"{self.name} failed: {self.driver.failure}")
         self._check_stop()
 
@@ -372,5 +391,5 @@ class SimHost:
         states.was_cut(has.session.active, epoch, fingerprint)
 
     def _check_stop(self) -> None:
-        if self.outcome is not None and not self.is_dead:
+        if self.driver.stopped is not None and not self.is_dead:
             self._around.on_stopped(self)

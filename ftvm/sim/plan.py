@@ -19,6 +19,9 @@ __all__ = ["MESSAGE_FAULTS", "Plan", "draw"]
 
 _MS: Final = 1_000_000
 _ON: Final = 0.67
+_SPARE: Final = 0.4
+"""How many of the worlds have a third host; such a run takes half as long again as one of two."""
+_EXACT: Final = 0.5
 
 MESSAGE_FAULTS: Final[dict[str, tuple[float, ...]]] = {
     "loss": (0.002, 0.02, 0.1),
@@ -43,14 +46,18 @@ class Plan:
 
     rates           probability of each fault of single messages; absent: off
     fault_kinds     the kinds of faults and of an operator's acts that are on
+    addresses       of the hosts: the first starts the guest, one joins, a third is spare
+    stops_exactly   whether the guest can pause by itself right behind each output
     wake_ns         how long a host takes from being woken to its step
     release_ns_max  how long an output that was let out may take to leave its host, and die with it
     drift_ppm       no clock is faster or slower than the true time by more
     versions        of the wire that both hosts speak: in a quarter of the seeds the first one alone
     """
 
+    addresses: tuple[str, ...]
     engine: Engine
     timing: Timing
+    stops_exactly: bool
     page_count: int
     pages_per_step: int
     output_every: int
@@ -73,6 +80,8 @@ def draw(seed: int, engine: Engine | None = None) -> Plan:
     name = rng.choice(list(ENGINES))
     interval_ms = rng.choice([20, 40, 80])
     return Plan(
+        addresses=("a", "b", "c") if stream(seed, "plan", "spare").random() < _SPARE else ("a", "b"),
+        stops_exactly=stream(seed, "plan", "exact stop").random() < _EXACT,
         engine=engine or engine_named(name, interval_ms / 1000),
         timing=Timing(
             primary_limit_ns=Nanos(rng.choice([200, 350, 500]) * _MS),

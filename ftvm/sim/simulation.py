@@ -49,11 +49,9 @@ tenth."""
 
 LOOK_NS: Final = 50 * MS
 
-ADDRESSES: Final = ("a", "b")
-
 
 class Simulation:
-    """Two hosts, a client, an arbiter. `run` plays a fault phase, heals, and checks that the guest lives on.
+    """Two hosts or three, a client, an arbiter. `run` plays a fault phase, heals, and checks that the guest lives on.
 
     It is what faults and operators see of the world: port.WorldPort.
     """
@@ -88,8 +86,8 @@ class Simulation:
         self._steps_of_dead = 0
         self._around = self._surroundings()
         self.hosts: dict[str, SimHost] = {}
-        for address in ADDRESSES:
-            self.hosts[address] = self._boot(address, starts=address == ADDRESSES[0])
+        for address in self.plan.addresses:
+            self.hosts[address] = self._boot(address, starts=address == self.plan.addresses[0])
 
     def _surroundings(self) -> Surroundings:
         return Surroundings(
@@ -132,6 +130,7 @@ class Simulation:
             pages_per_step=plan.pages_per_step,
             output_every=plan.output_every,
             boots=boots,
+            stops_exactly=plan.stops_exactly,
         )
 
     # --- one run ---------------------------------------------------------------------------------------------------
@@ -296,7 +295,7 @@ class Simulation:
 
     def _boot(self, address: str, *, starts: bool) -> SimHost:
         self._incarnations[address] += 1
-        peers = tuple(peer for peer in ADDRESSES if peer != address)
+        peers = tuple(peer for peer in self.plan.addresses if peer != address)
         return SimHost(self._around, address, peers, self._incarnations[address], starts=starts)
 
     def _befall(self, kind: FaultKind, rng: Rng, *, is_first: bool = False) -> None:
@@ -344,16 +343,16 @@ class Simulation:
         if after.active is None:
             self._was_vacated(before)
         if before.standby is not None and after.standby is None and after.active != before.standby:
-            self._was_dropped(before.standby)
+            self._was_dropped(before.standby, before.active)
         if after.standby is not None and after.standby != before.standby:
             self.losses.was_named(after.standby, self.schedule.now)
         if self.faults.strikes("ambush"):
             ambush(self, stream(self.seed, "ambush", str(after.generation)))
 
-    def _was_dropped(self, standby: str) -> None:
+    def _was_dropped(self, standby: str, active: str | None) -> None:
         """Check that nobody is dropped who alone could go on."""
         for host in self.hosts.values():
-            if host.survivor == standby and self._lives(standby):
+            if active in host.ids and host.survivor == standby and self._lives(standby):
                 what = f"the guest of {host.name} had failed, and its standby {standby} was dropped"
                 raise InvariantViolated("stop", what)
 

@@ -1,10 +1,11 @@
 """Hosts that are stopped in order, at any moment, and what must hold behind them (protocol/stop.py).
 
 In the fault phase one host at a time is asked to stop, whatever it is doing, and started again a little later, as after
-a crash. At the end of a run, when all is well, one host or both are stopped: then nothing excuses a stop that is not in
+a crash. At the end of a run, when all is well, some hosts are stopped: then nothing excuses a stop that is not in
 order, a guest that ended although somebody could take it, or a record that names a host that is gone.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from ftvm.protocol.view import Role
@@ -19,7 +20,8 @@ _STOP_NS_MAX: Final = 10_000 * _MS
 _SETTLE_NS: Final = 1_500 * _MS
 _LOOK_NS: Final = 10 * _MS
 
-FINALES: Final = (("active",), ("standby",), ("active", "standby"), ("standby", "active"))
+FINALES: Final = (("active",), ("standby",), ("spare",), ("active", "standby"), ("standby", "active"))
+"""Who is stopped, in this order. Where there is no spare, nobody is stopped in its place."""
 
 
 def stop_one(world: WorldPort, rng: Rng) -> None:
@@ -38,47 +40,58 @@ def _stop(world: WorldPort, host: HostPort) -> None:
 
 
 def finish(world: WorldPort) -> None:
-    """End a run in which all is well again: stop a host or both, and see that nothing is left to clean up."""
-    active = world.active()
-    if active is None or not _is_well(world, active):
+    """End a run in which all is well again: stop some hosts, and see that nothing is left to clean up."""
+    by_place = _places(world)
+    if not by_place:
         return
-    (standby,) = (host for host in world.hosts.values() if host is not active)
     rng = stream(world.seed, "finale")
     wanted, gap_ns = rng.choice(FINALES), rng.randrange(100 * _MS)
-    hosts = [active if name == "active" else standby for name in wanted]
+    hosts = [by_place[place] for place in wanted if place in by_place]
     for host in hosts:
         if not host.is_dead:
             _stop(world, host)
         world.play(gap_ns)
-    end = _STOP_NS_MAX
-    while end > 0 and not all(host.is_dead for host in hosts):
-        world.play(_LOOK_NS)
-        end -= _LOOK_NS
-    _judge(world, active, standby, wanted)
-
-
-def _is_well(world: WorldPort, active: HostPort) -> bool:
-    """Whether both hosts are what the record says, and nobody has asked one to stop."""
-    (standby,) = (host for host in world.hosts.values() if host is not active)
-    is_named = standby.role is Role.STANDBY and standby.view.id == world.record.standby
-    is_protected = active.role is Role.ACTIVE and active.view.record.standby is not None
-    return is_protected and standby.is_up and is_named and not (active.is_leaving or standby.is_leaving)
-
-
-def _judge(world: WorldPort, active: HostPort, standby: HostPort, wanted: tuple[str, ...]) -> None:
-    for host in (active, standby):
+    _play_until(world, lambda: all(host.is_dead for host in hosts), _STOP_NS_MAX)
+    for host in by_place.values():
         if host.is_dead and (host.outcome is None or not host.outcome[1]):
             raise InvariantViolated("stop", f"{host.name} has not stopped in order: {host.outcome}")
-    if len(wanted) == 1:
-        world.play(_SETTLE_NS)
-    record, stays = world.record, standby if wanted == ("active",) else active
-    if len(wanted) == 2:
-        if record.active is not None or record.standby is not None:
-            raise InvariantViolated("stop", f"both hosts have stopped, and {record} still names one")
-    elif record.active not in stays.ids or stays.role is not Role.ACTIVE:
-        raise InvariantViolated("stop", f"the guest does not run at {stays.name} after the other was stopped: {record}")
-    elif record.standby is not None and not world.halts_alone:
-        raise InvariantViolated("stop", f"{record} still names a standby that was stopped")
+    _play_until(world, lambda: _what_is_left(world, hosts) is None, _SETTLE_NS)
+    what = _what_is_left(world, hosts)
+    if what is not None:
+        raise InvariantViolated("stop", f"{what} after {', '.join(wanted)} stopped: {world.record}")
+
+
+def _play_until(world: WorldPort, is_so: Callable[[], bool], limit_ns: int) -> None:
+    for _ in range(limit_ns // _LOOK_NS):
+        if is_so():
+            return
+        world.play(_LOOK_NS)
+
+
+def _places(world: WorldPort) -> dict[str, HostPort]:
+    """Return who is active, standby and spare; nothing unless all is well, and nobody has been asked to stop."""
+    active, named = world.active(), world.record.standby
+    if active is None or active.view.record.standby is None or any(host.is_leaving for host in world.hosts.values()):
+        return {}
+    others = [host for host in world.hosts.values() if host is not active and not host.is_dead]
+    standbys = [host for host in others if host.is_up and host.role is Role.STANDBY and host.view.id == named]
+    if not standbys:
+        return {}
+    spares = [host for host in others if host not in standbys]
+    return dict(zip(("active", "standby", "spare"), (active, *standbys, *spares), strict=False))
+
+
+def _what_is_left(world: WorldPort, stopped: Sequence[HostPort]) -> str | None:
+    """Return what is not in order now that these hosts have stopped; None if all is."""
+    record = world.record
+    stay = [host for host in world.hosts.values() if host not in stopped]
+    runs = any(record.active in host.ids and host.role is Role.ACTIVE for host in stay)
+    if record.active is None:
+        return None if len(stopped) > 1 else "the guest has ended"  # a spare does not hold its state yet
+    if not runs:
+        return "the guest runs nowhere"
+    is_named = any(record.standby in host.ids for host in stopped)
+    return "a standby that was stopped is named" if is_named and not world.halts_alone else None
 
 
 def _may_be_stopped(world: WorldPort, host: HostPort) -> bool:

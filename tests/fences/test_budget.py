@@ -37,7 +37,7 @@ LINES: Final = {
     "protocol": 3308,
     "runtime": 2150,
     "service": 1500,
-    "sim": 2205,
+    "sim": 2250,
     "testing": 2351,
     "transport": 1270,
 }

@@ -5,14 +5,13 @@ script passes, however often it is played, unless the code is broken; the mutant
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
-from ftvm.engines.remus import Remus
 from ftvm.interfaces import Sign
 from ftvm.protocol.view import LinkState, Role
 from ftvm.sim.checkers import InvariantViolated
-from ftvm.sim.plan import draw
 from ftvm.sim.simulation import Simulation
+
+from .worlds import PAIR, world_of
 
 MS = 1_000_000
 SECOND = 1_000 * MS
@@ -26,7 +25,7 @@ class MomentMissed(Exception):
 
 def calm_world(seed: int) -> Simulation:
     """Return a world in which nothing goes wrong by itself, and what is released has left at once."""
-    world = Simulation(seed, plan=replace(draw(seed, Remus(interval=0.04)), release_ns_max=0))
+    world = world_of(PAIR, seed, release_ns_max=0)
     world.bring_inputs()
     return world
 

@@ -1,11 +1,10 @@
 """What seeds have found, each told again as a story of its own, so that it stays found when seeds draw otherwise."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from ftvm.checkpoint import Buffer
 from ftvm.engines.lockstep import Lockstep
-from ftvm.engines.remus import Remus
 from ftvm.interfaces import Lane
 from ftvm.protocol.standby.claiming import NAMING_NS
 from ftvm.protocol.view import Role
@@ -14,9 +13,11 @@ from ftvm.sim.network import SimTransport
 from ftvm.sim.simulation import MS, SECOND, Simulation
 from ftvm.units import Nanos
 
+from .worlds import PAIR, play_until, world_of
+
 
 def lockstep_world() -> Simulation:
-    return Simulation(0, engine=Lockstep(interval=0.04))
+    return world_of(PAIR, engine=Lockstep(interval=0.04))
 
 
 def have_the_log_overtake_the_first_epoch(world: Simulation) -> None:
@@ -63,8 +64,7 @@ def test_who_handed_the_guest_over_follows_from_where_it_stands() -> None:
 
 def world_with_an_add_under_way(disk_ns: int = SECOND) -> Simulation:
     """A host that runs alone has copied its guest to b, and asks an arbiter with a slow disk to add it."""
-    world = Simulation(1, engine=Remus(interval=0.04))
-    assert not world.plan.halts_alone
+    world = world_of(PAIR, 1, halts_alone=False)
     world.start()
     world.crash("b")
     play_until(world, lambda: world.store.record.standby is None)
@@ -72,14 +72,6 @@ def world_with_an_add_under_way(disk_ns: int = SECOND) -> Simulation:
     world.arbiter_faults.disk_ns = disk_ns
     play_until(world, lambda: world.hosts["b"].role is Role.STANDBY)
     return world
-
-
-def play_until(world: Simulation, is_so: Callable[[], bool]) -> None:
-    for _ in range(1_000):
-        if is_so():
-            return
-        world.play(10 * MS)
-    raise AssertionError("it never came to be so")
 
 
 def test_a_standby_that_gave_up_before_it_was_named_does_not_count_as_protection() -> None:
@@ -141,7 +133,7 @@ def test_a_standby_that_knows_that_it_is_named_must_not_be_lost() -> None:
 
 def test_a_switchover_that_waits_for_the_arbiter_waits_without_spinning() -> None:
     """The time at which the standby was to be asked again stayed due after it had answered."""
-    world = Simulation(0, engine=Remus(interval=0.04))
+    world = world_of(PAIR)
     world.start()
     world.arbiter_faults.is_down = True
     host = world.hosts["a"]
@@ -154,7 +146,7 @@ def test_a_switchover_that_waits_for_the_arbiter_waits_without_spinning() -> Non
 
 def test_a_guest_that_two_failures_end_after_the_calm_began_is_no_violation() -> None:
     """A TAKE is in flight when its sender dies, and comes into force only after the last fault."""
-    world = Simulation(0, engine=Remus(interval=0.04))
+    world = world_of(PAIR)
     world.start()
     world.arbiter_faults.disk_ns = 400 * MS
     world.hosts["a"].pause(SECOND)

@@ -5,18 +5,19 @@ from dataclasses import replace
 import pytest
 
 from ftvm.config import Limits
-from ftvm.engines.remus import Remus
 from ftvm.errors import InternalError
 from ftvm.protocol.view import Role
 from ftvm.sim.checkers import InvariantViolated
 from ftvm.sim.simulation import MS, SECOND, Simulation
 from ftvm.units import Nanos
 
+from .worlds import PAIR, world_of
+
 
 @pytest.fixture
 def world() -> Simulation:
     """A pair that is protected, and to which nothing happens."""
-    world = Simulation(0, engine=Remus(interval=0.04))
+    world = world_of(PAIR)
     world.start()
     return world
 
