@@ -11,7 +11,7 @@
 
 #include <stdint.h>
 
-#ifdef __x86_64__ /* the machine under KVM: ../../kvm */
+#ifdef BOARD_KVM /* the machine under KVM: ../../kvm */
 #define BOARD_UART 0x3f8u            /* ns16550, a port */
 #define BOARD_WAIT 0x600u            /* a port: sleep until an interrupt line is high; reading it tells which are */
 #define BOARD_FINISHER 0x604u        /* a port: a write here ends the run */

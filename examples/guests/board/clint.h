@@ -6,7 +6,7 @@
 
 #include "board.h"
 
-#ifdef __x86_64__
+#ifdef BOARD_KVM
 #include "cpu.h"
 
 /* There is no timer on the machine under KVM: its time stamp counter serves as a clock. */

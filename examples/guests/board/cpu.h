@@ -7,7 +7,7 @@
 
 #include <stdint.h>
 
-#ifdef __x86_64__ /* the machine under KVM (../../kvm): privilege level 3, no interrupts, a port to sleep by */
+#ifdef BOARD_KVM /* the machine under KVM (../../kvm): privilege level 3, no interrupts, a port to sleep by */
 
 /* Ticks of the time stamp counter: what a guest there has that never goes back. */
 static inline uint64_t cpu_retired(void)
