@@ -101,7 +101,11 @@ def _looks(settings: HostSettings) -> tuple[_Look, ...]:
             ("control", "metrics", "guest"),
             lambda: checks.check_opens("service", served, lambda: _open_and_close(settings)),
         ),
-        ("memory", ("kind", "memory", "disk"), lambda: checks.check_memory(kind.memory_bytes(settings))),
+        (
+            "memory",
+            ("kind", "memory", "disk"),
+            lambda: checks.check_memory(kind.memory_bytes(settings), kind.shadow_bytes(settings)),
+        ),
         (kind.name, ("kind",), lambda: checks.check_tools(kind.name, lambda: kind.check_tools(settings))),
         ("dirty page tracking", (), checks.check_tracking),
         ("priority", (), checks.check_urgency),

@@ -63,7 +63,8 @@ class Kind:
 
     can          what such a guest can do beyond the least
     make         builds the guest, paused; it waits for a state unless the settings say that it `boots`
-    memory_bytes of what has a copy on the other host: RAM, and a disk that is kept in memory
+    memory_bytes what the guest takes in memory: RAM, and a disk that is kept there
+    shadow_bytes what a protected host keeps one more copy of: RAM, and the disk
     check_tools  raises ConfigError unless what runs it is installed; returns what it found, if that is worth telling
     """
 
@@ -72,6 +73,7 @@ class Kind:
     can: frozenset[Capability]
     make: Callable[["HostSettings"], Guest]
     memory_bytes: Callable[["HostSettings"], int]
+    shadow_bytes: Callable[["HostSettings"], int]
     check_tools: Callable[["HostSettings"], str | None]
 
 

@@ -92,11 +92,11 @@ def check_urgency() -> Iterator[Finding]:
     yield Finding(level=Level.OK, subject="priority", text="the host's loop gets real-time priority")
 
 
-def check_memory(guest_bytes: int, available_bytes: int | None = None) -> Iterator[Finding]:
-    """Check whether the guest's memory (with a disk in memory), its shadow and staging fit."""
-    needed = 2 * guest_bytes + Limits().staging_bytes
+def check_memory(guest_bytes: int, shadow_bytes: int, available_bytes: int | None = None) -> Iterator[Finding]:
+    """Check whether what the guest takes in memory, its shadow and staging fit."""
+    needed = guest_bytes + shadow_bytes + Limits().staging_bytes
     available = _available_bytes() if available_bytes is None else available_bytes
-    text = f"needs up to {needed >> 20} MiB (the guest's memory and disk twice, and staging)"
+    text = f"needs up to {needed >> 20} MiB (the guest's memory, the shadow of it and of the disk, and staging)"
     if needed > available:
         told = f"{text}; only {available >> 20} MiB are available"
         remedy = "give the guest less memory or a smaller disk, or free memory: a host that runs out of it is killed"

@@ -282,7 +282,7 @@ def test_a_qemu_is_described_whole_in_a_file(tmp_path: Path) -> None:
     assert told.problems == {}
     assert (told.kind.name, told["arguments"]) == ("qemu", ["-kernel", "vmlinuz"])
     assert told.folder == tmp_path, "which is where vmlinuz is looked for"
-    assert told.kind.memory_bytes(told) == (8 << 20) + 4096
+    assert (told.kind.memory_bytes(told), told.kind.shadow_bytes(told)) == (8 << 20, (8 << 20) + 4096)
     assert (overridden["arguments"], overridden.folder) == (["-cpu", "max"], None)
 
 

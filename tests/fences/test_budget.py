@@ -27,7 +27,7 @@ LINES: Final = {
     "_native": 250,
     "arbiters": 750,
     "capture": 570,
-    "cli": 2350,
+    "cli": 2353,
     "encode": 1210,
     "engines": 180,
     "guests": 2600,

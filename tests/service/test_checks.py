@@ -61,14 +61,14 @@ def test_tracking_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("available", "level"), [(384 * MIB, Level.OK), (384 * MIB - 1, Level.WARNING)])
 def test_memory_is_needed_twice_and_for_staging(available: int, level: Level) -> None:
-    finding = only(checks.check_memory(64 * MIB, available))
+    finding = only(checks.check_memory(64 * MIB, 64 * MIB, available))
 
     assert finding.level is level
     assert "needs up to 384 MiB" in finding.text
 
 
 def test_the_memory_of_this_machine_is_known() -> None:
-    assert only(checks.check_memory(1 << 50)).level is Level.WARNING
+    assert only(checks.check_memory(1 << 50, 0)).level is Level.WARNING
 
 
 def test_a_free_port_is_fine_and_free_afterwards() -> None:

@@ -57,5 +57,6 @@ KVM: Final = Kind(
     can=frozenset({Capability.EXACT_OUTPUT_STOP}),
     make=_make,
     memory_bytes=lambda settings: settings["memory"] + disk_bytes(settings),
+    shadow_bytes=lambda settings: settings["memory"] + disk_bytes(settings),
     check_tools=_check_tools,
 )

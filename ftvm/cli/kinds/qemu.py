@@ -97,6 +97,7 @@ QEMU: Final = Kind(
     ),
     can=frozenset(),
     make=_make,
-    memory_bytes=lambda settings: settings["memory"] + disk_bytes(settings),
+    memory_bytes=lambda settings: settings["memory"],
+    shadow_bytes=lambda settings: settings["memory"] + disk_bytes(settings),
     check_tools=_check_tools,
 )

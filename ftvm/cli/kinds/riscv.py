@@ -67,5 +67,6 @@ RISCV: Final = Kind(
     can=frozenset(Capability),
     make=_make,
     memory_bytes=lambda settings: settings["memory"] + disk_bytes(settings),
+    shadow_bytes=lambda settings: settings["memory"] + disk_bytes(settings),
     check_tools=lambda _: None,
 )

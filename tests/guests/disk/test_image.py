@@ -324,18 +324,28 @@ def test_an_image_that_failed_is_given_with_the_reason(tmp_path: Path, monkeypat
 def test_pages_that_have_reached_the_file_are_told_once_and_not_while_newer_ones_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    image, may_go_on, sync = make_image(tmp_path / "disk"), threading.Event(), os.fdatasync
-    monkeypatch.setattr(os, "fdatasync", lambda descriptor: may_go_on.wait(60) and sync(descriptor))
+    """Whoever drops them from memory would lose the newer ones."""
+    image, sync = make_image(tmp_path / "disk"), os.fdatasync
+    asked, permits = threading.Semaphore(0), threading.Semaphore(0)
+
+    def sync_when_allowed(descriptor: int) -> None:
+        asked.release()
+        permits.acquire(timeout=60)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", sync_when_allowed)
     image.put([1, 2], disk_of({1: 1, 2: 2}))
-    before = image.take_written()
+    assert asked.acquire(timeout=60)
     image.put([2], disk_of({1: 1, 2: 3}))
-    may_go_on.set()
+    before = image.take_written()
+    permits.release(2)
+    assert asked.acquire(timeout=60)  # of the first step's second sync
+    assert asked.acquire(timeout=60)  # of the second step's first
+    between = image.take_written()
+    permits.release(100)
     image.sync()
 
-    assert (before, image.take_written(), image.take_written()) == (set(), {1, 2}, set())
-    image.put([2], disk_of({1: 1, 2: 4}))
-    image.sync()
-    image.put([2], disk_of({1: 1, 2: 5}))
+    assert (before, between, image.take_written(), image.take_written()) == (set(), {1}, {2}, set())
     image.close()
 
 
