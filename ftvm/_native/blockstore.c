@@ -1,16 +1,14 @@
 #define _GNU_SOURCE
 #include "blockstore.h"
 
+#include "blockfile.h"
 #include "mapping.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/falloc.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -18,14 +16,6 @@
 #define MOVE_BLOCKS 256
 /* A request to zero is carried out in such pieces, so that the bound holds within it. */
 #define ZERO_BYTES (4u << 20)
-
-/* What the witness is told: this, and behind it the content of a write. */
-enum change { CHANGE_WRITE = 1, CHANGE_ZERO = 2, CHANGE_SYNC = 3 };
-struct told {
-    uint32_t change;
-    uint32_t length;
-    uint64_t offset;
-};
 
 /* Two locks. `data`: which of the two places a block is in, held while bytes move, so perhaps for as long as a device
  * takes. `lock`: everything else, held for an instant. Where both are taken, `data` is first. */
@@ -86,77 +76,14 @@ static struct timespec deadline(uint32_t timeout_ms)
 
 /* --- the image; called with `data` held, but for the sync ----------------------------------------------------------- */
 
-static int ask_witness(int witness, enum change change, uint64_t offset, uint64_t length, const uint8_t *content)
+static int image_write(const struct ftvm_blockstore *store, uint64_t offset, uint64_t length, const uint8_t *content)
 {
-    if (witness < 0)
-        return 0;
-    struct told told = {change, (uint32_t)length, offset};
-    uint8_t answer = 0;
-    if (send(witness, &told, sizeof told, MSG_NOSIGNAL | (content != NULL ? MSG_MORE : 0)) < 0)
-        return -errno;
-    for (uint64_t sent = 0; content != NULL && sent < length;) {
-        ssize_t more = send(witness, content + sent, length - sent, MSG_NOSIGNAL);
-        if (more < 0)
-            return -errno;
-        sent += (uint64_t)more;
-    }
-    return recv(witness, &answer, 1, MSG_WAITALL) == 1 ? -answer : -EIO;
+    return ftvm_blockfile_write(store->image, store->parts.write_witness, offset, length, content);
 }
 
-static int image_write(struct ftvm_blockstore *store, uint64_t offset, uint64_t length, const uint8_t *content)
+static int image_zero(const struct ftvm_blockstore *store, uint64_t offset, uint64_t length)
 {
-    int wrong = ask_witness(store->parts.write_witness, CHANGE_WRITE, offset, length, content);
-    while (wrong == 0 && length > 0) {
-        ssize_t written = pwrite(store->image, content, length, (off_t)offset);
-        if (written < 0 && errno == EINTR)
-            continue;
-        if (written <= 0)
-            return written == 0 ? -EIO : -errno;
-        content += written;
-        offset += (uint64_t)written;
-        length -= (uint64_t)written;
-    }
-    return wrong;
-}
-
-static int image_read(struct ftvm_blockstore *store, uint64_t offset, uint64_t length, uint8_t *out)
-{
-    while (length > 0) {
-        ssize_t found = pread(store->image, out, length, (off_t)offset);
-        if (found < 0 && errno == EINTR)
-            continue;
-        if (found <= 0)
-            return found == 0 ? -EIO : -errno;
-        out += found;
-        offset += (uint64_t)found;
-        length -= (uint64_t)found;
-    }
-    return 0;
-}
-
-static int image_zero(struct ftvm_blockstore *store, uint64_t offset, uint64_t length)
-{
-    static const uint8_t zeros[16 * FTVM_BLOCK_BYTES];
-    int wrong = ask_witness(store->parts.write_witness, CHANGE_ZERO, offset, length, NULL);
-    if (wrong != 0)
-        return wrong;
-    if (fallocate(store->image, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)length) == 0)
-        return 0;
-    while (length > 0 && wrong == 0) { /* a file system without holes */
-        uint64_t part = min_u64(length, sizeof zeros);
-        wrong = image_write(store, offset, part, zeros);
-        offset += part;
-        length -= part;
-    }
-    return wrong;
-}
-
-static int image_sync(struct ftvm_blockstore *store)
-{
-    int wrong = ask_witness(store->parts.sync_witness, CHANGE_SYNC, 0, 0, NULL);
-    if (wrong == 0 && fdatasync(store->image) != 0)
-        wrong = -errno;
-    return wrong;
+    return ftvm_blockfile_zero(store->image, store->parts.write_witness, offset, length);
 }
 
 /* --- from memory to the image ----------------------------------------------------------------------------------------- */
@@ -213,7 +140,7 @@ static void catch_up(struct ftvm_blockstore *store)
     pthread_mutex_unlock(&store->lock);
     int wrong = may_have_held ? move_all(store) : 0;
     if (wrong == 0 && is_flush)
-        wrong = image_sync(store);
+        wrong = ftvm_blockfile_sync(store->image, store->parts.sync_witness);
     pthread_mutex_lock(&store->lock);
     if (wrong == -EAGAIN) {
         store->may_have_held = 1;
@@ -396,7 +323,7 @@ int ftvm_blockstore_read(struct ftvm_blockstore *store, uint64_t offset, uint32_
         if (is_held)
             memcpy(out, store->parts.pages + offset, part);
         else
-            wrong = image_read(store, offset, part, out);
+            wrong = ftvm_blockfile_read(store->image, offset, part, out);
         offset += part;
         out += part;
     }

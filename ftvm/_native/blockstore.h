@@ -37,9 +37,7 @@ struct ftvm_blockstore_parts {
                             while the store is held; the store itself clears what it moves to the image */
     uint32_t high_water_blocks;
     uint32_t patience_ms;
-    int write_witness, sync_witness; /* for tests: sockets that are told of each write and zeroing, and of each sync of
-                                        the image before it is done (see blockstore.c), and answer with a byte, 0 or
-                                        the errno to fail with; -1: nobody is told */
+    int write_witness, sync_witness; /* for tests: those of blockfile.h, of writes and zeros, and of syncs; -1: none */
 };
 
 /* Makes a store, held. Returns NULL without memory or threads. */

@@ -120,6 +120,14 @@ int ftvm_mapping_drop(int mapping, size_t first, size_t count)
     return madvise(base + first * PAGE_BYTES, count * PAGE_BYTES, MADV_DONTNEED) == 0 ? 0 : -errno;
 }
 
+int ftvm_mapping_clear(const uint8_t *base, size_t bytes)
+{
+    for (int i = 0; i < FTVM_MAPPINGS_MAX; i++)
+        if (atomic_load(&guards[i].base) == (uintptr_t)base && guards[i].bytes == bytes)
+            return ftvm_mapping_show(i, -1) == 0;
+    return 0;
+}
+
 uint32_t ftvm_mapping_lost(int mapping)
 {
     return atomic_load(&guards[mapping].lost);

@@ -32,6 +32,9 @@ int ftvm_mapping_show(int mapping, int image);
 /* Has `count` pages from `first` on show the file again; what was written to them is gone. */
 int ftvm_mapping_drop(int mapping, size_t first, size_t count);
 
+/* Has a guarded mapping that begins at `base` and has so many bytes show zeros, and returns 1; else 0. */
+int ftvm_mapping_clear(const uint8_t *base, size_t bytes);
+
 /* Returns how many pages were lost since the file was shown; each reads as zeros since. */
 uint32_t ftvm_mapping_lost(int mapping);
 

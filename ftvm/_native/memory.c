@@ -1,5 +1,6 @@
 #include "memory.h"
 
+#include "mapping.h"
 #include "page.h"
 
 int ftvm_memory_indices_valid(const uint32_t *indices, size_t count, uint32_t least, uint32_t page_count)
@@ -17,6 +18,8 @@ void ftvm_memory_clear(const struct ftvm_memory *memory)
 {
     for (uint32_t r = 0; r < memory->region_count; r++) {
         const struct ftvm_region *region = &memory->regions[r];
+        if (ftvm_mapping_clear(region->base, (size_t)region->page_count * FTVM_PAGE_BYTES))
+            continue;
         for (uint32_t i = 0; i < region->page_count; i++) {
             uint8_t *page = region->base + (size_t)i * FTVM_PAGE_BYTES;
             if (!ftvm_page_is_zero(page))

@@ -47,7 +47,8 @@ static inline uint8_t *ftvm_memory_page(const struct ftvm_memory *memory, uint32
 int ftvm_memory_indices_valid(const uint32_t *indices, size_t count, uint32_t least, uint32_t page_count);
 
 /* Makes every page zero. Pages that are zero already are read, not written, so that memory which the kernel has not
- * backed yet stays unbacked. */
+ * backed yet stays unbacked. A region that is a mapping of a file (mapping.h) is neither read nor written: it shows zeros
+ * from then on, and the file stays as it is. */
 void ftvm_memory_clear(const struct ftvm_memory *memory);
 
 #endif

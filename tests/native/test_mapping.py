@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ftvm._native.mapping import FileMapping
+from ftvm._native.memory import NativeMemory
 from ftvm.errors import GuestError
 
 PAGE = 4096
@@ -74,6 +75,18 @@ def test_writing_part_of_a_page_that_cannot_be_read_is_counted(mapping: FileMapp
     mapping.buffer[2 * PAGE : 2 * PAGE + 4] = b"part"
 
     assert mapping.lost_pages == 1
+
+
+def test_memory_that_is_cleared_takes_no_room_for_what_the_file_holds(mapping: FileMapping, image: int) -> None:
+    """A host that is to get a first copy clears its memory, a disk that may be larger than memory among it."""
+    mapping.show(image)
+    mapping.buffer[:5] = b"dirty"
+    os.ftruncate(image, 0)  # whoever read it now would lose pages
+
+    NativeMemory([bytearray(b"x" * PAGE), mapping.buffer]).clear()
+
+    assert mapping.lost_pages == 0
+    assert bytes(mapping.buffer) == bytes(SIZE)
 
 
 def test_more_than_are_guarded_are_refused_and_a_closed_one_makes_room() -> None:
