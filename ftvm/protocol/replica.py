@@ -47,7 +47,7 @@ STALL_HEARTBEATS = 4
 
 
 class Replica:
-    """See the module's text for how to drive it. `role` and `steps` say where it stands."""
+    """See the module's text for how to drive it. It owns the state of the one role that it has."""
 
     def __init__(
         self, settings: Settings, memory: Memory, *, fresh_id: Callable[[], str], starts: bool, now: Nanos
@@ -59,7 +59,7 @@ class Replica:
             arbiter=ArbiterClient(settings.timing.read_interval_ns),
             id=fresh_id(),  # rule: fresh_id_at_start
         )
-        self.role = Role.EMPTY
+        self._role = Role.EMPTY
         self._take_role(Empty(self._core, starts))
         self._committed = CommittedState(memory, settings.limits)
         self._stepped_at = now
@@ -76,13 +76,13 @@ class Replica:
         self._due = None
         match report:
             case reports.Tick():
-                self.tick(now)
+                self._tick(now)
             case reports.StepBegun():
-                self.begin_step(now)
+                self._begin_step(now)
             case Answer():
-                self.on_answer(report, now)
+                self._take_answer(report, now)
             case reports.PeerGone():
-                self.on_peer_gone(report.peer)
+                self._suspect_at_once(report.peer)
             case _:
                 take = self._table.takes.get(type(report))
                 if take is not None:
@@ -105,7 +105,7 @@ class Replica:
             elif isinstance(state, StandbyState) and not state.is_session_over:
                 peer, may_beat = state.offer.peer, state.claim.is_watching
             self._view = View(
-                role=self.role,
+                role=self._role,
                 id=core.id,
                 record=arbiter.known,
                 proposal=arbiter.proposal,
@@ -118,57 +118,23 @@ class Replica:
             )
         return self._view
 
-    def begin_step(self, now: Nanos) -> None:
-        """Start a step. If we stalled ourselves since the last one, do not count the stall against the peer."""
-        stall_ns = now - self._stepped_at
-        if stall_ns > STALL_HEARTBEATS * self._core.settings.timing.heartbeat_ns:
-            detector = self._table.detector(self._role_state)
-            if detector is not None:
-                detector.excuse(stall_ns, now)
-            if self.view().peer is not None:
-                self._core.tell(HostStalled(at=now, guest_id=self._core.settings.guest_id, stall_ns=stall_ns))
-        self._stepped_at = now
-
-    # --- events ----------------------------------------------------------------------------------------------------
-
-    def on_answer(self, answer: Answer, now: Nanos) -> None:
-        """Take the arbiter's answer to the request that is outstanding."""
-        before = self._core.arbiter.known
-        if not self._core.arbiter.take(answer, now):
-            self._table.on_arbiter_trouble(self._role_state, now)
-        else:
-            if self._core.arbiter.known != before:
-                self._tell_record(self._core.arbiter.known, now)
-            self._table.on_record(self._role_state, now)
-
-    def on_peer_gone(self, peer: str) -> None:
-        """Note that the process of `peer` has ended, which was confirmed (detector.py): suspect it at once.
-
-        A link that was reset is no reason to call this: the peer may live.
-        """
-        detector = self._table.detector(self._role_state) if peer == self.view().peer else None
-        if detector is not None:
-            detector.hurry(f"{self._table.peer}'s process is gone: connection refused on both lanes")
-
-    def tick(self, now: Nanos) -> None:
-        """Do what is due."""
-        stop = self._core.stop
-        if stop is not None:
-            self._table.go_on_stopping(self._role_state, stop, now)
-            self._follow(now)
-        if stop is None or not stop.is_over:
-            self._due = self._table.tick(self._role_state, now)
-
     def set_engine(self, engine: Engine) -> list[Effect]:
         """Change the engine, as soon as it can be done without losing protection; return the effects to perform.
 
         Raises LocalProtocolError if the guest does not run here, ConfigError if the standby does not know the engine.
         """
         if not isinstance(self._role_state, ActiveState):
-            raise LocalProtocolError(f"this host is {self.role.value}: the engine is set where the guest runs")
+            raise LocalProtocolError(f"this host is {self._role.value}: the engine is set where the guest runs")
         active.set_engine(self._role_state, engine)
         self._view = self._due = None
         return self._core.take_effects()
+
+    def begin_switchover(self, limit_ns: Nanos, now: Nanos) -> Switchover:
+        """Start to hand the guest over to the standby; watch what is returned. Raises LocalProtocolError."""
+        if not isinstance(self._role_state, ActiveState):
+            raise LocalProtocolError(f"only the active host can switch over; this one is {self._role.value}")
+        self._view = self._due = None
+        return handover.begin(self._role_state, limit_ns, now)
 
     def stop(self, kind: StopKind, reason: str, now: Nanos) -> list[Effect]:
         """Stop this host in order: step on until the view's `stop` is over. `reason` is told to the peer.
@@ -185,8 +151,6 @@ class Replica:
         self._view = self._due = None
         return self._core.take_effects()
 
-    # --- what to do ------------------------------------------------------------------------------------------------
-
     def next_request(self, now: Nanos) -> Request | None:
         """Return what to submit to the arbiter now, if anything; exactly one answer must follow."""
         return self._core.arbiter.next_request(now)
@@ -198,14 +162,55 @@ class Replica:
         due = soonest(self._table.timers, self._role_state) if self._due is None else self._due
         return min(time for time in (due, self._core.arbiter.deadline(), look_at, stop_at) if time is not None)
 
+    # --- reports that every role takes alike -----------------------------------------------------------------------
+
+    def _begin_step(self, now: Nanos) -> None:
+        """Start a step. If we stalled ourselves since the last one, do not count the stall against the peer."""
+        stall_ns = now - self._stepped_at
+        if stall_ns > STALL_HEARTBEATS * self._core.settings.timing.heartbeat_ns:
+            detector = self._table.detector(self._role_state)
+            if detector is not None:
+                detector.excuse(stall_ns, now)
+            if self.view().peer is not None:
+                self._core.tell(HostStalled(at=now, guest_id=self._core.settings.guest_id, stall_ns=stall_ns))
+        self._stepped_at = now
+
+    def _take_answer(self, answer: Answer, now: Nanos) -> None:
+        """Take the arbiter's answer to the request that is outstanding."""
+        before = self._core.arbiter.known
+        if not self._core.arbiter.take(answer, now):
+            self._table.on_arbiter_trouble(self._role_state, now)
+        else:
+            if self._core.arbiter.known != before:
+                self._tell_record(self._core.arbiter.known, now)
+            self._table.on_record(self._role_state, now)
+
+    def _suspect_at_once(self, peer: str) -> None:
+        """Note that the process of `peer` has ended, which was confirmed (detector.py): suspect it at once.
+
+        A link that was reset is no reason to call this: the peer may live.
+        """
+        detector = self._table.detector(self._role_state) if peer == self.view().peer else None
+        if detector is not None:
+            detector.hurry(f"{self._table.peer}'s process is gone: connection refused on both lanes")
+
+    def _tick(self, now: Nanos) -> None:
+        """Do what is due."""
+        stop = self._core.stop
+        if stop is not None:
+            self._table.go_on_stopping(self._role_state, stop, now)
+            self._follow(now)
+        if stop is None or not stop.is_over:
+            self._due = self._table.tick(self._role_state, now)
+
     # --- roles -----------------------------------------------------------------------------------------------------
 
     def _follow(self, now: Nanos) -> None:
         while self._core.happened:
             event, reason = self._core.happened.pop(0)
-            role = ROLES.get((self.role, event))
+            role = ROLES.get((self._role, event))
             if role is None:
-                raise InternalError(f"a replica that is {self.role.value} cannot be {event.value}")
+                raise InternalError(f"a replica that is {self._role.value} cannot be {event.value}")
             self._become(role, event, now)
             self._core.tell(
                 RoleChanged(
@@ -218,7 +223,7 @@ class Replica:
             )
 
     def _become(self, role: Role, event: RoleEvent, now: Nanos) -> None:
-        before, self.role = self._role_state, role
+        before, self._role = self._role_state, role
         match role:
             case Role.EMPTY:
                 if isinstance(before, StandbyState) and before.switchover is not None:
@@ -277,13 +282,6 @@ class Replica:
         self._committed.adopt(switchover.final)
         self._core.do(Measure())
         self._take_role(standby.resume(self._core, offer, self._committed, switchover, now))
-
-    def begin_switchover(self, limit_ns: Nanos, now: Nanos) -> Switchover:
-        """Start to hand the guest over to the standby; watch what is returned. Raises LocalProtocolError."""
-        if not isinstance(self._role_state, ActiveState):
-            raise LocalProtocolError(f"only the active host can switch over; this one is {self.role.value}")
-        self._view = self._due = None
-        return handover.begin(self._role_state, limit_ns, now)
 
     def _tell_record(self, record: Record, now: Nanos) -> None:
         self._core.tell(

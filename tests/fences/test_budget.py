@@ -34,7 +34,7 @@ LINES: Final = {
     "guests/disk": 560,
     "guests/kvm": 1500,
     "lab": 3300,
-    "protocol": 3308,
+    "protocol": 3310,
     "runtime": 2150,
     "service": 1500,
     "sim": 2250,
@@ -59,7 +59,7 @@ LONG_FUNCTIONS: Final[dict[str, int]] = {}
 CHECKPOINT_FILES: Final = {"remus": 38, "kemari": 38}
 """Distinct files that one checkpoint crosses, both hosts together. The design's target is 25."""
 
-OUTPUT_CALLS: Final = {"kemari": 268, "hybrid": 181}
+OUTPUT_CALLS: Final = {"kemari": 269, "hybrid": 181}
 """Calls of ftvm's functions on the primary from the emission of an output until it has left. The target is 60."""
 
 GUEST_CALLS: Final = 6

@@ -303,7 +303,7 @@ class Host:
 
     @property
     def role(self) -> Role:
-        return self.replica.role
+        return self.replica.view().role
 
     @property
     def active(self) -> ActiveState:

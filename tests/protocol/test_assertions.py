@@ -122,7 +122,7 @@ def test_what_is_not_whole_is_not_claimed() -> None:
 
 def test_a_takeover_without_a_state_does_not_run() -> None:
     replica = lone_replica()
-    replica.role = Role.STANDBY
+    replica._role = Role.STANDBY
 
     replica._core.end_role(RoleEvent.TAKEN, "a test")
 

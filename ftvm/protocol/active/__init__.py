@@ -29,6 +29,9 @@ __all__ = ["TABLE", "set_engine"]
 PROGRESS_PATIENCE: Final = 120
 """How many limits a standby that is heard may go without progress: longer, and it could hold outputs for ever."""
 
+_SWITCHING_OVER: Final = (LinkState.SETTLING, LinkState.HANDING)
+"""Where a planned switchover can go on, or be called off."""
+
 
 def set_engine(active: ActiveState, engine: Engine) -> None:
     """Change the engine: with the next checkpoint, or at once where no checkpoint goes to a backup.
@@ -67,7 +70,8 @@ def take_message(active: ActiveState, report: Received, now: Nanos) -> None:
         active.releases.is_held_by_hint = True
     try:
         _take(active, session, message, now)
-        handover.go_on(active, now)
+        if active.link in _SWITCHING_OVER:
+            handover.go_on(active, now)
     except RemoteProtocolError as wrong:
         error = f"{type(wrong).__name__}: {wrong}"
         active.core.tell(PeerMisbehaved(at=now, guest_id=active.core.settings.guest_id, peer=peer, error=error))
@@ -155,7 +159,7 @@ def on_arbiter_trouble(active: ActiveState, now: Nanos) -> None:
 def tick(active: ActiveState, now: Nanos) -> Nanos | None:
     """Do what is due (`TIMERS`), and go on with a switchover as far as that can go."""
     due = act_on(TIMERS, active, now)
-    if active.link not in (LinkState.SETTLING, LinkState.HANDING):
+    if active.link not in _SWITCHING_OVER:
         return due
     handover.go_on(active, now)
     return None
@@ -226,7 +230,7 @@ def _beat(active: ActiveState, now: Nanos) -> None:
 
 def _goes_on_handing_at(active: ActiveState) -> Nanos | None:
     switchover = active.switchover
-    if switchover is None or active.link not in (LinkState.SETTLING, LinkState.HANDING):
+    if switchover is None or active.link not in _SWITCHING_OVER:
         return None
     return switchover.ends_at if switchover.prepare_at is None else min(switchover.ends_at, switchover.prepare_at)
 
