@@ -313,6 +313,8 @@ int64_t ftvm_kvm_clock_page(ftvm_kvm *machine)
     pthread_mutex_lock(&machine->lock);
     int got = ioctl(machine->vcpu, KVM_GET_MSRS, &msr);
     pthread_mutex_unlock(&machine->lock);
+    if (got < 0)
+        return -2;
     bool is_there = got == 1 && (msr.entry.data & CLOCK_ENABLED) != 0 && msr.entry.data < machine->config.ram_bytes;
     return is_there ? (int64_t)(msr.entry.data >> DEVICE_PAGE_SHIFT) : -1;
 }

@@ -142,7 +142,8 @@ int ftvm_kvm_receive_console(ftvm_kvm *machine, const uint8_t *bytes, size_t cou
 /* Why the machine can run no more, FTVM_KVM_NOT_ENDED or FTVM_KVM_BY_...; *detail and *pc say more. */
 int ftvm_kvm_ended_by(ftvm_kvm *machine, uint64_t *detail, uint64_t *pc);
 
-/* The page of RAM that KVM itself writes, by a way that no tracker sees; -1 if it writes none. Only while paused. */
+/* The page of RAM that KVM itself writes, by a way that no tracker sees; -1 if it writes none,
+ * -2 if KVM does not tell. Only while paused. */
 int64_t ftvm_kvm_clock_page(ftvm_kvm *machine);
 
 /* Writes all state but RAM and disk: versioned, little-endian. Only while paused; says the same until it runs again.

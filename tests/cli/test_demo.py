@@ -38,6 +38,25 @@ def test_options_that_make_no_sense_are_refused(arguments: list[str]) -> None:
     assert isinstance(result.exception, ConfigError)
 
 
+def test_the_processor_runs_the_key_value_server_alone() -> None:
+    result = CliRunner().invoke(command.demo, ["--kind", "kvm", "--guest", "linux"])
+
+    assert isinstance(result.exception, ConfigError)
+    assert "--kind kvm runs the key-value server: leave out --guest linux" in str(result.exception)
+
+
+def test_a_demo_on_the_processor_starts_nothing_where_there_is_no_kvm(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacks() -> str:
+        raise ConfigError("no KVM here")
+
+    monkeypatch.setattr(command, "check_device", lacks)
+
+    result = CliRunner().invoke(command.demo, ["--kind", "kvm"])
+
+    assert isinstance(result.exception, ConfigError)
+    assert str(result.exception) == "no KVM here"
+
+
 def test_options_reach_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     played: list[DemoOptions] = []
 

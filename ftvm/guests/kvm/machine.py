@@ -13,7 +13,7 @@ from enum import Enum, Flag
 from typing import Any, Final
 
 from ftvm._native import ffi, lib
-from ftvm.errors import ClosedError, ConfigError, GuestError
+from ftvm.errors import ClosedError, ConfigError, GuestError, TrackingLost
 from ftvm.guests.elf import Program
 from ftvm.guests.kvm.boot import PAGE_TABLE, STACK_TOP, place_program
 from ftvm.units import PAGE_BYTES, PageCount, bytes_to_pages
@@ -220,8 +220,10 @@ class KvmMachine:
 
     @property
     def clock_page(self) -> int | None:
-        """The page that KVM writes unseen, or None."""
+        """The page that KVM writes unseen, or None. Raises TrackingLost if KVM does not tell."""
         page = int(lib.ftvm_kvm_clock_page(self._native))
+        if page == -2:
+            raise TrackingLost("KVM does not tell which page it writes the guest's clock to")
         return None if page < 0 else page
 
     def save(self) -> bytes:

@@ -1,7 +1,9 @@
 """Machines under KVM for tests; all of them skip, with the reason, where /dev/kvm makes none."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,12 @@ from ftvm.guests.kvm.programs import read_program
 WORK_BYTES = 4 << 20
 
 MakeWork = Callable[[], KvmGuest]
+
+
+def processors() -> set[int]:
+    """Return the descriptors of all processors that KVM keeps for this process."""
+    folder = Path("/proc/self/fd")
+    return {int(name) for name in os.listdir(folder) if "kvm-vcpu" in os.path.realpath(folder / name)}
 
 
 @pytest.fixture(scope="session", autouse=True)

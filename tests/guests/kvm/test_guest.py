@@ -16,7 +16,7 @@ import pytest
 from hypothesis import strategies as st
 
 from ftvm.checkpoint import END_CHANNEL, Bitmap, GuestPosition
-from ftvm.errors import ClosedError, ConfigError, GuestError, LocalProtocolError
+from ftvm.errors import ClosedError, ConfigError, GuestError, LocalProtocolError, TrackingLost
 from ftvm.guests.kvm import KvmGuest
 from ftvm.guests.kvm.programs import read_program
 from ftvm.lab.kv import KV_PORT, Operation, Reply, ReplyStatus, Request
@@ -26,7 +26,7 @@ from ftvm.testing.transcript import Said, Transcript, load_picture, take_picture
 from ftvm.units import Nanos
 
 from .code import CLOCK_REGISTER, State
-from .conftest import MakeWork
+from .conftest import MakeWork, processors
 
 PATIENCE_S: Final = 60
 WORK_BYTES: Final = 4 << 20
@@ -264,6 +264,17 @@ def test_the_key_value_server_answers_and_its_state_goes_over_to_another_machine
         assert (second.status, second.value) == (ReplyStatus.OK, b"v")
         assert first.boot == second.boot
         assert first.uptime <= second.uptime
+
+
+def test_dirty_pages_are_never_told_where_kvm_does_not_say_which_page_is_its_own(make_work: MakeWork) -> None:
+    others = processors()
+    guest = make_work()
+    (processor,) = processors() - others
+    with open("/dev/null", "r+b", buffering=0) as no_processor:
+        os.dup2(no_processor.fileno(), processor, inheritable=False)
+
+    with pytest.raises(TrackingLost, match="KVM does not tell which page"):
+        guest.collect_dirty()
 
 
 def test_geometry_names_all_that_both_hosts_must_have(make_work: MakeWork) -> None:

@@ -12,7 +12,7 @@ from ftvm.errors import GuestError
 from ftvm.units import Nanos
 
 from ...runtime.live import PATIENCE_S, Ear, kill, start_pair
-from .conftest import MakeWork
+from .conftest import MakeWork, processors
 
 MS = 1_000_000
 TIMING = Timing(heartbeat_ns=Nanos(50 * MS), backup_limit_ns=Nanos(1_000 * MS), primary_limit_ns=Nanos(3_000 * MS))
@@ -65,12 +65,6 @@ def test_a_program_goes_on_where_its_host_died(engine: str, make_work: MakeWork,
     numbers, sums = ear.numbers(), re.findall(r"sum (0x[0-9a-f]+)", ear.text())
     assert numbers == list(range(1, numbers[-1] + 1))
     assert sums == work_sums(len(sums))
-
-
-def processors() -> set[int]:
-    """Return the descriptors of all processors that KVM keeps for this process."""
-    folder = Path("/proc/self/fd")
-    return {int(name) for name in os.listdir(folder) if "kvm-vcpu" in os.path.realpath(folder / name)}
 
 
 def test_a_guest_that_kvm_fails_is_taken_over_and_its_host_says_why(make_work: MakeWork, tmp_path: Path) -> None:
