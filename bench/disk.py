@@ -58,16 +58,17 @@ def qemus_server(image: Path, folder: Path) -> Iterator[str]:
 class OurServer:
     """A disk that takes one client after the other on a socket's path; cut 40 times a second if that is wanted."""
 
-    def __init__(self, image: Path, folder: Path) -> None:
-        self.address = f"nbd+unix:///?socket={folder / 'ours.sock'}"
-        self.is_cut = False
+    def __init__(self, image: Path, *, is_cut: bool) -> None:
+        path = image.with_suffix(".sock")
+        self.address = f"nbd+unix:///?socket={path}"
         self._disk = Disk(str(image), boots=True)
         self._is_over = threading.Event()
         self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(folder / "ours.sock"))
+        self._listener.bind(str(path))
         self._listener.listen()
         threading.Thread(target=self._accept, daemon=True).start()
-        threading.Thread(target=self._cut, daemon=True).start()
+        if is_cut:
+            threading.Thread(target=self._cut, daemon=True).start()
 
     def _accept(self) -> None:
         while not self._is_over.is_set():
@@ -79,8 +80,7 @@ class OurServer:
 
     def _cut(self) -> None:
         while not self._is_over.wait(CUT_SECONDS):
-            if self.is_cut:
-                self._disk.collect()
+            self._disk.collect()
 
     def close(self) -> None:
         self._is_over.set()
@@ -96,18 +96,15 @@ def seconds_for(target: str, *, writes: bool, block: int, depth: int, count: int
     return float(found[1])
 
 
-def throughput(raw: Path, peer: str, ours: OurServer, rounds: int) -> Iterator[Row]:
-    targets = {"raw": str(raw), "qemu-nbd": peer, "ours": ours.address, "ours, cut": ours.address}
+def throughput(targets: dict[str, str], rounds: int) -> Iterator[Row]:
     for writes in (True, False):
         for block, depth in SHAPES:
             count = min(SIZE // block, 4096 if block == MIB else 8192)
             best = dict.fromkeys(targets, float("inf"))
             for _ in range(rounds):
                 for name, target in targets.items():
-                    ours.is_cut = name == "ours, cut"
                     took = seconds_for(target, writes=writes, block=block, depth=depth, count=count)
                     best[name] = min(best[name], took)
-            ours.is_cut = False
             speeds = {name: count * block / MIB / took for name, took in best.items()}
             what = f"{'write' if writes else 'read'} {block // 1024} KiB, depth {depth}"
             goal = GOALS[writes] if block == MIB else None
@@ -203,14 +200,16 @@ def measure(options: argparse.Namespace) -> list[Row]:
             raise SystemExit(f"needs {program}: apt install qemu-utils")
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
-        raw, theirs, image = (folder / name for name in ("raw.img", "theirs.img", "ours.img"))
-        for path in (raw, theirs, image):
+        raw, theirs, *images = (folder / f"{name}.img" for name in ("raw", "theirs", "ours", "cut"))
+        for path in (raw, theirs, *images):
             path.write_bytes(bytes(SIZE))
-        ours = OurServer(image, folder)
+        ours, cut = (OurServer(image, is_cut=image.stem == "cut") for image in images)
         with qemus_server(theirs, folder) as peer:
-            rows = list(throughput(raw, peer, ours, 1 if options.quick else 5))
+            targets = {"raw": str(raw), "qemu-nbd": peer, "ours": ours.address, "ours, cut": cut.address}
+            rows = list(throughput(targets, 1 if options.quick else 5))
             rows += commits(raw, peer, ours, 200 if options.quick else 1000)
         ours.close()
+        cut.close()
         rows.append(sparse(folder))
     return rows
 
