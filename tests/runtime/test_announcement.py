@@ -185,14 +185,14 @@ MUTANTS = {
     "a new active does not announce": (
         a_takeover,
         "ftvm.protocol.replica:Replica._activate",
-        "active.announce(now)",
-        "active.announcer.tick(now)",
+        "state.announcer.begin(now)",
+        "state.announcer.tick(now)",
     ),
     "a switchover is not announced": (
         a_switchover,
         "ftvm.protocol.replica:Replica._activate",
-        "active.announce(now)",
-        "active.announcer.tick(now)",
+        "state.announcer.begin(now)",
+        "state.announcer.tick(now)",
     ),
     "the host does not do it": (
         a_takeover,
@@ -221,7 +221,7 @@ MUTANTS = {
     "a host that joins is not": (
         a_frame_of_an_old_host_that_wakes_and_joins,
         "ftvm.protocol.active.joining:_open",
-        "bond.announcer.begin(now)",
+        "active.announcer.begin(now)",
         "pass",
     ),
 }
