@@ -18,7 +18,7 @@ The tour, in the order in which one needs it:
 
 Reading order of the code: checkpoint.py and interfaces.py (the words), protocol/replica.py (the duties of who drives
 it), protocol/active/ and protocol/standby/ (what happens), runtime/driver.py (who does it), capture/pages.py and
-encode/apply.py (the bytes), _native/*.h (the C core's manuals), sim/world.py (how it is tested).
+encode/apply.py (the bytes), _native/*.h (the C core's manuals), sim/simulation.py (how it is tested).
 """
 
 import re

@@ -1,7 +1,7 @@
 """The last heartbeat that a guest's loop sent, to be repeated by a thread while the loop is busy.
 
 A repeated heartbeat carries the number of the first: the peer sees that this process lives, and whether its loop goes
-on (protocol/suspicion.py). So a loop in a long step is tolerated for longer than a silent host, and a hanging loop is
+on (protocol/detector.py). So a loop in a long step is tolerated for longer than a silent host, and a hanging loop is
 not tolerated for ever.
 """
 

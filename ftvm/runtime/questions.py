@@ -1,4 +1,4 @@
-"""The questions that broken connections raise (protocol/question.py), one for each peer that a guest here depends on.
+"""The questions that broken connections raise (protocol/detector.py), one for each peer that a guest here depends on.
 
 Only peers in session with a guest of this endpoint matter: connections of strangers may break.
 """

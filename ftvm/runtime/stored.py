@@ -23,7 +23,7 @@ class _Place:
 
 
 class StoredMemory:
-    """What ftvm.protocol.commit.Memory asks for, with stores behind it."""
+    """What ftvm.protocol.standby.commit.Memory asks for, with stores behind it."""
 
     def __init__(self, memory: CommittedMemory, regions: Sequence[Region]) -> None:
         self._memory = memory

@@ -45,7 +45,7 @@ class Change:
 class Edit:
     """A line of a function that bears no mark, and what could stand in its place: for code that only one test breaks.
 
-    where  module:function, like ftvm.protocol.output:Gate.hold
+    where  module:function, like ftvm.protocol.active.output:OutputBuffer.hold
     old    a piece of its source that occurs once; new what stands there instead
     """
 

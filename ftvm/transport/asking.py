@@ -8,7 +8,7 @@ may accept a connection and break it; one that is stopped accepts it and is sile
 Where to ask: a peer that we dialled, at the address that its connection had. One that dialled us, at the endpoints
 that we dial and whose key is its own; without keys, at the one endpoint that we dial, if there is no other.
 
-Does not know: the time, what follows from an answer (protocol/question.py). Source: connect(2), tcp(7), unix(7).
+Does not know: the time, what follows from an answer (protocol/detector.py). Source: connect(2), tcp(7), unix(7).
 """
 
 import contextlib

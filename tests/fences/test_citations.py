@@ -19,6 +19,7 @@ _CITATION: Final = re.compile(r'(?P<document>(?:[\w.-]+/)*[\w-]+\.md)\b(?P<secti
 _HEADING: Final = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
 _LINK: Final = re.compile(r"\]\(([^)\s]+)\)")
 _FENCED: Final = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+_MODULE: Final = re.compile(r"(?<![\w./])(?:\w+/)+\w+\.py\b")
 
 
 def files(*suffixes: str) -> list[Path]:
@@ -81,6 +82,19 @@ def test_every_document_and_section_that_the_code_cites_exists() -> None:
 
     assert len(SOURCES) > 300
     assert found == {}
+
+
+def test_every_module_that_ftvm_cites_exists() -> None:
+    places = [f"/{path.relative_to(ROOT).as_posix()}" for path in SOURCES]
+    cited = {
+        (path.relative_to(ROOT).as_posix(), name)
+        for path in SOURCES
+        if path.is_relative_to(ROOT / "ftvm")
+        for name in _MODULE.findall(path.read_text(encoding="utf-8", errors="replace"))
+    }
+
+    assert len(cited) > 20
+    assert {(path, name) for path, name in cited if not any(place.endswith(f"/{name}") for place in places)} == set()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())

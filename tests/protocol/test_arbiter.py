@@ -14,7 +14,7 @@ NOW = Nanos(5_000)
 SOLO, PAIR, TAKEN = Record(3, "x", None), Record(4, "x", "y"), Record(5, "y", None)
 
 
-def make_desk(known: Record = SOLO) -> ArbiterClient:
+def make_client(known: Record = SOLO) -> ArbiterClient:
     return ArbiterClient(RETRY, known=known)
 
 
@@ -23,15 +23,15 @@ def answer_read(arbiter: ArbiterClient, record: Record | None, now: Nanos = NOW,
     return arbiter.take(Answer(Read(), record, error), now)
 
 
-def test_an_idle_desk_asks_nothing() -> None:
-    arbiter = make_desk()
+def test_an_idle_client_asks_nothing() -> None:
+    arbiter = make_client()
 
     assert arbiter.next_request(NOW) is None
     assert arbiter.deadline() is None
 
 
 def test_one_request_is_outstanding_at_a_time() -> None:
-    arbiter = make_desk()
+    arbiter = make_client()
     arbiter.want_read()
     arbiter.propose(PAIR)
 
@@ -40,7 +40,7 @@ def test_one_request_is_outstanding_at_a_time() -> None:
 
 
 def test_a_proposal_is_never_resolved_by_an_error_however_often() -> None:
-    arbiter, now = make_desk(), NOW
+    arbiter, now = make_client(), NOW
     arbiter.propose(PAIR)
 
     for _ in range(50):
@@ -62,7 +62,7 @@ def refuse(arbiter: ArbiterClient, now: Nanos = NOW, *, is_unapplied: bool = Tru
 
 
 def test_a_proposal_stays_proposed_though_no_attempt_was_applied_until_it_is_withdrawn() -> None:
-    arbiter = make_desk()
+    arbiter = make_client()
     arbiter.propose(PAIR)
     refuse(arbiter)
     refuse(arbiter)
@@ -77,7 +77,7 @@ def test_a_proposal_stays_proposed_though_no_attempt_was_applied_until_it_is_wit
 
 @pytest.mark.parametrize("attempts", [(False, True), (True, False), (True, False, True), (False, True, True)])
 def test_a_proposal_with_one_uncertain_attempt_is_never_withdrawn(attempts: tuple[bool, ...]) -> None:
-    arbiter = make_desk()
+    arbiter = make_client()
     arbiter.propose(PAIR)
 
     for is_unapplied in attempts:
@@ -88,7 +88,7 @@ def test_a_proposal_with_one_uncertain_attempt_is_never_withdrawn(attempts: tupl
 
 
 def test_a_proposal_is_not_withdrawn_while_an_attempt_is_under_way() -> None:
-    arbiter = make_desk()
+    arbiter = make_client()
     arbiter.propose(PAIR)
     refuse(arbiter)
     arbiter.next_request(Nanos(NOW + RETRY))
@@ -97,7 +97,7 @@ def test_a_proposal_is_not_withdrawn_while_an_attempt_is_under_way() -> None:
 
 
 def test_an_answer_of_the_old_generation_leaves_an_attempt_uncertain() -> None:
-    arbiter = make_desk()
+    arbiter = make_client()
     arbiter.propose(PAIR)
     arbiter.next_request(NOW)
     arbiter.take(Answer(CompareAndSet(PAIR), SOLO, None), NOW)
@@ -107,7 +107,7 @@ def test_an_answer_of_the_old_generation_leaves_an_attempt_uncertain() -> None:
 
 
 def test_a_read_that_fails_withdraws_nothing() -> None:
-    arbiter = make_desk()
+    arbiter = make_client()
     arbiter.want_read()
     assert arbiter.next_request(NOW) == Read()
     arbiter.propose(PAIR)
@@ -118,7 +118,7 @@ def test_a_read_that_fails_withdraws_nothing() -> None:
 
 
 def test_what_was_uncertain_about_one_proposal_says_nothing_about_the_next() -> None:
-    arbiter = make_desk(Record(2, "x", None))
+    arbiter = make_client(Record(2, "x", None))
     arbiter.propose(SOLO)
     arbiter.next_request(NOW)
     arbiter.take(Answer(CompareAndSet(SOLO), None, "lost"), NOW)
@@ -131,8 +131,8 @@ def test_what_was_uncertain_about_one_proposal_says_nothing_about_the_next() -> 
     assert arbiter.withdraw()
 
 
-def test_a_desk_that_awaits_an_answer_is_not_due_before_it_comes() -> None:
-    arbiter = make_desk()
+def test_a_client_that_awaits_an_answer_is_not_due_before_it_comes() -> None:
+    arbiter = make_client()
     arbiter.propose(PAIR)
     arbiter.next_request(NOW)
     arbiter.take(Answer(CompareAndSet(PAIR), None, "lost"), NOW)
@@ -145,7 +145,7 @@ def test_a_desk_that_awaits_an_answer_is_not_due_before_it_comes() -> None:
 
 @pytest.mark.parametrize("answer", [PAIR, Record(4, "q", None), TAKEN, Record(9, None, None)])
 def test_a_generation_at_or_above_its_own_resolves_a_proposal(answer: Record) -> None:
-    arbiter = make_desk()
+    arbiter = make_client()
     arbiter.propose(PAIR)
     arbiter.next_request(NOW)
 
@@ -155,7 +155,7 @@ def test_a_generation_at_or_above_its_own_resolves_a_proposal(answer: Record) ->
 
 
 def test_an_answer_of_the_old_generation_leaves_a_proposal_open_and_it_is_repeated() -> None:
-    arbiter = make_desk()
+    arbiter = make_client()
     arbiter.propose(PAIR)
     arbiter.next_request(NOW)
 
@@ -166,7 +166,7 @@ def test_an_answer_of_the_old_generation_leaves_a_proposal_open_and_it_is_repeat
 
 
 def test_only_the_successor_of_what_is_known_may_be_proposed_and_only_one() -> None:
-    arbiter = make_desk()
+    arbiter = make_client()
 
     for wrong in (SOLO, TAKEN, Record(2, "x", None)):
         with pytest.raises(InternalError):
@@ -178,7 +178,7 @@ def test_only_the_successor_of_what_is_known_may_be_proposed_and_only_one() -> N
 
 
 def test_an_arbiter_that_forgot_is_not_believed() -> None:
-    arbiter = make_desk(TAKEN)
+    arbiter = make_client(TAKEN)
     arbiter.want_read()
 
     assert not answer_read(arbiter, PAIR)
@@ -192,7 +192,7 @@ def test_an_arbiter_that_forgot_is_not_believed() -> None:
     "other", [Record(4, "x", None), Record(4, "q", "y"), Record(4, "y", "x"), Record(4, None, None)]
 )
 def test_an_arbiter_that_changes_a_generation_contradicts_itself_and_is_not_believed(other: Record) -> None:
-    arbiter = make_desk(PAIR)
+    arbiter = make_client(PAIR)
     fresh_at = arbiter.want_read()
 
     is_learned = answer_read(arbiter, other)
@@ -205,7 +205,7 @@ def test_an_arbiter_that_changes_a_generation_contradicts_itself_and_is_not_beli
 
 
 def test_a_contradiction_resolves_no_proposal() -> None:
-    arbiter = make_desk()
+    arbiter = make_client()
     arbiter.propose(PAIR)
     arbiter.next_request(NOW)
 
@@ -216,7 +216,7 @@ def test_a_contradiction_resolves_no_proposal() -> None:
 
 
 def test_the_same_record_told_again_is_no_contradiction() -> None:
-    arbiter = make_desk(PAIR)
+    arbiter = make_client(PAIR)
     arbiter.want_read()
 
     assert answer_read(arbiter, Record(4, "x", "y"))
@@ -225,7 +225,7 @@ def test_the_same_record_told_again_is_no_contradiction() -> None:
 
 
 def test_a_read_that_failed_is_tried_again_after_a_while() -> None:
-    arbiter = make_desk()
+    arbiter = make_client()
     arbiter.want_read()
 
     assert not answer_read(arbiter, None, error="down")
@@ -235,7 +235,7 @@ def test_a_read_that_failed_is_tried_again_after_a_while() -> None:
 
 
 def test_a_read_that_was_under_way_before_the_wish_is_not_fresh() -> None:
-    arbiter = make_desk()
+    arbiter = make_client()
     arbiter.want_read()
     arbiter.next_request(NOW)
 
@@ -249,7 +249,7 @@ def test_a_read_that_was_under_way_before_the_wish_is_not_fresh() -> None:
 
 
 def test_a_read_begun_after_the_wish_is_fresh() -> None:
-    arbiter = make_desk()
+    arbiter = make_client()
 
     fresh_at = arbiter.want_read()
     answer_read(arbiter, SOLO)
@@ -258,7 +258,7 @@ def test_a_read_begun_after_the_wish_is_fresh() -> None:
 
 
 def test_a_read_repeated_after_the_one_under_way_failed_is_fresh() -> None:
-    arbiter = make_desk()
+    arbiter = make_client()
     arbiter.want_read()
     arbiter.next_request(NOW)
 
@@ -270,7 +270,7 @@ def test_a_read_repeated_after_the_one_under_way_failed_is_fresh() -> None:
 
 
 def test_the_answer_to_a_proposal_is_no_fresh_read() -> None:
-    arbiter = make_desk()
+    arbiter = make_client()
     arbiter.propose(PAIR)
     fresh_at = arbiter.want_read()
     arbiter.next_request(NOW)
@@ -281,7 +281,7 @@ def test_the_answer_to_a_proposal_is_no_fresh_read() -> None:
 
 
 def test_a_hint_asks_for_a_read_and_is_not_believed() -> None:
-    arbiter = make_desk()
+    arbiter = make_client()
 
     assert arbiter.hint(9, NOW)
 
@@ -290,7 +290,7 @@ def test_a_hint_asks_for_a_read_and_is_not_believed() -> None:
 
 
 def test_hints_are_followed_no_more_often_than_every_retry_interval() -> None:
-    arbiter = make_desk()
+    arbiter = make_client()
     followed = []
 
     for moment in range(0, 1000, 10):
@@ -305,14 +305,14 @@ def test_hints_are_followed_no_more_often_than_every_retry_interval() -> None:
 
 @given(st.integers(0, 3))
 def test_a_hint_at_nothing_newer_is_ignored(generation: int) -> None:
-    arbiter = make_desk()
+    arbiter = make_client()
 
     assert not arbiter.hint(generation, NOW)
     assert arbiter.next_request(NOW) is None
 
 
 def test_an_answer_to_a_question_not_asked_is_our_bug() -> None:
-    arbiter = make_desk()
+    arbiter = make_client()
 
     with pytest.raises(InternalError):
         arbiter.take(Answer(Read(), SOLO, None), NOW)

@@ -96,7 +96,7 @@ def test_a_host_that_ends_vacates_the_record_before_all_else() -> None:
     assert log.happened == ["vacated", "service closed", "guest closed"]
 
 
-def test_an_attendant_that_cannot_be_closed_keeps_nothing_else_from_being_closed() -> None:
+def test_a_service_that_cannot_be_closed_keeps_nothing_else_from_being_closed() -> None:
     """Regression: the record was not vacated and the guest not closed."""
     log = Log()
     protection = host(log, LoggedStore(log), [Visitor(log), Visitor(log, "read-only")])

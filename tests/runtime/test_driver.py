@@ -158,11 +158,11 @@ def test_an_epoch_beyond_the_staging_bound_is_a_failed_capture_not_a_dead_host(
     make_pair: Callable[..., Pair], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair = make_pair().protected()
-    hands = pair.a.driver._capturer
-    monkeypatch.setattr(hands, "_limits", Limits(batch_bytes=1 << 16, staging_bytes=10))
+    capturer = pair.a.driver._capturer
+    monkeypatch.setattr(capturer, "_limits", Limits(batch_bytes=1 << 16, staging_bytes=10))
 
     pair.until(lambda: pair.a.told(HostFailed))
-    monkeypatch.setattr(hands, "_limits", Limits(batch_bytes=1 << 16))
+    monkeypatch.setattr(capturer, "_limits", Limits(batch_bytes=1 << 16))
     pair.until(lambda: pair.a.active.link is LinkState.PROTECTED)
 
     assert "LimitExceeded: encoded bytes of one checkpoint" in pair.a.told(HostFailed)[0].error

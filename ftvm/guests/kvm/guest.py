@@ -36,7 +36,7 @@ class KvmGuest:
     tracker       how written pages are found: "auto", "userfault" or "compare"
     device        where KVM is
 
-    KvmMemory, card, size of the disk, entropy and the processor must be equal on both hosts. Raises ConfigError or
+    Memory, card, size of the disk, entropy and the processor must be equal on both hosts. Raises ConfigError or
     ImageError, before anything is left open.
     """
 
