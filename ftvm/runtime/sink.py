@@ -139,7 +139,7 @@ class NumberingSink:
         self._put(LogRecord(index=index, kind=kind, position=position, amount=amount, channel=channel, payload=payload))
 
     def _put(self, item: Output | LogRecord) -> None:
-        is_first = not self.items
         self.items.append((item, self.log_index))  # rule: output_needs_its_record
-        if is_first:
+        # Asked behind the append: the loop's thread may have taken all that was there before, and sleeps then.
+        if len(self.items) <= 1:
             self._wake()

@@ -1,6 +1,8 @@
 """Where outputs enter: numbered in order, and nothing gets in while the guest is not active here."""
 
+from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -146,3 +148,22 @@ def test_a_sink_that_is_opened_again_knows_no_time_of_the_run_before() -> None:
     sink.open(1, 1, is_logging=False)
 
     assert sink.take_time(1) is None
+
+
+def test_an_output_that_comes_while_the_loop_takes_the_last_one_wakes_it_again() -> None:
+    sink, woken, drained = make_sink()
+    sink.open(1, 1, is_logging=False)
+    sink.emit("net0", b"x")
+
+    class DrainedFirst(deque[Any]):
+        """The loop's thread comes in between: it has taken all there was when the guest's thread appends."""
+
+        def append(self, item: Any) -> None:
+            drained()
+            super().append(item)
+
+    sink.items = DrainedFirst(sink.items)
+    sink.emit("net0", b"y")
+
+    assert len(sink.items) == 1
+    assert len(woken) == 2
