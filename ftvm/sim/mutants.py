@@ -300,6 +300,7 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             "call_off_what_is_proposed",
             "a switchover that takes long is called off although it may be in force",
             Change("proposed_switch_stays", "and 1", "True"),
+            Change("switchover_goes_on_before_it_is_proposed", "test", "True"),
             Change("call_off_by_the_table", "", "active.link = LinkState.PROTECTED"),
         ),
         # --- stopping ----------------------------------------------------------------------------------------------

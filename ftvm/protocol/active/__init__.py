@@ -70,7 +70,7 @@ def take_message(active: ActiveState, report: Received, now: Nanos) -> None:
         active.releases.is_held_by_hint = True
     try:
         _take(active, session, message, now)
-        if active.link in _SWITCHING_OVER:
+        if active.link in _SWITCHING_OVER:  # rule: switchover_goes_on_before_it_is_proposed
             handover.go_on(active, now)
     except RemoteProtocolError as wrong:
         error = f"{type(wrong).__name__}: {wrong}"
