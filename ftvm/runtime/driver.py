@@ -105,7 +105,7 @@ class Driver:
         self._end: str | None = None
         self._wanted: list[do.Effect] = []
         self.pulse: Pulse | None = None
-        self.replica = Replica(settings, self._stored, fresh_id=fresh_id, starts=starts, now=clock.now())
+        self._replica = Replica(settings, self._stored, fresh_id=fresh_id, starts=starts, now=clock.now())
         self._is_asking = False
         self._runner = GuestRunner(guest, self._sink, self._memory)
         self._capturer = Capturer(
@@ -127,7 +127,7 @@ class Driver:
 
     def view(self) -> View:
         """Return what may be seen of the replica here."""
-        return self.replica.view()
+        return self._replica.view()
 
     @property
     def is_warming_up(self) -> bool:
@@ -143,7 +143,7 @@ class Driver:
     def begin_step(self, now: Nanos) -> None:
         """Start a step, before the messages that have come are given."""
         if not self._is_halted:
-            self._wanted += self.replica.step(STEP_BEGUN, now)
+            self._wanted += self._replica.step(STEP_BEGUN, now)
 
     @property
     def has_emitted(self) -> bool:
@@ -152,19 +152,19 @@ class Driver:
 
     def expects(self, peer: str, key: str | None, envelope: Envelope) -> bool:
         """Tell whether a message of this envelope, from this peer, is of the session whose backup this host is."""
-        return self.replica.view().expects(peer, key, envelope)
+        return self._replica.view().expects(peer, key, envelope)
 
     def receive(self, peer: str, key: str | None, envelope: Envelope, message: Message, now: Nanos) -> None:
         """Take a message for this guest."""
         if not self._is_halted:
-            self._wanted += self.replica.step(Received(peer, key, envelope, message), now)
+            self._wanted += self._replica.step(Received(peer, key, envelope, message), now)
             if self._wanted:
                 self._perform()
 
     @property
     def partner(self) -> str | None:
         """The peer in session with the guest here, by its name in the transport."""
-        return self.replica.view().peer if self.failure is None else None
+        return self._replica.view().peer if self.failure is None else None
 
     def lose_peer(self, peer: str, now: Nanos) -> None:
         """Note that the process of `peer` is gone."""
@@ -202,9 +202,9 @@ class Driver:
         if self._capturer.is_warming_up and self._capturer.warm_up(self._memory.digests):
             self._report(ShadowWarmed(), now)
         if self._sink.items:
-            self._wanted += self.replica.step(self._runner.take_emitted(), now)
+            self._wanted += self._replica.step(self._runner.take_emitted(), now)
             self._perform()
-        self._wanted += self.replica.step(TICK, now)
+        self._wanted += self._replica.step(TICK, now)
         if self._wanted:
             self._perform()
         if is_round:
@@ -220,20 +220,20 @@ class Driver:
         """End a step: go by what the replica is now, and ask what it wants to ask; return when the next is due."""
         if self._is_halted:
             return None
-        view = self.replica.view()
+        view = self._replica.view()
         if self.failure is not None or not view.may_beat:
             self.pulse = None
         self._runner.stall_or_go_on(must_stand_still=view.must_stand_still)
-        request = self.replica.next_request(now)
+        request = self._replica.next_request(now)
         if request is not None:
             self._is_asking = True
             self._arbiter.submit(request)
         is_busy = self._capturer.is_warming_up or (self._runner.follower is not None and self._runner.has_work)
-        return now if is_busy else self.replica.deadline(now)
+        return now if is_busy else self._replica.deadline(now)
 
     def _settle(self) -> None:
         """The guest runs or stands still, the pulse may be repeated or not: as the replica says now."""
-        view = self.replica.view()
+        view = self._replica.view()
         if self.failure is not None or not view.may_beat:
             self.pulse = None
         self._runner.stall_or_go_on(must_stand_still=view.must_stand_still)
@@ -251,7 +251,7 @@ class Driver:
         does not run here; nothing changes then.
         """
         require(engine, self._guest.can)
-        self._wanted += self.replica.set_engine(engine)
+        self._wanted += self._replica.set_engine(engine)
         self._perform()
         self._settle()
 
@@ -262,7 +262,7 @@ class Driver:
         """
         if self.failure is not None or self._stop is not None:
             raise LocalProtocolError(f"cannot switch over: this host is stopping: {self.failure or self._stop_error}")
-        return self.replica.begin_switchover(limit_ns, self._clock.now())
+        return self._replica.begin_switchover(limit_ns, self._clock.now())
 
     def stop(self, error: FtvmError) -> None:
         """Stop cleanly and finally: `error` is why this host ended. Step on while `is_leaving`."""
@@ -271,8 +271,8 @@ class Driver:
 
     def _begin_stop(self, kind: StopKind, error: FtvmError, word: str) -> None:
         self._stop_error = self._stop_error or error
-        self._wanted += self.replica.stop(kind, word, self._clock.now())
-        self._stop = self.replica.view().stop
+        self._wanted += self._replica.stop(kind, word, self._clock.now())
+        self._stop = self._replica.view().stop
         self._perform()
         self._settle()
         self._end_if_over()
@@ -325,7 +325,7 @@ class Driver:
 
     def _report(self, report: Report, now: Nanos) -> None:
         """Give the replica a report; the next `_perform` does what it wants done, behind what it wanted before."""
-        self._wanted += self.replica.step(report, now)
+        self._wanted += self._replica.step(report, now)
 
     def _perform(self) -> None:
         for _ in range(_EFFECT_ROUNDS_MAX):
@@ -408,7 +408,7 @@ class Driver:
         # A guest that failed is its standby's: a failed capture would drop the only one that can go on.
         is_guest_lost = isinstance(report, CaptureFailed) and self._has_guest_failed(now)
         if not is_guest_lost:  # rule: failed_guest_is_its_standbys
-            self._wanted += self.replica.step(report, now)
+            self._wanted += self._replica.step(report, now)
 
     def _has_guest_failed(self, now: Nanos) -> bool:
         """Tell whether the guest itself is lost, which is not so if it has come to its own end and said that."""

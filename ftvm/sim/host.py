@@ -130,7 +130,7 @@ class SimHost:
         self.endpoint = Endpoint(self.transport, self.limits, self.note)
         self.driver = self._driver(peers, starts=starts)
         self.endpoint.add(self.driver)
-        self.view = self.driver.replica.view()
+        self.view = self.driver.view()
         self.wake()
 
     def _driver(self, peers: tuple[str, ...], *, starts: bool) -> Driver:
@@ -258,7 +258,7 @@ class SimHost:
         self._was_asked()
 
     def _was_asked(self) -> None:
-        self.view = self.driver.replica.view()
+        self.view = self.driver.view()
         self._check_stop()
         self.wake()
 
@@ -266,7 +266,7 @@ class SimHost:
 
     def release(self, output: Output) -> None:
         """Let an output leave a little later: a stop or crash may come between the decision and the wire."""
-        view, schedule = self.driver.replica.view(), self._around.schedule
+        view, schedule = self.driver.view(), self._around.schedule
         # A replica may be active again after a switchover; each time it releases in order.
         name = f"{view.id} since {view.active.began_at if view.active is not None else None}"
         delay_ns = int(self._around.releases.random() * self._around.plan.release_ns_max)
@@ -330,7 +330,7 @@ class SimHost:
         trace = self._around.trace
         trace.told[type(event).__name__] += 1
         if isinstance(event, RoleChanged) and event.role == Role.ACTIVE.value:
-            view = self.driver.replica.view()
+            view = self.driver.view()
             self._around.checkers.actives.became_active(view.record, view.id)
         elif isinstance(event, PeerMisbehaved) or (isinstance(event, SessionEnded) and "left" in event.reason):
             self.survivor = None
@@ -343,7 +343,7 @@ class SimHost:
 
     def _note_suspicion(self, event: Suspected) -> None:
         """Check that no live host is confirmed dead: silence may deceive, a confirmation must not."""
-        view = self.driver.replica.view()
+        view = self.driver.view()
         active, standby = view.active, view.standby
         if standby is not None:
             self._around.losses.suspecting[view.id] = self._around.schedule.now
@@ -355,12 +355,12 @@ class SimHost:
             raise InvariantViolated("suspicion", what)
 
     def _was_cut(self, fingerprint: bytes) -> None:
-        view = self.driver.replica.view()
+        view = self.driver.view()
         if view.active is not None:
             self._around.checkers.states.was_cut(view.id, view.active.epoch + 1, fingerprint)
 
     def _check(self) -> None:
-        before, view, checkers = self.view, self.driver.replica.view(), self._around.checkers
+        before, view, checkers = self.view, self.driver.view(), self._around.checkers
         active, standby, self.view = view.active, view.standby, view
         if active is not None:
             checkers.positions.stands(view.id, view.record.generation, active.epoch)

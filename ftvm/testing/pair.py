@@ -147,7 +147,7 @@ class SteppedHost:
     @property
     def view(self) -> View:
         """What may be seen of its replica."""
-        return self.driver.replica.view()
+        return self.driver.view()
 
     @property
     def role(self) -> Role:
