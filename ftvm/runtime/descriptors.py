@@ -1,7 +1,7 @@
 """Open descriptors, which strangers can use up: raise the limit, and keep some in reserve for what must not fail. Each
 connection to a listening port takes a descriptor, before it has shown a key. The transport bounds how many
-(connections.py), but between two of its looks the table may be full, and just then an arbiter must be read or an
-operator be answered.
+(transport/connections.py), but between two of its looks the table may be full, and just then an arbiter must be read
+or an operator be answered.
 """
 
 import errno
