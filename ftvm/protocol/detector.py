@@ -294,10 +294,6 @@ class Backoff:
             del self._records[next(iter(self._records))]
         return ignored_ns
 
-    def forgive(self, name: str) -> None:
-        """Forget the failures of a name: it has done well."""
-        self._records.pop(name, None)
-
     def ignored_ns(self, name: str, now: Nanos) -> Nanos:
         """Return for how long the name is still ignored; 0 if it is not."""
         record = self._records.get(name)

@@ -28,18 +28,12 @@ def test_who_is_ignored_is_borne_with_again_when_the_time_is_over() -> None:
     assert backoff.ignored_ns("y", Nanos(NOW)) == 0
 
 
-def test_failures_long_ago_are_forgotten_and_so_are_those_that_were_forgiven() -> None:
+def test_failures_long_ago_are_forgotten() -> None:
     backoff = impatient()
     strikes(backoff, 3)
 
     assert backoff.strike("x", Nanos(NOW + 59)) == 20
     assert backoff.strike("x", Nanos(NOW + 59 + 70)) == 0
-
-    strikes(backoff, 5)
-    backoff.forgive("x")
-
-    assert backoff.ignored_ns("x", Nanos(NOW)) == 0
-    assert backoff.strike("x", Nanos(NOW)) == 0
 
 
 def test_a_flood_of_names_is_bounded_and_forgets_the_oldest() -> None:

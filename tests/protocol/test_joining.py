@@ -9,6 +9,7 @@ from ftvm.encode.messages import Ack, Envelope, Join, Refuse, SessionId, Welcome
 from ftvm.events import ArbiterTrouble, JoinRefused, JoinUnanswered, Protected, RoleChanged
 from ftvm.interfaces import Answer, CompareAndSet, Lane, Read, Record
 from ftvm.protocol import effects as do
+from ftvm.protocol.active.active_state import JOINS_TOLERATED
 from ftvm.protocol.active.link import LinkState
 from ftvm.protocol.core import Role
 from ftvm.protocol.empty import UNANSWERED_NS
@@ -350,3 +351,22 @@ def test_a_joiner_whose_arbiter_is_behind_its_active_asks_whether_both_use_the_s
         "the active is at generation 1, but our arbiter's record is of generation 0: do both hosts use the same "
         "arbiter?"
     )
+
+
+def test_a_standby_that_discards_its_state_again_and_again_has_to_wait_though_it_was_whole_each_time() -> None:
+    """Regression: two hosts with an arbiter each copied the guest ten times a second, for as long as they ran."""
+    pair = Pair().protected()
+
+    def must_wait() -> bool:
+        return any(told.reason.endswith("it must wait for the next one") for told in pair.b.told(JoinRefused))
+
+    for number in range(JOINS_TOLERATED):
+        pair.b = pair.boot("b", make_settings(), "a", starts=False, prefix=f"n{number}x")
+        pair.until(lambda: pair.a.active.link is LinkState.PROTECTED and pair.b.role is Role.STANDBY)
+        assert not must_wait()
+    pair.b = pair.boot("b", make_settings(), "a", starts=False, prefix="last")
+    pair.until(must_wait)
+
+    assert pair.a.active.link in (LinkState.NONE, LinkState.DROPPING)
+
+    pair.until(lambda: pair.a.active.link is LinkState.PROTECTED and pair.b.role is Role.STANDBY)

@@ -43,6 +43,8 @@ def answer_join(active: ActiveState, peer: str, key: str | None, envelope: Envel
         leaving.lose(active, "it is silent, and another one asks to join", now)
         session = active.session
     if session is not None and session.peer == peer and envelope.sender != session.standby and not is_retired:
+        if not session.is_lost:
+            active.backoff.strike(key or peer, now)
         leaving.lose(active, "its host has discarded its state, and asks to join again", now)
     if session is not None and envelope.sender == session.standby and not session.has_answered:
         _welcome(active, session)
