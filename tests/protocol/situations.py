@@ -8,6 +8,7 @@ from ftvm.protocol.core import Role
 from ftvm.protocol.reports import TICK
 from ftvm.protocol.session import Switchover
 from ftvm.protocol.standby.standby_state import ClaimState
+from ftvm.protocol.stop import StopKind
 from ftvm.units import Nanos
 
 from .harness import MS, Host, Pair
@@ -120,3 +121,37 @@ def live_on(pair: Pair, host: Host, milliseconds: float) -> None:
         host.tick()
         if host.outstanding is not None:
             host.answer()
+
+
+def stop(host: Host, kind: StopKind = StopKind.ASKED) -> None:
+    host.stop(kind, "a test")
+    host.perform()
+
+
+def outcome(host: Host) -> tuple[bool, bool]:
+    """Whether the stop of a host is over, and whether it is in order."""
+    stopping = host.core.stop
+    assert stopping is not None
+    return stopping.is_over, stopping.is_in_order
+
+
+def said(host: Host) -> str:
+    """What came of the stop of a host, in words."""
+    stopping = host.core.stop
+    assert stopping is not None
+    return str(stopping.outcome)
+
+
+IN_ORDER = (True, True)
+NOT_IN_ORDER = (True, False)
+UNDER_WAY = (False, False)
+
+
+def live_without_arbiter(pair: Pair, host: Host, milliseconds: float) -> None:
+    """Let a host live for a while; what it says is lost, and the arbiter does not answer."""
+    for _ in range(int(milliseconds // 5)):
+        pair.elapse(5)
+        host.tick()
+        host.sent.clear()
+        if host.outstanding is not None:
+            host.answer(is_lost=True, is_applied=False)

@@ -9,39 +9,28 @@ from ftvm.interfaces import CompareAndSet, Record
 from ftvm.protocol.active import leaving
 from ftvm.protocol.active.link import LinkState
 from ftvm.protocol.core import Role
-from ftvm.protocol.empty import UNANSWERED_NS
 from ftvm.protocol.standby.standby_state import ClaimState
 from ftvm.protocol.stop import HAND_OVER_NS, LIMIT_NS, TAKE_NS, StopKind
 from ftvm.units import Nanos
 
-from .harness import MS, Host, Pair, make_settings
-from .situations import BACKUP_LIMIT_MS, SWITCHOVER_LIMIT, begin_switchover, claiming, live_on, switching
+from .harness import MS, Pair, make_settings
+from .situations import (
+    BACKUP_LIMIT_MS,
+    IN_ORDER,
+    NOT_IN_ORDER,
+    SWITCHOVER_LIMIT,
+    UNDER_WAY,
+    begin_switchover,
+    claiming,
+    live_on,
+    live_without_arbiter,
+    outcome,
+    said,
+    stop,
+    switching,
+)
 
 HAND_OVER_MS, TAKE_MS, LIMIT_MS = HAND_OVER_NS // MS, TAKE_NS // MS, LIMIT_NS // MS
-
-
-def stop(host: Host, kind: StopKind = StopKind.ASKED) -> None:
-    host.stop(kind, "a test")
-    host.perform()
-
-
-def outcome(host: Host) -> tuple[bool, bool]:
-    """Whether the stop of a host is over, and whether it is in order."""
-    stopping = host.core.stop
-    assert stopping is not None
-    return stopping.is_over, stopping.is_in_order
-
-
-def said(host: Host) -> str:
-    """What came of the stop of a host, in words."""
-    stopping = host.core.stop
-    assert stopping is not None
-    return str(stopping.outcome)
-
-
-IN_ORDER = (True, True)
-NOT_IN_ORDER = (True, False)
-UNDER_WAY = (False, False)
 
 
 # --- an active -------------------------------------------------------------------------------------------------------
@@ -122,16 +111,6 @@ def test_an_active_without_an_arbiter_proposes_nothing_and_says_that_it_is_not_i
     assert pair.a.core.arbiter.proposal is None
     assert pair.store.record == Record(2, "a1", "b1")
     assert "the standby cannot take over until it does" in str(pair.a.core.stop.outcome)
-
-
-def live_without_arbiter(pair: Pair, host: Host, milliseconds: float) -> None:
-    """Let a host live for a while; what it says is lost, and the arbiter does not answer."""
-    for _ in range(int(milliseconds // 5)):
-        pair.elapse(5)
-        host.tick()
-        host.sent.clear()
-        if host.outstanding is not None:
-            host.answer(is_lost=True, is_applied=False)
 
 
 def test_an_active_that_runs_the_guest_alone_vacates_the_record() -> None:
@@ -437,76 +416,3 @@ def test_both_hosts_stopped_leave_a_vacant_record(first: str, apart_ms: int) -> 
 
     assert outcome(pair.a) == outcome(pair.b) == IN_ORDER
     assert (pair.store.record.active, pair.store.record.standby) == (None, None)
-
-
-# --- an empty host ---------------------------------------------------------------------------------------------------
-
-
-def test_an_empty_host_goes_at_once() -> None:
-    pair = Pair()
-
-    stop(pair.b)
-
-    assert outcome(pair.b) == IN_ORDER
-
-
-def test_an_empty_host_that_never_asked_the_arbiter_says_nothing_of_the_record() -> None:
-    """Regression: "the record is vacant (generation 0)", where it named two hosts that had been killed."""
-    pair = Pair()
-
-    stop(pair.b)
-
-    assert said(pair.b) == "this host had no part in the guest"
-
-
-def test_an_empty_host_says_what_the_record_says() -> None:
-    none, dead = Pair(), Pair().started()
-    spare = dead.boot("b", make_settings(), "a", starts=False, prefix="z")
-    for pair, host in ((none, none.b), (dead, spare)):
-        live_on(pair, host, 2 * UNANSWERED_NS // MS)
-
-    stop(none.b)
-    stop(spare)
-
-    assert said(none.b) == "the arbiter has no record of the guest"
-    assert said(spare) == "the record names the other host active: a1 (generation 1)"
-
-
-def test_a_record_without_a_standby_is_named_in_plain_words() -> None:
-    """Regression: "standby None"."""
-    pair = Pair().started()
-    stop(pair.a)
-
-    live_without_arbiter(pair, pair.a, LIMIT_MS + 200)
-
-    assert "(generation 1, active a1, standby none)" in said(pair.a)
-
-
-def test_a_start_that_is_open_is_waited_for_and_vacated() -> None:
-    """Regression: a start that had timed out came into force later, and the record named a host that was gone."""
-    pair = Pair()
-    pair.a.tick()
-    pair.a.answer()
-    pair.a.tick()
-    assert isinstance(pair.a.outstanding, CompareAndSet)
-
-    stop(pair.a)
-    is_over, _ = outcome(pair.a)
-    live_on(pair, pair.a, 200)
-
-    assert not is_over
-    assert pair.store.record == Record(2, None, None)
-    assert outcome(pair.a) == IN_ORDER
-
-
-def test_a_start_that_is_never_answered_is_not_in_order() -> None:
-    pair = Pair()
-    pair.a.tick()
-    pair.a.answer()
-    pair.a.tick()
-
-    stop(pair.a)
-    live_without_arbiter(pair, pair.a, LIMIT_MS + 200)
-
-    assert outcome(pair.a) == NOT_IN_ORDER
-    assert "asked to start the guest, and may still get it" in str(pair.a.core.stop.outcome)

@@ -6,10 +6,8 @@ from typing import get_args
 
 import pytest
 
-from ftvm.checkpoint import END_CHANNEL, GuestPosition, LogKind, LogRecord
+from ftvm.checkpoint import END_CHANNEL
 from ftvm.config import Limits
-from ftvm.encode.messages import Envelope, Log, Message, SessionId
-from ftvm.encode.wire import Sealed, encode
 from ftvm.engines.hybrid import Hybrid
 from ftvm.errors import ClosedError, GuestEnded, GuestError, LocalProtocolError, TrackingLost
 from ftvm.events import (
@@ -23,7 +21,7 @@ from ftvm.events import (
     SessionEnded,
     TookOver,
 )
-from ftvm.interfaces import CompareAndSet, Lane, Record
+from ftvm.interfaces import CompareAndSet, Record
 from ftvm.protocol.effects import Effect
 from ftvm.protocol.view import LinkState, Role
 from ftvm.sim.guest import SimGuest
@@ -341,70 +339,6 @@ def test_a_guest_whose_output_piles_up_is_paused_until_some_has_left(make_pair: 
     pair.until(lambda: pair.a.guest.is_running)
 
     assert 20 <= held <= 24
-
-
-def make_noise(pair: Pair, count: int) -> None:
-    for _ in range(count):
-        pair.b.transport.send("a", Lane.CONTROL, [b"noise"])
-        pair.run(1)
-
-
-def test_a_little_noise_from_a_peer_is_reported_and_hurts_nobody(make_pair: Callable[..., Pair]) -> None:
-    pair = make_pair().protected()
-
-    make_noise(pair, 16)
-
-    assert len(pair.a.told(PeerMisbehaved)) == 16
-    assert pair.a.active.link is LinkState.PROTECTED
-
-
-def test_a_peer_that_goes_on_making_noise_is_not_listened_to_for_a_while_and_told_so_once(
-    make_pair: Callable[..., Pair],
-) -> None:
-    pair = make_pair().protected()
-
-    make_noise(pair, 100)
-    last = pair.a.told(PeerMisbehaved)[-1]
-
-    assert len(pair.a.told(PeerMisbehaved)) == 17
-    assert last.error.endswith("; ignored for 1 s")
-    assert sum(pair.a.endpoint.misdeeds.values()) == 17
-    assert pair.a.endpoint.ignored >= 83
-
-
-def test_a_peer_that_was_not_listened_to_is_taken_in_again_when_the_time_is_over(
-    make_pair: Callable[..., Pair],
-) -> None:
-    pair = make_pair().protected()
-    make_noise(pair, 100)
-
-    pair.until(lambda: pair.a.active.link is LinkState.NONE)
-    pair.until(lambda: pair.a.active.link is LinkState.PROTECTED)
-
-    assert pair.b.role is Role.STANDBY
-
-
-def test_what_builds_state_is_not_even_read_from_a_peer_without_a_session(
-    make_pair: Callable[..., Pair], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pair = make_pair().protected()
-    opened: list[Sealed] = []
-    really_open = Sealed.open
-
-    def note(sealed: Sealed, limits: Limits) -> Message:
-        opened.append(sealed)
-        return really_open(sealed, limits)
-
-    monkeypatch.setattr(Sealed, "open", note)
-    record = LogRecord(index=1, kind=LogKind.CLOCK, position=GuestPosition(0, 0))
-    envelope = Envelope(
-        guest_id="vm", sender="evil", session=SessionId(1, "evil", 9), record=Record(9, "evil", None), released=0
-    )
-
-    pair.b.transport.send("a", Lane.DATA, encode(envelope, Log(sequence=0, records=(record,))))
-    pair.a.endpoint.step(pair.clock.now())
-
-    assert not any(sealed.builds_state for sealed in opened)
 
 
 def test_status_tells_where_things_stand_on_both_sides(make_pair: Callable[..., Pair]) -> None:
