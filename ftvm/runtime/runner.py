@@ -126,8 +126,9 @@ class GuestRunner:
         return emitted
 
     def failure(self) -> str | None:
-        """Return why the guest ended by itself, None while it runs or is not this host's to run."""
-        return self._guest.failure() if self.is_running else None
+        """Return why the guest can never run again, None while it can. One that does not run here counts, too: as the
+        guest of a standby it would be lost with the next takeover."""
+        return self._guest.failure()  # rule: failed_guest_ends_its_host
 
     def pause_for_good(self) -> None:
         """Pause the guest, which is no longer this host's to run; what it would still emit is dropped."""
@@ -147,7 +148,8 @@ class GuestRunner:
             self._guest.load_devices(effect.devices)
         except GuestError as wrong:
             return LoadFailed(str(wrong))
-        return StateLoaded()
+        reason = self._guest.failure()  # a state in a guest that cannot run is worth nothing
+        return StateLoaded() if reason is None else LoadFailed(reason)
 
     def unload(self) -> None:
         """Make sure that what was loaded never runs."""

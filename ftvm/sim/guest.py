@@ -152,6 +152,8 @@ class SimGuest:
     def load_devices(self, devices: bytes) -> None:
         """Take the register back."""
         self._must_be_paused()
+        if self.death is not None:
+            raise GuestError(self.death)
         if len(devices) != _REGISTER.size or devices[:4] != _MAGIC:
             raise GuestError("these bytes are no sim guest's devices")
         if self.fails_to_load():

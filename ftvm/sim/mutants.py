@@ -325,6 +325,11 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             Change("unsent_drop_withdrawn", "and 2", "False"),
         ),
         _mutant(
+            "stand_by_with_a_guest_that_failed",
+            "only a guest that runs is asked whether it has failed: a host stands by with one that can never run",
+            Change("failed_guest_ends_its_host", "value", "{it} if self.is_running else None"),
+        ),
+        _mutant(
             "send_the_drop_of_a_failed_guest",
             "a standby that is suspected in the step in which the guest is found to have failed is dropped",
             Change("unsent_drop_withdrawn", "and 2", "False"),

@@ -37,7 +37,7 @@ LINES: Final = {
     "protocol": 3310,
     "runtime": 2150,
     "service": 1500,
-    "sim": 2250,
+    "sim": 2255,
     "testing": 2351,
     "transport": 1270,
 }

@@ -218,6 +218,53 @@ def test_a_guest_that_dies_while_it_is_captured_is_taken_over(make_pair: Callabl
     assert pair.record() == Record(3, "b1", None)
 
 
+def test_a_guest_that_dies_while_it_is_handed_over_ends_its_host_as_a_standby(make_pair: Callable[..., Pair]) -> None:
+    """Regression: only a running guest was asked whether it had failed, so the host stood by with a guest that could
+    never run, and the next switchover lost it."""
+    pair = make_pair().protected()
+    pair.a.driver.begin_switchover(Nanos(10**9))
+    pair.until(lambda: pair.a.role is Role.STANDBY)
+    guest_of(pair).reason = "its process died"
+
+    pair.until(lambda: pair.a.driver.stopped)
+
+    assert str(pair.a.driver.failure) == "the guest ended: its process died"
+    assert pair.a.driver.stopped.is_in_order
+    assert pair.b.role is Role.ACTIVE
+    (ended,) = pair.b.told(SessionEnded)
+    assert ended.reason == "the standby left: its guest failed: its process died"
+
+
+@pytest.mark.parametrize("role", [Role.STANDBY, Role.SYNCING, Role.EMPTY])
+def test_a_host_that_is_not_active_ends_when_its_guest_fails(make_pair: Callable[..., Pair], role: Role) -> None:
+    pair = make_pair()
+    pair.until(lambda: pair.b.role is role)
+    guest = pair.b.guest
+    assert isinstance(guest, FailingGuest)
+    guest.reason = "its process died"
+
+    pair.until(lambda: pair.b.driver.stopped)
+
+    assert str(pair.b.driver.failure) == "the guest ended: its process died"
+    assert pair.b.driver.stopped.is_in_order
+    pair.until(lambda: pair.record() == Record(pair.record().generation, "a1", None))
+
+
+def test_a_standby_whose_guest_has_failed_never_claims(make_pair: Callable[..., Pair]) -> None:
+    """In the moments in which nobody has looked at it yet."""
+    pair = make_pair().protected()
+    guest = pair.b.guest
+    assert isinstance(guest, FailingGuest)
+    pair.kill(pair.a)
+    pair.b.driver._check_guest = lambda _: None  # type: ignore[method-assign]
+    guest.reason = "its process died"
+
+    pair.until(lambda: pair.b.told(HostFailed))
+
+    assert pair.b.told(HostFailed)[0].error == "loading failed: its process died"
+    assert pair.record() == Record(2, "a1", "b1")
+
+
 def test_a_guest_that_ends_while_it_is_captured_has_ended(make_pair: Callable[..., Pair]) -> None:
     pair = make_pair().protected()
     guest_of(pair).error = GuestError("it is over")

@@ -3,13 +3,17 @@
 import itertools
 from collections.abc import Sequence
 
+import pytest
+
 from ftvm.checkpoint import Buffer
 from ftvm.engines.lockstep import Lockstep
+from ftvm.errors import GuestError
 from ftvm.interfaces import Lane
 from ftvm.protocol.standby.claiming import NAMING_NS
 from ftvm.protocol.view import Role
 from ftvm.sim.losses import PATIENCE_NS
 from ftvm.sim.network import SimTransport
+from ftvm.sim.run import play
 from ftvm.sim.simulation import MS, SECOND, Simulation
 from ftvm.units import Nanos
 
@@ -157,3 +161,36 @@ def test_a_guest_that_two_failures_end_after_the_calm_began_is_no_violation() ->
     world.check_alive()
 
     assert world.is_lost
+
+
+@pytest.mark.parametrize("seed", [16429, 18935])
+def test_a_standby_whose_guest_died_while_it_was_handed_over_is_no_standby_for_the_next_switchover(seed: int) -> None:
+    """It could not run the guest that it was handed back, and said nothing of that until then."""
+    assert play(seed).invariant is None
+
+
+def test_a_guest_that_dies_while_its_switch_is_open_ends_its_host_and_the_other_goes_on() -> None:
+    world = world_of(PAIR)
+    world.start()
+    world.arbiter_faults.disk_ns = 200 * MS
+    host = world.hosts["a"]
+    host.switch_over(Nanos(SECOND))
+    play_until(world, lambda: host.view.proposal is not None)
+
+    host.kill_guest()
+    play_until(world, lambda: host.is_dead)
+    world.arbiter_faults.disk_ns = 0
+    world.check_alive()
+
+    assert host.outcome is not None
+    assert host.outcome[1]
+    assert not world.is_ended
+
+
+def test_a_dead_guest_loads_nothing() -> None:
+    guest = world_of(PAIR).hosts["a"].guest
+    devices = guest.save_devices()
+    guest.die("it was killed")
+
+    with pytest.raises(GuestError, match="it was killed"):
+        guest.load_devices(devices)
