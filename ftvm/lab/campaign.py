@@ -14,7 +14,10 @@ from typing import Final
 from ftvm.sim.mutation import mutate
 from ftvm.sim.run import Run, play
 
-__all__ = ["Hunt", "campaign", "hunt"]
+__all__ = ["MISWRITTEN", "Hunt", "campaign", "hunt"]
+
+MISWRITTEN: Final = frozenset({"AttributeError", "NameError", "TypeError"})
+"""What a mutant raises that uses names which are no more: that would be found at once, and prove nothing."""
 
 _FOR_LIFE: Final = contextlib.ExitStack()
 """Keeps a worker's mutant: it is undone when nobody refers to it any more."""
@@ -48,12 +51,15 @@ class Hunt:
 
 
 def hunt(mutant: str, seeds: range, *, engine: str | None = None, jobs: int = 1, enough: int = 1) -> Hunt:
-    """Play seeds with a mutant until `enough` of them have found it, or all were played."""
+    """Play seeds with a mutant until `enough` of them have found it, or all were played.
+
+    A seed at which the mutant itself is wrong, because it uses names that are no more, has found nothing.
+    """
     tried, found = 0, list[Run]()
     with contextlib.closing(campaign(seeds, engine=engine, mutant=mutant, jobs=jobs)) as histories:
         for history in histories:
             tried += 1
-            if history.invariant is not None:
+            if history.invariant not in {None, *MISWRITTEN}:
                 found.append(history)
             if len(found) == enough:
                 break

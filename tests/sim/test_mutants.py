@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from ftvm.lab.campaign import MISWRITTEN
 from ftvm.sim.checkers import InvariantViolated
 from ftvm.sim.mutants import MUTANTS
 from ftvm.sim.mutation import mutate
@@ -30,8 +31,6 @@ SCRIPTS: dict[str, Callable[[int], None]] = {
     "excuse_every_stall_to_its_end": scripts.the_standby_of_a_dead_active_is_stopped_again_and_again,
 }
 SCRIPT_SEEDS = range(4)
-MISWRITTEN = {"AttributeError", "NameError", "TypeError"}
-"""What a mutant raises that uses names which are no more: that would be found at once, and prove nothing."""
 
 
 def script_finds(play_script: Callable[[int], None], seed: int) -> bool:
