@@ -3,7 +3,7 @@
 import sys
 from importlib import import_module
 
-from ftvm.cli.signals import EXIT_STOPPED, Stopped, stop_on_signals
+from ftvm.cli.signals import EXIT_STOPPED, Stopped, ignore_signals, stop_on_signals
 
 __all__ = ["main"]
 
@@ -12,7 +12,10 @@ def main() -> None:
     """Run the command line. Signals come first, then what takes time to load."""
     try:
         stop_on_signals()
-        import_module("ftvm.cli.main").main()
+        try:
+            import_module("ftvm.cli.main").main()
+        finally:
+            ignore_signals()
     except Stopped:
         sys.exit(EXIT_STOPPED)
 

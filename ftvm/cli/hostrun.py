@@ -1,5 +1,6 @@
 """Runs a host in the foreground: checks its settings, prints what happens, stops it cleanly on signals (signals.py)."""
 
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -9,10 +10,10 @@ from ftvm.cli.hostparts import addresses, opened
 from ftvm.cli.logreport import LogReport, say_lost_in_log
 from ftvm.cli.report import JsonReport, Report, TextReport, say_lost_as_json
 from ftvm.cli.settings import HostSettings, check_settings
-from ftvm.cli.signals import Stopped
+from ftvm.cli.signals import note_signals, stop_wanted
 from ftvm.cli.streams import outlive_readers
 from ftvm.errors import ClosedError, GuestEnded
-from ftvm.events import ArbiterTrouble, Event
+from ftvm.events import ArbiterTrouble, Event, RoleChanged
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.descriptors import raise_limit
 from ftvm.runtime.protection import HostHandle, Standby, protect
@@ -44,6 +45,7 @@ def run_standby(settings: HostSettings) -> None:
     prepare_process(settings)
     with opened(settings) as (guest, options):
         report = make_report(settings.is_json, settings["log-format"])
+        note_signals()
         with Standby(guest, **addresses(settings), **options) as host:
             run_until_stopped(host, report)
 
@@ -68,7 +70,10 @@ def make_report(is_json: bool, log_format: str) -> Report:
 
 
 class Doorkeeper:
-    """Tells on stderr what keeps a host from starting, while the main thread waits for the start."""
+    """Tells on stderr what keeps a host from starting, while the main thread waits for the start.
+
+    Until the guest runs here a signal breaks that wait off; from then on it is the normal end of a host, and is noted.
+    """
 
     def __init__(self) -> None:
         self._is_waiting = True
@@ -79,6 +84,8 @@ class Doorkeeper:
         if isinstance(event, ArbiterTrouble) and self._is_waiting and event.error != self._told:
             self._told = event.error
             click.echo(f"ftvm: waiting for the arbiter: {event.error}", err=True)
+        if isinstance(event, RoleChanged) and event.role == "active":
+            note_signals()
 
     def retire(self) -> None:
         """Say no more: the host has started, and its report tells everything."""
@@ -110,21 +117,27 @@ class Reports:
 def run_until_stopped(host: HostHandle, report: Report) -> None:
     """Report events and status until a signal or an operator's `ftvm ctl stop` comes or the guest has come to its own
     end, which are normal ends, or the host fails, which raises."""
-    clock = MonotonicClock()
-    told_at = clock.now()
     try:
-        report.status(host.status())
-        while True:
-            for event in host.events(_STATUS_SECONDS):
-                report.event(event)
-            host.check()
-            if nanos_to_seconds(clock.now() - told_at) >= _STATUS_SECONDS:  # events come far more often
-                told_at = clock.now()
-                report.status(host.status())
-    except (GuestEnded, Stopped, ClosedError):
+        with suppress(GuestEnded, ClosedError):
+            _report_until_stopped(host, report)
         end_and_tell(host, report)
     finally:
         report.close()
+
+
+def _report_until_stopped(host: HostHandle, report: Report) -> None:
+    clock = MonotonicClock()
+    told_at = clock.now()
+    report.status(host.status())
+    while stop_wanted() is None:
+        for event in host.events(_STATUS_SECONDS):
+            report.event(event)
+            if stop_wanted() is not None:  # events may come as fast as they are told
+                return
+        host.check()
+        if nanos_to_seconds(clock.now() - told_at) >= _STATUS_SECONDS:  # events come far more often
+            told_at = clock.now()
+            report.status(host.status())
 
 
 def end_and_tell(host: HostHandle, report: Report) -> None:

@@ -1,4 +1,7 @@
-"""Signals that end a command, as an exception of the main thread.
+"""Signals that end a command: an exception of the main thread, or a wish that it looks for.
+
+An exception ends a wait at once, but may come anywhere: between a host's start and the variable that keeps it, say. So
+a command that must end in order has signals noted from then on, and looks for them.
 
 Imports nothing that takes time: ftvm/__main__.py calls it before all else, so that Ctrl-C in the first moments ends as
 documented and not in a traceback.
@@ -8,7 +11,7 @@ import signal
 from types import FrameType
 from typing import Final
 
-__all__ = ["EXIT_STOPPED", "Stopped", "stop_on_signals"]
+__all__ = ["EXIT_STOPPED", "Stopped", "ignore_signals", "note_signals", "stop_on_signals", "stop_wanted"]
 
 EXIT_STOPPED: Final = 130
 
@@ -19,18 +22,43 @@ class Stopped(BaseException):
     """Ctrl-C, SIGTERM or the end of the terminal; not an Exception, so that nothing swallows it."""
 
 
+class _Wish:
+    """What to do with the first signal, and what it was."""
+
+    is_noted = False
+    name: str | None = None
+
+
 def stop_on_signals() -> None:
     """Have Ctrl-C, SIGTERM and SIGHUP raise Stopped in the main thread, once: a second must not break the clean-up.
 
     SIGHUP stays ignored where it was before: that is what `nohup` is for.
     """
+    _Wish.is_noted, _Wish.name = False, None
 
     def stop(number: int, frame: FrameType | None) -> None:
         del frame
-        for each in _ENDING:
-            signal.signal(each, signal.SIG_IGN)
-        raise Stopped(signal.Signals(number).name)
+        ignore_signals()
+        _Wish.name = signal.Signals(number).name
+        if not _Wish.is_noted:
+            raise Stopped(_Wish.name)
 
     for each in _ENDING:
         if each is not signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN:
             signal.signal(each, stop)
+
+
+def note_signals() -> None:
+    """Have no signal raise Stopped any more: from now on `stop_wanted` tells. From any thread."""
+    _Wish.is_noted = True
+
+
+def stop_wanted() -> str | None:
+    """Return the name of the signal that has come, None if none has."""
+    return _Wish.name
+
+
+def ignore_signals() -> None:
+    """Let no signal change what is decided: at its end Python would give each its default action, which kills."""
+    for each in _ENDING:
+        signal.signal(each, signal.SIG_IGN)

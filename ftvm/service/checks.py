@@ -177,10 +177,12 @@ def check_arbiter(url: str, guest_id: str) -> Iterator[Finding]:
 
 
 def check_arbiter_place(url: str, mounts: str | None = None) -> Iterator[Finding]:
-    """Check whether the arbiter would survive the loss of this host."""
+    """Check whether the arbiter would survive the loss of this host; of a folder that is not there nothing is said."""
     remedy = "put it on storage that both hosts reach, or use an etcd with members elsewhere"
     dies = "if this host dies, so does the arbiter, and the other host cannot take over"
     if url.startswith("file:"):
+        if not os.path.isdir(folder_of(url)):
+            return  # what would be mounted there is not known
         kind = _file_system_of(folder_of(url), mounts)
         if kind is not None and kind not in SHARED_FILE_SYSTEMS and not kind.startswith("fuse"):
             text = f"{url} is on a local file system ({kind}): {dies}"

@@ -181,6 +181,8 @@ def test_an_arbiter_on_a_file_system_of_this_host_alone_is_a_warning(tmp_path: P
 
 def test_the_longest_mount_point_decides(tmp_path: Path) -> None:
     mounts = f"server:/x {tmp_path}/sub nfs rw 0 0\n/dev/vda / ext4 rw 0 0\n"
+    (tmp_path / "sub2").mkdir()
+    (tmp_path / "sub" / "vm1").mkdir(parents=True)
 
     assert only(checks.check_arbiter_place(f"file://{tmp_path}/sub2", mounts)).level is Level.WARNING
     assert only(checks.check_arbiter_place(f"file://{tmp_path}/sub/vm1", mounts)).level is Level.OK
@@ -205,3 +207,11 @@ def test_what_opens_is_fine_and_what_does_not_is_a_failure() -> None:
 
     assert only(checks.check_opens("nic", "fine", lambda: None)) == Finding(level=Level.OK, subject="nic", text="fine")
     assert only(checks.check_opens("nic", "fine", fail)).level is Level.FAILURE
+
+
+def test_nothing_is_said_of_the_place_of_an_arbiter_that_is_missing(tmp_path: Path) -> None:
+    """Regression: of a share that was not mounted it said that it is on a local file system."""
+    url = f"file://{tmp_path}/missing"
+
+    assert list(checks.check_arbiter_place(url)) == []
+    assert only(checks.check_arbiter(url, "vm1")).level is Level.FAILURE
