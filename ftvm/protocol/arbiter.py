@@ -33,6 +33,7 @@ class ArbiterClient:
 
     known     the newest record that the arbiter told us
     proposal  our own, while it may or may not be in force
+    wants_read  whether the record is to be read
     _attempts, _unapplied  how often that was submitted, and how many of them certainly had no effect
     """
 
@@ -45,7 +46,7 @@ class ArbiterClient:
     _reads: int = 0
     _reads_begun: int = 0
     _outstanding: Request | None = field(default=None, repr=False)
-    _wants_read: bool = False
+    wants_read: bool = False
     _not_before: Nanos | None = None
     _hint_at: Nanos | None = None
 
@@ -82,7 +83,7 @@ class ArbiterClient:
 
         A read that is already under way was started earlier, so it does not count.
         """
-        self._wants_read = True
+        self.wants_read = True
         return self._reads_begun + 1
 
     def hint(self, generation: int, now: Nanos) -> bool:
@@ -104,8 +105,8 @@ class ArbiterClient:
         if self.proposal is not None:
             self._attempts += 1
             self._outstanding = CompareAndSet(self.proposal)
-        elif self._wants_read:
-            self._wants_read = False
+        elif self.wants_read:
+            self.wants_read = False
             self._reads_begun += 1
             self._outstanding = Read()
         return self._outstanding
@@ -120,7 +121,7 @@ class ArbiterClient:
         broken = self._contradiction(record)
         if record is None or broken is not None:
             self.error = answer.error or broken or "no answer"  # rule: an_error_is_no_answer
-            self._wants_read |= isinstance(answer.request, Read)
+            self.wants_read |= isinstance(answer.request, Read)
             self._unapplied += isinstance(answer.request, CompareAndSet) and answer.is_unapplied
             self._not_before = Nanos(now + self.retry_ns)
             return False
@@ -143,5 +144,5 @@ class ArbiterClient:
 
     def deadline(self) -> Nanos | None:
         """Return when a request that failed is due again; None while its answer is awaited, or nothing is wanted."""
-        is_due = self._outstanding is None and (self.proposal is not None or self._wants_read)
+        is_due = self._outstanding is None and (self.proposal is not None or self.wants_read)
         return self._not_before if is_due else None

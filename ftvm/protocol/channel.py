@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ftvm.encode.messages import Sequenced
+from ftvm.protocol.timers import NEVER
 from ftvm.units import Nanos
 
 __all__ = ["Inbox", "Outbox"]
@@ -48,8 +49,7 @@ class Outbox:
     def due(self, now: Nanos) -> list[Sequenced]:
         """Return what to send now: new messages as the window allows, or all on their way again if nothing moved."""
         repeat: list[Sequenced] = []
-        repeats_at = self.repeats_at
-        if repeats_at is not None and now >= repeats_at:
+        if self._flying and now >= self.repeats_at:
             repeat = list(self._flying)
             self._repeats = min(self._repeats * 2 + 1, REPEAT_FACTOR_MAX)
             self._moved_at = now
@@ -85,9 +85,9 @@ class Outbox:
         return self._advanced_at if self._flying else None
 
     @property
-    def repeats_at(self) -> Nanos | None:
-        """When what is on its way is sent again; None if nothing is."""
-        return Nanos(self._moved_at + self.repeat_ns * (1 + self._repeats)) if self._flying else None
+    def repeats_at(self) -> Nanos:
+        """When what is on its way is sent again; NEVER if nothing is."""
+        return Nanos(self._moved_at + self.repeat_ns * (1 + self._repeats)) if self._flying else NEVER
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ from ftvm.protocol.detector import FailureDetector
 from ftvm.protocol.effects import Effect, Fail, Send, Tell
 from ftvm.protocol.record import force_command
 from ftvm.protocol.stop import Stopping
-from ftvm.protocol.timers import Timer
+from ftvm.protocol.timers import Timers
 from ftvm.units import Nanos
 
 __all__ = ["ROLES", "Core", "Role", "RoleEvent", "RoleTable", "Settings"]
@@ -204,7 +204,7 @@ class RoleTable(Generic[S]):
     takes               who takes a report, by its type; one that is absent comes too late, for a role that is over
     on_record           the arbiter client has learned a record or had a read answered
     on_arbiter_trouble  a request to the arbiter failed
-    tick                does what is due, and returns what `soonest` of the timers would, None if that has to be asked
+    tick                does what is due, and returns when the next is due, None if that has to be asked of the timers
     detector            whether the peer in session lives, who is called `peer`
     """
 
@@ -212,7 +212,7 @@ class RoleTable(Generic[S]):
     on_record: Callable[[S, Nanos], None]
     on_arbiter_trouble: Callable[[S, Nanos], None]
     tick: Callable[[S, Nanos], Nanos | None]
-    timers: tuple[Timer[S], ...]
+    timers: Timers[S]
     go_on_stopping: Callable[[S, Stopping, Nanos], None]
     detector: Callable[[S], FailureDetector | None]
     peer: str

@@ -23,7 +23,7 @@ from ftvm.protocol.record import force_command, is_vacant, start
 from ftvm.protocol.reports import PeerRefused, Received
 from ftvm.protocol.session import SessionOffer
 from ftvm.protocol.stop import Stopping
-from ftvm.protocol.timers import AT_ONCE, Timer, act_on
+from ftvm.protocol.timers import AT_ONCE, NEVER, Timers, act_on
 from ftvm.units import Nanos
 
 __all__ = ["TABLE", "Empty", "no_common_version"]
@@ -113,9 +113,10 @@ class Empty:
             self._read_at = self.core.arbiter.want_read()
         return act_on(TIMERS, self, now)
 
-    def joins_at(self) -> Nanos | None:
-        """Return when the next JOIN is due; None for who starts, or is welcome already."""
-        return None if self.starts or self.offer is not None else self._join_at
+    def due(self) -> tuple[Nanos, ...]:
+        """Return when the next JOIN is due: never for who starts, or is welcome already."""
+        joins_at = NEVER if self.starts or self.offer is not None else self._join_at
+        return joins_at, joins_at
 
     def join(self, now: Nanos) -> None:
         """Ask every peer to let this host join; read the record now and then if none answers."""
@@ -191,7 +192,7 @@ class Empty:
             self.core.tell(JoinRefused(at=now, guest_id=self.core.settings.guest_id, peer=peer, reason=reason))
 
 
-TIMERS: Final[tuple[Timer[Empty], ...]] = (Timer(Empty.joins_at, Empty.join),)
+TIMERS: Final[Timers[Empty]] = Timers(Empty.due, (Empty.join,))
 
 
 def go_on_stopping(empty: Empty, stop: Stopping, now: Nanos) -> None:

@@ -19,15 +19,15 @@ Nothing here reads a clock, draws a number or does I/O. A step runs to its end.
 from collections.abc import Callable, Mapping
 from typing import Any, Final, assert_never
 
+from ftvm.encode.messages import Envelope
 from ftvm.errors import InternalError, LocalProtocolError, must
 from ftvm.events import HostStalled, RecordLearned, RoleChanged
 from ftvm.interfaces import Answer, Engine, Record, Request
 from ftvm.protocol import active, empty, reports, standby
 from ftvm.protocol.active import handover, joining, shipping
-from ftvm.protocol.active.active_state import ActiveState
+from ftvm.protocol.active.active_state import ActiveState, CheckpointSchedule
 from ftvm.protocol.active.link import ENDING
 from ftvm.protocol.active.output import OutputBuffer
-from ftvm.protocol.active.schedule import CheckpointSchedule
 from ftvm.protocol.arbiter import ArbiterClient
 from ftvm.protocol.core import ROLES, Core, Role, RoleEvent, RoleTable, Settings
 from ftvm.protocol.effects import Effect, EndSession, Measure, RunGuest, Stop
@@ -36,7 +36,6 @@ from ftvm.protocol.session import Contact, SessionOffer, Switchover, session_aft
 from ftvm.protocol.standby.commit import CommittedState, Memory
 from ftvm.protocol.standby.standby_state import StandbyState
 from ftvm.protocol.stop import StopKind, Stopping
-from ftvm.protocol.timers import soonest
 from ftvm.protocol.view import View
 from ftvm.units import Nanos
 
@@ -73,37 +72,35 @@ class Replica:
 
     def step(self, report: reports.Report, now: Nanos) -> list[Effect]:
         """Take a report; return the effects to perform, in order."""
-        self._due = None
-        match report:
-            case reports.Tick():
-                self._tick(now)
-            case reports.StepBegun():
-                self._begin_step(now)
-            case Answer():
-                self._take_answer(report, now)
-            case reports.PeerGone():
-                self._suspect_at_once(report.peer)
-            case _:
-                take = self._table.takes.get(type(report))
-                if take is not None:
-                    take(self._role_state, report, now)
-        if self._core.happened:
+        core, kind = self._core, type(report)
+        self._due = self._view = None
+        take = self._table.takes.get(kind)
+        if take is not None:
+            take(self._role_state, report, now)
+        elif kind is reports.Tick:
+            if core.stop is None:
+                self._due = self._table.tick(self._role_state, now)
+            else:
+                self._tick_stopping(core.stop, now)
+        elif kind is reports.StepBegun:
+            if now - self._stepped_at > STALL_HEARTBEATS * core.settings.timing.heartbeat_ns:
+                self._excuse_stall(now)
+            self._stepped_at = now
+        elif isinstance(report, Answer):
+            self._take_answer(report, now)
+        elif isinstance(report, reports.PeerGone):
+            self._suspect_at_once(report.peer)
+        if core.happened:
             self._follow(now)
             self._due = None
-        self._view = None
-        effects, self._core.effects = self._core.effects, []
+        effects, core.effects = core.effects, []
         return effects
 
     def view(self) -> View:
         """Return what may be seen of this replica; the same one until the next report or command."""
         if self._view is None:
-            core, arbiter, state = self._core, self._core.arbiter, self._role_state
-            peer, may_beat = None, False
-            if isinstance(state, ActiveState):
-                if state.session is not None and state.session.contact is not Contact.LOST:
-                    peer, may_beat = state.session.peer, state.link not in ENDING
-            elif isinstance(state, StandbyState) and not state.is_session_over:
-                peer, may_beat = state.offer.peer, state.claim.is_watching
+            core, arbiter = self._core, self._core.arbiter
+            peer, may_beat = self._partner()
             self._view = View(
                 role=self._role,
                 id=core.id,
@@ -114,9 +111,35 @@ class Replica:
                 stop=core.stop,
                 peer=peer,
                 may_beat=may_beat,
-                _state=state,
+                _state=self._role_state,
             )
         return self._view
+
+    def _partner(self) -> tuple[str | None, bool]:
+        """Return the peer in session, and whether a heartbeat to it may be repeated."""
+        state = self._role_state
+        if isinstance(state, ActiveState):
+            if state.session is not None and state.session.contact is not Contact.LOST:
+                return state.session.peer, state.link not in ENDING
+        elif isinstance(state, StandbyState) and not state.is_session_over:
+            return state.offer.peer, state.claim.is_watching
+        return None, False
+
+    @property
+    def may_beat(self) -> bool:
+        """What the view says of it, without one: for each step."""
+        return self._partner()[1]
+
+    @property
+    def must_stand_still(self) -> bool:
+        """What the view says of it, without one: for each step."""
+        state = self._role_state
+        return isinstance(state, ActiveState) and state.must_stand_still()
+
+    def expects(self, peer: str, key: str | None, envelope: Envelope) -> bool:
+        """Tell whether a message of this envelope, from this peer, is of the session that builds up the state here."""
+        state = self._role_state
+        return isinstance(state, StandbyState) and state.is_in_session(peer, key, envelope)
 
     def set_engine(self, engine: Engine) -> list[Effect]:
         """Change the engine, as soon as it can be done without losing protection; return the effects to perform.
@@ -153,27 +176,33 @@ class Replica:
 
     def next_request(self, now: Nanos) -> Request | None:
         """Return what to submit to the arbiter now, if anything; exactly one answer must follow."""
-        return self._core.arbiter.next_request(now)
+        arbiter = self._core.arbiter
+        is_wanting = arbiter.wants_read or arbiter.proposal is not None
+        return arbiter.next_request(now) if is_wanting else None
 
     def deadline(self, now: Nanos) -> Nanos:
         """Return when the next `tick` is due if nothing comes before: soon enough not to look like a stall of ours."""
-        look_at = Nanos(self._stepped_at + STALL_HEARTBEATS * self._core.settings.timing.heartbeat_ns // 2)
-        stop_at = Nanos(now + self._core.settings.timing.heartbeat_ns) if self._core.stop is not None else None
-        due = soonest(self._table.timers, self._role_state) if self._due is None else self._due
-        return min(time for time in (due, self._core.arbiter.deadline(), look_at, stop_at) if time is not None)
+        core, due = self._core, self._due
+        heartbeat_ns = core.settings.timing.heartbeat_ns
+        look_at = Nanos(self._stepped_at + STALL_HEARTBEATS * heartbeat_ns // 2)
+        if due is None:
+            due = self._table.timers.due(self._role_state)[-1]
+        if core.stop is not None:
+            due = min(due, Nanos(now + heartbeat_ns))
+        if core.arbiter.wants_read or core.arbiter.proposal is not None:
+            asks_at = core.arbiter.deadline()
+            due = due if asks_at is None else min(due, asks_at)
+        return min(look_at, due)
 
     # --- reports that every role takes alike -----------------------------------------------------------------------
 
-    def _begin_step(self, now: Nanos) -> None:
-        """Start a step. If we stalled ourselves since the last one, do not count the stall against the peer."""
-        stall_ns = now - self._stepped_at
-        if stall_ns > STALL_HEARTBEATS * self._core.settings.timing.heartbeat_ns:
-            detector = self._table.detector(self._role_state)
-            if detector is not None:
-                detector.excuse(stall_ns, now)
-            if self.view().peer is not None:
-                self._core.tell(HostStalled(at=now, guest_id=self._core.settings.guest_id, stall_ns=stall_ns))
-        self._stepped_at = now
+    def _excuse_stall(self, now: Nanos) -> None:
+        """We stalled ourselves since the last step: do not count that against the peer."""
+        stall_ns, detector = now - self._stepped_at, self._table.detector(self._role_state)
+        if detector is not None:
+            detector.excuse(stall_ns, now)
+        if self._partner()[0] is not None:
+            self._core.tell(HostStalled(at=now, guest_id=self._core.settings.guest_id, stall_ns=stall_ns))
 
     def _take_answer(self, answer: Answer, now: Nanos) -> None:
         """Take the arbiter's answer to the request that is outstanding."""
@@ -190,17 +219,15 @@ class Replica:
 
         A link that was reset is no reason to call this: the peer may live.
         """
-        detector = self._table.detector(self._role_state) if peer == self.view().peer else None
+        detector = self._table.detector(self._role_state) if peer == self._partner()[0] else None
         if detector is not None:
             detector.hurry(f"{self._table.peer}'s process is gone: connection refused on both lanes")
 
-    def _tick(self, now: Nanos) -> None:
-        """Do what is due."""
-        stop = self._core.stop
-        if stop is not None:
-            self._table.go_on_stopping(self._role_state, stop, now)
-            self._follow(now)
-        if stop is None or not stop.is_over:
+    def _tick_stopping(self, stop: Stopping, now: Nanos) -> None:
+        """Do what is due on a host that was asked to stop."""
+        self._table.go_on_stopping(self._role_state, stop, now)
+        self._follow(now)
+        if not stop.is_over:
             self._due = self._table.tick(self._role_state, now)
 
     # --- roles -----------------------------------------------------------------------------------------------------

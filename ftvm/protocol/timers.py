@@ -1,7 +1,8 @@
 """What is due by time, as a table of each role: when, and what is done then. Ticks and deadlines read the same rows.
 
 When a thing is due is asked of the state each time, so nothing needs to be moved when something else happens: a sign of
-life, an acknowledgement, a held output.
+life, an acknowledgement, a held output. All rows of a role are asked at once, by one function: each output asks several
+times, and a call for each row was most of what it cost.
 """
 
 from collections.abc import Callable
@@ -10,49 +11,40 @@ from typing import Final, Generic, TypeVar
 
 from ftvm.units import Nanos
 
-__all__ = ["AT_ONCE", "Timer", "act_on", "soonest"]
+__all__ = ["AT_ONCE", "NEVER", "Timers", "act_on"]
 
 S = TypeVar("S")
 
 AT_ONCE: Final = Nanos(-(1 << 62))
 """Before any time that a clock may give."""
 
+NEVER: Final = Nanos(1 << 62)
+"""After any such time."""
+
 
 @dataclass(frozen=True, slots=True)
-class Timer(Generic[S]):
-    """One row. `due` tells when, None for not now; `act` does it, and is due later, or no more, from then on.
+class Timers(Generic[S]):
+    """The rows of a role.
 
-    wakes  whether that is worth waking for, where it is not always; if not, it is done late, with what comes next
+    due   tells when each row is due, NEVER where not for now; one time more, the last, says when the first is due that
+          is worth waking for: a row that is not is done late, with what comes next
+    acts  what each row does: it is due later, or no more, from then on
     """
 
-    due: Callable[[S], Nanos | None]
-    act: Callable[[S, Nanos], None]
-    wakes: Callable[[S], bool] | None = None
+    due: Callable[[S], tuple[Nanos, ...]]
+    acts: tuple[Callable[[S, Nanos], None], ...]
 
 
-def act_on(timers: tuple[Timer[S], ...], state: S, now: Nanos) -> Nanos | None:
+def act_on(timers: Timers[S], state: S, now: Nanos) -> Nanos | None:
     """Do what is due, row by row: what one does may change what the next has to do.
 
-    Returns `soonest` if nothing was due, which spares asking again; else None.
+    Returns when the next is due that is worth waking for, if nothing was due, which spares asking again; else None.
     """
-    acted, first = False, None
-    for timer in timers:
-        at = timer.due(state)
-        if at is None:
-            continue
-        if now >= at:
-            timer.act(state, now)
-            acted = True
-        elif (first is None or at < first) and (timer.wakes is None or timer.wakes(state)):
-            first = at
-    return None if acted else first
-
-
-def soonest(timers: tuple[Timer[S], ...], state: S) -> Nanos | None:
-    """Return when the first is due that is worth waking for."""
-    first = None
-    for timer in timers:
-        at = timer.due(state)
-        if at is not None and (first is None or at < first) and (timer.wakes is None or timer.wakes(state)):
-            first = at
-    return first
+    due = timers.due(state)
+    if now < min(due):
+        return due[-1]
+    for row, act in enumerate(timers.acts):
+        if now >= due[row]:
+            act(state, now)
+            due = timers.due(state)
+    return None

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ftvm.checkpoint import GuestPosition, LogRecord, Output, Watermarks
-from ftvm.encode.messages import Envelope, SessionId
+from ftvm.encode.messages import SessionId
 from ftvm.interfaces import Engine, Record
-from ftvm.protocol.active.active_state import ActiveState
+from ftvm.protocol.active.active_state import ActiveState, interval_ms_of
 from ftvm.protocol.active.link import LINKS, NAMED, STANDING, LinkEvent, LinkState
 from ftvm.protocol.active.output import Held
-from ftvm.protocol.active.schedule import interval_ms_of
 from ftvm.protocol.core import Role
 from ftvm.protocol.empty import Empty
 from ftvm.protocol.session import InFlight, Session
@@ -130,10 +129,6 @@ class View:
     peer: str | None
     may_beat: bool
     _state: Empty | StandbyState | ActiveState = field(repr=False)
-
-    def expects(self, peer: str, key: str | None, envelope: Envelope) -> bool:
-        """Tell whether a message of this envelope, from this peer, is of the session that builds up the state here."""
-        return isinstance(self._state, StandbyState) and self._state.is_in_session(peer, key, envelope)
 
     @property
     def must_stand_still(self) -> bool:

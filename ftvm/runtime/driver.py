@@ -109,7 +109,7 @@ class Driver:
         self._is_asking = False
         self._runner = GuestRunner(guest, self._sink, self._memory)
         self._capturer = Capturer(
-            self._runner, guest, memory, self._sink, settings.limits, clock, lambda: self.view().must_stand_still
+            self._runner, guest, memory, self._sink, settings.limits, clock, lambda: self._replica.must_stand_still
         )
         self.let_go: Callable[[PageBatch], None] = self._capturer.buffers.let_go
         self._acts = self._acts_of()
@@ -152,7 +152,7 @@ class Driver:
 
     def expects(self, peer: str, key: str | None, envelope: Envelope) -> bool:
         """Tell whether a message of this envelope, from this peer, is of the session whose backup this host is."""
-        return self._replica.view().expects(peer, key, envelope)
+        return self._replica.expects(peer, key, envelope)
 
     def receive(self, peer: str, key: str | None, envelope: Envelope, message: Message, now: Nanos) -> None:
         """Take a message for this guest."""
@@ -220,10 +220,7 @@ class Driver:
         """End a step: go by what the replica is now, and ask what it wants to ask; return when the next is due."""
         if self._is_halted:
             return None
-        view = self._replica.view()
-        if self.failure is not None or not view.may_beat:
-            self.pulse = None
-        self._runner.stall_or_go_on(must_stand_still=view.must_stand_still)
+        self._settle()
         request = self._replica.next_request(now)
         if request is not None:
             self._is_asking = True
@@ -233,10 +230,10 @@ class Driver:
 
     def _settle(self) -> None:
         """The guest runs or stands still, the pulse may be repeated or not: as the replica says now."""
-        view = self._replica.view()
-        if self.failure is not None or not view.may_beat:
+        if self.pulse is not None and (self.failure is not None or not self._replica.may_beat):
             self.pulse = None
-        self._runner.stall_or_go_on(must_stand_still=view.must_stand_still)
+        if self._runner.is_running:
+            self._runner.stall_or_go_on(must_stand_still=self._replica.must_stand_still)
 
     @property
     def engines(self) -> tuple[Engine, Engine] | None:

@@ -15,7 +15,7 @@ from ftvm.cli.standby import standby
 from ftvm.engines.names import engines_for
 from ftvm.engines.remus import Remus
 from ftvm.interfaces import Capability
-from ftvm.protocol.active.schedule import interval_ms_of
+from ftvm.protocol.active.active_state import interval_ms_of
 from ftvm.transport.keys import write_keypair
 
 from .conftest import Run

@@ -34,8 +34,8 @@ LINES: Final = {
     "guests/disk": 560,
     "guests/kvm": 1500,
     "lab": 3300,
-    "protocol": 3310,
-    "runtime": 2150,
+    "protocol": 3305,
+    "runtime": 2145,
     "service": 1500,
     "sim": 2255,
     "testing": 2351,
@@ -56,10 +56,10 @@ LONG_MODULES: Final[dict[str, int]] = {}
 LONG_FUNCTIONS: Final[dict[str, int]] = {}
 """What is longer nevertheless, as {"file" or "file:function": lines}: each a debt. There is no debt today."""
 
-CHECKPOINT_FILES: Final = {"remus": 38, "kemari": 38}
+CHECKPOINT_FILES: Final = {"remus": 36, "kemari": 36}
 """Distinct files that one checkpoint crosses, both hosts together. The design's target is 25."""
 
-OUTPUT_CALLS: Final = {"kemari": 269, "hybrid": 181}
+OUTPUT_CALLS: Final = {"kemari": 228, "hybrid": 151}
 """Calls of ftvm's functions on the primary from the emission of an output until it has left. The target is 60."""
 
 GUEST_CALLS: Final = 6

@@ -21,10 +21,9 @@ from ftvm.events import Event
 from ftvm.interfaces import Answer, CompareAndSet, Record, Request
 from ftvm.protocol import effects as do
 from ftvm.protocol import reports
-from ftvm.protocol.active.active_state import ActiveState
+from ftvm.protocol.active.active_state import ActiveState, CheckpointSchedule
 from ftvm.protocol.active.link import LinkState
 from ftvm.protocol.active.output import OutputBuffer
-from ftvm.protocol.active.schedule import CheckpointSchedule
 from ftvm.protocol.core import Core, Role, Settings
 from ftvm.protocol.empty import Empty
 from ftvm.protocol.replica import Replica

@@ -1,16 +1,21 @@
 """What an active owes the world and its standby beyond the release rule."""
 
+from unittest.mock import Mock
+
 import pytest
 
-from ftvm.checkpoint import Output
+from ftvm.checkpoint import Output, Watermarks
 from ftvm.config import Limits
 from ftvm.encode.messages import Envelope, Join, Pong, Refuse
 from ftvm.events import SessionEnded
+from ftvm.interfaces import EngineView
 from ftvm.protocol import effects as do
 from ftvm.protocol.active import PROGRESS_PATIENCE, leaving, shipping
 from ftvm.protocol.active.link import LinkState
+from ftvm.protocol.active.output import OutputBuffer
 from ftvm.protocol.core import Role
 from ftvm.protocol.reports import Emitted
+from ftvm.units import Nanos
 
 from .harness import Pair, lone_active, make_settings
 
@@ -25,6 +30,21 @@ def ask_to_join(pair: Pair, joiner: str, *, staging_bytes: int | None = None) ->
     pair.a.hear("b", None, envelope, join)
     pair.a.perform()
     return pair.a.waiting(Refuse)
+
+
+@pytest.mark.parametrize(("shipped_next", "since"), [(3, 10), (5, 10), (6, 20), (7, 30), (8, None)])
+def test_the_engine_is_told_since_when_what_no_epoch_carries_waits(shipped_next: int, since: int | None) -> None:
+    seen: list[EngineView] = []
+    active, outputs = Pair().protected().a.active, OutputBuffer(4)
+    for number, at in ((5, 10), (6, 20), (7, 30)):
+        outputs.hold(Output(number=number, channel="c", payload=b""), Watermarks(1, 0), Nanos(at))
+    assert active.session is not None
+    active.session.shipped_next = shipped_next
+    active.schedule.engine = Mock(wraps=active.schedule.engine, next_cut=seen.append)
+
+    active.schedule.next_cut(active.session, outputs)
+
+    assert [(view.oldest_output_at, view.oldest_uncut_at, view.outputs_waiting) for view in seen] == [(10, since, 3)]
 
 
 def live_alone(pair: Pair, milliseconds: float) -> None:
@@ -85,12 +105,12 @@ def test_what_was_released_is_told_a_heartbeat_later() -> None:
     pair.until(lambda: session.ping_number == pings + 1)
 
     assert core.released_told == told
-    assert [output.number for output in pair.a.active.releases._untold] == [core.released]
+    assert [output.number for output in pair.a.active.releases.untold] == [core.released]
 
     pair.run(500)
 
     assert core.released_told == core.released
-    assert not pair.a.active.releases._untold
+    assert not pair.a.active.releases.untold
 
 
 def test_what_a_solo_active_has_just_released_goes_to_the_standby_that_joins() -> None:

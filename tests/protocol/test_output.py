@@ -91,15 +91,3 @@ def test_above_tells_what_a_checkpoint_must_carry() -> None:
     outputs = make_gate(*[NOTHING_SAFE] * 4, released=10)
 
     assert [output.number for output in outputs.above(12)] == [13, 14]
-
-
-def test_the_gate_tells_since_when_an_output_and_all_after_it_wait() -> None:
-    outputs = OutputBuffer(4)
-    for number, at in ((5, 10), (6, 20), (7, 30)):
-        outputs.hold(Output(number=number, channel="c", payload=b""), Watermarks(1, 0), Nanos(at))
-
-    assert [outputs.since(number) for number in range(3, 9)] == [10, 10, 10, 20, 30, None]
-
-
-def test_an_empty_gate_holds_nothing_since_any_time() -> None:
-    assert OutputBuffer(4).since(0) is None

@@ -4,7 +4,6 @@ Each report is led on to the module of its theme (active_state.py names them). H
 table (link.py). From the first cut on outputs obey the joining standby as well (docs/protocol.md, "ADD").
 """
 
-from operator import attrgetter
 from typing import Final
 
 from ftvm.encode.messages import Ack, Join, Leave, Message, Ping, Prepared
@@ -21,7 +20,7 @@ from ftvm.protocol.effects import Use
 from ftvm.protocol.record import drop
 from ftvm.protocol.reports import Received
 from ftvm.protocol.session import Contact, Session
-from ftvm.protocol.timers import Timer, act_on
+from ftvm.protocol.timers import NEVER, Timers, act_on
 from ftvm.units import Nanos
 
 __all__ = ["TABLE", "set_engine"]
@@ -164,22 +163,9 @@ def tick(active: ActiveState, now: Nanos) -> Nanos | None:
     return None
 
 
-def _partner(active: ActiveState) -> Session | None:
-    """Return the session, unless it is lost or about to end."""
-    session = active.session
-    return None if session is None or session.contact is Contact.LOST or active.link in ENDING else session
-
-
 def _poll(active: ActiveState, now: Nanos) -> None:
     active.poll_at = Nanos(now + active.core.settings.timing.arbiter_poll_ns)
     active.core.arbiter.want_read()
-
-
-def _suspects_at(active: ActiveState) -> Nanos | None:
-    session = _partner(active)
-    if session is None or active.is_waiting or active.core.stop is not None or active.link is LinkState.SWITCHING:
-        return None
-    return session.detector.deadline()
 
 
 def _suspect(active: ActiveState, now: Nanos) -> None:
@@ -196,12 +182,6 @@ def _suspect(active: ActiveState, now: Nanos) -> None:
         leaving.lose(active, reason or f"the standby was silent for {silence_ns / 1e6:.0f} ms", now)
 
 
-def _gives_up_at(active: ActiveState) -> Nanos | None:
-    session = _partner(active)
-    since = session.owes_since if session is not None and not active.is_waiting else None
-    return None if since is None else Nanos(since + PROGRESS_PATIENCE * active.core.settings.timing.primary_limit_ns)
-
-
 def _give_up(active: ActiveState, now: Nanos) -> None:
     """Leave a standby that is heard but makes no progress."""
     session = active.session
@@ -211,44 +191,56 @@ def _give_up(active: ActiveState, now: Nanos) -> None:
         leaving.leave(active, f"the standby made no progress for {owes_s:.0f} s, though it is heard", now)
 
 
-def _has_reason_to_beat(active: ActiveState) -> bool:
-    session = active.session
-    has_partner = session is not None and session.contact is not Contact.LOST and active.link not in ENDING
-    return has_partner or active.releases.has_untold
-
-
 def _beat(active: ActiveState, now: Nanos) -> None:
     """Send a heartbeat; what was released a heartbeat ago is told from now on."""
     active.beat_at = Nanos(now + active.core.settings.timing.heartbeat_ns)
     active.releases.tell()
-    session = _partner(active)
-    if session is not None:
+    session = active.session
+    if session is not None and session.contact is not Contact.LOST and active.link not in ENDING:
         session.ping_number += 1
         active.core.send(session.peer, Lane.CONTROL, Ping(number=session.ping_number), session.id)
 
 
-def _goes_on_handing_at(active: ActiveState) -> Nanos | None:
-    switchover = active.switchover
-    if switchover is None or active.link not in _SWITCHING_OVER:
-        return None
-    return switchover.ends_at if switchover.prepare_at is None else min(switchover.ends_at, switchover.prepare_at)
+def _due(active: ActiveState) -> tuple[Nanos, ...]:
+    """Return when each of TIMERS is due. Nothing is expected of a session that is lost or about to end."""
+    core, session, link, switchover = active.core, active.session, active.link, active.switchover
+    suspects_at = gives_up_at = repeats_at = hands_on_at = NEVER
+    has_partner = session is not None and session.contact is not Contact.LOST and link not in ENDING
+    if session is not None and has_partner:
+        repeats_at = session.outbox.repeats_at
+        if not active.is_waiting:
+            if core.stop is None and link is not LinkState.SWITCHING:
+                suspects_at = session.detector.deadline()
+            since = session.owes_since
+            if since is not None:
+                gives_up_at = Nanos(since + PROGRESS_PATIENCE * core.settings.timing.primary_limit_ns)
+    if switchover is not None and link in _SWITCHING_OVER:
+        hands_on_at = switchover.ends_at
+        if switchover.prepare_at is not None and switchover.prepare_at < hands_on_at:
+            hands_on_at = switchover.prepare_at
+    announces_at = NEVER if active.announcer.due_at is None else active.announcer.due_at
+    copies_at = NEVER if active.plan is None else shipping.copies_at(active)
+    cuts_at = shipping.next_cut(active)
+    first = min(active.poll_at, announces_at, suspects_at, gives_up_at, copies_at, cuts_at, hands_on_at, repeats_at)
+    if active.beat_at < first and (has_partner or active.releases.untold):
+        first = active.beat_at
+    beat_at, rest = active.beat_at, (copies_at, cuts_at, hands_on_at, repeats_at, first)
+    return active.poll_at, announces_at, suspects_at, gives_up_at, beat_at, *rest
 
 
-def _repeats_at(active: ActiveState) -> Nanos | None:
-    session = _partner(active)
-    return None if session is None else session.outbox.repeats_at
-
-
-TIMERS: Final[tuple[Timer[ActiveState], ...]] = (
-    Timer(attrgetter("poll_at"), _poll),
-    Timer(attrgetter("announcer.due_at"), lambda active, now: active.announcer.tick(now)),
-    Timer(_suspects_at, _suspect),
-    Timer(_gives_up_at, _give_up),
-    Timer(attrgetter("beat_at"), _beat, wakes=_has_reason_to_beat),
-    Timer(shipping.copies_at, lambda active, _: shipping.copy_on(active)),
-    Timer(shipping.next_cut, ActiveState.cut),
-    Timer(_goes_on_handing_at, handover.go_on),
-    Timer(_repeats_at, ActiveState.flush),
+TIMERS: Final[Timers[ActiveState]] = Timers(
+    _due,
+    (
+        _poll,
+        lambda active, now: active.announcer.tick(now),
+        _suspect,
+        _give_up,
+        _beat,
+        lambda active, _: shipping.copy_on(active),
+        ActiveState.cut,
+        handover.go_on,
+        ActiveState.flush,
+    ),
 )
 """In this order: a lost standby gets no heartbeat, and no epoch is cut for it."""
 

@@ -6,6 +6,7 @@
 Those are functions over an ActiveState, one theme each. Here are the state and the few steps that several of them need.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -13,16 +14,16 @@ from ftvm.checkpoint import LogRecord, Output
 from ftvm.config import Limits
 from ftvm.errors import InternalError
 from ftvm.events import EngineChanged
-from ftvm.interfaces import Engine, Lane
+from ftvm.interfaces import Engine, EngineView, Lane
 from ftvm.protocol.active.link import LINKS, NAMED, SHIPPING, STANDING, LinkEvent, LinkState
 from ftvm.protocol.active.output import Announcer, OutputBuffer, Releases
-from ftvm.protocol.active.schedule import CheckpointSchedule, interval_ms_of
 from ftvm.protocol.core import Core
 from ftvm.protocol.detector import Backoff
+from ftvm.protocol.effects import Cut
 from ftvm.protocol.session import Contact, Session, Switchover
 from ftvm.units import Nanos
 
-__all__ = ["ActiveState", "CopyPlan"]
+__all__ = ["ActiveState", "CheckpointSchedule", "CopyPlan", "interval_ms_of"]
 
 JOINS_TOLERATED: Final = 3
 """How many sessions of one key may fail; after each further one it must wait longer for the next."""
@@ -57,6 +58,57 @@ class CopyPlan:
         """Note that batches were encoded and `left` pages of the round remain."""
         self.pages_sent += self.left - left
         self.left = left
+
+
+@dataclass(slots=True)
+class CheckpointSchedule:
+    """`engine` is the one under which the guest runs now, `wanted` what was asked for and is not in force yet.
+
+    told  the last engine of which the listeners know that it is in force
+
+    An engine changes at a cut, while the guest stands still, so that each output is judged by the engine under which it
+    was made: what came before belongs to that checkpoint; what comes after waits for what the new engine asks. The
+    checkpoint's header tells the backup what to do behind it: execute, or come to rest. Without a backup there is no
+    cut to wait for.
+    """
+
+    engine: Engine
+    last_cut_at: Nanos
+    told: Engine = field(init=False)
+    wanted: Engine | None = None
+    is_cutting: bool = False
+    epoch_ns: int = 0
+    pause_ns: int = 0
+    dirty_pages: int = 0
+
+    def __post_init__(self) -> None:
+        self.told = self.engine
+
+    def use(self, engine: Engine) -> None:
+        """Note that the guest stands still and runs on under `engine`."""
+        self.engine = engine
+        if self.wanted == engine:
+            self.wanted = None
+
+    def next_cut(self, session: Session, outputs: OutputBuffer) -> Nanos:
+        """Return when the engine wants the next checkpoint."""
+        held, uncut = outputs.held, session.shipped_next
+        oldest_uncut_at = None
+        if held and held[-1].output.number >= uncut:  # numbers follow each other without gaps
+            oldest_uncut_at = held[max(0, uncut - held[0].output.number)].since
+        return self.engine.next_cut(
+            EngineView(
+                last_cut_at=self.last_cut_at,
+                epochs_in_flight=len(session.in_flight),
+                outputs_waiting=len(held),
+                oldest_output_at=held[0].since if held else None,
+                oldest_uncut_at=oldest_uncut_at,
+                epoch_ns=self.epoch_ns,
+                dirty_pages=self.dirty_pages,
+                pause_ns=self.pause_ns,
+                commit_ns=session.commit_ns,
+            )
+        )
 
 
 @dataclass(slots=True)
@@ -121,9 +173,12 @@ class ActiveState:
         self.releases.release(self.joining, acknowledged)
 
     def cut(self, now: Nanos) -> None:
-        """Order the cut of the open epoch."""
+        """Order the cut of the open epoch, with the engine that is to be in force behind it."""
+        schedule = self.schedule
+        schedule.is_cutting = True
+        schedule.epoch_ns, schedule.last_cut_at = now - schedule.last_cut_at, now
         lists_pages = self.session is not None and self.session.is_followed
-        self.core.do(self.schedule.order(self.epoch, lists_pages=lists_pages, now=now))
+        self.core.effects.append(Cut(self.epoch + 1, self.epoch, schedule.wanted or schedule.engine, lists_pages))
 
     def flush(self, now: Nanos) -> None:
         """Send what is due and fits."""
@@ -156,12 +211,23 @@ class ActiveState:
 
     def must_stand_still(self) -> bool:
         """Whether the guest must not run now: too much is held, the engine has it wait, or it is being handed over."""
-        session = self.session
-        if self.link in STANDING or self.is_halted:  # rule: stands_still_while_a_switch_is_open
+        session, settings, outputs = self.session, self.core.settings, self.outputs
+        # rule: stands_still_while_a_switch_is_open
+        if self.link in STANDING or (settings.halts_alone and self.is_halted):
+            return True
+        limits = settings.limits
+        if len(outputs.held) >= limits.outputs_held // 2 or outputs.held_bytes >= limits.outputs_held_bytes // 2:
             return True
         if session is None or self.link not in SHIPPING:
-            return self.releases.is_stalled
-        limits = self.core.settings.limits
+            return False
+        if session.logged is not session.covered and session.is_log_long(limits):
+            return True
         allowed = limits.epochs_in_flight if session.is_followed else 1
         waits = self.schedule.engine.stands_still or session.is_followed
-        return self.releases.is_stalled or session.is_log_long(limits) or (waits and len(session.in_flight) >= allowed)
+        return waits and len(session.in_flight) >= allowed
+
+
+def interval_ms_of(engine: Engine) -> float | None:
+    """Return the milliseconds between checkpoints that an engine was given, None if it has no such parameter."""
+    interval = getattr(engine, "interval", None)  # not asked of an Engine: one of somebody's own may have anything
+    return round(interval * 1000, 6) if isinstance(interval, int | float) and math.isfinite(interval) else None

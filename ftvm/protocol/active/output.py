@@ -88,12 +88,6 @@ class OutputBuffer:
         """Return the outputs held whose number is above `number`."""
         return tuple(held.output for held in self.held if held.output.number > number)
 
-    def since(self, number: int) -> Nanos | None:
-        """Return when the first output held whose number is `number` or above was taken; None without one."""
-        if not self.held or self.held[-1].output.number < number:
-            return None
-        return self.held[max(0, number - self.held[0].output.number)].since  # numbers follow each other without gaps
-
     def _take(self, count: int) -> list[Held]:
         taken = [self.held.popleft() for _ in range(count)]
         if taken:
@@ -105,13 +99,16 @@ class OutputBuffer:
 
 @dataclass(slots=True)
 class Releases:
-    """Decides over `outputs`. While `is_held_by_hint` a peer has spoken of a newer record, and nothing leaves."""
+    """Decides over `outputs`. While `is_held_by_hint` a peer has spoken of a newer record, and nothing leaves.
+
+    `untold` has been let out, and is not told as released.
+    """
 
     core: Core
     outputs: OutputBuffer
     is_held_by_hint: bool = False
     _released_then: int = 0
-    _untold: deque[Output] = field(default_factory=deque, repr=False)
+    untold: deque[Output] = field(default_factory=deque, repr=False)
 
     def release(self, joining: str | None, acknowledged: tuple[str, Watermarks] | None) -> None:
         """Let all outputs leave that the release rule allows.
@@ -132,7 +129,7 @@ class Releases:
         for held in outputs:
             if held.output.number > self.core.released:
                 self.core.do(Release(held.output, held.since))
-                self._untold.append(held.output)
+                self.untold.append(held.output)
 
     def tell(self) -> None:
         """Tell the peer from now on what had been released a heartbeat ago.
@@ -142,33 +139,19 @@ class Releases:
         """
         # rule: release_told_a_heartbeat_later
         self.core.released_told, self._released_then = self._released_then, self.core.released
-        while self._untold and self._untold[0].number <= self.core.released_told:
-            self._untold.popleft()
+        while self.untold and self.untold[0].number <= self.core.released_told:
+            self.untold.popleft()
 
     def above(self, last: int) -> tuple[Output, ...]:
         """Return the outputs after number `last` that are not told as released; some of them may have left."""
         # rule: untold_outputs_carried
-        return (*(output for output in self._untold if output.number > last), *self.outputs.above(last))
-
-    @property
-    def has_untold(self) -> bool:
-        """Whether something has been let out that is not told as released."""
-        return bool(self._untold)
+        return (*(output for output in self.untold if output.number > last), *self.outputs.above(last))
 
     @property
     def first_untold(self) -> int:
         """The number of the first output that is not told as released: what a new standby is shipped begins there."""
         # rule: first_untold_output_shipped
-        return self._untold[0].number if self._untold else self.outputs.released + 1
-
-    @property
-    def is_stalled(self) -> bool:
-        """Whether so much output is held that the guest must not run on."""
-        limits = self.core.settings.limits
-        return (
-            len(self.outputs.held) >= limits.outputs_held // 2
-            or self.outputs.held_bytes >= limits.outputs_held_bytes // 2
-        )
+        return self.untold[0].number if self.untold else self.outputs.released + 1
 
 
 @dataclass(slots=True)

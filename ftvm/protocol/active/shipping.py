@@ -19,7 +19,7 @@ from ftvm.protocol.effects import CollectRound, CopyMore, Forget
 from ftvm.protocol.record import add
 from ftvm.protocol.reports import CaptureFailed, CutTaken, Emitted, EngineUsed, PagesCopied, RoundCollected
 from ftvm.protocol.session import Session, batches_of
-from ftvm.protocol.timers import AT_ONCE
+from ftvm.protocol.timers import AT_ONCE, NEVER
 from ftvm.units import Nanos
 
 __all__ = [
@@ -124,7 +124,7 @@ def _ship_cut(active: ActiveState, checkpoint: Checkpoint, pause_ns: int, now: N
         if active.unshipped:
             session.ship_log(tuple(active.unshipped))
     active.unshipped.clear()
-    active.schedule.cut(pause_ns=pause_ns, dirty_pages=checkpoint.dirty_pages)
+    active.schedule.pause_ns, active.schedule.dirty_pages = pause_ns, checkpoint.dirty_pages
     session.ship_epoch(checkpoint, active.schedule.engine, pause_ns, now)
     if active.link is LinkState.HANDING and active.switchover is not None:
         active.switchover.final = replace(checkpoint, batches=(), outputs=(), page_digests=b"")
@@ -169,19 +169,19 @@ def take_ack(active: ActiveState, session: Session, ack: Ack, now: Nanos) -> Non
     active.flush(now)
 
 
-def copies_at(active: ActiveState) -> Nanos | None:
+def copies_at(active: ActiveState) -> Nanos:
     """Return when the first copy can go on: at once if there is room, else with what else comes."""
     plan, session = active.plan, active.session
     if plan is None or session is None or plan.is_collecting or active.schedule.is_cutting:
-        return None
+        return NEVER
     can_go_on = session.has_answered and session.outbox.room if plan.left else session.outbox.is_empty
-    return AT_ONCE if can_go_on else None
+    return AT_ONCE if can_go_on else NEVER
 
 
 def copy_on(active: ActiveState) -> None:
     """Go on with the first copy as far as there is room."""
     plan, session = active.plan, active.session
-    if plan is None or session is None or copies_at(active) is None:
+    if plan is None or session is None or copies_at(active) == NEVER:
         return
     if plan.left:
         active.core.do(CopyMore(session.outbox.room))
@@ -190,21 +190,21 @@ def copy_on(active: ActiveState) -> None:
         active.core.do(CollectRound())
 
 
-def next_cut(active: ActiveState) -> Nanos | None:
-    """Return when the next cut is due, None if none may come now."""
-    session = active.session
-    limit = active.core.settings.limits.epochs_in_flight
-    stop = active.core.stop
-    if session is None or active.link not in SHIPPING or active.schedule.is_cutting or (stop and stop.is_guest_gone):
-        return None
-    if len(session.in_flight) >= limit or session.is_coming_to_rest or active.link is LinkState.HANDING:
-        return None
+def next_cut(active: ActiveState) -> Nanos:
+    """Return when the next cut is due, NEVER if none may come now. A change of engine waits for nothing."""
+    session, schedule, core = active.session, active.schedule, active.core
+    if session is None or schedule.is_cutting or active.link not in SHIPPING or active.link is LinkState.HANDING:
+        return NEVER
+    if len(session.in_flight) >= core.settings.limits.epochs_in_flight or session.rest_epoch is not None:
+        return NEVER
+    if core.stop is not None and core.stop.is_guest_gone:
+        return NEVER
     if (
         active.link is LinkState.SETTLING
         and active.switchover is not None
         and active.epoch < active.switchover.warm_epoch
     ):
-        return active.schedule.last_cut_at
-    if session.is_log_long(active.core.settings.limits):
-        return active.schedule.last_cut_at  # the guest stands still until a checkpoint covers some of it
-    return active.schedule.next_cut(session, active.outputs)
+        return schedule.last_cut_at
+    if session.logged is not session.covered and session.is_log_long(core.settings.limits):
+        return schedule.last_cut_at  # the guest stands still until a checkpoint covers some of it
+    return schedule.last_cut_at if schedule.wanted is not None else schedule.next_cut(session, active.outputs)

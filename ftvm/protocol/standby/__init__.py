@@ -26,7 +26,7 @@ from ftvm.protocol.standby import claiming, following
 from ftvm.protocol.standby.commit import CommittedState, Staging
 from ftvm.protocol.standby.standby_state import ClaimEvent, ClaimState, StandbyState
 from ftvm.protocol.stop import Stopping
-from ftvm.protocol.timers import Timer, act_on
+from ftvm.protocol.timers import NEVER, Timers, act_on
 from ftvm.units import Nanos
 
 __all__ = ["SYNC_PATIENCE", "TABLE", "begin", "resume"]
@@ -261,16 +261,17 @@ def _poll(standby: StandbyState, now: Nanos) -> None:
     standby.core.arbiter.want_read()
 
 
-def _wins_at(standby: StandbyState) -> Nanos | None:
-    return standby.claim.not_before if standby.is_named_active else None
-
-
-def _suspects_at(standby: StandbyState) -> Nanos | None:
-    """A host that stops does not care."""
-    if standby.is_named_active or standby.core.stop is not None or not standby.claim.is_watching:
-        return None
-    silent_at, not_before = standby.detector.deadline(), standby.claim.not_before
-    return silent_at if not_before is None else max(silent_at, not_before)
+def _due(standby: StandbyState) -> tuple[Nanos, ...]:
+    """Return when each of TIMERS is due. A host that stops suspects nobody."""
+    core, claim = standby.core, standby.claim
+    wins_at = suspects_at = NEVER
+    if core.arbiter.known.active == core.id:
+        wins_at = NEVER if claim.not_before is None else claim.not_before
+    elif core.stop is None and claim.is_watching:
+        suspects_at = standby.detector.deadline()
+        if claim.not_before is not None and claim.not_before > suspects_at:
+            suspects_at = claim.not_before
+    return standby.poll_at, wins_at, suspects_at, min(standby.poll_at, wins_at, suspects_at)
 
 
 def _suspect(standby: StandbyState, now: Nanos) -> None:
@@ -280,10 +281,13 @@ def _suspect(standby: StandbyState, now: Nanos) -> None:
         standby.core.end_role(RoleEvent.SESSION_LOST, "the active fell silent before the first copy was whole")
 
 
-TIMERS: Final[tuple[Timer[StandbyState], ...]] = (
-    Timer(attrgetter("poll_at"), _poll),
-    Timer(_wins_at, lambda standby, now: claiming.win(standby, standby.core.arbiter.known, now)),
-    Timer(_suspects_at, _suspect),
+TIMERS: Final[Timers[StandbyState]] = Timers(
+    _due,
+    (
+        _poll,
+        lambda standby, now: claiming.win(standby, standby.core.arbiter.known, now),
+        _suspect,
+    ),
 )
 
 TABLE: Final[RoleTable[StandbyState]] = RoleTable(
