@@ -171,8 +171,8 @@ def goals(found: Figures) -> str:
 # --- the documents ---------------------------------------------------------------------------------------------------
 
 TABLES: dict[str, tuple[str, str, Callable[[Figures], str]]] = {
-    "qemu": ("README.md", "qemu", qemu),
-    "engines": ("README.md", "engines", engines),
+    "qemu": ("docs/performance.md", "qemu", qemu),
+    "engines": ("docs/performance.md", "engines", engines),
     "qemu-goals": ("bench/README.md", "qemu", goals),
     "engines-goals": ("bench/README.md", "engines", goals),
 }

@@ -1,8 +1,9 @@
-"""Every command in README.md is run: by CI where a marker says so, else here, as a newcomer would run it.
+"""Every command in README.md and docs/ is run: by CI where a marker says so, else here, as a newcomer would run it.
 
 Above each fenced block of commands or Python stands a marker: `ci: NAME` and `full: NAME` are run by .ci/run and by a
 part of .ci/full; `walk: NAME` are the steps of one walk through two hosts, and `run: NAME` single commands, both run
-here; `compiles` is a piece of a program of the reader's.
+here; `example: NAME` is a whole program, run by tests/docs; `compiles` is a piece of a program of the reader's; `not
+run: REASON` is what no test can do, and these are counted.
 """
 
 import json
@@ -28,7 +29,11 @@ from ftvm.runtime.host import LAST_REQUEST_SECONDS
 from ftvm.units import nanos_to_seconds
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+MANUAL = "\n".join(page.read_text() for page in PAGES)
+COMMANDS = (ROOT / "docs" / "commands.md").read_text()
+NOT_RUN = 7
+"""How many blocks of commands nobody runs; each says why."""
 WAIT_SECONDS = 60.0
 
 
@@ -42,9 +47,9 @@ class Block:
 
 def blocks() -> Iterator[Block]:
     pattern = (
-        r"(?:<!-- (?P<marker>[a-z]+)(?:: (?P<name>[a-z-]+))? -->\n)?```(?P<language>sh|python)\n(?P<text>.*?)\n```\n"
+        r"(?:<!-- (?P<marker>[a-z ]+)(?:: (?P<name>[^\n]+))? -->\n)?```(?P<language>sh|python)\n(?P<text>.*?)\n```\n"
     )
-    for found in re.finditer(pattern, README, re.DOTALL):
+    for found in re.finditer(pattern, MANUAL, re.DOTALL):
         yield Block(found["marker"] or "", found["name"] or "", found["language"], found["text"])
 
 
@@ -144,7 +149,7 @@ def test_two_hosts_by_hand_work_as_the_readme_says(shell: Shell) -> None:
 def test_the_readme_says_how_long_a_stop_may_take() -> None:
     bound = f"takes at most {nanos_to_seconds(LIMIT_NS):g} s, and {LAST_REQUEST_SECONDS:g} s more while a request"
 
-    assert bound in " ".join(README.split())
+    assert bound in " ".join(MANUAL.split())
 
 
 def test_a_qemu_on_two_hosts_works_as_the_readme_says(shell: Shell) -> None:
@@ -193,47 +198,45 @@ def test_completion_works_as_the_readme_says(shell: Shell) -> None:
 def test_every_marker_stands_above_a_block() -> None:
     of_tables = r"<!-- (?:table: .*|end of table) -->"
 
-    assert len(re.findall(r"<!-- .* -->", re.sub(of_tables, "", README))) == len(list(blocks()))
+    assert len(re.findall(r"<!-- .* -->", re.sub(of_tables, "", MANUAL))) == len(list(blocks()))
 
 
 def test_every_block_is_run_by_somebody() -> None:
     ci = (ROOT / ".ci" / "run").read_text()
     full = "".join(part.read_text() for part in (ROOT / ".ci" / "parts").iterdir())
     here = Path(__file__).read_text()
+    examples = (Path(__file__).parent / "docs" / "test_examples.py").exists()
     lost = []
     for each in blocks():
         match each.marker:
             case "ci":
-                is_run = f"readme_command {each.name}" in ci
+                is_run = f"manual_command {each.name}" in ci
             case "full":
-                is_run = f"readme_command {each.name}" in full
+                is_run = f"manual_command {each.name}" in full
             case "walk" | "run":
                 is_run = f'block("{each.marker}", "{each.name}")' in here
+            case "example" | "compiles":
+                is_run = examples and each.language == "python"
             case _:
-                is_run = each.marker == "compiles" and each.language == "python"
+                is_run = each.marker == "not run" and len(each.name.split()) >= 3
         if not is_run:
             lost.append(each)
 
     assert lost == []
-    assert len(list(blocks())) == README.count("\n```sh\n") + README.count("\n```python\n")
+    assert len(list(blocks())) == MANUAL.count("\n```sh\n") + MANUAL.count("\n```python\n")
+    assert sum(each.marker == "not run" for each in blocks()) == NOT_RUN
 
 
-def test_python_in_the_readme_compiles_and_uses_names_that_there_are() -> None:
+def test_python_in_the_manual_compiles_and_uses_names_that_there_are() -> None:
     pieces = [each.text for each in blocks() if each.language == "python"]
 
     for piece in pieces:
-        compile(piece, "README.md", "exec")
-        assert set(re.findall(r"(?<!from )\bftvm\.([A-Za-z_]+)", piece)) <= {*ftvm.__all__, "testing"}
+        compile(piece, "the manual", "exec")
+        assert set(re.findall(r"(?<!from )\bftvm\.([A-Za-z_]+)", piece)) <= {*ftvm.__all__, "testing", "guests"}
     assert len(pieces) >= 2
 
 
-def test_every_command_is_in_the_readme_and_every_one_in_the_readme_exists() -> None:
-    told = set(re.findall(r"\bftvm ([a-z]+)\b", " ".join(re.findall(r"`([^`\n]+)`", README))))
+def test_every_command_is_in_the_manual_and_every_one_in_the_manual_exists() -> None:
+    told = set(re.findall(r"\bftvm ([a-z]+)\b", " ".join(re.findall(r"`([^`\n]+)`", COMMANDS))))
 
     assert told == set(_COMMANDS)
-
-
-def test_every_link_leads_somewhere() -> None:
-    places = re.findall(r"\]\(([^)#]+)\)", README)
-
-    assert [place for place in places if not (ROOT / place).exists()] == []

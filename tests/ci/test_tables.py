@@ -79,7 +79,7 @@ def test_each_table_has_its_place(tables: ModuleType) -> None:
         assert (ROOT / ".ci" / "parts" / part).exists()
     told = {
         place
-        for name in ("README.md", "bench/README.md")
+        for name in ("docs/performance.md", "bench/README.md")
         for place in re.findall("<!-- table: (.*) -->", (ROOT / name).read_text())
     }
     assert told == set(tables.TABLES)
@@ -118,13 +118,13 @@ def test_each_table_says_where_its_figures_come_from(tables: ModuleType) -> None
 def test_a_table_is_renewed_when_its_evidence_changes(tables: ModuleType, tmp_path: Path) -> None:
     (tmp_path / "bench").mkdir()
     (tmp_path / "docs" / "evidence").mkdir(parents=True)
-    for name in ("README.md", "bench/README.md"):
+    for name in ("docs/performance.md", "bench/README.md"):
         (tmp_path / name).write_text((ROOT / name).read_text())
     (tmp_path / "docs" / "evidence" / "qemu.json").write_text(json.dumps(evidence("qemu", QEMU)))
 
     differing = tables.renew_all(tmp_path)
 
-    assert set(differing) == {tmp_path / "README.md", tmp_path / "bench" / "README.md"}
+    assert set(differing) == {tmp_path / "docs" / "performance.md", tmp_path / "bench" / "README.md"}
     for path, text in differing.items():
         path.write_text(text)
     assert tables.renew_all(tmp_path) == {}

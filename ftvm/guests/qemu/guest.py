@@ -5,7 +5,7 @@ or stops by itself is killed and never silently resumed; and that no process or 
 It cannot stop exactly at an output (Capability.EXACT_OUTPUT_STOP) nor repeat a run (REPLAY).
 
 A state loads only into a QEMU that has not run yet. One that ran, or loaded before, is replaced by a new one on the
-same memory. Calls come from one thread at a time. Source: README.md, "A stock QEMU".
+same memory. Calls come from one thread at a time. See docs/qemu.md.
 """
 
 import os
