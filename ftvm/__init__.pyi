@@ -67,6 +67,7 @@ from ftvm.guests.qemu import QemuGuest as QemuGuest
 from ftvm.guests.qemu import QemuMachine as QemuMachine
 from ftvm.guests.riscv.guest import RiscvGuest as RiscvGuest
 from ftvm.guests.riscv.programs import read_program as read_program
+from ftvm.guests.threaded import ThreadedGuest as ThreadedGuest
 from ftvm.interfaces import Capability as Capability
 from ftvm.interfaces import Clock as Clock
 from ftvm.interfaces import Engine as Engine

@@ -23,6 +23,7 @@ from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.closing import close_behind
 from ftvm.runtime.node import Node
 from ftvm.runtime.services import HostService
+from ftvm.runtime.sigterm import ending_on_sigterm
 from ftvm.runtime.status import Status
 from ftvm.runtime.urgency import why_not_urgent
 from ftvm.transport.keys import Keys
@@ -132,8 +133,13 @@ class Protection(HostHandle):
         return self._node.wait_for(lambda: self._node.driver.is_active, timeout)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until this host ends. Returns False after `timeout` seconds, raises what ended it."""
-        return self._node.wait_for(lambda: False, timeout)
+        """Wait until this host ends. Returns False after `timeout` seconds, raises what ended it.
+
+        SIGTERM, if your program does not handle it, closes this host as `close` does: the guest goes to the standby;
+        then the program ends with status 0 (SystemExit). So it is for this wait in the main thread, no other time.
+        """
+        with ending_on_sigterm(self.close):
+            return self._node.wait_for(lambda: False, timeout)
 
     def set_engine(self, engine: Engine) -> None:
         """Change the engine while the guest runs, without losing protection. From any thread.
@@ -169,9 +175,13 @@ class Standby(HostHandle):
         super().__init__(_start(guest, listen, peers, arbiter, options, creates=False, starts=False))
 
     def wait(self, timeout: float | None = None) -> Protection | None:
-        """Wait until this host has taken over; None after `timeout` seconds. Raises what ended the host."""
+        """Wait until this host has taken over; None after `timeout` seconds. Raises what ended the host.
+
+        SIGTERM is as in `Protection.wait`: this host says goodbye, and the program ends.
+        """
         node = self._node
-        return Protection(node) if node.wait_for(lambda: node.driver.is_active, timeout) else None
+        with ending_on_sigterm(self.close):
+            return Protection(node) if node.wait_for(lambda: node.driver.is_active, timeout) else None
 
 
 def protect(

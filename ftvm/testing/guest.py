@@ -6,10 +6,12 @@ short one and told. The kit cannot know what the guest's program means: with `is
 more. The memory is copied and compared often: give it a small guest, a few MiB.
 """
 
+import ctypes
 import select
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import closing
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Generic, TypeVar, cast
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 
 from ftvm.checkpoint import Bitmap, bitmap_bytes
-from ftvm.errors import FtvmError, GuestError
+from ftvm.errors import FtvmError, GuestError, LocalProtocolError
 from ftvm.interfaces import Capability, ExactStopGuest, Guest, ReplayableGuest
 from ftvm.testing.contract import ContractBroken, patience, require
 from ftvm.testing.drawing import try_with
@@ -44,6 +46,9 @@ _REPLAYED: Final = "A replay to a position is bit-identical"
 _STOPS: Final = "With stop_at_output the guest pauses right behind each instruction that makes an output"
 _ENDS: Final = "close gives everything back, and can be called again"
 _ACTS: Final = "A guest under check does something"
+_STAYS: Final = "The memory stays where it is"
+_LIVES: Final = "A thread of the guest that dies is a failure of the guest"
+_GOES_ON: Final = "A guest under check goes on for ever"
 
 _FLOOD: Final = 2_000
 _MOMENTS_MAX: Final = 200
@@ -59,6 +64,9 @@ class _Step(Enum):
     FLOOD = "flood"
     STOP_AT_OUTPUT = "stop at an output"
 
+
+_LAST_STEPS: Final = ((), _Step.FAIL_A_CAPTURE, _Step.COLLECT, _Step.LOAD_NONSENSE, _Step.COPY, _Step.REPLAY)
+"""What every plan ends with, so that what they find does not depend on what was drawn."""
 
 Plan = list[_Step | tuple[Input, ...]]
 """What to do to a guest: a tuple of inputs is a run in which it gets them."""
@@ -149,15 +157,19 @@ def _plans(inputs: st.SearchStrategy[Input], steps: int) -> st.SearchStrategy[Pl
 def _try(bench: _GuestBench[G], plan: Plan) -> None:
     """Carry out a plan on a new guest, and then what must always hold."""
     threads = _thread_count()
-    with closing(bench.make_guest()) as guest:
-        trial = _Trial(bench, guest)
-        for step in [*plan, (), _Step.FAIL_A_CAPTURE, _Step.COLLECT, _Step.COPY, _Step.REPLAY]:
+    with _deaths() as died, closing(bench.make_guest()) as guest:
+        trial = _Trial(bench, guest, died)
+        for step in [*plan, *_LAST_STEPS]:
             try:
                 trial.perform(step)
                 trial.stands_still(_name(step))
+            except LocalProtocolError as error:  # the kit calls in order: it is the guest that is not where it says
+                raise ContractBroken(_STILL, f"behind {_name(step)} it says: {error}") from error
             except FtvmError as error:
                 detail = f"{type(error).__name__}: {error}"
                 raise ContractBroken(f"A guest takes part: {_name(step)}", detail) from error
+            finally:
+                trial.lives(guest)  # a death explains more than what was seen of it
         bench.acted.append(trial.has_acted)
         guest.close()
     for _ in range(_MOMENTS_MAX):
@@ -171,6 +183,27 @@ def _name(step: _Step | tuple[Input, ...]) -> str:
     return step.value if isinstance(step, _Step) else f"a run with {len(step)} inputs"
 
 
+@contextmanager
+def _deaths() -> Iterator[list[str]]:
+    """Collect the threads that end by an error while the block runs, instead of printing them."""
+    died: list[str] = []
+
+    def note(end: threading.ExceptHookArgs) -> None:
+        name = "unknown" if end.thread is None else end.thread.name
+        died.append(f"its thread {name!r} ended by {end.exc_type.__name__}: {end.exc_value}")
+
+    before, threading.excepthook = threading.excepthook, note
+    try:
+        yield died
+    finally:
+        threading.excepthook = before
+
+
+def _places(guest: Guest) -> list[tuple[str, int]]:
+    """Return where each region is, as an address."""
+    return [(region.name, ctypes.addressof(ctypes.c_char.from_buffer(region.buffer))) for region in guest.memory]
+
+
 def _thread_count() -> int:
     return len(sys._current_frames())  # noqa: SLF001 - documented; counts threads of C as well, once they ran Python
 
@@ -178,11 +211,13 @@ def _thread_count() -> int:
 class _Trial(Generic[G]):
     """One guest, what it is known to be, and what it must report."""
 
-    def __init__(self, bench: _GuestBench[G], guest: G) -> None:
+    def __init__(self, bench: _GuestBench[G], guest: G, died: Sequence[str]) -> None:
         self._bench = bench
         self._guest = guest
+        self._died = died
         self._sink = Transcript()
         self._check_shape()
+        self._places = _places(guest)
         guest.attach(self._sink)
         self.has_acted = False
         self._was_given_input = False
@@ -218,7 +253,14 @@ class _Trial(Generic[G]):
 
     def stands_still(self, behind: str) -> None:
         """Check that nothing moves while it is paused."""
+        require(_places(self._guest) == self._places, _STAYS, f"behind {behind} it is not where it was at birth")
         _stands_still(self._bench, self._guest, self._sink, behind)
+
+    def lives(self, guest: G) -> None:
+        """Check that the guest, or its copy, that ran last can go on, and that it says so if a thread of it died."""
+        said = guest.failure()
+        require(said is not None or not self._died, _LIVES, f"{'; '.join(self._died)}; failure() says None")
+        require(said is None, _GOES_ON, f"failure() says {said!r}")
 
     def _check_shape(self) -> None:
         guest, shapes = self._guest, self._guest.geometry.regions
@@ -313,6 +355,7 @@ class _Trial(Generic[G]):
             sink = Transcript()
             twin.attach(sink)
             _run(self._bench, twin, ())  # what it did before must leave no trace
+            self.lives(twin)
             said = len(sink.said)
             load_picture(twin, picture)
             _require_same(_COPIED, picture, take_picture(twin), "a copy")
@@ -358,6 +401,9 @@ class _Trial(Generic[G]):
             except GuestError:
                 _require_same(_REFUSED, before, take_picture(self._guest), "the guest after a refusal")
                 continue
+            except Exception as wrong:
+                seen = f"{len(nonsense)} of {len(before.devices)} bytes raised {wrong!r}, which is no GuestError"
+                raise ContractBroken(_REFUSED, seen) from wrong
             require(False, _REFUSED, f"{len(nonsense)} of {len(before.devices)} bytes were taken as devices")
 
 

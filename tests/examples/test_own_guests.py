@@ -16,7 +16,7 @@ from ftvm.testing.transcript import Said
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 needs_unicorn = pytest.mark.skipif(find_spec("unicorn") is None, reason="needs unicorn (pip install ftvm[unicorn])")
-GUESTS = ["arena_guest", pytest.param("unicorn_guest", marks=needs_unicorn)]
+GUESTS = ["counter_guest", "arena_guest", pytest.param("unicorn_guest", marks=needs_unicorn)]
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +34,15 @@ def test_arena_guest_keeps_the_contract() -> None:
 
     inputs = st.tuples(st.just("ledger"), st.binary(max_size=9))
     check_guest(ArenaGuest, inputs=inputs, is_right=is_counting, is_deterministic=True, moment_seconds=0.015)
+
+
+def test_counter_guest_keeps_the_contract_in_25_lines() -> None:
+    from counter_guest import Counter
+
+    lines = [line for line in (EXAMPLES / "counter_guest.py").read_text().splitlines() if line.strip()]
+
+    assert len(lines) <= 25
+    check_guest(Counter, is_deterministic=True, moment_seconds=0.015, examples=10)
 
 
 def test_a_register_that_is_not_saved_is_found_though_the_guest_seldom_speaks() -> None:

@@ -30,15 +30,15 @@ LINES: Final = {
     "cli": 2373,
     "encode": 1210,
     "engines": 180,
-    "guests": 2600,
+    "guests": 2628,
     "guests/disk": 560,
     "guests/kvm": 1500,
     "lab": 3300,
     "protocol": 3305,
-    "runtime": 2145,
+    "runtime": 2177,
     "service": 1500,
     "sim": 2255,
-    "testing": 2351,
+    "testing": 2385,
     "transport": 1270,
 }
 """Lines with code of each package: no docstring, comment or blank line counts. "" is the modules of ftvm/ itself; a
