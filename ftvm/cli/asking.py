@@ -1,14 +1,16 @@
-"""What commands that ask a running host share: how to find it, and its status in one line."""
+"""What commands that ask a running host share: how to find it, and how its guest stands, in one line."""
 
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import click
 
+from ftvm.runtime.names import for_people, node_of
+from ftvm.runtime.standing import State
 from ftvm.runtime.status import Status
 from ftvm.service.controlline import MuteHost
 
-__all__ = ["asking_options", "guest_option", "memory_line", "status_line"]
+__all__ = ["asking_options", "guest_option", "memory_line", "mute_told", "state_line", "status_line"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,7 +35,36 @@ def status_line(status: Status) -> str:
     """Return in one line what an operator wants to know first."""
     where = f"generation {status.generation}, epoch {status.epoch}"
     memory = f"; memory {memory_line(status)}" if status.guest_bytes else ""  # not told by hosts of 0.1
-    return f"guest {status.guest_id!r}: {_state(status)}; {where}{memory}"
+    node = f" on {status.node}" if status.node else ""
+    return for_people(f"guest {status.guest_id!r}{node}: {state_line(status)}; {where}{memory}")
+
+
+def state_line(status: Status) -> str:
+    """Return how the guest stands on this host, since when and why."""
+    since, reason = _since(status), f": {status.reason}" if status.reason else ""
+    standby = "a standby" if status.standby is None else node_of(status.standby)
+    match status.state:
+        case State.PROTECTED:
+            interval = "" if status.interval_ms is None else f"interval {status.interval_ms:g} ms, "
+            return f"runs here, protected by {standby} ({status.engine}, {interval}lag {status.lag_ms:.1f} ms)"
+        case State.NO_TAKEOVER:
+            return f"runs here, protected by {standby}, but no takeover is possible{since}{reason}"
+        case State.STANDING_STILL:
+            return f"stands still here{since}{reason}{_progress(status)}"
+        case State.UNPROTECTED:
+            return f"runs here, unprotected{since}{reason}"
+        case State.SYNCING if status.role == "active":
+            return f"runs here, and a standby is being copied to{reason}{_progress(status)}"
+        case State.SYNCING:
+            return f"is being copied to this host{since}{reason}"
+        case State.STANDBY:
+            return f"standby here{'' if status.active is None else f', of {node_of(status.active)}'}{reason}"
+        case State.STANDBY_UNABLE:
+            return f"standby here, but it could not take over{since}{reason}"
+        case State.FAILED:
+            return f"failed{since}: {status.failure}"
+        case _:
+            return f"has no state here{since}{reason}"
 
 
 def mute_told(mute: MuteHost) -> dict[str, Any]:
@@ -47,24 +78,18 @@ def memory_line(status: Status) -> str:
     return ", ".join(f"{-(-size // (1 << 20))} MiB {name}" for name, size in parts.items() if size)
 
 
-def _state(status: Status) -> str:
-    if status.failure is not None:
-        return f"failed: {status.failure}"
-    if status.role != "active":
-        return f"{status.role} here"
-    if status.standstill is not None:
-        return f"{status.standstill}{_pages_left(status)}"
-    if status.lost_standby is not None:
-        held = f"{status.outputs_held} outputs are held until the arbiter drops it"
-        return f"runs here, its standby {status.lost_standby} is lost: {held}"
-    if status.standby is not None:
-        interval = "" if status.interval_ms is None else f"interval {status.interval_ms:g} ms, "
-        return f"runs here, protected by {status.standby} ({status.engine}, {interval}lag {status.lag_ms:.1f} ms)"
-    if status.copy_pages_left:
-        return f"runs here, unprotected{_pages_left(status)}"
-    return "runs here, unprotected: it has no standby"
+def _since(status: Status) -> str:
+    """Return since when, to the second: with the day only if that is not today."""
+    if not status.since:
+        return ""
+    day, _, time = status.since[:19].partition("T")
+    return f" since {time} UTC" if status.time.startswith(day) else f" since {day} {time} UTC"
 
 
-def _pages_left(status: Status) -> str:
-    left = status.copy_pages_left
-    return f"; {left} pages of the first copy to go" if left else ""
+def _progress(status: Status) -> str:
+    """Return how far the first copy is, and how long the present round will take at the speed so far."""
+    left, sent = status.copy_pages_left, status.copy_pages_sent
+    if not left or not status.copy_round:
+        return f"; {left} pages of the first copy to go" if left else ""  # a host of 0.1 tells no more
+    soon = f", about {left * status.state_seconds / sent:.0f} s more" if sent else ""
+    return f"; first copy, round {status.copy_round}: {sent} pages sent, {left} to go{soon}"

@@ -10,6 +10,7 @@
 
 import contextlib
 import errno
+import json
 import sys
 from collections.abc import Callable
 from typing import Final
@@ -18,6 +19,7 @@ import click
 
 from ftvm.cli.streams import drop_output
 from ftvm.errors import ConfigError, FtvmError, ImageError, InternalError, RemoteProtocolError
+from ftvm.runtime.names import for_people
 
 __all__ = ["exit_status", "run_command"]
 
@@ -37,13 +39,24 @@ def exit_status(error: FtvmError) -> int:
 
 
 def run_command(command: Callable[[], object]) -> None:
-    """Run a command line to its end and exit: no traceback unless `--debug` was given."""
+    """Run a command line to its end and exit: no traceback unless `--debug` was given.
+
+    With `--json` an error is one JSON object on stdout as well: {"error": {"type": CLASS, "message": TEXT}}.
+    """
     is_debugging = "--debug" in sys.argv
     try:
-        command()
+        status = command()
+    except click.ClickException as wrong:
+        _tell_as_json(wrong, wrong.format_message())
+        wrong.show()
+        sys.exit(wrong.exit_code)
+    except click.Abort:
+        click.echo("Aborted!", err=True)
+        sys.exit(1)
     except FtvmError as error:
         if is_debugging:
             raise
+        _tell_as_json(error, "; ".join([str(error), *getattr(error, "__notes__", ())]))
         _complain(f"{type(error).__name__}: {error}")
         for note in getattr(error, "__notes__", ()):
             _complain(note)
@@ -55,11 +68,20 @@ def run_command(command: Callable[[], object]) -> None:
             _complain(f"cannot write the output: {error.strerror}")
             drop_output()
             sys.exit(1)
+        _tell_as_json(error, str(error))
         _complain(f"a bug in ftvm: {type(error).__name__}: {error}")
         _complain("please report it with what `ftvm --debug ...` prints.")
         sys.exit(EXIT_BUG)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _tell_as_json(error: Exception, message: str) -> None:
+    """Say what went wrong to a program that reads stdout, if the command was asked for JSON."""
+    if "--json" in sys.argv:
+        with contextlib.suppress(OSError):
+            click.echo(json.dumps({"error": {"type": type(error).__name__, "message": message}}))
 
 
 def _complain(text: str) -> None:
     with contextlib.suppress(OSError):  # nowhere left to say it; the exit status does
-        click.echo(f"ftvm: {text}", err=True)
+        click.echo(f"ftvm: {for_people(text)}", err=True)

@@ -14,6 +14,7 @@ from ftvm.errors import ConfigError
 from ftvm.guests.datagram import CableWorld, DatagramWorld, cable_ends
 from ftvm.guests.tap import TapPort
 from ftvm.interfaces import Engine, Guest, World
+from ftvm.runtime.names import machine_name
 from ftvm.runtime.protection import HostOptions
 from ftvm.runtime.world import CallbackWorld
 from ftvm.transport.keys import Keys, load_keys
@@ -130,6 +131,7 @@ def _plain_options(settings: HostSettings) -> HostOptions:
         "keys": keys_of(settings),
         "engine": engine_of(settings),
         "guest_id": settings["guest"],
+        "node": settings["node"] or machine_name(),
         "timing": timing_of(settings),
         "halts_alone": settings["on-backup-loss"] == "halt",
         "ends_diverged": settings["on-divergence"] == "end",

@@ -17,6 +17,7 @@ from ftvm.engines.names import ENGINES, engine_named, engines_for
 from ftvm.errors import ConfigError
 from ftvm.guests.datagram import cable_ends, mac_bytes
 from ftvm.guests.imagefile import image_bytes
+from ftvm.runtime.names import check_node
 from ftvm.runtime.protection import check_guest_id
 from ftvm.transport.endpoints import parse_endpoint
 from ftvm.transport.keys import Keys, load_public, load_secret
@@ -155,6 +156,12 @@ SHARED: Final = (
         metavar="ID",
         parse=_judged(check_guest_id),
         help="The guest's name in the record.",
+    ),
+    Setting(
+        name="node",
+        metavar="NAME",
+        parse=_judged(check_node),
+        help="This host's name, for people: in the record, the log and the status.  [default: the machine's host name]",
     ),
     Setting(
         name="listen",

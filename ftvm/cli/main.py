@@ -66,4 +66,4 @@ def ftvm(debug: bool) -> None:
 def main() -> None:
     """Run the command line."""
     fill_closed()
-    run_command(lambda: ftvm(prog_name="ftvm"))
+    run_command(lambda: ftvm(prog_name="ftvm", standalone_mode=False))

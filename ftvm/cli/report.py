@@ -7,16 +7,22 @@ in time. Nothing else goes to stdout.
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Protocol, TextIO
+from typing import Final, Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from ftvm.cli.logreport import level_of
 from ftvm.cli.sentences import describe
 from ftvm.events import Committed, CopyProgress, Event, HostFailed, HostStopped
+from ftvm.runtime.clock import wall_time
+from ftvm.runtime.names import for_people
 from ftvm.runtime.status import Status
 from ftvm.service.takeoverreport import TakeoverReport
+
+_TO_MILLIS: Final = len("2026-11-30T10:11:12.123")
 
 __all__ = ["JsonReport", "Report", "TextReport", "say_lost_as_json"]
 
@@ -64,13 +70,17 @@ class JsonReport:
 
 
 class TextReport:
-    """Lines for a person, and a progress bar for the first copy on a terminal. Commits are not printed."""
+    """Lines for a person, each with the time of day and its level; on a terminal, a bar for the first copy.
 
-    def __init__(self) -> None:
+    `ftvm` in each tells them from the guest's console, which shares the terminal. Commits are not printed.
+    """
+
+    def __init__(self, now: Callable[[], str] = wall_time) -> None:
+        self._now = now
         # A line stays a line, however long: a log is searched, and a terminal wraps by itself.
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._last_line = ""
-        self._held = ""
+        self._held: HostFailed | None = None
         self._story = TakeoverReport()
         self._progress: Progress | None = None
         self._task: TaskID | None = None
@@ -88,12 +98,12 @@ class TextReport:
             return  # the error that ends the command says it
         self._print_held()
         if isinstance(event, HostFailed):
-            self._held = describe(event)  # if the command ends of it, its error says it
+            self._held = event  # if the command ends of it, its error says it
             return
-        self._print(describe(event))
+        self._print(level_of(event), describe(event))
         if explanation is not None:
             for word, told in asdict(explanation).items():
-                self._console.print(f"  {word}: {told}", markup=False)
+                self._print("warning", f"  {word}: {for_people(told)}")
 
     def status(self, status: Status) -> None:
         """Print no status: `ftvm run --json` is for watching closely."""
@@ -104,20 +114,20 @@ class TextReport:
         """Take the bar away."""
         self._end_bar()
 
-    def _print(self, line: str) -> None:
+    def _print(self, level: str, line: str) -> None:
         if line != self._last_line:  # an absent arbiter is asked ten times a second
-            self._console.print(line, markup=False)
+            self._console.print(f"{self._now()[:_TO_MILLIS]}Z {level:7} ftvm: {line}", markup=False)
         self._last_line = line
 
     def _print_held(self) -> None:
-        if self._held:
-            self._print(self._held)
-        self._held = ""
+        if self._held is not None:
+            self._print(level_of(self._held), describe(self._held))
+        self._held = None
 
     def _move_bar(self, event: CopyProgress) -> None:
         if not self._console.is_terminal:
             if event.pages_left == 0:
-                self._console.print(f"first copy: round {event.round}, {event.pages_sent} pages sent", markup=False)
+                self._print("info", f"first copy: round {event.round}, {event.pages_sent} pages sent")
             return
         if self._progress is None:
             columns = (TextColumn("first copy, round {task.fields[round]}"), BarColumn(), MofNCompleteColumn())

@@ -7,6 +7,7 @@ from typing import Any, Final
 from ftvm import events
 from ftvm.events import Event
 from ftvm.protocol.record import force_command
+from ftvm.runtime.names import for_people
 
 __all__ = ["describe", "stopped_line"]
 
@@ -34,11 +35,11 @@ def _interval(changed: events.EngineChanged) -> str:
 
 def stopped_line(told: Mapping[str, Any]) -> str:
     """Return what a HostStopped says, given its fields as plain values."""
-    return f"stopped{'' if told['is_in_order'] else ', but not cleanly'}: {told['outcome']}"
+    return for_people(f"stopped{'' if told['is_in_order'] else ', but not cleanly'}: {told['outcome']}")
 
 
 _SENTENCES: Final[dict[type[Event], Callable[[Any], str]]] = {
-    events.RoleChanged: lambda e: f"now {e.role} as {e.replica_id}: {e.reason}",
+    events.RoleChanged: lambda e: f"now {e.role}: {e.reason}",
     events.RecordLearned: lambda e: f"record: generation {e.generation}, {_names(e)}",
     events.Protected: lambda e: f"protected: {e.standby} stands by (generation {e.generation})",
     events.Solo: lambda e: f"solo: {e.reason} (generation {e.generation})",
@@ -93,5 +94,5 @@ _SENTENCES: Final[dict[type[Event], Callable[[Any], str]]] = {
 
 
 def describe(event: Event) -> str:
-    """Return one line about an event."""
-    return _SENTENCES[type(event)](event)
+    """Return one line about an event, with nodes' names in the place of replica ids."""
+    return for_people(_SENTENCES[type(event)](event))

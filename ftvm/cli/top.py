@@ -12,8 +12,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from ftvm.cli.asking import asking_options, memory_line, mute_told
+from ftvm.cli.asking import asking_options, memory_line, mute_told, state_line
 from ftvm.cli.signals import Stopped
+from ftvm.runtime.names import for_people
+from ftvm.runtime.standing import State
 from ftvm.runtime.status import Status
 from ftvm.service.connection import Connection, connect
 from ftvm.service.controlline import MuteHost
@@ -21,6 +23,11 @@ from ftvm.service.view import Look, bars, bucket_names, look
 
 __all__ = ["top"]
 
+_STATE_STYLES: Final[dict[str, str]] = {
+    State.PROTECTED: "green",
+    State.STANDBY: "green",
+    State.FAILED: "bold white on red",
+}
 _ROLE_STYLES: Final = {"active": "bold green", "standby": "cyan", "syncing": "yellow", "empty": "yellow"}
 
 
@@ -112,7 +119,13 @@ def _panel(where: str, shown: Look) -> Panel:
     both.add_column(ratio=2)
     both.add_column(ratio=3)
     both.add_row(left, right)
-    return Panel(both, title=f"guest {status.guest_id}", title_align="left", subtitle=where, subtitle_align="right")
+    return Panel(
+        both,
+        title=f"guest {status.guest_id}{f' on {status.node}' if status.node else ''}",
+        title_align="left",
+        subtitle=where,
+        subtitle_align="right",
+    )
 
 
 def _table() -> Table:
@@ -120,18 +133,7 @@ def _table() -> Table:
 
 
 def _state(status: Status) -> Text:
-    if status.failure is not None:
-        return Text(f"failed: {status.failure}", style="bold white on red")
-    if status.role != "active":
-        return Text(f"follows {status.active}" if status.active is not None else "waits for an active host")
-    left = f", {status.copy_pages_left:,} pages to copy" if status.copy_pages_left else ""
-    if status.standstill is not None:
-        return Text(f"{status.standstill}{left}", style="bold yellow")
-    if status.lost_standby is not None:
-        return Text("runs here, its standby is lost: outputs wait for the arbiter", style="bold yellow")
-    if status.is_protected:
-        return Text(f"runs here, protected by {status.standby}", style="green")
-    return Text(f"runs here, alone{left}", style="yellow")
+    return Text(for_people(state_line(status)), style=_STATE_STYLES.get(status.state, "bold yellow"))
 
 
 def _histogram(counts: tuple[int, ...], p50_us: float, p99_us: float) -> Text:

@@ -101,6 +101,7 @@ class Stage:
         other = _other(host)
         settings: dict[str, str | float | list[str]] = {
             "guest": GUEST_ID,
+            "node": host,
             "listen": _endpoint(self.tcp_ports[HOSTS.index(host)]),
             "peer": [_endpoint(self.dialled_ports[HOSTS.index(other)])],
             "arbiter": self.arbiter,

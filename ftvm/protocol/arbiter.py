@@ -34,6 +34,7 @@ class ArbiterClient:
     known     the newest record that the arbiter told us
     proposal  our own, while it may or may not be in force
     wants_read  whether the record is to be read
+    unanswered_since  when the first request was submitted of those without a good answer since, None if all have one
     _attempts, _unapplied  how often that was submitted, and how many of them certainly had no effect
     """
 
@@ -41,6 +42,7 @@ class ArbiterClient:
     known: Record = NO_RECORD
     proposal: Record | None = None
     error: str | None = None
+    unanswered_since: Nanos | None = None
     _attempts: int = 0
     _unapplied: int = 0
     _reads: int = 0
@@ -109,6 +111,8 @@ class ArbiterClient:
             self.wants_read = False
             self._reads_begun += 1
             self._outstanding = Read()
+        if self._outstanding is not None and self.unanswered_since is None:
+            self.unanswered_since = now
         return self._outstanding
 
     def take(self, answer: Answer, now: Nanos) -> bool:
@@ -125,8 +129,7 @@ class ArbiterClient:
             self._unapplied += isinstance(answer.request, CompareAndSet) and answer.is_unapplied
             self._not_before = Nanos(now + self.retry_ns)
             return False
-        self.error = None
-        self._not_before = None
+        self.error = self.unanswered_since = self._not_before = None
         if isinstance(answer.request, Read):
             self._reads = self._reads_begun
         self.known = record

@@ -107,6 +107,7 @@ class Replica:
                 record=arbiter.known,
                 proposal=arbiter.proposal,
                 arbiter_error=arbiter.error,
+                unanswered_since=arbiter.unanswered_since,
                 released=core.released,
                 stop=core.stop,
                 peer=peer,
@@ -177,8 +178,10 @@ class Replica:
     def next_request(self, now: Nanos) -> Request | None:
         """Return what to submit to the arbiter now, if anything; exactly one answer must follow."""
         arbiter = self._core.arbiter
-        is_wanting = arbiter.wants_read or arbiter.proposal is not None
-        return arbiter.next_request(now) if is_wanting else None
+        if not (arbiter.wants_read or arbiter.proposal is not None):
+            return None
+        self._view = None
+        return arbiter.next_request(now)
 
     def deadline(self, now: Nanos) -> Nanos:
         """Return when the next `tick` is due if nothing comes before: soon enough not to look like a stall of ours."""

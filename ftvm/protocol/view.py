@@ -59,6 +59,8 @@ class ActiveView:
     wanted             the one that is to be, which may be the same
     held               the outputs that wait, in order
     copy_pages_left    of the present round of a first copy
+    copy_pages_sent    in all its rounds so far
+    copy_round         from 1; 0 without a copy
     may_switch_over    whether a switchover may begin
     may_change_engine  whether the engine may be changed: not while the guest is being handed over
     """
@@ -74,6 +76,8 @@ class ActiveView:
     held: Sequence[Held]
     held_bytes: int
     copy_pages_left: int
+    copy_pages_sent: int
+    copy_round: int
     may_switch_over: bool
     may_change_engine: bool
     session: SessionView | None
@@ -85,6 +89,7 @@ class StandbyView:
 
     epoch, position, engine, memory_digest, output_next   of what is committed; `epoch` is None before the first
     log, log_bytes    what the guest took since, up to `log_index`
+    copied_pages      of the first copy, that have come
     outputs           emitted up to `epoch` and not known to have been released
     staged_bytes      of the unfinished checkpoint; at most `staging_limit_bytes`
     """
@@ -105,6 +110,7 @@ class StandbyView:
     log_bytes: int
     staged_bytes: int
     staging_limit_bytes: int
+    copied_pages: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +119,7 @@ class View:
 
     proposal          ours, while it may or may not be in force
     arbiter_error     why the last request failed, None if it did not
+    unanswered_since  when the first request was submitted of those without a good answer since, None if all have one
     released          the highest output number known to have left, anywhere
     stop              how far an orderly stop has come, None if none was asked for
     peer              in session, by its name in the transport
@@ -124,6 +131,7 @@ class View:
     record: Record
     proposal: Record | None
     arbiter_error: str | None
+    unanswered_since: Nanos | None
     released: int
     stop: Stopping | None
     peer: str | None
@@ -160,6 +168,8 @@ def _view_of_active(state: ActiveState) -> ActiveView:
         held=state.outputs.held,
         held_bytes=state.outputs.held_bytes,
         copy_pages_left=plan.left if plan is not None else 0,
+        copy_pages_sent=plan.pages_sent if plan is not None else 0,
+        copy_round=plan.round if plan is not None else 0,
         may_switch_over=(state.link, LinkEvent.ASKED) in LINKS,
         may_change_engine=state.link not in STANDING,
         session=_view_of_session(session) if session is not None else None,
@@ -198,4 +208,5 @@ def _view_of_standby(state: StandbyState) -> StandbyView:
         log_bytes=committed.log_bytes,
         staged_bytes=state.staging.size_bytes,
         staging_limit_bytes=state.staging.limit_bytes,
+        copied_pages=committed.copied_pages,
     )

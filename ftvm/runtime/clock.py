@@ -7,10 +7,10 @@ from ftvm.units import Nanos
 __all__ = ["MonotonicClock", "wall_time"]
 
 
-def wall_time() -> str:
+def wall_time(ago_ns: int = 0) -> str:
     """Return the time of day as RFC 3339 has it, in UTC to the microsecond: for people who read logs, and nothing
-    else."""
-    seconds, nanos = divmod(time.time_ns(), 1_000_000_000)
+    else. With `ago_ns`, that of so long ago."""
+    seconds, nanos = divmod(time.time_ns() - ago_ns, 1_000_000_000)
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{nanos // 1000:06d}Z"
 
 

@@ -4,16 +4,23 @@ from ftvm.errors import FtvmError
 from ftvm.protocol.core import Settings
 from ftvm.protocol.view import View
 from ftvm.runtime.capture import Capturer
+from ftvm.runtime.standing import Standing, arbiter_trouble
 from ftvm.runtime.status import HALTED, Counters, Status, percentiles
-from ftvm.units import Nanos, nanos_to_millis
+from ftvm.units import Nanos, nanos_to_millis, nanos_to_seconds
 
 __all__ = ["describe"]
 
 
 def describe(
-    settings: Settings, view: View, counters: Counters, capturer: Capturer, failure: FtvmError | None, now: Nanos
+    settings: Settings,
+    view: View,
+    standing: Standing,
+    counters: Counters,
+    capturer: Capturer,
+    failure: FtvmError | None,
+    now: Nanos,
 ) -> Status:
-    """Return the status of a host whose replica looks like this."""
+    """Return the status of a host whose replica looks like this; who it is, and the time of day, is the node's part."""
     active, standby, known = view.active, view.standby, view.record
     session = active.session if active is not None else None
     engine = active.engine.name if active else standby.engine if standby else ""
@@ -48,5 +55,11 @@ def describe(
         failure=str(failure) if failure is not None else None,
         guest_bytes=capturer.guest_bytes,
         shadow_bytes=capturer.shadow_bytes,
+        state=standing.state.value,
+        reason=standing.reason,
+        state_seconds=nanos_to_seconds(now - standing.since),
+        copy_pages_sent=active.copy_pages_sent if active else standby.copied_pages if standby else 0,
+        copy_round=active.copy_round if active is not None else 0,
+        arbiter_error=arbiter_trouble(view, now),
         staging_bytes=capturer.staging_bytes + (standby.staged_bytes if standby is not None else 0),
     )

@@ -49,6 +49,7 @@ from ftvm.runtime.packing import WORTH_BYTES, Packer
 from ftvm.runtime.pulse import Pulse
 from ftvm.runtime.runner import GuestRunner
 from ftvm.runtime.sink import NumberingSink
+from ftvm.runtime.standing import Standings
 from ftvm.runtime.status import Counters, Status
 from ftvm.runtime.stored import StoredMemory
 from ftvm.units import Nanos
@@ -102,6 +103,7 @@ class Driver:
         self._stop_error: FtvmError | None = None
         self._is_halted = False
         self._counters = Counters()
+        self._standings = Standings(self._counters.reasons, clock.now())
         self._end: str | None = None
         self._wanted: list[do.Effect] = []
         self.pulse: Pulse | None = None
@@ -210,6 +212,7 @@ class Driver:
         if is_round:
             for reason in self._sink.take_warnings():
                 self._tell(GuestWarned(at=now, guest_id=self.settings.guest_id, reason=reason))
+            self._standings.look(self.view(), self.failure, now)
         if is_round or self._end is not None:
             self._check_guest(now)
         if self._stop is not None:
@@ -294,7 +297,8 @@ class Driver:
 
     def status(self, now: Nanos) -> Status:
         """Return what there is to tell now."""
-        return describe(self.settings, self.view(), self._counters, self._capturer, self.failure, now)
+        standing = self._standings.look(self.view(), self.failure, now)
+        return describe(self.settings, self.view(), standing, self._counters, self._capturer, self.failure, now)
 
     # --- guest and world -------------------------------------------------------------------------------------------
 

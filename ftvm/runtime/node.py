@@ -4,7 +4,6 @@ Methods under "Controls" (services.py) are for the loop's thread only; the other
 wait. What a user sees of it is protection.py.
 """
 
-import secrets
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
@@ -18,6 +17,7 @@ from ftvm.runtime.closing import Closing
 from ftvm.runtime.driver import Driver
 from ftvm.runtime.endpoint import Endpoint
 from ftvm.runtime.host import ArbiterWorker, Host, Signal
+from ftvm.runtime.identity import Identity
 from ftvm.runtime.services import HostService, HostServices, Pending
 from ftvm.runtime.status import Status
 from ftvm.runtime.world import CallbackWorld
@@ -46,7 +46,9 @@ class Node:
         on_event: Callable[[Event], None] | None,
         services: Sequence[HostService],
         is_urgent: bool,
+        identity: Identity,
     ) -> None:
+        self.identity = identity
         self.changed = Signal()
         self.events: deque[Event] = deque(maxlen=_EVENTS_KEPT)
         self._happened = Signal()
@@ -65,7 +67,7 @@ class Node:
             arbiter=self._arbiter,
             settings=settings,
             clock=clock,
-            fresh_id=lambda: secrets.token_hex(8),
+            fresh_id=identity.fresh_id,
             starts=starts,
             send=endpoint.sender_for(settings.guest_id),
             wake=transport.wake,
@@ -177,7 +179,7 @@ class Node:
 
     def status(self) -> Status:
         """See Controls."""
-        return self.driver.status(self.clock.now())
+        return self.identity.sign(self.driver.status(self.clock.now()))
 
     def set_engine(self, *, name: str | None, interval: float | None, latency: float | None) -> Pending:
         """See Controls."""

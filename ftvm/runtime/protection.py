@@ -21,6 +21,8 @@ from ftvm.interfaces import Clock, Engine, Guest, RecordStore, World
 from ftvm.protocol.core import Settings
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.closing import close_behind
+from ftvm.runtime.identity import Identity
+from ftvm.runtime.names import check_node, machine_name
 from ftvm.runtime.node import Node
 from ftvm.runtime.services import HostService
 from ftvm.runtime.sigterm import ending_on_sigterm
@@ -42,6 +44,7 @@ class HostOptions(TypedDict, total=False):
     engine      when to take checkpoints while the guest runs on this host; Remus(interval=0.025) if not given
     world       where released outputs go and inputs come from; nowhere if not given
     guest_id    names the guest at the arbiter and in every message; "guest" if not given
+    node        names this host for people: in the record, in status and events; the machine's host name if not given
     halts_alone if the standby is lost: True pauses the guest, and nothing leaves, until another standby has joined
                 (durability); False, the default, lets it run on alone (availability). A guest that never had a standby,
                 or that was just taken over, runs alone either way
@@ -61,6 +64,7 @@ class HostOptions(TypedDict, total=False):
     engine: Engine | None
     world: World | None
     guest_id: str
+    node: str
     halts_alone: bool
     ends_diverged: bool
     timing: Timing
@@ -237,10 +241,9 @@ def _start(
 ) -> Node:
     with ExitStack() as undo:
         undo.callback(guest.close)
-        world = options.get("world")
+        world, services = options.get("world"), options.get("services", ())
         if world is not None:
             undo.callback(world.close)
-        services = options.get("services", ())
         for service in services:
             undo.callback(service.close)
         if not starts and not peers:
@@ -249,6 +252,8 @@ def _start(
         require(engine, guest.can)
         guest_id = options.get("guest_id", "guest")
         check_guest_id(guest_id)
+        name = options.get("node") or machine_name()
+        check_node(name)
         limits = options.get("limits") or Limits()
         store = open_record_store(arbiter) if isinstance(arbiter, str) else arbiter
         undo.callback(store.close)
@@ -280,6 +285,12 @@ def _start(
             on_event=options.get("on_event"),
             services=services,
             is_urgent=is_urgent,
+            identity=Identity(node=name, listen=transport.endpoint or listen, arbiter=_named(arbiter)),
         )
         undo.pop_all()
     return node
+
+
+def _named(arbiter: str | RecordStore) -> str:
+    """Return how to call an arbiter: its URL, else its class."""
+    return arbiter if isinstance(arbiter, str) else type(arbiter).__name__

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final, Self
 
 from ftvm.errors import RemoteProtocolError
-from ftvm.events import Committed, Event, Protected, TookOver
-from ftvm.protocol.view import STANDING, LinkState
+from ftvm.events import Committed, Event, HostFailed, JoinRefused, Protected, RoleChanged, SessionEnded, TookOver
+from ftvm.runtime.standing import Reasons, State
 from ftvm.units import Nanos
 
 __all__ = [
@@ -28,10 +28,8 @@ _SAMPLES_KEPT: Final = 4096
 HALTED: Final = "halted"
 """What `link` says instead of the link's own state while the guest may not run because its standby is lost."""
 
-_DROPPING: Final = LinkState.DROPPING.value
-_STANDSTILLS: Final = {HALTED: "paused here: its standby is lost (halt)"} | dict.fromkeys(
-    (state.value for state in STANDING), "is being handed over"
-)
+_STILL_LINKS: Final = frozenset({HALTED, "dropping", "handing over", "switching"})
+"""Links of a release that tells no state, in which a guest stands still."""
 
 HISTOGRAM_BOUNDS_US: Final = tuple(step * 10**power for power in range(1, 6) for step in (1, 2, 5))
 """10 us to 0.5 s, three bounds a decade: fine enough for a terminal, few enough for a time series database."""
@@ -92,6 +90,13 @@ class Status:
     guest_bytes       the guest's memory here, a disk that is kept in memory included
     shadow_bytes      the copy of it that an active keeps for its standby; pages of zeros take none in either
     staging_bytes     what was set aside for checkpoints on their way
+    state             how the guest stands here, a value of runtime/standing.State; `reason` says why
+    state_seconds     since the state began
+    since             when that was, and `started` when this host began, as RFC 3339 has it; `time` is that of `at`
+    copy_pages_sent   in all rounds of the first copy so far, and `copy_round` is the present one; on a host that is
+                      copied to: what has come
+    arbiter_error     why the arbiter cannot be relied on now, or None; `arbiter` is its URL
+    node, pid, version, listen   of this host: its name, process, release of ftvm, and where peers reach it
     """
 
     at: Nanos
@@ -123,32 +128,29 @@ class Status:
     guest_bytes: int = 0
     shadow_bytes: int = 0
     staging_bytes: int = 0
-
-    @property
-    def standstill(self) -> str | None:
-        """Why the guest stands still here, told after its name; None if it runs, or is elsewhere.
-
-        The record cannot tell: it goes on naming a standby that is lost, and one that is about to be the active.
-        """
-        if self.role != "active" or self.failure is not None:
-            return None
-        return _STANDSTILLS.get(self.link)
-
-    @property
-    def lost_standby(self) -> str | None:
-        """Who is gone but stands in the record still, of an active whose outputs wait for the arbiter's word."""
-        is_lost = self.role == "active" and self.failure is None and self.link == _DROPPING
-        return self.standby if is_lost else None
+    state: str = ""
+    reason: str = ""
+    state_seconds: float = 0.0
+    since: str = ""
+    started: str = ""
+    time: str = ""
+    copy_pages_sent: int = 0
+    copy_round: int = 0
+    arbiter: str = ""
+    arbiter_error: str | None = None
+    node: str = ""
+    pid: int = 0
+    version: str = ""
+    listen: str = ""
 
     @property
     def is_protected(self) -> bool:
-        """Whether the guest runs here and a standby is in the record, and not lost."""
-        is_well = self.failure is None and self.standstill is None and self.lost_standby is None
-        return self.standby is not None and self.role == "active" and is_well
+        """Whether the guest runs here and its standby could take over now."""
+        return self.state == State.PROTECTED
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain values, for JSON."""
-        return asdict(self)
+        """Return it as plain values, for JSON, with the bounds of the histograms."""
+        return {**asdict(self), "histogram_bounds_us": HISTOGRAM_BOUNDS_US}
 
     def told_in(self, version: int) -> dict[str, Any]:
         """Return it as plain values for who speaks this version of the control protocol (service/requests.py).
@@ -170,6 +172,7 @@ class Status:
         try:
             return cls(
                 **{
+                    "state": _state_of_first_release(told),
                     **{known.name: told[known.name] for known in fields(cls) if known.name in told},
                     "pause_us": _percentiles(told["pause_us"]),
                     "output_delay_us": _percentiles(told["output_delay_us"]),
@@ -179,6 +182,19 @@ class Status:
             )
         except (TypeError, KeyError) as wrong:
             raise RemoteProtocolError(f"the host's status is malformed: {wrong}") from wrong
+
+
+def _state_of_first_release(told: Mapping[str, Any]) -> State:
+    """Return the state of a host that tells none: of 0.1."""
+    if told["failure"] is not None:
+        return State.FAILED
+    if told["role"] != "active":
+        return {"standby": State.STANDBY, "syncing": State.SYNCING}.get(told["role"], State.JOINING)
+    if told["link"] in _STILL_LINKS:
+        return State.STANDING_STILL
+    if told["standby"] is not None:
+        return State.PROTECTED
+    return State.SYNCING if told["copy_pages_left"] else State.UNPROTECTED
 
 
 def _percentiles(told: Mapping[str, Any]) -> Percentiles:
@@ -208,7 +224,7 @@ class _Tally:
 
 @dataclass(slots=True)
 class Counters:
-    """Adds up what happened."""
+    """Adds up what happened, and keeps the reasons that were told."""
 
     checkpoints: int = 0
     digests_compared: int = 0
@@ -220,6 +236,7 @@ class Counters:
     output_delays_us: deque[float] = field(default_factory=lambda: deque(maxlen=_SAMPLES_KEPT))
     pauses: _Tally = field(default_factory=_Tally)
     output_delays: _Tally = field(default_factory=_Tally)
+    reasons: Reasons = field(default_factory=Reasons)
 
     def released(self, delay_us: float) -> None:
         """Take note of an output that left."""
@@ -235,6 +252,7 @@ class Counters:
                 self.digests_compared += 1
                 self.bytes_sent += event.sent_bytes
                 self.bytes_raw += event.dirty_pages * 4096
+                self.reasons.failed = ""
                 if event.pause_ns:
                     self.pauses_us.append(event.pause_ns / 1000)
                     self.pauses.add(event.pause_ns / 1000)
@@ -243,5 +261,13 @@ class Counters:
                 self.output_delays_us.clear()
             case TookOver():
                 self.takeovers += 1
+            case SessionEnded():
+                self.reasons.lost = f"its standby is gone: {event.reason}"
+            case JoinRefused():
+                self.reasons.refused = f"; {event.peer} refused it: {event.reason}"
+            case RoleChanged():
+                self.reasons.refused = self.reasons.failed = ""
+            case HostFailed():
+                self.reasons.failed = event.error
             case _:
                 pass

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from ftvm.errors import ConfigError, InternalError, TransportError
 from ftvm.events import Event
 from ftvm.runtime.services import Controls
+from ftvm.runtime.standing import State
 from ftvm.runtime.status import HISTOGRAM_BOUNDS_US, Histogram, Status
 from ftvm.service.server import Server
 from ftvm.transport.endpoints import EndpointUrl, parse_endpoint
@@ -30,10 +31,8 @@ REQUEST_BYTES_MAX: Final = 8192
 _BACKLOG: Final = 16
 
 GAUGES: Final[dict[str, tuple[str, Callable[[Status], float]]]] = {
-    "ftvm_protected": (
-        "1 if the guest runs here and a standby is in the record; 0 while it is paused",
-        lambda s: s.is_protected,
-    ),
+    "ftvm_protected": ("1 if the guest runs here and its standby could take over now", lambda s: s.is_protected),
+    "ftvm_arbiter_up": ("1 if the arbiter answers this host", lambda s: s.arbiter_error is None),
     "ftvm_failed": ("1 if this host has failed", lambda s: s.failure is not None),
     "ftvm_generation": ("Generation of the newest record known", lambda s: s.generation),
     "ftvm_epoch": ("Last epoch cut (active) or committed (standby)", lambda s: s.epoch),
@@ -120,6 +119,10 @@ class _Snapshot(Collector):
         for each in ROLES:
             role.add_metric([*guest, each], float(each == status.role))
         yield role
+        state = GaugeMetricFamily("ftvm_state", "1 for how the guest stands on this host", labels=["guest", "state"])
+        for each in State:
+            state.add_metric([*guest, each.value.replace(" ", "_")], float(each == status.state))
+        yield state
         engine = GaugeMetricFamily("ftvm_engine", "1 for the engine in force", labels=["guest", "engine"])
         engine.add_metric([*guest, status.engine], 1.0)
         yield engine

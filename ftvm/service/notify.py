@@ -12,6 +12,7 @@ from typing import Final, Self
 
 from ftvm.errors import ConfigError
 from ftvm.events import Event, Protected, RoleChanged, Solo, TookOver
+from ftvm.runtime.names import for_people
 from ftvm.runtime.services import Controls
 from ftvm.units import Nanos
 
@@ -88,7 +89,7 @@ class Notifier:
             self._get_ready()
         news, self._news = self._news, []
         for each in news:
-            self._send(each)
+            self._send(for_people(each))
         if self._feed_ns is None:
             return None
         if self._fed_at is None or now >= self._fed_at + self._feed_ns:

@@ -3,9 +3,11 @@
 import io
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from threading import Thread
 
@@ -19,6 +21,7 @@ from ftvm.engines.remus import Remus
 from ftvm.errors import ClosedError
 from ftvm.events import EngineChanged
 from ftvm.runtime.protection import Protection, Standby, protect
+from ftvm.runtime.status import Status
 from ftvm.service.connection import connect
 from ftvm.service.control import ControlSocket
 from ftvm.service.socketfiles import listen_privately
@@ -38,6 +41,7 @@ def host(tmp_path: Path) -> Iterator[Protection]:
         arbiter="memory:asking",
         create=True,
         guest_id="vm1",
+        node="n1",
         services=[ControlSocket(f"ipc://{tmp_path}/ftvm/vm1.sock")],
     ) as protection:
         yield protection
@@ -46,17 +50,18 @@ def host(tmp_path: Path) -> Iterator[Protection]:
 def test_status_tells_of_each_guest_in_a_line(ftvm: Run, host: Protection) -> None:
     outcome = ftvm("status")
 
-    assert outcome.status == 0
-    assert outcome.out.startswith("guest 'vm1': runs here, unprotected: it has no standby; generation ")
+    assert outcome.status == 1
+    told = r"guest 'vm1' on n1: runs here, unprotected since [0-9:]{8} UTC: no standby has joined; generation "
+    assert re.match(told, outcome.out)
     assert host.status().role == "active"
 
 
 def test_status_of_a_protected_guest_tells_its_engine_and_the_interval_in_force(ftvm: Run, host: Protection) -> None:
     ftvm("ctl", "interval", "10")
 
-    protected = replace(host.status(), standby="b1")
+    protected = replace(host.status(), standby="b#1234", state="protected")
 
-    assert "protected by b1 (remus, interval 10 ms, lag 0.0 ms)" in asking.status_line(protected)
+    assert "protected by b (remus, interval 10 ms, lag 0.0 ms)" in asking.status_line(protected)
 
 
 def test_status_tells_of_the_memory_in_use_and_is_silent_about_a_host_that_does_not(host: Protection) -> None:
@@ -67,40 +72,114 @@ def test_status_tells_of_the_memory_in_use_and_is_silent_about_a_host_that_does_
     assert "memory" not in asking.status_line(unknown)
 
 
+SINCE = {"since": "2026-11-30T10:11:12.5Z", "time": "2026-11-30T10:11:20.5Z", "state_seconds": 8.0}
+
+
 @pytest.mark.parametrize(
-    ("link", "told"),
+    ("state", "reason", "told"),
     [
-        ("halted", "paused here: its standby is lost (halt)"),
-        ("handing over", "is being handed over"),
-        ("switching", "is being handed over"),
+        ("no takeover", "W", "runs here, protected by b, but no takeover is possible since 10:11:12 UTC: W"),
+        ("standing still", "W", "stands still here since 10:11:12 UTC: W"),
+        ("unprotected", "W", "runs here, unprotected since 10:11:12 UTC: W"),
+        ("syncing", "W", "runs here, and a standby is being copied to: W"),
+        ("failed", "W", "failed since 10:11:12 UTC: W"),
     ],
 )
-def test_a_guest_that_stands_still_is_not_said_to_run_though_the_record_names_a_standby(
-    host: Protection, link: str, told: str
+def test_an_active_says_how_its_guest_stands_since_when_and_why(
+    host: Protection, state: str, reason: str, told: str
 ) -> None:
-    still = replace(host.status(), link=link, standby="b1")
+    status = replace(host.status(), state=state, reason=reason, failure=reason, standby="b#1234", **SINCE)
 
-    assert asking.status_line(still).startswith(f"guest 'vm1': {told}; generation ")
-    assert top._state(still).plain == told
+    assert asking.state_line(status) == told
+    assert top._state(status).plain == told
 
 
-def test_a_guest_whose_standby_is_lost_is_not_said_to_be_protected_while_the_arbiter_is_silent(
-    host: Protection,
+@pytest.mark.parametrize(
+    ("state", "reason", "told"),
+    [
+        ("standby", "", "standby here, of a"),
+        ("standby unable", "W", "standby here, but it could not take over since 10:11:12 UTC: W"),
+        ("syncing", "W", "is being copied to this host since 10:11:12 UTC: W"),
+        ("joining", "W", "has no state here since 10:11:12 UTC: W"),
+    ],
+)
+def test_another_host_says_what_it_could_do_for_the_guest(host: Protection, state: str, reason: str, told: str) -> None:
+    status = replace(host.status(), role="standby", state=state, reason=reason, active="a#1234", **SINCE)
+
+    assert asking.state_line(status) == told
+
+
+def test_a_first_copy_tells_how_far_it_is_and_how_long_it_will_take(host: Protection) -> None:
+    copying = replace(host.status(), state="syncing", copy_round=2, copy_pages_sent=400, copy_pages_left=100, **SINCE)
+
+    told = "; first copy, round 2: 400 pages sent, 100 to go, about 2 s more"
+    assert asking.state_line(copying).endswith(told)
+
+
+def test_a_state_that_began_on_another_day_tells_the_day(host: Protection) -> None:
+    old = replace(host.status(), state="unprotected", reason="W", **{**SINCE, "since": "2026-11-28T10:11:12.5Z"})
+
+    assert asking.state_line(old) == "runs here, unprotected since 2026-11-28 10:11:12 UTC: W"
+
+
+@pytest.mark.parametrize(
+    ("told", "state"),
+    [
+        ({"link": "protected", "standby": "b1"}, "protected"),
+        ({"link": "halted", "standby": "b1"}, "standing still"),
+        ({"link": "dropping", "standby": "b1"}, "standing still"),
+        ({"link": "none", "standby": None}, "unprotected"),
+        ({"link": "copying", "standby": None, "copy_pages_left": 3}, "syncing"),
+        ({"role": "standby"}, "standby"),
+        ({"role": "empty"}, "joining"),
+        ({"failure": "W"}, "failed"),
+    ],
+)
+def test_a_host_of_the_first_release_which_tells_no_state_has_one(
+    host: Protection, told: dict[str, object], state: str
 ) -> None:
-    """With the arbiter's folder full, status said `protected` for as long as no output left."""
-    waiting = replace(host.status(), link="dropping", standby="b1", outputs_held=3)
-    told = "runs here, its standby b1 is lost: 3 outputs are held until the arbiter drops it"
+    first = {**host.status().told_in(1), **told}
 
-    assert asking.status_line(waiting).startswith(f"guest 'vm1': {told}; generation ")
-    assert top._state(waiting).plain == "runs here, its standby is lost: outputs wait for the arbiter"
-    assert not waiting.is_protected
+    assert Status.from_dict(first).state == state
 
 
-def test_a_halted_guest_tells_how_much_of_the_copy_to_a_new_standby_is_left(host: Protection) -> None:
-    copying = replace(host.status(), link="halted", standby="b1", copy_pages_left=7)
+def test_a_plugin_is_told_in_one_line_and_by_the_exit_status(ftvm: Run, host: Protection) -> None:
+    outcome = ftvm("status", "--nagios")
 
-    assert "(halt); 7 pages of the first copy to go;" in asking.status_line(copying)
-    assert top._state(copying).plain.endswith("(halt), 7 pages to copy")
+    assert outcome.status == 1
+    assert outcome.out.startswith("FTVM WARNING - guest 'vm1' on n1: runs here, unprotected since ")
+    assert "| 'vm1 lag'=" in outcome.out
+    assert outcome.out.count("\n") == 1
+    assert host.status().role == "active"
+
+
+@pytest.mark.parametrize("place", ["none", "ipc:///none"])
+def test_a_plugin_that_can_ask_nobody_does_not_know(ftvm: Run, place: str, host: Protection) -> None:
+    outcome = ftvm("status", "--nagios", "--control", place)
+
+    assert outcome.status == 3
+    assert outcome.out.startswith("FTVM UNKNOWN - ")
+    assert host.status().role == "active"
+
+
+def test_a_plugin_without_any_host_does_not_know(ftvm: Run) -> None:
+    outcome = ftvm("status", "--nagios")
+
+    assert (outcome.status, outcome.err) == (3, "")
+    assert outcome.out.startswith("FTVM UNKNOWN - no host answers at ")
+
+
+def test_status_json_says_who_tells_it_and_when(ftvm: Run, host: Protection) -> None:
+    told = json.loads(ftvm("status", "--json").out)[0]
+
+    assert (told["node"], told["pid"], told["arbiter"]) == ("n1", os.getpid(), "memory:asking")
+    assert told["listen"].startswith("tcp://127.0.0.1:")
+    assert not told["listen"].endswith(":0")
+    assert told["version"] == version("ftvm")
+    assert told["replica_id"].startswith("n1#")
+    assert told["started"] <= told["since"] <= told["time"]
+    assert len(told["histogram_bounds_us"]) + 1 == len(told["pauses"]["counts"])
+    assert host.status().role == "active"
 
 
 def test_status_json_has_the_fields_of_a_status_and_the_socket(ftvm: Run, host: Protection, tmp_path: Path) -> None:
@@ -142,7 +221,7 @@ def test_status_fails_if_no_host_of_a_guest_is_more_than_empty(ftvm: Run, host: 
         guest_id="vm2",
         services=[ControlSocket(f"ipc://{tmp_path}/ftvm/vm2.sock")],
     ):
-        assert [ftvm("status", "--guest", guest).status for guest in ("vm1", "vm2")] == [0, 1]
+        assert [ftvm("status", "--guest", guest).status for guest in ("vm1", "vm2")] == [1, 1]
         assert ftvm("status").status == 1
     assert host.status().role == "active"
 

@@ -111,3 +111,27 @@ def test_the_version_is_told_where_people_look_for_it(ftvm: Run) -> None:
     outcome = ftvm("--version")
 
     assert (outcome.status, outcome.out) == (0, f"ftvm {version_of('ftvm')}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        (["init", "--json", "--arbiter", "nowhere"], "ConfigError"),
+        (["check", "--json", "/nonexistent.toml"], "ConfigError"),
+        (["ctl", "stop", "--json"], "TransportError"),
+        (["ctl", "interval", "--json", "much"], "BadParameter"),
+        (["status", "--json", "--nonsense"], "NoSuchOption"),
+        (["run", "--json", "--memory", "tiny"], "ConfigError"),
+    ],
+)
+def test_an_error_under_json_is_json_on_stdout_and_text_on_stderr(ftvm: Run, words: list[str], kind: str) -> None:
+    outcome = ftvm(*words)
+
+    told = json.loads(outcome.out)
+    assert outcome.status in (1, 2)
+    assert told["error"]["type"] == kind
+    assert told["error"]["message"].partition("\n")[0] in outcome.err
+
+
+def test_an_error_without_json_leaves_stdout_empty(ftvm: Run) -> None:
+    assert ftvm("check", "/nonexistent.toml").out == ""

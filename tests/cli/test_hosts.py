@@ -15,6 +15,8 @@ from ftvm.units import Nanos
 
 from .hostpair import WAIT_SECONDS, host, port_of_nobody, wait_for
 
+NOON = "2026-11-30T12:00:00.123456Z"
+
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
 def test_a_signal_stops_a_primary_cleanly(number: signal.Signals, tmp_path: Path) -> None:
@@ -107,17 +109,17 @@ def test_a_host_that_cannot_vacate_the_record_says_so_and_fails(tmp_path: Path) 
 
 def test_a_stop_that_is_not_in_order_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     """Regression: the same long sentence stood there as an event and as the error that ended the command."""
-    report = TextReport()
+    report = TextReport(lambda: NOON)
 
     report.event(HostStopped(at=Nanos(0), guest_id="vm1", outcome="the record still names it", is_in_order=False))
     report.event(HostStopped(at=Nanos(0), guest_id="vm1", outcome="the record is vacant", is_in_order=True))
 
-    assert capsys.readouterr().err == "stopped: the record is vacant\n"
+    assert capsys.readouterr().err == f"{NOON[:23]}Z info    ftvm: stopped: the record is vacant\n"
 
 
 def test_a_failure_is_told_unless_it_ends_the_command_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     """Regression: "the guests differ ..." stood there as an event, and again as the error that ended the command."""
-    ending, going_on = TextReport(), TextReport()
+    ending, going_on = TextReport(lambda: NOON), TextReport(lambda: NOON)
 
     ending.event(HostFailed(at=Nanos(0), guest_id="vm1", error="the guests differ"))
     ending.close()
@@ -125,7 +127,10 @@ def test_a_failure_is_told_unless_it_ends_the_command_at_once(capsys: pytest.Cap
     going_on.event(Solo(at=Nanos(0), guest_id="vm1", reason="the standby was lost", generation=3))
     going_on.close()
 
-    assert capsys.readouterr().err == "failed: capture failed\nsolo: the standby was lost (generation 3)\n"
+    assert capsys.readouterr().err.splitlines() == [
+        f"{NOON[:23]}Z error   ftvm: failed: capture failed",
+        f"{NOON[:23]}Z warning ftvm: solo: the standby was lost (generation 3)",
+    ]
 
 
 def test_a_start_that_waits_for_its_arbiter_says_so_at_once(tmp_path: Path) -> None:

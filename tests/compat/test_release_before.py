@@ -66,7 +66,7 @@ def status_by(asker: Release, host: Host) -> dict[str, Any]:
     asked = subprocess.run(
         command, env=asker.environment(), capture_output=True, text=True, timeout=WAIT_SECONDS, check=False
     )
-    assert asked.returncode == 0, asked.stderr
+    assert asked.returncode in (0, 1), asked.stderr  # 1 where the guest is unprotected
     (told,) = json.loads(asked.stdout)
     return dict(told)
 

@@ -37,6 +37,7 @@ STATUS = Status(
     bytes_sent=1_000,
     bytes_raw=40_960,
     failure=None,
+    state="protected",
 )
 
 

@@ -16,6 +16,7 @@ from ftvm.arbiters.memory import MemoryRecordStore
 from ftvm.errors import ConfigError, TransportError
 from ftvm.events import Solo
 from ftvm.runtime.protection import protect
+from ftvm.runtime.standing import State
 from ftvm.service.metrics import COUNTERS, GAUGES, HISTOGRAMS, REQUEST_BYTES_MAX, MetricsPage, _Answer
 from ftvm.sim.guest import SimGuest
 from ftvm.units import Nanos
@@ -85,11 +86,23 @@ def test_a_scrape_tells_the_status_in_seconds_and_bytes(page: MetricsPage) -> No
     assert told['ftvm_events_total{"event": "Solo", "guest": "vm1"}'] == 1
 
 
-@pytest.mark.parametrize("link", ["halted", "handing over", "switching"])
-def test_a_guest_that_stands_still_does_not_count_as_protected(page: MetricsPage, host: FakeHost, link: str) -> None:
-    host.change(link=link)
+@pytest.mark.parametrize("state", [state for state in State if state is not State.PROTECTED])
+def test_a_guest_counts_as_protected_in_no_other_state(page: MetricsPage, host: FakeHost, state: State) -> None:
+    host.change(state=state.value)
 
-    assert samples(get(page)[1])['ftvm_protected{"guest": "vm1"}'] == 0
+    told = samples(get(page)[1])
+
+    assert told['ftvm_protected{"guest": "vm1"}'] == 0
+    assert told[f'ftvm_state{{"guest": "vm1", "state": "{state.replace(" ", "_")}"}}'] == 1
+    assert sum(value for name, value in told.items() if name.startswith("ftvm_state{")) == 1
+
+
+def test_an_arbiter_that_cannot_be_relied_on_is_told(page: MetricsPage, host: FakeHost) -> None:
+    before = samples(get(page)[1])['ftvm_arbiter_up{"guest": "vm1"}']
+    host.change(arbiter_error="no route")
+
+    assert before == 1
+    assert samples(get(page)[1])['ftvm_arbiter_up{"guest": "vm1"}'] == 0
 
 
 def test_histograms_are_cumulative_and_whole(page: MetricsPage) -> None:
@@ -170,6 +183,7 @@ def test_a_real_host_is_scraped_while_it_runs() -> None:
 ALL = {
     "ftvm_role",
     "ftvm_engine",
+    "ftvm_state",
     "ftvm_events_total",
     *GAUGES,
     *(f"{name}_total" for name in COUNTERS),

@@ -45,6 +45,7 @@ class CommittedState:
     """The state that this replica could run from. `epoch` is None until the first whole checkpoint.
 
     engine   in force behind `epoch`: what a takeover goes on with
+    copied_pages  of the first copy, that have come
     outputs  emitted up to `epoch` and not known to have been released: emitted again after a takeover
     log      what the guest took since `epoch`, up to `log_index`: replayed at a takeover
     """
@@ -52,6 +53,7 @@ class CommittedState:
     memory: Memory = field(repr=False)
     limits: Limits
     epoch: int | None = None
+    copied_pages: int = 0
     devices: bytes = field(default=b"", repr=False)
     engine: str = ""
     position: GuestPosition | None = None
@@ -71,6 +73,7 @@ class CommittedState:
         """Start from nothing: zero memory, no epoch."""
         self.memory.clear()
         self.epoch = None
+        self.copied_pages = 0
         self.devices = b""
         self.output_next = 1
         self.log_index = 0
@@ -101,6 +104,7 @@ class CommittedState:
             raise BadFrame(f"a first copy came after epoch {self.epoch} was committed")
         self.memory.verify((batch,), None)
         self.memory.commit((batch,))
+        self.copied_pages += batch.count
 
     def commit(self, checkpoint: Checkpoint) -> None:
         """Make `checkpoint` the state.
