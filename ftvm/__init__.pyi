@@ -29,6 +29,7 @@ from ftvm.errors import LimitExceeded as LimitExceeded
 from ftvm.errors import LocalProtocolError as LocalProtocolError
 from ftvm.errors import NotApplied as NotApplied
 from ftvm.errors import RemoteProtocolError as RemoteProtocolError
+from ftvm.errors import StateUnreadable as StateUnreadable
 from ftvm.errors import SwitchoverFailed as SwitchoverFailed
 from ftvm.errors import TrackingLost as TrackingLost
 from ftvm.errors import TransportError as TransportError

@@ -9,6 +9,7 @@
     │   └── VersionMismatch    the peer speaks another version or protects another geometry
     ├── GuestError             the guest or its adapter failed
     │   ├── ImageError         a program or image that the machine cannot run
+    │   ├── StateUnreadable    a part of the guest's state cannot be read here; the standby has it
     │   └── TrackingLost       dirty pages are no longer known; only a full copy helps
     ├── ClosedError            you closed it already
     ├── GuestEnded             nobody: the guest ended by itself, and nothing is left to protect
@@ -41,6 +42,7 @@ __all__ = [
     "LocalProtocolError",
     "NotApplied",
     "RemoteProtocolError",
+    "StateUnreadable",
     "SwitchoverFailed",
     "TrackingLost",
     "TransportError",
@@ -89,6 +91,13 @@ class GuestError(FtvmError):
 
 class ImageError(GuestError):
     """A program or image that the machine cannot run."""
+
+
+class StateUnreadable(GuestError):
+    """A part of the guest's state, such as its disk, cannot be read here: no checkpoint can be made of it.
+
+    A host with a standby leaves the guest to that, which has the whole state. Without one the guest goes on.
+    """
 
 
 class TrackingLost(GuestError):

@@ -134,9 +134,13 @@ class CutTaken:
 
 @dataclass(frozen=True, slots=True)
 class CaptureFailed:
-    """A round or an epoch could not be captured; the guest runs on."""
+    """A round or an epoch could not be captured; the guest runs on.
+
+    is_unreadable  a part of the guest's state cannot be read here, and no later capture can be trusted to read it
+    """
 
     error: str
+    is_unreadable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from ftvm.capture.ring import BatchBuffers
 from ftvm.capture.shadow import Scrub, Shadow
 from ftvm.checkpoint import Bitmap, Checkpoint, GuestPosition, PageBatch
 from ftvm.config import Limits
-from ftvm.errors import GuestError, LimitExceeded, TrackingLost
+from ftvm.errors import GuestError, LimitExceeded, StateUnreadable, TrackingLost
 from ftvm.interfaces import Capability, Clock, Guest, ReplayableGuest
 from ftvm.protocol import effects as do
 from ftvm.protocol.reports import NOTHING_EMITTED, CaptureFailed, CutTaken, PagesCopied, RoundCollected
@@ -104,7 +104,7 @@ class Capturer:
                     return self._cut(order)
         except (GuestError, LimitExceeded, MemoryError, OSError) as wrong:
             # E.g. no memory for a shadow: without a standby the guest is no worse off than before.
-            return CaptureFailed(f"{type(wrong).__name__}: {wrong}")
+            return CaptureFailed(f"{type(wrong).__name__}: {wrong}", isinstance(wrong, StateUnreadable))
 
     # --- what it takes ---------------------------------------------------------------------------------------------
 

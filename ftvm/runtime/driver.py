@@ -42,7 +42,7 @@ from ftvm.protocol.reports import (
 )
 from ftvm.protocol.session import Switchover
 from ftvm.protocol.stop import StopKind, Stopping
-from ftvm.protocol.view import Role, View
+from ftvm.protocol.view import NAMED, Role, View
 from ftvm.runtime.capture import CaptureOrder, Capturer
 from ftvm.runtime.describing import describe
 from ftvm.runtime.packing import WORTH_BYTES, Packer
@@ -407,9 +407,19 @@ class Driver:
         report = self._capturer.capture(order)
         now = self._clock.now()
         # A guest that failed is its standby's: a failed capture would drop the only one that can go on.
-        is_guest_lost = isinstance(report, CaptureFailed) and self._has_guest_failed(now)
+        is_guest_lost = isinstance(report, CaptureFailed) and self._is_standbys(report, now)
         if not is_guest_lost:  # rule: failed_guest_is_its_standbys
             self._wanted += self._replica.step(report, now)
+
+    def _is_standbys(self, failed: CaptureFailed, now: Nanos) -> bool:
+        """Tell whether the guest is its standby's from now on, and not this host's to run."""
+        if self._has_guest_failed(now):
+            return True
+        active = self.view().active
+        has_standby = active is not None and active.link in NAMED and not active.is_halted
+        if failed.is_unreadable and has_standby:
+            self._fail(GuestError(failed.error), StopKind.FAILED, f"its guest failed: {failed.error}")
+        return failed.is_unreadable and has_standby
 
     def _has_guest_failed(self, now: Nanos) -> bool:
         """Tell whether the guest itself is lost, which is not so if it has come to its own end and said that."""

@@ -9,7 +9,7 @@ import pytest
 from ftvm.checkpoint import END_CHANNEL
 from ftvm.config import Limits
 from ftvm.engines.hybrid import Hybrid
-from ftvm.errors import ClosedError, GuestEnded, GuestError, LocalProtocolError, TrackingLost
+from ftvm.errors import ClosedError, GuestEnded, GuestError, LocalProtocolError, StateUnreadable, TrackingLost
 from ftvm.events import (
     Committed,
     Event,
@@ -263,6 +263,31 @@ def test_a_standby_whose_guest_has_failed_never_claims(make_pair: Callable[..., 
 
     assert pair.b.told(HostFailed)[0].error == "loading failed: its process died"
     assert pair.record() == Record(2, "a1", "b1")
+
+
+def test_a_guest_whose_state_cannot_be_read_is_its_standbys(make_pair: Callable[..., Pair]) -> None:
+    """Regression: the failed capture dropped the standby, which had the whole disk; each later first copy failed."""
+    pair = make_pair().protected()
+    asked = len(pair.a.arbiter.requests)
+    guest_of(pair).error = StateUnreadable("the disk a.img cannot be read")
+
+    pair.until(lambda: pair.b.role is Role.ACTIVE and pair.a.driver.stopped)
+
+    assert str(pair.a.driver.failure) == "StateUnreadable: the disk a.img cannot be read"
+    assert pair.a.driver.stopped.is_in_order
+    assert not any(isinstance(request, CompareAndSet) for request in pair.a.arbiter.requests[asked:])
+    assert pair.record() == Record(3, "b1", None)
+
+
+def test_a_guest_whose_state_cannot_be_read_while_it_is_copied_goes_on_alone(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair()
+    pair.until(lambda: pair.a.role is Role.ACTIVE and pair.a.active.link is LinkState.COPYING)
+    guest_of(pair).error = StateUnreadable("the disk a.img cannot be read")
+
+    pair.until(lambda: pair.a.told(HostFailed))
+
+    assert pair.a.told(HostFailed)[0].error == "capture failed: StateUnreadable: the disk a.img cannot be read"
+    assert (pair.a.driver.failure, pair.a.role) == (None, Role.ACTIVE)
 
 
 def test_a_guest_that_ends_while_it_is_captured_has_ended(make_pair: Callable[..., Pair]) -> None:

@@ -14,6 +14,8 @@ flushed, as after a power cut; that of a standby is the disk of a committed epoc
 """
 
 import mmap
+import os
+import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,7 +25,7 @@ from ftvm._native.blockstore import BlockStore
 from ftvm._native.mapping import FileMapping
 from ftvm.capture.trackers import StoreTracker
 from ftvm.checkpoint import Bitmap
-from ftvm.errors import ConfigError, GuestError
+from ftvm.errors import ConfigError, GuestError, StateUnreadable
 from ftvm.guests.disk.image import Image, runs_of
 from ftvm.units import PAGE_BYTES
 
@@ -91,6 +93,28 @@ class Disk:
             self.note_trouble(f"the disk {self.image.path} cannot be written: {error.strerror or error}")
         return self._trouble
 
+    @property
+    def is_guests(self) -> bool:
+        """Whether a guest runs from it here."""
+        return self._is_guests
+
+    def why_shorter(self) -> str | None:
+        """Return what became of the image's file, if it has no longer all of the disk."""
+        status = self.image.status()
+        if status is None or status.st_size >= self.size_bytes or not stat.S_ISREG(status.st_mode):
+            return None
+        return (
+            f"the disk {self.image.path} cannot be read: its image was cut to {status.st_size} bytes, and has to have "
+            f"{self.size_bytes}"
+        )
+
+    def why_nameless(self) -> str | None:
+        """Return what becomes of the image, if its file was deleted or another one put in its place."""
+        status = self.image.status()
+        if status is None or status.st_nlink > 0:
+            return None
+        return f"the image of the disk {self.image.path} was deleted: it is gone for good when this host ends"
+
     def note_trouble(self, reason: str) -> None:
         """Keep the first reason why it cannot go on."""
         self._trouble = self._trouble or reason
@@ -129,17 +153,24 @@ class Disk:
     # --- for the capture -------------------------------------------------------------------------------------------
 
     def require_readable(self) -> None:
-        """Raise GuestError if pages of the image could not be read since the last call: they were taken for zeros."""
-        lost = self._mapping.lost_pages
-        if not lost:
+        """Raise StateUnreadable if the image is shorter than the disk, or pages of it could not be read since the last
+        call: they were taken for zeros."""
+        lost, shorter = self._mapping.lost_pages, self.why_shorter()
+        if not lost and shorter is None:
             return
+        why = shorter or f"the disk {self.image.path} cannot be read: {lost} of its pages failed{self._if_full()}"
         with self._role:
             if self._has_file and self._is_settled(0):
                 self._store.hold()
                 if not any(self._held_runs()):
                     self._mapping.show(self.image.descriptor)  # the device may do better the next time
                 self._store.release(self.image.descriptor)
-        raise GuestError(f"the disk {self.image.path} cannot be read: {lost} of its pages failed")
+        raise StateUnreadable(why)
+
+    def _if_full(self) -> str:
+        """Return the cause that no error of a page tells: a hole of a sparse image on a tmpfs takes room to be read."""
+        is_full = self.image.descriptor >= 0 and os.fstatvfs(self.image.descriptor).f_bavail == 0
+        return "; its file system is full, and some need room there to be read: free some space" if is_full else ""
 
     def collect(self) -> Bitmap:
         """Get and clear the set of pages that the guest has written."""

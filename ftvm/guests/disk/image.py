@@ -139,6 +139,11 @@ class Image:
         with self._changed:
             self._given, self._is_unsynced = None, True
 
+    def status(self) -> os.stat_result | None:
+        """Return what the system says of the file; None once it is closed."""
+        with self._changed:
+            return os.fstat(self.descriptor) if self.descriptor >= 0 else None
+
     def sync(self, timeout: float = _SYNC_SECONDS) -> None:
         """Wait until all that was put is on the device. Raises OSError if it does not get there."""
         with self._changed:

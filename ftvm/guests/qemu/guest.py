@@ -70,6 +70,7 @@ class QemuGuest:
         self._gate: OutputGate | None = None
         self._tracker: Tracker | None = None
         self._failure: str | None = None
+        self._warned: str | None = None
         self._going = threading.Lock()
         self._is_running = False
         self._has_gone = False
@@ -125,7 +126,23 @@ class QemuGuest:
 
     def failure(self) -> str | None:
         """Return why it can never run again, or None while it can."""
-        return self._failure or self._process.why_ended()
+        return self._failure or self._process.why_ended() or self._look_at_disk()
+
+    def _look_at_disk(self) -> str | None:
+        """Return why no guest could run from the image of this host, which stands by; warn where one runs from it.
+
+        A guest may never read again what its image has lost; but what a standby has lost it could never get back.
+        """
+        if self._disk is None:
+            return None
+        shorter = self._disk.why_shorter()
+        if shorter is not None and not self._disk.is_guests:
+            return shorter
+        ailment = shorter or self._disk.why_nameless()
+        if ailment is not None and ailment != self._warned and self._sink is not None:
+            self._warned = ailment
+            self._sink.warn(ailment)
+        return None
 
     # --- running ---------------------------------------------------------------------------------------------------
 

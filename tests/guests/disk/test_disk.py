@@ -10,12 +10,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftvm.errors import GuestError
+from ftvm.errors import GuestError, StateUnreadable
 from ftvm.guests.disk import disk as disk_module
 from ftvm.guests.disk.disk import Disk
 from ftvm.units import PAGE_BYTES
@@ -320,11 +321,48 @@ def test_an_image_that_cannot_be_read_is_told_and_ends_nobody(disk: Disk, client
     assert client.ask(READ, 2 * PAGE_BYTES, 4) == errno.EIO
     assert bytes(disk.buffer[2 * PAGE_BYTES : 3 * PAGE_BYTES]) == bytes(PAGE_BYTES)
 
-    with pytest.raises(GuestError, match=r"cannot be read: 1 of its pages failed"):
+    with pytest.raises(
+        GuestError, match=f"cannot be read: its image was cut to {PAGE_BYTES} bytes, and has to have {SIZE}"
+    ):
         disk.require_readable()
     os.ftruncate(disk.image.descriptor, SIZE)
     assert client.write(2 * PAGE_BYTES, b"mended") == 0
     assert bytes(disk.buffer[2 * PAGE_BYTES : 2 * PAGE_BYTES + 6]) == b"mended"
+    disk.require_readable()
+
+
+def test_a_disk_whose_image_is_cut_short_is_noticed_before_it_is_read(disk: Disk) -> None:
+    os.truncate(disk.image.path, PAGE_BYTES)
+
+    with pytest.raises(StateUnreadable, match=f"its image was cut to {PAGE_BYTES} bytes"):
+        disk.require_readable()
+
+
+def test_a_disk_whose_file_system_is_full_says_so(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: on a full tmpfs a hole cannot be read, and was told as a broken device."""
+    os.truncate(disk.image.path, PAGE_BYTES)
+    assert bytes(disk.buffer[2 * PAGE_BYTES : 3 * PAGE_BYTES]) == bytes(PAGE_BYTES)
+    os.truncate(disk.image.path, SIZE)
+    monkeypatch.setattr(os, "fstatvfs", lambda _: SimpleNamespace(f_bavail=0))
+
+    with pytest.raises(StateUnreadable, match=r"1 of its pages failed; its file system is full, .*: free some space"):
+        disk.require_readable()
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_an_image_without_a_name_is_noticed(disk: Disk, tmp_path: Path, is_replaced: bool) -> None:
+    before = disk.why_nameless()
+    if is_replaced:
+        (tmp_path / "other.img").write_bytes(bytes(SIZE))
+        (tmp_path / "other.img").replace(disk.image.path)
+    else:
+        disk.image.path.unlink()
+
+    assert before is None
+    assert (
+        disk.why_nameless()
+        == f"the image of the disk {disk.image.path} was deleted: it is gone for good when this host ends"
+    )
     disk.require_readable()
 
 
