@@ -1,16 +1,19 @@
 """What commands that ask a running host share: how to find it, and how its guest stands, in one line."""
 
-from collections.abc import Callable
+import json
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
 import click
 
+from ftvm.cli.sentences import stopped_line
 from ftvm.runtime.names import for_people, node_of
 from ftvm.runtime.standing import State
 from ftvm.runtime.status import Status
 from ftvm.service.controlline import MuteHost
 
-__all__ = ["asking_options", "guest_option", "memory_line", "mute_told", "state_line", "status_line"]
+__all__ = ["asking_options", "guest_option", "memory_line", "mute_told", "state_line", "status_line", "tell_stopped"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -65,6 +68,12 @@ def state_line(status: Status) -> str:
             return f"failed{since}: {status.failure}"
         case _:
             return f"has no state here{since}{reason}"
+
+
+def tell_stopped(told: Mapping[str, Any], is_json: bool) -> None:
+    """Print what became of a host and its guest, given the fields of its HostStopped; exit with 1 if not in order."""
+    click.echo(json.dumps(told) if is_json else f"guest {told['guest_id']!r}: {stopped_line(told)}")
+    sys.exit(0 if told["is_in_order"] else 1)
 
 
 def mute_told(mute: MuteHost) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from typing import Final
 
 import click
 
-from ftvm.cli.hostcommand import GOES_IN
 from ftvm.cli.hostparts import keys_of, peer_endpoints, world_of
 from ftvm.cli.kinds import read_host
 from ftvm.cli.serviceoptions import open_services
 from ftvm.cli.settings import HostSettings
+from ftvm.cli.values import GOES_IN
 from ftvm.errors import FtvmError
 from ftvm.service import checks
 from ftvm.service.checks import Finding, Level

@@ -1,14 +1,12 @@
 """`ftvm ctl`: tell a running host what to do, over its control socket."""
 
 import json
-import sys
 from collections.abc import Callable
 
 import click
 
-from ftvm.cli.asking import asking_options, guest_option, status_line
-from ftvm.cli.sentences import stopped_line
-from ftvm.cli.values import completing
+from ftvm.cli.asking import asking_options, guest_option, status_line, tell_stopped
+from ftvm.cli.values import GOES_IN, completing
 from ftvm.engines.interval import INTERVAL_MAX, INTERVAL_MIN
 from ftvm.engines.names import ENGINES
 from ftvm.errors import ConfigError
@@ -96,18 +94,35 @@ def switchover(control: str | None, guest_id: str | None, is_json: bool, timeout
     _tell(control, guest_id, is_json, lambda guest: guest.switchover(timeout))
 
 
-@ctl.command(short_help="Stop a host cleanly, and say what became of its guest.")
+@ctl.command(short_help="End a host; its guest goes on at the other.")
+@asking_options
+@guest_option
+def leave(control: str | None, guest_id: str | None, is_json: bool) -> None:
+    """End a host in order; its guest, if it runs there, goes on at the standby.
+
+    Refused if the guest runs there and no standby could take it now: `ftvm stop GUEST` ends it for good. With --json,
+    print the fields of the event HostStopped.
+
+    Exit status: 0 if nothing is left to do, 1 if it was refused, or the record may still name the host that has ended.
+    """
+    with connect(control) as machine:
+        tell_stopped(machine.guest(guest_id).leave(), is_json)
+
+
+@ctl.command(short_help="The old name of `leave` and of `ftvm stop`.")
 @asking_options
 @guest_option
 def stop(control: str | None, guest_id: str | None, is_json: bool) -> None:
-    """Stop a host cleanly, as Ctrl-C and SIGTERM do, and say what became of its guest once the host has ended.
+    """End a host as Ctrl-C and SIGTERM do: without a standby, its guest ends.
 
-    The standby, if there is one, goes on with the guest. If there is no standby, the guest ends. With --json, print the
-    fields of the event HostStopped.
+    Say what you mean instead: `ftvm ctl leave` (the guest goes on at the other host) or `ftvm stop GUEST` (it ends).
 
     Exit status: 0 if nothing is left to do, 1 if the record may still name the stopped host.
     """
+    click.echo(
+        "ftvm: `ftvm ctl stop` is now `ftvm ctl leave` (the guest goes on at the other host), or `ftvm stop GUEST` "
+        f"(it ends everywhere); the old way is gone in {GOES_IN}",
+        err=True,
+    )
     with connect(control) as machine:
-        told = machine.guest(guest_id).stop_and_wait()
-    click.echo(json.dumps(told) if is_json else f"guest {told['guest_id']!r}: {stopped_line(told)}")
-    sys.exit(0 if told["is_in_order"] else 1)
+        tell_stopped(machine.guest(guest_id).stop_and_wait(), is_json)

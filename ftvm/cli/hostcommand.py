@@ -9,13 +9,10 @@ import click
 from ftvm.cli.hostrun import run_primary, run_standby
 from ftvm.cli.kinds import KINDS, all_settings, read_host
 from ftvm.cli.settings import Setting
-from ftvm.cli.values import completing
+from ftvm.cli.values import GOES_IN, completing
 from ftvm.errors import ConfigError
 
-__all__ = ["GOES_IN", "host_command"]
-
-GOES_IN: Final = "0.3"
-"""The version that drops the names that 0.2 replaced."""
+__all__ = ["host_command"]
 
 
 class _HostCommand(click.Command):

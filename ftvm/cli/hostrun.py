@@ -115,7 +115,7 @@ class Reports:
 
 
 def run_until_stopped(host: HostHandle, report: Report) -> None:
-    """Report events and status until a signal or an operator's `ftvm ctl stop` comes or the guest has come to its own
+    """Report events and status until a signal or an operator's `ftvm ctl leave` comes or the guest has come to its own
     end, which are normal ends, or the host fails, which raises."""
     try:
         with suppress(GuestEnded, ClosedError):

@@ -13,7 +13,7 @@ __all__ = ["main"]
 _COMMANDS: Final = {
     "chaos": "Break a real pair in every way there is, and check that nothing was lost.",
     "check": "Check whether a host could start here, and say how to correct what is wrong.",
-    "ctl": "Tell a running host what to do: another engine, switch over, stop.",
+    "ctl": "Tell a running host what to do: another engine, switch over, leave.",
     "demo": "A live failover on this machine: kill the primary, the guest lives on.",
     "init": "Create or vacate the arbiter's record of a guest.",
     "keygen": "Make the key pair of one host.",
@@ -22,6 +22,7 @@ _COMMANDS: Final = {
     "simulate": "Test the protocol in simulated histories full of faults.",
     "standby": "Stand by for a guest, and take over when its host dies.",
     "status": "Show the state of the guests on this machine.",
+    "stop": "End a guest for good.",
     "top": "Watch the guests on this machine.",
     "version": "Print the version.",
 }

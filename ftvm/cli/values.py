@@ -8,9 +8,12 @@ import click
 from ftvm.errors import ConfigError
 from ftvm.units import Nanos, seconds_to_nanos
 
-__all__ = ["DEFAULT_MAC", "completing", "millis_to_nanos", "parse_memory"]
+__all__ = ["DEFAULT_MAC", "GOES_IN", "completing", "millis_to_nanos", "parse_memory"]
 
 DEFAULT_MAC: Final = "52:54:00:12:34:56"
+
+GOES_IN: Final = "0.3"
+"""The version that drops the names that 0.2 replaced."""
 
 _UNITS: Final = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _MEMORY_BYTES_MAX: Final = 64 << 30

@@ -269,6 +269,12 @@ class Driver:
         if self._stop is None and not self._is_halted:
             self._begin_stop(StopKind.ASKED, error, "its host was stopped")
 
+    def end_guest(self, reason: str) -> None:
+        """End the guest for good, here and at its standby. Raises LocalProtocolError if it does not run here."""
+        if not self.is_active or self.failure is not None or self._stop is not None:
+            raise LocalProtocolError("the guest does not run on this host: end it where it runs")
+        self._fail(GuestEnded(reason), StopKind.ENDED)
+
     def _begin_stop(self, kind: StopKind, error: FtvmError, word: str) -> None:
         self._stop_error = self._stop_error or error
         self._wanted += self._replica.stop(kind, word, self._clock.now())

@@ -211,6 +211,10 @@ class Node:
 
         return is_done
 
+    def end_guest(self, reason: str) -> None:
+        """See Controls."""
+        self.driver.end_guest(reason)
+
     def ask_to_stop(self, reason: str) -> None:
         """See Controls."""
         self._stop_asked = reason

@@ -50,6 +50,13 @@ class Controls(Protocol):
         """
         ...
 
+    def end_guest(self, reason: str) -> None:
+        """End the guest for good, on this host and on its standby; both hosts end then.
+
+        Raises LocalProtocolError if the guest does not run here.
+        """
+        ...
+
     def ask_to_stop(self, reason: str) -> None:
         """Have the host's `wait` and `check` raise ClosedError, so that whoever runs it ends it in order."""
         ...

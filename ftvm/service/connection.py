@@ -8,13 +8,13 @@ Blocking, with a time-out on every answer; no thread. One connection serves one 
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from ftvm.errors import BrokenError, ClosedError, ConfigError, RemoteProtocolError, TransportError
+from ftvm.errors import BrokenError, ClosedError, ConfigError, LocalProtocolError, RemoteProtocolError, TransportError
 from ftvm.events import HostStopped
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.status import Status
@@ -233,6 +233,26 @@ class GuestHandle:
         """Have the host end as by a signal; returns once it is asked, not once it has ended."""
         self._ask({"do": "stop"})
 
+    def leave(self, timeout: float = 30.0) -> dict[str, Any]:
+        """Have the host end, and its guest, if it runs there, go on at the standby. Returns as `stop_and_wait` does.
+
+        Raises LocalProtocolError, and the host goes on, if the guest runs there and no standby could take it now.
+        """
+        status = self.status()
+        if status.role == "active" and not status.is_protected:
+            raise LocalProtocolError(
+                f"guest {self.id!r} cannot go on at another host now: {status.reason or status.state}. To end it for "
+                f"good, use `ftvm stop {self.id}`"
+            )
+        return self.stop_and_wait(timeout)
+
+    def end(self, timeout: float = 30.0) -> dict[str, Any]:
+        """End the guest for good, and with it the host where it runs and that of its standby.
+
+        Returns as `stop_and_wait` does. Raises LocalProtocolError if the guest does not run on this host.
+        """
+        return self._end_by({"do": "end"}, timeout)
+
     def stop_and_wait(self, timeout: float = 30.0) -> dict[str, Any]:
         """Have the host end as by a signal; return its event HostStopped, as plain values, once it has ended.
 
@@ -240,10 +260,13 @@ class GuestHandle:
 
         Raises MuteHost if it is given up, BrokenError if it ended without that event: look at the other host then.
         """
-        line = ControlLine(self.path, self._line.timeout)
-        line.ask({"do": "events", "guest": self.id}, self._line.timeout)
-        self.stop()
-        stopped = [told for told in line.listen(timeout) if told.get("event") == HostStopped.__name__]
+        return self._end_by({"do": "stop"}, timeout)
+
+    def _end_by(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
+        with closing(ControlLine(self.path, self._line.timeout)) as line:
+            line.ask({"do": "events", "guest": self.id}, self._line.timeout)
+            self._ask(request)
+            stopped = [told for told in line.listen(timeout) if told.get("event") == HostStopped.__name__]
         if not stopped:
             raise BrokenError(
                 f"the host of guest {self.id!r} ended, but did not say what became of the guest: "

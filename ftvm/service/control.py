@@ -214,6 +214,12 @@ def _stop(controls: Controls, request: Mapping[str, Any]) -> dict[str, Any]:
     return controls.status().told_in(version)
 
 
+def _end(controls: Controls, request: Mapping[str, Any]) -> dict[str, Any]:
+    version = version_in(request)
+    controls.end_guest("an operator ended the guest")
+    return controls.status().told_in(version)
+
+
 _Verb = Callable[[Controls, Mapping[str, Any]], list[dict[str, Any]] | dict[str, Any] | Pending]
 
 _VERBS: Final[dict[str, _Verb]] = {
@@ -222,6 +228,7 @@ _VERBS: Final[dict[str, _Verb]] = {
     "engine": _set_engine,
     "switchover": _switch_over,
     "stop": _stop,
+    "end": _end,
 }
 
 

@@ -6,6 +6,7 @@
                                                         change what is given; answered once it is in force
     {"do": "switchover", "guest": ID, "seconds": S}     hand the guest over; answered once it runs on the other host
     {"do": "stop", "guest": ID}                         end the host as a signal would
+    {"do": "end", "guest": ID}                          end the guest, and with it the host here and that of its standby
     {"do": "events"}                                    from now on, each event as it comes; ends with the connection
 
 Each request may say which version of all this the asker speaks: "speaks": 2 (CONTROL_VERSION). Who does not say it

@@ -18,7 +18,7 @@ from ftvm.cli import asking, top
 from ftvm.cli.sentences import describe
 from ftvm.engines.kemari import Kemari
 from ftvm.engines.remus import Remus
-from ftvm.errors import ClosedError
+from ftvm.errors import ClosedError, GuestEnded
 from ftvm.events import EngineChanged
 from ftvm.runtime.protection import Protection, Standby, protect
 from ftvm.runtime.status import Status
@@ -228,7 +228,7 @@ def test_status_fails_if_no_host_of_a_guest_is_more_than_empty(ftvm: Run, host: 
 
 def end_when_asked(host: Protection) -> None:
     """End a host in order once an operator says so, as `ftvm run` does."""
-    with suppress(ClosedError):
+    with suppress(ClosedError, GuestEnded):
         host.wait(WAIT_SECONDS)
     host.close()
 
@@ -255,6 +255,52 @@ def test_ctl_stop_as_json_is_what_came_of_it(ftvm: Run, host: Protection) -> Non
     ending.join(WAIT_SECONDS)
 
     assert (told["event"], told["guest_id"], told["is_in_order"]) == ("HostStopped", "vm1", True)
+
+
+def test_the_old_order_to_stop_names_the_two_that_replace_it(ftvm: Run, host: Protection) -> None:
+    ending = Thread(target=end_when_asked, args=(host,))
+    ending.start()
+
+    outcome = ftvm("ctl", "stop", "--guest", "vm1")
+    ending.join(WAIT_SECONDS)
+
+    assert "`ftvm ctl stop` is now `ftvm ctl leave` (the guest goes on at the other host), or `ftvm stop" in outcome.err
+    assert outcome.err.endswith("gone in 0.3\n")
+
+
+def test_a_host_whose_guest_has_no_standby_does_not_leave(ftvm: Run, host: Protection) -> None:
+    outcome = ftvm("ctl", "leave")
+
+    assert outcome.status == 1
+    assert "guest 'vm1' cannot go on at another host now: no standby has joined" in outcome.err
+    assert host.status().role == "active"
+
+
+def test_stop_ends_the_guest_once_the_answer_is_yes(
+    ftvm: Run, host: Protection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending = Thread(target=end_when_asked, args=(host,))
+    ending.start()
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+
+    outcome = ftvm("stop", "vm1")
+    ending.join(WAIT_SECONDS)
+
+    assert outcome.status == 0
+    assert outcome.err.startswith("End guest 'vm1' for good, on all its hosts? [y/N]:")
+    assert outcome.out.startswith("guest 'vm1': stopped: the guest has ended here, and the record is vacant")
+
+
+@pytest.mark.parametrize(("answer", "status"), [("n\n", 1), ("", 2)])
+def test_stop_does_nothing_without_a_yes(
+    ftvm: Run, host: Protection, monkeypatch: pytest.MonkeyPatch, answer: str, status: int
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(answer))
+
+    outcome = ftvm("stop", "vm1")
+
+    assert outcome.status == status
+    assert host.status().role == "active"
 
 
 def test_ctl_of_a_guest_that_is_not_here_is_wrong_usage(ftvm: Run, host: Protection) -> None:

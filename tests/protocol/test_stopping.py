@@ -267,6 +267,19 @@ def test_a_guest_that_ended_vacates_whoever_stands_by_and_says_so_until_that_is_
     assert outcome(pair.a) == IN_ORDER
 
 
+@pytest.mark.parametrize("milliseconds", range(10, 200, 10))
+def test_a_guest_that_an_operator_ends_at_any_moment_leaves_a_vacant_record(milliseconds: int) -> None:
+    pair = Pair()
+    pair.run(milliseconds)
+
+    stop(pair.a, StopKind.ENDED)
+    pair.run(2 * LIMIT_MS)
+
+    assert outcome(pair.a) == IN_ORDER
+    assert pair.store.record.active is None
+    assert pair.b.role is not Role.ACTIVE
+
+
 def test_a_halted_active_gives_its_lost_standby_time_before_it_vacates_the_record() -> None:
     pair = Pair(make_settings(halts_alone=True)).protected()
     pair.b.stop(StopKind.ASKED, "a test")

@@ -60,6 +60,9 @@ class Guest:
     def switch_over(self, limit_ns: Nanos) -> Pending:
         raise NotImplementedError
 
+    def end_guest(self, reason: str) -> None:
+        raise NotImplementedError
+
     def ask_to_stop(self, reason: str) -> None:
         raise NotImplementedError
 

@@ -88,6 +88,9 @@ class FakeHost:
 
         return is_done
 
+    def end_guest(self, reason: str) -> None:
+        self.asked.append(f"end: {reason}")
+
     def ask_to_stop(self, reason: str) -> None:
         self.asked.append(f"stop: {reason}")
 

@@ -3,9 +3,10 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import MISSING, fields
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -14,7 +15,15 @@ import ftvm
 from ftvm.arbiters.memory import MemoryRecordStore
 from ftvm.engines.kemari import Kemari
 from ftvm.engines.remus import Remus
-from ftvm.errors import BrokenError, ClosedError, ConfigError, LocalProtocolError, RemoteProtocolError, TransportError
+from ftvm.errors import (
+    BrokenError,
+    ClosedError,
+    ConfigError,
+    GuestEnded,
+    LocalProtocolError,
+    RemoteProtocolError,
+    TransportError,
+)
 from ftvm.events import Solo
 from ftvm.runtime.protection import Protection, Standby, protect
 from ftvm.runtime.status import FIRST_FIELDS, Status
@@ -392,3 +401,60 @@ def test_a_socket_path_that_is_a_plain_file_is_told_of(tmp_path: Path) -> None:
 
     with pytest.raises(TransportError, match="no host answers"):
         connect(f"ipc://{tmp_path}/file")
+
+
+def end_in_order(*hosts: Protection | Standby) -> list[Thread]:
+    """End each host in order, in a thread of its own, once it must end, as `ftvm run` and `ftvm standby` do."""
+
+    def run(host: Protection | Standby) -> None:
+        with suppress(ClosedError, GuestEnded):
+            while host.wait(WAIT_SECONDS) is not None:
+                host.check()
+        host.close()
+
+    threads = [Thread(target=run, args=(host,)) for host in hosts]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def test_a_host_that_leaves_has_its_guest_go_on_at_the_standby(tmp_path: Path) -> None:
+    with pair(tmp_path) as (active, standby), connect(f"ipc://{tmp_path}/a.sock") as machine:
+        (ending,) = end_in_order(active)
+
+        told = machine.guest().leave()
+        ending.join(WAIT_SECONDS)
+
+        assert told["is_in_order"]
+        assert standby.wait(WAIT_SECONDS) is not None
+
+
+def test_a_host_whose_guest_could_not_go_on_elsewhere_does_not_leave(tmp_path: Path) -> None:
+    """Regression: the order to stop an unprotected host ended the guest without a word."""
+    with host(tmp_path, "vm1") as protection, connect(f"ipc://{tmp_path}") as machine:
+        with pytest.raises(LocalProtocolError, match=r"no standby has joined\. To end it .*`ftvm stop vm1`"):
+            machine.guest("vm1").leave()
+
+        assert protection.status().role == "active"
+
+
+def test_a_guest_that_is_ended_goes_on_nowhere_and_leaves_a_vacant_record(tmp_path: Path) -> None:
+    with pair(tmp_path) as (active, standby), connect(f"ipc://{tmp_path}/a.sock") as machine:
+        threads = end_in_order(active, standby)
+
+        told = machine.guest().end()
+        for thread in threads:
+            thread.join(WAIT_SECONDS)
+
+        assert told["is_in_order"]
+        assert told["outcome"].startswith("the guest has ended here, and the record is vacant")
+        with pytest.raises(GuestEnded, match="an operator ended the guest"):
+            standby.check()
+
+
+def test_a_guest_is_ended_only_where_it_runs(tmp_path: Path) -> None:
+    with pair(tmp_path) as (active, _), connect(f"ipc://{tmp_path}/b.sock") as machine:
+        with pytest.raises(LocalProtocolError, match="end it where it runs"):
+            machine.guest().end()
+
+        assert active.status().state == "protected"
