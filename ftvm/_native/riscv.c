@@ -93,6 +93,14 @@ static void watch_tohost(ftvm_riscv *machine)
                          machine->config.flags);
 }
 
+static void watch_for_debugger(ftvm_riscv *machine)
+{
+    const riscv_hooks *hooks = &machine->hooks;
+    for (unsigned i = 0; i < hooks->watch_count; i++)
+        riscv_code_watch_range(&machine->code, hooks->watches[i].offset, hooks->watches[i].bytes, RISCV_WATCH_DEBUG,
+                               machine->config.flags);
+}
+
 void ftvm_riscv_boot(ftvm_riscv *machine, uint64_t pc, uint64_t device_tree, uint64_t tohost)
 {
     machine->core.hart.pc = pc;
@@ -166,7 +174,8 @@ static bool wake(ftvm_riscv *machine)
     if (hart->is_waiting && (pending & hart->mie) == 0 && !is_behind)
         return false;
     hart->is_waiting = false;
-    riscv_hart_interrupt(hart, pending);
+    if (riscv_hart_interrupt(hart, pending) && machine->hooks.jumps_max != 0)
+        riscv_hooks_jump(&machine->hooks, hart->retired, hart->pc, FTVM_DEBUG_INTERRUPT);
     return true;
 }
 
@@ -185,19 +194,35 @@ static bool is_stuck(ftvm_riscv *machine)
 static void execute(ftvm_riscv *machine, uint64_t until, uint32_t options)
 {
     machine->must_leave = false;
+    machine->hooks.is_midway = false;
     open_windows(machine);
-    if (machine->is_code_open && (options & FTVM_RISCV_NO_CACHE) == 0)
-        riscv_execute_cached(machine, until);
-    else
+    if (!machine->is_code_open || (options & FTVM_RISCV_NO_CACHE) != 0)
         riscv_execute_plain(machine, until);
+    else if (machine->hooks.counts != NULL)
+        riscv_execute_counted(machine, until);
+    else
+        riscv_execute_cached(machine, until);
 }
 
-int ftvm_riscv_run(ftvm_riscv *machine, uint64_t instructions, uint32_t options)
+/* Goes on from a breakpoint. What a position does before its instruction (lines, an interrupt, a disk's turn) was done
+ * when the hart came there: done twice it would show. */
+static void leave_breakpoint(ftvm_riscv *machine, uint64_t end, uint32_t options)
+{
+    if (machine->hooks.is_midway && machine->core.hart.retired != end)
+        execute(machine, machine->core.hart.retired + 1, options);
+}
+
+static int run(ftvm_riscv *machine, uint64_t instructions, uint32_t options)
 {
     riscv_hart *hart = &machine->core.hart;
     uint64_t end = instructions > UINT64_MAX - hart->retired ? UINT64_MAX : hart->retired + instructions;
     size_t outputs_before = machine->board.output.count;
+    leave_breakpoint(machine, end, options);
     for (;;) {
+        if (machine->hooks.has_stopped)
+            return FTVM_RISCV_HIT;
+        if (machine->hooks.is_midway)
+            return FTVM_RISCV_LIMIT;
         settle(machine);
         if (machine->core.ended_by != FTVM_RISCV_NOT_ENDED)
             return FTVM_RISCV_FINISHED;
@@ -216,6 +241,15 @@ int ftvm_riscv_run(ftvm_riscv *machine, uint64_t instructions, uint32_t options)
         if (until > hart->retired)
             execute(machine, until, options);
     }
+}
+
+int ftvm_riscv_run(ftvm_riscv *machine, uint64_t instructions, uint32_t options)
+{
+    machine->hooks.options = options;
+    machine->hooks.has_stopped = false;
+    int why = run(machine, instructions, options);
+    machine->hooks.options = 0;
+    return why;
 }
 
 void ftvm_riscv_stop(ftvm_riscv *machine)
@@ -296,7 +330,7 @@ void ftvm_riscv_outputs_clear(ftvm_riscv *machine)
 
 size_t ftvm_riscv_save(const ftvm_riscv *machine, uint8_t *restrict state, size_t capacity)
 {
-    if (machine->board.output.count != 0)
+    if (machine->board.output.count != 0 || machine->hooks.is_midway)
         return 0;
     size_t bytes = riscv_state_save(machine, NULL, 0);
     return bytes <= capacity ? riscv_state_save(machine, state, capacity) : bytes;
@@ -309,6 +343,8 @@ const char *ftvm_riscv_load(ftvm_riscv *machine, const uint8_t *restrict state, 
     if (wrong != NULL)
         return wrong;
     machine->core = loaded;
+    machine->hooks.is_midway = false;
+    machine->hooks.is_passing = false;
     ftvm_riscv_outputs_clear(machine);
     ftvm_riscv_flush(machine);
     return NULL;
@@ -318,6 +354,7 @@ void ftvm_riscv_flush(ftvm_riscv *machine)
 {
     riscv_code_flush(&machine->code, machine->config.flags);
     watch_tohost(machine);
+    watch_for_debugger(machine);
 }
 
 uint64_t ftvm_riscv_peek_register(const ftvm_riscv *machine, unsigned number)

@@ -46,11 +46,14 @@ enum { /* why a run ended */
     FTVM_RISCV_FINISHED = 3, /* the program ended the machine: see ftvm_riscv_ended_by */
     FTVM_RISCV_STOPPED = 4,  /* ftvm_riscv_stop was called */
     FTVM_RISCV_STUCK = 5,    /* the trap handler itself cannot be fetched: the hart would trap for ever */
+    FTVM_RISCV_HIT = 6,      /* FTVM_RISCV_STOP_AT_HITS: see debug.h */
 };
 
 enum { /* options of a run; a set */
     FTVM_RISCV_STOP_AT_OUTPUT = 1, /* stop right behind the instruction that made an output */
     FTVM_RISCV_NO_CACHE = 2,       /* decode each instruction every time: the reference for the cache */
+    FTVM_RISCV_STOP_AT_HITS = 4,   /* stop at breakpoints and behind watched writes: debug.h */
+    FTVM_RISCV_NOTE_HITS = 8,      /* note them and run on */
 };
 
 enum { /* channels of outputs */
@@ -94,7 +97,7 @@ void ftvm_riscv_boot(ftvm_riscv *machine, uint64_t pc, uint64_t device_tree, uin
 
 /* Runs until `instructions` more are retired or something else ends the run.
  *
- * Returns why it ended: FTVM_RISCV_LIMIT, _IDLE, _OUTPUT, _FINISHED, _STOPPED or _STUCK. Never retires more than asked.
+ * Returns why it ended: FTVM_RISCV_LIMIT, _IDLE, _OUTPUT, _FINISHED, _STOPPED, _STUCK or _HIT. Never retires more than asked.
  * The caller drains the outputs after each run. */
 int ftvm_riscv_run(ftvm_riscv *machine, uint64_t instructions, uint32_t options);
 
@@ -138,8 +141,8 @@ uint64_t ftvm_riscv_exit_code(const ftvm_riscv *machine);
 
 /* Writes all state but RAM and disk: versioned, little-endian, of fixed length.
  *
- * Returns its length in bytes; writes nothing if that is more than `capacity`, or if outputs were not cleared (returns
- * 0). */
+ * Returns its length in bytes; writes nothing if that is more than `capacity`. Returns 0 if outputs were not cleared, or
+ * the machine stopped at a breakpoint: go on by an instruction, or load a state. */
 size_t ftvm_riscv_save(const ftvm_riscv *machine, uint8_t *restrict state, size_t capacity);
 
 /* Becomes the machine that `state` describes; RAM and disk must be what they were then, and the decoded code is

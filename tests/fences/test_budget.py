@@ -33,6 +33,7 @@ LINES: Final = {
     "guests": 2640,
     "guests/disk": 583,
     "guests/kvm": 1500,
+    "history": 3000,
     "lab": 3300,
     "protocol": 3326,
     "runtime": 2480,

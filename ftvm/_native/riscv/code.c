@@ -9,12 +9,18 @@ void riscv_code_watch(riscv_code *code, uint64_t page, unsigned reason, uint8_t 
         flags[page] = RISCV_FLAG_WATCHED;
 }
 
+void riscv_code_watch_range(riscv_code *code, uint64_t offset, uint64_t bytes, unsigned reason, uint8_t *flags)
+{
+    for (uint64_t page = offset >> PAGE_SHIFT; page <= (offset + bytes - 1) >> PAGE_SHIFT; page++)
+        riscv_code_watch(code, page, reason, flags);
+}
+
 void riscv_code_flush(riscv_code *code, uint8_t *flags)
 {
     for (unsigned i = 0; i < code->used; i++) { /* not all of RAM: a guest can make this happen all the time */
         uint64_t page = (code->pool[i].address - FTVM_RISCV_RAM_BASE) / FTVM_RISCV_PAGE_BYTES;
         code->pages[page] = NULL;
-        code->watched[page] &= RISCV_WATCH_TOHOST;
+        code->watched[page] &= RISCV_WATCH_TOHOST | RISCV_WATCH_DEBUG;
         if (flags[page] == RISCV_FLAG_WATCHED && code->watched[page] == 0)
             flags[page] = RISCV_FLAG_DIRTY;
     }

@@ -2,7 +2,8 @@
  *
  * A page has one operation per half-word, so that an instruction is found by its address alone. An operation not yet
  * decoded is UNDECODED; behind the last one stand two PAGE_ENDs, as an instruction takes one or two places. An
- * instruction that straddles two pages is STRADDLE: it is decoded each time, so only its first half matters here.
+ * instruction that straddles two pages is STRADDLE: it is decoded each time, so only its first half matters here. One
+ * with a breakpoint goes to BREAK first, and keeps its own number, by which it goes on.
  *
  * Coherent: a page with decoded code is "watched", its flag is never plainly dirty, so that every write to it comes by
  * riscv_code_forget (bus.c), which returns the places written to UNDECODED. */
@@ -21,6 +22,7 @@
 enum { /* why a page is watched; a set */
     RISCV_WATCH_CODE = 1,
     RISCV_WATCH_TOHOST = 2,
+    RISCV_WATCH_DEBUG = 4,
 };
 
 typedef struct {
@@ -48,6 +50,9 @@ riscv_code_page *riscv_code_add(riscv_code *code, uint64_t page, uint8_t *flags)
 
 /* Watches a page for one more reason. */
 void riscv_code_watch(riscv_code *code, uint64_t page, unsigned reason, uint8_t *flags);
+
+/* Likewise all pages of [offset, offset + bytes) of RAM; bytes is not 0. */
+void riscv_code_watch_range(riscv_code *code, uint64_t offset, uint64_t bytes, unsigned reason, uint8_t *flags);
 
 /* Forgets what was decoded from [offset, offset + bytes) of RAM, and from an instruction that reaches into it. */
 void riscv_code_forget(riscv_code *code, uint64_t offset, uint64_t bytes);

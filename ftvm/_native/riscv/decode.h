@@ -6,10 +6,10 @@
 
 #include <stdint.h>
 
-/* Every operation, in no particular order. The *_NEAR ones, PAGE_END, STRADDLE and UNDECODED exist only in the cache of
- * decoded code: see code.h. */
+/* Every operation, in no particular order. The *_NEAR ones, BREAK, PAGE_END, STRADDLE and UNDECODED exist only in the
+ * cache of decoded code: see code.h. */
 #define RISCV_OPERATIONS(X)                                                                                           \
-    X(ILLEGAL) X(UNDECODED) X(STRADDLE) X(PAGE_END)                                                                   \
+    X(ILLEGAL) X(UNDECODED) X(STRADDLE) X(PAGE_END) X(BREAK)                                                          \
     X(LUI) X(AUIPC) X(JAL) X(JAL_NEAR) X(JALR)                                                                        \
     X(BEQ) X(BNE) X(BLT) X(BGE) X(BLTU) X(BGEU)                                                                       \
     X(BEQ_NEAR) X(BNE_NEAR) X(BLT_NEAR) X(BGE_NEAR) X(BLTU_NEAR) X(BGEU_NEAR)                                         \

@@ -1,13 +1,15 @@
-/* execute: runs instructions. Two interpreters over the same operations (operations.inc): one that keeps decoded code
- * and jumps from handler to handler, and one that decodes each instruction every time, the reference for the first. */
+/* execute: runs instructions. Three interpreters over the same operations (operations.inc): one that keeps decoded
+ * code and jumps from handler to handler; the same once more, which counts and traces; and one that decodes each
+ * instruction every time, the reference for both, which counts and traces as well if asked to. */
 #ifndef FTVM_RISCV_EXECUTE_H
 #define FTVM_RISCV_EXECUTE_H
 
 #include "machine.h"
 
 /* Runs until hart->retired == until, which lies ahead, or until something happened that the caller has to look at: a
- * trap, a write to a csr, a device access, WFI, the end. Never goes beyond. */
+ * trap, a write to a csr, a device access, WFI, a hit (hooks.h), the end. Never goes beyond. */
 void riscv_execute_cached(ftvm_riscv *machine, uint64_t until);
+void riscv_execute_counted(ftvm_riscv *machine, uint64_t until);
 void riscv_execute_plain(ftvm_riscv *machine, uint64_t until);
 
 /* The bits of the instruction at `pc`, as mtval wants them of an illegal one; sets hart->pc. */

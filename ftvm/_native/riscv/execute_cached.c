@@ -47,7 +47,7 @@ static unsigned decode_at(ftvm_riscv *machine, const riscv_code_page *page, unsi
 
 #define PASTE3(a, b, c) a##b##c
 #define LABEL3(name, halves) PASTE3(name, _, halves)
-#define OP(name) LABEL3(name, HALVES) :
+#define OP(name) LABEL3(name, HALVES) : COUNT
 #define PC (page->address + (uint64_t)((const char *)now - (const char *)page->operations) / (sizeof *now / 2))
 #define NEXT_PC (PC + 2 * HALVES)
 #define SYNC hart->retired = until - left
@@ -84,7 +84,19 @@ static unsigned decode_at(ftvm_riscv *machine, const riscv_code_page *page, unsi
         goto trap;                                                                                                    \
     }
 
-void riscv_execute_cached(ftvm_riscv *machine, uint64_t until)
+#ifdef FTVM_RISCV_COUNTED
+#define INTERPRETER riscv_execute_counted
+#define COUNT counts[now - page->operations]++;
+#define TRACE(target, kind)                                                                                           \
+    if (machine->hooks.jumps_max != 0)                                                                                \
+    riscv_hooks_jump(&machine->hooks, until - left + 1, (target), (kind))
+#else
+#define INTERPRETER riscv_execute_cached
+#define COUNT
+#define TRACE(target, kind)
+#endif
+
+void INTERPRETER(ftvm_riscv *machine, uint64_t until)
 {
     static const void *const handlers[2][RISCV_OP_COUNT] = {
 #define X(name) &&name##_1,
@@ -105,6 +117,9 @@ void riscv_execute_cached(ftvm_riscv *machine, uint64_t until)
     uint64_t trap_cause, trap_value;
     riscv_code_page *page;
     const riscv_operation *now;
+#ifdef FTVM_RISCV_COUNTED
+    uint64_t *counts;
+#endif
 
     code->undecoded = handlers[0][RISCV_OP_UNDECODED];
     code->page_end = handlers[0][RISCV_OP_PAGE_END];
@@ -126,6 +141,9 @@ find: {
         page = riscv_code_add(code, offset >> PAGE_SHIFT, flags);
     }
     now = &page->operations[(offset & PAGE_MASK) / 2];
+#ifdef FTVM_RISCV_COUNTED
+    counts = machine->hooks.counts + (offset >> PAGE_SHIFT) * RISCV_PAGE_HALVES;
+#endif
     goto *now->handler;
 }
 
@@ -155,6 +173,10 @@ retire_and_return:
 trap:
     hart->retired = until - left + 1;
     riscv_hart_trap(hart, trap_cause, trap_value);
+#ifdef FTVM_RISCV_COUNTED
+    if (machine->hooks.jumps_max != 0)
+        riscv_hooks_jump(&machine->hooks, hart->retired, hart->pc, FTVM_DEBUG_TRAP);
+#endif
     return;
 
 UNDECODED_1:
@@ -162,9 +184,26 @@ UNDECODED_2: {
     unsigned half = (unsigned)(now - page->operations);
     riscv_operation *fresh = &page->operations[half];
     unsigned halves = decode_at(machine, page, half, fresh);
-    fresh->handler = handlers[halves - 1][fresh->op];
+    uint64_t offset = page->address - FTVM_RISCV_RAM_BASE + 2 * (uint64_t)half;
+    /* the other interpreter, to which STRADDLE goes, looks for a breakpoint itself */
+    bool is_break = fresh->op != RISCV_OP_STRADDLE && riscv_hooks_has_break(&machine->hooks, offset);
+    fresh->handler = handlers[halves - 1][is_break ? RISCV_OP_BREAK : fresh->op];
     goto *now->handler;
 }
+
+/* Two labels, though they do nearly the same: resumed by the length of the other, an instruction would go on in the
+ * middle of the next one. */
+BREAK_1:
+    if (!riscv_hooks_reach(&machine->hooks, until - left, PC))
+        goto *handlers[0][now->op];
+    goto stop;
+BREAK_2:
+    if (!riscv_hooks_reach(&machine->hooks, until - left, PC))
+        goto *handlers[1][now->op];
+stop:
+    hart->pc = PC;
+    hart->retired = until - left;
+    return;
 
 /* Across two pages: by the other interpreter, which may trap; so the outer loop decides how to go on. */
 STRADDLE_1:
@@ -182,6 +221,7 @@ PAGE_END_2:
 #define JAL_NEAR_BODY                                                                                                 \
     {                                                                                                                 \
         x[now->rd] = NEXT_PC;                                                                                         \
+        TRACE(PC + 2 * (uint64_t)(int64_t)now->imm, riscv_hooks_kind(now->rd, 0));                                    \
         now += now->imm;                                                                                              \
         CONTINUE;                                                                                                     \
     }

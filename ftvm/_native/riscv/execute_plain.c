@@ -8,6 +8,9 @@
 #define PC pc
 #define NEXT_PC (pc + size)
 #define SYNC hart->retired = retired
+#define TRACE(target, kind)                                                                                           \
+    if (hooks->jumps_max != 0)                                                                                        \
+    riscv_hooks_jump(hooks, retired + 1, (target), (kind))
 #define NEXT                                                                                                          \
     {                                                                                                                 \
         pc += size;                                                                                                   \
@@ -32,12 +35,14 @@
         hart->pc = pc;                                                                                                \
         hart->retired = retired + 1;                                                                                  \
         riscv_hart_trap(hart, (cause), trap_value);                                                                   \
+        TRACE(hart->pc, FTVM_DEBUG_TRAP);                                                                             \
         return;                                                                                                       \
     }
 
 void riscv_execute_plain(ftvm_riscv *machine, uint64_t until)
 {
     riscv_hart *hart = &machine->core.hart;
+    riscv_hooks *hooks = &machine->hooks;
     uint64_t *x = hart->x;
     uint8_t *ram = machine->config.ram;
     uint8_t *flags = machine->config.flags;
@@ -53,6 +58,10 @@ void riscv_execute_plain(ftvm_riscv *machine, uint64_t until)
         uint64_t fetch_cause = riscv_bus_fetch(machine, &raw, &bad);
         if (fetch_cause != 0)
             TRAP(fetch_cause, bad);
+        if (riscv_hooks_has_break(hooks, pc - FTVM_RISCV_RAM_BASE) && riscv_hooks_reach(hooks, retired, pc))
+            break;
+        if (hooks->counts != NULL)
+            hooks->counts[(pc - FTVM_RISCV_RAM_BASE) / 2]++;
         unsigned size = riscv_decode(raw, &decoded);
         switch (decoded.op) {
 #include "operations.inc"

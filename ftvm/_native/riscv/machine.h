@@ -13,6 +13,7 @@
 #include "clint.h"
 #include "code.h"
 #include "hart.h"
+#include "hooks.h"
 #include "../devices/output.h"
 #include "plic.h"
 #include "../devices/uart.h"
@@ -45,6 +46,7 @@ struct ftvm_riscv {
     bool must_leave; /* something changed that the outer loop has to look at: interrupts, outputs, the end */
     uint64_t window;   /* how many addresses of RAM loads and stores may use unasked: open_windows */
     bool is_code_open; /* whether all of RAM may be executed */
+    riscv_hooks hooks;
     riscv_code code;
 };
 

@@ -51,6 +51,7 @@ class StopReason(Enum):
     FINISHED = lib.FTVM_RISCV_FINISHED
     STOPPED = lib.FTVM_RISCV_STOPPED
     STUCK = lib.FTVM_RISCV_STUCK
+    HIT = lib.FTVM_RISCV_HIT
 
 
 class EndedBy(Enum):
@@ -154,6 +155,7 @@ class Machine:
         self.ram = FlaggedMemory(shape.ram_bytes)
         self.disk = FlaggedMemory(shape.disk_bytes) if shape.disk_bytes else None
         self._state = mmap.mmap(-1, lib.ftvm_riscv_bytes(shape.ram_bytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._kept: dict[str, Any] = {}
         self._machine = self._init()
         self._length = ffi.new("size_t *")
         self._count = ffi.new("size_t *")
@@ -214,8 +216,12 @@ class Machine:
 
     @property
     def native(self) -> Any:
-        """The machine of riscv.h, for the thread that runs it (turn.py)."""
+        """The machine of riscv.h, for the thread that runs it (turn.py), and for who looks in (debug.h)."""
         return self._machine
+
+    def keep(self, name: str, pointer: Any) -> None:
+        """Keep alive what the C core was given to read or write, until another is kept by that name."""
+        self._kept[name] = pointer
 
     def run(self, instructions: int, *, stop_at_output: bool = False, is_cached: bool = True) -> StopReason:
         """Run until so many more instructions are retired, or until something else ends it; releases the GIL."""
@@ -289,11 +295,16 @@ class Machine:
         return EndedBy(lib.ftvm_riscv_ended_by(self._machine))
 
     def save(self) -> bytes:
-        """Return all state outside of memory and disk. Raises LocalProtocolError if outputs were not taken."""
+        """Return all state outside of memory and disk.
+
+        Raises LocalProtocolError if outputs were not taken, or it stopped at a breakpoint (debug.h).
+        """
         state = ffi.new("uint8_t[]", _STATE_BYTES_MAX)
         length = lib.ftvm_riscv_save(self._machine, state, _STATE_BYTES_MAX)
         if length == 0:
-            raise LocalProtocolError("the machine's outputs must be taken before its state is saved")
+            raise LocalProtocolError(
+                "the machine's state is saved with its outputs taken, and not where it stopped at a breakpoint"
+            )
         return bytes(ffi.buffer(state, length))
 
     def load(self, state: bytes) -> None:

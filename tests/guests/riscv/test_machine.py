@@ -353,7 +353,7 @@ def test_state_is_small_and_refused_while_outputs_wait() -> None:
     machine = booted([*say(b"x\n"), jal(0, 0)])
     machine.run(1000)
 
-    with pytest.raises(LocalProtocolError, match="outputs must be taken"):
+    with pytest.raises(LocalProtocolError, match="outputs taken"):
         machine.save()
 
     machine.take_outputs()
