@@ -103,7 +103,7 @@ class Hooks:
         self._machine = machine
         self._breaks = _zeroed(lib.ftvm_debug_breaks_bytes(machine.shape.ram_bytes))
         self._breaks_pointer = ffi.from_buffer("uint8_t[]", self._breaks, require_writable=True)
-        machine.keep("breaks", self._breaks_pointer)
+        machine.kept["breaks"] = self._breaks_pointer
         lib.ftvm_debug_take_breaks(machine.native, self._breaks_pointer)
         self._hit = ffi.new("ftvm_debug_hit *")
         self._next = ffi.new("size_t *")
@@ -113,8 +113,7 @@ class Hooks:
         """Take back breakpoints and counters. Idempotent."""
         lib.ftvm_debug_take_breaks(self._machine.native, ffi.NULL)
         lib.ftvm_debug_count(self._machine.native, ffi.NULL, ffi.NULL, 0)
-        self._machine.keep("breaks", None)
-        self._machine.keep("counts", None)
+        self._machine.kept.clear()
 
     def set_break(self, address: int, is_wanted: bool = True) -> bool:
         """Set or clear a breakpoint; return False if no instruction can be there."""
@@ -176,7 +175,7 @@ class Counting:
         self._jumps = ffi.new("ftvm_debug_jump[]", max(1, jumps_max))
         self._pointer = ffi.from_buffer("uint64_t[]", self._counts, require_writable=True)
         lib.ftvm_debug_count(machine.native, ffi.NULL, ffi.NULL, 0)  # before what it had is let go
-        machine.keep("counts", (self._pointer, self._jumps))
+        machine.kept["counts"] = (self._pointer, self._jumps)
         lib.ftvm_debug_count(machine.native, self._pointer, self._jumps if jumps_max else ffi.NULL, jumps_max)
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ LINES: Final = {
     "cli": 2560,
     "encode": 1210,
     "engines": 180,
-    "guests": 2640,
+    "guests": 2642,
     "guests/disk": 583,
     "guests/kvm": 1500,
     "history": 3000,

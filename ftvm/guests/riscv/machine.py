@@ -155,7 +155,7 @@ class Machine:
         self.ram = FlaggedMemory(shape.ram_bytes)
         self.disk = FlaggedMemory(shape.disk_bytes) if shape.disk_bytes else None
         self._state = mmap.mmap(-1, lib.ftvm_riscv_bytes(shape.ram_bytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self._kept: dict[str, Any] = {}
+        self.kept: dict[str, Any] = {}  # alive as long as the machine: what else the C core was given to write to
         self._machine = self._init()
         self._length = ffi.new("size_t *")
         self._count = ffi.new("size_t *")
@@ -218,10 +218,6 @@ class Machine:
     def native(self) -> Any:
         """The machine of riscv.h, for the thread that runs it (turn.py), and for who looks in (debug.h)."""
         return self._machine
-
-    def keep(self, name: str, pointer: Any) -> None:
-        """Keep alive what the C core was given to read or write, until another is kept by that name."""
-        self._kept[name] = pointer
 
     def run(self, instructions: int, *, stop_at_output: bool = False, is_cached: bool = True) -> StopReason:
         """Run until so many more instructions are retired, or until something else ends it; releases the GIL."""
@@ -302,9 +298,7 @@ class Machine:
         state = ffi.new("uint8_t[]", _STATE_BYTES_MAX)
         length = lib.ftvm_riscv_save(self._machine, state, _STATE_BYTES_MAX)
         if length == 0:
-            raise LocalProtocolError(
-                "the machine's state is saved with its outputs taken, and not where it stopped at a breakpoint"
-            )
+            raise LocalProtocolError("a machine is saved with its outputs taken, and not at a breakpoint")
         return bytes(ffi.buffer(state, length))
 
     def load(self, state: bytes) -> None:
