@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from ftvm.cli.sentences import stopped_line
+from ftvm.cli.values import complete_guests
 from ftvm.runtime.names import for_people, node_of
 from ftvm.runtime.standing import State
 from ftvm.runtime.status import Status
@@ -17,7 +18,9 @@ __all__ = ["asking_options", "guest_option", "memory_line", "mute_told", "state_
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-guest_option: Final = click.option("--guest", "guest_id", metavar="ID", help="Which guest, if there are several.")
+guest_option: Final = click.option(
+    "--guest", "guest_id", metavar="ID", shell_complete=complete_guests, help="Which guest, if there are several."
+)
 
 
 def asking_options(command: F) -> F:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +19,7 @@ from ftvm.errors import FtvmError
 from ftvm.service import checks
 from ftvm.service.checks import Finding, Level
 
-__all__ = ["check"]
+__all__ = ["check", "findings_of", "print_findings"]
 
 _MARKS: Final = {Level.OK: "ok      ", Level.WARNING: "warning ", Level.FAILURE: "FAILURE "}
 
@@ -47,19 +47,24 @@ def check(file: Path, role: str, is_qemu: bool, is_json: bool) -> None:
         said = f'`ftvm check --qemu` is now `ftvm check`, with kind = "qemu" in the file; gone in {GOES_IN}'
         click.echo(f"ftvm: {said}", err=True)
     settings = read_host(file, {}, boots=role == "primary", default_kind="qemu" if is_qemu else "")
-    findings = list(_findings(settings))
+    findings = list(findings_of(settings))
     if is_json:
         click.echo(json.dumps([{**asdict(each), "level": each.level.value} for each in findings]))
     else:
-        for each in findings:
-            text = each.text.replace("\n", "\n        ")
-            click.echo(f"{_MARKS[each.level]}{each.subject}: {text}")
-            if each.remedy:
-                click.echo(f"          {each.remedy}")
+        print_findings(findings)
     sys.exit(1 if any(each.level is Level.FAILURE for each in findings) else 0)
 
 
-def _findings(settings: HostSettings) -> Iterator[Finding]:
+def print_findings(findings: Iterable[Finding]) -> None:
+    """Print what was found, each with its remedy."""
+    for each in findings:
+        text = each.text.replace("\n", "\n        ")
+        click.echo(f"{_MARKS[each.level]}{each.subject}: {text}")
+        if each.remedy:
+            click.echo(f"          {each.remedy}")
+
+
+def findings_of(settings: HostSettings) -> Iterator[Finding]:
     """Yield what is wrong with the settings, then what the checks find; a check whose settings are wrong is skipped."""
     problems = settings.problems
     for name, wrong in problems.items():

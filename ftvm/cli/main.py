@@ -19,6 +19,7 @@ _COMMANDS: Final = {
     "keygen": "Make the key pair of one host.",
     "machine": "Run programs on the built-in RISC-V machine.",
     "run": "Run a guest on this host and protect it.",
+    "setup": "Write the guest files and keys for all hosts of a guest, and check this one.",
     "simulate": "Test the protocol in simulated histories full of faults.",
     "standby": "Stand by for a guest, and take over when its host dies.",
     "status": "Show the state of the guests on this machine.",

@@ -6,9 +6,10 @@ from typing import Final
 import click
 
 from ftvm.errors import ConfigError
+from ftvm.service.socketfiles import control_folder, guest_named_in, sockets_in
 from ftvm.units import Nanos, seconds_to_nanos
 
-__all__ = ["DEFAULT_MAC", "GOES_IN", "completing", "millis_to_nanos", "parse_memory"]
+__all__ = ["DEFAULT_MAC", "GOES_IN", "complete_guests", "completing", "millis_to_nanos", "parse_memory"]
 
 DEFAULT_MAC: Final = "52:54:00:12:34:56"
 
@@ -23,6 +24,15 @@ _MILLIS_MAX: Final = 3_600_000
 def completing(words: Iterable[str]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
     """Return what completes fixed words in a shell."""
     return lambda _context, _parameter, begun: [word for word in words if word.startswith(begun)]
+
+
+def complete_guests(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
+    """Complete the names of the guests that have a host of this user on this machine."""
+    try:
+        named = {guest_named_in(path) for path in sockets_in(control_folder())}
+    except ConfigError:
+        return []
+    return sorted(name for name in named if name is not None and name.startswith(begun))
 
 
 def parse_memory(text: str) -> int:

@@ -39,6 +39,7 @@ __all__ = [
     "check_tools",
     "check_tracking",
     "check_urgency",
+    "is_here",
 ]
 
 CONNECT_SECONDS: Final = 1.0
@@ -190,7 +191,7 @@ def check_arbiter_place(url: str, mounts: str | None = None) -> Iterator[Finding
             return
     elif url.startswith("etcd"):
         hosts = [host for host, _ in parse_etcd_url(url).members]
-        if all(_is_here(host) for host in hosts):
+        if all(is_here(host) for host in hosts):
             text = f"every member of {url} is on this host: {dies}"
             yield Finding(level=Level.WARNING, subject="arbiter's place", text=text, remedy=remedy)
             return
@@ -235,7 +236,7 @@ def _file_system_of(folder: str, mounts: str | None) -> str | None:
     return kind
 
 
-def _is_here(host: str) -> bool:
+def is_here(host: str) -> bool:
     """Tell whether a name is an address of this machine: whether a socket can be bound to it."""
     try:
         found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)

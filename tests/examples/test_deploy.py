@@ -49,7 +49,7 @@ def test_a_unit_starts_a_command_that_there_is_and_waits_for_its_word(path: Path
         program, name, *arguments = service[key].split()
         command = ftvm.get_command(ftvm.make_context("ftvm", ["version"]), name)
         assert command is not None
-        assert program == "/opt/ftvm/bin/ftvm"
+        assert program == "/usr/bin/ftvm"
         assert arguments[0] == "/etc/ftvm/%i.toml"
         options = {option for each in command.params for option in each.opts}
         assert {word for word in arguments if word.startswith("--")} <= options

@@ -27,7 +27,7 @@ LINES: Final = {
     "_native": 250,
     "arbiters": 750,
     "capture": 570,
-    "cli": 2560,
+    "cli": 2750,
     "encode": 1210,
     "engines": 180,
     "guests": 2642,
