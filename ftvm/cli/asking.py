@@ -18,6 +18,9 @@ __all__ = ["asking_options", "guest_option", "memory_line", "mute_told", "state_
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_LATE_PART: Final = 0.5
+"""A loop that is late by this part of the limit of silence is worth a warning."""
+
 guest_option: Final = click.option(
     "--guest", "guest_id", metavar="ID", shell_complete=complete_guests, help="Which guest, if there are several."
 )
@@ -42,7 +45,7 @@ def status_line(status: Status) -> str:
     where = f"generation {status.generation}, epoch {status.epoch}"
     memory = f"; memory {memory_line(status)}" if status.guest_bytes else ""  # not told by hosts of 0.1
     node = f" on {status.node}" if status.node else ""
-    return for_people(f"guest {status.guest_id!r}{node}: {state_line(status)}; {where}{memory}")
+    return for_people(f"guest {status.guest_id!r}{node}: {state_line(status)}; {where}{memory}{_late(status)}")
 
 
 def state_line(status: Status) -> str:
@@ -71,6 +74,15 @@ def state_line(status: Status) -> str:
             return f"failed{since}: {status.failure}"
         case _:
             return f"has no state here{since}{reason}"
+
+
+def _late(status: Status) -> str:
+    """Return a warning if the loop was late by so much that the peer may soon take this host for dead."""
+    if not status.silence_ms or status.loop_late_ms < status.silence_ms * _LATE_PART:
+        return ""
+    return (
+        f"; its loop was late by {status.loop_late_ms:.0f} ms: give this host more processor time, or raise --silence"
+    )
 
 
 def tell_stopped(told: Mapping[str, Any], is_json: bool) -> None:

@@ -35,8 +35,8 @@ def chaos(rounds: int, seed: int, engine: str, jobs: int, arbiter: str, keep: bo
 
     Where both hosts are killed the guest is lost, as it must be; it is then started again, as by an operator.
 
-    Exit status: 0 if all rounds were clean, 1 if anything was violated, 2 for a wrong option. Progress goes to standard
-    error; what went wrong stays in the folder that is named.
+    Exit status: 0 if all rounds were clean; 1 if anything was violated, or took too long to be judged; 2 for a wrong
+    option. Progress goes to standard error; what went wrong stays in the folder that is named.
     """
     if engine != "all":
         engine_named(engine, INTERVAL_SECONDS, None)
@@ -53,7 +53,10 @@ def chaos(rounds: int, seed: int, engine: str, jobs: int, arbiter: str, keep: bo
 
 def _summary(outcome: CampaignOutcome) -> str:
     facts = outcome.as_dict()
-    lines = [f"wrong in round {each.round} ({each.fault}, {each.engine}): {each.what}" for each in outcome.violations]
+    lines = [
+        f"{'not in time' if each.is_late else 'wrong'} in round {each.round} ({each.fault}, {each.engine}): {each.what}"
+        for each in outcome.violations
+    ]
     if outcome.trouble is not None:
         lines.append(f"the run could not go on: {outcome.trouble}")
     lines += [f"skipped {fault}: {reason}" for fault, reason in outcome.skipped.items()]
@@ -64,5 +67,5 @@ def _summary(outcome: CampaignOutcome) -> str:
         lines.append(f"{'longest wait of a client' if name == 'gap_ms' else 'protected again after'}: {figures}")
     if outcome.folder is not None:
         lines.append(f"logs are in {outcome.folder}")
-    lines.append("nothing was lost" if outcome.is_good else "FAILED")
+    lines.append(outcome.verdict)
     return "\n".join(lines)

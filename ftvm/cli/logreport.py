@@ -3,11 +3,13 @@
     time     RFC 3339, UTC
     level    debug, info, warning or error
     guest    the guest's name in the record
-    event    the name of a class in ftvm.events; Takeover; LinesLost, in the place of lines that nobody read in time
+    event    the name of a class in ftvm.events; Takeover or GuestLost; LinesLost, in the place of lines that nobody
+             read in time
     message  the line that a person would have read
     ...      the fields of the event
 
-After a TookOver comes a Takeover, which explains it in order: `seen`, `decided`, `cost`.
+After a TookOver comes a Takeover, which explains it in order: `seen`, `decided`, `cost`. At the host that lost the
+guest to a takeover a GuestLost does the same.
 """
 
 import json
@@ -37,6 +39,7 @@ from ftvm.events import (
     TookOver,
 )
 from ftvm.runtime.clock import wall_time
+from ftvm.runtime.names import for_people
 from ftvm.runtime.status import Status
 from ftvm.service.outlet import say_lost
 from ftvm.service.takeoverreport import TakeoverReport
@@ -82,7 +85,8 @@ class LogReport:
         if explanation is not None:
             facts = asdict(explanation)
             message = f"seen: {explanation.seen}; decided: {explanation.decided}; cost: {explanation.cost}"
-            self._log("warning", {"guest": event.guest_id}, "Takeover", {"message": message, **facts})
+            name = "Takeover" if isinstance(event, TookOver) else "GuestLost"
+            self._log("warning", {"guest": event.guest_id}, name, {"message": for_people(message), **facts})
 
     def status(self, status: Status) -> None:
         """Say nothing: metrics and `ftvm top` are for that."""

@@ -51,7 +51,8 @@ _SENTENCES: Final[dict[type[Event], Callable[[Any], str]]] = {
     ),
     events.HostStalled: lambda e: (
         f"this host stalled for {e.stall_ns / _MS:.0f} ms: it was stopped, or is too busy; "
-        "silence of the peer during the stall does not count"
+        "silence of the peer during the stall does not count. If it happens again, give this host more processor time, "
+        "or both hosts a longer --silence"
     ),
     events.TookOver: lambda e: (
         f"took over at epoch {e.epoch}, generation {e.generation}: noticed in {e.detection_ns / _MS:.0f} ms, "

@@ -22,7 +22,7 @@ from ftvm.runtime.clock import MonotonicClock
 from ftvm.service.requests import Lines, json_line
 from ftvm.units import nanos_to_seconds, seconds_to_nanos
 
-__all__ = ["Child", "Children"]
+__all__ = ["Child", "Children", "NotInTime"]
 
 _now: Final = MonotonicClock().now
 
@@ -38,6 +38,10 @@ STOP_NS: Final = seconds_to_nanos(3)
 
 PR_SET_PDEATHSIG: Final = 1
 _libc: Final = ctypes.CDLL(None)
+
+
+class NotInTime(BrokenError):
+    """Something did not happen within its time: a busy machine, or a host that hangs; nobody knows which."""
 
 
 class Child:
@@ -181,13 +185,13 @@ class Children:
     ) -> T:
         """Return what `look` finds, as soon as it finds something; until then call `meanwhile` again and again.
 
-        Raises BrokenError, with what `explain` returns, if it takes longer than the limit; or as `check` does.
+        Raises NotInTime, with what `explain` returns, if it takes longer than the limit; or as `check` does.
         """
         ends_at = _now() + limit_ns
         while (found := look()) is None:
             if _now() >= ends_at:
                 waited = f"waited {nanos_to_seconds(limit_ns):g} s in vain until {what}"
-                raise BrokenError("\n".join(filter(None, [waited, explain()])))
+                raise NotInTime("\n".join(filter(None, [waited, explain()])))
             self.pump(PUMP_NS)
             self.check()
             meanwhile()

@@ -38,6 +38,7 @@ class SessionView:
     """An active's session with its standby. `acked` is what the standby has acknowledged in it.
 
     shipped_next  the first output number that no epoch of this session carries yet
+    limit_ns      how long the standby may be silent now
     """
 
     id: SessionId
@@ -48,6 +49,7 @@ class SessionView:
     acked: Watermarks
     in_flight: Sequence[InFlight]
     shipped_next: int
+    limit_ns: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +92,7 @@ class StandbyView:
     epoch, position, engine, memory_digest, output_next   of what is committed; `epoch` is None before the first
     log, log_bytes    what the guest took since, up to `log_index`
     copied_pages      of the first copy, that have come
+    limit_ns          how long the active may be silent now
     outputs           emitted up to `epoch` and not known to have been released
     staged_bytes      of the unfinished checkpoint; at most `staging_limit_bytes`
     """
@@ -111,6 +114,7 @@ class StandbyView:
     staged_bytes: int
     staging_limit_bytes: int
     copied_pages: int
+    limit_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +190,7 @@ def _view_of_session(session: Session) -> SessionView:
         acked=session.acked,
         in_flight=session.in_flight,
         shipped_next=session.shipped_next,
+        limit_ns=session.detector.limit_ns(),
     )
 
 
@@ -209,4 +214,5 @@ def _view_of_standby(state: StandbyState) -> StandbyView:
         staged_bytes=state.staging.size_bytes,
         staging_limit_bytes=state.staging.limit_bytes,
         copied_pages=committed.copied_pages,
+        limit_ns=state.detector.limit_ns(),
     )

@@ -61,5 +61,13 @@ def describe(
         copy_pages_sent=active.copy_pages_sent if active else standby.copied_pages if standby else 0,
         copy_round=active.copy_round if active is not None else 0,
         arbiter_error=arbiter_trouble(view, now),
+        silence_ms=nanos_to_millis(_configured_silence_ns(settings, view)),
+        silence_limit_ms=nanos_to_millis(session.limit_ns if session else standby.limit_ns if standby else 0),
         staging_bytes=capturer.staging_bytes + (standby.staged_bytes if standby is not None else 0),
     )
+
+
+def _configured_silence_ns(settings: Settings, view: View) -> int:
+    if view.peer is None:
+        return 0
+    return settings.timing.backup_limit_ns if view.standby is not None else settings.timing.primary_limit_ns

@@ -25,6 +25,7 @@ from ftvm.interfaces import Answer, Clock, CompareAndSet, Record, RecordStore, R
 from ftvm.protocol.stop import LIMIT_NS
 from ftvm.runtime.descriptors import SpareDescriptors, is_table_full
 from ftvm.runtime.endpoint import Endpoint
+from ftvm.runtime.lateness import Lateness
 from ftvm.runtime.services import LOOK_NS, HostServices
 from ftvm.runtime.urgency import make_urgent
 from ftvm.units import Nanos, nanos_to_seconds
@@ -183,6 +184,7 @@ class Host:
         self._calls: deque[_Call[Any]] = deque()
         self._is_stopping = False
         self._ended = threading.Event()
+        self.lateness = Lateness()
         self._heart = _Heart(endpoint, clock, is_urgent=is_urgent)
         transport.share(threading.Lock())
         self._thread = threading.Thread(target=self._run, name="ftvm-host", daemon=True)
@@ -227,13 +229,16 @@ class Host:
         if self._is_urgent:
             make_urgent()
         self._heart.start()
+        due: Nanos | None = None
         try:
             while not self._is_stopping or self._endpoint.is_leaving:
                 if self._calls:
                     self._answer_calls()
                 now = self._clock.now()
+                self.lateness.note(due, now)
                 due, other = self._endpoint.step(now, self._ready), self._services.step(now, self._ready)
-                self._ready = self._wait(other if due is None or (other is not None and other < due) else due)
+                due = other if due is None or (other is not None and other < due) else due
+                self._ready = self._wait(due)
         except BaseException as wrong:  # noqa: BLE001 - fail-stop: whatever it was, the guest must not run on
             self.error = _named(wrong)
             self._endpoint.halt(self.error)

@@ -179,7 +179,8 @@ class Node:
 
     def status(self) -> Status:
         """See Controls."""
-        return self.identity.sign(self.driver.status(self.clock.now()))
+        now = self.clock.now()
+        return self.identity.sign(self.driver.status(now), self.host.lateness.worst_ms(now))
 
     def set_engine(self, *, name: str | None, interval: float | None, latency: float | None) -> Pending:
         """See Controls."""

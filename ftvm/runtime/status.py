@@ -96,6 +96,9 @@ class Status:
     copy_pages_sent   in all rounds of the first copy so far, and `copy_round` is the present one; on a host that is
                       copied to: what has come
     arbiter_error     why the arbiter cannot be relied on now, or None; `arbiter` is its URL
+    loop_late_ms      how late this host's loop came to what was due, at most, in the last minute
+    silence_ms        how long the peer in session may be silent until it is suspected: `silence_limit_ms` now, as that
+                      adapts to a jittery link up to ten times of it; 0 without a session
     node, pid, version, listen   of this host: its name, process, release of ftvm, and where peers reach it
     """
 
@@ -138,6 +141,9 @@ class Status:
     copy_round: int = 0
     arbiter: str = ""
     arbiter_error: str | None = None
+    loop_late_ms: float = 0.0
+    silence_ms: float = 0.0
+    silence_limit_ms: float = 0.0
     node: str = ""
     pid: int = 0
     version: str = ""

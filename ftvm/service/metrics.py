@@ -38,6 +38,11 @@ GAUGES: Final[dict[str, tuple[str, Callable[[Status], float]]]] = {
     "ftvm_epoch": ("Last epoch cut (active) or committed (standby)", lambda s: s.epoch),
     "ftvm_epochs_in_flight": ("Epochs cut and not acknowledged yet", lambda s: s.epochs_in_flight),
     "ftvm_lag_seconds": ("Age of the oldest epoch in flight", lambda s: s.lag_ms / 1000),
+    "ftvm_loop_late_seconds": (
+        "How late the host's loop was, at most, in the last minute",
+        lambda s: s.loop_late_ms / 1000,
+    ),
+    "ftvm_silence_seconds": ("Silence of the peer that is tolerated now", lambda s: s.silence_limit_ms / 1000),
     "ftvm_outputs_held": ("Outputs held until it is safe to release them", lambda s: s.outputs_held),
     "ftvm_copy_pages_left": ("Pages of the first copy still to send", lambda s: s.copy_pages_left),
 }

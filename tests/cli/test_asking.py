@@ -116,6 +116,16 @@ def test_a_first_copy_tells_how_far_it_is_and_how_long_it_will_take(host: Protec
     assert asking.state_line(copying).endswith(told)
 
 
+def test_a_loop_that_is_late_by_half_of_the_silence_is_warned_of_with_advice(host: Protection) -> None:
+    late = replace(host.status(), silence_ms=300.0, loop_late_ms=150.0)
+    prompt = replace(late, loop_late_ms=149.0)
+
+    assert asking.status_line(late).endswith(
+        "; its loop was late by 150 ms: give this host more processor time, or raise --silence"
+    )
+    assert "late" not in asking.status_line(prompt)
+
+
 def test_a_state_that_began_on_another_day_tells_the_day(host: Protection) -> None:
     old = replace(host.status(), state="unprotected", reason="W", **{**SINCE, "since": "2026-11-28T10:11:12.5Z"})
 

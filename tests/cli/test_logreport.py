@@ -5,7 +5,17 @@ import json
 from typing import Any
 
 from ftvm.cli.logreport import LogReport, level_of
-from ftvm.events import ArbiterTrouble, Committed, Event, HostFailed, Protected, Suspected, TookOver
+from ftvm.events import (
+    ArbiterTrouble,
+    Committed,
+    Event,
+    HostFailed,
+    Protected,
+    RecordLearned,
+    RoleChanged,
+    Suspected,
+    TookOver,
+)
 from ftvm.units import Nanos
 
 MS = 1_000_000
@@ -53,6 +63,17 @@ def test_a_takeover_is_followed_by_its_explanation() -> None:
     assert [line["event"] for line in told] == ["Suspected", "TookOver", "Takeover"]
     assert {"seen", "decided", "cost"} <= set(told[2])
     assert told[2]["message"].startswith("seen: the active was silent")
+
+
+def test_a_guest_that_was_lost_to_a_takeover_is_explained_too_with_names_for_ids() -> None:
+    told = log(
+        RoleChanged(at=Nanos(1), guest_id="vm1", role="active", replica_id="a", reason=""),
+        RecordLearned(at=Nanos(2), guest_id="vm1", generation=3, active="b#0123456789abcdef", standby=None),
+        RoleChanged(at=Nanos(3), guest_id="vm1", role="empty", replica_id="a", reason=""),
+    )
+
+    assert [line["event"] for line in told] == ["RoleChanged", "RecordLearned", "RoleChanged", "GuestLost"]
+    assert "to generation 3 (active b, standby none)" in told[-1]["message"]
 
 
 def test_commits_are_not_logged_and_repetitions_once() -> None:

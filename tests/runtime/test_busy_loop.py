@@ -43,6 +43,8 @@ def test_a_busy_loop_is_not_taken_for_a_dead_host(who: str, tmp_path: Path) -> N
         assert busy._node.wait_for(lambda: busy._node.driver.pulse is not None, WAIT_SECONDS)
 
         busy._node.host.call(be_busy, timeout=WAIT_SECONDS)
+        late_ms = busy.status().loop_late_ms
         told = [*primary.events(0.5), *standby.events(0.5)]
 
+    assert late_ms > BUSY_SECONDS * 500
     assert not [event for event in told if isinstance(event, Suspected | TookOver | SessionEnded)]

@@ -205,3 +205,14 @@ def test_a_state_keeps_its_beginning_until_another_begins(pair: Pair) -> None:
     after = pair.a.driver.status(pair.clock.now()).state_seconds
 
     assert after - before == pytest.approx(1.0)
+
+
+def test_each_host_tells_how_much_silence_of_the_other_it_allows(pair: Pair) -> None:
+    told = [host.driver.status(pair.clock.now()) for host in (pair.a, pair.b)]
+    pair.kill(pair.b)
+    pair.run(3_000)
+    alone = pair.a.driver.status(pair.clock.now())
+
+    assert [status.silence_ms for status in told] == [500.0, 300.0]
+    assert all(status.silence_ms <= status.silence_limit_ms <= 10 * status.silence_ms for status in told)
+    assert (alone.silence_ms, alone.silence_limit_ms) == (0.0, 0.0)

@@ -1,7 +1,19 @@
 """A takeover is explained from the events that led to it, and from no older ones."""
 
-from ftvm.events import RecordLearned, SessionEnded, Suspected, TookOver
-from ftvm.service.takeoverreport import TakeoverReport
+from ftvm.events import (
+    Event,
+    HostStalled,
+    RecordLearned,
+    RoleChanged,
+    SessionEnded,
+    Solo,
+    Suspected,
+    SwitchFailed,
+    TookOver,
+)
+from ftvm.protocol.core import Role
+from ftvm.service.takeoverreport import Explanation, TakeoverReport
+from ftvm.testing.pair import Pair
 from ftvm.units import Nanos
 
 MS = 1_000_000
@@ -93,3 +105,89 @@ def test_a_takeover_without_known_records_says_what_is_known() -> None:
 
     assert told is not None
     assert told.decided == "the arbiter's record of generation 3 names this host active"
+
+
+# --- the host that lost the guest -------------------------------------------------------------------------------------
+
+
+def role(name: str, at_ms: int = 0) -> RoleChanged:
+    return RoleChanged(at=Nanos(at_ms * MS), guest_id="vm1", role=name, replica_id="a1", reason="")
+
+
+def loss(*events: Event) -> Explanation | None:
+    """Return what the active of generation 2 says when it learns, at 1 s, that b has the guest."""
+    story = TakeoverReport()
+    for event in (role("active"), record(2, "a1", "b1"), *events, record(3, "b1", None)):
+        assert story.note(event) is None
+    return story.note(role("empty", 1000))
+
+
+def test_the_loser_says_that_it_stalled_for_how_long_and_what_became_of_the_guest() -> None:
+    """Regression: it said only `record: generation 3` and `now empty`."""
+    told = loss(HostStalled(at=Nanos(990 * MS), guest_id="vm1", stall_ns=510 * MS))
+
+    assert told is not None
+    assert told.seen == (
+        "this host stalled for 510 ms, until 10 ms ago, so the other host heard nothing of it: it was stopped, or is "
+        "too busy"
+    )
+    assert told.decided.startswith(
+        "the arbiter's record went from generation 2 (active a1, standby b1) to generation 3 (active b1, standby none)"
+    )
+    assert told.cost.startswith("nothing that the other host lacks had left this one")
+
+
+def test_a_loser_that_heard_nothing_either_says_that_the_link_failed() -> None:
+    told = loss(SUSPECTED)
+
+    assert told is not None
+    assert told.seen == (
+        "neither host heard the other (the standby, seen from here: silent for 310 ms): the link between them failed"
+    )
+
+
+def test_a_loser_that_noticed_nothing_says_what_may_have_been() -> None:
+    told = loss()
+
+    assert told is not None
+    assert told.seen.startswith("nothing that this host noticed: the other one did not hear it")
+
+
+def test_a_stall_long_ago_or_a_silence_that_was_dealt_with_explains_no_loss() -> None:
+    story = TakeoverReport()
+    old = HostStalled(at=Nanos(0), guest_id="vm1", stall_ns=510 * MS)
+    for event in (role("active"), old, SUSPECTED, Solo(at=Nanos(0), guest_id="vm1", generation=2, reason="x")):
+        story.note(event)
+    story.note(record(3, "b1", None))
+
+    told = story.note(role("empty", 40_000))
+
+    assert told is not None
+    assert told.seen.startswith("nothing that this host noticed")
+
+
+def test_a_host_that_leaves_by_itself_has_lost_nothing() -> None:
+    assert loss(SwitchFailed(at=Nanos(0), guest_id="vm1", reason="x", is_stopping=True)) is None
+
+
+def test_a_host_that_vacated_the_record_has_lost_nothing() -> None:
+    story = TakeoverReport()
+    for event in (role("active"), record(2, "a1", "b1")):
+        story.note(event)
+    story.note(RecordLearned(at=Nanos(0), guest_id="vm1", generation=3, active=None, standby=None))
+
+    assert story.note(role("empty", 1000)) is None
+
+
+def test_the_active_of_a_pair_that_was_cut_off_explains_its_loss() -> None:
+    pair = Pair().protected()
+    pair.cut_off("a", "b")
+    pair.until(lambda: pair.b.role is Role.ACTIVE)
+    pair.heal()
+    pair.until(lambda: pair.a.role is not Role.ACTIVE)
+    story = TakeoverReport()
+
+    told = [each for each in map(story.note, pair.a.events) if each is not None]
+
+    assert len(told) == 1
+    assert "to generation 3 (active b1, standby none)" in told[0].decided

@@ -133,7 +133,8 @@ class _Campaign:
     def _take_violation(self, violation: Violation) -> None:
         if len(self.outcome.violations) < VIOLATIONS_MAX:
             self.outcome.violations.append(violation)
-        self._say(f"VIOLATION in round {violation.round} ({violation.fault}, {violation.engine}): {violation.what}")
+        kind = "NOT IN TIME" if violation.is_late else "VIOLATION"
+        self._say(f"{kind} in round {violation.round} ({violation.fault}, {violation.engine}): {violation.what}")
 
     def _take_isolation(self, how: str) -> None:
         self.outcome.isolation = how

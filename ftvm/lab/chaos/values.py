@@ -69,7 +69,10 @@ class Round:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Violation:
-    """Something that must not happen, the round in which it was noticed, and where the logs of it are."""
+    """Something that must not happen, the round in which it was noticed, and where the logs of it are.
+
+    is_late  it is only that something took longer than a run waits: nothing is known to be lost or contradicted
+    """
 
     job: int
     round: int
@@ -77,6 +80,7 @@ class Violation:
     engine: str
     what: str
     folder: str
+    is_late: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain values, for JSON."""
@@ -107,6 +111,18 @@ class CampaignOutcome:
     def is_good(self) -> bool:
         """Tell whether all rounds were played and nothing was violated."""
         return self.trouble is None and not self.violations and len(self.rounds) == self.options.rounds
+
+    @property
+    def verdict(self) -> str:
+        """Return what the rounds say about the guest, in words."""
+        if self.is_good:
+            return "nothing was lost"
+        if self.trouble is not None or any(not violation.is_late for violation in self.violations):
+            return "FAILED"
+        return (
+            "NOT JUDGED: something took too long, and nothing is known to be lost; "
+            "run it again with the same seed, with fewer --jobs or on a less busy machine"
+        )
 
     @property
     def takeovers(self) -> int:

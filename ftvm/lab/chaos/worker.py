@@ -23,7 +23,7 @@ from ftvm.lab.chaos.namespace import isolate
 from ftvm.lab.chaos.pair import ChaosPair
 from ftvm.lab.chaos.values import Round, Violation
 from ftvm.lab.lines import say
-from ftvm.lab.processes import Children
+from ftvm.lab.processes import Children, NotInTime
 from ftvm.lab.stage import HOSTS, HostCommands
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.units import nanos_to_millis
@@ -72,7 +72,7 @@ class _Worker:
                 if (number, fault) == last and self._pair is not None:
                     self._end_guest(pair, number, fault, is_gone=False)
             except FtvmError as broken:
-                self._tell_violation(number, fault, str(broken))
+                self._tell_violation(number, fault, str(broken), is_late=isinstance(broken, NotInTime))
                 self._tear_down()
                 self._broken += 1
                 if self._broken >= BROKEN_PAIRS_MAX:
@@ -126,10 +126,11 @@ class _Worker:
     def _end_guest(self, pair: ChaosPair, number: int, fault: Fault, *, is_gone: bool) -> None:
         verdict = pair.end_guest(is_gone=is_gone)
         findings = [str(finding) for finding in verdict["findings"]]
-        if not is_gone and verdict["unanswered"]:
-            findings.append(f"{verdict['unanswered']} requests of the audit were never answered")
         for finding in findings:
             self._tell_violation(number, fault, finding)
+        if not is_gone and verdict["unanswered"]:
+            unanswered = f"{verdict['unanswered']} requests of the audit were not answered in time"
+            self._tell_violation(number, fault, unanswered, is_late=True)
         pair.witness.check_changes(pair.arbiter.all_records())
         self._tell_findings(pair, number, fault)
         say({"requests": verdict["requests_acknowledged"]})
@@ -169,12 +170,18 @@ class _Worker:
                 self._told.add(finding)
                 self._tell_violation(number, fault, finding)
 
-    def _tell_violation(self, number: int, fault: Fault, what: str) -> None:
+    def _tell_violation(self, number: int, fault: Fault, what: str, *, is_late: bool = False) -> None:
         log = self._folder / f"round-{number}.log"
         if self._pair is not None:
             self._pair.write_log(log)
         violation = Violation(
-            job=self._job, round=number, fault=fault.name, engine=self._engine, what=what, folder=str(self._folder)
+            job=self._job,
+            round=number,
+            fault=fault.name,
+            engine=self._engine,
+            what=what,
+            folder=str(self._folder),
+            is_late=is_late,
         )
         say({"violation": violation.as_dict()})
 

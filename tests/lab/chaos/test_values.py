@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -42,6 +43,19 @@ def test_a_run_is_good_only_if_all_its_rounds_were_played_and_clean() -> None:
     stuck = CampaignOutcome(options=ChaosOptions(rounds=1), rounds=[a_round()], trouble="no space left")
 
     assert [each.is_good for each in (clean, short, violated, stuck)] == [True, False, False, False]
+
+
+def test_what_was_only_not_in_time_is_not_told_as_a_loss_but_is_not_clean_either() -> None:
+    """Regression: a patience that ran out on a busy machine was a violation, as a lost write is."""
+    late = replace(A_VIOLATION, what="5 requests of the audit were not answered in time", is_late=True)
+    only_late, both = (
+        CampaignOutcome(options=ChaosOptions(rounds=1), rounds=[a_round()], violations=violations)
+        for violations in ([late], [late, A_VIOLATION])
+    )
+
+    assert not only_late.is_good
+    assert only_late.verdict.startswith("NOT JUDGED: something took too long, and nothing is known to be lost")
+    assert both.verdict == "FAILED"
 
 
 def test_guests_that_were_lost_are_counted_and_leave_the_times_alone() -> None:

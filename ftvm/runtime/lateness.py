@@ -1,0 +1,41 @@
+"""How late a host's loop is: how long after something was due it came to it. A late loop looks like a dead host.
+
+Bounded whatever happens: of each second of the last minute that has one longer than all later ones, the longest. Pure.
+"""
+
+from collections import deque
+from typing import Final
+
+from ftvm.units import Nanos, nanos_to_millis
+
+__all__ = ["Lateness"]
+
+MEMORY_SECONDS: Final = 60
+_SECOND_NS: Final = 1_000_000_000
+
+
+class Lateness:
+    """Notes how late each step was."""
+
+    def __init__(self) -> None:
+        self._longest: deque[tuple[int, int]] = deque()
+
+    def note(self, due: Nanos | None, now: Nanos) -> None:
+        """Note that the loop came at `now` to what was due before; None if nothing was."""
+        if due is None or due >= now:
+            return
+        late_ns, second = now - due, now // _SECOND_NS
+        while self._longest and self._longest[-1][0] <= late_ns:
+            self._longest.pop()
+        if not self._longest or self._longest[-1][1] != second:
+            self._longest.append((late_ns, second))
+        self._forget(second)
+
+    def worst_ms(self, now: Nanos) -> float:
+        """Return the latest step of the last minute, in milliseconds; 0 if none was late."""
+        self._forget(now // _SECOND_NS)
+        return nanos_to_millis(self._longest[0][0]) if self._longest else 0.0
+
+    def _forget(self, second: int) -> None:
+        while self._longest and self._longest[0][1] <= second - MEMORY_SECONDS:
+            self._longest.popleft()
