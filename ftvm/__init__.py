@@ -7,8 +7,8 @@ leaves the primary before the state that produced it is safe on the backup; and 
 The tour, in the order in which one needs it:
 
 1. A guest: your hypervisor behind the `Guest` interface (ftvm/interfaces.py), or a machine of ours: `RiscvGuest`, built
-   in, or `KvmGuest`, on the processor. `track_memory` finds the pages written where a hypervisor does not;
-   `ftvm.testing.check_guest` tells whether all is well.
+   in, or `KvmGuest`, on the processor; or `VmmGuest`, which a monitor in another process hands over. `track_memory`
+   finds the pages written where a hypervisor does not; `ftvm.testing.check_guest` tells whether all is well.
 2. A world: where released outputs go and inputs come from, `World`; `DatagramWorld` for a network, `CallbackWorld` for
    a function.
 3. `protect(guest, ...)` on one host, `Standby(guest, ...)` on the other. Both need the same arbiter, and keys off

@@ -69,6 +69,8 @@ from ftvm.guests.qemu import QemuMachine as QemuMachine
 from ftvm.guests.riscv.guest import RiscvGuest as RiscvGuest
 from ftvm.guests.riscv.programs import read_program as read_program
 from ftvm.guests.threaded import ThreadedGuest as ThreadedGuest
+from ftvm.guests.vmm.door import MonitorDoor as MonitorDoor
+from ftvm.guests.vmm.guest import VmmGuest as VmmGuest
 from ftvm.interfaces import Capability as Capability
 from ftvm.interfaces import Clock as Clock
 from ftvm.interfaces import Engine as Engine

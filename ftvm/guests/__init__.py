@@ -1,1 +1,1 @@
-"""Adapters for what ftvm can protect: riscv (built in, deterministic), qemu, kvm (our monitor); and their networks."""
+"""Adapters for what ftvm can protect: riscv (built in), qemu, kvm (our monitor), vmm (any monitor); and networks."""

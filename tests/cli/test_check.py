@@ -183,7 +183,7 @@ def test_the_flag_for_a_qemu_of_old_says_the_kind_of_a_file_of_old(ftvm: Run, co
 
     as_built_in, flagged = ftvm("check", config), ftvm("check", config, "--qemu")
 
-    assert "FAILURE tracker: only a guest of kind qemu or kvm has it" in as_built_in.out
+    assert "FAILURE tracker: only a guest of kind qemu or kvm or vmm has it" in as_built_in.out
     assert "tracker" not in flagged.out
 
 

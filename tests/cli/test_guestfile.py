@@ -237,7 +237,7 @@ def test_a_kind_that_there_is_not_is_told_with_those_that_there_are(tmp_path: Pa
     told = settings(write(tmp_path, 'kind = "xen"\ntracker = "auto"\ntraker = "auto"\n' + SOUND))
 
     assert set(told.problems) == {"kind", "traker"}
-    assert str(told.problems["kind"]) == "'xen': write one of riscv, qemu, kvm"
+    assert str(told.problems["kind"]) == "'xen': write one of riscv, qemu, kvm, vmm"
 
 
 def test_a_setting_of_another_kind_is_told_as_such(tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ def test_help_names_every_kind_that_has_a_setting_unless_all_have_it() -> None:
     helps = {each.opts[0]: str(each.help) for each in standby.params if isinstance(each, click.Option)}
 
     assert helps["--entropy"].endswith("Kinds riscv, kvm.")
-    assert "Kinds qemu, kvm." in helps["--tracker"]
+    assert "Kinds qemu, kvm, vmm." in helps["--tracker"]
     assert helps["--disk"].startswith("Kinds riscv, kvm: A virtio disk")
     assert "Kind qemu: A virtio disk" in helps["--disk"]
     assert "Kind" not in helps["--engine"] + helps["--guest"]

@@ -11,19 +11,21 @@ from ftvm.cli.hostsettings import SHARED
 from ftvm.cli.kinds.kvm import KVM
 from ftvm.cli.kinds.qemu import QEMU
 from ftvm.cli.kinds.riscv import RISCV
+from ftvm.cli.kinds.vmm import VMM
 from ftvm.cli.settings import DEFAULT_KIND, HostSettings, Kind, Setting, read_settings
 from ftvm.service.guestfile import GuestFile, read_guest_file
 
 __all__ = ["KINDS", "all_settings", "read_host"]
 
-KINDS: Final[Mapping[str, Kind]] = {kind.name: kind for kind in (RISCV, QEMU, KVM)}
+KINDS: Final[Mapping[str, Kind]] = {kind.name: kind for kind in (RISCV, QEMU, KVM, VMM)}
 
 _SHARED: Final = (
     Setting(
         name="kind",
         default=DEFAULT_KIND,
         words=tuple(KINDS),
-        help="What runs the guest: the built-in RISC-V machine, a stock QEMU, or our monitor under KVM.",
+        help="What runs the guest: the built-in RISC-V machine, a stock QEMU, our monitor under KVM, or a monitor of "
+        "your own.",
     ),
     *SHARED,
 )

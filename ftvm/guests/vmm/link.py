@@ -1,0 +1,247 @@
+"""The connection to a monitor: one thread that reads and writes, requests with one answer each, and an end for good.
+
+Promises: outputs reach the sink in order, all that were said before a `paused` ahead of it; nothing waits for a monitor
+for longer than a limit; a monitor that lies, hangs or is gone ends the connection with a reason, and so its guest. Does
+not know memory.
+"""
+
+import os
+import select
+import socket
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from ftvm.errors import BadFrame, GuestError
+from ftvm.guests.vmm.messages import (
+    Ended,
+    Failed,
+    FrameReader,
+    MonitorAnswer,
+    MonitorMessage,
+    MonitorOutput,
+    decode,
+    frame,
+)
+
+__all__ = ["MonitorLink"]
+
+_PIECE_BYTES: Final = 256 << 10
+_PIECES_PER_TURN: Final = 64
+_UNSENT_BYTES_MAX: Final = 1 << 20
+"""Inputs beyond it are dropped: the monitor does not read."""
+_LATE_OUTPUT_BYTES_MAX: Final = 64 << 20
+"""What a monitor may still say after it was told to pause, until it answers."""
+
+_REPLIES: Final = {"pause": "paused", "save": "saved", "load": "loaded", "dirty": "written"}
+
+
+class MonitorLink:
+    """One connection. `failure` says why it ended, `guest_failure` why the guest cannot run although it has not."""
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        named: str,
+        *,
+        payload_bytes_max: int,
+        answer_seconds: float,
+        emit: Callable[[str, bytes], None],
+        end: Callable[[str], None],
+    ) -> None:
+        """Take a connection over.
+
+        named  the monitor, for people
+        emit   takes each output; `end` the reason of the guest's own end. Both are called in the connection's thread
+        """
+        self.failure: str | None = None
+        self.guest_failure: str | None = None
+        self._connection = connection
+        self._named = named
+        self._answer_seconds = answer_seconds
+        self._emit, self._end_guest = emit, end
+        self._reader = FrameReader(payload_bytes_max)
+        self._changed = threading.Condition()
+        self._unsent = bytearray()
+        self._asked: tuple[str, int] | None = None
+        self._answer: MonitorAnswer | None = None
+        self._number = self._outputs = self._late_bytes = 0
+        self._may_speak = self._is_closed = False
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._thread = threading.Thread(target=self._main, name="vmm-link", daemon=True)
+        self._thread.start()
+
+    # --- what the guest asks of it ---
+
+    def ask(self, name: str, payload: bytes = b"") -> MonitorAnswer:
+        """Send a request and wait for its answer. Raises GuestError if the connection has ended, or ends by this."""
+        with self._changed:
+            self._require_open()
+            self._number += 1
+            self._asked, self._answer, self._late_bytes = (name, self._number), None, 0
+            self._send(frame([name, self._number], payload))
+            if not self._changed.wait_for(lambda: self._answer or self.failure, self._answer_seconds):
+                self._give_up(f"{self._named} did not answer `{name}` within {self._answer_seconds:g} s")
+            return self._take_reply()
+
+    def let_run(self, *, stop_at_output: bool) -> None:
+        """Have the guest run, and its outputs through."""
+        with self._changed:
+            if self.failure is None:
+                self._may_speak = True
+                self._send(frame(["resume", stop_at_output]))
+
+    def tell(self, *header: str, payload: bytes = b"") -> None:
+        """Say something that has no answer; dropped if the monitor does not read."""
+        with self._changed:
+            if self.failure is None and len(self._unsent) < _UNSENT_BYTES_MAX:
+                self._send(frame(header, payload))
+
+    def refuse(self, lie: str) -> None:
+        """End the connection, because of what the monitor answered."""
+        with self._changed:
+            self._give_up(f"{self._named} broke the protocol: {lie}")
+
+    def forget_guest_failure(self) -> None:
+        """Note that another state was loaded: the guest may run again."""
+        with self._changed:
+            self.guest_failure = None
+
+    def cut(self) -> None:
+        """End the connection without a word."""
+        with self._changed:
+            self._give_up("the connection was cut")
+
+    def close(self) -> None:
+        """Say goodbye, end the connection and the thread. The monitor stops its guest for good. Idempotent."""
+        with self._changed:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            if self.failure is None:
+                self._send(frame(["end"]))
+            self._give_up("the guest was closed")
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+        self._connection.close()
+        os.close(self._wake)
+
+    # --- under the lock ---
+
+    def _require_open(self) -> None:
+        if self.failure is not None:
+            raise GuestError(self.failure)
+
+    def _take_reply(self) -> MonitorAnswer:
+        answer, self._asked, self._answer = self._answer, None, None
+        if answer is None:
+            raise GuestError(self.failure or f"{self._named} did not answer")
+        return answer
+
+    def _send(self, message: bytes) -> None:
+        self._unsent += message
+        self._flush()
+        if self._unsent:
+            os.eventfd_write(self._wake, 1)  # the thread sends the rest
+
+    def _flush(self) -> None:
+        try:
+            while self._unsent:
+                del self._unsent[: self._connection.send(self._unsent, socket.MSG_NOSIGNAL)]
+        except BlockingIOError:
+            return
+        except OSError:
+            self._unsent.clear()  # what it said last is still read; then the end of the connection is seen
+
+    def _give_up(self, reason: str) -> None:
+        """End the connection for good: by it the monitor learns to stop the guest."""
+        self.failure = self.failure or reason
+        self._may_speak = False
+        try:
+            self._connection.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            self._unsent.clear()  # the monitor was faster
+        os.eventfd_write(self._wake, 1)
+        self._changed.notify_all()
+
+    # --- its thread ---
+
+    def _main(self) -> None:
+        reason = "the thread of the connection ended by an error"
+        try:
+            while self.failure is None:
+                self._wait()
+                self._read()
+        except BadFrame as wrong:
+            reason = f"{self._named} broke the protocol: {wrong}"
+        except EOFError:
+            reason = f"{self._named} closed its connection: it has ended, or given up its guest"
+        except OSError as wrong:
+            reason = f"the connection to {self._named} broke: {wrong.strerror}"
+        finally:
+            with self._changed:
+                self._give_up(reason)
+
+    def _wait(self) -> None:
+        poll = select.poll()
+        poll.register(self._wake, select.POLLIN)
+        poll.register(self._connection, select.POLLIN | (select.POLLOUT if self._unsent else 0))
+        poll.poll()
+        with self._changed:
+            if self._unsent:
+                self._flush()
+            try:
+                os.eventfd_read(self._wake)
+            except BlockingIOError:
+                return
+
+    def _read(self) -> None:
+        for _ in range(_PIECES_PER_TURN):
+            try:
+                piece = self._connection.recv(_PIECE_BYTES)
+            except BlockingIOError:
+                return
+            if not piece:
+                raise EOFError
+            for header, payload in self._reader.take(piece):
+                self._take(decode(header, payload))
+            if self.failure is not None:
+                return
+
+    def _take(self, message: MonitorMessage) -> None:
+        match message:
+            case MonitorOutput():
+                self._take_output(message)
+            case MonitorAnswer():
+                self._take_answer(message)
+            case Ended(reason=reason):
+                self._require_running("the guest's end")
+                with self._changed:
+                    self._may_speak, self.guest_failure = False, f"the guest ended: {reason}"
+                self._end_guest(reason)
+            case Failed(reason=reason):
+                with self._changed:
+                    self._may_speak, self.guest_failure = False, reason
+
+    def _take_output(self, output: MonitorOutput) -> None:
+        self._require_running(f"output {output.number}")
+        self._outputs += 1
+        if output.number != self._outputs:
+            raise BadFrame(f"output {output.number} came where output {self._outputs} is due")
+        self._late_bytes += len(output.payload) if self._asked is not None else 0
+        if self._late_bytes > _LATE_OUTPUT_BYTES_MAX:
+            raise BadFrame("it goes on speaking after it was told to pause")
+        self._emit(output.channel, output.payload)
+
+    def _require_running(self, what: str) -> None:
+        if not self._may_speak:
+            raise BadFrame(f"{what} came from a guest that stands still")
+
+    def _take_answer(self, answer: MonitorAnswer) -> None:
+        with self._changed:
+            if self._asked is None or (_REPLIES[self._asked[0]], self._asked[1]) != (answer.name, answer.number):
+                raise BadFrame(f"nobody asked for `{answer.name}` {answer.number}")
+            if answer.name == "paused":
+                self._may_speak = False
+            self._answer = answer
+            self._changed.notify_all()

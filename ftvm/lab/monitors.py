@@ -1,0 +1,137 @@
+"""`ftvm vmm check`: does a monitor keep its half of docs/handover.md?
+
+Runs the guest kit (ftvm.testing.check_guest) against it, and what the kit cannot know: that a monitor which is not to
+boot leaves its memory zero and becomes what another one was, and that the end of its connection stops its guest for
+good. Each trial takes a new monitor: it is started here, if there is a command for it, else it comes by itself.
+"""
+
+import select
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Final
+
+from ftvm.errors import ConfigError, GuestError
+from ftvm.guests.vmm import MonitorDoor, VmmGuest
+from ftvm.testing.contract import ContractBroken, require
+from ftvm.testing.transcript import Transcript, load_picture, take_picture
+
+__all__ = ["MonitorCheck", "check_monitor"]
+
+_TAKEN_IN: Final = "A monitor hands over what can be protected"
+_BLANK: Final = "A monitor that is not to boot leaves its memory zero"
+_BECOMES: Final = "A blank monitor becomes the machine whose state it is given"
+_ENDS: Final = "The end of the connection stops the guest for good"
+_MOMENTS: Final = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MonitorCheck:
+    """What to check.
+
+    socket            where monitors connect
+    command           starts one; empty: they come by themselves, again and again
+    inputs            what to give the guest, as (channel, payload)
+    is_deterministic  without inputs, what the guest says depends on its state alone
+    examples          how many plans are tried
+    moment_seconds    how long the guest runs in each step
+    """
+
+    socket: str
+    command: Sequence[str]
+    inputs: Sequence[tuple[str, bytes]]
+    is_deterministic: bool
+    examples: int
+    moment_seconds: float
+    memory_bytes_max: int
+    connect_seconds: float
+
+
+def check_monitor(wanted: MonitorCheck) -> None:
+    """Raise ContractBroken that names the promise and what was seen, unless all are kept. Leaves nothing running."""
+    try:
+        from hypothesis import strategies as st
+
+        from ftvm.testing.guest import check_guest
+    except ModuleNotFoundError as wrong:
+        raise ConfigError("the guest kit needs the package hypothesis: pip install 'ftvm[test]'") from wrong
+    with closing(_Monitors(wanted)) as monitors:
+        _check_blank(monitors)
+        check_guest(
+            monitors.make,
+            inputs=st.sampled_from(list(wanted.inputs)) if wanted.inputs else None,
+            is_deterministic=wanted.is_deterministic,
+            examples=wanted.examples,
+            moment_seconds=wanted.moment_seconds,
+        )
+        for end in (VmmGuest.cut, VmmGuest.close):
+            _check_end(monitors, wanted.moment_seconds, end)
+
+
+class _Monitors:
+    """Makes guests, and ends the processes that were started for them."""
+
+    def __init__(self, wanted: MonitorCheck) -> None:
+        if wanted.command and shutil.which(wanted.command[0]) is None:
+            raise ConfigError(f"{wanted.command[0]}: no such program")
+        self._wanted = wanted
+        self._door = MonitorDoor(wanted.socket)
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def make(self, boots: bool = True) -> VmmGuest:
+        """Return a guest of a new monitor."""
+        self._started = [process for process in self._started if process.poll() is None]
+        if self._wanted.command:
+            self._started.append(
+                subprocess.Popen(self._wanted.command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+            )
+        try:
+            return VmmGuest(
+                self._door,
+                boots=boots,
+                memory_bytes_max=self._wanted.memory_bytes_max,
+                connect_seconds=self._wanted.connect_seconds,
+            )
+        except GuestError as wrong:
+            raise ContractBroken(_TAKEN_IN, str(wrong)) from wrong
+
+    def close(self) -> None:
+        """End all."""
+        for process in self._started:
+            process.kill()
+            process.wait()
+        self._door.close()
+
+
+def _check_blank(monitors: _Monitors) -> None:
+    with closing(monitors.make()) as booted, closing(monitors.make(boots=False)) as blank:
+        for guest in (booted, blank):
+            guest.attach(Transcript())
+        for region in blank.memory:
+            require(not any(region.buffer), _BLANK, f"region {region.name} is not")
+        require(blank.geometry == booted.geometry, _BECOMES, f"it says {blank.geometry}, not {booted.geometry}")
+        picture = take_picture(booted)
+        try:
+            load_picture(blank, picture)
+        except GuestError as wrong:
+            raise ContractBroken(_BECOMES, str(wrong)) from wrong
+        require(take_picture(blank) == picture, _BECOMES, "its memory or devices differ from what it was given")
+        blank.resume()
+        blank.pause()
+        require(blank.failure() is None, _BECOMES, f"it does not run: {blank.failure()}")
+
+
+def _check_end(monitors: _Monitors, moment_seconds: float, end: Callable[[VmmGuest], None]) -> None:
+    with closing(monitors.make()) as guest:
+        guest.attach(Transcript())
+        regions = guest.memory
+        guest.resume()
+        select.select((), (), (), moment_seconds)
+        end(guest)
+    select.select((), (), (), _MOMENTS * moment_seconds)  # a monitor learns it in its own time
+    before = [bytes(region.buffer) for region in regions]
+    select.select((), (), (), _MOMENTS * moment_seconds)
+    changed = [region.name for region, then in zip(regions, before, strict=True) if bytes(region.buffer) != then]
+    require(not changed, _ENDS, f"it writes on to {', '.join(changed)}")
