@@ -18,6 +18,7 @@ __all__ = [
     "Bitmap",
     "Buffer",
     "Checkpoint",
+    "Footing",
     "Geometry",
     "GuestPosition",
     "LogKind",
@@ -40,6 +41,22 @@ class RegionShape:
 
     name: str
     page_count: PageCount
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footing:
+    """Where a guest stands on one host.
+
+    lineage     of its disks' content, "" if that is not known
+    generation  of the record that made, or left, this host what it is
+    epoch       the last one committed here; 0 where the guest runs
+    runs        whether the guest runs here, or is about to
+    """
+
+    lineage: str
+    generation: int
+    epoch: int
+    runs: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

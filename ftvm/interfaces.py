@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from ftvm.checkpoint import Bitmap, Buffer, Geometry, GuestPosition, LogRecord, Output, Watermarks
+from ftvm.checkpoint import Bitmap, Buffer, Footing, Geometry, GuestPosition, LogRecord, Output, Watermarks
 from ftvm.units import Nanos, PageCount
 
 __all__ = [
@@ -65,15 +65,19 @@ class RegionStore(Protocol):
     """Keeps a region's content beyond the host's life, e.g. a disk's image. Never blocks.
 
     A backup tells it what the commits do to the region. A method may raise GuestError if nothing can be kept any more:
-    the host then ends, because it is a backup in name only.
+    the host then ends, because it is a backup in name only. `identity` is the name of what it keeps the content in, ""
+    if it has no name: a pair must not share one.
     """
 
-    def committed(self, pages: Sequence[int]) -> None:
-        """Note that these pages, counted from the region's first, have changed; read them before returning.
+    identity: str
 
-        What the guest wrote while it ran on this host is committed, too: a region that was active here is told so
-        with no pages.
-        """
+    def stands(self, footing: Footing) -> None:
+        """Note where the guest stands, with all that was committed so far; before it runs here, and when it changes."""
+        ...
+
+    def committed(self, pages: Sequence[int]) -> None:
+        """Note that these pages, counted from the region's first, have changed; read them before returning. A region
+        that was active here is told so with no pages: what the guest wrote while it ran is committed, too."""
         ...
 
     def discarded(self) -> None:

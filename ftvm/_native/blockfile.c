@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define ZEROS_BYTES 65536
@@ -78,4 +79,12 @@ int ftvm_blockfile_sync(int image, int witness)
 {
     int wrong = ask(witness, FTVM_BLOCKFILE_SYNC, 0, 0, NULL);
     return wrong != 0 || fdatasync(image) == 0 ? wrong : -errno;
+}
+
+int64_t ftvm_blockfile_birth(int image)
+{
+    struct statx found;
+    if (statx(image, "", AT_EMPTY_PATH, STATX_BTIME, &found) != 0 || !(found.stx_mask & STATX_BTIME))
+        return 0;
+    return (int64_t)found.stx_btime.tv_sec * 1000000000 + (int64_t)found.stx_btime.tv_nsec;
 }

@@ -28,4 +28,7 @@ int ftvm_blockfile_zero(int image, int witness, uint64_t offset, uint64_t length
 /* Returns when the device has all that was written. */
 int ftvm_blockfile_sync(int image, int witness);
 
+/* Returns when the file was made, in nanoseconds since 1970, or 0 where the file system does not keep that. */
+int64_t ftvm_blockfile_birth(int image);
+
 #endif

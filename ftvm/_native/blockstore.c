@@ -198,7 +198,7 @@ struct ftvm_blockstore *ftvm_blockstore_open(const struct ftvm_blockstore_parts 
     return store;
 }
 
-void ftvm_blockstore_close(struct ftvm_blockstore *store)
+int ftvm_blockstore_close(struct ftvm_blockstore *store)
 {
     pthread_mutex_lock(&store->lock);
     store->is_closing = 1;
@@ -207,11 +207,13 @@ void ftvm_blockstore_close(struct ftvm_blockstore *store)
     notify(store);
     pthread_mutex_unlock(&store->lock);
     pthread_join(store->thread, NULL);
+    int failure = store->failure;
     close(store->event);
     pthread_mutex_destroy(&store->data);
     pthread_mutex_destroy(&store->lock);
     pthread_cond_destroy(&store->changed);
     free(store);
+    return failure;
 }
 
 void ftvm_blockstore_hold(struct ftvm_blockstore *store)

@@ -43,8 +43,9 @@ struct ftvm_blockstore_parts {
 /* Makes a store, held. Returns NULL without memory or threads. */
 struct ftvm_blockstore *ftvm_blockstore_open(const struct ftvm_blockstore_parts *parts);
 
-/* Ends the store's thread once all that was released is on the device, or cannot get there. What is held is lost. */
-void ftvm_blockstore_close(struct ftvm_blockstore *store);
+/* Ends the store's thread once all that was released is on the device, or cannot get there. What is held is lost.
+ * Returns the failure, or 0. */
+int ftvm_blockstore_close(struct ftvm_blockstore *store);
 
 /* From now on nothing is written to the image. Returns when nothing is. */
 void ftvm_blockstore_hold(struct ftvm_blockstore *store);

@@ -13,7 +13,7 @@ from ftvm._native.mapping import FileMapping
 from ftvm.checkpoint import Buffer
 from ftvm.errors import ClosedError, GuestError
 
-__all__ = ["PAYLOAD_BYTES_MAX", "BlockStore"]
+__all__ = ["PAYLOAD_BYTES_MAX", "BlockStore", "birth_of"]
 
 PAYLOAD_BYTES_MAX: Final = int(lib.FTVM_BLOCKSERVER_PAYLOAD_MAX)
 """The most that an NBD client may ask for at once."""
@@ -25,6 +25,11 @@ _ENDS: Final[dict[int, Callable[[int], str]]] = {
     ),
     int(lib.FTVM_BLOCKSERVER_BROKEN): os.strerror,
 }
+
+
+def birth_of(descriptor: int) -> int:
+    """Return when a file was made, in nanoseconds since 1970; 0 where the file system does not keep that."""
+    return int(lib.ftvm_blockfile_birth(descriptor))
 
 
 class BlockStore:
@@ -92,11 +97,12 @@ class BlockStore:
         """Owe no flush: the caller makes durable what they were for."""
         lib.ftvm_blockstore_forgive(self._open())
 
-    def close(self) -> None:
-        """Put on the device what was released, and end. Idempotent."""
-        if self._native is not None:
-            native, self._native = self._native, None
-            lib.ftvm_blockstore_close(native)
+    def close(self) -> bool:
+        """Put on the device what was released, and end; tell whether it is there. Idempotent."""
+        if self._native is None:
+            return False
+        native, self._native = self._native, None
+        return int(lib.ftvm_blockstore_close(native)) == 0
 
     def _open(self) -> Any:
         if self._native is None:

@@ -99,6 +99,7 @@ def _looks(settings: HostSettings) -> tuple[_Look, ...]:
             lambda: checks.check_peers(peer_endpoints(settings), keys_of(settings), is_needed=not settings.boots),
         ),
         ("arbiter", ("arbiter", "guest"), lambda: checks.check_arbiter(settings["arbiter"], settings["guest"])),
+        *_disk_looks(settings),
         ("arbiter's place", ("arbiter",), lambda: checks.check_arbiter_place(settings["arbiter"])),
         ("nic", ("nic", "mac"), lambda: checks.check_opens("nic", network, lambda: world_of(settings).close())),
         (
@@ -120,6 +121,19 @@ def _looks(settings: HostSettings) -> tuple[_Look, ...]:
 def _is_of_the_file(name: str, wrong: FtvmError) -> bool:
     """Tell whether the guest file is wrong, and not what it names: a key file, or a missing package."""
     return name not in ("key", "allow") and not isinstance(wrong.__cause__, ModuleNotFoundError)
+
+
+def _disk_looks(settings: HostSettings) -> tuple[_Look, ...]:
+    """Return the check of an image from which a guest is to boot: a standby's is overwritten."""
+    if not settings.boots or settings.kind.name != "qemu" or "disk" in settings.problems or settings["disk"] is None:
+        return ()
+    return (
+        (
+            "disk",
+            ("arbiter", "guest"),
+            lambda: checks.check_image(settings["disk"], settings["arbiter"], settings["guest"]),
+        ),
+    )
 
 
 def _open_and_close(settings: HostSettings) -> None:

@@ -5,12 +5,15 @@ that no operator handles replica ids: an id belongs to a lineage of memory, and 
 """
 
 import json
+from collections.abc import Mapping
 
 import click
 
 from ftvm.arbiters.urls import open_record_store
+from ftvm.cli.disk import newest_of, read_labels
 from ftvm.cli.hostsettings import SHARED
 from ftvm.errors import ArbiterError, ConfigError
+from ftvm.guests.disk.label import Label
 from ftvm.interfaces import Record
 from ftvm.protocol.record import vacate
 
@@ -27,9 +30,16 @@ _ARBITER, _GUEST = (next(row for row in SHARED if row.name == name) for name in 
 @click.option(
     "--force", is_flag=True, help="Vacate an existing record: your word that every host of the guest is dead."
 )
+@click.option(
+    "--disk",
+    "disks",
+    multiple=True,
+    metavar="IMAGE",
+    help="With --force: say which of these images of the guest's disk is the newest, see `ftvm disk show`.",
+)
 @click.option("--yes", is_flag=True, help="With --force: do not ask.")
 @click.option("--json", "is_json", is_flag=True, help="Print one JSON object instead of text.")
-def init(arbiter: str, guest_id: str, force: bool, yes: bool, is_json: bool) -> None:
+def init(arbiter: str, guest_id: str, force: bool, disks: tuple[str, ...], yes: bool, is_json: bool) -> None:
     """Create the arbiter's record of a guest, so that `ftvm run` may start it.
 
     With --force, vacate an existing record. Do that only if no host runs the guest any more, e.g. after the host that
@@ -37,6 +47,7 @@ def init(arbiter: str, guest_id: str, force: bool, yes: bool, is_json: bool) -> 
     """
     _ARBITER.value(arbiter)
     _GUEST.value(guest_id)
+    labels = read_labels(disks)
     store = open_record_store(arbiter)
     try:
         known = store.read(guest_id)
@@ -59,6 +70,21 @@ def init(arbiter: str, guest_id: str, force: bool, yes: bool, is_json: bool) -> 
         click.echo(json.dumps({"guest": guest_id, "generation": now.generation, "was_active": known.active}))
     else:
         click.echo(f"guest {guest_id!r}: generation {now.generation}, vacant; start it with `ftvm run`")
+        if known.active is not None:
+            _tell_disks(labels, known.generation)
+
+
+def _tell_disks(labels: Mapping[str, Label | None], generation: int) -> None:
+    """Say from which image a guest that ran in this generation should boot."""
+    for path, label in labels.items():
+        click.echo(f"{path}: {label or 'says nothing of itself'}")
+    if len(labels) > 1:
+        click.echo(newest_of(labels))
+        return
+    click.echo(
+        f"if it has a disk, start it on the host whose image is of generation {generation} and says that the guest ran "
+        "on it (`ftvm disk show IMAGE`); if that one is lost, on the host with the newest"
+    )
 
 
 def _shown(record: Record) -> str:

@@ -15,6 +15,7 @@ _COMMANDS: Final = {
     "check": "Check whether a host could start here, and say how to correct what is wrong.",
     "ctl": "Tell a running host what to do: another engine, switch over, leave.",
     "demo": "A live failover on this machine: kill the primary, the guest lives on.",
+    "disk": "Say what the images of disks are, and which is the newest.",
     "init": "Create or vacate the arbiter's record of a guest.",
     "keygen": "Make the key pair of one host.",
     "machine": "Run programs on the built-in RISC-V machine.",

@@ -61,12 +61,16 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Join:
-    """An empty replica asks an active to make it the standby, and says which versions of the wire it speaks."""
+    """An empty replica asks an active to make it the standby, and says which versions of the wire it speaks.
+
+    images  the names of what it keeps disks in, 16 hex digits each: a pair must not share one
+    """
 
     geometry: Geometry
     engines: tuple[str, ...]
     staging_bytes: int
     versions: Versions = FIRST
+    images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,12 +79,14 @@ class Welcome:
 
     engines   those that the active knows, by name: it may be the standby one day
     versions  of the wire that the active speaks; the session is in the highest that the joiner speaks, too
+    lineage   of the disks' content, 16 hex digits; "" if it is not known
     """
 
     joiner: str
     engines: tuple[str, ...]
     staging_bytes: int
     versions: Versions = FIRST
+    lineage: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

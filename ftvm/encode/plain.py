@@ -18,7 +18,7 @@ from ftvm.encode.fields import (
     read_text,
 )
 from ftvm.encode.messages import Ack, Join, Leave, Ping, Pong, Prepare, Prepared, Refuse, Welcome
-from ftvm.encode.versions import add_offer, take_offer
+from ftvm.encode.versions import add_names, add_offer, take_names, take_offer
 from ftvm.errors import BadFrame, ConfigError
 from ftvm.units import PageCount
 
@@ -27,7 +27,7 @@ __all__ = ["PLAIN_MESSAGES"]
 
 def _pack_join(message: Join) -> Packed:
     regions = [[region.name, region.page_count] for region in message.geometry.regions]
-    names = add_offer(message.engines, message.versions)
+    names = add_offer(message.engines, message.versions) + add_names("image", message.images)
     return [message.geometry.machine, regions, names, message.staging_bytes], []
 
 
@@ -48,26 +48,34 @@ def _unpack_join(fields: Header, _: Frames, __: Limits) -> Join:
     except ConfigError as wrong:
         raise BadFrame(f"geometry: {wrong}") from wrong
     names, versions = take_offer(read_list(read_identity, engines, "engines"))
+    names, images = take_names("image", names)
     return Join(
         geometry=geometry,
         engines=names,
         staging_bytes=read_number(staging_bytes, "staging bound"),
         versions=versions,
+        images=images,
     )
 
 
 def _pack_welcome(message: Welcome) -> Packed:
-    return [message.joiner, add_offer(message.engines, message.versions), message.staging_bytes], []
+    names = add_offer(message.engines, message.versions)
+    names += add_names("lineage", (message.lineage,) if message.lineage else ())
+    return [message.joiner, names, message.staging_bytes], []
 
 
 def _unpack_welcome(fields: Header, _: Frames, __: Limits) -> Welcome:
     joiner, engines, staging_bytes = fields
     names, versions = take_offer(read_list(read_identity, engines, "engines"))
+    names, lineages = take_names("lineage", names)
+    if len(lineages) > 1:
+        raise BadFrame(f"{len(lineages)} lineages, not one")
     return Welcome(
         joiner=read_identity(joiner, "joiner"),
         engines=names,
         staging_bytes=read_number(staging_bytes, "staging bound"),
         versions=versions,
+        lineage=lineages[0] if lineages else "",
     )
 
 

@@ -44,7 +44,9 @@ __all__ = [
     "SPOKEN",
     "VERSION_MAX",
     "Versions",
+    "add_names",
     "add_offer",
+    "take_names",
     "take_offer",
 ]
 
@@ -60,6 +62,7 @@ batch of an epoch travels with its end."""
 
 VERSION_MAX: Final = 1 << 16
 
+_IDENTITY: Final = re.compile(r"[0-9a-f]{16}")
 _OFFER: Final = re.compile(r"wire ([0-9]{1,5})-([0-9]{1,5})")
 
 
@@ -114,3 +117,15 @@ def take_offer(names: tuple[str, ...]) -> tuple[tuple[str, ...], Versions]:
     except ConfigError as wrong:
         raise BadFrame(f"the versions offered: {wrong}") from wrong
     return tuple(name for name in names if name != offers[0][0]), offered
+
+
+def add_names(kind: str, names: tuple[str, ...]) -> list[str]:
+    """Return names of another kind as they stand among those of engines, where older peers ignore them."""
+    return [f"{kind} {name}" for name in names]
+
+
+def take_names(kind: str, names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the other names, and those of this kind, which are of 16 hex digits."""
+    found = {name: name.removeprefix(f"{kind} ") for name in names if name.startswith(f"{kind} ")}
+    taken = {name: rest for name, rest in found.items() if _IDENTITY.fullmatch(rest)}
+    return tuple(name for name in names if name not in taken), tuple(taken.values())

@@ -97,6 +97,8 @@ class Settings:
     halts_alone   whether the guest stands still when its standby is lost, until there is a new one
     ends_diverged whether a backup whose guest came to another state than the primary's ends, or joins afresh
     versions      of the wire that this host offers to speak
+    images        the names of what this host keeps the guest's disks in
+    lineage       of the disks' content once the guest boots from it here
     """
 
     guest_id: str
@@ -110,11 +112,14 @@ class Settings:
     halts_alone: bool = False
     ends_diverged: bool = False
     versions: Versions = SPOKEN
+    images: tuple[str, ...] = ()
+    lineage: str = ""
 
 
 @dataclass(slots=True)
 class Core:
-    """Mutable state that outlives a role. `released` is the highest output number known to have left, anywhere.
+    """Mutable state that outlives a role. `released` is the highest output number known to have left, anywhere;
+    `lineage` is that of the disks' content here.
 
     `retired` are the last standbys that were in session here and are no more: an id that left never returns. `stop` is
     there once this host was asked to stop.
@@ -128,6 +133,7 @@ class Core:
     released_told: int = 0
     retired: deque[str] = field(default_factory=lambda: deque(maxlen=RETIRED_KEPT))
     sessions_opened: int = 0
+    lineage: str = ""
     stop: Stopping | None = None
     effects: list[Effect] = field(default_factory=list, repr=False)
     happened: list[tuple[RoleEvent, str]] = field(default_factory=list, repr=False)

@@ -130,7 +130,11 @@ class Empty:
         settings = self.core.settings
         engines, staging_bytes = tuple(settings.engines), settings.limits.staging_bytes
         join = Join(
-            geometry=settings.geometry, engines=engines, staging_bytes=staging_bytes, versions=settings.versions
+            geometry=settings.geometry,
+            engines=engines,
+            staging_bytes=staging_bytes,
+            versions=settings.versions,
+            images=settings.images,
         )
         for peer in settings.dialled:
             self.core.send(peer, Lane.CONTROL, join, None)
@@ -155,6 +159,7 @@ class Empty:
             self.take_refusal(PeerRefused(report.peer, differs), now)
             return
         session = replace(session, version=version)
+        self.core.lineage = welcome.lineage
         self.offer = SessionOffer(session, report.peer, report.key, welcome.staging_bytes, welcome.engines)
         self.core.end_role(RoleEvent.WELCOMED, f"active {session.active} opened session {session.counter}")
 

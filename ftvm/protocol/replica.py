@@ -57,6 +57,7 @@ class Replica:
             fresh_id=fresh_id,
             arbiter=ArbiterClient(settings.timing.read_interval_ns),
             id=fresh_id(),  # rule: fresh_id_at_start
+            lineage=settings.lineage,
         )
         self._role = Role.EMPTY
         self._take_role(Empty(self._core, starts))
@@ -109,6 +110,7 @@ class Replica:
                 arbiter_error=arbiter.error,
                 unanswered_since=arbiter.unanswered_since,
                 released=core.released,
+                lineage=core.lineage,
                 stop=core.stop,
                 peer=peer,
                 may_beat=may_beat,

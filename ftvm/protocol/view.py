@@ -7,7 +7,7 @@ flight and the log are windows on the replica's own, and change with its next st
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ftvm.checkpoint import GuestPosition, LogRecord, Output, Watermarks
+from ftvm.checkpoint import Footing, GuestPosition, LogRecord, Output, Watermarks
 from ftvm.encode.messages import SessionId
 from ftvm.interfaces import Engine, Record
 from ftvm.protocol.active.active_state import ActiveState, interval_ms_of
@@ -125,6 +125,7 @@ class View:
     arbiter_error     why the last request failed, None if it did not
     unanswered_since  when the first request was submitted of those without a good answer since, None if all have one
     released          the highest output number known to have left, anywhere
+    lineage           of the disks' content here, "" if it is not known
     stop              how far an orderly stop has come, None if none was asked for
     peer              in session, by its name in the transport
     may_beat          whether a heartbeat may be repeated: not while this replica claims, or leaves, or has no session
@@ -137,6 +138,7 @@ class View:
     arbiter_error: str | None
     unanswered_since: Nanos | None
     released: int
+    lineage: str
     stop: Stopping | None
     peer: str | None
     may_beat: bool
@@ -146,6 +148,17 @@ class View:
     def must_stand_still(self) -> bool:
         """Whether the guest that runs here must not run now."""
         return isinstance(self._state, ActiveState) and self._state.must_stand_still()
+
+    @property
+    def footing(self) -> Footing | None:
+        """Where the guest stands here; None while this host has no state of it that is whole."""
+        state, record = self._state, self.record
+        if isinstance(state, ActiveState):
+            return Footing(lineage=self.lineage, generation=record.generation, epoch=0, runs=True)
+        if not isinstance(state, StandbyState) or state.committed.epoch is None:
+            return None
+        generation = record.generation if record.standby == self.id else state.offer.session.generation
+        return Footing(lineage=self.lineage, generation=generation, epoch=state.committed.epoch, runs=False)
 
     @property
     def active(self) -> ActiveView | None:

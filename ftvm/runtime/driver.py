@@ -18,14 +18,7 @@ from ftvm.encode.wire import encode
 from ftvm.engines.names import require
 from ftvm.errors import FtvmError, GuestEnded, GuestError, LimitExceeded, LocalProtocolError
 from ftvm.events import Event, GuestFinished, GuestWarned, HostFailed, HostStopped, TransportTrouble
-from ftvm.interfaces import (
-    Arbiter,
-    Clock,
-    Engine,
-    Guest,
-    Lane,
-    World,
-)
+from ftvm.interfaces import Arbiter, Clock, Engine, Guest, Lane, World
 from ftvm.protocol import effects as do
 from ftvm.protocol.core import Settings
 from ftvm.protocol.replica import Replica
@@ -97,7 +90,8 @@ class Driver:
         memory = NativeMemory([region.buffer for region in guest.memory])
         self._memory = CommittedMemory(memory)
         has_store = any(region.store is not None for region in guest.memory)
-        self._stored = StoredMemory(self._memory, guest.memory) if has_store else self._memory
+        self._stores = StoredMemory(self._memory, guest.memory) if has_store else None
+        self._stored = self._stores or self._memory
         self._packer = Packer(settings.limits, clock)
         self._stop: Stopping | None = None
         self._stop_error: FtvmError | None = None
@@ -223,6 +217,8 @@ class Driver:
         """End a step: go by what the replica is now, and ask what it wants to ask; return when the next is due."""
         if self._is_halted:
             return None
+        if self._stores is not None:
+            self._stores.stands(self.view().footing)
         self._settle()
         request = self._replica.next_request(now)
         if request is not None:
@@ -460,6 +456,8 @@ class Driver:
 
     def _run(self, effect: do.RunGuest) -> None:
         self._capturer.end_warm_up()
+        if self._stores is not None:  # before the guest's first write
+            self._stores.stands(self.view().footing)
         outcome = self._runner.run(effect)
         if isinstance(outcome, GuestError):
             self._fail(outcome, StopKind.FAILED)

@@ -6,8 +6,10 @@ Protection is the standby of the other host, and `wait_active` tells when the gu
 hands the guest to the standby, if it is in step, then says goodbye, so that the other host need not wait for silence.
 """
 
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Final, Self, TypedDict, Unpack
 
@@ -250,10 +252,8 @@ def _start(
             raise ConfigError("a standby needs at least one peer to join")
         engine = options.get("engine") or Remus()
         require(engine, guest.can)
-        guest_id = options.get("guest_id", "guest")
-        check_guest_id(guest_id)
-        name = options.get("node") or machine_name()
-        check_node(name)
+        check_guest_id(guest_id := options.get("guest_id", "guest"))
+        check_node(name := options.get("node") or machine_name())
         limits = options.get("limits") or Limits()
         store = open_record_store(arbiter) if isinstance(arbiter, str) else arbiter
         undo.callback(store.close)
@@ -279,7 +279,7 @@ def _start(
             world=world,
             transport=transport,
             store=store,
-            settings=settings,
+            settings=_with_disks(settings, guest, starts=starts),
             clock=options.get("clock") or MonotonicClock(),
             starts=starts,
             on_event=options.get("on_event"),
@@ -294,3 +294,13 @@ def _start(
 def _named(arbiter: str | RecordStore) -> str:
     """Return how to call an arbiter: its URL, else its class."""
     return arbiter if isinstance(arbiter, str) else type(arbiter).__name__
+
+
+def _with_disks(settings: Settings, guest: Guest, *, starts: bool) -> Settings:
+    """Return the settings with the names of what keeps the guest's disks; where it boots, a lineage begins."""
+    stores = [region.store for region in guest.memory if region.store is not None]
+    return replace(
+        settings,
+        images=tuple(store.identity for store in stores if store.identity),
+        lineage=secrets.token_hex(8) if starts and stores else "",
+    )

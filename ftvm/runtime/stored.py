@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ftvm.checkpoint import PageBatch
+from ftvm.checkpoint import Footing, PageBatch
 from ftvm.encode.apply import CommittedMemory
 from ftvm.interfaces import Region, RegionStore
 
@@ -30,6 +30,7 @@ class StoredMemory:
         self._places: list[_Place] = []
         self._is_copying = False
         self._is_part = False
+        self._told: Footing | None = None
         first_page = 0
         for region in regions:
             end_page = first_page + region.page_count
@@ -41,6 +42,15 @@ class StoredMemory:
     def memory_digest(self) -> int:
         """The digest of the memory as it is."""
         return self._memory.memory_digest
+
+    def stands(self, footing: Footing | None) -> None:
+        """Tell the stores where the guest stands here, if that is new to them; None: nowhere."""
+        if footing == self._told:
+            return
+        self._told = footing
+        if footing is not None:
+            for place in self._places:
+                place.store.stands(footing)
 
     def clear(self) -> None:
         """Make all pages zero: a first copy is to come."""

@@ -21,6 +21,7 @@ from ftvm.arbiters.urls import folder_of, open_record_store
 from ftvm.capture.trackers.userfault import UserfaultTracker
 from ftvm.config import Limits
 from ftvm.errors import ConfigError, FtvmError
+from ftvm.guests.disk.label import read_label
 from ftvm.runtime.urgency import why_not_urgent
 from ftvm.transport.endpoints import EndpointUrl, parse_endpoint, resolve
 from ftvm.transport.keys import Keys
@@ -33,6 +34,7 @@ __all__ = [
     "check_arbiter",
     "check_arbiter_place",
     "check_endpoint",
+    "check_image",
     "check_memory",
     "check_opens",
     "check_peers",
@@ -175,6 +177,35 @@ def check_arbiter(url: str, guest_id: str) -> Iterator[Finding]:
         return
     who = f"active {record.active or 'none'}, standby {record.standby or 'none'}"
     yield Finding(level=Level.OK, subject="arbiter", text=f"{url} answers: generation {record.generation}, {who}")
+
+
+def check_image(path: str, url: str, guest_id: str) -> Iterator[Finding]:
+    """Compare what a disk's image says of itself with the guest's record."""
+    label = read_label(Path(path))
+    if label is None or not label.lineage:
+        text = f"{path} says nothing of its content: ftvm has not used it yet"
+        yield Finding(level=Level.OK, subject="disk", text=text)
+        return
+    try:
+        store = open_record_store(url)
+        try:
+            record = store.read(guest_id)
+        finally:
+            store.close()
+    except FtvmError:
+        return  # told of the arbiter
+    newest = record.generation - (record.active is None)  # to vacate a record takes a generation
+    text = f"{path}: {label}"
+    if label.generation >= newest and label.runs:
+        yield Finding(level=Level.OK, subject="disk", text=f"{text}; the record knows no newer one")
+        return
+    if label.generation < newest:
+        text += f"; older: the record has come to generation {newest} since"
+    remedy = (
+        "if both hosts are dead, compare the images by `ftvm disk show` on both, and start the guest on the host with "
+        "the newer; a standby's image is overwritten"
+    )
+    yield Finding(level=Level.WARNING, subject="disk", text=text, remedy=remedy)
 
 
 def check_arbiter_place(url: str, mounts: str | None = None) -> Iterator[Finding]:

@@ -186,6 +186,9 @@ def _epoch_parts(draw: st.DrawFn, version: int) -> EpochPart:
     )
 
 
+_image_names = st.text("0123456789abcdef", min_size=16, max_size=16)
+
+
 def ranges_of_versions() -> st.SearchStrategy[Versions]:
     """Draw what a host may offer to speak."""
     ends = st.tuples(st.integers(1, VERSION_MAX), st.integers(1, VERSION_MAX))
@@ -201,6 +204,7 @@ def messages(version: int = FROZEN_FORM) -> st.SearchStrategy[Message]:
             engines=st.lists(identities(), max_size=4).map(tuple),
             staging_bytes=_numbers,
             versions=ranges_of_versions(),
+            images=st.lists(_image_names, max_size=3, unique=True).map(tuple),
         ),
         st.builds(
             Welcome,
@@ -208,6 +212,7 @@ def messages(version: int = FROZEN_FORM) -> st.SearchStrategy[Message]:
             engines=st.lists(identities(), max_size=4).map(tuple),
             staging_bytes=_numbers,
             versions=ranges_of_versions(),
+            lineage=st.just("") | _image_names,
         ),
         st.builds(Refuse, joiner=identities(), reason=_texts, is_final=st.booleans()),
         st.builds(Copy, sequence=_numbers, round=_numbers, batch=batches()),

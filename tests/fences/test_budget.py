@@ -23,24 +23,24 @@ from ..walk.turns import calls_of_a_request
 ROOT: Final = Path(ftvm.__file__).parent
 
 LINES: Final = {
-    "": 679,
-    "_native": 250,
+    "": 689,
+    "_native": 253,
     "arbiters": 750,
     "capture": 570,
-    "cli": 2937,
-    "encode": 1210,
+    "cli": 2949,
+    "encode": 1215,
     "engines": 180,
     "guests": 2642,
-    "guests/disk": 583,
+    "guests/disk": 1200,
     "guests/kvm": 1500,
     "guests/vmm": 800,
     "history": 3000,
     "lab": 3420,
-    "protocol": 3326,
+    "protocol": 3351,
     "runtime": 2480,
     "service": 1620,
     "sim": 2255,
-    "testing": 2385,
+    "testing": 2388,
     "transport": 1270,
 }
 """Lines with code of each package: no docstring, comment or blank line counts. "" is the modules of ftvm/ itself; a

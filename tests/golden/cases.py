@@ -47,6 +47,7 @@ from ftvm.encode.messages import (
 )
 from ftvm.encode.versions import FIRST, FLAT_SINCE, SPOKEN, Versions
 from ftvm.encode.wire import decode, encode
+from ftvm.guests.disk import label
 from ftvm.guests.disk.image import _read_journal, _write_journal
 from ftvm.guests.elf import Program, Segment
 from ftvm.guests.qemu.devices import pack_devices, unpack_devices
@@ -181,10 +182,30 @@ MESSAGES: Final[dict[str, tuple[Envelope, Message]]] = {
         MEETING,
         Join(geometry=GEOMETRY, engines=("remus", "hybrid"), staging_bytes=0x10203040, versions=Versions(1, 2)),
     ),
+    "join with disks": (
+        MEETING,
+        Join(
+            geometry=GEOMETRY,
+            engines=("remus", "hybrid"),
+            staging_bytes=0x10203040,
+            versions=Versions(1, 2),
+            images=("0123456789abcdef", "fedcba9876543210"),
+        ),
+    ),
     "welcome": (IN_SESSION, Welcome(joiner="joiner-9", engines=("remus",), staging_bytes=0x10203040, versions=FIRST)),
     "welcome with an offer": (
         IN_SESSION,
         Welcome(joiner="joiner-9", engines=("remus",), staging_bytes=0x10203040, versions=Versions(1, 2)),
+    ),
+    "welcome with disks": (
+        IN_SESSION,
+        Welcome(
+            joiner="joiner-9",
+            engines=("remus",),
+            staging_bytes=0x10203040,
+            versions=Versions(1, 2),
+            lineage="0123456789abcdef",
+        ),
     ),
     "refuse": (MEETING, Refuse(joiner="joiner-9", reason="the guests differ", is_final=True)),
     "copy": (IN_SESSION, Copy(sequence=0x0405, round=3, batch=BATCH)),
@@ -321,6 +342,19 @@ def loaded(pieces: list[bytes]) -> object:
 STREAM: Final = b"QEVM\x00\x00\x00\x03" + b"\x04\x00\x00\x00\x01\x05timer" + bytes(100) + b"the devices"
 PAGE: Final = bytes(range(256)) * (PAGE_BYTES // 256)
 
+LABEL: Final = label._Written(
+    "12-1700000000000000000",
+    3,
+    label.Label(
+        image="0123456789abcdef",
+        lineage="fedcba9876543210",
+        parents=(("00112233445566ff", 0x0203),),
+        generation=0x0204,
+        epoch=0x0506,
+        is_clean=True,
+    ),
+)
+
 STORED: Final = {
     "arbiter's record": Case(
         value=Record(0x0102030405, "active-1", "standby-2"),
@@ -331,6 +365,9 @@ STORED: Final = {
         value=Record(7, "active-1", None),
         write=lambda: [encode_record("vm1", Record(7, "active-1", None))],
         read=lambda pieces: decode_record(pieces[0], guest_id="vm1", generation=7),
+    ),
+    "image's label": Case(
+        value=LABEL, write=lambda: [label._pack(LABEL)], read=lambda pieces: label._unpack(pieces[0])
     ),
     "image's journal": Case(
         value=JOURNAL, write=journal, read=lambda pieces: _read_journal(pieces[0], page_count=0x0204)

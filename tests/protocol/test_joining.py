@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from ftvm.checkpoint import Geometry, RegionShape
+from ftvm.checkpoint import Footing, Geometry, RegionShape
 from ftvm.encode.messages import Ack, Envelope, Join, Refuse, SessionId, Welcome
 from ftvm.events import ArbiterTrouble, JoinRefused, JoinUnanswered, Protected, RoleChanged
 from ftvm.interfaces import Answer, CompareAndSet, Lane, Read, Record
@@ -109,6 +109,35 @@ def test_a_guest_that_cannot_be_protected_is_refused_finally_on_both_sides(other
     assert pair.b.told(JoinRefused) == [], "its failure tells it, once"
     assert reason in pair.a.told(JoinRefused)[0].reason
     assert pair.a.active.link is LinkState.NONE
+
+
+def test_two_hosts_that_keep_a_disk_in_one_image_are_no_pair() -> None:
+    ours, theirs = (replace(make_settings(), images=(own, "5" * 16)) for own in ("1" * 16, "2" * 16))
+    pair = Pair(ours, other=theirs).started()
+
+    pair.run(50)
+
+    assert "both hosts keep a disk in one image (5555555555555555)" in pair.b.failures[0]
+    assert pair.a.active.link is LinkState.NONE
+
+
+def test_a_standby_learns_the_lineage_of_the_disks_and_hands_it_on() -> None:
+    pair = Pair(replace(make_settings(), lineage="a" * 16), other=make_settings()).protected()
+
+    assert [node.replica.view().lineage for node in (pair.a, pair.b)] == ["a" * 16] * 2
+
+
+def test_where_the_guest_stands_is_said_of_a_host_that_has_a_whole_state_of_it() -> None:
+    pair = Pair().started()
+    before = pair.b.replica.view().footing
+
+    pair = Pair().protected()
+    pair.run(1_000)
+    ours, theirs = (node.replica.view().footing for node in (pair.a, pair.b))
+
+    assert before is None
+    assert ours == Footing(lineage="", generation=2, epoch=0, runs=True)
+    assert theirs == Footing(lineage="", generation=2, epoch=pair.b.standby.committed.epoch, runs=False)
 
 
 def test_a_second_joiner_is_refused_for_now_and_asks_again() -> None:

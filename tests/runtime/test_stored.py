@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from ftvm._native.memory import NativeMemory
-from ftvm.checkpoint import PageBatch
+from ftvm.checkpoint import Footing, PageBatch
 from ftvm.encode.apply import CommittedMemory
 from ftvm.errors import DigestMismatch
 from ftvm.interfaces import Region
@@ -20,8 +20,13 @@ RAM_PAGES, DISK_PAGES = 3, 4
 class Told:
     """A store that only remembers."""
 
+    identity = ""
+
     def __init__(self) -> None:
         self.calls: list[object] = []
+
+    def stands(self, footing: Footing) -> None:
+        self.calls.append(footing.epoch)
 
     def committed(self, pages: Sequence[int]) -> None:
         self.calls.append(list(pages))
@@ -107,3 +112,13 @@ def test_what_the_guest_left_here_is_told_as_committed() -> None:
     backup.stored.measure()
 
     assert backup.store.calls == [[]]
+
+
+def test_a_store_is_told_where_the_guest_stands_when_that_changes_and_not_when_it_stands_nowhere() -> None:
+    backup = Backup()
+    footings = [Footing(lineage="", generation=2, epoch=epoch, runs=False) for epoch in (1, 1, 2)]
+
+    for footing in (*footings, None, footings[2]):
+        backup.stored.stands(footing)
+
+    assert backup.store.calls == [1, 2, 2]

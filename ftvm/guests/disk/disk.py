@@ -24,7 +24,7 @@ from typing import Final
 from ftvm._native.blockstore import BlockStore
 from ftvm._native.mapping import FileMapping
 from ftvm.capture.trackers import StoreTracker
-from ftvm.checkpoint import Bitmap
+from ftvm.checkpoint import Bitmap, Footing
 from ftvm.errors import ConfigError, GuestError, StateUnreadable
 from ftvm.guests.disk.image import Image, runs_of
 from ftvm.units import PAGE_BYTES
@@ -53,11 +53,13 @@ class Disk:
     def __init__(self, path: str, *, boots: bool, witnesses: tuple[int, int] = (-1, -1)) -> None:
         """Open the image at `path`: with `boots` its content is the disk, else it waits for a first copy.
 
+
         `witnesses` are for tests: see blockstore.h.
 
         Raises ConfigError if there is no such file, its size is odd, or another process has it.
         """
-        self.image = Image(Path(path))
+        self.image = Image(Path(path), boots=boots)
+        self.identity = self.image.label.image
         self.page_count = self.image.page_count
         self.size_bytes = self.page_count * PAGE_BYTES
         self._tracker = StoreTracker([self.page_count])
@@ -184,6 +186,10 @@ class Disk:
 
     # --- for the backup: a region store ----------------------------------------------------------------------------
 
+    def stands(self, footing: Footing) -> None:
+        """See interfaces.RegionStore."""
+        self.image.stand(footing)
+
     def committed(self, pages: Sequence[int]) -> None:
         """See interfaces.RegionStore. Raises GuestError once the image cannot be written, or read."""
         self._take_back()
@@ -216,10 +222,10 @@ class Disk:
             is_waiting = self._is_guests and not self._has_file
             self._is_guests = self._has_file = False
         self._then = None
-        self._store.close()
+        is_clean = self._store.close()
         if is_waiting:
             self._put_held()
-        self.image.close()
+        self.image.close(is_clean=is_clean)
         self._mapping.close()
 
     # --- helpers ---------------------------------------------------------------------------------------------------

@@ -6,6 +6,9 @@ whole and drops one that is torn. A disk that is copied again grows in a file of
 place once it is complete. A thread does this. Steps that come faster than the device takes them are merged, so what
 waits is never more than the disk itself.
 
+What the image says of itself (label.py) is written by the same thread, behind what it claims: `stand` says where the
+guest stands, and a label is never better than its file.
+
 `give` hands the file to a guest in use of it (disk.py), `take_back` ends that. What a crash leaves of what was written
 in between is undefined, as with any disk between two flushes; what was put before is there. Knows nothing of
 epochs, guests or NBD.
@@ -20,12 +23,15 @@ import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import xxhash
 
+from ftvm.checkpoint import Footing
 from ftvm.errors import ConfigError
+from ftvm.guests.disk.label import Label, LabelFile, sync_directory
 from ftvm.guests.imagefile import require_raw
 from ftvm.units import PAGE_BYTES, PageCount, bytes_to_pages
 
@@ -36,6 +42,8 @@ _HEAD: Final = struct.Struct("<8sQ")
 _DIGEST_BYTES: Final = 16
 _PAGES_AT_ONCE: Final = 256
 _SYNC_SECONDS: Final = 30.0
+_EPOCH_STEPS: Final = 16
+"""How many steps an image may be further than the epoch that its label names: a label costs a sync."""
 
 Given = Callable[[OSError | None], None]
 """Called once the file is another's: with what went wrong, if anything did."""
@@ -48,8 +56,8 @@ class Image:
     error       why it is no longer written, None while it is; what it holds then is the last state before that
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open the image and finish what a crash has left.
+    def __init__(self, path: Path, *, boots: bool = False) -> None:
+        """Open the image and finish what a crash has left. With `boots`, a guest is about to write to it.
 
         Raises ConfigError if it is missing, of odd size, or in use by another process.
         """
@@ -61,9 +69,12 @@ class Image:
         try:
             _finish(self._journal_path, self.descriptor, self.page_count)
             self._fresh_path.unlink(missing_ok=True)
+            self._labels = LabelFile(self._place, self.descriptor)
+            if boots:  # before the guest's first write
+                self._labels.write(replace(self.label, runs=True, epoch=0, is_clean=False))
         except OSError as wrong:
             os.close(self.descriptor)
-            raise ConfigError(f"the disk {path} cannot be repaired after a crash: {wrong}") from wrong
+            raise ConfigError(f"the disk {path} cannot be repaired after a crash, or named: {wrong}") from wrong
         self.error: OSError | None = None
         self._changed = threading.Condition()
         self._waiting: dict[int, bytes] = {}
@@ -72,11 +83,25 @@ class Image:
         self._is_complete = False
         self._fresh: int | None = None
         self._given: Given | None = None
+        self._footing: Footing | None = None
+        self._runs = boots
+        self._unsaid_steps = 0
         self._is_unsynced = False
         self._is_writing = False
         self._is_closed = False
         self._thread = threading.Thread(target=self._work, name=f"ftvm-image-{path.name}", daemon=True)
         self._thread.start()
+
+    @property
+    def label(self) -> Label:
+        """What the image says of itself, as it is on the device."""
+        return self._labels.label
+
+    def stand(self, footing: Footing) -> None:
+        """Have the label say that the image has, with what was put so far, what the guest is at there."""
+        with self._changed:
+            self._footing, self._runs = footing, footing.runs
+            self._changed.notify_all()
 
     def put(self, pages: Iterable[int], disk: memoryview) -> None:
         """Take the step to the state that `disk` is in now, of which only `pages` are new. Does not wait.
@@ -104,6 +129,7 @@ class Image:
         """
         with self._changed:
             self._waiting, self._written, self._is_complete = {}, set(), False
+            self._footing, self._runs = None, False
             try:
                 begun = _make(self._fresh_path, self.descriptor)
             except OSError as wrong:
@@ -129,7 +155,7 @@ class Image:
         with self._changed:
             error = self.error
             if error is None:
-                self._given = then
+                self._given, self._runs = then, True
                 self._changed.notify_all()
         if error is not None:
             then(error)
@@ -153,13 +179,18 @@ class Image:
         if not is_done:
             raise TimeoutError(f"nothing was written for {timeout:.0f} s")
 
-    def close(self) -> None:
-        """Write what waits, then let go of the file. Idempotent."""
+    def close(self, *, is_clean: bool = False) -> None:
+        """Write what waits, then let go of the file. Idempotent.
+
+        is_clean  the device has all that the guest wrote, if it ran here
+        """
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
         self._thread.join(_SYNC_SECONDS)
         if self.descriptor >= 0 and not self._thread.is_alive():
+            self._say_last(is_clean)
+            self._labels.close()
             self._drop_fresh()
             os.close(self.descriptor)
             self.descriptor = -1
@@ -167,7 +198,8 @@ class Image:
     # --- the thread ------------------------------------------------------------------------------------------------
 
     def _has_work(self) -> bool:
-        return bool(self._waiting) or self._begun is not None or self._is_complete or self._given is not None
+        is_due = self._label_of(self._footing, self.label.epoch) is not None
+        return bool(self._waiting) or self._begun is not None or self._is_complete or self._given is not None or is_due
 
     def _is_at_rest(self) -> bool:
         return self.error is not None or not (self._has_work() or self._is_writing)
@@ -183,8 +215,9 @@ class Image:
                 step, self._waiting = self._waiting, {}
                 begun, self._begun = self._begun, None
                 is_complete, self._is_complete = self._is_complete, False
-                is_unsynced, self._is_unsynced = self._is_unsynced and bool(step), self._is_unsynced and not step
-                given = self._given
+                given, footing = self._given, self._footing
+                is_needed = bool(step) or self._label_of(footing, self.label.epoch) is not None
+                is_unsynced, self._is_unsynced = self._is_unsynced and is_needed, self._is_unsynced and not is_needed
                 self._is_writing = True
             error: OSError | None = None
             try:
@@ -193,11 +226,61 @@ class Image:
                 self._take(step, begun=begun, is_complete=is_complete)
                 if given is not None:
                     self._drop_journal()
+                self._say(footing, has_stepped=bool(step))
             except OSError as wrong:
                 error = wrong
             self._tell(step, given, error)
             if error is not None:
                 return
+
+    def _label_of(self, footing: Footing | None, epoch: int | None = None) -> Label | None:
+        """Return what is to be said of the file, which is at this footing, if that is not what is said already.
+
+        epoch  that a standby's is said to be of, in place of the footing's
+        """
+        if self._fresh is not None or self._begun is not None:
+            return None  # the file is no longer what is put to
+        label, runs = self.label, self._runs
+        if footing is None:
+            wanted = replace(label, runs=True, epoch=0, is_clean=False) if runs else label
+        else:
+            lineage, parents = label.lineage, label.parents
+            if footing.lineage not in ("", lineage):
+                lineage, parents = footing.lineage, label.lineages() if runs else ()
+            wanted = Label(
+                image=label.image,
+                lineage=lineage,
+                parents=parents,
+                generation=footing.generation,
+                epoch=0 if runs else footing.epoch if epoch is None else epoch,
+                runs=runs,
+                is_clean=not runs,
+            )
+        return wanted if wanted != label else None
+
+    def _say(self, footing: Footing | None, *, has_stepped: bool) -> None:
+        """Write the label if it is due: another epoch alone is not worth a sync each time."""
+        self._unsaid_steps += has_stepped
+        if self._unsaid_steps >= _EPOCH_STEPS:
+            label = self._label_of(footing)
+        else:
+            label = self._label_of(footing, self.label.epoch)
+        if label is not None:
+            self._labels.write(label)
+            self._unsaid_steps = 0
+
+    def _say_last(self, is_clean: bool) -> None:
+        """Write the last label."""
+        label = self._label_of(self._footing) or self.label
+        if self._runs:
+            label = replace(label, is_clean=is_clean)
+        if self.error is not None or label == self.label:
+            return
+        try:
+            os.fdatasync(self.descriptor)
+            self._labels.write(label)
+        except OSError as wrong:
+            self.error = wrong
 
     def _tell(self, step: dict[int, bytes], given: "Given | None", error: OSError | None) -> None:
         """Note what a turn of the thread has done."""
@@ -232,7 +315,7 @@ class Image:
             _write_journal(journal, step)
             os.fdatasync(journal)
             if is_new:
-                _sync_directory(self._place.parent)
+                sync_directory(self._place.parent)
             _write_pages(self.descriptor, step)
             os.fdatasync(self.descriptor)
             os.ftruncate(journal, 0)
@@ -243,19 +326,21 @@ class Image:
         """Put the new file in the place of the old one, unless another was begun meanwhile."""
         os.fsync(fresh)
         self._drop_journal()
+        self._labels.write(self.label.blank())
         with self._changed:
             if self._begun is not None:
                 return
             os.replace(self._fresh_path, self._place)
             old, self.descriptor, self._fresh = self.descriptor, fresh, None
+            self._labels.move_to(fresh)
         os.close(old)
-        _sync_directory(self._place.parent)
+        sync_directory(self._place.parent)
 
     def _drop_journal(self) -> None:
         """Remove the journal, so that no crash repeats the last step: from now on the image is newer."""
         with suppress(FileNotFoundError):
             self._journal_path.unlink()
-            _sync_directory(self._place.parent)
+            sync_directory(self._place.parent)
 
     def _drop_fresh(self) -> None:
         fresh, self._fresh, self._begun = (self._fresh, self._begun), None, None
@@ -325,7 +410,7 @@ def _finish(journal_path: Path, descriptor: int, page_count: int) -> None:
         journal_path.unlink()
     # Found or not: whoever removed it may have died before its own fsync, and a journal that a power cut brings back
     # would undo what is written from now on.
-    _sync_directory(journal_path.parent)
+    sync_directory(journal_path.parent)
 
 
 def _write_journal(descriptor: int, step: dict[int, bytes]) -> None:
@@ -377,11 +462,3 @@ def _write_at(descriptor: int, content: bytes | memoryview, offset: int) -> None
     while view:
         written = os.pwrite(descriptor, view, offset)
         view, offset = view[written:], offset + written
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

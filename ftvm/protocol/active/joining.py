@@ -86,6 +86,11 @@ def _why_not(active: ActiveState, joiner: str, join: Join) -> tuple[str | None, 
         return f"replica {joiner} was dropped and cannot return: join with a new id and empty memory", True
     if join.geometry != settings.geometry:
         return f"the guests differ (active / joiner): {settings.geometry.difference(join.geometry)}", True
+    if shared := set(join.images) & set(settings.images):  # both would write to it
+        return (
+            f"both hosts keep a disk in one image ({', '.join(sorted(shared))}): each needs an image of its own",
+            True,
+        )
     if join.staging_bytes < settings.limits.batch_bytes:
         return f"a staging bound of {join.staging_bytes} bytes does not hold one batch", True
     engine = active.schedule.engine.name
@@ -144,5 +149,6 @@ def _welcome(active: ActiveState, session: Session) -> None:
         engines=tuple(settings.engines),
         staging_bytes=session.staging_bytes,
         versions=settings.versions,
+        lineage=active.core.lineage,
     )
     active.core.send(session.peer, Lane.CONTROL, welcome, session.id)

@@ -29,9 +29,10 @@ class Host:
 
     def __init__(self, folder: Path, *, boots: bool, forgets: int | None = None) -> None:
         """`forgets` is a kind of change that the store in C leaves out, as far as the model knows."""
-        self.cuts, self._forgets = PowerCuts(folder), forgets
+        self._forgets = forgets
         self._witness = Witness(self._note)
         self.disk = Disk(str(folder / "disk"), boots=boots, witnesses=self._witness.descriptors)
+        self.cuts = PowerCuts(folder)
         self.client = Client(self.disk).agree()
 
     def _note(self, change: Change) -> int:

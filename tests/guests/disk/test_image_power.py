@@ -1,5 +1,7 @@
 """A power cut at any step leaves a disk image at one state that was put: never a mix, never older than was promised.
 
+Nor does its label ever say more than is so: a clean one names the lineage and an epoch of the state that is found.
+
 Each sync of the store, and the comparison of its journal's digest, is taken away in turn: the model of power cuts
 notices each (the mutants of the store).
 """
@@ -12,8 +14,11 @@ from queue import Queue
 
 import pytest
 
+from ftvm.checkpoint import Footing
 from ftvm.guests.disk import image as image_module
+from ftvm.guests.disk import label as label_module
 from ftvm.guests.disk.image import Image
+from ftvm.guests.disk.label import read_label
 from ftvm.sim.mutation import Edit, Mutant, broken
 from ftvm.testing import ContractBroken, PowerCuts
 
@@ -21,6 +26,12 @@ PAGE = 4096
 PAGES = 4
 DRAWS = 400
 DRAWS_TO_FIND = 3_000
+
+
+@pytest.fixture(autouse=True)
+def _any_file_is_the_labelled_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state that a cut leaves is made of new files."""
+    monkeypatch.setattr(label_module, "file_identity", lambda _: "the same")
 
 
 def disk_of(*fills: int) -> memoryview:
@@ -43,6 +54,8 @@ class Story:
         self.path = folder / "disk"
         self.path.write_bytes(bytes(PAGES * PAGE))
         self.states = [bytes(PAGES * PAGE)]
+        self.lineage = "a" * 16
+        self.lineages = {0: self.lineage}
         self._folder, self._sector_bytes = folder, sector_bytes
         self.begin()
 
@@ -54,8 +67,15 @@ class Story:
         """Put one step; it is promised once it is on the device."""
         self.states.append(bytes(disk))
         image.put(pages, disk)
+        self.stand(image)
         image.sync()
         self.cuts.mark(len(self.states) - 1)
+
+    def stand(self, image: Image, *, runs: bool = False) -> None:
+        """Have the label say that the image is at the last state."""
+        epoch = len(self.states) - 1
+        self.lineages[epoch] = self.lineage
+        image.stand(Footing(lineage=self.lineage, generation=1, epoch=epoch, runs=runs))
 
     def save(self, image: Image, disk: memoryview, pages: list[int], *, syncs: bool = True) -> None:
         """Have a guest write pages; they may be torn until it has flushed them, or this host has."""
@@ -76,6 +96,7 @@ class Story:
         promised = max((mark for mark in marks if isinstance(mark, int)), default=0)
         saving = marks[-1] if marks and isinstance(marks[-1], Saving) else Saving((), -1)
         whole = [page for page in range(PAGES) if page not in saving.pages]
+        label = read_label(folder / "disk")
 
         found = content_of(folder / "disk")
 
@@ -83,6 +104,10 @@ class Story:
             is_same(found, state, whole) for state in self.states[promised : saving.state + 1]
         ), f"promised state {promised}, found pages that begin with {list(found[::PAGE])}"
         assert content_of(folder / "disk") == found
+        assert label is not None or not marks, "a label that was written is lost"
+        if label is not None and label.is_clean:
+            assert found in self.states[label.epoch :], f"it is not clean: {label}"
+            assert label.lineage == self.lineages[self.states.index(found)], f"it is of another lineage: {label}"
 
 
 def is_same(found: bytes, state: bytes, pages: list[int]) -> bool:
@@ -115,11 +140,13 @@ def a_copy(story: Story) -> None:
     image = Image(story.path)
     story.put(image, disk_of(1, 1, 0, 0), [0, 1])
     image.restart()
+    story.lineage = "b" * 16
     image.put([2], disk_of(0, 0, 5, 0))
     image.sync()
     disk = disk_of(0, 0, 5, 6)
     story.states.append(bytes(disk))
     image.put([3], disk)
+    story.lineages[len(story.states) - 1] = story.lineage
     image.complete()
     image.sync()
     story.cuts.mark(len(story.states) - 1)
@@ -147,6 +174,7 @@ def a_guest_that_leaves(story: Story) -> None:
 
 def a_restart_over_a_journal(story: Story) -> None:
     """The host died with a whole journal; the next one opens the image, and the guest writes."""
+    Image(story.path).close()
     step = {0: bytes([4]) * PAGE, 2: bytes([4]) * PAGE}
     with (story.path.parent / "disk.journal").open("wb") as journal:
         image_module._write_journal(journal.fileno(), step)
@@ -203,7 +231,7 @@ def without(function: str, call: str) -> Edit:
 
 MUTANTS: dict[str, tuple[Callable[[Story], None], Edit]] = {
     "the journal is not synced": (steps, without("Image._apply", "os.fdatasync(journal)")),
-    "the journal's name is not synced": (steps, without("Image._apply", "_sync_directory(self._place.parent)")),
+    "the journal's name is not synced": (steps, without("Image._apply", "sync_directory(self._place.parent)")),
     "the image is not synced": (steps, without("Image._apply", "os.fdatasync(self.descriptor)")),
     "a torn journal is applied": (
         steps,
@@ -214,29 +242,54 @@ MUTANTS: dict[str, tuple[Callable[[Story], None], Edit]] = {
         ),
     ),
     "the copy is not synced": (a_copy, without("Image._publish", "os.fsync(fresh)")),
-    "the copy's new name is not synced": (a_copy, without("Image._publish", "_sync_directory(self._place.parent)")),
+    "the copy's new name is not synced": (a_copy, without("Image._publish", "sync_directory(self._place.parent)")),
     "the old disk's journal is kept": (a_copy, without("Image._publish", "self._drop_journal()")),
     "the removal of the old disk's journal is not synced": (
         a_copy,
-        without("Image._drop_journal", "_sync_directory(self._place.parent)"),
+        without("Image._drop_journal", "sync_directory(self._place.parent)"),
     ),
     "what the guest wrote is not synced when it leaves": (
         a_guest_that_leaves,
         without("Image._work", "os.fdatasync(self.descriptor)"),
     ),
     "the journal is kept when the guest writes": (a_takeover, without("Image._work", "self._drop_journal()")),
+    "the label goes ahead of the image": (
+        steps,
+        Edit(
+            "ftvm.guests.disk.image:Image._work",
+            "self._take(step, begun=begun, is_complete=is_complete)",
+            "self._unsaid_steps = 99; self._say(footing, has_stepped=True); "
+            "self._take(step, begun=begun, is_complete=is_complete)",
+        ),
+    ),
+    "the label is not changed before the guest writes": (
+        a_takeover,
+        Edit("ftvm.guests.disk.image:Image.give", "self._given, self._runs = then, True", "self._given = then"),
+    ),
+    "the label is not synced": (
+        a_takeover,
+        Edit("ftvm.guests.disk.label:LabelFile.write", "os.fdatasync(self._descriptor)", "pass"),
+    ),
+    "a label has one place": (
+        steps,
+        Edit("ftvm.guests.disk.label:LabelFile.write", "self._count % 2 * _PLACE_BYTES", "0"),
+    ),
+    "the old disk's label is kept for the new one": (
+        a_copy,
+        without("Image._publish", "self._labels.write(self.label.blank())"),
+    ),
     "the removal of the journal is not synced": (
         a_takeover,
-        without("Image._drop_journal", "_sync_directory(self._place.parent)"),
+        without("Image._drop_journal", "sync_directory(self._place.parent)"),
     ),
     "what is recovered is not synced": (a_restart_over_a_journal, without("_finish", "os.fdatasync(descriptor)")),
     "the journal comes back after a restart": (
         a_restart_over_a_journal,
-        without("_finish", "_sync_directory(journal_path.parent)"),
+        without("_finish", "sync_directory(journal_path.parent)"),
     ),
     "the journal comes back after two restarts": (
         a_death_over_the_removal_of_a_journal,
-        without("_finish", "_sync_directory(journal_path.parent)"),
+        without("_finish", "sync_directory(journal_path.parent)"),
     ),
 }
 

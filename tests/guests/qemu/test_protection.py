@@ -11,6 +11,7 @@ from ftvm.config import Timing
 from ftvm.engines.names import engine_named
 from ftvm.errors import ConfigError, GuestError
 from ftvm.guests.disk.disk import Disk
+from ftvm.guests.disk.label import Label, newer, read_label
 from ftvm.guests.qemu import QemuGuest
 from ftvm.runtime.protection import Protection, Standby, protect
 from ftvm.units import Nanos
@@ -68,8 +69,10 @@ def test_linux_goes_on_where_its_host_died(engine: str, victim: str, guests: Gue
     records = [int(record) for record in re.findall(r"disk record (\d+)", ear.text())]
     assert records == list(range(records[0], records[-1] + 1))
     blank.close()
-    image = image_of(blank)
+    image, (older, later) = image_of(blank), (label_of(booted), label_of(blank))
     assert b"record %d\n" % (records[-1] - 1) in image
+    assert (older.runs, later.runs, later.is_clean) == (True, True, True)
+    assert newer(older, later) == 1
 
 
 def test_what_linux_said_it_had_on_disk_is_in_the_standbys_image_and_nothing_else_is(
@@ -86,6 +89,14 @@ def test_what_linux_said_it_had_on_disk_is_in_the_standbys_image_and_nothing_els
 
     assert b"record %d\n" % records[-1] in disks[0]
     assert image_of(blank) == disks[0]
+
+
+def label_of(guest: QemuGuest) -> Label:
+    store = guest.memory[2].store
+    assert isinstance(store, Disk)
+    label = read_label(store.image.path)
+    assert label is not None
+    return label
 
 
 def image_of(guest: QemuGuest) -> bytes:

@@ -1,0 +1,168 @@
+"""A label says what its image is: never more than the device has, of no other file, and whole or not at all."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ftvm.checkpoint import Footing
+from ftvm.guests.disk import label as label_module
+from ftvm.guests.disk.image import Image
+from ftvm.guests.disk.label import Label, LabelFile, label_path, newer, read_label
+
+IDENTITIES = st.text("0123456789abcdef", min_size=16, max_size=16)
+NUMBERS = st.integers(0, 2**63)
+LABELS = st.builds(
+    Label,
+    image=IDENTITIES,
+    lineage=IDENTITIES,
+    parents=st.lists(st.tuples(IDENTITIES, NUMBERS), max_size=8).map(tuple),
+    generation=NUMBERS,
+    epoch=NUMBERS,
+    runs=st.booleans(),
+    is_clean=st.booleans(),
+)
+
+
+def image_at(path: Path) -> Path:
+    path.write_bytes(bytes(4096))
+    return path
+
+
+def write(image: Path, *labels: Label) -> Label:
+    descriptor = os.open(image, os.O_RDWR)
+    file = LabelFile(image, descriptor)
+    for label in labels:
+        file.write(label)
+    file.close()
+    os.close(descriptor)
+    return file.label
+
+
+def of(lineage: str, generation: int = 0, *, epoch: int = 0, runs: bool = False, parents: object = ()) -> Label:
+    return Label(
+        image="1" * 16, lineage=lineage, generation=generation, epoch=epoch, runs=runs, parents=parents, is_clean=True
+    )
+
+
+# --- its file ---
+
+
+@given(label=LABELS)
+def test_what_is_written_is_read(label: Label) -> None:
+    place = label_module._Written("7-12", 3, label)
+
+    assert label_module._unpack(label_module._pack(place)) == place
+
+
+def test_an_image_without_a_label_gets_a_name_and_keeps_it(tmp_path: Path) -> None:
+    image = image_at(tmp_path / "disk.img")
+
+    before = read_label(image)
+    named = write(image)
+
+    assert before is None
+    assert read_label(image) == write(image) == named == Label(image=named.image)
+
+
+def test_the_last_label_is_read_and_one_that_is_torn_leaves_the_one_before(tmp_path: Path) -> None:
+    image = image_at(tmp_path / "disk.img")
+    labels = [of("a" * 16, generation) for generation in range(4)]
+    write(image, *labels)
+    whole = read_label(image)
+
+    content = bytearray(label_path(image).read_bytes())
+    place = content.index(b'"generation": 3')
+    content[place + 14 : place + 15] = b"8"
+    label_path(image).write_bytes(content)
+
+    assert whole == labels[3]
+    assert read_label(image) == labels[2]
+
+
+def test_a_label_says_nothing_of_a_copy_or_of_another_file_of_that_name(tmp_path: Path) -> None:
+    image, copy = image_at(tmp_path / "disk.img"), image_at(tmp_path / "copy.img")
+    write(image, of("a" * 16, 7))
+
+    label_path(copy).write_bytes(label_path(image).read_bytes())
+    os.replace(image_at(tmp_path / "other.img"), image)
+
+    assert read_label(copy) is None
+    assert read_label(image) is None
+    assert write(copy).image != "1" * 16
+
+
+def test_a_label_follows_a_link_to_the_image(tmp_path: Path) -> None:
+    image = image_at(tmp_path / "disk.img")
+    write(image, of("a" * 16, 7))
+    (tmp_path / "link").symlink_to(image)
+
+    assert read_label(tmp_path / "link") == of("a" * 16, 7)
+
+
+# --- which of two is the newer ---
+
+
+@pytest.mark.parametrize(
+    ("older", "later"),
+    [
+        (of("a", 4, runs=True), of("a", 5, epoch=1)),
+        (of("a", 5, epoch=9), of("a", 5, runs=True)),
+        (of("a", 5, epoch=9), of("a", 5, epoch=10)),
+        (of("a", 5, runs=True), of("b", 6, runs=True, parents=(("a", 5),))),
+        (of("a", 4, epoch=9), of("b", 6, runs=True, parents=(("a", 5),))),
+        (of("a", 5, epoch=9), of("c", 7, runs=True, parents=(("b", 6), ("a", 5)))),
+    ],
+)
+def test_the_newer_of_two_images_is_known(older: Label, later: Label) -> None:
+    assert newer(older, later) == 1
+    assert newer(later, older) == 0
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (of("a", 4), of("b", 5)),
+        (of("", 0), of("b", 5)),
+        (of("b", 6, runs=True, parents=(("a", 5),)), of("c", 6, runs=True, parents=(("a", 5),))),
+        (of("a", 6, epoch=1), of("b", 6, runs=True, parents=(("a", 5),))),
+        (of("a", 5, epoch=1), of("a", 5, epoch=1)),
+    ],
+)
+def test_what_cannot_be_compared_is_not(one: Label, other: Label) -> None:
+    assert newer(one, other) is None
+    assert newer(other, one) is None
+
+
+def test_a_lineage_that_goes_on_from_an_image_is_newer_than_it() -> None:
+    before = of("a", 5, epoch=3, parents=tuple((f"{n}", n) for n in range(9, 1, -1)))
+
+    after = of("b", 6, runs=True, parents=before.lineages())
+
+    assert newer(before, after) == 1
+    assert len(after.parents) == 8
+
+
+def test_a_guest_that_boots_from_an_image_begins_a_lineage_and_what_it_had_before_is_its_parent(tmp_path: Path) -> None:
+    path = image_at(tmp_path / "disk.img")
+    first = Image(path, boots=True)
+    first.stand(Footing(lineage="a" * 16, generation=2, epoch=0, runs=True))
+    first.close(is_clean=True)
+    ended = read_label(path)
+
+    second = Image(path, boots=True)
+    opened = read_label(path)
+    second.stand(Footing(lineage="b" * 16, generation=4, epoch=0, runs=True))
+    second.close()
+    died = read_label(path)
+
+    assert ended is not None
+    assert opened is not None
+    assert died is not None
+    assert (ended.lineage, ended.generation, ended.runs, ended.is_clean) == ("a" * 16, 2, True, True)
+    assert opened == replace(ended, is_clean=False)
+    assert died == replace(opened, lineage="b" * 16, generation=4, parents=(("a" * 16, 2),))
+    assert newer(ended, died) == 1
