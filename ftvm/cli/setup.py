@@ -165,6 +165,7 @@ def _steps(into: Path, nodes: Sequence[PlannedHost], guest: str, record: str) ->
     for node in nodes:
         copied = f"scp -p {into / node.name}/* root@{node.host}:/etc/ftvm/"
         yield f"on {node.name}, into /etc/ftvm (mode 0700), all files of {node.name}/: {copied}"
+    yield "on each, beside these: what the guest file names, such as a disk's image (its own on each host) or a kernel"
     yield f"delete {into}: each folder in it holds a secret key"
     yield f"on {first}: ftvm check {file}; on {others}: ftvm check {file} --role standby"
     yield f"once, on any: ftvm init --arbiter {record} --guest {guest}"

@@ -1,0 +1,224 @@
+"""Two machines on one LAN, set up as the manual says: a QEMU guest on a bridge, and a TCP connection that lives on.
+
+    python -m tests.soak.bridge --network "$(the commands of docs/setup.md for a bridge and a tap)"
+
+The machines and the LAN are network namespaces of this process; nothing of this machine's own network is touched. The
+commands of the manual are run on each machine, `ftvm setup` writes the files, and a client on the LAN sends a word and
+waits for its echo, again and again, on one connection. Meanwhile the guest is switched over, its host is killed, and
+its machine is cut off. Needs root, iproute2, QEMU, and what the demo of a QEMU needs. Prints one JSON line.
+"""
+
+import argparse
+import gzip
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+from ftvm.lab import qemuimage
+from ftvm.lab.chaos.namespace import isolate, mount_disk
+
+LAN: Final = "lan"
+MACHINES: Final = {"192.168.50.1": "first", "192.168.50.2": "second"}
+GUEST_ADDRESS: Final = ("10.77.0.2", 7)
+WAIT_SECONDS: Final = 90.0
+SETTLED_SECONDS: Final = 3.0
+FTVM: Final = (sys.executable, "-P", "-m", "ftvm")
+INIT: Final = """\
+#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+for module in /modules/*.ko; do insmod $module; done
+ip link set lo up
+ip addr add 10.77.0.2/24 dev eth0
+ip link set eth0 up
+while :; do nc -l -p 7 -e /bin/cat; done
+"""
+
+
+def run(*command: str) -> str:
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=WAIT_SECONDS)
+    if ran.returncode != 0:
+        raise SystemExit(f"{' '.join(command)}: {ran.stdout}{ran.stderr}")
+    return ran.stdout
+
+
+def until(is_so: Callable[[], bool], what: str) -> None:
+    ends_at = time.monotonic() + WAIT_SECONDS
+    while not is_so():
+        if time.monotonic() > ends_at:
+            raise SystemExit(f"never came: {what}")
+        time.sleep(0.2)
+
+
+def lay_network(commands: str) -> None:
+    """Make the LAN, and two machines on it whose bridge and tap are made by the manual's commands."""
+    for name in (LAN, *MACHINES.values()):
+        run("ip", "netns", "add", name)
+        run("ip", "-n", name, "link", "set", "lo", "up")
+    run("ip", "-n", LAN, "link", "add", "switch", "type", "bridge")
+    run("ip", "-n", LAN, "link", "set", "switch", "up")
+    run("ip", "-n", LAN, "addr", "add", "10.77.0.1/24", "dev", "switch")
+    for address, name in MACHINES.items():
+        run("ip", "link", "add", name, "netns", LAN, "type", "veth", "peer", "name", "eno1", "netns", name)
+        run("ip", "-n", LAN, "link", "set", name, "master", "switch")
+        run("ip", "-n", LAN, "link", "set", name, "up")
+        run("ip", "-n", name, "link", "set", "eno1", "up")
+        run("ip", "netns", "exec", name, "bash", "-euo", "pipefail", "-c", commands)
+        run("ip", "-n", name, "addr", "add", f"{address}/24", "dev", "br0")
+
+
+def write_guest(folder: Path) -> None:
+    """Write what the guest boots, and the files of both hosts."""
+    kernel = qemuimage.find_kernel()
+    modules = qemuimage.MODULES / kernel.name.removeprefix("vmlinuz-") / "kernel"
+    files = {f"modules/{at:02}.ko": (modules / f"{name}.ko").read_bytes() for at, name in enumerate(qemuimage.LOADED)}
+    files |= {"bin/busybox": qemuimage.BUSYBOX.read_bytes(), "init": INIT.encode()}
+    (folder / "shared").mkdir()
+    nodes = [word for address in MACHINES for word in ("--node", f"{address}:7778")]
+    said = ["--guest", "vm2", "--kind", "qemu", *nodes, "--set", "memory=256M", "--set", "nic=tap:vm2"]
+    booted = ["-cpu", "qemu64", "-kernel", "vmlinuz", "-initrd", "ird.gz", "-append", "console=ttyS0 quiet"]
+    place = ["--arbiter", f"file://{folder}/shared", "--folder", str(folder / "vm2")]
+    run(*FTVM, "setup", "--batch", *said, *place, "--", *booted)
+    for address in MACHINES:
+        shutil.copy(kernel, folder / "vm2" / address / "vmlinuz")
+        ramdisk = gzip.compress(b"".join(qemuimage._archive(files)), compresslevel=1)
+        (folder / "vm2" / address / "ird.gz").write_bytes(ramdisk)
+
+
+class Machine:
+    """One of the two: starts its host, and asks it."""
+
+    def __init__(self, folder: Path, address: str) -> None:
+        self.name = MACHINES[address]
+        self._file = folder / "vm2" / address / "vm2.toml"
+        self._log = folder / f"{self.name}.log"
+        self._environment = {**os.environ, "XDG_RUNTIME_DIR": str(folder / self.name)}
+        (folder / self.name).mkdir()
+        self._host: subprocess.Popen[bytes] | None = None
+
+    def start(self, *words: str) -> None:
+        command, *options = words
+        with self._log.open("ab") as log:
+            self._host = subprocess.Popen(
+                ["ip", "netns", "exec", self.name, *FTVM, command, str(self._file), *options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+            )
+
+    def ask(self, *words: str) -> str:
+        command = [*FTVM, *words]
+        asked = subprocess.run(command, capture_output=True, text=True, check=False, env=self._environment)
+        return asked.stdout
+
+    def status(self) -> dict[str, Any]:
+        told = json.loads(self.ask("status", "--json") or "[]")
+        return dict(told[0]) if told else {}
+
+    def is_protected(self) -> bool:
+        now = self.status()
+        return now.get("role") == "active" and now.get("standby") is not None
+
+    def kill(self) -> None:
+        """Kill the host: `ip netns exec` becomes it."""
+        if self._host is not None:
+            self._host.kill()
+            self._host.wait()
+
+    def cut(self, *, is_off: bool) -> None:
+        run("ip", "-n", LAN, "link", "set", self.name, "down" if is_off else "up")
+
+
+def wait_for_echoes(seconds: float) -> int:
+    """Be the client, on the LAN: print one JSON line of how many echoes came, and the longest wait for one."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            link = socket.create_connection(GUEST_ADDRESS, 2)
+            break
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.3)
+    link.settimeout(WAIT_SECONDS)
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    echoes, worst, ends_at = 0, 0.0, time.monotonic() + seconds
+    while (began := time.monotonic()) < ends_at or not Path("over").exists():
+        word = b"%08d" % echoes
+        link.sendall(word)
+        if (came := link.recv(len(word), socket.MSG_WAITALL)) != word:
+            raise SystemExit(f"sent {word!r}, got {came!r}")
+        echoes, worst = echoes + 1, max(worst, time.monotonic() - began)
+    print(json.dumps({"echoes": echoes, "worst_seconds": round(worst, 2)}))
+    return 0
+
+
+@contextmanager
+def client(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    command = ["ip", "netns", "exec", LAN, sys.executable, str(Path(__file__).resolve()), "--client"]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as asking:
+        yield asking
+        asking.kill()
+
+
+def play(folder: Path) -> dict[str, object]:
+    """Start the pair, do to it what can be done, and return what the client saw."""
+    first, second = (Machine(folder, address) for address in MACHINES)
+    with ExitStack() as stack:
+        for machine in (first, second):
+            stack.callback(machine.kill)
+        first.start("run", "--create")
+        second.start("standby")
+        until(first.is_protected, "a first copy")
+        asking = stack.enter_context(client(folder))
+        time.sleep(SETTLED_SECONDS)
+        first.ask("ctl", "switchover", "--guest", "vm2")
+        until(second.is_protected, "the switchover")
+        time.sleep(SETTLED_SECONDS)
+        second.kill()
+        until(lambda: first.status().get("role") == "active", "the takeover from a killed host")
+        second.start("standby")
+        until(first.is_protected, "a new standby")
+        time.sleep(SETTLED_SECONDS)
+        first.cut(is_off=True)
+        until(lambda: second.status().get("role") == "active", "the takeover from a machine that is cut off")
+        first.cut(is_off=False)
+        until(second.is_protected, "the return of the machine that was cut off")
+        (folder / "over").touch()
+        said, _ = asking.communicate(timeout=WAIT_SECONDS)
+        if asking.returncode != 0:
+            raise SystemExit("the connection did not live on")
+        return {**json.loads(said), "moves": 3, "generation": second.status()["generation"]}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.soak.bridge", description=__doc__)
+    parser.add_argument("--network", default="")
+    parser.add_argument("--client", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.client:
+        return wait_for_echoes(SETTLED_SECONDS)
+    if refused := isolate():
+        raise SystemExit(f"this needs network namespaces: {refused}")
+    mount_disk(Path("/run"), 16 << 20)  # where `ip netns` keeps its names: those here end with this process
+    with TemporaryDirectory() as folder:
+        lay_network(options.network)
+        write_guest(Path(folder))
+        print(json.dumps(play(Path(folder))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
