@@ -47,6 +47,8 @@ class DatagramCounters:
 
     frames_sent: int = 0
     frames_received: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
     sends_dropped: int = 0
     """The other end is absent or slow."""
     strangers_refused: int = 0
@@ -85,6 +87,7 @@ class DatagramPort:
             self.counters.sends_dropped += 1
             return False
         self.counters.frames_sent += 1
+        self.counters.bytes_sent += len(frame)
         return True
 
     def receive(self, limit: int) -> list[bytes]:
@@ -103,6 +106,7 @@ class DatagramPort:
             if self._is_acceptable(frame, sender):
                 frames.append(frame)
         self.counters.frames_received += len(frames)
+        self.counters.bytes_received += sum(map(len, frames))
         return frames
 
     def _is_acceptable(self, frame: bytes, sender: SocketAddress) -> bool:

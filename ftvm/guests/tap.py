@@ -58,6 +58,7 @@ class TapPort:
             self.counters.sends_dropped += 1
             return False
         self.counters.frames_sent += 1
+        self.counters.bytes_sent += len(frame)
         return True
 
     def receive(self, limit: int) -> list[bytes]:
@@ -73,6 +74,7 @@ class TapPort:
             else:
                 frames.append(frame)
         self.counters.frames_received += len(frames)
+        self.counters.bytes_received += sum(map(len, frames))
         return frames
 
     def close(self) -> None:

@@ -34,11 +34,12 @@ class Identity:
         """Return an id for a replica of this host that no other has."""
         return names.fresh_id(self.node)
 
-    def sign(self, status: Status, loop_late_ms: float) -> Status:
-        """Return the status with who tells it, how late its loop was, and the time of day."""
+    def sign(self, status: Status, loop_late_ms: float, counters: dict[str, int]) -> Status:
+        """Return the status with who tells it, how late its loop was, what it moved, and the time of day."""
         return replace(
             status,
             loop_late_ms=loop_late_ms,
+            counters=counters,
             node=self.node,
             pid=self.pid,
             version=self.version,

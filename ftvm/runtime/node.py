@@ -6,6 +6,7 @@ wait. What a user sees of it is protection.py.
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Final
 
 from ftvm.engines.names import engine_changed
@@ -60,7 +61,7 @@ class Node:
         self._stop_asked: str | None = None
         self._services = HostServices(services, self._note)
         self._arbiter = ArbiterWorker(store, settings.guest_id, transport.wake)
-        endpoint = Endpoint(transport, settings.limits, self._note)
+        self._endpoint = endpoint = Endpoint(transport, settings.limits, self._note)
         self.driver = Driver(
             guest=guest,
             world=self._world,
@@ -180,7 +181,13 @@ class Node:
     def status(self) -> Status:
         """See Controls."""
         now = self.clock.now()
-        return self.identity.sign(self.driver.status(now), self.host.lateness.worst_ms(now))
+        return self.identity.sign(self.driver.status(now), self.host.lateness.worst_ms(now), self._counters())
+
+    def _counters(self) -> dict[str, int]:
+        """Return what world and transport moved, dropped and refused, as far as they count it."""
+        counted = (getattr(each, "counters", None) for each in (self._world, self._transport))
+        told = {name: value for each in counted if each is not None for name, value in asdict(each).items()}
+        return {**told, "misdeeds": self._endpoint.misdeeds.total(), "ignored": self._endpoint.ignored}
 
     def set_engine(self, *, name: str | None, interval: float | None, latency: float | None) -> Pending:
         """See Controls."""

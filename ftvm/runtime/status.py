@@ -99,6 +99,7 @@ class Status:
     loop_late_ms      how late this host's loop came to what was due, at most, in the last minute
     silence_ms        how long the peer in session may be silent until it is suspected: `silence_limit_ms` now, as that
                       adapts to a jittery link up to ten times of it; 0 without a session
+    counters          what this host's world and transport moved, dropped and refused since the start, by name
     node, pid, version, listen   of this host: its name, process, release of ftvm, and where peers reach it
     """
 
@@ -144,6 +145,7 @@ class Status:
     loop_late_ms: float = 0.0
     silence_ms: float = 0.0
     silence_limit_ms: float = 0.0
+    counters: Mapping[str, int] = field(default_factory=dict)
     node: str = ""
     pid: int = 0
     version: str = ""

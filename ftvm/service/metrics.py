@@ -8,9 +8,10 @@ as Prometheus wants them. Counters and histograms count since the start of this 
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client import CollectorRegistry, Metric, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
@@ -45,6 +46,9 @@ GAUGES: Final[dict[str, tuple[str, Callable[[Status], float]]]] = {
     "ftvm_silence_seconds": ("Silence of the peer that is tolerated now", lambda s: s.silence_limit_ms / 1000),
     "ftvm_outputs_held": ("Outputs held until it is safe to release them", lambda s: s.outputs_held),
     "ftvm_copy_pages_left": ("Pages of the first copy still to send", lambda s: s.copy_pages_left),
+    "ftvm_guest_memory_bytes": ("The guest's memory here, a disk kept in memory included", lambda s: s.guest_bytes),
+    "ftvm_shadow_memory_bytes": ("The copy of it that an active keeps for its standby", lambda s: s.shadow_bytes),
+    "ftvm_staging_memory_bytes": ("Set aside for checkpoints on their way", lambda s: s.staging_bytes),
 }
 COUNTERS: Final[dict[str, tuple[str, Callable[[Status], float]]]] = {
     "ftvm_checkpoints": ("Checkpoints committed", lambda s: s.checkpoints),
@@ -53,6 +57,33 @@ COUNTERS: Final[dict[str, tuple[str, Callable[[Status], float]]]] = {
     "ftvm_sent_bytes": ("Encoded pages and device state, shipped or received", lambda s: s.bytes_sent),
     "ftvm_captured_bytes": ("Changed pages, as whole pages", lambda s: s.bytes_raw),
 }
+COUNTED: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
+    "ftvm_frames_sent": ("Frames of the guest that left on its cable", ("frames_sent",)),
+    "ftvm_frames_received": ("Frames for the guest that came", ("frames_received",)),
+    "ftvm_frame_sent_bytes": ("Bytes of the frames that left", ("bytes_sent",)),
+    "ftvm_frame_received_bytes": ("Bytes of the frames that came", ("bytes_received",)),
+    "ftvm_frames_dropped": (
+        "Frames and outputs dropped: the other end is absent or slow, or no cable leads there",
+        ("sends_dropped", "outputs_unrouted"),
+    ),
+    "ftvm_frames_refused": ("Frames refused: of strangers, or too short", ("strangers_refused", "runts_refused")),
+    "ftvm_messages_sent": ("Messages to peers", ("messages_sent",)),
+    "ftvm_messages_received": ("Messages from peers", ("messages_received",)),
+    "ftvm_messages_refused": (
+        "Messages that broke the protocol, or came from a peer that is ignored for that",
+        ("malformed", "misdeeds", "ignored"),
+    ),
+    "ftvm_connections_refused": ("Handshakes refused for their key", ("refused",)),
+    "ftvm_connections_dropped": ("Connections shut down: too much unread, or too many at once", ("hung_up",)),
+}
+"""Which counters of a status add up to a metric. A host that counts no such thing has no such metric."""
+
+STORAGE: Final[dict[str, tuple[str, str]]] = {
+    "ftvm_storage_read_bytes": ("Bytes that this process had read from storage", "read_bytes"),
+    "ftvm_storage_written_bytes": ("Bytes that this process had written to storage", "write_bytes"),
+}
+"""What the kernel counts for this process, disks of the guest included: proc(5), /proc/self/io."""
+
 HISTOGRAMS: Final[dict[str, tuple[str, Callable[[Status], Histogram]]]] = {
     "ftvm_pause_seconds": ("How long a checkpoint paused the guest", lambda s: s.pauses),
     "ftvm_output_delay_seconds": ("From when the guest made an output until it left", lambda s: s.output_delays),
@@ -107,6 +138,7 @@ class MetricsPage:
             raise InternalError("somebody is served before the host was introduced")
         registry = CollectorRegistry()
         registry.register(_Snapshot(self._controls.status(), self._events))
+        ProcessCollector(registry=registry)
         return generate_latest(registry)
 
 
@@ -139,17 +171,39 @@ class _Snapshot(Collector):
             counter = CounterMetricFamily(name, text, labels=["guest"])
             counter.add_metric(guest, float(value(status)))
             yield counter
+        for name, text, count in (*self._moved(), *_storage()):
+            counter = CounterMetricFamily(name, text, labels=["guest"])
+            counter.add_metric(guest, float(count))
+            yield counter
         for name, (text, of) in HISTOGRAMS.items():
             histogram = HistogramMetricFamily(name, text, labels=["guest"])
             histogram.add_metric(guest, list(_buckets(of(status))), of(status).sum_us / 1_000_000)
             yield histogram
         yield self._count_events(guest)
 
+    def _moved(self) -> Iterator[tuple[str, str, int]]:
+        """Yield name, help and count of what the host moved, dropped and refused."""
+        counters = self._status.counters
+        for name, (text, parts) in COUNTED.items():
+            if any(part in counters for part in parts):
+                yield name, text, sum(counters.get(part, 0) for part in parts)
+
     def _count_events(self, guest: list[str]) -> Metric:
         counter = CounterMetricFamily("ftvm_events", "What happened, by the names of events", labels=["guest", "event"])
         for name, count in sorted(self._events.items()):
             counter.add_metric([*guest, name], float(count))
         return counter
+
+
+def _storage() -> Iterator[tuple[str, str, int]]:
+    """Yield name, help and count of what was read and written; nothing where the kernel does not tell."""
+    try:
+        lines = Path("/proc/self/io").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return
+    counts = {name: int(value) for name, _, value in (line.partition(": ") for line in lines)}
+    for name, (text, of) in STORAGE.items():
+        yield name, text, counts.get(of, 0)
 
 
 def _buckets(histogram: Histogram) -> Iterator[tuple[str, float]]:

@@ -58,8 +58,10 @@ _ACCEPTED_NAME: Final = re.compile(r"(.+)/([0-9a-f]{32})")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransportCounters:
-    """What was dropped and who was refused since the start; for metrics."""
+    """What was moved, what was dropped and who was refused since the start; for metrics."""
 
+    messages_sent: int
+    messages_received: int
     malformed: int
     """Messages with a routing id that no dialler of ours makes, or with too many frames."""
     refused: int
@@ -123,7 +125,7 @@ class ZeroMqTransport:
         self._asker = Asker({peer: None if keys is None else keys.server_of(peer) for peer in peers})
         self._dialled = tuple(peers)
         self._keys = keys
-        self._malformed = 0
+        self._malformed = self._sent = self._received = 0
         self._has_told = False
         self._turn = 0
         self._is_closed = False
@@ -166,9 +168,14 @@ class ZeroMqTransport:
 
     @property
     def counters(self) -> TransportCounters:
-        """What was dropped and refused since the start."""
-        refused = self._gate.refused if self._gate else 0
-        return TransportCounters(malformed=self._malformed, refused=refused, hung_up=self._connections.hung_up)
+        """What was moved, dropped and refused since the start."""
+        return TransportCounters(
+            messages_sent=self._sent,
+            messages_received=self._received,
+            malformed=self._malformed,
+            refused=self._gate.refused if self._gate else 0,
+            hung_up=self._connections.hung_up,
+        )
 
     def ask(self, peer: str) -> bool:
         """See interfaces.Transport."""
@@ -208,6 +215,7 @@ class ZeroMqTransport:
             trackers = line.push([*envelope, *frames], is_lent=token is not None)
             if trackers is None:
                 return False
+            self._sent += 1
             if token is not None:
                 self._lent.setdefault((peer, lane), _Lent()).waiting.append((token, trackers))
             return True
@@ -369,6 +377,7 @@ class ZeroMqTransport:
             if delivery is None:
                 self._malformed += 1
             else:
+                self._received += 1
                 yield delivery
 
     def _deliver(self, source: _Source, frames: list[zmq.Frame]) -> Delivery | None:

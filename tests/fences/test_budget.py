@@ -30,7 +30,7 @@ LINES: Final = {
     "cli": 2949,
     "encode": 1215,
     "engines": 180,
-    "guests": 2642,
+    "guests": 2665,
     "guests/disk": 1200,
     "guests/kvm": 1500,
     "guests/vmm": 800,

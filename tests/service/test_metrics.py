@@ -17,7 +17,7 @@ from ftvm.errors import ConfigError, TransportError
 from ftvm.events import Solo
 from ftvm.runtime.protection import protect
 from ftvm.runtime.standing import State
-from ftvm.service.metrics import COUNTERS, GAUGES, HISTOGRAMS, REQUEST_BYTES_MAX, MetricsPage, _Answer
+from ftvm.service.metrics import COUNTED, COUNTERS, GAUGES, HISTOGRAMS, REQUEST_BYTES_MAX, STORAGE, MetricsPage, _Answer
 from ftvm.sim.guest import SimGuest
 from ftvm.units import Nanos
 
@@ -105,6 +105,56 @@ def test_an_arbiter_that_cannot_be_relied_on_is_told(page: MetricsPage, host: Fa
     assert samples(get(page)[1])['ftvm_arbiter_up{"guest": "vm1"}'] == 0
 
 
+def test_what_a_host_moved_dropped_and_refused_is_told_as_far_as_it_counts_it(
+    page: MetricsPage, host: FakeHost
+) -> None:
+    host.change(counters={"frames_sent": 5, "bytes_sent": 300, "sends_dropped": 2, "outputs_unrouted": 1, "refused": 4})
+
+    told = samples(get(page)[1])
+
+    assert told['ftvm_frames_sent_total{"guest": "vm1"}'] == 5
+    assert told['ftvm_frame_sent_bytes_total{"guest": "vm1"}'] == 300
+    assert told['ftvm_frames_dropped_total{"guest": "vm1"}'] == 3
+    assert told['ftvm_connections_refused_total{"guest": "vm1"}'] == 4
+    assert not [name for name in told if name.startswith("ftvm_messages_sent")]
+
+
+def test_the_process_and_its_storage_are_told_too(page: MetricsPage, host: FakeHost) -> None:
+    host.change(guest_bytes=64 << 20, shadow_bytes=1 << 20)
+
+    told = samples(get(page)[1])
+
+    assert told["process_resident_memory_bytes{}"] > 0
+    assert "process_cpu_seconds_total{}" in told
+    assert told['ftvm_guest_memory_bytes{"guest": "vm1"}'] == 64 << 20
+    assert 'ftvm_storage_written_bytes_total{"guest": "vm1"}' in told
+
+
+def test_the_counters_of_a_running_host_are_those_of_its_world_and_its_transport() -> None:
+    with protect(
+        SimGuest(page_count=4, pages_per_step=1, output_every=10, boots=True),
+        listen="tcp://127.0.0.1:0",
+        arbiter=MemoryRecordStore(),
+        create=True,
+    ) as protection:
+        counters = protection.status().counters
+
+    assert {"messages_sent", "messages_received", "malformed", "refused", "hung_up", "misdeeds"} <= counters.keys()
+    assert {part for _, parts in COUNTED.values() for part in parts} >= counters.keys()
+
+
+def test_the_alerts_ask_only_for_metrics_that_there_are() -> None:
+    known = ALL | {f"{name}_{part}" for name in HISTOGRAMS for part in ("bucket", "sum", "count")}
+    rules = (DEPLOY / "alerts.yml").read_text()
+    queries = [line.partition("expr:")[2] for line in rules.splitlines() if "expr:" in line]
+
+    asked = {word for query in queries for word in _words(query) if word.startswith("ftvm_")}
+
+    assert len(queries) >= 6
+    assert asked <= known
+    assert rules.count("summary:") == rules.count("- alert:") == len(queries)
+
+
 def test_histograms_are_cumulative_and_whole(page: MetricsPage) -> None:
     told = samples(get(page)[1])
 
@@ -186,7 +236,7 @@ ALL = {
     "ftvm_state",
     "ftvm_events_total",
     *GAUGES,
-    *(f"{name}_total" for name in COUNTERS),
+    *(f"{name}_total" for name in (*COUNTERS, *COUNTED, *STORAGE)),
     *HISTOGRAMS,
 }
 
