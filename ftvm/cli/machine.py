@@ -14,9 +14,10 @@ from ftvm.cli.values import DEFAULT_MAC, completing, parse_memory
 from ftvm.errors import ConfigError
 from ftvm.guests.datagram import DatagramWorld, cable_ends, mac_bytes
 from ftvm.guests.elf import parse_elf
-from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape
+from ftvm.guests.riscv.machine import RAM_BASE, MachineShape
 from ftvm.guests.riscv.programs import SUMMARIES, read_program
 from ftvm.guests.riscv.standalone import Result, run_standalone
+from ftvm.history.recording import RecordedMachine, write_recording
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.units import PAGE_BYTES
 
@@ -45,6 +46,7 @@ def machine() -> None:
 @click.option("--append", "command_line", default="", metavar="TEXT", help="Boot arguments, in the device tree.")
 @click.option("--input", "keys_file", metavar="FILE", help="What is typed at the console; - for this command's input.")
 @click.option("--max-instructions", type=click.IntRange(min=1), metavar="N", help="Stop after so many instructions.")
+@click.option("--record", metavar="FILE", help="Keep all that leads to each instruction again, for `ftvm history`.")
 @click.option("--json", "is_json", is_flag=True, help="Print one JSON object instead of the console.")
 def run(
     program: str,
@@ -55,6 +57,7 @@ def run(
     command_line: str,
     keys_file: str | None,
     max_instructions: int | None,
+    record: str | None,
     is_json: bool,
 ) -> None:
     """Run PROGRAM, an ELF file or the name of one that comes with ftvm, and print its console.
@@ -75,10 +78,12 @@ def run(
     )
     image = read_program(program) if program in SUMMARIES else _read(program, "program")
     keys = _read_keys(keys_file)
-    board = Machine(shape)
+    board = RecordedMachine(shape)
     if board.disk is not None:
         board.disk.write(0, disk_image)
     board.boot(parse_elf(image, ram_base=RAM_BASE, ram_bytes=shape.ram_bytes), command_line=command_line)
+    if record is not None:
+        board.begin()
     console = bytearray()
     say = console.extend if is_json else _print
     cable = _WorldCable(net, mac) if net is not None else None
@@ -87,6 +92,8 @@ def run(
     finally:
         if cable is not None:
             cable.close()
+        if record is not None:
+            write_recording(Path(record), board.recording())
     if board.disk is not None and disk is not None:
         _write_disk(disk, bytes(board.disk.buffer))
     _report(result, console, is_json)

@@ -16,6 +16,7 @@ _COMMANDS: Final = {
     "ctl": "Tell a running host what to do: another engine, switch over, leave.",
     "demo": "A live failover on this machine: kill the primary, the guest lives on.",
     "disk": "Say what the images of disks are, and which is the newest.",
+    "history": "Look into what was recorded of a guest.",
     "init": "Create or vacate the arbiter's record of a guest.",
     "keygen": "Make the key pair of one host.",
     "machine": "Run programs on the built-in RISC-V machine.",

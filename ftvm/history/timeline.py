@@ -134,6 +134,11 @@ class TimeMachine:
         return GuestPosition(here.retired, here.idled)
 
     @property
+    def inputs(self) -> Sequence[LogRecord]:
+        """The log: what the machine was given, in order."""
+        return self._log.records
+
+    @property
     def hooks(self) -> Hooks:
         """The hold on the machine, to count and to trace."""
         return self._hooks
@@ -165,6 +170,10 @@ class TimeMachine:
         target = min(max(instruction, self._start), self._end)
         self._go(self._first_moment(target))
         return "there" if target == instruction else "begin" if instruction < target else "end"
+
+    def execute(self, instruction: int) -> None:
+        """Run on to right before an instruction, as `go` does, but by executing all that lies between."""
+        self._replay(min(instruction, self._end))
 
     def step(self) -> tuple[Arrival, Hit | None]:
         """Execute one instruction, with what comes before it; return the watched write that it made, if any."""

@@ -27,7 +27,7 @@ LINES: Final = {
     "_native": 253,
     "arbiters": 750,
     "capture": 570,
-    "cli": 2949,
+    "cli": 3026,
     "encode": 1215,
     "engines": 180,
     "guests": 2665,

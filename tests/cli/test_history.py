@@ -1,0 +1,102 @@
+"""`ftvm machine run --record`, `ftvm history debug` and `ftvm history cover`, as a person uses them."""
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ftvm.history.recording import read_recording
+
+from ..history.past import built_with_symbols
+
+FTVM = [sys.executable, "-m", "ftvm"]
+
+
+def ftvm(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*FTVM, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built_with_symbols(tmp_path_factory.mktemp("ticks"), "ticks")
+
+
+@pytest.fixture(scope="module")
+def recording(program: Path) -> Path:
+    file = program.parent / "ticks.rec"
+    ftvm("machine", "run", program, "--memory", "8M", "--record", file)
+    return file
+
+
+def test_a_recorded_run_says_what_an_unrecorded_one_says(program: Path, recording: Path) -> None:
+    plain = ftvm("machine", "run", program, "--memory", "8M")
+    recorded = ftvm("machine", "run", program, "--memory", "8M", "--record", recording.with_suffix(".again"))
+
+    assert recorded.stdout == plain.stdout
+    assert read_recording(recording) == read_recording(recording.with_suffix(".again"))
+
+
+def test_cover_writes_a_picture_and_says_what_ran(program: Path, recording: Path, tmp_path: Path) -> None:
+    done = ftvm("history", "cover", recording, "--elf", program, "-o", tmp_path / "p.html")
+
+    assert re.search(r"\d+ instructions counted, \d+ of \d+ lines ran", done.stdout)
+    assert (tmp_path / "p.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["-o", "p.png"], "html, .svg or .lcov file, not p.png"),
+        (["-o", "p.svg", "--from", "5", "--to", "5"], "nothing lies between"),
+    ],
+)
+def test_cover_refuses_what_it_cannot_do(program: Path, recording: Path, arguments: list[str], reason: str) -> None:
+    done = ftvm("history", "cover", recording, "--elf", program, *arguments, status=2)
+
+    assert reason in done.stderr
+
+
+def test_what_is_not_a_recording_is_named(program: Path, tmp_path: Path) -> None:
+    for command in (["debug"], ["cover", "--elf", str(program), "-o", str(tmp_path / "p.svg")]):
+        done = ftvm("history", command[0], program, *command[1:], status=2)
+        assert "ticks.elf is not a recording of a built-in machine" in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("gdb-multiarch") is None, reason="needs gdb-multiarch (Debian: gdb-multiarch)")
+def test_debug_prints_the_command_for_gdb_and_ends_when_it_has_left(
+    program: Path, recording: Path, tmp_path: Path
+) -> None:
+    where = f"unix:{tmp_path}/s"
+    command = [*FTVM, "history", "debug", str(recording), "--elf", str(program), "--once", "--listen", where]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        lines = [server.stdout.readline(), server.stdout.readline()]
+        told = lines[1].strip()
+        gdb = subprocess.run(
+            f'{told} -nx -batch -ex "ftvm-where" -ex "reverse-stepi" -ex "ftvm-where" -ex detach',
+            shell=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert server.wait(timeout=60) == 0
+
+    end = read_recording(recording).end.retired
+    assert lines[0] == f"instruction {end} of {end}; for gdb, in another terminal:\n"
+    assert f"instruction {end - 1} of {end}" in gdb.stdout, gdb.stdout
+
+
+def test_debug_ends_by_a_signal(recording: Path, tmp_path: Path) -> None:
+    command = [*FTVM, "history", "debug", str(recording), "--at-instruction", "100", "--listen", f"unix:{tmp_path}/s"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline().startswith("instruction 100 of ")
+        server.send_signal(signal.SIGINT)
+        _, said = server.communicate(timeout=60)
+
+    assert server.returncode == 130, said
+    assert "Traceback" not in said
+    assert not (tmp_path / "s").exists()
