@@ -229,13 +229,13 @@ class Host:
         if self._is_urgent:
             make_urgent()
         self._heart.start()
-        due: Nanos | None = None
+        due, now = None, self._clock.now()
         try:
             while not self._is_stopping or self._endpoint.is_leaving:
                 if self._calls:
                     self._answer_calls()
-                now = self._clock.now()
-                self.lateness.note(due, now)
+                asked_at, now = now, self._clock.now()
+                self.lateness.note(due, asked_at, now)
                 due, other = self._endpoint.step(now, self._ready), self._services.step(now, self._ready)
                 due = other if due is None or (other is not None and other < due) else due
                 self._ready = self._wait(due)

@@ -20,11 +20,15 @@ class Lateness:
     def __init__(self) -> None:
         self._longest: deque[tuple[int, int]] = deque()
 
-    def note(self, due: Nanos | None, now: Nanos) -> None:
-        """Note that the loop came at `now` to what was due before; None if nothing was."""
-        if due is None or due >= now:
+    def note(self, due: Nanos | None, asked_at: Nanos, now: Nanos) -> None:
+        """Note that the loop came at `now` to what was due, None if nothing was; it was told so at `asked_at`.
+
+        What is due at once bears any time of the past, and is late only from when that was told.
+        """
+        late_ns = 0 if due is None else now - max(due, asked_at)
+        if late_ns <= 0:
             return
-        late_ns, second = now - due, now // _SECOND_NS
+        second = now // _SECOND_NS
         while self._longest and self._longest[-1][0] <= late_ns:
             self._longest.pop()
         if not self._longest or self._longest[-1][1] != second:
