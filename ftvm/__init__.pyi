@@ -23,6 +23,7 @@ from ftvm.errors import Fenced as Fenced
 from ftvm.errors import FtvmError as FtvmError
 from ftvm.errors import GuestEnded as GuestEnded
 from ftvm.errors import GuestError as GuestError
+from ftvm.errors import HistoryError as HistoryError
 from ftvm.errors import ImageError as ImageError
 from ftvm.errors import InternalError as InternalError
 from ftvm.errors import LimitExceeded as LimitExceeded
@@ -44,6 +45,7 @@ from ftvm.events import Event as Event
 from ftvm.events import GuestFinished as GuestFinished
 from ftvm.events import GuestWarned as GuestWarned
 from ftvm.events import Halted as Halted
+from ftvm.events import HistoryGap as HistoryGap
 from ftvm.events import HostFailed as HostFailed
 from ftvm.events import HostServiceFailed as HostServiceFailed
 from ftvm.events import HostStalled as HostStalled
@@ -71,6 +73,7 @@ from ftvm.guests.riscv.programs import read_program as read_program
 from ftvm.guests.threaded import ThreadedGuest as ThreadedGuest
 from ftvm.guests.vmm.door import MonitorDoor as MonitorDoor
 from ftvm.guests.vmm.guest import VmmGuest as VmmGuest
+from ftvm.history.history import History as History
 from ftvm.interfaces import Capability as Capability
 from ftvm.interfaces import Clock as Clock
 from ftvm.interfaces import Engine as Engine
@@ -93,6 +96,7 @@ from ftvm.service.connection import Connection as Connection
 from ftvm.service.connection import GuestHandle as GuestHandle
 from ftvm.service.connection import connect as connect
 from ftvm.service.control import ControlSocket as ControlSocket
+from ftvm.store.retention import Keep as Keep
 from ftvm.transport.keys import Keys as Keys
 from ftvm.transport.keys import generate_keys as generate_keys
 from ftvm.transport.keys import load_keys as load_keys

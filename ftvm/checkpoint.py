@@ -18,6 +18,7 @@ __all__ = [
     "Bitmap",
     "Buffer",
     "Checkpoint",
+    "Commit",
     "Footing",
     "Geometry",
     "GuestPosition",
@@ -273,3 +274,21 @@ class Checkpoint:
     dirty_pages: int
     page_digests: bytes = field(default=b"", repr=False)
     position: GuestPosition | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """An epoch that has become the state of this backup.
+
+    log          what the guest took since the epoch before, up to `checkpoint.log_index`, where it was shipped
+    is_first     it completes a first copy, whose pages came apart from it: what was here before has no part in it
+    is_executed  the guest here came to it by executing the log: it carries no pages
+    lineage, generation  the active's replica id, and the generation of the session that it came in
+    """
+
+    checkpoint: Checkpoint
+    log: tuple[LogRecord, ...] = ()
+    is_first: bool = False
+    is_executed: bool = False
+    lineage: str = ""
+    generation: int = 0

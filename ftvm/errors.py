@@ -17,6 +17,7 @@
     │   ├── ArbiterError       the arbiter cannot be reached, read or written
     │   │   └── NotApplied     nothing was done: the proposal has no effect, and will have none
     │   ├── TransportError     an endpoint cannot be bound, resolved or authenticated
+    │   ├── HistoryError       a history cannot be read or written, or no longer has what was asked for
     │   └── SwitchoverFailed   a planned switchover failed; the guest goes on
     ├── LimitExceeded          a configured limit was passed
     ├── Fenced                 another replica is active: stop running the guest
@@ -36,6 +37,7 @@ __all__ = [
     "FtvmError",
     "GuestEnded",
     "GuestError",
+    "HistoryError",
     "ImageError",
     "InternalError",
     "LimitExceeded",
@@ -126,6 +128,10 @@ class NotApplied(ArbiterError):
 
 class TransportError(BrokenError):
     """An endpoint cannot be bound, resolved or authenticated."""
+
+
+class HistoryError(BrokenError):
+    """A history cannot be read or written, or no longer has what was asked for. The guest is not affected."""
 
 
 class SwitchoverFailed(BrokenError):

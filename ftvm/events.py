@@ -19,6 +19,7 @@ __all__ = [
     "GuestFinished",
     "GuestWarned",
     "Halted",
+    "HistoryGap",
     "HostFailed",
     "HostServiceFailed",
     "HostStalled",
@@ -271,6 +272,13 @@ class ArbiterTrouble(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuestWarned(Event):
     """The guest's hypervisor works, but less well than it could; an operator should know."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryGap(Event):
+    """Epochs are missing from the history that this host records, and why; the pair is not affected."""
 
     reason: str
 

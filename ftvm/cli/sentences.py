@@ -86,6 +86,7 @@ _SENTENCES: Final[dict[type[Event], Callable[[Any], str]]] = {
         f"engine: {e.engine}{_interval(e)}"
         + (f" instead of {e.before}" if e.engine != e.before else ", with new settings")
     ),
+    events.HistoryGap: lambda e: f"a gap in the history: {e.reason}",
     events.GuestFinished: lambda e: f"{e.reason}; this host is done",
     events.GuestWarned: lambda e: f"warning: {e.reason}",
     events.HostFailed: lambda e: f"failed: {e.error}",

@@ -112,6 +112,18 @@ class CommittedMemory:
         if verified:
             int_to_digest(self._sum_after, self._digests.sum)
 
+    def replay(self, batch: PageBatch) -> None:
+        """Apply a batch that was verified when it was made; the digests are wrong until `measure`.
+
+        Raises BadFrame if it does not apply: pages before the bad one are changed then.
+        """
+        _check_shape(0, batch)
+        fresh = ffi.from_buffer("struct ftvm_digest[]", array("Q", bytes(16 * batch.count)))
+        native = _received(batch)
+        applied = lib.ftvm_apply_commit(self._memory.native, self._digests.native, native.native, fresh)
+        if applied != batch.count:
+            raise BadFrame(f"entry {applied} of a batch of {batch.count} does not apply to this memory")
+
     def _verify_batch(self, number: int, batch: PageBatch, progress: Any) -> _Verified:
         _check_shape(number, batch)
         if batch_digest(batch.indices, batch.lengths, batch.payload) != batch.digest:

@@ -96,6 +96,7 @@ class Settings:
     creates       whether START may create a record that does not exist
     halts_alone   whether the guest stands still when its standby is lost, until there is a new one
     ends_diverged whether a backup whose guest came to another state than the primary's ends, or joins afresh
+    is_observed   whether somebody looks on as this host commits, as its backup
     versions      of the wire that this host offers to speak
     images        the names of what this host keeps the guest's disks in
     lineage       of the disks' content once the guest boots from it here
@@ -111,6 +112,7 @@ class Settings:
     limits: Limits
     halts_alone: bool = False
     ends_diverged: bool = False
+    is_observed: bool = False
     versions: Versions = SPOKEN
     images: tuple[str, ...] = ()
     lineage: str = ""

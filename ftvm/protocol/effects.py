@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ftvm.checkpoint import Checkpoint, GuestPosition, LogRecord, Output, PageBatch
+from ftvm.checkpoint import Checkpoint, Commit, GuestPosition, LogRecord, Output, PageBatch
 from ftvm.encode.messages import Envelope, Message
 from ftvm.errors import FtvmError
 from ftvm.events import Event
@@ -29,6 +29,7 @@ __all__ = [
     "Rest",
     "RunGuest",
     "Send",
+    "ShowCommit",
     "StartCopy",
     "Stop",
     "Tell",
@@ -102,6 +103,13 @@ class Forget:
     """These batches were acknowledged: their buffers are free once the transport has let go of them too."""
 
     batches: tuple[PageBatch, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShowCommit:
+    """An epoch was committed: whoever looks on may keep it. Asked for only if somebody does (Settings.is_observed)."""
+
+    commit: Commit
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +236,7 @@ Effect = (
     | CopyMore
     | Cut
     | Forget
+    | ShowCommit
     | EndSession
     | Follow
     | Execute

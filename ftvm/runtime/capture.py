@@ -161,6 +161,10 @@ class Capturer:
             self.end_warm_up()
         return is_done
 
+    def begin_warm_up(self) -> None:
+        """Start to bring the shadow closer to what the guest holds: `warm_up` does it."""
+        self.is_warming_up = True
+
     def end_warm_up(self) -> None:
         """Stop copying: a page that the guest writes once it runs must not get into the shadow of a session."""
         self.is_warming_up = False

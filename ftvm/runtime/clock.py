@@ -4,7 +4,7 @@ import time
 
 from ftvm.units import Nanos
 
-__all__ = ["MonotonicClock", "wall_time"]
+__all__ = ["MonotonicClock", "time_of_day_ns", "wall_time"]
 
 
 def wall_time(ago_ns: int = 0) -> str:
@@ -12,6 +12,11 @@ def wall_time(ago_ns: int = 0) -> str:
     else. With `ago_ns`, that of so long ago."""
     seconds, nanos = divmod(time.time_ns() - ago_ns, 1_000_000_000)
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{nanos // 1000:06d}Z"
+
+
+def time_of_day_ns() -> int:
+    """Return the time of day, in nanoseconds since 1970: it may jump, so that it is for what people look up by it."""
+    return time.time_ns()
 
 
 class MonotonicClock:

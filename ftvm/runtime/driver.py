@@ -1,8 +1,6 @@
 """Drives one guest on one host: feeds its replica, performs the effects, and never waits.
 
-`step(now)` is all there is: host.py calls it from its thread, the simulator from its loop. It reaches everything
-outside through interfaces. The guest runs in a thread or process of its own; runner.py runs and pauses it, capture.py
-captures it.
+`step(now)` is all there is. The guest has a thread or process of its own: runner.py runs it, capture.py captures it.
 """
 
 from collections.abc import Callable
@@ -38,6 +36,7 @@ from ftvm.protocol.stop import StopKind, Stopping
 from ftvm.protocol.view import NAMED, Role, View
 from ftvm.runtime.capture import CaptureOrder, Capturer
 from ftvm.runtime.describing import describe
+from ftvm.runtime.onlooker import CommitObserver, Onlooker
 from ftvm.runtime.packing import WORTH_BYTES, Packer
 from ftvm.runtime.pulse import Pulse
 from ftvm.runtime.runner import GuestRunner
@@ -77,12 +76,14 @@ class Driver:
         send: SendFrames,
         wake: Callable[[], None],
         on_event: Callable[[Event], None],
+        observer: CommitObserver | None = None,
     ) -> None:
         self.settings = settings
         self.failure: FtvmError | None = None
         self._guest = guest
         self._world = world
         self._arbiter = arbiter
+        self._onlooker = Onlooker(observer)
         self._clock = clock
         self._send = send
         self._on_event = on_event
@@ -203,6 +204,8 @@ class Driver:
         self._wanted += self._replica.step(TICK, now)
         if self._wanted:
             self._perform()
+        if self._onlooker.held:
+            self._onlooker.show()
         if is_round:
             for reason in self._sink.take_warnings():
                 self._tell(GuestWarned(at=now, guest_id=self.settings.guest_id, reason=reason))
@@ -343,6 +346,7 @@ class Driver:
         """Return what each effect takes."""
         runner, capturer = self._runner, self._capturer
         return {
+            do.ShowCommit: self._onlooker.keep,
             do.Send: self._transmit,
             do.Release: self._release,
             do.Forget: self._forget,
@@ -362,7 +366,7 @@ class Driver:
             do.Unload: self._unload,
             do.EndSession: lambda _: capturer.end_session(),
             do.Adopt: lambda effect: capturer.adopt(self._memory.digests, effect.staging_bytes),
-            do.WarmUp: self._begin_warm_up,
+            do.WarmUp: lambda _: capturer.begin_warm_up(),
             do.Measure: self._measure,
             do.Announce: self._announce,
             do.Fail: lambda effect: self._fail(effect.error),
@@ -377,8 +381,8 @@ class Driver:
         self._capturer.release()
 
     def _follow(self, effect: do.Follow) -> None:
-        diverged = self._runner.start_following(effect)
-        if diverged is not None:
+        self._onlooker.end()
+        if (diverged := self._runner.start_following(effect)) is not None:
             self._report(diverged, self._clock.now())
 
     def _load(self, effect: do.Load) -> None:
@@ -396,9 +400,6 @@ class Driver:
         self._capturer.buffers.acknowledged(*effect.batches)
         if self._packer.sent_at:
             self._packer.acknowledged(effect.batches)
-
-    def _begin_warm_up(self, _: do.WarmUp) -> None:
-        self._capturer.is_warming_up = True
 
     def _measure(self, _: do.Measure) -> None:
         self._stored.measure()
@@ -455,6 +456,7 @@ class Driver:
         self._counters.released((self._clock.now() - (effect.since if made_at is None else made_at)) / 1000)
 
     def _run(self, effect: do.RunGuest) -> None:
+        self._onlooker.end()
         self._capturer.end_warm_up()
         if self._stores is not None:  # before the guest's first write
             self._stores.stands(self.view().footing)

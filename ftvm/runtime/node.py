@@ -11,7 +11,7 @@ from typing import Final
 
 from ftvm.engines.names import engine_changed
 from ftvm.errors import BrokenError, ClosedError, SwitchoverFailed
-from ftvm.events import Committed, Event
+from ftvm.events import Committed, Event, HistoryGap
 from ftvm.interfaces import Clock, Guest, RecordStore, Transport, World
 from ftvm.protocol.core import Settings
 from ftvm.runtime.closing import Closing
@@ -19,6 +19,7 @@ from ftvm.runtime.driver import Driver
 from ftvm.runtime.endpoint import Endpoint
 from ftvm.runtime.host import ArbiterWorker, Host, Signal
 from ftvm.runtime.identity import Identity
+from ftvm.runtime.recording import RecorderOf
 from ftvm.runtime.services import HostService, HostServices, Pending
 from ftvm.runtime.status import Status
 from ftvm.runtime.world import CallbackWorld
@@ -48,6 +49,7 @@ class Node:
         services: Sequence[HostService],
         is_urgent: bool,
         identity: Identity,
+        recorder_of: RecorderOf | None = None,
     ) -> None:
         self.identity = identity
         self.changed = Signal()
@@ -59,7 +61,8 @@ class Node:
         self._transport = transport
         self._is_closed = False
         self._stop_asked: str | None = None
-        self._services = HostServices(services, self._note)
+        recorder = None if recorder_of is None else recorder_of(self._tell_gap, clock)
+        self._services = HostServices(services if recorder is None else (*services, recorder), self._note)
         self._arbiter = ArbiterWorker(store, settings.guest_id, transport.wake)
         self._endpoint = endpoint = Endpoint(transport, settings.limits, self._note)
         self.driver = Driver(
@@ -73,6 +76,7 @@ class Node:
             send=endpoint.sender_for(settings.guest_id),
             wake=transport.wake,
             on_event=self._note,
+            observer=recorder,
         )
         endpoint.add(self.driver)
         self.clock = clock
@@ -88,6 +92,9 @@ class Node:
         self._happened.notify()
         if not isinstance(event, Committed):  # with each checkpoint: nothing that is waited for changes
             self.changed.notify()
+
+    def _tell_gap(self, reason: str) -> None:
+        self._note(HistoryGap(at=self.clock.now(), guest_id=self.guest_id, reason=reason))
 
     def _tell_end(self) -> None:
         self._happened.notify()

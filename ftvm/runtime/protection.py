@@ -19,6 +19,7 @@ from ftvm.engines.names import engines_for, require
 from ftvm.engines.remus import Remus
 from ftvm.errors import BrokenError, ConfigError, GuestEnded
 from ftvm.events import Event
+from ftvm.history.history import History
 from ftvm.interfaces import Clock, Engine, Guest, RecordStore, World
 from ftvm.protocol.core import Settings
 from ftvm.runtime.clock import MonotonicClock
@@ -26,6 +27,7 @@ from ftvm.runtime.closing import close_behind
 from ftvm.runtime.identity import Identity
 from ftvm.runtime.names import check_node, machine_name
 from ftvm.runtime.node import Node
+from ftvm.runtime.recording import recorder_for
 from ftvm.runtime.services import HostService
 from ftvm.runtime.sigterm import ending_on_sigterm
 from ftvm.runtime.status import Status
@@ -58,6 +60,8 @@ class HostOptions(TypedDict, total=False):
     on_event    called with each event, from the host's thread; must not block
     services    what the host's loop serves beside the guest, e.g. a ControlSocket; closed with the host
     clock       where the time comes from; the monotonic clock if not given
+    history     where this host records the guest's past while it stands by; nothing is recorded if not given. It is
+                taken over, and closed with the host. Recording never delays the pair; if it fails, an event says so
     is_urgent   True gives the host's loop and its wire real-time priority, if this process may have it, so that a wait
                 for a processor on a busy machine does not look like a dead host; False, the default, changes nothing
     """
@@ -74,6 +78,7 @@ class HostOptions(TypedDict, total=False):
     on_event: Callable[[Event], None] | None
     services: Sequence[HostService]
     clock: Clock
+    history: History
     is_urgent: bool
 
 
@@ -242,12 +247,7 @@ def _start(
     starts: bool,
 ) -> Node:
     with ExitStack() as undo:
-        undo.callback(guest.close)
-        world, services = options.get("world"), options.get("services", ())
-        if world is not None:
-            undo.callback(world.close)
-        for service in services:
-            undo.callback(service.close)
+        _close_if_not_started(undo, guest, options)
         if not starts and not peers:
             raise ConfigError("a standby needs at least one peer to join")
         engine = options.get("engine") or Remus()
@@ -262,6 +262,7 @@ def _start(
             listen=listen, peers=peers, keys=options.get("keys"), limits=limits, is_urgent=is_urgent
         )
         undo.callback(transport.close)
+        recorder_of = recorder_for(options.get("history"), guest, guest_id, undo)
         settings = Settings(
             guest_id=guest_id,
             geometry=guest.geometry,
@@ -271,24 +272,36 @@ def _start(
             creates=creates,
             halts_alone=options.get("halts_alone", False),
             ends_diverged=options.get("ends_diverged", False),
+            is_observed=recorder_of is not None,
             timing=options.get("timing") or Timing(),
             limits=limits,
         )
         node = Node(
             guest,
-            world=world,
+            world=options.get("world"),
             transport=transport,
             store=store,
             settings=_with_disks(settings, guest, starts=starts),
             clock=options.get("clock") or MonotonicClock(),
             starts=starts,
             on_event=options.get("on_event"),
-            services=services,
+            services=options.get("services", ()),
             is_urgent=is_urgent,
             identity=Identity(node=name, listen=transport.endpoint or listen, arbiter=_named(arbiter)),
+            recorder_of=recorder_of,
         )
         undo.pop_all()
     return node
+
+
+def _close_if_not_started(undo: ExitStack, guest: Guest, options: HostOptions) -> None:
+    """Have what was handed over closed, if the host does not start."""
+    undo.callback(guest.close)
+    world = options.get("world")
+    if world is not None:
+        undo.callback(world.close)
+    for service in options.get("services", ()):
+        undo.callback(service.close)
 
 
 def _named(arbiter: str | RecordStore) -> str:

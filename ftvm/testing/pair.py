@@ -28,6 +28,7 @@ from ftvm.protocol.core import Settings
 from ftvm.protocol.view import ActiveView, Role, StandbyView, View
 from ftvm.runtime.driver import Driver
 from ftvm.runtime.endpoint import Endpoint
+from ftvm.runtime.onlooker import CommitObserver
 from ftvm.runtime.world import CallbackWorld
 from ftvm.sim.guest import SimGuest
 from ftvm.transport.memory import MemoryNetwork
@@ -114,7 +115,15 @@ class SteppedHost:
     """One host of a Pair, with one guest; made by `Pair.boot`. `released` are the outputs that left it."""
 
     def __init__(
-        self, pair: "Pair", name: str, guest: Guest, settings: Settings, *, starts: bool, on_output: OnOutput
+        self,
+        pair: "Pair",
+        name: str,
+        guest: Guest,
+        settings: Settings,
+        *,
+        starts: bool,
+        on_output: OnOutput,
+        observer: CommitObserver | None,
     ) -> None:
         self.name = name
         self.guest = guest
@@ -136,6 +145,7 @@ class SteppedHost:
             send=self.endpoint.sender_for(GUEST_ID),
             wake=self.transport.wake,
             on_event=self.events.append,
+            observer=observer,
         )
         self.endpoint.add(self.driver)
 
@@ -207,6 +217,7 @@ class Pair:
     engines        those that differ from their defaults, by name
     ends_diverged  whether a host whose guest diverged ends
     versions       those of the wire that a host speaks, by its name, if not all that there are
+    observers      who looks on as a host commits, by its name: made for its guest
     """
 
     def __init__(
@@ -222,6 +233,7 @@ class Pair:
         limits: Limits | None = None,
         ends_diverged: bool = False,
         versions: Mapping[str, Versions] | None = None,
+        observers: Mapping[str, Callable[[Guest], CommitObserver]] | None = None,
     ) -> None:
         self.clock = ManualClock()
         self.network = MemoryNetwork()
@@ -234,6 +246,7 @@ class Pair:
         self._limits = limits or Limits(batch_bytes=1 << 16, copy_rest_pages=4)
         self._ends_diverged = ends_diverged
         self._versions = versions or {}
+        self._observers = observers or {}
         self._ids: Counter[str] = Counter()
         self.boot("a", "b", starts=True)
         self.boot("b", "a")
@@ -261,9 +274,11 @@ class Pair:
             timing=self._timing,
             limits=self._limits,
             ends_diverged=self._ends_diverged,
+            is_observed=name in self._observers,
             versions=self._versions.get(name, SPOKEN),
         )
-        host = SteppedHost(self, name, guest, settings, starts=starts, on_output=self._on_output)
+        observer = self._observers[name](guest) if name in self._observers else None
+        host = SteppedHost(self, name, guest, settings, starts=starts, on_output=self._on_output, observer=observer)
         self.hosts[name] = host
         self.alive.append(host)
         return host

@@ -23,12 +23,12 @@ from ..walk.turns import calls_of_a_request
 ROOT: Final = Path(ftvm.__file__).parent
 
 LINES: Final = {
-    "": 689,
+    "": 709,
     "_native": 253,
     "arbiters": 750,
     "capture": 570,
-    "cli": 3026,
-    "encode": 1215,
+    "cli": 3028,
+    "encode": 1285,
     "engines": 180,
     "guests": 2665,
     "guests/disk": 1200,
@@ -36,11 +36,12 @@ LINES: Final = {
     "guests/vmm": 800,
     "history": 3000,
     "lab": 3420,
-    "protocol": 3351,
-    "runtime": 2480,
+    "protocol": 3376,
+    "runtime": 2570,
     "service": 1620,
     "sim": 2255,
-    "testing": 2388,
+    "store": 1500,
+    "testing": 2404,
     "transport": 1270,
 }
 """Lines with code of each package: no docstring, comment or blank line counts. "" is the modules of ftvm/ itself; a

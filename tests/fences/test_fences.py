@@ -88,9 +88,15 @@ def test_the_pure_packages_open_no_file_and_draw_no_number() -> None:
 
 
 def test_the_time_of_day_which_may_jump_is_told_to_people_only() -> None:
-    users = {name for name, tree in sources() for _, names in imports_of(tree) if "wall_time" in names}
+    users = {
+        clock: {name for name, tree in sources() for _, names in imports_of(tree) if clock in names}
+        for clock in ("wall_time", "time_of_day_ns")
+    }
 
-    assert users == {"cli/logreport.py", "cli/report.py", "runtime/identity.py"}
+    assert users == {
+        "wall_time": {"cli/logreport.py", "cli/report.py", "runtime/identity.py"},
+        "time_of_day_ns": {"runtime/recording.py"},
+    }
 
 
 def test_what_a_peer_sends_is_never_checked_by_assert() -> None:

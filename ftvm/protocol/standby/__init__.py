@@ -154,7 +154,10 @@ def _apply(standby: StandbyState, message: Sequenced, now: Nanos) -> None:
 
 def _commit(standby: StandbyState, checkpoint: Checkpoint, now: Nanos) -> None:
     was_whole, before = standby.is_whole, standby.committed.engine
+    log = tuple(standby.committed.log) if standby.core.settings.is_observed else ()
     standby.committed.commit(checkpoint)
+    if standby.core.settings.is_observed:
+        standby.keep(checkpoint, log, is_first=not was_whole)
     standby.take_committed(checkpoint, now)
     if not was_whole:
         standby.core.end_role(RoleEvent.WHOLE, f"epoch {checkpoint.epoch} completes the first copy")

@@ -38,6 +38,8 @@ def take_followed(standby: StandbyState, report: LogFollowed, now: Nanos) -> Non
 def take_agreed(standby: StandbyState, report: GuestAgreed, now: Nanos) -> None:
     """Note that the guest, executing here, reached the primary's state."""
     before, checkpoint = standby.committed.engine, report.checkpoint
+    if standby.core.settings.is_observed:
+        standby.keep(checkpoint, standby.committed.log, is_first=False)
     standby.committed.agree(checkpoint)
     standby.owes_ack = True
     standby.take_committed(checkpoint, now)

@@ -22,11 +22,12 @@ Loading comes before claiming: a state that does not load is never claimed. From
 claim that was proposed is never abandoned before it is resolved; until then the guest is loaded and paused.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from ftvm.checkpoint import Checkpoint
+from ftvm.checkpoint import Checkpoint, Commit, LogRecord
 from ftvm.encode.messages import Envelope, Leave
 from ftvm.errors import InternalError, LimitExceeded, RemoteProtocolError
 from ftvm.events import Committed, EngineChanged, PeerMisbehaved, SessionEnded
@@ -34,6 +35,7 @@ from ftvm.interfaces import Lane
 from ftvm.protocol.channel import Inbox
 from ftvm.protocol.core import Core, RoleEvent
 from ftvm.protocol.detector import FailureDetector
+from ftvm.protocol.effects import ShowCommit
 from ftvm.protocol.session import SessionOffer, Switchover
 from ftvm.protocol.standby.commit import CommittedState, Staging
 from ftvm.units import Nanos
@@ -182,6 +184,19 @@ class StandbyState:
                 pause_ns=0,
             )
         )
+
+    def keep(self, checkpoint: Checkpoint, log: Iterable[LogRecord], *, is_first: bool) -> None:
+        """Show what is committed here to whoever looks on; `log` is what was kept before."""
+        session = self.offer.session
+        commit = Commit(
+            checkpoint=checkpoint,
+            log=tuple(record for record in log if record.index <= checkpoint.log_index),
+            is_first=is_first,
+            is_executed=self.is_following,
+            lineage=session.active,
+            generation=session.generation,
+        )
+        self.core.do(ShowCommit(commit))
 
     def tell_engine(self, before: str, now: Nanos) -> None:
         """Tell that the active's engine has changed, if it has."""
