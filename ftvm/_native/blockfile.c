@@ -75,6 +75,12 @@ int ftvm_blockfile_zero(int image, int witness, uint64_t offset, uint64_t length
     return wrong;
 }
 
+int ftvm_blockfile_is_hole(int image, uint64_t offset, uint64_t length)
+{
+    off_t data = lseek(image, (off_t)offset, SEEK_DATA);
+    return data < 0 ? errno == ENXIO : (uint64_t)data >= offset + length;
+}
+
 int ftvm_blockfile_sync(int image, int witness)
 {
     int wrong = ask(witness, FTVM_BLOCKFILE_SYNC, 0, 0, NULL);

@@ -25,6 +25,9 @@ int ftvm_blockfile_write(int image, int witness, uint64_t offset, uint64_t lengt
 /* Makes bytes zero, by a hole where the file system has holes. */
 int ftvm_blockfile_zero(int image, int witness, uint64_t offset, uint64_t length);
 
+/* Tells whether the file has no data in a range: it reads as zeros, and takes no room. 0 where that is not known. */
+int ftvm_blockfile_is_hole(int image, uint64_t offset, uint64_t length);
+
 /* Returns when the device has all that was written. */
 int ftvm_blockfile_sync(int image, int witness);
 

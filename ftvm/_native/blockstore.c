@@ -391,6 +391,19 @@ static int put(struct ftvm_blockstore *store, uint64_t offset, uint64_t end, con
     return wrong == 0 ? 0 : fail(store, wrong);
 }
 
+/* Tells whether a range is zeros already, as a hole of the image: a guest that trims a whole disk then changes only what
+ * it has. */
+static int is_hole(struct ftvm_blockstore *store, uint64_t offset, uint64_t end)
+{
+    pthread_mutex_lock(&store->data);
+    int is_held = 0, is_zero = store->is_released;
+    if (is_zero)
+        is_zero = run_end(store, offset, end, &is_held) == end && !is_held &&
+                  ftvm_blockfile_is_hole(store->image, offset, end - offset);
+    pthread_mutex_unlock(&store->data);
+    return is_zero;
+}
+
 int ftvm_blockstore_write(struct ftvm_blockstore *store, uint64_t offset, uint32_t length, const uint8_t *content)
 {
     if (length == 0)
@@ -409,6 +422,10 @@ int ftvm_blockstore_zero(struct ftvm_blockstore *store, uint64_t offset, uint32_
     int wrong = 0;
     while (wrong == 0 && offset < end) {
         uint64_t part_end = min_u64(end, (offset / ZERO_BYTES + 1) * ZERO_BYTES);
+        if (is_hole(store, offset, part_end)) {
+            offset = part_end;
+            continue;
+        }
         wrong = make_room(store, offset, part_end);
         if (wrong == 0)
             wrong = put(store, offset, part_end, NULL);

@@ -75,7 +75,7 @@ uint64_t ftvm_blockstore_size(const struct ftvm_blockstore *store);
 int ftvm_blockstore_read(struct ftvm_blockstore *store, uint64_t offset, uint32_t length, uint8_t *out);
 int ftvm_blockstore_write(struct ftvm_blockstore *store, uint64_t offset, uint32_t length, const uint8_t *content);
 
-/* Makes bytes zero, and the image sparse there. With `may_leave` set, blocks that are not whole may stay as they are. */
+/* Makes bytes zero, and the image sparse there; where it is so already, nothing is written or flagged. With `may_leave` set, blocks that are not whole may stay as they are. */
 int ftvm_blockstore_zero(struct ftvm_blockstore *store, uint64_t offset, uint32_t length, int may_leave);
 
 /* Asks for a flush. Returns its ticket. */

@@ -13,7 +13,7 @@ from ftvm._native.mapping import FileMapping
 from ftvm.checkpoint import Buffer
 from ftvm.errors import ClosedError, GuestError
 
-__all__ = ["PAYLOAD_BYTES_MAX", "BlockStore", "birth_of"]
+__all__ = ["PAYLOAD_BYTES_MAX", "BlockStore", "birth_of", "make_zero"]
 
 PAYLOAD_BYTES_MAX: Final = int(lib.FTVM_BLOCKSERVER_PAYLOAD_MAX)
 """The most that an NBD client may ask for at once."""
@@ -30,6 +30,13 @@ _ENDS: Final[dict[int, Callable[[int], str]]] = {
 def birth_of(descriptor: int) -> int:
     """Return when a file was made, in nanoseconds since 1970; 0 where the file system does not keep that."""
     return int(lib.ftvm_blockfile_birth(descriptor))
+
+
+def make_zero(descriptor: int, length: int, offset: int) -> None:
+    """Make bytes of a file zero, by a hole where the file system has holes. Raises OSError."""
+    wrong = -int(lib.ftvm_blockfile_zero(descriptor, -1, offset, length))
+    if wrong:
+        raise OSError(wrong, os.strerror(wrong))
 
 
 class BlockStore:

@@ -124,16 +124,15 @@ def _is_of_the_file(name: str, wrong: FtvmError) -> bool:
 
 
 def _disk_looks(settings: HostSettings) -> tuple[_Look, ...]:
-    """Return the check of an image from which a guest is to boot: a standby's is overwritten."""
-    if not settings.boots or settings.kind.name != "qemu" or "disk" in settings.problems or settings["disk"] is None:
+    """Return the check of each image from which a guest is to boot: a standby's is overwritten."""
+    if not settings.boots or settings.kind.name != "qemu" or "disk" in settings.problems:
         return ()
-    return (
-        (
-            "disk",
-            ("arbiter", "guest"),
-            lambda: checks.check_image(settings["disk"], settings["arbiter"], settings["guest"]),
-        ),
-    )
+    arbiter, guest = "arbiter", "guest"
+
+    def look(image: str) -> _Look:
+        return "disk", (arbiter, guest), lambda: checks.check_image(image, settings[arbiter], settings[guest])
+
+    return tuple(look(image) for image in settings["disk"])
 
 
 def _open_and_close(settings: HostSettings) -> None:

@@ -82,7 +82,7 @@ def _option(rows: Sequence[Setting], explained: str) -> click.Option:
     return click.Option(
         [f"--{row.name}/--no-{row.name}" if is_flag else f"--{row.name}"],
         default=None,
-        multiple=row.written == "texts",
+        multiple=any(row.is_list for row in rows),
         is_flag=is_flag or None,
         type=_type_of(row),
         metavar=f"[{'|'.join(row.words)}]" if row.words else row.metavar,

@@ -22,7 +22,7 @@ from ftvm.runtime.protection import check_guest_id
 from ftvm.transport.endpoints import parse_endpoint
 from ftvm.transport.keys import Keys, load_public, load_secret
 
-__all__ = ["DISK", "MEMORY", "NIC", "SHARED", "TRACKER", "disk_bytes"]
+__all__ = ["DISK", "MEMORY", "NIC", "SHARED", "TRACKER", "disk_bytes", "disk_sizes"]
 
 
 def _judged(judge: Callable[[Any], object]) -> Callable[[Any], Any]:
@@ -98,9 +98,16 @@ def _judge_nic(nic: str) -> None:
         cable_ends(nic)
 
 
+def disk_sizes(settings: HostSettings) -> tuple[int, ...]:
+    """Return the size of each disk's image; raises ConfigError if one cannot be a disk."""
+    given = settings["disk"]
+    paths = given if isinstance(given, list) else [] if given is None else [given]
+    return tuple(image_bytes(path) for path in paths)
+
+
 def disk_bytes(settings: HostSettings) -> int:
-    """Return the size of the disk's image, 0 without one; raises ConfigError if it cannot be a disk."""
-    return 0 if settings["disk"] is None else image_bytes(settings["disk"])
+    """Return the size of all disks' images together; raises ConfigError if one cannot be a disk."""
+    return sum(disk_sizes(settings))
 
 
 def _check_mac(settings: HostSettings) -> None:

@@ -27,7 +27,7 @@ _NOT_SETTINGS: Final = {
 class Setting:
     """One setting: a key of the guest file, and an option of the commands if it `has_option`.
 
-    written   how it is written: one of guestfile.KINDS
+    written   how it is written: one of guestfile.KINDS; the value of "texts" and "one or more" is a list
     default   as it would be written; None: not said
     words     those that it may be, where there are few
     parse     makes the value of what is written; raises ConfigError
@@ -46,12 +46,24 @@ class Setting:
     locate: Callable[[Any, Path], Any] = lambda written, _: written
     has_option: bool = True
 
+    @property
+    def is_list(self) -> bool:
+        """Whether its value is a list, and its option may be repeated."""
+        return self.written in ("texts", "one or more")
+
+    def fitting(self, written: object, *, is_option: bool) -> object:
+        """Return what was written in the form of the value: one text as a list of one, or, of an option that may be
+        repeated for other kinds of guests, a list of one as a text."""
+        if self.is_list:
+            return [written] if self.written == "one or more" and isinstance(written, str) else written
+        return written[0] if is_option and isinstance(written, list) and len(written) == 1 else written
+
     def value(self, written: object) -> object:
         """Return the value of what is written, or of the default; raises ConfigError."""
         if written is None:
             written = self.default
         if written is None:
-            return [] if self.written == "texts" else None
+            return [] if self.is_list else None
         if self.words and written not in self.words:
             raise ConfigError(f"{written!r}: write one of {', '.join(self.words)}")
         return self.parse(written)
@@ -140,11 +152,12 @@ def read_settings(
     written: dict[str, Any] = {"kind": default_kind}
     for each in said:
         row = rows.get(each.name)
-        wrong = _stranger(each.name, rows, kinds, kind) if row is None else unfit(each.value, row.written)
+        value = each.value if row is None else row.fitting(each.value, is_option=each.folder is None)
+        wrong = _stranger(each.name, rows, kinds, kind) if row is None else unfit(value, row.written)
         if wrong:
             problems[each.name] = ConfigError(wrong)
         elif row is not None:
-            written[each.name] = each.value if each.folder is None else row.locate(each.value, each.folder)
+            written[each.name] = value if each.folder is None else row.locate(value, each.folder)
     unsaid = dict.fromkeys(rows, str(file.path)) if file is not None else {}
     settings = HostSettings(
         kind=kind or kinds[DEFAULT_KIND],

@@ -24,6 +24,7 @@ _NUMBER_MAX: Final = 1e18
 KINDS: Final[dict[str, str]] = {
     "text": 'a string in quotes, e.g. "vm1"',
     "texts": 'a list of strings, e.g. ["vm1", "vm2"]',
+    "one or more": 'a string in quotes, e.g. "a.img", or a list of them',
     "number": "a number",
     "flag": "true or false",
 }
@@ -101,6 +102,8 @@ def _is_of_kind(value: object, kind: str) -> bool:
             return _is_text(value)
         case "texts":
             return isinstance(value, list) and all(_is_text(each) for each in value)
+        case "one or more":
+            return _is_text(value) or _is_of_kind(value, "texts")
         case "number":
             return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _NUMBER_MAX
         case _:

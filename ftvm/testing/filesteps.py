@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 from unittest import mock
 
+from ftvm._native import blockstore
 from ftvm.errors import ConfigError
 
 __all__ = ["Created", "Marked", "Named", "Resized", "Step", "StepLog", "Synced", "Wrote", "recorded"]
@@ -155,6 +156,7 @@ def recorded(log: StepLog) -> Iterator[StepLog]:
     with ExitStack() as stack:
         for name in calls.names():
             stack.enter_context(mock.patch.object(os, name, getattr(calls, name)))
+        stack.enter_context(mock.patch.object(blockstore, "make_zero", calls.zero))
         for module in (builtins, io):
             stack.enter_context(mock.patch.object(module, "open", calls.open_file))
         yield log
@@ -166,11 +168,13 @@ class _Calls:
     def __init__(self, log: StepLog) -> None:
         self._log = log
         self._os: dict[str, Callable[..., Any]] = {name: getattr(os, name) for name in self.names()}
-        self._open = io.open
+        self._open, self._zero = io.open, blockstore.make_zero
 
     @staticmethod
     def names() -> list[str]:
-        return [name for name in vars(_Calls) if not name.startswith("_") and name not in ("names", "open_file")]
+        return [
+            name for name in vars(_Calls) if not name.startswith("_") and name not in ("names", "open_file", "zero")
+        ]
 
     # --- names -----------------------------------------------------------------------------------------------------
 
@@ -245,6 +249,11 @@ class _Calls:
             number = self._log.number_of(os.fstat(descriptor))
             self._wrote(number, offset, bytes(memoryview(content).cast("B")[:written]))
             return written
+
+    def zero(self, descriptor: int, length: int, offset: int) -> None:
+        with self._log.lock:
+            self._zero(descriptor, length, offset)
+            self._wrote(self._log.number_of(os.fstat(descriptor)), offset, bytes(length))
 
     def pwritev(self, descriptor: int, parts: Any, offset: int, _flags: int = 0) -> int:
         return self.pwrite(descriptor, b"".join(parts), offset)

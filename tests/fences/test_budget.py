@@ -24,10 +24,10 @@ ROOT: Final = Path(ftvm.__file__).parent
 
 LINES: Final = {
     "": 709,
-    "_native": 253,
+    "_native": 257,
     "arbiters": 750,
     "capture": 570,
-    "cli": 3028,
+    "cli": 3041,
     "encode": 1285,
     "engines": 180,
     "guests": 2665,
@@ -38,10 +38,10 @@ LINES: Final = {
     "lab": 3420,
     "protocol": 3376,
     "runtime": 2570,
-    "service": 1620,
+    "service": 1622,
     "sim": 2255,
     "store": 1500,
-    "testing": 2404,
+    "testing": 2410,
     "transport": 1270,
 }
 """Lines with code of each package: no docstring, comment or blank line counts. "" is the modules of ftvm/ itself; a

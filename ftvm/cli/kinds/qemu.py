@@ -5,10 +5,11 @@ import shutil
 from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Final
 
 from ftvm.cli.hostparts import card
-from ftvm.cli.hostsettings import DISK, MEMORY, TRACKER, disk_bytes
+from ftvm.cli.hostsettings import DISK, MEMORY, TRACKER, disk_bytes, disk_sizes
 from ftvm.cli.settings import HostSettings, Kind, Setting, in_folder
 from ftvm.errors import ConfigError
 from ftvm.guests.kvm.machine import check_device
@@ -26,12 +27,16 @@ def _make(settings: HostSettings) -> Guest:
         memory_bytes=settings["memory"],
         arguments=tuple(settings["arguments"]),
         mac=card(settings),
-        disk_bytes=disk_bytes(settings),
+        disk_bytes=disk_sizes(settings),
         accel=settings["accel"],
         program=settings["qemu"],
         folder=None if settings.folder is None else str(settings.folder),
     )
     return QemuGuest(machine, boots=settings.boots, disk=settings["disk"], tracker=settings["tracker"])
+
+
+def _locate_images(images: list[str], folder: Path) -> list[str]:
+    return [in_folder(image, folder) for image in images]
 
 
 def require_qmp() -> None:
@@ -70,7 +75,10 @@ QEMU: Final = Kind(
         replace(MEMORY, default="512M", check=lambda settings: _check_machine(memory_bytes=settings["memory"])),
         replace(
             DISK,
-            help="A virtio disk: a raw image of this host's own, equally large on both. A standby's is overwritten.",
+            written="one or more",
+            locate=_locate_images,
+            help="A virtio disk: a raw image of this host's own, equally large on both. A standby's is overwritten. "
+            "May be repeated.",
         ),
         Setting(
             name="qemu",

@@ -44,13 +44,12 @@ Settled = Callable[[str | None], None]
 class Disk:
     """A disk with an image behind it; a `RegionStore` to the runtime.
 
+    name        of the region
     buffer      its content: memory to read, and on a standby to write
     page_count  its size
     """
 
-    name = "disk"
-
-    def __init__(self, path: str, *, boots: bool, witnesses: tuple[int, int] = (-1, -1)) -> None:
+    def __init__(self, path: str, *, boots: bool, name: str = "disk", witnesses: tuple[int, int] = (-1, -1)) -> None:
         """Open the image at `path`: with `boots` its content is the disk, else it waits for a first copy.
 
 
@@ -58,6 +57,7 @@ class Disk:
 
         Raises ConfigError if there is no such file, its size is odd, or another process has it.
         """
+        self.name = name
         self.image = Image(Path(path), boots=boots)
         self.identity = self.image.label.image
         self.page_count = self.image.page_count

@@ -29,6 +29,7 @@ from typing import Final
 
 import xxhash
 
+from ftvm._native import blockstore
 from ftvm.checkpoint import Footing
 from ftvm.errors import ConfigError
 from ftvm.guests.disk.label import Label, LabelFile, sync_directory
@@ -40,6 +41,7 @@ __all__ = ["Image", "runs_of"]
 _MAGIC: Final = b"ftvmdsk1"
 _HEAD: Final = struct.Struct("<8sQ")
 _DIGEST_BYTES: Final = 16
+_ZEROS: Final = bytes(PAGE_BYTES)
 _PAGES_AT_ONCE: Final = 256
 _SYNC_SECONDS: Final = 30.0
 _EPOCH_STEPS: Final = 16
@@ -444,7 +446,11 @@ def _read_journal(found: bytes, page_count: int) -> dict[int, bytes]:
 
 
 def _write_pages(descriptor: int, step: dict[int, bytes]) -> None:
-    for first, count in runs_of(sorted(step)):
+    """Write pages to their places; those of zeros become holes, so that a sparse disk is sparse on both hosts."""
+    zeros = {page for page, content in step.items() if content == _ZEROS}
+    for first, count in runs_of(sorted(zeros)):
+        blockstore.make_zero(descriptor, count * PAGE_BYTES, first * PAGE_BYTES)
+    for first, count in runs_of(sorted(step.keys() - zeros)):
         _write_at(descriptor, b"".join(step[first + n] for n in range(count)), first * PAGE_BYTES)
 
 

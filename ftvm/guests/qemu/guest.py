@@ -18,6 +18,7 @@ from ftvm.capture.trackers import CompareTracker, OtherProcess, StoreTracker, Tr
 from ftvm.checkpoint import Bitmap, Geometry, RegionShape
 from ftvm.errors import ClosedError, ConfigError, GuestError, LimitExceeded, LocalProtocolError, TrackingLost
 from ftvm.guests.disk.disk import Disk
+from ftvm.guests.disk.several import Disks
 from ftvm.guests.qemu.devices import (
     Firmware,
     can_save_apart,
@@ -31,7 +32,7 @@ from ftvm.guests.qemu.devices import (
     save_whole,
     unpack_devices,
 )
-from ftvm.guests.qemu.machine import RAM_ID, QemuMachine
+from ftvm.guests.qemu.machine import RAM_ID, QemuMachine, disk_name
 from ftvm.guests.qemu.memory import SharedMemory
 from ftvm.guests.qemu.outputs import OutputGate
 from ftvm.guests.qemu.process import QemuProcess
@@ -50,16 +51,19 @@ class QemuGuest:
 
     machine  equal on both hosts
     boots    True for a primary, which starts from its firmware; False for a standby, which waits for a state
-    disk     the path of this host's image of the disk, of machine.disk_bytes; a standby's is overwritten
+    disk     the path of this host's image of the disk, of machine.disk_bytes, or of each of several; a standby's are
+             overwritten
     tracker  how written pages are found: "userfault" (the kernel notes them), "compare" (every page is compared with a
              copy), or "auto": the first where it works, else the second, with a GuestWarned
     """
 
-    def __init__(self, machine: QemuMachine, *, boots: bool, disk: str | None = None, tracker: str = "auto") -> None:
+    def __init__(
+        self, machine: QemuMachine, *, boots: bool, disk: str | Sequence[str] | None = None, tracker: str = "auto"
+    ) -> None:
         """Start QEMU, paused. Raises ConfigError or GuestError; nothing is left running then."""
         if tracker not in ("auto", "userfault", "compare"):
             raise ConfigError(f"unknown tracker {tracker!r} for QEMU: there are auto, userfault and compare")
-        self._disk = _open_disk(machine, disk, boots=boots)
+        self._disks = _open_disks(machine, disk, boots=boots)
         self._machine = machine
         self._tracker_wanted = tracker
         self._ram = SharedMemory("ram", machine.memory_bytes)
@@ -70,7 +74,7 @@ class QemuGuest:
         self._gate: OutputGate | None = None
         self._tracker: Tracker | None = None
         self._failure: str | None = None
-        self._warned: str | None = None
+        self._warned: set[str] = set()
         self._going = threading.Lock()
         self._is_running = False
         self._has_gone = False
@@ -98,7 +102,7 @@ class QemuGuest:
 
     @property
     def memory(self) -> tuple[Region, ...]:
-        """RAM, the machine's configuration and ROMs, and the disk if there is one."""
+        """RAM, the machine's configuration and ROMs, and the disks."""
         return tuple(
             Region(
                 name=memory.name,
@@ -126,22 +130,21 @@ class QemuGuest:
 
     def failure(self) -> str | None:
         """Return why it can never run again, or None while it can."""
-        return self._failure or self._process.why_ended() or self._look_at_disk()
+        return self._failure or self._process.why_ended() or self._look_at_disks()
 
-    def _look_at_disk(self) -> str | None:
-        """Return why no guest could run from the image of this host, which stands by; warn where one runs from it.
+    def _look_at_disks(self) -> str | None:
+        """Return why no guest could run from an image of this host, which stands by; warn where one runs from it.
 
         A guest may never read again what its image has lost; but what a standby has lost it could never get back.
         """
-        if self._disk is None:
-            return None
-        shorter = self._disk.why_shorter()
-        if shorter is not None and not self._disk.is_guests:
-            return shorter
-        ailment = shorter or self._disk.why_nameless()
-        if ailment is not None and ailment != self._warned and self._sink is not None:
-            self._warned = ailment
-            self._sink.warn(ailment)
+        for disk in self._disks:
+            shorter = disk.why_shorter()
+            if shorter is not None and not disk.is_guests:
+                return shorter
+            ailment = shorter or disk.why_nameless()
+            if ailment is not None and ailment not in self._warned and self._sink is not None:
+                self._warned.add(ailment)
+                self._sink.warn(ailment)
         return None
 
     # --- running ---------------------------------------------------------------------------------------------------
@@ -160,8 +163,7 @@ class QemuGuest:
         """
         if not self._is_running:
             return
-        if self._disk is not None:
-            self._disk.hurry()
+        self._disks.hurry()
         with self._going:
             self._is_running = False
             has_gone, self._has_gone = self._has_gone, False
@@ -174,7 +176,7 @@ class QemuGuest:
             self._gate.hold()
 
     def resume(self) -> None:
-        """Let it run, as soon as the disk's device has all that it was told to have. Does not wait. Idempotent."""
+        """Let it run, as soon as the disks' devices have all that they were told to have. Does not wait. Idempotent."""
         if self._is_running or self.failure() is not None:
             return
         if self._is_closed:
@@ -185,10 +187,7 @@ class QemuGuest:
         self._saved = None
         self._gate.flow()
         self._is_running = True
-        if self._disk is None:
-            self._go(None)
-        else:
-            self._disk.when_settled(self._go)
+        self._disks.when_settled(self._go)
 
     def deliver(self, channel: str, payload: bytes) -> None:
         """Give it a frame ("net0") or keys ("console"); dropped where QEMU has no room, or nobody knows the channel."""
@@ -266,12 +265,11 @@ class QemuGuest:
     # --- helpers ---------------------------------------------------------------------------------------------------
 
     def _memories(self) -> tuple[SharedMemory | Disk, ...]:
-        always = (self._ram, self._firmware.memory)
-        return always if self._disk is None else (*always, self._disk)
+        return (self._ram, self._firmware.memory, *self._disks)
 
     def _own_trackers(self) -> tuple[StoreTracker | Disk, ...]:
         """Return those of the regions that only we write to."""
-        return (self._firmware_tracker,) if self._disk is None else (self._firmware_tracker, self._disk)
+        return (self._firmware_tracker, *self._disks)
 
     def _describe(self) -> Geometry:
         qmp = self._process.qmp
@@ -284,7 +282,7 @@ class QemuGuest:
         )
 
     def _go(self, trouble: str | None) -> None:
-        """Have QEMU let the machine run, unless it was paused again meanwhile. Perhaps in the thread of the disk."""
+        """Have QEMU let the machine run, unless it was paused again meanwhile. Perhaps in the thread of a disk."""
         with self._going:
             if not self._is_running or self._has_gone:
                 return
@@ -318,8 +316,8 @@ class QemuGuest:
         self._firmware_tracker.restore(Bitmap.full([self._firmware.memory.page_count]))
 
     def _why_stopped(self, status: str) -> str:
-        if self._disk is not None and self._disk.trouble is not None:
-            return f"QEMU stopped the guest ({status}): {self._disk.trouble}"
+        if (trouble := self._disks.trouble) is not None:
+            return f"QEMU stopped the guest ({status}): {trouble}"
         return f"QEMU stopped the guest ({status}), though ftvm had not asked for it"
 
     def _note_end(self) -> None:
@@ -330,8 +328,7 @@ class QemuGuest:
 
     def _give_up(self, reason: str) -> None:
         """Kill a QEMU that does not do what it should: it must not run on."""
-        if self._disk is not None:
-            self._disk.hurry()  # its server may wait for a flush, and this for its server
+        self._disks.hurry()  # its server may wait for a flush, and this for its server
         self._failure = self._failure or self._process.wait_ended(_END_SECONDS) or reason
         self._process.kill()
 
@@ -345,7 +342,9 @@ class QemuGuest:
             self._open_gate()
 
     def _start(self, *, boots: bool) -> QemuProcess:
-        process = QemuProcess(self._machine, ram=self._ram.descriptor, state=self._state, disk=self._disk, boots=boots)
+        process = QemuProcess(
+            self._machine, ram=self._ram.descriptor, state=self._state, disks=tuple(self._disks), boots=boots
+        )
         try:
             prepare_migration(process.qmp)
         except BaseException:
@@ -409,8 +408,7 @@ class QemuGuest:
             self._tracker = None
 
     def _require_readable(self) -> None:
-        if self._disk is not None:
-            self._disk.require_readable()
+        self._disks.require_readable()
 
     def _require_paused(self, what: str) -> None:
         if self._is_closed:
@@ -422,16 +420,11 @@ class QemuGuest:
             raise GuestError(reason)
 
 
-def _open_disk(machine: QemuMachine, path: str | None, *, boots: bool) -> Disk | None:
-    if path is None:
-        if machine.disk_bytes:
-            raise ConfigError(f"the machine has a disk of {machine.disk_bytes} bytes: say where its image is here")
-        return None
-    disk = Disk(path, boots=boots)
-    if disk.size_bytes != machine.disk_bytes:
-        disk.close()
-        raise ConfigError(f"the disk {path} has {disk.size_bytes} bytes, the machine's disk {machine.disk_bytes}")
-    return disk
+def _open_disks(machine: QemuMachine, disk: str | Sequence[str] | None, *, boots: bool) -> Disks:
+    paths = () if disk is None else (disk,) if isinstance(disk, str) else tuple(disk)
+    if disk is None and machine.disks:
+        raise ConfigError(f"the machine has a disk of {machine.disks[0]} bytes: say where its image is here")
+    return Disks.open(paths, machine.disks, [disk_name(number) for number in range(len(paths))], boots=boots)
 
 
 def refuse_unshared_memory(process: QemuProcess) -> None:

@@ -16,20 +16,26 @@ from ftvm.guests.datagram import mac_bytes
 from ftvm.guests.qemu.arguments import check_arguments
 from ftvm.units import PAGE_BYTES
 
-__all__ = ["RAM_ID", "QemuMachine", "Wires"]
+__all__ = ["DISKS_MAX", "RAM_ID", "QemuMachine", "Wires", "disk_name"]
 
+DISKS_MAX: Final = 16
 RAM_ID: Final = "ftvm-ram"
 """QEMU's name for the memory: part of the device state, so the same on all hosts for ever."""
 
 _MIB: Final = 1 << 20
 _CYLINDER_BYTES: Final = 16 * 63 * 512
 _CYLINDERS_MAX: Final = 16_383
-_DISK_FEATURES: Final = "write-zeroes=off,discard=off,queue-size=64"
-"""What the disk does not offer, as a stop waits for all that is asked of it: the first two ask for gigabytes in a few
-bytes, and 256 requests at once, QEMU's default, may be as many MiB. The state of a disk with them does not load on one
-without, so the other host is told."""
+_DISK_FEATURES: Final = "max-discard-sectors=2048,max-write-zeroes-sectors=2048,queue-size=64"
+"""A stop waits for all that is asked of a disk: so 64 requests at once, not 256 as is QEMU's default, each of at most a
+MiB, trims and zeros too, which else ask for gigabytes in a few bytes. The state of a disk with other features does not
+load, so the other host is told."""
 _IDENTITY_CHARS_MAX: Final = 700
 """What fits the handshake beside the rest; longer arguments are compared by their digest."""
+
+
+def disk_name(number: int) -> str:
+    """Return the name of a disk: the first has none of its own, as where there is one."""
+    return f"disk{number or ''}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +47,7 @@ class Wires:
     monitor: int
     console: int
     network: int
-    disk: int
+    disks: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +57,7 @@ class QemuMachine:
     memory_bytes  RAM, in whole MiB
     arguments     your own QEMU arguments: kernel, firmware, cpu, machine type, devices (see accepted.py)
     mac           the network card's address; None: no card
-    disk_bytes    size of the disk that is replicated with the memory; 0: none
+    disk_bytes    size of the disk that is replicated with the memory, or of each of several; 0: none
     accel         "tcg", or whatever QEMU has here
     program       the QEMU to run
     folder        where relative paths in `arguments` count from; None: the working directory
@@ -60,7 +66,7 @@ class QemuMachine:
     memory_bytes: int
     arguments: tuple[str, ...] = ()
     mac: str | None = None
-    disk_bytes: int = 0
+    disk_bytes: int | tuple[int, ...] = 0
     accel: str = "tcg"
     program: str = "qemu-system-x86_64"
     folder: str | None = None
@@ -68,18 +74,28 @@ class QemuMachine:
     def __post_init__(self) -> None:
         if self.memory_bytes <= 0 or self.memory_bytes % _MIB:
             raise ConfigError(f"memory of {self.memory_bytes} bytes: QEMU takes whole MiB, at least one")
-        if self.disk_bytes < 0 or self.disk_bytes % PAGE_BYTES:
-            raise ConfigError(f"a disk of {self.disk_bytes} bytes: it must be a multiple of {PAGE_BYTES}")
+        for disk in self.disks:
+            if disk <= 0 or disk % PAGE_BYTES:
+                raise ConfigError(f"a disk of {disk} bytes: it must be a multiple of {PAGE_BYTES}, not 0")
+        if len(self.disks) > DISKS_MAX:
+            raise ConfigError(f"{len(self.disks)} disks: a guest has at most {DISKS_MAX}")
         if self.mac is not None:
             mac_bytes(self.mac)
         check_arguments(self.arguments)
+
+    @property
+    def disks(self) -> tuple[int, ...]:
+        """The size of each disk."""
+        if isinstance(self.disk_bytes, tuple):
+            return self.disk_bytes
+        return (self.disk_bytes,) if self.disk_bytes else ()
 
     def identity(self, version: str, machine_type: str) -> str:
         """Return what must be equal on both hosts, for the handshake, given what QEMU says of itself."""
         words = [
             *("-accel", self.accel),
             *(("mac", self.mac) if self.mac is not None else ()),
-            *(("disk", _DISK_FEATURES) if self.disk_bytes else ()),
+            *(("disk", _DISK_FEATURES) if self.disks else ()),
             *self.arguments,
         ]
         arguments = shlex.join(words)
@@ -102,9 +118,9 @@ class QemuMachine:
             # Without guest_announce=off, QEMU 7.2 crashes when a card that came by migration is reset: it frees the
             # timer of the announcement and stops it again. We announce the address ourselves.
             words += ["-device", f"virtio-net-pci,netdev=ftvm-net,romfile=,guest_announce=off,mac={self.mac}"]
-        if self.disk_bytes:
+        for number, (size, wire) in enumerate(zip(self.disks, wires.disks, strict=True)):
             # State the geometry, or QEMU guesses it from the disk's content, which a standby does not have yet.
-            cylinders = min(max(self.disk_bytes // _CYLINDER_BYTES, 2), _CYLINDERS_MAX)
-            words += ["-blockdev", f"nbd,node-name=ftvm-disk,server.type=fd,server.str={wires.disk}"]
-            words += ["-device", f"virtio-blk-pci,drive=ftvm-disk,cyls={cylinders},heads=16,secs=63,{_DISK_FEATURES}"]
+            cylinders, name = min(max(size // _CYLINDER_BYTES, 2), _CYLINDERS_MAX), f"ftvm-{disk_name(number)}"
+            words += ["-blockdev", f"nbd,node-name={name},server.type=fd,server.str={wire},discard=unmap"]
+            words += ["-device", f"virtio-blk-pci,drive={name},cyls={cylinders},heads=16,secs=63,{_DISK_FEATURES}"]
         return words if boots else [*words, "-incoming", "defer"]

@@ -58,10 +58,10 @@ class QemuProcess:
     in it, for tracking its memory, or None with the reason in `userfault_refused`.
     """
 
-    def __init__(self, machine: QemuMachine, *, ram: int, state: int, disk: Disk | None, boots: bool) -> None:
+    def __init__(self, machine: QemuMachine, *, ram: int, state: int, disks: Sequence[Disk], boots: bool) -> None:
         """Start it. `ram` and `state` are descriptors of the memory and of the file for device state.
 
-        Its `disk` is served to it from the start on: it asks for it before it greets.
+        Its `disks` are served to it from the start on: it asks for them before it greets.
 
         Raises ConfigError if there is no such program, GuestError if it does not come up; nothing is left then.
         """
@@ -71,19 +71,20 @@ class QemuProcess:
         self._trouble: OSError | None = None
         self._process: subprocess.Popen[bytes] | None = None
         stream, datagram = socket.SOCK_STREAM, socket.SOCK_DGRAM
-        monitor, console, blocks, helper = (_SocketPair.make(stream) for _ in range(4))
+        monitor, console, helper, *blocks = (_SocketPair.make(stream) for _ in range(3 + len(disks)))
         network = _SocketPair.make(datagram)
-        self.network, self.console, self._blocks = network.ours, console.ours, blocks.ours
-        self._disk_server = None if disk is None else DiskServer(disk, blocks.ours)
+        self.network, self.console, self._blocks = network.ours, console.ours, [pair.ours for pair in blocks]
+        self._disk_servers = [DiskServer(disk, end) for disk, end in zip(disks, self._blocks, strict=True)]
         wires = Wires(
             ram=ram,
             state=state,
             monitor=monitor.theirs.fileno(),
             console=console.theirs.fileno(),
             network=network.theirs.fileno(),
-            disk=blocks.theirs.fileno(),
+            disks=tuple(pair.theirs.fileno() for pair in blocks),
         )
-        inherited = (*(pair.theirs.fileno() for pair in (monitor, console, blocks, helper, network)), ram, state)
+        pairs = (monitor, console, helper, network, *blocks)
+        inherited = (*(pair.theirs.fileno() for pair in pairs), ram, state)
         environment = _environment(helper.theirs.fileno())
         command = machine.command(wires, boots=boots)
         self._keeper = threading.Thread(
@@ -91,7 +92,7 @@ class QemuProcess:
         )
         self._keeper.start()
         self._started.wait()
-        for pair in (monitor, console, blocks, helper, network):
+        for pair in pairs:
             pair.theirs.close()
         self.userfault, self.userfault_refused = None, ""
         try:
@@ -131,8 +132,8 @@ class QemuProcess:
             with suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGKILL)
         self._ended.wait(_END_SECONDS)
-        if self._disk_server is not None:
-            self._disk_server.close()  # it may still have had requests to carry out
+        for server in self._disk_servers:
+            server.close()  # it may still have had requests to carry out
 
     def close(self) -> None:
         """Kill it and give everything back. Idempotent."""
@@ -142,7 +143,7 @@ class QemuProcess:
 
     def _end(self) -> None:
         self.kill()
-        for end in (self.network, self.console, self._blocks):
+        for end in (self.network, self.console, *self._blocks):
             end.close()
         if self.userfault is not None:
             os.close(self.userfault)
@@ -192,8 +193,7 @@ class QemuProcess:
         """Its monitor has a thread of its own: all threads that run no processor take part in an answer."""
         processors = {int(processor["thread-id"]) for processor in self.qmp.execute("query-cpus-fast")} - {self.pid}
         answering = {int(thread) for thread in os.listdir(f"/proc/{self.pid}/task")} - processors
-        if self._disk_server is not None and self._disk_server.thread_id is not None:
-            answering.add(self._disk_server.thread_id)
+        answering |= {server.thread_id for server in self._disk_servers if server.thread_id is not None}
         return Haste(sorted(answering), sorted(processors))
 
     def _greet(self, monitor: socket.socket) -> Qmp:

@@ -511,3 +511,37 @@ def test_the_image_of_a_backup_that_is_killed_is_one_epoch_and_none_before_the_l
     assert len(fills) == 1
     assert (fills.pop() - safe) % 251 < 6
     disk.close()
+
+
+@pytest.mark.parametrize("command", [TRIM, WRITE_ZEROES])
+def test_what_is_a_hole_already_is_neither_written_nor_replicated_when_it_is_made_zero(
+    command: int, disk: Disk, client: Client, witness: Witness
+) -> None:
+    """A guest that trims its whole disk would else have all of it shipped."""
+    os.truncate(disk.image.path, 0)
+    os.truncate(disk.image.path, SIZE)
+    client.agree()
+
+    assert client.ask(command, 0, SIZE) == 0
+
+    assert (witness.seen, dirty(disk)) == ([], set())
+    assert client.read(0, SIZE) == bytes(SIZE)
+
+
+def test_a_standbys_image_is_sparse_where_the_guests_disk_is_zeros(tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(SIZE))
+    disk = Disk(str(path), boots=False)
+    disk.discarded()
+    disk.buffer[:] = b"x" * SIZE
+    disk.committed(range(PAGES))
+    disk.completed()
+    disk.image.sync()
+    before = os.stat(path).st_blocks
+
+    disk.buffer[: 8 * PAGE_BYTES] = bytes(8 * PAGE_BYTES)
+    disk.committed(range(8))
+    disk.close()
+
+    assert path.read_bytes() == bytes(8 * PAGE_BYTES) + b"x" * (SIZE - 8 * PAGE_BYTES)
+    assert os.stat(path).st_blocks < before

@@ -303,7 +303,7 @@ def test_a_full_disk_is_told_and_ends_the_guest_here(guests: Guests) -> None:
     guest, ear = guests.running()
     ear.wait_for(b"disk record")
     with open("/dev/full", "r+b", buffering=0) as full:
-        os.dup2(full.fileno(), guest._disk.image.descriptor)  # type: ignore[union-attr]
+        os.dup2(full.fileno(), next(iter(guest._disks)).image.descriptor)
     assert wait_until(lambda: guest.monitor.execute("query-status")["status"] == "io-error")
 
     guest.pause()
@@ -385,7 +385,7 @@ def test_a_guest_that_was_paused_again_does_not_go_on_when_its_disk_is_ready_lat
     guests: Guests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guest, ear = guests.running()
-    disk, told = guest._disk, []
+    disk, told = next(iter(guest._disks)), []
     assert disk is not None
     guest.pause()
     with monkeypatch.context() as patched:

@@ -11,16 +11,38 @@ from ftvm.guests.qemu.machine import Wires
 MIB = 1 << 20
 
 
-def test_the_disk_offers_nothing_that_asks_for_much_in_few_bytes_and_a_host_that_differs_in_it_is_told() -> None:
-    """A state that was saved of a disk with discard does not load on one without: the two must not become a pair."""
+def command_of(machine: QemuMachine) -> list[str]:
+    disks = tuple(range(8, 8 + len(machine.disks)))
+    return machine.command(Wires(ram=3, state=4, monitor=5, console=6, network=7, disks=disks), boots=True)
+
+
+def test_a_disk_takes_no_more_at_once_than_a_stop_can_wait_for_and_a_host_that_differs_in_it_is_told() -> None:
+    """A state that was saved of a disk with other features does not load: the two must not become a pair."""
     with_disk, without = QemuMachine(memory_bytes=MIB, disk_bytes=4096), QemuMachine(memory_bytes=MIB)
-    wires = Wires(ram=3, state=4, monitor=5, console=6, network=7, disk=8)
 
-    card = next(word for word in with_disk.command(wires, boots=True) if word.startswith("virtio-blk-pci,"))
+    card = next(word for word in command_of(with_disk) if word.startswith("virtio-blk-pci,"))
 
-    assert {"write-zeroes=off", "discard=off", "queue-size=64"} <= set(card.split(","))
-    assert "write-zeroes=off,discard=off" in with_disk.identity("7.2", "pc")
-    assert "write-zeroes" not in without.identity("7.2", "pc")
+    limits = {"max-discard-sectors=2048", "max-write-zeroes-sectors=2048", "queue-size=64"}
+    assert limits <= set(card.split(","))
+    assert "max-discard-sectors=2048" in with_disk.identity("7.2", "pc")
+    assert "max-discard" not in without.identity("7.2", "pc")
+
+
+def test_each_of_several_disks_is_a_card_and_the_first_has_the_name_of_a_single_one() -> None:
+    single, several = (QemuMachine(memory_bytes=MIB, disk_bytes=disks) for disks in (4096, (4096, 8192, 4096)))
+
+    cards = [word.split(",")[1] for word in command_of(several) if word.startswith("virtio-blk-pci,")]
+    wires = [word.split(",")[3] for word in command_of(several) if word.startswith("nbd,")]
+
+    assert cards == ["drive=ftvm-disk", "drive=ftvm-disk1", "drive=ftvm-disk2"]
+    assert wires == ["server.str=8", "server.str=9", "server.str=10"]
+    assert any("drive=ftvm-disk," in word for word in command_of(single))
+
+
+@pytest.mark.parametrize("disks", [-4096, 4097, (4096, 0), (4096,) * 17])
+def test_disks_that_cannot_be_are_refused(disks: int | tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match="disk"):
+        QemuMachine(memory_bytes=MIB, disk_bytes=disks)
 
 
 def test_a_machine_with_arguments_that_cannot_be_protected_is_not_made() -> None:

@@ -112,9 +112,9 @@ def test_a_standby_whose_image_cannot_be_written_says_so_and_leaves_the_guest_wh
     primary, _, standby, blank = start(ear, guests, tmp_path, "remus")
     with primary, standby:
         assert primary.wait_protected(PATIENCE_S)
-        blank._disk.image.sync()  # type: ignore[union-attr] # its first copy has taken its place
+        next(iter(blank._disks)).image.sync()  # its first copy has taken its place
         with open("/dev/full", "r+b", buffering=0) as full:
-            os.dup2(full.fileno(), blank._disk.image.descriptor)  # type: ignore[union-attr]
+            os.dup2(full.fileno(), next(iter(blank._disks)).image.descriptor)
 
         with pytest.raises(GuestError, match="cannot be written: No space left"):
             standby.wait(PATIENCE_S)

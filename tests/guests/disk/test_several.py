@@ -1,0 +1,59 @@
+"""Several disks are one to the guest that is stopped and goes on."""
+
+from pathlib import Path
+
+import pytest
+
+from ftvm.errors import ConfigError
+from ftvm.guests.disk.disk import Settled
+from ftvm.guests.disk.several import Disks
+
+
+class Told:
+    """A disk that is settled when a test says so."""
+
+    trouble = None
+
+    def __init__(self) -> None:
+        self.told: list[Settled] = []
+
+    def when_settled(self, then: Settled) -> None:
+        self.told.append(then)
+
+
+def test_a_guest_goes_on_once_all_its_disks_are_settled_and_hears_of_the_first_trouble() -> None:
+    disks, heard = [Told(), Told(), Told()], []
+    Disks(disks).when_settled(heard.append)  # type: ignore[arg-type]
+
+    for disk, trouble in zip(disks, (None, "the second is broken", "the third, too"), strict=True):
+        assert heard == []
+        disk.told[0](trouble)
+
+    assert heard == ["the second is broken"]
+
+
+def test_a_guest_without_a_disk_goes_on_at_once() -> None:
+    heard: list[str | None] = []
+
+    Disks(()).when_settled(heard.append)
+
+    assert heard == [None]
+
+
+def test_if_one_image_cannot_be_opened_none_stays_open(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).write_bytes(bytes(4096))
+    paths = [str(tmp_path / name) for name in "abc"]
+
+    with pytest.raises(ConfigError, match="cannot be opened"):
+        Disks.open(paths, [4096] * 3, ["disk", "disk1", "disk2"], boots=True)
+
+    for disk in Disks.open(paths[:2], [4096] * 2, ["disk", "disk1"], boots=True):
+        disk.close()
+
+
+def test_an_image_of_another_size_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(bytes(4096))
+
+    with pytest.raises(ConfigError, match="has 4096 bytes, the machine's disk 8192"):
+        Disks.open([str(tmp_path / "a")], [8192], ["disk"], boots=True)
