@@ -97,9 +97,17 @@ class Geometry:
         ]
         if self.machine != other.machine:
             words = self.machine.split(), other.machine.split()
-            only = (" ".join(each for each in words[n] if each not in words[1 - n]) for n in (0, 1))
+            only = tuple(" ".join(each for each in words[n] if each not in words[1 - n]) for n in (0, 1))
             parts.append(f"machine {' / '.join(each or '(no more)' for each in only)}")
+            if all(each.startswith(("cpu=", "tsc=")) for each in only):
+                parts.append(_UNLIKE_PROCESSORS)
         return "; ".join(parts) or f"{self} / {other}"
+
+
+_UNLIKE_PROCESSORS: Final = (
+    "the processors differ, and a guest cannot go from one to the other; give a QEMU on both hosts one model by name: "
+    "-cpu qemu64 is on any, -cpu Nehalem on most"
+)
 
 
 def _size(pages: int | None) -> str:

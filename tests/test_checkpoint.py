@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftvm.checkpoint import PAGE_COUNT_MAX, Bitmap, Geometry, RegionShape, Watermarks, bitmap_bytes
+from ftvm.checkpoint import _UNLIKE_PROCESSORS, PAGE_COUNT_MAX, Bitmap, Geometry, RegionShape, Watermarks, bitmap_bytes
 from ftvm.errors import ConfigError
 from ftvm.testing.strategies import watermarks
 from ftvm.units import PAGE_BYTES, PageCount, bytes_to_pages, nanos_to_seconds, pages_to_bytes, seconds_to_nanos
@@ -80,6 +80,11 @@ def shape(machine: str, **pages: int) -> Geometry:
         (shape("m", ram=65536, disk=3), shape("m", ram=32768, disk=3), "ram 256 MiB / 128 MiB"),
         (shape("m", ram=1, disk=3), shape("m", ram=1), "disk 12 KiB / none"),
         (shape("q 7.2 -cpu max", ram=1), shape("q 7.2 -cpu qemu64", ram=1), "machine max / qemu64"),
+        (
+            shape("k cpu=A-1/x tsc=1MHz", ram=1),
+            shape("k cpu=B-2/y tsc=1MHz", ram=1),
+            f"machine cpu=A-1/x / cpu=B-2/y; {_UNLIKE_PROCESSORS}",
+        ),
         (shape("q -vga none", ram=1), shape("q", ram=2), "ram 4 KiB / 8 KiB; machine -vga none / (no more)"),
         (
             shape("m", a=1, b=2),

@@ -1,6 +1,7 @@
 """`ftvm check`: the whole of it, on a file that is right and on files that are wrong."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -230,6 +231,18 @@ def test_a_host_without_kvm_fails_the_check_and_is_told_what_to_do(
 
     assert outcome.status == 1
     assert "FAILURE kvm: no right to use /dev/kvm (Permission denied): add this user to its group" in outcome.out
+
+
+@pytest.mark.skipif(shutil.which("qemu-system-x86_64") is None, reason="needs QEMU: apt install qemu-system-x86")
+def test_kvm_is_looked_at_for_a_qemu_that_is_to_run_on_it(
+    ftvm: Run, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.write_text(config.read_text().replace('program = "console"', 'kind = "qemu"\naccel = "kvm"'))
+    monkeypatch.setattr("ftvm.cli.kinds.qemu.check_device", lambda: "AuthenticAMD-26-2-1/0123456789abcdef")
+
+    outcome = ftvm("check", config)
+
+    assert "ok      qemu: /dev/kvm works: AuthenticAMD-26-2-1/0123456789abcdef" in outcome.out
 
 
 @pytest.mark.parametrize(("kind", "copies"), [("riscv", 2), ("qemu", 1)])

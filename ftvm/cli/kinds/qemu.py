@@ -12,7 +12,7 @@ from ftvm.cli.hostparts import card
 from ftvm.cli.hostsettings import DISK, MEMORY, TRACKER, disk_bytes, disk_sizes
 from ftvm.cli.settings import HostSettings, Kind, Setting, in_folder
 from ftvm.errors import ConfigError
-from ftvm.guests.kvm.machine import check_device
+from ftvm.guests.kvm.machine import DEVICE, check_device
 from ftvm.interfaces import Guest
 
 __all__ = ["QEMU", "require_qmp"]
@@ -47,12 +47,11 @@ def require_qmp() -> None:
         raise ConfigError("a QEMU guest needs the package qemu.qmp: pip install 'ftvm[qemu]'") from wrong
 
 
-def _check_tools(settings: HostSettings) -> None:
+def _check_tools(settings: HostSettings) -> str | None:
     require_qmp()
     if shutil.which(settings["qemu"]) is None:
         raise ConfigError(f"{settings['qemu']}: no such program; on Debian it is in the package qemu-system-x86")
-    if settings["accel"] == "kvm":
-        check_device()
+    return f"{DEVICE} works: {check_device()}" if settings["accel"] == "kvm" else None
 
 
 def _check_machine(**given: Any) -> None:
@@ -92,7 +91,7 @@ QEMU: Final = Kind(
             name="accel",
             default="tcg",
             metavar="NAME",
-            help="How QEMU runs the guest; only tcg is tested.",
+            help="How QEMU runs the guest: tcg (interpreted) or kvm (on the processor).",
         ),
         TRACKER,
         Setting(

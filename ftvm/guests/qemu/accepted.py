@@ -140,7 +140,10 @@ _MEMORY: Final = "ftvm sets it; use --memory (in Python: memory_bytes)"
 _COMMANDS: Final = "ftvm sets it: only ftvm may command QEMU; use ftvm ctl"
 _SPOKEN: Final = "its output is not held until it is safe; use the console, which is (ttyS0 in the guest)"
 _SEEN: Final = "what is seen there is not held until it is safe; use -display none, and the console (ttyS0)"
-_ACCEL: Final = "KVM is not tested yet: only TCG is, which needs no option; leave it out"
+_ACCEL: Final = "ftvm sets it; use --accel kvm (in Python: accel)"
+_HOST_MODEL: Final = (
+    "the other host's processor may differ, and the guest would not go on there; use a model that both have: -cpu MODEL"
+)
 _STATE: Final = "its state is outside QEMU, and a takeover would lose it; leave it out"
 _LOOKED_AT: Final = "ftvm does not check what it changes; write options and properties of their own instead"
 _OWN_LIFE: Final = "ftvm sets it: ftvm starts, watches and ends QEMU; leave it out"
@@ -164,6 +167,7 @@ REFUSED_OPTIONS: Final[dict[str, str]] = {
         ("-audiodev", "-audio", "-soundhw"), "what is heard there is not held until it is safe; leave it out"
     ),
     **dict.fromkeys(("-enable-kvm", "-no-kvm"), _ACCEL),
+    "-cpu": _HOST_MODEL,
     "-accel": "ftvm sets it; use --accel (in Python: accel)",
     "-tpmdev": _STATE,
     "-usbdevice": f"{_REAL} with -device",

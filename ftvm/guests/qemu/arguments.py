@@ -136,7 +136,7 @@ def _why_value_refused(option: str, value: str, form: Form, otherwise: str) -> s
     if form.values is None or re.fullmatch(form.values, value) is not None:
         return None
     if option == "-cpu" and re.match(r"host\b", value):
-        return REFUSED_OPTIONS["-enable-kvm"]
+        return REFUSED_OPTIONS["-cpu"]
     if option == "-cdrom":
         return REFUSED_PROPERTIES["file"]
     if option == "-cpu":

@@ -36,6 +36,7 @@ from ftvm.guests.qemu.machine import RAM_ID, QemuMachine, disk_name
 from ftvm.guests.qemu.memory import SharedMemory
 from ftvm.guests.qemu.outputs import OutputGate
 from ftvm.guests.qemu.process import QemuProcess
+from ftvm.guests.qemu.processor import describe_processor
 from ftvm.guests.qemu.qmp import Qmp
 from ftvm.interfaces import Capability, OutputSink, Region
 
@@ -152,8 +153,8 @@ class QemuGuest:
     def attach(self, sink: OutputSink) -> None:
         """Give it the sink for its outputs; before the first run."""
         self._sink = sink
-        if self._machine.accel != "tcg":
-            sink.warn(f"QEMU with accel {self._machine.accel} is not tested under protection yet: only tcg is")
+        if self._machine.accel not in ("tcg", "kvm"):
+            sink.warn(f"QEMU with accel {self._machine.accel} is not tested under protection: tcg and kvm are")
         self._open_gate()
 
     def pause(self) -> None:
@@ -275,9 +276,10 @@ class QemuGuest:
         qmp = self._process.qmp
         version = qmp.execute("query-version")["qemu"]
         machine_type = qmp.execute("qom-get", path="/machine", property="type")
+        processor = f" {describe_processor(qmp)}" if self._machine.accel.startswith("kvm") else ""
         shown = ".".join(str(version[part]) for part in ("major", "minor", "micro"))
         return Geometry(
-            machine=self._machine.identity(shown, machine_type),
+            machine=self._machine.identity(shown, machine_type) + processor,
             regions=tuple(RegionShape(name=memory.name, page_count=memory.page_count) for memory in self._memories()),
         )
 

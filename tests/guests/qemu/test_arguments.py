@@ -75,6 +75,8 @@ NOT_ON_THE_LIST = [
     ("-object", "rng-random,id=r,filename=/etc/shadow"),
     # memory that others write to, or that is not shared
     *[("-m", "4G"), ("-mem-path", "/x"), ("-numa", "node"), ("-object", "memory-backend-ram,id=m,size=1M")],
+    ("-object", "memory-backend-memfd,id=m,hugetlb=on,size=2M"),
+    ("-object", "memory-backend-file,id=m,mem-path=/dev/hugepages,size=2M"),
     *[("-device", name) for name in ("vhost-vsock-pci", "vfio-pci,host=1", "virtio-balloon-pci", "ivshmem-plain")],
     *[("-device", "pc-dimm,memdev=m"), ("-machine", "pc,memory-backend=m"), ("-machine", "q35,pflash0=f")],
     # who commands it
@@ -180,9 +182,9 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
         (("-m", "4G"), r"is refused: ftvm sets it; use --memory \(in Python: memory_bytes\)"),
         (("-drive", "file=t.img,if=virtio"), r"neither replicated nor held; use --disk \(in Python: disk_bytes"),
         (("-netdev", "user,id=n"), r"not held until it is safe; use --nic \(in Python: mac\)"),
-        (("-accel", "kvm"), "KVM is not tested yet: only TCG is"),
-        (("-enable-kvm",), "KVM is not tested yet: only TCG is"),
-        (("-machine", "q35,accel=kvm:tcg"), "KVM is not tested yet: only TCG is"),
+        (("-accel", "kvm"), "ftvm sets it; use --accel kvm"),
+        (("-enable-kvm",), "ftvm sets it; use --accel kvm"),
+        (("-machine", "q35,accel=kvm:tcg"), "ftvm sets it; use --accel kvm"),
         (("-accel", "tcg"), r"ftvm sets it; use --accel \(in Python: accel\)"),
         (("-device", "vhost-user-fs-pci,chardev=c"), "another process writes"),
         (("-device", "vfio-pci,host=01:00.0"), "a real device writes"),

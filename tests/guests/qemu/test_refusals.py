@@ -109,4 +109,4 @@ def test_an_accelerator_that_is_not_tested_is_said_to_be_so() -> None:
     with closing(QemuGuest(machine, boots=True)) as guest:
         guest.attach(ear)
 
-    assert ear.warnings == ["QEMU with accel tcg,thread=single is not tested under protection yet: only tcg is"]
+    assert ear.warnings == ["QEMU with accel tcg,thread=single is not tested under protection: tcg and kvm are"]
