@@ -204,6 +204,32 @@ def test_completion_works_as_the_readme_says(shell: Shell) -> None:
     shell.run(block("run", "completion") + "\ncomplete -p ftvm")
 
 
+def test_a_bug_is_found_backwards_as_the_manual_says(shell: Shell) -> None:
+    for tool, package in (("riscv64-unknown-elf-gcc", "gcc-riscv64-unknown-elf"), ("gdb-multiarch", "gdb-multiarch")):
+        if shutil.which(tool) is None:
+            pytest.skip(f"needs {tool} (Debian: {package})")
+    (shell._folder / "examples").symlink_to(ROOT / "examples")
+    page = (ROOT / "docs" / "time-travel.md").read_text()
+    said = shell.run(block("run", "past-record"))
+    assert said in page.replace("    ", "")
+    server = shell.start(block("run", "past-debug"))
+    assert server.stdout is not None
+    shown = [server.stdout.readline(), server.stdout.readline()]
+    assert shown[0].strip() in page
+    told = "\n".join(re.findall(r"```gdb\n(.*?)```", page, re.DOTALL)).splitlines()
+    commands = [line.removeprefix("(gdb) ") for line in told if line.startswith("(gdb) ")]
+    (shell._folder / "commands").write_text("set width 0\n" + "\n".join([*commands, "reverse-step", "detach"]))
+
+    answers = shell.run(f"{shown[1].strip()} -nx -batch -x commands 2>&1")
+
+    server.communicate(timeout=WAIT_SECONDS)
+    for line in told:
+        assert line.startswith("(gdb) ") or line in answers, answers
+    assert server.returncode == 0
+    shell.run(block("run", "past-cover"))
+    assert "rename_account" in (shell._folder / "lost.html").read_text()
+
+
 def test_every_marker_stands_above_a_block() -> None:
     of_tables = r"<!-- (?:table: .*|end of table) -->"
 
