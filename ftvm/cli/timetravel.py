@@ -47,7 +47,7 @@ def debug_command(recording: Path, program: Path | None, listen: str, at_instruc
 
 def _say(past: TimeMachine, target: str, program: Path | None) -> None:
     click.echo(f"instruction {past.moment.retired} of {past.end}; for gdb, in another terminal:")
-    with as_file(files("ftvm.history").joinpath("ftvm.gdb")) as commands:
+    with as_file(files("ftvm.history").joinpath("commands.gdb")) as commands:
         elf = f" {program}" if program is not None else ""
         click.echo(f'  gdb-multiarch{elf} -ex "source {commands}" -ex "target remote {target}"')
 

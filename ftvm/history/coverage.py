@@ -83,6 +83,12 @@ class Coverage:
         """How many instructions were begun."""
         return self.last - self.first
 
+    def save(self, path: str | Path, *, sources: Sequence[Path] = ()) -> None:
+        """Draw it: a .html, .svg or .lcov file, with the sources that lie below the folders given."""
+        from ftvm.history.picture import save_picture
+
+        save_picture(self, Path(path), sources=sources)
+
 
 def cover(past: TimeMachine, first: int, last: int, *, program: Path | None = None) -> Coverage:
     """Execute the past from instruction `first` to `last` once more, and return what ran.

@@ -2,7 +2,7 @@
 
 An ordinary gdb-multiarch, and every front end on it, uses it as a target that can run backwards. The past is
 read-only: what would change it is refused. `monitor` commands go to an instruction or to the last write of an address;
-as gdb keeps registers in a cache over them, ftvm.gdb has commands of gdb's own that forget it.
+as gdb keeps registers in a cache over them, commands.gdb has commands of gdb's own that forget it.
 
 Pure but for the time machine: bytes in, bytes out. gdbserver.py has the socket. Safe on whatever a client sends.
 Source: "Debugging with GDB", appendix E (packets, stop replies) and chapter 6 (reverse execution).
@@ -39,7 +39,7 @@ _HELP: Final = (
     "where              at which instruction the machine stands\n"
     "goto N             go to right before instruction N\n"
     "last-write A [N]   go to right before the last write of the N bytes at address A (default 8)\n"
-    "After goto and last-write gdb's registers are old: use ftvm-goto and ftvm-last-write of ftvm.gdb.\n"
+    "After goto and last-write gdb's registers are old: use ftvm-goto and ftvm-last-write of commands.gdb.\n"
 )
 
 

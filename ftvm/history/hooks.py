@@ -33,6 +33,7 @@ _CHANNELS: Final = {
 }
 _NO_CHANNEL: Final = (1 << 32) - 1
 """An input that no built-in machine takes: the replay says so at its position."""
+_NUMBER_MAX: Final = (1 << 64) - 1
 _HALF_BYTES: Final = 2
 _COUNT_BYTES: Final = 8
 _MAP_NORESERVE: Final = 0x4000
@@ -117,11 +118,13 @@ class Hooks:
 
     def set_break(self, address: int, is_wanted: bool = True) -> bool:
         """Set or clear a breakpoint; return False if no instruction can be there."""
-        return bool(lib.ftvm_debug_break(self._machine.native, address, is_wanted))
+        is_number = 0 <= address <= _NUMBER_MAX
+        return is_number and bool(lib.ftvm_debug_break(self._machine.native, address, is_wanted))
 
     def set_watch(self, address: int, size_bytes: int, is_wanted: bool = True) -> bool:
         """Watch the writes to a range, or no longer; return False if it is not in memory, or there are too many."""
-        return bool(lib.ftvm_debug_watch(self._machine.native, address, size_bytes, is_wanted))
+        is_range = 0 <= address <= _NUMBER_MAX and 0 <= size_bytes <= _NUMBER_MAX
+        return is_range and bool(lib.ftvm_debug_watch(self._machine.native, address, size_bytes, is_wanted))
 
     def pass_break(self) -> None:
         """Let the machine go on from the breakpoint at which it stands."""
@@ -148,7 +151,7 @@ class Hooks:
             raise LocalProtocolError(f"records {taken} to {count} of a log that has {len(log)}")
         self._next[0] = taken
         why = lib.ftvm_debug_replay(
-            self._machine.native, log.native, count, self._next, min(until, (1 << 64) - 1), _OPTIONS[on_hits]
+            self._machine.native, log.native, count, self._next, min(until, _NUMBER_MAX), _OPTIONS[on_hits]
         )
         taken = int(self._next[0])
         if why == lib.FTVM_DEBUG_DIVERGED:

@@ -162,10 +162,10 @@ def write_recording(path: Path, recording: Recording) -> None:
         raise ConfigError(f"the recording {path} cannot be written: {wrong.strerror}") from wrong
 
 
-def read_recording(path: Path) -> Recording:
+def read_recording(path: str | Path) -> Recording:
     """Read a recording. Raises ConfigError if the file cannot be read, is no recording, or was changed."""
     try:
-        content = path.read_bytes()
+        content = Path(path).read_bytes()
     except OSError as wrong:
         raise ConfigError(f"the recording {path} cannot be read: {wrong.strerror}") from wrong
     try:

@@ -15,7 +15,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Final, Literal, Protocol, Self
 
 from ftvm.checkpoint import GuestPosition, LogRecord
 from ftvm.errors import ConfigError, GuestError
@@ -23,6 +23,9 @@ from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape, StopReaso
 from ftvm.history.hooks import Hit, HitKind, Hooks, InputLog
 from ftvm.history.waypoints import Moment, Waypoint, Waypoints
 from ftvm.units import PAGE_BYTES
+
+if TYPE_CHECKING:
+    from ftvm.history.coverage import Coverage
 
 __all__ = ["Arrival", "Past", "TimeMachine"]
 
@@ -259,15 +262,35 @@ class TimeMachine:
             self._go(here)
         return self.moment if hit is not None else None
 
+    # --- showing it ---
+
+    def serve_gdb(self, where: str) -> None:
+        """Serve one gdb at `unix:PATH` or `tcp:HOST:PORT`, from this place on, until it leaves. Raises ConfigError."""
+        from ftvm.history.gdbserver import GdbServer
+
+        server = GdbServer(self, where)
+        try:
+            server.serve()
+        finally:
+            server.close()
+
+    def cover(self, first: int, last: int) -> "Coverage":
+        """Execute from instruction `first` to `last` once more, and return what ran; `save` draws it.
+
+        Raises ConfigError if no program was given, or nothing lies between the two; ImageError if it has no symbols.
+        """
+        from ftvm.history.coverage import cover
+
+        return cover(self, first, last)
+
     # --- what to look for ---
 
     def set_break(self, address: int, is_wanted: bool = True) -> bool:
         """Set or clear a breakpoint; return False if no instruction can be there."""
+        if not self._hooks.set_break(address, is_wanted):
+            return False
         (self._breaks.add if is_wanted else self._breaks.discard)(address)
-        is_set = self._hooks.set_break(address, is_wanted)
-        if not is_set:
-            self._breaks.discard(address)
-        return is_set
+        return True
 
     def set_watch(self, address: int, size_bytes: int, is_wanted: bool = True) -> bool:
         """Watch the writes to a range, or no longer; return False if it is not in memory, or there are too many."""

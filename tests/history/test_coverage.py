@@ -132,3 +132,10 @@ def test_covering_leaves_the_past_as_it_was(kv: Recording, program: Path) -> Non
         past.go(past.end)
 
         assert past.position == kv.end
+
+
+def test_a_time_machine_covers_and_draws(kv: Recording, program: Path, tmp_path: Path) -> None:
+    with TimeMachine(kv, program=program) as past:
+        past.cover(past.end - 50_000, past.end).save(tmp_path / "p.svg")
+
+    assert (tmp_path / "p.svg").read_text().startswith("<svg")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import ftvm.history
@@ -148,6 +148,7 @@ HOSTILE = st.one_of(
 
 
 @given(packets=st.lists(HOSTILE, max_size=20))
+@example(packets=[b"Z0,10000000000000000,0", b"Z2,10000000000000000,-1", b"Z0,-2,0"])
 @settings(max_examples=60, deadline=None)
 def test_whatever_a_client_sends_is_answered_and_changes_nothing(packets: list[bytes]) -> None:
     with TimeMachine(looping(), spacing=500) as past:
@@ -247,11 +248,26 @@ def test_a_long_run_is_interrupted_by_the_client() -> None:
         client.sendall(pack(b"D"))
 
 
+def test_a_time_machine_serves_gdb_at_a_place_of_its_own(past: TimeMachine, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    thread = threading.Thread(target=past.serve_gdb, args=(f"unix:{path}",))
+    thread.start()
+    while not path.exists():
+        thread.join(timeout=0.01)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.sendall(pack(b"D"))
+        thread.join(timeout=60)
+
+    assert not thread.is_alive()
+    assert not path.exists()
+
+
 # --- an ordinary gdb ---
 
 GDB = shutil.which("gdb-multiarch")
 needs_gdb = pytest.mark.skipif(GDB is None, reason="needs gdb-multiarch (Debian: gdb-multiarch)")
-COMMANDS = Path(ftvm.history.__file__).parent / "ftvm.gdb"
+COMMANDS = Path(ftvm.history.__file__).parent / "commands.gdb"
 
 
 @pytest.fixture(scope="module")
