@@ -1,0 +1,179 @@
+"""What time travel costs on the built-in machine: counting, the replay of a log, steps backwards, searches.
+
+python bench/timetravel.py [--json] [--rounds 11] [--millions 40]
+
+The key-value server is recorded once, answering requests. Counting is compared with a replay that counts nothing, in
+turn with it; steps and searches with the limit that the design sets.
+"""
+
+import argparse
+import itertools
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from ipaddress import IPv4Address
+
+from common import Contender, Row, fastest, report
+
+from ftvm._native import ffi, lib
+from ftvm.checkpoint import LogKind
+from ftvm.guests.elf import parse_elf
+from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape, StopReason
+from ftvm.guests.riscv.programs import read_program
+from ftvm.history.hooks import Counting, Hooks, InputLog
+from ftvm.history.recording import RecordedMachine, Recording
+from ftvm.history.timeline import TimeMachine
+from ftvm.lab.kv import KV_PORT, Operation, Request
+from ftvm.lab.packets import ARP_REQUEST, BROADCAST, PROTOCOL_UDP, Arp, EtherType, Frame, Ipv4, Udp
+
+MAC, CLIENT_MAC = bytes.fromhex("525400123456"), bytes.fromhex("020000000001")
+GUEST, CLIENT = IPv4Address("10.77.0.2"), IPv4Address("10.77.0.9")
+SHAPE = MachineShape(ram_bytes=16 << 20, mac=MAC)
+STEP = 65_536
+JUMPS_MAX = 2 * STEP
+WAIT_TICKS = 5_000
+
+
+def record(instructions: int) -> Recording:
+    """Record the key-value server answering requests, each after a wait."""
+    machine = RecordedMachine(SHAPE)
+    machine.boot(parse_elf(read_program("kv"), ram_base=RAM_BASE, ram_bytes=SHAPE.ram_bytes))
+    machine.begin()
+    frames = requests()
+    while machine.position.retired < instructions:
+        if machine.run(instructions - machine.position.retired) is StopReason.IDLE:
+            machine.idle(min(WAIT_TICKS, machine.idle_max() or WAIT_TICKS))
+            machine.receive_frame(next(frames))
+        machine.take_outputs()
+    return machine.recording()
+
+
+def requests() -> Iterator[bytes]:
+    """Yield frames for the server: who the client is, then reads and writes of 300 keys, with values of any length."""
+    question = Arp(operation=ARP_REQUEST, sender_mac=CLIENT_MAC, sender_ip=CLIENT, target_mac=bytes(6), target_ip=GUEST)
+    yield Frame(destination=BROADCAST, source=CLIENT_MAC, ethertype=EtherType.ARP, payload=question.encode()).encode()
+    rng = random.Random(1)
+    for number in itertools.count(1):
+        is_put = rng.random() < 0.5
+        request = Request(
+            operation=Operation.PUT if is_put else Operation.GET,
+            client=rng.randrange(16),
+            number=number,
+            key=b"key%d" % rng.randrange(300),
+            value=rng.randbytes(rng.randrange(1, 200)) if is_put else b"",
+        )
+        datagram = Udp(source_port=5000, destination_port=KV_PORT, payload=request.encode()).encode(CLIENT, GUEST)
+        packet = Ipv4(source=CLIENT, destination=GUEST, protocol=PROTOCOL_UDP, payload=datagram).encode()
+        yield Frame(destination=MAC, source=CLIENT_MAC, ethertype=EtherType.IPV4, payload=packet).encode()
+
+
+def contender(past: Recording, log: InputLog, jumps_max: int | None) -> Contender:
+    """Return what brings a machine to the begin, and what leads it to the end: counting, or counting nothing.
+
+    A trace is thrown away each so many instructions that its room always suffices.
+    """
+    machine = Machine(past.shape)
+    hooks, lost = Hooks(machine), ffi.new("size_t *")
+    if jumps_max is not None:
+        machine.kept["bench"] = Counting(machine, jumps_max, lost)
+    step = STEP if jumps_max else past.end.retired
+
+    def begin() -> None:
+        machine.ram.buffer[:] = bytes(len(machine.ram.buffer))
+        past.restore(machine)
+
+    def run() -> None:
+        taken = 0
+        for until in range(step, past.end.retired + step, step):
+            _, taken = hooks.replay(log, taken, until=min(until, past.end.retired))
+            lib.ftvm_debug_jumps(machine.native, lost)
+
+    return begin, run
+
+
+def by_python(past: Recording) -> Contender:
+    """The same by a call for each run, input and wait, as a guest was led before."""
+    machine = Machine(past.shape)
+
+    def begin() -> None:
+        machine.ram.buffer[:] = bytes(len(machine.ram.buffer))
+        past.restore(machine)
+
+    def run() -> None:
+        for record in past.inputs:
+            machine.run(record.position.retired - machine.position.retired)
+            machine.take_outputs()
+            if record.kind is LogKind.CLOCK:
+                machine.idle(record.amount)
+            else:
+                machine.receive_frame(record.payload)
+        machine.run(past.end.retired - machine.position.retired)
+        machine.take_outputs()
+
+    return begin, run
+
+
+def hooks_rows(past: Recording, rounds: int) -> list[Row]:
+    log = InputLog(past.inputs)
+    contenders: dict[str, Contender] = {
+        "replay in C": contender(past, log, None),
+        "replay by Python": by_python(past),
+        "counting": contender(past, log, 0),
+        "counting and tracing": contender(past, log, JUMPS_MAX),
+    }
+    seconds = fastest(contenders, rounds)
+    speed = {name: past.end.retired / second / 1e6 for name, second in seconds.items()}
+    rows = (
+        ("replay in C", "replay by Python", None),
+        ("counting", "replay in C", "<= 1.1"),
+        ("counting and tracing", "replay in C", "<= 1.15"),
+    )
+    return [
+        Row(
+            name=name, value=1e3 * seconds[name], unit="ms", peer=peer, peer_value=1e3 * seconds[peer], goal=goal,
+            note=f"{speed[name]:.0f} M instructions/s",
+        )
+        for name, peer, goal in rows
+    ]  # fmt: skip
+
+
+def timed(action: Callable[[], object]) -> float:
+    started = time.thread_time()
+    action()
+    return 1e3 * (time.thread_time() - started)
+
+
+def travel_rows(past: Recording, rounds: int) -> list[Row]:
+    first, following, seeks, writes = [], [], [], []
+    with TimeMachine(past) as machine:
+        machine.go(machine.end)
+        for number in range(rounds):
+            machine.go(machine.end - number * 1_777_777)
+            first.append(timed(machine.step_back))
+            following += [timed(machine.step_back) for _ in range(20)]
+            target = machine.end * (number + 1) // (rounds + 1)
+            seeks.append(timed(lambda target=target: machine.go(target)))
+        for _ in range(rounds):
+            machine.go(machine.end)
+            writes.append(timed(lambda: machine.last_write(machine.register(2) + 64, 8)))
+    median = statistics.median
+    goal = "the design's goal"
+    return [
+        Row(name="first step back", value=median(first), unit="ms", peer=goal, peer_value=10, goal="<= 1"),
+        Row(name="next step back", value=median(following), unit="ms", peer=goal, peer_value=0.5, goal="<= 1"),
+        Row(name="go to any instruction", value=median(seeks), unit="ms", peer="", note="by states 1 M apart"),
+        Row(
+            name=f"last write, of {past.end.retired // 1_000_000} M instructions", value=median(writes), unit="ms",
+            peer=goal, peer_value=30, goal="<= 1", note="of the stack",
+        ),
+    ]  # fmt: skip
+
+
+def measure(arguments: argparse.Namespace) -> Sequence[Row]:
+    past = record(arguments.millions * 1_000_000)
+    return [*hooks_rows(past, arguments.rounds), *travel_rows(past, arguments.rounds)]
+
+
+if __name__ == "__main__":
+    report(__doc__ or "", measure, ("rounds", int, 11), ("millions", int, 40))
