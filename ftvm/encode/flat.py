@@ -130,25 +130,21 @@ def _pack_part(message: EpochPart) -> tuple[tuple[str, ...], list[Buffer]]:
         has |= _HAS_POSITION if end.position is not None else 0
         channels, table, payloads = pack_outputs(end.outputs)
         names = (end.engine, *channels)
-        fixed.append(_pack_end(end))
+        fixed.append(
+            _END.pack(
+                end.base,
+                end.output_next,
+                end.log_index,
+                end.memory_digest.to_bytes(DIGEST_BYTES, "little"),
+                end.dirty_pages,
+                *((end.position.retired, end.position.idled) if end.position is not None else (0, 0)),
+                len(end.devices),
+                len(end.page_digests),
+                len(end.outputs),
+            )
+        )
         content += (end.devices, end.page_digests, table, payloads)
     return names, [_PART.pack(message.sequence, message.epoch, message.part, has), *fixed, *content]
-
-
-def _pack_end(end: Checkpoint) -> bytes:
-    position = end.position
-    return _END.pack(
-        end.base,
-        end.output_next,
-        end.log_index,
-        end.memory_digest.to_bytes(DIGEST_BYTES, "little"),
-        end.dirty_pages,
-        0 if position is None else position.retired,
-        0 if position is None else position.idled,
-        len(end.devices),
-        len(end.page_digests),
-        len(end.outputs),
-    )
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -166,17 +162,11 @@ class FlatSealed:
 
     def open(self, limits: Limits) -> Message:
         """Return the message. Raises BadFrame, the peer's fault; nothing of the message is kept then."""
-        reader = _Reader(self._body)
-        message: Message
         if self._kind == _ACK_KIND:
-            message = _unpack_ack(reader, self._names)
-        elif self._kind == _LOG_KIND:
-            message = _unpack_log(reader, _read_names(self._names, False), limits)
-        else:
-            message = _unpack_part(reader, _read_names(self._names, True), limits)
-        if reader.left:
-            raise BadFrame(f"{reader.left} bytes too many in a flat message of kind {self._kind}")
-        return message
+            return _unpack_ack(self._body, self._names)
+        if self._kind == _LOG_KIND:
+            return _unpack_log(self._body, _read_names(self._names, False), limits)
+        return _unpack_part(self._body, _read_names(self._names, True), limits)
 
 
 def read_flat_header(frames: Sequence[Buffer]) -> FlatSealed:
@@ -201,26 +191,6 @@ def read_flat_header(frames: Sequence[Buffer]) -> FlatSealed:
     guest_id, sender, session, record = _read_prefix(bytes(frame[_HEAD.size : names_at]), version)
     envelope = Envelope(guest_id=guest_id, sender=sender, session=session, record=record, released=released)
     return FlatSealed(envelope, kind != _ACK_KIND, kind, bytes(frame[names_at:body_at]), frame[body_at:end])
-
-
-class _Reader:
-    """Takes one piece of a body after the other. `left` is how many bytes are still to be read."""
-
-    __slots__ = ("_at", "_body", "left")
-
-    def __init__(self, body: memoryview) -> None:
-        self._body = body
-        self._at = 0
-        self.left = len(body)
-
-    def take(self, size: int) -> memoryview:
-        """Take so many bytes. Raises BadFrame if there are not so many."""
-        if size > self.left:
-            raise BadFrame(f"a flat message lacks {size - self.left} bytes")
-        at = self._at
-        self._at = at + size
-        self.left -= size
-        return self._body[at : self._at]
 
 
 def _unpack_msgpack(packed: bytes, name: str) -> object:
@@ -253,48 +223,68 @@ def _read_names(packed: bytes, are_identities: bool) -> tuple[str, ...]:
     return read_list(read_identity if are_identities else read_text, _unpack_msgpack(packed, "names"), "names")
 
 
-def _unpack_ack(reader: _Reader, names: bytes) -> Ack:
-    received, epoch, log_index, digest = _ACK.unpack(reader.take(_ACK.size))
-    if names or min(received, epoch, log_index) < 0:
-        raise BadFrame("an acknowledgement counts from 0 and names nothing")
+def _unpack_ack(body: memoryview, names: bytes) -> Ack:
+    if names or len(body) != _ACK.size:
+        raise BadFrame(f"an acknowledgement of {len(body)} bytes is not of {_ACK.size}, or names something")
+    received, epoch, log_index, digest = _ACK.unpack(body)
+    if min(received, epoch, log_index) < 0:
+        raise BadFrame("an acknowledgement counts from 0")
     return Ack(received=received, epoch=epoch, log_index=log_index, memory_digest=int.from_bytes(digest, "little"))
 
 
-def _unpack_log(reader: _Reader, names: tuple[str, ...], limits: Limits) -> Log:
-    sequence, first, rows = _LOG.unpack(reader.take(_LOG.size))
+def _lacks(body: memoryview, size: int) -> BadFrame:
+    return BadFrame(f"a flat message lacks {size - len(body)} bytes")
+
+
+def _unpack_log(body: memoryview, names: tuple[str, ...], limits: Limits) -> Log:
+    if len(body) < _LOG.size:
+        raise _lacks(body, _LOG.size)
+    sequence, first, rows = _LOG.unpack_from(body)
     if min(sequence, first) < 0:
         raise BadFrame("the numbers of a log message are from 0 on")
-    table = reader.take(rows * LOG_ROW.size)
-    return Log(sequence=sequence, records=unpack_records(first, names, table, reader.take(reader.left), limits))
+    end = _LOG.size + rows * LOG_ROW.size
+    if len(body) < end:
+        raise _lacks(body, end)
+    return Log(sequence=sequence, records=unpack_records(first, names, body[_LOG.size : end], body[end:], limits))
 
 
-def _unpack_part(reader: _Reader, names: tuple[str, ...], limits: Limits) -> EpochPart:
-    sequence, epoch, part, has = _PART.unpack(reader.take(_PART.size))
+def _unpack_part(body: memoryview, names: tuple[str, ...], limits: Limits) -> EpochPart:
+    if len(body) < _PART.size:
+        raise _lacks(body, _PART.size)
+    sequence, epoch, part, has = _PART.unpack_from(body)
     known = _HAS_BATCH | _HAS_END | _HAS_POSITION
     if min(sequence, epoch, part) < 0 or has & ~known or not has & (_HAS_BATCH | _HAS_END):
         raise BadFrame("a part of an epoch carries a batch or the end, and its numbers are from 0 on")
-    batch = _BATCH.unpack(reader.take(_BATCH.size)) if has & _HAS_BATCH else None
-    end = _END.unpack(reader.take(_END.size)) if has & _HAS_END else None
-    pages = None if batch is None else _unpack_batch(reader, batch, limits)
-    if end is None:
-        if names or has & _HAS_POSITION:
-            raise BadFrame("a part of an epoch without the end names nothing and has no position")
-        return EpochPart(sequence=sequence, epoch=epoch, part=part, batch=pages, checkpoint=None)
-    checkpoint = _unpack_end(reader, epoch, end, names, bool(has & _HAS_POSITION), limits)
+    end_at = _PART.size + (_BATCH.size if has & _HAS_BATCH else 0)
+    at = end_at + (_END.size if has & _HAS_END else 0)
+    if len(body) < at:
+        raise _lacks(body, at)
+    pages = checkpoint = None
+    if has & _HAS_BATCH:
+        count, payload_bytes, unpacked_bytes, digest = _BATCH.unpack_from(body, _PART.size)
+        lengths_at = at + 4 * count
+        payload_at = lengths_at + 2 * count
+        pages_end = payload_at + payload_bytes
+        if len(body) < pages_end:
+            raise _lacks(body, pages_end)
+        indices, lengths, payload = body[at:lengths_at], body[lengths_at:payload_at], body[payload_at:pages_end]
+        check_batch(count, unpacked_bytes, indices, lengths, payload, limits)
+        pages = PageBatch(
+            count=count, indices=indices, lengths=lengths, payload=payload, digest=digest, unpacked_bytes=unpacked_bytes
+        )
+        at = pages_end
+    if has & _HAS_END:
+        fixed = _END.unpack_from(body, end_at)
+        checkpoint = _unpack_end(body[at:], epoch, fixed, names, bool(has & _HAS_POSITION), limits)
+    elif names or has & _HAS_POSITION:
+        raise BadFrame("a part of an epoch without the end names nothing and has no position")
+    elif at < len(body):
+        raise BadFrame(f"{len(body) - at} bytes too many in a part of an epoch")
     return EpochPart(sequence=sequence, epoch=epoch, part=part, batch=pages, checkpoint=checkpoint)
 
 
-def _unpack_batch(reader: _Reader, fixed: tuple[int, int, int, bytes], limits: Limits) -> PageBatch:
-    count, payload_bytes, unpacked_bytes, digest = fixed
-    indices, lengths, payload = reader.take(4 * count), reader.take(2 * count), reader.take(payload_bytes)
-    check_batch(count, unpacked_bytes, indices, lengths, payload, limits)
-    return PageBatch(
-        count=count, indices=indices, lengths=lengths, payload=payload, digest=digest, unpacked_bytes=unpacked_bytes
-    )
-
-
 def _unpack_end(
-    reader: _Reader,
+    content: memoryview,
     epoch: int,
     fixed: tuple[int, int, int, bytes, int, int, int, int, int, int],
     names: tuple[str, ...],
@@ -306,9 +296,11 @@ def _unpack_end(
         raise BadFrame("the end of an epoch names its engine, and its numbers are from 0 on")
     if not has_position and (retired or idled):
         raise BadFrame("the end of an epoch has no position, and says one")
-    devices, page_digests = reader.take(devices_bytes), reader.take(pages_bytes)
-    table = reader.take(rows * OUTPUT_ROW.size)
-    payloads = reader.take(reader.left)
+    table_at = devices_bytes + pages_bytes
+    payloads_at = table_at + rows * OUTPUT_ROW.size
+    if len(content) < payloads_at:
+        raise _lacks(content, payloads_at)
+    devices, page_digests, payloads = content[:devices_bytes], content[devices_bytes:table_at], content[payloads_at:]
     check_end(devices, page_digests, payloads, limits)
     return Checkpoint(
         epoch=epoch,
@@ -316,7 +308,7 @@ def _unpack_end(
         engine=names[0],
         batches=(),
         devices=bytes(devices),
-        outputs=unpack_outputs(names[1:], output_next, table, payloads, limits),
+        outputs=unpack_outputs(names[1:], output_next, content[table_at:payloads_at], payloads, limits),
         output_next=output_next,
         log_index=log_index,
         memory_digest=int.from_bytes(digest, "little"),

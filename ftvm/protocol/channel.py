@@ -20,74 +20,70 @@ REPEAT_FACTOR_MAX: Final = 64
 
 @dataclass(slots=True)
 class Outbox:
-    """The sender's end: keeps each message until it is acknowledged. At most `window` are on their way."""
+    """The sender's end: keeps each message until it is acknowledged. At most `window` are on their way, or `flying`;
+    the others are `waiting`. `advanced_at` is when one was acknowledged last, or when the first of them went."""
 
     window: int
     repeat_ns: Nanos
     next_sequence: int = 0
-    _waiting: deque[Sequenced] = field(default_factory=deque, repr=False)
-    _flying: deque[Sequenced] = field(default_factory=deque, repr=False)
+    waiting: deque[Sequenced] = field(default_factory=deque, repr=False)
+    flying: deque[Sequenced] = field(default_factory=deque, repr=False)
     _moved_at: Nanos = Nanos(0)
-    _advanced_at: Nanos = Nanos(0)
+    advanced_at: Nanos = Nanos(0)
     _repeats: int = 0
 
     @property
     def is_empty(self) -> bool:
         """Whether everything put in was acknowledged."""
-        return not self._waiting and not self._flying
+        return not self.waiting and not self.flying
 
     @property
     def room(self) -> int:
         """How many more messages may be put in before they would only wait."""
-        return max(0, self.window - len(self._flying) - len(self._waiting))
+        return max(0, self.window - len(self.flying) - len(self.waiting))
 
     def put(self, message: Sequenced) -> None:
         """Take a message, whose sequence is `next_sequence`."""
         self.next_sequence = message.sequence + 1
-        self._waiting.append(message)
+        self.waiting.append(message)
 
     def due(self, now: Nanos) -> list[Sequenced]:
         """Return what to send now: new messages as the window allows, or all on their way again if nothing moved."""
         repeat: list[Sequenced] = []
-        if self._flying and now >= self.repeats_at:
-            repeat = list(self._flying)
+        if not self.flying:
+            self._moved_at = self.advanced_at = now
+        elif now >= self._moved_at + self.repeat_ns * (1 + self._repeats):
+            repeat = list(self.flying)
             self._repeats = min(self._repeats * 2 + 1, REPEAT_FACTOR_MAX)
             self._moved_at = now
-        elif not self._flying:
-            self._moved_at = self._advanced_at = now
         fresh: list[Sequenced] = []
-        while self._waiting and len(self._flying) < self.window:
-            message = self._waiting.popleft()
-            self._flying.append(message)
+        while self.waiting and len(self.flying) < self.window:
+            message = self.waiting.popleft()
+            self.flying.append(message)
             fresh.append(message)
         return repeat + fresh
 
     def acknowledge(self, received: int, now: Nanos) -> list[Sequenced]:
         """Let go of all messages below `received`; one that was never sent cannot be acknowledged and stays."""
         done: list[Sequenced] = []
-        while self._flying and self._flying[0].sequence < received:
-            done.append(self._flying.popleft())
+        while self.flying and self.flying[0].sequence < received:
+            done.append(self.flying.popleft())
         if done:
-            self._moved_at = self._advanced_at = now
+            self._moved_at = self.advanced_at = now
             self._repeats = 0
         return done
 
     def clear(self) -> list[Sequenced]:
         """Forget everything: the session is over."""
-        left = [*self._flying, *self._waiting]
-        self._flying.clear()
-        self._waiting.clear()
+        left = [*self.flying, *self.waiting]
+        self.flying.clear()
+        self.waiting.clear()
         return left
-
-    @property
-    def owes_since(self) -> Nanos | None:
-        """Since when nothing has been acknowledged although something is on its way; None if nothing is."""
-        return self._advanced_at if self._flying else None
 
     @property
     def repeats_at(self) -> Nanos:
         """When what is on its way is sent again; NEVER if nothing is."""
-        return Nanos(self._moved_at + self.repeat_ns * (1 + self._repeats)) if self._flying else NEVER
+        return Nanos(self._moved_at + self.repeat_ns * (1 + self._repeats)) if self.flying else NEVER
 
 
 @dataclass(slots=True)

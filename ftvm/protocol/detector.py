@@ -36,15 +36,11 @@ def beat_of(message: Message) -> int | None:
 
 @dataclass(slots=True)
 class _Gaps:
-    """The longest gaps between heartbeats: of each second that has one longer than all later ones."""
+    """The longest gaps between heartbeats: of each second that has one longer than all later ones, by the second. The
+    first is the longest of the last minute, as of the last heartbeat."""
 
     last_at: Nanos | None = None
-    _longest: deque[tuple[int, int]] = field(default_factory=deque)
-
-    @property
-    def longest_ns(self) -> int:
-        """The longest of the last minute, as of the last heartbeat."""
-        return self._longest[0][1] if self._longest else 0
+    longest: deque[tuple[int, int]] = field(default_factory=deque)
 
     def note(self, now: Nanos) -> None:
         """Note a heartbeat."""
@@ -52,12 +48,12 @@ class _Gaps:
         if last_at is None:
             return
         gap_ns, second = now - last_at, now // BUCKET_NS
-        while self._longest and self._longest[-1][1] <= gap_ns:
-            self._longest.pop()
-        if not self._longest or self._longest[-1][0] != second:
-            self._longest.append((second, gap_ns))
-        while self._longest[0][0] < second - MEMORY_NS // BUCKET_NS:
-            self._longest.popleft()
+        while self.longest and self.longest[-1][1] <= gap_ns:
+            self.longest.pop()
+        if not self.longest or self.longest[-1][0] != second:
+            self.longest.append((second, gap_ns))
+        while self.longest[0][0] < second - MEMORY_NS // BUCKET_NS:
+            self.longest.popleft()
 
 
 @dataclass(slots=True)
@@ -131,7 +127,10 @@ class FailureDetector:
             return Nanos(0)
         if self.patience > 1:
             return Nanos(self.configured_ns * self.patience)
-        adapted_ns = max(self.configured_ns, self._gaps.longest_ns * GAP_FACTOR)
+        gaps = self._gaps.longest
+        adapted_ns = gaps[0][1] * GAP_FACTOR if gaps else 0
+        if adapted_ns <= self.configured_ns:
+            return self.configured_ns
         return Nanos(min(adapted_ns, self.configured_ns * LIMIT_FACTOR_MAX))
 
     def silence_ns(self, now: Nanos) -> Nanos:
@@ -145,7 +144,9 @@ class FailureDetector:
     def deadline(self) -> Nanos:
         """Return when the peer will be suspected."""
         limit_ns = self.limit_ns()
-        return Nanos(min(self.heard_at + limit_ns, self._progressed_at + limit_ns * PROGRESS_FACTOR))
+        progress_at = self._progressed_at + limit_ns * PROGRESS_FACTOR
+        heard_at = self.heard_at + limit_ns
+        return Nanos(min(progress_at, heard_at))
 
     def reason(self, whom: str, now: Nanos) -> str:
         """Return why the peer, called `whom`, is suspected, where that is not its silence; empty if it is."""
@@ -280,23 +281,23 @@ class Backoff:
     tolerated: int
     first_ns: Nanos
     longest_ns: Nanos
-    _records: dict[str, _Record] = field(default_factory=dict, repr=False)
+    records: dict[str, _Record] = field(default_factory=dict, repr=False)
 
     def strike(self, name: str, now: Nanos) -> Nanos:
         """Note a failure; return for how long the name is ignored from now on, 0 if it is tolerated."""
-        before = self._records.pop(name, None)
+        before = self.records.pop(name, None)
         if before is None or now - max(before.struck_at, before.ignored_until) >= self.longest_ns:
             before = _Record(0, now, now)
         strikes = before.strikes + 1
         ignored_ns = self._price(strikes)
-        self._records[name] = _Record(strikes, now, Nanos(now + ignored_ns))
-        if len(self._records) > _NAMES_MAX:
-            del self._records[next(iter(self._records))]
+        self.records[name] = _Record(strikes, now, Nanos(now + ignored_ns))
+        if len(self.records) > _NAMES_MAX:
+            del self.records[next(iter(self.records))]
         return ignored_ns
 
     def ignored_ns(self, name: str, now: Nanos) -> Nanos:
         """Return for how long the name is still ignored; 0 if it is not."""
-        record = self._records.get(name)
+        record = self.records.get(name)
         return Nanos(0) if record is None else Nanos(max(0, record.ignored_until - now))
 
     def _price(self, strikes: int) -> Nanos:

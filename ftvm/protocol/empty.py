@@ -197,7 +197,7 @@ class Empty:
             self.core.tell(JoinRefused(at=now, guest_id=self.core.settings.guest_id, peer=peer, reason=reason))
 
 
-TIMERS: Final[Timers[Empty]] = Timers(Empty.due, (Empty.join,))
+TIMERS: Final[Timers[Empty]] = Timers(Empty.due, (Empty.join,), apart_from=0)
 
 
 def go_on_stopping(empty: Empty, stop: Stopping, now: Nanos) -> None:

@@ -101,7 +101,7 @@ class Replica:
         """Return what may be seen of this replica; the same one until the next report or command."""
         if self._view is None:
             core, arbiter = self._core, self._core.arbiter
-            peer, may_beat = self._partner()
+            peer, may_beat = self.partner()
             self._view = View(
                 role=self._role,
                 id=core.id,
@@ -118,8 +118,8 @@ class Replica:
             )
         return self._view
 
-    def _partner(self) -> tuple[str | None, bool]:
-        """Return the peer in session, and whether a heartbeat to it may be repeated."""
+    def partner(self) -> tuple[str | None, bool]:
+        """Return the peer in session, and whether a heartbeat to it may be repeated, without a view."""
         state = self._role_state
         if isinstance(state, ActiveState):
             if state.session is not None and state.session.contact is not Contact.LOST:
@@ -128,14 +128,8 @@ class Replica:
             return state.offer.peer, state.claim.is_watching
         return None, False
 
-    @property
-    def may_beat(self) -> bool:
-        """What the view says of it, without one: for each step."""
-        return self._partner()[1]
-
-    @property
     def must_stand_still(self) -> bool:
-        """What the view says of it, without one: for each step."""
+        """Return whether the guest that runs here must not run now, without a view."""
         state = self._role_state
         return isinstance(state, ActiveState) and state.must_stand_still()
 
@@ -206,7 +200,7 @@ class Replica:
         stall_ns, detector = now - self._stepped_at, self._table.detector(self._role_state)
         if detector is not None:
             detector.excuse(stall_ns, now)
-        if self._partner()[0] is not None:
+        if self.partner()[0] is not None:
             self._core.tell(HostStalled(at=now, guest_id=self._core.settings.guest_id, stall_ns=stall_ns))
 
     def _take_answer(self, answer: Answer, now: Nanos) -> None:
@@ -224,7 +218,7 @@ class Replica:
 
         A link that was reset is no reason to call this: the peer may live.
         """
-        detector = self._table.detector(self._role_state) if peer == self._partner()[0] else None
+        detector = self._table.detector(self._role_state) if peer == self.partner()[0] else None
         if detector is not None:
             detector.hurry(f"{self._table.peer}'s process is gone: connection refused on both lanes")
 
@@ -290,6 +284,7 @@ class Replica:
         is_following = isinstance(self._role_state, StandbyState) and self._role_state.is_following
         kept = list(committed.outputs)
         outputs = OutputBuffer(released=committed.output_next - 1 - len(kept))
+        self._core.released = max(self._core.released, outputs.released)
         settings = self._core.settings
         engine = settings.engine if committed.epoch is None else settings.engines[committed.engine]
         state = ActiveState(self._core, outputs, committed.epoch or 0, now, CheckpointSchedule(engine, now))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final
 
-from ftvm.checkpoint import NOTHING_SAFE, Checkpoint, LogRecord, PageBatch, Watermarks
+from ftvm.checkpoint import NOTHING_SAFE, Checkpoint, LogRecord, Output, PageBatch, Watermarks
 from ftvm.config import Limits
 from ftvm.encode.messages import Ack, Copy, EpochPart, Log, Sequenced, SessionId
 from ftvm.encode.versions import FLAT_SINCE
@@ -19,6 +19,7 @@ from ftvm.errors import BadFrame, DigestMismatch, InternalError
 from ftvm.interfaces import Engine, Record
 from ftvm.protocol.channel import Outbox
 from ftvm.protocol.detector import FailureDetector
+from ftvm.protocol.timers import NEVER
 from ftvm.units import Nanos
 
 __all__ = [
@@ -39,8 +40,7 @@ much."""
 
 def batches_of(messages: list[Sequenced]) -> tuple[PageBatch, ...]:
     """Return the page batches that the messages carried."""
-    carriers = (message for message in messages if not isinstance(message, Log))
-    return tuple(message.batch for message in carriers if message.batch is not None)
+    return tuple([message.batch for message in messages if not isinstance(message, Log) and message.batch is not None])
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +135,6 @@ class Session:
         return records >= limits.log_records // 2 or size_bytes >= limits.log_bytes // 2
 
     @property
-    def is_coming_to_rest(self) -> bool:
-        """Whether the standby still executes its way to the last mark: it cannot take pages before."""
-        return self.rest_epoch is not None
-
-    @property
     def has_answered(self) -> bool:
         """Whether the other side is known to take part."""
         return self.contact is Contact.ANSWERED
@@ -158,27 +153,37 @@ class Session:
         self.outbox.put(Log(sequence=self.outbox.next_sequence, records=records))
         self.log_shipped = records[-1].index
 
-    def ship_epoch(self, checkpoint: Checkpoint, engine: Engine, pause_ns: int, now: Nanos) -> None:
-        """Queue a checkpoint: its batches, then the end, which the last batch travels with where the version allows.
+    def ship_epoch(
+        self, checkpoint: Checkpoint, outputs: tuple[Output, ...], engine: Engine, pause_ns: int, now: Nanos
+    ) -> None:
+        """Queue a checkpoint with outputs: its batches, then the end, which the last batch travels with where the
+        version allows.
 
         `engine` is in force behind it.
         """
-        batches = checkpoint.batches
+        batches, epoch, outbox = checkpoint.batches, checkpoint.epoch, self.outbox
+        end = replace(checkpoint, batches=(), outputs=outputs)
         alone = len(batches) - 1 if batches and self.id.version >= FLAT_SINCE else len(batches)
-        for part, batch in enumerate(batches[:alone]):
-            self._put_part(checkpoint.epoch, part, batch, None)
-        last = batches[alone] if alone < len(batches) else None
-        self._put_part(checkpoint.epoch, alone, last, replace(checkpoint, batches=()))
+        for part in range(alone + 1):
+            outbox.put(
+                EpochPart(
+                    sequence=outbox.next_sequence,
+                    epoch=epoch,
+                    part=part,
+                    batch=batches[part] if part < len(batches) else None,
+                    checkpoint=end if part == alone else None,
+                )
+            )
         self.shipped_next = checkpoint.output_next
         self.log_shipped = max(self.log_shipped, checkpoint.log_index)
         self.in_flight.append(
             InFlight(
-                epoch=checkpoint.epoch,
+                epoch=epoch,
                 engine=engine,
                 logged=self.logged,
                 memory_digest=checkpoint.memory_digest,
                 dirty_pages=checkpoint.dirty_pages,
-                sent_bytes=sum(batch.size_bytes for batch in checkpoint.batches) + len(checkpoint.devices),
+                sent_bytes=sum([batch.size_bytes for batch in batches]) + len(checkpoint.devices),
                 pause_ns=pause_ns,
                 cut_at=now,
             )
@@ -189,25 +194,23 @@ class Session:
             self.rest_epoch = checkpoint.epoch
 
     @property
-    def owes_since(self) -> Nanos | None:
-        """Since when the standby has owed an answer, a receipt or a commit without any progress; None if it does
+    def owes_since(self) -> Nanos:
+        """Since when the standby has owed an answer, a receipt or a commit without any progress; NEVER if it does
         not."""
         if self.contact is Contact.WELCOMED:
             return self.opened_at
-        received_at = self.outbox.owes_since
-        if not self.in_flight:
-            return received_at
-        cut_at = self.in_flight[0].cut_at
-        return cut_at if received_at is None else min(cut_at, received_at)
+        received_at = self.outbox.advanced_at if self.outbox.flying else NEVER
+        return min(self.in_flight[0].cut_at, received_at) if self.in_flight else received_at
 
-    def acknowledge(self, ack: Ack, now: Nanos) -> tuple[list[Sequenced], list[InFlight]]:
-        """Take an acknowledgement; return the messages let go and the epochs committed by it.
+    def acknowledge(self, ack: Ack, now: Nanos) -> tuple[tuple[PageBatch, ...], Sequence[InFlight]]:
+        """Take an acknowledgement; return the batches let go and the epochs committed by it.
 
         Raises BadFrame if it acknowledges what was never sent, DigestMismatch if the standby's memory is not ours.
         """
+        in_flight, acked = self.in_flight, self.acked
         if ack.received > self.outbox.next_sequence:
             raise BadFrame(f"{ack.received} messages acknowledged, {self.outbox.next_sequence} exist")
-        last = self.in_flight[-1].epoch if self.in_flight else self.acked.epoch
+        last = in_flight[-1].epoch if in_flight else acked.epoch
         if ack.epoch > last:
             raise BadFrame(f"epoch {ack.epoch} acknowledged, {last} is the last")
         if ack.log_index > self.log_shipped:
@@ -215,33 +218,24 @@ class Session:
         if self.contact is Contact.WELCOMED:
             self.contact = Contact.ANSWERED
         committed: list[InFlight] = []
-        while self.in_flight and self.in_flight[0].epoch <= ack.epoch:
-            committed.append(self.in_flight.popleft())
-            self.covered = committed[-1].logged
+        while in_flight and in_flight[0].epoch <= ack.epoch:
+            committed.append(in_flight.popleft())
         if committed:
-            self._compare(committed[-1], ack)
-            self._learn_commit_time(now - committed[-1].cut_at)
+            sent = committed[-1]
+            self.covered = sent.logged
+            if sent.epoch == ack.epoch and sent.memory_digest != ack.memory_digest:  # rule: digest_compared_here
+                here, there = f"{sent.memory_digest:032x}", f"{ack.memory_digest:032x}"
+                raise DigestMismatch(f"epoch {ack.epoch}: memory digest is {here} here, {there} there")
+            self.digests_compared += 1
+            taken_ns = now - sent.cut_at
+            self.commit_ns += (taken_ns - self.commit_ns) // (_COMMITS_SMOOTHED if self.commit_ns else 1)
         self.acked = Watermarks(
-            max(ack.epoch, self.acked.epoch),
-            max(ack.log_index, self.acked.log_index),  # rule: log_acknowledged_as_it_came
+            max(ack.epoch, acked.epoch),
+            max(ack.log_index, acked.log_index),  # rule: log_acknowledged_as_it_came
         )
         if self.rest_epoch is not None and self.acked.epoch >= self.rest_epoch:
             self.is_followed, self.rest_epoch = False, None
-        return self.outbox.acknowledge(ack.received, now), committed
-
-    def _compare(self, sent: InFlight, ack: Ack) -> None:
-        if sent.epoch == ack.epoch and sent.memory_digest != ack.memory_digest:  # rule: digest_compared_here
-            raise DigestMismatch(
-                f"epoch {ack.epoch}: memory digest is {sent.memory_digest:032x} here, {ack.memory_digest:032x} there"
-            )
-        self.digests_compared += 1
-
-    def _learn_commit_time(self, taken_ns: int) -> None:
-        self.commit_ns += (taken_ns - self.commit_ns) // (_COMMITS_SMOOTHED if self.commit_ns else 1)
-
-    def _put_part(self, epoch: int, part: int, batch: PageBatch | None, end: Checkpoint | None) -> None:
-        sequence = self.outbox.next_sequence
-        self.outbox.put(EpochPart(sequence=sequence, epoch=epoch, part=part, batch=batch, checkpoint=end))
+        return batches_of(self.outbox.acknowledge(ack.received, now)), committed
 
 
 HANDING_LIMITS: Final = 4

@@ -26,13 +26,15 @@ NEVER: Final = Nanos(1 << 62)
 class Timers(Generic[S]):
     """The rows of a role.
 
-    due   tells when each row is due, NEVER where not for now; one time more, the last, says when the first is due that
-          is worth waking for: a row that is not is done late, with what comes next
-    acts  what each row does: it is due later, or no more, from then on
+    due         tells when each row is due, NEVER where not for now; one time more, the last, says when the first is due
+                that is worth waking for: a row that is not is done late, with what comes next
+    acts        what each row does: it is due later, or no more, from then on
+    apart_from  the first row that leaves those behind it as they are, as all that follow do: they are not asked again
     """
 
     due: Callable[[S], tuple[Nanos, ...]]
     acts: tuple[Callable[[S, Nanos], None], ...]
+    apart_from: int
 
 
 def act_on(timers: Timers[S], state: S, now: Nanos) -> Nanos | None:
@@ -46,5 +48,6 @@ def act_on(timers: Timers[S], state: S, now: Nanos) -> Nanos | None:
     for row, act in enumerate(timers.acts):
         if now >= due[row]:
             act(state, now)
-            due = timers.due(state)
+            if row < timers.apart_from:
+                due = timers.due(state)
     return None

@@ -8,7 +8,7 @@ back into the guest's tracker: that costs the session, never the guest.
 
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, cast
 
 from ftvm._native.bitmap import bitmap_indices
@@ -17,12 +17,12 @@ from ftvm._native.memory import NativeMemory
 from ftvm.capture.pages import CapturePolicy, StagedCopy, Way, capture_fused, encode_staged
 from ftvm.capture.ring import BatchBuffers
 from ftvm.capture.shadow import Scrub, Shadow
-from ftvm.checkpoint import Bitmap, Checkpoint, GuestPosition, PageBatch
+from ftvm.checkpoint import Bitmap, Checkpoint, PageBatch
 from ftvm.config import Limits
 from ftvm.errors import GuestError, LimitExceeded, StateUnreadable, TrackingLost
-from ftvm.interfaces import Capability, Clock, Guest, ReplayableGuest
+from ftvm.interfaces import Capability, Clock, Engine, Guest, ReplayableGuest
 from ftvm.protocol import effects as do
-from ftvm.protocol.reports import NOTHING_EMITTED, CaptureFailed, CutTaken, PagesCopied, RoundCollected
+from ftvm.protocol.reports import NOTHING_EMITTED, CaptureFailed, CutTaken, Emitted, PagesCopied, RoundCollected
 from ftvm.runtime.runner import GuestRunner
 from ftvm.runtime.sink import NumberingSink
 from ftvm.units import PAGE_BYTES, Nanos, pages_to_bytes
@@ -38,21 +38,6 @@ _PAGES_PER_COPY_STEP: Final = 4096
 
 _PAGES_PER_SCRUB: Final = 64
 """How many pages are compared with the shadow after each cut: at 40 cuts a second, 10 MiB/s for some 20 us each."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Captured:
-    """What a pause has captured: all that the checkpoint needs, its pages perhaps still to be encoded."""
-
-    order: do.Cut
-    way: Way
-    batches: tuple[PageBatch, ...]
-    devices: bytes
-    position: GuestPosition | None
-    output_next: int
-    log_index: int
-    indices: "array[int]"
-    dirty: Bitmap
 
 
 class Capturer:
@@ -87,12 +72,15 @@ class Capturer:
         self._cut_copy: StagedCopy | None = None
         self._scrub: Scrub | None = None
         self._warm_next = 0
+        self._has_position = Capability.REPLAY in guest.can
         self._page_counts = tuple(region.page_count for region in guest.memory)
 
     def capture(self, order: CaptureOrder) -> CaptureReport:
         """Carry out an order, and report the result."""
         try:
             match order:
+                case do.Cut():
+                    return self._cut(order)
                 case do.StartCopy():
                     staging_bytes = order.staging_bytes
                     return self._collect(lambda: self._start_copy(staging_bytes))
@@ -100,8 +88,6 @@ class Capturer:
                     return self._collect(self._collect_round)
                 case do.CopyMore():
                     return self._copy_more(order.batches)
-                case do.Cut():
-                    return self._cut(order)
         except (GuestError, LimitExceeded, MemoryError, OSError) as wrong:
             # E.g. no memory for a shadow: without a standby the guest is no worse off than before.
             return CaptureFailed(f"{type(wrong).__name__}: {wrong}", isinstance(wrong, StateUnreadable))
@@ -223,93 +209,70 @@ class Capturer:
         """Cut an epoch: all that the guest emitted before the pause belongs to it, nothing that it emits after does.
 
         If this raises, the dirty pages are the tracker's again, what was emitted is in the sink, and the guest is
-        paused, under the engine that it had.
+        paused, under the engine that it had. LimitExceeded, or GuestError: TrackingLost if a scrub found that a written
+        page was not reported.
         """
-        paused_at = self._clock.now()
-        self._runner.stall()
-        captured, before = self._take(order), self._runner.engine
-        emitted = self._sink.drain() if self._sink.items else NOTHING_EMITTED
-        self._runner.use(order.engine)
-        pause_ns = Nanos(self._clock.now() - paused_at)
-        if not order.engine.stands_still:
-            self._runner.stall_or_go_on(must_stand_still=self._must_stand_still())
-        try:
-            checkpoint = self._finish(captured, pause_ns)
-        except BaseException:
-            self._runner.stall()
-            self._guest.restore_dirty(captured.dirty)
-            self._sink.put_back(emitted)
-            if before is not None:
-                self._runner.use(before)
-            raise
-        return CutTaken(
-            emitted=emitted, engine=order.engine, checkpoint=checkpoint, paused_at=paused_at, pause_ns=pause_ns
-        )
-
-    def _take(self, order: do.Cut) -> _Captured:
-        """Capture the paused guest, which may go on when this returns; `_finish` makes the checkpoint.
-
-        Raises LimitExceeded, or GuestError: TrackingLost if a scrub found that a written page was not reported.
-        """
-        shadow, guest = self._shadow or self._require_shadow(), self._guest
+        clock, runner, guest, sink, limits = self._clock, self._runner, self._guest, self._sink, self._limits
+        engine, before, shadow = order.engine, runner.engine, self._shadow or self._require_shadow()
+        paused_at = clock.now()
+        runner.stall()
         dirty = guest.collect_dirty()
-        wanted = dirty if self._uncopied is None else dirty | self._uncopied  # rule: uncopied_pages_cut
         batches: tuple[PageBatch, ...] = ()
+        emitted = NOTHING_EMITTED
         try:
+            wanted = dirty if self._uncopied is None else dirty | self._uncopied  # rule: uncopied_pages_cut
             if self._scrub is not None and self._scrub.suspects:
                 self._judge(self._scrub, dirty)
             indices = bitmap_indices(wanted)
             way = self._policy.choose(len(indices))
             if way is Way.FUSED:
-                batches = capture_fused(self._memory, shadow, indices, limits=self._limits, buffers=self.buffers)
+                batches = capture_fused(self._memory, shadow, indices, limits=limits, buffers=self.buffers)
             else:
                 self._room().gather(self._memory, indices)
             devices = guest.save_devices()
-            if len(devices) > self._limits.devices_bytes:  # the standby would refuse it again and again
-                limit = self._limits.devices_bytes
-                raise LimitExceeded("bytes of device state", limit=limit, wanted=len(devices))
-            position = cast("ReplayableGuest", guest).position if Capability.REPLAY in guest.can else None
+            if len(devices) > limits.devices_bytes:  # the standby would refuse it again and again
+                raise LimitExceeded("bytes of device state", limit=limits.devices_bytes, wanted=len(devices))
+            position = cast("ReplayableGuest", guest).position if self._has_position else None
+            output_next, log_index = sink.output_next, sink.log_index
+            if sink.items:
+                emitted = sink.drain()
+            if engine is not before:
+                runner.use(engine)
+            self._uncopied = None
+            pause_ns = Nanos(clock.now() - paused_at)
+            if not engine.stands_still:
+                runner.stall_or_go_on(must_stand_still=self._must_stand_still())
+            self._policy = self._policy.measured(way, pages=len(indices), pause_ns=pause_ns)
+            if way is Way.STAGED:
+                batches = encode_staged(self._room(), shadow, limits=limits, buffers=self.buffers)
+            self._look_at_some(shadow)
+            checkpoint = Checkpoint(
+                epoch=order.epoch,
+                base=order.base,
+                engine=engine.name,
+                batches=batches,
+                devices=devices,
+                outputs=(),
+                output_next=output_next,
+                log_index=log_index,
+                memory_digest=shadow.memory_digest,
+                dirty_pages=len(indices),
+                position=position,
+                page_digests=shadow.page_digests(indices) if order.lists_pages else b"",
+            )
         except BaseException:
-            self.buffers.acknowledged(*batches)
-            guest.restore_dirty(dirty)
+            self._put_back(dirty, batches, emitted, before)
             raise
-        self._uncopied = None
-        return _Captured(
-            order=order,
-            way=way,
-            batches=batches,
-            devices=devices,
-            position=position,
-            output_next=self._sink.output_next,
-            log_index=self._sink.log_index,
-            indices=indices,
-            dirty=dirty,
-        )
+        return CutTaken(emitted=emitted, engine=engine, checkpoint=checkpoint, paused_at=paused_at, pause_ns=pause_ns)
 
-    def _finish(self, captured: _Captured, pause_ns: Nanos) -> Checkpoint:
-        """Make the checkpoint of what was captured; the guest, which stood still for `pause_ns`, may run."""
-        shadow, batches, indices = self._shadow or self._require_shadow(), captured.batches, captured.indices
-        self._policy = self._policy.measured(captured.way, pages=len(indices), pause_ns=pause_ns)
-        if captured.way is Way.STAGED:
-            batches = encode_staged(self._room(), shadow, limits=self._limits, buffers=self.buffers)
-        if self._scrub is None:
-            self._scrub = Scrub(self._memory, shadow, pages_per_look=_PAGES_PER_SCRUB)
-        self._scrub.look()
-        order = captured.order
-        return Checkpoint(
-            epoch=order.epoch,
-            base=order.base,
-            engine=order.engine.name,
-            batches=batches,
-            devices=captured.devices,
-            outputs=(),
-            output_next=captured.output_next,
-            log_index=captured.log_index,
-            memory_digest=shadow.memory_digest,
-            dirty_pages=len(indices),
-            position=captured.position,
-            page_digests=shadow.page_digests(indices) if order.lists_pages else b"",
-        )
+    def _put_back(self, dirty: Bitmap, batches: tuple[PageBatch, ...], emitted: Emitted, engine: Engine | None) -> None:
+        """A cut has failed: pause the guest, and make all as if nobody had asked."""
+        self._runner.stall()
+        self.buffers.acknowledged(*batches)
+        self._guest.restore_dirty(dirty)
+        self._sink.put_back(emitted)
+        if engine is not None:
+            self._runner.use(engine)
 
     # --- helpers ---------------------------------------------------------------------------------------------------
 
@@ -323,6 +286,12 @@ class Capturer:
         if self._cut_copy is None:
             self._cut_copy = StagedCopy(self._policy.staged_pages_max)
         return self._cut_copy
+
+    def _look_at_some(self, shadow: Shadow) -> None:
+        """Compare a few pages with what the standby has; the next cut tells which of them were reported."""
+        if self._scrub is None:
+            self._scrub = Scrub(self._memory, shadow, pages_per_look=_PAGES_PER_SCRUB)
+        self._scrub.look()
 
     def _judge(self, scrub: Scrub, dirty: Bitmap) -> None:
         """Raise TrackingLost if pages that the last look found different were written, and not reported."""

@@ -60,7 +60,9 @@ class Driver:
 
     A host that ends in order steps on while it `is_leaving`: it hands the guest over, or sees to it that the record
     does not name a host that is gone. `pulse` is the last heartbeat sent, while it may be repeated; another thread
-    reads it. `let_go` notes that the transport has let go of one send of a batch.
+    reads it. `let_go` notes that the transport has let go of one send of a batch. `expects` tells whether a message of
+    an envelope, from a peer, is of the session whose backup this host is. `emitted` is what has come from the guest and
+    is not taken yet: only whether there is anything is for others to see.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Driver:
         self._send = send
         self._on_event = on_event
         self._sink = NumberingSink(wake, clock)
+        self.emitted = self._sink.items
         memory = NativeMemory([region.buffer for region in guest.memory])
         self._memory = CommittedMemory(memory)
         has_store = any(region.store is not None for region in guest.memory)
@@ -103,10 +106,11 @@ class Driver:
         self._wanted: list[do.Effect] = []
         self.pulse: Pulse | None = None
         self._replica = Replica(settings, self._stored, fresh_id=fresh_id, starts=starts, now=clock.now())
+        self.expects = self._replica.expects
         self._is_asking = False
         self._runner = GuestRunner(guest, self._sink, self._memory)
         self._capturer = Capturer(
-            self._runner, guest, memory, self._sink, settings.limits, clock, lambda: self._replica.must_stand_still
+            self._runner, guest, memory, self._sink, settings.limits, clock, self._replica.must_stand_still
         )
         self.let_go: Callable[[PageBatch], None] = self._capturer.buffers.let_go
         self._acts = self._acts_of()
@@ -142,15 +146,6 @@ class Driver:
         if not self._is_halted:
             self._wanted += self._replica.step(STEP_BEGUN, now)
 
-    @property
-    def has_emitted(self) -> bool:
-        """Whether something has come from the guest that is not taken yet."""
-        return bool(self._sink.items)
-
-    def expects(self, peer: str, key: str | None, envelope: Envelope) -> bool:
-        """Tell whether a message of this envelope, from this peer, is of the session whose backup this host is."""
-        return self._replica.expects(peer, key, envelope)
-
     def receive(self, peer: str, key: str | None, envelope: Envelope, message: Message, now: Nanos) -> None:
         """Take a message for this guest."""
         if not self._is_halted:
@@ -161,7 +156,7 @@ class Driver:
     @property
     def partner(self) -> str | None:
         """The peer in session with the guest here, by its name in the transport."""
-        return self._replica.view().peer if self.failure is None else None
+        return self._replica.partner()[0] if self.failure is None else None
 
     def lose_peer(self, peer: str, now: Nanos) -> None:
         """Note that the process of `peer` is gone."""
@@ -232,10 +227,10 @@ class Driver:
 
     def _settle(self) -> None:
         """The guest runs or stands still, the pulse may be repeated or not: as the replica says now."""
-        if self.pulse is not None and (self.failure is not None or not self._replica.may_beat):
+        if self.pulse is not None and (self.failure is not None or not self._replica.partner()[1]):
             self.pulse = None
         if self._runner.is_running:
-            self._runner.stall_or_go_on(must_stand_still=self._replica.must_stand_still)
+            self._runner.stall_or_go_on(must_stand_still=self._replica.must_stand_still())
 
     @property
     def engines(self) -> tuple[Engine, Engine] | None:
@@ -351,7 +346,7 @@ class Driver:
             do.Release: self._release,
             do.Forget: self._forget,
             do.Cut: self._capture,
-            do.Tell: lambda effect: self._tell(effect.event),
+            do.Tell: self._pass_on,
             do.StartCopy: self._capture,
             do.CollectRound: self._capture,
             do.CopyMore: self._capture,
@@ -498,3 +493,7 @@ class Driver:
     def _tell(self, event: Event) -> None:
         self._counters.count(event)
         self._on_event(event)
+
+    def _pass_on(self, effect: do.Tell) -> None:
+        self._counters.count(effect.event)
+        self._on_event(effect.event)

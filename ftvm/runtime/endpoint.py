@@ -114,7 +114,7 @@ class Endpoint:
         for delivery in polled.deliveries:
             self._take(delivery, now)
         inputs = self._with_input(ready) if ready else ()
-        has_come = polled.deliveries or inputs or any(driver.has_emitted for driver in drivers)
+        has_come = polled.deliveries or inputs or any(driver.emitted for driver in drivers)
         is_round = not has_come or now >= self._look_at or bool(polled.signs)
         if is_round:
             self._look_round(polled, now)
@@ -170,7 +170,7 @@ class Endpoint:
         return tuple(fd for driver in self._drivers.values() for fd in driver.fds())
 
     def _take(self, delivery: Delivery, now: Nanos) -> None:
-        if self._backoff.ignored_ns(delivery.key or delivery.peer, now):
+        if self._backoff.records and self._backoff.ignored_ns(delivery.key or delivery.peer, now):
             self.ignored += 1
             return
         try:

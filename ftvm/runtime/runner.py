@@ -47,6 +47,7 @@ class GuestRunner:
         self._guest = guest
         self._sink = sink
         self._memory = memory
+        self._can_stop = Capability.EXACT_OUTPUT_STOP in guest.can
         self.follower: Follower | None = None
 
     # --- running ---------------------------------------------------------------------------------------------------
@@ -61,7 +62,8 @@ class GuestRunner:
         self._sink.open(self._sink.output_next, effect.log_next, is_logging=False)
         self.use(effect.engine)
         self.is_running = True
-        self._go_on()
+        self._is_paused = False
+        self._guest.resume()
         return Emitted((), [(output, 0) for output, _ in made])
 
     def _reach_end_of_log(self, effect: do.RunGuest) -> None:
@@ -76,9 +78,8 @@ class GuestRunner:
         """Have the paused guest go on under `engine`; all that it emitted before is drained."""
         self.engine = engine
         self._sink.set_logging(engine.logs)
-        can_stop = Capability.EXACT_OUTPUT_STOP in self._guest.can
-        self.stops_itself = engine.stands_still and can_stop
-        if can_stop:
+        self.stops_itself = engine.stands_still and self._can_stop
+        if self._can_stop:
             cast("ExactStopGuest", self._guest).stop_at_output(self.stops_itself)
 
     def change_engine(self, engine: Engine) -> tuple[Report, ...]:
@@ -98,19 +99,17 @@ class GuestRunner:
         if not self.is_running:
             return
         if must_stand_still:
-            self.stall()
+            if not self._is_paused:
+                self.stall()
         elif self._is_paused:
-            self._go_on()
+            self._is_paused = False
+            self._guest.resume()
 
     def stall(self) -> None:
         """Pause the guest until the next `stall_or_go_on`."""
         if not self._is_paused:
             self._guest.pause()
             self._is_paused = True
-
-    def _go_on(self) -> None:
-        self._is_paused = False
-        self._guest.resume()
 
     def deliver(self, inputs: Iterable[tuple[str, bytes]]) -> None:
         """Give the guest its input."""

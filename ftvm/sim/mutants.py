@@ -74,7 +74,7 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
         _mutant(
             "release_what_is_held_when_deposed",
             "outputs that are held leave when another replica has become active",
-            Change("deposed_active_ends", "", "active.releases.let_out(active.outputs.held)\n{it}"),
+            Change("deposed_active_ends", "", "[*map(active.releases.let_out, active.outputs.held)]\n{it}"),
         ),
         # --- sessions ----------------------------------------------------------------------------------------------
         _mutant(
@@ -221,7 +221,7 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
         _mutant(
             "obey_the_own_proposal_alone",
             "a DROP counts as in force as soon as it is proposed",
-            Change("known_standby_obeyed", "value", "{(proposal or known).standby}"),
+            Change("known_standby_obeyed", "value", "[(proposal or known).standby]"),
         ),
         _mutant(
             "obey_the_last_record_alone",

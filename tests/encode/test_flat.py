@@ -182,9 +182,27 @@ def test_a_second_frame_is_refused(more: bytes) -> None:
         decode([one_frame(ACK), more], LIMITS)
 
 
-def test_a_byte_too_many_is_refused() -> None:
-    with pytest.raises(BadFrame, match="1 bytes too many"):
-        decode([seal(one_frame(ACK)[:-16] + b"\0")], LIMITS)
+@pytest.mark.parametrize(
+    ("message", "named"),
+    [
+        (ACK, "of 41 bytes is not of 40"),
+        (replace(EPOCH, checkpoint=None), "1 bytes too many"),
+        (EPOCH, "outputs use 5 of 6 payload bytes"),
+    ],
+)
+def test_a_byte_too_many_is_refused(message: Message, named: str) -> None:
+    with pytest.raises(BadFrame, match=named):
+        decode([seal(one_frame(message)[:-16] + b"\0")], LIMITS)
+
+
+@pytest.mark.parametrize("message", [replace(EPOCH, checkpoint=None), EPOCH, Log(sequence=3, records=())])
+def test_a_body_that_ends_early_is_refused_wherever_it_ends(message: Message) -> None:
+    frame = one_frame(message)
+    body_at = HEAD_BYTES + frame[4] + frame[6]
+
+    for end in range(body_at, len(frame) - 16):
+        with pytest.raises(BadFrame):
+            decode([seal(frame[:end])], LIMITS)
 
 
 def test_a_frame_beyond_the_bound_is_refused_unread() -> None:

@@ -20,7 +20,7 @@ from ftvm.protocol.standby.commit import CommittedState
 from ftvm.protocol.standby.standby_state import ClaimState
 from ftvm.units import Nanos
 
-from .harness import FakeMemory, Host, Pair, lone_replica
+from .harness import FakeMemory, Host, Pair, lone_active, lone_replica
 from .situations import silence, take_over
 
 
@@ -43,13 +43,13 @@ def test_an_output_that_does_not_follow_the_last_one_is_not_held() -> None:
 
 
 def test_an_output_does_not_leave_before_the_one_that_it_follows() -> None:
-    buffer = OutputBuffer(released=0)
-    buffer.hold(output(1), NOTHING_SAFE, Nanos(0))
-    buffer.hold(output(2), NOTHING_SAFE, Nanos(0))
-    buffer.held.popleft()
+    active = lone_active()
+    active.outputs.hold(output(1), NOTHING_SAFE, Nanos(0))
+    active.outputs.hold(output(2), NOTHING_SAFE, Nanos(0))
+    active.outputs.held.popleft()
 
     with pytest.raises(InternalError, match="in the order of their numbers"):
-        buffer.open_for((), None)
+        active.release()
 
 
 def test_a_state_that_has_not_made_what_left_does_not_go_on() -> None:

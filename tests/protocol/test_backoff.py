@@ -43,7 +43,7 @@ def test_a_flood_of_names_is_bounded_and_forgets_the_oldest() -> None:
     for number in range(2_000):
         backoff.strike(str(number), Nanos(NOW))
 
-    assert len(backoff._records) == 1024
+    assert len(backoff.records) == 1024
     assert backoff.ignored_ns("x", Nanos(NOW)) == 0
 
 

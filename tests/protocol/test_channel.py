@@ -78,7 +78,7 @@ class Link(RuleBasedStateMachine):
 
     @invariant()
     def stays_within_the_window(self) -> None:
-        assert len(self.outbox._flying) <= WINDOW
+        assert len(self.outbox.flying) <= WINDOW
         assert len(self.inbox._aside) < WINDOW
 
     def teardown(self) -> None:

@@ -87,7 +87,7 @@ def test_messages_that_are_no_heartbeats_leave_no_gap() -> None:
 def test_what_is_remembered_is_bounded_by_the_seconds_of_a_minute(gaps: list[int]) -> None:
     watch, _ = make_watch(*gaps)
 
-    assert len(watch._gaps._longest) <= MEMORY_NS // BUCKET_NS + 1
+    assert len(watch._gaps.longest) <= MEMORY_NS // BUCKET_NS + 1
 
 
 def test_arming_ends_the_patience_and_forgets_the_gaps_of_the_time_before() -> None:

@@ -48,7 +48,7 @@ def checkpoint(epoch: int) -> Checkpoint:
 
 def commit(session: Session, epoch: int, *, cut_at_ms: int, acknowledged_at_ms: int, log_index: int = 0) -> None:
     """Ship an empty epoch and take its acknowledgement."""
-    session.ship_epoch(checkpoint(epoch), Remus(), 0, Nanos(cut_at_ms * MS))
+    session.ship_epoch(checkpoint(epoch), (), Remus(), 0, Nanos(cut_at_ms * MS))
     now, received = Nanos(acknowledged_at_ms * MS), session.outbox.next_sequence
     session.outbox.due(now)
     session.acknowledge(Ack(received=received, epoch=epoch, log_index=log_index, memory_digest=0), now)
@@ -94,7 +94,7 @@ def test_an_epoch_that_is_acknowledged_with_another_memory_is_not_counted() -> N
     """Mutant: the digests are not compared."""
     session = make_session()
     commit(session, 1, cut_at_ms=100, acknowledged_at_ms=108)
-    session.ship_epoch(checkpoint(2), Remus(), 0, Nanos(200 * MS))
+    session.ship_epoch(checkpoint(2), (), Remus(), 0, Nanos(200 * MS))
 
     with pytest.raises(DigestMismatch, match="epoch 2"):
         session.acknowledge(Ack(received=1, epoch=2, log_index=0, memory_digest=7), Nanos(208 * MS))
@@ -116,7 +116,7 @@ def test_what_was_acknowledged_stays_acknowledged_when_an_older_word_comes_late(
 
 def test_who_only_says_that_messages_came_and_commits_nothing_makes_no_progress() -> None:
     session = make_session()
-    session.ship_epoch(checkpoint(1), Remus(), 0, Nanos(100 * MS))
+    session.ship_epoch(checkpoint(1), (), Remus(), 0, Nanos(100 * MS))
     session.outbox.due(Nanos(100 * MS))
 
     session.acknowledge(Ack(received=1, epoch=0, log_index=0, memory_digest=0), Nanos(200 * MS))

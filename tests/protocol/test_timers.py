@@ -32,6 +32,7 @@ ROWS: Timers[State] = Timers(
         lambda state, _: state.act(2),
         lambda state, _: state.act(3),
     ),
+    apart_from=3,
 )
 TIMES = st.lists(st.just(NEVER) | st.integers(-5, 5).map(Nanos), min_size=4, max_size=4)
 
@@ -57,9 +58,24 @@ def test_a_tick_with_nothing_to_do_tells_the_deadline(due: list[Nanos], now: Nan
 def test_what_one_row_does_may_leave_the_next_nothing_to_do() -> None:
     state = State([AT_ONCE, AT_ONCE])
     rows: Timers[State] = Timers(
-        State.all_due, (lambda it, _: it.due.__setitem__(slice(0, 2), [NEVER, NEVER]), lambda it, _: it.act(1))
+        State.all_due,
+        (lambda it, _: it.due.__setitem__(slice(0, 2), [NEVER, NEVER]), lambda it, _: it.act(1)),
+        apart_from=1,
     )
 
     act_on(rows, state, Nanos(0))
 
     assert state.acted == []
+
+
+def test_what_one_row_does_may_make_the_next_due() -> None:
+    state = State([AT_ONCE, NEVER])
+    rows: Timers[State] = Timers(
+        State.all_due,
+        (lambda it, _: it.due.__setitem__(slice(0, 2), [NEVER, AT_ONCE]), lambda it, _: it.act(1)),
+        apart_from=1,
+    )
+
+    act_on(rows, state, Nanos(0))
+
+    assert state.acted == [1]

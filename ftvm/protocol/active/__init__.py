@@ -6,7 +6,7 @@ table (link.py). From the first cut on outputs obey the joining standby as well 
 
 from typing import Final
 
-from ftvm.encode.messages import Ack, Join, Leave, Message, Ping, Prepared
+from ftvm.encode.messages import Ack, Join, Leave, Ping, Pong, Prepared
 from ftvm.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from ftvm.events import PeerMisbehaved, Protected, Solo, Suspected
 from ftvm.interfaces import Engine, Lane
@@ -15,7 +15,7 @@ from ftvm.protocol.active import handover, joining, leaving, shipping
 from ftvm.protocol.active.active_state import ActiveState
 from ftvm.protocol.active.link import ENDING, NAMED, SHIPPING, STANDING, LinkEvent, LinkState
 from ftvm.protocol.core import RoleEvent, RoleTable
-from ftvm.protocol.detector import FailureDetector, beat_of
+from ftvm.protocol.detector import FailureDetector
 from ftvm.protocol.effects import Use
 from ftvm.protocol.record import drop
 from ftvm.protocol.reports import Received
@@ -61,14 +61,21 @@ def take_message(active: ActiveState, report: Received, now: Nanos) -> None:
         return
     if envelope.sender != session.standby:
         return
-    session.detector.heard(now, beat_of(message))
-    active.is_waiting &= session.detector.is_silent(now)  # the heartbeat of a loop that hangs ends no waiting
+    session.detector.heard(now, message.number if isinstance(message, Ping | Pong) else None)
+    if active.is_waiting:  # the heartbeat of a loop that hangs ends no waiting
+        active.is_waiting = session.detector.is_silent(now)
     if active.link is LinkState.SWITCHING:
         return
-    if active.core.arbiter.hint(envelope.record.generation, now):
+    arbiter = active.core.arbiter
+    if envelope.record.generation > arbiter.known.generation and arbiter.hint(envelope.record.generation, now):
         active.releases.is_held_by_hint = True
     try:
-        _take(active, session, message, now)
+        if isinstance(message, Ack):
+            shipping.take_ack(active, session, message, now)
+        elif isinstance(message, Prepared):
+            handover.take_prepared(active, message, now)
+        elif isinstance(message, Leave):
+            _take_leave(active, session, message, now)
         if active.link in _SWITCHING_OVER:  # rule: switchover_goes_on_before_it_is_proposed
             handover.go_on(active, now)
     except RemoteProtocolError as wrong:
@@ -78,20 +85,12 @@ def take_message(active: ActiveState, report: Received, now: Nanos) -> None:
         leaving.leave(active, error, now)
 
 
-def _take(active: ActiveState, session: Session, message: Message, now: Nanos) -> None:
-    match message:
-        case Ack():
-            shipping.take_ack(active, session, message, now)
-        case Prepared():
-            handover.take_prepared(active, message, now)
-        case Leave():
-            if active.link in (LinkState.COPYING, LinkState.CATCHING_UP):
-                active.backoff.strike(session.key or session.peer, now)
-            session.has_left = True
-            # It waits for this answer, because its goodbye could be lost with its connection.
-            leaving.leave(active, f"the standby left: {message.reason}", now)
-        case _:
-            pass
+def _take_leave(active: ActiveState, session: Session, message: Leave, now: Nanos) -> None:
+    if active.link in (LinkState.COPYING, LinkState.CATCHING_UP):
+        active.backoff.strike(session.key or session.peer, now)
+    session.has_left = True
+    # It waits for this answer, because its goodbye could be lost with its connection.
+    leaving.leave(active, f"the standby left: {message.reason}", now)
 
 
 def on_record(active: ActiveState, now: Nanos) -> None:
@@ -154,15 +153,6 @@ def on_arbiter_trouble(active: ActiveState, now: Nanos) -> None:
     active.release()
 
 
-def tick(active: ActiveState, now: Nanos) -> Nanos | None:
-    """Do what is due (`TIMERS`), and go on with a switchover as far as that can go."""
-    due = act_on(TIMERS, active, now)
-    if active.link not in _SWITCHING_OVER:
-        return due
-    handover.go_on(active, now)
-    return None
-
-
 def _poll(active: ActiveState, now: Nanos) -> None:
     active.poll_at = Nanos(now + active.core.settings.timing.arbiter_poll_ns)
     active.core.arbiter.want_read()
@@ -185,7 +175,7 @@ def _suspect(active: ActiveState, now: Nanos) -> None:
 def _give_up(active: ActiveState, now: Nanos) -> None:
     """Leave a standby that is heard but makes no progress."""
     session = active.session
-    if session is not None and session.owes_since is not None:
+    if session is not None:
         active.backoff.strike(session.key or session.peer, now)
         owes_s = (now - session.owes_since) / 1e9
         leaving.leave(active, f"the standby made no progress for {owes_s:.0f} s, though it is heard", now)
@@ -207,25 +197,27 @@ def _due(active: ActiveState) -> tuple[Nanos, ...]:
     suspects_at = gives_up_at = repeats_at = hands_on_at = NEVER
     has_partner = session is not None and session.contact is not Contact.LOST and link not in ENDING
     if session is not None and has_partner:
-        repeats_at = session.outbox.repeats_at
+        outbox = session.outbox
+        if outbox.flying:
+            repeats_at = outbox.repeats_at
         if not active.is_waiting:
             if core.stop is None and link is not LinkState.SWITCHING:
                 suspects_at = session.detector.deadline()
-            since = session.owes_since
-            if since is not None:
-                gives_up_at = Nanos(since + PROGRESS_PATIENCE * core.settings.timing.primary_limit_ns)
+            if outbox.flying or session.in_flight or session.contact is Contact.WELCOMED:
+                patience_ns = PROGRESS_PATIENCE * core.settings.timing.primary_limit_ns
+                gives_up_at = Nanos(session.owes_since + patience_ns)
     if switchover is not None and link in _SWITCHING_OVER:
         hands_on_at = switchover.ends_at
         if switchover.prepare_at is not None and switchover.prepare_at < hands_on_at:
             hands_on_at = switchover.prepare_at
     announces_at = NEVER if active.announcer.due_at is None else active.announcer.due_at
     copies_at = NEVER if active.plan is None else shipping.copies_at(active)
-    cuts_at = shipping.next_cut(active)
-    first = min(active.poll_at, announces_at, suspects_at, gives_up_at, copies_at, cuts_at, hands_on_at, repeats_at)
-    if active.beat_at < first and (has_partner or active.releases.untold):
-        first = active.beat_at
-    beat_at, rest = active.beat_at, (copies_at, cuts_at, hands_on_at, repeats_at, first)
-    return active.poll_at, announces_at, suspects_at, gives_up_at, beat_at, *rest
+    cuts_at, poll_at, beat_at = shipping.next_cut(active), active.poll_at, active.beat_at
+    first = min(poll_at, announces_at, suspects_at, gives_up_at, copies_at, cuts_at, repeats_at, hands_on_at)
+    if beat_at < first and (has_partner or active.releases.untold):
+        first = beat_at
+    earlier = (poll_at, announces_at, suspects_at, gives_up_at, beat_at)
+    return *earlier, copies_at, cuts_at, hands_on_at, repeats_at, first
 
 
 TIMERS: Final[Timers[ActiveState]] = Timers(
@@ -241,8 +233,18 @@ TIMERS: Final[Timers[ActiveState]] = Timers(
         handover.go_on,
         ActiveState.flush,
     ),
+    apart_from=6,
 )
 """In this order: a lost standby gets no heartbeat, and no epoch is cut for it."""
+
+
+def tick(active: ActiveState, now: Nanos) -> Nanos | None:
+    """Do what is due (`TIMERS`), and go on with a switchover as far as that can go."""
+    due = act_on(TIMERS, active, now)
+    if active.link not in _SWITCHING_OVER:
+        return due
+    handover.go_on(active, now)
+    return None
 
 
 def _detector(active: ActiveState) -> FailureDetector | None:

@@ -12,10 +12,10 @@ from typing import Final
 
 from ftvm.checkpoint import LogRecord, Output
 from ftvm.config import Limits
-from ftvm.errors import InternalError
+from ftvm.errors import InternalError, must
 from ftvm.events import EngineChanged
 from ftvm.interfaces import Engine, EngineView, Lane
-from ftvm.protocol.active.link import LINKS, NAMED, SHIPPING, STANDING, LinkEvent, LinkState
+from ftvm.protocol.active.link import JOINING, LINKS, NAMED, SHIPPING, STANDING, LinkEvent, LinkState
 from ftvm.protocol.active.output import Announcer, OutputBuffer, Releases
 from ftvm.protocol.core import Core
 from ftvm.protocol.detector import Backoff
@@ -153,12 +153,6 @@ class ActiveState:
         is_lost = self.link not in NAMED or self.is_waiting
         return self.core.settings.halts_alone and self.core.arbiter.known.standby is not None and is_lost
 
-    @property
-    def joining(self) -> str | None:
-        """The standby that outputs obey although the record need not name it yet."""
-        is_joining = self.link in (LinkState.CATCHING_UP, LinkState.ADDING, LinkState.ABANDONING)
-        return self.session.standby if is_joining and self.session is not None else None
-
     def move(self, event: LinkEvent) -> None:
         """Move the link by its table."""
         link = LINKS.get((self.link, event))
@@ -167,10 +161,37 @@ class ActiveState:
         self.link = link
 
     def release(self) -> None:
-        """Let all outputs leave that the release rule allows."""
-        session = self.session
-        acknowledged = (session.standby, session.acked) if session is not None else None
-        self.releases.release(self.joining, acknowledged)
+        """Let all outputs leave that the release rule allows, in order: THE RELEASE RULE.
+
+        An output leaves when every standby that may be in force, as far as this replica can know, has acknowledged in
+        the present session what the output needs; at once where none may be. While a hint holds them, none leaves.
+        """
+        releases, outputs, session = self.releases, self.outputs, self.session
+        if releases.is_held_by_hint:
+            return
+        known, proposal = self.core.arbiter.known, self.core.arbiter.proposal
+        obeyed = [known.standby]  # rule: known_standby_obeyed
+        if proposal is not None:  # rule: proposal_obeyed
+            obeyed.append(proposal.standby)  # our own, not yet resolved: it may be in force
+        # From before its ADD is proposed on (docs/protocol.md, "ADD").
+        if session is not None and self.link in JOINING:  # rule: joining_standby_obeyed
+            obeyed.append(session.standby)
+        safe = None
+        for standby in obeyed:
+            if standby is None:
+                continue
+            if session is None or standby != session.standby:
+                return
+            safe = session.acked
+        held = outputs.held
+        while held:
+            if safe is not None and not safe.cover(held[0].needs):  # rule: held_until_acknowledged
+                break
+            first = held.popleft()
+            must(first.output.number == outputs.released + 1, "outputs leave in the order of their numbers")
+            outputs.released = first.output.number
+            outputs.held_bytes -= len(first.output.payload)
+            releases.let_out(first)
 
     def cut(self, now: Nanos) -> None:
         """Order the cut of the open epoch, with the engine that is to be in force behind it."""
@@ -185,10 +206,11 @@ class ActiveState:
         session = self.session
         if session is None or session.contact is Contact.LOST:
             return
-        if self.unshipped and session.outbox.room:
+        outbox = session.outbox
+        if self.unshipped and len(outbox.flying) + len(outbox.waiting) < outbox.window:
             session.ship_log(tuple(self.unshipped))
             self.unshipped.clear()
-        for message in session.outbox.due(now):
+        for message in outbox.due(now):
             self.core.send(session.peer, Lane.DATA, message, session.id)
 
     def tell_engine(self, engine: Engine, now: Nanos) -> None:
@@ -207,7 +229,14 @@ class ActiveState:
 
         Under a log engine an output may have left before a checkpoint carried it.
         """
-        return self.releases.above(self.session.shipped_next - 1) if self.session is not None else ()
+        if self.session is None:
+            return ()
+        last, untold, held = self.session.shipped_next - 1, self.releases.untold, self.outputs.held
+        carried = []
+        if untold and untold[-1].number > last:
+            # Some of them may have left.
+            carried = [output for output in untold if output.number > last]  # rule: untold_outputs_carried
+        return (*carried, *[each.output for each in held if each.output.number > last])
 
     def must_stand_still(self) -> bool:
         """Whether the guest must not run now: too much is held, the engine has it wait, or it is being handed over."""

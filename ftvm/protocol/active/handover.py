@@ -132,7 +132,7 @@ def _ask_to_prepare(active: ActiveState, switchover: Switchover, session: Sessio
 
 
 def _has_settled(active: ActiveState, switchover: Switchover, session: Session) -> bool:
-    is_free = not active.schedule.is_cutting and not session.is_coming_to_rest
+    is_free = not active.schedule.is_cutting and session.rest_epoch is None
     has_room = is_free and len(session.in_flight) < active.core.settings.limits.epochs_in_flight
     is_warm = switchover.is_warm and session.acked.epoch >= switchover.warm_epoch
     return is_warm and has_room and active.core.arbiter.reads >= switchover.fresh_at

@@ -36,7 +36,7 @@ is known to be in force.
 from enum import Enum
 from typing import Final
 
-__all__ = ["ENDING", "LINKS", "NAMED", "SHIPPING", "STANDING", "LinkEvent", "LinkState"]
+__all__ = ["ENDING", "JOINING", "LINKS", "NAMED", "SHIPPING", "STANDING", "LinkEvent", "LinkState"]
 
 
 class LinkState(Enum):
@@ -114,6 +114,9 @@ SHIPPING: Final = frozenset(
     {LinkState.CATCHING_UP, LinkState.ADDING, LinkState.PROTECTED, LinkState.SETTLING, LinkState.HANDING}
 )
 """Where epochs and log records go to the standby."""
+
+JOINING: Final = frozenset({LinkState.CATCHING_UP, LinkState.ADDING, LinkState.ABANDONING})
+"""Where outputs obey the standby in session although the record need not name it yet."""
 
 NAMED: Final = frozenset(
     {LinkState.PROTECTED, LinkState.SETTLING, LinkState.HANDING, LinkState.SWITCHING, LinkState.LEAVING}

@@ -2,40 +2,23 @@
 
 No output leaves before the state behind it is safe (docs/protocol.md, "The release rule"). It is held with the
 watermarks that it needs, and leaves when, in every configuration that may be in force as far as this replica can know,
-there is no standby, or it has acknowledged them. The buffer compares watermarks; it does not know which engine set
-them, nor how they came to be safe. Outputs leave in the order of their numbers.
+there is no standby, or it has acknowledged them (`ActiveState.release`). The buffer does not know which engine set the
+watermarks, nor how they came to be safe. Outputs leave in the order of their numbers.
 
 What was let out may still wait in this host and die with it; so the peer is told only a heartbeat afterwards, and until
 then each checkpoint carries it again, for a takeover to emit once more.
 """
 
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ftvm.checkpoint import Output, Watermarks
-from ftvm.errors import InternalError, must
-from ftvm.interfaces import Record
+from ftvm.errors import InternalError
 from ftvm.protocol.core import Core
 from ftvm.protocol.effects import Announce, Release
 from ftvm.units import Nanos
 
-__all__ = ["Announcer", "Held", "OutputBuffer", "Releases", "standbys_in_force"]
-
-
-def standbys_in_force(known: Record, proposal: Record | None, joining: str | None) -> frozenset[str | None]:
-    """Return every standby that an active must obey now.
-
-    known     the last record it knows
-    proposal  its own, not yet resolved: it may be in force
-    joining   a standby that it is about to propose: obeyed from before the proposal on (docs/protocol.md, "ADD")
-    """
-    standbys = {known.standby}  # rule: known_standby_obeyed
-    if proposal is not None:  # rule: proposal_obeyed
-        standbys.add(proposal.standby)
-    if joining is not None:  # rule: joining_standby_obeyed
-        standbys.add(joining)
-    return frozenset(standbys)
+__all__ = ["Announcer", "Held", "OutputBuffer", "Releases"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,43 +46,10 @@ class OutputBuffer:
         self.held.append(Held(output, needs, now))
         self.held_bytes += len(output.payload)
 
-    def open_for(self, standbys: Iterable[str | None], acknowledged: tuple[str, Watermarks] | None) -> list[Held]:
-        """Take out what may leave now, in order.
-
-        standbys      from `standbys_in_force`
-        acknowledged  the one standby in session and what it has acknowledged in that session; None without a session
-        """
-        obeyed = [standby for standby in standbys if standby is not None]
-        if acknowledged is None:
-            return [] if obeyed else self._take(len(self.held))
-        standby, safe = acknowledged
-        if any(other != standby for other in obeyed):
-            return []
-        if not obeyed:
-            return self._take(len(self.held))
-        ready = 0
-        for held in self.held:
-            if not safe.cover(held.needs):  # rule: held_until_acknowledged
-                break
-            ready += 1
-        return self._take(ready)
-
-    def above(self, number: int) -> tuple[Output, ...]:
-        """Return the outputs held whose number is above `number`."""
-        return tuple(held.output for held in self.held if held.output.number > number)
-
-    def _take(self, count: int) -> list[Held]:
-        taken = [self.held.popleft() for _ in range(count)]
-        if taken:
-            must(taken[0].output.number == self.released + 1, "outputs leave in the order of their numbers")
-            self.released = taken[-1].output.number
-            self.held_bytes -= sum(len(held.output.payload) for held in taken)
-        return taken
-
 
 @dataclass(slots=True)
 class Releases:
-    """Decides over `outputs`. While `is_held_by_hint` a peer has spoken of a newer record, and nothing leaves.
+    """What has left of `outputs`. While `is_held_by_hint` a peer has spoken of a newer record, and nothing leaves.
 
     `untold` has been let out, and is not told as released.
     """
@@ -110,26 +60,15 @@ class Releases:
     _released_then: int = 0
     untold: deque[Output] = field(default_factory=deque, repr=False)
 
-    def release(self, joining: str | None, acknowledged: tuple[str, Watermarks] | None) -> None:
-        """Let all outputs leave that the release rule allows.
-
-        joining       the standby that is being added; acknowledged  what the one in session has, None without a session
-        """
-        if self.is_held_by_hint:
-            return
-        standbys = standbys_in_force(self.core.arbiter.known, self.core.arbiter.proposal, joining)
-        self.let_out(self.outputs.open_for(standbys, acknowledged))
-        self.core.released = max(self.core.released, self.outputs.released)
-
-    def let_out(self, outputs: Iterable[Held]) -> None:
-        """Let outputs leave, unless they are known to have left.
+    def let_out(self, held: Held) -> None:
+        """Let an output leave, unless it is known to have left.
 
         After a takeover, a replay makes outputs again that the active before is known to have released.
         """
-        for held in outputs:
-            if held.output.number > self.core.released:
-                self.core.do(Release(held.output, held.since))
-                self.untold.append(held.output)
+        if held.output.number > self.core.released:
+            self.core.released = held.output.number
+            self.core.effects.append(Release(held.output, held.since))
+            self.untold.append(held.output)
 
     def tell(self) -> None:
         """Tell the peer from now on what had been released a heartbeat ago.
@@ -141,11 +80,6 @@ class Releases:
         self.core.released_told, self._released_then = self._released_then, self.core.released
         while self.untold and self.untold[0].number <= self.core.released_told:
             self.untold.popleft()
-
-    def above(self, last: int) -> tuple[Output, ...]:
-        """Return the outputs after number `last` that are not told as released; some of them may have left."""
-        # rule: untold_outputs_carried
-        return (*(output for output in self.untold if output.number > last), *self.outputs.above(last))
 
     @property
     def first_untold(self) -> int:

@@ -8,17 +8,24 @@ from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 
-from ftvm.checkpoint import Checkpoint
 from ftvm.encode.messages import Ack
 from ftvm.errors import LimitExceeded, must
 from ftvm.events import Committed, CopyProgress, HostFailed
 from ftvm.protocol.active import leaving
 from ftvm.protocol.active.active_state import ActiveState
 from ftvm.protocol.active.link import SHIPPING, LinkEvent, LinkState
-from ftvm.protocol.effects import CollectRound, CopyMore, Forget
+from ftvm.protocol.effects import CollectRound, CopyMore, Forget, Tell
 from ftvm.protocol.record import add
-from ftvm.protocol.reports import CaptureFailed, CutTaken, Emitted, EngineUsed, PagesCopied, RoundCollected
-from ftvm.protocol.session import Session, batches_of
+from ftvm.protocol.reports import (
+    NOTHING_EMITTED,
+    CaptureFailed,
+    CutTaken,
+    Emitted,
+    EngineUsed,
+    PagesCopied,
+    RoundCollected,
+)
+from ftvm.protocol.session import Session
 from ftvm.protocol.timers import AT_ONCE, NEVER
 from ftvm.units import Nanos
 
@@ -74,12 +81,14 @@ def take_emitted(active: ActiveState, emitted: Emitted, now: Nanos) -> None:
         active.session.log(emitted.log)
         active.unshipped.extend(emitted.log)
         active.flush(now)
+    if not emitted.outputs:
+        return
     for log_index, group in groupby(emitted.outputs, key=itemgetter(1)):
         # rule: output_needs_its_epoch
         needs = active.schedule.engine.output_needs(epoch=active.epoch + 1, log_index=log_index)
         for output, _ in group:
             active.outputs.hold(output, needs, now)
-        active.release()
+    active.release()
 
 
 def take_engine_used(active: ActiveState, report: EngineUsed, now: Nanos) -> None:
@@ -90,45 +99,42 @@ def take_engine_used(active: ActiveState, report: EngineUsed, now: Nanos) -> Non
 
 
 def take_cut(active: ActiveState, cut: CutTaken, now: Nanos) -> None:
-    """Take all that a cut has brought: what was emitted before it, the engine behind it, the checkpoint.
+    """Take all that a cut has brought, and ship it: what was emitted before it, the engine behind it, the checkpoint.
 
     In this order: each output is judged by the engine under which it was made.
     """
-    is_next = (cut.checkpoint.base, cut.checkpoint.epoch) == (active.epoch, active.epoch + 1)
+    core, schedule, session, checkpoint = active.core, active.schedule, active.session, cut.checkpoint
+    is_next = checkpoint.base == active.epoch and checkpoint.epoch == active.epoch + 1
     must(is_next, "a checkpoint extends the last epoch cut by one")
-    take_emitted(active, cut.emitted, cut.paused_at)
-    outputs = active.pending_outputs()
-    take_engine_used(active, EngineUsed(cut.engine), cut.paused_at)
-    longest, limits = max((len(output.payload) for output in outputs), default=0), active.core.settings.limits
+    if cut.emitted is not NOTHING_EMITTED:
+        take_emitted(active, cut.emitted, cut.paused_at)
+    outputs, limits = active.pending_outputs(), core.settings.limits
+    if cut.engine is not schedule.engine or schedule.wanted is not None:
+        schedule.use(cut.engine)
+    longest = max([len(output.payload) for output in outputs], default=0)
     if longest > limits.output_bytes:
         # Refused here, as the standby would refuse to read it: it would be sent again and again.
-        active.core.do(Forget(cut.checkpoint.batches))
+        core.do(Forget(checkpoint.batches))
         too_long = LimitExceeded("bytes of one output", limit=limits.output_bytes, wanted=longest)
         take_failure(active, CaptureFailed(f"{type(too_long).__name__}: {too_long}"), now)
         return
-    _ship_cut(active, replace(cut.checkpoint, outputs=outputs), cut.pause_ns, now)
-
-
-def _ship_cut(active: ActiveState, checkpoint: Checkpoint, pause_ns: int, now: Nanos) -> None:
-    """Ship a checkpoint that was captured."""
-    active.schedule.is_cutting = False
+    schedule.is_cutting = False
     active.epoch = checkpoint.epoch
-    session = active.session
-    if session is None or active.link not in (LinkState.COPYING, *SHIPPING):
-        active.core.do(Forget(checkpoint.batches))
+    if session is None or not (active.link in SHIPPING or active.link is LinkState.COPYING):
+        core.do(Forget(checkpoint.batches))
         return
     if session.is_followed:
         # Pages stay here: the backup executes. Records that were logged up to the cut must precede the mark.
-        active.core.do(Forget(checkpoint.batches))
-        checkpoint = replace(checkpoint, batches=(), outputs=())
+        core.do(Forget(checkpoint.batches))
+        checkpoint, outputs = replace(checkpoint, batches=()), ()
         if active.unshipped:
             session.ship_log(tuple(active.unshipped))
     active.unshipped.clear()
-    active.schedule.pause_ns, active.schedule.dirty_pages = pause_ns, checkpoint.dirty_pages
-    session.ship_epoch(checkpoint, active.schedule.engine, pause_ns, now)
+    schedule.pause_ns, schedule.dirty_pages = cut.pause_ns, checkpoint.dirty_pages
+    session.ship_epoch(checkpoint, outputs, schedule.engine, cut.pause_ns, now)
     if active.link is LinkState.HANDING and active.switchover is not None:
-        active.switchover.final = replace(checkpoint, batches=(), outputs=(), page_digests=b"")
-    if active.link is LinkState.COPYING:
+        active.switchover.final = replace(checkpoint, batches=(), page_digests=b"")
+    elif active.link is LinkState.COPYING:
         active.move(LinkEvent.CUT)  # rule: first_cut_shipped
         active.plan = None
     active.flush(now)
@@ -145,28 +151,38 @@ def take_failure(active: ActiveState, report: CaptureFailed, now: Nanos) -> None
 
 
 def take_ack(active: ActiveState, session: Session, ack: Ack, now: Nanos) -> None:
-    """Take what the standby has; with the first acknowledged epoch, propose it."""
+    """Take what the standby has; with the first acknowledged epoch, propose it.
+
+    Raises BadFrame or DigestMismatch, the peer's fault.
+    """
+    core = active.core
     let_go, committed = session.acknowledge(ack, now)
-    active.core.do(Forget(batches_of(let_go)))
+    if let_go:
+        core.effects.append(Forget(let_go))
     for epoch in committed:
-        active.core.tell(
-            Committed(
-                at=now,
-                guest_id=active.core.settings.guest_id,
-                epoch=epoch.epoch,
-                dirty_pages=epoch.dirty_pages,
-                sent_bytes=epoch.sent_bytes,
-                pause_ns=epoch.pause_ns,
+        core.effects.append(
+            Tell(
+                Committed(
+                    at=now,
+                    guest_id=core.settings.guest_id,
+                    epoch=epoch.epoch,
+                    dirty_pages=epoch.dirty_pages,
+                    sent_bytes=epoch.sent_bytes,
+                    pause_ns=epoch.pause_ns,
+                )
             )
         )
-        active.tell_engine(epoch.engine, now)
-    if committed and session.detector.patience > 1:
-        session.detector.arm(now)
-    if committed and active.link is LinkState.CATCHING_UP:
-        active.move(LinkEvent.CAUGHT_UP)
-        active.core.arbiter.propose(add(active.core.arbiter.known, active.core.id, session.standby))
+        if epoch.engine is not active.schedule.told:
+            active.tell_engine(epoch.engine, now)
+    if committed:
+        if session.detector.patience > 1:
+            session.detector.arm(now)
+        if active.link is LinkState.CATCHING_UP:
+            active.move(LinkEvent.CAUGHT_UP)
+            core.arbiter.propose(add(core.arbiter.known, core.id, session.standby))
     active.release()
-    active.flush(now)
+    if active.unshipped or session.outbox.waiting or session.outbox.flying:
+        active.flush(now)
 
 
 def copies_at(active: ActiveState) -> Nanos:

@@ -291,6 +291,7 @@ TIMERS: Final[Timers[StandbyState]] = Timers(
         lambda standby, now: claiming.win(standby, standby.core.arbiter.known, now),
         _suspect,
     ),
+    apart_from=2,
 )
 
 TABLE: Final[RoleTable[StandbyState]] = RoleTable(
