@@ -86,8 +86,6 @@ def write_flat(envelope: Envelope, message: Message) -> bytes | None:
             names, body = _pack_log(message)
         case _:
             return None
-    if sum(map(len, body)) > FLAT_BYTES_MAX:
-        return None
     prefix, listed = _pack_prefix(envelope.guest_id, envelope.sender, session, envelope.record), _pack_names(names)
     if _HEAD.size + len(prefix) + len(listed) + sum(map(len, body)) + DIGEST_BYTES > FLAT_BYTES_MAX:
         return None

@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from ftvm.encode.messages import Message, Ping, Pong
 from ftvm.interfaces import Sign
 from ftvm.units import Nanos
 
-__all__ = ["QUESTIONS", "Backoff", "FailureDetector", "Order", "Question", "QuestionState", "beat_of"]
+__all__ = ["QUESTIONS", "Backoff", "FailureDetector", "Order", "Question", "QuestionState"]
 
 GAP_FACTOR: Final = 4
 LIMIT_FACTOR_MAX: Final = 10
@@ -27,11 +26,6 @@ BUCKET_NS: Final = 1_000_000_000
 EXCUSES_MAX: Final = 8
 """How many stalls of our own are excused until the peer is heard: a host that is stopped again and again would wait for
 a dead peer for ever."""
-
-
-def beat_of(message: Message) -> int | None:
-    """Return the number of a heartbeat, or None if the message is not one."""
-    return message.number if isinstance(message, Ping | Pong) else None
 
 
 @dataclass(slots=True)

@@ -136,7 +136,9 @@ class Replica:
     def expects(self, peer: str, key: str | None, envelope: Envelope) -> bool:
         """Tell whether a message of this envelope, from this peer, is of the session that builds up the state here."""
         state = self._role_state
-        return isinstance(state, StandbyState) and state.is_in_session(peer, key, envelope)
+        if not isinstance(state, StandbyState) or state.is_session_over:
+            return False
+        return state.is_of_session(peer, key, envelope)
 
     def set_engine(self, engine: Engine) -> list[Effect]:
         """Change the engine, as soon as it can be done without losing protection; return the effects to perform.

@@ -28,7 +28,7 @@ LINES: Final = {
     "arbiters": 750,
     "capture": 570,
     "cli": 3041,
-    "encode": 1285,
+    "encode": 1284,
     "engines": 180,
     "guests": 2689,
     "guests/disk": 1200,
@@ -36,7 +36,7 @@ LINES: Final = {
     "guests/vmm": 800,
     "history": 3000,
     "lab": 3420,
-    "protocol": 3376,
+    "protocol": 3367,
     "runtime": 2570,
     "service": 1622,
     "sim": 2255,
@@ -59,10 +59,10 @@ LONG_MODULES: Final[dict[str, int]] = {}
 LONG_FUNCTIONS: Final[dict[str, int]] = {}
 """What is longer nevertheless, as {"file" or "file:function": lines}: each a debt. There is no debt today."""
 
-CHECKPOINT_FILES: Final = {"remus": 36, "kemari": 36}
+CHECKPOINT_FILES: Final = {"remus": 34, "kemari": 34}
 """Distinct files that one checkpoint crosses, both hosts together. The design's target is 25."""
 
-OUTPUT_CALLS: Final = {"kemari": 228, "hybrid": 151}
+OUTPUT_CALLS: Final = {"kemari": 162, "hybrid": 114}
 """Calls of ftvm's functions on the primary from the emission of an output until it has left. The target is 60."""
 
 GUEST_CALLS: Final = 6

@@ -3,7 +3,6 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftvm.encode.messages import Leave, Ping, Pong
 from ftvm.protocol.detector import (
     BUCKET_NS,
     EXCUSES_MAX,
@@ -12,7 +11,6 @@ from ftvm.protocol.detector import (
     MEMORY_NS,
     PROGRESS_FACTOR,
     FailureDetector,
-    beat_of,
 )
 from ftvm.units import Nanos
 
@@ -162,12 +160,6 @@ def test_stalls_without_any_sign_of_life_between_are_excused_a_few_times_only() 
 
 
 # --- progress --------------------------------------------------------------------------------------------------------
-
-
-def test_a_heartbeat_has_a_number_and_no_other_message_has() -> None:
-    beats = [beat_of(message) for message in (Ping(number=3), Pong(number=4), Leave(reason="x"))]
-
-    assert beats == [3, 4, None]
 
 
 def test_a_loop_that_makes_no_progress_for_four_limits_is_suspected_though_its_process_is_heard() -> None:

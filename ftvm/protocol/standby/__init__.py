@@ -10,7 +10,6 @@ from dataclasses import replace
 from operator import attrgetter
 from typing import Final
 
-from ftvm.checkpoint import Checkpoint
 from ftvm.encode.compress import unpack_batch
 from ftvm.encode.messages import Ack, Copy, Envelope, EpochPart, Leave, Log, Message, Ping, Pong, Prepare, Sequenced
 from ftvm.errors import BadFrame, GuestEnded, LimitExceeded, RemoteProtocolError
@@ -18,7 +17,7 @@ from ftvm.interfaces import Lane
 from ftvm.protocol import reports
 from ftvm.protocol.channel import Inbox
 from ftvm.protocol.core import Core, RoleEvent, RoleTable
-from ftvm.protocol.detector import FailureDetector, beat_of
+from ftvm.protocol.detector import FailureDetector
 from ftvm.protocol.effects import Execute, Follow, Unload, WarmUp
 from ftvm.protocol.reports import Received
 from ftvm.protocol.session import SessionOffer, Switchover
@@ -73,41 +72,41 @@ def _session(core: Core, offer: SessionOffer, committed: CommittedState, now: Na
 
 def take_message(standby: StandbyState, report: Received, now: Nanos) -> None:
     """Take a message of this session; drop any other."""
-    peer, key, envelope, message = report.peer, report.key, report.envelope, report.message
-    stop = standby.core.stop
-    if stop is not None and isinstance(message, Leave) and standby.is_of_session(peer, key, envelope):
-        _take_goodbye(standby, stop)
-    if not standby.is_in_session(peer, key, envelope):
+    core, claim, envelope, message = standby.core, standby.claim, report.envelope, report.message
+    if not standby.is_of_session(report.peer, report.key, envelope):
         return
-    _heard(standby, envelope, message, now)
-    is_alive = not (isinstance(message, Leave) or standby.detector.is_silent(now))
-    if standby.claim.state is ClaimState.CHECKING and is_alive:
+    if core.stop is not None and isinstance(message, Leave):
+        _take_goodbye(standby, core.stop)
+    if standby.is_session_over:
+        return
+    if standby.switchover is not None and not standby.switchover.is_over:
+        claiming.tell_switched_away(standby, standby.switchover, now)
+    standby.detector.heard(now, message.number if isinstance(message, Ping | Pong) else None)
+    if envelope.record.generation > core.arbiter.known.generation:
+        core.arbiter.hint(envelope.record.generation, now)
+    if claim.state is ClaimState.CHECKING and not (isinstance(message, Leave) or standby.detector.is_silent(now)):
         claiming.call_off(standby, now)  # not for a goodbye, nor for the heartbeat of a loop that hangs
     try:
-        _take(standby, message, envelope, now)
+        if isinstance(message, Copy | EpochPart | Log):
+            if claim.is_watching:  # rule: claimant_takes_nothing
+                standby.owes_ack = True
+                for ready in standby.inbox.take(message):
+                    _apply(standby, ready, now)
+                _note_released(standby, envelope.released)
+        else:
+            _take(standby, message, envelope, now)
     except (RemoteProtocolError, LimitExceeded) as wrong:
         standby.end_session(wrong, now)
 
 
-def _heard(standby: StandbyState, envelope: Envelope, message: Message, now: Nanos) -> None:
-    if standby.switchover is not None and not standby.switchover.is_over:
-        claiming.tell_switched_away(standby, standby.switchover, now)
-    standby.detector.heard(now, beat_of(message))
-    standby.core.arbiter.hint(envelope.record.generation, now)
-
-
 def _take(standby: StandbyState, message: Message, envelope: Envelope, now: Nanos) -> None:
+    """Take what builds up no state."""
     match message:
-        case Copy() | EpochPart() | Log() if standby.claim.is_watching:  # rule: claimant_takes_nothing
-            standby.owes_ack = True
-            for ready in standby.inbox.take(message):
-                _apply(standby, ready, now)
-            _note_released(standby, envelope)
         case Ping() if standby.claim.is_watching:
             standby.owes_ack = True  # one that was lost is thus repeated
             pong = Pong(number=message.number)
             standby.core.send(standby.offer.peer, Lane.CONTROL, pong, standby.offer.session)
-            _note_released(standby, envelope)
+            _note_released(standby, envelope.released)
         case Prepare(epoch=0) if standby.is_whole:
             standby.core.do(WarmUp())
         case Prepare() if standby.claim.is_watching and message.epoch == standby.committed.epoch:
@@ -122,50 +121,48 @@ def _take(standby: StandbyState, message: Message, envelope: Envelope, now: Nano
             pass
 
 
-def _note_released(standby: StandbyState, envelope: Envelope) -> None:
-    standby.committed.forget_released(envelope.released)
-    standby.core.released = max(standby.core.released, envelope.released)
+def _note_released(standby: StandbyState, released: int) -> None:
+    standby.committed.forget_released(released)
+    standby.core.released = max(standby.core.released, released)
 
 
 def _apply(standby: StandbyState, message: Sequenced, now: Nanos) -> None:
+    """Take the next message in order: keep records of the log, stage a part of an epoch, commit the whole."""
+    core, committed, limits = standby.core, standby.committed, standby.core.settings.limits
     if standby.claim.state is ClaimState.PREPARED:
         claiming.call_off(standby, now)  # the active ships on: its switchover failed
-    standby.claim.note_shipping()
-    if isinstance(message, Copy):
-        standby.committed.copy(unpack_batch(message.batch, standby.core.settings.limits))
-        return
+    standby.claim.suspected_at = None  # the guest ran there after all that was suspected before
     if isinstance(message, Log):
-        standby.committed.append(message.records)
+        committed.append(message.records)
         if standby.is_following:
-            standby.core.do(Execute(message.records))
+            core.do(Execute(message.records))
+        return
+    if isinstance(message, Copy):
+        committed.copy(unpack_batch(message.batch, limits))
         return
     if message.batch is not None and message.batch.unpacked_bytes:
-        message = replace(message, batch=unpack_batch(message.batch, standby.core.settings.limits))
+        message = replace(message, batch=unpack_batch(message.batch, limits))
     checkpoint = standby.staging.add(message)
     if checkpoint is None:
         return
-    if checkpoint.engine not in standby.core.settings.engines:
+    if checkpoint.engine not in core.settings.engines:
         raise BadFrame(f"epoch {checkpoint.epoch} asks for engine {checkpoint.engine!r}, which was not offered")
     if standby.is_following:
         following.compare(standby, checkpoint)
-    else:
-        _commit(standby, checkpoint, now)
-
-
-def _commit(standby: StandbyState, checkpoint: Checkpoint, now: Nanos) -> None:
-    was_whole, before = standby.is_whole, standby.committed.engine
-    log = tuple(standby.committed.log) if standby.core.settings.is_observed else ()
-    standby.committed.commit(checkpoint)
-    if standby.core.settings.is_observed:
+        return
+    was_whole, before = committed.epoch is not None, committed.engine
+    log = tuple(committed.log) if core.settings.is_observed else ()
+    committed.commit(checkpoint)
+    if core.settings.is_observed:
         standby.keep(checkpoint, log, is_first=not was_whole)
     standby.take_committed(checkpoint, now)
     if not was_whole:
-        standby.core.end_role(RoleEvent.WHOLE, f"epoch {checkpoint.epoch} completes the first copy")
-    else:
+        core.end_role(RoleEvent.WHOLE, f"epoch {checkpoint.epoch} completes the first copy")
+    elif committed.engine != before:
         standby.tell_engine(before, now)
-    if standby.executes_behind(checkpoint):
+    if core.settings.engines[checkpoint.engine].executes:
         standby.is_following = True
-        standby.core.do(Follow(checkpoint.devices, checkpoint.output_next))
+        core.do(Follow(checkpoint.devices, checkpoint.output_next))
 
 
 def on_record(standby: StandbyState, now: Nanos) -> None:
@@ -203,20 +200,16 @@ def tick(standby: StandbyState, now: Nanos) -> Nanos | None:
     """Acknowledge what came, and do what is due (`TIMERS`)."""
     # rule: claimant_acknowledges_nothing
     if standby.owes_ack and not standby.is_session_over and standby.claim.is_watching:
-        _acknowledge(standby)
+        standby.owes_ack = False
+        committed = standby.committed
+        ack = Ack(
+            received=standby.inbox.expected,
+            epoch=committed.epoch or 0,  # rule: committed_is_acknowledged
+            log_index=committed.log_index,
+            memory_digest=committed.memory.memory_digest if committed.epoch is not None else 0,
+        )
+        standby.core.send(standby.offer.peer, Lane.CONTROL, ack, standby.offer.session)
     return act_on(TIMERS, standby, now)
-
-
-def _acknowledge(standby: StandbyState) -> None:
-    standby.owes_ack = False
-    committed = standby.committed
-    ack = Ack(
-        received=standby.inbox.expected,
-        epoch=committed.epoch or 0,  # rule: committed_is_acknowledged
-        log_index=committed.log_index,
-        memory_digest=committed.memory.memory_digest if standby.is_whole else 0,
-    )
-    standby.core.send(standby.offer.peer, Lane.CONTROL, ack, standby.offer.session)
 
 
 def go_on_stopping(standby: StandbyState, stop: Stopping, now: Nanos) -> None:

@@ -91,7 +91,7 @@ class CommittedState:
         count = len(self.log) + len(records)
         if count > self.limits.log_records:
             raise LimitExceeded("log records kept", limit=self.limits.log_records, wanted=count)
-        size_bytes = self.log_bytes + sum(len(record.payload) for record in records)
+        size_bytes = self.log_bytes + sum([len(record.payload) for record in records])
         if size_bytes > self.limits.log_bytes:
             raise LimitExceeded("log bytes kept", limit=self.limits.log_bytes, wanted=size_bytes)
         self.log.extend(records)
@@ -117,7 +117,8 @@ class CommittedState:
         if self.epoch is not None and checkpoint.log_index < self.log_index:
             raise BadFrame(f"epoch {checkpoint.epoch} covers log record {checkpoint.log_index}, not {self.log_index}")
         first = checkpoint.output_next - len(checkpoint.outputs)
-        if self.epoch is not None and not self.output_next <= first <= self.output_last + 1:
+        last = self.output_last if self.log else self.output_next - 1
+        if self.epoch is not None and not self.output_next <= first <= last + 1:
             raise BadFrame(f"outputs of epoch {checkpoint.epoch} start at {first}, but {self.output_next} is next")
         # Outputs leave in order: where some that no checkpoint carries have left, all before them have, too.
         kept = self.outputs if first == self.output_next else ()
@@ -152,7 +153,7 @@ class CommittedState:
 
         Raises BadFrame if it claims to have released what is not committed here: it broke the release rule.
         """
-        if self.epoch is not None and released > self.output_last:
+        if self.epoch is not None and released >= self.output_next and released > self.output_last:
             raise BadFrame(f"output {released} was released, but only those up to {self.output_last} are safe here")
         while self.outputs and self.outputs[0].number <= released:  # rule: kept_until_told_as_released
             self.outputs.popleft()
@@ -164,7 +165,8 @@ class CommittedState:
         self.position = checkpoint.position
         self.output_next = checkpoint.output_next
         self.log_index = checkpoint.log_index
-        self._forget_log(checkpoint.log_index)
+        if self.log:
+            self._forget_log(checkpoint.log_index)
         self.outputs = deque(outputs)
 
     def _forget_log(self, covered: int) -> None:
@@ -199,7 +201,11 @@ class Staging:
         if part.batch is None and part.checkpoint is None:
             raise BadFrame("a part of an epoch carries neither pages nor the end")
         if part.batch is not None:
-            self._stage(part.epoch, part.batch)
+            wanted = self.size_bytes + part.batch.size_bytes
+            if wanted > self.limit_bytes:
+                raise LimitExceeded(f"staging of epoch {part.epoch}, bytes", limit=self.limit_bytes, wanted=wanted)
+            self.epoch, self.size_bytes = part.epoch, wanted
+            self.batches.append(part.batch)
         if part.checkpoint is None:
             return None
         whole = replace(part.checkpoint, batches=tuple(self.batches))  # rule: all_batches_committed
@@ -211,11 +217,3 @@ class Staging:
         self.epoch = None
         self.batches = []
         self.size_bytes = 0
-
-    def _stage(self, epoch: int, batch: PageBatch) -> None:
-        wanted = self.size_bytes + batch.size_bytes
-        if wanted > self.limit_bytes:
-            raise LimitExceeded(f"staging of epoch {epoch}, bytes", limit=self.limit_bytes, wanted=wanted)
-        self.epoch = epoch
-        self.batches.append(batch)
-        self.size_bytes = wanted

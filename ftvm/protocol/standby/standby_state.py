@@ -35,7 +35,7 @@ from ftvm.interfaces import Lane
 from ftvm.protocol.channel import Inbox
 from ftvm.protocol.core import Core, RoleEvent
 from ftvm.protocol.detector import FailureDetector
-from ftvm.protocol.effects import ShowCommit
+from ftvm.protocol.effects import ShowCommit, Tell
 from ftvm.protocol.session import SessionOffer, Switchover
 from ftvm.protocol.standby.commit import CommittedState, Staging
 from ftvm.units import Nanos
@@ -78,6 +78,7 @@ CLAIMS: Final[dict[tuple[ClaimState, ClaimEvent], ClaimState]] = {
 class Claim:
     """One standby's claim, with the times that TookOver reports.
 
+    is_watching   whether epochs may be committed and acknowledged
     fresh_at      the arbiter client's count of reads from which on the record read is fresh
     is_loaded     the committed state is in the guest
     suspected_at  when the active was suspected first since it last shipped anything; claims that were called off count
@@ -85,6 +86,7 @@ class Claim:
     """
 
     state: ClaimState = ClaimState.WATCHING
+    is_watching: bool = True
     fresh_at: int = 0
     is_loaded: bool = False
     began_at: Nanos = Nanos(0)
@@ -93,17 +95,13 @@ class Claim:
     silence_ns: int = 0
     not_before: Nanos | None = None
 
-    @property
-    def is_watching(self) -> bool:
-        """Whether epochs may be committed and acknowledged."""
-        return self.state in (ClaimState.WATCHING, ClaimState.PREPARED)
-
     def step(self, event: ClaimEvent) -> None:
         """Move by the table."""
         state = CLAIMS.get((self.state, event))
         if state is None:
             raise InternalError(f"a claim that is {self.state.value} cannot be {event.value}")
         self.state = state
+        self.is_watching = state in (ClaimState.WATCHING, ClaimState.PREPARED)
 
     def prepare(self, now: Nanos) -> None:
         """Load for a planned switchover, which nobody has proposed yet."""
@@ -120,10 +118,6 @@ class Claim:
         if self.suspected_at is None:
             self.suspected_at, self.silence_ns = now, silence_ns
         self.not_before = None
-
-    def note_shipping(self) -> None:
-        """Note that the active shipped on: the guest ran there after all that was suspected before."""
-        self.suspected_at = None
 
 
 @dataclass(slots=True)
@@ -174,14 +168,16 @@ class StandbyState:
         """
         if self.detector.patience > 1:
             self.detector.arm(now)
-        self.core.tell(
-            Committed(
-                at=now,
-                guest_id=self.core.settings.guest_id,
-                epoch=checkpoint.epoch,
-                dirty_pages=checkpoint.dirty_pages,
-                sent_bytes=sum(batch.size_bytes for batch in checkpoint.batches),
-                pause_ns=0,
+        self.core.effects.append(
+            Tell(
+                Committed(
+                    at=now,
+                    guest_id=self.core.settings.guest_id,
+                    epoch=checkpoint.epoch,
+                    dirty_pages=checkpoint.dirty_pages,
+                    sent_bytes=sum([batch.size_bytes for batch in checkpoint.batches]),
+                    pause_ns=0,
+                )
             )
         )
 
@@ -225,10 +221,6 @@ class StandbyState:
         self.staging.clear()
         if not self.is_whole:
             self.core.end_role(RoleEvent.SESSION_LOST, reason)
-
-    def is_in_session(self, peer: str, key: str | None, envelope: Envelope) -> bool:
-        """Tell whether a message of this envelope, from this peer, is of this session, and the session goes on."""
-        return not self.is_session_over and self.is_of_session(peer, key, envelope)
 
     def is_of_session(self, peer: str, key: str | None, envelope: Envelope) -> bool:
         """Tell whether a message of this envelope, from this peer, is of the session, be that over or not."""
