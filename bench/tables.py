@@ -118,6 +118,36 @@ def _peer(found: Figures, size: str, peer: str) -> str:
     return f"{pause}, {written}"
 
 
+# --- a guest on the processor ----------------------------------------------------------------------------------------
+
+
+def kvm(found: Figures) -> str:
+    bare = [row for row in found.evidence["figures"]["table"] if row["peer"].startswith("bare: ")]
+    pauses = [
+        [row["name"].split()[1], f"{row['value']:.2f} ms", f"{row['peer_value']:.2f} ms", f"{row['ratio']:.1f}x"]
+        for row in bare
+    ]
+    pairs = dict.fromkeys(name.partition(": ")[0] for name in found.rows if name.endswith(": checkpoints"))
+    alone = table(["dirty pages", "pause p50", "bare loop on KVM", "ratio"], pauses)
+    pair = table(
+        ["pair", "lines of the guest, beside it alone", "checkpoints", "output delay p50 / p99", "pause p50 / p99"],
+        [_kvm_pair(found, name) for name in pairs],
+    )
+    return f"{alone}\n\n{pair}\n\n{found.origin}"
+
+
+def _kvm_pair(found: Figures, pair: str) -> list[str]:
+    delay = " / ".join(found.text(f"{pair}: output delay {rank}", "{:.1f}") for rank in ("p50", "p99"))
+    pause = " / ".join(found.text(f"{pair}: pause {rank}", "{:.1f}") for rank in ("p50", "p99"))
+    return [
+        pair,
+        found.text(f"{pair}: lines", "{:.2f}x", what="ratio"),
+        found.text(f"{pair}: checkpoints", "{:.0f} /s"),
+        f"{delay} ms",
+        f"{pause} ms",
+    ]
+
+
 # --- the engines -----------------------------------------------------------------------------------------------------
 
 
@@ -173,6 +203,7 @@ def goals(found: Figures) -> str:
 TABLES: dict[str, tuple[str, str, Callable[[Figures], str]]] = {
     "qemu": ("docs/performance.md", "qemu", qemu),
     "engines": ("docs/performance.md", "engines", engines),
+    "kvm": ("docs/performance.md", "kvm", kvm),
     "qemu-goals": ("bench/README.md", "qemu", goals),
     "engines-goals": ("bench/README.md", "engines", goals),
 }

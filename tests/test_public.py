@@ -1,8 +1,13 @@
 """The public names: all there, each where it says, and the same objects as at home."""
 
+import sys
+
+import pytest
+
 import ftvm
 import ftvm.errors
 import ftvm.events
+import ftvm.testing
 
 
 def test_every_public_name_is_there() -> None:
@@ -29,3 +34,16 @@ def test_dir_shows_the_public_names_only() -> None:
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
     assert not hasattr(ftvm, "Xen")
+
+
+def test_the_kits_are_in_the_help_of_their_package() -> None:
+    assert dir(ftvm.testing) == ftvm.testing.__all__
+    assert all(hasattr(ftvm.testing, name) for name in ftvm.testing.__all__)
+
+
+def test_a_kit_without_hypothesis_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "hypothesis", None)
+    monkeypatch.delitem(sys.modules, "ftvm.testing.engine", raising=False)
+
+    with pytest.raises(ImportError, match=r"check_engine needs hypothesis: pip install 'ftvm\[test\]'"):
+        ftvm.testing.check_engine  # noqa: B018

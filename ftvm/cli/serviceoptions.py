@@ -8,7 +8,6 @@ from ftvm.errors import ConfigError
 from ftvm.runtime.services import HostService
 from ftvm.service.control import ControlSocket
 from ftvm.service.notify import Notifier
-from ftvm.service.socketfiles import control_folder, own_endpoint, prepare_folder
 from ftvm.transport.endpoints import parse_endpoint
 
 __all__ = ["check_control", "check_metrics", "open_services"]
@@ -26,12 +25,8 @@ def open_services(
         opened.append(service)
         stack.callback(service.close)
 
-    if control is None:
-        folder = control_folder()
-        prepare_folder(folder)
-        control = own_endpoint(folder, guest_id)
     if control != NOWHERE:
-        add(ControlSocket(control))
+        add(ControlSocket(control, guest_id=guest_id))
     if metrics is not None:
         add(_metrics_page(metrics))
     notifier = Notifier.from_environment(is_ready_when_active=is_ready_when_active)

@@ -26,7 +26,7 @@ from ftvm.service.requests import (
     version_in,
 )
 from ftvm.service.server import Server
-from ftvm.service.socketfiles import listen_privately
+from ftvm.service.socketfiles import control_folder, listen_privately, own_endpoint, prepare_folder
 from ftvm.transport.endpoints import SocketFile
 from ftvm.units import Nanos, seconds_to_nanos
 
@@ -44,8 +44,16 @@ class ControlSocket:
 
     name = "control socket"
 
-    def __init__(self, endpoint: str) -> None:
-        """Listen at `endpoint`, e.g. ``ipc:///run/ftvm/vm1.sock``. Raises ConfigError, TransportError."""
+    def __init__(self, endpoint: str | None = None, *, guest_id: str = "guest") -> None:
+        """Listen at `endpoint`, e.g. ``ipc:///run/ftvm/vm1.sock``. Raises ConfigError, TransportError.
+
+        Without one, listen where `ftvm status` and `connect` look by themselves: in this user's folder of control
+        sockets, at a name made of `guest_id` and this process.
+        """
+        if endpoint is None:
+            folder = control_folder()
+            prepare_folder(folder)
+            endpoint = own_endpoint(folder, guest_id)
         self.endpoint = endpoint
         self._path = Path(endpoint.removeprefix("ipc://"))
         self._look_at: Nanos | None = None

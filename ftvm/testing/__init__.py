@@ -41,4 +41,13 @@ def __getattr__(name: str) -> Any:
     """Import a kit that needs hypothesis when it is first used."""
     if name not in _HOMES:
         raise AttributeError(f"module 'ftvm.testing' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as wrong:
+        if wrong.name != "hypothesis":
+            raise
+        raise ImportError(f"ftvm.testing.{name} needs hypothesis: pip install 'ftvm[test]'") from None
+
+
+def __dir__() -> list[str]:
+    return __all__

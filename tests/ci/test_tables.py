@@ -93,6 +93,26 @@ def test_the_table_of_qemu_shows_its_rows(tables: ModuleType) -> None:
     assert "a pause 0.5 times the bare one" in made
 
 
+def test_the_table_of_kvm_shows_the_bare_loop_beside_the_pause_and_each_pair(tables: ModuleType) -> None:
+    bare = {**row("pause, 200 dirty pages: p50", 0.34, 0.04), "peer": "bare: dirty log, copy, processor"}
+    pair = "kemari, 1 pages a line"
+    rows = [
+        bare,
+        row("pause, 200 dirty pages: p50", 0.34, 0.15),
+        row(f"{pair}: lines", 600, 1600),
+        row(f"{pair}: checkpoints", 600),
+        row(f"{pair}: output delay p50", 0.68),
+        row(f"{pair}: output delay p99", 9.57),
+        row(f"{pair}: pause p50", 0.15),
+        row(f"{pair}: pause p99", 0.49),
+    ]
+
+    made = tables.kvm(tables.figures_of(evidence("kvm", rows)))
+
+    assert "| 200 | 0.34 ms | 0.04 ms | 8.5x |" in made
+    assert "| kemari, 1 pages a line | 0.38x | 600 /s | 0.7 / 9.6 ms | 0.1 / 0.5 ms |" in made
+
+
 def test_the_table_of_engines_shows_its_rows_and_a_dash_where_nothing_was_measured(tables: ModuleType) -> None:
     made = tables.engines(tables.figures_of(evidence("engines", ENGINES)))
 

@@ -38,10 +38,10 @@ LINES: Final = {
     "lab": 3420,
     "protocol": 3367,
     "runtime": 2570,
-    "service": 1622,
+    "service": 1626,
     "sim": 2255,
     "store": 1500,
-    "testing": 2410,
+    "testing": 2417,
     "transport": 1270,
 }
 """Lines with code of each package: no docstring, comment or blank line counts. "" is the modules of ftvm/ itself; a

@@ -466,3 +466,13 @@ def test_no_descriptor_at_all_does_not_make_the_loop_spin(
         for now in range(4):
             control.step(Nanos(LOOK_NS // 2 + now))
         assert operators[1].recv(1 << 16).startswith(b'{"ok"')
+
+
+def test_a_socket_without_a_place_is_where_status_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+    control = ControlSocket(guest_id="vm1")
+
+    assert control.endpoint == f"ipc://{tmp_path}/ftvm/vm1.{os.getpid()}.sock"
+    control.close()
+    assert list((tmp_path / "ftvm").iterdir()) == []

@@ -47,7 +47,9 @@ def choose_tracker(memory: NativeMemory, name: str = "auto") -> Chosen:
 def track_memory(regions: Sequence[Region], name: str = "auto") -> Tracker:
     """Start to track what is written to a guest's memory: the dirty half of a Guest, for hypervisors that have none.
 
-    Sees writes of this process alone, by whatever means. For `name` and what is raised, see `choose_tracker`.
+    Sees writes of this process alone, by whatever means. `name` is "userfault" (the kernel notes writes), "compare"
+    (each page with a copy), or "auto", the best that works here. Raises ConfigError for an unknown name, or if the one
+    that was asked for is not available.
     """
     return choose_tracker(NativeMemory([region.buffer for region in regions]), name).tracker
 
