@@ -16,6 +16,7 @@ from ftvm.cli.serviceoptions import open_services
 from ftvm.cli.settings import HostSettings
 from ftvm.cli.values import GOES_IN
 from ftvm.errors import FtvmError
+from ftvm.runtime.names import for_people
 from ftvm.service import checks
 from ftvm.service.checks import Finding, Level
 
@@ -58,7 +59,7 @@ def check(file: Path, role: str, is_qemu: bool, is_json: bool) -> None:
 def print_findings(findings: Iterable[Finding]) -> None:
     """Print what was found, each with its remedy."""
     for each in findings:
-        text = each.text.replace("\n", "\n        ")
+        text = for_people(each.text).replace("\n", "\n        ")
         click.echo(f"{_MARKS[each.level]}{each.subject}: {text}")
         if each.remedy:
             click.echo(f"          {each.remedy}")

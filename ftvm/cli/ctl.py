@@ -91,7 +91,13 @@ def switchover(control: str | None, guest_id: str | None, is_json: bool, timeout
 
     Exit status: 0 once the guest runs on the other host, 1 if that failed and the guest still runs here.
     """
-    _tell(control, guest_id, is_json, lambda guest: guest.switchover(timeout))
+
+    def hand_over(guest: GuestHandle) -> None:
+        if not is_json:
+            click.echo(f"handing guest {guest.id!r} over; that may take up to {timeout:g} s", err=True)
+        guest.switchover(timeout)
+
+    _tell(control, guest_id, is_json, hand_over)
 
 
 @ctl.command(short_help="End a host; its guest goes on at the other.")

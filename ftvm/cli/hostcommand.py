@@ -107,9 +107,12 @@ def _explained(rows: Sequence[tuple[str, Setting]]) -> str:
         told = f"{rows[0][1].help} {_named(kinds)}."
     else:
         told = " ".join(f"{_named(of)}: {text}" for text, of in texts.items())
-    defaults = {_shown(row.default): kind for kind, row in rows}
-    first, *others = [default for default in defaults if default] or [""]
-    more = "".join(f"; {defaults[each]}: {each}" for each in others)
+    defaults: dict[str, list[str]] = {}
+    for kind, row in rows:
+        if shown := _shown(row.default):
+            defaults.setdefault(shown, []).append(kind)
+    first, *others = defaults or [""]
+    more = "".join(f"; {', '.join(defaults[each])}: {each}" for each in others)
     return f"{told}  [default: {first}{more}]" if first else told
 
 

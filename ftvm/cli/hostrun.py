@@ -6,12 +6,12 @@ from typing import Final
 
 import click
 
-from ftvm.cli.hostparts import addresses, opened
+from ftvm.cli.hostparts import addresses, opened, peer_endpoints
 from ftvm.cli.logreport import LogReport, say_lost_in_log
 from ftvm.cli.report import JsonReport, Report, TextReport, say_lost_as_json
 from ftvm.cli.settings import HostSettings, check_settings
 from ftvm.cli.signals import note_signals, stop_wanted
-from ftvm.cli.streams import outlive_readers
+from ftvm.cli.streams import forget_typed, outlive_readers
 from ftvm.errors import ClosedError, GuestEnded
 from ftvm.events import ArbiterTrouble, Event, RoleChanged
 from ftvm.runtime.clock import MonotonicClock
@@ -45,6 +45,9 @@ def run_standby(settings: HostSettings) -> None:
     prepare_process(settings)
     with opened(settings) as (guest, options):
         report = make_report(settings.is_json, settings["log-format"])
+        if not settings.is_json and settings["log-format"] == "text":
+            asked = ", ".join(peer_endpoints(settings))
+            click.echo(f"ftvm: standing by for guest {settings['guest']!r}: asks {asked} to let it join", err=True)
         note_signals()
         with Standby(guest, **addresses(settings), **options) as host:
             run_until_stopped(host, report)
@@ -123,6 +126,7 @@ def run_until_stopped(host: HostHandle, report: Report) -> None:
         end_and_tell(host, report)
     finally:
         report.close()
+        forget_typed()
 
 
 def _report_until_stopped(host: HostHandle, report: Report) -> None:

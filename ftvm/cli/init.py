@@ -16,6 +16,7 @@ from ftvm.errors import ArbiterError, ConfigError
 from ftvm.guests.disk.label import Label
 from ftvm.interfaces import Record
 from ftvm.protocol.record import vacate
+from ftvm.runtime.names import for_people
 
 __all__ = ["init"]
 
@@ -90,7 +91,8 @@ def _tell_disks(labels: Mapping[str, Label | None], generation: int) -> None:
 def _shown(record: Record) -> str:
     if record.active is None:
         return f"generation {record.generation}, which is vacant"
-    return f"generation {record.generation}, active {record.active}, standby {record.standby or 'none'}"
+    names = f"active {record.active}, standby {record.standby or 'none'}"
+    return f"generation {record.generation}, {for_people(names)}"
 
 
 def _ask(known: Record, guest_id: str) -> None:

@@ -3,8 +3,8 @@
     time     RFC 3339, UTC
     level    debug, info, warning or error
     guest    the guest's name in the record
-    event    the name of a class in ftvm.events; Takeover or GuestLost; LinesLost, in the place of lines that nobody
-             read in time
+    event    the name of a class in ftvm.events; Takeover, GuestLost or EngineInForce; LinesLost, in the place of
+             lines that nobody read in time
     message  the line that a person would have read
     ...      the fields of the event
 
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Final, TextIO
 
-from ftvm.cli.sentences import describe
+from ftvm.cli.sentences import EngineWord, describe
 from ftvm.events import (
     ArbiterTrouble,
     Committed,
@@ -69,11 +69,13 @@ class LogReport:
         self._out = out or sys.stderr
         self._now = now
         self._story = TakeoverReport()
+        self._engine = EngineWord()
         self._last = ("", "")
 
     def event(self, event: Event) -> None:
         """Log what happened, and explain a takeover."""
         explanation = self._story.note(event)
+        self._engine.note(event)
         if isinstance(event, Committed):
             return
         name, message = type(event).__name__, describe(event)
@@ -89,8 +91,10 @@ class LogReport:
             self._log("warning", {"guest": event.guest_id}, name, {"message": for_people(message), **facts})
 
     def status(self, status: Status) -> None:
-        """Say nothing: metrics and `ftvm top` are for that."""
-        del status
+        """Say what is to be told once, and nothing else: metrics and `ftvm top` are for that."""
+        if (word := self._engine.word(status)) is not None:
+            facts: dict[str, object] = {"message": word, "engine": status.engine, "interval_ms": status.interval_ms}
+            self._log("info", {"guest": status.guest_id}, "EngineInForce", facts)
 
     def close(self) -> None:
         """Nothing to restore."""

@@ -56,7 +56,7 @@ class _Commands(click.Group):
             formatter.write_dl(list(_COMMANDS.items()))
 
 
-@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(package_name="ftvm", message="ftvm %(version)s", help="Show the version and exit.")
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
 def ftvm(debug: bool) -> None:

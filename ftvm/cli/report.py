@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from ftvm.cli.logreport import level_of
-from ftvm.cli.sentences import describe
+from ftvm.cli.sentences import EngineWord, describe
 from ftvm.events import Committed, CopyProgress, Event, HostFailed, HostStopped
 from ftvm.runtime.clock import wall_time
 from ftvm.runtime.names import for_people
@@ -82,12 +82,14 @@ class TextReport:
         self._last_line = ""
         self._held: HostFailed | None = None
         self._story = TakeoverReport()
+        self._engine = EngineWord()
         self._progress: Progress | None = None
         self._task: TaskID | None = None
 
     def event(self, event: Event) -> None:
         """Print a line, or move the bar; explain a takeover."""
         explanation = self._story.note(event)
+        self._engine.note(event)
         if isinstance(event, CopyProgress):
             self._move_bar(event)
             return
@@ -106,9 +108,10 @@ class TextReport:
                 self._print("warning", f"  {word}: {for_people(told)}")
 
     def status(self, status: Status) -> None:
-        """Print no status: `ftvm run --json` is for watching closely."""
-        del status
+        """Print what is to be told once, and no status: `ftvm run --json` is for watching closely."""
         self._print_held()
+        if (word := self._engine.word(status)) is not None:
+            self._print("info", word)
 
     def close(self) -> None:
         """Take the bar away."""

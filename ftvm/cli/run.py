@@ -14,8 +14,8 @@ FILE is a guest file: TOML whose keys are the options below, without dashes. Rel
 Options override it. Words after -- are arguments for QEMU, and override its `arguments`.
 
 The guest starts as soon as the arbiter's record names this host. A standby joins by itself; from then on no output
-leaves before the state behind it is safe there. Ctrl-C, SIGTERM or SIGHUP stops this host, and the standby goes on
-with the guest.
+leaves before the state behind it is safe there. The guest's console goes to standard output, and takes no input.
+Ctrl-C, SIGTERM or SIGHUP stops this host, and the standby goes on with the guest.
 
 \b
 Two hosts by hand, both reaching /shared (host-b is the standby):

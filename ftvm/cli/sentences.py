@@ -8,8 +8,9 @@ from ftvm import events
 from ftvm.events import Event
 from ftvm.protocol.record import force_command
 from ftvm.runtime.names import for_people
+from ftvm.runtime.status import Status
 
-__all__ = ["describe", "stopped_line"]
+__all__ = ["EngineWord", "describe", "stopped_line"]
 
 _MS: Final = 1_000_000
 
@@ -31,6 +32,29 @@ def _names(record: Any) -> str:
 
 def _interval(changed: events.EngineChanged) -> str:
     return "" if changed.interval_ms is None else f" (interval {changed.interval_ms:g} ms)"
+
+
+class EngineWord:
+    """Says, once a guest has come to run here from another host, what it runs under: intervals do not come over."""
+
+    def __init__(self) -> None:
+        self._is_due = False
+
+    def note(self, event: Event) -> None:
+        """Take an event."""
+        if isinstance(event, events.TookOver | events.SwitchedHere):
+            self._is_due = True
+
+    def word(self, status: Status) -> str | None:
+        """Return the sentence, once; None if there is nothing to say."""
+        if not self._is_due or status.role != "active":
+            return None
+        self._is_due = False
+        interval = "" if status.interval_ms is None else f" with an interval of {status.interval_ms:g} ms"
+        return (
+            f"the guest runs here under {status.engine}{interval}, as this host is set; an interval that was set by "
+            "`ftvm ctl` on the other host does not come over"
+        )
 
 
 def stopped_line(told: Mapping[str, Any]) -> str:

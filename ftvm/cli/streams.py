@@ -6,17 +6,20 @@ purpose is its output fails instead.
 """
 
 import atexit
+import contextlib
 import io
 import os
 import sys
+import termios
 from collections.abc import Callable
 from typing import Final
 
 from ftvm.service.outlet import Outlet, say_lost
 
-__all__ = ["drop_output", "fill_closed", "outlive_readers"]
+__all__ = ["drop_output", "fill_closed", "forget_typed", "outlive_readers"]
 
 STANDARD: Final = (0, 1, 2)
+_INPUT: Final = 0
 _LAST_SECONDS: Final = 1.0
 """How long to wait until a host's last lines are read."""
 
@@ -48,6 +51,16 @@ def outlive_readers(out_lost: Callable[[int], str] = say_lost, err_lost: Callabl
         sys.stdout = _lasting(1, out_lost)
     if sys.stderr is sys.__stderr__:
         sys.stderr = _lasting(2, err_lost)
+
+
+def forget_typed() -> None:
+    """Throw away what was typed and nobody read, if there is a terminal: the shell would run it next.
+
+    A guest's console takes no input, but who sits before one types; and a terminal answers what a guest asks it.
+    """
+    with contextlib.suppress(OSError, termios.error):
+        if os.tcgetpgrp(_INPUT) == os.getpgrp():  # in the background this would stop the process instead
+            termios.tcflush(_INPUT, termios.TCIFLUSH)
 
 
 def drop_output() -> None:

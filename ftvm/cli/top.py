@@ -2,6 +2,7 @@
 
 import json
 import select
+import sys
 from contextlib import ExitStack
 from typing import Final
 
@@ -19,6 +20,7 @@ from ftvm.runtime.standing import State
 from ftvm.runtime.status import Status
 from ftvm.service.connection import Connection, connect
 from ftvm.service.controlline import MuteHost
+from ftvm.service.health import Health, health
 from ftvm.service.view import Look, bars, bucket_names, look
 
 __all__ = ["top"]
@@ -48,6 +50,8 @@ def top(control: str | None, is_json: bool, interval: float, once: bool) -> None
     Shows for each guest its state, generation, epoch and lag, rates of dirty pages and of the link, and how long pauses
     and held outputs took: bars from 10 us on the left to 0.5 s and more on the right, of the last interval. Ctrl-C ends
     it. With --json, one line for each look: a list of objects with the fields of ftvm.Status and "rates".
+
+    Exit status with --once: as that of `ftvm status`.
     """
     console = Console(highlight=False)
     with ExitStack() as stack, connect(control) as machine:
@@ -68,7 +72,9 @@ def top(control: str | None, is_json: bool, interval: float, once: bool) -> None
                 else:
                     console.print(_scene(looks, viewer.mute, machine))
                 if once:
-                    return
+                    sys.exit(
+                        0 if health([each.status for each in looks.values()], len(viewer.mute)) is Health.OK else 1
+                    )
         except Stopped:
             return
 

@@ -20,7 +20,7 @@ from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.status import Status
 from ftvm.service.controlline import ControlLine, MuteHost
 from ftvm.service.requests import SWITCHOVER_SECONDS_MAX, number_in
-from ftvm.service.socketfiles import control_folder, may_be_of, sockets_in
+from ftvm.service.socketfiles import clear_left_behind, control_folder, may_be_of, sockets_in
 from ftvm.units import nanos_to_seconds, seconds_to_nanos
 
 __all__ = ["Connection", "GuestHandle", "Survey", "connect"]
@@ -39,7 +39,9 @@ def connect(url: str | None = None, *, timeout: float = 5.0) -> "Connection":
     Raises ConfigError if the URL names neither, TransportError if nobody answers at the socket.
     """
     if url is None:
-        return Connection(control_folder(), timeout, is_folder=True)
+        folder = control_folder()
+        clear_left_behind(folder)
+        return Connection(folder, timeout, is_folder=True)
     if not url.startswith("ipc:///"):
         raise ConfigError(f"{url!r} is not a control socket: write ipc:///PATH of a socket, or of a folder of sockets")
     place = Path(url.removeprefix("ipc://"))

@@ -18,6 +18,7 @@ from ftvm.errors import ConfigError, TransportError
 from ftvm.transport.endpoints import check_free, parse_endpoint
 
 __all__ = [
+    "clear_left_behind",
     "control_folder",
     "guest_named_in",
     "listen_privately",
@@ -63,7 +64,16 @@ def prepare_folder(folder: Path) -> None:
             f"the folder for control sockets {folder} is a link, or belongs to another user (uid {found.st_uid}): "
             "set XDG_RUNTIME_DIR to a folder of yours, or choose a socket with --control ipc:///PATH"
         )
-    for path in sockets_in(folder):
+    clear_left_behind(folder)
+
+
+def clear_left_behind(folder: Path) -> None:
+    """Remove the sockets of processes that were killed, if the folder is ours."""
+    try:
+        is_ours = folder.lstat().st_uid == os.getuid() and not folder.is_symlink()
+    except FileNotFoundError:
+        return
+    for path in sockets_in(folder) if is_ours else ():
         if _is_left_behind(path):
             path.unlink(missing_ok=True)
 

@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 
 from ftvm import events
-from ftvm.cli.sentences import describe
+from ftvm.cli.sentences import EngineWord, describe
 from ftvm.events import EngineChanged, TookOver
 from ftvm.units import Nanos
+
+from ..service.fakes import STATUS
 
 SAMPLES: dict[str, Any] = {"pages": (1,), "agreed": None, "seen": None, "guest_id": "vm1", "devices": False}
 NAMES = sorted(set(events.__all__) - {"Event"})
@@ -60,3 +62,17 @@ def test_a_switchover_that_failed_says_that_the_guest_goes_on_unless_its_host_st
 
     assert describe(asked) == "the switchover failed; the guest still runs where it was: it took too long"
     assert describe(stopping) == "the guest could not be handed over: it took too long"
+
+
+def test_a_guest_that_came_over_tells_once_under_what_it_runs_now() -> None:
+    """Regression: an interval that an operator had set was gone after a takeover without a word."""
+    word = EngineWord()
+    before = word.word(STATUS)
+    word.note(events.SwitchedHere(at=Nanos(0), guest_id="vm1", generation=3, epoch=5, wait_ns=1))
+
+    told = [word.word(STATUS), word.word(STATUS)]
+
+    assert before is None
+    assert told[0] is not None
+    assert told[0].startswith("the guest runs here under remus with an interval of 25 ms, as this host is set;")
+    assert told[1] is None

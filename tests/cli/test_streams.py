@@ -2,9 +2,11 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
+import tty
 from pathlib import Path
 
 import pytest
@@ -90,3 +92,32 @@ def test_a_command_that_can_say_nothing_at_all_fails_quietly(unbuffered: str, mo
         ended = subprocess.run([*FTVM, "version"], stdout=full, stderr=full, timeout=WAIT_SECONDS, check=False)
 
     assert ended.returncode == 1
+
+
+def test_what_was_typed_at_a_guests_console_is_not_left_for_the_shell(tmp_path: Path) -> None:
+    """Regression: the shell ran it when the host had ended, and what the terminal answered to the guest's escapes."""
+    controller, terminal = os.openpty()
+    tty.setcbreak(terminal)
+    words = [
+        "run",
+        "--listen",
+        "tcp://127.0.0.1:0",
+        "--arbiter",
+        f"file://{tmp_path}",
+        "--create",
+        "--program",
+        "console",
+    ]
+    command = ["setsid", "--ctty", *FTVM, *words, "--memory", "8M", "--json"]  # as one that a shell has started
+    with subprocess.Popen(command, stdin=terminal, stdout=subprocess.PIPE) as host:
+        assert host.stdout is not None
+        assert any(b"RoleChanged" in line for line in host.stdout)
+        os.write(controller, b"dmesg; reboot\n")
+        assert select.select([terminal], [], [], WAIT_SECONDS)[0]
+
+        host.terminate()
+        host.communicate(timeout=WAIT_SECONDS)
+
+        assert not select.select([terminal], [], [], 0)[0]
+    for fd in (controller, terminal):
+        os.close(fd)

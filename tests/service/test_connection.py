@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import MISSING, fields
@@ -458,3 +459,20 @@ def test_a_guest_is_ended_only_where_it_runs(tmp_path: Path) -> None:
             machine.guest().end()
 
         assert active.status().state == "protected"
+
+
+def test_the_socket_of_a_killed_host_is_cleared_away_by_who_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: it stayed until another host started."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    (tmp_path / "ftvm").mkdir()
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = tmp_path / "ftvm" / f"vm1.{dead.pid}.sock"
+    listen_privately(f"ipc://{left}").close()
+
+    with connect() as machine:
+        assert machine.guests() == []
+
+    assert not left.exists()

@@ -73,6 +73,7 @@ class _Campaign:
 
     def run(self) -> None:
         """Play."""
+        self._say(f"starting {min(self._options.jobs, self._options.rounds)} pairs of real processes")
         try:
             for job in range(min(self._options.jobs, self._options.rounds)):
                 self._start_worker(job)
