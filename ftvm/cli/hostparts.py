@@ -17,6 +17,8 @@ from ftvm.interfaces import Engine, Guest, World
 from ftvm.runtime.names import machine_name
 from ftvm.runtime.protection import HostOptions
 from ftvm.runtime.world import CallbackWorld
+from ftvm.service.console import ConsoleWorld
+from ftvm.service.control import ControlSocket
 from ftvm.transport.keys import Keys, load_keys
 
 __all__ = [
@@ -114,8 +116,6 @@ def opened(settings: HostSettings) -> Iterator[tuple[Guest, HostOptions]]:
         options = _plain_options(settings)
         guest = settings.kind.make(settings)
         stack.callback(guest.close)
-        world = world_of(settings)
-        stack.callback(world.close)
         services = open_services(
             stack,
             guest_id=settings["guest"],
@@ -123,6 +123,12 @@ def opened(settings: HostSettings) -> Iterator[tuple[Guest, HostOptions]]:
             metrics=settings["metrics"],
             is_ready_when_active=settings.boots,
         )
+        world = world_of(settings)
+        stack.callback(world.close)
+        for service in services:
+            if isinstance(service, ControlSocket):
+                world = ConsoleWorld(world, service.endpoint)
+                stack.callback(world.close)
         yield guest, {**options, "world": world, "services": services}
 
 

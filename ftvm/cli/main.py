@@ -13,6 +13,7 @@ __all__ = ["main"]
 _COMMANDS: Final = {
     "chaos": "Break a real pair in every way there is, and check that nothing was lost.",
     "check": "Check whether a host could start here, and say how to correct what is wrong.",
+    "console": "Type at a guest's console, and read it.",
     "ctl": "Tell a running host what to do: another engine, switch over, leave.",
     "demo": "A live failover on this machine: kill the primary, the guest lives on.",
     "disk": "Say what the images of disks are, and which is the newest.",

@@ -76,6 +76,7 @@ def clear_left_behind(folder: Path) -> None:
     for path in sockets_in(folder) if is_ours else ():
         if _is_left_behind(path):
             path.unlink(missing_ok=True)
+            path.with_suffix(".console").unlink(missing_ok=True)
 
 
 def own_endpoint(folder: Path, guest_id: str, pid: int | None = None) -> str:
