@@ -19,7 +19,9 @@ from .conftest import Ear
 
 SOURCES = Path(__file__).parent / "bare"
 MEMORY = 32 << 20
-BEAT = re.compile(rb"beat (\d+) bad (\d+) pit (\d+) lapic (\d+) writes (\d+) clock ([0-9a-f]{16}) version (\d+)\n")
+BEAT = re.compile(
+    rb"beat (\d+) bad (\d+) pit (\d+) lapic (\d+) writes (\d+) workers (\d+) writes (\d+) clock ([0-9a-f]{16}) version \d+\n"
+)
 _FLAGS = (
     "-m32 -O1 -std=gnu11 -Wall -Wextra -Werror -ffreestanding -fno-pic -no-pie -fno-stack-protector "
     "-fno-asynchronous-unwind-tables -mgeneral-regs-only -nostdlib -static "
@@ -29,22 +31,21 @@ _FLAGS = (
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """What the guest says each half second: how many, wrong words, ticks of both timers, writes, its time in ns."""
+    """What the guest says each half second: how many, wrong words, ticks of both timers, writes, those of the other
+    processors and how many these are, its time."""
 
     number: int
     bad: int
     pit: int
     lapic: int
     writes: int
+    workers: int
+    worker_writes: int
     clock_ns: int
-    clock_version: int
 
 
 def beats_in(console: bytes) -> list[Beat]:
-    return [
-        Beat(*map(int, (number, bad, pit, lapic, writes)), int(clock, 16), int(version))
-        for number, bad, pit, lapic, writes, clock, version in BEAT.findall(console)
-    ]
+    return [Beat(*map(int, numbers), int(clock, 16)) for *numbers, clock in BEAT.findall(console)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,8 @@ class BareGuest:
         return guest
 
 
-def boot_bare_guest(shared: Path, cpu: str = "qemu64") -> BareGuest:
-    """Return the guest on such a processor, which one process boots; skips where there is no KVM, QEMU or compiler."""
+def boot_bare_guest(shared: Path, cpus: int = 1) -> BareGuest:
+    """Return the guest with so many processors, which one process boots; skips where there is no KVM, QEMU or compiler."""
     for program, package in (("qemu-system-x86_64", "qemu-system-x86"), ("gcc", "gcc"), ("nm", "binutils")):
         if shutil.which(program) is None:
             pytest.skip(f"needs {program}: apt install {package}")
@@ -77,17 +78,17 @@ def boot_bare_guest(shared: Path, cpu: str = "qemu64") -> BareGuest:
         check_device()
     except ConfigError as wrong:
         pytest.skip(f"needs KVM: {wrong}")
-    kept = shared / f"bare-{cpu}.pickle"
+    kept = shared / f"bare-{cpus}.pickle"
     with open(shared / "bare.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not kept.exists():
-            kept.write_bytes(pickle.dumps(_boot(shared, cpu)))
+            kept.write_bytes(pickle.dumps(_boot(shared, cpus)))
         guest = pickle.loads(kept.read_bytes())
     assert isinstance(guest, BareGuest)
     return guest
 
 
-def _boot(folder: Path, cpu: str) -> BareGuest:
+def _boot(folder: Path, cpus: int) -> BareGuest:
     elf = folder / "bare.elf"
     sources = [SOURCES / "start.S", SOURCES / "guest.c"]
     subprocess.run(
@@ -96,7 +97,9 @@ def _boot(folder: Path, cpu: str) -> BareGuest:
     symbols = subprocess.run(["nm", elf], check=True, capture_output=True, text=True).stdout
     alone = re.search(r"([0-9a-f]{8}) b alone", symbols)
     assert alone is not None
-    machine = QemuMachine(memory_bytes=MEMORY, arguments=("-cpu", cpu, "-kernel", str(elf)), accel="kvm")
+    machine = QemuMachine(
+        memory_bytes=MEMORY, arguments=("-cpu", "qemu64", "-smp", str(cpus), "-kernel", str(elf)), accel="kvm"
+    )
     guest, ear = QemuGuest(machine, boots=True), Ear()
     try:
         guest.attach(ear)

@@ -1,8 +1,8 @@
 /* A guest that checks itself: it writes random words all over 16 MiB and reads each before it is written again; two timers
- * interrupt it; the hypervisor tells it the time in a page that nobody else writes. Each half second by the first timer it
- * says on the serial port how all that stands:
+ * interrupt it; the hypervisor tells it the time in a page that nobody else writes; up to three more processors do the
+ * same to a megabyte each. Each half second by the first timer it says on the serial port how all that stands:
  *
- *     beat 3 bad 0 pit 150 lapic 148 writes 123456 clock 0123456789abcdef version 12
+ *     beat 3 bad 0 pit 150 lapic 148 writes 123456 workers 3 writes 99999 clock 0123456789abcdef version 12
  */
 typedef unsigned char u8;
 typedef unsigned int u32;
@@ -11,6 +11,10 @@ typedef unsigned long long u64;
 #define WORK ((volatile u32 *)0x400000)
 #define PAGES 4096u
 #define WORDS_A_PAGE 1024u
+#define WORKERS_MAX 3u
+#define WORKER_PAGES 256u
+#define WORKER_WORK(worker) (WORK + (PAGES + (worker) * WORKER_PAGES) * WORDS_A_PAGE)
+#define TRAMPOLINE 0x8000u
 #define SPIN 200
 #define COM1 0x3f8
 #define LAPIC(offset) (*(volatile u32 *)(0xfee00000u + (offset)))
@@ -33,14 +37,17 @@ struct clock_page {
     u8 flags, more[2];
 } __attribute__((packed));
 
-extern char on_pit[], on_lapic[], on_other[];
+extern char on_pit[], on_lapic[], on_other[], trampoline[], trampoline_end[];
+extern volatile u32 workers; /* how many more processors run */
 void guest(void);
+void work(u32 worker);
 void count_pit(void);
 void count_lapic(void);
 
 static struct gate gates[256];
 static volatile u32 pit, lapic;
-static u32 expected[PAGES];
+static u32 expected[PAGES], worker_expected[WORKERS_MAX][WORKER_PAGES];
+static volatile u32 worker_writes[WORKERS_MAX], worker_bad[WORKERS_MAX];
 static union {
     volatile struct clock_page clock;
     u8 page[4096];
@@ -169,45 +176,74 @@ static void start_timers(void)
     __asm__ volatile("sti");
 }
 
-static u32 seed = 2463534242u;
-
-static u32 random(void)
+static u32 next_random(u32 *seed)
 {
-    seed ^= seed << 13;
-    seed ^= seed >> 17;
-    seed ^= seed << 5;
-    return seed;
+    *seed ^= *seed << 13;
+    *seed ^= *seed >> 17;
+    *seed ^= *seed << 5;
+    return *seed;
+}
+
+/* Writes a random word of a random page; returns whether the one that is there is not the one that was written last. */
+static u32 write_one(volatile u32 *memory, u32 *known, u32 pages, u32 *seed)
+{
+    u32 page = next_random(seed) % pages;
+    volatile u32 *word = memory + page * WORDS_A_PAGE;
+    u32 is_bad = *word != known[page];
+    *word = known[page] = next_random(seed);
+    for (volatile int spin = 0; spin < SPIN; spin++)
+        ;
+    return is_bad;
+}
+
+void work(u32 worker)
+{
+    u32 seed = 88172645u + worker;
+    for (;;) {
+        worker_bad[worker] += write_one(WORKER_WORK(worker), worker_expected[worker], WORKER_PAGES, &seed);
+        worker_writes[worker]++;
+    }
+}
+
+/* Has all other processors that there are start at the trampoline. */
+static void start_workers(void)
+{
+    for (char *from = trampoline; from < trampoline_end; from++)
+        ((volatile char *)TRAMPOLINE)[from - trampoline] = *from;
+    LAPIC(0x300) = 0xc4500; /* INIT to all but this one */
+    for (u32 due = pit + 5; pit < due;)
+        ;
+    LAPIC(0x300) = 0xc4600 | TRAMPOLINE >> 12;
 }
 
 void guest(void)
 {
     int clock = has_clock();
-    u32 bad = 0, writes = 0, beats = 0, due = BEAT_TICKS;
+    u32 bad = 0, writes = 0, beats = 0, due = BEAT_TICKS, seed = 2463534242u;
     start_timers();
+    start_workers();
     if (clock)
         set_register(CLOCK_REGISTER, (u32)&alone.clock | 1);
     for (;;) {
-        u32 page = random() % PAGES;
-        volatile u32 *word = WORK + page * WORDS_A_PAGE;
-        if (*word != expected[page])
-            bad++;
-        *word = expected[page] = random();
+        bad += write_one(WORK, expected, PAGES, &seed);
         writes++;
-        for (volatile int spin = 0; spin < SPIN; spin++)
-            ;
         if ((int)(pit - due) < 0)
             continue;
         due = pit + BEAT_TICKS;
         say("beat ");
         say_number(++beats);
         say(" bad ");
-        say_number(bad);
+        say_number(bad + worker_bad[0] + worker_bad[1] + worker_bad[2]);
         say(" pit ");
         say_number(pit);
         say(" lapic ");
         say_number(lapic);
         say(" writes ");
         say_number(writes);
+        say(" workers ");
+        say_number(workers);
+        say(" writes ");
+        say_number(worker_writes[0] + worker_writes[1] + worker_writes[2]);
         say(" clock ");
         say_hex(clock ? now() : 0);
         say(" version ");

@@ -19,6 +19,41 @@ _start:
 2:  hlt
     jmp 2b
 
+/* The other processors start in 16-bit mode, at the page to which guest.c copies this. */
+    .set TRAMPOLINE, 0x8000
+    .globl trampoline, trampoline_end
+    .code16
+trampoline:
+    cli
+    xor %ax, %ax
+    mov %ax, %ds
+    lgdtl TRAMPOLINE + trampoline_table - trampoline
+    mov %cr0, %eax
+    or $1, %eax
+    mov %eax, %cr0
+    ljmpl $8, $start_worker
+trampoline_table:
+    .word 23
+    .long table
+trampoline_end:
+
+    .code32
+start_worker:
+    mov $16, %ax
+    mov %ax, %ds
+    mov %ax, %es
+    mov %ax, %ss
+    mov $1, %eax
+    lock xadd %eax, workers
+    mov %eax, %ecx
+    inc %ecx
+    shl $12, %ecx
+    lea worker_stacks(%ecx), %esp
+    push %eax
+    call work
+3:  hlt
+    jmp 3b
+
     .macro handler name, function
     .globl \name
 \name:
@@ -46,4 +81,9 @@ table_pointer:
     .align 16
     .skip 16384
 stack_top:
+worker_stacks:
+    .skip 4096 * 3
+    .globl workers
+workers:
+    .skip 4
     .section .note.GNU-stack, "", @progbits
