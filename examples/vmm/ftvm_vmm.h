@@ -6,7 +6,8 @@
  *
  * The monitor's duties, in order:
  *   1. make each region of the guest's memory with ftvm_vmm_region_make, and run the guest on nothing else;
- *   2. ftvm_vmm_open; if `boots` is true put the program into the memory, else leave the memory zero;
+ *   2. ftvm_vmm_open; if `boots` is true put the program into the memory, else leave the memory zero; do it before the
+ *      first call of ftvm_vmm_next: ftvm's first request asks whether it is there;
  *   3. stand still, and answer each request of ftvm_vmm_next: see ftvm_vmm_kind;
  *   4. give every output to ftvm_vmm_output, in order, and let none out of the process in another way;
  *   5. when ftvm_vmm_next says that the connection has ended, stop the guest for good: it may run elsewhere by now.

@@ -36,7 +36,7 @@ class VmmGuest:
     tracker           how written pages are found: "auto", as the monitor offers (by userfaultfd, by a bitmap of its
                       own, else compared), or "compare"
     memory_bytes_max  more is refused
-    connect_seconds   how long to wait for the monitor
+    connect_seconds   how long to wait for the monitor, and then for its guest to stand ready
     answer_seconds    a monitor that takes longer for an answer has failed
     """
 
@@ -75,6 +75,11 @@ class VmmGuest:
         )
         self._warning = ""
         self._tracker = self._start_tracker(arrival, tracker)
+        try:
+            self._link.ask("pause", seconds=connect_seconds)  # its answer says that the memory is as the guest starts
+        except BaseException:
+            self.close()
+            raise
 
     # --- what it is ---
 

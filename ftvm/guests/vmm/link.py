@@ -73,15 +73,19 @@ class MonitorLink:
 
     # --- what the guest asks of it ---
 
-    def ask(self, name: str, payload: bytes = b"") -> MonitorAnswer:
-        """Send a request and wait for its answer. Raises GuestError if the connection has ended, or ends by this."""
+    def ask(self, name: str, payload: bytes = b"", *, seconds: float | None = None) -> MonitorAnswer:
+        """Send a request and wait for its answer, by default for as long as any may take.
+
+        Raises GuestError if the connection has ended, or ends by this.
+        """
+        seconds = self._answer_seconds if seconds is None else seconds
         with self._changed:
             self._require_open()
             self._number += 1
             self._asked, self._answer, self._late_bytes = (name, self._number), None, 0
             self._send(frame([name, self._number], payload))
-            if not self._changed.wait_for(lambda: self._answer or self.failure, self._answer_seconds):
-                self._give_up(f"{self._named} did not answer `{name}` within {self._answer_seconds:g} s")
+            if not self._changed.wait_for(lambda: self._answer or self.failure, seconds):
+                self._give_up(f"{self._named} did not answer `{name}` within {seconds:g} s")
             return self._take_reply()
 
     def let_run(self, *, stop_at_output: bool) -> None:

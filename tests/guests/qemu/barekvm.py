@@ -20,7 +20,8 @@ from .conftest import Ear
 SOURCES = Path(__file__).parent / "bare"
 MEMORY = 32 << 20
 BEAT = re.compile(
-    rb"beat (\d+) bad (\d+) pit (\d+) lapic (\d+) writes (\d+) workers (\d+) writes (\d+) clock ([0-9a-f]{16}) version \d+\n"
+    rb"beat (\d+) bad (\d+) pit (\d+) lapic (\d+) writes (\d+) workers (\d+) writes (\d+) "
+    rb"clock ([0-9a-f]{16}) version \d+\n"
 )
 _FLAGS = (
     "-m32 -O1 -std=gnu11 -Wall -Wextra -Werror -ffreestanding -fno-pic -no-pie -fno-stack-protector "
@@ -70,7 +71,7 @@ class BareGuest:
 
 
 def boot_bare_guest(shared: Path, cpus: int = 1) -> BareGuest:
-    """Return the guest with so many processors, which one process boots; skips where there is no KVM, QEMU or compiler."""
+    """Return the guest with so many processors, booted by one process; skips without KVM, QEMU or a compiler."""
     for program, package in (("qemu-system-x86_64", "qemu-system-x86"), ("gcc", "gcc"), ("nm", "binutils")):
         if shutil.which(program) is None:
             pytest.skip(f"needs {program}: apt install {package}")

@@ -44,11 +44,10 @@ def make_fake(door: MonitorDoor, stack: ExitStack) -> MakeFake:
         fake = FakeMonitor(door.path)
         stack.callback(fake.close)
         fake.greet(hello(**said), [memfd()])
-        guest = VmmGuest(door, boots=boots, connect_seconds=30, answer_seconds=1)
+        guest = fake.make_guest(door, boots=boots, connect_seconds=30, answer_seconds=1)
         stack.callback(guest.close)
-        welcome = fake.hear()
-        assert welcome is not None
-        assert welcome[:2] == ("welcome", [1, boots])
+        assert [told[:2] for told in fake.heard] == [("welcome", [1, boots]), ("pause", [1])]
+        fake.heard.clear()
         if serves:
             fake.serve()
         return guest, fake

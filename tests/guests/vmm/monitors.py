@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgpack
 import pytest
 
+from ftvm.guests.vmm import MonitorDoor, VmmGuest
 from ftvm.guests.vmm.messages import FrameReader, frame
 
 SOURCES: Final = Path(__file__).parents[3] / "examples" / "vmm"
@@ -155,6 +156,21 @@ class FakeMonitor:
 
         self._thread = threading.Thread(target=main, daemon=True)
         self._thread.start()
+
+    def make_guest(self, door: MonitorDoor, **options: Any) -> VmmGuest:
+        """Return the guest of this monitor, which says that its memory is ready."""
+
+        def welcome() -> None:
+            while (told := self.hear()) is not None and told[0] != "pause":
+                assert told[0] == "welcome"
+            self.say("paused", 1, "")
+
+        answering = threading.Thread(target=welcome)
+        answering.start()
+        try:
+            return VmmGuest(door, **options)
+        finally:
+            answering.join(PATIENCE_S)
 
     def names(self) -> list[str]:
         return [name for name, _, _ in self.heard]

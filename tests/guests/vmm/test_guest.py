@@ -148,7 +148,7 @@ def test_an_answer_to_another_question_is_a_lie(make_fake: MakeFake) -> None:
     guest, fake = make_fake(serves=False)
     fake.serve(save=lambda number, _: fake.say("saved", number + 1, ""))
 
-    with pytest.raises(GuestError, match="nobody asked for `saved` 2"):
+    with pytest.raises(GuestError, match="nobody asked for `saved` 3"):
         guest.save_devices()
 
 
@@ -183,6 +183,41 @@ def test_a_monitor_that_speaks_on_for_ever_after_it_was_told_to_pause_is_ended(m
     assert len(sink.said) <= 64
 
 
+def test_nothing_is_read_before_the_monitor_says_that_its_memory_is_ready(door: MonitorDoor) -> None:
+    """Regression: a guest was there as soon as its monitor was welcome, which had not put the program in place yet."""
+    fake, memory = FakeMonitor(door.path), memfd()
+    fake.greet(hello(), [os.dup(memory)])
+
+    def boot() -> None:
+        assert fake.hear() is not None
+        threading.Event().wait(0.3)
+        os.pwrite(memory, b"program", 4096)
+        assert fake.hear() == ("pause", [1], b"")
+        fake.say("paused", 1, "")
+
+    booting = threading.Thread(target=boot)
+    booting.start()
+    guest = VmmGuest(door)
+    found = bytes(guest.memory[0].buffer[4096:4103])
+    booting.join()
+    guest.close()
+    fake.close()
+    os.close(memory)
+
+    assert found == b"program"
+
+
+def test_a_monitor_that_never_gets_ready_is_named_and_given_up(door: MonitorDoor) -> None:
+    fake = FakeMonitor(door.path)
+    fake.greet(hello(), [memfd()])
+
+    with pytest.raises(GuestError, match=r"did not answer `pause` within 0\.2 s"):
+        VmmGuest(door, connect_seconds=0.2)
+
+    assert [name for name, _, _ in iter(fake.hear, None)] == ["welcome", "pause"]  # type: ignore[misc]
+    fake.close()
+
+
 # --- hanging, dying, failing --------------------------------------------------------------------------------------
 
 
@@ -195,7 +230,7 @@ def test_a_monitor_that_hangs_is_given_up_after_so_long(make_fake: MakeFake) -> 
     assert re.fullmatch(r"the monitor \(process \d+\) did not answer `pause` within 1 s", str(guest.failure()))
     while fake.hear() is not None:
         pass
-    assert fake.names() == ["welcome", "resume", "pause"]
+    assert fake.names() == ["resume", "pause"]
 
 
 def test_a_monitor_that_does_not_read_gets_no_more_inputs_and_holds_nobody_up(make_fake: MakeFake) -> None:
@@ -290,7 +325,7 @@ def test_a_goodbye_is_said_and_all_is_given_back(door: MonitorDoor) -> None:
     threads, before = threading.active_count(), len(os.listdir("/proc/self/fd"))
     fake = FakeMonitor(door.path)
     fake.greet(hello(), [memfd()])
-    guest = VmmGuest(door)
+    guest = fake.make_guest(door)
     fake.serve()
 
     guest.close()
@@ -301,7 +336,7 @@ def test_a_goodbye_is_said_and_all_is_given_back(door: MonitorDoor) -> None:
     del guest  # the last view of its memory
     gc.collect()
 
-    assert fake.names() == ["welcome", "end"]
+    assert fake.names() == ["welcome", "pause", "end"]
     assert threading.active_count() == threads
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -318,7 +353,7 @@ def test_the_first_run_after_a_load_is_announced_and_inputs_follow_the_resume(ma
     guest.resume()
     guest.pause()
 
-    assert fake.names() == ["welcome", "load", "announce", "resume", "input", "input", "pause", "resume", "pause"]
+    assert fake.names() == ["load", "announce", "resume", "input", "input", "pause", "resume", "pause"]
     assert [payload for name, _, payload in fake.heard if name == "input"] == [b"while it stood", b"while it ran"]
 
 
