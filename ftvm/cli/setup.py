@@ -23,9 +23,9 @@ __all__ = ["setup"]
 _NODES_MIN: Final = 2
 _PROGRAM: Final = "What it runs: the name of a program that comes with ftvm, or an ELF file"
 _ASKED_OF_A_KIND: Final = {
-    "riscv": ("program", _PROGRAM, "console"),
-    "kvm": ("program", _PROGRAM, "work"),
-    "qemu": ("disk", "Its disk: a raw image on each host, beside the guest file (empty: no disk)", ""),
+    "riscv": (("program", _PROGRAM, "console"),),
+    "kvm": (("program", _PROGRAM, "work"),),
+    "qemu": (("disk", "Its disk: a raw image on each host, beside the guest file (empty: no disk)", ""),),
 }
 _ASKED_OF_ALL: Final = (
     ("memory", "Its memory, e.g. 1G", ""),
@@ -77,8 +77,8 @@ def setup(
         raise ConfigError(f"kind {wanted!r}: write one of {', '.join(KINDS)}")
     hosts = _nodes_of(nodes, ask)
     record = arbiter or ask("--arbiter", "The arbiter's record, where all hosts reach it", f"file:///shared/{guest}")
-    said = dict(map(setting_of, settings))
-    for name, question, default in (_ASKED_OF_A_KIND[wanted], *_ASKED_OF_ALL):
+    said = dict(setting_of(text, wanted) for text in settings)
+    for name, question, default in (*_ASKED_OF_A_KIND.get(wanted, ()), *_ASKED_OF_ALL):
         if name not in said and (answer := ask(f"--set {name}", question, default)):
             said[name] = answer
     if arguments:

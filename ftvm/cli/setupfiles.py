@@ -64,19 +64,20 @@ def parse_node(text: str, others: Sequence[PlannedHost] = ()) -> PlannedHost:
     return node
 
 
-def setting_of(text: str) -> tuple[str, Any]:
-    """Return the setting that NAME=VALUE says, its value as a guest file has it; raises ConfigError."""
+def setting_of(text: str, kind: str) -> tuple[str, Any]:
+    """Return the setting of a kind of guest that NAME=VALUE says, its value as a guest file has it; of a list the
+    values stand between commas. Raises ConfigError."""
     name, is_given, written = text.partition("=")
-    rows = all_settings().get(name)
-    if not is_given or rows is None:
+    rows = dict(all_settings().get(name, ()))
+    if not is_given or not rows:
         raise ConfigError(f"--set {text!r}: write NAME=VALUE; the names are those of a guest file")
-    match rows[0][1].written:
+    match rows.get(kind, next(iter(rows.values()))).written:
         case "number":
             try:
                 return name, float(written)
             except ValueError as wrong:
                 raise ConfigError(f"--set {text!r}: {name} is a number") from wrong
-        case "texts":
+        case "texts" | "one or more":
             return name, [part for part in written.split(",") if part]
         case "flag":
             return name, written == "true"

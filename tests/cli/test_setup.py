@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftvm.cli.kinds import read_host
+from ftvm.cli.kinds import KINDS, read_host
 from ftvm.cli.main import ftvm as ftvm_command
 from ftvm.cli.setup import setup
 from ftvm.cli.setupfiles import PlannedHost, parse_node, write_folders
@@ -90,6 +90,14 @@ def test_questions_are_asked_for_what_no_option_says(tmp_path: Path) -> None:
     assert said["mac"] == other["mac"] != "52:54:00:12:34:56"
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_guest_of_any_kind_needs_no_more_than_its_hosts(ftvm: Run, tmp_path: Path, kind: str) -> None:
+    assert ftvm(*options(tmp_path, "host-a", "host-b"), "--kind", kind).status == 0
+
+    said = tomllib.loads((tmp_path / "vm1" / "host-b" / "vm1.toml").read_text())
+    assert said["kind"] == kind
+
+
 def test_nobody_to_answer_is_an_error_that_names_the_options(
     ftvm: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,12 +164,21 @@ def test_a_program_gets_json(ftvm: Run, tmp_path: Path) -> None:
 
 
 def test_words_for_qemu_go_into_both_files(ftvm: Run, tmp_path: Path) -> None:
-    words = [*options(tmp_path, "host-a", "host-b"), "--kind", "qemu", "--set", "disk=vm1.img", "--", "-cpu", "qemu64"]
+    words = [
+        *options(tmp_path, "host-a", "host-b"),
+        "--kind",
+        "qemu",
+        "--set",
+        "disk=a.img,b.img",
+        "--",
+        "-cpu",
+        "qemu64",
+    ]
 
     assert ftvm(*words).status == 0
     for name in ("host-a", "host-b"):
         said = tomllib.loads((tmp_path / "vm1" / name / "vm1.toml").read_text())
-        assert (said["arguments"], said["disk"]) == (["-cpu", "qemu64"], "vm1.img")
+        assert (said["arguments"], said["disk"]) == (["-cpu", "qemu64"], ["a.img", "b.img"])
 
 
 hosts = st.sampled_from(["host-a", "b.example", "10.0.0.1", "[fe80::1]", "localhost"])

@@ -1,6 +1,7 @@
 """The files for operators in examples/deploy: guest files that are accepted, units that start what there is."""
 
 import configparser
+import re
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,13 @@ def test_a_unit_starts_a_command_that_there_is_and_waits_for_its_word(path: Path
         assert {word for word in arguments if word.startswith("--")} <= options
     assert (service["Type"], service["NotifyAccess"]) == ("notify", "main")
     assert int(service["WatchdogSec"]) > 0
+
+
+def test_the_debian_package_holds_every_file_for_operators() -> None:
+    packaging = (DEPLOY.parents[1] / "packaging" / "deb").read_text()
+
+    (others,) = re.findall(r"examples/deploy/\*\.\{([a-z,]+)\}", packaging)
+    assert {*others.split(","), "service"} == {path.suffix.lstrip(".") for path in DEPLOY.iterdir()}
 
 
 def test_a_primary_that_fails_comes_back_as_a_standby_and_never_as_a_primary() -> None:
