@@ -76,6 +76,7 @@ from ftvm.guests.vmm.guest import VmmGuest as VmmGuest
 from ftvm.history.history import History as History
 from ftvm.history.recording import Recording as Recording
 from ftvm.history.recording import read_recording as read_recording
+from ftvm.history.stored import StoredPast as StoredPast
 from ftvm.history.timeline import TimeMachine as TimeMachine
 from ftvm.interfaces import Capability as Capability
 from ftvm.interfaces import Clock as Clock

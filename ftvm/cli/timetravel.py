@@ -1,18 +1,21 @@
 """`ftvm history debug` and `ftvm history cover`: gdb on a recorded past, and the picture of what ran."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Final
+from typing import Final, TypedDict, Unpack
 
 import click
 
 from ftvm.errors import ConfigError
 from ftvm.history.coverage import WINDOW_TICKS, cover
 from ftvm.history.gdbserver import GdbServer
+from ftvm.history.history import History
 from ftvm.history.picture import save_picture
 from ftvm.history.recording import read_recording
-from ftvm.history.timeline import TimeMachine
+from ftvm.history.stored import StoredPast
+from ftvm.history.timeline import Past, TimeMachine
 
 __all__ = ["cover_command", "debug_command"]
 
@@ -20,20 +23,55 @@ _PLACE: Final = click.IntRange(min=0)
 _FILE: Final = click.Path(path_type=Path)
 
 
+class _PastOf(TypedDict):
+    """The arguments that say which past is meant."""
+
+    kept: Path
+    key: Path | None
+    from_epoch: int | None
+    to_epoch: int | None
+
+
+def _of_a_past(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the argument PAST, and the options that belong to a history."""
+    for decorate in (
+        click.option("--to-epoch", type=_PLACE, metavar="E", help="Of a history: end there.  [default: the newest]"),
+        click.option("--from-epoch", type=_PLACE, metavar="E", help="Of a history: begin there.  [default: the first]"),
+        click.option("--key", metavar="FILE", type=_FILE, help="Of a history: its key, if it is encrypted."),
+        click.argument("kept", metavar="PAST", type=_FILE),
+    ):
+        command = decorate(command)
+    return command
+
+
+@contextmanager
+def _opened(*, kept: Path, key: Path | None, from_epoch: int | None, to_epoch: int | None) -> Iterator[Past]:
+    """Open a recording or a history."""
+    if not kept.is_dir():
+        if (key, from_epoch, to_epoch) != (None, None, None):
+            raise ConfigError(f"{kept} is not the folder of a history: it has no epochs and no key")
+        yield read_recording(kept)
+        return
+    with History.open(kept, key=key) as history:
+        yield StoredPast(history, first=from_epoch, last=to_epoch)
+
+
 @click.command("debug", short_help="Let gdb go through a recorded past, forwards and backwards.")
-@click.argument("recording", metavar="RECORDING", type=_FILE)
+@_of_a_past
 @click.option("--elf", "program", metavar="FILE", type=_FILE, help="The program with symbols; gdb is told to read it.")
 @click.option("--listen", metavar="WHERE", default="tcp:127.0.0.1:0", show_default=True,
               help="Where gdb comes in: unix:PATH or tcp:HOST:PORT, on this host alone.")  # fmt: skip
 @click.option("--at-instruction", type=_PLACE, metavar="N", help="Begin before instruction N.  [default: the end]")
 @click.option("--once", is_flag=True, help="End when the first gdb has left.")
-def debug_command(recording: Path, program: Path | None, listen: str, at_instruction: int | None, once: bool) -> None:
-    """Serve RECORDING to gdb: an ordinary gdb-multiarch, or a front end on it.
+def debug_command(
+    program: Path | None, listen: str, at_instruction: int | None, once: bool, **past_of: Unpack[_PastOf]
+) -> None:
+    """Serve PAST to gdb: an ordinary gdb-multiarch, or a front end on it.
 
-    `ftvm machine run --record` writes recordings. gdb may step, continue, break and watch in both directions. The past
-    cannot be changed. Ends with ^C.
+    PAST is a file that `ftvm machine run --record` wrote, or the folder of a standby's history. gdb may step, continue,
+    break and watch in both directions. The past cannot be changed. Ends with ^C.
     """
-    with TimeMachine(read_recording(recording), program=program) as past:
+    with _opened(**past_of) as kept, TimeMachine(kept, program=program) as past:
         past.go(past.end if at_instruction is None else at_instruction)
         server = GdbServer(past, listen)
         try:
@@ -53,7 +91,7 @@ def _say(past: TimeMachine, target: str, program: Path | None) -> None:
 
 
 @click.command("cover", short_help="Show what ran in a recorded past, as a picture or as counts.")
-@click.argument("recording", metavar="RECORDING", type=_FILE)
+@_of_a_past
 @click.option(
     "--elf", "program", metavar="FILE", type=_FILE, required=True, help="The program, with symbols and lines."
 )
@@ -63,16 +101,21 @@ def _say(past: TimeMachine, target: str, program: Path | None) -> None:
               help="Where the sources are; may be repeated.  [default: beside the program, and here]")  # fmt: skip
 @click.option("-o", "--output", metavar="FILE", type=_FILE, required=True, help="FILE.html, FILE.svg or FILE.lcov.")
 def cover_command(
-    recording: Path, program: Path, first: int | None, last: int | None, sources: Sequence[Path], output: Path
+    program: Path,
+    first: int | None,
+    last: int | None,
+    sources: Sequence[Path],
+    output: Path,
+    **past_of: Unpack[_PastOf],
 ) -> None:
-    """Execute RECORDING once more from one instruction to another, and write what ran.
+    """Execute PAST once more from one instruction to another, and write what ran.
 
     Each instruction between the two is counted. The picture shows the first 20 ms by function, zooms to one call, and
     has the counts beside the lines; .lcov is for genhtml and editors.
     """
     if output.suffix not in (".html", ".svg", ".lcov", ".info"):
         raise ConfigError(f"a picture is a .html, .svg or .lcov file, not {output.name}")
-    with TimeMachine(read_recording(recording), program=program) as past:
+    with _opened(**past_of) as kept, TimeMachine(kept, program=program) as past:
         coverage = cover(past, past.start if first is None else first, past.end if last is None else last)
     save_picture(coverage, output, sources=sources or (program.parent, Path.cwd()))
     ran = sum(1 for lines in coverage.lines.values() for count in lines.values() if count)

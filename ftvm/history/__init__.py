@@ -4,7 +4,8 @@ recorder.py records beside the host's loop: pipeline.py makes entries, merges an
 base from memory that goes on changing. history.py is the public face, restore.py brings memory to an epoch, checked,
 diff.py says what changed between two, and when. Below, ftvm/store/ knows bytes, files and rows, and no guest.
 
-hooks.py is a debugger's hold on the built-in machine, recording.py what leads a machine the same way again, timeline.py
+hooks.py is a debugger's hold on the built-in machine, recording.py what leads a machine the same way again,
+stored.py the same of a standby's history, timeline.py
 the time machine with the states that it keeps (waypoints.py), gdbstub.py and gdbserver.py gdb's way in, coverage.py
 what ran and how often, with the source lines (lines.py) and as a picture (picture.py).
 """

@@ -43,13 +43,15 @@ def talking() -> RiscvGuest:
 
 
 class Pair:
-    def __init__(self, folder: Path, engine: Engine, history: History) -> None:
+    def __init__(
+        self, folder: Path, engine: Engine, history: History, make: Callable[[], RiscvGuest] = talking
+    ) -> None:
         shared: dict[str, Any] = {"arbiter": f"file://{folder}", "engine": engine, "timing": TIMING}
         a, b = f"ipc://{folder}/a", f"ipc://{folder}/b"
         self.events: list[object] = []
-        self.standby = Standby(talking(), listen=b, peers=[a], history=history, on_event=self.events.append, **shared)
+        self.standby = Standby(make(), listen=b, peers=[a], history=history, on_event=self.events.append, **shared)
         try:
-            self.protection: Protection = protect(talking(), listen=a, create=True, **shared)
+            self.protection: Protection = protect(make(), listen=a, create=True, **shared)
         except BaseException:
             self.standby.close()
             raise

@@ -1,0 +1,155 @@
+"""A stretch of what a standby recorded, as a time machine takes it: an epoch to begin with, and the inputs since.
+
+Each epoch that is restored is checked against its digest. From there on the machine executes again, so the inputs must
+have been shipped, as the hybrid engine does; and the guest must be a built-in machine.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Final, cast
+
+from ftvm.checkpoint import Bitmap, Geometry, GuestPosition, LogRecord, RegionShape
+from ftvm.errors import ConfigError, HistoryError
+from ftvm.guests.riscv.machine import FlaggedMemory, Machine, MachineShape
+from ftvm.history.history import Epoch, History
+from ftvm.history.restore import Progress
+from ftvm.interfaces import Guest, Region
+from ftvm.store.entry import Entry
+
+__all__ = ["StoredPast", "shape_of"]
+
+_MACHINE: Final = re.compile(r"riscv/[12] ram=(\d+)KiB net=(none|[0-9a-f:]{17}) disk=(\d+)KiB entropy=(yes|no)")
+_KIB: Final = 1024
+
+
+class StoredPast:
+    """From epoch `first` of a history to epoch `last`, of the newest stretch unless another is named.
+
+    first   None: the earliest epoch of the stretch from which all inputs are there
+    last    None: the newest
+
+    Raises HistoryError if there is no such epoch or inputs between the two are missing, ConfigError if the guest is no
+    built-in machine.
+    """
+
+    def __init__(
+        self,
+        history: History,
+        *,
+        first: int | None = None,
+        last: int | None = None,
+        stream: int | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.shape = shape_of(history.geometry)
+        self._history = history
+        self._progress = progress
+        epochs = _epochs_of(history, stream)
+        self.last = epochs[-1].number if last is None else last
+        self._stream = epochs[-1].stream
+        self.first = epochs[0].number if first is None else first
+        if self.first >= self.last:
+            raise ConfigError(f"epoch {self.first} is not before epoch {self.last}")
+        before = history.entry(self.first, self._stream)
+        entries = list(history.entries(self.first, self.last, self._stream))
+        if first is None:
+            before, entries = _unbroken(before, entries)
+            self.first = before.epoch
+        self.inputs: Sequence[LogRecord] = _inputs_of(before, entries)
+        self.end = _position_of(entries[-1])
+        self.digest = entries[-1].memory_digest
+
+    def restore(self, machine: Machine) -> None:
+        """Bring a blank machine to the first epoch, checked against its digest. Raises HistoryError, GuestError."""
+        guest = cast("Guest", _Blank(machine))
+        self._history.restore(self.first, guest, stream=self._stream, progress=self._progress)
+
+
+def shape_of(geometry: Geometry) -> MachineShape:
+    """Return what a built-in machine is made of, as its geometry says. Raises ConfigError for another guest."""
+    found = _MACHINE.fullmatch(geometry.machine)
+    if found is None:
+        raise ConfigError(f"only a built-in machine can execute its past again, not {geometry.machine!r}")
+    ram, net, disk, entropy = found.groups()
+    return MachineShape(
+        ram_bytes=int(ram) * _KIB,
+        mac=None if net == "none" else bytes.fromhex(net.replace(":", "")),
+        disk_bytes=int(disk) * _KIB,
+        has_entropy=entropy == "yes",
+    )
+
+
+class _Blank:
+    """A machine as far as a history needs a guest, to restore into it."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._memories = {"ram": machine.ram} | ({"disk": machine.disk} if machine.disk is not None else {})
+
+    @property
+    def geometry(self) -> Geometry:
+        regions = tuple(RegionShape(name=name, page_count=one.page_count) for name, one in self._memories.items())
+        return Geometry(machine=str(self._machine.shape), regions=regions)
+
+    @property
+    def memory(self) -> tuple[Region, ...]:
+        return tuple(
+            Region(name=name, buffer=one.buffer, page_count=one.page_count) for name, one in self._memories.items()
+        )
+
+    def pause(self) -> None:
+        """It does not run."""
+
+    def collect_dirty(self) -> Bitmap:
+        memories: list[FlaggedMemory] = list(self._memories.values())
+        counts = tuple(one.page_count for one in memories)
+        return Bitmap(counts, tuple(one.take_dirty() for one in memories))
+
+    def load_devices(self, devices: bytes) -> None:
+        self._machine.load(devices)
+
+
+def _epochs_of(history: History, stream: int | None) -> list[Epoch]:
+    epochs = list(history.epochs())
+    if stream is None and epochs:
+        stream = epochs[-1].stream
+    found = [epoch for epoch in epochs if epoch.stream == stream]
+    if not found:
+        raise HistoryError(f"the history {history.folder} has no epoch to begin with yet")
+    return found
+
+
+def _unbroken(before: Entry, entries: list[Entry]) -> tuple[Entry, list[Entry]]:
+    """Leave out what lies before the last missing input."""
+    start, index = 0, before.log_index
+    for number, entry in enumerate(entries):
+        if not _follows(index, entry):
+            start = number + 1
+        index = entry.log_index
+    if start == len(entries):
+        return before, entries  # who asks will be told what is missing
+    return (entries[start - 1], entries[start:]) if start else (before, entries)
+
+
+def _follows(index: int, entry: Entry) -> bool:
+    return entry.log_index == index + len(entry.log) and (not entry.log or entry.log[0].index == index + 1)
+
+
+def _inputs_of(before: Entry, entries: Sequence[Entry]) -> tuple[LogRecord, ...]:
+    index = before.log_index
+    for entry in entries:
+        if not _follows(index, entry):
+            raise HistoryError(
+                f"the inputs of epoch {entry.epoch} are not in the history: to execute it again, record under the "
+                f"hybrid engine, and begin at a later epoch"
+            )
+        index = entry.log_index
+    if not index:
+        raise HistoryError(f"under {entries[-1].engine} no inputs are shipped: record under the hybrid engine")
+    return tuple(record for entry in entries for record in entry.log)
+
+
+def _position_of(entry: Entry) -> GuestPosition:
+    if entry.position is None:
+        raise HistoryError(f"epoch {entry.epoch} does not say at which instruction the guest was")
+    return entry.position

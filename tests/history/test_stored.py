@@ -1,0 +1,139 @@
+"""What a standby recorded under the hybrid engine can be executed again, to the same memory, forwards and backwards."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ftvm.checkpoint import Geometry, RegionShape
+from ftvm.engines.hybrid import Hybrid
+from ftvm.engines.remus import Remus
+from ftvm.errors import ConfigError, HistoryError
+from ftvm.guests.riscv.guest import RiscvGuest
+from ftvm.guests.riscv.machine import MachineShape
+from ftvm.guests.riscv.programs import read_program
+from ftvm.history.history import History
+from ftvm.history.stored import StoredPast, shape_of
+from ftvm.history.timeline import TimeMachine
+from ftvm.interfaces import Engine
+
+from ..runtime.test_recording import Pair, wait_until
+from .past import built_with_symbols
+
+
+def ticking() -> RiscvGuest:
+    """A guest that does a little each millisecond."""
+    return RiscvGuest(read_program("ticks"), memory_bytes=2 << 20, command_line="ms=1 beats=0")
+
+
+def record(folder: Path, engine: Engine) -> Path:
+    pair = Pair(folder, engine, History.open(folder / "past", create=True), ticking)
+    with History.open(folder / "past") as looking:
+        wait_until(lambda: len(list(looking.epochs())) > 10)
+    pair.close()
+    return folder / "past"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return record(tmp_path_factory.mktemp("hybrid"), Hybrid(interval=0.05))
+
+
+@pytest.fixture
+def history(folder: Path) -> Iterator[History]:
+    with History.open(folder) as opened:
+        yield opened
+
+
+def test_the_past_of_a_pair_is_executed_again_to_each_epoch(history: History) -> None:
+    stored = StoredPast(history)
+    with TimeMachine(stored) as past:
+        for epoch in [each for each in history.epochs() if each.number >= stored.first][::4]:
+            assert epoch.position is not None
+            past.go(epoch.position.retired)
+            guest = RiscvGuest(None, memory_bytes=stored.shape.ram_bytes)
+            try:
+                history.restore(epoch.number, guest)
+                if guest.position == past.position:
+                    assert guest.memory[0].buffer == past._machine.ram.buffer
+                else:  # it waits there: the epoch was cut between two inputs of that instruction
+                    assert guest.position.retired == past.position.retired
+            finally:
+                guest.close()
+        past.go(past.end)
+        assert past.position == stored.end
+
+
+def test_steps_lead_backwards_from_the_end(history: History) -> None:
+    with TimeMachine(StoredPast(history)) as past:
+        past.go(past.end)
+        end = past.moment
+        for _ in range(5):
+            past.step_back()
+
+        assert past.moment.retired == end.retired - 5
+
+
+def test_a_stretch_can_be_chosen_by_its_epochs(history: History) -> None:
+    numbers = [epoch.number for epoch in history.epochs()]
+
+    stored = StoredPast(history, first=numbers[-4], last=numbers[-2])
+
+    with TimeMachine(stored) as past:
+        assert (stored.first, stored.last) == (numbers[-4], numbers[-2])
+        assert past.start == history.entry(numbers[-4]).position.retired  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match="is not before"):
+        StoredPast(history, first=numbers[-2], last=numbers[-2])
+    with pytest.raises(HistoryError, match="epoch 99999"):
+        StoredPast(history, last=99999)
+
+
+def test_without_inputs_the_engine_to_record_under_is_named(tmp_path: Path) -> None:
+    with (
+        History.open(record(tmp_path, Remus(interval=0.025))) as past,
+        pytest.raises(HistoryError, match="record under the hybrid engine"),
+    ):
+        StoredPast(past)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        MachineShape(ram_bytes=2 << 20),
+        MachineShape(ram_bytes=64 << 20, mac=bytes.fromhex("525400123456"), disk_bytes=1 << 20, has_entropy=True),
+    ],
+)
+def test_a_machine_is_known_by_its_geometry(shape: MachineShape) -> None:
+    assert shape_of(Geometry(machine=str(shape), regions=(RegionShape(name="ram", page_count=512),))) == shape
+
+
+def test_another_guest_is_refused() -> None:
+    with pytest.raises(ConfigError, match="only a built-in machine"):
+        shape_of(Geometry(machine="qemu q35", regions=(RegionShape(name="ram", page_count=512),)))
+
+
+def test_the_programs_bytes_are_in_the_first_state(history: History) -> None:
+    with TimeMachine(StoredPast(history)) as past:
+        code = past.read(0x80000000, 4096)
+
+    assert code is not None
+    assert code[:64] in read_program("ticks")
+
+
+def test_the_command_line_takes_the_folder_of_a_history(folder: Path, history: History, tmp_path: Path) -> None:
+    program = built_with_symbols(tmp_path, "ticks")
+
+    def ftvm(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "ftvm", "history", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+    done = ftvm("cover", folder, "--elf", program, "-o", tmp_path / "p.lcov")
+    numbers = [epoch.number for epoch in history.epochs()]
+    part = ftvm("cover", folder, "--elf", program, "-o", tmp_path / "q.lcov", "--from-epoch", numbers[-3])
+    wrong = ftvm("cover", program, "--elf", program, "-o", tmp_path / "q.lcov", "--from-epoch", 3)
+
+    assert done.returncode == part.returncode == 0, done.stderr + part.stderr
+    assert int(done.stdout.split()[0]) > int(part.stdout.split()[0]) > 0
+    assert (wrong.returncode, "is not the folder of a history" in wrong.stderr) == (2, True)
