@@ -28,6 +28,8 @@ from ftvm.protocol.stop import LIMIT_NS
 from ftvm.runtime.host import LAST_REQUEST_SECONDS
 from ftvm.units import nanos_to_seconds
 
+from .history.test_pipeline import Host
+
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 MANUAL = "\n".join(page.read_text() for page in PAGES)
@@ -228,6 +230,15 @@ def test_a_bug_is_found_backwards_as_the_manual_says(shell: Shell) -> None:
     assert server.returncode == 0
     shell.run(block("run", "past-cover"))
     assert "rename_account" in (shell._folder / "lost.html").read_text()
+
+
+def test_the_past_is_looked_into_and_kept_as_the_manual_says(shell: Shell) -> None:
+    recorded = Host(shell._folder / "past")
+    recorded.run(80)
+    recorded.finish()
+
+    for commands in (block("run", "history-look"), block("run", "history-keep")):
+        shell.run(commands.replace("STORE", "past").replace("EPOCH", "40").replace("LATER", "60"))
 
 
 def test_every_marker_stands_above_a_block() -> None:

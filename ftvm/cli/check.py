@@ -10,7 +10,7 @@ from typing import Final
 
 import click
 
-from ftvm.cli.hostparts import keys_of, peer_endpoints, world_of
+from ftvm.cli.hostparts import keys_of, look_at_history, peer_endpoints, world_of
 from ftvm.cli.kinds import read_host
 from ftvm.cli.serviceoptions import open_services
 from ftvm.cli.settings import HostSettings
@@ -101,6 +101,7 @@ def _looks(settings: HostSettings) -> tuple[_Look, ...]:
         ),
         ("arbiter", ("arbiter", "guest"), lambda: checks.check_arbiter(settings["arbiter"], settings["guest"])),
         *_disk_looks(settings),
+        *_history_looks(settings),
         ("arbiter's place", ("arbiter",), lambda: checks.check_arbiter_place(settings["arbiter"])),
         ("nic", ("nic", "mac"), lambda: checks.check_opens("nic", network, lambda: world_of(settings).close())),
         (
@@ -117,6 +118,15 @@ def _looks(settings: HostSettings) -> tuple[_Look, ...]:
         ("dirty page tracking", (), checks.check_tracking),
         ("priority", (), checks.check_urgency),
     )
+
+
+def _history_looks(settings: HostSettings) -> tuple[_Look, ...]:
+    """Return the check of the history, if there is to be one."""
+    needed = ("history", "history-keep", "history-key", "guest")
+    if "history" in settings.problems or settings["history"] is None:
+        return ()
+    text = "the guest's past can be recorded"
+    return (("history", needed, lambda: checks.check_opens("history", text, lambda: look_at_history(settings))),)
 
 
 def _is_of_the_file(name: str, wrong: FtvmError) -> bool:

@@ -2,6 +2,7 @@
 
 import click
 
+from ftvm.cli.past import PAST_COMMANDS
 from ftvm.cli.timetravel import cover_command, debug_command
 
 __all__ = ["history"]
@@ -12,5 +13,5 @@ def history() -> None:
     """Look into what was recorded of a guest."""
 
 
-history.add_command(debug_command)
-history.add_command(cover_command)
+for command in (*PAST_COMMANDS, debug_command, cover_command):
+    history.add_command(command)

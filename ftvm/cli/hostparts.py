@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Final, TypedDict
 
 from ftvm.cli.serviceoptions import open_services
@@ -13,12 +14,15 @@ from ftvm.engines.names import engine_named
 from ftvm.errors import ConfigError
 from ftvm.guests.datagram import CableWorld, DatagramWorld, cable_ends
 from ftvm.guests.tap import TapPort
+from ftvm.history.history import History
 from ftvm.interfaces import Engine, Guest, World
 from ftvm.runtime.names import machine_name
 from ftvm.runtime.protection import HostOptions
 from ftvm.runtime.world import CallbackWorld
 from ftvm.service.console import ConsoleWorld
 from ftvm.service.control import ControlSocket
+from ftvm.store.crypt import load_key as load_history_key
+from ftvm.store.store import CATALOGUE
 from ftvm.transport.keys import Keys, load_keys
 
 __all__ = [
@@ -26,8 +30,10 @@ __all__ = [
     "Addresses",
     "addresses",
     "card",
+    "check_history",
     "engine_of",
     "keys_of",
+    "look_at_history",
     "opened",
     "peer_endpoints",
     "timing_of",
@@ -129,7 +135,34 @@ def opened(settings: HostSettings) -> Iterator[tuple[Guest, HostOptions]]:
             if isinstance(service, ControlSocket):
                 world = ConsoleWorld(world, service.endpoint)
                 stack.callback(world.close)
+        history = open_history(settings)
+        if history is not None:
+            stack.callback(history.close)
+            options["history"] = history
         yield guest, {**options, "world": world, "services": services}
+
+
+def check_history(settings: HostSettings) -> None:
+    """Raise ConfigError if the history's key is not one, or without a history."""
+    if settings["history-key"] is not None:
+        if settings["history"] is None:
+            raise ConfigError("a key of a history needs the history: write history FOLDER")
+        load_history_key(Path(settings["history-key"]))
+
+
+def open_history(settings: HostSettings) -> History | None:
+    """Open the history that the settings name, and make it if it is missing. Raises ConfigError, HistoryError."""
+    if settings["history"] is None:
+        return None
+    return History.open(settings["history"], keep=settings["history-keep"], key=settings["history-key"], create=True)
+
+
+def look_at_history(settings: HostSettings) -> None:
+    """Raise ConfigError or HistoryError if the history that the settings name could not be recorded into."""
+    if (Path(settings["history"]) / CATALOGUE).exists():
+        with History.open(settings["history"], key=settings["history-key"]) as past:
+            if past.guest_id not in (None, settings["guest"]):
+                raise ConfigError(f"{past.folder} is the history of guest {past.guest_id!r}: name another folder")
 
 
 def _plain_options(settings: HostSettings) -> HostOptions:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from ftvm.arbiters.etcdhttp import locate_files
 from ftvm.arbiters.urls import check_record_url
-from ftvm.cli.hostparts import TAP, keys_of, timing_of
+from ftvm.cli.hostparts import TAP, check_history, keys_of, timing_of
 from ftvm.cli.serviceoptions import check_control, check_metrics
 from ftvm.cli.settings import HostSettings, Setting, in_folder
 from ftvm.cli.values import DEFAULT_MAC, millis_to_nanos, parse_memory
@@ -19,6 +19,7 @@ from ftvm.guests.datagram import cable_ends, mac_bytes
 from ftvm.guests.imagefile import image_bytes
 from ftvm.runtime.names import check_node
 from ftvm.runtime.protection import check_guest_id
+from ftvm.store.retention import Keep
 from ftvm.transport.endpoints import parse_endpoint
 from ftvm.transport.keys import Keys, load_public, load_secret
 
@@ -284,6 +285,26 @@ SHARED: Final = (
         metavar="HOST:PORT",
         parse=_judged(check_metrics),
         help="Serve Prometheus metrics there, e.g. 127.0.0.1:9753.",
+    ),
+    Setting(
+        name="history",
+        metavar="FOLDER",
+        locate=in_folder,
+        check=check_history,
+        help="Record the guest's past there while this host stands by: see `ftvm history`.",
+    ),
+    Setting(
+        name="history-keep",
+        default=str(Keep()),
+        metavar="RULE",
+        parse=Keep.parse,
+        help="What the history keeps for how long: every epoch, one a second, one a minute; and its bytes.",
+    ),
+    Setting(
+        name="history-key",
+        metavar="FILE",
+        locate=in_folder,
+        help="The key that the history is encrypted with, as `ftvm history keygen` makes it.",
     ),
     Setting(
         name="log-format",

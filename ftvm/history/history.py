@@ -6,22 +6,26 @@ was started afresh) the newest is meant, and `stream` names another.
 
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from ftvm.checkpoint import Geometry, GuestPosition
+from ftvm.checkpoint import Geometry, GuestPosition, Output
 from ftvm.errors import ConfigError, HistoryError
+from ftvm.history.clone import Clone, recorded_outputs
 from ftvm.history.diff import Heat, PageDifference, diff_epochs, heat_of
+from ftvm.history.export import export_epoch
 from ftvm.history.restore import Progress, restore_guest
+from ftvm.history.verify import Damage, verify_store
 from ftvm.interfaces import Guest
 from ftvm.store.catalogue import Pin, Stream
 from ftvm.store.crypt import PLAIN, Sealer, load_key
 from ftvm.store.entry import Entry, EntryLevel
+from ftvm.store.pulling import pull_streams
 from ftvm.store.retention import Keep
-from ftvm.store.store import Store
+from ftvm.store.store import CATALOGUE, Store
 from ftvm.store.thinning import Thinner
 
 __all__ = ["Epoch", "History", "Snapshot", "Stretch"]
@@ -104,7 +108,7 @@ class History:
         """
         folder = Path(folder)
         sealer = PLAIN if key is None else load_key(Path(key))
-        is_new = create and not (folder / "catalogue.db").exists()
+        is_new = create and not (folder / CATALOGUE).exists()
         return cls(folder, keep=keep or Keep(), sealer=sealer, is_new=is_new)
 
     def close(self) -> None:
@@ -280,6 +284,52 @@ class History:
         with Store(self.folder, sealer=self._sealer, writes=True) as store:
             return Thinner(store, self.keep).run_whole()
 
+    def verify(self, progress: Progress | None = None) -> Iterator[Damage]:
+        """Yield what cannot be read, or does not restore to what it was. Takes as much memory as the guest has."""
+        return verify_store(self._store, progress or _silent)
+
+    def export(
+        self, epoch: int, folder: str | Path, *, stream: int | None = None, progress: Progress | None = None
+    ) -> list[Path]:
+        """Write an epoch as plain files into a folder that is made; return them."""
+        number = self._stream(epoch, stream)
+        return export_epoch(self._store, number, epoch, Path(folder), progress or _silent)
+
+    def pull(self, other: str | Path, *, key: str | Path | None = None) -> list[Stretch]:
+        """Copy what another history of this guest has and this one has not: the half that the other host recorded.
+
+        Raises ConfigError if it is another guest's, or while this one is recorded into.
+        """
+        sealer = PLAIN if key is None else load_key(Path(key))
+        with Store(Path(other), sealer=sealer) as source, Store(self.folder, sealer=self._sealer, writes=True) as ours:
+            taken = {stream.id for stream in pull_streams(ours, source)}
+        return [each for each in self.stretches() if each.stream in taken]
+
+    def clone(
+        self,
+        epoch: int,
+        guest: Guest,
+        *,
+        stream: int | None = None,
+        on_output: Callable[[Output], None] | None = None,
+        progress: Progress | None = None,
+    ) -> Clone:
+        """Make a blank guest of the same kind and size a clone, paused at `epoch`; it is closed with the clone.
+
+        It is cut off: no arbiter, no peer, and its outputs go to `on_output` alone, from its own thread. They are
+        compared with those that were recorded.
+        """
+        clone = Clone(guest)
+        try:
+            number = self._stream(epoch, stream)
+            later = (self._store.read(number, row) for row in self._store.onwards(number, epoch))
+            clone.attach(self.entry(epoch, number), recorded_outputs(later), on_output or _unheard)
+            restore_guest(self._store, number, epoch, guest, progress or _silent)
+        except BaseException:
+            clone.close()
+            raise
+        return clone
+
     def writer(self) -> Store:
         """Return the store, open to be written, and close this. Raises ConfigError if another process writes it."""
         store = Store(self.folder, sealer=self._sealer, writes=True)
@@ -299,6 +349,10 @@ class History:
 
 def _snapshot(pin: Pin) -> Snapshot:
     return Snapshot(name=pin.name, epoch=pin.epoch, stream=pin.stream, time=pin.time_ns / _SECOND)
+
+
+def _unheard(output: Output) -> None:
+    """Nobody listens."""
 
 
 def _silent(done: int, total: int) -> None:

@@ -4,7 +4,12 @@ import time
 
 from ftvm.units import Nanos
 
-__all__ = ["MonotonicClock", "time_of_day_ns", "wall_time"]
+__all__ = ["MonotonicClock", "time_of_day_ns", "time_text", "wall_time"]
+
+
+def time_text(seconds: float) -> str:
+    """Return a time in seconds since 1970 as people read it, in UTC."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds)) + f".{int(seconds * 1000) % 1000:03d}"
 
 
 def wall_time(ago_ns: int = 0) -> str:

@@ -193,8 +193,13 @@ class Catalogue:
         query = f"SELECT {', '.join(names)} FROM streams ORDER BY began_ns, id"
         return [Stream(**dict(zip(names, row, strict=True))) for row in self._all(query)]
 
+    def name_stream(self, stream: int, uuid: str) -> None:
+        """Give a stream its name, once it is whole."""
+        self._do("UPDATE streams SET uuid = ? WHERE id = ?", uuid, stream)
+
     def drop_stream(self, stream: int) -> None:
-        """Forget a stream that has no entries."""
+        """Forget a stream and its entries; their bytes go with their segments."""
+        self._do("DELETE FROM entries WHERE stream = ?", stream)
         self._do("DELETE FROM bases WHERE stream = ?", stream)
         self._do("DELETE FROM streams WHERE id = ?", stream)
 

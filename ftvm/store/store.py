@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,9 +28,9 @@ from ftvm.store.retention import WIDTH_NS, Base, EntryRow
 from ftvm.store.segment import SegmentReader, SegmentWriter, broken
 from ftvm.units import PageCount
 
-__all__ = ["HistoryOwner", "Store"]
+__all__ = ["CATALOGUE", "HistoryOwner", "Store"]
 
-_CATALOGUE: Final = "catalogue.db"
+CATALOGUE: Final = "catalogue.db"
 _SEGMENTS: Final = "segments"
 _LOCK: Final = "lock"
 _READERS_MAX: Final = 16
@@ -94,7 +95,7 @@ class Store:
         except OSError as wrong:
             raise broken(folder, "opened", wrong) from wrong
         try:
-            self.catalogue = Catalogue(folder / _CATALOGUE, meta={"key": sealer.key_id} if creates else None)
+            self.catalogue = Catalogue(folder / CATALOGUE, meta={"key": sealer.key_id} if creates else None)
             self._check_key()
             if writes:
                 self.recover()
@@ -354,16 +355,22 @@ class Store:
 
     def fine_chain(self, stream: int, first: int, last: int) -> list[EntryRow]:
         """Return the finest entries that lead from epoch `first` to epoch `last`. Raises HistoryError if none do."""
-        rows: list[EntryRow] = []
-        here = first
+        rows = list(self.onwards(stream, first, last))
+        if first < last and (not rows or rows[-1].epoch != last):
+            here = rows[-1].epoch if rows else first
+            raise HistoryError(f"no entries lead from epoch {here} to epoch {last} in stream {stream}")
+        return rows
+
+    def onwards(self, stream: int, here: int, last: int = 1 << 62) -> Iterator[EntryRow]:
+        """Yield the finest entries from the state of epoch `here` on, as far as they lead, up to `last`."""
         while here < last:
             found = (self.catalogue.reach(stream, level, here) for level in tuple(EntryLevel)[1:])
             fitting = [row for row in found if row is not None and row.base == here and row.epoch <= last]
             if not fitting:
-                raise HistoryError(f"no entries lead from epoch {here} to epoch {last} in stream {stream}")
-            rows.append(min(fitting, key=lambda row: row.epoch))
-            here = rows[-1].epoch
-        return rows
+                return
+            row = min(fitting, key=lambda row: row.epoch)
+            yield row
+            here = row.epoch
 
     def stream_of(self, epoch: int) -> Stream:
         """Return the newest stream that has an epoch. Raises HistoryError."""

@@ -72,7 +72,7 @@ class Thinner:
         span = self._catalogue.span(stream.id)
         if span is None:
             if not is_recording:
-                self._forget(stream.id)
+                self._catalogue.drop_stream(stream.id)
         elif not is_recording and span[3] <= now_ns - self.keep.minute_ns:
             self._drop_before(stream.id, span[1] + 1, ())
         else:
@@ -103,7 +103,7 @@ class Thinner:
         elif stream.id != recording and (span := self._catalogue.span(stream.id)) is not None:
             self._drop_before(stream.id, span[1] + 1, ())
         elif stream.id != recording:
-            self._forget(stream.id)
+            self._catalogue.drop_stream(stream.id)
         return self._catalogue.counts(stream.id) != before
 
     def _drop_before(self, stream: int, end: int, stay: "list[Base] | tuple[()]") -> None:
@@ -125,9 +125,4 @@ class Thinner:
                 self._catalogue.drop_entries([row.id for row in self._catalogue.portions(stream, base.since)])
                 self._catalogue.drop_base(stream, base.until)
         if not stay and not spans:
-            self._forget(stream)
-
-    def _forget(self, stream: int) -> None:
-        for base in self._catalogue.bases(stream):
-            self._catalogue.drop_entries([row.id for row in self._catalogue.portions(stream, base.since)])
-        self._catalogue.drop_stream(stream)
+            self._catalogue.drop_stream(stream)

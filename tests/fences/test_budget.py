@@ -27,7 +27,7 @@ LINES: Final = {
     "_native": 257,
     "arbiters": 750,
     "capture": 570,
-    "cli": 3232,
+    "cli": 3564,
     "encode": 1285,
     "engines": 180,
     "guests": 2689,

@@ -65,6 +65,16 @@ class Pair:
         self.standby.close()
 
 
+def record_console(folder: Path) -> int:
+    """Record a pair for a while into `folder`/past; return an epoch early in it."""
+    pair = Pair(folder, Remus(interval=0.025), History.open(folder / "past", create=True))
+    with History.open(folder / "past") as looking:
+        wait_until(lambda: len(list(looking.epochs())) > 20)
+        first = next(looking.epochs()).number
+    pair.close()
+    return first
+
+
 @pytest.mark.parametrize("engine", [Remus(interval=0.025), Kemari(), Hybrid(interval=0.05)])
 def test_what_a_standby_recorded_restores_and_runs_on(tmp_path: Path, engine: Engine) -> None:
     pair = Pair(tmp_path, engine, History.open(tmp_path / "past", create=True))
