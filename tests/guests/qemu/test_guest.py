@@ -17,9 +17,9 @@ from ftvm._native.memory import NativeMemory
 from ftvm.capture.trackers import CompareTracker, UserfaultTracker
 from ftvm.checkpoint import Bitmap
 from ftvm.errors import GuestError, TrackingLost
+from ftvm.guests.disk import several
 from ftvm.guests.disk.disk import Disk
 from ftvm.guests.qemu import QemuGuest
-from ftvm.guests.qemu import guest as guest_module
 from ftvm.guests.qemu.devices import pack_devices, unpack_devices
 from ftvm.interfaces import Guest
 from ftvm.testing.transcript import fill_region
@@ -351,10 +351,10 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     witness = Witness(gate)
 
     class Witnessed(Disk):
-        def __init__(self, path: str, *, boots: bool) -> None:
-            super().__init__(path, boots=boots, witnesses=witness.descriptors)
+        def __init__(self, path: str, *, boots: bool, name: str) -> None:
+            super().__init__(path, boots=boots, name=name, witnesses=witness.descriptors)
 
-    monkeypatch.setattr(guest_module, "Disk", Witnessed)
+    monkeypatch.setattr(several, "Disk", Witnessed)
     yield gate
     gate.permit(1_000)
 
