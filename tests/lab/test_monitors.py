@@ -27,8 +27,8 @@ def wanted(tmp_path: Path) -> MonitorCheck:
         command=(),
         inputs=[("net0", b"x" * 35)],
         is_deterministic=True,
-        examples=2,
-        moment_seconds=0.015,
+        examples=1,
+        moment_seconds=0.008,
         memory_bytes_max=8 << 20,
         connect_seconds=30,
     )
@@ -70,7 +70,7 @@ def test_a_broken_promise_is_named(wanted: MonitorCheck, tmp_path: Path, line: s
     )
 
     with pytest.raises(ContractBroken, match=promise):
-        check_monitor(replace(wanted, command=[str(tmp_path / "monitor"), wanted.socket], examples=6))
+        check_monitor(replace(wanted, command=[str(tmp_path / "monitor"), wanted.socket], examples=4))
 
 
 def test_a_monitor_that_never_comes_is_named(wanted: MonitorCheck) -> None:

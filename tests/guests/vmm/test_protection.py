@@ -83,9 +83,10 @@ def test_the_guest_goes_on_where_its_host_or_its_monitor_died(
 
 
 def test_a_monitor_that_is_stopped_is_taken_over(make_tiny: MakeTiny, processes: Processes, tmp_path: Path) -> None:
-    ear = TickEar()
+    ear, booted = TickEar(), make_tiny()
+    booted._link._answer_seconds = 1
     primary, standby = start_pair(
-        make_tiny(), make_tiny(boots=False), tmp_path, engine=engine_named("remus", 0.05), timing=TIMING, ear=ear
+        booted, make_tiny(boots=False), tmp_path, engine=engine_named("remus", 0.05), timing=TIMING, ear=ear
     )
     with standby:
         assert primary.wait_protected(PATIENCE_S)
