@@ -22,7 +22,7 @@
 #define FTVM_VMM_VERSION 1
 #define FTVM_VMM_PAGE_BYTES 4096
 #define FTVM_VMM_NAME_BYTES 64       /* names and channels, at most, without the zero behind them */
-#define FTVM_VMM_TEXT_BYTES 1024     /* reasons, and the description of the machine, at most */
+#define FTVM_VMM_TEXT_BYTES 1024     /* reasons, at most */
 #define FTVM_VMM_REGIONS_MAX 16
 #define FTVM_VMM_DEVICES_BYTES_MAX (16u << 20)
 #define FTVM_VMM_OUTPUT_BYTES_MAX (1u << 20)
@@ -46,7 +46,7 @@ typedef enum ftvm_vmm_tracking {
 typedef struct ftvm_vmm_hello {
     const char *kind;             /* of the monitor: a name, e.g. "kv" */
     const char *software;         /* its version: a name, e.g. "1.0" */
-    const char *machine;          /* what must be equal for saved devices to load: "cpu=x86-64-v3 net=1" */
+    const char *machine;          /* what must be equal for saved devices to load, up to 700 characters: "cpu=v3 net=1" */
     const ftvm_vmm_region *regions;
     size_t region_count;          /* 1 to FTVM_VMM_REGIONS_MAX */
     ftvm_vmm_tracking tracking;

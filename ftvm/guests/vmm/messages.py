@@ -44,6 +44,8 @@ REGIONS_MAX: Final = 16
 HEADER_BYTES_MAX: Final = 64 << 10
 DEVICES_BYTES_MAX: Final = Limits().devices_bytes
 OUTPUT_BYTES_MAX: Final = Limits().output_bytes
+MACHINE_CHARS_MAX: Final = 700
+"""What fits the handshake of two hosts, beside the monitor's names."""
 CHANNEL: Final = re.compile(r"[!-~]{1,64}")
 """What a channel may be called."""
 
@@ -164,6 +166,11 @@ def decode_hello(header: bytes, payload: bytes) -> Hello:
     if not fields or read_number(fields[0], "protocol version") != VERSION:
         raise BadFrame(f"the monitor speaks version {fields[:1]} of the protocol, this ftvm version {VERSION}")
     version, kind, software, machine, regions, tracking, stops_at_outputs = read_fields(fields, 7, "hello")
+    described = _read_words(machine, "machine")
+    if len(described) > MACHINE_CHARS_MAX:
+        raise BadFrame(
+            f"the machine is described in {len(described)} characters, at most {MACHINE_CHARS_MAX} are allowed"
+        )
     told = read_list(_read_region, regions, "regions")
     if not 0 < len(told) <= REGIONS_MAX or len({region.name for region in told}) < len(told):
         raise BadFrame(f"a guest has 1 to {REGIONS_MAX} regions of different names, not {len(told)}")
@@ -173,7 +180,7 @@ def decode_hello(header: bytes, payload: bytes) -> Hello:
         version=version,
         kind=_read_name(kind, "kind"),
         software=_read_name(software, "software"),
-        machine=_read_words(machine, "machine"),
+        machine=described,
         regions=told,
         tracking=tracking,
         stops_at_outputs=read_flag(stops_at_outputs, "stops at outputs"),

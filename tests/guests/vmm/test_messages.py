@@ -186,6 +186,7 @@ def test_a_reason_cannot_talk_to_a_terminal() -> None:
         ({"kind": "a b"}, "kind is 'a b'"),
         ({"software": 1}, "software is 1"),
         ({"machine": "x" * 1025}, "machine is not a text"),
+        ({"machine": "x" * 701}, "described in 701 characters, at most 700"),
         ({"regions": []}, "1 to 16 regions"),
         ({"regions": [(f"r{n}", 1, 0) for n in range(17)]}, "1 to 16 regions"),
         ({"regions": [("ram", 1, 0), ("ram", 1, 4096)]}, "of different names"),
