@@ -81,7 +81,8 @@ def _late(status: Status) -> str:
     if not status.silence_ms or status.loop_late_ms < status.silence_ms * _LATE_PART:
         return ""
     return (
-        f"; its loop was late by {status.loop_late_ms:.0f} ms: give this host more processor time, or raise --silence"
+        f"; its loop was late by {status.loop_late_ms:.0f} ms: unless it was stopped, give this host more "
+        "processor time, or raise --silence"
     )
 
 

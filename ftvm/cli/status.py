@@ -32,6 +32,8 @@ def status(control: str | None, guest_id: str | None, is_json: bool, nagios: boo
     With --nagios: 0 OK, as above; 1 WARNING, guests may run but one more failure could stop or lose one; 2 CRITICAL, a
     guest stands still, or a host has failed or does not answer; 3 UNKNOWN, there is no host, or it cannot be asked.
     """
+    if nagios and is_json:
+        raise click.UsageError("give --nagios or --json, not both")
     try:
         found, place = _survey(control, guest_id)
     except FtvmError as wrong:

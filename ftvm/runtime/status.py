@@ -8,7 +8,17 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final, Self
 
 from ftvm.errors import RemoteProtocolError
-from ftvm.events import Committed, Event, HostFailed, JoinRefused, Protected, RoleChanged, SessionEnded, TookOver
+from ftvm.events import (
+    Committed,
+    Event,
+    Halted,
+    HostFailed,
+    JoinRefused,
+    Protected,
+    RoleChanged,
+    SessionEnded,
+    TookOver,
+)
 from ftvm.runtime.standing import Reasons, State
 from ftvm.units import Nanos
 
@@ -269,7 +279,7 @@ class Counters:
                 self.output_delays_us.clear()
             case TookOver():
                 self.takeovers += 1
-            case SessionEnded():
+            case SessionEnded() | Halted():
                 self.reasons.lost = f"its standby is gone: {event.reason}"
             case JoinRefused():
                 self.reasons.refused = f"; {event.peer} refused it: {event.reason}"

@@ -7,6 +7,7 @@
 Blocking, with a time-out on every answer; no thread. One connection serves one request at a time.
 """
 
+import shlex
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -244,15 +245,22 @@ class GuestHandle:
         if status.role == "active" and not status.is_protected:
             raise LocalProtocolError(
                 f"guest {self.id!r} cannot go on at another host now: {status.reason or status.state}. To end it for "
-                f"good, use `ftvm stop {self.id}`"
+                f"good, use `ftvm stop {shlex.quote(self.id)}`"
             )
         return self.stop_and_wait(timeout)
 
     def end(self, timeout: float = 30.0) -> dict[str, Any]:
         """End the guest for good, and with it the host where it runs and that of its standby.
 
-        Returns as `stop_and_wait` does. Raises LocalProtocolError if the guest does not run on this host.
+        Returns as `stop_and_wait` does. Raises LocalProtocolError, and the guest goes on, if it does not run on this
+        host, or the arbiter is silent: the record would go on naming hosts that are gone.
         """
+        status = self.status()
+        if status.arbiter_error is not None:
+            raise LocalProtocolError(
+                f"guest {self.id!r} was not ended: {status.arbiter_error}. The record would go on naming its hosts, "
+                "and no later start would be let in; make the arbiter reachable, then try again"
+            )
         return self._end_by({"do": "end"}, timeout)
 
     def stop_and_wait(self, timeout: float = 30.0) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def test_a_loop_that_is_late_by_half_of_the_silence_is_warned_of_with_advice(hos
     prompt = replace(late, loop_late_ms=149.0)
 
     assert asking.status_line(late).endswith(
-        "; its loop was late by 150 ms: give this host more processor time, or raise --silence"
+        "; its loop was late by 150 ms: unless it was stopped, give this host more processor time, or raise --silence"
     )
     assert "late" not in asking.status_line(prompt)
 
@@ -170,6 +170,13 @@ def test_a_plugin_that_can_ask_nobody_does_not_know(ftvm: Run, place: str, host:
     assert outcome.status == 3
     assert outcome.out.startswith("FTVM UNKNOWN - ")
     assert host.status().role == "active"
+
+
+def test_a_plugins_line_and_json_are_not_given_together(ftvm: Run) -> None:
+    outcome = ftvm("status", "--nagios", "--json")
+
+    assert outcome.status == 2
+    assert "give --nagios or --json, not both" in outcome.err
 
 
 def test_a_plugin_without_any_host_does_not_know(ftvm: Run) -> None:

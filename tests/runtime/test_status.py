@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ftvm.events import Committed, Solo, TookOver
+from ftvm.events import Committed, Halted, SessionEnded, Solo, TookOver
 from ftvm.runtime.status import HISTOGRAM_BOUNDS_US, Counters, Percentiles, percentiles
 from ftvm.units import Nanos
 
@@ -41,6 +41,16 @@ def test_counters_add_up_what_happened() -> None:
     assert counters.bytes_raw == 2 * 3 * 4096
     assert list(counters.pauses_us) == [5.0, 5.0]
     assert json.dumps(list(counters.pauses_us))
+
+
+@pytest.mark.parametrize("kind", [Halted, SessionEnded])
+def test_why_a_standby_is_gone_is_kept_also_while_its_session_is(kind: type[Halted | SessionEnded]) -> None:
+    """Regression: a guest that waited for its silent standby said that none had joined."""
+    counters = Counters()
+
+    counters.count(kind(at=Nanos(0), guest_id="vm", reason="the standby was silent for 700 ms"))
+
+    assert counters.reasons.lost == "its standby is gone: the standby was silent for 700 ms"
 
 
 def test_a_histogram_counts_each_sample_once_at_its_bound() -> None:

@@ -5,7 +5,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -451,6 +451,31 @@ def test_a_guest_that_is_ended_goes_on_nowhere_and_leaves_a_vacant_record(tmp_pa
         assert told["outcome"].startswith("the guest has ended here, and the record is vacant")
         with pytest.raises(GuestEnded, match="an operator ended the guest"):
             standby.check()
+
+
+def test_a_guest_is_not_ended_while_the_record_could_not_be_vacated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: it ended, and left a record that named both its hosts."""
+    with host(tmp_path, "vm1") as protection, connect(f"ipc://{tmp_path}") as machine:
+        guest = machine.guest("vm1")
+        silent = replace(guest.last_status, arbiter_error="the arbiter cannot be used: no route")
+        monkeypatch.setattr(guest, "status", lambda: silent)
+
+        with pytest.raises(LocalProtocolError, match="was not ended: the arbiter cannot be used: no route"):
+            guest.end()
+
+        assert protection.status().role == "active"
+
+
+def test_a_remedy_quotes_the_guests_name_for_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with host(tmp_path, "vm1"), connect(f"ipc://{tmp_path}") as machine:
+        guest = machine.guest()
+        monkeypatch.setattr(type(guest), "id", "vm 1/x")
+        monkeypatch.setattr(guest, "status", lambda: guest.last_status)
+
+        with pytest.raises(LocalProtocolError, match="use `ftvm stop 'vm 1/x'`"):
+            guest.leave()
 
 
 def test_a_guest_is_ended_only_where_it_runs(tmp_path: Path) -> None:
