@@ -53,6 +53,7 @@ from ftvm.events import HostStopped as HostStopped
 from ftvm.events import JoinRefused as JoinRefused
 from ftvm.events import JoinUnanswered as JoinUnanswered
 from ftvm.events import PeerMisbehaved as PeerMisbehaved
+from ftvm.events import PlacesDiffer as PlacesDiffer
 from ftvm.events import Protected as Protected
 from ftvm.events import RecordLearned as RecordLearned
 from ftvm.events import RoleChanged as RoleChanged

@@ -27,6 +27,7 @@ __all__ = [
     "JoinRefused",
     "JoinUnanswered",
     "PeerMisbehaved",
+    "PlacesDiffer",
     "Protected",
     "RecordLearned",
     "RoleChanged",
@@ -280,6 +281,15 @@ class GuestWarned(Event):
 class HistoryGap(Event):
     """Epochs are missing from the history that this host records, and why; the pair is not affected."""
 
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacesDiffer(Event):
+    """Another host keeps this guest's record in another place than this one: two arbiters, so neither protects the
+    other."""
+
+    replica: str
     reason: str
 
 

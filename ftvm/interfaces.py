@@ -267,16 +267,14 @@ class Record:
 
 
 class RecordStore(Protocol):
-    """A durable, linearizable cell that holds one Record per guest. Calls may block; runtime/host.py gives them a
-    worker."""
+    """A durable, linearizable cell that holds one Record per guest. Calls may block: a worker makes them."""
 
     def read(self, guest_id: str) -> Record:
         """Return the record in force; generation 0 if the guest has no record. Raises ArbiterError."""
         ...
 
     def compare_and_set(self, guest_id: str, record: Record) -> Record:
-        """Put `record` in force if the record in force is of generation `record.generation - 1`; return what is in
-        force now.
+        """Put `record` in force if that in force is of generation `record.generation - 1`; return what is in force now.
 
         The caller won if what comes back equals what it proposed. Raises ArbiterError when it is not known whether it
         was applied: repeat the same proposal, or read, until a generation at or above the proposed one is learned.
@@ -284,6 +282,9 @@ class RecordStore(Protocol):
         in force; only where that is certain, because the guest may then run on. In doubt, raise a plain ArbiterError.
         """
         ...
+
+    def place_id(self, guest_id: str) -> str | None:
+        """Return what names the place of the record read last, 32 hexadecimal digits drawn with the first; or None."""
 
     def close(self) -> None:
         """Give back files and connections. Idempotent."""
@@ -307,15 +308,15 @@ Request = Read | CompareAndSet
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of a request: the record in force, or why it is not known.
+    """What became of a request: the record in force, and its `place` (RecordStore.place_id), or why it is not known.
 
-    is_unapplied  the attempt certainly had no effect, and will have none; without that an error says nothing
-    """
+    is_unapplied  the attempt certainly had no effect, and will have none; without that an error says nothing"""
 
     request: Request
     record: Record | None
     error: str | None
     is_unapplied: bool = False
+    place: str | None = None
 
 
 class Arbiter(Protocol):

@@ -20,7 +20,7 @@ from typing import Final
 
 from ftvm.arbiters.etcdhttp import EtcdAddress, Gateway, Reply
 from ftvm.arbiters.proposal import before_deciding, check_guest_id, check_proposal
-from ftvm.arbiters.recordtext import decode_record, encode_record
+from ftvm.arbiters.recordtext import decode_placed, encode_record, fresh_place
 from ftvm.errors import ArbiterError, ClosedError
 from ftvm.interfaces import Record
 
@@ -39,6 +39,7 @@ class EtcdRecordStore:
         self._cluster: str | None = None
         self._revision = 0
         self._highest: dict[str, int] = {}
+        self._places: dict[str, str | None] = {}
 
     def read(self, guest_id: str) -> Record:
         """Return the record in force; generation 0 if the guest has no record. Raises ArbiterError."""
@@ -55,19 +56,23 @@ class EtcdRecordStore:
             in_force, revision = self._read(guest_id)
         if in_force.generation != record.generation - 1:
             return in_force
-        key = self._key(guest_id)
+        key, place = self._key(guest_id), self.place_id(guest_id) or fresh_place()
         reply = self._call(
             "/v3/kv/txn",
             {
                 "compare": [{"key": key, "target": "MOD", "result": "EQUAL", "mod_revision": str(revision)}],
-                "success": [{"request_put": {"key": key, "value": _to_base64(encode_record(guest_id, record))}}],
+                "success": [{"request_put": {"key": key, "value": _to_base64(encode_record(guest_id, record, place))}}],
                 "failure": [{"request_range": {"key": key}}],
             },
         )
         if reply.get("succeeded") is True:
-            self._learn(guest_id, record)
+            self._learn(guest_id, record, place)
             return record
         return self._found(guest_id, _object(_only(reply.get("responses")), "response_range"))[0]
+
+    def place_id(self, guest_id: str) -> str | None:
+        """See interfaces.RecordStore."""
+        return self._places.get(guest_id)
 
     def close(self) -> None:
         """Give back the connections. Idempotent."""
@@ -102,24 +107,24 @@ class EtcdRecordStore:
     def _found(self, guest_id: str, found: Reply) -> tuple[Record, int]:
         """Return record and modification revision from the answer to a range; 0 for a key that is not there."""
         if "kvs" not in found:
-            record, revision = _NONE, 0
+            record, place, revision = _NONE, None, 0
         else:
             pair = _only(found["kvs"])
-            record, revision = self._decode(guest_id, pair), _number(pair, "mod_revision")
-        self._learn(guest_id, record)
+            (record, place), revision = self._decode(guest_id, pair), _number(pair, "mod_revision")
+        self._learn(guest_id, record, place)
         return record, revision
 
-    def _decode(self, guest_id: str, pair: Reply) -> Record:
+    def _decode(self, guest_id: str, pair: Reply) -> tuple[Record, str | None]:
         try:
             content = base64.b64decode(str(pair.get("value", "")), validate=True)
-            return decode_record(content, guest_id=guest_id)
+            return decode_placed(content, guest_id=guest_id)
         except (binascii.Error, ArbiterError) as error:
             raise ArbiterError(
                 f"the record of {guest_id!r} in etcd (key {self._prefix}{guest_id}) cannot be trusted: {error}. ftvm "
                 "does not guess; restore the key"
             ) from error
 
-    def _learn(self, guest_id: str, record: Record) -> None:
+    def _learn(self, guest_id: str, record: Record, place: str | None) -> None:
         highest = self._highest.get(guest_id, 0)
         if record.generation < highest:
             raise ArbiterError(
@@ -127,6 +132,7 @@ class EtcdRecordStore:
                 "has forgotten. Restore the key; ftvm changes nothing until then"
             )
         self._highest[guest_id] = record.generation
+        self._places[guest_id] = place or self.place_id(guest_id)  # a record of 0.1 has none, and does not move
 
     def _key(self, guest_id: str) -> str:
         return _to_base64(f"{self._prefix}{guest_id}".encode("utf-8", "surrogatepass"))

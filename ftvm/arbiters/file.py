@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Final
 
 from ftvm.arbiters.proposal import before_deciding, check_proposal, file_name
-from ftvm.arbiters.recordtext import RECORD_BYTES_MAX, decode_record, encode_record
+from ftvm.arbiters.recordtext import RECORD_BYTES_MAX, decode_placed, encode_record, fresh_place
 from ftvm.errors import ArbiterError, ClosedError
 from ftvm.interfaces import Record
 
@@ -57,6 +57,7 @@ class FileRecordStore:
         self._path = Path(path)
         self._highest: dict[str, int] = {}
         self._told: dict[str, Record] = {}
+        self._places: dict[str, str | None] = {}
         self._is_closed = False
         with self._explained("opened"):
             os.listdir(self._path)
@@ -78,8 +79,14 @@ class FileRecordStore:
             # exists was decided, even if it cannot be read, and must not be gone when it is looked for again.
             self._highest[guest] = generation
             if generation != told.generation:
-                self._told[guest_id] = told = self._load(guest_id, generation)
+                told, place = self._load(guest_id, generation)
+                self._told[guest_id] = told
+                self._places[guest_id] = place or self.place_id(guest_id)  # a record of 0.1 has none, and does not move
         return told
+
+    def place_id(self, guest_id: str) -> str | None:
+        """See interfaces.RecordStore."""
+        return self._places.get(guest_id)
 
     def compare_and_set(self, guest_id: str, record: Record) -> Record:
         """Put `record` in force if it is the next generation; return what is in force now.
@@ -93,7 +100,9 @@ class FileRecordStore:
         if in_force.generation != record.generation - 1:
             return in_force
         guest = file_name(guest_id)
-        self._publish(guest, record.generation, encode_record(guest_id, record))
+        self._publish(
+            guest, record.generation, encode_record(guest_id, record, self.place_id(guest_id) or fresh_place())
+        )
         decided = self.read(guest_id)
         if decided.generation < record.generation:
             raise ArbiterError(f"{self._path}: the record was not written; try again")
@@ -136,19 +145,19 @@ class FileRecordStore:
 
     def _check_remembers(self, guest_id: str, told: Record) -> None:
         """Check that the generation that was told last still holds what was told; raises ArbiterError."""
-        if self._load(guest_id, told.generation) != told:
+        if self._load(guest_id, told.generation)[0] != told:
             raise ArbiterError(
                 f"{self._path}: generation {told.generation} of {guest_id} holds another record than before: the "
                 "arbiter has forgotten, and gone another way. Was an old copy of the directory restored? Restore the "
                 "right one; ftvm changes nothing until then"
             )
 
-    def _load(self, guest_id: str, generation: int) -> Record:
+    def _load(self, guest_id: str, generation: int) -> tuple[Record, str | None]:
         path = self._file(file_name(guest_id), generation)
         with path.open("rb", buffering=0) as file:
             content = file.read(RECORD_BYTES_MAX + 1)
         try:
-            return decode_record(content, guest_id=guest_id, generation=generation)
+            return decode_placed(content, guest_id=guest_id, generation=generation)
         except ArbiterError as error:
             raise ArbiterError(
                 f"{path} cannot be trusted: {error}. ftvm does not guess; restore the file from a backup"

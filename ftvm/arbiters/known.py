@@ -54,6 +54,10 @@ class KnownRecordStore:
             known = self._known_of(guest_id)
         return self._believed(guest_id, known, self._store.compare_and_set(guest_id, record))
 
+    def place_id(self, guest_id: str) -> str | None:
+        """See interfaces.RecordStore."""
+        return self._store.place_id(guest_id)
+
     def close(self) -> None:
         """Close the store. Idempotent."""
         self._store.close()

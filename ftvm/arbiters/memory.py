@@ -5,13 +5,23 @@ Several handles share one set of cells, from any threads, without a lock: a gene
 arbiter for two hosts.
 """
 
+import secrets
+
 from ftvm.arbiters.proposal import check_guest_id, check_proposal
 from ftvm.errors import ClosedError
 from ftvm.interfaces import Record
 
 __all__ = ["MemoryRecordStore"]
 
-_Cells = dict[tuple[str, int], Record]
+
+class _Cells(dict[tuple[str, int], Record]):
+    """The records of all generations, by guest and generation, and what names this set of cells."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = secrets.token_hex(16)
+
+
 _NAMED: dict[str, _Cells] = {}
 
 
@@ -19,13 +29,13 @@ class MemoryRecordStore:
     """interfaces.RecordStore over cells that other handles may share; without `cells`, fresh ones."""
 
     def __init__(self, cells: _Cells | None = None) -> None:
-        self._cells: _Cells = {} if cells is None else cells
+        self._cells = _Cells() if cells is None else cells
         self._is_closed = False
 
     @classmethod
     def named(cls, name: str) -> "MemoryRecordStore":
         """Return a handle on the cells of that name, the same ones for everybody in this process."""
-        return cls(_NAMED.setdefault(name, {}))
+        return cls(_NAMED.setdefault(name, _Cells()))
 
     def another(self) -> "MemoryRecordStore":
         """Return one more handle on the same cells."""
@@ -46,6 +56,11 @@ class MemoryRecordStore:
         if self.read(guest_id).generation == record.generation - 1:
             self._cells.setdefault((guest_id, record.generation), record)
         return self.read(guest_id)
+
+    def place_id(self, guest_id: str) -> str | None:
+        """See interfaces.RecordStore; it is there from the beginning, for all guests."""
+        check_guest_id(guest_id)
+        return self._cells.place
 
     def close(self) -> None:
         """Give back the handle. Idempotent."""

@@ -103,6 +103,7 @@ _SENTENCES: Final[dict[type[Event], Callable[[Any], str]]] = {
     events.ConnectionRefused: lambda e: f"connection refused: {e.reason}",
     events.Diverged: lambda e: f"diverged between {e.agreed} and {e.seen}: {e.reason}; pages {list(e.pages)}",
     events.PeerMisbehaved: lambda e: f"peer {e.peer} broke the protocol: {e.error}",
+    events.PlacesDiffer: lambda e: e.reason,
     events.TransportTrouble: lambda e: f"a message was lost: {e.error}",
     events.ArbiterTrouble: lambda e: f"arbiter: {e.error}",
     events.HostServiceFailed: lambda e: f"the {e.name} failed and was closed; the guest still runs: {e.error}",

@@ -16,6 +16,7 @@ __all__ = [
     "Copy",
     "Envelope",
     "EpochPart",
+    "Greeting",
     "Join",
     "Leave",
     "Log",
@@ -64,6 +65,7 @@ class Join:
     """An empty replica asks an active to make it the standby, and says which versions of the wire it speaks.
 
     images  the names of what it keeps disks in, 16 hex digits each: a pair must not share one
+    place   of the record that it reads (interfaces.RecordStore.place_id), "" if it reads none; None if it does not know
     """
 
     geometry: Geometry
@@ -71,6 +73,18 @@ class Join:
     staging_bytes: int
     versions: Versions = FIRST
     images: tuple[str, ...] = ()
+    place: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Greeting:
+    """What a host says of itself to those that it is in no session with; the envelope has the generation it knows.
+
+    place  as in Join; role  one of protocol.core.Role
+    """
+
+    place: str | None
+    role: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,4 +206,4 @@ class Leave:
 
 
 Sequenced = Copy | EpochPart | Log
-Message = Join | Welcome | Refuse | Copy | EpochPart | Log | Ack | Ping | Pong | Prepare | Prepared | Leave
+Message = Greeting | Join | Welcome | Refuse | Copy | EpochPart | Log | Ack | Ping | Pong | Prepare | Prepared | Leave

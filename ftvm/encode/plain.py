@@ -1,5 +1,6 @@
 """The messages that are a header and nothing else: how a pair comes together, stays in touch and parts."""
 
+import re
 from typing import Final
 
 from ftvm.checkpoint import PAGE_COUNT_MAX, Geometry, RegionShape
@@ -17,17 +18,32 @@ from ftvm.encode.fields import (
     read_numbers,
     read_text,
 )
-from ftvm.encode.messages import Ack, Join, Leave, Ping, Pong, Prepare, Prepared, Refuse, Welcome
-from ftvm.encode.versions import add_names, add_offer, take_names, take_offer
+from ftvm.encode.messages import Ack, Greeting, Join, Leave, Ping, Pong, Prepare, Prepared, Refuse, Welcome
+from ftvm.encode.versions import (
+    add_names,
+    add_offer,
+    add_place,
+    place_named,
+    place_text,
+    take_names,
+    take_offer,
+    take_place,
+)
 from ftvm.errors import BadFrame, ConfigError
 from ftvm.units import PageCount
 
-__all__ = ["PLAIN_MESSAGES"]
+__all__ = ["NOBODY", "PLAIN_MESSAGES", "as_refuse"]
+
+NOBODY: Final = "?"
+"""No replica has this id."""
+
+_HELLO: Final = re.compile(r"hello ([0-9a-f]{32}|none|unknown) (empty|syncing|standby|active)")
 
 
 def _pack_join(message: Join) -> Packed:
     regions = [[region.name, region.page_count] for region in message.geometry.regions]
     names = add_offer(message.engines, message.versions) + add_names("image", message.images)
+    names = add_place(names, message.place)
     return [message.geometry.machine, regions, names, message.staging_bytes], []
 
 
@@ -47,7 +63,8 @@ def _unpack_join(fields: Header, _: Frames, __: Limits) -> Join:
         )
     except ConfigError as wrong:
         raise BadFrame(f"geometry: {wrong}") from wrong
-    names, versions = take_offer(read_list(read_identity, engines, "engines"))
+    names, place = take_place(read_list(read_identity, engines, "engines"))
+    names, versions = take_offer(names)
     names, images = take_names("image", names)
     return Join(
         geometry=geometry,
@@ -55,6 +72,7 @@ def _unpack_join(fields: Header, _: Frames, __: Limits) -> Join:
         staging_bytes=read_number(staging_bytes, "staging bound"),
         versions=versions,
         images=images,
+        place=place,
     )
 
 
@@ -83,13 +101,23 @@ def _pack_refuse(message: Refuse) -> Packed:
     return [message.joiner, message.reason[:TEXT_CHARS_MAX], message.is_final], []
 
 
-def _unpack_refuse(fields: Header, _: Frames, __: Limits) -> Refuse:
+def _unpack_refuse(fields: Header, _: Frames, __: Limits) -> Refuse | Greeting:
     joiner, reason, is_final = fields
-    return Refuse(
+    refuse = Refuse(
         joiner=read_identity(joiner, "joiner"),
         reason=read_text(reason, "reason"),
         is_final=read_flag(is_final, "final"),
     )
+    hello = _HELLO.fullmatch(refuse.reason) if refuse.joiner == NOBODY and not refuse.is_final else None
+    if hello is None:
+        return refuse
+    return Greeting(place=None if hello[1] == "unknown" else place_named(hello[1]), role=hello[2])
+
+
+def as_refuse(hello: Greeting) -> Refuse:
+    """Return the REFUSE that a HELLO goes as: of nobody, so that who knows nothing of it drops it, whatever it is."""
+    place = "unknown" if hello.place is None else place_text(hello.place)
+    return Refuse(joiner=NOBODY, reason=f"hello {place} {hello.role}", is_final=False)
 
 
 def _pack_ack(message: Ack) -> Packed:

@@ -24,7 +24,8 @@ To change the wire:
 
 * A new kind of message: a row with `since`, sent in sessions of that version. Outside of a session nobody knows what
   the other side reads, and v0.1.0 soon stops listening to who sends it what it does not know: such a kind may go only
-  to a peer that has offered a version with it.
+  to a peer that has offered a version with it. HELLO is for whoever is there, so it is no new kind: it goes as a REFUSE
+  that refuses nobody, which every release reads and drops (plain.py).
 
 In all cases the golden bytes grow by those of the new form (tests/golden); those of a version that was released never
 change.
@@ -46,8 +47,12 @@ __all__ = [
     "Versions",
     "add_names",
     "add_offer",
+    "add_place",
+    "place_named",
+    "place_text",
     "take_names",
     "take_offer",
+    "take_place",
 ]
 
 FROZEN_FORM: Final = 1
@@ -63,6 +68,7 @@ batch of an epoch travels with its end."""
 VERSION_MAX: Final = 1 << 16
 
 _IDENTITY: Final = re.compile(r"[0-9a-f]{16}")
+_PLACE: Final = re.compile(r"place ([0-9a-f]{32}|none)")
 _OFFER: Final = re.compile(r"wire ([0-9]{1,5})-([0-9]{1,5})")
 
 
@@ -129,3 +135,28 @@ def take_names(kind: str, names: tuple[str, ...]) -> tuple[tuple[str, ...], tupl
     found = {name: name.removeprefix(f"{kind} ") for name in names if name.startswith(f"{kind} ")}
     taken = {name: rest for name, rest in found.items() if _IDENTITY.fullmatch(rest)}
     return tuple(name for name in names if name not in taken), tuple(taken.values())
+
+
+def place_text(place: str) -> str:
+    """Return how a place stands in a message: "none" is where the guest has no record."""
+    return place or "none"
+
+
+def place_named(text: str) -> str:
+    """Return the place that stands there."""
+    return "" if text == "none" else text
+
+
+def add_place(names: list[str], place: str | None) -> list[str]:
+    """Return the names of engines in JOIN with the place of the sender's record, if it knows that, as one more."""
+    return names if place is None else [*names, f"place {place_text(place)}"]
+
+
+def take_place(names: tuple[str, ...]) -> tuple[tuple[str, ...], str | None]:
+    """Return the names without the place, and the place. Raises BadFrame, the peer's fault, if there are several."""
+    places = [found for name in names if (found := _PLACE.fullmatch(name))]
+    if len(places) > 1:
+        raise BadFrame(f"{len(places)} places of a record are named, not one")
+    if not places:
+        return names, None
+    return tuple(name for name in names if name != places[0][0]), place_named(places[0][1])

@@ -38,8 +38,8 @@ from ftvm.encode.fields import (
     read_padded,
 )
 from ftvm.encode.flat import MARK, FlatSealed, read_flat_header, write_flat
-from ftvm.encode.messages import Envelope, Message
-from ftvm.encode.plain import PLAIN_MESSAGES
+from ftvm.encode.messages import Envelope, Greeting, Message
+from ftvm.encode.plain import PLAIN_MESSAGES, as_refuse
 from ftvm.encode.stream import STREAM_MESSAGES
 from ftvm.encode.versions import FROZEN_FORM, OPTIONAL_SINCE, SPOKEN, Versions
 from ftvm.errors import BadFrame, VersionMismatch
@@ -79,6 +79,8 @@ def encode(envelope: Envelope, message: Message) -> list[Buffer]:
     flat = write_flat(envelope, message)
     if flat is not None:
         return [flat]
+    if isinstance(message, Greeting):
+        message = as_refuse(message)
     session = envelope.session
     version = FROZEN_FORM if type(message) in _FROZEN or session is None else session.version
     codec, record = _WRITERS[version, type(message)], envelope.record

@@ -17,14 +17,25 @@ whoever is active, or starts where nobody is by an operator's word. So `--create
 arbiter that forgot, it is that word.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from ftvm.errors import InternalError
 from ftvm.interfaces import Answer, CompareAndSet, Read, Record, Request
-from ftvm.protocol.record import NO_RECORD
+from ftvm.protocol.record import NO_RECORD, known_place
 from ftvm.units import Nanos
 
-__all__ = ["ArbiterClient"]
+__all__ = ["ArbiterClient", "Places"]
+
+JUDGED_NS: Final = Nanos(2_000_000_000)
+"""Who says for so long that it finds no record reads another place: whoever hears of a difference looks again at once.
+"""
+
+FORGOTTEN_NS: Final = Nanos(5_000_000_000)
+"""Who was not heard for so long is forgotten; every host that is there says HELLO once a second."""
+
+HEARD_MAX: Final = 64
 
 
 @dataclass(slots=True)
@@ -32,6 +43,7 @@ class ArbiterClient:
     """Mutable; `request` is what to submit next, the answer comes back through `take`.
 
     known     the newest record that the arbiter told us
+    place     of the records, "" where the guest has none, None if it is not known
     proposal  our own, while it may or may not be in force
     wants_read  whether the record is to be read
     unanswered_since  when the first request was submitted of those without a good answer since, None if all have one
@@ -40,6 +52,7 @@ class ArbiterClient:
 
     retry_ns: Nanos
     known: Record = NO_RECORD
+    place: str | None = None
     proposal: Record | None = None
     error: str | None = None
     unanswered_since: Nanos | None = None
@@ -56,6 +69,11 @@ class ArbiterClient:
     def reads(self) -> int:
         """The number of the last read that was answered; they are numbered as they begin."""
         return self._reads
+
+    @property
+    def reads_begun(self) -> int:
+        """The number of the last read that was begun."""
+        return self._reads_begun
 
     def propose(self, record: Record) -> None:
         """Propose the successor of the known record; it stays proposed until resolved."""
@@ -132,7 +150,7 @@ class ArbiterClient:
         self.error = self.unanswered_since = self._not_before = None
         if isinstance(answer.request, Read):
             self._reads = self._reads_begun
-        self.known = record
+        self.known, self.place = record, known_place(answer)
         if self.proposal is not None and record.generation >= self.proposal.generation:  # rule: proposal_resolved
             self.proposal = None
         return True
@@ -149,3 +167,96 @@ class ArbiterClient:
         """Return when a request that failed is due again; None while its answer is awaited, or nothing is wanted."""
         is_due = self._outstanding is None and (self.proposal is not None or self.wants_read)
         return self._not_before if is_due else None
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What a host said last of its place: since when that, when it was heard last, and which read would be fresh."""
+
+    place: str
+    since: Nanos
+    at: Nanos
+    fresh_at: int
+    is_judged: bool = False
+
+
+@dataclass(slots=True)
+class Places:
+    """Which other hosts, by replica id, keep the guest's record in another place than this host. Mutable, bounded.
+
+    A place is named by an id that was drawn there (interfaces.RecordStore.place_id). A difference may be old news,
+    where one side has not read the first record yet: so it is believed of this host after a fresh read alone, and of
+    another one that finds none after a while.
+    """
+
+    arbiter: ArbiterClient
+    _heard: dict[str, _Heard] = field(default_factory=dict)
+    _asked_at: Nanos | None = None
+
+    def differs(self, theirs: str | None) -> bool:
+        """Tell whether a place is known to be another than ours."""
+        return theirs is not None and self.arbiter.place is not None and theirs != self.arbiter.place
+
+    def hear(self, replica: str, theirs: str | None, now: Nanos) -> bool:
+        """Take what a host says of its place; tell whether that is news, and differs from ours."""
+        if theirs is None or not self.differs(theirs):
+            self._heard.pop(replica, None)
+            return False
+        heard = self._heard.get(replica)
+        if heard is not None and heard.place == theirs:
+            heard.at = now
+            return False
+        if heard is None and len(self._heard) >= HEARD_MAX:
+            return False
+        self._heard[replica] = _Heard(theirs, now, now, self._ask_again(now))
+        return True
+
+    def judge(self, now: Nanos) -> tuple[str, ...]:
+        """Return who is certain only now to read another record."""
+        new = [
+            replica
+            for replica, heard in self._heard.items()
+            if not heard.is_judged
+            and self.differs(heard.place)
+            and self.arbiter.reads >= heard.fresh_at
+            and (heard.place or now >= heard.since + JUDGED_NS)
+        ]
+        for replica in new:
+            self._heard[replica].is_judged = True
+        return tuple(new)
+
+    def forget(self, now: Nanos) -> None:
+        """Forget who is no more to be heard, or says what we say by now."""
+        for replica, heard in list(self._heard.items()):
+            if now >= heard.at + FORGOTTEN_NS or not self.differs(heard.place):
+                del self._heard[replica]
+
+    @property
+    def elsewhere(self) -> tuple[str, ...]:
+        """Who certainly reads another record."""
+        return tuple(replica for replica, heard in self._heard.items() if heard.is_judged)
+
+    @property
+    def with_records(self) -> tuple[str, ...]:
+        """Those of them that have a record there."""
+        return tuple(replica for replica, heard in self._heard.items() if heard.is_judged and heard.place)
+
+    @property
+    def is_any(self) -> bool:
+        """Whether anybody was heard who says another place than ours."""
+        return bool(self._heard)
+
+    def sentence(self, replicas: Sequence[str]) -> str:
+        """Say it of these, with the remedy."""
+        return (
+            f"{', '.join(replicas)} and this host keep the guest's record in different places, so neither protects the "
+            "other and nothing is copied: give both the same --arbiter, and if that is a folder, mount the same share "
+            "on both"
+        )
+
+    def _ask_again(self, now: Nanos) -> int:
+        """Read the record again, at most once per retry interval, whoever says what."""
+        if self._asked_at is None or now >= self._asked_at + self.arbiter.retry_ns:
+            self._asked_at = now
+            return self.arbiter.want_read()
+        return self.arbiter.reads_begun + 1

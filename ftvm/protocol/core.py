@@ -12,16 +12,16 @@ from typing import Any, Final, Generic, TypeVar
 
 from ftvm.checkpoint import Geometry
 from ftvm.config import Limits, Timing
-from ftvm.encode.messages import Envelope, Message, SessionId
+from ftvm.encode.messages import Envelope, Greeting, Message, SessionId
 from ftvm.encode.versions import SPOKEN, Versions
 from ftvm.errors import FtvmError
-from ftvm.events import ArbiterTrouble, Event
+from ftvm.events import ArbiterTrouble, Event, PlacesDiffer
 from ftvm.interfaces import Engine, Lane
-from ftvm.protocol.arbiter import ArbiterClient
+from ftvm.protocol.arbiter import ArbiterClient, Places
 from ftvm.protocol.detector import FailureDetector
 from ftvm.protocol.effects import Effect, Fail, Send, Tell
 from ftvm.protocol.record import force_command
-from ftvm.protocol.stop import Stopping
+from ftvm.protocol.stop import StopKind, Stopping
 from ftvm.protocol.timers import Timers
 from ftvm.units import Nanos
 
@@ -124,7 +124,8 @@ class Core:
     `lineage` is that of the disks' content here.
 
     `retired` are the last standbys that were in session here and are no more: an id that left never returns. `stop` is
-    there once this host was asked to stop.
+    there once this host was asked to stop. `created_at` is when this host made the record that it is active by, if it
+    did, and nobody has joined it since; `places` is who reads another one.
     """
 
     settings: Settings
@@ -137,8 +138,13 @@ class Core:
     sessions_opened: int = 0
     lineage: str = ""
     stop: Stopping | None = None
+    created_at: Nanos | None = None
+    places: Places = field(init=False)
     effects: list[Effect] = field(default_factory=list, repr=False)
     happened: list[tuple[RoleEvent, str]] = field(default_factory=list, repr=False)
+
+    def __post_init__(self) -> None:
+        self.places = Places(self.arbiter)
 
     def send(self, peer: str, lane: Lane, message: Message, session: SessionId | None) -> None:
         """Ask for a message to be sent."""
@@ -164,9 +170,26 @@ class Core:
         """Report an event."""
         self.effects.append(Tell(event))
 
-    def fail(self, error: FtvmError) -> None:
-        """Give up, and say why."""
-        self.effects.append(Fail(error))
+    def fail(self, error: FtvmError, kind: StopKind | None = None) -> None:
+        """Give up, and say why: at once, or by a stop of this kind."""
+        self.effects.append(Fail(error, kind))
+
+    def say_hello(self, peer: str, role: Role) -> None:
+        """Say to a peer in which place this host reads the record, if that is known."""
+        if self.arbiter.place is not None:
+            self.send(peer, Lane.CONTROL, Greeting(place=self.arbiter.place, role=role.value), None)
+
+    def hear_place(self, peer: str, replica: str, theirs: str | None, role: Role, now: Nanos) -> bool:
+        """Take what another host says of its place; answer news that differs. Tells whether it differs."""
+        if self.places.hear(replica, theirs, now):
+            self.say_hello(peer, role)
+        return self.places.differs(theirs)
+
+    def judge_places(self, now: Nanos) -> None:
+        """Report who is certain by now to read another record."""
+        for replica in self.places.judge(now):
+            reason = self.places.sentence((replica,))
+            self.tell(PlacesDiffer(at=now, guest_id=self.settings.guest_id, replica=replica, reason=reason))
 
     def tell_arbiter_trouble(self, now: Nanos) -> None:
         """Report that a request to the arbiter failed; the arbiter client tries again by itself."""

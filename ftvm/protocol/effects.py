@@ -7,6 +7,7 @@ from ftvm.encode.messages import Envelope, Message
 from ftvm.errors import FtvmError
 from ftvm.events import Event
 from ftvm.interfaces import Engine, Lane
+from ftvm.protocol.stop import StopKind
 from ftvm.units import Nanos
 
 __all__ = [
@@ -221,9 +222,13 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """This host cannot do what it was started for, and gives up. The error's type says whose fault."""
+    """This host cannot do what it was started for, and gives up. The error's type says whose fault.
+
+    kind  of the stop in which it ends in order; None: it ends at once
+    """
 
     error: FtvmError
+    kind: StopKind | None = None
 
 
 Effect = (

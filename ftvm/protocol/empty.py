@@ -135,6 +135,7 @@ class Empty:
             staging_bytes=staging_bytes,
             versions=settings.versions,
             images=settings.images,
+            place=self.core.arbiter.place,
         )
         for peer in settings.dialled:
             self.core.send(peer, Lane.CONTROL, join, None)

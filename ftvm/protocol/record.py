@@ -8,11 +8,30 @@ from shlex import quote
 from typing import Final
 
 from ftvm.errors import InternalError
-from ftvm.interfaces import Record
+from ftvm.interfaces import Answer, Record
 
-__all__ = ["NO_RECORD", "add", "drop", "end_of", "force_command", "is_vacant", "start", "switch", "take", "vacate"]
+__all__ = [
+    "NO_RECORD",
+    "add",
+    "drop",
+    "end_of",
+    "force_command",
+    "is_vacant",
+    "known_place",
+    "start",
+    "switch",
+    "take",
+    "vacate",
+]
 
 NO_RECORD: Final = Record(0, None, None)
+
+
+def known_place(answer: Answer) -> str | None:
+    """Return the place of the records that an answer tells of: "" if the guest has none there, None if unknown."""
+    if answer.record is not None and answer.record.generation == 0:
+        return answer.place or ""
+    return answer.place
 
 
 def is_vacant(record: Record) -> bool:

@@ -19,8 +19,8 @@ Nothing here reads a clock, draws a number or does I/O. A step runs to its end.
 from collections.abc import Callable, Mapping
 from typing import Any, Final, assert_never
 
-from ftvm.encode.messages import Envelope
-from ftvm.errors import InternalError, LocalProtocolError, must
+from ftvm.encode.messages import Envelope, Greeting
+from ftvm.errors import ConfigError, InternalError, LocalProtocolError, must
 from ftvm.events import HostStalled, RecordLearned, RoleChanged
 from ftvm.interfaces import Answer, Engine, Record, Request
 from ftvm.protocol import active, empty, reports, standby
@@ -41,6 +41,12 @@ from ftvm.units import Nanos
 
 __all__ = ["Replica"]
 
+HELLO_NS: Final = Nanos(1_000_000_000)
+"""How often a host says HELLO to whom it is in no session with."""
+
+NEW_NS: Final = Nanos(10_000_000_000)
+"""A record that was made longer ago is an old one: its host goes on, whatever another one says."""
+
 STALL_HEARTBEATS = 4
 """A step that comes this many heartbeats after the last one means that we, not the peer, were silent."""
 
@@ -49,13 +55,23 @@ class Replica:
     """See the module's text for how to drive it. It owns the state of the one role that it has."""
 
     def __init__(
-        self, settings: Settings, memory: Memory, *, fresh_id: Callable[[], str], starts: bool, now: Nanos
+        self,
+        settings: Settings,
+        memory: Memory,
+        *,
+        fresh_id: Callable[[], str],
+        starts: bool,
+        now: Nanos,
+        place: str | None = None,
     ) -> None:
-        """Begin from nothing, to start the guest (`starts`) or to join; committed pages go to `memory`."""
+        """Begin from nothing, to start the guest (`starts`) or to join; committed pages go to `memory`.
+
+        place  of the record, if that is known yet: what the first JOIN says
+        """
         self._core = Core(
             settings=settings,
             fresh_id=fresh_id,
-            arbiter=ArbiterClient(settings.timing.read_interval_ns),
+            arbiter=ArbiterClient(settings.timing.read_interval_ns, place=place),
             id=fresh_id(),  # rule: fresh_id_at_start
             lineage=settings.lineage,
         )
@@ -65,6 +81,7 @@ class Replica:
         self._stepped_at = now
         self._view: View | None = None
         self._due: Nanos | None = None
+        self._hello_at = Nanos(now + HELLO_NS)
 
     def _take_role(self, state: Empty | StandbyState | ActiveState) -> None:
         self._role_state, self._table = state, _TABLES[type(state)]
@@ -76,7 +93,9 @@ class Replica:
         core, kind = self._core, type(report)
         self._due = self._view = None
         take = self._table.takes.get(kind)
-        if take is not None:
+        if isinstance(report, reports.Received) and isinstance(report.message, Greeting):
+            self._take_hello(report, report.message, now)
+        elif take is not None:
             take(self._role_state, report, now)
         elif kind is reports.Tick:
             if core.stop is None:
@@ -87,6 +106,8 @@ class Replica:
             if now - self._stepped_at > STALL_HEARTBEATS * core.settings.timing.heartbeat_ns:
                 self._excuse_stall(now)
             self._stepped_at = now
+            if now >= self._hello_at:
+                self._say_hello(now)
         elif isinstance(report, Answer):
             self._take_answer(report, now)
         elif isinstance(report, reports.PeerGone):
@@ -114,6 +135,7 @@ class Replica:
                 stop=core.stop,
                 peer=peer,
                 may_beat=may_beat,
+                elsewhere=core.places.sentence(core.places.elsewhere) if core.places.elsewhere else None,
                 _state=self._role_state,
             )
         return self._view
@@ -214,6 +236,8 @@ class Replica:
             if self._core.arbiter.known != before:
                 self._tell_record(self._core.arbiter.known, now)
             self._table.on_record(self._role_state, now)
+            if self._core.places.is_any:
+                self._judge_places(now)
 
     def _suspect_at_once(self, peer: str) -> None:
         """Note that the process of `peer` has ended, which was confirmed (detector.py): suspect it at once.
@@ -223,6 +247,34 @@ class Replica:
         detector = self._table.detector(self._role_state) if peer == self.partner()[0] else None
         if detector is not None:
             detector.hurry(f"{self._table.peer}'s process is gone: connection refused on both lanes")
+
+    def _say_hello(self, now: Nanos) -> None:
+        """Say to each peer that this host dials, and is in no session with, which record it reads."""
+        self._hello_at = Nanos(now + HELLO_NS)
+        self._core.places.forget(now)
+        partner, dialled = self.partner()[0], self._core.settings.dialled
+        if partner is not None and partner not in dialled and len(dialled) == 1:
+            return  # it dialled us: the one that we dial, by another name
+        for peer in dialled:
+            if peer != partner:
+                self._core.say_hello(peer, self._role)
+
+    def _take_hello(self, report: reports.Received, hello: Greeting, now: Nanos) -> None:
+        """Note where another host keeps the record; in session or not."""
+        self._core.hear_place(report.peer, report.envelope.sender, hello.place, self._role, now)
+        self._judge_places(now)
+
+    def _judge_places(self, now: Nanos) -> None:
+        """Say who reads another record. If this host has only just made its own, it ends: the other's guest may be
+        older, and nobody else has the one here."""
+        core, state = self._core, self._role_state
+        core.judge_places(now)
+        is_new = core.created_at is not None and now < core.created_at + NEW_NS
+        is_alone = isinstance(state, ActiveState) and state.session is None
+        older = core.places.with_records
+        if older and is_new and is_alone and core.stop is None:
+            reason = core.places.sentence(older)
+            core.fail(ConfigError(f"{reason}; this host has only just made its record, and stops"), StopKind.FAILED)
 
     def _tick_stopping(self, stop: Stopping, now: Nanos) -> None:
         """Do what is due on a host that was asked to stop."""
@@ -288,6 +340,8 @@ class Replica:
         outputs = OutputBuffer(released=committed.output_next - 1 - len(kept))
         self._core.released = max(self._core.released, outputs.released)
         settings = self._core.settings
+        if event is RoleEvent.STARTED and self._core.arbiter.known.generation == 1:
+            self._core.created_at = now
         engine = settings.engine if committed.epoch is None else settings.engines[committed.engine]
         state = ActiveState(self._core, outputs, committed.epoch or 0, now, CheckpointSchedule(engine, now))
         if event is RoleEvent.SWITCHED_HERE and isinstance(self._role_state, StandbyState):

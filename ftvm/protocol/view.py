@@ -128,6 +128,7 @@ class View:
     lineage           of the disks' content here, "" if it is not known
     stop              how far an orderly stop has come, None if none was asked for
     peer              in session, by its name in the transport
+    elsewhere         that a peer keeps the record in another place, in a sentence; None if nobody is known to
     may_beat          whether a heartbeat may be repeated: not while this replica claims, or leaves, or has no session
     """
 
@@ -142,6 +143,7 @@ class View:
     stop: Stopping | None
     peer: str | None
     may_beat: bool
+    elsewhere: str | None
     _state: Empty | StandbyState | ActiveState = field(repr=False)
 
     @property

@@ -79,6 +79,7 @@ class Driver:
         wake: Callable[[], None],
         on_event: Callable[[Event], None],
         observer: CommitObserver | None = None,
+        place: str | None = None,
     ) -> None:
         self.settings = settings
         self.failure: FtvmError | None = None
@@ -105,7 +106,7 @@ class Driver:
         self._end: str | None = None
         self._wanted: list[do.Effect] = []
         self.pulse: Pulse | None = None
-        self._replica = Replica(settings, self._stored, fresh_id=fresh_id, starts=starts, now=clock.now())
+        self._replica = Replica(settings, self._stored, fresh_id=fresh_id, starts=starts, now=clock.now(), place=place)
         self.expects = self._replica.expects
         self._is_asking = False
         self._runner = GuestRunner(guest, self._sink, self._memory)
@@ -364,7 +365,7 @@ class Driver:
             do.WarmUp: lambda _: capturer.begin_warm_up(),
             do.Measure: self._measure,
             do.Announce: self._announce,
-            do.Fail: lambda effect: self._fail(effect.error),
+            do.Fail: lambda effect: self._fail(effect.error, effect.kind),
         }
 
     def _use(self, effect: do.Use) -> None:
@@ -405,19 +406,18 @@ class Driver:
         report = self._capturer.capture(order)
         now = self._clock.now()
         # A guest that failed is its standby's: a failed capture would drop the only one that can go on.
-        is_guest_lost = isinstance(report, CaptureFailed) and self._is_standbys(report, now)
-        if not is_guest_lost:  # rule: failed_guest_is_its_standbys
+        if not (isinstance(report, CaptureFailed) and self._is_lost(report, now)):  # rule: failed_guest_is_its_standbys
             self._wanted += self._replica.step(report, now)
 
-    def _is_standbys(self, failed: CaptureFailed, now: Nanos) -> bool:
-        """Tell whether the guest is its standby's from now on, and not this host's to run."""
+    def _is_lost(self, failed: CaptureFailed, now: Nanos) -> bool:
+        """Tell whether the guest is its standby's from now on."""
         if self._has_guest_failed(now):
             return True
         active = self.view().active
-        has_standby = active is not None and active.link in NAMED and not active.is_halted
-        if failed.is_unreadable and has_standby:
+        is_standbys = failed.is_unreadable and active is not None and active.link in NAMED and not active.is_halted
+        if is_standbys:
             self._fail(GuestError(failed.error), StopKind.FAILED, f"its guest failed: {failed.error}")
-        return failed.is_unreadable and has_standby
+        return is_standbys
 
     def _has_guest_failed(self, now: Nanos) -> bool:
         """Tell whether the guest itself is lost, which is not so if it has come to its own end and said that."""

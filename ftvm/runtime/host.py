@@ -21,7 +21,8 @@ from ftvm.errors import (
     LocalProtocolError,
     NotApplied,
 )
-from ftvm.interfaces import Answer, Clock, CompareAndSet, Record, RecordStore, Request, Transport
+from ftvm.interfaces import Answer, Clock, CompareAndSet, Read, Record, RecordStore, Request, Transport
+from ftvm.protocol.record import known_place
 from ftvm.protocol.stop import LIMIT_NS
 from ftvm.runtime.descriptors import SpareDescriptors, is_table_full
 from ftvm.runtime.endpoint import Endpoint
@@ -40,6 +41,9 @@ _SPARE_DESCRIPTORS: Final = 16
 _STOP_SECONDS: Final = 2 * nanos_to_seconds(LIMIT_NS)
 """The loop ends well within: a stop is over by then, in order or not."""
 
+FIRST_PLACE_SECONDS: Final = 1.0
+"""How long a host waits for its arbiter before it asks to join without having heard of it."""
+
 LAST_REQUEST_SECONDS: Final = 5.0
 """How long a host that ends waits for its last request to the arbiter."""
 
@@ -53,7 +57,7 @@ class ArbiterWorker:
         self._store = store
         self._guest_id = guest_id
         self._wake = wake
-        self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[Request | queue.SimpleQueue[Answer] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self._is_busy = False
         self._spare = SpareDescriptors(_SPARE_DESCRIPTORS)
@@ -66,6 +70,18 @@ class ArbiterWorker:
             raise LocalProtocolError("one request to the arbiter is outstanding already")
         self._is_busy = True
         self._requests.put(request)
+
+    def first_place(self, timeout: float = FIRST_PLACE_SECONDS) -> str | None:
+        """Return the place of the records, "" if the guest has none; None if that is not known within a while.
+
+        To be called once, before the first request.
+        """
+        first: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self._requests.put(first)
+        try:
+            return known_place(first.get(timeout=timeout))
+        except queue.Empty:
+            return None
 
     def poll(self) -> Answer | None:
         """Return the answer if it has come."""
@@ -85,12 +101,15 @@ class ArbiterWorker:
 
     def _work(self) -> None:
         while (request := self._requests.get()) is not None:
+            if isinstance(request, queue.SimpleQueue):
+                request.put(self._ask(Read()))
+                continue
             self._answers.put(self._ask(request))
             self._wake()
 
     def _ask(self, request: Request) -> Answer:
         try:
-            return Answer(request, self._decide(request), None)
+            return Answer(request, self._decide(request), None, place=self._store.place_id(self._guest_id))
         except ArbiterError as wrong:
             return Answer(request, None, str(wrong), is_unapplied=isinstance(wrong, NotApplied))
         except Exception as wrong:  # noqa: BLE001 - a store that breaks its contract must not end this thread in silence

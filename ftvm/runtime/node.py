@@ -77,6 +77,7 @@ class Node:
             wake=transport.wake,
             on_event=self._note,
             observer=recorder,
+            place=None if starts else self._arbiter.first_place(),
         )
         endpoint.add(self.driver)
         self.clock = clock

@@ -102,7 +102,7 @@ class Standings:
         if active is not None:
             return self._stand_of_active(view, active, trouble)
         if standby is None:
-            return State.JOINING, f"{_vacancy(view)}{self._reasons.refused}"
+            return State.JOINING, view.elsewhere or f"{_vacancy(view)}{self._reasons.refused}"
         if view.role is Role.SYNCING:
             return State.SYNCING, f"{standby.copied_pages} pages of the first copy have come"
         return self._stand_of_standby(view, standby, trouble)
@@ -122,7 +122,7 @@ class Standings:
         if active.link in NAMED:
             return (State.PROTECTED, "") if trouble is None else (State.NO_TAKEOVER, trouble)
         if active.link is LinkState.NONE:
-            return State.UNPROTECTED, f"{self._reasons.lost}{behind}"
+            return State.UNPROTECTED, f"{view.elsewhere or self._reasons.lost}{behind}"
         return State.SYNCING, f"it is unprotected until a standby has caught up{behind}"
 
     def _stand_of_standby(self, view: View, standby: StandbyView, trouble: str | None) -> tuple[State, str]:

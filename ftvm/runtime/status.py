@@ -105,6 +105,7 @@ class Status:
     since             when that was, and `started` when this host began, as RFC 3339 has it; `time` is that of `at`
     copy_pages_sent   in all rounds of the first copy so far, and `copy_round` is the present one; on a host that is
                       copied to: what has come
+    elsewhere         that a peer keeps the record in another place than this host, and the remedy; None if none does
     arbiter_error     why the arbiter cannot be relied on now, or None; `arbiter` is its URL
     loop_late_ms      how late this host's loop came to what was due, at most, in the last minute
     silence_ms        how long the peer in session may be silent until it is suspected: `silence_limit_ms` now, as that
@@ -156,6 +157,7 @@ class Status:
     silence_ms: float = 0.0
     silence_limit_ms: float = 0.0
     counters: Mapping[str, int] = field(default_factory=dict)
+    elsewhere: str | None = None
     node: str = ""
     pid: int = 0
     version: str = ""

@@ -35,6 +35,10 @@ GAUGES: Final[dict[str, tuple[str, Callable[[Status], float]]]] = {
     "ftvm_protected": ("1 if the guest runs here and its standby could take over now", lambda s: s.is_protected),
     "ftvm_arbiter_up": ("1 if the arbiter answers this host", lambda s: s.arbiter_error is None),
     "ftvm_failed": ("1 if this host has failed", lambda s: s.failure is not None),
+    "ftvm_places_differ": (
+        "1 if a peer keeps the record in another place than this host",
+        lambda s: s.elsewhere is not None,
+    ),
     "ftvm_generation": ("Generation of the newest record known", lambda s: s.generation),
     "ftvm_epoch": ("Last epoch cut (active) or committed (standby)", lambda s: s.epoch),
     "ftvm_epochs_in_flight": ("Epochs cut and not acknowledged yet", lambda s: s.epochs_in_flight),

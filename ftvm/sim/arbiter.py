@@ -3,6 +3,7 @@ a change may be refused before anything is done, as with a full disk."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from ftvm.errors import LocalProtocolError
 from ftvm.interfaces import Answer, CompareAndSet, Record, Request
@@ -10,7 +11,10 @@ from ftvm.sim.faultlog import FaultLog
 from ftvm.sim.rng import stream
 from ftvm.sim.schedule import Schedule
 
-__all__ = ["ArbiterFaults", "SimArbiter", "SimStore"]
+__all__ = ["PLACE", "ArbiterFaults", "SimArbiter", "SimStore"]
+
+PLACE: Final = "0" * 32
+"""Where the record is, in every world."""
 
 DELAY_NS = 200_000
 LATE_NS = 60_000_000
@@ -31,10 +35,11 @@ class ArbiterFaults:
 
 
 class SimStore:
-    """The record itself. `on_change` is told of every change as it takes effect."""
+    """The record itself, and the name of its place. `on_change` is told of every change as it takes effect."""
 
-    def __init__(self, on_change: Callable[[Record, Record], None]) -> None:
+    def __init__(self, on_change: Callable[[Record, Record], None], place: str) -> None:
         self.record = Record(0, None, None)
+        self.place = place
         self._on_change = on_change
 
     def apply(self, request: Request) -> Record:
@@ -104,7 +109,7 @@ class SimArbiter:
         if self._strikes("arbiter_answer_lost"):
             self._come_back(Answer(request, None, "the answer was lost"))
         else:
-            self._come_back(Answer(request, record, None))
+            self._come_back(Answer(request, record, None, place=self._store.place))
 
     def _come_back(self, answer: Answer) -> None:
         def arrive() -> None:

@@ -164,3 +164,10 @@ class Checkers:
     states: StateChecker = field(default_factory=StateChecker)
     positions: PositionChecker = field(default_factory=PositionChecker)
     records: RecordChecker = field(default_factory=RecordChecker)
+    strays: set[str] = field(default_factory=set)
+    """Replicas whose hosts read the record in another place."""
+
+    def check_place(self, joiner: str) -> None:
+        """Check that nobody is in session who reads another record."""
+        if joiner in self.strays:
+            raise InvariantViolated("place", f"{joiner} reads another record, and is copied to")

@@ -18,10 +18,12 @@ class FaultKind:
     kind         its name, that of its random stream, and of its count in the figures
     gap_ms       the least and the most virtual milliseconds between two of them
     act          does it to the world; its randomness is this one fault's own, drawn from the kind's stream
+    share        of the seeds in which there is such a fault at all
     is_possible  whether it can be done now; if not, it is not counted
     """
 
     kind: str
     gap_ms: tuple[int, int]
     act: Act
+    share: float = 0.67
     is_possible: Test = lambda world: True  # noqa: ARG005 - most can be done at any time

@@ -8,7 +8,7 @@ from itertools import permutations
 from typing import Final
 
 from ftvm.interfaces import Sign
-from ftvm.protocol.view import NAMED
+from ftvm.protocol.view import NAMED, Role
 from ftvm.sim.faultkind import FaultKind
 from ftvm.sim.port import HostPort, WorldPort
 from ftvm.sim.rng import Rng
@@ -101,6 +101,22 @@ def _can_guest_die(world: WorldPort) -> bool:
     return active is not None and active.link in NAMED
 
 
+def _mislead(world: WorldPort, rng: Rng) -> None:
+    """Give a host that has no part in the guest an arbiter of its own: it must not be copied to."""
+    host = rng.choice(_idlers(world))
+    world.trace(f"MISLEAD {host.name}")
+    world.mislead(host.address, rng.choice(["", "1" * 32]), rng.randrange(100 * _MS, 3000 * _MS))
+
+
+def _idlers(world: WorldPort) -> list[HostPort]:
+    members = {world.record.active, world.record.standby}
+    return [
+        host
+        for host in world.hosts.values()
+        if host.is_up and host.role is Role.EMPTY and not host.is_leaving and not members & host.ids
+    ]
+
+
 def ambush(world: WorldPort, rng: Rng) -> None:
     """Strike in the few milliseconds after a change of the record, when two sides know different things."""
     addresses = [address for address, host in world.hosts.items() if host.is_up]
@@ -131,4 +147,11 @@ FAULTS: Final[tuple[FaultKind, ...]] = (
     FaultKind(kind="outage", gap_ms=(200, 1500), act=_outage),
     FaultKind(kind="slow_disk", gap_ms=(200, 1500), act=_slow_disk),
     FaultKind(kind="guest_death", gap_ms=(400, 3000), act=_guest_death, is_possible=_can_guest_die),
+    FaultKind(
+        kind="other_place",
+        gap_ms=(300, 2000),
+        act=_mislead,
+        share=0.15,
+        is_possible=lambda world: bool(_idlers(world)),
+    ),
 )

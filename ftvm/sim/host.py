@@ -16,7 +16,7 @@ from ftvm.protocol.core import Settings
 from ftvm.protocol.view import Role, StandbyView
 from ftvm.runtime.driver import Driver
 from ftvm.runtime.endpoint import Endpoint
-from ftvm.sim.arbiter import ArbiterFaults, SimArbiter, SimStore
+from ftvm.sim.arbiter import PLACE, ArbiterFaults, SimArbiter, SimStore
 from ftvm.sim.checkers import Checkers, InvariantViolated, check_limits
 from ftvm.sim.faultlog import FaultLog
 from ftvm.sim.guest import SimGuest
@@ -147,6 +147,7 @@ class SimHost:
             send=self.endpoint.sender_for(settings.guest_id),
             wake=self.wake,
             on_event=self.note,
+            place=around.store.place,
         )
 
     def _settings(self, peers: tuple[str, ...]) -> Settings:
@@ -160,12 +161,19 @@ class SimHost:
     def _fresh_id(self) -> str:
         made = f"{self._rng.getrandbits(64):016x}"
         self.ids.add(made)
+        if self.is_stray:
+            self._around.checkers.strays.add(made)
         return made
 
     @property
     def role(self) -> Role:
         """The replica's role."""
         return self.view.role
+
+    @property
+    def is_stray(self) -> bool:
+        """Whether it reads the record in another place than the world's."""
+        return self._around.store.place != PLACE
 
     @property
     def is_up(self) -> bool:
@@ -365,6 +373,7 @@ class SimHost:
         if active is not None:
             checkers.positions.stands(view.id, view.record.generation, active.epoch)
             if active.session is not None:
+                checkers.check_place(active.session.standby)
                 checkers.states.was_acknowledged(active.session.standby, active.session.acked)
             if before.role is Role.STANDBY and before.standby is not None:
                 self._took_over(before.standby)

@@ -76,6 +76,11 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             "outputs that are held leave when another replica has become active",
             Change("deposed_active_ends", "", "[*map(active.releases.let_out, active.outputs.held)]\n{it}"),
         ),
+        _mutant(
+            "copy_to_who_reads_another_record",
+            "a host is welcome that keeps the record in another place",
+            Change("joiner_reads_the_same_record", "test", "False"),
+        ),
         # --- sessions ----------------------------------------------------------------------------------------------
         _mutant(
             "take_messages_of_another_session",

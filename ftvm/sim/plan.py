@@ -105,7 +105,7 @@ def draw(seed: int, engine: Engine | None = None) -> Plan:
             if (rate := _maybe(stream(seed, "plan", kind), rates)) is not None
         },
         fault_kinds=frozenset(
-            kind.kind for kind in (*FAULTS, *ACTIONS) if stream(seed, "plan", kind.kind).random() < _ON
+            kind.kind for kind in (*FAULTS, *ACTIONS) if stream(seed, "plan", kind.kind).random() < kind.share
         ),
         halts_alone=stream(seed, "plan", "halts_alone").random() > _ON,
         versions=stream(seed, "plan", "speaks").choice([SPOKEN, SPOKEN, SPOKEN, FIRST]),

@@ -120,6 +120,11 @@ class WorldPort(Protocol):
         """End a host, and start it with nothing so long after."""
         ...
 
+    def mislead(self, address: str, place: str, back_after_ns: int) -> None:
+        """Start a host that is no member again with an arbiter of another place; after a while again with the right
+        one."""
+        ...
+
     def cut(self, pairs: Sequence[tuple[str, str]], length_ns: int) -> None:
         """Let nothing pass, from the first to the second of each pair; after a while every link is whole again."""
         ...

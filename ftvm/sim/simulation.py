@@ -13,6 +13,7 @@ so that turning one fault off leaves the others as they were.
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Final
 
 from ftvm.config import Limits
@@ -20,7 +21,7 @@ from ftvm.engines.names import engines_for
 from ftvm.interfaces import Capability, Engine, Record, Sign
 from ftvm.protocol.core import Settings
 from ftvm.protocol.view import Role
-from ftvm.sim.arbiter import ArbiterFaults, SimStore
+from ftvm.sim.arbiter import PLACE, ArbiterFaults, SimStore
 from ftvm.sim.checkers import Checkers, InvariantViolated
 from ftvm.sim.faultkind import FaultKind
 from ftvm.sim.faultlog import FaultId, FaultLog
@@ -78,7 +79,7 @@ class Simulation:
         self.is_calm = True
         self.checkers = Checkers()
         self.losses = Losses()
-        self.store = SimStore(self._on_record)
+        self.store = SimStore(self._on_record, PLACE)
         self.is_ended = False
         self._is_finishing = False
         self._inputs = stream(seed, "input")
@@ -172,6 +173,8 @@ class Simulation:
         self.arbiter_faults.disk_ns = 0
         for host in self.hosts.values():
             host.go_on()
+        for host in [host for host in self.hosts.values() if host.is_stray]:
+            self._set_right(host)
 
     def check_alive(self) -> None:
         """Raise InvariantViolated unless the guest runs, protected, and its outputs flow, within a bounded time."""
@@ -265,6 +268,19 @@ class Simulation:
         self._steps_of_dead += self.hosts[address].steps
         self.hosts[address] = self._boot(address, starts=False)
 
+    def mislead(self, address: str, place: str, back_after_ns: int) -> None:
+        """Start a host again with an arbiter of another place; after a while again with the right one."""
+        self.hosts[address].crash()
+        store = SimStore(lambda _before, _after: None, place)
+        self._steps_of_dead += self.hosts[address].steps
+        stray = self.hosts[address] = self._boot(address, starts=False, store=store)
+        self.after(back_after_ns, lambda: self._set_right(stray))
+
+    def _set_right(self, stray: SimHost) -> None:
+        if self.hosts[stray.address] is stray and not stray.is_dead:
+            stray.crash()
+            self.reboot(stray.address)
+
     def cut(self, pairs: Sequence[tuple[str, str]], length_ns: int) -> None:
         """Let nothing pass, from the first to the second of each pair; after a while every link is whole again."""
         self.links.cut.update(pairs)
@@ -293,10 +309,11 @@ class Simulation:
 
     # --- what happens ----------------------------------------------------------------------------------------------
 
-    def _boot(self, address: str, *, starts: bool) -> SimHost:
+    def _boot(self, address: str, *, starts: bool, store: SimStore | None = None) -> SimHost:
         self._incarnations[address] += 1
         peers = tuple(peer for peer in self.plan.addresses if peer != address)
-        return SimHost(self._around, address, peers, self._incarnations[address], starts=starts)
+        around = self._around if store is None else replace(self._around, store=store)
+        return SimHost(around, address, peers, self._incarnations[address], starts=starts)
 
     def _befall(self, kind: FaultKind, rng: Rng, *, is_first: bool = False) -> None:
         """Plan the next of a kind, and after that the one after it."""

@@ -9,6 +9,7 @@ proposal in force. A store that is in doubt raises ArbiterError; one that never 
 """
 
 import random
+import re
 import secrets
 from contextlib import closing
 from dataclasses import dataclass
@@ -151,6 +152,24 @@ def _outlives_its_handles(bench: _StoreBench) -> None:
         bench.expect(later.read(bench.guest), Record(2, "x", "y"), "a read by a later handle")
 
 
+def _names_its_place(bench: _StoreBench) -> None:
+    """All handles of a store give the place of a record the same name, from the first change on, or none."""
+    bench.raise_to(1)
+    bench.store.read(bench.guest)
+    first = bench.store.place_id(bench.guest)
+    with closing(bench.make_store()) as other:
+        for number in range(2, 6):
+            handle = other if number % 2 else bench.store
+            handle.compare_and_set(bench.guest, Record(number, "x", None))
+            for each in (bench.store, other):
+                each.read(bench.guest)
+            names = [bench.store.place_id(bench.guest), other.place_id(bench.guest)]
+            bench.require(names[0] == names[1], f"the names are {names}")
+            is_name = names[0] is None or re.fullmatch("[0-9a-f]{32}", names[0]) is not None
+            bench.require(is_name, f"{names[0]!r} is not 32 hexadecimal digits")
+            bench.require(names[0] == first, f"the name was {first}, and is {names[0]}")
+
+
 def _behaves_as_one_cell(bench: _StoreBench) -> None:
     """Two handles used in turns behave as one cell."""
     expected = _NONE
@@ -194,6 +213,7 @@ _CLAUSES: Final = (
     _resolves_a_lost_answer,
     _keeps_guests_apart,
     _outlives_its_handles,
+    _names_its_place,
     _behaves_as_one_cell,
     _refuses_nonsense,
     _close_is_final_and_idempotent,

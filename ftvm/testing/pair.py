@@ -101,7 +101,7 @@ class PromptArbiter:
                 record = self.store.compare_and_set(self._guest_id, request.record)
             else:
                 record = self.store.read(self._guest_id)
-            self._answer = Answer(request, record, None)
+            self._answer = Answer(request, record, None, place=self.store.place_id(self._guest_id))
         except ArbiterError as wrong:
             self._answer = Answer(request, None, str(wrong), is_unapplied=isinstance(wrong, NotApplied))
 

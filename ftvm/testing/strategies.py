@@ -28,6 +28,7 @@ from ftvm.encode.messages import (
     Copy,
     Envelope,
     EpochPart,
+    Greeting,
     Join,
     Leave,
     Log,
@@ -195,6 +196,9 @@ def ranges_of_versions() -> st.SearchStrategy[Versions]:
     return ends.map(lambda pair: Versions(min(pair), max(pair)))
 
 
+_places = st.just("") | st.text("0123456789abcdef", min_size=32, max_size=32)
+
+
 def messages(version: int = FROZEN_FORM) -> st.SearchStrategy[Message]:
     """Draw a message of any kind, of those that this version of the wire can carry."""
     return st.one_of(
@@ -205,7 +209,9 @@ def messages(version: int = FROZEN_FORM) -> st.SearchStrategy[Message]:
             staging_bytes=_numbers,
             versions=ranges_of_versions(),
             images=st.lists(_image_names, max_size=3, unique=True).map(tuple),
+            place=st.none() | _places,
         ),
+        st.builds(Greeting, place=st.none() | _places, role=st.sampled_from(["empty", "syncing", "standby", "active"])),
         st.builds(
             Welcome,
             joiner=identities(),

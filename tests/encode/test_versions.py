@@ -13,7 +13,7 @@ from ftvm.config import Limits
 from ftvm.encode import wire
 from ftvm.encode.codec import Codec, Frames, Header, Packed
 from ftvm.encode.flat import MARK
-from ftvm.encode.messages import Envelope, Join, Message, Ping, Refuse, SessionId, Welcome
+from ftvm.encode.messages import Envelope, Greeting, Join, Message, Ping, Refuse, SessionId, Welcome
 from ftvm.encode.versions import FIRST, FROZEN_FORM, SPOKEN, Versions, add_offer, take_offer
 from ftvm.encode.wire import CODECS, codecs_of, decode, encode, seal
 from ftvm.errors import BadFrame, ConfigError, VersionMismatch
@@ -183,7 +183,7 @@ def test_a_change_that_peers_must_know_is_a_row_of_its_own_from_its_version_on()
 
 @given(messages(), st.sampled_from([1, 2]))
 def test_a_message_in_session_is_in_the_version_agreed_on(message: Message, version: int) -> None:
-    is_frozen = isinstance(message, Join | Welcome | Refuse)
+    is_frozen = isinstance(message, Greeting | Join | Welcome | Refuse)
 
     read, _ = decode(encode(envelope(version), message), LIMITS)
 

@@ -23,12 +23,12 @@ from ..walk.turns import calls_of_a_request
 ROOT: Final = Path(ftvm.__file__).parent
 
 LINES: Final = {
-    "": 715,
+    "": 717,
     "_native": 257,
     "arbiters": 750,
     "capture": 570,
     "cli": 3600,
-    "encode": 1285,
+    "encode": 1332,
     "engines": 180,
     "guests": 2689,
     "guests/disk": 1200,
@@ -36,12 +36,12 @@ LINES: Final = {
     "guests/vmm": 800,
     "history": 3000,
     "lab": 3420,
-    "protocol": 3367,
+    "protocol": 3518,
     "runtime": 2570,
     "service": 1790,
-    "sim": 2255,
+    "sim": 2309,
     "store": 1500,
-    "testing": 2417,
+    "testing": 2438,
     "transport": 1270,
 }
 """Lines with code of each package: no docstring, comment or blank line counts. "" is the modules of ftvm/ itself; a

@@ -33,6 +33,7 @@ from ftvm.encode.messages import (
     Copy,
     Envelope,
     EpochPart,
+    Greeting,
     Join,
     Leave,
     Log,
@@ -192,6 +193,18 @@ MESSAGES: Final[dict[str, tuple[Envelope, Message]]] = {
             images=("0123456789abcdef", "fedcba9876543210"),
         ),
     ),
+    "join with its place": (
+        MEETING,
+        Join(
+            geometry=GEOMETRY,
+            engines=("remus", "hybrid"),
+            staging_bytes=0x10203040,
+            versions=Versions(1, 2),
+            place="0123456789abcdef" * 2,
+        ),
+    ),
+    "hello": (MEETING, Greeting(place="0123456789abcdef" * 2, role="active")),
+    "hello from where there is no record": (MEETING, Greeting(place="", role="empty")),
     "welcome": (IN_SESSION, Welcome(joiner="joiner-9", engines=("remus",), staging_bytes=0x10203040, versions=FIRST)),
     "welcome with an offer": (
         IN_SESSION,

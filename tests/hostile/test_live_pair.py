@@ -18,7 +18,7 @@ import zmq
 from ftvm._native.digest import batch_digest
 from ftvm.arbiters.file import FileRecordStore
 from ftvm.checkpoint import Buffer, Checkpoint, Geometry, PageBatch, RegionShape
-from ftvm.encode.messages import Ack, Copy, Envelope, EpochPart, Join, Leave, Message, Ping, SessionId
+from ftvm.encode.messages import Ack, Copy, Envelope, EpochPart, Greeting, Join, Leave, Message, Ping, SessionId
 from ftvm.encode.wire import encode, seal
 from ftvm.interfaces import Record
 from ftvm.lab.lines import JsonLine
@@ -271,6 +271,18 @@ def test_a_member_that_asks_to_join_again_and_again_is_refused_and_changes_nothi
     host = pair.hosts["a"]
     with HostilePeer(host.endpoint, server_key=host.public) as hostile:
         goes_on(pair, lambda: say(pair, hostile, *(join(pair, number) for number in range(300))))
+
+
+def hello(pair: LivePair, number: int) -> Frames:
+    sender = Envelope(guest_id="guest", sender=f"m{number}", session=None, record=pair.record(), released=0)
+    return encode(sender, Greeting(place=f"{number:032x}", role="active"))
+
+
+def test_a_member_that_names_one_place_after_the_other_changes_nothing(pair: LivePair) -> None:
+    for host in pair.hosts.values():
+        with HostilePeer(host.endpoint, server_key=host.public) as hostile:
+            flood = [hello(pair, number) for number in range(2_000)]
+            goes_on(pair, lambda hostile=hostile, flood=flood: say(pair, hostile, *flood))  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("attack", STRANGER_ATTACKS.values(), ids=STRANGER_ATTACKS.keys())

@@ -19,6 +19,9 @@ from ftvm.units import Nanos
 WAIT_SECONDS = 20.0
 
 
+PLACE = "0" * 32
+
+
 class BreakableEndpoint(Endpoint):
     """An endpoint whose next step raises what a test says."""
 
@@ -177,6 +180,9 @@ class ShakyStore(MemoryRecordStore):
 
     is_down = False
 
+    def place_id(self, guest_id: str) -> str | None:
+        return PLACE if guest_id else None
+
     def read(self, guest_id: str) -> Record:
         if self.is_down:
             raise ArbiterError("cannot be reached")
@@ -208,8 +214,8 @@ def test_the_worker_asks_the_store_and_wakes_the_loop(
     asked.submit(Read())
     second = answer_of(asked, woken)
 
-    assert first == Answer(CompareAndSet(record), record, None)
-    assert second == Answer(Read(), record, None)
+    assert first == Answer(CompareAndSet(record), record, None, place=PLACE)
+    assert second == Answer(Read(), record, None, place=PLACE)
     assert asked.poll() is None
 
 
@@ -225,7 +231,7 @@ def test_an_arbiter_that_fails_is_an_answer_not_an_end(
     asked.submit(Read())
 
     assert failed == Answer(Read(), None, "cannot be reached")
-    assert answer_of(asked, woken) == Answer(Read(), Record(0, None, None), None)
+    assert answer_of(asked, woken) == Answer(Read(), Record(0, None, None), None, place=PLACE)
 
 
 @pytest.mark.parametrize(("kind", "is_unapplied"), [(ArbiterError, False), (NotApplied, True)])
@@ -284,7 +290,7 @@ def test_a_store_that_finds_no_descriptor_left_is_asked_again_with_some_given_ba
 
     arbiter.submit(Read())
 
-    assert answer_of(arbiter, woken) == Answer(Read(), Record(3, "vm", None), None)
+    assert answer_of(arbiter, woken) == Answer(Read(), Record(3, "vm", None), None, place=PLACE)
     assert held == [16, 0]
     assert arbiter._spare.is_full
 

@@ -31,6 +31,9 @@ class Store:
         self._check()
         return self.records.compare_and_set(guest_id, record)
 
+    def place_id(self, guest_id: str) -> str | None:
+        return self.records.place_id(guest_id)
+
     def close(self) -> None:
         self.records.close()
 

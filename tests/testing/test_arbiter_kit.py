@@ -23,6 +23,7 @@ class Cell:
     def __init__(self) -> None:
         self.records: dict[str, Record] = {}
         self.calls = 0
+        self.place = "0" * 32
 
 
 class Honest:
@@ -46,6 +47,9 @@ class Honest:
 
     def write(self, guest_id: str, record: Record) -> None:
         self.cell.records[guest_id] = record
+
+    def place_id(self, guest_id: str) -> str | None:
+        return None if guest_id not in self.cell.records else self.cell.place
 
     def close(self) -> None:
         self.is_closed = True
@@ -137,6 +141,16 @@ class ChecksThenWrites(Honest):
         super().write(guest_id, record)
 
 
+class NamesItselfNotItsPlace(Honest):
+    def place_id(self, guest_id: str) -> str | None:
+        return f"{id(self):032x}" if guest_id else None
+
+
+class NamesItsPlaceAsItLikes(Honest):
+    def place_id(self, guest_id: str) -> str | None:
+        return f"the place of {guest_id}"
+
+
 class WorksOnceClosed(Honest):
     def close(self) -> None:
         return
@@ -186,6 +200,8 @@ BROKEN = [
     (ConfusesNoneWithEmpty, "A record is read as it was set"),
     (ReadsItsOwnPast, "A record is read as it was set, by every handle"),
     (ChecksThenWrites, "racing writers are linearizable"),
+    (NamesItselfNotItsPlace, "give the place of a record the same name"),
+    (NamesItsPlaceAsItLikes, "is not 32 hexadecimal digits"),
     (WorksOnceClosed, "a read after close raised no ClosedError"),
     (FailsForEver, "100 calls failed, the last one with: out of order"),
     (CrashesInARace, "a writer raised KeyError"),

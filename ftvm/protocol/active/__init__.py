@@ -124,6 +124,7 @@ def _on_resolved(active: ActiveState, now: Nanos) -> None:
     match active.link:
         case LinkState.ADDING if session is not None:
             active.move(LinkEvent.IN_FORCE)
+            active.core.created_at = None  # another host agrees that this is the place
             active.core.tell(Protected(at=now, guest_id=guest_id, generation=known.generation, standby=session.standby))
         case LinkState.ABANDONING if active.core.settings.halts_alone:
             active.move(LinkEvent.HALTED)

@@ -1,6 +1,7 @@
 """Who may become the standby of an active: JOIN and its answers, and how a session with it begins.
 
-A joiner is welcomed if it speaks a version of the wire that this host speaks, its guest is built alike, it knows the
+A joiner that reads another record is not answered but by HELLO: it looks at its own, and says what it is. Else it is
+welcomed if it speaks a version of the wire that this host speaks, its guest is built alike, it knows the
 engine in force, and there is no other standby; a refusal says why, and whether asking again can help. A joiner whose
 sessions fail again and again must wait (detector.py). A planned switchover opens the session in the other direction
 without a JOIN (`resume`).
@@ -18,6 +19,7 @@ from ftvm.protocol.active import leaving
 from ftvm.protocol.active.active_state import ActiveState, CopyPlan
 from ftvm.protocol.active.link import LinkEvent, LinkState
 from ftvm.protocol.channel import Outbox
+from ftvm.protocol.core import Role
 from ftvm.protocol.detector import FailureDetector
 from ftvm.protocol.effects import Adopt, StartCopy
 from ftvm.protocol.empty import no_common_version
@@ -37,6 +39,10 @@ events."""
 
 def answer_join(active: ActiveState, peer: str, key: str | None, envelope: Envelope, join: Join, now: Nanos) -> None:
     """Welcome a joiner, or refuse it and say why."""
+    # rule: joiner_reads_the_same_record
+    if active.core.hear_place(peer, envelope.sender, join.place, Role.ACTIVE, now):
+        active.core.judge_places(now)
+        return
     session = active.session
     is_retired = envelope.sender in active.core.retired
     if session is not None and active.is_waiting and envelope.sender != session.standby and not is_retired:
