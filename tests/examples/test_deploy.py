@@ -70,3 +70,10 @@ def test_a_primary_that_fails_comes_back_as_a_standby_and_never_as_a_primary() -
 
     assert primary["Service"]["Restart"] == "no"
     assert primary["Unit"]["OnFailure"] == "ftvm-standby@%i.service"
+
+
+def test_a_standby_that_fails_comes_back_and_one_that_was_told_to_go_stays_away() -> None:
+    standby = unit(DEPLOY / "ftvm-standby@.service")
+
+    assert standby["Service"]["Restart"] == "on-failure"
+    assert standby["Unit"]["StartLimitIntervalSec"] == "0"  # it may fail for as long as its link is down
