@@ -180,6 +180,7 @@ def sparse(folder: Path) -> Row:
     os.truncate(image, SPARSE)
     before = resident_bytes()
     disk = Disk(str(image), boots=True)
+    disk.collect()
     taken = resident_bytes() - before
     disk.close()
     image.unlink()

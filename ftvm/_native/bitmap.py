@@ -1,6 +1,7 @@
 """Sets of pages as the C core handles them. Wraps the native noun `bitmap` (bitmap.h is its manual)."""
 
 from array import array
+from mmap import mmap
 
 from ftvm._native import ffi, lib
 from ftvm.checkpoint import Bitmap, bitmap_bytes
@@ -21,14 +22,14 @@ def bitmap_indices(bitmap: Bitmap) -> "array[int]":
     return indices[:found]
 
 
-def take_flags(flags: bytearray) -> bytearray:
+def take_flags(flags: bytearray | mmap) -> bytearray:
     """Turn a byte per page into the words of a bitmap, and clear the bytes."""
     words = bytearray(bitmap_bytes(len(flags)))
     lib.ftvm_bitmap_take_flags(ffi.from_buffer("uint8_t[]", flags), len(flags), ffi.from_buffer("uint64_t[]", words))
     return words
 
 
-def put_flags(words: bytearray, flags: bytearray) -> None:
+def put_flags(words: bytearray, flags: bytearray | mmap) -> None:
     """Set the byte of each page in the bitmap; the others stay.
 
     Raises LocalProtocolError, having touched nothing, if the bitmap is not one of so many pages.

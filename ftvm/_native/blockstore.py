@@ -48,7 +48,7 @@ class BlockStore:
         self,
         mapping: FileMapping,
         *,
-        written: bytearray,
+        written: Buffer,
         held: Buffer,
         high_water_blocks: int,
         patience_ms: int,

@@ -24,7 +24,7 @@ ROOT: Final = Path(ftvm.__file__).parent
 
 LINES: Final = {
     "": 717,
-    "_native": 257,
+    "_native": 258,
     "arbiters": 750,
     "capture": 570,
     "cli": 3600,

@@ -21,12 +21,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from ftvm._native.bitmap import put_flags, take_flags
 from ftvm._native.blockstore import BlockStore
 from ftvm._native.mapping import FileMapping
-from ftvm.capture.trackers import StoreTracker
 from ftvm.checkpoint import Bitmap, Footing
 from ftvm.errors import ConfigError, GuestError, StateUnreadable
-from ftvm.guests.disk.image import Image, runs_of
+from ftvm.guests.disk.image import Image, data_runs, runs_of
 from ftvm.units import PAGE_BYTES
 
 __all__ = ["Disk"]
@@ -62,9 +62,12 @@ class Disk:
         self.identity = self.image.label.image
         self.page_count = self.image.page_count
         self.size_bytes = self.page_count * PAGE_BYTES
-        self._tracker = StoreTracker([self.page_count])
-        self._held = mmap.mmap(-1, self.page_count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        # A byte a page each, in memory that takes no room before it is written to: a disk may be large, and sparse.
+        self._written, self._held = (
+            mmap.mmap(-1, self.page_count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) for _ in range(2)
+        )
         self._is_whole = boots
+        self._is_first = True
         self._trouble: str | None = None
         self._role = threading.Lock()
         self._is_guests = self._has_file = boots
@@ -73,7 +76,7 @@ class Disk:
             self._mapping = FileMapping(self.size_bytes)
             self._store = BlockStore(
                 self._mapping,
-                written=self._tracker.flags[0],
+                written=memoryview(self._written),
                 held=memoryview(self._held),
                 high_water_blocks=_HIGH_WATER_PAGES,
                 patience_ms=_PATIENCE_MS,
@@ -175,14 +178,28 @@ class Disk:
         return "; its file system is full, and some need room there to be read: free some space" if is_full else ""
 
     def collect(self) -> Bitmap:
-        """Get and clear the set of pages that the guest has written."""
-        written = self._tracker.collect()
+        """Get and clear the set of pages that the guest has written; the first time, of those that are not zero."""
+        if self._is_first:
+            self._is_first = False
+            self._flag_data()
+        written = Bitmap((self.page_count,), (take_flags(self._written),))
         self._store.mark()
         return written
 
+    def _flag_data(self) -> None:
+        """Flag all pages that may not be zero: the rest of a sparse image is not worth a look."""
+        with self._role:
+            if not self._has_file:  # it may not have all that is committed
+                self._written[:] = b"\1" * self.page_count
+                return
+            for first, end in data_runs(self.image.descriptor):
+                self._written[first:end] = b"\1" * (end - first)
+            for first, count in self._held_runs():
+                self._written[first : first + count] = b"\1" * count
+
     def restore(self, bitmap: Bitmap) -> None:
         """Put back what a failed capture had collected."""
-        self._tracker.restore(bitmap)
+        put_flags(bitmap.words[0], self._written)
 
     # --- for the backup: a region store ----------------------------------------------------------------------------
 
@@ -209,7 +226,7 @@ class Disk:
         self._take_back()
         self._is_whole = False
         self._mapping.show(self.image.restart())
-        self._held[:] = bytes(self.page_count)
+        self._held.madvise(mmap.MADV_DONTNEED)  # zeros again
 
     def completed(self) -> None:
         """See interfaces.RegionStore."""

@@ -16,6 +16,7 @@ epochs, guests or NBD.
 The journal: magic (8 bytes), page count (u64), page indices (u64 each), pages (4096 bytes each), XXH3-128 of all that.
 """
 
+import errno
 import fcntl
 import os
 import stat
@@ -36,7 +37,7 @@ from ftvm.guests.disk.label import Label, LabelFile, sync_directory
 from ftvm.guests.imagefile import require_raw
 from ftvm.units import PAGE_BYTES, PageCount, bytes_to_pages
 
-__all__ = ["Image", "runs_of"]
+__all__ = ["Image", "data_runs", "runs_of"]
 
 _MAGIC: Final = b"ftvmdsk1"
 _HEAD: Final = struct.Struct("<8sQ")
@@ -461,6 +462,20 @@ def runs_of(pages: Sequence[int]) -> Iterator[tuple[int, int]]:
         if end == len(pages) or pages[end] != pages[end - 1] + 1 or end - start == _PAGES_AT_ONCE:
             yield pages[start], end - start
             start = end
+
+
+def data_runs(descriptor: int) -> Iterator[tuple[int, int]]:
+    """Yield the first page and the end of each run of a file that has data: what is between reads as zeros."""
+    offset = 0
+    while True:
+        try:
+            begin = os.lseek(descriptor, offset, os.SEEK_DATA)
+        except OSError as wrong:
+            if wrong.errno == errno.ENXIO:
+                return
+            raise
+        offset = os.lseek(descriptor, begin, os.SEEK_HOLE)
+        yield begin // PAGE_BYTES, -(-offset // PAGE_BYTES)
 
 
 def _write_at(descriptor: int, content: bytes | memoryview, offset: int) -> None:

@@ -545,3 +545,36 @@ def test_a_standbys_image_is_sparse_where_the_guests_disk_is_zeros(tmp_path: Pat
 
     assert path.read_bytes() == bytes(8 * PAGE_BYTES) + b"x" * (SIZE - 8 * PAGE_BYTES)
     assert os.stat(path).st_blocks < before
+
+
+def test_the_first_look_at_a_sparse_disk_finds_what_has_data_and_no_more(tmp_path: Path) -> None:
+    """The zeros of a large disk are nothing to a standby, whose memory begins as zeros."""
+    path = tmp_path / "disk.img"
+    with path.open("wb") as image:
+        image.truncate(SIZE)
+        image.seek(3 * PAGE_BYTES)
+        image.write(b"x" * 2 * PAGE_BYTES)
+    disk = Disk(str(path), boots=True)
+    client = Client(disk).agree()
+
+    client.write(9 * PAGE_BYTES, b"y")
+
+    assert dirty(disk) == {3, 4, 9}
+    assert dirty(disk) == set()
+    client.close()
+    disk.close()
+
+
+def test_the_first_look_at_a_disk_that_has_taken_over_finds_at_least_what_is_not_zero(tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(SIZE))
+    disk = Disk(str(path), boots=False)
+    disk.discarded()
+    disk.buffer[PAGE_BYTES : 2 * PAGE_BYTES] = b"x" * PAGE_BYTES
+    disk.committed([1])
+    disk.completed()
+
+    disk.when_settled(lambda _: None)
+
+    assert dirty(disk) >= {1}
+    disk.close()
