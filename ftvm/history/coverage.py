@@ -163,7 +163,7 @@ class _Recorder:
                 jumps += counting.take_jumps()[0]
                 readings.append((self._ticks() - begins_at, _Readings(self._code).read(counting)))
         counts = readings[-1][1]
-        window_ticks = self._ticks() - begins_at
+        window_ticks = min(self._ticks() - begins_at, WINDOW_TICKS)  # it may end in the midst of a long wait
         inputs = self._past.inputs[inputs_before : self._past.moment.inputs]
         if self._past.moment.retired < last:
             counts = counts.add(self._rest(last))
@@ -177,7 +177,7 @@ class _Recorder:
             lines=_lines_of(rows, counts),
             segments=tuple(self._segments(begun_in, start.idled, begins_at, window_ticks, jumps, inputs, numbers)),
             slices=tuple(_slices_of(rows, readings)),
-            marks=tuple(_marks_of(inputs, begins_at)),
+            marks=tuple(mark for mark in _marks_of(inputs, begins_at) if mark[0] <= window_ticks),
             window_ticks=window_ticks,
             elsewhere=last - first - counts.total(),
         )
@@ -232,6 +232,7 @@ class _Recorder:
         begin, next_clock = 0, 0
 
         def piece(end: int) -> Iterator[Span]:
+            end = min(end, window_ticks)
             if now is not None and end > begin:
                 yield Span(begin, end, now)
 
@@ -246,8 +247,11 @@ class _Recorder:
             if function != now:
                 yield from piece(jump.retired + idled - origin)
                 now, begin = function, jump.retired + idled - origin
-        waited = sum(record.amount for record in clocks[next_clock:])
-        yield from piece(window_ticks - waited)
+        for record in clocks[next_clock:]:
+            yield from piece(record.position.retired + idled - origin)
+            idled += record.amount
+            begin = record.position.retired + idled - origin
+        yield from piece(window_ticks)
 
     def _number_at(self, address: int) -> int:
         number = self._lines.function_at(address)
@@ -271,7 +275,7 @@ def _slices_of(rows: Sequence[LineRow], readings: Sequence[tuple[int, _Readings]
         for row in rows:  # several lines may have one address
             if rise := now[row.address] - before.get(row.address, 0):
                 lines[row.file, row.line] = max(lines[row.file, row.line], rise)
-        yield Slice(begin, end, dict(lines))
+        yield Slice(begin, min(end, WINDOW_TICKS), dict(lines))
         begin, before = end, now
 
 

@@ -21,6 +21,8 @@ __all__ = ["save_picture", "to_html", "to_lcov", "to_svg"]
 _SEGMENT: Final = struct.Struct("<IIH")
 _SOURCE_BYTES_MAX: Final = 4 << 20
 _TICKS_PER_MS: Final = 100_000
+_CODE_STRETCH_BYTES: Final = 1 << 16
+"""What a linker puts so near to each other comes mostly from one folder."""
 _COLOURS: Final = (
     "#f9a03f",
     "#3fb8f9",
@@ -91,10 +93,13 @@ def _data(coverage: Coverage, sources: Sequence[Path]) -> dict[str, Any]:
 
 
 def colours_of(functions: Sequence[FunctionRun]) -> list[str]:
-    """Return a colour for each function: one for each folder of sources."""
-    folders = sorted({str(PurePosixPath(run.file).parent) for run in functions})
-    colours = {folder: _COLOURS[number % len(_COLOURS)] for number, folder in enumerate(folders)}
-    return [colours[str(PurePosixPath(run.file).parent)] for run in functions]
+    """Return a colour for each function: one for each folder of sources; without sources, for each stretch of code."""
+    groups = [
+        str(PurePosixPath(run.file).parent) if run.file else f"{run.function.address // _CODE_STRETCH_BYTES:x}"
+        for run in functions
+    ]
+    colours = {group: _COLOURS[number % len(_COLOURS)] for number, group in enumerate(sorted(set(groups)))}
+    return [colours[group] for group in groups]
 
 
 def source_of(name: str, sources: Sequence[Path]) -> list[str]:
@@ -117,30 +122,36 @@ def _milliseconds(coverage: Coverage) -> str:
 
 # --- the SVG ---
 
-_WIDTH, _LEFT, _ROW, _TOP = 1200, 190, 14, 34
+_WIDTH, _LEFT, _TOP, _FOOT = 1200, 190, 34, 30
+_ROW_MAX, _AREA_MAX, _LABEL_MIN = 14.0, 900.0, 9.0
+"""In pixels; with very many functions rows grow thin, and go without a name."""
 
 
 def to_svg(coverage: Coverage) -> str:
     """Return the window as an SVG: a row for each function that ran in it, time to the right."""
-    order = rows_of(coverage.segments)
-    rows = {number: row for row, number in enumerate(order)}
+    rows = {number: row for row, number in enumerate(rows_of(coverage.segments))}
+    height = min(_ROW_MAX, _AREA_MAX / max(1, len(rows)))
     scale = (_WIDTH - _LEFT - 10) / max(1, coverage.window_ticks)
-    height = _TOP + len(order) * _ROW + 30
+    bottom = _TOP + len(rows) * height
     colours = colours_of(coverage.functions)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}"',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {bottom + _FOOT:.0f}"',
         'font-family="sans-serif" font-size="11">',
-        f'<rect width="{_WIDTH}" height="{height}" fill="#0b0f17"/>',
+        f'<rect width="{_WIDTH}" height="{bottom + _FOOT:.0f}" fill="#0b0f17"/>',
         f'<text x="10" y="18" fill="#cfd8e6" font-size="13">{html.escape(_caption(coverage))}</text>',
+        f'<rect x="{_LEFT}" y="{_TOP}" width="{_WIDTH - _LEFT - 10}" height="{bottom - _TOP:.1f}" fill="#111827"/>',
     ]
-    for number, row in rows.items():
-        y = _TOP + row * _ROW
+    for number, row in rows.items() if height >= _LABEL_MIN else ():
         name = html.escape(coverage.functions[number].function.name[:28])
-        parts.append(f'<rect x="{_LEFT}" y="{y}" width="{_WIDTH - _LEFT - 10}" height="{_ROW - 1}" fill="#111827"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{y + 11}" fill="{colours[number]}" text-anchor="end">{name}</text>')
-    for number, path in _paths(coverage.segments, rows, scale):
+        y = _TOP + row * height + 11
+        parts.append(f'<text x="{_LEFT - 6}" y="{y:.1f}" fill="{colours[number]}" text-anchor="end">{name}</text>')
+    if height < _LABEL_MIN:
+        parts.append(
+            f'<text x="{_LEFT - 6}" y="{_TOP + 11}" fill="#6b7a90" text-anchor="end">{len(rows)} functions</text>'
+        )
+    for number, path in _paths(coverage.segments, rows, scale, height):
         parts.append(f'<path d="{path}" fill="{colours[number]}"/>')
-    parts += _axis(coverage.window_ticks, scale, _TOP + len(order) * _ROW)
+    parts += _axis(coverage.window_ticks, scale, bottom)
     return "\n".join([*parts, "</svg>\n"])
 
 
@@ -149,7 +160,7 @@ def rows_of(segments: Iterable[Span]) -> list[int]:
     return list(dict.fromkeys(segment.function for segment in segments))
 
 
-def _paths(segments: Iterable[Span], rows: dict[int, int], scale: float) -> Iterator[tuple[int, str]]:
+def _paths(segments: Iterable[Span], rows: dict[int, int], scale: float, height: float) -> Iterator[tuple[int, str]]:
     """Yield a path of boxes per function; boxes that would touch become one."""
     boxes: dict[int, list[list[float]]] = {number: [] for number in rows}
     for segment in segments:
@@ -160,15 +171,16 @@ def _paths(segments: Iterable[Span], rows: dict[int, int], scale: float) -> Iter
         else:
             row.append([begin, max(end, begin + 1.2)])
     for number, row in boxes.items():
-        y = _TOP + rows[number] * _ROW + 2
-        yield number, "".join(f"M{begin:.1f} {y}H{end:.1f}v{_ROW - 5}H{begin:.1f}z" for begin, end in row)
+        y, tall = _TOP + rows[number] * height + height / 7, max(1.0, height * 5 / 7)
+        yield number, "".join(f"M{begin:.1f} {y:.1f}H{end:.1f}v{tall:.1f}H{begin:.1f}z" for begin, end in row)
 
 
-def _axis(window_ticks: int, scale: float, y: int) -> Iterator[str]:
+def _axis(window_ticks: int, scale: float, y: float) -> Iterator[str]:
     step = max(1, round(window_ticks / 10 / _TICKS_PER_MS)) * _TICKS_PER_MS
-    for tick in range(0, window_ticks + 1, step):
+    for tick in range(0, window_ticks, step):
         x = _LEFT + tick * scale
-        yield f'<text x="{x:.1f}" y="{y + 16}" fill="#6b7a90" text-anchor="middle">{tick // _TICKS_PER_MS} ms</text>'
+        told = f"{tick // _TICKS_PER_MS} ms"
+        yield f'<text x="{x:.1f}" y="{y + 16:.1f}" fill="#6b7a90" text-anchor="middle">{told}</text>'
 
 
 def _caption(coverage: Coverage) -> str:
@@ -176,7 +188,7 @@ def _caption(coverage: Coverage) -> str:
     known = sum(map(len, coverage.lines.values()))
     return (
         f"{coverage.program}: {_milliseconds(coverage)} ms from instruction {coverage.first:,}, by function; "
-        f"{coverage.instructions:,} instructions counted, {ran} of {known} lines ran"
+        f"{coverage.instructions:,} instructions counted" + (f", {ran} of {known} lines ran" if known else "")
     )
 
 

@@ -598,3 +598,41 @@ def test_closed_hooks_stop_nothing() -> None:
 
     assert run(machine, 10, STOP) is StopReason.LIMIT
     assert not hooks.set_break(RAM_BASE)
+
+
+def test_a_hit_tells_how_many_inputs_came_before_it(kv: Recording) -> None:
+    machine, log = restored(kv), InputLog(kv.inputs)
+    hooks = Hooks(machine)
+    hooks.set_watch(RAM_BASE, machine.shape.ram_bytes)
+    until = kv.inputs[9].position.retired + 1_000
+
+    hooks.replay(log, 0, until=until, on_hits="note")
+
+    hit = hooks.take_hit()
+    assert hit is not None
+    assert hit.inputs == sum(record.position.retired <= hit.retired for record in kv.inputs) >= 10
+
+
+def test_a_breakpoint_that_was_passed_is_met_again_after_a_load() -> None:
+    machine = booted(LOOP)
+    state = machine.save()
+    hooks = Hooks(machine)
+    hooks.set_break(RAM_BASE)
+    hooks.pass_break()
+    assert run(machine, 2, STOP) is StopReason.LIMIT
+
+    machine.load(state)
+
+    assert run(machine, 2, STOP) is StopReason.HIT
+
+
+def test_a_load_ends_the_stop_at_a_breakpoint() -> None:
+    machine = booted(LOOP)
+    state = machine.save()
+    hooks = Hooks(machine)
+    hooks.set_break(RAM_BASE + 4)
+    run(machine, 10, STOP)
+
+    machine.load(state)
+
+    assert machine.save() == state
