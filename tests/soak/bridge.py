@@ -87,6 +87,7 @@ def write_guest(folder: Path) -> None:
     (folder / "shared").mkdir()
     nodes = [word for address in MACHINES for word in ("--node", f"{address}:7778")]
     said = ["--guest", "vm2", "--kind", "qemu", *nodes, "--set", "memory=256M", "--set", "nic=tap:vm2"]
+    said += ["--set", "silence=1000"]  # a busy machine is no dead one: the guest is to be where this script moved it
     booted = ["-cpu", "qemu64", "-kernel", "vmlinuz", "-initrd", "ird.gz", "-append", "console=ttyS0 quiet"]
     place = ["--arbiter", f"file://{folder}/shared", "--folder", str(folder / "vm2")]
     run(*FTVM, "setup", "--batch", *said, *place, "--", *booted)
