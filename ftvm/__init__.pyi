@@ -92,6 +92,7 @@ from ftvm.interfaces import ReplayableGuest as ReplayableGuest
 from ftvm.interfaces import World as World
 from ftvm.runtime.clock import MonotonicClock as MonotonicClock
 from ftvm.runtime.protection import HostHandle as HostHandle
+from ftvm.runtime.protection import HostOptions as HostOptions
 from ftvm.runtime.protection import Protection as Protection
 from ftvm.runtime.protection import Standby as Standby
 from ftvm.runtime.protection import protect as protect

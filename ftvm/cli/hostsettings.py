@@ -272,7 +272,7 @@ SHARED: Final = (
         parse=_judged(millis_to_nanos),
         check=_check_silence,
         help="How long the active may be silent until the standby takes over; the active waits 5/3 of it for the "
-        "standby. At least four heartbeats.",
+        "standby. At least four heartbeats. On a link with a jitter more is allowed, up to ten times of it.",
     ),
     Setting(
         name="control",

@@ -1,8 +1,8 @@
 """What a running host prints: its events and status, for a person or as JSON lines for a program.
 
-JSON lines: {"event": NAME, ...the fields of that class in ftvm.events...} as each comes, and {"status": {...}} with the
-fields of ftvm.runtime.status.Status a few times a second; {"lines_lost": COUNT} in the place of lines that nobody read
-in time. Nothing else goes to stdout.
+JSON lines: {"event": NAME, "time": RFC 3339, ...the fields of that class in ftvm.events...} as each comes, and
+{"status": {...}} with the fields of ftvm.runtime.status.Status a few times a second; {"lines_lost": COUNT} in the place
+of lines that nobody read in time. Nothing else goes to stdout.
 """
 
 import json
@@ -51,12 +51,13 @@ class Report(Protocol):
 class JsonReport:
     """One JSON object a line."""
 
-    def __init__(self, out: TextIO | None = None) -> None:
+    def __init__(self, out: TextIO | None = None, now: Callable[[], str] = wall_time) -> None:
         self._out = out or sys.stdout
+        self._now = now
 
     def event(self, event: Event) -> None:
-        """Print the event's fields."""
-        self._print({"event": type(event).__name__, **asdict(event)})
+        """Print the event's fields, and the time of day."""
+        self._print({"event": type(event).__name__, "time": self._now(), **asdict(event)})
 
     def status(self, status: Status) -> None:
         """Print the status."""

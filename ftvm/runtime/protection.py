@@ -212,7 +212,7 @@ def protect(
     peers     hosts to join if another host has taken over from this one
     create    create the arbiter's record if it does not exist (else run `ftvm init` first)
     timeout   seconds to wait for the arbiter
-    options   see HostOptions
+    options   see ftvm.HostOptions
 
     Returns once the guest runs. Raises ConfigError, TransportError, BrokenError, and Fenced if the guest is active
     elsewhere; the guest is closed then.

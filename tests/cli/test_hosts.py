@@ -1,5 +1,6 @@
 """`ftvm run` and `ftvm standby` as processes of their own: they report as they go and stop cleanly."""
 
+import io
 import json
 import signal
 import socket
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ftvm.arbiters.file import FileRecordStore
-from ftvm.cli.report import TextReport
+from ftvm.cli.report import JsonReport, TextReport
 from ftvm.events import HostFailed, HostStopped, Solo
 from ftvm.interfaces import Record
 from ftvm.units import Nanos
@@ -115,6 +116,15 @@ def test_a_stop_that_is_not_in_order_is_told_once(capsys: pytest.CaptureFixture[
     report.event(HostStopped(at=Nanos(0), guest_id="vm1", outcome="the record is vacant", is_in_order=True))
 
     assert capsys.readouterr().err == f"{NOON[:23]}Z info    ftvm: stopped: the record is vacant\n"
+
+
+def test_a_json_line_of_an_event_has_the_time_of_day() -> None:
+    out = io.StringIO()
+
+    JsonReport(out, lambda: NOON).event(Solo(at=Nanos(7), guest_id="vm1", reason="it left", generation=3))
+
+    told = {"event": "Solo", "time": NOON, "at": 7, "guest_id": "vm1", "generation": 3, "reason": "it left"}
+    assert json.loads(out.getvalue()) == told
 
 
 def test_a_failure_is_told_unless_it_ends_the_command_at_once(capsys: pytest.CaptureFixture[str]) -> None:
