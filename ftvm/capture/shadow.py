@@ -61,6 +61,11 @@ class Shadow:
         """The digest of its content: what the backup's memory must have once all that was captured is applied."""
         return digest_to_int(self.native.sum)
 
+    @property
+    def content(self) -> memoryview:
+        """Its pages, which change with each capture; not to be written."""
+        return memoryview(self._pages)
+
     def clear(self) -> None:
         """Become all zero pages again, for a new session; the memory goes back to the system."""
         self._pages.madvise(mmap.MADV_DONTNEED)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ftvm.lab.demo import DemoOptions, Outcome, Screen, run
 from ftvm.lab.qemuimage import make_image
 from ftvm.lab.screen import LiveScreen, PlainScreen, SilentScreen, summary
 from ftvm.lab.stage import HostCommands
+from ftvm.store.store import CATALOGUE
 
 __all__ = ["demo"]
 
@@ -44,6 +46,13 @@ __all__ = ["demo"]
     help="What runs the key-value server: the built-in RISC-V machine, or this processor, by KVM.",
 )
 @click.option("--seed", default=1, show_default=True, help="Chooses the requests and the moments of the kills.")
+@click.option(
+    "--history",
+    is_flag=False,
+    flag_value="",
+    metavar="[FOLDER]",
+    help="Have each host record the guest's past in FOLDER, a new one if none is named; it stays.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Show nothing; print one JSON object at the end.")
 def demo(
     kills: int,
@@ -54,6 +63,7 @@ def demo(
     guest: str,
     kind: str,
     seed: int,
+    history: str | None,
     as_json: bool,
 ) -> None:
     """Kill the host of a running virtual machine, again and again, and lose nothing.
@@ -69,13 +79,16 @@ def demo(
     """
     # The hosts would refuse it, too, but only after they were started.
     engine_named(engine, interval / 1000, None if latency is None else latency / 1000)
-    hosts = HostCommands(engine=engine, interval_ms=interval, latency_ms=latency, **_guest(guest, kind))
+    past = _history_folder(history)
+    hosts = HostCommands(engine=engine, interval_ms=interval, latency_ms=latency, history=past, **_guest(guest, kind))
     options = DemoOptions(kills=kills, seconds=seconds, seed=seed, hosts=hosts)
     try:
         outcome = _play(options, as_json)
     except Stopped as stopped:
         click.echo(f"ftvm demo: stopped by {stopped}; all its processes are ended", err=True)
         raise
+    if past is not None and not as_json:
+        _say_where(Path(past))
     sys.exit(0 if outcome.is_good else 1)
 
 
@@ -92,6 +105,23 @@ def _guest(name: str, kind: str) -> dict[str, Any]:
         require_qmp()
         return {"guest": "qemu", "memory": "256M", "qemu_arguments": make_image().arguments()}
     return {"guest": name}
+
+
+def _history_folder(named: str | None) -> str | None:
+    """Return where the hosts record: in the folder that is named, in a new one if it is not, or nowhere."""
+    if named is None:
+        return None
+    return str(Path(named).absolute()) if named else tempfile.mkdtemp(prefix="ftvm-past-")
+
+
+def _say_where(folder: Path) -> None:
+    """Say where the past is, and how to look at it."""
+    kept = sorted(path.parent for path in folder.glob(f"*/{CATALOGUE}"))
+    click.echo("what the hosts recorded while they stood by:" if kept else f"no host has recorded anything in {folder}")
+    for each in kept:
+        click.echo(f"  ftvm history list {each} --epochs")
+    if len(kept) > 1:
+        click.echo(f"  ftvm history pull {kept[0]} {kept[1]}")
 
 
 def _linux() -> str:

@@ -21,6 +21,8 @@ from ftvm.store.thinning import Thinner
 __all__ = ["Break", "Pipeline", "Queued"]
 
 _PORTIONS_A_TURN: Final = 2
+"""So many are packed; pages of zeros cost a look only."""
+_LOOKS_A_TURN: Final = 16
 _TURNS_A_GROUP: Final = 10
 _TURNS_A_THINNING: Final = 50
 _LOCKSTEP: Final = "under lockstep epochs carry no pages: nothing is recorded until another engine is in force"
@@ -207,9 +209,10 @@ class Pipeline:
         self._base_time_ns = self._time_ns
         self._bytes_since = 0
 
-    def _read_on(self, reading: _Reading, portions: int) -> None:
-        for _ in range(portions):
-            if reading.next_page >= self._reader.page_count or self._stream is None:
+    def _read_on(self, reading: _Reading) -> None:
+        packed = 0
+        for _ in range(_LOOKS_A_TURN):
+            if reading.next_page >= self._reader.page_count or packed == _PORTIONS_A_TURN or self._stream is None:
                 break
             pages = self._reader.read(reading.next_page)
             reading.next_page += self._reader.portion_pages
@@ -218,6 +221,7 @@ class Pipeline:
                     level=EntryLevel.BASE, base=reading.since, epoch=reading.since, time_ns=self._time_ns, pages=pages
                 )
                 reading.size_bytes += self._store.append(self._stream, entry)
+                packed += 1
         if reading.next_page >= self._reader.page_count and reading.done_at is None:
             reading.done_at = self._calls()
 
@@ -245,7 +249,7 @@ class Pipeline:
         """Do what is due in this turn: portions of a base, a commit of the group, thinning. Raises HistoryError."""
         self._turns += 1
         if self._reading is not None and self._reading.lifetime == self._lifetime():
-            self._read_on(self._reading, _PORTIONS_A_TURN)
+            self._read_on(self._reading)
         if self._turns % _TURNS_A_GROUP == 0:
             self._store.commit()
         if self._turns % _TURNS_A_THINNING == 0:

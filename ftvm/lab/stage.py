@@ -43,6 +43,8 @@ class HostCommands:
 
     kind: str = "riscv"
     """What runs the program, unless that is a QEMU."""
+    history: str | None = None
+    """The folder in which each host records, in a folder of its own, what the guest does while it stands by."""
 
     @property
     def is_qemu(self) -> bool:
@@ -114,6 +116,8 @@ class Stage:
             "engine": commands.engine,
             "control": f"ipc://{self.control_path(host)}",
         }
+        if commands.history is not None:
+            settings["history"] = str(Path(commands.history) / host)
         if commands.latency_ms is not None:
             settings["latency"] = commands.latency_ms
         if commands.is_qemu:

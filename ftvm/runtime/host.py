@@ -31,7 +31,7 @@ from ftvm.runtime.services import LOOK_NS, HostServices
 from ftvm.runtime.urgency import make_urgent
 from ftvm.units import Nanos, nanos_to_seconds
 
-__all__ = ["LAST_REQUEST_SECONDS", "ArbiterWorker", "Host", "Signal"]
+__all__ = ["LAST_REQUEST_SECONDS", "ArbiterWorker", "Host", "Repeater", "Signal"]
 
 _CALLS_WAITING_MAX: Final = 1024
 
@@ -286,6 +286,37 @@ def _named(wrong: BaseException) -> FtvmError:
     error = InternalError(f"the host's loop broke: {wrong!r}")
     error.__cause__ = wrong
     return error
+
+
+class Repeater:
+    """Calls a function again and again from a thread of its own, until it returns False or raises, or `stop`."""
+
+    def __init__(self, function: Callable[[], bool], seconds: float, name: str) -> None:
+        """Wait for `seconds` before each call."""
+        self._function = function
+        self._seconds = seconds
+        self._error: BaseException | None = None
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Start."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End it, once the call that runs is over. Raises what the function raised, as an FtvmError. Idempotent."""
+        self._is_over.set()
+        self._thread.join()
+        error, self._error = self._error, None
+        if error is not None:
+            raise _named(error)
+
+    def _run(self) -> None:
+        try:
+            while not self._is_over.wait(self._seconds) and self._function():
+                pass
+        except BaseException as wrong:  # noqa: BLE001 - `stop` raises it
+            self._error = wrong
 
 
 class Signal:

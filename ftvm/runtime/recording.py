@@ -23,10 +23,13 @@ RecorderOf = Callable[[Callable[[str], None], Clock], HistoryRecorder]
 _BACK_NS: Final = 1_000_000_000
 
 
-def recorder_for(history: History | None, guest: Guest, guest_id: str, undo: ExitStack) -> RecorderOf | None:
+def recorder_for(
+    history: History | None, guest: Guest, guest_id: str, undo: ExitStack, *, memory: NativeMemory | None = None
+) -> RecorderOf | None:
     """Take a history over, if there is one, to record `guest` into it; return how to make its recorder.
 
-    undo  gives it back if the host does not start
+    undo    gives it back if the host does not start
+    memory  what holds the state of each commit; the guest's own if not given
     Raises ConfigError if it is another guest's, or another process writes it.
     """
     if history is None:
@@ -34,12 +37,12 @@ def recorder_for(history: History | None, guest: Guest, guest_id: str, undo: Exi
     store = history.writer()
     undo.callback(store.close)
     store.claim(HistoryOwner(guest_id=guest_id, geometry=guest.geometry))
-    memory = NativeMemory([region.buffer for region in guest.memory])
+    held = memory or NativeMemory([region.buffer for region in guest.memory])
 
     def make(on_gap: Callable[[str], None], clock: Clock) -> HistoryRecorder:
         last_ns, today_ns = store.catalogue.last_time_ns(), time_of_day_ns()
         start_ns = max(last_ns, today_ns) - clock.now()
-        recorder = HistoryRecorder(store, history.keep, memory, time_ns=lambda: start_ns + clock.now(), on_gap=on_gap)
+        recorder = HistoryRecorder(store, history.keep, held, time_ns=lambda: start_ns + clock.now(), on_gap=on_gap)
         if last_ns > today_ns + _BACK_NS:
             back = (last_ns - today_ns) / 1e9
             recorder.miss(f"the clock went back by {back:.0f} s: new epochs are told as later than the last")

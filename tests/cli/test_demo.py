@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -6,6 +7,7 @@ from click.testing import CliRunner
 from ftvm.cli import demo as command
 from ftvm.cli.signals import Stopped
 from ftvm.errors import ConfigError
+from ftvm.history.history import History
 from ftvm.lab.demo import DemoOptions, Outcome, Screen
 from ftvm.lab.ledger import Ledger
 
@@ -71,6 +73,22 @@ def test_options_reach_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
 
     (options,) = played
     assert (options.kills, options.seconds, options.seed, options.hosts.interval_ms) == (3, 9.0, 8, 5.0)
+
+
+def test_the_end_says_where_the_past_is_and_how_to_look_at_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def run(options: DemoOptions, screen: Screen) -> Outcome:
+        del screen
+        assert options.hosts.history == str(tmp_path / "past")
+        for host in ("A", "B"):
+            History.open(tmp_path / "past" / host, create=True).close()
+        return finished(options)
+
+    monkeypatch.setattr(command, "run", run)
+
+    said = CliRunner().invoke(command.demo, ["--history", str(tmp_path / "past")]).output
+
+    assert f"ftvm history list {tmp_path}/past/A --epochs" in said
+    assert f"ftvm history pull {tmp_path}/past/A {tmp_path}/past/B" in said
 
 
 def test_json_is_one_object_even_when_the_demo_could_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:

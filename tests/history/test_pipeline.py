@@ -156,6 +156,7 @@ def changed_everywhere(host: Host) -> None:
 
 
 def test_a_base_is_the_state_of_the_last_epoch_that_was_committed_before_it_was_told(host: Host) -> None:
+    host.guest.buffer[:] = b"1" * len(host.guest.buffer)
     host.run(1)
     changed_everywhere(host)
     changed_everywhere(host)
@@ -169,6 +170,7 @@ def test_a_base_is_the_state_of_the_last_epoch_that_was_committed_before_it_was_
 
 
 def test_an_epoch_that_was_told_before_the_base_was_read_is_not_its_state(host: Host) -> None:
+    host.guest.buffer[:] = b"1" * len(host.guest.buffer)
     host.run(1)
     changed_everywhere(host)
     told, host.waiting = host.waiting, []
@@ -185,6 +187,7 @@ def test_an_epoch_that_was_told_before_the_base_was_read_is_not_its_state(host: 
 
 
 def test_a_base_during_which_the_guest_began_to_run_here_is_given_up(host: Host) -> None:
+    host.guest.buffer[:] = b"1" * len(host.guest.buffer)
     host.run(1)
     changed_everywhere(host)
     read = PortionReader.read

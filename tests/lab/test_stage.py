@@ -87,6 +87,13 @@ def test_a_latency_target_reaches_the_hosts(stage: Stage) -> None:
     assert settings_of(stage, "A", HostCommands(latency_ms=7.5))["latency"] == 7.5
 
 
+def test_each_host_records_in_a_folder_of_its_own(stage: Stage) -> None:
+    folders = {settings_of(stage, host, HostCommands(history="/past"))["history"] for host in HOSTS}
+
+    assert folders == {"/past/A", "/past/B"}
+    assert "history" not in settings_of(stage, "A", HostCommands())
+
+
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
 def test_free_ports_are_free_and_different(kind: socket.SocketKind) -> None:
     ports = free_ports(kind, 5)

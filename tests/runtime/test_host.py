@@ -12,7 +12,7 @@ from ftvm.errors import ArbiterError, ClosedError, ConfigError, FtvmError, Inter
 from ftvm.interfaces import Answer, CompareAndSet, Read, Record
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.endpoint import Endpoint
-from ftvm.runtime.host import ArbiterWorker, Host, Signal
+from ftvm.runtime.host import ArbiterWorker, Host, Repeater, Signal
 from ftvm.transport.memory import MemoryNetwork
 from ftvm.units import Nanos
 
@@ -310,3 +310,31 @@ def test_a_closed_worker_has_no_thread() -> None:
     worker.close()
 
     assert set(threading.enumerate()) <= before
+
+
+def test_a_repeater_calls_until_it_is_told_that_there_is_no_more() -> None:
+    left = [3]
+
+    def call() -> bool:
+        left[0] -= 1
+        return left[0] > 0
+
+    repeater = Repeater(call, 0.001, "test-repeater")
+    repeater.start()
+    repeater._thread.join(30)
+    repeater.stop()
+
+    assert left == [0]
+
+
+def test_what_a_repeated_call_raises_is_raised_by_stop_once() -> None:
+    def call() -> bool:
+        raise KeyError("surprise")
+
+    repeater = Repeater(call, 0.001, "test-repeater")
+    repeater.start()
+    repeater._thread.join(30)
+
+    with pytest.raises(InternalError, match="surprise"):
+        repeater.stop()
+    repeater.stop()

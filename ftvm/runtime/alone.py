@@ -1,0 +1,227 @@
+"""Records a guest that runs alone: no peer, no arbiter, no protection, but its past (ftvm.record).
+
+It is captured as for a standby, epoch by epoch; what a standby would hold is the shadow, and the recorder takes its
+bases from there. Outputs leave at once, and nothing waits for the disk: if recording fails, the guest runs on.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Final, Self, cast
+
+from ftvm._native.bitmap import bitmap_indices
+from ftvm._native.digest import DigestTable
+from ftvm._native.memory import NativeMemory
+from ftvm.capture.pages import capture_fused
+from ftvm.capture.ring import BatchBuffers
+from ftvm.capture.shadow import Shadow
+from ftvm.checkpoint import END_CHANNEL, Checkpoint, Commit, Output, PageBatch
+from ftvm.config import Limits
+from ftvm.errors import ConfigError, FtvmError, InternalError
+from ftvm.events import Event, GuestFinished, HistoryGap, HostFailed, HostServiceFailed
+from ftvm.history.history import History
+from ftvm.interfaces import Capability, Guest, ReplayableGuest, World
+from ftvm.runtime.clock import MonotonicClock
+from ftvm.runtime.closing import Closing, close_behind
+from ftvm.runtime.host import Repeater
+from ftvm.runtime.protection import check_guest_id
+from ftvm.runtime.recording import recorder_for
+from ftvm.runtime.sink import NumberingSink
+from ftvm.runtime.world import CallbackWorld
+
+__all__ = ["LoneRecording", "record"]
+
+_ENGINE: Final = "alone"
+_INTERVAL_MIN: Final = 0.001
+
+
+class LoneRecording:
+    """A guest that runs here and is recorded, from when it is built until `close`. A context manager.
+
+    failure  why recording has ended, None while it goes on
+    end      why the guest has ended, None while it runs
+    """
+
+    def __init__(
+        self,
+        guest: Guest,
+        history: History,
+        *,
+        interval: float,
+        world: World,
+        guest_id: str,
+        on_event: Callable[[Event], None],
+    ) -> None:
+        self.failure: FtvmError | None = None
+        self.end: str | None = None
+        self._guest, self._world, self._guest_id, self._on_event = guest, world, guest_id, on_event
+        self._clock = MonotonicClock()
+        self._sink = NumberingSink(lambda: None, self._clock)
+        self._epoch = 0
+        self._is_closed = False
+        with ExitStack() as undo:
+            undo.callback(guest.close)
+            undo.callback(world.close)
+            check_guest_id(guest_id)
+            if interval < _INTERVAL_MIN:
+                raise ConfigError(f"an interval of {interval} s: give {_INTERVAL_MIN} or more")
+            self._limits = Limits()
+            self._memory = NativeMemory([region.buffer for region in guest.memory])
+            self._shadow = Shadow(self._memory.page_counts)
+            self._buffers = BatchBuffers(self._limits)
+            make = recorder_for(history, guest, guest_id, undo, memory=NativeMemory([self._shadow.content]))
+            if make is None:
+                raise InternalError("a history that was given has no recorder")
+            self._recorder = make(self._tell_gap, self._clock)
+            guest.attach(self._sink)
+            self._sink.open(1, 1, is_logging=Capability.REPLAY in guest.can)
+            self._record_first()
+            self._recorder.begin(None)
+            guest.resume()
+            undo.pop_all()
+        self._repeater = Repeater(self._step, interval, "ftvm-alone")
+        self._repeater.start()
+
+    def close(self) -> None:
+        """End the guest and the recording; all that was committed is written. Idempotent. Raises BrokenError."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        closing = Closing()
+        closing.do("its loop did not end", self._repeater.stop)
+        closing.do("the guest could not be paused", self._guest.pause)
+        closing.do("the history recorder could not be closed", self._recorder.close)
+        closing.do("the world could not be closed", self._world.close)
+        closing.do("the guest could not be closed", self._guest.close)
+        closing.finish()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        close_behind(self.close, error)
+
+    # --- in the loop's thread --------------------------------------------------------------------------------------
+
+    def _step(self) -> bool:
+        """Cut an epoch, let its outputs out; return whether there is more to come."""
+        for channel, payload in self._world.receive(self._limits.inputs_per_step):
+            self._guest.deliver(channel, payload)
+        why = self._guest.failure()
+        try:
+            if self.failure is None:
+                self._cut(goes_on=why is None)
+                self._recorder.step(self._clock.now())
+        except FtvmError as wrong:
+            self._give_up(wrong)
+        self._let_out(output for output, _ in self._sink.drain().outputs)
+        if why is None:
+            return True
+        at, guest_id = self._clock.now(), self._guest_id
+        if self.end is not None:
+            self._on_event(GuestFinished(at=at, guest_id=guest_id, reason=f"the guest ended: {self.end}"))
+        else:
+            self.end = why
+            self._on_event(HostFailed(at=at, guest_id=guest_id, error=f"the guest ended: {why}"))
+        return False
+
+    def _give_up(self, wrong: FtvmError) -> None:
+        """Record no longer: the guest runs on."""
+        self.failure = wrong
+        self._guest.resume()
+        at, guest_id = self._clock.now(), self._guest_id
+        self._on_event(HostServiceFailed(at=at, guest_id=guest_id, name="history recorder", error=str(wrong)))
+
+    def _let_out(self, outputs: Iterable[Output]) -> None:
+        for output in outputs:
+            if output.channel == END_CHANNEL:
+                self.end = output.payload.decode(errors="replace")
+            else:
+                self._world.release(output)
+
+    def _record_first(self) -> None:
+        """Make the shadow what the paused guest holds: the first base is read from there."""
+        digests = DigestTable(self._memory.page_count)
+        digests.measure(self._memory)
+        self._guest.collect_dirty()
+        self._shadow.adopt(self._memory, digests, 0, self._memory.page_count)
+        self._commit((), is_first=True)
+
+    def _cut(self, *, goes_on: bool) -> None:
+        self._guest.pause()
+        dirty = self._guest.collect_dirty()
+        batches = capture_fused(
+            self._memory, self._shadow, bitmap_indices(dirty), limits=self._limits, buffers=self._buffers
+        )
+        self._commit(batches, is_first=False)
+        self._buffers.acknowledged(*batches)
+        if goes_on:
+            self._guest.resume()
+
+    def _commit(self, batches: tuple[PageBatch, ...], *, is_first: bool) -> None:
+        """Show the paused guest to the recorder, with copies of the batches: their buffers are used again."""
+        emitted = self._sink.drain()
+        where = cast("ReplayableGuest", self._guest).position if Capability.REPLAY in self._guest.can else None
+        self._epoch += 1
+        checkpoint = Checkpoint(
+            epoch=self._epoch,
+            base=self._epoch - 1,
+            engine=_ENGINE,
+            batches=tuple(map(_copied, batches)),
+            devices=self._guest.save_devices(),
+            outputs=tuple(output for output, _ in emitted.outputs),
+            output_next=self._sink.output_next,
+            log_index=self._sink.log_index,
+            memory_digest=self._shadow.memory_digest,
+            dirty_pages=sum(batch.count for batch in batches),
+            position=where,
+        )
+        self._recorder.committed([Commit(checkpoint=checkpoint, log=tuple(emitted.log), is_first=is_first)])
+        self._let_out(checkpoint.outputs)
+
+    def _tell_gap(self, reason: str) -> None:
+        self._on_event(HistoryGap(at=self._clock.now(), guest_id=self._guest_id, reason=reason))
+
+
+def _copied(batch: PageBatch) -> PageBatch:
+    return PageBatch(
+        count=batch.count,
+        indices=bytes(batch.indices),
+        lengths=bytes(batch.lengths),
+        payload=bytes(batch.payload),
+        digest=batch.digest,
+    )
+
+
+def _heard_by_nobody(event: Event) -> None:
+    """Nobody listens."""
+
+
+def record(
+    guest: Guest,
+    history: History,
+    *,
+    interval: float = 0.025,
+    world: World | None = None,
+    guest_id: str = "guest",
+    on_event: Callable[[Event], None] | None = None,
+) -> LoneRecording:
+    """Run `guest` on this host, alone, and record its past into `history`. It is not protected.
+
+    interval  seconds between epochs
+    world     where outputs go, at once, and inputs come from; nowhere if not given
+    on_event  called with `HistoryGap`, `HostServiceFailed`, and how the guest ended, from a thread of its own
+
+    Takes the three over: they are closed with what is returned. Takes as much memory as the guest has, for the shadow.
+    Raises ConfigError, HistoryError, GuestError; the guest is closed then.
+    """
+    return LoneRecording(
+        guest,
+        history,
+        interval=interval,
+        world=world if world is not None else CallbackWorld(),
+        guest_id=guest_id,
+        on_event=on_event or _heard_by_nobody,
+    )
