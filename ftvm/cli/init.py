@@ -71,7 +71,7 @@ def init(arbiter: str, guest_id: str, force: bool, disks: tuple[str, ...], yes: 
         click.echo(json.dumps({"guest": guest_id, "generation": now.generation, "was_active": known.active}))
     else:
         click.echo(f"guest {guest_id!r}: generation {now.generation}, vacant; start it with `ftvm run`")
-        if known.active is not None:
+        if known.active is not None or labels:
             _tell_disks(labels, known.generation)
 
 

@@ -111,6 +111,17 @@ def test_force_names_the_newest_of_two_images(ftvm: Run, ran: Path, stood_by: Pa
     assert outcome.out.endswith(f"newest: {ran}\n")
 
 
+def test_images_of_a_guest_that_ended_in_order_are_compared_too(
+    ftvm: Run, ran: Path, stood_by: Path, tmp_path: Path
+) -> None:
+    arbiter = put_record(tmp_path / "arbiter", 7)
+    ftvm("init", "--arbiter", arbiter, "--force", "--yes")
+
+    outcome = ftvm("init", "--arbiter", arbiter, "--force", "--yes", "--disk", stood_by, "--disk", ran)
+
+    assert outcome.out.endswith(f"newest: {ran}\n")
+
+
 def test_force_without_images_says_which_to_look_for(ftvm: Run, tmp_path: Path) -> None:
     outcome = ftvm("init", "--arbiter", put_record(tmp_path / "arbiter", 7), "--force", "--yes")
 

@@ -286,6 +286,28 @@ def test_a_qemu_is_described_whole_in_a_file(tmp_path: Path) -> None:
     assert (overridden["arguments"], overridden.folder) == (["-cpu", "max"], None)
 
 
+@pytest.mark.parametrize("written", ['"a.img"', '["a.img"]', '["a.img", "b.img"]'])
+def test_a_qemu_has_one_disk_or_several_in_their_order(tmp_path: Path, written: str) -> None:
+    for name in ("a.img", "b.img"):
+        (tmp_path / name).write_bytes(bytes(4096))
+
+    told = settings(write(tmp_path, SOUND.replace('program = "hello"', 'kind = "qemu"') + f"disk = {written}\n"))
+
+    assert told.problems == {}
+    assert told["disk"] == [str(tmp_path / name) for name in ("a.img", "b.img") if name in written]
+
+
+def test_a_disk_is_given_once_to_a_machine_that_has_one(tmp_path: Path) -> None:
+    for name in ("a.img", "b.img"):
+        (tmp_path / name).write_bytes(bytes(4096))
+    images = [str(tmp_path / name) for name in ("a.img", "b.img")]
+    path = write(tmp_path, SOUND)
+
+    assert settings(path, disk=images[:1])["disk"] == images[0]
+    assert "write a string in quotes" in complaints(settings(path, disk=images))[0]
+    assert settings(path, disk=images, kind="qemu", program=None).values["disk"] == images
+
+
 def test_an_engine_that_a_qemu_cannot_have_is_told_with_those_that_it_can(tmp_path: Path) -> None:
     path = write(tmp_path, SOUND.replace('program = "hello"', 'kind = "qemu"\nengine = "lockstep"'))
 
