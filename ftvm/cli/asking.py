@@ -44,7 +44,7 @@ def status_line(status: Status) -> str:
     """Return in one line what an operator wants to know first."""
     where = f"generation {status.generation}, epoch {status.epoch}"
     memory = f"; memory {memory_line(status)}" if status.guest_bytes else ""  # not told by hosts of 0.1
-    node = f" on {status.node}" if status.node else ""
+    node = f" on {status.node} (process {status.pid})" if status.node else ""  # two hosts may be on one node
     return for_people(f"guest {status.guest_id!r}{node}: {state_line(status)}; {where}{memory}{_late(status)}")
 
 

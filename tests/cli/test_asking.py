@@ -51,7 +51,8 @@ def test_status_tells_of_each_guest_in_a_line(ftvm: Run, host: Protection) -> No
     outcome = ftvm("status")
 
     assert outcome.status == 1
-    told = r"guest 'vm1' on n1: runs here, unprotected since [0-9:]{8} UTC: no standby has joined; generation "
+    who = rf"guest 'vm1' on n1 \(process {os.getpid()}\)"
+    told = rf"{who}: runs here, unprotected since [0-9:]{{8}} UTC: no standby has joined; generation "
     assert re.match(told, outcome.out)
     assert host.status().role == "active"
 
@@ -157,7 +158,7 @@ def test_a_plugin_is_told_in_one_line_and_by_the_exit_status(ftvm: Run, host: Pr
     outcome = ftvm("status", "--nagios")
 
     assert outcome.status == 1
-    assert outcome.out.startswith("FTVM WARNING - guest 'vm1' on n1: runs here, unprotected since ")
+    assert outcome.out.startswith(f"FTVM WARNING - guest 'vm1' on n1 (process {os.getpid()}): runs here, unprotected")
     assert "| 'vm1 lag'=" in outcome.out
     assert outcome.out.count("\n") == 1
     assert host.status().role == "active"
