@@ -62,9 +62,15 @@ def _opened(*, kept: Path, key: Path | None, from_epoch: int | None, to_epoch: i
 @click.option("--listen", metavar="WHERE", default="tcp:127.0.0.1:0", show_default=True,
               help="Where gdb comes in: unix:PATH or tcp:HOST:PORT, on this host alone.")  # fmt: skip
 @click.option("--at-instruction", type=_PLACE, metavar="N", help="Begin before instruction N.  [default: the end]")
+@click.option("--at-epoch", type=_PLACE, metavar="E", help="Of a history: begin where epoch E was cut.")
 @click.option("--once", is_flag=True, help="End when the first gdb has left.")
 def debug_command(
-    program: Path | None, listen: str, at_instruction: int | None, once: bool, **past_of: Unpack[_PastOf]
+    program: Path | None,
+    listen: str,
+    at_instruction: int | None,
+    at_epoch: int | None,
+    once: bool,
+    **past_of: Unpack[_PastOf],
 ) -> None:
     """Serve PAST to gdb: an ordinary gdb-multiarch, or a front end on it.
 
@@ -72,6 +78,10 @@ def debug_command(
     break and watch in both directions. The past cannot be changed. Ends with ^C.
     """
     with _opened(**past_of) as kept, TimeMachine(kept, program=program) as past:
+        if at_epoch is not None:
+            if not isinstance(kept, StoredPast) or at_instruction is not None:
+                raise ConfigError("--at-epoch is for a history, and without --at-instruction")
+            at_instruction = kept.position_of(at_epoch).retired
         past.go(past.end if at_instruction is None else at_instruction)
         server = GdbServer(past, listen)
         try:

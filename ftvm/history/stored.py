@@ -59,6 +59,10 @@ class StoredPast:
         self.end = _position_of(entries[-1])
         self.digest = entries[-1].memory_digest
 
+    def position_of(self, epoch: int) -> GuestPosition:
+        """Return where the guest was when an epoch was cut. Raises HistoryError if it is not in the history."""
+        return _position_of(self._history.entry(epoch, self._stream))
+
     def restore(self, machine: Machine) -> None:
         """Bring a blank machine to the first epoch, checked against its digest. Raises HistoryError, GuestError."""
         guest = cast("Guest", _Blank(machine))

@@ -68,6 +68,12 @@ def test_what_is_not_a_recording_is_named(program: Path, tmp_path: Path) -> None
         assert "ticks.elf is not a recording of a built-in machine" in done.stderr
 
 
+def test_an_epoch_is_asked_of_a_history_alone(recording: Path) -> None:
+    done = ftvm("history", "debug", recording, "--at-epoch", "3", status=2)
+
+    assert "--at-epoch is for a history" in done.stderr
+
+
 @pytest.mark.skipif(shutil.which("gdb-multiarch") is None, reason="needs gdb-multiarch (Debian: gdb-multiarch)")
 def test_debug_prints_the_command_for_gdb_and_ends_when_it_has_left(
     program: Path, recording: Path, tmp_path: Path

@@ -76,6 +76,14 @@ def test_steps_lead_backwards_from_the_end(history: History) -> None:
         assert past.moment.retired == end.retired - 5
 
 
+def test_an_epoch_is_found_by_its_number(history: History) -> None:
+    stored = StoredPast(history)
+
+    assert stored.position_of(stored.last) == stored.end
+    with pytest.raises(HistoryError, match="epoch 99999"):
+        stored.position_of(99999)
+
+
 def test_a_stretch_can_be_chosen_by_its_epochs(history: History) -> None:
     numbers = [epoch.number for epoch in history.epochs()]
 
@@ -132,8 +140,10 @@ def test_the_command_line_takes_the_folder_of_a_history(folder: Path, history: H
     done = ftvm("cover", folder, "--elf", program, "-o", tmp_path / "p.lcov")
     numbers = [epoch.number for epoch in history.epochs()]
     part = ftvm("cover", folder, "--elf", program, "-o", tmp_path / "q.lcov", "--from-epoch", numbers[-3])
+    no_epoch = ftvm("debug", program.with_suffix(".rec"), "--at-epoch", 3)
     wrong = ftvm("cover", program, "--elf", program, "-o", tmp_path / "q.lcov", "--from-epoch", 3)
 
     assert done.returncode == part.returncode == 0, done.stderr + part.stderr
     assert int(done.stdout.split()[0]) > int(part.stdout.split()[0]) > 0
+    assert (no_epoch.returncode, "cannot be read" in no_epoch.stderr) == (2, True)
     assert (wrong.returncode, "is not the folder of a history" in wrong.stderr) == (2, True)
