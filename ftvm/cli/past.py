@@ -15,6 +15,7 @@ from ftvm.checkpoint import Output
 from ftvm.cli.kinds import read_host
 from ftvm.errors import HistoryError
 from ftvm.history.history import Epoch, History, Stretch
+from ftvm.history.recording import write_recording
 from ftvm.history.restore import Progress
 from ftvm.runtime.clock import MonotonicClock, time_text
 from ftvm.store.crypt import make_key
@@ -289,6 +290,24 @@ def export(store: Path, epoch: int, folder: Path, key: Path | None, stream: int 
             click.echo(path)
 
 
+@click.command(short_help="Write a stretch for the time machine.")
+@_STORE
+@click.argument("first", type=click.IntRange(min=0))
+@click.argument("last", type=click.IntRange(min=0))
+@click.argument("file", type=click.Path(path_type=Path))
+@_KEY
+@_STREAM
+def extract(store: Path, first: int, last: int, file: Path, key: Path | None, stream: int | None) -> None:
+    """Write what the built-in machine did between epochs FIRST and LAST to FILE, for `ftvm history debug` and `cover`.
+
+    That needs the log of its inputs, which is kept of a guest that was recorded alone or under hybrid.
+    """
+    with History.open(store, key=key) as past, _progress("restoring") as progress:
+        recording = past.extract(first, last, stream=stream, progress=progress)
+    write_recording(file, recording)
+    click.echo(f"wrote {file}: {len(recording.inputs)} inputs, up to instruction {recording.end.retired}")
+
+
 @click.command(short_help="Take over what the other host recorded.")
 @_STORE
 @click.argument("other", type=click.Path(path_type=Path))
@@ -366,4 +385,4 @@ def keygen(file: Path) -> None:
     click.echo(f"wrote {file}: keep a copy where the history is not")
 
 
-PAST_COMMANDS: Final = (list_command, show, diff, heat, verify, snapshot, drop, gc, export, pull, run, keygen)
+PAST_COMMANDS: Final = (list_command, show, diff, heat, verify, snapshot, drop, gc, export, extract, pull, run, keygen)

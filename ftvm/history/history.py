@@ -17,6 +17,8 @@ from ftvm.errors import ConfigError, HistoryError
 from ftvm.history.clone import Clone, recorded_outputs
 from ftvm.history.diff import Heat, PageDifference, diff_epochs, heat_of
 from ftvm.history.export import export_epoch
+from ftvm.history.extract import extract_recording
+from ftvm.history.recording import Recording
 from ftvm.history.restore import Progress, restore_guest
 from ftvm.history.verify import Damage, verify_store
 from ftvm.interfaces import Guest
@@ -294,6 +296,12 @@ class History:
         """Write an epoch as plain files into a folder that is made; return them."""
         number = self._stream(epoch, stream)
         return export_epoch(self._store, number, epoch, Path(folder), progress or _silent)
+
+    def extract(
+        self, first: int, last: int, *, stream: int | None = None, progress: Progress | None = None
+    ) -> Recording:
+        """Return the stretch between two epochs of the built-in machine for a time machine: any instruction of it."""
+        return extract_recording(self._store, self._stream(last, stream), first, last, progress or _silent)
 
     def pull(self, other: str | Path, *, key: str | Path | None = None) -> list[Stretch]:
         """Copy what another history of this guest has and this one has not: the half that the other host recorded.

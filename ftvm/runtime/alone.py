@@ -116,7 +116,8 @@ class LoneRecording:
                 self._recorder.step(self._clock.now())
         except FtvmError as wrong:
             self._give_up(wrong)
-        self._let_out(output for output, _ in self._sink.drain().outputs)
+        if self.failure is not None:  # else what was said since the cut is the next epoch's
+            self._let_out(output for output, _ in self._sink.drain().outputs)
         if why is None:
             return True
         at, guest_id = self._clock.now(), self._guest_id

@@ -72,7 +72,7 @@ def test_each_kind_of_guest_is_recorded_and_restored(tmp_path: Path, make: Calla
             assert clone.compared.different is None
 
 
-def test_the_log_of_what_it_was_given_comes_with_its_epochs(tmp_path: Path) -> None:
+def test_all_that_it_was_given_and_said_comes_with_its_epochs(tmp_path: Path) -> None:
     with (
         record(riscv_guest(tmp_path, boots=True), History.open(tmp_path / "past", create=True)),
         History.open(tmp_path / "past") as looking,
@@ -81,8 +81,11 @@ def test_the_log_of_what_it_was_given_comes_with_its_epochs(tmp_path: Path) -> N
 
     with History.open(tmp_path / "past") as past:
         first, last = (list(past.epochs())[place].number for place in (0, -1))
-        records = [record for entry in past.entries(first, last) for record in entry.log]
-    assert [record.index for record in records] == list(range(records[0].index, records[-1].index + 1))
+        begin, entries = past.entry(first), list(past.entries(first, last))
+    records = [record for entry in entries for record in entry.log]
+    outputs = [output for entry in entries for output in entry.outputs]
+    assert [record.index for record in records] == list(range(begin.log_index + 1, entries[-1].log_index + 1))
+    assert [output.number for output in outputs] == list(range(begin.output_next, entries[-1].output_next))
 
 
 def test_a_guest_whose_recording_fails_runs_on(tmp_path: Path) -> None:
