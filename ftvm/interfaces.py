@@ -73,16 +73,16 @@ class RegionStore(Protocol):
 
     def stands(self, footing: Footing) -> None:
         """Note where the guest stands, with all that was committed so far; before it runs here, and when it changes."""
-        ...
+
+    def present(self) -> bytearray | None:
+        """Return the words of a Bitmap of all pages that may not be zero, the guest standing still; None for all."""
 
     def committed(self, pages: Sequence[int]) -> None:
         """Note that these pages, counted from the region's first, have changed; read them before returning. A region
         that was active here is told so with no pages: what the guest wrote while it ran is committed, too."""
-        ...
 
     def discarded(self) -> None:
         """Note that all pages are zero, and a first copy is to come: keep what was kept until `completed`."""
-        ...
 
     def completed(self) -> None:
         """Note that all that was committed since `discarded` is a state that a guest could run from."""

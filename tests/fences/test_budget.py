@@ -37,7 +37,7 @@ LINES: Final = {
     "history": 3000,
     "lab": 3420,
     "protocol": 3518,
-    "runtime": 2729,
+    "runtime": 2734,
     "service": 1790,
     "sim": 2309,
     "store": 1500,

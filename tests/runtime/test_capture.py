@@ -5,6 +5,8 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from ftvm._native.memory import NativeMemory
 from ftvm.capture.pages import CapturePolicy
 from ftvm.checkpoint import Checkpoint
@@ -14,7 +16,7 @@ from ftvm.engines.kemari import Kemari
 from ftvm.engines.lockstep import Lockstep
 from ftvm.engines.remus import Remus
 from ftvm.protocol.effects import Cut, StartCopy
-from ftvm.protocol.reports import CaptureFailed, CutTaken
+from ftvm.protocol.reports import CaptureFailed, CutTaken, RoundCollected
 from ftvm.runtime.capture import Capturer, CaptureReport
 from ftvm.runtime.sink import NumberingSink
 from ftvm.sim.guest import SimGuest
@@ -178,3 +180,28 @@ def test_pages_are_listed_only_for_a_backup_that_executes() -> None:
 
     assert len(checkpoint.page_digests) == 20 * checkpoint.dirty_pages
     assert primary.cut().page_digests == b""
+
+
+class Store:
+    """A region's store that knows which pages may not be zero."""
+
+    identity = ""
+
+    def __init__(self, present: bytearray | None) -> None:
+        self._present = present
+
+    def present(self) -> bytearray | None:
+        return self._present
+
+
+@pytest.mark.parametrize(("present", "pages"), [(bytearray(b"\x05" + bytes(7)), 2), (None, 24)])
+def test_a_first_copy_leaves_out_what_a_regions_store_knows_to_be_zero(
+    present: bytearray | None, pages: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    primary = Primary()
+    region = replace(primary.guest.memory[0], store=Store(present))  # type: ignore[arg-type]
+    monkeypatch.setattr(type(primary.guest), "memory", (region,))
+
+    report = primary.capturer.capture(StartCopy(LIMITS.staging_bytes))
+
+    assert report == RoundCollected(pages)

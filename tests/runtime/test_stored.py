@@ -28,6 +28,9 @@ class Told:
     def stands(self, footing: Footing) -> None:
         self.calls.append(footing.epoch)
 
+    def present(self) -> bytearray | None:
+        return None
+
     def committed(self, pages: Sequence[int]) -> None:
         self.calls.append(list(pages))
 

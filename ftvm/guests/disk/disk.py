@@ -181,21 +181,27 @@ class Disk:
         """Get and clear the set of pages that the guest has written; the first time, of those that are not zero."""
         if self._is_first:
             self._is_first = False
-            self._flag_data()
+            self._flag_data(self._written)
         written = Bitmap((self.page_count,), (take_flags(self._written),))
         self._store.mark()
         return written
 
-    def _flag_data(self) -> None:
+    def present(self) -> bytearray:
+        """See interfaces.RegionStore."""
+        flags = mmap.mmap(-1, self.page_count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._flag_data(flags)
+        return take_flags(flags)
+
+    def _flag_data(self, flags: mmap.mmap) -> None:
         """Flag all pages that may not be zero: the rest of a sparse image is not worth a look."""
         with self._role:
             if not self._has_file:  # it may not have all that is committed
-                self._written[:] = b"\1" * self.page_count
+                flags[:] = b"\1" * self.page_count
                 return
             for first, end in data_runs(self.image.descriptor):
-                self._written[first:end] = b"\1" * (end - first)
+                flags[first:end] = b"\1" * (end - first)
             for first, count in self._held_runs():
-                self._written[first : first + count] = b"\1" * count
+                flags[first : first + count] = b"\1" * count
 
     def restore(self, bitmap: Bitmap) -> None:
         """Put back what a failed capture had collected."""

@@ -578,3 +578,55 @@ def test_the_first_look_at_a_disk_that_has_taken_over_finds_at_least_what_is_not
 
     assert dirty(disk) >= {1}
     disk.close()
+
+
+def test_what_may_not_be_zero_is_known_however_it_came_there(tmp_path: Path, witness: Witness) -> None:
+    """A page that is left out of a first copy is zeros on the standby, whatever it is here."""
+    path = tmp_path / "disk.img"
+    with path.open("wb") as image:
+        image.truncate(SIZE)
+        image.seek(3 * PAGE_BYTES)
+        image.write(b"x" * PAGE_BYTES)
+    disk = Disk(str(path), boots=True, witnesses=witness.descriptors)
+    client = Client(disk).agree()
+    disk.collect()
+
+    client.write(9 * PAGE_BYTES + 7, b"y")
+    client.ask(WRITE_ZEROES, 12 * PAGE_BYTES, PAGE_BYTES)
+    found = int.from_bytes(disk.present(), "little")
+
+    assert {page for page in range(PAGES) if found >> page & 1} == {3, 9}
+    client.close()
+    disk.close()
+
+
+def test_all_of_a_disk_may_not_be_zero_while_its_file_is_behind(tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(SIZE))
+    disk = Disk(str(path), boots=False)
+    disk.discarded()
+
+    assert int.from_bytes(disk.present(), "little") == (1 << PAGES) - 1
+    disk.close()
+
+
+@given(writes=st.lists(st.tuples(st.integers(0, SIZE - 1), st.integers(1, SIZE), st.booleans()), max_size=8))
+def test_a_page_that_is_not_present_is_zeros(tmp_path_factory: pytest.TempPathFactory, writes: list[object]) -> None:
+    path = tmp_path_factory.mktemp("present") / "disk.img"
+    with path.open("wb") as image:
+        image.truncate(SIZE)
+    disk = Disk(str(path), boots=True)
+    client = Client(disk).agree()
+
+    for start, length, is_zero in writes:  # type: ignore[misc]
+        length = min(length, SIZE - start)
+        if is_zero:
+            client.ask(WRITE_ZEROES, start, length)
+        else:
+            client.write(start, b"x" * length)
+    found = int.from_bytes(disk.present(), "little")
+
+    for page in range(PAGES):
+        assert found >> page & 1 or not any(disk.buffer[page * PAGE_BYTES : (page + 1) * PAGE_BYTES])
+    client.close()
+    disk.close()
