@@ -5,10 +5,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from ftvm.cli.main import ftvm as command
+from ftvm.errors import ConfigError, ImageError
 from ftvm.history.recording import read_recording
 
 from ..history.past import built_with_symbols
@@ -16,10 +20,18 @@ from ..history.past import built_with_symbols
 FTVM = [sys.executable, "-m", "ftvm"]
 
 
-def ftvm(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([*FTVM, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == status, done.stdout + done.stderr
-    return done
+@dataclass(frozen=True)
+class Said:
+    stdout: str
+    stderr: str
+
+
+def ftvm(*arguments: str | Path, status: int = 0) -> Said:
+    """Run a command in this process; status 2 is a wrong argument or file."""
+    result = CliRunner().invoke(command, list(map(str, arguments)))
+    wrong = result.exception
+    assert (2 if isinstance(wrong, ConfigError | ImageError) else result.exit_code) == status, (wrong, result.output)
+    return Said(result.stdout, str(wrong))
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +75,8 @@ def test_cover_refuses_what_it_cannot_do(program: Path, recording: Path, argumen
 
 
 def test_what_is_not_a_recording_is_named(program: Path, tmp_path: Path) -> None:
-    for command in (["debug"], ["cover", "--elf", str(program), "-o", str(tmp_path / "p.svg")]):
-        done = ftvm("history", command[0], program, *command[1:], status=2)
+    for line in (["debug"], ["cover", "--elf", str(program), "-o", str(tmp_path / "p.svg")]):
+        done = ftvm("history", line[0], program, *line[1:], status=2)
         assert "ticks.elf is not a recording of a built-in machine" in done.stderr
 
 
@@ -79,8 +91,8 @@ def test_debug_prints_the_command_for_gdb_and_ends_when_it_has_left(
     program: Path, recording: Path, tmp_path: Path
 ) -> None:
     where = f"unix:{tmp_path}/s"
-    command = [*FTVM, "history", "debug", str(recording), "--elf", str(program), "--once", "--listen", where]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+    line = [*FTVM, "history", "debug", str(recording), "--elf", str(program), "--once", "--listen", where]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         lines = [server.stdout.readline(), server.stdout.readline()]
         told = lines[1].strip()
@@ -96,8 +108,8 @@ def test_debug_prints_the_command_for_gdb_and_ends_when_it_has_left(
 
 
 def test_debug_ends_by_a_signal(recording: Path, tmp_path: Path) -> None:
-    command = [*FTVM, "history", "debug", str(recording), "--at-instruction", "100", "--listen", f"unix:{tmp_path}/s"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+    line = [*FTVM, "history", "debug", str(recording), "--at-instruction", "100", "--listen", f"unix:{tmp_path}/s"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         assert server.stdout.readline().startswith("instruction 100 of ")
         server.send_signal(signal.SIGINT)

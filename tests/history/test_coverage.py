@@ -13,7 +13,7 @@ from ftvm.history.timeline import TimeMachine
 
 from .past import built_with_symbols, kv_past
 
-REQUESTS = 150
+REQUESTS = 60
 
 
 @pytest.fixture(scope="module")

@@ -328,7 +328,7 @@ RANGES = st.lists(st.tuples(st.integers(0, 0x6000).map(lambda at: RAM_BASE + at)
     options=st.sampled_from([0, NOTE, STOP, NOTE | PLAIN, STOP | PLAIN]),
     jumps_max=st.sampled_from([None, 0, 7, 1 << 16]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_any_hooks_on_any_bytes_reach_the_state_of_a_run_without(
     words: list[int],
     seed: list[int],
@@ -370,7 +370,7 @@ def leave_breakpoint(*machines: Machine) -> None:
     places=st.lists(st.integers(0, 9), min_size=1, max_size=6),
     until=st.integers(1, 9 * TURN),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_stops_while_a_disk_is_behind_and_interrupts_are_due_do_not_show(
     waits: bool, options: int, places: list[int], until: int
 ) -> None:
@@ -406,7 +406,7 @@ def spots_of(machine: Machine, until: int) -> Sequence[int]:
     seed=st.lists(st.integers(0, 0x2FFF).map(lambda n: RAM_BASE + CODE + n), min_size=4, max_size=4),
     until=st.integers(1, 5_000),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_both_interpreters_count_and_trace_the_same_and_as_much_as_retired(
     words: list[int], seed: list[int], until: int
 ) -> None:

@@ -20,6 +20,8 @@ from ..guests.riscv.assembly import LI_WORDS, addi, jal, li, store
 from .past import kv_past, recorded, recorded_words
 
 SPACING = 5_000
+KV_SPACING = 100_000
+"""The server clears four megabytes before it serves."""
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def journal() -> Recording:
 
 @pytest.fixture
 def past(kv: Recording) -> Iterator[TimeMachine]:
-    with TimeMachine(kv, spacing=SPACING) as machine:
+    with TimeMachine(kv, spacing=KV_SPACING) as machine:
         yield machine
 
 
@@ -66,7 +68,7 @@ def straight(recording: Recording, retired: int) -> str:
 @given(data=st.data())
 @settings(max_examples=8, deadline=None)
 def test_any_way_to_a_place_shows_the_same_state(kv: Recording, bytes_max: int, data: st.DataObject) -> None:
-    with TimeMachine(kv, spacing=SPACING, bytes_max=bytes_max) as past:
+    with TimeMachine(kv, spacing=KV_SPACING, bytes_max=bytes_max) as past:
         places = data.draw(st.lists(st.integers(0, past.end), min_size=2, max_size=5))
         for place in places:
             past.go(place)
@@ -124,7 +126,7 @@ def test_steps_back_from_afar_lay_states_to_step_back_from(kv: Recording) -> Non
 
 
 def test_memory_for_states_is_bounded_by_moving_them_apart(kv: Recording) -> None:
-    with TimeMachine(kv, spacing=1_000, bytes_max=600_000) as past:
+    with TimeMachine(kv, spacing=20_000, bytes_max=600_000) as past:
         past.go(past.end)
 
         held = sum(len(waypoint.pages) for waypoint in past._waypoints._list) * 4096
@@ -216,9 +218,9 @@ def test_the_last_write_by_a_device_stands_before_the_input_that_brought_it(kv: 
     assert memory is not None
     places = [at for at in range(0, len(memory) - 64, 2) if memory[at : at + 42] == frame.payload[:42]]
 
-    moments = {past.last_write(RAM_BASE + at, 42) for at in places}
+    right_before = Moment(frame.position.retired, frame.index - 1)
 
-    assert Moment(frame.position.retired, frame.index - 1) in moments
+    assert any(past.last_write(RAM_BASE + at, 42) == right_before for at in places)
 
 
 @given(st.integers(0, 60), st.sampled_from([0, 4, 8, 12]))
@@ -254,7 +256,7 @@ def test_a_step_back_over_a_watched_write_tells_it() -> None:
 
 def test_a_breakpoint_in_an_interrupt_handler_is_found_again_backwards(kv: Recording) -> None:
     """At its position the interrupt is taken first: the state before it stands elsewhere."""
-    with TimeMachine(kv, spacing=SPACING) as past:
+    with TimeMachine(kv, spacing=KV_SPACING) as past:
         handler = interrupt_handler(kv)
         past.set_break(handler)
         met = [past.run_on() for _ in range(5)]
@@ -280,10 +282,10 @@ def interrupt_handler(recording: Recording) -> int:
 
 
 def test_a_long_way_can_be_interrupted(past: TimeMachine) -> None:
-    past.interrupted = lambda: past.moment.retired > 20_000
+    past.interrupted = lambda: past.moment.retired > 200_000
 
     assert past.run_on() == ("interrupted", None)
-    assert 20_000 < past.moment.retired < past.end
+    assert 200_000 < past.moment.retired < past.end
 
 
 # --- what does not fit ---
