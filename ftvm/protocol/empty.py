@@ -145,7 +145,7 @@ class Empty:
         if self._read_at is None or arbiter.reads < self._read_at or self.offer is not None:
             return
         self._read_at = None
-        if arbiter.known != self._told:
+        if arbiter.known != self._told and not self.core.places.elsewhere:  # else that is why, and it was told
             self._told = arbiter.known
             guest_id, generation, active = self.core.settings.guest_id, arbiter.known.generation, arbiter.known.active
             self.core.tell(JoinUnanswered(at=now, guest_id=guest_id, generation=generation, active=active))

@@ -7,12 +7,13 @@ import pytest
 from ftvm.config import Timing
 from ftvm.encode.messages import Copy, Envelope, Greeting, Join, Refuse, Welcome
 from ftvm.errors import ConfigError
-from ftvm.events import PlacesDiffer
+from ftvm.events import JoinUnanswered, PlacesDiffer
 from ftvm.interfaces import Answer, Read, Record
 from ftvm.protocol import effects as do
 from ftvm.protocol import reports
 from ftvm.protocol.arbiter import FORGOTTEN_NS, HEARD_MAX, JUDGED_NS, ArbiterClient, Places
 from ftvm.protocol.core import Role
+from ftvm.protocol.empty import UNANSWERED_NS
 from ftvm.protocol.replica import HELLO_NS, NEW_NS, Replica
 from ftvm.protocol.stop import StopKind
 from ftvm.units import Nanos
@@ -178,6 +179,16 @@ def test_a_flood_of_places_asks_the_arbiter_no_more_often_than_it_may_and_is_bou
     assert len(places._heard) == HEARD_MAX
     assert arbiter.next_request(Nanos(ORIGIN)) == Read()
     assert places.elsewhere == ()
+
+
+def test_a_host_that_was_told_of_another_place_is_not_told_to_start_the_guest_as_well() -> None:
+    """Regression: "the arbiter has no record: start it with --create", which makes a second guest."""
+    bench = Bench("")
+
+    bench.greeted(THERE, 2 * UNANSWERED_NS)
+
+    assert len(bench.told()) == 1
+    assert not any(isinstance(each, do.Tell) and isinstance(each.event, JoinUnanswered) for each in bench.effects)
 
 
 # --- who stops -------------------------------------------------------------------------------------------------------
