@@ -73,6 +73,7 @@ class Waypoints:
             memory.take_dirty()
         used = set(self._not_blank())
         self._here = self._insert(start, used, is_fine=False)
+        self._bytes = 0  # the first cannot be left out, so it takes nothing from the others
         self._changed: set[int] = set()
 
     def __len__(self) -> int:
