@@ -148,7 +148,7 @@ class History:
 
     def stretches(self) -> list[Stretch]:
         """Return the unbroken runs of epochs, oldest first."""
-        found = ((stream, self._store.catalogue.span(stream.id)) for stream in self._store.catalogue.streams())
+        found = ((stream, self._store.catalogue.span(stream.id)) for stream in self._store.streams())
         return [self._stretch(stream, span) for stream, span in found if span is not None]
 
     def _stretch(self, stream: Stream, span: tuple[int, int, int, int]) -> Stretch:

@@ -31,7 +31,7 @@ def pull_streams(store: Store, other: Store) -> list[Stream]:
             if stream.uuid.startswith(_HALF_DONE):
                 store.catalogue.drop_stream(stream.id)
     known = {stream.uuid for stream in store.catalogue.streams()}
-    wanted = [s for s in other.catalogue.streams() if s.uuid not in known and s.ended is not None]
+    wanted = [s for s in other.streams() if s.uuid not in known and s.ended is not None]
     return [_pulled(store, other, stream) for stream in wanted if other.catalogue.span(stream.id) is not None]
 
 

@@ -14,7 +14,7 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -33,6 +33,7 @@ __all__ = ["CATALOGUE", "HistoryOwner", "Store"]
 CATALOGUE: Final = "catalogue.db"
 _SEGMENTS: Final = "segments"
 _LOCK: Final = "lock"
+CRASHED: Final = "recording was not ended in order"
 _READERS_MAX: Final = 16
 _SEGMENT_BYTES: Final = 16 << 20
 _SEGMENT_SPANS: Final = {
@@ -133,6 +134,30 @@ class Store:
             os.close(self._lock)
             self._lock = -1
             raise ConfigError(f"another process writes the history {self.folder}: wait for it, or stop it") from held
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether a process writes it now."""
+        if self.writes:
+            return True
+        try:
+            descriptor = os.open(self.folder / _LOCK, os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def streams(self) -> list[Stream]:
+        """Return the streams, oldest first; one that a crash ended says so, also before somebody writes again."""
+        streams = self.catalogue.streams()
+        if self.is_recorded:
+            return streams
+        return [stream if stream.ended is not None else replace(stream, ended=CRASHED) for stream in streams]
 
     def _check_key(self) -> None:
         wanted = self.catalogue.meta().get("key", "")
@@ -392,7 +417,7 @@ class Store:
         """Cut off and remove what no row of the catalogue names; end streams that a crash ended."""
         with self.catalogue.transaction():
             for stream in self.catalogue.streams():
-                self.catalogue.end_stream(stream.id, "recording was not ended in order")
+                self.catalogue.end_stream(stream.id, CRASHED)
                 whole = {base.since for base in self.catalogue.bases(stream.id)}
                 portions = self.catalogue.rows(stream.id, EntryLevel.BASE, 0, 1 << 62)
                 self.catalogue.drop_entries([row.id for row in portions if row.base not in whole])

@@ -176,7 +176,8 @@ def test_a_clone_runs_from_an_epoch_and_is_compared(ftvm: Run, tmp_path: Path) -
     assert "2 MiB / 4 MiB" in refused.err
 
 
-def test_a_host_records_where_its_settings_say(ftvm: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", ["recording was stopped", "recording was not ended in order"])
+def test_a_host_records_where_its_settings_say_also_if_it_is_killed(ftvm: Run, tmp_path: Path, end: str) -> None:
     port = port_of_nobody()
     make_key(tmp_path / "key")
     shared = ("--arbiter", f"file://{tmp_path}", "--heartbeat", "100", "--silence", "3000", "--control", "none")
@@ -190,12 +191,18 @@ def test_a_host_records_where_its_settings_say(ftvm: Run, tmp_path: Path) -> Non
         wait_for(primary, "Protected")
         for _ in range(100):
             wait_for(standby, "Committed")
-        standby.terminate()
+        going_on = ftvm("history", "list", tmp_path / "past", "--key", tmp_path / "key").out
+        if end == "recording was stopped":
+            standby.terminate()
+        else:
+            standby.kill()
         standby.communicate(timeout=WAIT_SECONDS)
 
     told = json.loads(ftvm("history", "list", tmp_path / "past", "--key", tmp_path / "key", "--epochs", "--json").out)
     assert told["guest"] == "guest"
     assert len(told["epochs"]) > 20
+    assert "being recorded" in going_on
+    assert told["stretches"][-1]["ended"] == end
     assert ftvm("history", "verify", tmp_path / "past", "--key", tmp_path / "key").status == 0
 
 
