@@ -295,7 +295,7 @@ def route_seconds(folder: Path, entries: int) -> float:
 
 def merge_ns(epochs: Epochs) -> float:
     """Return what merging a second of epochs costs for each delta."""
-    joined = [join_batches(c.checkpoint.batches) for c in epochs.commits[1 : GROUP + 1] if c.checkpoint.batches]
+    joined = [join_batches(c.checkpoint.batches) for c in epochs.commits if c.checkpoint.batches][-GROUP:]
     pages = epochs.geometry.page_count
     best = float("inf")
     for _ in range(11):
