@@ -97,6 +97,8 @@ class Cut:
     engine: Engine
     lists_pages: bool
     """Whether the checkpoint is to list the digests of its pages, for a backup that executes."""
+    may_skip: bool = False
+    """Whether nothing waits for the epoch: it is not cut if the guest has written nothing (reports.NothingToCut)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ __all__ = [
     "LoadFailed",
     "LogFollowed",
     "MemoryMeasured",
+    "NothingToCut",
     "PagesCopied",
     "PeerGone",
     "PeerRefused",
@@ -133,6 +134,11 @@ class CutTaken:
 
 
 @dataclass(frozen=True, slots=True)
+class NothingToCut:
+    """The guest has written and said nothing since the last epoch, which the standby may go on from just as well."""
+
+
+@dataclass(frozen=True, slots=True)
 class CaptureFailed:
     """A round or an epoch could not be captured; the guest runs on.
 
@@ -198,6 +204,7 @@ Report = (
     | RoundCollected
     | PagesCopied
     | CutTaken
+    | NothingToCut
     | CaptureFailed
     | StateLoaded
     | LoadFailed

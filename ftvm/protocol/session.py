@@ -97,6 +97,7 @@ class Session:
     has_left     whether the other side said goodbye: it will take nothing over
     is_followed  the standby executes the log, or will behind what was shipped; no pages go to it then
     logged       all of it, and `covered` what checkpoints that were acknowledged have made dispensable
+    is_log_long  the standby has half of all the log to keep that it can
     rest_epoch   the mark at which it is to come to rest; no checkpoint follows before it has
     """
 
@@ -108,6 +109,7 @@ class Session:
     staging_bytes: int
     outbox: Outbox
     detector: FailureDetector
+    limits: Limits
     shipped_next: int
     acked: Watermarks = NOTHING_SAFE
     log_shipped: int = 0
@@ -122,17 +124,18 @@ class Session:
     rest_epoch: int | None = None
     logged: Logged = Logged()
     covered: Logged = Logged()
+    is_log_long: bool = False
 
     def log(self, records: Sequence[LogRecord]) -> None:
         """Count records that the standby is to keep, or to execute, until a checkpoint covers them."""
-        size_bytes = sum(len(record.payload) for record in records)
+        size_bytes = sum([len(record.payload) for record in records])
         self.logged = Logged(self.logged.records + len(records), self.logged.size_bytes + size_bytes)
+        self._measure_log()
 
-    def is_log_long(self, limits: Limits) -> bool:
-        """Whether the standby has half of all the log to keep that it can."""
+    def _measure_log(self) -> None:
         records = self.logged.records - self.covered.records
         size_bytes = self.logged.size_bytes - self.covered.size_bytes
-        return records >= limits.log_records // 2 or size_bytes >= limits.log_bytes // 2
+        self.is_log_long = records >= self.limits.log_records // 2 or size_bytes >= self.limits.log_bytes // 2
 
     @property
     def has_answered(self) -> bool:
@@ -222,7 +225,9 @@ class Session:
             committed.append(in_flight.popleft())
         if committed:
             sent = committed[-1]
-            self.covered = sent.logged
+            if sent.logged is not self.covered:
+                self.covered = sent.logged
+                self._measure_log()
             if sent.epoch == ack.epoch and sent.memory_digest != ack.memory_digest:  # rule: digest_compared_here
                 here, there = f"{sent.memory_digest:032x}", f"{ack.memory_digest:032x}"
                 raise DigestMismatch(f"epoch {ack.epoch}: memory digest is {here} here, {there} there")
@@ -235,7 +240,8 @@ class Session:
         )
         if self.rest_epoch is not None and self.acked.epoch >= self.rest_epoch:
             self.is_followed, self.rest_epoch = False, None
-        return batches_of(self.outbox.acknowledge(ack.received, now)), committed
+        done = self.outbox.acknowledge(ack.received, now)
+        return tuple([each.batch for each in done if not isinstance(each, Log) and each.batch is not None]), committed
 
 
 HANDING_LIMITS: Final = 4

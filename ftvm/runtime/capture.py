@@ -22,7 +22,15 @@ from ftvm.config import Limits
 from ftvm.errors import GuestError, LimitExceeded, StateUnreadable, TrackingLost
 from ftvm.interfaces import Capability, Clock, Engine, Guest, ReplayableGuest
 from ftvm.protocol import effects as do
-from ftvm.protocol.reports import NOTHING_EMITTED, CaptureFailed, CutTaken, Emitted, PagesCopied, RoundCollected
+from ftvm.protocol.reports import (
+    NOTHING_EMITTED,
+    CaptureFailed,
+    CutTaken,
+    Emitted,
+    NothingToCut,
+    PagesCopied,
+    RoundCollected,
+)
 from ftvm.runtime.runner import GuestRunner
 from ftvm.runtime.sink import NumberingSink
 from ftvm.units import PAGE_BYTES, Nanos, pages_to_bytes
@@ -30,7 +38,7 @@ from ftvm.units import PAGE_BYTES, Nanos, pages_to_bytes
 __all__ = ["CaptureOrder", "CaptureReport", "Capturer"]
 
 CaptureOrder = do.StartCopy | do.CollectRound | do.CopyMore | do.Cut
-CaptureReport = RoundCollected | PagesCopied | CutTaken | CaptureFailed
+CaptureReport = RoundCollected | PagesCopied | CutTaken | NothingToCut | CaptureFailed
 
 _PAGES_PER_COPY_STEP: Final = 4096
 """A step of the first copy looks at this many pages (16 MiB) at most, so that the driver stays responsive."""
@@ -212,25 +220,26 @@ class Capturer:
 
     # --- epochs ----------------------------------------------------------------------------------------------------
 
-    def _cut(self, order: do.Cut) -> CutTaken:
+    def _cut(self, order: do.Cut) -> CutTaken | NothingToCut:
         """Cut an epoch: all that the guest emitted before the pause belongs to it, nothing that it emits after does.
 
-        If this raises, the dirty pages are the tracker's again, what was emitted is in the sink, and the guest is
-        paused, under the engine that it had. LimitExceeded, or GuestError: TrackingLost if a scrub found that a written
-        page was not reported.
+        If this raises LimitExceeded or GuestError (TrackingLost: a scrub found a page that was not reported), all is as
+        before, with what was emitted and the engine, but the guest is paused.
         """
-        clock, runner, guest, sink, limits = self._clock, self._runner, self._guest, self._sink, self._limits
+        runner, guest, sink, limits = self._runner, self._guest, self._sink, self._limits
         engine, before, shadow = order.engine, runner.engine, self._shadow or self._require_shadow()
-        paused_at = clock.now()
+        paused_at = self._clock.now()
         runner.stall()
-        dirty = guest.collect_dirty()
+        dirty, emitted = guest.collect_dirty(), NOTHING_EMITTED
         batches: tuple[PageBatch, ...] = ()
-        emitted = NOTHING_EMITTED
         try:
             wanted = dirty if self._uncopied is None else dirty | self._uncopied  # rule: uncopied_pages_cut
             if self._scrub is not None and self._scrub.suspects:
                 self._judge(self._scrub, dirty)
             indices = bitmap_indices(wanted)
+            if order.may_skip and not indices and not sink.items:  # rule: skipped_if_nothing_was_written
+                runner.stall_or_go_on(must_stand_still=self._must_stand_still())
+                return NothingToCut()
             way = self._policy.choose(len(indices))
             if way is Way.FUSED:
                 batches = capture_fused(self._memory, shadow, indices, limits=limits, buffers=self.buffers)
@@ -246,7 +255,7 @@ class Capturer:
             if engine is not before:
                 runner.use(engine)
             self._uncopied = None
-            pause_ns = Nanos(clock.now() - paused_at)
+            pause_ns = Nanos(self._clock.now() - paused_at)
             if not engine.stands_still:
                 runner.stall_or_go_on(must_stand_still=self._must_stand_still())
             self._policy = self._policy.measured(way, pages=len(indices), pause_ns=pause_ns)

@@ -271,6 +271,13 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             Change("log_replayed", "else", "()"),
         ),
         _mutant(
+            "skip_a_cut_although_pages_were_written",
+            "a cut that nothing waits for is skipped, and what the guest has written since the last one is forgotten",
+            Change("skipped_if_nothing_was_written", "and 2", "True"),
+            _NO_DIGEST_THERE,
+            _NO_DIGEST_HERE,
+        ),
+        _mutant(
             "forget_pages_of_the_last_round",
             "the first cut leaves out pages that a round collected and did not copy",
             Change("uncopied_pages_cut", "else", "{left}"),

@@ -1,20 +1,22 @@
 """What an active owes the world and its standby beyond the release rule."""
 
+from collections.abc import Callable
 from unittest.mock import Mock
 
 import pytest
 
-from ftvm.checkpoint import Output, Watermarks
+from ftvm.checkpoint import GuestPosition, LogKind, LogRecord, Output, Watermarks
 from ftvm.config import Limits
 from ftvm.encode.messages import Envelope, Join, Pong, Refuse
 from ftvm.events import SessionEnded
 from ftvm.interfaces import EngineView
 from ftvm.protocol import effects as do
 from ftvm.protocol.active import PROGRESS_PATIENCE, leaving, shipping
+from ftvm.protocol.active.active_state import ActiveState
 from ftvm.protocol.active.link import LinkState
-from ftvm.protocol.active.output import OutputBuffer
 from ftvm.protocol.core import Role
-from ftvm.protocol.reports import Emitted
+from ftvm.protocol.reports import Emitted, NothingToCut
+from ftvm.protocol.timers import AT_ONCE
 from ftvm.units import Nanos
 
 from .harness import Pair, lone_active, make_settings
@@ -35,16 +37,77 @@ def ask_to_join(pair: Pair, joiner: str, *, staging_bytes: int | None = None) ->
 @pytest.mark.parametrize(("shipped_next", "since"), [(3, 10), (5, 10), (6, 20), (7, 30), (8, None)])
 def test_the_engine_is_told_since_when_what_no_epoch_carries_waits(shipped_next: int, since: int | None) -> None:
     seen: list[EngineView] = []
-    active, outputs = Pair().protected().a.active, OutputBuffer(4)
-    for number, at in ((5, 10), (6, 20), (7, 30)):
-        outputs.hold(Output(number=number, channel="c", payload=b""), Watermarks(1, 0), Nanos(at))
+    active = Pair().protected().a.active
     assert active.session is not None
     active.session.shipped_next = shipped_next
     active.schedule.engine = Mock(wraps=active.schedule.engine, next_cut=seen.append)
+    active.outputs.released = 4
+    for number, at in ((5, 10), (6, 20), (7, 30)):
+        active.outputs.hold(Output(number=number, channel="c", payload=b""), Watermarks(1, 0), Nanos(at))
 
-    active.schedule.next_cut(active.session, outputs)
+    shipping.next_cut(active)
 
     assert [(view.oldest_output_at, view.oldest_uncut_at, view.outputs_waiting) for view in seen] == [(10, since, 3)]
+
+
+def order_of(active: ActiveState, now: Nanos) -> do.Cut:
+    active.cut(now)
+    (order,) = active.core.take_effects()
+    assert isinstance(order, do.Cut)
+    return order
+
+
+def hold_one(active: ActiveState) -> None:
+    last = active.outputs.released
+    active.outputs.hold(Output(number=last + 1, channel="c", payload=b""), Watermarks(9, 0), Nanos(0))
+
+
+def log_one(active: ActiveState) -> None:
+    assert active.session is not None
+    active.session.log([LogRecord(index=1, kind=LogKind.CLOCK, position=GuestPosition(1, 0), amount=1)])
+
+
+def follow(active: ActiveState) -> None:
+    assert active.session is not None
+    active.session.is_followed = True
+
+
+REASONS: dict[str, Callable[[ActiveState], object]] = {
+    "an output waits": hold_one,
+    "something was logged": log_one,
+    "the engine is to change": lambda active: setattr(active.schedule, "wanted", active.schedule.engine),
+    "the backup executes": follow,
+    "a switchover waits": lambda active: setattr(active, "link", LinkState.SETTLING),
+    "the standby is not named yet": lambda active: setattr(active, "link", LinkState.ADDING),
+    "the last epoch is a second old": lambda active: setattr(active.schedule, "shipped_at", AT_ONCE),
+}
+
+
+def test_a_cut_that_nothing_waits_for_may_be_skipped() -> None:
+    pair = Pair().protected()
+
+    assert order_of(pair.a.active, pair.now).may_skip
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_a_cut_is_not_skipped_where(reason: str) -> None:
+    pair = Pair().protected()
+    REASONS[reason](pair.a.active)
+
+    assert not order_of(pair.a.active, pair.now).may_skip
+
+
+def test_after_a_skipped_cut_the_next_is_due_an_interval_later() -> None:
+    pair = Pair().protected()
+    active, epoch = pair.a.active, pair.a.active.epoch
+    interval_ns = shipping.next_cut(active) - active.schedule.last_cut_at
+    pair.elapse(500)
+    order_of(active, pair.now)
+
+    pair.a.give(NothingToCut())
+
+    assert shipping.next_cut(active) == pair.now + interval_ns
+    assert active.epoch == epoch
 
 
 def live_alone(pair: Pair, milliseconds: float) -> None:

@@ -5,6 +5,7 @@ from typing import Final
 import pytest
 
 from ftvm.checkpoint import Checkpoint, Watermarks
+from ftvm.config import Limits
 from ftvm.encode.messages import Ack, SessionId
 from ftvm.engines.remus import Remus
 from ftvm.errors import DigestMismatch
@@ -26,6 +27,7 @@ def make_session() -> Session:
         staging_bytes=1 << 20,
         outbox=Outbox(window=8, repeat_ns=Nanos(200 * MS)),
         detector=FailureDetector(Nanos(500 * MS), Nanos(0), patience=4),
+        limits=Limits(),
         shipped_next=1,
     )
 

@@ -16,7 +16,7 @@ from ftvm.engines.kemari import Kemari
 from ftvm.engines.lockstep import Lockstep
 from ftvm.engines.remus import Remus
 from ftvm.protocol.effects import Cut, StartCopy
-from ftvm.protocol.reports import CaptureFailed, CutTaken, RoundCollected
+from ftvm.protocol.reports import CaptureFailed, CutTaken, NothingToCut, RoundCollected
 from ftvm.runtime.capture import Capturer, CaptureReport
 from ftvm.runtime.sink import NumberingSink
 from ftvm.sim.guest import SimGuest
@@ -77,6 +77,46 @@ def test_fused_and_staged_capture_make_the_same_memory() -> None:
 
     assert applied(fused.cut()) == applied(staged.cut()) == bytes(fused.guest.memory[0].buffer)
     assert (fused.capturer._cut_copy, staged.capturer._cut_copy is None) == (None, False)
+
+
+QUIET = Cut(2, 1, Remus(), False, may_skip=True)
+
+
+def test_a_cut_that_nothing_waits_for_is_skipped_if_nothing_was_written() -> None:
+    primary, went_on = Primary(), [False]
+    primary.cut()
+    primary.on_go_on = lambda: went_on.append(True)
+
+    report = primary.report(QUIET)
+
+    assert report == NothingToCut()
+    assert went_on[-1]
+
+
+def test_a_page_written_after_a_skipped_cut_is_in_the_next() -> None:
+    primary, memory = Primary(), CommittedMemory(NativeMemory([bytearray(24 * 4096)]))
+    checkpoint = primary.cut()
+    memory.verify(checkpoint.batches, checkpoint.memory_digest)
+    memory.commit(checkpoint.batches)
+    primary.report(QUIET)
+    primary.run()
+
+    report = primary.report(QUIET)
+
+    assert isinstance(report, CutTaken)
+    memory.verify(report.checkpoint.batches, report.checkpoint.memory_digest)
+
+
+def test_a_cut_is_not_skipped_if_the_guest_has_said_something_or_something_waits() -> None:
+    primary = Primary()
+    primary.cut()
+
+    waiting = primary.report(replace(QUIET, may_skip=False))
+    primary.sink.emit("net0", b"said")
+    said = primary.report(replace(QUIET, epoch=3, base=2))
+
+    assert isinstance(waiting, CutTaken)
+    assert isinstance(said, CutTaken)
 
 
 def test_a_staged_capture_is_of_the_moment_of_the_pause() -> None:

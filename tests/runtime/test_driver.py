@@ -35,6 +35,7 @@ class FailingGuest(SimGuest):
     error: GuestError | None = None
     reason: str | None = None
     dies_of_error: bool = False
+    is_idle: bool = False
     extra: bytes = b""
 
     def __init__(self, boots: bool) -> None:
@@ -55,7 +56,7 @@ class FailingGuest(SimGuest):
         return self.reason
 
     def advance(self) -> None:
-        if self.reason is None:
+        if self.reason is None and not self.is_idle:
             super().advance()
 
     def end(self, pair: Pair) -> None:
@@ -92,6 +93,37 @@ def test_a_standby_follows_and_outputs_flow(make_pair: Callable[..., Pair]) -> N
     assert len(numbers) > before
     assert numbers == list(range(1, len(numbers) + 1))
     assert pair.b.standby.epoch is not None
+
+
+def test_a_guest_that_does_nothing_is_not_cut_until_it_writes(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair().protected()
+    guest_of(pair).is_idle = True
+    pair.run(100)
+    epochs = [pair.a.active.epoch]
+    pair.run(500)
+    epochs.append(pair.a.active.epoch)
+    goes_on = pair.a.guest.is_running
+
+    guest_of(pair).is_idle = False
+    pair.a.guest.advance()
+    guest_of(pair).is_idle = True
+    pair.run(50)
+
+    assert epochs[0] == epochs[1]
+    assert goes_on
+    assert pair.a.active.epoch == epochs[1] + 1
+    assert pair.b.standby.epoch == pair.a.active.epoch
+
+
+def test_a_guest_that_does_nothing_is_cut_once_a_second(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair().protected()
+    guest_of(pair).is_idle = True
+    pair.run(1_100)
+    epoch = pair.a.active.epoch
+
+    pair.run(3_000)
+
+    assert 2 <= pair.a.active.epoch - epoch <= 3
 
 
 def test_a_takeover_goes_on_from_exactly_what_was_cut(make_pair: Callable[..., Pair]) -> None:

@@ -260,6 +260,7 @@ TABLE: Final[RoleTable[ActiveState]] = RoleTable(
         reports.RoundCollected: shipping.take_round,
         reports.PagesCopied: shipping.take_copied,
         reports.CutTaken: shipping.take_cut,
+        reports.NothingToCut: shipping.take_nothing,
         reports.CaptureFailed: shipping.take_failure,
     },
     on_record=on_record,

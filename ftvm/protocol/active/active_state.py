@@ -14,19 +14,24 @@ from ftvm.checkpoint import LogRecord, Output
 from ftvm.config import Limits
 from ftvm.errors import InternalError, must
 from ftvm.events import EngineChanged
-from ftvm.interfaces import Engine, EngineView, Lane
+from ftvm.interfaces import Engine, Lane
 from ftvm.protocol.active.link import JOINING, LINKS, NAMED, SHIPPING, STANDING, LinkEvent, LinkState
 from ftvm.protocol.active.output import Announcer, OutputBuffer, Releases
 from ftvm.protocol.core import Core
 from ftvm.protocol.detector import Backoff
 from ftvm.protocol.effects import Cut
 from ftvm.protocol.session import Contact, Session, Switchover
+from ftvm.protocol.timers import AT_ONCE
 from ftvm.units import Nanos
 
 __all__ = ["ActiveState", "CheckpointSchedule", "CopyPlan", "interval_ms_of"]
 
 JOINS_TOLERATED: Final = 3
 """How many sessions of one key may fail; after each further one it must wait longer for the next."""
+
+
+QUIET_NS_MAX: Final = 1_000_000_000
+"""A guest that writes nothing gets an epoch this often all the same: a takeover sets its clock no further back."""
 
 
 @dataclass(slots=True)
@@ -64,7 +69,8 @@ class CopyPlan:
 class CheckpointSchedule:
     """`engine` is the one under which the guest runs now, `wanted` what was asked for and is not in force yet.
 
-    told  the last engine of which the listeners know that it is in force
+    told        the last engine of which the listeners know that it is in force
+    shipped_at  when an epoch was shipped last: a cut that found nothing to ship came later
 
     An engine changes at a cut, while the guest stands still, so that each output is judged by the engine under which it
     was made: what came before belongs to that checkpoint; what comes after waits for what the new engine asks. The
@@ -76,6 +82,7 @@ class CheckpointSchedule:
     last_cut_at: Nanos
     told: Engine = field(init=False)
     wanted: Engine | None = None
+    shipped_at: Nanos = AT_ONCE
     is_cutting: bool = False
     epoch_ns: int = 0
     pause_ns: int = 0
@@ -89,26 +96,6 @@ class CheckpointSchedule:
         self.engine = engine
         if self.wanted == engine:
             self.wanted = None
-
-    def next_cut(self, session: Session, outputs: OutputBuffer) -> Nanos:
-        """Return when the engine wants the next checkpoint."""
-        held, uncut = outputs.held, session.shipped_next
-        oldest_uncut_at = None
-        if held and held[-1].output.number >= uncut:  # numbers follow each other without gaps
-            oldest_uncut_at = held[max(0, uncut - held[0].output.number)].since
-        return self.engine.next_cut(
-            EngineView(
-                last_cut_at=self.last_cut_at,
-                epochs_in_flight=len(session.in_flight),
-                outputs_waiting=len(held),
-                oldest_output_at=held[0].since if held else None,
-                oldest_uncut_at=oldest_uncut_at,
-                epoch_ns=self.epoch_ns,
-                dirty_pages=self.dirty_pages,
-                pause_ns=self.pause_ns,
-                commit_ns=session.commit_ns,
-            )
-        )
 
 
 @dataclass(slots=True)
@@ -199,7 +186,18 @@ class ActiveState:
         schedule.is_cutting = True
         schedule.epoch_ns, schedule.last_cut_at = now - schedule.last_cut_at, now
         lists_pages = self.session is not None and self.session.is_followed
-        self.core.effects.append(Cut(self.epoch + 1, self.epoch, schedule.wanted or schedule.engine, lists_pages))
+        may_skip = not self.outputs.held and self._is_quiet(now)
+        engine = schedule.wanted or schedule.engine
+        self.core.effects.append(Cut(self.epoch + 1, self.epoch, engine, lists_pages, may_skip))
+
+    def _is_quiet(self, now: Nanos) -> bool:
+        """Whether the standby needs an epoch only if the guest has written something."""
+        session, schedule = self.session, self.schedule
+        if session is None or session.is_followed or self.link is not LinkState.PROTECTED:
+            return False
+        covered = session.in_flight[-1].logged if session.in_flight else session.covered
+        is_waiting = schedule.wanted is not None or session.logged is not covered
+        return not is_waiting and now - schedule.shipped_at < QUIET_NS_MAX
 
     def flush(self, now: Nanos) -> None:
         """Send what is due and fits."""
@@ -249,7 +247,7 @@ class ActiveState:
             return True
         if session is None or self.link not in SHIPPING:
             return False
-        if session.logged is not session.covered and session.is_log_long(limits):
+        if session.is_log_long:
             return True
         allowed = limits.epochs_in_flight if session.is_followed else 1
         waits = self.schedule.engine.stands_still or session.is_followed

@@ -145,6 +145,7 @@ def _session(active: ActiveState, offer: SessionOffer, standby: str, shipped_nex
         detector=FailureDetector(settings.timing.primary_limit_ns, now, patience=COPY_PATIENCE),
         opened_at=now,
         shipped_next=shipped_next,
+        limits=settings.limits,
     )
 
 

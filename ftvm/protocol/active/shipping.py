@@ -11,6 +11,7 @@ from operator import itemgetter
 from ftvm.encode.messages import Ack
 from ftvm.errors import LimitExceeded, must
 from ftvm.events import Committed, CopyProgress, HostFailed
+from ftvm.interfaces import EngineView
 from ftvm.protocol.active import leaving
 from ftvm.protocol.active.active_state import ActiveState
 from ftvm.protocol.active.link import SHIPPING, LinkEvent, LinkState
@@ -22,6 +23,7 @@ from ftvm.protocol.reports import (
     CutTaken,
     Emitted,
     EngineUsed,
+    NothingToCut,
     PagesCopied,
     RoundCollected,
 )
@@ -39,6 +41,7 @@ __all__ = [
     "take_emitted",
     "take_engine_used",
     "take_failure",
+    "take_nothing",
     "take_round",
 ]
 
@@ -130,7 +133,7 @@ def take_cut(active: ActiveState, cut: CutTaken, now: Nanos) -> None:
         if active.unshipped:
             session.ship_log(tuple(active.unshipped))
     active.unshipped.clear()
-    schedule.pause_ns, schedule.dirty_pages = cut.pause_ns, checkpoint.dirty_pages
+    schedule.shipped_at, schedule.pause_ns, schedule.dirty_pages = now, cut.pause_ns, checkpoint.dirty_pages
     session.ship_epoch(checkpoint, outputs, schedule.engine, cut.pause_ns, now)
     if active.link is LinkState.HANDING and active.switchover is not None:
         active.switchover.final = replace(checkpoint, batches=(), page_digests=b"")
@@ -138,6 +141,12 @@ def take_cut(active: ActiveState, cut: CutTaken, now: Nanos) -> None:
         active.move(LinkEvent.CUT)  # rule: first_cut_shipped
         active.plan = None
     active.flush(now)
+
+
+def take_nothing(active: ActiveState, _report: NothingToCut, _now: Nanos) -> None:
+    """The guest has written nothing: the next cut looks again an interval later, so a write waits no longer."""
+    active.schedule.is_cutting = False
+    active.schedule.dirty_pages = 0
 
 
 def take_failure(active: ActiveState, report: CaptureFailed, now: Nanos) -> None:
@@ -221,6 +230,24 @@ def next_cut(active: ActiveState) -> Nanos:
         and active.epoch < active.switchover.warm_epoch
     ):
         return schedule.last_cut_at
-    if session.logged is not session.covered and session.is_log_long(core.settings.limits):
+    if session.is_log_long:
         return schedule.last_cut_at  # the guest stands still until a checkpoint covers some of it
-    return schedule.last_cut_at if schedule.wanted is not None else schedule.next_cut(session, active.outputs)
+    if schedule.wanted is not None:
+        return schedule.last_cut_at
+    held, uncut = active.outputs.held, session.shipped_next
+    oldest_uncut_at = None
+    if held and held[-1].output.number >= uncut:  # numbers follow each other without gaps
+        oldest_uncut_at = held[max(0, uncut - held[0].output.number)].since
+    return schedule.engine.next_cut(
+        EngineView(
+            last_cut_at=schedule.last_cut_at,
+            epochs_in_flight=len(session.in_flight),
+            outputs_waiting=len(held),
+            oldest_output_at=held[0].since if held else None,
+            oldest_uncut_at=oldest_uncut_at,
+            epoch_ns=schedule.epoch_ns,
+            dirty_pages=schedule.dirty_pages,
+            pause_ns=schedule.pause_ns,
+            commit_ns=session.commit_ns,
+        )
+    )
