@@ -92,6 +92,7 @@ from ftvm.interfaces import ReplayableGuest as ReplayableGuest
 from ftvm.interfaces import World as World
 from ftvm.runtime.alone import LoneRecording as LoneRecording
 from ftvm.runtime.alone import record as record
+from ftvm.runtime.capture import WriteTellingGuest as WriteTellingGuest
 from ftvm.runtime.clock import MonotonicClock as MonotonicClock
 from ftvm.runtime.protection import HostHandle as HostHandle
 from ftvm.runtime.protection import HostOptions as HostOptions

@@ -59,6 +59,8 @@ class Capability(Enum):
     """It stops before an output leaves: true Kemari."""
     REPLAY = "replay"
     """It runs to an exact position and takes inputs there: lockstep and hybrid."""
+    TELLS_WRITES = "tells-writes"
+    """It tells while it runs whether it has written: one that has not is not even paused."""
 
 
 class RegionStore(Protocol):
@@ -462,8 +464,7 @@ class EngineView:
 
 
 class Engine(Protocol):
-    """When to cut, and what must be safe before an output leaves. Pure: a frozen value with functions of (view,
-    now)."""
+    """When to cut, and what must be safe before an output leaves. Pure: a frozen value."""
 
     @property
     def name(self) -> str:
@@ -495,6 +496,5 @@ class Engine(Protocol):
         ...
 
     def output_needs(self, *, epoch: int, log_index: int) -> Watermarks:
-        """Return what must be safe before an output leaves that was emitted in `epoch` with `log_index` records
-        logged."""
+        """Return what must be safe before an output leaves, emitted in `epoch` with `log_index` records logged."""
         ...

@@ -9,7 +9,7 @@ back into the guest's tracker: that costs the session, never the guest.
 from array import array
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 from ftvm._native.bitmap import bitmap_indices
 from ftvm._native.digest import DigestTable
@@ -35,7 +35,7 @@ from ftvm.runtime.runner import GuestRunner
 from ftvm.runtime.sink import NumberingSink
 from ftvm.units import PAGE_BYTES, Nanos, pages_to_bytes
 
-__all__ = ["CaptureOrder", "CaptureReport", "Capturer"]
+__all__ = ["CaptureOrder", "CaptureReport", "Capturer", "WriteTellingGuest"]
 
 CaptureOrder = do.StartCopy | do.CollectRound | do.CopyMore | do.Cut
 CaptureReport = RoundCollected | PagesCopied | CutTaken | NothingToCut | CaptureFailed
@@ -46,6 +46,16 @@ _PAGES_PER_COPY_STEP: Final = 4096
 
 _PAGES_PER_SCRUB: Final = 64
 """How many pages are compared with the shadow after each cut: at 40 cuts a second, 10 MiB/s for some 20 us each."""
+
+
+class WriteTellingGuest(Guest, Protocol):
+    """A guest with Capability.TELLS_WRITES."""
+
+    def has_written(self) -> bool:
+        """Tell whether pages were written since the last `collect_dirty`. From any thread, also while it runs; never
+        blocks. What it writes in this very moment may be missed, and is told the next time.
+        """
+        ...
 
 
 class Capturer:
@@ -81,6 +91,7 @@ class Capturer:
         self._scrub: Scrub | None = None
         self._warm_next = 0
         self._has_position = Capability.REPLAY in guest.can
+        self._tells_writes = Capability.TELLS_WRITES in guest.can
         self._page_counts = tuple(region.page_count for region in guest.memory)
 
     def capture(self, order: CaptureOrder) -> CaptureReport:
@@ -88,7 +99,7 @@ class Capturer:
         try:
             match order:
                 case do.Cut():
-                    return self._cut(order)
+                    return NothingToCut() if order.may_skip and self._is_idle() else self._cut(order)
                 case do.StartCopy():
                     staging_bytes = order.staging_bytes
                     return self._collect(lambda: self._start_copy(staging_bytes))
@@ -280,6 +291,12 @@ class Capturer:
             self._put_back(dirty, batches, emitted, before)
             raise
         return CutTaken(emitted=emitted, engine=engine, checkpoint=checkpoint, paused_at=paused_at, pause_ns=pause_ns)
+
+    def _is_idle(self) -> bool:
+        """Whether the guest, which is not paused for it, tells that it has written nothing, and has said nothing."""
+        if not self._tells_writes or self._sink.items or self._uncopied is not None:
+            return False
+        return not cast("WriteTellingGuest", self._guest).has_written()
 
     def _put_back(self, dirty: Bitmap, batches: tuple[PageBatch, ...], emitted: Emitted, engine: Engine | None) -> None:
         """A cut has failed: pause the guest, and make all as if nobody had asked."""

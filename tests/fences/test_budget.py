@@ -23,7 +23,7 @@ from ..walk.turns import calls_of_a_request
 ROOT: Final = Path(ftvm.__file__).parent
 
 LINES: Final = {
-    "": 717,
+    "": 718,
     "_native": 258,
     "arbiters": 750,
     "capture": 570,
@@ -36,10 +36,10 @@ LINES: Final = {
     "guests/vmm": 800,
     "history": 3000,
     "lab": 3420,
-    "protocol": 3518,
-    "runtime": 2734,
+    "protocol": 3549,
+    "runtime": 2752,
     "service": 1790,
-    "sim": 2309,
+    "sim": 2316,
     "store": 1500,
     "testing": 2438,
     "transport": 1270,
@@ -62,7 +62,7 @@ LONG_FUNCTIONS: Final[dict[str, int]] = {}
 CHECKPOINT_FILES: Final = {"remus": 34, "kemari": 34}
 """Distinct files that one checkpoint crosses, both hosts together. The design's target is 25."""
 
-OUTPUT_CALLS: Final = {"kemari": 162, "hybrid": 114}
+OUTPUT_CALLS: Final = {"kemari": 158, "hybrid": 108}
 """Calls of ftvm's functions on the primary from the emission of an output until it has left. The target is 60."""
 
 GUEST_CALLS: Final = 6

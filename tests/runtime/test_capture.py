@@ -15,6 +15,7 @@ from ftvm.encode.apply import CommittedMemory
 from ftvm.engines.kemari import Kemari
 from ftvm.engines.lockstep import Lockstep
 from ftvm.engines.remus import Remus
+from ftvm.interfaces import Capability
 from ftvm.protocol.effects import Cut, StartCopy
 from ftvm.protocol.reports import CaptureFailed, CutTaken, NothingToCut, RoundCollected
 from ftvm.runtime.capture import Capturer, CaptureReport
@@ -30,8 +31,8 @@ ORDER = Cut(1, 0, Remus(), False)
 class Primary:
     """A guest that has run some steps, and who captures it. It goes on by `on_go_on` as soon as a capture lets it."""
 
-    def __init__(self, policy: CapturePolicy | None = None) -> None:
-        self.guest = SimGuest(page_count=24, pages_per_step=2, output_every=2, boots=True)
+    def __init__(self, policy: CapturePolicy | None = None, kind: type[SimGuest] = SimGuest) -> None:
+        self.guest: Any = kind(page_count=24, pages_per_step=2, output_every=2, boots=True)
         self.on_go_on: Callable[[], None] = lambda: None
         self.sink = NumberingSink(lambda: None, ManualClock())
         self.sink.open(1, 1, is_logging=False)
@@ -91,6 +92,46 @@ def test_a_cut_that_nothing_waits_for_is_skipped_if_nothing_was_written() -> Non
 
     assert report == NothingToCut()
     assert went_on[-1]
+
+
+class TellingGuest(SimGuest):
+    """It tells whether it has written, and counts its pauses."""
+
+    pauses = 0
+
+    @property
+    def can(self) -> frozenset[Capability]:
+        return super().can | {Capability.TELLS_WRITES}
+
+    def pause(self) -> None:
+        self.pauses += 1
+        super().pause()
+
+    def has_written(self) -> bool:
+        return any(self._dirty)
+
+
+def test_a_guest_that_tells_that_it_has_written_nothing_is_not_even_paused() -> None:
+    primary = Primary(kind=TellingGuest)
+    primary.cut()
+    paused = primary.guest.pauses
+
+    report = primary.report(QUIET)
+
+    assert report == NothingToCut()
+    assert primary.guest.pauses == paused
+
+
+@pytest.mark.parametrize("may_skip", [False, True])
+def test_a_guest_that_tells_that_it_has_written_or_that_something_waits_for_is_cut(may_skip: bool) -> None:
+    primary = Primary(kind=TellingGuest)
+    primary.cut()
+    if may_skip:
+        primary.run()
+
+    report = primary.report(replace(QUIET, may_skip=may_skip))
+
+    assert isinstance(report, CutTaken)
 
 
 def test_a_page_written_after_a_skipped_cut_is_in_the_next() -> None:

@@ -94,7 +94,7 @@ class RiscvGuest:
     @property
     def can(self) -> frozenset[Capability]:
         """What it can do beyond the least."""
-        return frozenset({Capability.EXACT_OUTPUT_STOP, Capability.REPLAY})
+        return frozenset({Capability.EXACT_OUTPUT_STOP, Capability.REPLAY, Capability.TELLS_WRITES})
 
     @property
     def position(self) -> GuestPosition:
@@ -187,6 +187,10 @@ class RiscvGuest:
         return Bitmap(
             tuple(memory.page_count for memory in memories), tuple(memory.take_dirty() for memory in memories)
         )
+
+    def has_written(self) -> bool:
+        """Tell whether a page was written since the last `collect_dirty`; also while the machine runs."""
+        return any(memory.is_dirty() for memory in self._memories())
 
     def restore_dirty(self, bitmap: Bitmap) -> None:
         """Put back what a failed capture had collected."""

@@ -129,6 +129,7 @@ class FlaggedMemory:
         self.pages = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.buffer = memoryview(self.pages)
         self.flags = bytearray(self.page_count)
+        self._clean = bytes(self.page_count)
 
     def write(self, offset: int, content: bytes | memoryview) -> None:
         """Write from outside, marking the pages; decoded code is the caller's business."""
@@ -137,6 +138,10 @@ class FlaggedMemory:
         self.buffer[offset : offset + len(content)] = content
         first, last = offset // PAGE_BYTES, (offset + len(content) - 1) // PAGE_BYTES
         self.flags[first : last + 1] = b"\1" * (last + 1 - first)
+
+    def is_dirty(self) -> bool:
+        """Tell whether a page was written since the last `take_dirty`; also while the machine runs."""
+        return self.flags != self._clean
 
     def take_dirty(self) -> bytearray:
         """Return the set of pages written since the last call, as Bitmap words, and clear it."""

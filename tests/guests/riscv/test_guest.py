@@ -131,7 +131,7 @@ def test_it_is_a_guest(stable: Stable) -> None:
 
     as_guest: Guest = guest
 
-    assert as_guest.can == frozenset({Capability.EXACT_OUTPUT_STOP, Capability.REPLAY})
+    assert as_guest.can == frozenset({Capability.EXACT_OUTPUT_STOP, Capability.REPLAY, Capability.TELLS_WRITES})
     assert [region.name for region in as_guest.memory] == ["ram"]
     assert len(as_guest.memory[0].buffer) == MEMORY == as_guest.geometry.page_count * 4096
 
@@ -153,6 +153,22 @@ def test_it_is_born_paused_and_a_standby_is_born_blank(stable: Stable) -> None:
     assert not any(standby.memory[0].buffer)
     assert standby.collect_dirty().count() == 0
     assert active.collect_dirty().count() > 0
+
+
+def test_it_tells_whether_it_has_written_also_while_it_runs(stable: Stable) -> None:
+    guest, sink = stable.shipped("kv")
+    told = [guest.has_written()]
+    guest.collect_dirty()
+    told.append(guest.has_written())
+
+    guest.resume()
+    sink.wait_for(1)
+    told.append(guest.has_written())
+    guest.pause()
+
+    assert told == [True, False, True]
+    assert guest.collect_dirty().count() > 0
+    assert not guest.has_written()
 
 
 def test_pause_returns_when_nothing_can_happen_any_more(stable: Stable) -> None:
