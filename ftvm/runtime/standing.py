@@ -117,7 +117,8 @@ class Standings:
         if active.link is LinkState.VACATING or view.stop is not None:
             return State.STANDING_STILL, f"this host is stopping{behind}"
         if active.link in _LOST:
-            wait = f"{len(active.held)} outputs wait until the arbiter drops it{behind}"
+            held = f" ({len(active.held)} of them)" if active.held else ""
+            wait = f"its outputs wait until the arbiter drops it{held}{behind}"
             return State.STANDING_STILL, f"{self._reasons.lost}; {wait}"
         if active.link in NAMED:
             return (State.PROTECTED, "") if trouble is None else (State.NO_TAKEOVER, trouble)
