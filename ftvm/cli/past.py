@@ -256,10 +256,12 @@ def snapshot(store: Path, name: str, epoch: int | None, key: Path | None, stream
 @_STORE
 @click.argument("name")
 @_KEY
-def drop(store: Path, name: str, key: Path | None) -> None:
+@_JSON
+def drop(store: Path, name: str, key: Path | None, is_json: bool) -> None:
     """Let go of the snapshot NAME of STORE: what it kept goes when the history is next thinned."""
     with History.open(store, key=key) as past:
         past.drop(name)
+    _print(is_json, {"dropped": name}, lambda: iter(()))
 
 
 @click.command(short_help="Thin it now, and give room back.")
@@ -282,12 +284,13 @@ def gc(store: Path, key: Path | None, rule: str, is_json: bool) -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 @_KEY
 @_STREAM
-def export(store: Path, epoch: int, folder: Path, key: Path | None, stream: int | None) -> None:
+@_JSON
+def export(store: Path, epoch: int, folder: Path, key: Path | None, stream: int | None, is_json: bool) -> None:
     """Write memory, device state and a description of EPOCH into FOLDER, which is made. All that was in memory is in
     it."""
     with History.open(store, key=key) as past, _progress("restoring") as progress:
-        for path in past.export(epoch, folder, stream=stream, progress=progress):
-            click.echo(path)
+        paths = [str(path) for path in past.export(epoch, folder, stream=stream, progress=progress)]
+    _print(is_json, {"files": paths}, lambda: iter(paths))
 
 
 @click.command(short_help="Write a stretch for the time machine.")
@@ -297,7 +300,10 @@ def export(store: Path, epoch: int, folder: Path, key: Path | None, stream: int 
 @click.argument("file", type=click.Path(path_type=Path))
 @_KEY
 @_STREAM
-def extract(store: Path, first: int, last: int, file: Path, key: Path | None, stream: int | None) -> None:
+@_JSON
+def extract(
+    store: Path, first: int, last: int, file: Path, key: Path | None, stream: int | None, is_json: bool
+) -> None:
     """Write what the built-in machine did between epochs FIRST and LAST to FILE, for `ftvm history debug` and `cover`.
 
     That needs the log of its inputs, which is kept of a guest that was recorded alone or under hybrid.
@@ -305,7 +311,9 @@ def extract(store: Path, first: int, last: int, file: Path, key: Path | None, st
     with History.open(store, key=key) as past, _progress("restoring") as progress:
         recording = past.extract(first, last, stream=stream, progress=progress)
     write_recording(file, recording)
-    click.echo(f"wrote {file}: {len(recording.inputs)} inputs, up to instruction {recording.end.retired}")
+    inputs, end = len(recording.inputs), recording.end.retired
+    told = {"file": str(file), "inputs": inputs, "end": end}
+    _print(is_json, told, lambda: iter([f"wrote {file}: {inputs} inputs, up to instruction {end}"]))
 
 
 @click.command(short_help="Take over what the other host recorded.")
@@ -379,10 +387,11 @@ def run(
 
 @click.command(short_help="Make the key of a history.")
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
-def keygen(file: Path) -> None:
+@_JSON
+def keygen(file: Path, is_json: bool) -> None:
     """Write a new key to FILE, readable by its owner only. What is encrypted with it cannot be read without it."""
     make_key(file)
-    click.echo(f"wrote {file}: keep a copy where the history is not")
+    _print(is_json, {"file": str(file)}, lambda: iter([f"wrote {file}: keep a copy where the history is not"]))
 
 
 PAST_COMMANDS: Final = (list_command, show, diff, heat, verify, snapshot, drop, gc, export, extract, pull, run, keygen)

@@ -122,4 +122,4 @@ _SENTENCES: Final[dict[type[Event], Callable[[Any], str]]] = {
 
 def describe(event: Event) -> str:
     """Return one line about an event, with nodes' names in the place of replica ids."""
-    return for_people(_SENTENCES[type(event)](event))
+    return for_people(str(_SENTENCES[type(event)](event)))

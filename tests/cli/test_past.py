@@ -219,3 +219,16 @@ def test_check_looks_at_the_history(ftvm: Run, recorded: Path, tmp_path: Path) -
     assert "a key of a history needs the history" in told('history-key = "key"')
     assert "not a number with one of" in told(f'history = "{recorded}"', 'history-keep = "all=ever"')
     assert not (tmp_path / "new").exists()
+
+
+def test_what_is_written_or_dropped_is_told_as_json_too(ftvm: Run, recorded: Path, tmp_path: Path) -> None:
+    with History.open(recorded) as past:
+        past.snapshot("told", 100)
+
+    dropped = json.loads(ftvm("history", "drop", recorded, "told", "--json").out)
+    exported = json.loads(ftvm("history", "export", recorded, 110, tmp_path / "out", "--json").out)
+    key = json.loads(ftvm("history", "keygen", tmp_path / "key", "--json").out)
+
+    assert dropped == {"dropped": "told"}
+    assert sorted(exported["files"]) == sorted(str(path) for path in (tmp_path / "out").iterdir())
+    assert key == {"file": str(tmp_path / "key")}
