@@ -1,5 +1,6 @@
 """`ftvm history debug` and `ftvm history cover`: gdb on a recorded past, and the picture of what ran."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import as_file, files
@@ -110,12 +111,14 @@ def _say(past: TimeMachine, target: str, program: Path | None) -> None:
 @click.option("--sources", metavar="DIR", multiple=True, type=_FILE,
               help="Where the sources are; may be repeated.  [default: beside the program, and here]")  # fmt: skip
 @click.option("-o", "--output", metavar="FILE", type=_FILE, required=True, help="FILE.html, FILE.svg or FILE.lcov.")
+@click.option("--json", "is_json", is_flag=True, help="Print the counts of each source line as one JSON object.")
 def cover_command(
     program: Path,
     first: int | None,
     last: int | None,
     sources: Sequence[Path],
     output: Path,
+    is_json: bool,
     **past_of: Unpack[_PastOf],
 ) -> None:
     """Execute PAST once more from one instruction to another, and write what ran.
@@ -128,6 +131,10 @@ def cover_command(
     with _opened(**past_of) as kept, TimeMachine(kept, program=program) as past:
         coverage = cover(past, past.start if first is None else first, past.end if last is None else last)
     save_picture(coverage, output, sources=sources or (program.parent, Path.cwd()))
+    if is_json:
+        whole = {"file": str(output), "instructions": coverage.instructions, "lines": coverage.lines}
+        click.echo(json.dumps(whole))
+        return
     ran = sum(1 for lines in coverage.lines.values() for count in lines.values() if count)
     click.echo(
         f"{coverage.instructions} instructions counted, {ran} of {sum(map(len, coverage.lines.values()))} lines ran; "

@@ -100,7 +100,6 @@ def test_every_command_that_prints_takes_json() -> None:
     assert set(without) == {
         "ftvm console",  # a terminal at both ends
         "ftvm history debug",  # serves gdb
-        "ftvm history cover",  # writes a picture
     }
 
 

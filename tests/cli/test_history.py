@@ -1,5 +1,6 @@
 """`ftvm machine run --record`, `ftvm history debug` and `ftvm history cover`, as a person uses them."""
 
+import json
 import re
 import shutil
 import signal
@@ -59,6 +60,13 @@ def test_cover_writes_a_picture_and_says_what_ran(program: Path, recording: Path
 
     assert re.search(r"\d+ instructions counted, \d+ of \d+ lines ran", done.stdout)
     assert (tmp_path / "p.html").stat().st_size > 10_000
+
+
+def test_cover_gives_the_counts_of_lines_as_json(program: Path, recording: Path, tmp_path: Path) -> None:
+    done = ftvm("history", "cover", recording, "--elf", program, "-o", tmp_path / "p.lcov", "--json")
+
+    counts = json.loads(done.stdout)["lines"]
+    assert any(count > 0 for lines in counts.values() for count in lines.values())
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,7 @@ def test_what_cannot_be_is_named(
 
 def test_a_key_is_made_and_needed(ftvm: Run, tmp_path: Path) -> None:
     assert "keep a copy" in ftvm("history", "keygen", tmp_path / "key").out
+    assert ftvm("history", "keygen", tmp_path / "another", "--json").out == f'{{"file": "{tmp_path / "another"}"}}\n'
     History.open(tmp_path / "past", create=True, key=tmp_path / "key").close()
 
     assert "give its key" in ftvm("history", "list", tmp_path / "past").err
