@@ -95,7 +95,12 @@ class _Monitors:
                 connect_seconds=self._wanted.connect_seconds,
             )
         except GuestError as wrong:
-            raise ContractBroken(_TAKEN_IN, str(wrong)) from wrong
+            raise ContractBroken(_TAKEN_IN, f"{wrong}{self._tell_end()}") from wrong
+
+    def _tell_end(self) -> str:
+        """Say how the newest monitor ended, if it did: why none came, or why it was refused."""
+        status = self._started[-1].poll() if self._started else None
+        return "" if status is None else f"; the command had ended with status {status}"
 
     def close(self) -> None:
         """End all."""

@@ -78,6 +78,11 @@ def test_a_monitor_that_never_comes_is_named(wanted: MonitorCheck) -> None:
         check_monitor(replace(wanted, command=["true"], connect_seconds=0.2))
 
 
+def test_a_monitor_that_ended_before_it_came_is_told_with_its_exit_status(wanted: MonitorCheck) -> None:
+    with pytest.raises(ContractBroken, match=r"no monitor connected to .*; the command had ended with status 3"):
+        check_monitor(replace(wanted, command=["sh", "-c", "exit 3"], connect_seconds=2))
+
+
 def test_a_command_that_is_not_there_is_wrong_usage(wanted: MonitorCheck) -> None:
     with pytest.raises(ConfigError, match="nowhere/monitor: no such program"):
         check_monitor(replace(wanted, command=["nowhere/monitor"]))
