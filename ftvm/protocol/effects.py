@@ -89,8 +89,7 @@ class CopyMore:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Pause the guest, capture the epoch, resume under `engine`: reports `on_engine_used`, then `on_cut`; or
-    `on_capture_failed`, before or after it."""
+    """Pause the guest, capture the epoch, resume under `engine`: reports CutTaken, NothingToCut or CaptureFailed."""
 
     epoch: int
     base: int

@@ -340,8 +340,8 @@ class Replica:
         outputs = OutputBuffer(released=committed.output_next - 1 - len(kept))
         self._core.released = max(self._core.released, outputs.released)
         settings = self._core.settings
-        if event is RoleEvent.STARTED and self._core.arbiter.known.generation == 1:
-            self._core.created_at = now
+        is_first = event is RoleEvent.STARTED and self._core.arbiter.known.generation == 1
+        self._core.created_at = now if is_first else None
         engine = settings.engine if committed.epoch is None else settings.engines[committed.engine]
         state = ActiveState(self._core, outputs, committed.epoch or 0, now, CheckpointSchedule(engine, now))
         if event is RoleEvent.SWITCHED_HERE and isinstance(self._role_state, StandbyState):

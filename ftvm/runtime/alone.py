@@ -164,6 +164,8 @@ class LoneRecording:
     def _commit(self, batches: tuple[PageBatch, ...], *, is_first: bool) -> None:
         """Show the paused guest to the recorder, with copies of the batches: their buffers are used again."""
         emitted = self._sink.drain()
+        outputs = tuple(output for output, _ in emitted.outputs)
+        self._let_out(outputs)  # before anything that may fail: they are in no later epoch
         where = cast("ReplayableGuest", self._guest).position if Capability.REPLAY in self._guest.can else None
         self._epoch += 1
         checkpoint = Checkpoint(
@@ -172,7 +174,7 @@ class LoneRecording:
             engine=_ENGINE,
             batches=tuple(map(_copied, batches)),
             devices=self._guest.save_devices(),
-            outputs=tuple(output for output, _ in emitted.outputs),
+            outputs=outputs,
             output_next=self._sink.output_next,
             log_index=self._sink.log_index,
             memory_digest=self._shadow.memory_digest,
@@ -180,7 +182,6 @@ class LoneRecording:
             position=where,
         )
         self._recorder.committed([Commit(checkpoint=checkpoint, log=tuple(emitted.log), is_first=is_first)])
-        self._let_out(checkpoint.outputs)
 
     def _tell_gap(self, reason: str) -> None:
         self._on_event(HistoryGap(at=self._clock.now(), guest_id=self._guest_id, reason=reason))

@@ -18,7 +18,8 @@ from ftvm.protocol.replica import HELLO_NS, NEW_NS, Replica
 from ftvm.protocol.stop import StopKind
 from ftvm.units import Nanos
 
-from .harness import GEOMETRY, MS, ORIGIN, FakeMemory, ids, make_settings
+from .harness import GEOMETRY, MS, ORIGIN, FakeMemory, Pair, ids, make_settings
+from .situations import take_over
 
 HERE, THERE = "a" * 32, "b" * 32
 PEER = "tcp://other:1"
@@ -223,6 +224,16 @@ def test_a_host_that_was_started_on_a_record_that_was_there_goes_on() -> None:
 
     assert len(bench.told()) == 1
     assert bench.failures() == []
+
+
+def test_a_host_that_takes_a_guest_over_does_not_count_as_who_has_just_made_the_record() -> None:
+    """It would stop, and vacate the record of a guest that others have: it made one a few seconds ago, and lost it."""
+    pair = Pair().protected()
+    pair.b.core.created_at = pair.now
+
+    take_over(pair)
+
+    assert pair.b.core.created_at is None
 
 
 def test_a_host_with_a_standby_goes_on_whatever_a_third_one_says() -> None:

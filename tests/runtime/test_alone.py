@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 
 from ftvm.checkpoint import Output
-from ftvm.errors import ConfigError
+from ftvm.errors import ConfigError, GuestError
 from ftvm.events import Event, GuestFinished, HostServiceFailed
 from ftvm.guests.kvm import KvmGuest
 from ftvm.guests.kvm.machine import check_device
@@ -109,6 +109,20 @@ def test_a_guest_whose_recording_fails_runs_on(tmp_path: Path) -> None:
         wait_until(lambda: len(heard) > count + 5)
 
     assert any(isinstance(event, HostServiceFailed) and "disk is full" in event.error for event in events)
+
+
+def test_what_was_said_before_a_cut_that_fails_is_let_out_all_the_same(tmp_path: Path) -> None:
+    heard: list[Output] = []
+    guest = riscv_guest(tmp_path, boots=True)
+
+    with record(guest, History.open(tmp_path / "past", create=True), world=CallbackWorld(heard.append)) as recording:
+        wait_until(lambda: heard)
+        with mock.patch.object(RiscvGuest, "save_devices", side_effect=GuestError("no devices")):
+            wait_until(lambda: recording.failure)
+        count = len(heard)
+        wait_until(lambda: len(heard) > count + 5)
+
+    assert [output.number for output in heard] == list(range(1, len(heard) + 1))
 
 
 def test_a_guest_that_comes_to_its_end_says_so_and_all_of_it_is_kept(tmp_path: Path) -> None:
