@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Final
 
 from ftvm._native.memory import NativeMemory
-from ftvm.checkpoint import Checkpoint, Commit
+from ftvm.checkpoint import Commit
 from ftvm.errors import BrokenError, FtvmError, HistoryError
 from ftvm.history.basing import PortionReader
 from ftvm.history.pipeline import Break, Pipeline, Queued
@@ -87,7 +87,7 @@ class HistoryRecorder:
         self._calls += 1
         if self._failure is not None or self._is_over.is_set():
             return
-        size = sum(_size_of(commit.checkpoint) for commit in commits)
+        size = sum(map(_size_of, commits))
         if self._put_bytes - self._took_bytes + size > self._queue_bytes:
             if not self._is_losing:
                 self._queue.append(_TOO_SLOW)
@@ -173,11 +173,13 @@ class HistoryRecorder:
         queued = [self._queue.popleft() for _ in range(len(self._queue))]
         waiting = self._put_bytes - self._took_bytes
         self._pipeline.take(queued, at_once=_TOGETHER if 4 * waiting > self._queue_bytes else 1)
-        self._took_bytes += sum(_size_of(each.commit.checkpoint) for each in queued if isinstance(each, Queued))
+        self._took_bytes += sum(_size_of(each.commit) for each in queued if isinstance(each, Queued))
         self._pipeline.turn()
 
 
-def _size_of(checkpoint: Checkpoint) -> int:
-    """Return what a checkpoint takes while it is queued."""
+def _size_of(commit: Commit) -> int:
+    """Return what a commit takes while it is queued."""
+    checkpoint = commit.checkpoint
     pages = sum(batch.size_bytes for batch in checkpoint.batches)
-    return pages + len(checkpoint.devices) + sum(len(output.payload) for output in checkpoint.outputs)
+    said = sum(len(output.payload) for output in checkpoint.outputs)
+    return pages + len(checkpoint.devices) + said + sum(len(record.payload) for record in commit.log)

@@ -17,7 +17,7 @@ from ftvm.capture.ring import BatchBuffers
 from ftvm.capture.shadow import Shadow
 from ftvm.checkpoint import END_CHANNEL, Checkpoint, Commit, Output, PageBatch
 from ftvm.config import Limits
-from ftvm.errors import ConfigError, FtvmError, InternalError
+from ftvm.errors import ConfigError, FtvmError, HistoryError, InternalError
 from ftvm.events import Event, GuestFinished, HistoryGap, HostFailed, HostServiceFailed
 from ftvm.history.history import History
 from ftvm.interfaces import Capability, Guest, ReplayableGuest, World
@@ -116,6 +116,8 @@ class LoneRecording:
                 self._recorder.step(self._clock.now())
         except FtvmError as wrong:
             self._give_up(wrong)
+        except (MemoryError, OSError) as wrong:
+            self._give_up(HistoryError(f"an epoch could not be captured: {type(wrong).__name__}: {wrong}"))
         if self.failure is not None:  # else what was said since the cut is the next epoch's
             self._let_out(output for output, _ in self._sink.drain().outputs)
         if why is None:

@@ -2,11 +2,13 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
 import pytest
 
+from ftvm.checkpoint import GuestPosition, LogKind, LogRecord
 from ftvm.errors import HistoryError
 from ftvm.history.recorder import HistoryRecorder
 from ftvm.store.retention import Keep
@@ -95,6 +97,17 @@ def test_a_commit_costs_nothing_while_the_recorders_thread_stands_still(tmp_path
     bench.recorder.close()
     assert bench.gaps == ["the disk could not keep up: epochs were left out"]
     assert restorable(bench.folder, bench.guest)[-1] == bench.guest.epoch
+
+
+def test_what_a_commit_carries_of_the_log_counts_as_well(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "past", queue_bytes=40_000)
+    record = LogRecord(index=1, kind=LogKind.INPUT, position=GuestPosition(0, 0), channel="n", payload=bytes(10_000))
+
+    for _ in range(100):
+        bench.recorder.committed([replace(bench.guest.commit(), log=(record,))])
+
+    assert sum(1 for _ in bench.recorder._queue) <= 5
+    bench.recorder.close()
 
 
 def test_a_full_disk_ends_recording_and_is_told_once(bench: Bench) -> None:

@@ -19,6 +19,7 @@ from ftvm.guests.riscv.guest import RiscvGuest
 from ftvm.guests.riscv.programs import read_program
 from ftvm.history.history import History
 from ftvm.interfaces import Guest
+from ftvm.runtime import alone
 from ftvm.runtime.alone import record
 from ftvm.runtime.world import CallbackWorld
 
@@ -109,6 +110,23 @@ def test_a_guest_whose_recording_fails_runs_on(tmp_path: Path) -> None:
         wait_until(lambda: len(heard) > count + 5)
 
     assert any(isinstance(event, HostServiceFailed) and "disk is full" in event.error for event in events)
+
+
+def test_a_guest_runs_on_that_could_not_be_recorded_for_want_of_memory(tmp_path: Path) -> None:
+    heard: list[Output] = []
+    events: list[Event] = []
+    guest = riscv_guest(tmp_path, boots=True)
+    history, world = History.open(tmp_path / "past", create=True), CallbackWorld(heard.append)
+
+    with record(guest, history, world=world, on_event=events.append) as recording:
+        with mock.patch.object(alone, "capture_fused", side_effect=MemoryError):
+            wait_until(lambda: recording.failure)
+        count = len(heard)
+        wait_until(lambda: len(heard) > count + 5)
+
+    assert [event.error for event in events if isinstance(event, HostServiceFailed)] == [
+        "an epoch could not be captured: MemoryError: "
+    ]
 
 
 def test_what_was_said_before_a_cut_that_fails_is_let_out_all_the_same(tmp_path: Path) -> None:
