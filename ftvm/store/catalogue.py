@@ -7,6 +7,7 @@ Another process may read while one writes. Pins are written by whoever takes a s
 in the same transaction, so that a snapshot that was answered is never undone.
 """
 
+import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -41,6 +42,7 @@ CREATE TABLE bases (
 CREATE TABLE pins (
     name TEXT PRIMARY KEY, stream INTEGER NOT NULL, epoch INTEGER NOT NULL, time_ns INTEGER NOT NULL) WITHOUT ROWID;
 """
+_SEGMENT_NAME: Final = re.compile(r"[0-9]{1,20}\.seg")
 _ROW: Final = "id, level, base, epoch, time_ns, segment, offset, length"
 
 
@@ -104,19 +106,19 @@ class Catalogue:
     def __init__(self, path: Path, *, meta: dict[str, str] | None = None) -> None:
         """Open it, or create it with `meta`. Raises HistoryError, and ConfigError if it is of another version."""
         self.path = path
-        self._is_new = meta is not None and not path.exists()
         if meta is None and not path.exists():
             raise ConfigError(f"{path.parent} holds no history: {path.name} is missing")
         with self._told():
             self._db = sqlite3.connect(
                 path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=64
             )
-            if self._is_new:
+            is_new = meta is not None and not self._all("SELECT 1 FROM sqlite_master LIMIT 1")
+            if is_new:  # also where a crash cut its making off
                 path.chmod(0o600)
                 self._db.execute("PRAGMA page_size = 1024")  # before the journal mode, or it stays as it was
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
-            if self._is_new and meta is not None:
+            if is_new and meta is not None:
                 with self.transaction():
                     for statement in filter(None, map(str.strip, _TABLES.split(";"))):
                         self._db.execute(statement)
@@ -214,14 +216,14 @@ class Catalogue:
     def segments(self) -> list[SegmentRow]:
         """Return all segments."""
         rows = self._all("SELECT id, stream, level, name, synced FROM segments ORDER BY id")
-        return [SegmentRow(id=i, stream=s, level=EntryLevel(lv), name=n, synced=m) for i, s, lv, n, m in rows]
+        return [self._segment(row) for row in rows]
 
     def segment_name(self, segment: int) -> str:
         """Return its file's name. Raises HistoryError if it is gone."""
         rows = self._all("SELECT name FROM segments WHERE id = ?", segment)
         if not rows:
             raise HistoryError("a segment that was asked for has been dropped meanwhile")
-        return str(rows[0][0])
+        return self._checked_name(rows[0][0])
 
     def empty_segments(self) -> list[SegmentRow]:
         """Return the segments that no entry names."""
@@ -229,7 +231,19 @@ class Catalogue:
             "SELECT id, stream, level, name, synced FROM segments "
             "WHERE id NOT IN (SELECT DISTINCT segment FROM entries)"  # some ms: an index would double what is written
         )
-        return [SegmentRow(id=i, stream=s, level=EntryLevel(lv), name=n, synced=m) for i, s, lv, n, m in rows]
+        return [self._segment(row) for row in rows]
+
+    def _segment(self, row: tuple[Any, ...]) -> SegmentRow:
+        number, stream, level, name, synced = row
+        return SegmentRow(
+            id=number, stream=stream, level=EntryLevel(level), name=self._checked_name(name), synced=synced
+        )
+
+    def _checked_name(self, name: object) -> str:
+        """Return a file's name: it is cut and removed by it, so it must lie in the history's folder."""
+        if not isinstance(name, str) or not _SEGMENT_NAME.fullmatch(name):
+            raise HistoryError(f"the catalogue {self.path} names {name!r:.80} as a segment, which it cannot be")
+        return name
 
     def drop_segment(self, segment: int) -> None:
         """Forget a segment, whose file goes."""

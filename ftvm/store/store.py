@@ -35,6 +35,7 @@ _SEGMENTS: Final = "segments"
 _LOCK: Final = "lock"
 CRASHED: Final = "recording was not ended in order"
 _READERS_MAX: Final = 16
+_LOCK_TRIES: Final = 10_000
 _SEGMENT_BYTES: Final = 16 << 20
 _SEGMENT_SPANS: Final = {
     EntryLevel.BASE: 1 << 62,
@@ -128,12 +129,22 @@ class Store:
 
     def _take_lock(self) -> None:
         self._lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        for _ in range(_LOCK_TRIES):
+            if self._has_lock(fcntl.LOCK_EX):
+                return
+            if not self._has_lock(fcntl.LOCK_SH):
+                break
+            os.sched_yield()  # nobody writes: somebody asks `is_recorded`, and lets go in a moment
+        os.close(self._lock)
+        self._lock = -1
+        raise ConfigError(f"another process writes the history {self.folder}: wait for it, or stop it")
+
+    def _has_lock(self, kind: int) -> bool:
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as held:
-            os.close(self._lock)
-            self._lock = -1
-            raise ConfigError(f"another process writes the history {self.folder}: wait for it, or stop it") from held
+            fcntl.flock(self._lock, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     @property
     def is_recorded(self) -> bool:

@@ -1,3 +1,4 @@
+import os
 import sys
 from pathlib import Path
 from unittest import mock
@@ -61,3 +62,11 @@ def test_without_the_package_it_says_what_to_install() -> None:
         pytest.raises(ConfigError, match=r"ftvm\[history\]"),
     ):
         AesSealer(bytes(32))
+
+
+def test_a_key_is_on_the_device_before_it_is_used(tmp_path: Path) -> None:
+    synced: list[int] = []
+    with mock.patch("os.fsync", side_effect=lambda descriptor: synced.append(os.fstat(descriptor).st_ino)):
+        make_key(tmp_path / "key")
+
+    assert synced == [(tmp_path / "key").stat().st_ino, tmp_path.stat().st_ino]

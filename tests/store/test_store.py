@@ -1,3 +1,5 @@
+import fcntl
+import os
 import shutil
 import sqlite3
 from dataclasses import replace
@@ -275,3 +277,38 @@ def test_the_finest_entries_between_two_epochs_are_found(tmp_path: Path) -> None
         assert [row.epoch for row in rows] == list(range(first + 1, guest.epoch + 1))
         with pytest.raises(HistoryError, match="no entries lead"):
             store.fine_chain(stream, first, guest.epoch + 1)
+
+
+def test_a_catalogue_that_names_a_file_elsewhere_is_refused_and_that_file_stays(tmp_path: Path) -> None:
+    guest = SmallGuest()
+    with new_store(tmp_path / "past") as store:
+        record(store, begin(store, guest), guest, 5)
+    precious = tmp_path / "precious"
+    precious.write_bytes(bytes(1_000))
+    with sqlite3.connect(tmp_path / "past" / "catalogue.db") as changed:
+        changed.execute("UPDATE segments SET name = ?, synced = 10 WHERE id = 1", (str(precious),))
+    changed.close()
+
+    with pytest.raises(HistoryError, match="as a segment, which it cannot be"):
+        Store(tmp_path / "past", writes=True)
+
+    assert precious.stat().st_size == 1_000
+
+
+def test_a_store_whose_making_was_cut_off_is_made_again(tmp_path: Path) -> None:
+    (tmp_path / "past" / "segments").mkdir(parents=True)
+    (tmp_path / "past" / "catalogue.db").touch()
+
+    with new_store(tmp_path / "past") as store:
+        assert store.owner == OWNER
+
+
+def test_who_asks_whether_a_history_is_recorded_does_not_keep_the_recorder_out(tmp_path: Path) -> None:
+    new_store(tmp_path / "past").close()
+    asking = os.open(tmp_path / "past" / "lock", os.O_RDONLY)
+    fcntl.flock(asking, fcntl.LOCK_SH)
+
+    with mock.patch("os.sched_yield", side_effect=lambda: fcntl.flock(asking, fcntl.LOCK_UN)):
+        Store(tmp_path / "past", writes=True).close()
+
+    os.close(asking)
