@@ -28,6 +28,9 @@ from ftvm.units import Nanos
 __all__ = ["QUEUE_BYTES", "HistoryRecorder"]
 
 QUEUE_BYTES: Final = 64 << 20
+_COMMIT_BYTES: Final = 1024
+_RECORD_BYTES: Final = 256
+"""What a commit and a record of its log take at least: the queue is bounded also where they carry nothing."""
 _TURN_SECONDS: Final = 0.1
 _NICE: Final = 10
 _END_SECONDS: Final = 10.0
@@ -178,8 +181,9 @@ class HistoryRecorder:
 
 
 def _size_of(commit: Commit) -> int:
-    """Return what a commit takes while it is queued."""
+    """Return what a commit takes while it is queued, about."""
     checkpoint = commit.checkpoint
     pages = sum(batch.size_bytes for batch in checkpoint.batches)
-    said = sum(len(output.payload) for output in checkpoint.outputs)
-    return pages + len(checkpoint.devices) + said + sum(len(record.payload) for record in commit.log)
+    outputs = sum(len(output.payload) for output in checkpoint.outputs)
+    log = sum(_RECORD_BYTES + len(record.payload) for record in commit.log)
+    return _COMMIT_BYTES + pages + len(checkpoint.devices) + outputs + log

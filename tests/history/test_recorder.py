@@ -10,7 +10,7 @@ import pytest
 
 from ftvm.checkpoint import GuestPosition, LogKind, LogRecord
 from ftvm.errors import HistoryError
-from ftvm.history.recorder import HistoryRecorder
+from ftvm.history.recorder import _TOO_SLOW, HistoryRecorder
 from ftvm.store.retention import Keep
 from ftvm.store.store import Store
 from ftvm.units import Nanos
@@ -178,3 +178,21 @@ def test_a_recorder_that_never_began_gives_its_store_back(tmp_path: Path) -> Non
     bench.recorder.close()
 
     Store(tmp_path / "past", writes=True).close()
+
+
+def test_what_is_queued_is_bounded_also_where_commits_carry_nothing_or_inputs_alone(bench: Bench) -> None:
+    bench.recorder._queue_bytes = 40_000
+    last = bench.guest.commit()
+    bare = replace(last, checkpoint=replace(last.checkpoint, batches=(), devices=b"", outputs=()))
+    where = GuestPosition(0, 0)
+    typed = LogRecord(index=1, kind=LogKind.INPUT, position=where, amount=0, channel="console", payload=bytes(39_999))
+
+    for _ in range(1_000):
+        bench.recorder.committed([bare])
+    queued = len(bench.recorder._queue)
+    bench.recorder._queue.clear()
+    bench.recorder._put_bytes = 0
+    bench.recorder.committed([replace(bare, log=(typed,))])
+
+    assert queued < 200
+    assert list(bench.recorder._queue) in ([], [_TOO_SLOW])
