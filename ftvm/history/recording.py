@@ -4,6 +4,7 @@ That is enough to lead another machine the same way, to any instruction. It may 
 map, whose digest stands in the header. Reading is safe on any bytes. Knows no store and no clock.
 """
 
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -156,10 +157,21 @@ def write_recording(path: Path, recording: Recording) -> None:
     packed = lz4.frame.compress(body)
     header = _HEADER.pack(_MAGIC, _VERSION, 0, len(body), xxhash.xxh3_128_digest(packed))
     try:
-        path.touch(mode=0o600)  # the guest's memory may hold secrets
-        path.write_bytes(header + packed)
+        with open(path, "wb", opener=_open_private) as file:
+            file.write(header + packed)
     except OSError as wrong:
         raise ConfigError(f"the recording {path} cannot be written: {wrong.strerror}") from wrong
+
+
+def _open_private(path: str, flags: int) -> int:
+    """Open a file that its owner alone may read, also one that was there: the guest's memory may hold secrets."""
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def read_recording(path: str | Path) -> Recording:
@@ -195,7 +207,7 @@ def _decode(content: bytes) -> Recording:
             raise _NotOne("is damaged: it is not as long as it says")
         fields = msgpack.unpackb(body, strict_map_key=False, max_array_len=_INPUTS_MAX, max_bin_len=1 << 20)
         return _checked(fields)
-    except (RuntimeError, ValueError, TypeError, KeyError, msgpack.UnpackException) as wrong:
+    except (RuntimeError, ValueError, TypeError, KeyError, OverflowError, msgpack.UnpackException) as wrong:
         raise _NotOne(f"is damaged: {type(wrong).__name__}: {wrong}") from wrong
 
 
@@ -203,7 +215,9 @@ def _checked(fields: dict[str, Any]) -> Recording:
     ram_bytes, mac, disk_bytes, has_entropy = fields["shape"]
     shape = MachineShape(ram_bytes=ram_bytes, mac=mac, disk_bytes=disk_bytes, has_entropy=bool(has_entropy))
     page_count = (shape.ram_bytes + shape.disk_bytes) // PAGE_BYTES
-    pages = fields["pages"]
+    pages, state = fields["pages"], fields["state"]
+    if not isinstance(pages, dict) or not isinstance(state, bytes):
+        raise _NotOne("is damaged: its pages or its state are something else")
     if not all(isinstance(page, int) and 0 <= page < page_count for page in pages):
         raise _NotOne("is damaged: it has a page beyond the machine's memory")
     if not all(isinstance(content, bytes) and len(content) == PAGE_BYTES for content in pages.values()):
@@ -212,9 +226,17 @@ def _checked(fields: dict[str, Any]) -> Recording:
     places = [(record.position.retired, record.position.idled) for record in inputs]
     if places != sorted(places):
         raise _NotOne("is damaged: its inputs are not in order")
-    return Recording(
-        shape=shape, state=bytes(fields["state"]), pages=pages, inputs=inputs, end=GuestPosition(*fields["end"])
-    )
+    return Recording(shape=shape, state=state, pages=pages, inputs=inputs, end=_position(*fields["end"]))
+
+
+def _is_number(number: object) -> bool:
+    return isinstance(number, int) and 0 <= number < 1 << 64
+
+
+def _position(retired: int, idled: int) -> GuestPosition:
+    if not _is_number(retired) or not _is_number(idled):
+        raise GuestError("a place in it is out of range")
+    return GuestPosition(retired, idled)
 
 
 def _place(position: GuestPosition) -> list[int]:
@@ -224,13 +246,13 @@ def _place(position: GuestPosition) -> list[int]:
 def _record(
     index: int, is_clock: bool, retired: int, idled: int, amount: int, channel: str, payload: bytes
 ) -> LogRecord:
-    if not all(isinstance(number, int) and 0 <= number < 1 << 64 for number in (retired, idled, amount)):
-        raise GuestError(f"input {index} has a number out of range")
+    if not _is_number(amount) or not isinstance(payload, bytes):
+        raise GuestError(f"input {index} makes no sense")
     return LogRecord(
         index=index,
         kind=LogKind.CLOCK if is_clock else LogKind.INPUT,
-        position=GuestPosition(retired, idled),
+        position=_position(retired, idled),
         amount=amount,
         channel=str(channel),
-        payload=bytes(payload),
+        payload=payload,
     )

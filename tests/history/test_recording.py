@@ -1,8 +1,11 @@
 """A recording holds all that leads a machine the same way again, in memory and in a file."""
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import lz4.frame
+import msgpack
 import pytest
 import xxhash
 from hypothesis import given, settings
@@ -118,3 +121,36 @@ def test_any_bytes_are_read_or_refused(
 
     with pytest.raises(ConfigError):
         read_recording(file)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"pages": []},
+        {"end": ["a", -1]},
+        {"end": [1 << 63, -1]},
+        {"shape": [-4096, None, 0, False]},
+        {"shape": [1 << 20, None, -4096, False]},
+        {"state": 1 << 40},
+        {"inputs": [[True, 0, 0, 0, "a", 1 << 40]]},
+    ],
+    ids=str,
+)
+def test_a_whole_file_whose_fields_make_no_sense_is_refused(wrong: dict[str, object], tmp_path: Path) -> None:
+    fields = {"shape": [1 << 20, None, 0, False], "state": b"", "pages": {}, "inputs": [], "end": [0, 0]}
+    body = msgpack.packb(fields | wrong)
+    packed = lz4.frame.compress(body)
+    header = struct.pack("<8sIIQ16s", b"FTVMREC\0", 1, 0, len(body), xxhash.xxh3_128_digest(packed))
+    (tmp_path / "r").write_bytes(header + packed)
+
+    with pytest.raises(ConfigError):
+        read_recording(tmp_path / "r")
+
+
+def test_a_recording_is_its_owners_alone_also_where_a_file_was_there(tmp_path: Path) -> None:
+    (tmp_path / "r").touch(mode=0o666)
+    (tmp_path / "r").chmod(0o666)
+
+    write_recording(tmp_path / "r", standalone("ticks", DISK)[1])
+
+    assert (tmp_path / "r").stat().st_mode & 0o777 == 0o600
