@@ -379,6 +379,8 @@ int ftvm_vmm_failed(ftvm_vmm *vmm, const char *reason)
 
 int ftvm_vmm_region_make(ftvm_vmm_region *region, const char *name, uint64_t page_count)
 {
+    if (page_count > SIZE_MAX / FTVM_VMM_PAGE_BYTES)
+        return -EINVAL;
     size_t bytes = (size_t)page_count * FTVM_VMM_PAGE_BYTES;
     int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0)

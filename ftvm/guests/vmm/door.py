@@ -145,7 +145,26 @@ def _welcome(connection: socket.socket, *, boots: bool, memory_bytes_max: int) -
 
 
 def _receive_hello(connection: socket.socket, descriptors: list[int]) -> Hello:
-    """Take the first message; what was passed beside it is added to `descriptors`."""
+    """Take the first message, which must come whole in time; what was passed beside it is added to `descriptors`."""
+    is_late = threading.Event()
+
+    def end() -> None:
+        is_late.set()
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RD)
+
+    limit = threading.Timer(_HELLO_SECONDS, end)
+    limit.start()
+    try:
+        return _read_hello(connection, descriptors)
+    finally:
+        limit.cancel()
+        limit.join()
+        if is_late.is_set():
+            raise BadFrame(f"it did not say hello within {_HELLO_SECONDS:g} s")
+
+
+def _read_hello(connection: socket.socket, descriptors: list[int]) -> Hello:
     reader = FrameReader(payload_bytes_max=0)
     while True:
         piece, passed, flags, _ = connection.recvmsg(

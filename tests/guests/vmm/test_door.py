@@ -5,8 +5,9 @@ import os
 import socket
 import stat
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from ftvm.errors import ClosedError, ConfigError, GuestError
 from ftvm.guests.vmm import MonitorDoor, VmmGuest
+from ftvm.guests.vmm import door as door_module
 from ftvm.guests.vmm.messages import frame
 
 from .monitors import PAGES, SEALS, FakeMonitor, hello, memfd, open_descriptors
@@ -222,3 +224,29 @@ def test_any_bytes_at_the_door_are_refused_and_leave_nothing(said: bytes) -> Non
 
         fake.socket.close()
         assert sorted(open_descriptors()) == before
+
+
+def test_a_monitor_that_says_hello_byte_by_byte_is_refused_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door_module, "_HELLO_SECONDS", 0.3)
+    is_over = threading.Event()
+
+    def trickle(path: str) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as slow:
+            slow.connect(path)
+            with suppress(OSError):
+                for byte in b"\xff\x0f\0\0\0\0\0\0" + bytes(300):
+                    slow.send(bytes([byte]))
+                    if is_over.wait(0.05):
+                        return
+
+    with MonitorDoor(tmp_path / "door") as door:
+        monitor = threading.Thread(target=trickle, args=(door.path,))
+        monitor.start()
+
+        with pytest.raises(GuestError, match="did not say hello within"):
+            door.receive(boots=True, seconds=30, memory_bytes_max=MIB)
+
+        is_over.set()
+        monitor.join()
