@@ -33,7 +33,7 @@ import xxhash
 from ftvm._native import blockstore
 from ftvm.checkpoint import Footing
 from ftvm.errors import ConfigError
-from ftvm.guests.disk.label import Label, LabelFile, sync_directory
+from ftvm.guests.disk.label import Label, LabelFile, sync_directory, write_at
 from ftvm.guests.imagefile import require_raw
 from ftvm.units import PAGE_BYTES, PageCount, bytes_to_pages
 
@@ -419,14 +419,14 @@ def _finish(journal_path: Path, descriptor: int, page_count: int) -> None:
 def _write_journal(descriptor: int, step: dict[int, bytes]) -> None:
     head = _HEAD.pack(_MAGIC, len(step)) + struct.pack(f"<{len(step)}Q", *step)
     digest = xxhash.xxh3_128(head)
-    _write_at(descriptor, head, 0)
+    write_at(descriptor, head, 0)
     offset, pages = len(head), list(step)
     for first in range(0, len(pages), _PAGES_AT_ONCE):
         content = b"".join(step[page] for page in pages[first : first + _PAGES_AT_ONCE])
         digest.update(content)
-        _write_at(descriptor, content, offset)
+        write_at(descriptor, content, offset)
         offset += len(content)
-    _write_at(descriptor, digest.digest(), offset)
+    write_at(descriptor, digest.digest(), offset)
 
 
 def _read_journal(found: bytes, page_count: int) -> dict[int, bytes]:
@@ -452,7 +452,7 @@ def _write_pages(descriptor: int, step: dict[int, bytes]) -> None:
     for first, count in runs_of(sorted(zeros)):
         blockstore.make_zero(descriptor, count * PAGE_BYTES, first * PAGE_BYTES)
     for first, count in runs_of(sorted(step.keys() - zeros)):
-        _write_at(descriptor, b"".join(step[first + n] for n in range(count)), first * PAGE_BYTES)
+        write_at(descriptor, b"".join(step[first + n] for n in range(count)), first * PAGE_BYTES)
 
 
 def runs_of(pages: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -476,10 +476,3 @@ def data_runs(descriptor: int) -> Iterator[tuple[int, int]]:
             raise
         offset = os.lseek(descriptor, begin, os.SEEK_HOLE)
         yield begin // PAGE_BYTES, -(-offset // PAGE_BYTES)
-
-
-def _write_at(descriptor: int, content: bytes | memoryview, offset: int) -> None:
-    view = memoryview(content)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written

@@ -23,7 +23,7 @@ import xxhash
 
 from ftvm._native.blockstore import birth_of
 
-__all__ = ["Label", "LabelFile", "fresh_identity", "label_path", "newer", "read_label", "sync_directory"]
+__all__ = ["Label", "LabelFile", "fresh_identity", "label_path", "newer", "read_label", "sync_directory", "write_at"]
 
 _PLACE_BYTES: Final = 4096
 """As far apart as the largest sector that a device may tear."""
@@ -148,7 +148,7 @@ class LabelFile:
         """Have the device hold this label; until it does, the one before holds. Raises OSError."""
         self._count += 1
         content = _pack(_Written(self._file, self._count, label))
-        os.pwrite(self._descriptor, content, self._count % 2 * _PLACE_BYTES)
+        write_at(self._descriptor, content, self._count % 2 * _PLACE_BYTES)
         os.fdatasync(self._descriptor)
         self.label = label
 
@@ -170,6 +170,14 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def write_at(descriptor: int, content: bytes | memoryview, offset: int) -> None:
+    """Write all of it. Raises OSError."""
+    view = memoryview(content)
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written
+
+
 def _pack(place: _Written) -> bytes:
     fields = {"count": place.count, "file": place.file, **asdict(place.label)}
     text = json.dumps(fields).encode()
@@ -186,7 +194,10 @@ def _unpack(content: bytes) -> _Written | None:
     text = content[:_TEXT_BYTES_MAX].rstrip()
     if content[_TEXT_BYTES_MAX : _TEXT_BYTES_MAX + _DIGEST_CHARS] != xxhash.xxh3_128(text).hexdigest().encode():
         return None
-    fields = json.loads(text)
-    file, count = fields.pop("file"), fields.pop("count")
-    parents = tuple((lineage, generation) for lineage, generation in fields.pop("parents"))
-    return _Written(file, count, Label(**fields, parents=parents))
+    try:
+        fields = json.loads(text)
+        file, count = str(fields.pop("file")), int(fields.pop("count"))
+        parents = tuple((str(lineage), int(generation)) for lineage, generation in fields.pop("parents"))
+        return _Written(file, count, Label(**fields, parents=parents))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None  # of another version

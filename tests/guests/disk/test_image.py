@@ -202,7 +202,7 @@ def test_a_crash_at_any_write_leaves_one_of_the_states_it_was_given(
     image.sync()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(image_module, "_write_at", dying_after(writes_left))
+        patch.setattr(image_module, "write_at", dying_after(writes_left))
         has_died = False
         try:
             if is_copied:
@@ -223,7 +223,7 @@ def test_a_crash_at_any_write_leaves_one_of_the_states_it_was_given(
 
 def dying_after(writes: int):  # type: ignore[no-untyped-def]
     """Write so many times, then half a time, then never again."""
-    real, left = image_module._write_at, [writes]
+    real, left = image_module.write_at, [writes]
 
     def write_at(fd: int, content: bytes, offset: int) -> None:
         left[0] -= 1
@@ -246,7 +246,7 @@ def test_a_full_device_is_told_and_ends_the_image_with_its_last_state(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(image_module, "_write_at", full)
+    monkeypatch.setattr(image_module, "write_at", full)
     image.put([2], disk_of({1: 1, 2: 2}))
 
     with pytest.raises(OSError, match="No space left"):
@@ -310,7 +310,7 @@ def test_an_image_that_failed_is_given_with_the_reason(tmp_path: Path, monkeypat
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(image_module, "_write_at", fail)
+    monkeypatch.setattr(image_module, "write_at", fail)
     image.put([1], disk_of({1: 1}))
     with pytest.raises(OSError, match="Input/output"):
         image.sync()

@@ -1,10 +1,13 @@
 """A label says what its image is: never more than the device has, of no other file, and whole or not at all."""
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -166,3 +169,27 @@ def test_a_guest_that_boots_from_an_image_begins_a_lineage_and_what_it_had_befor
     assert opened == replace(ended, is_clean=False)
     assert died == replace(opened, lineage="b" * 16, generation=4, parents=(("a" * 16, 2),))
     assert newer(ended, died) == 1
+
+
+@pytest.mark.parametrize(
+    "fields", [[], {}, {"count": "a"}, {"count": 1, "file": "1-1", "later": 1, "parents": []}], ids=str
+)
+def test_a_label_that_this_version_does_not_know_says_nothing(fields: object, tmp_path: Path) -> None:
+    image = image_at(tmp_path / "disk.img")
+    text = json.dumps(fields).encode()
+    label_path(image).write_bytes(text.ljust(1024) + xxhash.xxh3_128(text).hexdigest().encode() + b"\n")
+
+    found = read_label(image)
+
+    assert found is None
+    assert write(image).lineage == ""
+
+
+def test_a_label_of_which_a_part_was_written_is_written_on(tmp_path: Path) -> None:
+    image = image_at(tmp_path / "disk.img")
+    whole = os.pwrite
+
+    with mock.patch("os.pwrite", side_effect=lambda to, what, at: whole(to, bytes(what)[:100], at)):
+        written = write(image, of("a" * 16, 3))
+
+    assert read_label(image) == written
