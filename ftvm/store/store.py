@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -33,6 +34,7 @@ __all__ = ["CATALOGUE", "HistoryOwner", "Store"]
 CATALOGUE: Final = "catalogue.db"
 _SEGMENTS: Final = "segments"
 _LOCK: Final = "lock"
+_REGION_NAME: Final = re.compile(r"[^/\0]{1,64}")
 CRASHED: Final = "recording was not ended in order"
 _READERS_MAX: Final = 16
 _LOCK_TRIES: Final = 10_000
@@ -188,9 +190,12 @@ class Store:
         meta = self.catalogue.meta()
         if "geometry" not in meta:
             return None
-        shape = json.loads(meta["geometry"])
-        regions = tuple(RegionShape(name=n, page_count=PageCount(c)) for n, c in shape["regions"])
-        return HistoryOwner(guest_id=meta["guest"], geometry=Geometry(machine=shape["machine"], regions=regions))
+        try:
+            shape = json.loads(meta["geometry"])
+            regions = tuple(RegionShape(name=_region_name(n), page_count=PageCount(c)) for n, c in shape["regions"])
+            return HistoryOwner(guest_id=meta["guest"], geometry=Geometry(machine=shape["machine"], regions=regions))
+        except (ValueError, TypeError, KeyError, RecursionError, ConfigError) as wrong:
+            raise HistoryError(f"{self.folder} does not say whose history it is: {wrong}") from wrong
 
     def claim(self, owner: HistoryOwner) -> None:
         """Make it the history of this guest. Raises ConfigError if it is another's."""
@@ -466,6 +471,13 @@ class Store:
         reader = self._readers.pop(segment, None)
         if reader is not None:
             reader.close()
+
+
+def _region_name(name: object) -> str:
+    """Return a region's name: files are called by it."""
+    if not isinstance(name, str) or not _REGION_NAME.fullmatch(name):
+        raise ValueError(f"{name!r:.80} is no name of a region")
+    return name
 
 
 def _in_segment(new: NewEntry, segment: int) -> NewEntry:

@@ -312,3 +312,17 @@ def test_who_asks_whether_a_history_is_recorded_does_not_keep_the_recorder_out(t
         Store(tmp_path / "past", writes=True).close()
 
     os.close(asking)
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    ["{", "[]", "{}", '{"machine": "x", "regions": [["../../evil", 4]]}', '{"machine": "x", "regions": [["ram", -4]]}'],
+)
+def test_a_catalogue_whose_guest_makes_no_sense_is_refused(geometry: str, tmp_path: Path) -> None:
+    new_store(tmp_path / "past").close()
+    with sqlite3.connect(tmp_path / "past" / "catalogue.db") as changed:
+        changed.execute("UPDATE meta SET value = ? WHERE key = 'geometry'", (geometry,))
+    changed.close()
+
+    with Store(tmp_path / "past") as store, pytest.raises(HistoryError, match="does not say whose history it is"):
+        _ = store.owner
