@@ -181,7 +181,7 @@ def diff(
         if len(ordered) < len(found):
             yield f"... and {len(found) - len(ordered)} more: --all names them"
 
-    _print(is_json, [asdict(each) for each in found], text)
+    _print(is_json, {"pages": [asdict(each) for each in found]}, text)
 
 
 @click.command(short_help="Show which parts of memory changed when, as a map.")
@@ -226,13 +226,14 @@ def verify(store: Path, key: Path | None, is_json: bool) -> None:
         found = list(past.verify(progress))
     _print(
         is_json,
-        [asdict(each) for each in found],
+        {"damaged": [asdict(each) for each in found]},
         lambda: (f"epoch {each.epoch} of stream {each.stream}: {each.reason}" for each in found),
     )
+    if is_json:
+        sys.exit(1 if found else 0)
     if found:
         raise HistoryError(f"{len(found)} of what {store} holds is damaged")
-    if not is_json:
-        click.echo(f"{store}: all entries read, all restored epochs have their digests")
+    click.echo(f"{store}: all entries read, all restored epochs have their digests")
 
 
 # --- keeping ------------------------------------------------------------------------------------------------------
@@ -333,7 +334,7 @@ def pull(store: Path, other: Path, key: Path | None, other_key: Path | None, is_
         taken = past.pull(other, key=other_key or key)
     _print(
         is_json,
-        [asdict(each) for each in taken],
+        {"taken": [asdict(each) for each in taken]},
         lambda: (f"took epochs {each.first} to {each.last} of {each.host}" for each in taken),
     )
 

@@ -72,7 +72,8 @@ def setup(
     ask: Callable[[str, str, str | None], str] = _default_of if batch or is_json else _asked
     guest = guest_id or ask("--guest", "The guest's name", "vm1")
     check_guest_id(guest)
-    wanted = kind or ask("--kind", f"What runs it ({', '.join(KINDS)})", "qemu" if _has_qemu() else "riscv")
+    likely = "riscv" if shutil.which("qemu-system-x86_64") is None else "qemu"
+    wanted = kind or ask("--kind", f"What runs it ({', '.join(KINDS)})", likely)
     if wanted not in KINDS:
         raise ConfigError(f"kind {wanted!r}: write one of {', '.join(KINDS)}")
     hosts = _nodes_of(nodes, ask)
@@ -119,10 +120,6 @@ def _nodes_of(said: Sequence[str], ask: Callable[[str, str, str | None], str]) -
         question = f"The {which} host, as the other reaches it: HOST or HOST:PORT"
         found.append(parse_node(ask("--node", question, None if said else default), found))
     return found
-
-
-def _has_qemu() -> bool:
-    return shutil.which("qemu-system-x86_64") is not None
 
 
 def _findings(into: Path, nodes: Sequence[PlannedHost], guest: str) -> Iterator[Finding]:

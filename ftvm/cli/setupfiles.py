@@ -46,7 +46,8 @@ class PlannedHost:
     def listen(self) -> str:
         """Where it listens: at all addresses of its machine, unless it can be reached from this machine alone."""
         is_loopback = self.host in ("localhost", "[::1]") or self.host.startswith("127.")
-        return self.endpoint if is_loopback else f"tcp://0.0.0.0:{self.port}"
+        everywhere = "[::]" if self.host.startswith("[") else "0.0.0.0"
+        return self.endpoint if is_loopback else f"tcp://{everywhere}:{self.port}"
 
 
 def parse_node(text: str, others: Sequence[PlannedHost] = ()) -> PlannedHost:

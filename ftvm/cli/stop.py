@@ -3,6 +3,7 @@
 import click
 
 from ftvm.cli.asking import asking_options, tell_stopped
+from ftvm.cli.values import complete_guests
 from ftvm.errors import ConfigError
 from ftvm.service.connection import connect
 
@@ -10,7 +11,7 @@ __all__ = ["stop"]
 
 
 @click.command()
-@click.argument("guest_id", metavar="GUEST")
+@click.argument("guest_id", metavar="GUEST", shell_complete=complete_guests)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @asking_options
 def stop(guest_id: str, yes: bool, control: str | None, is_json: bool) -> None:
@@ -19,7 +20,8 @@ def stop(guest_id: str, yes: bool, control: str | None, is_json: bool) -> None:
     Run it on the machine where the guest runs. To end one host and have the guest go on, use `ftvm ctl leave`. With
     --json, print the fields of the event HostStopped.
 
-    Exit status: 0 if nothing is left to do, 1 if the record may still name the stopped host, or nothing was done.
+    Exit status: 0 if nothing is left to do, 1 if the record may still name the stopped host, or you said no; 2
+    if nobody answered the question.
     """
     with connect(control) as machine:
         guest = machine.guest(guest_id)

@@ -9,6 +9,7 @@ from typing import Final, TypedDict, Unpack
 
 import click
 
+from ftvm.cli.signals import Stopped
 from ftvm.errors import ConfigError
 from ftvm.history.coverage import WINDOW_TICKS, cover
 from ftvm.history.gdbserver import GdbServer
@@ -76,7 +77,9 @@ def debug_command(
     """Serve PAST to gdb: an ordinary gdb-multiarch, or a front end on it.
 
     PAST is a file that `ftvm machine run --record` wrote, or the folder of a standby's history. gdb may step, continue,
-    break and watch in both directions. The past cannot be changed. Ends with ^C.
+    break and watch in both directions. The past cannot be changed.
+
+    Ends with ^C, and exit status 0; with --once when gdb has left, and with 130 if ^C comes first.
     """
     with _opened(**past_of) as kept, TimeMachine(kept, program=program) as past:
         if at_epoch is not None:
@@ -90,6 +93,9 @@ def debug_command(
             server.serve()
             while not once:
                 server.serve()
+        except Stopped:
+            if once:
+                raise
         finally:
             server.close()
 

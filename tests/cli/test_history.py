@@ -115,14 +115,27 @@ def test_debug_prints_the_command_for_gdb_and_ends_when_it_has_left(
     assert f"instruction {end - 1} of {end}" in gdb.stdout, gdb.stdout
 
 
-def test_debug_ends_by_a_signal(recording: Path, tmp_path: Path) -> None:
-    line = [*FTVM, "history", "debug", str(recording), "--at-instruction", "100", "--listen", f"unix:{tmp_path}/s"]
+@pytest.mark.parametrize(("more", "status"), [((), 0), (("--once",), 130)])
+def test_debug_ends_by_a_signal_which_is_its_normal_end_unless_it_was_to_wait_for_a_gdb(
+    recording: Path, tmp_path: Path, more: tuple[str, ...], status: int
+) -> None:
+    line = [
+        *FTVM,
+        "history",
+        "debug",
+        str(recording),
+        "--at-instruction",
+        "100",
+        "--listen",
+        f"unix:{tmp_path}/s",
+        *more,
+    ]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         assert server.stdout.readline().startswith("instruction 100 of ")
         server.send_signal(signal.SIGINT)
         _, said = server.communicate(timeout=60)
 
-    assert server.returncode == 130, said
+    assert server.returncode == status, said
     assert "Traceback" not in said
     assert not (tmp_path / "s").exists()

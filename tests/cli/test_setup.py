@@ -52,6 +52,19 @@ def test_two_hosts_start_with_what_was_written_and_protect_the_guest(ftvm: Run, 
         assert second.poll() is None
 
 
+@pytest.mark.parametrize(
+    ("text", "listen"),
+    [
+        ("host-a", "tcp://0.0.0.0:7777"),
+        ("127.0.0.1:7000", "tcp://127.0.0.1:7000"),
+        ("[fd00::1]:7000", "tcp://[::]:7000"),
+        ("[::1]:7000", "tcp://[::1]:7000"),
+    ],
+)
+def test_a_host_listens_where_its_peers_can_reach_it(text: str, listen: str) -> None:
+    assert parse_node(text).listen == listen
+
+
 def test_what_to_do_next_is_said_for_each_host(ftvm: Run, tmp_path: Path) -> None:
     said = ftvm(*options(tmp_path, "host-a", "host-b:7000")).out
 
@@ -231,6 +244,7 @@ def test_a_shell_completes_the_guests_of_this_machine() -> None:
 
     assert completions(["status", "--guest"], "v") == [("plain", "vm 2"), ("plain", "vm1")]
     assert completions(["ctl", "switchover", "--guest"], "w") == [("plain", "web")]
+    assert completions(["stop"], "w") == [("plain", "web")]
 
 
 @pytest.mark.parametrize("command", [["run", "--key"], ["standby", "--allow"], ["check"], ["run", "--disk"]])
