@@ -4,22 +4,19 @@ Each epoch that is restored is checked against its digest. From there on the mac
 have been shipped, as the hybrid engine does; and the guest must be a built-in machine.
 """
 
-import re
 from collections.abc import Sequence
-from typing import Final, cast
+from typing import cast
 
 from ftvm.checkpoint import Bitmap, Geometry, GuestPosition, LogRecord, RegionShape
 from ftvm.errors import ConfigError, HistoryError
-from ftvm.guests.riscv.machine import FlaggedMemory, Machine, MachineShape
+from ftvm.guests.riscv.machine import FlaggedMemory, Machine
+from ftvm.history.extract import shape_of
 from ftvm.history.history import Epoch, History
 from ftvm.history.restore import Progress
 from ftvm.interfaces import Guest, Region
 from ftvm.store.entry import Entry
 
-__all__ = ["StoredPast", "shape_of"]
-
-_MACHINE: Final = re.compile(r"riscv/[12] ram=(\d+)KiB net=(none|[0-9a-f:]{17}) disk=(\d+)KiB entropy=(yes|no)")
-_KIB: Final = 1024
+__all__ = ["StoredPast"]
 
 
 class StoredPast:
@@ -67,20 +64,6 @@ class StoredPast:
         """Bring a blank machine to the first epoch, checked against its digest. Raises HistoryError, GuestError."""
         guest = cast("Guest", _Blank(machine))
         self._history.restore(self.first, guest, stream=self._stream, progress=self._progress)
-
-
-def shape_of(geometry: Geometry) -> MachineShape:
-    """Return what a built-in machine is made of, as its geometry says. Raises ConfigError for another guest."""
-    found = _MACHINE.fullmatch(geometry.machine)
-    if found is None:
-        raise ConfigError(f"only a built-in machine can execute its past again, not {geometry.machine!r}")
-    ram, net, disk, entropy = found.groups()
-    return MachineShape(
-        ram_bytes=int(ram) * _KIB,
-        mac=None if net == "none" else bytes.fromhex(net.replace(":", "")),
-        disk_bytes=int(disk) * _KIB,
-        has_entropy=entropy == "yes",
-    )
 
 
 class _Blank:

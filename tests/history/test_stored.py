@@ -6,16 +6,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from ftvm.checkpoint import Geometry, RegionShape
 from ftvm.cli.main import ftvm as command
 from ftvm.engines.hybrid import Hybrid
 from ftvm.engines.remus import Remus
 from ftvm.errors import ConfigError, HistoryError
 from ftvm.guests.riscv.guest import RiscvGuest
-from ftvm.guests.riscv.machine import MachineShape
 from ftvm.guests.riscv.programs import read_program
 from ftvm.history.history import History
-from ftvm.history.stored import StoredPast, shape_of
+from ftvm.history.stored import StoredPast
 from ftvm.history.timeline import TimeMachine
 from ftvm.interfaces import Engine
 
@@ -104,22 +102,6 @@ def test_without_inputs_the_engine_to_record_under_is_named(tmp_path: Path) -> N
         pytest.raises(HistoryError, match="record under the hybrid engine"),
     ):
         StoredPast(past)
-
-
-@pytest.mark.parametrize(
-    "shape",
-    [
-        MachineShape(ram_bytes=2 << 20),
-        MachineShape(ram_bytes=64 << 20, mac=bytes.fromhex("525400123456"), disk_bytes=1 << 20, has_entropy=True),
-    ],
-)
-def test_a_machine_is_known_by_its_geometry(shape: MachineShape) -> None:
-    assert shape_of(Geometry(machine=str(shape), regions=(RegionShape(name="ram", page_count=512),))) == shape
-
-
-def test_another_guest_is_refused() -> None:
-    with pytest.raises(ConfigError, match="only a built-in machine"):
-        shape_of(Geometry(machine="qemu q35", regions=(RegionShape(name="ram", page_count=512),)))
 
 
 def test_the_programs_bytes_are_in_the_first_state(history: History) -> None:
