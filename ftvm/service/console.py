@@ -12,7 +12,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ftvm.checkpoint import Output
 from ftvm.errors import TransportError
@@ -56,6 +56,11 @@ class ConsoleWorld:
         self._file = SocketFile.at(endpoint.removeprefix("ipc://"))
         self._clients: list[_Client] = []
         self._said = bytearray()
+
+    @property
+    def counters(self) -> Any:
+        """What the world within moved and dropped; None if it counts nothing."""
+        return getattr(self._world, "counters", None)
 
     def fds(self) -> tuple[int, ...]:
         """See World. A world that has none, whose inputs are put, is looked at only when somebody types."""

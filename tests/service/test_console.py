@@ -9,12 +9,15 @@ import pytest
 
 from ftvm.checkpoint import Output
 from ftvm.errors import TransportError
+from ftvm.guests.datagram import DatagramCounters
 from ftvm.service import console as module
 from ftvm.service.console import ConsoleWorld, console_path
 
 
 class Inner:
     """A world of which a test sees everything."""
+
+    counters: DatagramCounters
 
     def __init__(self) -> None:
         self.inputs: list[tuple[str, bytes]] = []
@@ -87,6 +90,16 @@ def test_what_the_guest_says_goes_to_all_and_on_to_the_world(
 
     assert [client.recv(99) for client in (first, second)] == [b"login: root\n"] * 2
     assert inner.released == [b"login: ", b"root\n", b"a frame"]
+
+
+def test_a_world_with_a_console_tells_what_the_world_within_counted(world: ConsoleWorld, inner: Inner) -> None:
+    inner.counters = DatagramCounters(frames_sent=3)
+
+    assert world.counters == DatagramCounters(frames_sent=3)
+
+
+def test_a_world_that_counts_nothing_counts_nothing_with_a_console(world: ConsoleWorld) -> None:
+    assert world.counters is None
 
 
 def test_what_is_typed_is_input_of_the_console_beside_that_of_the_world(
