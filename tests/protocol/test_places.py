@@ -11,6 +11,7 @@ from ftvm.events import JoinUnanswered, PlacesDiffer
 from ftvm.interfaces import Answer, Read, Record
 from ftvm.protocol import effects as do
 from ftvm.protocol import reports
+from ftvm.protocol.active.link import LinkState
 from ftvm.protocol.arbiter import FORGOTTEN_NS, HEARD_MAX, JUDGED_NS, ArbiterClient, Places
 from ftvm.protocol.core import Role
 from ftvm.protocol.empty import UNANSWERED_NS
@@ -224,6 +225,16 @@ def test_a_host_that_was_started_on_a_record_that_was_there_goes_on() -> None:
 
     assert len(bench.told()) == 1
     assert bench.failures() == []
+
+
+def test_a_host_whose_standby_was_named_does_not_count_as_who_has_just_made_the_record() -> None:
+    pair = Pair().started()
+    made_at = pair.a.core.created_at
+
+    pair.until(lambda: pair.a.active.link is LinkState.PROTECTED)
+
+    assert made_at is not None
+    assert pair.a.core.created_at is None
 
 
 def test_a_host_that_takes_a_guest_over_does_not_count_as_who_has_just_made_the_record() -> None:

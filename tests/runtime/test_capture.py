@@ -16,7 +16,7 @@ from ftvm.engines.kemari import Kemari
 from ftvm.engines.lockstep import Lockstep
 from ftvm.engines.remus import Remus
 from ftvm.interfaces import Capability
-from ftvm.protocol.effects import Cut, StartCopy
+from ftvm.protocol.effects import CollectRound, Cut, StartCopy
 from ftvm.protocol.reports import CaptureFailed, CutTaken, NothingToCut, RoundCollected
 from ftvm.runtime.capture import Capturer, CaptureReport
 from ftvm.runtime.sink import NumberingSink
@@ -148,8 +148,23 @@ def test_a_page_written_after_a_skipped_cut_is_in_the_next() -> None:
     memory.verify(report.checkpoint.batches, report.checkpoint.memory_digest)
 
 
-def test_a_cut_is_not_skipped_if_the_guest_has_said_something_or_something_waits() -> None:
-    primary = Primary()
+def test_a_guest_that_tells_that_it_has_written_nothing_is_cut_while_pages_of_a_round_wait() -> None:
+    primary = Primary(kind=TellingGuest)
+    primary.cut()
+    primary.run()
+    primary.sink.drain()
+    primary.capturer.capture(CollectRound())
+
+    report = primary.report(QUIET)
+
+    assert not primary.guest.has_written()
+    assert isinstance(report, CutTaken)
+    assert report.checkpoint.dirty_pages > 0
+
+
+@pytest.mark.parametrize("kind", [SimGuest, TellingGuest])
+def test_a_cut_is_not_skipped_if_the_guest_has_said_something_or_something_waits(kind: type[SimGuest]) -> None:
+    primary = Primary(kind=kind)
     primary.cut()
 
     waiting = primary.report(replace(QUIET, may_skip=False))
