@@ -310,7 +310,7 @@ Request = Read | CompareAndSet
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of a request: the record in force, and its `place` (RecordStore.place_id), or why it is not known.
+    """What became of a request: the record in force and its `place`, or an `error`; with both, none can be written now.
 
     is_unapplied  the attempt certainly had no effect, and will have none; without that an error says nothing"""
 

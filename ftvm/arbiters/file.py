@@ -35,6 +35,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from ftvm.arbiters.obstacle import check_writable
 from ftvm.arbiters.proposal import before_deciding, check_proposal, file_name
 from ftvm.arbiters.recordtext import RECORD_BYTES_MAX, decode_placed, encode_record, fresh_place
 from ftvm.errors import ArbiterError, ClosedError
@@ -87,6 +88,15 @@ class FileRecordStore:
     def place_id(self, guest_id: str) -> str | None:
         """See interfaces.RecordStore."""
         return self._places.get(guest_id)
+
+    def obstacle(self) -> str | None:
+        """See arbiters/obstacle.TellsObstacle."""
+        try:
+            with self._explained("written"):
+                check_writable(self._path)
+        except ArbiterError as wrong:
+            return str(wrong)
+        return None
 
     def compare_and_set(self, guest_id: str, record: Record) -> Record:
         """Put `record` in force if it is the next generation; return what is in force now.

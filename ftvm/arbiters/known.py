@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from ftvm.arbiters.obstacle import check_writable, obstacle_of
 from ftvm.arbiters.proposal import before_deciding, file_name
 from ftvm.arbiters.recordtext import RECORD_BYTES_MAX, decode_record, encode_record
 from ftvm.errors import ArbiterError
@@ -57,6 +58,15 @@ class KnownRecordStore:
     def place_id(self, guest_id: str) -> str | None:
         """See interfaces.RecordStore."""
         return self._store.place_id(guest_id)
+
+    def obstacle(self) -> str | None:
+        """See arbiters/obstacle.TellsObstacle."""
+        try:
+            with self._explained("written"):
+                check_writable(self._folder)
+        except ArbiterError as wrong:
+            return str(wrong)
+        return obstacle_of(self._store)
 
     def close(self) -> None:
         """Close the store. Idempotent."""

@@ -45,6 +45,7 @@ class ArbiterClient:
     known     the newest record that the arbiter told us
     place     of the records, "" where the guest has none, None if it is not known
     proposal  our own, while it may or may not be in force
+    error     why the last request failed, or, though it did not, no record could be written; it decides nothing
     wants_read  whether the record is to be read
     unanswered_since  when the first request was submitted of those without a good answer since, None if all have one
     _attempts, _unapplied  how often that was submitted, and how many of them certainly had no effect
@@ -142,12 +143,12 @@ class ArbiterClient:
         record = answer.record
         broken = self._contradiction(record)
         if record is None or broken is not None:
-            self.error = answer.error or broken or "no answer"  # rule: an_error_is_no_answer
+            self.error = broken or answer.error or "no answer"  # rule: an_error_is_no_answer
             self.wants_read |= isinstance(answer.request, Read)
             self._unapplied += isinstance(answer.request, CompareAndSet) and answer.is_unapplied
             self._not_before = Nanos(now + self.retry_ns)
             return False
-        self.error = self.unanswered_since = self._not_before = None
+        self.error, self.unanswered_since, self._not_before = answer.error, None, None
         if isinstance(answer.request, Read):
             self._reads = self._reads_begun
         self.known, self.place = record, known_place(answer)

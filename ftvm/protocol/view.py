@@ -122,7 +122,7 @@ class View:
     """One replica, as it is now. `id` names its lineage of memory, `record` is the newest that the arbiter told us.
 
     proposal          ours, while it may or may not be in force
-    arbiter_error     why the last request failed, None if it did not
+    arbiter_error     why the last request failed, or nothing could be written though it did not; else None
     unanswered_since  when the first request was submitted of those without a good answer since, None if all have one
     released          the highest output number known to have left, anywhere
     lineage           of the disks' content here, "" if it is not known

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from typing import Any, Final, Generic, TypeVar
 
+from ftvm.arbiters.obstacle import obstacle_of
 from ftvm.errors import (
     ArbiterError,
     ClosedError,
@@ -109,11 +110,19 @@ class ArbiterWorker:
 
     def _ask(self, request: Request) -> Answer:
         try:
-            return Answer(request, self._decide(request), None, place=self._store.place_id(self._guest_id))
+            record = self._decide(request)
+            return Answer(request, record, self._obstacle(request), place=self._store.place_id(self._guest_id))
         except ArbiterError as wrong:
             return Answer(request, None, str(wrong), is_unapplied=isinstance(wrong, NotApplied))
         except Exception as wrong:  # noqa: BLE001 - a store that breaks its contract must not end this thread in silence
             return Answer(request, None, f"the record store broke: {wrong!r}")
+
+    def _obstacle(self, request: Request) -> str | None:
+        """Return why no record could be written, though one was read. What breaks here refuses no read."""
+        try:
+            return obstacle_of(self._store) if isinstance(request, Read) else None
+        except Exception as wrong:  # noqa: BLE001 - as above
+            return f"the record store broke: {wrong!r}"
 
     def _decide(self, request: Request) -> Record:
         """Ask the store; once more, with the spare descriptors given back, if it found none left."""

@@ -23,7 +23,7 @@ class State(StrEnum):
     PROTECTED = "protected"
     """The guest runs here, and its standby could take over now."""
     NO_TAKEOVER = "no takeover"
-    """The guest runs here and has a standby, but the arbiter is silent, and without it nobody takes over."""
+    """The guest runs here and has a standby, but the arbiter is silent or cannot be written: nobody takes over."""
     STANDING_STILL = "standing still"
     """The guest is here and does not run, or nothing of what it does leaves."""
     UNPROTECTED = "unprotected"
@@ -57,12 +57,12 @@ class Standing:
 
 
 def arbiter_trouble(view: View, now: Nanos) -> str | None:
-    """Return why the arbiter cannot be relied on now; None if it answers."""
+    """Return why the arbiter cannot be relied on now; None if it answers, and could be written."""
+    if view.arbiter_error is not None:
+        return f"the arbiter cannot be used: {view.arbiter_error}"
     since = view.unanswered_since
     if since is None:
         return None
-    if view.arbiter_error is not None:
-        return f"the arbiter cannot be used: {view.arbiter_error}"
     return f"the arbiter has not answered for {(now - since) / 1e9:.0f} s" if now - since > SLOW_NS else None
 
 

@@ -33,7 +33,7 @@ _BACKLOG: Final = 16
 
 GAUGES: Final[dict[str, tuple[str, Callable[[Status], float]]]] = {
     "ftvm_protected": ("1 if the guest runs here and its standby could take over now", lambda s: s.is_protected),
-    "ftvm_arbiter_up": ("1 if the arbiter answers this host", lambda s: s.arbiter_error is None),
+    "ftvm_arbiter_up": ("1 if the arbiter answers this host and can be written", lambda s: s.arbiter_error is None),
     "ftvm_failed": ("1 if this host has failed", lambda s: s.failure is not None),
     "ftvm_places_differ": (
         "1 if a peer keeps the record in another place than this host",

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Final, TypeAlias, TypeVar
 
 from ftvm.arbiters.memory import MemoryRecordStore
+from ftvm.arbiters.obstacle import obstacle_of
 from ftvm.checkpoint import Output
 from ftvm.config import Limits, Timing
 from ftvm.encode.messages import Envelope, Message
@@ -98,10 +99,10 @@ class PromptArbiter:
         self.requests.append(request)
         try:
             if isinstance(request, CompareAndSet):
-                record = self.store.compare_and_set(self._guest_id, request.record)
+                record, obstacle = self.store.compare_and_set(self._guest_id, request.record), None
             else:
-                record = self.store.read(self._guest_id)
-            self._answer = Answer(request, record, None, place=self.store.place_id(self._guest_id))
+                record, obstacle = self.store.read(self._guest_id), obstacle_of(self.store)
+            self._answer = Answer(request, record, obstacle, place=self.store.place_id(self._guest_id))
         except ArbiterError as wrong:
             self._answer = Answer(request, None, str(wrong), is_unapplied=isinstance(wrong, NotApplied))
 

@@ -25,7 +25,7 @@ ROOT: Final = Path(ftvm.__file__).parent
 LINES: Final = {
     "": 718,
     "_native": 258,
-    "arbiters": 750,
+    "arbiters": 775,
     "capture": 570,
     "cli": 3640,
     "encode": 1332,
@@ -41,7 +41,7 @@ LINES: Final = {
     "service": 1790,
     "sim": 2316,
     "store": 1500,
-    "testing": 2438,
+    "testing": 2439,
     "transport": 1270,
 }
 """Lines with code of each package: no docstring, comment or blank line counts. "" is the modules of ftvm/ itself; a

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -42,6 +43,20 @@ def full() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(file_arbiter, "_write_aside", write_aside)
+        yield
+
+
+@contextmanager
+def looking(**found: int) -> Iterator[None]:
+    """Have statvfs tell of a file system, other than it is, what is given."""
+    real = os.statvfs
+
+    def statvfs(path: Path) -> SimpleNamespace:
+        seen = real(path)
+        return SimpleNamespace(**{name: getattr(seen, name) for name in dir(seen) if name.startswith("f_")} | found)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "statvfs", statvfs)
         yield
 
 
@@ -82,6 +97,47 @@ def test_a_pair_goes_on_while_the_folder_is_full(pair: Pair) -> None:
         assert releases(pair, pair.a)
 
     assert pair.a.role is Role.ACTIVE
+
+
+def stand(machine: SteppedHost) -> tuple[str, str]:
+    status = machine.driver.status(machine.clock.now())
+    return status.state, status.reason
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        ({"f_blocks": 9, "f_bfree": 0, "f_bavail": 0}, FULL),
+        ({"f_files": 9, "f_ffree": 0, "f_favail": 0}, FULL),
+        ({"f_flag": os.ST_RDONLY}, "the file system is read-only"),
+    ],
+)
+def test_a_pair_whose_folder_could_not_be_written_says_that_no_takeover_is_possible_before_one_is_tried(
+    pair: Pair, tmp_path: Path, found: dict[str, int], told: str
+) -> None:
+    """Regression: reads still succeeded, so status said `protected` until a write failed."""
+    with looking(**found):
+        pair.run(LOOKS_AGAIN_MS)
+        seen = [stand(machine) for machine in (pair.a, pair.b)]
+        is_released = releases(pair, pair.a)
+    pair.run(LOOKS_AGAIN_MS)
+
+    assert [state for state, _ in seen] == ["no takeover", "standby unable"]
+    for _, reason in seen:
+        assert f"the arbiter cannot be used: arbiter directory {tmp_path / 'shared'} cannot be written" in reason
+        assert told in reason
+    assert is_released
+    assert (stand(pair.a), stand(pair.b)) == (("protected", ""), ("standby", ""))
+
+
+def test_a_pair_takes_over_whatever_a_look_at_the_folder_says(pair: Pair) -> None:
+    """What a look says decides nothing: only a write that fails does."""
+    with looking(f_blocks=9, f_bfree=0, f_bavail=0):
+        pair.run(LOOKS_AGAIN_MS)
+        pair.kill(pair.a)
+        pair.until(lambda: pair.b.role is Role.ACTIVE)
+
+    assert releases(pair, pair.b)
 
 
 def test_a_standby_takes_over_as_soon_as_the_folder_has_room(pair: Pair) -> None:

@@ -234,6 +234,37 @@ def test_an_arbiter_that_fails_is_an_answer_not_an_end(
     assert answer_of(asked, woken) == Answer(Read(), Record(0, None, None), None, place=PLACE)
 
 
+class Unwritable(ShakyStore):
+    """A record store that can be read alone, or breaks as it is asked whether it could be written."""
+
+    wrong: Exception | None = None
+
+    def obstacle(self) -> str | None:
+        if self.wrong is not None:
+            raise self.wrong
+        return "the disk is full"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"), [(None, "the disk is full"), (OSError("odd"), "the record store broke: OSError('odd')")]
+)
+def test_why_nothing_could_be_written_comes_beside_the_record_and_refuses_no_read(
+    wrong: Exception | None, told: str
+) -> None:
+    store, woken = Unwritable(), threading.Event()
+    store.wrong = wrong
+    asked = ArbiterWorker(store, "vm", woken.set)
+
+    asked.submit(Read())
+    read = answer_of(asked, woken)
+    asked.submit(CompareAndSet(Record(1, "x", None)))
+    written = answer_of(asked, woken)
+    asked.close()
+
+    assert read == Answer(Read(), Record(0, None, None), told, place=PLACE)
+    assert written == Answer(CompareAndSet(Record(1, "x", None)), Record(1, "x", None), None, place=PLACE)
+
+
 @pytest.mark.parametrize(("kind", "is_unapplied"), [(ArbiterError, False), (NotApplied, True)])
 def test_only_a_store_that_says_so_makes_it_certain_that_nothing_was_applied(
     worker: tuple[ArbiterWorker, ShakyStore, threading.Event],
