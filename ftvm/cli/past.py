@@ -204,7 +204,8 @@ def heat(
     def text() -> Iterator[str]:
         begun, ended = found.starts_ns[0] / 1e9, found.starts_ns[-1] / 1e9
         part = -(-found.page_count // len(picture)) * 4
-        yield f"{time_text(begun)} to {time_text(ended)}; a line is {part} KiB, @ is {most} changes"
+        scale = f"@ is {most} changes" if most else "nothing changed"
+        yield f"{time_text(begun)} to {time_text(ended)}; a line is {part} KiB, {scale}"
         for number, line in enumerate(picture):
             shades = "".join(_SHADES[-(-count * (len(_SHADES) - 1) // most)] if most else " " for count in line)
             yield f"{number * part:>10} KiB |{shades}|"

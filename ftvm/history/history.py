@@ -252,6 +252,8 @@ class History:
             raise HistoryError(f"nothing was recorded into {self.folder} yet")
         first = self.time_ns(since, min(span[2] for span in known))
         last = self.time_ns(until, max(span[3] for span in known))
+        if since is not None and until is not None and first > last:
+            raise ConfigError(f"the time from {since} to {until} begins after it ends")
         streams = [stream.id for stream in self._store.catalogue.streams()]
         return heat_of(self._store, streams, first, max(first + 1, last), stretches)
 

@@ -75,6 +75,20 @@ def test_heat_is_a_map_of_memory_over_time(ftvm: Run, recorded: Path) -> None:
     assert [len(row) for row in told["rows"]] == [20] * 6
 
 
+def test_heat_says_of_a_time_without_changes_that_nothing_changed(ftvm: Run, recorded: Path) -> None:
+    said = ftvm("history", "heat", recorded, "--since=0", "--until=1")
+
+    assert said.status == 0
+    assert said.out.splitlines()[0].endswith(", nothing changed")
+
+
+def test_heat_refuses_a_time_that_ends_before_it_begins(ftvm: Run, recorded: Path) -> None:
+    said = ftvm("history", "heat", recorded, "--since=-0.2s", "--until=-0.5s")
+
+    assert said.status == 2
+    assert "begins after it ends" in said.err
+
+
 def test_verify_says_that_all_is_well_or_what_is_damaged(ftvm: Run, tmp_path: Path) -> None:
     host = Host(tmp_path / "past")
     host.run(40)
