@@ -202,15 +202,16 @@ def test_a_host_records_where_its_settings_say_also_if_it_is_killed(ftvm: Run, t
     port = port_of_nobody()
     make_key(tmp_path / "key")
     shared = ("--arbiter", f"file://{tmp_path}", "--heartbeat", "100", "--silence", "3000", "--control", "none")
+    ticks = ("--program", "ticks", "--append", "ms=5 beats=0")  # an idle guest is cut once a second
     past = ("--history", str(tmp_path / "past"), "--history-key", str(tmp_path / "key"), "--history-keep", "all=5m")
     with (
-        host("run", "--listen", f"tcp://127.0.0.1:{port}", "--create", "--program", "console", *shared) as primary,
+        host("run", "--listen", f"tcp://127.0.0.1:{port}", "--create", *ticks, *shared) as primary,
         host(
             "standby", "--listen", "tcp://127.0.0.1:0", "--peer", f"tcp://127.0.0.1:{port}", *shared, *past
         ) as standby,
     ):
         wait_for(primary, "Protected")
-        for _ in range(100):
+        for _ in range(40):
             wait_for(standby, "Committed")
         going_on = ftvm("history", "list", tmp_path / "past", "--key", tmp_path / "key").out
         if end == "recording was stopped":
