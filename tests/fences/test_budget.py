@@ -27,7 +27,7 @@ LINES: Final = {
     "_native": 258,
     "arbiters": 775,
     "capture": 570,
-    "cli": 3640,
+    "cli": 3642,
     "encode": 1332,
     "engines": 180,
     "guests": 2679,
