@@ -34,7 +34,7 @@ LINES: Final = {
     "guests/disk": 856,
     "guests/kvm": 1500,
     "guests/vmm": 785,
-    "history": 2676,
+    "history": 2679,
     "lab": 3413,
     "protocol": 3549,
     "runtime": 2763,
