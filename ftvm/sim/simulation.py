@@ -44,9 +44,9 @@ SECOND: Final = 1_000 * MS
 
 START_NS_MAX: Final = SECOND
 FAULTS_NS: Final = 2_500 * MS
-CALM_NS_MAX: Final = 8 * SECOND
-"""How long after the world was healed the guest must run, protected, with its outputs flowing; mostly it takes a
-tenth."""
+CALM_NS_MAX: Final = 12 * SECOND
+"""How long after the world was healed the guest must run, protected, with its outputs flowing; mostly it takes a tenth
+of that. A standby that stops may wait 8 s for its active to let it go before it starts again."""
 
 LOOK_NS: Final = 50 * MS
 

@@ -18,6 +18,8 @@ from ftvm.service.connection import Connection, connect
 from .hostpair import WAIT_SECONDS, host, port_of_nobody, wait_for
 
 PATIENT = ("--heartbeat", "100", "--silence", "2000")
+TICKING = ("--program", "ticks", "--append", "ms=5 beats=0")
+"""A guest that writes all the time, and so makes checkpoints all the time."""
 PIPE_BYTES = 4096
 OUTPUTS = 900
 """Of the thousand that the program makes: by then the start is long over, before whose end a signal ends with 130."""
@@ -71,7 +73,7 @@ def test_a_pair_whose_active_nobody_reads_stays_a_pair_and_its_guest_is_handed_o
     """Regression: the active sent no heartbeat, was taken over from, and did not end when it was told to."""
     port = port_of_nobody()
     with (
-        unread_host(tmp_path, "--listen", f"tcp://127.0.0.1:{port}", *PATIENT) as process,
+        unread_host(tmp_path, "--listen", f"tcp://127.0.0.1:{port}", *PATIENT, *TICKING) as process,
         host(
             *("standby", "--listen", "tcp://127.0.0.1:0", "--peer", f"tcp://127.0.0.1:{port}", *PATIENT),
             *("--arbiter", f"file://{tmp_path / 'record'}"),

@@ -169,6 +169,11 @@ def test_a_standby_whose_guest_died_while_it_was_handed_over_is_no_standby_for_t
     assert play(seed).invariant is None
 
 
+def test_a_standby_that_leaves_an_active_which_halts_is_given_its_time_before_the_guest_must_be_protected() -> None:
+    """It waited its 8 s for the record, started again, and the look ended 40 ms after it was protected."""
+    assert play(16074).invariant is None
+
+
 def test_a_guest_that_dies_while_its_switch_is_open_ends_its_host_and_the_other_goes_on() -> None:
     world = world_of(PAIR)
     world.start()
