@@ -21,15 +21,19 @@ SIZE = PAGES * PAGE
 
 
 class SlowImage:
-    """The image's own thread, which may write a step only when a test says so."""
+    """The image's own thread, which may write a step, once it is held, only when a test says so."""
 
     def __init__(self, patched: pytest.MonkeyPatch) -> None:
         self._sync, self._may_go_on = os.fdatasync, threading.Event()
+        self._may_go_on.set()
         patched.setattr(os, "fdatasync", self._wait)
 
     def _wait(self, descriptor: int) -> None:
         self._may_go_on.wait(20)
         self._sync(descriptor)
+
+    def hold(self) -> None:
+        self._may_go_on.clear()
 
     def go_on(self) -> None:
         self._may_go_on.set()
@@ -58,6 +62,7 @@ def standby(tmp_path: Path, witness: Witness, slow: SlowImage) -> Iterator[Disk]
     disk.discarded()
     disk.completed()
     disk.image.sync()
+    slow.hold()
     commit(disk, 1, 2)
     yield disk
     slow.go_on()
