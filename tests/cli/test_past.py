@@ -211,7 +211,7 @@ def test_a_host_records_where_its_settings_say_also_if_it_is_killed(ftvm: Run, t
         ) as standby,
     ):
         wait_for(primary, "Protected")
-        for _ in range(40):
+        for _ in range(100):
             wait_for(standby, "Committed")
         going_on = ftvm("history", "list", tmp_path / "past", "--key", tmp_path / "key").out
         if end == "recording was stopped":

@@ -69,7 +69,7 @@ def record_console(folder: Path) -> int:
     """Record a pair for a while into `folder`/past; return an epoch early in it."""
     pair = Pair(folder, Remus(interval=0.025), History.open(folder / "past", create=True))
     with History.open(folder / "past") as looking:
-        wait_until(lambda: len(list(looking.epochs())) > 20)
+        wait_until(lambda: len(list(looking.epochs())) > 8)
         first = next(looking.epochs()).number
     pair.close()
     return first
@@ -118,7 +118,7 @@ def test_a_full_disk_stops_recording_and_the_pair_goes_on(tmp_path: Path) -> Non
     with mock.patch.object(os, "pwrite", full):
         wait_until(lambda: any(isinstance(event, HostServiceFailed) for event in pair.events))
 
-    pair.wait_for_epochs(10)
+    pair.wait_for_epochs(4)
     assert pair.protection.status().standby is not None
     pair.close()
     failed = next(event for event in pair.events if isinstance(event, HostServiceFailed))
@@ -131,7 +131,7 @@ def test_a_recorder_that_stands_still_delays_no_epoch(tmp_path: Path) -> None:
     with mock.patch("ftvm.history.pipeline.Pipeline.turn", side_effect=lambda: held.wait(PATIENCE_S)):
         pair = Pair(tmp_path, Remus(interval=0.025), History.open(tmp_path / "past", create=True))
 
-        pair.wait_for_epochs(60)
+        pair.wait_for_epochs(8)
 
         assert pair.protection.status().standby is not None
         held.set()
