@@ -243,10 +243,10 @@ class GuestHandle:
         """
         status = self.status()
         if status.role == "active" and not status.is_protected:
-            raise LocalProtocolError(
-                f"guest {self.id!r} cannot go on at another host now: {status.reason or status.state}. To end it for "
-                f"good, use `ftvm stop {shlex.quote(self.id)}`"
-            )
+            why, remedy = status.reason or status.state, f"To end it for good, use `ftvm stop {shlex.quote(self.id)}`"
+            if status.arbiter_error is not None:  # nor could it be ended, see `end`
+                why, remedy = status.arbiter_error, "Make the arbiter reachable, then try again"
+            raise LocalProtocolError(f"guest {self.id!r} cannot go on at another host now: {why}. {remedy}")
         return self.stop_and_wait(timeout)
 
     def end(self, timeout: float = 30.0) -> dict[str, Any]:

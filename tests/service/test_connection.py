@@ -439,6 +439,22 @@ def test_a_host_whose_guest_could_not_go_on_elsewhere_does_not_leave(tmp_path: P
         assert protection.status().role == "active"
 
 
+def test_a_host_that_cannot_leave_as_no_arbiter_answers_does_not_advise_to_end_the_guest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: it named `ftvm stop`, which is refused for the same reason."""
+    with host(tmp_path, "vm1"), connect(f"ipc://{tmp_path}") as machine:
+        guest = machine.guest("vm1")
+        silent = replace(guest.last_status, arbiter_error="the arbiter cannot be used: no route")
+        monkeypatch.setattr(guest, "status", lambda: silent)
+
+        with pytest.raises(LocalProtocolError, match="no route") as refused:
+            guest.leave()
+
+        assert "Make the arbiter reachable, then try again" in str(refused.value)
+        assert "ftvm stop" not in str(refused.value)
+
+
 def test_a_guest_that_is_ended_goes_on_nowhere_and_leaves_a_vacant_record(tmp_path: Path) -> None:
     with pair(tmp_path) as (active, standby), connect(f"ipc://{tmp_path}/a.sock") as machine:
         threads = end_in_order(active, standby)
