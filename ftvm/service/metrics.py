@@ -16,8 +16,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
+from ftvm import events
 from ftvm.errors import ConfigError, InternalError, TransportError
-from ftvm.events import Event
 from ftvm.runtime.services import Controls
 from ftvm.runtime.standing import State
 from ftvm.runtime.status import HISTOGRAM_BOUNDS_US, Histogram, Status
@@ -112,7 +112,7 @@ class MetricsPage:
         listening = _listen(parse_address(address))
         self.port: int = listening.getsockname()[1]
         self._controls: Controls | None = None
-        self._events: Counter[str] = Counter()
+        self._events: Counter[str] = Counter(dict.fromkeys(set(events.__all__) - {"Event"}, 0))
         self._server: Server | None = Server(listening, lambda: _Answer(self._page))
 
     def begin(self, controls: Controls) -> None:
@@ -123,7 +123,7 @@ class MetricsPage:
         """See HostService."""
         return (self._server.fileno(),) if self._server is not None else ()
 
-    def note(self, event: Event) -> None:
+    def note(self, event: events.Event) -> None:
         """See HostService."""
         self._events[type(event).__name__] += 1
 

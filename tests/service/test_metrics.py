@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+import ftvm.events
 from ftvm.arbiters.memory import MemoryRecordStore
 from ftvm.errors import ConfigError, TransportError
 from ftvm.events import Solo
@@ -84,6 +85,17 @@ def test_a_scrape_tells_the_status_in_seconds_and_bytes(page: MetricsPage) -> No
     assert told['ftvm_role{"guest": "vm1", "role": "standby"}'] == 0
     assert told['ftvm_engine{"engine": "remus", "guest": "vm1"}'] == 1
     assert told['ftvm_events_total{"event": "Solo", "guest": "vm1"}'] == 1
+
+
+def test_an_event_that_has_not_happened_yet_counts_0(page: MetricsPage) -> None:
+    """Regression: its series began at 1, which no `increase` or `rate` can see."""
+    page.note(Solo(at=Nanos(0), guest_id="vm1", generation=1, reason=""))
+
+    told = {name: value for name, value in samples(get(page)[1]).items() if name.startswith("ftvm_events_total")}
+
+    assert len(told) == len(ftvm.events.__all__) - 1  # all but their root
+    assert told['ftvm_events_total{"event": "TookOver", "guest": "vm1"}'] == 0
+    assert sum(told.values()) == 1
 
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.PROTECTED])
