@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any, Final, Never
 
 import lz4.block
 import msgpack
@@ -87,6 +87,11 @@ class EntryLevel(IntEnum):
     MINUTE = 4
     TEN_MINUTES = 5
     HOUR = 6
+
+    @classmethod
+    def _missing_(cls, value: object) -> Never:
+        """Refuse a level of a damaged catalogue, or of another format, whichever query met it."""
+        raise HistoryError(f"the history is damaged: its catalogue has {value!r:.80} as the level of an entry")
 
 
 EMPTY_BATCH: Final = PageBatch(count=0, indices=b"", lengths=b"", payload=b"", digest=batch_digest(b"", b"", b""))

@@ -40,7 +40,7 @@ LINES: Final = {
     "runtime": 2763,
     "service": 1766,
     "sim": 2316,
-    "store": 1395,
+    "store": 1398,
     "testing": 2439,
     "transport": 1270,
 }

@@ -295,6 +295,24 @@ def test_a_catalogue_that_names_a_file_elsewhere_is_refused_and_that_file_stays(
     assert precious.stat().st_size == 1_000
 
 
+@pytest.mark.parametrize("table", ["segments", "entries"])
+def test_a_catalogue_that_names_a_foreign_level_is_refused_by_name(table: str, tmp_path: Path) -> None:
+    """Regression: a bare ValueError, told as a bug in ftvm."""
+    guest = SmallGuest()
+    with new_store(tmp_path / "past") as store:
+        stream = begin(store, guest)
+        record(store, stream, guest, 5)
+    with sqlite3.connect(tmp_path / "past" / "catalogue.db") as changed:
+        changed.execute(f"UPDATE {table} SET level = 77")
+    changed.close()
+
+    with (
+        pytest.raises(HistoryError, match="77 as the level of an entry"),
+        Store(tmp_path / "past", writes=table == "segments") as store,
+    ):
+        store.catalogue.counts(stream)
+
+
 def test_a_store_whose_making_was_cut_off_is_made_again(tmp_path: Path) -> None:
     (tmp_path / "past" / "segments").mkdir(parents=True)
     (tmp_path / "past" / "catalogue.db").touch()
