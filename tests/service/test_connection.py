@@ -1,66 +1,32 @@
-"""Asking running hosts: found by folder or socket, told apart, told what to do."""
+"""Asking running hosts: found by folder or socket, told apart, understood."""
 
 import json
 import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import MISSING, fields, replace
+from contextlib import ExitStack
+from dataclasses import MISSING, fields
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
 
 import ftvm
 from ftvm.arbiters.memory import MemoryRecordStore
-from ftvm.engines.kemari import Kemari
-from ftvm.engines.remus import Remus
-from ftvm.errors import (
-    BrokenError,
-    ClosedError,
-    ConfigError,
-    GuestEnded,
-    LocalProtocolError,
-    RemoteProtocolError,
-    TransportError,
-)
+from ftvm.errors import BrokenError, ClosedError, ConfigError, RemoteProtocolError, TransportError
 from ftvm.events import Solo
-from ftvm.runtime.protection import Protection, Standby, protect
+from ftvm.runtime.protection import Standby, protect
 from ftvm.runtime.status import FIRST_FIELDS, Status
 from ftvm.service.connection import Connection, connect
 from ftvm.service.control import ControlSocket
 from ftvm.service.controlline import ControlLine, MuteHost
 from ftvm.service.requests import json_line, parse_answer
 from ftvm.service.socketfiles import listen_privately
-from ftvm.sim.guest import SimGuest
 from ftvm.units import Nanos
 
 from .fakes import STATUS, LaterStatus
+from .hosts import guest, host, pair, serve_two
 
-WAIT_SECONDS = 30.0
-
-
-def guest(*, boots: bool = True) -> SimGuest:
-    return SimGuest(page_count=4, pages_per_step=1, output_every=10, boots=boots)
-
-
-def host(folder: Path, guest_id: str) -> Protection:
-    return protect(
-        guest(),
-        listen="tcp://127.0.0.1:0",
-        arbiter=MemoryRecordStore(),
-        create=True,
-        engine=Remus(),
-        guest_id=guest_id,
-        services=[ControlSocket(f"ipc://{folder}/{guest_id}.sock")],
-    )
-
-
-@pytest.fixture
-def two_guests(tmp_path: Path) -> Iterator[Connection]:
-    with host(tmp_path, "vm1"), host(tmp_path, "vm2"), connect(f"ipc://{tmp_path}") as machine:
-        yield machine
+two_guests = pytest.fixture(serve_two)
 
 
 def test_five_lines_list_the_guests_of_a_machine_and_their_states(
@@ -150,88 +116,6 @@ def test_the_host_where_the_guest_runs_is_meant_if_two_hosts_have_it(tmp_path: P
     with standby, host(tmp_path, "vm1"), connect(f"ipc://{tmp_path}") as machine:
         assert [found.last_status.role for found in machine.guests()] == ["empty", "active"]
         assert machine.guest().last_status.role == "active"
-
-
-@contextmanager
-def pair(folder: Path) -> Iterator[tuple[Protection, Standby]]:
-    """A protected guest on two hosts, with a control socket each."""
-    store = MemoryRecordStore()
-    with ExitStack() as stack:
-        active = stack.enter_context(
-            protect(
-                guest(),
-                listen=f"ipc://{folder}/a",
-                peers=[f"ipc://{folder}/b"],
-                arbiter=store.another(),
-                create=True,
-                guest_id="vm1",
-                services=[ControlSocket(f"ipc://{folder}/a.sock")],
-            )
-        )
-        standby = stack.enter_context(
-            Standby(
-                guest(boots=False),
-                listen=f"ipc://{folder}/b",
-                peers=[f"ipc://{folder}/a"],
-                arbiter=store.another(),
-                guest_id="vm1",
-                services=[ControlSocket(f"ipc://{folder}/b.sock")],
-            )
-        )
-        assert active.wait_protected(WAIT_SECONDS)
-        yield active, standby
-
-
-def test_an_operator_hands_a_guest_over_and_back(tmp_path: Path) -> None:
-    with pair(tmp_path) as (active, standby), connect(f"ipc://{tmp_path}") as machine:
-        first = machine.guest("vm1")
-        first.switchover(WAIT_SECONDS)
-        assert standby.wait(WAIT_SECONDS) is not None
-        second = machine.guest("vm1")
-
-        assert (first.status().role, second.last_status.role) == ("standby", "active")
-        assert second.path != first.path
-        second.switchover(WAIT_SECONDS)
-        assert second.last_status.role == "standby"
-        assert active.status().generation == second.last_status.generation
-
-
-def test_an_operator_changes_the_engine_and_its_interval(tmp_path: Path) -> None:
-    with pair(tmp_path) as (active, standby), connect(f"ipc://{tmp_path}") as machine:
-        handle = machine.guest("vm1")
-        handle.set_engine("kemari", interval=0.05)
-        assert handle.last_status.engine == "kemari"
-        handle.set_engine(interval=0.01)
-
-        assert active._node.driver.engines == (Kemari(0.01), Kemari(0.01))
-        assert active._node.driver.settings.engine == Remus()
-        assert handle.status().is_protected
-        assert standby.status().role == "standby"
-
-
-def test_an_engine_that_cannot_be_is_refused_and_nothing_changes(two_guests: Connection) -> None:
-    handle = two_guests.guest("vm1")
-
-    with pytest.raises(ConfigError, match="unknown engine 'warp'"):
-        handle.set_engine("warp")
-    with pytest.raises(ConfigError, match="engine kemari takes no latency target"):
-        handle.set_engine("kemari", latency=0.005)
-
-    assert handle.status().engine == "remus"
-
-
-def test_an_engine_is_set_where_the_guest_runs(tmp_path: Path) -> None:
-    with (
-        pair(tmp_path),
-        connect(f"ipc://{tmp_path}/b.sock") as machine,
-        pytest.raises(LocalProtocolError, match="the engine is set where the guest runs"),
-    ):
-        machine.guest().set_engine("kemari")
-
-
-def test_a_guest_without_a_standby_cannot_be_handed_over(two_guests: Connection) -> None:
-    with pytest.raises(LocalProtocolError):
-        two_guests.guest("vm1").switchover()
 
 
 def test_sockets_that_nobody_answers_at_are_passed_over(two_guests: Connection) -> None:
@@ -402,104 +286,6 @@ def test_a_socket_path_that_is_a_plain_file_is_told_of(tmp_path: Path) -> None:
 
     with pytest.raises(TransportError, match="no host answers"):
         connect(f"ipc://{tmp_path}/file")
-
-
-def end_in_order(*hosts: Protection | Standby) -> list[Thread]:
-    """End each host in order, in a thread of its own, once it must end, as `ftvm run` and `ftvm standby` do."""
-
-    def run(host: Protection | Standby) -> None:
-        with suppress(ClosedError, GuestEnded):
-            while host.wait(WAIT_SECONDS) is not None:
-                host.check()
-        host.close()
-
-    threads = [Thread(target=run, args=(host,)) for host in hosts]
-    for thread in threads:
-        thread.start()
-    return threads
-
-
-def test_a_host_that_leaves_has_its_guest_go_on_at_the_standby(tmp_path: Path) -> None:
-    with pair(tmp_path) as (active, standby), connect(f"ipc://{tmp_path}/a.sock") as machine:
-        (ending,) = end_in_order(active)
-
-        told = machine.guest().leave()
-        ending.join(WAIT_SECONDS)
-
-        assert told["is_in_order"]
-        assert standby.wait(WAIT_SECONDS) is not None
-
-
-def test_a_host_whose_guest_could_not_go_on_elsewhere_does_not_leave(tmp_path: Path) -> None:
-    """Regression: the order to stop an unprotected host ended the guest without a word."""
-    with host(tmp_path, "vm1") as protection, connect(f"ipc://{tmp_path}") as machine:
-        with pytest.raises(LocalProtocolError, match=r"no standby has joined\. To end it .*`ftvm stop vm1`"):
-            machine.guest("vm1").leave()
-
-        assert protection.status().role == "active"
-
-
-def test_a_host_that_cannot_leave_as_no_arbiter_answers_does_not_advise_to_end_the_guest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Regression: it named `ftvm stop`, which is refused for the same reason."""
-    with host(tmp_path, "vm1"), connect(f"ipc://{tmp_path}") as machine:
-        guest = machine.guest("vm1")
-        silent = replace(guest.last_status, arbiter_error="the arbiter cannot be used: no route")
-        monkeypatch.setattr(guest, "status", lambda: silent)
-
-        with pytest.raises(LocalProtocolError, match="no route") as refused:
-            guest.leave()
-
-        assert "Make the arbiter reachable, then try again" in str(refused.value)
-        assert "ftvm stop" not in str(refused.value)
-
-
-def test_a_guest_that_is_ended_goes_on_nowhere_and_leaves_a_vacant_record(tmp_path: Path) -> None:
-    with pair(tmp_path) as (active, standby), connect(f"ipc://{tmp_path}/a.sock") as machine:
-        threads = end_in_order(active, standby)
-
-        told = machine.guest().end()
-        for thread in threads:
-            thread.join(WAIT_SECONDS)
-
-        assert told["is_in_order"]
-        assert told["outcome"].startswith("the guest has ended here, and the record is vacant")
-        with pytest.raises(GuestEnded, match="an operator ended the guest"):
-            standby.check()
-
-
-def test_a_guest_is_not_ended_while_the_record_could_not_be_vacated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Regression: it ended, and left a record that named both its hosts."""
-    with host(tmp_path, "vm1") as protection, connect(f"ipc://{tmp_path}") as machine:
-        guest = machine.guest("vm1")
-        silent = replace(guest.last_status, arbiter_error="the arbiter cannot be used: no route")
-        monkeypatch.setattr(guest, "status", lambda: silent)
-
-        with pytest.raises(LocalProtocolError, match="was not ended: the arbiter cannot be used: no route"):
-            guest.end()
-
-        assert protection.status().role == "active"
-
-
-def test_a_remedy_quotes_the_guests_name_for_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with host(tmp_path, "vm1"), connect(f"ipc://{tmp_path}") as machine:
-        guest = machine.guest()
-        monkeypatch.setattr(type(guest), "id", "vm 1/x")
-        monkeypatch.setattr(guest, "status", lambda: guest.last_status)
-
-        with pytest.raises(LocalProtocolError, match="use `ftvm stop 'vm 1/x'`"):
-            guest.leave()
-
-
-def test_a_guest_is_ended_only_where_it_runs(tmp_path: Path) -> None:
-    with pair(tmp_path) as (active, _), connect(f"ipc://{tmp_path}/b.sock") as machine:
-        with pytest.raises(LocalProtocolError, match="end it where it runs"):
-            machine.guest().end()
-
-        assert active.status().state == "protected"
 
 
 def test_the_socket_of_a_killed_host_is_cleared_away_by_who_looks(

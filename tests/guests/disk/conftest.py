@@ -1,0 +1,55 @@
+"""A disk whose device is watched, and a client of it."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ftvm.guests.disk.disk import Disk
+from ftvm.units import PAGE_BYTES
+
+from .nbd import Client
+from .witness import Witness
+
+PAGES = 16
+SIZE = PAGES * PAGE_BYTES
+
+
+@pytest.fixture
+def witness() -> Iterator[Witness]:
+    made = Witness()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def disk(tmp_path: Path, witness: Witness) -> Iterator[Disk]:
+    path = tmp_path / "disk.img"
+    path.write_bytes(bytes(SIZE))
+    opened = Disk(str(path), boots=True, witnesses=witness.descriptors)
+    opened.collect()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def client(disk: Disk) -> Iterator[Client]:
+    made = Client(disk)
+    yield made
+    made.close()
+
+
+def dirty(disk: Disk) -> set[int]:
+    words = int.from_bytes(disk.collect().words[0], "little")
+    return {page for page in range(PAGES) if words >> page & 1}
+
+
+def image_of(disk: Disk) -> bytes:
+    return disk.image.path.read_bytes()
+
+
+def fill(disk: Disk) -> None:
+    """Have the device behind the image full from now on."""
+    with open("/dev/full", "r+b", buffering=0) as full:
+        os.dup2(full.fileno(), disk.image.descriptor)
