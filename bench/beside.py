@@ -1,4 +1,4 @@
-"""An ftvm of before, to measure beside this one: its tree and a virtual environment of its own in a cache folder."""
+"""An ftvm of before, to measure beside this one: its tree and a virtual environment for it in a cache folder."""
 
 import os
 import shutil

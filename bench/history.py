@@ -74,7 +74,7 @@ class Nobody:
 
 
 def epochs_of(count: int, mib: int, pages: int = 8192) -> Epochs:
-    """Run a machine for `count` epochs, captured every 25 ms of its own time."""
+    """Run a machine for `count` epochs, captured every 25 ms by its own clock."""
     guest = RiscvGuest(
         read_program("dirty"), memory_bytes=mib << 20, mac=None, command_line=f"pages={pages} rate=400000 pattern=hot"
     )
@@ -132,7 +132,7 @@ def process_bytes() -> int:
 
 
 def recorded(epochs: Epochs, folder: Path, keep: Keep) -> tuple[int, float]:
-    """Record all epochs, at 40 a second of their own time; return the bytes written and the CPU seconds."""
+    """Record all epochs, at 40 a second by their own clock; return the bytes written and the CPU seconds."""
     store = Store(folder, writes=True, creates=True)
     store.claim(HistoryOwner(guest_id="bench", geometry=epochs.geometry))
     calls = [0]

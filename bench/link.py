@@ -94,7 +94,7 @@ def _raw_applier(memory: Any) -> Callable[[list[memoryview]], None]:
 
 
 class Link:
-    """A socket to a receiver of its own, and what both ends have spent."""
+    """A socket to a receiver process, and what both ends have spent."""
 
     def __init__(self, older: bytes, mode: str, messages: int) -> None:
         self.pipe, theirs = multiprocessing.Pipe()

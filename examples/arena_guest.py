@@ -1,4 +1,4 @@
-"""A guest of your own: memory from mmap, and a Python program that works in it. Run it: two of its hosts get killed.
+"""Your own guest: memory from mmap, and a Python program that works in it. Run it: two of its hosts get killed.
 
 All that ftvm asks of a hypervisor is in ArenaGuest. Its program keeps one number beyond its memory, `step`, as a real
 machine has registers; all else that its future depends on lies in the arena, which ftvm copies page by page.

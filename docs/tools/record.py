@@ -1,4 +1,4 @@
-"""Make docs/demo.svg, a picture that moves, from a real run of `ftvm demo` in a terminal of its own.
+"""Make docs/demo.svg, a picture that moves, from a real run of `ftvm demo` in a separate terminal.
 
     pip install pyte
     python docs/tools/record.py [--kills 2] [--into docs/demo.svg]
@@ -129,7 +129,7 @@ def _times(begin: float, end: float, until: float) -> str:
 
 
 def record(command: Sequence[str]) -> list[Look]:
-    """Run a command in a terminal of its own; return what it showed. Fails if the command does."""
+    """Run a command in a separate terminal; return what it showed. Fails if the command does."""
     import pyte  # only this needs it
 
     screen = pyte.Screen(COLUMNS, ROWS)

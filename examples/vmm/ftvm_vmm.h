@@ -101,7 +101,7 @@ int ftvm_vmm_next(ftvm_vmm *vmm, int timeout_ms, ftvm_vmm_request *request);
  * FTVM_VMM_SAVE, the bitmaps of FTVM_VMM_DIRTY, else nothing. Returns 0 or a negative errno. */
 int ftvm_vmm_answer(ftvm_vmm *vmm, const ftvm_vmm_request *request, const char *refusal, const void *payload, size_t bytes);
 
-/* Gives an output: frames on "net0", text on "console", or channels of your own. Returns 0 or a negative errno. */
+/* Gives an output: frames on "net0", text on "console", or your own channels. Returns 0 or a negative errno. */
 int ftvm_vmm_output(ftvm_vmm *vmm, const char *channel, const void *payload, size_t bytes);
 
 /* Says that the guest came to its own end, and nothing is wrong; it stands still from now on. */

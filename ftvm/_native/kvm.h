@@ -1,4 +1,4 @@
-/* kvm: a machine of our own that runs on the processor, by Linux's KVM.
+/* kvm: our own machine that runs on the processor, by Linux's KVM.
  *
  *   RAM              from 0, at most 3 GiB         0xd0000000 + n * 0x1000   virtio-mmio: net 0, block 1, entropy 2
  *   port 0x3f8       ns16550 uart                  port 0x604                a write of 4 bytes ends the machine

@@ -1,6 +1,6 @@
 """The record as files in one directory: for hosts that share storage, or for one host.
 
-Each generation is a file of its own, ``<guest>.<generation>``, immutable: written aside under a name that nobody
+Each generation is a separate file, ``<guest>.<generation>``, immutable: written aside under a name that nobody
 reads, fsynced, published with link(2), which fails if the name exists; then the directory is fsynced. link(2) decides
 each generation once and for all; there is no lock. (Refused: lock and rename. A holder that is paused loses an NFS
 lock without noticing and renames over a newer record.)

@@ -29,7 +29,7 @@ def chaos(rounds: int, seed: int, engine: str, jobs: int, arbiter: str, keep: bo
     """Break a running pair in every way there is, round after round, and check that nothing was lost.
 
     Each pair is two hosts, a link between them, an arbiter, a switch and a client that never stops asking, all real
-    processes, in a network of their own where root allows. A round kills, stops or cuts off some of them, starves the
+    processes, in their own network where root allows. A round kills, stops or cuts off some of them, starves the
     arbiter of room or takes it away, then waits until the guest is protected again. The client's history must be
     linearizable, the arbiter's records must follow the rules, and no host may fail.
 

@@ -29,7 +29,7 @@ _COMMANDS: Final = {
     "stop": "End a guest for good.",
     "top": "Watch the guests on this machine.",
     "version": "Print the version.",
-    "vmm": "Check a monitor of your own against the hand-over protocol.",
+    "vmm": "Check your own monitor against the hand-over protocol.",
 }
 _OLD_NAMES: Final = ("primary", "qemu")
 """Commands of 0.1 that say what they are called now; not listed."""

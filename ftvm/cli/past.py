@@ -353,7 +353,7 @@ def run(
 ) -> None:
     """Restore EPOCH of STORE into a guest of GUESTFILE's kind and size, and let it run for a while.
 
-    It is a guest of its own: no arbiter, no network, no standby. Its console is printed, and its outputs are compared
+    It is a separate guest: no arbiter, no network, no standby. Its console is printed, and its outputs are compared
     with those that were recorded.
     """
     settings = read_host(file, {}, boots=False, is_json=is_json)

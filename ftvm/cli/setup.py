@@ -151,7 +151,7 @@ def _steps_here(into: Path, nodes: Sequence[PlannedHost], guest: str) -> Iterato
     """Yield what to do where all hosts are on one machine, to try it."""
     for number, node in enumerate(nodes):
         command, more = ("run", " --create") if number == 0 else ("standby", "")
-        yield f"in a terminal of its own: ftvm {command} {into / node.name / file_name(guest)}{more}"
+        yield f"in a separate terminal: ftvm {command} {into / node.name / file_name(guest)}{more}"
     yield "ftvm status"
 
 

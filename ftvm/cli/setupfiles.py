@@ -59,7 +59,7 @@ def parse_node(text: str, others: Sequence[PlannedHost] = ()) -> PlannedHost:
     plain = re.sub(r"[^A-Za-z0-9_.-]", "", found["host"])[:_NAME_CHARS_MAX] or "host"
     node = PlannedHost(host=found["host"], port=port, name=plain)
     if any(node.endpoint == other.endpoint for other in others):
-        raise ConfigError(f"node {text!r} is there twice: each host needs an address, or a port, of its own")
+        raise ConfigError(f"node {text!r} is there twice: each host needs its own address, or its own port")
     if any(plain == other.name for other in others):
         node = PlannedHost(host=node.host, port=port, name=f"{plain}-{port}")
     return node

@@ -15,7 +15,7 @@ __all__ = ["vmm"]
 
 @click.group()
 def vmm() -> None:
-    """Check a monitor of your own against the hand-over protocol."""
+    """Check your own monitor against the hand-over protocol."""
 
 
 @vmm.command(short_help="Check whether a monitor keeps its promises.")

@@ -196,7 +196,7 @@ class Prepared:
 class Leave:
     """The sender ends the session, and why: a hint that shortens the other side's wait, no more.
 
-    The active answers that of its standby with one of its own; a standby that is about to close waits for it.
+    The active answers that of its standby with another; a standby that is about to close waits for it.
 
     is_end  the guest came to its own end, which this standby has acknowledged: there is nothing to take over
     """

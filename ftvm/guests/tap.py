@@ -2,7 +2,7 @@
 
 `TapPort` has the same interface as `DatagramPort` (datagram.py), and keeps its promises: it never blocks, and what does
 not fit is dropped and counted. A cable is written ``tap:NAME``. The interface is made by whoever runs the host (``ip
-tuntap add dev NAME mode tap user USER``), which leaves ftvm without rights of its own; run as root, ftvm makes one that
+tuntap add dev NAME mode tap user USER``), which leaves ftvm without special rights; run as root, ftvm makes one that
 goes when it ends. Bringing it up and adding it to a bridge is yours to do.
 
 Source: Linux, Documentation/networking/tuntap.rst.

@@ -1,4 +1,4 @@
-"""A base for guests with a thread of their own: what is left to write is what the machine does, and its registers.
+"""A base for guests with their own thread: what is left to write is what the machine does, and its registers.
 
     class Counter(ThreadedGuest):
         def turn(self): ...            # run for a moment
@@ -34,7 +34,7 @@ INPUT_BYTES_MAX: Final = 1 << 20
 
 
 class ThreadedGuest(ABC):
-    """A guest that runs in turns on a thread of its own. Born paused; see `Guest` for the contract of each member.
+    """A guest that runs in turns on its own thread. Born paused; see `Guest` for the contract of each member.
 
     machine     what must be equal on both hosts for `load` to take what `save` made, e.g. "counter/1"
     page_count  size of its memory in pages of 4096 bytes: blank, and yours as `arena`

@@ -1,4 +1,4 @@
-"""A guest of its own, started from an epoch: no arbiter, no peer, and nothing that it sends goes anywhere.
+"""A separate guest, started from an epoch: no arbiter, no peer, and nothing that it sends goes anywhere.
 
 Its outputs are compared with those that were recorded behind that epoch. A guest that got inputs then says something
 else sooner or later: a clone gets none.

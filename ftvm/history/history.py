@@ -258,7 +258,7 @@ class History:
         return heat_of(self._store, streams, first, max(first + 1, last), stretches)
 
     def snapshot(self, name: str, epoch: int | None = None, *, stream: int | None = None) -> Snapshot:
-        """Keep an epoch, the newest if none is named, until it is dropped. Takes no room of its own at once."""
+        """Keep an epoch, the newest if none is named, until it is dropped. Takes no room at once."""
         if not _NAME.fullmatch(name):
             raise ConfigError(f"{name!r} is no name of a snapshot: 1 to 64 letters, digits, dots, dashes")
         if epoch is None:

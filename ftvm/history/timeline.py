@@ -1,6 +1,6 @@
 """The time machine: goes to any instruction of a recorded past, steps backwards, finds the last write of an address.
 
-It leads a machine of its own by the recorded inputs, keeps waypoints on the way (waypoints.py), and goes back by
+It leads a separate machine by the recorded inputs, keeps waypoints on the way (waypoints.py), and goes back by
 restoring the nearest one and executing again: to the same state each time, as the machine is deterministic.
 
 A place is a `Moment`. `go(n)` stands before instruction n and before the inputs that came there, but at the end behind

@@ -1,7 +1,7 @@
 """The requests of the lab's client: several logical clients, each with one request outstanding, and the record of all.
 
 `Workload` says which requests are due, takes the replies, and keeps every call for `linearizability`. First it works: a
-steady mix of PUT and GET on a few keys that all clients share, each PUT with a value of its own. After `begin_audit` it
+steady mix of PUT and GET on a few keys that all clients share, each PUT with its own value. After `begin_audit` it
 reads every key once more and is then finished. Pure: time is an argument, chance a seed, requests and replies bytes.
 """
 

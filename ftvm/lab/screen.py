@@ -58,7 +58,7 @@ class SilentScreen:
 
 
 class PlainScreen:
-    """Prints each thing that happened on a line of its own."""
+    """Prints each thing that happened on a separate line."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

@@ -44,11 +44,11 @@ class HostCommands:
     kind: str = "riscv"
     """What runs the program, unless that is a QEMU."""
     history: str | None = None
-    """The folder in which each host records, in a folder of its own, what the guest does while it stands by."""
+    """The folder in which each host records, in its own folder, what the guest does while it stands by."""
 
     @property
     def is_qemu(self) -> bool:
-        """Whether hosts run QEMU, which is a process of its own."""
+        """Whether hosts run QEMU, which is a separate process."""
         return self.guest == "qemu"
 
 

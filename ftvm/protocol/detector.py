@@ -24,7 +24,7 @@ MEMORY_NS: Final = 60_000_000_000
 BUCKET_NS: Final = 1_000_000_000
 """Gaps are remembered by the second, each second's longest: bounded, whatever the peer sends."""
 EXCUSES_MAX: Final = 8
-"""How many stalls of our own are excused until the peer is heard: a host that is stopped again and again would wait for
+"""How many stalls of ours are excused until the peer is heard: a host that is stopped again and again would wait for
 a dead peer for ever."""
 
 

@@ -74,7 +74,7 @@ def drop(record: Record, active: str) -> Record:
 
 
 def take(record: Record, standby: str) -> Record:
-    """TAKE: the standby becomes active, with no standby of its own yet."""
+    """TAKE: the standby becomes active, with no standby yet."""
     _must(record.standby == standby, "TAKE", record)  # rule: take_is_the_standbys
     return Record(record.generation + 1, standby, None)
 

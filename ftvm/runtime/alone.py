@@ -216,7 +216,7 @@ def record(
 
     interval  seconds between epochs
     world     where outputs go, at once, and inputs come from; nowhere if not given
-    on_event  called with `HistoryGap`, `HostServiceFailed`, and how the guest ended, from a thread of its own
+    on_event  called with `HistoryGap`, `HostServiceFailed`, and how the guest ended, from a separate thread
 
     Takes the three over: they are closed with what is returned. Takes as much memory as the guest has, for the shadow.
     Raises ConfigError, HistoryError, GuestError; the guest is closed then.

@@ -1,6 +1,6 @@
 """Drives one guest on one host: feeds its replica, performs the effects, and never waits.
 
-`step(now)` is all there is. The guest has a thread or process of its own: runner.py runs it, capture.py captures it.
+`step(now)` is all there is. The guest has its own thread or process: runner.py runs it, capture.py captures it.
 """
 
 from collections.abc import Callable

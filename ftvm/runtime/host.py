@@ -52,7 +52,7 @@ T = TypeVar("T")
 
 
 class ArbiterWorker:
-    """An Arbiter made from a RecordStore that may block: a thread of its own makes the calls, one at a time."""
+    """An Arbiter made from a RecordStore that may block: a separate thread makes the calls, one at a time."""
 
     def __init__(self, store: RecordStore, guest_id: str, wake: Callable[[], None]) -> None:
         self._store = store
@@ -161,7 +161,7 @@ def _tell_nobody() -> None:
 
 
 class _Heart:
-    """Lets an endpoint beat, from a thread of its own."""
+    """Lets an endpoint beat, from a separate thread."""
 
     def __init__(self, endpoint: Endpoint, clock: Clock, *, is_urgent: bool) -> None:
         self._endpoint = endpoint
@@ -298,7 +298,7 @@ def _named(wrong: BaseException) -> FtvmError:
 
 
 class Repeater:
-    """Calls a function again and again from a thread of its own, until it returns False or raises, or `stop`."""
+    """Calls a function again and again from a separate thread, until it returns False or raises, or `stop`."""
 
     def __init__(self, function: Callable[[], bool], seconds: float, name: str) -> None:
         """Wait for `seconds` before each call."""

@@ -208,7 +208,7 @@ def protect(
     """Run `guest` on this host and protect it.
 
     listen    where standbys connect: "tcp://ADDRESS:PORT" or "ipc://PATH"
-    arbiter   "file:///DIRECTORY" that both hosts share, or a RecordStore of your own
+    arbiter   "file:///DIRECTORY" that both hosts share, or your own RecordStore
     peers     hosts to join if another host has taken over from this one
     create    create the arbiter's record if it does not exist (else run `ftvm init` first)
     timeout   seconds to wait for the arbiter

@@ -39,6 +39,6 @@ def why_not_urgent() -> str | None:
     if wrong is None:
         try:
             os.sched_setscheduler(0, policy, parameters)
-        except PermissionError:  # to take the reset back needs a right of its own; it does no harm
+        except PermissionError:  # to take the reset back needs a separate right; it does no harm
             os.sched_setscheduler(0, policy | os.SCHED_RESET_ON_FORK, parameters)
     return wrong

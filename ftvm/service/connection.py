@@ -287,7 +287,7 @@ class GuestHandle:
     def events(self) -> Iterator[dict[str, Any]]:
         """Yield events as plain values from now on, until the host ends: {"event": NAME, ...its fields...}.
 
-        Over a connection of its own. A reader that is too slow is told how many it missed: {"events_lost": COUNT}.
+        Over a separate connection. A reader that is too slow is told how many it missed: {"events_lost": COUNT}.
         """
         line = ControlLine(self.path, self._line.timeout)
         line.ask({"do": "events", "guest": self.id}, self._line.timeout)

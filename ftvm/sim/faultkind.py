@@ -1,6 +1,6 @@
 """What happens to a simulated world from time to time: a fault of the machinery, or an act of an operator.
 
-Each kind has a random stream of its own, which decides when it comes and what exactly it does; a kind is off in a third
+Each kind has its own random stream, which decides when it comes and what exactly it does; a kind is off in a third
 of the seeds. The tables are in faults.py and operator.py.
 """
 

@@ -1,6 +1,6 @@
 """Which faults a run has: each has a name, so that it can be left out, or be one of the few that are let in.
 
-A fault is drawn from the stream of its own kind and then shown here. Because no other kind's draws depend on whether it
+A fault is drawn from the stream of its kind and then shown here. Because no other kind's draws depend on whether it
 is let in, a run can be played again with fewer faults: that is how shrink.py makes a failing one small.
 """
 
@@ -49,7 +49,7 @@ class FaultLog:
         self._drawn: Counter[str] = Counter()
 
     def strikes(self, kind: str, whom: str = "") -> bool:
-        """Draw whether a fault of this kind strikes now; each kind has a stream of its own for each who is struck."""
+        """Draw whether a fault of this kind strikes now; each kind has its own stream for each who is struck."""
         rate = self.rates.get(kind)
         if rate is None:
             return False

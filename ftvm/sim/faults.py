@@ -102,7 +102,7 @@ def _can_guest_die(world: WorldPort) -> bool:
 
 
 def _mislead(world: WorldPort, rng: Rng) -> None:
-    """Give a host that has no part in the guest an arbiter of its own: it must not be copied to."""
+    """Give a host that has no part in the guest its own arbiter: it must not be copied to."""
     host = rng.choice(_idlers(world))
     world.trace(f"MISLEAD {host.name}")
     world.mislead(host.address, rng.choice(["", "1" * 32]), rng.randrange(100 * _MS, 3000 * _MS))

@@ -42,7 +42,7 @@ class MarkedLine:
     """A line that bears a mark.
 
     module, function  where it is: ftvm.checkpoint, Watermarks.cover
-    node              what begins on that line: a statement, an argument on a line of its own, or a case with its guard
+    node              what begins on that line: a statement, an argument on a separate line, or a case with its guard
     """
 
     module: str

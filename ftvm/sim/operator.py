@@ -28,7 +28,7 @@ def _switch_over(world: WorldPort, rng: Rng) -> None:
 
 
 def _can_switch_over(world: WorldPort) -> bool:
-    """Tell whether somebody is active whose standby is in step: any other is refused, which a test of its own shows."""
+    """Tell whether somebody is active whose standby is in step: any other is refused, which a separate test shows."""
     host = world.active()
     active = host.view.active if host is not None and not host.is_leaving else None
     return active is not None and active.may_switch_over

@@ -1,7 +1,7 @@
 """A seeded world around the production driver: hosts that crash, pause and restart, a bad network, a bad arbiter.
 
 Everything from Endpoint down to the native core is what runs in production; only the clock, the transport, the
-arbiter's line and the guest are simulated. Each kind of randomness has a stream of its own, all derived from the seed,
+arbiter's line and the guest are simulated. Each kind of randomness has its own stream, all derived from the seed,
 so that turning one fault off leaves the others as they were.
 
     simulation.py  one run: a fault phase, then calm, and does the guest live on?

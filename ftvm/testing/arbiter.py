@@ -134,7 +134,7 @@ def _resolves_a_lost_answer(bench: _StoreBench) -> None:
 
 
 def _keeps_guests_apart(bench: _StoreBench) -> None:
-    """Each guest id has a record of its own."""
+    """Each guest id has its own record."""
     guests = [f"{bench.guest} {guest_id}" for guest_id in _GUEST_IDS]
     for number, guest in enumerate(guests):
         record = Record(1, f"replica {number}", None)

@@ -108,7 +108,7 @@ def check_guest(
     make_guest        returns a new guest each time, booted into a program that goes on for ever; the kit closes it
     inputs            draws what to deliver, as (channel, payload); without it the guest gets none that it knows
     let_run           returns when the resumed guest has run for a moment; by default `moment_seconds` pass. For a
-                      guest that has no thread of its own
+                      guest that has no thread
     is_right          tells whether these outputs, all since birth, are what the program makes, in this order
     is_deterministic  without inputs, what it says depends on its state alone, never on time: two copies say the same.
                       It is let run until it says something

@@ -1,6 +1,6 @@
 """Two hosts that a test steps by hand: production driver and protocol; network, arbiter and clock in memory.
 
-Nothing waits, and nothing runs by itself but a guest with a thread of its own: time is what the test says, the arbiter
+Nothing waits, and nothing runs by itself but a guest with its own thread: time is what the test says, the arbiter
 answers at once, and a link is cut when the test cuts it. Choose the guest, and where the arbiter keeps its records:
 
     pair = Pair(guest=MyGuest, store=FileRecordStore(folder)).protected()
@@ -63,7 +63,7 @@ def sim_guest(boots: bool) -> SimGuest:
 
 
 def let_run(guest: Guest) -> None:
-    """Let a guest run for about a millisecond: a simulated one takes a step, another has a thread of its own."""
+    """Let a guest run for about a millisecond: a simulated one takes a step, another has its own thread."""
     if isinstance(guest, SimGuest):
         guest.advance()
     else:

@@ -1,7 +1,7 @@
 """Who is at the other end of which connection, and whether somebody still listens where a peer was.
 
 libzmq tells that a connection ended, but not why, and not whether a new one could be made: it redials silently. So its
-connections are noted here by their descriptors, and plain sockets of our own ask the question, one for each lane. They
+connections are noted here by their descriptors, and our own plain sockets ask the question, one for each lane. They
 send nothing. A live ROUTER greets every connection, whatever its host's loop does; a process that is just ending
 may accept a connection and break it; one that is stopped accepts it and is silent.
 

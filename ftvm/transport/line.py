@@ -2,7 +2,7 @@
 
 libzmq signals on a descriptor, but only the edge: it becomes readable when something happens after everything that had
 happened was looked at, and any call on the socket, a send too, looks. So a Line remembers that it may have a message,
-from a signal or a send of its own until a look finds none. Asking costs nothing while nothing happened. That is why
+from a signal or its own send until a look finds none. Asking costs nothing while nothing happened. That is why
 `Line` exists: the plain way (receive until libzmq says no) costs more than a message.
 
 Does not know: peers, lanes, keys. Source: zmq_getsockopt(3), ZMQ_FD and ZMQ_EVENTS; zmq_msg_send(3).
@@ -137,8 +137,8 @@ class Line:
 
 _REASONS: Final = {
     errno.EADDRINUSE: "another process listens there; stop it, or choose another port",
-    errno.EADDRNOTAVAIL: "this host has no such address; use one of its own, or 0.0.0.0 for all",
-    errno.ENODEV: "this host has no such address or interface; use one of its own, or 0.0.0.0 for all",
+    errno.EADDRNOTAVAIL: "this host has no such address; use one that it has, or 0.0.0.0 for all",
+    errno.ENODEV: "this host has no such address or interface; use one that it has, or 0.0.0.0 for all",
     errno.EACCES: "permission denied; choose a port above 1023, or a directory that may be written",
     errno.ENOENT: "the directory of the socket does not exist; make it first",
 }

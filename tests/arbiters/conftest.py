@@ -13,7 +13,7 @@ ETCD = shutil.which("etcd")
 
 
 class EtcdCluster:
-    """Members of a real etcd on loopback, each a process of its own."""
+    """Members of a real etcd on loopback, each a separate process."""
 
     def __init__(self, path: Path, count: int, certificates: dict[str, str] | None = None) -> None:
         self.certificates = certificates

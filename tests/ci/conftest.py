@@ -1,4 +1,4 @@
-"""The scripts of .ci as a module, and a small repository that has them and parts of its own."""
+"""The scripts of .ci as a module, and a small repository that has them and its own parts."""
 
 import importlib.util
 import os

@@ -50,7 +50,7 @@ def port_of_nobody() -> int:
 
 
 class Hosts:
-    """A pair, each with a port and a control socket of its own, named as by default. Ended with `stack`."""
+    """A pair, each with its own port and control socket, named as by default. Ended with `stack`."""
 
     def __init__(self, stack: ExitStack, folder: Path, silence_ms: int = 2000) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""`ftvm run` and `ftvm standby` as processes of their own: they report as they go and stop cleanly."""
+"""`ftvm run` and `ftvm standby` as separate processes: they report as they go and stop cleanly."""
 
 import io
 import json
@@ -75,7 +75,7 @@ def test_a_standby_whose_peer_is_not_there_waits_and_stops_cleanly(tmp_path: Pat
 
 
 def test_a_guest_that_ends_well_ends_its_host_well_and_leaves_the_record_vacant(tmp_path: Path) -> None:
-    """Regression: the host called it a failure of its own."""
+    """Regression: the host called it its own failure."""
     with host(
         "run", "--listen", "tcp://127.0.0.1:0", "--arbiter", f"file://{tmp_path}", "--create", "--program", "hello"
     ) as primary:

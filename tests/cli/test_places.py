@@ -14,7 +14,7 @@ from .hostpair import WAIT_SECONDS, events_until, host, port_of_nobody
 
 
 class Separate:
-    """Hosts that dial each other, each with an arbiter's folder of its own."""
+    """Hosts that dial each other, each with its own arbiter's folder."""
 
     def __init__(self, stack: ExitStack, folder: Path) -> None:
         self._stack, self._folder = stack, folder

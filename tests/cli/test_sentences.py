@@ -1,4 +1,4 @@
-"""Every event has a sentence of its own, that says what is in it."""
+"""Every event has its own sentence, that says what is in it."""
 
 from typing import Any
 

@@ -389,7 +389,7 @@ def test_a_table_with_more_outputs_than_numbers_is_refused() -> None:
 def test_a_bit_that_flips_anywhere_in_a_message_is_noticed(
     envelope: Envelope, message: Message, data: st.DataObject
 ) -> None:
-    """Whatever carries the messages. The frames of a batch have a digest of their own, checked with its pages."""
+    """Whatever carries the messages. The frames of a batch have their own digest, checked with its pages."""
     frames = frames_of(message, envelope)
     if getattr(message, "batch", None) is not None:
         del frames[1:]

@@ -45,7 +45,7 @@ LINES: Final = {
     "transport": 1270,
 }
 """Lines with code of each package: no docstring, comment or blank line counts. "" is the modules of ftvm/ itself; a
-room within a package that has a budget of its own does not count for the package."""
+room within a package that has its own budget does not count for the package."""
 
 C_LINES: Final = {"kvm": 4000}
 """Lines of C of a noun in ftvm/_native/, with all that is in its folder."""

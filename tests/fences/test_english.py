@@ -8,7 +8,9 @@ import ftvm
 
 ROOT: Final = Path(ftvm.__file__).parents[1]
 
-STUMBLES: Final = re.compile(r"\b(is|are) none\b|\banew\b|came to nothing|Take note that|bear with")
+STUMBLES: Final = re.compile(
+    r"\b(is|are) none\b|\banew\b|came to nothing|Take note that|bear with|\bof (its|their|your|our) own\b"
+)
 
 LOOKED_AT: Final = ("README.md", "CHANGELOG.md", "ftvm", "docs", "examples", "tests", "bench", ".ci")
 SUFFIXES: Final = frozenset({"", ".py", ".md", ".c", ".h", ".S", ".ld", ".tla", ".toml", ".sh", ".service", ".txt"})

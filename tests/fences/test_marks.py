@@ -8,7 +8,7 @@ from ftvm.sim.mutation import Change
 def test_each_mark_is_on_one_line() -> None:
     twice = {mark: places for mark, places in marks().items() if len(places) > 1}
 
-    assert twice == {}, "name each line by a mark of its own, and break all that one mutant needs in mutants.py"
+    assert twice == {}, "name each line by its own mark, and break all that one mutant needs in mutants.py"
 
 
 def test_each_marked_line_is_broken_by_a_mutant_and_the_other_way_round() -> None:

@@ -1,8 +1,8 @@
 """Writes the golden bytes again: `python -m tests.golden --write`. Without --write it says what would change.
 
 The rule: what a released version says never changes. wire-N.json of a version that a tag has (encode/versions.py) is
-only ever added to, when a message is added; if another one of its goldens differs, the change is wrong: it needs a
-version of its own. So do those of stored-1.json: what was kept by an older release must be readable.
+only ever added to, when a message is added; if another one of its goldens differs, the change is wrong: it needs
+its own version. So do those of stored-1.json: what was kept by an older release must be readable.
 """
 
 import sys

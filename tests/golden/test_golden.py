@@ -1,7 +1,7 @@
 """The bytes of every message and of all that is kept, as they were when their version was released.
 
 A test here that fails says: two releases that both claim this version no longer understand each other. The change
-needs a version of its own (ftvm/encode/versions.py); `python -m tests.golden --write` is for new messages, and for a
+needs its own version (ftvm/encode/versions.py); `python -m tests.golden --write` is for new messages, and for a
 version that is not released.
 """
 

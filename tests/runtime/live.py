@@ -51,7 +51,7 @@ def start_pair(
     ear: Ear,
     world: World | None = None,
 ) -> tuple[Protection, Standby]:
-    """Start host a with a guest that boots, and host b, which stands by for it with a `world` of its own."""
+    """Start host a with a guest that boots, and host b, which stands by for it with its own `world`."""
     shared: dict[str, Any] = {"arbiter": f"file://{folder}", "engine": engine, "timing": timing}
     a, b = f"ipc://{folder}/a", f"ipc://{folder}/b"
     standby = Standby(blank, listen=b, peers=[a], world=world or CallbackWorld(ear.hear), **shared)

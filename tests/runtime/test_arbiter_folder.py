@@ -24,7 +24,7 @@ LOOKS_AGAIN_MS = HASTY.arbiter_poll_ns // MS
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Pair:
-    """Both hosts know the record by a store of their own, as two processes do."""
+    """Both hosts know the record by their own store, as two processes do."""
     (tmp_path / "shared").mkdir()
     pair = Pair(store=FileRecordStore(tmp_path / "shared"), timing=HASTY).protected()
     for machine in pair.alive:

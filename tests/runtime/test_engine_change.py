@@ -24,7 +24,7 @@ MakePair = Callable[[str], Pair]
 
 
 class Busy(SimGuest):
-    """Takes one more step while it is being paused, as a guest with a thread of its own does."""
+    """Takes one more step while it is being paused, as a guest with its own thread does."""
 
     resumes = 0
 

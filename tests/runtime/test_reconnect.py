@@ -23,7 +23,7 @@ PATIENT = Timing(heartbeat_ns=Nanos(50 * MS), backup_limit_ns=Nanos(20_000 * MS)
 
 
 class Carrier:
-    """A relay with a thread of its own, and a switch."""
+    """A relay with its own thread, and a switch."""
 
     def __init__(self, target: int) -> None:
         self.relay = Relay(0, target)

@@ -71,7 +71,7 @@ def test_a_guest_without_a_standby_cannot_be_handed_over(two_guests: Connection)
 
 
 def end_in_order(*hosts: Protection | Standby) -> list[Thread]:
-    """End each host in order, in a thread of its own, once it must end, as `ftvm run` and `ftvm standby` do."""
+    """End each host in order, in a separate thread, once it must end, as `ftvm run` and `ftvm standby` do."""
 
     def run(host: Protection | Standby) -> None:
         with suppress(ClosedError, GuestEnded):

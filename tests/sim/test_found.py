@@ -1,4 +1,4 @@
-"""What seeds have found, each told again as a story of its own, so that it stays found when seeds draw otherwise."""
+"""What seeds have found, each told again as its own story, so that it stays found when seeds draw otherwise."""
 
 import itertools
 from collections.abc import Sequence

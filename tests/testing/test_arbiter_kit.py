@@ -196,7 +196,7 @@ BROKEN = [
     (ForgetsWhenClosed, "What was set is there for a handle that is opened later|one cell|repeated|by every handle"),
     (RefusesRepetition, "A proposal may be repeated"),
     (BelievesItself, "Whose answer was lost can learn from a read"),
-    (MixesGuests, "Each guest id has a record of its own"),
+    (MixesGuests, "Each guest id has its own record"),
     (ConfusesNoneWithEmpty, "A record is read as it was set"),
     (ReadsItsOwnPast, "A record is read as it was set, by every handle"),
     (ChecksThenWrites, "racing writers are linearizable"),

@@ -184,7 +184,7 @@ def test_what_a_failed_capture_puts_back_is_looked_at_by_every_plan(seed_number:
         check_guest(ForgetsWhatWasPutBack, inputs=FRAMES, let_run=advance, examples=1, seed_number=seed_number)
 
 
-# --- guests with a thread of their own: the built-in machine, and it broken -------------------------------------------
+# --- guests with their own thread: the built-in machine, and it broken -------------------------------------------
 
 
 def machine(kind: type[RiscvGuest] = RiscvGuest, program: str = "ticks", line: str = "ms=1 beats=0") -> RiscvGuest:

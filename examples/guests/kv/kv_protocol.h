@@ -18,7 +18,7 @@
  * people.
  *
  * Once and only once. UDP loses and repeats; a client sends again until it is answered. So that a PUT whose
- * answer was lost does not act twice, each client has an identity of its own choice (64 random bits will do), numbers
+ * answer was lost does not act twice, each client chooses an identity (64 random bits will do), numbers
  * its requests upwards and has one outstanding at a time. The server keeps each client's last number and last reply:
  *
  *     the same number again    the same reply, byte for byte; nothing is done

@@ -30,7 +30,7 @@ struct arp {
  * Returns whether there is an answer; it goes to the packet's sender. */
 bool arp_answer(struct arp *arp, struct span packet, uint8_t *reply);
 
-/* Writes an announcement of our own address (ARP_PACKET_BYTES), to be broadcast. */
+/* Writes an announcement of our address (ARP_PACKET_BYTES), to be broadcast. */
 void arp_announce(const struct arp *arp, uint8_t *packet);
 
 /* The address learned for `ip`, or NULL. */

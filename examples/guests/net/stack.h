@@ -1,6 +1,6 @@
 /* stack: an Internet host that answers: ARP, ping, and one UDP service. A frame in, at most one frame out.
  *
- * No device, no clock, no memory of its own: a pure function over `struct stack`, so that it runs on any machine and
+ * No device, no clock, no memory: a pure function over `struct stack`, so that it runs on any machine and
  * under any checker. Safe on any frame; what it does not understand it drops.
  */
 #ifndef STACK_H

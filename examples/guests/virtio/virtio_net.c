@@ -6,7 +6,7 @@
 #define SEND_QUEUE 1u
 #define FEATURE_MAC (1ull << 5)
 
-/* Used if the device has no address of its own: locally administered. */
+/* Used if the device names no address: locally administered. */
 static const uint8_t mac_default[ETHERNET_ADDRESS_BYTES] = {0x02, 0x46, 0x54, 0x4b, 0x56, 0x02};
 
 static void read_mac(struct virtio_net *net)

@@ -1,4 +1,4 @@
-/* work: writes memory of its own and numbered lines, for ever, and repeats what is typed.
+/* work: writes its memory and numbered lines, for ever, and repeats what is typed.
  *
  *     work: N sum S          every line: how many blocks of the heap were written so far, and a sum over all of them
  *     work: typed TEXT       a line that was typed; `quit` ends the program with code 0, `fail` with code 3,

@@ -4,7 +4,7 @@
  * device_ops; the machine gives it a place in its map and an interrupt line. All that a device reaches is the board:
  * memory, a disk, the outputs, the time.
  *
- * A device never waits and keeps no time of its own: it acts when the guest touches it, or when an input is given. */
+ * A device never waits and keeps no time: it acts when the guest touches it, or when an input is given. */
 #ifndef FTVM_DEVICES_DEVICE_H
 #define FTVM_DEVICES_DEVICE_H
 

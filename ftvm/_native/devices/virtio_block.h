@@ -3,7 +3,7 @@
  * A request is served when the queue is notified, as long as that has moved less than a budget: what one access does
  * must end soon, as nobody can stop the machine in between. What is left in the queue is served by the same budget each
  * time that the machine says so, which it does until nothing is left. The rings alone tell what is left: there is no
- * state of its own. */
+ * other state. */
 #ifndef FTVM_DEVICES_VIRTIO_BLOCK_H
 #define FTVM_DEVICES_VIRTIO_BLOCK_H
 

@@ -1,6 +1,6 @@
 /* The machine's insides, shared by the modules of this folder; kvm.h is the outside.
  *
- * `kvm_core` is what a takeover needs of our own parts; what it needs of the processor KVM keeps, and kvm_processor
+ * `kvm_core` is what a takeover needs of our parts; what it needs of the processor KVM keeps, and kvm_processor
  * carries. Everything in struct ftvm_kvm behind `lock` is guarded by it, the processor's ioctls too: the machine's
  * thread lets go of it only inside KVM_RUN and while it waits. */
 #ifndef FTVM_KVM_MACHINE_H

@@ -1,4 +1,4 @@
-/* finisher: the test device at 0x00100000 by which a program ends the machine. It has no state of its own. */
+/* finisher: the test device at 0x00100000 by which a program ends the machine. It has no state. */
 #ifndef FTVM_RISCV_FINISHER_H
 #define FTVM_RISCV_FINISHER_H
 

@@ -1,8 +1,8 @@
 /* hooks: where the interpreters and the bus let a debugger look in; ../debug.h is the outside.
  *
  * With nothing set, what is left in the interpreters' way is one test in the slow half of a store, one at a trap, and
- * one per instruction of the plain interpreter. A breakpoint is an operation of its own in the decoded code; counting
- * has an interpreter of its own (execute_counted.c). */
+ * one per instruction of the plain interpreter. A breakpoint is a separate operation in the decoded code; counting
+ * has its own interpreter (execute_counted.c). */
 #ifndef FTVM_RISCV_HOOKS_H
 #define FTVM_RISCV_HOOKS_H
 

@@ -1,4 +1,4 @@
-"""Settings of the machines of our own: which program runs (one that comes with ftvm, or a file), and their devices."""
+"""Settings of our machines: which program runs (one that comes with ftvm, or a file), and their devices."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace

@@ -2,7 +2,7 @@
 
 `put` takes the pages that make up the step from one state to the next, all of them or nothing: they are written to a
 journal beside the image first, and only then to their places. Whoever opens the image next finishes a journal that is
-whole and drops one that is torn. A disk that is copied again grows in a file of its own, which takes the image's
+whole and drops one that is torn. A disk that is copied again grows in a separate file, which takes the image's
 place once it is complete. A thread does this. Steps that come faster than the device takes them are merged, so what
 waits is never more than the disk itself.
 
@@ -373,7 +373,7 @@ def _locked_size(descriptor: int, path: Path) -> int:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as wrong:
-        raise ConfigError(f"the disk {path} is in use: each host of a guest needs an image of its own") from wrong
+        raise ConfigError(f"the disk {path} is in use: each host of a guest needs its own image") from wrong
     return require_raw(descriptor, path)
 
 

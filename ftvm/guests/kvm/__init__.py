@@ -1,4 +1,4 @@
-"""A monitor of our own for guests that run on the processor, by Linux's KVM.
+"""Our own monitor for guests that run on the processor, by Linux's KVM.
 
 boot.py lays out memory for a program's start, machine.py is the C core's one wrapper, guest.py makes it a `Guest`. The
 machine's thread, its devices and its state are C: see ftvm/_native/kvm.h.

@@ -20,7 +20,7 @@ PAGE_TABLE: Final = 0x1000
 PROGRAM_START: Final = 0x100000
 """Below it a program may have no segment."""
 STACK_TOP: Final = PROGRAM_START
-"""Until the program has a stack of its own."""
+"""Until the program has its own stack."""
 
 _GIB: Final = 4
 """How much is mapped: all RAM that a machine may have, and its devices above."""

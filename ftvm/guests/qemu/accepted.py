@@ -145,7 +145,7 @@ _HOST_MODEL: Final = (
     "the other host's processor may differ, and the guest would not go on there; use a model that both have: -cpu MODEL"
 )
 _STATE: Final = "its state is outside QEMU, and a takeover would lose it; leave it out"
-_LOOKED_AT: Final = "ftvm does not check what it changes; write options and properties of their own instead"
+_LOOKED_AT: Final = "ftvm does not check what it changes; write separate options and properties instead"
 _OWN_LIFE: Final = "ftvm sets it: ftvm starts, watches and ends QEMU; leave it out"
 _OTHER_WRITER: Final = "another process writes to the guest's memory, and nobody is told which pages; leave it out"
 _REAL: Final = "a real device's state cannot be saved; use an emulated one"
@@ -162,7 +162,7 @@ REFUSED_OPTIONS: Final[dict[str, str]] = {
     **dict.fromkeys(("-qmp", "-qmp-pretty", "-mon", "-monitor", "-gdb", "-s", "-qtest"), _COMMANDS),
     **dict.fromkeys(("-chardev", "-serial", "-parallel", "-debugcon"), _SPOKEN),
     **dict.fromkeys(("-display", "-vnc", "-spice", "-full-screen"), _SEEN),
-    "-vga": "a screen has memory of its own, which is not shared; use -vga none, and the console (ttyS0)",
+    "-vga": "a screen has its own memory, which is not shared; use -vga none, and the console (ttyS0)",
     **dict.fromkeys(
         ("-audiodev", "-audio", "-soundhw"), "what is heard there is not held until it is safe; leave it out"
     ),
@@ -219,7 +219,7 @@ REFUSED_DEVICES: Final[tuple[tuple["re.Pattern[str]", str], ...]] = tuple(
         (r"virtio-serial.*|virtserialport|virtconsole|.*-serial(-.*)?|isa-debugcon|usb-(braille|redir)", _SPOKEN),
         (
             r"VGA|.*vga.*|qxl.*|bochs-display|ramfb",
-            "a screen has memory of its own, which is not shared; use -vga none",
+            "a screen has its own memory, which is not shared; use -vga none",
         ),
         (r"usb-host|u2f-passthru|ccid-.*|virtio-input-host.*|can-.*", _REAL),
         (r"tpm-.*|.*ipmi.*", _STATE),

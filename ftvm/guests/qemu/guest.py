@@ -437,7 +437,7 @@ def refuse_unshared_memory(process: QemuProcess) -> None:
     if strange:
         raise ConfigError(
             f"this QEMU has memory that cannot be protected ({', '.join(strange)}): leave out the display, pflash, or "
-            "whatever device has memory of its own"
+            "whatever device has its own memory"
         )
 
 

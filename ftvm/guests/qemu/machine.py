@@ -34,7 +34,7 @@ _IDENTITY_CHARS_MAX: Final = 700
 
 
 def disk_name(number: int) -> str:
-    """Return the name of a disk: the first has none of its own, as where there is one."""
+    """Return the name of a disk: the first has no number, as where there is one."""
     return f"disk{number or ''}"
 
 

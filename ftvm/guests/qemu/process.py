@@ -1,7 +1,7 @@
 """A QEMU process: started with its sockets open, watched, and never left behind.
 
 Promises: the process ends with this one, however this one ends (the kernel kills it, see qemu_preload.c); `close` ends
-it and waits until it is gone; the error says why it ended, with its own last words. A thread of its own starts and
+it and waits until it is gone; the error says why it ended, with its own last words. A separate thread starts and
 reaps it: to the kernel, the thread that started a process is its parent. Knows neither memory nor protection.
 """
 
@@ -190,7 +190,7 @@ class QemuProcess:
             ) from self._trouble
 
     def _make_haste(self) -> Haste:
-        """Its monitor has a thread of its own: all threads that run no processor take part in an answer."""
+        """Its monitor has its own thread: all threads that run no processor take part in an answer."""
         processors = {int(processor["thread-id"]) for processor in self.qmp.execute("query-cpus-fast")} - {self.pid}
         answering = {int(thread) for thread in os.listdir(f"/proc/{self.pid}/task")} - processors
         answering |= {server.thread_id for server in self._disk_servers if server.thread_id is not None}

@@ -36,7 +36,7 @@ _INT_BYTES: Final = array.array("i").itemsize
 class Arrival:
     """A monitor that came in and was told whether to boot.
 
-    userfault, pagemap  descriptors of its own, if that is how written pages are found; whoever takes this closes them
+    userfault, pagemap  its own descriptors, if that is how written pages are found; whoever takes this closes them
     """
 
     connection: socket.socket

@@ -33,8 +33,8 @@ class VmmGuest:
                       again; or a door that stays open
     boots             True for a primary, whose monitor puts its program into the memory; False for a standby, whose
                       state comes by the first copy
-    tracker           how written pages are found: "auto", as the monitor offers (by userfaultfd, by a bitmap of its
-                      own, else compared), or "compare"
+    tracker           how written pages are found: "auto", as the monitor offers (by userfaultfd, by its own bitmap,
+                      else compared), or "compare"
     memory_bytes_max  more is refused
     connect_seconds   how long to wait for the monitor, and then for its guest to stand ready
     answer_seconds    a monitor that takes longer for an answer has failed

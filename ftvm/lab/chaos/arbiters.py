@@ -60,7 +60,7 @@ class BreakableArbiter(Protocol):
 
 
 class FileArbiter:
-    """A folder, on a small disk of its own where this process may mount."""
+    """A folder, on a separate small disk where this process may mount."""
 
     def __init__(self, folder: Path, *, has_disk: bool) -> None:
         self._disk = folder / "arbiter"

@@ -142,7 +142,7 @@ class _Campaign:
         if self._options.arbiter == "etcd":
             self.outcome.skipped["disk full"] = "only the disk of a file arbiter can be filled"
         elif how != "namespaces":
-            self.outcome.skipped["disk full"] = f"a small disk needs a mount of its own: {how}"
+            self.outcome.skipped["disk full"] = f"a small disk needs a separate mount: {how}"
 
     def _progress(self) -> str:
         outcome = self.outcome

@@ -30,7 +30,7 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 def isolate() -> str | None:
-    """Move this process into namespaces of its own, with a loopback device; return why not, None if it worked."""
+    """Move this process into separate namespaces, with a loopback device; return why not, None if it worked."""
     if os.geteuid() != 0:
         return "not root"
     if _libc.unshare(CLONE_NEWNS | CLONE_NEWNET) != 0:

@@ -94,7 +94,7 @@ class ChaosPair:
         self.wait_for(lambda: self.ledger.is_switch_ready or None, START_NS, "the switch is ready")
 
     def start_guest(self, seed: int, primary: str, *, force: bool) -> None:
-        """Start a guest from nothing, and a client of its own; `force` is the operator's word that the old one is
+        """Start a guest from nothing, and a client for it; `force` is the operator's word that the old one is
         dead."""
         command = self._stage.init_command(self._commands, force=force)
         self._children.run("init", command, COMMAND_NS)

@@ -1,6 +1,6 @@
 """One pair's rounds, as a process: ``python -m ftvm.lab.chaos.worker``, started by campaign.py.
 
-It moves into namespaces of its own where it may, sets up a pair and plays its share of the rounds, several in one life
+It moves into separate namespaces where it may, sets up a pair and plays its share of the rounds, several in one life
 of the guest. It prints JSON lines: ``{"isolation": ...}`` once, ``{"round": {...}}`` and ``{"violation": {...}}`` as
 they come (values.py), ``{"requests": N}`` and ``{"generations": N}`` when a guest's life is over, ``{"done": true}`` at
 the end. A pair in which something broke is ended, and the next round begins with a new one.

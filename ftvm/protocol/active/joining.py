@@ -94,7 +94,7 @@ def _why_not(active: ActiveState, joiner: str, join: Join) -> tuple[str | None, 
         return f"the guests differ (active / joiner): {settings.geometry.difference(join.geometry)}", True
     if shared := set(join.images) & set(settings.images):  # both would write to it
         return (
-            f"both hosts keep a disk in one image ({', '.join(sorted(shared))}): each needs an image of its own",
+            f"both hosts keep a disk in one image ({', '.join(sorted(shared))}): each needs its own image",
             True,
         )
     if join.staging_bytes < settings.limits.batch_bytes:

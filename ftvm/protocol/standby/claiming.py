@@ -1,4 +1,4 @@
-"""How a standby comes to run the guest: by a TAKE of its own, or by the active's SWITCH (docs/protocol.md, "TAKE").
+"""How a standby comes to run the guest: by its own TAKE, or by the active's SWITCH (docs/protocol.md, "TAKE").
 
 The claim's table is in standby_state.py. Loading comes before claiming, for a switchover too: the standby answers
 PREPARE with PREPARED once the state is in the guest, and only then does the active propose. Epoch 0 in either asks for,

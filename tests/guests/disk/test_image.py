@@ -260,7 +260,7 @@ def test_a_full_device_is_told_and_ends_the_image_with_its_last_state(
 def test_an_image_in_use_is_refused(tmp_path: Path) -> None:
     image = make_image(tmp_path / "disk")
 
-    with pytest.raises(ConfigError, match="is in use: each host of a guest needs an image of its own"):
+    with pytest.raises(ConfigError, match="is in use: each host of a guest needs its own image"):
         Image(tmp_path / "disk")
 
     image.close()

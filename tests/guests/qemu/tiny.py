@@ -26,7 +26,7 @@ LETTERS = b"BCDEFGHIJKLMNOPA"
 
 
 def tiny_guest(folder: Path, number: int, *, boots: bool = True, code: bytes = CODE) -> QemuGuest:
-    """Make one that stands before its first instruction, with a disk of its own in `folder`."""
+    """Make one that stands before its first instruction, with its own disk in `folder`."""
     path = folder / f"tiny{number}.img"
     path.write_bytes((code.ljust(510, b"\0") + b"\x55\xaa").ljust(DISK_BYTES, b"\0") if boots else bytes(DISK_BYTES))
     return QemuGuest(

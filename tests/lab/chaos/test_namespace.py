@@ -1,4 +1,4 @@
-"""Each in a process of its own: a test process that isolated itself could not go back."""
+"""Each in a separate process: a test process that isolated itself could not go back."""
 
 import os
 import subprocess
