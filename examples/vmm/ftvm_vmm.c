@@ -212,7 +212,8 @@ static uint32_t from_little(const uint8_t *from)
 }
 
 /* Sends all of a message, with descriptors beside its first byte. */
-static int send_all(ftvm_vmm *vmm, const writer *header, const void *payload, size_t bytes, const int *fds, size_t fd_count)
+static int send_all(ftvm_vmm *vmm, const writer *header, const void *payload, size_t bytes, const int *fds,
+                    size_t fd_count)
 {
     uint8_t head[HEAD_BYTES];
     union {
@@ -333,10 +334,15 @@ int ftvm_vmm_next(ftvm_vmm *vmm, int timeout_ms, ftvm_vmm_request *request)
 
 /* --- saying ---------------------------------------------------------------------------------------------------- */
 
-int ftvm_vmm_answer(ftvm_vmm *vmm, const ftvm_vmm_request *request, const char *refusal, const void *payload, size_t bytes)
+int ftvm_vmm_answer(ftvm_vmm *vmm, const ftvm_vmm_request *request, const char *refusal, const void *payload,
+                    size_t bytes)
 {
     static const char *const names[] = {
-        [FTVM_VMM_PAUSE] = "paused", [FTVM_VMM_SAVE] = "saved", [FTVM_VMM_LOAD] = "loaded", [FTVM_VMM_DIRTY] = "written"};
+        [FTVM_VMM_PAUSE] = "paused",
+        [FTVM_VMM_SAVE] = "saved",
+        [FTVM_VMM_LOAD] = "loaded",
+        [FTVM_VMM_DIRTY] = "written",
+    };
     writer message;
     if (request->kind > FTVM_VMM_DIRTY || names[request->kind] == NULL || bytes > UINT32_MAX)
         return fail(vmm, EINVAL, "there is no such answer");

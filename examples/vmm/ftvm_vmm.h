@@ -46,7 +46,7 @@ typedef enum ftvm_vmm_tracking {
 typedef struct ftvm_vmm_hello {
     const char *kind;             /* of the monitor: a name, e.g. "kv" */
     const char *software;         /* its version: a name, e.g. "1.0" */
-    const char *machine;          /* what must be equal for saved devices to load, up to 700 characters: "cpu=v3 net=1" */
+    const char *machine;          /* what must be equal to load saved devices, up to 700 characters: "cpu=v3 net=1" */
     const ftvm_vmm_region *regions;
     size_t region_count;          /* 1 to FTVM_VMM_REGIONS_MAX */
     ftvm_vmm_tracking tracking;
@@ -55,7 +55,7 @@ typedef struct ftvm_vmm_hello {
 
 /* What ftvm asks for. */
 typedef enum ftvm_vmm_kind {
-    FTVM_VMM_PAUSE = 1, /* stand still: no instruction, write or output; then ftvm_vmm_answer. Also if it stands already */
+    FTVM_VMM_PAUSE = 1, /* stand still (it may already): no instruction, write or output; then ftvm_vmm_answer */
     FTVM_VMM_RESUME,    /* run; with `stop_at_output` pause by itself behind the first output. No answer */
     FTVM_VMM_SAVE,      /* answer with everything outside memory that the guest's future depends on; paused */
     FTVM_VMM_LOAD,      /* become the machine that `payload` describes, on the memory as it is; paused. If it does not
@@ -99,7 +99,8 @@ int ftvm_vmm_next(ftvm_vmm *vmm, int timeout_ms, ftvm_vmm_request *request);
 
 /* Answers a request. `refusal` is NULL, or says why FTVM_VMM_LOAD did not load; the payload is the devices of
  * FTVM_VMM_SAVE, the bitmaps of FTVM_VMM_DIRTY, else nothing. Returns 0 or a negative errno. */
-int ftvm_vmm_answer(ftvm_vmm *vmm, const ftvm_vmm_request *request, const char *refusal, const void *payload, size_t bytes);
+int ftvm_vmm_answer(ftvm_vmm *vmm, const ftvm_vmm_request *request, const char *refusal, const void *payload,
+                    size_t bytes);
 
 /* Gives an output: frames on "net0", text on "console", or your own channels. Returns 0 or a negative errno. */
 int ftvm_vmm_output(ftvm_vmm *vmm, const char *channel, const void *payload, size_t bytes);
@@ -117,7 +118,7 @@ size_t ftvm_vmm_bitmap_bytes(uint64_t page_count);
 /* Gives back the connection. Idempotent. */
 void ftvm_vmm_close(ftvm_vmm *vmm);
 
-/* Reads one message of ftvm's, whatever its bytes. Returns whether it is a request. For ftvm_vmm_next and its fuzzer. */
+/* Reads one message of ftvm's, whatever its bytes. Returns whether it is a request. For ftvm_vmm_next and a fuzzer. */
 bool ftvm_vmm_parse(const uint8_t *header, size_t header_bytes, const uint8_t *payload, size_t payload_bytes,
                     ftvm_vmm_request *request);
 

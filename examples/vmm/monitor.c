@@ -3,8 +3,8 @@
  *     monitor SOCKET [userfault|bitmap|compare]
  *
  * The guest, step by step, writes a pseudo-random word of its memory, and each 128 steps a line on "console":
- * `tick 3 sum 0x...`. On "net0" it answers frames of ethertype 0x88b5: `P` number key value stores a word, `G` number key
- * reads it. Its registers are four words; all else is memory. What it says depends on these and on its input alone.
+ * `tick 3 sum 0x...`. On "net0" it answers frames of ethertype 0x88b5: `P` number key value stores a word, `G` number
+ * key reads it. Its registers are four words; all else is memory. What it says depends on these and on its input alone.
  */
 #include "ftvm_vmm.h"
 

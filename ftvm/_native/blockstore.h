@@ -5,8 +5,8 @@
  * so that memory holds what is written between the two and nothing else. Reads see the newest of both, always.
  *
  * A **flush** is done when the image's device has all writes that were answered before it. While the guest is being
- * stopped (**hurried**), whoever serves it answers at once, and the flush is **owed**: ftvm_blockstore_settle tells when
- * nothing is. A failed sync is final: nothing is written any more, and every later write and flush fails with it.
+ * stopped (**hurried**), whoever serves it answers at once, and the flush is **owed**: ftvm_blockstore_settle tells
+ * when nothing is. A failed sync is final: nothing is written any more, and every later write and flush fails with it.
  *
  * Each block that the guest writes is flagged in `written`, for whoever replicates the disk; it says with
  * ftvm_blockstore_mark that it has taken the flags, its guest standing still. Between two marks no more than
@@ -75,7 +75,8 @@ uint64_t ftvm_blockstore_size(const struct ftvm_blockstore *store);
 int ftvm_blockstore_read(struct ftvm_blockstore *store, uint64_t offset, uint32_t length, uint8_t *out);
 int ftvm_blockstore_write(struct ftvm_blockstore *store, uint64_t offset, uint32_t length, const uint8_t *content);
 
-/* Makes bytes zero, and the image sparse there; where it is so already, nothing is written or flagged. With `may_leave` set, blocks that are not whole may stay as they are. */
+/* Makes bytes zero, and the image sparse there; where it is so already, nothing is written or flagged. With `may_leave`
+ * set, blocks that are not whole may stay as they are. */
 int ftvm_blockstore_zero(struct ftvm_blockstore *store, uint64_t offset, uint32_t length, int may_leave);
 
 /* Asks for a flush. Returns its ticket. */
@@ -85,8 +86,8 @@ uint64_t ftvm_blockstore_flush(struct ftvm_blockstore *store);
  * not yet; or the failure. */
 int ftvm_blockstore_flushed(struct ftvm_blockstore *store, uint64_t ticket);
 
-/* Returns a descriptor that is readable when ftvm_blockstore_flushed may say otherwise than before; to be read (8 bytes)
- * before it is asked. */
+/* Returns a descriptor that is readable when ftvm_blockstore_flushed may say otherwise than before; to be read (8
+ * bytes) before it is asked. */
 int ftvm_blockstore_event(const struct ftvm_blockstore *store);
 
 #endif

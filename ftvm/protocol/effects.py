@@ -52,7 +52,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class StartCopy:
-    """A session begins: start from an all-zero shadow, and collect the first round. Reports `on_round`."""
+    """A session begins: start from an all-zero shadow, and collect the first round. Reports RoundCollected."""
 
     staging_bytes: int
 
@@ -67,22 +67,22 @@ class Adopt:
 
 @dataclass(frozen=True, slots=True)
 class WarmUp:
-    """A switchover may come: copy into the shadow, a portion at a time, what `Adopt` will need. Reports `on_warm`."""
+    """A switchover may come: copy into the shadow, by portions, what `Adopt` will need. Reports ShadowWarmed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """The guest ran here until now: compute the digests of its memory. Reports `on_measured`."""
+    """The guest ran here until now: compute the digests of its memory. Reports MemoryMeasured."""
 
 
 @dataclass(frozen=True, slots=True)
 class CollectRound:
-    """Pause the guest, collect the pages written since the last time, resume. Reports `on_round`."""
+    """Pause the guest, collect the pages written since the last time, resume. Reports RoundCollected."""
 
 
 @dataclass(frozen=True, slots=True)
 class CopyMore:
-    """Encode up to `batches` batches of the present round while the guest runs. Reports `on_copied`."""
+    """Encode up to `batches` batches of the present round while the guest runs. Reports PagesCopied."""
 
     batches: int
 
@@ -132,7 +132,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """Load the first copy into the paused guest, to execute the log from there on. Reports `on_followed`.
+    """Load the first copy into the paused guest, to execute the log from there on. Reports LogFollowed.
 
     devices  None: the guest stands where the log goes on, it was active here until now
     """
@@ -143,14 +143,14 @@ class Follow:
 
 @dataclass(frozen=True, slots=True)
 class Execute:
-    """Execute these log records, behind those that wait. Reports `on_followed` with outputs made, or `on_diverged`."""
+    """Execute these log records, behind those that wait. Reports LogFollowed with outputs made, or GuestDiverged."""
 
     records: tuple[LogRecord, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """Behind the records that wait: compare the guest with the checkpoint. Reports `on_agreed` or `on_diverged`."""
+    """Behind the records that wait: compare the guest with the checkpoint. Reports GuestAgreed or GuestDiverged."""
 
     checkpoint: Checkpoint
 
@@ -163,7 +163,7 @@ class Rest:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Load the committed device state into the paused guest. Reports `on_loaded` or `on_load_failed`."""
+    """Load the committed device state into the paused guest. Reports StateLoaded or LoadFailed."""
 
     devices: bytes
 
@@ -175,7 +175,7 @@ class Unload:
 
 @dataclass(frozen=True, slots=True)
 class RunGuest:
-    """This replica is active: replay the log, if any, reporting `on_outputs`; then let the guest run.
+    """This replica is active: replay the log, if any, then let the guest run. Reports Emitted.
 
     output_next  the number of the next output, before the replay
     log_next     the index of the next log record, after it
@@ -191,7 +191,7 @@ class RunGuest:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """Pause the guest, report what it has emitted, resume under `engine`. Reports `on_engine_used`."""
+    """Pause the guest, report what it has emitted, resume under `engine`. Reports EngineUsed."""
 
     engine: Engine
 
