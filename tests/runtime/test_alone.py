@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -43,8 +44,8 @@ def kvm_guest(folder: Path, *, boots: bool) -> Guest:
 
 
 def qemu_guest(folder: Path, *, boots: bool) -> Guest:
-    if not os.path.exists("/usr/bin/qemu-system-x86_64"):
-        pytest.skip("needs qemu-system-x86_64")
+    if shutil.which("qemu-system-x86_64") is None:
+        pytest.skip("needs QEMU: apt install qemu-system-x86")
     return tiny_guest(folder, int(boots), boots=boots)
 
 

@@ -30,7 +30,7 @@ LAN: Final = "lan"
 MACHINES: Final = {"192.168.50.1": "first", "192.168.50.2": "second"}
 GUEST_ADDRESS: Final = ("10.77.0.2", 7)
 WAIT_SECONDS: Final = 90.0
-SETTLED_SECONDS: Final = 3.0
+ECHOES_BETWEEN: Final = 20
 FTVM: Final = (sys.executable, "-P", "-m", "ftvm")
 INIT: Final = """\
 #!/bin/busybox sh
@@ -142,8 +142,11 @@ class Machine:
         run("ip", "-n", LAN, "link", "set", self.name, "down" if is_off else "up")
 
 
-def wait_for_echoes(seconds: float) -> int:
-    """Be the client, on the LAN: print one JSON line of how many echoes came, and the longest wait for one."""
+def wait_for_echoes() -> int:
+    """Be the client, on the LAN: print one JSON line of how many echoes came, and the longest wait for one.
+
+    While it runs, the file `echoes` is as many bytes long as echoes came.
+    """
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
         try:
@@ -155,13 +158,16 @@ def wait_for_echoes(seconds: float) -> int:
             time.sleep(0.3)
     link.settimeout(WAIT_SECONDS)
     link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    echoes, worst, ends_at = 0, 0.0, time.monotonic() + seconds
-    while (began := time.monotonic()) < ends_at or not Path("over").exists():
+    echoes, worst = 0, 0.0
+    while not Path("over").exists():
+        began = time.monotonic()
         word = b"%08d" % echoes
         link.sendall(word)
         if (came := link.recv(len(word), socket.MSG_WAITALL)) != word:
             raise SystemExit(f"sent {word!r}, got {came!r}")
         echoes, worst = echoes + 1, max(worst, time.monotonic() - began)
+        with Path("echoes").open("ab") as heard:
+            heard.write(b".")
     print(json.dumps({"echoes": echoes, "worst_seconds": round(worst, 2)}))
     return 0
 
@@ -174,6 +180,13 @@ def client(folder: Path) -> Iterator[subprocess.Popen[str]]:
         asking.kill()
 
 
+def hear_more(folder: Path) -> None:
+    """Wait until some echoes came from now on: the connection is made, and lives where the guest is now."""
+    heard = folder / "echoes"
+    enough = heard.stat().st_size + ECHOES_BETWEEN
+    until(lambda: heard.stat().st_size >= enough, "echoes for the client")
+
+
 def play(folder: Path) -> dict[str, object]:
     """Start the pair, do to it what can be done, and return what the client saw."""
     first, second = (Machine(folder, address) for address in MACHINES)
@@ -183,20 +196,22 @@ def play(folder: Path) -> dict[str, object]:
         first.start("run", "--create")
         second.start("standby")
         until(first.is_protected, "a first copy")
+        (folder / "echoes").touch()
         asking = stack.enter_context(client(folder))
-        time.sleep(SETTLED_SECONDS)
+        hear_more(folder)
         first.ask("ctl", "switchover", "--guest", "vm2")
         until(second.is_protected, "the switchover")
-        time.sleep(SETTLED_SECONDS)
+        hear_more(folder)
         second.kill()
         until(lambda: first.status().get("role") == "active", "the takeover from a killed host")
         second.start("standby")
         until(first.is_protected, "a new standby")
-        time.sleep(SETTLED_SECONDS)
+        hear_more(folder)
         first.cut(is_off=True)
         until(lambda: second.status().get("role") == "active", "the takeover from a machine that is cut off")
         first.cut(is_off=False)
         until(second.is_protected, "the return of the machine that was cut off")
+        hear_more(folder)
         (folder / "over").touch()
         said, _ = asking.communicate(timeout=WAIT_SECONDS)
         if asking.returncode != 0:
@@ -210,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--client", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.client:
-        return wait_for_echoes(SETTLED_SECONDS)
+        return wait_for_echoes()
     if refused := isolate():
         raise SystemExit(f"this needs network namespaces: {refused}")
     mount_disk(Path("/run"), 16 << 20)  # where `ip netns` keeps its names: those here end with this process
