@@ -12,7 +12,7 @@ from typing import Final
 import click
 
 from ftvm.cli.values import complete_guests
-from ftvm.errors import ConfigError, FtvmError
+from ftvm.errors import BrokenError, ConfigError, FtvmError
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.service.connection import connect
 from ftvm.service.console import ConsoleLine
@@ -49,7 +49,7 @@ def console(guest_id: str | None, read_only: bool, escape: str, control: str | N
                 if _carry(line, keys):
                     return
             _say("the host has ended, or the guest runs on another now; looking for it on this machine")
-    raise ConfigError("the guest runs on no host of this machine any more: run `ftvm console` where it does")
+    raise BrokenError("the guest runs on no host of this machine any more: run `ftvm console` where it does")
 
 
 class TypedKeys:

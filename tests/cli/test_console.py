@@ -4,6 +4,7 @@ import itertools
 import os
 import pty
 import select
+import socket
 import subprocess
 import sys
 import termios
@@ -60,6 +61,22 @@ def test_a_guest_that_no_host_here_has_is_named(ftvm: Run, tmp_path: Path, monke
 
     assert outcome.status != 0
     assert "no host answers" in outcome.err
+
+
+def test_a_guest_that_is_lost_in_the_middle_is_a_failure_and_no_wrong_usage(
+    ftvm: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: exit status 2, as of a wrong option."""
+    theirs, ours = socket.socketpair()
+    theirs.close()
+    found = iter([ours, None])
+    monkeypatch.setattr("ftvm.cli.console._reach", lambda *_, **__: next(found))
+    monkeypatch.setattr("ftvm.cli.console._carry", lambda line, _: bool(line.recv(1)))
+
+    outcome = ftvm("console", "vm1")
+
+    assert outcome.status == 1
+    assert "runs on no host of this machine any more" in outcome.err
 
 
 class Terminal:
