@@ -285,7 +285,8 @@ class GuestHandle:
         return stopped[-1]
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """Yield events as plain values from now on, until the host ends: {"event": NAME, ...its fields...}.
+        """Yield events as plain values from now on, until the host ends: {"event": NAME, "time": RFC 3339,
+        ...its fields...}.
 
         Over a separate connection. A reader that is too slow is told how many it missed: {"events_lost": COUNT}.
         """

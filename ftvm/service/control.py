@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from ftvm.errors import ConfigError, FtvmError, InternalError, LimitExceeded, TransportError
 from ftvm.events import Event, HostStopped
+from ftvm.runtime.clock import wall_time
 from ftvm.runtime.services import Controls, Pending
 from ftvm.service.requests import (
     SWITCHOVER_SECONDS_MAX,
@@ -124,7 +125,7 @@ class _Dialogue:
         self._pending: Pending | None = None
         self._pending_version = 1
         self._is_listening = False
-        self._events: deque[Event] = deque()
+        self._events: deque[bytes] = deque()
         self._events_lost = 0
 
     def note(self, event: Event) -> None:
@@ -132,7 +133,7 @@ class _Dialogue:
         if not self._is_listening:
             return
         if len(self._events) < EVENTS_WAITING_MAX:
-            self._events.append(event)
+            self._events.append(_event_line(event))  # now: with the time at which it happened
         else:
             self._events_lost += 1
 
@@ -151,7 +152,7 @@ class _Dialogue:
         """See Dialogue."""
         said = b"".join(self._answers())
         while self._events and len(said) < room_bytes // 2:
-            said += _event_line(self._events.popleft())
+            said += self._events.popleft()
         if self._events_lost and not self._events:
             said += json_line({"events_lost": self._events_lost})
             self._events_lost = 0
@@ -241,4 +242,4 @@ _VERBS: Final[dict[str, _Verb]] = {
 
 
 def _event_line(event: Event) -> bytes:
-    return json_line({"event": type(event).__name__, **asdict(event)})
+    return json_line({"event": type(event).__name__, "time": wall_time(), **asdict(event)})

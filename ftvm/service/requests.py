@@ -14,8 +14,8 @@ speaks version 1, as v0.1.0 does, and is told the fields of that version alone. 
 fields that they do not know: of a request, of a status, of an event. A new field needs no new version.
 
 Answers: {"ok": ...} or {"error": {"type": NAME OF A CLASS IN ftvm.errors, "message": TEXT}}. Events: {"event": NAME,
-...fields...}; {"events_lost": COUNT} in the place of those for which a slow reader had no room. Pure: bytes in, bytes
-out.
+"time": RFC 3339, ...fields...}; {"events_lost": COUNT} in the place of those for which a slow reader had no room. Pure:
+bytes in, bytes out.
 """
 
 import json

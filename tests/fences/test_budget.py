@@ -38,7 +38,7 @@ LINES: Final = {
     "lab": 3413,
     "protocol": 3549,
     "runtime": 2763,
-    "service": 1766,
+    "service": 1767,
     "sim": 2316,
     "store": 1398,
     "testing": 2439,

@@ -94,7 +94,7 @@ def test_the_time_of_day_which_may_jump_is_told_to_people_only() -> None:
     }
 
     assert users == {
-        "wall_time": {"cli/logreport.py", "cli/report.py", "runtime/identity.py"},
+        "wall_time": {"cli/logreport.py", "cli/report.py", "runtime/identity.py", "service/control.py"},
         "time_of_day_ns": {"runtime/recording.py"},
     }
 

@@ -281,7 +281,26 @@ def test_events_come_as_they_happen_to_those_who_asked(operator: Operator, contr
     control.note(solo(2))
     operator.step()
 
-    assert operator.answer() == {"event": "Solo", "at": 0, "guest_id": "vm1", "generation": 2, "reason": ""}
+    told = operator.answer()
+    del told["time"]
+    assert told == {"event": "Solo", "at": 0, "guest_id": "vm1", "generation": 2, "reason": ""}
+
+
+def test_an_event_has_the_time_of_day_at_which_it_happened_not_at_which_it_was_read(
+    operator: Operator, control: ControlSocket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: it had the monotonic `at` alone, which compares with nothing on another host."""
+    times = iter(["2026-11-30T12:00:00.000000Z", "2026-11-30T12:00:01.000000Z"])
+    monkeypatch.setattr("ftvm.service.control.wall_time", lambda: next(times))
+    operator.ask(do="events")
+
+    control.note(solo(1))
+    control.note(solo(2))
+
+    assert [operator.answer()["time"] for _ in range(2)] == [
+        "2026-11-30T12:00:00.000000Z",
+        "2026-11-30T12:00:01.000000Z",
+    ]
 
 
 def test_a_reader_that_is_too_slow_is_told_how_many_events_it_missed(
