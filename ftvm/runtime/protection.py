@@ -6,6 +6,7 @@ Protection is the standby of the other host, and `wait_active` tells when the gu
 hands the guest to the standby, if it is in step, then says goodbye, so that the other host need not wait for silence.
 """
 
+import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -39,6 +40,7 @@ __all__ = ["HostHandle", "HostOptions", "Protection", "Standby", "check_guest_id
 
 _GUEST_ID_CHARS_MAX: Final = 64
 """The wire's limit: a longer one would reach no peer."""
+_GUEST_ID: Final = re.compile(r"\w[\w.-]*")
 
 
 class HostOptions(TypedDict, total=False):
@@ -234,6 +236,9 @@ def check_guest_id(guest_id: str) -> None:
     """Raise ConfigError unless this can be a guest's id."""
     if not 0 < len(guest_id) <= _GUEST_ID_CHARS_MAX:
         raise ConfigError(f"guest id {guest_id[:80]!r} has {len(guest_id)} characters, not 1 to 64")
+    if not _GUEST_ID.fullmatch(guest_id):  # it names files, units and arguments of commands
+        allowed = "write letters, digits, dots, dashes and underscores, and no dot or dash first"
+        raise ConfigError(f"guest id {guest_id!r}: {allowed}")
 
 
 def _start(

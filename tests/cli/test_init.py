@@ -43,6 +43,18 @@ def test_a_guest_that_no_host_could_be_of_gets_no_record(ftvm: Run, tmp_path: Pa
 
     assert outcome.status == 2
     assert "has 65 characters, not 1 to 64" in outcome.err
+
+
+@pytest.mark.parametrize("name", ["../x", "a b", "a/c", ".hidden", "-x", "a\nb", "vm1%"])
+def test_a_guest_id_that_is_a_path_or_holds_blanks_is_refused_with_what_is_allowed(
+    ftvm: Run, tmp_path: Path, name: str
+) -> None:
+    """Regression: it was recorded, and no unit, file or shell could name it plainly."""
+    outcome = ftvm("init", "--arbiter", f"file://{tmp_path}", f"--guest={name}")
+
+    assert outcome.status == 2
+    assert "write letters, digits, dots, dashes and underscores" in outcome.err
+    assert list(tmp_path.iterdir()) == []
     assert list(tmp_path.iterdir()) == []
 
 

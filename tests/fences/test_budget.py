@@ -37,7 +37,7 @@ LINES: Final = {
     "history": 2679,
     "lab": 3413,
     "protocol": 3549,
-    "runtime": 2763,
+    "runtime": 2768,
     "service": 1767,
     "sim": 2316,
     "store": 1398,
