@@ -5,6 +5,7 @@ boot leaves its memory zero and becomes what another one was, and that the end o
 good. Each trial takes a new monitor: it is started here, if there is a command for it, else it comes by itself.
 """
 
+import os
 import select
 import shutil
 import subprocess
@@ -87,6 +88,7 @@ class _Monitors:
             self._started.append(
                 subprocess.Popen(self._wanted.command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
             )
+            self._wait_beside(self._started[-1])
         try:
             return VmmGuest(
                 self._door,
@@ -96,6 +98,18 @@ class _Monitors:
             )
         except GuestError as wrong:
             raise ContractBroken(_TAKEN_IN, f"{wrong}{self._tell_end()}") from wrong
+
+    def _wait_beside(self, process: subprocess.Popen[bytes]) -> None:
+        """Wait until a monitor knocks, or its command ends. Raises ContractBroken if none came in time or the command
+        failed; one that ended with status 0 may have left a monitor in the background."""
+        end = os.pidfd_open(process.pid)
+        try:
+            ready = select.select((self._door.fileno(), end), (), (), self._wanted.connect_seconds)[0]
+        finally:
+            os.close(end)
+        if self._door.fileno() not in ready and process.poll() != 0:
+            why = self._tell_end() or f" within {self._wanted.connect_seconds:g} s"
+            raise ContractBroken(_TAKEN_IN, f"no monitor connected to {self._door.path}{why}")
 
     def _tell_end(self) -> str:
         """Say how the newest monitor ended, if it did: why none came, or why it was refused."""

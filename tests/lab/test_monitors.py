@@ -79,8 +79,13 @@ def test_a_monitor_that_never_comes_is_named(wanted: MonitorCheck) -> None:
 
 
 def test_a_monitor_that_ended_before_it_came_is_told_with_its_exit_status(wanted: MonitorCheck) -> None:
-    with pytest.raises(ContractBroken, match=r"no monitor connected to .*; the command had ended with status 3"):
+    """Regression: it was waited for all the same."""
+    with pytest.raises(
+        ContractBroken, match=r"no monitor connected to .*; the command had ended with status 3"
+    ) as found:
         check_monitor(replace(wanted, command=["sh", "-c", "exit 3"], connect_seconds=2))
+
+    assert "within" not in found.value.detail  # it did not wait to the end
 
 
 def test_a_command_that_is_not_there_is_wrong_usage(wanted: MonitorCheck) -> None:

@@ -73,6 +73,10 @@ class MonitorDoor:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def fileno(self) -> int:
+        """Its descriptor: readable when a monitor waits to come in. -1 once it is closed."""
+        return self._socket.fileno() if self._socket is not None else -1
+
     def receive(self, *, boots: bool, seconds: float, memory_bytes_max: int) -> Arrival:
         """Wait for a monitor, check what it hands over, and tell it whether its guest starts here.
 
