@@ -20,6 +20,8 @@ from ftvm.history.timeline import TimeMachine
 __all__ = ["GdbServer"]
 
 _READ_BYTES: Final = 1 << 16
+WAITING_MAX: Final = 256
+"""Packets that wait while the machine runs. gdb sends a ^C then, and perhaps one packet; who sends more is no gdb."""
 
 
 class GdbServer:
@@ -136,6 +138,9 @@ class _Session:
     def _is_interrupted(self) -> bool:
         if not self._is_gone and select.select([self._client], [], [], 0)[0]:
             self._take()
+        if len(self._waiting) > WAITING_MAX:
+            self._waiting.clear()
+            self._is_gone = True
         if INTERRUPT in self._waiting:
             self._waiting.remove(INTERRUPT)
             return True

@@ -168,11 +168,13 @@ class TimeMachine:
 
     # --- going somewhere ---
 
-    def go(self, instruction: int) -> Arrival:
-        """Go to right before an instruction, or to the nearer end of the past."""
-        target = min(max(instruction, self._start), self._end)
-        self._go(self._first_moment(target))
-        return "there" if target == instruction else "begin" if instruction < target else "end"
+    def go(self, instruction: int) -> None:
+        """Go to right before an instruction. Raises ConfigError, and stays, if it is not in the past."""
+        if not self._start <= instruction <= self._end:
+            raise ConfigError(
+                f"instruction {instruction} is not in the past, which goes from {self._start} to {self._end}"
+            )
+        self._go(self._first_moment(instruction))
 
     def execute(self, instruction: int) -> None:
         """Run on to right before an instruction, as `go` does, but by executing all that lies between."""

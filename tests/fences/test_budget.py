@@ -34,7 +34,7 @@ LINES: Final = {
     "guests/disk": 856,
     "guests/kvm": 1500,
     "guests/vmm": 787,
-    "history": 2679,
+    "history": 2684,
     "lab": 3424,
     "protocol": 3549,
     "runtime": 2768,

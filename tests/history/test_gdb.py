@@ -18,7 +18,7 @@ import ftvm.history
 from ftvm.errors import ConfigError, LimitExceeded
 from ftvm.guests.riscv.machine import RAM_BASE
 from ftvm.history.gdbpackets import INTERRUPT, PACKET_BYTES_MAX, PacketReader, pack
-from ftvm.history.gdbserver import GdbServer
+from ftvm.history.gdbserver import WAITING_MAX, GdbServer
 from ftvm.history.gdbstub import Stub
 from ftvm.history.recording import Recording
 from ftvm.history.timeline import TimeMachine
@@ -134,6 +134,7 @@ def test_monitor_commands_go_to_an_instruction_and_to_a_last_write(past: TimeMac
     assert "are not in the machine's memory" in monitor(stub, b"last-write 0")
     assert "is not a number" in monitor(stub, b"goto there")
     assert "goto N" in monitor(stub, b"fly")
+    assert "instruction 3001 is not in the past, which goes from 0 to 3000" in monitor(stub, b"goto 3001")
 
 
 HEADS = b"g p m Z0, Z2, z2, s bs bc c q qRcmd, qXfer:features:read:target.xml: v vCont;c H D".split()
@@ -227,16 +228,45 @@ def test_a_client_that_sends_garbage_and_leaves_ends_its_session_alone(past: Tim
         assert b"QC1" in b"".join(iter(lambda: client.recv(100), b""))
 
 
-def test_a_long_run_is_interrupted_by_the_client() -> None:
+def endless() -> Recording:
     machine = recorded_words([addi(1, 1, 1), jal(0, -4)])
     machine.run(1)
     forever = machine.recording()
-    endless = Recording(
+    return Recording(
         shape=forever.shape, state=forever.state, pages=forever.pages, inputs=(), end=type(forever.end)(1 << 60, 0)
     )
 
+
+def test_a_client_that_floods_a_running_machine_is_hung_up_on() -> None:
+    """Regression: its packets were kept, without a limit, for when the machine stands."""
     with (
-        TimeMachine(endless, spacing=1_000_000) as past,
+        TimeMachine(endless(), spacing=1_000_000) as past,
+        serving(past) as server,
+        socket.create_connection(address_of(server), timeout=60) as client,
+    ):
+        client.sendall(pack(b"c"))
+
+        with contextlib.suppress(ConnectionError):
+            client.sendall(pack(b"?") * (WAITING_MAX + 2))
+
+        assert is_hung_up_on(client)
+
+
+def is_hung_up_on(client: socket.socket) -> bool:
+    """Read to the end of a connection; false if it stays open."""
+    try:
+        while client.recv(65_536):
+            pass
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        pass
+    return True
+
+
+def test_a_long_run_is_interrupted_by_the_client() -> None:
+    with (
+        TimeMachine(endless(), spacing=1_000_000) as past,
         serving(past) as server,
         socket.create_connection(address_of(server), timeout=60) as client,
     ):

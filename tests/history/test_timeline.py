@@ -90,11 +90,22 @@ def test_a_disk_goes_back_as_memory_does(journal: Recording) -> None:
 
 
 def test_both_ends_of_the_past_are_told(past: TimeMachine) -> None:
-    assert past.go(past.end + 1) == "end"
+    past.go(past.end)
     assert past.step() == ("end", None)
-    assert past.go(past.start - 1) == "begin"
+    past.go(past.start)
     assert past.step_back() == ("begin", None)
-    assert past.go(past.start) == "there"
+
+
+def test_an_instruction_beyond_the_past_is_refused_with_the_range_and_nothing_moves(past: TimeMachine) -> None:
+    """Regression: it went to the nearer end without a word."""
+    past.go(past.end // 2)
+    before = past.moment
+
+    for beyond in (past.start - 1, past.end + 1):
+        with pytest.raises(ConfigError, match=f"instruction {beyond} .* from {past.start} to {past.end}$"):
+            past.go(beyond)
+
+    assert past.moment == before
 
 
 def test_the_end_is_the_end_of_the_recording(kv: Recording, past: TimeMachine) -> None:
