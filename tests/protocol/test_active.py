@@ -5,9 +5,9 @@ from unittest.mock import Mock
 
 import pytest
 
-from ftvm.checkpoint import GuestPosition, LogKind, LogRecord, Output, Watermarks
+from ftvm.checkpoint import Checkpoint, GuestPosition, LogKind, LogRecord, Output, Watermarks
 from ftvm.config import Limits
-from ftvm.encode.messages import Envelope, Join, Pong, Refuse
+from ftvm.encode.messages import Envelope, EpochPart, Join, Pong, Refuse
 from ftvm.events import SessionEnded
 from ftvm.interfaces import EngineView
 from ftvm.protocol import effects as do
@@ -15,11 +15,11 @@ from ftvm.protocol.active import PROGRESS_PATIENCE, leaving, shipping
 from ftvm.protocol.active.active_state import ActiveState
 from ftvm.protocol.active.link import LinkState
 from ftvm.protocol.core import Role
-from ftvm.protocol.reports import Emitted, NothingToCut
+from ftvm.protocol.reports import CutTaken, Emitted, NothingToCut
 from ftvm.protocol.timers import AT_ONCE
 from ftvm.units import Nanos
 
-from .harness import Pair, lone_active, make_settings
+from .harness import Pair, lone_active, make_batch, make_settings
 
 
 def ask_to_join(pair: Pair, joiner: str, *, staging_bytes: int | None = None) -> list[Refuse]:
@@ -108,6 +108,48 @@ def test_after_a_skipped_cut_the_next_is_due_an_interval_later() -> None:
 
     assert shipping.next_cut(active) == pair.now + interval_ns
     assert active.epoch == epoch
+
+
+def cut_of(pair: Pair, *outputs: Output) -> CutTaken:
+    """Return a cut of host a that has brought these outputs."""
+    order = order_of(pair.a.active, pair.now)
+    checkpoint = Checkpoint(
+        epoch=order.epoch,
+        base=order.base,
+        engine=order.engine.name,
+        batches=(make_batch(1),),
+        devices=b"",
+        outputs=(),
+        output_next=pair.a.output_next + len(outputs),
+        log_index=0,
+        memory_digest=1,
+        dirty_pages=1,
+    )
+    emitted = Emitted(outputs=[(output, 0) for output in outputs])
+    return CutTaken(emitted=emitted, engine=order.engine, checkpoint=checkpoint, paused_at=pair.now, pause_ns=Nanos(1))
+
+
+def test_what_a_cut_has_brought_travels_with_its_epoch() -> None:
+    """Mutant: what goes with an epoch is gathered before what its cut has brought is taken."""
+    pair = Pair().protected()
+    said = Output(number=pair.a.output_next, channel="net0", payload=b"said just before the cut")
+    cut = cut_of(pair, said)
+
+    pair.a.give(cut)
+    pair.a.perform()
+
+    ends = [part.checkpoint for part in pair.a.waiting(EpochPart) if part.checkpoint is not None]
+    assert [(end.epoch, end.outputs) for end in ends] == [(cut.checkpoint.epoch, (said,))]
+
+
+def test_the_buffers_of_a_cut_that_nobody_is_there_for_are_given_back() -> None:
+    """Mutant: the session has ended while the guest was cut, and the batches are kept for ever."""
+    pair = Pair().started()
+    cut = cut_of(pair)
+
+    effects = pair.a.replica.step(cut, pair.now)
+
+    assert do.Forget(cut.checkpoint.batches) in effects
 
 
 def live_alone(pair: Pair, milliseconds: float) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -169,6 +170,93 @@ def test_a_guest_that_boots_from_an_image_begins_a_lineage_and_what_it_had_befor
     assert opened == replace(ended, is_clean=False)
     assert died == replace(opened, lineage="b" * 16, generation=4, parents=(("a" * 16, 2),))
     assert newer(ended, died) == 1
+
+
+CLEAN = Label(image="1" * 16, lineage="a" * 16, generation=2, epoch=3, is_clean=True)
+
+
+def test_an_image_is_clean_no_longer_before_a_guest_that_boots_from_it_can_write(tmp_path: Path) -> None:
+    """Mutant: the thread of the image says so, whenever it comes to it."""
+    path = image_at(tmp_path / "disk.img")
+    write(path, CLEAN)
+
+    with mock.patch.object(Image, "_work"):
+        image = Image(path, boots=True)
+        label = read_label(path)
+        image.close()
+
+    assert label == replace(CLEAN, epoch=0, runs=True, is_clean=False)
+
+
+def boot(path: Path) -> Image:
+    image = Image(path, boots=True)
+    image.stand(Footing(lineage="b" * 16, generation=4, epoch=0, runs=True))
+    return image
+
+
+def take_over(path: Path) -> Image:
+    image = Image(path)
+    image.stand(Footing(lineage="a" * 16, generation=3, epoch=4, runs=False))
+    image.sync()
+    image.give(lambda _: None)
+    return image
+
+
+def take_over_unknown(path: Path) -> Image:
+    image = Image(path)
+    image.give(lambda _: None)
+    return image
+
+
+@pytest.mark.parametrize("begin", [boot, take_over, take_over_unknown])
+def test_an_image_is_not_clean_while_a_guest_runs_on_it(begin: Callable[[Path], Image], tmp_path: Path) -> None:
+    """Mutants: what the label says once the footing is known, and before."""
+    path = image_at(tmp_path / "disk.img")
+    write(path, CLEAN)
+
+    image = begin(path)
+    image.sync()
+    label = read_label(path)
+    image.close()
+
+    assert label is not None
+    assert (label.runs, label.epoch, label.is_clean) == (True, 0, False)
+
+
+def test_an_image_is_clean_after_its_end_only_once_the_device_has_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutant: what the guest wrote is not synced before its image is called clean."""
+    image = Image(image_at(tmp_path / "disk.img"), boots=True)
+    image.sync()
+    descriptor, happened = image.descriptor, []
+    monkeypatch.setattr(os, "fdatasync", lambda synced: happened.append(("synced", synced)))
+    monkeypatch.setattr(LabelFile, "write", lambda _, label: happened.append(("said", label.is_clean)))
+
+    image.close(is_clean=True)
+
+    assert happened == [("synced", descriptor), ("said", True)]
+
+
+def test_a_label_speaks_of_a_new_copy_once_that_has_taken_the_place_of_the_old_image(tmp_path: Path) -> None:
+    """Mutants: the old image is said to be what the copy is going to be; the label stays with the old file."""
+    path = image_at(tmp_path / "disk.img")
+    write(path, CLEAN)
+    image = Image(path)
+    image.restart()
+    image.stand(Footing(lineage="b" * 16, generation=5, epoch=9, runs=False))
+    image.put([0], memoryview(b"n" * 4096))
+    image.sync()
+    halfway = read_label(path)
+
+    image.complete()
+    image.sync()
+    after = read_label(path)
+    image.close()
+
+    assert halfway == CLEAN
+    assert after is not None
+    assert (after.lineage, after.generation, after.runs, after.is_clean) == ("b" * 16, 5, False, True)
 
 
 @pytest.mark.parametrize(
