@@ -1,3 +1,5 @@
+import ctypes
+import mmap
 import random
 from itertools import pairwise
 
@@ -162,6 +164,18 @@ def test_what_is_no_batch_is_refused(bad: PageBatch) -> None:
 
     with pytest.raises(BadFrame):
         merge_batches([good, bad], PAGES)
+
+
+def test_nothing_behind_a_batch_is_read() -> None:
+    """What is copied as it is, because one batch alone has it, is never decoded, so no decoder looks at its length."""
+    room = mmap.mmap(-1, 2 * PAGE_BYTES)
+    behind = ctypes.addressof(ctypes.c_char.from_buffer(room)) + PAGE_BYTES
+    payload = memoryview(room)[PAGE_BYTES - 1 : PAGE_BYTES]
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(behind), PAGE_BYTES, 0) == 0  # to read it ends the process
+    lie = PageBatch(count=1, indices=bytes(4), lengths=b"\x09\x00", payload=payload, digest=bytes(16))
+
+    with pytest.raises(BadFrame):
+        merge_batches([lie, batch_of({1: b"\x00"})], PAGES)
 
 
 @given(st.lists(st.binary(max_size=60), min_size=2, max_size=4), st.lists(st.integers(0, 6), min_size=2, max_size=4))

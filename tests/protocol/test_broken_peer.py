@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from ftvm.checkpoint import Checkpoint
 from ftvm.encode.messages import Ack, Envelope, EpochPart, Leave, Ping, SessionId, Welcome
 from ftvm.events import ArbiterTrouble, PeerMisbehaved
 from ftvm.protocol.active.link import LinkState
@@ -26,6 +27,35 @@ def test_an_active_that_sends_garbage_loses_its_session_and_the_standby_keeps_it
     assert pair.b.told(PeerMisbehaved)[0].error.startswith("BadFrame")
     assert pair.b.waiting(Leave)
     assert (pair.b.role, pair.b.standby.committed.epoch) == (Role.STANDBY, epoch)
+
+
+def test_an_active_that_asks_for_an_engine_that_was_not_offered_loses_its_session() -> None:
+    """Mutant: the name is looked up unseen, and the standby ends by a KeyError."""
+    pair = Pair().protected()
+    standby = pair.b.standby
+    epoch = standby.committed.epoch
+    assert epoch is not None
+    checkpoint = Checkpoint(
+        epoch=epoch + 1,
+        base=epoch,
+        engine="nobodys",
+        batches=(),
+        devices=b"",
+        outputs=(),
+        output_next=standby.committed.output_next,
+        log_index=0,
+        memory_digest=pair.b.memory.memory_digest,
+        dirty_pages=0,
+    )
+    wrong = EpochPart(
+        sequence=standby.inbox.expected, epoch=checkpoint.epoch, part=0, batch=None, checkpoint=checkpoint
+    )
+
+    pair.b.hear("a", None, replace(envelope(pair), session=standby.offer.session), wrong)
+    pair.b.perform()
+
+    assert "engine 'nobodys', which was not offered" in pair.b.told(PeerMisbehaved)[0].error
+    assert (pair.b.role, standby.committed.epoch) == (Role.STANDBY, epoch)
 
 
 @pytest.mark.parametrize(

@@ -193,6 +193,18 @@ def test_nothing_is_committed_or_acknowledged_while_a_claim_is_open() -> None:
     assert pair.b.said == []
 
 
+def test_what_was_owed_before_a_claim_is_not_acknowledged_during_it() -> None:
+    """rule: claimant_acknowledges_nothing"""
+    pair = Pair().protected()
+    claiming(pair)
+    pair.b.standby.owes_ack = True
+    pair.b.sent.clear()
+
+    pair.b.tick()
+
+    assert not pair.b.waiting(Ack)
+
+
 def test_a_claim_that_loses_to_a_drop_empties_the_standby() -> None:
     pair = Pair().protected()
     claiming(pair)

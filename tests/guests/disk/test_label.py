@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftvm.checkpoint import Footing
+from ftvm.guests.disk import image as image_module
 from ftvm.guests.disk import label as label_module
 from ftvm.guests.disk.image import Image
 from ftvm.guests.disk.label import Label, LabelFile, label_path, newer, read_label
@@ -236,6 +237,26 @@ def test_an_image_is_clean_after_its_end_only_once_the_device_has_all_of_it(
     image.close(is_clean=True)
 
     assert happened == [("synced", descriptor), ("said", True)]
+
+
+def test_an_image_that_could_not_be_written_is_not_said_to_be_newer_than_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutant: the label is written at the end whatever became of the image."""
+    path = image_at(tmp_path / "disk.img")
+    image = Image(path)
+    image.stand(Footing(lineage="a" * 16, generation=2, epoch=3, runs=False))
+    image.sync()
+    before = read_label(path)
+    monkeypatch.setattr(image_module, "_write_journal", mock.Mock(side_effect=OSError(28, "full")))
+    image.put([0], memoryview(b"n" * 4096))
+    image.stand(Footing(lineage="a" * 16, generation=2, epoch=4, runs=False))
+    with pytest.raises(OSError, match="full"):
+        image.sync()
+
+    image.close(is_clean=True)
+
+    assert read_label(path) == before
 
 
 def test_a_label_speaks_of_a_new_copy_once_that_has_taken_the_place_of_the_old_image(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 """Several disks are one to the guest that is stopped and goes on."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from ftvm.errors import ConfigError
+from ftvm.errors import ConfigError, StateUnreadable
 from ftvm.guests.disk.disk import Settled
 from ftvm.guests.disk.several import Disks
 
@@ -49,6 +50,28 @@ def test_if_one_image_cannot_be_opened_none_stays_open(tmp_path: Path) -> None:
         Disks.open(paths, [4096] * 3, ["disk", "disk1", "disk2"], boots=True)
 
     for disk in Disks.open(paths[:2], [4096] * 2, ["disk", "disk1"], boots=True):
+        disk.close()
+
+
+def test_a_guest_has_an_image_for_each_of_its_disks(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(bytes(4096))
+
+    with pytest.raises(ConfigError, match="the machine has 2 disks, and 1 images were given"):
+        Disks.open([str(tmp_path / "a")], [4096] * 2, ["disk", "disk1"], boots=True)
+
+
+def test_a_guest_goes_on_only_from_disks_that_can_all_be_read(tmp_path: Path) -> None:
+    """Mutant: only the first one is looked at."""
+    paths = [tmp_path / name for name in "ab"]
+    for path in paths:
+        path.write_bytes(bytes(8192))
+    disks = Disks.open([str(path) for path in paths], [8192] * 2, ["disk", "disk1"], boots=True)
+    os.truncate(paths[1], 4096)
+
+    with pytest.raises(StateUnreadable, match="b cannot be read"):
+        disks.require_readable()
+
+    for disk in disks:
         disk.close()
 
 
