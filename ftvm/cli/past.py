@@ -221,15 +221,24 @@ def heat(
 def verify(store: Path, key: Path | None, is_json: bool) -> None:
     """Read every entry of STORE, and restore each stream's newest epoch and each snapshot, against their digests.
 
-    Exit status 1 if anything is damaged.
+    Exit status 1 if anything is damaged; then it says which epochs and snapshots can still be restored.
     """
     with History.open(store, key=key) as past, _progress("verifying") as progress:
         found = list(past.verify(progress))
-    _print(
-        is_json,
-        {"damaged": [asdict(each) for each in found]},
-        lambda: (f"epoch {each.epoch} of stream {each.stream}: {each.reason}" for each in found),
-    )
+        runs, kept = past.restorable(found), past.snapshots()
+    safe = {each.name for each in kept if any(run.holds(stream=each.stream, epoch=each.epoch) for run in runs)}
+
+    def text() -> Iterator[str]:
+        yield from (f"epoch {each.epoch} of stream {each.stream}: {each.reason}" for each in found)
+        if found:
+            yield from (f"epochs {r.first} to {r.last} of stream {r.stream} can still be restored" for r in runs)
+            yield from () if runs else ("nothing can be restored",)
+            for each in kept:
+                how = "can still be restored" if each.name in safe else "is lost"
+                yield f"snapshot {each.name!r} (epoch {each.epoch} of stream {each.stream}) {how}"
+
+    damaged, left = [asdict(each) for each in found], [asdict(run) for run in runs]
+    _print(is_json, {"damaged": damaged, "restorable": left, "snapshots": sorted(safe)}, text)
     if is_json:
         sys.exit(1 if found else 0)
     if found:

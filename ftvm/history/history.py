@@ -6,7 +6,7 @@ was started afresh) the newest is meant, and `stream` names another.
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,7 @@ from ftvm.history.export import export_epoch
 from ftvm.history.extract import extract_recording
 from ftvm.history.recording import Recording
 from ftvm.history.restore import Progress, restore_guest
-from ftvm.history.verify import Damage, verify_store
+from ftvm.history.verify import Damage, Restorable, restorable_runs, verify_store
 from ftvm.interfaces import Guest
 from ftvm.store.catalogue import Pin, Stream
 from ftvm.store.crypt import PLAIN, Sealer, load_key
@@ -291,6 +291,11 @@ class History:
     def verify(self, progress: Progress | None = None) -> Iterator[Damage]:
         """Yield what cannot be read, or does not restore to what it was. Takes as much memory as the guest has."""
         return verify_store(self._store, progress or _silent)
+
+    def restorable(self, damaged: Sequence[Damage]) -> list[Restorable]:
+        """Return the runs of epochs that can still be restored, given all that `verify` found."""
+        points = ((epoch.stream, epoch.number) for epoch in self.epochs())
+        return list(restorable_runs(self._store, points, damaged))
 
     def export(
         self, epoch: int, folder: str | Path, *, stream: int | None = None, progress: Progress | None = None

@@ -5,8 +5,10 @@ import pytest
 
 from ftvm.history.history import History
 from ftvm.store.crypt import make_key
+from ftvm.store.entry import EntryLevel
 
 from ..history.test_pipeline import Host
+from ..history.test_verify import damage_entry
 from ..runtime.test_recording import record_console
 from .conftest import Run
 from .hostpair import WAIT_SECONDS, host, port_of_nobody, wait_for
@@ -95,7 +97,8 @@ def test_verify_says_that_all_is_well_or_what_is_damaged(ftvm: Run, tmp_path: Pa
     host.finish()
 
     assert "all entries read" in ftvm("history", "verify", tmp_path / "past").out
-    assert json.loads(ftvm("history", "verify", tmp_path / "past", "--json").out) == {"damaged": []}
+    assert json.loads(ftvm("history", "verify", tmp_path / "past", "--json").out)["damaged"] == []
+    assert ftvm("history", "snapshot", tmp_path / "past", "mine", "40").status == 0
 
     segment = next(iter(sorted((tmp_path / "past" / "segments").iterdir())))
     content = bytearray(segment.read_bytes())
@@ -104,11 +107,34 @@ def test_verify_says_that_all_is_well_or_what_is_damaged(ftvm: Run, tmp_path: Pa
     said = ftvm("history", "verify", tmp_path / "past")
     assert said.status == 1
     assert "damaged or cut off" in said.out
+    assert said.out.endswith("nothing can be restored\nsnapshot 'mine' (epoch 40 of stream 1) is lost\n")
     assert "is damaged" in said.err
 
     as_json = ftvm("history", "verify", tmp_path / "past", "--json")
     assert as_json.status == 1
     assert "damaged or cut off" in json.loads(as_json.out)["damaged"][0]["reason"]
+
+
+def test_verify_says_what_can_still_be_restored_from_a_damaged_history(ftvm: Run, tmp_path: Path) -> None:
+    """Regression: it told the damage alone."""
+    host = Host(tmp_path / "past")
+    host.run(40)
+    host.finish()
+    for name, epoch in (("early", 20), ("late", 35)):
+        assert ftvm("history", "snapshot", tmp_path / "past", name, epoch).status == 0
+    damage_entry(tmp_path / "past", level=EntryLevel.FINE, part=0.8)
+
+    said = ftvm("history", "verify", tmp_path / "past")
+    as_json = json.loads(ftvm("history", "verify", tmp_path / "past", "--json").out)
+
+    assert said.out.splitlines()[2:] == [
+        "epochs 2 to 32 of stream 1 can still be restored",
+        "epochs 39 to 40 of stream 1 can still be restored",
+        "snapshot 'early' (epoch 20 of stream 1) can still be restored",
+        "snapshot 'late' (epoch 35 of stream 1) is lost",
+    ]
+    assert [(run["first"], run["last"]) for run in as_json["restorable"]] == [(2, 32), (39, 40)]
+    assert as_json["snapshots"] == ["early"]
 
 
 def test_snapshot_drop_and_gc(ftvm: Run, tmp_path: Path) -> None:
