@@ -150,6 +150,7 @@ def test_batches_of_one_checkpoint_join() -> None:
         batch_of({9: b"\x00"}),
         batch_of({0xFFFF_FFFF: b"\x00"}),
         batch_of({0: b"\x77"}),
+        batch_of({1: b"\x00" * 9000}),
         PageBatch(count=1, indices=bytes(4), lengths=b"\x09\x00", payload=b"\x00", digest=bytes(16)),
         PageBatch(count=1, indices=bytes(4), lengths=b"\x00\x00", payload=b"", digest=bytes(16)),
         PageBatch(count=2, indices=bytes(8), lengths=b"\x01\x00" * 2, payload=b"\x00\x00", digest=bytes(16)),
@@ -157,7 +158,18 @@ def test_batches_of_one_checkpoint_join() -> None:
         PageBatch(count=2, indices=bytes(4), lengths=b"\x01\x00", payload=b"\x00", digest=bytes(16)),
         PageBatch(count=0, indices=b"", lengths=b"", payload=b"\x00", digest=bytes(16)),
     ],
-    ids=["outside", "last index", "no delta", "too long", "empty", "twice", "rest", "shape", "no pages"],
+    ids=[
+        "outside",
+        "last index",
+        "no delta",
+        "longer than any",
+        "too long",
+        "empty",
+        "twice",
+        "rest",
+        "shape",
+        "no pages",
+    ],
 )
 def test_what_is_no_batch_is_refused(bad: PageBatch) -> None:
     good = batch_of({0: b"\x01\x00\x00!"})

@@ -42,15 +42,19 @@ class Told:
 
 
 class Backup:
-    """Committed memory of some RAM and a disk behind it."""
+    """Committed memory of some RAM and disks behind it."""
 
-    def __init__(self) -> None:
-        self.store = Told()
-        buffers = [memoryview(bytearray(count * PAGE_BYTES)) for count in (RAM_PAGES, DISK_PAGES)]
+    def __init__(self, disks: int = 1) -> None:
+        self.stores = [Told() for _ in range(disks)]
+        self.store = self.stores[0]
+        buffers = [memoryview(bytearray(count * PAGE_BYTES)) for count in (RAM_PAGES, *[DISK_PAGES] * disks)]
         self.committed = CommittedMemory(NativeMemory(buffers))
         regions = (
             Region(name="ram", buffer=buffers[0], page_count=PageCount(RAM_PAGES)),
-            Region(name="disk", buffer=buffers[1], page_count=PageCount(DISK_PAGES), store=self.store),
+            *(
+                Region(name=f"disk{number or ''}", buffer=buffer, page_count=PageCount(DISK_PAGES), store=store)
+                for number, (buffer, store) in enumerate(zip(buffers[1:], self.stores, strict=True))
+            ),
         )
         self.stored = StoredMemory(self.committed, regions)
 
@@ -97,6 +101,23 @@ def test_a_commit_is_told_in_the_regions_own_page_numbers() -> None:
     backup.commit(0, 1)
 
     assert backup.store.calls == [[0, 3]]
+
+
+def test_each_of_several_disks_is_told_of_its_own_pages_and_of_what_concerns_all() -> None:
+    """Mutants: pages of the next disk are told to this one; a copy, its end, a footing are told to the first alone."""
+    backup = Backup(disks=2)
+
+    backup.stored.clear()
+    backup.copy(1, 3, 8)
+    backup.commit(6, 7)
+    backup.commit(10)
+    backup.stored.stands(Footing(lineage="", generation=2, epoch=5, runs=False))
+    backup.stored.measure()
+
+    assert [store.calls for store in backup.stores] == [
+        ["discarded", [0], [3], "completed", 5, []],
+        ["discarded", [1], [0], "completed", [3], 5, []],
+    ]
 
 
 def test_a_refused_commit_is_told_to_nobody() -> None:

@@ -257,6 +257,19 @@ def test_a_full_device_is_told_and_ends_the_image_with_its_last_state(
     assert content_of(tmp_path / "disk") == disk_of({1: 1})
 
 
+def test_pages_that_have_become_zeros_are_zeros_in_the_image(tmp_path: Path) -> None:
+    """Mutant: a page of zeros is taken for a hole that is there already."""
+    image = make_image(tmp_path / "disk")
+    image.put([1, 2], disk_of({1: 1, 2: 2}))
+    image.sync()
+
+    image.put([1], disk_of({2: 2}))
+    image.sync()
+    image.close()
+
+    assert content_of(tmp_path / "disk") == disk_of({2: 2})
+
+
 def test_an_image_in_use_is_refused(tmp_path: Path) -> None:
     image = make_image(tmp_path / "disk")
 
