@@ -16,7 +16,7 @@ from ftvm.cli.main import ftvm as command
 from ftvm.errors import ConfigError, ImageError
 from ftvm.history.recording import read_recording
 
-from ..history.past import built_with_symbols
+from ...history.past import built_with_symbols
 
 FTVM = [sys.executable, "-m", "ftvm"]
 

@@ -7,11 +7,11 @@ from ftvm.history.history import History
 from ftvm.store.crypt import make_key
 from ftvm.store.entry import EntryLevel
 
-from ..history.test_pipeline import Host
-from ..history.test_verify import damage_entry
-from ..runtime.test_recording import record_console
-from .conftest import Run
-from .hostpair import WAIT_SECONDS, host, port_of_nobody, wait_for
+from ...history.test_pipeline import Host
+from ...history.test_verify import damage_entry
+from ...runtime.test_recording import record_console
+from ..conftest import Run
+from ..hostpair import WAIT_SECONDS, host, port_of_nobody, wait_for
 
 
 @pytest.fixture(scope="module")

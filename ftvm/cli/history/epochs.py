@@ -22,7 +22,7 @@ from ftvm.store.crypt import make_key
 from ftvm.store.retention import Keep
 from ftvm.units import seconds_to_nanos
 
-__all__ = ["PAST_COMMANDS"]
+__all__ = ["EPOCH_COMMANDS"]
 
 _STORE: Final = click.argument("store", metavar="STORE", type=click.Path(path_type=Path))
 _EPOCH: Final = click.argument("epoch", type=click.IntRange(min=0))
@@ -405,4 +405,4 @@ def keygen(file: Path, is_json: bool) -> None:
     _print(is_json, {"file": str(file)}, lambda: iter([f"wrote {file}: keep a copy where the history is not"]))
 
 
-PAST_COMMANDS: Final = (list_command, show, diff, heat, verify, snapshot, drop, gc, export, extract, pull, run, keygen)
+EPOCH_COMMANDS: Final = (list_command, show, diff, heat, verify, snapshot, drop, gc, export, extract, pull, run, keygen)

@@ -2,8 +2,8 @@
 
 import click
 
-from ftvm.cli.past import PAST_COMMANDS
-from ftvm.cli.timetravel import cover_command, debug_command
+from ftvm.cli.history.epochs import EPOCH_COMMANDS
+from ftvm.cli.history.timetravel import cover_command, debug_command
 
 __all__ = ["history"]
 
@@ -13,5 +13,5 @@ def history() -> None:
     """Look into what was recorded of a guest."""
 
 
-for command in (*PAST_COMMANDS, debug_command, cover_command):
+for command in (*EPOCH_COMMANDS, debug_command, cover_command):
     history.add_command(command)
