@@ -13,6 +13,12 @@ HAS_FLAGS, SEND_FLUSH, SEND_FUA, SEND_TRIM, SEND_WRITE_ZEROES = 1, 4, 8, 32, 64
 OFFERED = HAS_FLAGS | SEND_FLUSH | SEND_FUA | SEND_TRIM | SEND_WRITE_ZEROES
 
 
+def request(
+    command: int, offset: int = 0, length: int = 0, content: bytes = b"", flags: int = 0, cookie: int = 77
+) -> bytes:
+    return struct.pack(">IHHQQI", 0x25609513, flags, command, cookie, offset, length) + content
+
+
 class Client:
     """The other end of a disk's server."""
 
@@ -46,7 +52,7 @@ class Client:
         self, command: int, offset: int = 0, length: int = 0, content: bytes = b"", flags: int = 0, cookie: int = 77
     ) -> None:
         """Send a request, and wait for no answer."""
-        self.end.sendall(struct.pack(">IHHQQI", 0x25609513, flags, command, cookie, offset, length) + content)
+        self.end.sendall(request(command, offset, length, content, flags, cookie))
 
     def answer(self) -> tuple[int, int]:
         """Return the cookie and the error of the next answer."""
