@@ -158,9 +158,9 @@ def refusals_of(pair: HonestPair, dialler: ZeroMqTransport) -> tuple[str, ...]:
 def test_dialler_is_told_that_its_key_is_not_allowed(pair: HonestPair) -> None:
     stranger, _other = generate_keys(2)
 
-    assert refusals_of(pair, pair.dial(stranger)) == (
-        f"{pair.endpoint} refused this host: it does not allow this host's key; allow this host's .pub file there",
-    )
+    assert set(refusals_of(pair, pair.dial(stranger))) == {
+        f"{pair.endpoint} refused this host: it does not allow this host's key; allow this host's .pub file there"
+    }
 
 
 @pytest.mark.parametrize("has_keys", [True, False], ids=["another key", "no keys"])
@@ -172,15 +172,15 @@ def test_dialler_that_expects_another_key_or_none_is_told(pair: HonestPair, has_
         servers={pair.endpoint: pair.dialling.public},
     )
 
-    (refusal,) = refusals_of(pair, ZeroMqTransport(None, [pair.endpoint], keys if has_keys else None))
+    refusals = refusals_of(pair, ZeroMqTransport(None, [pair.endpoint], keys if has_keys else None))
 
-    # Which of the two libzmq tells depends on whether the mechanism or the hang-up is seen first.
-    assert refusal.endswith(
-        (
-            "check that both sides use keys, and that it holds the one that this host expects",
-            "one side uses keys and the other does not, or it does not speak ZeroMQ",
-        )
+    # Which of the two libzmq tells depends on whether the mechanism or the hang-up is seen first; a slow machine has
+    # redialled before it looks, and sees both.
+    told = (
+        "check that both sides use keys, and that it holds the one that this host expects",
+        "one side uses keys and the other does not, or it does not speak ZeroMQ",
     )
+    assert all(refusal.endswith(told) for refusal in refusals), refusals
 
 
 def test_holder_of_one_key_cannot_speak_in_the_name_of_another(pair: HonestPair, hostile: HostilePeer) -> None:
