@@ -27,7 +27,7 @@ from ftvm.units import nanos_to_seconds, seconds_to_nanos
 __all__ = ["Connection", "GuestHandle", "Survey", "connect"]
 
 _LIST: Final = {"do": "guests"}
-_LEAST_SECONDS: Final = 0.05
+_LEAST_SECONDS: Final = 0.001
 """So that an answer that is there already is read, however long the others took."""
 
 

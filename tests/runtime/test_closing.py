@@ -159,6 +159,7 @@ def test_all_that_could_not_be_closed_is_told_of() -> None:
     assert all(reason in str(told.value) for reason in ("no folder", "read-only", "no descriptor"))
 
 
+@pytest.mark.usefixtures("is_hasty")
 def test_what_ended_a_host_is_not_hidden_by_what_could_not_be_closed() -> None:
     log = Log()
 
@@ -168,6 +169,7 @@ def test_what_ended_a_host_is_not_hidden_by_what_could_not_be_closed() -> None:
     assert "no folder" in told.value.__notes__[0]
 
 
+@pytest.mark.usefixtures("is_hasty")
 def test_a_host_that_was_closed_badly_is_closed() -> None:
     log = Log()
     protection = host(log, LoggedStore(log, "no folder"))

@@ -139,9 +139,15 @@ def test_a_named_error_halts_the_guest_and_is_kept_as_it_is(
 def test_a_loop_that_does_not_end_is_no_end(make_host: Callable[[], tuple[Host, object]]) -> None:
     """Regression: whoever stopped the host went on as if the loop had ended, and told nobody."""
     host, _ = make_host()
-    may_go = threading.Event()
-    asking = threading.Thread(target=host.call, args=(may_go.wait,))
+    has_come, may_go = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        has_come.set()
+        may_go.wait()
+
+    asking = threading.Thread(target=host.call, args=(hang,))
     asking.start()
+    assert has_come.wait(WAIT_SECONDS)
 
     with pytest.raises(InternalError, match="the host's loop has not ended within 0 s"):
         host.stop(0.0)

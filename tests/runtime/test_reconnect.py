@@ -63,13 +63,14 @@ def carriers() -> Iterator[list[Carrier]]:
         carrier.close()
 
 
-def commits(host: Protection, wanted: int) -> list[object]:
-    """Wait for so many commits; return all that was told meanwhile."""
+def commits(host: Protection, guest: SimGuest, wanted: int) -> list[object]:
+    """Have the guest write, and wait for so many commits; return all that was told meanwhile."""
     told: list[object] = []
     deadline = time.monotonic() + WAIT_SECONDS
     while sum(isinstance(event, Committed) for event in told) < wanted:
         assert time.monotonic() < deadline, "no epoch is committed any more"
-        told += host.events(1.0)
+        host._node.host.call(guest.advance)
+        told += host.events(0.01)
     return told
 
 
@@ -91,7 +92,7 @@ def test_a_session_survives_broken_connections(engine: str, carriers: list[Carri
             told: list[object] = []
             for _ in range(BREAKS):
                 carriers[0].break_all()
-                told += commits(primary, 3)
+                told += commits(primary, guests[0], 3)
 
             after = (primary.status().generation, standby.status().replica_id)
 
