@@ -12,6 +12,8 @@
 
 #define RUN_INSTRUCTIONS 1000000  /* one run; outputs, inputs and a pause end it sooner */
 #define RUN_INSTRUCTIONS_FED 20000 /* one run while inputs wait that the machine had no room for */
+#define GATHER_INSTRUCTIONS 20000 /* an output waits for others to go along no longer: some 0.1 ms */
+#define GATHER_OUTPUTS 64 /* nor for more of them */
 #define SECOND_NS UINT64_C(1000000000)
 #define WAIT_SECONDS_MAX 3600 /* then it looks again: seconds times ticks must not overflow */
 
@@ -42,6 +44,7 @@ struct ftvm_turn {
     bool is_computing; /* the lock is free, and a stop is seen */
     bool is_fresh; /* something was delivered since the machine was last fed */
     bool stops_at_output;
+    bool is_waiting; /* the last run ended where the hart waits for an interrupt */
     size_t frame_first, frame_count;
     size_t console_first, console_count;
     frame frames[FTVM_TURN_FRAMES_MAX];
@@ -50,6 +53,8 @@ struct ftvm_turn {
     uint64_t anchor_ns, anchor_ticks;
     bool has_drawn_blank; /* since the machine last ran */
     bool are_rows_taken;
+    size_t outputs_told; /* outputs among the rows, the first of them made at `spoke_at` */
+    uint64_t spoke_at;
     size_t rows_length;
     uint8_t rows[ROWS_BYTES];
 };
@@ -68,8 +73,10 @@ static void unlock(ftvm_turn *turn)
 
 static void forget_taken_rows(ftvm_turn *turn)
 {
-    if (turn->are_rows_taken)
+    if (turn->are_rows_taken) {
         turn->rows_length = 0;
+        turn->outputs_told = 0;
+    }
     turn->are_rows_taken = false;
 }
 
@@ -114,6 +121,9 @@ static bool take_outputs(ftvm_turn *turn)
         at += DEVICE_OUTPUT_HEADER + ((length + 7) & ~(size_t)7);
     }
     ftvm_riscv_outputs_clear(turn->machine);
+    if (turn->outputs_told == 0)
+        turn->spoke_at = ftvm_riscv_retired(turn->machine);
+    turn->outputs_told += count;
     return count != 0;
 }
 
@@ -286,17 +296,43 @@ static bool stand(ftvm_turn *turn)
     return true;
 }
 
+static bool has_input(const ftvm_turn *turn)
+{
+    return turn->frame_count != 0 || turn->console_count != 0;
+}
+
+/* How many instructions the outputs among the rows may still wait for others. */
+static uint64_t gather_left(const ftvm_turn *turn)
+{
+    uint64_t since = ftvm_riscv_retired(turn->machine) - turn->spoke_at;
+    return since < GATHER_INSTRUCTIONS ? GATHER_INSTRUCTIONS - since : 0;
+}
+
 /* Runs the machine, with the lock free meanwhile. Returns why the run ended. */
 static int run(ftvm_turn *turn)
 {
-    bool is_behind = turn->frame_count != 0 || turn->console_count != 0;
+    uint64_t instructions = has_input(turn) ? RUN_INSTRUCTIONS_FED : RUN_INSTRUCTIONS;
+    if (turn->outputs_told != 0 && gather_left(turn) < instructions)
+        instructions = gather_left(turn);
     turn->is_computing = true;
+    turn->is_waiting = false;
     unlock(turn);
-    uint64_t instructions = is_behind ? RUN_INSTRUCTIONS_FED : RUN_INSTRUCTIONS;
     int why = ftvm_riscv_run(turn->machine, instructions, FTVM_RISCV_STOP_AT_OUTPUT);
     lock(turn);
     turn->is_computing = false;
+    turn->is_waiting = why == FTVM_RISCV_IDLE;
     return why;
+}
+
+/* Whether outputs among the rows wait for what the machine does next: one call hands all on that it says until the hart
+ * waits, as answers to inputs that came together are wanted together. */
+static bool gathers(const ftvm_turn *turn, int why)
+{
+    if (turn->outputs_told == 0 || turn->outputs_told >= GATHER_OUTPUTS || turn->rows_length >= ROWS_BYTES / 4)
+        return false;
+    if (turn->stops_at_output)
+        return false;
+    return gather_left(turn) != 0 && (why != FTVM_RISCV_IDLE || turn->is_fresh) && !wants_entropy(turn);
 }
 
 /* One run, with what waits as inputs before it, and what follows from how it ended; locked. Returns why the thread has
@@ -314,9 +350,11 @@ static int turn_once(ftvm_turn *turn)
     }
     if (has_spoken && turn->stops_at_output)
         turn->is_wanted = false;
+    if (gathers(turn, why))
+        return FTVM_TURN_CLOSED;
     /* A run that was stopped for an input goes on with it: inputs travel with the output that they lead to. */
-    bool goes_on = why == FTVM_RISCV_STOPPED && turn->rows_length < ROWS_BYTES / 4;
-    if (has_spoken || (turn->rows_length != 0 && !goes_on))
+    bool goes_on = turn->outputs_told == 0 && why == FTVM_RISCV_STOPPED && turn->rows_length < ROWS_BYTES / 4;
+    if (turn->rows_length != 0 && !goes_on)
         return FTVM_TURN_ROWS;
     if (why == FTVM_RISCV_IDLE && !wants_entropy(turn) && !turn->is_fresh)
         wait_idle(turn);
@@ -422,4 +460,12 @@ int ftvm_turn_is_busy(ftvm_turn *turn)
     bool is_busy = turn->is_wanted || turn->is_running;
     unlock(turn);
     return is_busy;
+}
+
+int ftvm_turn_is_idle(ftvm_turn *turn)
+{
+    lock(turn);
+    bool is_idle = turn->is_waiting && !has_input(turn);
+    unlock(turn);
+    return is_idle;
 }

@@ -4,6 +4,9 @@
  * without anybody: a frame that comes while the hart waits is taken, served and answered in one call. Other threads
  * ask by the other functions, at any time; a lock lies between them, held for no longer than it takes to copy.
  *
+ * Outputs are handed on together: what the machine says until its hart waits, or for so many instructions that nobody
+ * notices, comes with one return.
+ *
  * Rows. What the machine's future depends on, and what it said, in order; each with the position at which it happened:
  *
  *   u32 kind, u32 channel, u64 retired, u64 idled, u64 ticks (FTVM_TURN_CLOCK), u32 bytes, u32 zero, the payload,
@@ -91,5 +94,9 @@ int ftvm_turn_deliver(ftvm_turn *turn, uint32_t channel, const uint8_t *bytes, s
 
 /* Whether it may run, or still does. */
 int ftvm_turn_is_busy(ftvm_turn *turn);
+
+/* Whether its hart waits, and nothing that was given waits for it: it says nothing more before an input or its timer
+ * comes. At any time, from any thread: what is true now may not be in a moment. */
+int ftvm_turn_is_idle(ftvm_turn *turn);
 
 #endif

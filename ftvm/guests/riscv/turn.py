@@ -112,3 +112,8 @@ class Turn:
     def is_busy(self) -> bool:
         """Whether the machine may run, or still does."""
         return bool(lib.ftvm_turn_is_busy(self._turn))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the hart waits, and no input that was given waits for it."""
+        return bool(lib.ftvm_turn_is_idle(self._turn))

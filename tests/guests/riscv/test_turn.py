@@ -17,7 +17,7 @@ from ftvm.guests.riscv import RiscvGuest
 from ftvm.guests.riscv.machine import FRAME_BYTES_MAX, RAM_BASE, Machine, MachineShape
 from ftvm.guests.riscv.turn import CLOCK, CLOSED, ENDED, ENTROPY, INPUT, OUTPUT, Row, Turn
 
-from .assembly import UART, WFI, addi, elf, finish, jal, li, store, to_bytes
+from .assembly import UART, WFI, addi, bne, elf, finish, jal, li, store, to_bytes
 from .driver import ENTROPY as ENTROPY_CARD
 from .driver import NOTIFY, STATUS, WRITE, put, set_up, write_register
 from .test_guest import MEMORY, PATIENCE_S, WHO_HAS_KV, Sink
@@ -102,6 +102,46 @@ def test_an_input_comes_with_the_output_that_it_leads_to_in_one_turn() -> None:
     assert kinds.count(INPUT) == kinds.count(OUTPUT) == 1
     assert rows[-2].payload == WHO_HAS_KV
     assert rows[-2].position < rows[-1].position
+
+
+def test_outputs_that_are_made_until_the_hart_waits_come_in_one_turn() -> None:
+    speaks_thrice = [*li(1, UART), addi(2, 0, ord("\n")), *[store(2, 1, size=1)] * 3, WFI, jal(0, -4)]
+    turn = Turn(made(elf(to_bytes(speaks_thrice))), ticks_per_second=TICKS)
+    was_idle = turn.is_idle
+    turn.resume()
+
+    turn.go()
+
+    positions = [row.position.retired for row in turn.rows() if row.kind == OUTPUT]
+    assert len(positions) == 3
+    assert positions == list(range(positions[0], positions[0] + 3)), "each where it was made"
+    assert (was_idle, turn.is_idle) == (False, True)
+
+
+@pytest.mark.parametrize("gap", [1, 3000])
+def test_a_machine_that_speaks_without_end_is_listened_to_meanwhile(gap: int) -> None:
+    counts_then_speaks = [*li(1, UART), addi(2, 0, ord("\n")), store(2, 1, size=1), *li(3, gap)]
+    counts_then_speaks += [addi(3, 3, -1), bne(3, 0, -4), jal(0, -4 * (3 + len(li(3, gap))))]
+    turn = Turn(made(elf(to_bytes(counts_then_speaks))), ticks_per_second=TICKS)
+    turn.resume()
+
+    turn.go()
+
+    rows = turn.rows()
+    assert 1 < len(rows) <= 64
+    assert rows[-1].position.retired - rows[0].position.retired <= 20_000
+    assert not turn.is_idle
+
+
+def test_a_machine_that_an_input_waits_for_is_not_idle() -> None:
+    turn = Turn(shipped("kv"), ticks_per_second=TICKS)
+    turn.resume()
+    rows_until(turn, 2)
+    was_idle = turn.is_idle
+
+    turn.deliver("net0", WHO_HAS_KV)
+
+    assert (was_idle, turn.is_idle) == (True, False)
 
 
 @settings(max_examples=15, deadline=None)
