@@ -51,6 +51,7 @@ class HostPlan:
     engine: str = "remus"
     interval_ms: float = 25.0
     latency_ms: float | None = None
+    group_ms: float | None = None
     keys: tuple[str, str, str] | None = None
     seconds: float = 1.0
     """How much of its life a guest replays."""
@@ -74,7 +75,9 @@ class HostPlan:
 
     def engine_value(self) -> ftvm.Engine:
         latency = None if self.latency_ms is None else self.latency_ms / 1000
-        return engine_named(self.engine, self.interval_ms / 1000, latency)
+        if self.group_ms is not None:
+            return engine_named(self.engine, self.interval_ms / 1000, latency, self.group_ms / 1000)
+        return engine_named(self.engine, self.interval_ms / 1000, latency)  # as an ftvm of before takes it
 
     def curve(self) -> ftvm.Keys | None:
         if self.keys is None:

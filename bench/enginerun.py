@@ -63,6 +63,7 @@ class EngineCase:
     engine: str
     interval_ms: float = 25.0
     latency_ms: float | None = None
+    group_ms: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -405,6 +406,7 @@ class _Run:
             engine=self._case.engine,
             interval_ms=self._case.interval_ms,
             latency_ms=self._case.latency_ms,
+            group_ms=self._case.group_ms,
             keys=(self._keys[name].public, self._keys[name].secret, self._keys[other].public),
             seconds=seconds,
         )

@@ -75,6 +75,8 @@ SCENES_QUICK = [(KV, DIRECT), (KV_ALONE, DIRECT), (DIRTY[0], DIRECT)]
 CASES = [EngineCase(name=name, engine=name) for name in ENGINES]
 CASES.insert(1, EngineCase(name="remus, 5 ms", engine="remus", latency_ms=5))
 """At one interval, 25 ms, so that they differ in nothing else; adaptive Remus beside the fixed one."""
+GROUPED = EngineCase(name="kemari, grouped", engine="kemari", group_ms=0.2)
+CASES.insert(CASES.index(EngineCase(name="kemari", engine="kemari")) + 1, GROUPED)
 CASES_QUICK = [case for case in CASES if case.latency_ms is None]
 
 FULL = Windows(solo=0.7, settle=0.3, protected=2.0)
@@ -104,7 +106,7 @@ class Runs:
             before_alone = self._before_alone(load) if is_beside else None
             for case in CASES_QUICK if self._is_quick else CASES:
                 found = _try(measure_run, self._bench, load, case, link)
-                before = self._run_before(load, case, link) if is_beside else None
+                before = self._run_before(load, case, link) if is_beside and case is not GROUPED else None
                 yield Result(
                     load=load,
                     case=case,
@@ -125,7 +127,8 @@ class Runs:
         for load in self.loads:
             before = self._before_alone(load) if load in BESIDE else None
             yield from alone_rows(load, self._alone(load), self._beside, before, bare)
-        moved = [(KV, case) for case in CASES if case.engine == "hybrid" or not self._is_quick]
+        cases = [case for case in CASES if case.engine == "hybrid" or not self._is_quick]
+        moved = [(KV, case) for case in cases if case is not GROUPED]
         moved += [] if self._is_quick else [(LARGE, CASES[0])]
         for load, case in moved:
             found = _try(measure_moves, self._bench, load, case)

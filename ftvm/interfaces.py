@@ -44,7 +44,6 @@ class Clock(Protocol):
 
     def now(self) -> Nanos:
         """Return the time now."""
-        ...
 
 
 # --- the guest ------------------------------------------------------------------------------------
@@ -61,6 +60,8 @@ class Capability(Enum):
     """It runs to an exact position and takes inputs there: lockstep and hybrid."""
     TELLS_WRITES = "tells-writes"
     """It tells while it runs whether it has written: one that has not is not even paused."""
+    TELLS_IDLE = "tells-idle"
+    """It tells while it runs whether it waits for something from outside: outputs that share a cut wait no longer."""
 
 
 class RegionStore(Protocol):
@@ -447,6 +448,7 @@ class EngineView:
 
     oldest_output_at  when the first output that is held was made
     oldest_uncut_at   the same for the first that no cut covers yet
+    is_guest_idle     it was known to wait when its last output was taken: no other is to be expected just now
     epoch_ns          how long the last epoch was that was cut, and `dirty_pages` how much it dirtied
     pause_ns          how long the guest stood still for the last cut
     commit_ns         from a cut to its acknowledgement, smoothed; 0 while none came
@@ -457,6 +459,7 @@ class EngineView:
     outputs_waiting: int
     oldest_output_at: Nanos | None
     oldest_uncut_at: Nanos | None = None
+    is_guest_idle: bool = False
     epoch_ns: int = 0
     dirty_pages: int = 0
     pause_ns: int = 0
@@ -469,32 +472,29 @@ class Engine(Protocol):
     @property
     def name(self) -> str:
         """Its name on the wire and on the command line."""
-        ...
 
     @property
     def needs(self) -> frozenset[Capability]:
         """What a guest must be able to do."""
-        ...
 
     @property
     def stands_still(self) -> bool:
         """Whether the guest is paused from each cut until it is committed."""
-        ...
+
+    @property
+    def stops_at_output(self) -> bool:
+        """Whether a guest that can do so pauses by itself right behind each output, until that is committed."""
 
     @property
     def logs(self) -> bool:
         """Whether inputs are logged and shipped, to be replayed at a takeover."""
-        ...
 
     @property
     def executes(self) -> bool:
         """Whether the backup executes the log as it comes; a cut after the first then compares, and ships no pages."""
-        ...
 
     def next_cut(self, view: EngineView) -> Nanos:
         """Return when the next checkpoint is due; at or before now means at once."""
-        ...
 
     def output_needs(self, *, epoch: int, log_index: int) -> Watermarks:
         """Return what must be safe before an output leaves, emitted in `epoch` with `log_index` records logged."""
-        ...

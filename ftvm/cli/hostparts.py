@@ -65,7 +65,8 @@ def peer_endpoints(settings: HostSettings) -> tuple[str, ...]:
 def engine_of(settings: HostSettings) -> Engine:
     """Return the engine; raises ConfigError if it cannot be such."""
     latency = None if settings["latency"] is None else settings["latency"] / 1000
-    return engine_named(settings["engine"], settings["interval"] / 1000, latency)
+    group = None if settings["group-commit"] is None else settings["group-commit"] / 1000
+    return engine_named(settings["engine"], settings["interval"] / 1000, latency, group)
 
 
 def keys_of(settings: HostSettings) -> Keys | None:

@@ -130,6 +130,11 @@ def _check_latency(settings: HostSettings) -> None:
         engine_named(settings["engine"], latency=settings["latency"] / 1000)
 
 
+def _check_group(settings: HostSettings) -> None:
+    if settings["group-commit"] is not None:
+        engine_named(settings["engine"], group=settings["group-commit"] / 1000)
+
+
 def _check_silence(settings: HostSettings) -> None:
     least = HEARTBEATS_MIN * settings["heartbeat"]
     if settings["silence"] < least:
@@ -243,6 +248,14 @@ SHARED: Final = (
         metavar="MS",
         check=_check_latency,
         help="Adapt the interval so that an output waits about this long (remus only).",
+    ),
+    Setting(
+        name="group-commit",
+        written="number",
+        metavar="MS",
+        check=_check_group,
+        help="Let an output wait this long for others to share its checkpoint, e.g. 0.2 (kemari only).  "
+        "[default: each output has its own]",
     ),
     Setting(
         name="on-backup-loss",

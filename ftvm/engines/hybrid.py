@@ -25,6 +25,7 @@ class Hybrid:
     name: ClassVar[str] = "hybrid"
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.REPLAY})
     stands_still: ClassVar[bool] = False
+    stops_at_output: ClassVar[bool] = False
     logs: ClassVar[bool] = True
     executes: ClassVar[bool] = False
 

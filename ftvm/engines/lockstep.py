@@ -26,6 +26,7 @@ class Lockstep:
     name: ClassVar[str] = "lockstep"
     needs: ClassVar[frozenset[Capability]] = frozenset({Capability.REPLAY})
     stands_still: ClassVar[bool] = False
+    stops_at_output: ClassVar[bool] = False
     logs: ClassVar[bool] = True
     executes: ClassVar[bool] = True
 

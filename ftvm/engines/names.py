@@ -39,16 +39,21 @@ def require(engine: Engine, can: frozenset[Capability]) -> None:
         raise ConfigError(f"engine {engine.name} needs a guest that supports: {missing}")
 
 
-def engine_named(name: str, interval: float = 0.025, latency: float | None = None) -> Engine:
+def engine_named(
+    name: str, interval: float = 0.025, latency: float | None = None, group: float | None = None
+) -> Engine:
     """Return an engine that cuts every `interval` seconds; ConfigError lists the names for one that is unknown.
 
     latency     seconds; for the one engine that takes a latency target (Remus), refused with any other
+    group       seconds; for the one engine whose outputs can share a cut (Kemari), refused with any other
     """
     make = ENGINES.get(name)
     if make is None:
         raise ConfigError(f"unknown engine {name!r}; choose one of: {', '.join(ENGINES)}")
+    if group is not None and name != Kemari.name:
+        raise ConfigError(f"engine {name} has no group commit; only under {Kemari.name} does each output make a cut")
     if latency is None:
-        return make(interval)
+        return make(interval) if group is None else Kemari(interval, group)
     if name != Remus.name:
         raise ConfigError(f"engine {name} takes no latency target; only {Remus.name} adapts its interval to one")
     return Remus(interval, latency)

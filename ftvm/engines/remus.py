@@ -48,6 +48,7 @@ class Remus:
     name: ClassVar[str] = "remus"
     needs: ClassVar[frozenset[Capability]] = frozenset()
     stands_still: ClassVar[bool] = False
+    stops_at_output: ClassVar[bool] = False
     logs: ClassVar[bool] = False
     executes: ClassVar[bool] = False
 

@@ -85,10 +85,12 @@ class Emitted:
     """What came from the guest since the last time, in order: the log first, then the outputs.
 
     Each output comes with the index of the last record logged when it was made, its own OUTPUT record included.
+    `is_guest_idle`: the guest is known to wait for something from outside.
     """
 
     log: Sequence[LogRecord] = ()
     outputs: Sequence[tuple[Output, int]] = ()
+    is_guest_idle: bool = False
 
     def __bool__(self) -> bool:
         """Whether there is anything."""

@@ -8,7 +8,7 @@ Does not know: memory and captures (capture.py), effects and messages (driver.py
 """
 
 from collections.abc import Iterable
-from typing import cast
+from typing import Protocol, cast
 
 from ftvm.checkpoint import Checkpoint, LogRecord
 from ftvm.encode.apply import CommittedMemory
@@ -28,7 +28,16 @@ from ftvm.protocol.reports import (
 from ftvm.runtime.follow import Follower, replay
 from ftvm.runtime.sink import NumberingSink
 
-__all__ = ["GuestRunner"]
+__all__ = ["GuestRunner", "IdleTellingGuest"]
+
+
+class IdleTellingGuest(Guest, Protocol):
+    """A guest with Capability.TELLS_IDLE."""
+
+    def is_idle(self) -> bool:
+        """Tell whether it waits for an input or a timer, and has taken all inputs. From any thread, also while it runs;
+        never blocks. A wrong answer costs time, nothing else."""
+        ...
 
 
 class GuestRunner:
@@ -42,12 +51,14 @@ class GuestRunner:
     def __init__(self, guest: Guest, sink: NumberingSink, memory: CommittedMemory) -> None:
         self.is_running = False
         self.stops_itself = False
+        self._asks_idle = False
         self.engine: Engine | None = None
         self._is_paused = True
         self._guest = guest
         self._sink = sink
         self._memory = memory
         self._can_stop = Capability.EXACT_OUTPUT_STOP in guest.can
+        self._tells_idle = Capability.TELLS_IDLE in guest.can
         self.follower: Follower | None = None
 
     # --- running ---------------------------------------------------------------------------------------------------
@@ -78,7 +89,8 @@ class GuestRunner:
         """Have the paused guest go on under `engine`; all that it emitted before is drained."""
         self.engine = engine
         self._sink.set_logging(engine.logs)
-        self.stops_itself = engine.stands_still and self._can_stop
+        self.stops_itself = engine.stops_at_output and self._can_stop
+        self._asks_idle = engine.stands_still and not engine.stops_at_output and self._tells_idle
         if self._can_stop:
             cast("ExactStopGuest", self._guest).stop_at_output(self.stops_itself)
 
@@ -122,6 +134,8 @@ class GuestRunner:
         emitted = self._sink.drain()
         if self.stops_itself and emitted.outputs:
             self.stall()  # it is about to stop; a resume that came before would be lost
+        if self._asks_idle and cast("IdleTellingGuest", self._guest).is_idle():
+            return Emitted(emitted.log, emitted.outputs, is_guest_idle=True)
         return emitted
 
     def failure(self) -> str | None:

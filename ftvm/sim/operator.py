@@ -6,6 +6,7 @@ offers, which is what the public API offers.
 
 from typing import Final
 
+from ftvm.engines.kemari import Kemari
 from ftvm.engines.names import ENGINES, engine_named
 from ftvm.sim.faultkind import FaultKind
 from ftvm.sim.port import WorldPort
@@ -16,6 +17,9 @@ from ftvm.units import Nanos
 __all__ = ["ACTIONS"]
 
 _MS: Final = 1_000_000
+_GROUPED_MS: Final = 80
+_GROUP_S: Final = 0.03
+"""Under the engine that lets outputs share a cut, they do at that interval: no further draw is needed."""
 
 
 def _switch_over(world: WorldPort, rng: Rng) -> None:
@@ -36,7 +40,9 @@ def _can_switch_over(world: WorldPort) -> bool:
 
 def _set_engine(world: WorldPort, rng: Rng) -> None:
     """Change the guest's engine, or its interval."""
-    engine = engine_named(rng.choice(list(ENGINES)), rng.choice([20, 40, 80]) / 1000)
+    name, interval_ms = rng.choice(list(ENGINES)), rng.choice([20, 40, 80])
+    shares_cuts = name == Kemari.name and interval_ms == _GROUPED_MS
+    engine = engine_named(name, interval_ms / 1000, group=_GROUP_S if shares_cuts else None)
     host = world.active()
     if host is not None:
         world.trace(f"ENGINE {host.name} {engine}")

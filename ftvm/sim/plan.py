@@ -8,6 +8,7 @@ from typing import Final
 
 from ftvm.config import Timing
 from ftvm.encode.versions import FIRST, SPOKEN, Versions
+from ftvm.engines.kemari import Kemari
 from ftvm.engines.names import ENGINES, engine_named
 from ftvm.interfaces import Engine
 from ftvm.sim.faults import FAULTS
@@ -22,6 +23,8 @@ _ON: Final = 0.67
 _SPARE: Final = 0.4
 """How many of the worlds have a third host; such a run takes half as long again as one of two."""
 _EXACT: Final = 0.5
+_GROUPS_MS: Final = (0, 0, 0, 15, 60)
+"""How long outputs wait to share a cut, where the engine is one that lets them: in two worlds of five."""
 
 MESSAGE_FAULTS: Final[dict[str, tuple[float, ...]]] = {
     "loss": (0.002, 0.02, 0.1),
@@ -79,10 +82,11 @@ def draw(seed: int, engine: Engine | None = None) -> Plan:
     rng = stream(seed, "plan")
     name = rng.choice(list(ENGINES))
     interval_ms = rng.choice([20, 40, 80])
+    group_ms = stream(seed, "plan", "group").choice(list(_GROUPS_MS)) if name == Kemari.name else 0
     return Plan(
         addresses=("a", "b", "c") if stream(seed, "plan", "spare").random() < _SPARE else ("a", "b"),
         stops_exactly=stream(seed, "plan", "exact stop").random() < _EXACT,
-        engine=engine or engine_named(name, interval_ms / 1000),
+        engine=engine or engine_named(name, interval_ms / 1000, group=group_ms / 1000 or None),
         timing=Timing(
             primary_limit_ns=Nanos(rng.choice([200, 350, 500]) * _MS),
             backup_limit_ns=Nanos(rng.choice([200, 300]) * _MS),

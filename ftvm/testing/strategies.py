@@ -246,6 +246,7 @@ def views() -> st.SearchStrategy[EngineView]:
         outputs_waiting=st.integers(0, 1000),
         oldest_output_at=st.none() | _times,
         oldest_uncut_at=st.none() | _times,
+        is_guest_idle=st.booleans(),
         epoch_ns=_spans,
         dirty_pages=st.integers(0, 1 << 20),
         pause_ns=_spans,

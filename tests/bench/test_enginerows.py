@@ -111,6 +111,16 @@ def test_the_rate_that_kemari_must_reach_goes_by_the_round_trip_of_this_machine(
     assert row.met is False
 
 
+def test_grouped_kemari_has_a_rate_of_its_design_and_none_of_the_goals_of_the_strict_one() -> None:
+    grouped = EngineCase(name="kemari, grouped", engine="kemari", group_ms=0.2)
+    row = summary_rows([result(CROWD, grouped)], replace(BARE, zeromq_us=290))[-1]
+
+    assert row.peer_value == 10_000
+    assert row.met is False
+    assert {"output delay p50", "pause p50"}.isdisjoint(goals(result(KV, grouped)))
+    assert "checkpoints" not in goals(result(CONSOLE, grouped))
+
+
 def test_takeovers_of_all_runs_are_counted_together_and_those_far_away_are_not() -> None:
     slow = replace(FIGURES, takeover_ms=40)
     rows = summary_rows(

@@ -98,3 +98,21 @@ def test_a_takeover_emits_the_last_output_again(make_pair: MakePair) -> None:
 
     assert last.number not in payloads(pair.a)
     assert payloads(pair.b)[last.number] == last.payload
+
+
+def test_grouped_outputs_share_one_synchronisation_and_the_guest_runs_until_then(make_pair: MakePair) -> None:
+    """Ours, not the paper's: some speculation is bought back, bounded by the group; the rule of release is the same."""
+    pair = quiet(make_pair(Kemari(interval=10.0, group=0.05)))
+    epoch = pair.a.active.epoch
+    speak(pair)
+    pair.a.step()
+    speak(pair)
+    pair.a.step()
+    waiting, cuts = [output.number for output in held(pair.a)], pair.a.active.epoch - epoch
+    is_running = pair.a.guest.is_running
+
+    pair.until(lambda: not held(pair.a))
+
+    assert (len(waiting), cuts, is_running) == (2, 0, True)
+    assert set(waiting) <= set(payloads(pair.a))
+    assert pair.a.active.epoch == epoch + 1

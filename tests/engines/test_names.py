@@ -7,7 +7,7 @@ import pytest
 from ftvm.engines.hybrid import Hybrid
 from ftvm.engines.kemari import Kemari
 from ftvm.engines.lockstep import Lockstep
-from ftvm.engines.names import engine_changed
+from ftvm.engines.names import engine_changed, engine_named
 from ftvm.engines.remus import Remus
 from ftvm.errors import ConfigError
 from ftvm.interfaces import Engine
@@ -21,6 +21,7 @@ from ftvm.interfaces import Engine
         (Remus(0.02), {"latency": 0.005}, Remus(0.02, 0.005)),
         (Remus(0.02, 0.005), {"name": "kemari"}, Kemari(0.02)),
         (Hybrid(0.02), {"name": "remus", "interval": 0.01, "latency": 0.005}, Remus(0.01, 0.005)),
+        (Kemari(0.02, 0.001), {"interval": 0.01}, Kemari(0.01, 0.001)),
         (Lockstep(0.02), {"name": "lockstep"}, Lockstep(0.02)),
     ],
 )
@@ -47,3 +48,10 @@ def test_an_engine_of_somebodys_own_is_left_to_its_owner() -> None:
 
     with pytest.raises(ConfigError, match="engine strange is not one of"):
         engine_changed(cast("Engine", Strange()), interval=0.01)
+
+
+def test_an_engine_whose_cuts_no_output_makes_takes_no_group() -> None:
+    with pytest.raises(ConfigError, match="engine remus has no group commit"):
+        engine_named("remus", 0.02, group=0.001)
+
+    assert engine_named("kemari", 0.02, group=0.001) == Kemari(0.02, 0.001)

@@ -16,6 +16,7 @@ import pytest
 
 from ftvm.arbiters.file import FileRecordStore
 from ftvm.config import Timing
+from ftvm.engines.kemari import Kemari
 from ftvm.engines.names import ENGINES, engine_named
 from ftvm.errors import GuestEnded
 from ftvm.events import EngineChanged
@@ -82,6 +83,17 @@ def test_a_program_goes_on_where_its_host_died(name: str, engine: str, tmp_path:
     JUDGES[name](said)
 
 
+@pytest.mark.parametrize("name", ["ticks", "journal"])
+def test_a_program_whose_outputs_share_checkpoints_goes_on_where_its_host_died(name: str, tmp_path: Path) -> None:
+    ear = Ear()
+    world = CallbackWorld(ear.hear)
+    engine = Kemari(0.02, group=0.03)
+
+    said = lived_through_a_kill(machine(name), machine(None), engine, tmp_path, ear, world, lambda: None)
+
+    JUDGES[name](said)
+
+
 @pytest.mark.parametrize("engine", list(ENGINES))
 def test_a_disk_that_came_from_a_file_lives_on_where_only_its_size_is_known(engine: str, tmp_path: Path) -> None:
     image = tmp_path / "disk.img"
@@ -103,7 +115,7 @@ def test_a_disk_that_came_from_a_file_lives_on_where_only_its_size_is_known(engi
 def lived_through_a_kill(
     booted: RiscvGuest,
     blank: RiscvGuest,
-    engine: str,
+    engine: str | Kemari,
     folder: Path,
     ear: Ear,
     world: CallbackWorld,
@@ -114,7 +126,7 @@ def lived_through_a_kill(
 
     Returns what it said.
     """
-    chosen = engine_named(engine, 0.02)
+    chosen = engine_named(engine, 0.02) if isinstance(engine, str) else engine
     primary, standby = start_pair(booted, blank, folder, engine=chosen, timing=TIMING, ear=ear, world=world)
     with standby:
         assert primary.wait_protected(PATIENCE_S)

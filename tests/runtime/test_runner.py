@@ -17,7 +17,8 @@ from ftvm.testing.pair import ManualClock
 class RecordingGuest:
     """Notes what is asked of it."""
 
-    can = frozenset({Capability.EXACT_OUTPUT_STOP})
+    can = frozenset({Capability.EXACT_OUTPUT_STOP, Capability.TELLS_IDLE})
+    stops = False
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -28,8 +29,11 @@ class RecordingGuest:
     def resume(self) -> None:
         self.calls.append("resume")
 
-    def stop_at_output(self, _: bool) -> None:
-        pass
+    def stop_at_output(self, is_wanted: bool) -> None:
+        self.stops = is_wanted
+
+    def is_idle(self) -> bool:
+        return True
 
 
 class Bench:
@@ -67,6 +71,21 @@ def test_a_guest_that_stops_itself_is_paused_and_goes_on_only_when_it_has_emitte
 
     assert len(emitted.outputs) == is_emitting
     assert bench.settled(False, False) == (["pause", "resume"] if is_emitting else [])
+
+
+@pytest.mark.parametrize("engine", [Kemari(), Kemari(group=0.001), Remus()], ids=repr)
+def test_only_a_guest_whose_outputs_share_a_cut_goes_on_behind_them_and_is_asked_whether_it_is_idle(
+    engine: Kemari | Remus,
+) -> None:
+    bench = Bench(engine)
+    bench.sink.emit("net0", b"x")
+
+    emitted = bench.runner.take_emitted()
+
+    is_strict, is_grouped = engine == Kemari(), isinstance(engine, Kemari) and engine.group > 0
+    assert bench.guest.stops is is_strict
+    assert bench.guest.calls == (["pause"] if is_strict else [])
+    assert emitted.is_guest_idle is is_grouped
 
 
 def test_a_guest_that_is_no_longer_here_does_not_go_on() -> None:

@@ -94,7 +94,8 @@ class RiscvGuest:
     @property
     def can(self) -> frozenset[Capability]:
         """What it can do beyond the least."""
-        return frozenset({Capability.EXACT_OUTPUT_STOP, Capability.REPLAY, Capability.TELLS_WRITES})
+        able = {Capability.EXACT_OUTPUT_STOP, Capability.REPLAY, Capability.TELLS_WRITES, Capability.TELLS_IDLE}
+        return frozenset(able)
 
     @property
     def position(self) -> GuestPosition:
@@ -191,6 +192,10 @@ class RiscvGuest:
     def has_written(self) -> bool:
         """Tell whether a page was written since the last `collect_dirty`; also while the machine runs."""
         return any(memory.is_dirty() for memory in self._memories())
+
+    def is_idle(self) -> bool:
+        """Tell whether the hart waits and has taken all its inputs; also while the machine runs."""
+        return self._turn.is_idle
 
     def restore_dirty(self, bitmap: Bitmap) -> None:
         """Put back what a failed capture had collected."""

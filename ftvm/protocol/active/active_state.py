@@ -70,6 +70,7 @@ class CheckpointSchedule:
     """`engine` is the one under which the guest runs now, `wanted` what was asked for and is not in force yet.
 
     told        the last engine of which the listeners know that it is in force
+    is_guest_idle  the guest waited for something from outside when its last output was taken
     shipped_at  when an epoch was shipped last: a cut that found nothing to ship came later
 
     An engine changes at a cut, while the guest stands still, so that each output is judged by the engine under which it
@@ -84,6 +85,7 @@ class CheckpointSchedule:
     wanted: Engine | None = None
     shipped_at: Nanos = AT_ONCE
     is_cutting: bool = False
+    is_guest_idle: bool = False
     epoch_ns: int = 0
     pause_ns: int = 0
     dirty_pages: int = 0

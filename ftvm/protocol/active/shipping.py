@@ -86,6 +86,7 @@ def take_emitted(active: ActiveState, emitted: Emitted, now: Nanos) -> None:
         active.flush(now)
     if not emitted.outputs:
         return
+    active.schedule.is_guest_idle = emitted.is_guest_idle
     for log_index, group in groupby(emitted.outputs, key=itemgetter(1)):
         # rule: output_needs_its_epoch
         needs = active.schedule.engine.output_needs(epoch=active.epoch + 1, log_index=log_index)
@@ -245,6 +246,7 @@ def next_cut(active: ActiveState) -> Nanos:
             outputs_waiting=len(held),
             oldest_output_at=held[0].since if held else None,
             oldest_uncut_at=oldest_uncut_at,
+            is_guest_idle=schedule.is_guest_idle,
             epoch_ns=schedule.epoch_ns,
             dirty_pages=schedule.dirty_pages,
             pause_ns=schedule.pause_ns,
