@@ -291,6 +291,7 @@ class Commit:
     log          what the guest took since the epoch before, up to `checkpoint.log_index`, where it was shipped
     is_first     it completes a first copy, whose pages came apart from it: what was here before has no part in it
     is_executed  the guest here came to it by executing the log: it carries no pages
+    written      where it was executed: the pages that the guest here has written since the epoch before, rising
     lineage, generation  the active's replica id, and the generation of the session that it came in
     """
 
@@ -298,5 +299,6 @@ class Commit:
     log: tuple[LogRecord, ...] = ()
     is_first: bool = False
     is_executed: bool = False
+    written: Sequence[int] = field(default=(), repr=False)
     lineage: str = ""
     generation: int = 0

@@ -1,7 +1,7 @@
 """A stretch of a history of the built-in machine as a recording: what the time machine, gdb and the picture go through.
 
 Any instruction can be reached where the inputs' log was kept: of a guest recorded alone, and of one under an engine
-that ships the log (hybrid). Under the others only whole epochs can be restored.
+that ships the log (hybrid, lockstep). Under the others only whole epochs can be restored.
 """
 
 import mmap
@@ -21,7 +21,7 @@ from ftvm.units import PAGE_BYTES, pages_to_bytes
 
 __all__ = ["extract_recording", "shape_of"]
 
-_LOGGED: Final = frozenset({"alone", "hybrid"})
+_LOGGED: Final = frozenset({"alone", "hybrid", "lockstep"})
 _SHAPE: Final = re.compile(r"riscv/[12] ram=(\d+)KiB net=(\S+) disk=(\d+)KiB entropy=(yes|no)")
 
 
@@ -75,7 +75,7 @@ def _check_log(start: Entry, entries: list[Entry]) -> None:
         if entry.engine not in _LOGGED:
             raise ConfigError(
                 f"epoch {entry.epoch} was recorded under {entry.engine}, which keeps no log of inputs: only its whole "
-                "state can be restored. Record under hybrid, or alone"
+                "state can be restored. Record under hybrid or lockstep, or alone"
             )
     count = sum(len(entry.log) for entry in entries)
     if count != entries[-1].log_index - start.log_index:

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import uuid4
 
-from ftvm.checkpoint import Commit, LogRecord, Output
+from ftvm.capture.pages import StagedCopy
+from ftvm.checkpoint import Commit, LogRecord, Output, PageBatch
 from ftvm.encode.merge import join_batches, merge_batches
 from ftvm.history.basing import PortionReader
+from ftvm.history.marks import whole_pages
 from ftvm.store.entry import EMPTY_BATCH, Entry, EntryLevel, unbroken_log, unbroken_outputs
 from ftvm.store.merging import Merger
 from ftvm.store.retention import Base, Keep, base_is_due
@@ -25,17 +27,23 @@ _PORTIONS_A_TURN: Final = 2
 _LOOKS_A_TURN: Final = 16
 _TURNS_A_GROUP: Final = 10
 _TURNS_A_THINNING: Final = 50
-_LOCKSTEP: Final = "under lockstep epochs carry no pages: nothing is recorded until another engine is in force"
+_MARKS_NS: Final = 1_000_000_000
+_MARKS_BYTES: Final = 32 << 20
+"""Under lockstep, marks become one entry until a second has passed, or their pages take so much."""
 
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """A commit on its way to the store: when it came, in which call of the observer, and whether as its last."""
+    """A commit on its way to the store: when it came, in which call of the observer, and whether as its last.
+
+    pages  what the guest wrote up to this mark, if it executes here (lockstep)
+    """
 
     commit: Commit
     time_ns: int
     call: int
     is_last: bool
+    pages: StagedCopy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +93,7 @@ class Pipeline:
         self._thinner = Thinner(store, keep)
         self._merger = Merger(reader.page_count)
         self._stream: int | None = None
+        self._group: list[Queued] = []
         self._epoch = -1
         self._time_ns = store.catalogue.last_time_ns()
         self._output_next = 1
@@ -97,32 +106,28 @@ class Pipeline:
 
     def take(self, queued: Sequence[Queued | Break], *, at_once: int = 1) -> None:
         """Write commits, each as an entry, or so many together `at_once`. Raises HistoryError."""
-        group: list[Queued] = []
         for item in queued:
             if isinstance(item, Break):
-                self._write(group)
-                group = []
                 self._end(item.why, is_gap=item.is_gap)
-                continue
-            commit = item.commit
-            if commit.is_executed:
-                self._write(group)
-                group = []
-                self._end(_LOCKSTEP)
-                continue
-            if self._stream is None or commit.is_first or commit.checkpoint.base != self._last(group):
-                self._write(group)
-                group = []
+            elif self._stream is None or item.commit.is_first or item.commit.checkpoint.base != self._last():
                 self._begin(item)
-                continue
-            group.append(item)
-            if len(group) >= at_once or self._is_awaited(item):
-                self._write(group)
-                group = []
-        self._write(group)
+            else:
+                if self._group and self._group[-1].commit.is_executed != item.commit.is_executed:
+                    self._write()
+                self._group.append(item)
+                if self._is_awaited(item) or (
+                    self._are_marks_enough() if item.commit.is_executed else len(self._group) >= at_once
+                ):
+                    self._write()
+        if self._group and not self._group[-1].commit.is_executed:
+            self._write()
 
-    def _last(self, group: Sequence[Queued]) -> int:
-        return group[-1].commit.checkpoint.epoch if group else self._epoch
+    def _are_marks_enough(self) -> bool:
+        taken = sum(each.pages.taken_bytes for each in self._group if each.pages is not None)
+        return self._group[-1].time_ns - self._group[0].time_ns >= _MARKS_NS or taken >= _MARKS_BYTES
+
+    def _last(self) -> int:
+        return self._group[-1].commit.checkpoint.epoch if self._group else self._epoch
 
     def _is_awaited(self, item: Queued) -> bool:
         """Whether a base becomes whole with this commit."""
@@ -147,12 +152,14 @@ class Pipeline:
         self._merger = Merger(self._reader.page_count)
         self._begin_base()
 
-    def _write(self, group: Sequence[Queued]) -> None:
+    def _write(self) -> None:
+        """Write what waits as one entry."""
+        group, self._group = self._group, []
         if not group or self._stream is None:
             return
         last, checkpoint = group[-1], group[-1].commit.checkpoint
         self._time_ns = max(self._time_ns + 1, last.time_ns)
-        batches = [join_batches(each.commit.checkpoint.batches or (EMPTY_BATCH,)) for each in group]
+        batches = [_pages_of(each) for each in group]
         entry = Entry(
             level=EntryLevel.FINE,
             base=self._epoch,
@@ -187,7 +194,8 @@ class Pipeline:
         return unbroken_outputs((output for output in carried if output.number >= first), self._output_next)
 
     def _end(self, why: str, *, is_gap: bool = True) -> None:
-        """End the stream, if there is one; a gap is told, once."""
+        """Write what waits and end the stream, if there is one; a gap is told, once."""
+        self._write()
         if is_gap and self._epoch >= 0 and why != self._why:
             self._on_gap(why)
         self._why = why
@@ -272,6 +280,12 @@ class Pipeline:
     def finish(self, why: str) -> None:
         """End the stream and commit all. Raises HistoryError."""
         self._end(why, is_gap=False)
+
+
+def _pages_of(item: Queued) -> PageBatch:
+    if item.pages is not None:
+        return whole_pages(item.pages)
+    return join_batches(item.commit.checkpoint.batches or (EMPTY_BATCH,))
 
 
 def _log_of(group: Sequence[Queued]) -> tuple[LogRecord, ...]:

@@ -3,7 +3,8 @@
 The host's loop puts each commit into a queue, by reference, once its acknowledgement is on its way: that takes
 microseconds and waits for nothing. A thread of low priority looks there ten times a second and writes
 (pipeline.py). The queue is bounded in bytes. Where the thread falls behind, it writes several epochs as one entry;
-where the queue is full all the same, epochs are left out, which is a gap: the pair goes on as if nobody recorded.
+where the queue is full all the same, epochs are left out, which is a gap: the pair goes on as if nobody recorded. Under
+lockstep no pages come: those that the guest here has written up to a mark are copied before it is led on (marks.py).
 
 If the disk is full or broken, recording ends, and the next step of this service raises why: the host reports that the
 service failed, and runs on without it.
@@ -20,10 +21,11 @@ from ftvm._native.memory import NativeMemory
 from ftvm.checkpoint import Commit
 from ftvm.errors import BrokenError, FtvmError, HistoryError
 from ftvm.history.basing import PortionReader
+from ftvm.history.marks import copy_pages
 from ftvm.history.pipeline import Break, Pipeline, Queued
 from ftvm.store.retention import Keep
 from ftvm.store.store import Store
-from ftvm.units import Nanos
+from ftvm.units import Nanos, pages_to_bytes
 
 __all__ = ["QUEUE_BYTES", "HistoryRecorder"]
 
@@ -64,6 +66,7 @@ class HistoryRecorder:
         self._time_ns = time_ns
         self._on_gap = on_gap
         self._queue_bytes = queue_bytes
+        self._memory = memory
         self._queue: deque[Queued | Break] = deque()
         self._gaps: deque[str] = deque(maxlen=64)
         self._put_bytes = self._took_bytes = 0
@@ -100,7 +103,8 @@ class HistoryRecorder:
         self._put_bytes += size
         now_ns, last = self._time_ns(), len(commits) - 1
         for place, commit in enumerate(commits):
-            self._queue.append(Queued(commit, now_ns, self._calls, place == last))
+            pages = copy_pages(self._memory, commit.written) if commit.written else None
+            self._queue.append(Queued(commit, now_ns, self._calls, place == last, pages))
 
     def ended(self) -> None:
         """See runtime/onlooker.py:CommitObserver."""
@@ -186,4 +190,5 @@ def _size_of(commit: Commit) -> int:
     pages = sum(batch.size_bytes for batch in checkpoint.batches)
     outputs = sum(len(output.payload) for output in checkpoint.outputs)
     log = sum(_RECORD_BYTES + len(record.payload) for record in commit.log)
+    pages += pages_to_bytes(len(commit.written))
     return _COMMIT_BYTES + pages + len(checkpoint.devices) + outputs + log

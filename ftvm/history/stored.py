@@ -1,7 +1,7 @@
 """A stretch of what a standby recorded, as a time machine takes it: an epoch to begin with, and the inputs since.
 
 Each epoch that is restored is checked against its digest. From there on the machine executes again, so the inputs must
-have been shipped, as the hybrid engine does; and the guest must be a built-in machine.
+have been shipped, as hybrid and lockstep do; and the guest must be a built-in machine.
 """
 
 from collections.abc import Sequence
@@ -128,11 +128,11 @@ def _inputs_of(before: Entry, entries: Sequence[Entry]) -> tuple[LogRecord, ...]
         if not _follows(index, entry):
             raise HistoryError(
                 f"the inputs of epoch {entry.epoch} are not in the history: to execute it again, record under the "
-                f"hybrid engine, and begin at a later epoch"
+                "hybrid or lockstep engine, and begin at a later epoch"
             )
         index = entry.log_index
     if not index:
-        raise HistoryError(f"under {entries[-1].engine} no inputs are shipped: record under the hybrid engine")
+        raise HistoryError(f"under {entries[-1].engine} no inputs are shipped: record under hybrid or lockstep")
     return tuple(record for entry in entries for record in entry.log)
 
 

@@ -182,9 +182,10 @@ class LogFollowed:
 
 @dataclass(frozen=True, slots=True)
 class GuestAgreed:
-    """The guest that follows came to the state of `checkpoint`."""
+    """The guest that follows came to the state of `checkpoint`, and has written these pages since the one before."""
 
     checkpoint: Checkpoint
+    written: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)

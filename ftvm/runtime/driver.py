@@ -377,7 +377,7 @@ class Driver:
         self._capturer.release()
 
     def _follow(self, effect: do.Follow) -> None:
-        self._onlooker.end()
+        self._onlooker.show()
         if (diverged := self._runner.start_following(effect)) is not None:
             self._report(diverged, self._clock.now())
 

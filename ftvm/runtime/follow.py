@@ -9,6 +9,7 @@ both memories at each mark, to execute again from there: too much for a fault th
 Source: Scales et al., 2010, sections 2.1 and 3.2 (deterministic replay on the backup, kept close behind the primary).
 """
 
+from array import array
 from collections import deque
 from collections.abc import Iterable
 from typing import Final
@@ -46,13 +47,17 @@ def _take(guest: ReplayableGuest, record: LogRecord, sink: NumberingSink) -> Non
 
 
 class Follower:
-    """Executes what is added, in order. The guest is paused and stays so: it is led, it does not run."""
+    """Executes what is added, in order. The guest is paused and stays so: it is led, it does not run.
+
+    `written` is which pages it has written up to the last mark, since the one before.
+    """
 
     def __init__(self, guest: ReplayableGuest, memory: CommittedMemory, sink: NumberingSink) -> None:
         self._guest = guest
         self._memory = memory
         self._sink = sink
         self._waiting: deque[LogRecord | Checkpoint] = deque()
+        self.written = array("I")
         guest.collect_dirty()
 
     @property
@@ -89,7 +94,7 @@ class Follower:
 
     def _compare(self, mark: Checkpoint) -> Difference | None:
         dirty = self._guest.collect_dirty()
-        written = self._memory.refresh(dirty)
+        self.written = written = self._memory.refresh(dirty)
         is_same_machine = self._guest.save_devices() == mark.devices
         if is_same_machine and self._memory.memory_digest == mark.memory_digest:
             return None

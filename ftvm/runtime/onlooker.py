@@ -22,12 +22,13 @@ class CommitObserver(Protocol):
     def committed(self, commits: Sequence[Commit]) -> None:
         """Note these epochs, in order. Their acknowledgement is on its way; all that this host has committed is told.
 
-        The memory holds exactly the last of them, until this host commits again, or `ended` is called.
+        The memory holds exactly the last of them, until this host commits again, or `ended` is called. A guest that
+        executes the log (lockstep) is led on in it as soon as this returns: the next commit names all that it wrote.
         """
         ...
 
     def ended(self) -> None:
-        """Note that from now on the memory is no longer what was committed last: the guest runs in it, or is led."""
+        """Note that from now on the memory is no longer what was committed last: the guest runs in it."""
         ...
 
 
@@ -49,7 +50,7 @@ class Onlooker:
             self._observer.committed(held)
 
     def end(self) -> None:
-        """Show what was committed, and say that it is over: the guest is about to run in this memory, or to be led."""
+        """Show what was committed, and say that it is over: the guest is about to run in this memory."""
         self.show()
         if self._observer is not None:
             self._observer.ended()

@@ -206,7 +206,7 @@ class GuestRunner:
             self.follower = None
             yield GuestDiverged(outcome)
         elif outcome is not None:
-            yield GuestAgreed(outcome)
+            yield GuestAgreed(outcome, self.follower.written)
 
     def rest(self) -> None:
         """Follow no longer."""

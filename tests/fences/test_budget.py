@@ -23,7 +23,7 @@ from ..walk.turns import calls_of_a_request
 ROOT: Final = Path(ftvm.__file__).parent
 
 LINES: Final = {
-    "": 716,
+    "": 717,
     "_native": 258,
     "arbiters": 775,
     "capture": 570,
@@ -34,10 +34,10 @@ LINES: Final = {
     "guests/disk": 856,
     "guests/kvm": 1500,
     "guests/vmm": 787,
-    "history": 2711,
+    "history": 2749,
     "lab": 3424,
-    "protocol": 3553,
-    "runtime": 2776,
+    "protocol": 3567,
+    "runtime": 2778,
     "service": 1767,
     "sim": 2324,
     "store": 1398,

@@ -1,4 +1,5 @@
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from ftvm.checkpoint import Commit, PageBatch
 from ftvm.errors import HistoryError
 from ftvm.history.basing import PortionReader
+from ftvm.history.marks import copy_pages
 from ftvm.history.pipeline import Break, Pipeline, Queued
 from ftvm.history.restore import RestoredMemory
 from ftvm.store.entry import EntryLevel
@@ -63,6 +65,21 @@ class Host:
         for _ in range(epochs):
             self.commit()
             self.show()
+            self.pipeline.turn()
+
+    def marks(self, count: int, also: Iterable[int] = ()) -> None:
+        """Have the guest execute here up to so many marks, one after the other; it writes pages `also`, too."""
+        for _ in range(count):
+            commit = self.guest.commit()
+            changed = array("I")
+            for batch in commit.checkpoint.batches:
+                changed.frombytes(bytes(batch.indices))
+            written = sorted({*changed, *also})
+            self.calls += 1
+            pages = copy_pages(self.guest.memory, written) if written else None
+            checkpoint = replace(commit.checkpoint, batches=(), engine="lockstep")
+            executed = replace(commit, checkpoint=checkpoint, is_executed=True, written=written)
+            self.pipeline.take([Queued(executed, self.guest.time_ns, self.calls, is_last=True, pages=pages)])
             self.pipeline.turn()
 
     def finish(self) -> None:
@@ -234,16 +251,66 @@ def test_a_first_copy_begins_a_new_stream_even_if_its_number_follows(host: Host)
     assert restorable(host.folder, host.guest)[-1] == 21
 
 
-def test_under_lockstep_nothing_is_recorded_and_it_is_said_once(host: Host) -> None:
-    host.run(10)
-    for _ in range(3):
-        host.waiting.append(replace(host.guest.commit(), is_executed=True))
-        host.show()
+def test_marks_of_a_second_become_one_entry_that_can_be_restored(host: Host) -> None:
+    host.run(1)
+    host.marks(100)
     host.finish()
 
-    assert len(host.gaps) == 1
-    assert "lockstep" in host.gaps[0]
-    assert restorable(host.folder, host.guest)[-1] == 10
+    found = restorable(host.folder, host.guest)
+
+    assert found[-1] == 101
+    assert 3 <= len(found) <= 6
+    assert host.gaps == []
+
+
+def test_marks_do_not_wait_for_their_second_when_it_is_over(host: Host) -> None:
+    host.run(1)
+    host.marks(45)
+    host.pipeline.take([Break("the guest's memory was in use on this host", is_gap=False)])
+
+    assert restorable(host.folder, host.guest)[-1] == 46
+
+
+def test_marks_whose_pages_take_much_become_an_entry_at_once(host: Host) -> None:
+    host.run(1)
+    host.marks(3)  # its base is whole
+
+    with mock.patch("ftvm.history.pipeline._MARKS_BYTES", PAGE_BYTES):
+        host.marks(10)
+
+    host.finish()
+    assert len([epoch for epoch in restorable(host.folder, host.guest) if epoch > 4]) > 5
+
+
+def test_epochs_before_and_behind_marks_are_of_one_stream(host: Host) -> None:
+    host.run(10)
+    host.marks(7)
+    host.run(10)
+    host.finish()
+
+    found = restorable(host.folder, host.guest)
+
+    assert {10, 17, 18, 27} <= set(found)
+    assert host.gaps == []
+
+
+def test_a_page_that_a_base_found_changed_between_two_marks_comes_whole_with_the_next(host: Host) -> None:
+    read = PortionReader.read
+
+    def read_between(reader: PortionReader, first: int) -> PageBatch:
+        kept = bytes(host.guest.buffer)
+        host.guest.buffer[:] = b"?" * len(kept)  # the guest is led on, and writes...
+        portion = read(reader, first)
+        host.guest.buffer[:] = kept  # ...and then the same again as before
+        return portion
+
+    host.commit()
+    host.show()
+    with mock.patch.object(PortionReader, "read", read_between):
+        host.marks(5, also=range(PAGES))
+    host.finish()
+
+    assert restorable(host.folder, host.guest)
 
 
 def test_under_pressure_several_epochs_become_one_entry(host: Host) -> None:

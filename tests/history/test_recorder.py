@@ -13,7 +13,7 @@ from ftvm.errors import HistoryError
 from ftvm.history.recorder import _TOO_SLOW, HistoryRecorder
 from ftvm.store.retention import Keep
 from ftvm.store.store import Store
-from ftvm.units import Nanos
+from ftvm.units import PAGE_BYTES, Nanos
 
 from ..store.test_store import new_store
 from ..store.world import SmallGuest
@@ -107,6 +107,16 @@ def test_what_a_commit_carries_of_the_log_counts_as_well(tmp_path: Path) -> None
         bench.recorder.committed([replace(bench.guest.commit(), log=(record,))])
 
     assert sum(1 for _ in bench.recorder._queue) <= 5
+    bench.recorder.close()
+
+
+def test_the_pages_of_a_mark_count_as_well(tmp_path: Path) -> None:
+    bench = Bench(tmp_path / "past", queue_bytes=4 * PAGE_BYTES)
+    executed = replace(bench.guest.commit(), is_executed=True, written=range(4))
+
+    bench.recorder.committed([executed])
+
+    assert list(bench.recorder._queue) == [_TOO_SLOW]
     bench.recorder.close()
 
 

@@ -1,6 +1,7 @@
 """Whoever looks on sees each commit, once its acknowledgement is on its way, and is told before the guest runs here."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from ftvm.engines.remus import Remus
 from ftvm.interfaces import Engine, Guest, Lane
 from ftvm.protocol.view import Role
 from ftvm.testing.pair import Pair
+from ftvm.units import PAGE_BYTES
 
 
 class Watcher:
@@ -24,9 +26,11 @@ class Watcher:
     def __init__(self, guest: Guest) -> None:
         self.guest = guest
         self.shown: list[object] = []
+        self.memories: list[bytes] = []
 
     def committed(self, commits: Sequence[Commit]) -> None:
         self.shown += commits
+        self.memories.append(b"".join(region.buffer for region in self.guest.memory))
 
     def ended(self) -> None:
         self.shown.append("ended")
@@ -105,7 +109,42 @@ def test_under_lockstep_commits_say_that_they_were_executed() -> None:
     assert not first.is_executed
     assert others
     assert all(commit.is_executed and not commit.checkpoint.batches for commit in others)
-    assert watcher.shown[1] == "ended"
+    assert all(b.checkpoint.base == a.checkpoint.epoch for a, b in pairwise(watcher.commits))
+    assert "ended" not in watcher.shown
+    pair.close()
+
+
+def test_an_executed_commit_names_all_pages_that_changed_since_the_one_before() -> None:
+    pair, watcher = watched_pair(Lockstep())
+
+    executed = [commit for commit in watcher.commits if commit.is_executed]
+    for commit, (before, after) in zip(executed, pairwise(watcher.memories), strict=True):
+        pages = range(0, len(before), PAGE_BYTES)
+        changed = {at // PAGE_BYTES for at in pages if before[at : at + PAGE_BYTES] != after[at : at + PAGE_BYTES]}
+        assert changed <= set(commit.written)
+
+    assert any(commit.written for commit in executed)
+    pair.close()
+
+
+def test_an_executed_commit_has_the_outputs_that_the_guest_made_since_the_one_before() -> None:
+    pair, watcher = watched_pair(Lockstep())
+
+    first, *others = watcher.commits
+    numbers = [output.number for commit in others for output in commit.checkpoint.outputs]
+
+    assert len(numbers) > 3
+    assert numbers == list(range(first.checkpoint.output_next, others[-1].checkpoint.output_next))
+    pair.close()
+
+
+def test_the_end_is_told_before_a_guest_that_executed_here_runs_on() -> None:
+    pair, watcher = watched_pair(Lockstep())
+
+    pair.kill(pair.a)
+    pair.until(lambda: pair.b.role is Role.ACTIVE)
+
+    assert watcher.shown[-1] == "ended"
     pair.close()
 
 

@@ -75,7 +75,7 @@ def record_console(folder: Path) -> int:
     return first
 
 
-@pytest.mark.parametrize("engine", [Remus(interval=0.025), Kemari(), Hybrid(interval=0.05)])
+@pytest.mark.parametrize("engine", [Remus(interval=0.025), Kemari(), Hybrid(interval=0.05), Lockstep(interval=0.05)])
 def test_what_a_standby_recorded_restores_and_runs_on(tmp_path: Path, engine: Engine) -> None:
     pair = Pair(tmp_path, engine, History.open(tmp_path / "past", create=True))
     with History.open(tmp_path / "past") as looking:
@@ -93,16 +93,6 @@ def test_what_a_standby_recorded_restores_and_runs_on(tmp_path: Path, engine: En
             finally:
                 guest.close()
     assert [e for e in pair.events if isinstance(e, HistoryGap | HostServiceFailed)] == []
-
-
-def test_under_lockstep_it_is_said_that_nothing_is_recorded(tmp_path: Path) -> None:
-    pair = Pair(tmp_path, Lockstep(), History.open(tmp_path / "past", create=True))
-
-    wait_until(lambda: any(isinstance(event, HistoryGap) for event in pair.events))
-    pair.close()
-
-    gap = next(event for event in pair.events if isinstance(event, HistoryGap))
-    assert "lockstep" in gap.reason
 
 
 def test_a_full_disk_stops_recording_and_the_pair_goes_on(tmp_path: Path) -> None:

@@ -317,7 +317,7 @@ def extract(
 ) -> None:
     """Write what the built-in machine did between epochs FIRST and LAST to FILE, for `ftvm history debug` and `cover`.
 
-    That needs the log of its inputs, which is kept of a guest that was recorded alone or under hybrid.
+    That needs the log of its inputs, which is kept of a guest that was recorded alone, or under hybrid or lockstep.
     """
     with History.open(store, key=key) as past, _progress("restoring") as progress:
         recording = past.extract(first, last, stream=stream, progress=progress)

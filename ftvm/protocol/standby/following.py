@@ -5,6 +5,8 @@ reported, the state is discarded, and this host joins again, or ends (docs/proto
 Settings.ends_diverged).
 """
 
+from dataclasses import replace
+
 from ftvm.checkpoint import Checkpoint
 from ftvm.errors import BadFrame, GuestError, LimitExceeded
 from ftvm.events import Diverged
@@ -29,6 +31,8 @@ def compare(standby: StandbyState, checkpoint: Checkpoint) -> None:
 
 def take_followed(standby: StandbyState, report: LogFollowed, now: Nanos) -> None:
     """Take the outputs that the guest made, executing the log."""
+    if standby.core.settings.is_observed:
+        standby.made += report.outputs
     try:
         standby.committed.made(report.outputs, standby.core.released)
     except LimitExceeded as wrong:
@@ -39,7 +43,8 @@ def take_agreed(standby: StandbyState, report: GuestAgreed, now: Nanos) -> None:
     """Note that the guest, executing here, reached the primary's state."""
     before, checkpoint = standby.committed.engine, report.checkpoint
     if standby.core.settings.is_observed:
-        standby.keep(checkpoint, standby.committed.log, is_first=False)
+        made, standby.made = tuple(standby.made), []
+        standby.keep(replace(checkpoint, outputs=made), standby.committed.log, written=report.written)
     standby.committed.agree(checkpoint)
     standby.owes_ack = True
     standby.take_committed(checkpoint, now)

@@ -22,12 +22,12 @@ Loading comes before claiming: a state that does not load is never claimed. From
 claim that was proposed is never abandoned before it is resolved; until then the guest is loaded and paused.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from ftvm.checkpoint import Checkpoint, Commit, LogRecord
+from ftvm.checkpoint import Checkpoint, Commit, LogRecord, Output
 from ftvm.encode.messages import Envelope, Leave
 from ftvm.errors import InternalError, LimitExceeded, RemoteProtocolError
 from ftvm.events import Committed, EngineChanged, PeerMisbehaved, SessionEnded
@@ -129,6 +129,7 @@ class StandbyState:
     fresh_at           the arbiter client's count of reads from which on the record read is later than the session
     guest_end          why the guest came to its own end, told while a TAKE was proposed and may be in force
     owes_ack           something has come since the last acknowledgement
+    made               outputs that the guest, executing here, has made since the last mark; kept for who looks on
     """
 
     core: Core
@@ -145,6 +146,7 @@ class StandbyState:
     fresh_at: int = 0
     guest_end: str | None = None
     owes_ack: bool = True
+    made: list[Output] = field(default_factory=list)
     poll_at: Nanos = Nanos(0)
 
     @property
@@ -181,14 +183,25 @@ class StandbyState:
             )
         )
 
-    def keep(self, checkpoint: Checkpoint, log: Iterable[LogRecord], *, is_first: bool) -> None:
-        """Show what is committed here to whoever looks on; `log` is what was kept before."""
+    def keep(
+        self,
+        checkpoint: Checkpoint,
+        log: Iterable[LogRecord],
+        *,
+        is_first: bool = False,
+        written: Sequence[int] | None = None,
+    ) -> None:
+        """Show what is committed here to whoever looks on; `log` is what was kept before.
+
+        written  where the guest executes here: the pages that it has written
+        """
         session = self.offer.session
         commit = Commit(
             checkpoint=checkpoint,
             log=tuple(record for record in log if record.index <= checkpoint.log_index),
             is_first=is_first,
-            is_executed=self.is_following,
+            is_executed=written is not None,
+            written=written or (),
             lineage=session.active,
             generation=session.generation,
         )
