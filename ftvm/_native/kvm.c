@@ -32,7 +32,7 @@ static bool is_page_multiple(uint64_t bytes)
 static bool is_config_valid(const ftvm_kvm_config *config)
 {
     bool has_block = (config->devices & FTVM_KVM_BLOCK) != 0;
-    bool is_disk_valid = config->disk != NULL && is_page_multiple(config->disk_bytes);
+    bool is_disk_valid = config->disk != NULL && config->disk_flags != NULL && is_page_multiple(config->disk_bytes);
     return config->ram != NULL && is_page_multiple(config->ram_bytes) && config->ram_bytes <= FTVM_KVM_RAM_BYTES_MAX &&
            config->devices <= (FTVM_KVM_NET | FTVM_KVM_BLOCK | FTVM_KVM_ENTROPY) && (!has_block || is_disk_valid);
 }

@@ -81,6 +81,7 @@ typedef struct {
     uint64_t ram_bytes;  /* a multiple of 4096, 1 page to FTVM_KVM_RAM_BYTES_MAX */
     uint8_t *disk;       /* disk_bytes; read only with FTVM_KVM_BLOCK */
     uint64_t disk_bytes; /* a multiple of 4096 */
+    uint8_t *disk_flags; /* one byte per page of the disk, set to 1 when it is written */
     uint32_t devices;    /* set of FTVM_KVM_NET, ... */
     uint8_t mac[6];      /* the network device's address */
 } ftvm_kvm_config;

@@ -19,20 +19,21 @@ _NO_RESERVE = 0x4000
 class FileMapping:
     """So many bytes, whole pages; zeros until a file is shown.
 
-    buffer  the memory; it lives for as long as a view of it does
+    memory  all of it
+    buffer  a view of it; it lives for as long as that does
     number  the native mapping, for the modules that wrap other nouns
     """
 
-    __slots__ = ("_map", "buffer", "number")
+    __slots__ = ("buffer", "memory", "number")
 
     def __init__(self, size_bytes: int) -> None:
         """Make it. Raises GuestError if the system has no room for it."""
         try:
-            self._map = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE)
+            self.memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE)
         except OSError as wrong:
             raise GuestError(f"no address space for a disk of {size_bytes} bytes: {wrong.strerror}") from wrong
-        self.buffer = memoryview(self._map)
-        self.number = int(lib.ftvm_mapping_guard(ffi.from_buffer("uint8_t[]", self._map), size_bytes))
+        self.buffer = memoryview(self.memory)
+        self.number = int(lib.ftvm_mapping_guard(ffi.from_buffer("uint8_t[]", self.memory), size_bytes))
         if self.number < 0:
             raise GuestError(f"a disk cannot be mapped: {os.strerror(-self.number)}")
 

@@ -136,14 +136,13 @@ def _is_of_the_file(name: str, wrong: FtvmError) -> bool:
 
 def _disk_looks(settings: HostSettings) -> tuple[_Look, ...]:
     """Return the check of each image from which a guest is to boot: a standby's is overwritten."""
-    if not settings.boots or settings.kind.name != "qemu" or "disk" in settings.problems:
-        return ()
-    arbiter, guest = "arbiter", "guest"
+    given = settings.values.get("disk") if settings.boots and "disk" not in settings.problems else None
 
     def look(image: str) -> _Look:
-        return "disk", (arbiter, guest), lambda: checks.check_image(image, settings[arbiter], settings[guest])
+        needed = ("arbiter", "guest")
+        return "disk", needed, lambda: checks.check_image(image, *(settings[name] for name in needed))
 
-    return tuple(look(image) for image in settings["disk"])
+    return tuple(look(image) for image in (given if isinstance(given, list) else [given] if given else []))
 
 
 def _open_and_close(settings: HostSettings) -> None:

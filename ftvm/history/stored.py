@@ -9,7 +9,7 @@ from typing import cast
 
 from ftvm.checkpoint import Bitmap, Geometry, GuestPosition, LogRecord, RegionShape
 from ftvm.errors import ConfigError, HistoryError
-from ftvm.guests.riscv.machine import FlaggedMemory, Machine
+from ftvm.guests.riscv.machine import Machine
 from ftvm.history.extract import shape_of
 from ftvm.history.history import Epoch, History
 from ftvm.history.restore import Progress
@@ -88,7 +88,7 @@ class _Blank:
         """It does not run."""
 
     def collect_dirty(self) -> Bitmap:
-        memories: list[FlaggedMemory] = list(self._memories.values())
+        memories = list(self._memories.values())
         counts = tuple(one.page_count for one in memories)
         return Bitmap(counts, tuple(one.take_dirty() for one in memories))
 

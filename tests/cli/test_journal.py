@@ -66,6 +66,15 @@ def test_a_journal_on_a_disk_outlives_its_host(folder: Path) -> None:
 
     assert second.returncode == 0
     assert f"journal: read back {RECORDS} records, all as written" in console
+    image = str(folder / "b.img")
+    again = subprocess.run(
+        [sys.executable, "-P", "-m", "ftvm", "machine", "run", "journal", "--disk", image, "--append", "records=1"],
+        capture_output=True,
+        text=True,
+        timeout=WAIT_SECONDS,
+        check=True,
+    )
+    assert f"journal: read back {RECORDS + 1} records, all as written" in again.stdout
 
 
 def test_a_host_whose_disk_has_another_size_is_refused_with_both(folder: Path) -> None:

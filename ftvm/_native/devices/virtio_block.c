@@ -44,7 +44,7 @@ static uint8_t write_sectors(device_board *board, const device_chain *chain, req
     if (!is_possible(board, wish))
         return STATUS_IO_ERROR;
     wish->moved = device_chain_read(board, chain, HEADER_BYTES, board->disk + wish->offset, wish->bytes);
-    for (uint64_t at = wish->offset; board->disk_flags != NULL && at < wish->offset + wish->bytes; at += SECTOR_BYTES)
+    for (uint64_t at = wish->offset; at < wish->offset + wish->bytes; at += SECTOR_BYTES)
         board->disk_flags[at >> DEVICE_PAGE_SHIFT] = 1;
     return STATUS_OK;
 }

@@ -36,6 +36,7 @@ void kvm_bus_start(ftvm_kvm *machine)
     board->ram_base = 0;
     board->ram_bytes = config->ram_bytes;
     board->disk = config->disk;
+    board->disk_flags = config->disk_flags;
     board->disk_bytes = (config->devices & FTVM_KVM_BLOCK) != 0 ? config->disk_bytes : 0;
     memcpy(board->mac, config->mac, sizeof board->mac);
     board->now = now;

@@ -56,7 +56,7 @@ KVM: Final = Kind(
     ),
     can=frozenset({Capability.EXACT_OUTPUT_STOP}),
     make=_make,
-    memory_bytes=lambda settings: settings["memory"] + disk_bytes(settings),
+    memory_bytes=lambda settings: settings["memory"],
     shadow_bytes=lambda settings: settings["memory"] + disk_bytes(settings),
     check_tools=_check_tools,
 )

@@ -21,8 +21,8 @@ ENTROPY: Final = Setting(
 )
 MEMORY_DISK: Final = replace(
     DISK,
-    help="A virtio disk: a raw image, equally large on both hosts. It is read at the start and never written: the disk "
-    "lives in memory.",
+    help="A virtio disk: a raw image, equally large on both hosts, which is kept at the last checkpoint, and at the "
+    "guest's end. A standby's is overwritten.",
 )
 
 

@@ -66,7 +66,7 @@ RISCV: Final = Kind(
     ),
     can=frozenset(Capability),
     make=_make,
-    memory_bytes=lambda settings: settings["memory"] + disk_bytes(settings),
+    memory_bytes=lambda settings: settings["memory"],
     shadow_bytes=lambda settings: settings["memory"] + disk_bytes(settings),
     check_tools=lambda _: None,
 )

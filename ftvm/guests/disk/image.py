@@ -22,7 +22,7 @@ import os
 import stat
 import struct
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -111,7 +111,10 @@ class Image:
 
         After `restart` it is a step towards a state, until `complete`.
         """
-        step = {page: bytes(disk[page * PAGE_BYTES : (page + 1) * PAGE_BYTES]) for page in pages}
+        self.put_copies({page: bytes(disk[page * PAGE_BYTES : (page + 1) * PAGE_BYTES]) for page in pages})
+
+    def put_copies(self, step: Mapping[int, bytes]) -> None:
+        """As `put`, of pages that were copied already."""
         with self._changed:
             if self.error is None:
                 self._waiting.update(step)

@@ -6,6 +6,7 @@ takeover, as on any network. The guest's clocks run on while it is paused, and g
 """
 
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -13,9 +14,10 @@ from ftvm._native.memory import NativeMemory
 from ftvm.capture.trackers import choose_tracker
 from ftvm.checkpoint import END_CHANNEL, Bitmap, Geometry, RegionShape
 from ftvm.errors import ClosedError, LocalProtocolError
+from ftvm.guests.disk.kept import open_disk
 from ftvm.guests.elf import X86_64, parse_elf
-from ftvm.guests.files import disk_bytes, fill_disk, read_program_file
-from ftvm.guests.kvm.machine import DEVICE, KvmEndedBy, KvmMachine, KvmMemory, KvmShape, News
+from ftvm.guests.files import read_program_file
+from ftvm.guests.kvm.machine import DEVICE, KvmEndedBy, KvmMachine, KvmShape, News
 from ftvm.interfaces import Capability, OutputSink, Region
 
 __all__ = ["KvmGuest"]
@@ -30,8 +32,9 @@ class KvmGuest:
                   first copy
     memory_bytes  size of RAM, at most 3 GiB
     mac           address of the network card; None for no card
-    disk          the virtio block device: a raw image's path, the content itself, or a size in bytes; 0 for no disk. It
-                  is memory: a file is read once, here, and never written
+    disk          the virtio block device: the path of a raw image, which is this guest's alone and is kept at its last
+                  checkpoint, and at its end; or the content itself, or a size in bytes, in memory only; 0 for no disk.
+                  A standby's image is overwritten
     has_entropy   whether there is an entropy device, fed by this host's random numbers
     tracker       how written pages are found: "auto", "userfault" or "compare"
     device        where KVM is
@@ -51,18 +54,22 @@ class KvmGuest:
         tracker: str = "auto",
         device: str = DEVICE,
     ) -> None:
-        shape = KvmShape(ram_bytes=memory_bytes, mac=mac, disk_bytes=disk_bytes(disk), has_entropy=has_entropy)
         image = program if isinstance(program, bytes) or program is None else read_program_file(Path(program))
         loaded = None if image is None else parse_elf(image, ram_base=0, ram_bytes=memory_bytes, architecture=X86_64)
-        self._machine = KvmMachine(shape, device=device)
-        try:
+        with ExitStack() as undo:
+            size_bytes, self._kept = open_disk(disk, boots=program is not None)
+            if self._kept is not None:
+                undo.callback(self._kept.close)
+            shape = KvmShape(ram_bytes=memory_bytes, mac=mac, disk_bytes=size_bytes, has_entropy=has_entropy)
+            memory = self._kept.memory if self._kept is not None else None
+            self._machine = KvmMachine(shape, device=device, disk=memory)
+            undo.callback(self._machine.close)
             if loaded is not None:
                 self._machine.boot(loaded)
-                fill_disk(disk, self._machine.disk)
-            chosen = choose_tracker(NativeMemory([memory.buffer for memory in self._memories()]), tracker)
-        except BaseException:
-            self._machine.close()
-            raise
+            chosen = choose_tracker(NativeMemory([self._machine.ram.buffer]), tracker)
+            undo.pop_all()
+        if self._machine.disk is not None and isinstance(disk, bytes) and loaded is not None:
+            self._machine.disk.write(0, disk)
         self._tracker = chosen.tracker
         self._warning = f"each checkpoint compares every page: {chosen.reason}" if chosen.is_fallback else ""
         self._sink: OutputSink | None = None
@@ -81,10 +88,11 @@ class KvmGuest:
     @property
     def memory(self) -> tuple[Region, ...]:
         """RAM, and the disk if there is one."""
-        return tuple(
-            Region(name=name, buffer=memory.buffer, page_count=memory.page_count)
-            for name, memory in zip(("ram", "disk"), self._memories(), strict=False)
-        )
+        ram, disk = self._machine.ram, self._machine.disk
+        regions = [Region(name="ram", buffer=ram.buffer, page_count=ram.page_count)]
+        if disk is not None:
+            regions.append(Region(name="disk", buffer=disk.buffer, page_count=disk.page_count, store=self._kept))
+        return tuple(regions)
 
     @property
     def can(self) -> frozenset[Capability]:
@@ -143,6 +151,8 @@ class KvmGuest:
             self._thread.join()
         self._machine.close()
         self._tracker.close()
+        if self._kept is not None:
+            self._kept.close()
 
     def deliver(self, channel: str, payload: bytes) -> None:
         """Give it a frame ("net0") or keys ("console"); dropped when too much waits already, or nobody knows the
@@ -155,18 +165,28 @@ class KvmGuest:
     def collect_dirty(self) -> Bitmap:
         """Get and clear the set of pages written since the last call."""
         self._require_paused("collect_dirty")
+        kept, disk = self._kept, self._machine.disk
+        if kept is not None:
+            kept.require_readable()  # before anything is taken
         found = self._tracker.collect()
         page = self._machine.clock_page
         if page is not None:
             found.words[0][page // 8] |= 1 << page % 8  # KVM writes it past all page tables: no tracker sees that
-        return found
+        if disk is None:
+            return found
+        words = disk.take_dirty() if kept is None else kept.take()
+        if kept is not None and (news := kept.news()) is not None:
+            self._attached().warn(news)
+        return Bitmap((*found.page_counts, disk.page_count), (*found.words, words))
 
     def restore_dirty(self, bitmap: Bitmap) -> None:
         """Put back what a failed capture had collected."""
         self._require_paused("restore_dirty")
-        if bitmap.page_counts != tuple(memory.page_count for memory in self._memories()):
+        if bitmap.page_counts != tuple(region.page_count for region in self.memory):
             raise LocalProtocolError("the bitmap is of another geometry")
-        self._tracker.restore(bitmap)
+        self._tracker.restore(Bitmap(bitmap.page_counts[:1], bitmap.words[:1]))
+        if self._machine.disk is not None:
+            self._machine.disk.put_dirty(bitmap.words[1])
 
     def save_devices(self) -> bytes:
         """Return everything outside memory that the machine's future depends on."""
@@ -179,10 +199,6 @@ class KvmGuest:
         self._machine.load(devices)
         if self._thread.ident is None or self._thread.is_alive():
             self._failure = None
-
-    def _memories(self) -> tuple[KvmMemory, ...]:
-        disk = self._machine.disk
-        return (self._machine.ram,) if disk is None else (self._machine.ram, disk)
 
     def _require_paused(self, what: str) -> None:
         if not self._machine.is_paused:
@@ -199,6 +215,9 @@ class KvmGuest:
         """Emit what the machine says, until it is to be closed."""
         try:
             while not (news := self._machine.wait_for_news()) & News.CLOSING:
+                if self._kept is not None and (lost := self._kept.why_unreadable()) is not None:
+                    self._failure = lost  # what it did since then is not what it should have done: nothing is said
+                    break
                 for output in self._machine.take_outputs():
                     self._attached().emit(output.channel, output.payload)
                 if news & News.ENDED:

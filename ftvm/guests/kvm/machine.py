@@ -15,6 +15,7 @@ from typing import Any, Final
 from ftvm._native import ffi, lib
 from ftvm.errors import ClosedError, ConfigError, GuestError, TrackingLost
 from ftvm.guests.elf import Program
+from ftvm.guests.flagged import FlaggedMemory
 from ftvm.guests.kvm.boot import PAGE_TABLE, STACK_TOP, place_program
 from ftvm.units import PAGE_BYTES, PageCount, bytes_to_pages
 
@@ -116,32 +117,31 @@ class KvmShape:
 
 
 class KvmMemory:
-    """Page-aligned zeroed memory that KVM and its devices write: shared, as large pages would slow the tracking."""
+    """Page-aligned zeroed memory that KVM writes: shared, as large pages would slow the tracking."""
 
     def __init__(self, size_bytes: int) -> None:
         self.page_count: PageCount = bytes_to_pages(size_bytes)
         self.pages = mmap.mmap(-1, size_bytes, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
         self.buffer = memoryview(self.pages)
 
-    def write(self, offset: int, content: bytes | memoryview) -> None:
-        """Write from outside; the tracker sees it."""
-        self.buffer[offset : offset + len(content)] = content
-
 
 class KvmMachine:
     """One machine, paused. Safe for several threads, as kvm.h says; `close` once nobody else uses it."""
 
-    def __init__(self, shape: KvmShape, *, device: str = DEVICE) -> None:
-        """Open it; raises ConfigError that says what KVM, this user or the shape lacks."""
+    def __init__(self, shape: KvmShape, *, device: str = DEVICE, disk: FlaggedMemory | None = None) -> None:
+        """Open it; `disk` is the memory of its disk, of the shape's size, if another than blank memory.
+
+        Raises ConfigError that says what KVM, this user or the shape lacks.
+        """
         self.shape = shape
         self.ram = KvmMemory(shape.ram_bytes)
-        self.disk = KvmMemory(shape.disk_bytes) if shape.disk_bytes else None
+        self.disk = disk if disk is not None or not shape.disk_bytes else FlaggedMemory(shape.disk_bytes)
         state = mmap.mmap(-1, lib.ftvm_kvm_bytes(), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         # from_buffer keeps each buffer alive as long as its pointer is; the maps are exported, not views of them: see
         # _address in ftvm/_native/memory.py.
         self._pointers = [
             ffi.from_buffer("uint8_t[]", pages, require_writable=True)
-            for pages in (state, self.ram.pages, *((self.disk.pages,) if self.disk is not None else ()))
+            for pages in (state, self.ram.pages, *((self.disk.pages, self.disk.flags) if self.disk is not None else ()))
         ]
         self._machine: Any = _open(self._pointers, shape, device)
         self._outputs = ffi.new("uint8_t[]", int(lib.FTVM_KVM_OUTPUT_BYTES))
@@ -259,7 +259,8 @@ def _open(pointers: Sequence[Any], shape: KvmShape, device: str) -> Any:
     config.device = path = ffi.new("char[]", os.fsencode(device))
     config.ram, config.ram_bytes = pointers[1], shape.ram_bytes
     if shape.disk_bytes:
-        config.disk, config.disk_bytes = pointers[2], shape.disk_bytes
+        config.disk, config.disk_flags = pointers[2:4]
+        config.disk_bytes = shape.disk_bytes
     config.devices = shape.devices
     config.mac = list(shape.mac or bytes(6))
     step = ffi.new("enum ftvm_kvm_step *")

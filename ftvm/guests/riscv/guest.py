@@ -14,9 +14,11 @@ from typing import Final
 
 from ftvm.checkpoint import END_CHANNEL, Bitmap, Geometry, GuestPosition, LogKind, LogRecord, RegionShape
 from ftvm.errors import ClosedError, GuestError, LocalProtocolError
+from ftvm.guests.disk.kept import open_disk
 from ftvm.guests.elf import parse_elf
-from ftvm.guests.files import disk_bytes, fill_disk, read_program_file
-from ftvm.guests.riscv.machine import RAM_BASE, EndedBy, FlaggedMemory, Machine, MachineShape, StopReason
+from ftvm.guests.files import read_program_file
+from ftvm.guests.flagged import FlaggedMemory
+from ftvm.guests.riscv.machine import RAM_BASE, EndedBy, Machine, MachineShape, StopReason
 from ftvm.guests.riscv.turn import CLOSED, ENDED, ENTROPY, ENTROPY_BYTES_MAX, INPUT, OUTPUT, Turn
 from ftvm.interfaces import Capability, Clock, OutputSink, Region
 
@@ -31,9 +33,9 @@ class RiscvGuest:
     program                 an ELF executable, or its path; None for a standby, whose memory comes by the first copy
     memory_bytes            size of RAM
     mac                     address of the network card; None for no card
-    disk                    the virtio block device: the path of a raw image, the content itself, or a size in bytes for
-                            a blank one; 0 for no disk. The disk is memory: a file is read once, here, and never
-                            written. A standby needs only the size, and reads no more of a file
+    disk                    the virtio block device: the path of a raw image, which is this guest's alone and is kept at
+                            its last checkpoint, and at its end; or the content itself, or a size in bytes for a blank
+                            one, in memory only; 0 for no disk. A standby's image is overwritten
     entropy                 where the random bytes come from that the program asks for, a function of how many; each
                             draw is an input, logged for replay. None for no entropy device
     command_line            given to the program in the device tree (/chosen, bootargs)
@@ -57,14 +59,22 @@ class RiscvGuest:
         instructions_per_second: int = 100_000_000,
     ) -> None:
         del clock
-        shape = MachineShape(
-            ram_bytes=memory_bytes, mac=mac, disk_bytes=disk_bytes(disk), has_entropy=entropy is not None
-        )
-        self._machine = Machine(shape)
-        if program is not None:
-            image = program if isinstance(program, bytes) else read_program_file(Path(program))
-            self._machine.boot(parse_elf(image, ram_base=RAM_BASE, ram_bytes=memory_bytes), command_line=command_line)
-            fill_disk(disk, self._machine.disk)
+        image = program if isinstance(program, bytes) or program is None else read_program_file(Path(program))
+        loaded = None if image is None else parse_elf(image, ram_base=RAM_BASE, ram_bytes=memory_bytes)
+        size_bytes, self._kept = open_disk(disk, boots=program is not None)
+        try:
+            shape = MachineShape(
+                ram_bytes=memory_bytes, mac=mac, disk_bytes=size_bytes, has_entropy=entropy is not None
+            )
+            self._machine = Machine(shape, self._kept.memory if self._kept is not None else None)
+            if loaded is not None:
+                self._machine.boot(loaded, command_line=command_line)
+        except BaseException:
+            if self._kept is not None:
+                self._kept.close()
+            raise
+        if self._machine.disk is not None and isinstance(disk, bytes) and loaded is not None:
+            self._machine.disk.write(0, disk)
         self._turn = Turn(self._machine, ticks_per_second=instructions_per_second)
         self._entropy = entropy
         self._sink: OutputSink | None = None
@@ -88,7 +98,7 @@ class RiscvGuest:
         ram, disk = self._machine.ram, self._machine.disk
         regions = [Region(name="ram", buffer=ram.buffer, page_count=ram.page_count)]
         if disk is not None:
-            regions.append(Region(name="disk", buffer=disk.buffer, page_count=disk.page_count))
+            regions.append(Region(name="disk", buffer=disk.buffer, page_count=disk.page_count, store=self._kept))
         return tuple(regions)
 
     @property
@@ -175,6 +185,8 @@ class RiscvGuest:
         self._turn.close()
         if threading.current_thread() is not self._thread:
             self._thread.join()
+        if self._kept is not None:
+            self._kept.close()
 
     def deliver(self, channel: str, payload: bytes) -> None:
         """Give it a frame ("net0") or keys ("console"); dropped when too much waits already, or nobody knows the
@@ -184,10 +196,14 @@ class RiscvGuest:
     def collect_dirty(self) -> Bitmap:
         """Get and clear the set of pages written since the last call."""
         self._require_paused("collect_dirty")
-        memories = self._memories()
-        return Bitmap(
-            tuple(memory.page_count for memory in memories), tuple(memory.take_dirty() for memory in memories)
-        )
+        kept, memories = self._kept, self._memories()
+        counts = tuple(memory.page_count for memory in memories)
+        if kept is None:
+            return Bitmap(counts, tuple(memory.take_dirty() for memory in memories))
+        disk_words = kept.take()  # first: if this raises, nothing was taken
+        if (news := kept.news()) is not None:
+            self._attached().warn(news)
+        return Bitmap(counts, (self._machine.ram.take_dirty(), disk_words))
 
     def has_written(self) -> bool:
         """Tell whether a page was written since the last `collect_dirty`; also while the machine runs."""
@@ -233,7 +249,11 @@ class RiscvGuest:
 
     def _main(self) -> None:
         try:
+            kept = self._kept
             while (why := self._turn.go()) != CLOSED:
+                if kept is not None and (lost := kept.why_unreadable()) is not None:
+                    self._failure = lost  # what it did since then is not what it should have done: nothing is said
+                    break
                 if why == ENTROPY:
                     self._draw()
                 else:
@@ -278,6 +298,8 @@ class RiscvGuest:
 
     def _emit(self) -> None:
         """Emit what a run under `run_until` said, its own end too."""
+        if self._kept is not None:
+            self._kept.require_readable()
         for output in self._machine.take_outputs():
             self._attached().emit(output.channel, output.payload, self.position)
         self._tell_end()

@@ -12,17 +12,16 @@ from enum import Enum
 from typing import Any, Final
 
 from ftvm._native import ffi, lib
-from ftvm._native.bitmap import put_flags, take_flags
 from ftvm.errors import ConfigError, GuestError, ImageError, LocalProtocolError
 from ftvm.guests.elf import Program
+from ftvm.guests.flagged import FlaggedMemory
 from ftvm.guests.riscv.fdt import build_fdt, machine_tree
-from ftvm.units import PAGE_BYTES, PageCount, bytes_to_pages
+from ftvm.units import PAGE_BYTES
 
 __all__ = [
     "RAM_BASE",
     "TICKS_PER_MTIME",
     "EndedBy",
-    "FlaggedMemory",
     "Machine",
     "MachineOutput",
     "MachineShape",
@@ -121,44 +120,14 @@ class MachineShape:
         return tuple(slot for slot in range(3) if self.devices >> slot & 1)
 
 
-class FlaggedMemory:
-    """Page-aligned zeroed memory with a flag per page that tells whether it was written."""
-
-    def __init__(self, size_bytes: int) -> None:
-        self.page_count: PageCount = bytes_to_pages(size_bytes)
-        self.pages = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self.buffer = memoryview(self.pages)
-        self.flags = bytearray(self.page_count)
-        self._clean = bytes(self.page_count)
-
-    def write(self, offset: int, content: bytes | memoryview) -> None:
-        """Write from outside, marking the pages; decoded code is the caller's business."""
-        if not content:
-            return
-        self.buffer[offset : offset + len(content)] = content
-        first, last = offset // PAGE_BYTES, (offset + len(content) - 1) // PAGE_BYTES
-        self.flags[first : last + 1] = b"\1" * (last + 1 - first)
-
-    def is_dirty(self) -> bool:
-        """Tell whether a page was written since the last `take_dirty`; also while the machine runs."""
-        return self.flags != self._clean
-
-    def take_dirty(self) -> bytearray:
-        """Return the set of pages written since the last call, as Bitmap words, and clear it."""
-        return take_flags(self.flags)
-
-    def put_dirty(self, words: bytearray) -> None:
-        """Add a set of pages to those written; the caller flushes decoded code."""
-        put_flags(words, self.flags)
-
-
 class Machine:
     """One machine, in reset and with blank memory. Not safe for several threads, but for `stop`."""
 
-    def __init__(self, shape: MachineShape) -> None:
+    def __init__(self, shape: MachineShape, disk: FlaggedMemory | None = None) -> None:
+        """Make it; `disk` is the memory of its disk, of the shape's size, if another than blank memory."""
         self.shape = shape
         self.ram = FlaggedMemory(shape.ram_bytes)
-        self.disk = FlaggedMemory(shape.disk_bytes) if shape.disk_bytes else None
+        self.disk = disk if disk is not None or not shape.disk_bytes else FlaggedMemory(shape.disk_bytes)
         self._state = mmap.mmap(-1, lib.ftvm_riscv_bytes(shape.ram_bytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self.kept: dict[str, Any] = {}  # alive as long as the machine: what else the C core was given to write to
         self._machine = self._init()

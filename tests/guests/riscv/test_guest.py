@@ -1,5 +1,7 @@
 """The machine as a guest: what `Guest` promises, with real programs and the real clock; nothing here measures time."""
 
+import os
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -8,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from ftvm.checkpoint import GuestPosition, LogKind, LogRecord
-from ftvm.errors import ClosedError, ConfigError, GuestError, ImageError, LocalProtocolError
+from ftvm.errors import ClosedError, ConfigError, GuestError, ImageError, LocalProtocolError, StateUnreadable
+from ftvm.guests.disk.kept import KeptDisk
 from ftvm.guests.riscv import RiscvGuest
 from ftvm.interfaces import Capability, Guest
 from ftvm.units import Nanos
@@ -107,6 +110,10 @@ def stable() -> Iterator[Stable]:
 def wait_for_failure(guest: RiscvGuest, sink: Sink) -> str:
     """Wait for the end of a program whose last word is an output."""
     sink.wait_for(1)
+    return wait_for_end(guest)
+
+
+def wait_for_end(guest: RiscvGuest) -> str:
     for _ in range(PATIENCE_S * 100):
         if (failure := guest.failure()) is not None:
             return failure
@@ -320,23 +327,87 @@ def test_a_disk_is_memory_too_and_goes_along(stable: Stable) -> None:
     assert second.failure() == "the program ended with code 0"
 
 
-def test_a_disk_is_read_from_a_file_and_the_file_never_written(stable: Stable, tmp_path: Path) -> None:
-    image = tmp_path / "disk.img"
-    image.write_bytes(b"ftvm" + bytes((1 << 16) - 4))
-    before = image.read_bytes()
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    (tmp_path / "disk.img").write_bytes(bytes(1 << 16))
+    return tmp_path / "disk.img"
 
+
+def test_a_disk_with_an_image_is_there_again_the_next_time(stable: Stable, image: Path) -> None:
+    first, first_sink = stable.shipped("journal", disk=image, command_line="records=20")
+    first.resume()
+    wait_for_failure(first, first_sink)
+    before = image.read_bytes()
+    first.close()
+
+    second, second_sink = stable.shipped("journal", disk=image, command_line="records=20")
+    second.resume()
+    wait_for_failure(second, second_sink)
+
+    assert before == bytes(1 << 16)
+    assert b"read back 40 records, all as written" in second_sink.console()
+
+
+def test_a_disks_image_is_at_the_last_checkpoint(stable: Stable, image: Path) -> None:
     guest, sink = stable.shipped("journal", disk=image, command_line="records=20")
-    loaded = bytes(guest.memory[1].buffer)
     guest.resume()
     wait_for_failure(guest, sink)
+    guest.pause()
+    disk, store = guest.memory[1].buffer, guest.memory[1].store
 
-    assert loaded == before
-    assert bytes(guest.memory[1].buffer) != before
-    assert image.read_bytes() == before
+    dirty = guest.collect_dirty()
+
+    assert isinstance(store, KeptDisk)
+    store.image.sync()
+    assert image.read_bytes() == bytes(disk)
+    assert dirty.words[1] != bytes(8)
 
 
-def test_a_standby_takes_no_more_of_a_disks_file_than_its_size(stable: Stable, tmp_path: Path) -> None:
-    image = tmp_path / "disk.img"
+def test_a_machine_does_the_same_with_an_image_and_without(stable: Stable, image: Path) -> None:
+    content = random.Random(7).randbytes(1 << 16)
+    image.write_bytes(content)
+    states = []
+
+    for disk in (content, image):
+        guest, _ = stable.shipped("journal", disk=disk, command_line="records=20", entropy=None)
+        guest.run_until(GuestPosition(20_000, 0))
+        states.append((guest.save_devices(), *(bytes(region.buffer) for region in guest.memory)))
+        guest.collect_dirty()
+        guest.run_until(GuestPosition(60_000, 0))
+        states[-1] += (guest.save_devices(), *(bytes(region.buffer) for region in guest.memory))
+
+    assert states[0] == states[1]
+
+
+def test_an_image_that_cannot_be_read_ends_the_guest_and_it_says_nothing_more(stable: Stable, image: Path) -> None:
+    guest, sink = stable.shipped("journal", disk=image, command_line="records=20")
+    os.truncate(image, 0)
+
+    guest.resume()
+    failure = wait_for_end(guest)
+    guest.pause()
+
+    assert failure == f"the disk {image} cannot be read: 1 of its pages failed"
+    assert b"read back" not in sink.console()
+    with pytest.raises(StateUnreadable):
+        guest.collect_dirty()
+
+
+def test_an_image_is_one_guests_alone(stable: Stable, image: Path) -> None:
+    stable(chatter(), disk=image)
+
+    with pytest.raises(ConfigError, match="is in use: each host of a guest needs its own image"):
+        stable(chatter(), disk=image)
+
+
+def test_a_guest_that_cannot_be_made_lets_go_of_its_image(stable: Stable, image: Path) -> None:
+    with pytest.raises(ImageError):
+        stable(chatter(), disk=image, memory_bytes=4096)
+
+    stable(chatter(), disk=image)
+
+
+def test_a_standbys_disk_is_blank_and_its_image_as_it_was(stable: Stable, image: Path) -> None:
     image.write_bytes(b"x" * (1 << 16))
 
     standby, _ = stable(None, disk=str(image))
@@ -344,6 +415,8 @@ def test_a_standby_takes_no_more_of_a_disks_file_than_its_size(stable: Stable, t
 
     assert not any(standby.memory[1].buffer)
     assert standby.geometry == active.geometry
+    standby.close()
+    assert image.read_bytes() == b"x" * (1 << 16)
 
 
 def test_random_bytes_are_drawn_from_where_they_are_said_to_come_from(stable: Stable) -> None:
