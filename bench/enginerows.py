@@ -15,6 +15,7 @@ from figures import rank
 UNITS = {"instructions": "M/cpu s", "requests": "1/s", "lines": "1/s"}
 SHARED_ZEROMQ_US = 145.0
 """The ZeroMQ round trip of the machine for which the design names absolute rates."""
+FAR_US = 3000.0
 MIB = float(1 << 20)
 DESIGN = "what the design allows"
 
@@ -137,6 +138,20 @@ def _delays(result: Result, window: Window, bare: Bare) -> list[Row]:
     return [
         beside_peer(f"{result.title}: output delay p50", window.delay_us_p50, "us", peer, peer_us, p50),
         beside_peer(f"{result.title}: output delay p99", window.delay_us_p99, "us", peer, peer_us, p99),
+        *_far_delays(result, window),
+    ]
+
+
+def _far_delays(result: Result, window: Window) -> list[Row]:
+    """Return what outputs waited beside a standby that is far away, whose round trip no engine can beat."""
+    if result.link.delay_ms == 0 or not result.load.has_clients:
+        return []
+    allowed_us, peer = 2000 * result.link.delay_ms + FAR_US, "the round trip of the link and 3 ms"
+    goal = "<= 1.0" if result.case.engine in ("kemari", "hybrid") else None
+    found = {"p50": window.delay_us_p50, "p99": window.delay_us_p99}
+    return [
+        beside_peer(f"{result.title}: output delay {rank}, far away", value, "us", peer, allowed_us, goal)
+        for rank, value in found.items()
     ]
 
 

@@ -69,7 +69,7 @@ FAR = Link(name="40 ms", delay_ms=40)
 THIN = Link(name="4 ms, 5 MB/s", delay_ms=4, rate=5_000_000)
 """One way each; 4 ms is some 350 km of fibre, switches and all. A thin link shows back-pressure."""
 
-SCENES = [*((load, DIRECT) for load in LOADS), (KV, NEAR), (KV, FAR), (DIRTY[1], THIN)]
+SCENES = [*((load, DIRECT) for load in LOADS), (KV, NEAR), (KV, FAR), (KV, THIN), (DIRTY[1], THIN)]
 SCENES_QUICK = [(KV, DIRECT), (KV_ALONE, DIRECT), (DIRTY[0], DIRECT)]
 
 CASES = [EngineCase(name=name, engine=name) for name in ENGINES]

@@ -327,11 +327,9 @@ class Arbiter(Protocol):
 
     def submit(self, request: Request) -> None:
         """Start a request. Raises LocalProtocolError if one is outstanding."""
-        ...
 
     def poll(self) -> Answer | None:
         """Return the answer if it has come; the next request may then be submitted."""
-        ...
 
 
 # --- the transport --------------------------------------------------------------------------------
@@ -452,6 +450,7 @@ class EngineView:
     epoch_ns          how long the last epoch was that was cut, and `dirty_pages` how much it dirtied
     pause_ns          how long the guest stood still for the last cut
     commit_ns         from a cut to its acknowledgement, smoothed; 0 while none came
+    round_trip_ns     from a heartbeat to its answer, smoothed; 0 while none came
     """
 
     last_cut_at: Nanos
@@ -464,6 +463,7 @@ class EngineView:
     dirty_pages: int = 0
     pause_ns: int = 0
     commit_ns: int = 0
+    round_trip_ns: int = 0
 
 
 class Engine(Protocol):

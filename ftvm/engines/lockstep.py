@@ -8,7 +8,7 @@ practical system for fault-tolerant virtual machines, 2010, section 2.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from ftvm.checkpoint import Watermarks
 from ftvm.engines.interval import check_interval
@@ -17,10 +17,14 @@ from ftvm.units import Nanos, seconds_to_nanos
 
 __all__ = ["Lockstep"]
 
+ROUND_TRIP_NS_MAX: Final = 1_000_000_000
+"""Where heartbeats take longer, the guest waits: marks that the peer alone spaces would bound nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lockstep:
-    """Set a mark every `interval` seconds. The guest waits when the backup is two marks behind: that bounds its lag."""
+    """Set a mark every `interval` seconds, or further apart where the backup is so far away that the last mark's answer
+    could not come before the next one. The guest waits when the backup is two marks behind: that bounds its lag."""
 
     interval: float = 0.1
     name: ClassVar[str] = "lockstep"
@@ -34,8 +38,9 @@ class Lockstep:
         check_interval(self.name, self.interval)
 
     def next_cut(self, view: EngineView) -> Nanos:
-        """Return the last mark's time plus the interval."""
-        return Nanos(view.last_cut_at + seconds_to_nanos(self.interval))
+        """Return the last mark's time plus the interval, or what a round trip asks for."""
+        round_trip_ns = min(view.round_trip_ns, ROUND_TRIP_NS_MAX)
+        return Nanos(view.last_cut_at + max(seconds_to_nanos(self.interval), round_trip_ns * 5 // 4))
 
     def output_needs(self, *, epoch: int, log_index: int) -> Watermarks:
         """Return the log up to the output's own record."""

@@ -13,7 +13,7 @@ from typing import Final
 
 from ftvm.checkpoint import NOTHING_SAFE, Checkpoint, LogRecord, Output, PageBatch, Watermarks
 from ftvm.config import Limits
-from ftvm.encode.messages import Ack, Copy, EpochPart, Log, Sequenced, SessionId
+from ftvm.encode.messages import Ack, Copy, EpochPart, Log, Ping, Sequenced, SessionId
 from ftvm.encode.versions import FLAT_SINCE
 from ftvm.errors import BadFrame, DigestMismatch, InternalError
 from ftvm.interfaces import Engine, Record
@@ -33,9 +33,12 @@ __all__ = [
     "session_after",
 ]
 
-_COMMITS_SMOOTHED: Final = 8
+_SMOOTHED: Final = 8
 """The weight of a new commit time is one part in this many: a single late acknowledgement must not move the cuts
-much."""
+much. The same for a new round trip."""
+
+_PINGS_KEPT: Final = 64
+"""Heartbeats that wait for their answers: three seconds' worth."""
 
 
 def batches_of(messages: list[Sequenced]) -> tuple[PageBatch, ...]:
@@ -91,7 +94,8 @@ class Contact(Enum):
 @dataclass(slots=True)
 class Session:
     """Mutable. `shipped_next` is the first output number that no epoch of this session carries yet; `commit_ns` the
-    time from a cut to its acknowledgement, smoothed, 0 while none came.
+    time from a cut to its acknowledgement, smoothed, 0 while none came; `round_trip_ns` that from a heartbeat to its
+    answer.
 
     engines      those that the standby knows, by name
     has_left     whether the other side said goodbye: it will take nothing over
@@ -117,6 +121,8 @@ class Session:
     has_left: bool = False
     opened_at: Nanos = Nanos(0)
     ping_number: int = 0
+    round_trip_ns: int = 0
+    _pings: deque[tuple[int, Nanos]] = field(default_factory=lambda: deque(maxlen=_PINGS_KEPT), repr=False)
     in_flight: deque[InFlight] = field(default_factory=deque)
     digests_compared: int = 0
     commit_ns: int = 0
@@ -196,6 +202,20 @@ class Session:
         elif self.is_followed:
             self.rest_epoch = checkpoint.epoch
 
+    def ping(self, now: Nanos) -> Ping:
+        """Return the next heartbeat, which is sent now."""
+        self.ping_number += 1
+        self._pings.append((self.ping_number, now))
+        return Ping(number=self.ping_number)
+
+    def take_pong(self, number: int, now: Nanos) -> None:
+        """Note how long the answer to a heartbeat took; that of one that was answered before says nothing."""
+        while self._pings and self._pings[0][0] <= number:
+            known, pinged_at = self._pings.popleft()
+            if known == number:
+                taken_ns = now - pinged_at
+                self.round_trip_ns += (taken_ns - self.round_trip_ns) // (_SMOOTHED if self.round_trip_ns else 1)
+
     @property
     def owes_since(self) -> Nanos:
         """Since when the standby has owed an answer, a receipt or a commit without any progress; NEVER if it does
@@ -233,7 +253,7 @@ class Session:
                 raise DigestMismatch(f"epoch {ack.epoch}: memory digest is {here} here, {there} there")
             self.digests_compared += 1
             taken_ns = now - sent.cut_at
-            self.commit_ns += (taken_ns - self.commit_ns) // (_COMMITS_SMOOTHED if self.commit_ns else 1)
+            self.commit_ns += (taken_ns - self.commit_ns) // (_SMOOTHED if self.commit_ns else 1)
         self.acked = Watermarks(
             max(ack.epoch, acked.epoch),
             max(ack.log_index, acked.log_index),  # rule: log_acknowledged_as_it_came

@@ -251,6 +251,7 @@ def views() -> st.SearchStrategy[EngineView]:
         dirty_pages=st.integers(0, 1 << 20),
         pause_ns=_spans,
         commit_ns=_spans,
+        round_trip_ns=_spans,
     )
 
 

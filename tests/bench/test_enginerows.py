@@ -68,7 +68,18 @@ def test_the_goals_are_where_the_design_has_them() -> None:
     assert goals(result(CROWD, HYBRID))["throughput"] == ">= 0.6"
     assert "output delay p50" not in goals(result(CROWD, HYBRID))
     assert goals(result(CONSOLE, KEMARI))["checkpoints"] == ">= 1.0"
-    assert goals(result(CROWD, HYBRID, Link(name="4 ms", delay_ms=4))) == {}
+    assert goals(result(CROWD, HYBRID, Link(name="4 ms", delay_ms=4))) == {
+        "output delay p50, far away": "<= 1.0",
+        "output delay p99, far away": "<= 1.0",
+    }
+
+
+def test_far_away_an_output_may_wait_for_the_round_trip_and_three_milliseconds() -> None:
+    far = rows_of(result(CROWD, KEMARI, Link(name="40 ms", delay_ms=40)), BARE)
+
+    (row,) = [row for row in far if row.name.endswith("output delay p50, far away")]
+    assert row.peer_value == 83_000
+    assert not [row for row in rows_of(result(CROWD, KEMARI), BARE) if "far away" in row.name]
 
 
 def test_an_ftvm_of_before_stands_beside_each_figure_that_it_has_too() -> None:

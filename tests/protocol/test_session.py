@@ -130,3 +130,35 @@ def test_who_never_answers_makes_no_progress() -> None:
     session = make_session()
 
     assert session.owes_since == session.opened_at
+
+
+def test_the_answer_to_a_heartbeat_tells_how_far_the_standby_is_away_also_behind_later_heartbeats() -> None:
+    session = make_session()
+    first, second = session.ping(Nanos(0)), session.ping(Nanos(50 * MS))
+
+    session.take_pong(first.number, Nanos(80 * MS))
+    session.take_pong(second.number, Nanos(138 * MS))
+
+    assert (first.number, second.number) == (1, 2)
+    assert session.round_trip_ns == 81 * MS
+
+
+def test_only_the_first_answer_to_a_heartbeat_counts_and_none_to_one_that_was_not_sent() -> None:
+    session = make_session()
+    session.ping(Nanos(0))
+    session.take_pong(1, Nanos(8 * MS))
+
+    session.take_pong(1, Nanos(900 * MS))
+    session.take_pong(7, Nanos(900 * MS))
+
+    assert session.round_trip_ns == 8 * MS
+
+
+def test_heartbeats_that_nobody_answers_are_not_kept_without_end() -> None:
+    session = make_session()
+    for beat in range(1_000):
+        session.ping(Nanos(beat * MS))
+
+    session.take_pong(1, Nanos(1_000 * MS))
+
+    assert session.round_trip_ns == 0

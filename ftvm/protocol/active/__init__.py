@@ -72,6 +72,8 @@ def take_message(active: ActiveState, report: Received, now: Nanos) -> None:
     try:
         if isinstance(message, Ack):
             shipping.take_ack(active, session, message, now)
+        elif isinstance(message, Pong):
+            session.take_pong(message.number, now)
         elif isinstance(message, Prepared):
             handover.take_prepared(active, message, now)
         elif isinstance(message, Leave):
@@ -188,8 +190,7 @@ def _beat(active: ActiveState, now: Nanos) -> None:
     active.releases.tell()
     session = active.session
     if session is not None and session.contact is not Contact.LOST and active.link not in ENDING:
-        session.ping_number += 1
-        active.core.send(session.peer, Lane.CONTROL, Ping(number=session.ping_number), session.id)
+        active.core.send(session.peer, Lane.CONTROL, session.ping(now), session.id)
 
 
 def _due(active: ActiveState) -> tuple[Nanos, ...]:

@@ -251,5 +251,6 @@ def next_cut(active: ActiveState) -> Nanos:
             dirty_pages=schedule.dirty_pages,
             pause_ns=schedule.pause_ns,
             commit_ns=session.commit_ns,
+            round_trip_ns=session.round_trip_ns,
         )
     )
