@@ -152,10 +152,9 @@ def run_host(plan: HostPlan, guest: TimedGuest) -> None:
             while (taken := standby.wait(LINE_SECONDS)) is None:
                 teller.tell(standby.status())
             taken.status()  # answered between two steps of the loop: behind the one that set the guest going
-            if (took_over := teller.took_over) is not None:
-                now = time.monotonic_ns()
-                takeover_ns = took_over.arbiter_ns + now - took_over.at
-                say({"takeover_ns": takeover_ns, "detection_ns": took_over.detection_ns, "running_at": now})
+            if (took_over := teller.took_over) is not None and (ran_at := guest.ran_at) is not None:
+                takeover_ns = took_over.arbiter_ns + ran_at - took_over.at
+                say({"takeover_ns": takeover_ns, "detection_ns": took_over.detection_ns, "running_at": ran_at})
             work(taken, teller)
 
 

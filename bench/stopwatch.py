@@ -60,11 +60,17 @@ class TimedSink:
 
 
 class TimedGuest(ftvm.RiscvGuest):
-    """The built-in machine whose outputs are timed."""
+    """The built-in machine whose outputs are timed. `ran_at` is when it first ran here, None before."""
 
     def __init__(self, program: bytes | None, **options: Any) -> None:
         self.watch = Stopwatch()
+        self.ran_at: int | None = None
         super().__init__(program, **options)
+
+    def resume(self) -> None:
+        super().resume()
+        if self.ran_at is None:
+            self.ran_at = monotonic_ns()
 
     def attach(self, sink: ftvm.OutputSink) -> None:
         super().attach(TimedSink(sink, self.watch))

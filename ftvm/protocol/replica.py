@@ -347,9 +347,10 @@ class Replica:
         if event is RoleEvent.SWITCHED_HERE and isinstance(self._role_state, StandbyState):
             joining.resume(state, self._role_state.offer, committed, now)
         self._take_role(state)
-        shipping.take_emitted(state, reports.Emitted(outputs=[(output, 0) for output in kept]), now)
         log = () if is_following else tuple(committed.log)  # rule: log_replayed
+        # Before the outputs: a thousand of them take the world as long as all else that the guest would wait for.
         self._core.do(RunGuest(committed.output_next, committed.log_index + 1, log, engine))
+        shipping.take_emitted(state, reports.Emitted(outputs=[(output, 0) for output in kept]), now)
         state.announcer.begin(now)
 
     def _stand_by_again(self, before: ActiveState, now: Nanos) -> None:
