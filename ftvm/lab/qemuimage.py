@@ -20,7 +20,7 @@ import xxhash
 
 from ftvm.errors import ConfigError
 
-__all__ = ["QemuImage", "find_kernel", "make_image"]
+__all__ = ["QemuImage", "find_kernel", "make_image", "ramdisk_of"]
 
 BOOT: Final = Path("/boot")
 MODULES: Final = Path("/lib/modules")
@@ -95,7 +95,7 @@ def make_image(folder: Path | None = None) -> QemuImage:
     place = folder or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "ftvm"
     ramdisk = place / f"qemu-guest-{digest.hexdigest()[:16]}.gz"
     if not ramdisk.exists():
-        _publish(ramdisk, gzip.compress(b"".join(_archive(files)), compresslevel=1, mtime=0))
+        _publish(ramdisk, ramdisk_of(files))
     return QemuImage(kernel=kernel, ramdisk=ramdisk)
 
 
@@ -118,6 +118,11 @@ def _publish(path: Path, content: bytes) -> None:
         aside.replace(path)
     except OSError as wrong:
         raise ConfigError(f"the guest's ramdisk cannot be kept at {path}: {wrong.strerror}") from wrong
+
+
+def ramdisk_of(files: dict[str, bytes]) -> bytes:
+    """Return a compressed ramdisk with these files; all may be executed. Two, one behind the other, are one again."""
+    return gzip.compress(b"".join(_archive(files)), compresslevel=1, mtime=0)
 
 
 def _archive(files: dict[str, bytes]) -> Iterator[bytes]:
