@@ -11,8 +11,8 @@ from ftvm.protocol.active import PROGRESS_PATIENCE
 from ftvm.protocol.active.link import LinkState
 from ftvm.protocol.core import Role
 
-from .harness import Pair, make_settings
-from .situations import PRIMARY_LIMIT_MS, begin_switchover, envelope, switching
+from ..harness import Pair, make_settings
+from ..situations import PRIMARY_LIMIT_MS, begin_switchover, envelope, switching
 
 
 def halting() -> Pair:

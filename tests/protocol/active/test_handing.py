@@ -16,8 +16,8 @@ from ftvm.protocol.session import HANDING_LIMITS
 from ftvm.protocol.standby.standby_state import ClaimState
 from ftvm.units import Nanos
 
-from .harness import MS, Pair
-from .situations import (
+from ..harness import MS, Pair
+from ..situations import (
     BACKUP_LIMIT_MS,
     PRIMARY_LIMIT_MS,
     SWITCHOVER_LIMIT,

@@ -17,8 +17,8 @@ from ftvm.protocol.reports import PeerGone
 from ftvm.protocol.standby.standby_state import ClaimState
 from ftvm.protocol.stop import StopKind
 
-from .harness import MS, Pair
-from .situations import (
+from ..harness import MS, Pair
+from ..situations import (
     BACKUP_LIMIT_MS,
     acknowledge_one_epoch,
     claiming,

@@ -19,7 +19,7 @@ from ftvm.protocol.reports import CutTaken, Emitted, NothingToCut
 from ftvm.protocol.timers import AT_ONCE
 from ftvm.units import Nanos
 
-from .harness import Pair, lone_active, make_batch, make_settings
+from ..harness import Pair, lone_active, make_batch, make_settings
 
 
 def ask_to_join(pair: Pair, joiner: str, *, staging_bytes: int | None = None) -> list[Refuse]:

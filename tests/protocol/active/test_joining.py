@@ -15,8 +15,8 @@ from ftvm.protocol.core import Role
 from ftvm.protocol.empty import UNANSWERED_NS
 from ftvm.units import PageCount
 
-from .harness import MS, Pair, make_settings
-from .situations import envelope
+from ..harness import MS, Pair, make_settings
+from ..situations import envelope
 
 # --- starting --------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from ftvm.errors import BadFrame, LimitExceeded
 from ftvm.protocol.standby.commit import Staging
 from ftvm.testing.strategies import batches, checkpoints
 
-from .harness import make_batch
+from ..harness import make_batch
 
 
 def part(number: int, *, epoch: int = 5, batch: PageBatch | None = None, end: Checkpoint | None = None) -> EpochPart:

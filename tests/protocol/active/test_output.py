@@ -17,7 +17,7 @@ from ftvm.protocol.effects import Release
 from ftvm.testing.strategies import watermarks
 from ftvm.units import Nanos
 
-from .harness import lone_active
+from ..harness import lone_active
 
 NOW = Nanos(77)
 NOBODY = (None, "y", "z")

@@ -10,8 +10,8 @@ from ftvm.protocol.core import Role
 from ftvm.protocol.standby.standby_state import ClaimState
 from ftvm.protocol.stop import StopKind
 
-from .harness import Pair
-from .situations import BACKUP_LIMIT_MS, PRIMARY_LIMIT_MS, begin_switchover, live_on, switching
+from ..harness import Pair
+from ..situations import BACKUP_LIMIT_MS, PRIMARY_LIMIT_MS, begin_switchover, live_on, switching
 
 
 def test_the_guest_stands_still_until_the_proposal_is_resolved_however_long() -> None:
