@@ -7,7 +7,8 @@ is in both ranges. A host of version 1 makes no offer: it speaks that one alone.
     1        v0.1.0   the first one; it refuses a list that is longer than it expects
     2        0.2.0    a list in a header may be longer than its reader expects: what stands behind is ignored. Small
                       acknowledgements, logs and epochs are one frame (flat.py), and the last batch of an epoch
-                      travels with its end.
+                      travels with its end. A log may also come under an engine that does not need it: for a
+                      standby that records.
                       Not released: what it means may still change until it is tagged.
 
 Frozen for ever, so that any two releases can at least tell each other why they do not work together: the form of JOIN,
@@ -41,6 +42,7 @@ __all__ = [
     "FIRST",
     "FLAT_SINCE",
     "FROZEN_FORM",
+    "NOTED_LOG_SINCE",
     "OPTIONAL_SINCE",
     "SPOKEN",
     "VERSION_MAX",
@@ -64,6 +66,9 @@ OPTIONAL_SINCE: Final = 2
 FLAT_SINCE: Final = 2
 """The first version in which small acknowledgements, logs and epochs go in one frame (flat.py), and in which the last
 batch of an epoch travels with its end."""
+
+NOTED_LOG_SINCE: Final = 2
+"""The first version whose standbys keep, and do not replay, a log under an engine that does not need it."""
 
 VERSION_MAX: Final = 1 << 16
 

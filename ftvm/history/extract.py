@@ -1,15 +1,16 @@
 """A stretch of a history of the built-in machine as a recording: what the time machine, gdb and the picture go through.
 
-Any instruction can be reached where the inputs' log was kept: of a guest recorded alone, and of one under an engine
-that ships the log (hybrid, lockstep). Under the others only whole epochs can be restored.
+Any instruction can be reached where the inputs' log was kept: of a guest recorded alone, of one under an engine that
+ships the log (hybrid, lockstep), and under the others if both hosts record. Else only whole epochs can be restored.
 """
 
 import mmap
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from ftvm.checkpoint import Geometry, LogKind
+from ftvm.checkpoint import Geometry, LogKind, LogRecord
 from ftvm.errors import ConfigError, HistoryError
 from ftvm.guests.datagram import mac_bytes
 from ftvm.guests.riscv.machine import MachineShape
@@ -19,9 +20,8 @@ from ftvm.store.entry import Entry
 from ftvm.store.store import Store
 from ftvm.units import PAGE_BYTES, pages_to_bytes
 
-__all__ = ["extract_recording", "shape_of"]
+__all__ = ["extract_recording", "follows", "inputs_between", "shape_of"]
 
-_LOGGED: Final = frozenset({"alone", "hybrid", "lockstep"})
 _SHAPE: Final = re.compile(r"riscv/[12] ram=(\d+)KiB net=(\S+) disk=(\d+)KiB entropy=(yes|no)")
 
 
@@ -54,10 +54,9 @@ def extract_recording(store: Store, stream: int, first: int, last: int, progress
     memory = mmap.mmap(-1, pages_to_bytes(store.page_count))
     start = RestoredMemory(store, stream, [memoryview(memory)]).go_to(first, progress)
     end = entries[-1].position
-    _check_log(start, entries)
     if end is None:
         raise ConfigError(f"epoch {last} does not say where the guest was")
-    inputs = [record for entry in entries for record in entry.log if record.kind is not LogKind.OUTPUT]
+    inputs = [record for record in inputs_between(start, entries) if record.kind is not LogKind.OUTPUT]
     blank = bytes(PAGE_BYTES)
     contents = ((page, memory[pages_to_bytes(page) : pages_to_bytes(page + 1)]) for page in range(store.page_count))
     return Recording(
@@ -69,15 +68,27 @@ def extract_recording(store: Store, stream: int, first: int, last: int, progress
     )
 
 
-def _check_log(start: Entry, entries: list[Entry]) -> None:
-    """Raise ConfigError unless the log of all inputs from `start` on is there."""
+def inputs_between(before: Entry, entries: Sequence[Entry]) -> tuple[LogRecord, ...]:
+    """Return the log from the state of `before` to that of the last entry. Raises HistoryError if some is missing."""
     for entry in entries:
-        if entry.engine not in _LOGGED:
-            raise ConfigError(
-                f"epoch {entry.epoch} was recorded under {entry.engine}, which keeps no log of inputs: only its whole "
-                "state can be restored. Record under hybrid or lockstep, or alone"
+        if not follows(before, entry):
+            raise HistoryError(
+                f"the inputs of epoch {entry.epoch} are not in the history, only whole epochs: begin at a later epoch; "
+                f"or record under hybrid or lockstep, or, under {entry.engine}, with a history on both hosts"
             )
-    count = sum(len(entry.log) for entry in entries)
-    if count != entries[-1].log_index - start.log_index:
-        wanted = entries[-1].log_index - start.log_index
-        raise HistoryError(f"{wanted} inputs came in this stretch, and {count} of them were kept")
+        before = entry
+    return tuple(record for entry in entries for record in entry.log)
+
+
+def follows(before: Entry, entry: Entry) -> bool:
+    """Tell whether an entry has the log of all that came since the one before, as far as can be told.
+
+    Each output has a record in the log, and so has each time that the guest waited.
+    """
+    if entry.log_index != before.log_index + len(entry.log):
+        return False
+    if entry.log:
+        return entry.log[0].index == before.log_index + 1
+    here, there = before.position, entry.position
+    has_waited = here is not None and there is not None and here.idled != there.idled
+    return entry.output_next == before.output_next and not has_waited

@@ -1,16 +1,18 @@
 """A stretch of what a standby recorded, as a time machine takes it: an epoch to begin with, and the inputs since.
 
 Each epoch that is restored is checked against its digest. From there on the machine executes again, so the inputs must
-have been shipped, as hybrid and lockstep do; and the guest must be a built-in machine.
+have been shipped, as hybrid and lockstep do, and the others where both hosts record; and the guest must be a built-in
+machine.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import cast
 
 from ftvm.checkpoint import Bitmap, Geometry, GuestPosition, LogRecord, RegionShape
 from ftvm.errors import ConfigError, HistoryError
 from ftvm.guests.riscv.machine import Machine
-from ftvm.history.extract import shape_of
+from ftvm.history.extract import follows, inputs_between, shape_of
 from ftvm.history.history import Epoch, History
 from ftvm.history.restore import Progress
 from ftvm.interfaces import Guest, Region
@@ -52,7 +54,7 @@ class StoredPast:
         if first is None:
             before, entries = _unbroken(before, entries)
             self.first = before.epoch
-        self.inputs: Sequence[LogRecord] = _inputs_of(before, entries)
+        self.inputs: Sequence[LogRecord] = inputs_between(before, entries)
         self.end = _position_of(entries[-1])
         self.digest = entries[-1].memory_digest
 
@@ -108,32 +110,13 @@ def _epochs_of(history: History, stream: int | None) -> list[Epoch]:
 
 def _unbroken(before: Entry, entries: list[Entry]) -> tuple[Entry, list[Entry]]:
     """Leave out what lies before the last missing input."""
-    start, index = 0, before.log_index
-    for number, entry in enumerate(entries):
-        if not _follows(index, entry):
-            start = number + 1
-        index = entry.log_index
-    if start == len(entries):
+    start = 0
+    for number, (one, next_one) in enumerate(pairwise((before, *entries)), 1):
+        if not follows(one, next_one):
+            start = number
+    if start and not any(entry.log for entry in entries[start:]):
         return before, entries  # who asks will be told what is missing
     return (entries[start - 1], entries[start:]) if start else (before, entries)
-
-
-def _follows(index: int, entry: Entry) -> bool:
-    return entry.log_index == index + len(entry.log) and (not entry.log or entry.log[0].index == index + 1)
-
-
-def _inputs_of(before: Entry, entries: Sequence[Entry]) -> tuple[LogRecord, ...]:
-    index = before.log_index
-    for entry in entries:
-        if not _follows(index, entry):
-            raise HistoryError(
-                f"the inputs of epoch {entry.epoch} are not in the history: to execute it again, record under the "
-                "hybrid or lockstep engine, and begin at a later epoch"
-            )
-        index = entry.log_index
-    if not index:
-        raise HistoryError(f"under {entries[-1].engine} no inputs are shipped: record under hybrid or lockstep")
-    return tuple(record for entry in entries for record in entry.log)
 
 
 def _position_of(entry: Entry) -> GuestPosition:

@@ -96,7 +96,8 @@ class Settings:
     creates       whether START may create a record that does not exist
     halts_alone   whether the guest stands still when its standby is lost, until there is a new one
     ends_diverged whether a backup whose guest came to another state than the primary's ends, or joins afresh
-    is_observed   whether somebody looks on as this host commits, as its backup
+    is_observed   whether somebody looks on as this host commits, as its backup. As the active it then ships the log of
+                  inputs under each engine: its standby is taken to be set like it
     versions      of the wire that this host offers to speak
     images        the names of what this host keeps the guest's disks in
     lineage       of the disks' content once the guest boots from it here

@@ -109,7 +109,7 @@ class Driver:
         self._replica = Replica(settings, self._stored, fresh_id=fresh_id, starts=starts, now=clock.now(), place=place)
         self.expects = self._replica.expects
         self._is_asking = False
-        self._runner = GuestRunner(guest, self._sink, self._memory)
+        self._runner = GuestRunner(guest, self._sink, self._memory, logs_always=settings.is_observed)
         self._capturer = Capturer(
             self._runner, guest, memory, self._sink, settings.limits, clock, self._replica.must_stand_still
         )

@@ -48,7 +48,10 @@ class GuestRunner:
     follower      leads the guest along the log; None where it does not follow
     """
 
-    def __init__(self, guest: Guest, sink: NumberingSink, memory: CommittedMemory) -> None:
+    def __init__(
+        self, guest: Guest, sink: NumberingSink, memory: CommittedMemory, *, logs_always: bool = False
+    ) -> None:
+        """`logs_always`: the guest's inputs are logged under each engine, not only where outputs need that."""
         self.is_running = False
         self.stops_itself = False
         self._asks_idle = False
@@ -57,6 +60,7 @@ class GuestRunner:
         self._guest = guest
         self._sink = sink
         self._memory = memory
+        self._logs_always = logs_always and Capability.REPLAY in guest.can
         self._can_stop = Capability.EXACT_OUTPUT_STOP in guest.can
         self._tells_idle = Capability.TELLS_IDLE in guest.can
         self.follower: Follower | None = None
@@ -88,7 +92,7 @@ class GuestRunner:
     def use(self, engine: Engine) -> None:
         """Have the paused guest go on under `engine`; all that it emitted before is drained."""
         self.engine = engine
-        self._sink.set_logging(engine.logs)
+        self._sink.set_logging(engine.logs or self._logs_always)
         self.stops_itself = engine.stops_at_output and self._can_stop
         self._asks_idle = engine.stands_still and not engine.stops_at_output and self._tells_idle
         if self._can_stop:

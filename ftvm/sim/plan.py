@@ -20,6 +20,7 @@ __all__ = ["MESSAGE_FAULTS", "Plan", "draw"]
 
 _MS: Final = 1_000_000
 _ON: Final = 0.67
+_RECORDS: Final = 0.15
 _SPARE: Final = 0.4
 """How many of the worlds have a third host; such a run takes half as long again as one of two."""
 _EXACT: Final = 0.5
@@ -54,6 +55,7 @@ class Plan:
     wake_ns         how long a host takes from being woken to its step
     release_ns_max  how long an output that was let out may take to leave its host, and die with it
     drift_ppm       no clock is faster or slower than the true time by more
+    records         whether hosts record a history: the log of inputs is then shipped under each engine
     versions        of the wire that both hosts speak: in a quarter of the seeds the first one alone
     """
 
@@ -74,6 +76,7 @@ class Plan:
     rates: dict[str, float]
     fault_kinds: frozenset[str]
     halts_alone: bool
+    records: bool
     versions: Versions
 
 
@@ -112,6 +115,7 @@ def draw(seed: int, engine: Engine | None = None) -> Plan:
             kind.kind for kind in (*FAULTS, *ACTIONS) if stream(seed, "plan", kind.kind).random() < kind.share
         ),
         halts_alone=stream(seed, "plan", "halts_alone").random() > _ON,
+        records=stream(seed, "plan", "records").random() < _RECORDS,
         versions=stream(seed, "plan", "speaks").choice([SPOKEN, SPOKEN, SPOKEN, FIRST]),
     )
 

@@ -120,6 +120,7 @@ class Simulation:
             timing=self.plan.timing,
             limits=Limits(batch_bytes=1 << 16, copy_rest_pages=4),
             halts_alone=self.plan.halts_alone,
+            is_observed=self.plan.records,
             versions=self.plan.versions,
         )
 

@@ -8,6 +8,7 @@ from click.testing import CliRunner, Result
 
 from ftvm.cli.main import ftvm as command
 from ftvm.engines.hybrid import Hybrid
+from ftvm.engines.kemari import Kemari
 from ftvm.engines.lockstep import Lockstep
 from ftvm.engines.remus import Remus
 from ftvm.errors import ConfigError, HistoryError
@@ -27,17 +28,22 @@ def ticking() -> RiscvGuest:
     return RiscvGuest(read_program("ticks"), memory_bytes=2 << 20, command_line="ms=1 beats=0")
 
 
-def record(folder: Path, engine: Engine) -> Path:
-    pair = Pair(folder, engine, History.open(folder / "past", create=True), ticking)
+def record(folder: Path, engine: Engine, *, records_both: bool = False) -> Path:
+    other = History.open(folder / "other", create=True) if records_both else None
+    pair = Pair(folder, engine, History.open(folder / "past", create=True), ticking, other)
     with History.open(folder / "past") as looking:
         wait_until(lambda: len(list(looking.epochs())) > (2 if engine.executes else 10))
     pair.close()
     return folder / "past"
 
 
-@pytest.fixture(scope="module", params=[Hybrid(interval=0.05), Lockstep(interval=0.05)], ids=["hybrid", "lockstep"])
+@pytest.fixture(
+    scope="module",
+    params=[Hybrid(interval=0.05), Lockstep(interval=0.05), Remus(interval=0.05), Kemari(interval=0.005)],
+    ids=lambda engine: engine.name,
+)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return record(tmp_path_factory.mktemp("past"), request.param)
+    return record(tmp_path_factory.mktemp("past"), request.param, records_both=not request.param.logs)
 
 
 @pytest.fixture
@@ -97,7 +103,7 @@ def test_a_stretch_can_be_chosen_by_its_epochs(history: History) -> None:
         StoredPast(history, last=99999)
 
 
-def test_without_inputs_the_engine_to_record_under_is_named(tmp_path: Path) -> None:
+def test_where_one_host_alone_records_what_to_do_is_named(tmp_path: Path) -> None:
     with (
         History.open(record(tmp_path, Remus(interval=0.025))) as past,
         pytest.raises(HistoryError, match="record under hybrid or lockstep"),

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from ftvm.checkpoint import Commit
+from ftvm.checkpoint import Commit, LogKind, LogRecord
 from ftvm.config import Limits
 from ftvm.encode.messages import Ack
+from ftvm.encode.versions import FIRST
 from ftvm.encode.wire import decode
 from ftvm.engines.hybrid import Hybrid
 from ftvm.engines.kemari import Kemari
@@ -40,14 +41,15 @@ class Watcher:
         return [each for each in self.shown if isinstance(each, Commit)]
 
 
-def watched_pair(engine: Engine) -> tuple[Pair, Watcher]:
+def watched_pair(engine: Engine, *names: str, **options: Any) -> tuple[Pair, Watcher]:
+    """Return a pair, and who looks on as B commits; the hosts named, too, have somebody who does."""
     made: list[Watcher] = []
 
     def watch(guest: Guest) -> Watcher:
         made.append(Watcher(guest))
         return made[-1]
 
-    pair = Pair(engine=engine, observers={"b": watch}).protected(400)
+    pair = Pair(engine=engine, observers={"b": watch} | dict.fromkeys(names, Watcher), **options).protected(400)
     return pair, made[0]
 
 
@@ -156,6 +158,66 @@ def test_the_log_comes_with_the_epoch_that_covers_it() -> None:
     assert records
     assert [record.index for record in records] == list(range(records[0].index, records[-1].index + 1))
     assert all(commit.log[-1].index <= commit.checkpoint.log_index for commit in watcher.commits if commit.log)
+    pair.close()
+
+
+def records_of(watcher: Watcher) -> list[LogRecord]:
+    return [record for commit in watcher.commits for record in commit.log]
+
+
+@pytest.mark.parametrize("engine", [Remus(interval=0.02), Kemari()])
+def test_where_both_hosts_record_the_log_comes_under_each_engine(engine: Engine) -> None:
+    pair, watcher = watched_pair(engine, "a")
+    for number in range(10):
+        pair.a.world.put("net0", b"%d" % number)
+        pair.run(20)
+
+    first, *others = watcher.commits
+
+    assert any(record.kind is LogKind.INPUT for record in records_of(watcher))
+    for before, commit in pairwise((first, *others)):
+        start, end = before.checkpoint.log_index, commit.checkpoint.log_index
+        assert [record.index for record in commit.log] == list(range(start + 1, end + 1))
+    pair.close()
+
+
+@pytest.mark.parametrize("engine", [Remus(interval=0.02), Kemari()])
+def test_a_log_that_the_engine_does_not_need_is_no_part_of_the_state(engine: Engine) -> None:
+    pair, watcher = watched_pair(engine, "a")
+    released = len(pair.a.released)
+
+    for _ in range(100):
+        pair.run(1)
+        assert not pair.b.standby.log
+    pair.kill(pair.a)
+    pair.until(lambda: pair.b.role is Role.ACTIVE and pair.b.guest.is_running)
+    pair.run(100)
+
+    assert records_of(watcher)
+    assert len({output.number: output for output in (*pair.a.released, *pair.b.released)}) > released
+    pair.close()
+
+
+@pytest.mark.parametrize("names", [(), ("a",)])
+def test_a_log_is_shipped_only_where_the_active_records_and_the_other_host_knows_what_it_is(names: Any) -> None:
+    versions = {"b": FIRST} if names else {}
+    pair, watcher = watched_pair(Remus(interval=0.02), *names, versions=versions)
+
+    assert len(watcher.commits) > 3
+    assert records_of(watcher) == []
+    pair.close()
+
+
+def test_a_change_of_engine_leaves_no_gap_in_the_log_where_both_hosts_record() -> None:
+    pair, watcher = watched_pair(Remus(interval=0.02), "a")
+    for engine in (Hybrid(interval=0.02), Kemari(), Lockstep(interval=0.02), Remus(interval=0.02), Hybrid()):
+        pair.a.driver.set_engine(engine)
+        pair.run(300)
+
+    indices = [record.index for record in records_of(watcher)]
+
+    assert {commit.checkpoint.engine for commit in watcher.commits} == {"remus", "kemari", "lockstep", "hybrid"}
+    assert indices == list(range(indices[0], indices[-1] + 1))
     pair.close()
 
 

@@ -44,14 +44,21 @@ def talking() -> RiscvGuest:
 
 class Pair:
     def __init__(
-        self, folder: Path, engine: Engine, history: History, make: Callable[[], RiscvGuest] = talking
+        self,
+        folder: Path,
+        engine: Engine,
+        history: History,
+        make: Callable[[], RiscvGuest] = talking,
+        other_history: History | None = None,
     ) -> None:
         shared: dict[str, Any] = {"arbiter": f"file://{folder}", "engine": engine, "timing": TIMING}
         a, b = f"ipc://{folder}/a", f"ipc://{folder}/b"
         self.events: list[object] = []
         self.standby = Standby(make(), listen=b, peers=[a], history=history, on_event=self.events.append, **shared)
         try:
-            self.protection: Protection = protect(make(), listen=a, create=True, **shared)
+            self.protection: Protection = protect(
+                make(), listen=a, create=True, **({"history": other_history} if other_history else {}), **shared
+            )
         except BaseException:
             self.standby.close()
             raise

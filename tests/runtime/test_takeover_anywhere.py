@@ -5,15 +5,15 @@ played again and again, and each time the host dies right before the next one of
 it died arrives, or is lost with it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Any
 
 import pytest
 
-from ftvm.checkpoint import Buffer, PageBatch
+from ftvm.checkpoint import Buffer, Commit, PageBatch
 from ftvm.engines.names import ENGINES, engine_named
-from ftvm.interfaces import Lane
+from ftvm.interfaces import Guest, Lane
 from ftvm.protocol.effects import Effect, Tell
 from ftvm.protocol.view import Role
 from ftvm.testing.pair import HASTY, Pair, SteppedHost
@@ -26,8 +26,24 @@ class Died(Exception):
     """The host is no more."""
 
 
+class Nobody:
+    """Looks on, and keeps nothing: so the log of inputs is shipped under each engine."""
+
+    def __init__(self, guest: Guest) -> None:
+        pass
+
+    def committed(self, commits: Sequence[Commit]) -> None:
+        pass
+
+    def ended(self) -> None:
+        pass
+
+
 def make(engine: str) -> Pair:
-    return Pair(engine=engine_named(engine, 0.005), timing=HASTY).protected(20)
+    """Return a pair under an engine by its name; "recorded" behind it: both hosts record."""
+    name, *recorded = engine.split()
+    observers = {"a": Nobody, "b": Nobody} if recorded else {}
+    return Pair(engine=engine_named(name, 0.005), timing=HASTY, observers=observers).protected(20)
 
 
 def die_before(machine: SteppedHost, number: int, *, is_lossy: bool) -> None:
@@ -106,7 +122,7 @@ def said(*machines: SteppedHost) -> dict[int, bytes]:
 
 
 @pytest.mark.parametrize("is_lossy", [False, True], ids=["its last words arrive", "its last words are lost"])
-@pytest.mark.parametrize("engine", list(ENGINES))
+@pytest.mark.parametrize("engine", [*ENGINES, "remus recorded", "kemari recorded"])
 def test_wherever_the_primary_dies_nothing_that_left_is_lost_or_contradicted(engine: str, is_lossy: bool) -> None:
     for pair in deaths(engine, "a", is_lossy=is_lossy):
         told = pair.b.view.released

@@ -317,7 +317,8 @@ def extract(
 ) -> None:
     """Write what the built-in machine did between epochs FIRST and LAST to FILE, for `ftvm history debug` and `cover`.
 
-    That needs the log of its inputs, which is kept of a guest that was recorded alone, or under hybrid or lockstep.
+    That needs the log of its inputs, which is kept of a guest that was recorded alone, under hybrid or
+    lockstep, or under another engine by both hosts.
     """
     with History.open(store, key=key) as past, _progress("restoring") as progress:
         recording = past.extract(first, last, stream=stream, progress=progress)

@@ -9,6 +9,7 @@ from itertools import groupby
 from operator import itemgetter
 
 from ftvm.encode.messages import Ack
+from ftvm.encode.versions import NOTED_LOG_SINCE
 from ftvm.errors import LimitExceeded, must
 from ftvm.events import Committed, CopyProgress, HostFailed
 from ftvm.interfaces import EngineView
@@ -79,11 +80,18 @@ def take_copied(active: ActiveState, report: PagesCopied, now: Nanos) -> None:
 
 def take_emitted(active: ActiveState, emitted: Emitted, now: Nanos) -> None:
     """Take what came from the guest: the log before the outputs that came with it. Release what may leave."""
-    if emitted.log and active.session is not None and active.link in SHIPPING:
+    session, engine = active.session, active.schedule.engine
+    if (
+        emitted.log
+        and session is not None
+        and active.link in SHIPPING
+        and (engine.logs or session.id.version >= NOTED_LOG_SINCE)
+    ):
         # Before the first cut there is nobody to ship the log to, and the cut will cover it.
-        active.session.log(emitted.log)
+        session.log(emitted.log)
         active.unshipped.extend(emitted.log)
-        active.flush(now)
+        if engine.logs:  # else no output waits for it, and it goes with the epoch
+            active.flush(now)
     if not emitted.outputs:
         return
     active.schedule.is_guest_idle = emitted.is_guest_idle
@@ -131,8 +139,8 @@ def take_cut(active: ActiveState, cut: CutTaken, now: Nanos) -> None:
         # Pages stay here: the backup executes. Records that were logged up to the cut must precede the mark.
         core.do(Forget(checkpoint.batches))
         checkpoint, outputs = replace(checkpoint, batches=()), ()
-        if active.unshipped:
-            session.ship_log(tuple(active.unshipped))
+    if active.unshipped and (session.is_followed or core.settings.is_observed):
+        session.ship_log(tuple(active.unshipped))
     active.unshipped.clear()
     schedule.shipped_at, schedule.pause_ns, schedule.dirty_pages = now, cut.pause_ns, checkpoint.dirty_pages
     session.ship_epoch(checkpoint, outputs, schedule.engine, cut.pause_ns, now)

@@ -133,6 +133,10 @@ def _apply(standby: StandbyState, message: Sequenced, now: Nanos) -> None:
         claiming.call_off(standby, now)  # the active ships on: its switchover failed
     standby.claim.suspected_at = None  # the guest ran there after all that was suspected before
     if isinstance(message, Log):
+        if committed.epoch is not None and not core.settings.engines[committed.engine].logs:
+            if core.settings.is_observed:
+                standby.noted.append(message.records, limits)
+            return
         committed.append(message.records)
         if standby.is_following:
             core.do(Execute(message.records))
@@ -151,7 +155,7 @@ def _apply(standby: StandbyState, message: Sequenced, now: Nanos) -> None:
         following.compare(standby, checkpoint)
         return
     was_whole, before = committed.epoch is not None, committed.engine
-    log = tuple(committed.log) if core.settings.is_observed else ()
+    log = (*committed.log, *standby.noted.take()) if core.settings.is_observed else ()
     committed.commit(checkpoint)
     if core.settings.is_observed:
         standby.keep(checkpoint, log, is_first=not was_whole)

@@ -16,7 +16,7 @@ from ftvm.config import Limits
 from ftvm.encode.messages import EpochPart
 from ftvm.errors import BadFrame, LimitExceeded, must
 
-__all__ = ["CommittedState", "Memory", "Staging"]
+__all__ = ["CommittedState", "Memory", "NotedLog", "Staging"]
 
 
 class Memory(Protocol):
@@ -172,6 +172,27 @@ class CommittedState:
     def _forget_log(self, covered: int) -> None:
         while self.log and self.log[0].index <= covered:
             self.log_bytes -= len(self.log.popleft().payload)
+
+
+@dataclass(slots=True)
+class NotedLog:
+    """The log since the last epoch where the engine does not need it: for who looks on. A takeover leaves it out."""
+
+    records: list[LogRecord] = field(default_factory=list, repr=False)
+    size_bytes: int = 0
+
+    def append(self, records: tuple[LogRecord, ...], limits: Limits) -> None:
+        """Keep records. Raises LimitExceeded if they are too many."""
+        self.records.extend(records)
+        self.size_bytes += sum([len(record.payload) for record in records])
+        if len(self.records) > limits.log_records or self.size_bytes > limits.log_bytes:
+            wanted = max(len(self.records), self.size_bytes)
+            raise LimitExceeded("log noted, records or bytes", limit=limits.log_records, wanted=wanted)
+
+    def take(self) -> list[LogRecord]:
+        """Return what was kept, and keep it no longer."""
+        taken, self.records, self.size_bytes = self.records, [], 0
+        return taken
 
 
 @dataclass(slots=True)

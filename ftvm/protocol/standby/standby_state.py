@@ -37,7 +37,7 @@ from ftvm.protocol.core import Core, RoleEvent
 from ftvm.protocol.detector import FailureDetector
 from ftvm.protocol.effects import ShowCommit, Tell
 from ftvm.protocol.session import SessionOffer, Switchover
-from ftvm.protocol.standby.commit import CommittedState, Staging
+from ftvm.protocol.standby.commit import CommittedState, NotedLog, Staging
 from ftvm.units import Nanos
 
 __all__ = ["CLAIMS", "Claim", "ClaimEvent", "ClaimState", "StandbyState"]
@@ -129,6 +129,7 @@ class StandbyState:
     fresh_at           the arbiter client's count of reads from which on the record read is later than the session
     guest_end          why the guest came to its own end, told while a TAKE was proposed and may be in force
     owes_ack           something has come since the last acknowledgement
+    noted              the log since the last epoch where the engine does not need it, for who looks on
     made               outputs that the guest, executing here, has made since the last mark; kept for who looks on
     """
 
@@ -146,6 +147,7 @@ class StandbyState:
     fresh_at: int = 0
     guest_end: str | None = None
     owes_ack: bool = True
+    noted: NotedLog = field(default_factory=NotedLog)
     made: list[Output] = field(default_factory=list)
     poll_at: Nanos = Nanos(0)
 
