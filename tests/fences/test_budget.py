@@ -30,7 +30,7 @@ LINES: Final = {
     "cli": 3659,
     "encode": 1334,
     "engines": 189,
-    "guests": 2676,
+    "guests": 2687,
     "guests/disk": 970,
     "guests/kvm": 1500,
     "guests/vmm": 787,

@@ -110,23 +110,24 @@ class RiscvGuest:
     @property
     def position(self) -> GuestPosition:
         """How far the machine has come. Exact while paused."""
-        here = self._machine.position
-        return GuestPosition(here.retired, here.idled)
+        return GuestPosition(self._machine.retired, self._machine.idled)
 
     def run_until(self, position: GuestPosition, limit: int | None = None) -> bool:
         """Run towards `position`, for at most `limit` instructions, emitting outputs, taking no input."""
         self._require_paused("run_until")
-        while (left := position.retired - self._machine.position.retired) > 0:
+        machine = self._machine
+        retired = machine.retired  # alone: a takeover replays thousands of records, and a Position is half of its cost
+        while (left := position.retired - retired) > 0:
             if limit is not None and limit <= 0:
                 return False
-            before = self._machine.position.retired
-            stop = self._machine.run(left if limit is None else min(left, limit), stop_at_output=True)
+            stop = machine.run(left if limit is None else min(left, limit), stop_at_output=True)
             self._emit()
-            done = self._machine.position.retired - before
-            if stop in (StopReason.FINISHED, StopReason.STUCK) or (stop is StopReason.IDLE and done < left):
+            before, retired = retired, machine.retired
+            is_over = stop is StopReason.FINISHED or stop is StopReason.STUCK
+            if is_over or (stop is StopReason.IDLE and retired - before < left):
                 break
-            limit = None if limit is None else limit - done
-        if self.position != position:
+            limit = None if limit is None else limit - (retired - before)
+        if retired != position.retired or machine.idled != position.idled:
             raise GuestError(f"the machine stands at {self.position} and cannot come to {position} by itself")
         return True
 
@@ -242,7 +243,7 @@ class RiscvGuest:
         return (self._machine.ram,) if disk is None else (self._machine.ram, disk)
 
     def _require_paused(self, what: str) -> None:
-        if threading.current_thread() is not self._thread and self._turn.is_busy:
+        if self._turn.is_busy and threading.current_thread() is not self._thread:
             raise LocalProtocolError(f"{what} needs the guest paused")
 
     # --- its thread ---
@@ -294,7 +295,7 @@ class RiscvGuest:
             self._attached().emit(END_CHANNEL, b"the program ended with code 0", self.position)
 
     def _has_ended_well(self) -> bool:
-        return self._machine.ended_by is not EndedBy.NOBODY and self._machine.exit_code == 0
+        return self._machine.has_ended and self._machine.exit_code == 0
 
     def _emit(self) -> None:
         """Emit what a run under `run_until` said, its own end too."""

@@ -39,6 +39,7 @@ _STATE_BYTES_MAX: Final = 4096
 _DISK_BYTES_MAX: Final = 64 << 30
 """As for RAM: it lies in memory, too."""
 _NEVER: Final = (1 << 64) - 1
+_NOT_ENDED: Final = int(lib.FTVM_RISCV_NOT_ENDED)
 
 
 class StopReason(Enum):
@@ -206,7 +207,17 @@ class Machine:
     @property
     def position(self) -> Position:
         """How far it has come."""
-        return Position(lib.ftvm_riscv_retired(self._machine), lib.ftvm_riscv_idled(self._machine))
+        return Position(self.retired, self.idled)
+
+    @property
+    def retired(self) -> int:
+        """How many instructions it has begun."""
+        return int(lib.ftvm_riscv_retired(self._machine))
+
+    @property
+    def idled(self) -> int:
+        """How many ticks it has spent waiting."""
+        return int(lib.ftvm_riscv_idled(self._machine))
 
     def settle(self) -> None:
         """Let interrupt lines follow their devices, as the start of a run does: what is saved then does not depend on
@@ -258,6 +269,11 @@ class Machine:
     def exit_code(self) -> int:
         """The code with which the program ended the machine; 0 is success."""
         return int(lib.ftvm_riscv_exit_code(self._machine))
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether somebody has ended it."""
+        return bool(lib.ftvm_riscv_ended_by(self._machine) != _NOT_ENDED)
 
     @property
     def ended_by(self) -> EndedBy:
