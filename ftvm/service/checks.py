@@ -19,7 +19,6 @@ from ftvm._native.memory import NativeMemory
 from ftvm.arbiters.etcdhttp import parse_etcd_url
 from ftvm.arbiters.urls import folder_of, open_record_store
 from ftvm.capture.trackers.userfault import UserfaultTracker
-from ftvm.config import Limits
 from ftvm.errors import ConfigError, FtvmError
 from ftvm.guests.disk.label import read_label
 from ftvm.runtime.urgency import why_not_urgent
@@ -49,6 +48,10 @@ SHARED_FILE_SYSTEMS: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "gfs2", "ocfs2", "lustre", "beegfs", "9p", "virtiofs", "afs"}
 )
 """Those that another host can see, too. Anything in user space (fuse) may be."""
+
+BESIDE_BYTES: Final = 512 << 20
+"""Needed beside the guest's memory and its shadow (docs/setup.md): at most 256 MiB of staging (`Limits`), and the
+processes of ftvm and of a QEMU, 16 bytes a page in them."""
 
 
 class Level(Enum):
@@ -96,10 +99,11 @@ def check_urgency() -> Iterator[Finding]:
 
 
 def check_memory(guest_bytes: int, shadow_bytes: int, available_bytes: int | None = None) -> Iterator[Finding]:
-    """Check whether what the guest takes in memory, its shadow and staging fit."""
-    needed = guest_bytes + shadow_bytes + Limits().staging_bytes
+    """Check whether what the guest takes in memory, its shadow and what is needed beside it fit."""
+    needed = guest_bytes + shadow_bytes + BESIDE_BYTES
     available = _available_bytes() if available_bytes is None else available_bytes
-    text = f"needs up to {needed >> 20} MiB (the guest's memory, the shadow of it and of the disk, and staging)"
+    beside = f"{BESIDE_BYTES >> 20} MiB for what is in flight and the processes"
+    text = f"needs up to {needed >> 20} MiB (the guest's memory, the shadow of it and of the disk, and {beside})"
     if needed > available:
         told = f"{text}; only {available >> 20} MiB are available"
         remedy = "give the guest less memory or a smaller disk, or free memory: a host that runs out of it is killed"

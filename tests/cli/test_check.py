@@ -255,4 +255,4 @@ def test_a_disk_counts_as_memory_as_often_as_it_is_kept_there(ftvm: Run, config:
 
     outcome = ftvm("check", config)
 
-    assert f"memory: needs up to {2 * 8 + copies * 1024 + 256} MiB (the guest's memory, the shadow" in outcome.out
+    assert f"memory: needs up to {2 * 8 + copies * 1024 + 512} MiB (the guest's memory, the shadow" in outcome.out
