@@ -251,7 +251,7 @@ def observer_seconds(epochs: Epochs, folder: Path) -> float:
     store = Store(folder, writes=True, creates=True)
     store.claim(HistoryOwner(guest_id="bench", geometry=epochs.geometry))
     recorder = HistoryRecorder(
-        store, Keep(), Standby(epochs.geometry).memory, time_ns=time.time_ns, on_gap=lambda _: None,
+        store, Keep(), Standby(epochs.geometry).memory, host="bench", time_ns=time.time_ns, on_gap=lambda _: None,
         queue_bytes=1 << 30,
     )  # fmt: skip
     recorder.begin(None)

@@ -16,7 +16,7 @@ from ftvm.errors import BrokenError, ConfigError, FtvmError
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.service.connection import connect
 from ftvm.service.console import ConsoleLine
-from ftvm.units import nanos_to_seconds
+from ftvm.units import Nanos, nanos_to_seconds, seconds_to_nanos
 
 __all__ = ["TypedKeys", "console"]
 
@@ -24,6 +24,8 @@ _READ_BYTES: Final = 1 << 16
 _MOVE_SECONDS: Final = 15.0
 """How long to look for a guest that has gone on at another host of this machine."""
 _LOOK_SECONDS: Final = 0.25
+_ANSWER_SECONDS: Final = 1.0
+"""How long to show what the guest answers once there is nothing more to type, as behind a pipe."""
 
 
 @click.command()
@@ -36,7 +38,8 @@ def console(guest_id: str | None, read_only: bool, escape: str, control: str | N
 
     Shows what the guest said last, then what it says, each once it is safe; what you type goes to the guest. After the
     escape key: `.` ends the console, the escape key again is sent to the guest. If the guest goes on at another host of
-    this machine, so does its console; if on another machine, run this there.
+    this machine, so does its console; if on another machine, run this there. With --read-only it needs no terminal and
+    no input; else it ends a second after its input does.
     """
     keys = TypedKeys(_key(escape))
     is_first = True
@@ -46,7 +49,7 @@ def console(guest_id: str | None, read_only: bool, escape: str, control: str | N
                 _say(f"console of the guest; {escape} then . ends it" + (", read only" if read_only else ""))
             is_first = False
             with contextlib.closing(line):
-                if _carry(line, keys):
+                if _carry(line, keys, is_read_only=read_only):
                     return
             _say("the host has ended, or the guest runs on another now; looking for it on this machine")
     raise BrokenError("the guest runs on no host of this machine any more: run `ftvm console` where it does")
@@ -107,11 +110,17 @@ def _connect(control: str | None, guest_id: str | None, *, is_read_only: bool) -
     return ConsoleLine(guest.path, is_read_only=is_read_only)
 
 
-def _carry(line: ConsoleLine, keys: TypedKeys) -> bool:
+def _carry(line: ConsoleLine, keys: TypedKeys, *, is_read_only: bool) -> bool:
     """Carry bytes both ways; return True once the user has enough, False if the host hung up."""
     typing, out = sys.stdin.fileno(), sys.stdout.fileno()
+    clock = MonotonicClock()
+    ends_at: Nanos | None = None
+    sources: list[ConsoleLine | int] = [line, typing]
     while True:
-        ready = select.select((line, typing), (), ())[0]
+        left = None if ends_at is None else nanos_to_seconds(ends_at - clock.now())
+        if left is not None and left <= 0:
+            return True
+        ready = select.select(sources, (), (), left)[0]
         if line in ready:
             if not (said := line.read()):
                 return False
@@ -119,8 +128,11 @@ def _carry(line: ConsoleLine, keys: TypedKeys) -> bool:
         if typing in ready:
             typed = os.read(typing, _READ_BYTES)
             line.type(keys.take(typed))
-            if keys.is_over or not typed:
+            if keys.is_over:
                 return True
+            if not typed:
+                sources.remove(typing)
+                ends_at = None if is_read_only else Nanos(clock.now() + seconds_to_nanos(_ANSWER_SECONDS))
 
 
 def _write(descriptor: int, content: bytes) -> None:

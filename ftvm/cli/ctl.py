@@ -78,7 +78,7 @@ def _seconds(what: str, milliseconds: float | None) -> float | None:
         return None
     if not INTERVAL_MIN <= milliseconds / 1000 <= INTERVAL_MAX:
         least, most = INTERVAL_MIN * 1000, INTERVAL_MAX * 1000
-        raise ConfigError(f"{what} {milliseconds:g}: write milliseconds, from {least:g} to {most:g}")
+        raise ConfigError(f"{what} {milliseconds:.15g}: write milliseconds, from {least:g} to {most:g}")
     return milliseconds / 1000
 
 

@@ -27,7 +27,9 @@ def _who_should(event: Any) -> str:
 
 
 def _names(record: Any) -> str:
-    return f"active {record.active or 'none'}, standby {record.standby or 'none'}"
+    names = f"active {record.active or 'none'}, standby {record.standby or 'none'}"
+    are_twins = record.standby is not None and for_people(str(record.standby)) == for_people(str(record.active))
+    return f"{names}: both hosts have this name; give each its own with --node" if are_twins else names
 
 
 def _interval(changed: events.EngineChanged) -> str:
@@ -100,7 +102,7 @@ _SENTENCES: Final[dict[type[Event], Callable[[Any], str]]] = {
     events.JoinRefused: lambda e: f"join refused ({e.peer}): {e.reason}",
     events.JoinUnanswered: lambda e: f"no active host has accepted this standby yet; {_who_should(e)}",
     events.SessionEnded: lambda e: f"session ended: {e.reason}",
-    events.ConnectionRefused: lambda e: f"connection refused: {e.reason}",
+    events.ConnectionRefused: lambda e: e.reason,
     events.Diverged: lambda e: f"diverged between {e.agreed} and {e.seen}: {e.reason}; pages {list(e.pages)}",
     events.PeerMisbehaved: lambda e: f"peer {e.peer} broke the protocol: {e.error}",
     events.PlacesDiffer: lambda e: e.reason,
@@ -113,7 +115,7 @@ _SENTENCES: Final[dict[type[Event], Callable[[Any], str]]] = {
     ),
     events.HistoryGap: lambda e: f"a gap in the history: {e.reason}",
     events.GuestFinished: lambda e: f"{e.reason}; this host is done",
-    events.GuestWarned: lambda e: f"warning: {e.reason}",
+    events.GuestWarned: lambda e: e.reason,
     events.HostFailed: lambda e: f"failed: {e.error}",
     events.Committed: lambda e: f"epoch {e.epoch} committed: {e.dirty_pages} pages, {e.sent_bytes} bytes",
     events.CopyProgress: lambda e: f"first copy: round {e.round}, {e.pages_sent} pages sent, {e.pages_left} left",

@@ -115,7 +115,9 @@ def _panel(where: str, shown: Look) -> Panel:
     left.add_row("epoch", f"{status.epoch:,}")
     left.add_row("lag", f"{status.lag_ms:.1f} ms, {status.epochs_in_flight} in flight")
     left.add_row("memory", memory_line(status) or "unknown")
-    left.add_row("silence", f"{status.silence_limit_ms:.0f} ms allowed now (set: {status.silence_ms:.0f})")
+    has_session = status.silence_limit_ms > 0
+    allowed = f"{status.silence_limit_ms:.0f} ms allowed now (set: {status.silence_ms:.0f})"
+    left.add_row("silence", allowed if has_session else "no other host to hear")
     left.add_row("loop late", f"{status.loop_late_ms:.1f} ms at most in the last minute")
     right.add_row("dirty", f"{shown.dirty_pages:,.0f} pages/s")
     right.add_row("link", f"{shown.link_bytes / 1000:,.1f} kB/s")

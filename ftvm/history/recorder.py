@@ -53,12 +53,14 @@ class HistoryRecorder:
         keep: Keep,
         memory: NativeMemory,
         *,
+        host: str,
         time_ns: Callable[[], int],
         on_gap: Callable[[str], None],
         queue_bytes: int = QUEUE_BYTES,
     ) -> None:
         """Take the store over, open to be written.
 
+        host     the name of the node that records
         time_ns  the time, in nanoseconds since 1970; it never goes back
         on_gap   told in the host's thread why something is missing
         """
@@ -79,7 +81,7 @@ class HistoryRecorder:
             store,
             keep,
             PortionReader(memory),
-            host=os.uname().nodename,
+            host=host,
             calls=lambda: self._calls,
             lifetime=lambda: self._lifetime,
             on_gap=self._gaps.append,

@@ -267,7 +267,7 @@ def _start(
             listen=listen, peers=peers, keys=options.get("keys"), limits=limits, is_urgent=is_urgent
         )
         undo.callback(transport.close)
-        recorder_of = recorder_for(options.get("history"), guest, guest_id, undo)
+        recorder_of = recorder_for(options.get("history"), guest, guest_id, undo, node=name)
         settings = Settings(
             guest_id=guest_id,
             geometry=guest.geometry,

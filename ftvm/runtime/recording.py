@@ -13,6 +13,7 @@ from ftvm.history.history import History
 from ftvm.history.recorder import HistoryRecorder
 from ftvm.interfaces import Clock, Guest
 from ftvm.runtime.clock import time_of_day_ns
+from ftvm.runtime.names import machine_name
 from ftvm.store.store import HistoryOwner
 
 __all__ = ["RecorderOf", "recorder_for"]
@@ -24,11 +25,18 @@ _BACK_NS: Final = 1_000_000_000
 
 
 def recorder_for(
-    history: History | None, guest: Guest, guest_id: str, undo: ExitStack, *, memory: NativeMemory | None = None
+    history: History | None,
+    guest: Guest,
+    guest_id: str,
+    undo: ExitStack,
+    *,
+    node: str | None = None,
+    memory: NativeMemory | None = None,
 ) -> RecorderOf | None:
     """Take a history over, if there is one, to record `guest` into it; return how to make its recorder.
 
     undo    gives it back if the host does not start
+    node    the name of this host; the machine's if not given
     memory  what holds the state of each commit; the guest's own if not given
     Raises ConfigError if it is another guest's, or another process writes it.
     """
@@ -42,7 +50,14 @@ def recorder_for(
     def make(on_gap: Callable[[str], None], clock: Clock) -> HistoryRecorder:
         last_ns, today_ns = store.catalogue.last_time_ns(), time_of_day_ns()
         start_ns = max(last_ns, today_ns) - clock.now()
-        recorder = HistoryRecorder(store, history.keep, held, time_ns=lambda: start_ns + clock.now(), on_gap=on_gap)
+        recorder = HistoryRecorder(
+            store,
+            history.keep,
+            held,
+            host=node or machine_name(),
+            time_ns=lambda: start_ns + clock.now(),
+            on_gap=on_gap,
+        )
         if last_ns > today_ns + _BACK_NS:
             back = (last_ns - today_ns) / 1e9
             recorder.miss(f"the clock went back by {back:.0f} s: new epochs are told as later than the last")

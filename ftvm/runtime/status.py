@@ -281,6 +281,7 @@ class Counters:
                 self.output_delays_us.clear()
             case TookOver():
                 self.takeovers += 1
+                self.reasons.lost = "this host took it over, and no standby has joined since"
             case SessionEnded() | Halted():
                 self.reasons.lost = f"its standby is gone: {event.reason}"
             case JoinRefused():

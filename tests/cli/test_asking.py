@@ -357,7 +357,7 @@ def test_ctl_changes_the_engine_and_its_interval(ftvm: Run, host: Protection) ->
     ]
 
 
-@pytest.mark.parametrize("milliseconds", ["1e300", "-5", "0", "nan", "10001"])
+@pytest.mark.parametrize("milliseconds", ["1e300", "-5", "0", "nan", "10001", "99999999"])
 @pytest.mark.parametrize("words", [["interval"], ["engine", "remus", "--interval"], ["engine", "remus", "--latency"]])
 def test_ctl_tells_of_a_wrong_duration_in_the_unit_that_it_takes(
     ftvm: Run, host: Protection, words: list[str], milliseconds: str
@@ -365,7 +365,7 @@ def test_ctl_tells_of_a_wrong_duration_in_the_unit_that_it_takes(
     outcome = ftvm("ctl", *words, milliseconds)
 
     assert outcome.status == 2
-    assert f"{words[-1]} {float(milliseconds):g}: write milliseconds, from 0.5 to 10000" in outcome.err
+    assert f"{words[-1]} {float(milliseconds):.15g}: write milliseconds, from 0.5 to 10000" in outcome.err
     assert host._node.driver.engines == (Remus(0.025), Remus(0.025))
 
 
@@ -401,6 +401,15 @@ def test_top_once_json_adds_rates_to_a_status(ftvm: Run, host: Protection) -> No
     assert told[0]["guest_id"] == "vm1"
     assert told[0]["rates"]["seconds"] > 0
     assert host.status().role == "active"
+
+
+def test_top_shows_no_silence_where_there_is_no_session(ftvm: Run, host: Protection) -> None:
+    """Regression: a host that nobody had let in allowed `0 ms (set: 0)`."""
+    shown = ftvm("top", "--once", "--interval", "0.05").out
+
+    assert host.status().silence_ms == 0
+    assert "silence" in shown
+    assert "0 ms allowed" not in shown
 
 
 def test_top_shows_a_host_that_does_not_answer(host: Protection, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import termios
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftvm.cli.console import TypedKeys
+from ftvm.cli.console import TypedKeys, _carry
+from ftvm.service.console import ConsoleLine
 
 from .conftest import Run
 
@@ -71,7 +73,7 @@ def test_a_guest_that_is_lost_in_the_middle_is_a_failure_and_no_wrong_usage(
     theirs.close()
     found = iter([ours, None])
     monkeypatch.setattr("ftvm.cli.console._reach", lambda *_, **__: next(found))
-    monkeypatch.setattr("ftvm.cli.console._carry", lambda line, _: bool(line.recv(1)))
+    monkeypatch.setattr("ftvm.cli.console._carry", lambda line, *_, **__: bool(line.recv(1)))
 
     outcome = ftvm("console", "vm1")
 
@@ -111,6 +113,75 @@ class Terminal:
         self._program.wait()
         os.close(self.ours)
         os.close(self._theirs)
+
+
+@pytest.fixture
+def guest_and_line(tmp_path: Path) -> Iterator[tuple[socket.socket, ConsoleLine]]:
+    """The host's end of a console's connection, and the other."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "vm1.console"))
+        listening.listen()
+        line = ConsoleLine(tmp_path / "vm1.sock", is_read_only=False)
+        host = listening.accept()[0]
+        with host:
+            yield host, line
+        line.close()
+
+
+@contextmanager
+def piped(monkeypatch: pytest.MonkeyPatch, content: bytes) -> Iterator[None]:
+    """Have the standard input be a pipe with this content, which has ended."""
+    reads, writes = os.pipe()
+    os.write(writes, content)
+    os.close(writes)
+    with os.fdopen(reads) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        yield
+
+
+def test_who_only_looks_on_needs_no_standard_input(
+    guest_and_line: tuple[socket.socket, ConsoleLine],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Regression: `ftvm console --read-only` ended at once behind a closed standard input, as in a unit or with &."""
+    host, line = guest_and_line
+    host.sendall(b"beat 1\n")
+    threading.Timer(0.2, lambda: (host.sendall(b"beat 2\n"), host.close())).start()
+
+    with piped(monkeypatch, b""):
+        is_over = _carry(line, TypedKeys(ESCAPE), is_read_only=True)
+
+    assert not is_over  # the host hung up, the user did not
+    assert capfd.readouterr().out == "beat 1\nbeat 2\n"
+
+
+def test_what_the_guest_answers_to_a_pipe_is_shown(
+    guest_and_line: tuple[socket.socket, ConsoleLine],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Regression: `echo ls | ftvm console vm1` showed nothing, not even what the guest had said before."""
+    host, line = guest_and_line
+    monkeypatch.setattr("ftvm.cli.console._ANSWER_SECONDS", PATIENCE_S)
+    threading.Thread(target=lambda: (host.sendall(b"you typed " + host.recv(9)), host.close())).start()
+
+    with piped(monkeypatch, b"ls\n"):
+        _carry(line, TypedKeys(ESCAPE), is_read_only=False)
+
+    assert capfd.readouterr().out == "you typed ls\n"
+
+
+def test_a_console_ends_a_while_after_what_is_typed(
+    guest_and_line: tuple[socket.socket, ConsoleLine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, line = guest_and_line
+    monkeypatch.setattr("ftvm.cli.console._ANSWER_SECONDS", 0.01)
+
+    with piped(monkeypatch, b"ls\n"):
+        is_over = _carry(line, TypedKeys(ESCAPE), is_read_only=False)
+
+    assert is_over
 
 
 @contextmanager

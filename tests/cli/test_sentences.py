@@ -1,5 +1,6 @@
 """Every event has its own sentence, that says what is in it."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,6 +22,25 @@ def test_every_event_has_a_sentence(name: str) -> None:
     values: dict[str, Any] = {field: SAMPLES.get(field, 1) for field in kind.__dataclass_fields__}
 
     assert describe(kind(**values))
+
+
+def test_two_hosts_of_one_name_are_told_to_take_different_ones() -> None:
+    """Regression: `active a, standby a`, and nobody could tell which was which."""
+    twins = events.RecordLearned(
+        at=Nanos(0), guest_id="vm1", generation=2, active=f"a#{'1' * 16}", standby=f"a#{'2' * 16}"
+    )
+    alone = replace(twins, standby=None)
+
+    assert describe(twins).endswith("active a, standby a: both hosts have this name; give each its own with --node")
+    assert describe(alone).endswith("active a, standby none")
+
+
+def test_a_warning_and_a_refused_connection_say_so_once() -> None:
+    """Regression: `warning: warning: the disk ...`, `connection refused: refused a connection from ...`."""
+    warned = events.GuestWarned(at=Nanos(0), guest_id="vm1", reason="the disk a.img was deleted")
+    refused = events.ConnectionRefused(at=Nanos(0), guest_id="vm1", reason="refused a connection from 10.0.0.1")
+
+    assert [describe(warned), describe(refused)] == [warned.reason, refused.reason]
 
 
 def test_an_engine_whose_interval_is_not_known_is_told_without() -> None:

@@ -42,6 +42,7 @@ class Bench:
             new_store(folder),
             Keep(),
             self.guest.memory,
+            host="b",
             time_ns=lambda: self.guest.time_ns,
             on_gap=self.gaps.append,
             queue_bytes=queue_bytes,

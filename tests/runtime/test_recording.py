@@ -54,7 +54,9 @@ class Pair:
         shared: dict[str, Any] = {"arbiter": f"file://{folder}", "engine": engine, "timing": TIMING}
         a, b = f"ipc://{folder}/a", f"ipc://{folder}/b"
         self.events: list[object] = []
-        self.standby = Standby(make(), listen=b, peers=[a], history=history, on_event=self.events.append, **shared)
+        self.standby = Standby(
+            make(), listen=b, peers=[a], history=history, on_event=self.events.append, node="b", **shared
+        )
         try:
             self.protection: Protection = protect(
                 make(), listen=a, create=True, **({"history": other_history} if other_history else {}), **shared
@@ -91,6 +93,7 @@ def test_what_a_standby_recorded_restores_and_runs_on(tmp_path: Path, engine: En
 
     with History.open(tmp_path / "past") as past:
         epochs = list(past.epochs())
+        assert [stretch.host for stretch in past.stretches()] == ["b"]  # the node's name, not the machine's
         for epoch in (epochs[0], epochs[-1]):
             guest = talking()
             try:

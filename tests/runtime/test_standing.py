@@ -128,6 +128,15 @@ def test_a_guest_that_lost_its_standby_says_that_it_had_one_and_how_it_went(pair
     assert reason.startswith("its standby is gone: the standby was silent for ")
 
 
+def test_a_guest_that_was_taken_over_says_so_as_long_as_it_is_alone(pair: Pair) -> None:
+    """Regression: status said `no standby has joined` where this host had itself been the standby."""
+    pair.kill(pair.a)
+
+    pair.run(2_000)
+
+    assert stand(pair.b) == ("unprotected", "this host took it over, and no standby has joined since")
+
+
 def test_a_standby_that_waits_for_the_arbiter_to_take_over_says_so(pair: Pair, store: Store) -> None:
     """Regression: `standby here`, exit status 0, while the guest ran nowhere."""
     store.is_up = False

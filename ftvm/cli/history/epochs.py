@@ -242,7 +242,7 @@ def verify(store: Path, key: Path | None, is_json: bool) -> None:
     if is_json:
         sys.exit(1 if found else 0)
     if found:
-        raise HistoryError(f"{len(found)} of what {store} holds is damaged")
+        raise HistoryError(f"{store} is damaged in {len(found)} {'place' if len(found) == 1 else 'places'}")
     click.echo(f"{store}: all entries read, all restored epochs have their digests")
 
 

@@ -82,7 +82,8 @@ def take_message(active: ActiveState, report: Received, now: Nanos) -> None:
             handover.go_on(active, now)
     except RemoteProtocolError as wrong:
         error = f"{type(wrong).__name__}: {wrong}"
-        active.core.tell(PeerMisbehaved(at=now, guest_id=active.core.settings.guest_id, peer=peer, error=error))
+        guest_id, sender = active.core.settings.guest_id, envelope.sender
+        active.core.tell(PeerMisbehaved(at=now, guest_id=guest_id, peer=sender, error=error))
         active.backoff.strike(key or peer, now)
         leaving.leave(active, error, now)
 

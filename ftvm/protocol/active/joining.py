@@ -66,7 +66,8 @@ def answer_join(active: ActiveState, peer: str, key: str | None, envelope: Envel
     active.core.send(peer, Lane.CONTROL, refuse, None)
     if is_final and reason not in active.refusals and len(active.refusals) < REFUSALS_TOLD_MAX:
         active.refusals.add(reason)
-        active.core.tell(JoinRefused(at=now, guest_id=active.core.settings.guest_id, peer=peer, reason=reason))
+        guest_id, joiner = active.core.settings.guest_id, envelope.sender  # `peer` is a key where the joiner dialled
+        active.core.tell(JoinRefused(at=now, guest_id=guest_id, peer=joiner, reason=reason))
 
 
 def resume(active: ActiveState, offer: SessionOffer, committed: CommittedState, now: Nanos) -> None:
