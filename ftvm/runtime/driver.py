@@ -259,10 +259,10 @@ class Driver:
             raise LocalProtocolError(f"cannot switch over: this host is stopping: {self.failure or self._stop_error}")
         return self._replica.begin_switchover(limit_ns, self._clock.now())
 
-    def stop(self, error: FtvmError) -> None:
-        """Stop cleanly and finally: `error` is why this host ended. Step on while `is_leaving`."""
+    def stop(self, error: FtvmError, word: str = "its host was stopped") -> None:
+        """Stop cleanly and finally: `error` is why this host ended; `word` is for the peer. Step while `is_leaving`."""
         if self._stop is None and not self._is_halted:
-            self._begin_stop(StopKind.ASKED, error, "its host was stopped")
+            self._begin_stop(StopKind.ASKED, error, word)
 
     def end_guest(self, reason: str) -> None:
         """End the guest for good, here and at its standby. Raises LocalProtocolError if it does not run here."""

@@ -14,7 +14,7 @@ from ftvm.checkpoint import Buffer, PageBatch
 from ftvm.config import Limits, Timing
 from ftvm.encode.messages import Envelope, Join, Refuse
 from ftvm.encode.wire import encode, read_header
-from ftvm.errors import FtvmError, RemoteProtocolError, TransportError, VersionMismatch
+from ftvm.errors import FtvmError, GuestError, RemoteProtocolError, TransportError, VersionMismatch
 from ftvm.events import ConnectionRefused, Event, PeerMisbehaved
 from ftvm.interfaces import Delivery, Lane, Polled, Transport
 from ftvm.protocol.detector import Backoff
@@ -161,8 +161,14 @@ class Endpoint:
         return any(driver.is_leaving for driver in self._drivers.values())
 
     def halt(self, error: FtvmError) -> None:
-        """Pause every guest for good, without a word to anybody: this host no longer knows what it does."""
+        """Pause every guest for good, without a word to anybody: this host no longer knows what it does.
+
+        But a standby whose guest failed, as by a full disk, says goodbye: the active learns why it is gone.
+        """
         for driver in self._drivers.values():
+            if isinstance(error, GuestError) and not driver.is_active:
+                with suppress(FtvmError):  # it is silent then
+                    driver.stop(error, f"its guest failed: {error}")
             driver.halt(error)
 
     def fds(self) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypedDict
+from unittest import mock
 
 import pytest
 
@@ -25,11 +26,12 @@ from ftvm.errors import (
     SwitchoverFailed,
     TransportError,
 )
-from ftvm.events import GuestFinished, JoinRefused, SwitchedHere, TookOver
+from ftvm.events import GuestFinished, JoinRefused, SessionEnded, SwitchedHere, TookOver
 from ftvm.guests.riscv.guest import RiscvGuest
 from ftvm.guests.riscv.programs import read_program
 from ftvm.interfaces import Record
 from ftvm.runtime.clock import MonotonicClock
+from ftvm.runtime.names import node_of
 from ftvm.runtime.node import Node
 from ftvm.runtime.protection import HostHandle, Protection, Standby, protect
 from ftvm.runtime.world import CallbackWorld
@@ -305,6 +307,7 @@ def test_a_guest_of_another_shape_is_refused_with_the_reason_on_both_sides() -> 
         Standby(
             sim(boots=False, pages=25),
             listen="tcp://127.0.0.1:0",
+            node="slim",
             peers=[endpoint_of(primary)],
             arbiter=store.another(),
         ) as standby,
@@ -314,7 +317,28 @@ def test_a_guest_of_another_shape_is_refused_with_the_reason_on_both_sides() -> 
 
         refusals = [event for event in primary.events(WAIT_SECONDS) if isinstance(event, JoinRefused)]
         assert all("the guests differ" in refusal.reason for refusal in refusals)
+        assert [node_of(refusal.peer) for refusal in refusals] == ["slim"]
         primary.check()
+
+
+def test_a_standby_whose_guest_fails_while_it_commits_tells_the_active_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: of a standby whose disk was full the active said only that it was silent."""
+    store = MemoryRecordStore()
+    with (
+        protect(sim(), listen="tcp://127.0.0.1:0", arbiter=store.another(), create=True) as primary,
+        Standby(
+            sim(boots=False), listen="tcp://127.0.0.1:0", peers=[endpoint_of(primary)], arbiter=store.another()
+        ) as standby,
+    ):
+        assert primary.wait_protected(WAIT_SECONDS)
+
+        monkeypatch.setattr(standby._node.driver, "receive", mock.Mock(side_effect=GuestError("the disk is full")))
+        with pytest.raises(GuestError, match="the disk is full"):
+            standby.wait(WAIT_SECONDS)
+
+        assert primary._node.wait_for(lambda: primary.status().standby is None, WAIT_SECONDS)
+        (ended,) = [event for event in primary.events() if isinstance(event, SessionEnded)]
+        assert ended.reason == "the standby left: its guest failed: the disk is full"
 
 
 def test_another_guest_id_is_refused_with_the_names_that_are_known() -> None:
