@@ -21,8 +21,7 @@ from pathlib import Path
 import lz4.block
 from common import Row, report
 
-from ftvm._native.bitmap import bitmap_indices
-from ftvm._native.memory import NativeMemory
+from ftvm._native.memory import NativeMemory, bitmap_indices
 from ftvm.capture.pages import capture_fused
 from ftvm.capture.ring import BatchBuffers
 from ftvm.capture.shadow import Shadow

@@ -29,8 +29,7 @@ from placement import load_average, placement_named, usable_cores
 from stopwatch import LooseSink, Stopwatch, TimedSink, TimedWorld
 
 import ftvm
-from ftvm._native.bitmap import bitmap_indices
-from ftvm._native.memory import NativeMemory
+from ftvm._native.memory import NativeMemory, bitmap_indices
 from ftvm.capture.pages import capture_fused
 from ftvm.capture.ring import BatchBuffers
 from ftvm.capture.shadow import Shadow

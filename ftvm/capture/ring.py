@@ -12,7 +12,7 @@ from array import array
 from typing import Any, Final
 
 from ftvm._native import ffi
-from ftvm._native.digest import bytes_digest
+from ftvm._native.memory import bytes_digest
 from ftvm.checkpoint import PageBatch
 from ftvm.config import Limits
 from ftvm.errors import InternalError, LimitExceeded, LocalProtocolError

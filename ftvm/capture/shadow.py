@@ -19,9 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ftvm._native import ffi, lib
-from ftvm._native.bitmap import bitmap_indices
-from ftvm._native.digest import DigestTable, digest_to_int
-from ftvm._native.memory import NativeMemory
+from ftvm._native.memory import DigestTable, NativeMemory, bitmap_indices, digest_to_int
 from ftvm.checkpoint import PAGE_COUNT_MAX, PAGE_DIGEST_ROW, Bitmap
 from ftvm.errors import ConfigError, LocalProtocolError
 from ftvm.units import pages_to_bytes

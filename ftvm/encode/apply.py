@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ftvm._native import ffi, lib
-from ftvm._native.bitmap import bitmap_indices
-from ftvm._native.digest import DigestTable, batch_digest, digest_to_int, int_to_digest
-from ftvm._native.memory import NativeMemory
+from ftvm._native.memory import DigestTable, NativeMemory, batch_digest, bitmap_indices, digest_to_int, int_to_digest
 from ftvm.checkpoint import Bitmap, PageBatch
 from ftvm.errors import BadFrame, DigestMismatch, InternalError, LocalProtocolError
 

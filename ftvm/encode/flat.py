@@ -22,7 +22,7 @@ from typing import Final
 
 import msgpack
 
-from ftvm._native.digest import bytes_digest
+from ftvm._native.memory import bytes_digest
 from ftvm.checkpoint import PAGE_COUNT_MAX, Buffer, Checkpoint, GuestPosition, PageBatch
 from ftvm.config import Limits
 from ftvm.encode.envelope import known

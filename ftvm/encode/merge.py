@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from ftvm._native import ffi, lib
-from ftvm._native.digest import batch_digest
+from ftvm._native.memory import batch_digest
 from ftvm.checkpoint import PageBatch
 from ftvm.errors import BadFrame, LimitExceeded
 

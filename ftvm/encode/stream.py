@@ -17,7 +17,7 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
-from ftvm._native.digest import bytes_digest
+from ftvm._native.memory import bytes_digest
 from ftvm.checkpoint import (
     PAGE_COUNT_MAX,
     PAGE_DIGEST_ROW,

@@ -24,7 +24,7 @@ from typing import Final
 
 import msgpack
 
-from ftvm._native.digest import bytes_digest
+from ftvm._native.memory import bytes_digest
 from ftvm.checkpoint import Buffer
 from ftvm.config import Limits
 from ftvm.encode.codec import Codec, Frames, Header

@@ -5,7 +5,7 @@ The flags are bytes, set by C with each store (riscv.h, virtio_block.h); taking 
 
 import mmap
 
-from ftvm._native.bitmap import put_flags, take_flags
+from ftvm._native.memory import put_flags, take_flags
 from ftvm.units import PAGE_BYTES, PageCount, bytes_to_pages
 
 __all__ = ["FlaggedMemory"]

@@ -11,8 +11,7 @@ are applied (ftvm/store/retention.py:Base).
 from array import array
 from typing import Final
 
-from ftvm._native.digest import batch_digest
-from ftvm._native.memory import NativeMemory
+from ftvm._native.memory import NativeMemory, batch_digest
 from ftvm.capture.pages import StagedCopy, encode_staged
 from ftvm.capture.ring import BatchBuffers
 from ftvm.capture.shadow import Shadow

@@ -9,8 +9,7 @@ from array import array
 from collections.abc import Sequence
 from typing import Final
 
-from ftvm._native.digest import batch_digest
-from ftvm._native.memory import NativeMemory
+from ftvm._native.memory import NativeMemory, batch_digest
 from ftvm.capture.pages import StagedCopy
 from ftvm.checkpoint import PageBatch
 from ftvm.units import PAGE_BYTES

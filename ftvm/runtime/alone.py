@@ -9,9 +9,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Final, Self, cast
 
-from ftvm._native.bitmap import bitmap_indices
-from ftvm._native.digest import DigestTable
-from ftvm._native.memory import NativeMemory
+from ftvm._native.memory import DigestTable, NativeMemory, bitmap_indices
 from ftvm.capture.pages import capture_fused
 from ftvm.capture.ring import BatchBuffers
 from ftvm.capture.shadow import Shadow

@@ -11,9 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, Protocol, cast
 
-from ftvm._native.bitmap import bitmap_indices
-from ftvm._native.digest import DigestTable
-from ftvm._native.memory import NativeMemory
+from ftvm._native.memory import DigestTable, NativeMemory, bitmap_indices
 from ftvm.capture.pages import CapturePolicy, StagedCopy, Way, capture_fused, encode_staged
 from ftvm.capture.ring import BatchBuffers
 from ftvm.capture.shadow import Scrub, Shadow

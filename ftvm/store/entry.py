@@ -21,7 +21,7 @@ from typing import Any, Final, Never
 import lz4.block
 import msgpack
 
-from ftvm._native.digest import batch_digest
+from ftvm._native.memory import batch_digest
 from ftvm.checkpoint import PAGE_COUNT_MAX, Buffer, GuestPosition, LogRecord, Output, PageBatch
 from ftvm.config import Limits
 from ftvm.encode.fields import (

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from ftvm._native.digest import bytes_digest
+from ftvm._native.memory import bytes_digest
 from ftvm.errors import HistoryError
 from ftvm.store.crypt import PLAIN, Sealer
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from hypothesis import strategies as st
 
-from ftvm._native.digest import batch_digest
+from ftvm._native.memory import batch_digest
 from ftvm.checkpoint import (
     Checkpoint,
     Geometry,

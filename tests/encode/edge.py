@@ -9,8 +9,7 @@ import json
 import mmap
 import sys
 
-from ftvm._native.digest import batch_digest
-from ftvm._native.memory import NativeMemory
+from ftvm._native.memory import NativeMemory, batch_digest
 from ftvm.checkpoint import PageBatch
 from ftvm.encode.apply import CommittedMemory
 from ftvm.errors import RemoteProtocolError

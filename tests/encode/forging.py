@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgpack
 
-from ftvm._native.digest import bytes_digest
+from ftvm._native.memory import bytes_digest
 from ftvm.checkpoint import Buffer
 from ftvm.encode.flat import MARK
 from ftvm.encode.wire import seal

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftvm._native.digest import batch_digest
-from ftvm._native.memory import NativeMemory
+from ftvm._native.memory import NativeMemory, batch_digest
 from ftvm.checkpoint import PageBatch
 from ftvm.encode.apply import CommittedMemory
 from ftvm.encode.delta import delta_encode

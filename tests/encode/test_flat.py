@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftvm._native.digest import batch_digest
+from ftvm._native.memory import batch_digest
 from ftvm.checkpoint import PAGE_DIGEST_ROW, Buffer, Checkpoint, GuestPosition, Output, PageBatch
 from ftvm.config import Limits
 from ftvm.encode.flat import FLAT_BYTES_MAX, MARK

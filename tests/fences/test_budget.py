@@ -60,7 +60,7 @@ LONG_MODULES: Final[dict[str, int]] = {}
 LONG_FUNCTIONS: Final[dict[str, int]] = {}
 """What is longer nevertheless, as {"file" or "file:function": lines}: each a debt. There is no debt today."""
 
-CHECKPOINT_FILES: Final = {"remus": 34, "kemari": 34}
+CHECKPOINT_FILES: Final = {"remus": 32, "kemari": 32}
 """Distinct files that one checkpoint crosses, both hosts together. The design's target is 25."""
 
 OUTPUT_CALLS: Final = {"kemari": 158, "hybrid": 108}

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import lz4.block
 
-from ftvm._native.digest import page_hash64, page_hash128
+from ftvm._native.memory import page_hash64, page_hash128
 from ftvm.arbiters.recordtext import decode_record, encode_record
 from ftvm.checkpoint import (
     PAGE_DIGEST_ROW,

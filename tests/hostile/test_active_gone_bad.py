@@ -10,7 +10,7 @@ from dataclasses import replace
 import lz4.block
 import pytest
 
-from ftvm._native.digest import batch_digest
+from ftvm._native.memory import batch_digest
 from ftvm.checkpoint import Buffer, Checkpoint, PageBatch
 from ftvm.config import Limits
 from ftvm.encode.messages import EpochPart, Leave

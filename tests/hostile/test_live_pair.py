@@ -15,7 +15,7 @@ import msgpack
 import pytest
 import zmq
 
-from ftvm._native.digest import batch_digest
+from ftvm._native.memory import batch_digest
 from ftvm.arbiters.file import FileRecordStore
 from ftvm.checkpoint import Buffer, Checkpoint, Geometry, PageBatch, RegionShape
 from ftvm.encode.messages import Ack, Copy, Envelope, EpochPart, Greeting, Join, Leave, Message, Ping, SessionId

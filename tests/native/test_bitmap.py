@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftvm._native import ffi, lib
-from ftvm._native.bitmap import put_flags
+from ftvm._native.memory import put_flags
 from ftvm.errors import LocalProtocolError
 
 flag_lists = st.lists(st.booleans(), min_size=1, max_size=300)

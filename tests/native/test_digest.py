@@ -6,8 +6,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftvm._native.digest import DigestTable, digest_to_int, digest_variants, page_hash64, page_hash128
-from ftvm._native.memory import NativeMemory
+from ftvm._native.memory import DigestTable, NativeMemory, digest_to_int, digest_variants, page_hash64, page_hash128
 from ftvm.errors import LocalProtocolError
 from ftvm.units import PAGE_BYTES
 

@@ -2,8 +2,7 @@ from array import array
 
 import pytest
 
-from ftvm._native.bitmap import bitmap_indices
-from ftvm._native.memory import NativeMemory
+from ftvm._native.memory import NativeMemory, bitmap_indices
 from ftvm.checkpoint import Bitmap
 from ftvm.errors import ConfigError
 from ftvm.units import PAGE_BYTES

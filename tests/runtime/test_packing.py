@@ -3,7 +3,7 @@
 from array import array
 from dataclasses import replace
 
-from ftvm._native.digest import batch_digest
+from ftvm._native.memory import batch_digest
 from ftvm.checkpoint import PageBatch
 from ftvm.config import Limits
 from ftvm.encode.compress import unpack_batch

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftvm._native.digest import batch_digest
+from ftvm._native.memory import batch_digest
 from ftvm.checkpoint import GuestPosition, LogKind, LogRecord, Output, PageBatch
 from ftvm.errors import HistoryError
 from ftvm.store.entry import (

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ftvm._native.bitmap import put_flags, take_flags
+from ftvm._native.memory import put_flags, take_flags
 from ftvm.checkpoint import Bitmap
 
 __all__ = ["StoreTracker"]

@@ -21,9 +21,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from ftvm._native.bitmap import put_flags, take_flags
 from ftvm._native.blockstore import BlockStore
 from ftvm._native.mapping import FileMapping
+from ftvm._native.memory import put_flags, take_flags
 from ftvm.checkpoint import Bitmap, Footing
 from ftvm.errors import ConfigError, GuestError, StateUnreadable
 from ftvm.guests.disk.image import Image, data_runs, runs_of

@@ -15,8 +15,8 @@ the last. Between two, nothing is written: a machine that nobody takes checkpoin
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ftvm._native.bitmap import bitmap_indices, take_flags
 from ftvm._native.mapping import FileMapping
+from ftvm._native.memory import bitmap_indices, take_flags
 from ftvm.checkpoint import Bitmap, Footing
 from ftvm.errors import ConfigError, GuestError, StateUnreadable
 from ftvm.guests.disk.image import Image, data_runs, runs_of

@@ -6,8 +6,7 @@ import threading
 
 import pytest
 
-from ftvm._native.bitmap import bitmap_indices
-from ftvm._native.memory import NativeMemory
+from ftvm._native.memory import NativeMemory, bitmap_indices
 from ftvm.capture.trackers import CompareTracker, StoreTracker, Tracker, UserfaultTracker, choose_tracker
 from ftvm.checkpoint import Bitmap
 from ftvm.errors import ClosedError, ConfigError, TrackingLost

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftvm._native.digest import batch_digest
-from ftvm._native.memory import NativeMemory
+from ftvm._native.memory import NativeMemory, batch_digest
 from ftvm.checkpoint import Checkpoint, GuestPosition, LogKind, LogRecord, Output, PageBatch
 from ftvm.config import Limits
 from ftvm.encode.apply import CommittedMemory
