@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, Generic, TypeVar
 
-from ftvm.checkpoint import Geometry
+from ftvm.checkpoint import Checkpoint, Geometry
 from ftvm.config import Limits, Timing
 from ftvm.encode.messages import Envelope, Greeting, Message, SessionId
 from ftvm.encode.versions import SPOKEN, Versions
 from ftvm.errors import FtvmError
-from ftvm.events import ArbiterTrouble, Event, PlacesDiffer
+from ftvm.events import ArbiterTrouble, Committed, Event, PlacesDiffer
 from ftvm.interfaces import Engine, Lane
 from ftvm.protocol.arbiter import ArbiterClient, Places
 from ftvm.protocol.detector import FailureDetector
@@ -170,6 +170,21 @@ class Core:
     def tell(self, event: Event) -> None:
         """Report an event."""
         self.effects.append(Tell(event))
+
+    def tell_committed(self, checkpoint: Checkpoint, now: Nanos) -> None:
+        """Report that an epoch is committed here, on a standby."""
+        self.effects.append(
+            Tell(
+                Committed(
+                    at=now,
+                    guest_id=self.settings.guest_id,
+                    epoch=checkpoint.epoch,
+                    dirty_pages=checkpoint.dirty_pages,
+                    sent_bytes=sum([batch.size_bytes for batch in checkpoint.batches]),
+                    pause_ns=0,
+                )
+            )
+        )
 
     def fail(self, error: FtvmError, kind: StopKind | None = None) -> None:
         """Give up, and say why: at once, or by a stop of this kind."""

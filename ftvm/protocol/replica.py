@@ -160,7 +160,7 @@ class Replica:
         state = self._role_state
         if not isinstance(state, StandbyState) or state.is_session_over:
             return False
-        return state.is_of_session(peer, key, envelope)
+        return state.offer.is_of(peer, key, envelope)
 
     def set_engine(self, engine: Engine) -> list[Effect]:
         """Change the engine, as soon as it can be done without losing protection; return the effects to perform.

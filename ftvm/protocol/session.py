@@ -1,5 +1,11 @@
 """An active's session with the replica that is, or is to become, its standby: what was sent, what was acknowledged.
 
+What builds up the standby's state is an ordered stream over a link that may lose, repeat and reorder. ZeroMQ keeps
+order within one connection and loses only with the connection, so the rules are simple: a window, a cumulative
+acknowledgement, a bounded reorder buffer at the other end (standby/commit.py:Inbox; go-back-N starved under reordering:
+docs/protocol.md, "Mistakes made once", 6), and a repeat of what is overdue with a delay that doubles until something
+moves.
+
 Acknowledgements count in the session in which they were given and nowhere else (docs/protocol.md, "Sessions"). The
 standby's digest of each epoch is compared with the one captured: a difference means that one of the two memories is
 wrong.
@@ -13,11 +19,10 @@ from typing import Final
 
 from ftvm.checkpoint import NOTHING_SAFE, Checkpoint, LogRecord, Output, PageBatch, Watermarks
 from ftvm.config import Limits
-from ftvm.encode.messages import Ack, Copy, EpochPart, Log, Ping, Sequenced, SessionId
+from ftvm.encode.messages import Ack, Copy, Envelope, EpochPart, Log, Ping, Sequenced, SessionId
 from ftvm.encode.versions import FLAT_SINCE
 from ftvm.errors import BadFrame, DigestMismatch, InternalError
 from ftvm.interfaces import Engine, Record
-from ftvm.protocol.channel import Outbox
 from ftvm.protocol.detector import FailureDetector
 from ftvm.protocol.timers import NEVER
 from ftvm.units import Nanos
@@ -26,6 +31,7 @@ __all__ = [
     "HANDING_LIMITS",
     "Contact",
     "InFlight",
+    "Outbox",
     "Session",
     "SessionOffer",
     "Switchover",
@@ -46,6 +52,77 @@ def batches_of(messages: list[Sequenced]) -> tuple[PageBatch, ...]:
     return tuple([message.batch for message in messages if not isinstance(message, Log) and message.batch is not None])
 
 
+REPEAT_FACTOR_MAX: Final = 64
+
+
+@dataclass(slots=True)
+class Outbox:
+    """The sender's end: keeps each message until it is acknowledged. At most `window` are on their way, or `flying`;
+    the others are `waiting`. `advanced_at` is when one was acknowledged last, or when the first of them went."""
+
+    window: int
+    repeat_ns: Nanos
+    next_sequence: int = 0
+    waiting: deque[Sequenced] = field(default_factory=deque, repr=False)
+    flying: deque[Sequenced] = field(default_factory=deque, repr=False)
+    _moved_at: Nanos = Nanos(0)
+    advanced_at: Nanos = Nanos(0)
+    _repeats: int = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether everything put in was acknowledged."""
+        return not self.waiting and not self.flying
+
+    @property
+    def room(self) -> int:
+        """How many more messages may be put in before they would only wait."""
+        return max(0, self.window - len(self.flying) - len(self.waiting))
+
+    def put(self, message: Sequenced) -> None:
+        """Take a message, whose sequence is `next_sequence`."""
+        self.next_sequence = message.sequence + 1
+        self.waiting.append(message)
+
+    def due(self, now: Nanos) -> list[Sequenced]:
+        """Return what to send now: new messages as the window allows, or all on their way again if nothing moved."""
+        repeat: list[Sequenced] = []
+        if not self.flying:
+            self._moved_at = self.advanced_at = now
+        elif now >= self._moved_at + self.repeat_ns * (1 + self._repeats):
+            repeat = list(self.flying)
+            self._repeats = min(self._repeats * 2 + 1, REPEAT_FACTOR_MAX)
+            self._moved_at = now
+        fresh: list[Sequenced] = []
+        while self.waiting and len(self.flying) < self.window:
+            message = self.waiting.popleft()
+            self.flying.append(message)
+            fresh.append(message)
+        return repeat + fresh
+
+    def acknowledge(self, received: int, now: Nanos) -> list[Sequenced]:
+        """Let go of all messages below `received`; one that was never sent cannot be acknowledged and stays."""
+        done: list[Sequenced] = []
+        while self.flying and self.flying[0].sequence < received:
+            done.append(self.flying.popleft())
+        if done:
+            self._moved_at = self.advanced_at = now
+            self._repeats = 0
+        return done
+
+    def clear(self) -> list[Sequenced]:
+        """Forget everything: the session is over."""
+        left = [*self.flying, *self.waiting]
+        self.flying.clear()
+        self.waiting.clear()
+        return left
+
+    @property
+    def repeats_at(self) -> Nanos:
+        """When what is on its way is sent again; NEVER if nothing is."""
+        return Nanos(self._moved_at + self.repeat_ns * (1 + self._repeats)) if self.flying else NEVER
+
+
 @dataclass(frozen=True, slots=True)
 class SessionOffer:
     """A session that an active has opened for this replica."""
@@ -56,6 +133,12 @@ class SessionOffer:
     staging_bytes: int
     engines: tuple[str, ...]
     """What the other side knows, by name."""
+
+    def is_of(self, peer: str, key: str | None, envelope: Envelope) -> bool:
+        """Tell whether a message of this envelope, from this peer, is of the session, be that over or not."""
+        # rule: session_compared
+        is_ours = (envelope.session, peer, key) == (self.session, self.peer, self.key)
+        return is_ours and envelope.sender == self.session.active  # rule: sender_compared
 
 
 @dataclass(frozen=True, slots=True)

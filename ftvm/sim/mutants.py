@@ -74,7 +74,7 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
         _mutant(
             "release_what_is_held_when_deposed",
             "outputs that are held leave when another replica has become active",
-            Change("deposed_active_ends", "", "[*map(active.releases.let_out, active.outputs.held)]\n{it}"),
+            Change("deposed_active_ends", "", "active.release()\n{it}"),
         ),
         _mutant(
             "copy_to_who_reads_another_record",

@@ -54,16 +54,16 @@ C_LINES: Final = {"kvm": 4000}
 MODULE_LINES_MAX: Final = 500
 FUNCTION_LINES_MAX: Final = 60
 
-PROTOCOL_FILES_MAX: Final = 28
+PROTOCOL_FILES_MAX: Final = 27
 
 LONG_MODULES: Final[dict[str, int]] = {}
 LONG_FUNCTIONS: Final[dict[str, int]] = {}
 """What is longer nevertheless, as {"file" or "file:function": lines}: each a debt. There is no debt today."""
 
-CHECKPOINT_FILES: Final = {"remus": 32, "kemari": 32}
+CHECKPOINT_FILES: Final = {"remus": 29, "kemari": 29}
 """Distinct files that one checkpoint crosses, both hosts together. The design's target is 25."""
 
-OUTPUT_CALLS: Final = {"kemari": 158, "hybrid": 108}
+OUTPUT_CALLS: Final = {"kemari": 157, "hybrid": 107}
 """Calls of ftvm's functions on the primary from the emission of an output until it has left. The target is 60."""
 
 GUEST_CALLS: Final = 6

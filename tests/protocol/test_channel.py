@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from ftvm.encode.messages import Copy, Sequenced
-from ftvm.protocol.channel import REPEAT_FACTOR_MAX, Inbox, Outbox
+from ftvm.protocol.session import REPEAT_FACTOR_MAX, Outbox
+from ftvm.protocol.standby.commit import Inbox
 from ftvm.units import Nanos
 
 from .harness import make_batch

@@ -9,9 +9,8 @@ from ftvm.config import Limits
 from ftvm.encode.messages import Ack, SessionId
 from ftvm.engines.remus import Remus
 from ftvm.errors import DigestMismatch
-from ftvm.protocol.channel import Outbox
 from ftvm.protocol.detector import FailureDetector
-from ftvm.protocol.session import Contact, Session
+from ftvm.protocol.session import Contact, Outbox, Session
 from ftvm.units import Nanos
 
 MS: Final = 1_000_000

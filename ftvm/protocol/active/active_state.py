@@ -19,7 +19,7 @@ from ftvm.protocol.active.link import JOINING, LINKS, NAMED, SHIPPING, STANDING,
 from ftvm.protocol.active.output import Announcer, OutputBuffer, Releases
 from ftvm.protocol.core import Core
 from ftvm.protocol.detector import Backoff
-from ftvm.protocol.effects import Cut
+from ftvm.protocol.effects import Cut, Release
 from ftvm.protocol.session import Contact, Session, Switchover
 from ftvm.protocol.timers import AT_ONCE
 from ftvm.units import Nanos
@@ -172,15 +172,20 @@ class ActiveState:
             if session is None or standby != session.standby:
                 return
             safe = session.acked
-        held = outputs.held
+        core, held = self.core, outputs.held
         while held:
             if safe is not None and not safe.cover(held[0].needs):  # rule: held_until_acknowledged
                 break
             first = held.popleft()
-            must(first.output.number == outputs.released + 1, "outputs leave in the order of their numbers")
-            outputs.released = first.output.number
-            outputs.held_bytes -= len(first.output.payload)
-            releases.let_out(first)
+            output = first.output
+            must(output.number == outputs.released + 1, "outputs leave in the order of their numbers")
+            outputs.released = output.number
+            outputs.held_bytes -= len(output.payload)
+            # After a takeover, a replay makes outputs again that the active before is known to have released.
+            if output.number > core.released:
+                core.released = output.number
+                core.effects.append(Release(output, first.since))
+                releases.untold.append(output)
 
     def cut(self, now: Nanos) -> None:
         """Order the cut of the open epoch, with the engine that is to be in force behind it."""

@@ -18,12 +18,11 @@ from ftvm.interfaces import Lane
 from ftvm.protocol.active import leaving
 from ftvm.protocol.active.active_state import ActiveState, CopyPlan
 from ftvm.protocol.active.link import LinkEvent, LinkState
-from ftvm.protocol.channel import Outbox
 from ftvm.protocol.core import Role
 from ftvm.protocol.detector import FailureDetector
 from ftvm.protocol.effects import Adopt, StartCopy
 from ftvm.protocol.empty import no_common_version
-from ftvm.protocol.session import Contact, Session, SessionOffer, session_after
+from ftvm.protocol.session import Contact, Outbox, Session, SessionOffer, session_after
 from ftvm.protocol.standby.commit import CommittedState
 from ftvm.units import Nanos
 

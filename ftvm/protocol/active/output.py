@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from ftvm.checkpoint import Output, Watermarks
 from ftvm.errors import InternalError
 from ftvm.protocol.core import Core
-from ftvm.protocol.effects import Announce, Release
+from ftvm.protocol.effects import Announce
 from ftvm.units import Nanos
 
 __all__ = ["Announcer", "Held", "OutputBuffer", "Releases"]
@@ -59,16 +59,6 @@ class Releases:
     is_held_by_hint: bool = False
     _released_then: int = 0
     untold: deque[Output] = field(default_factory=deque, repr=False)
-
-    def let_out(self, held: Held) -> None:
-        """Let an output leave, unless it is known to have left.
-
-        After a takeover, a replay makes outputs again that the active before is known to have released.
-        """
-        if held.output.number > self.core.released:
-            self.core.released = held.output.number
-            self.core.effects.append(Release(held.output, held.since))
-            self.untold.append(held.output)
 
     def tell(self) -> None:
         """Tell the peer from now on what had been released a heartbeat ago.

@@ -1,6 +1,6 @@
 """What an active ships to its standby: the first copy, the log, an epoch with each cut; and what is acknowledged of it.
 
-From the first cut on the outbox keeps all that is under way until it is acknowledged (channel.py); with the
+From the first cut on the outbox keeps all that is under way until it is acknowledged (session.py:Outbox); with the
 acknowledgement of the first epoch the standby is proposed (docs/protocol.md, "ADD").
 """
 

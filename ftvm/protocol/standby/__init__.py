@@ -15,14 +15,13 @@ from ftvm.encode.messages import Ack, Copy, Envelope, EpochPart, Leave, Log, Mes
 from ftvm.errors import BadFrame, GuestEnded, LimitExceeded, RemoteProtocolError
 from ftvm.interfaces import Lane
 from ftvm.protocol import reports
-from ftvm.protocol.channel import Inbox
 from ftvm.protocol.core import Core, RoleEvent, RoleTable
 from ftvm.protocol.detector import FailureDetector
 from ftvm.protocol.effects import Execute, Follow, Unload, WarmUp
 from ftvm.protocol.reports import Received
 from ftvm.protocol.session import SessionOffer, Switchover
 from ftvm.protocol.standby import claiming, following
-from ftvm.protocol.standby.commit import CommittedState, Staging
+from ftvm.protocol.standby.commit import CommittedState, Inbox, Staging
 from ftvm.protocol.standby.standby_state import ClaimEvent, ClaimState, StandbyState
 from ftvm.protocol.stop import Stopping
 from ftvm.protocol.timers import NEVER, Timers, act_on
@@ -73,7 +72,7 @@ def _session(core: Core, offer: SessionOffer, committed: CommittedState, now: Na
 def take_message(standby: StandbyState, report: Received, now: Nanos) -> None:
     """Take a message of this session; drop any other."""
     core, claim, envelope, message = standby.core, standby.claim, report.envelope, report.message
-    if not standby.is_of_session(report.peer, report.key, envelope):
+    if not standby.offer.is_of(report.peer, report.key, envelope):
         return
     if core.stop is not None and isinstance(message, Leave):
         _take_goodbye(standby, core.stop)
@@ -159,7 +158,10 @@ def _apply(standby: StandbyState, message: Sequenced, now: Nanos) -> None:
     committed.commit(checkpoint)
     if core.settings.is_observed:
         standby.keep(checkpoint, log, is_first=not was_whole)
-    standby.take_committed(checkpoint, now)
+    if standby.detector.patience > 1:
+        # Not before: after a first copy or a switchover, what the active has to do for that epoch may take it a while.
+        standby.detector.arm(now)
+    core.tell_committed(checkpoint, now)
     if not was_whole:
         core.end_role(RoleEvent.WHOLE, f"epoch {checkpoint.epoch} completes the first copy")
     elif committed.engine != before:

@@ -1,5 +1,5 @@
-"""What a backup holds: a checkpoint that is not whole yet, and the committed state, which changes by all of a
-checkpoint or by nothing (invariants I3, I4, I5).
+"""What a backup holds: messages that came early, a checkpoint that is not whole yet, and the committed state, which
+changes by all of a checkpoint or by nothing (invariants I3, I4, I5).
 
 A checkpoint is refused unless it extends exactly the state that is here, its pages decode, and the memory that results
 has the digest that the primary computed from its own pages. All of that is known before the first byte of memory
@@ -13,10 +13,10 @@ from typing import Protocol
 
 from ftvm.checkpoint import Checkpoint, GuestPosition, LogKind, LogRecord, Output, PageBatch
 from ftvm.config import Limits
-from ftvm.encode.messages import EpochPart
+from ftvm.encode.messages import EpochPart, Sequenced
 from ftvm.errors import BadFrame, LimitExceeded, must
 
-__all__ = ["CommittedState", "Memory", "NotedLog", "Staging"]
+__all__ = ["CommittedState", "Inbox", "Memory", "NotedLog", "Staging"]
 
 
 class Memory(Protocol):
@@ -196,10 +196,30 @@ class NotedLog:
 
 
 @dataclass(slots=True)
+class Inbox:
+    """The receiver's end: gives messages in order, each once. At most `window` that came early are kept aside."""
+
+    window: int
+    expected: int = 0
+    _aside: dict[int, Sequenced] = field(default_factory=dict, repr=False)
+
+    def take(self, message: Sequenced) -> list[Sequenced]:
+        """Take what came; return what is next in order now. Repeats, and what is too far ahead, are dropped."""
+        if not self.expected <= message.sequence < self.expected + self.window:
+            return []
+        self._aside.setdefault(message.sequence, message)  # rule: gap_waited_for
+        ready: list[Sequenced] = []
+        while self.expected in self._aside:
+            ready.append(self._aside.pop(self.expected))
+            self.expected += 1
+        return ready
+
+
+@dataclass(slots=True)
 class Staging:
     """At most one unfinished checkpoint, held aside from the committed state (invariant I4).
 
-    Parts come in order (channel.py); they must be of one epoch, counted from 0 without a gap, and stay within
+    Parts come in order (Inbox); they must be of one epoch, counted from 0 without a gap, and stay within
     `limit_bytes` of encoded pages, which was agreed in the handshake. The end makes it whole.
     """
 

@@ -47,7 +47,9 @@ def take_agreed(standby: StandbyState, report: GuestAgreed, now: Nanos) -> None:
         standby.keep(replace(checkpoint, outputs=made), standby.committed.log, written=report.written)
     standby.committed.agree(checkpoint)
     standby.owes_ack = True
-    standby.take_committed(checkpoint, now)
+    if standby.detector.patience > 1:
+        standby.detector.arm(now)
+    standby.core.tell_committed(checkpoint, now)
     standby.tell_engine(before, now)
     if not standby.executes_behind(checkpoint):
         standby.is_following = standby.is_coming_to_rest = False

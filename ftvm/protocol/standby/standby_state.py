@@ -28,16 +28,15 @@ from enum import Enum
 from typing import Final
 
 from ftvm.checkpoint import Checkpoint, Commit, LogRecord, Output
-from ftvm.encode.messages import Envelope, Leave
+from ftvm.encode.messages import Leave
 from ftvm.errors import InternalError, LimitExceeded, RemoteProtocolError
-from ftvm.events import Committed, EngineChanged, PeerMisbehaved, SessionEnded
+from ftvm.events import EngineChanged, PeerMisbehaved, SessionEnded
 from ftvm.interfaces import Lane
-from ftvm.protocol.channel import Inbox
 from ftvm.protocol.core import Core, RoleEvent
 from ftvm.protocol.detector import FailureDetector
-from ftvm.protocol.effects import ShowCommit, Tell
+from ftvm.protocol.effects import ShowCommit
 from ftvm.protocol.session import SessionOffer, Switchover
-from ftvm.protocol.standby.commit import CommittedState, NotedLog, Staging
+from ftvm.protocol.standby.commit import CommittedState, Inbox, NotedLog, Staging
 from ftvm.units import Nanos
 
 __all__ = ["CLAIMS", "Claim", "ClaimEvent", "ClaimState", "StandbyState"]
@@ -165,26 +164,6 @@ class StandbyState:
         """Whether the guest executes here from this checkpoint on."""
         return self.core.settings.engines[checkpoint.engine].executes
 
-    def take_committed(self, checkpoint: Checkpoint, now: Nanos) -> None:
-        """Tell that an epoch is committed here. With the first one, the active is expected to be prompt.
-
-        Not before: after a first copy or a switchover, what it has to do for that epoch may take it a while.
-        """
-        if self.detector.patience > 1:
-            self.detector.arm(now)
-        self.core.effects.append(
-            Tell(
-                Committed(
-                    at=now,
-                    guest_id=self.core.settings.guest_id,
-                    epoch=checkpoint.epoch,
-                    dirty_pages=checkpoint.dirty_pages,
-                    sent_bytes=sum([batch.size_bytes for batch in checkpoint.batches]),
-                    pause_ns=0,
-                )
-            )
-        )
-
     def keep(
         self,
         checkpoint: Checkpoint,
@@ -236,10 +215,3 @@ class StandbyState:
         self.staging.clear()
         if not self.is_whole:
             self.core.end_role(RoleEvent.SESSION_LOST, reason)
-
-    def is_of_session(self, peer: str, key: str | None, envelope: Envelope) -> bool:
-        """Tell whether a message of this envelope, from this peer, is of the session, be that over or not."""
-        offer = self.offer
-        # rule: session_compared
-        is_ours = (envelope.session, peer, key) == (offer.session, offer.peer, offer.key)
-        return is_ours and envelope.sender == offer.session.active  # rule: sender_compared
