@@ -22,9 +22,7 @@ import lz4.block
 from common import Row, report
 
 from ftvm._native.memory import NativeMemory, bitmap_indices
-from ftvm.capture.pages import capture_fused
-from ftvm.capture.ring import BatchBuffers
-from ftvm.capture.shadow import Shadow
+from ftvm.capture.pages import BatchBuffers, Shadow, capture_fused
 from ftvm.checkpoint import Checkpoint, Commit, Geometry, PageBatch, RegionShape
 from ftvm.config import Limits
 from ftvm.encode.apply import CommittedMemory

@@ -30,9 +30,7 @@ from stopwatch import LooseSink, Stopwatch, TimedSink, TimedWorld
 
 import ftvm
 from ftvm._native.memory import NativeMemory, bitmap_indices
-from ftvm.capture.pages import capture_fused
-from ftvm.capture.ring import BatchBuffers
-from ftvm.capture.shadow import Shadow
+from ftvm.capture.pages import BatchBuffers, Shadow, capture_fused
 from ftvm.config import Limits
 from ftvm.engines.names import engine_named
 from ftvm.errors import ConfigError

@@ -23,9 +23,7 @@ from common import Row, fastest_wall, geometric_mean, report
 from corpus import Corpus, corpora, missing
 
 from ftvm._native.memory import NativeMemory
-from ftvm.capture.pages import StagedCopy, capture_fused
-from ftvm.capture.ring import BatchBuffers
-from ftvm.capture.shadow import Shadow
+from ftvm.capture.pages import BatchBuffers, Shadow, StagedCopy, capture_fused
 from ftvm.checkpoint import PageBatch
 from ftvm.config import Limits
 from ftvm.encode.apply import CommittedMemory

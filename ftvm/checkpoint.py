@@ -242,7 +242,7 @@ class PageBatch:
     digest   XXH3-128 of indices, lengths and payload in that order, 16 bytes
     unpacked_bytes  if the payload is packed (ftvm/encode/compress.py): its length before; 0 if it is not. Packing
                     leaves the digest as it was
-    buffer   on the capturing side: number of the batch buffer that holds it (ftvm/capture/ring.py)
+    buffer   on the capturing side: number of the batch buffer that holds it (ftvm/capture/pages.py)
     """
 
     count: int

@@ -105,7 +105,7 @@ def _address(view: memoryview) -> Any:
 
 def bitmap_indices(bitmap: Bitmap) -> "array[int]":
     """Return the page indices in the set, rising, counted over all regions: u32 each."""
-    indices = array("I", bytes(4 * bitmap.count()))
+    indices = array("I", bytes(4 * sum([int.from_bytes(words, "little").bit_count() for words in bitmap.words])))
     cells = ffi.from_buffer("uint32_t[]", indices)
     found = first_index = 0
     for words, page_count in zip(bitmap.words, bitmap.page_counts, strict=True):

@@ -1,4 +1,4 @@
-"""Dirty pages to batches of deltas.
+"""Dirty pages to batches of deltas: the shadow that they are compared with, the buffers that batches are encoded into.
 
 Two ways, one result. **Fused** encodes straight from guest memory and needs the guest to stand still; it touches each
 page once. **Staged** copies the pages first (a shorter pause, or none at all) and encodes from the copy: each page is
@@ -8,36 +8,68 @@ pause within the target, and staged above; it is a pure value that learns from m
 
 Both promise: a page that equals its shadow makes no batch entry; afterwards the shadow's digest is the one that the
 backup's memory must have. If a capture raises once it has begun, the shadow is torn (it holds pages that were never
-sent) and the session must end; the caller puts the dirty pages back into the guest's tracker. Nothing here knows how
-batches travel.
+sent) and the session must end; the caller puts the dirty pages back into the guest's tracker.
 
-Wraps the native nouns `capture` and `gather` (capture.h and gather.h are their manuals). One native call makes one
-batch.
+**A scrub** finds pages that tracking missed: it compares all of memory with the shadow, a little at a time, while the
+guest runs. A page that was written but never reported stays different from its shadow for ever. A look finds the pages
+that differ; those are suspects only, for the guest may just have written them. At the next cut, with the guest paused
+and its dirty pages collected, a suspect that is not among them and still differs was missed. It costs no pause: a pause
+looks only at the suspects.
+
+**A batch buffer** is in use from its capture until the backup acknowledged what is in it (until then it may have to be
+sent again), and the transport let go of every send that reads from it. None in use is handed out, and as few are kept
+as the traffic needs: three in a steady state.
+
+Nothing here knows how batches travel. Wraps the native nouns `capture` and `gather` (capture.h and gather.h are their
+manuals). One native call makes one batch.
 """
 
 import mmap
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 from typing import Any, Final
 
 from ftvm._native import ffi, lib
-from ftvm._native.memory import NativeMemory, are_rising
-from ftvm.capture.ring import BatchBuffer, BatchBuffers
-from ftvm.capture.shadow import Shadow
-from ftvm.checkpoint import PageBatch
+from ftvm._native.memory import DigestTable, NativeMemory, are_rising, bitmap_indices, bytes_digest
+from ftvm.checkpoint import PAGE_COUNT_MAX, PAGE_DIGEST_ROW, Bitmap, PageBatch
 from ftvm.config import Limits
-from ftvm.errors import ConfigError, LimitExceeded, LocalProtocolError
+from ftvm.errors import ConfigError, InternalError, LimitExceeded, LocalProtocolError
 from ftvm.units import Nanos, pages_to_bytes
 
-__all__ = ["CapturePolicy", "StagedCopy", "Way", "capture_fused", "encode_staged"]
+__all__ = [
+    "PAGES_MEASURED_MIN",
+    "BatchBuffer",
+    "BatchBuffers",
+    "CapturePolicy",
+    "Scrub",
+    "Shadow",
+    "StagedCopy",
+    "Way",
+    "capture_fused",
+    "encode_staged",
+    "entries_max",
+]
 
 _WEIGHT: Final = 0.2
 """How much one measurement moves an average."""
 
-_PAGES_MIN: Final = 32
+PAGES_MEASURED_MIN: Final = 32
 """Smaller captures measure the price of the call, not of a page."""
+
+_DIGEST_BYTES: Final = 16
+
+_BYTES_PER_ENTRY: Final = 64
+"""A batch has room for one entry per so many payload bytes: most deltas are longer, and where they are not the batch is
+simply cut earlier. It keeps the index arrays at a tenth of the payload."""
+
+_SPARE_BUFFERS: Final = 3
+"""What the ring may always hold beyond the limits: one being filled, one being sent, one waiting for its word."""
+
+
+# --- the two ways -----------------------------------------------------------------------------------------------------
 
 
 class Way(Enum):
@@ -65,7 +97,7 @@ class CapturePolicy:
 
     def measured(self, way: Way, *, pages: int, pause_ns: Nanos) -> "CapturePolicy":
         """Note how long the guest stood still for a capture of so many pages."""
-        if pages < _PAGES_MIN:
+        if pages < PAGES_MEASURED_MIN:
             return self
         page_ns = pause_ns / pages
         if way is Way.FUSED:
@@ -78,7 +110,7 @@ def _moved(average: float, value: float) -> float:
 
 
 def capture_fused(
-    memory: NativeMemory, shadow: Shadow, indices: "array[int]", *, limits: Limits, buffers: BatchBuffers
+    memory: NativeMemory, shadow: "Shadow", indices: "array[int]", *, limits: Limits, buffers: "BatchBuffers"
 ) -> tuple[PageBatch, ...]:
     """Encode pages straight from guest memory, which must stand still until this returns.
 
@@ -87,12 +119,8 @@ def capture_fused(
     """
     if memory.page_count != shadow.page_count:
         raise ConfigError(f"memory has {memory.page_count} pages and its shadow {shadow.page_count}")
-    cells, count = _checked(indices, shadow), len(indices)
-
-    def encode(done: int, batch: Any) -> int:
-        return int(lib.ftvm_capture_fused(memory.native, shadow.native, cells + done, count - done, batch))
-
-    return _batches(encode, count, shadow, limits, buffers)
+    encode = partial(lib.ftvm_capture_fused, memory.native, shadow.native)
+    return _batches(encode, indices, shadow, limits, buffers)
 
 
 class StagedCopy:
@@ -133,25 +161,35 @@ class StagedCopy:
         self.taken_bytes = max(self.taken_bytes, pages_to_bytes(len(indices)))
 
 
-def encode_staged(copy: StagedCopy, shadow: Shadow, *, limits: Limits, buffers: BatchBuffers) -> tuple[PageBatch, ...]:
+def encode_staged(
+    copy: StagedCopy, shadow: "Shadow", *, limits: Limits, buffers: "BatchBuffers"
+) -> tuple[PageBatch, ...]:
     """Encode what was gathered; the guest may run. Raises as `capture_fused` does."""
-    cells, count = _checked(copy.indices, shadow), len(copy.indices)
 
-    def encode(done: int, batch: Any) -> int:
-        pages = copy.native + pages_to_bytes(done)
-        return int(lib.ftvm_capture_staged(pages, shadow.native, cells + done, count - done, batch))
+    def encode(cells: Any, left: int, batch: Any) -> int:
+        pages = copy.native + pages_to_bytes(len(copy.indices) - left)
+        return int(lib.ftvm_capture_staged(pages, shadow.native, cells, left, batch))
 
-    return _batches(encode, count, shadow, limits, buffers)
+    return _batches(encode, copy.indices, shadow, limits, buffers)
 
 
 def _batches(
-    encode: Callable[[int, Any], int], count: int, shadow: Shadow, limits: Limits, buffers: BatchBuffers
+    encode: Callable[[Any, int, Any], int],
+    indices: "array[int]",
+    shadow: "Shadow",
+    limits: Limits,
+    buffers: "BatchBuffers",
 ) -> tuple[PageBatch, ...]:
     """Return the batches of one capture, page indices rising over all. If it fails, all its buffers are given back, and
     the shadow is torn.
 
-    encode  fills a native batch with pages from the first on that it is told; returns how many it took
+    encode  fills a native batch with the first of so many pages; returns how many it took
     """
+    if shadow.is_torn:
+        raise LocalProtocolError("the last capture failed halfway: start a new session and clear the shadow first")
+    if not are_rising(indices, shadow.page_count):
+        raise LocalProtocolError("page indices must rise strictly and lie in the memory")
+    cells, count = ffi.from_buffer("uint32_t[]", indices), len(indices)
     batches: list[PageBatch] = []
     lent: list[BatchBuffer] = []
     done, staged_bytes = 0, 0
@@ -159,7 +197,7 @@ def _batches(
         while done < count:
             buffer = buffers.lend()
             lent.append(buffer)
-            done += encode(done, buffer.native)
+            done += encode(cells + done, count - done, buffer.native)
             batch = buffer.batch()
             batches.append(batch)
             staged_bytes += batch.size_bytes
@@ -177,8 +215,262 @@ def _batches(
     return tuple([batch for batch in batches if batch.count])
 
 
-def _checked(indices: "array[int]", shadow: Shadow) -> Any:
-    shadow.require_whole()
-    if not are_rising(indices, shadow.page_count):
-        raise LocalProtocolError("page indices must rise strictly and lie in the memory")
-    return ffi.from_buffer("uint32_t[]", indices)
+# --- the shadow ------------------------------------------------------------------------------------------------------
+
+
+class Shadow:
+    """The primary's copy of the backup's memory, with its digest kept up to date.
+
+    It starts as all zero pages, as the backup does. A capture encodes each dirty page as its difference from the
+    shadow's and brings the shadow up to date in the same pass. It takes as much memory as the guest's (of what is not
+    zero), and 17 bytes a page for digests and history. After a capture that failed halfway it `is_torn`.
+    """
+
+    __slots__ = ("_digests", "_pages", "_runs", "is_torn", "native", "page_count")
+
+    native: Any
+    """`struct ftvm_shadow *`."""
+
+    def __init__(self, page_counts: Sequence[int]) -> None:
+        """Make a shadow of zero pages for regions of so many pages."""
+        self.page_count = sum(page_counts)
+        if not 0 < self.page_count <= PAGE_COUNT_MAX:
+            raise ConfigError(f"a shadow must have 1 to {PAGE_COUNT_MAX} pages, not {self.page_count}")
+        # Private anonymous memory: a page that nobody has written costs nothing, and MADV_DONTNEED makes it so again.
+        self._pages = _anonymous(pages_to_bytes(self.page_count))
+        self._digests = _anonymous(_DIGEST_BYTES * self.page_count)
+        self._runs = _anonymous(self.page_count)
+        self.is_torn = False
+        self.native = ffi.new("struct ftvm_shadow *")
+        self.native.pages = ffi.from_buffer("uint8_t[]", self._pages)
+        self.native.digests = ffi.cast("struct ftvm_digest *", ffi.from_buffer("uint8_t[]", self._digests))
+        self.native.raw_runs = ffi.from_buffer("uint8_t[]", self._runs)
+        self.native.page_count = self.page_count
+        lib.ftvm_capture_reset(self.native)
+
+    @property
+    def memory_digest(self) -> int:
+        """The digest of its content: what the backup's memory must have once all that was captured is applied."""
+        digest = self.native.sum
+        return int(digest.high) << 64 | int(digest.low)
+
+    @property
+    def content(self) -> memoryview:
+        """Its pages, which change with each capture; not to be written."""
+        return memoryview(self._pages)
+
+    def clear(self) -> None:
+        """Become all zero pages again, for a new session; the memory goes back to the system."""
+        self._pages.madvise(mmap.MADV_DONTNEED)
+        lib.ftvm_capture_reset(self.native)
+        self.is_torn = False
+
+    def adopt(self, memory: NativeMemory, digests: DigestTable, first: int, limit: int) -> int:
+        """Take over pages of `memory`, which stands still, from `first` on, at most `limit` that differ by their hash.
+
+        Returns the page to go on from, the page count when all were looked at; if `digests` is up to date and nothing
+        was written meanwhile, the shadow then is what `memory` holds.
+        """
+        if not memory.page_count == digests.page_count == self.page_count:
+            raise ConfigError(f"memory has {memory.page_count} pages and its shadow {self.page_count}")
+        return int(lib.ftvm_capture_adopt(memory.native, digests.native, self.native, first, limit))
+
+    def page(self, index: int) -> bytes:
+        """Return a copy of one page."""
+        if not 0 <= index < self.page_count:
+            raise IndexError(f"page {index} of {self.page_count}")
+        return self._pages[pages_to_bytes(index) : pages_to_bytes(index + 1)]
+
+    def page_digests(self, indices: "array[int]") -> bytes:
+        """Return the hashes of some pages, a row of Checkpoint.page_digests each."""
+        rows = (PAGE_DIGEST_ROW.pack(i, self._digests[16 * i : 16 * i + 16]) for i in indices)
+        return b"".join(rows)
+
+    def tear(self) -> None:
+        """Note that a capture failed halfway: pages went in that will never be sent. Only `clear` repairs it."""
+        self.is_torn = True
+
+
+class Scrub:
+    """One guest's scrub. A round over all pages takes page_count / pages_per_look looks.
+
+    `suspects` are the pages that the last look found different, until the next `judge`.
+    """
+
+    __slots__ = ("_found", "_memory", "_next", "_shadow", "pages_per_look", "rounds", "suspects")
+
+    def __init__(self, memory: NativeMemory, shadow: Shadow, *, pages_per_look: int) -> None:
+        """Compare `pages_per_look` pages a look: about 0.3 us each, of a core and of memory bandwidth."""
+        if memory.page_count != shadow.page_count:
+            raise ConfigError(f"memory has {memory.page_count} pages and its shadow {shadow.page_count}")
+        if pages_per_look <= 0:
+            raise ConfigError("a scrub must look at one page or more")
+        self._memory = memory
+        self._shadow = shadow
+        self.pages_per_look = min(pages_per_look, shadow.page_count)
+        self.rounds = 0
+        self._next = 0
+        self._found = array("I", bytes(4 * self.pages_per_look))
+        self.suspects: array[int] = array("I")
+
+    def look(self) -> int:
+        """Compare the next pages; the guest may run. Returns how many are suspects until the next `judge`.
+
+        Between two calls of `judge` at most one look counts: a second one replaces the suspects of the first.
+        """
+        shadow, cells = self._shadow.native, ffi.from_buffer("uint32_t[]", self._found)
+        found = lib.ftvm_capture_differing(self._memory.native, shadow, self._next, self.pages_per_look, cells)
+        self.suspects = self._found[:found]
+        self._next += self.pages_per_look
+        if self._next >= self._shadow.page_count:
+            self._next = 0
+            self.rounds += 1
+        return len(self.suspects)
+
+    def judge(self, dirty: Bitmap) -> "array[int]":
+        """Return the suspects that tracking missed.
+
+        Call with the guest paused, after `collect_dirty` gave `dirty` and before the capture brings the shadow up to
+        date.
+        """
+        suspects, self.suspects = self.suspects, array("I")
+        if not suspects:
+            return suspects
+        reported = set(bitmap_indices(dirty))
+        memory, shadow, cells = self._memory.native, self._shadow.native, ffi.from_buffer("uint32_t[]", self._found)
+        unreported = [page for page in suspects if page not in reported]
+        return array("I", [page for page in unreported if lib.ftvm_capture_differing(memory, shadow, page, 1, cells)])
+
+
+def _anonymous(size_bytes: int) -> mmap.mmap:
+    return mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+# --- buffers ----------------------------------------------------------------------------------------------------------
+
+
+def entries_max(limits: Limits) -> int:
+    """Return how many pages one batch can hold at most."""
+    return limits.batch_bytes // _BYTES_PER_ENTRY
+
+
+class BatchBuffer:
+    """Room for one batch: page indices, lengths, payload; and `native`, a `struct ftvm_batch *` to fill it by."""
+
+    __slots__ = (
+        "_indices",
+        "_lengths",
+        "_payload",
+        "indices",
+        "is_unacknowledged",
+        "lengths",
+        "native",
+        "number",
+        "payload",
+        "sends",
+    )
+
+    native: Any
+
+    def __init__(self, number: int, limits: Limits) -> None:
+        self.number = number
+        self.indices = array("I", bytes(4 * entries_max(limits)))
+        self.lengths = array("H", bytes(2 * entries_max(limits)))
+        self.payload = bytearray(limits.batch_bytes)
+        self._indices = memoryview(self.indices).cast("B").toreadonly()
+        self._lengths = memoryview(self.lengths).cast("B").toreadonly()
+        self._payload = memoryview(self.payload).toreadonly()
+        self.native = ffi.new("struct ftvm_batch *")
+        self.native.indices = ffi.from_buffer("uint32_t[]", self.indices)
+        self.native.lengths = ffi.from_buffer("uint16_t[]", self.lengths)
+        self.native.payload = ffi.from_buffer("uint8_t[]", self.payload)
+        self.native.entry_capacity = len(self.indices)
+        self.native.payload_capacity = len(self.payload)
+        self.is_unacknowledged = False
+        self.sends = 0
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nobody needs what is in it."""
+        return not self.is_unacknowledged and self.sends == 0
+
+    def batch(self) -> PageBatch:
+        """Return what was written into it by `native`, as views of its memory."""
+        count = int(self.native.entry_count)
+        indices, lengths = self._indices[: 4 * count], self._lengths[: 2 * count]
+        payload = self._payload[: self.native.payload_bytes]
+        digest = bytes_digest(indices, lengths, payload)
+        return PageBatch(
+            count=count, indices=indices, lengths=lengths, payload=payload, digest=digest, buffer=self.number
+        )
+
+
+class BatchBuffers:
+    """A ring of batch buffers that grows with what is in flight, up to a limit."""
+
+    __slots__ = ("_buffers", "_free", "_limits", "capacity")
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._buffers: list[BatchBuffer] = []
+        self._free: list[BatchBuffer] = []
+        self.capacity = limits.epochs_in_flight * limits.staging_bytes // limits.batch_bytes + _SPARE_BUFFERS
+
+    @property
+    def in_use(self) -> int:
+        """How many buffers somebody still needs."""
+        return len(self._buffers) - len(self._free)
+
+    @property
+    def allocated_bytes(self) -> int:
+        """What all payload buffers take, in use or not."""
+        return len(self._buffers) * self._limits.batch_bytes
+
+    def lend(self) -> BatchBuffer:
+        """Return a buffer that nobody needs; it is in use, unacknowledged, from now on. Raises LimitExceeded."""
+        if self._free:
+            buffer = self._free.pop()
+        elif len(self._buffers) < self.capacity:
+            buffer = BatchBuffer(len(self._buffers), self._limits)
+            self._buffers.append(buffer)
+        else:
+            raise LimitExceeded("batch buffers in use", limit=self.capacity, wanted=self.capacity + 1)
+        if buffer.is_unacknowledged or buffer.sends:
+            raise InternalError(f"batch buffer {buffer.number} was free and in use at once")
+        buffer.is_unacknowledged = True
+        buffer.native.entry_count = buffer.native.payload_bytes = 0
+        return buffer
+
+    def give_back(self, buffer: BatchBuffer) -> None:
+        """Take back a buffer that was lent and that no batch came out of."""
+        buffer.is_unacknowledged = False
+        if not buffer.sends:
+            self._free.append(buffer)
+
+    def sent(self, batch: PageBatch) -> None:
+        """Note that the transport reads from this batch until it lets go; once per send."""
+        self._of(batch).sends += 1
+
+    def let_go(self, batch: PageBatch) -> None:
+        """Note that the transport finished one send of this batch."""
+        buffer = self._of(batch)
+        if buffer.sends == 0:
+            raise LocalProtocolError(f"batch buffer {buffer.number} was let go of more often than it was sent")
+        buffer.sends -= 1
+        if not buffer.sends and not buffer.is_unacknowledged:
+            self._free.append(buffer)
+
+    def acknowledged(self, *batches: PageBatch) -> None:
+        """Note that these batches need not be sent again: the backup has them, or their session is over."""
+        for batch in batches:
+            buffer = self._of(batch)
+            if not buffer.is_unacknowledged:
+                raise LocalProtocolError(f"batch buffer {buffer.number} was acknowledged twice")
+            buffer.is_unacknowledged = False
+            if not buffer.sends:
+                self._free.append(buffer)
+
+    def _of(self, batch: PageBatch) -> BatchBuffer:
+        if batch.buffer is None or not 0 <= batch.buffer < len(self._buffers):
+            raise LocalProtocolError("this batch was not captured into this ring")
+        return self._buffers[batch.buffer]

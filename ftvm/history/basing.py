@@ -12,9 +12,7 @@ from array import array
 from typing import Final
 
 from ftvm._native.memory import NativeMemory, batch_digest
-from ftvm.capture.pages import StagedCopy, encode_staged
-from ftvm.capture.ring import BatchBuffers
-from ftvm.capture.shadow import Shadow
+from ftvm.capture.pages import BatchBuffers, Shadow, StagedCopy, encode_staged
 from ftvm.checkpoint import PageBatch
 from ftvm.config import Limits
 from ftvm.encode.merge import join_batches

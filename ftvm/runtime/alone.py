@@ -10,9 +10,7 @@ from types import TracebackType
 from typing import Final, Self, cast
 
 from ftvm._native.memory import DigestTable, NativeMemory, bitmap_indices
-from ftvm.capture.pages import capture_fused
-from ftvm.capture.ring import BatchBuffers
-from ftvm.capture.shadow import Shadow
+from ftvm.capture.pages import BatchBuffers, Shadow, capture_fused
 from ftvm.checkpoint import END_CHANNEL, Checkpoint, Commit, Output, PageBatch
 from ftvm.config import Limits
 from ftvm.errors import ConfigError, FtvmError, HistoryError, InternalError

@@ -12,9 +12,17 @@ from dataclasses import replace
 from typing import Final, Protocol, cast
 
 from ftvm._native.memory import DigestTable, NativeMemory, bitmap_indices
-from ftvm.capture.pages import CapturePolicy, StagedCopy, Way, capture_fused, encode_staged
-from ftvm.capture.ring import BatchBuffers
-from ftvm.capture.shadow import Scrub, Shadow
+from ftvm.capture.pages import (
+    PAGES_MEASURED_MIN,
+    BatchBuffers,
+    CapturePolicy,
+    Scrub,
+    Shadow,
+    StagedCopy,
+    Way,
+    capture_fused,
+    encode_staged,
+)
 from ftvm.checkpoint import Bitmap, Checkpoint, PageBatch
 from ftvm.config import Limits
 from ftvm.errors import GuestError, LimitExceeded, StateUnreadable, TrackingLost
@@ -254,23 +262,23 @@ class Capturer:
                 batches = capture_fused(self._memory, shadow, indices, limits=limits, buffers=self.buffers)
             else:
                 self._room().gather(self._memory, indices)
-            devices = guest.save_devices()
-            if len(devices) > limits.devices_bytes:  # the standby would refuse it again and again
+            if len(devices := guest.save_devices()) > limits.devices_bytes:  # the standby would refuse it for ever
                 raise LimitExceeded("bytes of device state", limit=limits.devices_bytes, wanted=len(devices))
             position = cast("ReplayableGuest", guest).position if self._has_position else None
             output_next, log_index = sink.output_next, sink.log_index
-            if sink.items:
-                emitted = sink.drain()
+            emitted = sink.drain() if sink.items else NOTHING_EMITTED
             if engine is not before:
                 runner.use(engine)
             self._uncopied = None
             pause_ns = Nanos(self._clock.now() - paused_at)
             if not engine.stands_still:
                 runner.stall_or_go_on(must_stand_still=self._must_stand_still())
-            self._policy = self._policy.measured(way, pages=len(indices), pause_ns=pause_ns)
+            if len(indices) >= PAGES_MEASURED_MIN:
+                self._policy = self._policy.measured(way, pages=len(indices), pause_ns=pause_ns)
             if way is Way.STAGED:
                 batches = encode_staged(self._room(), shadow, limits=limits, buffers=self.buffers)
-            self._look_at_some(shadow)
+            scrub = self._scrub = self._scrub or Scrub(self._memory, shadow, pages_per_look=_PAGES_PER_SCRUB)
+            scrub.look()  # the next cut tells which of the pages that differ were reported
             checkpoint = Checkpoint(
                 epoch=order.epoch,
                 base=order.base,
@@ -317,12 +325,6 @@ class Capturer:
         if self._cut_copy is None:
             self._cut_copy = StagedCopy(self._policy.staged_pages_max)
         return self._cut_copy
-
-    def _look_at_some(self, shadow: Shadow) -> None:
-        """Compare a few pages with what the standby has; the next cut tells which of them were reported."""
-        if self._scrub is None:
-            self._scrub = Scrub(self._memory, shadow, pages_per_look=_PAGES_PER_SCRUB)
-        self._scrub.look()
 
     def _judge(self, scrub: Scrub, dirty: Bitmap) -> None:
         """Raise TrackingLost if pages that the last look found different were written, and not reported."""

@@ -364,7 +364,7 @@ class Driver:
             do.Adopt: lambda effect: capturer.adopt(self._memory.digests, effect.staging_bytes),
             do.WarmUp: lambda _: capturer.begin_warm_up(),
             do.Measure: self._measure,
-            do.Announce: self._announce,
+            do.Announce: lambda _: self._world.announce(),
             do.Fail: lambda effect: self._fail(effect.error, effect.kind),
         }
 
@@ -388,9 +388,6 @@ class Driver:
     def _unload(self, _: do.Unload) -> None:
         self._runner.unload()
         self._capturer.release()
-
-    def _announce(self, _: do.Announce) -> None:
-        self._world.announce()
 
     def _forget(self, effect: do.Forget) -> None:
         self._capturer.buffers.acknowledged(*effect.batches)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ftvm.capture.ring import BatchBuffer, BatchBuffers
+from ftvm.capture.pages import BatchBuffer, BatchBuffers
 from ftvm.checkpoint import PageBatch
 from ftvm.config import Limits
 from ftvm.errors import LimitExceeded, LocalProtocolError

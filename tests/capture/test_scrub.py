@@ -2,7 +2,7 @@ from array import array
 
 import pytest
 
-from ftvm.capture.shadow import Scrub, Shadow
+from ftvm.capture.pages import Scrub, Shadow
 from ftvm.checkpoint import Bitmap
 from ftvm.errors import ConfigError
 

@@ -4,9 +4,7 @@ import random
 from array import array
 
 from ftvm._native.memory import NativeMemory
-from ftvm.capture.pages import StagedCopy, capture_fused, encode_staged
-from ftvm.capture.ring import BatchBuffers
-from ftvm.capture.shadow import Shadow
+from ftvm.capture.pages import BatchBuffers, Shadow, StagedCopy, capture_fused, encode_staged
 from ftvm.checkpoint import PageBatch
 from ftvm.config import Limits
 from ftvm.encode.apply import CommittedMemory

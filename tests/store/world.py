@@ -5,9 +5,7 @@ from array import array
 from dataclasses import dataclass, field
 
 from ftvm._native.memory import NativeMemory
-from ftvm.capture.pages import capture_fused
-from ftvm.capture.ring import BatchBuffers
-from ftvm.capture.shadow import Shadow
+from ftvm.capture.pages import BatchBuffers, Shadow, capture_fused
 from ftvm.checkpoint import Checkpoint, Commit, Geometry, GuestPosition, Output, PageBatch, RegionShape
 from ftvm.config import Limits
 from ftvm.encode.merge import join_batches
