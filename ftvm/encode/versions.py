@@ -6,7 +6,7 @@ is in both ranges. A host of version 1 makes no offer: it speaks that one alone.
     version  since    what it changed
     1        v0.1.0   the first one; it refuses a list that is longer than it expects
     2        0.2.0    a list in a header may be longer than its reader expects: what stands behind is ignored. Small
-                      acknowledgements, logs and epochs are one frame (flat.py), and the last batch of an epoch
+                      acknowledgements, logs and epochs are one frame (wire.py), and the last batch of an epoch
                       travels with its end. A log may also come under an engine that does not need it: for a
                       standby that records.
                       Not released: what it means may still change until it is tagged.
@@ -64,7 +64,7 @@ OPTIONAL_SINCE: Final = 2
 """The first version whose speakers ignore fields that they do not know."""
 
 FLAT_SINCE: Final = 2
-"""The first version in which small acknowledgements, logs and epochs go in one frame (flat.py), and in which the last
+"""The first version in which small acknowledgements, logs and epochs go in one frame (wire.py), and in which the last
 batch of an epoch travels with its end."""
 
 NOTED_LOG_SINCE: Final = 2

@@ -6,8 +6,8 @@ import msgpack
 
 from ftvm._native.memory import bytes_digest
 from ftvm.checkpoint import Buffer
-from ftvm.encode.flat import MARK
-from ftvm.encode.wire import seal
+from ftvm.encode.headed import seal
+from ftvm.encode.wire import MARK
 
 DIGEST_BYTES = 16
 EPOCH_PART, LOG = 5, 10

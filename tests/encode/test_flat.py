@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from ftvm._native.memory import batch_digest
 from ftvm.checkpoint import PAGE_DIGEST_ROW, Buffer, Checkpoint, GuestPosition, Output, PageBatch
 from ftvm.config import Limits
-from ftvm.encode.flat import FLAT_BYTES_MAX, MARK
+from ftvm.encode.headed import seal
 from ftvm.encode.messages import Ack, Copy, Envelope, EpochPart, Log, Message, Ping, SessionId
 from ftvm.encode.versions import FLAT_SINCE, SPOKEN
-from ftvm.encode.wire import decode, encode, read_header, seal
+from ftvm.encode.wire import FLAT_BYTES_MAX, MARK, decode, encode, read_header
 from ftvm.errors import BadFrame, ConfigError, VersionMismatch
 from ftvm.interfaces import Record
 from ftvm.testing.strategies import envelopes, logs, messages, sessions

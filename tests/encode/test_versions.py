@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from ftvm.checkpoint import Buffer, Geometry, RegionShape
 from ftvm.config import Limits
-from ftvm.encode import wire
+from ftvm.encode import headed
 from ftvm.encode.codec import Codec, Frames, Header, Packed
-from ftvm.encode.flat import MARK
+from ftvm.encode.headed import CODECS, codecs_of, seal
 from ftvm.encode.messages import Envelope, Greeting, Join, Message, Ping, Refuse, SessionId, Welcome
 from ftvm.encode.versions import FIRST, FROZEN_FORM, SPOKEN, Versions, add_offer, take_offer
-from ftvm.encode.wire import CODECS, codecs_of, decode, encode, seal
+from ftvm.encode.wire import MARK, decode, encode
 from ftvm.errors import BadFrame, ConfigError, VersionMismatch
 from ftvm.interfaces import Record
 from ftvm.testing.strategies import messages, ranges_of_versions
@@ -115,9 +115,7 @@ def test_a_frozen_message_in_another_form_is_refused() -> None:
 
 def in_lists(message: Message) -> list[Buffer]:
     """Return the frames of a message in version 2 in the form of lists, which is that of what is large."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wire, "write_flat", lambda _, __: None)
-        return encode(envelope(2), message)
+    return headed.encode_headed(envelope(2), message)
 
 
 @given(messages(2), st.lists(st.integers().filter(lambda n: abs(n) < 1 << 63) | st.text(max_size=9), max_size=4))
@@ -147,7 +145,7 @@ LATER_PING = Codec(7, Ping, 1, _pack_ping, _unpack_ping, optional=1)
 def later_release(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make this a release whose PING has one field more, which an older peer may ignore."""
     for version in range(SPOKEN.lowest, SPOKEN.highest + 1):
-        monkeypatch.setitem(wire._WRITERS, (version, Ping), LATER_PING)
+        monkeypatch.setitem(headed._WRITERS, (version, Ping), LATER_PING)
 
 
 @pytest.mark.usefixtures("later_release")
@@ -164,7 +162,7 @@ def test_an_older_release_reads_a_message_with_a_new_optional_field() -> None:
 def test_an_optional_field_that_did_not_come_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     old = encode(envelope(2), Ping(number=5))
 
-    monkeypatch.setitem(wire._READERS, (2, 7), LATER_PING)
+    monkeypatch.setitem(headed._READERS, (2, 7), LATER_PING)
 
     assert decode(old, LIMITS)[1] == Ping(number=5)
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from ftvm.checkpoint import Buffer, Checkpoint, Output, PageBatch
 from ftvm.config import Limits
+from ftvm.encode.headed import NAMES_MAX, TEXT_CHARS_MAX, seal
 from ftvm.encode.messages import Ack, Copy, Envelope, EpochPart, Greeting, Leave, Message, Ping, Refuse, SessionId
 from ftvm.encode.versions import FROZEN_FORM, SPOKEN
-from ftvm.encode.wire import NAMES_MAX, TEXT_CHARS_MAX, decode, encode, seal
+from ftvm.encode.wire import decode, encode
 from ftvm.errors import BadFrame, ConfigError, LimitExceeded, VersionMismatch
 from ftvm.interfaces import Record
 from ftvm.testing.strategies import batches, checkpoints, envelopes, messages

@@ -60,10 +60,10 @@ LONG_MODULES: Final[dict[str, int]] = {}
 LONG_FUNCTIONS: Final[dict[str, int]] = {}
 """What is longer nevertheless, as {"file" or "file:function": lines}: each a debt. There is no debt today."""
 
-CHECKPOINT_FILES: Final = {"remus": 27, "kemari": 27}
+CHECKPOINT_FILES: Final = {"remus": 26, "kemari": 26}
 """Distinct files that one checkpoint crosses, both hosts together. The design's target is 25."""
 
-OUTPUT_CALLS: Final = {"kemari": 149, "hybrid": 107}
+OUTPUT_CALLS: Final = {"kemari": 146, "hybrid": 104}
 """Calls of ftvm's functions on the primary from the emission of an output until it has left. The target is 60."""
 
 GUEST_CALLS: Final = 6

@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from ftvm.config import Limits
-from ftvm.encode.wire import CODECS
+from ftvm.encode.headed import CODECS
 from ftvm.protocol.active.link import LINKS
 from ftvm.protocol.core import ROLES
 from ftvm.protocol.standby.standby_state import CLAIMS

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from ftvm.checkpoint import Buffer, Checkpoint
 from ftvm.config import Limits
-from ftvm.encode import codec, fields, flat, plain, stream, versions, wire
+from ftvm.encode import codec, fields, headed, plain, stream, versions, wire
 from ftvm.encode.messages import Envelope, EpochPart, Message, SessionId
 from ftvm.encode.versions import FLAT_SINCE
 from ftvm.encode.wire import decode, encode
@@ -96,7 +96,7 @@ def write_seeds(folder: Path) -> None:
 
 def instrument() -> None:
     """Have the decoder report what it reaches. (The import hook of atheris does not see an editable installation.)"""
-    for module in (wire, codec, fields, flat, plain, stream, versions):
+    for module in (wire, headed, codec, fields, plain, stream, versions):
         for thing in vars(module).values():
             if isinstance(thing, FunctionType) and thing.__module__ == module.__name__:
                 atheris.instrument_func(thing)

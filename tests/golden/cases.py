@@ -27,7 +27,6 @@ from ftvm.checkpoint import (
     RegionShape,
 )
 from ftvm.config import Limits
-from ftvm.encode.flat import FLAT_BYTES_MAX
 from ftvm.encode.messages import (
     Ack,
     Copy,
@@ -47,7 +46,7 @@ from ftvm.encode.messages import (
     Welcome,
 )
 from ftvm.encode.versions import FIRST, FLAT_SINCE, SPOKEN, Versions
-from ftvm.encode.wire import decode, encode
+from ftvm.encode.wire import FLAT_BYTES_MAX, decode, encode
 from ftvm.guests.disk import label
 from ftvm.guests.disk.image import _read_journal, _write_journal
 from ftvm.guests.elf import Program, Segment

@@ -10,10 +10,10 @@ from types import ModuleType
 
 import pytest
 
-from ftvm.encode import flat, stream
+from ftvm.encode import stream, wire
+from ftvm.encode.headed import CODECS
 from ftvm.encode.messages import Greeting
 from ftvm.encode.versions import SPOKEN
-from ftvm.encode.wire import CODECS
 from ftvm.guests.disk import image
 from ftvm.guests.qemu import devices
 
@@ -60,12 +60,12 @@ def test_bytes_come_back_from_how_they_are_shown(content: bytes) -> None:
     [
         (stream, "OUTPUT_ROW", "wire-1", "epoch's end"),
         (stream, "LOG_ROW", "wire-1", "log"),
-        (flat, "_HEAD", "wire-2", "ack"),
-        (flat, "_ACK", "wire-2", "ack"),
-        (flat, "_LOG", "wire-2", "log"),
-        (flat, "_PART", "wire-2", "epoch's pages"),
-        (flat, "_BATCH", "wire-2", "epoch's pages"),
-        (flat, "_END", "wire-2", "epoch's end"),
+        (wire, "_HEAD", "wire-2", "ack"),
+        (wire, "_ACK", "wire-2", "ack"),
+        (wire, "_LOG", "wire-2", "log"),
+        (wire, "_PART", "wire-2", "epoch's pages"),
+        (wire, "_BATCH", "wire-2", "epoch's pages"),
+        (wire, "_END", "wire-2", "epoch's end"),
         (image, "_HEAD", "stored-1", "image's journal"),
         (devices, "_PACKED_HEAD", "stored-1", "state of QEMU's devices"),
     ],

@@ -18,8 +18,9 @@ import zmq
 from ftvm._native.memory import batch_digest
 from ftvm.arbiters.file import FileRecordStore
 from ftvm.checkpoint import Buffer, Checkpoint, Geometry, PageBatch, RegionShape
+from ftvm.encode.headed import seal
 from ftvm.encode.messages import Ack, Copy, Envelope, EpochPart, Greeting, Join, Leave, Message, Ping, SessionId
-from ftvm.encode.wire import encode, seal
+from ftvm.encode.wire import encode
 from ftvm.interfaces import Record
 from ftvm.lab.lines import JsonLine
 from ftvm.lab.processes import Children

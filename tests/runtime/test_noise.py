@@ -7,10 +7,10 @@ import pytest
 
 from ftvm.checkpoint import GuestPosition, LogKind, LogRecord
 from ftvm.config import Limits
-from ftvm.encode.flat import FlatSealed
+from ftvm.encode.headed import Sealed
 from ftvm.encode.messages import Envelope, Log, Message, SessionId
 from ftvm.encode.versions import SPOKEN
-from ftvm.encode.wire import Sealed, encode
+from ftvm.encode.wire import FlatSealed, encode
 from ftvm.events import PeerMisbehaved
 from ftvm.interfaces import Lane, Record
 from ftvm.protocol.view import LinkState, Role

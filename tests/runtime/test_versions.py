@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import msgpack
 import pytest
 
+from ftvm.encode.headed import seal
 from ftvm.encode.versions import Versions
-from ftvm.encode.wire import seal
 from ftvm.events import JoinRefused, PeerMisbehaved
 from ftvm.interfaces import Lane
 from ftvm.protocol.view import Role
