@@ -4,6 +4,7 @@ Time inside ftvm is a whole number of nanoseconds (`now`, `*_ns`) on a clock of 
 seconds. A page is 4096 bytes everywhere. A page index counts over all regions of a guest, in their order.
 """
 
+from functools import lru_cache
 from typing import Final, NewType
 
 __all__ = [
@@ -25,6 +26,7 @@ PageIndex = NewType("PageIndex", int)
 PageCount = NewType("PageCount", int)
 
 
+@lru_cache(maxsize=64)  # an engine asks for the same few intervals at each output
 def seconds_to_nanos(seconds: float) -> Nanos:
     """Convert seconds to whole nanoseconds, rounding to the nearest."""
     return Nanos(round(seconds * 1_000_000_000))

@@ -53,7 +53,7 @@ class _Gaps:
 @dataclass(slots=True)
 class FailureDetector:
     """Watches one peer. `patience` multiplies the limit while the peer is not yet expected to be prompt (first
-    copy).
+    copy). `suspects_at` is when the peer will be suspected.
 
     Once the peer is expected to be prompt, the limit adapts: it is never under four times the longest gap between two
     heartbeats of the last minute, and never over ten times what was configured, so that neither a jittery link nor a
@@ -68,7 +68,9 @@ class FailureDetector:
     configured_ns: Nanos
     heard_at: Nanos
     patience: int = 1
+    suspects_at: Nanos = field(init=False)
     _progressed_at: Nanos = field(init=False)
+    _limit_ns: Nanos = field(init=False)
     _reason: str = ""
     _beat: int | None = None
     _excuses: int = 0
@@ -76,6 +78,7 @@ class FailureDetector:
 
     def __post_init__(self) -> None:
         self._progressed_at = self.heard_at
+        self._measure()
 
     def heard(self, now: Nanos, beat: int | None = None) -> None:
         """Note a sign of life; `beat` is its number if it is a heartbeat, which counts what the peer's loop does."""
@@ -84,10 +87,12 @@ class FailureDetector:
         self._excuses = 0
         if beat is None:
             self._progressed_at = now
+            self.suspects_at = Nanos(now + self._limit_ns)
             return
         self._gaps.note(now)
         if self._beat is None or beat > self._beat:  # rule: beat_must_grow
             self._beat, self._progressed_at = beat, now
+        self._measure()
 
     def excuse(self, stall_ns: int, now: Nanos) -> None:
         """Leave out of the silence that we were not listening ourselves for `stall_ns`, until now.
@@ -101,6 +106,7 @@ class FailureDetector:
         self._progressed_at = Nanos(min(now, self._progressed_at + stall_ns))
         if self._gaps.last_at is not None:
             self._gaps.last_at = Nanos(min(now, self._gaps.last_at + stall_ns))
+        self._measure()
 
     def hurry(self, reason: str) -> None:
         """Suspect at once, and say why: the peer said that it leaves, or its process is known to be gone.
@@ -108,24 +114,29 @@ class FailureDetector:
         Any sign of life undoes it.
         """
         self._reason = reason
+        self._measure()
 
     def arm(self, now: Nanos) -> None:
         """Expect the peer to be prompt from now on; gaps of the time before do not count."""
         self.patience = 1
         self._gaps = _Gaps()
         self.heard_at = self._progressed_at = now
+        self._measure()
+
+    def _measure(self) -> None:
+        """Note how long a silence is tolerated, and until when this one is: asked far more often than it changes."""
+        limit_ns = self.configured_ns * self.patience
+        gaps = self._gaps.longest
+        if self.patience == 1 and gaps:
+            limit_ns = max(limit_ns, min(gaps[0][1] * GAP_FACTOR, self.configured_ns * LIMIT_FACTOR_MAX))
+        self._limit_ns = Nanos(limit_ns)
+        tolerated_ns = self.limit_ns()
+        progress_at = self._progressed_at + tolerated_ns * PROGRESS_FACTOR
+        self.suspects_at = Nanos(min(progress_at, self.heard_at + tolerated_ns))
 
     def limit_ns(self) -> Nanos:
         """Return how long a silence is tolerated now."""
-        if self._reason:
-            return Nanos(0)
-        if self.patience > 1:
-            return Nanos(self.configured_ns * self.patience)
-        gaps = self._gaps.longest
-        adapted_ns = gaps[0][1] * GAP_FACTOR if gaps else 0
-        if adapted_ns <= self.configured_ns:
-            return self.configured_ns
-        return Nanos(min(adapted_ns, self.configured_ns * LIMIT_FACTOR_MAX))
+        return Nanos(0) if self._reason else self._limit_ns
 
     def silence_ns(self, now: Nanos) -> Nanos:
         """Return how long the peer has been silent."""
@@ -133,14 +144,7 @@ class FailureDetector:
 
     def is_silent(self, now: Nanos) -> bool:
         """Tell whether the silence has passed the limit, or the peer's loop has made no progress for too long."""
-        return now >= self.deadline()
-
-    def deadline(self) -> Nanos:
-        """Return when the peer will be suspected."""
-        limit_ns = self.limit_ns()
-        progress_at = self._progressed_at + limit_ns * PROGRESS_FACTOR
-        heard_at = self.heard_at + limit_ns
-        return Nanos(min(progress_at, heard_at))
+        return now >= self.suspects_at
 
     def reason(self, whom: str, now: Nanos) -> str:
         """Return why the peer, called `whom`, is suspected, where that is not its silence; empty if it is."""

@@ -111,7 +111,11 @@ class Empty:
         """Read the record, or ask to join."""
         if self.starts and self._read_at is None:
             self._read_at = self.core.arbiter.want_read()
-        return act_on(TIMERS, self, now)
+        due = self.due()
+        if now < min(due):
+            return due[-1]
+        act_on(TIMERS, self, due, now)
+        return None
 
     def due(self) -> tuple[Nanos, ...]:
         """Return when the next JOIN is due: never for who starts, or is welcome already."""

@@ -2,14 +2,14 @@
 
 The caller's duties, in order, for each step:
 
-1. Give `step` a StepBegun.
+1. Give `step` a StepBegun; one that comes before `begins_at` may be left out.
 2. Give it every message and answer that has come (Received, Answer), then what the guest emitted (Emitted): an output
    given before a message is judged without what that message acknowledged, which is safe but late.
 3. Give it a Tick.
-4. Submit `next_request(now)`, if any, to the arbiter.
-5. Perform the effects that `step` returns, in order, and report their results at once: what it returns then comes
+4. Perform the effects that `step` returns, in order, and report their results at once: what it returns then comes
    behind the effects that wait.
-6. Wait until `deadline(now)`, or something comes.
+5. Ask once for `end_step(now)`: have the guest stand still or go on, submit the request to the arbiter, if any, and
+   wait until what is due next, or something comes.
 
 `view` is all there is to see. Who takes a report in which role is a table (`_TABLES`).
 
@@ -22,7 +22,7 @@ from typing import Any, Final, assert_never
 from ftvm.encode.messages import Envelope, Greeting
 from ftvm.errors import ConfigError, InternalError, LocalProtocolError, must
 from ftvm.events import HostStalled, RecordLearned, RoleChanged
-from ftvm.interfaces import Answer, Engine, Record, Request
+from ftvm.interfaces import Answer, Engine, Record
 from ftvm.protocol import active, empty, reports, standby
 from ftvm.protocol.active import handover, joining, shipping
 from ftvm.protocol.active.active_state import ActiveState, CheckpointSchedule
@@ -36,7 +36,7 @@ from ftvm.protocol.session import Contact, SessionOffer, Switchover, session_aft
 from ftvm.protocol.standby.commit import CommittedState, Memory
 from ftvm.protocol.standby.standby_state import StandbyState
 from ftvm.protocol.stop import StopKind, Stopping
-from ftvm.protocol.view import View
+from ftvm.protocol.view import StepEnd, View
 from ftvm.units import Nanos
 
 __all__ = ["Replica"]
@@ -75,6 +75,7 @@ class Replica:
             id=fresh_id(),  # rule: fresh_id_at_start
             lineage=settings.lineage,
         )
+        self._stall_ns = STALL_HEARTBEATS * settings.timing.heartbeat_ns
         self._role = Role.EMPTY
         self._take_role(Empty(self._core, starts))
         self._committed = CommittedState(memory, settings.limits)
@@ -82,6 +83,7 @@ class Replica:
         self._view: View | None = None
         self._due: Nanos | None = None
         self._hello_at = Nanos(now + HELLO_NS)
+        self.begins_at = now
 
     def _take_role(self, state: Empty | StandbyState | ActiveState) -> None:
         self._role_state, self._table = state, _TABLES[type(state)]
@@ -98,12 +100,14 @@ class Replica:
         elif take is not None:
             take(self._role_state, report, now)
         elif kind is reports.Tick:
+            self._stepped_at = now
+            self.begins_at = Nanos(min(self._hello_at, now + self._stall_ns + 1))
             if core.stop is None:
                 self._due = self._table.tick(self._role_state, now)
             else:
                 self._tick_stopping(core.stop, now)
         elif kind is reports.StepBegun:
-            if now - self._stepped_at > STALL_HEARTBEATS * core.settings.timing.heartbeat_ns:
+            if now - self._stepped_at > self._stall_ns:
                 self._excuse_stall(now)
             self._stepped_at = now
             if now >= self._hello_at:
@@ -122,7 +126,6 @@ class Replica:
         """Return what may be seen of this replica; the same one until the next report or command."""
         if self._view is None:
             core, arbiter = self._core, self._core.arbiter
-            peer, may_beat = self.partner()
             self._view = View(
                 role=self._role,
                 id=core.id,
@@ -133,8 +136,7 @@ class Replica:
                 released=core.released,
                 lineage=core.lineage,
                 stop=core.stop,
-                peer=peer,
-                may_beat=may_beat,
+                peer=self.partner()[0],
                 elsewhere=core.places.sentence(core.places.elsewhere) if core.places.elsewhere else None,
                 _state=self._role_state,
             )
@@ -152,15 +154,12 @@ class Replica:
 
     def must_stand_still(self) -> bool:
         """Return whether the guest that runs here must not run now, without a view."""
-        state = self._role_state
-        return isinstance(state, ActiveState) and state.must_stand_still()
+        return isinstance(self._role_state, ActiveState) and self._role_state.must_stand_still()
 
     def expects(self, peer: str, key: str | None, envelope: Envelope) -> bool:
         """Tell whether a message of this envelope, from this peer, is of the session that builds up the state here."""
         state = self._role_state
-        if not isinstance(state, StandbyState) or state.is_session_over:
-            return False
-        return state.offer.is_of(peer, key, envelope)
+        return isinstance(state, StandbyState) and not state.is_session_over and state.offer.is_of(peer, key, envelope)
 
     def set_engine(self, engine: Engine) -> list[Effect]:
         """Change the engine, as soon as it can be done without losing protection; return the effects to perform.
@@ -195,27 +194,25 @@ class Replica:
         self._view = self._due = None
         return self._core.take_effects()
 
-    def next_request(self, now: Nanos) -> Request | None:
-        """Return what to submit to the arbiter now, if anything; exactly one answer must follow."""
-        arbiter = self._core.arbiter
-        if not (arbiter.wants_read or arbiter.proposal is not None):
-            return None
-        self._view = None
-        return arbiter.next_request(now)
-
-    def deadline(self, now: Nanos) -> Nanos:
-        """Return when the next `tick` is due if nothing comes before: soon enough not to look like a stall of ours."""
-        core, due = self._core, self._due
-        heartbeat_ns = core.settings.timing.heartbeat_ns
-        look_at = Nanos(self._stepped_at + STALL_HEARTBEATS * heartbeat_ns // 2)
+    def end_step(self, now: Nanos) -> StepEnd:
+        """Return what is left to do at the end of a step."""
+        core, due, state = self._core, self._due, self._role_state
+        arbiter, heartbeat_ns, request = core.arbiter, core.settings.timing.heartbeat_ns, None
         if due is None:
-            due = self._table.timers.due(self._role_state)[-1]
+            due = self._table.timers.due(state)[-1]
         if core.stop is not None:
             due = min(due, Nanos(now + heartbeat_ns))
-        if core.arbiter.wants_read or core.arbiter.proposal is not None:
-            asks_at = core.arbiter.deadline()
+        if arbiter.wants_read or arbiter.proposal is not None:
+            self._view = None
+            request = arbiter.next_request(now)
+            asks_at = arbiter.deadline()
             due = due if asks_at is None else min(due, asks_at)
-        return min(look_at, due)
+        due = min(due, Nanos(self._stepped_at + self._stall_ns // 2))
+        if not isinstance(state, ActiveState):
+            return StepEnd(request, False, self.partner()[1], due)
+        session = state.session
+        may_beat = session is not None and session.contact is not Contact.LOST and state.link not in ENDING
+        return StepEnd(request, state.must_stand_still(), may_beat, due)
 
     # --- reports that every role takes alike -----------------------------------------------------------------------
 

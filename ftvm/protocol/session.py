@@ -58,15 +58,16 @@ REPEAT_FACTOR_MAX: Final = 64
 @dataclass(slots=True)
 class Outbox:
     """The sender's end: keeps each message until it is acknowledged. At most `window` are on their way, or `flying`;
-    the others are `waiting`. `advanced_at` is when one was acknowledged last, or when the first of them went."""
+    the others are `waiting`. `advanced_at` is when one was acknowledged last, or when the first of them went;
+    `repeats_at` when what is on its way is sent again."""
 
     window: int
     repeat_ns: Nanos
     next_sequence: int = 0
     waiting: deque[Sequenced] = field(default_factory=deque, repr=False)
     flying: deque[Sequenced] = field(default_factory=deque, repr=False)
-    _moved_at: Nanos = Nanos(0)
     advanced_at: Nanos = Nanos(0)
+    repeats_at: Nanos = Nanos(0)
     _repeats: int = 0
 
     @property
@@ -88,11 +89,11 @@ class Outbox:
         """Return what to send now: new messages as the window allows, or all on their way again if nothing moved."""
         repeat: list[Sequenced] = []
         if not self.flying:
-            self._moved_at = self.advanced_at = now
-        elif now >= self._moved_at + self.repeat_ns * (1 + self._repeats):
+            self.advanced_at, self.repeats_at = now, Nanos(now + self.repeat_ns)
+        elif now >= self.repeats_at:
             repeat = list(self.flying)
             self._repeats = min(self._repeats * 2 + 1, REPEAT_FACTOR_MAX)
-            self._moved_at = now
+            self.repeats_at = Nanos(now + self.repeat_ns * (1 + self._repeats))
         fresh: list[Sequenced] = []
         while self.waiting and len(self.flying) < self.window:
             message = self.waiting.popleft()
@@ -106,7 +107,7 @@ class Outbox:
         while self.flying and self.flying[0].sequence < received:
             done.append(self.flying.popleft())
         if done:
-            self._moved_at = self.advanced_at = now
+            self.advanced_at, self.repeats_at = now, Nanos(now + self.repeat_ns)
             self._repeats = 0
         return done
 
@@ -116,11 +117,6 @@ class Outbox:
         self.flying.clear()
         self.waiting.clear()
         return left
-
-    @property
-    def repeats_at(self) -> Nanos:
-        """When what is on its way is sent again; NEVER if nothing is."""
-        return Nanos(self._moved_at + self.repeat_ns * (1 + self._repeats)) if self.flying else NEVER
 
 
 @dataclass(frozen=True, slots=True)

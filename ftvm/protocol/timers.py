@@ -2,7 +2,7 @@
 
 When a thing is due is asked of the state each time, so nothing needs to be moved when something else happens: a sign of
 life, an acknowledgement, a held output. All rows of a role are asked at once, by one function: each output asks several
-times, and a call for each row was most of what it cost.
+times, and a call for each row was most of what it cost. A tick that finds nothing due keeps the answer as the deadline.
 """
 
 from collections.abc import Callable
@@ -37,17 +37,13 @@ class Timers(Generic[S]):
     apart_from: int
 
 
-def act_on(timers: Timers[S], state: S, now: Nanos) -> Nanos | None:
+def act_on(timers: Timers[S], state: S, due: tuple[Nanos, ...], now: Nanos) -> None:
     """Do what is due, row by row: what one does may change what the next has to do.
 
-    Returns when the next is due that is worth waking for, if nothing was due, which spares asking again; else None.
+    due  what `timers.due` says of the state as it is
     """
-    due = timers.due(state)
-    if now < min(due):
-        return due[-1]
     for row, act in enumerate(timers.acts):
         if now >= due[row]:
             act(state, now)
             if row < timers.apart_from:
                 due = timers.due(state)
-    return None

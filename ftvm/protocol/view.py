@@ -6,10 +6,11 @@ flight and the log are windows on the replica's own, and change with its next st
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ftvm.checkpoint import Footing, GuestPosition, LogRecord, Output, Watermarks
 from ftvm.encode.messages import SessionId
-from ftvm.interfaces import Engine, Record
+from ftvm.interfaces import Engine, Record, Request
 from ftvm.protocol.active.active_state import ActiveState, interval_ms_of
 from ftvm.protocol.active.link import LINKS, NAMED, STANDING, LinkEvent, LinkState
 from ftvm.protocol.active.output import Held
@@ -29,6 +30,7 @@ __all__ = [
     "Role",
     "SessionView",
     "StandbyView",
+    "StepEnd",
     "View",
 ]
 
@@ -117,6 +119,21 @@ class StandbyView:
     limit_ns: int
 
 
+class StepEnd(NamedTuple):
+    """What is left to do at the end of a step.
+
+    request           to submit to the arbiter; exactly one answer must follow
+    must_stand_still  the guest that runs here must not run now
+    may_beat          a heartbeat may be repeated: not while this replica claims, or leaves, or has no session
+    due               when the next tick is due if nothing comes before: soon enough not to look like a stall of ours
+    """
+
+    request: Request | None
+    must_stand_still: bool
+    may_beat: bool
+    due: Nanos
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """One replica, as it is now. `id` names its lineage of memory, `record` is the newest that the arbiter told us.
@@ -129,7 +146,6 @@ class View:
     stop              how far an orderly stop has come, None if none was asked for
     peer              in session, by its name in the transport
     elsewhere         that a peer keeps the record in another place, in a sentence; None if nobody is known to
-    may_beat          whether a heartbeat may be repeated: not while this replica claims, or leaves, or has no session
     """
 
     role: Role
@@ -142,7 +158,6 @@ class View:
     lineage: str
     stop: Stopping | None
     peer: str | None
-    may_beat: bool
     elsewhere: str | None
     _state: Empty | StandbyState | ActiveState = field(repr=False)
 

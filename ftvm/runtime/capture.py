@@ -61,7 +61,6 @@ class WriteTellingGuest(Guest, Protocol):
         """Tell whether pages were written since the last `collect_dirty`. From any thread, also while it runs; never
         blocks. What it writes in this very moment may be missed, and is told the next time.
         """
-        ...
 
 
 class Capturer:

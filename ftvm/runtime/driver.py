@@ -144,7 +144,7 @@ class Driver:
 
     def begin_step(self, now: Nanos) -> None:
         """Start a step, before the messages that have come are given."""
-        if not self._is_halted:
+        if not self._is_halted and now >= self._replica.begins_at:
             self._wanted += self._replica.step(STEP_BEGUN, now)
 
     def receive(self, peer: str, key: str | None, envelope: Envelope, message: Message, now: Nanos) -> None:
@@ -180,7 +180,8 @@ class Driver:
         is_round   look also at what nobody signals: whether the guest lives, what it warns of
         has_input  something may have come for the guest
         """
-        if self._is_halted:
+        was_halted = self._is_halted
+        if was_halted:
             return None
         if self._is_asking and (answer := self._arbiter.poll()) is not None:
             self._is_asking = False
@@ -196,7 +197,8 @@ class Driver:
             self._report(ShadowWarmed(), now)
         if self._sink.items:
             self._wanted += self._replica.step(self._runner.take_emitted(), now)
-            self._perform()
+            if self._wanted:
+                self._perform()
         self._wanted += self._replica.step(TICK, now)
         if self._wanted:
             self._perform()
@@ -210,21 +212,20 @@ class Driver:
             self._check_guest(now)
         if self._stop is not None:
             self._end_if_over()
-        return self._settled(now)
-
-    def _settled(self, now: Nanos) -> Nanos | None:
-        """End a step: go by what the replica is now, and ask what it wants to ask; return when the next is due."""
         if self._is_halted:
             return None
         if self._stores is not None:
             self._stores.stands(self.view().footing)
-        self._settle()
-        request = self._replica.next_request(now)
-        if request is not None:
+        end, runner = self._replica.end_step(now), self._runner
+        if self.pulse is not None and (self.failure is not None or not end.may_beat):
+            self.pulse = None
+        if runner.is_running and runner.is_paused is not end.must_stand_still:
+            runner.stall_or_go_on(must_stand_still=end.must_stand_still)
+        if end.request is not None:
             self._is_asking = True
-            self._arbiter.submit(request)
-        is_busy = self._capturer.is_warming_up or (self._runner.follower is not None and self._runner.has_work)
-        return now if is_busy else self._replica.deadline(now)
+            self._arbiter.submit(end.request)
+        is_busy = self._capturer.is_warming_up or (runner.follower is not None and runner.has_work)
+        return now if is_busy else end.due
 
     def _settle(self) -> None:
         """The guest runs or stands still, the pulse may be repeated or not: as the replica says now."""

@@ -25,11 +25,9 @@ class CommitObserver(Protocol):
         The memory holds exactly the last of them, until this host commits again, or `ended` is called. A guest that
         executes the log (lockstep) is led on in it as soon as this returns: the next commit names all that it wrote.
         """
-        ...
 
     def ended(self) -> None:
         """Note that from now on the memory is no longer what was committed last: the guest runs in it."""
-        ...
 
 
 class Onlooker:

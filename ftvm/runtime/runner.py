@@ -37,11 +37,11 @@ class IdleTellingGuest(Guest, Protocol):
     def is_idle(self) -> bool:
         """Tell whether it waits for an input or a timer, and has taken all inputs. From any thread, also while it runs;
         never blocks. A wrong answer costs time, nothing else."""
-        ...
 
 
 class GuestRunner:
-    """One guest. `is_running` tells whether it is this host's to run, although it may be paused all the same.
+    """One guest. `is_running` tells whether it is this host's to run, although it may be paused (`is_paused`) all the
+    same.
 
     engine        the one under which it runs; None before the first run
     stops_itself  the guest pauses itself behind each output
@@ -56,7 +56,7 @@ class GuestRunner:
         self.stops_itself = False
         self._asks_idle = False
         self.engine: Engine | None = None
-        self._is_paused = True
+        self.is_paused = True
         self._guest = guest
         self._sink = sink
         self._memory = memory
@@ -77,7 +77,7 @@ class GuestRunner:
         self._sink.open(self._sink.output_next, effect.log_next, is_logging=False)
         self.use(effect.engine)
         self.is_running = True
-        self._is_paused = False
+        self.is_paused = False
         self._guest.resume()
         return Emitted((), [(output, 0) for output, _ in made])
 
@@ -115,17 +115,17 @@ class GuestRunner:
         if not self.is_running:
             return
         if must_stand_still:
-            if not self._is_paused:
+            if not self.is_paused:
                 self.stall()
-        elif self._is_paused:
-            self._is_paused = False
+        elif self.is_paused:
+            self.is_paused = False
             self._guest.resume()
 
     def stall(self) -> None:
         """Pause the guest until the next `stall_or_go_on`."""
-        if not self._is_paused:
+        if not self.is_paused:
             self._guest.pause()
-            self._is_paused = True
+            self.is_paused = True
 
     def deliver(self, inputs: Iterable[tuple[str, bytes]]) -> None:
         """Give the guest its input."""
@@ -173,7 +173,7 @@ class GuestRunner:
         self._pause_anyhow()
 
     def _pause_anyhow(self) -> None:
-        self._is_paused = True
+        self.is_paused = True
         self._guest.pause()
 
     def start_following(self, effect: do.Follow) -> GuestDiverged | None:

@@ -28,11 +28,9 @@ class Controls(Protocol):
     @property
     def guest_id(self) -> str:
         """The guest's name in the record."""
-        ...
 
     def status(self) -> Status:
         """Return where things stand now."""
-        ...
 
     def set_engine(self, *, name: str | None, interval: float | None, latency: float | None) -> Pending:
         """Start to change the engine, its interval or its latency target (seconds); None leaves one as it is.
@@ -40,7 +38,6 @@ class Controls(Protocol):
         Raises ConfigError if that cannot be, LocalProtocolError if the guest does not run here; what is returned is
         done once the change is in force, and raises BrokenError if it will not be.
         """
-        ...
 
     def switch_over(self, limit_ns: Nanos) -> Pending:
         """Start to hand the guest over to the standby; called off if it is not under way within `limit_ns`.
@@ -48,18 +45,15 @@ class Controls(Protocol):
         Raises LocalProtocolError if the guest does not run here or has no standby; what is returned raises
         SwitchoverFailed if it failed and the guest goes on here.
         """
-        ...
 
     def end_guest(self, reason: str) -> None:
         """End the guest for good, on this host and on its standby; both hosts end then.
 
         Raises LocalProtocolError if the guest does not run here.
         """
-        ...
 
     def ask_to_stop(self, reason: str) -> None:
         """Have the host's `wait` and `check` raise ClosedError, so that whoever runs it ends it in order."""
-        ...
 
 
 class HostService(Protocol):
@@ -68,27 +62,21 @@ class HostService(Protocol):
     @property
     def name(self) -> str:
         """What to call it when it fails."""
-        ...
 
     def begin(self, controls: Controls) -> None:
         """Take what may be asked about the guest."""
-        ...
 
     def fds(self) -> Sequence[int]:
         """Return what becomes readable when there is something to do."""
-        ...
 
     def note(self, event: Event) -> None:
         """Hear what happened. Must be quick: it is called in the midst of a step."""
-        ...
 
     def step(self, now: Nanos) -> Nanos | None:
         """Do what is due; return when to be called again if nothing comes before."""
-        ...
 
     def close(self) -> None:
         """Give everything back. Idempotent."""
-        ...
 
 
 def _tell_nobody(event: Event) -> None:

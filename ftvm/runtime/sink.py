@@ -79,7 +79,11 @@ class NumberingSink:
         self._times.append((number, self._clock.now()))
         if self._is_logging and position is not None:
             self._log(LogKind.OUTPUT, position, amount=number)
-        self._put(Output(number=number, channel=channel, payload=payload))
+        output = Output(number=number, channel=channel, payload=payload)
+        self.items.append((output, self.log_index))  # rule: output_needs_its_record
+        # Asked behind the append: the loop's thread may have taken all that was there before, and sleeps then.
+        if len(self.items) <= 1:
+            self._wake()
 
     def take_time(self, number: int) -> Nanos | None:
         """Return when an output was made, and forget that of it and of all before it.
@@ -136,10 +140,7 @@ class NumberingSink:
     ) -> None:
         self.log_index += 1
         index = self.log_index
-        self._put(LogRecord(index=index, kind=kind, position=position, amount=amount, channel=channel, payload=payload))
-
-    def _put(self, item: Output | LogRecord) -> None:
-        self.items.append((item, self.log_index))  # rule: output_needs_its_record
-        # Asked behind the append: the loop's thread may have taken all that was there before, and sleeps then.
+        record = LogRecord(index=index, kind=kind, position=position, amount=amount, channel=channel, payload=payload)
+        self.items.append((record, index))
         if len(self.items) <= 1:
             self._wake()

@@ -24,11 +24,11 @@ ROOT: Final = Path(ftvm.__file__).parent
 
 LINES: Final = {
     "": 717,
-    "_native": 258,
+    "_native": 250,
     "arbiters": 775,
-    "capture": 570,
+    "capture": 484,
     "cli": 3673,
-    "encode": 1334,
+    "encode": 1326,
     "engines": 189,
     "guests": 2687,
     "guests/disk": 970,
@@ -37,8 +37,8 @@ LINES: Final = {
     "history": 2749,
     "lab": 3426,
     "lab/rig": 590,
-    "protocol": 3610,
-    "runtime": 2799,
+    "protocol": 3609,
+    "runtime": 2784,
     "service": 1768,
     "sim": 2328,
     "store": 1398,
@@ -54,17 +54,18 @@ C_LINES: Final = {"kvm": 4000}
 MODULE_LINES_MAX: Final = 500
 FUNCTION_LINES_MAX: Final = 60
 
-PROTOCOL_FILES_MAX: Final = 27
+PROTOCOL_FILES_MAX: Final = 26
 
 LONG_MODULES: Final[dict[str, int]] = {}
 LONG_FUNCTIONS: Final[dict[str, int]] = {}
 """What is longer nevertheless, as {"file" or "file:function": lines}: each a debt. There is no debt today."""
 
-CHECKPOINT_FILES: Final = {"remus": 26, "kemari": 26}
-"""Distinct files that one checkpoint crosses, both hosts together. The design's target is 25."""
+CHECKPOINT_FILES: Final = {"remus": 25, "kemari": 25}
+"""Distinct files that one checkpoint crosses, both hosts together. The design says 25 at most."""
 
-OUTPUT_CALLS: Final = {"kemari": 146, "hybrid": 104}
-"""Calls of ftvm's functions on the primary from the emission of an output until it has left. The target is 60."""
+OUTPUT_CALLS: Final = {"kemari": (97, 24), "hybrid": (67, 12)}
+"""Calls of ftvm's functions on the primary from the emission of an output until it has left: those of production code,
+for which the target is 60, and apart those of what stands in for the real guest, clock and transport (tests/walk)."""
 
 GUEST_CALLS: Final = 6
 """Calls of ftvm's functions and of the C core in the built-in machine's own thread to answer one request."""
@@ -216,10 +217,10 @@ def test_a_checkpoint_crosses_no_more_files(engine: str) -> None:
 def test_an_output_costs_the_primary_no_more_calls(engine: str) -> None:
     calls, allowed = walk_output(engine).calls_on("primary"), OUTPUT_CALLS[engine]
 
-    assert calls <= allowed, (
-        f"an output under {engine} costs the primary {calls} calls of ftvm's functions, {allowed} are allowed: compare "
-        f"`python -m tests.walk output --engine {engine}` before and after, and take out what is called for nothing; "
-        f"or raise OUTPUT_CALLS here and say why in the commit"
+    assert all(made <= most for made, most in zip(calls, allowed, strict=True)), (
+        f"an output under {engine} costs the primary {calls} calls of production code and of stand-ins, {allowed} are "
+        f"allowed: compare `python -m tests.walk output --engine {engine}` before and after, and take out what is "
+        f"called for nothing; or raise OUTPUT_CALLS here and say why in the commit"
     )
 
 

@@ -171,7 +171,7 @@ class Host:
         self.give(reports.TICK)
         self.perform()
         if self.outstanding is None:
-            self.outstanding = self.replica.next_request(self.world.now)
+            self.outstanding = self.replica.end_step(self.world.now).request
 
     def refuse(self) -> None:
         """Let the arbiter say that it certainly has not done what is outstanding."""

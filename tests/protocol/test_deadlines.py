@@ -37,9 +37,7 @@ def test_a_standby_that_is_stepped_at_its_deadlines_suspects_in_time(timing: Tim
     for _ in range(10_000):
         if pair.b.standby.claim.state is not ClaimState.WATCHING:
             break
-        deadline = pair.b.replica.deadline(pair.now)
-        assert deadline is not None
-        pair.now = Nanos(max(deadline, pair.now + 1))
+        pair.now = Nanos(max(pair.b.replica.end_step(pair.now).due, pair.now + 1))
         pair.b.tick()
         if pair.b.outstanding is not None:
             pair.b.answer()
@@ -58,9 +56,7 @@ def test_an_active_that_is_stepped_at_its_deadlines_drops_a_silent_standby_in_ti
     for _ in range(100_000):
         if pair.store.record.standby is None:
             break
-        deadline = pair.a.replica.deadline(pair.now)
-        assert deadline is not None
-        pair.now = Nanos(max(deadline, pair.now + 1))
+        pair.now = Nanos(max(pair.a.replica.end_step(pair.now).due, pair.now + 1))
         pair.a.tick()
         if pair.a.outstanding is not None:
             pair.a.answer()

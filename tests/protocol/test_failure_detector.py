@@ -38,7 +38,7 @@ def test_silence_below_the_limit_is_no_suspicion_and_at_the_limit_it_is() -> Non
 
     assert not watch.is_silent(Nanos(now + LIMIT - 1))
     assert watch.is_silent(Nanos(now + LIMIT))
-    assert watch.deadline() == now + LIMIT
+    assert watch.suspects_at == now + LIMIT
 
 
 # --- the limit adapts ------------------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ class Bench:
             self.answer()
 
     def answer(self) -> None:
-        while (request := self.replica.next_request(self.now)) is not None:
+        while (request := self.replica.end_step(self.now).request) is not None:
             if not isinstance(request, Read):
                 self.record = request.record
             self.give(Answer(request, self.record, None, place=self.place))

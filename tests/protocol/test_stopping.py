@@ -92,7 +92,7 @@ def test_the_guest_stands_still_once_the_standby_was_asked_to_take_it() -> None:
     live_on(pair, pair.a, HAND_OVER_MS + 300)
 
     must_stand_still = pair.a.active.must_stand_still()
-    may_beat = pair.a.replica.view().may_beat
+    may_beat = pair.a.replica.end_step(pair.now).may_beat
     pair.a.sent.clear()
     live_on(pair, pair.a, 500)
 

@@ -9,7 +9,7 @@ import pytest
 
 from .routes import walk_checkpoint, walk_output
 from .tracing import Call
-from .way import Leg
+from .way import Leg, Walk
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -52,6 +52,14 @@ def test_an_output_is_followed_from_its_emission() -> None:
     assert names(primary)[0] == "runtime/sink.py:NumberingSink.emit"
     assert "runtime/world.py:CallbackWorld.release" in names(primary)
     assert {call.side for call in backup.calls} == {"backup"}
+
+
+def test_what_stands_in_for_guest_clock_and_transport_is_counted_apart() -> None:
+    files = ["sim/guest.py", "testing/pair.py", "transport/memory.py", "runtime/driver.py", "runtime/world.py"]
+    walk = Walk("output", "kemari", (Leg("a leg", "primary", tuple(Call("primary", file, "f") for file in files)),))
+
+    assert walk.calls_on("primary") == (2, 3)
+    assert walk.calls_on("backup") == (0, 0)
 
 
 def test_only_functions_of_ftvm_are_listed() -> None:

@@ -16,6 +16,10 @@ from .tracing import Call
 MAY_BE_ENTERED_AGAIN: Final = ("runtime/driver.py", "protocol/replica.py")
 """The two façades, through which each step of a leg goes (the design's target names them)."""
 
+STAND_INS: Final = ("sim/", "testing/", "transport/")
+"""Where the calls of what stands in for the real guest, clock and transport are: told, and counted apart. All else is
+what a host in production calls, whatever its guest and its transport."""
+
 
 @dataclass(frozen=True, slots=True)
 class Visit:
@@ -38,6 +42,11 @@ class Leg:
         """The way, file by file."""
         rows = groupby(self.calls, key=lambda call: call.file)
         return [Visit(file, dict(Counter(call.function for call in row))) for file, row in rows]
+
+    @property
+    def stand_in_calls(self) -> int:
+        """How many of the calls are those of stand-ins."""
+        return sum(call.file.startswith(STAND_INS) for call in self.calls)
 
     @property
     def files(self) -> set[str]:
@@ -69,9 +78,11 @@ class Walk:
         """The files crossed on all legs."""
         return set().union(*(leg.files for leg in self.legs))
 
-    def calls_on(self, side: str) -> int:
-        """Return how many calls the legs of one host have."""
-        return sum(len(leg.calls) for leg in self.legs if leg.side == side)
+    def calls_on(self, side: str) -> tuple[int, int]:
+        """Return how many calls the legs of one host have: of production code, and of stand-ins."""
+        legs = [leg for leg in self.legs if leg.side == side]
+        apart = sum(leg.stand_in_calls for leg in legs)
+        return sum(len(leg.calls) for leg in legs) - apart, apart
 
     def summary(self) -> dict[str, object]:
         """Return the figures."""
@@ -98,10 +109,10 @@ class Walk:
         return "\n".join([*lines, "", *self._figures_as_text()])
 
     def _figures_as_text(self) -> Iterable[str]:
-        yield f"{'':30}{'files':>7}{'functions':>11}{'calls':>7}{'entered again once left':>25}"
+        yield f"{'':30}{'files':>7}{'functions':>11}{'calls':>7}{'of stand-ins':>14}{'entered again once left':>25}"
         for leg in self.legs:
-            row = (len(leg.files), len(leg.functions), len(leg.calls), len(leg.entered_again))
-            yield f"{leg.name:30}{row[0]:7}{row[1]:11}{row[2]:7}{row[3]:25}"
+            row = (len(leg.files), len(leg.functions), len(leg.calls), leg.stand_in_calls, len(leg.entered_again))
+            yield f"{leg.name:30}{row[0]:7}{row[1]:11}{row[2]:7}{row[3]:14}{row[4]:25}"
         total = self.summary()
         yield f"{'the whole way, each once':30}{total['files']:7}{total['functions']:11}{total['calls']:7}"
         for leg in self.legs:
@@ -115,6 +126,7 @@ def _figures(leg: Leg) -> dict[str, object]:
         "files": len(leg.files),
         "functions": len(leg.functions),
         "calls": len(leg.calls),
+        "stand_in_calls": leg.stand_in_calls,
         "entered_again": leg.entered_again,
     }
 

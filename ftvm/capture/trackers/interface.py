@@ -13,24 +13,19 @@ class Tracker(Protocol):
     @property
     def name(self) -> str:
         """Its name in configuration and messages."""
-        ...
 
     @property
     def cost(self) -> str:
         """What it costs and what it cannot do, in a sentence for an operator."""
-        ...
 
     def collect(self) -> Bitmap:
         """Get and clear the set of pages written since the last call, or more; the writers stand still.
 
         Raises TrackingLost if it cannot tell; never returns less.
         """
-        ...
 
     def restore(self, bitmap: Bitmap) -> None:
         """Put back what a failed capture had collected: the next `collect` reports it again."""
-        ...
 
     def close(self) -> None:
         """Stop tracking and give back what it holds. Idempotent."""
-        ...

@@ -205,7 +205,7 @@ def _due(active: ActiveState) -> tuple[Nanos, ...]:
             repeats_at = outbox.repeats_at
         if not active.is_waiting:
             if core.stop is None and link is not LinkState.SWITCHING:
-                suspects_at = session.detector.deadline()
+                suspects_at = session.detector.suspects_at
             if outbox.flying or session.in_flight or session.contact is Contact.WELCOMED:
                 patience_ns = PROGRESS_PATIENCE * core.settings.timing.primary_limit_ns
                 gives_up_at = Nanos(session.owes_since + patience_ns)
@@ -243,9 +243,12 @@ TIMERS: Final[Timers[ActiveState]] = Timers(
 
 def tick(active: ActiveState, now: Nanos) -> Nanos | None:
     """Do what is due (`TIMERS`), and go on with a switchover as far as that can go."""
-    due = act_on(TIMERS, active, now)
+    due = _due(active)
+    next_due = due[-1] if now < min(due) else None
+    if next_due is None:
+        act_on(TIMERS, active, due, now)
     if active.link not in _SWITCHING_OVER:
-        return due
+        return next_due
     handover.go_on(active, now)
     return None
 

@@ -215,7 +215,11 @@ def tick(standby: StandbyState, now: Nanos) -> Nanos | None:
             memory_digest=committed.memory.memory_digest if committed.epoch is not None else 0,
         )
         standby.core.send(standby.offer.peer, Lane.CONTROL, ack, standby.offer.session)
-    return act_on(TIMERS, standby, now)
+    due = _due(standby)
+    if now < min(due):
+        return due[-1]
+    act_on(TIMERS, standby, due, now)
+    return None
 
 
 def go_on_stopping(standby: StandbyState, stop: Stopping, now: Nanos) -> None:
@@ -270,7 +274,7 @@ def _due(standby: StandbyState) -> tuple[Nanos, ...]:
     if core.arbiter.known.active == core.id:
         wins_at = NEVER if claim.not_before is None else claim.not_before
     elif core.stop is None and claim.is_watching:
-        suspects_at = standby.detector.deadline()
+        suspects_at = standby.detector.suspects_at
         if claim.not_before is not None and claim.not_before > suspects_at:
             suspects_at = claim.not_before
     return standby.poll_at, wins_at, suspects_at, min(standby.poll_at, wins_at, suspects_at)

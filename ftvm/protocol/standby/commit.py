@@ -25,19 +25,15 @@ class Memory(Protocol):
     @property
     def memory_digest(self) -> int:
         """The digest of the memory as it is."""
-        ...
 
     def clear(self) -> None:
         """Make all pages zero."""
-        ...
 
     def verify(self, batches: Sequence[PageBatch], expected_digest: int | None) -> None:
         """Raise BadFrame or DigestMismatch unless the batches apply and give memory of that digest; change nothing."""
-        ...
 
     def commit(self, batches: Sequence[PageBatch]) -> None:
         """Apply batches that `verify` accepted."""
-        ...
 
 
 @dataclass(slots=True)
