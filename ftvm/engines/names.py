@@ -36,7 +36,8 @@ def require(engine: Engine, can: frozenset[Capability]) -> None:
         raise ConfigError(f"engine {engine!r} is no Engine: give one, e.g. ftvm.Remus(interval=0.025)")
     missing = ", ".join(sorted(capability.value for capability in engine.needs - can))
     if missing:
-        raise ConfigError(f"engine {engine.name} needs a guest that supports: {missing}")
+        left = ", ".join(engines_for(can, Remus()))
+        raise ConfigError(f"engine {engine.name} needs a guest that supports: {missing}; this one can have {left}")
 
 
 def engine_named(

@@ -7,6 +7,7 @@ up to which it parses. That is exact for strings and lists over several lines, u
 """
 
 import difflib
+import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -93,7 +94,13 @@ def unknown(key: str, keys: Iterable[str]) -> str:
 
 def unfit(value: object, kind: str) -> str | None:
     """Return the complaint about a value that is not of the kind, one of KINDS; None if it is."""
-    return None if _is_of_kind(value, kind) else f"{value!r}: write {KINDS[kind]}"
+    if _is_of_kind(value, kind):
+        return None
+    if kind == "texts" and _is_text(value):
+        return f"{value!r}: write a list of strings: [{json.dumps(value)}]"
+    if kind == "text" and _is_of_kind(value, "number"):  # a size, most often
+        return f'{value!r}: write a string in quotes, e.g. "{value}M"'
+    return f"{value!r}: write {KINDS[kind]}"
 
 
 def _is_of_kind(value: object, kind: str) -> bool:

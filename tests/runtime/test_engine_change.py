@@ -271,7 +271,9 @@ def test_a_guest_that_cannot_be_replayed_is_refused_the_engines_that_log() -> No
     pair = Pair(guest=CannotReplay)
     pair.protected()
 
-    with pytest.raises(ConfigError, match="engine hybrid needs a guest that supports: replay"):
+    with pytest.raises(
+        ConfigError, match=r"engine hybrid needs a guest that supports: replay; this one can have remus, kemari$"
+    ):
         pair.a.driver.set_engine(named("hybrid"))
 
     pair.run(50)

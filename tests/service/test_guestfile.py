@@ -63,10 +63,10 @@ def test_every_key_is_found_at_its_line_whatever_stands_around_it(pieces: list[t
 @pytest.mark.parametrize(
     ("value", "kind", "wanted"),
     [
-        ("a", "texts", """'a': write a list of strings, e.g. ["vm1", "vm2"]"""),
+        ("a", "texts", """'a': write a list of strings: ["a"]"""),
         (True, "number", "True: write a number"),
         (1, "flag", "1: write true or false"),
-        (64, "text", '64: write a string in quotes, e.g. "vm1"'),
+        (64, "text", '64: write a string in quotes, e.g. "64M"'),
     ],
 )
 def test_a_value_of_another_kind_is_told_with_what_would_be_right(value: object, kind: str, wanted: str) -> None:
