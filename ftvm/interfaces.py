@@ -89,7 +89,6 @@ class RegionStore(Protocol):
 
     def completed(self) -> None:
         """Note that all that was committed since `discarded` is a state that a guest could run from."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,19 +110,15 @@ class OutputSink(Protocol):
 
         A guest that can be replayed says where it made it.
         """
-        ...
 
     def took_input(self, position: GuestPosition, channel: str, payload: bytes) -> None:
         """Note that the guest was given an input at `position`; in order with its outputs."""
-        ...
 
     def moved_clock(self, position: GuestPosition, amount: int) -> None:
         """Note that the waiting guest's clock was moved on by `amount` units at `position`."""
-        ...
 
     def warn(self, reason: str) -> None:
         """Report to the operator that the guest works, but less well than it could."""
-        ...
 
 
 class Guest(Protocol):
@@ -136,29 +131,23 @@ class Guest(Protocol):
     @property
     def geometry(self) -> Geometry:
         """Shape of memory and kind of machine; both hosts' must be equal."""
-        ...
 
     @property
     def memory(self) -> tuple[Region, ...]:
         """The regions, in the order of `geometry`. A disk kept in memory is a region too."""
-        ...
 
     @property
     def can(self) -> frozenset[Capability]:
         """What it can do beyond the minimum."""
-        ...
 
     def attach(self, sink: OutputSink) -> None:
         """Take the sink for the guest's outputs; before the first run."""
-        ...
 
     def pause(self) -> None:
         """Return when no further instruction, write or output can happen. Idempotent."""
-        ...
 
     def resume(self) -> None:
         """Let it run. Idempotent."""
-        ...
 
     def collect_dirty(self) -> Bitmap:
         """Get and clear the set of pages written since the last call, or more. Only while paused.
@@ -166,15 +155,12 @@ class Guest(Protocol):
         The first call after birth, and after TrackingLost, reports at least all pages that are not zero. Raises
         TrackingLost if it cannot tell; never returns less.
         """
-        ...
 
     def restore_dirty(self, bitmap: Bitmap) -> None:
         """Put back what a failed capture had collected, so that the next `collect_dirty` reports it again."""
-        ...
 
     def save_devices(self) -> bytes:
         """Return everything outside memory that the guest's future depends on. Only while paused; changes nothing."""
-        ...
 
     def load_devices(self, devices: bytes) -> None:
         """Become the machine that `save_devices` described, on the memory as it is. Only while paused; writes no
@@ -182,19 +168,15 @@ class Guest(Protocol):
 
         Raises GuestError if the bytes do not load; the guest is then as before.
         """
-        ...
 
     def deliver(self, channel: str, payload: bytes) -> None:
         """Give it an input from outside. May drop it where a real device would (a full ring)."""
-        ...
 
     def failure(self) -> str | None:
         """Return why it can never run again (it ended, or its host process died), or None while it can."""
-        ...
 
     def close(self) -> None:
         """Stop it and give back all threads, processes and files. Idempotent."""
-        ...
 
 
 class ExactStopGuest(Guest, Protocol):
@@ -202,7 +184,6 @@ class ExactStopGuest(Guest, Protocol):
 
     def stop_at_output(self, is_wanted: bool) -> None:
         """Pause by itself right behind each instruction that makes an output, once it is emitted. Only while paused."""
-        ...
 
 
 class ReplayableGuest(Guest, Protocol):
@@ -211,7 +192,6 @@ class ReplayableGuest(Guest, Protocol):
     @property
     def position(self) -> GuestPosition:
         """Where it is. Exact only while paused."""
-        ...
 
     def run_until(self, position: GuestPosition, limit: int | None = None) -> bool:
         """Run towards `position`, emitting outputs, taking no input; return whether it is there now.
@@ -219,14 +199,12 @@ class ReplayableGuest(Guest, Protocol):
         Only while paused; it is paused again after. `limit` bounds the instructions of this call; without it the guest
         runs until it is there. Raises GuestError if the guest cannot get there: its history is another one.
         """
-        ...
 
     def inject(self, record: LogRecord) -> None:
         """Give it, at its present position, what the INPUT or CLOCK record says. Only while paused.
 
         Raises GuestError if its position is not the record's, or it does not take the input as it did before.
         """
-        ...
 
 
 class World(Protocol):
@@ -238,23 +216,18 @@ class World(Protocol):
 
         With such descriptors, `receive` is called while one is readable; without any, at each step of the host.
         """
-        ...
 
     def receive(self, limit: int) -> Sequence[tuple[str, bytes]]:
         """Return up to `limit` inputs that have come, as (channel, payload)."""
-        ...
 
     def release(self, output: Output) -> None:
         """Let one output leave this host: when this returns it has left the process. Called in order of numbers."""
-        ...
 
     def announce(self) -> None:
         """Tell the world that the guest now answers from here (e.g. a gratuitous ARP)."""
-        ...
 
     def close(self) -> None:
         """Give back sockets. Idempotent."""
-        ...
 
 
 # --- the arbiter ----------------------------------------------------------------------------------
@@ -274,7 +247,6 @@ class RecordStore(Protocol):
 
     def read(self, guest_id: str) -> Record:
         """Return the record in force; generation 0 if the guest has no record. Raises ArbiterError."""
-        ...
 
     def compare_and_set(self, guest_id: str, record: Record) -> Record:
         """Put `record` in force if that in force is of generation `record.generation - 1`; return what is in force now.
@@ -284,14 +256,12 @@ class RecordStore(Protocol):
         Raises NotApplied, a kind of ArbiterError, if it failed before anything was done that could ever put `record`
         in force; only where that is certain, because the guest may then run on. In doubt, raise a plain ArbiterError.
         """
-        ...
 
     def place_id(self, guest_id: str) -> str | None:
         """Return what names the place of the record read last, 32 hexadecimal digits drawn with the first; or None."""
 
     def close(self) -> None:
         """Give back files and connections. Idempotent."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,18 +357,15 @@ class Transport(Protocol):
     @property
     def dialled(self) -> tuple[str, ...]:
         """The peers that this transport connects to, as configured."""
-        ...
 
     def send(self, peer: str, lane: Lane, frames: Sequence[Buffer], token: int | None = None) -> bool:
         """Queue a message; return False if the peer's queue is full or the peer unknown: then nothing was taken.
 
         The buffers must not change until `poll` lets go of `token`; with token None they are copied.
         """
-        ...
 
     def poll(self, limit: int) -> Polled:
         """Return up to `limit` messages that have come. Never blocks."""
-        ...
 
     def ask(self, peer: str) -> bool:
         """Dial, once on each lane, where `peer` was last reached, to see whether somebody still listens there.
@@ -406,11 +373,9 @@ class Transport(Protocol):
         Never blocks: one of the signs that answer comes by `poll`, or none if the connection hangs; then a later `ask`
         takes its place. False if it is not known where to ask: then no sign comes.
         """
-        ...
 
     def share(self, guard: AbstractContextManager[object]) -> None:
         """From now on a second thread may call `send`, without a token: hold `guard` whenever they could meet."""
-        ...
 
     def take_refusals(self) -> tuple[str, ...]:
         """Look after the connections; return whom this end refused, and who refused it, since the last call.
@@ -418,7 +383,6 @@ class Transport(Protocol):
         The latest few, as text for people. To be called each 100 ms or so: a transport may keep for it what is not
         worth its time at each `poll`.
         """
-        ...
 
     def wait(self, timeout_ns: int, fds: Sequence[int]) -> Collection[int]:
         """Block until a message has come, one of `fds` is readable, `wake` was called, or the time is over.
@@ -426,15 +390,12 @@ class Transport(Protocol):
         Returns which descriptors are readable, all of `fds` that are among them: none is passed over because of
         messages.
         """
-        ...
 
     def wake(self) -> None:
         """End a `wait` now or the next one at once; safe from any thread."""
-        ...
 
     def close(self) -> None:
         """Give back sockets and buffers. Idempotent."""
-        ...
 
 
 # --- the engine -----------------------------------------------------------------------------------

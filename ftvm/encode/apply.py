@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ftvm._native import ffi, lib
-from ftvm._native.memory import DigestTable, NativeMemory, batch_digest, bitmap_indices, digest_to_int, int_to_digest
+from ftvm._native.memory import DigestTable, NativeMemory, bitmap_indices, bytes_digest, digest_to_int, int_to_digest
 from ftvm.checkpoint import Bitmap, PageBatch
 from ftvm.errors import BadFrame, DigestMismatch, InternalError, LocalProtocolError
 
@@ -124,7 +124,7 @@ class CommittedMemory:
 
     def _verify_batch(self, number: int, batch: PageBatch, progress: Any) -> _Verified:
         _check_shape(number, batch)
-        if batch_digest(batch.indices, batch.lengths, batch.payload) != batch.digest:
+        if bytes_digest(batch.indices, batch.lengths, batch.payload) != batch.digest:
             raise DigestMismatch(f"batch {number} is not what was sent: its digest differs")
         fresh = ffi.from_buffer("struct ftvm_digest[]", array("Q", bytes(16 * batch.count)))
         received = _received(batch)
