@@ -24,7 +24,7 @@ ROOT: Final = Path(ftvm.__file__).parent
 
 LINES: Final = {
     "": 675,
-    "_native": 250,
+    "_native": 363,
     "arbiters": 775,
     "capture": 484,
     "cli": 3673,

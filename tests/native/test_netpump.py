@@ -1,0 +1,230 @@
+"""The pump between a card and the world, each a datagram socket here."""
+
+import os
+import select
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from ftvm._native.netpump import FRAME_BYTES_MAX, HEADER_BYTES, RING_BYTES_MIN, Inputs, NetPump
+from ftvm.errors import ClosedError
+
+PATIENCE_S = 30.0
+PACKED_MAX = 1 << 16
+
+
+def frame(name: str, size: int = 60) -> bytes:
+    return bytes(HEADER_BYTES) + name.encode().ljust(size, b".")
+
+
+class Ends:
+    """A pump, and what stands at its two sides: the guest's card, and the world."""
+
+    def __init__(self) -> None:
+        self.guest, self._card = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.world, self._outside = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        for end in (self.guest, self.world):
+            end.settimeout(PATIENCE_S)
+        for end in (self._card, self._outside):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)  # a whole ring
+            end.setblocking(False)
+        self.pump = NetPump(
+            self._card.fileno(), self._outside.fileno(), ring_bytes=RING_BYTES_MIN, packed_bytes_max=PACKED_MAX
+        )
+
+    def close(self) -> None:
+        self.pump.close()
+        for end in (self.guest, self.world, self._card, self._outside):
+            end.close()
+
+
+@pytest.fixture
+def ends() -> Iterator[Ends]:
+    made = Ends()
+    yield made
+    made.close()
+
+
+def is_readable(descriptor: socket.socket | NetPump) -> bool:
+    return bool(select.select([descriptor], [], [], 0.05)[0])
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    for _ in range(int(PATIENCE_S * 100)):
+        if is_so():
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError("never came")
+
+
+def test_nothing_leaves_before_its_mark_is_released_and_then_all_in_order(ends: Ends) -> None:
+    for name in ("one", "two", "three"):
+        ends.guest.send(frame(name))
+    mark = ends.pump.mark(PACKED_MAX)
+    ends.guest.send(frame("later"))
+    later = ends.pump.mark(PACKED_MAX)
+
+    assert mark is not None
+    assert later is not None
+    assert (mark.frames, later.frames, is_readable(ends.world)) == (3, 1, False)
+    assert ends.pump.release(mark.number) == 3
+    assert [ends.world.recv(1000) for _ in range(3)] == [frame("one"), frame("two"), frame("three")]
+    assert not is_readable(ends.world)
+    assert ends.pump.release(later.number) == 1
+    assert ends.world.recv(1000) == frame("later")
+
+
+def test_a_mark_that_is_passed_over_never_leaves(ends: Ends) -> None:
+    """Whoever had it has thrown it away: its frames belong to a guest that went elsewhere."""
+    ends.guest.send(frame("thrown away"))
+    first = ends.pump.mark(PACKED_MAX)
+    ends.guest.send(frame("wanted"))
+    second = ends.pump.mark(PACKED_MAX)
+    assert first is not None
+    assert second is not None
+
+    assert ends.pump.release(second.number) == 1
+
+    assert ends.world.recv(1000) == frame("wanted")
+    assert ends.pump.release(first.number) is None
+    assert not is_readable(ends.world)
+    assert ends.pump.counters.frames_forgotten == 1
+
+
+def test_a_mark_leaves_once(ends: Ends) -> None:
+    ends.guest.send(frame("once"))
+    mark = ends.pump.mark(PACKED_MAX)
+    assert mark is not None
+
+    left = [ends.pump.release(mark.number), ends.pump.release(mark.number)]
+
+    assert left == [1, None]
+    assert ends.pump.counters.frames_sent == 1
+
+
+def test_what_is_packed_is_the_first_of_what_is_marked(ends: Ends) -> None:
+    ends.guest.send(frame("small"))
+    ends.guest.send(frame("large", 900))
+    mark = ends.pump.mark(200)
+
+    assert mark is not None
+    assert (mark.frames, mark.packed_frames) == (2, 1)
+    assert mark.packed == len(frame("small")).to_bytes(4, "little") + frame("small")
+
+
+def test_nothing_sent_is_no_mark(ends: Ends) -> None:
+    assert ends.pump.mark(PACKED_MAX) is None
+
+
+def test_frames_that_wait_are_told_once_until_a_mark_was_released(ends: Ends) -> None:
+    ends.guest.send(frame("first"))
+    wait_until(lambda: is_readable(ends.pump))
+    os.read(ends.pump.fileno(), 8)
+    first = ends.pump.mark(PACKED_MAX)
+    ends.guest.send(frame("second"))
+    wait_until(lambda: ends.pump.counters.held_frames == 2)
+    assert not is_readable(ends.pump)
+    assert first is not None
+
+    ends.pump.release(first.number)
+
+    assert is_readable(ends.pump)
+
+
+def test_inputs_are_thrown_away_then_wait_then_flow(ends: Ends) -> None:
+    ends.world.send(frame("before it runs"))
+    wait_until(lambda: ends.pump.counters.receives_discarded == 1)
+    ends.pump.inputs(Inputs.WAIT)
+    ends.world.send(frame("while it stands still"))
+    assert not is_readable(ends.guest)
+
+    ends.pump.inputs(Inputs.FLOW)
+
+    assert ends.guest.recv(1000) == frame("while it stands still")
+    assert ends.pump.counters.frames_received == 1
+
+
+def test_a_full_ring_leaves_the_rest_in_the_socket_and_loses_nothing(ends: Ends) -> None:
+    large = FRAME_BYTES_MAX - 100
+    sent = [frame(str(number), large - HEADER_BYTES) for number in range(9)]
+    sender = threading.Thread(target=lambda: [ends.guest.send(each) for each in sent])
+    sender.start()
+    arrived: list[bytes] = []
+
+    while len(arrived) < len(sent):
+        wait_until(lambda: ends.pump.counters.held_frames > 0)
+        assert ends.pump.counters.held_bytes <= RING_BYTES_MIN
+        mark = ends.pump.mark(0)
+        assert mark is not None
+        ends.pump.release(mark.number)
+        arrived += [ends.world.recv(1 << 17) for _ in range(mark.frames)]
+
+    sender.join(PATIENCE_S)
+    assert arrived == sent
+    assert ends.pump.counters.sends_dropped == 0
+
+
+def test_what_is_too_short_to_be_a_frame_is_refused_on_both_sides(ends: Ends) -> None:
+    ends.pump.inputs(Inputs.FLOW)
+
+    ends.guest.send(bytes(HEADER_BYTES + 13))
+    ends.world.send(bytes(HEADER_BYTES + 13))
+    wait_until(lambda: ends.pump.counters.runts_refused == 2)
+
+    assert ends.pump.mark(PACKED_MAX) is None
+    assert not ends.pump.send(bytes(HEADER_BYTES + 13))
+    assert not ends.pump.send(bytes(FRAME_BYTES_MAX + 1))
+    assert not is_readable(ends.guest)
+
+
+def test_what_is_dropped_never_leaves_and_marks_go_on(ends: Ends) -> None:
+    ends.guest.send(frame("marked"))
+    gone = ends.pump.mark(PACKED_MAX)
+    ends.guest.send(frame("not marked"))
+    assert gone is not None
+
+    ends.pump.drop()
+
+    assert ends.pump.release(gone.number) is None
+    assert ends.pump.mark(PACKED_MAX) is None
+    ends.guest.send(frame("of another machine"))
+    mark = ends.pump.mark(PACKED_MAX)
+    assert mark is not None
+    assert mark.number > gone.number
+    assert ends.pump.counters.frames_forgotten == 2
+
+
+def test_a_world_that_takes_nothing_is_a_counted_drop(ends: Ends) -> None:
+    ends.guest.send(frame("to nobody"))
+    mark = ends.pump.mark(PACKED_MAX)
+    assert mark is not None
+    ends.world.close()
+
+    assert ends.pump.release(mark.number) == 0
+
+    assert (ends.pump.counters.sends_dropped, ends.pump.counters.frames_sent) == (1, 0)
+
+
+def test_a_card_that_takes_nothing_is_a_counted_drop(ends: Ends) -> None:
+    ends.pump.inputs(Inputs.FLOW)
+    ends.guest.close()
+
+    ends.world.send(frame("to nobody"))
+
+    wait_until(lambda: ends.pump.counters.receives_dropped == 1)
+
+
+def test_frames_are_sent_in_the_guests_place(ends: Ends) -> None:
+    assert ends.pump.send(frame("announced"))
+
+    assert ends.world.recv(1000) == frame("announced")
+
+
+def test_a_closed_pump_refuses_by_name_and_may_be_closed_again(ends: Ends) -> None:
+    ends.pump.close()
+    ends.pump.close()
+
+    with pytest.raises(ClosedError, match="card is closed"):
+        ends.pump.mark(0)
