@@ -23,7 +23,16 @@ from typing import Final, Protocol
 from ftvm.checkpoint import Output
 from ftvm.errors import ClosedError, ConfigError, TransportError
 
-__all__ = ["CableWorld", "DatagramCounters", "DatagramPort", "DatagramWorld", "Port", "cable_ends", "mac_bytes"]
+__all__ = [
+    "CableWorld",
+    "DatagramCounters",
+    "DatagramPort",
+    "DatagramWorld",
+    "Port",
+    "announcement_frames",
+    "cable_ends",
+    "mac_bytes",
+]
 
 FRAME_BYTES_MIN: Final = 14
 """An Ethernet header; anything shorter is not a frame."""
@@ -36,6 +45,8 @@ SOCKET_BUFFER_BYTES: Final = 1 << 20
 
 LOOPBACK: Final = "127.0.0.1"
 ETHERTYPE_RARP: Final = b"\x80\x35"
+ETHERTYPE_IPV6: Final = b"\x86\xdd"
+_ICMPV6: Final = 58
 MAC_PATTERN: Final = re.compile("[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 
 SocketAddress = tuple[str, int] | str
@@ -166,7 +177,7 @@ class CableWorld:
 
         `console` gets what the guest writes to its console, e.g. a file's `write`; it must not block for long.
         """
-        self._announcement = announcement_frame(mac_bytes(mac))
+        self._announcements = announcement_frames(mac_bytes(mac))
         self._channel = channel
         self._console = console
         self._port = port
@@ -194,8 +205,9 @@ class CableWorld:
             self.counters.outputs_unrouted += 1
 
     def announce(self) -> None:
-        """Send a frame from the guest's address, so that switches learn where it is now."""
-        self._port.send(self._announcement)
+        """Send frames from the guest's address, so that switches learn where it is now."""
+        for frame in self._announcements:
+            self._port.send(frame)
 
     def close(self) -> None:
         """Give back the port. Idempotent."""
@@ -229,6 +241,35 @@ def announcement_frame(mac: bytes) -> bytes:
     return (ethernet + request + mac + bytes(4) + mac + bytes(4)).ljust(60, b"\0")
 
 
+def neighbour_frame(mac: bytes) -> bytes:
+    """Return an IPv6 neighbour advertisement (RFC 4861, 4.4) from `mac` to all nodes, for its own link-local address.
+
+    That address is the one made of the MAC (RFC 4291, appendix A): a guest that has another is not told of, but the
+    frame still teaches switches, those too that pass on IPv6 only.
+    """
+    address = bytes.fromhex("fe80000000000000") + bytes([mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:]
+    all_nodes = bytes.fromhex("ff020000000000000000000000000001")
+    message = bytes.fromhex("88 00 0000 20000000") + address + b"\x02\x01" + mac
+    pseudo = address + all_nodes + len(message).to_bytes(4, "big") + bytes((0, 0, 0, _ICMPV6))
+    message = message[:2] + _checksum(pseudo + message).to_bytes(2, "big") + message[4:]
+    ethernet = b"\x33\x33\x00\x00\x00\x01" + mac + ETHERTYPE_IPV6
+    head = bytes.fromhex("60000000") + len(message).to_bytes(2, "big") + bytes((_ICMPV6, 255))
+    return ethernet + head + address + all_nodes + message
+
+
+def announcement_frames(mac: bytes) -> tuple[bytes, ...]:
+    """Return what is sent in a guest's place when it has come to this host."""
+    return announcement_frame(mac), neighbour_frame(mac)
+
+
+def _checksum(content: bytes) -> int:
+    """Return the Internet checksum (RFC 1071) of an even number of bytes."""
+    total = sum(int.from_bytes(content[at : at + 2], "big") for at in range(0, len(content), 2))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
 def mac_bytes(text: str) -> bytes:
     """Return the six bytes of an address like ``52:54:00:12:34:56``; raises ConfigError unless it is one card's."""
     if not MAC_PATTERN.fullmatch(text):
@@ -250,7 +291,8 @@ def cable_ends(cable: str) -> tuple[str, str]:
             return f"unix:{local}", f"unix:{remote}"
     raise ConfigError(
         f"{cable!r} is not a cable: write udp:LOCALPORT:REMOTEPORT, "
-        "udp:LOCALHOST:LOCALPORT:REMOTEHOST:REMOTEPORT or unix:LOCALPATH:REMOTEPATH; a host also takes tap:NAME"
+        "udp:LOCALHOST:LOCALPORT:REMOTEHOST:REMOTEPORT or unix:LOCALPATH:REMOTEPATH; a host also takes tap:NAME, and "
+        "with a QEMU pump:NAME"
     )
 
 

@@ -30,7 +30,7 @@ LINES: Final = {
     "cli": 3673,
     "encode": 1326,
     "engines": 190,
-    "guests": 2687,
+    "guests": 2718,
     "guests/disk": 970,
     "guests/kvm": 1500,
     "guests/vmm": 787,

@@ -8,7 +8,14 @@ import pytest
 
 from ftvm.checkpoint import Output
 from ftvm.errors import ClosedError, ConfigError, TransportError
-from ftvm.guests.datagram import DatagramPort, DatagramWorld, announcement_frame, cable_ends, mac_bytes
+from ftvm.guests.datagram import (
+    DatagramPort,
+    DatagramWorld,
+    announcement_frame,
+    announcement_frames,
+    cable_ends,
+    mac_bytes,
+)
 from ftvm.interfaces import World
 
 MAC = "52:54:00:12:34:56"
@@ -85,7 +92,7 @@ def test_absent_other_end_is_a_counted_drop_for_unix(tmp_path: Path, stack: Exit
     world.release(output(1, "net0", FRAME))
     world.announce()
 
-    assert world.counters.sends_dropped == 2
+    assert world.counters.sends_dropped == 3
 
 
 def test_absent_other_end_never_stops_a_udp_port(stack: ExitStack) -> None:
@@ -156,9 +163,24 @@ def test_announcement_is_a_broadcast_from_the_guests_address(stack: ExitStack) -
 
     world.announce()
 
-    assert far.receive(8) == [announcement_frame(mac_bytes(MAC))]
+    assert far.receive(8) == list(announcement_frames(mac_bytes(MAC)))
     assert announcement_frame(mac_bytes(MAC))[:14] == b"\xff" * 6 + mac_bytes(MAC) + b"\x80\x35"
     assert len(announcement_frame(mac_bytes(MAC))) == 60
+
+
+def test_the_announcement_for_ipv6_is_a_neighbour_advertisement_with_a_right_checksum() -> None:
+    """As RFC 4861, 4.4 and 7.1.2 have it, checked here word by word."""
+    frame = announcement_frames(mac_bytes(MAC))[1]
+
+    ethernet, ip, message = frame[:14], frame[14:54], frame[54:]
+    address = bytes.fromhex("fe80000000000000505400fffe123456")
+    assert ethernet == bytes.fromhex("333300000001") + mac_bytes(MAC) + b"\x86\xdd"
+    assert (ip[4:6], ip[6], ip[7]) == (len(message).to_bytes(2, "big"), 58, 255)
+    assert (ip[8:24], ip[24:40]) == (address, bytes.fromhex("ff020000000000000000000000000001"))
+    assert (message[:2], message[4:8], message[8:24]) == (b"\x88\x00", b"\x20\x00\x00\x00", address)
+    assert message[24:] == b"\x02\x01" + mac_bytes(MAC)
+    summed = ip[8:40] + len(message).to_bytes(4, "big") + bytes([0, 0, 0, 58]) + message
+    assert sum(int.from_bytes(summed[at : at + 2], "big") for at in range(0, len(summed), 2)) % 0xFFFF == 0
 
 
 def test_busy_port_is_refused_by_name(stack: ExitStack) -> None:

@@ -57,7 +57,7 @@ def test_frames_go_out_and_the_address_is_announced(port: TapPort, wire: socket.
 
     assert hear(wire, FRAME) == FRAME
     assert hear(wire, announcement_frame(mac_bytes(MAC))) == announcement_frame(mac_bytes(MAC))
-    assert port.counters.frames_sent == 2
+    assert port.counters.frames_sent == 3
 
 
 def test_frames_come_in(port: TapPort, wire: socket.socket) -> None:

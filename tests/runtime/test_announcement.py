@@ -203,14 +203,14 @@ MUTANTS = {
     "the card sends nothing": (
         a_takeover,
         "ftvm.guests.datagram:CableWorld.announce",
-        "self._port.send(self._announcement)",
+        "self._port.send(frame)",
         "pass",
     ),
     "the announcement has another sender": (
         a_takeover,
-        "ftvm.guests.datagram:announcement_frame",
-        r'b"\xff" * 6 + mac',
-        r'b"\xff" * 6 + mac[:5] + b"\xaa"',
+        "ftvm.guests.datagram:announcement_frames",
+        "announcement_frame(mac), neighbour_frame(mac)",
+        r'announcement_frame(mac[:5] + b"\xaa"), neighbour_frame(mac[:5] + b"\xaa")',
     ),
     "it is announced once": (
         a_late_frame_of_the_old_host,
