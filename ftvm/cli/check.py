@@ -10,7 +10,7 @@ from typing import Final
 
 import click
 
-from ftvm.cli.hostparts import keys_of, look_at_history, peer_endpoints, world_of
+from ftvm.cli.hostparts import keys_of, look_at_history, peer_endpoints, pumped_card, world_of
 from ftvm.cli.kinds import read_host
 from ftvm.cli.serviceoptions import open_services
 from ftvm.cli.settings import HostSettings
@@ -103,7 +103,11 @@ def _looks(settings: HostSettings) -> tuple[_Look, ...]:
         *_disk_looks(settings),
         *_history_looks(settings),
         ("arbiter's place", ("arbiter",), lambda: checks.check_arbiter_place(settings["arbiter"])),
-        ("nic", ("nic", "mac"), lambda: checks.check_opens("nic", network, lambda: world_of(settings).close())),
+        (
+            "nic",
+            ("nic", "mac"),
+            lambda: checks.check_opens("nic", network, lambda: (pumped_card(settings) or world_of(settings)).close()),
+        ),
         (
             "service",
             ("control", "metrics", "guest"),

@@ -12,6 +12,7 @@ from ftvm.cli.values import DEFAULT_MAC, millis_to_nanos
 from ftvm.config import Timing
 from ftvm.engines.names import engine_named
 from ftvm.errors import ConfigError
+from ftvm.guests.cards import PumpedCard, PumpWorld
 from ftvm.guests.datagram import CableWorld, DatagramWorld, cable_ends
 from ftvm.guests.tap import TapPort
 from ftvm.history.history import History
@@ -26,6 +27,7 @@ from ftvm.store.store import CATALOGUE
 from ftvm.transport.keys import Keys, load_keys
 
 __all__ = [
+    "PUMP",
     "TAP",
     "Addresses",
     "addresses",
@@ -36,12 +38,15 @@ __all__ = [
     "look_at_history",
     "opened",
     "peer_endpoints",
+    "pumped_card",
     "timing_of",
     "world_of",
 ]
 
 TAP: Final = "tap:"
 """How a network that is an interface of this host begins; any other is a cable of datagrams."""
+PUMP: Final = "pump:"
+"""The same, of a card that offloads and whose frames are moved in C."""
 
 
 class Addresses(TypedDict):
@@ -94,8 +99,17 @@ def card(settings: HostSettings) -> str | None:
     return (settings["mac"] or DEFAULT_MAC) if settings["nic"] is not None else None
 
 
-def world_of(settings: HostSettings) -> World:
-    """Build the outside: the network cable, and the console on stdout (on stderr where stdout carries JSON)."""
+def pumped_card(settings: HostSettings) -> PumpedCard | None:
+    """Make the guest's card, if it is to be pumped. Raises ConfigError, GuestError, TransportError."""
+    nic = settings["nic"] or ""
+    return PumpedCard(nic.removeprefix(PUMP)) if nic.startswith(PUMP) else None
+
+
+def world_of(settings: HostSettings, guest: Guest | None = None) -> World:
+    """Build the outside: the network cable, and the console on stdout (on stderr where stdout carries JSON).
+
+    A `guest` whose card is pumped has the cable already.
+    """
     out = sys.stderr if settings.is_json else sys.stdout
 
     def write(text: bytes) -> None:
@@ -106,6 +120,9 @@ def world_of(settings: HostSettings) -> World:
     mac = card(settings)
     if mac is None:
         return CallbackWorld(lambda output: write(output.payload))
+    pumped = getattr(guest, "card", None)
+    if isinstance(pumped, PumpedCard):
+        return PumpWorld({"card0": (pumped, mac)}, console=write)
     nic: str = settings["nic"]
     if nic.startswith(TAP):
         return CableWorld(TapPort(nic.removeprefix(TAP)), mac=mac, console=write)
@@ -130,7 +147,7 @@ def opened(settings: HostSettings) -> Iterator[tuple[Guest, HostOptions]]:
             metrics=settings["metrics"],
             is_ready_when_active=settings.boots,
         )
-        world = world_of(settings)
+        world = world_of(settings, guest)
         stack.callback(world.close)
         for service in services:
             if isinstance(service, ControlSocket):

@@ -152,7 +152,8 @@ NIC: Final = Setting(
     name="nic",
     metavar="CABLE",
     parse=_judged(_judge_nic),
-    help="The guest's network: udp:LOCALPORT:REMOTEPORT, a frame per datagram; or tap:NAME, an interface of this host.",
+    help="The guest's network: udp:LOCALPORT:REMOTEPORT, a frame per datagram; or tap:NAME, an interface of this host; "
+    "or, for a qemu guest and by root, pump:NAME, the same at speed.",
 )
 TRACKER: Final = Setting(
     name="tracker",

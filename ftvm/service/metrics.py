@@ -67,10 +67,11 @@ COUNTED: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "ftvm_frame_sent_bytes": ("Bytes of the frames that left", ("bytes_sent",)),
     "ftvm_frame_received_bytes": ("Bytes of the frames that came", ("bytes_received",)),
     "ftvm_frames_dropped": (
-        "Frames and outputs dropped: the other end is absent or slow, or no cable leads there",
-        ("sends_dropped", "outputs_unrouted"),
+        "Frames and outputs dropped: the other end is absent or slow, the card is full, or no cable leads there",
+        ("sends_dropped", "receives_dropped", "card_dropped", "outputs_unrouted"),
     ),
     "ftvm_frames_refused": ("Frames refused: of strangers, or too short", ("strangers_refused", "runts_refused")),
+    "ftvm_frames_lost": ("Frames that a takeover did not send again: too many to travel", ("frames_lost",)),
     "ftvm_messages_sent": ("Messages to peers", ("messages_sent",)),
     "ftvm_messages_received": ("Messages from peers", ("messages_received",)),
     "ftvm_messages_refused": (

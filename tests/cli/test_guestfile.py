@@ -197,6 +197,7 @@ def test_all_that_is_needed_is_asked_for_at_once(ftvm: Run) -> None:
         ({"engine": "warp"}, "--engine: 'warp': write one of remus, kemari, lockstep, hybrid"),
         ({"interval": 0.0}, "--interval: remus: an interval of 0.0 s is not from"),
         ({"nic": "udp:a:b"}, "--nic: 'udp:a:b' is not a cable: write udp:LOCALPORT:REMOTEPORT"),
+        ({"nic": "pump:vm2"}, "--nic: 'pump:vm2' is not a cable: write udp:LOCALPORT:REMOTEPORT"),
         ({"mac": "52:54:00:00:00:01"}, "--mac: 52:54:00:00:00:01 needs nic: without a cable"),
         ({"peer": ["tcp://127.0.0.1:0"]}, "--peer: tcp://127.0.0.1:0 is this host's own address"),
         ({"silence": 40.0}, "--silence: 40 ms, with a heartbeat of 50 ms: it must be at least four heartbeats, 200 ms"),

@@ -78,7 +78,7 @@ def lay_network(commands: str) -> None:
         run("ip", "-n", name, "addr", "add", f"{address}/24", "dev", "br0")
 
 
-def write_guest(folder: Path) -> None:
+def write_guest(folder: Path, nic: str) -> None:
     """Write what the guest boots, and the files of both hosts."""
     kernel = qemuimage.find_kernel()
     modules = qemuimage.MODULES / kernel.name.removeprefix("vmlinuz-") / "kernel"
@@ -86,7 +86,7 @@ def write_guest(folder: Path) -> None:
     files |= {"bin/busybox": qemuimage.BUSYBOX.read_bytes(), "init": INIT.encode()}
     (folder / "shared").mkdir()
     nodes = [word for address in MACHINES for word in ("--node", f"{address}:7778")]
-    said = ["--guest", "vm2", "--kind", "qemu", *nodes, "--set", "memory=256M", "--set", "nic=tap:vm2"]
+    said = ["--guest", "vm2", "--kind", "qemu", *nodes, "--set", "memory=256M", "--set", f"nic={nic}"]
     said += ["--set", "silence=1000"]  # a busy machine is no dead one: the guest is to be where this script moved it
     booted = ["-cpu", "qemu64", "-kernel", "vmlinuz", "-initrd", "ird.gz", "-append", "console=ttyS0 quiet"]
     place = ["--arbiter", f"file://{folder}/shared", "--folder", str(folder / "vm2")]
@@ -222,6 +222,7 @@ def play(folder: Path) -> dict[str, object]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak.bridge", description=__doc__)
     parser.add_argument("--network", default="")
+    parser.add_argument("--nic", default="tap:vm2", help="the guest's network: tap:vm2 or pump:vm2")
     parser.add_argument("--client", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.client:
@@ -231,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     mount_disk(Path("/run"), 16 << 20)  # where `ip netns` keeps its names: those here end with this process
     with TemporaryDirectory() as folder:
         lay_network(options.network)
-        write_guest(Path(folder))
+        write_guest(Path(folder), options.nic)
         print(json.dumps(play(Path(folder))))
     return 0
 

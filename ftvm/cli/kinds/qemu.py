@@ -2,16 +2,18 @@
 
 import os
 import shutil
+from contextlib import ExitStack
 from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from ftvm.cli.hostparts import card
-from ftvm.cli.hostsettings import DISK, MEMORY, TRACKER, disk_bytes, disk_sizes
+from ftvm.cli.hostparts import PUMP, card, pumped_card
+from ftvm.cli.hostsettings import DISK, MEMORY, NIC, TRACKER, disk_bytes, disk_sizes
 from ftvm.cli.settings import HostSettings, Kind, Setting, in_folder
 from ftvm.errors import ConfigError
+from ftvm.guests.cards.card import check_interface
 from ftvm.guests.kvm.machine import DEVICE, check_device
 from ftvm.interfaces import Guest
 
@@ -23,6 +25,7 @@ def _make(settings: HostSettings) -> Guest:
     require_qmp()
     from ftvm.guests.qemu import QemuGuest, QemuMachine
 
+    pumped = pumped_card(settings)
     machine = QemuMachine(
         memory_bytes=settings["memory"],
         arguments=tuple(settings["arguments"]),
@@ -31,8 +34,16 @@ def _make(settings: HostSettings) -> Guest:
         accel=settings["accel"],
         program=settings["qemu"],
         folder=None if settings.folder is None else str(settings.folder),
+        is_pumped=pumped is not None,
     )
-    return QemuGuest(machine, boots=settings.boots, disk=settings["disk"], tracker=settings["tracker"])
+    with ExitStack() as undo:
+        if pumped is not None:
+            undo.callback(pumped.close)
+        guest = QemuGuest(
+            machine, boots=settings.boots, disk=settings["disk"], card=pumped, tracker=settings["tracker"]
+        )
+        undo.pop_all()
+    return guest
 
 
 def _locate_images(images: list[str], folder: Path) -> list[str]:
@@ -63,6 +74,13 @@ def _check_machine(**given: Any) -> None:
     QemuMachine(**{"memory_bytes": 1 << 20, **given})
 
 
+def _read_nic(nic: str) -> str:
+    if not nic.startswith(PUMP):
+        return str(NIC.parse(nic))
+    check_interface(nic.removeprefix(PUMP))
+    return nic
+
+
 def _program(written: str) -> str:
     """Return QEMU's absolute path, because QEMU runs in another folder; a plain name stays, to be searched in PATH."""
     return os.path.abspath(written) if "/" in written else written
@@ -72,6 +90,7 @@ QEMU: Final = Kind(
     name="qemu",
     settings=(
         replace(MEMORY, default="512M", check=lambda settings: _check_machine(memory_bytes=settings["memory"])),
+        replace(NIC, parse=_read_nic),
         replace(
             DISK,
             written="one or more",

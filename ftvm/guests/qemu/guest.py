@@ -9,6 +9,7 @@ same memory. Calls come from one thread at a time. See docs/qemu.md.
 """
 
 import os
+import socket
 import threading
 from collections.abc import Sequence
 from typing import Any, Final
@@ -17,6 +18,7 @@ from ftvm._native.memory import NativeMemory
 from ftvm.capture.trackers import CompareTracker, OtherProcess, StoreTracker, Tracker, UserfaultTracker
 from ftvm.checkpoint import Bitmap, Geometry, RegionShape
 from ftvm.errors import ClosedError, ConfigError, GuestError, LimitExceeded, LocalProtocolError, TrackingLost
+from ftvm.guests.cards.card import PumpedCard
 from ftvm.guests.disk.disk import Disk
 from ftvm.guests.disk.several import Disks
 from ftvm.guests.qemu.devices import (
@@ -54,18 +56,28 @@ class QemuGuest:
     boots    True for a primary, which starts from its firmware; False for a standby, which waits for a state
     disk     the path of this host's image of the disk, of machine.disk_bytes, or of each of several; a standby's are
              overwritten
+    card     the network card, if the machine's is pumped; closed with the guest
     tracker  how written pages are found: "userfault" (the kernel notes them), "compare" (every page is compared with a
              copy), or "auto": the first where it works, else the second, with a GuestWarned
     """
 
     def __init__(
-        self, machine: QemuMachine, *, boots: bool, disk: str | Sequence[str] | None = None, tracker: str = "auto"
+        self,
+        machine: QemuMachine,
+        *,
+        boots: bool,
+        disk: str | Sequence[str] | None = None,
+        card: PumpedCard | None = None,
+        tracker: str = "auto",
     ) -> None:
         """Start QEMU, paused. Raises ConfigError or GuestError; nothing is left running then."""
         if tracker not in ("auto", "userfault", "compare"):
             raise ConfigError(f"unknown tracker {tracker!r} for QEMU: there are auto, userfault and compare")
+        if machine.is_pumped != (card is not None):
+            raise ConfigError("the machine's card is pumped: give the guest a card" if card is None else "no such card")
         self._disks = _open_disks(machine, disk, boots=boots)
         self._machine = machine
+        self.card = card
         self._tracker_wanted = tracker
         self._ram = SharedMemory("ram", machine.memory_bytes)
         self._firmware = Firmware()
@@ -138,15 +150,20 @@ class QemuGuest:
 
         A guest may never read again what its image has lost; but what a standby has lost it could never get back.
         """
+        if self.card is not None:
+            self._warn(self.card.failure())
         for disk in self._disks:
             shorter = disk.why_shorter()
             if shorter is not None and not disk.is_guests:
                 return shorter
-            ailment = shorter or disk.why_nameless()
-            if ailment is not None and ailment not in self._warned and self._sink is not None:
-                self._warned.add(ailment)
-                self._sink.warn(ailment)
+            self._warn(shorter or disk.why_nameless())
         return None
+
+    def _warn(self, ailment: str | None) -> None:
+        """Tell of it, once."""
+        if ailment is not None and ailment not in self._warned and self._sink is not None:
+            self._warned.add(ailment)
+            self._sink.warn(ailment)
 
     # --- running ---------------------------------------------------------------------------------------------------
 
@@ -191,8 +208,11 @@ class QemuGuest:
         self._disks.when_settled(self._go)
 
     def deliver(self, channel: str, payload: bytes) -> None:
-        """Give it a frame ("net0") or keys ("console"); dropped where QEMU has no room, or nobody knows the channel."""
-        wire = {"net0": self._process.network, "console": self._process.console}.get(channel)
+        """Give it a frame ("net0") or keys ("console"); dropped where QEMU has no room, or nobody knows the channel.
+
+        A card that is pumped takes its frames itself.
+        """
+        wire = self._channels().get(channel)
         if wire is None:
             return
         try:
@@ -209,6 +229,8 @@ class QemuGuest:
             self._is_running = False
         self._drop_process()
         os.close(self._state)
+        if self.card is not None:
+            self.card.close()
         for memory in self._memories():
             memory.close()
 
@@ -345,7 +367,12 @@ class QemuGuest:
 
     def _start(self, *, boots: bool) -> QemuProcess:
         process = QemuProcess(
-            self._machine, ram=self._ram.descriptor, state=self._state, disks=tuple(self._disks), boots=boots
+            self._machine,
+            ram=self._ram.descriptor,
+            state=self._state,
+            disks=tuple(self._disks),
+            boots=boots,
+            tap=self.card.tap if self.card is not None else None,
         )
         try:
             prepare_migration(process.qmp)
@@ -363,8 +390,11 @@ class QemuGuest:
 
     def _open_gate(self) -> None:
         if self._gate is None and self._sink is not None:
-            channels = {"net0": self._process.network, "console": self._process.console}
-            self._gate = OutputGate(self._sink, channels)
+            self._gate = OutputGate(self._sink, self._channels(), {} if self.card is None else {"card0": self.card})
+
+    def _channels(self) -> dict[str, socket.socket]:
+        network = {"net0": self._process.network} if self.card is None else {}
+        return {**network, "console": self._process.console}
 
     def _ram_tracker(self) -> Tracker:
         if self._tracker is None:

@@ -40,7 +40,8 @@ def disk_name(number: int) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wires:
-    """Descriptors that QEMU inherits: shared memory, the file for device state, and its ends of the sockets."""
+    """Descriptors that QEMU inherits: shared memory, the file for device state, its ends of the sockets, and for the
+    network that of a datagram socket, or a card's tap."""
 
     ram: int
     state: int
@@ -57,6 +58,7 @@ class QemuMachine:
     memory_bytes  RAM, in whole MiB
     arguments     your own QEMU arguments: kernel, firmware, cpu, machine type, devices (see accepted.py)
     mac           the network card's address; None: no card
+    is_pumped     the card is a PumpedCard's, and offloads; else frames come and go as datagrams
     disk_bytes    size of the disk that is replicated with the memory, or of each of several; 0: none
     accel         "tcg", or whatever QEMU has here
     program       the QEMU to run
@@ -70,6 +72,7 @@ class QemuMachine:
     accel: str = "tcg"
     program: str = "qemu-system-x86_64"
     folder: str | None = None
+    is_pumped: bool = False
 
     def __post_init__(self) -> None:
         if self.memory_bytes <= 0 or self.memory_bytes % _MIB:
@@ -81,6 +84,8 @@ class QemuMachine:
             raise ConfigError(f"{len(self.disks)} disks: a guest has at most {DISKS_MAX}")
         if self.mac is not None:
             mac_bytes(self.mac)
+        elif self.is_pumped:
+            raise ConfigError("a card that is pumped needs an address: mac")
         check_arguments(self.arguments)
 
     @property
@@ -95,6 +100,7 @@ class QemuMachine:
         words = [
             *("-accel", self.accel),
             *(("mac", self.mac) if self.mac is not None else ()),
+            *(("pump",) if self.is_pumped else ()),
             *(("disk", _DISK_FEATURES) if self.disks else ()),
             *self.arguments,
         ]
@@ -114,7 +120,8 @@ class QemuMachine:
         words += ["-chardev", f"socket,id=ftvm-monitor,fd={wires.monitor}", "-mon", "ftvm-monitor,mode=control"]
         words += ["-chardev", f"socket,id=ftvm-console,fd={wires.console}", "-serial", "chardev:ftvm-console"]
         if self.mac is not None:
-            words += ["-netdev", f"dgram,id=ftvm-net,local.type=fd,local.str={wires.network}"]
+            kind = "tap,id=ftvm-net,fd" if self.is_pumped else "dgram,id=ftvm-net,local.type=fd,local.str"
+            words += ["-netdev", f"{kind}={wires.network}"]
             # Without guest_announce=off, QEMU 7.2 crashes when a card that came by migration is reset: it frees the
             # timer of the announcement and stops it again. We announce the address ourselves.
             words += ["-device", f"virtio-net-pci,netdev=ftvm-net,romfile=,guest_announce=off,mac={self.mac}"]

@@ -1,6 +1,7 @@
 """Hands what QEMU sends on its network card and console to a sink, in order, and nothing while it is paused.
 
-One thread waits for both. `hold` takes in all that was said so far and lets nothing more through until `flow`: what
+One thread waits for both. A card that is pumped holds its frames itself, and says when some wait: the sink gets one
+output for all of them. `hold` takes in all that was said so far and lets nothing more through until `flow`: what
 QEMU itself sends while its guest stands still (it announces addresses by itself) belongs to the next epoch.
 """
 
@@ -9,6 +10,7 @@ import socket
 import threading
 from typing import Final
 
+from ftvm.guests.cards.card import PumpedCard
 from ftvm.interfaces import OutputSink
 
 __all__ = ["OutputGate"]
@@ -19,11 +21,16 @@ _READS_PER_TURN: Final = 256
 
 
 class OutputGate:
-    """Reads channels, each a socket of QEMU; held at first."""
+    """Reads channels, each a socket of QEMU, and pumped cards; held at first."""
 
-    def __init__(self, sink: OutputSink, channels: dict[str, socket.socket]) -> None:
+    def __init__(
+        self, sink: OutputSink, channels: dict[str, socket.socket], cards: dict[str, PumpedCard] | None = None
+    ) -> None:
         self._sink = sink
         self._channels = dict(channels)
+        self._cards = dict(cards or {})
+        for card in self._cards.values():
+            card.begin()
         self._changed = threading.Condition()
         self._is_flowing = False
         self._is_closed = False
@@ -36,6 +43,8 @@ class OutputGate:
         """Let outputs through as they come."""
         with self._changed:
             self._is_flowing = True
+            for card in self._cards.values():
+                card.flow()
             self._changed.notify_all()
 
     def hold(self) -> None:
@@ -45,6 +54,8 @@ class OutputGate:
                 self._is_flowing = False
                 while self._take():
                     pass
+                for name, card in self._cards.items():
+                    self._emit(name, card.hold())
 
     def close(self) -> None:
         """End the thread. The sockets stay their owner's. Idempotent."""
@@ -63,15 +74,27 @@ class OutputGate:
             selector.register(self._wake_end, selectors.EVENT_READ)
             for name, channel in self._channels.items():
                 selector.register(channel, selectors.EVENT_READ, name)
+            for card in self._cards.values():
+                selector.register(card, selectors.EVENT_READ)
             while not self._is_closed:
                 selector.select()
                 with self._changed:
                     self._changed.wait_for(lambda: self._is_flowing or self._is_closed)
                     if not self._is_closed:
                         self._take()
+                        self._take_frames()
                     ended = [key for key in selector.get_map().values() if key.data and key.data not in self._channels]
                 for key in ended:
                     selector.unregister(key.fileobj)
+
+    def _take_frames(self) -> None:
+        for name, card in self._cards.items():
+            if card.is_waiting():
+                self._emit(name, card.take())
+
+    def _emit(self, name: str, output: bytes | None) -> None:
+        if output is not None:
+            self._sink.emit(name, output)
 
     def _take(self) -> bool:
         """Hand on a bounded portion of what has come; return whether there was any."""

@@ -58,8 +58,18 @@ class QemuProcess:
     in it, for tracking its memory, or None with the reason in `userfault_refused`.
     """
 
-    def __init__(self, machine: QemuMachine, *, ram: int, state: int, disks: Sequence[Disk], boots: bool) -> None:
-        """Start it. `ram` and `state` are descriptors of the memory and of the file for device state.
+    def __init__(
+        self,
+        machine: QemuMachine,
+        *,
+        ram: int,
+        state: int,
+        disks: Sequence[Disk],
+        boots: bool,
+        tap: int | None = None,
+    ) -> None:
+        """Start it. `ram` and `state` are descriptors of the memory and of the file for device state, `tap` that of its
+        card, if that is pumped.
 
         Its `disks` are served to it from the start on: it asks for them before it greets.
 
@@ -80,11 +90,11 @@ class QemuProcess:
             state=state,
             monitor=monitor.theirs.fileno(),
             console=console.theirs.fileno(),
-            network=network.theirs.fileno(),
+            network=network.theirs.fileno() if tap is None else tap,
             disks=tuple(pair.theirs.fileno() for pair in blocks),
         )
         pairs = (monitor, console, helper, network, *blocks)
-        inherited = (*(pair.theirs.fileno() for pair in pairs), ram, state)
+        inherited = (*(pair.theirs.fileno() for pair in pairs), ram, state, *(() if tap is None else (tap,)))
         environment = _environment(helper.theirs.fileno())
         command = machine.command(wires, boots=boots)
         self._keeper = threading.Thread(

@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("qemu.qmp")
 
 from ftvm.errors import ConfigError
-from ftvm.guests.qemu import QemuMachine
+from ftvm.guests.qemu import QemuGuest, QemuMachine
 from ftvm.guests.qemu.machine import Wires
 
 MIB = 1 << 20
@@ -43,6 +43,26 @@ def test_each_of_several_disks_is_a_card_and_the_first_has_the_name_of_a_single_
 def test_disks_that_cannot_be_are_refused(disks: int | tuple[int, ...]) -> None:
     with pytest.raises(ConfigError, match="disk"):
         QemuMachine(memory_bytes=MIB, disk_bytes=disks)
+
+
+def test_a_card_that_is_pumped_is_a_tap_to_qemu_and_a_host_without_one_is_told() -> None:
+    """Its state has other features: it does not load where the card is a socket of datagrams."""
+    plain, pumped = (QemuMachine(memory_bytes=MIB, mac="52:54:00:77:00:02", is_pumped=is_so) for is_so in (False, True))
+
+    netdevs = [word for machine in (plain, pumped) for word in command_of(machine) if word.endswith("=7")]
+
+    assert netdevs == ["dgram,id=ftvm-net,local.type=fd,local.str=7", "tap,id=ftvm-net,fd=7"]
+    assert plain.identity("7.2", "pc") != pumped.identity("7.2", "pc")
+
+
+def test_a_pumped_card_without_an_address_is_refused() -> None:
+    with pytest.raises(ConfigError, match="needs an address: mac"):
+        QemuMachine(memory_bytes=MIB, is_pumped=True)
+
+
+def test_a_guest_is_given_a_card_if_and_only_if_the_machine_is_pumped() -> None:
+    with pytest.raises(ConfigError, match="give the guest a card"):
+        QemuGuest(QemuMachine(memory_bytes=MIB, mac="52:54:00:77:00:02", is_pumped=True), boots=True)
 
 
 def test_a_machine_with_arguments_that_cannot_be_protected_is_not_made() -> None:

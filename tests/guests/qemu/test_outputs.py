@@ -1,11 +1,14 @@
 """The gate between QEMU's sockets and the sink."""
 
+import os
 import socket
 import threading
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 
+from ftvm.guests.cards import PumpedCard
 from ftvm.guests.qemu.outputs import OutputGate
 
 from .conftest import Ear
@@ -93,3 +96,83 @@ def test_a_gate_that_is_held_can_be_closed(ends: Ends) -> None:
     ends.gate.close()
 
     assert bytes(ends.ear.console) == b""
+
+
+class FakeCard:
+    """A card that says it has frames by a descriptor, as a pump does; a frame is a number here."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self._event = os.eventfd(0, os.EFD_NONBLOCK)
+        self._waiting: list[bytes] = []
+
+    def send(self, frame: bytes) -> None:
+        self._waiting.append(frame)
+        os.eventfd_write(self._event, 1)
+
+    def fileno(self) -> int:
+        return self._event
+
+    def begin(self) -> None:
+        self.told.append("begin")
+
+    def flow(self) -> None:
+        self.told.append("flow")
+
+    def hold(self) -> bytes | None:
+        self.told.append("hold")
+        return self.take()
+
+    def is_waiting(self) -> bool:
+        try:
+            return os.eventfd_read(self._event) > 0
+        except BlockingIOError:
+            return False
+
+    def take(self) -> bytes | None:
+        taken, self._waiting = b"+".join(self._waiting), []
+        return taken or None
+
+    def close(self) -> None:
+        os.close(self._event)
+
+
+@pytest.fixture
+def card() -> Iterator[FakeCard]:
+    made = FakeCard()
+    yield made
+    made.close()
+
+
+def test_a_pumped_cards_frames_are_one_output_and_none_is_taken_before_it_flows(card: FakeCard) -> None:
+    ear = Ear()
+    gate = OutputGate(ear, {}, {"card0": cast("PumpedCard", card)})
+    card.send(b"early")
+    threading.Event().wait(0.1)
+    assert ear.frames == []
+
+    gate.flow()
+    for _ in range(int(PATIENCE_S * 100)):
+        if ear.frames:
+            break
+        threading.Event().wait(0.01)
+    gate.close()
+
+    assert ear.frames == [b"early"]
+    assert card.told == ["begin", "flow"]
+
+
+def test_a_held_gate_has_taken_all_frames_that_a_pumped_card_has(card: FakeCard) -> None:
+    ear = Ear()
+    gate = OutputGate(ear, {}, {"card0": cast("PumpedCard", card)})
+    gate.flow()
+
+    card.send(b"one")
+    card.send(b"two")
+    gate.hold()
+    card.send(b"of the next epoch")
+    threading.Event().wait(0.1)
+    gate.close()
+
+    assert b"+".join(ear.frames) == b"one+two"
+    assert card.told == ["begin", "flow", "hold"]
