@@ -29,6 +29,7 @@ __all__ = [
     "bytes_digest",
     "digest_to_int",
     "digest_variants",
+    "frame_digest",
     "int_to_digest",
     "page_hash64",
     "page_hash128",
@@ -165,10 +166,12 @@ def batch_digest(indices: Buffer, lengths: Buffer, payload: Buffer) -> bytes:
     return bytes_digest(indices, lengths, payload)
 
 
+frame_digest = xxhash.xxh3_128_digest
+"""Return XXH3-128 of bytes that stand in one place: as `bytes_digest`, without a call of Python."""
+
+
 def bytes_digest(*parts: Buffer) -> bytes:
     """Return XXH3-128 of bytes that stand in several places."""
-    if len(parts) == 1:
-        return xxhash.xxh3_128_digest(parts[0])
     state = xxhash.xxh3_128()
     for part in parts:
         state.update(part)

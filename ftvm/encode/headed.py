@@ -24,7 +24,7 @@ from typing import Final
 
 import msgpack
 
-from ftvm._native.memory import bytes_digest
+from ftvm._native.memory import frame_digest
 from ftvm.checkpoint import Buffer
 from ftvm.config import Limits
 from ftvm.encode.codec import Codec, Frames, Header
@@ -93,12 +93,12 @@ def encode_headed(envelope: Envelope, message: Message) -> list[Buffer]:
         fields,
     ]
     packed = msgpack.packb(header)
-    return [packed + bytes_digest(packed), *frames]
+    return [packed + frame_digest(packed), *frames]
 
 
 def seal(packed: bytes) -> bytes:
     """Return the header frame of a packed header: with its digest behind it."""
-    return packed + bytes_digest(packed)
+    return packed + frame_digest(packed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,7 @@ def _unpack_header(frame: Buffer, limits: Limits) -> Header:
     if len(frame) > limits.header_bytes:
         raise BadFrame(f"a header of {len(frame)} bytes is more than the limit of {limits.header_bytes}")
     packed, digest = memoryview(frame)[:-DIGEST_BYTES], bytes(frame[-DIGEST_BYTES:])
-    if not packed or bytes_digest(packed) != digest:
+    if not packed or frame_digest(packed) != digest:
         raise BadFrame("header digest mismatch: corrupted, or not an ftvm message")
     try:
         header = msgpack.unpackb(

@@ -23,7 +23,7 @@ from typing import Final
 
 import msgpack
 
-from ftvm._native.memory import bytes_digest
+from ftvm._native.memory import frame_digest
 from ftvm.checkpoint import PAGE_COUNT_MAX, Buffer, Checkpoint, GuestPosition, PageBatch
 from ftvm.config import Limits
 from ftvm.encode.envelope import known
@@ -98,7 +98,7 @@ def encode(envelope: Envelope, message: Message) -> list[Buffer]:
         return encode_headed(envelope, message)
     head = _HEAD.pack(MARK, session.version, kind, 0, len(prefix), len(listed), envelope.released)
     packed = b"".join((head, prefix, listed, *body))
-    return [packed + bytes_digest(packed)]
+    return [packed + frame_digest(packed)]
 
 
 @lru_cache(maxsize=_KEPT)
@@ -194,7 +194,7 @@ def read_header(frames: Sequence[Buffer], limits: Limits) -> Sealed | FlatSealed
     if not _HEAD.size + DIGEST_BYTES <= len(frame) <= FLAT_BYTES_MAX:
         raise BadFrame(f"a flat message of {len(frame)} bytes is not within {_HEAD.size} and {FLAT_BYTES_MAX}")
     end = len(frame) - DIGEST_BYTES
-    if bytes_digest(frame[:end]) != frame[end:]:
+    if frame_digest(frame[:end]) != frame[end:]:
         raise BadFrame("message digest mismatch: corrupted, or not an ftvm message")
     _, version, kind, zero, prefix_bytes, names_bytes, released = _HEAD.unpack_from(frame)
     if not SPOKEN.lowest <= version <= SPOKEN.highest:
