@@ -23,12 +23,17 @@ BUSY = "while True: pass"
 
 
 class SoakPair:
-    """Host A, started as primary, host B, and a relay; `told` counts the events of both, by name."""
+    """Host A, started as primary, host B, and a relay.
+
+    told   counts the events of both hosts, by name
+    pages  that A's checkpoints took
+    """
 
     def __init__(
         self, folder: Path, children: Children, commands: HostCommands, options: tuple[str, ...], *, has_relay: bool
     ) -> None:
         self.told: Counter[str] = Counter()
+        self.pages = 0
         self.bad: deque[JsonLine] = deque(maxlen=TOLD_KEPT)
         self._options = options
         self._commands = commands
@@ -45,12 +50,16 @@ class SoakPair:
             self._relay.tell({"reset": True})
 
     def _start(self, host: str, role: str) -> None:
-        self._hosts.start(host, role, self._commands, lambda line: self._on_line(host, line), self._options)
+        options = [option.replace("{host}", host) for option in self._options]
+        self._hosts.start(host, role, self._commands, lambda line: self._on_line(host, line), options)
 
     def _on_line(self, host: str, line: JsonLine) -> None:
         name = line.get("event")
         if name is not None:
             self.told[name] += 1
+        pages = line.get("dirty_pages")
+        if host == "A" and isinstance(pages, int):
+            self.pages += pages
         if name in BAD:
             self.bad.append({"host": host, **line})
 
@@ -73,14 +82,19 @@ class SoakPair:
 
 
 @contextmanager
-def soak_pair(*options: str, load: int = 0, has_relay: bool = True) -> Iterator[SoakPair]:
-    """Give a protected pair beside `load` processes that only compute; all of them end with the context."""
+def soak_pair(
+    *options: str, load: int = 0, has_relay: bool = True, commands: HostCommands | None = None
+) -> Iterator[SoakPair]:
+    """Give a protected pair beside `load` processes that only compute; all of them end with the context.
+
+    options  of both hosts; {host} in one stands for A or B
+    """
     children = Children()
     with tempfile.TemporaryDirectory(prefix="ftvm-soak-") as folder:
         try:
             for number in range(load):
                 children.start(f"load {number}", [sys.executable, "-c", BUSY], _ignore)
-            yield SoakPair(Path(folder), children, HostCommands(), options, has_relay=has_relay)
+            yield SoakPair(Path(folder), children, commands or HostCommands(), options, has_relay=has_relay)
         finally:
             children.close()
 
