@@ -32,8 +32,8 @@ __all__ = [
 
 Buffer = bytes | bytearray | memoryview
 
-PAGE_COUNT_MAX: Final = 1 << 28
-"""1 TiB of guest memory: page indices fit 32 bits with room to spare."""
+PAGE_COUNT_MAX: Final = 1 << 29
+"""2 TiB of memory and disks: page indices fit 32 bits, and the digest of so many zeros is known (digest.h)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

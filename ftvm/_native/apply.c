@@ -30,7 +30,7 @@ static enum ftvm_apply_verdict page_check(const struct ftvm_memory *memory, cons
     return FTVM_APPLY_GOOD;
 }
 
-enum ftvm_apply_verdict ftvm_apply_verify(const struct ftvm_memory *memory, const struct ftvm_digest *digests,
+enum ftvm_apply_verdict ftvm_apply_verify(const struct ftvm_memory *memory, const struct ftvm_digest_table *digests,
                                           const struct ftvm_received *batch, struct ftvm_apply_progress *progress,
                                           struct ftvm_digest *fresh)
 {
@@ -50,7 +50,7 @@ enum ftvm_apply_verdict ftvm_apply_verify(const struct ftvm_memory *memory, cons
         if (codec->decode(batch->payload + offset, length, slack, scratch) != 0)
             return FTVM_APPLY_BAD_DELTA;
         fresh[entry] = ftvm_digest_page(scratch, index);
-        progress->sum = ftvm_digest_add(ftvm_digest_subtract(progress->sum, digests[index]), fresh[entry]);
+        progress->sum = ftvm_digest_add(ftvm_digest_subtract(progress->sum, ftvm_digest_get(digests, index)), fresh[entry]);
         progress->next_index = (uint64_t)index + 1;
         offset += length;
     }
@@ -58,7 +58,7 @@ enum ftvm_apply_verdict ftvm_apply_verify(const struct ftvm_memory *memory, cons
     return offset == batch->payload_bytes ? FTVM_APPLY_GOOD : FTVM_APPLY_BAD_LENGTH;
 }
 
-size_t ftvm_apply_commit(const struct ftvm_memory *memory, struct ftvm_digest *digests,
+size_t ftvm_apply_commit(const struct ftvm_memory *memory, struct ftvm_digest_table *digests,
                          const struct ftvm_received *batch, const struct ftvm_digest *fresh)
 {
     const struct ftvm_delta_codec *codec = ftvm_delta_best();
@@ -74,7 +74,7 @@ size_t ftvm_apply_commit(const struct ftvm_memory *memory, struct ftvm_digest *d
         uint8_t *page = ftvm_memory_page(memory, index, &cursor);
         if (codec->decode(batch->payload + offset, length, slack, page) != 0)
             break;
-        digests[index] = fresh[entry];
+        ftvm_digest_put(digests, index, fresh[entry]);
         offset += length;
     }
     return entry;

@@ -42,14 +42,14 @@ struct ftvm_apply_progress {
  * progress  as above; undefined after a verdict other than good, but for bad_entry
  * fresh     out: room for entry_count hashes, those of the pages as they would be
  * Since indices rise over all batches, no page comes twice, and each is decoded against the memory as it is. */
-enum ftvm_apply_verdict ftvm_apply_verify(const struct ftvm_memory *memory, const struct ftvm_digest *digests,
+enum ftvm_apply_verdict ftvm_apply_verify(const struct ftvm_memory *memory, const struct ftvm_digest_table *digests,
                                           const struct ftvm_received *batch, struct ftvm_apply_progress *progress,
                                           struct ftvm_digest *fresh);
 
 /* Applies one batch that was found good against this very memory, and moves its hashes into `digests`.
  *
  * Returns how many entries were applied: all of them, unless the batch was changed since it was verified. */
-size_t ftvm_apply_commit(const struct ftvm_memory *memory, struct ftvm_digest *digests,
+size_t ftvm_apply_commit(const struct ftvm_memory *memory, struct ftvm_digest_table *digests,
                          const struct ftvm_received *batch, const struct ftvm_digest *fresh);
 
 #endif

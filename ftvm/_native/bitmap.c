@@ -14,6 +14,12 @@ size_t ftvm_bitmap_indices(const uint64_t *words, size_t page_count, uint32_t fi
 {
     size_t found = 0;
     for (size_t word = 0; word * 64 < page_count; word++) {
+        if (word % 8 == 0 && (word + 8) * 64 <= page_count &&
+            (words[word] | words[word + 1] | words[word + 2] | words[word + 3] | words[word + 4] | words[word + 5] |
+             words[word + 6] | words[word + 7]) == 0) { /* most of a large disk is not written */
+            word += 7;
+            continue;
+        }
         uint64_t rest = words[word] & valid_bits(word, page_count);
         while (rest != 0) {
             uint32_t index = first_index + (uint32_t)(word * 64) + (uint32_t)__builtin_ctzll(rest);
@@ -56,6 +62,21 @@ size_t ftvm_bitmap_take_flags(uint8_t *restrict flags, size_t page_count, uint64
         words[page / 64] |= UINT64_C(1) << (page % 64);
         flags[page] = 0;
         found++;
+    }
+    return found;
+}
+
+size_t ftvm_bitmap_take_parts(uint8_t *restrict flags, uint8_t *restrict parts, size_t page_count,
+                              uint64_t *restrict words)
+{
+    size_t found = 0;
+    for (size_t first = 0; first < page_count; first += FTVM_BITMAP_PART_PAGES) {
+        size_t left = page_count - first;
+        if (!parts[first / FTVM_BITMAP_PART_PAGES])
+            continue;
+        parts[first / FTVM_BITMAP_PART_PAGES] = 0;
+        found += ftvm_bitmap_take_flags(flags + first, left < FTVM_BITMAP_PART_PAGES ? left : FTVM_BITMAP_PART_PAGES,
+                                        words + first / 64);
     }
     return found;
 }

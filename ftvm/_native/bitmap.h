@@ -28,6 +28,14 @@ size_t ftvm_bitmap_indices(const uint64_t *words, size_t page_count, uint32_t fi
  * Returns how many pages were set. */
 size_t ftvm_bitmap_take_flags(uint8_t *restrict flags, size_t page_count, uint64_t *restrict words);
 
+/* The same where few flags are set: only parts of FTVM_BITMAP_PART_PAGES pages are looked at that say so.
+ *
+ * parts  a byte a part, rounded up: not 0 if a flag of it may be set; all zero afterwards
+ * words  all zero; only words of those parts are written */
+#define FTVM_BITMAP_PART_PAGES 4096
+size_t ftvm_bitmap_take_parts(uint8_t *restrict flags, uint8_t *restrict parts, size_t page_count,
+                              uint64_t *restrict words);
+
 /* The reverse, adding: sets flags[i] to 1 for each bit i that is set, touches no other flag. */
 void ftvm_bitmap_put_flags(const uint64_t *restrict words, size_t page_count, uint8_t *restrict flags);
 

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "blockstore.h"
 
+#include "bitmap.h"
 #include "blockfile.h"
 #include "mapping.h"
 
@@ -100,7 +101,9 @@ static int move_run(struct ftvm_blockstore *store, uint64_t *block)
     } else {
         const uint8_t *held = store->parts.held;
         while (*block < end && !held[*block])
-            (*block)++;
+            *block = store->parts.held_parts[*block / FTVM_BITMAP_PART_PAGES] ? *block + 1
+                                                                              : (*block | (FTVM_BITMAP_PART_PAGES - 1)) + 1;
+        *block = min_u64(*block, end);
         uint64_t first = *block;
         while (*block < end && held[*block] && *block - first < MOVE_BLOCKS)
             (*block)++;
@@ -340,6 +343,7 @@ static uint32_t flag(struct ftvm_blockstore *store, uint64_t offset, uint64_t en
     for (uint64_t block = offset / FTVM_BLOCK_BYTES; block * FTVM_BLOCK_BYTES < end; block++) {
         fresh += store->parts.written[block] == 0;
         store->parts.written[block] = 1;
+        store->parts.written_parts[block / FTVM_BITMAP_PART_PAGES] = 1;
     }
     return fresh;
 }
@@ -368,6 +372,8 @@ static void keep(struct ftvm_blockstore *store, uint64_t offset, uint64_t length
         memset(store->parts.pages + offset, 0, length);
     uint64_t first = offset / FTVM_BLOCK_BYTES, last = (offset + length - 1) / FTVM_BLOCK_BYTES;
     memset(store->parts.held + first, 1, last - first + 1);
+    for (uint64_t part = first / FTVM_BITMAP_PART_PAGES; part <= last / FTVM_BITMAP_PART_PAGES; part++)
+        store->parts.held_parts[part] = 1;
 }
 
 /* Puts bytes, or zeros without `content`, where they belong. */

@@ -35,6 +35,8 @@ struct ftvm_blockstore_parts {
     uint8_t *written;    /* one byte a block, set to 1 when it is written; others clear them */
     uint8_t *held;       /* one byte a block: not 0 where only `pages` has the newest content. All may write to it
                             while the store is held; the store itself clears what it moves to the image */
+    uint8_t *written_parts, *held_parts; /* one byte for each FTVM_BITMAP_PART_PAGES blocks, rounded up: set to 1 with a
+                            flag of theirs, so that nobody need look at all flags of a large disk */
     uint32_t high_water_blocks;
     uint32_t patience_ms;
     int write_witness, sync_witness; /* for tests: those of blockfile.h, of writes and zeros, and of syncs; -1: none */

@@ -9,8 +9,8 @@ from contextlib import suppress
 from typing import Any, Final
 
 from ftvm._native import ffi, lib
+from ftvm._native.flags import SparseFlags
 from ftvm._native.mapping import FileMapping
-from ftvm.checkpoint import Buffer
 from ftvm.errors import ClosedError, GuestError
 
 __all__ = ["PAYLOAD_BYTES_MAX", "BlockStore", "birth_of", "make_zero"]
@@ -48,14 +48,15 @@ class BlockStore:
         self,
         mapping: FileMapping,
         *,
-        written: Buffer,
-        held: Buffer,
+        written: SparseFlags,
+        held: SparseFlags,
         high_water_blocks: int,
         patience_ms: int,
         witnesses: tuple[int, int] = (-1, -1),
     ) -> None:
         """Make it, with the arrays of flags as the header says, which stay in use until it is closed."""
-        arrays = [ffi.from_buffer("uint8_t[]", array) for array in (mapping.buffer, written, held)]
+        buffers = (mapping.buffer, written.flags, held.flags, written.parts, held.parts)
+        arrays = [ffi.from_buffer("uint8_t[]", buffer) for buffer in buffers]
         self._parts: Any = (mapping, *arrays)
         parts = (mapping.buffer.nbytes, mapping.number, *arrays, high_water_blocks, patience_ms, *witnesses)
         self._native: Any = lib.ftvm_blockstore_open(ffi.new("struct ftvm_blockstore_parts *", parts))

@@ -8,29 +8,29 @@
 #define RAW_SEARCH_OFF 2
 #define RAW_SEARCH_AGAIN (RAW_SEARCH_OFF + 7)
 
-void ftvm_capture_reset(struct ftvm_shadow *shadow)
-{
-    ftvm_digest_zero_memory(shadow->page_count, shadow->digests, &shadow->sum);
-    memset(shadow->raw_runs, 0, shadow->page_count);
-}
-
-uint32_t ftvm_capture_adopt(const struct ftvm_memory *memory, const struct ftvm_digest *digests,
+uint32_t ftvm_capture_adopt(const struct ftvm_memory *memory, const struct ftvm_digest_table *digests,
                             struct ftvm_shadow *shadow, uint32_t from, uint32_t limit)
 {
     uint32_t cursor = 0;
     uint32_t index = from;
     for (; index < shadow->page_count && limit > 0; index++) {
-        if (ftvm_digest_equal(digests[index], shadow->digests[index]))
+        uint32_t part = index / FTVM_DIGEST_PART_PAGES;
+        if (!digests->parts[part] && !shadow->digests.parts[part]) { /* zeros on both sides */
+            index |= FTVM_DIGEST_PART_PAGES - 1;
+            continue;
+        }
+        struct ftvm_digest known = ftvm_digest_get(&shadow->digests, index);
+        if (ftvm_digest_equal(ftvm_digest_get(digests, index), known))
             continue;
         uint8_t *base = shadow->pages + (size_t)index * FTVM_PAGE_BYTES;
         memcpy(base, ftvm_memory_page(memory, index, &cursor), FTVM_PAGE_BYTES);
         struct ftvm_digest fresh = ftvm_digest_page(base, index);
-        shadow->sum = ftvm_digest_add(ftvm_digest_subtract(shadow->sum, shadow->digests[index]), fresh);
-        shadow->digests[index] = fresh;
+        shadow->sum = ftvm_digest_add(ftvm_digest_subtract(shadow->sum, known), fresh);
+        ftvm_digest_put(&shadow->digests, index, fresh);
         shadow->raw_runs[index] = 0;
         limit--;
     }
-    return index;
+    return index < shadow->page_count ? index : shadow->page_count;
 }
 
 static size_t page_encode_raw(const uint8_t *page, uint8_t *base, uint8_t *out)
@@ -58,8 +58,9 @@ static size_t page_encode(const uint8_t *page, uint8_t *base, uint8_t *run, uint
 static void page_digest_update(struct ftvm_shadow *shadow, uint32_t index, const uint8_t *page)
 {
     struct ftvm_digest digest = ftvm_digest_page(page, index);
-    shadow->sum = ftvm_digest_add(ftvm_digest_subtract(shadow->sum, shadow->digests[index]), digest);
-    shadow->digests[index] = digest;
+    struct ftvm_digest known = ftvm_digest_get(&shadow->digests, index);
+    shadow->sum = ftvm_digest_add(ftvm_digest_subtract(shadow->sum, known), digest);
+    ftvm_digest_put(&shadow->digests, index, digest);
 }
 
 static int batch_is_full(const struct ftvm_batch *batch)
@@ -87,7 +88,7 @@ static void page_capture(const uint8_t *page, uint32_t index, struct ftvm_shadow
 static void shadow_prefetch(const struct ftvm_shadow *shadow, uint32_t index)
 {
     ftvm_page_prefetch(shadow->pages + (size_t)index * FTVM_PAGE_BYTES);
-    __builtin_prefetch(&shadow->digests[index], 1);
+    __builtin_prefetch(&shadow->digests.cells[index], 1);
     __builtin_prefetch(&shadow->raw_runs[index], 1);
 }
 

@@ -14,8 +14,8 @@
 
 struct ftvm_shadow {
     uint8_t *pages;              /* page_count * 4096 bytes */
-    struct ftvm_digest *digests; /* one a page: its hash with its index as seed */
-    uint8_t *raw_runs;           /* one a page: how often it came out RAW running, see ftvm_capture_fused */
+    struct ftvm_digest_table digests; /* of page_count pages, too */
+    uint8_t *raw_runs;                /* one a page: how often it came out RAW running, see ftvm_capture_fused */
     uint32_t page_count;
     struct ftvm_digest sum; /* of all digests: the memory digest of the shadow */
 };
@@ -31,19 +31,15 @@ struct ftvm_batch {
     size_t payload_bytes;    /* out */
 };
 
-/* Makes the shadow one of all zero pages: digests, sum and runs. Its pages are the caller's to clear (fresh memory is
- * zero). */
-void ftvm_capture_reset(struct ftvm_shadow *shadow);
-
 /* Brings the shadow closer to `memory`, which must stand still: copies pages from `from` on, at most `limit` of them, that
  * differ from their shadow by their hashes. The others are not touched at all: a page that is zero on both sides stays
  * unbacked.
  *
- * digests  the hash of each page of the memory, as ftvm_digest_memory gives it; where it is out of date the page may be
+ * digests  those of the memory; where it is out of date the page may be
  *          copied or not, and a later call with the right one mends that
  * Of the pages copied, digests and sum of the shadow are those of what was copied. Both have the same page count.
  * Returns the page to go on from: the page count when all were looked at. */
-uint32_t ftvm_capture_adopt(const struct ftvm_memory *memory, const struct ftvm_digest *digests,
+uint32_t ftvm_capture_adopt(const struct ftvm_memory *memory, const struct ftvm_digest_table *digests,
                             struct ftvm_shadow *shadow, uint32_t from, uint32_t limit);
 
 /* Encodes pages straight from guest memory, which must stand still, until all are done or the batch is full.

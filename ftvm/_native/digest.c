@@ -2,6 +2,7 @@
 
 #include "cpu.h"
 #include "digest_form.h"
+#include "digest_zeros.h"
 
 #define MERGE_OFFSET 11
 
@@ -114,34 +115,41 @@ int ftvm_digest_page_by(size_t variant, const uint8_t *page, uint64_t seed, stru
     return 0;
 }
 
-void ftvm_digest_memory(const struct ftvm_memory *memory, struct ftvm_digest *table, struct ftvm_digest *sum)
+struct ftvm_digest ftvm_digest_zero_page(uint32_t index)
+{
+    static const uint8_t zero_page[FTVM_PAGE_BYTES];
+    return ftvm_digest_page(zero_page, index);
+}
+
+void ftvm_digest_memory(const struct ftvm_memory *memory, struct ftvm_digest_table *table, struct ftvm_digest *sum)
 {
     *sum = (struct ftvm_digest){0, 0};
     uint32_t cursor = 0;
     for (uint32_t index = 0; index < memory->page_count; index++) {
-        table[index] = ftvm_digest_page(ftvm_memory_page(memory, index, &cursor), index);
-        *sum = ftvm_digest_add(*sum, table[index]);
+        struct ftvm_digest fresh = ftvm_digest_page(ftvm_memory_page(memory, index, &cursor), index);
+        *sum = ftvm_digest_add(*sum, fresh);
+        ftvm_digest_put(table, index, fresh);
     }
 }
 
 void ftvm_digest_refresh(const struct ftvm_memory *memory, const uint32_t *indices, size_t count,
-                         struct ftvm_digest *table, struct ftvm_digest *sum)
+                         struct ftvm_digest_table *table, struct ftvm_digest *sum)
 {
     uint32_t cursor = 0;
     for (size_t i = 0; i < count; i++) {
         uint32_t index = indices[i];
         struct ftvm_digest fresh = ftvm_digest_page(ftvm_memory_page(memory, index, &cursor), index);
-        *sum = ftvm_digest_add(ftvm_digest_subtract(*sum, table[index]), fresh);
-        table[index] = fresh;
+        *sum = ftvm_digest_add(ftvm_digest_subtract(*sum, ftvm_digest_get(table, index)), fresh);
+        ftvm_digest_put(table, index, fresh);
     }
 }
 
-void ftvm_digest_zero_memory(uint32_t page_count, struct ftvm_digest *table, struct ftvm_digest *sum)
+struct ftvm_digest ftvm_digest_zeros(uint32_t page_count)
 {
-    static const uint8_t zero_page[FTVM_PAGE_BYTES];
-    *sum = (struct ftvm_digest){0, 0};
-    for (uint32_t index = 0; index < page_count; index++) {
-        table[index] = ftvm_digest_page(zero_page, index);
-        *sum = ftvm_digest_add(*sum, table[index]);
-    }
+    uint32_t known = page_count >> FTVM_DIGEST_ZEROS_SHIFT;
+    known = known < FTVM_DIGEST_ZEROS_KNOWN ? known : FTVM_DIGEST_ZEROS_KNOWN - 1;
+    struct ftvm_digest sum = ftvm_digest_zeros_known[known];
+    for (uint32_t index = known << FTVM_DIGEST_ZEROS_SHIFT; index < page_count; index++)
+        sum = ftvm_digest_add(sum, ftvm_digest_zero_page(index));
+    return sum;
 }

@@ -35,18 +35,46 @@ struct ftvm_digest ftvm_digest_page(const uint8_t *page, uint64_t seed);
  * Returns 0, or -1 if this machine has no such variant; `digest` is untouched then. For tests and benchmarks. */
 int ftvm_digest_page_by(size_t variant, const uint8_t *page, uint64_t seed, struct ftvm_digest *digest);
 
-/* Fills `table` with the hash of each page of `memory` (page_count entries) and returns their sum in `sum`. */
-void ftvm_digest_memory(const struct ftvm_memory *memory, struct ftvm_digest *table, struct ftvm_digest *sum);
+#define FTVM_DIGEST_PART_PAGES 4096
+
+/* A hash for each page of a memory, of which most may be zero, as a large disk's are. A page that was never anything but
+ * zero needs no cell: one that is all zeros stands for the hash of a page of zeros. So a table that was just cleared is
+ * that of a memory of zero pages, and takes memory only for what was written. */
+struct ftvm_digest_table {
+    struct ftvm_digest *cells; /* page_count of them; read and written by the functions below alone */
+    uint8_t *parts;            /* one byte for each FTVM_DIGEST_PART_PAGES pages, rounded up: 1 once a cell of them is set */
+    uint32_t page_count;
+};
+
+/* Returns the hash of a page of zeros. */
+struct ftvm_digest ftvm_digest_zero_page(uint32_t index);
+
+static inline struct ftvm_digest ftvm_digest_get(const struct ftvm_digest_table *table, uint32_t index)
+{
+    struct ftvm_digest cell = table->cells[index];
+    return (cell.low | cell.high) != 0 ? cell : ftvm_digest_zero_page(index);
+}
+
+static inline void ftvm_digest_put(struct ftvm_digest_table *table, uint32_t index, struct ftvm_digest digest)
+{
+    table->cells[index] = digest;
+    table->parts[index / FTVM_DIGEST_PART_PAGES] = 1;
+}
+
+/* Fills `table` with the hash of each page of `memory`, which has as many, and returns their sum in `sum`. */
+void ftvm_digest_memory(const struct ftvm_memory *memory, struct ftvm_digest_table *table, struct ftvm_digest *sum);
 
 /* Hashes the pages of `indices` again, and brings table and sum up to date with them.
  *
  * indices  `count` page indices of `memory`, each at most once; which they are is the caller's to check
- * table    one hash a page, as it was before those pages were written */
+ * table    as it was before those pages were written */
 void ftvm_digest_refresh(const struct ftvm_memory *memory, const uint32_t *indices, size_t count,
-                         struct ftvm_digest *table, struct ftvm_digest *sum);
+                         struct ftvm_digest_table *table, struct ftvm_digest *sum);
 
-/* The same for a memory of `page_count` zero pages, which need not exist. */
-void ftvm_digest_zero_memory(uint32_t page_count, struct ftvm_digest *table, struct ftvm_digest *sum);
+/* Returns the sum of the hashes of `page_count` zero pages, at most FTVM_DIGEST_ZEROS_MAX; of any number in the time for
+ * a million pages at most: the rest is known (digest_zeros.h). */
+#define FTVM_DIGEST_ZEROS_MAX (UINT32_C(1) << 29)
+struct ftvm_digest ftvm_digest_zeros(uint32_t page_count);
 
 /* a + b and a - b modulo 2^128. */
 static inline struct ftvm_digest ftvm_digest_add(struct ftvm_digest a, struct ftvm_digest b)

@@ -10,8 +10,8 @@ software and of hardware; it is no signature, and no protection against somebody
 
 from array import array
 from collections.abc import Sequence
-from mmap import mmap
-from typing import Any
+from mmap import MADV_DONTNEED, MAP_ANONYMOUS, MAP_PRIVATE, mmap
+from typing import Any, Final
 
 import xxhash
 
@@ -34,8 +34,13 @@ __all__ = [
     "page_hash64",
     "page_hash128",
     "put_flags",
+    "sparse_memory",
     "take_flags",
 ]
+
+_CELL_BYTES: Final = 16
+_NO_RESERVE: Final = 0x4000
+"""MAP_NORESERVE."""
 
 
 class NativeMemory:
@@ -106,14 +111,14 @@ def _address(view: memoryview) -> Any:
 
 def bitmap_indices(bitmap: Bitmap) -> "array[int]":
     """Return the page indices in the set, rising, counted over all regions: u32 each."""
-    indices = array("I", bytes(4 * sum([int.from_bytes(words, "little").bit_count() for words in bitmap.words])))
-    cells = ffi.from_buffer("uint32_t[]", indices)
-    found = first_index = 0
+    indices, first = array("I"), 0
     for words, page_count in zip(bitmap.words, bitmap.page_counts, strict=True):
         region_words = ffi.from_buffer("uint64_t[]", words)
-        found += lib.ftvm_bitmap_indices(region_words, page_count, first_index, cells + found, len(indices) - found)
-        first_index += page_count
-    return indices[:found]
+        found = array("I", bytes(4 * lib.ftvm_bitmap_indices(region_words, page_count, first, ffi.NULL, 0)))
+        lib.ftvm_bitmap_indices(region_words, page_count, first, ffi.from_buffer("uint32_t[]", found), len(found))
+        indices += found
+        first += page_count
+    return indices
 
 
 def take_flags(flags: bytearray | mmap) -> bytearray:
@@ -188,32 +193,53 @@ def int_to_digest(value: int, digest: Any) -> None:
     digest.low, digest.high = value & ((1 << 64) - 1), value >> 64
 
 
-class DigestTable:
-    """One hash a page (16 bytes), and their sum."""
+def sparse_memory(size_bytes: int) -> mmap:
+    """Return zeroed memory, which may be larger than the system would promise, and takes room where it is written to.
 
-    __slots__ = ("_cells", "native", "page_count", "sum")
+    MADV_DONTNEED makes it so again.
+    """
+    return mmap(-1, size_bytes, flags=MAP_PRIVATE | MAP_ANONYMOUS | _NO_RESERVE)
+
+
+class DigestTable:
+    """One hash a page (16 bytes), and their sum. Takes memory for pages that are not zero, or were not."""
+
+    __slots__ = ("_cells", "_parts", "native", "page_count", "sum")
 
     native: Any
-    """`struct ftvm_digest *` to the first of `page_count`."""
+    """`struct ftvm_digest_table *`."""
     sum: Any
     """`struct ftvm_digest *`: the memory digest."""
 
     def __init__(self, page_count: int) -> None:
         """Make the table of a memory of zero pages."""
         self.page_count = page_count
-        self._cells = array("Q", bytes(16 * page_count))
-        self.native = ffi.from_buffer("struct ftvm_digest[]", self._cells)
+        self._cells = sparse_memory(_CELL_BYTES * page_count)
+        self._parts = bytearray(-(-page_count // int(lib.FTVM_DIGEST_PART_PAGES)))
+        self.native = ffi.new("struct ftvm_digest_table *")
+        self.native.cells = ffi.cast("struct ftvm_digest *", ffi.from_buffer("uint8_t[]", self._cells))
+        self.native.parts = ffi.from_buffer("uint8_t[]", self._parts)
+        self.native.page_count = page_count
         self.sum = ffi.new("struct ftvm_digest *")
         self.reset()
 
     def reset(self) -> None:
         """Become the table of a memory of zero pages."""
-        lib.ftvm_digest_zero_memory(self.page_count, self.native, self.sum)
+        self._cells.madvise(MADV_DONTNEED)
+        self._parts[:] = bytes(len(self._parts))
+        self.sum[0] = lib.ftvm_digest_zeros(self.page_count)
 
-    def measure(self, memory: NativeMemory) -> None:
-        """Become the table of `memory` as it is; raises LocalProtocolError if it has not as many pages as the table."""
+    def measure(self, memory: NativeMemory, present: "array[int] | None" = None) -> None:
+        """Become the table of `memory` as it is; raises LocalProtocolError if it has not as many pages as the table.
+
+        present  rising indices of all pages that may not be zero, if that is known: no other is looked at
+        """
         self._require_fits(memory)
-        lib.ftvm_digest_memory(memory.native, self.native, self.sum)
+        if present is None:
+            lib.ftvm_digest_memory(memory.native, self.native, self.sum)
+        else:
+            self.reset()
+            self.refresh(memory, present)
 
     def refresh(self, memory: NativeMemory, indices: "array[int]") -> None:
         """Note that the pages of `indices` were written; they must rise strictly and lie in the memory.
@@ -232,7 +258,9 @@ class DigestTable:
 
     def page(self, index: int) -> bytes:
         """Return the hash of one page, 16 bytes."""
-        return self._cells[2 * index : 2 * index + 2].tobytes()
+        if not 0 <= index < self.page_count:
+            raise IndexError(f"page {index} of {self.page_count}")
+        return digest_to_int(lib.ftvm_digest_get(self.native, index)).to_bytes(_CELL_BYTES, "little")
 
 
 def _page(page: Buffer) -> Any:

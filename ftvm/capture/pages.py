@@ -33,7 +33,7 @@ from functools import partial
 from typing import Any, Final
 
 from ftvm._native import ffi, lib
-from ftvm._native.memory import DigestTable, NativeMemory, are_rising, bitmap_indices, bytes_digest
+from ftvm._native.memory import DigestTable, NativeMemory, are_rising, bitmap_indices, bytes_digest, sparse_memory
 from ftvm.checkpoint import PAGE_COUNT_MAX, PAGE_DIGEST_ROW, Bitmap, PageBatch
 from ftvm.config import Limits
 from ftvm.errors import ConfigError, InternalError, LimitExceeded, LocalProtocolError
@@ -59,7 +59,6 @@ _WEIGHT: Final = 0.2
 PAGES_MEASURED_MIN: Final = 32
 """Smaller captures measure the price of the call, not of a page."""
 
-_DIGEST_BYTES: Final = 16
 
 _BYTES_PER_ENTRY: Final = 64
 """A batch has room for one entry per so many payload bytes: most deltas are longer, and where they are not the batch is
@@ -236,17 +235,15 @@ class Shadow:
         self.page_count = sum(page_counts)
         if not 0 < self.page_count <= PAGE_COUNT_MAX:
             raise ConfigError(f"a shadow must have 1 to {PAGE_COUNT_MAX} pages, not {self.page_count}")
-        # Private anonymous memory: a page that nobody has written costs nothing, and MADV_DONTNEED makes it so again.
-        self._pages = _anonymous(pages_to_bytes(self.page_count))
-        self._digests = _anonymous(_DIGEST_BYTES * self.page_count)
-        self._runs = _anonymous(self.page_count)
+        self._pages = sparse_memory(pages_to_bytes(self.page_count))
+        self._digests = DigestTable(self.page_count)
+        self._runs = sparse_memory(self.page_count)
         self.is_torn = False
         self.native = ffi.new("struct ftvm_shadow *")
         self.native.pages = ffi.from_buffer("uint8_t[]", self._pages)
-        self.native.digests = ffi.cast("struct ftvm_digest *", ffi.from_buffer("uint8_t[]", self._digests))
+        self.native.digests, self.native.sum = self._digests.native[0], self._digests.sum[0]
         self.native.raw_runs = ffi.from_buffer("uint8_t[]", self._runs)
         self.native.page_count = self.page_count
-        lib.ftvm_capture_reset(self.native)
 
     @property
     def memory_digest(self) -> int:
@@ -262,7 +259,9 @@ class Shadow:
     def clear(self) -> None:
         """Become all zero pages again, for a new session; the memory goes back to the system."""
         self._pages.madvise(mmap.MADV_DONTNEED)
-        lib.ftvm_capture_reset(self.native)
+        self._runs.madvise(mmap.MADV_DONTNEED)
+        self._digests.reset()
+        self.native.sum = self._digests.sum[0]
         self.is_torn = False
 
     def adopt(self, memory: NativeMemory, digests: DigestTable, first: int, limit: int) -> int:
@@ -283,7 +282,7 @@ class Shadow:
 
     def page_digests(self, indices: "array[int]") -> bytes:
         """Return the hashes of some pages, a row of Checkpoint.page_digests each."""
-        rows = (PAGE_DIGEST_ROW.pack(i, self._digests[16 * i : 16 * i + 16]) for i in indices)
+        rows = (PAGE_DIGEST_ROW.pack(i, self._digests.page(i)) for i in indices)
         return b"".join(rows)
 
     def tear(self) -> None:
@@ -340,10 +339,6 @@ class Scrub:
         memory, shadow, cells = self._memory.native, self._shadow.native, ffi.from_buffer("uint32_t[]", self._found)
         unreported = [page for page in suspects if page not in reported]
         return array("I", [page for page in unreported if lib.ftvm_capture_differing(memory, shadow, page, 1, cells)])
-
-
-def _anonymous(size_bytes: int) -> mmap.mmap:
-    return mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 # --- buffers ----------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The settings that hosts of all kinds of guests have: a row for each."""
 
+import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +24,7 @@ from ftvm.store.retention import Keep
 from ftvm.transport.endpoints import parse_endpoint
 from ftvm.transport.keys import Keys, load_public, load_secret
 
-__all__ = ["DISK", "MEMORY", "NIC", "SHARED", "TRACKER", "disk_bytes", "disk_sizes"]
+__all__ = ["DISK", "MEMORY", "NIC", "SHARED", "TRACKER", "disk_bytes", "disk_data_bytes", "disk_sizes"]
 
 
 def _judged(judge: Callable[[Any], object]) -> Callable[[Any], Any]:
@@ -109,6 +110,14 @@ def disk_sizes(settings: HostSettings) -> tuple[int, ...]:
 def disk_bytes(settings: HostSettings) -> int:
     """Return the size of all disks' images together; raises ConfigError if one cannot be a disk."""
     return sum(disk_sizes(settings))
+
+
+def disk_data_bytes(settings: HostSettings) -> int:
+    """Return how much of all disks' images is data and no hole; raises ConfigError if one cannot be a disk."""
+    sizes = disk_sizes(settings)
+    given = settings["disk"]
+    paths = given if isinstance(given, list) else [given]
+    return sum(min(size, os.stat(path).st_blocks * 512) for size, path in zip(sizes, paths, strict=False))
 
 
 def _check_mac(settings: HostSettings) -> None:

@@ -76,7 +76,7 @@ class Kind:
     can          what such a guest can do beyond the least
     make         builds the guest, paused; it waits for a state unless the settings say that it `boots`
     memory_bytes what the guest takes in memory: RAM, and a disk that is kept there
-    shadow_bytes what a protected host keeps one more copy of: RAM, and the disk
+    shadow_bytes what a protected host keeps one more copy of: RAM, and what the disks have
     check_tools  raises ConfigError unless what runs it is installed; returns what it found, if that is worth telling
     """
 

@@ -8,7 +8,7 @@ Wraps the native noun `apply` (apply.h is its manual).
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,18 +35,26 @@ class _Verified:
     fresh: Any
 
 
+def _all_pages() -> Bitmap | None:
+    return None
+
+
 class CommittedMemory:
     """Guest memory that changes by whole, verified checkpoints only."""
 
-    __slots__ = ("_digests", "_memory", "_sum_after", "_verified")
+    __slots__ = ("_digests", "_memory", "_present", "_sum_after", "_verified")
 
-    def __init__(self, memory: NativeMemory) -> None:
-        """Take the memory as it is; its digest is computed from its content (about 0.1 us a page)."""
+    def __init__(self, memory: NativeMemory, present: Callable[[], Bitmap | None] = _all_pages) -> None:
+        """Take the memory as it is; its digest is computed from its content (about 0.1 us a page).
+
+        present  returns all pages that may not be zero now, None if all may
+        """
         self._memory = memory
+        self._present = present
         self._digests = DigestTable(memory.page_count)
-        self._digests.measure(memory)
         self._verified: tuple[_Verified, ...] = ()
         self._sum_after = 0
+        self.measure()
 
     @property
     def memory_digest(self) -> int:
@@ -62,7 +70,8 @@ class CommittedMemory:
     def measure(self) -> None:
         """Take the memory as it is (about 0.1 us a page): the guest ran here, and nobody noted what it wrote."""
         self._verified = ()
-        self._digests.measure(self._memory)
+        present = self._present()
+        self._digests.measure(self._memory, None if present is None else bitmap_indices(present))
 
     def refresh(self, dirty: Bitmap) -> "array[int]":
         """Note that the guest itself has written pages: a backup that executes. Returns which, in rising order."""

@@ -39,6 +39,7 @@ from ftvm.protocol.reports import (
 )
 from ftvm.runtime.runner import GuestRunner
 from ftvm.runtime.sink import NumberingSink
+from ftvm.runtime.stored import present_pages
 from ftvm.units import PAGE_BYTES, Nanos, pages_to_bytes
 
 __all__ = ["CaptureOrder", "CaptureReport", "Capturer", "WriteTellingGuest"]
@@ -157,15 +158,8 @@ class Capturer:
             self._shadow.clear()
         self._has_shadow = True
         self._guest.collect_dirty()
-        self._uncopied = self._all_present()
+        self._uncopied = present_pages(self._guest.memory)
         return self._begin_round()
-
-    def _all_present(self) -> Bitmap:
-        """Return the set of all pages but those that a region's store knows to be zero, as the shadow is."""
-        full = Bitmap.full(self._page_counts)
-        present = [region.store.present() if region.store is not None else None for region in self._guest.memory]
-        words = tuple(all_ if found is None else found for all_, found in zip(full.words, present, strict=True))
-        return Bitmap(self._page_counts, words)
 
     def warm_up(self, digests: DigestTable) -> bool:
         """Bring the shadow closer to what the guest holds, which does not run here yet; tell whether it has all of it.

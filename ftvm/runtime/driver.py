@@ -43,7 +43,7 @@ from ftvm.runtime.runner import GuestRunner
 from ftvm.runtime.sink import NumberingSink
 from ftvm.runtime.standing import Standings
 from ftvm.runtime.status import Counters, Status
-from ftvm.runtime.stored import StoredMemory
+from ftvm.runtime.stored import StoredMemory, present_pages
 from ftvm.units import Nanos
 
 __all__ = ["Driver", "SendFrames"]
@@ -93,8 +93,8 @@ class Driver:
         self._sink = NumberingSink(wake, clock)
         self.emitted = self._sink.items
         memory = NativeMemory([region.buffer for region in guest.memory])
-        self._memory = CommittedMemory(memory)
         has_store = any(region.store is not None for region in guest.memory)
+        self._memory = CommittedMemory(memory, lambda: present_pages(guest.memory) if has_store else None)
         self._stores = StoredMemory(self._memory, guest.memory) if has_store else None
         self._stored = self._stores or self._memory
         self._packer = Packer(settings.limits, clock)

@@ -8,11 +8,19 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ftvm.checkpoint import Footing, PageBatch
+from ftvm.checkpoint import Bitmap, Footing, PageBatch
 from ftvm.encode.apply import CommittedMemory
 from ftvm.interfaces import Region, RegionStore
 
-__all__ = ["StoredMemory"]
+__all__ = ["StoredMemory", "present_pages"]
+
+
+def present_pages(regions: Sequence[Region]) -> Bitmap:
+    """Return the set of all pages but those that a region's store knows to be zero."""
+    counts = tuple(region.page_count for region in regions)
+    found = (region.store.present() if region.store is not None else None for region in regions)
+    words = (Bitmap.full((n,)).words[0] if some is None else some for n, some in zip(counts, found, strict=True))
+    return Bitmap(counts, tuple(words))
 
 
 @dataclass(frozen=True, slots=True)

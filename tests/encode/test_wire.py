@@ -295,7 +295,7 @@ def test_a_digest_has_16_bytes(digest: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "regions", [[], [["ram", 0]], [["ram", 1 << 29]], [["a", 1 << 28], ["b", 1]], [["ram"]], [["a", 1]] * 65]
+    "regions", [[], [["ram", 0]], [["ram", 1 << 30]], [["a", 1 << 29], ["b", 1]], [["ram"]], [["a", 1]] * 65]
 )
 def test_an_impossible_geometry_is_refused(regions: list[Any]) -> None:
     header = [FROZEN_FORM, 1, "vm", "x", None, [1, "x", None], 0, ["machine", regions, ["remus"], 1]]

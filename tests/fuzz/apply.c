@@ -17,19 +17,21 @@ static uint8_t *region_new(size_t pages)
 
 static void batch_check(const struct ftvm_memory *memory, const struct ftvm_received *batch)
 {
-    struct ftvm_digest table[PAGES], after[PAGES], sum, sum_after;
+    struct ftvm_digest cells[PAGES] = {0}, cells_after[PAGES] = {0}, sum, sum_after;
+    uint8_t part = 0, part_after = 0;
+    struct ftvm_digest_table table = {cells, &part, PAGES}, after = {cells_after, &part_after, PAGES};
     struct ftvm_digest *fresh = malloc((batch->entry_count + 1) * sizeof *fresh);
-    ftvm_digest_memory(memory, table, &sum);
+    ftvm_digest_memory(memory, &table, &sum);
     struct ftvm_apply_progress progress = {.next_index = 0, .sum = sum};
-    enum ftvm_apply_verdict verdict = ftvm_apply_verify(memory, table, batch, &progress, fresh);
-    ftvm_digest_memory(memory, after, &sum_after);
+    enum ftvm_apply_verdict verdict = ftvm_apply_verify(memory, &table, batch, &progress, fresh);
+    ftvm_digest_memory(memory, &after, &sum_after);
     if (!ftvm_digest_equal(sum, sum_after))
         abort();
-    size_t applied = ftvm_apply_commit(memory, table, batch, fresh);
+    size_t applied = ftvm_apply_commit(memory, &table, batch, fresh);
     if (verdict == FTVM_APPLY_GOOD) {
-        ftvm_digest_memory(memory, after, &sum_after);
+        ftvm_digest_memory(memory, &after, &sum_after);
         if (applied != batch->entry_count || !ftvm_digest_equal(progress.sum, sum_after) ||
-            memcmp(table, after, sizeof table) != 0)
+            memcmp(cells, cells_after, sizeof cells) != 0)
             abort();
     }
     free(fresh);

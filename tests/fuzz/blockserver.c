@@ -112,7 +112,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (mapping < 0 || ftvm_mapping_show(mapping, image) != 0)
         abort();
     uint8_t *written = calloc(BLOCKS, 1), *held = calloc(BLOCKS, 1);
-    struct ftvm_blockstore_parts parts = {SIZE, mapping, pages, written, held, 1u << 20, 1, -1, -1};
+    uint8_t written_part = 0, held_part = 0;
+    struct ftvm_blockstore_parts parts = {SIZE, mapping, pages, written, held, &written_part, &held_part, 1u << 20, 1, -1, -1};
     struct ftvm_blockstore *store = ftvm_blockstore_open(&parts);
     int is_held = data[0] & 1;
     if (is_held)

@@ -20,12 +20,14 @@ static int batch_apply(uint8_t *pages, const struct ftvm_received *batch)
 {
     struct ftvm_region region = {pages, 0, PAGES};
     struct ftvm_memory memory = {&region, 1, PAGES};
-    struct ftvm_digest table[PAGES], sum, fresh[PAGES + 1];
-    ftvm_digest_memory(&memory, table, &sum);
+    struct ftvm_digest cells[PAGES] = {0}, sum, fresh[PAGES + 1];
+    uint8_t part = 0;
+    struct ftvm_digest_table table = {cells, &part, PAGES};
+    ftvm_digest_memory(&memory, &table, &sum);
     struct ftvm_apply_progress progress = {.next_index = 0, .sum = sum};
-    if (batch->entry_count > PAGES || ftvm_apply_verify(&memory, table, batch, &progress, fresh) != FTVM_APPLY_GOOD)
+    if (batch->entry_count > PAGES || ftvm_apply_verify(&memory, &table, batch, &progress, fresh) != FTVM_APPLY_GOOD)
         return 0;
-    return ftvm_apply_commit(&memory, table, batch, fresh) == batch->entry_count;
+    return ftvm_apply_commit(&memory, &table, batch, fresh) == batch->entry_count;
 }
 
 static void merged_check(struct ftvm_merge_input *inputs, size_t count)

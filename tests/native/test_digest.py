@@ -6,7 +6,9 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ftvm._native import lib
 from ftvm._native.memory import DigestTable, NativeMemory, digest_to_int, digest_variants, page_hash64, page_hash128
+from ftvm.checkpoint import PAGE_COUNT_MAX
 from ftvm.errors import LocalProtocolError
 from ftvm.units import PAGE_BYTES
 
@@ -44,6 +46,40 @@ def test_table_of_zero_memory_is_what_zero_pages_hash_to() -> None:
     table = DigestTable(5)
 
     assert digest_to_int(table.sum) == from_scratch(bytes(5 * PAGE_BYTES)) != 0
+
+
+@pytest.mark.parametrize("step", [1, 300, 511])
+def test_the_known_sums_of_zeros_are_those_of_their_pages(step: int) -> None:
+    """Between two of them are a million pages: one less than the step is summed up page by page."""
+    table = lib.ftvm_digest_zeros(step << 20)
+    before = lib.ftvm_digest_zeros((step << 20) - 1)
+
+    last = page_hash128(bytes(PAGE_BYTES), (step << 20) - 1)
+    assert (digest_to_int(before) + last) % (1 << 128) == digest_to_int(table)
+
+
+def test_the_largest_memory_has_a_sum() -> None:
+    largest, one_less = (digest_to_int(lib.ftvm_digest_zeros(count)) for count in (PAGE_COUNT_MAX, PAGE_COUNT_MAX - 1))
+
+    assert largest == (one_less + page_hash128(bytes(PAGE_BYTES), PAGE_COUNT_MAX - 1)) % (1 << 128)
+
+
+def test_a_table_of_present_pages_is_that_of_all() -> None:
+    content = bytearray(9000 * PAGE_BYTES)
+    written = array("I", [0, 4095, 4096, 8999])
+    for page in written:
+        content[page * PAGE_BYTES] = 1
+    whole, some = DigestTable(9000), DigestTable(9000)
+    memory = NativeMemory([content])
+
+    whole.measure(memory)
+    some.refresh(memory, array("I", [7]))
+    some.measure(memory, written)
+
+    assert digest_to_int(some.sum) == digest_to_int(whole.sum)
+    assert [some.page(page) for page in (0, 1, 4095, 8999)] == [whole.page(page) for page in (0, 1, 4095, 8999)]
+    with pytest.raises(IndexError, match="page 9000 of 9000"):
+        some.page(9000)
 
 
 @pytest.mark.parametrize("page_count", [4, 6])

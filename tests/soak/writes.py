@@ -56,17 +56,20 @@ def writing_image(folder: Path) -> QemuImage:
     return replace(image, ramdisk=ramdisk)
 
 
-def write_heavily(seconds: float, load: int, place: str | None = None) -> dict[str, object]:
+def write_heavily(
+    seconds: float, load: int, place: str | None = None, size_bytes: int = DISK_BYTES
+) -> dict[str, object]:
     """Run a pair for so long; return what was seen, and what was told that must not be.
 
-    place  the folder for the images: on a real device, not in memory
+    place       the folder for the images: on a real device, not in memory
+    size_bytes  of the disk; only its beginning is written
     """
     run = 0.0
     with tempfile.TemporaryDirectory(prefix="ftvm-writes-", dir=place) as name:
         folder = Path(name)
         for host in "AB":
             (folder / f"{host}.img").touch()
-            os.truncate(folder / f"{host}.img", DISK_BYTES)
+            os.truncate(folder / f"{host}.img", size_bytes)
         commands = HostCommands(guest="qemu", memory="256M", qemu_arguments=writing_image(folder).arguments())
         with soak_pair("--disk", f"{folder}/{{host}}.img", load=load, has_relay=False, commands=commands) as pair:
             while run < seconds and not pair.harm:
@@ -89,8 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--load", type=int, default=2, help="processes that do nothing but compute")
     parser.add_argument("--folder", help="where the images are; a temporary folder if not given")
+    parser.add_argument("--size", type=int, default=DISK_BYTES >> 20, help="of the disk, in MiB; it is sparse")
     options = parser.parse_args(arguments)
-    found = write_heavily(options.minutes * 60, options.load, options.folder)
+    found = write_heavily(options.minutes * 60, options.load, options.folder, options.size << 20)
     print(json.dumps(found))
     is_idle = int(str(found["committed_mib"])) < COMMITTED_MIB_A_MINUTE_MIN * options.minutes
     return 1 if found["harm"] or is_idle else 0

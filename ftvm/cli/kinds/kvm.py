@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Final
 
 from ftvm.cli.hostparts import card
-from ftvm.cli.hostsettings import MEMORY, NIC, TRACKER, disk_bytes
+from ftvm.cli.hostsettings import MEMORY, NIC, TRACKER, disk_data_bytes
 from ftvm.cli.kinds.programs import ENTROPY, MEMORY_DISK, check_network, program_setting, read_image
 from ftvm.cli.settings import HostSettings, Kind
 from ftvm.guests.datagram import mac_bytes
@@ -57,6 +57,6 @@ KVM: Final = Kind(
     can=frozenset({Capability.EXACT_OUTPUT_STOP}),
     make=_make,
     memory_bytes=lambda settings: settings["memory"],
-    shadow_bytes=lambda settings: settings["memory"] + disk_bytes(settings),
+    shadow_bytes=lambda settings: settings["memory"] + disk_data_bytes(settings),
     check_tools=_check_tools,
 )

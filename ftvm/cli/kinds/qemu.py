@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ftvm.cli.hostparts import PUMP, card, pumped_card
-from ftvm.cli.hostsettings import DISK, MEMORY, NIC, TRACKER, disk_bytes, disk_sizes
+from ftvm.cli.hostsettings import DISK, MEMORY, NIC, TRACKER, disk_data_bytes, disk_sizes
 from ftvm.cli.settings import HostSettings, Kind, Setting, in_folder
 from ftvm.errors import ConfigError
 from ftvm.guests.cards.card import check_interface
@@ -124,6 +124,6 @@ QEMU: Final = Kind(
     can=frozenset(),
     make=_make,
     memory_bytes=lambda settings: settings["memory"],
-    shadow_bytes=lambda settings: settings["memory"] + disk_bytes(settings),
+    shadow_bytes=lambda settings: settings["memory"] + disk_data_bytes(settings),
     check_tools=_check_tools,
 )

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Final
 
 from ftvm.cli.hostparts import card
-from ftvm.cli.hostsettings import MEMORY, NIC, disk_bytes
+from ftvm.cli.hostsettings import MEMORY, NIC, disk_bytes, disk_data_bytes
 from ftvm.cli.kinds.programs import ENTROPY, MEMORY_DISK, check_network, program_setting, read_image
 from ftvm.cli.settings import HostSettings, Kind, Setting
 from ftvm.errors import ConfigError
@@ -67,6 +67,6 @@ RISCV: Final = Kind(
     can=frozenset(Capability),
     make=_make,
     memory_bytes=lambda settings: settings["memory"],
-    shadow_bytes=lambda settings: settings["memory"] + disk_bytes(settings),
+    shadow_bytes=lambda settings: settings["memory"] + disk_data_bytes(settings),
     check_tools=lambda _: None,
 )

@@ -13,17 +13,16 @@ Promises, whatever moment the host dies at: the image of the host where the gues
 flushed, as after a power cut; that of a standby is the disk of a committed epoch.
 """
 
-import mmap
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from ftvm._native.blockstore import BlockStore
+from ftvm._native.flags import SparseFlags
 from ftvm._native.mapping import FileMapping
-from ftvm._native.memory import put_flags, take_flags
 from ftvm.checkpoint import Bitmap, Footing
 from ftvm.errors import ConfigError, GuestError, StateUnreadable
 from ftvm.guests.disk.image import Image, data_runs, runs_of
@@ -62,10 +61,8 @@ class Disk:
         self.identity = self.image.label.image
         self.page_count = self.image.page_count
         self.size_bytes = self.page_count * PAGE_BYTES
-        # A byte a page each, in memory that takes no room before it is written to: a disk may be large, and sparse.
-        self._written, self._held = (
-            mmap.mmap(-1, self.page_count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) for _ in range(2)
-        )
+        self._written, self._held = SparseFlags(self.page_count), SparseFlags(self.page_count)
+        self._shown = self.image.descriptor if boots else None
         self._is_whole = boots
         self._is_first = True
         self._trouble: str | None = None
@@ -76,8 +73,8 @@ class Disk:
             self._mapping = FileMapping(self.size_bytes)
             self._store = BlockStore(
                 self._mapping,
-                written=memoryview(self._written),
-                held=memoryview(self._held),
+                written=self._written,
+                held=self._held,
                 high_water_blocks=_HIGH_WATER_PAGES,
                 patience_ms=_PATIENCE_MS,
                 witnesses=witnesses,
@@ -167,7 +164,7 @@ class Disk:
         with self._role:
             if self._has_file and self._is_settled(0):
                 self._store.hold()
-                if not any(self._held_runs()):
+                if not any(self._held.runs()):
                     self._mapping.show(self.image.descriptor)  # the device may do better the next time
                 self._store.release(self.image.descriptor)
         raise StateUnreadable(why)
@@ -182,30 +179,28 @@ class Disk:
         if self._is_first:
             self._is_first = False
             self._flag_data(self._written)
-        written = Bitmap((self.page_count,), (take_flags(self._written),))
+        written = Bitmap((self.page_count,), (self._written.take(),))
         self._store.mark()
         return written
 
     def present(self) -> bytearray:
         """See interfaces.RegionStore."""
-        flags = mmap.mmap(-1, self.page_count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        flags = SparseFlags(self.page_count)
         self._flag_data(flags)
-        return take_flags(flags)
+        return flags.take()
 
-    def _flag_data(self, flags: mmap.mmap) -> None:
-        """Flag all pages that may not be zero: the rest of a sparse image is not worth a look."""
-        with self._role:
-            if not self._has_file:  # it may not have all that is committed
-                flags[:] = b"\1" * self.page_count
-                return
-            for first, end in data_runs(self.image.descriptor):
-                flags[first:end] = b"\1" * (end - first)
-            for first, count in self._held_runs():
-                flags[first : first + count] = b"\1" * count
+    def _flag_data(self, flags: SparseFlags) -> None:
+        """Flag all pages that may not be zero: the rest of a sparse image is not worth a look.
+
+        A page is held until the file that is shown has it: so the two together have all.
+        """
+        flags.set(self._held.runs())
+        if self._shown is not None:
+            flags.set(data_runs(self._shown))
 
     def restore(self, bitmap: Bitmap) -> None:
         """Put back what a failed capture had collected."""
-        put_flags(bitmap.words[0], self._written)
+        self._written.put(bitmap.words[0])
 
     # --- for the backup: a region store ----------------------------------------------------------------------------
 
@@ -219,9 +214,8 @@ class Disk:
         dropped = sorted(self.image.take_written().difference(pages))
         for first, count in runs_of(dropped):
             self._mapping.drop([(first, count)])
-            self._held[first : first + count] = bytes(count)
-        for first, count in runs_of(sorted(pages)):
-            self._held[first : first + count] = b"\1" * count
+            self._held.clear(first, first + count)
+        self._held.set((first, first + count) for first, count in runs_of(sorted(pages)))
         self.image.put(pages, self.buffer)
         if self.trouble is not None:
             raise GuestError(self.trouble)
@@ -231,8 +225,9 @@ class Disk:
         """See interfaces.RegionStore."""
         self._take_back()
         self._is_whole = False
-        self._mapping.show(self.image.restart())
-        self._held.madvise(mmap.MADV_DONTNEED)  # zeros again
+        self._shown = self.image.restart()
+        self._mapping.show(self._shown)
+        self._held.reset()
 
     def completed(self) -> None:
         """See interfaces.RegionStore."""
@@ -276,17 +271,9 @@ class Disk:
 
     def _put_held(self) -> None:
         """Have the image take what the guest wrote before it was its own, or had not moved to it."""
-        pages = [page for first, count in self._held_runs() for page in range(first, first + count)]
+        pages = [page for first, end in self._held.runs() for page in range(first, end)]
         if pages:
             self.image.put(pages, self.buffer)
-
-    def _held_runs(self) -> Iterator[tuple[int, int]]:
-        first = self._held.find(b"\1")
-        while first >= 0:
-            end = self._held.find(b"\0", first)
-            end = self.page_count if end < 0 else end
-            yield first, end - first
-            first = self._held.find(b"\1", end)
 
     def _is_settled(self, timeout_ms: int) -> bool:
         """Tell whether nothing is owed, or nothing can be written any more."""

@@ -268,13 +268,23 @@ def test_what_may_not_be_zero_is_known_however_it_came_there(tmp_path: Path, wit
     disk.close()
 
 
-def test_all_of_a_disk_may_not_be_zero_while_its_file_is_behind(tmp_path: Path) -> None:
+def test_a_page_is_present_as_soon_as_it_is_committed_whether_the_file_has_it_or_not(tmp_path: Path) -> None:
     path = tmp_path / "disk.img"
-    path.write_bytes(bytes(SIZE))
+    path.write_bytes(b"old" * (SIZE // 3) + b"!")
     disk = Disk(str(path), boots=False)
+    found = [int.from_bytes(disk.present(), "little")]
     disk.discarded()
+    disk.buffer[5 * PAGE_BYTES] = 1
 
-    assert int.from_bytes(disk.present(), "little") == (1 << PAGES) - 1
+    disk.committed([5])
+    found.append(int.from_bytes(disk.present(), "little"))
+    disk.completed()
+    disk.image.sync()
+    found.append(int.from_bytes(disk.present(), "little"))
+    disk.committed([6])
+    found.append(int.from_bytes(disk.present(), "little"))
+
+    assert found == [0, 1 << 5, 1 << 5, 1 << 5 | 1 << 6]
     disk.close()
 
 
