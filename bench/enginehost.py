@@ -29,8 +29,10 @@ import ftvm
 from ftvm.engines.names import engine_named
 from ftvm.events import Committed, Event, Protected, SwitchedAway, SwitchedHere, TookOver
 from ftvm.guests.datagram import cable_ends, mac_bytes
+from ftvm.transport.zeromq import ZeroMqTransport
 
 LINE_SECONDS = 0.1
+MIB = 1 << 20
 MAC = "52:54:00:77:00:02"
 FRAMES_PER_LOOK = 256
 TOLD = (Protected, SwitchedAway, SwitchedHere, TookOver)
@@ -55,18 +57,23 @@ class HostPlan:
     keys: tuple[str, str, str] | None = None
     seconds: float = 1.0
     """How much of its life a guest replays."""
+    fills: bool = False
+    """Whether memory that the program does not use is full of something that never changes."""
 
     def as_json(self) -> str:
         return json.dumps(asdict(self))
 
     def guest(self) -> TimedGuest:
-        return TimedGuest(
+        guest = TimedGuest(
             None if self.role == "standby" else ftvm.read_program(self.program),
             clock=ftvm.MonotonicClock(),
             memory_bytes=self.memory_mib << 20,
             mac=None if self.cable is None else mac_bytes(MAC),
             command_line=self.arguments,
         )
+        if self.fills and self.role != "standby":
+            fill(guest.memory[0].buffer)
+        return guest
 
     def world(self) -> ftvm.World:
         if self.cable is None:
@@ -84,6 +91,32 @@ class HostPlan:
             return None
         public, secret, theirs = self.keys
         return ftvm.Keys(public=public, secret=secret, allowed=frozenset({theirs}))
+
+
+def fill(memory: memoryview) -> None:
+    """Write over all but the first quarter and the last mebibyte, which the program uses."""
+    noise = os.urandom(MIB)
+    for at in range(len(memory) // 4, len(memory) - MIB, MIB):
+        memory[at : at + MIB] = noise
+
+
+class SentBytes:
+    """Counts what the transport is given to send, by taking the place of its `send`."""
+
+    def __init__(self) -> None:
+        self.total = 0
+
+    def count(self) -> None:
+        send = ZeroMqTransport.send
+
+        def counted(transport: ZeroMqTransport, peer: str, lane: Any, frames: Any, *others: Any) -> bool:
+            self.total += sum(map(len, frames))
+            return send(transport, peer, lane, frames, *others)
+
+        ZeroMqTransport.send = counted  # type: ignore[method-assign]
+
+
+SENT = SentBytes()
 
 
 def say(line: dict[str, Any]) -> None:
@@ -120,7 +153,7 @@ class Teller:
         if isinstance(event, Committed) and event.pause_ns:
             self._pauses.add(event.pause_ns)
         elif isinstance(event, TOLD):
-            self._happened.append({"event": type(event).__name__} | asdict(event))
+            self._happened.append({"event": type(event).__name__, "sent_bytes": SENT.total} | asdict(event))
         if isinstance(event, TookOver):
             self.took_over = event
 
@@ -129,7 +162,7 @@ class Teller:
             say(self._happened.popleft())
         names = ("link", "checkpoints", "bytes_sent")
         of_host = {name: getattr(status, name) for name in names} | {"pauses": self._pauses.told()}
-        say(counters(self._guest) | {"host": of_host})
+        say(counters(self._guest) | {"host": of_host, "sent_bytes": SENT.total})
 
 
 # --- protected -----------------------------------------------------------------------------------------------------
@@ -231,6 +264,7 @@ def thread_ns(name: str) -> int:
 
 
 def run(plan: HostPlan) -> None:
+    SENT.count()
     roles = {"alone": run_alone, "replay": run_replay}
     roles.get(plan.role, run_host)(plan, plan.guest())
 

@@ -290,12 +290,15 @@ def move_rows(load: Load, case: EngineCase, found: Moves | Failed, bare: Bare) -
     if isinstance(found, Failed):
         return [missing(f"{title}: moves", found)]
     copied_ms, copy = load.memory_mib * MIB / bare.link_rate * 1e3, "all of its memory by ZeroMQ with CURVE"
-    woke = f"since it woke; {found.unprotected_ms:,.0f} ms since the takeover"
+    shipped = f"{found.loser_bytes / 1e6:,.1f} MB shipped for it, {found.offered_bytes / 1e6:,.1f} MB of digests back"
+    woke = f"since it woke; {found.unprotected_ms:,.0f} ms since the takeover; {shipped}"
     loser, fresh = f"{title}: unprotected, a live loser returns", f"{title}: unprotected, a fresh host joins"
     return [
         beside_peer(f"{title}: switchover, standstill", max(found.switch_ms), "ms", DESIGN, 1000.0, "<= 1.0"),
         beside_peer(loser, found.loser_ms, "ms", DESIGN, 1000.0, "<= 1.0", woke),
-        beside_peer(fresh, found.fresh_ms, "ms", copy, copied_ms),
+        beside_peer(
+            fresh, found.fresh_ms, "ms", copy, copied_ms, note=f"{found.fresh_bytes / 1e6:,.1f} MB shipped for it"
+        ),
     ]
 
 

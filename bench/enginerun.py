@@ -49,6 +49,8 @@ class Load:
     clients: int = 16
     """Who sends requests, each the next one as soon as the last is answered."""
     memory_mib: int = MEMORY_MIB
+    fills: bool = False
+    """Whether what the program does not use is full of something that never changes; else it is zeros."""
 
     @property
     def has_clients(self) -> bool:
@@ -141,12 +143,16 @@ class Figures:
 class Moves:
     """Milliseconds. `switch_ms`: the guest stood still for that, there and back. `loser_ms`: from when a stopped host
     woke, its guest taken over, until it was its standby; `unprotected_ms` from the takeover until then. `fresh_ms`:
-    from when a fresh host ran until it was the standby."""
+    from when a fresh host ran until it was the standby. `loser_bytes`, `fresh_bytes`: what each was sent for that;
+    `offered_bytes`: what the loser sent."""
 
     switch_ms: list[float]
     loser_ms: float
     unprotected_ms: float
     fresh_ms: float
+    loser_bytes: int
+    offered_bytes: int
+    fresh_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,21 +317,28 @@ def measure_moves(bench: Bench, load: Load, case: EngineCase) -> Moves:
         hosts["a"].freeze()
         took_over = run.wait_for_event("b", "TookOver")
         run.settle(FROZEN_SECONDS)
+        offered = run.sent_bytes("a")
         run.forget("b")
-        woken_at = time.monotonic_ns()
+        woken_at, sent = time.monotonic_ns(), run.wait_for_line("b")["sent_bytes"]
         hosts["a"].wake()
-        protected_at = run.wait_for_event("b", "Protected")["at"]
+        protected = run.wait_for_event("b", "Protected")
         run.settle(bench.windows.settle)
+        offered = run.sent_bytes("a") - offered
         hosts["a"].kill()
+        run.settle(bench.windows.settle)  # it is dropped
         run.forget("a", "b")
+        sent_before = run.wait_for_line("b")["sent_bytes"]
         run.start_host("a", "standby")
         runs_at = run.wait_for_line("a")["at"]
-        fresh_at = run.wait_for_event("b", "Protected")["at"]
+        fresh = run.wait_for_event("b", "Protected")
     return Moves(
         switch_ms=switch_ms,
-        loser_ms=(protected_at - woken_at) / 1e6,
-        unprotected_ms=(protected_at - took_over["at"]) / 1e6,
-        fresh_ms=(fresh_at - runs_at) / 1e6,
+        loser_ms=(protected["at"] - woken_at) / 1e6,
+        unprotected_ms=(protected["at"] - took_over["at"]) / 1e6,
+        fresh_ms=(fresh["at"] - runs_at) / 1e6,
+        loser_bytes=protected["sent_bytes"] - sent,
+        offered_bytes=offered,
+        fresh_bytes=fresh["sent_bytes"] - sent_before,
     )
 
 
@@ -409,6 +422,7 @@ class _Run:
             group_ms=self._case.group_ms,
             keys=(self._keys[name].public, self._keys[name].secret, self._keys[other].public),
             seconds=seconds,
+            fills=self._load.fills,
         )
         words = [self._bench.python, HOST_SCRIPT, plan.as_json()]
         place = "primary" if name == "a" else "standby"
@@ -449,6 +463,10 @@ class _Run:
 
     def wait_for_line(self, name: str) -> JsonLine:
         return self._wait_for(lambda: next(iter(self._heard.lines[name]), None), f"host {name} runs")
+
+    def sent_bytes(self, name: str) -> int:
+        """Return what a host said last that it has sent."""
+        return int(self._heard.lines[name][-1]["sent_bytes"])
 
     def wait_protected(self, name: str) -> None:
         def look() -> bool | None:

@@ -62,6 +62,8 @@ BESIDE = [KV, KV_ALONE, CONSOLE]
 """Where an ftvm of before is measured, too: where outputs are what it is about."""
 LARGE = Load(name="dirty 32,768 pages", program="dirty", arguments="pages=32768 rate=20000", memory_mib=1024)
 """The most that the program writes; the rest of the memory is zeros."""
+FULL_MEMORY = replace(LARGE, name="dirty 32,768 pages, memory full", fills=True)
+"""Three quarters of the memory that the program does not use have content as well."""
 
 DIRECT = Link()
 NEAR = Link(name="4 ms", delay_ms=4)
@@ -129,7 +131,7 @@ class Runs:
             yield from alone_rows(load, self._alone(load), self._beside, before, bare)
         cases = [case for case in CASES if case.engine == "hybrid" or not self._is_quick]
         moved = [(KV, case) for case in cases if case is not GROUPED]
-        moved += [] if self._is_quick else [(LARGE, CASES[0])]
+        moved += [] if self._is_quick else [(LARGE, CASES[0]), (FULL_MEMORY, CASES[0])]
         for load, case in moved:
             found = _try(measure_moves, self._bench, load, case)
             yield from move_rows(load, case, found, bare)

@@ -60,6 +60,8 @@ class Limits:
     staging_bytes: int = 256 << 20
     """Encoded pages that a backup holds aside for one checkpoint."""
     epochs_in_flight: int = 2
+    digests_per_message: int = 4_096
+    """Pages whose digests one message offers, of 16 bytes each: 64 KiB, and 16 MiB of memory to look at in one step."""
     copy_rounds: int = 30
     copy_rest_pages: int = 256
     """The first copy stops iterating when at most this many pages are left for the pause."""

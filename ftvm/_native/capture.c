@@ -2,11 +2,15 @@
 
 #include "delta.h"
 #include "delta_form.h"
+#include "page.h"
 
 
 /* A page whose run has reached RAW_SEARCH_OFF is not searched until the run reaches RAW_SEARCH_AGAIN. */
 #define RAW_SEARCH_OFF 2
 #define RAW_SEARCH_AGAIN (RAW_SEARCH_OFF + 7)
+
+/* A page that the shadow knows by its digest alone: its bytes there are zero, and are not what the backup holds. */
+#define RAW_ABSENT 255
 
 uint32_t ftvm_capture_adopt(const struct ftvm_memory *memory, const struct ftvm_digest_table *digests,
                             struct ftvm_shadow *shadow, uint32_t from, uint32_t limit)
@@ -33,11 +37,48 @@ uint32_t ftvm_capture_adopt(const struct ftvm_memory *memory, const struct ftvm_
     return index < shadow->page_count ? index : shadow->page_count;
 }
 
+/* Tells whether the page is the one that was hashed; if so, and it is not zero, the shadow knows it by its digest. */
+static int page_match(const uint8_t *page, struct ftvm_shadow *shadow, uint32_t index, struct ftvm_digest offered)
+{
+    struct ftvm_digest known = ftvm_digest_get(&shadow->digests, index);
+    int is_offered_zero = ftvm_digest_equal(offered, known);
+    if (ftvm_page_is_zero(page))
+        return is_offered_zero;
+    if (is_offered_zero || !ftvm_digest_equal(offered, ftvm_digest_page(page, index)))
+        return 0;
+    shadow->sum = ftvm_digest_add(ftvm_digest_subtract(shadow->sum, known), offered);
+    ftvm_digest_put(&shadow->digests, index, offered);
+    shadow->raw_runs[index] = RAW_ABSENT;
+    return 1;
+}
+
+void ftvm_capture_match(const struct ftvm_memory *memory, struct ftvm_shadow *shadow, uint32_t first, uint32_t count,
+                        const uint8_t *offered, uint8_t *flags)
+{
+    uint32_t cursor = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        struct ftvm_digest digest;
+        memcpy(&digest, offered + (size_t)i * sizeof digest, sizeof digest);
+        flags[i] = (uint8_t)page_match(ftvm_memory_page(memory, first + i, &cursor), shadow, first + i, digest);
+    }
+}
+
 static size_t page_encode_raw(const uint8_t *page, uint8_t *base, uint8_t *out)
 {
     if (memcmp(page, base, FTVM_PAGE_BYTES) == 0)
         return 0;
     memcpy(base, page, FTVM_PAGE_BYTES);
+    return ftvm_raw_put(out, page);
+}
+
+/* A page that the shadow knows by its digest alone, from now on by its bytes: there is nothing to take a difference from.
+ */
+static size_t page_encode_absent(const uint8_t *page, uint32_t index, struct ftvm_shadow *shadow, uint8_t *out)
+{
+    if (ftvm_digest_equal(ftvm_digest_page(page, index), ftvm_digest_get(&shadow->digests, index)))
+        return 0;
+    memcpy(shadow->pages + (size_t)index * FTVM_PAGE_BYTES, page, FTVM_PAGE_BYTES);
+    shadow->raw_runs[index] = 0;
     return ftvm_raw_put(out, page);
 }
 
@@ -72,7 +113,9 @@ static int batch_is_full(const struct ftvm_batch *batch)
 static void page_capture(const uint8_t *page, uint32_t index, struct ftvm_shadow *shadow, struct ftvm_batch *batch)
 {
     uint8_t *base = shadow->pages + (size_t)index * FTVM_PAGE_BYTES;
-    size_t length = page_encode(page, base, &shadow->raw_runs[index], batch->payload + batch->payload_bytes);
+    uint8_t *run = &shadow->raw_runs[index];
+    uint8_t *out = batch->payload + batch->payload_bytes;
+    size_t length = *run == RAW_ABSENT ? page_encode_absent(page, index, shadow, out) : page_encode(page, base, run, out);
     if (length == 0)
         return;
     /* The digest is of the shadow, not of the guest's page: it is what the backup will hold, whatever the guest does
@@ -124,14 +167,20 @@ size_t ftvm_capture_staged(const uint8_t *staging, struct ftvm_shadow *shadow, c
 
 /* --- scrubbing ---------------------------------------------------------------------------------------------------- */
 
+static int page_differs(const uint8_t *page, const struct ftvm_shadow *shadow, uint32_t index)
+{
+    if (shadow->raw_runs[index] == RAW_ABSENT)
+        return !ftvm_digest_equal(ftvm_digest_page(page, index), ftvm_digest_get(&shadow->digests, index));
+    return memcmp(page, shadow->pages + (size_t)index * FTVM_PAGE_BYTES, FTVM_PAGE_BYTES) != 0;
+}
+
 size_t ftvm_capture_differing(const struct ftvm_memory *memory, const struct ftvm_shadow *shadow, uint32_t from,
                               uint32_t count, uint32_t *indices)
 {
     uint32_t cursor = 0;
     size_t found = 0;
     for (uint32_t index = from; index < shadow->page_count && index - from < count; index++) {
-        const uint8_t *page = ftvm_memory_page(memory, index, &cursor);
-        if (memcmp(page, shadow->pages + (size_t)index * FTVM_PAGE_BYTES, FTVM_PAGE_BYTES) != 0)
+        if (page_differs(ftvm_memory_page(memory, index, &cursor), shadow, index))
             indices[found++] = index;
     }
     return found;

@@ -15,7 +15,8 @@
 struct ftvm_shadow {
     uint8_t *pages;              /* page_count * 4096 bytes */
     struct ftvm_digest_table digests; /* of page_count pages, too */
-    uint8_t *raw_runs;                /* one a page: how often it came out RAW running, see ftvm_capture_fused */
+    uint8_t *raw_runs;                /* one a page: how often it came out RAW running, see ftvm_capture_fused; or
+                                         255: its bytes are not here, only its digest, see ftvm_capture_match */
     uint32_t page_count;
     struct ftvm_digest sum; /* of all digests: the memory digest of the shadow */
 };
@@ -41,6 +42,17 @@ struct ftvm_batch {
  * Returns the page to go on from: the page count when all were looked at. */
 uint32_t ftvm_capture_adopt(const struct ftvm_memory *memory, const struct ftvm_digest_table *digests,
                             struct ftvm_shadow *shadow, uint32_t from, uint32_t limit);
+
+/* Compares pages with hashes of what the backup still has of them. The shadow must be one of zeros there; the guest may
+ * run: a page is the same if what was read of it, once, hashes alike, and one that was written meanwhile must be captured
+ * again later, as ever.
+ *
+ * offered  16 bytes a page, for `count` pages from `first` on, which must lie in the memory
+ * flags    out: a byte a page, 1 if the backup can keep what it has, else 0: the shadow's page is zero then
+ * The shadow knows a page that is kept by its digest alone, and takes no memory for it before it is written: then it is
+ * sent whole. A page that is zero on both sides is kept, too. */
+void ftvm_capture_match(const struct ftvm_memory *memory, struct ftvm_shadow *shadow, uint32_t first, uint32_t count,
+                        const uint8_t *offered, uint8_t *flags);
 
 /* Encodes pages straight from guest memory, which must stand still, until all are done or the batch is full.
  *

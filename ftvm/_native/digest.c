@@ -144,6 +144,19 @@ void ftvm_digest_refresh(const struct ftvm_memory *memory, const uint32_t *indic
     }
 }
 
+void ftvm_digest_zero_pages(uint32_t first, uint32_t count, struct ftvm_digest_table *table, struct ftvm_digest *sum)
+{
+    for (uint32_t index = first; index - first < count; index++) {
+        if (!table->parts[index / FTVM_DIGEST_PART_PAGES]) { /* zeros already */
+            index |= FTVM_DIGEST_PART_PAGES - 1;
+            continue;
+        }
+        struct ftvm_digest known = ftvm_digest_get(table, index);
+        *sum = ftvm_digest_add(ftvm_digest_subtract(*sum, known), ftvm_digest_zero_page(index));
+        table->cells[index] = (struct ftvm_digest){0, 0};
+    }
+}
+
 struct ftvm_digest ftvm_digest_zeros(uint32_t page_count)
 {
     uint32_t known = page_count >> FTVM_DIGEST_ZEROS_SHIFT;

@@ -76,6 +76,9 @@ void ftvm_digest_refresh(const struct ftvm_memory *memory, const uint32_t *indic
 #define FTVM_DIGEST_ZEROS_MAX (UINT32_C(1) << 29)
 struct ftvm_digest ftvm_digest_zeros(uint32_t page_count);
 
+/* Notes that `count` pages from `first` on are zero, without looking at them: brings table and sum up to date. */
+void ftvm_digest_zero_pages(uint32_t first, uint32_t count, struct ftvm_digest_table *table, struct ftvm_digest *sum);
+
 /* a + b and a - b modulo 2^128. */
 static inline struct ftvm_digest ftvm_digest_add(struct ftvm_digest a, struct ftvm_digest b)
 {

@@ -51,4 +51,10 @@ int ftvm_memory_indices_valid(const uint32_t *indices, size_t count, uint32_t le
  * from then on, and the file stays as it is. */
 void ftvm_memory_clear(const struct ftvm_memory *memory);
 
+/* The same for the pages of one region, by its place in the array of regions, which must be below region_count. */
+void ftvm_memory_clear_region(const struct ftvm_memory *memory, uint32_t number);
+
+/* Makes `count` pages zero. Pages that are zero already are read, not written. */
+void ftvm_memory_clear_pages(const struct ftvm_memory *memory, const uint32_t *indices, size_t count);
+
 #endif

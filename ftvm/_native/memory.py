@@ -71,6 +71,18 @@ class NativeMemory:
         """Make every page zero; pages that are zero already are not written."""
         lib.ftvm_memory_clear(self.native)
 
+    def clear_region(self, number: int) -> None:
+        """Make every page of one region zero, as `clear` does."""
+        if not 0 <= number < len(self.page_counts):
+            raise IndexError(f"region {number} of {len(self.page_counts)}")
+        lib.ftvm_memory_clear_region(self.native, number)
+
+    def clear_pages(self, indices: "array[int]") -> None:
+        """Make pages zero; their indices must rise strictly and lie in the memory."""
+        if not self.holds(indices):
+            raise LocalProtocolError("page indices must rise strictly and lie in the memory")
+        lib.ftvm_memory_clear_pages(self.native, ffi.from_buffer("uint32_t[]", indices), len(indices))
+
     def holds(self, indices: "array[int]") -> bool:
         """Tell whether the page indices rise strictly and all lie in this memory."""
         return are_rising(indices, self.page_count)
@@ -251,6 +263,20 @@ class DigestTable:
             raise ValueError("page indices must rise strictly and lie in the memory")
         cells = ffi.from_buffer("uint32_t[]", indices)
         lib.ftvm_digest_refresh(memory.native, cells, len(indices), self.native, self.sum)
+
+    def zero(self, first: int, count: int) -> None:
+        """Note that pages are zero, without a look at them."""
+        self._require_holds(first, count)
+        lib.ftvm_digest_zero_pages(first, count, self.native, self.sum)
+
+    def pages(self, first: int, count: int) -> bytes:
+        """Return the hashes of pages that follow each other and were refreshed, 16 bytes each, the low half first."""
+        self._require_holds(first, count)
+        return self._cells[_CELL_BYTES * first : _CELL_BYTES * (first + count)]
+
+    def _require_holds(self, first: int, count: int) -> None:
+        if not 0 <= first <= first + count <= self.page_count:
+            raise IndexError(f"{count} pages from {first} on, in a table of {self.page_count}")
 
     def _require_fits(self, memory: NativeMemory) -> None:
         if memory.page_count != self.page_count:

@@ -34,7 +34,7 @@ from typing import Any, Final
 
 from ftvm._native import ffi, lib
 from ftvm._native.memory import DigestTable, NativeMemory, are_rising, bitmap_indices, bytes_digest, sparse_memory
-from ftvm.checkpoint import PAGE_COUNT_MAX, PAGE_DIGEST_ROW, Bitmap, PageBatch
+from ftvm.checkpoint import PAGE_COUNT_MAX, PAGE_DIGEST_ROW, Bitmap, Buffer, PageBatch
 from ftvm.config import Limits
 from ftvm.errors import ConfigError, InternalError, LimitExceeded, LocalProtocolError
 from ftvm.units import Nanos, pages_to_bytes
@@ -253,7 +253,7 @@ class Shadow:
 
     @property
     def content(self) -> memoryview:
-        """Its pages, which change with each capture; not to be written."""
+        """Its pages, which change with each capture; not to be written. One known by its digest alone shows zeros."""
         return memoryview(self._pages)
 
     def clear(self) -> None:
@@ -273,6 +273,24 @@ class Shadow:
         if not memory.page_count == digests.page_count == self.page_count:
             raise ConfigError(f"memory has {memory.page_count} pages and its shadow {self.page_count}")
         return int(lib.ftvm_capture_adopt(memory.native, digests.native, self.native, first, limit))
+
+    def match(self, memory: NativeMemory, first: int, digests: Buffer) -> bytearray:
+        """Compare pages of `memory`, which may be written meanwhile, with hashes of what the backup still has of them.
+
+        Returns a byte a page: 1 where it is the same, and the shadow knows it by its digest from now on, and takes no
+        memory for it before it is written; elsewhere the shadow's page stays zero, as it must be before.
+
+        digests  as DigestTable.pages gives them, for pages from `first` on
+        """
+        count = len(digests) // 16
+        if memory.page_count != self.page_count:
+            raise ConfigError(f"memory has {memory.page_count} pages and its shadow {self.page_count}")
+        if not 0 <= first <= first + count <= self.page_count:
+            raise IndexError(f"{count} pages from {first} on, of {self.page_count}")
+        flags = bytearray(count)
+        offered = ffi.from_buffer("uint8_t[]", digests)
+        lib.ftvm_capture_match(memory.native, self.native, first, count, offered, ffi.from_buffer("uint8_t[]", flags))
+        return flags
 
     def page(self, index: int) -> bytes:
         """Return a copy of one page."""

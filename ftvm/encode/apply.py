@@ -10,11 +10,21 @@ Wraps the native noun `apply` (apply.h is its manual).
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import compress
+from operator import not_
 from typing import Any
 
 from ftvm._native import ffi, lib
-from ftvm._native.memory import DigestTable, NativeMemory, bitmap_indices, bytes_digest, digest_to_int, int_to_digest
-from ftvm.checkpoint import Bitmap, PageBatch
+from ftvm._native.memory import (
+    DigestTable,
+    NativeMemory,
+    bitmap_indices,
+    bytes_digest,
+    digest_to_int,
+    int_to_digest,
+    put_flags,
+)
+from ftvm.checkpoint import Bitmap, Buffer, PageBatch
 from ftvm.errors import BadFrame, DigestMismatch, InternalError, LocalProtocolError
 
 __all__ = ["CommittedMemory"]
@@ -72,6 +82,36 @@ class CommittedMemory:
         self._verified = ()
         present = self._present()
         self._digests.measure(self._memory, None if present is None else bitmap_indices(present))
+
+    def hold(self, cleared: Sequence[int] = ()) -> tuple[tuple[int, int], ...]:
+        """Begin a new session with what is here as a cache, but for the regions of these numbers, which become zero.
+
+        Returns what may be offered: the first page of each of the other regions, and how many it has.
+        """
+        self._verified = ()
+        kept, first = [], 0
+        for number, count in enumerate(self._memory.page_counts):
+            if number in cleared:
+                self._memory.clear_region(number)
+                self._digests.zero(first, count)
+            else:
+                kept.append((first, count))
+            first += count
+        return tuple(kept)
+
+    def offer(self, first: int, count: int) -> bytes:
+        """Return the hashes of pages as they are now, 16 bytes each (about 0.5 us a page)."""
+        self._digests.refresh(self._memory, array("I", range(first, first + count)))  # rule: digests_of_now
+        return self._digests.pages(first, count)
+
+    def keep(self, first: int, count: int, kept: Buffer) -> int:
+        """Keep those of the pages that are set in a bitmap, and make the others zero. Returns how many were kept."""
+        flags = bytearray(count)
+        put_flags(bytearray(kept), flags)
+        others = array("I", compress(range(first, first + count), map(not_, flags)))
+        self._memory.clear_pages(others)
+        self._digests.refresh(self._memory, others)
+        return count - len(others)
 
     def refresh(self, dirty: Bitmap) -> "array[int]":
         """Note that the guest itself has written pages: a backup that executes. Returns which, in rising order."""

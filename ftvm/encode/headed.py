@@ -10,8 +10,8 @@ noise; versions.py says what else is frozen, how a version is agreed on, and how
 
 Page data, device state and outputs never pass through msgpack (that would be 8 to 13 copies with the GIL held); their
 lengths and digests stand in the header and are compared with the frames before anything is kept (docs/wire.md, "The
-header"): a bit that flips anywhere on the way is noticed, whatever carries the message. The kinds are in plain.py and
-stream.py.
+header"): a bit that flips anywhere on the way is noticed, whatever carries the message. The kinds are in plain.py,
+stream.py and cache.py.
 
 Reading raises BadFrame for anything that `encode_headed` would not have made, and VersionMismatch for another version;
 both are the peer's fault. It allocates nothing that the peer's lengths ask for before they were checked.
@@ -27,6 +27,7 @@ import msgpack
 from ftvm._native.memory import frame_digest
 from ftvm.checkpoint import Buffer
 from ftvm.config import Limits
+from ftvm.encode.cache import CACHE_MESSAGES
 from ftvm.encode.codec import Codec, Frames, Header
 from ftvm.encode.envelope import known
 from ftvm.encode.fields import (
@@ -47,8 +48,8 @@ __all__ = ["CODECS", "Sealed", "codecs_of", "encode_headed", "read_headed", "sea
 
 FRAMES_MAX: Final = 8
 
-CODECS: Final = (*PLAIN_MESSAGES, *STREAM_MESSAGES)
-_BUILD_STATE: Final = frozenset(codec.kind for codec in STREAM_MESSAGES)
+CODECS: Final = (*PLAIN_MESSAGES, *STREAM_MESSAGES, *CACHE_MESSAGES)
+_BUILD_STATE: Final = frozenset(codec.kind for codec in (*STREAM_MESSAGES, *CACHE_MESSAGES))
 
 
 def codecs_of(rows: Sequence[Codec], versions: Versions) -> dict[tuple[int, int], Codec]:

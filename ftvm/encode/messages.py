@@ -1,18 +1,20 @@
 """The messages of a pair, as values (docs/wire.md, "Messages"). How they look on the wire is wire.py's business.
 
-Every message travels in an Envelope. Those that build up the backup's state (Copy, EpochPart, Log) carry a `sequence`
-that rises by one within the session, over all three: the order in which they must be applied, whatever the link does to
-them.
+Every message travels in an Envelope. Those that build up the backup's state (CacheKept, Copy, EpochPart, Log) carry a
+`sequence` that rises by one within the session, over all four: the order in which they must be applied, whatever the
+link does to them.
 """
 
 from dataclasses import dataclass, field
 
-from ftvm.checkpoint import Checkpoint, Geometry, LogRecord, PageBatch
+from ftvm.checkpoint import Buffer, Checkpoint, Geometry, LogRecord, PageBatch
 from ftvm.encode.versions import FIRST, FROZEN_FORM, Versions
 from ftvm.interfaces import Record
 
 __all__ = [
     "Ack",
+    "CacheDigests",
+    "CacheKept",
     "Copy",
     "Envelope",
     "EpochPart",
@@ -66,6 +68,7 @@ class Join:
 
     images  the names of what it keeps disks in, 16 hex digits each: a pair must not share one
     place   of the record that it reads (interfaces.RecordStore.place_id), "" if it reads none; None if it does not know
+    has_cache  it still has memory of the guest from before, of which it can tell the digests
     """
 
     geometry: Geometry
@@ -74,6 +77,7 @@ class Join:
     versions: Versions = FIRST
     images: tuple[str, ...] = ()
     place: str | None = None
+    has_cache: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,11 +93,13 @@ class Greeting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Welcome:
-    """The active opens a session for `joiner`; its memory starts as all zero pages on both sides.
+    """The active opens a session for `joiner`; its memory starts as all zero pages on both sides, but for those that
+    the active tells it to keep (CacheKept).
 
     engines   those that the active knows, by name: it may be the standby one day
     versions  of the wire that the active speaks; the session is in the highest that the joiner speaks, too
     lineage   of the disks' content, 16 hex digits; "" if it is not known
+    takes_cache  the active waits for the digests of what the joiner still has (CacheDigests)
     """
 
     joiner: str
@@ -101,6 +107,7 @@ class Welcome:
     staging_bytes: int
     versions: Versions = FIRST
     lineage: str = ""
+    takes_cache: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +117,36 @@ class Refuse:
     joiner: str
     reason: str
     is_final: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheDigests:
+    """A joiner tells the active what it still has, before the first copy: the digests of pages as they are now.
+
+    sequence  counts these messages of the session, from 0; the active takes them in that order
+    first     the first page of those that follow each other here; pages rise over all messages
+    digests   XXH3-128 of each page with its index as seed, 16 bytes, low half first
+    is_last   nothing more is offered: what was not becomes zero
+    """
+
+    sequence: int
+    first: int
+    digests: Buffer = field(repr=False)
+    is_last: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheKept:
+    """The answer to each CacheDigests, in the stream of the first copy: which of its pages the joiner keeps.
+
+    first, pages  those that were offered
+    kept          a bitmap of them (ftvm/_native/bitmap.h); the others become zero
+    """
+
+    sequence: int
+    first: int
+    pages: int
+    kept: Buffer = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,5 +242,21 @@ class Leave:
     is_end: bool = False
 
 
-Sequenced = Copy | EpochPart | Log
-Message = Greeting | Join | Welcome | Refuse | Copy | EpochPart | Log | Ack | Ping | Pong | Prepare | Prepared | Leave
+Sequenced = CacheKept | Copy | EpochPart | Log
+Message = (
+    Greeting
+    | Join
+    | Welcome
+    | Refuse
+    | CacheDigests
+    | CacheKept
+    | Copy
+    | EpochPart
+    | Log
+    | Ack
+    | Ping
+    | Pong
+    | Prepare
+    | Prepared
+    | Leave
+)

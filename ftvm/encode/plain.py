@@ -20,11 +20,13 @@ from ftvm.encode.fields import (
 )
 from ftvm.encode.messages import Ack, Greeting, Join, Leave, Ping, Pong, Prepare, Prepared, Refuse, Welcome
 from ftvm.encode.versions import (
+    CACHE,
     add_names,
     add_offer,
     add_place,
     place_named,
     place_text,
+    take_name,
     take_names,
     take_offer,
     take_place,
@@ -43,7 +45,7 @@ _HELLO: Final = re.compile(r"hello ([0-9a-f]{32}|none|unknown) (empty|syncing|st
 def _pack_join(message: Join) -> Packed:
     regions = [[region.name, region.page_count] for region in message.geometry.regions]
     names = add_offer(message.engines, message.versions) + add_names("image", message.images)
-    names = add_place(names, message.place)
+    names = add_place(names, message.place) + [CACHE] * message.has_cache
     return [message.geometry.machine, regions, names, message.staging_bytes], []
 
 
@@ -66,6 +68,7 @@ def _unpack_join(fields: Header, _: Frames, __: Limits) -> Join:
     names, place = take_place(read_list(read_identity, engines, "engines"))
     names, versions = take_offer(names)
     names, images = take_names("image", names)
+    names, has_cache = take_name(CACHE, names)
     return Join(
         geometry=geometry,
         engines=names,
@@ -73,12 +76,14 @@ def _unpack_join(fields: Header, _: Frames, __: Limits) -> Join:
         versions=versions,
         images=images,
         place=place,
+        has_cache=has_cache,
     )
 
 
 def _pack_welcome(message: Welcome) -> Packed:
     names = add_offer(message.engines, message.versions)
     names += add_names("lineage", (message.lineage,) if message.lineage else ())
+    names += [CACHE] * message.takes_cache
     return [message.joiner, names, message.staging_bytes], []
 
 
@@ -88,12 +93,14 @@ def _unpack_welcome(fields: Header, _: Frames, __: Limits) -> Welcome:
     names, lineages = take_names("lineage", names)
     if len(lineages) > 1:
         raise BadFrame(f"{len(lineages)} lineages, not one")
+    names, takes_cache = take_name(CACHE, names)
     return Welcome(
         joiner=read_identity(joiner, "joiner"),
         engines=names,
         staging_bytes=read_number(staging_bytes, "staging bound"),
         versions=versions,
         lineage=lineages[0] if lineages else "",
+        takes_cache=takes_cache,
     )
 
 

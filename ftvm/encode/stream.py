@@ -52,6 +52,7 @@ __all__ = [
     "STREAM_MESSAGES",
     "check_batch",
     "check_end",
+    "check_seal",
     "pack_outputs",
     "pack_records",
     "unpack_outputs",
@@ -194,7 +195,7 @@ def _unpack_end(epoch: int, tail: object, frames: Frames, limits: Limits) -> Che
         raise BadFrame(f"the end of an epoch has {_END_FRAMES} frames, not {len(frames)}")
     devices, table, payloads, page_digests = frames
     check_end(devices, page_digests, payloads, limits)
-    _check_seal(sealed, frames)
+    check_seal(sealed, frames)
     read_numbers((base, output_next, log_index), "base epoch, next output number, log index")
     names = read_list(read_identity, channels, "channels")
     return Checkpoint(
@@ -251,7 +252,7 @@ def pack_records(records: Sequence[LogRecord]) -> tuple[int, list[str], bytes, b
 def _unpack_log(fields: Header, frames: Frames, limits: Limits) -> Log:
     sequence, first, channels, sealed = fields
     table, payloads = frames
-    _check_seal(sealed, frames)
+    check_seal(sealed, frames)
     names = read_list(read_text, channels, "channels")
     index = read_number(first, "first log index")
     records = unpack_records(index, names, table, payloads, limits)
@@ -287,7 +288,8 @@ def unpack_records(
     return tuple(records)
 
 
-def _check_seal(sealed: object, frames: Frames) -> None:
+def check_seal(sealed: object, frames: Frames) -> None:
+    """Compare the digest that stands in the header with the frames. Raises BadFrame, the peer's fault."""
     if read_digest(sealed, "digest of the frames") != bytes_digest(*frames):
         raise BadFrame("the frames were changed on the way: their digest is not the one in the header")
 

@@ -39,6 +39,8 @@ from typing import Final
 from ftvm.errors import BadFrame, ConfigError
 
 __all__ = [
+    "CACHE",
+    "CACHE_SINCE",
     "FIRST",
     "FLAT_SINCE",
     "FROZEN_FORM",
@@ -52,6 +54,7 @@ __all__ = [
     "add_place",
     "place_named",
     "place_text",
+    "take_name",
     "take_names",
     "take_offer",
     "take_place",
@@ -70,7 +73,13 @@ batch of an epoch travels with its end."""
 NOTED_LOG_SINCE: Final = 2
 """The first version whose standbys keep, and do not replay, a log under an engine that does not need it."""
 
+CACHE_SINCE: Final = 2
+"""The first version in which a joiner may offer digests of the pages that it still holds (cache.py)."""
+
 VERSION_MAX: Final = 1 << 16
+
+CACHE: Final = "cache"
+"""The name by which JOIN offers what its sender still has of the guest's memory, and WELCOME asks for its digests."""
 
 _IDENTITY: Final = re.compile(r"[0-9a-f]{16}")
 _PLACE: Final = re.compile(r"place ([0-9a-f]{32}|none)")
@@ -140,6 +149,11 @@ def take_names(kind: str, names: tuple[str, ...]) -> tuple[tuple[str, ...], tupl
     found = {name: name.removeprefix(f"{kind} ") for name in names if name.startswith(f"{kind} ")}
     taken = {name: rest for name, rest in found.items() if _IDENTITY.fullmatch(rest)}
     return tuple(name for name in names if name not in taken), tuple(taken.values())
+
+
+def take_name(name: str, names: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:
+    """Return the other names, and whether this one was among them."""
+    return tuple(each for each in names if each != name), name in names
 
 
 def place_text(place: str) -> str:

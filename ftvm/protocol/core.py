@@ -126,7 +126,9 @@ class Core:
 
     `retired` are the last standbys that were in session here and are no more: an id that left never returns. `stop` is
     there once this host was asked to stop. `created_at` is when this host made the record that it is active by, if it
-    did, and nobody has joined it since; `places` is who reads another one.
+    did, and nobody has joined it since; `places` is who reads another one. `has_cache` says that the memory here is
+    that of a state that was whole once, and `uncached` names those whose cache did not lead to one: they are asked for
+    no other.
     """
 
     settings: Settings
@@ -140,6 +142,8 @@ class Core:
     lineage: str = ""
     stop: Stopping | None = None
     created_at: Nanos | None = None
+    has_cache: bool = False
+    uncached: deque[str] = field(default_factory=lambda: deque(maxlen=RETIRED_KEPT))
     places: Places = field(init=False)
     effects: list[Effect] = field(default_factory=list, repr=False)
     happened: list[tuple[RoleEvent, str]] = field(default_factory=list, repr=False)

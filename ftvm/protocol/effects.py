@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ftvm.checkpoint import Checkpoint, Commit, GuestPosition, LogRecord, Output, PageBatch
+from ftvm.checkpoint import Buffer, Checkpoint, Commit, GuestPosition, LogRecord, Output, PageBatch
 from ftvm.encode.messages import Envelope, Message
 from ftvm.errors import FtvmError
 from ftvm.events import Event
@@ -25,6 +25,7 @@ __all__ = [
     "Follow",
     "Forget",
     "Load",
+    "MatchPages",
     "Measure",
     "Release",
     "Rest",
@@ -78,6 +79,16 @@ class Measure:
 @dataclass(frozen=True, slots=True)
 class CollectRound:
     """Pause the guest, collect the pages written since the last time, resume. Reports RoundCollected."""
+
+
+@dataclass(frozen=True, slots=True)
+class MatchPages:
+    """Compare pages of the first round with digests of what the joiner still has of them, while the guest runs; those
+    that are the same are not copied. Reports PagesMatched."""
+
+    first: int
+    digests: Buffer
+    is_last: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +250,7 @@ Effect = (
     | WarmUp
     | Measure
     | CollectRound
+    | MatchPages
     | CopyMore
     | Cut
     | Forget

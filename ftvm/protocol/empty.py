@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from ftvm.encode.messages import Join, Refuse, SessionId, Welcome
-from ftvm.encode.versions import Versions
+from ftvm.encode.versions import CACHE_SINCE, Versions
 from ftvm.errors import ConfigError, Fenced, FtvmError, VersionMismatch
 from ftvm.events import JoinRefused, JoinUnanswered
 from ftvm.interfaces import Lane, Record
@@ -140,6 +140,7 @@ class Empty:
             versions=settings.versions,
             images=settings.images,
             place=self.core.arbiter.place,
+            has_cache=self.core.has_cache,
         )
         for peer in settings.dialled:
             self.core.send(peer, Lane.CONTROL, join, None)
@@ -165,7 +166,8 @@ class Empty:
             return
         session = replace(session, version=version)
         self.core.lineage = welcome.lineage
-        self.offer = SessionOffer(session, report.peer, report.key, welcome.staging_bytes, welcome.engines)
+        takes_cache = welcome.takes_cache and self.core.has_cache and version >= CACHE_SINCE
+        self.offer = SessionOffer(session, report.peer, report.key, welcome.staging_bytes, welcome.engines, takes_cache)
         self.core.end_role(RoleEvent.WELCOMED, f"active {session.active} opened session {session.counter}")
 
     def _refused(self, peer: str, refusal: Refuse, now: Nanos) -> None:

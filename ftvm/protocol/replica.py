@@ -157,8 +157,14 @@ class Replica:
         return isinstance(self._role_state, ActiveState) and self._role_state.must_stand_still()
 
     def expects(self, peer: str, key: str | None, envelope: Envelope) -> bool:
-        """Tell whether a message of this envelope, from this peer, is of the session that builds up the state here."""
+        """Tell whether a message of this envelope, from this peer, is of the session that builds up the state here, or
+        tells what there still is of it on the other side."""
         state = self._role_state
+        if isinstance(state, ActiveState):
+            session = state.session
+            if session is None or session.matching is None:
+                return False
+            return (envelope.session, peer, key) == (session.id, session.peer, session.key)
         return isinstance(state, StandbyState) and not state.is_session_over and state.offer.is_of(peer, key, envelope)
 
     def set_engine(self, engine: Engine) -> list[Effect]:
@@ -306,9 +312,10 @@ class Replica:
                 if isinstance(before, StandbyState) and before.switchover is not None:
                     before.switchover.end(None)
                 self._core.do(EndSession())
-                self._core.do(Stop())
+                self._core.do(Stop())  # rule: guest_stopped_before_it_is_offered
                 self._core.id = self._core.fresh_id()  # rule: fresh_id_after_discarding
                 self._core.released = self._core.released_told = 0
+                self._core.has_cache = not isinstance(before, StandbyState) or before.is_whole
                 self._core.happened.clear()
                 self._take_role(Empty.again(self._core, now))
             case Role.SYNCING:

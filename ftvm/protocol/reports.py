@@ -30,6 +30,7 @@ __all__ = [
     "MemoryMeasured",
     "NothingToCut",
     "PagesCopied",
+    "PagesMatched",
     "PeerGone",
     "PeerRefused",
     "Received",
@@ -120,6 +121,18 @@ class PagesCopied:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PagesMatched:
+    """Pages that a joiner still has were compared: `kept` is a bitmap of the `pages` from `first` on that are the same.
+    With the last of them, `left` pages of the first round are to be copied."""
+
+    first: int
+    pages: int
+    kept: bytes
+    is_last: bool
+    left: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CutTaken:
     """An epoch was cut while the guest stood still, from `paused_at` on and for `pause_ns`.
 
@@ -206,6 +219,7 @@ Report = (
     | EngineUsed
     | RoundCollected
     | PagesCopied
+    | PagesMatched
     | CutTaken
     | NothingToCut
     | CaptureFailed

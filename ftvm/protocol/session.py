@@ -15,11 +15,22 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Final
+from typing import Final, Generic, Protocol, TypeVar
 
 from ftvm.checkpoint import NOTHING_SAFE, Checkpoint, LogRecord, Output, PageBatch, Watermarks
 from ftvm.config import Limits
-from ftvm.encode.messages import Ack, Copy, Envelope, EpochPart, Log, Ping, Sequenced, SessionId
+from ftvm.encode.messages import (
+    Ack,
+    CacheDigests,
+    CacheKept,
+    Copy,
+    Envelope,
+    EpochPart,
+    Log,
+    Ping,
+    Sequenced,
+    SessionId,
+)
 from ftvm.encode.versions import FLAT_SINCE
 from ftvm.errors import BadFrame, DigestMismatch, InternalError
 from ftvm.interfaces import Engine, Record
@@ -31,6 +42,7 @@ __all__ = [
     "HANDING_LIMITS",
     "Contact",
     "InFlight",
+    "Matching",
     "Outbox",
     "Session",
     "SessionOffer",
@@ -49,14 +61,26 @@ _PINGS_KEPT: Final = 64
 
 def batches_of(messages: list[Sequenced]) -> tuple[PageBatch, ...]:
     """Return the page batches that the messages carried."""
-    return tuple([message.batch for message in messages if not isinstance(message, Log) and message.batch is not None])
+    return tuple([each.batch for each in messages if isinstance(each, Copy | EpochPart) and each.batch is not None])
 
 
 REPEAT_FACTOR_MAX: Final = 64
+_DIGEST_BYTES: Final = 16
+
+
+class Numbered(Protocol):
+    """What an outbox keeps: messages that are counted."""
+
+    @property
+    def sequence(self) -> int:
+        """Its number."""
+
+
+M = TypeVar("M", bound=Numbered)
 
 
 @dataclass(slots=True)
-class Outbox:
+class Outbox(Generic[M]):
     """The sender's end: keeps each message until it is acknowledged. At most `window` are on their way, or `flying`;
     the others are `waiting`. `advanced_at` is when one was acknowledged last, or when the first of them went;
     `repeats_at` when what is on its way is sent again."""
@@ -64,8 +88,8 @@ class Outbox:
     window: int
     repeat_ns: Nanos
     next_sequence: int = 0
-    waiting: deque[Sequenced] = field(default_factory=deque, repr=False)
-    flying: deque[Sequenced] = field(default_factory=deque, repr=False)
+    waiting: deque[M] = field(default_factory=deque, repr=False)
+    flying: deque[M] = field(default_factory=deque, repr=False)
     advanced_at: Nanos = Nanos(0)
     repeats_at: Nanos = Nanos(0)
     _repeats: int = 0
@@ -80,30 +104,30 @@ class Outbox:
         """How many more messages may be put in before they would only wait."""
         return max(0, self.window - len(self.flying) - len(self.waiting))
 
-    def put(self, message: Sequenced) -> None:
+    def put(self, message: M) -> None:
         """Take a message, whose sequence is `next_sequence`."""
         self.next_sequence = message.sequence + 1
         self.waiting.append(message)
 
-    def due(self, now: Nanos) -> list[Sequenced]:
+    def due(self, now: Nanos) -> list[M]:
         """Return what to send now: new messages as the window allows, or all on their way again if nothing moved."""
-        repeat: list[Sequenced] = []
+        repeat: list[M] = []
         if not self.flying:
             self.advanced_at, self.repeats_at = now, Nanos(now + self.repeat_ns)
         elif now >= self.repeats_at:
             repeat = list(self.flying)
             self._repeats = min(self._repeats * 2 + 1, REPEAT_FACTOR_MAX)
             self.repeats_at = Nanos(now + self.repeat_ns * (1 + self._repeats))
-        fresh: list[Sequenced] = []
+        fresh: list[M] = []
         while self.waiting and len(self.flying) < self.window:
             message = self.waiting.popleft()
             self.flying.append(message)
             fresh.append(message)
         return repeat + fresh
 
-    def acknowledge(self, received: int, now: Nanos) -> list[Sequenced]:
+    def acknowledge(self, received: int, now: Nanos) -> list[M]:
         """Let go of all messages below `received`; one that was never sent cannot be acknowledged and stays."""
-        done: list[Sequenced] = []
+        done: list[M] = []
         while self.flying and self.flying[0].sequence < received:
             done.append(self.flying.popleft())
         if done:
@@ -111,12 +135,32 @@ class Outbox:
             self._repeats = 0
         return done
 
-    def clear(self) -> list[Sequenced]:
+    def clear(self) -> list[M]:
         """Forget everything: the session is over."""
         left = [*self.flying, *self.waiting]
         self.flying.clear()
         self.waiting.clear()
         return left
+
+
+@dataclass(slots=True)
+class Matching:
+    """The active's end, until the last piece was compared. `since` is when it got on last."""
+
+    page_count: int
+    since: Nanos
+    expected: int = 0
+    next_page: int = 0
+
+    def accept(self, offered: CacheDigests, now: Nanos) -> bool:
+        """Tell whether these digests are next. Raises BadFrame if they are of pages that cannot be."""
+        if offered.sequence != self.expected:
+            return False
+        behind = offered.first + len(offered.digests) // _DIGEST_BYTES
+        if not (offered.first >= self.next_page or behind == offered.first) or behind > self.page_count:
+            raise BadFrame(f"digests of pages {offered.first} to {behind}, where {self.next_page} is the next")
+        self.expected, self.next_page, self.since = self.expected + 1, max(behind, self.next_page), now
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +173,8 @@ class SessionOffer:
     staging_bytes: int
     engines: tuple[str, ...]
     """What the other side knows, by name."""
+    takes_cache: bool = False
+    """Whether it waits for the digests of what this replica still has."""
 
     def is_of(self, peer: str, key: str | None, envelope: Envelope) -> bool:
         """Tell whether a message of this envelope, from this peer, is of the session, be that over or not."""
@@ -182,6 +228,8 @@ class Session:
     logged       all of it, and `covered` what checkpoints that were acknowledged have made dispensable
     is_log_long  the standby has half of all the log to keep that it can
     rest_epoch   the mark at which it is to come to rest; no checkpoint follows before it has
+    matching     what it still has is compared with what is here; None once that is over
+    is_cached    its first copy rests on what it had before
     """
 
     id: SessionId
@@ -190,7 +238,7 @@ class Session:
     standby: str
     engines: tuple[str, ...]
     staging_bytes: int
-    outbox: Outbox
+    outbox: Outbox[Sequenced]
     detector: FailureDetector
     limits: Limits
     shipped_next: int
@@ -210,6 +258,8 @@ class Session:
     logged: Logged = Logged()
     covered: Logged = Logged()
     is_log_long: bool = False
+    matching: Matching | None = None
+    is_cached: bool = False
 
     def log(self, records: Sequence[LogRecord]) -> None:
         """Count records that the standby is to keep, or to execute, until a checkpoint covers them."""
@@ -235,6 +285,10 @@ class Session:
     def ship_copy(self, batch: PageBatch, round_number: int) -> None:
         """Queue a batch of the first copy."""
         self.outbox.put(Copy(sequence=self.outbox.next_sequence, round=round_number, batch=batch))
+
+    def ship_keep(self, first: int, pages: int, kept: bytes) -> None:
+        """Queue the answer to digests: what the other side keeps."""
+        self.outbox.put(CacheKept(sequence=self.outbox.next_sequence, first=first, pages=pages, kept=kept))
 
     def ship_log(self, records: tuple[LogRecord, ...]) -> None:
         """Queue log records."""
@@ -302,6 +356,8 @@ class Session:
         if self.contact is Contact.WELCOMED:
             return self.opened_at
         received_at = self.outbox.advanced_at if self.outbox.flying else NEVER
+        if self.matching is not None:
+            received_at = min(received_at, self.matching.since)
         return min(self.in_flight[0].cut_at, received_at) if self.in_flight else received_at
 
     def acknowledge(self, ack: Ack, now: Nanos) -> tuple[tuple[PageBatch, ...], Sequence[InFlight]]:
@@ -340,7 +396,8 @@ class Session:
         if self.rest_epoch is not None and self.acked.epoch >= self.rest_epoch:
             self.is_followed, self.rest_epoch = False, None
         done = self.outbox.acknowledge(ack.received, now)
-        return tuple([each.batch for each in done if not isinstance(each, Log) and each.batch is not None]), committed
+        carried = [each.batch for each in done if isinstance(each, Copy | EpochPart) and each.batch is not None]
+        return tuple(carried), committed
 
 
 HANDING_LIMITS: Final = 4

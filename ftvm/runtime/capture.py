@@ -7,11 +7,12 @@ back into the guest's tracker: that costs the session, never the guest.
 """
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, Protocol, cast
 
-from ftvm._native.memory import DigestTable, NativeMemory, bitmap_indices
+from ftvm._native.memory import DigestTable, NativeMemory, bitmap_indices, take_flags
 from ftvm.capture.pages import (
     PAGES_MEASURED_MIN,
     BatchBuffers,
@@ -35,6 +36,7 @@ from ftvm.protocol.reports import (
     Emitted,
     NothingToCut,
     PagesCopied,
+    PagesMatched,
     RoundCollected,
 )
 from ftvm.runtime.runner import GuestRunner
@@ -44,8 +46,8 @@ from ftvm.units import PAGE_BYTES, Nanos, pages_to_bytes
 
 __all__ = ["CaptureOrder", "CaptureReport", "Capturer", "WriteTellingGuest"]
 
-CaptureOrder = do.StartCopy | do.CollectRound | do.CopyMore | do.Cut
-CaptureReport = RoundCollected | PagesCopied | CutTaken | NothingToCut | CaptureFailed
+CaptureOrder = do.StartCopy | do.CollectRound | do.MatchPages | do.CopyMore | do.Cut
+CaptureReport = RoundCollected | PagesMatched | PagesCopied | CutTaken | NothingToCut | CaptureFailed
 
 _PAGES_PER_COPY_STEP: Final = 4096
 """A step of the first copy looks at this many pages (16 MiB) at most, so that the driver stays responsive."""
@@ -91,6 +93,7 @@ class Capturer:
         self._staged: StagedCopy | None = None
         self._round: array[int] = array("I")
         self._round_done = 0
+        self._unmatched: array[int] = array("I")
         self._uncopied: Bitmap | None = None
         self._policy = CapturePolicy()
         self._cut_copy: StagedCopy | None = None
@@ -111,6 +114,8 @@ class Capturer:
                     return self._collect(lambda: self._start_copy(staging_bytes))
                 case do.CollectRound():
                     return self._collect(self._collect_round)
+                case do.MatchPages():
+                    return self._match(order)
                 case do.CopyMore():
                     return self._copy_more(order.batches)
         except (GuestError, LimitExceeded, MemoryError, OSError) as wrong:
@@ -205,6 +210,22 @@ class Capturer:
         self._uncopied = self._guest.collect_dirty()
         return self._begin_round()
 
+    def _match(self, order: do.MatchPages) -> PagesMatched:
+        """Compare pages with what the joiner still has of them, and take the same out of the round. Those of one round
+        come in rising order; the guest runs."""
+        kept = self._require_shadow().match(self._memory, order.first, order.digests)  # rule: only_equal_pages_kept
+        end = order.first + len(kept)
+        first, behind = bisect_left(self._round, order.first), bisect_left(self._round, end)
+        self._unmatched += self._round[self._round_done : first]
+        self._unmatched.extend(page for page in self._round[first:behind] if not kept[page - order.first])
+        self._round_done = max(behind, self._round_done)
+        if order.is_last:
+            self._round = self._unmatched + self._round[self._round_done :]
+            self._unmatched, self._round_done = array("I"), 0
+        left = len(self._round) if order.is_last else 0
+        words = bytes(take_flags(kept))
+        return PagesMatched(first=order.first, pages=end - order.first, kept=words, is_last=order.is_last, left=left)
+
     def _copy_more(self, batch_limit: int) -> PagesCopied:
         """Encode up to about `batch_limit` batches of the round while the guest runs."""
         shadow = self._require_shadow()
@@ -224,7 +245,7 @@ class Capturer:
 
     def end_session(self) -> None:
         """Forget the round; buffers come back one by one as they are forgotten and let go."""
-        self._round = array("I")
+        self._round, self._unmatched = array("I"), array("I")
         self._round_done = 0
         self._uncopied = None
 
@@ -310,7 +331,7 @@ class Capturer:
 
     def _begin_round(self) -> int:
         self._round = bitmap_indices(self._uncopied) if self._uncopied is not None else array("I")
-        self._round_done = 0
+        self._round_done, self._unmatched = 0, array("I")
         return len(self._round)
 
     def _room(self) -> StagedCopy:

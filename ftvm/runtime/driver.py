@@ -351,6 +351,7 @@ class Driver:
             do.Tell: self._pass_on,
             do.StartCopy: self._capture,
             do.CollectRound: self._capture,
+            do.MatchPages: self._capture,
             do.CopyMore: self._capture,
             do.RunGuest: self._run,
             do.Use: self._use,

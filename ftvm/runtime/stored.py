@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ftvm.checkpoint import Bitmap, Footing, PageBatch
+from ftvm.checkpoint import Bitmap, Buffer, Footing, PageBatch
 from ftvm.encode.apply import CommittedMemory
 from ftvm.interfaces import Region, RegionStore
 
@@ -25,6 +25,7 @@ def present_pages(regions: Sequence[Region]) -> Bitmap:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
+    number: int
     store: RegionStore
     first_page: int
     end_page: int
@@ -40,10 +41,10 @@ class StoredMemory:
         self._is_part = False
         self._told: Footing | None = None
         first_page = 0
-        for region in regions:
+        for number, region in enumerate(regions):
             end_page = first_page + region.page_count
             if region.store is not None:
-                self._places.append(_Place(region.store, first_page, end_page))
+                self._places.append(_Place(number, region.store, first_page, end_page))
             first_page = end_page
 
     @property
@@ -66,6 +67,22 @@ class StoredMemory:
         self._is_copying = True
         for place in self._places:
             place.store.discarded()
+
+    def hold(self) -> tuple[tuple[int, int], ...]:
+        """As CommittedMemory.hold: what has a store starts from zeros all the same, as its store keeps what it had."""
+        kept = self._memory.hold([place.number for place in self._places])
+        self._is_copying = True
+        for place in self._places:
+            place.store.discarded()
+        return kept
+
+    def offer(self, first: int, count: int) -> bytes:
+        """As CommittedMemory.offer."""
+        return self._memory.offer(first, count)
+
+    def keep(self, first: int, count: int, kept: Buffer) -> int:
+        """As CommittedMemory.keep; what has a store is never offered."""
+        return self._memory.keep(first, count, kept)
 
     def measure(self) -> None:
         """As CommittedMemory.measure: what the guest left here is the state."""

@@ -91,6 +91,12 @@ class StateChecker:
         if safe is not None and not has.cover(safe):
             raise InvariantViolated("I5", f"{standby} has {has}, but acknowledged {safe}")
 
+    def was_copied(self, active: str, epoch: int, memory: bytes) -> None:
+        """Note what a first copy has made of the memory of a host, whatever was there before."""
+        self.compared += 1
+        if not self.cuts.get((active, epoch), b"").startswith(memory):
+            raise InvariantViolated("I3", f"a first copy is whole, and is not what {active} was at epoch {epoch}")
+
     def runs_from(self, active: str, epoch: int, fingerprint: bytes) -> None:
         """Note that a takeover runs from what `active` cut as `epoch`."""
         self.compared += 1

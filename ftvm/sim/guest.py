@@ -196,6 +196,10 @@ class SimGuest:
         """Return a hash of memory and register: what a takeover must reproduce exactly."""
         return xxh3_128_digest(self._view) + struct.pack("<Q", self._steps)
 
+    def memory_fingerprint(self) -> bytes:
+        """Return the part of the fingerprint that memory has: a standby's devices are not loaded."""
+        return self.fingerprint()[:16]
+
     def _scribble(self, mix: bytes) -> None:
         for place in range(self._pages_per_step):
             page = 1 + int.from_bytes(mix[place % 12 : place % 12 + 3], "little") % (self._page_count - 1)

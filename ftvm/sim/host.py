@@ -381,6 +381,9 @@ class SimHost:
             checkers.positions.stands(view.id, view.record.generation, standby.epoch or 0)
             if before.role is Role.ACTIVE:
                 self._stands_by_again(standby)
+            elif before.role is Role.SYNCING and view.role is Role.STANDBY and not standby.is_following:
+                memory = self.guest.memory_fingerprint()
+                checkers.states.was_copied(standby.session.active, standby.epoch or 0, memory)
         check_limits(active or standby, self.limits)
         if self.driver.failure is not None and self.driver.stopped is None and self.guest.death is None:
             raise InvariantViolated("liveness", f"{self.name} failed: {self.driver.failure}")

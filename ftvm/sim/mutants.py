@@ -113,6 +113,30 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             Change("claimant_takes_nothing", "test", "True"),
             Change("claimant_acknowledges_nothing", "and 3", "True"),
         ),
+        # --- a loser that lives --------------------------------------------------------------------------------------
+        _mutant(
+            "keep_a_page_whose_digest_differs",
+            "a joiner keeps each page that it still has, whatever the active's is",
+            Change("only_equal_pages_kept", "value", 'bytearray(b"\\1" * len({it}))'),
+            _NO_DIGEST_THERE,
+            _NO_DIGEST_HERE,
+        ),
+        _mutant(
+            "offer_digests_of_before",
+            "a joiner offers the digests that it knew last, not those of what its guest left behind",
+            Change("digests_of_now", "", "pass"),
+        ),
+        _mutant(
+            "offer_what_the_guest_still_writes",
+            "a deposed active offers its memory while its guest runs on in it",
+            Change("guest_stopped_before_it_is_offered", "", "pass"),
+        ),
+        _mutant(
+            "take_the_cache_for_a_state",
+            "what a loser still has counts as the epoch that it was",
+            Change("cache_is_no_state", "", "pass"),
+            _NO_CHAIN,
+        ),
         # --- changes -----------------------------------------------------------------------------------------------
         _mutant(
             "add_before_the_standby_caught_up",

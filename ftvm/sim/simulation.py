@@ -118,7 +118,7 @@ class Simulation:
             dialled=(),
             creates=True,
             timing=self.plan.timing,
-            limits=Limits(batch_bytes=1 << 16, copy_rest_pages=4),
+            limits=Limits(batch_bytes=1 << 16, copy_rest_pages=4, digests_per_message=3),
             halts_alone=self.plan.halts_alone,
             is_observed=self.plan.records,
             versions=self.plan.versions,

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ftvm._native.memory import batch_digest
 from ftvm.checkpoint import (
+    PAGE_COUNT_MAX,
     Checkpoint,
     Geometry,
     GuestPosition,
@@ -22,9 +23,12 @@ from ftvm.checkpoint import (
     PageBatch,
     RegionShape,
     Watermarks,
+    bitmap_bytes,
 )
 from ftvm.encode.messages import (
     Ack,
+    CacheDigests,
+    CacheKept,
     Copy,
     Envelope,
     EpochPart,
@@ -41,12 +45,13 @@ from ftvm.encode.messages import (
     SessionId,
     Welcome,
 )
-from ftvm.encode.versions import FLAT_SINCE, FROZEN_FORM, SPOKEN, VERSION_MAX, Versions
+from ftvm.encode.versions import CACHE_SINCE, FLAT_SINCE, FROZEN_FORM, SPOKEN, VERSION_MAX, Versions
 from ftvm.interfaces import EngineView, Record
 from ftvm.units import PAGE_BYTES, Nanos, PageCount
 
 __all__ = [
     "batches",
+    "cache_messages",
     "checkpoints",
     "envelopes",
     "geometries",
@@ -187,6 +192,22 @@ def _epoch_parts(draw: st.DrawFn, version: int) -> EpochPart:
     )
 
 
+def cache_messages() -> st.SearchStrategy[CacheDigests | CacheKept]:
+    """Draw what is said of the pages that a joiner still has."""
+    digests = st.lists(st.binary(min_size=16, max_size=16), max_size=4).map(b"".join)
+    first = st.integers(0, PAGE_COUNT_MAX)
+    offered = st.builds(CacheDigests, sequence=_numbers, first=first, digests=digests, is_last=st.booleans())
+    return offered | _keeps()
+
+
+@st.composite
+def _keeps(draw: st.DrawFn) -> CacheKept:
+    pages = draw(st.integers(0, 200))
+    size = bitmap_bytes(pages)
+    kept = draw(st.binary(min_size=size, max_size=size))
+    return CacheKept(sequence=draw(_numbers), first=draw(st.integers(0, PAGE_COUNT_MAX)), pages=pages, kept=kept)
+
+
 _image_names = st.text("0123456789abcdef", min_size=16, max_size=16)
 
 
@@ -210,6 +231,7 @@ def messages(version: int = FROZEN_FORM) -> st.SearchStrategy[Message]:
             versions=ranges_of_versions(),
             images=st.lists(_image_names, max_size=3, unique=True).map(tuple),
             place=st.none() | _places,
+            has_cache=st.booleans(),
         ),
         st.builds(Greeting, place=st.none() | _places, role=st.sampled_from(["empty", "syncing", "standby", "active"])),
         st.builds(
@@ -219,6 +241,7 @@ def messages(version: int = FROZEN_FORM) -> st.SearchStrategy[Message]:
             staging_bytes=_numbers,
             versions=ranges_of_versions(),
             lineage=st.just("") | _image_names,
+            takes_cache=st.booleans(),
         ),
         st.builds(Refuse, joiner=identities(), reason=_texts, is_final=st.booleans()),
         st.builds(Copy, sequence=_numbers, round=_numbers, batch=batches()),
@@ -230,6 +253,7 @@ def messages(version: int = FROZEN_FORM) -> st.SearchStrategy[Message]:
         st.builds(Prepare, epoch=_numbers),
         st.builds(Prepared, epoch=_numbers, error=_texts),
         st.builds(Leave, reason=_texts, is_end=st.booleans()),
+        *([cache_messages()] if version >= CACHE_SINCE else []),
     )
 
 

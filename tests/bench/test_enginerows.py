@@ -27,6 +27,15 @@ WINDOW = Window(
     standby_memory_bytes=40 << 20,
 )
 FIGURES = Figures(solo=WINDOW, protected=WINDOW, takeover_ms=5, detection_ms=20, killed_ms=30)
+MOVES = Moves(
+    switch_ms=[5, 9],
+    loser_ms=20,
+    unprotected_ms=500,
+    fresh_ms=80,
+    loser_bytes=1_500_000,
+    offered_bytes=4_200_000,
+    fresh_bytes=800_000_000,
+)
 KV = Load(name="kv, 1 client", program="kv", counts="requests", clients=1)
 CROWD = replace(KV, name="kv, 16 clients", clients=16)
 CONSOLE = Load(name="console", program="console", counts="lines")
@@ -47,7 +56,7 @@ def test_every_figure_has_its_limit_or_its_peer_beside_it() -> None:
     beside = result(CONSOLE, KEMARI, beside="v0.1.0", before=FIGURES, before_alone=WINDOW)
     rows = [*rows_of(result(CROWD, HYBRID), BARE), *rows_of(beside, BARE), *summary_rows([result(CROWD, KEMARI)], BARE)]
     rows += alone_rows(CROWD, WINDOW, "v0.1.0", WINDOW, BARE)
-    rows += move_rows(CROWD, HYBRID, Moves(switch_ms=[5, 9], loser_ms=20, unprotected_ms=500, fresh_ms=80), BARE)
+    rows += move_rows(CROWD, HYBRID, MOVES, BARE)
     rows += [replay_row(CROWD, Replay(live_seconds=1, replay_seconds=1, records=5)), load_row(1.0, 2.0, "said")]
 
     assert [row.name for row in rows if not row.peer or row.ratio is None] == []
@@ -145,3 +154,10 @@ def test_takeovers_of_all_runs_are_counted_together_and_those_far_away_are_not()
     )
 
     assert [(row.value, row.note) for row in rows] == [(5, "of 2 takeovers"), (40, "of 2 takeovers")]
+
+
+def test_the_time_unprotected_stands_beside_what_was_shipped_for_it() -> None:
+    notes = {row.name.rpartition(", ")[2]: row.note for row in move_rows(CROWD, HYBRID, MOVES, BARE)}
+
+    assert "1.5 MB shipped for it, 4.2 MB of digests back" in notes["a live loser returns"]
+    assert notes["a fresh host joins"] == "800.0 MB shipped for it"

@@ -10,13 +10,13 @@ import engines
 import pytest
 from bare import Bare
 from enginerows import Failed
-from enginerun import Bench, Link, Moves, Replay
+from enginerun import Bench, Link, Replay
 from placement import placement_named
 
 from ftvm.engines.names import ENGINES
 from ftvm.errors import BrokenError
 
-from .test_enginerows import BARE, CROWD, FIGURES, HYBRID, WINDOW, result
+from .test_enginerows import BARE, CROWD, FIGURES, HYBRID, MOVES, WINDOW, result
 
 BENCH = Bench(placement=placement_named("split", [0, 1]), windows=engines.QUICK)
 
@@ -145,12 +145,11 @@ def test_what_is_bare_is_counted_without_c_as_well() -> None:
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have every measurement find something, at once."""
-    moves = Moves(switch_ms=[5, 9], loser_ms=20, unprotected_ms=500, fresh_ms=80)
     found = {
         "bare_figures": BARE,
         "measure_alone": WINDOW,
         "measure_run": FIGURES,
-        "measure_moves": moves,
+        "measure_moves": MOVES,
         "measure_replay": Replay(live_seconds=1, replay_seconds=1, records=5),
     }
     for name, value in found.items():

@@ -10,7 +10,7 @@ from ftvm.encode.headed import seal
 from ftvm.encode.wire import MARK
 
 DIGEST_BYTES = 16
-EPOCH_PART, LOG = 5, 10
+EPOCH_PART, LOG, CACHE_DIGESTS, KEEP = 5, 10, 13, 14
 
 
 def forged(frames: Sequence[Buffer]) -> list[bytes]:
@@ -28,7 +28,7 @@ def forged_header(packed: bytes, rest: Sequence[Buffer]) -> bytes:
     try:
         fields = msgpack.unpackb(packed)
         kind, own = fields[1], fields[7]
-        if kind == LOG:
+        if kind in (LOG, CACHE_DIGESTS, KEEP):
             own[3] = bytes_digest(*rest)
         elif kind == EPOCH_PART and own[4] is not None:
             own[4][8] = bytes_digest(*rest[-4:])

@@ -43,6 +43,10 @@ class Backup:
     def content(self) -> bytes:
         return b"".join(self.regions)
 
+    @staticmethod
+    def of(content: bytes) -> CommittedMemory:
+        return CommittedMemory(NativeMemory([bytearray(content)]))
+
 
 ONE_BYTE = b"\x01\x00\x00x"
 PAGE = page_of_seed(9)
@@ -246,3 +250,57 @@ def test_a_delta_that_would_reach_behind_its_payload_is_refused_unread(missing: 
     said = outcomes_at_the_edge(batches)
 
     assert said == ["refused: batch 0, entry 1: its length does not fit the payload"] * len(batches)
+
+
+# --- a cache ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_offered_are_the_pages_as_they_are_now() -> None:
+    """A guest that was active here has written since anybody looked."""
+    backup = Backup()
+    backup.regions[1][:PAGE_BYTES] = PAGE
+
+    backup.committed.hold()
+    offered = backup.committed.offer(0, 7)
+
+    assert offered == Backup.of(backup.content()).offer(0, 7)
+    assert backup.committed.memory_digest == from_scratch(backup.content())
+
+
+def test_what_is_not_kept_becomes_zero() -> None:
+    backup = Backup()
+    backup.regions[0][:] = PAGE * 3
+    backup.regions[1][:] = PAGE * 4
+    backup.committed.hold()
+    backup.committed.offer(0, 7)
+
+    kept = backup.committed.keep(0, 4, (0b1010).to_bytes(8, "little")) + backup.committed.keep(4, 3, bytes(8))
+
+    zero = bytes(PAGE_BYTES)
+    assert kept == 2
+    assert backup.content() == zero + PAGE + zero + PAGE + zero * 3
+    assert backup.committed.memory_digest == from_scratch(backup.content())
+
+
+def test_a_region_that_is_to_begin_anew_is_zero_and_is_not_offered() -> None:
+    backup = Backup()
+    backup.regions[0][:] = PAGE * 3
+    backup.regions[1][:] = PAGE * 4
+
+    offered = backup.committed.hold([0])
+
+    assert offered == ((3, 4),)
+    assert backup.content() == bytes(3 * PAGE_BYTES) + PAGE * 4
+    backup.committed.offer(3, 4)
+    assert backup.committed.memory_digest == from_scratch(backup.content())
+
+
+def test_only_what_was_verified_since_can_be_committed_onto_a_cache() -> None:
+    backup = Backup()
+    batch = make_batch(GOOD)
+    backup.committed.verify([batch], None)
+
+    backup.committed.hold()
+
+    with pytest.raises(LocalProtocolError):
+        backup.committed.commit([batch])

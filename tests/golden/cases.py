@@ -29,6 +29,8 @@ from ftvm.checkpoint import (
 from ftvm.config import Limits
 from ftvm.encode.messages import (
     Ack,
+    CacheDigests,
+    CacheKept,
     Copy,
     Envelope,
     EpochPart,
@@ -202,6 +204,16 @@ MESSAGES: Final[dict[str, tuple[Envelope, Message]]] = {
             place="0123456789abcdef" * 2,
         ),
     ),
+    "join with a cache": (
+        MEETING,
+        Join(
+            geometry=GEOMETRY,
+            engines=("remus", "hybrid"),
+            staging_bytes=0x10203040,
+            versions=Versions(1, 2),
+            has_cache=True,
+        ),
+    ),
     "hello": (MEETING, Greeting(place="0123456789abcdef" * 2, role="active")),
     "hello from where there is no record": (MEETING, Greeting(place="", role="empty")),
     "welcome": (IN_SESSION, Welcome(joiner="joiner-9", engines=("remus",), staging_bytes=0x10203040, versions=FIRST)),
@@ -217,6 +229,16 @@ MESSAGES: Final[dict[str, tuple[Envelope, Message]]] = {
             staging_bytes=0x10203040,
             versions=Versions(1, 2),
             lineage="0123456789abcdef",
+        ),
+    ),
+    "welcome that takes a cache": (
+        IN_SESSION,
+        Welcome(
+            joiner="joiner-9",
+            engines=("remus",),
+            staging_bytes=0x10203040,
+            versions=Versions(1, 2),
+            takes_cache=True,
         ),
     ),
     "refuse": (MEETING, Refuse(joiner="joiner-9", reason="the guests differ", is_final=True)),
@@ -242,6 +264,15 @@ MESSAGES: Final[dict[str, tuple[Envelope, Message]]] = {
 
 
 JOINED: Final[dict[str, tuple[Envelope, Message]]] = {
+    "digests of what a joiner still has": (
+        IN_SESSION,
+        CacheDigests(sequence=0x0102, first=0x0304, digests=bytes(range(48)), is_last=False),
+    ),
+    "the last of these, of no pages": (
+        IN_SESSION,
+        CacheDigests(sequence=0x0103, first=0, digests=b"", is_last=True),
+    ),
+    "what of it is kept": (IN_SESSION, CacheKept(sequence=0x0405, first=0x0304, pages=67, kept=bytes(range(1, 17)))),
     "epoch in one part": (IN_SESSION, EpochPart(sequence=0x0607, epoch=0x0203, part=0, batch=BATCH, checkpoint=END)),
     "epoch in one part, too large for one frame": (
         IN_SESSION,

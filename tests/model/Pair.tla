@@ -145,13 +145,17 @@ Open(h) ==                                                   \* the active takes
     /\ acked' = [acked EXCEPT ![h] = NothingAcked]
     /\ UNCHANGED <<records, asked, world, id, role, hist, prop, rel>>
 
+(* A loser that lives still has what it held, as a cache: what is the same there need not be sent. *)
+IsKept(h, s, n) == n <= Len(hist[h]) /\ hist[h][n] = wire[s].hist[n]
+Copied(h, s) == [n \in 1..wire[s].base |-> IF IsKept(h, s, n) THEN hist[h][n] ELSE wire[s].hist[n]]
+
 TakeCopy(h) ==                                               \* the joiner has the first copy, whole
     /\ IsEmpty(h) /\ ~IsProposing(h)
     /\ \E s \in 1..Len(wire) :
         /\ wire[s].to = id[h]
         /\ wire[s].gen >= known[h]                           \* else a deposed active is sending
         /\ role' = [role EXCEPT ![h] = "standby"]
-        /\ hist' = [hist EXCEPT ![h] = SubSeq(wire[s].hist, 1, wire[s].base)]
+        /\ hist' = [hist EXCEPT ![h] = Copied(h, s)]
         /\ sess' = [sess EXCEPT ![h] = s]
         /\ wire' = [wire EXCEPT ![s].acked = wire[s].base]
     /\ UNCHANGED <<records, asked, world, id, known, prop, acked, rel>>
@@ -221,10 +225,10 @@ Vacate(h) ==                                                 \* its host stops, 
 
 Unresolved(h, g) == IF IsProposing(h) /\ g <= prop[h].base THEN prop[h] ELSE NoProposal
 
-Discard(h) ==                                                \* forget everything; come back as somebody else
+Discard(h, cache) ==                                         \* come back as somebody else; a cache is no state
     /\ id' = [id EXCEPT ![h] = <<h, @[2] + 1>>]
     /\ role' = [role EXCEPT ![h] = "empty"]
-    /\ hist' = [hist EXCEPT ![h] = <<>>]
+    /\ hist' = [hist EXCEPT ![h] = cache]
     /\ prop' = [prop EXCEPT ![h] = NoProposal]
     /\ sess' = [sess EXCEPT ![h] = NoSession]
     /\ acked' = [acked EXCEPT ![h] = NothingAcked]
@@ -243,6 +247,7 @@ BecomeActive(h, g) ==                                        \* START, TAKE or S
     /\ role' = [role EXCEPT ![h] = "active"]
     /\ prop' = [prop EXCEPT ![h] = NoProposal]
     /\ rel' = [rel EXCEPT ![h] = 0]                          \* what left is not known for sure: all is emitted again
+    /\ hist' = [hist EXCEPT ![h] = IF IsEmpty(h) THEN <<>> ELSE @]   \* a START begins from nothing
     /\ IF standby = None
        THEN /\ sess' = [sess EXCEPT ![h] = NoSession]
             /\ acked' = [acked EXCEPT ![h] = NothingAcked]
@@ -251,7 +256,7 @@ BecomeActive(h, g) ==                                        \* START, TAKE or S
             /\ wire' = Append(wire, Session(h, standby, Len(hist[h])))
             /\ sess' = [sess EXCEPT ![h] = Len(wire')]
             /\ acked' = [acked EXCEPT ![h] = Len(hist[h])]
-    /\ UNCHANGED <<id, hist>>
+    /\ UNCHANGED id
 
 BecomeStandby(h) ==                                          \* its SWITCH is in force; it stands where it paused
     /\ role' = [role EXCEPT ![h] = "standby"]
@@ -275,12 +280,12 @@ Learn(h) ==
              [] record.act = id[h] /\ ~IsActive(h) -> BecomeActive(h, g)
              [] record.stb = id[h] /\ IsActive(h) -> BecomeStandby(h)
              [] record.stb = id[h] /\ ~IsActive(h) -> StayOut(h, g)
-             [] OTHER -> IF IsEmpty(h) \/ IsJoining(h, g) THEN StayOut(h, g) ELSE id[h][2] < MaxLives /\ Discard(h)
+             [] OTHER -> IF IsEmpty(h) \/ IsJoining(h, g) THEN StayOut(h, g) ELSE id[h][2] < MaxLives /\ Discard(h, hist[h])
     /\ UNCHANGED <<records, asked, world>>
 
 Restart(h) ==                                                \* its memory is lost, and its id with it
     /\ id[h][2] < MaxLives
-    /\ Discard(h)
+    /\ Discard(h, <<>>)
     /\ UNCHANGED <<records, asked, world, known>>
 
 ----------------------------------------------------------------------------------------------------------------------

@@ -50,6 +50,12 @@ BREAKS: Final[dict[str, dict[str, str]]] = {
     "an active's outputs do not obey its standby once it has proposed to vacate": {
         r"    {Known(h).stb} \cup": r"    (IF IsVacating(h) THEN {} ELSE {Known(h).stb}) \cup",
     },
+    "a page of a cache is kept although it differs": {
+        r"IsKept(h, s, n) == n <= Len(hist[h]) /\ hist[h][n] = wire[s].hist[n]": "IsKept(h, s, n) == n <= Len(hist[h])",
+    },
+    "what a joiner still has counts as acknowledged": {
+        "Append(wire, Session(h, id[joiner], NothingAcked))": "Append(wire, Session(h, id[joiner], Len(hist[joiner])))",
+    },
     "a SWITCH does not wait for the last epoch": {
         r"/\ acked[h] = Len(hist[h])": r"/\ TRUE",
     },
@@ -61,6 +67,8 @@ WITNESSES: Final = ("NoTakeover", "NoSwitchThereAndBack", "NoLateRelease", "NoRe
 NEED_A_SECOND_LIFE: Final = (
     "an acknowledgement of another session is counted",
     "a replica id survives a restart",
+    "a page of a cache is kept although it differs",
+    "what a joiner still has counts as acknowledged",
     "NoReprotection",
 )
 """What cannot be seen where nobody ever starts again; all else is found sooner there."""

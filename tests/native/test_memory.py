@@ -4,7 +4,7 @@ import pytest
 
 from ftvm._native.memory import NativeMemory, bitmap_indices
 from ftvm.checkpoint import Bitmap
-from ftvm.errors import ConfigError
+from ftvm.errors import ConfigError, LocalProtocolError
 from ftvm.units import PAGE_BYTES
 
 
@@ -43,3 +43,25 @@ def test_indices_of_a_bitmap_count_over_all_regions() -> None:
     bitmap.words[2][8] = 1
 
     assert list(bitmap_indices(bitmap)) == [69, 70, 72, 137]
+
+
+def test_clear_zeroes_only_the_pages_or_the_region_that_are_named() -> None:
+    first, second = bytearray(b"x" * 3 * PAGE_BYTES), bytearray(b"y" * 2 * PAGE_BYTES)
+    memory = NativeMemory([first, second])
+
+    memory.clear_pages(array("I", [1, 3]))
+    after_pages = [bytes(first), bytes(second)]
+    memory.clear_region(1)
+
+    page = bytes(PAGE_BYTES)
+    assert after_pages == [b"x" * PAGE_BYTES + page + b"x" * PAGE_BYTES, page + b"y" * PAGE_BYTES]
+    assert [bytes(first), bytes(second)] == [after_pages[0], page * 2]
+
+
+def test_pages_and_regions_that_are_not_there_are_refused() -> None:
+    memory = NativeMemory([bytearray(2 * PAGE_BYTES)])
+
+    with pytest.raises(LocalProtocolError):
+        memory.clear_pages(array("I", [1, 2]))
+    with pytest.raises(IndexError):
+        memory.clear_region(1)

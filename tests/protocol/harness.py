@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from ftvm.checkpoint import Checkpoint, Geometry, GuestPosition, Output, PageBatch, RegionShape
+from ftvm.checkpoint import Buffer, Checkpoint, Geometry, GuestPosition, Output, PageBatch, RegionShape, bitmap_bytes
 from ftvm.config import Limits, Timing
 from ftvm.encode.messages import Envelope, Message
 from ftvm.encode.versions import SPOKEN, Versions
@@ -46,14 +46,30 @@ def make_batch(value: int) -> PageBatch:
     return PageBatch(count=1, indices=bytes(4), lengths=bytes(2), payload=value.to_bytes(8, "little"), digest=bytes(16))
 
 
+def digests_of(value: int) -> bytes:
+    """Return the digests of all pages of a FakeMemory."""
+    return value.to_bytes(16, "little") + bytes(16 * (GEOMETRY.page_count - 1))
+
+
 class FakeMemory:
-    """Keeps the contract of protocol.commit.Memory with a sum in place of pages."""
+    """Keeps the contract of protocol.commit.Memory with a sum in place of page 0; the others are zero."""
 
     def __init__(self) -> None:
         self.memory_digest = 0
 
     def clear(self) -> None:
         self.memory_digest = 0
+
+    def hold(self) -> tuple[tuple[int, int], ...]:
+        return ((0, GEOMETRY.page_count),)
+
+    def offer(self, first: int, count: int) -> bytes:
+        return digests_of(self.memory_digest)[16 * first : 16 * (first + count)]
+
+    def keep(self, first: int, count: int, kept: Buffer) -> int:
+        if first == 0 and count and not kept[0] & 1:
+            self.memory_digest = 0
+        return int.from_bytes(kept, "little").bit_count()
 
     def after(self, batches: Sequence[PageBatch]) -> int:
         return self.memory_digest + sum(int.from_bytes(batch.payload, "little") for batch in batches)
@@ -150,6 +166,8 @@ class Host:
     """What the guest's memory adds up to."""
     shipped: int = 0
     """What of it the session has shipped."""
+    matched: int = 0
+    """How many pages the joiner still had."""
 
     # --- the guest -------------------------------------------------------------------------------------------------
 
@@ -245,8 +263,10 @@ class Host:
             case do.Adopt():
                 self.value = self.shipped = self.memory.memory_digest
             case do.StartCopy():
-                self.shipped = 0
+                self.shipped = self.matched = 0
                 self.give(reports.RoundCollected(8))
+            case do.MatchPages():
+                self.give(self._match(effect))
             case do.CollectRound():
                 self.give(reports.RoundCollected(1))
             case do.CopyMore():
@@ -259,6 +279,17 @@ class Host:
                 self._cut(effect)
             case _:
                 pass
+
+    def _match(self, order: do.MatchPages) -> reports.PagesMatched:
+        pages = len(order.digests) // 16
+        ours = digests_of(self.value)[16 * order.first :]
+        same = [order.digests[16 * page : 16 * page + 16] == ours[16 * page : 16 * page + 16] for page in range(pages)]
+        if order.first == 0 and same[:1] == [True]:
+            self.shipped = self.value
+        kept = sum(is_same << page for page, is_same in enumerate(same)).to_bytes(bitmap_bytes(pages), "little")
+        self.matched += sum(same)
+        left = GEOMETRY.page_count - self.matched if order.is_last else 0
+        return reports.PagesMatched(first=order.first, pages=pages, kept=kept, is_last=order.is_last, left=left)
 
     def _capture(self) -> PageBatch:
         batch = make_batch(self.value - self.shipped)

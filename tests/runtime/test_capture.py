@@ -16,13 +16,22 @@ from ftvm.engines.kemari import Kemari
 from ftvm.engines.lockstep import Lockstep
 from ftvm.engines.remus import Remus
 from ftvm.interfaces import Capability
-from ftvm.protocol.effects import CollectRound, Cut, StartCopy
-from ftvm.protocol.reports import CaptureFailed, CutTaken, NothingToCut, RoundCollected
+from ftvm.protocol.effects import CollectRound, CopyMore, Cut, MatchPages, StartCopy
+from ftvm.protocol.reports import (
+    CaptureFailed,
+    CutTaken,
+    NothingToCut,
+    PagesCopied,
+    PagesMatched,
+    RoundCollected,
+)
 from ftvm.runtime.capture import Capturer, CaptureReport
 from ftvm.runtime.sink import NumberingSink
 from ftvm.sim.guest import SimGuest
 from ftvm.testing.pair import ManualClock
 from ftvm.units import Nanos
+
+from ..native.test_digest import from_scratch
 
 LIMITS = Limits(batch_bytes=1 << 16, devices_bytes=4096)
 ORDER = Cut(1, 0, Remus(), False)
@@ -301,3 +310,51 @@ def test_a_first_copy_leaves_out_what_a_regions_store_knows_to_be_zero(
     report = primary.capturer.capture(StartCopy(LIMITS.staging_bytes))
 
     assert report == RoundCollected(pages)
+
+
+def cached(primary: Primary, *, differs: tuple[int, ...]) -> CommittedMemory:
+    """Return the memory of a host that has all that the guest has now, but for some pages."""
+    ram = bytearray(primary.guest.memory[0].buffer)
+    for page in differs:
+        ram[page * 4096] ^= 1
+    memory = CommittedMemory(NativeMemory([ram]))
+    memory.hold()
+    return memory
+
+
+def matched(primary: Primary, backup: CommittedMemory, first: int, count: int, *, is_last: bool) -> PagesMatched:
+    report = primary.capturer.capture(MatchPages(first, backup.offer(first, count), is_last))
+    assert isinstance(report, PagesMatched)
+    backup.keep(first, count, report.kept)
+    return report
+
+
+def test_pages_that_a_joiner_still_has_are_not_copied() -> None:
+    primary = Primary()
+    primary.capturer.capture(StartCopy(LIMITS.staging_bytes))
+    backup = cached(primary, differs=(0, 7, 15))
+
+    first = matched(primary, backup, 0, 10, is_last=False)
+    last = matched(primary, backup, 10, 10, is_last=True)
+    copied = primary.capturer.capture(CopyMore(8))
+
+    assert isinstance(copied, PagesCopied)
+    assert (first.left, last.left, copied.left) == (0, 3 + 4, 0)  # 20 to 23 were never offered
+    backup.verify(copied.batches, None)
+    backup.commit(copied.batches)
+    assert backup.memory_digest == from_scratch(bytes(primary.guest.memory[0].buffer))
+
+
+def test_a_page_written_behind_the_comparison_is_in_the_first_cut() -> None:
+    primary = Primary()
+    primary.capturer.capture(StartCopy(LIMITS.staging_bytes))
+    backup = cached(primary, differs=())
+    matched(primary, backup, 0, 24, is_last=True)
+
+    primary.run()
+    primary.capturer.capture(CollectRound())
+    checkpoint = primary.cut()
+    backup.verify(checkpoint.batches, checkpoint.memory_digest)
+    backup.commit(checkpoint.batches)
+
+    assert backup.memory_digest == from_scratch(bytes(primary.guest.memory[0].buffer))

@@ -146,3 +146,21 @@ def test_a_store_is_told_where_the_guest_stands_when_that_changes_and_not_when_i
         backup.stored.stands(footing)
 
     assert backup.store.calls == [1, 2, 2]
+
+
+def test_a_disk_begins_a_first_copy_from_zeros_while_the_ram_is_a_cache() -> None:
+    backup = Backup(disks=1)
+    backup.stored.clear()
+    backup.copy(0, 3)
+    backup.commit(1, 4)
+    backup.store.calls.clear()
+
+    offered = backup.stored.hold()
+    digests = backup.stored.offer(*offered[0])
+    kept = backup.stored.keep(0, RAM_PAGES, b"\3" + bytes(7))
+    backup.commit(5)
+
+    assert offered == ((0, RAM_PAGES),)
+    assert len(digests) == 16 * RAM_PAGES
+    assert kept == 2
+    assert backup.store.calls == ["discarded", [5 - RAM_PAGES], "completed"]

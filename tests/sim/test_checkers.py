@@ -156,3 +156,12 @@ def test_whatever_grows_beyond_its_limit_is_seen(make: Any, what: str, limit: in
 
     with pytest.raises(InvariantViolated, match="I8"):
         check_limits(make(**{what: limit + 1}), LIMITS)
+
+
+def test_a_first_copy_that_is_not_what_was_cut_is_seen() -> None:
+    checker = StateChecker()
+    checker.was_cut("x", 4, b"memory" + b"register")
+    checker.was_copied("x", 4, b"memory")
+
+    with pytest.raises(InvariantViolated, match="I3"):
+        checker.was_copied("x", 4, b"what was there before")

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -93,3 +94,14 @@ def test_the_faults_do_happen() -> None:
     assert sum(world.trace_log.told["TookOver"] for world in worlds)
     assert sum(world.checkers.states.compared for world in worlds)
     assert sum(world.checkers.outputs.repeats for world in worlds)
+
+
+def test_losers_that_live_keep_a_part_of_their_memory_or_all_of_it() -> None:
+    kept: set[bool] = set()
+    for seed in range(24):
+        simulation = Simulation(seed, traces=True)
+        simulation.run()
+        told = (re.search(r"; (\d+) pages of it were here", line) for line in simulation.trace_log.lines)
+        kept |= {int(found[1]) == simulation.plan.page_count for found in told if found and int(found[1])}
+
+    assert kept == {False, True}

@@ -6,7 +6,7 @@ table (link.py). From the first cut on outputs obey the joining standby as well 
 
 from typing import Final
 
-from ftvm.encode.messages import Ack, Join, Leave, Ping, Pong, Prepared
+from ftvm.encode.messages import Ack, CacheDigests, Join, Leave, Ping, Pong, Prepared
 from ftvm.errors import ConfigError, LocalProtocolError, RemoteProtocolError
 from ftvm.events import PeerMisbehaved, Protected, Solo, Suspected
 from ftvm.interfaces import Engine, Lane
@@ -74,6 +74,8 @@ def take_message(active: ActiveState, report: Received, now: Nanos) -> None:
             shipping.take_ack(active, session, message, now)
         elif isinstance(message, Pong):
             session.take_pong(message.number, now)
+        elif isinstance(message, CacheDigests):
+            shipping.take_digests(active, session, message, now)
         elif isinstance(message, Prepared):
             handover.take_prepared(active, message, now)
         elif isinstance(message, Leave):
@@ -128,6 +130,9 @@ def _on_resolved(active: ActiveState, now: Nanos) -> None:
         case LinkState.ADDING if session is not None:
             active.move(LinkEvent.IN_FORCE)
             active.core.created_at = None  # another host agrees that this is the place
+            session.is_cached = False  # what it rested on was verified
+            if (session.key or session.peer) in active.core.uncached:
+                active.core.uncached.remove(session.key or session.peer)
             active.core.tell(Protected(at=now, guest_id=guest_id, generation=known.generation, standby=session.standby))
         case LinkState.ABANDONING if active.core.settings.halts_alone:
             active.move(LinkEvent.HALTED)
@@ -206,7 +211,7 @@ def _due(active: ActiveState) -> tuple[Nanos, ...]:
         if not active.is_waiting:
             if core.stop is None and link is not LinkState.SWITCHING:
                 suspects_at = session.detector.suspects_at
-            if outbox.flying or session.in_flight or session.contact is Contact.WELCOMED:
+            if outbox.flying or session.in_flight or session.contact is Contact.WELCOMED or session.matching:
                 patience_ns = PROGRESS_PATIENCE * core.settings.timing.primary_limit_ns
                 gives_up_at = Nanos(session.owes_since + patience_ns)
     if switchover is not None and link in _SWITCHING_OVER:
@@ -264,6 +269,7 @@ TABLE: Final[RoleTable[ActiveState]] = RoleTable(
         reports.EngineUsed: shipping.take_engine_used,
         reports.RoundCollected: shipping.take_round,
         reports.PagesCopied: shipping.take_copied,
+        reports.PagesMatched: shipping.take_matched,
         reports.CutTaken: shipping.take_cut,
         reports.NothingToCut: shipping.take_nothing,
         reports.CaptureFailed: shipping.take_failure,

@@ -12,6 +12,7 @@ from typing import Final
 
 from ftvm.checkpoint import Watermarks
 from ftvm.encode.messages import Envelope, Join, Refuse, SessionId, Welcome
+from ftvm.encode.versions import CACHE_SINCE
 from ftvm.errors import InternalError
 from ftvm.events import JoinRefused
 from ftvm.interfaces import Lane
@@ -22,7 +23,7 @@ from ftvm.protocol.core import Role
 from ftvm.protocol.detector import FailureDetector
 from ftvm.protocol.effects import Adopt, StartCopy
 from ftvm.protocol.empty import no_common_version
-from ftvm.protocol.session import Contact, Outbox, Session, SessionOffer, session_after
+from ftvm.protocol.session import Contact, Matching, Outbox, Session, SessionOffer, session_after
 from ftvm.protocol.standby.commit import CommittedState
 from ftvm.units import Nanos
 
@@ -125,6 +126,9 @@ def _open(active: ActiveState, peer: str, key: str | None, joiner: str, join: Jo
     )
     active.session = _session(active, offer, joiner, active.releases.first_untold, now)
     active.plan = CopyPlan()
+    takes_cache = version >= CACHE_SINCE and (key or peer) not in active.core.uncached
+    if join.has_cache and takes_cache:
+        active.session.matching, active.session.is_cached = Matching(settings.geometry.page_count, now), True
     active.move(LinkEvent.JOINED)
     # The joiner may have been active before, and its last frames may have misled the switches.
     active.announcer.begin(now)
@@ -157,5 +161,6 @@ def _welcome(active: ActiveState, session: Session) -> None:
         staging_bytes=session.staging_bytes,
         versions=settings.versions,
         lineage=active.core.lineage,
+        takes_cache=session.is_cached,
     )
     active.core.send(session.peer, Lane.CONTROL, welcome, session.id)

@@ -54,6 +54,8 @@ def lose(active: ActiveState, reason: str, now: Nanos) -> None:
         active.core.retired.append(session.standby)
     else:
         active.backoff.strike(session.key or session.peer, now)
+    if session.is_cached:
+        active.core.uncached.append(session.key or session.peer)
     active.plan = None
     active.unshipped.clear()
     active.core.tell(SessionEnded(at=now, guest_id=active.core.settings.guest_id, reason=reason))

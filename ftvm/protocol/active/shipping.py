@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 
-from ftvm.encode.messages import Ack
+from ftvm.encode.messages import Ack, CacheDigests
 from ftvm.encode.versions import NOTED_LOG_SINCE
 from ftvm.errors import LimitExceeded, must
 from ftvm.events import Committed, CopyProgress, HostFailed
@@ -16,7 +16,7 @@ from ftvm.interfaces import EngineView
 from ftvm.protocol.active import leaving
 from ftvm.protocol.active.active_state import ActiveState
 from ftvm.protocol.active.link import SHIPPING, LinkEvent, LinkState
-from ftvm.protocol.effects import CollectRound, CopyMore, Forget, Tell
+from ftvm.protocol.effects import CollectRound, CopyMore, Forget, MatchPages, Tell
 from ftvm.protocol.record import add
 from ftvm.protocol.reports import (
     NOTHING_EMITTED,
@@ -26,6 +26,7 @@ from ftvm.protocol.reports import (
     EngineUsed,
     NothingToCut,
     PagesCopied,
+    PagesMatched,
     RoundCollected,
 )
 from ftvm.protocol.session import Session
@@ -39,9 +40,11 @@ __all__ = [
     "take_ack",
     "take_copied",
     "take_cut",
+    "take_digests",
     "take_emitted",
     "take_engine_used",
     "take_failure",
+    "take_matched",
     "take_nothing",
     "take_round",
 ]
@@ -75,6 +78,27 @@ def take_copied(active: ActiveState, report: PagesCopied, now: Nanos) -> None:
             pages_left=report.left,
         )
     )
+    active.flush(now)
+
+
+def take_digests(active: ActiveState, session: Session, offered: CacheDigests, now: Nanos) -> None:
+    """Have what the joiner still has compared, piece by piece. What comes when there is no room comes again.
+
+    Raises BadFrame, the peer's fault.
+    """
+    matching = session.matching
+    if matching is not None and session.outbox.room and matching.accept(offered, now):
+        active.core.do(MatchPages(offered.first, offered.digests, offered.is_last))
+
+
+def take_matched(active: ActiveState, report: PagesMatched, now: Nanos) -> None:
+    """Tell the joiner what it keeps; with the last of it the first round is down to what differs."""
+    session, plan = active.session, active.plan
+    if session is None or plan is None:
+        return
+    session.ship_keep(report.first, report.pages, report.kept)
+    if report.is_last:
+        session.matching, plan.left = None, report.left
     active.flush(now)
 
 
@@ -207,6 +231,8 @@ def copies_at(active: ActiveState) -> Nanos:
     """Return when the first copy can go on: at once if there is room, else with what else comes."""
     plan, session = active.plan, active.session
     if plan is None or session is None or plan.is_collecting or active.schedule.is_cutting:
+        return NEVER
+    if session.matching is not None:
         return NEVER
     can_go_on = session.has_answered and session.outbox.room if plan.left else session.outbox.is_empty
     return AT_ONCE if can_go_on else NEVER

@@ -6,12 +6,27 @@ of another host must not keep a whole non-member waiting (docs/protocol.md, "Mis
 acknowledged is committed, and what is committed is what a takeover runs from.
 """
 
+from collections import deque
 from dataclasses import replace
 from operator import attrgetter
 from typing import Final
 
 from ftvm.encode.compress import unpack_batch
-from ftvm.encode.messages import Ack, Copy, Envelope, EpochPart, Leave, Log, Message, Ping, Pong, Prepare, Sequenced
+from ftvm.encode.messages import (
+    Ack,
+    CacheDigests,
+    CacheKept,
+    Copy,
+    Envelope,
+    EpochPart,
+    Leave,
+    Log,
+    Message,
+    Ping,
+    Pong,
+    Prepare,
+    Sequenced,
+)
 from ftvm.errors import BadFrame, GuestEnded, LimitExceeded, RemoteProtocolError
 from ftvm.interfaces import Lane
 from ftvm.protocol import reports
@@ -19,9 +34,9 @@ from ftvm.protocol.core import Core, RoleEvent, RoleTable
 from ftvm.protocol.detector import FailureDetector
 from ftvm.protocol.effects import Execute, Follow, Unload, WarmUp
 from ftvm.protocol.reports import Received
-from ftvm.protocol.session import SessionOffer, Switchover
+from ftvm.protocol.session import Outbox, SessionOffer, Switchover
 from ftvm.protocol.standby import claiming, following
-from ftvm.protocol.standby.commit import CommittedState, Inbox, Staging
+from ftvm.protocol.standby.commit import CommittedState, Inbox, Offering, Staging
 from ftvm.protocol.standby.standby_state import ClaimEvent, ClaimState, StandbyState
 from ftvm.protocol.stop import Stopping
 from ftvm.protocol.timers import NEVER, Timers, act_on
@@ -37,9 +52,17 @@ GOODBYE_LIMITS: Final = 4
 
 
 def begin(core: Core, offer: SessionOffer, committed: CommittedState, now: Nanos) -> StandbyState:
-    """Begin a session from nothing: zero memory."""
-    committed.clear()
-    return _session(core, offer, committed, now)
+    """Begin a session from nothing: zero memory, or what is here still, as a cache."""
+    standby = _session(core, offer, committed, now)
+    if not offer.takes_cache:
+        committed.clear()
+        return standby
+    limits = core.settings.limits
+    window, repeat_ns = max(1, limits.batches_in_flight // 2), Nanos(4 * core.settings.timing.heartbeat_ns)
+    outbox: Outbox[CacheDigests] = Outbox(window=window, repeat_ns=repeat_ns)
+    left = deque(committed.hold())
+    standby.offering = Offering(committed.memory, outbox, limits.digests_per_message, left)
+    return standby
 
 
 def resume(
@@ -86,7 +109,7 @@ def take_message(standby: StandbyState, report: Received, now: Nanos) -> None:
     if claim.state is ClaimState.CHECKING and not (isinstance(message, Leave) or standby.detector.is_silent(now)):
         claiming.call_off(standby, now)  # not for a goodbye, nor for the heartbeat of a loop that hangs
     try:
-        if isinstance(message, Copy | EpochPart | Log):
+        if isinstance(message, Copy | EpochPart | Log | CacheKept):
             if claim.is_watching:  # rule: claimant_takes_nothing
                 standby.owes_ack = True
                 for ready in standby.inbox.take(message):
@@ -140,6 +163,14 @@ def _apply(standby: StandbyState, message: Sequenced, now: Nanos) -> None:
         if standby.is_following:
             core.do(Execute(message.records))
         return
+    offering = standby.offering
+    if isinstance(message, CacheKept):
+        if offering is None:
+            raise BadFrame("pages are to be kept, and nothing was offered")
+        offering.take(message, now)
+        return
+    if offering is not None and not offering.is_over:
+        raise BadFrame("pages came before it was said which of those offered are kept")
     if isinstance(message, Copy):
         committed.copy(unpack_batch(message.batch, limits))
         return
@@ -163,7 +194,9 @@ def _apply(standby: StandbyState, message: Sequenced, now: Nanos) -> None:
         standby.detector.arm(now)
     core.tell_committed(checkpoint, now)
     if not was_whole:
-        core.end_role(RoleEvent.WHOLE, f"epoch {checkpoint.epoch} completes the first copy")
+        kept = f"; {offering.kept_pages} pages of it were here" if offering is not None else ""
+        standby.offering = None
+        core.end_role(RoleEvent.WHOLE, f"epoch {checkpoint.epoch} completes the first copy{kept}")
     elif committed.engine != before:
         standby.tell_engine(before, now)
     if core.settings.engines[checkpoint.engine].executes:
@@ -277,7 +310,14 @@ def _due(standby: StandbyState) -> tuple[Nanos, ...]:
         suspects_at = standby.detector.suspects_at
         if claim.not_before is not None and claim.not_before > suspects_at:
             suspects_at = claim.not_before
-    return standby.poll_at, wins_at, suspects_at, min(standby.poll_at, wins_at, suspects_at)
+    offers_at = NEVER if standby.offering is None or standby.is_session_over else standby.offering.due_at
+    return standby.poll_at, wins_at, offers_at, suspects_at, min(standby.poll_at, wins_at, offers_at, suspects_at)
+
+
+def _offer(standby: StandbyState, now: Nanos) -> None:
+    if standby.offering is not None:
+        for message in standby.offering.offer(now):
+            standby.core.send(standby.offer.peer, Lane.DATA, message, standby.offer.session)
 
 
 def _suspect(standby: StandbyState, now: Nanos) -> None:
@@ -292,6 +332,7 @@ TIMERS: Final[Timers[StandbyState]] = Timers(
     (
         _poll,
         lambda standby, now: claiming.win(standby, standby.core.arbiter.known, now),
+        _offer,
         _suspect,
     ),
     apart_from=2,

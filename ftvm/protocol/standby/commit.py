@@ -9,14 +9,19 @@ changes.
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Final, Protocol
 
-from ftvm.checkpoint import Checkpoint, GuestPosition, LogKind, LogRecord, Output, PageBatch
+from ftvm.checkpoint import Buffer, Checkpoint, GuestPosition, LogKind, LogRecord, Output, PageBatch
 from ftvm.config import Limits
-from ftvm.encode.messages import EpochPart, Sequenced
+from ftvm.encode.messages import CacheDigests, CacheKept, EpochPart, Sequenced
 from ftvm.errors import BadFrame, LimitExceeded, must
+from ftvm.protocol.session import Outbox
+from ftvm.protocol.timers import AT_ONCE, NEVER
+from ftvm.units import Nanos
 
-__all__ = ["CommittedState", "Inbox", "Memory", "NotedLog", "Staging"]
+__all__ = ["CommittedState", "Inbox", "Memory", "NotedLog", "Offering", "Staging"]
+
+_DIGEST_BYTES: Final = 16
 
 
 class Memory(Protocol):
@@ -28,6 +33,15 @@ class Memory(Protocol):
 
     def clear(self) -> None:
         """Make all pages zero."""
+
+    def hold(self) -> tuple[tuple[int, int], ...]:
+        """Go on from the pages as they are, a cache; return what may be offered of them, as (first page, pages)."""
+
+    def offer(self, first: int, count: int) -> bytes:
+        """Return the digests of pages as they are now, 16 bytes each."""
+
+    def keep(self, first: int, count: int, kept: Buffer) -> int:
+        """Make pages zero but for those set in a bitmap; return how many these are."""
 
     def verify(self, batches: Sequence[PageBatch], expected_digest: int | None) -> None:
         """Raise BadFrame or DigestMismatch unless the batches apply and give memory of that digest; change nothing."""
@@ -68,7 +82,15 @@ class CommittedState:
     def clear(self) -> None:
         """Start from nothing: zero memory, no epoch."""
         self.memory.clear()
-        self.epoch = None
+        self._begin()
+
+    def hold(self) -> tuple[tuple[int, int], ...]:
+        """Start from no epoch, with the memory as it is for a cache; return which pages of it may be offered."""
+        self._begin()
+        return self.memory.hold()
+
+    def _begin(self) -> None:
+        self.epoch = None  # rule: cache_is_no_state
         self.copied_pages = 0
         self.devices = b""
         self.output_next = 1
@@ -254,3 +276,69 @@ class Staging:
         self.epoch = None
         self.batches = []
         self.size_bytes = 0
+
+
+@dataclass(slots=True)
+class Offering:
+    """What a loser still has: it offers digests of its pages, and is sent only what differs (docs/protocol.md, "A loser
+    that lives").
+
+    That is a cache and no state: the joiner has a fresh id and no epoch, and serves nobody before a first copy was
+    whole and verified. Digests go in pieces, a few at a time, each as the memory is when it is sent. Each is answered
+    in the stream of the first copy, so what is kept, what becomes zero and what is copied come in one order.
+
+    left  the ranges of pages not offered yet, each as (first page, pages)
+    """
+
+    memory: Memory
+    outbox: Outbox[CacheDigests]
+    pages_each: int
+    left: deque[tuple[int, int]]
+    kept_pages: int = 0
+    is_last_offered: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all that was offered was answered: the memory is that which the first copy begins from."""
+        return self.is_last_offered and self.outbox.is_empty
+
+    @property
+    def due_at(self) -> Nanos:
+        """When there is something to send."""
+        if self._may_offer:
+            return AT_ONCE
+        return self.outbox.repeats_at if self.outbox.flying else NEVER
+
+    @property
+    def _may_offer(self) -> bool:
+        return not self.is_last_offered and self.outbox.room > 0
+
+    def offer(self, now: Nanos) -> list[CacheDigests]:
+        """Look at the next pages, if the active has answered for most of those before; return what to send."""
+        if self._may_offer:
+            first, pages = self._next_pages()
+            self.is_last_offered = not self.left
+            digests = self.memory.offer(first, pages)
+            self.outbox.put(
+                CacheDigests(
+                    sequence=self.outbox.next_sequence, first=first, digests=digests, is_last=self.is_last_offered
+                )
+            )
+        return self.outbox.due(now)
+
+    def _next_pages(self) -> tuple[int, int]:
+        if not self.left:
+            return 0, 0
+        first, count = self.left.popleft()
+        pages = min(count, self.pages_each)
+        if pages < count:
+            self.left.appendleft((first + pages, count - pages))
+        return first, pages
+
+    def take(self, answer: CacheKept, now: Nanos) -> None:
+        """Keep what the active says, and no more of those pages. Raises BadFrame if it was not asked about them."""
+        asked = self.outbox.flying[0] if self.outbox.flying else None
+        if asked is None or (answer.first, answer.pages) != (asked.first, len(asked.digests) // _DIGEST_BYTES):
+            raise BadFrame(f"{answer.pages} pages from {answer.first} on are to be kept, and were not offered next")
+        self.kept_pages += self.memory.keep(answer.first, answer.pages, answer.kept)
+        self.outbox.acknowledge(asked.sequence + 1, now)

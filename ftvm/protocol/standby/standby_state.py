@@ -36,7 +36,7 @@ from ftvm.protocol.core import Core, RoleEvent
 from ftvm.protocol.detector import FailureDetector
 from ftvm.protocol.effects import ShowCommit
 from ftvm.protocol.session import SessionOffer, Switchover
-from ftvm.protocol.standby.commit import CommittedState, Inbox, NotedLog, Staging
+from ftvm.protocol.standby.commit import CommittedState, Inbox, NotedLog, Offering, Staging
 from ftvm.units import Nanos
 
 __all__ = ["CLAIMS", "Claim", "ClaimEvent", "ClaimState", "StandbyState"]
@@ -130,6 +130,7 @@ class StandbyState:
     owes_ack           something has come since the last acknowledgement
     noted              the log since the last epoch where the engine does not need it, for who looks on
     made               outputs that the guest, executing here, has made since the last mark; kept for who looks on
+    offering           what this host still has, until a first copy that rests on it is whole
     """
 
     core: Core
@@ -148,6 +149,7 @@ class StandbyState:
     owes_ack: bool = True
     noted: NotedLog = field(default_factory=NotedLog)
     made: list[Output] = field(default_factory=list)
+    offering: Offering | None = None
     poll_at: Nanos = Nanos(0)
 
     @property

@@ -38,6 +38,12 @@ def message_text(message: say.Message) -> str | None:
             return f"WELCOME {message.joiner}"
         case say.Refuse():
             return f"REFUSE {message.joiner}{' for good' if message.is_final else ''}: {message.reason}"
+        case say.CacheDigests():
+            end = ", the last" if message.is_last else ""
+            return f"CACHE, digests of {len(message.digests) // 16} pages from {message.first} on{end}"
+        case say.CacheKept():
+            kept = int.from_bytes(message.kept, "little").bit_count()
+            return f"KEEP {kept} of {message.pages} pages from {message.first} on"
         case say.Copy():
             return f"COPY round {message.round}"
         case say.EpochPart() if message.checkpoint is None:
