@@ -13,10 +13,9 @@ from typing import Any, Final, NoReturn, Self
 
 import pytest
 
-from ftvm._native import digest as native_digest
 from ftvm._native import memory as native_memory
 from ftvm.arbiters import file as file_arbiter
-from ftvm.capture import pages, ring, shadow
+from ftvm.capture import pages
 from ftvm.checkpoint import Buffer
 from ftvm.encode import apply
 from ftvm.errors import TransportError
@@ -129,12 +128,14 @@ class _FaultyFile:
 
 
 def _mapping(patch: pytest.MonkeyPatch, fault: Fault) -> None:
-    for module in (pages, shadow):
-        patch.setattr(module, "mmap", _Faulty(mmap, fault, "mapping", ("mmap",), _fail_mapping))
+    patch.setattr(pages, "mmap", _Faulty(mmap, fault, "mapping", ("mmap",), _fail_mapping))
+    faulty = _Faulty(native_memory, fault, "mapping", ("sparse_memory",), _fail_mapping)
+    for module in (pages, native_memory):
+        patch.setattr(module, "sparse_memory", faulty.sparse_memory)
 
 
 def _allocation(patch: pytest.MonkeyPatch, fault: Fault) -> None:
-    for module in (pages, shadow, apply, native_memory, native_digest):
+    for module in (pages, apply, native_memory):
         real = vars(module)["ffi"]
         patch.setattr(module, "ffi", _Faulty(real, fault, "allocation", ("new",), _fail_allocation))
 
@@ -143,7 +144,7 @@ def _allocation(patch: pytest.MonkeyPatch, fault: Fault) -> None:
             _fail_allocation("bytearray")
         return bytearray(size)
 
-    patch.setattr(ring, "bytearray", faulty_bytearray, raising=False)
+    patch.setattr(pages, "bytearray", faulty_bytearray, raising=False)
 
 
 def _send(patch: pytest.MonkeyPatch, fault: Fault) -> None:

@@ -196,9 +196,9 @@ MUTANTS = {
     ),
     "the host does not do it": (
         a_takeover,
-        "ftvm.runtime.driver:Driver._announce",
+        "ftvm.runtime.driver:Driver._acts_of",
         "self._world.announce()",
-        "pass",
+        "None",
     ),
     "the card sends nothing": (
         a_takeover,
