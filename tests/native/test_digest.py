@@ -107,3 +107,30 @@ def test_hash_of_anything_but_a_page_is_refused() -> None:
         page_hash64(bytes(100), 0)
     with pytest.raises(ValueError, match="variant 99"):
         page_hash128(bytes(PAGE_BYTES), 0, variant=99)
+
+
+@pytest.mark.parametrize(("first", "count"), [(0, 10_000), (4_000, 200), (5_000, 0), (8_191, 2), (9_999, 1)])
+def test_pages_that_become_zero_unseen_leave_the_table_of_a_memory_in_which_they_are(first: int, count: int) -> None:
+    memory = bytearray(10_000 * PAGE_BYTES)
+    for page in (0, 4_095, 4_100, 8_191, 8_192, 9_999):
+        memory[page * PAGE_BYTES] = 1
+    table, native = DigestTable(10_000), NativeMemory([memory])
+    table.refresh(native, array("I", [0, 4_095, 4_100, 8_191, 8_192, 9_999]))
+
+    table.zero(first, count)
+    memory[first * PAGE_BYTES : (first + count) * PAGE_BYTES] = bytes(count * PAGE_BYTES)
+    expected = DigestTable(10_000)
+    expected.measure(native)
+
+    assert digest_to_int(table.sum) == digest_to_int(expected.sum)
+    assert [table.page(page) for page in range(0, 10_000, 5)] == [expected.page(page) for page in range(0, 10_000, 5)]
+
+
+@pytest.mark.parametrize(("first", "count"), [(-1, 1), (9, 2), (11, 0)])
+def test_pages_beyond_a_table_are_refused(first: int, count: int) -> None:
+    table = DigestTable(10)
+
+    with pytest.raises(IndexError):
+        table.zero(first, count)
+    with pytest.raises(IndexError):
+        table.pages(first, count)

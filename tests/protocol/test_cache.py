@@ -178,6 +178,16 @@ def with_false_digests(pair: Pair) -> Pair:
     return pair
 
 
+def test_who_failed_with_a_cache_says_the_next_time_that_it_has_none() -> None:
+    pair = with_false_digests(Pair())
+    pair.until(lambda: pair.a.told(PeerMisbehaved))
+    pair.a.sent.clear()
+
+    pair.until(lambda: pair.a.waiting(Join))
+
+    assert not pair.a.waiting(Join)[0].has_cache
+
+
 def test_false_digests_end_in_a_refused_copy_and_the_next_one_is_whole() -> None:
     pair = with_false_digests(Pair())
 
@@ -262,7 +272,7 @@ def test_digests_are_dropped_unread_where_nobody_asked_for_them() -> None:
 @pytest.mark.parametrize("what", ["pages that were not offered", "pages before all is said", "nothing offered"])
 def test_an_active_that_answers_what_was_not_asked_loses_its_session(what: str) -> None:
     pair = deposed(Pair())
-    pair.until(lambda: pair.a.role is Role.SYNCING and pair.a.standby.offering)
+    pair.until(lambda: pair.a.waiting(CacheDigests))
     standby = pair.a.standby
     wrong: CacheKept | Copy = CacheKept(sequence=0, first=3, pages=2, kept=bytes(8))
     if what == "pages before all is said":
