@@ -191,7 +191,7 @@ def test_a_reason_cannot_talk_to_a_terminal() -> None:
         ({"regions": [(f"r{n}", 1, 0) for n in range(17)]}, "1 to 16 regions"),
         ({"regions": [("ram", 1, 0), ("ram", 1, 4096)]}, "of different names"),
         ({"regions": [("ram", 0, 0)]}, "has no pages"),
-        ({"regions": [("ram", 2**28 + 1, 0)]}, "page count is"),
+        ({"regions": [("ram", 2**29 + 1, 0)]}, "page count is"),
         ({"regions": [("ram", 1, 12)]}, "not a page's first byte"),
         ({"regions": [("ram", 1, 2**63 - 4096)]}, "start of a region"),
         ({"regions": [("../ram", 1, 0)]}, "region name is '../ram'"),
