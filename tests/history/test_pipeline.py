@@ -112,6 +112,22 @@ def restorable(folder: Path, guest: SmallGuest) -> list[int]:
     return sorted(found)
 
 
+def test_memory_with_another_digest_than_the_primary_computed_is_not_restored(host: Host) -> None:
+    host.run(20)
+    host.finish()
+    epoch = restorable(host.folder, host.guest)[-1]
+
+    with Store(host.folder) as store:
+        stream, read = store.catalogue.streams()[0].id, store.read
+        with mock.patch.object(store, "read", lambda *row: replace(read(*row), memory_digest=bytes(16))):
+            restored = RestoredMemory(store, stream, [bytearray(PAGES * PAGE_BYTES)])
+
+            with pytest.raises(HistoryError, match=f"epoch {epoch} of .* restores to another digest"):
+                restored.go_to(epoch)
+
+    assert restored.entry is None
+
+
 def test_all_epochs_behind_the_first_base_can_be_restored(host: Host) -> None:
     host.run(100)
     host.finish()

@@ -4,6 +4,7 @@ import gc
 import os
 import re
 import signal
+import socket
 import subprocess
 import threading
 from collections.abc import Sequence
@@ -242,6 +243,17 @@ def test_a_monitor_that_does_not_read_gets_no_more_inputs_and_holds_nobody_up(ma
 
     assert len(guest._link._unsent) <= (1 << 20) + (1 << 17)
     assert guest.failure() is None
+
+
+def test_the_end_of_a_connection_alone_ends_the_guest(make_fake: MakeFake) -> None:
+    """Nothing is asked of the monitor: no answer that fails to come may be what ends it."""
+    guest, fake = make_fake(serves=False)
+    resumed(guest)
+
+    fake.socket.shutdown(socket.SHUT_WR)
+
+    wait_until(guest.failure, "the end of the connection is seen")
+    assert "closed its connection" in str(guest.failure())
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
