@@ -45,7 +45,8 @@ def status_line(status: Status) -> str:
     where = f"generation {status.generation}, epoch {status.epoch}"
     memory = f"; memory {memory_line(status)}" if status.guest_bytes else ""  # not told by hosts of 0.1
     node = f" on {status.node} (process {status.pid})" if status.node else ""  # two hosts may be on one node
-    return for_people(f"guest {status.guest_id!r}{node}: {state_line(status)}; {where}{memory}{_late(status)}")
+    warned = "".join(f"; warning: {text}" for text in status.warnings)
+    return for_people(f"guest {status.guest_id!r}{node}: {state_line(status)}; {where}{memory}{_late(status)}{warned}")
 
 
 def state_line(status: Status) -> str:

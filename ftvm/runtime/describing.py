@@ -61,6 +61,7 @@ def describe(
         copy_pages_sent=active.copy_pages_sent if active else standby.copied_pages if standby else 0,
         copy_round=active.copy_round if active is not None else 0,
         elsewhere=view.elsewhere,
+        warnings=tuple(counters.warnings),
         arbiter_error=arbiter_trouble(view, now),
         silence_ms=nanos_to_millis(_configured_silence_ns(settings, view)),
         silence_limit_ms=nanos_to_millis(session.limit_ns if session else standby.limit_ns if standby else 0),

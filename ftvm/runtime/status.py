@@ -11,8 +11,11 @@ from ftvm.errors import RemoteProtocolError
 from ftvm.events import (
     Committed,
     Event,
+    GuestWarned,
     Halted,
+    HistoryGap,
     HostFailed,
+    HostServiceFailed,
     JoinRefused,
     Protected,
     RoleChanged,
@@ -34,6 +37,7 @@ __all__ = [
 ]
 
 _SAMPLES_KEPT: Final = 4096
+_WARNINGS_KEPT: Final = 8
 
 HALTED: Final = "halted"
 """What `link` says instead of the link's own state while the guest may not run because its standby is lost."""
@@ -111,6 +115,7 @@ class Status:
     silence_ms        how long the peer in session may be silent until it is suspected: `silence_limit_ms` now, as that
                       adapts to a jittery link up to ten times of it; 0 without a session
     counters          what this host's world and transport moved, dropped and refused since the start, by name
+    warnings          what an operator was warned of since the start and the guest goes on in spite of, the latest last
     node, pid, version, listen   of this host: its name, process, release of ftvm, and where peers reach it
     """
 
@@ -162,6 +167,7 @@ class Status:
     pid: int = 0
     version: str = ""
     listen: str = ""
+    warnings: tuple[str, ...] = ()
 
     @property
     def is_protected(self) -> bool:
@@ -198,6 +204,7 @@ class Status:
                     "output_delay_us": _percentiles(told["output_delay_us"]),
                     "pauses": _histogram(told["pauses"]),
                     "output_delays": _histogram(told["output_delays"]),
+                    "warnings": tuple(map(str, told.get("warnings", ()))),
                 }
             )
         except (TypeError, KeyError) as wrong:
@@ -257,6 +264,7 @@ class Counters:
     pauses: _Tally = field(default_factory=_Tally)
     output_delays: _Tally = field(default_factory=_Tally)
     reasons: Reasons = field(default_factory=Reasons)
+    warnings: deque[str] = field(default_factory=lambda: deque(maxlen=_WARNINGS_KEPT))
 
     def released(self, delay_us: float) -> None:
         """Take note of an output that left."""
@@ -290,5 +298,16 @@ class Counters:
                 self.reasons.refused = self.reasons.failed = ""
             case HostFailed():
                 self.reasons.failed = event.error
+            case GuestWarned():
+                self._warn(event.reason)
+            case HistoryGap():
+                self._warn(f"a gap in the history: {event.reason}")
+            case HostServiceFailed():
+                self._warn(f"the {event.name} failed and was closed: {event.error}")
             case _:
                 pass
+
+    def _warn(self, text: str) -> None:
+        if text in self.warnings:
+            self.warnings.remove(text)
+        self.warnings.append(text)

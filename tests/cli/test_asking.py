@@ -19,7 +19,7 @@ from ftvm.cli.sentences import describe
 from ftvm.engines.kemari import Kemari
 from ftvm.engines.remus import Remus
 from ftvm.errors import ClosedError, GuestEnded
-from ftvm.events import EngineChanged
+from ftvm.events import EngineChanged, GuestWarned
 from ftvm.runtime.protection import Protection, Standby, protect
 from ftvm.runtime.status import Status
 from ftvm.service.connection import connect
@@ -125,6 +125,18 @@ def test_a_loop_that_is_late_by_half_of_the_silence_is_warned_of_with_advice(hos
         "; its loop was late by 150 ms: unless it was stopped, give this host more processor time, or raise --silence"
     )
     assert "late" not in asking.status_line(prompt)
+
+
+def test_what_an_operator_was_warned_of_stands_in_the_status(ftvm: Run, host: Protection) -> None:
+    """Regression: that a recording had failed, or an image was deleted, stood in the log alone."""
+    host._node.driver._sink.warn("the image of the disk a.img was deleted")
+    while not any(isinstance(event, GuestWarned) for event in host.events(WAIT_SECONDS)):
+        pass
+
+    text, told = ftvm("status").out, json.loads(ftvm("status", "--json").out)
+
+    assert text.rstrip().endswith("; warning: the image of the disk a.img was deleted")
+    assert told[0]["warnings"] == ["the image of the disk a.img was deleted"]
 
 
 def test_a_state_that_began_on_another_day_tells_the_day(host: Protection) -> None:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ftvm.events import Committed, Halted, SessionEnded, Solo, TookOver
+from ftvm.events import Committed, GuestWarned, Halted, HistoryGap, SessionEnded, Solo, TookOver
 from ftvm.runtime.status import HISTOGRAM_BOUNDS_US, Counters, Percentiles, percentiles
 from ftvm.units import Nanos
 
@@ -51,6 +51,17 @@ def test_why_a_standby_is_gone_is_kept_also_while_its_session_is(kind: type[Halt
     counters.count(kind(at=Nanos(0), guest_id="vm", reason="the standby was silent for 700 ms"))
 
     assert counters.reasons.lost == "its standby is gone: the standby was silent for 700 ms"
+
+
+def test_warnings_are_kept_each_once_and_the_latest_last() -> None:
+    counters = Counters()
+
+    for number in (*range(9), 3):
+        counters.count(GuestWarned(at=Nanos(0), guest_id="vm", reason=f"warning {number}"))
+    counters.count(HistoryGap(at=Nanos(0), guest_id="vm", reason="no space left on device"))
+
+    told = [f"warning {number}" for number in (2, 4, 5, 6, 7, 8, 3)]
+    assert list(counters.warnings) == [*told, "a gap in the history: no space left on device"]
 
 
 def test_a_histogram_counts_each_sample_once_at_its_bound() -> None:
