@@ -7,9 +7,10 @@ else sooner or later: a clone gets none.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self, runtime_checkable
 
 from ftvm.checkpoint import GuestPosition, Output
+from ftvm.errors import ConfigError
 from ftvm.interfaces import Guest
 from ftvm.store.entry import Entry
 
@@ -67,6 +68,15 @@ class _ComparingSink:
         """Nobody operates it."""
 
 
+@runtime_checkable
+class GdbServingGuest(Protocol):
+    """A guest whose machine can be served to gdb."""
+
+    def serve_gdb(self, listener: int) -> None:
+        """Serve it at a listening socket, paused. Raises GuestError."""
+        ...
+
+
 class Clone:
     """A guest that was restored, paused. Leaving the `with` block closes it."""
 
@@ -84,6 +94,18 @@ class Clone:
     def resume(self) -> None:
         """Let it run."""
         self.guest.resume()
+
+    def serve_gdb(self, listener: int) -> None:
+        """Have it served to gdb at a listening socket; it stands until gdb lets it go on. Instead of `resume`.
+
+        Raises ConfigError if it is no QEMU guest, GuestError if QEMU cannot.
+        """
+        if not isinstance(self.guest, GdbServingGuest):
+            raise ConfigError(
+                "only a clone of a QEMU guest can be run by gdb; to go through what the built-in machine did, forwards "
+                "and backwards, use `ftvm history debug`"
+            )
+        self.guest.serve_gdb(listener)
 
     def pause(self) -> None:
         """Have it stand still."""

@@ -12,6 +12,7 @@ from ftvm.errors import BadFrame, ConfigError, HistoryError
 from ftvm.interfaces import Guest
 from ftvm.store.entry import Entry
 from ftvm.store.store import Store
+from ftvm.units import PAGE_BYTES
 
 __all__ = ["Progress", "RestoredMemory", "restore_guest"]
 
@@ -83,7 +84,20 @@ def restore_guest(store: Store, stream: int, epoch: int, guest: Guest, progress:
         what = owner.geometry.difference(guest.geometry)
         raise ConfigError(f"the guest is not the one of the history (history's / guest's): {what}")
     guest.pause()
+    stored = [(region.store, region.buffer) for region in guest.memory if region.store is not None]
+    for disk, _ in stored:
+        disk.discarded()
     entry = RestoredMemory(store, stream, [region.buffer for region in guest.memory]).go_to(epoch, progress)
+    for disk, content in stored:
+        disk.committed(_pages_in_use(content))
+        disk.completed()
     guest.collect_dirty()
     guest.load_devices(entry.devices)
     return entry
+
+
+def _pages_in_use(content: memoryview) -> list[int]:
+    """Return which pages of a region are not all zero."""
+    blank = bytes(PAGE_BYTES)
+    places = range(0, len(content), PAGE_BYTES)
+    return [at // PAGE_BYTES for at in places if content[at : at + PAGE_BYTES] != blank]

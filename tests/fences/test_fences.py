@@ -66,7 +66,16 @@ def test_the_native_core_is_entered_only_where_capture_encoding_and_machines_nee
 
 
 def test_sockets_are_opened_only_where_the_outside_is_spoken_to() -> None:
-    allowed = ("transport/", "guests/", "lab/", "arbiters/", "service/", "testing/hostile.py", "history/gdbserver.py")
+    allowed = (
+        "transport/",
+        "guests/",
+        "lab/",
+        "arbiters/",
+        "service/",
+        "testing/hostile.py",
+        "history/gdbserver.py",
+        "history/gdbsocket.py",
+    )
 
     users = [name for name, tree in sources() if any(module == "socket" for module, _ in imports_of(tree))]
 

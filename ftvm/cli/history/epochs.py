@@ -4,16 +4,19 @@ import json
 import select
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import click
 
 from ftvm.checkpoint import Output
 from ftvm.cli.kinds import read_host
+from ftvm.cli.signals import Stopped
 from ftvm.errors import HistoryError
+from ftvm.history.clone import Clone
+from ftvm.history.gdbsocket import GdbSocket
 from ftvm.history.history import Epoch, History, Stretch
 from ftvm.history.recording import write_recording
 from ftvm.history.restore import Progress
@@ -357,14 +360,25 @@ def pull(store: Path, other: Path, key: Path | None, other_key: Path | None, is_
 @_KEY
 @_STREAM
 @click.option("--seconds", type=click.FloatRange(min=0), default=5.0, show_default=True, help="How long to let it run.")
+@click.option("--gdb", "where", metavar="WHERE",
+              help="Let gdb run it, a QEMU guest: at unix:PATH or tcp:HOST:PORT, on this host alone.")  # fmt: skip
 @_JSON
 def run(
-    store: Path, epoch: int, file: Path, key: Path | None, stream: int | None, seconds: float, is_json: bool
+    store: Path,
+    epoch: int,
+    file: Path,
+    key: Path | None,
+    stream: int | None,
+    seconds: float,
+    where: str | None,
+    is_json: bool,
 ) -> None:
     """Restore EPOCH of STORE into a guest of GUESTFILE's kind and size, and let it run for a while.
 
     It is a separate guest: no arbiter, no network, no standby. Its console is printed, and its outputs are compared
     with those that were recorded.
+
+    With --gdb it stands at the epoch until gdb lets it go on, and gdb may change it. It ends with gdb's `kill` or ^C.
     """
     settings = read_host(file, {}, boots=False, is_json=is_json)
     clock, out = MonotonicClock(), sys.stderr if is_json else sys.stdout
@@ -379,11 +393,14 @@ def run(
         _progress("restoring") as progress,
         past.clone(epoch, settings.kind.make(settings), stream=stream, on_output=say, progress=progress) as clone,
     ):
-        clone.resume()
-        ends_at = clock.now() + seconds_to_nanos(seconds)
-        while clock.now() < ends_at and clone.failure() is None:
-            select.select((), (), (), _WAIT_SECONDS)
-        clone.pause()
+        if where is not None:
+            _let_gdb_run(clone, where, out)
+        else:
+            clone.resume()
+            ends_at = clock.now() + seconds_to_nanos(seconds)
+            while clock.now() < ends_at and clone.failure() is None:
+                select.select((), (), (), _WAIT_SECONDS)
+            clone.pause()
         compared, why = clone.compared, clone.failure()
 
     def text() -> Iterator[str]:
@@ -395,6 +412,16 @@ def run(
         )
 
     _print(is_json, {**asdict(compared), "ended": why}, text)
+
+
+def _let_gdb_run(clone: Clone, where: str, out: TextIO) -> None:
+    """Serve a clone to gdb until gdb has killed it, or ^C."""
+    with closing(GdbSocket(where)) as place, suppress(Stopped):  # it may come as soon as it is said where gdb comes in
+        clone.serve_gdb(place.listener.fileno())
+        out.write(f'for gdb, in another terminal:\n  gdb -ex "target remote {place.target}"\n')
+        out.flush()
+        while clone.failure() is None:
+            select.select((), (), (), _WAIT_SECONDS)
 
 
 @click.command(short_help="Make the key of a history.")

@@ -18,6 +18,7 @@ import lz4.block
 import xxhash
 
 from ftvm.errors import ConfigError, GuestError, LimitExceeded
+from ftvm.guests.qemu.machine import RAM_ID
 from ftvm.guests.qemu.memory import SharedMemory
 from ftvm.guests.qemu.qmp import Qmp
 
@@ -30,6 +31,7 @@ __all__ = [
     "pack_devices",
     "prepare_migration",
     "refuse_blockers",
+    "refuse_unshared_memory",
     "save_apart",
     "save_whole",
     "unpack_devices",
@@ -210,3 +212,20 @@ def _write_all(descriptor: int, content: bytes) -> None:
     view = memoryview(content)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+def refuse_unshared_memory(qmp: Qmp) -> None:
+    """Raise ConfigError if the machine has memory that is neither shared nor ROM: its writes would be missed."""
+    listing: Any = qmp.execute("human-monitor-command", command_line="info ramblock")
+    names = [line.split()[0] for line in str(listing).splitlines()[1:] if line.strip()]
+    strange = [name for name in names if name not in (RAM_ID, "pc.bios", "pc.rom") and not _is_rom(name)]
+    if strange:
+        raise ConfigError(
+            f"this QEMU has memory that cannot be protected ({', '.join(strange)}): leave out the display, pflash, or "
+            "whatever device has its own memory"
+        )
+
+
+def _is_rom(name: str) -> bool:
+    """Tell whether a block of memory is a ROM, by QEMU's name for it."""
+    return name.startswith("/rom@") or name.endswith(".rom")

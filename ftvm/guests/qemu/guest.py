@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from ftvm._native.memory import NativeMemory
 from ftvm.capture.trackers import CompareTracker, OtherProcess, StoreTracker, Tracker, UserfaultTracker
@@ -30,11 +30,13 @@ from ftvm.guests.qemu.devices import (
     pack_devices,
     prepare_migration,
     refuse_blockers,
+    refuse_unshared_memory,
     save_apart,
     save_whole,
     unpack_devices,
 )
-from ftvm.guests.qemu.machine import RAM_ID, QemuMachine, disk_name
+from ftvm.guests.qemu.gdb import serve_gdb
+from ftvm.guests.qemu.machine import QemuMachine, disk_name
 from ftvm.guests.qemu.memory import SharedMemory
 from ftvm.guests.qemu.outputs import OutputGate
 from ftvm.guests.qemu.process import QemuProcess
@@ -96,7 +98,7 @@ class QemuGuest:
         self._saved: bytes | None = None
         self._process = self._start(boots=boots)
         try:
-            refuse_unshared_memory(self._process)
+            refuse_unshared_memory(self._process.qmp)
             refuse_blockers(self._process.qmp)
             self._geometry = self._describe()
             self._saves_apart = can_save_apart(self._process.qmp)
@@ -219,6 +221,22 @@ class QemuGuest:
             wire.send(payload)
         except OSError:
             return  # full, as a real card's ring can be; or QEMU has ended, which `failure` tells
+
+    def serve_gdb(self, listener: int) -> None:
+        """Have QEMU serve gdb at a listening socket. The machine stands until gdb lets it go on; gdb may change it.
+
+        For a machine that is nobody else's (a clone): what gdb does, no other host hears of, and whoever pauses it
+        behind this ends it. Raises GuestError if QEMU cannot.
+        """
+        self._require_paused("serve_gdb")
+        if self._gate is None:
+            raise LocalProtocolError("attach a sink for the guest's outputs before gdb runs it")
+        serve_gdb(self._process.qmp, listener)
+        self._is_blank = False
+        self._saved = None
+        self._gate.flow()
+        # QEMU flushes its disks when gdb comes, and hangs until they are the guest's.
+        self._disks.when_settled(lambda trouble: None if trouble is None else self._give_up(trouble))
 
     def close(self) -> None:
         """End QEMU and give everything back. Idempotent."""
@@ -457,23 +475,6 @@ def _open_disks(machine: QemuMachine, disk: str | Sequence[str] | None, *, boots
     if disk is None and machine.disks:
         raise ConfigError(f"the machine has a disk of {machine.disks[0]} bytes: say where its image is here")
     return Disks.open(paths, machine.disks, [disk_name(number) for number in range(len(paths))], boots=boots)
-
-
-def refuse_unshared_memory(process: QemuProcess) -> None:
-    """Raise ConfigError if the machine has memory that is neither shared nor ROM: its writes would be missed."""
-    listing: Any = process.qmp.execute("human-monitor-command", command_line="info ramblock")
-    names = [line.split()[0] for line in str(listing).splitlines()[1:] if line.strip()]
-    strange = [name for name in names if name not in (RAM_ID, "pc.bios", "pc.rom") and not is_rom(name)]
-    if strange:
-        raise ConfigError(
-            f"this QEMU has memory that cannot be protected ({', '.join(strange)}): leave out the display, pflash, or "
-            "whatever device has its own memory"
-        )
-
-
-def is_rom(name: str) -> bool:
-    """Tell whether a block of memory is a ROM, by QEMU's name for it."""
-    return name.startswith("/rom@") or name.endswith(".rom")
 
 
 def _joined(parts: Sequence[Bitmap]) -> Bitmap:
