@@ -127,7 +127,9 @@ def test_the_command_line_takes_the_folder_of_a_history(folder: Path, history: H
 
     done = ftvm("cover", folder, "--elf", program, "-o", tmp_path / "p.lcov")
     numbers = [epoch.number for epoch in history.epochs()]
-    part = ftvm("cover", folder, "--elf", program, "-o", tmp_path / "q.lcov", "--from-epoch", numbers[-3])
+    part = ftvm(
+        "cover", folder, "--elf", program, "-o", tmp_path / "q.lcov", "--from-epoch", numbers[len(numbers) // 2]
+    )
     no_epoch = ftvm("debug", program.with_suffix(".rec"), "--at-epoch", 3)
     wrong = ftvm("cover", program, "--elf", program, "-o", tmp_path / "q.lcov", "--from-epoch", 3)
 
