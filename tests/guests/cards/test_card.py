@@ -315,6 +315,6 @@ def test_a_user_without_the_rights_is_told_what_to_use_instead() -> None:
     needs_root()
     program = "import os; from ftvm.guests.cards import PumpedCard; os.setuid(65_534); PumpedCard('ftvmnobody')"
 
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    ran = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False)
 
     assert "run as root, or write a cable of another kind, tap:NAME" in ran.stderr
