@@ -336,7 +336,7 @@ def test_a_standby_whose_guest_fails_while_it_commits_tells_the_active_why(monke
         with pytest.raises(GuestError, match="the disk is full"):
             standby.wait(WAIT_SECONDS)
 
-        assert primary._node.wait_for(lambda: primary.status().standby is None, WAIT_SECONDS)
+        assert primary._node.wait_for(lambda: primary._node.driver.view().record.standby is None, WAIT_SECONDS)
         (ended,) = [event for event in primary.events() if isinstance(event, SessionEnded)]
         assert ended.reason == "the standby left: its guest failed: the disk is full"
 
