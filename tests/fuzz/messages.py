@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 
 from ftvm.checkpoint import Buffer, Checkpoint
 from ftvm.config import Limits
-from ftvm.encode import codec, fields, headed, plain, stream, versions, wire
-from ftvm.encode.messages import Envelope, EpochPart, Message, SessionId
+from ftvm.encode import cache, codec, fields, headed, plain, stream, versions, wire
+from ftvm.encode.messages import CacheDigests, CacheKept, Envelope, EpochPart, Message, SessionId
 from ftvm.encode.versions import FLAT_SINCE
 from ftvm.encode.wire import decode, encode
 from ftvm.errors import BadFrame, VersionMismatch
@@ -40,6 +40,8 @@ SETTINGS = settings(
     deadline=None,
 )
 FRAMES_MAX = 8
+OF_A_SESSION = (EpochPart, CacheDigests, CacheKept)
+"""Messages of which version 1 cannot say all, or any."""
 LENGTH = struct.Struct("<I")
 
 
@@ -66,7 +68,7 @@ def try_one(data: bytes) -> None:
             decoded = decode(told, LIMITS)
         except (BadFrame, VersionMismatch):
             continue
-        if decoded[0].session is None and isinstance(decoded[1], EpochPart):
+        if decoded[0].session is None and isinstance(decoded[1], OF_A_SESSION):
             continue  # nobody sends one outside of a session: it would be in version 1, which cannot say all of them
         again = decode([bytes(frame) for frame in encode(*decoded)], LIMITS)
         if again != decoded:
@@ -85,7 +87,8 @@ def write_seeds(folder: Path) -> None:
     @SETTINGS
     @given(envelopes(), st.one_of(messages(FLAT_SINCE), messages(), checkpoints().map(end_of_epoch)))
     def write(envelope: Envelope, message: Message) -> None:
-        if isinstance(message, EpochPart) and message.batch is not None and message.checkpoint is not None:
+        is_whole = isinstance(message, EpochPart) and message.batch is not None and message.checkpoint is not None
+        if is_whole or isinstance(message, CacheDigests | CacheKept):
             envelope = replace(envelope, session=SessionId(1, "x", 1, FLAT_SINCE))
         nonlocal count
         count += 1
@@ -96,7 +99,7 @@ def write_seeds(folder: Path) -> None:
 
 def instrument() -> None:
     """Have the decoder report what it reaches. (The import hook of atheris does not see an editable installation.)"""
-    for module in (wire, headed, codec, fields, plain, stream, versions):
+    for module in (wire, headed, cache, codec, fields, plain, stream, versions):
         for thing in vars(module).values():
             if isinstance(thing, FunctionType) and thing.__module__ == module.__name__:
                 atheris.instrument_func(thing)
