@@ -34,7 +34,7 @@ LINES: Final = {
     "guests/cards": 220,
     "guests/disk": 956,
     "guests/kvm": 1500,
-    "guests/vmm": 787,
+    "guests/vmm": 795,
     "history": 2772,
     "lab": 3426,
     "lab/rig": 590,

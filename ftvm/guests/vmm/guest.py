@@ -13,7 +13,7 @@ from typing import Final
 from ftvm._native.memory import NativeMemory
 from ftvm.capture.trackers import CompareTracker, OtherProcess, Tracker, UserfaultTracker
 from ftvm.checkpoint import END_CHANNEL, Bitmap, Geometry, RegionShape, bitmap_bytes
-from ftvm.errors import BadFrame, ClosedError, ConfigError, GuestError, LocalProtocolError
+from ftvm.errors import BadFrame, ClosedError, ConfigError, GuestError, LocalProtocolError, TrackingLost
 from ftvm.guests.vmm.door import Arrival, MonitorDoor
 from ftvm.guests.vmm.link import MonitorLink
 from ftvm.guests.vmm.messages import CHANNEL, DEVICES_BYTES_MAX, OUTPUT_BYTES_MAX, read_bitmaps
@@ -23,6 +23,7 @@ __all__ = ["VmmGuest"]
 
 _MEMORY_BYTES_MAX: Final = 4 << 30
 _INPUTS_HELD_MAX: Final = 256
+_END_SECONDS: Final = 0.5
 _TRACKERS: Final = ("auto", "compare")
 
 
@@ -179,7 +180,12 @@ class VmmGuest:
     def collect_dirty(self) -> Bitmap:
         """Get and clear the set of pages written since the last call, or more."""
         self._require_sound("collect_dirty")
-        return self._tracker.collect()
+        try:
+            return self._tracker.collect()
+        except TrackingLost:
+            # A process that is killed gives its memory back before its connections: is the guest lost, or the tracking?
+            self._link.wait_ended(_END_SECONDS)
+            raise
 
     def restore_dirty(self, bitmap: Bitmap) -> None:
         """Put back what a failed capture had collected."""

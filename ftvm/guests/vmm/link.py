@@ -106,6 +106,11 @@ class MonitorLink:
         with self._changed:
             self._give_up(f"{self._named} broke the protocol: {lie}")
 
+    def wait_ended(self, seconds: float) -> None:
+        """Give the connection so long to end by itself."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.failure, seconds)
+
     def forget_guest_failure(self) -> None:
         """Note that another state was loaded: the guest may run again."""
         with self._changed:

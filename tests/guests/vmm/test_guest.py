@@ -15,7 +15,7 @@ import pytest
 from hypothesis import strategies as st
 
 from ftvm.checkpoint import END_CHANNEL, Bitmap
-from ftvm.errors import ClosedError, GuestError, LocalProtocolError
+from ftvm.errors import ClosedError, GuestError, LocalProtocolError, TrackingLost
 from ftvm.guests.vmm import MonitorDoor, VmmGuest
 from ftvm.interfaces import Capability
 from ftvm.testing.guest import check_guest
@@ -48,6 +48,30 @@ def test_the_tiny_monitor_keeps_the_contract_under_sanitizers(
     )
 
     assert {process.wait(30) for process in processes} == {0}
+
+
+def test_a_monitor_that_dies_while_its_pages_are_collected_is_the_failure_not_the_collecting(
+    make_tiny: MakeTiny, processes: list["subprocess.Popen[bytes]"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: its memory is gone before its connection ends, so the active dropped the standby that could go on,
+    and then found its guest dead."""
+    guest = make_tiny()
+    guest.attach(Transcript())
+    link, at_end = guest._link, threading.Event()
+
+    def lose() -> Bitmap:
+        processes[0].kill()
+        threading.Timer(0.05, at_end.set).start()
+        raise TrackingLost("memory region 0 is not tracked any more")
+
+    read = link._read
+    monkeypatch.setattr(link, "_read", lambda: at_end.wait(30) and read())
+    monkeypatch.setattr(guest._tracker, "collect", lose)
+
+    with pytest.raises(TrackingLost):
+        guest.collect_dirty()
+
+    assert f"the monitor (process {processes[0].pid})" in str(guest.failure())
 
 
 def test_a_key_is_kept_in_the_state_that_another_monitor_takes_over(make_tiny: MakeTiny) -> None:
