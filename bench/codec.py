@@ -14,7 +14,6 @@ from corpus import Corpus, corpora, missing
 from peers import open_peers, system_lz4
 
 from ftvm._native import ffi, lib
-from ftvm.encode.delta import codec_names
 
 try:
     import zstandard
@@ -25,6 +24,14 @@ PAGE = 4096
 LZ4_PIECE = 64 << 10
 ENCODE_VS_COMPARE = {"avx512": "<= 1.2", "avx2": "<= 1.5"}
 ENCODE_VS_COPY = {"avx512": "<= 1.0", "avx2": "<= 1.25"}
+
+
+def codec_names() -> tuple[str, ...]:
+    """The scalar reference first, the one in use last."""
+    names: list[str] = []
+    while (codec := lib.ftvm_delta_codec(len(names))) != ffi.NULL:
+        names.append(ffi.string(codec.name).decode())
+    return tuple(names)
 
 
 def page_aligned(content: bytes) -> mmap.mmap:

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from ftvm.checkpoint import _UNLIKE_PROCESSORS, PAGE_COUNT_MAX, Bitmap, Geometry, RegionShape, Watermarks, bitmap_bytes
 from ftvm.errors import ConfigError
-from ftvm.testing.strategies import watermarks
 from ftvm.units import PAGE_BYTES, PageCount, bytes_to_pages, nanos_to_seconds, pages_to_bytes, seconds_to_nanos
+
+from .strategies import watermarks
 
 page_counts = st.lists(st.integers(1, 200), min_size=1, max_size=3).map(tuple)
 

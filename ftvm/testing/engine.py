@@ -14,7 +14,6 @@ from ftvm.checkpoint import Watermarks
 from ftvm.interfaces import Capability, Engine, EngineView
 from ftvm.testing.contract import require
 from ftvm.testing.drawing import try_with
-from ftvm.testing.strategies import views
 from ftvm.units import Nanos, seconds_to_nanos
 
 __all__ = ["check_engine"]
@@ -31,6 +30,8 @@ _LATER: Final = "A later output never needs less"
 _MARK_MAX: Final = 1 << 40
 _marks = st.integers(1, _MARK_MAX)
 _more = st.integers(0, 9)
+_times = st.integers(0, 10**12).map(Nanos)
+_spans = st.integers(0, 10**10)
 
 
 def check_engine(engine: Engine, *, longest_seconds: float = 60.0, examples: int = 60, seed_number: int = 0) -> None:
@@ -40,12 +41,30 @@ def check_engine(engine: Engine, *, longest_seconds: float = 60.0, examples: int
     """
     _check_value(engine)
     drawn: tuple[tuple[Callable[..., None], dict[str, st.SearchStrategy[Any]]], ...] = (
-        (_is_pure, {"view": views(), "shift": st.integers(-(10**15), 10**15)}),
-        (_comes_in_time, {"view": views(), "longest_ns": st.just(seconds_to_nanos(longest_seconds))}),
+        (_is_pure, {"view": _views(), "shift": st.integers(-(10**15), 10**15)}),
+        (_comes_in_time, {"view": _views(), "longest_ns": st.just(seconds_to_nanos(longest_seconds))}),
         (_holds_outputs, {"epoch": _marks, "log_index": _marks, "more": _more, "more_log": _more}),
     )
     for clause, drawing in drawn:
         try_with(clause, examples, seed_number, engine=st.just(engine), **drawing)
+
+
+def _views() -> st.SearchStrategy[EngineView]:
+    """Draw what an engine may be shown; also what the protocol would never show it."""
+    return st.builds(
+        EngineView,
+        last_cut_at=_times,
+        epochs_in_flight=st.integers(0, 8),
+        outputs_waiting=st.integers(0, 1000),
+        oldest_output_at=st.none() | _times,
+        oldest_uncut_at=st.none() | _times,
+        is_guest_idle=st.booleans(),
+        epoch_ns=_spans,
+        dirty_pages=st.integers(0, 1 << 20),
+        pause_ns=_spans,
+        commit_ns=_spans,
+        round_trip_ns=_spans,
+    )
 
 
 def _check_value(engine: Engine) -> None:

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from ftvm._native.memory import DigestTable, take_flags
 from ftvm.capture.pages import Scrub
-from ftvm.testing.strategies import memories
 from ftvm.units import PAGE_BYTES
 
 from ..native.pages import page_of_seed
 from ..native.test_digest import from_scratch
+from ..strategies import memories
 from .world import World
 
 COUNTS = (5, 3)

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from ftvm._native.memory import NativeMemory
 from ftvm.capture.pages import Shadow, StagedCopy, capture_fused, encode_staged
 from ftvm.config import Limits
-from ftvm.encode.delta import DELTA_BYTES_MAX
 from ftvm.errors import ConfigError, LimitExceeded, LocalProtocolError
 from ftvm.units import PAGE_BYTES
 
+from ..encode.delta import DELTA_BYTES_MAX
 from ..native.test_digest import from_scratch
 from .world import SMALL, World
 

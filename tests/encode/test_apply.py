@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from ftvm._native.memory import NativeMemory, batch_digest
 from ftvm.checkpoint import PageBatch
 from ftvm.encode.apply import CommittedMemory
-from ftvm.encode.delta import delta_encode
 from ftvm.errors import BadFrame, DigestMismatch, LocalProtocolError, RemoteProtocolError
 from ftvm.units import PAGE_BYTES
 
 from ..native.pages import ZERO_PAGE, page_of_seed
 from ..native.test_digest import from_scratch
+from .delta import delta_encode
 
 
 def make_batch(entries: list[tuple[int, bytes]]) -> PageBatch:

@@ -10,7 +10,8 @@ from ftvm.encode.versions import CACHE_SINCE, SPOKEN
 from ftvm.encode.wire import decode, encode, read_header
 from ftvm.errors import BadFrame
 from ftvm.interfaces import Record
-from ftvm.testing.strategies import cache_messages
+
+from ..strategies import cache_messages
 
 LIMITS = Limits(digests_per_message=8)
 SPOKEN_SINCE = range(CACHE_SINCE, SPOKEN.highest + 1)

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ftvm.encode.delta import DELTA_BYTES_MAX, codec_names, delta_decode, delta_encode
 from ftvm.errors import BadFrame
 from ftvm.units import PAGE_BYTES
 
 from ..native.pages import ZERO_PAGE, overwritten, page_of_seed, page_pairs, pages
+from .delta import DELTA_BYTES_MAX, codec_names, delta_decode, delta_encode
 
 codecs = pytest.mark.parametrize("codec", codec_names())
 behinds = pytest.mark.parametrize("behind", [b"", b"\x01" * 200], ids=["alone", "in a batch"])

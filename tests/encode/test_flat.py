@@ -19,8 +19,8 @@ from ftvm.encode.versions import FLAT_SINCE, SPOKEN
 from ftvm.encode.wire import FLAT_BYTES_MAX, MARK, decode, encode, read_header
 from ftvm.errors import BadFrame, ConfigError, VersionMismatch
 from ftvm.interfaces import Record
-from ftvm.testing.strategies import envelopes, logs, messages, sessions
 
+from ..strategies import envelopes, logs, messages, sessions
 from .forging import forged
 
 LIMITS = Limits()

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from ftvm._native.memory import NativeMemory, batch_digest
 from ftvm.checkpoint import PageBatch
 from ftvm.encode.apply import CommittedMemory
-from ftvm.encode.delta import delta_encode
 from ftvm.encode.merge import MERGED_AT_ONCE, join_batches, merge_batches
 from ftvm.errors import BadFrame
 from ftvm.units import PAGE_BYTES
 
 from ..native.pages import overwritten, pages, sprinkled, writes
+from .delta import delta_encode
 
 PAGES = 5
 

@@ -18,8 +18,9 @@ from ftvm.encode.versions import FIRST, FROZEN_FORM, SPOKEN, Versions, add_offer
 from ftvm.encode.wire import MARK, decode, encode
 from ftvm.errors import BadFrame, ConfigError, VersionMismatch
 from ftvm.interfaces import Record
-from ftvm.testing.strategies import messages, ranges_of_versions
 from ftvm.units import PageCount
+
+from ..strategies import messages, ranges_of_versions
 
 LIMITS = Limits()
 SESSION = SessionId(1, "x", 1)

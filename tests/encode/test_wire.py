@@ -18,8 +18,8 @@ from ftvm.encode.versions import FROZEN_FORM, SPOKEN
 from ftvm.encode.wire import decode, encode
 from ftvm.errors import BadFrame, ConfigError, LimitExceeded, VersionMismatch
 from ftvm.interfaces import Record
-from ftvm.testing.strategies import batches, checkpoints, envelopes, messages
 
+from ..strategies import batches, checkpoints, envelopes, messages
 from .forging import forged
 
 LIMITS = Limits()

@@ -28,7 +28,7 @@ LINES: Final = {
     "arbiters": 775,
     "capture": 492,
     "cli": 3735,
-    "encode": 1448,
+    "encode": 1410,
     "engines": 190,
     "guests": 2797,
     "guests/cards": 220,
@@ -43,7 +43,7 @@ LINES: Final = {
     "service": 1776,
     "sim": 2360,
     "store": 1398,
-    "testing": 2460,
+    "testing": 2149,
     "transport": 1270,
 }
 """Lines with code of each package: no docstring, comment or blank line counts. "" is the modules of ftvm/ itself; a

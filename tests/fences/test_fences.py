@@ -72,7 +72,6 @@ def test_sockets_are_opened_only_where_the_outside_is_spoken_to() -> None:
         "lab/",
         "arbiters/",
         "service/",
-        "testing/hostile.py",
         "history/gdbserver.py",
         "history/gdbsocket.py",
     )

@@ -26,9 +26,9 @@ from ftvm.encode.messages import CacheDigests, CacheKept, Envelope, EpochPart, M
 from ftvm.encode.versions import FLAT_SINCE
 from ftvm.encode.wire import decode, encode
 from ftvm.errors import BadFrame, VersionMismatch
-from ftvm.testing.strategies import checkpoints, envelopes, messages
 
 from ..encode.forging import forged
+from ..strategies import checkpoints, envelopes, messages
 
 LIMITS = Limits()
 SEEDS = 500

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from ftvm.encode.delta import codec_names, delta_decode
 from ftvm.errors import BadFrame
 from ftvm.units import PAGE_BYTES
+
+from ..encode.delta import codec_names, delta_decode
 
 CORPUS = Path(__file__).parent / "corpus" / "delta_decode"
 BASE = bytes(7 * i % 256 for i in range(PAGE_BYTES))

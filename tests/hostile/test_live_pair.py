@@ -25,9 +25,10 @@ from ftvm.interfaces import Record
 from ftvm.lab.lines import JsonLine
 from ftvm.lab.processes import Children
 from ftvm.lab.stage import free_ports
-from ftvm.testing.hostile import STRANGER_ATTACKS, HostilePeer
 from ftvm.transport.keys import load_public, write_keypair
 from ftvm.units import PageCount, bytes_to_pages
+
+from .peer import STRANGER_ATTACKS, HostilePeer
 
 PATIENCE_SECONDS = 60
 STEP_NS = 20_000_000

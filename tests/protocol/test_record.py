@@ -8,7 +8,8 @@ from hypothesis import given
 from ftvm.errors import InternalError
 from ftvm.interfaces import Record
 from ftvm.protocol.record import NO_RECORD, add, drop, is_vacant, start, switch, take, vacate
-from ftvm.testing.strategies import records
+
+from ..strategies import records
 
 X, Y, Z = "x", "y", "z"
 

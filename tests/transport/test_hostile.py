@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from ftvm.config import Limits
 from ftvm.interfaces import Delivery, Lane
-from ftvm.testing.hostile import STRANGER_ATTACKS, HostilePeer
 from ftvm.transport.curve import zap_answer
 from ftvm.transport.keys import Keys, generate_keys
 from ftvm.transport.zeromq import ZeroMqTransport
+
+from ..hostile.peer import STRANGER_ATTACKS, HostilePeer
 
 TURNS_MAX = 3_000
 LIMITS = Limits(batch_bytes=1 << 16, devices_bytes=1 << 16, outputs_held_bytes=1 << 16)

@@ -14,9 +14,9 @@ from ftvm.protocol.active.active_state import ActiveState
 from ftvm.protocol.active.link import LinkState
 from ftvm.protocol.active.output import OutputBuffer
 from ftvm.protocol.effects import Release
-from ftvm.testing.strategies import watermarks
 from ftvm.units import Nanos
 
+from ...strategies import watermarks
 from ..harness import lone_active
 
 NOW = Nanos(77)

@@ -11,10 +11,11 @@ from ftvm._native.memory import NativeMemory, batch_digest
 from ftvm.checkpoint import Checkpoint, GuestPosition, LogKind, LogRecord, Output, PageBatch
 from ftvm.config import Limits
 from ftvm.encode.apply import CommittedMemory
-from ftvm.encode.delta import delta_encode
 from ftvm.errors import BadFrame, DigestMismatch, FtvmError, LimitExceeded, RemoteProtocolError
 from ftvm.protocol.standby.commit import CommittedState
 from ftvm.units import PAGE_BYTES
+
+from ...encode.delta import delta_encode
 
 PAGES = 4
 OUTPUTS_LIMIT = 6

@@ -10,8 +10,8 @@ from ftvm.checkpoint import Checkpoint, PageBatch
 from ftvm.encode.messages import EpochPart
 from ftvm.errors import BadFrame, LimitExceeded
 from ftvm.protocol.standby.commit import Staging
-from ftvm.testing.strategies import batches, checkpoints
 
+from ...strategies import batches, checkpoints
 from ..harness import make_batch
 
 

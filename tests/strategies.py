@@ -1,9 +1,8 @@
 """Hypothesis strategies for ftvm's values: records, outputs, batches, checkpoints, envelopes and every message.
 
 What they draw is valid by construction and small enough to shrink well, but reaches the edges that the formats have:
-empty texts, absent fields, the largest numbers, outputs of no bytes. Use them to test your own transport, arbiter or
-hypervisor adapter against values that you did not think of. They know nothing about what a guest would really send:
-the page deltas of a batch are arbitrary bytes, sealed with their right digest.
+empty texts, absent fields, the largest numbers, outputs of no bytes. They know nothing about what a guest would really
+send: the page deltas of a batch are arbitrary bytes, sealed with their right digest.
 """
 
 from array import array
@@ -46,8 +45,8 @@ from ftvm.encode.messages import (
     Welcome,
 )
 from ftvm.encode.versions import CACHE_SINCE, FLAT_SINCE, FROZEN_FORM, SPOKEN, VERSION_MAX, Versions
-from ftvm.interfaces import EngineView, Record
-from ftvm.units import PAGE_BYTES, Nanos, PageCount
+from ftvm.interfaces import Record
+from ftvm.units import PAGE_BYTES, PageCount
 
 __all__ = [
     "batches",
@@ -63,7 +62,6 @@ __all__ = [
     "positions",
     "records",
     "sessions",
-    "views",
     "watermarks",
     "writes",
 ]
@@ -254,28 +252,6 @@ def messages(version: int = FROZEN_FORM) -> st.SearchStrategy[Message]:
         st.builds(Prepared, epoch=_numbers, error=_texts),
         st.builds(Leave, reason=_texts, is_end=st.booleans()),
         *([cache_messages()] if version >= CACHE_SINCE else []),
-    )
-
-
-_times = st.integers(0, 10**12).map(Nanos)
-_spans = st.integers(0, 10**10)
-
-
-def views() -> st.SearchStrategy[EngineView]:
-    """Draw what an engine may be shown; also what the protocol would never show it."""
-    return st.builds(
-        EngineView,
-        last_cut_at=_times,
-        epochs_in_flight=st.integers(0, 8),
-        outputs_waiting=st.integers(0, 1000),
-        oldest_output_at=st.none() | _times,
-        oldest_uncut_at=st.none() | _times,
-        is_guest_idle=st.booleans(),
-        epoch_ns=_spans,
-        dirty_pages=st.integers(0, 1 << 20),
-        pause_ns=_spans,
-        commit_ns=_spans,
-        round_trip_ns=_spans,
     )
 
 

@@ -1,7 +1,6 @@
 """One page as its difference from an older version. Wraps the native noun `delta` (delta.h is its manual).
 
-Captures and commits do not come through here: they handle thousands of pages a call (capture/pages.py,
-encode/apply.py). This is for tools, benchmarks and tests.
+Captures and commits do not come this way: they handle thousands of pages a call (capture/pages.py, encode/apply.py).
 """
 
 from typing import Any
