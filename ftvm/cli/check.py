@@ -10,7 +10,7 @@ from typing import Final
 
 import click
 
-from ftvm.cli.hostparts import keys_of, look_at_history, peer_endpoints, pumped_card, world_of
+from ftvm.cli.hostparts import keys_of, look_at_history, look_at_network, peer_endpoints
 from ftvm.cli.kinds import read_host
 from ftvm.cli.serviceoptions import open_services
 from ftvm.cli.settings import HostSettings
@@ -106,7 +106,7 @@ def _looks(settings: HostSettings) -> tuple[_Look, ...]:
         (
             "nic",
             ("nic", "mac"),
-            lambda: checks.check_opens("nic", network, lambda: (pumped_card(settings) or world_of(settings)).close()),
+            lambda: checks.check_opens("nic", network, lambda: look_at_network(settings)),
         ),
         (
             "service",

@@ -1,8 +1,8 @@
 """Builds what the settings of a host describe: guest, world, keys, engine, and services for the operator."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypedDict
 
@@ -35,10 +35,13 @@ __all__ = [
     "check_history",
     "engine_of",
     "keys_of",
+    "listed",
     "look_at_history",
+    "look_at_network",
+    "macs",
     "opened",
     "peer_endpoints",
-    "pumped_card",
+    "pumped_cards",
     "timing_of",
     "world_of",
 ]
@@ -94,21 +97,53 @@ def timing_of(settings: HostSettings) -> Timing:
     )
 
 
+def macs(settings: HostSettings) -> tuple[str, ...]:
+    """Return the address of each of the guest's network cards: those that are given, then what counts on from there."""
+    found = listed(settings["mac"]) or [DEFAULT_MAC]
+    count = len(listed(settings["nic"]))
+    while len(found) < count:
+        found.append(_next_mac(found[-1]))
+    return tuple(found[:count])
+
+
 def card(settings: HostSettings) -> str | None:
-    """Return the address of the guest's network card, None if it has none."""
-    return (settings["mac"] or DEFAULT_MAC) if settings["nic"] is not None else None
+    """Return the address of the guest's only network card, None if it has none."""
+    return next(iter(macs(settings)), None)
 
 
-def pumped_card(settings: HostSettings) -> PumpedCard | None:
-    """Make the guest's card, if it is to be pumped. Raises ConfigError, GuestError, TransportError."""
-    nic = settings["nic"] or ""
-    return PumpedCard(nic.removeprefix(PUMP)) if nic.startswith(PUMP) else None
+def pumped_cards(settings: HostSettings) -> list[PumpedCard]:
+    """Make the guest's cards that are to be pumped, all or none. Raises ConfigError, GuestError, TransportError."""
+    with ExitStack() as undo:
+        names = [nic.removeprefix(PUMP) for nic in listed(settings["nic"]) if nic.startswith(PUMP)]
+        made = [undo.enter_context(closing(PumpedCard(name))) for name in names]
+        undo.pop_all()
+    return made
+
+
+def look_at_network(settings: HostSettings) -> None:
+    """Raise ConfigError, GuestError or TransportError if the guest's network cannot be opened."""
+    cards = pumped_cards(settings)
+    for made in cards:
+        made.close()
+    if not cards:
+        world_of(settings).close()
+
+
+def listed(value: str | list[str] | None) -> list[str]:
+    """Return the value of a setting that some kinds of guests have several times, as a list."""
+    return list(value) if isinstance(value, list) else [] if value is None else [value]
+
+
+def _next_mac(mac: str) -> str:
+    """Return the address behind one, of the same maker."""
+    maker, number = mac[:9], int(mac[9:].replace(":", ""), 16)
+    return maker + ((number + 1) % (1 << 24)).to_bytes(3, "big").hex(":")
 
 
 def world_of(settings: HostSettings, guest: Guest | None = None) -> World:
     """Build the outside: the network cable, and the console on stdout (on stderr where stdout carries JSON).
 
-    A `guest` whose card is pumped has the cable already.
+    A `guest` whose cards are pumped has the cables already.
     """
     out = sys.stderr if settings.is_json else sys.stdout
 
@@ -120,10 +155,11 @@ def world_of(settings: HostSettings, guest: Guest | None = None) -> World:
     mac = card(settings)
     if mac is None:
         return CallbackWorld(lambda output: write(output.payload))
-    pumped = getattr(guest, "card", None)
-    if isinstance(pumped, PumpedCard):
-        return PumpWorld({"card0": (pumped, mac)}, console=write)
-    nic: str = settings["nic"]
+    pumped: Mapping[str, PumpedCard] = getattr(guest, "cards", {})
+    if pumped:
+        pairs = zip(pumped.values(), macs(settings), strict=True)
+        return PumpWorld(dict(zip(pumped, pairs, strict=True)), console=write)
+    (nic,) = listed(settings["nic"])
     if nic.startswith(TAP):
         return CableWorld(TapPort(nic.removeprefix(TAP)), mac=mac, console=write)
     local, remote = cable_ends(nic)

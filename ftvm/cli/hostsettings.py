@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from ftvm.arbiters.etcdhttp import locate_files
 from ftvm.arbiters.urls import check_record_url
-from ftvm.cli.hostparts import TAP, check_history, keys_of, timing_of
+from ftvm.cli.hostparts import TAP, check_history, keys_of, listed, timing_of
 from ftvm.cli.serviceoptions import check_control, check_metrics
 from ftvm.cli.settings import HostSettings, Setting, in_folder
 from ftvm.cli.values import DEFAULT_MAC, millis_to_nanos, parse_memory
@@ -24,7 +24,7 @@ from ftvm.store.retention import Keep
 from ftvm.transport.endpoints import parse_endpoint
 from ftvm.transport.keys import Keys, load_public, load_secret
 
-__all__ = ["DISK", "MEMORY", "NIC", "SHARED", "TRACKER", "disk_bytes", "disk_data_bytes", "disk_sizes"]
+__all__ = ["DISK", "MAC", "MEMORY", "NIC", "SHARED", "TRACKER", "disk_bytes", "disk_data_bytes", "disk_sizes"]
 
 
 def _judged(judge: Callable[[Any], object]) -> Callable[[Any], Any]:
@@ -102,9 +102,7 @@ def _judge_nic(nic: str) -> None:
 
 def disk_sizes(settings: HostSettings) -> tuple[int, ...]:
     """Return the size of each disk's image; raises ConfigError if one cannot be a disk."""
-    given = settings["disk"]
-    paths = given if isinstance(given, list) else [] if given is None else [given]
-    return tuple(image_bytes(path) for path in paths)
+    return tuple(image_bytes(path) for path in listed(settings["disk"]))
 
 
 def disk_bytes(settings: HostSettings) -> int:
@@ -114,15 +112,14 @@ def disk_bytes(settings: HostSettings) -> int:
 
 def disk_data_bytes(settings: HostSettings) -> int:
     """Return how much of all disks' images is data and no hole; raises ConfigError if one cannot be a disk."""
-    sizes = disk_sizes(settings)
-    given = settings["disk"]
-    paths = given if isinstance(given, list) else [given]
-    return sum(min(size, os.stat(path).st_blocks * 512) for size, path in zip(sizes, paths, strict=False))
+    sizes = zip(disk_sizes(settings), listed(settings["disk"]), strict=True)
+    return sum(min(size, os.stat(path).st_blocks * 512) for size, path in sizes)
 
 
 def _check_mac(settings: HostSettings) -> None:
-    if settings["mac"] is not None and settings["nic"] is None:
-        raise ConfigError(f"{settings['mac']} needs nic: without a cable the machine has no network card")
+    if settings["mac"] and not settings["nic"]:
+        given = ", ".join(listed(settings["mac"]))
+        raise ConfigError(f"{given} needs nic: without a cable the machine has no network card")
 
 
 def _check_engine(settings: HostSettings) -> None:
@@ -162,7 +159,15 @@ NIC: Final = Setting(
     metavar="CABLE",
     parse=_judged(_judge_nic),
     help="The guest's network: udp:LOCALPORT:REMOTEPORT, a frame per datagram; or tap:NAME, an interface of this host; "
-    "or, for a qemu guest and by root, pump:NAME, the same at speed.",
+    "or, for a qemu guest and by root, pump:NAME, the same at speed; this one may be repeated, for several cards.",
+)
+MAC: Final = Setting(
+    name="mac",
+    metavar="ADDRESS",
+    parse=_judged(mac_bytes),
+    check=_check_mac,
+    help="The MAC address of its network card, of several cards each in turn; needs nic. Cards without one count on "
+    f"from the last.  [default: {DEFAULT_MAC}]",
 )
 TRACKER: Final = Setting(
     name="tracker",
@@ -229,13 +234,7 @@ SHARED: Final = (
     ),
     MEMORY,
     NIC,
-    Setting(
-        name="mac",
-        metavar="ADDRESS",
-        parse=_judged(mac_bytes),
-        check=_check_mac,
-        help=f"The MAC address of its network card; needs nic.  [default: {DEFAULT_MAC}]",
-    ),
+    MAC,
     Setting(
         name="engine",
         default="remus",

@@ -1,6 +1,7 @@
 """`ftvm check`: the whole of it, on a file that is right and on files that are wrong."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -204,6 +205,22 @@ def test_a_machine_that_qemu_cannot_be_is_found_before_it_is_started(ftvm: Run, 
     )
     assert "FAILURE arguments: " in outcome.out
     assert f"correct it at {config}:10" in outcome.out
+
+
+def test_each_of_several_cards_is_opened_and_the_one_that_is_no_tap_is_named(ftvm: Run, config: Path) -> None:
+    pytest.importorskip("qemu.qmp")
+    if os.geteuid() != 0 or not Path("/dev/net/tun").exists():
+        pytest.skip("needs root, and /dev/net/tun")
+    taps = [f"ftk{os.getpid()}x{number}" for number in range(2)]
+    as_qemu(config, f'nic = ["pump:{taps[0]}", "pump:{taps[1]}"]\n')
+
+    sound = ftvm("check", config)
+    config.write_text(config.read_text().replace(taps[1], "lo"))
+    wrong = ftvm("check", config)
+
+    assert "ok      nic: the guest's network can be opened" in sound.out
+    assert "FAILURE nic: the tap device lo cannot be used" in wrong.out
+    assert not Path(f"/sys/class/net/{taps[0]}").exists(), "closed again"
 
 
 def test_kvm_is_looked_at_for_a_guest_on_the_processor(

@@ -2,11 +2,15 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import click
 import pytest
 from click.shell_completion import ShellComplete
 
+from ftvm.checkpoint import Output
+from ftvm.cli.hostparts import macs, world_of
 from ftvm.cli.kinds import KINDS, all_settings, read_host
 from ftvm.cli.main import ftvm as ftvm_command
 from ftvm.cli.run import run
@@ -14,13 +18,15 @@ from ftvm.cli.settings import HostSettings
 from ftvm.cli.standby import standby
 from ftvm.engines.names import engines_for
 from ftvm.engines.remus import Remus
-from ftvm.interfaces import Capability
+from ftvm.guests.datagram import announcement_frames, mac_bytes
+from ftvm.interfaces import Capability, Guest
 from ftvm.protocol.active.active_state import interval_ms_of
 from ftvm.transport.keys import write_keypair
 
 from .conftest import Run
 
 SOUND = 'listen = "tcp://127.0.0.1:0"\narbiter = "file://{folder}"\nguest = "vm1"\nmemory = "8M"\nprogram = "hello"\n'
+QEMU_WITH = SOUND.replace('program = "hello"', 'kind = "qemu"')
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -298,6 +304,86 @@ def test_a_qemu_has_one_disk_or_several_in_their_order(tmp_path: Path, written: 
 
     assert told.problems == {}
     assert told["disk"] == [str(tmp_path / name) for name in ("a.img", "b.img") if name in written]
+
+
+class HeardCard:
+    """A card that keeps what is sent in the guest's place, and which outputs left by it."""
+
+    def __init__(self) -> None:
+        self.said: list[bytes] = []
+        self.released: list[bytes] = []
+
+    def send(self, frame: bytes) -> None:
+        self.said.append(frame)
+
+    def release(self, payload: bytes) -> None:
+        self.released.append(payload)
+
+
+def test_each_card_of_a_guest_is_announced_with_its_own_address_and_lets_its_own_outputs_out(tmp_path: Path) -> None:
+    told = settings(write(tmp_path, QEMU_WITH + 'nic = ["pump:vm2", "pump:vm3"]\n'))
+    cards = {"card0": HeardCard(), "card1": HeardCard()}
+
+    world = world_of(told, cast("Guest", SimpleNamespace(cards=cards)))
+    world.announce()
+    world.release(Output(number=1, channel="card1", payload=b"of the second"))
+
+    for card, mac in zip(cards.values(), macs(told), strict=True):
+        assert card.said == list(announcement_frames(mac_bytes(mac)))
+    assert [card.released for card in cards.values()] == [[], [b"of the second"]]
+
+
+@pytest.mark.parametrize("written", ['"pump:vm2"', '["pump:vm2"]', '["pump:vm2", "pump:vm3"]', '"tap:vm2"'])
+def test_a_qemu_has_one_card_or_several_that_are_pumped_in_their_order(tmp_path: Path, written: str) -> None:
+    told = settings(write(tmp_path, QEMU_WITH + f"nic = {written}\n"))
+
+    assert told.problems == {}
+    assert told["nic"] == [name for name in ("pump:vm2", "pump:vm3", "tap:vm2") if name in written]
+
+
+@pytest.mark.parametrize(
+    ("written", "addresses"),
+    [
+        ("", ("52:54:00:12:34:56", "52:54:00:12:34:57")),
+        ('mac = "52:54:00:00:00:ff"', ("52:54:00:00:00:ff", "52:54:00:00:01:00")),
+        ('mac = "52:54:00:ff:ff:ff"', ("52:54:00:ff:ff:ff", "52:54:00:00:00:00")),
+        ('mac = ["52:54:00:00:00:07", "02:00:00:00:00:01"]', ("52:54:00:00:00:07", "02:00:00:00:00:01")),
+    ],
+)
+def test_cards_without_an_address_count_on_from_the_last(
+    tmp_path: Path, written: str, addresses: tuple[str, str]
+) -> None:
+    told = settings(write(tmp_path, QEMU_WITH + f'nic = ["pump:vm2", "pump:vm3"]\n{written}\n'))
+
+    assert told.problems == {}
+    assert macs(told) == addresses
+
+
+@pytest.mark.parametrize(
+    ("written", "complaint"),
+    [
+        ('nic = ["pump:vm2", "tap:vm3"]', "nic: 2 cards: where there are several, each must be pumped (pump:NAME)"),
+        ('nic = ["pump:vm2", "pump:vm2"]', "nic: pump:vm2 is there 2 times: each card needs its own interface"),
+        ('nic = ["pump:vm2", "pump:sixteen-letters-"]', "nic: 'sixteen-letters-' is not the name of an interface"),
+        (f"nic = {[f'pump:vm{number}' for number in range(9)]}", "nic: 9 cards: a guest has at most 8"),
+        (
+            'nic = ["pump:vm2", "pump:vm3"]\nmac = ["02:00:00:00:00:01", "02:00:00:00:00:01"]',
+            "nic: two cards have one address (02:00:00:00:00:01, 02:00:00:00:00:01): give each its own",
+        ),
+        (
+            'nic = "pump:vm2"\nmac = ["02:00:00:00:00:01", "02:00:00:00:00:02"]',
+            "mac: more addresses (2) than cards (1, see nic)",
+        ),
+        ('mac = ["02:00:00:00:00:01"]', "mac: 02:00:00:00:00:01 needs nic"),
+    ],
+)
+def test_cards_that_cannot_be_are_told(tmp_path: Path, written: str, complaint: str) -> None:
+    pytest.importorskip("qemu.qmp")
+
+    told = complaints(settings(write(tmp_path, QEMU_WITH + written + "\n")))
+
+    assert len(told) == 1
+    assert complaint in told[0]
 
 
 def test_a_disk_is_given_once_to_a_machine_that_has_one(tmp_path: Path) -> None:

@@ -4,8 +4,9 @@
 
 The machines and the LAN are network namespaces of this process; nothing of this machine's own network is touched. The
 commands of the manual are run on each machine, `ftvm setup` writes the files, and a client on the LAN sends a word and
-waits for its echo, again and again, on one connection. Meanwhile the guest is switched over, its host is killed, and
-its machine is cut off. Needs root, iproute2, QEMU, and what the demo of a QEMU needs. Prints one JSON line.
+waits for its echo, again and again, on one connection to each card in turn. Meanwhile the guest is switched over, its
+host is killed, and its machine is cut off. Needs root, iproute2, QEMU, and what the demo of a QEMU needs. Prints one
+JSON line.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from ftvm.lab.chaos.namespace import isolate, mount_disk
 
 LAN: Final = "lan"
 MACHINES: Final = {"192.168.50.1": "first", "192.168.50.2": "second"}
-GUEST_ADDRESS: Final = ("10.77.0.2", 7)
+FIRST_PORT: Final = 7
 WAIT_SECONDS: Final = 90.0
 ECHOES_BETWEEN: Final = 20
 FTVM: Final = (sys.executable, "-P", "-m", "ftvm")
@@ -40,9 +41,15 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 for module in /modules/*.ko; do insmod $module; done
 ip link set lo up
-ip addr add 10.77.0.2/24 dev eth0
-ip link set eth0 up
-while :; do nc -l -p 7 -e /bin/cat; done
+echo 1 > /proc/sys/net/ipv4/conf/all/arp_ignore
+card=0
+while ip link set eth$card up; do
+  ip addr add 10.77.$card.2/24 dev eth$card
+  port=$((7 + card))
+  while :; do nc -l -p $port -e /bin/cat; done &
+  card=$((card + 1))
+done
+wait
 """
 
 
@@ -61,24 +68,29 @@ def until(is_so: Callable[[], bool], what: str) -> None:
         time.sleep(0.2)
 
 
-def lay_network(commands: str) -> None:
-    """Make the LAN, and two machines on it whose bridge and tap are made by the manual's commands."""
+def lay_network(commands: str, nics: Sequence[str]) -> None:
+    """Make the LAN, and two machines on it whose bridge and first tap are made by the manual's commands."""
     for name in (LAN, *MACHINES.values()):
         run("ip", "netns", "add", name)
         run("ip", "-n", name, "link", "set", "lo", "up")
     run("ip", "-n", LAN, "link", "add", "switch", "type", "bridge")
     run("ip", "-n", LAN, "link", "set", "switch", "up")
-    run("ip", "-n", LAN, "addr", "add", "10.77.0.1/24", "dev", "switch")
+    for number in range(len(nics)):
+        run("ip", "-n", LAN, "addr", "add", f"10.77.{number}.1/24", "dev", "switch")
     for address, name in MACHINES.items():
         run("ip", "link", "add", name, "netns", LAN, "type", "veth", "peer", "name", "eno1", "netns", name)
         run("ip", "-n", LAN, "link", "set", name, "master", "switch")
         run("ip", "-n", LAN, "link", "set", name, "up")
         run("ip", "-n", name, "link", "set", "eno1", "up")
         run("ip", "netns", "exec", name, "bash", "-euo", "pipefail", "-c", commands)
+        for nic in nics[1:]:
+            tap = nic.partition(":")[2]
+            run("ip", "-n", name, "tuntap", "add", "dev", tap, "mode", "tap")
+            run("ip", "-n", name, "link", "set", tap, "master", "br0", "up")
         run("ip", "-n", name, "addr", "add", f"{address}/24", "dev", "br0")
 
 
-def write_guest(folder: Path, nic: str) -> None:
+def write_guest(folder: Path, nics: Sequence[str]) -> None:
     """Write what the guest boots, and the files of both hosts."""
     kernel = qemuimage.find_kernel()
     modules = qemuimage.MODULES / kernel.name.removeprefix("vmlinuz-") / "kernel"
@@ -86,7 +98,7 @@ def write_guest(folder: Path, nic: str) -> None:
     files |= {"bin/busybox": qemuimage.BUSYBOX.read_bytes(), "init": INIT.encode()}
     (folder / "shared").mkdir()
     nodes = [word for address in MACHINES for word in ("--node", f"{address}:7778")]
-    said = ["--guest", "vm2", "--kind", "qemu", *nodes, "--set", "memory=256M", "--set", f"nic={nic}"]
+    said = ["--guest", "vm2", "--kind", "qemu", *nodes, "--set", "memory=256M", "--set", f"nic={','.join(nics)}"]
     said += ["--set", "silence=1000"]  # a busy machine is no dead one: the guest is to be where this script moved it
     booted = ["-cpu", "qemu64", "-kernel", "vmlinuz", "-initrd", "ird.gz", "-append", "console=ttyS0 quiet"]
     place = ["--arbiter", f"file://{folder}/shared", "--folder", str(folder / "vm2")]
@@ -142,15 +154,12 @@ class Machine:
         run("ip", "-n", LAN, "link", "set", self.name, "down" if is_off else "up")
 
 
-def wait_for_echoes() -> int:
-    """Be the client, on the LAN: print one JSON line of how many echoes came, and the longest wait for one.
-
-    While it runs, the file `echoes` is as many bytes long as echoes came.
-    """
+def connect(number: int) -> socket.socket:
+    """Return a connection to a card of the guest, as soon as it is up."""
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
         try:
-            link = socket.create_connection(GUEST_ADDRESS, 2)
+            link = socket.create_connection((f"10.77.{number}.2", FIRST_PORT + number), 2)
             break
         except OSError:
             if time.monotonic() > deadline:
@@ -158,10 +167,20 @@ def wait_for_echoes() -> int:
             time.sleep(0.3)
     link.settimeout(WAIT_SECONDS)
     link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return link
+
+
+def wait_for_echoes(cards: int) -> int:
+    """Be the client, on the LAN: print one JSON line of how many echoes came, and the longest wait for one.
+
+    While it runs, the file `echoes` is as many bytes long as echoes came.
+    """
+    links = [connect(number) for number in range(cards)]
     echoes, worst = 0, 0.0
     while not Path("over").exists():
         began = time.monotonic()
         word = b"%08d" % echoes
+        link = links[echoes % cards]
         link.sendall(word)
         if (came := link.recv(len(word), socket.MSG_WAITALL)) != word:
             raise SystemExit(f"sent {word!r}, got {came!r}")
@@ -173,8 +192,8 @@ def wait_for_echoes() -> int:
 
 
 @contextmanager
-def client(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    command = ["ip", "netns", "exec", LAN, sys.executable, str(Path(__file__).resolve()), "--client"]
+def client(folder: Path, cards: int) -> Iterator[subprocess.Popen[str]]:
+    command = ["ip", "netns", "exec", LAN, sys.executable, str(Path(__file__).resolve()), "--client", str(cards)]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as asking:
         yield asking
         asking.kill()
@@ -187,7 +206,7 @@ def hear_more(folder: Path) -> None:
     until(lambda: heard.stat().st_size >= enough, "echoes for the client")
 
 
-def play(folder: Path) -> dict[str, object]:
+def play(folder: Path, cards: int) -> dict[str, object]:
     """Start the pair, do to it what can be done, and return what the client saw."""
     first, second = (Machine(folder, address) for address in MACHINES)
     with ExitStack() as stack:
@@ -197,7 +216,7 @@ def play(folder: Path) -> dict[str, object]:
         second.start("standby")
         until(first.is_protected, "a first copy")
         (folder / "echoes").touch()
-        asking = stack.enter_context(client(folder))
+        asking = stack.enter_context(client(folder, cards))
         hear_more(folder)
         first.ask("ctl", "switchover", "--guest", "vm2")
         until(second.is_protected, "the switchover")
@@ -215,25 +234,26 @@ def play(folder: Path) -> dict[str, object]:
         (folder / "over").touch()
         said, _ = asking.communicate(timeout=WAIT_SECONDS)
         if asking.returncode != 0:
-            raise SystemExit("the connection did not live on")
-        return {**json.loads(said), "moves": 3, "generation": second.status()["generation"]}
+            raise SystemExit("a connection did not live on")
+        return {**json.loads(said), "cards": cards, "moves": 3, "generation": second.status()["generation"]}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak.bridge", description=__doc__)
     parser.add_argument("--network", default="")
-    parser.add_argument("--nic", default="tap:vm2", help="the guest's network: tap:vm2 or pump:vm2")
-    parser.add_argument("--client", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--nic", action="append", help="a card of the guest: tap:vm2 (if none is given) or pump:vm2")
+    parser.add_argument("--client", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.client:
-        return wait_for_echoes()
+        return wait_for_echoes(options.client)
+    nics = options.nic or ["tap:vm2"]
     if refused := isolate():
         raise SystemExit(f"this needs network namespaces: {refused}")
     mount_disk(Path("/run"), 16 << 20)  # where `ip netns` keeps its names: those here end with this process
     with TemporaryDirectory() as folder:
-        lay_network(options.network)
-        write_guest(Path(folder), options.nic)
-        print(json.dumps(play(Path(folder))))
+        lay_network(options.network, nics)
+        write_guest(Path(folder), nics)
+        print(json.dumps(play(Path(folder), len(nics))))
     return 0
 
 

@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from ftvm.cli.hostparts import PUMP, card, pumped_card
-from ftvm.cli.hostsettings import DISK, MEMORY, NIC, TRACKER, disk_data_bytes, disk_sizes
+from ftvm.cli.hostparts import PUMP, macs, pumped_cards
+from ftvm.cli.hostsettings import DISK, MAC, MEMORY, NIC, TRACKER, disk_data_bytes, disk_sizes
 from ftvm.cli.settings import HostSettings, Kind, Setting, in_folder
 from ftvm.errors import ConfigError
 from ftvm.guests.cards.card import check_interface
@@ -25,22 +25,22 @@ def _make(settings: HostSettings) -> Guest:
     require_qmp()
     from ftvm.guests.qemu import QemuGuest, QemuMachine
 
-    pumped = pumped_card(settings)
     machine = QemuMachine(
         memory_bytes=settings["memory"],
         arguments=tuple(settings["arguments"]),
-        mac=card(settings),
+        mac=macs(settings),
         disk_bytes=disk_sizes(settings),
         accel=settings["accel"],
         program=settings["qemu"],
         folder=None if settings.folder is None else str(settings.folder),
-        is_pumped=pumped is not None,
+        is_pumped=_is_pumped(settings),
     )
     with ExitStack() as undo:
-        if pumped is not None:
-            undo.callback(pumped.close)
+        cards = pumped_cards(settings)
+        for card in cards:
+            undo.callback(card.close)
         guest = QemuGuest(
-            machine, boots=settings.boots, disk=settings["disk"], card=pumped, tracker=settings["tracker"]
+            machine, boots=settings.boots, disk=settings["disk"], cards=cards, tracker=settings["tracker"]
         )
         undo.pop_all()
     return guest
@@ -74,11 +74,35 @@ def _check_machine(**given: Any) -> None:
     QemuMachine(**{"memory_bytes": 1 << 20, **given})
 
 
-def _read_nic(nic: str) -> str:
-    if not nic.startswith(PUMP):
-        return str(NIC.parse(nic))
-    check_interface(nic.removeprefix(PUMP))
-    return nic
+def _read_nics(nics: list[str]) -> list[str]:
+    for nic in nics:
+        if nic.startswith(PUMP):
+            check_interface(nic.removeprefix(PUMP))
+        else:
+            NIC.parse(nic)
+        if nics.count(nic) > 1:
+            raise ConfigError(f"{nic} is there {nics.count(nic)} times: each card needs its own interface")
+    return nics
+
+
+def _is_pumped(settings: HostSettings) -> bool:
+    return bool(settings["nic"]) and all(nic.startswith(PUMP) for nic in settings["nic"])
+
+
+def _check_cards(settings: HostSettings) -> None:
+    _check_machine(mac=macs(settings), is_pumped=_is_pumped(settings))
+
+
+def _read_macs(addresses: list[str]) -> list[str]:
+    for address in addresses:
+        MAC.parse(address)
+    return addresses
+
+
+def _check_macs(settings: HostSettings) -> None:
+    MAC.check(settings)
+    if len(settings["mac"]) > len(settings["nic"]):
+        raise ConfigError(f"more addresses ({len(settings['mac'])}) than cards ({len(settings['nic'])}, see nic)")
 
 
 def _program(written: str) -> str:
@@ -90,7 +114,8 @@ QEMU: Final = Kind(
     name="qemu",
     settings=(
         replace(MEMORY, default="512M", check=lambda settings: _check_machine(memory_bytes=settings["memory"])),
-        replace(NIC, parse=_read_nic),
+        replace(NIC, written="one or more", parse=_read_nics, check=_check_cards),
+        replace(MAC, written="one or more", parse=_read_macs, check=_check_macs),
         replace(
             DISK,
             written="one or more",

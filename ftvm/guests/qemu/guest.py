@@ -11,7 +11,7 @@ same memory. Calls come from one thread at a time. See docs/qemu.md.
 import os
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from ftvm._native.memory import NativeMemory
@@ -58,7 +58,7 @@ class QemuGuest:
     boots    True for a primary, which starts from its firmware; False for a standby, which waits for a state
     disk     the path of this host's image of the disk, of machine.disk_bytes, or of each of several; a standby's are
              overwritten
-    card     the network card, if the machine's is pumped; closed with the guest
+    cards    the network cards, one for each of machine.mac, if they are pumped; closed with the guest
     tracker  how written pages are found: "userfault" (the kernel notes them), "compare" (every page is compared with a
              copy), or "auto": the first where it works, else the second, with a GuestWarned
     """
@@ -69,17 +69,18 @@ class QemuGuest:
         *,
         boots: bool,
         disk: str | Sequence[str] | None = None,
-        card: PumpedCard | None = None,
+        cards: Sequence[PumpedCard] = (),
         tracker: str = "auto",
     ) -> None:
         """Start QEMU, paused. Raises ConfigError or GuestError; nothing is left running then."""
         if tracker not in ("auto", "userfault", "compare"):
             raise ConfigError(f"unknown tracker {tracker!r} for QEMU: there are auto, userfault and compare")
-        if machine.is_pumped != (card is not None):
-            raise ConfigError("the machine's card is pumped: give the guest a card" if card is None else "no such card")
+        wanted = len(machine.macs) if machine.is_pumped else 0
+        if len(cards) != wanted:
+            raise ConfigError(f"pumped cards of the machine: {wanted}; given to the guest: {len(cards)}")
         self._disks = _open_disks(machine, disk, boots=boots)
         self._machine = machine
-        self.card = card
+        self.cards: Mapping[str, PumpedCard] = {f"card{number}": card for number, card in enumerate(cards)}
         self._tracker_wanted = tracker
         self._ram = SharedMemory("ram", machine.memory_bytes)
         self._firmware = Firmware()
@@ -152,8 +153,8 @@ class QemuGuest:
 
         A guest may never read again what its image has lost; but what a standby has lost it could never get back.
         """
-        if self.card is not None:
-            self._warn(self.card.failure())
+        for card in self.cards.values():
+            self._warn(card.failure())
         for disk in self._disks:
             shorter = disk.why_shorter()
             if shorter is not None and not disk.is_guests:
@@ -247,8 +248,8 @@ class QemuGuest:
             self._is_running = False
         self._drop_process()
         os.close(self._state)
-        if self.card is not None:
-            self.card.close()
+        for card in self.cards.values():
+            card.close()
         for memory in self._memories():
             memory.close()
 
@@ -390,7 +391,7 @@ class QemuGuest:
             state=self._state,
             disks=tuple(self._disks),
             boots=boots,
-            tap=self.card.tap if self.card is not None else None,
+            taps=[card.tap for card in self.cards.values()],
         )
         try:
             prepare_migration(process.qmp)
@@ -408,10 +409,10 @@ class QemuGuest:
 
     def _open_gate(self) -> None:
         if self._gate is None and self._sink is not None:
-            self._gate = OutputGate(self._sink, self._channels(), {} if self.card is None else {"card0": self.card})
+            self._gate = OutputGate(self._sink, self._channels(), self.cards)
 
     def _channels(self) -> dict[str, socket.socket]:
-        network = {"net0": self._process.network} if self.card is None else {}
+        network = {} if self.cards else {"net0": self._process.network}
         return {**network, "console": self._process.console}
 
     def _ram_tracker(self) -> Tracker:

@@ -16,8 +16,9 @@ from ftvm.guests.datagram import mac_bytes
 from ftvm.guests.qemu.arguments import check_arguments
 from ftvm.units import PAGE_BYTES
 
-__all__ = ["DISKS_MAX", "RAM_ID", "QemuMachine", "Wires", "disk_name"]
+__all__ = ["CARDS_MAX", "DISKS_MAX", "RAM_ID", "QemuMachine", "Wires", "disk_name"]
 
+CARDS_MAX: Final = 8
 DISKS_MAX: Final = 16
 RAM_ID: Final = "ftvm-ram"
 """QEMU's name for the memory: part of the device state, so the same on all hosts for ever."""
@@ -41,13 +42,13 @@ def disk_name(number: int) -> str:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wires:
     """Descriptors that QEMU inherits: shared memory, the file for device state, its ends of the sockets, and for the
-    network that of a datagram socket, or a card's tap."""
+    network that of a datagram socket, or the tap of each card."""
 
     ram: int
     state: int
     monitor: int
     console: int
-    network: int
+    networks: tuple[int, ...]
     disks: tuple[int, ...]
 
 
@@ -57,8 +58,8 @@ class QemuMachine:
 
     memory_bytes  RAM, in whole MiB
     arguments     your own QEMU arguments: kernel, firmware, cpu, machine type, devices (see accepted.py)
-    mac           the network card's address; None: no card
-    is_pumped     the card is a PumpedCard's, and offloads; else frames come and go as datagrams
+    mac           the network card's address, or that of each of several, which must be pumped; None: no card
+    is_pumped     each card is a PumpedCard's, and offloads; else frames come and go as datagrams
     disk_bytes    size of the disk that is replicated with the memory, or of each of several; 0: none
     accel         "tcg", or whatever QEMU has here
     program       the QEMU to run
@@ -67,7 +68,7 @@ class QemuMachine:
 
     memory_bytes: int
     arguments: tuple[str, ...] = ()
-    mac: str | None = None
+    mac: str | tuple[str, ...] | None = None
     disk_bytes: int | tuple[int, ...] = 0
     accel: str = "tcg"
     program: str = "qemu-system-x86_64"
@@ -82,11 +83,27 @@ class QemuMachine:
                 raise ConfigError(f"a disk of {disk} bytes: it must be a multiple of {PAGE_BYTES}, not 0")
         if len(self.disks) > DISKS_MAX:
             raise ConfigError(f"{len(self.disks)} disks: a guest has at most {DISKS_MAX}")
-        if self.mac is not None:
-            mac_bytes(self.mac)
-        elif self.is_pumped:
-            raise ConfigError("a card that is pumped needs an address: mac")
+        self._check_cards()
         check_arguments(self.arguments)
+
+    def _check_cards(self) -> None:
+        for mac in self.macs:
+            mac_bytes(mac)
+        if self.is_pumped and not self.macs:
+            raise ConfigError("a card that is pumped needs an address: mac")
+        if len(self.macs) > 1 and not self.is_pumped:
+            raise ConfigError(f"{len(self.macs)} cards: where there are several, each must be pumped (pump:NAME)")
+        if len(self.macs) > CARDS_MAX:
+            raise ConfigError(f"{len(self.macs)} cards: a guest has at most {CARDS_MAX}")
+        if len({mac.lower() for mac in self.macs}) < len(self.macs):
+            raise ConfigError(f"two cards have one address ({', '.join(self.macs)}): give each its own")
+
+    @property
+    def macs(self) -> tuple[str, ...]:
+        """The address of each card."""
+        if isinstance(self.mac, tuple):
+            return self.mac
+        return (self.mac,) if self.mac is not None else ()
 
     @property
     def disks(self) -> tuple[int, ...]:
@@ -99,7 +116,7 @@ class QemuMachine:
         """Return what must be equal on both hosts, for the handshake, given what QEMU says of itself."""
         words = [
             *("-accel", self.accel),
-            *(("mac", self.mac) if self.mac is not None else ()),
+            *(word for mac in self.macs for word in ("mac", mac)),
             *(("pump",) if self.is_pumped else ()),
             *(("disk", _DISK_FEATURES) if self.disks else ()),
             *self.arguments,
@@ -119,12 +136,13 @@ class QemuMachine:
         words += ["-machine", f"memory-backend={RAM_ID},suppress-vmdesc=on"]
         words += ["-chardev", f"socket,id=ftvm-monitor,fd={wires.monitor}", "-mon", "ftvm-monitor,mode=control"]
         words += ["-chardev", f"socket,id=ftvm-console,fd={wires.console}", "-serial", "chardev:ftvm-console"]
-        if self.mac is not None:
-            kind = "tap,id=ftvm-net,fd" if self.is_pumped else "dgram,id=ftvm-net,local.type=fd,local.str"
-            words += ["-netdev", f"{kind}={wires.network}"]
+        for number, (mac, wire) in enumerate(zip(self.macs, wires.networks, strict=True)):
+            name = f"ftvm-net{number or ''}"
+            kind = f"tap,id={name},fd" if self.is_pumped else f"dgram,id={name},local.type=fd,local.str"
+            words += ["-netdev", f"{kind}={wire}"]
             # Without guest_announce=off, QEMU 7.2 crashes when a card that came by migration is reset: it frees the
             # timer of the announcement and stops it again. We announce the address ourselves.
-            words += ["-device", f"virtio-net-pci,netdev=ftvm-net,romfile=,guest_announce=off,mac={self.mac}"]
+            words += ["-device", f"virtio-net-pci,netdev={name},romfile=,guest_announce=off,mac={mac}"]
         for number, (size, wire) in enumerate(zip(self.disks, wires.disks, strict=True)):
             # State the geometry, or QEMU guesses it from the disk's content, which a standby does not have yet.
             cylinders, name = min(max(size // _CYLINDER_BYTES, 2), _CYLINDERS_MAX), f"ftvm-{disk_name(number)}"

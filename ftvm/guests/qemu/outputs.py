@@ -8,6 +8,7 @@ QEMU itself sends while its guest stands still (it announces addresses by itself
 import selectors
 import socket
 import threading
+from collections.abc import Mapping
 from typing import Final
 
 from ftvm.guests.cards.card import PumpedCard
@@ -24,7 +25,7 @@ class OutputGate:
     """Reads channels, each a socket of QEMU, and pumped cards; held at first."""
 
     def __init__(
-        self, sink: OutputSink, channels: dict[str, socket.socket], cards: dict[str, PumpedCard] | None = None
+        self, sink: OutputSink, channels: dict[str, socket.socket], cards: Mapping[str, PumpedCard] | None = None
     ) -> None:
         self._sink = sink
         self._channels = dict(channels)

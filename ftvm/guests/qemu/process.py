@@ -66,10 +66,10 @@ class QemuProcess:
         state: int,
         disks: Sequence[Disk],
         boots: bool,
-        tap: int | None = None,
+        taps: Sequence[int] = (),
     ) -> None:
-        """Start it. `ram` and `state` are descriptors of the memory and of the file for device state, `tap` that of its
-        card, if that is pumped.
+        """Start it. `ram` and `state` are descriptors of the memory and of the file for device state, `taps` those of
+        its cards, if they are pumped.
 
         Its `disks` are served to it from the start on: it asks for them before it greets.
 
@@ -85,16 +85,17 @@ class QemuProcess:
         network = _SocketPair.make(datagram)
         self.network, self.console, self._blocks = network.ours, console.ours, [pair.ours for pair in blocks]
         self._disk_servers = [DiskServer(disk, end) for disk, end in zip(disks, self._blocks, strict=True)]
+        networks = tuple(taps) or ((network.theirs.fileno(),) if machine.macs else ())
         wires = Wires(
             ram=ram,
             state=state,
             monitor=monitor.theirs.fileno(),
             console=console.theirs.fileno(),
-            network=network.theirs.fileno() if tap is None else tap,
+            networks=networks,
             disks=tuple(pair.theirs.fileno() for pair in blocks),
         )
         pairs = (monitor, console, helper, network, *blocks)
-        inherited = (*(pair.theirs.fileno() for pair in pairs), ram, state, *(() if tap is None else (tap,)))
+        inherited = (*(pair.theirs.fileno() for pair in pairs), ram, state, *taps)
         environment = _environment(helper.theirs.fileno())
         command = machine.command(wires, boots=boots)
         self._keeper = threading.Thread(

@@ -13,7 +13,8 @@ MIB = 1 << 20
 
 def command_of(machine: QemuMachine) -> list[str]:
     disks = tuple(range(8, 8 + len(machine.disks)))
-    return machine.command(Wires(ram=3, state=4, monitor=5, console=6, network=7, disks=disks), boots=True)
+    cards = tuple(range(7, 7 - len(machine.macs), -1))
+    return machine.command(Wires(ram=3, state=4, monitor=5, console=6, networks=cards, disks=disks), boots=True)
 
 
 def test_a_disk_takes_no_more_at_once_than_a_stop_can_wait_for_and_a_host_that_differs_in_it_is_told() -> None:
@@ -60,8 +61,39 @@ def test_a_pumped_card_without_an_address_is_refused() -> None:
         QemuMachine(memory_bytes=MIB, is_pumped=True)
 
 
+def test_each_of_several_cards_has_its_own_tap_and_address_and_the_first_the_name_of_a_single_one() -> None:
+    macs = ("52:54:00:77:00:02", "52:54:00:77:00:03")
+    single, several = (QemuMachine(memory_bytes=MIB, mac=given, is_pumped=True) for given in (macs[0], macs))
+
+    netdevs = [word for word in command_of(several) if word.startswith("tap,")]
+    cards = [word.split(",") for word in command_of(several) if word.startswith("virtio-net-pci,")]
+
+    assert netdevs == ["tap,id=ftvm-net,fd=7", "tap,id=ftvm-net1,fd=6"]
+    assert [(card[1], card[-1]) for card in cards] == [
+        ("netdev=ftvm-net", f"mac={macs[0]}"),
+        ("netdev=ftvm-net1", f"mac={macs[1]}"),
+    ]
+    assert command_of(single)[-1] == command_of(several)[-5], "a machine with one card is as it was"
+    assert single.identity("7.2", "pc") != several.identity("7.2", "pc"), "so that the other host is told"
+
+
+@pytest.mark.parametrize(
+    ("macs", "is_pumped", "why"),
+    [
+        (("52:54:00:77:00:02", "52:54:00:77:00:03"), False, "2 cards: where there are several, each must be pumped"),
+        (("52:54:00:77:00:0a", "52:54:00:77:00:0A"), True, "two cards have one address"),
+        (tuple(f"52:54:00:77:00:{number:02}" for number in range(9)), True, "9 cards: a guest has at most 8"),
+        (("52:54:00:77:00:02", "soft"), True, "'soft' is not a MAC address"),
+        ((), True, "needs an address: mac"),
+    ],
+)
+def test_cards_that_cannot_be_are_refused(macs: tuple[str, ...], is_pumped: bool, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        QemuMachine(memory_bytes=MIB, mac=macs, is_pumped=is_pumped)
+
+
 def test_a_guest_is_given_a_card_if_and_only_if_the_machine_is_pumped() -> None:
-    with pytest.raises(ConfigError, match="give the guest a card"):
+    with pytest.raises(ConfigError, match="pumped cards of the machine: 1; given to the guest: 0"):
         QemuGuest(QemuMachine(memory_bytes=MIB, mac="52:54:00:77:00:02", is_pumped=True), boots=True)
 
 
