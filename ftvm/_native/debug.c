@@ -1,5 +1,7 @@
 #include "debug.h"
 
+#include <string.h>
+
 #include "riscv/bus.h"
 
 /* --- breakpoints, watches, counts --- */
@@ -74,6 +76,24 @@ void ftvm_debug_count(ftvm_riscv *machine, uint64_t *counts, ftvm_debug_jump *ju
     hooks->jump_count = 0;
     hooks->jumps_lost = 0;
     ftvm_riscv_flush(machine); /* decoded code belongs to one interpreter: it names its handlers */
+}
+
+void ftvm_debug_mark(ftvm_riscv *machine, uint8_t *marks)
+{
+    machine->hooks.marks = marks;
+    ftvm_riscv_flush(machine);
+}
+
+void ftvm_debug_take_marks(ftvm_riscv *machine, uint64_t offset, uint8_t *bits)
+{
+    uint8_t *marks = machine->hooks.marks + offset / FTVM_DEBUG_MARK_BYTES;
+    for (unsigned i = 0; i < FTVM_DEBUG_PAGE_MARKS_BYTES; i++) {
+        unsigned byte = 0;
+        for (unsigned bit = 0; bit < 8; bit++)
+            byte |= (unsigned)marks[8 * i + bit] << bit;
+        bits[i] = (uint8_t)byte;
+    }
+    memset(marks, 0, 8 * FTVM_DEBUG_PAGE_MARKS_BYTES);
 }
 
 size_t ftvm_debug_jumps(ftvm_riscv *machine, size_t *lost)

@@ -1,5 +1,5 @@
-/* debug: looks at the built-in machine's run from outside: breakpoints, write watches, counts, a trace of jumps, and the
- * replay of its inputs.
+/* debug: looks at the built-in machine's run from outside: breakpoints, write watches, counts, a trace of jumps, marks of
+ * what was written, and the replay of its inputs.
  *
  * Nothing here shows in the machine's future: with everything on, the same inputs at the same positions lead to the same
  * state, memory and outputs. None of it is part of the saved state.
@@ -18,6 +18,8 @@
 #include "riscv.h"
 
 #define FTVM_DEBUG_WATCHES_MAX 16
+#define FTVM_DEBUG_MARK_BYTES 8
+#define FTVM_DEBUG_PAGE_MARKS_BYTES (4096 / FTVM_DEBUG_MARK_BYTES / 8)
 
 enum { /* kinds of hits */
     FTVM_DEBUG_NO_HIT = 0,
@@ -91,6 +93,14 @@ void ftvm_debug_pass(ftvm_riscv *machine);
  * `jumps` may be NULL. `counts` NULL: no more of both. What cannot be fetched counts nowhere; else the sum of the
  * counters rises as the retired count does. Forgets decoded code. */
 void ftvm_debug_count(ftvm_riscv *machine, uint64_t *counts, ftvm_debug_jump *jumps, size_t jumps_max);
+
+/* Marks what is written from now on, by stores and by devices, in `marks`: a byte per FTVM_DEBUG_MARK_BYTES of RAM, 1 if
+ * any byte of them was written, also with what stood there. NULL: no more. Forgets decoded code. */
+void ftvm_debug_mark(ftvm_riscv *machine, uint8_t *marks);
+
+/* Tells the marks of the page at `offset` as FTVM_DEBUG_PAGE_MARKS_BYTES bytes, a bit for each, the first the lowest of
+ * the first byte, and clears them. `offset` must be a page's in RAM, and the machine have marks. */
+void ftvm_debug_take_marks(ftvm_riscv *machine, uint64_t offset, uint8_t *bits);
 
 /* Returns how many jumps there are, and begins at the first place again. *lost is set to how many had no room: an
  * instruction makes two at most. */

@@ -200,6 +200,8 @@ static void execute(ftvm_riscv *machine, uint64_t until, uint32_t options)
         riscv_execute_plain(machine, until);
     else if (machine->hooks.counts != NULL)
         riscv_execute_counted(machine, until);
+    else if (machine->hooks.marks != NULL)
+        riscv_execute_marked(machine, until);
     else
         riscv_execute_cached(machine, until);
 }

@@ -65,6 +65,7 @@ def extract_recording(store: Store, stream: int, first: int, last: int, progress
         pages={page: content for page, content in contents if content != blank},
         inputs=tuple(replace(record, index=place) for place, record in enumerate(inputs, 1)),
         end=end,
+        digest=entries[-1].memory_digest,
     )
 
 

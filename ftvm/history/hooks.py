@@ -1,4 +1,5 @@
-"""What a debugger sets and asks of a built-in machine: breakpoints, watches, counts, jumps; and the replay of a log.
+"""What a debugger sets and asks of a built-in machine: breakpoints, watches, counts, jumps, marks of what was written;
+and the replay of a log.
 
 The only wrapper of the native noun `debug` (ftvm/_native/debug.h is the manual). It promises that nothing set here
 shows in the machine's future. Knows no files, no clock and no debugger's protocol.
@@ -15,8 +16,9 @@ from ftvm._native import ffi, lib
 from ftvm.checkpoint import LogKind, LogRecord
 from ftvm.errors import GuestError, LocalProtocolError
 from ftvm.guests.riscv.machine import RAM_BASE, Machine, StopReason
+from ftvm.units import PAGE_BYTES
 
-__all__ = ["Hit", "HitKind", "Hooks", "InputLog", "Jump", "JumpKind", "OnHits"]
+__all__ = ["ALL_MARKS", "Hit", "HitKind", "Hooks", "InputLog", "Jump", "JumpKind", "OnHits", "marks_of"]
 
 OnHits = Literal["ignore", "note", "stop"]
 """What becomes of a hit in a replay; only the latest one is noted."""
@@ -36,6 +38,7 @@ _NO_CHANNEL: Final = (1 << 32) - 1
 _NUMBER_MAX: Final = (1 << 64) - 1
 _HALF_BYTES: Final = 2
 _COUNT_BYTES: Final = 8
+_MARK_BYTES: Final = int(lib.FTVM_DEBUG_MARK_BYTES)
 _MAP_NORESERVE: Final = 0x4000
 """Of Linux, on every processor that ftvm runs on; the module names it from Python 3.13 on."""
 
@@ -78,6 +81,22 @@ class Jump:
     kind: JumpKind
 
 
+ALL_MARKS: Final = (1 << PAGE_BYTES // _MARK_BYTES) - 1
+"""The marks of a page that may have been written anywhere."""
+
+
+def marks_of(offset: int, size_bytes: int) -> dict[int, int]:
+    """Return for each page that a range of memory touches the marks that a write to the range leaves: one for each
+    eight bytes."""
+    first, last = offset // _MARK_BYTES, (offset + size_bytes - 1) // _MARK_BYTES
+    of_a_page = PAGE_BYTES // _MARK_BYTES
+    marks = {}
+    for page in range(first // of_a_page, last // of_a_page + 1):
+        begin, end = max(0, first - page * of_a_page), min(of_a_page, last + 1 - page * of_a_page)
+        marks[page] = (1 << end) - (1 << begin)
+    return marks
+
+
 class InputLog:
     """The inputs of a stretch of a machine's life, as the C core reads them. Outputs among the records are left out."""
 
@@ -106,13 +125,15 @@ class Hooks:
         self._breaks_pointer = ffi.from_buffer("uint8_t[]", self._breaks, require_writable=True)
         machine.kept["breaks"] = self._breaks_pointer
         lib.ftvm_debug_take_breaks(machine.native, self._breaks_pointer)
+        self._bits = ffi.new("uint8_t[]", int(lib.FTVM_DEBUG_PAGE_MARKS_BYTES))
         self._hit = ffi.new("ftvm_debug_hit *")
         self._next = ffi.new("size_t *")
         self._lost = ffi.new("size_t *")
 
     def close(self) -> None:
-        """Take back breakpoints and counters. Idempotent."""
+        """Take back breakpoints, counters and marks. Idempotent."""
         lib.ftvm_debug_take_breaks(self._machine.native, ffi.NULL)
+        lib.ftvm_debug_mark(self._machine.native, ffi.NULL)
         lib.ftvm_debug_count(self._machine.native, ffi.NULL, ffi.NULL, 0)
         self._machine.kept.clear()
 
@@ -129,6 +150,17 @@ class Hooks:
     def pass_break(self) -> None:
         """Let the machine go on from the breakpoint at which it stands."""
         lib.ftvm_debug_pass(self._machine.native)
+
+    def mark_writes(self) -> None:
+        """Note from now on what is written, in marks of eight bytes each."""
+        marks = ffi.from_buffer("uint8_t[]", _zeroed(self._machine.shape.ram_bytes // _MARK_BYTES), True)
+        lib.ftvm_debug_mark(self._machine.native, marks)
+        self._machine.kept["marks"] = marks
+
+    def take_marks(self, page: int) -> int:
+        """Return the marks of a page of memory as a set of bits, and forget them. Only after `mark_writes`."""
+        lib.ftvm_debug_take_marks(self._machine.native, page * PAGE_BYTES, self._bits)
+        return int.from_bytes(ffi.buffer(self._bits), "little")
 
     def take_hit(self) -> Hit | None:
         """Return the latest hit, and forget it."""

@@ -15,12 +15,13 @@ import lz4.frame
 import msgpack
 import xxhash
 
+from ftvm._native.memory import DigestTable, NativeMemory, digest_to_int
 from ftvm.checkpoint import GuestPosition, LogKind, LogRecord
 from ftvm.errors import ConfigError, FtvmError, GuestError
 from ftvm.guests.riscv.machine import FRAME_BYTES_MAX, Machine, MachineShape
 from ftvm.units import PAGE_BYTES
 
-__all__ = ["RecordedMachine", "Recording", "read_recording", "write_recording"]
+__all__ = ["RecordedMachine", "Recording", "memory_digest", "read_recording", "write_recording"]
 
 _MAGIC: Final = b"FTVMREC\0"
 _VERSION: Final = 1
@@ -41,6 +42,7 @@ class Recording:
     pages    the pages of memory, then of the disk, that were not blank then: number -> content
     inputs   what it was given since, in order
     end      how far it came
+    digest   of the memory, then of the disk, at the end; None: not known, as in files of earlier versions
     """
 
     shape: MachineShape
@@ -48,6 +50,7 @@ class Recording:
     pages: Mapping[int, bytes]
     inputs: tuple[LogRecord, ...]
     end: GuestPosition
+    digest: int | None = None
 
     def restore(self, machine: Machine) -> None:
         """Bring a blank machine to the beginning."""
@@ -81,6 +84,7 @@ class RecordedMachine(Machine):
             pages=self._pages,
             inputs=tuple(self._recorded or ()),
             end=GuestPosition(here.retired, here.idled),
+            digest=memory_digest(self),
         )
 
     def idle(self, ticks: int) -> None:
@@ -124,6 +128,14 @@ class RecordedMachine(Machine):
         self._recorded.append(record)
 
 
+def memory_digest(machine: Machine) -> int:
+    """Return the digest of a machine's memory, then of its disk: the one that checkpoints carry."""
+    memories = [machine.ram] if machine.disk is None else [machine.ram, machine.disk]
+    table = DigestTable(sum(memory.page_count for memory in memories))
+    table.measure(NativeMemory([memory.buffer for memory in memories]))
+    return digest_to_int(table.sum[0])
+
+
 def _pages_of(machine: Machine) -> dict[int, bytes]:
     pages: dict[int, bytes] = {}
     first = 0
@@ -152,6 +164,7 @@ def write_recording(path: Path, recording: Recording) -> None:
                 for record in recording.inputs
             ],
             "end": _place(recording.end),
+            "digest": None if recording.digest is None else recording.digest.to_bytes(16, "little"),
         }
     )
     packed = lz4.frame.compress(body)
@@ -226,7 +239,15 @@ def _checked(fields: dict[str, Any]) -> Recording:
     places = [(record.position.retired, record.position.idled) for record in inputs]
     if places != sorted(places):
         raise _NotOne("is damaged: its inputs are not in order")
-    return Recording(shape=shape, state=state, pages=pages, inputs=inputs, end=_position(*fields["end"]))
+    digest = fields.get("digest")
+    return Recording(
+        shape=shape,
+        state=state,
+        pages=pages,
+        inputs=inputs,
+        end=_position(*fields["end"]),
+        digest=None if digest is None else int.from_bytes(digest, "little"),
+    )
 
 
 def _is_number(number: object) -> bool:

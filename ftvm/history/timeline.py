@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, Self
 from ftvm.checkpoint import GuestPosition, LogRecord
 from ftvm.errors import ConfigError, GuestError
 from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape, StopReason
-from ftvm.history.hooks import Hit, HitKind, Hooks, InputLog
+from ftvm.history.hooks import Hit, HitKind, Hooks, InputLog, marks_of
+from ftvm.history.recording import memory_digest
 from ftvm.history.waypoints import Moment, Waypoint, Waypoints
-from ftvm.units import PAGE_BYTES
 
 if TYPE_CHECKING:
     from ftvm.history.coverage import Coverage
@@ -59,6 +59,11 @@ class Past(Protocol):
         """How far the past reaches."""
         ...
 
+    @property
+    def digest(self) -> int | None:
+        """The digest of the memory, then of the disk, at the end; None if it is not known."""
+        ...
+
     def restore(self, machine: Machine) -> None:
         """Bring a blank machine to the first state. Raises GuestError."""
         ...
@@ -93,12 +98,14 @@ class TimeMachine:
         self._hooks = Hooks(self._machine)
         self._start = self._machine.position.retired
         self._end = past.end.retired
+        self._past = past
+        self._is_end_checked = False
         self._spacing = spacing
         self._breaks: set[int] = set()
         self._watches: set[tuple[int, int]] = set()
         self._taken = 0
         self._midway = False
-        self._waypoints = Waypoints(self._machine, Moment(self._start, 0), bytes_max=bytes_max)
+        self._waypoints = Waypoints(self._machine, self._hooks, Moment(self._start, 0), bytes_max=bytes_max)
         self.interrupted: Callable[[], bool] = lambda: False
 
     def __enter__(self) -> Self:
@@ -222,8 +229,8 @@ class TimeMachine:
     def last_hit(self) -> tuple[Arrival, Hit | None]:
         """Go back to the last hit before this place: right before the instruction, or the input, that made it.
 
-        Without one, goes to the begin. Executes the past interval by interval, the nearest first; those in which no
-        watched page was written are left out.
+        Without one, goes to the begin. Executes the past interval by interval, the nearest first; those in which
+        nothing near a watched byte was written are left out.
         """
         limit = self.moment
         waypoint: Waypoint | None = self._waypoints.before(limit.retired)
@@ -363,19 +370,26 @@ class TimeMachine:
                 f"the machine stopped at instruction {here} ({why.name.lower()}), and its recording goes on to "
                 f"{self._end}: the recording does not belong to this state"
             )
+        if not self._is_end_checked and not self._midway and self.moment == Moment(self._end, len(self._log)):
+            self._check_end()
         return why
+
+    def _check_end(self) -> None:
+        """Compare the machine, which stands at the end, with what was recorded there; once is enough."""
+        if self.position != self._past.end:
+            raise GuestError(f"the machine stands at {self.position}, and its recording ends at {self._past.end}")
+        if self._past.digest not in (None, memory_digest(self._machine)):
+            raise GuestError(
+                f"at instruction {self._end} the machine's memory is not the one of the recording's end: inputs are "
+                "missing from the recording, or do not belong to this state"
+            )
+        self._is_end_checked = True
 
     def _may_hit_in(self, waypoint: Waypoint) -> bool:
         if self._breaks or not self._watches:
             return bool(self._breaks)
-        pages = {
-            page
-            for address, size_bytes in self._watches
-            for page in range(
-                (address - RAM_BASE) // PAGE_BYTES, (address - RAM_BASE + size_bytes - 1) // PAGE_BYTES + 1
-            )
-        }
-        return self._waypoints.changed_in(waypoint, pages)
+        ranges = (marks_of(address - RAM_BASE, size_bytes) for address, size_bytes in self._watches)
+        return any(self._waypoints.wrote_in(waypoint, marks) for marks in ranges)
 
     def _last_in(self, waypoint: Waypoint, limit: Moment) -> Hit | None:
         self._restore(waypoint)

@@ -1,15 +1,17 @@
 """States of one machine, in the order of its life, each kept as what changed since the one before.
 
-Going from one to another touches only the pages that differ. Memory that waypoints take is bounded: when it is used
+Each knows what was written on the way to it, so that a search for a write leaves out all other stretches. Going from
+one to another touches only the pages that differ. Memory that waypoints take is bounded: when it is used
 up, every second one is merged into the next, so that they lie further apart. Knows no log: who leads the machine from
 one position to another is timeline.py.
 """
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ftvm.guests.riscv.machine import Machine
+from ftvm.history.hooks import ALL_MARKS, Hooks
 from ftvm.units import PAGE_BYTES
 
 __all__ = ["Moment", "Waypoint", "Waypoints"]
@@ -27,13 +29,13 @@ class Moment:
 
 @dataclass(slots=True, kw_only=True)
 class Waypoint:
-    """A state at a moment. `pages` holds at least those that changed since the waypoint before; `is_fine` ones may
-    go at any time."""
+    """A state at a moment. `pages` holds at least those that changed since the waypoint before, with the marks of what
+    was written in them (hooks.py); `is_fine` ones may go at any time."""
 
     moment: Moment
     state: bytes
     is_fine: bool
-    pages: set[int] = field(default_factory=set)
+    pages: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -61,8 +63,10 @@ class _Versions:
 class Waypoints:
     """The waypoints of a machine, which stands at the first one when they are made."""
 
-    def __init__(self, machine: Machine, start: Moment, *, bytes_max: int) -> None:
+    def __init__(self, machine: Machine, hooks: Hooks, start: Moment, *, bytes_max: int) -> None:
         self._machine = machine
+        self._hooks = hooks
+        hooks.mark_writes()
         self._memories = [machine.ram] if machine.disk is None else [machine.ram, machine.disk]
         self._bytes_max = bytes_max
         self._bytes = 0
@@ -71,10 +75,10 @@ class Waypoints:
         self._marks: list[int] = []
         for memory in self._memories:
             memory.take_dirty()
-        used = set(self._not_blank())
+        used = dict.fromkeys(self._not_blank(), ALL_MARKS)
         self._here = self._insert(start, used, is_fine=False)
         self._bytes = 0  # the first cannot be left out, so it takes nothing from the others
-        self._changed: set[int] = set()
+        self._changed: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self._list)
@@ -109,7 +113,7 @@ class Waypoints:
         """Keep the state of the machine, which stands at `moment` and came there from the last waypoint before it."""
         self._note_changes()
         self._here = self._insert(moment, self._changed, is_fine=is_fine)
-        self._changed = set()
+        self._changed = {}
         while self._bytes > self._bytes_max and self._thin():
             pass
 
@@ -118,7 +122,7 @@ class Waypoints:
         for waypoint in [one for one in self._list if one.is_fine and one is not self._here]:
             self._merge(waypoint)
 
-    def _insert(self, moment: Moment, pages: set[int], *, is_fine: bool) -> Waypoint:
+    def _insert(self, moment: Moment, pages: dict[int, int], *, is_fine: bool) -> Waypoint:
         waypoint = Waypoint(moment=moment, state=self._machine.save(), is_fine=is_fine, pages=pages)
         insort(self._marks, moment.retired)
         self._list.insert(bisect_left(self._marks, moment.retired), waypoint)
@@ -138,14 +142,15 @@ class Waypoints:
     def _merge(self, waypoint: Waypoint) -> None:
         """Remove one. What it has and the next has not is at the next as it was here."""
         following = self.following(waypoint)
-        for page in waypoint.pages:
+        for page, marks in waypoint.pages.items():
             versions = self._versions[page]
             content = versions.take(waypoint.moment.retired)
             if following is None or page in following.pages:
                 self._bytes -= PAGE_BYTES
             else:
                 versions.put(following.moment.retired, content)
-                following.pages.add(page)
+            if following is not None:
+                following.pages[page] = following.pages.get(page, 0) | marks
         self._remove(waypoint)
 
     def _remove(self, waypoint: Waypoint) -> None:
@@ -159,17 +164,17 @@ class Waypoints:
         self._note_changes()
         first, last = sorted((self._here.moment.retired, waypoint.moment.retired))
         between = self._list[bisect_right(self._marks, first) : bisect_right(self._marks, last)]
-        pages = self._changed.union(*(one.pages for one in between))
+        pages = set(self._changed).union(*(one.pages for one in between))
         for page in pages:
             self._write(page, self._content(page, waypoint.moment.retired))
         self._machine.load(waypoint.state)
         self._here = waypoint
-        self._changed = set()
+        self._changed = {}
 
-    def changed_in(self, waypoint: Waypoint, pages: Iterable[int]) -> bool:
-        """Tell whether any of these pages may have changed between a waypoint and the next one."""
+    def wrote_in(self, waypoint: Waypoint, marks: Mapping[int, int]) -> bool:
+        """Tell whether any of these marks, by their page, may have been written between a waypoint and the next one."""
         following = self.following(waypoint)
-        return following is None or not following.pages.isdisjoint(pages)
+        return following is None or any(following.pages.get(page, 0) & wanted for page, wanted in marks.items())
 
     def _content(self, page: int, retired: int) -> bytes:
         versions = self._versions.get(page)
@@ -181,7 +186,9 @@ class Waypoints:
             bits = int.from_bytes(memory.take_dirty(), "little")
             while bits:
                 lowest = bits & -bits
-                self._changed.add(first + lowest.bit_length() - 1)
+                page = lowest.bit_length() - 1
+                marks = self._hooks.take_marks(page) if memory is self._machine.ram else ALL_MARKS
+                self._changed[first + page] = self._changed.get(first + page, 0) | marks
                 bits ^= lowest
             first += memory.page_count
 

@@ -35,7 +35,7 @@ LINES: Final = {
     "guests/disk": 956,
     "guests/kvm": 1500,
     "guests/vmm": 795,
-    "history": 2772,
+    "history": 2826,
     "lab": 3426,
     "lab/rig": 590,
     "protocol": 3800,

@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import pytest
 from hypothesis import given, settings
@@ -11,10 +12,25 @@ from ftvm._native import lib
 from ftvm.checkpoint import GuestPosition, LogKind, LogRecord
 from ftvm.errors import GuestError
 from ftvm.guests.riscv.machine import RAM_BASE, Machine, StopReason
-from ftvm.history.hooks import Hooks, InputLog, JumpKind
+from ftvm.history.hooks import ALL_MARKS, Hooks, InputLog, JumpKind, marks_of
 from ftvm.history.recording import Recording
 
-from ..guests.riscv.assembly import ECALL, MEPC, MRET, MTVEC, addi, booted, csrrs, csrrw, jal, jalr, li, to_bytes
+from ..guests.riscv.assembly import (
+    ECALL,
+    MEPC,
+    MRET,
+    MTVEC,
+    addi,
+    booted,
+    csrrs,
+    csrrw,
+    jal,
+    jalr,
+    li,
+    r_type,
+    store,
+    to_bytes,
+)
 from ..guests.riscv.driver import FLOOD_ANSWERS, FLOOD_REQUESTS, flooding
 from ..guests.riscv.test_slicing import CODE, CODE_WORDS, RANDOM_WORDS, TURN, chaos
 from .hooked import LOOP, NO_LOG, NOTE, PLAIN, STOP, advance, cached_or_not, fingerprint, run
@@ -130,6 +146,98 @@ def spots_of(machine: Machine, until: int) -> Sequence[int]:
         advance(machine, min(until, turn * TURN))
         places.append(machine.register(32))
     return places
+
+
+# --- marks ---
+
+MARK_BYTES = 8
+
+
+def words_that_differ(before: bytes, machine: Machine) -> set[int]:
+    after = bytes(machine.ram.buffer)
+    return {at // MARK_BYTES for at in range(0, len(after), MARK_BYTES) if before[at : at + 8] != after[at : at + 8]}
+
+
+def marked_words(hooks: Hooks, machine: Machine) -> set[int]:
+    marks = [(page, hooks.take_marks(page)) for page in range(machine.ram.page_count)]
+    return {page * 512 + word for page, bits in marks if bits for word in range(512) if bits >> word & 1}
+
+
+@given(
+    words=RANDOM_WORDS,
+    seed=st.lists(st.integers(0, 0x2FFF).map(lambda n: RAM_BASE + CODE + n), min_size=4, max_size=4),
+    until=st.integers(1, 20_000),
+    jumps_max=st.sampled_from([None, 0]),
+)
+@settings(max_examples=25, deadline=None)
+def test_every_interpreter_marks_the_same_words_among_them_all_that_changed(
+    words: list[int], seed: list[int], until: int, jumps_max: int | None
+) -> None:
+    code = (words * (CODE_WORDS // len(words) + 1))[:CODE_WORDS]
+    free = chaos(code, seed)
+    advance(free, until)
+    told = []
+    for how in (0, PLAIN):
+        machine = chaos(code, seed)
+        before, hooks = bytes(machine.ram.buffer), Hooks(machine)
+        hooks.mark_writes()
+        with hooks.counting(jumps_max=0) if jumps_max is not None else nullcontext():
+            advance(machine, until, how)
+        marked = marked_words(hooks, machine)
+
+        assert fingerprint(machine) == fingerprint(free)
+        assert words_that_differ(before, machine) <= marked
+        told.append(marked)
+
+    assert told[0] == told[1]
+
+
+@cached_or_not
+def test_a_write_of_what_stood_there_is_marked_until_it_is_asked_for(how: int) -> None:
+    machine = booted([*li(5, RAM_BASE + 0x8010), store(0, 5), store(0, 5), jal(0, 0)])
+    hooks = Hooks(machine)
+    hooks.mark_writes()
+
+    run(machine, 40, how)
+
+    assert hooks.take_marks(8) == 1 << 2
+    assert hooks.take_marks(8) == 0
+
+
+@cached_or_not
+def test_an_atomic_operation_on_a_page_that_is_dirty_already_is_marked(how: int) -> None:
+    amoadd = r_type(0x2F, 3, 0, 6, 5, 5)
+    machine = booted([*li(5, RAM_BASE + 0x8010), store(0, 5, 8), amoadd, jal(0, 0)])
+    hooks = Hooks(machine)
+    hooks.mark_writes()
+
+    run(machine, 40, how)
+
+    assert hooks.take_marks(8) == 1 << 2 | 1 << 3
+
+
+def test_what_a_device_writes_is_marked(kv: Recording) -> None:
+    machine, log = restored(kv), InputLog(kv.inputs)
+    first = next(number for number, record in enumerate(kv.inputs) if record.channel == "net0")
+    hooks = Hooks(machine)
+    at = kv.inputs[first].position.retired
+    _, taken = hooks.replay(log, 0, until=at, inputs=first)
+    before = bytes(machine.ram.buffer)
+    hooks.mark_writes()
+
+    hooks.replay(log, taken, until=at, inputs=first + 1)
+
+    assert len(words_that_differ(before, machine)) > 4
+    assert words_that_differ(before, machine) <= marked_words(hooks, machine)
+
+
+@given(st.integers(0, 3 * 4096), st.integers(1, 9000))
+def test_the_marks_of_a_range_are_those_of_its_bytes(offset: int, size_bytes: int) -> None:
+    marks = marks_of(offset, size_bytes)
+
+    words = {page * 512 + word for page, bits in marks.items() for word in range(512) if bits >> word & 1}
+    assert words == {at // MARK_BYTES for at in range(offset, offset + size_bytes)}
+    assert all(0 < bits <= ALL_MARKS for bits in marks.values())
 
 
 # --- counts and jumps ---

@@ -11,7 +11,7 @@ from ftvm.engines.hybrid import Hybrid
 from ftvm.engines.kemari import Kemari
 from ftvm.engines.lockstep import Lockstep
 from ftvm.engines.remus import Remus
-from ftvm.errors import ConfigError, HistoryError
+from ftvm.errors import ConfigError, GuestError, HistoryError
 from ftvm.guests.riscv.guest import RiscvGuest
 from ftvm.guests.riscv.programs import read_program
 from ftvm.history.history import History
@@ -69,6 +69,14 @@ def test_the_past_of_a_pair_is_executed_again_to_each_epoch(history: History) ->
                 guest.close()
         past.go(past.end)
         assert past.position == stored.end
+
+
+def test_a_past_that_ends_in_another_memory_than_the_recorded_one_is_refused(history: History) -> None:
+    stored = StoredPast(history)
+    stored.digest ^= 1
+
+    with TimeMachine(stored) as past, pytest.raises(GuestError, match="memory is not the one of the recording's end"):
+        past.go(past.end)
 
 
 def test_steps_lead_backwards_from_the_end(history: History) -> None:

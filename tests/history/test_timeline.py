@@ -1,6 +1,7 @@
 """The time machine: each place in the past is one state, however it is come to."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -8,6 +9,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ftvm.checkpoint import GuestPosition, LogKind
 from ftvm.errors import ConfigError, GuestError
 from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape
 from ftvm.guests.riscv.programs import read_program
@@ -87,6 +89,29 @@ def test_a_disk_goes_back_as_memory_does(journal: Recording) -> None:
             past.go(place)
 
             assert seen(past) == straight(journal, place)
+
+
+def test_a_recording_that_lost_its_last_wait_is_found_at_its_end(kv: Recording) -> None:
+    """The number of its instructions is right, and so is each input before: only time and memory differ."""
+    last = max(place for place, record in enumerate(kv.inputs) if record.kind is LogKind.CLOCK)
+    inputs = kv.inputs[:last]
+    ended = replace(kv, inputs=inputs, end=GuestPosition(inputs[-1].position.retired, kv.end.idled))
+
+    with (
+        TimeMachine(ended, spacing=KV_SPACING) as past,
+        pytest.raises(GuestError, match=r"stands at .* recording ends"),
+    ):
+        past.go(past.end)
+
+
+def test_a_recordings_end_is_checked_by_its_memory(kv: Recording) -> None:
+    assert kv.digest is not None
+    other = replace(kv, digest=kv.digest ^ 1)
+
+    with TimeMachine(other, spacing=KV_SPACING) as past:
+        past.go(past.end - 1)
+        with pytest.raises(GuestError, match="memory is not the one of the recording's end"):
+            past.go(past.end)
 
 
 def test_both_ends_of_the_past_are_told(past: TimeMachine) -> None:
@@ -217,6 +242,55 @@ def test_the_last_write_stands_before_the_instruction_that_writes() -> None:
         assert past.register(32) == LOOP_AT + 4
         assert past.register(1) == int.from_bytes(counter, "little")
         assert past.last_write(RAM_BASE + 0x8000) == Moment(LI_WORDS + 4 * 9_998 + 1, 0)
+
+
+def test_a_search_executes_no_stretch_in_which_only_neighbours_were_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop writes the page all the time; the word beside its counter was written once, before it."""
+    machine = recorded_words([*li(5, RAM_BASE + 0x8000), store(5, 5, 8), addi(1, 1, 1), store(1, 5), jal(0, -8)])
+    machine.run(40_000)
+    searched: list[Moment] = []
+    last_in = TimeMachine._last_in
+    monkeypatch.setattr(
+        TimeMachine, "_last_in", lambda past, at, limit: searched.append(at.moment) or last_in(past, at, limit)
+    )
+
+    with TimeMachine(machine.recording(), spacing=SPACING) as past:
+        past.go(past.end)
+        moment = past.last_write(RAM_BASE + 0x8008)
+
+    assert moment == Moment(LI_WORDS, 0)
+    assert searched == [Moment(0, 0)]
+
+
+def test_states_that_were_merged_still_know_what_was_written_before_each() -> None:
+    machine = recorded_words([*li(5, RAM_BASE + 0x8000), addi(1, 1, 1), store(1, 5), addi(5, 5, 8), jal(0, -12)])
+    machine.run(20_000)
+    with TimeMachine(machine.recording(), spacing=100, bytes_max=30_000) as past:
+        for word in (3, 700, 2_600, 4_900):
+            past.go(past.end)
+
+            assert past.last_write(RAM_BASE + 0x8000 + 8 * word) == Moment(LI_WORDS + 4 * word + 1, 0)
+
+
+@pytest.mark.parametrize("bytes_max", [1 << 30, 30_000], ids=["roomy", "scarce"])
+@given(data=st.data())
+@settings(max_examples=15, deadline=None)
+def test_the_last_write_is_found_on_any_way_through_the_past(bytes_max: int, data: st.DataObject) -> None:
+    """Also after steps back, with few states, and behind a stretch that was counted."""
+    with TimeMachine(looping(), spacing=700, bytes_max=bytes_max) as past:
+        for _ in range(data.draw(st.integers(1, 4))):
+            past.go(data.draw(st.integers(LI_WORDS + 8, past.end)))
+            for _ in range(data.draw(st.integers(0, 2))):
+                past.step_back()
+            if data.draw(st.booleans()):
+                with past.hooks.counting():
+                    past.execute(min(past.end, past.moment.retired + 900))
+            here = past.moment.retired
+
+            moment = past.last_write(RAM_BASE + 0x8000)
+
+            rounds = (here - LI_WORDS - 2) // 4
+            assert moment == Moment(LI_WORDS + 4 * rounds + 1, 0)
 
 
 def test_the_last_write_of_what_was_never_written_moves_nowhere() -> None:

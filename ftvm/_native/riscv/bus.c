@@ -51,6 +51,8 @@ static void note_write(ftvm_riscv *machine, uint64_t offset, size_t bytes)
         machine->config.flags[page] =
             riscv_code_is_watched(&machine->code, page) ? RISCV_FLAG_WATCHED : RISCV_FLAG_DIRTY;
     riscv_code_forget(&machine->code, offset, bytes);
+    if (machine->hooks.marks != NULL)
+        riscv_hooks_mark(&machine->hooks, offset, bytes);
     if (machine->hooks.watch_count != 0 &&
         riscv_hooks_wrote(&machine->hooks, machine->core.hart.retired, offset, bytes))
         machine->must_leave = true;

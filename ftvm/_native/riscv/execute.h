@@ -1,6 +1,6 @@
-/* execute: runs instructions. Three interpreters over the same operations (operations.inc): one that keeps decoded
- * code and jumps from handler to handler; the same once more, which counts and traces; and one that decodes each
- * instruction every time, the reference for both, which counts and traces as well if asked to. */
+/* execute: runs instructions. Four interpreters over the same operations (operations.inc): one that keeps decoded
+ * code and jumps from handler to handler; the same twice more, one that counts and traces, one that marks writes; and
+ * one that decodes each instruction every time, the reference for all, which does what it is asked to. */
 #ifndef FTVM_RISCV_EXECUTE_H
 #define FTVM_RISCV_EXECUTE_H
 
@@ -10,6 +10,7 @@
  * trap, a write to a csr, a device access, WFI, a hit (hooks.h), the end. Never goes beyond. */
 void riscv_execute_cached(ftvm_riscv *machine, uint64_t until);
 void riscv_execute_counted(ftvm_riscv *machine, uint64_t until);
+void riscv_execute_marked(ftvm_riscv *machine, uint64_t until);
 void riscv_execute_plain(ftvm_riscv *machine, uint64_t until);
 
 /* The bits of the instruction at `pc`, as mtval wants them of an illegal one; sets hart->pc. */

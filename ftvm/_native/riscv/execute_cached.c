@@ -87,11 +87,20 @@ static unsigned decode_at(ftvm_riscv *machine, const riscv_code_page *page, unsi
 #ifdef FTVM_RISCV_COUNTED
 #define INTERPRETER riscv_execute_counted
 #define COUNT counts[now - page->operations]++;
+#define MARK(offset)                                                                                                  \
+    if (marks != NULL)                                                                                                \
+    marks[(offset) / FTVM_DEBUG_MARK_BYTES] = 1
 #define TRACE(target, kind)                                                                                           \
     if (machine->hooks.jumps_max != 0)                                                                                \
     riscv_hooks_jump(&machine->hooks, until - left + 1, (target), (kind))
 #else
+#ifdef FTVM_RISCV_MARKED
+#define INTERPRETER riscv_execute_marked
+#define MARK(offset) marks[(offset) / FTVM_DEBUG_MARK_BYTES] = 1
+#else
 #define INTERPRETER riscv_execute_cached
+#define MARK(offset)
+#endif
 #define COUNT
 #define TRACE(target, kind)
 #endif
@@ -119,6 +128,9 @@ void INTERPRETER(ftvm_riscv *machine, uint64_t until)
     const riscv_operation *now;
 #ifdef FTVM_RISCV_COUNTED
     uint64_t *counts;
+#endif
+#if defined FTVM_RISCV_COUNTED || defined FTVM_RISCV_MARKED
+    uint8_t *const marks = machine->hooks.marks;
 #endif
 
     code->undecoded = handlers[0][RISCV_OP_UNDECODED];

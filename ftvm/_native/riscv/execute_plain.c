@@ -11,6 +11,9 @@
 #define TRACE(target, kind)                                                                                           \
     if (hooks->jumps_max != 0)                                                                                        \
     riscv_hooks_jump(hooks, retired + 1, (target), (kind))
+#define MARK(offset)                                                                                                  \
+    if (hooks->marks != NULL)                                                                                         \
+    hooks->marks[(offset) / FTVM_DEBUG_MARK_BYTES] = 1
 #define NEXT                                                                                                          \
     {                                                                                                                 \
         pc += size;                                                                                                   \

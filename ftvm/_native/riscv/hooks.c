@@ -28,3 +28,9 @@ bool riscv_hooks_wrote(riscv_hooks *hooks, uint64_t retired, uint64_t offset, ui
     }
     return stops;
 }
+
+void riscv_hooks_mark(riscv_hooks *hooks, uint64_t offset, uint64_t bytes)
+{
+    for (uint64_t mark = offset / FTVM_DEBUG_MARK_BYTES; mark <= (offset + bytes - 1) / FTVM_DEBUG_MARK_BYTES; mark++)
+        hooks->marks[mark] = 1;
+}

@@ -2,7 +2,7 @@
  *
  * With nothing set, what is left in the interpreters' way is one test in the slow half of a store, one at a trap, and
  * one per instruction of the plain interpreter. A breakpoint is a separate operation in the decoded code; counting
- * has its own interpreter (execute_counted.c). */
+ * has its own interpreter (execute_counted.c), and so has marking what is written (execute_marked.c). */
 #ifndef FTVM_RISCV_HOOKS_H
 #define FTVM_RISCV_HOOKS_H
 
@@ -13,6 +13,7 @@
 typedef struct {
     uint8_t *breaks;  /* a bit per half-word of RAM, or NULL */
     uint64_t *counts; /* per half-word of RAM, or NULL */
+    uint8_t *marks;   /* per FTVM_DEBUG_MARK_BYTES of RAM, 1 if written; or NULL */
     ftvm_debug_jump *jumps;
     size_t jumps_max;
     size_t jump_count;
@@ -42,6 +43,9 @@ bool riscv_hooks_reach(riscv_hooks *hooks, uint64_t retired, uint64_t address);
 
 /* Notes a write to RAM if it is watched. Returns whether to stop behind it. */
 bool riscv_hooks_wrote(riscv_hooks *hooks, uint64_t retired, uint64_t offset, uint64_t bytes);
+
+/* Marks what was written; marks must not be NULL. */
+void riscv_hooks_mark(riscv_hooks *hooks, uint64_t offset, uint64_t bytes);
 
 /* Notes a jump, if there is room. `retired` is the position of the instruction at `target`. */
 static inline void riscv_hooks_jump(riscv_hooks *hooks, uint64_t retired, uint64_t target, uint32_t kind)

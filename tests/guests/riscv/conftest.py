@@ -1,7 +1,7 @@
 """With FTVM_TEST_HOOKS set, each machine of these tests runs under a debugger that wants to know everything.
 
 Hooks must not show, so the tests must pass as they do without. `noting` has a breakpoint on each half-word and a watch
-on all of memory, each noted; `counting` counts and traces as well.
+on all of memory, each noted; `counting` counts and traces as well, `marking` marks what is written.
 """
 
 import os
@@ -35,6 +35,8 @@ def hook_all(patch: pytest.MonkeyPatch) -> None:
         kept: list[Any] = [hooks]
         if HOOKS == "counting":
             kept.append(Counting(machine, JUMPS_MAX, hooks._lost))
+        if HOOKS == "marking":
+            hooks.mark_writes()
         machine._kept_hooks = kept  # type: ignore[attr-defined]
         return machine._machine
 
