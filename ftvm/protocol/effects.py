@@ -1,5 +1,6 @@
 """What the protocol asks the driver to do. Effects are performed in order; those that have a result report it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ftvm.checkpoint import Buffer, Checkpoint, Commit, GuestPosition, LogRecord, Output, PageBatch
@@ -214,9 +215,9 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Let an output leave this host. It was held since `since`."""
+    """Let outputs leave this host, in this order: at least one. The first was held since `since`."""
 
-    output: Output
+    outputs: Sequence[Output]
     since: Nanos
 
 

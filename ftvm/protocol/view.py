@@ -61,7 +61,7 @@ class ActiveView:
     engine             under which the guest runs now
     told               the last one of which the listeners know that it is in force
     wanted             the one that is to be, which may be the same
-    held               the outputs that wait, in order
+    held               the outputs that wait, in order, by those that wait for the same; held_count of them
     copy_pages_left    of the present round of a first copy
     copy_pages_sent    in all its rounds so far
     copy_round         from 1; 0 without a copy
@@ -78,6 +78,7 @@ class ActiveView:
     wanted: Engine
     interval_ms: float | None
     held: Sequence[Held]
+    held_count: int
     held_bytes: int
     copy_pages_left: int
     copy_pages_sent: int
@@ -200,6 +201,7 @@ def _view_of_active(state: ActiveState) -> ActiveView:
         wanted=schedule.wanted or schedule.engine,
         interval_ms=interval_ms_of(schedule.engine),
         held=state.outputs.held,
+        held_count=state.outputs.count,
         held_bytes=state.outputs.held_bytes,
         copy_pages_left=plan.left if plan is not None else 0,
         copy_pages_sent=plan.pages_sent if plan is not None else 0,

@@ -40,7 +40,7 @@ def describe(
         epoch=epoch,
         epochs_in_flight=len(in_flight),
         lag_ms=nanos_to_millis(now - in_flight[0].cut_at) if in_flight else 0.0,
-        outputs_held=len(active.held) if active is not None else 0,
+        outputs_held=active.held_count if active is not None else 0,
         outputs_released=counters.outputs_released,
         copy_pages_left=active.copy_pages_left if active is not None else 0,
         checkpoints=counters.checkpoints,

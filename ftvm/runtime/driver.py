@@ -44,6 +44,7 @@ from ftvm.runtime.sink import NumberingSink
 from ftvm.runtime.standing import Standings
 from ftvm.runtime.status import Counters, Status
 from ftvm.runtime.stored import StoredMemory, present_pages
+from ftvm.runtime.world import releases_of
 from ftvm.units import Nanos
 
 __all__ = ["Driver", "SendFrames"]
@@ -84,7 +85,7 @@ class Driver:
         self.settings = settings
         self.failure: FtvmError | None = None
         self._guest = guest
-        self._world = world
+        self._world, self._let_out = world, releases_of(world)
         self._arbiter = arbiter
         self._onlooker = Onlooker(observer)
         self._clock = clock
@@ -322,7 +323,7 @@ class Driver:
     def _is_end_held(self) -> bool:
         """Whether the guest came to its own end, and that is not safe yet."""
         active = self.view().active
-        return active is not None and bool(active.held) and active.held[-1].output.channel == END_CHANNEL
+        return active is not None and bool(active.held) and active.held[-1].outputs[-1].channel == END_CHANNEL
 
     # --- reports and effects ---------------------------------------------------------------------------------------
 
@@ -442,12 +443,12 @@ class Driver:
             self._capturer.buffers.let_go(batch)
 
     def _release(self, effect: do.Release) -> None:
-        if effect.output.channel == END_CHANNEL:
-            self._end = f"the guest ended: {effect.output.payload.decode(errors='replace')}"
-        else:
-            self._world.release(effect.output)
-        made_at = self._sink.take_time(effect.output.number)
-        self._counters.released((self._clock.now() - (effect.since if made_at is None else made_at)) / 1000)
+        outputs, last = effect.outputs, effect.outputs[-1]
+        if last.channel == END_CHANNEL:
+            self._end = f"the guest ended: {last.payload.decode(errors='replace')}"
+        self._let_out(outputs if last.channel != END_CHANNEL else outputs[:-1])
+        made_at = self._sink.take_times(outputs[0].number, last.number)
+        self._counters.released(len(outputs), made_at, effect.since, self._clock.now())
 
     def _run(self, effect: do.RunGuest) -> None:
         self._onlooker.end()

@@ -85,19 +85,17 @@ class NumberingSink:
         if len(self.items) <= 1:
             self._wake()
 
-    def take_time(self, number: int) -> Nanos | None:
-        """Return when an output was made, and forget that of it and of all before it.
+    def take_times(self, first: int, last: int) -> list[Nanos]:
+        """Return when outputs were made, in order, and forget that of them and of all before them.
 
-        None if the guest did not make it since the sink was opened, or too many came since.
+        Left out are those that the guest did not make since the sink was opened, and those since which too many came.
         """
-        while self._times:
-            known, made_at = self._times.popleft()
-            if known == number:
-                return made_at
-            if known > number:
-                self._times.appendleft((known, made_at))
-                return None
-        return None
+        times, made_at = self._times, []
+        while times and times[0][0] <= last:
+            number, at = times.popleft()
+            if number >= first:
+                made_at.append(at)
+        return made_at
 
     def took_input(self, position: GuestPosition, channel: str, payload: bytes) -> None:
         """Log an input."""

@@ -117,7 +117,7 @@ class Standings:
         if active.link is LinkState.VACATING or view.stop is not None:
             return State.STANDING_STILL, f"this host is stopping{behind}"
         if active.link in _LOST:
-            held = f" ({len(active.held)} of them)" if active.held else ""
+            held = f" ({active.held_count} of them)" if active.held else ""
             wait = f"its outputs wait until the arbiter drops it{held}{behind}"
             return State.STANDING_STILL, f"{self._reasons.lost}; {wait}"
         if active.link in NAMED:

@@ -241,9 +241,10 @@ class _Tally:
         self._counts = [0] * (len(HISTOGRAM_BOUNDS_US) + 1)
         self._sum_us = 0.0
 
-    def add(self, sample_us: float) -> None:
-        self._counts[bisect_left(HISTOGRAM_BOUNDS_US, sample_us)] += 1
-        self._sum_us += sample_us
+    def add(self, *samples_us: float) -> None:
+        for sample_us in samples_us:
+            self._counts[bisect_left(HISTOGRAM_BOUNDS_US, sample_us)] += 1
+        self._sum_us += sum(samples_us)
 
     def seen(self) -> Histogram:
         return Histogram(tuple(self._counts), self._sum_us)
@@ -266,11 +267,12 @@ class Counters:
     reasons: Reasons = field(default_factory=Reasons)
     warnings: deque[str] = field(default_factory=lambda: deque(maxlen=_WARNINGS_KEPT))
 
-    def released(self, delay_us: float) -> None:
-        """Take note of an output that left."""
-        self.outputs_released += 1
-        self.output_delays_us.append(delay_us)
-        self.output_delays.add(delay_us)
+    def released(self, count: int, made_at: Sequence[Nanos], since: Nanos, now: Nanos) -> None:
+        """Take note of outputs that left together; those whose time is not known were held since `since`."""
+        self.outputs_released += count
+        delays_us = [(now - at) / 1000 for at in made_at] + [(now - since) / 1000] * (count - len(made_at))
+        self.output_delays_us += delays_us
+        self.output_delays.add(*delays_us)
 
     def count(self, event: Event) -> None:
         """Take note of an event."""

@@ -6,14 +6,29 @@ from typing import Final
 
 from ftvm.checkpoint import Output
 from ftvm.errors import LimitExceeded
+from ftvm.interfaces import World
 
-__all__ = ["CallbackWorld"]
+__all__ = ["CallbackWorld", "releases_of"]
 
 _INPUTS_WAITING_MAX: Final = 65_536
 
 
 def _ignore(output: Output) -> None:
     """Let the output go nowhere."""
+
+
+def releases_of(world: World) -> Callable[[Sequence[Output]], object]:
+    """Return what lets outputs leave together: the world's `release_all` if it has one (interfaces.GroupWorld)."""
+    together: Callable[[Sequence[Output]], object] | None = getattr(world, "release_all", None)
+    if together is not None:
+        return together
+    release = world.release
+
+    def one_by_one(outputs: Sequence[Output]) -> None:
+        for output in outputs:
+            release(output)
+
+    return one_by_one
 
 
 class CallbackWorld:
@@ -45,6 +60,11 @@ class CallbackWorld:
     def release(self, output: Output) -> None:
         """Hand the output over."""
         self._on_output(output)
+
+    def release_all(self, outputs: Sequence[Output]) -> None:
+        """Hand them over, one by one."""
+        for output in outputs:
+            self._on_output(output)
 
     def announce(self) -> None:
         """Nobody to tell."""

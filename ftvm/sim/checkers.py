@@ -124,7 +124,7 @@ def check_limits(keeps: ActiveView | StandbyView | None, limits: Limits) -> None
     if isinstance(keeps, ActiveView):
         in_flight = len(keeps.session.in_flight) if keeps.session is not None else 0
         sizes = (
-            ("outputs held", len(keeps.held), limits.outputs_held),
+            ("outputs held", keeps.held_count, limits.outputs_held),
             ("bytes of outputs held", keeps.held_bytes, limits.outputs_held_bytes),
             ("epochs in flight", in_flight, limits.epochs_in_flight),
         )

@@ -32,7 +32,7 @@ def payloads(machine: SteppedHost) -> dict[int, bytes]:
 
 def held(machine: SteppedHost) -> list[Output]:
     """What a host holds."""
-    return [one.output for one in machine.active.held]
+    return [output for held in machine.active.held for output in held.outputs]
 
 
 def speak(pair: Pair) -> None:

@@ -17,13 +17,13 @@ import pytest
 
 import ftvm
 
-from ..walk.routes import walk_checkpoint, walk_output
+from ..walk.routes import walk_burst, walk_checkpoint, walk_output
 from ..walk.turns import calls_of_a_request
 
 ROOT: Final = Path(ftvm.__file__).parent
 
 LINES: Final = {
-    "": 676,
+    "": 678,
     "_native": 442,
     "arbiters": 775,
     "capture": 492,
@@ -38,8 +38,8 @@ LINES: Final = {
     "history": 2826,
     "lab": 3426,
     "lab/rig": 590,
-    "protocol": 3800,
-    "runtime": 2833,
+    "protocol": 3819,
+    "runtime": 2847,
     "service": 1776,
     "sim": 2360,
     "store": 1398,
@@ -67,6 +67,9 @@ CHECKPOINT_FILES: Final = {"remus": 25, "kemari": 25}
 OUTPUT_CALLS: Final = {"kemari": (95, 24), "hybrid": (65, 12)}
 """Calls of ftvm's functions on the primary from the emission of an output until it has left: those of production code,
 for which the target is 60, and apart those of what stands in for the real guest, clock and transport (tests/walk)."""
+
+BURST_CALLS: Final = {"hybrid": 200, "lockstep": 200}
+"""Calls of ftvm's functions on the primary to answer 16 requests that came together, those of stand-ins apart."""
 
 GUEST_CALLS: Final = 6
 """Calls of ftvm's functions and of the C core in the built-in machine's own thread to answer one request."""
@@ -222,6 +225,16 @@ def test_an_output_costs_the_primary_no_more_calls(engine: str) -> None:
         f"an output under {engine} costs the primary {calls} calls of production code and of stand-ins, {allowed} are "
         f"allowed: compare `python -m tests.walk output --engine {engine}` before and after, and take out what is "
         f"called for nothing; or raise OUTPUT_CALLS here and say why in the commit"
+    )
+
+
+@pytest.mark.parametrize("engine", BURST_CALLS)
+def test_a_burst_of_outputs_costs_the_primary_no_more_calls(engine: str) -> None:
+    calls, allowed = walk_burst(engine).calls_on("primary")[0], BURST_CALLS[engine]
+
+    assert calls <= allowed, (
+        f"the answers to a burst under {engine} cost the primary {calls} calls, {allowed} are allowed: compare "
+        f"`python -m tests.walk burst --engine {engine}` before and after, and do once what is done for each output"
     )
 
 

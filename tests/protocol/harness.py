@@ -243,7 +243,7 @@ class Host:
             case do.Tell():
                 self.events.append(effect.event)
             case do.Release():
-                self.released.append(effect.output)
+                self.released += effect.outputs
             case do.Fail():
                 self.failures.append(str(effect.error))
             case do.RunGuest():

@@ -39,13 +39,13 @@ def test_an_output_that_does_not_follow_the_last_one_is_not_held() -> None:
     buffer = OutputBuffer(released=3)
 
     with pytest.raises(InternalError, match="output 5 was emitted after 3"):
-        buffer.hold(output(5), NOTHING_SAFE, Nanos(0))
+        buffer.hold([output(5)], NOTHING_SAFE, Nanos(0))
 
 
 def test_an_output_does_not_leave_before_the_one_that_it_follows() -> None:
     active = lone_active()
-    active.outputs.hold(output(1), NOTHING_SAFE, Nanos(0))
-    active.outputs.hold(output(2), NOTHING_SAFE, Nanos(0))
+    active.outputs.hold([output(1)], NOTHING_SAFE, Nanos(0))
+    active.outputs.hold([output(2)], NOTHING_SAFE, Nanos(0))
     active.outputs.held.popleft()
 
     with pytest.raises(InternalError, match="in the order of their numbers"):

@@ -14,6 +14,7 @@ from ftvm.config import Timing
 from ftvm.guests.datagram import CableWorld, DatagramCounters, mac_bytes
 from ftvm.lab.switch import AddressTable
 from ftvm.protocol.view import Role
+from ftvm.runtime.world import releases_of
 from ftvm.sim.guest import SimGuest
 from ftvm.sim.mutation import Edit, Mutant, broken
 from ftvm.testing.pair import MS, Pair, SteppedHost
@@ -95,7 +96,8 @@ class Network:
         self.pair = Pair(guest=guest, timing=timing)
         self.switch = Switch(self.pair.clock.now)
         for name, machine in (("a", self.pair.a), ("b", self.pair.b)):
-            machine.driver._world = CableWorld(Plug(self.switch, PORTS[name]), mac=GUEST)
+            world = CableWorld(Plug(self.switch, PORTS[name]), mac=GUEST)
+            machine.driver._world, machine.driver._let_out = world, releases_of(world)
         self.pair.protected()
 
     def asks(self, milliseconds: int = 300) -> bool:

@@ -108,7 +108,7 @@ def test_a_guest_whose_output_piles_up_is_paused_until_some_has_left(make_pair: 
     pair.alive.remove(pair.b)
 
     pair.until(lambda: not pair.a.guest.is_running, 400)
-    held = len(pair.a.active.held)
+    held = pair.a.active.held_count
     pair.alive.append(pair.b)
     pair.until(lambda: pair.a.guest.is_running)
 

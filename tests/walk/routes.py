@@ -10,6 +10,7 @@ testing/pair.py (the clock).
 
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from types import CodeType
 from typing import Final
 
@@ -35,7 +36,7 @@ PLACES: Final[dict[CodeType, str]] = {
     place(MemoryTransport.poll): "poll",
     place(Ack.__init__): "ack",
     place(NumberingSink.emit): "emit",
-    place(CallbackWorld.release): "release",
+    place(CallbackWorld.release_all): "release",
     place(Ping.__init__): "noise",
     place(Pong.__init__): "noise",
     place(Read.__init__): "noise",
@@ -45,6 +46,9 @@ INTERVAL_S: Final = 0.02
 
 SETTLE_MS: Final = 61
 """Between tries: all is committed and released then, and heartbeats fall elsewhere each time."""
+
+BURST: Final = 16
+"""Requests that come together, as of so many clients."""
 
 TRIES: Final = 50
 
@@ -65,6 +69,15 @@ def walk_output(engine: str = "kemari") -> Walk:
     if engine == "remus":
         raise ValueError("under remus an output waits for its interval's checkpoint: follow a checkpoint instead")
     return Walk("output", engine, _try(engine, _one_output))
+
+
+def walk_burst(engine: str = "hybrid", requests: int = BURST) -> Walk:
+    """Follow the answers to requests that came together, until all have left, as `walk_output` follows one."""
+    if engine_named(engine, INTERVAL_S).stops_at_output:
+        raise ValueError(f"under {engine} the guest stops at each output: no two go together")
+    follow = partial(_one_output, requests=requests)
+    _try(engine, follow)  # the names of channels are kept packed from their first use on
+    return Walk("burst", engine, _try(engine, follow))
 
 
 def _try(engine: str, follow: Callable[[Pair, Tracer], tuple[Leg, ...]]) -> tuple[Leg, ...]:
@@ -132,14 +145,18 @@ def _from_poll(tracer: Tracer, side: str, start: int, end: Mark) -> tuple[Call, 
     return tuple(tracer.calls[polls[0].index - 1 : end.index])
 
 
-def _one_output(pair: Pair, tracer: Tracer) -> tuple[Leg, ...]:
+def _one_output(pair: Pair, tracer: Tracer, requests: int = 0) -> tuple[Leg, ...]:
     a, b = pair.a, pair.b
-    outputs = len(a.released)
+    wanted = max(1, requests)
+    outputs = len(a.released) + wanted - 1
+    for _ in range(requests):
+        a.guest.deliver("net0", b"request")
     with tracer.on(PRIMARY):
-        a.guest.advance()
+        for _ in range(wanted):
+            a.guest.advance()
     emitted = tracer.named("emit", PRIMARY)
-    if len(emitted) != 1:
-        raise Lost("the guest did not emit one output")
+    if len(emitted) != wanted:
+        raise Lost("the guest did not emit one output for each request")
     turns = iter([(PRIMARY, a), (BACKUP, b)] * STEPS_MAX)
 
     def step() -> None:

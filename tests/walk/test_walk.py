@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .routes import walk_checkpoint, walk_output
+from .routes import BURST, walk_burst, walk_checkpoint, walk_output
 from .tracing import Call
 from .way import Leg, Walk
 
@@ -28,6 +28,27 @@ def test_two_walks_of_one_output_are_equal(engine: str) -> None:
     assert walk_output(engine) == walk_output(engine)
 
 
+@pytest.mark.parametrize("engine", ["hybrid", "lockstep"])
+def test_two_walks_of_one_burst_are_equal_and_follow_each_answer(engine: str) -> None:
+    walk = walk_burst(engine)
+
+    assert walk == walk_burst(engine)
+    primary, _ = walk.legs
+    assert names(primary).count("runtime/sink.py:NumberingSink.emit") == BURST
+
+
+def test_the_answers_to_a_burst_leave_together() -> None:
+    primary, _ = walk_burst("hybrid").legs
+
+    assert names(primary).count("runtime/driver.py:Driver._release") == 1
+    assert names(primary).count("runtime/world.py:CallbackWorld.release_all") == 1
+
+
+def test_a_guest_that_stops_at_each_output_makes_no_burst() -> None:
+    with pytest.raises(ValueError, match="no two go together"):
+        walk_burst("kemari")
+
+
 def test_an_output_that_waits_for_an_interval_is_not_followed() -> None:
     with pytest.raises(ValueError, match="follow a checkpoint"):
         walk_output("remus")
@@ -43,14 +64,14 @@ def test_each_leg_of_a_checkpoint_begins_and_ends_where_it_says() -> None:
     assert any(name.startswith("encode/apply.py:") and name.endswith(".commit") for name in names(commit))
     assert names(commit)[-1].endswith(".send")
     assert names(release)[0].endswith(".poll")
-    assert names(release)[-1] == "runtime/world.py:CallbackWorld.release"
+    assert names(release)[-1] == "runtime/world.py:CallbackWorld.release_all"
 
 
 def test_an_output_is_followed_from_its_emission() -> None:
     primary, backup = walk_output("hybrid").legs
 
     assert names(primary)[0] == "runtime/sink.py:NumberingSink.emit"
-    assert "runtime/world.py:CallbackWorld.release" in names(primary)
+    assert "runtime/world.py:CallbackWorld.release_all" in names(primary)
     assert {call.side for call in backup.calls} == {"backup"}
 
 

@@ -21,7 +21,7 @@ from ftvm.protocol.core import Core
 from ftvm.protocol.detector import Backoff
 from ftvm.protocol.effects import Cut, Release
 from ftvm.protocol.session import Contact, Session, Switchover
-from ftvm.protocol.timers import AT_ONCE
+from ftvm.protocol.timers import AT_ONCE, NEVER
 from ftvm.units import Nanos
 
 __all__ = ["ActiveState", "CheckpointSchedule", "CopyPlan", "interval_ms_of"]
@@ -172,20 +172,27 @@ class ActiveState:
             if session is None or standby != session.standby:
                 return
             safe = session.acked
-        core, held = self.core, outputs.held
+        held = outputs.held
+        leaving: list[Output] = []
+        since = held[0].since if held else NEVER
         while held:
             if safe is not None and not safe.cover(held[0].needs):  # rule: held_until_acknowledged
                 break
-            first = held.popleft()
-            output = first.output
-            must(output.number == outputs.released + 1, "outputs leave in the order of their numbers")
-            outputs.released = output.number
-            outputs.held_bytes -= len(output.payload)
-            # After a takeover, a replay makes outputs again that the active before is known to have released.
-            if output.number > core.released:
-                core.released = output.number
-                core.effects.append(Release(output, first.since))
-                releases.untold.append(output)
+            leaving += held.popleft().outputs
+        if not leaving:
+            return
+        core, first, last = self.core, leaving[0].number, leaving[-1].number
+        is_next = first == outputs.released + 1 and last == outputs.released + len(leaving)
+        must(is_next, "outputs leave in the order of their numbers")
+        outputs.released = last
+        outputs.count -= len(leaving)
+        outputs.held_bytes -= sum([len(output.payload) for output in leaving])
+        # After a takeover, a replay makes outputs again that the active before is known to have released.
+        if last > core.released:
+            fresh = leaving if first > core.released else leaving[core.released + 1 - first :]
+            core.released = last
+            core.effects.append(Release(fresh, since))
+            releases.untold += fresh
 
     def cut(self, now: Nanos) -> None:
         """Order the cut of the open epoch, with the engine that is to be in force behind it."""
@@ -241,7 +248,8 @@ class ActiveState:
         if untold and untold[-1].number > last:
             # Some of them may have left.
             carried = [output for output in untold if output.number > last]  # rule: untold_outputs_carried
-        return (*carried, *[each.output for each in held if each.output.number > last])
+        uncut = [each.outputs for each in held if each.outputs[-1].number > last]
+        return (*carried, *[output for outputs in uncut for output in outputs if output.number > last])
 
     def must_stand_still(self) -> bool:
         """Whether the guest must not run now: too much is held, the engine has it wait, or it is being handed over."""
@@ -250,7 +258,7 @@ class ActiveState:
         if self.link in STANDING or (settings.halts_alone and self.is_halted):
             return True
         limits = settings.limits
-        if len(outputs.held) >= limits.outputs_held // 2 or outputs.held_bytes >= limits.outputs_held_bytes // 2:
+        if outputs.count >= limits.outputs_held // 2 or outputs.held_bytes >= limits.outputs_held_bytes // 2:
             return True
         if session is None or self.link not in SHIPPING:
             return False

@@ -10,6 +10,7 @@ then each checkpoint carries it again, for a takeover to emit once more.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ftvm.checkpoint import Output, Watermarks
@@ -23,28 +24,32 @@ __all__ = ["Announcer", "Held", "OutputBuffer", "Releases"]
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """An output that waits, for what, and since when."""
+    """Outputs that wait together, at least one, for what, and since when."""
 
-    output: Output
+    outputs: Sequence[Output]
     needs: Watermarks
     since: Nanos
 
 
 @dataclass(slots=True)
 class OutputBuffer:
-    """Holds outputs in order; `released` is the highest number that has left."""
+    """Holds outputs in order, `count` of them; `released` is the highest number that has left."""
 
     released: int
     held: deque[Held] = field(default_factory=deque)
+    count: int = 0
     held_bytes: int = 0
 
-    def hold(self, output: Output, needs: Watermarks, now: Nanos) -> None:
-        """Take one more output; its number must follow the last one."""
-        last = self.held[-1].output.number if self.held else self.released
-        if output.number != last + 1:
-            raise InternalError(f"output {output.number} was emitted after {last}")
-        self.held.append(Held(output, needs, now))
-        self.held_bytes += len(output.payload)
+    def hold(self, outputs: Sequence[Output], needs: Watermarks, now: Nanos) -> None:
+        """Take outputs more, at least one; their numbers must follow the last one."""
+        last = self.held[-1].outputs[-1].number if self.held else self.released
+        for output in outputs:
+            if output.number != last + 1:
+                raise InternalError(f"output {output.number} was emitted after {last}")
+            last = output.number
+            self.held_bytes += len(output.payload)
+        self.held.append(Held(outputs, needs, now))
+        self.count += len(outputs)
 
 
 @dataclass(slots=True)

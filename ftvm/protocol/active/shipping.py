@@ -4,6 +4,7 @@ From the first cut on the outbox keeps all that is under way until it is acknowl
 acknowledgement of the first epoch the standby is proposed (docs/protocol.md, "ADD").
 """
 
+from bisect import bisect_left
 from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
@@ -122,8 +123,7 @@ def take_emitted(active: ActiveState, emitted: Emitted, now: Nanos) -> None:
     for log_index, group in groupby(emitted.outputs, key=itemgetter(1)):
         # rule: output_needs_its_epoch
         needs = active.schedule.engine.output_needs(epoch=active.epoch + 1, log_index=log_index)
-        for output, _ in group:
-            active.outputs.hold(output, needs, now)
+        active.outputs.hold([output for output, _ in group], needs, now)
     active.release()
 
 
@@ -271,13 +271,16 @@ def next_cut(active: ActiveState) -> Nanos:
         return schedule.last_cut_at
     held, uncut = active.outputs.held, session.shipped_next
     oldest_uncut_at = None
-    if held and held[-1].output.number >= uncut:  # numbers follow each other without gaps
-        oldest_uncut_at = held[max(0, uncut - held[0].output.number)].since
+    if held and held[-1].outputs[-1].number >= uncut:
+        place = 0
+        if held[0].outputs[-1].number < uncut:
+            place = bisect_left(held, uncut, key=lambda each: each.outputs[-1].number)
+        oldest_uncut_at = held[place].since
     return schedule.engine.next_cut(
         EngineView(
             last_cut_at=schedule.last_cut_at,
             epochs_in_flight=len(session.in_flight),
-            outputs_waiting=len(held),
+            outputs_waiting=active.outputs.count,
             oldest_output_at=held[0].since if held else None,
             oldest_uncut_at=oldest_uncut_at,
             is_guest_idle=schedule.is_guest_idle,

@@ -43,7 +43,7 @@ def test_the_engine_is_told_since_when_what_no_epoch_carries_waits(shipped_next:
     active.schedule.engine = Mock(wraps=active.schedule.engine, next_cut=seen.append)
     active.outputs.released = 4
     for number, at in ((5, 10), (6, 20), (7, 30)):
-        active.outputs.hold(Output(number=number, channel="c", payload=b""), Watermarks(1, 0), Nanos(at))
+        active.outputs.hold([Output(number=number, channel="c", payload=b"")], Watermarks(1, 0), Nanos(at))
 
     shipping.next_cut(active)
 
@@ -59,7 +59,7 @@ def order_of(active: ActiveState, now: Nanos) -> do.Cut:
 
 def hold_one(active: ActiveState) -> None:
     last = active.outputs.released
-    active.outputs.hold(Output(number=last + 1, channel="c", payload=b""), Watermarks(9, 0), Nanos(0))
+    active.outputs.hold([Output(number=last + 1, channel="c", payload=b"")], Watermarks(9, 0), Nanos(0))
 
 
 def log_one(active: ActiveState) -> None:
@@ -342,7 +342,9 @@ def test_what_a_replay_makes_again_does_not_leave_if_it_is_known_to_have_left() 
     outputs = [(Output(number=number, channel="net0", payload=b"x"), 0) for number in (1, 2, 3)]
     shipping.take_emitted(active, Emitted(outputs=outputs), active.began_at)
 
-    left = [effect.output.number for effect in active.core.effects if isinstance(effect, do.Release)]
+    left = [
+        output.number for effect in active.core.effects if isinstance(effect, do.Release) for output in effect.outputs
+    ]
     assert left == [3]
 
 

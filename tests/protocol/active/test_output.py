@@ -23,10 +23,14 @@ NOW = Nanos(77)
 NOBODY = (None, "y", "z")
 
 
+def output(number: int) -> Output:
+    return Output(number=number, channel="c", payload=b"x" * number)
+
+
 def make_gate(*needs: Watermarks, released: int = 0) -> OutputBuffer:
     outputs = OutputBuffer(released)
     for place, needed in enumerate(needs):
-        outputs.hold(Output(number=released + 1 + place, channel="c", payload=b"x" * (place + 1)), needed, NOW)
+        outputs.hold([Output(number=released + 1 + place, channel="c", payload=b"x" * (place + 1))], needed, NOW)
     return outputs
 
 
@@ -36,7 +40,7 @@ def make_active(
     """Return an active that holds outputs with these needs; `known` is the standby of the record."""
     active = lone_active()
     for place, needed in enumerate(needs):
-        active.outputs.hold(Output(number=1 + place, channel="c", payload=b"x" * (place + 1)), needed, NOW)
+        active.outputs.hold([output(1 + place)], needed, NOW)
     active.core.arbiter.known, active.core.arbiter.proposal = Record(1, "x", known), proposal
     active.session = None if in_session is None else Mock(standby=in_session, acked=NOTHING_SAFE)
     return active
@@ -51,7 +55,11 @@ def acknowledge(active: ActiveState, safe: Watermarks) -> list[int]:
 
 
 def numbers_left(active: ActiveState) -> list[int]:
-    return [effect.output.number for effect in active.core.take_effects() if isinstance(effect, Release)]
+    return [output.number for effect in released(active) for output in effect.outputs]
+
+
+def released(active: ActiveState) -> list[Release]:
+    return [effect for effect in active.core.take_effects() if isinstance(effect, Release)]
 
 
 @pytest.mark.parametrize(
@@ -74,13 +82,20 @@ def test_an_output_leaves_only_when_all_that_may_be_in_force_allow_it(
     assert bool(numbers_left(active)) == all(standby == in_session and is_acked for standby in must)
 
 
-@given(st.lists(watermarks(4), max_size=8), st.lists(st.tuples(st.sampled_from(["y", "z", None]), watermarks(4))))
+@given(
+    st.lists(st.tuples(watermarks(4), st.integers(1, 3)), max_size=8),
+    st.lists(st.tuples(st.sampled_from(["y", "z", None]), watermarks(4))),
+)
 def test_the_gate_agrees_with_a_naive_model(
-    needs: list[Watermarks], openings: list[tuple[str | None, Watermarks]]
+    groups: list[tuple[Watermarks, int]], openings: list[tuple[str | None, Watermarks]]
 ) -> None:
-    active = make_active(*needs, in_session="y")
+    active = make_active(in_session="y")
     outputs = active.outputs
+    needs = [needed for needed, size in groups for _ in range(size)]
     model = list(enumerate(needs, start=1))
+    for needed, size in groups:
+        first = (outputs.held[-1].outputs[-1].number if outputs.held else 0) + 1
+        outputs.hold([output(number) for number in range(first, first + size)], needed, NOW)
     for standby, safe in openings:
         expected = []
         while model and (standby is None or (standby == "y" and safe.cover(model[0][1]))):
@@ -91,8 +106,19 @@ def test_the_gate_agrees_with_a_naive_model(
 
         assert left == expected
         assert outputs.released == active.core.released == len(needs) - len(model)
-        assert [held.output.number for held in outputs.held] == [number for number, _ in model]
+        assert [one.number for held in outputs.held for one in held.outputs] == [number for number, _ in model]
+        assert outputs.count == len(model)
         assert outputs.held_bytes == sum(number for number, _ in model)
+
+
+def test_outputs_that_may_leave_do_so_by_one_effect() -> None:
+    active = make_active(Watermarks(1, 0), Watermarks(1, 0), Watermarks(2, 0), known="y", in_session="y")
+    assert active.session is not None
+    active.session.acked = Watermarks(1, 0)
+
+    active.release()
+
+    assert [[one.number for one in effect.outputs] for effect in released(active)] == [[1, 2]]
 
 
 def test_nothing_leaves_while_a_hint_holds_it() -> None:
@@ -130,16 +156,16 @@ def test_a_watermark_covers_both_marks_or_nothing() -> None:
 
 
 def test_a_gap_in_the_numbers_is_our_bug() -> None:
-    for released, number in ((0, 2), (0, 0), (5, 5), (5, 7)):
-        outputs = OutputBuffer(released)
+    for before, number in ((0, 2), (0, 0), (5, 5), (5, 7)):
+        outputs = OutputBuffer(before)
 
-        with pytest.raises(InternalError, match=f"output {number} was emitted after {released}"):
-            outputs.hold(Output(number=number, channel="c", payload=b""), NOTHING_SAFE, NOW)
+        with pytest.raises(InternalError, match=f"output {number} was emitted after {before}"):
+            outputs.hold([output(number)], NOTHING_SAFE, NOW)
 
 
 def test_a_checkpoint_carries_what_no_epoch_does_and_is_not_told_as_released() -> None:
     active = make_active(*[NOTHING_SAFE] * 4, known="y", in_session="y")
-    active.releases.untold.extend(active.outputs.held.popleft().output for _ in range(2))
+    active.releases.untold.extend(active.outputs.held.popleft().outputs[0] for _ in range(2))
     assert active.session is not None
 
     carried = []

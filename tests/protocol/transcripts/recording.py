@@ -83,7 +83,7 @@ def effect_text(effect: do.Effect) -> str | None:
         case do.Cut():
             return f"cut epoch {effect.epoch}"
         case do.Release():
-            return f"release output {effect.output.number}"
+            return f"release {_outputs_text(effect.outputs[0].number, effect.outputs[-1].number)}"
         case do.RunGuest():
             return f"run the guest under {effect.engine.name}, its next output is {effect.output_next}"
         case do.Stop():
