@@ -30,7 +30,7 @@ LINES: Final = {
     "cli": 3774,
     "encode": 1410,
     "engines": 190,
-    "guests": 2815,
+    "guests": 2816,
     "guests/cards": 220,
     "guests/disk": 956,
     "guests/kvm": 1500,

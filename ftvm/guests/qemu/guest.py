@@ -205,7 +205,6 @@ class QemuGuest:
         if self._gate is None:
             raise LocalProtocolError("attach a sink for the guest's outputs before it runs")
         self._is_blank = False
-        self._saved = None
         self._gate.flow()
         self._is_running = True
         self._disks.when_settled(self._go)
@@ -303,6 +302,9 @@ class QemuGuest:
         except GuestError as wrong:
             self._replace_process()
             raise GuestError(f"the state does not load: {wrong}") from wrong
+        # Not asked of QEMU again before it runs: of a machine that was never stopped it saves KVM's clock as it is now,
+        # which counts from the start of this QEMU, and would go on from there.
+        self._saved = devices
 
     # --- helpers ---------------------------------------------------------------------------------------------------
 
@@ -330,6 +332,7 @@ class QemuGuest:
             if not self._is_running or self._has_gone:
                 return
             self._has_gone = True
+            self._saved = None
             try:
                 if trouble is not None:
                     raise GuestError(trouble)

@@ -17,6 +17,7 @@ from ftvm.capture.trackers import CompareTracker
 from ftvm.config import Timing
 from ftvm.engines.names import engine_named
 from ftvm.errors import FtvmError, GuestError
+from ftvm.guests.disk.several import Disks
 from ftvm.testing.transcript import load_picture, take_picture
 from ftvm.units import Nanos
 
@@ -90,6 +91,28 @@ def test_a_state_goes_on_in_another_qemu_after_a_while_and_its_clock_does_not_ju
         other.pause()
 
         require_whole(beats_in(bytes(ears[0].console + ears[1].console)))
+
+
+@pytest.mark.parametrize("is_told_to_go", [False, True])
+def test_a_clock_does_not_go_back_where_a_loaded_state_is_saved_before_it_has_run(
+    is_told_to_go: bool, bare: BareGuest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(bare.loaded()) as guest:
+        ear = Ear()
+        guest.attach(ear)
+        with monkeypatch.context() as patched:
+            patched.setattr(Disks, "when_settled", lambda *_: None)  # as while a disk writes
+            if is_told_to_go:
+                guest.resume()
+            guest.pause()
+
+            saved = guest.save_devices()
+
+        guest.resume()
+        ear.wait_for(b"beat 4 ")
+        guest.pause()
+        assert beats_in(bytes(ear.console))[0].clock_ns > bare.clock_ns
+        assert saved == bare.devices
 
 
 class BeatEar(PairEar):
