@@ -1,0 +1,78 @@
+"""What the rig's failover script calls wrong: all that a takeover could lose of a guest is found in its console."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("rigscripts") / "failover.py"
+BOOT = "boot 01234567-89ab-cdef-0123-456789abcdef kvm-clock 1\n"
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("failover", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def beats(first: int, last: int, *, late: float = 0.0, bad: int = 0) -> str:
+    """Return a console with so many beats, one a second."""
+    return "".join(
+        f"beat {number} up {number + late:.2f} real {1000 + number} end\r\n"
+        f"[   {number + late:.6f}] stamp {number} end\r\nwork: {number} bad {bad} spun 0\r\n"
+        for number in range(first, last + 1)
+    )
+
+
+def wrong_in(script: ModuleType, *consoles: str) -> list[str]:
+    seen: dict[str, Any] = script.judge(list(consoles))
+    found: list[str] = seen["wrong"]
+    return found
+
+
+def test_a_guest_that_lives_on_is_right_even_if_outputs_leave_twice(script: ModuleType) -> None:
+    assert wrong_in(script, BOOT + beats(1, 5), beats(4, 9)) == []
+
+
+@pytest.mark.parametrize(
+    ("consoles", "words"),
+    [
+        ((BOOT + beats(1, 5), beats(6, 9, late=-4)), "the clock printk goes back or jumps"),
+        ((BOOT + beats(1, 5), beats(6, 9, late=-4)), "the clock uptime goes back or jumps"),
+        ((BOOT + beats(1, 5), beats(6, 9, late=100)), "the clock uptime goes back or jumps"),
+        ((BOOT + beats(1, 5), beats(7, 9)), "beats are missing: [6]"),
+        ((BOOT + beats(1, 5), beats(5, 9, late=1)), "beat 5 was told twice"),
+        ((BOOT + beats(1, 5), BOOT.replace("0123-", "9999-") + beats(1, 5)), "booted 2 times"),
+        ((BOOT + beats(1, 5), beats(6, 9, bad=1)), "1 words of memory are wrong"),
+        ((BOOT + "beat 1 up 1.00 real 1001 end\n",), "no look at words of memory"),
+    ],
+)
+def test_what_a_takeover_lost_is_found(script: ModuleType, consoles: tuple[str, ...], words: str) -> None:
+    assert any(words in found for found in wrong_in(script, *consoles))
+
+
+def booting(*stamps: float) -> str:
+    """Return what a kernel says while it boots, one line a stamp."""
+    return "".join(f"[   {stamp:.6f}] line of {stamp}\r\n" for stamp in stamps)
+
+
+def test_lines_of_the_kernel_that_leave_again_after_a_takeover_are_right(script: ModuleType) -> None:
+    consoles = [booting(0.1, 0.2, 0.3) + "[    0.4", "00000] half a line\r\n" + booting(0.3, 0.35, 0.5)]
+
+    assert script.judge_lines(consoles) == []
+
+
+@pytest.mark.parametrize("late", [-14.0, 31.0])
+def test_a_kernel_whose_stamps_go_back_or_jump_while_it_boots_is_found(script: ModuleType, late: float) -> None:
+    consoles = [booting(*range(20), 20.0, 20.1, 20.2), booting(20.2, 20.3 + late, 20.4 + late)]
+
+    found = script.judge_lines(consoles)
+
+    assert len(found) == 1
+    assert "on host 1 the kernel's stamps go from 20.2" in found[0]
