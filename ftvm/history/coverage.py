@@ -62,6 +62,7 @@ class FunctionRun:
 class Coverage:
     """What ran between two instructions of the past.
 
+    name       what the stretch is called, as "epoch 1200"; empty: it has no name
     functions  those that ran; segments name them by their place here
     lines      file -> line -> count, for each line that has code in a unit that ran
     segments   the window, by time; inputs came at `marks`, in ticks of the window
@@ -77,17 +78,21 @@ class Coverage:
     marks: Sequence[tuple[int, str]]
     window_ticks: int
     elsewhere: int
+    name: str = ""
 
     @property
     def instructions(self) -> int:
         """How many instructions were begun."""
         return self.last - self.first
 
-    def save(self, path: str | Path, *, sources: Sequence[Path] = ()) -> None:
-        """Draw it: a .html, .svg or .lcov file, with the sources that lie below the folders given."""
+    def save(self, path: str | Path, *, sources: Sequence[Path] = (), beside: "Coverage | None" = None) -> None:
+        """Draw it: a .html, .svg or .lcov file, with the sources that lie below the folders given.
+
+        beside  another stretch of the same program, to be drawn beside it; not in .lcov
+        """
         from ftvm.history.picture import save_picture
 
-        save_picture(self, Path(path), sources=sources)
+        save_picture(self, Path(path), sources=sources, beside=beside)
 
 
 def cover(past: TimeMachine, first: int, last: int, *, program: Path | None = None) -> Coverage:

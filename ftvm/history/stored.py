@@ -58,6 +58,12 @@ class StoredPast:
         self.end = _position_of(entries[-1])
         self.digest = entries[-1].memory_digest
 
+    @classmethod
+    def of_epoch(cls, history: History, epoch: int, *, progress: Progress | None = None) -> "StoredPast":
+        """Return what ran from the epoch kept before `epoch` to it, in the newest stretch. Raises as the class does."""
+        stream = _epochs_of(history, None)[-1].stream
+        return cls(history, first=history.entry(epoch, stream).base, last=epoch, stream=stream, progress=progress)
+
     def position_of(self, epoch: int) -> GuestPosition:
         """Return where the guest was when an epoch was cut. Raises HistoryError if it is not in the history."""
         return _position_of(self._history.entry(epoch, self._stream))

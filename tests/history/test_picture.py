@@ -60,8 +60,49 @@ def test_the_svg_has_a_row_for_each_function_that_ran() -> None:
     assert sum(1 for _ in root.iter("{http://www.w3.org/2000/svg}path")) == 2
 
 
+OTHER = replace(
+    SMALL,
+    name="epoch 7",
+    first=500,
+    last=800,
+    functions=(run_of("late", "late.c", 9), run_of("main", "main.c", 3)),
+    lines={"main.c": {3: 30, 4: 0, 5: 0}, "late.c": {9: 2}},
+    segments=(Span(0, 90, 1), Span(90, 300, 0)),
+    slices=(Slice(0, 300, {("late.c", 9): 2}),),
+    window_ticks=300,
+)
+
+
+def test_two_stretches_stand_side_by_side_in_the_svg_with_one_row_for_a_function_of_both() -> None:
+    root = ElementTree.fromstring(to_svg(SMALL, OTHER))
+
+    texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert [name for name in texts if name in ("main", "help", "late")] == ["main", "help", "late"]
+    assert any(str(text).startswith("epoch 7: ") for text in texts)
+    starts = [
+        re.findall(r"M([\d.]+) ([\d.]+)H([\d.]+)", element.attrib["d"])
+        for element in root.iter("{http://www.w3.org/2000/svg}path")
+    ]
+    (main, _, other_main, late) = [[tuple(map(float, box)) for box in boxes] for boxes in starts]
+    assert main[0][1] == other_main[0][1] != late[0][1]  # one row
+    assert max(right for _, _, right in main) < other_main[0][0]  # to the right of all that ran in the first
+    assert main[0][2] - main[0][0] == pytest.approx((other_main[0][2] - other_main[0][0]) * 100 / 90, abs=0.3)
+
+
+def test_functions_of_two_stretches_are_numbered_together_in_the_page() -> None:
+    data = data_of(to_html(SMALL, beside=OTHER))
+
+    functions = data["functions"]
+    assert isinstance(functions, list)
+    assert [(name, counts) for name, _, _, _, *counts in functions] == [
+        ("main", [[100, 10], [100, 10]]),
+        ("help", [[100, 10], [0, 0]]),
+        ("late", [[0, 0], [100, 10]]),
+    ]
+
+
 def test_the_page_has_nothing_from_outside() -> None:
-    page = to_html(SMALL)
+    page = to_html(SMALL, beside=OTHER)
 
     assert re.findall(r"(?:src|href)\s*=|https?://|@import|url\(", page) == []
 
@@ -95,6 +136,8 @@ def test_a_picture_is_written_by_the_name_of_its_file(tmp_path: Path) -> None:
         save_picture(SMALL, tmp_path / name)
         assert (tmp_path / name).read_text().startswith(begin)
 
+    with pytest.raises(ConfigError, match=r"side by side in a .html or .svg file, not in p.lcov"):
+        save_picture(SMALL, tmp_path / "p.lcov", beside=OTHER)
     with pytest.raises(ConfigError, match=r"html, .svg or .lcov file, not p.png"):
         save_picture(SMALL, tmp_path / "p.png")
     with pytest.raises(ConfigError, match="cannot be written"):
@@ -125,5 +168,26 @@ def test_a_browser_shows_functions_counts_and_sources(tmp_path: Path) -> None:
     assert shown.count('<tr data-f="') == len(coverage.functions) + 1  # and the script's own
     assert "checksum_add" in shown
     assert "for (; i + 1 &lt; span.bytes; i += 2)" in shown  # the hottest function's source
+    body = re.sub(r"<script>.*?</script>", "", shown, flags=re.DOTALL)
+    assert re.findall(r"NaN|undefined", body) == []
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs chromium (Debian: chromium)")
+def test_a_browser_shows_two_stretches_with_their_counts_in_two_columns(tmp_path: Path) -> None:
+    (tmp_path / "main.c").write_text("\n\nint main(void)\n{ return help(); }\n/* end */\n")
+    save_picture(SMALL, tmp_path / "two.html", sources=[tmp_path], beside=OTHER)
+
+    shown = rendered(tmp_path / "two.html")
+
+    assert "two stretches of a recorded execution, side by side</h1>" in shown
+    assert "<b>epoch 7</b>: <b>300</b> instructions counted" in shown
+    assert shown.count('<tr data-f="') == 3 + 1  # and the script's own
+    main = re.search(r'<div class="row[^"]*at" id="L3">(.*?)</div>', shown)
+    assert main is not None
+    assert re.findall(r'class="count">([^<]*)<', main[1]) == ["10", "30"]
+    alone = re.search(r'<div class="(row[^"]*)" id="L4">(.*?)</div>', shown)
+    assert alone is not None
+    assert "differs" in alone[1]
+    assert re.findall(r'class="count">([^<]*)<', alone[2]) == ["10", "·"]
     body = re.sub(r"<script>.*?</script>", "", shown, flags=re.DOTALL)
     assert re.findall(r"NaN|undefined", body) == []

@@ -1,5 +1,6 @@
 """What a standby recorded under hybrid or lockstep is executed again to the same memory, forwards and backwards."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,6 +88,27 @@ def test_steps_lead_backwards_from_the_end(history: History) -> None:
             past.step_back()
 
         assert past.moment.retired == end.retired - 5
+
+
+def test_two_epochs_are_covered_side_by_side_each_from_its_own_state(
+    folder: Path, history: History, tmp_path: Path
+) -> None:
+    program = built_with_symbols(tmp_path, "ticks")
+    stored = StoredPast(history)
+    found = [each for each in history.epochs() if each.number > stored.first and each.stream == stored._stream]
+    spans = [
+        (each.number, each.position.retired - stored.position_of(history.entry(each.number).base).retired)
+        for each in found
+        if each.position is not None
+    ]
+    (one, ran_in_one), *_, (other, ran_in_other) = [span for span in spans if span[1]]
+    line = ["history", "cover", str(folder), "--elf", str(program), "-o", str(tmp_path / "p.html"), "--json"]
+
+    told = CliRunner().invoke(command, [*line, "--epoch", str(one), "--epoch", str(other)], catch_exceptions=False)
+
+    counted = json.loads(told.stdout)
+    assert (counted["instructions"], counted["beside"]["instructions"]) == (ran_in_one, ran_in_other)
+    assert f'"name":"epoch {other}"' in (tmp_path / "p.html").read_text()
 
 
 def test_an_epoch_is_found_by_its_number(history: History) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Final, TypedDict, Unpack
@@ -11,7 +12,7 @@ import click
 
 from ftvm.cli.signals import Stopped
 from ftvm.errors import ConfigError
-from ftvm.history.coverage import WINDOW_TICKS, cover
+from ftvm.history.coverage import WINDOW_TICKS, Coverage, cover
 from ftvm.history.gdbserver import GdbServer
 from ftvm.history.history import History
 from ftvm.history.picture import save_picture
@@ -114,6 +115,10 @@ def _say(past: TimeMachine, target: str, program: Path | None) -> None:
 )
 @click.option("--from", "first", type=_PLACE, metavar="N", help="Begin before instruction N.  [default: the first]")
 @click.option("--to", "last", type=_PLACE, metavar="N", help="End before instruction N.  [default: the last]")
+@click.option("--beside", type=(_PLACE, _PLACE), metavar="N M",
+              help="Draw beside it what ran from instruction N to M.")  # fmt: skip
+@click.option("--epoch", "epochs", type=_PLACE, metavar="E", multiple=True,
+              help="Of a history: what ran in epoch E, since the one before; twice: side by side.")  # fmt: skip
 @click.option("--sources", metavar="DIR", multiple=True, type=_FILE,
               help="Where the sources are; may be repeated.  [default: beside the program, and here]")  # fmt: skip
 @click.option("-o", "--output", metavar="FILE", type=_FILE, required=True, help="FILE.html, FILE.svg or FILE.lcov.")
@@ -122,6 +127,8 @@ def cover_command(
     program: Path,
     first: int | None,
     last: int | None,
+    beside: tuple[int, int] | None,
+    epochs: Sequence[int],
     sources: Sequence[Path],
     output: Path,
     is_json: bool,
@@ -131,18 +138,46 @@ def cover_command(
 
     Each instruction between the two is counted. The picture shows the first 20 ms by function, zooms to one call, and
     has the counts beside the lines; .lcov is for genhtml and editors.
+
+    Two stretches of PAST stand side by side with --beside, or with --epoch given twice: a row for each function, the
+    counts of both beside the lines, and a mark at each line that ran in one of them alone.
     """
     if output.suffix not in (".html", ".svg", ".lcov", ".info"):
         raise ConfigError(f"a picture is a .html, .svg or .lcov file, not {output.name}")
-    with _opened(**past_of) as kept, TimeMachine(kept, program=program) as past:
-        coverage = cover(past, past.start if first is None else first, past.end if last is None else last)
-    save_picture(coverage, output, sources=sources or (program.parent, Path.cwd()))
+    if len(epochs) + (beside is not None) > 2 or (epochs and (first, last, beside) != (None, None, None)):
+        raise ConfigError("give --epoch once or twice, or instructions by --from, --to and --beside; not both")
+    if (beside is not None or len(epochs) > 1) and output.suffix in (".lcov", ".info"):
+        raise ConfigError(f"two stretches stand side by side in a .html or .svg file, not in {output.name}")
+    if epochs:
+        covered = _epochs_covered(program, epochs, **past_of)
+    else:
+        with _opened(**past_of) as kept, TimeMachine(kept, program=program) as past:
+            stretches = [(past.start if first is None else first, past.end if last is None else last)]
+            covered = [cover(past, *stretch) for stretch in stretches + ([] if beside is None else [beside])]
+    other = covered[1] if len(covered) > 1 else None
+    save_picture(covered[0], output, sources=sources or (program.parent, Path.cwd()), beside=other)
     if is_json:
-        whole = {"file": str(output), "instructions": coverage.instructions, "lines": coverage.lines}
-        click.echo(json.dumps(whole))
+        told = [{"instructions": one.instructions, "lines": one.lines} for one in covered]
+        click.echo(json.dumps({"file": str(output), **told[0], **({"beside": told[1]} if other is not None else {})}))
         return
+    click.echo(f"{'; beside it '.join(map(_summary, covered))}: {output}")
+
+
+def _epochs_covered(program: Path, epochs: Sequence[int], **past_of: Unpack[_PastOf]) -> list[Coverage]:
+    """Cover each epoch from its own state, however far apart they are."""
+    kept, covered = past_of["kept"], []
+    if not kept.is_dir() or (past_of["from_epoch"], past_of["to_epoch"]) != (None, None):
+        raise ConfigError("--epoch is for the folder of a history, and without --from-epoch and --to-epoch")
+    with History.open(kept, key=past_of["key"]) as history:
+        for epoch in epochs:
+            with TimeMachine(StoredPast.of_epoch(history, epoch), program=program) as past:
+                covered.append(replace(cover(past, past.start, past.end), name=f"epoch {epoch}"))
+    return covered
+
+
+def _summary(coverage: Coverage) -> str:
     ran = sum(1 for lines in coverage.lines.values() for count in lines.values() if count)
-    click.echo(
+    return (
         f"{coverage.instructions} instructions counted, {ran} of {sum(map(len, coverage.lines.values()))} lines ran; "
-        f"by function: the first {coverage.window_ticks / WINDOW_TICKS * 20:.1f} ms: {output}"
+        f"by function: the first {coverage.window_ticks / WINDOW_TICKS * 20:.1f} ms"
     )

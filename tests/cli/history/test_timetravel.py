@@ -69,11 +69,27 @@ def test_cover_gives_the_counts_of_lines_as_json(program: Path, recording: Path,
     assert any(count > 0 for lines in counts.values() for count in lines.values())
 
 
+def test_cover_draws_two_stretches_side_by_side(program: Path, recording: Path, tmp_path: Path) -> None:
+    line = ["history", "cover", recording, "--elf", program, "-o", tmp_path / "p.svg"]
+
+    done = ftvm(*line, "--from", "0", "--to", "3000", "--beside", "3000", "9000")
+    told = json.loads(ftvm(*line, "--from", "0", "--to", "3000", "--beside", "3000", "9000", "--json").stdout)
+
+    assert re.match(r"3000 instructions counted, .*; beside it 6000 instructions counted, ", done.stdout)
+    assert (told["instructions"], told["beside"]["instructions"]) == (3000, 6000)
+    assert (tmp_path / "p.svg").read_text().count("instructions counted") == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
         (["-o", "p.png"], "html, .svg or .lcov file, not p.png"),
         (["-o", "p.svg", "--from", "5", "--to", "5"], "nothing lies between"),
+        (["-o", "p.svg", "--beside", "7", "7"], "nothing lies between"),
+        (["-o", "p.lcov", "--beside", "7", "9"], "two stretches stand side by side in a .html or .svg file"),
+        (["-o", "p.svg", "--epoch", "7"], "--epoch is for the folder of a history"),
+        (["-o", "p.svg", "--epoch", "7", "--from", "2"], "not both"),
+        (["-o", "p.svg", *(3 * ["--epoch", "7"])], "once or twice"),
     ],
 )
 def test_cover_refuses_what_it_cannot_do(program: Path, recording: Path, arguments: list[str], reason: str) -> None:
