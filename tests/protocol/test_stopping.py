@@ -322,6 +322,22 @@ def test_a_standby_that_leaves_a_halting_active_that_leaves_too_breaks_nothing()
     assert (pair.store.record.active, pair.store.record.standby) == (None, None)
 
 
+def test_a_standby_that_leaves_while_the_record_is_vacated_breaks_nothing() -> None:
+    """Mutant: it counts as lost, and the link's table has no row for that."""
+    pair = Pair().protected()
+    stop(pair.a, StopKind.ENDED)
+    pair.a.sent.clear()
+
+    stop(pair.b)
+    pair.carry(pair.b, pair.a)
+    link = pair.a.active.link
+    pair.run(500)
+
+    assert link is LinkState.VACATING
+    assert outcome(pair.a) == outcome(pair.b) == IN_ORDER
+    assert pair.store.record == Record(3, None, None)
+
+
 # --- a standby -------------------------------------------------------------------------------------------------------
 
 

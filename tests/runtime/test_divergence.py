@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from ftvm.engines.hybrid import Hybrid
 from ftvm.engines.lockstep import Lockstep
 from ftvm.errors import GuestError
 from ftvm.events import Diverged, Protected, Solo
+from ftvm.interfaces import Record
 from ftvm.protocol.view import Role
 from ftvm.testing.pair import Pair
 
@@ -83,3 +85,26 @@ def test_a_backup_that_was_told_so_ends_when_it_diverged_and_the_guest_goes_on_a
     assert "diverged from its primary's between" in str(pair.b.driver.failure)
     assert pair.record().standby is None
     assert len(pair.a.released) > before
+
+
+def test_a_takeover_whose_log_leads_nowhere_ends_its_host_and_leaves_a_vacant_record() -> None:
+    """Mutant: the host ends at once, and the record names a host that is gone."""
+    pair = Pair(engine=Hybrid(interval=0.1)).protected()
+    pair.until(lambda: pair.b.standby.log)
+
+    def lead_nowhere(*_: object) -> bool:
+        raise GuestError("input 3 was not taken where the primary's guest took it")
+
+    pair.b.guest.run_until = lead_nowhere  # type: ignore[method-assign,assignment]
+    try:
+        pair.kill(pair.a)
+        pair.until(lambda: pair.b.driver.stopped)
+
+        assert (
+            str(pair.b.driver.failure) == "the replay diverged: input 3 was not taken where the primary's guest took it"
+        )
+        assert pair.b.driver.stopped.is_in_order
+        assert not pair.b.guest.is_running
+        assert pair.record() == Record(4, None, None)
+    finally:
+        pair.close()

@@ -148,3 +148,19 @@ def test_an_active_that_stops_while_switching_leaves_the_proposal_alone() -> Non
 
     assert not pair.a.waiting(Leave)
     assert pair.a.active.link is LinkState.SWITCHING
+
+
+def test_a_standby_that_starts_afresh_while_the_switch_is_open_is_given_up_only_when_that_is_resolved() -> None:
+    """Mutant: its JOIN makes it count as lost at once, and the link's table has no row for that."""
+    pair = Pair().protected()
+    switching(pair)
+    pair.b = pair.boot("b", pair.a.core.settings, "a", starts=False, prefix="n")
+
+    pair.b.tick()
+    pair.carry(pair.b, pair.a)
+    link, proposed = pair.a.active.link, pair.a.outstanding
+    pair.a.refuse()
+    pair.until(lambda: pair.a.active.link is LinkState.PROTECTED and pair.store.record.standby == pair.b.id)
+
+    assert (link, proposed) == (LinkState.SWITCHING, CompareAndSet(Record(3, "b1", "a1")))
+    assert pair.a.is_running
