@@ -89,7 +89,8 @@ class Committed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protected(Event):
-    """A standby is in the record: a takeover is possible from now on."""
+    """A standby is in the record: a takeover is possible from now on. Told again when a guest that was paused because
+    its standby was silent goes on."""
 
     generation: int
     standby: str

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Self
 
 from ftvm.errors import ConfigError
-from ftvm.events import Event, Protected, RoleChanged, Solo, TookOver
+from ftvm.events import Event, Halted, Protected, RoleChanged, Solo, TookOver
 from ftvm.runtime.names import for_people
 from ftvm.runtime.services import Controls
 from ftvm.units import Nanos
@@ -78,6 +78,8 @@ class Notifier:
                 self._news.append(f"STATUS=active, protected by {event.standby} (generation {event.generation})")
             case Solo():
                 self._news.append(f"STATUS=active, unprotected: {event.reason} (generation {event.generation})")
+            case Halted():
+                self._news.append(f"STATUS=active, but the guest is paused: {event.reason}")
             case TookOver():
                 self._news.append(f"STATUS=active, took over (generation {event.generation})")
             case _:

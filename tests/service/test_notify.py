@@ -9,7 +9,7 @@ import pytest
 
 from ftvm.arbiters.memory import MemoryRecordStore
 from ftvm.errors import ConfigError
-from ftvm.events import Protected, RoleChanged, Solo
+from ftvm.events import Halted, Protected, RoleChanged, Solo
 from ftvm.runtime.protection import protect
 from ftvm.service.notify import Notifier
 from ftvm.sim.guest import SimGuest
@@ -97,11 +97,13 @@ def test_protection_is_told_of_as_a_status(manager: Manager, address: str) -> No
     notifier = Notifier(address, None, is_ready_when_active=True)
 
     notifier.note(Protected(at=Nanos(0), guest_id="vm1", generation=2, standby="b1"))
+    notifier.note(Halted(at=Nanos(0), guest_id="vm1", reason="b1 is silent"))
     notifier.note(Solo(at=Nanos(0), guest_id="vm1", generation=3, reason="b1 is silent"))
     notifier.step(Nanos(0))
 
     assert manager.heard() == [
         "STATUS=active, protected by b1 (generation 2)",
+        "STATUS=active, but the guest is paused: b1 is silent",
         "STATUS=active, unprotected: b1 is silent (generation 3)",
     ]
     notifier.close()

@@ -62,8 +62,9 @@ def take_message(active: ActiveState, report: Received, now: Nanos) -> None:
     if envelope.sender != session.standby:
         return
     session.detector.heard(now, message.number if isinstance(message, Ping | Pong) else None)
-    if active.is_waiting:  # the heartbeat of a loop that hangs ends no waiting
-        active.is_waiting = session.detector.is_silent(now)
+    if active.is_waiting and not session.detector.is_silent(now):  # the heartbeat of a loop that hangs ends no waiting
+        active.is_waiting = False
+        _tell_protected(active, session, now)
     if active.link is LinkState.SWITCHING:
         return
     arbiter = active.core.arbiter
@@ -133,7 +134,7 @@ def _on_resolved(active: ActiveState, now: Nanos) -> None:
             session.is_cached = False  # what it rested on was verified
             if (session.key or session.peer) in active.core.uncached:
                 active.core.uncached.remove(session.key or session.peer)
-            active.core.tell(Protected(at=now, guest_id=guest_id, generation=known.generation, standby=session.standby))
+            _tell_protected(active, session, now)
         case LinkState.ABANDONING if active.core.settings.halts_alone:
             active.move(LinkEvent.HALTED)
             active.session = None
@@ -148,6 +149,11 @@ def _on_resolved(active: ActiveState, now: Nanos) -> None:
             active.core.tell(Solo(at=now, guest_id=guest_id, generation=known.generation, reason=reason))
         case _:
             pass
+
+
+def _tell_protected(active: ActiveState, session: Session, now: Nanos) -> None:
+    guest_id, generation = active.core.settings.guest_id, active.core.arbiter.known.generation
+    active.core.tell(Protected(at=now, guest_id=guest_id, generation=generation, standby=session.standby))
 
 
 def on_arbiter_trouble(active: ActiveState, now: Nanos) -> None:

@@ -7,12 +7,15 @@ import pytest
 from ftvm.encode.messages import Join, Refuse
 from ftvm.events import Halted, Protected, Solo
 from ftvm.interfaces import Record
-from ftvm.protocol.active import PROGRESS_PATIENCE
+from ftvm.protocol.active import PROGRESS_PATIENCE, leaving
 from ftvm.protocol.active.link import LinkState
 from ftvm.protocol.core import Role
+from ftvm.protocol.stop import LIMIT_NS, StopKind
 
-from ..harness import Pair, make_settings
-from ..situations import PRIMARY_LIMIT_MS, begin_switchover, envelope, switching
+from ..harness import MS, Pair, make_settings
+from ..situations import PRIMARY_LIMIT_MS, begin_switchover, envelope, live_on, outcome, stop, switching
+
+LIMIT_MS = LIMIT_NS / MS
 
 
 def halting() -> Pair:
@@ -85,6 +88,19 @@ def test_a_standby_that_is_heard_again_goes_on_in_the_same_session() -> None:
     assert pair.a.said == [b"held"]
     assert not pair.a.active.must_stand_still()
     assert pair.store.record == Record(2, "a1", "b1")
+
+
+def test_a_guest_that_goes_on_since_its_standby_is_heard_again_is_told_to_be_protected() -> None:
+    """Regression: the last word was that the guest is paused, while it ran."""
+    pair = halting()
+    alone(pair, 2 * PRIMARY_LIMIT_MS)
+    pair.b.standby.detector.excuse(2 * PRIMARY_LIMIT_MS * 1_000_000, pair.now)
+    before = len(pair.a.told(Protected))
+
+    pair.run(500)
+
+    assert len(pair.a.told(Halted)) == 1
+    assert [(told.generation, told.standby) for told in pair.a.told(Protected)[before:]] == [(2, "b1")]
 
 
 @pytest.mark.parametrize("wait_ms", [0, 50, 2 * PRIMARY_LIMIT_MS])
@@ -217,3 +233,36 @@ def test_a_standby_that_is_waited_for_is_not_left_for_making_no_progress() -> No
     alone(pair, (PROGRESS_PATIENCE + 2) * PRIMARY_LIMIT_MS, step=50)
 
     assert pair.a.active.session is session
+
+
+def test_a_joiner_in_the_place_of_a_silent_standby_is_given_up_when_it_is_never_heard() -> None:
+    """Mutant: the guest still waits for the silent one, so nobody counts the silence of the new one."""
+    pair = halting()
+    alone(pair, 2 * PRIMARY_LIMIT_MS)
+    restarted(pair)
+    pair.b.tick()
+    pair.carry(pair.b, pair.a)
+    link = pair.a.active.link
+
+    alone(pair, 20 * PRIMARY_LIMIT_MS)
+
+    assert link is LinkState.COPYING
+    assert pair.a.active.link is LinkState.NONE
+
+
+def test_a_guest_that_fails_while_it_waits_for_its_lost_standby_is_that_standbys_for_good() -> None:
+    """Mutant: the record is vacated after a while, and with it goes all that is left of the guest."""
+    pair = halting()
+    leaving.leave(pair.a.active, "a test", pair.now)
+    pair.a.perform()
+    link = pair.a.active.link
+
+    stop(pair.a, StopKind.FAILED)
+    alone(pair, LIMIT_MS + 100)
+    outcome_there = outcome(pair.a)
+    live_on(pair, pair.b, 5 * PRIMARY_LIMIT_MS)
+
+    assert link is LinkState.NONE
+    assert outcome_there == (True, False)
+    assert pair.b.role is Role.ACTIVE
+    assert pair.store.record == Record(3, "b1", None)
