@@ -172,7 +172,7 @@ class Driver:
 
     def tell_trouble(self, error: str) -> None:
         """Report that the transport could not send."""
-        self._tell(TransportTrouble(at=self._clock.now(), guest_id=self.settings.guest_id, error=error))
+        self.tell(TransportTrouble(at=self._clock.now(), guest_id=self.settings.guest_id, error=error))
 
     def step(self, now: Nanos, *, is_round: bool = True, has_input: bool = True) -> Nanos | None:
         """Do what has come and what is due; return when to be called again if nothing comes before (None: only when
@@ -207,7 +207,7 @@ class Driver:
             self._onlooker.show()
         if is_round:
             for reason in self._sink.take_warnings():
-                self._tell(GuestWarned(at=now, guest_id=self.settings.guest_id, reason=reason))
+                self.tell(GuestWarned(at=now, guest_id=self.settings.guest_id, reason=reason))
             self._standings.look(self.view(), self.failure, now)
         if is_round or self._end is not None:
             self._check_guest(now)
@@ -296,7 +296,7 @@ class Driver:
             return
         self.halt(error)
         now, guest_id = self._clock.now(), self.settings.guest_id
-        self._tell(HostStopped(at=now, guest_id=guest_id, outcome=stop.outcome, is_in_order=stop.is_in_order))
+        self.tell(HostStopped(at=now, guest_id=guest_id, outcome=stop.outcome, is_in_order=stop.is_in_order))
 
     def status(self, now: Nanos) -> Status:
         """Return what there is to tell now."""
@@ -468,9 +468,9 @@ class Driver:
         at, guest_id = self._clock.now(), self.settings.guest_id
         self.failure = self.failure or error  # before it is told: who waits for this host's end looks when it is told
         if isinstance(error, GuestEnded):
-            self._tell(GuestFinished(at=at, guest_id=guest_id, reason=str(error)))
+            self.tell(GuestFinished(at=at, guest_id=guest_id, reason=str(error)))
         else:
-            self._tell(HostFailed(at=at, guest_id=guest_id, error=str(error)))
+            self.tell(HostFailed(at=at, guest_id=guest_id, error=str(error)))
         if kind is None:
             self.halt(error)
             return
@@ -488,9 +488,10 @@ class Driver:
         try:
             self._runner.pause_for_good()
         except FtvmError as wrong:
-            self._tell(HostFailed(at=self._clock.now(), guest_id=self.settings.guest_id, error=str(wrong)))
+            self.tell(HostFailed(at=self._clock.now(), guest_id=self.settings.guest_id, error=str(wrong)))
 
-    def _tell(self, event: Event) -> None:
+    def tell(self, event: Event) -> None:
+        """Report an event, which counts in the status."""
         self._counters.count(event)
         self._on_event(event)
 

@@ -62,7 +62,8 @@ class Node:
         self._is_closed = False
         self._stop_asked: str | None = None
         recorder = None if recorder_of is None else recorder_of(self._tell_gap, clock)
-        self._services = HostServices(services if recorder is None else (*services, recorder), self._note)
+        present = services if recorder is None else (*services, recorder)
+        self._services = HostServices(present, lambda event: self.driver.tell(event))  # the status warns of it, too
         self._arbiter = ArbiterWorker(store, settings.guest_id, transport.wake)
         self._endpoint = endpoint = Endpoint(transport, settings.limits, self._note)
         self.driver = Driver(
@@ -95,7 +96,7 @@ class Node:
             self.changed.notify()
 
     def _tell_gap(self, reason: str) -> None:
-        self._note(HistoryGap(at=self.clock.now(), guest_id=self.guest_id, reason=reason))
+        self.driver.tell(HistoryGap(at=self.clock.now(), guest_id=self.guest_id, reason=reason))
 
     def _tell_end(self) -> None:
         self._happened.notify()

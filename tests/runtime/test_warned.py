@@ -1,0 +1,50 @@
+"""What a host's services and recorder have met stands in its status, as what its guest warns of does."""
+
+from collections.abc import Sequence
+
+from ftvm.arbiters.memory import MemoryRecordStore
+from ftvm.events import Event, HostServiceFailed
+from ftvm.runtime.protection import protect
+from ftvm.runtime.services import Controls
+from ftvm.sim.guest import SimGuest
+from ftvm.units import Nanos
+
+
+class Broken:
+    """A service that fails as soon as it is stepped."""
+
+    name = "history recorder"
+
+    def begin(self, controls: Controls) -> None:
+        del controls
+
+    def fds(self) -> Sequence[int]:
+        return ()
+
+    def note(self, event: Event) -> None:
+        del event
+
+    def step(self, now: Nanos) -> Nanos | None:
+        del now
+        raise OSError("the disk is full")
+
+    def close(self) -> None:
+        pass
+
+
+def test_the_status_of_a_host_tells_that_a_service_of_it_failed() -> None:
+    """Regression: the log alone said that nothing was recorded any more, and the status that all is well."""
+    with protect(
+        SimGuest(page_count=4, pages_per_step=1, output_every=10, boots=True),
+        listen="tcp://127.0.0.1:0",
+        arbiter=MemoryRecordStore(),
+        create=True,
+        services=[Broken()],
+    ) as protection:
+        failed = next(
+            event for _ in range(1000) for event in protection.events(timeout=1) if isinstance(event, HostServiceFailed)
+        )
+        told = protection.status()
+
+    assert failed.error == "OSError: the disk is full"
+    assert told.warnings == ("the history recorder failed and was closed: OSError: the disk is full",)
