@@ -3,18 +3,22 @@
 python bench/timetravel.py [--json] [--rounds 11] [--millions 110]
 
 The key-value server is recorded once, answering requests. Counting is compared with a replay that counts nothing, in
-turn with it; steps and searches with the limit that the design sets.
+turn with it; steps and searches with the limit that the design sets; steps back also with QEMU's own, of one program.
 """
 
 import argparse
 import itertools
 import random
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import IPv4Address
+from pathlib import Path
 
 from common import Contender, Row, fastest, report
+from machine import build_guest
+from reverse import missing, qemu_step_back_seconds
 
 from ftvm._native import ffi, lib
 from ftvm.checkpoint import LogKind
@@ -34,6 +38,8 @@ SHAPE = MachineShape(ram_bytes=16 << 20, mac=MAC)
 STEP = 65_536
 JUMPS_MAX = 2 * STEP
 WAIT_TICKS = 5_000
+LOOP_ROUNDS = 6_000_000
+"""Of guest_loop.c: about a hundred million instructions."""
 
 
 def record(instructions: int) -> Recording:
@@ -187,9 +193,34 @@ def travel_rows(past: Recording, rounds: int) -> list[Row]:
     ]  # fmt: skip
 
 
+def reverse_rows() -> list[Row]:
+    """Step back from the end of a long loop, here and in QEMU, which executes from its beginning each time."""
+    name, peer = "step back from the end of a loop", "QEMU's reverse-stepi"
+    with tempfile.TemporaryDirectory() as folder:
+        program = build_guest(Path(folder), LOOP_ROUNDS)
+        lacks = missing() if program is not None else "riscv64-unknown-elf-gcc"
+        if program is None or lacks:
+            return [Row(name=name, value=None, unit="ms", peer=peer, note=f"{lacks} is not installed")]
+        shape = MachineShape(ram_bytes=16 << 20)
+        machine, image = RecordedMachine(shape), parse_elf(program.read_bytes(), ram_base=RAM_BASE, ram_bytes=16 << 20)
+        machine.boot(image)
+        machine.begin()
+        while machine.run(1 << 62) is not StopReason.FINISHED:
+            machine.take_outputs()
+        with TimeMachine(machine.recording()) as past:
+            past.go(past.end)
+            first, *following = [timed(past.step_back) for _ in range(20)]
+        theirs = 1e3 * statistics.median(qemu_step_back_seconds(Path(folder), program, image.tohost, 3))
+    middle, note = statistics.median(following), f"{past.end // 1_000_000} M instructions"
+    return [
+        Row(name=f"{name}, first", value=first, unit="ms", peer=peer, peer_value=theirs, note=note),
+        Row(name=f"{name}, next", value=middle, unit="ms", peer=peer, peer_value=theirs, note=note),
+    ]
+
+
 def measure(arguments: argparse.Namespace) -> Sequence[Row]:
     past = record(arguments.millions * 1_000_000)
-    return [*hooks_rows(past, arguments.rounds), *travel_rows(past, arguments.rounds)]
+    return [*hooks_rows(past, arguments.rounds), *travel_rows(past, arguments.rounds), *reverse_rows()]
 
 
 if __name__ == "__main__":
