@@ -3,19 +3,18 @@
 `step(now)` is all there is. The guest has its own thread or process: runner.py runs it, capture.py captures it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ftvm._native.memory import NativeMemory
 from ftvm.checkpoint import END_CHANNEL, Buffer, PageBatch
-from ftvm.config import Limits
 from ftvm.encode.apply import CommittedMemory
 from ftvm.encode.messages import Copy, Envelope, EpochPart, Message, Ping, Pong
 from ftvm.encode.wire import encode
 from ftvm.engines.names import require
-from ftvm.errors import FtvmError, GuestEnded, GuestError, LimitExceeded, LocalProtocolError
-from ftvm.events import Event, GuestFinished, GuestWarned, HostFailed, HostStopped, TransportTrouble
+from ftvm.errors import FtvmError, GuestError, LimitExceeded, LocalProtocolError
+from ftvm.events import Event, GuestWarned, TransportTrouble
 from ftvm.interfaces import Arbiter, Clock, Engine, Guest, Lane, World
 from ftvm.protocol import effects as do
 from ftvm.protocol.core import Settings
@@ -33,9 +32,10 @@ from ftvm.protocol.reports import (
 )
 from ftvm.protocol.session import Switchover
 from ftvm.protocol.stop import StopKind, Stopping
-from ftvm.protocol.view import NAMED, Role, View
+from ftvm.protocol.view import Role, View
 from ftvm.runtime.capture import CaptureOrder, Capturer
 from ftvm.runtime.describing import describe
+from ftvm.runtime.ending import HostEnd
 from ftvm.runtime.onlooker import CommitObserver, Onlooker
 from ftvm.runtime.packing import WORTH_BYTES, Packer
 from ftvm.runtime.pulse import Pulse
@@ -57,13 +57,11 @@ _EFFECT_ROUNDS_MAX = 64
 
 
 class Driver:
-    """One guest on one host. `failure` says why it ended, if it did.
+    """One guest on one host. How it ends: ending.py.
 
-    A host that ends in order steps on while it `is_leaving`: it hands the guest over, or sees to it that the record
-    does not name a host that is gone. `pulse` is the last heartbeat sent, while it may be repeated; another thread
-    reads it. `let_go` notes that the transport has let go of one send of a batch. `expects` tells whether a message of
-    an envelope, from a peer, is of the session whose backup this host is. `emitted` is what has come from the guest and
-    is not taken yet: only whether there is anything is for others to see.
+    let_go   notes that the transport has let go of one send of a batch
+    expects  tells whether a message of an envelope, from a peer, is of the session whose backup this host is
+    emitted  what has come from the guest and is not taken yet: only whether there is anything is for others to see
     """
 
     def __init__(
@@ -83,7 +81,6 @@ class Driver:
         place: str | None = None,
     ) -> None:
         self.settings = settings
-        self.failure: FtvmError | None = None
         self._guest = guest
         self._world, self._let_out = world, releases_of(world)
         self._arbiter = arbiter
@@ -99,14 +96,10 @@ class Driver:
         self._stores = StoredMemory(self._memory, guest.memory) if has_store else None
         self._stored = self._stores or self._memory
         self._packer = Packer(settings.limits, clock)
-        self._stop: Stopping | None = None
-        self._stop_error: FtvmError | None = None
-        self._is_halted = False
         self._counters = Counters()
         self._standings = Standings(self._counters.reasons, clock.now())
-        self._end: str | None = None
         self._wanted: list[do.Effect] = []
-        self.pulse: Pulse | None = None
+        self._pulse: Pulse | None = None
         self._replica = Replica(settings, self._stored, fresh_id=fresh_id, starts=starts, now=clock.now(), place=place)
         self.expects = self._replica.expects
         self._is_asking = False
@@ -115,13 +108,19 @@ class Driver:
             self._runner, guest, memory, self._sink, settings.limits, clock, self._replica.must_stand_still
         )
         self.let_go: Callable[[PageBatch], None] = self._capturer.buffers.let_go
+        self._ending = HostEnd(
+            guest_id=settings.guest_id,
+            replica=self._replica,
+            runner=self._runner,
+            sink=self._sink,
+            clock=clock,
+            want=self._want,
+            perform=self._perform,
+            settle=self._settle,
+            tell=self.tell,
+        )
         self._acts = self._acts_of()
         guest.attach(self._sink)
-
-    @property
-    def limits(self) -> Limits:
-        """The limits in force."""
-        return self.settings.limits
 
     @property
     def is_active(self) -> bool:
@@ -132,11 +131,6 @@ class Driver:
         """Return what may be seen of the replica here."""
         return self._replica.view()
 
-    @property
-    def is_warming_up(self) -> bool:
-        """Whether this host copies, a portion at a time, the memory that a switchover will start from."""
-        return self._capturer.is_warming_up
-
     def fds(self) -> tuple[int, ...]:
         """Return what becomes readable when an input for the guest has come."""
         return self._world.fds()
@@ -145,20 +139,25 @@ class Driver:
 
     def begin_step(self, now: Nanos) -> None:
         """Start a step, before the messages that have come are given."""
-        if not self._is_halted and now >= self._replica.begins_at:
+        if not self._ending.is_halted and now >= self._replica.begins_at:
             self._wanted += self._replica.step(STEP_BEGUN, now)
 
     def receive(self, peer: str, key: str | None, envelope: Envelope, message: Message, now: Nanos) -> None:
         """Take a message for this guest."""
-        if not self._is_halted:
+        if not self._ending.is_halted:
             self._wanted += self._replica.step(Received(peer, key, envelope, message), now)
             if self._wanted:
                 self._perform()
 
     @property
+    def pulse(self) -> Pulse | None:
+        """The last heartbeat sent, while it may be repeated; another thread reads it."""
+        return None if self._ending.is_halted else self._pulse
+
+    @property
     def partner(self) -> str | None:
         """The peer in session with the guest here, by its name in the transport."""
-        return self._replica.partner()[0] if self.failure is None else None
+        return self._replica.partner()[0] if self._ending.failure is None else None
 
     def lose_peer(self, peer: str, now: Nanos) -> None:
         """Note that the process of `peer` is gone."""
@@ -181,8 +180,7 @@ class Driver:
         is_round   look also at what nobody signals: whether the guest lives, what it warns of
         has_input  something may have come for the guest
         """
-        was_halted = self._is_halted
-        if was_halted:
+        if self._ending.is_halted:
             return None
         if self._is_asking and (answer := self._arbiter.poll()) is not None:
             self._is_asking = False
@@ -205,21 +203,22 @@ class Driver:
             self._perform()
         if self._onlooker.held:
             self._onlooker.show()
+        ending = self._ending
         if is_round:
             for reason in self._sink.take_warnings():
                 self.tell(GuestWarned(at=now, guest_id=self.settings.guest_id, reason=reason))
-            self._standings.look(self.view(), self.failure, now)
-        if is_round or self._end is not None:
-            self._check_guest(now)
-        if self._stop is not None:
-            self._end_if_over()
-        if self._is_halted:
+            self._standings.look(self.view(), ending.failure, now)
+        if is_round or ending.guest_end is not None:
+            ending.look_at_guest(now)
+        if ending.stopping is not None:
+            ending.halt_if_over()
+        if ending.is_halted:
             return None
         if self._stores is not None:
             self._stores.stands(self.view().footing)
         end, runner = self._replica.end_step(now), self._runner
-        if self.pulse is not None and (self.failure is not None or not end.may_beat):
-            self.pulse = None
+        if self._pulse is not None and (ending.failure is not None or not end.may_beat):
+            self._pulse = None
         if runner.is_running and runner.is_paused is not end.must_stand_still:
             runner.stall_or_go_on(must_stand_still=end.must_stand_still)
         if end.request is not None:
@@ -230,8 +229,8 @@ class Driver:
 
     def _settle(self) -> None:
         """The guest runs or stands still, the pulse may be repeated or not: as the replica says now."""
-        if self.pulse is not None and (self.failure is not None or not self._replica.partner()[1]):
-            self.pulse = None
+        if self._pulse is not None and (self._ending.failure is not None or not self._replica.partner()[1]):
+            self._pulse = None
         if self._runner.is_running:
             self._runner.stall_or_go_on(must_stand_still=self._replica.must_stand_still())
 
@@ -257,79 +256,52 @@ class Driver:
 
         Raises LocalProtocolError if there is no standby in step, or this host has ended: nothing steps it any more.
         """
-        if self.failure is not None or self._stop is not None:
-            raise LocalProtocolError(f"cannot switch over: this host is stopping: {self.failure or self._stop_error}")
+        if self._ending.cause is not None:
+            raise LocalProtocolError(f"cannot switch over: this host is stopping: {self._ending.cause}")
         return self._replica.begin_switchover(limit_ns, self._clock.now())
+
+    # --- its end ---------------------------------------------------------------------------------------------------
+
+    @property
+    def failure(self) -> FtvmError | None:
+        """Why this host ended, if it did."""
+        return self._ending.failure
 
     def stop(self, error: FtvmError, word: str = "its host was stopped") -> None:
         """Stop cleanly and finally: `error` is why this host ended; `word` is for the peer. Step while `is_leaving`."""
-        if self._stop is None and not self._is_halted:
-            self._begin_stop(StopKind.ASKED, error, word)
+        self._ending.stop(error, word)
 
     def end_guest(self, reason: str) -> None:
         """End the guest for good, here and at its standby. Raises LocalProtocolError if it does not run here."""
-        if not self.is_active or self.failure is not None or self._stop is not None:
-            raise LocalProtocolError("the guest does not run on this host: end it where it runs")
-        self._fail(GuestEnded(reason), StopKind.ENDED)
-
-    def _begin_stop(self, kind: StopKind, error: FtvmError, word: str) -> None:
-        self._stop_error = self._stop_error or error
-        self._wanted += self._replica.stop(kind, word, self._clock.now())
-        self._stop = self._replica.view().stop
-        self._perform()
-        self._settle()
-        self._end_if_over()
+        self._ending.end_guest(reason)
 
     @property
     def is_leaving(self) -> bool:
         """Whether this host was asked to stop, or has to, and is not done with it; that ends by itself."""
-        return self._stop is not None and not self._is_halted
+        return self._ending.is_leaving
 
     @property
     def stopped(self) -> Stopping | None:
         """What came of the stop; None if there was none, or it is not over."""
-        return self._stop if self._stop is not None and self._stop.is_over else None
+        return self._ending.stopped
 
-    def _end_if_over(self) -> None:
-        stop, error = self.stopped, self._stop_error
-        if stop is None or stop.outcome is None or error is None or self._is_halted:
-            return
-        self.halt(error)
-        now, guest_id = self._clock.now(), self.settings.guest_id
-        self.tell(HostStopped(at=now, guest_id=guest_id, outcome=stop.outcome, is_in_order=stop.is_in_order))
+    def halt(self, error: FtvmError) -> None:
+        """Pause the guest for good and do nothing more."""
+        self._ending.halt(error)
 
     def status(self, now: Nanos) -> Status:
         """Return what there is to tell now."""
         standing = self._standings.look(self.view(), self.failure, now)
         return describe(self.settings, self.view(), standing, self._counters, self._capturer, self.failure, now)
 
-    # --- guest and world -------------------------------------------------------------------------------------------
-
-    def _check_guest(self, now: Nanos) -> None:
-        if self.failure is not None:
-            return
-        if self._end is not None:
-            self._fail(GuestEnded(self._end), StopKind.ENDED)
-            return
-        reason = self._runner.failure()
-        if reason is None:
-            return
-        if self._sink.items:
-            self._report(self._runner.take_emitted(), now)
-        self._perform()
-        if not self._is_end_held() and self._end is None:
-            self._fail(GuestError(f"the guest ended: {reason}"), StopKind.FAILED, f"its guest failed: {reason}")
-
-    def _is_end_held(self) -> bool:
-        """Whether the guest came to its own end, and that is not safe yet."""
-        active = self.view().active
-        return active is not None and bool(active.held) and active.held[-1].outputs[-1].channel == END_CHANNEL
-
     # --- reports and effects ---------------------------------------------------------------------------------------
 
     def _report(self, report: Report, now: Nanos) -> None:
         """Give the replica a report; the next `_perform` does what it wants done, behind what it wanted before."""
         self._wanted += self._replica.step(report, now)
+
+    def _want(self, effects: Sequence[do.Effect]) -> None:
+        self._wanted += effects
 
     def _perform(self) -> None:
         for _ in range(_EFFECT_ROUNDS_MAX):
@@ -342,7 +314,7 @@ class Driver:
 
     def _acts_of(self) -> dict[type, Callable[[Any], None]]:
         """Return what each effect takes."""
-        runner, capturer = self._runner, self._capturer
+        runner, capturer, ending = self._runner, self._capturer, self._ending
         return {
             do.ShowCommit: self._onlooker.keep,
             do.Send: self._transmit,
@@ -368,7 +340,7 @@ class Driver:
             do.WarmUp: lambda _: capturer.begin_warm_up(),
             do.Measure: self._measure,
             do.Announce: lambda _: self._world.announce(),
-            do.Fail: lambda effect: self._fail(effect.error, effect.kind),
+            do.Fail: lambda effect: ending.fail(effect.error, effect.kind),
         }
 
     def _use(self, effect: do.Use) -> None:
@@ -403,28 +375,11 @@ class Driver:
 
     def _capture(self, order: CaptureOrder) -> None:
         """Have the guest captured, and report the result."""
-        report = self._capturer.capture(order)
+        report, ending = self._capturer.capture(order), self._ending
         now = self._clock.now()
-        # A guest that failed is its standby's: a failed capture would drop the only one that can go on.
-        if not (isinstance(report, CaptureFailed) and self._is_lost(report, now)):  # rule: failed_guest_is_its_standbys
-            self._wanted += self._replica.step(report, now)
-
-    def _is_lost(self, failed: CaptureFailed, now: Nanos) -> bool:
-        """Tell whether the guest is its standby's from now on."""
-        if self._has_guest_failed(now):
-            return True
-        active = self.view().active
-        is_standbys = failed.is_unreadable and active is not None and active.link in NAMED and not active.is_halted
-        if is_standbys:
-            self._fail(GuestError(failed.error), StopKind.FAILED, f"its guest failed: {failed.error}")
-        return is_standbys
-
-    def _has_guest_failed(self, now: Nanos) -> bool:
-        """Tell whether the guest itself is lost, which is not so if it has come to its own end and said that."""
-        reason = self._runner.failure()
-        if self._sink.items:
-            self._report(self._runner.take_emitted(), now)
-        return reason is not None and not self._is_end_held()
+        if isinstance(report, CaptureFailed) and ending.is_lost(report, now):  # rule: failed_guest_is_its_standbys
+            return  # to report it would drop the standby, the only one that can go on
+        self._wanted += self._replica.step(report, now)
 
     def _transmit(self, effect: do.Send) -> None:
         message = effect.message
@@ -434,7 +389,7 @@ class Driver:
             message = replace(message, batch=batch)
         frames = encode(effect.envelope, message)
         if isinstance(message, Ping | Pong):
-            self.pulse = Pulse(effect.peer, frames, self._clock.now(), self.settings.timing.heartbeat_ns)
+            self._pulse = Pulse(effect.peer, frames, self._clock.now(), self.settings.timing.heartbeat_ns)
         if len(frames) == 1:
             batch = None  # the frame is a copy: nothing of the batch is lent
         if batch is not None:
@@ -445,7 +400,7 @@ class Driver:
     def _release(self, effect: do.Release) -> None:
         outputs, last = effect.outputs, effect.outputs[-1]
         if last.channel == END_CHANNEL:
-            self._end = f"the guest ended: {last.payload.decode(errors='replace')}"
+            self._ending.guest_said(last)
         self._let_out(outputs if last.channel != END_CHANNEL else outputs[:-1])
         made_at = self._sink.take_times(outputs[0].number, last.number)
         self._counters.released(len(outputs), made_at, effect.since, self._clock.now())
@@ -457,38 +412,9 @@ class Driver:
             self._stores.stands(self.view().footing)
         outcome = self._runner.run(effect)
         if isinstance(outcome, GuestError):
-            self._fail(outcome, StopKind.FAILED)
+            self._ending.fail(outcome, StopKind.FAILED)
         else:
             self._report(outcome, self._clock.now())
-
-    # --- ends ------------------------------------------------------------------------------------------------------
-
-    def _fail(self, error: FtvmError, kind: StopKind | None = None, word: str | None = None) -> None:
-        """End of an error: at once, or as a stop of this kind where the guest ran here; `word` is for the peer."""
-        at, guest_id = self._clock.now(), self.settings.guest_id
-        self.failure = self.failure or error  # before it is told: who waits for this host's end looks when it is told
-        if isinstance(error, GuestEnded):
-            self.tell(GuestFinished(at=at, guest_id=guest_id, reason=str(error)))
-        else:
-            self.tell(HostFailed(at=at, guest_id=guest_id, error=str(error)))
-        if kind is None:
-            self.halt(error)
-            return
-        self._pause_for_good()
-        self._begin_stop(kind, error, word or str(error))
-
-    def halt(self, error: FtvmError) -> None:
-        """Pause the guest for good and do nothing more."""
-        self.failure = self.failure or error
-        self.pulse = None
-        self._is_halted = True
-        self._pause_for_good()
-
-    def _pause_for_good(self) -> None:
-        try:
-            self._runner.pause_for_good()
-        except FtvmError as wrong:
-            self.tell(HostFailed(at=self._clock.now(), guest_id=self.settings.guest_id, error=str(wrong)))
 
     def tell(self, event: Event) -> None:
         """Report an event, which counts in the status."""

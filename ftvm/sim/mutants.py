@@ -357,7 +357,7 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
         _mutant(
             "drop_the_standby_of_a_guest_that_failed",
             "a capture that fails, because the guest has, drops the only one who could go on",
-            Change("failed_guest_is_its_standbys", "test", "True"),
+            Change("failed_guest_is_its_standbys", "test", "False"),
             Change("unsent_drop_withdrawn", "and 2", "False"),
         ),
         _mutant(

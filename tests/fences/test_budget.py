@@ -39,7 +39,7 @@ LINES: Final = {
     "lab": 3426,
     "lab/rig": 590,
     "protocol": 3823,
-    "runtime": 2848,
+    "runtime": 2905,
     "service": 1778,
     "sim": 2360,
     "store": 1398,

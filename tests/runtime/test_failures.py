@@ -10,6 +10,7 @@ from ftvm.errors import GuestEnded, GuestError, LocalProtocolError, StateUnreada
 from ftvm.events import Event, GuestFinished, HostFailed, PeerMisbehaved, RecordLearned, SessionEnded, TookOver
 from ftvm.interfaces import CompareAndSet, Record
 from ftvm.protocol.view import LinkState, Role
+from ftvm.runtime.ending import HostEnd
 from ftvm.testing.pair import Pair
 from ftvm.units import Nanos
 
@@ -148,13 +149,15 @@ def test_a_host_that_is_not_active_ends_when_its_guest_fails(make_pair: Callable
     pair.until(lambda: pair.record() == Record(pair.record().generation, "a1", None))
 
 
-def test_a_standby_whose_guest_has_failed_never_claims(make_pair: Callable[..., Pair]) -> None:
+def test_a_standby_whose_guest_has_failed_never_claims(
+    make_pair: Callable[..., Pair], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In the moments in which nobody has looked at it yet."""
     pair = make_pair().protected()
     guest = pair.b.guest
     assert isinstance(guest, FailingGuest)
     pair.kill(pair.a)
-    pair.b.driver._check_guest = lambda _: None  # type: ignore[method-assign]
+    monkeypatch.setattr(HostEnd, "look_at_guest", lambda _ending, _now: None)
     guest.reason = "its process died"
 
     pair.until(lambda: pair.b.told(HostFailed))

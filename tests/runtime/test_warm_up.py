@@ -21,7 +21,7 @@ def warming(monkeypatch: pytest.MonkeyPatch) -> Pair:
     pair = Pair(guest=make, timing=HASTY).protected()
     monkeypatch.setattr(capture, "_PAGES_PER_COPY_STEP", 1)
     pair.a.driver.begin_switchover(Nanos(10**10))
-    pair.until(lambda: pair.b.driver.is_warming_up)
+    pair.until(lambda: pair.b.driver._capturer.is_warming_up)
     return pair
 
 
@@ -30,7 +30,7 @@ def test_a_warm_up_ends_when_the_guest_is_taken_over(warming: Pair) -> None:
 
     warming.until(lambda: warming.b.role is Role.ACTIVE)
 
-    assert not warming.b.driver.is_warming_up
+    assert not warming.b.driver._capturer.is_warming_up
 
 
 def test_a_warm_up_ends_when_the_standby_discards_what_it_had(warming: Pair) -> None:
@@ -39,4 +39,4 @@ def test_a_warm_up_ends_when_the_standby_discards_what_it_had(warming: Pair) -> 
 
     warming.until(lambda: warming.b.role is Role.EMPTY)
 
-    assert not warming.b.driver.is_warming_up
+    assert not warming.b.driver._capturer.is_warming_up
