@@ -77,7 +77,6 @@ class Limits:
     header_bytes: int = 64 << 10
     messages_per_step: int = 256
     inputs_per_step: int = 256
-    events_kept: int = 4_096
 
     def __post_init__(self) -> None:
         for name in self.__slots__:

@@ -28,11 +28,8 @@ __all__ = [
     "bitmap_indices",
     "bytes_digest",
     "digest_to_int",
-    "digest_variants",
     "frame_digest",
     "int_to_digest",
-    "page_hash64",
-    "page_hash128",
     "put_flags",
     "sparse_memory",
     "take_flags",
@@ -155,29 +152,6 @@ def put_flags(words: bytearray, flags: bytearray | mmap) -> None:
 # --- hashes ---------------------------------------------------------------------------------------------------------
 
 
-def page_hash64(page: Buffer, seed: int) -> int:
-    """Return XXH3-64 of one page."""
-    return int(lib.ftvm_digest_page64(_page(page), seed))
-
-
-def digest_variants() -> range:
-    """Return the numbers of the variants that this machine can run: 0 is the scalar reference, the last is in use."""
-    digest, page = ffi.new("struct ftvm_digest *"), bytes(PAGE_BYTES)
-    count = 0
-    while lib.ftvm_digest_page_by(count, page, 0, digest) == 0:
-        count += 1
-    return range(count)
-
-
-def page_hash128(page: Buffer, seed: int, *, variant: int | None = None) -> int:
-    """Return XXH3-128 of one page."""
-    digest = ffi.new("struct ftvm_digest *")
-    number = digest_variants()[-1] if variant is None else variant
-    if lib.ftvm_digest_page_by(number, _page(page), seed, digest) != 0:
-        raise ValueError(f"this machine has no digest variant {number}")
-    return digest_to_int(digest)
-
-
 def batch_digest(indices: Buffer, lengths: Buffer, payload: Buffer) -> bytes:
     """Return XXH3-128 of a batch's three parts in order: what PageBatch.digest holds."""
     return bytes_digest(indices, lengths, payload)
@@ -287,9 +261,3 @@ class DigestTable:
         if not 0 <= index < self.page_count:
             raise IndexError(f"page {index} of {self.page_count}")
         return digest_to_int(lib.ftvm_digest_get(self.native, index)).to_bytes(_CELL_BYTES, "little")
-
-
-def _page(page: Buffer) -> Any:
-    if len(page) != PAGE_BYTES:
-        raise ValueError(f"a page has {PAGE_BYTES} bytes, not {len(page)}")
-    return ffi.from_buffer("uint8_t[]", page)

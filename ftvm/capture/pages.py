@@ -292,12 +292,6 @@ class Shadow:
         lib.ftvm_capture_match(memory.native, self.native, first, count, offered, ffi.from_buffer("uint8_t[]", flags))
         return flags
 
-    def page(self, index: int) -> bytes:
-        """Return a copy of one page."""
-        if not 0 <= index < self.page_count:
-            raise IndexError(f"page {index} of {self.page_count}")
-        return self._pages[pages_to_bytes(index) : pages_to_bytes(index + 1)]
-
     def page_digests(self, indices: "array[int]") -> bytes:
         """Return the hashes of some pages, a row of Checkpoint.page_digests each."""
         rows = (PAGE_DIGEST_ROW.pack(i, self._digests.page(i)) for i in indices)
@@ -401,11 +395,6 @@ class BatchBuffer:
         self.native.payload_capacity = len(self.payload)
         self.is_unacknowledged = False
         self.sends = 0
-
-    @property
-    def is_free(self) -> bool:
-        """Whether nobody needs what is in it."""
-        return not self.is_unacknowledged and self.sends == 0
 
     def batch(self) -> PageBatch:
         """Return what was written into it by `native`, as views of its memory."""

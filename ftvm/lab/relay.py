@@ -201,11 +201,6 @@ class Relay:
         """The port it listens on."""
         return int(self._doors[0].listener.getsockname()[1])
 
-    @property
-    def connection_count(self) -> int:
-        """How many connections it carries."""
-        return len(self._legs) // 2
-
     def cut(self, *, there: bool = True, back: bool = True) -> None:
         """Fall silent, both ways or one: take nothing, and drop what is on its way. Idempotent."""
         for line, is_meant in zip(self._lines, (there, back), strict=True):

@@ -39,18 +39,14 @@ __all__ = [
 class SessionView:
     """An active's session with its standby. `acked` is what the standby has acknowledged in it.
 
-    shipped_next  the first output number that no epoch of this session carries yet
-    limit_ns      how long the standby may be silent now
+    limit_ns  how long the standby may be silent now
     """
 
     id: SessionId
     peer: str
     standby: str
-    is_lost: bool
-    is_followed: bool
     acked: Watermarks
     in_flight: Sequence[InFlight]
-    shipped_next: int
     limit_ns: int
 
 
@@ -102,7 +98,6 @@ class StandbyView:
 
     session: SessionId
     peer: str
-    is_session_over: bool
     claim: ClaimState
     is_following: bool
     epoch: int | None
@@ -217,11 +212,8 @@ def _view_of_session(session: Session) -> SessionView:
         id=session.id,
         peer=session.peer,
         standby=session.standby,
-        is_lost=session.is_lost,
-        is_followed=session.is_followed,
         acked=session.acked,
         in_flight=session.in_flight,
-        shipped_next=session.shipped_next,
         limit_ns=session.detector.limit_ns(),
     )
 
@@ -231,7 +223,6 @@ def _view_of_standby(state: StandbyState) -> StandbyView:
     return StandbyView(
         session=state.offer.session,
         peer=state.offer.peer,
-        is_session_over=state.is_session_over,
         claim=state.claim.state,
         is_following=state.is_following,
         epoch=committed.epoch,

@@ -66,7 +66,3 @@ class FaultLog:
             return False
         self.happened.append(fault)
         return True
-
-    def by_kind(self) -> Counter[str]:
-        """Return how many faults of each kind happened."""
-        return Counter(fault.kind for fault in self.happened)

@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import lz4.block
 
-from ftvm._native.memory import page_hash64, page_hash128
 from ftvm.arbiters.recordtext import decode_record, encode_record
 from ftvm.checkpoint import (
     PAGE_DIGEST_ROW,
@@ -59,6 +58,7 @@ from ftvm.units import PAGE_BYTES, PageCount
 
 from ..capture.world import World
 from ..guests.riscv.assembly import CLINT, MSCRATCH, MTVEC, csrrw, li, store
+from ..native.hashes import page_hash64, page_hash128
 
 __all__ = ["FOLDER", "STORED", "WIRE", "Case"]
 

@@ -15,13 +15,13 @@ __all__ = ["CompareTracker"]
 
 
 class CompareTracker:
-    """Finds what changed since the last look. The copy starts as zero pages, so the first look reports the others."""
+    """Finds what changed since the last look. The copy starts as zero pages, so the first look reports the others.
+
+    Costs about 75 ms per GiB and look, and a second copy of the memory. It sees changes, not writes: a page written and
+    put back between two looks is not reported, and need not be.
+    """
 
     name = "compare"
-    cost = (
-        "about 75 ms per GiB and look, and a second copy of the memory; sees changes, not writes: a page written and "
-        "put back between two looks is not reported, and need not be"
-    )
 
     def __init__(self, memory: NativeMemory) -> None:
         """Track `memory`, whatever it is."""

@@ -14,10 +14,6 @@ class Tracker(Protocol):
     def name(self) -> str:
         """Its name in configuration and messages."""
 
-    @property
-    def cost(self) -> str:
-        """What it costs and what it cannot do, in a sentence for an operator."""
-
     def collect(self) -> Bitmap:
         """Get and clear the set of pages written since the last call, or more; the writers stand still.
 

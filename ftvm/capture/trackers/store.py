@@ -9,10 +9,12 @@ __all__ = ["StoreTracker"]
 
 
 class StoreTracker:
-    """Flags that C code sets and `collect` takes. One bytearray per region, one byte per page, not 0 = written."""
+    """Flags that C code sets and `collect` takes. One bytearray per region, one byte per page, not 0 = written.
+
+    Costs 0.3 to 0.5 ns a store. It sees only writers that set the flags.
+    """
 
     name = "store"
-    cost = "0.3-0.5 ns a store; sees only writers that set the flags"
 
     def __init__(self, page_counts: Sequence[int]) -> None:
         """Make the flags; all are set, so that the first `collect` reports every page."""

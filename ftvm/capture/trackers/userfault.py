@@ -47,13 +47,12 @@ class UserfaultTracker:
 
     A mapping that replaced part of the memory raises TrackingLost at the next `collect`. Holes punched into shared
     memory (MADV_REMOVE, a balloon's fallocate) are not seen: whoever punches them must `restore` those pages.
+
+    Costs about 1 us for the first write to a page after each look, and 0.3 ms per GiB and look; best below a quarter of
+    the memory written per epoch. Hotter chunks of 2 MiB are reported whole.
     """
 
     name = "userfault"
-    cost = (
-        "about 1 us for the first write to a page after each look, 0.3 ms per GiB and look; best below a quarter of "
-        "the memory written per epoch; hotter chunks of 2 MiB are reported whole"
-    )
 
     def __init__(
         self, memory: NativeMemory, *, has_hot_chunks: bool = True, writer: OtherProcess | None = None

@@ -248,7 +248,6 @@ class _BitmapTracker:
     """Asks the monitor. See Tracker; its first answer tells of every page, whatever the monitor says."""
 
     name = "bitmap"
-    cost = "a question to the monitor for each look, and what its own tracking costs"
 
     def __init__(self, link: MonitorLink, page_counts: tuple[int, ...]) -> None:
         self._link, self._counts = link, page_counts

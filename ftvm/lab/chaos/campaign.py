@@ -117,9 +117,9 @@ class _Campaign:
         self._heard_at = _now()
         match line:
             case {"round": values}:
-                outcome.rounds.append(Round.from_dict(values))
+                outcome.rounds.append(Round(**values))
             case {"violation": values}:
-                self._take_violation(Violation.from_dict(values))
+                self._take_violation(Violation(**values))
             case {"isolation": how}:
                 self._take_isolation(str(how))
             case {"requests": count}:

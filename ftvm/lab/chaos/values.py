@@ -1,9 +1,9 @@
 """What a user may choose of a chaos run, what a round came to, and what all of them came to. Pure."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from ftvm.engines.names import ENGINES
 from ftvm.errors import ConfigError
@@ -57,15 +57,6 @@ class Round:
     healed_ms: float
     loss: str | None
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as plain values, for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return what `as_dict` was made of."""
-        return cls(**values)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Violation:
@@ -81,15 +72,6 @@ class Violation:
     what: str
     folder: str
     is_late: bool = False
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as plain values, for JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return what `as_dict` was made of."""
-        return cls(**values)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -151,7 +133,7 @@ class CampaignOutcome:
                 for fault in sorted({each.fault for each in lived})
             },
             "requests": self.requests,
-            "violations": [violation.as_dict() for violation in self.violations],
+            "violations": [asdict(violation) for violation in self.violations],
             "skipped": self.skipped,
             "folder": self.folder,
             "seconds": round(self.seconds, 1),

@@ -11,6 +11,7 @@ import random
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import cycle
 from pathlib import Path
 from types import FrameType
@@ -111,7 +112,7 @@ class _Worker:
             healed_ms=round(healed_ms, 1),
             loss=loss,
         )
-        say({"round": outcome.as_dict()})
+        say({"round": asdict(outcome)})
 
     def _restart_guest(self, pair: ChaosPair, number: int, fault: Fault) -> None:
         """Do what an operator does who knows that the guest is lost."""
@@ -183,7 +184,7 @@ class _Worker:
             folder=str(self._folder),
             is_late=is_late,
         )
-        say({"violation": violation.as_dict()})
+        say({"violation": asdict(violation)})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

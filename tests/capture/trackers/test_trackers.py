@@ -217,7 +217,3 @@ def test_auto_takes_write_faults_for_large_memory() -> None:
 def test_unknown_tracker_is_refused_with_those_that_exist() -> None:
     with pytest.raises(ConfigError, match="auto, userfault, compare"):
         choose_tracker(NativeMemory([bytearray(PAGE_BYTES)]), "magic")
-
-
-def test_every_tracker_tells_its_cost() -> None:
-    assert all(kind.cost for kind in (StoreTracker, UserfaultTracker, CompareTracker))
