@@ -65,14 +65,15 @@ class Capability(Enum):
 
 
 class RegionStore(Protocol):
-    """Keeps a region's content beyond the host's life, e.g. a disk's image. Never blocks.
+    """Keeps a region's content beyond the host's life, e.g. a disk's image. Never blocks for long.
 
     A backup tells it what the commits do to the region. A method may raise GuestError if nothing can be kept any more:
     the host then ends, because it is a backup in name only. `identity` is the name of what it keeps the content in, ""
-    if it has no name: a pair must not share one.
+    if it has no name: a pair must not share one. `has_content` tells whether it kept any when it was opened.
     """
 
     identity: str
+    has_content: bool
 
     def stands(self, footing: Footing) -> None:
         """Note where the guest stands, with all that was committed so far; before it runs here, and when it changes."""
@@ -86,6 +87,17 @@ class RegionStore(Protocol):
 
     def discarded(self) -> None:
         """Note that all pages are zero, and a first copy is to come: keep what was kept until `completed`."""
+
+    def held(self) -> Sequence[tuple[int, int]]:
+        """As `discarded`; return what may be used again of what was kept, as rising runs of pages (first page, count).
+        For each piece of a run `offer` is called, and later `keep`; nothing is committed before the last."""
+
+    def offer(self, first: int, count: int) -> None:
+        """Show what was kept of these pages, until `keep`."""
+
+    def keep(self, first: int, count: int, pages: Sequence[int]) -> None:
+        """Of pages that were offered, have the copy to come hold those in `pages`, which rise, as they were; the others
+        are zero."""
 
     def completed(self) -> None:
         """Note that all that was committed since `discarded` is a state that a guest could run from."""

@@ -71,15 +71,28 @@ static int handle(void)
     return sigaction(SIGBUS, &ours, NULL) == 0 ? 0 : -errno;
 }
 
-int ftvm_mapping_show(int mapping, int image)
+static int show_bytes(struct guarded *guard, int image, size_t offset, size_t bytes)
 {
-    struct guarded *guard = &guards[mapping];
     int kind = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE | (image < 0 ? MAP_ANONYMOUS : 0);
-    void *base = (void *)atomic_load(&guard->base);
-    if (mmap(base, guard->bytes, PROT_READ | PROT_WRITE, kind, image, 0) == MAP_FAILED)
+    uint8_t *base = (uint8_t *)atomic_load(&guard->base);
+    if (mmap(base + offset, bytes, PROT_READ | PROT_WRITE, kind, image, image < 0 ? 0 : (off_t)offset) == MAP_FAILED)
         return -errno;
     atomic_store(&guard->lost, 0);
     return 0;
+}
+
+int ftvm_mapping_show(int mapping, int image)
+{
+    return show_bytes(&guards[mapping], image, 0, guards[mapping].bytes);
+}
+
+int ftvm_mapping_show_part(int mapping, int image, size_t first, size_t count)
+{
+    struct guarded *guard = &guards[mapping];
+    size_t pages = guard->bytes / PAGE_BYTES;
+    if (count == 0 || first >= pages || count > pages - first)
+        return -EINVAL;
+    return show_bytes(guard, image, first * PAGE_BYTES, count * PAGE_BYTES);
 }
 
 int ftvm_mapping_guard(uint8_t *base, size_t bytes)

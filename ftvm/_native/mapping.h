@@ -29,6 +29,10 @@ void ftvm_mapping_unguard(int mapping);
 /* Has the memory show the first bytes of the file `image`, or zeros with -1; what was written to it is gone. */
 int ftvm_mapping_show(int mapping, int image);
 
+/* As ftvm_mapping_show, of `count` pages from `first` on alone, which may show another file than the rest. What was lost
+ * so far is forgotten. Returns -EINVAL for pages that are not there. */
+int ftvm_mapping_show_part(int mapping, int image, size_t first, size_t count);
+
 /* Has `count` pages from `first` on show the file again; what was written to them is gone. */
 int ftvm_mapping_drop(int mapping, size_t first, size_t count);
 

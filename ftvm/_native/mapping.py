@@ -48,6 +48,12 @@ class FileMapping:
         if wrong < 0:
             raise GuestError(f"a disk's image cannot be mapped: {os.strerror(-wrong)}")
 
+    def show_part(self, image: int, first: int, count: int) -> None:
+        """As `show`, of so many pages from `first` on alone; what was lost so far is forgotten. Raises GuestError."""
+        wrong = lib.ftvm_mapping_show_part(self.number, image, first, count)
+        if wrong < 0:
+            raise GuestError(f"a disk's image cannot be mapped: {os.strerror(-wrong)}")
+
     def drop(self, runs: Iterable[tuple[int, int]]) -> None:
         """Show the file again in runs of pages (first page, count): what was written to them is gone."""
         for first, count in runs:

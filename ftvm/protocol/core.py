@@ -101,6 +101,7 @@ class Settings:
     versions      of the wire that this host offers to speak
     images        the names of what this host keeps the guest's disks in
     lineage       of the disks' content once the guest boots from it here
+    has_content   whether those have any from before this host started: a cache, though no state was ever whole here
     """
 
     guest_id: str
@@ -117,6 +118,7 @@ class Settings:
     versions: Versions = SPOKEN
     images: tuple[str, ...] = ()
     lineage: str = ""
+    has_content: bool = False
 
 
 @dataclass(slots=True)
@@ -127,8 +129,8 @@ class Core:
     `retired` are the last standbys that were in session here and are no more: an id that left never returns. `stop` is
     there once this host was asked to stop. `created_at` is when this host made the record that it is active by, if it
     did, and nobody has joined it since; `places` is who reads another one. `has_cache` says that the memory here is
-    that of a state that was whole once, and `uncached` names those whose cache did not lead to one: they are asked for
-    no other.
+    that of a state that was whole once, or an image of the guest's disk has content, and `uncached` names those whose
+    cache did not lead to one: they are asked for no other.
     """
 
     settings: Settings

@@ -74,6 +74,7 @@ class Replica:
             arbiter=ArbiterClient(settings.timing.read_interval_ns, place=place),
             id=fresh_id(),  # rule: fresh_id_at_start
             lineage=settings.lineage,
+            has_cache=settings.has_content,
         )
         self._stall_ns = STALL_HEARTBEATS * settings.timing.heartbeat_ns
         self._role = Role.EMPTY

@@ -7,7 +7,9 @@ when a first copy is complete: from then on, after each commit, it has a state t
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 
+from ftvm._native.memory import put_flags
 from ftvm.checkpoint import Bitmap, Buffer, Footing, PageBatch
 from ftvm.encode.apply import CommittedMemory
 from ftvm.interfaces import Region, RegionStore
@@ -40,6 +42,8 @@ class StoredMemory:
         self._is_copying = False
         self._is_part = False
         self._told: Footing | None = None
+        self._has_stood = False
+        self._region_count = len(regions)
         first_page = 0
         for number, region in enumerate(regions):
             end_page = first_page + region.page_count
@@ -57,6 +61,7 @@ class StoredMemory:
         if footing == self._told:
             return
         self._told = footing
+        self._has_stood = self._has_stood or footing is not None
         if footing is not None:
             for place in self._places:
                 place.store.stands(footing)
@@ -69,20 +74,34 @@ class StoredMemory:
             place.store.discarded()
 
     def hold(self) -> tuple[tuple[int, int], ...]:
-        """As CommittedMemory.hold: what has a store starts from zeros all the same, as its store keeps what it had."""
-        kept = self._memory.hold([place.number for place in self._places])
+        """As CommittedMemory.hold: of what has a store, what that kept; of the rest nothing if no guest stood here."""
+        stored = [place.number for place in self._places]
+        offered = list(self._memory.hold(stored if self._has_stood else range(self._region_count)))
         self._is_copying = True
         for place in self._places:
-            place.store.discarded()
-        return kept
+            offered += ((place.first_page + first, count) for first, count in place.store.held())
+        return tuple(sorted(offered))
 
     def offer(self, first: int, count: int) -> bytes:
         """As CommittedMemory.offer."""
+        if (place := self._place_of(first)) is not None:
+            place.store.offer(first - place.first_page, count)
         return self._memory.offer(first, count)
 
     def keep(self, first: int, count: int, kept: Buffer) -> int:
-        """As CommittedMemory.keep; what has a store is never offered."""
-        return self._memory.keep(first, count, kept)
+        """As CommittedMemory.keep; what a store kept goes from file to file."""
+        if (place := self._place_of(first)) is None:
+            return self._memory.keep(first, count, kept)
+        flags = bytearray(count)
+        put_flags(bytearray(kept), flags)
+        begin = first - place.first_page
+        pages = list(compress(range(begin, begin + count), flags))
+        place.store.keep(begin, count, pages)
+        self._memory.offer(first, count)  # what is there now, whatever was kept: the copy is judged by that
+        return len(pages)
+
+    def _place_of(self, page: int) -> _Place | None:
+        return next((place for place in self._places if place.first_page <= page < place.end_page), None)
 
     def measure(self) -> None:
         """As CommittedMemory.measure: what the guest left here is the state."""

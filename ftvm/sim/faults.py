@@ -20,7 +20,7 @@ _AMBUSH_NS_MAX: Final = 40 * _MS
 
 
 def _crash(world: WorldPort, rng: Rng) -> None:
-    """Crash a host whose partner holds the state, and start it with nothing a little later."""
+    """Crash a host whose partner holds the state, and start it again a little later."""
     address = rng.choice([address for address in world.hosts if world.can_spare(address)])
     host = world.hosts[address]
     world.trace(f"CRASH {host.name} {host.role.value}")

@@ -18,6 +18,7 @@ from xxhash import xxh3_128_digest
 from ftvm.checkpoint import Bitmap, Geometry, GuestPosition, LogRecord, RegionShape
 from ftvm.errors import GuestError, LocalProtocolError
 from ftvm.interfaces import Capability, OutputSink, Region
+from ftvm.sim.rng import Rng
 from ftvm.units import PageCount, pages_to_bytes
 
 __all__ = ["SimGuest"]
@@ -26,6 +27,8 @@ _STATE: Final = struct.Struct("<16sQ")
 _REGISTER: Final = struct.Struct("<4sQ")
 _MAGIC: Final = b"SIMG"
 _INPUTS_MAX: Final = 1024
+_KEPT: Final = 0.8
+"""How much of its memory a host has still when it comes back, where it keeps any."""
 
 
 def _ignore(fingerprint: bytes) -> None:
@@ -62,6 +65,13 @@ class SimGuest:
         self._inputs: deque[bytes] = deque(maxlen=_INPUTS_MAX)
         if boots:
             self._put_state(hashlib.md5(b"boot", usedforsecurity=False).digest(), 0)
+
+    def keep(self, before: memoryview, rng: Rng) -> None:
+        """Begin with most of the memory of one that is no more, as from a disk's image; the rest of it is lost."""
+        for page in range(self._page_count):
+            if rng.random() < _KEPT:
+                place = slice(pages_to_bytes(page), pages_to_bytes(page + 1))
+                self._view[place] = before[place]
 
     @property
     def geometry(self) -> Geometry:

@@ -100,8 +100,16 @@ class SimHost:
     """
 
     def __init__(
-        self, around: Surroundings, address: str, peers: tuple[str, ...], incarnation: int, *, starts: bool
+        self,
+        around: Surroundings,
+        address: str,
+        peers: tuple[str, ...],
+        incarnation: int,
+        *,
+        starts: bool,
+        keeps: SimGuest | None = None,
     ) -> None:
+        """`keeps` is the guest of the incarnation before, if anything is left of that."""
         self.address = address
         self.name = f"{address}#{incarnation}"
         self.is_dead = False
@@ -122,6 +130,9 @@ class SimHost:
         drift_ppm = self._rng.randrange(-drift_ppm, drift_ppm + 1)
         self.clock = HostClock(around.schedule, self._rng.randrange(-ORIGIN_NS_MAX, ORIGIN_NS_MAX), drift_ppm)
         self.guest = around.make_guest(starts)
+        self._has_content = keeps is not None
+        if keeps is not None:
+            self.guest.keep(keeps.memory[0].buffer, stream(around.seed, "kept", self.name))
         self.guest.on_saved = self._was_cut
         self.guest.on_resumed = self._plan_guest
         self.guest.fails_to_load = self._fails_to_load
@@ -152,7 +163,7 @@ class SimHost:
 
     def _settings(self, peers: tuple[str, ...]) -> Settings:
         """Return the settings of a host that dials these peers."""
-        settings = self._around.settings
+        settings = replace(self._around.settings, has_content=self._has_content)
         if len(peers) == 1:
             return replace(settings, dialled=peers)
         join_interval_ns = stream(self._around.seed, "join", self.name).choice(SPARE_JOINS_NS)

@@ -21,6 +21,7 @@ __all__ = ["MESSAGE_FAULTS", "Plan", "draw"]
 _MS: Final = 1_000_000
 _ON: Final = 0.67
 _RECORDS: Final = 0.15
+_KEEPS: Final = 0.3
 _SPARE: Final = 0.4
 """How many of the worlds have a third host; such a run takes half as long again as one of two."""
 _EXACT: Final = 0.5
@@ -56,6 +57,7 @@ class Plan:
     release_ns_max  how long an output that was let out may take to leave its host, and die with it
     drift_ppm       no clock is faster or slower than the true time by more
     records         whether hosts record a history: the log of inputs is then shipped under each engine
+    keeps           whether a host that comes back finds what it had of the guest, or most of it, as in a disk's image
     versions        of the wire that both hosts speak: in a quarter of the seeds the first one alone
     """
 
@@ -77,6 +79,7 @@ class Plan:
     fault_kinds: frozenset[str]
     halts_alone: bool
     records: bool
+    keeps: bool
     versions: Versions
 
 
@@ -116,6 +119,7 @@ def draw(seed: int, engine: Engine | None = None) -> Plan:
         ),
         halts_alone=stream(seed, "plan", "halts_alone").random() > _ON,
         records=stream(seed, "plan", "records").random() < _RECORDS,
+        keeps=stream(seed, "plan", "keeps").random() < _KEEPS,
         versions=stream(seed, "plan", "speaks").choice([SPOKEN, SPOKEN, SPOKEN, FIRST]),
     )
 

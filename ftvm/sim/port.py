@@ -117,7 +117,7 @@ class WorldPort(Protocol):
         ...
 
     def kill(self, address: str, back_after_ns: int) -> None:
-        """End a host, and start it with nothing so long after."""
+        """End a host, and start it again so long after."""
         ...
 
     def mislead(self, address: str, place: str, back_after_ns: int) -> None:

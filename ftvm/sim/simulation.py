@@ -253,7 +253,7 @@ class Simulation:
         )
 
     def kill(self, address: str, back_after_ns: int) -> None:
-        """End a host, and start it with nothing so long after."""
+        """End a host, and start it again so long after."""
         self.crash(address)
         self.after(back_after_ns, lambda: self.reboot(address))
 
@@ -265,9 +265,10 @@ class Simulation:
         self.hosts[address].crash()
 
     def reboot(self, address: str) -> None:
-        """Start a dead host again, with nothing."""
-        self._steps_of_dead += self.hosts[address].steps
-        self.hosts[address] = self._boot(address, starts=False)
+        """Start a dead host again, with nothing but what is left of the guest, where hosts keep that."""
+        before = self.hosts[address]
+        self._steps_of_dead += before.steps
+        self.hosts[address] = self._boot(address, starts=False, keeps=before.guest if self.plan.keeps else None)
 
     def mislead(self, address: str, place: str, back_after_ns: int) -> None:
         """Start a host again with an arbiter of another place; after a while again with the right one."""
@@ -310,11 +311,13 @@ class Simulation:
 
     # --- what happens ----------------------------------------------------------------------------------------------
 
-    def _boot(self, address: str, *, starts: bool, store: SimStore | None = None) -> SimHost:
+    def _boot(
+        self, address: str, *, starts: bool, store: SimStore | None = None, keeps: SimGuest | None = None
+    ) -> SimHost:
         self._incarnations[address] += 1
         peers = tuple(peer for peer in self.plan.addresses if peer != address)
         around = self._around if store is None else replace(self._around, store=store)
-        return SimHost(around, address, peers, self._incarnations[address], starts=starts)
+        return SimHost(around, address, peers, self._incarnations[address], starts=starts, keeps=keeps)
 
     def _befall(self, kind: FaultKind, rng: Rng, *, is_first: bool = False) -> None:
         """Plan the next of a kind, and after that the one after it."""

@@ -250,6 +250,12 @@ class _Calls:
             self._wrote(number, offset, bytes(memoryview(content).cast("B")[:written]))
             return written
 
+    def copy_file_range(self, source: int, target: int, count: int, at: int, offset: int) -> int:
+        with self._log.lock:
+            copied: int = self._os["copy_file_range"](source, target, count, at, offset)
+            self._wrote(self._log.number_of(os.fstat(target)), offset, os.pread(target, copied, offset))
+            return copied
+
     def zero(self, descriptor: int, length: int, offset: int) -> None:
         with self._log.lock:
             self._zero(descriptor, length, offset)

@@ -23,8 +23,8 @@ from ..walk.turns import calls_of_a_request
 ROOT: Final = Path(ftvm.__file__).parent
 
 LINES: Final = {
-    "": 677,
-    "_native": 421,
+    "": 682,
+    "_native": 446,
     "arbiters": 775,
     "capture": 474,
     "cli": 3801,
@@ -32,18 +32,18 @@ LINES: Final = {
     "engines": 190,
     "guests": 2816,
     "guests/cards": 220,
-    "guests/disk": 956,
+    "guests/disk": 1033,
     "guests/kvm": 1500,
     "guests/vmm": 795,
     "history": 2877,
     "lab": 3414,
     "lab/rig": 590,
-    "protocol": 3815,
-    "runtime": 2905,
+    "protocol": 3825,
+    "runtime": 2924,
     "service": 1778,
-    "sim": 2358,
+    "sim": 2383,
     "store": 1398,
-    "testing": 2149,
+    "testing": 2155,
     "transport": 1270,
 }
 """Lines with code of each package: no docstring, comment or blank line counts. "" is the modules of ftvm/ itself; a

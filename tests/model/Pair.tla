@@ -283,9 +283,9 @@ Learn(h) ==
              [] OTHER -> IF IsEmpty(h) \/ IsJoining(h, g) THEN StayOut(h, g) ELSE id[h][2] < MaxLives /\ Discard(h, hist[h])
     /\ UNCHANGED <<records, asked, world>>
 
-Restart(h) ==                                                \* its memory is lost, and its id with it
-    /\ id[h][2] < MaxLives
-    /\ Discard(h, <<>>)
+Restart(h) ==                                                \* its memory is lost, and its id with it; of what it had
+    /\ id[h][2] < MaxLives                                   \* a disk's image is left: a cache
+    /\ Discard(h, hist[h])
     /\ UNCHANGED <<records, asked, world, known>>
 
 ----------------------------------------------------------------------------------------------------------------------

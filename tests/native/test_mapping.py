@@ -77,6 +77,26 @@ def test_writing_part_of_a_page_that_cannot_be_read_is_counted(mapping: FileMapp
     assert mapping.lost_pages == 1
 
 
+def test_a_part_of_it_shows_another_file_and_the_rest_what_it_did(
+    mapping: FileMapping, image: int, tmp_path: Path
+) -> None:
+    """Mutant: the part shows the other file from its first byte on."""
+    (tmp_path / "other").write_bytes(b"".join(bytes([page + 7]) * PAGE for page in range(PAGES)))
+    mapping.show(image)
+    mapping.buffer[PAGE] = 0
+
+    with (tmp_path / "other").open("rb") as other:
+        mapping.show_part(other.fileno(), 1, 2)
+
+    assert [mapping.buffer[page * PAGE] for page in range(PAGES)] == [1, 8, 9, 4]
+
+
+@pytest.mark.parametrize(("first", "count"), [(0, 5), (4, 1), (1, 0), (2, 1 << 62)])
+def test_a_part_that_is_not_there_is_refused(mapping: FileMapping, image: int, first: int, count: int) -> None:
+    with pytest.raises(GuestError, match="Invalid argument"):
+        mapping.show_part(image, first, count)
+
+
 def test_memory_that_is_cleared_takes_no_room_for_what_the_file_holds(mapping: FileMapping, image: int) -> None:
     """A host that is to get a first copy clears its memory, a disk that may be larger than memory among it."""
     mapping.show(image)

@@ -97,6 +97,15 @@ def test_a_host_that_never_had_a_state_offers_nothing() -> None:
     assert copied(pair, pair.b) == [Copy]
 
 
+def test_a_host_that_starts_with_a_disks_content_offers_it() -> None:
+    pair = Pair(make_settings(), other=replace(make_settings(), has_content=True)).started()
+
+    pair.b.tick()
+
+    assert pair.b.waiting(Join)[0].has_cache
+    assert copied(pair, pair.b)[0] is CacheKept
+
+
 def test_a_cache_is_no_state() -> None:
     """Whoever joins with one has no epoch, acknowledges none and takes over from nobody."""
     pair = deposed(Pair())

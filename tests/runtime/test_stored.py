@@ -21,6 +21,7 @@ class Told:
     """A store that only remembers."""
 
     identity = ""
+    has_content = True
 
     def __init__(self) -> None:
         self.calls: list[object] = []
@@ -36,6 +37,16 @@ class Told:
 
     def discarded(self) -> None:
         self.calls.append("discarded")
+
+    def held(self) -> Sequence[tuple[int, int]]:
+        self.calls.append("held")
+        return [(0, 1), (2, 2)]
+
+    def offer(self, first: int, count: int) -> None:
+        self.calls.append(("offer", first, count))
+
+    def keep(self, first: int, count: int, pages: Sequence[int]) -> None:
+        self.calls.append(("keep", first, count, list(pages)))
 
     def completed(self) -> None:
         self.calls.append("completed")
@@ -148,19 +159,51 @@ def test_a_store_is_told_where_the_guest_stands_when_that_changes_and_not_when_i
     assert backup.store.calls == [1, 2, 2]
 
 
-def test_a_disk_begins_a_first_copy_from_zeros_while_the_ram_is_a_cache() -> None:
-    backup = Backup(disks=1)
+def test_what_a_disk_kept_is_offered_with_the_ram_of_a_guest_that_stood_here() -> None:
+    backup = Backup(disks=2)
     backup.stored.clear()
-    backup.copy(0, 3)
-    backup.commit(1, 4)
-    backup.store.calls.clear()
+    backup.commit(0)
+    backup.stored.stands(Footing(lineage="", generation=2, epoch=5, runs=False))
 
     offered = backup.stored.hold()
-    digests = backup.stored.offer(*offered[0])
-    kept = backup.stored.keep(0, RAM_PAGES, b"\3" + bytes(7))
-    backup.commit(5)
 
-    assert offered == ((0, RAM_PAGES),)
-    assert len(digests) == 16 * RAM_PAGES
-    assert kept == 2
-    assert backup.store.calls == ["discarded", [5 - RAM_PAGES], "completed"]
+    first, second = RAM_PAGES, RAM_PAGES + DISK_PAGES
+    assert offered == ((0, RAM_PAGES), (first, 1), (first + 2, 2), (second, 1), (second + 2, 2))
+
+
+def test_ram_in_which_no_guest_stood_is_not_offered_and_becomes_zero() -> None:
+    backup = Backup()
+    backup.copy(0)
+
+    offered = backup.stored.hold()
+
+    assert offered == ((RAM_PAGES, 1), (RAM_PAGES + 2, 2))
+    assert backup.stored.memory_digest == Backup().stored.memory_digest
+
+
+def test_a_disk_is_asked_for_what_is_offered_and_told_what_is_kept_in_its_own_page_numbers() -> None:
+    backup = Backup(disks=2)
+    backup.stored.hold()
+    for store in backup.stores:
+        store.calls.clear()
+    begin = RAM_PAGES + DISK_PAGES
+
+    digests = backup.stored.offer(begin + 2, 2)
+    kept = backup.stored.keep(begin + 2, 2, b"\2" + bytes(7))
+
+    assert len(digests) == 2 * 16
+    assert kept == 1
+    assert [store.calls for store in backup.stores] == [[], [("offer", 2, 2), ("keep", 2, 2, [3])]]
+
+
+def test_a_copy_that_rests_on_a_cache_is_judged_by_what_is_there_and_not_by_what_was_to_be_kept() -> None:
+    """The store of this test keeps nothing: a page that was to be kept, and is not, is known as it is."""
+    backup = Backup()
+    backup.stored.hold()
+    backup.stored.offer(RAM_PAGES, 1)
+
+    backup.stored.keep(RAM_PAGES, 1, b"\1" + bytes(7))
+
+    assert backup.stored.memory_digest == Backup().stored.memory_digest
+    backup.committed.measure()
+    assert backup.stored.memory_digest == Backup().stored.memory_digest

@@ -25,7 +25,8 @@ from ftvm._native.flags import SparseFlags
 from ftvm._native.mapping import FileMapping
 from ftvm.checkpoint import Bitmap, Footing
 from ftvm.errors import ConfigError, GuestError, StateUnreadable
-from ftvm.guests.disk.image import Image, data_runs, runs_of
+from ftvm.guests.disk.blocks import data_runs, runs_of
+from ftvm.guests.disk.image import Image
 from ftvm.units import PAGE_BYTES
 
 __all__ = ["Disk"]
@@ -59,6 +60,7 @@ class Disk:
         self.name = name
         self.image = Image(Path(path), boots=boots)
         self.identity = self.image.label.image
+        self.has_content = any(data_runs(self.image.descriptor))
         self.page_count = self.image.page_count
         self.size_bytes = self.page_count * PAGE_BYTES
         self._written, self._held = SparseFlags(self.page_count), SparseFlags(self.page_count)
@@ -228,6 +230,21 @@ class Disk:
         self._shown = self.image.restart()
         self._mapping.show(self._shown)
         self._held.reset()
+
+    def held(self) -> Sequence[tuple[int, int]]:
+        """See interfaces.RegionStore."""
+        self.discarded()
+        return self.image.outlived()
+
+    def offer(self, first: int, count: int) -> None:
+        """See interfaces.RegionStore."""
+        self._mapping.show_part(self.image.descriptor, first, count)
+
+    def keep(self, first: int, count: int, pages: Sequence[int]) -> None:
+        """See interfaces.RegionStore."""
+        self.image.keep(pages)
+        if self._shown is not None:
+            self._mapping.show_part(self._shown, first, count)
 
     def completed(self) -> None:
         """See interfaces.RegionStore."""

@@ -16,13 +16,12 @@ epochs, guests or NBD.
 The journal: magic (8 bytes), page count (u64), page indices (u64 each), pages (4096 bytes each), XXH3-128 of all that.
 """
 
-import errno
 import fcntl
 import os
 import stat
 import struct
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -30,21 +29,21 @@ from typing import Final
 
 import xxhash
 
-from ftvm._native import blockstore
 from ftvm.checkpoint import Footing
 from ftvm.errors import ConfigError
+from ftvm.guests.disk.blocks import copy_pages, offered_runs, write_pages
 from ftvm.guests.disk.label import Label, LabelFile, sync_directory, write_at
 from ftvm.guests.imagefile import require_raw
 from ftvm.units import PAGE_BYTES, PageCount, bytes_to_pages
 
-__all__ = ["Image", "data_runs", "runs_of"]
+__all__ = ["Image"]
 
 _MAGIC: Final = b"ftvmdsk1"
 _HEAD: Final = struct.Struct("<8sQ")
 _DIGEST_BYTES: Final = 16
-_ZEROS: Final = bytes(PAGE_BYTES)
 _PAGES_AT_ONCE: Final = 256
 _SYNC_SECONDS: Final = 30.0
+_STEP_SECONDS: Final = 2.0
 _EPOCH_STEPS: Final = 16
 """How many steps an image may be further than the epoch that its label names: a label costs a sync."""
 
@@ -147,6 +146,22 @@ class Image:
             self._changed.notify_all()
         return begun
 
+    def outlived(self) -> list[tuple[int, int]]:
+        """Return runs of the image's pages, as first page and count, that may be of use for the disk that `restart`
+        began: all that may not be zero. No run is returned while a step is on its way to the image for too long."""
+        with self._changed:
+            is_still = self._changed.wait_for(self._has_begun, _STEP_SECONDS)
+            return offered_runs(self.descriptor, self.page_count) if is_still and self.error is None else []
+
+    def keep(self, pages: Sequence[int]) -> None:
+        """Have the disk that `restart` began, and nothing was put to yet, hold these pages of the image, which rise."""
+        with self._changed:
+            try:
+                if self._fresh is not None and self.error is None:
+                    copy_pages(self.descriptor, self._fresh, pages)
+            except OSError as wrong:
+                self.error = wrong
+
     def complete(self) -> None:
         """What was put since `restart` is a whole state: let it take the image's place. Does not wait."""
         with self._changed:
@@ -206,6 +221,9 @@ class Image:
     def _has_work(self) -> bool:
         is_due = self._label_of(self._footing, self.label.epoch) is not None
         return bool(self._waiting) or self._begun is not None or self._is_complete or self._given is not None or is_due
+
+    def _has_begun(self) -> bool:
+        return self.error is not None or (self._begun is None and not self._is_writing)
 
     def _is_at_rest(self) -> bool:
         return self.error is not None or not (self._has_work() or self._is_writing)
@@ -310,7 +328,7 @@ class Image:
             if step:
                 self._apply(step)
             return
-        _write_pages(self._fresh, step)
+        write_pages(self._fresh, step)
         if is_complete:
             self._publish(self._fresh)
 
@@ -322,7 +340,7 @@ class Image:
             os.fdatasync(journal)
             if is_new:
                 sync_directory(self._place.parent)
-            _write_pages(self.descriptor, step)
+            write_pages(self.descriptor, step)
             os.fdatasync(self.descriptor)
             os.ftruncate(journal, 0)
         finally:
@@ -411,7 +429,7 @@ def _dress(descriptor: int, status: os.stat_result) -> None:
 def _finish(journal_path: Path, descriptor: int, page_count: int) -> None:
     """Apply the journal that a crash has left, if it is whole."""
     with suppress(FileNotFoundError):
-        _write_pages(descriptor, _read_journal(journal_path.read_bytes(), page_count))
+        write_pages(descriptor, _read_journal(journal_path.read_bytes(), page_count))
         os.fdatasync(descriptor)
         journal_path.unlink()
     # Found or not: whoever removed it may have died before its own fsync, and a journal that a power cut brings back
@@ -447,35 +465,3 @@ def _read_journal(found: bytes, page_count: int) -> dict[int, bytes]:
     if any(page >= page_count for page in pages):
         return {}
     return {page: found[first + n * PAGE_BYTES : first + (n + 1) * PAGE_BYTES] for n, page in enumerate(pages)}
-
-
-def _write_pages(descriptor: int, step: dict[int, bytes]) -> None:
-    """Write pages to their places; those of zeros become holes, so that a sparse disk is sparse on both hosts."""
-    zeros = {page for page, content in step.items() if content == _ZEROS}
-    for first, count in runs_of(sorted(zeros)):
-        blockstore.make_zero(descriptor, count * PAGE_BYTES, first * PAGE_BYTES)
-    for first, count in runs_of(sorted(step.keys() - zeros)):
-        write_at(descriptor, b"".join(step[first + n] for n in range(count)), first * PAGE_BYTES)
-
-
-def runs_of(pages: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield the runs of rising page numbers that lie side by side: first page, count, which is limited."""
-    start = 0
-    for end in range(1, len(pages) + 1):
-        if end == len(pages) or pages[end] != pages[end - 1] + 1 or end - start == _PAGES_AT_ONCE:
-            yield pages[start], end - start
-            start = end
-
-
-def data_runs(descriptor: int) -> Iterator[tuple[int, int]]:
-    """Yield the first page and the end of each run of a file that has data: what is between reads as zeros."""
-    offset = 0
-    while True:
-        try:
-            begin = os.lseek(descriptor, offset, os.SEEK_DATA)
-        except OSError as wrong:
-            if wrong.errno == errno.ENXIO:
-                return
-            raise
-        offset = os.lseek(descriptor, begin, os.SEEK_HOLE)
-        yield begin // PAGE_BYTES, -(-offset // PAGE_BYTES)

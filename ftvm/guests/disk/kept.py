@@ -19,7 +19,8 @@ from ftvm._native.mapping import FileMapping
 from ftvm._native.memory import bitmap_indices, take_flags
 from ftvm.checkpoint import Bitmap, Footing
 from ftvm.errors import ConfigError, GuestError, StateUnreadable
-from ftvm.guests.disk.image import Image, data_runs, runs_of
+from ftvm.guests.disk.blocks import data_runs, runs_of
+from ftvm.guests.disk.image import Image
 from ftvm.guests.flagged import FlaggedMemory
 from ftvm.units import PAGE_BYTES, pages_to_bytes
 
@@ -40,6 +41,7 @@ class KeptDisk:
         """
         self.image = Image(Path(path), boots=boots)
         self.identity = self.image.label.image
+        self.has_content = any(data_runs(self.image.descriptor))
         size_bytes = pages_to_bytes(self.image.page_count)
         try:
             self._mapping = FileMapping(size_bytes)
@@ -119,6 +121,21 @@ class KeptDisk:
         self._shown = self.image.restart()
         self._mapping.show(self._shown)
         self._ours = bytearray(self.memory.page_count)
+
+    def held(self) -> Sequence[tuple[int, int]]:
+        """See interfaces.RegionStore."""
+        self.discarded()
+        return self.image.outlived()
+
+    def offer(self, first: int, count: int) -> None:
+        """See interfaces.RegionStore."""
+        self._mapping.show_part(self.image.descriptor, first, count)
+
+    def keep(self, first: int, count: int, pages: Sequence[int]) -> None:
+        """See interfaces.RegionStore."""
+        self.image.keep(pages)
+        if self._shown is not None:
+            self._mapping.show_part(self._shown, first, count)
 
     def completed(self) -> None:
         """See interfaces.RegionStore."""

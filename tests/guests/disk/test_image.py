@@ -3,6 +3,7 @@
 import errno
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from queue import Queue
 
@@ -11,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftvm.errors import ConfigError
+from ftvm.guests.disk import blocks
 from ftvm.guests.disk import image as image_module
+from ftvm.guests.disk.blocks import runs_of
 from ftvm.guests.disk.image import Image
 
 PAGE = 4096
@@ -202,7 +205,7 @@ def test_a_crash_at_any_write_leaves_one_of_the_states_it_was_given(
     image.sync()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(image_module, "write_at", dying_after(writes_left))
+        replace_writes(patch, dying_after(writes_left))
         has_died = False
         try:
             if is_copied:
@@ -219,6 +222,12 @@ def test_a_crash_at_any_write_leaves_one_of_the_states_it_was_given(
 
     assert content_of(path) in states
     assert has_died or content_of(path) == states[2]
+
+
+def replace_writes(patch: pytest.MonkeyPatch, write_at: Callable[..., None]) -> None:
+    """Have all that is written to the image, its journal and its copy be written by this."""
+    for module in (image_module, blocks):
+        patch.setattr(module, "write_at", write_at)
 
 
 def dying_after(writes: int):  # type: ignore[no-untyped-def]
@@ -246,7 +255,7 @@ def test_a_full_device_is_told_and_ends_the_image_with_its_last_state(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(image_module, "write_at", full)
+    replace_writes(monkeypatch, full)
     image.put([2], disk_of({1: 1, 2: 2}))
 
     with pytest.raises(OSError, match="No space left"):
@@ -323,7 +332,7 @@ def test_an_image_that_failed_is_given_with_the_reason(tmp_path: Path, monkeypat
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(image_module, "write_at", fail)
+    replace_writes(monkeypatch, fail)
     image.put([1], disk_of({1: 1}))
     with pytest.raises(OSError, match="Input/output"):
         image.sync()
@@ -392,10 +401,10 @@ def test_a_copy_that_starts_over_while_the_one_before_takes_its_place_is_not_tak
 
 @given(pages=st.sets(st.integers(0, 2_000)))
 def test_runs_hold_every_page_once_in_order_and_side_by_side(pages: set[int]) -> None:
-    runs = list(image_module.runs_of(sorted(pages)))
+    runs = list(runs_of(sorted(pages)))
 
     assert [first + n for first, count in runs for n in range(count)] == sorted(pages)
-    assert all(0 < count <= image_module._PAGES_AT_ONCE for _, count in runs)
+    assert all(0 < count <= blocks._PAGES_AT_ONCE for _, count in runs)
 
 
 def test_many_pages_side_by_side_are_written_in_portions(tmp_path: Path) -> None:

@@ -154,6 +154,24 @@ def a_copy(story: Story) -> None:
     image.close()
 
 
+def a_copy_that_keeps_pages(story: Story) -> None:
+    """A disk that is copied once more has pages of the one before, which is whole until then."""
+    image = Image(story.path)
+    story.put(image, disk_of(1, 2, 3, 0), [0, 1, 2])
+    image.restart()
+    story.lineage = "b" * 16
+    assert image.outlived() == [(0, PAGES)]
+    image.keep([1])
+    disk = disk_of(0, 2, 5, 6)
+    story.states.append(bytes(disk))
+    image.put([2, 3], disk)
+    story.lineages[len(story.states) - 1] = story.lineage
+    image.complete()
+    image.sync()
+    story.cuts.mark(len(story.states) - 1)
+    image.close()
+
+
 def a_takeover(story: Story) -> None:
     """The guest writes to an image that was put to until then."""
     image = Image(story.path)
@@ -196,7 +214,7 @@ def a_death_over_the_removal_of_a_journal(story: Story) -> None:
         image.close()
 
 
-RECORDED = [steps, a_copy, a_takeover, a_guest_that_leaves]
+RECORDED = [steps, a_copy, a_copy_that_keeps_pages, a_takeover, a_guest_that_leaves]
 RESTARTS = [a_restart_over_a_journal, a_death_over_the_removal_of_a_journal]
 
 

@@ -1,0 +1,91 @@
+"""A host that comes back with its disk's image is sent what was written since, not the disk."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ftvm.events import CopyProgress, PeerMisbehaved, RoleChanged
+from ftvm.guests.disk.kept import KeptDisk
+from ftvm.guests.riscv.guest import RiscvGuest
+from ftvm.guests.riscv.programs import read_program
+from ftvm.protocol.view import Role
+from ftvm.testing.pair import Pair, SteppedHost
+from ftvm.units import PAGE_BYTES
+
+DISK_PAGES = 512
+RAM_PAGES = 256
+
+
+class Machines:
+    """A pair of built-in machines, each with its own image; that of `a` is full. Who comes back finds its own."""
+
+    def __init__(self, folder: Path, content: bytes) -> None:
+        self.images = {name: folder / f"{name}.img" for name in "ab"}
+        self.images["a"].write_bytes(content)
+        with self.images["b"].open("wb") as file:
+            file.truncate(len(content))
+        self._booting = ["a", "b"]
+        self.pair = Pair(guest=self._make)
+
+    def _make(self, boots: bool) -> RiscvGuest:
+        return RiscvGuest(
+            read_program("ticks") if boots else None,
+            memory_bytes=RAM_PAGES * PAGE_BYTES,
+            disk=str(self.images[self._booting.pop(0)]),
+            command_line="ms=5 beats=0",
+        )
+
+    def kill(self, host: SteppedHost) -> None:
+        """Have a host die with its image as of the last checkpoint."""
+        disk_of(host).image.sync()
+        self.pair.kill(host)
+
+    def come_back(self, name: str, peer: str) -> SteppedHost:
+        self._booting.append(name)
+        return self.pair.boot(name, peer)
+
+
+def disk_of(host: SteppedHost) -> KeptDisk:
+    store = host.guest.memory[1].store
+    assert isinstance(store, KeptDisk)
+    return store
+
+
+def pages_sent(host: SteppedHost) -> int:
+    return host.told(CopyProgress)[-1].pages_sent
+
+
+@pytest.fixture
+def content() -> bytes:
+    return random.Random(1).randbytes(DISK_PAGES * PAGE_BYTES)
+
+
+@pytest.fixture
+def machines(tmp_path: Path, content: bytes) -> Iterator[Machines]:
+    made = Machines(tmp_path, content)
+    yield made
+    for host in (*made.pair.alive,):
+        made.pair.kill(host)
+
+
+@pytest.mark.parametrize("lost", ["standby", "active"])
+def test_a_host_that_comes_back_with_its_image_is_not_sent_what_it_has(
+    machines: Machines, lost: str, content: bytes
+) -> None:
+    pair = machines.pair.protected()
+    stays, goes = (pair.a, pair.b) if lost == "standby" else (pair.b, pair.a)
+    first_copy = pages_sent(pair.a)
+    machines.kill(goes)
+    pair.until(lambda: stays.role is Role.ACTIVE and pair.record().standby is None)
+
+    back = machines.come_back(goes.name, stays.name)
+    pair.until(lambda: pair.record().standby == back.id)
+    disk_of(back).image.sync()
+
+    assert first_copy >= DISK_PAGES
+    assert pages_sent(stays) <= RAM_PAGES
+    assert f"; {DISK_PAGES} pages of it were here" in back.told(RoleChanged)[-1].reason
+    assert machines.images[back.name].read_bytes() == content
+    assert not back.told(PeerMisbehaved)
