@@ -67,6 +67,7 @@ from ftvm.events import TookOver as TookOver
 from ftvm.events import TransportTrouble as TransportTrouble
 from ftvm.guests.datagram import DatagramWorld as DatagramWorld
 from ftvm.guests.kvm.guest import KvmGuest as KvmGuest
+from ftvm.guests.kvm.system import KvmSystem as KvmSystem
 from ftvm.guests.qemu import QemuGuest as QemuGuest
 from ftvm.guests.qemu import QemuMachine as QemuMachine
 from ftvm.guests.riscv.guest import RiscvGuest as RiscvGuest

@@ -5,17 +5,22 @@
  *   port 0x600       a write of 4 bytes waits for an interrupt line, for so many microseconds at most (0: for ever);
  *                    a read of 4 bytes tells the lines that are high: bit 1 + n for slot n, bit 4 for the uart
  *
- * The processor runs one program in 64-bit mode at privilege level 3, as set up by ftvm_kvm_boot. There is no interrupt
- * controller: a program waits by port 0x600. So the machine also runs where /dev/kvm executes only user code natively.
+ * A program's machine: one processor runs one program in 64-bit mode at privilege level 3, as set up by ftvm_kvm_boot.
+ * There is no interrupt controller: a program waits by port 0x600. So the machine also runs where /dev/kvm executes only
+ * user code natively.
  *
- * Threads. A thread of the machine's own, made by ftvm_kvm_open, runs the processor and serves its devices; it never
- * calls back. All other functions may be called from any thread; they hold the machine's lock for microseconds, except
+ * A system's machine: up to FTVM_KVM_PROCESSORS_MAX processors with local APICs and an I/O APIC, which KVM plays, boot an
+ * operating system's kernel, as set up by ftvm_kvm_boot_system. The lines of port 0x600 are interrupts 16 + their bit:
+ * level-triggered, that of the uart by its edge. Port 0x608: a byte with bit 5 set ends the machine; port 0x60a: any
+ * byte asks for a reset, which ends it as a failure.
+ *
+ * Threads. A thread of each processor, made by ftvm_kvm_open, runs it and serves the devices; it never calls back. All other functions may be called from any thread; they hold the machine's lock for microseconds, except
  * for the two that wait: ftvm_kvm_pause and ftvm_kvm_await. Outputs are taken by one thread, the attendant, which loops
  * over ftvm_kvm_await and ftvm_kvm_take.
  *
  * Memory. The caller owns all of it: RAM, the disk, and the machine itself. Nothing here allocates after the start. RAM
  * is written by the processor, by the devices, and by KVM itself: a userfaultfd (tracker.h) sees all but the last, and
- * that writes one page, which ftvm_kvm_clock_page names.
+ * that writes a page for each processor, which ftvm_kvm_clock_page names.
  *
  * Time. The guest's clocks (time stamp counter, kvmclock) run on while it is paused. Loaded on another host they go on
  * by the wall clocks of both: never back, and at most FTVM_KVM_GAP_NS_MAX ahead of where they were.
@@ -30,7 +35,8 @@
 #define FTVM_KVM_RAM_BYTES_MAX (UINT64_C(3) << 30)
 #define FTVM_KVM_GAP_NS_MAX UINT64_C(60000000000)
 #define FTVM_KVM_OUTPUT_BYTES (1 << 20)   /* the most that ftvm_kvm_take gives */
-#define FTVM_KVM_STATE_BYTES_MAX (32 << 10)
+#define FTVM_KVM_STATE_BYTES_MAX (64 << 10)
+#define FTVM_KVM_PROCESSORS_MAX 4
 #define FTVM_KVM_CPU_BYTES 64
 #define FTVM_KVM_WRONG_BYTES 160
 
@@ -64,6 +70,7 @@ enum { /* why a machine can run no more */
     FTVM_KVM_BY_ENTRY = 5,     /* the processor refused to enter; detail: the hardware's reason */
     FTVM_KVM_BY_EXIT = 6,      /* an exit that this machine does not know; detail: its number */
     FTVM_KVM_BY_ERRNO = 7,     /* KVM_RUN failed; detail: errno */
+    FTVM_KVM_BY_RESET = 8,     /* a system asked for a reset */
 };
 
 enum { /* what ftvm_kvm_await found; a set */
@@ -83,6 +90,7 @@ typedef struct {
     uint64_t disk_bytes; /* a multiple of 4096 */
     uint8_t *disk_flags; /* one byte per page of the disk, set to 1 when it is written */
     uint32_t devices;    /* set of FTVM_KVM_NET, ... */
+    uint32_t processors; /* of a system, 1 to FTVM_KVM_PROCESSORS_MAX; 0: a program's machine */
     uint8_t mac[6];      /* the network device's address */
 } ftvm_kvm_config;
 
@@ -106,6 +114,12 @@ const char *ftvm_kvm_cpu(const ftvm_kvm *machine);
 /* Sets the processor to start a program at privilege level 3; only while paused. `page_table` is the address of a
  * 4-level page table in RAM. Returns 0 or a negative errno. */
 int ftvm_kvm_boot(ftvm_kvm *machine, uint64_t pc, uint64_t stack, uint64_t page_table);
+
+/* Sets the first processor to start a kernel in 64-bit mode at privilege level 0, with interrupts off and `boot_parameters`
+ * in RSI; only while paused. `page_table` is as above; the table of segments at `segments` has code for selector 0x10 and
+ * data for 0x18. Returns 0 or a negative errno. */
+int ftvm_kvm_boot_system(ftvm_kvm *machine, uint64_t pc, uint64_t page_table, uint64_t segments,
+                         uint64_t boot_parameters);
 
 /* Lets the machine run. Idempotent; does nothing if it can run no more. */
 void ftvm_kvm_resume(ftvm_kvm *machine);
@@ -143,9 +157,9 @@ int ftvm_kvm_receive_console(ftvm_kvm *machine, const uint8_t *bytes, size_t cou
 /* Why the machine can run no more, FTVM_KVM_NOT_ENDED or FTVM_KVM_BY_...; *detail and *pc say more. */
 int ftvm_kvm_ended_by(ftvm_kvm *machine, uint64_t *detail, uint64_t *pc);
 
-/* The page of RAM that KVM itself writes, by a way that no tracker sees; -1 if it writes none,
- * -2 if KVM does not tell. Only while paused. */
-int64_t ftvm_kvm_clock_page(ftvm_kvm *machine);
+/* The page of RAM that KVM itself writes for a processor (0 is the first), by a way that no tracker sees; -1 if it
+ * writes none, -2 if KVM does not tell. Only while paused. */
+int64_t ftvm_kvm_clock_page(ftvm_kvm *machine, uint32_t processor);
 
 /* Writes all state but RAM and disk: versioned, little-endian. Only while paused; says the same until it runs again.
  *

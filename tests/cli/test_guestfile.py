@@ -23,6 +23,7 @@ from ftvm.interfaces import Capability, Guest
 from ftvm.protocol.active.active_state import interval_ms_of
 from ftvm.transport.keys import write_keypair
 
+from ..guests.kvm.baresystem import kernel
 from .conftest import Run
 
 SOUND = 'listen = "tcp://127.0.0.1:0"\narbiter = "file://{folder}"\nguest = "vm1"\nmemory = "8M"\nprogram = "hello"\n'
@@ -279,6 +280,40 @@ def test_what_a_machine_under_kvm_cannot_be_is_told(tmp_path: Path) -> None:
     assert "at most 3 GiB" in str(told.problems["memory"])
     assert "program kv needs a network card" in str(told.problems["nic"])
     assert "hybrid does not work with a kvm guest; choose one of: remus, kemari" in str(told.problems["engine"])
+
+
+def test_a_system_under_kvm_is_described_whole_and_a_standby_needs_no_kernel(tmp_path: Path) -> None:
+    (tmp_path / "vmlinuz").write_bytes(kernel(b"", needs=1 << 20))
+    described = 'kind = "kvm"\nprocessors = 2\n'
+    whole = described + 'kernel = "vmlinuz"\nappend = "console=ttyS0 quiet"\n'
+
+    told = settings(write(tmp_path, SOUND.replace('program = "hello"\n', whole)))
+    standby = settings(write(tmp_path, SOUND.replace('program = "hello"\n', described)), boots=False)
+
+    assert told.problems == standby.problems == {}
+    assert (told["processors"], told["kernel"]) == (2, str(tmp_path / "vmlinuz"))
+
+
+@pytest.mark.parametrize(
+    ("described", "setting", "reason"),
+    [
+        ("processors = 1\n", "processors", "give its kernel, too"),
+        ("processors = 5\n", "processors", "1 to 4 processors, not 5"),
+        ("processors = 1.5\n", "processors", "a whole number"),
+        ('kernel = "vmlinuz"\n', "kernel", "needs processors"),
+        ('processors = 1\nkernel = "notes"\n', "kernel", "no Linux kernel for x86"),
+        ('processors = 1\nkernel = "gone"\n', "kernel", "gone cannot be read"),
+        ('processors = 1\nkernel = "vmlinuz"\nramdisk = "large"\n', "kernel", "need more memory: at least 10 MiB"),
+    ],
+)
+def test_a_system_under_kvm_that_cannot_boot_is_told(tmp_path: Path, described: str, setting: str, reason: str) -> None:
+    (tmp_path / "vmlinuz").write_bytes(kernel(b"", needs=1 << 20))
+    (tmp_path / "notes").write_text("no kernel")
+    (tmp_path / "large").write_bytes(bytes(8 << 20))
+
+    told = settings(write(tmp_path, SOUND.replace('program = "hello"\n', 'kind = "kvm"\n' + described)))
+
+    assert reason in str(told.problems[setting])
 
 
 def test_a_qemu_is_described_whole_in_a_file(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ LINES: Final = {
     "_native": 446,
     "arbiters": 775,
     "capture": 474,
-    "cli": 3801,
+    "cli": 3847,
     "encode": 1410,
     "engines": 190,
     "guests": 2816,

@@ -25,7 +25,7 @@ static void reset(void)
     machine->config.ram_bytes = RAM_BYTES;
     machine->config.disk_bytes = DISK_BYTES;
     machine->config.devices = FTVM_KVM_NET | FTVM_KVM_BLOCK | FTVM_KVM_ENTROPY;
-    machine->vm = machine->vcpu = -1;
+    machine->vm = -1;
     memset(&machine->core, 0, sizeof machine->core);
     machine->frame_first = machine->frame_count = 0;
     machine->key_count = 0;

@@ -5,7 +5,8 @@
 
 #include "clock.h"
 
-enum { PORT_UART = 0x3f8, PORT_WAIT = 0x600, PORT_END = 0x604 };
+enum { PORT_UART = 0x3f8, PORT_WAIT = 0x600, PORT_END = 0x604, PORT_SLEEP = 0x608, PORT_RESET = 0x60a };
+enum { SLEEP_NOW = 0x20 };
 enum { SLOT_SHIFT = 12, SLOT_COUNT = 8, LINE_FIRST_SLOT = 1, LINE_UART = 4 };
 enum { ENTROPY_BYTES_MAX = 256 };
 
@@ -88,14 +89,26 @@ static void end(ftvm_kvm *machine, uint32_t code)
     machine->core.has_ended = true;
 }
 
+/* No device can be put back into reset beside the others: the machine ends. */
+static void reset(ftvm_kvm *machine)
+{
+    kvm_bus_flush(machine);
+    machine->failed_by = FTVM_KVM_BY_RESET;
+    machine->failure_detail = 0;
+}
+
 static void write_port(ftvm_kvm *machine, uint16_t port, unsigned size, uint64_t value)
 {
     if (port >= PORT_UART && port < PORT_UART + 8)
         device_uart_ops.write(&machine->board, &machine->core.uart, port - PORT_UART, size, value);
-    else if (port == PORT_WAIT && size == 4)
+    else if (port == PORT_WAIT && size == 4 && !kvm_is_system(machine))
         wait(machine, (uint32_t)value);
     else if (port == PORT_END && size == 4)
         end(machine, (uint32_t)value);
+    else if (port == PORT_SLEEP && kvm_is_system(machine) && (value & SLEEP_NOW) != 0)
+        end(machine, 0);
+    else if (port == PORT_RESET && kvm_is_system(machine))
+        reset(machine);
 }
 
 static bool read_port(ftvm_kvm *machine, uint16_t port, unsigned size, uint64_t *value)

@@ -16,7 +16,7 @@ typedef struct {
 static int read_ticks(const ftvm_kvm *machine, uint64_t *ticks)
 {
     one_msr msr = {.head = {.nmsrs = 1}, .entry = {.index = MSR_TSC}};
-    int got = ioctl(machine->vcpu, KVM_GET_MSRS, &msr);
+    int got = ioctl(machine->cpus[0].fd, KVM_GET_MSRS, &msr);
     *ticks = msr.entry.data;
     return got == 1 ? 0 : got < 0 ? -errno : -EINVAL;
 }
@@ -64,10 +64,10 @@ static void set_by_offset(const ftvm_kvm *machine, uint64_t wanted)
     uint64_t offset = 0, ticks = 0;
     struct kvm_device_attr request = {
         .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uint64_t)(uintptr_t)&offset};
-    if (ioctl(machine->vcpu, KVM_GET_DEVICE_ATTR, &request) != 0 || read_ticks(machine, &ticks) != 0)
+    if (ioctl(machine->cpus[0].fd, KVM_GET_DEVICE_ATTR, &request) != 0 || read_ticks(machine, &ticks) != 0)
         return;
     offset += wanted - ticks;
-    (void)ioctl(machine->vcpu, KVM_SET_DEVICE_ATTR, &request); /* whether it helped, the caller sees by reading */
+    (void)ioctl(machine->cpus[0].fd, KVM_SET_DEVICE_ATTR, &request); /* whether it helped, the caller sees by reading */
 }
 
 static int set_ticks(const ftvm_kvm *machine, uint64_t wanted, uint64_t least)
@@ -76,12 +76,28 @@ static int set_ticks(const ftvm_kvm *machine, uint64_t wanted, uint64_t least)
     uint64_t ticks = 0;
     if (is_near(machine, wanted))
         return 0; /* on the host where it was saved the counter has gone on by itself */
-    if (ioctl(machine->vcpu, KVM_SET_MSRS, &msr) < 0)
+    if (ioctl(machine->cpus[0].fd, KVM_SET_MSRS, &msr) < 0)
         return -errno;
     if (!is_near(machine, wanted))
         set_by_offset(machine, wanted);
     int error = read_ticks(machine, &ticks);
     return error != 0 ? error : ticks >= least ? 0 : -ERANGE;
+}
+
+/* Has all processors' counters run as the first one's. KVM has each start so: where it does not tell offsets there is
+ * one processor. */
+static int align_others(const ftvm_kvm *machine)
+{
+    uint64_t offset = 0;
+    struct kvm_device_attr request = {
+        .group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uint64_t)(uintptr_t)&offset};
+    if (machine->cpu_count > 1 && ioctl(machine->cpus[0].fd, KVM_GET_DEVICE_ATTR, &request) != 0)
+        return -errno;
+    for (unsigned i = 1; i < machine->cpu_count; i++) {
+        if (ioctl(machine->cpus[i].fd, KVM_SET_DEVICE_ATTR, &request) != 0)
+            return -errno;
+    }
+    return 0;
 }
 
 int kvm_clock_go_on(const ftvm_kvm *machine, const kvm_times *times)
@@ -92,5 +108,6 @@ int kvm_clock_go_on(const ftvm_kvm *machine, const kvm_times *times)
     struct kvm_clock_data clock = {.clock = times->clock_ns + gap};
     if (ioctl(machine->vm, KVM_SET_CLOCK, &clock) != 0)
         return -errno;
-    return set_ticks(machine, times->ticks + to_ticks(machine, gap), times->ticks);
+    int error = set_ticks(machine, times->ticks + to_ticks(machine, gap), times->ticks);
+    return error != 0 ? error : align_others(machine);
 }

@@ -1,7 +1,7 @@
 /* The machine's insides, shared by the modules of this folder; kvm.h is the outside.
  *
  * `kvm_core` is what a takeover needs of our parts; what it needs of the processor KVM keeps, and kvm_processor
- * carries. Everything in struct ftvm_kvm behind `lock` is guarded by it, the processor's ioctls too: the machine's
+ * carries. Everything in struct ftvm_kvm behind `lock` is guarded by it, the processors' ioctls too: a processor's
  * thread lets go of it only inside KVM_RUN and while it waits. */
 #ifndef FTVM_KVM_MACHINE_H
 #define FTVM_KVM_MACHINE_H
@@ -36,7 +36,12 @@
 #define KVM_FRAMES_WAITING_MAX 1024
 #define KVM_KEYS_WAITING_MAX 65536
 #define KVM_MSRS_MAX 256
+#define KVM_CPUS_MAX FTVM_KVM_PROCESSORS_MAX
 #define KVM_NEVER UINT64_MAX
+
+/* What a system finds; its ACPI tables name the same. A device's interrupt is line KVM_LINE_BASE + its bit in
+ * kvm_bus_lines: beyond the 16 of the old controller, which nobody uses. */
+#define KVM_LINE_BASE 16
 
 /* The guest's clocks at one moment, and when that was. */
 typedef struct {
@@ -52,7 +57,7 @@ typedef struct {
     device_virtio entropy;
     uint64_t exit_code;
     uint8_t has_ended;  /* by its program */
-    uint8_t is_waiting; /* at port 0x600 */
+    uint8_t is_waiting; /* at port 0x600; never for a system */
     uint64_t wait_until; /* in its kvmclock; KVM_NEVER for ever */
 } kvm_core;
 
@@ -66,36 +71,46 @@ typedef struct {
     uint8_t frame[DEVICE_FRAME_BYTES_MAX];
 } kvm_frame;
 
+/* One processor, and the thread that runs it. What is behind `thread` is guarded by the machine's lock. */
+typedef struct {
+    ftvm_kvm *machine;
+    int fd; /* -1 when not open */
+    struct kvm_run *run;
+    bool has_thread;
+    pthread_t thread;
+    bool is_running;  /* not parked */
+    bool is_in_guest; /* inside KVM_RUN: a kick is needed to get the thread's attention */
+    bool has_access;  /* an access to a port or device that KVM has not finished yet */
+} kvm_cpu;
+
 struct ftvm_kvm {
     ftvm_kvm_config config;
     int system; /* descriptors; -1 when not open */
     int vm;
-    int vcpu;
-    struct kvm_run *run;
-    size_t run_bytes;
+    unsigned cpu_count;
+    kvm_cpu cpus[KVM_CPUS_MAX];
+    size_t run_bytes;  /* of each processor's `run` */
     kvm_msr_list msrs; /* those that are saved and loaded */
     uint32_t tsc_khz;
     char cpu[FTVM_KVM_CPU_BYTES];
-    pthread_t thread;
-    bool has_thread;
+    bool has_lock;
 
     pthread_mutex_t lock;
     pthread_cond_t changed;
     kvm_core core;
     device_board board;
     bool is_wanted;    /* to run */
-    bool is_running;   /* not parked */
-    bool is_in_guest;  /* inside KVM_RUN: a kick is needed to get the thread's attention */
-    bool is_closing;   /* the thread ends */
+    bool is_closing;   /* the threads end */
     bool owes_line;    /* an unfinished console line is to be told now */
-    uint64_t exits;    /* how often the processor left the guest */
-    bool has_access;   /* an access to a port or device that KVM has not finished yet */
+    uint64_t exits;    /* how often a processor left the guest */
+    uint32_t lines;    /* of a system: those that the interrupt controller was told are high */
     bool stops_at_output;
     bool is_dismissed; /* the attendant is to end */
     bool has_left;     /* the attendant is gone: nobody emits */
     bool is_emitting;  /* the attendant has outputs that it took and that are not emitted yet */
     bool has_told_end; /* the attendant knows that the machine has ended */
     int failed_by;     /* FTVM_KVM_BY_..., unless the program ended: that is state */
+    unsigned ended_on; /* the processor that ended it */
     uint64_t failure_detail;
     bool has_times;  /* `times` holds since the machine was paused */
     bool owes_times; /* ... and is to be put in force when it runs: it was loaded */
@@ -106,5 +121,21 @@ struct ftvm_kvm {
     uint8_t keys[KVM_KEYS_WAITING_MAX];
     kvm_frame frames[KVM_FRAMES_WAITING_MAX];
 };
+
+/* Whether it runs a system: with interrupt controllers, at any privilege level. */
+static inline bool kvm_is_system(const ftvm_kvm *machine)
+{
+    return machine->config.processors != 0;
+}
+
+/* Whether no processor runs or is about to. */
+static inline bool kvm_is_still(const ftvm_kvm *machine)
+{
+    for (unsigned i = 0; i < machine->cpu_count; i++) {
+        if (machine->cpus[i].is_running)
+            return false;
+    }
+    return true;
+}
 
 #endif

@@ -6,10 +6,12 @@
 #include <sys/ioctl.h>
 
 #include "bus.h"
+#include "chips.h"
 #include "clock.h"
 
 #define MAGIC UINT64_C(0x0a4d564b5654460a) /* "\nFTVKVM\n" */
 #define VERSION 1
+enum { MSR_CLOCK = 0x4b564d01, CLOCK_ENABLED = 1, CLOCK_BYTES = 32 };
 #define KHZ_APART_PER_MILLION 250 /* as KVM itself tolerates without scaling */
 
 typedef struct {
@@ -25,10 +27,11 @@ typedef struct {
     size_t offset; /* in kvm_processor */
     size_t bytes;
     const char *name;
+    bool is_of_systems;
 } part;
 
 #define PART(GET, SET, member, name) \
-    {GET, SET, offsetof(kvm_processor, member), sizeof((kvm_processor *)0)->member, name}
+    {GET, SET, offsetof(kvm_processor, member), sizeof((kvm_processor *)0)->member, name, false}
 
 /* In the order in which they are set: what the control registers say decides what else is allowed; events last, as some
  * of the others clear them. */
@@ -37,11 +40,18 @@ static const part parts[] = {
     PART(KVM_GET_XCRS, KVM_SET_XCRS, extended_control, "extended control registers"),
     PART(KVM_GET_XSAVE, KVM_SET_XSAVE, extended, "floating-point and vector registers"),
     PART(KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS, debug, "debug registers"),
+    {KVM_GET_LAPIC, KVM_SET_LAPIC, offsetof(kvm_processor, interrupts), sizeof(struct kvm_lapic_state),
+     "interrupt controller", true},
     PART(KVM_GET_MP_STATE, KVM_SET_MP_STATE, activity, "activity"),
     PART(KVM_GET_REGS, KVM_SET_REGS, registers, "general registers"),
     PART(KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, events, "pending events"),
 };
 enum { PART_COUNT = sizeof parts / sizeof parts[0] };
+
+static bool has_part(const ftvm_kvm *machine, size_t number)
+{
+    return !parts[number].is_of_systems || kvm_is_system(machine);
+}
 
 static uint32_t fill(const ftvm_kvm *machine, const uint64_t *values, msr_table *table)
 {
@@ -51,11 +61,11 @@ static uint32_t fill(const ftvm_kvm *machine, const uint64_t *values, msr_table 
     return machine->msrs.count;
 }
 
-static int read_msrs(const ftvm_kvm *machine, uint64_t *values)
+static int read_msrs(const ftvm_kvm *machine, unsigned number, uint64_t *values)
 {
     msr_table table;
     uint32_t count = fill(machine, values, &table);
-    int got = ioctl(machine->vcpu, KVM_GET_MSRS, &table);
+    int got = ioctl(machine->cpus[number].fd, KVM_GET_MSRS, &table);
     if (got != (int)count)
         return got < 0 ? -errno : -EIO;
     for (uint32_t i = 0; i < count; i++)
@@ -63,25 +73,32 @@ static int read_msrs(const ftvm_kvm *machine, uint64_t *values)
     return 0;
 }
 
-int kvm_processor_read(const ftvm_kvm *machine, kvm_processor *processor)
+int kvm_processor_read(const ftvm_kvm *machine, unsigned number, kvm_processor *processor)
 {
     memset(processor, 0, sizeof *processor);
     for (size_t i = 0; i < PART_COUNT; i++) {
-        if (ioctl(machine->vcpu, parts[i].get, (char *)processor + parts[i].offset) < 0)
+        if (has_part(machine, i) &&
+            ioctl(machine->cpus[number].fd, parts[i].get, (char *)processor + parts[i].offset) < 0)
             return -errno;
     }
-    return read_msrs(machine, processor->msrs);
+    return read_msrs(machine, number, processor->msrs);
 }
 
-const char *kvm_processor_write(const ftvm_kvm *machine, const kvm_processor *processor)
+const char *kvm_processor_write(const ftvm_kvm *machine, unsigned number, const kvm_processor *processor)
 {
-    msr_table table;
     for (size_t i = 0; i < PART_COUNT; i++) {
-        if (ioctl(machine->vcpu, parts[i].set, (const char *)processor + parts[i].offset) < 0)
+        if (has_part(machine, i) &&
+            ioctl(machine->cpus[number].fd, parts[i].set, (const char *)processor + parts[i].offset) < 0)
             return parts[i].name;
     }
-    uint32_t count = fill(machine, processor->msrs, &table);
-    return ioctl(machine->vcpu, KVM_SET_MSRS, &table) == (int)count ? NULL : "model-specific registers";
+    return NULL;
+}
+
+const char *kvm_processor_write_msrs(const ftvm_kvm *machine, unsigned number, const kvm_processor *processor)
+{
+    msr_table table;
+    int count = (int)fill(machine, processor->msrs, &table);
+    return ioctl(machine->cpus[number].fd, KVM_SET_MSRS, &table) == count ? NULL : "model-specific registers";
 }
 
 /* --- bytes --- */
@@ -103,11 +120,54 @@ static uint64_t disk_bytes(const ftvm_kvm *machine)
     return machine->board.disk_bytes;
 }
 
+/* All that a takeover needs beside memory. */
+typedef struct {
+    kvm_core core;
+    kvm_processor processors[KVM_CPUS_MAX];
+    kvm_chips chips;
+    kvm_times times;
+} whole;
+
+/* Reads what KVM keeps. */
+static int read_kept(const ftvm_kvm *machine, whole *state)
+{
+    int error = 0;
+    for (unsigned i = 0; i < machine->cpu_count && error == 0; i++)
+        error = kvm_processor_read(machine, i, &state->processors[i]);
+    return error == 0 && kvm_is_system(machine) ? kvm_chips_read(machine, &state->chips) : error;
+}
+
+/* What a machine is made of beside memory: a byte of devices, and above it the number of a system's processors. */
+static uint32_t kind(const ftvm_kvm *machine)
+{
+    return machine->config.devices | machine->config.processors << 8;
+}
+
+static void write_processor(const ftvm_kvm *machine, const kvm_processor *processor, wire_writer *writer)
+{
+    for (size_t i = 0; i < PART_COUNT; i++) {
+        if (has_part(machine, i))
+            write_bytes(writer, (const char *)processor + parts[i].offset, parts[i].bytes);
+    }
+    for (uint32_t i = 0; i < machine->msrs.count; i++)
+        wire_write_u64(writer, processor->msrs[i]);
+}
+
+static void read_processor(const ftvm_kvm *machine, kvm_processor *processor, wire_reader *reader)
+{
+    for (size_t i = 0; i < PART_COUNT; i++) {
+        if (has_part(machine, i))
+            read_bytes(reader, (char *)processor + parts[i].offset, parts[i].bytes);
+    }
+    for (uint32_t i = 0; i < machine->msrs.count; i++)
+        processor->msrs[i] = wire_read_u64(reader);
+}
+
 static void write_head(const ftvm_kvm *machine, wire_writer *writer)
 {
     wire_write_u64(writer, MAGIC);
     wire_write_u32(writer, VERSION);
-    wire_write_u32(writer, machine->config.devices);
+    wire_write_u32(writer, kind(machine));
     wire_write_u64(writer, machine->config.ram_bytes);
     wire_write_u64(writer, disk_bytes(machine));
     write_bytes(writer, machine->cpu, sizeof machine->cpu);
@@ -119,9 +179,9 @@ static void write_head(const ftvm_kvm *machine, wire_writer *writer)
 
 int64_t kvm_state_save(ftvm_kvm *machine, uint8_t *state, size_t capacity)
 {
-    kvm_processor processor;
+    whole kept;
     wire_writer writer = {state, capacity, 0};
-    int error = kvm_processor_read(machine, &processor);
+    int error = read_kept(machine, &kept);
     if (error == 0 && !machine->has_times)
         error = kvm_clock_read(machine, &machine->times);
     if (error != 0)
@@ -129,10 +189,10 @@ int64_t kvm_state_save(ftvm_kvm *machine, uint8_t *state, size_t capacity)
     machine->has_times = true;
     write_head(machine, &writer);
     kvm_bus_save(&machine->core, &writer);
-    for (size_t i = 0; i < PART_COUNT; i++)
-        write_bytes(&writer, (const char *)&processor + parts[i].offset, parts[i].bytes);
-    for (uint32_t i = 0; i < machine->msrs.count; i++)
-        wire_write_u64(&writer, processor.msrs[i]);
+    for (unsigned i = 0; i < machine->cpu_count; i++)
+        write_processor(machine, &kept.processors[i], &writer);
+    if (kvm_is_system(machine))
+        write_bytes(&writer, &kept.chips, sizeof kept.chips);
     wire_write_u64(&writer, machine->times.clock_ns);
     wire_write_u64(&writer, machine->times.ticks);
     wire_write_u64(&writer, machine->times.wall_ns);
@@ -154,8 +214,8 @@ static const char *check_head(const ftvm_kvm *machine, wire_reader *reader)
         return "these bytes are not the state of a KVM machine";
     if (wire_read_u32(reader) != VERSION)
         return "the state is of another version";
-    if (wire_read_u32(reader) != machine->config.devices)
-        return "the state is of a machine with other devices";
+    if (wire_read_u32(reader) != kind(machine))
+        return "the state is of a machine with other devices, or another number of processors";
     if (wire_read_u64(reader) != machine->config.ram_bytes || wire_read_u64(reader) != disk_bytes(machine))
         return "the state is of a machine with another size of memory or disk";
     read_bytes(reader, cpu, sizeof cpu);
@@ -168,11 +228,12 @@ static const char *check_head(const ftvm_kvm *machine, wire_reader *reader)
     return check_msrs(machine, reader);
 }
 
-typedef struct {
-    kvm_core core;
-    kvm_processor processor;
-    kvm_times times;
-} whole;
+/* A program's processor always runs; a system's may also wait for an interrupt, or for its start. */
+static bool may_be_so(const ftvm_kvm *machine, const kvm_processor *processor)
+{
+    uint32_t activity = processor->activity.mp_state;
+    return activity == KVM_MP_STATE_RUNNABLE || (kvm_is_system(machine) && activity <= KVM_MP_STATE_SIPI_RECEIVED);
+}
 
 static const char *parse(const ftvm_kvm *machine, const uint8_t *state, size_t bytes, whole *read)
 {
@@ -182,25 +243,79 @@ static const char *parse(const ftvm_kvm *machine, const uint8_t *state, size_t b
         wrong = kvm_bus_load(&read->core, &reader);
     if (wrong != NULL)
         return wrong;
-    for (size_t i = 0; i < PART_COUNT; i++)
-        read_bytes(&reader, (char *)&read->processor + parts[i].offset, parts[i].bytes);
-    for (uint32_t i = 0; i < machine->msrs.count; i++)
-        read->processor.msrs[i] = wire_read_u64(&reader);
+    bool is_possible = true;
+    for (unsigned i = 0; i < machine->cpu_count; i++) {
+        read_processor(machine, &read->processors[i], &reader);
+        is_possible &= may_be_so(machine, &read->processors[i]);
+    }
+    if (kvm_is_system(machine))
+        read_bytes(&reader, &read->chips, sizeof read->chips);
     read->times.clock_ns = wire_read_u64(&reader);
     read->times.ticks = wire_read_u64(&reader);
     read->times.wall_ns = wire_read_u64(&reader);
     if (reader.length != bytes)
         return reader.length > bytes ? "the state is cut short" : "the state is too long";
-    return read->processor.activity.mp_state == KVM_MP_STATE_RUNNABLE ? NULL : "the processor is not runnable";
+    return is_possible ? NULL : "a processor is not runnable";
 }
 
-static const char *put_in_force(const ftvm_kvm *machine, const whole *state)
+/* Where KVM writes the time for a processor that says so, NULL if it does not. */
+static uint8_t *clock_place(const ftvm_kvm *machine, const kvm_processor *processor)
 {
-    const char *wrong = kvm_processor_write(machine, &state->processor);
+    for (uint32_t i = 0; i < machine->msrs.count; i++) {
+        uint64_t value = processor->msrs[i], at = value & ~(uint64_t)CLOCK_ENABLED;
+        if (machine->msrs.index[i] == MSR_CLOCK && (value & CLOCK_ENABLED) != 0 &&
+            device_is_ram(&machine->board, at, CLOCK_BYTES))
+            return machine->config.ram + at;
+    }
+    return NULL;
+}
+
+/* Memory is loaded, and KVM may write the time there when it is told the place, not only when the guest runs: but what
+ * is loaded is to be as it was saved. */
+typedef uint8_t clock_images[KVM_CPUS_MAX][CLOCK_BYTES];
+
+static void keep_clocks(const ftvm_kvm *machine, const whole *state, clock_images images, bool is_to_be_restored)
+{
+    for (unsigned i = 0; i < machine->cpu_count; i++) {
+        uint8_t *place = clock_place(machine, &state->processors[i]);
+        if (place != NULL && is_to_be_restored)
+            memcpy(place, images[i], CLOCK_BYTES);
+        else if (place != NULL)
+            memcpy(images[i], place, CLOCK_BYTES);
+    }
+}
+
+/* Has KVM write no time to where the machine wanted it before. */
+static void forget_clocks(const ftvm_kvm *machine)
+{
+    struct {
+        struct kvm_msrs head;
+        struct kvm_msr_entry entry;
+    } msr = {.head = {.nmsrs = 1}, .entry = {.index = MSR_CLOCK}};
+    for (unsigned i = 0; i < machine->cpu_count; i++)
+        (void)ioctl(machine->cpus[i].fd, KVM_SET_MSRS, &msr); /* refused: it knows no such clock */
+}
+
+/* In the order that KVM wants: processors, the time, what happens at a time, and last who interrupts them. */
+static const char *put_in_force(ftvm_kvm *machine, const whole *state)
+{
+    const char *wrong = NULL;
+    clock_images images;
+    keep_clocks(machine, state, images, false);
+    forget_clocks(machine);
+    for (unsigned i = 0; i < machine->cpu_count && wrong == NULL; i++)
+        wrong = kvm_processor_write(machine, i, &state->processors[i]);
     if (wrong != NULL)
         return wrong;
     int error = kvm_clock_go_on(machine, &state->times);
-    return error == 0 ? NULL : error == -ERANGE ? "time stamp counter: it would go back" : "clocks";
+    if (error != 0)
+        return error == -ERANGE ? "time stamp counter: it would go back" : "clocks";
+    for (unsigned i = 0; i < machine->cpu_count && wrong == NULL; i++)
+        wrong = kvm_processor_write_msrs(machine, i, &state->processors[i]);
+    if (wrong == NULL && kvm_is_system(machine) && !kvm_chips_write(machine, &state->chips))
+        wrong = "interrupt controllers";
+    keep_clocks(machine, state, images, true);
+    return wrong;
 }
 
 static int refuse(char *wrong, const char *why, const char *what)
@@ -216,7 +331,7 @@ int kvm_state_load(ftvm_kvm *machine, const uint8_t *state, size_t bytes, char *
     const char *reason = parse(machine, state, bytes, &loaded);
     if (reason != NULL)
         return refuse(wrong, reason, "");
-    int error = kvm_processor_read(machine, &before.processor);
+    int error = read_kept(machine, &before);
     if (error == 0 && !machine->has_times)
         error = kvm_clock_read(machine, &before.times);
     if (error != 0)

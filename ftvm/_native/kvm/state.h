@@ -17,15 +17,18 @@ typedef struct {
     struct kvm_xcrs extended_control;
     struct kvm_vcpu_events events;
     struct kvm_debugregs debug;
+    struct kvm_lapic_state interrupts; /* of a system's only */
     struct kvm_mp_state activity;
     uint64_t msrs[KVM_MSRS_MAX]; /* in the order of the machine's list */
 } kvm_processor;
 
-/* Reads the processor. Returns 0 or a negative errno. */
-int kvm_processor_read(const ftvm_kvm *machine, kvm_processor *processor);
+/* Reads a processor. Returns 0 or a negative errno. */
+int kvm_processor_read(const ftvm_kvm *machine, unsigned number, kvm_processor *processor);
 
-/* Has the processor be such. Returns NULL, or what KVM did not take: it is then in part the one, in part the other. */
-const char *kvm_processor_write(const ftvm_kvm *machine, const kvm_processor *processor);
+/* Has a processor be such, but for its model-specific registers: these come behind the clocks, as among them are times
+ * by the clocks. Both return NULL, or what KVM did not take: it is then in part the one, in part the other. */
+const char *kvm_processor_write(const ftvm_kvm *machine, unsigned number, const kvm_processor *processor);
+const char *kvm_processor_write_msrs(const ftvm_kvm *machine, unsigned number, const kvm_processor *processor);
 
 /* What ftvm_kvm_save and ftvm_kvm_load do; the lock is held, and the machine is paused. */
 int64_t kvm_state_save(ftvm_kvm *machine, uint8_t *state, size_t capacity);

@@ -32,6 +32,13 @@ int ftvm_kvm_boot(ftvm_kvm *machine, uint64_t pc, uint64_t stack, uint64_t page_
     return -ENOSYS;
 }
 
+int ftvm_kvm_boot_system(ftvm_kvm *machine, uint64_t pc, uint64_t page_table, uint64_t segments,
+                         uint64_t boot_parameters)
+{
+    (void)machine, (void)pc, (void)page_table, (void)segments, (void)boot_parameters;
+    return -ENOSYS;
+}
+
 void ftvm_kvm_resume(ftvm_kvm *machine)
 {
     (void)machine;
@@ -94,9 +101,9 @@ int ftvm_kvm_ended_by(ftvm_kvm *machine, uint64_t *detail, uint64_t *pc)
     return FTVM_KVM_NOT_ENDED;
 }
 
-int64_t ftvm_kvm_clock_page(ftvm_kvm *machine)
+int64_t ftvm_kvm_clock_page(ftvm_kvm *machine, uint32_t processor)
 {
-    (void)machine;
+    (void)machine, (void)processor;
     return -1;
 }
 

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "bus.h"
+#include "chips.h"
 #include "clock.h"
 
 enum { ACCESSES_UNFINISHED_MAX = 64 };
@@ -43,12 +44,24 @@ static void take_only_kicks(void)
 }
 
 /* immediate_exit ends the next KVM_RUN where the signal came just before it. */
+static void leave_guest(kvm_cpu *cpu)
+{
+    if (!cpu->is_in_guest)
+        return;
+    __atomic_store_n(&cpu->run->immediate_exit, 1, __ATOMIC_RELEASE);
+    pthread_kill(cpu->thread, kick_signal());
+}
+
 void kvm_vcpu_kick(ftvm_kvm *machine)
 {
-    if (machine->is_in_guest) {
-        __atomic_store_n(&machine->run->immediate_exit, 1, __ATOMIC_RELEASE);
-        pthread_kill(machine->thread, kick_signal());
-    }
+    for (unsigned i = 0; i < machine->cpu_count; i++)
+        leave_guest(&machine->cpus[i]);
+    pthread_cond_broadcast(&machine->changed);
+}
+
+void kvm_vcpu_nudge(ftvm_kvm *machine)
+{
+    leave_guest(&machine->cpus[0]);
     pthread_cond_broadcast(&machine->changed);
 }
 
@@ -66,28 +79,29 @@ static void fail(ftvm_kvm *machine, int failed_by, uint64_t detail)
 
 /* --- exits --- */
 
-static void serve_port(ftvm_kvm *machine)
+static void serve_port(kvm_cpu *cpu)
 {
-    struct kvm_run *run = machine->run;
+    struct kvm_run *run = cpu->run;
     uint8_t *data = (uint8_t *)run + run->io.data_offset;
-    machine->has_access = true;
+    cpu->has_access = true;
     for (uint32_t i = 0; i < run->io.count; i++, data += run->io.size)
-        kvm_bus_port(machine, run->io.port, run->io.direction == KVM_EXIT_IO_OUT, run->io.size, data);
+        kvm_bus_port(cpu->machine, run->io.port, run->io.direction == KVM_EXIT_IO_OUT, run->io.size, data);
 }
 
-static void serve_memory(ftvm_kvm *machine)
+static void serve_memory(kvm_cpu *cpu)
 {
-    struct kvm_run *run = machine->run;
-    machine->has_access = true;
-    kvm_bus_memory(machine, run->mmio.phys_addr, run->mmio.is_write != 0, run->mmio.len, run->mmio.data);
+    struct kvm_run *run = cpu->run;
+    cpu->has_access = true;
+    kvm_bus_memory(cpu->machine, run->mmio.phys_addr, run->mmio.is_write != 0, run->mmio.len, run->mmio.data);
 }
 
-static void serve_exit(ftvm_kvm *machine)
+static void serve_exit(kvm_cpu *cpu)
 {
-    const struct kvm_run *run = machine->run;
+    ftvm_kvm *machine = cpu->machine;
+    const struct kvm_run *run = cpu->run;
     switch (run->exit_reason) {
-    case KVM_EXIT_IO: serve_port(machine); break;
-    case KVM_EXIT_MMIO: serve_memory(machine); break;
+    case KVM_EXIT_IO: serve_port(cpu); break;
+    case KVM_EXIT_MMIO: serve_memory(cpu); break;
     case KVM_EXIT_INTR: break;
     case KVM_EXIT_HLT: fail(machine, FTVM_KVM_BY_HALT, 0); break;
     case KVM_EXIT_SHUTDOWN: fail(machine, FTVM_KVM_BY_SHUTDOWN, 0); break;
@@ -99,43 +113,68 @@ static void serve_exit(ftvm_kvm *machine)
     }
 }
 
-static void take_result(ftvm_kvm *machine, int result, int error)
+/* EAGAIN: a processor that slept since its reset was woken. */
+static void take_result(kvm_cpu *cpu, int result, int error)
 {
+    ftvm_kvm *machine = cpu->machine;
+    if (kvm_vcpu_has_ended(machine))
+        return; /* another processor ended it meanwhile */
     if (result == 0)
-        serve_exit(machine);
-    else if (error != EINTR)
+        serve_exit(cpu);
+    else if (error != EINTR && error != EAGAIN)
         fail(machine, FTVM_KVM_BY_ERRNO, (uint64_t)error);
+    kvm_chips_update(machine);
+    if (kvm_vcpu_has_ended(machine)) {
+        machine->ended_on = (unsigned)(cpu - machine->cpus);
+        kvm_vcpu_kick(machine);
+    }
 }
 
 /* KVM finishes an access (the value read, the instruction pointer) when it is entered the next time: enter it, and have
  * it leave at once. An access of several parts goes on with the next one. */
-static void finish_access(ftvm_kvm *machine)
+static void finish_access(kvm_cpu *cpu)
 {
-    for (unsigned i = 0; machine->has_access && !kvm_vcpu_has_ended(machine); i++) {
+    for (unsigned i = 0; cpu->has_access && !kvm_vcpu_has_ended(cpu->machine); i++) {
         if (i == ACCESSES_UNFINISHED_MAX) {
-            fail(machine, FTVM_KVM_BY_INTERNAL, UINT64_MAX);
+            fail(cpu->machine, FTVM_KVM_BY_INTERNAL, UINT64_MAX);
             return;
         }
-        machine->has_access = false;
-        machine->run->immediate_exit = 1;
-        int result = ioctl(machine->vcpu, KVM_RUN, 0);
-        take_result(machine, result, errno);
+        cpu->has_access = false;
+        cpu->run->immediate_exit = 1;
+        int result = ioctl(cpu->fd, KVM_RUN, 0);
+        take_result(cpu, result, errno);
     }
-    machine->has_access = false;
+    cpu->has_access = false;
 }
 
-static void enter(ftvm_kvm *machine)
+/* Tells the attendant what was said since there were `before` outputs; stops behind them if that is wanted. */
+static void publish(ftvm_kvm *machine, size_t before)
 {
-    machine->has_access = false;
-    __atomic_store_n(&machine->run->immediate_exit, 0, __ATOMIC_RELEASE);
-    machine->is_in_guest = true;
+    if (machine->board.output.count == before)
+        return;
+    if (machine->stops_at_output) {
+        machine->is_wanted = false;
+        kvm_vcpu_kick(machine);
+    }
+    pthread_cond_broadcast(&machine->changed);
+}
+
+/* The lock is free while the processor is in the guest, so another one may say something then, and publish it. */
+static void enter(kvm_cpu *cpu)
+{
+    ftvm_kvm *machine = cpu->machine;
+    cpu->has_access = false;
+    __atomic_store_n(&cpu->run->immediate_exit, 0, __ATOMIC_RELEASE);
+    cpu->is_in_guest = true;
     pthread_mutex_unlock(&machine->lock);
-    int result = ioctl(machine->vcpu, KVM_RUN, 0);
+    int result = ioctl(cpu->fd, KVM_RUN, 0);
     int error = errno;
     pthread_mutex_lock(&machine->lock);
-    machine->is_in_guest = false;
+    size_t before = machine->board.output.count;
+    cpu->is_in_guest = false;
     machine->exits++;
-    take_result(machine, result, error);
+    take_result(cpu, result, error);
+    publish(machine, before);
 }
 
 /* --- the loop --- */
@@ -169,30 +208,26 @@ static bool is_awake(ftvm_kvm *machine)
     return false;
 }
 
-/* Tells the attendant what was said since there were `before` outputs; stops behind them if that is wanted. */
-static void publish(ftvm_kvm *machine, size_t before)
-{
-    if (machine->board.output.count == before)
-        return;
-    if (machine->stops_at_output)
-        machine->is_wanted = false;
-    pthread_cond_broadcast(&machine->changed);
-}
-
-static void turn(ftvm_kvm *machine)
+/* Gives the devices what waits for them. Returns whether that made an output, as a line that was owed does. */
+static bool feed(ftvm_kvm *machine)
 {
     size_t before = machine->board.output.count;
-    if (device_output_is_tight(&machine->board.output)) {
-        pthread_cond_wait(&machine->changed, &machine->lock);
-        return;
-    }
     kvm_bus_feed(machine);
     if (machine->owes_line)
         kvm_bus_flush(machine);
     machine->owes_line = false;
-    if (machine->board.output.count == before && is_awake(machine))
-        enter(machine);
+    kvm_chips_update(machine);
     publish(machine, before);
+    return machine->board.output.count != before;
+}
+
+static void turn(kvm_cpu *cpu)
+{
+    ftvm_kvm *machine = cpu->machine;
+    if (device_output_is_tight(&machine->board.output))
+        pthread_cond_wait(&machine->changed, &machine->lock);
+    else if (!feed(machine) && is_awake(machine))
+        enter(cpu);
 }
 
 static bool may_run(const ftvm_kvm *machine)
@@ -200,11 +235,12 @@ static bool may_run(const ftvm_kvm *machine)
     return machine->is_wanted && !machine->is_closing && !kvm_vcpu_has_ended(machine);
 }
 
-static void stand_still(ftvm_kvm *machine)
+static void stand_still(kvm_cpu *cpu)
 {
-    if (machine->is_running)
-        finish_access(machine);
-    machine->is_running = false;
+    ftvm_kvm *machine = cpu->machine;
+    if (cpu->is_running)
+        finish_access(cpu);
+    cpu->is_running = false;
     pthread_cond_broadcast(&machine->changed);
     while (!may_run(machine) && !machine->is_closing)
         pthread_cond_wait(&machine->changed, &machine->lock);
@@ -212,19 +248,20 @@ static void stand_still(ftvm_kvm *machine)
 
 void *kvm_vcpu_main(void *argument)
 {
-    ftvm_kvm *machine = argument;
+    kvm_cpu *cpu = argument;
+    ftvm_kvm *machine = cpu->machine;
     take_only_kicks();
     pthread_mutex_lock(&machine->lock);
     while (!machine->is_closing) {
         if (!may_run(machine)) {
-            stand_still(machine);
+            stand_still(cpu);
             continue;
         }
-        machine->is_running = true;
+        cpu->is_running = true;
         machine->has_times = false;
-        turn(machine);
+        turn(cpu);
     }
-    machine->is_running = false;
+    cpu->is_running = false;
     pthread_cond_broadcast(&machine->changed);
     pthread_mutex_unlock(&machine->lock);
     return NULL;

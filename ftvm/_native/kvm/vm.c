@@ -8,11 +8,19 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "chips.h"
+
 enum { CPUID_ENTRIES_MAX = 256, MSRS_LISTED_MAX = 1024, XSAVE_BYTES = 4096 };
-enum { LEAF_VENDOR = 0, LEAF_MODEL = 1, LEAF_TOPOLOGY = 0xb, LEAF_TOPOLOGY_2 = 0x1f, LEAF_PARAVIRTUAL = 0x40000001 };
+enum { LEAF_VENDOR = 0, LEAF_MODEL = 1, LEAF_CACHES = 4, LEAF_TOPOLOGY = 0xb, LEAF_TOPOLOGY_2 = 0x1f, LEAF_PARAVIRTUAL = 0x40000001 };
 #define LEAF_EXTENDED 0x80000001u
 #define LEAF_AMD_TOPOLOGY 0x8000001eu
+#define LEAF_AMD_POWER 0x80000007u
+#define LEAF_AMD_SIZES 0x80000008u
 #define MODEL_ECX_VMX (1u << 5)
+#define MODEL_ECX_DEADLINE (1u << 24)
+#define MODEL_ECX_HYPERVISOR (1u << 31)
+#define MODEL_EDX_SEVERAL (1u << 28)
+#define POWER_EDX_INVARIANT (1u << 8)
 #define EXTENDED_ECX_SVM (1u << 2)
 #define MODEL_EBX_APIC_ID 0xff000000u
 
@@ -35,12 +43,23 @@ static const uint32_t needed[] = {
     KVM_CAP_DEBUGREGS,   KVM_CAP_MP_STATE,       KVM_CAP_ADJUST_CLOCK, KVM_CAP_GET_TSC_KHZ,
 };
 
-static int check_capabilities(int system)
+static const uint32_t needed_by_systems[] = {KVM_CAP_IRQCHIP, KVM_CAP_SET_TSS_ADDR, KVM_CAP_TSC_DEADLINE_TIMER,
+                                             KVM_CAP_KVMCLOCK_CTRL};
+
+static bool has_all(int system, const uint32_t *capabilities, size_t count)
 {
-    for (size_t i = 0; i < sizeof needed / sizeof needed[0]; i++) {
-        if (ioctl(system, KVM_CHECK_EXTENSION, needed[i]) <= 0)
-            return -ENOTSUP;
+    for (size_t i = 0; i < count; i++) {
+        if (ioctl(system, KVM_CHECK_EXTENSION, capabilities[i]) <= 0)
+            return false;
     }
+    return true;
+}
+
+static int check_capabilities(int system, bool is_for_system)
+{
+    if (!has_all(system, needed, sizeof needed / sizeof needed[0]) ||
+        (is_for_system && !has_all(system, needed_by_systems, sizeof needed_by_systems / sizeof needed_by_systems[0])))
+        return -ENOTSUP;
     /* More would be state that KVM_GET_XSAVE does not give; 0: a kernel that knows of no more. */
     return ioctl(system, KVM_CHECK_EXTENSION, KVM_CAP_XSAVE2) <= XSAVE_BYTES ? 0 : -ENOTSUP;
 }
@@ -95,7 +114,34 @@ static void name_processor(const cpuid_table *table, char *name, size_t capacity
     snprintf(name, capacity, "%s-%u-%u-%u/%016llx", vendor, family, model, stepping, (unsigned long long)features);
 }
 
-static int set_processor(ftvm_kvm *machine)
+/* Says to a system which of how many processors this is: packages of one core each. Its time comes by KVM's clock, as a
+ * counter that never changes its rate is more than a takeover can promise. */
+static void place(struct kvm_cpuid_entry2 *entry, uint32_t number, uint32_t count)
+{
+    switch (entry->function) {
+    case LEAF_MODEL:
+        entry->ebx = (entry->ebx & 0xffffu) | count << 16 | number << 24;
+        entry->ecx |= MODEL_ECX_HYPERVISOR | MODEL_ECX_DEADLINE;
+        entry->edx = (entry->edx & ~MODEL_EDX_SEVERAL) | (count > 1 ? MODEL_EDX_SEVERAL : 0);
+        break;
+    case LEAF_CACHES: entry->eax = (entry->eax & 0x3fffu) | (count - 1) << 26; break;
+    case LEAF_TOPOLOGY:
+    case LEAF_TOPOLOGY_2:
+        entry->eax = entry->ebx = entry->ecx = 0; /* not told this way */
+        entry->edx = number;
+        break;
+    case LEAF_AMD_POWER: entry->edx &= ~POWER_EDX_INVARIANT; break;
+    case LEAF_AMD_SIZES: entry->ecx = count - 1; break;
+    case LEAF_AMD_TOPOLOGY:
+        entry->eax = entry->ebx = number;
+        entry->ecx = 0;
+        break;
+    default: break;
+    }
+}
+
+/* Tells each processor what it can do. */
+static int set_processors(ftvm_kvm *machine)
 {
     cpuid_table table = {.head = {.nent = CPUID_ENTRIES_MAX}};
     if (ioctl(machine->system, KVM_GET_SUPPORTED_CPUID, &table) != 0)
@@ -103,7 +149,13 @@ static int set_processor(ftvm_kvm *machine)
     for (uint32_t i = 0; i < table.head.nent; i++)
         trim(&table.entries[i]);
     name_processor(&table, machine->cpu, sizeof machine->cpu);
-    return ioctl(machine->vcpu, KVM_SET_CPUID2, &table) == 0 ? 0 : -errno;
+    for (unsigned number = 0; number < machine->cpu_count; number++) {
+        for (uint32_t i = 0; i < table.head.nent && kvm_is_system(machine); i++)
+            place(&table.entries[i], number, machine->cpu_count);
+        if (ioctl(machine->cpus[number].fd, KVM_SET_CPUID2, &table) != 0)
+            return -errno;
+    }
+    return 0;
 }
 
 /* --- registers by number --- */
@@ -131,7 +183,7 @@ static int list_msrs(ftvm_kvm *machine)
     if (ioctl(machine->system, KVM_GET_MSR_INDEX_LIST, &table) != 0)
         return -errno;
     for (uint32_t i = 0; i < table.head.nmsrs; i++) {
-        if (is_skipped(table.index[i]) || !goes_both_ways(machine->vcpu, table.index[i]))
+        if (is_skipped(table.index[i]) || !goes_both_ways(machine->cpus[0].fd, table.index[i]))
             continue;
         if (machine->msrs.count == KVM_MSRS_MAX)
             return -E2BIG;
@@ -153,7 +205,7 @@ static int open_system(ftvm_kvm *machine, enum ftvm_kvm_step *step)
     if (version != KVM_API_VERSION)
         return version < 0 ? -errno : -EPROTO;
     *step = FTVM_KVM_CAPABILITY;
-    return check_capabilities(machine->system);
+    return check_capabilities(machine->system, kvm_is_system(machine));
 }
 
 static int give_memory(const ftvm_kvm *machine)
@@ -163,36 +215,53 @@ static int give_memory(const ftvm_kvm *machine)
     return ioctl(machine->vm, KVM_SET_USER_MEMORY_REGION, &region) == 0 ? 0 : -errno;
 }
 
-static int map_run(ftvm_kvm *machine)
+static int make_processor(ftvm_kvm *machine, unsigned number)
 {
-    int bytes = ioctl(machine->system, KVM_GET_VCPU_MMAP_SIZE, 0);
-    if (bytes < (int)sizeof *machine->run)
-        return bytes < 0 ? -errno : -EPROTO;
-    void *run = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_SHARED, machine->vcpu, 0);
+    kvm_cpu *cpu = &machine->cpus[number];
+    cpu->fd = ioctl(machine->vm, KVM_CREATE_VCPU, number);
+    if (cpu->fd < 0)
+        return -errno;
+    void *run = mmap(NULL, machine->run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, cpu->fd, 0);
     if (run == MAP_FAILED)
         return -errno;
-    machine->run = run;
-    machine->run_bytes = (size_t)bytes;
+    cpu->run = run;
     return 0;
 }
 
-static int make_processor(ftvm_kvm *machine)
+static int make_processors(ftvm_kvm *machine)
 {
-    machine->vcpu = ioctl(machine->vm, KVM_CREATE_VCPU, 0);
-    if (machine->vcpu < 0)
-        return -errno;
-    int error = map_run(machine);
-    if (error == 0)
-        error = set_processor(machine);
-    int khz = ioctl(machine->vcpu, KVM_GET_TSC_KHZ, 0);
-    if (error == 0 && khz <= 0)
+    int bytes = ioctl(machine->system, KVM_GET_VCPU_MMAP_SIZE, 0);
+    if (bytes < (int)sizeof(struct kvm_run))
+        return bytes < 0 ? -errno : -EPROTO;
+    machine->run_bytes = (size_t)bytes;
+    int error = kvm_is_system(machine) ? kvm_chips_open(machine) : 0;
+    for (unsigned number = 0; number < machine->cpu_count && error == 0; number++)
+        error = make_processor(machine, number);
+    return error != 0 ? error : set_processors(machine);
+}
+
+static int learn_processor(ftvm_kvm *machine)
+{
+    int error = make_processors(machine);
+    if (error != 0)
+        return error;
+    int khz = ioctl(machine->cpus[0].fd, KVM_GET_TSC_KHZ, 0);
+    if (khz <= 0)
         return khz < 0 ? -errno : -EPROTO;
     machine->tsc_khz = (uint32_t)khz;
-    return error != 0 ? error : list_msrs(machine);
+    return list_msrs(machine);
+}
+
+static void prepare(ftvm_kvm *machine)
+{
+    machine->cpu_count = kvm_is_system(machine) ? machine->config.processors : 1;
+    for (unsigned i = 0; i < KVM_CPUS_MAX; i++)
+        machine->cpus[i] = (kvm_cpu){.machine = machine, .fd = -1};
 }
 
 int kvm_vm_open(ftvm_kvm *machine, enum ftvm_kvm_step *step)
 {
+    prepare(machine);
     int error = open_system(machine, step);
     if (error != 0)
         return error;
@@ -205,15 +274,21 @@ int kvm_vm_open(ftvm_kvm *machine, enum ftvm_kvm_step *step)
     if (error != 0)
         return error;
     *step = FTVM_KVM_CREATE;
-    return make_processor(machine);
+    return learn_processor(machine);
 }
 
 void kvm_vm_close(ftvm_kvm *machine)
 {
-    int *const descriptors[] = {&machine->vcpu, &machine->vm, &machine->system};
-    if (machine->run != NULL)
-        munmap(machine->run, machine->run_bytes);
-    machine->run = NULL;
+    int *const descriptors[] = {&machine->vm, &machine->system};
+    for (unsigned i = 0; i < machine->cpu_count; i++) {
+        kvm_cpu *cpu = &machine->cpus[i];
+        if (cpu->run != NULL)
+            munmap(cpu->run, machine->run_bytes);
+        if (cpu->fd >= 0)
+            close(cpu->fd);
+        cpu->run = NULL;
+        cpu->fd = -1;
+    }
     for (size_t i = 0; i < sizeof descriptors / sizeof descriptors[0]; i++) {
         if (*descriptors[i] >= 0)
             close(*descriptors[i]);

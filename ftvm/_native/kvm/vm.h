@@ -1,10 +1,10 @@
-/* vm: the virtual machine and its one processor, as KVM makes them, and what the processor can do. */
+/* vm: the virtual machine and its processors, as KVM makes them, and what a processor can do. */
 #ifndef FTVM_KVM_VM_H
 #define FTVM_KVM_VM_H
 
 #include "machine.h"
 
-/* Opens all descriptors and fills run, msrs, tsc_khz and cpu. Returns 0 or a negative errno; *step is what failed, and
+/* Opens all descriptors and fills cpus, msrs, tsc_khz and cpu. Returns 0 or a negative errno; *step is what failed, and
  * kvm_vm_close is still to be called. */
 int kvm_vm_open(ftvm_kvm *machine, enum ftvm_kvm_step *step);
 

@@ -5,5 +5,6 @@ machine's thread, its devices and its state are C: see ftvm/_native/kvm.h.
 """
 
 from ftvm.guests.kvm.guest import KvmGuest
+from ftvm.guests.kvm.system import KvmSystem
 
-__all__ = ["KvmGuest"]
+__all__ = ["KvmGuest", "KvmSystem"]

@@ -13,11 +13,12 @@ from typing import Final
 from ftvm._native.memory import NativeMemory
 from ftvm.capture.trackers import choose_tracker
 from ftvm.checkpoint import END_CHANNEL, Bitmap, Geometry, RegionShape
-from ftvm.errors import ClosedError, LocalProtocolError
+from ftvm.errors import ClosedError, ConfigError, LocalProtocolError
 from ftvm.guests.disk.kept import open_disk
-from ftvm.guests.elf import X86_64, parse_elf
+from ftvm.guests.elf import X86_64, Program, parse_elf
 from ftvm.guests.files import read_program_file
 from ftvm.guests.kvm.machine import DEVICE, KvmEndedBy, KvmMachine, KvmShape, News
+from ftvm.guests.kvm.system import KvmSystem
 from ftvm.interfaces import Capability, OutputSink, Region
 
 __all__ = ["KvmGuest"]
@@ -26,10 +27,11 @@ _DEFAULT_MAC: Final = bytes.fromhex("525400123456")
 
 
 class KvmGuest:
-    """A program on the processor under protection, by Linux's KVM. See `Guest` for the contract of each member.
+    """A program or a system on the processor under protection, by Linux's KVM. See `Guest` for each member's contract.
 
-    program       an x86-64 ELF executable for the machine, or its path; None for a standby, whose memory comes by the
-                  first copy
+    program       an x86-64 ELF executable for the machine, or its path; or a system to boot; None for a standby, whose
+                  memory comes by the first copy
+    processors    of a system, 1 to 4; 0 for a program, which has one without interrupts
     memory_bytes  size of RAM, at most 3 GiB
     mac           address of the network card; None for no card
     disk          the virtio block device: the path of a raw image, which is this guest's alone and is kept at its last
@@ -39,14 +41,15 @@ class KvmGuest:
     tracker       how written pages are found: "auto", "userfault" or "compare"
     device        where KVM is
 
-    Memory, card, size of the disk, entropy and the processor must be equal on both hosts. Raises ConfigError or
-    ImageError, before anything is left open.
+    Memory, card, size of the disk, entropy, the processor and their number must be equal on both hosts.
+    Raises ConfigError or ImageError, before anything is left open.
     """
 
     def __init__(
         self,
-        program: bytes | str | Path | None,
+        program: bytes | str | Path | KvmSystem | None,
         *,
+        processors: int = 0,
         memory_bytes: int = 64 << 20,
         mac: bytes | None = _DEFAULT_MAC,
         disk: bytes | int | str | Path = 0,
@@ -54,17 +57,24 @@ class KvmGuest:
         tracker: str = "auto",
         device: str = DEVICE,
     ) -> None:
-        image = program if isinstance(program, bytes) or program is None else read_program_file(Path(program))
-        loaded = None if image is None else parse_elf(image, ram_base=0, ram_bytes=memory_bytes, architecture=X86_64)
+        loaded = _load(program, processors, memory_bytes)
         with ExitStack() as undo:
             size_bytes, self._kept = open_disk(disk, boots=program is not None)
             if self._kept is not None:
                 undo.callback(self._kept.close)
-            shape = KvmShape(ram_bytes=memory_bytes, mac=mac, disk_bytes=size_bytes, has_entropy=has_entropy)
+            shape = KvmShape(
+                ram_bytes=memory_bytes,
+                mac=mac,
+                disk_bytes=size_bytes,
+                has_entropy=has_entropy,
+                processors=processors,
+            )
             memory = self._kept.memory if self._kept is not None else None
             self._machine = KvmMachine(shape, device=device, disk=memory)
             undo.callback(self._machine.close)
-            if loaded is not None:
+            if isinstance(loaded, KvmSystem):
+                self._machine.boot_system(loaded)
+            elif loaded is not None:
                 self._machine.boot(loaded)
             chosen = choose_tracker(NativeMemory([self._machine.ram.buffer]), tracker)
             undo.pop_all()
@@ -74,6 +84,7 @@ class KvmGuest:
         self._warning = f"each checkpoint compares every page: {chosen.reason}" if chosen.is_fallback else ""
         self._sink: OutputSink | None = None
         self._failure: str | None = None
+        self._is_system = processors > 0
         self._is_closed = False
         self._thread = threading.Thread(target=self._attend, name="kvm-guest", daemon=True)
 
@@ -169,8 +180,7 @@ class KvmGuest:
         if kept is not None:
             kept.require_readable()  # before anything is taken
         found = self._tracker.collect()
-        page = self._machine.clock_page
-        if page is not None:
+        for page in self._machine.clock_pages:
             found.words[0][page // 8] |= 1 << page % 8  # KVM writes it past all page tables: no tracker sees that
         if disk is None:
             return found
@@ -229,6 +239,21 @@ class KvmGuest:
 
     def _tell_end(self) -> None:
         ending = self._machine.ending
-        self._failure = str(ending)
-        if ending.by is KvmEndedBy.PROGRAM and ending.detail == 0:
-            self._attached().emit(END_CHANNEL, b"the program ended with code 0")
+        is_done = ending.by is KvmEndedBy.PROGRAM and ending.detail == 0
+        self._failure = "the system switched itself off" if is_done and self._is_system else str(ending)
+        if is_done:
+            self._attached().emit(END_CHANNEL, self._failure.encode())
+
+
+def _load(
+    program: bytes | str | Path | KvmSystem | None, processors: int, memory_bytes: int
+) -> Program | KvmSystem | None:
+    """Return what boots, a program taken apart. Raises ConfigError, ImageError."""
+    if isinstance(program, KvmSystem) and not processors:
+        raise ConfigError("a system needs a machine with processors=1 or more: with none it runs a program")
+    if program is None or isinstance(program, KvmSystem):
+        return program
+    if processors:
+        raise ConfigError("a program has one processor without interrupts: leave out `processors`")
+    image = program if isinstance(program, bytes) else read_program_file(Path(program))
+    return parse_elf(image, ram_base=0, ram_bytes=memory_bytes, architecture=X86_64)

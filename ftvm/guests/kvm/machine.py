@@ -17,6 +17,7 @@ from ftvm.errors import ClosedError, ConfigError, GuestError, TrackingLost
 from ftvm.guests.elf import Program
 from ftvm.guests.flagged import FlaggedMemory
 from ftvm.guests.kvm.boot import PAGE_TABLE, STACK_TOP, place_program
+from ftvm.guests.kvm.system import BOOT_PARAMETERS, SEGMENTS, KvmSystem, place_system
 from ftvm.units import PAGE_BYTES, PageCount, bytes_to_pages
 
 __all__ = ["DEVICE", "Ending", "KvmEndedBy", "KvmMachine", "KvmMemory", "KvmOutput", "KvmShape", "News", "check_device"]
@@ -25,6 +26,7 @@ DEVICE: Final = "/dev/kvm"
 GAP_NS_MAX: Final = int(lib.FTVM_KVM_GAP_NS_MAX)
 _RAM_BYTES_MAX: Final = int(lib.FTVM_KVM_RAM_BYTES_MAX)
 _DISK_BYTES_MAX: Final = 64 << 30
+PROCESSORS_MAX: Final = int(lib.FTVM_KVM_PROCESSORS_MAX)
 _CHANNELS: Final = {lib.FTVM_KVM_CHANNEL_CONSOLE: "console", lib.FTVM_KVM_CHANNEL_NET: "net0"}
 _OUTPUT_HEADER: Final = struct.Struct("<II")
 
@@ -40,6 +42,7 @@ class KvmEndedBy(Enum):
     ENTRY = lib.FTVM_KVM_BY_ENTRY
     EXIT = lib.FTVM_KVM_BY_EXIT
     ERRNO = lib.FTVM_KVM_BY_ERRNO
+    RESET = lib.FTVM_KVM_BY_RESET
 
 
 class News(Flag):
@@ -74,6 +77,8 @@ class Ending:
                 return f"KVM left the guest at {self.pc:#x} by exit {self.detail}, which this machine does not know"
             case KvmEndedBy.ERRNO:
                 return f"KVM_RUN failed: {os.strerror(self.detail)}"
+            case KvmEndedBy.RESET:
+                return f"the guest asked for a reset at {self.pc:#x}: this machine is switched off, not started again"
             case _:
                 return "it can run"
 
@@ -88,12 +93,14 @@ class KvmOutput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KvmShape:
-    """What a machine is made of; both hosts' must be equal. `mac` None means no network, `disk_bytes` 0 no disk."""
+    """What a machine is made of; both hosts' must be equal. `mac` None means no network, `disk_bytes` 0 no disk,
+    `processors` 0 a program's machine, without interrupts: with 1 to 4 it runs a system."""
 
     ram_bytes: int = 64 << 20
     mac: bytes | None = None
     disk_bytes: int = 0
     has_entropy: bool = False
+    processors: int = 0
 
     def __post_init__(self) -> None:
         if self.ram_bytes % PAGE_BYTES or not 0 < self.ram_bytes <= _RAM_BYTES_MAX:
@@ -102,11 +109,14 @@ class KvmShape:
             raise ConfigError(f"a machine's MAC address is 6 bytes, the first one even, not {self.mac.hex(':')!r}")
         if self.disk_bytes % PAGE_BYTES or not 0 <= self.disk_bytes <= _DISK_BYTES_MAX:
             raise ConfigError(f"a disk must be a multiple of {PAGE_BYTES} bytes, at most 64 GiB, not {self.disk_bytes}")
+        if not 0 <= self.processors <= PROCESSORS_MAX:
+            raise ConfigError(f"a system's machine has 1 to {PROCESSORS_MAX} processors, not {self.processors}")
 
     def __str__(self) -> str:
         net = self.mac.hex(":") if self.mac is not None else "none"
         entropy = "yes" if self.has_entropy else "no"
-        return f"ram={self.ram_bytes // 1024}KiB net={net} disk={self.disk_bytes // 1024}KiB entropy={entropy}"
+        shape = f"ram={self.ram_bytes // 1024}KiB net={net} disk={self.disk_bytes // 1024}KiB entropy={entropy}"
+        return f"{shape} processors={self.processors}" if self.processors else shape
 
     @property
     def devices(self) -> int:
@@ -114,6 +124,11 @@ class KvmShape:
         net = lib.FTVM_KVM_NET if self.mac is not None else 0
         block = lib.FTVM_KVM_BLOCK if self.disk_bytes else 0
         return int(net | block | (lib.FTVM_KVM_ENTROPY if self.has_entropy else 0))
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        """The places of virtio devices where there is one."""
+        return tuple(slot for slot in range(self.devices.bit_length()) if self.devices >> slot & 1)
 
 
 class KvmMemory:
@@ -155,6 +170,13 @@ class KvmMachine:
         error = lib.ftvm_kvm_boot(self._native, program.entry, STACK_TOP, PAGE_TABLE)
         if error:
             raise GuestError(f"KVM does not start a program at privilege level 3: {os.strerror(-error)}")
+
+    def boot_system(self, system: KvmSystem) -> None:
+        """Load a system into blank memory, and let the first processor begin there. Raises ImageError, GuestError."""
+        entry = place_system(system, self.ram.buffer, processors=self.shape.processors, slots=self.shape.slots)
+        error = lib.ftvm_kvm_boot_system(self._native, entry, PAGE_TABLE, SEGMENTS, BOOT_PARAMETERS)
+        if error:
+            raise GuestError(f"KVM does not start a system: {os.strerror(-error)}")
 
     @property
     def _native(self) -> Any:
@@ -219,12 +241,12 @@ class KvmMachine:
         return Ending(by, int(detail[0]), int(pc[0]))
 
     @property
-    def clock_page(self) -> int | None:
-        """The page that KVM writes unseen, or None. Raises TrackingLost if KVM does not tell."""
-        page = int(lib.ftvm_kvm_clock_page(self._native))
-        if page == -2:
+    def clock_pages(self) -> Sequence[int]:
+        """The pages that KVM writes unseen. Raises TrackingLost if KVM does not tell."""
+        pages = [int(lib.ftvm_kvm_clock_page(self._native, number)) for number in range(max(1, self.shape.processors))]
+        if -2 in pages:
             raise TrackingLost("KVM does not tell which page it writes the guest's clock to")
-        return None if page < 0 else page
+        return [page for page in pages if page >= 0]
 
     def save(self) -> bytes:
         """Return all state outside of memory and disk; only while paused. Raises GuestError."""
@@ -262,6 +284,7 @@ def _open(pointers: Sequence[Any], shape: KvmShape, device: str) -> Any:
         config.disk, config.disk_flags = pointers[2:4]
         config.disk_bytes = shape.disk_bytes
     config.devices = shape.devices
+    config.processors = shape.processors
     config.mac = list(shape.mac or bytes(6))
     step = ffi.new("enum ftvm_kvm_step *")
     error = lib.ftvm_kvm_open(pointers[0], config, step)
