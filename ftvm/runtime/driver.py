@@ -1,6 +1,7 @@
 """Drives one guest on one host: feeds its replica, performs the effects, and never waits.
 
-`step(now)` is all there is. The guest has its own thread or process: runner.py runs it, capture.py captures it.
+`step(now)` is all there is. The guest has its own thread or process: runner.py runs it, capture.py captures it. The
+protocol says what is to be done (protocol/effects.py), `_acts_of` who does it. How this host ends is in ending.py.
 """
 
 from collections.abc import Callable, Sequence
@@ -169,10 +170,6 @@ class Driver:
             self._report(PeerRefused(peer, error), now)
             self._perform()
 
-    def tell_trouble(self, error: str) -> None:
-        """Report that the transport could not send."""
-        self.tell(TransportTrouble(at=self._clock.now(), guest_id=self.settings.guest_id, error=error))
-
     def step(self, now: Nanos, *, is_round: bool = True, has_input: bool = True) -> Nanos | None:
         """Do what has come and what is due; return when to be called again if nothing comes before (None: only when
         something comes).
@@ -234,6 +231,8 @@ class Driver:
         if self._runner.is_running:
             self._runner.stall_or_go_on(must_stand_still=self._replica.must_stand_still())
 
+    # --- orders ----------------------------------------------------------------------------------------------------
+
     @property
     def engines(self) -> tuple[Engine, Engine] | None:
         """The engine in force, and the one that is to be, which may be the same; None unless the guest runs here."""
@@ -289,10 +288,25 @@ class Driver:
         """Pause the guest for good and do nothing more."""
         self._ending.halt(error)
 
+    # --- what is told ----------------------------------------------------------------------------------------------
+
     def status(self, now: Nanos) -> Status:
         """Return what there is to tell now."""
         standing = self._standings.look(self.view(), self.failure, now)
         return describe(self.settings, self.view(), standing, self._counters, self._capturer, self.failure, now)
+
+    def tell(self, event: Event) -> None:
+        """Report an event, which counts in the status."""
+        self._counters.count(event)
+        self._on_event(event)
+
+    def _pass_on(self, effect: do.Tell) -> None:
+        self._counters.count(effect.event)
+        self._on_event(effect.event)
+
+    def tell_trouble(self, error: str) -> None:
+        """Report that the transport could not send."""
+        self.tell(TransportTrouble(at=self._clock.now(), guest_id=self.settings.guest_id, error=error))
 
     # --- reports and effects ---------------------------------------------------------------------------------------
 
@@ -415,12 +429,3 @@ class Driver:
             self._ending.fail(outcome, StopKind.FAILED)
         else:
             self._report(outcome, self._clock.now())
-
-    def tell(self, event: Event) -> None:
-        """Report an event, which counts in the status."""
-        self._counters.count(event)
-        self._on_event(event)
-
-    def _pass_on(self, effect: do.Tell) -> None:
-        self._counters.count(effect.event)
-        self._on_event(effect.event)
