@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ftvm.lab.lines import JsonLine
+from ftvm.runtime.status import percentile
 from ftvm.units import PAGE_BYTES
 
 __all__ = ["HostFacts", "Ledger", "Move", "Takeover", "Totals"]
@@ -82,8 +83,7 @@ class Totals:
 
     def pause_us(self, percent: int) -> float:
         """Return a percentile of the pauses, by nearest rank; 0 if there were none."""
-        ordered = sorted(self.pauses_us)
-        return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else 0.0
+        return percentile(self.pauses_us, percent)
 
 
 class Ledger:

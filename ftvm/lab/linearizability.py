@@ -101,11 +101,10 @@ class Judgement:
         return len(self.findings) - self.acknowledged_lost
 
 
-def check(calls: Iterable[Call], *, writes_before: int = 0, keeps_order: bool = False) -> Judgement:
-    """Check a whole history.
+def check(calls: Iterable[Call], *, keeps_order: bool = False) -> Judgement:
+    """Check the whole history of a guest, from its first call on.
 
-    writes_before  how many PUTs the guest had applied when the first call was made
-    keeps_order    whether the network brings answers in the order in which the guest gave them
+    keeps_order  whether the network brings answers in the order in which the guest gave them
 
     Raises ConfigError if two PUTs wrote the same value to one key: then the answers do not tell them apart.
     """
@@ -118,7 +117,7 @@ def check(calls: Iterable[Call], *, writes_before: int = 0, keeps_order: bool = 
     findings += _check_answers(history)
     findings += _check_uptime(history)
     findings += _check_order(history) if keeps_order else ()
-    findings += _check_writes(history, writes_before)
+    findings += _check_writes(history)
     return Judgement(
         acknowledged=sum(call.is_acknowledged for call in history),
         unanswered=sum(call.returned_at is None for call in history),
@@ -295,7 +294,7 @@ def _check_order(history: Sequence[Call]) -> Iterator[Anomaly]:
             yield Anomaly(trouble=Trouble.OUT_OF_ORDER, evidence=f"{call} came after {newest[before - 1]}")
 
 
-def _check_writes(history: Sequence[Call], writes_before: int) -> Iterator[Anomaly]:
+def _check_writes(history: Sequence[Call]) -> Iterator[Anomaly]:
     """Find PUTs that acted twice or not at all, by the guest's own count of them."""
     by_uptime = sorted(_answered(history), key=lambda call: call.replies[0].uptime)
     for earlier, later in pairwise(by_uptime):
@@ -303,8 +302,8 @@ def _check_writes(history: Sequence[Call], writes_before: int) -> Iterator[Anoma
         if rise < (later.operation is Operation.PUT and later.is_acknowledged):
             evidence = f"{later} left it at {later.replies[0].writes}, {earlier} at {earlier.replies[0].writes} already"
             yield Anomaly(trouble=Trouble.ACTED_TWICE, evidence=evidence)
-    made = writes_before + sum(call.operation is Operation.PUT for call in history)
-    counted = max((call.replies[0].writes for call in by_uptime), default=writes_before)
+    made = sum(call.operation is Operation.PUT for call in history)
+    counted = max((call.replies[0].writes for call in by_uptime), default=0)
     if counted > made:
         yield Anomaly(trouble=Trouble.ACTED_TWICE, evidence=f"{counted} were counted, only {made} were asked for")
 

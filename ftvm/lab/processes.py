@@ -199,7 +199,7 @@ class Children:
 
     def run(self, name: str, command: Sequence[str], timeout_ns: int) -> None:
         """Run a process to its end. Raises BrokenError, with its last words, if it fails or takes too long."""
-        child = self.start(name, command, _ignore)
+        child = self.start(name, command, lambda _: None)
         child.is_expected_to_end = True
         ends_at = _now() + timeout_ns
         while child.is_alive and _now() < ends_at:
@@ -256,7 +256,3 @@ def _read(fd: int) -> bytes | None:
         return os.read(fd, READ_BYTES)
     except BlockingIOError:
         return None
-
-
-def _ignore(line: JsonLine) -> None:
-    del line

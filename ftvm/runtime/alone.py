@@ -195,10 +195,6 @@ def _copied(batch: PageBatch) -> PageBatch:
     )
 
 
-def _heard_by_nobody(event: Event) -> None:
-    """Nobody listens."""
-
-
 def record(
     guest: Guest,
     history: History,
@@ -223,5 +219,5 @@ def record(
         interval=interval,
         world=world if world is not None else CallbackWorld(),
         guest_id=guest_id,
-        on_event=on_event or _heard_by_nobody,
+        on_event=on_event or (lambda _: None),
     )

@@ -72,7 +72,7 @@ class ArbiterWorker:
         self._is_busy = True
         self._requests.put(request)
 
-    def first_place(self, timeout: float = FIRST_PLACE_SECONDS) -> str | None:
+    def first_place(self) -> str | None:
         """Return the place of the records, "" if the guest has none; None if that is not known within a while.
 
         To be called once, before the first request.
@@ -80,7 +80,7 @@ class ArbiterWorker:
         first: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self._requests.put(first)
         try:
-            return known_place(first.get(timeout=timeout))
+            return known_place(first.get(timeout=FIRST_PLACE_SECONDS))
         except queue.Empty:
             return None
 
@@ -156,10 +156,6 @@ class _Call(Generic[T]):
         self.is_done.set()
 
 
-def _tell_nobody() -> None:
-    """Nobody waits for the end."""
-
-
 class _Heart:
     """Lets an endpoint beat, from a separate thread."""
 
@@ -193,7 +189,7 @@ class Host:
         transport: Transport,
         clock: Clock,
         services: HostServices | None = None,
-        on_end: Callable[[], None] = _tell_nobody,
+        on_end: Callable[[], None] = lambda: None,
         *,
         is_urgent: bool = False,
     ) -> None:

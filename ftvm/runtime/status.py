@@ -33,6 +33,7 @@ __all__ = [
     "Histogram",
     "Percentiles",
     "Status",
+    "percentile",
     "percentiles",
 ]
 
@@ -75,12 +76,16 @@ class Histogram:
     sum_us: float
 
 
-def percentiles(samples: Sequence[float]) -> Percentiles:
-    """Return the median and the 99th percentile (nearest rank)."""
-    if not samples:
-        return Percentiles(0.0, 0.0)
+def percentile(samples: Sequence[float], percent: int) -> float:
+    """Return a percentile by nearest rank; 0 without samples."""
     ordered = sorted(samples)
-    return Percentiles(ordered[len(ordered) // 2], ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)])
+    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else 0.0
+
+
+def percentiles(samples: Sequence[float]) -> Percentiles:
+    """Return the median and the 99th percentile."""
+    ordered = sorted(samples)
+    return Percentiles(percentile(ordered, 50), percentile(ordered, 99))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

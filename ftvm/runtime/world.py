@@ -13,10 +13,6 @@ __all__ = ["CallbackWorld", "releases_of"]
 _INPUTS_WAITING_MAX: Final = 65_536
 
 
-def _ignore(output: Output) -> None:
-    """Let the output go nowhere."""
-
-
 def releases_of(world: World) -> Callable[[Sequence[Output]], object]:
     """Return what lets outputs leave together: the world's `release_all` if it has one (interfaces.GroupWorld)."""
     together: Callable[[Sequence[Output]], object] | None = getattr(world, "release_all", None)
@@ -39,7 +35,7 @@ class CallbackWorld:
 
     __slots__ = ("_inputs", "_on_output")
 
-    def __init__(self, on_output: Callable[[Output], None] = _ignore) -> None:
+    def __init__(self, on_output: Callable[[Output], None] = lambda _: None) -> None:
         self._on_output = on_output
         self._inputs: deque[tuple[str, bytes]] = deque()
 

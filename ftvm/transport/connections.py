@@ -69,10 +69,6 @@ _EVENTS_PER_CALL: Final = 4096
 _REASONS_KEPT: Final = 16
 
 
-def _ignore(number: int) -> None:
-    """Nobody listens, e.g. for why a handshake failed: the gate reports that."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Monitor:
     """What libzmq tells of one watched socket, and who wants to know: `failed` is told the event of each handshake
@@ -134,10 +130,10 @@ class Connections:
     def watch(
         self,
         watched: "zmq.Socket[bytes]",
-        failed: Callable[[int], None] = _ignore,
+        failed: Callable[[int], None] = lambda _: None,
         *,
-        opened: Callable[[int], None] = _ignore,
-        closed: Callable[[int], None] = _ignore,
+        opened: Callable[[int], None] = lambda _: None,
+        closed: Callable[[int], None] = lambda _: None,
     ) -> Line:
         """Watch a socket, before it is bound or connected; returns the line whose signals call for a `look`.
 

@@ -36,15 +36,15 @@ LINES: Final = {
     "guests/kvm": 1500,
     "guests/vmm": 795,
     "history": 2877,
-    "lab": 3414,
+    "lab": 3410,
     "lab/rig": 590,
     "protocol": 3825,
-    "runtime": 2924,
+    "runtime": 2923,
     "service": 1778,
     "sim": 2383,
     "store": 1398,
     "testing": 2155,
-    "transport": 1270,
+    "transport": 1260,
 }
 """Lines with code of each package: no docstring, comment or blank line counts. "" is the modules of ftvm/ itself; a
 room within a package that has its own budget does not count for the package."""

@@ -7,8 +7,9 @@ from typing import Any, Final
 
 from ftvm.engines.names import ENGINES
 from ftvm.errors import ConfigError
+from ftvm.runtime.status import percentile
 
-__all__ = ["ARBITERS", "CampaignOutcome", "ChaosOptions", "Round", "Violation", "percentile"]
+__all__ = ["ARBITERS", "CampaignOutcome", "ChaosOptions", "Round", "Violation"]
 
 ARBITERS: Final = ("file", "etcd")
 JOBS_MAX: Final = 64
@@ -139,12 +140,6 @@ class CampaignOutcome:
             "seconds": round(self.seconds, 1),
             "trouble": self.trouble,
         }
-
-
-def percentile(samples: Sequence[float], percent: int) -> float:
-    """Return a percentile by nearest rank; 0 if there are no samples."""
-    ordered = sorted(samples)
-    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)] if ordered else 0.0
 
 
 def _spread(samples: Sequence[float]) -> dict[str, float]:

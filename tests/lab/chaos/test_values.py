@@ -4,7 +4,8 @@ from dataclasses import asdict, replace
 import pytest
 
 from ftvm.errors import ConfigError
-from ftvm.lab.chaos.values import CampaignOutcome, ChaosOptions, Round, Violation, percentile
+from ftvm.lab.chaos.values import CampaignOutcome, ChaosOptions, Round, Violation
+from ftvm.runtime.status import percentile
 
 
 def a_round(number: int = 1, *, gap_ms: float | None = 300.0, loss: str | None = None) -> Round:
