@@ -7,14 +7,16 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
 
-/* So much is moved at once: a reader waits no longer than for this. */
-#define MOVE_BLOCKS 256
+/* So much is moved, or written for the guest, at once: a reader, and a guest that is to stop, wait for no more. */
+#define MOVE_BLOCKS 32
+#define PIECE_BYTES (MOVE_BLOCKS * FTVM_BLOCK_BYTES)
 /* A request to zero is carried out in such pieces, so that the bound holds within it. */
 #define ZERO_BYTES (4u << 20)
 
@@ -29,8 +31,9 @@ struct ftvm_blockstore {
     pthread_cond_t changed;
     int may_write; /* is_released, for who has not got `data` */
     int may_have_held;
-    int is_hurried;
-    int is_closing;
+    atomic_int is_hurried; /* the guest is to stop, or has */
+    atomic_int is_resting; /* it has */
+    atomic_int is_closing;
     int failure;
     uint64_t asked, done; /* flushes, by ticket */
     uint32_t fresh_blocks; /* flagged since the last mark */
@@ -124,12 +127,18 @@ static int move_run(struct ftvm_blockstore *store, uint64_t *block)
     return count;
 }
 
+/* While the guest is being stopped whoever serves it must not wait for a device: nothing is moved. */
+static int must_wait(struct ftvm_blockstore *store)
+{
+    return atomic_load(&store->is_hurried) && !atomic_load(&store->is_resting) && !atomic_load(&store->is_closing);
+}
+
 static int move_all(struct ftvm_blockstore *store)
 {
     uint64_t block = 0;
     int moved;
     do
-        moved = move_run(store, &block);
+        moved = must_wait(store) ? -EAGAIN : move_run(store, &block);
     while (moved > 0);
     return moved;
 }
@@ -156,9 +165,11 @@ static void catch_up(struct ftvm_blockstore *store)
     notify(store);
 }
 
-static int has_work(const struct ftvm_blockstore *store)
+static int has_work(struct ftvm_blockstore *store)
 {
-    return store->may_write && store->failure == 0 && (store->may_have_held || store->asked > store->done);
+    if (!store->may_write || store->failure != 0)
+        return 0;
+    return store->may_have_held ? !must_wait(store) : store->asked > store->done;
 }
 
 static void *run(void *argument)
@@ -246,6 +257,15 @@ void ftvm_blockstore_hurry(struct ftvm_blockstore *store, int is_hurried)
 {
     pthread_mutex_lock(&store->lock);
     store->is_hurried = is_hurried;
+    store->is_resting = 0;
+    notify(store);
+    pthread_mutex_unlock(&store->lock);
+}
+
+void ftvm_blockstore_rest(struct ftvm_blockstore *store)
+{
+    pthread_mutex_lock(&store->lock);
+    store->is_resting = 1;
     notify(store);
     pthread_mutex_unlock(&store->lock);
 }
@@ -376,7 +396,19 @@ static void keep(struct ftvm_blockstore *store, uint64_t offset, uint64_t length
         store->parts.held_parts[part] = 1;
 }
 
-/* Puts bytes, or zeros without `content`, where they belong. */
+/* As `keep`, of blocks that the image has: those that are written whole are not read from it. */
+static void keep_back(struct ftvm_blockstore *store, uint64_t offset, uint64_t length, const uint8_t *content)
+{
+    uint64_t first = (offset + FTVM_BLOCK_BYTES - 1) / FTVM_BLOCK_BYTES, end = (offset + length) / FTVM_BLOCK_BYTES;
+    if (first < end)
+        ftvm_mapping_own(store->parts.mapping, first, end - first); /* if it cannot, they are read */
+    keep(store, offset, length, content);
+    pthread_mutex_lock(&store->lock);
+    store->may_have_held = 1;
+    pthread_mutex_unlock(&store->lock);
+}
+
+/* Puts bytes, or zeros without `content`, where they belong; while the guest is being stopped, all to memory. */
 static int put(struct ftvm_blockstore *store, uint64_t offset, uint64_t end, const uint8_t *content)
 {
     int wrong = 0;
@@ -384,7 +416,12 @@ static int put(struct ftvm_blockstore *store, uint64_t offset, uint64_t end, con
     while (wrong == 0 && offset < end) {
         int is_held = 1;
         uint64_t part = (store->is_released ? run_end(store, offset, end, &is_held) : end) - offset;
-        if (is_held)
+        int is_late = !is_held && must_wait(store);
+        if (!is_held && !is_late && content != NULL)
+            part = min_u64(part, PIECE_BYTES);
+        if (is_late)
+            keep_back(store, offset, part, content);
+        else if (is_held)
             keep(store, offset, part, content);
         else if (content != NULL)
             wrong = image_write(store, offset, part, content);

@@ -6,7 +6,9 @@
  *
  * A **flush** is done when the image's device has all writes that were answered before it. While the guest is being
  * stopped (**hurried**), whoever serves it answers at once, and the flush is **owed**: ftvm_blockstore_settle tells
- * when nothing is. A failed sync is final: nothing is written any more, and every later write and flush fails with it.
+ * when nothing is. What it writes meanwhile is held, too, and moved to the image once it rests: a device that is behind
+ * must not hold up the stop. A failed sync is final: nothing is written any more, and every later write and flush fails
+ * with it.
  *
  * Each block that the guest writes is flagged in `written`, for whoever replicates the disk; it says with
  * ftvm_blockstore_mark that it has taken the flags, its guest standing still. Between two marks no more than
@@ -55,8 +57,11 @@ void ftvm_blockstore_hold(struct ftvm_blockstore *store);
 /* From now on `image`, a descriptor that stays open until the store is held or closed, may be written. */
 void ftvm_blockstore_release(struct ftvm_blockstore *store, int image);
 
-/* The guest is to stop (1): no flush and no bound is waited for. Or it goes on (0). */
+/* The guest is to stop (1): no flush, no bound and no write of the device is waited for. Or it goes on (0). */
 void ftvm_blockstore_hurry(struct ftvm_blockstore *store, int is_hurried);
+
+/* The guest that was to stop has: nothing is asked until it goes on, so the device may have what is held. */
+void ftvm_blockstore_rest(struct ftvm_blockstore *store);
 
 /* The flags of `written` were taken: the bound counts from here. */
 void ftvm_blockstore_mark(struct ftvm_blockstore *store);

@@ -90,6 +90,11 @@ class BlockStore:
         with suppress(ClosedError):
             lib.ftvm_blockstore_hurry(self._open(), is_hurried)
 
+    def rest(self) -> None:
+        """The guest that was to stop has: the device may have what was held back meanwhile."""
+        with suppress(ClosedError):
+            lib.ftvm_blockstore_rest(self._open())
+
     def mark(self) -> None:
         """The flags of written blocks were taken."""
         lib.ftvm_blockstore_mark(self._open())

@@ -15,6 +15,8 @@ struct guarded {
     _Atomic(uintptr_t) base;
     size_t bytes;
     _Atomic uint32_t lost;
+    _Atomic int image;   /* the file that is shown, or -1 */
+    _Atomic int has_own; /* ftvm_mapping_own was called since it is */
     int is_taken;
 };
 
@@ -71,19 +73,24 @@ static int handle(void)
     return sigaction(SIGBUS, &ours, NULL) == 0 ? 0 : -errno;
 }
 
-static int show_bytes(struct guarded *guard, int image, size_t offset, size_t bytes)
+/* Has part of the memory show the same part of a file, or zeros with -1. */
+static int map_bytes(const struct guarded *guard, int image, size_t offset, size_t bytes)
 {
     int kind = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE | (image < 0 ? MAP_ANONYMOUS : 0);
-    uint8_t *base = (uint8_t *)atomic_load(&guard->base);
-    if (mmap(base + offset, bytes, PROT_READ | PROT_WRITE, kind, image, image < 0 ? 0 : (off_t)offset) == MAP_FAILED)
-        return -errno;
-    atomic_store(&guard->lost, 0);
-    return 0;
+    uint8_t *at = (uint8_t *)atomic_load(&guard->base) + offset;
+    return mmap(at, bytes, PROT_READ | PROT_WRITE, kind, image, image < 0 ? 0 : (off_t)offset) == MAP_FAILED ? -errno : 0;
 }
 
 int ftvm_mapping_show(int mapping, int image)
 {
-    return show_bytes(&guards[mapping], image, 0, guards[mapping].bytes);
+    struct guarded *guard = &guards[mapping];
+    int wrong = map_bytes(guard, image, 0, guard->bytes);
+    if (wrong != 0)
+        return wrong;
+    atomic_store(&guard->image, image);
+    atomic_store(&guard->has_own, 0);
+    atomic_store(&guard->lost, 0);
+    return 0;
 }
 
 int ftvm_mapping_show_part(int mapping, int image, size_t first, size_t count)
@@ -92,7 +99,17 @@ int ftvm_mapping_show_part(int mapping, int image, size_t first, size_t count)
     size_t pages = guard->bytes / PAGE_BYTES;
     if (count == 0 || first >= pages || count > pages - first)
         return -EINVAL;
-    return show_bytes(guard, image, first * PAGE_BYTES, count * PAGE_BYTES);
+    int wrong = map_bytes(guard, image, first * PAGE_BYTES, count * PAGE_BYTES);
+    if (wrong == 0)
+        atomic_store(&guard->lost, 0);
+    return wrong;
+}
+
+int ftvm_mapping_own(int mapping, size_t first, size_t count)
+{
+    struct guarded *guard = &guards[mapping];
+    atomic_store(&guard->has_own, 1);
+    return map_bytes(guard, -1, first * PAGE_BYTES, count * PAGE_BYTES);
 }
 
 int ftvm_mapping_guard(uint8_t *base, size_t bytes)
@@ -129,7 +146,10 @@ void ftvm_mapping_unguard(int mapping)
 
 int ftvm_mapping_drop(int mapping, size_t first, size_t count)
 {
-    uint8_t *base = (uint8_t *)atomic_load(&guards[mapping].base);
+    const struct guarded *guard = &guards[mapping];
+    if (atomic_load(&guard->has_own)) /* to let go of such a page shows zeros, not the file */
+        return map_bytes(guard, atomic_load(&guard->image), first * PAGE_BYTES, count * PAGE_BYTES);
+    uint8_t *base = (uint8_t *)atomic_load(&guard->base);
     return madvise(base + first * PAGE_BYTES, count * PAGE_BYTES, MADV_DONTNEED) == 0 ? 0 : -errno;
 }
 

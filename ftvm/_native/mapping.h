@@ -33,6 +33,10 @@ int ftvm_mapping_show(int mapping, int image);
  * so far is forgotten. Returns -EINVAL for pages that are not there. */
 int ftvm_mapping_show_part(int mapping, int image, size_t first, size_t count);
 
+/* Has `count` pages from `first` on be zeros of this process's own, for whoever writes all of them: to write to a page
+ * of the file reads it first, perhaps from a device that is busy. The file stays open until another is shown. */
+int ftvm_mapping_own(int mapping, size_t first, size_t count);
+
 /* Has `count` pages from `first` on show the file again; what was written to them is gone. */
 int ftvm_mapping_drop(int mapping, size_t first, size_t count);
 

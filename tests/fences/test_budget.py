@@ -24,15 +24,15 @@ ROOT: Final = Path(ftvm.__file__).parent
 
 LINES: Final = {
     "": 682,
-    "_native": 446,
+    "_native": 449,
     "arbiters": 775,
     "capture": 474,
     "cli": 3847,
     "encode": 1410,
     "engines": 190,
-    "guests": 2816,
+    "guests": 2817,
     "guests/cards": 220,
-    "guests/disk": 1033,
+    "guests/disk": 1039,
     "guests/kvm": 1500,
     "guests/vmm": 795,
     "history": 2877,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ftvm._native import lib
 from ftvm._native.mapping import FileMapping
 from ftvm._native.memory import NativeMemory
 from ftvm.errors import GuestError
@@ -50,6 +51,24 @@ def test_what_is_written_to_it_is_not_in_the_file_and_gone_when_it_is_dropped(ma
 
     assert bytes(mapping.buffer[PAGE : 3 * PAGE]) == b"\2" * PAGE + b"x" * PAGE
     assert os.pread(image, 2 * PAGE, PAGE) == b"\2" * PAGE + b"\3" * PAGE
+
+
+def test_pages_of_its_own_are_zeros_that_may_be_written_and_show_the_file_again_when_they_are_dropped(
+    mapping: FileMapping, image: int
+) -> None:
+    mapping.show(image)
+    assert lib.ftvm_mapping_own(mapping.number, 1, 2) == 0
+    before = bytes(mapping.buffer[: 3 * PAGE])
+    mapping.buffer[PAGE : 3 * PAGE] = b"x" * 2 * PAGE
+    written = bytes(mapping.buffer[PAGE : 3 * PAGE])
+
+    mapping.drop([(1, 1), (3, 1)])
+
+    assert before == b"\1" * PAGE + bytes(2 * PAGE)
+    assert written == b"x" * 2 * PAGE
+    assert bytes(mapping.buffer[PAGE:]) == b"\2" * PAGE + b"x" * PAGE + b"\4" * PAGE
+    mapping.show(image)
+    assert bytes(mapping.buffer) == os.pread(image, SIZE, 0)
 
 
 def test_pages_that_cannot_be_read_are_zeros_and_counted_until_a_file_is_shown(

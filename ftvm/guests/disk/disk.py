@@ -130,9 +130,14 @@ class Disk:
         self._store.serve(connection)
 
     def hurry(self) -> None:
-        """The guest is to stop: answer its flushes, and owe them. Whoever was to be told of the end is not."""
+        """The guest is to stop: answer its flushes, and owe them; hold what it writes. Whoever was to be told of the
+        end is not."""
         self._then = None
         self._store.hurry(is_hurried=True)
+
+    def rest(self) -> None:
+        """The guest has stopped: the image may have what was held meanwhile."""
+        self._store.rest()
 
     def when_settled(self, then: Settled) -> None:
         """Call `then` once the device has all that the guest was told it has: here and now, or in a thread.
@@ -280,6 +285,7 @@ class Disk:
         if not is_guests:
             return
         self.image.take_back()
+        self._store.rest()
         if has_file and not self._is_settled(round(_SETTLE_SECONDS * 1000)):
             raise GuestError(f"nothing was written to the disk's image for {_SETTLE_SECONDS:.0f} s")
         self._store.hold()

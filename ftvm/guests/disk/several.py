@@ -47,6 +47,11 @@ class Disks:
         for disk in self._disks:
             disk.hurry()
 
+    def rest(self) -> None:
+        """As Disk.rest, for all."""
+        for disk in self._disks:
+            disk.rest()
+
     def when_settled(self, then: Settled) -> None:
         """Call `then` once all are settled, as Disk.when_settled; without a disk, at once."""
         if not self._disks:

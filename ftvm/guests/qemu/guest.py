@@ -193,6 +193,7 @@ class QemuGuest:
                 self._stop()
             except (GuestError, LimitExceeded) as wrong:
                 self._give_up(str(wrong))
+        self._disks.rest()
         if self._gate is not None:
             self._gate.hold()
 

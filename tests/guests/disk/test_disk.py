@@ -4,7 +4,8 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,8 +21,9 @@ from ftvm.units import PAGE_BYTES
 
 from .conftest import SIZE, dirty, fill, image_of
 from .nbd import FLUSH, FUA, READ, SLICE, TRIM, WRITE, WRITE_ZEROES, Client, request
-from .witness import SYNC, Gate, Witness
+from .witness import SYNC, Change, Gate, Witness
 from .witness import WRITE as WROTE
+from .witness import ZERO as ZEROED
 
 # --- what the guest asks for ---
 
@@ -226,6 +228,112 @@ def test_a_guest_that_is_being_stopped_waits_for_no_cut(flooded: tuple[Disk, Cli
 
     assert client.answer() == (77, 0)
     assert disk.collect().count() == (64 << 20) // PAGE_BYTES + 1
+
+
+class Slow:
+    """A device that takes a write when a test says so."""
+
+    def __init__(self) -> None:
+        self.is_asked = threading.Event()
+        self._permits = threading.Semaphore(0)
+
+    def __call__(self, change: Change) -> int:
+        if change.kind in (WROTE, ZEROED):
+            self.is_asked.set()
+            self._permits.acquire(timeout=20)  # a test that fails must end, too
+        return 0
+
+    def permit(self, count: int = 1_000) -> None:
+        self._permits.release(count)
+
+
+def test_a_guest_that_is_being_stopped_waits_for_no_device_that_is_behind(
+    disk: Disk, client: Client, witness: Witness
+) -> None:
+    """Its stop is waited for by the host's loop: a device that is slow would look like a dead host."""
+    client.agree()
+    assert client.write(0, b"old" * PAGE_BYTES) == 0
+    assert client.write(8 * PAGE_BYTES, b"z" * 3 * PAGE_BYTES) == 0
+    dirty(disk)
+    witness.decide = device = Slow()
+    disk.hurry()
+
+    assert client.write(PAGE_BYTES - 3, b"across" + b"n" * 2 * PAGE_BYTES) == 0
+    assert client.ask(WRITE_ZEROES, 8 * PAGE_BYTES, 2 * PAGE_BYTES) == 0
+    assert client.ask(FLUSH) == 0
+
+    expected = b"old" * PAGE_BYTES
+    expected = expected[: PAGE_BYTES - 3] + b"across" + b"n" * 2 * PAGE_BYTES + expected[3 * PAGE_BYTES + 3 :]
+    assert client.read(0, 3 * PAGE_BYTES + 3) == expected[: 3 * PAGE_BYTES + 3]
+    assert bytes(disk.buffer[: len(expected)]) == expected, "as the capture reads it"
+    assert bytes(disk.buffer[8 * PAGE_BYTES : 11 * PAGE_BYTES]) == bytes(2 * PAGE_BYTES) + b"z" * PAGE_BYTES
+    assert dirty(disk) == {0, 1, 2, 3, 8, 9}
+    assert image_of(disk)[: 3 * PAGE_BYTES] == b"old" * PAGE_BYTES
+    assert not device.is_asked.is_set()
+    device.permit()
+    disk.rest()
+    wait_until(lambda: image_of(disk) == bytes(disk.buffer))
+    wait_settled(disk)
+    assert image_of(disk)[: len(expected)] == expected
+    assert image_of(disk)[8 * PAGE_BYTES : 11 * PAGE_BYTES] == bytes(2 * PAGE_BYTES) + b"z" * PAGE_BYTES
+    assert bytes(disk.buffer) == image_of(disk)
+    assert witness.kinds()[-1] == SYNC
+
+
+def test_a_write_that_is_under_way_when_its_guest_is_to_stop_goes_on_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "large.img"
+    path.write_bytes(bytes(4 * SLICE))
+    witness = Witness(device := Slow())
+    disk = Disk(str(path), boots=True, witnesses=witness.descriptors)
+    client = Client(disk).agree()
+
+    client.send(WRITE, 0, SLICE, b"w" * SLICE)
+    assert device.is_asked.wait(20)
+    disk.hurry()
+    device.permit(1)
+
+    assert client.answer() == (77, 0)
+    assert 0 < len(witness.seen[0].content) < SLICE
+    assert bytes(disk.buffer[:SLICE]) == b"w" * SLICE
+    assert image_of(disk).count(b"w") == len(witness.seen[0].content)
+    device.permit()
+    disk.rest()
+    wait_settled(disk)
+    client.ask(FLUSH)
+    assert image_of(disk)[:SLICE] == b"w" * SLICE
+    assert own_bytes(disk) == 0
+    client.close()
+    disk.close()
+    witness.close()
+
+
+def test_what_a_guest_wrote_while_it_stopped_is_on_its_image_when_the_disk_is_closed(tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    path.write_bytes(b"o" * 4 * PAGE_BYTES)
+    disk = Disk(str(path), boots=True)
+    client = Client(disk).agree()
+    disk.hurry()
+
+    assert client.write(PAGE_BYTES, b"n" * PAGE_BYTES) == 0
+    client.close()
+    disk.close()
+
+    assert path.read_bytes() == b"o" * PAGE_BYTES + b"n" * PAGE_BYTES + b"o" * 2 * PAGE_BYTES
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    for _ in range(2_000):
+        if is_so():
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError("never came")
+
+
+def wait_settled(disk: Disk) -> None:
+    """Have the guest go on, and wait until its image has all."""
+    is_settled = threading.Event()
+    disk.when_settled(lambda _: is_settled.set())
+    assert is_settled.wait(20)
 
 
 def test_a_guest_that_nobody_cuts_goes_on_after_a_while_and_waits_no_more(tmp_path: Path) -> None:
