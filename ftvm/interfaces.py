@@ -62,6 +62,8 @@ class Capability(Enum):
     """It tells while it runs whether it has written: one that has not is not even paused."""
     TELLS_IDLE = "tells-idle"
     """It tells while it runs whether it waits for something from outside: outputs that share a cut wait no longer."""
+    TAKES_GROUPS = "takes-groups"
+    """It takes inputs that came together by one call."""
 
 
 class RegionStore(Protocol):

@@ -192,22 +192,45 @@ static bool put_keys(ftvm_turn *turn, const uint8_t *bytes, size_t count)
     return true;
 }
 
+static bool put(ftvm_turn *turn, uint32_t channel, const uint8_t *bytes, size_t count)
+{
+    if (channel == FTVM_RISCV_CHANNEL_NET)
+        return put_frame(turn, bytes, count);
+    return channel == FTVM_RISCV_CHANNEL_CONSOLE && put_keys(turn, bytes, count);
+}
+
+/* Tells the thread that something was put; locked. */
+static void tell_fresh(ftvm_turn *turn)
+{
+    turn->is_fresh = true;
+    if (turn->is_computing)
+        ftvm_riscv_stop(turn->machine);
+    pthread_cond_broadcast(&turn->changed);
+}
+
 int ftvm_turn_deliver(ftvm_turn *turn, uint32_t channel, const uint8_t *bytes, size_t count)
 {
-    bool is_taken = false;
     lock(turn);
-    if (channel == FTVM_RISCV_CHANNEL_NET)
-        is_taken = put_frame(turn, bytes, count);
-    else if (channel == FTVM_RISCV_CHANNEL_CONSOLE)
-        is_taken = put_keys(turn, bytes, count);
-    if (is_taken) {
-        turn->is_fresh = true;
-        if (turn->is_computing)
-            ftvm_riscv_stop(turn->machine);
-        pthread_cond_broadcast(&turn->changed);
-    }
+    bool is_taken = put(turn, channel, bytes, count);
+    if (is_taken)
+        tell_fresh(turn);
     unlock(turn);
     return is_taken;
+}
+
+size_t ftvm_turn_deliver_all(ftvm_turn *turn, const uint8_t *channels, const uint32_t *lengths, const uint8_t *content,
+                             size_t count)
+{
+    size_t taken = 0;
+    lock(turn);
+    for (size_t place = 0; place < count; place++) {
+        taken += put(turn, channels[place], content, lengths[place]);
+        content += lengths[place];
+    }
+    if (taken != 0)
+        tell_fresh(turn);
+    unlock(turn);
+    return taken;
 }
 
 /* --- time --- */

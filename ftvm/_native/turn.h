@@ -92,6 +92,11 @@ void ftvm_turn_close(ftvm_turn *turn);
  * for them. Returns 1; 0 if they were dropped: too much waits, a frame is too long, or nobody knows the channel. */
 int ftvm_turn_deliver(ftvm_turn *turn, uint32_t channel, const uint8_t *bytes, size_t count);
 
+/* Gives inputs that came together: the thread is woken once, and takes them all. `channels` and `lengths` are theirs,
+ * one for each of `count`; `content` holds them, one behind the other. Returns how many were taken. */
+size_t ftvm_turn_deliver_all(ftvm_turn *turn, const uint8_t *channels, const uint32_t *lengths, const uint8_t *content,
+                             size_t count);
+
 /* Whether it may run, or still does. */
 int ftvm_turn_is_busy(ftvm_turn *turn);
 

@@ -7,7 +7,7 @@ must stay paused; `stall_or_go_on` follows it.
 Does not know: memory and captures (capture.py), effects and messages (driver.py).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol, cast
 
 from ftvm.checkpoint import Checkpoint, LogRecord
@@ -28,7 +28,7 @@ from ftvm.protocol.reports import (
 from ftvm.runtime.follow import Follower, replay
 from ftvm.runtime.sink import NumberingSink
 
-__all__ = ["GuestRunner", "IdleTellingGuest"]
+__all__ = ["GroupGuest", "GuestRunner", "IdleTellingGuest"]
 
 
 class IdleTellingGuest(Guest, Protocol):
@@ -37,6 +37,13 @@ class IdleTellingGuest(Guest, Protocol):
     def is_idle(self) -> bool:
         """Tell whether it waits for an input or a timer, and has taken all inputs. From any thread, also while it runs;
         never blocks. A wrong answer costs time, nothing else."""
+
+
+class GroupGuest(Guest, Protocol):
+    """A guest with Capability.TAKES_GROUPS."""
+
+    def deliver_all(self, inputs: Sequence[tuple[str, bytes]]) -> None:
+        """Give it inputs that came together, as by `deliver` of one after the other."""
 
 
 class GuestRunner:
@@ -63,6 +70,7 @@ class GuestRunner:
         self._logs_always = logs_always and Capability.REPLAY in guest.can
         self._can_stop = Capability.EXACT_OUTPUT_STOP in guest.can
         self._tells_idle = Capability.TELLS_IDLE in guest.can
+        self._takes_groups = Capability.TAKES_GROUPS in guest.can
         self.follower: Follower | None = None
 
     # --- running ---------------------------------------------------------------------------------------------------
@@ -127,9 +135,11 @@ class GuestRunner:
             self._guest.pause()
             self.is_paused = True
 
-    def deliver(self, inputs: Iterable[tuple[str, bytes]]) -> None:
+    def deliver(self, inputs: Sequence[tuple[str, bytes]]) -> None:
         """Give the guest its input."""
-        if self.is_running:
+        if self.is_running and self._takes_groups:
+            cast("GroupGuest", self._guest).deliver_all(inputs)
+        elif self.is_running:
             for channel, payload in inputs:
                 self._guest.deliver(channel, payload)
 

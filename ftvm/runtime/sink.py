@@ -5,7 +5,7 @@ guest's thread counts. `open`, `close` and `set_logging` are called only while t
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from ftvm.checkpoint import GuestPosition, LogKind, LogRecord, Output
@@ -42,7 +42,7 @@ class NumberingSink:
 
     def __init__(self, wake: Callable[[], None], clock: Clock) -> None:
         """Call `wake` whenever something has come to an empty sink; `clock` says when each output was made."""
-        self.items: deque[tuple[Output | LogRecord, int]] = deque()
+        self.items: deque[tuple[Output | LogRecord | Emitted, int]] = deque()
         self._warnings: deque[str] = deque(maxlen=_WARNINGS_KEPT)
         self._times: deque[tuple[int, Nanos]] = deque(maxlen=_TIMES_KEPT)
         self._wake = wake
@@ -85,6 +85,42 @@ class NumberingSink:
         if len(self.items) <= 1:
             self._wake()
 
+    def hand_on(self, happened: Sequence[tuple[LogKind, str, GuestPosition, int, bytes]]) -> None:
+        """Take what the guest did in one turn, in order: each as by `emit`, `took_input` or `moved_clock`.
+
+        Each is (kind, channel, position, ticks, payload). All of it goes on together, so that each output waits for all
+        that is logged of the turn: one thing to wait for, behind its own record, and on its way with it.
+        """
+        if not self._is_open:
+            return
+        log: list[LogRecord] = []
+        outputs: list[Output] = []
+        is_logging, index, number = self._is_logging, self.log_index, self.output_next
+        for kind, channel, position, amount, payload in happened:
+            if kind is LogKind.OUTPUT:
+                outputs.append(Output(number=number, channel=channel, payload=payload))
+                channel, amount, payload, number = "", number, b"", number + 1
+            elif kind is LogKind.INPUT:
+                amount = 0
+            else:
+                channel, payload = "", b""
+            if is_logging:
+                index += 1
+                log.append(
+                    LogRecord(
+                        index=index, kind=kind, position=position, amount=amount, channel=channel, payload=payload
+                    )
+                )
+        if outputs:
+            now = self._clock.now()
+            self._times += [(output.number, now) for output in outputs]
+        self.output_next, self.log_index = number, index
+        if log or outputs:
+            group = Emitted(log, [(output, index) for output in outputs])
+            self.items.append((group, index))
+            if len(self.items) <= 1:
+                self._wake()
+
     def take_times(self, first: int, last: int) -> list[Nanos]:
         """Return when outputs were made, in order, and forget that of them and of all before them.
 
@@ -122,7 +158,10 @@ class NumberingSink:
         outputs: list[tuple[Output, int]] = []
         while self.items:
             item, log_index = self.items.popleft()
-            if isinstance(item, LogRecord):
+            if isinstance(item, Emitted):
+                log += item.log
+                outputs += item.outputs
+            elif isinstance(item, LogRecord):
                 log.append(item)
             else:
                 outputs.append((item, log_index))
@@ -130,8 +169,8 @@ class NumberingSink:
 
     def put_back(self, emitted: Emitted) -> None:
         """Take back what was drained, before all that has come since: it is handed on as if nobody had asked."""
-        records = [(record, 0) for record in emitted.log]
-        self.items.extendleft(reversed([*records, *emitted.outputs]))
+        if emitted.log or emitted.outputs:
+            self.items.appendleft((emitted, 0))
 
     def _log(
         self, kind: LogKind, position: GuestPosition, *, amount: int = 0, channel: str = "", payload: bytes = b""

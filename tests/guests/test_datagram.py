@@ -149,6 +149,35 @@ def test_console_output_goes_to_the_console_only(stack: ExitStack) -> None:
     assert far.receive(8) == []
 
 
+def test_outputs_that_leave_together_go_where_each_goes_alone_and_in_order(stack: ExitStack) -> None:
+    said: list[bytes] = []
+    local, remote = udp_ends()
+    world = DatagramWorld(local, remote, mac=MAC, console=said.append)
+    stack.callback(world.close)
+    far = DatagramPort(remote, local)
+    stack.callback(far.close)
+    frames = [bytes([number]) * 60 for number in range(100)]
+    outputs = [output(number, "net0", frame) for number, frame in enumerate(frames)]
+    outputs[40:40] = [output(200, "console", b"hello"), output(201, "net1", FRAME)]
+
+    world.release_all(outputs)
+    world.release_all([])
+
+    assert far.receive(1_000) == frames
+    assert said == [b"hello"]
+    assert (world.counters.frames_sent, world.counters.bytes_sent) == (100, 6_000)
+    assert world.counters.outputs_unrouted == 1
+
+
+def test_frames_together_that_nobody_takes_are_counted_drops(tmp_path: Path, stack: ExitStack) -> None:
+    world = DatagramWorld(*unix_ends(tmp_path), mac=MAC)
+    stack.callback(world.close)
+
+    world.release_all([output(number, "net0", FRAME) for number in range(3)])
+
+    assert (world.counters.sends_dropped, world.counters.frames_sent) == (3, 0)
+
+
 def test_output_on_a_channel_that_leads_nowhere_is_counted(stack: ExitStack) -> None:
     world, far = world_and_far_end(stack, *udp_ends())
 

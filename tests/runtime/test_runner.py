@@ -88,6 +88,30 @@ def test_only_a_guest_whose_outputs_share_a_cut_goes_on_behind_them_and_is_asked
     assert emitted.is_guest_idle is is_grouped
 
 
+class TakingGuest(RecordingGuest):
+    """Notes the inputs that it is given, one by one or together."""
+
+    def deliver(self, channel: str, payload: bytes) -> None:
+        self.calls.append(f"{channel} {payload.decode()}")
+
+    def deliver_all(self, inputs: Sequence[tuple[str, bytes]]) -> None:
+        self.calls.append(" and ".join(f"{channel} {payload.decode()}" for channel, payload in inputs))
+
+
+@pytest.mark.parametrize("takes_groups", [False, True])
+def test_inputs_go_together_to_a_guest_that_takes_them_so(takes_groups: bool) -> None:
+    guest: Any = TakingGuest()
+    guest.can = frozenset({Capability.TAKES_GROUPS} if takes_groups else ())
+    runner = GuestRunner(guest, NumberingSink(lambda: None, ManualClock()), memory=None)  # type: ignore[arg-type]
+    runner.deliver([("net0", b"too early")])
+    runner.run(RunGuest(1, 1, (), Remus()))
+    guest.calls.clear()
+
+    runner.deliver([("net0", b"a"), ("console", b"b")])
+
+    assert guest.calls == (["net0 a and console b"] if takes_groups else ["net0 a", "console b"])
+
+
 def test_a_guest_that_is_no_longer_here_does_not_go_on() -> None:
     bench = Bench(Remus())
     bench.runner.pause_for_good()

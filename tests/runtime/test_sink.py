@@ -94,6 +94,72 @@ def test_each_output_is_logged_where_it_was_made_and_comes_with_the_index_of_its
     assert (sink.output_next, sink.log_index) == (8, 22)
 
 
+HAPPENED = st.tuples(
+    st.sampled_from(LogKind),
+    st.sampled_from(["net0", "console"]),
+    st.builds(GuestPosition, st.integers(0, 9), st.integers(0, 9)),
+    st.integers(1, 9),
+    st.binary(max_size=4),
+)
+
+
+@given(st.lists(st.lists(HAPPENED, max_size=6), max_size=4), st.booleans())
+def test_a_turn_handed_on_together_is_what_it_is_one_by_one_but_that_its_outputs_need_all_its_records(
+    turns: list[list[tuple[LogKind, str, GuestPosition, int, bytes]]], is_logging: bool
+) -> None:
+    together, apart = make_sink()[0], make_sink()[0]
+    for sink in (together, apart):
+        sink.open(7, 20, is_logging=is_logging)
+    needs: list[int] = []
+
+    for turn in turns:
+        together.hand_on(turn)
+        for kind, channel, position, amount, payload in turn:
+            if kind is LogKind.OUTPUT:
+                apart.emit(channel, payload, position)
+            elif kind is LogKind.INPUT:
+                apart.took_input(position, channel, payload)
+            else:
+                apart.moved_clock(position, amount)
+        needs += [apart.log_index] * sum(kind is LogKind.OUTPUT for kind, *_ in turn)
+
+    assert (together.output_next, together.log_index) == (apart.output_next, apart.log_index)
+    group, single = together.drain(), apart.drain()
+    assert group.log == single.log
+    assert [output for output, _ in group.outputs] == [output for output, _ in single.outputs]
+    assert [index for _, index in group.outputs] == needs
+    assert all(last >= own for (_, last), (_, own) in zip(group.outputs, single.outputs, strict=True))
+
+
+def test_a_turn_that_is_handed_on_wakes_once_and_gives_each_output_a_time() -> None:
+    sink, woken, drained = make_sink()
+    said = (LogKind.OUTPUT, "net0", GuestPosition(1, 0), 0, b"x")
+    sink.hand_on([said])
+    sink.open(1, 1, is_logging=False)
+
+    sink.hand_on([])
+    sink.hand_on([said, said])
+    sink.hand_on([said])
+
+    assert len(woken) == 1
+    assert drained() == [1, 2, 3]
+    assert len(sink.take_times(1, 3)) == 3
+
+
+def test_what_is_put_back_comes_first_and_nothing_is_no_news() -> None:
+    sink, _, drained = make_sink()
+    sink.open(1, 1, is_logging=False)
+    sink.put_back(sink.drain())
+    assert not sink.items
+    sink.emit("net0", b"x")
+    taken = sink.drain()
+    sink.emit("net0", b"y")
+
+    sink.put_back(taken)
+
+    assert drained() == [1, 2]
+
+
 def test_nothing_is_logged_unless_asked_for() -> None:
     sink, _, _ = make_sink()
     sink.open(1, 1, is_logging=False)

@@ -7,7 +7,7 @@ yet taken by the machine are not part of its state: they may be lost at a takeov
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from os import urandom
 from pathlib import Path
 from typing import Final
@@ -19,7 +19,7 @@ from ftvm.guests.elf import parse_elf
 from ftvm.guests.files import read_program_file
 from ftvm.guests.flagged import FlaggedMemory
 from ftvm.guests.riscv.machine import RAM_BASE, EndedBy, Machine, MachineShape, StopReason
-from ftvm.guests.riscv.turn import CLOSED, ENDED, ENTROPY, ENTROPY_BYTES_MAX, INPUT, OUTPUT, Turn
+from ftvm.guests.riscv.turn import CLOSED, ENDED, ENTROPY, ENTROPY_BYTES_MAX, INPUT, OUTPUT, Row, Turn
 from ftvm.interfaces import Capability, Clock, OutputSink, Region
 
 __all__ = ["DEFAULT_MAC", "RiscvGuest"]
@@ -105,7 +105,7 @@ class RiscvGuest:
     def can(self) -> frozenset[Capability]:
         """What it can do beyond the least."""
         able = {Capability.EXACT_OUTPUT_STOP, Capability.REPLAY, Capability.TELLS_WRITES, Capability.TELLS_IDLE}
-        return frozenset(able)
+        return frozenset({*able, Capability.TAKES_GROUPS})
 
     @property
     def position(self) -> GuestPosition:
@@ -161,6 +161,7 @@ class RiscvGuest:
     def attach(self, sink: OutputSink) -> None:
         """Give it the sink for its outputs; before the first run."""
         self._sink = sink
+        self._hand_on_all: Callable[[Sequence[Row]], None] | None = getattr(sink, "hand_on", None)
 
     def stop_at_output(self, is_wanted: bool) -> None:
         """Pause by itself behind each instruction that makes an output, once that is emitted. Only while paused."""
@@ -193,6 +194,10 @@ class RiscvGuest:
         """Give it a frame ("net0") or keys ("console"); dropped when too much waits already, or nobody knows the
         channel."""
         self._turn.deliver(channel, bytes(payload))
+
+    def deliver_all(self, inputs: Sequence[tuple[str, bytes]]) -> None:
+        """Give it what came together, as by `deliver` of one after the other: it takes all of that in one turn."""
+        self._turn.deliver_all(inputs)
 
     def collect_dirty(self) -> Bitmap:
         """Get and clear the set of pages written since the last call."""
@@ -273,10 +278,13 @@ class RiscvGuest:
     def _hand_on(self) -> None:
         """Tell the sink what the machine took and said, and how its clock moved."""
         sink = self._attached()
+        if self._hand_on_all is not None:
+            self._hand_on_all(self._turn.rows())
+            return
         for kind, channel, position, ticks, payload in self._turn.rows():
-            if kind == OUTPUT:
+            if kind is OUTPUT:
                 sink.emit(channel, payload, position)
-            elif kind == INPUT:
+            elif kind is INPUT:
                 sink.took_input(position, channel, payload)
             else:
                 sink.moved_clock(position, ticks)

@@ -7,10 +7,12 @@ machine's own thread; all else may be called from any.
 
 import mmap
 import struct
+from array import array
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from ftvm._native import ffi, lib
-from ftvm.checkpoint import GuestPosition
+from ftvm.checkpoint import GuestPosition, LogKind
 from ftvm.errors import ConfigError, InternalError
 from ftvm.guests.riscv.machine import Machine
 
@@ -21,9 +23,14 @@ ENTROPY: Final = int(lib.FTVM_TURN_ENTROPY)
 ENDED: Final = int(lib.FTVM_TURN_ENDED)
 """Why `go` returned; else because there are rows."""
 
-INPUT: Final = int(lib.FTVM_TURN_INPUT)
-OUTPUT: Final = int(lib.FTVM_TURN_OUTPUT)
-CLOCK: Final = int(lib.FTVM_TURN_CLOCK)
+INPUT: Final = LogKind.INPUT
+OUTPUT: Final = LogKind.OUTPUT
+CLOCK: Final = LogKind.CLOCK
+_KINDS: Final = {
+    int(lib.FTVM_TURN_INPUT): INPUT,
+    int(lib.FTVM_TURN_OUTPUT): OUTPUT,
+    int(lib.FTVM_TURN_CLOCK): CLOCK,
+}
 
 ENTROPY_BYTES_MAX: Final = int(lib.FTVM_TURN_ENTROPY_MAX)
 _TICKS_MAX: Final = int(lib.FTVM_TURN_TICKS_MAX)
@@ -39,7 +46,7 @@ _CHANNELS: Final = {number: channel for channel, number in _NUMBERS.items()}
 class Row(NamedTuple):
     """One thing that happened at a position: an INPUT, an OUTPUT, or a step of the CLOCK by so many ticks."""
 
-    kind: int
+    kind: LogKind
     channel: str
     position: GuestPosition
     ticks: int
@@ -79,7 +86,7 @@ class Turn:
             kind, channel, retired, idled, ticks, length, _ = _ROW.unpack_from(told, at)
             at += _ROW.size
             position = GuestPosition(retired, idled)
-            rows.append(Row(kind, _CHANNELS[channel], position, ticks, told[at : at + length]))
+            rows.append(Row(_KINDS[kind], _CHANNELS[channel], position, ticks, told[at : at + length]))
             at += (length + 7) // 8 * 8
         return rows
 
@@ -107,6 +114,13 @@ class Turn:
         """Queue a frame or keys; return False if they were dropped."""
         number = _NUMBERS.get(channel)
         return number is not None and lib.ftvm_turn_deliver(self._turn, number, content, len(content)) != 0
+
+    def deliver_all(self, inputs: Sequence[tuple[str, bytes]]) -> int:
+        """Queue frames and keys that came together; return how many were taken."""
+        known = [(_NUMBERS[channel], content) for channel, content in inputs if channel in _NUMBERS]
+        numbers, lengths = bytes([number for number, _ in known]), array("I", [len(content) for _, content in known])
+        together, sizes = b"".join([content for _, content in known]), ffi.from_buffer("uint32_t[]", lengths)
+        return int(lib.ftvm_turn_deliver_all(self._turn, numbers, sizes, together, len(known)))
 
     @property
     def is_busy(self) -> bool:

@@ -222,6 +222,28 @@ def test_inputs_beyond_what_may_wait_are_dropped_and_the_rest_kept() -> None:
     assert turn.deliver("console", b"")
 
 
+def test_inputs_that_come_together_are_taken_as_one_by_one() -> None:
+    inputs = [("net0", WHO_HAS_KV), ("disk", b"x"), ("net0", bytes(FRAME_BYTES_MAX + 1)), ("net0", WHO_HAS_KV)]
+    together, apart = (Turn(shipped("kv"), ticks_per_second=TICKS) for _ in range(2))
+
+    taken = together.deliver_all(inputs)
+    taken_apart = [apart.deliver(channel, content) for channel, content in inputs]
+
+    answers = []
+    for turn in (together, apart):
+        turn.resume()
+        answers.append([row.payload for row in rows_until(turn, 4) if row.kind is OUTPUT])
+    assert taken == sum(taken_apart) == 2
+    assert answers[0] == answers[1]
+
+
+def test_of_inputs_that_come_together_those_that_have_no_room_are_dropped() -> None:
+    turn = Turn(made(elf(to_bytes([WFI, jal(0, -4)]))), ticks_per_second=TICKS)
+
+    assert turn.deliver_all([("net0", bytes(60))] * 1_030) == 1_024
+    assert turn.deliver_all([]) == 0
+
+
 @pytest.mark.parametrize(
     ("channel", "content"), [("net0", bytes(FRAME_BYTES_MAX + 1)), ("entropy", b"x"), ("disk", b"x")]
 )
