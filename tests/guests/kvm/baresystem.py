@@ -13,8 +13,8 @@ SOURCES = Path(__file__).parent / "bare"
 MIB = 1 << 20
 MEMORY_BYTES = 8 * MIB
 BEAT = re.compile(
-    rb"beat (\d+) bad (\d+) back (\d+) timer (\d+) typed (\d+) random (\d+) workers (\d+) ticks (\d+) "
-    rb"clock ([0-9a-f]{16})\n"
+    rb"beat (\d+) bad (\d+) back (\d+) timer (\d+) typed (\d+) random (\d+) disk (\d+) "
+    rb"frames (\d+) workers (\d+) ticks (\d+) clock ([0-9a-f]{16})\n"
 )
 _FLAGS = (
     "-m64 -O1 -std=gnu11 -Wall -Wextra -Werror -ffreestanding -fno-pic -no-pie -mno-red-zone -fno-stack-protector "
@@ -26,7 +26,8 @@ _FLAGS = (
 @dataclass(frozen=True, slots=True)
 class Beat:
     """What the system says each tenth of a second: how many, wrong words, clocks that went back, ticks of its timer,
-    keys and random words that came, the other processors and the ticks of theirs, its time."""
+    keys and random words that came, sectors written or read, frames answered, the other processors and the ticks of
+    theirs, its time."""
 
     number: int
     bad: int
@@ -34,6 +35,8 @@ class Beat:
     timer: int
     typed: int
     random: int
+    disk: int
+    frames: int
     workers: int
     ticks: int
     clock_ns: int

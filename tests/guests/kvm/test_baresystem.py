@@ -25,6 +25,10 @@ from .test_guest import Sink
 MS = 1_000_000
 TIMING = Timing(heartbeat_ns=Nanos(50 * MS), backup_limit_ns=Nanos(1_000 * MS), primary_limit_ns=Nanos(3_000 * MS))
 
+DISK_BYTES = 64 * 512
+FRAME = bytes(range(6)) + bytes(range(10, 16)) + b"a question of the world's" * 3
+"""To the first six bytes from the next six."""
+
 MakeSystem = Callable[..., KvmGuest]
 
 
@@ -39,7 +43,8 @@ def make_system(system: KvmSystem) -> Iterator[MakeSystem]:
     with ExitStack() as stack:
 
         def make(processors: int = 1, *, is_blank: bool = False) -> KvmGuest:
-            guest = KvmGuest(None if is_blank else system, processors=processors, memory_bytes=MEMORY_BYTES, mac=None)
+            booted = None if is_blank else system
+            guest = KvmGuest(booted, processors=processors, memory_bytes=MEMORY_BYTES, disk=DISK_BYTES)
             stack.callback(guest.close)
             return guest
 
@@ -63,6 +68,7 @@ def require_sound(beats: list[Beat], processors: int) -> None:
         assert before.timer < after.timer
     assert beats[-1].workers == processors - 1
     assert beats[-1].random >= len(beats) // 2
+    assert beats[-1].disk > beats[len(beats) // 2].disk
     assert processors == 1 or beats[-1].ticks > beats[len(beats) // 2].ticks
 
 
@@ -76,7 +82,9 @@ def test_a_system_goes_on_in_a_new_machine_from_wherever_it_was_paused(
         guest.attach(sink)
         guest.resume()
         guest.deliver("console", b"key")
+        guest.deliver("net0", FRAME)
         wait_beats(sink, 3)
+        assert [one.payload for one in sink.said if one.channel == "net0"] == [FRAME[6:12] + FRAME[:6] + FRAME[12:]]
         guest.pause()
         said += console(sink)
 
@@ -90,6 +98,7 @@ def test_a_system_goes_on_in_a_new_machine_from_wherever_it_was_paused(
     require_sound(beats, processors)
     assert said.startswith(b"tables\n")
     assert beats[-1].typed == 3 * 6
+    assert beats[-1].frames == 6
 
 
 @pytest.mark.parametrize("processors", [1, 2])

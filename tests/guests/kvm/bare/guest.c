@@ -1,8 +1,9 @@
 /* A system that checks itself: each processor writes random words to memory and reads each before it is written again,
  * sleeps until its timer wakes it, and sees to it that no clock goes back. The first one also takes what is typed, by the
- * console's interrupt, and asks for random bytes, which an interrupt tells of. It says how all that stands:
+ * console's interrupt, asks for random bytes, writes sectors of its disk and reads others back, and answers each frame by
+ * the same with its addresses swapped; interrupts tell it of all that. It says how all that stands:
  *
- *     beat 3 bad 0 back 0 timer 15 typed 2 random 3 workers 1 ticks 14 clock 0123456789abcdef
+ *     beat 3 bad 0 back 0 timer 15 typed 2 random 3 disk 4 frames 0 workers 1 ticks 14 clock 0123456789abcdef
  *
  * A typed q switches the machine off, an r asks for its reset. */
 typedef unsigned char u8;
@@ -19,15 +20,34 @@ typedef unsigned long long u64;
 #define COM1 0x3f8
 #define LAPIC(offset) (*(volatile u32 *)(0xfee00000ull + (offset)))
 #define IO_APIC(offset) (*(volatile u32 *)(0xfec00000ull + (offset)))
-#define ENTROPY(offset) (*(volatile u32 *)(0xd0002000ull + (offset)))
-#define LINE_ENTROPY 19u
+#define DEVICE(slot, offset) (*(volatile u32 *)(0xd0000000ull + (slot) * 0x1000ull + (offset)))
+#define LINE_FIRST_SLOT 17u
 #define LINE_UART 20u
+#define SECTORS 64u
+#define SECTOR_BYTES 512u
+#define FRAME_BYTES 1600u
 #define CLOCK_REGISTER 0x4b564d01u
 #define DEADLINE_REGISTER 0x6e0u
 #define BEAT_TICKS 5u
 #define TICK_NS 20000000ull
 
-enum { VECTOR_TIMER = 0x40, VECTOR_UART = 0x41, VECTOR_ENTROPY = 0x42, VECTOR_SPURIOUS = 0xff };
+enum { VECTOR_TIMER = 0x40, VECTOR_UART = 0x41, VECTOR_FIRST_SLOT = 0x50, VECTOR_SPURIOUS = 0xff };
+enum { NET = 0, DISK = 1, ENTROPY = 2, SLOTS = 3 };
+enum { QUEUE_SIZE = 4, NEXT = 1, WRITABLE = 2, READ_DISK = 0, WRITE_DISK = 1 };
+
+struct queue {
+    struct {
+        u64 address;
+        u32 bytes;
+        u16 flags, next;
+    } descriptors[QUEUE_SIZE];
+    volatile u16 available_flags, available_index, available[QUEUE_SIZE];
+    u32 padding;
+    volatile u16 used_flags, used_index;
+    volatile struct {
+        u32 id, bytes;
+    } used[QUEUE_SIZE];
+} __attribute__((aligned(4096)));
 
 struct gate {
     u16 low, selector, type, middle;
@@ -43,12 +63,14 @@ struct clock_page {
     u8 flags, more[2];
 } __attribute__((packed));
 
-extern char on_timer[], on_uart[], on_entropy[], trampoline[], trampoline_end[];
+extern char on_timer[], on_uart[], on_net[], on_disk[], on_entropy[], trampoline[], trampoline_end[];
 extern volatile u32 started;
 void guest(const u8 *boot_parameters);
 void work(u32 worker);
 void take_timer(void);
 void take_uart(void);
+void take_net(void);
+void take_disk(void);
 void take_entropy(void);
 
 static struct gate gates[256];
@@ -61,21 +83,17 @@ static union {
     volatile struct clock_page clock;
     u8 page[4096];
 } clocks[CPUS_MAX] __attribute__((aligned(4096)));
-static struct {
-    u64 address;
-    u32 bytes;
-    u16 flags, next;
-} descriptors[2] __attribute__((aligned(4096)));
-static volatile struct {
-    u16 flags, index, ring[2];
-} available __attribute__((aligned(4096)));
-static volatile struct {
-    u16 flags, index;
-    struct {
-        u32 id, bytes;
-    } ring[2];
-} used __attribute__((aligned(4096)));
+static struct queue random_queue, disk_queue, receive_queue, send_queue;
 static volatile u8 random_bytes[8];
+static struct {
+    u32 type, reserved;
+    u64 sector;
+} wish;
+static volatile u32 sector[SECTOR_BYTES / 4], disk_is_done = 1, disk_good;
+static volatile u8 disk_status;
+static u32 disk_count, wrote[SECTORS];
+static volatile u8 received[FRAME_BYTES], sent[FRAME_BYTES];
+static volatile u32 frames;
 
 static void out(u16 port, u8 value)
 {
@@ -140,11 +158,45 @@ void take_uart(void)
     LAPIC(0xb0) = 0;
 }
 
+static void acknowledge(u32 slot)
+{
+    DEVICE(slot, 0x64) = DEVICE(slot, 0x60);
+    LAPIC(0xb0) = 0;
+}
+
+static void notify(u32 slot, u32 number, struct queue *queue)
+{
+    queue->available_index++;
+    DEVICE(slot, 0x50) = number;
+}
+
 void take_entropy(void)
 {
-    ENTROPY(0x64) = ENTROPY(0x60);
-    got_random = used.index;
-    LAPIC(0xb0) = 0;
+    acknowledge(ENTROPY);
+    got_random = random_queue.used_index;
+}
+
+void take_disk(void)
+{
+    acknowledge(DISK);
+    disk_is_done = 1;
+}
+
+/* The header of 12 bytes stays as it came, which is right for an answer, too. */
+void take_net(void)
+{
+    acknowledge(NET);
+    if (frames == receive_queue.used_index)
+        return; /* a frame was sent */
+    u32 bytes = receive_queue.used[frames % QUEUE_SIZE].bytes;
+    for (u32 i = 0; i < bytes; i++)
+        sent[i < 12 || i >= 24 ? i : i < 18 ? i + 6 : i - 6] = received[i];
+    for (u32 i = 0; i < 12; i++)
+        sent[i] = 0;
+    frames++;
+    send_queue.descriptors[0].bytes = bytes;
+    notify(NET, 1, &send_queue);
+    notify(NET, 0, &receive_queue);
 }
 
 static void set_gate(u8 vector, char *handler)
@@ -220,31 +272,93 @@ static void start_others(void)
     LAPIC(0x300) = 0xc4600 | TRAMPOLINE >> 12;
 }
 
-static void start_entropy(void)
+static void start_queue(u32 slot, u32 number, struct queue *queue)
 {
-    ENTROPY(0x70) = 0;
-    ENTROPY(0x70) = 3;
-    ENTROPY(0x24) = 1;
-    ENTROPY(0x20) = 1;
-    ENTROPY(0x70) = 11;
-    ENTROPY(0x30) = 0;
-    ENTROPY(0x38) = 2;
-    ENTROPY(0x80) = (u32)(u64)descriptors;
-    ENTROPY(0x90) = (u32)(u64)&available;
-    ENTROPY(0xa0) = (u32)(u64)&used;
-    ENTROPY(0x44) = 1;
-    ENTROPY(0x70) = 15;
-    descriptors[0].address = (u64)random_bytes;
-    descriptors[0].bytes = sizeof random_bytes;
-    descriptors[0].flags = 2;
+    DEVICE(slot, 0x30) = number;
+    DEVICE(slot, 0x38) = QUEUE_SIZE;
+    DEVICE(slot, 0x80) = (u32)(u64)queue->descriptors;
+    DEVICE(slot, 0x90) = (u32)(u64)&queue->available_flags;
+    DEVICE(slot, 0xa0) = (u32)(u64)&queue->used_flags;
+    DEVICE(slot, 0x44) = 1;
+}
+
+static void describe(struct queue *queue, u32 number, volatile void *bytes, u32 count, u16 flags)
+{
+    queue->descriptors[number].address = (u64)bytes;
+    queue->descriptors[number].bytes = count;
+    queue->descriptors[number].flags = flags;
+    queue->descriptors[number].next = (u16)(number + 1);
+}
+
+/* Starts the device in a slot, if there is one. */
+static int start_device(u32 slot, struct queue *first, struct queue *second)
+{
+    if (DEVICE(slot, 0x08) == 0)
+        return 0;
+    DEVICE(slot, 0x70) = 0;
+    DEVICE(slot, 0x70) = 3;
+    DEVICE(slot, 0x24) = 1;
+    DEVICE(slot, 0x20) = 1;
+    DEVICE(slot, 0x70) = 11;
+    start_queue(slot, 0, first);
+    if (second != 0)
+        start_queue(slot, 1, second);
+    DEVICE(slot, 0x70) = 15;
+    set_line(LINE_FIRST_SLOT + slot, 1 << 15, (u8)(VECTOR_FIRST_SLOT + slot));
+    return 1;
 }
 
 static void ask_for_random(void)
 {
-    if (available.index != used.index)
+    if (random_queue.available_index == random_queue.used_index)
+        notify(ENTROPY, 0, &random_queue);
+}
+
+static void ask_disk(u32 type, u32 number)
+{
+    wish.type = type;
+    wish.sector = number;
+    describe(&disk_queue, 1, sector, sizeof sector, type == READ_DISK ? NEXT | WRITABLE : NEXT);
+    disk_status = 0xff;
+    disk_is_done = 0;
+    notify(DISK, 0, &disk_queue);
+}
+
+/* Each sector holds the number of its last write, in all its words; writes and reads take turns. */
+static void use_disk(void)
+{
+    if (!disk_is_done)
         return;
-    available.index++;
-    ENTROPY(0x50) = 0;
+    if (disk_count != 0)
+        disk_good += disk_status == 0;
+    if (disk_count != 0 && wish.type == READ_DISK) {
+        for (u32 i = 0; i < SECTOR_BYTES / 4; i++)
+            bad[0] += sector[i] != wrote[wish.sector];
+    }
+    disk_count++;
+    u32 number = random(0) % SECTORS;
+    if (disk_count % 2 == 0) {
+        ask_disk(READ_DISK, number);
+        return;
+    }
+    wrote[number] = disk_count;
+    for (u32 i = 0; i < SECTOR_BYTES / 4; i++)
+        sector[i] = disk_count;
+    ask_disk(WRITE_DISK, number);
+}
+
+/* Returns whether there is a disk. */
+static int start_devices(void)
+{
+    describe(&random_queue, 0, random_bytes, sizeof random_bytes, WRITABLE);
+    start_device(ENTROPY, &random_queue, 0);
+    describe(&receive_queue, 0, received, sizeof received, WRITABLE);
+    describe(&send_queue, 0, sent, 0, 0);
+    if (start_device(NET, &receive_queue, &send_queue))
+        notify(NET, 0, &receive_queue);
+    describe(&disk_queue, 0, &wish, sizeof wish, NEXT);
+    describe(&disk_queue, 2, &disk_status, 1, WRITABLE);
+    return start_device(DISK, &disk_queue, 0);
 }
 
 /* --- what it says --- */
@@ -280,6 +394,8 @@ static void beat(u32 number)
     say_number(" timer ", timer[0]);
     say_number(" typed ", typed);
     say_number(" random ", got_random);
+    say_number(" disk ", disk_good);
+    say_number(" frames ", frames);
     say_number(" workers ", started);
     say_number(" ticks ", sum_of(timer) - timer[0]);
     say(" clock ");
@@ -291,22 +407,26 @@ static void beat(u32 number)
 void guest(const u8 *boot_parameters)
 {
     const char *root = *(const char *const *)(boot_parameters + 0x70);
-    u32 number = 0, next = BEAT_TICKS;
+    u32 number = 0, next = BEAT_TICKS, disk_tick = 0;
     start_clock(0);
     tick = (TICK_NS << 32) / clocks[0].clock.multiplier;
     tick = clocks[0].clock.shift >= 0 ? tick >> clocks[0].clock.shift : tick << -clocks[0].clock.shift;
     say(root[0] == 'R' && root[7] == ' ' ? "tables\n" : "no tables\n");
     set_gate(VECTOR_TIMER, on_timer);
     set_gate(VECTOR_UART, on_uart);
-    set_gate(VECTOR_ENTROPY, on_entropy);
+    set_gate(VECTOR_FIRST_SLOT + NET, on_net);
+    set_gate(VECTOR_FIRST_SLOT + DISK, on_disk);
+    set_gate(VECTOR_FIRST_SLOT + ENTROPY, on_entropy);
     start_interrupts();
-    start_entropy();
     set_line(LINE_UART, 0, VECTOR_UART);
-    set_line(LINE_ENTROPY, 1 << 15, VECTOR_ENTROPY);
+    int has_disk = start_devices();
     out(COM1 + 1, 1);
     start_others();
     for (;;) {
         check(0);
+        if (has_disk && timer[0] != disk_tick)
+            use_disk();
+        disk_tick = timer[0];
         if (timer[0] >= next) {
             next += BEAT_TICKS;
             ask_for_random();

@@ -44,6 +44,8 @@ start:
 
     interrupt on_timer, take_timer
     interrupt on_uart, take_uart
+    interrupt on_net, take_net
+    interrupt on_disk, take_disk
     interrupt on_entropy, take_entropy
 
     .globl trampoline, trampoline_end
