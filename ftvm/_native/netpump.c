@@ -293,8 +293,10 @@ void ftvm_netpump_inputs(struct ftvm_netpump *pump, enum ftvm_netpump_inputs way
 {
     enter(pump);
     pump->way = way;
-    if (way == FTVM_NETPUMP_DISCARD)
+    if (way == FTVM_NETPUMP_DISCARD && pump->offered_bytes > 0) {
         pump->offered_bytes = pump->offers = 0;
+        pump->counters.receives_discarded++;
+    }
     if (way == FTVM_NETPUMP_FLOW)
         arm(pump);
     leave(pump);

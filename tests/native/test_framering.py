@@ -1,6 +1,7 @@
 """The ring in which a card's frames wait, against a plain list of frames."""
 
 from collections import deque
+from itertools import cycle
 from typing import Any
 
 from hypothesis import settings
@@ -139,4 +140,34 @@ def test_frames_wait_for_a_later_mark_where_there_are_too_many_marks() -> None:
     late = lib.ftvm_framering_mark(ring)
 
     assert (late.number, late.frames) == (MARKS_MAX + 1, 1)
+    del memory
+
+
+def test_a_ring_of_large_frames_gives_no_room_that_a_frame_still_has() -> None:
+    """As full as it gets, again and again, with the end of the memory at another place each time."""
+    ring, memory = make_ring()
+    sizes, size, held = cycle((65_000, 21_000, 64_321, 7, 43_210)), ffi.new("uint32_t *"), deque[bytes]()
+    for number in range(600):
+        while (room := lib.ftvm_framering_reserve(ring)) != ffi.NULL:
+            held.append(bytes([number % 251]) * next(sizes))
+            # All that was promised may be written before the frame's length is known.
+            ffi.memmove(room, held[-1].ljust(FRAME_MAX, b"\xff"), FRAME_MAX)
+            lib.ftvm_framering_commit(ring, len(held[-1]))
+        lib.ftvm_framering_mark(ring)
+
+        found = lib.ftvm_framering_pop(ring, size)
+
+        assert bytes(ffi.buffer(found, size[0])) == held.popleft()
+    del memory
+
+
+def test_a_frame_is_packed_if_it_fits_to_the_last_byte_and_not_with_one_less() -> None:
+    ring, memory = make_ring()
+    put(ring, b"frame")
+    number = lib.ftvm_framering_mark(ring).number
+    out, packed = ffi.new("uint8_t[]", 16), ffi.new("uint32_t *")
+
+    sizes = [(lib.ftvm_framering_pack(ring, number, out, room, packed), packed[0]) for room in (3, 8, 9)]
+
+    assert sizes == [(0, 0), (0, 0), (9, 1)]
     del memory

@@ -3,8 +3,11 @@
 import os
 import select
 import socket
+import struct
+import termios
 import threading
 from collections.abc import Callable, Iterator
+from fcntl import ioctl
 
 import pytest
 
@@ -25,6 +28,7 @@ class Ends:
     def __init__(self) -> None:
         self.guest, self._card = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.world, self._outside = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.outside = self._outside.fileno()
         for end in (self.guest, self.world):
             end.settimeout(PATIENCE_S)
         for end in (self._card, self._outside):
@@ -101,7 +105,7 @@ def test_a_mark_leaves_once(ends: Ends) -> None:
     left = [ends.pump.release(mark.number), ends.pump.release(mark.number)]
 
     assert left == [1, None]
-    assert ends.pump.counters.frames_sent == 1
+    assert (ends.pump.counters.frames_sent, ends.pump.counters.bytes_sent) == (1, 60)
 
 
 def test_what_is_packed_is_the_first_of_what_is_marked(ends: Ends) -> None:
@@ -112,6 +116,16 @@ def test_what_is_packed_is_the_first_of_what_is_marked(ends: Ends) -> None:
     assert mark is not None
     assert (mark.frames, mark.packed_frames) == (2, 1)
     assert mark.packed == len(frame("small")).to_bytes(4, "little") + frame("small")
+
+
+def test_no_more_is_packed_than_the_pump_was_made_for(ends: Ends) -> None:
+    for name in ("one", "two"):
+        ends.guest.send(frame(name, PACKED_MAX * 2 // 3))
+
+    mark = ends.pump.mark(4 * PACKED_MAX)
+
+    assert mark is not None
+    assert (mark.frames, mark.packed_frames) == (2, 1)
 
 
 def test_nothing_sent_is_no_mark(ends: Ends) -> None:
@@ -133,17 +147,33 @@ def test_frames_that_wait_are_told_once_until_a_mark_was_released(ends: Ends) ->
     assert is_readable(ends.pump)
 
 
+def test_frames_that_wait_are_told_again_where_inputs_flow_or_all_was_dropped(ends: Ends) -> None:
+    ends.guest.send(frame("told, and not marked"))
+    wait_until(lambda: is_readable(ends.pump))
+    os.read(ends.pump.fileno(), 8)
+
+    ends.pump.inputs(Inputs.FLOW)
+    assert is_readable(ends.pump)
+    os.read(ends.pump.fileno(), 8)
+    ends.pump.drop()
+    ends.guest.send(frame("of another machine"))
+
+    wait_until(lambda: is_readable(ends.pump))
+
+
 def test_inputs_are_thrown_away_then_wait_then_flow(ends: Ends) -> None:
     ends.world.send(frame("before it runs"))
     wait_until(lambda: ends.pump.counters.receives_discarded == 1)
     ends.pump.inputs(Inputs.WAIT)
     ends.world.send(frame("while it stands still"))
+    ends.guest.send(frame("wakes the pump"))
+    wait_until(lambda: ends.pump.counters.held_frames == 1)
     assert not is_readable(ends.guest)
 
     ends.pump.inputs(Inputs.FLOW)
 
     assert ends.guest.recv(1000) == frame("while it stands still")
-    assert ends.pump.counters.frames_received == 1
+    assert (ends.pump.counters.frames_received, ends.pump.counters.bytes_received) == (1, 60)
 
 
 def test_a_full_ring_leaves_the_rest_in_the_socket_and_loses_nothing(ends: Ends) -> None:
@@ -177,6 +207,92 @@ def test_what_is_too_short_to_be_a_frame_is_refused_on_both_sides(ends: Ends) ->
     assert not ends.pump.send(bytes(HEADER_BYTES + 13))
     assert not ends.pump.send(bytes(FRAME_BYTES_MAX + 1))
     assert not is_readable(ends.guest)
+
+
+def test_a_frame_longer_than_any_is_refused_whole_and_what_is_behind_it_is_taken(ends: Ends) -> None:
+    ends.guest.send(frame("longer than any", FRAME_BYTES_MAX))
+    ends.guest.send(frame("behind"))
+    wait_until(lambda: ends.pump.counters.held_frames > 0)
+
+    mark = ends.pump.mark(PACKED_MAX)
+
+    assert mark is not None
+    assert (mark.frames, mark.packed[4:]) == (1, frame("behind"))
+    assert ends.pump.counters.runts_refused == 1
+
+
+def fill_card(ends: Ends) -> int:
+    """Send to the guest, which takes nothing, until its card is full for certain; return how many frames."""
+    ends.pump.inputs(Inputs.FLOW)
+    sent = 0
+    while ends.pump.counters.receives_dropped == 0:
+        ends.world.send(frame("fills the card", 900))
+        sent += 1
+    return sent
+
+
+def leave_on_offer(ends: Ends) -> int:
+    """Have the pump hold a frame that a full card has no room for, and the guest stand still. Return how many frames
+    the world has sent."""
+    sent = fill_card(ends)
+    for _ in range(ATTEMPTS):
+        wait_counted(ends, sent)
+        dropped = ends.pump.counters.receives_dropped
+        ends.world.send(frame("on offer"))
+        wait_until(lambda: is_taken(ends))
+        ends.pump.inputs(Inputs.WAIT)
+        sent += 1
+        if ends.pump.counters.receives_dropped == dropped:
+            return sent
+        ends.pump.inputs(Inputs.FLOW)
+    raise AssertionError("a card that is full for an instant has its frame dropped at once")
+
+
+ATTEMPTS = 200
+
+
+def counted(ends: Ends) -> int:
+    told = ends.pump.counters
+    return told.frames_received + told.receives_dropped + told.receives_discarded
+
+
+def wait_counted(ends: Ends, sent: int) -> None:
+    wait_until(lambda: counted(ends) == sent)
+
+
+def is_taken(ends: Ends) -> bool:
+    """Tell whether the pump has read what the world has sent."""
+    return not struct.unpack("i", ioctl(ends.outside, termios.FIONREAD, bytes(4)))[0]
+
+
+def test_a_frame_that_a_full_card_had_no_room_for_waits_while_its_guest_stands_still_and_comes_then(
+    ends: Ends,
+) -> None:
+    sent = leave_on_offer(ends)
+
+    while is_readable(ends.guest):
+        assert ends.guest.recv(1000) == frame("fills the card", 900)
+    ends.guest.send(frame("wakes the pump"))
+    wait_until(lambda: ends.pump.counters.held_frames == 1)
+    assert not is_readable(ends.guest)
+    ends.pump.inputs(Inputs.FLOW)
+
+    assert ends.guest.recv(1000) == frame("on offer")
+    assert counted(ends) == sent
+
+
+def test_a_frame_that_a_full_card_had_no_room_for_is_not_handed_to_another_machine(ends: Ends) -> None:
+    sent = leave_on_offer(ends)
+    while is_readable(ends.guest):
+        ends.guest.recv(1000)
+
+    ends.pump.inputs(Inputs.DISCARD)
+    ends.pump.inputs(Inputs.FLOW)
+    ends.world.send(frame("of the new one"))
+
+    assert ends.guest.recv(1000) == frame("of the new one")
+    assert counted(ends) == sent + 1
+    assert ends.pump.counters.receives_discarded == 1
 
 
 def test_what_is_dropped_never_leaves_and_marks_go_on(ends: Ends) -> None:

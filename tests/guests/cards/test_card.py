@@ -19,7 +19,7 @@ from ftvm.checkpoint import Output
 from ftvm.errors import ConfigError, TransportError
 from ftvm.guests.cards import PumpedCard, PumpWorld
 from ftvm.guests.cards.batch import decode_batch
-from ftvm.guests.cards.card import SHIPPED_BYTES, check_interface
+from ftvm.guests.cards.card import HELD_BYTES_MAX, SHIPPED_BYTES, check_interface
 from ftvm.guests.datagram import announcement_frames, mac_bytes
 
 MAC = "52:54:00:12:34:56"
@@ -62,6 +62,11 @@ class Stand:
             found = self.wire.recv(1 << 17)
             if found.startswith(wanted):
                 return found
+
+    def wait_read(self) -> None:
+        """Wait until the pump has read all that came on the wire, and done what it does with it."""
+        wait_until(lambda: not select.select([self.card._outside], [], [], 0)[0])
+        self.card._pump.failure  # noqa: B018 - asks the pump, which is busy until then
 
     def is_quiet(self, wanted: bytes) -> bool:
         """Tell that no frame comes to the wire that begins so."""
@@ -183,6 +188,42 @@ def test_a_large_segment_comes_through_as_one_frame_with_its_checksum_still_to_b
     assert len(stand.hear(segment[:14])) == len(segment)
 
 
+def test_a_tag_is_put_back_where_a_large_segment_says_what_is_left_to_do(stand: Stand) -> None:
+    """The kernel takes the tag out, and counts without it: who sends the frame on must find the checksum's place."""
+    ip = bytes.fromhex("4500") + (20 + 20 + 8_000).to_bytes(2, "big") + bytes.fromhex("0000 4000 4006 0000")
+    ip += bytes([10, 77, 0, 2, 10, 77, 0, 1])
+    tcp = bytes.fromhex("1000 2000 00000001 00000001 5010 ffff 0000 0000")
+    tagged = b"\xff" * 6 + mac_bytes(MAC) + bytes.fromhex("8100 0007 0800") + ip + tcp + bytes(8_000)
+    header = struct.pack("<BBHHHH", 1, 1, 18 + 20 + 20, 1_448, 18 + 20, 16)
+    stand.card.flow()
+
+    stand.say(tagged, header)
+    output = stand.card.take()
+
+    assert output is not None
+    packed = decode_batch(output).packed
+    assert packed[14:] == tagged
+    assert packed[4:14] == header
+
+
+def test_what_is_sent_beyond_what_may_be_held_is_counted_once(stand: Stand) -> None:
+    """All that was sent is held, waits, or is counted as dropped by the kernel."""
+    size, sent, taken = 60_000, 500, 0
+    stand.card.flow()
+    for _ in range(sent):
+        stand.say(frame("bulk", size))
+    dropped = stand.card.counters.card_dropped
+    again = stand.card.counters.card_dropped
+
+    while (output := stand.card.take()) is not None:
+        taken += decode_batch(output).frames
+        stand.card.release(output)
+
+    assert sent * size > HELD_BYTES_MAX
+    assert 0 < taken < sent
+    assert dropped == again == sent - taken
+
+
 def test_small_replies_travel_and_bulk_is_only_counted_until_the_next_pause(stand: Stand) -> None:
     size = 1_500
     stand.card.flow()
@@ -219,6 +260,44 @@ def test_after_a_takeover_what_travelled_is_sent_and_what_did_not_is_counted_as_
     assert there.hear(frame("0000")[:18])[14:18] == b"0000"
     assert there.card.counters.frames_sent == batch.packed_frames
     assert there.card.counters.frames_lost == batch.frames - batch.packed_frames > 0
+
+
+def test_a_mark_of_another_host_lets_nothing_out_that_is_held_here(stack: ExitStack) -> None:
+    """Marks are counted from one on each host: the number alone says nothing."""
+    needs_root()
+    here, there = Stand(stack), Stand(stack)
+    outputs = []
+    for stand, name in ((here, "of this"), (there, "of that")):
+        stand.card.flow()
+        stand.say(frame(name))
+        outputs.append(stand.card.hold())
+    assert outputs[0] is not None
+    assert outputs[1] is not None
+    assert decode_batch(outputs[0]).mark == decode_batch(outputs[1]).mark
+
+    there.card.release(outputs[0])
+
+    assert there.hear(frame("of this")) == frame("of this")
+    assert there.is_quiet(frame("of that"))
+    there.card.release(outputs[1])
+    assert there.hear(frame("of that")) == frame("of that")
+
+
+def test_another_machine_on_the_card_gets_nothing_of_what_came_for_the_one_before(stand: Stand) -> None:
+    stand.card.flow()
+    stand.wire.send(frame("for the old one"))
+    stand.wait_read()
+
+    stand.card.begin()
+    stand.wire.send(frame("while none runs"))
+    stand.wait_read()
+    stand.card.flow()
+    stand.wire.send(frame("for the new one"))
+
+    heard = []
+    while (found := stand.got(frame("")[:14])[len(HEADER) :]) != frame("for the new one"):
+        heard.append(found)
+    assert heard == []
 
 
 def test_another_machine_on_the_card_sends_nothing_of_the_one_before(stand: Stand) -> None:

@@ -162,6 +162,24 @@ def test_a_pumped_cards_frames_are_one_output_and_none_is_taken_before_it_flows(
     assert card.told == ["begin", "flow"]
 
 
+def test_each_of_several_cards_flows_is_taken_from_and_is_held(card: FakeCard) -> None:
+    ear, other = Ear(), FakeCard()
+    gate = OutputGate(ear, {}, {"card0": cast("PumpedCard", card), "card1": cast("PumpedCard", other)})
+    gate.flow()
+
+    other.send(b"of the second alone")
+    for _ in range(int(PATIENCE_S * 100)):
+        if ear.frames:
+            break
+        threading.Event().wait(0.01)
+    gate.hold()
+    gate.close()
+
+    assert ear.frames == [b"of the second alone"]
+    assert card.told == other.told == ["begin", "flow", "hold"]
+    other.close()
+
+
 def test_a_held_gate_has_taken_all_frames_that_a_pumped_card_has(card: FakeCard) -> None:
     ear = Ear()
     gate = OutputGate(ear, {}, {"card0": cast("PumpedCard", card)})

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,10 +47,43 @@ def test_qemu_has_each_card_with_its_address_and_another_qemu_has_them_again(car
 
     assert guest.pid != before, "a state loads into a new one only"
     assert tuple(card["main-mac"] for card in found) == MACS
+    command = Path(f"/proc/{guest.pid}/cmdline").read_text(encoding="ascii").split("\0")
+    assert [word.rpartition("=")[2] for word in command if word.startswith("tap,")] == [str(card.tap) for card in cards]
     assert list(guest.cards) == ["card0", "card1"]
     assert guest.failure() is None
     guest.close()
     assert [card.tap for card in cards] == [-1, -1]
+
+
+class Warned(Transcript):
+    """Keeps what the operator is told, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.warnings: list[str] = []
+
+    def warn(self, reason: str) -> None:
+        self.warnings.append(reason)
+
+
+def test_a_tap_that_vanishes_is_told_once_and_the_guest_goes_on_with_the_other(cards: list[PumpedCard]) -> None:
+    guest, sink = QemuGuest(MACHINE, boots=True, cards=cards), Warned()
+    guest.attach(sink)
+    guest.resume()
+
+    subprocess.run(["ip", "link", "del", cards[1].name], check=True)
+    for _ in range(3_000):
+        if cards[1].failure() is not None:
+            break
+        threading.Event().wait(0.01)
+
+    assert guest.failure() is None
+    assert guest.failure() is None
+    assert [warning.partition(" is gone")[0] for warning in sink.warnings] == [f"the tap device {cards[1].name}"]
+    assert cards[0].failure() is None
+    guest.pause()
+    guest.save_devices()
+    guest.close()
 
 
 def test_a_machine_is_given_a_card_for_each_address(cards: list[PumpedCard]) -> None:
