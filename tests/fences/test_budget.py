@@ -37,7 +37,7 @@ LINES: Final = {
     "guests/vmm": 795,
     "history": 2877,
     "lab": 3410,
-    "lab/rig": 590,
+    "lab/rig": 603,
     "protocol": 3825,
     "runtime": 2962,
     "service": 1778,

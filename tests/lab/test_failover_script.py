@@ -76,3 +76,21 @@ def test_a_kernel_whose_stamps_go_back_or_jump_while_it_boots_is_found(script: M
 
     assert len(found) == 1
     assert "on host 1 the kernel's stamps go from 20.2" in found[0]
+
+
+GOOD: dict[str, Any] = {"requests_acknowledged": 9, "unanswered": 0, "findings": []}
+
+
+def test_a_disk_with_all_its_records_and_a_client_with_all_its_answers_are_right(script: ModuleType) -> None:
+    assert script.judge_disk("disk 20 records same\r\ndisk 40 records same\r\n") == []
+    assert script.judge_client(GOOD) == []
+
+
+@pytest.mark.parametrize("text", ["", "disk 20 records same\r\ndisk 40 records differ\r\n"])
+def test_a_disk_that_lost_a_record_or_was_not_looked_at_is_found(script: ModuleType, text: str) -> None:
+    assert len(script.judge_disk(text)) == 1
+
+
+@pytest.mark.parametrize("change", [{"requests_acknowledged": 0}, {"unanswered": 2}, {"findings": ["lost: key 3"]}])
+def test_a_client_that_lost_an_answer_or_had_none_is_found(script: ModuleType, change: dict[str, Any]) -> None:
+    assert len(script.judge_client(GOOD | change)) == 1

@@ -123,6 +123,18 @@ def test_the_machine_runs_at_the_lowest_priority_in_its_own_session(tmp_path: Pa
     assert nice == b"19"
 
 
+def test_more_disks_come_behind_those_of_the_rig_and_are_not_written_to(tmp_path: Path) -> None:
+    image = fake_image(tmp_path, "for word; do echo $word; done; echo 0 >$status")
+    disk = tmp_path / "a,b.img"
+    taken: list[bytes] = []
+
+    run_script(image, RigRun(script=script_in(tmp_path), disks=(disk,)), taken.append)
+
+    drives = [word for word in b"".join(taken).decode().splitlines() if word.endswith("if=virtio,snapshot=on")]
+    assert len(drives) == 3
+    assert drives[2].startswith(f"file={tmp_path}/a,,b.img,format=raw")
+
+
 def test_json_has_the_status_and_what_the_script_said_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = fake_image(tmp_path, """echo noise; echo '{"beats": 3}'; echo 1 >$status""")
     monkeypatch.setattr(__main__, "make_rig", lambda *_, **__: fake)

@@ -36,6 +36,14 @@ LAST_BYTES: Final = 1 << 16
 )
 @click.option("--memory", default=2000, show_default=True, metavar="MIB", help="Memory of the rig.")
 @click.option("--cpus", default=2, show_default=True, help="Processors of the rig.")
+@click.option(
+    "--disk",
+    "disks",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="An image of a disk that SCRIPT finds as /dev/vdc; repeat for more. Nothing is written to the file.",
+)
 @click.option("--seconds", default=3600.0, show_default=True, metavar="S", help="How long SCRIPT may take.")
 @click.option(
     "--folder",
@@ -52,6 +60,7 @@ def rig(
     qemu: str,
     memory: int,
     cpus: int,
+    disks: tuple[Path, ...],
     seconds: float,
     folder: Path | None,
     fresh: bool,
@@ -73,7 +82,15 @@ def rig(
         image = make_rig(folder or default_folder(), kernel, _say, is_fresh=fresh)
         _say(f"booting Linux {kernel}; QEMU {qemu} is at hand")
         output = _Output(as_json)
-        wanted = RigRun(script=script, arguments=arguments, qemu=qemu, memory_mib=memory, cpus=cpus, seconds=seconds)
+        wanted = RigRun(
+            script=script,
+            arguments=arguments,
+            qemu=qemu,
+            memory_mib=memory,
+            cpus=cpus,
+            seconds=seconds,
+            disks=disks,
+        )
         status = run_script(image, wanted, output.take)
     except FtvmError as wrong:
         _end(wrong, as_json)

@@ -49,6 +49,7 @@ class RigRun:
     memory_mib  memory of the rig
     cpus        its processors
     seconds     how long all may take
+    disks       more disks, which the script finds as /dev/vdc and on; what it writes there is gone at the end
     """
 
     script: Path
@@ -57,6 +58,7 @@ class RigRun:
     memory_mib: int = 2000
     cpus: int = 2
     seconds: float = 3600.0
+    disks: Sequence[Path] = ()
 
 
 def run_script(image: RigImage, run: RigRun, take: Callable[[bytes], None]) -> int:
@@ -115,8 +117,8 @@ def _command(image: RigImage, run: RigRun, folder: Path, ramdisk: Path) -> list[
     ]
     disks = [
         word
-        for disk in image.disks
-        for word in ("-drive", f"file={str(disk).replace(',', ',,')},format=raw,if=virtio,snapshot=on")
+        for disk in (*image.disks, *run.disks)
+        for word in ("-drive", f"file={str(disk.absolute()).replace(',', ',,')},format=raw,if=virtio,snapshot=on")
     ]
     return [
         *(str(image.tree / "lib64" / "ld-linux-x86-64.so.2"), "--library-path", libraries),

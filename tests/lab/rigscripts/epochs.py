@@ -22,7 +22,7 @@ from ftvm.lab.qemuimage import make_image
 from ftvm.testing.transcript import Transcript
 
 BOOT_S = 1200.0
-MEMORY_BYTES = 96 << 20
+MEMORY_BYTES = 128 << 20
 
 
 class Ear(Transcript):

@@ -7,6 +7,11 @@ clock that goes back or jumps: uptime (monotonic), the kernel's own stamps (prin
 
     python -m ftvm.lab.rig tests/lab/rigscripts/failover.py -- --engine kemari --smp 2 --kills 5
 
+With --image the guest is the Debian of debianimage.py, with its disk and a network card: its records must all be on the
+disk, and no client may see an acknowledged request lost.
+
+    python -m ftvm.lab.rig --disk IMAGE tests/lab/rigscripts/failover.py -- --image /dev/vdc --kills 5
+
 The last line is JSON: what was seen. Exit status: 0 if all of it held.
 """
 
@@ -22,9 +27,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from ftvm.lab.qemuimage import BUSYBOX, PROGRAMS, find_kernel, ramdisk_of
+from ftvm.lab.qemuimage import BUSYBOX, MODULES, PROGRAMS, find_kernel, ramdisk_of
+from ftvm.lab.rig.image import load_order
 from ftvm.lab.stage import free_ports
 
 SLOW = ("--silence", "15000", "--heartbeat", "1000", "--interval", "500")
@@ -55,9 +61,24 @@ while :; do
   usleep 200000
 done
 """
+DEBIAN_INIT = """\
+#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+for module in /modules/*.ko; do insmod $module; done
+mount -t ext4 /dev/vda /tmp
+for each in dev proc sys; do mount -o move /$each /tmp/$each; done
+exec switch_root /tmp /sbin/init
+"""
+DEBIAN_MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "crc32c_generic", "ext4", "autofs4")
+CLIENT_WORDS = ("--driven", "--clients", "2", "--pace", "500", "--patience", "4000")
+
 BEAT = re.compile(r"beat (\d+) up ([\d.]+) real (\d+) end")
 STAMP = re.compile(r"\[ *([\d.]+)\] stamp (\d+) end")
 WORK = re.compile(r"work: \d+ bad (\d+)")
+DISK = re.compile(r"disk (\d+) records (\w+)")
 BOOT = re.compile(r"boot ([0-9a-f-]{36}) (\S+) (\d+)")
 LINE = re.compile(r"^\[ *(\d+\.\d{6})\] .*\n", re.MULTILINE)
 """A whole line of the kernel's, with its stamp."""
@@ -111,37 +132,79 @@ class Pair:
     def __init__(self, options: argparse.Namespace) -> None:
         self.hosts: list[Host] = []
         self._options = options
+        self._network: list[subprocess.Popen[bytes]] = []
+        self._cables: list[str] = []
         self._ports = dict(zip("ab", free_ports(socket.SOCK_STREAM, 2), strict=True))
 
     def __enter__(self) -> Self:
         self._temporary = tempfile.TemporaryDirectory(prefix="pair-")
         self._folder = Path(self._temporary.name)
         (self._folder / "arbiter").mkdir()
-        files = {"init": INIT.encode(), "bin/busybox": BUSYBOX.read_bytes(), "work": PROGRAMS["work"].read_bytes()}
-        (self._folder / "guest.gz").write_bytes(ramdisk_of(files))
+        (self._folder / "guest.gz").write_bytes(ramdisk_of(self._ramdisk_files()))
         for name in "ab":
             subprocess.run(["ftvm", "keygen", name], cwd=self._folder, check=True, stdout=subprocess.DEVNULL)
+        if self._options.image is not None:
+            self._prepare_image(self._options.image)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for host in self.hosts:
-            host.process.kill()
-            host.process.wait()
+        for process in (*self._network, *(host.process for host in self.hosts)):
+            process.kill()
+            process.wait()
         self._temporary.cleanup()
+
+    def _ramdisk_files(self) -> dict[str, bytes]:
+        if self._options.image is None:
+            return {"init": INIT.encode(), "bin/busybox": BUSYBOX.read_bytes(), "work": PROGRAMS["work"].read_bytes()}
+        modules = load_order(MODULES / find_kernel().name.removeprefix("vmlinuz-"), DEBIAN_MODULES)
+        files = {f"modules/{at:02}.ko": content for at, content in enumerate(modules)}
+        return files | {"init": DEBIAN_INIT.encode(), "bin/busybox": BUSYBOX.read_bytes()}
+
+    def _prepare_image(self, image: str) -> None:
+        """Give each host a copy of the image, and put a switch between their cards and a client."""
+        for name in "ab":
+            subprocess.run(["dd", f"if={image}", f"of={self._folder / name}.img", "bs=1M", "conv=sparse"], check=True)
+        ports = free_ports(socket.SOCK_DGRAM, 6)
+        self._cables = [f"udp:{card}:{switch}" for card, switch in zip(ports[::2], ports[1::2], strict=True)]
+        words = [
+            word
+            for card, switch in zip(ports[::2], ports[1::2], strict=True)
+            for word in ("--port", f"udp:{switch}:{card}")
+        ]
+        self._network = [self._lab("switch", *words), self._lab("client", "--nic", self._cables[2], *CLIENT_WORDS)]
+
+    def _lab(self, name: str, *words: str) -> subprocess.Popen[bytes]:
+        with (self._folder / f"{name}.out").open("wb") as out:
+            command = [sys.executable, "-m", f"ftvm.lab.{name}", *words]
+            return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT)
 
     def start(self, name: str, role: str) -> Host:
         other = "ab".replace(name, "")
         wanted = self._options
-        words = ["--kind", "qemu", "--guest", "vm", "--node", name, "--memory", "128M", "--accel", wanted.accel, *SLOW]
+        words = ["--kind", "qemu", "--guest", "vm", "--node", name, "--accel", wanted.accel, *SLOW]
+        words += ["--memory", "128M" if wanted.image is None else "192M"]
         words += ["--listen", f"tcp://127.0.0.1:{self._ports[name]}", "--peer", f"tcp://127.0.0.1:{self._ports[other]}"]
         words += ["--key", f"{name}.key", "--allow", f"{other}.pub", "--arbiter", f"file://{self._folder}/arbiter"]
         words += ["--engine", wanted.engine, "--tracker", wanted.tracker, "--log-format", "json", "--control", "none"]
         words += ["--create"] if role == "run" else []
+        if wanted.image is not None:
+            words += ["--disk", f"{name}.img", "--nic", self._cables["ab".index(name)]]
         guest = ["-cpu", wanted.cpu, "-smp", str(wanted.smp), "-kernel", str(find_kernel())]
         guest += ["-initrd", str(self._folder / "guest.gz"), "-append", "console=ttyS0 printk.time=1"]
         place = self._folder / f"{name}{len(self.hosts)}"
         self.hosts.append(Host(name, place, ["ftvm", role, *words, "--", *guest]))
         return self.hosts[-1]
+
+    def verdict(self) -> dict[str, Any]:
+        """Have the client read all once more, and return what it found."""
+        client = self._network[1]
+        assert client.stdin is not None
+        client.stdin.write(b'{"stop": true}\n')
+        client.stdin.flush()  # not closed: the client takes that for the end of whoever reads its verdict
+        client.wait(PATIENCE_S)
+        last = (self._folder / "client.out").read_text().splitlines()[-1]
+        found: dict[str, Any] = json.loads(last).get("verdict", {"findings": [f"no verdict: {last}"]})
+        return found
 
     def wait(self, host: Host, what: str, is_so: Callable[[], bool]) -> None:
         """Wait until it is so; raise SystemExit, with the host's last words, if the host ends or PATIENCE_S is over."""
@@ -182,7 +245,7 @@ class Pair:
         return standby
 
 
-def judge(consoles: list[str]) -> dict[str, object]:
+def judge(consoles: list[str]) -> dict[str, Any]:
     """Return what the consoles show, in the order in which the guest was there; `wrong` says what must not be so."""
     text = "\n".join(consoles)
     boots, bad = sorted(set(BOOT.findall(text))), [int(count) for count in WORK.findall(text)]
@@ -196,7 +259,7 @@ def judge(consoles: list[str]) -> dict[str, object]:
         real[int(number)] = float(day)
     missing = sorted(set(range(1, max(up, default=0))) - set(up))
     wrong += [f"beats are missing: {missing[:20]}"] if missing or not up else []
-    seen: dict[str, object] = {"boot": boots, "beats": len(up), "looks": len(bad)}
+    seen: dict[str, Any] = {"boot": boots, "beats": len(up), "looks": len(bad)}
     stamps = {int(number): float(seconds) for seconds, number in STAMP.findall(text)}
     for clock, times in {"uptime": up, "time of day": real, "printk": stamps}.items():
         ordered = [times[number] for number in sorted(times)]
@@ -210,6 +273,21 @@ def judge(consoles: list[str]) -> dict[str, object]:
         if min(steps) < 0 or max(steps) > STEP_S_MAX:
             wrong.append(f"the clock {clock} goes back or jumps: a step between beats is {seen[clock]}")
     return {**seen, "wrong": wrong + judge_lines(consoles)}
+
+
+def judge_disk(text: str) -> list[str]:
+    """Return what is wrong with the looks at the records on the disk: each found all, and there was one at least."""
+    looks = dict(DISK.findall(text))
+    return [f"the disk's {count} records {look}" for count, look in looks.items() if look != "same"] or (
+        [] if looks else ["no look at the disk"]
+    )
+
+
+def judge_client(verdict: dict[str, Any]) -> list[str]:
+    """Return what is wrong with what the client found: an answer missing at the end, one lost, or none at all."""
+    wrong = [f"client: {finding}" for finding in verdict["findings"]]
+    wrong += [f"client: {verdict.get('unanswered')} requests have no answer"] if verdict.get("unanswered") else []
+    return wrong + ([] if verdict.get("requests_acknowledged") else ["client: nothing was acknowledged"])
 
 
 def judge_lines(consoles: list[str]) -> list[str]:
@@ -238,6 +316,7 @@ def main() -> int:
     parser.add_argument("--cpu", default="qemu64")
     parser.add_argument("--smp", type=int, default=1)
     parser.add_argument("--kills", type=int, default=1)
+    parser.add_argument("--image", help="the disk of debianimage.py, a file or a device: the guest boots from a copy")
     parser.add_argument("--early", action="store_true", help="the first kill is while the guest boots")
     parser.add_argument("--beats", type=int, default=15, help="how many before and after each kill")
     options = parser.parse_args()
@@ -248,7 +327,11 @@ def main() -> int:
         pair.wait(active, "the guest beats", lambda: active.beats() >= 2)
         for _ in range(options.kills - options.early):
             active = pair.kill_active(active)
-        seen = judge([host.console() for host in pair.hosts])
+        verdict = pair.verdict() if options.image is not None else None
+        consoles = [host.console() for host in pair.hosts]
+        seen = judge(consoles)
+        if verdict is not None:
+            seen |= {"client": verdict, "wrong": seen["wrong"] + judge_disk("".join(consoles)) + judge_client(verdict)}
     print(json.dumps(vars(options) | seen))
     return 1 if seen["wrong"] else 0
 
