@@ -275,7 +275,7 @@ def route_seconds(folder: Path, entries: int) -> float:
     columns = "stream, level, base, epoch, time_ns, segment, offset, length, pages, delta_bytes, outputs"
     rows = [
         (stream, level, base, base + width, base, segment, 0, 1, 1, 1, 0)
-        for level, width in ((1, 1), (2, 40), (3, 400), (4, 2_400), (5, 24_000))
+        for level, width in ((1, 1), (2, 40), (3, 2_400), (4, 24_000))
         for base in range(0, entries - width + 1, width)
     ]
     with closing(sqlite3.connect(folder / CATALOGUE)) as database, database:

@@ -43,7 +43,7 @@ class Epoch:
     """A point of the history that can be restored.
 
     number, stream  which; time: seconds since 1970
-    kind      what the entry that ends there covers: fine, second, ten_seconds, minute ...
+    kind      what the entry that ends there covers: fine, second, minute ...
     pages     that this entry changes; bytes: what it takes in deltas; outputs: how many it holds
     position  where the guest was, if it can be replayed
     """

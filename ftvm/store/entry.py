@@ -2,20 +2,24 @@
 
     u32 length of the header | header | pages | devices | rest
 
-The header is a msgpack array. `pages` holds page indices, lengths and deltas of one batch: indices and lengths byte by
-byte of their numbers (all lowest bytes first, then the next), which packs them to a third. It is packed by zlib, which
-makes a third less of it than LZ4 at ten times the CPU; by LZ4 where that would be too much (`_packer_of`). `devices` is
-the device state, packed by LZ4 with another entry's as dictionary if the header names one: that takes 13 kB to 0.2 kB.
-`rest` holds outputs and the log in the tables of the wire (ftvm/encode/stream.py).
+The header is a msgpack array. `pages` holds page indices, lengths and deltas of one batch: indices, each as its
+distance to the one before, and lengths, byte by byte of their numbers (all lowest bytes first, then the next). These
+two together, and the deltas, are packed by zlib, which makes a third less of it than LZ4 at ten times the CPU; all by
+LZ4 where that would be too much (`_packer_of`). `devices` is the device state, packed by LZ4 with another entry's as
+dictionary if the header names one: that takes 13 kB to 0.2 kB. `rest` holds outputs and the log in the tables of the
+wire (ftvm/encode/stream.py).
 
 `decode_entry` is safe on any bytes: it raises HistoryError, and takes no more room than 1,032 times what it was given.
 """
 
 import struct
 import zlib
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import accumulate
+from operator import sub
 from typing import Any, Final, Never
 
 import lz4.block
@@ -50,7 +54,7 @@ __all__ = [
     "unbroken_outputs",
 ]
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """The version of entries, segments and catalogue; a store of another one is refused by name."""
 
 _HEAD: Final = struct.Struct("<I")
@@ -61,12 +65,16 @@ class _Packer(IntEnum):
     """What a block is packed with."""
 
     LZ4 = 0
-    ZLIB = 1
+    PARTED = 1
+    """Of pages alone: u32 length of the packed indices and lengths | these | the packed deltas, both by zlib."""
 
 
 _ZLIB_BYTES_MAX: Final = 40_000
-_RATIOS_MAX: Final = {_Packer.LZ4: 255, _Packer.ZLIB: 1032}
-"""None packs tighter: who claims more is damaged."""
+_GOOD_SHARE: Final = 0.6
+"""What deltas take that are packed well."""
+_LZ4_RATIO_MAX: Final = 255
+_ZLIB_RATIO_MAX: Final = 1032
+"""Neither packs tighter: who claims more is damaged."""
 _LIMITS: Final = Limits(
     outputs_held=1 << 24, output_bytes=1 << 30, log_records=1 << 24, log_bytes=1 << 30, devices_bytes=1 << 30
 )
@@ -83,10 +91,9 @@ class EntryLevel(IntEnum):
     """A portion of a base: pages as they were at some time between two epochs."""
     FINE = 1
     SECOND = 2
-    TEN_SECONDS = 3
-    MINUTE = 4
-    TEN_MINUTES = 5
-    HOUR = 6
+    MINUTE = 3
+    TEN_MINUTES = 4
+    HOUR = 5
 
     @classmethod
     def _missing_(cls, value: object) -> Never:
@@ -143,12 +150,11 @@ def encode_entry(entry: Entry, *, like: tuple[int, bytes] | None = None) -> byte
     like  an epoch and its device state, which this entry's resembles; who decodes needs the same again
     """
     pages, devices, where = entry.pages, entry.devices, entry.position
-    plain = _planes(pages.indices, 4) + _planes(pages.lengths, 2) + bytes(pages.payload)
     channels, table, payloads = pack_outputs(entry.outputs)
     first, names, log_table, log_payloads = pack_records(entry.log)
     rest = b"".join((table, payloads, log_table, log_payloads))
-    packer = _packer_of(entry.level, len(plain))
-    packed = _pack(plain, packer), _pack(devices, _Packer.LZ4, b"" if like is None else like[1]), _pack(rest)
+    packer, packed_pages = _pack_pages(pages, entry.level)
+    packed = packed_pages, _pack(devices, b"" if like is None else like[1]), _pack(rest)
     header = msgpack.packb(
         [
             FORMAT,
@@ -199,7 +205,7 @@ def _decoded(content: memoryview, like: bytes) -> Entry:
     payload_bytes = read_number(payload_bytes, "bytes of deltas")
     blocks = _split(body, read_fields(sizes, 3, "sizes of the blocks"))
     pages = _unpacked_pages(blocks[0], count, payload_bytes, _Packer(read_number(packer, "packer", max(_Packer))))
-    devices = _unpack(blocks[1], read_number(devices_bytes, "bytes of device state"), _Packer.LZ4, like)
+    devices = _unpack(blocks[1], read_number(devices_bytes, "bytes of device state"), like)
     channels, *output_sizes = read_fields(outputs, 3, "outputs")
     first, names, *log_sizes = read_fields(log, 4, "log")
     sizes_of_rest = [read_number(size, "size of a table") for size in (*output_sizes, *log_sizes)]
@@ -276,10 +282,48 @@ def _from_planes(content: bytes, width: int) -> bytes:
     return bytes(numbers)
 
 
+def _apart(indices: Buffer) -> bytes:
+    """Return page indices, each as the distance to the one before."""
+    numbers = array("I", bytes(indices))
+    return array("I", map(sub, numbers, [0, *numbers[:-1]])).tobytes()
+
+
+def _from_apart(distances: bytes) -> bytes:
+    return array("I", accumulate(array("I", distances))).tobytes()
+
+
+def _pack_pages(pages: PageBatch, level: EntryLevel) -> tuple[_Packer, bytes]:
+    head = _planes(_apart(pages.indices), 4) + _planes(pages.lengths, 2)
+    if _packer_of(level, pages.size_bytes) is _Packer.PARTED:
+        packed_head, deltas = zlib.compress(head, 1), _pack_deltas(pages.payload, level)
+        if _HEAD.size + len(packed_head) + len(deltas) < pages.size_bytes:
+            return _Packer.PARTED, b"".join((_HEAD.pack(len(packed_head)), packed_head, deltas))
+    return _Packer.LZ4, _pack(head + bytes(pages.payload))
+
+
+def _pack_deltas(content: Buffer, level: EntryLevel) -> bytes:
+    """Pack deltas. Of many, as numbers that count up, what came before is found by chance alone: to look for it then
+    costs twice the time, and makes it longer."""
+    packed = b""
+    if level is not EntryLevel.FINE:
+        packing = zlib.compressobj(1, strategy=zlib.Z_RLE)
+        packed = packing.compress(content) + packing.flush()
+        if len(packed) < _GOOD_SHARE * len(content):
+            return packed
+    found = zlib.compress(content, 1)
+    return min(packed or found, found, key=len)
+
+
 def _unpacked_pages(block: memoryview, count: int, payload_bytes: int, packer: _Packer) -> PageBatch:
-    plain = _unpack(block, 6 * count + payload_bytes, packer)
-    indices, lengths = _from_planes(plain[: 4 * count], 4), _from_planes(plain[4 * count : 6 * count], 2)
-    payload = plain[6 * count :]
+    if packer is _Packer.PARTED:
+        (length,) = _HEAD.unpack_from(block) if len(block) >= _HEAD.size else (1 << 32,)
+        parts = _split(block[_HEAD.size :], [length, len(block) - _HEAD.size - length])
+        head, payload = _inflate(parts[0], 6 * count), _inflate(parts[1], payload_bytes)
+    else:
+        plain = _unpack(block, 6 * count + payload_bytes)
+        head, payload = plain[: 6 * count], plain[6 * count :]
+    indices = _from_apart(_from_planes(head[: 4 * count], 4))
+    lengths = _from_planes(head[4 * count :], 2)
     digest = batch_digest(indices, lengths, payload)
     return PageBatch(count=count, indices=indices, lengths=lengths, payload=payload, digest=digest)
 
@@ -288,29 +332,33 @@ def _packer_of(level: EntryLevel, size_bytes: int) -> _Packer:
     """Return what to pack pages with: 40 fine entries a second may take 2 % of a core, and a base is large."""
     if level is EntryLevel.BASE or (level is EntryLevel.FINE and size_bytes > _ZLIB_BYTES_MAX):
         return _Packer.LZ4
-    return _Packer.ZLIB
+    return _Packer.PARTED
 
 
-def _pack(content: bytes, packer: _Packer = _Packer.LZ4, dictionary: bytes = b"") -> bytes:
+def _pack(content: bytes, dictionary: bytes = b"") -> bytes:
     """Pack if that is shorter: a block as long as its content is not packed."""
     if not content:
         return b""
-    if packer is _Packer.ZLIB:
-        packed = zlib.compress(content, 1)
-    else:
-        packed = bytes(lz4.block.compress(content, mode="fast", store_size=False, dict=dictionary))
+    packed = bytes(lz4.block.compress(content, mode="fast", store_size=False, dict=dictionary))
     return packed if len(packed) < len(content) else content
 
 
-def _unpack(block: memoryview, size: int, packer: _Packer = _Packer.LZ4, dictionary: bytes = b"") -> bytes:
+def _unpack(block: memoryview, size: int, dictionary: bytes = b"") -> bytes:
     if len(block) == size:
         return bytes(block)
-    if not len(block) < size <= _RATIOS_MAX[packer] * len(block) + 16:
+    if not len(block) < size <= _LZ4_RATIO_MAX * len(block) + 16:
         raise BadFrame(f"a block of {len(block)} bytes claims to unpack to {size}")
-    if packer is _Packer.ZLIB:
-        content = zlib.decompressobj().decompress(block, size + 1)
-    else:
-        content = bytes(lz4.block.decompress(block, uncompressed_size=size, dict=dictionary))
+    content = bytes(lz4.block.decompress(block, uncompressed_size=size, dict=dictionary))
+    return _sized(content, size)
+
+
+def _inflate(block: memoryview, size: int) -> bytes:
+    if size > _ZLIB_RATIO_MAX * len(block) + 16:
+        raise BadFrame(f"a block of {len(block)} bytes claims to unpack to {size}")
+    return _sized(zlib.decompressobj().decompress(block, size + 1), size)
+
+
+def _sized(content: bytes, size: int) -> bytes:
     if len(content) != size:
         raise BadFrame(f"a block unpacks to {len(content)} bytes, not to the {size} that it claims")
     return content

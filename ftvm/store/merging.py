@@ -1,4 +1,4 @@
-"""Merges entries as time goes by: the fine ones of a second into one, those of ten seconds, and so on to an hour.
+"""Merges entries as time goes by: the fine ones of a second into one, those of a minute, and so on to an hour.
 
 Fed with each fine entry, by rising time; when an entry falls into a later span than the one before, the span before is
 complete, and one entry takes the place of all of it for whoever passes over it. Nothing is dropped here

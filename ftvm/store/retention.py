@@ -1,8 +1,8 @@
 """What of a history is kept, merged and dropped. Pure: rows in, rows out; the newest entry's time is the time now.
 
-Fine entries are merged into one for each second, these into one for ten seconds, and so on up to an hour
-(`WIDTH_NS`). A merged entry serves whoever wants to pass over its span; a finer one goes once it is old enough for its
-level and a coarser one covers it, never before. A pin (a snapshot) keeps what leads to it.
+Fine entries are merged into one for each second, these into one for a minute, and so on up to an hour (`WIDTH_NS`). A
+merged entry serves whoever wants to pass over its span; a finer one goes once it is old enough for its level and a
+coarser one covers it, never before. A pin (a snapshot) keeps what leads to it.
 
 The far end is a base: all before the last base that is older than `Keep.minute` goes, unless a pin needs it. The byte
 budget stands above all ages: it moves the far end to a later base. So a base is due (`base_is_due`) often enough for
@@ -27,7 +27,6 @@ _BUDGET_MIN: Final = 16 << 20
 
 WIDTH_NS: Final = {
     EntryLevel.SECOND: _SECOND,
-    EntryLevel.TEN_SECONDS: 10 * _SECOND,
     EntryLevel.MINUTE: 60 * _SECOND,
     EntryLevel.TEN_MINUTES: 600 * _SECOND,
     EntryLevel.HOUR: 3600 * _SECOND,
@@ -104,7 +103,7 @@ class Keep:
         """Return how old an entry of this level gets, once a coarser one covers it."""
         if level is EntryLevel.FINE:
             return self.all_ns
-        return self.second_ns if level <= EntryLevel.TEN_SECONDS else self.minute_ns
+        return self.second_ns if level is EntryLevel.SECOND else self.minute_ns
 
 
 def _measure(text: str, units: dict[str, int], name: str) -> int:

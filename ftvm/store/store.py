@@ -43,7 +43,6 @@ _SEGMENT_SPANS: Final = {
     EntryLevel.BASE: 1 << 62,
     EntryLevel.FINE: 10 * WIDTH_NS[EntryLevel.SECOND],
     EntryLevel.SECOND: WIDTH_NS[EntryLevel.TEN_MINUTES],
-    EntryLevel.TEN_SECONDS: WIDTH_NS[EntryLevel.TEN_MINUTES],
     EntryLevel.MINUTE: 3 * WIDTH_NS[EntryLevel.HOUR],
     EntryLevel.TEN_MINUTES: 3 * WIDTH_NS[EntryLevel.HOUR],
     EntryLevel.HOUR: 3 * WIDTH_NS[EntryLevel.HOUR],

@@ -77,6 +77,33 @@ def test_an_entry_comes_back_as_it_was(entry: Entry, like: bytes | None) -> None
     assert decode_entry(content, like=like or b"") == entry
 
 
+def batch_of(deltas: dict[int, bytes]) -> PageBatch:
+    indices = b"".join(page.to_bytes(4, "little") for page in deltas)
+    lengths = b"".join(len(delta).to_bytes(2, "little") for delta in deltas.values())
+    payload = b"".join(deltas.values())
+    digest = batch_digest(indices, lengths, payload)
+    return PageBatch(count=len(deltas), indices=indices, lengths=lengths, payload=payload, digest=digest)
+
+
+@pytest.mark.parametrize("level", [EntryLevel.BASE, EntryLevel.FINE, EntryLevel.SECOND], ids=lambda level: level.name)
+@pytest.mark.parametrize(
+    "deltas",
+    [
+        {(1 << 28) - 1 - 3 * place: bytes([1, place % 7, place * 29 % 16]) for place in range(900, 0, -1)},
+        {place * place: b"the same words again and again, %d" % (place % 3) for place in range(400)},
+        {7 * place: (place * 0x9E3779B97F4A7C15 % (1 << 128)).to_bytes(16, "big") for place in range(300)},
+    ],
+    ids=["numbers", "text", "noise"],
+)
+def test_many_pages_come_back_as_they_were_and_take_less(level: EntryLevel, deltas: dict[int, bytes]) -> None:
+    entry = Entry(level=level, base=1, epoch=2, time_ns=3, pages=batch_of(deltas))
+
+    content = encode_entry(entry)
+
+    assert decode_entry(content) == entry
+    assert len(content) < entry.pages.size_bytes
+
+
 def test_device_state_that_resembles_another_takes_next_to_nothing() -> None:
     before = b"".join((7 * n % 251).to_bytes(1, "little") + bytes([n % 256]) for n in range(6_000))
     entry = Entry(level=EntryLevel.FINE, base=1, epoch=2, time_ns=3, devices=before[:9_000] + b"!" + before[9_001:])

@@ -136,7 +136,7 @@ def test_how_long_is_read_from_text_and_told_as_text() -> None:
     assert keep.budget_bytes == 2 << 30
     assert Keep.parse(str(keep)) == keep
     assert Keep.parse("") == Keep()
-    assert (keep.age_ns(EntryLevel.FINE), keep.age_ns(EntryLevel.TEN_SECONDS)) == (keep.all_ns, keep.second_ns)
+    assert (keep.age_ns(EntryLevel.FINE), keep.age_ns(EntryLevel.SECOND)) == (keep.all_ns, keep.second_ns)
 
 
 @pytest.mark.parametrize(
