@@ -131,7 +131,7 @@ LIMITS = Limits()
 
 def active(*, outputs: int = 0, output_bytes: int = 0, epochs: int = 0) -> Any:
     session = SimpleNamespace(in_flight=range(epochs))
-    return Mock(spec=ActiveView, held=range(outputs), held_bytes=output_bytes, session=session)
+    return Mock(spec=ActiveView, held_count=outputs, held_bytes=output_bytes, session=session)
 
 
 def standby(*, outputs: int = 0, records: int = 0, log_bytes: int = 0, staged_bytes: int = 0) -> Any:
