@@ -102,6 +102,23 @@ def test_a_host_without_a_session_says_hello_once_a_second_to_each_peer_that_it_
     assert {each.message for each in bench.sent(Greeting)} == {Greeting(place=HERE, role=role)}
 
 
+@pytest.mark.parametrize("name", ["b", "b by another name"])
+def test_to_whom_it_is_in_session_with_a_host_says_no_hello(name: str) -> None:
+    """Mutants: HELLO goes to the peer in session as well; one that dialled us gets it by the name that we dial."""
+    pair = Pair().protected()
+    pair.a.core.arbiter.place = "a" * 32
+    pair.a.replica.partner = lambda: (name, True)  # type: ignore[method-assign]
+    performed = len(pair.a.performed)
+
+    for _ in range(600):
+        pair.elapse(5)
+        pair.a.tick()
+
+    sent = [effect.message for effect in pair.a.performed[performed:] if isinstance(effect, do.Send)]
+    assert sent
+    assert not [message for message in sent if isinstance(message, Greeting)]
+
+
 def test_who_does_not_know_where_its_record_is_says_nothing_of_it() -> None:
     bench = Bench(None, starts=True).started()
 

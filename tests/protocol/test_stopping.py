@@ -134,9 +134,10 @@ def test_a_vacate_that_nobody_answers_is_not_in_order() -> None:
     assert "run `ftvm init --force --arbiter URL --guest vm`" in str(pair.a.core.stop.outcome)
 
 
-def test_a_joiner_that_the_record_does_not_name_is_not_waited_for() -> None:
+@pytest.mark.parametrize("link", [LinkState.COPYING, LinkState.CATCHING_UP])
+def test_a_joiner_that_the_record_does_not_name_is_not_waited_for(link: LinkState) -> None:
     pair = Pair().started()
-    pair.until(lambda: pair.a.active.link is LinkState.COPYING)
+    pair.until(lambda: pair.a.active.link is link)
 
     stop(pair.a)
 

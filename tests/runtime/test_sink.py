@@ -45,13 +45,16 @@ def test_a_sink_is_born_closed() -> None:
 
 def test_closing_throws_away_what_is_here_and_what_comes() -> None:
     sink, _, drained = make_sink()
-    sink.open(5, 1, is_logging=False)
+    sink.open(5, 1, is_logging=True)
     sink.emit("net0", b"x")
 
     sink.close()
     sink.emit("net0", b"y")
+    sink.took_input(GuestPosition(1, 0), "net0", b"frame")
+    sink.moved_clock(GuestPosition(1, 0), 5)
 
     assert drained() == []
+    assert (sink.drain().log, sink.log_index) == ([], 0)
 
 
 def test_opening_again_forgets_what_an_earlier_run_said() -> None:

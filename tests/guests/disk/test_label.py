@@ -117,6 +117,8 @@ def test_a_label_follows_a_link_to_the_image(tmp_path: Path) -> None:
         (of("a", 4, runs=True), of("a", 5, epoch=1)),
         (of("a", 5, epoch=9), of("a", 5, runs=True)),
         (of("a", 5, epoch=9), of("a", 5, epoch=10)),
+        (replace(of("a", 5, runs=True), is_clean=False), of("a", 5, runs=True)),
+        (of("a", 4), of("c", 7, parents=(("a", 5), ("b", 3), ("a", 2)))),
         (of("a", 5, runs=True), of("b", 6, runs=True, parents=(("a", 5),))),
         (of("a", 4, epoch=9), of("b", 6, runs=True, parents=(("a", 5),))),
         (of("a", 5, epoch=9), of("c", 7, runs=True, parents=(("b", 6), ("a", 5)))),
@@ -187,6 +189,24 @@ def test_an_image_is_clean_no_longer_before_a_guest_that_boots_from_it_can_write
         image.close()
 
     assert label == replace(CLEAN, epoch=0, runs=True, is_clean=False)
+
+
+@pytest.mark.parametrize(("told", "lineage"), [("b" * 16, "b" * 16), ("", "a" * 16)])
+def test_what_a_standby_takes_in_has_its_actives_lineage_alone_if_that_is_known(
+    tmp_path: Path, told: str, lineage: str
+) -> None:
+    """Mutants: its own earlier content counts as what the guest went on from; an unknown lineage hides a known one."""
+    path = image_at(tmp_path / "disk.img")
+    write(path, CLEAN)
+    image = Image(path)
+
+    image.stand(Footing(lineage=told, generation=6, epoch=9, runs=False))
+    image.sync()
+    image.close()
+
+    label = read_label(path)
+    assert label is not None
+    assert (label.lineage, label.parents) == (lineage, ())
 
 
 def boot(path: Path) -> Image:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ftvm.checkpoint import GuestPosition, LogKind, LogRecord
+from ftvm.checkpoint import END_CHANNEL, GuestPosition, LogKind, LogRecord
 from ftvm.errors import ClosedError, ConfigError, GuestError, ImageError, LocalProtocolError, StateUnreadable
 from ftvm.guests.disk.kept import KeptDisk
 from ftvm.guests.riscv import RiscvGuest
@@ -529,6 +529,33 @@ def test_a_replay_that_cannot_come_to_its_position_is_refused(stable: Stable) ->
         guest.run_until(GuestPosition(1 << 50, 0))
     with pytest.raises(GuestError, match="not at GuestPosition"):
         guest.inject(LogRecord(index=1, kind=LogKind.INPUT, position=GuestPosition(1, 0), channel="net0"))
+
+
+@pytest.mark.parametrize("channel", ["console", "entropy", "tape"])
+def test_an_input_that_a_machine_takes_in_part_or_not_at_all_ends_its_replay(stable: Stable, channel: str) -> None:
+    """Mutant: what is left out is lost without a word, and the guest goes on as another one."""
+    guest, _ = stable.shipped("hello")
+    too_much = LogRecord(index=1, kind=LogKind.INPUT, position=guest.position, channel=channel, payload=bytes(1 << 16))
+
+    with pytest.raises(GuestError, match=f"does not take its {channel} input at .* again"):
+        guest.inject(too_much)
+
+
+def test_a_machine_that_had_told_its_end_does_not_tell_it_again_where_it_is_loaded(stable: Stable) -> None:
+    """Mutant: who takes over numbers one more end behind the one that the guest has told."""
+    first, told = stable.shipped("hello")
+    first.resume()
+    wait_for_failure(first, told)
+    first.pause()
+    second, again = stable.shipped("hello")
+
+    second.memory[0].buffer[:] = first.memory[0].buffer
+    second.load_devices(first.save_devices())
+    second.resume()
+    wait_for_end(second)
+
+    assert told.outputs[-1][0] == END_CHANNEL
+    assert again.outputs == []
 
 
 def test_a_replay_that_gets_stuck_ends_with_an_error(stable: Stable) -> None:

@@ -13,7 +13,7 @@ from ftvm.interfaces import CompareAndSet, Lane, Read, Record
 from ftvm.protocol import effects as do
 from ftvm.protocol.active.link import LinkState
 from ftvm.protocol.core import Role
-from ftvm.protocol.reports import PeerGone
+from ftvm.protocol.reports import PeerGone, StateLoaded
 from ftvm.protocol.standby.standby_state import ClaimState
 from ftvm.protocol.stop import StopKind
 
@@ -270,6 +270,16 @@ def test_a_claim_that_another_change_overtook_is_unloaded_and_the_standby_goes_o
     assert pair.b.standby.claim.is_watching
     assert isinstance(pair.b.performed[-1], do.Unload)
     assert pair.b.standby.committed.epoch == epoch
+
+
+def test_a_word_that_the_state_is_loaded_counts_for_nothing_once_its_claim_was_called_off() -> None:
+    """Mutant: the next switchover to this host runs a guest that was unloaded again."""
+    pair = Pair().protected()
+    assert pair.b.standby.claim.state is ClaimState.WATCHING
+
+    pair.b.give(StateLoaded())
+
+    assert not pair.b.standby.claim.is_loaded
 
 
 def test_a_sign_of_life_before_the_claim_calls_it_off() -> None:
