@@ -14,6 +14,7 @@ from ftvm.checkpoint import Buffer, Checkpoint, Output, PageBatch
 from ftvm.config import Limits
 from ftvm.encode.headed import NAMES_MAX, TEXT_CHARS_MAX, seal
 from ftvm.encode.messages import Ack, Copy, Envelope, EpochPart, Greeting, Leave, Message, Ping, Refuse, SessionId
+from ftvm.encode.plain import NOBODY
 from ftvm.encode.versions import FROZEN_FORM, SPOKEN
 from ftvm.encode.wire import decode, encode
 from ftvm.errors import BadFrame, ConfigError, LimitExceeded, VersionMismatch
@@ -69,6 +70,15 @@ def with_field(message: Message, place: int, value: object) -> list[bytes]:
 
 
 # --- round trips ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("joiner", "is_final"), [("b1", False), (NOBODY, True)])
+def test_a_refusal_of_somebody_or_for_good_is_no_hello_whatever_its_reason_reads_like(
+    joiner: str, is_final: bool
+) -> None:
+    refusal = Refuse(joiner=joiner, reason="hello none active", is_final=is_final)
+
+    assert decode(frames_of(refusal), LIMITS) == (ENVELOPE, refusal)
 
 
 @given(envelopes(), messages())

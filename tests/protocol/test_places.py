@@ -200,6 +200,34 @@ def test_a_flood_of_places_asks_the_arbiter_no_more_often_than_it_may_and_is_bou
     assert places.elsewhere == ()
 
 
+@pytest.mark.parametrize(("theirs", "wait_ns"), [(THERE, 0), ("", JUDGED_NS)])
+def test_a_difference_is_certain_only_behind_a_fresh_read_and_where_there_is_no_record_a_while_later(
+    theirs: str, wait_ns: int
+) -> None:
+    """Mutants: what was read before is believed; who has not found the first record yet reads another place."""
+    arbiter = ArbiterClient(Nanos(100 * MS), place=HERE)
+    places = Places(arbiter)
+    places.hear(PEER, theirs, Nanos(ORIGIN))
+
+    unread = places.judge(Nanos(ORIGIN + JUDGED_NS))
+    arbiter.take(Answer(arbiter.next_request(Nanos(ORIGIN)) or Read(), Record(1, "a", None), None, place=HERE), ORIGIN)
+    early = places.judge(Nanos(ORIGIN + wait_ns - 1)) if wait_ns else ()
+
+    assert (unread, early) == ((), ())
+    assert places.judge(Nanos(ORIGIN + wait_ns)) == (PEER,)
+
+
+def test_who_reads_our_record_by_now_is_forgotten_at_once() -> None:
+    arbiter = ArbiterClient(Nanos(100 * MS), place=HERE)
+    places = Places(arbiter)
+    places.hear(PEER, THERE, Nanos(ORIGIN))
+
+    arbiter.place = THERE
+    places.forget(Nanos(ORIGIN))
+
+    assert not places.is_any
+
+
 def test_a_host_that_was_told_of_another_place_is_not_told_to_start_the_guest_as_well() -> None:
     """Regression: "the arbiter has no record: start it with --create", which makes a second guest."""
     bench = Bench("")
@@ -222,6 +250,21 @@ def test_a_host_that_has_only_just_made_its_record_stops_in_order() -> None:
     assert isinstance(failure.error, ConfigError)
     assert str(failure.error).endswith("; this host has only just made its record, and stops")
     assert failure.kind is StopKind.FAILED
+
+
+def test_a_host_that_stops_already_does_not_stop_once_more_because_of_another_record() -> None:
+    bench = Bench(starts=True).started()
+    bench.replica.stop(StopKind.ASKED, "a test", bench.now)
+    bench.hear(THERE)
+    for _ in range(3):
+        bench.give(reports.TICK)
+        request = bench.replica.end_step(bench.now).request
+        if isinstance(request, Read):
+            bench.give(Answer(request, bench.record, None, place=bench.place))
+
+    bench.hear(THERE)
+
+    assert bench.failures() == []
 
 
 def test_a_host_that_has_only_just_made_the_record_goes_on_beside_one_that_has_none() -> None:

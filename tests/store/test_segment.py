@@ -87,6 +87,16 @@ def test_what_an_earlier_file_left_behind_is_not_taken_for_a_record(tmp_path: Pa
     assert contents(tmp_path / "b") == [b"new one"]
 
 
+def test_a_record_is_taken_only_where_it_was_written(tmp_path: Path) -> None:
+    """Mutant: the digest is of the content alone, and what stood elsewhere in the file is taken for the present."""
+    (first, length), _ = written(tmp_path / "a", b"one", b"two")
+    whole = (tmp_path / "a").read_bytes()
+
+    (tmp_path / "a").write_bytes(whole[: first + length] + whole[first : first + length])
+
+    assert contents(tmp_path / "a") == [b"one"]
+
+
 def test_a_write_that_takes_part_only_is_finished(tmp_path: Path) -> None:
     real = os.pwrite
 

@@ -295,6 +295,20 @@ def test_a_catalogue_that_names_a_file_elsewhere_is_refused_and_that_file_stays(
     assert precious.stat().st_size == 1_000
 
 
+def test_a_name_that_leads_elsewhere_while_the_store_is_open_is_not_followed(tmp_path: Path) -> None:
+    """Mutant: the name is looked at when the store is opened, and not when an entry is read."""
+    guest = SmallGuest()
+    with new_store(tmp_path / "past") as store:
+        record(store, begin(store, guest), guest, 5)
+    with Store(tmp_path / "past") as reading:
+        with sqlite3.connect(tmp_path / "past" / "catalogue.db") as changed:
+            changed.execute("UPDATE segments SET name = '../../elsewhere.seg' WHERE id = 1")
+        changed.close()
+
+        with pytest.raises(HistoryError, match="as a segment, which it cannot be"):
+            reading.catalogue.segment_name(1)
+
+
 @pytest.mark.parametrize("table", ["segments", "entries"])
 def test_a_catalogue_that_names_a_foreign_level_is_refused_by_name(table: str, tmp_path: Path) -> None:
     """Regression: a bare ValueError, told as a bug in ftvm."""
