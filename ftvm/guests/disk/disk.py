@@ -13,7 +13,6 @@ Promises, whatever moment the host dies at: the image of the host where the gues
 flushed, as after a power cut; that of a standby is the disk of a committed epoch.
 """
 
-import os
 import stat
 import threading
 from collections.abc import Callable, Sequence
@@ -112,13 +111,6 @@ class Disk:
             f"{self.size_bytes}"
         )
 
-    def why_nameless(self) -> str | None:
-        """Return what becomes of the image, if its file was deleted or another one put in its place."""
-        status = self.image.status()
-        if status is None or status.st_nlink > 0:
-            return None
-        return f"the image of the disk {self.image.path} was deleted: it is gone for good when this host ends"
-
     def note_trouble(self, reason: str) -> None:
         """Keep the first reason why it cannot go on."""
         self._trouble = self._trouble or reason
@@ -167,7 +159,7 @@ class Disk:
         lost, shorter = self._mapping.lost_pages, self.why_shorter()
         if not lost and shorter is None:
             return
-        why = shorter or f"the disk {self.image.path} cannot be read: {lost} of its pages failed{self._if_full()}"
+        why = shorter or self.image.unreadable(lost)
         with self._role:
             if self._has_file and self._is_settled(0):
                 self._store.hold()
@@ -175,11 +167,6 @@ class Disk:
                     self._mapping.show(self.image.descriptor)  # the device may do better the next time
                 self._store.release(self.image.descriptor)
         raise StateUnreadable(why)
-
-    def _if_full(self) -> str:
-        """Return the cause that no error of a page tells: a hole of a sparse image on a tmpfs takes room to be read."""
-        is_full = self.image.descriptor >= 0 and os.fstatvfs(self.image.descriptor).f_bavail == 0
-        return "; its file system is full, and some need room there to be read: free some space" if is_full else ""
 
     def collect(self) -> Bitmap:
         """Get and clear the set of pages that the guest has written; the first time, of those that are not zero."""

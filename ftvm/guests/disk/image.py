@@ -191,6 +191,20 @@ class Image:
         with self._changed:
             return os.fstat(self.descriptor) if self.descriptor >= 0 else None
 
+    def why_nameless(self) -> str | None:
+        """Return what becomes of the image, if its file was deleted or another one put in its place."""
+        status = self.status()
+        if status is None or status.st_nlink > 0:
+            return None
+        return f"the image of the disk {self.path} was deleted: it is gone for good when this host ends"
+
+    def unreadable(self, pages: int) -> str:
+        """Say that so many pages failed, and what no error of a page tells: a hole on a tmpfs takes room to be read."""
+        with self._changed:
+            is_full = self.descriptor >= 0 and os.fstatvfs(self.descriptor).f_bavail == 0
+        cause = "; its file system is full, and some need room there to be read: free some space" if is_full else ""
+        return f"the disk {self.path} cannot be read: {pages} of its pages failed{cause}"
+
     def sync(self, timeout: float = _SYNC_SECONDS) -> None:
         """Wait until all that was put is on the device. Raises OSError if it does not get there."""
         with self._changed:

@@ -55,14 +55,14 @@ class KeptDisk:
         self._ours = bytearray(self.image.page_count)  # 1: the memory holds it, and the file perhaps does not
         self._unagreed: dict[int, bytes] = {}
         self._runs = self._is_whole = boots
-        self._is_told = False
+        self._told: str | None = None
         if boots:  # the first time, all that is not zero counts as written
             _flag(self.memory.flags, data_runs(self.image.descriptor))
 
     def why_unreadable(self) -> str | None:
         """Return why the memory is not what the machine wrote, if pages of the image could not be read. Any thread."""
         lost = self._mapping.lost_pages
-        return f"the disk {self.image.path} cannot be read: {lost} of its pages failed" if lost else None
+        return self.image.unreadable(lost) if lost else None
 
     def require_readable(self) -> None:
         """Raise StateUnreadable for `why_unreadable`."""
@@ -70,15 +70,16 @@ class KeptDisk:
             raise StateUnreadable(why)
 
     def news(self) -> str | None:
-        """Return, once, why the image is no longer written. The machine can go on: its disk is memory."""
-        error = self.image.error
-        if error is None or self._is_told:
-            return None
-        self._is_told = True
-        return (
-            f"the disk {self.image.path} cannot be written: {error.strerror or error}; the guest goes on, and its "
-            "image stays as it is"
-        )
+        """Return, once, why the image is no longer written, or that it was deleted. The machine can go on: its disk is
+        memory."""
+        error, told = self.image.error, self._told
+        self._told = self.image.why_nameless()
+        if error is not None:
+            self._told = (
+                f"the disk {self.image.path} cannot be written: {error.strerror or error}; the guest goes on, and its "
+                "image stays as it is"
+            )
+        return self._told if self._told != told else None
 
     def take(self) -> bytearray:
         """Get and clear the set of pages written since the last call, the machine standing still, and keep them.

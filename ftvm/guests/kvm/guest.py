@@ -116,7 +116,9 @@ class KvmGuest:
         return self._tracker.name
 
     def failure(self) -> str | None:
-        """Return why it can never run again, or None while it can."""
+        """Return why it can never run again, or None while it can; warn of what becomes of its disk's image."""
+        if self._kept is not None and self._sink is not None and (news := self._kept.news()) is not None:
+            self._sink.warn(news)
         return self._failure
 
     def clocks(self) -> tuple[int, int]:
@@ -185,8 +187,6 @@ class KvmGuest:
         if disk is None:
             return found
         words = disk.take_dirty() if kept is None else kept.take()
-        if kept is not None and (news := kept.news()) is not None:
-            self._attached().warn(news)
         return Bitmap((*found.page_counts, disk.page_count), (*found.words, words))
 
     def restore_dirty(self, bitmap: Bitmap) -> None:

@@ -153,7 +153,9 @@ class RiscvGuest:
                 return False
 
     def failure(self) -> str | None:
-        """Return why it can never run again, or None while it can."""
+        """Return why it can never run again, or None while it can; warn of what becomes of its disk's image."""
+        if self._kept is not None and self._sink is not None and (news := self._kept.news()) is not None:
+            self._sink.warn(news)
         return self._failure
 
     # --- what the host asks of it ---
@@ -207,8 +209,6 @@ class RiscvGuest:
         if kept is None:
             return Bitmap(counts, tuple(memory.take_dirty() for memory in memories))
         disk_words = kept.take()  # first: if this raises, nothing was taken
-        if (news := kept.news()) is not None:
-            self._attached().warn(news)
         return Bitmap(counts, (self._machine.ram.take_dirty(), disk_words))
 
     def has_written(self) -> bool:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -148,6 +149,33 @@ def test_what_cannot_be_read_is_told_before_anything_is_taken(disk: KeptDisk, im
         disk.take()
 
     assert disk.memory.is_dirty()
+
+
+def test_a_page_that_a_full_file_system_cannot_give_is_told_with_that_cause(
+    disk: KeptDisk, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: a full disk was told as pages that failed, as if the device were broken."""
+    os.truncate(image, PAGE_BYTES)
+    assert bytes(disk.memory.buffer[-1:]) == b"\0"
+    monkeypatch.setattr(os, "fstatvfs", lambda _: SimpleNamespace(f_bavail=0))
+
+    assert "; its file system is full, " in str(disk.why_unreadable())
+
+
+def test_a_new_trouble_of_an_image_is_told_though_another_was_told_before(disk: KeptDisk, image: Path) -> None:
+    image.unlink()
+    deleted = disk.news()
+
+    with open("/dev/full", "r+b", buffering=0) as full:
+        os.dup2(full.fileno(), disk.image.descriptor)
+    disk.memory.write(0, b"kept")
+    disk.take()
+    with pytest.raises(OSError, match="No space left"):
+        disk.image.sync()
+
+    assert "was deleted" in str(deleted)
+    assert "cannot be written" in str(disk.news())
+    assert disk.news() is None
 
 
 @given(st.lists(st.one_of(st.integers(0, PAGES - 1), st.sampled_from(["take", "sync"])), max_size=40))

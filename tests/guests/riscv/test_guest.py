@@ -393,6 +393,18 @@ def test_an_image_that_cannot_be_read_ends_the_guest_and_it_says_nothing_more(st
         guest.collect_dirty()
 
 
+def test_an_image_that_was_deleted_is_told_once_while_there_is_still_time(stable: Stable, image: Path) -> None:
+    """Regression: what the guest had written was gone when its host ended, and nobody had said a word."""
+    guest, sink = stable.shipped("journal", disk=image, command_line="records=20")
+    warnings: list[str] = []
+    sink.warn = warnings.append  # type: ignore[method-assign]
+    before = guest.failure()
+    image.unlink()
+
+    assert (before, guest.failure(), guest.failure()) == (None, None, None)
+    assert warnings == [f"the image of the disk {image} was deleted: it is gone for good when this host ends"]
+
+
 def test_an_image_is_one_guests_alone(stable: Stable, image: Path) -> None:
     stable(chatter(), disk=image)
 
