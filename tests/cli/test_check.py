@@ -223,14 +223,22 @@ def test_each_of_several_cards_is_opened_and_the_one_that_is_no_tap_is_named(ftv
     assert not Path(f"/sys/class/net/{taps[0]}").exists(), "closed again"
 
 
-def test_kvm_is_looked_at_for_a_guest_on_the_processor(
-    ftvm: Run, config: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("runs", "processors"), [('program = "work"', 0), ("processors = 2", 2)])
+def test_kvm_is_looked_at_for_a_guest_on_the_processor_and_for_as_many_as_it_has(
+    ftvm: Run, config: Path, monkeypatch: pytest.MonkeyPatch, runs: str, processors: int
 ) -> None:
-    config.write_text(config.read_text().replace('program = "console"', 'kind = "kvm"\nprogram = "work"'))
-    monkeypatch.setattr("ftvm.cli.kinds.kvm.check_device", lambda: "AuthenticAMD-26-2-1/0123456789abcdef")
+    asked: list[int] = []
+
+    def told(*, processors: int) -> str:
+        asked.append(processors)
+        return "AuthenticAMD-26-2-1/0123456789abcdef"
+
+    config.write_text(config.read_text().replace('program = "console"', f'kind = "kvm"\n{runs}'))
+    monkeypatch.setattr("ftvm.cli.kinds.kvm.check_device", told)
 
     outcome = ftvm("check", config)
 
+    assert asked == [processors]
     assert "ok      kvm: /dev/kvm works: AuthenticAMD-26-2-1/0123456789abcdef" in outcome.out
 
 
@@ -239,7 +247,7 @@ def test_a_host_without_kvm_fails_the_check_and_is_told_what_to_do(
 ) -> None:
     config.write_text(config.read_text().replace('program = "console"', 'kind = "kvm"\nprogram = "work"'))
 
-    def no_right() -> str:
+    def no_right(**_: int) -> str:
         raise ConfigError("no right to use /dev/kvm (Permission denied): add this user to its group, most often `kvm`")
 
     monkeypatch.setattr("ftvm.cli.kinds.kvm.check_device", no_right)

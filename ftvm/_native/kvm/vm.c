@@ -177,19 +177,41 @@ static bool goes_both_ways(int vcpu, uint32_t index)
     return ioctl(vcpu, KVM_GET_MSRS, &msr) == 1 && ioctl(vcpu, KVM_SET_MSRS, &msr) == 1;
 }
 
+static bool is_listed(const ftvm_kvm *machine, uint32_t index)
+{
+    for (uint32_t i = 0; i < machine->msrs.count; i++) {
+        if (machine->msrs.index[i] == index)
+            return true;
+    }
+    return false;
+}
+
+static int list_msr(ftvm_kvm *machine, uint32_t index)
+{
+    if (is_skipped(index) || is_listed(machine, index) || !goes_both_ways(machine->cpus[0].fd, index))
+        return 0;
+    if (machine->msrs.count == KVM_MSRS_MAX)
+        return -E2BIG;
+    machine->msrs.index[machine->msrs.count++] = index;
+    return 0;
+}
+
+/* Which memory may be cached: a system's, and not on each kernel's list. First and last of each range of numbers. */
+static const uint32_t of_caching[][2] = {{0x200, 0x20f}, {0x250, 0x250}, {0x258, 0x259}, {0x268, 0x26f}, {0x2ff, 0x2ff}};
+
 static int list_msrs(ftvm_kvm *machine)
 {
     msr_table table = {.head = {.nmsrs = MSRS_LISTED_MAX}};
+    int error = 0;
     if (ioctl(machine->system, KVM_GET_MSR_INDEX_LIST, &table) != 0)
         return -errno;
-    for (uint32_t i = 0; i < table.head.nmsrs; i++) {
-        if (is_skipped(table.index[i]) || !goes_both_ways(machine->cpus[0].fd, table.index[i]))
-            continue;
-        if (machine->msrs.count == KVM_MSRS_MAX)
-            return -E2BIG;
-        machine->msrs.index[machine->msrs.count++] = table.index[i];
+    for (uint32_t i = 0; i < table.head.nmsrs && error == 0; i++)
+        error = list_msr(machine, table.index[i]);
+    for (size_t range = 0; range < sizeof of_caching / sizeof of_caching[0] && kvm_is_system(machine); range++) {
+        for (uint32_t index = of_caching[range][0]; index <= of_caching[range][1] && error == 0; index++)
+            error = list_msr(machine, index);
     }
-    return 0;
+    return error;
 }
 
 /* --- opening --- */

@@ -75,8 +75,7 @@ def _check_program(settings: HostSettings) -> None:
 
 
 def _check_tools(settings: HostSettings) -> str:
-    del settings
-    return f"{DEVICE} works: {check_device()}"
+    return f"{DEVICE} works: {check_device(processors=settings['processors'])}"
 
 
 KVM: Final = Kind(

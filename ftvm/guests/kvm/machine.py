@@ -294,9 +294,9 @@ def _open(pointers: Sequence[Any], shape: KvmShape, device: str) -> Any:
     return ffi.cast("ftvm_kvm *", pointers[0])
 
 
-def check_device(device: str = DEVICE) -> str:
-    """Return what the processor is that KVM offers here; raises ConfigError if no machine can be made."""
-    machine = KvmMachine(KvmShape(ram_bytes=PAGE_BYTES), device=device)
+def check_device(device: str = DEVICE, *, processors: int = 0) -> str:
+    """Return what the processor is that KVM offers here; raises ConfigError if no such machine can be made."""
+    machine = KvmMachine(KvmShape(ram_bytes=PAGE_BYTES, processors=processors), device=device)
     machine.close()
     return machine.cpu
 
@@ -317,7 +317,10 @@ def _missing(device: str, step: int, error: int) -> str:
         case lib.FTVM_KVM_VERSION, _:
             return f"{device} is not the KVM that ftvm knows (API version 12): {why}"
         case lib.FTVM_KVM_CAPABILITY, _:
-            return f"the KVM of this kernel lacks what saving and loading a processor needs ({why}); Linux 5.16 has it"
+            return (
+                f"the KVM of this kernel lacks what saving and loading a processor needs ({why}), or what a system "
+                "needs: interrupt controllers, a deadline timer; Linux 5.16 has them"
+            )
         case lib.FTVM_KVM_MEMORY, _:
             return f"KVM does not take the machine's memory: {why}"
         case lib.FTVM_KVM_THREAD, _:

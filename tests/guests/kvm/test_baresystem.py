@@ -20,6 +20,7 @@ from ftvm.units import Nanos
 
 from ...runtime.live import PATIENCE_S, Ear, kill, start_pair
 from .baresystem import MEMORY_BYTES, Beat, bare_kernel, beats_in
+from .code import State
 from .test_guest import Sink
 
 MS = 1_000_000
@@ -226,3 +227,10 @@ def test_the_pages_where_kvm_tells_each_processor_the_time_are_in_every_set(make
     pages = guest._machine.clock_pages
     assert len(set(pages)) == 2
     assert told == sum(1 << page for page in pages)
+
+
+def test_what_says_which_memory_may_be_cached_is_a_part_of_a_systems_state(make_system: MakeSystem) -> None:
+    registers = State.parse(make_system().save_devices()).registers
+
+    assert 0x2FF in registers
+    assert {0x200, 0x20F, 0x250, 0x26F} <= set(registers)
