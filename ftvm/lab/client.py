@@ -42,7 +42,7 @@ GUEST_IP: Final = "10.77.0.2"
 FRAMES_PER_STEP: Final = 256
 WAIT_NS_MAX: Final = seconds_to_nanos(0.05)
 STATUS_NS: Final = seconds_to_nanos(0.2)
-AUDIT_NS: Final = seconds_to_nanos(15)
+AUDIT_SECONDS: Final = 15.0
 """How long the audit may take; what is not answered then is reported as unanswered."""
 
 ANSWER_TIMES_KEPT: Final = 65_536
@@ -126,6 +126,7 @@ class _Process:
         self._load = Workload(now, seed=options.seed, clients=options.clients, pace_ns=pace_ns, patience_ns=patience_ns)
         self._client = Client(self._port, station, self._load)
         self._stop_at = None if options.seconds is None else now + seconds_to_nanos(options.seconds)
+        self._audit_ns = seconds_to_nanos(options.audit)
         self._audit_ends_at: int | None = None
         self._status_at = now
         self._watches: list[int] = []
@@ -178,7 +179,7 @@ class _Process:
     def _begin_audit(self, now: Nanos) -> None:
         self._load.begin_audit()
         if self._audit_ends_at is None:
-            self._audit_ends_at = now + AUDIT_NS
+            self._audit_ends_at = now + self._audit_ns
 
     def _is_over(self, now: Nanos) -> bool:
         is_late = self._audit_ends_at is not None and now >= self._audit_ends_at
@@ -210,6 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--patience", type=float, default=patience_ms, metavar="MS", help="between repetitions, at most"
     )
     parser.add_argument("--seconds", type=float, help="work for so long, then judge")
+    parser.add_argument("--audit", type=float, default=AUDIT_SECONDS, metavar="S", help="how long the audit may take")
     parser.add_argument("--driven", action="store_true", help="take commands from standard input")
     try:
         return _Process(parser.parse_args(arguments)).run()

@@ -36,7 +36,7 @@ LINES: Final = {
     "guests/kvm": 1500,
     "guests/vmm": 795,
     "history": 2877,
-    "lab": 3410,
+    "lab": 3412,
     "lab/rig": 603,
     "protocol": 3825,
     "runtime": 2962,

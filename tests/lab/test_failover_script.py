@@ -68,6 +68,10 @@ def test_lines_of_the_kernel_that_leave_again_after_a_takeover_are_right(script:
     assert script.judge_lines(consoles) == []
 
 
+def test_a_kernel_that_says_nothing_for_long_while_it_boots_is_right(script: ModuleType) -> None:
+    assert script.judge_lines([booting(48.6, 82.8), booting(82.8, 83.0, 120.0)]) == []
+
+
 @pytest.mark.parametrize("late", [-14.0, 31.0])
 def test_a_kernel_whose_stamps_go_back_or_jump_while_it_boots_is_found(script: ModuleType, late: float) -> None:
     consoles = [booting(*range(20), 20.0, 20.1, 20.2), booting(20.2, 20.3 + late, 20.4 + late)]
