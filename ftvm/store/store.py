@@ -346,7 +346,16 @@ class Store:
     # --- reading ---------------------------------------------------------------------------------------------------
 
     def read(self, stream: int, row: EntryRow) -> Entry:
-        """Return an entry. Raises HistoryError if it is damaged, or was dropped meanwhile."""
+        """Return an entry. Raises HistoryError if it is damaged, dropped meanwhile, or not the one of the row."""
+        entry = self._decoded(stream, row)
+        if (entry.level, entry.base, entry.epoch) != (row.level, row.base, row.epoch):
+            raise HistoryError(
+                f"where {self.folder} has epoch {row.epoch} is another entry, of epoch {entry.epoch}: files changed "
+                "their names, or were put back from elsewhere"
+            )
+        return entry
+
+    def _decoded(self, stream: int, row: EntryRow) -> Entry:
         content = self._reader(row.segment).record(row.offset)
         like = devices_like(content)
         if like is None:

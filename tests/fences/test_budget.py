@@ -42,7 +42,7 @@ LINES: Final = {
     "runtime": 2962,
     "service": 1778,
     "sim": 2383,
-    "store": 1426,
+    "store": 1434,
     "testing": 2155,
     "transport": 1260,
 }

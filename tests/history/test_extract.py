@@ -1,20 +1,22 @@
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from ftvm.checkpoint import Geometry, RegionShape
+from ftvm.checkpoint import Geometry, GuestPosition, LogKind, LogRecord, RegionShape
 from ftvm.cli.history import history
 from ftvm.errors import ConfigError, HistoryError
 from ftvm.guests.riscv.guest import RiscvGuest
 from ftvm.guests.riscv.machine import MachineShape
 from ftvm.guests.riscv.programs import read_program
-from ftvm.history.extract import shape_of
+from ftvm.history.extract import inputs_between, shape_of
 from ftvm.history.history import History
 from ftvm.history.recording import read_recording
 from ftvm.history.timeline import TimeMachine
 from ftvm.runtime.alone import record
+from ftvm.store.entry import Entry, EntryLevel
 from ftvm.units import PageCount
 
 from ..runtime.test_recording import wait_until
@@ -87,8 +89,70 @@ def test_epochs_that_are_gone_or_in_the_wrong_order_are_refused(past: History) -
         past.extract(numbers[0], numbers[-1] + 1_000)
 
 
+@pytest.mark.parametrize(
+    ("memory_bytes", "disk", "mac"),
+    [
+        ((1 << 20) + (1 << 13), 1 << 13, bytes.fromhex("525400123456")),
+        (1 << 20, 1 << 14, bytes.fromhex("525400123457")),
+    ],
+    ids=["other regions", "another card"],
+)
+def test_a_guest_of_the_same_size_and_another_shape_is_not_restored_into(
+    past: History, memory_bytes: int, disk: int, mac: bytes
+) -> None:
+    guest = RiscvGuest(None, memory_bytes=memory_bytes, disk=disk, mac=mac)
+    try:
+        assert guest.geometry.page_count == past.geometry.page_count
+        with pytest.raises(ConfigError, match="is not the one of the history"):
+            past.restore(list(past.epochs())[-1].number, guest)
+    finally:
+        guest.close()
+
+
 def test_a_machines_shape_is_read_from_its_geometry() -> None:
     shape = MachineShape(ram_bytes=1 << 20, mac=bytes(range(6)), disk_bytes=1 << 14, has_entropy=True)
     regions = (RegionShape(name="ram", page_count=PageCount(256)),)
 
     assert shape_of(Geometry(machine=str(shape), regions=regions)) == shape
+
+
+def kept(index: int) -> LogRecord:
+    return LogRecord(index=index, kind=LogKind.CLOCK, position=GuestPosition(10 * index, index), amount=1)
+
+
+BEFORE = Entry(
+    level=EntryLevel.FINE, base=1, epoch=2, time_ns=1, output_next=3, log_index=4, position=GuestPosition(45, 4)
+)
+WHOLE = replace(
+    BEFORE,
+    base=2,
+    epoch=3,
+    output_next=4,
+    log_index=7,
+    position=GuestPosition(75, 7),
+    log=(kept(5), kept(6), kept(7)),
+)
+
+
+def test_an_unbroken_log_follows() -> None:
+    idle = replace(BEFORE, base=2, epoch=3, position=GuestPosition(60, 4))
+
+    assert inputs_between(BEFORE, [WHOLE]) == WHOLE.log
+    assert inputs_between(BEFORE, [idle]) == ()
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        replace(WHOLE, log=WHOLE.log[1:]),
+        replace(WHOLE, log=WHOLE.log[:-1]),
+        replace(WHOLE, log=(kept(5), kept(7))),
+        replace(WHOLE, log=(kept(6), kept(7), kept(8))),
+        replace(WHOLE, log=(), log_index=4, position=GuestPosition(75, 4)),
+        replace(WHOLE, log=(), log_index=4, output_next=3),
+    ],
+    ids=["first", "last", "middle", "all one later", "an output alone", "a wait alone"],
+)
+def test_a_record_of_the_log_that_is_missing_is_found_wherever_it_was(broken: Entry) -> None:
+    with pytest.raises(HistoryError, match="the inputs of epoch 3 are not in the history"):
+        inputs_between(BEFORE, [broken])

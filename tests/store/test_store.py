@@ -68,6 +68,28 @@ def test_merged_entries_lead_to_the_same_states_in_fewer_steps(tmp_path: Path) -
         assert EntryLevel.MINUTE in {row.level for row in store.route(stream, guest.epoch)[1]}
 
 
+def test_an_entry_that_stands_in_another_ones_place_is_refused(tmp_path: Path) -> None:
+    """Two files that changed their names: each record is whole, and the first of each stands where the other's did."""
+    guest = SmallGuest()
+    with new_store(tmp_path / "past") as store:
+        stream = begin(store, guest)
+        record(store, stream, guest, 900)
+        rows = store.catalogue.rows(stream, EntryLevel.FINE, 0, 1 << 62)
+        one = rows[-1]
+        firsts = [a for a in rows if a.segment != one.segment and a.offset == 24][-1:]
+        firsts += [b for b in rows if b.segment == one.segment and b.offset == 24]
+        names = [store.catalogue.segment_name(row.segment) for row in firsts]
+    places = [tmp_path / "past" / "segments" / name for name in names]
+    places[0].rename(tmp_path / "aside")
+    places[1].rename(places[0])
+    (tmp_path / "aside").rename(places[1])
+
+    with Store(tmp_path / "past") as store:
+        for row in firsts:
+            with pytest.raises(HistoryError, match=r"is another entry|is damaged or cut off"):
+                store.read(stream, row)
+
+
 def test_what_was_not_committed_is_gone_and_the_store_opens(tmp_path: Path) -> None:
     guest = SmallGuest()
     store = new_store(tmp_path / "past")
