@@ -57,6 +57,8 @@ class HostPlan:
     keys: tuple[str, str, str] | None = None
     seconds: float = 1.0
     """How much of its life a guest replays."""
+    disk_path: str | None = None
+    """The image of the guest's disk, in memory on a standby until it runs; None for no disk."""
     fills: bool = False
     """Whether memory that the program does not use is full of something that never changes."""
 
@@ -70,6 +72,7 @@ class HostPlan:
             memory_bytes=self.memory_mib << 20,
             mac=None if self.cable is None else mac_bytes(MAC),
             command_line=self.arguments,
+            **({} if self.disk_path is None else {"disk": self.disk_path}),
         )
         if self.fills and self.role != "standby":
             fill(guest.memory[0].buffer)

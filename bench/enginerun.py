@@ -5,6 +5,7 @@ protects it, measures, kills its host. `measure_moves` hands it over and back, s
 fresh one join. `measure_replay` executes a log again.
 """
 
+import os
 import socket
 import sys
 import tempfile
@@ -49,6 +50,8 @@ class Load:
     clients: int = 16
     """Who sends requests, each the next one as soon as the last is answered."""
     memory_mib: int = MEMORY_MIB
+    disk_mib: int = 0
+    """Each host keeps an image of this size; 0: the guest has no disk."""
     fills: bool = False
     """Whether what the program does not use is full of something that never changes; else it is zeros."""
 
@@ -422,11 +425,22 @@ class _Run:
             group_ms=self._case.group_ms,
             keys=(self._keys[name].public, self._keys[name].secret, self._keys[other].public),
             seconds=seconds,
+            disk_path=self._image_of(name),
             fills=self._load.fills,
         )
         words = [self._bench.python, HOST_SCRIPT, plan.as_json()]
         place = "primary" if name == "a" else "standby"
         return self._start(f"host {name}", place, words, self._heard.on_host(name), listens=listens)
+
+    def _image_of(self, name: str) -> str | None:
+        """Make a host's image if it has none; return its path, None for a guest without a disk."""
+        if self._load.disk_mib == 0:
+            return None
+        image = self._folder / f"{name}.img"
+        if not image.exists():
+            image.touch()
+            os.truncate(image, self._load.disk_mib << 20)
+        return str(image)
 
     def _start(
         self, name: str, place: str, words: list[str], on_line: Callable[[JsonLine], None], *, listens: bool = False

@@ -57,7 +57,14 @@ DIRTY = [
 ]
 CONSOLE = Load(name="console", program="console", arguments="lines=1000000000 listen=0", counts="lines")
 IDLE = Load(name="idle", program="ticks", arguments="ms=100 beats=0", counts="none")
-LOADS = [KV, KV_ALONE, *DIRTY, CONSOLE, IDLE]
+JOURNAL = Load(
+    name="journal on a disk",
+    program="journal",
+    arguments="records=200000 batch=8 ms=1",
+    counts="lines",
+    disk_mib=128,
+)
+LOADS = [KV, KV_ALONE, *DIRTY, CONSOLE, JOURNAL, IDLE]
 BESIDE = [KV, KV_ALONE, CONSOLE]
 """Where an ftvm of before is measured, too: where outputs are what it is about."""
 LARGE = Load(name="dirty 32,768 pages", program="dirty", arguments="pages=32768 rate=20000", memory_mib=1024)
@@ -79,11 +86,20 @@ CASES.insert(1, EngineCase(name="remus, 5 ms", engine="remus", latency_ms=5))
 """At one interval, 25 ms, so that they differ in nothing else; adaptive Remus beside the fixed one."""
 GROUPED = EngineCase(name="kemari, grouped", engine="kemari", group_ms=0.2)
 CASES.insert(CASES.index(EngineCase(name="kemari", engine="kemari")) + 1, GROUPED)
+PENDING = EngineCase(name="remus, 250 ms", engine="remus", interval_ms=250)
+"""For a takeover with 10,000 outputs pending and more: a console writes 80,000 lines a second."""
 CASES_QUICK = [case for case in CASES if case.latency_ms is None]
 
 FULL = Windows(solo=0.7, settle=0.3, protected=2.0)
 QUICK = Windows(solo=0.4, settle=0.2, protected=0.8)
 REPLAY_SECONDS = 2.0
+
+
+def cases_of(load: Load) -> list[EngineCase]:
+    """Return the engines of a load: of that with a disk a few, as only its takeovers are of interest."""
+    if load is JOURNAL:
+        return [case for case in CASES if case.name in ("remus", "kemari")]
+    return [*CASES, PENDING] if load is CONSOLE else CASES
 
 
 class Runs:
@@ -106,7 +122,7 @@ class Runs:
                 self.loads.append(load)
             is_beside = self._before is not None and load in BESIDE and link is DIRECT
             before_alone = self._before_alone(load) if is_beside else None
-            for case in CASES_QUICK if self._is_quick else CASES:
+            for case in CASES_QUICK if self._is_quick else cases_of(load):
                 found = _try(measure_run, self._bench, load, case, link)
                 before = self._run_before(load, case, link) if is_beside and case is not GROUPED else None
                 yield Result(

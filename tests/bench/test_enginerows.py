@@ -83,6 +83,20 @@ def test_the_goals_are_where_the_design_has_them() -> None:
     }
 
 
+def test_what_a_crowd_can_reach_is_counted_from_how_long_each_client_waits() -> None:
+    adaptive = EngineCase(name="remus, 5 ms", engine="remus", latency_ms=5)
+
+    (remus,) = [row for row in rows_of(result(CROWD, adaptive), BARE) if row.name.endswith("of its bound")]
+    (hybrid,) = [row for row in rows_of(result(CROWD, HYBRID), BARE) if row.name.endswith("of its bound")]
+
+    assert remus.peer_value == 3_200
+    assert remus.goal == ">= 0.6"
+    assert "throughput" not in goals(result(CROWD, adaptive))
+    assert hybrid.peer_value == 16 / (16 / 1000 + 150 / 1e6)
+    assert hybrid.goal is None
+    assert not [row for row in rows_of(result(KV, adaptive), BARE) if row.name.endswith("of its bound")]
+
+
 def test_far_away_an_output_may_wait_for_the_round_trip_and_three_milliseconds() -> None:
     far = rows_of(result(CROWD, KEMARI, Link(name="40 ms", delay_ms=40)), BARE)
 

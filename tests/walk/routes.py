@@ -37,6 +37,7 @@ PLACES: Final[dict[CodeType, str]] = {
     place(Ack.__init__): "ack",
     place(NumberingSink.emit): "emit",
     place(CallbackWorld.release_all): "release",
+    place(SimGuest.resume): "resume",
     place(Ping.__init__): "noise",
     place(Pong.__init__): "noise",
     place(Read.__init__): "noise",
@@ -78,6 +79,33 @@ def walk_burst(engine: str = "hybrid", requests: int = BURST) -> Walk:
     follow = partial(_one_output, requests=requests)
     _try(engine, follow)  # the names of channels are kept packed from their first use on
     return Walk("burst", engine, _try(engine, follow))
+
+
+def walk_takeover(pending: int) -> Walk:
+    """Follow a takeover from the step in which its claim is won until the guest runs; so many outputs are pending:
+    committed at the backup, and not known to have left."""
+    pair = Pair(
+        engine=engine_named("remus", INTERVAL_S),
+        guest=lambda boots: SimGuest(page_count=24, pages_per_step=2, output_every=1, boots=boots),
+    )
+    with closing(pair):
+        pair.protected()
+        a, b = pair.a, pair.b
+        for _ in range(pending):
+            a.guest.advance()
+        pair.until(lambda: len(b.standby.outputs) >= pending)
+        pair.kill(a)
+        tracer = Tracer(PLACES)
+
+        def step() -> None:
+            tracer.calls.clear()
+            pair.clock.elapse(5)
+            with tracer.on(BACKUP):
+                b.endpoint.step(pair.clock.now())
+
+        _until(lambda: tracer.named("resume", BACKUP), step, "the backup does not take over")
+        calls = tracer.calls[: tracer.named("resume", BACKUP)[0].index]
+    return Walk("takeover", "remus", (Leg("won -> the guest runs", BACKUP, tuple(calls)),))
 
 
 def _try(engine: str, follow: Callable[[Pair, Tracer], tuple[Leg, ...]]) -> tuple[Leg, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .routes import BURST, walk_burst, walk_checkpoint, walk_output
+from .routes import BURST, walk_burst, walk_checkpoint, walk_output, walk_takeover
 from .tracing import Call
 from .way import Leg, Walk
 
@@ -47,6 +47,14 @@ def test_the_answers_to_a_burst_leave_together() -> None:
 def test_a_guest_that_stops_at_each_output_makes_no_burst() -> None:
     with pytest.raises(ValueError, match="no two go together"):
         walk_burst("kemari")
+
+
+def test_a_takeover_calls_no_function_more_for_outputs_that_are_pending() -> None:
+    """Else ten thousand of them would have the guest wait, which is paused until all that is done."""
+    few, many = walk_takeover(10), walk_takeover(2_000)
+
+    assert "runtime/runner.py:GuestRunner.run" in names(few.legs[0])
+    assert names(few.legs[0]) == names(many.legs[0])
 
 
 def test_an_output_that_waits_for_an_interval_is_not_followed() -> None:
