@@ -11,7 +11,6 @@ from typing import Any
 import click
 from rich.console import Console
 
-from ftvm.cli.kinds.qemu import require_qmp
 from ftvm.cli.signals import Stopped
 from ftvm.engines.names import ENGINES, engine_named
 from ftvm.errors import ConfigError
@@ -102,7 +101,6 @@ def _guest(name: str, kind: str) -> dict[str, Any]:
     if name == "linux":
         return {"guest": _linux()}
     if name == "qemu":
-        require_qmp()
         return {"guest": "qemu", "memory": "256M", "qemu_arguments": make_image().arguments()}
     return {"guest": name}
 

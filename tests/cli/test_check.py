@@ -159,7 +159,6 @@ def as_qemu(config: Path, more: str) -> None:
 
 
 def test_a_qemu_that_is_not_installed_is_a_failure(ftvm: Run, config: Path) -> None:
-    pytest.importorskip("qemu.qmp")
     as_qemu(config, 'qemu = "qemu-that-is-none"\n')
 
     outcome = ftvm("check", config)
@@ -190,7 +189,6 @@ def test_the_flag_for_a_qemu_of_old_says_the_kind_of_a_file_of_old(ftvm: Run, co
 
 
 def test_a_machine_that_qemu_cannot_be_is_found_before_it_is_started(ftvm: Run, config: Path) -> None:
-    pytest.importorskip("qemu.qmp")
     (config.parent / "disk.img").write_bytes(bytes(1000))
     as_qemu(config, 'disk = "disk.img"\narguments = ["-device", "vfio-pci,host=01:00.0"]\n')
     config.write_text(config.read_text().replace('"8M"', '"1000K"'))
@@ -208,7 +206,6 @@ def test_a_machine_that_qemu_cannot_be_is_found_before_it_is_started(ftvm: Run, 
 
 
 def test_each_of_several_cards_is_opened_and_the_one_that_is_no_tap_is_named(ftvm: Run, config: Path) -> None:
-    pytest.importorskip("qemu.qmp")
     if os.geteuid() != 0 or not Path("/dev/net/tun").exists():
         pytest.skip("needs root, and /dev/net/tun")
     taps = [f"ftk{os.getpid()}x{number}" for number in range(2)]

@@ -413,8 +413,6 @@ def test_cards_without_an_address_count_on_from_the_last(
     ],
 )
 def test_cards_that_cannot_be_are_told(tmp_path: Path, written: str, complaint: str) -> None:
-    pytest.importorskip("qemu.qmp")
-
     told = complaints(settings(write(tmp_path, QEMU_WITH + written + "\n")))
 
     assert len(told) == 1

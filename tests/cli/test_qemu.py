@@ -20,15 +20,6 @@ from ftvm.runtime.urgency import why_not_urgent
 HOST = ("--kind", "qemu", "--listen", "ipc:///tmp/none", "--arbiter", "file:///tmp")
 
 
-def test_a_missing_package_is_told_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "qemu.qmp", None)
-
-    result = CliRunner().invoke(run, [*HOST])
-
-    assert isinstance(result.exception, ConfigError)
-    assert "pip install 'ftvm[qemu]'" in str(result.exception)
-
-
 @pytest.mark.parametrize(
     ("words", "reason"),
     [

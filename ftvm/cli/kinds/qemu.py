@@ -4,8 +4,6 @@ import os
 import shutil
 from contextlib import ExitStack
 from dataclasses import replace
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,12 +15,11 @@ from ftvm.guests.cards.card import check_interface
 from ftvm.guests.kvm.machine import DEVICE, check_device
 from ftvm.interfaces import Guest
 
-__all__ = ["QEMU", "require_qmp"]
+__all__ = ["QEMU"]
 
 
 def _make(settings: HostSettings) -> Guest:
     """Start QEMU, paused; it waits for a state unless it boots."""
-    require_qmp()
     from ftvm.guests.qemu import QemuGuest, QemuMachine
 
     machine = QemuMachine(
@@ -50,16 +47,7 @@ def _locate_images(images: list[str], folder: Path) -> list[str]:
     return [in_folder(image, folder) for image in images]
 
 
-def require_qmp() -> None:
-    """Raise ConfigError unless the package for QEMU's monitor is installed: an extra of ftvm."""
-    try:
-        import_module("qemu.qmp")
-    except ImportError as wrong:
-        raise ConfigError("a QEMU guest needs the package qemu.qmp: pip install 'ftvm[qemu]'") from wrong
-
-
 def _check_tools(settings: HostSettings) -> str | None:
-    require_qmp()
     if shutil.which(settings["qemu"]) is None:
         raise ConfigError(f"{settings['qemu']}: no such program; on Debian it is in the package qemu-system-x86")
     return f"{DEVICE} works: {check_device()}" if settings["accel"] == "kvm" else None
@@ -67,8 +55,6 @@ def _check_tools(settings: HostSettings) -> str | None:
 
 def _check_machine(**given: Any) -> None:
     """Raise ConfigError if the machine is impossible, as far as that is known before QEMU starts."""
-    if find_spec("qemu") is None or find_spec("qemu.qmp") is None:
-        return  # reported by `require_qmp`
     from ftvm.guests.qemu import QemuMachine
 
     QemuMachine(**{"memory_bytes": 1 << 20, **given})

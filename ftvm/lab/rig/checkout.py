@@ -17,8 +17,8 @@ from ftvm.lab.rig import RigMissing
 
 __all__ = ["SITE", "compile_tree", "gather", "require_python"]
 
-ALSO: Final = ("qemu.qmp", "pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "cryptography", "pyelftools")
-"""Packages beside those that ftvm needs: for guests under QEMU, and for tests. What is not here is left out."""
+ALSO: Final = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "cryptography", "pyelftools")
+"""Packages beside those that ftvm needs: for tests. What is not here is left out."""
 
 WITH: Final = ("tests", "examples", "pyproject.toml")
 """What goes along from the repository, if this is a checkout."""

@@ -2,8 +2,6 @@
 
 import pytest
 
-pytest.importorskip("qemu.qmp")
-
 from ftvm.errors import ConfigError
 from ftvm.guests.qemu import QemuGuest, QemuMachine
 from ftvm.guests.qemu.machine import Wires

@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("qemu.qmp")
-
 from ftvm.errors import ConfigError
 from ftvm.guests.cards import PumpedCard
 from ftvm.guests.qemu import QemuGuest, QemuMachine

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("qemu.qmp")
-
 from ftvm.errors import ConfigError
 from ftvm.guests.qemu import QemuGuest, QemuMachine
 from ftvm.testing.transcript import Transcript
