@@ -118,3 +118,18 @@ def test_a_rejoin_takes_little_more_than_was_written_since(machines: Machines, m
 
     ram_bytes = sum(any(pair.a.guest.memory[0].buffer[n * PAGE_BYTES :][:PAGE_BYTES]) for n in range(RAM_PAGES))
     assert sum(sent) - ram_bytes * PAGE_BYTES <= 1.2 * len(written)
+
+
+def test_a_host_that_lost_the_guest_while_it_lived_keeps_its_disk_too(machines: Machines, content: bytes) -> None:
+    pair = machines.pair.protected()
+    pair.cut_off("a")
+    pair.until(lambda: pair.b.role is Role.ACTIVE)
+    disk_of(pair.b).memory.write(0, b"new")
+    pair.run(50)
+
+    pair.heal()
+    pair.until(lambda: pair.a.role is Role.STANDBY and pair.record().standby == pair.a.id)
+    disk_of(pair.a).image.sync()
+
+    assert pages_sent(pair.b) <= RAM_PAGES
+    assert machines.images["a"].read_bytes() == b"new" + content[3:]

@@ -1,6 +1,8 @@
 """A host whose image has content keeps what is the same, is sent only what differs, and spoils nothing before it has
 all of it."""
 
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +16,6 @@ from ftvm.checkpoint import Footing
 from ftvm.encode.apply import CommittedMemory
 from ftvm.guests.disk import image as image_module
 from ftvm.guests.disk.disk import Disk
-from ftvm.guests.disk.image import Image
 from ftvm.guests.disk.kept import KeptDisk
 from ftvm.interfaces import Region
 from ftvm.runtime.stored import StoredMemory
@@ -205,15 +206,30 @@ def test_pages_that_cannot_be_read_are_sent_and_end_nobody(kind: Kind, path: Pat
         assert host.image() == disk_of(KEPT)
 
 
-def test_nothing_is_offered_while_a_step_is_on_its_way_to_the_image(
+def test_an_image_is_offered_once_the_step_on_its_way_is_in_it_and_not_before(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_module, "_STEP_SECONDS", 0)
-    monkeypatch.setattr(Image, "_has_begun", lambda _: False)
-    with joiner(Disk, write_image(path, KEPT)) as host:
-        runs = host.stored.hold()
+    """What changed behind its digest would be another page than was offered."""
+    sync, may_go_on, is_syncing = os.fdatasync, threading.Event(), threading.Event()
 
-    assert runs == ()
+    def wait(descriptor: int) -> None:
+        is_syncing.set()
+        may_go_on.wait(60)
+        sync(descriptor)
+
+    with joiner(Disk, write_image(path, KEPT)) as host:
+        monkeypatch.setattr(os, "fdatasync", wait)
+        monkeypatch.setattr(image_module, "_STEP_SECONDS", 0)
+        host.disk.image.put([9], memoryview(disk_of(bytes(PAGES * [7]))))
+        is_syncing.wait(60)
+
+        before = host.stored.hold()
+        may_go_on.set()
+        monkeypatch.setattr(image_module, "_STEP_SECONDS", 60)
+        after = host.stored.hold()
+
+        assert before == ()
+        assert after == ((0, 10),)
 
 
 @both
