@@ -65,6 +65,9 @@ def batches_of(messages: list[Sequenced]) -> tuple[PageBatch, ...]:
 
 
 REPEAT_FACTOR_MAX: Final = 64
+LOGS_IN_FLIGHT: Final = 64
+"""So many messages of the log may be on their way: each is short, but takes a place for a round trip, and outputs wait
+for it. Counted with the batches, the ninth would have clients wait twice where the standby is far away."""
 _DIGEST_BYTES: Final = 16
 
 
@@ -81,13 +84,14 @@ M = TypeVar("M", bound=Numbered)
 
 @dataclass(slots=True)
 class Outbox(Generic[M]):
-    """The sender's end: keeps each message until it is acknowledged. At most `window` are on their way, or `flying`;
-    the others are `waiting`. `advanced_at` is when one was acknowledged last, or when the first of them went;
-    `repeats_at` when what is on its way is sent again."""
+    """The sender's end: keeps each message until it is acknowledged. At most `window` are on their way, `flying`, and
+    LOGS_IN_FLIGHT of the log, of which `logs` are; the others are `waiting`. `advanced_at` is when one was acknowledged
+    last, or when the first of them went; `repeats_at` when what is on its way is sent again."""
 
     window: int
     repeat_ns: Nanos
     next_sequence: int = 0
+    logs: int = 0
     waiting: deque[M] = field(default_factory=deque, repr=False)
     flying: deque[M] = field(default_factory=deque, repr=False)
     advanced_at: Nanos = Nanos(0)
@@ -119,9 +123,15 @@ class Outbox(Generic[M]):
             self._repeats = min(self._repeats * 2 + 1, REPEAT_FACTOR_MAX)
             self.repeats_at = Nanos(now + self.repeat_ns * (1 + self._repeats))
         fresh: list[M] = []
-        while self.waiting and len(self.flying) < self.window:
-            message = self.waiting.popleft()
-            self.flying.append(message)
+        while self.waiting:
+            message = self.waiting[0]
+            if type(message) is Log:
+                if self.logs >= LOGS_IN_FLIGHT:
+                    break
+                self.logs += 1
+            elif len(self.flying) - self.logs >= self.window:
+                break
+            self.flying.append(self.waiting.popleft())
             fresh.append(message)
         return repeat + fresh
 
@@ -130,6 +140,7 @@ class Outbox(Generic[M]):
         done: list[M] = []
         while self.flying and self.flying[0].sequence < received:
             done.append(self.flying.popleft())
+            self.logs -= type(done[-1]) is Log
         if done:
             self.advanced_at, self.repeats_at = now, Nanos(now + self.repeat_ns)
             self._repeats = 0
@@ -140,6 +151,7 @@ class Outbox(Generic[M]):
         left = [*self.flying, *self.waiting]
         self.flying.clear()
         self.waiting.clear()
+        self.logs = 0
         return left
 
 

@@ -38,7 +38,7 @@ LINES: Final = {
     "history": 2877,
     "lab": 3412,
     "lab/rig": 603,
-    "protocol": 3825,
+    "protocol": 3829,
     "runtime": 2962,
     "service": 1778,
     "sim": 2383,

@@ -7,8 +7,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from ftvm.encode.messages import Copy, Sequenced
-from ftvm.protocol.session import REPEAT_FACTOR_MAX, Outbox
+from ftvm.checkpoint import GuestPosition, LogKind, LogRecord
+from ftvm.encode.messages import Copy, Log, Sequenced
+from ftvm.protocol.session import LOGS_IN_FLIGHT, REPEAT_FACTOR_MAX, Outbox
 from ftvm.protocol.standby.commit import Inbox
 from ftvm.units import Nanos
 
@@ -133,6 +134,41 @@ def test_a_message_that_waited_for_the_window_is_not_overdue_when_it_leaves() ->
 
     assert [sent.sequence for sent in outbox.due(Nanos(5_000))] == [1]
     assert outbox.due(Nanos(5_000 + REPEAT - 1)) == []
+
+
+def a_log(sequence: int) -> Log:
+    record = LogRecord(index=sequence + 1, kind=LogKind.CLOCK, position=GuestPosition(sequence, 0), amount=1)
+    return Log(sequence=sequence, records=(record,))
+
+
+def test_a_log_does_not_wait_for_a_place_among_the_batches_nor_a_batch_for_one_among_the_logs() -> None:
+    """With a standby 40 ms away the ninth answer within a round trip waited for another one."""
+    outbox: Outbox[Sequenced] = Outbox(window=2, repeat_ns=REPEAT)
+    for sequence in range(LOGS_IN_FLIGHT + 5):
+        outbox.put(a_log(sequence))
+    sent = [each.sequence for each in outbox.due(Nanos(0))]
+    outbox.acknowledge(30, Nanos(1))
+    sent_later = [each.sequence for each in outbox.due(Nanos(1))]
+    for sequence in range(LOGS_IN_FLIGHT + 5, LOGS_IN_FLIGHT + 8):
+        outbox.put(message(sequence))
+    batches = [each.sequence for each in outbox.due(Nanos(2))]
+
+    assert sent == list(range(LOGS_IN_FLIGHT))
+    assert sent_later == list(range(LOGS_IN_FLIGHT, LOGS_IN_FLIGHT + 5))
+    assert batches == [LOGS_IN_FLIGHT + 5, LOGS_IN_FLIGHT + 6]
+    assert outbox.logs == LOGS_IN_FLIGHT + 5 - 30
+
+
+def test_what_follows_a_batch_that_waits_stays_behind_it() -> None:
+    outbox: Outbox[Sequenced] = Outbox(window=1, repeat_ns=REPEAT)
+    for each in (message(0), message(1), a_log(2)):
+        outbox.put(each)
+
+    assert [each.sequence for each in outbox.due(Nanos(0))] == [0]
+    outbox.acknowledge(1, Nanos(1))
+    assert [each.sequence for each in outbox.due(Nanos(1))] == [1, 2]
+    outbox.clear()
+    assert outbox.logs == 0
 
 
 def test_room_is_what_the_window_leaves() -> None:

@@ -1,7 +1,9 @@
 """The driver with the simulator's guest over the in-process transport: captures, limits, takeovers, statuses."""
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import get_args
 
 import pytest
@@ -13,6 +15,7 @@ from ftvm.events import Committed, GuestWarned, PeerMisbehaved, SessionEnded, To
 from ftvm.interfaces import Record
 from ftvm.protocol.effects import Effect
 from ftvm.protocol.view import Role
+from ftvm.sim.guest import SimGuest
 from ftvm.testing.pair import Pair
 from ftvm.units import PAGE_BYTES, Nanos
 
@@ -113,6 +116,18 @@ def test_a_guest_whose_output_piles_up_is_paused_until_some_has_left(make_pair: 
     pair.until(lambda: pair.a.guest.is_running)
 
     assert 20 <= held <= 24
+
+
+def test_answers_to_a_standby_far_away_wait_for_no_place_on_the_link() -> None:
+    """As many as there are batches on their way were, and the next one waited for an acknowledgement."""
+    guest = partial(SimGuest, page_count=24, pages_per_step=2, output_every=1)
+    with closing(Pair(engine=Hybrid(1.0), guest=lambda boots: guest(boots=boots)).protected()) as pair:
+        pair.cut_off("b")
+        logged = pair.b.standby.log_index
+
+        pair.run(20)
+
+        assert pair.b.standby.log_index >= logged + 20
 
 
 def test_status_tells_where_things_stand_on_both_sides(make_pair: Callable[..., Pair]) -> None:

@@ -20,7 +20,7 @@ from ftvm.protocol.active.output import Announcer, OutputBuffer, Releases
 from ftvm.protocol.core import Core
 from ftvm.protocol.detector import Backoff
 from ftvm.protocol.effects import Cut, Release
-from ftvm.protocol.session import Contact, Session, Switchover
+from ftvm.protocol.session import LOGS_IN_FLIGHT, Contact, Session, Switchover
 from ftvm.protocol.timers import AT_ONCE, NEVER
 from ftvm.units import Nanos
 
@@ -219,7 +219,7 @@ class ActiveState:
         if session is None or session.contact is Contact.LOST:
             return
         outbox = session.outbox
-        if self.unshipped and len(outbox.flying) + len(outbox.waiting) < outbox.window:
+        if self.unshipped and outbox.logs < LOGS_IN_FLIGHT and len(outbox.waiting) < outbox.window:
             session.ship_log(tuple(self.unshipped))
             self.unshipped.clear()
         for message in outbox.due(now):
