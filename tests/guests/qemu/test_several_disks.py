@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ftvm.errors import ConfigError
+from ftvm.guests.disk.disk import Disk
 from ftvm.guests.qemu import QemuGuest, QemuMachine
 from ftvm.testing.transcript import Transcript
 from ftvm.units import PAGE_BYTES
@@ -76,6 +77,19 @@ def test_a_disk_that_is_trimmed_whole_changes_what_it_had_and_nothing_else(guest
     assert {2, 3} <= second
     assert bytes(guest.memory[3].buffer) == bytes(SIZES[1])
     assert (tmp_path / "1.img").stat().st_blocks < before
+
+
+def test_a_guest_that_has_stopped_lets_each_image_have_what_was_held_meanwhile(
+    guest: QemuGuest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rested: list[str] = []
+    monkeypatch.setattr(Disk, "rest", lambda disk: rested.append(disk.name))
+
+    guest.resume()
+    assert rested == []
+    guest.pause()
+
+    assert rested == ["disk", "disk1"]
 
 
 def test_a_machine_is_given_an_image_for_each_disk(tmp_path: Path) -> None:
