@@ -21,6 +21,7 @@ __all__ = ["TapPort"]
 _DEVICE: Final = "/dev/net/tun"
 _SET_INTERFACE: Final = 0x400454CA
 _REQUEST: Final = struct.Struct("16sH22x")
+_SET_OFFLOADS: Final = 0x400454D0
 _TAP_WITHOUT_HEADER: Final = 0x0002 | 0x1000
 _NAME_BYTES_MAX: Final = 15
 
@@ -37,6 +38,8 @@ class TapPort:
         try:
             self._descriptor = os.open(_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
             fcntl.ioctl(self._descriptor, _SET_INTERFACE, _REQUEST.pack(name.encode(), _TAP_WITHOUT_HEADER))
+            # A tap that was made before keeps what its last user could take, a pump's large segments without checksums.
+            fcntl.ioctl(self._descriptor, _SET_OFFLOADS, 0)
         except OSError as wrong:
             self.close()
             raise TransportError(

@@ -30,7 +30,7 @@ LINES: Final = {
     "cli": 3847,
     "encode": 1410,
     "engines": 190,
-    "guests": 2889,
+    "guests": 2891,
     "guests/cards": 220,
     "guests/disk": 1040,
     "guests/kvm": 1500,

@@ -3,11 +3,14 @@
 import os
 import socket
 import struct
+import subprocess
+from array import array
 from collections.abc import Iterator
 from fcntl import ioctl
 
 import pytest
 
+from ftvm._native.netpump import attach_tap
 from ftvm.checkpoint import Output
 from ftvm.errors import ClosedError, ConfigError, TransportError
 from ftvm.guests.datagram import CableWorld, announcement_frame, mac_bytes
@@ -17,6 +20,7 @@ NAME = f"ftvm{os.getpid()}"
 MAC = "52:54:00:12:34:56"
 SET_FLAGS, UP = 0x8914, 1
 ALL_PROTOCOLS = 3
+ASK_DEVICE, ASK_CHECKSUMS = 0x8946, 0x16
 FRAME = b"\xff" * 6 + mac_bytes(MAC) + b"\x88\xb5" + b"hello".ljust(46, b"\0")
 
 
@@ -78,6 +82,33 @@ def test_an_interface_that_is_down_drops(port: TapPort) -> None:
     assert not port.send(FRAME)
     assert port.counters.sends_dropped == 1
     assert FRAME not in port.receive(8)  # the host itself may have spoken before
+
+
+def leaves_checksums_out(name: str) -> bool:
+    """Tell whether this host hands frames to the device whose checksum is still to be made (ethtool(8), tx)."""
+    asked = array("I", [ASK_CHECKSUMS, 0])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        ioctl(asking, ASK_DEVICE, struct.pack("16sQ16x", name.encode(), asked.buffer_info()[0]))
+    return bool(asked[1])
+
+
+def test_a_tap_that_a_pump_had_before_gets_whole_frames_again() -> None:
+    """A tap that stays keeps what its last user could take: TCP without checksums would get no answer."""
+    if os.geteuid() != 0 or not os.path.exists("/dev/net/tun"):
+        pytest.skip("needs root, and /dev/net/tun")
+    name = f"ftvp{os.getpid()}"
+    subprocess.run(["ip", "tuntap", "add", "dev", name, "mode", "tap"], check=True)
+    try:
+        pump = attach_tap(name)
+        before = leaves_checksums_out(name)
+        os.close(pump)
+
+        port = TapPort(name)
+
+        assert (before, leaves_checksums_out(name)) == (True, False)
+        port.close()
+    finally:
+        subprocess.run(["ip", "link", "del", name], check=True)
 
 
 def test_a_closed_port_says_so(port: TapPort) -> None:
