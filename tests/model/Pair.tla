@@ -284,8 +284,8 @@ Learn(h) ==
     /\ UNCHANGED <<records, asked, world>>
 
 Restart(h) ==                                                \* its memory is lost, and its id with it; of what it had
-    /\ id[h][2] < MaxLives                                   \* a disk's image is left: a cache
-    /\ Discard(h, hist[h])
+    /\ id[h][2] < MaxLives                                   \* a disk's image may be left: a cache
+    /\ \E cache \in {<<>>, hist[h]} : Discard(h, cache)
     /\ UNCHANGED <<records, asked, world, known>>
 
 ----------------------------------------------------------------------------------------------------------------------

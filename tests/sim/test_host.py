@@ -43,7 +43,7 @@ def test_a_queue_beyond_its_limit_ends_the_history(world: Simulation) -> None:
 
 @pytest.mark.parametrize("host", ["a", "b"])
 def test_a_host_that_stopped_on_an_error_ends_the_history(world: Simulation, host: str) -> None:
-    world.hosts[host].driver.failure = InternalError("planted")
+    world.hosts[host].driver.halt(InternalError("planted"))
 
     with pytest.raises(InvariantViolated, match=r"liveness.*planted"):
         world.play(SECOND)
