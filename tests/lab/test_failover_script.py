@@ -40,6 +40,12 @@ def test_a_guest_that_lives_on_is_right_even_if_outputs_leave_twice(script: Modu
     assert wrong_in(script, BOOT + beats(1, 5), beats(4, 9)) == []
 
 
+def test_a_line_that_the_kernel_spoke_into_is_read_whole(script: ModuleType) -> None:
+    mixed = "beat 6 up 6.00[    6.000000] stamp 6 end\r\n real 1006 end\r\nwork: 6 bad 0 spun 0\r\n"
+
+    assert wrong_in(script, BOOT + beats(1, 5) + mixed, beats(7, 9)) == []
+
+
 @pytest.mark.parametrize(
     ("consoles", "words"),
     [
@@ -70,6 +76,10 @@ def test_lines_of_the_kernel_that_leave_again_after_a_takeover_are_right(script:
 
 def test_a_kernel_that_says_nothing_for_long_while_it_boots_is_right(script: ModuleType) -> None:
     assert script.judge_lines([booting(48.6, 82.8), booting(82.8, 83.0, 120.0)]) == []
+
+
+def test_a_kernel_that_says_all_again_when_its_console_comes_is_right(script: ModuleType) -> None:
+    assert script.judge_lines([booting(0.0, 0.1), booting(0.1, 0.2, 2.8, 0.0, 0.1, 0.2, 2.8, 2.9)]) == []
 
 
 @pytest.mark.parametrize("late", [-14.0, 31.0])
