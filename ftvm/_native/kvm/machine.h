@@ -112,9 +112,10 @@ struct ftvm_kvm {
     int failed_by;     /* FTVM_KVM_BY_..., unless the program ended: that is state */
     unsigned ended_on; /* the processor that ended it */
     uint64_t failure_detail;
-    bool has_times;  /* `times` holds since the machine was paused */
-    bool owes_times; /* ... and is to be put in force when it runs: it was loaded */
+    bool has_times;  /* `times` and `deadlines` hold since the machine was paused */
+    bool owes_times; /* ... and `times` is to be put in force when it runs: it was loaded */
     kvm_times times;
+    uint64_t deadlines[KVM_CPUS_MAX]; /* of each processor's timer */
     unsigned frame_first; /* the inputs that wait */
     unsigned frame_count;
     size_t key_count;

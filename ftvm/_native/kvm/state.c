@@ -11,7 +11,7 @@
 
 #define MAGIC UINT64_C(0x0a4d564b5654460a) /* "\nFTVKVM\n" */
 #define VERSION 1
-enum { MSR_CLOCK = 0x4b564d01, CLOCK_ENABLED = 1, CLOCK_BYTES = 32 };
+enum { MSR_DEADLINE = 0x6e0, MSR_CLOCK = 0x4b564d01, CLOCK_ENABLED = 1, CLOCK_BYTES = 32 };
 #define KHZ_APART_PER_MILLION 250 /* as KVM itself tolerates without scaling */
 
 typedef struct {
@@ -137,6 +137,28 @@ static int read_kept(const ftvm_kvm *machine, whole *state)
     return error == 0 && kvm_is_system(machine) ? kvm_chips_read(machine, &state->chips) : error;
 }
 
+static uint64_t *deadline_of(const ftvm_kvm *machine, kvm_processor *processor)
+{
+    for (uint32_t i = 0; i < machine->msrs.count; i++) {
+        if (machine->msrs.index[i] == MSR_DEADLINE)
+            return &processor->msrs[i];
+    }
+    return NULL;
+}
+
+/* Has the deadlines in `state` be those of the machine's first save, or load, since its pause: of one that it was given
+ * KVM may tell, on some hosts, that it is some microseconds away. */
+static void hold_deadlines(ftvm_kvm *machine, whole *state, bool is_first)
+{
+    for (unsigned i = 0; i < machine->cpu_count; i++) {
+        uint64_t *deadline = deadline_of(machine, &state->processors[i]);
+        if (deadline != NULL && is_first)
+            machine->deadlines[i] = *deadline;
+        else if (deadline != NULL)
+            *deadline = machine->deadlines[i];
+    }
+}
+
 /* What a machine is made of beside memory: a byte of devices, and above it the number of a system's processors. */
 static uint32_t kind(const ftvm_kvm *machine)
 {
@@ -186,6 +208,7 @@ int64_t kvm_state_save(ftvm_kvm *machine, uint8_t *state, size_t capacity)
         error = kvm_clock_read(machine, &machine->times);
     if (error != 0)
         return error;
+    hold_deadlines(machine, &kept, !machine->has_times);
     machine->has_times = true;
     write_head(machine, &writer);
     kvm_bus_save(&machine->core, &writer);
@@ -336,10 +359,12 @@ int kvm_state_load(ftvm_kvm *machine, const uint8_t *state, size_t bytes, char *
         error = kvm_clock_read(machine, &before.times);
     if (error != 0)
         return refuse(wrong, "KVM does not tell what the processor is: ", strerror(-error));
+    hold_deadlines(machine, &before, !machine->has_times);
     machine->has_times = machine->owes_times = true;
     reason = put_in_force(machine, &loaded);
     machine->times = reason == NULL ? loaded.times : before.times;
     if (reason == NULL) {
+        hold_deadlines(machine, &loaded, true);
         machine->core = loaded.core;
         return 0;
     }

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
+from time import sleep
 
 import pytest
 
@@ -100,6 +101,23 @@ def test_a_system_goes_on_in_a_new_machine_from_wherever_it_was_paused(
     assert said.startswith(b"tables\n")
     assert beats[-1].typed == 3 * 6
     assert beats[-1].frames == 6
+
+
+def test_a_timer_is_loaded_as_it_was_saved_whatever_kvm_tells_of_it_then(make_system: MakeSystem) -> None:
+    """Seen: of a deadline to come that it was given, KVM told one some microseconds earlier."""
+    guest, sink = make_system(), Sink()
+    guest.attach(sink)
+    guest.resume()
+    wait_beats(sink, 1)
+
+    for moment in range(30):
+        sleep(0.01 + 0.0007 * (moment % 20))
+        guest.pause()
+        other, picture = make_system(is_blank=True), take_picture(guest)
+        load_picture(other, picture)
+        assert other.save_devices() == picture.devices
+        other.close()
+        guest.resume()
 
 
 @pytest.mark.parametrize("processors", [1, 2])
