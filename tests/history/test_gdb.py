@@ -282,10 +282,10 @@ def test_a_time_machine_serves_gdb_at_a_place_of_its_own(past: TimeMachine, tmp_
     path = tmp_path / "s"
     thread = threading.Thread(target=past.serve_gdb, args=(f"unix:{path}",))
     thread.start()
-    while not path.exists():
-        thread.join(timeout=0.01)
     with socket.socket(socket.AF_UNIX) as client:
-        client.connect(str(path))
+        while client.connect_ex(str(path)) != 0:  # it is there before it listens
+            assert thread.is_alive()
+            thread.join(timeout=0.01)
         client.sendall(pack(b"D"))
         thread.join(timeout=60)
 
