@@ -75,6 +75,7 @@ def test_what_follows_a_stop_waits_for_the_flush_that_the_stop_owes(
     client.agree().write(0, b"flushed as it stopped")
     disk.hurry()
     assert client.ask(FLUSH) == 0
+    disk.rest()
     assert gate.is_asked.wait(60)
 
     def follow() -> None:
