@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from bare import Bare
 from common import Row
-from enginerun import EngineCase, Figures, Link, Load, Moves, Replay, Window
+from enginerun import EngineCase, Figures, Link, Load, Moves, Replay
+from enginewindow import Window
 from figures import rank
 
 UNITS = {"instructions": "M/cpu s", "requests": "1/s", "lines": "1/s"}

@@ -34,13 +34,13 @@ from enginerun import (
     Figures,
     Link,
     Load,
-    Window,
     Windows,
     measure_alone,
     measure_moves,
     measure_replay,
     measure_run,
 )
+from enginewindow import Window
 from placement import load_average, placement_named, usable_cores
 
 from ftvm.engines.names import ENGINES

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from bare import Bare
 from enginerows import Failed, Result, alone_rows, bare_rows, load_row, move_rows, replay_row, rows_of, summary_rows
-from enginerun import EngineCase, Figures, Link, Load, Moves, Replay, Window
+from enginerun import EngineCase, Figures, Link, Load, Moves, Replay
+from enginewindow import Window
 
 BARE = Bare(tcp_us=30, zeromq_us=145, curve_us=150, link_rate=4e8, echo_rates={1: 10_000, 16: 40_000})
 WINDOW = Window(

@@ -2,6 +2,7 @@
 
 import struct
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ftvm.guests.elf import Program, Segment
 
@@ -10,10 +11,12 @@ DEVICES = 0xD0000000
 UART, WAIT, END = 0x3F8, 0x600, 0x604
 
 SPIN = b"\xeb\xfe"
-CLOCK_REGISTER = 0x4B564D01
+CLOCK_REGISTER, DEADLINE_REGISTER = 0x4B564D01, 0x6E0
 
 _HEAD = struct.Struct("<QIIQQ64sI")
 _TIMES = struct.Struct("<QQQ")
+_CHIPS_BYTES = 3 * 520
+"""Of a system's interrupt controllers: three struct kvm_irqchip."""
 
 
 def out(port: int, value: int, size: int) -> bytes:
@@ -42,24 +45,30 @@ def program(code: bytes) -> Program:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A saved state: its head, model-specific registers and clocks; what lies between is one piece."""
+    """A saved state: its head, the last processor's model-specific registers, a system's interrupt controllers, and
+    clocks; what lies between is one piece."""
 
-    head: tuple[int | bytes, ...]
+    head: tuple[Any, ...]
     registers: dict[int, int]
     middle: bytes
+    chips: bytes
     times: tuple[int, int, int]
 
     @classmethod
     def parse(cls, state: bytes) -> "State":
         (count,) = struct.unpack_from("<I", state, _HEAD.size)
         indices = struct.unpack_from(f"<{count}I", state, _HEAD.size + 4)
-        end = len(state) - _TIMES.size - 8 * count
+        head, times_at = _HEAD.unpack_from(state), len(state) - _TIMES.size
+        is_system = head[2] >> 8 != 0  # its processors are counted there
+        chips_at = times_at - (_CHIPS_BYTES if is_system else 0)
+        end = chips_at - 8 * count
         values = struct.unpack_from(f"<{count}Q", state, end)
         return cls(
-            _HEAD.unpack_from(state),
+            head,
             dict(zip(indices, values, strict=True)),
             state[_HEAD.size + 4 + 4 * count : end],
-            _TIMES.unpack_from(state, len(state) - _TIMES.size),
+            state[chips_at:times_at],
+            _TIMES.unpack_from(state, times_at),
         )
 
     def build(self) -> bytes:
@@ -69,6 +78,7 @@ class State:
             + struct.pack(f"<I{count}I", count, *self.registers)
             + self.middle
             + struct.pack(f"<{count}Q", *self.registers.values())
+            + self.chips
             + _TIMES.pack(*self.times)
         )
 

@@ -5,6 +5,7 @@ on all of memory, each noted; `counting` counts and traces as well, `marking` ma
 """
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ import pytest
 from ftvm._native import lib
 from ftvm.guests.riscv.machine import RAM_BASE, Machine, StopReason
 from ftvm.history.hooks import Counting, Hooks
+
+from .stable import Stable
 
 HOOKS = os.environ.get("FTVM_TEST_HOOKS", "")
 JUMPS_MAX = 1 << 10
@@ -48,3 +51,11 @@ def hook_all(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(Machine, "_init", init)
     patch.setattr(Machine, "run", run)
+
+
+@pytest.fixture
+def stable() -> Iterator[Stable]:
+    made = Stable()
+    yield made
+    for guest in made.guests:
+        guest.close()

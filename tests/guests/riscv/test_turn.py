@@ -20,7 +20,7 @@ from ftvm.guests.riscv.turn import CLOCK, CLOSED, ENDED, ENTROPY, INPUT, OUTPUT,
 from .assembly import UART, WFI, addi, bne, elf, finish, jal, li, store, to_bytes
 from .driver import ENTROPY as ENTROPY_CARD
 from .driver import NOTIFY, STATUS, WRITE, put, set_up, write_register
-from .test_guest import MEMORY, PATIENCE_S, WHO_HAS_KV, Sink
+from .stable import MEMORY, PATIENCE_S, WHO_HAS_KV, Sink
 
 MAC = bytes.fromhex("525400123456")
 TICKS = 100_000_000

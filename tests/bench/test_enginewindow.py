@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from enginerun import Heard, client_line, window_of
+from enginewindow import Heard, client_line, window_of
 from figures import bucket_of
 
 MILLI = 1_000_000
