@@ -32,7 +32,7 @@ LINES: Final = {
     "engines": 190,
     "guests": 2891,
     "guests/cards": 220,
-    "guests/disk": 1040,
+    "guests/disk": 1042,
     "guests/kvm": 1500,
     "guests/vmm": 795,
     "history": 2877,

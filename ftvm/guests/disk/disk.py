@@ -25,6 +25,7 @@ from ftvm._native.mapping import FileMapping
 from ftvm.checkpoint import Bitmap, Footing
 from ftvm.errors import ConfigError, GuestError, StateUnreadable
 from ftvm.guests.disk.blocks import data_runs, runs_of
+from ftvm.guests.disk.copied import CopiedDisk
 from ftvm.guests.disk.image import Image
 from ftvm.units import PAGE_BYTES
 
@@ -40,7 +41,7 @@ Settled = Callable[[str | None], None]
 """Called once nothing is owed: with why the disk cannot go on, if it cannot."""
 
 
-class Disk:
+class Disk(CopiedDisk):
     """A disk with an image behind it; a `RegionStore` to the runtime.
 
     name        of the region
@@ -218,30 +219,8 @@ class Disk:
     def discarded(self) -> None:
         """See interfaces.RegionStore."""
         self._take_back()
-        self._is_whole = False
-        self._shown = self.image.restart()
-        self._mapping.show(self._shown)
+        self._begin_copy()
         self._held.reset()
-
-    def held(self) -> Sequence[tuple[int, int]]:
-        """See interfaces.RegionStore."""
-        self.discarded()
-        return self.image.outlived()
-
-    def offer(self, first: int, count: int) -> None:
-        """See interfaces.RegionStore."""
-        self._mapping.show_part(self.image.descriptor, first, count)
-
-    def keep(self, first: int, count: int, pages: Sequence[int]) -> None:
-        """See interfaces.RegionStore."""
-        self.image.keep(pages)
-        if self._shown is not None:
-            self._mapping.show_part(self._shown, first, count)
-
-    def completed(self) -> None:
-        """See interfaces.RegionStore."""
-        self._is_whole = True
-        self.image.complete()
 
     def close(self) -> None:
         """Put what was written on the device, and let go of the image. The memory goes with the last view of it."""

@@ -20,6 +20,7 @@ from ftvm._native.memory import bitmap_indices, take_flags
 from ftvm.checkpoint import Bitmap, Footing
 from ftvm.errors import ConfigError, GuestError, StateUnreadable
 from ftvm.guests.disk.blocks import data_runs, runs_of
+from ftvm.guests.disk.copied import CopiedDisk
 from ftvm.guests.disk.image import Image
 from ftvm.guests.flagged import FlaggedMemory
 from ftvm.units import PAGE_BYTES, pages_to_bytes
@@ -27,7 +28,7 @@ from ftvm.units import PAGE_BYTES, pages_to_bytes
 __all__ = ["KeptDisk", "open_disk"]
 
 
-class KeptDisk:
+class KeptDisk(CopiedDisk):
     """A disk in memory with an image behind it; a `RegionStore` to the runtime.
 
     memory    for the machine: it reads and writes there, and sets the flags
@@ -117,31 +118,9 @@ class KeptDisk:
 
     def discarded(self) -> None:
         """See interfaces.RegionStore."""
-        self._is_whole = False
         self._unagreed = {}
-        self._shown = self.image.restart()
-        self._mapping.show(self._shown)
+        self._begin_copy()
         self._ours = bytearray(self.memory.page_count)
-
-    def held(self) -> Sequence[tuple[int, int]]:
-        """See interfaces.RegionStore."""
-        self.discarded()
-        return self.image.outlived()
-
-    def offer(self, first: int, count: int) -> None:
-        """See interfaces.RegionStore."""
-        self._mapping.show_part(self.image.descriptor, first, count)
-
-    def keep(self, first: int, count: int, pages: Sequence[int]) -> None:
-        """See interfaces.RegionStore."""
-        self.image.keep(pages)
-        if self._shown is not None:
-            self._mapping.show_part(self._shown, first, count)
-
-    def completed(self) -> None:
-        """See interfaces.RegionStore."""
-        self._is_whole = True
-        self.image.complete()
 
     def close(self) -> None:
         """Put what was written on the device, and let go of the image. The memory shows zeros from then on."""

@@ -94,6 +94,22 @@ def test_what_follows_a_stop_waits_for_the_flush_that_the_stop_owes(
     assert disk.image.path.read_bytes()[:21] == b"flushed as it stopped"
 
 
+def test_what_follows_a_stop_that_nobody_heard_the_end_of_waits_for_no_word_of_it(
+    disk: Disk, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A QEMU that dies while it is stopped never rests: what it wrote meanwhile is still held."""
+    monkeypatch.setattr("ftvm.guests.disk.disk._SETTLE_SECONDS", 2)
+    client.agree()
+    disk.hurry()
+    client.write(0, b"held as it stopped")
+    assert client.ask(FLUSH) == 0
+
+    disk.committed([])
+
+    disk.image.sync()
+    assert disk.image.path.read_bytes()[:18] == b"held as it stopped"
+
+
 def test_what_is_discarded_is_not_in_the_image_that_takes_its_place(disk: Disk, client: Client) -> None:
     client.agree().write(0, b"of a lost branch")
     client.close()

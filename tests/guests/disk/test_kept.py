@@ -296,6 +296,19 @@ def test_a_first_copy_takes_the_images_place_when_it_is_complete(disk: KeptDisk,
     assert image.read_bytes() == bytes(PAGE_BYTES) + b"new" + bytes(SIZE - PAGE_BYTES - 3)
 
 
+def test_a_disk_that_is_closed_while_it_is_copied_again_leaves_the_image_as_it_was(image: Path) -> None:
+    """Its guest was taken over while it lived, and the host that it is copied from dies on the way."""
+    before = image.read_bytes()
+    disk = KeptDisk(str(image), boots=True)
+    disk.discarded()
+    disk.memory.buffer[:3] = b"new"
+    disk.committed([0])
+
+    disk.close()
+
+    assert image.read_bytes() == before
+
+
 def test_a_standby_whose_image_cannot_be_written_ends(standby: KeptDisk) -> None:
     with open("/dev/full", "r+b", buffering=0) as full:
         os.dup2(full.fileno(), standby.image.descriptor)

@@ -262,3 +262,18 @@ def test_a_guest_does_not_go_on_from_a_disk_that_was_not_copied_completely(tmp_p
     assert "was not copied completely: no guest can run from it" in told[0]
     disk.close()
     assert path.read_bytes() == bytes(SIZE)
+
+
+def test_a_disk_that_was_whole_is_not_while_it_is_copied_again(tmp_path: Path) -> None:
+    """Its guest was taken over while it lived, and the host that it is copied from dies on the way."""
+    path, told = tmp_path / "again.img", []
+    path.write_bytes(b"o" * SIZE)
+    disk = Disk(str(path), boots=True)
+    disk.discarded()
+    commit(disk, 1)
+
+    disk.when_settled(told.append)
+
+    assert "was not copied completely: no guest can run from it" in told[0]
+    disk.close()
+    assert path.read_bytes() == b"o" * SIZE

@@ -40,7 +40,10 @@ class StandIn:
         self._say(greeting)
         decoder, text = json.JSONDecoder(), ""
         while True:
-            content, descriptors, _, _ = socket.recv_fds(self._here, 1 << 16, 4)
+            try:
+                content, descriptors, _, _ = socket.recv_fds(self._here, 1 << 16, 4)
+            except ConnectionResetError:
+                return  # who asked has gone, and has not read all that was said
             self.files += descriptors
             if not content:
                 return

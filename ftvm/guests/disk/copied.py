@@ -1,0 +1,50 @@
+"""What a disk does while its content comes from the active: a separate file grows beside the image, and takes what the
+image has that is the same.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from ftvm._native.mapping import FileMapping
+from ftvm.guests.disk.image import Image
+
+__all__ = ["CopiedDisk"]
+
+
+class CopiedDisk(ABC):
+    """The part of a region's store that a first copy speaks to. `_shown` is the file that the disk's memory shows, and
+    `_is_whole` says whether a guest could run from it."""
+
+    image: Image
+    _mapping: FileMapping
+    _shown: int | None
+    _is_whole: bool
+
+    @abstractmethod
+    def discarded(self) -> None:
+        """See interfaces.RegionStore."""
+
+    def _begin_copy(self) -> None:
+        self._is_whole = False
+        self._shown = self.image.restart()
+        self._mapping.show(self._shown)
+
+    def held(self) -> Sequence[tuple[int, int]]:
+        """See interfaces.RegionStore."""
+        self.discarded()
+        return self.image.outlived()
+
+    def offer(self, first: int, count: int) -> None:
+        """See interfaces.RegionStore."""
+        self._mapping.show_part(self.image.descriptor, first, count)
+
+    def keep(self, first: int, count: int, pages: Sequence[int]) -> None:
+        """See interfaces.RegionStore."""
+        self.image.keep(pages)
+        if self._shown is not None:
+            self._mapping.show_part(self._shown, first, count)
+
+    def completed(self) -> None:
+        """See interfaces.RegionStore."""
+        self._is_whole = True
+        self.image.complete()
