@@ -104,12 +104,12 @@ def cover(past: TimeMachine, first: int, last: int, *, program: Path | None = No
     path = program or past.program
     if path is None:
         raise ConfigError("say which program ran: its ELF file with symbols and line numbers")
-    first, last = max(first, past.start), min(last, past.end)
-    if first >= last:
+    begin, end = max(first, past.start), min(last, past.end)
+    if begin >= end:
         raise ConfigError(
             f"nothing lies between instruction {first} and {last}; the past goes from {past.start} to {past.end}"
         )
-    return _Recorder(past, ProgramLines(path)).run(path.name, first, last)
+    return _Recorder(past, ProgramLines(path)).run(path.name, begin, end)
 
 
 @dataclass(slots=True)
