@@ -51,11 +51,13 @@ CUTS: Final = 20
 
 @contextmanager
 def qemus_server(image: Path, folder: Path) -> Iterator[str]:
-    """Yield the address of a file behind qemu-nbd."""
-    path = folder / "peer.sock"
+    """Yield the address of a file behind qemu-nbd, which takes no relative path. Raises SystemExit if it ends."""
+    path = folder.resolve() / "peer.sock"
     words = ["qemu-nbd", "-f", "raw", "--cache=writeback", "--persistent", "-k", str(path), str(image)]
     with subprocess.Popen(words) as peer:
         while not path.exists():
+            if peer.poll() is not None:
+                raise SystemExit(f"qemu-nbd ended with status {peer.returncode} before it served {image}")
             time.sleep(0.01)
         try:
             yield f"nbd+unix:///?socket={path}"

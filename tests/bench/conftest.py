@@ -10,5 +10,6 @@ BENCH = str(Path(__file__).parents[2] / "bench")
 sys.path.insert(0, BENCH)
 try:
     import_module("engines")
+    import_module("disk")
 finally:
     sys.path.remove(BENCH)
