@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
+from ftvm.arbiters.memory import MemoryRecordStore
 from ftvm.checkpoint import END_CHANNEL
 from ftvm.config import Limits
-from ftvm.errors import GuestEnded, GuestError, LocalProtocolError, StateUnreadable, TrackingLost
+from ftvm.errors import ArbiterError, GuestEnded, GuestError, LocalProtocolError, StateUnreadable, TrackingLost
 from ftvm.events import Event, GuestFinished, HostFailed, PeerMisbehaved, RecordLearned, SessionEnded, TookOver
 from ftvm.interfaces import CompareAndSet, Record
 from ftvm.protocol.view import LinkState, Role
@@ -17,6 +18,17 @@ from ftvm.units import Nanos
 from .failing import FailingGuest, failing_pairs, guest_of
 
 make_pair = pytest.fixture(failing_pairs)
+
+
+class DecidingNothing(MemoryRecordStore):
+    """A store that is out of reach for who would change its record, from when a test says so."""
+
+    is_out_of_reach = False
+
+    def compare_and_set(self, guest_id: str, record: Record) -> Record:
+        if self.is_out_of_reach:
+            raise ArbiterError("out of reach")
+        return super().compare_and_set(guest_id, record)
 
 
 def test_failed_capture_keeps_dirty_pages_ends_the_session_and_recovers(make_pair: Callable[..., Pair]) -> None:
@@ -229,6 +241,22 @@ def test_a_host_whose_guest_has_ended_hands_nothing_over(make_pair: Callable[...
 
     with pytest.raises(LocalProtocolError, match="is stopping: the guest ended: "):
         pair.a.driver.begin_switchover(Nanos(10**10))
+
+
+def test_a_guest_that_is_ended_while_a_proposal_is_open_stands_still_at_once(make_pair: Callable[..., Pair]) -> None:
+    """The arbiter's word may take seconds, and until then the link is one in which a guest may run."""
+    store = DecidingNothing()
+    pair = make_pair(store=store).protected()
+    store.is_out_of_reach = True
+    pair.kill(pair.b)
+    pair.until(lambda: pair.a.active.link is LinkState.DROPPING)
+    was_running = guest_of(pair).is_running
+
+    pair.a.driver.end_guest("its operator ended it")
+
+    assert was_running
+    assert pair.a.driver.is_leaving
+    assert not guest_of(pair).is_running
 
 
 def test_who_hears_of_the_end_finds_the_host_ended(make_pair: Callable[..., Pair]) -> None:

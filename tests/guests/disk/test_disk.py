@@ -381,6 +381,23 @@ def test_an_image_that_cannot_be_read_is_told_and_ends_nobody(disk: Disk, client
     disk.require_readable()
 
 
+def test_what_is_held_in_memory_outlives_an_image_that_cannot_be_read(disk: Disk, client: Client) -> None:
+    """To show the image again would put its older pages over those that it has not got yet."""
+    client.agree()
+    disk.hurry()
+    assert client.write(0, b"held") == 0
+    os.ftruncate(disk.image.descriptor, PAGE_BYTES)
+    assert bytes(disk.buffer[2 * PAGE_BYTES : 3 * PAGE_BYTES]) == bytes(PAGE_BYTES)
+    os.ftruncate(disk.image.descriptor, SIZE)
+
+    with pytest.raises(StateUnreadable):
+        disk.require_readable()
+
+    assert bytes(disk.buffer[:4]) == b"held"
+    assert client.read(0, 4) == b"held"
+    disk.rest()
+
+
 def test_a_disk_whose_image_is_cut_short_is_noticed_before_it_is_read(disk: Disk) -> None:
     os.truncate(disk.image.path, PAGE_BYTES)
 
