@@ -51,7 +51,8 @@ _PACKED_MARK: Final = b"qdv1"
 _FIRMWARE_HEAD: Final = struct.Struct("<QQ")
 _LOOKS_MAX: Final = 2_000
 _LOOK_SECONDS: Final = 0.002
-_LOAD_SECONDS: Final = 10.0
+_LOAD_SECONDS: Final = 60.0
+# As for each answer, see qmp.py: to give up a load loses a takeover.
 
 
 def prepare_migration(qmp: Qmp) -> None:

@@ -1,7 +1,8 @@
 """QEMU's monitor, spoken over a plain socket: each call sends, and reads until its answers have come.
 
-Every wait for a word of QEMU ends, after five seconds if nothing else is said, and so does a call, after so many words
-that are no answer; every failure is a GuestError that names the command.
+Every wait for a word of QEMU ends, after ANSWER_SECONDS if nothing else is said, and so does a call, after so many
+words that are no answer; every failure is a GuestError that names the command. One that is not answered in time is
+StateUnreadable: whoever has the guest's state, a standby, need not wait for this QEMU.
 Events that QEMU sends in between wait, bounded, for `take_events`. Calls may come from any thread, one at a time. Knows
 no command's meaning. Four commands are within each pause of the guest, so this has no event loop: one there took 190 us
 of Python a command, this takes 25.
@@ -17,14 +18,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ftvm.errors import GuestError
+from ftvm.errors import GuestError, StateUnreadable
 
-__all__ = ["Qmp", "QmpEvent"]
+__all__ = ["ANSWER_SECONDS", "Qmp", "QmpEvent"]
 
 _EVENTS_KEPT: Final = 1_024
-_ANSWER_SECONDS: Final = 5.0
-"""A QEMU that has not answered for this long hangs. The standby has long taken over by then, because we sent no
-heartbeat."""
+ANSWER_SECONDS: Final = 60.0
+"""A QEMU that is silent for this long hangs; a busy machine takes many seconds. A standby need not wait for it."""
+# Its own limits say when it takes over, as it sees no progress here; to give up too soon loses a guest without one.
 _MESSAGES_MAX: Final = 4_096
 """Read for one answer."""
 _READ_BYTES: Final = 1 << 16
@@ -64,7 +65,7 @@ class Qmp:
     def execute(self, command: str, *, timeout: float | None = None, **arguments: object) -> Any:
         """Execute a command and return what it returns. Underscores in argument names stand for hyphens.
 
-        Raises GuestError if QEMU refuses, is gone, or does not answer in time.
+        Raises GuestError if QEMU refuses or is gone, StateUnreadable if it does not answer in time.
         """
         return self.execute_all([(command, arguments)], timeout=timeout)[-1]
 
@@ -73,11 +74,11 @@ class Qmp:
     ) -> list[Any]:
         """Send commands in one go and return what each returns. Raises GuestError for the first that fails."""
         names = ", ".join(name for name, _ in commands)
-        return self._ask(commands, names, _ANSWER_SECONDS if timeout is None else timeout)
+        return self._ask(commands, names, ANSWER_SECONDS if timeout is None else timeout)
 
     def give_file(self, name: str, descriptor: int) -> None:
         """Give QEMU a copy of a file descriptor, to be called by `name` in commands that follow. Raises GuestError."""
-        self._ask([("getfd", {"fdname": name})], "getfd", _ANSWER_SECONDS, descriptor)
+        self._ask([("getfd", {"fdname": name})], "getfd", ANSWER_SECONDS, descriptor)
 
     def take_events(self) -> list[QmpEvent]:
         """Return the events that came before the last answer."""
@@ -98,16 +99,16 @@ class Qmp:
         self,
         commands: Sequence[tuple[str, dict[str, object]]],
         what: str,
-        timeout: float,
+        limit: float,
         descriptor: int | None = None,
     ) -> list[Any]:
         with self._lock:
             if self._is_closed:
                 raise GuestError(f"QEMU's monitor is closed: {what} was not sent")
             try:
-                answers = self._exchange(commands, timeout, descriptor)
-            except TimeoutError as wrong:
-                raise GuestError(f"QEMU has not answered {what} for {timeout:g} s: it hangs, or was stopped") from wrong
+                answers = self._exchange(commands, limit, descriptor)
+            except TimeoutError as late:
+                raise StateUnreadable(f"QEMU has not answered {what} for {limit:g} s: it hangs or is stopped") from late
             except (OSError, EOFError, ValueError, _Broken) as wrong:
                 raise GuestError(f"QEMU's monitor broke at {what}: {wrong or type(wrong).__name__}") from wrong
         refused = next((answer["error"] for answer in answers if "error" in answer), None)

@@ -16,10 +16,10 @@ import pytest
 from ftvm._native.memory import NativeMemory
 from ftvm.capture.trackers import CompareTracker, UserfaultTracker
 from ftvm.checkpoint import Bitmap
-from ftvm.errors import GuestError, TrackingLost
+from ftvm.errors import GuestError, StateUnreadable, TrackingLost
 from ftvm.guests.disk import several
 from ftvm.guests.disk.disk import Disk
-from ftvm.guests.qemu import QemuGuest
+from ftvm.guests.qemu import QemuGuest, qmp
 from ftvm.guests.qemu.devices import pack_devices, unpack_devices
 from ftvm.interfaces import Guest
 from ftvm.testing.transcript import fill_region
@@ -274,16 +274,43 @@ def test_a_guest_that_turns_itself_off_is_told(guests: Guests) -> None:
     assert str(guest.failure()).startswith("QEMU ended with status 0")
 
 
-def test_a_qemu_that_hangs_is_ended(guests: Guests) -> None:
+def test_a_qemu_that_hangs_is_ended(guests: Guests, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qmp, "ANSWER_SECONDS", 0.5)
     guest, ear = guests.running()
     os.kill(guest.pid, signal.SIGSTOP)
 
     guest.pause()
     said = len(ear.console)
 
-    assert "hangs, or was stopped" in str(guest.failure())
+    assert "hangs or is stopped" in str(guest.failure())
     assert not Path(f"/proc/{guest.pid}").exists()
     assert len(ear.console) == said
+
+
+def test_a_state_that_qemu_does_not_give_in_time_is_unreadable_and_the_guest_can_go_on(
+    guests: Guests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: it was any failed capture, so the standby, the one that could go on, was dropped."""
+    guest, ear = guests.running()
+    guest.pause()
+    os.kill(guest.pid, signal.SIGSTOP)
+
+    with monkeypatch.context() as soon:
+        soon.setattr(qmp, "ANSWER_SECONDS", 0.01)
+        with pytest.raises(StateUnreadable, match=r"QEMU has not answered xen-save-devices-state for 0\.01 s"):
+            guest.save_devices()
+    os.kill(guest.pid, signal.SIGCONT)
+    guest.resume()
+
+    ear.wait_count(ear.counts()[-1] + 2)
+    assert guest.failure() is None
+
+
+def test_qemu_may_take_as_long_as_a_patient_standby_waits() -> None:
+    """Regression: five seconds, which a busy machine can take, cost a guest its standby, or a lone guest its life."""
+    patient_silence_s, limits_without_progress = 15.0, 4
+
+    assert patient_silence_s * limits_without_progress <= qmp.ANSWER_SECONDS
 
 
 def test_a_machine_that_somebody_else_stopped_is_not_resumed(guests: Guests) -> None:
