@@ -161,10 +161,12 @@ static int set_processors(ftvm_kvm *machine)
 /* --- registers by number --- */
 
 /* Not saved as such: time goes its own way (clock.h); a write to a wall clock register makes KVM write to RAM; the
- * others stand for what the guest is not offered. */
+ * others, those of Hyper-V too, of which some count on while the processor stands, are what the guest is not offered. */
 static bool is_skipped(uint32_t index)
 {
-    return index == 0x10 || index == 0x11 || index == 0x4b564d00 || (index >= 0x4b564d02 && index <= 0x4b564dff);
+    bool is_of_hyper_v = index >= 0x40000000 && index <= 0x400001ff;
+    bool is_of_kvm = index == 0x11 || index == 0x4b564d00 || (index >= 0x4b564d02 && index <= 0x4b564dff);
+    return index == 0x10 || is_of_kvm || is_of_hyper_v;
 }
 
 /* Whether what KVM gives for a register it takes back. */

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""In the rig: a stock Debian kernel under a stock QEMU and KVM; is each page that changed told, epoch by epoch?
+"""In the rig: a stock Debian kernel under KVM, in a stock QEMU or our own monitor; is each page that changed told?
 
 Each time the guest has run for a while, what its tracker tells is compared with a comparison of all its memory.
 
@@ -17,9 +17,13 @@ from pathlib import Path
 
 from ftvm._native.memory import NativeMemory
 from ftvm.capture.trackers import CompareTracker
+from ftvm.guests.kvm import KvmGuest, KvmSystem
 from ftvm.guests.qemu import QemuGuest, QemuMachine
-from ftvm.lab.qemuimage import make_image
+from ftvm.lab.qemuimage import BUSYBOX, PROGRAMS, find_kernel, make_image, ramdisk_of
 from ftvm.testing.transcript import Transcript
+
+sys.path.insert(0, str(Path("tests/lab/rigscripts").absolute()))
+from failover import APPEND, INIT
 
 BOOT_S = 1200.0
 MEMORY_BYTES = 128 << 20
@@ -39,14 +43,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--epochs", type=int, default=500)
     parser.add_argument("--tracker", default="auto")
-    parser.add_argument("--accel", default="kvm")
+    parser.add_argument("--kind", default="qemu", choices=["qemu", "kvm"])
+    parser.add_argument("--accel", default="kvm", help="of a QEMU")
     parser.add_argument("--smp", type=int, default=1)
     parser.add_argument("--run-ms", type=float, default=50.0, help="how long the guest runs in an epoch")
     options = parser.parse_args()
-    image = make_image(Path("/tmp/epochs"))
-    words = (*image.arguments("ftvm_write=64"), "-cpu", "qemu64", "-smp", str(options.smp))
-    machine = QemuMachine(memory_bytes=MEMORY_BYTES, arguments=words, accel=options.accel)
-    with closing(QemuGuest(machine, boots=True, tracker=options.tracker)) as guest:
+    with closing(make_guest(options)) as guest:
         ear = Ear()
         guest.attach(ear)
         guest.resume()
@@ -54,6 +56,17 @@ def main() -> int:
         seen = compare(guest, options.epochs, options.run_ms / 1000)
     print(json.dumps(vars(options) | seen))
     return 1 if seen["missed"] or not seen["changed"] else 0
+
+
+def make_guest(options: argparse.Namespace) -> QemuGuest | KvmGuest:
+    if options.kind == "kvm":
+        files = {"init": INIT.encode(), "bin/busybox": BUSYBOX.read_bytes(), "work": PROGRAMS["work"].read_bytes()}
+        system = KvmSystem(kernel=find_kernel(), ramdisk=ramdisk_of(files), command_line=APPEND)
+        return KvmGuest(system, processors=options.smp, memory_bytes=MEMORY_BYTES, tracker=options.tracker)
+    image = make_image(Path("/tmp/epochs"))
+    words = (*image.arguments("ftvm_write=64"), "-cpu", "qemu64", "-smp", str(options.smp))
+    machine = QemuMachine(memory_bytes=MEMORY_BYTES, arguments=words, accel=options.accel)
+    return QemuGuest(machine, boots=True, tracker=options.tracker)
 
 
 def wait_until_it_works(ear: Ear) -> None:
@@ -64,7 +77,7 @@ def wait_until_it_works(ear: Ear) -> None:
         time.sleep(0.5)
 
 
-def compare(guest: QemuGuest, epochs: int, run_s: float) -> dict[str, int]:
+def compare(guest: QemuGuest | KvmGuest, epochs: int, run_s: float) -> dict[str, int]:
     """Return how many pages changed, and how many of these were missed or told although they had not changed."""
     guest.pause()
     oracle = CompareTracker(NativeMemory([guest.memory[0].buffer]))

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""In the rig: a stock Debian kernel under a stock QEMU and KVM, whose hosts are killed in turn.
+"""In the rig: a stock Debian kernel under KVM, in a stock QEMU or in our own monitor, whose hosts are killed in turn.
 
-Each kill is SIGKILL to the host of the guest, whose QEMU dies with it; then that host is started again as the standby.
+Each kill is SIGKILL to the host of the guest, which dies with it; then that host is started again as the standby.
 At the end the guest's console, as it left both hosts, must show one boot, no wrong word of memory, no beat lost, and no
 clock that goes back or jumps: uptime (monotonic), the kernel's own stamps (printk), and the time of day.
 
     python -m ftvm.lab.rig tests/lab/rigscripts/failover.py -- --engine kemari --smp 2 --kills 5
+    python -m ftvm.lab.rig tests/lab/rigscripts/failover.py -- --kind kvm --kills 5
 
 With --image the guest is the Debian of debianimage.py, with its disk and a network card: its records must all be on the
 disk, and no client may see an acknowledged request lost.
@@ -19,6 +20,7 @@ import argparse
 import itertools
 import json
 import math
+import os
 import re
 import signal
 import socket
@@ -73,7 +75,9 @@ mount -t ext4 /dev/vda /tmp
 for each in dev proc sys; do mount -o move /$each /tmp/$each; done
 exec switch_root /tmp /sbin/init
 """
-DEBIAN_MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "crc32c_generic", "ext4", "autofs4")
+DEBIAN_MODULES = ("virtio_blk", "virtio_net", "crc32c_generic", "ext4", "autofs4")
+BUS_MODULES = {"qemu": "virtio_pci", "kvm": "virtio_mmio"}
+APPEND = "console=ttyS0 printk.time=1"
 CLIENT_WORDS = ("--driven", "--clients", "2", "--pace", "500", "--patience", "4000", "--audit", "300")
 
 BEAT = re.compile(r"beat (\d+) up ([\d.]+) real (\d+) end")
@@ -130,6 +134,12 @@ class Host:
         return "\n  ".join(["its log:", *self.log()[-12:], "the console:", *self.console().splitlines()[-12:]])
 
 
+def children(pid: int) -> list[int]:
+    """Return the processes that a process started, and that live."""
+    found = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    return [int(each) for part in found for each in part]
+
+
 class Pair:
     """Two host slots on this machine. A context manager; `hosts` are all that were ever started, in order."""
 
@@ -160,7 +170,8 @@ class Pair:
     def _ramdisk_files(self) -> dict[str, bytes]:
         if self._options.image is None:
             return {"init": INIT.encode(), "bin/busybox": BUSYBOX.read_bytes(), "work": PROGRAMS["work"].read_bytes()}
-        modules = load_order(MODULES / find_kernel().name.removeprefix("vmlinuz-"), DEBIAN_MODULES)
+        wanted = (BUS_MODULES[self._options.kind], *DEBIAN_MODULES)
+        modules = load_order(MODULES / find_kernel().name.removeprefix("vmlinuz-"), wanted)
         files = {f"modules/{at:02}.ko": content for at, content in enumerate(modules)}
         return files | {"init": DEBIAN_INIT.encode(), "bin/busybox": BUSYBOX.read_bytes()}
 
@@ -185,19 +196,25 @@ class Pair:
     def start(self, name: str, role: str) -> Host:
         other = "ab".replace(name, "")
         wanted = self._options
-        words = ["--kind", "qemu", "--guest", "vm", "--node", name, "--accel", wanted.accel, *SLOW]
-        words += ["--memory", "128M" if wanted.image is None else "192M"]
+        words = ["--guest", "vm", "--node", name, *SLOW, "--memory", "128M" if wanted.image is None else "192M"]
         words += ["--listen", f"tcp://127.0.0.1:{self._ports[name]}", "--peer", f"tcp://127.0.0.1:{self._ports[other]}"]
         words += ["--key", f"{name}.key", "--allow", f"{other}.pub", "--arbiter", f"file://{self._folder}/arbiter"]
         words += ["--engine", wanted.engine, "--tracker", wanted.tracker, "--log-format", "json", "--control", "none"]
         words += ["--create"] if role == "run" else []
         if wanted.image is not None:
             words += ["--disk", f"{name}.img", "--nic", self._cables["ab".index(name)]]
-        guest = ["-cpu", wanted.cpu, "-smp", str(wanted.smp), "-kernel", str(find_kernel())]
-        guest += ["-initrd", str(self._folder / "guest.gz"), "-append", "console=ttyS0 printk.time=1"]
         place = self._folder / f"{name}{len(self.hosts)}"
-        self.hosts.append(Host(name, place, ["ftvm", role, *words, "--", *guest]))
+        self.hosts.append(Host(name, place, ["ftvm", role, *words, *self._machine(role)]))
         return self.hosts[-1]
+
+    def _machine(self, role: str) -> list[str]:
+        """Return what sort of machine it is, and what it boots."""
+        wanted, kernel, ramdisk = self._options, str(find_kernel()), str(self._folder / "guest.gz")
+        if wanted.kind == "kvm":
+            boots = ["--kernel", kernel, "--ramdisk", ramdisk, "--append", APPEND] if role == "run" else []
+            return ["--kind", "kvm", "--processors", str(wanted.smp), *boots]
+        guest = ["-cpu", wanted.cpu, "-smp", str(wanted.smp), "-kernel", kernel, "-initrd", ramdisk, "-append", APPEND]
+        return ["--kind", "qemu", "--accel", wanted.accel, "--", *guest]
 
     def verdict(self) -> dict[str, Any]:
         """Have the client read all once more, and return what it found."""
@@ -236,9 +253,22 @@ class Pair:
         protected = active.count("Protected")
         standby = self.start("ab".replace(active.name, ""), "standby")
         self.wait(active, "it is protected", lambda: active.count("Protected") > protected)
+        if self._options.stall:
+            self._stall(active)
         told = active.beats()
         self.wait(active, f"{beats} beats left it since", lambda: active.beats() >= told + beats)
         return self._kill(active, standby)
+
+    def _stall(self, active: Host) -> None:
+        """Have the active's QEMU stand still, for less long than the standby waits, and go on."""
+        told = active.beats()
+        for pid in children(active.process.pid):
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(self._options.stall)
+        for pid in children(active.process.pid):
+            os.kill(pid, signal.SIGCONT)
+        self.wait(active, f"its QEMU stood still for {self._options.stall:g} s", lambda: active.beats() > told)
+        self.wait(active, "it is protected", lambda: active.count("Protected") > active.count("Solo"))
 
     def _kill(self, active: Host, standby: Host) -> Host:
         beats = self._options.beats
@@ -321,13 +351,17 @@ def judge_lines(consoles: list[str]) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--engine", default="remus")
-    parser.add_argument("--accel", default="kvm")
+    parser.add_argument("--kind", default="qemu", choices=list(BUS_MODULES))
+    parser.add_argument("--accel", default="kvm", help="of a QEMU")
     parser.add_argument("--tracker", default="auto")
-    parser.add_argument("--cpu", default="qemu64")
+    parser.add_argument("--cpu", default="qemu64", help="of a QEMU")
     parser.add_argument("--smp", type=int, default=1)
     parser.add_argument("--kills", type=int, default=1)
     parser.add_argument("--image", help="the disk of debianimage.py, a file or a device: the guest boots from a copy")
     parser.add_argument("--early", action="store_true", help="the first kill is while the guest boots")
+    parser.add_argument(
+        "--stall", type=float, default=0.0, help="for how many seconds the QEMU stands still before a kill"
+    )
     parser.add_argument("--beats", type=int, default=15, help="how many before and after each kill")
     options = parser.parse_args()
     with Pair(options) as pair:
