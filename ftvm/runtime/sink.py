@@ -30,8 +30,10 @@ class NumberingSink:
 
     __slots__ = (
         "_clock",
+        "_first_there",
         "_is_logging",
         "_is_open",
+        "_spoken_at",
         "_times",
         "_wake",
         "_warnings",
@@ -49,6 +51,8 @@ class NumberingSink:
         self._clock = clock
         self.output_next = 1
         self.log_index = 0
+        self._spoken_at: GuestPosition | None = None
+        self._first_there = 1
         self._is_open = False
         self._is_logging = False
 
@@ -58,6 +62,7 @@ class NumberingSink:
         self._times.clear()
         self.output_next = output_next
         self.log_index = log_next - 1
+        self._spoken_at = None
         self._is_logging = is_logging
         self._is_open = True
 
@@ -76,6 +81,8 @@ class NumberingSink:
             return
         number = self.output_next
         self.output_next += 1
+        if position is None or position != self._spoken_at:
+            self._spoken_at, self._first_there = position, number
         self._times.append((number, self._clock.now()))
         if self._is_logging and position is not None:
             self._log(LogKind.OUTPUT, position, amount=number)
@@ -120,6 +127,14 @@ class NumberingSink:
             self.items.append((group, index))
             if len(self.items) <= 1:
                 self._wake()
+
+    def made_at(self, position: GuestPosition) -> range:
+        """Return the numbers of the outputs that were made at `position`, if the latest one was; else an empty range.
+
+        One instruction may make several. Knows nothing of what came by `hand_on`, nor from before it was opened.
+        """
+        first = self._first_there if position == self._spoken_at else self.output_next
+        return range(first, self.output_next)
 
     def take_times(self, first: int, last: int) -> list[Nanos]:
         """Return when outputs were made, in order, and forget that of them and of all before them.

@@ -1,5 +1,8 @@
 """A guest that follows the log: the same way as the primary's, or named where it went another one."""
 
+import time
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -8,11 +11,14 @@ from ftvm._native.memory import NativeMemory
 from ftvm.checkpoint import PAGE_DIGEST_ROW, Checkpoint, GuestPosition, LogKind, LogRecord
 from ftvm.encode.apply import CommittedMemory
 from ftvm.errors import GuestError
+from ftvm.guests.riscv import RiscvGuest
 from ftvm.protocol.effects import Difference
-from ftvm.runtime.follow import Follower
+from ftvm.runtime.follow import Follower, replay
 from ftvm.runtime.sink import NumberingSink
 from ftvm.sim.guest import SimGuest
 from ftvm.testing.pair import ManualClock
+
+from ..guests.riscv.assembly import UART, addi, elf, finish, li, store, to_bytes
 
 PAGES = 24
 STEPS = 40
@@ -165,3 +171,75 @@ def test_finishing_a_log_that_leads_nowhere_is_an_error(follower: Follower) -> N
 
     with pytest.raises(GuestError, match="the primary made output 99"):
         follower.finish()
+
+
+def test_an_output_that_the_primary_made_at_another_place_is_found(leader: Leader, follower: Follower) -> None:
+    """Mutant: only how many outputs there are is compared."""
+    spoken_at = {record.position for record in leader.log if record.kind is LogKind.OUTPUT}
+    alone = next(at for at in sorted(spoken_at) if GuestPosition(at.retired + 1, 0) not in spoken_at)
+    behind = GuestPosition(alone.retired + 1, 0)
+    follower.add(
+        replace(record, position=behind) if record.kind is LogKind.OUTPUT and record.position == alone else record
+        for record in leader.log
+        if record.position <= alone
+    )
+
+    outcome = run(follower)
+
+    assert isinstance(outcome, Difference)
+    assert outcome.seen == behind
+
+
+# --- one instruction may make several outputs ---
+
+LAST_WORDS = [*li(1, UART), addi(2, 0, ord("x")), store(2, 1, size=1), *finish(0)]
+"""An unfinished line, which the end of the program flushes: two outputs at one position."""
+
+
+@pytest.fixture(scope="module")
+def last_words() -> tuple[list[LogRecord], list[tuple[str, bytes]]]:
+    """What a program's last instruction had logged, and said."""
+    with closing(RiscvGuest(elf(to_bytes(LAST_WORDS)), memory_bytes=1 << 20)) as guest:
+        sink = NumberingSink(lambda: None, ManualClock())
+        sink.open(1, 1, is_logging=True)
+        guest.attach(sink)
+        guest.resume()
+        while guest.failure() is None:
+            time.sleep(0.001)
+        guest.pause()
+        drained = sink.drain()
+    return list(drained.log), [(output.channel, output.payload) for output, _ in drained.outputs]
+
+
+@pytest.fixture
+def machine() -> Iterator[RiscvGuest]:
+    with closing(RiscvGuest(elf(to_bytes(LAST_WORDS)), memory_bytes=1 << 20)) as guest:
+        yield guest
+
+
+@pytest.mark.parametrize("records", [1, 2])
+def test_a_guest_is_led_past_an_instruction_that_makes_two_outputs(
+    last_words: tuple[list[LogRecord], list[tuple[str, bytes]]], machine: RiscvGuest, records: int
+) -> None:
+    """Also where the log ends between the two: the guest has made both, and says the second one again."""
+    log, said = last_words
+    sink = NumberingSink(lambda: None, ManualClock())
+    sink.open(1, 1, is_logging=False)
+    machine.attach(sink)
+
+    replay(machine, log[:records], sink)
+
+    assert len({record.position for record in log}) == 1
+    assert [(output.channel, output.payload) for output, _ in sink.drain().outputs] == said
+
+
+@pytest.mark.parametrize("amount", [0, 3])
+def test_an_output_that_none_of_two_of_one_instruction_is_is_found(
+    last_words: tuple[list[LogRecord], list[tuple[str, bytes]]], machine: RiscvGuest, amount: int
+) -> None:
+    sink = NumberingSink(lambda: None, ManualClock())
+    sink.open(1, 1, is_logging=False)
+    machine.attach(sink)
+
+    with pytest.raises(GuestError, match=f"the primary made output {amount}, this guest 2"):
+        replay(machine, [replace(last_words[0][0], amount=amount)], sink)
