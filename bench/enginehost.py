@@ -29,6 +29,9 @@ import ftvm
 from ftvm.engines.names import engine_named
 from ftvm.events import Committed, Event, Protected, SwitchedAway, SwitchedHere, TookOver
 from ftvm.guests.datagram import cable_ends, mac_bytes
+from ftvm.runtime.clock import MonotonicClock
+from ftvm.runtime.follow import replay
+from ftvm.runtime.sink import NumberingSink
 from ftvm.transport.zeromq import ZeroMqTransport
 
 LINE_SECONDS = 0.1
@@ -248,12 +251,11 @@ def run_replay(plan: HostPlan, guest: TimedGuest) -> None:
     log = sink.log
     guest.close()
     again = plan.guest()
-    ftvm.RiscvGuest.attach(again, LooseSink(ftvm.CallbackWorld()))
+    said = NumberingSink(lambda: None, MonotonicClock())
+    said.open(1, 1, is_logging=False)
+    ftvm.RiscvGuest.attach(again, said)
     started = time.thread_time_ns()
-    for record in log:
-        again.run_until(record.position)
-        if record.kind is not ftvm.LogKind.OUTPUT:
-            again.inject(record)
+    replay(again, log, said)
     again.run_until(end_at)
     replay_ns = time.thread_time_ns() - started
     say({"live_ns": live_ns, "replay_ns": replay_ns, "records": len(log), "retired": again.position.retired})

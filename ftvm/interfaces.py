@@ -64,6 +64,8 @@ class Capability(Enum):
     """It tells while it runs whether it waits for something from outside: outputs that share a cut wait no longer."""
     TAKES_GROUPS = "takes-groups"
     """It takes inputs that came together by one call."""
+    REPLAYS_GROUPS = "replays-groups"
+    """It is led along many records of a log by one call."""
 
 
 class RegionStore(Protocol):

@@ -36,7 +36,7 @@ MANUAL = "\n".join(page.read_text() for page in PAGES)
 COMMANDS = (ROOT / "docs" / "commands.md").read_text()
 NOT_RUN = 10
 """How many blocks of commands nobody runs; each says why."""
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 240.0
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "riscv/bus.h"
+#include "riscv/give.h"
 
 /* --- breakpoints, watches, counts --- */
 
@@ -125,25 +126,11 @@ static bool is_here(const ftvm_riscv *machine, const ftvm_debug_input *input)
     return input->retired == hart->retired && input->idled == hart->idled;
 }
 
-/* Gives one input; returns whether it was taken whole. */
 static bool give(ftvm_riscv *machine, const ftvm_debug_input *input)
 {
-    switch (input->channel) {
-    case FTVM_RISCV_CHANNEL_CONSOLE:
-        return ftvm_riscv_receive_console(machine, input->payload, input->bytes) == input->bytes;
-    case FTVM_RISCV_CHANNEL_NET:
-        return ftvm_riscv_receive_frame(machine, input->payload, input->bytes) == 1;
-    case FTVM_DEBUG_ENTROPY:
-        return (machine->config.devices & FTVM_RISCV_ENTROPY) != 0 &&
-               ftvm_riscv_receive_entropy(machine, input->payload, input->bytes) == input->bytes;
-    case FTVM_DEBUG_CLOCK:
-        if (input->ticks > UINT64_MAX - machine->core.hart.idled)
-            return false;
-        ftvm_riscv_idle(machine, input->ticks);
-        return true;
-    default:
-        return false;
-    }
+    if (input->channel == FTVM_DEBUG_CLOCK)
+        return riscv_give_time(machine, input->ticks);
+    return riscv_give(machine, input->channel, input->payload, input->bytes);
 }
 
 static int replay(ftvm_riscv *machine, const ftvm_debug_input *inputs, size_t count, size_t *next, uint64_t retired,

@@ -1,6 +1,8 @@
 """A backup's guest that executes the log as it comes, and is compared with the primary's at marks (lockstep).
 
-Runs in the driver's thread, in bounded portions: a busy guest never keeps the driver from its heartbeats for long.
+Runs in the driver's thread, in bounded portions: a busy guest never keeps the driver from its heartbeats for long. A
+guest that can takes many records by one call, as far as each is as it should be; the next one is taken alone, as by a
+guest that cannot, and says what is wrong if something is.
 
 Where two guests parted is known as an interval: from the last mark at which they agreed to where that was seen, which
 is a record that this guest cannot take as the other did, or the next mark. To know it more exactly would take a copy of
@@ -11,21 +13,37 @@ Source: Scales et al., 2010, sections 2.1 and 3.2 (deterministic replay on the b
 
 from array import array
 from collections import deque
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Sequence
+from itertools import islice, takewhile
+from typing import Final, Protocol, TypeGuard, cast
 
 from ftvm.checkpoint import PAGE_DIGEST_ROW, Checkpoint, LogKind, LogRecord
 from ftvm.encode.apply import CommittedMemory
 from ftvm.errors import GuestError
-from ftvm.interfaces import ReplayableGuest
+from ftvm.interfaces import Capability, ReplayableGuest
 from ftvm.protocol.effects import Difference
 from ftvm.runtime.sink import NumberingSink
 
-__all__ = ["Follower", "replay"]
+__all__ = ["Follower", "GroupReplayingGuest", "replay"]
 
 _INSTRUCTIONS_PER_STEP: Final = 2_000_000
 _ITEMS_PER_STEP: Final = 1_024
+_RECORDS_PER_CALL: Final = 256
 _PAGES_NAMED_MAX: Final = 64
+
+
+class GroupReplayingGuest(ReplayableGuest, Protocol):
+    """A guest with Capability.REPLAYS_GROUPS."""
+
+    def lead_along(self, log: Sequence[LogRecord], made_here: range, limit: int | None = None) -> int:
+        """Do for each record what `run_until` and `inject` do, and find at an OUTPUT that it was made there.
+
+        Only while paused. `made_here` has the numbers of the outputs that it made where it stands; without any it is
+        empty, and begins with the number of its next one. Stops at the first record that is not as it should be, of
+        which nothing is done, and where it likes to: to have its outputs taken. Begins no more than `limit`
+        instructions.
+        Returns how many records it took. Raises GuestError if it cannot run.
+        """
 
 
 def replay(guest: ReplayableGuest, log: Iterable[LogRecord], sink: NumberingSink) -> None:
@@ -33,9 +51,34 @@ def replay(guest: ReplayableGuest, log: Iterable[LogRecord], sink: NumberingSink
 
     Raises GuestError if it diverges; its state is then useless.
     """
-    for record in log:
-        guest.run_until(record.position)
-        _take(guest, record, sink)
+    leads = _taking_groups(guest)
+    waiting: deque[LogRecord | Checkpoint] = deque(log)
+    while waiting:
+        _take_together(leads, waiting, sink, None)
+        if waiting and isinstance(record := waiting.popleft(), LogRecord):
+            guest.run_until(record.position)
+            _take(guest, record, sink)
+
+
+def _taking_groups(guest: ReplayableGuest) -> GroupReplayingGuest | None:
+    return cast("GroupReplayingGuest", guest) if Capability.REPLAYS_GROUPS in guest.can else None
+
+
+def _take_together(
+    guest: GroupReplayingGuest | None, waiting: deque[LogRecord | Checkpoint], sink: NumberingSink, limit: int | None
+) -> int:
+    """Lead the guest along the records that wait first, if it takes them together; return how many it took."""
+    if guest is None or not isinstance(waiting[0], LogRecord):
+        return 0
+    log = cast("list[LogRecord]", list(takewhile(_is_record, islice(waiting, _RECORDS_PER_CALL))))
+    taken = guest.lead_along(log, sink.made_at(guest.position), limit)
+    for _ in range(taken):
+        waiting.popleft()
+    return taken
+
+
+def _is_record(item: LogRecord | Checkpoint) -> TypeGuard[LogRecord]:
+    return isinstance(item, LogRecord)
 
 
 def _take(guest: ReplayableGuest, record: LogRecord, sink: NumberingSink) -> None:
@@ -54,6 +97,7 @@ class Follower:
 
     def __init__(self, guest: ReplayableGuest, memory: CommittedMemory, sink: NumberingSink) -> None:
         self._guest = guest
+        self._leads = _taking_groups(guest)
         self._memory = memory
         self._sink = sink
         self._waiting: deque[LogRecord | Checkpoint] = deque()
@@ -71,14 +115,17 @@ class Follower:
 
     def advance(self) -> Checkpoint | Difference | None:
         """Execute a portion; return a checkpoint agreed with, or how the guest differs, as soon as it is known."""
-        for _ in range(_ITEMS_PER_STEP):
-            if not self._waiting:
-                return None
-            item = self._waiting[0]
-            here = item.position
+        items, end = _ITEMS_PER_STEP, self._guest.position.retired + _INSTRUCTIONS_PER_STEP
+        while self._waiting and items > 0:
+            here = None
             try:
-                if here is None or not self._guest.run_until(here, _INSTRUCTIONS_PER_STEP):
-                    return None
+                items -= _take_together(self._leads, self._waiting, self._sink, self._left(end)) + 1
+                if not self._waiting:
+                    break
+                item = self._waiting[0]
+                here = item.position
+                if here is None or not self._guest.run_until(here, self._left(end)):
+                    break
                 self._waiting.popleft()
                 if isinstance(item, Checkpoint):
                     return self._compare(item) or item
@@ -87,9 +134,13 @@ class Follower:
                 return Difference(seen=here, reason=str(wrong))
         return None
 
+    def _left(self, end: int) -> int:
+        """Return how many instructions are left of this portion, which is to end there."""
+        return max(0, end - self._guest.position.retired)
+
     def finish(self) -> None:
         """Execute all waiting records without comparing: no other host is left to compare with. Raises GuestError."""
-        replay(self._guest, (item for item in self._waiting if isinstance(item, LogRecord)), self._sink)
+        replay(self._guest, filter(_is_record, self._waiting), self._sink)
         self._waiting.clear()
 
     def _compare(self, mark: Checkpoint) -> Difference | None:

@@ -22,6 +22,7 @@ from hypothesis.errors import Flaky
 from ftvm.checkpoint import Bitmap, bitmap_bytes
 from ftvm.errors import FtvmError, GuestError, LocalProtocolError
 from ftvm.interfaces import Capability, ExactStopGuest, Guest, ReplayableGuest
+from ftvm.runtime.follow import GroupReplayingGuest
 from ftvm.testing.contract import ContractBroken, patience, require
 from ftvm.testing.drawing import try_with
 from ftvm.testing.transcript import Picture, Said, Transcript, changed_pages, load_picture, take_picture
@@ -380,8 +381,11 @@ class _Trial(Generic[G]):
             twin, sink = cast("ReplayableGuest", other), Transcript()
             twin.attach(sink)
             load_picture(twin, self._born)
+            records, taken = self._sink.log[self._logged :], 0
             try:
-                for record in self._sink.log[self._logged :]:
+                if Capability.REPLAYS_GROUPS in twin.can:  # as many as it likes to, the others one by one
+                    taken = cast("GroupReplayingGuest", twin).lead_along(records, range(1, 1))
+                for record in records[taken:]:
                     twin.run_until(record.position)
                     twin.inject(record)
                 twin.run_until(guest.position)

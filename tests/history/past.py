@@ -66,7 +66,7 @@ def kv_past(requests: int, *, image: bytes | None = None, seed: int = 1) -> Reco
     """Record the kv guest answering so many requests, one after the other, with a wait before each."""
     machine = recorded(image or read_program("kv"), NET)
     rng = random.Random(seed)
-    frames = [arp_frame(), *(request_frame(_request(rng, number)) for number in range(1, requests + 1))]
+    frames = [arp_frame(), *kv_requests(requests, rng)]
     while True:
         stop = machine.run(1_000_000)
         machine.take_outputs()
@@ -79,6 +79,12 @@ def kv_past(requests: int, *, image: bytes | None = None, seed: int = 1) -> Reco
         most = machine.idle_max()
         machine.idle(ticks if most is None else min(ticks, most))
         assert machine.receive_frame(frames.pop(0))
+
+
+def kv_requests(count: int, rng: random.Random | None = None) -> list[bytes]:
+    """Return the frames of so many requests."""
+    rng = rng or random.Random(1)
+    return [request_frame(_request(rng, number)) for number in range(1, count + 1)]
 
 
 def _request(rng: random.Random, number: int) -> Request:

@@ -18,6 +18,7 @@ from ftvm.guests.disk.kept import open_disk
 from ftvm.guests.elf import parse_elf
 from ftvm.guests.files import read_program_file
 from ftvm.guests.flagged import FlaggedMemory
+from ftvm.guests.riscv.follow import Course
 from ftvm.guests.riscv.machine import RAM_BASE, EndedBy, Machine, MachineShape, StopReason
 from ftvm.guests.riscv.turn import CLOSED, ENDED, ENTROPY, ENTROPY_BYTES_MAX, INPUT, OUTPUT, Row, Turn
 from ftvm.interfaces import Capability, Clock, OutputSink, Region
@@ -76,6 +77,7 @@ class RiscvGuest:
         if self._machine.disk is not None and isinstance(disk, bytes) and loaded is not None:
             self._machine.disk.write(0, disk)
         self._turn = Turn(self._machine, ticks_per_second=instructions_per_second)
+        self._course = Course(self._machine)
         self._entropy = entropy
         self._sink: OutputSink | None = None
         self._failure: str | None = None
@@ -105,7 +107,7 @@ class RiscvGuest:
     def can(self) -> frozenset[Capability]:
         """What it can do beyond the least."""
         able = {Capability.EXACT_OUTPUT_STOP, Capability.REPLAY, Capability.TELLS_WRITES, Capability.TELLS_IDLE}
-        return frozenset({*able, Capability.TAKES_GROUPS})
+        return frozenset({*able, Capability.TAKES_GROUPS, Capability.REPLAYS_GROUPS})
 
     @property
     def position(self) -> GuestPosition:
@@ -140,6 +142,13 @@ class RiscvGuest:
             self._machine.idle(record.amount)
         elif not self._take_again(record.channel, record.payload):
             raise GuestError(f"the machine does not take its {record.channel} input at {record.position} again")
+
+    def lead_along(self, log: Sequence[LogRecord], made_here: range, limit: int | None = None) -> int:
+        """Do what `run_until` and `inject` do for each record, as long as each is as it should be."""
+        self._require_paused("lead_along")
+        taken, places = self._course.lead(log, made_here, limit)
+        self._emit(places)
+        return taken
 
     def _take_again(self, channel: str, payload: bytes) -> bool:
         match channel:
@@ -305,12 +314,12 @@ class RiscvGuest:
     def _has_ended_well(self) -> bool:
         return self._machine.has_ended and self._machine.exit_code == 0
 
-    def _emit(self) -> None:
-        """Emit what a run under `run_until` said, its own end too."""
+    def _emit(self, places: Sequence[GuestPosition] = ()) -> None:
+        """Emit what the paused machine said, each output at its place, or here without any; and its own end."""
         if self._kept is not None:
             self._kept.require_readable()
-        for output in self._machine.take_outputs():
-            self._attached().emit(output.channel, output.payload, self.position)
+        for number, output in enumerate(self._machine.take_outputs()):
+            self._attached().emit(output.channel, output.payload, places[number] if places else self.position)
         self._tell_end()
 
     def _attached(self) -> OutputSink:

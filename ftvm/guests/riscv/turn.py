@@ -16,7 +16,20 @@ from ftvm.checkpoint import GuestPosition, LogKind
 from ftvm.errors import ConfigError, InternalError
 from ftvm.guests.riscv.machine import Machine
 
-__all__ = ["CLOCK", "CLOSED", "ENDED", "ENTROPY", "ENTROPY_BYTES_MAX", "INPUT", "OUTPUT", "Row", "Turn"]
+__all__ = [
+    "CHANNEL_NUMBERS",
+    "CLOCK",
+    "CLOSED",
+    "ENDED",
+    "ENTROPY",
+    "ENTROPY_BYTES_MAX",
+    "INPUT",
+    "KINDS",
+    "OUTPUT",
+    "ROW",
+    "Row",
+    "Turn",
+]
 
 CLOSED: Final = int(lib.FTVM_TURN_CLOSED)
 ENTROPY: Final = int(lib.FTVM_TURN_ENTROPY)
@@ -26,7 +39,7 @@ ENDED: Final = int(lib.FTVM_TURN_ENDED)
 INPUT: Final = LogKind.INPUT
 OUTPUT: Final = LogKind.OUTPUT
 CLOCK: Final = LogKind.CLOCK
-_KINDS: Final = {
+KINDS: Final = {
     int(lib.FTVM_TURN_INPUT): INPUT,
     int(lib.FTVM_TURN_OUTPUT): OUTPUT,
     int(lib.FTVM_TURN_CLOCK): CLOCK,
@@ -34,13 +47,13 @@ _KINDS: Final = {
 
 ENTROPY_BYTES_MAX: Final = int(lib.FTVM_TURN_ENTROPY_MAX)
 _TICKS_MAX: Final = int(lib.FTVM_TURN_TICKS_MAX)
-_ROW: Final = struct.Struct("<IIQQQII")
-_NUMBERS: Final = {
+ROW: Final = struct.Struct("<IIQQQII")
+CHANNEL_NUMBERS: Final = {
     "console": int(lib.FTVM_RISCV_CHANNEL_CONSOLE),
     "net0": int(lib.FTVM_RISCV_CHANNEL_NET),
     "entropy": int(lib.FTVM_TURN_CHANNEL_ENTROPY),
 }
-_CHANNELS: Final = {number: channel for channel, number in _NUMBERS.items()}
+_CHANNELS: Final = {number: channel for channel, number in CHANNEL_NUMBERS.items()}
 
 
 class Row(NamedTuple):
@@ -83,10 +96,10 @@ class Turn:
         told = bytes(ffi.buffer(start, self._length[0]))
         rows, at = [], 0
         while at < len(told):
-            kind, channel, retired, idled, ticks, length, _ = _ROW.unpack_from(told, at)
-            at += _ROW.size
+            kind, channel, retired, idled, ticks, length, _ = ROW.unpack_from(told, at)
+            at += ROW.size
             position = GuestPosition(retired, idled)
-            rows.append(Row(_KINDS[kind], _CHANNELS[channel], position, ticks, told[at : at + length]))
+            rows.append(Row(KINDS[kind], _CHANNELS[channel], position, ticks, told[at : at + length]))
             at += (length + 7) // 8 * 8
         return rows
 
@@ -112,12 +125,12 @@ class Turn:
 
     def deliver(self, channel: str, content: bytes) -> bool:
         """Queue a frame or keys; return False if they were dropped."""
-        number = _NUMBERS.get(channel)
+        number = CHANNEL_NUMBERS.get(channel)
         return number is not None and lib.ftvm_turn_deliver(self._turn, number, content, len(content)) != 0
 
     def deliver_all(self, inputs: Sequence[tuple[str, bytes]]) -> int:
         """Queue frames and keys that came together; return how many were taken."""
-        known = [(_NUMBERS[channel], content) for channel, content in inputs if channel in _NUMBERS]
+        known = [(CHANNEL_NUMBERS[channel], content) for channel, content in inputs if channel in CHANNEL_NUMBERS]
         numbers, lengths = bytes([number for number, _ in known]), array("I", [len(content) for _, content in known])
         together, sizes = b"".join([content for _, content in known]), ffi.from_buffer("uint32_t[]", lengths)
         return int(lib.ftvm_turn_deliver_all(self._turn, numbers, sizes, together, len(known)))

@@ -1,0 +1,103 @@
+#include "follow.h"
+
+#include <stdbool.h>
+
+#include "devices/wire.h"
+#include "riscv/give.h"
+#include "riscv/machine.h"
+#include "turn.h"
+
+enum { ROW_HEADER = 40, PLACES_KEPT_FREE = 512 };
+
+_Static_assert(PLACES_KEPT_FREE < FTVM_FOLLOW_PLACES / 2, "one instruction sends at most a queue full of frames");
+
+typedef struct {
+    uint32_t kind, channel;
+    uint64_t retired, idled, amount;
+    size_t bytes;
+    const uint8_t *payload;
+    size_t row_bytes;
+} record;
+
+/* Returns whether a whole record lies there. */
+static bool read_record(record *next, const uint8_t *rows, size_t bytes)
+{
+    if (bytes < ROW_HEADER)
+        return false;
+    wire_reader reader = {rows, ROW_HEADER, 0};
+    next->kind = wire_read_u32(&reader);
+    next->channel = wire_read_u32(&reader);
+    next->retired = wire_read_u64(&reader);
+    next->idled = wire_read_u64(&reader);
+    next->amount = wire_read_u64(&reader);
+    next->bytes = wire_read_u32(&reader);
+    next->payload = rows + ROW_HEADER;
+    next->row_bytes = ROW_HEADER + ((next->bytes + 7) & ~(size_t)7);
+    return next->row_bytes <= bytes;
+}
+
+static bool has_room(const ftvm_riscv *machine, const ftvm_follow_course *course)
+{
+    return course->place_count <= FTVM_FOLLOW_PLACES - PLACES_KEPT_FREE && !device_output_is_tight(&machine->board.output);
+}
+
+/* Notes where the outputs of the last run were made. */
+static void note_outputs(const ftvm_riscv *machine, ftvm_follow_course *course)
+{
+    ftvm_follow_place here = {machine->core.hart.retired, machine->core.hart.idled};
+    while (course->place_count < machine->board.output.count) {
+        course->places[course->place_count++] = here;
+        course->made++;
+    }
+}
+
+/* Runs up to a position. Returns whether the machine stands there. */
+static bool go_to(ftvm_riscv *machine, const record *next, ftvm_follow_course *course)
+{
+    const riscv_hart *hart = &machine->core.hart;
+    while (hart->retired < next->retired) {
+        uint64_t began = hart->retired, left = next->retired - began;
+        if (course->instructions == 0 || !has_room(machine, course))
+            return false;
+        left = left < course->instructions ? left : course->instructions;
+        uint64_t made = course->made;
+        int why = ftvm_riscv_run(machine, left, FTVM_RISCV_STOP_AT_OUTPUT);
+        note_outputs(machine, course);
+        course->instructions -= hart->retired - began;
+        if (hart->retired != began)
+            course->first_here = made + 1;
+        if (why != FTVM_RISCV_LIMIT && why != FTVM_RISCV_OUTPUT && why != FTVM_RISCV_STOPPED)
+            break;
+    }
+    return hart->retired == next->retired && hart->idled == next->idled;
+}
+
+/* Returns whether the record is as it should be, and is done. */
+static bool take(ftvm_riscv *machine, const record *next, ftvm_follow_course *course)
+{
+    switch (next->kind) {
+    case FTVM_TURN_INPUT:
+        return riscv_give(machine, next->channel, next->payload, next->bytes);
+    case FTVM_TURN_CLOCK:
+        if (!riscv_give_time(machine, next->amount))
+            return false;
+        course->first_here = next->amount != 0 ? course->made + 1 : course->first_here; /* it is another position */
+        return true;
+    case FTVM_TURN_OUTPUT:
+        return course->first_here <= next->amount && next->amount <= course->made;
+    default:
+        return false;
+    }
+}
+
+size_t ftvm_follow(ftvm_riscv *machine, const uint8_t *rows, size_t bytes, ftvm_follow_course *course)
+{
+    size_t taken = 0, at = 0;
+    record next;
+    course->place_count = 0;
+    while (read_record(&next, rows + at, bytes - at) && go_to(machine, &next, course) && take(machine, &next, course)) {
+        at += next.row_bytes;
+        taken++;
+    }
+    return taken;
+}

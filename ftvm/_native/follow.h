@@ -1,0 +1,37 @@
+/* follow: leads the built-in machine along a log of what another one did, many records by one call.
+ *
+ * The records are rows as a turn tells them (turn.h), one behind the other, but that an output's row has no payload: its
+ * `ticks` are the output's number. A record is taken where the machine does at its position what it says: takes all of
+ * an input, lets its clock go on, or has made that output there and nowhere else. The first one that is not as it
+ * should be is left, and nothing of it is done: who asks for it alone learns why.
+ *
+ * Memory and threads as in riscv.h. */
+#ifndef FTVM_FOLLOW_H
+#define FTVM_FOLLOW_H
+
+#include "riscv.h"
+
+#define FTVM_FOLLOW_PLACES 2048
+
+/* Where an output was made. */
+typedef struct {
+    uint64_t retired;
+    uint64_t idled;
+} ftvm_follow_place;
+
+typedef struct {
+    uint64_t made;         /* how many outputs the machine had made before the call, and has made now */
+    uint64_t first_here;   /* the first of them that was made at the machine's position; made + 1 if none was */
+    uint64_t instructions; /* how many more may be begun; what is left of them */
+    size_t place_count;    /* how many places are set: one for each output of the call */
+    ftvm_follow_place places[FTVM_FOLLOW_PLACES];
+} ftvm_follow_course;
+
+/* Runs the machine along `bytes` of rows, each record at its position, until all are taken, so many instructions are
+ * begun, the outputs want to be drained, or the next record is not as it should be. Ends between two instructions.
+ *
+ * The outputs of before are drained; those of the call lie as after ftvm_riscv_run, and are to be drained.
+ * Returns how many records were taken. */
+size_t ftvm_follow(ftvm_riscv *machine, const uint8_t *rows, size_t bytes, ftvm_follow_course *course);
+
+#endif

@@ -1,0 +1,297 @@
+"""Many records of a log taken by one call: the same way as one by one, and refused with the same words."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ftvm._native import ffi, lib
+from ftvm._native.memory import NativeMemory
+from ftvm.checkpoint import Checkpoint, GuestPosition, LogKind, LogRecord, Output
+from ftvm.encode.apply import CommittedMemory
+from ftvm.errors import GuestError
+from ftvm.guests.riscv import RiscvGuest
+from ftvm.guests.riscv.follow import Course, rows_of
+from ftvm.guests.riscv.machine import Machine, MachineShape
+from ftvm.guests.riscv.programs import read_program
+from ftvm.interfaces import Capability
+from ftvm.protocol.effects import Difference
+from ftvm.runtime.follow import Follower, replay
+from ftvm.runtime.sink import NumberingSink
+from ftvm.testing.pair import ManualClock
+
+from ..history.past import arp_frame, kv_requests
+
+MEMORY = 8 << 20
+FRAMES = 24
+
+
+class OneByOne(RiscvGuest):
+    """The same machine, as a guest that takes each record alone."""
+
+    @property
+    def can(self) -> frozenset[Capability]:
+        return super().can - {Capability.REPLAYS_GROUPS}
+
+
+@dataclass(frozen=True)
+class Life:
+    """What a guest was born as, what it took and said, and the mark that it came to."""
+
+    pages: bytes
+    devices: bytes
+    log: tuple[LogRecord, ...]
+    outputs: tuple[Output, ...]
+    mark: Checkpoint
+
+
+def sink_of(guest: RiscvGuest, *, is_logging: bool = False) -> NumberingSink:
+    sink = NumberingSink(lambda: None, ManualClock())
+    sink.open(1, 1, is_logging=is_logging)
+    guest.attach(sink)
+    return sink
+
+
+def measured(guest: RiscvGuest) -> CommittedMemory:
+    return CommittedMemory(NativeMemory([region.buffer for region in guest.memory]))
+
+
+def live(program: str, arguments: str, inputs: Sequence[tuple[str, bytes]]) -> Life:
+    """Have a program take inputs, each when the one before is dealt with."""
+    guest = RiscvGuest(read_program(program), memory_bytes=MEMORY, command_line=arguments)
+    sink = sink_of(guest, is_logging=True)
+    pages, devices = bytes(guest.memory[0].buffer), guest.save_devices()
+    guest.resume()
+    for channel, payload in inputs:
+        wait_for(guest.is_idle)
+        guest.deliver(channel, payload)
+    wait_for(lambda: guest.is_idle() or guest.failure() is not None)
+    guest.pause()
+    drained = sink.drain()
+    mark = Checkpoint(
+        epoch=2,
+        base=1,
+        engine="lockstep",
+        batches=(),
+        devices=guest.save_devices(),
+        outputs=(),
+        output_next=sink.output_next,
+        log_index=sink.log_index,
+        memory_digest=measured(guest).memory_digest,
+        dirty_pages=0,
+        position=guest.position,
+    )
+    guest.close()
+    return Life(pages, devices, tuple(drained.log), tuple(output for output, _ in drained.outputs), mark)
+
+
+def wait_for(is_so: Callable[[], bool]) -> None:
+    for _ in range(60_000):
+        if is_so():
+            return
+        time.sleep(0.001)
+    raise AssertionError("the guest did not come to rest")
+
+
+LIVES: dict[str, Callable[[], Life]] = {
+    "kv": lambda: live("kv", "", [("net0", frame) for frame in (arp_frame(), *kv_requests(FRAMES))]),
+    "console": lambda: live("console", "lines=30 listen=1", [("console", b"a line of some length\n")] * 3),
+    "entropy": lambda: live("entropy", "", []),
+}
+
+
+@pytest.fixture(scope="module", params=LIVES)
+def life(request: pytest.FixtureRequest) -> Life:
+    return LIVES[request.param]()
+
+
+@pytest.fixture(scope="module")
+def kv() -> Life:
+    return LIVES["kv"]()
+
+
+class Pair:
+    """Two guests that follow: one takes groups, the other one record after the other."""
+
+    def __init__(self) -> None:
+        self.guests = [make(None, memory_bytes=MEMORY) for make in (RiscvGuest, OneByOne)]
+
+    def follow(
+        self, life: Life, items: Sequence[LogRecord | Checkpoint], cuts: Sequence[int] = ()
+    ) -> tuple[list[object], list[object]]:
+        """Lead both from a birth along items that come in pieces; return what came of it for each."""
+        together, alone = (followed(guest, life, items, cuts) for guest in self.guests)
+        return together, alone
+
+    def close(self) -> None:
+        for guest in self.guests:
+            guest.close()
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    with ExitStack() as undo:
+        both = Pair()
+        undo.callback(both.close)
+        yield both
+
+
+def followed(
+    guest: RiscvGuest, life: Life, items: Sequence[LogRecord | Checkpoint], cuts: Sequence[int]
+) -> list[object]:
+    """Lead a guest along items; return outputs and outcome, and where and what it is if nothing was wrong."""
+    guest.memory[0].buffer[:] = life.pages
+    guest.load_devices(life.devices)
+    sink = sink_of(guest)
+    follower = Follower(guest, measured(guest), sink)
+    outcome: Checkpoint | Difference | None = None
+    for begin, end in zip([0, *cuts], [*cuts, len(items)], strict=True):
+        follower.add(items[begin:end])
+        for _ in range(10_000):
+            if outcome is not None or not follower.has_work:
+                break
+            outcome = follower.advance()
+    said = [output for output, _ in sink.drain().outputs]
+    if isinstance(outcome, Difference):
+        return [outcome]  # what such a guest is, and has said last, is of no use
+    return [outcome, said, guest.position, guest.save_devices(), measured(guest).memory_digest]
+
+
+def test_a_log_taken_together_leads_where_the_guest_was(life: Life, pair: Pair) -> None:
+    together, alone = pair.follow(life, [*life.log, life.mark])
+
+    assert together == alone
+    assert together[0] is life.mark
+    assert together[1] == list(life.outputs)
+    assert {record.kind for record in life.log} >= {LogKind.OUTPUT}
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_however_the_log_comes_in_pieces_it_leads_to_the_same_guest(kv: Life, pair: Pair, data: st.DataObject) -> None:
+    """Also between an input and what it leads to, and where an instruction's outputs are parted."""
+    items = [*kv.log, kv.mark]
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(items)), max_size=6)))
+
+    together, alone = pair.follow(kv, items, cuts)
+
+    assert together == alone
+    assert together[0] is kv.mark
+
+
+BREAKS: dict[str, Callable[[LogRecord], LogRecord]] = {
+    "later": lambda record: replace(record, position=GuestPosition(record.position.retired + 1, record.position.idled)),
+    "sooner": lambda record: replace(
+        record, position=GuestPosition(max(0, record.position.retired - 1), record.position.idled)
+    ),
+    "waited longer": lambda record: replace(
+        record, position=GuestPosition(record.position.retired, record.position.idled + 1)
+    ),
+    "another number": lambda record: replace(record, amount=record.amount + 1),
+    "a smaller number": lambda record: replace(record, amount=max(0, record.amount - 1)),
+    "for ever": lambda record: replace(record, amount=(1 << 64) - 1),
+    "another channel": lambda record: replace(record, channel="console" if record.channel == "net0" else "nowhere"),
+    "too long": lambda record: replace(record, payload=bytes(2_000)),
+    "empty": lambda record: replace(record, payload=b""),
+    "an output": lambda record: replace(record, kind=LogKind.OUTPUT),
+    "a wait": lambda record: replace(record, kind=LogKind.CLOCK),
+    "an input": lambda record: replace(record, kind=LogKind.INPUT, channel="net0", payload=bytes(60)),
+}
+
+
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_log_that_is_wrong_anywhere_is_refused_where_and_as_it_is_one_by_one(
+    life: Life, pair: Pair, data: st.DataObject
+) -> None:
+    """Mutants: a record that is not taken whole is passed over; an output is not compared; a position is not."""
+    log = list(life.log)
+    at = data.draw(st.integers(0, len(log) - 1))
+    how = data.draw(st.sampled_from([*BREAKS, "left out", "twice", "swapped", "ends here"]))
+    if how in BREAKS:
+        log[at] = BREAKS[how](log[at])
+    elif how == "left out":
+        del log[at]
+    elif how == "twice":
+        log.insert(at, log[at])
+    elif how == "swapped":
+        log[at : at + 2] = reversed(log[at : at + 2])
+    else:
+        del log[at:]
+
+    together, alone = pair.follow(life, [*log, life.mark])
+
+    assert together == alone
+
+
+def test_a_whole_log_takes_a_few_calls(kv: Life, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    guest, calls = pair.guests[0], dict[str, int]()
+    guest.memory[0].buffer[:] = kv.pages
+    guest.load_devices(kv.devices)
+    for name in ("lead_along", "run_until", "inject"):
+        whole = getattr(guest, name)
+
+        def counted(*given: object, name: str = name, whole: Callable[..., object] = whole) -> object:
+            calls[name] = calls.get(name, 0) + 1
+            return whole(*given)
+
+        monkeypatch.setattr(guest, name, counted)
+
+    replay(guest, kv.log, sink_of(guest))
+
+    assert len(kv.log) > 2 * FRAMES
+    assert calls == {"lead_along": 1}
+
+
+def test_a_limit_ends_a_call_between_two_instructions(kv: Life, pair: Pair) -> None:
+    guest = pair.guests[0]
+    guest.memory[0].buffer[:] = kv.pages
+    guest.load_devices(kv.devices)
+    sink, waiting = sink_of(guest), list(kv.log)
+    last = waiting[-1].position.retired
+
+    for _ in range(1 + last // 1_000 + len(waiting)):
+        before = guest.position.retired
+        del waiting[: guest.lead_along(waiting, sink.made_at(guest.position), 1_000)]
+        assert guest.position.retired - before <= 1_000
+
+    assert waiting == []
+    assert [output for output, _ in sink.drain().outputs] == list(kv.outputs)
+
+
+def test_rows_that_end_in_the_middle_of_one_are_taken_up_to_it() -> None:
+    """What stands behind a row's head is believed nowhere: a length that is too long ends the log."""
+    machine = Machine(MachineShape(ram_bytes=1 << 20))
+    log = [LogRecord(index=1, kind=LogKind.INPUT, position=GuestPosition(0, 0), channel="console", payload=b"abc")] * 2
+    rows, course = rows_of(log), ffi.new("ftvm_follow_course *")
+    course.first_here = 1
+
+    taken = [int(lib.ftvm_follow(machine.native, rows[:length], length, course)) for length in range(len(rows) // 2)]
+
+    assert taken == [0] * (len(rows) // 2)
+    assert machine.receive_console(bytes(16)) == 16
+
+
+def test_an_unreadable_disk_ends_the_replay(kv: Life, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Kept:
+        def require_readable(self) -> None:
+            raise GuestError("the image is gone")
+
+    guest = pair.guests[0]
+    guest.memory[0].buffer[:] = kv.pages
+    guest.load_devices(kv.devices)
+    monkeypatch.setattr(guest, "_kept", Kept())
+
+    with pytest.raises(GuestError, match="the image is gone"):
+        guest.lead_along(kv.log[:3], range(1, 1))
+
+
+def test_the_course_of_no_records_does_nothing() -> None:
+    machine = Machine(MachineShape(ram_bytes=1 << 20))
+
+    assert Course(machine).lead([], range(1, 1), None) == (0, [])
+    assert machine.retired == 0
