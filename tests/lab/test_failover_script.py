@@ -97,6 +97,7 @@ GOOD: dict[str, Any] = {"requests_acknowledged": 9, "unanswered": 0, "findings":
 
 def test_a_disk_with_all_its_records_and_a_client_with_all_its_answers_are_right(script: ModuleType) -> None:
     assert script.judge_disk("disk 20 records same\r\ndisk 40 records same\r\n") == []
+    assert script.judge_disk("disk 20 records s[    6.000000] stamp 6 end\r\name\r\n") == []
     assert script.judge_client(GOOD) == []
 
 

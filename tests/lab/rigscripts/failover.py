@@ -312,7 +312,7 @@ def judge(consoles: list[str]) -> dict[str, Any]:
 
 def judge_disk(text: str) -> list[str]:
     """Return what is wrong with the looks at the records on the disk: each found all, and there was one at least."""
-    looks = dict(DISK.findall(text))
+    looks = dict(DISK.findall(KERNEL.sub("", text.replace("\r", ""))))
     return [f"the disk's {count} records {look}" for count, look in looks.items() if look != "same"] or (
         [] if looks else ["no look at the disk"]
     )
