@@ -2,8 +2,10 @@
 
     python bench/disk.py [--quick] [--json] [--folder FOLDER]
 
-QEMU's block layer is the client of all three, by `qemu-img bench`: no guest runs, so nothing but the way to the file
-differs. "Cut" is ours with the set of written pages taken 40 times a second, as the capture does; nothing is shipped.
+QEMU's block layer is the client of all, by `qemu-img bench`: no guest runs, so nothing but the way to the file differs.
+"Cut" is ours with the set of written pages taken 40 times a second, and when the disk asks for it, as a host does;
+nothing is shipped. "Bare copy" (disk_peer.c) is the limit of all servers: it copies the same bytes from the same socket
+to a file, and does nothing else.
 Each figure is the best of several rounds, the contenders in turn. The durable commit is a write of 4 KiB and a flush,
 one after the other, as a database makes them: its median and 99th percentile.
 
@@ -14,6 +16,7 @@ nothing. Where the page cache holds the file, reads and writes measure the way, 
 import argparse
 import os
 import re
+import select
 import shutil
 import socket
 import struct
@@ -21,7 +24,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import quantiles
@@ -50,14 +53,30 @@ CUTS: Final = 20
 
 
 @contextmanager
+def bare_copy(image: Path, folder: Path) -> Iterator[str]:
+    """Yield the address of a file behind the least that a server can be."""
+    program, path = folder.resolve() / "disk_peer", folder.resolve() / "bare.sock"
+    subprocess.run(["cc", "-O2", "-o", str(program), str(Path(__file__).with_name("disk_peer.c"))], check=True)
+    with served([str(program), str(path), str(image)], path) as address:
+        yield address
+
+
+@contextmanager
 def qemus_server(image: Path, folder: Path) -> Iterator[str]:
     """Yield the address of a file behind qemu-nbd, which takes no relative path. Raises SystemExit if it ends."""
     path = folder.resolve() / "peer.sock"
     words = ["qemu-nbd", "-f", "raw", "--cache=writeback", "--persistent", "-k", str(path), str(image)]
+    with served(words, path) as address:
+        yield address
+
+
+@contextmanager
+def served(words: Sequence[str], path: Path) -> Iterator[str]:
+    """Yield the address of a server that makes a socket at `path`. Raises SystemExit if it ends."""
     with subprocess.Popen(words) as peer:
         while not path.exists():
             if peer.poll() is not None:
-                raise SystemExit(f"qemu-nbd ended with status {peer.returncode} before it served {image}")
+                raise SystemExit(f"{words[0]} ended with status {peer.returncode} before it made {path}")
             time.sleep(0.01)
         try:
             yield f"nbd+unix:///?socket={path}"
@@ -77,8 +96,8 @@ class OurServer:
         self._listener.bind(str(path))
         self._listener.listen()
         threading.Thread(target=self._accept, daemon=True).start()
-        if is_cut:
-            threading.Thread(target=self._cut, daemon=True).start()
+        self._cutter = threading.Thread(target=self._cut if is_cut else self._is_over.wait, daemon=True)
+        self._cutter.start()
 
     def _accept(self) -> None:
         while not self._is_over.is_set():
@@ -89,11 +108,13 @@ class OurServer:
                     self.disk.serve(connection.fileno())
 
     def _cut(self) -> None:
-        while not self._is_over.wait(CUT_SECONDS):
+        while not self._is_over.is_set():
+            select.select([self.disk], [], [], CUT_SECONDS)
             self.disk.collect()
 
     def close(self) -> None:
         self._is_over.set()
+        self._cutter.join()
         self.disk.close()
 
 
@@ -118,15 +139,15 @@ def throughput(targets: dict[str, str], rounds: int) -> Iterator[Row]:
             speeds = {name: count * block / MIB / took for name, took in best.items()}
             what = f"{'write' if writes else 'read'} {block // 1024} KiB, depth {depth}"
             goal = GOALS[writes] if block == MIB else None
-            for name in ("ours", "ours, cut"):
-                for other in ("raw", "qemu-nbd"):
+            for name in ("bare copy", "ours", "ours, cut"):
+                for other in ("raw", "qemu-nbd", *(["bare copy"] if name != "bare copy" else [])):
                     yield Row(
                         name=f"{what}: {name}",
                         value=speeds[name],
                         unit="MiB/s",
                         peer=other,
                         peer_value=speeds[other],
-                        goal=goal if other == "raw" else None,
+                        goal=goal if other == "raw" and name != "bare copy" else None,
                     )
 
 
@@ -222,17 +243,18 @@ def sparse(folder: Path) -> Iterator[Row]:
 
 
 def measure(options: argparse.Namespace) -> list[Row]:
-    for program in ("qemu-img", "qemu-nbd"):
+    for program, package in (("qemu-img", "qemu-utils"), ("qemu-nbd", "qemu-utils"), ("cc", "gcc")):
         if shutil.which(program) is None:
-            raise SystemExit(f"needs {program}: apt install qemu-utils")
+            raise SystemExit(f"needs {program}: apt install {package}")
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
-        raw, theirs, *images = (folder / f"{name}.img" for name in ("raw", "theirs", "ours", "cut"))
-        for path in (raw, theirs, *images):
+        raw, theirs, bare, *images = (folder / f"{name}.img" for name in ("raw", "theirs", "bare", "ours", "cut"))
+        for path in (raw, theirs, bare, *images):
             path.write_bytes(bytes(SIZE))
         ours, cut = (OurServer(image, is_cut=image.stem == "cut") for image in images)
-        with qemus_server(theirs, folder) as peer:
-            targets = {"raw": str(raw), "qemu-nbd": peer, "ours": ours.address, "ours, cut": cut.address}
+        with qemus_server(theirs, folder) as peer, bare_copy(bare, folder) as least:
+            targets = {"raw": str(raw), "qemu-nbd": peer, "bare copy": least}
+            targets |= {"ours": ours.address, "ours, cut": cut.address}
             rows = list(throughput(targets, 1 if options.quick else 5))
             rows += commits(raw, peer, ours, 200 if options.quick else 1000)
         ours.close()

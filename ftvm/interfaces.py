@@ -133,6 +133,9 @@ class OutputSink(Protocol):
     def moved_clock(self, position: GuestPosition, amount: int) -> None:
         """Note that the waiting guest's clock was moved on by `amount` units at `position`."""
 
+    def want_cut(self) -> None:
+        """Ask for a cut before it would be due: the guest may have to wait for the next."""
+
     def warn(self, reason: str) -> None:
         """Report to the operator that the guest works, but less well than it could."""
 

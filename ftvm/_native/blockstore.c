@@ -38,7 +38,7 @@ struct ftvm_blockstore {
     uint64_t asked, done; /* flushes, by ticket */
     uint32_t fresh_blocks; /* flagged since the last mark */
     int is_marked;         /* marks come */
-    int event;
+    int event, asks;
     pthread_t thread;
 };
 
@@ -47,12 +47,17 @@ static uint64_t min_u64(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
+static void signal_event(int event)
+{
+    uint64_t one = 1;
+    if (write(event, &one, sizeof one) < 0)
+        return; /* it is readable already */
+}
+
 static void notify(struct ftvm_blockstore *store)
 {
     pthread_cond_broadcast(&store->changed);
-    uint64_t one = 1;
-    if (write(store->event, &one, sizeof one) < 0)
-        return; /* it is readable already */
+    signal_event(store->event);
 }
 
 static int fail(struct ftvm_blockstore *store, int wrong)
@@ -196,6 +201,7 @@ struct ftvm_blockstore *ftvm_blockstore_open(const struct ftvm_blockstore_parts 
     store->parts = *parts;
     store->image = -1;
     store->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    store->asks = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     pthread_condattr_t attributes;
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
@@ -203,9 +209,11 @@ struct ftvm_blockstore *ftvm_blockstore_open(const struct ftvm_blockstore_parts 
     pthread_condattr_destroy(&attributes);
     pthread_mutex_init(&store->data, NULL);
     pthread_mutex_init(&store->lock, NULL);
-    if (store->event < 0 || pthread_create(&store->thread, NULL, run, store) != 0) {
+    if (store->event < 0 || store->asks < 0 || pthread_create(&store->thread, NULL, run, store) != 0) {
         if (store->event >= 0)
             close(store->event);
+        if (store->asks >= 0)
+            close(store->asks);
         free(store);
         return NULL;
     }
@@ -223,6 +231,7 @@ int ftvm_blockstore_close(struct ftvm_blockstore *store)
     pthread_join(store->thread, NULL);
     int failure = store->failure;
     close(store->event);
+    close(store->asks);
     pthread_mutex_destroy(&store->data);
     pthread_mutex_destroy(&store->lock);
     pthread_cond_destroy(&store->changed);
@@ -275,6 +284,9 @@ void ftvm_blockstore_mark(struct ftvm_blockstore *store)
     pthread_mutex_lock(&store->lock);
     store->fresh_blocks = 0;
     store->is_marked = 1;
+    uint64_t count;
+    if (read(store->asks, &count, sizeof count) < 0)
+        count = 0; /* it did not ask */
     notify(store);
     pthread_mutex_unlock(&store->lock);
 }
@@ -308,6 +320,11 @@ int ftvm_blockstore_failure(struct ftvm_blockstore *store)
     int failure = store->failure;
     pthread_mutex_unlock(&store->lock);
     return failure;
+}
+
+int ftvm_blockstore_asks(const struct ftvm_blockstore *store)
+{
+    return store->asks;
 }
 
 uint64_t ftvm_blockstore_size(const struct ftvm_blockstore *store)
@@ -368,7 +385,7 @@ static uint32_t flag(struct ftvm_blockstore *store, uint64_t offset, uint64_t en
     return fresh;
 }
 
-/* Waits for room below the high-water mark, then flags. Returns the failure, if the store has failed. */
+/* Waits for room below the high-water mark, then flags, and asks for a mark once half of that is taken. Returns the failure, if the store has failed. */
 static int make_room(struct ftvm_blockstore *store, uint64_t offset, uint64_t end)
 {
     pthread_mutex_lock(&store->lock);
@@ -377,7 +394,10 @@ static int make_room(struct ftvm_blockstore *store, uint64_t offset, uint64_t en
            !store->is_closing && store->failure == 0)
         if (pthread_cond_timedwait(&store->changed, &store->lock, &at) == ETIMEDOUT)
             store->is_marked = 0;
+    uint32_t half = store->parts.high_water_blocks / 2, before = store->fresh_blocks;
     store->fresh_blocks += flag(store, offset, end);
+    if (store->is_marked && before < half && store->fresh_blocks >= half)
+        signal_event(store->asks);
     int failure = store->failure;
     pthread_mutex_unlock(&store->lock);
     return failure;

@@ -13,7 +13,8 @@
  * Each block that the guest writes is flagged in `written`, for whoever replicates the disk; it says with
  * ftvm_blockstore_mark that it has taken the flags, its guest standing still. Between two marks no more than
  * `high_water_blocks` are flagged: then writing waits for the next, unless the guest is being stopped (which a mark is
- * behind), or no mark comes for `patience_ms` (nobody replicates: until the next mark there is no bound).
+ * behind), or no mark comes for `patience_ms` (nobody replicates: until the next mark there is no bound). A store
+ * **asks** for a mark when half of that is flagged, so that one may come before anybody waits.
  *
  * One thread serves a guest (read, write, zero, flush); the others may be called from any thread. No function calls
  * back. Functions return 0 or a negative errno unless they say otherwise. Offsets and lengths given here lie within
@@ -74,6 +75,10 @@ void ftvm_blockstore_forgive(struct ftvm_blockstore *store);
 
 /* Returns the failure, or 0. */
 int ftvm_blockstore_failure(struct ftvm_blockstore *store);
+
+/* Returns a descriptor that becomes readable when the store asks for a mark, once for each; whoever hears it reads it (8
+ * bytes), and a mark takes it back. */
+int ftvm_blockstore_asks(const struct ftvm_blockstore *store);
 
 uint64_t ftvm_blockstore_size(const struct ftvm_blockstore *store);
 

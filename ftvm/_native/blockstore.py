@@ -99,6 +99,17 @@ class BlockStore:
         """The flags of written blocks were taken."""
         lib.ftvm_blockstore_mark(self._open())
 
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when the store asks for a mark, until `is_asking` is asked."""
+        return int(lib.ftvm_blockstore_asks(self._open()))
+
+    def is_asking(self) -> bool:
+        """Tell whether it asks for a mark, and has not been heard."""
+        try:
+            return bool(os.read(self.fileno(), 8))
+        except BlockingIOError:
+            return False
+
     def settle(self, timeout_ms: int) -> bool:
         """Wait until no flush is owed; tell whether that is so. Raises OSError if the image cannot be written."""
         wrong = -int(lib.ftvm_blockstore_settle(self._open(), timeout_ms))

@@ -64,6 +64,9 @@ class _ComparingSink:
     def moved_clock(self, position: GuestPosition, amount: int) -> None:
         """Its time is its own."""
 
+    def want_cut(self) -> None:
+        """Nobody cuts it."""
+
     def warn(self, reason: str) -> None:
         """Nobody operates it."""
 

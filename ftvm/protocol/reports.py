@@ -16,11 +16,13 @@ from ftvm.protocol.effects import Difference
 from ftvm.units import Nanos
 
 __all__ = [
+    "CUT_WANTED",
     "NOTHING_EMITTED",
     "STEP_BEGUN",
     "TICK",
     "CaptureFailed",
     "CutTaken",
+    "CutWanted",
     "Emitted",
     "EngineUsed",
     "GuestAgreed",
@@ -132,6 +134,11 @@ class PagesMatched:
     left: int
 
 
+@dataclass(frozen=True, slots=True)
+class CutWanted:
+    """The guest asks for a cut before it would be due: it may have to wait for the next."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CutTaken:
     """An epoch was cut while the guest stood still, from `paused_at` on and for `pause_ns`.
@@ -220,6 +227,7 @@ Report = (
     | RoundCollected
     | PagesCopied
     | PagesMatched
+    | CutWanted
     | CutTaken
     | NothingToCut
     | CaptureFailed
@@ -234,4 +242,5 @@ Report = (
 
 STEP_BEGUN: Final = StepBegun()
 TICK: Final = Tick()
+CUT_WANTED: Final = CutWanted()
 NOTHING_EMITTED: Final = Emitted()

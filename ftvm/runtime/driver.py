@@ -21,6 +21,7 @@ from ftvm.protocol import effects as do
 from ftvm.protocol.core import Settings
 from ftvm.protocol.replica import Replica
 from ftvm.protocol.reports import (
+    CUT_WANTED,
     STEP_BEGUN,
     TICK,
     CaptureFailed,
@@ -195,6 +196,9 @@ class Driver:
             self._wanted += self._replica.step(self._runner.take_emitted(), now)
             if self._wanted:
                 self._perform()
+        if self._sink.is_cut_wanted:
+            self._sink.is_cut_wanted = False
+            self._wanted += self._replica.step(CUT_WANTED, now)
         self._wanted += self._replica.step(TICK, now)
         if self._wanted:
             self._perform()

@@ -37,6 +37,7 @@ class NumberingSink:
         "_times",
         "_wake",
         "_warnings",
+        "is_cut_wanted",
         "items",
         "log_index",
         "output_next",
@@ -53,6 +54,7 @@ class NumberingSink:
         self.log_index = 0
         self._spoken_at: GuestPosition | None = None
         self._first_there = 1
+        self.is_cut_wanted = False
         self._is_open = False
         self._is_logging = False
 
@@ -157,6 +159,11 @@ class NumberingSink:
         """Log a step of the waiting guest's clock."""
         if self._is_open and self._is_logging:
             self._log(LogKind.CLOCK, position, amount=amount)
+
+    def want_cut(self) -> None:
+        """Note that the guest asks for a cut; whoever hands that on takes the note back."""
+        self.is_cut_wanted = True
+        self._wake()
 
     def warn(self, reason: str) -> None:
         """Keep a warning, also while the sink is closed; the oldest ones go where there are too many."""

@@ -40,6 +40,9 @@ class Transcript:
             LogRecord(index=index, kind=LogKind.INPUT, position=position, channel=channel, payload=bytes(payload))
         )
 
+    def want_cut(self) -> None:
+        """Keep no wish: whoever drives the guest cuts when it will."""
+
     def warn(self, reason: str) -> None:
         """Keep no warning: it is for an operator."""
         del reason

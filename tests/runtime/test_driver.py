@@ -10,9 +10,10 @@ import pytest
 
 from ftvm.config import Limits
 from ftvm.engines.hybrid import Hybrid
+from ftvm.engines.remus import Remus
 from ftvm.errors import ClosedError
 from ftvm.events import Committed, GuestWarned, PeerMisbehaved, SessionEnded, TookOver
-from ftvm.interfaces import Record
+from ftvm.interfaces import OutputSink, Record
 from ftvm.protocol.effects import Effect
 from ftvm.protocol.view import Role
 from ftvm.sim.guest import SimGuest
@@ -54,6 +55,27 @@ def test_a_guest_that_does_nothing_is_not_cut_until_it_writes(make_pair: Callabl
     assert goes_on
     assert pair.a.active.epoch == epochs[1] + 1
     assert pair.b.standby.epoch == pair.a.active.epoch
+
+
+def test_a_guest_that_asks_for_a_cut_gets_it_before_it_is_due_and_no_other() -> None:
+    sinks: list[OutputSink] = []
+
+    class Asking(SimGuest):
+        def attach(self, sink: OutputSink) -> None:
+            sinks.append(sink)
+            super().attach(sink)
+
+    asking = partial(Asking, page_count=24, pages_per_step=2, output_every=1)
+    with closing(Pair(engine=Remus(interval=10.0), guest=lambda boots: asking(boots=boots)).protected()) as pair:
+        pair.run(100)
+        epochs = [pair.a.active.epoch]
+
+        sinks[0].want_cut()
+        for _ in range(2):
+            pair.run(100)
+            epochs.append(pair.a.active.epoch)
+
+        assert [epoch - epochs[0] for epoch in epochs] == [0, 1, 1]
 
 
 def test_a_guest_that_does_nothing_is_cut_once_a_second(make_pair: Callable[..., Pair]) -> None:

@@ -33,7 +33,8 @@ __all__ = ["Disk"]
 
 _SETTLE_SECONDS: Final = 30.0
 _HIGH_WATER_PAGES: Final = 16_384
-"""A disk takes no more writes than this (64 MiB) between two cuts: an epoch has to fit what the standby stages."""
+"""A disk takes no more writes than this (64 MiB) between two cuts: an epoch has to fit what the standby stages. At half
+of it the disk asks for the next."""
 _PATIENCE_MS: Final = 1_000
 """A guest that waited for a cut so long goes on: nobody cuts, or so slowly that the guest matters more."""
 
@@ -168,6 +169,14 @@ class Disk(CopiedDisk):
                     self._mapping.show(self.image.descriptor)  # the device may do better the next time
                 self._store.release(self.image.descriptor)
         raise StateUnreadable(why)
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when the disk asks for a cut, until `is_asking` is asked."""
+        return self._store.fileno()
+
+    def is_asking(self) -> bool:
+        """Tell whether it asks for a cut, so that the guest need not wait for one, and has not been heard."""
+        return self._store.is_asking()
 
     def collect(self) -> Bitmap:
         """Get and clear the set of pages that the guest has written; the first time, of those that are not zero."""

@@ -413,7 +413,7 @@ class QemuGuest:
 
     def _open_gate(self) -> None:
         if self._gate is None and self._sink is not None:
-            self._gate = OutputGate(self._sink, self._channels(), self.cards)
+            self._gate = OutputGate(self._sink, self._channels(), self.cards, self._disks)
 
     def _channels(self) -> dict[str, socket.socket]:
         network = {} if self.cards else {"net0": self._process.network}

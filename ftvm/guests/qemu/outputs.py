@@ -1,17 +1,19 @@
 """Hands what QEMU sends on its network card and console to a sink, in order, and nothing while it is paused.
 
 One thread waits for both. A card that is pumped holds its frames itself, and says when some wait: the sink gets one
-output for all of them. `hold` takes in all that was said so far and lets nothing more through until `flow`: what
-QEMU itself sends while its guest stands still (it announces addresses by itself) belongs to the next epoch.
+output for all of them. A disk says when it asks for a cut. `hold` takes in all that was said so far and lets nothing
+more through until `flow`: what QEMU itself sends while its guest stands still (it announces addresses by itself)
+belongs to the next epoch.
 """
 
 import selectors
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from ftvm.guests.cards.card import PumpedCard
+from ftvm.guests.disk.disk import Disk
 from ftvm.interfaces import OutputSink
 
 __all__ = ["OutputGate"]
@@ -22,14 +24,19 @@ _READS_PER_TURN: Final = 256
 
 
 class OutputGate:
-    """Reads channels, each a socket of QEMU, and pumped cards; held at first."""
+    """Reads channels, each a socket of QEMU, and pumped cards, and hears disks; held at first."""
 
     def __init__(
-        self, sink: OutputSink, channels: dict[str, socket.socket], cards: Mapping[str, PumpedCard] | None = None
+        self,
+        sink: OutputSink,
+        channels: dict[str, socket.socket],
+        cards: Mapping[str, PumpedCard] | None = None,
+        disks: Iterable[Disk] = (),
     ) -> None:
         self._sink = sink
         self._channels = dict(channels)
         self._cards = dict(cards or {})
+        self._disks = tuple(disks)
         for card in self._cards.values():
             card.begin()
         self._changed = threading.Condition()
@@ -77,6 +84,8 @@ class OutputGate:
                 selector.register(channel, selectors.EVENT_READ, name)
             for card in self._cards.values():
                 selector.register(card, selectors.EVENT_READ)
+            for disk in self._disks:
+                selector.register(disk, selectors.EVENT_READ)
             while not self._is_closed:
                 selector.select()
                 with self._changed:
@@ -84,6 +93,7 @@ class OutputGate:
                     if not self._is_closed:
                         self._take()
                         self._take_frames()
+                        self._hear_disks()
                     ended = [key for key in selector.get_map().values() if key.data and key.data not in self._channels]
                 for key in ended:
                     selector.unregister(key.fileobj)
@@ -92,6 +102,11 @@ class OutputGate:
         for name, card in self._cards.items():
             if card.is_waiting():
                 self._emit(name, card.take())
+
+    def _hear_disks(self) -> None:
+        for disk in self._disks:
+            if disk.is_asking():
+                self._sink.want_cut()
 
     def _emit(self, name: str, output: bytes | None) -> None:
         if output is not None:

@@ -276,6 +276,7 @@ TABLE: Final[RoleTable[ActiveState]] = RoleTable(
         reports.RoundCollected: shipping.take_round,
         reports.PagesCopied: shipping.take_copied,
         reports.PagesMatched: shipping.take_matched,
+        reports.CutWanted: shipping.take_wish,
         reports.CutTaken: shipping.take_cut,
         reports.NothingToCut: shipping.take_nothing,
         reports.CaptureFailed: shipping.take_failure,

@@ -71,6 +71,7 @@ class CheckpointSchedule:
 
     told        the last engine of which the listeners know that it is in force
     is_guest_idle  the guest waited for something from outside when its last output was taken
+    is_cut_wanted  the guest has asked for a cut since the last one was ordered
     shipped_at  when an epoch was shipped last: a cut that found nothing to ship came later
 
     An engine changes at a cut, while the guest stands still, so that each output is judged by the engine under which it
@@ -85,6 +86,7 @@ class CheckpointSchedule:
     wanted: Engine | None = None
     shipped_at: Nanos = AT_ONCE
     is_cutting: bool = False
+    is_cut_wanted: bool = False
     is_guest_idle: bool = False
     epoch_ns: int = 0
     pause_ns: int = 0
@@ -197,7 +199,7 @@ class ActiveState:
     def cut(self, now: Nanos) -> None:
         """Order the cut of the open epoch, with the engine that is to be in force behind it."""
         schedule = self.schedule
-        schedule.is_cutting = True
+        schedule.is_cutting, schedule.is_cut_wanted = True, False
         schedule.epoch_ns, schedule.last_cut_at = now - schedule.last_cut_at, now
         lists_pages = self.session is not None and self.session.is_followed
         may_skip = not self.outputs.held and self._is_quiet(now)

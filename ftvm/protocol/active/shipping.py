@@ -23,6 +23,7 @@ from ftvm.protocol.reports import (
     NOTHING_EMITTED,
     CaptureFailed,
     CutTaken,
+    CutWanted,
     Emitted,
     EngineUsed,
     NothingToCut,
@@ -132,6 +133,11 @@ def take_engine_used(active: ActiveState, report: EngineUsed, now: Nanos) -> Non
     active.schedule.use(report.engine)
     if not active.schedule.is_cutting:
         active.tell_engine(report.engine, now)
+
+
+def take_wish(active: ActiveState, _report: CutWanted, _now: Nanos) -> None:
+    """Have the next cut come as soon as one may come at all."""
+    active.schedule.is_cut_wanted = True
 
 
 def take_cut(active: ActiveState, cut: CutTaken, now: Nanos) -> None:
@@ -251,7 +257,10 @@ def copy_on(active: ActiveState) -> None:
 
 
 def next_cut(active: ActiveState) -> Nanos:
-    """Return when the next cut is due, NEVER if none may come now. A change of engine waits for nothing."""
+    """Return when the next cut is due, NEVER if none may come now.
+
+    A change of engine waits for nothing, nor does a cut that the guest asked for.
+    """
     session, schedule, core = active.session, active.schedule, active.core
     if session is None or schedule.is_cutting or active.link not in SHIPPING or active.link is LinkState.HANDING:
         return NEVER
@@ -267,7 +276,7 @@ def next_cut(active: ActiveState) -> Nanos:
         return schedule.last_cut_at
     if session.is_log_long:
         return schedule.last_cut_at  # the guest stands still until a checkpoint covers some of it
-    if schedule.wanted is not None:
+    if schedule.wanted is not None or schedule.is_cut_wanted:
         return schedule.last_cut_at
     held, uncut = active.outputs.held, session.shipped_next
     oldest_uncut_at = None

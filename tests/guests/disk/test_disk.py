@@ -220,6 +220,56 @@ def test_a_guest_that_writes_faster_than_epochs_are_cut_waits_for_the_next(flood
     assert disk.collect().count() == 1
 
 
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Disk, Client]]:
+    """A disk that takes 4 MiB between two cuts."""
+    monkeypatch.setattr(disk_module, "_HIGH_WATER_PAGES", 1_024)
+    path = tmp_path / "small.img"
+    path.touch()
+    os.truncate(path, 8 << 20)
+    disk = Disk(str(path), boots=True)
+    client = Client(disk).agree()
+    yield disk, client
+    client.close()
+    disk.close()
+
+
+def write_range(client: Client, begin: int, end: int) -> None:
+    for offset in range(begin, end, SLICE):
+        assert client.write(offset, b"a" * min(SLICE, end - offset)) == 0
+
+
+def test_a_disk_asks_for_a_cut_once_when_half_of_what_it_may_take_is_written(small: tuple[Disk, Client]) -> None:
+    disk, client = small
+    told: list[bool] = []
+
+    for _ in range(2):
+        disk.collect()
+        for begin, end in ((0, (2 << 20) - PAGE_BYTES), ((2 << 20) - PAGE_BYTES, 2 << 20), (2 << 20, 3 << 20)):
+            write_range(client, begin, end)
+            told += [disk.is_asking(), disk.is_asking()]
+
+    assert told == [False, False, True, False, False, False] * 2
+
+
+def test_a_cut_that_came_unasked_takes_the_wish_for_it_back(small: tuple[Disk, Client]) -> None:
+    disk, client = small
+    disk.collect()
+    write_range(client, 0, 3 << 20)
+
+    disk.collect()
+
+    assert not disk.is_asking()
+
+
+def test_a_disk_that_nobody_cuts_asks_for_nothing(small: tuple[Disk, Client]) -> None:
+    disk, client = small
+
+    write_range(client, 0, 4 << 20)
+
+    assert not disk.is_asking()
+
+
 def test_a_guest_that_is_being_stopped_waits_for_no_cut(flooded: tuple[Disk, Client]) -> None:
     disk, client = flooded
     client.send(WRITE, 64 << 20, 4, b"more")

@@ -29,6 +29,7 @@ class Ear:
         self.frames: list[bytes] = []
         self.console = bytearray()
         self.warnings: list[str] = []
+        self.wishes = 0
         self._changed = threading.Condition()
 
     def emit(self, channel: str, payload: bytes, position: GuestPosition | None = None) -> None:
@@ -42,6 +43,11 @@ class Ear:
 
     def took_input(self, *_: object) -> None:
         raise AssertionError("a guest that cannot be replayed tells of no inputs")
+
+    def want_cut(self) -> None:
+        with self._changed:
+            self.wishes += 1
+            self._changed.notify_all()
 
     def warn(self, reason: str) -> None:
         self.warnings.append(reason)

@@ -9,6 +9,7 @@ from typing import cast
 import pytest
 
 from ftvm.guests.cards import PumpedCard
+from ftvm.guests.disk.disk import Disk
 from ftvm.guests.qemu.outputs import OutputGate
 
 from .conftest import Ear
@@ -195,3 +196,43 @@ def test_a_held_gate_has_taken_all_frames_that_a_pumped_card_has(card: FakeCard)
 
     assert b"+".join(ear.frames) == b"one+two"
     assert card.told == ["begin", "flow", "hold"]
+
+
+class FakeDisk:
+    """Asks for a cut whenever a test wants it."""
+
+    def __init__(self) -> None:
+        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def ask(self) -> None:
+        os.eventfd_write(self._event, 1)
+
+    def fileno(self) -> int:
+        return self._event
+
+    def is_asking(self) -> bool:
+        try:
+            return bool(os.eventfd_read(self._event))
+        except BlockingIOError:
+            return False
+
+    def close(self) -> None:
+        os.close(self._event)
+
+
+def test_a_disk_that_asks_for_a_cut_is_heard_once_for_each_time() -> None:
+    ear, idle, disk = Ear(), FakeDisk(), FakeDisk()
+    gate = OutputGate(ear, {}, disks=[cast("Disk", idle), cast("Disk", disk)])
+    gate.flow()
+
+    for count in (1, 2):
+        disk.ask()
+        for _ in range(int(PATIENCE_S * 100)):
+            if ear.wishes >= count:
+                break
+            threading.Event().wait(0.01)
+    gate.close()
+
+    assert ear.wishes == 2
+    idle.close()
+    disk.close()

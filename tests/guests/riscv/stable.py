@@ -41,6 +41,9 @@ class Sink:
     def took_input(self, position: GuestPosition, channel: str, payload: bytes) -> None:
         self._log(LogKind.INPUT, position, channel=channel, payload=payload)
 
+    def want_cut(self) -> None:
+        raise AssertionError("a guest whose disk is memory waits for no cut")
+
     def warn(self, reason: str) -> None:
         raise AssertionError(reason)
 

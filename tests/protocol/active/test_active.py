@@ -1,5 +1,6 @@
 """What an active owes the world and its standby beyond the release rule."""
 
+from collections import deque
 from collections.abc import Callable
 from unittest.mock import Mock
 
@@ -15,8 +16,8 @@ from ftvm.protocol.active import PROGRESS_PATIENCE, leaving, shipping
 from ftvm.protocol.active.active_state import ActiveState
 from ftvm.protocol.active.link import LinkState
 from ftvm.protocol.core import Role
-from ftvm.protocol.reports import CutTaken, Emitted, NothingToCut
-from ftvm.protocol.timers import AT_ONCE
+from ftvm.protocol.reports import CutTaken, CutWanted, Emitted, NothingToCut
+from ftvm.protocol.timers import AT_ONCE, NEVER
 from ftvm.units import Nanos
 
 from ..harness import Pair, lone_active, make_batch, make_settings
@@ -108,6 +109,31 @@ def test_after_a_skipped_cut_the_next_is_due_an_interval_later() -> None:
 
     assert shipping.next_cut(active) == pair.now + interval_ns
     assert active.epoch == epoch
+
+
+def test_a_cut_that_the_guest_asks_for_is_due_at_once_and_once() -> None:
+    pair = Pair().protected()
+    active = pair.a.active
+    pair.elapse(1)
+    assert shipping.next_cut(active) > pair.now
+
+    pair.a.give(CutWanted())
+
+    assert shipping.next_cut(active) <= pair.now
+    order_of(active, pair.now)
+    pair.a.give(NothingToCut())
+    assert shipping.next_cut(active) > pair.now
+
+
+def test_a_cut_that_the_guest_asks_for_waits_for_a_place_among_the_epochs_under_way() -> None:
+    pair = Pair().protected()
+    active = pair.a.active
+    assert active.session is not None
+    active.session.in_flight = deque([Mock()] * active.core.settings.limits.epochs_in_flight)
+
+    pair.a.give(CutWanted())
+
+    assert shipping.next_cut(active) == NEVER
 
 
 def cut_of(pair: Pair, *outputs: Output) -> CutTaken:
