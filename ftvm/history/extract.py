@@ -75,7 +75,7 @@ def inputs_between(before: Entry, entries: Sequence[Entry]) -> tuple[LogRecord, 
         if not follows(before, entry):
             raise HistoryError(
                 f"the inputs of epoch {entry.epoch} are not in the history, only whole epochs: begin at a later epoch; "
-                f"or record under hybrid or lockstep, or, under {entry.engine}, with a history on both hosts"
+                f"or record under lockstep, or, under {entry.engine}, with a history on both hosts"
             )
         before = entry
     return tuple(record for entry in entries for record in entry.log)

@@ -1,7 +1,7 @@
 """A stretch of what a standby recorded, as a time machine takes it: an epoch to begin with, and the inputs since.
 
 Each epoch that is restored is checked against its digest. From there on the machine executes again, so the inputs must
-have been shipped, as hybrid and lockstep do, and the others where both hosts record; and the guest must be a built-in
+have been shipped, as lockstep does, and the others where both hosts record; and the guest must be a built-in
 machine.
 """
 

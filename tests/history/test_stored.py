@@ -44,7 +44,7 @@ def record(folder: Path, engine: Engine, *, records_both: bool = False) -> Path:
     ids=lambda engine: engine.name,
 )
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return record(tmp_path_factory.mktemp("past"), request.param, records_both=not request.param.logs)
+    return record(tmp_path_factory.mktemp("past"), request.param, records_both=not request.param.executes)
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_a_stretch_can_be_chosen_by_its_epochs(history: History) -> None:
 def test_where_one_host_alone_records_what_to_do_is_named(tmp_path: Path) -> None:
     with (
         History.open(record(tmp_path, Remus(interval=0.025))) as past,
-        pytest.raises(HistoryError, match="record under hybrid or lockstep"),
+        pytest.raises(HistoryError, match="record under lockstep"),
     ):
         StoredPast(past)
 

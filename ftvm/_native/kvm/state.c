@@ -12,6 +12,7 @@
 #define MAGIC UINT64_C(0x0a4d564b5654460a) /* "\nFTVKVM\n" */
 #define VERSION 1
 enum { MSR_DEADLINE = 0x6e0, MSR_CLOCK = 0x4b564d01, CLOCK_ENABLED = 1, CLOCK_BYTES = 32 };
+enum { LAPIC_TASK_PRIORITY = 0x80, LAPIC_PRIORITY = 0xa0, LAPIC_IN_SERVICE = 0x100, LAPIC_REGISTER_BYTES = 16 };
 #define KHZ_APART_PER_MILLION 250 /* as KVM itself tolerates without scaling */
 
 typedef struct {
@@ -73,6 +74,26 @@ static int read_msrs(const ftvm_kvm *machine, unsigned number, uint64_t *values)
     return 0;
 }
 
+/* The highest vector that a controller has in service, 0 if it has none. */
+static unsigned vector_in_service(const struct kvm_lapic_state *interrupts)
+{
+    for (unsigned vector = 255; vector > 0; vector--) {
+        unsigned at = LAPIC_IN_SERVICE + vector / 32 * LAPIC_REGISTER_BYTES + vector % 32 / 8;
+        if ((uint8_t)interrupts->regs[at] >> vector % 8 & 1)
+            return vector;
+    }
+    return 0;
+}
+
+/* Has a controller's priority be what its task's priority and its interrupts in service say (Intel SDM volume 3,
+ * "Processor-Priority Register"): KVM works it out when it needs it, and may tell what it was before the last end of
+ * an interrupt. */
+static void settle_priority(struct kvm_lapic_state *interrupts)
+{
+    unsigned task = (uint8_t)interrupts->regs[LAPIC_TASK_PRIORITY], served = vector_in_service(interrupts) & 0xf0;
+    interrupts->regs[LAPIC_PRIORITY] = (char)((task & 0xf0) >= served ? task : served);
+}
+
 int kvm_processor_read(const ftvm_kvm *machine, unsigned number, kvm_processor *processor)
 {
     memset(processor, 0, sizeof *processor);
@@ -81,6 +102,7 @@ int kvm_processor_read(const ftvm_kvm *machine, unsigned number, kvm_processor *
             ioctl(machine->cpus[number].fd, parts[i].get, (char *)processor + parts[i].offset) < 0)
             return -errno;
     }
+    settle_priority(&processor->interrupts);
     return read_msrs(machine, number, processor->msrs);
 }
 

@@ -67,6 +67,7 @@ def test_a_machine_saved_here_goes_on_there(guests: Guests) -> None:
     other.load_devices(devices)
     other.resume()
     other_ear.wait_count(last + 5)
+    other_ear.wait_for(b"bad 0 ")
     other.pause()
 
     assert other_ear.counts() == list(range(last + 1, other_ear.counts()[-1] + 1))

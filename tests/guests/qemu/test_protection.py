@@ -32,6 +32,14 @@ class LinuxEar(Ear):
     def wait_count(self, count: int) -> None:
         self.wait_until(lambda _: self.counts()[-1:] >= [count])
 
+    def records(self) -> list[int]:
+        """Return the records that it has said are on its disk."""
+        return [int(record) for record in re.findall(r"disk record (\d+)\r?\n", self.text())]
+
+    def wait_records(self, count: int) -> None:
+        """Wait until it has said so of that many: to write one may take it long where it has little of a processor."""
+        self.wait_until(lambda _: len(self.records()) >= count)
+
 
 def start(ear: Ear, guests: Guests, folder: Path, engine: str) -> tuple[Protection, QemuGuest, Standby, QemuGuest]:
     booted, blank = guests.loaded(), guests.blank()
@@ -48,15 +56,17 @@ def test_linux_goes_on_where_its_host_died(engine: str, victim: str, guests: Gue
     with standby:
         assert primary.wait_protected(PATIENCE_S)
         ear.wait_count(guests.booted.counted + 3)
+        ear.wait_records(2)
 
         if victim == "host":
             kill(primary)
         else:
             os.kill(booted.pid, signal.SIGKILL)
-        before = ear.counts()[-1]
+        before, written = ear.counts()[-1], len(ear.records())
         taken_over = standby.wait(PATIENCE_S)
         assert taken_over is not None
         ear.wait_count(before + 5)
+        ear.wait_records(written + 2)
 
         if victim == "qemu":
             with pytest.raises(GuestError, match="QEMU was ended by SIGKILL"):
@@ -66,7 +76,7 @@ def test_linux_goes_on_where_its_host_died(engine: str, victim: str, guests: Gue
     assert counts == list(range(guests.booted.counted + 1, counts[-1] + 1))
     assert "guest: boot" not in ear.text()
     assert set(re.findall(r"bad (\d+)", ear.text())) == {"0"}
-    records = [int(record) for record in re.findall(r"disk record (\d+)", ear.text())]
+    records = ear.records()
     assert records == list(range(records[0], records[-1] + 1))
     blank.close()
     image, (older, later) = image_of(blank), (label_of(booted), label_of(blank))
@@ -84,8 +94,8 @@ def test_what_linux_said_it_had_on_disk_is_in_the_standbys_image_and_nothing_els
     monkeypatch.setattr(blank, "close", lambda: (disks.append(bytes(blank.memory[2].buffer)), close()))
     with primary, standby:
         assert primary.wait_protected(PATIENCE_S)
-        ear.wait_count(guests.booted.counted + 5)
-        records = [int(record) for record in re.findall(r"disk record (\d+)", ear.text())]
+        ear.wait_records(3)
+        records = ear.records()
 
     assert b"record %d\n" % records[-1] in disks[0]
     assert image_of(blank) == disks[0]
