@@ -47,11 +47,14 @@ def _entry(name: str, mode: int, content: bytes) -> bytes:
 
 
 def writing_image(folder: Path) -> QemuImage:
-    """Return the demo's image with an init that writes: Linux unpacks one archive behind the other."""
+    """Return the demo's image with an init that writes: Linux unpacks one archive behind the other.
+
+    QEMU runs in a folder of its choice, so no path in it is relative.
+    """
     image = make_image()
     init = INIT.replace("exec /service\n", WRITER).encode()
     more = _entry("init", 0o100755, init) + _entry("TRAILER!!!", 0, b"")
-    ramdisk = folder / "writing.gz"
+    ramdisk = folder.resolve() / "writing.gz"
     ramdisk.write_bytes(image.ramdisk.read_bytes() + gzip.compress(more))
     return replace(image, ramdisk=ramdisk)
 
@@ -66,7 +69,7 @@ def write_heavily(
     """
     run = 0.0
     with tempfile.TemporaryDirectory(prefix="ftvm-writes-", dir=place) as name:
-        folder = Path(name)
+        folder = Path(name).resolve()
         for host in "AB":
             (folder / f"{host}.img").touch()
             os.truncate(folder / f"{host}.img", size_bytes)
