@@ -5,16 +5,24 @@ import json
 import os
 import sys
 import tempfile
+from contextlib import AbstractContextManager
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 from rich.console import Console
 
 from ftvm.cli.signals import Stopped
 from ftvm.engines.names import ENGINES, engine_named
-from ftvm.errors import ConfigError
+from ftvm.errors import ConfigError, FtvmError
 from ftvm.guests.kvm.machine import check_device
+from ftvm.guests.riscv.programs import SUMMARIES, open_program
+from ftvm.history.coverage import cover
+from ftvm.history.history import History
+from ftvm.history.picture import save_picture
+from ftvm.history.stored import StoredPast
+from ftvm.history.timeline import TimeMachine
 from ftvm.lab.demo import DemoOptions, Outcome, Screen, run
 from ftvm.lab.qemuimage import make_image
 from ftvm.lab.screen import LiveScreen, PlainScreen, SilentScreen, summary
@@ -22,6 +30,9 @@ from ftvm.lab.stage import HostCommands
 from ftvm.store.store import CATALOGUE
 
 __all__ = ["demo"]
+
+_DRAWN_INSTRUCTIONS: Final = 2_000_000
+"""At most so many are executed again: at least 20 ms of the guest's time."""
 
 
 @click.command()
@@ -88,6 +99,8 @@ def demo(
         raise
     if past is not None and not as_json:
         _say_where(Path(past))
+        if kind == "riscv" and guest != "qemu":
+            _draw(Path(past), hosts.guest)
     sys.exit(0 if outcome.is_good else 1)
 
 
@@ -120,6 +133,48 @@ def _say_where(folder: Path) -> None:
         click.echo(f"  ftvm history list {each} --epochs")
     if len(kept) > 1:
         click.echo(f"  ftvm history pull {kept[0]} {kept[1]}")
+
+
+def _draw(folder: Path, guest: str) -> None:
+    """Draw some of what a host has recorded, and say where the picture is; or why there is no picture.
+
+    guest  the name of a program, or the path of one
+    """
+    picture, found = folder / "picture.html", _longest(folder)
+    if found is None:
+        return
+    click.echo("what the guest did where it had most to do, drawn by executing it again; open in a browser:")
+    try:
+        with History.open(found) as history, _program(guest) as program:
+            with TimeMachine(StoredPast(history), program=program) as past:
+                first = _busiest(history, past)
+                covered = cover(past, first, min(past.end, first + _DRAWN_INSTRUCTIONS))
+            save_picture(covered, picture, sources=())
+    except FtvmError as wrong:
+        click.echo(f"  no picture: {wrong}")
+    else:
+        click.echo(f"  {picture.absolute().as_uri()}")
+
+
+def _longest(folder: Path) -> Path | None:
+    """Return the history that has the most epochs; None if no host has recorded any."""
+    counts: list[tuple[int, Path]] = []
+    for catalogue in sorted(folder.glob(f"*/{CATALOGUE}")):
+        with History.open(catalogue.parent) as history:
+            counts.append((len(list(history.epochs())), catalogue.parent))
+    most, found = max(counts, default=(0, None))
+    return found if most else None
+
+
+def _busiest(history: History, past: TimeMachine) -> int:
+    """Return the instruction with which the epoch began in which the guest executed most."""
+    cuts = [epoch.position.retired for epoch in history.epochs() if epoch.position is not None]
+    within = [cut for cut in cuts if past.start <= cut <= past.end]
+    return max(pairwise([past.start, *within]), key=lambda pair: pair[1] - pair[0], default=(past.start,))[0]
+
+
+def _program(guest: str) -> AbstractContextManager[Path]:
+    return open_program(guest) if guest in SUMMARIES else contextlib.nullcontext(Path(guest))
 
 
 def _linux() -> str:

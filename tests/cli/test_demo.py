@@ -6,10 +6,25 @@ from click.testing import CliRunner
 
 from ftvm.cli import demo as command
 from ftvm.cli.signals import Stopped
-from ftvm.errors import ConfigError
+from ftvm.errors import ConfigError, HistoryError
+from ftvm.guests.riscv import RiscvGuest
+from ftvm.guests.riscv.programs import read_program
 from ftvm.history.history import History
 from ftvm.lab.demo import DemoOptions, Outcome, Screen
 from ftvm.lab.ledger import Ledger
+from ftvm.runtime.alone import record
+from ftvm.runtime.world import CallbackWorld
+
+from ..runtime.test_recording import wait_until
+
+
+def record_some(folder: Path) -> None:
+    guest = RiscvGuest(read_program("ticks"), memory_bytes=2 << 20, command_line="beats=0 ms=2")
+    with (
+        record(guest, History.open(folder, create=True), world=CallbackWorld()),
+        History.open(folder) as looking,
+    ):
+        wait_until(lambda: len(list(looking.epochs())) > 1)
 
 
 def finished(options: DemoOptions, *, trouble: str | None = None) -> Outcome:
@@ -89,6 +104,42 @@ def test_the_end_says_where_the_past_is_and_how_to_look_at_it(monkeypatch: pytes
 
     assert f"ftvm history list {tmp_path}/past/A --epochs" in said
     assert f"ftvm history pull {tmp_path}/past/A {tmp_path}/past/B" in said
+    assert "picture" not in said, "nothing was recorded"
+
+
+def test_the_end_links_to_a_picture_of_what_the_guest_did(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It names the functions of the program that ships: nothing has to be built for it."""
+
+    def run(options: DemoOptions, screen: Screen) -> Outcome:
+        del screen
+        record_some(tmp_path / "past" / "A")
+        return finished(options)
+
+    monkeypatch.setattr(command, "run", run)
+    monkeypatch.setattr(command, "_guest", lambda *_: {"guest": "ticks"})  # which works without a client
+
+    said = CliRunner().invoke(command.demo, ["--history", str(tmp_path / "past")]).output
+
+    picture = tmp_path / "past" / "picture.html"
+    assert said.splitlines()[-1].strip() == picture.as_uri()
+    assert "timer_wait_for" in picture.read_text(encoding="utf-8")
+
+
+def test_a_past_that_cannot_be_drawn_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def run(options: DemoOptions, screen: Screen) -> Outcome:
+        del screen
+        record_some(tmp_path / "past" / "A")
+        return finished(options)
+
+    def cover(*_: object) -> None:
+        raise HistoryError("the log has a hole")
+
+    monkeypatch.setattr(command, "run", run)
+    monkeypatch.setattr(command, "cover", cover)
+
+    said = CliRunner().invoke(command.demo, ["--history", str(tmp_path / "past")]).output
+
+    assert said.splitlines()[-1] == "  no picture: the log has a hole"
 
 
 def test_json_is_one_object_even_when_the_demo_could_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:

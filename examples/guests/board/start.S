@@ -4,6 +4,7 @@
 # other registers, nor about memory outside the ELF file's segments: a machine that was reset without losing its memory
 # still holds the old contents, which is why .bss is cleared here and not taken as zero.
 
+    .file   "start.S"                   # else the symbol table names the object, a temporary file
     .section .text.start, "ax"
     .globl _start
 _start:
