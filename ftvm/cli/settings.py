@@ -5,7 +5,7 @@ the guest file and the command line (which wins), and finds all mistakes at once
 elsewhere: hostsettings.py has those of all hosts, kinds/ those of one kind of guest.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +14,17 @@ from ftvm.errors import ConfigError, FtvmError, ImageError
 from ftvm.interfaces import Capability, Guest
 from ftvm.service.guestfile import GuestFile, unfit, unknown
 
-__all__ = ["DEFAULT_KIND", "HostSettings", "Kind", "Setting", "Values", "check_settings", "in_folder", "read_settings"]
+__all__ = [
+    "DEFAULT_KIND",
+    "HostSettings",
+    "Kind",
+    "Setting",
+    "Values",
+    "check_settings",
+    "in_folder",
+    "make_guest",
+    "read_settings",
+]
 
 DEFAULT_KIND: Final = "riscv"
 _NOT_SETTINGS: Final = {
@@ -227,11 +237,12 @@ def _stranger(name: str, rows: Mapping[str, Setting], kinds: Mapping[str, Kind],
     return "" if kind is None else f"only a guest of kind {' or '.join(others)} has it; this one is {kind.name}"
 
 
-def check_settings(settings: HostSettings) -> None:
-    """Raise one ConfigError that names all that is wrong with the settings."""
-    complaints = [settings.complaint(name) for name in settings.problems]
+def check_settings(settings: HostSettings, *, but: Container[str] = ()) -> None:
+    """Raise one ConfigError that names all that is wrong with the settings, `but` for those that nobody uses."""
+    wrong = [name for name in settings.problems if name not in but]
+    complaints = [settings.complaint(name) for name in wrong]
     if len(complaints) == 1:
-        raise ConfigError(complaints[0]) from next(iter(settings.problems.values()))
+        raise ConfigError(complaints[0]) from settings.problems[wrong[0]]
     if complaints:
         raise ConfigError(
             f"{len(complaints)} settings are wrong:"
@@ -242,3 +253,12 @@ def check_settings(settings: HostSettings) -> None:
 def in_folder(path: str, folder: Path) -> str:
     """Return a path from a guest file, relative to the file's folder."""
     return str(folder / path)
+
+
+def make_guest(settings: HostSettings) -> Guest:
+    """Make the guest of settings that were not checked. Raises ConfigError for the first that it needs and is wrong."""
+    try:
+        return settings.kind.make(settings)
+    except _UnreadError as unread:
+        (name,) = unread.args
+        raise ConfigError(settings.complaint(name)) from settings.problems[name]

@@ -27,7 +27,7 @@ LINES: Final = {
     "_native": 480,
     "arbiters": 775,
     "capture": 474,
-    "cli": 3872,
+    "cli": 3892,
     "encode": 1410,
     "engines": 190,
     "guests": 2956,

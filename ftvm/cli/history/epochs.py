@@ -12,7 +12,9 @@ from typing import Any, Final, TextIO
 import click
 
 from ftvm.checkpoint import Output
+from ftvm.cli.hostsettings import SHARED
 from ftvm.cli.kinds import read_host
+from ftvm.cli.settings import check_settings, make_guest
 from ftvm.cli.signals import Stopped
 from ftvm.errors import HistoryError
 from ftvm.history.clone import Clone
@@ -381,6 +383,7 @@ def run(
     With --gdb it stands at the epoch until gdb lets it go on, and gdb may change it. It ends with gdb's `kill` or ^C.
     """
     settings = read_host(file, {}, boots=False, is_json=is_json)
+    check_settings(settings, but={row.name for row in SHARED})  # a clone meets no other host
     clock, out = MonotonicClock(), sys.stderr if is_json else sys.stdout
 
     def say(output: Output) -> None:
@@ -391,7 +394,7 @@ def run(
     with (
         History.open(store, key=key) as past,
         _progress("restoring") as progress,
-        past.clone(epoch, settings.kind.make(settings), stream=stream, on_output=say, progress=progress) as clone,
+        past.clone(epoch, make_guest(settings), stream=stream, on_output=say, progress=progress) as clone,
     ):
         if where is not None:
             _let_gdb_run(clone, where, out)

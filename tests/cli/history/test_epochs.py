@@ -223,6 +223,28 @@ def test_a_clone_runs_from_an_epoch_and_is_compared(ftvm: Run, tmp_path: Path) -
     assert "2 MiB / 4 MiB" in refused.err
 
 
+@pytest.mark.parametrize(
+    ("file", "complaint"),
+    [
+        ('kind = "riscv"\nnic = "udp:0:9000"\n', "guest.toml:2: nic: "),
+        ('memory = "64Q"\n', "guest.toml:1: memory: "),
+        ('kind = "x"\n', "guest.toml:1: kind: "),
+        ("memroy = 5\n", "guest.toml:1: memroy: "),
+    ],
+)
+def test_a_guest_file_that_is_wrong_is_told_with_its_line_where_a_clone_needs_it(
+    ftvm: Run, tmp_path: Path, file: str, complaint: str
+) -> None:
+    """It was told as a bug in ftvm."""
+    epoch = record_console(tmp_path)
+    (tmp_path / "guest.toml").write_text(file)
+
+    refused = ftvm("history", "run", tmp_path / "past", epoch, tmp_path / "guest.toml")
+
+    assert refused.status == 2
+    assert complaint in refused.err
+
+
 @pytest.mark.parametrize("end", ["recording was stopped", "recording was not ended in order"])
 def test_a_host_records_where_its_settings_say_also_if_it_is_killed(ftvm: Run, tmp_path: Path, end: str) -> None:
     port = port_of_nobody()
