@@ -46,6 +46,7 @@ from ftvm.encode.messages import (
 )
 from ftvm.encode.versions import CACHE_SINCE, FLAT_SINCE, FROZEN_FORM, SPOKEN, VERSION_MAX, Versions
 from ftvm.interfaces import Record
+from ftvm.logtable import LogTable
 from ftvm.units import PAGE_BYTES, PageCount
 
 __all__ = [
@@ -244,7 +245,7 @@ def messages(version: int = FROZEN_FORM) -> st.SearchStrategy[Message]:
         st.builds(Refuse, joiner=identities(), reason=_texts, is_final=st.booleans()),
         st.builds(Copy, sequence=_numbers, round=_numbers, batch=batches()),
         _epoch_parts(version),
-        st.builds(Log, sequence=_numbers, records=logs()),
+        st.builds(Log, sequence=_numbers, records=logs().map(LogTable.of)),
         st.builds(Ack, received=_numbers, epoch=_numbers, log_index=_numbers, memory_digest=_digests),
         st.builds(Ping, number=_numbers),
         st.builds(Pong, number=_numbers),

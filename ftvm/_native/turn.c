@@ -23,6 +23,7 @@ enum { ROW_HEADER = 40 };
 #define ROWS_KEPT_FREE                                                                                                 \
     (2 * ROW_HEADER + FTVM_TURN_ENTROPY_MAX + ROW_HEADER + 64 + DEVICE_OUTPUT_BURST + 512 * (ROW_HEADER))
 #define ROWS_BYTES (1 << 20)
+#define ROWS_MAX (ROWS_BYTES / ROW_HEADER)
 
 _Static_assert(ROWS_KEPT_FREE < ROWS_BYTES / 2, "frames need room, too");
 
@@ -57,6 +58,9 @@ struct ftvm_turn {
     uint64_t spoke_at;
     size_t rows_length;
     uint8_t rows[ROWS_BYTES];
+    /* the rows once more, packed */
+    uint8_t table[ROWS_MAX * FTVM_LOGTABLE_ROW], inputs[ROWS_BYTES], said[ROWS_BYTES], spoken[ROWS_MAX];
+    uint32_t lengths[ROWS_MAX];
 };
 
 static void lock(ftvm_turn *turn)
@@ -108,6 +112,64 @@ static uint32_t u32_at(const uint8_t *at)
 {
     wire_reader reader = {at, 4, 0};
     return wire_read_u32(&reader);
+}
+
+/* Returns the number of a channel in a table; it gets one with its first record. */
+static uint8_t number_of(ftvm_turn_packed *packed, uint8_t channel)
+{
+    size_t number = 0;
+    while (number < packed->channel_count && packed->channels[number] != channel)
+        number++;
+    if (number == packed->channel_count)
+        packed->channels[packed->channel_count++] = channel;
+    return (uint8_t)number;
+}
+
+/* Packs the row at `at`; returns where the next one begins. */
+static size_t pack_row(ftvm_turn *turn, size_t at, uint64_t output_next, ftvm_turn_packed *packed)
+{
+    const uint8_t *payload = turn->rows + at + ROW_HEADER;
+    wire_reader reader = {turn->rows + at, ROW_HEADER, 0};
+    uint32_t turn_kind = wire_read_u32(&reader), channel = wire_read_u32(&reader);
+    uint64_t retired = wire_read_u64(&reader), idled = wire_read_u64(&reader), amount = wire_read_u64(&reader);
+    uint32_t length = wire_read_u32(&reader), kept = 0;
+    uint8_t kind = FTVM_LOGTABLE_CLOCK, named = FTVM_TURN_NO_CHANNEL;
+    if (turn_kind == FTVM_TURN_INPUT) {
+        kind = FTVM_LOGTABLE_INPUT;
+        named = (uint8_t)channel;
+        amount = 0;
+        kept = length;
+        memcpy(turn->inputs + packed->input_bytes, payload, length);
+        packed->input_bytes += length;
+    } else if (turn_kind == FTVM_TURN_OUTPUT) {
+        kind = FTVM_LOGTABLE_OUTPUT;
+        amount = output_next + packed->outputs;
+        memcpy(turn->said + packed->said_bytes, payload, length);
+        packed->said_bytes += length;
+        turn->spoken[packed->outputs] = (uint8_t)channel;
+        turn->lengths[packed->outputs++] = length;
+    }
+    wire_writer row = {turn->table + packed->records++ * FTVM_LOGTABLE_ROW, FTVM_LOGTABLE_ROW, 0};
+    wire_write_u8(&row, kind);
+    wire_write_u8(&row, number_of(packed, named));
+    wire_write_u64(&row, retired);
+    wire_write_u64(&row, idled);
+    wire_write_u64(&row, amount);
+    wire_write_u32(&row, kept);
+    return at + ROW_HEADER + ((length + 7) & ~(size_t)7);
+}
+
+void ftvm_turn_pack(ftvm_turn *turn, uint64_t output_next, ftvm_turn_packed *packed)
+{
+    memset(packed, 0, sizeof *packed);
+    packed->table = turn->table;
+    packed->inputs = turn->inputs;
+    packed->said = turn->said;
+    packed->spoken = turn->spoken;
+    packed->lengths = turn->lengths;
+    for (size_t at = 0; at < turn->rows_length;)
+        at = pack_row(turn, at, output_next, packed);
+    turn->are_rows_taken = true;
 }
 
 /* Notes what the run said. Returns whether it said anything. */

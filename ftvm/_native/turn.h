@@ -20,6 +20,7 @@
 #ifndef FTVM_TURN_H
 #define FTVM_TURN_H
 
+#include "logtable.h"
 #include "riscv.h"
 
 #define FTVM_TURN_FRAMES_MAX 1024            /* inputs that wait for the machine; more are dropped */
@@ -70,6 +71,22 @@ void ftvm_turn_leave(ftvm_turn *turn);
 /* Takes the rows, which stay where they are until the next ftvm_turn_go or _draw; *bytes is set to their length. For the
  * machine's own thread. */
 const uint8_t *ftvm_turn_rows(ftvm_turn *turn, size_t *bytes);
+
+/* What a turn brought, packed: its records as a table of logtable.h, and its outputs apart. */
+typedef struct {
+    const uint8_t *table, *inputs; /* the table's rows, and its payloads: those of inputs */
+    const uint8_t *said, *spoken;  /* the outputs' payloads; the channel of each */
+    const uint32_t *lengths;       /* of the outputs */
+    size_t records, input_bytes, outputs, said_bytes;
+    uint8_t channels[4]; /* of the table, in the order in which they come in: FTVM_TURN_NO_CHANNEL, or that of an input */
+    size_t channel_count;
+} ftvm_turn_packed;
+
+#define FTVM_TURN_NO_CHANNEL 255 /* of a step of the clock, and of an output: its record does not say */
+
+/* Takes the rows, as ftvm_turn_rows, as a table. `output_next` is the number of the first output among them. What
+ * `packed` points to stays as long as the rows do. For the machine's own thread. */
+void ftvm_turn_pack(ftvm_turn *turn, uint64_t output_next, ftvm_turn_packed *packed);
 
 /* Gives random bytes, at most FTVM_TURN_ENTROPY_MAX, after FTVM_TURN_ENTROPY. For the machine's own thread. Returns how
  * many were taken; they have a row. */

@@ -7,9 +7,10 @@ link does to them.
 
 from dataclasses import dataclass, field
 
-from ftvm.checkpoint import Buffer, Checkpoint, Geometry, LogRecord, PageBatch
+from ftvm.checkpoint import Buffer, Checkpoint, Geometry, PageBatch
 from ftvm.encode.versions import FIRST, FROZEN_FORM, Versions
 from ftvm.interfaces import Record
+from ftvm.logtable import LogTable
 
 __all__ = [
     "Ack",
@@ -175,10 +176,10 @@ class EpochPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Log:
-    """Log records, of consecutive indices; kept until a checkpoint that covers them is committed."""
+    """Log records; kept until a checkpoint that covers them is committed."""
 
     sequence: int
-    records: tuple[LogRecord, ...]
+    records: LogTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

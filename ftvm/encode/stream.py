@@ -17,6 +17,7 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
+from ftvm._native.logtable import check_rows
 from ftvm._native.memory import bytes_digest
 from ftvm.checkpoint import (
     PAGE_COUNT_MAX,
@@ -24,8 +25,6 @@ from ftvm.checkpoint import (
     Buffer,
     Checkpoint,
     GuestPosition,
-    LogKind,
-    LogRecord,
     Output,
     PageBatch,
 )
@@ -45,26 +44,23 @@ from ftvm.encode.fields import (
 from ftvm.encode.messages import Copy, EpochPart, Log
 from ftvm.encode.versions import FLAT_SINCE
 from ftvm.errors import BadFrame, ConfigError, LimitExceeded
+from ftvm.logtable import LOG_ROW, LogTable
 
 __all__ = [
-    "LOG_ROW",
     "OUTPUT_ROW",
     "STREAM_MESSAGES",
     "check_batch",
     "check_end",
     "check_seal",
     "pack_outputs",
-    "pack_records",
     "unpack_outputs",
     "unpack_records",
 ]
 
 OUTPUT_ROW: Final = struct.Struct("<BI")
-LOG_ROW: Final = struct.Struct("<BBQQQI")
 _BATCH_FRAMES: Final = 3
 _END_FRAMES: Final = 4
 _PART_FRAMES: Final = (_BATCH_FRAMES, _END_FRAMES, _BATCH_FRAMES + _END_FRAMES)
-_LOG_KINDS: Final = {kind.value: kind for kind in LogKind}
 
 
 def _unpack_batch(value: object, frames: Frames, limits: Limits) -> PageBatch:
@@ -225,28 +221,9 @@ def check_end(devices: Buffer, page_digests: Buffer, payloads: Buffer, limits: L
 
 
 def _pack_log(message: Log) -> Packed:
-    first, channels, table, payloads = pack_records(message.records)
-    frames: list[Buffer] = [table, payloads]
-    return [message.sequence, first, channels, bytes_digest(*frames)], frames
-
-
-def pack_records(records: Sequence[LogRecord]) -> tuple[int, list[str], bytes, bytes]:
-    """Return the first index, the channels' names, the table and the payloads of log records."""
-    channels = list(dict.fromkeys(record.channel for record in records))
-    if len(channels) > NAMES_MAX:
-        raise LimitExceeded("input channels", limit=NAMES_MAX, wanted=len(channels))
-    rows = (
-        LOG_ROW.pack(
-            record.kind.value,
-            channels.index(record.channel),
-            record.position.retired,
-            record.position.idled,
-            record.amount,
-            len(record.payload),
-        )
-        for record in records
-    )
-    return records[0].index if records else 0, channels, b"".join(rows), b"".join(record.payload for record in records)
+    table = message.records
+    frames: list[Buffer] = [table.rows, table.payloads]
+    return [message.sequence, table.first, table.channels, bytes_digest(*frames)], frames
 
 
 def _unpack_log(fields: Header, frames: Frames, limits: Limits) -> Log:
@@ -259,33 +236,18 @@ def _unpack_log(fields: Header, frames: Frames, limits: Limits) -> Log:
     return Log(sequence=read_number(sequence, "sequence"), records=records)
 
 
-def unpack_records(
-    index: int, names: tuple[str, ...], table: Buffer, payloads: Buffer, limits: Limits
-) -> tuple[LogRecord, ...]:
+def unpack_records(index: int, names: tuple[str, ...], table: Buffer, payloads: Buffer, limits: Limits) -> LogTable:
     """Return the records of a table, from `index` on. Raises BadFrame, the peer's fault."""
     count, rest = divmod(len(table), LOG_ROW.size)
     if rest or not 0 < count <= limits.log_records or len(payloads) > limits.log_bytes:
         raise BadFrame(f"a log table of {len(table)} bytes with {len(payloads)} bytes of payload cannot be")
-    records: list[LogRecord] = []
-    offset = 0
-    for kind, channel, retired, idled, amount, length in LOG_ROW.iter_unpack(table):
-        if kind not in _LOG_KINDS or channel >= len(names) or length > len(payloads) - offset:
-            raise BadFrame(f"log record {index} is of kind {kind}, channel {channel}, {length} bytes")
-        records.append(
-            LogRecord(
-                index=index,
-                kind=_LOG_KINDS[kind],
-                position=GuestPosition(retired, idled),
-                amount=amount,
-                channel=names[channel],
-                payload=bytes(payloads[offset : offset + length]),
-            )
-        )
-        index += 1
-        offset += length
-    if offset != len(payloads):
-        raise BadFrame(f"log records use {offset} of {len(payloads)} payload bytes")
-    return tuple(records)
+    place, left = check_rows(table, count, len(names), len(payloads))
+    if place < count:
+        kind, channel, *_, length = LOG_ROW.unpack_from(table, place * LOG_ROW.size)
+        raise BadFrame(f"log record {index + place} is of kind {kind}, channel {channel}, {length} bytes")
+    if left:
+        raise BadFrame(f"log records use {len(payloads) - left} of {len(payloads)} payload bytes")
+    return LogTable(first=index, record_count=count, channels=names, rows=bytes(table), payloads=bytes(payloads))
 
 
 def check_seal(sealed: object, frames: Frames) -> None:

@@ -31,18 +31,17 @@ from ftvm.encode.fields import DIGEST_BYTES, NAMES_MAX, TEXT_CHARS_MAX, read_fie
 from ftvm.encode.headed import Sealed, encode_headed, read_headed
 from ftvm.encode.messages import Ack, Envelope, EpochPart, Log, Message, SessionId
 from ftvm.encode.stream import (
-    LOG_ROW,
     OUTPUT_ROW,
     check_batch,
     check_end,
     pack_outputs,
-    pack_records,
     unpack_outputs,
     unpack_records,
 )
 from ftvm.encode.versions import FLAT_SINCE, SPOKEN
 from ftvm.errors import BadFrame, VersionMismatch
 from ftvm.interfaces import Record
+from ftvm.logtable import LOG_ROW
 
 __all__ = ["FLAT_BYTES_MAX", "MARK", "FlatSealed", "decode", "encode", "read_header"]
 
@@ -113,8 +112,8 @@ def _pack_names(names: tuple[str, ...]) -> bytes:
 
 
 def _pack_log(message: Log) -> tuple[tuple[str, ...], list[Buffer]]:
-    first, channels, table, payloads = pack_records(message.records)
-    return tuple(channels), [_LOG.pack(message.sequence, first, len(message.records)), table, payloads]
+    table = message.records
+    return table.channels, [_LOG.pack(message.sequence, table.first, table.record_count), table.rows, table.payloads]
 
 
 def _pack_part(message: EpochPart) -> tuple[tuple[str, ...], list[Buffer]]:

@@ -157,7 +157,7 @@ class Follow:
 class Execute:
     """Execute these log records, behind those that wait. Reports LogFollowed with outputs made, or GuestDiverged."""
 
-    records: tuple[LogRecord, ...]
+    records: Sequence[LogRecord]
 
 
 @dataclass(frozen=True, slots=True)

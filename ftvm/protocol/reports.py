@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ftvm.checkpoint import Checkpoint, LogRecord, Output, PageBatch
+from ftvm.checkpoint import Checkpoint, Output, PageBatch
 from ftvm.encode.messages import Envelope, Message
 from ftvm.errors import FtvmError
 from ftvm.interfaces import Answer, Engine
+from ftvm.logtable import NO_LOG, LogTable
 from ftvm.protocol.effects import Difference
 from ftvm.units import Nanos
 
@@ -91,13 +92,13 @@ class Emitted:
     `is_guest_idle`: the guest is known to wait for something from outside.
     """
 
-    log: Sequence[LogRecord] = ()
+    log: LogTable = NO_LOG
     outputs: Sequence[tuple[Output, int]] = ()
     is_guest_idle: bool = False
 
     def __bool__(self) -> bool:
         """Whether there is anything."""
-        return bool(self.log or self.outputs)
+        return bool(self.log.record_count or self.outputs)
 
 
 @dataclass(frozen=True, slots=True)

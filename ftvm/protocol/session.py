@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final, Generic, Protocol, TypeVar
 
-from ftvm.checkpoint import NOTHING_SAFE, Checkpoint, LogRecord, Output, PageBatch, Watermarks
+from ftvm.checkpoint import NOTHING_SAFE, Checkpoint, Output, PageBatch, Watermarks
 from ftvm.config import Limits
 from ftvm.encode.messages import (
     Ack,
@@ -34,6 +34,7 @@ from ftvm.encode.messages import (
 from ftvm.encode.versions import FLAT_SINCE
 from ftvm.errors import BadFrame, DigestMismatch, InternalError
 from ftvm.interfaces import Engine, Record
+from ftvm.logtable import LogTable, joined
 from ftvm.protocol.detector import FailureDetector
 from ftvm.protocol.timers import NEVER
 from ftvm.units import Nanos
@@ -273,10 +274,9 @@ class Session:
     matching: Matching | None = None
     is_cached: bool = False
 
-    def log(self, records: Sequence[LogRecord]) -> None:
+    def log(self, records: LogTable) -> None:
         """Count records that the standby is to keep, or to execute, until a checkpoint covers them."""
-        size_bytes = sum([len(record.payload) for record in records])
-        self.logged = Logged(self.logged.records + len(records), self.logged.size_bytes + size_bytes)
+        self.logged = Logged(self.logged.records + records.record_count, self.logged.size_bytes + len(records.payloads))
         self._measure_log()
 
     def _measure_log(self) -> None:
@@ -302,10 +302,11 @@ class Session:
         """Queue the answer to digests: what the other side keeps."""
         self.outbox.put(CacheKept(sequence=self.outbox.next_sequence, first=first, pages=pages, kept=kept))
 
-    def ship_log(self, records: tuple[LogRecord, ...]) -> None:
-        """Queue log records."""
+    def ship_log(self, tables: Sequence[LogTable]) -> None:
+        """Queue log records, in one message: tables that follow one another, at least one."""
+        records = tables[0] if len(tables) == 1 else joined(tables)
         self.outbox.put(Log(sequence=self.outbox.next_sequence, records=records))
-        self.log_shipped = records[-1].index
+        self.log_shipped = records.first + records.record_count - 1
 
     def ship_epoch(
         self, checkpoint: Checkpoint, outputs: tuple[Output, ...], engine: Engine, pause_ns: int, now: Nanos

@@ -233,7 +233,7 @@ def _view_of_standby(state: StandbyState) -> StandbyView:
         outputs=committed.outputs,
         log=committed.log,
         log_index=committed.log_index,
-        log_bytes=committed.log_bytes,
+        log_bytes=committed.log.payload_bytes,
         staged_bytes=state.staging.size_bytes,
         staging_limit_bytes=state.staging.limit_bytes,
         copied_pages=committed.copied_pages,

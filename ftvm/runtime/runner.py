@@ -87,7 +87,7 @@ class GuestRunner:
         self.is_running = True
         self.is_paused = False
         self._guest.resume()
-        return Emitted((), [(output, 0) for output, _ in made])
+        return Emitted(outputs=[(output, 0) for output, _ in made])
 
     def _reach_end_of_log(self, effect: do.RunGuest) -> None:
         follower, self.follower = self.follower, None

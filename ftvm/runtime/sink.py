@@ -6,18 +6,26 @@ guest's thread counts. `open`, `close` and `set_logging` are called only while t
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from ftvm.checkpoint import GuestPosition, LogKind, LogRecord, Output
 from ftvm.interfaces import Clock
+from ftvm.logtable import NO_LOG, LogTable, joined
 from ftvm.protocol.reports import Emitted
 from ftvm.units import Nanos
 
-__all__ = ["NumberingSink"]
+__all__ = ["NumberingSink", "PackedTurn"]
 
 _WARNINGS_KEPT: Final = 16
 _TIMES_KEPT: Final = 4_096
 """Of outputs that have not left yet; where more are held, what the oldest of them waited for is told a little short."""
+
+
+class PackedTurn(Protocol):
+    """What a guest did in one turn, packed by whoever ran it."""
+
+    def packed(self, log_next: int, output_next: int) -> tuple[LogTable, Sequence[Output]]:
+        """Return the records, from index `log_next` on, and the outputs, from number `output_next` on, in order."""
 
 
 class NumberingSink:
@@ -94,39 +102,26 @@ class NumberingSink:
         if len(self.items) <= 1:
             self._wake()
 
-    def hand_on(self, happened: Sequence[tuple[LogKind, str, GuestPosition, int, bytes]]) -> None:
+    def hand_on(self, turn: PackedTurn) -> None:
         """Take what the guest did in one turn, in order: each as by `emit`, `took_input` or `moved_clock`.
 
-        Each is (kind, channel, position, ticks, payload). All of it goes on together, so that each output waits for all
-        that is logged of the turn: one thing to wait for, behind its own record, and on its way with it.
+        All of it goes on together, so that each output waits for all that is logged of the turn: one thing to wait for,
+        behind its own record, and on its way with it. The records stay packed.
         """
         if not self._is_open:
             return
-        log: list[LogRecord] = []
-        outputs: list[Output] = []
-        is_logging, index, number = self._is_logging, self.log_index, self.output_next
-        for kind, channel, position, amount, payload in happened:
-            if kind is LogKind.OUTPUT:
-                outputs.append(Output(number=number, channel=channel, payload=payload))
-                channel, amount, payload, number = "", number, b"", number + 1
-            elif kind is LogKind.INPUT:
-                amount = 0
-            else:
-                channel, payload = "", b""
-            if is_logging:
-                index += 1
-                log.append(
-                    LogRecord(
-                        index=index, kind=kind, position=position, amount=amount, channel=channel, payload=payload
-                    )
-                )
+        log, outputs = turn.packed(self.log_index + 1, self.output_next)
+        if self._is_logging:
+            self.log_index += log.record_count
+        else:
+            log = NO_LOG
         if outputs:
             now = self._clock.now()
             self._times += [(output.number, now) for output in outputs]
-        self.output_next, self.log_index = number, index
-        if log or outputs:
-            group = Emitted(log, [(output, index) for output in outputs])
-            self.items.append((group, index))
+            self.output_next += len(outputs)
+        if log.record_count or outputs:
+            index = self.log_index
+            self.items.append((Emitted(log, [(output, index) for output in outputs]), index))
             if len(self.items) <= 1:
                 self._wake()
 
@@ -176,22 +171,30 @@ class NumberingSink:
 
     def drain(self) -> Emitted:
         """Take out all that has come, in order."""
-        log: list[LogRecord] = []
+        tables: list[LogTable] = []
+        single: list[LogRecord] = []
         outputs: list[tuple[Output, int]] = []
         while self.items:
             item, log_index = self.items.popleft()
             if isinstance(item, Emitted):
-                log += item.log
+                if single:
+                    tables.append(LogTable.of(single))
+                    single = []
+                tables.append(item.log)
                 outputs += item.outputs
             elif isinstance(item, LogRecord):
-                log.append(item)
+                single.append(item)
             else:
                 outputs.append((item, log_index))
-        return Emitted(log, outputs)
+        if single:
+            tables.append(LogTable.of(single))
+        if not tables:
+            return Emitted(NO_LOG, outputs)
+        return Emitted(tables[0] if len(tables) == 1 else joined(tables), outputs)
 
     def put_back(self, emitted: Emitted) -> None:
         """Take back what was drained, before all that has come since: it is handed on as if nobody had asked."""
-        if emitted.log or emitted.outputs:
+        if emitted.log.record_count or emitted.outputs:
             self.items.appendleft((emitted, 0))
 
     def _log(

@@ -39,8 +39,9 @@ from ftvm.encode.fields import (
     read_numbers,
     read_text,
 )
-from ftvm.encode.stream import pack_outputs, pack_records, unpack_outputs, unpack_records
+from ftvm.encode.stream import pack_outputs, unpack_outputs, unpack_records
 from ftvm.errors import BadFrame, HistoryError
+from ftvm.logtable import LogTable
 
 __all__ = [
     "EMPTY_BATCH",
@@ -151,8 +152,8 @@ def encode_entry(entry: Entry, *, like: tuple[int, bytes] | None = None) -> byte
     """
     pages, devices, where = entry.pages, entry.devices, entry.position
     channels, table, payloads = pack_outputs(entry.outputs)
-    first, names, log_table, log_payloads = pack_records(entry.log)
-    rest = b"".join((table, payloads, log_table, log_payloads))
+    log = LogTable.of(entry.log)
+    rest = b"".join((table, payloads, log.rows, log.payloads))
     packer, packed_pages = _pack_pages(pages, entry.level)
     packed = packed_pages, _pack(devices, b"" if like is None else like[1]), _pack(rest)
     header = msgpack.packb(
@@ -166,7 +167,7 @@ def encode_entry(entry: Entry, *, like: tuple[int, bytes] | None = None) -> byte
             [pages.count, len(pages.payload), int(packer)],
             None if like is None else like[0],
             [channels, len(table), len(payloads)],
-            [first, names, len(log_table), len(log_payloads)],
+            [log.first, log.channels, len(log.rows), len(log.payloads)],
             len(devices),
             [len(block) for block in packed],
         ]
@@ -228,7 +229,7 @@ def _decoded(content: memoryview, like: bytes) -> Entry:
         outputs=unpack_outputs(
             read_list(read_identity, channels, "output channels"), output_next, rest[0], rest[1], _LIMITS
         ),
-        log=unpack_records(first, texts, rest[2], rest[3], _LIMITS) if len(rest[2]) else (),
+        log=tuple(unpack_records(first, texts, rest[2], rest[3], _LIMITS)) if len(rest[2]) else (),
     )
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftvm._native.memory import batch_digest
-from ftvm.checkpoint import PAGE_DIGEST_ROW, Buffer, Checkpoint, GuestPosition, Output, PageBatch
+from ftvm.checkpoint import PAGE_DIGEST_ROW, Buffer, Checkpoint, GuestPosition, LogRecord, Output, PageBatch
 from ftvm.config import Limits
 from ftvm.encode.headed import seal
 from ftvm.encode.messages import Ack, Copy, Envelope, EpochPart, Log, Message, Ping, SessionId
@@ -19,6 +19,7 @@ from ftvm.encode.versions import FLAT_SINCE, SPOKEN
 from ftvm.encode.wire import FLAT_BYTES_MAX, MARK, decode, encode, read_header
 from ftvm.errors import BadFrame, ConfigError, VersionMismatch
 from ftvm.interfaces import Record
+from ftvm.logtable import NO_LOG, LogTable
 
 from ..strategies import envelopes, logs, messages, sessions
 from .forging import forged
@@ -75,8 +76,8 @@ def test_every_message_of_a_session_comes_back_as_it_was_sent(
 
 
 @given(logs())
-def test_a_log_and_an_acknowledgement_and_a_small_epoch_are_one_frame(records: tuple[object, ...]) -> None:
-    for message in (ACK, EPOCH, Log(sequence=3, records=records)):  # type: ignore[arg-type]
+def test_a_log_and_an_acknowledgement_and_a_small_epoch_are_one_frame(records: tuple[LogRecord, ...]) -> None:
+    for message in (ACK, EPOCH, Log(sequence=3, records=LogTable.of(records))):
         frames = encode(ENVELOPE, message)
 
         assert len(frames) == 1
@@ -195,7 +196,7 @@ def test_a_byte_too_many_is_refused(message: Message, named: str) -> None:
         decode([seal(one_frame(message)[:-16] + b"\0")], LIMITS)
 
 
-@pytest.mark.parametrize("message", [replace(EPOCH, checkpoint=None), EPOCH, Log(sequence=3, records=())])
+@pytest.mark.parametrize("message", [replace(EPOCH, checkpoint=None), EPOCH, Log(sequence=3, records=NO_LOG)])
 def test_a_body_that_ends_early_is_refused_wherever_it_ends(message: Message) -> None:
     frame = one_frame(message)
     body_at = HEAD_BYTES + frame[4] + frame[6]

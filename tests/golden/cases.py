@@ -54,6 +54,7 @@ from ftvm.guests.elf import Program, Segment
 from ftvm.guests.qemu.devices import pack_devices, unpack_devices
 from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape
 from ftvm.interfaces import Record
+from ftvm.logtable import LogTable
 from ftvm.units import PAGE_BYTES, PageCount
 
 from ..capture.world import World
@@ -252,7 +253,7 @@ MESSAGES: Final[dict[str, tuple[Envelope, Message]]] = {
             sequence=0x0607, epoch=0x0203, part=2, batch=None, checkpoint=replace(END, position=None, outputs=())
         ),
     ),
-    "log": (IN_SESSION, Log(sequence=0x0708, records=RECORDS)),
+    "log": (IN_SESSION, Log(sequence=0x0708, records=LogTable.of(RECORDS))),
     "ack": (IN_SESSION, Ack(received=0x0809, epoch=0x0203, log_index=0x0B0C, memory_digest=DIGEST)),
     "ping": (IN_SESSION, Ping(number=0x010203)),
     "pong": (IN_SESSION, Pong(number=0x010203)),
@@ -296,7 +297,7 @@ JOINED: Final[dict[str, tuple[Envelope, Message]]] = {
     ),
     "log, too large for one frame": (
         IN_SESSION,
-        Log(sequence=0x0708, records=(replace(RECORDS[0], payload=bytes(FLAT_BYTES_MAX)), *RECORDS[1:])),
+        Log(sequence=0x0708, records=LogTable.of((replace(RECORDS[0], payload=bytes(FLAT_BYTES_MAX)), *RECORDS[1:]))),
     ),
 }
 """What version 1 cannot say, or says in no other way than what is small."""

@@ -61,7 +61,6 @@ def test_bytes_come_back_from_how_they_are_shown(content: bytes) -> None:
     ("module", "table", "name", "case"),
     [
         (stream, "OUTPUT_ROW", "wire-1", "epoch's end"),
-        (stream, "LOG_ROW", "wire-1", "log"),
         (wire, "_HEAD", "wire-2", "ack"),
         (wire, "_ACK", "wire-2", "ack"),
         (wire, "_LOG", "wire-2", "log"),

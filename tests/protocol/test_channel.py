@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from ftvm.checkpoint import GuestPosition, LogKind, LogRecord
 from ftvm.encode.messages import Copy, Log, Sequenced
+from ftvm.logtable import LogTable
 from ftvm.protocol.session import LOGS_IN_FLIGHT, REPEAT_FACTOR_MAX, Outbox
 from ftvm.protocol.standby.commit import Inbox
 from ftvm.units import Nanos
@@ -138,7 +139,7 @@ def test_a_message_that_waited_for_the_window_is_not_overdue_when_it_leaves() ->
 
 def a_log(sequence: int) -> Log:
     record = LogRecord(index=sequence + 1, kind=LogKind.CLOCK, position=GuestPosition(sequence, 0), amount=1)
-    return Log(sequence=sequence, records=(record,))
+    return Log(sequence=sequence, records=LogTable.of((record,)))
 
 
 def test_a_log_does_not_wait_for_a_place_among_the_batches_nor_a_batch_for_one_among_the_logs() -> None:

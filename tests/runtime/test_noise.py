@@ -13,6 +13,7 @@ from ftvm.encode.versions import SPOKEN
 from ftvm.encode.wire import FlatSealed, encode
 from ftvm.events import PeerMisbehaved
 from ftvm.interfaces import Lane, Record
+from ftvm.logtable import LogTable
 from ftvm.protocol.view import LinkState, Role
 from ftvm.testing.pair import Pair
 
@@ -77,7 +78,7 @@ def test_what_builds_state_is_not_even_read_from_a_peer_without_a_session(
     session, record_known = SessionId(1, "evil", 9, version), Record(9, "evil", None)
     envelope = Envelope(guest_id="vm", sender="evil", session=session, record=record_known, released=0)
 
-    pair.b.transport.send("a", Lane.DATA, encode(envelope, Log(sequence=0, records=(record,))))
+    pair.b.transport.send("a", Lane.DATA, encode(envelope, Log(sequence=0, records=LogTable.of((record,)))))
     pair.a.endpoint.step(pair.clock.now())
 
     assert not any(sealed.builds_state for sealed in opened)

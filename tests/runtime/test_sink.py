@@ -7,7 +7,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftvm.checkpoint import GuestPosition, LogKind
+from ftvm.checkpoint import GuestPosition, LogKind, LogRecord, Output
+from ftvm.logtable import LogTable
 from ftvm.runtime.sink import NumberingSink
 from ftvm.testing.pair import ManualClock
 
@@ -54,7 +55,7 @@ def test_closing_throws_away_what_is_here_and_what_comes() -> None:
     sink.moved_clock(GuestPosition(1, 0), 5)
 
     assert drained() == []
-    assert (sink.drain().log, sink.log_index) == ([], 0)
+    assert (list(sink.drain().log), sink.log_index) == ([], 0)
 
 
 def test_opening_again_forgets_what_an_earlier_run_said() -> None:
@@ -97,6 +98,31 @@ def test_each_output_is_logged_where_it_was_made_and_comes_with_the_index_of_its
     assert (sink.output_next, sink.log_index) == (8, 22)
 
 
+Happened = tuple[LogKind, str, GuestPosition, int, bytes]
+
+
+class Told:
+    """A turn, packed in Python: what the C core does for the built-in machine (tests/guests/riscv/test_turn.py)."""
+
+    def __init__(self, turn: list[Happened]) -> None:
+        self._turn = turn
+
+    def packed(self, log_next: int, output_next: int) -> tuple[LogTable, list[Output]]:
+        records: list[LogRecord] = []
+        outputs: list[Output] = []
+        for index, (kind, channel, position, ticks, payload) in enumerate(self._turn, log_next):
+            known: Any = {"index": index, "kind": kind, "position": position}
+            if kind is LogKind.OUTPUT:
+                number = output_next + len(outputs)
+                outputs.append(Output(number=number, channel=channel, payload=payload))
+                records.append(LogRecord(**known, amount=number))
+            elif kind is LogKind.INPUT:
+                records.append(LogRecord(**known, channel=channel, payload=payload))
+            else:
+                records.append(LogRecord(**known, amount=ticks))
+        return LogTable.of(records), outputs
+
+
 HAPPENED = st.tuples(
     st.sampled_from(LogKind),
     st.sampled_from(["net0", "console"]),
@@ -108,7 +134,7 @@ HAPPENED = st.tuples(
 
 @given(st.lists(st.lists(HAPPENED, max_size=6), max_size=4), st.booleans())
 def test_a_turn_handed_on_together_is_what_it_is_one_by_one_but_that_its_outputs_need_all_its_records(
-    turns: list[list[tuple[LogKind, str, GuestPosition, int, bytes]]], is_logging: bool
+    turns: list[list[Happened]], is_logging: bool
 ) -> None:
     together, apart = make_sink()[0], make_sink()[0]
     for sink in (together, apart):
@@ -116,7 +142,7 @@ def test_a_turn_handed_on_together_is_what_it_is_one_by_one_but_that_its_outputs
     needs: list[int] = []
 
     for turn in turns:
-        together.hand_on(turn)
+        together.hand_on(Told(turn))
         for kind, channel, position, amount, payload in turn:
             if kind is LogKind.OUTPUT:
                 apart.emit(channel, payload, position)
@@ -137,12 +163,12 @@ def test_a_turn_handed_on_together_is_what_it_is_one_by_one_but_that_its_outputs
 def test_a_turn_that_is_handed_on_wakes_once_and_gives_each_output_a_time() -> None:
     sink, woken, drained = make_sink()
     said = (LogKind.OUTPUT, "net0", GuestPosition(1, 0), 0, b"x")
-    sink.hand_on([said])
+    sink.hand_on(Told([said]))
     sink.open(1, 1, is_logging=False)
 
-    sink.hand_on([])
-    sink.hand_on([said, said])
-    sink.hand_on([said])
+    sink.hand_on(Told([]))
+    sink.hand_on(Told([said, said]))
+    sink.hand_on(Told([said]))
 
     assert len(woken) == 1
     assert drained() == [1, 2, 3]

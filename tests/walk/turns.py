@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import ftvm
 from ftvm.checkpoint import GuestPosition
+from ftvm.runtime.sink import PackedTurn
 
 FTVM: Final = str(Path(ftvm.__file__).parent)
 REQUESTS: Final = 20
@@ -46,6 +47,10 @@ class CountingSink:
         del channel, payload, position
         self.seen.append(Counter(self._calls))
         self._said.release()
+
+    def hand_on(self, turn: PackedTurn) -> None:
+        for output in turn.packed(1, 1)[1]:
+            self.emit(output.channel, output.payload)
 
     def took_input(self, *_: Any) -> None: ...
 

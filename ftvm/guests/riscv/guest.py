@@ -20,7 +20,7 @@ from ftvm.guests.files import read_program_file
 from ftvm.guests.flagged import FlaggedMemory
 from ftvm.guests.riscv.follow import Course
 from ftvm.guests.riscv.machine import RAM_BASE, EndedBy, Machine, MachineShape, StopReason
-from ftvm.guests.riscv.turn import CLOSED, ENDED, ENTROPY, ENTROPY_BYTES_MAX, INPUT, OUTPUT, Row, Turn
+from ftvm.guests.riscv.turn import CLOSED, ENDED, ENTROPY, ENTROPY_BYTES_MAX, INPUT, OUTPUT, Turn
 from ftvm.interfaces import Capability, Clock, OutputSink, Region
 
 __all__ = ["DEFAULT_MAC", "RiscvGuest"]
@@ -172,7 +172,7 @@ class RiscvGuest:
     def attach(self, sink: OutputSink) -> None:
         """Give it the sink for its outputs; before the first run."""
         self._sink = sink
-        self._hand_on_all: Callable[[Sequence[Row]], None] | None = getattr(sink, "hand_on", None)
+        self._hand_on_all: Callable[[Turn], None] | None = getattr(sink, "hand_on", None)
 
     def stop_at_output(self, is_wanted: bool) -> None:
         """Pause by itself behind each instruction that makes an output, once that is emitted. Only while paused."""
@@ -286,10 +286,10 @@ class RiscvGuest:
 
     def _hand_on(self) -> None:
         """Tell the sink what the machine took and said, and how its clock moved."""
-        sink = self._attached()
         if self._hand_on_all is not None:
-            self._hand_on_all(self._turn.rows())
+            self._hand_on_all(self._turn)
             return
+        sink = self._attached()
         for kind, channel, position, ticks, payload in self._turn.rows():
             if kind is OUTPUT:
                 sink.emit(channel, payload, position)

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from ftvm._native import ffi, lib
-from ftvm.checkpoint import GuestPosition, LogKind
+from ftvm.checkpoint import GuestPosition, LogKind, Output
 from ftvm.errors import ConfigError, InternalError
 from ftvm.guests.riscv.machine import Machine
+from ftvm.logtable import LOG_ROW, LogTable
 
 __all__ = [
     "CHANNEL_NUMBERS",
@@ -54,6 +55,8 @@ CHANNEL_NUMBERS: Final = {
     "entropy": int(lib.FTVM_TURN_CHANNEL_ENTROPY),
 }
 _CHANNELS: Final = {number: channel for channel, number in CHANNEL_NUMBERS.items()}
+_NAMES: Final = _CHANNELS | {int(lib.FTVM_TURN_NO_CHANNEL): ""}
+"""Of a record's channel: only inputs have one."""
 
 
 class Row(NamedTuple):
@@ -80,6 +83,7 @@ class Turn:
         if self._turn == ffi.NULL:
             raise InternalError("the system has no lock for the machine's thread")
         self._length = ffi.new("size_t *")
+        self._packed = ffi.new("ftvm_turn_packed *")
 
     def go(self) -> int:
         """Run until there is something to hand on, or it is closed; return CLOSED, ENTROPY, ENDED or another number:
@@ -102,6 +106,24 @@ class Turn:
             rows.append(Row(KINDS[kind], _CHANNELS[channel], position, ticks, told[at : at + length]))
             at += (length + 7) // 8 * 8
         return rows
+
+    def packed(self, log_next: int, output_next: int) -> tuple[LogTable, list[Output]]:
+        """Take what happened as records, from index `log_next` on, and outputs, from number `output_next` on."""
+        made = self._packed
+        lib.ftvm_turn_pack(self._turn, output_next, made)
+        records = LogTable(
+            first=log_next,
+            record_count=made.records,
+            channels=tuple([_NAMES[number] for number in made.channels[0 : made.channel_count]]),
+            rows=ffi.buffer(made.table, made.records * LOG_ROW.size)[:],
+            payloads=ffi.buffer(made.inputs, made.input_bytes)[:],
+        )
+        said, at, outputs = ffi.buffer(made.said, made.said_bytes)[:], 0, []
+        spoken, lengths = made.spoken[0 : made.outputs], made.lengths[0 : made.outputs]
+        for number, (channel, length) in enumerate(zip(spoken, lengths, strict=True), output_next):
+            payload, at = said[at : at + length], at + length
+            outputs.append(Output(number=number, channel=_CHANNELS[channel], payload=payload))
+        return records, outputs
 
     def draw(self, content: bytes) -> None:
         """Give the random bytes that were asked for."""

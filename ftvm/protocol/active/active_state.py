@@ -10,11 +10,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Final
 
-from ftvm.checkpoint import LogRecord, Output
+from ftvm.checkpoint import Output
 from ftvm.config import Limits
 from ftvm.errors import InternalError, must
 from ftvm.events import EngineChanged
 from ftvm.interfaces import Engine, Lane
+from ftvm.logtable import LogTable
 from ftvm.protocol.active.link import JOINING, LINKS, NAMED, SHIPPING, STANDING, LinkEvent, LinkState
 from ftvm.protocol.active.output import Announcer, OutputBuffer, Releases
 from ftvm.protocol.core import Core
@@ -128,7 +129,7 @@ class ActiveState:
     poll_at: Nanos = field(init=False)
     backoff: Backoff = field(init=False, repr=False)
     refusals: set[str] = field(default_factory=set, repr=False)
-    unshipped: list[LogRecord] = field(default_factory=list, repr=False)
+    unshipped: list[LogTable] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         # The clock's origin is arbitrary, so no timer may start at 0.
@@ -222,7 +223,7 @@ class ActiveState:
             return
         outbox = session.outbox
         if self.unshipped and outbox.logs < LOGS_IN_FLIGHT and len(outbox.waiting) < outbox.window:
-            session.ship_log(tuple(self.unshipped))
+            session.ship_log(self.unshipped)
             self.unshipped.clear()
         for message in outbox.due(now):
             self.core.send(session.peer, Lane.DATA, message, session.id)

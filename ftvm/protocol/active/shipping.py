@@ -107,15 +107,16 @@ def take_matched(active: ActiveState, report: PagesMatched, now: Nanos) -> None:
 def take_emitted(active: ActiveState, emitted: Emitted, now: Nanos) -> None:
     """Take what came from the guest: the log before the outputs that came with it. Release what may leave."""
     session, engine = active.session, active.schedule.engine
+    log = emitted.log
     if (
-        emitted.log
+        log.record_count
         and session is not None
         and active.link in SHIPPING
         and (engine.logs or session.id.version >= NOTED_LOG_SINCE)
     ):
         # Before the first cut there is nobody to ship the log to, and the cut will cover it.
-        session.log(emitted.log)
-        active.unshipped.extend(emitted.log)
+        session.log(log)
+        active.unshipped.append(log)
         if engine.logs:  # else no output waits for it, and it goes with the epoch
             active.flush(now)
     if not emitted.outputs:
@@ -170,7 +171,7 @@ def take_cut(active: ActiveState, cut: CutTaken, now: Nanos) -> None:
         core.do(Forget(checkpoint.batches))
         checkpoint, outputs = replace(checkpoint, batches=()), ()
     if active.unshipped and (session.is_followed or core.settings.is_observed):
-        session.ship_log(tuple(active.unshipped))
+        session.ship_log(active.unshipped)
     active.unshipped.clear()
     schedule.shipped_at, schedule.pause_ns, schedule.dirty_pages = now, cut.pause_ns, checkpoint.dirty_pages
     session.ship_epoch(checkpoint, outputs, schedule.engine, cut.pause_ns, now)

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
-from ftvm.checkpoint import Buffer, Checkpoint, GuestPosition, LogKind, LogRecord, Output, PageBatch
+from ftvm.checkpoint import Buffer, Checkpoint, GuestPosition, LogRecord, Output, PageBatch
 from ftvm.config import Limits
 from ftvm.encode.messages import CacheDigests, CacheKept, EpochPart, Sequenced
 from ftvm.errors import BadFrame, LimitExceeded, must
+from ftvm.logtable import KeptLog, LogTable
 from ftvm.protocol.session import Outbox
 from ftvm.protocol.timers import AT_ONCE, NEVER
 from ftvm.units import Nanos
@@ -70,14 +71,13 @@ class CommittedState:
     output_next: int = 1
     log_index: int = 0
     outputs: deque[Output] = field(default_factory=deque, repr=False)
-    log: deque[LogRecord] = field(default_factory=deque, repr=False)
-    log_bytes: int = 0
+    log: KeptLog = field(default_factory=KeptLog, repr=False)
 
     @property
     def output_last(self) -> int:
         """The number of the last output that the state, with the log replayed, has made."""
-        logged = (record.amount for record in reversed(self.log) if record.kind is LogKind.OUTPUT)
-        return next(logged, self.output_next - 1)
+        logged = self.log.last_output
+        return self.output_next - 1 if logged is None else logged
 
     def clear(self) -> None:
         """Start from nothing: zero memory, no epoch."""
@@ -96,25 +96,24 @@ class CommittedState:
         self.output_next = 1
         self.log_index = 0
         self.outputs.clear()
-        self._forget_log(self.log[-1].index if self.log else 0)
+        self.log.clear()
 
     def adopt(self, checkpoint: Checkpoint) -> None:
         """Take what the paused guest holds as the state: it was active here until `checkpoint`, its last."""
         self._become(checkpoint, ())
 
-    def append(self, records: tuple[LogRecord, ...]) -> None:
+    def append(self, records: LogTable) -> None:
         """Keep log records. Raises BadFrame if they do not follow the last one, LimitExceeded if they are too many."""
-        if self.epoch is None or records[0].index != self.log_index + 1:
-            raise BadFrame(f"log record {records[0].index} came after {self.log_index}, epoch {self.epoch}")
-        count = len(self.log) + len(records)
+        if self.epoch is None or records.first != self.log_index + 1:
+            raise BadFrame(f"log record {records.first} came after {self.log_index}, epoch {self.epoch}")
+        count = self.log.record_count + records.record_count
         if count > self.limits.log_records:
             raise LimitExceeded("log records kept", limit=self.limits.log_records, wanted=count)
-        size_bytes = self.log_bytes + sum([len(record.payload) for record in records])
+        size_bytes = self.log.payload_bytes + len(records.payloads)
         if size_bytes > self.limits.log_bytes:
             raise LimitExceeded("log bytes kept", limit=self.limits.log_bytes, wanted=size_bytes)
-        self.log.extend(records)
-        self.log_bytes = size_bytes
-        self.log_index = records[-1].index
+        self.log.append(records)
+        self.log_index = records.first + records.record_count - 1
 
     def copy(self, batch: PageBatch) -> None:
         """Apply a batch of the first copy. Raises BadFrame or DigestMismatch; the memory is then as before."""
@@ -135,7 +134,7 @@ class CommittedState:
         if self.epoch is not None and checkpoint.log_index < self.log_index:
             raise BadFrame(f"epoch {checkpoint.epoch} covers log record {checkpoint.log_index}, not {self.log_index}")
         first = checkpoint.output_next - len(checkpoint.outputs)
-        last = self.output_last if self.log else self.output_next - 1
+        last = self.output_last if self.log.record_count else self.output_next - 1
         if self.epoch is not None and not self.output_next <= first <= last + 1:
             raise BadFrame(f"outputs of epoch {checkpoint.epoch} start at {first}, but {self.output_next} is next")
         # Outputs leave in order: where some that no checkpoint carries have left, all before them have, too.
@@ -155,7 +154,7 @@ class CommittedState:
         self.devices = checkpoint.devices
         self.engine = checkpoint.engine
         self.position = checkpoint.position
-        self._forget_log(checkpoint.log_index)
+        self.log.forget(checkpoint.log_index)
 
     def made(self, outputs: Iterable[Output], released: int) -> None:
         """Keep outputs that the guest made, executing here. Raises LimitExceeded if too many wait for their release."""
@@ -183,13 +182,9 @@ class CommittedState:
         self.position = checkpoint.position
         self.output_next = checkpoint.output_next
         self.log_index = checkpoint.log_index
-        if self.log:
-            self._forget_log(checkpoint.log_index)
+        if self.log.record_count:
+            self.log.forget(checkpoint.log_index)
         self.outputs = deque(outputs)
-
-    def _forget_log(self, covered: int) -> None:
-        while self.log and self.log[0].index <= covered:
-            self.log_bytes -= len(self.log.popleft().payload)
 
 
 @dataclass(slots=True)
@@ -199,10 +194,10 @@ class NotedLog:
     records: list[LogRecord] = field(default_factory=list, repr=False)
     size_bytes: int = 0
 
-    def append(self, records: tuple[LogRecord, ...], limits: Limits) -> None:
+    def append(self, records: LogTable, limits: Limits) -> None:
         """Keep records. Raises LimitExceeded if they are too many."""
         self.records.extend(records)
-        self.size_bytes += sum([len(record.payload) for record in records])
+        self.size_bytes += len(records.payloads)
         if len(self.records) > limits.log_records or self.size_bytes > limits.log_bytes:
             wanted = max(len(self.records), self.size_bytes)
             raise LimitExceeded("log noted, records or bytes", limit=limits.log_records, wanted=wanted)

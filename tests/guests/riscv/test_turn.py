@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ftvm
-from ftvm.checkpoint import LogKind, LogRecord
+from ftvm.checkpoint import LogKind, LogRecord, Output
 from ftvm.errors import ConfigError
 from ftvm.guests.elf import parse_elf
 from ftvm.guests.riscv import RiscvGuest
 from ftvm.guests.riscv.machine import FRAME_BYTES_MAX, RAM_BASE, Machine, MachineShape
 from ftvm.guests.riscv.turn import CLOCK, CLOSED, ENDED, ENTROPY, INPUT, OUTPUT, Row, Turn
+from ftvm.logtable import LogTable
 
 from .assembly import UART, WFI, addi, bne, elf, finish, jal, li, store, to_bytes
 from .driver import ENTROPY as ENTROPY_CARD
@@ -274,6 +275,62 @@ def test_random_bytes_are_asked_for_and_noted_where_they_were_taken() -> None:
 
     assert (first.kind, first.channel) == (INPUT, "entropy")
     assert first.payload == bytes(range(64))[: len(first.payload)] != b""
+
+
+def packed_by_hand(rows: list[Row], log_next: int, output_next: int) -> tuple[list[LogRecord], list[Output]]:
+    """Make of rows what a turn makes of them in the C core."""
+    records: list[LogRecord] = []
+    outputs: list[Output] = []
+    for index, (kind, channel, position, ticks, payload) in enumerate(rows, log_next):
+        if kind is OUTPUT:
+            number = output_next + len(outputs)
+            outputs.append(Output(number=number, channel=channel, payload=payload))
+            records.append(LogRecord(index=index, kind=kind, position=position, amount=number))
+        elif kind is INPUT:
+            records.append(LogRecord(index=index, kind=kind, position=position, channel=channel, payload=payload))
+        else:
+            records.append(LogRecord(index=index, kind=kind, position=position, amount=ticks))
+    return records, outputs
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([("net0", WHO_HAS_KV), ("console", b"k"), ("console", b"")]), max_size=9)),
+    st.integers(1, 1 << 60),
+    st.integers(1, 1 << 60),
+)
+@settings(deadline=None, max_examples=20)
+def test_a_turn_packed_says_what_its_rows_say(
+    bursts: list[list[tuple[str, bytes]]], log_next: int, output_next: int
+) -> None:
+    """Mutants: an output's record has its channel, a step of the clock no ticks, an input a number; channels are
+    numbered as the machine does, not as they come."""
+    turn = Turn(shipped("kv"), ticks_per_second=TICKS)
+    turn.resume()
+
+    for burst in [[], [("net0", WHO_HAS_KV)] * 12, *bursts]:
+        turn.deliver_all([*burst, ("net0", WHO_HAS_KV)])
+        turn.go()
+        rows, (log, outputs) = turn.rows(), turn.packed(log_next, output_next)
+
+        records, said = packed_by_hand(rows, log_next, output_next)
+        again = LogTable.of(records)
+        assert (list(log), outputs) == (records, said)
+        assert (log.record_count, log.channels, log.rows) == (again.record_count, again.channels, again.rows)
+        assert log.payloads == again.payloads
+
+
+def test_random_bytes_are_packed_as_an_input() -> None:
+    turn = Turn(shipped("entropy", has_entropy=True), ticks_per_second=TICKS)
+    turn.resume()
+    while turn.go() != ENTROPY:
+        turn.rows()
+    turn.rows()
+
+    turn.draw(bytes(range(64)))
+    rows, (log, outputs) = turn.rows(), turn.packed(1, 1)
+
+    assert [(row.kind, row.channel) for row in rows] == [(INPUT, "entropy")]
+    assert (list(log), outputs) == packed_by_hand(rows, 1, 1)
 
 
 REQUESTS = 256

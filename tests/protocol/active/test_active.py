@@ -11,6 +11,7 @@ from ftvm.config import Limits
 from ftvm.encode.messages import Envelope, EpochPart, Join, Pong, Refuse
 from ftvm.events import SessionEnded
 from ftvm.interfaces import EngineView
+from ftvm.logtable import LogTable
 from ftvm.protocol import effects as do
 from ftvm.protocol.active import PROGRESS_PATIENCE, leaving, shipping
 from ftvm.protocol.active.active_state import ActiveState
@@ -65,7 +66,7 @@ def hold_one(active: ActiveState) -> None:
 
 def log_one(active: ActiveState) -> None:
     assert active.session is not None
-    active.session.log([LogRecord(index=1, kind=LogKind.CLOCK, position=GuestPosition(1, 0), amount=1)])
+    active.session.log(LogTable.of([LogRecord(index=1, kind=LogKind.CLOCK, position=GuestPosition(1, 0), amount=1)]))
 
 
 def follow(active: ActiveState) -> None:

@@ -4,6 +4,7 @@ from ftvm.checkpoint import GuestPosition, LogKind, LogRecord
 from ftvm.encode.messages import EpochPart, Log
 from ftvm.engines.remus import Remus
 from ftvm.events import PeerMisbehaved, SessionEnded
+from ftvm.logtable import LogTable
 from ftvm.protocol import effects as do
 from ftvm.protocol.active import leaving
 from ftvm.protocol.active.link import LinkState
@@ -17,7 +18,7 @@ def test_what_was_logged_for_a_standby_that_is_lost_is_not_sent_to_the_next() ->
     settings = make_settings()
     pair = Pair(settings).protected()
     record = LogRecord(index=1, kind=LogKind.INPUT, position=GuestPosition(7, 0), channel="net0", payload=b"typed")
-    pair.a.give(Emitted(log=(record,), outputs=[]))
+    pair.a.give(Emitted(log=LogTable.of((record,)), outputs=[]))
     was_waiting = list(pair.a.active.unshipped)
 
     leaving.leave(pair.a.active, "a test", pair.now)
@@ -27,7 +28,7 @@ def test_what_was_logged_for_a_standby_that_is_lost_is_not_sent_to_the_next() ->
     pair.until(lambda: pair.a.active.link is LinkState.COPYING)
     pair.until(lambda: pair.a.active.link is LinkState.PROTECTED)
 
-    assert was_waiting == [record]
+    assert [list(table) for table in was_waiting] == [[record]]
     assert not pair.b.told(PeerMisbehaved)
     assert not pair.a.waiting(Log)
     assert len(pair.a.told(SessionEnded)) == 1

@@ -12,6 +12,7 @@ from ftvm.checkpoint import Checkpoint, GuestPosition, LogKind, LogRecord, Outpu
 from ftvm.config import Limits
 from ftvm.encode.apply import CommittedMemory
 from ftvm.errors import BadFrame, DigestMismatch, FtvmError, LimitExceeded, RemoteProtocolError
+from ftvm.logtable import LogTable
 from ftvm.protocol.standby.commit import CommittedState
 from ftvm.units import PAGE_BYTES
 
@@ -209,7 +210,7 @@ def test_outputs_that_left_between_two_checkpoints_take_those_before_them_along(
         LogRecord(index=30 + number, kind=LogKind.OUTPUT, position=GuestPosition(number, 0), amount=2 + number)
         for number in (1, 2)
     )
-    backup.committed.append(tuple(logged))
+    backup.committed.append(LogTable.of(tuple(logged)))
     fifth = Output(number=5, channel="c", payload=b"5")
 
     backup.committed.commit(replace(backup.next, outputs=(fifth,), output_next=6))
@@ -263,11 +264,14 @@ def test_clearing_leaves_zero_memory_and_no_epoch() -> None:
 # --- the log ---------------------------------------------------------------------------------------------------------
 
 
-def records(first: int, last: int) -> tuple[LogRecord, ...]:
+def records(first: int, last: int) -> LogTable:
     """Return log records of one byte each."""
     position = GuestPosition(retired=0, idled=0)
-    return tuple(
-        LogRecord(index=index, kind=LogKind.INPUT, position=position, payload=b"x") for index in range(first, last + 1)
+    return LogTable.of(
+        [
+            LogRecord(index=index, kind=LogKind.INPUT, position=position, payload=b"x")
+            for index in range(first, last + 1)
+        ]
     )
 
 
@@ -319,7 +323,7 @@ def test_a_checkpoint_lets_go_of_the_log_that_it_covers() -> None:
 
     backup.committed.commit(backup.next)
 
-    assert (len(backup.committed.log), backup.committed.log_bytes) == (0, 0)
+    assert (len(backup.committed.log), backup.committed.log.payload_bytes) == (0, 0)
 
 
 def test_a_mark_that_was_agreed_with_lets_go_of_the_log_before_it_alone() -> None:
@@ -329,7 +333,7 @@ def test_a_mark_that_was_agreed_with_lets_go_of_the_log_before_it_alone() -> Non
     backup.committed.agree(backup.next)
 
     assert [record.index for record in backup.committed.log] == [41, 42, 43, 44, 45]
-    assert (backup.committed.log_index, backup.committed.log_bytes) == (45, 5)
+    assert (backup.committed.log_index, backup.committed.log.payload_bytes) == (45, 5)
 
 
 def test_clearing_leaves_no_log() -> None:
@@ -338,7 +342,7 @@ def test_clearing_leaves_no_log() -> None:
 
     backup.committed.clear()
 
-    assert (backup.committed.log_index, len(backup.committed.log), backup.committed.log_bytes) == (0, 0, 0)
+    assert (backup.committed.log_index, len(backup.committed.log), backup.committed.log.payload_bytes) == (0, 0, 0)
 
 
 def test_of_what_the_guest_makes_here_only_what_is_not_known_to_have_left_is_kept() -> None:

@@ -7,6 +7,7 @@ import pytest
 from ftvm.checkpoint import GuestPosition, LogKind, LogRecord
 from ftvm.config import Limits
 from ftvm.errors import LimitExceeded
+from ftvm.logtable import LogTable
 from ftvm.protocol.reports import Emitted
 from ftvm.protocol.standby.commit import NotedLog
 
@@ -22,15 +23,15 @@ def record(index: int, payload: bytes = b"typed") -> LogRecord:
 def test_more_than_may_be_noted_is_refused(limits: Limits) -> None:
     """Mutant: an active that cuts no epoch fills the memory of a standby that records."""
     noted = NotedLog()
-    noted.append((record(1), record(2)), limits)
+    noted.append(LogTable.of((record(1), record(2))), limits)
 
     with pytest.raises(LimitExceeded, match="log noted"):
-        noted.append((record(3),), limits)
+        noted.append(LogTable.of((record(3),)), limits)
 
 
 def test_what_was_noted_is_taken_once() -> None:
     noted = NotedLog()
-    noted.append((record(1),), Limits())
+    noted.append(LogTable.of((record(1),)), Limits())
 
     assert noted.take() == [record(1)]
     assert noted.take() == []
@@ -41,7 +42,7 @@ def test_what_was_noted_is_taken_once() -> None:
 def test_a_standby_notes_the_log_only_for_who_looks_on_and_no_longer_than_to_its_epoch(is_observed: bool) -> None:
     """Mutants: it is kept where nobody looks on; it is kept when its epoch was shown, and grows for ever."""
     pair = Pair(replace(make_settings(), is_observed=is_observed)).protected()
-    pair.a.give(Emitted(log=(record(1),), outputs=[]))
+    pair.a.give(Emitted(log=LogTable.of((record(1),)), outputs=[]))
     pair.a.active.flush(pair.now)
     pair.a.perform()
     epoch = pair.b.standby.committed.epoch or 0
