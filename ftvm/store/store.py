@@ -381,11 +381,17 @@ class Store:
 
         Raises HistoryError that names the nearest epochs that are kept, if this one is not.
         """
-        for base in reversed(self.catalogue.bases(stream)):
+        bases = self.catalogue.bases(stream)
+        for base in reversed(bases):
             if base.until <= epoch:
                 rows = self.chain(stream, base.since, epoch)
                 if rows is not None:
                     return base, rows
+        if not bases:
+            raise HistoryError(
+                f"epoch {epoch} cannot be restored, nor any other of stream {stream} of {self.folder}: recording ended "
+                "before all of memory was copied once"
+            )
         before, behind = self.catalogue.neighbours(stream, epoch)
         near = " and ".join(str(each) for each in (before, behind) if each is not None) or "none"
         raise HistoryError(f"epoch {epoch} is not in the history {self.folder} (any more): the nearest kept are {near}")

@@ -42,7 +42,7 @@ LINES: Final = {
     "runtime": 3008,
     "service": 1778,
     "sim": 2383,
-    "store": 1435,
+    "store": 1441,
     "testing": 2160,
     "transport": 1260,
 }

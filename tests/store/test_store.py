@@ -380,3 +380,16 @@ def test_a_catalogue_whose_guest_makes_no_sense_is_refused(geometry: str, tmp_pa
 
     with Store(tmp_path / "past") as store, pytest.raises(HistoryError, match="does not say whose history it is"):
         _ = store.owner
+
+
+def test_a_stretch_whose_first_base_is_not_whole_says_so_and_names_no_epoch(tmp_path: Path) -> None:
+    """It named the nearest epochs that are kept, of which none could be restored either."""
+    guest = SmallGuest()
+    with new_store(tmp_path / "past") as store:
+        stream = store.catalogue.add_stream(
+            uuid="s", lineage="a", generation=1, host="h", began_ns=0, reason="the test began"
+        )
+        record(store, stream, guest, 3)
+
+        with pytest.raises(HistoryError, match=r"nor any other of stream 1 .*: recording ended before all of memory"):
+            store.route(stream, guest.epoch)
