@@ -11,8 +11,11 @@ import argparse
 import mmap
 import os
 import random
+import resource
+import socket
 import sqlite3
 import tempfile
+import threading
 import time
 from contextlib import closing
 from dataclasses import dataclass
@@ -47,6 +50,8 @@ PAGE = 4096
 SECOND_NS = 1_000_000_000
 EPOCHS_A_SECOND = 40
 GROUP = 40
+ACKNOWLEDGED = 1_000
+"""So many commits are acknowledged, a hundred a second."""
 
 
 @dataclass
@@ -262,6 +267,68 @@ def observer_seconds(epochs: Epochs, folder: Path) -> float:
     return sorted(times)[len(times) // 2]
 
 
+@dataclass
+class Acknowledged:
+    """What acknowledging took its thread: CPU seconds of each commit, and in how many it had to wait."""
+
+    cpu: list[float]
+    waited: int
+
+
+def acknowledged(epochs: Epochs, folder: Path | None) -> Acknowledged:
+    """Commit and acknowledge on a thread as a standby's loop does; with a folder it records there."""
+    standby, found = Standby(epochs.geometry), Acknowledged([], 0)
+    recorder = None
+    if folder is not None:
+        store = Store(folder, writes=True, creates=True)
+        store.claim(HistoryOwner(guest_id="bench", geometry=epochs.geometry))
+        recorder = HistoryRecorder(
+            store, Keep(), standby.memory, host="bench", time_ns=time.time_ns, on_gap=lambda _: None,
+            queue_bytes=1 << 30,
+        )  # fmt: skip
+        recorder.begin(None)
+    here, there = socket.socketpair()
+
+    def acknowledge() -> None:
+        for commit in epochs.commits[:ACKNOWLEDGED]:
+            there.recv(1)
+            before, began = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw, time.thread_time()
+            standby.commit(commit)
+            there.send(b"a")
+            found.cpu.append(time.thread_time() - began)
+            found.waited += resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw != before
+            if recorder is not None:
+                recorder.committed([commit])
+
+    thread = threading.Thread(target=acknowledge)
+    thread.start()
+    for _ in epochs.commits[:ACKNOWLEDGED]:
+        here.send(b"e")
+        here.recv(1)
+        time.sleep(0.01)
+    thread.join()
+    if recorder is not None:
+        recorder.close()
+    found.cpu.sort()
+    return found
+
+
+def acknowledgement_rows(epochs: Epochs, folder: Path) -> list[Row]:
+    """Counted on the acknowledging thread: time would tell of the machine's load."""
+    off, on = acknowledged(epochs, None), acknowledged(epochs, folder)
+    count = len(on.cpu)
+    names = (("p50", count // 2, "<= 1.05"), ("p99", count * 99 // 100, "<= 1.2"))
+    return [
+        *(
+            Row(name=f"acknowledging thread while recording, CPU to the acknowledgement {name}",
+                value=on.cpu[place] * 1e6, unit="us", peer="not recording", peer_value=off.cpu[place] * 1e6, goal=goal)
+            for name, place, goal in names
+        ),
+        Row(name="commits in which it waited, for the interpreter's lock", value=on.waited / count * 100, unit="%",
+            peer="not recording", note=f"{off.waited} of {count} without"),
+    ]  # fmt: skip
+
+
 def route_seconds(folder: Path, entries: int) -> float:
     """Return the median time to find the way to an epoch in a catalogue of so many fine entries."""
     store = Store(folder, writes=True, creates=True)
@@ -331,6 +398,7 @@ def rows_in(folder: Path, count: int, mib: int) -> list[Row]:
             peer="goal", peer_value=3.0, goal="<= 1.0", note=f"{pages:.0f} pages an epoch"),
         Row(name="a commit shown, in the host's loop", value=observer_seconds(epochs, folder / "shown") * 1e6,
             unit="us", peer="an epoch at 40/s", peer_value=25_000.0, goal="<= 0.01"),
+        *acknowledgement_rows(epochs, folder / "acknowledged"),
         Row(name=f"restore an epoch of the last minute, {mib} MiB, median", value=middle, unit="s", peer="goal",
             peer_value=1.0, goal="<= 1.0"),
         Row(name=f"restore an epoch of the last minute, {mib} MiB, longest", value=longest, unit="s", peer="goal",
