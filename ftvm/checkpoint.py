@@ -268,6 +268,8 @@ class Checkpoint:
     dirty_pages    how many pages tracking reported; `batches` may hold fewer (unchanged ones are not sent)
     page_digests   where the backup executes the log itself and gets no pages: PAGE_DIGEST_ROW for each dirty page
     position       where the guest was, if it can be replayed
+    has_flush      whether the guest asked, since the last cut, that what it wrote to its disks be durable; where nobody
+                   tells, e.g. in version 1 of the wire, it counts as asked
     """
 
     epoch: int
@@ -282,6 +284,7 @@ class Checkpoint:
     dirty_pages: int
     page_digests: bytes = field(default=b"", repr=False)
     position: GuestPosition | None = None
+    has_flush: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

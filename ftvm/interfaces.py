@@ -4,7 +4,7 @@ Each is a Protocol without defaults: an adapter that forgets a method fails to t
 conformance kit for each.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -20,6 +20,7 @@ __all__ = [
     "Clock",
     "CompareAndSet",
     "Delivery",
+    "DiskKeeper",
     "Engine",
     "EngineView",
     "ExactStopGuest",
@@ -68,7 +69,19 @@ class Capability(Enum):
     """It is led along many records of a log by one call."""
 
 
-class RegionStore(Protocol):
+class DiskKeeper(Protocol):
+    """What a host has to know of the flushes of a guest's disk."""
+
+    def take_flush(self) -> bool:
+        """Tell, once, whether the guest has asked that what it wrote be durable. From any thread."""
+
+    def persist(self, then: Callable[[str | None], None]) -> None:
+        """Call `then` once a power cut loses nothing of what was committed so far, or with why it will not be durable.
+
+        Never waits: `then` is called at once, or in another thread."""
+
+
+class RegionStore(DiskKeeper, Protocol):
     """Keeps a region's content beyond the host's life, e.g. a disk's image. Never blocks for long.
 
     A backup tells it what the commits do to the region. A method may raise GuestError if nothing can be kept any more:

@@ -6,6 +6,7 @@ send: the page deltas of a batch are arbitrary bytes, sealed with their right di
 """
 
 from array import array
+from dataclasses import replace
 from typing import Final
 
 from hypothesis import strategies as st
@@ -182,6 +183,8 @@ def envelopes() -> st.SearchStrategy[Envelope]:
 @st.composite
 def _epoch_parts(draw: st.DrawFn, version: int) -> EpochPart:
     end = draw(st.none() | checkpoints())
+    if end is not None and version >= FLAT_SINCE:
+        end = replace(end, has_flush=draw(st.booleans()))
     return EpochPart(
         sequence=draw(_numbers),
         epoch=draw(_numbers) if end is None else end.epoch,

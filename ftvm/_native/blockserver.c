@@ -156,10 +156,10 @@ static int await_request(struct server *server)
     }
 }
 
-static int owe(struct server *server, uint64_t cookie)
+static int owe(struct server *server, uint64_t cookie, int is_fua)
 {
     server->owed[server->owed_count++] =
-        (struct owed){.cookie = cookie, .ticket = ftvm_blockstore_flush(server->store)};
+        (struct owed){.cookie = cookie, .ticket = ftvm_blockstore_flush(server->store, is_fua)};
     return answer_owed(server);
 }
 
@@ -218,12 +218,12 @@ static int serve_one(struct server *server)
     if (request.command == READ)
         return serve_read(server, &request);
     if (request.command == FLUSH)
-        return owe(server, request.cookie);
+        return owe(server, request.cookie, 0);
     if (request.command == WRITE && receive(server, server->reply + REPLY_BYTES, request.length) < 0)
         return -1;
     uint32_t error = change(server, &request);
     if (error == ERROR_NONE && (request.flags & FLAG_FUA))
-        return owe(server, request.cookie);
+        return owe(server, request.cookie, 1);
     return send_reply(server, request.cookie, error, 0);
 }
 

@@ -36,6 +36,7 @@ struct ftvm_blockstore {
     atomic_int is_closing;
     int failure;
     uint64_t asked, done; /* flushes, by ticket */
+    int was_flushed, was_flushed_in_haste; /* since it was last told */
     uint32_t fresh_blocks; /* flagged since the last mark */
     int is_marked;         /* marks come */
     int event, asks;
@@ -497,10 +498,24 @@ int ftvm_blockstore_zero(struct ftvm_blockstore *store, uint64_t offset, uint32_
     return wrong;
 }
 
-uint64_t ftvm_blockstore_flush(struct ftvm_blockstore *store)
+int ftvm_blockstore_take_flushes(struct ftvm_blockstore *store)
+{
+    pthread_mutex_lock(&store->lock);
+    int flushes = (store->was_flushed ? FTVM_BLOCKSTORE_FLUSHED : 0) |
+                  (store->was_flushed_in_haste ? FTVM_BLOCKSTORE_FLUSHED_IN_HASTE : 0);
+    store->was_flushed = store->was_flushed_in_haste = 0;
+    pthread_mutex_unlock(&store->lock);
+    return flushes;
+}
+
+uint64_t ftvm_blockstore_flush(struct ftvm_blockstore *store, int is_fua)
 {
     pthread_mutex_lock(&store->lock);
     uint64_t ticket = ++store->asked;
+    if (store->is_hurried && !is_fua)
+        store->was_flushed_in_haste = 1;
+    else
+        store->was_flushed = 1;
     notify(store);
     pthread_mutex_unlock(&store->lock);
     return ticket;

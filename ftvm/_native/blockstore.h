@@ -67,6 +67,12 @@ void ftvm_blockstore_rest(struct ftvm_blockstore *store);
 /* The flags of `written` were taken: the bound counts from here. */
 void ftvm_blockstore_mark(struct ftvm_blockstore *store);
 
+/* Which flushes were asked for since it was last told: a set of these. Of those in haste, that is, while the guest was
+ * being stopped, the store cannot tell whose they are: whoever stops a guest may flush what it has of the disk. */
+#define FTVM_BLOCKSTORE_FLUSHED 1
+#define FTVM_BLOCKSTORE_FLUSHED_IN_HASTE 2
+int ftvm_blockstore_take_flushes(struct ftvm_blockstore *store);
+
 /* Waits until no flush is owed, or the store has failed. Returns 0, -ETIMEDOUT, or the failure. */
 int ftvm_blockstore_settle(struct ftvm_blockstore *store, uint32_t timeout_ms);
 
@@ -91,8 +97,8 @@ int ftvm_blockstore_write(struct ftvm_blockstore *store, uint64_t offset, uint32
  * set, blocks that are not whole may stay as they are. */
 int ftvm_blockstore_zero(struct ftvm_blockstore *store, uint64_t offset, uint32_t length, int may_leave);
 
-/* Asks for a flush. Returns its ticket. */
-uint64_t ftvm_blockstore_flush(struct ftvm_blockstore *store);
+/* Asks for a flush, or with `is_fua` for what a write with FUA asks for, which only a guest does. Returns its ticket. */
+uint64_t ftvm_blockstore_flush(struct ftvm_blockstore *store, int is_fua);
 
 /* Returns 1 if the flush may be answered with success: the device has it, or the guest is being stopped; 0 while it may
  * not yet; or the failure. */

@@ -110,6 +110,11 @@ class BlockStore:
         except BlockingIOError:
             return False
 
+    def take_flushes(self) -> tuple[bool, bool]:
+        """Tell whether a flush was asked for since the last call: while the guest ran; while it was being stopped."""
+        flushes = 0 if self._native is None else int(lib.ftvm_blockstore_take_flushes(self._native))
+        return bool(flushes & lib.FTVM_BLOCKSTORE_FLUSHED), bool(flushes & lib.FTVM_BLOCKSTORE_FLUSHED_IN_HASTE)
+
     def settle(self, timeout_ms: int) -> bool:
         """Wait until no flush is owed; tell whether that is so. Raises OSError if the image cannot be written."""
         wrong = -int(lib.ftvm_blockstore_settle(self._open(), timeout_ms))

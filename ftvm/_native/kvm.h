@@ -89,6 +89,7 @@ typedef struct {
     uint8_t *disk;       /* disk_bytes; read only with FTVM_KVM_BLOCK */
     uint64_t disk_bytes; /* a multiple of 4096 */
     uint8_t *disk_flags; /* one byte per page of the disk, set to 1 when it is written */
+    uint8_t *disk_flush; /* one byte, set to 1 when the disk is flushed; or NULL */
     uint32_t devices;    /* set of FTVM_KVM_NET, ... */
     uint32_t processors; /* of a system, 1 to FTVM_KVM_PROCESSORS_MAX; 0: a program's machine */
     uint8_t mac[6];      /* the network device's address */

@@ -60,6 +60,7 @@ static void show_board(device_board *board, const ftvm_riscv_config *config)
     board->disk = config->disk;
     board->disk_bytes = has_block ? config->disk_bytes : 0;
     board->disk_flags = config->disk_flags;
+    board->disk_flush = config->disk_flush;
     memcpy(board->mac, config->mac, sizeof board->mac);
     board->line_ticks = LINE_TICKS;
     board->now = now;

@@ -77,6 +77,7 @@ typedef struct {
     uint8_t *disk;       /* disk_bytes, page aligned; read only with FTVM_RISCV_BLOCK */
     uint64_t disk_bytes; /* a multiple of FTVM_RISCV_PAGE_BYTES */
     uint8_t *disk_flags; /* one byte per page of the disk */
+    uint8_t *disk_flush; /* one byte, set to 1 when the disk is flushed; or NULL */
     uint32_t devices;    /* set of FTVM_RISCV_NET, ... */
     uint8_t mac[6];      /* the network device's address */
 } ftvm_riscv_config;

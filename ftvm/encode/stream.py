@@ -148,7 +148,8 @@ def _pack_part(message: EpochPart) -> Packed:
         else ([batch.count, batch.digest, batch.unpacked_bytes], [batch.indices, batch.lengths, batch.payload])
     )
     tail, behind = (None, []) if end is None else _pack_end(end)
-    return [message.sequence, message.epoch, message.part, pages, tail], [*frames, *behind]
+    calm = None if end is None or end.has_flush else 1
+    return [message.sequence, message.epoch, message.part, pages, tail, calm], [*frames, *behind]
 
 
 def _pack_part_alone(message: EpochPart) -> Packed:
@@ -168,23 +169,25 @@ def _pack_end(end: Checkpoint) -> Packed:
 
 
 def _unpack_part(fields: Header, frames: Frames, limits: Limits) -> EpochPart:
-    sequence, epoch, part, pages, tail = fields
+    sequence, epoch, part, pages, tail, calm = fields
     if pages is None and tail is None:
         raise BadFrame("a part of an epoch carries a batch or the end, not neither")
+    if calm is not None and (type(calm) is not int or calm != 1 or tail is None):
+        raise BadFrame("a part of an epoch says that it holds no flush, and is not its end, or says so in other words")
     read_numbers((sequence, epoch, part), "sequence, epoch, part")
     behind = 0 if pages is None else len(frames) if tail is None else _BATCH_FRAMES
     batch = None if pages is None else _unpack_batch(pages, frames[:behind], limits)
-    end = None if tail is None else _unpack_end(epoch, tail, frames[behind:], limits)
+    end = None if tail is None else _unpack_end(epoch, tail, frames[behind:], limits, has_flush=calm is None)
     return EpochPart(sequence=sequence, epoch=epoch, part=part, batch=batch, checkpoint=end)
 
 
 def _unpack_part_alone(fields: Header, frames: Frames, limits: Limits) -> EpochPart:
     if fields[3] is not None and fields[4] is not None:
         raise BadFrame("a part of an epoch carries a batch or the end, not both")
-    return _unpack_part(fields, frames, limits)
+    return _unpack_part([*fields, None], frames, limits)
 
 
-def _unpack_end(epoch: int, tail: object, frames: Frames, limits: Limits) -> Checkpoint:
+def _unpack_end(epoch: int, tail: object, frames: Frames, limits: Limits, *, has_flush: bool) -> Checkpoint:
     end = read_fields(tail, 9, "end of an epoch")
     base, engine, channels, output_next, log_index, digest, dirty_pages, here, sealed = end
     if len(frames) != _END_FRAMES:
@@ -207,6 +210,7 @@ def _unpack_end(epoch: int, tail: object, frames: Frames, limits: Limits) -> Che
         dirty_pages=read_number(dirty_pages, "dirty pages", PAGE_COUNT_MAX),
         page_digests=bytes(page_digests),
         position=None if here is None else _unpack_position(here),
+        has_flush=has_flush,
     )
 
 
@@ -265,7 +269,7 @@ def _unpack_position(value: object) -> GuestPosition:
 STREAM_MESSAGES: Final = (
     Codec(4, Copy, 3, _pack_copy, _unpack_copy, frames=(_BATCH_FRAMES,)),
     Codec(5, EpochPart, 5, _pack_part_alone, _unpack_part_alone, frames=(_BATCH_FRAMES, _END_FRAMES)),
-    Codec(5, EpochPart, 5, _pack_part, _unpack_part, frames=_PART_FRAMES, since=FLAT_SINCE),
+    Codec(5, EpochPart, 5, _pack_part, _unpack_part, frames=_PART_FRAMES, optional=1, since=FLAT_SINCE),
     Codec(10, Log, 4, _pack_log, _unpack_log, frames=(2,)),
 )
 """Each carries a sequence number, and counts only within a session (messages.Sequenced)."""

@@ -8,7 +8,8 @@ is in both ranges. A host of version 1 makes no offer: it speaks that one alone.
     2        0.2.0    a list in a header may be longer than its reader expects: what stands behind is ignored. Small
                       acknowledgements, logs and epochs are one frame (wire.py), and the last batch of an epoch
                       travels with its end. A log may also come under an engine that does not need it: for a
-                      standby that records.
+                      standby that records. An epoch says where it holds no flush of a disk; one that does not say so
+                      counts as if it held one.
                       Not released: what it means may still change until it is tagged.
 
 Frozen for ever, so that any two releases can at least tell each other why they do not work together: the form of JOIN,

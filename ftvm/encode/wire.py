@@ -63,7 +63,7 @@ _BATCH: Final = struct.Struct("<III16s")
 _END: Final = struct.Struct("<qqq16sIqqIII")
 
 _PART_KIND, _ACK_KIND, _LOG_KIND = 5, 6, 10
-_HAS_BATCH, _HAS_END, _HAS_POSITION = 1, 2, 4
+_HAS_BATCH, _HAS_END, _HAS_POSITION, _IS_CALM = 1, 2, 4, 8
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ def _pack_part(message: EpochPart) -> tuple[tuple[str, ...], list[Buffer]]:
         fixed.append(_BATCH.pack(batch.count, len(batch.payload), batch.unpacked_bytes, batch.digest))
         content += (batch.indices, batch.lengths, batch.payload)
     if end is not None:
-        has |= _HAS_POSITION if end.position is not None else 0
+        has |= (_HAS_POSITION if end.position is not None else 0) | (0 if end.has_flush else _IS_CALM)
         channels, table, payloads = pack_outputs(end.outputs)
         names = (end.engine, *channels)
         fixed.append(
@@ -259,7 +259,7 @@ def _unpack_part(body: memoryview, names: tuple[str, ...], limits: Limits) -> Ep
     if len(body) < _PART.size:
         raise _lacks(body, _PART.size)
     sequence, epoch, part, has = _PART.unpack_from(body)
-    known = _HAS_BATCH | _HAS_END | _HAS_POSITION
+    known = _HAS_BATCH | _HAS_END | _HAS_POSITION | _IS_CALM
     if min(sequence, epoch, part) < 0 or has & ~known or not has & (_HAS_BATCH | _HAS_END):
         raise BadFrame("a part of an epoch carries a batch or the end, and its numbers are from 0 on")
     end_at = _PART.size + (_BATCH.size if has & _HAS_BATCH else 0)
@@ -282,9 +282,9 @@ def _unpack_part(body: memoryview, names: tuple[str, ...], limits: Limits) -> Ep
         at = pages_end
     if has & _HAS_END:
         fixed = _END.unpack_from(body, end_at)
-        checkpoint = _unpack_end(body[at:], epoch, fixed, names, bool(has & _HAS_POSITION), limits)
-    elif names or has & _HAS_POSITION:
-        raise BadFrame("a part of an epoch without the end names nothing and has no position")
+        checkpoint = _unpack_end(body[at:], epoch, fixed, names, has, limits)
+    elif names or has & (_HAS_POSITION | _IS_CALM):
+        raise BadFrame("a part of an epoch without the end names nothing, has no position and is not calm")
     elif at < len(body):
         raise BadFrame(f"{len(body) - at} bytes too many in a part of an epoch")
     return EpochPart(sequence=sequence, epoch=epoch, part=part, batch=pages, checkpoint=checkpoint)
@@ -295,13 +295,13 @@ def _unpack_end(
     epoch: int,
     fixed: tuple[int, int, int, bytes, int, int, int, int, int, int],
     names: tuple[str, ...],
-    has_position: bool,
+    has: int,
     limits: Limits,
 ) -> Checkpoint:
     base, output_next, log_index, digest, dirty_pages, retired, idled, devices_bytes, pages_bytes, rows = fixed
     if not names or min(base, output_next, log_index, retired, idled) < 0 or dirty_pages > PAGE_COUNT_MAX:
         raise BadFrame("the end of an epoch names its engine, and its numbers are from 0 on")
-    if not has_position and (retired or idled):
+    if not has & _HAS_POSITION and (retired or idled):
         raise BadFrame("the end of an epoch has no position, and says one")
     table_at = devices_bytes + pages_bytes
     payloads_at = table_at + rows * OUTPUT_ROW.size
@@ -321,5 +321,6 @@ def _unpack_end(
         memory_digest=int.from_bytes(digest, "little"),
         dirty_pages=dirty_pages,
         page_digests=bytes(page_digests),
-        position=GuestPosition(retired, idled) if has_position else None,
+        position=GuestPosition(retired, idled) if has & _HAS_POSITION else None,
+        has_flush=not has & _IS_CALM,
     )

@@ -1,6 +1,7 @@
 """Memory with a flag a page that tells whether it was written: for machines and devices whose code sets the flags.
 
-The flags are bytes, set by C with each store (riscv.h, virtio_block.h); taking them is for when nobody writes.
+The flags are bytes, set by C with each store (riscv.h, virtio_block.h); taking them is for when nobody writes. Where
+the memory is a disk, one byte more tells that the guest has flushed it.
 """
 
 import mmap
@@ -21,6 +22,7 @@ class FlaggedMemory:
         self.pages = mmap.mmap(-1, size_bytes, flags=private) if pages is None else pages
         self.buffer = memoryview(self.pages)
         self.flags = bytearray(self.page_count)
+        self.flush = bytearray(1)
         self._clean = bytes(self.page_count)
 
     def write(self, offset: int, content: bytes | memoryview) -> None:

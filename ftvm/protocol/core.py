@@ -19,7 +19,7 @@ from ftvm.events import ArbiterTrouble, Committed, Event, PlacesDiffer
 from ftvm.interfaces import Engine, Lane
 from ftvm.protocol.arbiter import ArbiterClient, Places
 from ftvm.protocol.detector import FailureDetector
-from ftvm.protocol.effects import Effect, Fail, Send, Tell
+from ftvm.protocol.effects import Effect, Fail, Persist, Send, Tell
 from ftvm.protocol.record import force_command
 from ftvm.protocol.stop import StopKind, Stopping
 from ftvm.protocol.timers import Timers
@@ -102,6 +102,7 @@ class Settings:
     images        the names of what this host keeps the guest's disks in
     lineage       of the disks' content once the guest boots from it here
     has_content   whether those have any from before this host started: a cache, though no state was ever whole here
+    keeps_disks   whether this host keeps disks of the guest beyond its own life: what was flushed has to be there
     """
 
     guest_id: str
@@ -119,6 +120,7 @@ class Settings:
     images: tuple[str, ...] = ()
     lineage: str = ""
     has_content: bool = False
+    keeps_disks: bool = False
 
 
 @dataclass(slots=True)
@@ -141,6 +143,7 @@ class Core:
     released_told: int = 0
     retired: deque[str] = field(default_factory=lambda: deque(maxlen=RETIRED_KEPT))
     sessions_opened: int = 0
+    persists: int = 0
     lineage: str = ""
     stop: Stopping | None = None
     created_at: Nanos | None = None
@@ -239,6 +242,12 @@ class Core:
     def arbiter_silence(self) -> str:
         """Say that the arbiter has not answered, and why."""
         return f"the arbiter has not answered ({self.arbiter.error or 'it is slow'})"
+
+    def persist(self) -> int:
+        """Ask that all that was committed so far be put on the disks' devices; return the number of that wish."""
+        self.persists += 1
+        self.effects.append(Persist(self.persists))
+        return self.persists
 
     def next_session(self) -> int:
         """Return the number of a new session of this host."""

@@ -28,6 +28,7 @@ __all__ = [
     "Load",
     "MatchPages",
     "Measure",
+    "Persist",
     "Release",
     "Rest",
     "RunGuest",
@@ -124,6 +125,16 @@ class ShowCommit:
     """An epoch was committed: whoever looks on may keep it. Asked for only if somebody does (Settings.is_observed)."""
 
     commit: Commit
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Have the guest's disks put all that was committed so far on their devices. Reports Persisted, with the number.
+
+    At most two are under way in a role: one of a standby, and one more as it becomes active.
+    """
+
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +267,7 @@ Effect = (
     | Cut
     | Forget
     | ShowCommit
+    | Persist
     | EndSession
     | Follow
     | Execute

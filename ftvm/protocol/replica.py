@@ -349,6 +349,8 @@ class Replica:
         self._core.created_at = now if is_first else None
         engine = settings.engine if committed.epoch is None else settings.engines[committed.engine]
         state = ActiveState(self._core, outputs, committed.epoch or 0, now, CheckpointSchedule(engine, now))
+        if isinstance(self._role_state, StandbyState) and self._role_state.durability.safe is not None:
+            state.unsynced = self._core.persist()
         if event is RoleEvent.SWITCHED_HERE and isinstance(self._role_state, StandbyState):
             joining.resume(state, self._role_state.offer, committed, now)
         self._take_role(state)

@@ -36,6 +36,7 @@ __all__ = [
     "PagesMatched",
     "PeerGone",
     "PeerRefused",
+    "Persisted",
     "Received",
     "Report",
     "RoundCollected",
@@ -195,6 +196,15 @@ class MemoryMeasured:
 
 
 @dataclass(frozen=True, slots=True)
+class Persisted:
+    """What was committed when Persist of that number was asked for is on the disks' devices, or why it never will be:
+    what a device failed to take once is not tried again."""
+
+    number: int
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LogFollowed:
     """The guest made these outputs, executing the log; none of them may leave from here."""
 
@@ -236,6 +246,7 @@ Report = (
     | LoadFailed
     | ShadowWarmed
     | MemoryMeasured
+    | Persisted
     | LogFollowed
     | GuestAgreed
     | GuestDiverged

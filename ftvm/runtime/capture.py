@@ -8,7 +8,7 @@ back into the guest's tracker: that costs the session, never the guest.
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final, Protocol, cast
 
@@ -27,7 +27,7 @@ from ftvm.capture.pages import (
 from ftvm.checkpoint import Bitmap, Checkpoint, PageBatch
 from ftvm.config import Limits
 from ftvm.errors import GuestError, LimitExceeded, StateUnreadable, TrackingLost
-from ftvm.interfaces import Capability, Clock, Engine, Guest, ReplayableGuest
+from ftvm.interfaces import Capability, Clock, DiskKeeper, Engine, Guest, ReplayableGuest
 from ftvm.protocol import effects as do
 from ftvm.protocol.reports import (
     NOTHING_EMITTED,
@@ -78,6 +78,7 @@ class Capturer:
         limits: Limits,
         clock: Clock,
         must_stand_still: Callable[[], bool],
+        keepers: Sequence[DiskKeeper] = (),
     ) -> None:
         self.buffers = BatchBuffers(limits)
         self.is_warming_up = False
@@ -88,6 +89,8 @@ class Capturer:
         self._limits = limits
         self._clock = clock
         self._must_stand_still = must_stand_still
+        self._keepers = tuple(keepers)
+        self._flushed = False
         self._shadow: Shadow | None = None
         self._has_shadow = False
         self._staged: StagedCopy | None = None
@@ -108,7 +111,9 @@ class Capturer:
         try:
             match order:
                 case do.Cut():
-                    return NothingToCut() if order.may_skip and self._is_idle() else self._cut(order)
+                    report = NothingToCut() if order.may_skip and self._is_idle() else self._cut(order)
+                    self._flushed = False  # not if it raises: then the next epoch tells
+                    return report
                 case do.StartCopy():
                     staging_bytes = order.staging_bytes
                     return self._collect(lambda: self._start_copy(staging_bytes))
@@ -252,11 +257,8 @@ class Capturer:
     # --- epochs ----------------------------------------------------------------------------------------------------
 
     def _cut(self, order: do.Cut) -> CutTaken | NothingToCut:
-        """Cut an epoch: all that the guest emitted before the pause belongs to it, nothing that it emits after does.
-
-        If this raises LimitExceeded or GuestError (TrackingLost: a scrub found a page that was not reported), all is as
-        before, with what was emitted and the engine, but the guest is paused.
-        """
+        """Cut an epoch: all that the guest emitted before the pause belongs to it, nothing that it emits after does. If
+        this raises LimitExceeded or GuestError (TrackingLost), all is as before, but the guest is paused."""
         runner, guest, sink, limits = self._runner, self._guest, self._sink, self._limits
         engine, before, shadow = order.engine, runner.engine, self._shadow or self._require_shadow()
         paused_at = self._clock.now()
@@ -268,7 +270,9 @@ class Capturer:
             if self._scrub is not None and self._scrub.suspects:
                 self._judge(self._scrub, dirty)
             indices = bitmap_indices(wanted)
-            if order.may_skip and not indices and not sink.items:  # rule: skipped_if_nothing_was_written
+            if self._keepers:
+                self._look_for_flush()
+            if order.may_skip and not (indices or sink.items or self._flushed):  # rule: skipped_if_nothing_was_written
                 runner.stall_or_go_on(must_stand_still=self._must_stand_still())
                 return NothingToCut()
             way = self._policy.choose(len(indices))
@@ -306,6 +310,7 @@ class Capturer:
                 dirty_pages=len(indices),
                 position=position,
                 page_digests=shadow.page_digests(indices) if order.lists_pages else b"",
+                has_flush=self._flushed,
             )
         except BaseException:
             self._put_back(dirty, batches, emitted, before)
@@ -314,9 +319,15 @@ class Capturer:
 
     def _is_idle(self) -> bool:
         """Whether the guest, which is not paused for it, tells that it has written nothing, and has said nothing."""
-        if not self._tells_writes or self._sink.items or self._uncopied is not None:
+        if not self._tells_writes or self._sink.items or self._uncopied is not None or self._look_for_flush():
             return False
         return not cast("WriteTellingGuest", self._guest).has_written()
+
+    def _look_for_flush(self) -> bool:
+        """Tell whether the guest has flushed a disk since the last epoch that was cut."""
+        for keeper in self._keepers:
+            self._flushed |= keeper.take_flush()  # rule: flush_is_told
+        return self._flushed
 
     def _put_back(self, dirty: Bitmap, batches: tuple[PageBatch, ...], emitted: Emitted, engine: Engine | None) -> None:
         """A cut has failed: pause the guest, and make all as if nobody had asked."""

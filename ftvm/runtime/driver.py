@@ -16,7 +16,7 @@ from ftvm.encode.wire import encode
 from ftvm.engines.names import require
 from ftvm.errors import FtvmError, GuestError, LimitExceeded, LocalProtocolError
 from ftvm.events import Event, GuestWarned, TransportTrouble
-from ftvm.interfaces import Arbiter, Clock, Engine, Guest, Lane, World
+from ftvm.interfaces import Arbiter, Clock, DiskKeeper, Engine, Guest, Lane, World
 from ftvm.protocol import effects as do
 from ftvm.protocol.core import Settings
 from ftvm.protocol.replica import Replica
@@ -45,7 +45,7 @@ from ftvm.runtime.runner import GuestRunner
 from ftvm.runtime.sink import NumberingSink
 from ftvm.runtime.standing import Standings
 from ftvm.runtime.status import Counters, Status
-from ftvm.runtime.stored import StoredMemory, present_pages
+from ftvm.runtime.stored import Persists, StoredMemory, present_pages
 from ftvm.runtime.world import releases_of
 from ftvm.units import Nanos
 
@@ -64,6 +64,7 @@ class Driver:
     let_go   notes that the transport has let go of one send of a batch
     expects  tells whether a message of an envelope, from a peer, is of the session whose backup this host is
     emitted  what has come from the guest and is not taken yet: only whether there is anything is for others to see
+    keepers  of the guest's disks, if not the stores of its regions: the simulator's disk has none
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Driver:
         on_event: Callable[[Event], None],
         observer: CommitObserver | None = None,
         place: str | None = None,
+        keepers: Sequence[DiskKeeper] | None = None,
     ) -> None:
         self.settings = settings
         self._guest = guest
@@ -93,10 +95,12 @@ class Driver:
         self._sink = NumberingSink(wake, clock)
         self.emitted = self._sink.items
         memory = NativeMemory([region.buffer for region in guest.memory])
-        has_store = any(region.store is not None for region in guest.memory)
-        self._memory = CommittedMemory(memory, lambda: present_pages(guest.memory) if has_store else None)
-        self._stores = StoredMemory(self._memory, guest.memory) if has_store else None
+        stores = [region.store for region in guest.memory if region.store is not None]
+        self._memory = CommittedMemory(memory, lambda: present_pages(guest.memory) if stores else None)
+        self._stores = StoredMemory(self._memory, guest.memory) if stores else None
         self._stored = self._stores or self._memory
+        keepers = stores if keepers is None else keepers
+        self._persists = Persists(keepers, wake)
         self._packer = Packer(settings.limits, clock)
         self._counters = Counters()
         self._standings = Standings(self._counters.reasons, clock.now())
@@ -107,7 +111,7 @@ class Driver:
         self._is_asking = False
         self._runner = GuestRunner(guest, self._sink, self._memory, logs_always=settings.is_observed)
         self._capturer = Capturer(
-            self._runner, guest, memory, self._sink, settings.limits, clock, self._replica.must_stand_still
+            self._runner, guest, memory, self._sink, settings.limits, clock, self._replica.must_stand_still, keepers
         )
         self.let_go: Callable[[PageBatch], None] = self._capturer.buffers.let_go
         self._ending = HostEnd(
@@ -183,6 +187,9 @@ class Driver:
         if self._is_asking and (answer := self._arbiter.poll()) is not None:
             self._is_asking = False
             self._report(answer, now)
+            self._perform()
+        if self._persists.said:
+            self._take_persisted()
             self._perform()
         if has_input and (inputs := self._world.receive(self.settings.limits.inputs_per_step)):
             self._runner.deliver(inputs)
@@ -357,6 +364,7 @@ class Driver:
             do.Adopt: lambda effect: capturer.adopt(self._memory.digests, effect.staging_bytes),
             do.WarmUp: lambda _: capturer.begin_warm_up(),
             do.Measure: self._measure,
+            do.Persist: self._persist,
             do.Announce: lambda _: self._world.announce(),
             do.Fail: lambda effect: ending.fail(effect.error, effect.kind),
         }
@@ -390,6 +398,16 @@ class Driver:
     def _measure(self, _: do.Measure) -> None:
         self._stored.measure()
         self._report(MemoryMeasured(), self._clock.now())
+
+    def _persist(self, effect: do.Persist) -> None:
+        if self._stores is not None:  # what was agreed is given to them with this
+            self._stores.stands(self.view().footing)
+        self._persists.ask(effect.number)
+        self._take_persisted()
+
+    def _take_persisted(self) -> None:
+        for report in self._persists.take():
+            self._report(report, self._clock.now())
 
     def _capture(self, order: CaptureOrder) -> None:
         """Have the guest captured, and report the result."""

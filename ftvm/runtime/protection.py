@@ -322,4 +322,5 @@ def _with_disks(settings: Settings, guest: Guest, *, starts: bool) -> Settings:
         images=tuple(store.identity for store in stores if store.identity),
         lineage=secrets.token_hex(8) if starts and stores else "",
         has_content=any(store.has_content for store in stores),
+        keeps_disks=bool(stores),
     )

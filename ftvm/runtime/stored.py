@@ -5,16 +5,18 @@ when a first copy is complete: from then on, after each commit, it has a state t
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import compress
 
 from ftvm._native.memory import put_flags
 from ftvm.checkpoint import Bitmap, Buffer, Footing, PageBatch
 from ftvm.encode.apply import CommittedMemory
-from ftvm.interfaces import Region, RegionStore
+from ftvm.interfaces import DiskKeeper, Region, RegionStore
+from ftvm.protocol.reports import Persisted
 
-__all__ = ["StoredMemory", "present_pages"]
+__all__ = ["Persists", "StoredMemory", "present_pages"]
 
 
 def present_pages(regions: Sequence[Region]) -> Bitmap:
@@ -23,6 +25,52 @@ def present_pages(regions: Sequence[Region]) -> Bitmap:
     found = (region.store.present() if region.store is not None else None for region in regions)
     words = (Bitmap.full((n,)).words[0] if some is None else some for n, some in zip(counts, found, strict=True))
     return Bitmap(counts, tuple(words))
+
+
+class Persists:
+    """Asks the stores of a guest's disks to put on their devices what was committed, and gathers what they say.
+
+    They say it in threads of theirs: the loop is woken then, and takes it. What a store says while it is asked needs no
+    wake.
+
+    said  what has come and is not taken yet: only whether there is anything is for others to see
+    """
+
+    def __init__(self, keepers: Sequence[DiskKeeper], wake: Callable[[], None]) -> None:
+        self._keepers = tuple(keepers)
+        self._wake = wake
+        self.said: deque[tuple[int, str | None]] = deque()
+        self._left: dict[int, int] = {}
+        self._is_asking = False
+
+    def ask(self, number: int) -> None:
+        """Ask all of them; `take` tells when all have said that it is done, or one that it never will be."""
+        self._left[number] = len(self._keepers)
+        self._is_asking = True
+        for store in self._keepers:
+            store.persist(lambda error: self._say(number, error))
+        self._is_asking = False
+        if not self._keepers:
+            self.said.append((number, None))
+
+    def _say(self, number: int, error: str | None) -> None:
+        self.said.append((number, error))  # before the look: the loop takes what was said behind its own change
+        if not self._is_asking:
+            self._wake()
+
+    def take(self) -> list[Persisted]:
+        """Return what is known by now of what was asked for."""
+        known: list[Persisted] = []
+        while self.said:
+            number, error = self.said.popleft()
+            if number not in self._left:
+                continue  # it failed before
+            left = self._left.pop(number) - 1
+            if error is not None or left <= 0:
+                known.append(Persisted(number, error))
+            else:
+                self._left[number] = left
+        return known
 
 
 @dataclass(frozen=True, slots=True)

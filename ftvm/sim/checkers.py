@@ -1,5 +1,7 @@
 """One checker per invariant (docs/protocol.md, "Invariants"), which sees all, and raises InvariantViolated."""
 
+from bisect import bisect_right
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 from ftvm.checkpoint import Output, Watermarks
@@ -11,6 +13,7 @@ from ftvm.protocol.view import ActiveView, StandbyView
 __all__ = [
     "ActiveChecker",
     "Checkers",
+    "FlushChecker",
     "InvariantViolated",
     "OutputChecker",
     "PositionChecker",
@@ -105,6 +108,40 @@ class StateChecker:
 
 
 @dataclass(slots=True)
+class FlushChecker:
+    """I9: what a guest flushed is on the disk of each host that has acknowledged it, and of who lets out what came of
+    it.
+
+    flushed  the epochs with a flush that each active has cut
+    durable  the last epoch that is on the disk of each replica. An active's own flush waits for its disk
+    """
+
+    flushed: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    durable: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    compared: int = 0
+
+    def was_cut(self, active: str, epoch: int, *, has_flush: bool) -> None:
+        """Note that an active cut an epoch, and whether its guest had flushed in it."""
+        self.is_durable(active, epoch)
+        if has_flush:
+            self.flushed[active].append(epoch)
+
+    def is_durable(self, replica: str, epoch: int) -> None:
+        """Note that the disk of a replica has an epoch on its device."""
+        self.durable[replica] = max(self.durable[replica], epoch)
+
+    def look(self, active: str, epoch: int, replica: str, what: str) -> None:
+        """Check that a replica has on its disk what was flushed up to an epoch of an active."""
+        flushed = self.flushed[active]
+        behind = bisect_right(flushed, epoch)
+        last = flushed[behind - 1] if behind else 0
+        self.compared += 1
+        if self.durable[replica] < last:
+            has = self.durable[replica]
+            raise InvariantViolated("I9", f"{replica} has {what}: epoch {last} holds a flush, and its disk has {has}")
+
+
+@dataclass(slots=True)
 class PositionChecker:
     """I6: under one name, the epoch only grows, and the generation known."""
 
@@ -168,6 +205,7 @@ class Checkers:
     actives: ActiveChecker = field(default_factory=ActiveChecker)
     outputs: OutputChecker = field(default_factory=OutputChecker)
     states: StateChecker = field(default_factory=StateChecker)
+    flushes: FlushChecker = field(default_factory=FlushChecker)
     positions: PositionChecker = field(default_factory=PositionChecker)
     records: RecordChecker = field(default_factory=RecordChecker)
     strays: set[str] = field(default_factory=set)

@@ -84,6 +84,13 @@ def _slow_disk(world: WorldPort, rng: Rng) -> None:
     world.slow_disk(rng.choice([20, 100, 500]) * _MS, rng.randrange(50 * _MS, 1000 * _MS))
 
 
+def _disk_stall(world: WorldPort, rng: Rng) -> None:
+    """Make a host's disk slow for a while, at times slower than any time-out."""
+    host, stall_ms = _any_host(world, rng), rng.choice([5, 50, 300, 1500])
+    world.trace(f"DISK STALLS {host.name} {stall_ms} ms")
+    host.stall_disk(stall_ms * _MS, rng.randrange(100 * _MS, 2000 * _MS))
+
+
 def _guest_death(world: WorldPort, rng: Rng) -> None:
     """Have the guest fail where it runs, as a QEMU that is killed: its host stops, and the standby must go on."""
     del rng
@@ -146,6 +153,7 @@ FAULTS: Final[tuple[FaultKind, ...]] = (
     FaultKind(kind="reset", gap_ms=(50, 600), act=_reset),
     FaultKind(kind="outage", gap_ms=(200, 1500), act=_outage),
     FaultKind(kind="slow_disk", gap_ms=(200, 1500), act=_slow_disk),
+    FaultKind(kind="disk_stall", gap_ms=(100, 1500), act=_disk_stall, share=0.25),
     FaultKind(kind="guest_death", gap_ms=(400, 3000), act=_guest_death, is_possible=_can_guest_die),
     FaultKind(
         kind="other_place",

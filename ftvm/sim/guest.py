@@ -27,6 +27,7 @@ _STATE: Final = struct.Struct("<16sQ")
 _REGISTER: Final = struct.Struct("<4sQ")
 _MAGIC: Final = b"SIMG"
 _INPUTS_MAX: Final = 1024
+_FLUSH_EVERY: Final = 4
 _KEPT: Final = 0.8
 """How much of its memory a host has still when it comes back, where it keeps any."""
 
@@ -61,6 +62,7 @@ class SimGuest:
         self.on_resumed: Callable[[], None] | None = None
         self.fails_to_load: Callable[[], bool] = _never
         self.death: str | None = None
+        self._was_flushed = False
         self._injected = b""
         self._inputs: deque[bytes] = deque(maxlen=_INPUTS_MAX)
         if boots:
@@ -170,6 +172,11 @@ class SimGuest:
             raise GuestError("the devices do not load this time")
         self._steps = _REGISTER.unpack(devices)[1]
 
+    def take_flush(self) -> bool:
+        """Tell, once, whether it has flushed its disk, which is its memory."""
+        taken, self._was_flushed = self._was_flushed, False
+        return taken
+
     def deliver(self, channel: str, payload: bytes) -> None:
         """Queue an input; the oldest is dropped if too many wait."""
         del channel
@@ -198,6 +205,7 @@ class SimGuest:
         mix = hashlib.md5(mix + struct.pack("<Q", self._steps) + taken, usedforsecurity=False).digest()
         self._put_state(mix, seen + bool(taken))
         self._scribble(mix)
+        self._was_flushed |= mix[1] % _FLUSH_EVERY == 0
         if taken or mix[0] % self._output_every == 0:
             self._sink.emit("net0", mix, self.position)
             self._is_running &= not self._stops

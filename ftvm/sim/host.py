@@ -18,6 +18,7 @@ from ftvm.runtime.driver import Driver
 from ftvm.runtime.endpoint import Endpoint
 from ftvm.sim.arbiter import PLACE, ArbiterFaults, SimArbiter, SimStore
 from ftvm.sim.checkers import Checkers, InvariantViolated, check_limits
+from ftvm.sim.disk import SimDisk
 from ftvm.sim.faultlog import FaultLog
 from ftvm.sim.guest import SimGuest
 from ftvm.sim.losses import Losses
@@ -126,6 +127,8 @@ class SimHost:
         self._booted_at = around.schedule.now
         self._step_at: int | None = None
         self._leaves_at = 0
+        self._inherited = ("", 0)
+        """The last epoch that it has committed, as a standby, and of whom."""
         self._rng, drift_ppm = stream(around.seed, "node", self.name), around.plan.drift_ppm
         drift_ppm = self._rng.randrange(-drift_ppm, drift_ppm + 1)
         self.clock = HostClock(around.schedule, self._rng.randrange(-ORIGIN_NS_MAX, ORIGIN_NS_MAX), drift_ppm)
@@ -136,6 +139,12 @@ class SimHost:
         self.guest.on_saved = self._was_cut
         self.guest.on_resumed = self._plan_guest
         self.guest.fails_to_load = self._fails_to_load
+        self._disk = SimDisk(
+            self.guest,
+            standing=self._standing,
+            is_durable=around.checkers.flushes.is_durable,
+            later=self._later,
+        )
         self.outside = SimWorld(self.release)
         self.transport = around.network.open(address, self.name, peers, self.wake)
         self.endpoint = Endpoint(self.transport, self.limits, self.note)
@@ -159,6 +168,7 @@ class SimHost:
             wake=self.wake,
             on_event=self.note,
             place=around.store.place,
+            keepers=(self._disk,),
         )
 
     def _settings(self, peers: tuple[str, ...]) -> Settings:
@@ -261,6 +271,15 @@ class SimHost:
         self.survivor = self._around.store.record.standby
         self.guest.die("the guest was killed")
 
+    def stall_disk(self, stall_ns: int, length_ns: int) -> None:
+        """Make its disk slow for a while."""
+        self._disk.stall_ns = stall_ns
+        self._later(length_ns, self.heal_disk)
+
+    def heal_disk(self) -> None:
+        """Make its disk fast."""
+        self._disk.stall_ns = 0
+
     def switch_over(self, limit_ns: Nanos) -> None:
         """Ask it to hand the guest over."""
         self.driver.begin_switchover(limit_ns)
@@ -286,6 +305,7 @@ class SimHost:
     def release(self, output: Output) -> None:
         """Let an output leave a little later: a stop or crash may come between the decision and the wire."""
         view, schedule = self.driver.view(), self._around.schedule
+        self._around.checkers.flushes.look(*self._inherited, view.id, f"let out {output.number} of another's past")
         # A replica may be active again after a switchover; each time it releases in order.
         name = f"{view.id} since {view.active.began_at if view.active is not None else None}"
         delay_ns = int(self._around.releases.random() * self._around.plan.release_ns_max)
@@ -377,6 +397,21 @@ class SimHost:
         view = self.driver.view()
         if view.active is not None:
             self._around.checkers.states.was_cut(view.id, view.active.epoch + 1, fingerprint)
+            has_flush, self._disk.was_flushed = self._disk.was_flushed, False
+            self._around.checkers.flushes.was_cut(view.id, view.active.epoch + 1, has_flush=has_flush)
+
+    def _standing(self) -> tuple[str, int]:
+        view = self.driver.view()
+        return view.id, self._inherited[1] if view.standby is None else view.standby.epoch or 0
+
+    def _later(self, delay_ns: int, act: Callable[[], None]) -> None:
+        """Do something in this process after a while: not while it is stopped, and not once it is dead."""
+
+        def do_it() -> None:
+            if not self.is_dead and not self._has_to_wait(do_it):
+                act()
+
+        self._around.schedule.after(delay_ns, do_it)
 
     def _check(self) -> None:
         before, view, checkers = self.view, self.driver.view(), self._around.checkers
@@ -385,11 +420,14 @@ class SimHost:
             checkers.positions.stands(view.id, view.record.generation, active.epoch)
             if active.session is not None:
                 checkers.check_place(active.session.standby)
-                checkers.states.was_acknowledged(active.session.standby, active.session.acked)
+                other, acked = active.session.standby, active.session.acked
+                checkers.states.was_acknowledged(other, acked)
+                checkers.flushes.look(view.id, acked.epoch, other, f"acknowledged epoch {acked.epoch}")
             if before.role is Role.STANDBY and before.standby is not None:
                 self._took_over(before.standby)
         elif standby is not None:
             checkers.positions.stands(view.id, view.record.generation, standby.epoch or 0)
+            self._inherited = standby.session.active, standby.epoch or 0
             if before.role is Role.ACTIVE:
                 self._stands_by_again(standby)
             elif before.role is Role.SYNCING and view.role is Role.STANDBY and not standby.is_following:

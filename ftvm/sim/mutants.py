@@ -320,6 +320,22 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             _NO_DIGEST_THERE,
             _NO_DIGEST_HERE,
         ),
+        # --- disks ---------------------------------------------------------------------------------------------------
+        _mutant(
+            "acknowledge_a_flush_that_is_not_durable",
+            "an epoch that holds a flush is acknowledged as soon as it is committed in memory",
+            Change("durable_is_acknowledged", "else", "(committed.epoch or 0, digest)"),
+        ),
+        _mutant(
+            "leave_a_flush_out_of_its_epoch",
+            "the standby is not told that the guest has flushed",
+            Change("flush_is_told", "value", "{it} and False"),
+        ),
+        _mutant(
+            "let_out_what_rests_on_a_flush_that_is_not_durable",
+            "who takes over lets outputs out although its disk lacks what the guest had flushed before",
+            Change("taken_over_flush_is_durable", "test", "False"),
+        ),
         # --- switching over ----------------------------------------------------------------------------------------
         _mutant(
             "run_on_while_the_switch_is_open",

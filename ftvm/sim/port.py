@@ -63,6 +63,10 @@ class HostPort(Protocol):
         """Make the guest that runs here fail, like a killed QEMU."""
         ...
 
+    def stall_disk(self, stall_ns: int, length_ns: int) -> None:
+        """Make its disk slow for a while: so long for what it is to have on its device."""
+        ...
+
     def switch_over(self, limit_ns: Nanos) -> None:
         """Ask it to hand the guest over."""
         ...

@@ -121,6 +121,7 @@ class Simulation:
             limits=Limits(batch_bytes=1 << 16, copy_rest_pages=4, digests_per_message=3),
             halts_alone=self.plan.halts_alone,
             is_observed=self.plan.records,
+            keeps_disks=True,
             versions=self.plan.versions,
         )
 
@@ -174,6 +175,7 @@ class Simulation:
         self.arbiter_faults.disk_ns = 0
         for host in self.hosts.values():
             host.go_on()
+            host.heal_disk()
         for host in [host for host in self.hosts.values() if host.is_stray]:
             self._set_right(host)
 

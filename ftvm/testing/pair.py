@@ -278,6 +278,7 @@ class Pair:
             is_observed=name in self._observers,
             versions=self._versions.get(name, SPOKEN),
             has_content=any(region.store.has_content for region in guest.memory if region.store is not None),
+            keeps_disks=any(region.store is not None for region in guest.memory),
         )
         observer = self._observers[name](guest) if name in self._observers else None
         host = SteppedHost(self, name, guest, settings, starts=starts, on_output=self._on_output, observer=observer)

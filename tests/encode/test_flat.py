@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ftvm._native.memory import batch_digest
 from ftvm.checkpoint import PAGE_DIGEST_ROW, Buffer, Checkpoint, GuestPosition, LogRecord, Output, PageBatch
 from ftvm.config import Limits
+from ftvm.encode import stream
 from ftvm.encode.headed import seal
 from ftvm.encode.messages import Ack, Copy, Envelope, EpochPart, Log, Message, Ping, SessionId
 from ftvm.encode.versions import FLAT_SINCE, SPOKEN
@@ -279,7 +280,32 @@ def test_a_part_of_neither_pages_nor_end_is_refused() -> None:
     at = HEAD_BYTES + frame[4] + 24
     assert frame[at] == 1
 
-    for flags in (0, 4, 8, 0xFF):
+    for flags in (0, 4, 8, 9, 0xFF):
         frame[at] = flags
         with pytest.raises(BadFrame):
             decode([seal(bytes(frame))], LIMITS)
+
+
+@pytest.mark.parametrize("devices", [b"registers", bytes(FLAT_BYTES_MAX)], ids=["flat", "several frames"])
+def test_an_epoch_says_that_it_holds_no_flush_in_either_form_and_counts_as_one_that_does_if_it_does_not(
+    devices: bytes,
+) -> None:
+    calm = replace(EPOCH, checkpoint=replace(END, devices=devices, has_flush=False))
+    old = replace(EPOCH, batch=None, checkpoint=calm.checkpoint)
+    session = replace(SESSION, version=1)
+
+    told = decode(encode(ENVELOPE, calm), LIMITS)[1]
+    said = decode(encode(replace(ENVELOPE, session=session), old), LIMITS)[1]
+
+    assert told == calm
+    assert isinstance(said, EpochPart)
+    assert said.checkpoint == replace(END, devices=devices, has_flush=True)
+
+
+def test_what_is_no_end_cannot_say_that_an_epoch_holds_no_flush() -> None:
+    part = EpochPart(sequence=1, epoch=2, part=0, batch=BATCH, checkpoint=None)
+    fields, frames = stream._pack_part(part)
+
+    for calm in (1, 2, True, "1"):
+        with pytest.raises(BadFrame, match="holds no flush"):
+            stream._unpack_part([*fields[:-1], calm], tuple(frames), LIMITS)

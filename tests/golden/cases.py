@@ -295,6 +295,20 @@ JOINED: Final[dict[str, tuple[Envelope, Message]]] = {
             checkpoint=replace(END, devices=bytes(FLAT_BYTES_MAX)),
         ),
     ),
+    "epoch's end without a flush": (
+        IN_SESSION,
+        EpochPart(sequence=0x0607, epoch=0x0203, part=2, batch=None, checkpoint=replace(END, has_flush=False)),
+    ),
+    "epoch's end without a flush, too large for one frame": (
+        IN_SESSION,
+        EpochPart(
+            sequence=0x0607,
+            epoch=0x0203,
+            part=2,
+            batch=None,
+            checkpoint=replace(END, devices=bytes(FLAT_BYTES_MAX), has_flush=False),
+        ),
+    ),
     "log, too large for one frame": (
         IN_SESSION,
         Log(sequence=0x0708, records=LogTable.of((replace(RECORDS[0], payload=bytes(FLAT_BYTES_MAX)), *RECORDS[1:]))),

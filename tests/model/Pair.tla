@@ -29,6 +29,7 @@ None == <<"none", 0>>                        \* nobody, where a replica id is ex
 NoProposal == [base |-> 0, act |-> None, stb |-> None]
 NoSession == 0
 NothingAcked == -1                           \* less than the acknowledgement of an empty history, which is 0
+NothingDurable == -1
 
 VARIABLES
     records,  \* the arbiter: every record in force so far; its index is its generation, the last one is in force
@@ -43,9 +44,10 @@ VARIABLES
     prop,     \*   its own proposal while it does not know what became of it
     sess,     \*   the session it is in
     acked,    \*   as active: the highest acknowledgement it has received in this session
-    rel       \*   as active: the highest output it has released
+    rel,      \*   as active: the highest output it has released
+    disk      \*   so many of its steps survive a power cut; NothingDurable: not even the copy that it began with
 
-perHost == <<id, role, hist, known, prop, sess, acked, rel>>
+perHost == <<id, role, hist, known, prop, sess, acked, rel, disk>>
 vars == <<records, asked, wire, world, perHost>>
 
 Init ==
@@ -59,6 +61,7 @@ Init ==
     /\ sess = [h \in Hosts |-> NoSession]
     /\ acked = [h \in Hosts |-> NothingAcked]
     /\ rel = [h \in Hosts |-> 0]
+    /\ disk = [h \in Hosts |-> 0]
 
 Newest == Len(records)
 Known(h) == records[known[h]]                \* the last record that h knows: there may be newer ones
@@ -81,6 +84,7 @@ Run(h) ==
     /\ Len(hist[h]) < MaxSteps
     /\ hist' = [hist EXCEPT ![h] = Append(@, id[h])]
     /\ wire' = IF sess[h] = NoSession THEN wire ELSE [wire EXCEPT ![sess[h]].hist = hist'[h]]
+    /\ disk' = [disk EXCEPT ![h] = IF @ = Len(hist[h]) THEN @ + 1 ELSE @]   \* a flush waits for the disk here
     /\ UNCHANGED <<records, asked, world, id, role, known, prop, sess, acked, rel>>
 
 (* The release rule. In every configuration that may be in force as far as h can know (the last record it knows, and
@@ -97,9 +101,10 @@ Release(h) ==
     /\ IsActive(h)
     /\ \E n \in (rel[h] + 1)..Len(hist[h]) :                 \* in order: all up to n leave
         /\ MayRelease(h, n)
+        /\ n <= disk[h]                                      \* also what it has taken over is durable here by then
         /\ world' = IF HasEnded(h) THEN world ELSE world \cup {<<i, hist[h][i]>> : i \in (rel[h] + 1)..n}
         /\ rel' = [rel EXCEPT ![h] = n]
-    /\ UNCHANGED <<records, asked, wire, id, role, hist, known, prop, sess, acked>>
+    /\ UNCHANGED <<records, asked, wire, id, role, hist, known, prop, sess, acked, disk>>
 
 ----------------------------------------------------------------------------------------------------------------------
 (* Arbiter. It compares and sets, nothing else. A request may take effect at any time after it was sent, also when its
@@ -109,7 +114,7 @@ Propose(h, active, standby) ==
     /\ ~IsProposing(h)                                       \* one at a time, and never given up before it is resolved
     /\ prop' = [prop EXCEPT ![h] = [base |-> known[h], act |-> active, stb |-> standby]]
     /\ asked' = asked \cup {prop'[h]}
-    /\ UNCHANGED <<records, wire, world, id, role, hist, known, sess, acked, rel>>
+    /\ UNCHANGED <<records, wire, world, id, role, hist, known, sess, acked, rel, disk>>
 
 Decide ==
     /\ Newest < MaxGeneration
@@ -143,7 +148,7 @@ Open(h) ==                                                   \* the active takes
         /\ wire' = Append(wire, Session(h, id[joiner], NothingAcked))
     /\ sess' = [sess EXCEPT ![h] = Len(wire')]
     /\ acked' = [acked EXCEPT ![h] = NothingAcked]
-    /\ UNCHANGED <<records, asked, world, id, role, hist, prop, rel>>
+    /\ UNCHANGED <<records, asked, world, id, role, hist, prop, rel, disk>>
 
 (* A loser that lives still has what it held, as a cache: what is the same there need not be sent. *)
 IsKept(h, s, n) == n <= Len(hist[h]) /\ hist[h][n] = wire[s].hist[n]
@@ -157,37 +162,46 @@ TakeCopy(h) ==                                               \* the joiner has t
         /\ role' = [role EXCEPT ![h] = "standby"]
         /\ hist' = [hist EXCEPT ![h] = Copied(h, s)]
         /\ sess' = [sess EXCEPT ![h] = s]
-        /\ wire' = [wire EXCEPT ![s].acked = wire[s].base]
-    /\ UNCHANGED <<records, asked, world, id, known, prop, acked, rel>>
+        /\ disk' = [disk EXCEPT ![h] = NothingDurable]       \* so it acknowledges nothing yet: Persist
+    /\ UNCHANGED <<records, asked, wire, world, id, known, prop, acked, rel>>
 
 Continue(h) ==                                               \* after a SWITCH the old active has the state already
     /\ IsStandby(h) /\ sess[h] = NoSession
     /\ \E s \in 1..Len(wire) :
         /\ wire[s].to = id[h] /\ wire[s].gen = known[h]
         /\ sess' = [sess EXCEPT ![h] = s]
-    /\ UNCHANGED <<records, asked, wire, world, id, role, hist, known, prop, acked, rel>>
+    /\ UNCHANGED <<records, asked, wire, world, id, role, hist, known, prop, acked, rel, disk>>
 
-Commit(h) ==                                                 \* the standby commits the next epoch, and acknowledges it
+(* A step of the guest is a write, a flush and an output that tells of it. So each epoch holds a flush, and is
+   acknowledged only once the standby's disk has it. *)
+Commit(h) ==                                                 \* the standby commits the next epoch, in memory
     /\ IsStandby(h) /\ sess[h] # NoSession
     /\ ~IsProposing(h)                                       \* from its claim on it acknowledges nothing
     /\ \E n \in {Len(hist[h]) + 1} :                         \* no gap is skipped
         /\ n <= Len(Mine(h).hist)
         /\ hist' = [hist EXCEPT ![h] = Append(@, Mine(h).hist[n])]
-        /\ wire' = [wire EXCEPT ![sess[h]].acked = n]
-    /\ UNCHANGED <<records, asked, world, id, role, known, prop, sess, acked, rel>>
+        /\ wire' = IF disk[h] >= n THEN [wire EXCEPT ![sess[h]].acked = n] ELSE wire
+    /\ UNCHANGED <<records, asked, world, id, role, known, prop, sess, acked, rel, disk>>
+
+Persist(h) ==                                                \* its disk has all that it has, and a standby says so
+    /\ ~IsEmpty(h) /\ disk[h] < Len(hist[h])
+    /\ disk' = [disk EXCEPT ![h] = Len(hist[h])]
+    /\ wire' = IF IsStandby(h) /\ sess[h] # NoSession /\ ~IsProposing(h)
+               THEN [wire EXCEPT ![sess[h]].acked = Len(hist[h])] ELSE wire
+    /\ UNCHANGED <<records, asked, world, id, role, hist, known, prop, sess, acked, rel>>
 
 HearAck(h) ==
     /\ IsActive(h) /\ sess[h] # NoSession
     /\ \E s \in {sess[h]} :                                  \* of this session only
         /\ wire[s].acked > acked[h]
         /\ acked' = [acked EXCEPT ![h] = wire[s].acked]
-    /\ UNCHANGED <<records, asked, wire, world, id, role, hist, known, prop, sess, rel>>
+    /\ UNCHANGED <<records, asked, wire, world, id, role, hist, known, prop, sess, rel, disk>>
 
 Abandon(h) ==                                                \* a joiner fell silent; the record does not name it
     /\ IsActive(h) /\ sess[h] # NoSession /\ ~IsProposing(h) /\ Known(h).stb = None
     /\ sess' = [sess EXCEPT ![h] = NoSession]
     /\ acked' = [acked EXCEPT ![h] = NothingAcked]
-    /\ UNCHANGED <<records, asked, wire, world, id, role, hist, known, prop, rel>>
+    /\ UNCHANGED <<records, asked, wire, world, id, role, hist, known, prop, rel, disk>>
 
 ----------------------------------------------------------------------------------------------------------------------
 (* Changes. Who may propose what, and when. *)
@@ -233,6 +247,7 @@ Discard(h, cache) ==                                         \* come back as som
     /\ sess' = [sess EXCEPT ![h] = NoSession]
     /\ acked' = [acked EXCEPT ![h] = NothingAcked]
     /\ rel' = [rel EXCEPT ![h] = 0]
+    /\ disk' = [disk EXCEPT ![h] = 0]
     /\ UNCHANGED wire
 
 StayActive(h, g) ==                                          \* its own ADD or DROP, or nothing new
@@ -240,7 +255,7 @@ StayActive(h, g) ==                                          \* its own ADD or D
     /\ prop' = [prop EXCEPT ![h] = Unresolved(h, g)]
     /\ sess' = [sess EXCEPT ![h] = IF isDropped THEN NoSession ELSE @]
     /\ acked' = [acked EXCEPT ![h] = IF isDropped THEN NothingAcked ELSE @]
-    /\ UNCHANGED <<wire, id, role, hist, rel>>
+    /\ UNCHANGED <<wire, id, role, hist, rel, disk>>
 
 BecomeActive(h, g) ==                                        \* START, TAKE or SWITCH is in force; run from what is here
     LET standby == records[g].stb IN
@@ -248,6 +263,7 @@ BecomeActive(h, g) ==                                        \* START, TAKE or S
     /\ prop' = [prop EXCEPT ![h] = NoProposal]
     /\ rel' = [rel EXCEPT ![h] = 0]                          \* what left is not known for sure: all is emitted again
     /\ hist' = [hist EXCEPT ![h] = IF IsEmpty(h) THEN <<>> ELSE @]   \* a START begins from nothing
+    /\ disk' = [disk EXCEPT ![h] = IF IsEmpty(h) THEN 0 ELSE @]
     /\ IF standby = None
        THEN /\ sess' = [sess EXCEPT ![h] = NoSession]
             /\ acked' = [acked EXCEPT ![h] = NothingAcked]
@@ -264,11 +280,11 @@ BecomeStandby(h) ==                                          \* its SWITCH is in
     /\ sess' = [sess EXCEPT ![h] = NoSession]
     /\ acked' = [acked EXCEPT ![h] = NothingAcked]
     /\ rel' = [rel EXCEPT ![h] = 0]
-    /\ UNCHANGED <<wire, id, hist>>
+    /\ UNCHANGED <<wire, id, hist, disk>>
 
 StayOut(h, g) ==                                             \* as joiner or standby: nothing here depends on it
     /\ prop' = [prop EXCEPT ![h] = Unresolved(h, g)]
-    /\ UNCHANGED <<wire, id, role, hist, sess, acked, rel>>
+    /\ UNCHANGED <<wire, id, role, hist, sess, acked, rel, disk>>
 
 IsJoining(h, g) == IsStandby(h) /\ sess[h] # NoSession /\ g <= Mine(h).gen
 
@@ -293,7 +309,7 @@ Next ==
     \/ Decide
     \/ \E h \in Hosts :
         \/ Run(h) \/ Release(h)
-        \/ Open(h) \/ TakeCopy(h) \/ Continue(h) \/ Commit(h) \/ HearAck(h) \/ Abandon(h)
+        \/ Open(h) \/ TakeCopy(h) \/ Continue(h) \/ Commit(h) \/ Persist(h) \/ HearAck(h) \/ Abandon(h)
         \/ Start(h) \/ Add(h) \/ Drop(h) \/ Take(h) \/ Switch(h) \/ Vacate(h)
         \/ Learn(h) \/ Restart(h)
 
@@ -311,6 +327,10 @@ NothingContradicted == \A one, other \in world : one[1] = other[1] => one = othe
    ever left. (One that has crashed is named no more: it has another id, or none.) *)
 Holds(h, output) == output[1] <= Len(hist[h]) /\ hist[h][output[1]] = output[2]
 NothingLost == \A h \in Hosts : id[h] \in {records[Newest].act, records[Newest].stb} => \A o \in world : Holds(h, o)
+
+(* I9: and each of them has all that ever left on its disk: the power may fail there, the other host being gone. *)
+NothingFlushedLost ==
+    \A h \in Hosts : id[h] \in {records[Newest].act, records[Newest].stb} => \A output \in world : output[1] <= disk[h]
 
 (* I1: at most one replica is active per generation. *)
 OneActive == \A g, h \in Hosts : IsActive(g) /\ IsActive(h) /\ known[g] = known[h] => g = h

@@ -26,10 +26,27 @@ BREAKS: Final[dict[str, dict[str, str]]] = {
         r"\E s \in {sess[h]} :": r"\E s \in 1..Len(wire) :",
     },
     "an acknowledgement is sent before the commit": {
-        "![sess[h]].acked = n]": "![sess[h]].acked = Len(Mine(h).hist)]",
+        "![sess[h]].acked = Len(hist[h])]": "![sess[h]].acked = Len(Mine(h).hist)]",
+    },
+    "an epoch that holds a flush is acknowledged before the standby's disk has it": {
+        "IF disk[h] >= n THEN": "IF TRUE THEN",
+    },
+    "a first copy is acknowledged before the joiner's disk has it": {
+        r"/\ disk' = [disk EXCEPT ![h] = NothingDurable]       \*": (
+            r"/\ wire' = [wire EXCEPT ![s].acked = wire[s].base] /\ disk' = disk \*"
+        ),
+        "    /\\ UNCHANGED <<records, asked, wire, world, id, known, prop, acked, rel>>": (
+            "    /\\ UNCHANGED <<records, asked, world, id, known, prop, acked, rel>>"
+        ),
+    },
+    "who takes over lets out what rests on a flush that its disk lacks": {
+        r"/\ n <= disk[h]": r"/\ TRUE",
     },
     "a gap is skipped": {
         r"\E n \in {Len(hist[h]) + 1} :": r"\E n \in (Len(hist[h]) + 1)..MaxSteps :",
+        "Append(@, Mine(h).hist[n])]": (
+            r"[i \in 1..n |-> IF i <= Len(@) THEN @[i] ELSE IF i = n THEN Mine(h).hist[n] ELSE None]]"
+        ),
     },
     "a replica id survives a restart": {
         "![h] = <<h, @[2] + 1>>]": "![h] = @]",
@@ -43,6 +60,7 @@ BREAKS: Final[dict[str, dict[str, str]]] = {
     "a claimant still acknowledges, and runs from what it had when it claimed": {
         r"/\ ~IsProposing(h)                                       \* from its claim on": r"/\ TRUE  \*",
         "Append(@, Mine(h).hist[n])]": "IF IsProposing(h) THEN @ ELSE Append(@, Mine(h).hist[n])]",
+        "IF disk[h] >= n THEN": "IF IsProposing(h) THEN",
     },
     "a SWITCH is resumed from on a time-out": {
         r"/\ ~IsSwitching(h)": r"/\ TRUE",

@@ -105,6 +105,7 @@ def make_settings(
     dialled: tuple[str, ...] = (),
     halts_alone: bool = False,
     versions: Versions = SPOKEN,
+    keeps_disks: bool = False,
 ) -> Settings:
     return Settings(
         guest_id=guest_id,
@@ -117,6 +118,7 @@ def make_settings(
         limits=limits or Limits(),
         halts_alone=halts_alone,
         versions=versions,
+        keeps_disks=keeps_disks,
     )
 
 
@@ -168,6 +170,10 @@ class Host:
     """What of it the session has shipped."""
     matched: int = 0
     """How many pages the joiner still had."""
+    flushes: bool = True
+    """Whether each epoch that is cut holds a flush."""
+    asked: list[int] | None = None
+    """What its disk was asked to make durable and has not; None: a disk that does so at once."""
 
     # --- the guest -------------------------------------------------------------------------------------------------
 
@@ -226,6 +232,14 @@ class Host:
         assert stopping is not None
         return stopping
 
+    def persist(self, error: str | None = None) -> None:
+        """Let the disk have all that it was asked for, or fail."""
+        assert self.asked is not None
+        asked, self.asked = self.asked, []
+        for number in asked:
+            self.give(reports.Persisted(number, error))
+        self.perform()
+
     # --- effects ---------------------------------------------------------------------------------------------------
 
     def perform(self) -> None:
@@ -273,6 +287,10 @@ class Host:
                 self.give(reports.PagesCopied((self._capture(),), 0))
             case do.Use():
                 self.give(reports.EngineUsed(effect.engine))
+            case do.Persist() if self.asked is None:
+                self.give(reports.Persisted(effect.number))
+            case do.Persist():
+                self.asked.append(effect.number)
             case do.Cut() if self.capture_error is not None:
                 self.give(reports.CaptureFailed(self.capture_error))
             case do.Cut():
@@ -309,6 +327,7 @@ class Host:
             memory_digest=self.value,
             dirty_pages=1,
             position=GuestPosition(self.value, 0) if order.engine.logs else None,
+            has_flush=self.flushes,
         )
         self.give(
             reports.CutTaken(

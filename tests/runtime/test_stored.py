@@ -1,6 +1,6 @@
 """A region's store is told of whole commits, in its own page numbers, and of nothing else."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -9,7 +9,8 @@ from ftvm.checkpoint import Footing, PageBatch
 from ftvm.encode.apply import CommittedMemory
 from ftvm.errors import DigestMismatch
 from ftvm.interfaces import Region
-from ftvm.runtime.stored import StoredMemory
+from ftvm.protocol.reports import Persisted
+from ftvm.runtime.stored import Persists, StoredMemory
 from ftvm.units import PAGE_BYTES, PageCount
 
 from ..encode.test_apply import ONE_BYTE, make_batch
@@ -25,12 +26,19 @@ class Told:
 
     def __init__(self) -> None:
         self.calls: list[object] = []
+        self.waiting: list[Callable[[str | None], None]] = []
 
     def stands(self, footing: Footing) -> None:
         self.calls.append(footing.epoch)
 
     def present(self) -> bytearray | None:
         return None
+
+    def take_flush(self) -> bool:
+        return False
+
+    def persist(self, then: Callable[[str | None], None]) -> None:
+        self.waiting.append(then)
 
     def committed(self, pages: Sequence[int]) -> None:
         self.calls.append(list(pages))
@@ -207,3 +215,50 @@ def test_a_copy_that_rests_on_a_cache_is_judged_by_what_is_there_and_not_by_what
     assert backup.stored.memory_digest == Backup().stored.memory_digest
     backup.committed.measure()
     assert backup.stored.memory_digest == Backup().stored.memory_digest
+
+
+def test_a_wish_is_granted_when_all_disks_have_it_and_whoever_waits_is_woken() -> None:
+    stores, woken = [Told(), Told()], []
+    persists = Persists(stores, lambda: woken.append("woken"))
+    persists.ask(7)
+
+    stores[0].waiting.pop()(None)
+    before = persists.take()
+    stores[1].waiting.pop()(None)
+
+    assert before == []
+    assert persists.take() == [Persisted(7)]
+    assert woken == ["woken", "woken"]
+
+
+def test_a_disk_that_fails_is_told_once_whatever_the_others_say() -> None:
+    stores = [Told(), Told()]
+    persists = Persists(stores, lambda: None)
+    persists.ask(7)
+
+    stores[1].waiting.pop()("the device is gone")
+    stores[0].waiting.pop()(None)
+
+    assert persists.take() == [Persisted(7, "the device is gone")]
+
+
+def test_what_a_disk_says_while_it_is_asked_wakes_nobody_and_is_there_at_once() -> None:
+    class Prompt(Told):
+        def persist(self, then: Callable[[str | None], None]) -> None:
+            then(None)
+
+    woken: list[str] = []
+    persists = Persists([Prompt()], lambda: woken.append("woken"))
+
+    persists.ask(7)
+
+    assert persists.take() == [Persisted(7)]
+    assert woken == []
+
+
+def test_without_a_disk_a_wish_is_granted_at_once() -> None:
+    persists = Persists((), lambda: None)
+
+    persists.ask(7)
+
+    assert persists.take() == [Persisted(7)]

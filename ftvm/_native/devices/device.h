@@ -27,6 +27,7 @@ struct device_board {
     uint8_t *disk;
     uint64_t disk_bytes; /* 0: there is no disk */
     uint8_t *disk_flags; /* a byte per page of the disk, set to 1 when it is written */
+    uint8_t *disk_flush; /* set to 1 when the guest asks that what it wrote to the disk be durable. NULL: nobody asks */
     uint8_t mac[6];
     uint64_t line_ticks;                      /* how long an unfinished console line may stay pending */
     uint64_t (*now)(const device_board *board); /* the time by which line_ticks counts */

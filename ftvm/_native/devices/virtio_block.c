@@ -49,6 +49,14 @@ static uint8_t write_sectors(device_board *board, const device_chain *chain, req
     return STATUS_OK;
 }
 
+/* The disk is memory, so nothing is ever behind it; that it is durable is the business of whoever copies it. */
+static uint8_t flush(device_board *board)
+{
+    if (board->disk_flush != NULL)
+        *board->disk_flush = 1;
+    return STATUS_OK;
+}
+
 static uint8_t get_id(device_board *board, const device_chain *chain, request *wish)
 {
     static const uint8_t id[ID_BYTES] = "ftvm disk";
@@ -71,7 +79,7 @@ static uint8_t serve(device_board *board, const device_chain *chain, request *wi
     switch (wish->type) {
     case TYPE_IN: return read_sectors(board, chain, wish);
     case TYPE_OUT: return write_sectors(board, chain, wish);
-    case TYPE_FLUSH: return STATUS_OK; /* the disk is memory: nothing is ever behind */
+    case TYPE_FLUSH: return flush(board);
     case TYPE_GET_ID: return get_id(board, chain, wish);
     default: return STATUS_UNSUPPORTED;
     }

@@ -38,6 +38,7 @@ void kvm_bus_start(ftvm_kvm *machine)
     board->ram_bytes = config->ram_bytes;
     board->disk = config->disk;
     board->disk_flags = config->disk_flags;
+    board->disk_flush = config->disk_flush;
     board->disk_bytes = (config->devices & FTVM_KVM_BLOCK) != 0 ? config->disk_bytes : 0;
     memcpy(board->mac, config->mac, sizeof board->mac);
     board->now = now;

@@ -1,9 +1,9 @@
-"""What a disk does while its content comes from the active: a separate file grows beside the image, and takes what the
-image has that is the same.
+"""What a disk with an image does on a standby, whatever machine it is of: while its content comes from the active, a
+separate file grows beside the image, and takes what the image has that is the same; and it says when it is durable.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ftvm._native.mapping import FileMapping
 from ftvm.guests.disk.image import Image
@@ -43,6 +43,14 @@ class CopiedDisk(ABC):
         self.image.keep(pages)
         if self._shown is not None:
             self._mapping.show_part(self._shown, first, count)
+
+    def persist(self, then: Callable[[str | None], None]) -> None:
+        """See interfaces.RegionStore."""
+
+        def tell(error: OSError | None) -> None:
+            then(None if error is None else f"the disk {self.image.path} cannot be written: {error.strerror or error}")
+
+        self.image.persist(tell)
 
     def completed(self) -> None:
         """See interfaces.RegionStore."""

@@ -67,7 +67,7 @@ class Disk(CopiedDisk):
         self._written, self._held = SparseFlags(self.page_count), SparseFlags(self.page_count)
         self._shown = self.image.descriptor if boots else None
         self._is_whole = boots
-        self._is_first = True
+        self._is_first, self._was_flushed = True, False
         self._trouble: str | None = None
         self._role = threading.Lock()
         self._is_guests = self._has_file = boots
@@ -133,6 +133,17 @@ class Disk(CopiedDisk):
         """The guest has stopped: the image may have what was held meanwhile."""
         self._store.rest()
 
+    def was_flushed_in_haste(self) -> bool:
+        """Tell, once, whether a flush came since `hurry`: perhaps the guest's, which `note_flush` is to say, perhaps of
+        whoever has stopped it."""
+        calmly, in_haste = self._store.take_flushes()
+        self._was_flushed |= calmly
+        return in_haste
+
+    def note_flush(self) -> None:
+        """The guest has flushed what it wrote."""
+        self._was_flushed = True
+
     def when_settled(self, then: Settled) -> None:
         """Call `then` once the device has all that the guest was told it has: here and now, or in a thread.
 
@@ -186,6 +197,12 @@ class Disk(CopiedDisk):
         written = Bitmap((self.page_count,), (self._written.take(),))
         self._store.mark()
         return written
+
+    def take_flush(self) -> bool:
+        """See interfaces.RegionStore."""
+        in_haste = self.was_flushed_in_haste()
+        was_flushed, self._was_flushed = self._was_flushed or in_haste, False
+        return was_flushed
 
     def present(self) -> bytearray:
         """See interfaces.RegionStore."""

@@ -16,9 +16,8 @@ epochs, guests or NBD.
 The journal: magic (8 bytes), page count (u64), page indices (u64 each), pages (4096 bytes each), XXH3-128 of all that.
 """
 
-import fcntl
+import errno
 import os
-import stat
 import struct
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,9 +31,9 @@ import xxhash
 from ftvm.checkpoint import Footing
 from ftvm.errors import ConfigError
 from ftvm.guests.disk.blocks import copy_pages, offered_runs, write_pages
+from ftvm.guests.disk.files import make_image, open_image
 from ftvm.guests.disk.label import Label, LabelFile, sync_directory, write_at
-from ftvm.guests.imagefile import require_raw
-from ftvm.units import PAGE_BYTES, PageCount, bytes_to_pages
+from ftvm.units import PAGE_BYTES
 
 __all__ = ["Image"]
 
@@ -44,11 +43,12 @@ _DIGEST_BYTES: Final = 16
 _PAGES_AT_ONCE: Final = 256
 _SYNC_SECONDS: Final = 30.0
 _STEP_SECONDS: Final = 2.0
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _EPOCH_STEPS: Final = 16
 """How many steps an image may be further than the epoch that its label names: a label costs a sync."""
 
 Given = Callable[[OSError | None], None]
-"""Called once the file is another's: with what went wrong, if anything did."""
+"""Called once something is so: with what went wrong, if anything did."""
 
 
 class Image:
@@ -67,7 +67,7 @@ class Image:
         self._place = Path(os.path.realpath(path))  # what a symbolic link leads to is the image, and the link stays
         self._journal_path = self._place.with_name(self._place.name + ".journal")
         self._fresh_path = self._place.with_name(self._place.name + ".new")
-        self.descriptor, self.page_count = _open(path)
+        self.descriptor, self.page_count = open_image(path)
         try:
             _finish(self._journal_path, self.descriptor, self.page_count)
             self._fresh_path.unlink(missing_ok=True)
@@ -85,6 +85,7 @@ class Image:
         self._is_complete = False
         self._fresh: int | None = None
         self._given: Given | None = None
+        self._persists: list[Given] = []
         self._footing: Footing | None = None
         self._runs = boots
         self._unsaid_steps = 0
@@ -136,7 +137,7 @@ class Image:
             self._waiting, self._written, self._is_complete = {}, set(), False
             self._footing, self._runs = None, False
             try:
-                begun = _make(self._fresh_path, self.descriptor)
+                begun = make_image(self._fresh_path, self.descriptor)
             except OSError as wrong:
                 self.error = self.error or wrong
                 return None
@@ -177,6 +178,20 @@ class Image:
             error = self.error
             if error is None:
                 self._given, self._runs = then, True
+                self._changed.notify_all()
+        if error is not None:
+            then(error)
+
+    def persist(self, then: Given) -> None:
+        """Call `then` once a power cut loses nothing of what was put so far; with what went wrong, if anything did.
+
+        It is called in the image's thread, or at once. What was put since `restart` is no state then, but does not have
+        to be written when it becomes one.
+        """
+        with self._changed:
+            error = self.error
+            if error is None:
+                self._persists.append(then)
                 self._changed.notify_all()
         if error is not None:
             then(error)
@@ -234,7 +249,8 @@ class Image:
 
     def _has_work(self) -> bool:
         is_due = self._label_of(self._footing, self.label.epoch) is not None
-        return bool(self._waiting) or self._begun is not None or self._is_complete or self._given is not None or is_due
+        is_asked = self._given is not None or bool(self._persists)
+        return bool(self._waiting) or self._begun is not None or self._is_complete or is_asked or is_due
 
     def _has_begun(self) -> bool:
         return self.error is not None or (self._begun is None and not self._is_writing)
@@ -254,7 +270,8 @@ class Image:
                 begun, self._begun = self._begun, None
                 is_complete, self._is_complete = self._is_complete, False
                 given, footing = self._given, self._footing
-                is_needed = bool(step) or self._label_of(footing, self.label.epoch) is not None
+                is_asked, is_due = bool(self._persists), self._label_of(footing, self.label.epoch) is not None
+                is_needed = bool(step) or is_asked or is_due
                 is_unsynced, self._is_unsynced = self._is_unsynced and is_needed, self._is_unsynced and not is_needed
                 self._is_writing = True
             error: OSError | None = None
@@ -262,11 +279,15 @@ class Image:
                 if is_unsynced:
                     os.fdatasync(self.descriptor)
                 self._take(step, begun=begun, is_complete=is_complete)
+                if self._fresh is None or is_asked:
+                    self._sync_fresh()
+                    self._tell_durable()
                 if given is not None:
                     self._drop_journal()
                 self._say(footing, has_stepped=bool(step))
             except OSError as wrong:
                 error = wrong
+                self._say_unclean(wrong)
             self._tell(step, given, error)
             if error is not None:
                 return
@@ -320,6 +341,26 @@ class Image:
         except OSError as wrong:
             self.error = wrong
 
+    def _say_unclean(self, wrong: OSError) -> None:
+        """Have the label say that its device failed, if that still takes it: what it had may not be there any more."""
+        if self._fresh is None and wrong.errno not in _FULL:  # else the image is as it was
+            with suppress(OSError):
+                self._labels.write(replace(self.label, is_clean=False))
+
+    def _tell_durable(self, error: OSError | None = None) -> None:
+        """Tell who waits for it that all that was put is on the device, if it is; or why it never will be.
+
+        An image that was the guest's, or grows, is synced before for who waits by then: later ones wait for the next
+        turn.
+        """
+        with self._changed:
+            error = error or self.error
+            if error is None and (self._waiting or self._is_unsynced):
+                return
+            told, self._persists = self._persists, []
+        for then in told:
+            then(error)
+
     def _tell(self, step: dict[int, bytes], given: "Given | None", error: OSError | None) -> None:
         """Note what a turn of the thread has done."""
         with self._changed:
@@ -330,6 +371,8 @@ class Image:
             if is_due:
                 self._given = None
             self._changed.notify_all()
+        if error is not None:
+            self._tell_durable(error)
         if given is not None and is_due:
             given(error)
 
@@ -354,6 +397,7 @@ class Image:
             os.fdatasync(journal)
             if is_new:
                 sync_directory(self._place.parent)
+            self._tell_durable()
             write_pages(self.descriptor, step)
             os.fdatasync(self.descriptor)
             os.ftruncate(journal, 0)
@@ -380,64 +424,16 @@ class Image:
             self._journal_path.unlink()
             sync_directory(self._place.parent)
 
+    def _sync_fresh(self) -> None:
+        if self._fresh is not None:
+            os.fdatasync(self._fresh)
+
     def _drop_fresh(self) -> None:
         fresh, self._fresh, self._begun = (self._fresh, self._begun), None, None
         for descriptor in fresh:
             if descriptor is not None:
                 os.close(descriptor)
                 self._fresh_path.unlink(missing_ok=True)
-
-
-def _open(path: Path) -> tuple[int, PageCount]:
-    """Open and lock an image; return its descriptor and its pages."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError as wrong:
-        raise ConfigError(
-            f"the disk {path} cannot be opened: {wrong.strerror}; make one, equally large on both hosts, "
-            f"e.g. with truncate -s 1G {path}"
-        ) from wrong
-    try:
-        return descriptor, bytes_to_pages(_locked_size(descriptor, path))
-    except BaseException:
-        os.close(descriptor)
-        raise
-
-
-def _locked_size(descriptor: int, path: Path) -> int:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as wrong:
-        raise ConfigError(f"the disk {path} is in use: each host of a guest needs its own image") from wrong
-    return require_raw(descriptor, path)
-
-
-def _make(path: Path, model: int) -> int:
-    """Make a locked file of zeros, another than one that is there, with the size, owner and mode of `model`."""
-    status = os.fstat(model)
-    path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(descriptor, status.st_size)
-        _dress(descriptor, status)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _dress(descriptor: int, status: os.stat_result) -> None:
-    """Give a file the owner and mode of another; if the owner cannot be set, nobody gets more rights than before."""
-    mode = stat.S_IMODE(status.st_mode)
-    try:
-        os.fchown(descriptor, status.st_uid, status.st_gid)
-    except PermissionError:  # not root: a group of ours may be given still
-        try:
-            os.fchown(descriptor, -1, status.st_gid)
-        except PermissionError:
-            mode &= ~stat.S_IRWXG
-    os.fchmod(descriptor, mode)
 
 
 def _finish(journal_path: Path, descriptor: int, page_count: int) -> None:

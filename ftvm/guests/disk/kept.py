@@ -92,6 +92,10 @@ class KeptDisk(CopiedDisk):
         self._keep(bitmap_indices(Bitmap((self.memory.page_count,), (words,))), is_agreed=self._runs)
         return words
 
+    def note_flush(self) -> None:
+        """Note that the machine has flushed the disk, as its device in C does."""
+        self.memory.flush[0] = 1
+
     # --- a region store ----------------------------------------------------------------------------------------------
 
     def stands(self, footing: Footing) -> None:
@@ -100,6 +104,11 @@ class KeptDisk(CopiedDisk):
         self.image.put_copies(self._unagreed)
         self._unagreed = {}
         self.image.stand(footing)
+
+    def take_flush(self) -> bool:
+        """See interfaces.RegionStore."""
+        was_flushed, self.memory.flush[0] = self.memory.flush[0] != 0, 0
+        return was_flushed
 
     def present(self) -> bytearray:
         """See interfaces.RegionStore."""

@@ -69,6 +69,7 @@ class Label:
             kind = "the guest ran on it, " + ("and all it wrote is there" if self.is_clean else "not stopped in order")
         else:
             kind = f"a standby's, whole, of epoch {self.epoch} or later"
+            kind += "" if self.is_clean else "; but its device failed, and may have lost some of it"
         known = f"generation {self.generation}" if self.generation else "generation not known yet"
         return f"{known}: {kind}; lineage {self.lineage}"
 

@@ -1,7 +1,7 @@
 """The disks of one guest, none, one or several, as one: stopped together, and settled when all are."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from ftvm.errors import ConfigError
 from ftvm.guests.disk.disk import Disk, Settled
@@ -14,6 +14,7 @@ class Disks:
 
     def __init__(self, disks: Sequence[Disk]) -> None:
         self._disks = tuple(disks)
+        self._flushes = (0, 0)
 
     @classmethod
     def open(cls, paths: Sequence[str], sizes: Sequence[int], names: Sequence[str], *, boots: bool) -> "Disks":
@@ -51,6 +52,20 @@ class Disks:
         """As Disk.rest, for all."""
         for disk in self._disks:
             disk.rest()
+
+    def note_flushes(self, machine: int, count: Callable[[], int]) -> None:
+        """Sort out whose the flushes are that came since `hurry`: the guest's, or of the machine that stopped it.
+
+        machine  names this run of the machine: another one counts from 0
+        count    tells how many flushes the guest has made in it; asked only if there is doubt
+        """
+        doubtful = [disk for disk in self._disks if disk.was_flushed_in_haste()]
+        if not doubtful:
+            return
+        before, self._flushes = self._flushes, (machine, count())
+        if self._flushes not in (before, (machine, 0)):
+            for disk in doubtful:
+                disk.note_flush()
 
     def when_settled(self, then: Settled) -> None:
         """Call `then` once all are settled, as Disk.when_settled; without a disk, at once."""

@@ -152,11 +152,11 @@ class KvmMachine:
         self.ram = KvmMemory(shape.ram_bytes)
         self.disk = disk if disk is not None or not shape.disk_bytes else FlaggedMemory(shape.disk_bytes)
         state = mmap.mmap(-1, lib.ftvm_kvm_bytes(), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        disk_parts = (self.disk.pages, self.disk.flags, self.disk.flush) if self.disk is not None else ()
         # from_buffer keeps each buffer alive as long as its pointer is; the maps are exported, not views of them: see
         # _address in ftvm/_native/memory.py.
         self._pointers = [
-            ffi.from_buffer("uint8_t[]", pages, require_writable=True)
-            for pages in (state, self.ram.pages, *((self.disk.pages, self.disk.flags) if self.disk is not None else ()))
+            ffi.from_buffer("uint8_t[]", pages, require_writable=True) for pages in (state, self.ram.pages, *disk_parts)
         ]
         self._machine: Any = _open(self._pointers, shape, device)
         self._outputs = ffi.new("uint8_t[]", int(lib.FTVM_KVM_OUTPUT_BYTES))
@@ -281,7 +281,7 @@ def _open(pointers: Sequence[Any], shape: KvmShape, device: str) -> Any:
     config.device = path = ffi.new("char[]", os.fsencode(device))
     config.ram, config.ram_bytes = pointers[1], shape.ram_bytes
     if shape.disk_bytes:
-        config.disk, config.disk_flags = pointers[2:4]
+        config.disk, config.disk_flags, config.disk_flush = pointers[2:]
         config.disk_bytes = shape.disk_bytes
     config.devices = shape.devices
     config.processors = shape.processors

@@ -25,6 +25,7 @@ from ftvm.guests.qemu.qmp import Qmp
 __all__ = [
     "Firmware",
     "can_save_apart",
+    "count_flushes",
     "head_of",
     "join_parts",
     "load_state",
@@ -70,6 +71,12 @@ def refuse_blockers(qmp: Qmp) -> None:
             f"QEMU cannot save this machine, so it cannot be protected: {'; '.join(map(str, reasons))}; "
             "remove the cause from the QEMU arguments"
         )
+
+
+def count_flushes(qmp: Qmp) -> int:
+    """Return how many flushes the guest has made of its disks: those that QEMU makes itself, e.g. when it stops the
+    machine, do not count."""
+    return sum(int(disk["stats"]["flush_operations"]) for disk in qmp.execute("query-blockstats"))
 
 
 def can_save_apart(qmp: Qmp) -> bool:

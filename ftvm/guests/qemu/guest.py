@@ -24,6 +24,7 @@ from ftvm.guests.disk.several import Disks
 from ftvm.guests.qemu.devices import (
     Firmware,
     can_save_apart,
+    count_flushes,
     head_of,
     join_parts,
     load_state,
@@ -349,6 +350,7 @@ class QemuGuest:
             status, _ = qmp.execute_all([("query-status", {}), ("stop", {})])
         finally:
             haste.stopped()
+        self._disks.note_flushes(self._process.pid, lambda: count_flushes(qmp))  # QEMU flushes, too, when it stops
         if status["status"] not in _RUNNING:
             raise GuestError(self._why_stopped(status["status"]))
         if any(event.name == "RESET" for event in qmp.take_events()):

@@ -142,12 +142,12 @@ class Machine:
             ffi.from_buffer("uint8_t[]", part, require_writable=True)
             for memory in (self.ram, self.disk)
             if memory is not None
-            for part in (memory.pages, memory.flags)
+            for part in (memory.pages, memory.flags, memory.flush)
         ]
         config = ffi.new("ftvm_riscv_config *")
         config.ram, config.flags, config.ram_bytes = self._pointers[0], self._pointers[1], self.shape.ram_bytes
         if self.disk is not None:
-            config.disk, config.disk_flags = self._pointers[2:4]
+            config.disk, config.disk_flags, config.disk_flush = self._pointers[3:]
             config.disk_bytes = self.shape.disk_bytes
         config.devices = self.shape.devices
         config.mac = list(self.shape.mac or bytes(6))

@@ -280,6 +280,7 @@ TABLE: Final[RoleTable[ActiveState]] = RoleTable(
         reports.CutTaken: shipping.take_cut,
         reports.NothingToCut: shipping.take_nothing,
         reports.CaptureFailed: shipping.take_failure,
+        reports.Persisted: shipping.take_persisted,
     },
     on_record=on_record,
     on_arbiter_trouble=on_arbiter_trouble,

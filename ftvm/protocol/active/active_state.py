@@ -109,6 +109,7 @@ class ActiveState:
 
     is_waiting  the guest stands still beside a standby that is silent, and that it may not run without
     unshipped   log records that are in no message yet
+    unsynced    the number of the wish that what this replica took over be on its disks' devices; None once it is
     beat_at     when the next heartbeat is due; poll_at  when the record is read again
     refusals    the reasons for refusals that were told
     """
@@ -130,6 +131,7 @@ class ActiveState:
     backoff: Backoff = field(init=False, repr=False)
     refusals: set[str] = field(default_factory=set, repr=False)
     unshipped: list[LogTable] = field(default_factory=list, repr=False)
+    unsynced: int | None = None
 
     def __post_init__(self) -> None:
         # The clock's origin is arbitrary, so no timer may start at 0.
@@ -156,10 +158,13 @@ class ActiveState:
         """Let all outputs leave that the release rule allows, in order: THE RELEASE RULE.
 
         An output leaves when every standby that may be in force, as far as this replica can know, has acknowledged in
-        the present session what the output needs; at once where none may be. While a hint holds them, none leaves.
+        the present session what the output needs; at once where none may be. While a hint holds them, none leaves; nor
+        does any while a flush that this replica took over is not durable here.
         """
         releases, outputs, session = self.releases, self.outputs, self.session
         if releases.is_held_by_hint:
+            return
+        if self.unsynced is not None:  # rule: taken_over_flush_is_durable
             return
         known, proposal = self.core.arbiter.known, self.core.arbiter.proposal
         obeyed = [known.standby]  # rule: known_standby_obeyed

@@ -29,6 +29,7 @@ from ftvm.protocol.reports import (
     NothingToCut,
     PagesCopied,
     PagesMatched,
+    Persisted,
     RoundCollected,
 )
 from ftvm.protocol.session import Session
@@ -48,6 +49,7 @@ __all__ = [
     "take_failure",
     "take_matched",
     "take_nothing",
+    "take_persisted",
     "take_round",
 ]
 
@@ -181,6 +183,16 @@ def take_cut(active: ActiveState, cut: CutTaken, now: Nanos) -> None:
         active.move(LinkEvent.CUT)  # rule: first_cut_shipped
         active.plan = None
     active.flush(now)
+
+
+def take_persisted(active: ActiveState, report: Persisted, now: Nanos) -> None:
+    """Let out what waited for the disks of this host, which has taken over. If they fail, the guest has no better."""
+    if report.number != active.unsynced:
+        return
+    active.unsynced = None
+    if report.error is not None:
+        active.core.tell(HostFailed(at=now, guest_id=active.core.settings.guest_id, error=report.error))
+    active.release()
 
 
 def take_nothing(active: ActiveState, _report: NothingToCut, _now: Nanos) -> None:

@@ -27,18 +27,18 @@ from ftvm.encode.messages import (
     Prepare,
     Sequenced,
 )
-from ftvm.errors import BadFrame, GuestEnded, LimitExceeded, RemoteProtocolError
+from ftvm.errors import BadFrame, GuestEnded, GuestError, LimitExceeded, RemoteProtocolError
 from ftvm.interfaces import Lane
 from ftvm.protocol import reports
 from ftvm.protocol.core import Core, RoleEvent, RoleTable
 from ftvm.protocol.detector import FailureDetector
 from ftvm.protocol.effects import Execute, Follow, Unload, WarmUp
-from ftvm.protocol.reports import Received
+from ftvm.protocol.reports import Persisted, Received
 from ftvm.protocol.session import Outbox, SessionOffer, Switchover
 from ftvm.protocol.standby import claiming, following
 from ftvm.protocol.standby.commit import CommittedState, Inbox, Offering, Staging
 from ftvm.protocol.standby.standby_state import ClaimEvent, ClaimState, StandbyState
-from ftvm.protocol.stop import Stopping
+from ftvm.protocol.stop import StopKind, Stopping
 from ftvm.protocol.timers import NEVER, Timers, act_on
 from ftvm.units import Nanos
 
@@ -71,6 +71,8 @@ def resume(
     """Begin a session after a switchover, from the state that this replica, active until now, stands still at."""
     standby = _session(core, offer, committed, now)
     standby.switchover = switchover
+    if core.settings.keeps_disks:
+        standby.hold_back(None, 0)  # what the guest wrote here may not be on the device yet
     if core.settings.engines[committed.engine].executes:
         standby.is_following = True
         core.do(Follow(None, committed.output_next))
@@ -168,11 +170,13 @@ def _apply(standby: StandbyState, message: Sequenced, now: Nanos) -> None:
         if offering is None:
             raise BadFrame("pages are to be kept, and nothing was offered")
         offering.take(message, now)
+        _copied(standby, message)
         return
     if offering is not None and not offering.is_over:
         raise BadFrame("pages came before it was said which of those offered are kept")
     if isinstance(message, Copy):
         committed.copy(unpack_batch(message.batch, limits))
+        _copied(standby, message)
         return
     if message.batch is not None and message.batch.unpacked_bytes:
         message = replace(message, batch=unpack_batch(message.batch, limits))
@@ -185,8 +189,11 @@ def _apply(standby: StandbyState, message: Sequenced, now: Nanos) -> None:
         following.compare(standby, checkpoint)
         return
     was_whole, before = committed.epoch is not None, committed.engine
+    safe = standby.safe_before(checkpoint) if core.settings.keeps_disks else None
     log = (*committed.log, *standby.noted.take()) if core.settings.is_observed else ()
     committed.commit(checkpoint)
+    if safe is not None:
+        standby.hold_back(*safe)
     if core.settings.is_observed:
         standby.keep(checkpoint, log, is_first=not was_whole)
     if standby.detector.patience > 1:
@@ -202,6 +209,22 @@ def _apply(standby: StandbyState, message: Sequenced, now: Nanos) -> None:
     if core.settings.engines[checkpoint.engine].executes:
         standby.is_following = True
         core.do(Follow(checkpoint.devices, checkpoint.output_next))
+
+
+def _copied(standby: StandbyState, message: Copy | CacheKept) -> None:
+    """Acknowledge a part of a first copy once the disks have it: no faster than they take it."""
+    if standby.core.settings.keeps_disks:
+        standby.durability.hold_copy(message.sequence)
+        standby.persist(message.sequence + 1)
+
+
+def take_persisted(standby: StandbyState, report: Persisted, _now: Nanos) -> None:
+    """Acknowledge what is durable by now; a host whose disk cannot be written is no standby."""
+    if report.error is not None:
+        standby.core.fail(GuestError(report.error), StopKind.FAILED)
+    elif standby.durability.take(report.number):
+        standby.owes_ack = True
+        standby.persist(standby.inbox.expected)
 
 
 def on_record(standby: StandbyState, now: Nanos) -> None:
@@ -240,12 +263,15 @@ def tick(standby: StandbyState, now: Nanos) -> Nanos | None:
     # rule: claimant_acknowledges_nothing
     if standby.owes_ack and not standby.is_session_over and standby.claim.is_watching:
         standby.owes_ack = False
-        committed = standby.committed
+        committed, durability = standby.committed, standby.durability
+        digest = committed.memory.memory_digest if committed.epoch is not None else 0
+        # rule: durable_is_acknowledged
+        epoch, digest = (committed.epoch or 0, digest) if durability.safe is None else durability.safe
         ack = Ack(
-            received=standby.inbox.expected,
-            epoch=committed.epoch or 0,  # rule: committed_is_acknowledged
+            received=standby.inbox.expected if durability.received is None else durability.received,
+            epoch=epoch,  # rule: committed_is_acknowledged
             log_index=committed.log_index,
-            memory_digest=committed.memory.memory_digest if committed.epoch is not None else 0,
+            memory_digest=digest,
         )
         standby.core.send(standby.offer.peer, Lane.CONTROL, ack, standby.offer.session)
     due = _due(standby)
@@ -345,6 +371,7 @@ TABLE: Final[RoleTable[StandbyState]] = RoleTable(
         reports.LoadFailed: claiming.take_load_failure,
         reports.ShadowWarmed: claiming.take_warm,
         reports.MemoryMeasured: following.take_measured,
+        reports.Persisted: take_persisted,
         reports.LogFollowed: following.take_followed,
         reports.GuestAgreed: following.take_agreed,
         reports.GuestDiverged: following.take_diverged,

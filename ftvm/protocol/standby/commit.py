@@ -20,7 +20,7 @@ from ftvm.protocol.session import Outbox
 from ftvm.protocol.timers import AT_ONCE, NEVER
 from ftvm.units import Nanos
 
-__all__ = ["CommittedState", "Inbox", "Memory", "NotedLog", "Offering", "Staging"]
+__all__ = ["CommittedState", "Durability", "Inbox", "Memory", "NotedLog", "Offering", "Staging"]
 
 _DIGEST_BYTES: Final = 16
 
@@ -206,6 +206,69 @@ class NotedLog:
         """Return what was kept, and keep it no longer."""
         taken, self.records, self.size_bytes = self.records, [], 0
         return taken
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is being put on the disks' devices: a wish's number, and what may be acknowledged once that is done."""
+
+    number: int
+    epoch: int
+    digest: int
+    received: int
+
+
+@dataclass(slots=True)
+class Durability:
+    """What may be acknowledged where disks are kept: a flush of the guest only once it is on their devices here.
+
+    So an epoch that holds one waits for that, and the first one, with which the state is whole. A first copy is
+    acknowledged as the devices take it: with its last epoch, for which outputs wait, little is left to be written.
+
+    safe      the epoch that may be acknowledged, and the digest of the memory then; None: all that is committed
+    received  as much of a first copy as may be acknowledged, in messages; None: all
+    asked     what is being put on the devices; None while nothing is
+    is_owed   something that has to be there was committed behind that
+    """
+
+    safe: tuple[int, int] | None = None
+    received: int | None = None
+    asked: Asked | None = None
+    is_owed: bool = False
+
+    def hold(self, epoch: int, digest: int) -> None:
+        """Acknowledge no more than this epoch until what was committed behind it is durable."""
+        if self.safe is None:
+            self.safe = epoch, digest
+        self.is_owed = True
+
+    def hold_copy(self, received: int) -> None:
+        """Acknowledge no more of a first copy than so many messages, until what came behind them is durable."""
+        if self.received is None:
+            self.received = received
+        self.is_owed = True
+
+    def ask(self, number: int, epoch: int, digest: int, received: int) -> None:
+        """Note that all up to here is being put on the devices."""
+        self.asked, self.is_owed = Asked(number, epoch, digest, received), False
+
+    @property
+    def must_ask(self) -> bool:
+        """Whether something has to be put on the devices, and nothing is."""
+        return self.is_owed and self.asked is None
+
+    def take(self, number: int) -> bool:
+        """Note that what was asked for by this number is durable; tell whether that is news."""
+        asked = self.asked
+        if asked is None or asked.number != number:
+            return False
+        self.asked = None
+        if self.is_owed:
+            self.safe = None if self.safe is None else (asked.epoch, asked.digest)
+            self.received = None if self.received is None else asked.received
+        else:
+            self.safe = self.received = None
+        return True
 
 
 @dataclass(slots=True)

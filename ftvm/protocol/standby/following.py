@@ -45,7 +45,10 @@ def take_agreed(standby: StandbyState, report: GuestAgreed, now: Nanos) -> None:
     if standby.core.settings.is_observed:
         made, standby.made = tuple(standby.made), []
         standby.keep(replace(checkpoint, outputs=made), standby.committed.log, written=report.written)
+    safe = standby.safe_before(checkpoint) if standby.core.settings.keeps_disks else None
     standby.committed.agree(checkpoint)
+    if safe is not None:
+        standby.hold_back(*safe)
     standby.owes_ack = True
     if standby.detector.patience > 1:
         standby.detector.arm(now)

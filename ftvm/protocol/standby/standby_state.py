@@ -36,7 +36,7 @@ from ftvm.protocol.core import Core, RoleEvent
 from ftvm.protocol.detector import FailureDetector
 from ftvm.protocol.effects import ShowCommit
 from ftvm.protocol.session import SessionOffer, Switchover
-from ftvm.protocol.standby.commit import CommittedState, Inbox, NotedLog, Offering, Staging
+from ftvm.protocol.standby.commit import CommittedState, Durability, Inbox, NotedLog, Offering, Staging
 from ftvm.units import Nanos
 
 __all__ = ["CLAIMS", "Claim", "ClaimEvent", "ClaimState", "StandbyState"]
@@ -131,6 +131,7 @@ class StandbyState:
     noted              the log since the last epoch where the engine does not need it, for who looks on
     made               outputs that the guest, executing here, has made since the last mark; kept for who looks on
     offering           what this host still has, until a first copy that rests on it is whole
+    durability         what may be acknowledged of what is committed
     """
 
     core: Core
@@ -150,6 +151,7 @@ class StandbyState:
     noted: NotedLog = field(default_factory=NotedLog)
     made: list[Output] = field(default_factory=list)
     offering: Offering | None = None
+    durability: Durability = field(default_factory=Durability)
     poll_at: Nanos = Nanos(0)
 
     @property
@@ -161,6 +163,29 @@ class StandbyState:
     def is_named_active(self) -> bool:
         """Whether the record names this replica active: from then on it commits and acknowledges nothing."""
         return self.core.arbiter.known.active == self.core.id
+
+    def safe_before(self, checkpoint: Checkpoint) -> tuple[int | None, int] | None:
+        """Return what may be acknowledged, where disks are kept, until the checkpoint to be committed is durable there;
+        None: all."""
+        committed = self.committed
+        if checkpoint.has_flush or committed.epoch is None:
+            return committed.epoch, committed.memory.memory_digest
+        return None
+
+    def hold_back(self, epoch: int | None, digest: int) -> None:
+        """What was just committed has to be durable: until it is, acknowledge what was committed before."""
+        self.durability.hold(*((0, 0) if epoch is None else (epoch, digest)))
+        self.persist(self.inbox.expected)
+
+    def persist(self, received: int) -> None:
+        """Have the disks put on their devices what has to be there, unless that is under way: then it is next.
+
+        received  so many messages have been taken
+        """
+        if self.durability.must_ask:
+            committed = self.committed
+            epoch, digest = committed.epoch or 0, committed.memory.memory_digest
+            self.durability.ask(self.core.persist(), epoch, digest, received)
 
     def executes_behind(self, checkpoint: Checkpoint) -> bool:
         """Whether the guest executes here from this checkpoint on."""

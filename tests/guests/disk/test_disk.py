@@ -481,3 +481,41 @@ def test_an_image_without_a_name_is_noticed(disk: Disk, tmp_path: Path, is_repla
         == f"the image of the disk {disk.image.path} was deleted: it is gone for good when this host ends"
     )
     disk.require_readable()
+
+
+def test_a_flush_and_a_write_with_fua_are_told_once(disk: Disk, client: Client) -> None:
+    client.agree()
+    found = [disk.take_flush()]
+    for ask in (lambda: client.ask(FLUSH), lambda: client.write(0, b"fua", FUA), lambda: client.write(0, b"plain")):
+        assert ask() == 0
+        found += [disk.take_flush(), disk.take_flush()]
+
+    assert found == [False, True, False, True, False, False, False]
+
+
+def test_a_flush_while_the_guest_is_being_stopped_counts_unless_it_is_known_not_to_be_the_guests(
+    disk: Disk, client: Client
+) -> None:
+    client.agree()
+    disk.hurry()
+    assert client.ask(FLUSH) == 0
+    counted = disk.take_flush()
+    assert client.ask(FLUSH) == 0
+
+    assert disk.was_flushed_in_haste()
+
+    assert counted
+    assert not disk.take_flush()
+    disk.note_flush()
+    assert disk.take_flush()
+
+
+def test_a_write_with_fua_is_the_guests_whenever_it_comes(disk: Disk, client: Client) -> None:
+    """Whoever stops a guest flushes, and writes nothing."""
+    client.agree()
+    disk.hurry()
+
+    assert client.write(0, b"fua", FUA) == 0
+
+    assert not disk.was_flushed_in_haste()
+    assert disk.take_flush()

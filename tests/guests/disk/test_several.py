@@ -80,3 +80,38 @@ def test_an_image_of_another_size_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="has 4096 bytes, the machine's disk 8192"):
         Disks.open([str(tmp_path / "a")], [8192], ["disk"], boots=True)
+
+
+class Flushed:
+    """A disk that was flushed while its guest was being stopped."""
+
+    def __init__(self) -> None:
+        self.is_guests = False
+
+    def was_flushed_in_haste(self) -> bool:
+        return True
+
+    def note_flush(self) -> None:
+        self.is_guests = True
+
+
+def test_a_flush_of_the_machine_that_stops_a_guest_is_told_from_the_guests_own() -> None:
+    """Mutants: all count as the guest's; another machine's count goes on from the one before."""
+    disk, found = Flushed(), []
+    disks = Disks([disk])  # type: ignore[list-item]
+
+    for machine, count in ((1, 0), (1, 1), (1, 1), (1, 2), (2, 0), (2, 2), (2, 2)):
+        disk.is_guests = False
+        disks.note_flushes(machine, lambda count=count: count)
+        found.append(disk.is_guests)
+
+    assert found == [False, True, False, True, False, True, False]
+
+
+def test_a_machine_is_not_asked_whose_flush_it_was_if_there_was_none() -> None:
+    disk = Flushed()
+    disk.was_flushed_in_haste = lambda: False  # type: ignore[method-assign]
+
+    Disks([disk]).note_flushes(1, lambda: pytest.fail("asked"))  # type: ignore[list-item]
+
+    assert not disk.is_guests

@@ -236,6 +236,14 @@ def test_sectors_are_written_and_their_pages_marked() -> None:
     assert machine.disk.take_dirty()[0] == 0b11  # page 0 by the test's own filling, page 1 by both
 
 
+@pytest.mark.parametrize(("kind", "is_flush"), [(0, False), (1, False), (4, True)], ids=["read", "write", "flush"])
+def test_a_flush_is_noted_for_whoever_keeps_the_disk(kind: int, is_flush: bool) -> None:
+    machine, _ = asked(kind, 9, None if is_flush else Descriptor(DATA, 512, WRITE if kind == 0 else 0))
+
+    assert machine.disk is not None
+    assert bool(machine.disk.flush[0]) is is_flush
+
+
 @pytest.mark.parametrize(
     ("kind", "sector", "data", "expected"),
     [

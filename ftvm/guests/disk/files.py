@@ -1,0 +1,64 @@
+"""The file of a disk's image, opened and locked, or made like another one. Knows nothing of its content."""
+
+import fcntl
+import os
+import stat
+from pathlib import Path
+
+from ftvm.errors import ConfigError
+from ftvm.guests.imagefile import require_raw
+from ftvm.units import PageCount, bytes_to_pages
+
+__all__ = ["make_image", "open_image"]
+
+
+def open_image(path: Path) -> tuple[int, PageCount]:
+    """Open and lock an image; return its descriptor and its pages."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as wrong:
+        raise ConfigError(
+            f"the disk {path} cannot be opened: {wrong.strerror}; make one, equally large on both hosts, "
+            f"e.g. with truncate -s 1G {path}"
+        ) from wrong
+    try:
+        return descriptor, bytes_to_pages(_locked_size(descriptor, path))
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _locked_size(descriptor: int, path: Path) -> int:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as wrong:
+        raise ConfigError(f"the disk {path} is in use: each host of a guest needs its own image") from wrong
+    return require_raw(descriptor, path)
+
+
+def make_image(path: Path, model: int) -> int:
+    """Make a locked file of zeros, another than one that is there, with the size, owner and mode of `model`."""
+    status = os.fstat(model)
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, status.st_size)
+        _dress(descriptor, status)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _dress(descriptor: int, status: os.stat_result) -> None:
+    """Give a file the owner and mode of another; if the owner cannot be set, nobody gets more rights than before."""
+    mode = stat.S_IMODE(status.st_mode)
+    try:
+        os.fchown(descriptor, status.st_uid, status.st_gid)
+    except PermissionError:  # not root: a group of ours may be given still
+        try:
+            os.fchown(descriptor, -1, status.st_gid)
+        except PermissionError:
+            mode &= ~stat.S_IRWXG
+    os.fchmod(descriptor, mode)

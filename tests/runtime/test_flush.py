@@ -1,0 +1,148 @@
+"""What a client saw acknowledged behind a flush is on the disk of whoever may go on: the standby, and who took over.
+
+The files of the host that goes on are recorded, and the power fails there at any moment (testing/powercut.py), the
+other host being dead by then. The guest of these tests is a clerk: it writes an entry to its disk, flushes, and tells.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from ftvm.checkpoint import Bitmap, Geometry, Output, RegionShape
+from ftvm.engines.kemari import Kemari
+from ftvm.engines.remus import Remus
+from ftvm.guests.disk.image import Image
+from ftvm.guests.disk.kept import KeptDisk
+from ftvm.guests.flagged import FlaggedMemory
+from ftvm.interfaces import Capability, Engine, OutputSink, Region
+from ftvm.testing import PowerCuts
+from ftvm.testing.pair import Pair, SteppedHost
+from ftvm.units import PAGE_BYTES
+
+PAGES = 16
+DRAWS = 150
+
+
+class Clerk:
+    """A guest that does what a test has it do. Page 0 of its memory has the number of the last entry."""
+
+    def __init__(self, image: Path, *, boots: bool) -> None:
+        self.disk = KeptDisk(str(image), boots=boots)
+        self.ram = FlaggedMemory(PAGE_BYTES)
+        self.is_paused = True
+        self._sink: OutputSink | None = None
+
+    def enter(self, *, flushes: bool = True) -> None:
+        """Write the next entry, and tell its number to the client."""
+        number = self.ram.buffer[0] + 1
+        self.disk.memory.write(number * PAGE_BYTES, bytes([number]) * PAGE_BYTES)
+        if flushes:
+            self.disk.note_flush()
+        self.ram.write(0, bytes([number]))
+        assert self._sink is not None
+        self._sink.emit("net0", bytes([number]))
+
+    @property
+    def memory(self) -> tuple[Region, ...]:
+        disk = self.disk.memory
+        return (
+            Region(name="ram", buffer=self.ram.buffer, page_count=self.ram.page_count),
+            Region(name="disk", buffer=disk.buffer, page_count=disk.page_count, store=self.disk),
+        )
+
+    @property
+    def geometry(self) -> Geometry:
+        shapes = (RegionShape(name=region.name, page_count=region.page_count) for region in self.memory)
+        return Geometry(machine="clerk/1", regions=tuple(shapes))
+
+    can: frozenset[Capability] = frozenset()
+
+    def attach(self, sink: OutputSink) -> None:
+        self._sink = sink
+
+    def pause(self) -> None:
+        self.is_paused = True
+
+    def resume(self) -> None:
+        self.is_paused = False
+
+    def collect_dirty(self) -> Bitmap:
+        return Bitmap((1, PAGES), (self.ram.take_dirty(), self.disk.take()))
+
+    def restore_dirty(self, bitmap: Bitmap) -> None:
+        self.ram.put_dirty(bitmap.words[0])
+        self.disk.memory.put_dirty(bitmap.words[1])
+
+    def save_devices(self) -> bytes:
+        return b"clerk"
+
+    def load_devices(self, devices: bytes) -> None:
+        assert devices == b"clerk"
+
+    def deliver(self, channel: str, payload: bytes) -> None:
+        """It listens to nobody."""
+
+    def failure(self) -> str | None:
+        return None
+
+    def close(self) -> None:
+        self.disk.close()
+
+
+class Office:
+    """A pair of clerks. The files of `b` are recorded; each number that leaves a host is promised from then on."""
+
+    def __init__(self, folder: Path, engine: Engine) -> None:
+        for name in "ab":
+            (folder / name).mkdir()
+            (folder / name / "disk").write_bytes(bytes(PAGES * PAGE_BYTES))
+        self.cuts = PowerCuts(folder / "b")
+        self._booting = iter("ab")
+        self._folder = folder
+        self._engine = engine
+        self.told: list[int] = []
+
+    def open(self) -> Pair:
+        self.pair = Pair(guest=self._make, let_run=lambda _: None, on_output=self._tell, engine=self._engine)
+        return self.pair
+
+    def _make(self, boots: bool) -> Clerk:
+        return Clerk(self._folder / next(self._booting) / "disk", boots=boots)
+
+    def _tell(self, _host: SteppedHost, output: Output) -> None:
+        (number,) = output.payload
+        self.told.append(number)
+        self.cuts.mark(number)
+
+    def clerk(self, host: SteppedHost) -> Clerk:
+        assert isinstance(host.guest, Clerk)
+        return host.guest
+
+
+def recover(folder: Path, marks: tuple[object, ...]) -> None:
+    """Open the disk as whoever looks after a power cut does."""
+    Image(folder / "disk").close()
+    found = (folder / "disk").read_bytes()
+    for number in marks:
+        assert isinstance(number, int)
+        assert found[number * PAGE_BYTES : (number + 1) * PAGE_BYTES] == bytes([number]) * PAGE_BYTES, (
+            f"entry {number}, which the client saw, is lost"
+        )
+
+
+@pytest.mark.parametrize("engine", [Remus(interval=0.02), Kemari()], ids=["remus", "kemari"])
+def test_an_entry_that_a_client_saw_survives_the_primarys_death_and_a_power_cut_at_its_standby(
+    tmp_path: Path, engine: Engine
+) -> None:
+    office = Office(tmp_path, engine)
+
+    with office.cuts.recorded():
+        pair = office.open().protected()
+        for number in range(1, 6):
+            office.clerk(pair.a).enter()
+            pair.until(lambda number=number: number in office.told)
+        pair.kill(pair.a)
+        pair.close()
+
+    assert office.told == [1, 2, 3, 4, 5]
+    assert office.cuts.check(recover, draws=DRAWS) == DRAWS
