@@ -68,8 +68,8 @@ OUTPUT_CALLS: Final = {"kemari": (95, 24), "hybrid": (65, 12)}
 """Calls of ftvm's functions on the primary from the emission of an output until it has left: those of production code,
 for which the target is 60, and apart those of what stands in for the real guest, clock and transport (tests/walk)."""
 
-BURST_CALLS: Final = {"hybrid": 200, "lockstep": 200}
-"""Calls of ftvm's functions on the primary to answer 16 requests that came together, those of stand-ins apart."""
+BURST_CALLS: Final = {"hybrid": 63, "lockstep": 63}
+"""Calls of ftvm's functions on the primary for the answers to 16 requests of one turn, those of stand-ins apart."""
 
 GUEST_CALLS: Final = 6
 """Calls of ftvm's functions and of the C core in the built-in machine's own thread to answer one request."""

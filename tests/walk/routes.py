@@ -24,6 +24,7 @@ from ftvm.sim.guest import SimGuest
 from ftvm.testing.pair import Pair
 from ftvm.transport.memory import MemoryTransport
 
+from .oneturn import OneTurn
 from .tracing import Call, Mark, Tracer, place
 from .way import Leg, Walk
 
@@ -36,6 +37,7 @@ PLACES: Final[dict[CodeType, str]] = {
     place(MemoryTransport.poll): "poll",
     place(Ack.__init__): "ack",
     place(NumberingSink.emit): "emit",
+    place(NumberingSink.hand_on): "emit",
     place(CallbackWorld.release_all): "release",
     place(SimGuest.resume): "resume",
     place(Ping.__init__): "noise",
@@ -73,7 +75,7 @@ def walk_output(engine: str = "kemari") -> Walk:
 
 
 def walk_burst(engine: str = "hybrid", requests: int = BURST) -> Walk:
-    """Follow the answers to requests that came together, until all have left, as `walk_output` follows one."""
+    """Follow the answers to requests that came together, from the turn that made them until all have left."""
     if engine_named(engine, INTERVAL_S).stops_at_output:
         raise ValueError(f"under {engine} the guest stops at each output: no two go together")
     follow = partial(_one_output, requests=requests)
@@ -175,16 +177,16 @@ def _from_poll(tracer: Tracer, side: str, start: int, end: Mark) -> tuple[Call, 
 
 def _one_output(pair: Pair, tracer: Tracer, requests: int = 0) -> tuple[Leg, ...]:
     a, b = pair.a, pair.b
-    wanted = max(1, requests)
-    outputs = len(a.released) + wanted - 1
-    for _ in range(requests):
-        a.guest.deliver("net0", b"request")
+    outputs = len(a.released) + max(1, requests) - 1
+    turn = OneTurn(a.guest, requests) if requests else None
     with tracer.on(PRIMARY):
-        for _ in range(wanted):
+        if turn is None:
             a.guest.advance()
+        else:
+            turn.hand_on()
     emitted = tracer.named("emit", PRIMARY)
-    if len(emitted) != wanted:
-        raise Lost("the guest did not emit one output for each request")
+    if len(emitted) != 1:
+        raise Lost("the guest did not emit one output, or hand one turn on")
     turns = iter([(PRIMARY, a), (BACKUP, b)] * STEPS_MAX)
 
     def step() -> None:
