@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftvm._native.memory import batch_digest
-from ftvm.checkpoint import PAGE_DIGEST_ROW, Buffer, Checkpoint, GuestPosition, LogRecord, Output, PageBatch
+from ftvm.checkpoint import PAGE_DIGEST_ROW, Buffer, Checkpoint, GuestPosition, LogKind, LogRecord, Output, PageBatch
 from ftvm.config import Limits
 from ftvm.encode import stream
 from ftvm.encode.headed import seal
@@ -28,6 +28,10 @@ from .forging import forged
 LIMITS = Limits()
 SESSION = SessionId(3, "x", 1, FLAT_SINCE)
 ENVELOPE = Envelope(guest_id="vm", sender="x", session=SESSION, record=Record(1, "x", "y"), released=9)
+LOG = Log(
+    sequence=3,
+    records=LogTable.of([LogRecord(index=1, kind=LogKind.INPUT, position=GuestPosition(1, 0), payload=b"x")]),
+)
 ACK = Ack(received=4, epoch=2, log_index=7, memory_digest=5)
 INDICES, LENGTHS, PAYLOAD = struct.pack("<II", 3, 9), struct.pack("<HH", 2, 3), b"abcde"
 BATCH = PageBatch(
@@ -190,6 +194,7 @@ def test_a_second_frame_is_refused(more: bytes) -> None:
         (ACK, "of 41 bytes is not of 40"),
         (replace(EPOCH, checkpoint=None), "1 bytes too many"),
         (EPOCH, "outputs use 5 of 6 payload bytes"),
+        (LOG, "log records use 1 of 2 payload bytes"),
     ],
 )
 def test_a_byte_too_many_is_refused(message: Message, named: str) -> None:
