@@ -6,22 +6,27 @@ bases from there. Outputs leave at once, and nothing waits for the disk: if reco
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from types import TracebackType
-from typing import Final, Self, cast
+from dataclasses import replace
+from typing import Final, Self
 
-from ftvm._native.memory import DigestTable, NativeMemory, bitmap_indices
-from ftvm.capture.pages import BatchBuffers, Shadow, capture_fused
-from ftvm.checkpoint import END_CHANNEL, Checkpoint, Commit, Output, PageBatch
+from ftvm._native.memory import NativeMemory
+from ftvm.checkpoint import END_CHANNEL, Commit, Output, PageBatch
 from ftvm.config import Limits
-from ftvm.errors import ConfigError, FtvmError, HistoryError, InternalError
+from ftvm.encode.apply import CommittedMemory
+from ftvm.engines.remus import Remus
+from ftvm.errors import ConfigError, FtvmError, GuestError, HistoryError, InternalError
 from ftvm.events import Event, GuestFinished, HistoryGap, HostFailed, HostServiceFailed
 from ftvm.history.history import History
-from ftvm.interfaces import Capability, Guest, ReplayableGuest, World
+from ftvm.interfaces import Guest, World
+from ftvm.protocol.effects import Cut, RunGuest
+from ftvm.protocol.reports import CaptureFailed, CutTaken
+from ftvm.runtime.capture import Capturer
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.closing import Closing, close_behind
 from ftvm.runtime.host import Repeater
 from ftvm.runtime.protection import check_guest_id
 from ftvm.runtime.recording import recorder_for
+from ftvm.runtime.runner import GuestRunner
 from ftvm.runtime.sink import NumberingSink
 from ftvm.runtime.world import CallbackWorld
 
@@ -54,6 +59,7 @@ class LoneRecording:
         self._clock = MonotonicClock()
         self._sink = NumberingSink(lambda: None, self._clock)
         self._epoch = 0
+        self._why: str | None = None
         self._is_closed = False
         with ExitStack() as undo:
             undo.callback(guest.close)
@@ -61,21 +67,27 @@ class LoneRecording:
             check_guest_id(guest_id)
             if interval < _INTERVAL_MIN:
                 raise ConfigError(f"an interval of {interval} s: give {_INTERVAL_MIN} or more")
-            self._limits = Limits()
-            self._memory = NativeMemory([region.buffer for region in guest.memory])
-            self._shadow = Shadow(self._memory.page_counts)
-            self._buffers = BatchBuffers(self._limits)
-            make = recorder_for(history, guest, guest_id, undo, memory=NativeMemory([self._shadow.content]))
+            self._engine, self._limits = Remus(interval), Limits()
+            memory = NativeMemory([region.buffer for region in guest.memory])
+            held = CommittedMemory(memory)
+            self._runner = GuestRunner(guest, self._sink, held, logs_always=True)
+            self._capturer = Capturer(
+                self._runner, guest, memory, self._sink, self._limits, self._clock, lambda: self._why is not None
+            )
+            shadow = NativeMemory([self._capturer.shadow_content()])
+            make = recorder_for(history, guest, guest_id, undo, memory=shadow)
             if make is None:
                 raise InternalError("a history that was given has no recorder")
             self._recorder = make(self._tell_gap, self._clock)
             guest.attach(self._sink)
-            self._sink.open(1, 1, is_logging=Capability.REPLAY in guest.can)
-            self._record_first()
+            guest.collect_dirty()
+            self._capturer.adopt(held.digests, self._limits.staging_bytes)  # the first base is read from there
+            self._cut(is_first=True)
             self._recorder.begin(None)
-            guest.resume()
+            if isinstance(failed := self._runner.run(RunGuest(1, 1, (), self._engine)), GuestError):
+                raise failed
             undo.pop_all()
-        self._repeater = Repeater(self._step, interval, "ftvm-alone")
+        self._repeater = Repeater(self._step, lambda: interval, "ftvm-alone")
         self._repeater.start()
 
     def close(self) -> None:
@@ -94,26 +106,23 @@ class LoneRecording:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         close_behind(self.close, error)
 
     # --- in the loop's thread --------------------------------------------------------------------------------------
 
     def _step(self) -> bool:
         """Cut an epoch, let its outputs out; return whether there is more to come."""
-        for channel, payload in self._world.receive(self._limits.inputs_per_step):
-            self._guest.deliver(channel, payload)
-        why = self._guest.failure()
+        self._runner.deliver(self._world.receive(self._limits.inputs_per_step))
+        why = self._why = self._guest.failure()
         try:
             if self.failure is None:
-                self._cut(goes_on=why is None)
+                self._cut()
                 self._recorder.step(self._clock.now())
         except FtvmError as wrong:
             self._give_up(wrong)
         except (MemoryError, OSError) as wrong:
-            self._give_up(HistoryError(f"an epoch could not be captured: {type(wrong).__name__}: {wrong}"))
+            self._give_up(HistoryError(f"an epoch could not be kept: {type(wrong).__name__}: {wrong}"))
         if self.failure is not None:  # else what was said since the cut is the next epoch's
             self._let_out(output for output, _ in self._sink.drain().outputs)
         if why is None:
@@ -129,7 +138,7 @@ class LoneRecording:
     def _give_up(self, wrong: FtvmError) -> None:
         """Record no longer: the guest runs on."""
         self.failure = wrong
-        self._guest.resume()
+        self._runner.stall_or_go_on(must_stand_still=self._why is not None)
         at, guest_id = self._clock.now(), self._guest_id
         self._on_event(HostServiceFailed(at=at, guest_id=guest_id, name="history recorder", error=str(wrong)))
 
@@ -140,46 +149,19 @@ class LoneRecording:
             else:
                 self._world.release(output)
 
-    def _record_first(self) -> None:
-        """Make the shadow what the paused guest holds: the first base is read from there."""
-        digests = DigestTable(self._memory.page_count)
-        digests.measure(self._memory)
-        self._guest.collect_dirty()
-        self._shadow.adopt(self._memory, digests, 0, self._memory.page_count)
-        self._commit((), is_first=True)
-
-    def _cut(self, *, goes_on: bool) -> None:
-        self._guest.pause()
-        dirty = self._guest.collect_dirty()
-        batches = capture_fused(
-            self._memory, self._shadow, bitmap_indices(dirty), limits=self._limits, buffers=self._buffers
-        )
-        self._commit(batches, is_first=False)
-        self._buffers.acknowledged(*batches)
-        if goes_on:
-            self._guest.resume()
-
-    def _commit(self, batches: tuple[PageBatch, ...], *, is_first: bool) -> None:
-        """Show the paused guest to the recorder, with copies of the batches: their buffers are used again."""
-        emitted = self._sink.drain()
-        outputs = tuple(output for output, _ in emitted.outputs)
-        self._let_out(outputs)  # before anything that may fail: they are in no later epoch
-        where = cast("ReplayableGuest", self._guest).position if Capability.REPLAY in self._guest.can else None
+    def _cut(self, *, is_first: bool = False) -> None:
+        """Cut an epoch, and show it to the recorder, with copies of the batches: their buffers are used again."""
+        cut = self._capturer.capture(Cut(self._epoch + 1, self._epoch, self._engine, lists_pages=False))
+        if not isinstance(cut, CutTaken):
+            why = cut.error if isinstance(cut, CaptureFailed) else "nothing was cut"
+            raise HistoryError(f"an epoch could not be captured: {why}")
         self._epoch += 1
-        checkpoint = Checkpoint(
-            epoch=self._epoch,
-            base=self._epoch - 1,
-            engine=_ENGINE,
-            batches=tuple(map(_copied, batches)),
-            devices=self._guest.save_devices(),
-            outputs=outputs,
-            output_next=self._sink.output_next,
-            log_index=self._sink.log_index,
-            memory_digest=self._shadow.memory_digest,
-            dirty_pages=sum(batch.count for batch in batches),
-            position=where,
-        )
-        self._recorder.committed([Commit(checkpoint=checkpoint, log=tuple(emitted.log), is_first=is_first)])
+        batches, outputs = cut.checkpoint.batches, tuple(output for output, _ in cut.emitted.outputs)
+        self._let_out(outputs)  # before anything that may fail: they are in no later epoch
+        copies = tuple(map(_copied, batches))
+        checkpoint = replace(cut.checkpoint, engine=_ENGINE, outputs=outputs, batches=copies)
+        self._capturer.buffers.acknowledged(*batches)
+        self._recorder.committed([Commit(checkpoint=checkpoint, log=tuple(cut.emitted.log), is_first=is_first)])
 
     def _tell_gap(self, reason: str) -> None:
         self._on_event(HistoryGap(at=self._clock.now(), guest_id=self._guest_id, reason=reason))

@@ -145,6 +145,10 @@ class Capturer:
         copies = (copy.taken_bytes for copy in (self._staged, self._cut_copy) if copy is not None)
         return self.buffers.allocated_bytes + sum(copies)
 
+    def shadow_content(self) -> memoryview:
+        """Return the shadow's pages, which change with each capture: not to be written."""
+        return self._require_shadow().content
+
     # --- the first copy --------------------------------------------------------------------------------------------
 
     def _collect(self, collect: Callable[[], int]) -> RoundCollected:

@@ -156,28 +156,40 @@ class _Call(Generic[T]):
         self.is_done.set()
 
 
-class _Heart:
-    """Lets an endpoint beat, from a separate thread."""
+class Repeater:
+    """Calls a function again and again from a separate thread, until it returns False or raises, or `stop`."""
 
-    def __init__(self, endpoint: Endpoint, clock: Clock, *, is_urgent: bool) -> None:
-        self._endpoint = endpoint
-        self._clock = clock
+    def __init__(
+        self, function: Callable[[], bool], seconds: Callable[[], float], name: str, *, is_urgent: bool = False
+    ) -> None:
+        """Wait for as many seconds before each call as `seconds` says then. `is_urgent` is as for a Host."""
+        self._function = function
+        self._seconds = seconds
         self._is_urgent = is_urgent
+        self._error: BaseException | None = None
         self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="ftvm-heart", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
+        """Start."""
         self._thread.start()
 
     def stop(self) -> None:
+        """End it, once the call that runs is over. Raises what the function raised, as an FtvmError. Idempotent."""
         self._is_over.set()
         self._thread.join()
+        error, self._error = self._error, None
+        if error is not None:
+            raise _named(error)
 
     def _run(self) -> None:
-        if self._is_urgent:
-            make_urgent()
-        while not self._is_over.wait(self._endpoint.beat_ns / 2e9):
-            self._endpoint.beat(self._clock.now())
+        try:
+            if self._is_urgent:
+                make_urgent()
+            while not self._is_over.wait(self._seconds()) and self._function():
+                pass
+        except BaseException as wrong:  # noqa: BLE001 - `stop` raises it
+            self._error = wrong
 
 
 class Host:
@@ -209,7 +221,7 @@ class Host:
         self._is_stopping = False
         self._ended = threading.Event()
         self.lateness = Lateness()
-        self._heart = _Heart(endpoint, clock, is_urgent=is_urgent)
+        self._heart = Repeater(self._beat, lambda: endpoint.beat_ns / 2e9, "ftvm-heart", is_urgent=is_urgent)
         transport.share(threading.Lock())
         self._thread = threading.Thread(target=self._run, name="ftvm-host", daemon=True)
 
@@ -267,10 +279,17 @@ class Host:
             self.error = _named(wrong)
             self._endpoint.halt(self.error)
         finally:
-            self._heart.stop()
+            try:
+                self._heart.stop()
+            except FtvmError as wrong:
+                self.error = self.error or wrong
             self._ended.set()
             self._answer_calls()
             self._on_end()
+
+    def _beat(self) -> bool:
+        self._endpoint.beat(self._clock.now())
+        return True
 
     def _wait(self, due: Nanos | None) -> Collection[int] | None:
         """Wait until something comes or is due; return which descriptors are readable, None without a look at them."""
@@ -291,37 +310,6 @@ def _named(wrong: BaseException) -> FtvmError:
     error = InternalError(f"the host's loop broke: {wrong!r}")
     error.__cause__ = wrong
     return error
-
-
-class Repeater:
-    """Calls a function again and again from a separate thread, until it returns False or raises, or `stop`."""
-
-    def __init__(self, function: Callable[[], bool], seconds: float, name: str) -> None:
-        """Wait for `seconds` before each call."""
-        self._function = function
-        self._seconds = seconds
-        self._error: BaseException | None = None
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-
-    def start(self) -> None:
-        """Start."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End it, once the call that runs is over. Raises what the function raised, as an FtvmError. Idempotent."""
-        self._is_over.set()
-        self._thread.join()
-        error, self._error = self._error, None
-        if error is not None:
-            raise _named(error)
-
-    def _run(self) -> None:
-        try:
-            while not self._is_over.wait(self._seconds) and self._function():
-                pass
-        except BaseException as wrong:  # noqa: BLE001 - `stop` raises it
-            self._error = wrong
 
 
 class Signal:

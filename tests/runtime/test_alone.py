@@ -20,7 +20,7 @@ from ftvm.guests.riscv.guest import RiscvGuest
 from ftvm.guests.riscv.programs import read_program
 from ftvm.history.history import History
 from ftvm.interfaces import Guest
-from ftvm.runtime import alone
+from ftvm.runtime import capture
 from ftvm.runtime.alone import record
 from ftvm.runtime.world import CallbackWorld
 
@@ -121,7 +121,7 @@ def test_a_guest_runs_on_that_could_not_be_recorded_for_want_of_memory(tmp_path:
     history, world = History.open(tmp_path / "past", create=True), CallbackWorld(heard.append)
 
     with record(guest, history, world=world, on_event=events.append) as recording:
-        with mock.patch.object(alone, "capture_fused", side_effect=MemoryError):
+        with mock.patch.object(capture, "capture_fused", side_effect=MemoryError):
             wait_until(lambda: recording.failure)
         count = len(heard)
         wait_until(lambda: len(heard) > count + 5)

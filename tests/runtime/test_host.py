@@ -89,6 +89,23 @@ def test_the_heart_beats_while_the_loop_is_busy_and_ends_with_it(
     assert not [thread for thread in threading.enumerate() if thread is host._heart._thread]
 
 
+def test_what_breaks_the_heart_is_told_when_the_host_ends(
+    make_host: Callable[[], tuple[Host, BreakableEndpoint]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, endpoint = make_host()
+    is_broken = threading.Event()
+
+    def broken(_: Nanos) -> None:
+        is_broken.set()
+        raise KeyError("surprise")
+
+    monkeypatch.setattr(endpoint, "beat", broken)
+    assert is_broken.wait(WAIT_SECONDS)
+    host.stop()
+
+    assert "surprise" in str(host.error)
+
+
 def test_a_call_raises_what_it_raised_and_the_loop_goes_on(make_host: Callable[[], tuple[Host, object]]) -> None:
     host, _ = make_host()
 
@@ -356,7 +373,7 @@ def test_a_repeater_calls_until_it_is_told_that_there_is_no_more() -> None:
         left[0] -= 1
         return left[0] > 0
 
-    repeater = Repeater(call, 0.001, "test-repeater")
+    repeater = Repeater(call, lambda: 0.001, "test-repeater")
     repeater.start()
     repeater._thread.join(30)
     repeater.stop()
@@ -368,7 +385,7 @@ def test_what_a_repeated_call_raises_is_raised_by_stop_once() -> None:
     def call() -> bool:
         raise KeyError("surprise")
 
-    repeater = Repeater(call, 0.001, "test-repeater")
+    repeater = Repeater(call, lambda: 0.001, "test-repeater")
     repeater.start()
     repeater._thread.join(30)
 
