@@ -6,7 +6,6 @@ else sooner or later: a clone gets none.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Final, Protocol, Self, runtime_checkable
 
 from ftvm.checkpoint import GuestPosition, Output
@@ -133,9 +132,7 @@ class Clone:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -14,7 +14,6 @@ once; fine ones are laid where somebody steps backwards, so that the next step b
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, Protocol, Self
 
 from ftvm.checkpoint import GuestPosition, LogRecord
@@ -111,9 +110,7 @@ class TimeMachine:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -6,8 +6,6 @@ not what they mean.
 """
 
 from collections import deque
-from contextlib import ExitStack
-from types import TracebackType
 from typing import Final, Self
 
 from rich.console import Console, Group, RenderableType
@@ -82,16 +80,13 @@ class LiveScreen:
         self._rates: deque[int] = deque([0] * RATES_KEPT, maxlen=RATES_KEPT)
         # No refreshing thread: the demo calls `show` all the time, and processes must not be forked beside threads.
         self._live = Live(console=console, auto_refresh=False)
-        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        self._stack.enter_context(self._live)
+        self._live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._stack.close()
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
 
     def say(self, text: str) -> None:
         """Add a line to what happened."""
