@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Final
 from ftvm._native.memory import NativeMemory
 from ftvm.capture.trackers import choose_tracker
 from ftvm.checkpoint import Bitmap, Geometry, RegionShape
-from ftvm.errors import ClosedError, ConfigError, GuestError, LocalProtocolError
+from ftvm.errors import ConfigError, GuestError, LocalProtocolError
+from ftvm.guests.thread import GuestThread
 from ftvm.interfaces import Capability, Guest, OutputSink, Region
 from ftvm.units import PAGE_BYTES, PageCount
 
@@ -59,16 +60,12 @@ class ThreadedGuest(ABC):
         self.geometry = Geometry(machine=machine, regions=shapes)
         chosen = choose_tracker(NativeMemory([region.buffer for region in self.memory]), tracker)
         self._tracker = chosen.tracker
-        self._warning = f"each checkpoint compares every page: {chosen.reason}" if chosen.is_fallback else ""
-        self._sink: OutputSink | None = None
         self._inputs: deque[tuple[str, bytes]] = deque()
         self._input_bytes = 0
         self._queue = threading.Lock()  # over both
         self._may_run, self._has_news = threading.Event(), threading.Event()
         self._turn = threading.Lock()  # who holds it decides whether the guest moves
-        self._failure: str | None = None
-        self._is_closed = False
-        self._thread = threading.Thread(target=self._main, name=f"guest {machine}", daemon=True)
+        self._thread = GuestThread(f"guest {machine}", self._take_turns, warning=chosen.warning)
 
     # --- what a guest writes ---------------------------------------------------------------------------------------
 
@@ -92,9 +89,7 @@ class ThreadedGuest(ABC):
 
     def emit(self, channel: str, payload: bytes) -> None:
         """Say something to the world; it leaves once the state behind it is safe."""
-        if self._sink is None:
-            raise LocalProtocolError("attach a sink for the guest's outputs before it runs")
-        self._sink.emit(channel, payload)
+        self._thread.sink.emit(channel, payload)
 
     def take_input(self) -> tuple[str, bytes] | None:
         """Return the next input, as (channel, payload), or None."""
@@ -109,21 +104,16 @@ class ThreadedGuest(ABC):
 
     def attach(self, sink: OutputSink) -> None:
         """Take the sink for the guest's outputs; before the first run."""
-        self._sink = sink
-        if self._warning:
-            sink.warn(self._warning)
+        self._thread.attach(sink)
 
     def resume(self) -> None:
         """Let it run. Idempotent."""
-        if self._is_closed:
-            raise ClosedError("the guest is closed")
+        self._thread.start()
         self._may_run.set()
-        if self._thread.ident is None:
-            self._thread.start()
 
     def pause(self) -> None:
         """Return when no turn is under way, and none will begin. Idempotent."""
-        if threading.current_thread() is self._thread:
+        if self._thread.is_current:
             raise LocalProtocolError("a turn cannot pause its own guest: return from it instead")
         self._may_run.clear()
         self._has_news.set()
@@ -169,18 +159,16 @@ class ThreadedGuest(ABC):
 
     def failure(self) -> str | None:
         """Return why it can never run again: its thread has died."""
-        return self._failure
+        return self._thread.look()
 
     def close(self) -> None:
         """Stop it, join its thread, give the tracker back. Idempotent."""
-        if self._is_closed:
-            return
-        self._is_closed = True
+        if self._thread.close(self._wake):
+            self._tracker.close()
+
+    def _wake(self) -> None:
         self._may_run.set()
         self._has_news.set()
-        if self._thread.ident is not None and threading.current_thread() is not self._thread:
-            self._thread.join()
-        self._tracker.close()
 
     def _require_paused(self, what: str) -> None:
         if self._may_run.is_set():
@@ -188,17 +176,13 @@ class ThreadedGuest(ABC):
 
     # --- its thread ------------------------------------------------------------------------------------------------
 
-    def _main(self) -> None:
-        try:
-            while self._may_run.wait() and not self._is_closed:
-                self._has_news.clear()  # before the turn: what comes during it ends the rest behind it
-                with self._turn:
-                    rest = self.turn() if self._may_run.is_set() and not self._is_closed else None
-                if rest and not self._inputs:
-                    self._has_news.wait(rest)
-        except BaseException as wrong:
-            self._failure = f"its thread ended by {type(wrong).__name__}: {wrong}"
-            raise  # to whoever looks at threads that end by an error: Python prints it
+    def _take_turns(self) -> None:
+        while self._may_run.wait() and not self._thread.is_closed:
+            self._has_news.clear()  # before the turn: what comes during it ends the rest behind it
+            with self._turn:
+                rest = self.turn() if self._may_run.is_set() and not self._thread.is_closed else None
+            if rest and not self._inputs:
+                self._has_news.wait(rest)
 
 
 if TYPE_CHECKING:

@@ -53,7 +53,7 @@ class DoesNotStop(Counter):
             self.stray.start()
 
     def _write_on(self) -> None:
-        while not self._is_closed:
+        while not self._thread.is_closed:
             self.arena[5000] = (self.arena[5000] + 1) % 256
 
 

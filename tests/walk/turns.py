@@ -71,15 +71,15 @@ def calls_of_a_request() -> Counter[str]:
         elif event == "c_call" and getattr(called, "__name__", "").startswith("ftvm_"):
             calls[called.__name__] += 1
 
-    threading.setprofile(count)
-    try:
-        guest = ftvm.RiscvGuest(ftvm.read_program("kv"), clock=ftvm.MonotonicClock(), memory_bytes=8 << 20)
-    finally:
-        threading.setprofile(None)
+    guest = ftvm.RiscvGuest(ftvm.read_program("kv"), clock=ftvm.MonotonicClock(), memory_bytes=8 << 20)
     sink = CountingSink(calls)
     guest.attach(sink)
     with closing(guest):
-        guest.resume()
+        threading.setprofile(count)
+        try:
+            guest.resume()  # its thread begins
+        finally:
+            threading.setprofile(None)
         sink.wait()  # its greeting
         sink.wait()  # its announcement
         for _ in range(REQUESTS):

@@ -25,11 +25,10 @@ _BY_NAME: Final[dict[str, Callable[[NativeMemory], Tracker]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
-    """A tracker that was started, and the reason for it in a sentence; `is_fallback` if a better one did not work."""
+    """A tracker that was started, and what is to be warned of if a better one did not work."""
 
     tracker: Tracker
-    reason: str
-    is_fallback: bool = False
+    warning: str = ""
 
 
 def choose_tracker(memory: NativeMemory, name: str = "auto") -> Chosen:
@@ -41,7 +40,7 @@ def choose_tracker(memory: NativeMemory, name: str = "auto") -> Chosen:
         return _best(memory)
     if name not in _BY_NAME:
         raise ConfigError(f"unknown tracker {name!r}: there are auto, {', '.join(_BY_NAME)}")
-    return Chosen(tracker=_BY_NAME[name](memory), reason="it was asked for by name")
+    return Chosen(tracker=_BY_NAME[name](memory))
 
 
 def track_memory(regions: Sequence[Region], name: str = "auto") -> Tracker:
@@ -56,8 +55,9 @@ def track_memory(regions: Sequence[Region], name: str = "auto") -> Tracker:
 
 def _best(memory: NativeMemory) -> Chosen:
     if memory.page_count * PAGE_BYTES < _SMALL_BYTES:
-        return Chosen(tracker=CompareTracker(memory), reason="the memory is small: comparing it costs less than faults")
+        return Chosen(tracker=CompareTracker(memory))  # comparing so little costs less than faults
     try:
-        return Chosen(tracker=UserfaultTracker(memory), reason="the kernel notes writes by itself")
+        return Chosen(tracker=UserfaultTracker(memory))
     except ConfigError as error:
-        return Chosen(tracker=CompareTracker(memory), reason=str(error), is_fallback=True)
+        warning = f"each checkpoint compares every page: {error}"
+        return Chosen(tracker=CompareTracker(memory), warning=warning)

@@ -23,9 +23,10 @@ from ftvm.guests.disk.blocks import data_runs, runs_of
 from ftvm.guests.disk.copied import CopiedDisk
 from ftvm.guests.disk.image import Image
 from ftvm.guests.flagged import FlaggedMemory
-from ftvm.units import PAGE_BYTES, pages_to_bytes
+from ftvm.interfaces import Region
+from ftvm.units import PAGE_BYTES, bytes_to_pages, pages_to_bytes
 
-__all__ = ["KeptDisk", "open_disk"]
+__all__ = ["KeptDisk", "open_disk", "regions_of"]
 
 
 class KeptDisk(CopiedDisk):
@@ -176,6 +177,14 @@ def open_disk(disk: bytes | int | str | Path, *, boots: bool) -> tuple[int, Kept
         return len(disk), None
     kept = KeptDisk(str(disk), boots=boots)
     return len(kept.memory.buffer), kept
+
+
+def regions_of(ram: memoryview, disk: FlaggedMemory | None, kept: KeptDisk | None) -> tuple[Region, ...]:
+    """Return the memory of a machine that may have a disk as memory, too, which may have an image."""
+    regions = [Region(name="ram", buffer=ram, page_count=bytes_to_pages(ram.nbytes))]
+    if disk is not None:
+        regions.append(Region(name="disk", buffer=disk.buffer, page_count=disk.page_count, store=kept))
+    return tuple(regions)
 
 
 def _flag(flags: bytearray, runs: Iterable[tuple[int, int]]) -> None:

@@ -5,7 +5,6 @@ order. Inputs that were delivered but not yet taken by the machine are not part 
 takeover, as on any network. The guest's clocks run on while it is paused, and go on by the wall clock at a takeover.
 """
 
-import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -13,12 +12,13 @@ from typing import Final
 from ftvm._native.memory import NativeMemory
 from ftvm.capture.trackers import choose_tracker
 from ftvm.checkpoint import END_CHANNEL, Bitmap, Geometry, RegionShape
-from ftvm.errors import ClosedError, ConfigError, LocalProtocolError
-from ftvm.guests.disk.kept import open_disk
+from ftvm.errors import ConfigError, LocalProtocolError
+from ftvm.guests.disk.kept import open_disk, regions_of
 from ftvm.guests.elf import X86_64, Program, parse_elf
 from ftvm.guests.files import read_program_file
 from ftvm.guests.kvm.machine import DEVICE, KvmEndedBy, KvmMachine, KvmShape, News
 from ftvm.guests.kvm.system import KvmSystem
+from ftvm.guests.thread import GuestThread
 from ftvm.interfaces import Capability, OutputSink, Region
 
 __all__ = ["KvmGuest"]
@@ -81,12 +81,10 @@ class KvmGuest:
         if self._machine.disk is not None and isinstance(disk, bytes) and loaded is not None:
             self._machine.disk.write(0, disk)
         self._tracker = chosen.tracker
-        self._warning = f"each checkpoint compares every page: {chosen.reason}" if chosen.is_fallback else ""
-        self._sink: OutputSink | None = None
-        self._failure: str | None = None
         self._is_system = processors > 0
-        self._is_closed = False
-        self._thread = threading.Thread(target=self._attend, name="kvm-guest", daemon=True)
+        self._thread = GuestThread(
+            "kvm-guest", self._attend, self._machine.leave, kept=self._kept, warning=chosen.warning
+        )
 
     # --- what it is ---
 
@@ -99,11 +97,7 @@ class KvmGuest:
     @property
     def memory(self) -> tuple[Region, ...]:
         """RAM, and the disk if there is one."""
-        ram, disk = self._machine.ram, self._machine.disk
-        regions = [Region(name="ram", buffer=ram.buffer, page_count=ram.page_count)]
-        if disk is not None:
-            regions.append(Region(name="disk", buffer=disk.buffer, page_count=disk.page_count, store=self._kept))
-        return tuple(regions)
+        return regions_of(self._machine.ram.buffer, self._machine.disk, self._kept)
 
     @property
     def can(self) -> frozenset[Capability]:
@@ -117,9 +111,7 @@ class KvmGuest:
 
     def failure(self) -> str | None:
         """Return why it can never run again, or None while it can; warn of what becomes of its disk's image."""
-        if self._kept is not None and self._sink is not None and (news := self._kept.news()) is not None:
-            self._sink.warn(news)
-        return self._failure
+        return self._thread.look()
 
     def clocks(self) -> tuple[int, int]:
         """Return what the guest's clocks read now: its kvmclock in nanoseconds, and its time stamp counter."""
@@ -129,9 +121,7 @@ class KvmGuest:
 
     def attach(self, sink: OutputSink) -> None:
         """Give it the sink for its outputs; before the first run."""
-        self._sink = sink
-        if self._warning:
-            sink.warn(self._warning)
+        self._thread.attach(sink)
 
     def stop_at_output(self, is_wanted: bool) -> None:
         """Pause by itself behind each instruction that makes an output, once that is emitted. Only while paused."""
@@ -140,28 +130,19 @@ class KvmGuest:
 
     def resume(self) -> None:
         """Let it run. Idempotent."""
-        if self._is_closed:
-            raise ClosedError("the guest is closed")
-        self._attached()
-        if self._failure is not None:
-            return
-        if self._thread.ident is None:
-            self._thread.start()
-        self._machine.resume()
+        self._thread.start()
+        if self._thread.failure is None:
+            self._machine.resume()
 
     def pause(self) -> None:
         """Return when the machine stands between two instructions and all its outputs are emitted. Idempotent."""
-        if not self._is_closed:
-            self._machine.pause(is_attendant=threading.current_thread() is self._thread)
+        if not self._thread.is_closed:
+            self._machine.pause(is_attendant=self._thread.is_current)
 
     def close(self) -> None:
         """Stop it, join its thread, and give back what KVM holds. Idempotent."""
-        if self._is_closed:
+        if not self._thread.close(self._machine.dismiss):
             return
-        self._is_closed = True
-        self._machine.dismiss()
-        if self._thread.ident is not None and threading.current_thread() is not self._thread:
-            self._thread.join()
         self._machine.close()
         self._tracker.close()
         if self._kept is not None:
@@ -207,42 +188,29 @@ class KvmGuest:
         """Become the machine that `save_devices` described, on the memory as it is."""
         self._require_paused("load_devices")
         self._machine.load(devices)
-        if self._thread.ident is None or self._thread.is_alive():
-            self._failure = None
+        self._thread.revive()
 
     def _require_paused(self, what: str) -> None:
         if not self._machine.is_paused:
             raise LocalProtocolError(f"{what} needs the guest paused")
 
-    def _attached(self) -> OutputSink:
-        if self._sink is None:
-            raise LocalProtocolError("attach a sink for the guest's outputs before it runs")
-        return self._sink
-
     # --- its thread ---
 
     def _attend(self) -> None:
         """Emit what the machine says, until it is to be closed."""
-        try:
-            while not (news := self._machine.wait_for_news()) & News.CLOSING:
-                if self._kept is not None and (lost := self._kept.why_unreadable()) is not None:
-                    self._failure = lost  # what it did since then is not what it should have done: nothing is said
-                    break
-                for output in self._machine.take_outputs():
-                    self._attached().emit(output.channel, output.payload)
-                if news & News.ENDED:
-                    self._tell_end()
-        finally:
-            if not self._is_closed:
-                self._failure = self._failure or "the guest's thread ended by an error"
-            self._machine.leave()
+        while not (news := self._machine.wait_for_news()) & News.CLOSING and not self._thread.has_lost_its_disk():
+            for output in self._machine.take_outputs():
+                self._thread.sink.emit(output.channel, output.payload)
+            if news & News.ENDED:
+                self._tell_end()
 
     def _tell_end(self) -> None:
         ending = self._machine.ending
         is_done = ending.by is KvmEndedBy.PROGRAM and ending.detail == 0
-        self._failure = "the system switched itself off" if is_done and self._is_system else str(ending)
+        why = "the system switched itself off" if is_done and self._is_system else str(ending)
+        self._thread.failure = why
         if is_done:
-            self._attached().emit(END_CHANNEL, self._failure.encode())
+            self._thread.sink.emit(END_CHANNEL, why.encode())
 
 
 def _load(

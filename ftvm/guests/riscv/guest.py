@@ -6,21 +6,21 @@ goes as the clock does (while it computes, time is counted in instructions). Fra
 yet taken by the machine are not part of its state: they may be lost at a takeover, as on any network.
 """
 
-import threading
 from collections.abc import Callable, Sequence
 from os import urandom
 from pathlib import Path
 from typing import Final
 
 from ftvm.checkpoint import END_CHANNEL, Bitmap, Geometry, GuestPosition, LogKind, LogRecord, RegionShape
-from ftvm.errors import ClosedError, GuestError, LocalProtocolError
-from ftvm.guests.disk.kept import open_disk
+from ftvm.errors import GuestError, LocalProtocolError
+from ftvm.guests.disk.kept import open_disk, regions_of
 from ftvm.guests.elf import parse_elf
 from ftvm.guests.files import read_program_file
 from ftvm.guests.flagged import FlaggedMemory
 from ftvm.guests.riscv.follow import Course
 from ftvm.guests.riscv.machine import RAM_BASE, EndedBy, Machine, MachineShape, StopReason
 from ftvm.guests.riscv.turn import CLOSED, ENDED, ENTROPY, ENTROPY_BYTES_MAX, INPUT, OUTPUT, Turn
+from ftvm.guests.thread import GuestThread
 from ftvm.interfaces import Capability, Clock, OutputSink, Region
 
 __all__ = ["DEFAULT_MAC", "RiscvGuest"]
@@ -79,12 +79,8 @@ class RiscvGuest:
         self._turn = Turn(self._machine, ticks_per_second=instructions_per_second)
         self._course = Course(self._machine)
         self._entropy = entropy
-        self._sink: OutputSink | None = None
-        self._failure: str | None = None
         self._has_told_end = False
-        self._is_closing = False
-        self._thread = threading.Thread(target=self._main, name="riscv-guest", daemon=True)
-        self._thread.start()
+        self._thread = GuestThread("riscv-guest", self._attend, self._turn.leave, kept=self._kept)
 
     # --- what it is ---
 
@@ -97,11 +93,7 @@ class RiscvGuest:
     @property
     def memory(self) -> tuple[Region, ...]:
         """RAM, and the disk if there is one."""
-        ram, disk = self._machine.ram, self._machine.disk
-        regions = [Region(name="ram", buffer=ram.buffer, page_count=ram.page_count)]
-        if disk is not None:
-            regions.append(Region(name="disk", buffer=disk.buffer, page_count=disk.page_count, store=self._kept))
-        return tuple(regions)
+        return regions_of(self._machine.ram.buffer, self._machine.disk, self._kept)
 
     @property
     def can(self) -> frozenset[Capability]:
@@ -163,15 +155,13 @@ class RiscvGuest:
 
     def failure(self) -> str | None:
         """Return why it can never run again, or None while it can; warn of what becomes of its disk's image."""
-        if self._kept is not None and self._sink is not None and (news := self._kept.news()) is not None:
-            self._sink.warn(news)
-        return self._failure
+        return self._thread.look()
 
     # --- what the host asks of it ---
 
     def attach(self, sink: OutputSink) -> None:
         """Give it the sink for its outputs; before the first run."""
-        self._sink = sink
+        self._thread.attach(sink)
         self._hand_on_all: Callable[[Turn], None] | None = getattr(sink, "hand_on", None)
 
     def stop_at_output(self, is_wanted: bool) -> None:
@@ -181,24 +171,18 @@ class RiscvGuest:
 
     def resume(self) -> None:
         """Let it run. Idempotent."""
-        if self._is_closing:
-            raise ClosedError("the guest is closed")
-        self._attached()
-        if self._failure is None:
+        self._thread.start()
+        if self._thread.failure is None:
             self._turn.resume()
 
     def pause(self) -> None:
         """Return when the machine stands between two instructions and all its outputs are emitted. Idempotent."""
-        self._turn.pause(waits=threading.current_thread() is not self._thread)
+        self._turn.pause(waits=not self._thread.is_current)
 
     def close(self) -> None:
         """Stop it and join its thread. Idempotent."""
         self.pause()
-        self._is_closing = True
-        self._turn.close()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
-        if self._kept is not None:
+        if self._thread.close(self._turn.close) and self._kept is not None:
             self._kept.close()
 
     def deliver(self, channel: str, payload: bytes) -> None:
@@ -249,36 +233,28 @@ class RiscvGuest:
         self._require_paused("load_devices")
         self._machine.load(devices)
         self._has_told_end = self._has_ended_well()
-        if self._thread.is_alive():
-            self._failure = None
+        self._thread.revive()
 
     def _memories(self) -> tuple[FlaggedMemory, ...]:
         disk = self._machine.disk
         return (self._machine.ram,) if disk is None else (self._machine.ram, disk)
 
     def _require_paused(self, what: str) -> None:
-        if self._turn.is_busy and threading.current_thread() is not self._thread:
+        if self._turn.is_busy and not self._thread.is_current:
             raise LocalProtocolError(f"{what} needs the guest paused")
 
     # --- its thread ---
 
-    def _main(self) -> None:
-        try:
-            kept = self._kept
-            while (why := self._turn.go()) != CLOSED:
-                if kept is not None and (lost := kept.why_unreadable()) is not None:
-                    self._failure = lost  # what it did since then is not what it should have done: nothing is said
-                    break
-                if why == ENTROPY:
-                    self._draw()
-                else:
-                    self._hand_on()
-                if why == ENDED:
-                    self._end()
-        finally:
-            if not self._is_closing:
-                self._failure = self._failure or "the guest's thread ended by an error"
-            self._turn.leave()
+    def _attend(self) -> None:
+        while (why := self._turn.go()) != CLOSED:
+            if self._kept is not None and self._thread.has_lost_its_disk():
+                break
+            if why == ENTROPY:
+                self._draw()
+            else:
+                self._hand_on()
+            if why == ENDED:
+                self._end()
 
     def _draw(self) -> None:
         wanted = min(self._machine.entropy_wanted(), ENTROPY_BYTES_MAX)
@@ -289,7 +265,7 @@ class RiscvGuest:
         if self._hand_on_all is not None:
             self._hand_on_all(self._turn)
             return
-        sink = self._attached()
+        sink = self._thread.sink
         for kind, channel, position, ticks, payload in self._turn.rows():
             if kind is OUTPUT:
                 sink.emit(channel, payload, position)
@@ -302,14 +278,14 @@ class RiscvGuest:
         """Say that the program has ended, and why it can never run again."""
         self._tell_end()
         if self._machine.ended_by is not EndedBy.NOBODY:
-            self._failure = f"the program ended with code {self._machine.exit_code}"
+            self._thread.failure = f"the program ended with code {self._machine.exit_code}"
         else:
-            self._failure = f"the program has no trap handler where it says, at {self._machine.register(32):#x}"
+            self._thread.failure = f"the program has no trap handler where it says, at {self._machine.register(32):#x}"
 
     def _tell_end(self) -> None:
         if self._has_ended_well() and not self._has_told_end:
             self._has_told_end = True
-            self._attached().emit(END_CHANNEL, b"the program ended with code 0", self.position)
+            self._thread.sink.emit(END_CHANNEL, b"the program ended with code 0", self.position)
 
     def _has_ended_well(self) -> bool:
         return self._machine.has_ended and self._machine.exit_code == 0
@@ -319,10 +295,5 @@ class RiscvGuest:
         if self._kept is not None:
             self._kept.require_readable()
         for number, output in enumerate(self._machine.take_outputs()):
-            self._attached().emit(output.channel, output.payload, places[number] if places else self.position)
+            self._thread.sink.emit(output.channel, output.payload, places[number] if places else self.position)
         self._tell_end()
-
-    def _attached(self) -> OutputSink:
-        if self._sink is None:
-            raise LocalProtocolError("attach a sink for the guest's outputs before it runs")
-        return self._sink

@@ -21,7 +21,7 @@ from ftvm.logtable import LogTable
 from .assembly import UART, WFI, addi, bne, elf, finish, jal, li, store, to_bytes
 from .driver import ENTROPY as ENTROPY_CARD
 from .driver import NOTIFY, STATUS, WRITE, put, set_up, write_register
-from .stable import MEMORY, PATIENCE_S, WHO_HAS_KV, Sink
+from .stable import MEMORY, PATIENCE_S, WHO_HAS_KV, Sink, wait_for_end
 
 MAC = bytes.fromhex("525400123456")
 TICKS = 100_000_000
@@ -434,11 +434,11 @@ def test_a_sink_that_fails_ends_the_guest_and_keeps_nobody_waiting() -> None:
     guest = RiscvGuest(ftvm.read_program("hello"), memory_bytes=MEMORY)
     guest.attach(Broken())
     guest.resume()
-    guest._thread.join(PATIENCE_S)
+    wait_for_end(guest)
 
     guest.pause()
 
-    assert guest.failure() == "the guest's thread ended by an error"
+    assert guest.failure() == "its thread ended by RuntimeError: out of order"
     guest.collect_dirty()
     guest.close()
 
