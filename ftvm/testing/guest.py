@@ -259,8 +259,8 @@ class _Trial(Generic[G]):
 
     def lives(self, guest: G) -> None:
         """Check that the guest, or its copy, that ran last can go on, and that it says so if a thread of it died."""
-        said = guest.failure()
-        require(said is not None or not self._died, _LIVES, f"{'; '.join(self._died)}; failure() says None")
+        died, said = "; ".join(self._died), guest.failure()  # in this order: a thread may die in between
+        require(said is not None or not died, _LIVES, f"{died}; failure() says None")
         require(said is None, _GOES_ON, f"failure() says {said!r}")
 
     def _check_shape(self) -> None:
