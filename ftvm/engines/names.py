@@ -1,8 +1,7 @@
 """The engines by name, for the command line and the handshake."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeAlias, get_args
 
 from ftvm.engines.hybrid import Hybrid
 from ftvm.engines.kemari import Kemari
@@ -11,14 +10,12 @@ from ftvm.engines.remus import Remus
 from ftvm.errors import ConfigError
 from ftvm.interfaces import Capability, Engine
 
-__all__ = ["ENGINES", "engine_changed", "engine_named", "engines_for", "require"]
+__all__ = ["ENGINES", "BuiltIn", "engine_changed", "engine_named", "engines_for", "require"]
 
-ENGINES: Final[dict[str, Callable[[float], Engine]]] = {
-    Remus.name: Remus,
-    Kemari.name: Kemari,
-    Lockstep.name: Lockstep,
-    Hybrid.name: Hybrid,
-}
+BuiltIn: TypeAlias = Remus | Kemari | Lockstep | Hybrid
+"""The engines that come with ftvm; all else that names them takes them from here."""
+
+ENGINES: Final[dict[str, type[BuiltIn]]] = {engine.name: engine for engine in get_args(BuiltIn)}
 
 
 def engines_for(can: frozenset[Capability], given: Engine) -> dict[str, Engine]:
@@ -26,7 +23,7 @@ def engines_for(can: frozenset[Capability], given: Engine) -> dict[str, Engine]:
 
     `given` is as it was given, the others have their defaults.
     """
-    known = (Remus(), Kemari(), Lockstep(), Hybrid(), given)
+    known = (*(make() for make in ENGINES.values()), given)
     return {engine.name: engine for engine in known if engine.needs <= can}
 
 
@@ -67,7 +64,7 @@ def engine_changed(
 
     Raises ConfigError if that cannot be, or if `present` is not one of ours: set such a one with Protection.set_engine.
     """
-    if not isinstance(present, Remus | Kemari | Lockstep | Hybrid):
+    if not isinstance(present, BuiltIn):
         raise ConfigError(f"engine {present.name} is not one of {', '.join(ENGINES)}: its host must change it itself")
     if name is not None and name != present.name:
         return engine_named(name, present.interval if interval is None else interval, latency)

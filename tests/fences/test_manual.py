@@ -13,6 +13,7 @@ import ftvm
 import ftvm.testing
 from ftvm.cli.kinds import read_host
 from ftvm.cli.main import ftvm as command_line
+from ftvm.engines.names import ENGINES
 from ftvm.transport.keys import write_keypair
 
 from ..test_readme import PAGES
@@ -95,6 +96,21 @@ def test_every_public_name_is_on_the_page_of_the_api_once() -> None:
     )
     kits = {name.rpartition(".")[2] for name in shown if name.startswith("ftvm.testing.")}
     assert kits == set(ftvm.testing.__all__)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_engine_is_told_wherever_the_engines_are(name: str) -> None:
+    rows = {
+        "README.md": rf"^\| `{name}` \|",
+        "docs/commands.md": rf"^\| `{name}` \|",
+        "docs/glossary.md": rf"^\| engine \|.*\b{name}\b",
+        "ftvm/cli/hostsettings.py": rf"\b{name} \d+",
+    }
+
+    untold = [page for page, row in rows.items() if not re.search(row, (ROOT / page).read_text(), re.MULTILINE)]
+
+    assert untold == []
+    assert ENGINES[name].__name__ in ftvm.__all__
 
 
 def test_the_readme_is_two_screens() -> None:
