@@ -154,7 +154,7 @@ def measure_hold(stage: Stage) -> Figures:
     thread = threading.Thread(target=let_out)
     thread.start()
     try:
-        with qemu(stage, f"fd={card.tap}", (card.tap,)):
+        with qemu(stage, f"fd={card.wire}", (card.wire,)):
             return stage.measure()
     finally:
         is_over.set()

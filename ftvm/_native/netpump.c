@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <linux/if_packet.h>
 #include <linux/virtio_net.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -19,7 +20,6 @@
 #define ETHERNET_HEADER_BYTES 14u
 #define VLAN_TAG_BYTES 4u
 #define VLAN_AT 12u /* in an Ethernet frame: behind the two addresses */
-#define FRAME_BYTES_MIN (FTVM_NETCARD_HEADER_BYTES + ETHERNET_HEADER_BYTES)
 
 /* The lock is given back after so many frames: whoever pauses the guest waits for it. */
 #define FRAMES_PER_TURN 64
@@ -32,6 +32,14 @@ struct ftvm_netpump {
     pthread_mutex_t lock;
     atomic_int wanted; /* how many wait for the lock: the thread lets them go first */
     int card, outside;
+    uint32_t header_bytes;
+    union {
+        struct sockaddr any;
+        struct sockaddr_in internet;
+        struct sockaddr_storage room;
+    } peer;
+    socklen_t peer_bytes; /* 0: the outside is no datagram socket, or connected */
+    int is_peer_alone;
     int event, waker;
     int is_closing;
     int is_armed; /* the next frame without a mark is told */
@@ -84,6 +92,11 @@ static void arm(struct ftvm_netpump *pump)
     tell(pump);
 }
 
+static uint32_t frame_bytes_min(const struct ftvm_netpump *pump)
+{
+    return pump->header_bytes + ETHERNET_HEADER_BYTES;
+}
+
 static int is_gone(int wrong)
 {
     return wrong == EBADFD || wrong == ENODEV || wrong == ENXIO || wrong == EBADF;
@@ -129,7 +142,7 @@ static int64_t receive(struct ftvm_netpump *pump, uint8_t *out)
     ssize_t came = recvmsg(pump->card, &message, MSG_DONTWAIT);
     if (came < 0)
         return errno == EAGAIN ? -1 : 0; /* an error that is told once, as of a device that was down: ask again */
-    if (came < (ssize_t)FRAME_BYTES_MIN || (message.msg_flags & MSG_TRUNC)) {
+    if (came < (ssize_t)frame_bytes_min(pump) || (message.msg_flags & MSG_TRUNC)) {
         pump->counters.runts_refused++;
         return came == 0 ? -1 : 0; /* a stream that ended; no frame is empty */
     }
@@ -158,10 +171,13 @@ static void take_outputs(struct ftvm_netpump *pump, uint32_t limit)
 /* Sends one frame to the outside. Returns 1 if it left. */
 static int send_out(struct ftvm_netpump *pump, const uint8_t *frame, uint32_t bytes)
 {
-    ssize_t sent = pump->failure == 0 ? write(pump->outside, frame, bytes) : -1;
+    ssize_t sent = -1;
+    if (pump->failure == 0)
+        sent = pump->peer_bytes == 0 ? write(pump->outside, frame, bytes)
+                                     : sendto(pump->outside, frame, bytes, 0, &pump->peer.any, pump->peer_bytes);
     if (sent == (ssize_t)bytes) {
         pump->counters.frames_sent++;
-        pump->counters.bytes_sent += bytes - FTVM_NETCARD_HEADER_BYTES;
+        pump->counters.bytes_sent += bytes - pump->header_bytes;
         return 1;
     }
     pump->counters.sends_dropped++; /* down, full, or refused: a frame that did not arrive */
@@ -175,7 +191,7 @@ static int offer(struct ftvm_netpump *pump, uint32_t bytes)
 {
     if (send(pump->card, pump->input, bytes, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)bytes) {
         pump->counters.frames_received++;
-        pump->counters.bytes_received += bytes - FTVM_NETCARD_HEADER_BYTES;
+        pump->counters.bytes_received += bytes - pump->header_bytes;
     } else if ((errno == EAGAIN || errno == ENOBUFS) && ++pump->offers < OFFERS_MAX) {
         pump->offered_bytes = bytes;
         return 0;
@@ -186,17 +202,36 @@ static int offer(struct ftvm_netpump *pump, uint32_t bytes)
     return 1;
 }
 
+/* Reads what comes next from outside into `input`. Returns its length, or -1; sets *is_strange where another than the
+ * other end sent it. */
+static ssize_t read_outside(struct ftvm_netpump *pump, int *is_strange)
+{
+    *is_strange = 0;
+    if (pump->peer_bytes == 0)
+        return read(pump->outside, pump->input, sizeof pump->input);
+    struct sockaddr_in from = {0};
+    socklen_t size = sizeof from;
+    ssize_t came = recvfrom(pump->outside, pump->input, sizeof pump->input, MSG_TRUNC, (struct sockaddr *)&from, &size);
+    if (came >= 0 && pump->is_peer_alone)
+        *is_strange = from.sin_addr.s_addr != pump->peer.internet.sin_addr.s_addr ||
+                      from.sin_port != pump->peer.internet.sin_port;
+    return came;
+}
+
 static void take_inputs(struct ftvm_netpump *pump)
 {
     if (pump->offered_bytes > 0 && (pump->way != FTVM_NETPUMP_FLOW || !offer(pump, pump->offered_bytes)))
         return;
     for (int i = 0; i < FRAMES_PER_TURN && pump->way != FTVM_NETPUMP_WAIT && pump->failure == 0; i++) {
-        ssize_t came = read(pump->outside, pump->input, sizeof pump->input);
+        int is_strange;
+        ssize_t came = read_outside(pump, &is_strange);
         if (came < 0 && is_gone(errno))
             pump->failure = errno;
-        if (came <= 0)
+        if (came < 0 || (came == 0 && pump->peer_bytes == 0))
             return;
-        if (came < (ssize_t)FRAME_BYTES_MIN)
+        if (is_strange)
+            pump->counters.strangers_refused++;
+        else if (came < (ssize_t)frame_bytes_min(pump) || came > (ssize_t)sizeof pump->input)
             pump->counters.runts_refused++;
         else if (pump->way == FTVM_NETPUMP_DISCARD)
             pump->counters.receives_discarded++;
@@ -228,7 +263,7 @@ static void await(struct ftvm_netpump *pump, struct pollfd waits[3])
 /* Notes that the outside is gone where nothing can be read from it any more, but poll reports it for ever. */
 static void look_at_outside(struct ftvm_netpump *pump, short found)
 {
-    if (pump->failure == 0 && (found & (POLLERR | POLLHUP | POLLNVAL)) && !(found & POLLIN))
+    if (pump->failure == 0 && pump->peer_bytes == 0 && (found & (POLLERR | POLLHUP | POLLNVAL)) && !(found & POLLIN))
         pump->failure = ENODEV;
 }
 
@@ -248,13 +283,22 @@ static void *run(void *argument)
     return NULL;
 }
 
-struct ftvm_netpump *ftvm_netpump_open(int card, int outside, uint8_t *ring, uint64_t ring_bytes)
+struct ftvm_netpump *ftvm_netpump_open(int card, int outside, uint8_t *ring, uint64_t ring_bytes, uint32_t header_bytes,
+                                       const struct ftvm_netpump_peer *peer)
 {
+    if (peer != NULL && peer->address_bytes > sizeof(struct sockaddr_storage))
+        return NULL;
     struct ftvm_netpump *pump = calloc(1, sizeof *pump);
     if (pump == NULL)
         return NULL;
     pump->card = card;
     pump->outside = outside;
+    pump->header_bytes = header_bytes;
+    if (peer != NULL) {
+        memcpy(&pump->peer, peer->address, peer->address_bytes);
+        pump->peer_bytes = peer->address_bytes;
+        pump->is_peer_alone = peer->is_alone;
+    }
     pump->is_armed = 1;
     ftvm_framering_open(&pump->ring, ring, ring_bytes);
     pthread_mutex_init(&pump->lock, NULL);
@@ -344,7 +388,7 @@ int ftvm_netpump_send(struct ftvm_netpump *pump, const uint8_t *frame, uint32_t 
 {
     enter(pump);
     int has_left = 0;
-    if (bytes < FRAME_BYTES_MIN || bytes > FTVM_FRAME_BYTES_MAX)
+    if (bytes < frame_bytes_min(pump) || bytes > FTVM_FRAME_BYTES_MAX)
         pump->counters.runts_refused++;
     else
         has_left = send_out(pump, frame, bytes);

@@ -3,7 +3,7 @@
  *     card (a datagram or packet socket)  ->  ring, held  ->  ftvm_netpump_release  ->  outside (a tap, or a socket)
  *     outside  ->  card, at once while the guest runs
  *
- * Frames have the header of virtio-net before them on both sides (netcard.h), and are moved as they are.
+ * Frames have the header of virtio-net before them on both sides (netcard.h), or no header, and are moved as they are.
  *
  * What comes from the card is held in a ring (framering.h) until its mark is released; marks are given and released by
  * the caller, whose decision it is when frames may leave. Where the ring is full, the card is not read: what it still
@@ -31,17 +31,28 @@ struct ftvm_netpump_counters {
     uint64_t receives_dropped;                /* the card had no room */
     uint64_t receives_discarded;              /* came while the guest did not run here */
     uint64_t runts_refused;                   /* too short to be a frame, or longer than any is */
+    uint64_t strangers_refused;               /* came from somewhere else than the cable's other end */
     uint64_t card_dropped;                    /* sent by the guest while too much was held */
     uint64_t frames_forgotten;                /* held, and never to leave: the guest went elsewhere */
     uint32_t held_frames;
     uint64_t held_bytes;
 };
 
+/* The other end of a cable that is a datagram socket: a struct sockaddr, where frames are sent. With `is_alone` set, of a
+ * struct sockaddr_in, frames from there are taken and no other's. It is copied. */
+struct ftvm_netpump_peer {
+    const uint8_t *address;
+    uint32_t address_bytes;
+    int is_alone;
+};
+
 struct ftvm_netpump;
 
 /* Starts a pump between two descriptors that do not block. `card` must be a socket. `ring` has FTVM_FRAMERING_BYTES_MIN
- * bytes at least. Returns NULL without memory, descriptors or threads. */
-struct ftvm_netpump *ftvm_netpump_open(int card, int outside, uint8_t *ring, uint64_t ring_bytes);
+ * bytes at least. Before each frame are `header_bytes`: those of virtio-net, or 0. `peer` is of an `outside` that is a
+ * datagram socket; NULL: it is a tap, or connected. Returns NULL without memory, descriptors or threads. */
+struct ftvm_netpump *ftvm_netpump_open(int card, int outside, uint8_t *ring, uint64_t ring_bytes, uint32_t header_bytes,
+                                       const struct ftvm_netpump_peer *peer);
 
 /* Ends the thread; what is held is gone. */
 void ftvm_netpump_close(struct ftvm_netpump *pump);

@@ -18,6 +18,7 @@ __all__ = [
     "Inputs",
     "Mark",
     "NetPump",
+    "Peer",
     "PumpCounters",
     "attach_tap",
     "make_card",
@@ -44,6 +45,14 @@ class Inputs:
 
 
 @dataclass(frozen=True, slots=True)
+class Peer:
+    """The other end of a cable of datagrams: a struct sockaddr. If `is_alone`, of IPv4, nobody else is heard."""
+
+    address: bytes
+    is_alone: bool
+
+
+@dataclass(frozen=True, slots=True)
 class PumpCounters:
     """See netpump.h, in its order."""
 
@@ -55,6 +64,7 @@ class PumpCounters:
     receives_dropped: int
     receives_discarded: int
     runts_refused: int
+    strangers_refused: int
     card_dropped: int
     frames_forgotten: int
     held_frames: int
@@ -81,7 +91,7 @@ def make_card() -> tuple[int, int]:
     if wrong in (errno.EPERM, errno.EACCES):
         raise ConfigError(
             f"the guest's card needs {_STEPS[int(step[0])]}, which this user may not make: run as root, or write a "
-            "cable of another kind, tap:NAME or udp:LOCALPORT:REMOTEPORT"
+            "cable of another kind, pump:tap:NAME or pump:udp:LOCALPORT:REMOTEPORT"
         )
     if wrong:
         raise GuestError(f"the guest's card needs {_STEPS[int(step[0])]}: {os.strerror(wrong)}")
@@ -104,13 +114,27 @@ class NetPump:
 
     __slots__ = ("_native", "_ring", "_room")
 
-    def __init__(self, card: int, outside: int, *, ring_bytes: int, packed_bytes_max: int) -> None:
+    def __init__(
+        self,
+        card: int,
+        outside: int,
+        *,
+        ring_bytes: int,
+        packed_bytes_max: int,
+        header_bytes: int = HEADER_BYTES,
+        peer: Peer | None = None,
+    ) -> None:
         """Start it. It holds up to `ring_bytes` of frames, at least RING_BYTES_MIN, and packs up to `packed_bytes_max`
-        of them at a mark. Raises GuestError.
+        of them at a mark. `peer` is of an `outside` that is a datagram socket. Raises GuestError.
         """
         self._ring = mmap.mmap(-1, ring_bytes)
         self._room: Any = ffi.new("uint8_t[]", packed_bytes_max)
-        self._native: Any = lib.ftvm_netpump_open(card, outside, ffi.from_buffer("uint8_t[]", self._ring), ring_bytes)
+        far: Any = ffi.NULL
+        if peer is not None:
+            address = ffi.from_buffer("uint8_t[]", peer.address)
+            far = ffi.new("struct ftvm_netpump_peer *", (address, len(peer.address), peer.is_alone))
+        ring = ffi.from_buffer("uint8_t[]", self._ring)
+        self._native: Any = lib.ftvm_netpump_open(card, outside, ring, ring_bytes, header_bytes, far)
         if self._native == ffi.NULL:
             raise GuestError("there is no memory, or no thread, for a guest's card")
 

@@ -41,6 +41,7 @@ __all__ = [
     "macs",
     "opened",
     "peer_endpoints",
+    "pumped_cables",
     "pumped_cards",
     "timing_of",
     "world_of",
@@ -49,7 +50,7 @@ __all__ = [
 TAP: Final = "tap:"
 """How a network that is an interface of this host begins; any other is a cable of datagrams."""
 PUMP: Final = "pump:"
-"""The same, of a card that offloads and whose frames are moved in C."""
+"""How the network of a card begins whose frames are moved in C: by an interface, or any of the other kinds."""
 
 
 class Addresses(TypedDict):
@@ -111,11 +112,15 @@ def card(settings: HostSettings) -> str | None:
     return next(iter(macs(settings)), None)
 
 
+def pumped_cables(settings: HostSettings) -> list[str]:
+    """Return the cables of the guest's cards that are to be pumped."""
+    return [nic.removeprefix(PUMP) for nic in listed(settings["nic"]) if nic.startswith(PUMP)]
+
+
 def pumped_cards(settings: HostSettings) -> list[PumpedCard]:
     """Make the guest's cards that are to be pumped, all or none. Raises ConfigError, GuestError, TransportError."""
     with ExitStack() as undo:
-        names = [nic.removeprefix(PUMP) for nic in listed(settings["nic"]) if nic.startswith(PUMP)]
-        made = [undo.enter_context(closing(PumpedCard(name))) for name in names]
+        made = [undo.enter_context(closing(PumpedCard(cable))) for cable in pumped_cables(settings)]
         undo.pop_all()
     return made
 

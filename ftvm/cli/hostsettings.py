@@ -159,7 +159,8 @@ NIC: Final = Setting(
     metavar="CABLE",
     parse=_judged(_judge_nic),
     help="The guest's network: udp:LOCALPORT:REMOTEPORT, a frame per datagram; or tap:NAME, an interface of this host; "
-    "or, for a qemu guest and by root, pump:NAME, the same at speed; this one may be repeated, for several cards.",
+    "or, for a qemu guest, pump: before one of these, which moves frames in C, or pump:NAME, by root and at speed. "
+    "Pumps may be repeated, for several cards.",
 )
 MAC: Final = Setting(
     name="mac",

@@ -71,7 +71,10 @@ class DatagramCounters:
 
 
 class DatagramPort:
-    """One end of a cable: send and receive frames without ever blocking."""
+    """One end of a cable: send and receive frames without ever blocking.
+
+    peer  the other end, a struct sockaddr, and whether frames are taken from there alone
+    """
 
     def __init__(self, local: str, remote: str) -> None:
         """Bind `local`; frames go to `remote` and are taken from there only.
@@ -85,7 +88,8 @@ class DatagramPort:
             raise ConfigError(f"both ends of a cable must be of one kind, not {local} and {remote}")
         self.counters = DatagramCounters()
         # A unix path is guarded by the rights of its directory, and a sender there need not have bound a name.
-        self._datagrams = Datagrams(_sockaddr(self._remote), from_there_alone=isinstance(self._remote, tuple))
+        self.peer = (_sockaddr(self._remote), isinstance(self._remote, tuple))
+        self._datagrams = Datagrams(self.peer[0], from_there_alone=self.peer[1])
         self._unlink_path = local_address if isinstance(local_address, str) else None
         self._socket: socket.socket | None = _bind(family, local_address, local)
 
@@ -300,7 +304,7 @@ def cable_ends(cable: str) -> tuple[str, str]:
     raise ConfigError(
         f"{cable!r} is not a cable: write udp:LOCALPORT:REMOTEPORT, "
         "udp:LOCALHOST:LOCALPORT:REMOTEHOST:REMOTEPORT or unix:LOCALPATH:REMOTEPATH; a host also takes tap:NAME, and "
-        "with a QEMU pump:NAME"
+        "with a QEMU pump:NAME or pump: before any of these"
     )
 
 

@@ -172,6 +172,11 @@ def test_cards_without_an_address_count_on_from_the_last(
     ("written", "complaint"),
     [
         ('nic = ["pump:vm2", "tap:vm3"]', "nic: 2 cards: where there are several, each must be pumped (pump:NAME)"),
+        (
+            'nic = ["pump:vm2", "pump:tap:vm3"]',
+            "nic: pump:NAME beside pumps of other kinds: all cards of a guest offload",
+        ),
+        ('nic = ["pump:udp:1:2", "pump:unix:a"]', "nic: 'unix:a' is not a cable: write udp:LOCALPORT:REMOTEPORT"),
         ('nic = ["pump:vm2", "pump:vm2"]', "nic: pump:vm2 is there 2 times: each card needs its own interface"),
         ('nic = ["pump:vm2", "pump:sixteen-letters-"]', "nic: 'sixteen-letters-' is not the name of an interface"),
         (f"nic = {[f'pump:vm{number}' for number in range(9)]}", "nic: 9 cards: a guest has at most 8"),

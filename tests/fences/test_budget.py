@@ -24,14 +24,14 @@ ROOT: Final = Path(ftvm.__file__).parent
 
 LINES: Final = {
     "": 834,
-    "_native": 483,
+    "_native": 503,
     "arbiters": 775,
     "capture": 474,
-    "cli": 3892,
+    "cli": 3898,
     "encode": 1380,
     "engines": 190,
-    "guests": 3002,
-    "guests/cards": 220,
+    "guests": 3005,
+    "guests/cards": 261,
     "guests/disk": 1122,
     "guests/kvm": 1500,
     "guests/vmm": 795,

@@ -8,10 +8,11 @@ import termios
 import threading
 from collections.abc import Callable, Iterator
 from fcntl import ioctl
+from pathlib import Path
 
 import pytest
 
-from ftvm._native.netpump import FRAME_BYTES_MAX, HEADER_BYTES, RING_BYTES_MIN, Inputs, NetPump
+from ftvm._native.netpump import FRAME_BYTES_MAX, HEADER_BYTES, RING_BYTES_MIN, Inputs, NetPump, Peer
 from ftvm.errors import ClosedError
 
 PATIENCE_S = 30.0
@@ -22,12 +23,27 @@ def frame(name: str, size: int = 60) -> bytes:
     return bytes(HEADER_BYTES) + name.encode().ljust(size, b".")
 
 
+def connected(_: Path) -> tuple[socket.socket, socket.socket, Peer | None]:
+    world, outside = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    return world, outside, None
+
+
+def addressed(folder: Path) -> tuple[socket.socket, socket.socket, Peer | None]:
+    """Two sockets with names, as a cable of datagrams has them."""
+    ends = [socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(2)]
+    for end, name in zip(ends, ("world", "outside"), strict=True):
+        end.bind(str(folder / name))
+    ends[0].connect(str(folder / "outside"))
+    address = struct.pack("=H", socket.AF_UNIX) + os.fsencode(folder / "world") + b"\0"
+    return ends[0], ends[1], Peer(address, is_alone=False)
+
+
 class Ends:
     """A pump, and what stands at its two sides: the guest's card, and the world."""
 
-    def __init__(self) -> None:
+    def __init__(self, world: socket.socket, outside: socket.socket, peer: Peer | None) -> None:
         self.guest, self._card = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.world, self._outside = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.world, self._outside = world, outside
         self.outside = self._outside.fileno()
         for end in (self.guest, self.world):
             end.settimeout(PATIENCE_S)
@@ -35,7 +51,11 @@ class Ends:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)  # a whole ring
             end.setblocking(False)
         self.pump = NetPump(
-            self._card.fileno(), self._outside.fileno(), ring_bytes=RING_BYTES_MIN, packed_bytes_max=PACKED_MAX
+            self._card.fileno(),
+            self._outside.fileno(),
+            ring_bytes=RING_BYTES_MIN,
+            packed_bytes_max=PACKED_MAX,
+            peer=peer,
         )
 
     def close(self) -> None:
@@ -44,9 +64,9 @@ class Ends:
             end.close()
 
 
-@pytest.fixture
-def ends() -> Iterator[Ends]:
-    made = Ends()
+@pytest.fixture(params=[connected, addressed])
+def ends(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ends]:
+    made = Ends(*request.param(tmp_path))
     yield made
     made.close()
 
@@ -344,3 +364,90 @@ def test_a_closed_pump_refuses_by_name_and_may_be_closed_again(ends: Ends) -> No
 
     with pytest.raises(ClosedError, match="card is closed"):
         ends.pump.mark(0)
+
+
+class Cable:
+    """A pump of frames without a header, whose outside is a UDP socket, and what stands at its two sides."""
+
+    def __init__(self) -> None:
+        self.guest, self._card = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.world, self.stranger, self._outside = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(3))
+        for end in (self.world, self.stranger, self._outside):
+            end.bind(("127.0.0.1", 0))
+        for end in (self.world, self.stranger):
+            end.connect(self._outside.getsockname())
+        for end in (self.guest, self.world):
+            end.settimeout(PATIENCE_S)
+        for end in (self._card, self._outside):
+            end.setblocking(False)
+        self.port: int = self.world.getsockname()[1]
+        address = struct.pack("=H", socket.AF_INET) + self.port.to_bytes(2, "big") + bytes([127, 0, 0, 1]) + bytes(8)
+        self.pump = NetPump(
+            self._card.fileno(),
+            self._outside.fileno(),
+            ring_bytes=RING_BYTES_MIN,
+            packed_bytes_max=PACKED_MAX,
+            header_bytes=0,
+            peer=Peer(address, is_alone=True),
+        )
+
+    def close(self) -> None:
+        self.pump.close()
+        for end in (self.guest, self._card, self.world, self.stranger, self._outside):
+            end.close()
+
+
+@pytest.fixture
+def cable() -> Iterator[Cable]:
+    made = Cable()
+    yield made
+    made.close()
+
+
+def test_frames_without_a_header_are_held_and_leave_by_udp_when_they_are_released(cable: Cable) -> None:
+    sent = [b"one".ljust(14, b"."), b"two".ljust(1_514, b".")]
+    for frame_sent in sent:
+        cable.guest.send(frame_sent)
+    mark = cable.pump.mark(PACKED_MAX)
+    assert mark is not None
+    assert not is_readable(cable.world)
+
+    assert cable.pump.release(mark.number) == 2
+
+    assert [cable.world.recv(2_000) for _ in sent] == sent
+    assert (cable.pump.counters.frames_sent, cable.pump.counters.bytes_sent) == (2, 14 + 1_514)
+
+
+def test_frames_of_the_other_end_alone_come_to_the_guest(cable: Cable) -> None:
+    cable.pump.inputs(Inputs.FLOW)
+
+    cable.stranger.send(b"of a stranger".ljust(60, b"."))
+    cable.world.send(b"")
+    cable.world.send(b"too short")
+    cable.world.send(b"wanted".ljust(60, b"."))
+
+    assert cable.guest.recv(2_000) == b"wanted".ljust(60, b".")
+    told = cable.pump.counters
+    assert (told.strangers_refused, told.runts_refused, told.frames_received, told.bytes_received) == (1, 2, 1, 60)
+
+
+def test_a_stranger_with_the_other_ends_port_is_a_stranger(cable: Cable) -> None:
+    cable.pump.inputs(Inputs.FLOW)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as impostor:
+        impostor.bind(("127.0.0.2", cable.port))
+
+        impostor.sendto(b"of a stranger".ljust(60, b"."), cable.stranger.getpeername())
+
+    wait_until(lambda: cable.pump.counters.strangers_refused == 1)
+    assert not is_readable(cable.guest)
+
+
+def test_a_cable_without_anybody_at_its_other_end_fails_no_pump(cable: Cable) -> None:
+    cable.world.close()
+    for _ in range(2):
+        cable.guest.send(b"to nobody".ljust(60, b"."))
+        mark = cable.pump.mark(PACKED_MAX)
+        assert mark is not None
+        cable.pump.release(mark.number)
+
+    assert cable.pump.failure is None

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from ftvm.cli.hostparts import PUMP, macs, pumped_cards
+from ftvm.cli.hostparts import PUMP, macs, pumped_cables, pumped_cards
 from ftvm.cli.hostsettings import DISK, MAC, MEMORY, NIC, TRACKER, disk_data_bytes, disk_sizes
 from ftvm.cli.settings import HostSettings, Kind, Setting, in_folder
 from ftvm.errors import ConfigError
-from ftvm.guests.cards.card import check_interface
+from ftvm.guests.cards.ends import check_cable, is_offloading
 from ftvm.guests.kvm.machine import DEVICE, check_device
 from ftvm.interfaces import Guest
 
@@ -31,6 +31,7 @@ def _make(settings: HostSettings) -> Guest:
         program=settings["qemu"],
         folder=None if settings.folder is None else str(settings.folder),
         is_pumped=_is_pumped(settings),
+        offloads=any(map(is_offloading, pumped_cables(settings))),
     )
     with ExitStack() as undo:
         cards = pumped_cards(settings)
@@ -63,7 +64,7 @@ def _check_machine(**given: Any) -> None:
 def _read_nics(nics: list[str]) -> list[str]:
     for nic in nics:
         if nic.startswith(PUMP):
-            check_interface(nic.removeprefix(PUMP))
+            check_cable(nic.removeprefix(PUMP))
         else:
             NIC.parse(nic)
         if nics.count(nic) > 1:
@@ -76,6 +77,8 @@ def _is_pumped(settings: HostSettings) -> bool:
 
 
 def _check_cards(settings: HostSettings) -> None:
+    if len(set(map(is_offloading, pumped_cables(settings)))) > 1:
+        raise ConfigError("pump:NAME beside pumps of other kinds: all cards of a guest offload, or none")
     _check_machine(mac=macs(settings), is_pumped=_is_pumped(settings))
 
 

@@ -1,8 +1,9 @@
 """One card of a guest, whose frames are moved in C: `PumpedCard`.
 
-Whoever emulates the card (QEMU) is given its tap; a pump (netpump.h) stands between that and a tap of this host. What
-the guest sends is held until the output that stands for it is released. Of what it sends between two pauses, the first
-SHIPPED_BYTES travel with the outputs, so that a takeover can send them again; of the rest the number only.
+Whoever emulates the card (QEMU) is given one end of it (ends.py); a pump (netpump.h) stands between the other and a tap
+of this host, or a cable of datagrams. What the guest sends is held until the output that stands for it is released. Of
+what it sends between two pauses, the first SHIPPED_BYTES travel with the outputs, so that a takeover can send them
+again; of the rest the number only.
 
 Safe from several threads: the guest's marks, the host's releases.
 """
@@ -13,9 +14,10 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from ftvm._native.netpump import HEADER_BYTES, Inputs, NetPump, PumpCounters, attach_tap, make_card
-from ftvm.errors import BadFrame, ClosedError, ConfigError
+from ftvm._native.netpump import Inputs, NetPump, PumpCounters
+from ftvm.errors import BadFrame, ClosedError
 from ftvm.guests.cards.batch import PUMP_ID_BYTES, Batch, decode_batch, encode_batch, unpack_frames
+from ftvm.guests.cards.ends import open_ends
 
 __all__ = ["HELD_BYTES_MAX", "SHIPPED_BYTES", "CardCounters", "PumpedCard"]
 
@@ -24,9 +26,6 @@ HELD_BYTES_MAX: Final = 16 << 20
 
 SHIPPED_BYTES: Final = 256 << 10
 """Of each epoch: small replies travel, bulk is repeated by whoever sends it."""
-
-_INTERFACE_BYTES_MAX: Final = 15
-_NO_HEADER: Final = bytes(HEADER_BYTES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,33 +43,40 @@ class CardCounters:
     receives_dropped: int = 0
     card_dropped: int = 0
     runts_refused: int = 0
+    strangers_refused: int = 0
     frames_lost: int = 0
     outputs_unrouted: int = 0
 
 
 class PumpedCard:
-    """A card that reaches the world by the tap `name` of this host.
+    """A card that reaches the world by a cable: `NAME`, a tap of this host, with what the card offloads, or without
+    that `tap:NAME`, or datagrams, as `udp:LOCALPORT:REMOTEPORT`.
 
-    tap  the descriptor of the card's own tap, for whoever emulates it
+    wire  the descriptor of the card's own end, for whoever emulates it
     """
 
-    def __init__(self, name: str) -> None:
-        """Make the card. Raises ConfigError for a name that cannot be or without the rights, TransportError if the tap
-        is refused, GuestError if there is no room; nothing is open then.
+    def __init__(self, cable: str) -> None:
+        """Make the card. Raises ConfigError for a cable that cannot be or without the rights, TransportError if the tap
+        or address is refused, GuestError if there is no room; nothing is open then.
         """
-        check_interface(name)
-        self.name = name
+        self.name = cable
         self._id = os.urandom(PUMP_ID_BYTES)
         self._shipped_left = SHIPPED_BYTES
         self._frames_lost = self._outputs_unrouted = 0
         self._last: PumpCounters | None = None
-        self.tap, self._socket = make_card()
-        self._outside = -1
+        self._ends = ends = open_ends(cable)
+        self.wire = ends.wire
         try:
-            self._outside = attach_tap(name)
-            self._pump = NetPump(self._socket, self._outside, ring_bytes=HELD_BYTES_MAX, packed_bytes_max=SHIPPED_BYTES)
+            self._pump = NetPump(
+                ends.ours,
+                ends.outside,
+                ring_bytes=HELD_BYTES_MAX,
+                packed_bytes_max=SHIPPED_BYTES,
+                header_bytes=ends.header_bytes,
+                peer=ends.peer,
+            )
         except BaseException:
-            self._close_descriptors()
+            ends.close()
             raise
 
     # --- for the guest ---------------------------------------------------------------------------------------------
@@ -118,15 +124,16 @@ class PumpedCard:
         until it runs."""
         self._pump.inputs(Inputs.DISCARD)
         self._pump.drop()
-        _drain(self.tap)
+        _drain(self.wire)
 
     def failure(self) -> str | None:
         """Return why no frame comes or leaves any more; None while they do."""
         with suppress(ClosedError):
             if (wrong := self._pump.failure) is not None:
+                name = self.name.removeprefix("tap:")
                 return (
-                    f"the tap device {self.name} is gone ({wrong.strerror}): the guest goes on without a network; make "
-                    "the device, and switch the guest over or restart this host"
+                    f"the tap device {name} is gone ({wrong.strerror}): the guest goes on without a network; make the "
+                    "device, and switch the guest over or restart this host"
                 )
         return None
 
@@ -149,7 +156,7 @@ class PumpedCard:
     def send(self, frame: bytes) -> None:
         """Send a plain frame, without the header of virtio-net, in the guest's place."""
         with suppress(ClosedError):
-            self._pump.send(_NO_HEADER + frame)
+            self._pump.send(bytes(self._ends.header_bytes) + frame)
 
     @property
     def counters(self) -> CardCounters:
@@ -164,30 +171,19 @@ class PumpedCard:
         )
 
     def close(self) -> None:
-        """Give the devices back; what is held is gone. Idempotent."""
+        """Give devices and sockets back; what is held is gone. Idempotent."""
         with suppress(ClosedError):
             self._last = self._pump.counters
         self._pump.close()
-        self._close_descriptors()
-
-    def _close_descriptors(self) -> None:
-        for descriptor in (self.tap, self._socket, self._outside):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self.tap = self._socket = self._outside = -1
+        self._ends.close()
+        self.wire = -1
 
 
-def check_interface(name: str) -> None:
-    """Raise ConfigError unless an interface of Linux can be named so."""
-    if not 0 < len(name.encode()) <= _INTERFACE_BYTES_MAX or "/" in name:
-        raise ConfigError(f"{name!r} is not the name of an interface: write pump:NAME, at most 15 characters")
-
-
-def _drain(tap: int) -> None:
-    """Throw away what waits for whoever emulated the card before, as far as it waits in the device."""
+def _drain(wire: int) -> None:
+    """Throw away what waits for whoever emulated the card before, as far as it waits in the device or socket."""
     for _ in range(4_096):
         try:
-            os.read(tap, 1 << 17)
+            os.read(wire, 1 << 17)
         except OSError as wrong:
             if wrong.errno != errno.EINTR:
                 return

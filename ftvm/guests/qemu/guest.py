@@ -397,7 +397,7 @@ class QemuGuest:
             state=self._state,
             disks=tuple(self._disks),
             boots=boots,
-            taps=[card.tap for card in self.cards.values()],
+            cards=[card.wire for card in self.cards.values()],
         )
         try:
             prepare_migration(process.qmp)

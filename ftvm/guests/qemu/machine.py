@@ -42,7 +42,7 @@ def disk_name(number: int) -> str:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wires:
     """Descriptors that QEMU inherits: shared memory, the file for device state, its ends of the sockets, and for the
-    network that of a datagram socket, or the tap of each card."""
+    network that of a datagram socket, or the tap or datagram socket of each card."""
 
     ram: int
     state: int
@@ -59,7 +59,8 @@ class QemuMachine:
     memory_bytes  RAM, in whole MiB
     arguments     your own QEMU arguments: kernel, firmware, cpu, machine type, devices (see accepted.py)
     mac           the network card's address, or that of each of several, which must be pumped; None: no card
-    is_pumped     each card is a PumpedCard's, and offloads; else frames come and go as datagrams
+    is_pumped     each card is a PumpedCard's
+    offloads      pumped cards are taps, with what they offload; else frames come and go as datagrams, as without a pump
     disk_bytes    size of the disk that is replicated with the memory, or of each of several; 0: none
     accel         "tcg", or whatever QEMU has here
     program       the QEMU to run
@@ -74,6 +75,7 @@ class QemuMachine:
     program: str = "qemu-system-x86_64"
     folder: str | None = None
     is_pumped: bool = False
+    offloads: bool = True
 
     def __post_init__(self) -> None:
         if self.memory_bytes <= 0 or self.memory_bytes % _MIB:
@@ -117,7 +119,7 @@ class QemuMachine:
         words = [
             *("-accel", self.accel),
             *(word for mac in self.macs for word in ("mac", mac)),
-            *(("pump",) if self.is_pumped else ()),
+            *(("pump" if self.offloads else "pump-plain",) if self.is_pumped else ()),
             *(("disk", _DISK_FEATURES) if self.disks else ()),
             *self.arguments,
         ]
@@ -138,7 +140,8 @@ class QemuMachine:
         words += ["-chardev", f"socket,id=ftvm-console,fd={wires.console}", "-serial", "chardev:ftvm-console"]
         for number, (mac, wire) in enumerate(zip(self.macs, wires.networks, strict=True)):
             name = f"ftvm-net{number or ''}"
-            kind = f"tap,id={name},fd" if self.is_pumped else f"dgram,id={name},local.type=fd,local.str"
+            is_tap = self.is_pumped and self.offloads
+            kind = f"tap,id={name},fd" if is_tap else f"dgram,id={name},local.type=fd,local.str"
             words += ["-netdev", f"{kind}={wire}"]
             # Without guest_announce=off, QEMU 7.2 crashes when a card that came by migration is reset: it frees the
             # timer of the announcement and stops it again. We announce the address ourselves.

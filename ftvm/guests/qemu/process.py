@@ -66,9 +66,9 @@ class QemuProcess:
         state: int,
         disks: Sequence[Disk],
         boots: bool,
-        taps: Sequence[int] = (),
+        cards: Sequence[int] = (),
     ) -> None:
-        """Start it. `ram` and `state` are descriptors of the memory and of the file for device state, `taps` those of
+        """Start it. `ram` and `state` are descriptors of the memory and of the file for device state, `cards` those of
         its cards, if they are pumped.
 
         Its `disks` are served to it from the start on: it asks for them before it greets.
@@ -85,7 +85,7 @@ class QemuProcess:
         network = _SocketPair.make(datagram)
         self.network, self.console, self._blocks = network.ours, console.ours, [pair.ours for pair in blocks]
         self._disk_servers = [DiskServer(disk, end) for disk, end in zip(disks, self._blocks, strict=True)]
-        networks = tuple(taps) or ((network.theirs.fileno(),) if machine.macs else ())
+        networks = tuple(cards) or ((network.theirs.fileno(),) if machine.macs else ())
         wires = Wires(
             ram=ram,
             state=state,
@@ -95,7 +95,7 @@ class QemuProcess:
             disks=tuple(pair.theirs.fileno() for pair in blocks),
         )
         pairs = (monitor, console, helper, network, *blocks)
-        inherited = (*(pair.theirs.fileno() for pair in pairs), ram, state, *taps)
+        inherited = (*(pair.theirs.fileno() for pair in pairs), ram, state, *cards)
         environment = _environment(helper.theirs.fileno())
         command = machine.command(wires, boots=boots)
         self._keeper = threading.Thread(

@@ -19,7 +19,8 @@ from ftvm.checkpoint import Output
 from ftvm.errors import ConfigError, TransportError
 from ftvm.guests.cards import PumpedCard, PumpWorld
 from ftvm.guests.cards.batch import decode_batch
-from ftvm.guests.cards.card import HELD_BYTES_MAX, SHIPPED_BYTES, check_interface
+from ftvm.guests.cards.card import HELD_BYTES_MAX, SHIPPED_BYTES
+from ftvm.guests.cards.ends import check_cable
 from ftvm.guests.datagram import announcement_frames, mac_bytes
 
 MAC = "52:54:00:12:34:56"
@@ -54,7 +55,7 @@ class Stand:
 
     def say(self, sent: bytes, header: bytes = HEADER) -> None:
         """Send a frame as the guest."""
-        os.write(self.card.tap, header + sent)
+        os.write(self.card.wire, header + sent)
 
     def hear(self, wanted: bytes) -> bytes:
         """Return the first frame on the wire that begins as wanted; the host itself speaks on a new interface, too."""
@@ -65,7 +66,7 @@ class Stand:
 
     def wait_read(self) -> None:
         """Wait until the pump has read all that came on the wire, and done what it does with it."""
-        wait_until(lambda: not select.select([self.card._outside], [], [], 0)[0])
+        wait_until(lambda: not select.select([self.card._ends.outside], [], [], 0)[0])
         self.card._pump.failure  # noqa: B018 - asks the pump, which is busy until then
 
     def is_quiet(self, wanted: bytes) -> bool:
@@ -77,15 +78,15 @@ class Stand:
 
     def has_got(self, wanted: bytes) -> bool:
         """Tell whether a frame that begins so has come to the guest, among what the host itself said."""
-        while select.select([self.card.tap], [], [], 0.1)[0]:
-            if os.read(self.card.tap, 1 << 17)[len(HEADER) :].startswith(wanted):
+        while select.select([self.card.wire], [], [], 0.1)[0]:
+            if os.read(self.card.wire, 1 << 17)[len(HEADER) :].startswith(wanted):
                 return True
         return False
 
     def got(self, wanted: bytes) -> bytes:
         """Return the first frame that comes to the guest, with its header, that begins as wanted."""
-        while select.select([self.card.tap], [], [], PATIENCE_S)[0]:
-            found = os.read(self.card.tap, 1 << 17)
+        while select.select([self.card.wire], [], [], PATIENCE_S)[0]:
+            found = os.read(self.card.wire, 1 << 17)
             if found[len(HEADER) :].startswith(wanted):
                 return found
         raise AssertionError("the guest got nothing")
@@ -155,7 +156,7 @@ def test_the_cards_own_tap_answers_nothing_of_itself(stand: Stand) -> None:
     output = stand.card.hold()
 
     assert output is not None
-    assert not select.select([stand.card.tap], [], [], 0.5)[0]
+    assert not select.select([stand.card.wire], [], [], 0.5)[0]
 
 
 def test_a_vlan_tag_comes_through(stand: Stand) -> None:
@@ -380,7 +381,7 @@ def test_counters_outlive_the_card_and_what_comes_late_harms_nothing(stand: Stan
 @pytest.mark.parametrize("name", ["", "a/b", "sixteen-letters-"])
 def test_a_name_that_no_interface_can_have_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="is not the name of an interface: write pump:NAME"):
-        check_interface(name)
+        check_cable(name)
 
 
 def test_an_interface_that_is_no_tap_is_refused_by_name() -> None:
@@ -396,4 +397,4 @@ def test_a_user_without_the_rights_is_told_what_to_use_instead() -> None:
 
     ran = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False)
 
-    assert "run as root, or write a cable of another kind, tap:NAME" in ran.stderr
+    assert "run as root, or write a cable of another kind, pump:tap:NAME" in ran.stderr

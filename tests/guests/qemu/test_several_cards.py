@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +47,28 @@ def test_qemu_has_each_card_with_its_address_and_another_qemu_has_them_again(car
     assert guest.pid != before, "a state loads into a new one only"
     assert tuple(card["main-mac"] for card in found) == MACS
     command = Path(f"/proc/{guest.pid}/cmdline").read_text(encoding="ascii").split("\0")
-    assert [word.rpartition("=")[2] for word in command if word.startswith("tap,")] == [str(card.tap) for card in cards]
+    wires = [word.rpartition("=")[2] for word in command if word.startswith("tap,")]
+    assert wires == [str(card.wire) for card in cards]
     assert list(guest.cards) == ["card0", "card1"]
     assert guest.failure() is None
     guest.close()
-    assert [card.tap for card in cards] == [-1, -1]
+    assert [card.wire for card in cards] == [-1, -1]
+
+
+def test_cards_of_datagrams_are_qemus_by_their_sockets(tmp_path: Path) -> None:
+    cards = [PumpedCard(f"unix:{tmp_path}/{number}:{tmp_path}/far{number}") for number in range(len(MACS))]
+    guest = QemuGuest(replace(MACHINE, offloads=False), boots=True, cards=cards)
+    guest.attach(Transcript())
+    guest.resume()
+    guest.pause()
+
+    found: Any = guest.monitor.execute("query-rx-filter")
+
+    assert tuple(card["main-mac"] for card in found) == MACS
+    command = Path(f"/proc/{guest.pid}/cmdline").read_text(encoding="ascii").split("\0")
+    wires = [word.rpartition("=")[2] for word in command if word.startswith("dgram,")]
+    assert wires == [str(card.wire) for card in cards]
+    guest.close()
 
 
 class Warned(Transcript):
