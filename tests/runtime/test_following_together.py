@@ -228,6 +228,20 @@ def test_a_log_that_is_wrong_anywhere_is_refused_where_and_as_it_is_one_by_one(
     assert together == alone
 
 
+def test_an_output_of_before_a_step_of_the_clock_is_refused_behind_it(kv: Life, pair: Pair) -> None:
+    """Mutant: an output counts as made where its instruction stands, however long the guest has waited there since."""
+    at = next(place for place, record in enumerate(kv.log) if record.kind is LogKind.OUTPUT)
+    output = kv.log[at]
+    step = replace(output, kind=LogKind.CLOCK, amount=5)
+    later = GuestPosition(output.position.retired, output.position.idled + 5)
+    log = [*kv.log[: at + 1], step, replace(output, position=later)]
+
+    together, alone = pair.follow(kv, log)
+
+    assert together == alone
+    assert isinstance(together[0], Difference)
+
+
 def test_a_whole_log_takes_a_few_calls(kv: Life, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     guest, calls = pair.guests[0], dict[str, int]()
     guest.memory[0].buffer[:] = kv.pages
