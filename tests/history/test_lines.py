@@ -52,6 +52,11 @@ def test_lines_are_those_of_the_sources(program: Path) -> None:
     assert all(source[row.line - 1].strip() for row in rows if row.file == "hello/main.c")
 
 
+def without_sections(elf: bytes) -> bytes:
+    """Return a 64-bit ELF file whose header names no sections, as of a program that was stripped whole."""
+    return elf[:0x28] + bytes(8) + elf[0x30:0x3A] + bytes(6) + elf[0x40:]
+
+
 def test_a_program_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("not a program")
 
@@ -59,8 +64,10 @@ def test_a_program_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         ProgramLines(tmp_path / "gone")
     with pytest.raises(ImageError, match="text is not an ELF file"):
         ProgramLines(tmp_path / "text")
-    with open_program("kv") as stripped, pytest.raises(ImageError, match="no symbols: build it without -s"):
-        ProgramLines(stripped)
+    with open_program("kv") as whole:
+        (tmp_path / "stripped").write_bytes(without_sections(whole.read_bytes()))
+    with pytest.raises(ImageError, match="no symbols: build it without -s"):
+        ProgramLines(tmp_path / "stripped")
 
 
 @pytest.mark.parametrize("kept", [64, 200, 5_000, 20_000])

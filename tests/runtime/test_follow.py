@@ -138,7 +138,7 @@ def test_another_device_state_is_found_and_named(leader: Leader, follower: Follo
 
 def test_a_record_that_was_left_out_is_found(leader: Leader, follower: Follower) -> None:
     inputs = [record for record in leader.log if record.kind is LogKind.INPUT]
-    follower.add([*(record for record in leader.log if record is not inputs[2]), leader.mark])
+    follower.add([*(record for record in leader.log if record != inputs[2]), leader.mark])
 
     assert isinstance(run(follower), Difference)
 
