@@ -35,7 +35,7 @@ LAST_BYTES: Final = 1 << 16
     "--qemu", type=click.Choice(list(QEMUS)), default="7.2", show_default=True, help="The QEMU that SCRIPT finds."
 )
 @click.option("--memory", default=2000, show_default=True, metavar="MIB", help="Memory of the rig.")
-@click.option("--cpus", default=2, show_default=True, help="Processors of the rig.")
+@click.option("--cpus", default=1, show_default=True, help="Processors of the rig; with more it resets now and then.")
 @click.option(
     "--disk",
     "disks",

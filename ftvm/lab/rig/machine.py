@@ -47,7 +47,7 @@ class RigRun:
     arguments   the script's arguments
     qemu        which of QEMUS the script finds as qemu-system-x86_64
     memory_mib  memory of the rig
-    cpus        its processors
+    cpus        its processors; with more than one, nested virtualization under this emulator resets guests, and the rig
     seconds     how long all may take
     disks       more disks, which the script finds as /dev/vdc and on; what it writes there is gone at the end
     """
@@ -56,7 +56,7 @@ class RigRun:
     arguments: Sequence[str] = ()
     qemu: str = "7.2"
     memory_mib: int = 2000
-    cpus: int = 2
+    cpus: int = 1
     seconds: float = 3600.0
     disks: Sequence[Path] = ()
 
