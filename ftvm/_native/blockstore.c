@@ -3,6 +3,7 @@
 
 #include "bitmap.h"
 #include "blockfile.h"
+#include "blockmap.h"
 #include "mapping.h"
 
 #include <errno.h>
@@ -109,10 +110,7 @@ static int move_run(struct ftvm_blockstore *store, uint64_t *block)
         count = -EAGAIN;
     } else {
         const uint8_t *held = store->parts.held;
-        while (*block < end && !held[*block])
-            *block = store->parts.held_parts[*block / FTVM_BITMAP_PART_PAGES] ? *block + 1
-                                                                              : (*block | (FTVM_BITMAP_PART_PAGES - 1)) + 1;
-        *block = min_u64(*block, end);
+        *block = blockmap_next_held(&store->parts, *block);
         uint64_t first = *block;
         while (*block < end && held[*block] && *block - first < MOVE_BLOCKS)
             (*block)++;
@@ -340,16 +338,6 @@ int ftvm_blockstore_event(const struct ftvm_blockstore *store)
 
 /* --- for the guest ------------------------------------------------------------------------------------------------------ */
 
-/* Returns the end of the run that starts at `offset`, all of it held or none, no further than `end`. */
-static uint64_t run_end(const struct ftvm_blockstore *store, uint64_t offset, uint64_t end, int *is_held)
-{
-    uint64_t block = offset / FTVM_BLOCK_BYTES, last = (end - 1) / FTVM_BLOCK_BYTES;
-    *is_held = store->parts.held[block] != 0;
-    while (block < last && (store->parts.held[block + 1] != 0) == *is_held)
-        block++;
-    return min_u64(end, (block + 1) * FTVM_BLOCK_BYTES);
-}
-
 int ftvm_blockstore_read(struct ftvm_blockstore *store, uint64_t offset, uint32_t length, uint8_t *out)
 {
     uint64_t end = offset + length;
@@ -362,7 +350,7 @@ int ftvm_blockstore_read(struct ftvm_blockstore *store, uint64_t offset, uint32_
     }
     while (wrong == 0 && offset < end) {
         int is_held;
-        uint64_t part = run_end(store, offset, end, &is_held) - offset;
+        uint64_t part = blockmap_run_end(&store->parts, offset, end, &is_held) - offset;
         if (is_held)
             memcpy(out, store->parts.pages + offset, part);
         else
@@ -374,19 +362,8 @@ int ftvm_blockstore_read(struct ftvm_blockstore *store, uint64_t offset, uint32_
     return wrong;
 }
 
-/* Flags the blocks of a range. Returns how many were not flagged. */
-static uint32_t flag(struct ftvm_blockstore *store, uint64_t offset, uint64_t end)
-{
-    uint32_t fresh = 0;
-    for (uint64_t block = offset / FTVM_BLOCK_BYTES; block * FTVM_BLOCK_BYTES < end; block++) {
-        fresh += store->parts.written[block] == 0;
-        store->parts.written[block] = 1;
-        store->parts.written_parts[block / FTVM_BITMAP_PART_PAGES] = 1;
-    }
-    return fresh;
-}
-
-/* Waits for room below the high-water mark, then flags, and asks for a mark once half of that is taken. Returns the failure, if the store has failed. */
+/* Waits for room below the high-water mark, then flags, and asks for a mark once half of that is taken. Returns the
+ * failure, if the store has failed. */
 static int make_room(struct ftvm_blockstore *store, uint64_t offset, uint64_t end)
 {
     pthread_mutex_lock(&store->lock);
@@ -396,7 +373,7 @@ static int make_room(struct ftvm_blockstore *store, uint64_t offset, uint64_t en
         if (pthread_cond_timedwait(&store->changed, &store->lock, &at) == ETIMEDOUT)
             store->is_marked = 0;
     uint32_t half = store->parts.high_water_blocks / 2, before = store->fresh_blocks;
-    store->fresh_blocks += flag(store, offset, end);
+    store->fresh_blocks += blockmap_flag(&store->parts, offset, end);
     if (store->is_marked && before < half && store->fresh_blocks >= half)
         signal_event(store->asks);
     int failure = store->failure;
@@ -404,26 +381,13 @@ static int make_room(struct ftvm_blockstore *store, uint64_t offset, uint64_t en
     return failure;
 }
 
-/* Writes to memory; zeros without `content`. Called with `data` held. */
-static void keep(struct ftvm_blockstore *store, uint64_t offset, uint64_t length, const uint8_t *content)
-{
-    if (content != NULL)
-        memcpy(store->parts.pages + offset, content, length);
-    else
-        memset(store->parts.pages + offset, 0, length);
-    uint64_t first = offset / FTVM_BLOCK_BYTES, last = (offset + length - 1) / FTVM_BLOCK_BYTES;
-    memset(store->parts.held + first, 1, last - first + 1);
-    for (uint64_t part = first / FTVM_BITMAP_PART_PAGES; part <= last / FTVM_BITMAP_PART_PAGES; part++)
-        store->parts.held_parts[part] = 1;
-}
-
-/* As `keep`, of blocks that the image has: those that are written whole are not read from it. */
+/* Writes to memory, as blockmap_keep does, blocks that the image has: those that are written whole are not read from it. */
 static void keep_back(struct ftvm_blockstore *store, uint64_t offset, uint64_t length, const uint8_t *content)
 {
     uint64_t first = (offset + FTVM_BLOCK_BYTES - 1) / FTVM_BLOCK_BYTES, end = (offset + length) / FTVM_BLOCK_BYTES;
     if (first < end)
         ftvm_mapping_own(store->parts.mapping, first, end - first); /* if it cannot, they are read */
-    keep(store, offset, length, content);
+    blockmap_keep(&store->parts, offset, length, content);
     pthread_mutex_lock(&store->lock);
     store->may_have_held = 1;
     pthread_mutex_unlock(&store->lock);
@@ -436,14 +400,14 @@ static int put(struct ftvm_blockstore *store, uint64_t offset, uint64_t end, con
     pthread_mutex_lock(&store->data);
     while (wrong == 0 && offset < end) {
         int is_held = 1;
-        uint64_t part = (store->is_released ? run_end(store, offset, end, &is_held) : end) - offset;
+        uint64_t part = (store->is_released ? blockmap_run_end(&store->parts, offset, end, &is_held) : end) - offset;
         int is_late = !is_held && must_wait(store);
         if (!is_held && !is_late && content != NULL)
             part = min_u64(part, PIECE_BYTES);
         if (is_late)
             keep_back(store, offset, part, content);
         else if (is_held)
-            keep(store, offset, part, content);
+            blockmap_keep(&store->parts, offset, part, content);
         else if (content != NULL)
             wrong = image_write(store, offset, part, content);
         else
@@ -462,7 +426,7 @@ static int is_hole(struct ftvm_blockstore *store, uint64_t offset, uint64_t end)
     pthread_mutex_lock(&store->data);
     int is_held = 0, is_zero = store->is_released;
     if (is_zero)
-        is_zero = run_end(store, offset, end, &is_held) == end && !is_held &&
+        is_zero = blockmap_run_end(&store->parts, offset, end, &is_held) == end && !is_held &&
                   ftvm_blockfile_is_hole(store->image, offset, end - offset);
     pthread_mutex_unlock(&store->data);
     return is_zero;

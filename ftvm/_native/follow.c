@@ -5,9 +5,9 @@
 #include "devices/wire.h"
 #include "riscv/give.h"
 #include "riscv/machine.h"
-#include "turn.h"
+#include "turnpack.h"
 
-enum { ROW_HEADER = 40, PLACES_KEPT_FREE = 512 };
+enum { PLACES_KEPT_FREE = 512 };
 
 _Static_assert(PLACES_KEPT_FREE < FTVM_FOLLOW_PLACES / 2, "one instruction sends at most a queue full of frames");
 
@@ -22,17 +22,17 @@ typedef struct {
 /* Returns whether a whole record lies there. */
 static bool read_record(record *next, const uint8_t *rows, size_t bytes)
 {
-    if (bytes < ROW_HEADER)
+    if (bytes < TURN_ROW_HEADER)
         return false;
-    wire_reader reader = {rows, ROW_HEADER, 0};
+    wire_reader reader = {rows, TURN_ROW_HEADER, 0};
     next->kind = wire_read_u32(&reader);
     next->channel = wire_read_u32(&reader);
     next->retired = wire_read_u64(&reader);
     next->idled = wire_read_u64(&reader);
     next->amount = wire_read_u64(&reader);
     next->bytes = wire_read_u32(&reader);
-    next->payload = rows + ROW_HEADER;
-    next->row_bytes = ROW_HEADER + ((next->bytes + 7) & ~(size_t)7);
+    next->payload = rows + TURN_ROW_HEADER;
+    next->row_bytes = TURN_ROW_HEADER + ((next->bytes + 7) & ~(size_t)7);
     return next->row_bytes <= bytes;
 }
 

@@ -9,6 +9,7 @@
 
 #include "devices/output.h"
 #include "devices/wire.h"
+#include "turnpack.h"
 
 #define RUN_INSTRUCTIONS 1000000  /* one run; outputs, inputs and a pause end it sooner */
 #define RUN_INSTRUCTIONS_FED 20000 /* one run while inputs wait that the machine had no room for */
@@ -17,15 +18,11 @@
 #define SECOND_NS UINT64_C(1000000000)
 #define WAIT_SECONDS_MAX 3600 /* then it looks again: seconds times ticks must not overflow */
 
-enum { ROW_HEADER = 40 };
-
 /* What one turn can add beside frames: a clock row, a draw, keys, and the outputs of one instruction. */
 #define ROWS_KEPT_FREE                                                                                                 \
-    (2 * ROW_HEADER + FTVM_TURN_ENTROPY_MAX + ROW_HEADER + 64 + DEVICE_OUTPUT_BURST + 512 * (ROW_HEADER))
-#define ROWS_BYTES (1 << 20)
-#define ROWS_MAX (ROWS_BYTES / ROW_HEADER)
+    (2 * TURN_ROW_HEADER + FTVM_TURN_ENTROPY_MAX + TURN_ROW_HEADER + 64 + DEVICE_OUTPUT_BURST + 512 * (TURN_ROW_HEADER))
 
-_Static_assert(ROWS_KEPT_FREE < ROWS_BYTES / 2, "frames need room, too");
+_Static_assert(ROWS_KEPT_FREE < TURN_ROWS_BYTES / 2, "frames need room, too");
 
 typedef struct {
     uint32_t bytes;
@@ -57,10 +54,8 @@ struct ftvm_turn {
     size_t outputs_told; /* outputs among the rows, the first of them made at `spoke_at` */
     uint64_t spoke_at;
     size_t rows_length;
-    uint8_t rows[ROWS_BYTES];
-    /* the rows once more, packed */
-    uint8_t table[ROWS_MAX * FTVM_LOGTABLE_ROW], inputs[ROWS_BYTES], said[ROWS_BYTES], spoken[ROWS_MAX];
-    uint32_t lengths[ROWS_MAX];
+    uint8_t rows[TURN_ROWS_BYTES];
+    turnpack_tables tables; /* the rows once more, packed */
 };
 
 static void lock(ftvm_turn *turn)
@@ -89,7 +84,7 @@ static void add_row(ftvm_turn *turn, uint32_t kind, uint32_t channel, uint64_t t
 {
     uint8_t *row = turn->rows + turn->rows_length;
     size_t padded = (bytes + 7) & ~(size_t)7;
-    wire_writer writer = {row, ROW_HEADER, 0};
+    wire_writer writer = {row, TURN_ROW_HEADER, 0};
     wire_write_u32(&writer, kind);
     wire_write_u32(&writer, channel);
     wire_write_u64(&writer, ftvm_riscv_retired(turn->machine));
@@ -98,14 +93,14 @@ static void add_row(ftvm_turn *turn, uint32_t kind, uint32_t channel, uint64_t t
     wire_write_u32(&writer, (uint32_t)bytes);
     wire_write_u32(&writer, 0);
     if (bytes != 0)
-        memcpy(row + ROW_HEADER, payload, bytes);
-    memset(row + ROW_HEADER + bytes, 0, padded - bytes);
-    turn->rows_length += ROW_HEADER + padded;
+        memcpy(row + TURN_ROW_HEADER, payload, bytes);
+    memset(row + TURN_ROW_HEADER + bytes, 0, padded - bytes);
+    turn->rows_length += TURN_ROW_HEADER + padded;
 }
 
 static bool has_room_for_frame(const ftvm_turn *turn)
 {
-    return ROWS_BYTES - turn->rows_length >= ROWS_KEPT_FREE + ROW_HEADER + FTVM_RISCV_FRAME_BYTES_MAX + 8;
+    return TURN_ROWS_BYTES - turn->rows_length >= ROWS_KEPT_FREE + TURN_ROW_HEADER + FTVM_RISCV_FRAME_BYTES_MAX + 8;
 }
 
 static uint32_t u32_at(const uint8_t *at)
@@ -114,61 +109,9 @@ static uint32_t u32_at(const uint8_t *at)
     return wire_read_u32(&reader);
 }
 
-/* Returns the number of a channel in a table; it gets one with its first record. */
-static uint8_t number_of(ftvm_turn_packed *packed, uint8_t channel)
-{
-    size_t number = 0;
-    while (number < packed->channel_count && packed->channels[number] != channel)
-        number++;
-    if (number == packed->channel_count)
-        packed->channels[packed->channel_count++] = channel;
-    return (uint8_t)number;
-}
-
-/* Packs the row at `at`; returns where the next one begins. */
-static size_t pack_row(ftvm_turn *turn, size_t at, uint64_t output_next, ftvm_turn_packed *packed)
-{
-    const uint8_t *payload = turn->rows + at + ROW_HEADER;
-    wire_reader reader = {turn->rows + at, ROW_HEADER, 0};
-    uint32_t turn_kind = wire_read_u32(&reader), channel = wire_read_u32(&reader);
-    uint64_t retired = wire_read_u64(&reader), idled = wire_read_u64(&reader), amount = wire_read_u64(&reader);
-    uint32_t length = wire_read_u32(&reader), kept = 0;
-    uint8_t kind = FTVM_LOGTABLE_CLOCK, named = FTVM_TURN_NO_CHANNEL;
-    if (turn_kind == FTVM_TURN_INPUT) {
-        kind = FTVM_LOGTABLE_INPUT;
-        named = (uint8_t)channel;
-        amount = 0;
-        kept = length;
-        memcpy(turn->inputs + packed->input_bytes, payload, length);
-        packed->input_bytes += length;
-    } else if (turn_kind == FTVM_TURN_OUTPUT) {
-        kind = FTVM_LOGTABLE_OUTPUT;
-        amount = output_next + packed->outputs;
-        memcpy(turn->said + packed->said_bytes, payload, length);
-        packed->said_bytes += length;
-        turn->spoken[packed->outputs] = (uint8_t)channel;
-        turn->lengths[packed->outputs++] = length;
-    }
-    wire_writer row = {turn->table + packed->records++ * FTVM_LOGTABLE_ROW, FTVM_LOGTABLE_ROW, 0};
-    wire_write_u8(&row, kind);
-    wire_write_u8(&row, number_of(packed, named));
-    wire_write_u64(&row, retired);
-    wire_write_u64(&row, idled);
-    wire_write_u64(&row, amount);
-    wire_write_u32(&row, kept);
-    return at + ROW_HEADER + ((length + 7) & ~(size_t)7);
-}
-
 void ftvm_turn_pack(ftvm_turn *turn, uint64_t output_next, ftvm_turn_packed *packed)
 {
-    memset(packed, 0, sizeof *packed);
-    packed->table = turn->table;
-    packed->inputs = turn->inputs;
-    packed->said = turn->said;
-    packed->spoken = turn->spoken;
-    packed->lengths = turn->lengths;
-    for (size_t at = 0; at < turn->rows_length;)
-        at = pack_row(turn, at, output_next, packed);
+    turnpack_rows(&turn->tables, turn->rows, turn->rows_length, output_next, packed);
     turn->are_rows_taken = true;
 }
 
@@ -223,7 +166,7 @@ size_t ftvm_turn_draw(ftvm_turn *turn, const uint8_t *bytes, size_t count)
 {
     forget_taken_rows(turn);
     size_t offered = count < FTVM_TURN_ENTROPY_MAX ? count : FTVM_TURN_ENTROPY_MAX;
-    if (ROWS_BYTES - turn->rows_length < ROWS_KEPT_FREE)
+    if (TURN_ROWS_BYTES - turn->rows_length < ROWS_KEPT_FREE)
         return 0; /* nobody asked for this draw: ftvm_turn_go would have handed rows on before */
     size_t taken = ftvm_riscv_receive_entropy(turn->machine, bytes, offered);
     turn->has_drawn_blank = taken == 0;
@@ -413,7 +356,7 @@ static int run(ftvm_turn *turn)
  * waits, as answers to inputs that came together are wanted together. */
 static bool gathers(const ftvm_turn *turn, int why)
 {
-    if (turn->outputs_told == 0 || turn->outputs_told >= GATHER_OUTPUTS || turn->rows_length >= ROWS_BYTES / 4)
+    if (turn->outputs_told == 0 || turn->outputs_told >= GATHER_OUTPUTS || turn->rows_length >= TURN_ROWS_BYTES / 4)
         return false;
     if (turn->stops_at_output)
         return false;
@@ -425,7 +368,7 @@ static bool gathers(const ftvm_turn *turn, int why)
 static int turn_once(ftvm_turn *turn)
 {
     if (wants_entropy(turn)) /* a program may ask for a megabyte at one place: rows are handed on between its draws */
-        return turn->rows_length < ROWS_BYTES / 4 ? FTVM_TURN_ENTROPY : FTVM_TURN_ROWS;
+        return turn->rows_length < TURN_ROWS_BYTES / 4 ? FTVM_TURN_ENTROPY : FTVM_TURN_ROWS;
     feed(turn);
     int why = run(turn);
     bool has_spoken = take_outputs(turn);
@@ -438,7 +381,7 @@ static int turn_once(ftvm_turn *turn)
     if (gathers(turn, why))
         return FTVM_TURN_CLOSED;
     /* A run that was stopped for an input goes on with it: inputs travel with the output that they lead to. */
-    bool goes_on = turn->outputs_told == 0 && why == FTVM_RISCV_STOPPED && turn->rows_length < ROWS_BYTES / 4;
+    bool goes_on = turn->outputs_told == 0 && why == FTVM_RISCV_STOPPED && turn->rows_length < TURN_ROWS_BYTES / 4;
     if (turn->rows_length != 0 && !goes_on)
         return FTVM_TURN_ROWS;
     if (why == FTVM_RISCV_IDLE && !wants_entropy(turn) && !turn->is_fresh)

@@ -86,12 +86,8 @@ def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         pytest.skip(f"{compiler} is not installed")
     built = tmp_path_factory.mktemp("core") / "core.so"
     folders = [NATIVE / "riscv", NATIVE / "devices"]
-    sources = sorted(
-        map(
-            str,
-            [NATIVE / "riscv.c", NATIVE / "turn.c", *(source for folder in folders for source in folder.glob("*.c"))],
-        )
-    )
+    nouns = [NATIVE / f"{noun}.c" for noun in ("riscv", "turn", "turnpack")]
+    sources = sorted(map(str, [*nouns, *(source for folder in folders for source in folder.glob("*.c"))]))
     flags = ["-std=c11", level, "-Wall", "-Wextra", "-Wconversion", "-Werror", "-fno-strict-aliasing"]
     subprocess.run([compiler, *flags, "-fPIC", "-shared", "-o", str(built), *sources], check=True)
     return built
