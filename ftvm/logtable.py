@@ -26,8 +26,21 @@ CHANNELS_MAX: Final = 64
 """So many names a message can have."""
 
 
+class _Records(Sequence[LogRecord]):
+    """A sequence that makes its records where somebody asks for them."""
+
+    __slots__ = ()
+
+    @overload
+    def __getitem__(self, place: int) -> LogRecord: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[LogRecord]: ...
+    def __getitem__(self, place: int | slice) -> LogRecord | Sequence[LogRecord]:
+        return tuple(self)[place]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LogTable(Sequence[LogRecord]):
+class LogTable(_Records):
     """`record_count` records of consecutive indices from `first` on. Equal to any sequence of the same records.
 
     channels  the names that the rows count in
@@ -109,13 +122,6 @@ class LogTable(Sequence[LogRecord]):
             )
             index, at = index + 1, at + length
 
-    @overload
-    def __getitem__(self, place: int) -> LogRecord: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[LogRecord]: ...
-    def __getitem__(self, place: int | slice) -> LogRecord | Sequence[LogRecord]:
-        return tuple(self)[place]
-
     def __eq__(self, other: object) -> bool:
         return tuple(self) == tuple(other) if isinstance(other, Sequence) else NotImplemented
 
@@ -154,7 +160,7 @@ def _renumbered(table: LogTable, channels: tuple[str, ...]) -> bytes:
     return bytes(rows)
 
 
-class KeptLog(Sequence[LogRecord]):
+class KeptLog(_Records):
     """Tables that follow one another, until they are covered. Mutable: `record_count` and `payload_bytes` of what is
     kept."""
 
@@ -201,10 +207,3 @@ class KeptLog(Sequence[LogRecord]):
     def __iter__(self) -> Iterator[LogRecord]:
         for table in self._tables:
             yield from table
-
-    @overload
-    def __getitem__(self, place: int) -> LogRecord: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[LogRecord]: ...
-    def __getitem__(self, place: int | slice) -> LogRecord | Sequence[LogRecord]:
-        return tuple(self)[place]

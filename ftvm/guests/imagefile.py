@@ -14,7 +14,7 @@ from typing import Final
 from ftvm.errors import ConfigError
 from ftvm.units import PAGE_BYTES
 
-__all__ = ["image_bytes", "require_raw"]
+__all__ = ["cannot_be_opened", "image_bytes", "require_raw"]
 
 _FORMATS: Final = (
     ("qcow2", 0, b"QFI\xfb"),
@@ -42,14 +42,19 @@ def image_bytes(path: str) -> int:
         else:
             descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError as wrong:
-        raise ConfigError(
-            f"the disk {path} cannot be opened: {wrong.strerror}; make one, equally large on both hosts, "
-            f"e.g. with truncate -s 1G {path}"
-        ) from wrong
+        raise cannot_be_opened(path, wrong) from wrong
     try:
         return require_raw(descriptor, Path(path))
     finally:
         os.close(descriptor)
+
+
+def cannot_be_opened(path: Path | str, wrong: OSError) -> ConfigError:
+    """Return what an operator is told of an image that cannot be opened."""
+    return ConfigError(
+        f"the disk {path} cannot be opened: {wrong.strerror}; make one, equally large on both hosts, "
+        f"e.g. with truncate -s 1G {path}"
+    )
 
 
 def require_raw(descriptor: int, path: Path) -> int:

@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 from ftvm.errors import ConfigError
-from ftvm.guests.imagefile import require_raw
+from ftvm.guests.imagefile import cannot_be_opened, require_raw
 from ftvm.units import PageCount, bytes_to_pages
 
 __all__ = ["make_image", "open_image"]
@@ -17,10 +17,7 @@ def open_image(path: Path) -> tuple[int, PageCount]:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError as wrong:
-        raise ConfigError(
-            f"the disk {path} cannot be opened: {wrong.strerror}; make one, equally large on both hosts, "
-            f"e.g. with truncate -s 1G {path}"
-        ) from wrong
+        raise cannot_be_opened(path, wrong) from wrong
     try:
         return descriptor, bytes_to_pages(_locked_size(descriptor, path))
     except BaseException:

@@ -46,14 +46,7 @@ STEP_S_MAX = 30.0
 STAMP_S_BACK = 1.0
 """Two processors write their stamped lines as they come to it: by so little may a later line have the earlier stamp."""
 
-INIT = """\
-#!/bin/busybox sh
-/bin/busybox --install -s /bin
-mount -t proc proc /proc
-mount -t sysfs sys /sys
-mount -t devtmpfs dev /dev
-source=$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)
-echo "boot $(cat /proc/sys/kernel/random/boot_id) $source $(nproc)"
+BEATS = """\
 /work 64 &
 beat=0
 while :; do
@@ -64,6 +57,17 @@ while :; do
   usleep 200000
 done
 """
+"""What a guest says and does, and a judge reads: beats, clocks, and looks at its memory."""
+
+INIT = f"""\
+#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+source=$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)
+echo "boot $(cat /proc/sys/kernel/random/boot_id) $source $(nproc)"
+{BEATS}"""
 DEBIAN_INIT = """\
 #!/bin/busybox sh
 /bin/busybox --install -s /bin

@@ -26,7 +26,7 @@ from ftvm.lab.rig.image import load_order
 from ftvm.testing.transcript import Transcript
 
 sys.path.insert(0, str(Path("tests/lab/rigscripts").absolute()))
-from failover import APPEND, BEAT, DISK, WORK, judge, judge_disk
+from failover import APPEND, BEAT, BEATS, DISK, WORK, judge, judge_disk
 
 PATIENCE_S = 1200.0
 MEMORY_BYTES = 192 << 20
@@ -42,7 +42,8 @@ PROTOCOL_ICMP, ECHO_REQUEST, ECHO_REPLY = 1, 8, 0
 ECHO = struct.Struct("!BBHHH")
 
 WANTED = ("virtio_mmio", "virtio_blk", "virtio_net", "crc32c_generic", "ext4")
-INIT = """\
+INIT = (
+    """\
 #!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -65,16 +66,9 @@ echo "boot $(cat /proc/sys/kernel/random/boot_id) $source $(nproc)"
   fi
   usleep 300000
 done) &
-/work 64 &
-beat=0
-while :; do
-  beat=$((beat + 1))
-  read up idle </proc/uptime
-  echo "beat $beat up $up real $(date +%s) end"
-  echo "<4>stamp $beat end" >/dev/kmsg
-  usleep 200000
-done
 """
+    + BEATS
+)
 
 
 class Ear(Transcript):
