@@ -1,5 +1,6 @@
 """The pump between a card and the world, each a datagram socket here."""
 
+import errno
 import os
 import select
 import socket
@@ -7,6 +8,7 @@ import struct
 import termios
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from fcntl import ioctl
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from ftvm.errors import ClosedError
 
 PATIENCE_S = 30.0
 PACKED_MAX = 1 << 16
+IP_RECVERR = 11
+"""Errors of what was sent are reported, as poll does for ever; the module socket has no name for it."""
 
 
 def frame(name: str, size: int = 60) -> bytes:
@@ -352,6 +356,20 @@ def test_a_card_that_takes_nothing_is_a_counted_drop(ends: Ends) -> None:
     wait_until(lambda: ends.pump.counters.receives_dropped == 1)
 
 
+def test_an_outside_that_poll_reports_as_ended_though_nothing_is_read_from_it_is_gone() -> None:
+    guest, card = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    outside, far = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    with guest, card, closing(NetPump(card.fileno(), outside, ring_bytes=RING_BYTES_MIN, packed_bytes_max=0)) as pump:
+        assert pump.failure is None
+
+        os.close(far)
+
+        wait_until(lambda: pump.failure is not None)
+        assert pump.failure is not None
+        assert pump.failure.errno == errno.ENODEV
+    os.close(outside)
+
+
 def test_frames_are_sent_in_the_guests_place(ends: Ends) -> None:
     assert ends.pump.send(frame("announced"))
 
@@ -380,6 +398,7 @@ class Cable:
             end.settimeout(PATIENCE_S)
         for end in (self._card, self._outside):
             end.setblocking(False)
+        self.outside = self._outside
         self.port: int = self.world.getsockname()[1]
         address = struct.pack("=H", socket.AF_INET) + self.port.to_bytes(2, "big") + bytes([127, 0, 0, 1]) + bytes(8)
         self.pump = NetPump(
@@ -451,3 +470,23 @@ def test_a_cable_without_anybody_at_its_other_end_fails_no_pump(cable: Cable) ->
         cable.pump.release(mark.number)
 
     assert cable.pump.failure is None
+
+
+def test_a_cable_that_reports_an_error_goes_on(cable: Cable) -> None:
+    """What a cable reports is of one datagram; a tap reports that it is gone."""
+    cable.pump.inputs(Inputs.FLOW)
+    cable.outside.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        gone = nobody.getsockname()
+    cable.outside.sendto(b"to nobody", gone)
+    watch = select.poll()
+    watch.register(cable.outside, 0)
+    assert watch.poll(PATIENCE_S * 1_000) == [(cable.outside.fileno(), select.POLLERR)]
+
+    cable.guest.send(b"has the pump look".ljust(60, b"."))
+    wait_until(lambda: cable.pump.counters.held_frames == 1)
+
+    assert cable.pump.failure is None
+    cable.world.send(b"behind the error".ljust(60, b"."))
+    assert cable.guest.recv(2_000) == b"behind the error".ljust(60, b".")

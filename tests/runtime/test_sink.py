@@ -263,3 +263,12 @@ def test_an_output_that_comes_while_the_loop_takes_the_last_one_wakes_it_again()
 
     assert len(sink.items) == 1
     assert len(woken) == 2
+
+
+def test_a_guest_that_asks_for_a_cut_wakes_whoever_orders_it() -> None:
+    sink, woken, _ = make_sink()
+
+    sink.want_cut()
+
+    assert sink.is_cut_wanted
+    assert len(woken) == 1

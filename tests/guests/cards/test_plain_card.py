@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -136,6 +136,40 @@ def test_a_guest_sends_no_more_than_may_be_held_and_nothing_of_that_is_lost(stan
 
     told = stand.card.counters
     assert told.frames_sent + told.sends_dropped == sent  # the far end queues a few, and refuses the others
+
+
+def test_a_guest_waits_once_16_mib_are_held_and_nothing_has_left_by_then(stand: Stand) -> None:
+    stand.card.flow()
+    sent = 0
+
+    while select.select([], [stand.card.wire], [], 1.0)[1]:
+        stand.say(frame("held", 60_000))
+        sent += 60_000
+
+    assert 16 << 20 <= sent < 18 << 20  # with what waits in the socket
+    assert stand.is_quiet()
+    told = stand.card.counters
+    assert (told.frames_sent, told.sends_dropped, told.card_dropped) == (0, 0, 0)
+
+
+def test_a_card_that_has_a_cable_of_udp_hears_its_other_end_alone() -> None:
+    with ExitStack() as undo:
+        world, stranger, probe = (
+            undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(3)
+        )
+        for end in (world, stranger, probe):
+            end.bind(("127.0.0.1", 0))
+        here = probe.getsockname()
+        probe.close()
+        card = undo.enter_context(closing(PumpedCard(f"udp:{here[1]}:{world.getsockname()[1]}")))
+        card.flow()
+
+        stranger.sendto(frame("of a stranger"), here)
+        world.sendto(frame("wanted"), here)
+        wait_until(lambda: card.counters.frames_received + card.counters.strangers_refused == 2)
+
+        assert card.counters.strangers_refused == 1
+        assert os.read(card.wire, 2_000) == frame("wanted")
 
 
 def test_another_machine_gets_nothing_that_was_for_the_one_before(stand: Stand) -> None:

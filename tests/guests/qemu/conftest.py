@@ -59,6 +59,10 @@ class Ear:
         with self._changed:
             assert self._changed.wait_for(lambda: words in self.console, PATIENCE_S), bytes(self.console[-400:])
 
+    def wait_wish(self) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.wishes > 0, PATIENCE_S), "no cut was asked for"
+
     def wait_count(self, count: int) -> None:
         """Wait until the guest has counted so far."""
         with self._changed:

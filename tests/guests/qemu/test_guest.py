@@ -428,6 +428,15 @@ def test_a_guest_that_was_paused_again_does_not_go_on_when_its_disk_is_ready_lat
     ear.wait_count(ear.counts()[-1] + 2)
 
 
+def test_a_disk_that_asks_for_a_cut_is_heard_by_its_guests_sink(guests: Guests) -> None:
+    guest, ear = guests.running()
+    disk = next(iter(guest._disks))
+
+    os.eventfd_write(disk.fileno(), 1)
+
+    ear.wait_wish()
+
+
 def test_qemu_goes_first_while_an_urgent_thread_has_it_stopped_and_not_while_the_guest_runs(guests: Guests) -> None:
     guest, _ = guests.running()
     processors = {processor["thread-id"] for processor in guest.monitor.execute("query-cpus-fast")}

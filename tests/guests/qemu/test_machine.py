@@ -54,6 +54,19 @@ def test_a_card_that_is_pumped_is_a_tap_to_qemu_and_a_host_without_one_is_told()
     assert plain.identity("7.2", "pc") != pumped.identity("7.2", "pc")
 
 
+def test_hosts_whose_cards_are_pumped_by_one_alone_or_offload_at_one_alone_are_told() -> None:
+    mac = "52:54:00:77:00:02"
+    machines = [
+        QemuMachine(memory_bytes=MIB, mac=mac),
+        QemuMachine(memory_bytes=MIB, mac=mac, is_pumped=True, offloads=False),
+        QemuMachine(memory_bytes=MIB, mac=mac, is_pumped=True),
+    ]
+
+    told = {machine.identity("7.2", "pc") for machine in machines}
+
+    assert len(told) == len(machines)
+
+
 def test_a_pumped_card_without_an_address_is_refused() -> None:
     with pytest.raises(ConfigError, match="needs an address: mac"):
         QemuMachine(memory_bytes=MIB, is_pumped=True)
