@@ -143,6 +143,38 @@ def test_a_guest_that_tells_that_it_has_written_or_that_something_waits_for_is_c
     assert isinstance(report, CutTaken)
 
 
+def keeper(flushes: list[bool]) -> Any:
+    """Return a disk that tells each of these once."""
+    return SimpleNamespace(take_flush=lambda: bool(flushes) and flushes.pop())
+
+
+@pytest.mark.parametrize("kind", [SimGuest, TellingGuest])
+def test_a_flush_alone_is_worth_a_cut_and_is_told_once(kind: type[SimGuest]) -> None:
+    """Mutants: a guest that wrote nothing is skipped though it flushed; each epoch after a flush holds one."""
+    primary, flushes = Primary(kind=kind), list[bool]()
+    primary.capturer._keepers = (keeper(flushes), keeper([]))
+    before = primary.cut()
+    flushes.append(True)
+
+    first, second = primary.report(QUIET), primary.report(QUIET)
+
+    assert not before.has_flush
+    assert isinstance(first, CutTaken)
+    assert first.checkpoint.has_flush
+    assert second == NothingToCut()
+
+
+def test_a_flush_of_a_cut_that_fails_is_told_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    primary = Primary()
+    primary.capturer._keepers = (keeper([True]),)
+    with monkeypatch.context() as failing:
+        failing.setattr(primary.guest, "save_devices", lambda: bytes(LIMITS.devices_bytes + 1))
+        failed = primary.report()
+
+    assert isinstance(failed, CaptureFailed)
+    assert primary.cut().has_flush
+
+
 def test_a_page_written_after_a_skipped_cut_is_in_the_next() -> None:
     primary, memory = Primary(), CommittedMemory(NativeMemory([bytearray(24 * 4096)]))
     checkpoint = primary.cut()

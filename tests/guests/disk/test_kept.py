@@ -318,3 +318,12 @@ def test_a_standby_whose_image_cannot_be_written_ends(standby: KeptDisk) -> None
 
     with pytest.raises(GuestError, match="cannot be written: No space left"):
         standby.committed([1])
+
+
+def test_a_flush_is_told_once(disk: KeptDisk) -> None:
+    before = disk.take_flush()
+    disk.note_flush()
+
+    told = [disk.take_flush() for _ in range(2)]
+
+    assert (before, told) == (False, [True, False])

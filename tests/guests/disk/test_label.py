@@ -1,5 +1,6 @@
 """A label says what its image is: never more than the device has, of no other file, and whole or not at all."""
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -277,6 +278,44 @@ def test_an_image_that_could_not_be_written_is_not_said_to_be_newer_than_it_is(
     image.close(is_clean=True)
 
     assert read_label(path) == before
+
+
+@pytest.mark.parametrize(
+    ("code", "is_clean"), [(errno.EIO, False), (errno.ENOSPC, True), (errno.EDQUOT, True)], ids=["I/O", "full", "quota"]
+)
+def test_an_image_whose_device_failed_is_not_clean_and_one_that_found_no_room_is(
+    code: int, is_clean: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a device that fails had may be lost; one that is full has what it had."""
+    path = image_at(tmp_path / "disk.img")
+    write(path, CLEAN)
+    image = Image(path)
+    monkeypatch.setattr(image_module, "_write_journal", mock.Mock(side_effect=OSError(code, "no")))
+    image.put([0], memoryview(b"n" * 4096))
+    with pytest.raises(OSError, match="no"):
+        image.sync()
+
+    image.close(is_clean=True)
+
+    assert read_label(path) == replace(CLEAN, is_clean=is_clean)
+
+
+def test_an_image_is_as_clean_as_it_was_if_the_device_failed_at_a_new_copy_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = image_at(tmp_path / "disk.img")
+    write(path, CLEAN)
+    image = Image(path)
+    image.restart()
+    image.sync()
+    monkeypatch.setattr(image_module, "write_pages", mock.Mock(side_effect=OSError(errno.EIO, "no")))
+    image.put([0], memoryview(b"n" * 4096))
+    with pytest.raises(OSError, match="no"):
+        image.sync()
+
+    image.close(is_clean=True)
+
+    assert read_label(path) == CLEAN
 
 
 def test_a_label_speaks_of_a_new_copy_once_that_has_taken_the_place_of_the_old_image(tmp_path: Path) -> None:

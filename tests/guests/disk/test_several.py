@@ -108,6 +108,27 @@ def test_a_flush_of_the_machine_that_stops_a_guest_is_told_from_the_guests_own()
     assert found == [False, True, False, True, False, True, False]
 
 
+def test_a_flush_is_the_guests_though_another_machine_has_made_as_many_as_the_one_before() -> None:
+    """Mutant: only the counts are compared."""
+    disk = Flushed()
+    disks = Disks([disk])  # type: ignore[list-item]
+    disks.note_flushes(1, lambda: 2)
+    disk.is_guests = False
+
+    disks.note_flushes(2, lambda: 2)
+
+    assert disk.is_guests
+
+
+def test_flushes_in_doubt_are_the_guests_on_each_disk_that_had_one() -> None:
+    """The count is of all disks together: it does not say on which one the guest's were."""
+    one, other = Flushed(), Flushed()
+
+    Disks([one, other]).note_flushes(1, lambda: 1)  # type: ignore[list-item]
+
+    assert (one.is_guests, other.is_guests) == (True, True)
+
+
 def test_a_machine_is_not_asked_whose_flush_it_was_if_there_was_none() -> None:
     disk = Flushed()
     disk.was_flushed_in_haste = lambda: False  # type: ignore[method-assign]

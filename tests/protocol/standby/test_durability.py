@@ -2,9 +2,11 @@
 
 import pytest
 
+from ftvm.checkpoint import Checkpoint
 from ftvm.encode.messages import Ack
 from ftvm.protocol.active.link import LinkState
 from ftvm.protocol.core import Role
+from ftvm.protocol.reports import GuestAgreed, Persisted
 from ftvm.protocol.standby.commit import Durability
 
 from ..harness import Pair, make_settings
@@ -83,6 +85,58 @@ def test_flushes_that_come_while_the_disk_is_busy_are_asked_for_together() -> No
     assert pair.a.said == [b"0", b"1", b"2"]
 
 
+def test_what_has_become_durable_is_acknowledged_though_nothing_new_comes() -> None:
+    """Mutant: it is acknowledged with the next message, however late that is."""
+    pair = a_pair()
+    pair.a.emit(b"your entry is safe")
+    pair.run(100)
+    asked = pair.b.standby.durability.asked
+    assert asked is not None
+
+    pair.b.persist()
+    pair.b.tick()
+
+    assert [ack.epoch for ack in pair.b.waiting(Ack)] == [asked.epoch]
+
+
+def test_an_epoch_that_the_guest_reached_here_by_itself_waits_for_the_disk_if_it_holds_a_flush() -> None:
+    """Mutant: only one that came as pages does."""
+    pair = a_pair(flushes=False)
+    committed_before = committed(pair)
+    reached = Checkpoint(
+        epoch=committed_before + 1,
+        base=committed_before,
+        engine="remus",
+        batches=(),
+        devices=b"devices",
+        outputs=(),
+        output_next=pair.b.standby.committed.output_next,
+        log_index=0,
+        memory_digest=pair.b.memory.memory_digest,
+        dirty_pages=0,
+        has_flush=True,
+    )
+
+    pair.b.give(GuestAgreed(reached))
+    pair.b.perform()
+
+    assert committed(pair) == committed_before + 1
+    assert pair.b.standby.durability.safe == (committed_before, pair.b.memory.memory_digest)
+    assert len(pair.b.asked or ()) == 1
+
+
+def test_a_flush_that_came_while_the_disk_was_busy_is_asked_for_once_it_is_free_and_waits_for_no_other() -> None:
+    """Mutant: it is asked for with the next epoch, which a guest that waits may never make."""
+    pair = a_pair()
+    for number in range(2):
+        pair.a.emit(b"%d" % number)
+        pair.run(30)
+
+    pair.b.persist()
+
+    assert len(pair.b.asked or ()) == 1
+
+
 def test_what_was_acknowledged_before_a_flush_stays_acknowledged_with_its_digest() -> None:
     pair = a_pair()
     before = acknowledged(pair)
@@ -97,9 +151,11 @@ def test_what_was_acknowledged_before_a_flush_stays_acknowledged_with_its_digest
     assert acks[0].memory_digest != pair.b.memory.memory_digest
 
 
-def test_nobody_is_proposed_before_its_disk_has_the_first_copy() -> None:
+@pytest.mark.parametrize("flushes", [True, False], ids=["flushed", "not flushed"])
+def test_nobody_is_proposed_before_its_disk_has_the_first_copy(flushes: bool) -> None:
+    """Mutant: a first epoch without a flush is acknowledged at once."""
     pair = Pair(make_settings(keeps_disks=True))
-    pair.b.asked = []
+    pair.a.flushes, pair.b.asked = flushes, []
     pair.started()
     for _ in range(40):
         pair.run(5)
@@ -132,6 +188,19 @@ def test_a_first_copy_goes_no_faster_than_the_joiners_disk_takes_it() -> None:
     assert pair.a.active.link is not LinkState.COPYING
 
 
+def test_a_part_of_a_first_copy_that_the_disk_has_is_acknowledged_and_none_behind_it() -> None:
+    pair = Pair(make_settings(keeps_disks=True))
+    pair.b.asked = []
+    pair.started()
+
+    pair.run(50)
+
+    durability = pair.b.standby.durability
+    assert durability.asked is not None
+    assert durability.received is not None
+    assert durability.asked.received == durability.received + 1
+
+
 def test_a_standby_whose_disk_fails_leaves() -> None:
     pair = a_pair()
     pair.a.emit(b"x")
@@ -158,6 +227,24 @@ def test_who_takes_over_lets_nothing_out_before_its_disk_has_what_was_flushed() 
     assert before == []
     assert pair.b.said == [b"your entry is safe", b"and this is later"]
     assert pair.b.is_running
+
+
+def test_who_takes_over_waits_for_all_that_it_committed_not_for_what_it_asked_for_before() -> None:
+    """Mutant: the word of the standby's wish lets out what was flushed behind it."""
+    pair = a_pair()
+    pair.a.emit(b"your entry is safe")
+    pair.run(100)
+    take_over(pair)
+    assert pair.b.asked is not None
+    standbys, *_ = pair.b.asked
+
+    pair.b.give(Persisted(standbys))
+    pair.b.perform()
+    before = list(pair.b.said)
+    pair.b.persist()
+
+    assert before == []
+    assert pair.b.said == [b"your entry is safe"]
 
 
 def test_who_takes_over_with_all_that_was_flushed_on_its_disk_waits_for_nothing() -> None:
@@ -228,3 +315,19 @@ def test_what_is_durable_may_be_acknowledged_and_what_was_flushed_since_may_not(
 
     assert durability.safe == (5, 55)
     assert durability.must_ask
+
+
+def test_a_first_copy_is_acknowledged_as_far_as_the_devices_have_it_and_holds_no_epoch_back() -> None:
+    """Mutants: what comes while the devices are busy counts as theirs; so does all, once they have some of it."""
+    durability = Durability()
+    durability.hold_copy(4)
+    durability.ask(7, 0, 0, 5)
+    durability.hold_copy(5)
+    durability.hold_copy(6)
+    before = durability.received
+
+    assert durability.take(7)
+
+    assert (before, durability.received) == (4, 5)
+    assert durability.must_ask
+    assert durability.safe is None
