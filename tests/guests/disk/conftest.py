@@ -53,3 +53,16 @@ def fill(disk: Disk) -> None:
     """Have the device behind the image full from now on."""
     with open("/dev/full", "r+b", buffering=0) as full:
         os.dup2(full.fileno(), disk.image.descriptor)
+
+
+def own_bytes(disk: Disk) -> int:
+    """Return how much of a disk's memory is this process's own."""
+    with open("/proc/self/smaps", encoding="ascii") as maps:
+        lines = iter(maps)
+        found = [field_of(lines, "Anonymous") for line in lines if line.rstrip().endswith(str(disk.image.path))]
+    assert found, "the disk is mapped"
+    return sum(found)
+
+
+def field_of(lines: Iterator[str], name: str) -> int:
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024

@@ -3,7 +3,7 @@
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -160,3 +160,26 @@ def guests(booted: Booted, tmp_path: Path) -> Iterator[Guests]:
     made = Guests(booted, tmp_path)
     yield made
     made.close()
+
+
+def nap(seconds: float) -> None:
+    threading.Event().wait(seconds)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_until_it_fails(guest: QemuGuest) -> None:
+    assert wait_until(lambda: guest.failure() is not None)
+
+
+def wait_until(is_true: Callable[[], bool]) -> bool:
+    for _ in range(int(PATIENCE_S * 50)):
+        if is_true():
+            return True
+        nap(0.02)
+    return False

@@ -1,14 +1,11 @@
 """A stock QEMU keeps the contract of `Guest`; nothing here measures time."""
 
-import errno
 import os
 import re
 import select
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,15 +14,12 @@ from ftvm._native.memory import NativeMemory
 from ftvm.capture.trackers import CompareTracker, UserfaultTracker
 from ftvm.checkpoint import Bitmap
 from ftvm.errors import GuestError, StateUnreadable, TrackingLost
-from ftvm.guests.disk import several
-from ftvm.guests.disk.disk import Disk
 from ftvm.guests.qemu import QemuGuest, qmp
 from ftvm.guests.qemu.devices import pack_devices, unpack_devices
 from ftvm.interfaces import Guest
 from ftvm.testing.transcript import fill_region
 
-from ..disk.witness import Gate, Witness
-from .conftest import PATIENCE_S, Ear, Guests
+from .conftest import PATIENCE_S, Ear, Guests, is_alive, nap, wait_until, wait_until_it_fails
 from .test_haste import policy_of, urgently
 
 STATION = bytes.fromhex("020000000001")
@@ -43,10 +37,6 @@ WHO_HAS_THE_GUEST = (
 def copy_memory(source: Guest, target: Guest) -> None:
     for theirs, ours in zip(source.memory, target.memory, strict=True):
         fill_region(ours, theirs.buffer)
-
-
-def nap(seconds: float) -> None:
-    threading.Event().wait(seconds)
 
 
 def pages_of(bitmap: Bitmap, region: int) -> int:
@@ -372,62 +362,6 @@ def test_a_guest_whose_pages_must_be_compared_says_why(guests: Guests) -> None:
         os.close(fault)
 
 
-@pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    """The device of each disk that is opened: it syncs when a test says so."""
-    gate = Gate()
-    witness = Witness(gate)
-
-    class Witnessed(Disk):
-        def __init__(self, path: str, *, boots: bool, name: str) -> None:
-            super().__init__(path, boots=boots, name=name, witnesses=witness.descriptors)
-
-    monkeypatch.setattr(several, "Disk", Witnessed)
-    yield gate
-    gate.permit(1_000)
-
-
-def test_a_pause_waits_for_no_device_and_the_guest_goes_on_when_that_has_what_it_flushed(
-    device: Gate, guests: Guests
-) -> None:
-    """A host that waited would be silent, and the other would take over from it."""
-    guest, ear = guests.running()
-    assert device.is_asked.wait(PATIENCE_S)
-
-    for _ in range(3):
-        guest.pause()
-        guest.collect_dirty()
-        guest.save_devices()
-        assert guest.monitor.execute("query-status")["running"] is False
-        guest.resume()
-    assert guest.monitor.execute("query-status")["running"] is False
-    device.permit(1_000)
-    ear.wait_count(ear.counts()[-1] + 3)
-
-    assert guest.failure() is None
-    guest.pause()
-    assert guest.monitor.execute("query-status")["running"] is False
-
-
-def test_a_guest_that_was_paused_again_does_not_go_on_when_its_disk_is_ready_late(
-    guests: Guests, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    guest, ear = guests.running()
-    disk, told = next(iter(guest._disks)), []
-    assert disk is not None
-    guest.pause()
-    with monkeypatch.context() as patched:
-        patched.setattr(disk, "when_settled", told.append)
-        guest.resume()
-    guest.pause()
-
-    told[0](None)
-
-    assert guest.monitor.execute("query-status")["running"] is False
-    guest.resume()
-    ear.wait_count(ear.counts()[-1] + 2)
-
-
 def test_a_disk_that_asks_for_a_cut_is_heard_by_its_guests_sink(guests: Guests) -> None:
     guest, ear = guests.running()
     disk = next(iter(guest._disks))
@@ -454,20 +388,6 @@ def test_qemu_goes_first_while_an_urgent_thread_has_it_stopped_and_not_while_the
     assert running == {os.SCHED_OTHER}
     assert stopped == ({os.SCHED_OTHER}, {os.SCHED_RR})
     assert wait_until(lambda: policies(processors | others) == {os.SCHED_OTHER})
-
-
-def test_a_guest_whose_flush_fails_behind_its_pause_goes_on_nowhere(device: Gate, guests: Guests) -> None:
-    guest, _ = guests.running()
-    device.error = errno.EIO
-    assert device.is_asked.wait(PATIENCE_S)
-
-    guest.pause()
-    guest.resume()
-    device.permit()
-    wait_until_it_fails(guest)
-
-    assert "cannot be written: Input/output error" in str(guest.failure())
-    assert wait_until(lambda: not is_alive(guest.pid))
 
 
 def test_lost_tracking_is_told_and_everything_reported_after(guests: Guests) -> None:
@@ -507,22 +427,3 @@ def test_qemu_ends_with_the_process_that_started_it(image: object) -> None:
         child.kill()
 
     assert wait_until(lambda: not is_alive(pid))
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def wait_until_it_fails(guest: QemuGuest) -> None:
-    assert wait_until(lambda: guest.failure() is not None)
-
-
-def wait_until(is_true: Callable[[], bool]) -> bool:
-    for _ in range(int(PATIENCE_S * 50)):
-        if is_true():
-            return True
-        nap(0.02)
-    return False
