@@ -20,7 +20,7 @@ import xxhash
 from ftvm.errors import ConfigError, GuestError, LimitExceeded
 from ftvm.guests.qemu.machine import RAM_ID
 from ftvm.guests.qemu.memory import SharedMemory
-from ftvm.guests.qemu.qmp import Qmp
+from ftvm.guests.qemu.qmp import ANSWER_SECONDS, Qmp
 
 __all__ = [
     "Firmware",
@@ -52,8 +52,7 @@ _PACKED_MARK: Final = b"qdv1"
 _FIRMWARE_HEAD: Final = struct.Struct("<QQ")
 _LOOKS_MAX: Final = 2_000
 _LOOK_SECONDS: Final = 0.002
-_LOAD_SECONDS: Final = 60.0
-# As for each answer, see qmp.py: to give up a load loses a takeover.
+_LOAD_SECONDS: Final = ANSWER_SECONDS  # to give up a load loses a takeover
 
 
 def prepare_migration(qmp: Qmp) -> None:

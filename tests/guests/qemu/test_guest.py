@@ -19,7 +19,7 @@ from ftvm.guests.qemu.devices import pack_devices, unpack_devices
 from ftvm.interfaces import Guest
 from ftvm.testing.transcript import fill_region
 
-from .conftest import PATIENCE_S, Ear, Guests, is_alive, nap, wait_until, wait_until_it_fails
+from .conftest import DISK, PATIENCE_S, Ear, Guests, is_alive, nap, wait_until, wait_until_it_fails
 from .test_haste import policy_of, urgently
 
 STATION = bytes.fromhex("020000000001")
@@ -302,6 +302,24 @@ def test_qemu_may_take_as_long_as_a_patient_standby_waits() -> None:
     patient_silence_s, limits_without_progress = 15.0, 4
 
     assert patient_silence_s * limits_without_progress <= qmp.ANSWER_SECONDS
+
+
+def test_a_flush_that_qemu_makes_to_stop_is_not_its_guests(guests: Guests) -> None:
+    """Mutant: each pause counts as a flush of the guest's, so each epoch waits for the standby's device."""
+    guest, _ = guests.running()
+    disk = next(iter(guest._disks))
+    assert disk is not None
+    (drive,) = [each["qdev"] for each in guest.monitor.execute("query-block") if each.get("inserted")]
+    told = []
+
+    for _ in range(20):  # the guest syncs its disk at some of them
+        written = f'qemu-io -d {drive} "write -P 0 {DISK - 512} 512"'  # behind all files: now QEMU has to flush
+        guest.monitor.execute("human-monitor-command", command_line=written)
+        guest.pause()
+        told.append(disk.take_flush())
+        guest.resume()
+
+    assert not all(told)
 
 
 def test_a_machine_that_somebody_else_stopped_is_not_resumed(guests: Guests) -> None:
