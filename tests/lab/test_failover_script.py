@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from ftvm.lab.lines import say
+
 SCRIPT = Path(__file__).with_name("rigscripts") / "failover.py"
 BOOT = "boot 01234567-89ab-cdef-0123-456789abcdef kvm-clock 1\n"
 
@@ -90,6 +92,15 @@ def test_a_kernel_whose_stamps_go_back_or_jump_while_it_boots_is_found(script: M
 
     assert len(found) == 1
     assert "on host 1 the kernel's stamps go from 20.2" in found[0]
+
+
+def test_answers_are_counted_as_the_client_tells_them(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    for acknowledged in (0, 9, 10):
+        say({"status": {"at": 5, "requests_acknowledged": acknowledged, "repeats": 3}})
+    said = capsys.readouterr().out
+
+    assert script.answers_in("") == 0
+    assert script.answers_in(said) == script.answers_in(said + '{"status": {"at": 6') == 10
 
 
 GOOD: dict[str, Any] = {"requests_acknowledged": 9, "unanswered": 0, "findings": []}

@@ -78,6 +78,8 @@ MASKED = (
     *("systemd-logind.service", "e2scrub_reap.service"),
 )
 """What would speak on the console, too, or do something that nobody asked for."""
+UNNAMED = "etc/systemd/network/99-default.link"
+"""Hidden, it gives cards no names: the service asks for eth0, and udev would call a card on the PCI bus ens2."""
 FILES = {
     "etc/fstab": "/dev/vda / ext4 defaults 0 1\n",
     "etc/hostname": "guest\n",
@@ -129,6 +131,8 @@ def furnish(tree: Path) -> None:
         (units / "multi-user.target.wants" / f"{each}.service").symlink_to(f"../{each}.service")
     for each in MASKED:
         (units / each).symlink_to("/dev/null")
+    (tree / UNNAMED).parent.mkdir(parents=True, exist_ok=True)
+    (tree / UNNAMED).symlink_to("/dev/null")
     (units / "default.target").unlink(missing_ok=True)
     (units / "default.target").symlink_to("/lib/systemd/system/multi-user.target")
 

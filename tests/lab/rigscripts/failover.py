@@ -89,6 +89,7 @@ STAMP = re.compile(r"\[ *([\d.]+)\] stamp (\d+) end")
 WORK = re.compile(r"work: \d+ bad (\d+)")
 DISK = re.compile(r"disk (\d+) records (\w+)")
 BOOT = re.compile(r"boot ([0-9a-f-]{36}) (\S+) (\d+)")
+ANSWERS = re.compile(r'"requests_acknowledged": ?(\d+)')
 KERNEL = re.compile(r"\[ *\d+\.\d{6}\] .*\n")
 """What the kernel says, which may come in the middle of a line: the port takes 16 bytes of that at a time."""
 
@@ -220,6 +221,13 @@ class Pair:
         guest = ["-cpu", wanted.cpu, "-smp", str(wanted.smp), "-kernel", kernel, "-initrd", ramdisk, "-append", APPEND]
         return ["--kind", "qemu", "--accel", wanted.accel, "--", *guest]
 
+    def wait_answered(self, host: Host) -> None:
+        """Wait until the guest has answered the client, if there is one, once more."""
+        if self._network:
+            said = self._folder / "client.out"
+            told = answers_in(said.read_text())
+            self.wait(host, "its guest answered the client", lambda: answers_in(said.read_text()) > told)
+
     def verdict(self) -> dict[str, Any]:
         """Have the client read all once more, and return what it found."""
         client = self._network[1]
@@ -280,6 +288,7 @@ class Pair:
         active.process.wait()
         say(f"host {active.name}: KILLED, its guest's last stamp is {LINE.findall(active.console())[-1:]}")
         self.wait(standby, f"took over, and {beats} beats left it", lambda: standby.beats() >= beats)
+        self.wait_answered(standby)
         return standby
 
 
@@ -312,6 +321,12 @@ def judge(consoles: list[str]) -> dict[str, Any]:
         if min(steps) < 0 or max(steps) > STEP_S_MAX:
             wrong.append(f"the clock {clock} goes back or jumps: a step between beats is {seen[clock]}")
     return {**seen, "wrong": wrong + judge_lines(consoles)}
+
+
+def answers_in(said: str) -> int:
+    """Return how many requests were acknowledged, by what the client said last of it."""
+    found = ANSWERS.findall(said)
+    return int(found[-1]) if found else 0
 
 
 def judge_disk(text: str) -> list[str]:
@@ -373,6 +388,7 @@ def main() -> int:
         if options.early:
             active = pair.kill_booting(active, pair.start("b", "standby"))
         pair.wait(active, "the guest beats", lambda: active.beats() >= 2)
+        pair.wait_answered(active)
         for _ in range(options.kills - options.early):
             active = pair.kill_active(active)
         verdict = pair.verdict() if options.image is not None else None
