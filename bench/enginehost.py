@@ -2,10 +2,10 @@
 
     python bench/enginehost.py '{"role": "primary", ...}'       see `HostPlan` for the fields
 
-A few times a second it prints a JSON line: counters of the guest and of its protection; what happened to it (protected,
-taken over, switched) is told at the next line, with its time. When it has taken over, it says how long that took, from
-its suspicion until the guest ran here. {"switchover": true} on standard input has it hand the guest over. The role
-`alone` runs the guest with nothing of ftvm in its way, `replay` does so and then replays the log.
+As often as the plan says it prints a JSON line: counters of the guest and of its protection; what happened to it
+(protected, taken over, switched) is told at the next line, with its time. When it has taken over, it says how long that
+took, from its suspicion until the guest ran here. {"switchover": true} on standard input has it hand the guest over.
+The role `alone` runs the guest with nothing of ftvm in its way, `replay` does so and then replays the log.
 
 Started by enginerun.py, also with an older ftvm: so it uses only what v0.1.0 has. Ends on SIGTERM.
 """
@@ -62,6 +62,8 @@ class HostPlan:
     """How much of its life a guest replays."""
     disk_path: str | None = None
     """The image of the guest's disk, in memory on a standby until it runs; None for no disk."""
+    line_seconds: float = LINE_SECONDS
+    """How often it tells its figures: to ask a host for its status wakes its loop."""
     fills: bool = False
     """Whether memory that the program does not use is full of something that never changes."""
 
@@ -185,21 +187,21 @@ def run_host(plan: HostPlan, guest: TimedGuest) -> None:
     }
     if plan.role == "primary":
         with ftvm.protect(guest, listen=plan.listen, peers=[plan.peer], create=True, **options) as protection:
-            work(protection, teller)
+            work(plan, protection, teller)
     else:
         with ftvm.Standby(guest, listen=plan.listen, peers=[plan.peer], **options) as standby:
-            while (taken := standby.wait(LINE_SECONDS)) is None:
+            while (taken := standby.wait(plan.line_seconds)) is None:
                 teller.tell(standby.status())
             taken.status()  # answered between two steps of the loop: behind the one that set the guest going
             if (took_over := teller.took_over) is not None and (ran_at := guest.ran_at) is not None:
                 takeover_ns = took_over.arbiter_ns + ran_at - took_over.at
                 say({"takeover_ns": takeover_ns, "detection_ns": took_over.detection_ns, "running_at": ran_at})
-            work(taken, teller)
+            work(plan, taken, teller)
 
 
-def work(protection: ftvm.Protection, teller: Teller) -> None:
+def work(plan: HostPlan, protection: ftvm.Protection, teller: Teller) -> None:
     while True:
-        protection.wait(LINE_SECONDS)
+        protection.wait(plan.line_seconds)
         if wants_switchover():
             protection.switchover()
         teller.tell(protection.status())
@@ -217,7 +219,7 @@ def run_alone(plan: HostPlan, guest: TimedGuest) -> None:
     """Run the guest with its world at its side, and nothing between them."""
     start_alone(guest, plan.world(), is_logging=False)
     while True:
-        time.sleep(LINE_SECONDS)
+        time.sleep(plan.line_seconds)
         say(counters(guest))
 
 

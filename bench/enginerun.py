@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from enginehost import HostPlan
+from enginehost import LINE_SECONDS, HostPlan
 from enginewindow import Heard, Window, window_of
 from placement import Placement
 from wire import NotBuiltError, wire_program
@@ -54,6 +54,8 @@ class Load:
     """Each host keeps an image of this size; 0: the guest has no disk."""
     fills: bool = False
     """Whether what the program does not use is full of something that never changes; else it is zeros."""
+    line_seconds: float = LINE_SECONDS
+    """How often the hosts tell their figures."""
 
     @property
     def has_clients(self) -> bool:
@@ -297,6 +299,7 @@ class _Run:
             keys=(self._keys[name].public, self._keys[name].secret, self._keys[other].public),
             seconds=seconds,
             disk_path=self._image_of(name),
+            line_seconds=self._load.line_seconds,
             fills=self._load.fills,
         )
         words = [self._bench.python, HOST_SCRIPT, plan.as_json()]

@@ -56,7 +56,7 @@ DIRTY = [
     for pages in (200, 2000, 8000)
 ]
 CONSOLE = Load(name="console", program="console", arguments="lines=1000000000 listen=0", counts="lines")
-IDLE = Load(name="idle", program="ticks", arguments="ms=100 beats=0", counts="none")
+IDLE = Load(name="idle", program="ticks", arguments="ms=100 beats=0", counts="none", line_seconds=0.5)
 JOURNAL = Load(
     name="journal on a disk",
     program="journal",

@@ -18,6 +18,7 @@ from ftvm.units import Nanos
 
 __all__ = [
     "CUT_WANTED",
+    "GUEST_STIRRED",
     "NOTHING_EMITTED",
     "STEP_BEGUN",
     "TICK",
@@ -28,6 +29,7 @@ __all__ = [
     "EngineUsed",
     "GuestAgreed",
     "GuestDiverged",
+    "GuestStirred",
     "LoadFailed",
     "LogFollowed",
     "MemoryMeasured",
@@ -159,7 +161,17 @@ class CutTaken:
 
 @dataclass(frozen=True, slots=True)
 class NothingToCut:
-    """The guest has written and said nothing since the last epoch, which the standby may go on from just as well."""
+    """The guest has written and said nothing since the last epoch, which the standby may go on from just as well.
+
+    is_at_rest  it waits for an input or its timer, and writes nothing before a GuestStirred is reported
+    """
+
+    is_at_rest: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GuestStirred:
+    """The guest, which was at rest, goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +253,7 @@ Report = (
     | CutWanted
     | CutTaken
     | NothingToCut
+    | GuestStirred
     | CaptureFailed
     | StateLoaded
     | LoadFailed
@@ -255,4 +268,5 @@ Report = (
 STEP_BEGUN: Final = StepBegun()
 TICK: Final = Tick()
 CUT_WANTED: Final = CutWanted()
+GUEST_STIRRED: Final = GuestStirred()
 NOTHING_EMITTED: Final = Emitted()

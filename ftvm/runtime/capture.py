@@ -39,7 +39,7 @@ from ftvm.protocol.reports import (
     PagesMatched,
     RoundCollected,
 )
-from ftvm.runtime.runner import GuestRunner
+from ftvm.runtime.runner import GuestRunner, IdleTellingGuest
 from ftvm.runtime.sink import NumberingSink
 from ftvm.runtime.stored import present_pages
 from ftvm.units import PAGE_BYTES, Nanos, pages_to_bytes
@@ -52,6 +52,10 @@ CaptureReport = RoundCollected | PagesMatched | PagesCopied | CutTaken | Nothing
 _PAGES_PER_COPY_STEP: Final = 4096
 """A step of the first copy looks at this many pages (16 MiB) at most, so that the driver stays responsive."""
 
+
+_TELLS_REST: Final = frozenset({Capability.TELLS_WRITES, Capability.TELLS_IDLE, Capability.REPLAY})
+"""What a guest needs that is left alone while it is at rest: what wakes it is an input or a step of its clock, and one
+that can be replayed tells both."""
 
 _PAGES_PER_SCRUB: Final = 64
 """How many pages are compared with the shadow after each cut: at 40 cuts a second, 10 MiB/s for some 20 us each."""
@@ -104,6 +108,7 @@ class Capturer:
         self._warm_next = 0
         self._has_position = Capability.REPLAY in guest.can
         self._tells_writes = Capability.TELLS_WRITES in guest.can
+        self._tells_rest = guest.can >= _TELLS_REST
         self._page_counts = tuple(region.page_count for region in guest.memory)
 
     def capture(self, order: CaptureOrder) -> CaptureReport:
@@ -111,7 +116,7 @@ class Capturer:
         try:
             match order:
                 case do.Cut():
-                    report = NothingToCut() if order.may_skip and self._is_idle() else self._cut(order)
+                    report = (order.may_skip and self._nothing_to_cut()) or self._cut(order)
                     self._flushed = False  # not if it raises: then the next epoch tells
                     return report
                 case do.StartCopy():
@@ -321,11 +326,22 @@ class Capturer:
             raise
         return CutTaken(emitted=emitted, engine=engine, checkpoint=checkpoint, paused_at=paused_at, pause_ns=pause_ns)
 
-    def _is_idle(self) -> bool:
-        """Whether the guest, which is not paused for it, tells that it has written nothing, and has said nothing."""
-        if not self._tells_writes or self._sink.items or self._uncopied is not None or self._look_for_flush():
-            return False
-        return not cast("WriteTellingGuest", self._guest).has_written()
+    def _nothing_to_cut(self) -> NothingToCut | None:
+        """Ask the guest, which is not paused for it, whether it has written and said nothing; None if it has.
+
+        One that waits comes back by an input or a step of its clock, which it tells the sink. So the sink is asked to
+        watch first, then whether it waits, then what was written: what it does behind the answers is told.
+        """
+        sink = self._sink
+        if not self._tells_writes or sink.items or self._uncopied is not None or self._look_for_flush():
+            return None
+        sink.is_watched = self._tells_rest
+        is_at_rest = self._tells_rest and cast("IdleTellingGuest", self._guest).is_idle()
+        if cast("WriteTellingGuest", self._guest).has_written():
+            sink.is_watched = False
+            return None
+        sink.is_watched = is_at_rest
+        return NothingToCut(is_at_rest)
 
     def _look_for_flush(self) -> bool:
         """Tell whether the guest has flushed a disk since the last epoch that was cut."""

@@ -22,6 +22,7 @@ from ftvm.protocol.core import Settings
 from ftvm.protocol.replica import Replica
 from ftvm.protocol.reports import (
     CUT_WANTED,
+    GUEST_STIRRED,
     STEP_BEGUN,
     TICK,
     CaptureFailed,
@@ -199,13 +200,12 @@ class Driver:
             self._perform()
         if self._capturer.is_warming_up and self._capturer.warm_up(self._memory.digests):
             self._report(ShadowWarmed(), now)
+        if self._sink.has_stirred or self._sink.is_cut_wanted:
+            self._take_words(self._sink, now)
         if self._sink.items:
             self._wanted += self._replica.step(self._runner.take_emitted(), now)
             if self._wanted:
                 self._perform()
-        if self._sink.is_cut_wanted:
-            self._sink.is_cut_wanted = False
-            self._wanted += self._replica.step(CUT_WANTED, now)
         self._wanted += self._replica.step(TICK, now)
         if self._wanted:
             self._perform()
@@ -234,6 +234,14 @@ class Driver:
             self._arbiter.submit(end.request)
         is_busy = self._capturer.is_warming_up or (runner.follower is not None and runner.has_work)
         return now if is_busy else end.due
+
+    def _take_words(self, sink: NumberingSink, now: Nanos) -> None:
+        if sink.has_stirred:
+            sink.has_stirred = False
+            self._report(GUEST_STIRRED, now)
+        if sink.is_cut_wanted:
+            sink.is_cut_wanted = False
+            self._report(CUT_WANTED, now)
 
     def _settle(self) -> None:
         """The guest runs or stands still, the pulse may be repeated or not: as the replica says now."""

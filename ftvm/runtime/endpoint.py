@@ -20,6 +20,7 @@ from ftvm.interfaces import Delivery, Lane, Polled, Transport
 from ftvm.protocol.detector import Backoff
 from ftvm.protocol.record import NO_RECORD
 from ftvm.runtime.driver import Driver
+from ftvm.runtime.pulse import late_ns
 from ftvm.runtime.questions import Questions
 from ftvm.runtime.services import LOOK_NS
 from ftvm.units import Nanos
@@ -99,10 +100,10 @@ class Endpoint:
         """Do what was signalled and what is due, for every driver; return when to be called again if nothing comes
         before.
 
-        What nobody signals is looked at once in a while, and whenever nothing has come: the wake-up was then for
-        something else.
+        What nobody signals is looked at once in a while, and where a wake-up brought nothing: it was for something else
+        then. A step that only time caused, as for a heartbeat, is no such wake-up.
 
-        ready  which of `fds` are readable; None if nobody has looked
+        ready  which descriptors are readable, of `fds` and of the transport; None if nobody has looked
         """
         drivers = self._drivers.values()
         for driver in drivers:
@@ -115,7 +116,8 @@ class Endpoint:
             self._take(delivery, now)
         inputs = self._with_input(ready) if ready else ()
         has_come = polled.deliveries or inputs or any(driver.emitted for driver in drivers)
-        is_round = not has_come or now >= self._look_at or bool(polled.signs)
+        is_for_something_else = not has_come and (ready is None or len(ready) > 0)
+        is_round = is_for_something_else or now >= self._look_at or bool(polled.signs)
         if is_round:
             self._look_round(polled, now)
         due = self._questions_due
@@ -142,6 +144,12 @@ class Endpoint:
         intervals = [driver.settings.timing.heartbeat_ns for driver in tuple(self._drivers.values())]
         return min(intervals, default=Timing().heartbeat_ns)
 
+    def beats_in(self, now: Nanos) -> Nanos:
+        """Return for how long `beat` has nothing to do, whatever the loop sends meanwhile."""
+        pulses = [pulse for driver in tuple(self._drivers.values()) if (pulse := driver.pulse) is not None]
+        dues = [pulse.due_at - now for pulse in pulses] or [late_ns(self.beat_ns)]
+        return Nanos(max(0, min(dues)))
+
     def beat(self, now: Nanos) -> None:
         """Repeat the last heartbeat of each guest whose loop is late with the next.
 
@@ -149,7 +157,7 @@ class Endpoint:
         """
         for driver in tuple(self._drivers.values()):
             pulse = driver.pulse
-            if pulse is not None and pulse.is_due(now):
+            if pulse is not None and now >= pulse.due_at:
                 pulse.sent_at = now
                 with suppress(FtvmError):  # the loop meets it as well, and tells
                     self._transport.send(pulse.peer, Lane.CONTROL, pulse.frames)

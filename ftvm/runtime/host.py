@@ -221,7 +221,9 @@ class Host:
         self._is_stopping = False
         self._ended = threading.Event()
         self.lateness = Lateness()
-        self._heart = Repeater(self._beat, lambda: endpoint.beat_ns / 2e9, "ftvm-heart", is_urgent=is_urgent)
+        self._heart = Repeater(
+            self._beat, lambda: endpoint.beats_in(clock.now()) / 1e9, "ftvm-heart", is_urgent=is_urgent
+        )
         transport.share(threading.Lock())
         self._thread = threading.Thread(target=self._run, name="ftvm-host", daemon=True)
 

@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from ftvm.checkpoint import Buffer
 from ftvm.units import Nanos
 
-__all__ = ["Pulse"]
+__all__ = ["Pulse", "late_ns"]
+
+
+def late_ns(interval_ns: Nanos) -> Nanos:
+    """Return how long after a heartbeat the loop is late with the next: a quarter of the interval, so that it comes
+    first."""
+    return Nanos(interval_ns * 5 // 4)
 
 
 @dataclass(slots=True)
@@ -23,6 +29,7 @@ class Pulse:
     sent_at: Nanos
     interval_ns: Nanos
 
-    def is_due(self, now: Nanos) -> bool:
-        """Tell whether the loop is late with the next one: by a quarter of the interval, so that it comes first."""
-        return now - self.sent_at >= self.interval_ns * 5 // 4
+    @property
+    def due_at(self) -> Nanos:
+        """When the loop is late with the next one."""
+        return Nanos(self.sent_at + late_ns(self.interval_ns))

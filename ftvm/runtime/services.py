@@ -91,6 +91,7 @@ class HostServices:
         self._on_event = on_event
         self._guest_id = ""
         self._now = Nanos(0)
+        self._look_at: Nanos | None = None
         self._due: Nanos | None = None
         self.fds: tuple[int, ...] = ()
 
@@ -108,28 +109,32 @@ class HostServices:
             except Exception as wrong:  # noqa: BLE001 - see the module's docstring
                 self._drop(service, wrong)
         if not isinstance(event, Committed):
-            self._due = None
+            self._look_at = None
 
     def step(self, now: Nanos, ready: Collection[int] | None = None) -> Nanos | None:
-        """Step all of them if one of them may have something to do; return when to call again if nothing comes before.
+        """Step all of them if one of them may have something to do; return when one is due, None where none is.
+
+        After a while all are stepped with whatever else the loop turns for; it turns for nobody who is not due.
 
         ready  which descriptors are readable; None if nobody has looked
         """
-        if self._due is None or now >= self._due or ready is None or any(fd in ready for fd in self.fds):
-            self._due = Nanos(now + LOOK_NS)
+        look_at = self._look_at
+        if look_at is None or now >= look_at or ready is None or any(fd in ready for fd in self.fds):
             self._step_all(now)
         return self._due
 
     def _step_all(self, now: Nanos) -> None:
-        self._now = now
+        self._now, self._due = now, None
         for service in tuple(self._present):
             try:
                 due = service.step(now)
             except Exception as wrong:  # noqa: BLE001 - see the module's docstring
                 self._drop(service, wrong)
                 continue
-            if due is not None and self._due is not None and due < self._due:
+            if due is not None and (self._due is None or due < self._due):
                 self._due = due
+        look_at = Nanos(now + LOOK_NS)
+        self._look_at = look_at if self._due is None else min(look_at, self._due)
         self.fds = tuple(fd for service in self._present for fd in service.fds())
 
     def close(self, closing: Closing) -> None:

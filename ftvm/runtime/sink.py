@@ -34,6 +34,7 @@ class NumberingSink:
     items        what has come since the last drain; only whether there is anything is for others to see
     output_next  the number of the next output; `log_index` the index of the last log record; exact only while the guest
                  is paused
+    is_watched   the next that comes is told of, once, by `has_stirred`, though it be nothing to hand on
     """
 
     __slots__ = (
@@ -45,7 +46,9 @@ class NumberingSink:
         "_times",
         "_wake",
         "_warnings",
+        "has_stirred",
         "is_cut_wanted",
+        "is_watched",
         "items",
         "log_index",
         "output_next",
@@ -62,7 +65,7 @@ class NumberingSink:
         self.log_index = 0
         self._spoken_at: GuestPosition | None = None
         self._first_there = 1
-        self.is_cut_wanted = False
+        self.is_cut_wanted = self.is_watched = self.has_stirred = False
         self._is_open = False
         self._is_logging = False
 
@@ -89,6 +92,8 @@ class NumberingSink:
         """Take one output from the guest; if inputs are logged, log where it was made."""
         if not self._is_open:
             return
+        if self.is_watched:
+            self._stir()
         number = self.output_next
         self.output_next += 1
         if position is None or position != self._spoken_at:
@@ -110,6 +115,8 @@ class NumberingSink:
         """
         if not self._is_open:
             return
+        if self.is_watched:
+            self._stir()
         log, outputs = turn.packed(self.log_index + 1, self.output_next)
         if self._is_logging:
             self.log_index += log.record_count
@@ -147,13 +154,21 @@ class NumberingSink:
 
     def took_input(self, position: GuestPosition, channel: str, payload: bytes) -> None:
         """Log an input."""
+        if self.is_watched:
+            self._stir()
         if self._is_open and self._is_logging:
             self._log(LogKind.INPUT, position, channel=channel, payload=payload)
 
     def moved_clock(self, position: GuestPosition, amount: int) -> None:
         """Log a step of the waiting guest's clock."""
+        if self.is_watched:
+            self._stir()
         if self._is_open and self._is_logging:
             self._log(LogKind.CLOCK, position, amount=amount)
+
+    def _stir(self) -> None:
+        self.is_watched, self.has_stirred = False, True
+        self._wake()
 
     def want_cut(self) -> None:
         """Note that the guest asks for a cut; whoever hands that on takes the note back."""

@@ -9,7 +9,7 @@ import pytest
 
 from ftvm._native.memory import NativeMemory
 from ftvm.capture.pages import CapturePolicy
-from ftvm.checkpoint import Checkpoint
+from ftvm.checkpoint import Checkpoint, GuestPosition
 from ftvm.config import Limits
 from ftvm.encode.apply import CommittedMemory
 from ftvm.engines.kemari import Kemari
@@ -129,6 +129,73 @@ def test_a_guest_that_tells_that_it_has_written_nothing_is_not_even_paused() -> 
 
     assert report == NothingToCut()
     assert primary.guest.pauses == paused
+
+
+class RestingGuest(TellingGuest):
+    """It tells whether it waits, too; `on_asked` is what it does as soon as it has told."""
+
+    waits = True
+
+    def __init__(self, **shape: Any) -> None:
+        super().__init__(**shape)
+        self.on_asked: Callable[[], None] = lambda: None
+
+    @property
+    def can(self) -> frozenset[Capability]:
+        return super().can | {Capability.TELLS_IDLE}
+
+    def is_idle(self) -> bool:
+        waits = self.waits
+        self.on_asked()
+        return waits
+
+
+def test_a_guest_that_waits_and_has_written_nothing_is_at_rest_and_watched() -> None:
+    primary = Primary(kind=RestingGuest)
+    primary.cut()
+
+    assert primary.report(QUIET) == NothingToCut(is_at_rest=True)
+    assert primary.sink.is_watched
+
+
+def test_a_guest_that_runs_is_not_at_rest_though_it_has_written_nothing() -> None:
+    primary = Primary(kind=RestingGuest)
+    primary.cut()
+    primary.guest.waits = False
+
+    assert primary.report(QUIET) == NothingToCut()
+    assert not primary.sink.is_watched
+
+
+def test_a_guest_that_has_written_is_cut_and_not_watched() -> None:
+    primary = Primary(kind=RestingGuest)
+    primary.cut()
+    primary.guest._mark(3)
+
+    assert isinstance(primary.report(QUIET), CutTaken)
+    assert not primary.sink.is_watched
+
+
+def test_a_guest_that_goes_on_while_it_is_asked_is_told_of() -> None:
+    primary = Primary(kind=RestingGuest)
+    primary.cut()
+    primary.guest.on_asked = lambda: primary.sink.moved_clock(GuestPosition(1, 0), 5)
+
+    primary.report(QUIET)
+
+    assert primary.sink.has_stirred
+
+
+def test_a_guest_that_tells_no_steps_of_its_clock_is_never_at_rest() -> None:
+    class Unsteady(RestingGuest):
+        @property
+        def can(self) -> frozenset[Capability]:
+            return super().can - {Capability.REPLAY}
+
+    primary = Primary(kind=Unsteady)
+    primary.cut()
+
+    assert primary.report(QUIET) == NothingToCut()
 
 
 @pytest.mark.parametrize("may_skip", [False, True])

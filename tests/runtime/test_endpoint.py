@@ -91,6 +91,13 @@ def test_a_step_for_an_input_leaves_the_round_for_later_and_one_for_another_desc
     assert host.driver.rounds == [False, True]
 
 
+def test_a_step_that_only_time_caused_leaves_the_round_for_later(host: Host) -> None:
+    for at in (1, 2, LOOK_NS, LOOK_NS + 1):
+        host.endpoint.step(Nanos(at), [])
+
+    assert host.driver.rounds == [False, False, True, False]
+
+
 def test_inputs_are_asked_for_where_a_descriptor_is_readable_or_nobody_has_looked(host: Host) -> None:
     host.driver.world_fds = (7,)
     for ready in ([], [8], [8, 7], None):

@@ -32,7 +32,26 @@ def hang(pair: Pair, milliseconds: float, *, beats: bool = True) -> None:
 def test_a_heartbeat_is_late_by_a_quarter_of_the_interval() -> None:
     pulse = Pulse("b", [b"ping"], Nanos(0), Nanos(40))
 
-    assert [pulse.is_due(Nanos(at)) for at in (0, 40, 49, 50, 90)] == [False, False, False, True, True]
+    assert pulse.due_at == 50
+
+
+def test_the_heart_sleeps_until_the_loop_is_late_and_no_longer() -> None:
+    pair = protected()
+    endpoint, pulse = pair.a.endpoint, pair.a.driver.pulse
+    assert pulse is not None
+
+    late_ns = Timing().heartbeat_ns * 5 // 4
+    assert endpoint.beats_in(pulse.sent_at) == late_ns
+    assert endpoint.beats_in(Nanos(pulse.sent_at + late_ns - 1)) == 1
+    endpoint.beat(Nanos(pulse.sent_at + late_ns))
+    assert endpoint.beats_in(pulse.sent_at) == late_ns
+
+
+def test_a_heart_with_nothing_to_repeat_wakes_before_what_the_loop_may_send_is_late() -> None:
+    pair = Pair()
+
+    assert pair.b.driver.pulse is None
+    assert pair.b.endpoint.beats_in(Nanos(0)) == Timing().heartbeat_ns * 5 // 4
 
 
 def test_a_busy_loop_is_not_suspected_for_longer_than_the_limit() -> None:

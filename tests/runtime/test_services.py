@@ -77,13 +77,24 @@ def test_the_first_that_is_due_says_when_to_step_again() -> None:
     assert services.step(Nanos(10)) == 20
 
 
-def test_with_nobody_due_all_are_looked_at_once_in_a_while() -> None:
+def test_with_nobody_due_all_are_looked_at_once_in_a_while_and_the_loop_wakes_for_none() -> None:
     visitor = Visitor()
     services = HostServices([visitor])
 
-    assert services.step(Nanos(10)) == 10 + LOOK_NS
-    assert services.step(Nanos(11), []) == 10 + LOOK_NS
-    assert services.step(Nanos(10 + LOOK_NS), []) == 10 + 2 * LOOK_NS
+    assert services.step(Nanos(10)) is None
+    assert services.step(Nanos(11), []) is None
+    assert services.step(Nanos(10 + LOOK_NS), []) is None
+    assert visitor.steps == 2
+
+
+def test_one_that_is_due_is_stepped_then_and_not_before() -> None:
+    visitor = Visitor(Nanos(20))
+    services = HostServices([visitor])
+    services.step(Nanos(10))
+    visitor.due = None
+
+    assert services.step(Nanos(19), []) == 20
+    assert services.step(Nanos(20), []) is None
     assert visitor.steps == 2
 
 

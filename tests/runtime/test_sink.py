@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,6 +34,45 @@ def test_numbers_rise_by_one_over_all_channels(steps: list[str | bytes], first: 
 
     assert seen == list(range(first, first + len(seen)))
     assert sink.output_next == first + len(seen)
+
+
+WAYS: dict[str, Callable[[NumberingSink], None]] = {
+    "an output": lambda sink: sink.emit("net0", b"x"),
+    "an input that is not logged": lambda sink: sink.took_input(GuestPosition(1, 0), "net0", b"frame"),
+    "a step of the clock that is not logged": lambda sink: sink.moved_clock(GuestPosition(1, 0), 5),
+    "a turn": lambda sink: sink.hand_on(NoTurn()),
+}
+
+
+class NoTurn:
+    def packed(self, log_next: int, output_next: int) -> tuple[LogTable, list[Output]]:
+        del output_next
+        return LogTable.of([LogRecord(index=log_next, kind=LogKind.CLOCK, position=GuestPosition(1, 0), amount=1)]), []
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_watched_sink_tells_once_that_the_guest_goes_on(way: str) -> None:
+    sink, woken, _ = make_sink()
+    sink.open(1, 1, is_logging=False)
+    sink.is_watched = True
+
+    WAYS[way](sink)
+    told = sink.has_stirred
+    sink.has_stirred = False
+    sink.moved_clock(GuestPosition(2, 0), 5)
+
+    assert (told, sink.has_stirred) == (True, False)
+    assert woken
+
+
+def test_a_sink_that_nobody_watches_wakes_nobody_for_what_is_not_logged() -> None:
+    sink, woken, _ = make_sink()
+    sink.open(1, 1, is_logging=False)
+
+    sink.hand_on(NoTurn())
+    sink.moved_clock(GuestPosition(1, 0), 5)
+
+    assert (woken, sink.has_stirred) == ([], False)
 
 
 def test_a_sink_is_born_closed() -> None:

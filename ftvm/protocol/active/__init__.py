@@ -279,6 +279,7 @@ TABLE: Final[RoleTable[ActiveState]] = RoleTable(
         reports.CutWanted: shipping.take_wish,
         reports.CutTaken: shipping.take_cut,
         reports.NothingToCut: shipping.take_nothing,
+        reports.GuestStirred: shipping.take_stirred,
         reports.CaptureFailed: shipping.take_failure,
         reports.Persisted: shipping.take_persisted,
     },

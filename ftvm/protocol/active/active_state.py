@@ -25,14 +25,15 @@ from ftvm.protocol.session import LOGS_IN_FLIGHT, Contact, Session, Switchover
 from ftvm.protocol.timers import AT_ONCE, NEVER
 from ftvm.units import Nanos
 
-__all__ = ["ActiveState", "CheckpointSchedule", "CopyPlan", "interval_ms_of"]
+__all__ = ["QUIET_NS_MAX", "ActiveState", "CheckpointSchedule", "CopyPlan", "interval_ms_of"]
 
 JOINS_TOLERATED: Final = 3
 """How many sessions of one key may fail; after each further one it must wait longer for the next."""
 
 
 QUIET_NS_MAX: Final = 1_000_000_000
-"""A guest that writes nothing gets an epoch this often all the same: a takeover sets its clock no further back."""
+"""A guest that writes nothing gets an epoch this often all the same: a takeover sets its clock no further back. So
+does one at rest, which is not looked at meanwhile."""
 
 
 @dataclass(slots=True)
@@ -73,6 +74,7 @@ class CheckpointSchedule:
     told        the last engine of which the listeners know that it is in force
     is_guest_idle  the guest waited for something from outside when its last output was taken
     is_cut_wanted  the guest has asked for a cut since the last one was ordered
+    is_at_rest  the guest waits, has written nothing since the last epoch, and will be reported to go on
     shipped_at  when an epoch was shipped last: a cut that found nothing to ship came later
 
     An engine changes at a cut, while the guest stands still, so that each output is judged by the engine under which it
@@ -88,6 +90,7 @@ class CheckpointSchedule:
     shipped_at: Nanos = AT_ONCE
     is_cutting: bool = False
     is_cut_wanted: bool = False
+    is_at_rest: bool = False
     is_guest_idle: bool = False
     epoch_ns: int = 0
     pause_ns: int = 0
@@ -205,7 +208,7 @@ class ActiveState:
     def cut(self, now: Nanos) -> None:
         """Order the cut of the open epoch, with the engine that is to be in force behind it."""
         schedule = self.schedule
-        schedule.is_cutting, schedule.is_cut_wanted = True, False
+        schedule.is_cutting, schedule.is_cut_wanted, schedule.is_at_rest = True, False, False
         schedule.epoch_ns, schedule.last_cut_at = now - schedule.last_cut_at, now
         lists_pages = self.session is not None and self.session.is_followed
         may_skip = not self.outputs.held and self._is_quiet(now)

@@ -15,7 +15,7 @@ from ftvm.errors import LimitExceeded, must
 from ftvm.events import Committed, CopyProgress, HostFailed
 from ftvm.interfaces import EngineView
 from ftvm.protocol.active import leaving
-from ftvm.protocol.active.active_state import ActiveState
+from ftvm.protocol.active.active_state import QUIET_NS_MAX, ActiveState
 from ftvm.protocol.active.link import SHIPPING, LinkEvent, LinkState
 from ftvm.protocol.effects import CollectRound, CopyMore, Forget, MatchPages, Tell
 from ftvm.protocol.record import add
@@ -26,6 +26,7 @@ from ftvm.protocol.reports import (
     CutWanted,
     Emitted,
     EngineUsed,
+    GuestStirred,
     NothingToCut,
     PagesCopied,
     PagesMatched,
@@ -51,6 +52,7 @@ __all__ = [
     "take_nothing",
     "take_persisted",
     "take_round",
+    "take_stirred",
 ]
 
 
@@ -195,10 +197,23 @@ def take_persisted(active: ActiveState, report: Persisted, now: Nanos) -> None:
     active.release()
 
 
-def take_nothing(active: ActiveState, _report: NothingToCut, _now: Nanos) -> None:
-    """The guest has written nothing: the next cut looks again an interval later, so a write waits no longer."""
+def take_nothing(active: ActiveState, report: NothingToCut, _now: Nanos) -> None:
+    """The guest has written nothing: the next cut looks again an interval later, so a write waits no longer. A guest at
+    rest is not looked at before it goes on."""
     active.schedule.is_cutting = False
     active.schedule.dirty_pages = 0
+    active.schedule.is_at_rest = report.is_at_rest
+
+
+def take_stirred(active: ActiveState, _report: GuestStirred, now: Nanos) -> None:
+    """The guest was at rest, and goes on: the next cut comes when it would, had there been a look each interval."""
+    schedule = active.schedule
+    if not schedule.is_at_rest:
+        return
+    schedule.is_at_rest = False
+    interval_ns = next_cut(active) - schedule.last_cut_at
+    if 0 < interval_ns <= now - schedule.last_cut_at:
+        schedule.last_cut_at = Nanos(now - (now - schedule.last_cut_at) % interval_ns)
 
 
 def take_failure(active: ActiveState, report: CaptureFailed, now: Nanos) -> None:
@@ -298,7 +313,7 @@ def next_cut(active: ActiveState) -> Nanos:
         if held[0].outputs[-1].number < uncut:
             place = bisect_left(held, uncut, key=lambda each: each.outputs[-1].number)
         oldest_uncut_at = held[place].since
-    return schedule.engine.next_cut(
+    cuts_at = schedule.engine.next_cut(
         EngineView(
             last_cut_at=schedule.last_cut_at,
             epochs_in_flight=len(session.in_flight),
@@ -313,3 +328,6 @@ def next_cut(active: ActiveState) -> Nanos:
             round_trip_ns=session.round_trip_ns,
         )
     )
+    if schedule.is_at_rest and not held:
+        return Nanos(max(cuts_at, schedule.shipped_at + QUIET_NS_MAX))
+    return cuts_at

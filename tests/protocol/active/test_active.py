@@ -14,10 +14,10 @@ from ftvm.interfaces import EngineView
 from ftvm.logtable import LogTable
 from ftvm.protocol import effects as do
 from ftvm.protocol.active import PROGRESS_PATIENCE, leaving, shipping
-from ftvm.protocol.active.active_state import ActiveState
+from ftvm.protocol.active.active_state import QUIET_NS_MAX, ActiveState
 from ftvm.protocol.active.link import LinkState
 from ftvm.protocol.core import Role
-from ftvm.protocol.reports import CutTaken, CutWanted, Emitted, NothingToCut
+from ftvm.protocol.reports import CutTaken, CutWanted, Emitted, GuestStirred, NothingToCut
 from ftvm.protocol.timers import AT_ONCE, NEVER
 from ftvm.units import Nanos
 
@@ -50,6 +50,10 @@ def test_the_engine_is_told_since_when_what_no_epoch_carries_waits(shipped_next:
     shipping.next_cut(active)
 
     assert [(view.oldest_output_at, view.oldest_uncut_at, view.outputs_waiting) for view in seen] == [(10, since, 3)]
+
+
+def interval_of(active: ActiveState) -> int:
+    return shipping.next_cut(active) - active.schedule.last_cut_at
 
 
 def order_of(active: ActiveState, now: Nanos) -> do.Cut:
@@ -102,7 +106,7 @@ def test_a_cut_is_not_skipped_where(reason: str) -> None:
 def test_after_a_skipped_cut_the_next_is_due_an_interval_later() -> None:
     pair = Pair().protected()
     active, epoch = pair.a.active, pair.a.active.epoch
-    interval_ns = shipping.next_cut(active) - active.schedule.last_cut_at
+    interval_ns = interval_of(active)
     pair.elapse(500)
     order_of(active, pair.now)
 
@@ -110,6 +114,58 @@ def test_after_a_skipped_cut_the_next_is_due_an_interval_later() -> None:
 
     assert shipping.next_cut(active) == pair.now + interval_ns
     assert active.epoch == epoch
+
+
+def at_rest(pair: Pair) -> ActiveState:
+    """Have a look find the guest of host a at rest."""
+    active = pair.a.active
+    pair.elapse(500)
+    order_of(active, pair.now)
+    pair.a.give(NothingToCut(is_at_rest=True))
+    return active
+
+
+def test_a_guest_at_rest_is_looked_at_once_a_second() -> None:
+    active = at_rest(Pair().protected())
+
+    assert shipping.next_cut(active) == active.schedule.shipped_at + QUIET_NS_MAX
+
+
+@pytest.mark.parametrize("rested_ms", [0, 1, 24, 26, 101, 400])
+def test_a_guest_that_goes_on_is_cut_when_it_would_have_been_without_a_rest(rested_ms: int) -> None:
+    pair = Pair().protected()
+    interval_ns = interval_of(pair.a.active)
+    active = at_rest(pair)
+    looked_at = active.schedule.last_cut_at
+    pair.elapse(rested_ms)
+
+    pair.a.give(GuestStirred())
+
+    due = shipping.next_cut(active)
+    assert pair.now < due <= pair.now + interval_ns
+    assert (due - looked_at) % interval_ns == 0
+
+
+def test_an_output_of_a_guest_that_was_taken_to_be_at_rest_waits_no_longer_than_another() -> None:
+    pair = Pair().protected()
+    interval_ns = interval_of(pair.a.active)
+    active = at_rest(pair)
+
+    hold_one(active)
+
+    assert shipping.next_cut(active) == pair.now + interval_ns
+
+
+def test_a_rest_ends_with_a_cut() -> None:
+    pair = Pair().protected()
+    interval_ns = interval_of(pair.a.active)
+    active = at_rest(pair)
+    pair.elapse(60)
+
+    order_of(active, pair.now)
+    active.schedule.is_cutting = False
+
+    assert shipping.next_cut(active) == pair.now + interval_ns
 
 
 def test_a_cut_that_the_guest_asks_for_is_due_at_once_and_once() -> None:
