@@ -34,7 +34,7 @@ LINES: Final = {
     "guests/cards": 261,
     "guests/disk": 1119,
     "guests/kvm": 1500,
-    "guests/vmm": 794,
+    "guests/vmm": 803,
     "history": 2869,
     "lab": 3407,
     "lab/rig": 603,

@@ -15,7 +15,7 @@ from ftvm.capture.trackers import CompareTracker, OtherProcess, Tracker, Userfau
 from ftvm.checkpoint import END_CHANNEL, Bitmap, Geometry, RegionShape, bitmap_bytes
 from ftvm.errors import BadFrame, ClosedError, ConfigError, GuestError, LocalProtocolError, TrackingLost
 from ftvm.guests.vmm.door import Arrival, MonitorDoor
-from ftvm.guests.vmm.link import MonitorLink
+from ftvm.guests.vmm.link import ANSWER_SECONDS, MonitorLink
 from ftvm.guests.vmm.messages import CHANNEL, DEVICES_BYTES_MAX, OUTPUT_BYTES_MAX, read_bitmaps
 from ftvm.interfaces import Capability, OutputSink, Region
 
@@ -38,7 +38,7 @@ class VmmGuest:
                       else compared), or "compare"
     memory_bytes_max  more is refused
     connect_seconds   how long to wait for the monitor, and then for its guest to stand ready
-    answer_seconds    a monitor that takes longer for an answer has failed
+    answer_seconds    a monitor that takes longer for an answer has failed; if to `save` or `dirty`, the second time
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class VmmGuest:
         tracker: str = "auto",
         memory_bytes_max: int = _MEMORY_BYTES_MAX,
         connect_seconds: float = 60.0,
-        answer_seconds: float = 5.0,
+        answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         """Wait for the monitor. Raises ConfigError, or GuestError if it did not come, or was refused."""
         if tracker not in _TRACKERS:
@@ -255,13 +255,14 @@ class _BitmapTracker:
 
     def collect(self) -> Bitmap:
         """See Tracker."""
+        restored, self._restored = self._restored, Bitmap.full(self._counts)  # what nobody hears the monitor forgets
         payload = self._link.ask("dirty").payload
         try:
             found = read_bitmaps(payload, self._counts)
         except BadFrame as wrong:
             self._link.refuse(str(wrong))
             raise GuestError(f"the monitor broke the protocol: {wrong}") from wrong
-        restored, self._restored = self._restored, None
+        self._restored = None
         return found if restored is None else found | restored
 
     def restore(self, bitmap: Bitmap) -> None:

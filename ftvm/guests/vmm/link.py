@@ -1,8 +1,8 @@
 """The connection to a monitor: one thread that reads and writes, requests with one answer each, and an end for good.
 
 Promises: outputs reach the sink in order, all that were said before a `paused` ahead of it; nothing waits for a monitor
-for longer than a limit; a monitor that lies, hangs or is gone ends the connection with a reason, and so its guest. Does
-not know memory.
+for longer than a limit; a monitor that lies, hangs or is gone ends the connection with a reason, and so its guest. One
+that is late with what it only tells of a guest that stands still may go on. Does not know memory.
 """
 
 import os
@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from ftvm.errors import BadFrame, GuestError
+from ftvm.errors import BadFrame, GuestError, StateUnreadable
 from ftvm.guests.vmm.messages import (
     Ended,
     Failed,
@@ -24,7 +24,11 @@ from ftvm.guests.vmm.messages import (
     frame,
 )
 
-__all__ = ["MonitorLink"]
+__all__ = ["ANSWER_SECONDS", "MonitorLink"]
+
+ANSWER_SECONDS: Final = 60.0
+"""A monitor that is silent for this long hangs; a busy machine takes many seconds. A standby need not wait for it."""
+# Its own limits say when it takes over, as it sees no progress here; to give up too soon loses a guest without one.
 
 _PIECE_BYTES: Final = 256 << 10
 _PIECES_PER_TURN: Final = 64
@@ -64,6 +68,7 @@ class MonitorLink:
         self._changed = threading.Condition()
         self._unsent = bytearray()
         self._asked: tuple[str, int] | None = None
+        self._late: tuple[str, int] | None = None
         self._answer: MonitorAnswer | None = None
         self._number = self._outputs = self._late_bytes = 0
         self._may_speak = self._is_closed = False
@@ -76,16 +81,18 @@ class MonitorLink:
     def ask(self, name: str, payload: bytes = b"", *, seconds: float | None = None) -> MonitorAnswer:
         """Send a request and wait for its answer, by default for as long as any may take.
 
-        Raises GuestError if the connection has ended, or ends by this.
+        Raises GuestError if the connection has ended, or ends by this. Raises StateUnreadable if it goes on, without an
+        answer to `save` or `dirty`: once only, until that answer comes after all, which nobody gets.
         """
         seconds = self._answer_seconds if seconds is None else seconds
         with self._changed:
-            self._require_open()
+            if self.failure is not None:
+                raise GuestError(self.failure)
             self._number += 1
             self._asked, self._answer, self._late_bytes = (name, self._number), None, 0
             self._send(frame([name, self._number], payload))
             if not self._changed.wait_for(lambda: self._answer or self.failure, seconds):
-                self._give_up(f"{self._named} did not answer `{name}` within {seconds:g} s")
+                self._note_late(name, f"{self._named} did not answer `{name}` within {seconds:g} s")
             return self._take_reply()
 
     def let_run(self, *, stop_at_output: bool) -> None:
@@ -137,9 +144,12 @@ class MonitorLink:
 
     # --- under the lock ---
 
-    def _require_open(self) -> None:
-        if self.failure is not None:
-            raise GuestError(self.failure)
+    def _note_late(self, name: str, slow: str) -> None:
+        """Go on without an answer that changes nothing about a guest that stands still; else end the connection."""
+        if name in ("save", "dirty") and self._late is None:
+            self._late, self._asked = (_REPLIES[name], self._number), None
+            raise StateUnreadable(slow)
+        self._give_up(slow)
 
     def _take_reply(self) -> MonitorAnswer:
         answer, self._asked, self._answer = self._answer, None, None
@@ -248,6 +258,9 @@ class MonitorLink:
 
     def _take_answer(self, answer: MonitorAnswer) -> None:
         with self._changed:
+            if self._late == (answer.name, answer.number):
+                self._late = None
+                return
             if self._asked is None or (_REPLIES[self._asked[0]], self._asked[1]) != (answer.name, answer.number):
                 raise BadFrame(f"nobody asked for `{answer.name}` {answer.number}")
             if answer.name == "paused":

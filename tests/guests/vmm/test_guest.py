@@ -8,6 +8,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,14 @@ import pytest
 from hypothesis import strategies as st
 
 from ftvm.checkpoint import END_CHANNEL, Bitmap
-from ftvm.errors import ClosedError, GuestError, LocalProtocolError, TrackingLost
+from ftvm.errors import ClosedError, GuestError, LocalProtocolError, StateUnreadable, TrackingLost
 from ftvm.guests.vmm import MonitorDoor, VmmGuest
 from ftvm.interfaces import Capability
 from ftvm.testing.guest import check_guest
 from ftvm.testing.transcript import Said, Transcript, load_picture, take_picture
 
 from .conftest import MakeFake, MakeTiny
-from .monitors import PAGES, FakeMonitor, hello, memfd, reply, request, tick_lines, ticks_in, wait_until
+from .monitors import PAGES, PATIENCE_S, FakeMonitor, hello, memfd, reply, request, tick_lines, ticks_in, wait_until
 
 TICKS = tick_lines(400)
 
@@ -116,6 +117,19 @@ def resumed(guest: VmmGuest) -> Transcript:
     guest.attach(sink)
     guest.resume()
     return sink
+
+
+def is_late_once(fake: FakeMonitor, name: str, reply: str, *payloads: bytes) -> threading.Event:
+    """Have a monitor answer these requests with these payloads, the last but one only when the event is set."""
+    go_on, left = threading.Event(), list(payloads)
+
+    def answer(number: int, _: bytes) -> None:
+        if len(left) == 2:
+            go_on.wait(PATIENCE_S)
+        fake.say(reply, number, "", payload=left.pop(0))
+
+    fake.serve(**{name: answer})
+    return go_on
 
 
 LIES: list[tuple[list[Any], bytes, str]] = [
@@ -256,6 +270,80 @@ def test_a_monitor_that_hangs_is_given_up_after_so_long(make_fake: MakeFake) -> 
     while fake.hear() is not None:
         pass
     assert fake.names() == ["resume", "pause"]
+
+
+def test_a_monitor_may_take_as_long_as_a_patient_standby_waits(door: MonitorDoor, stack: ExitStack) -> None:
+    """Regression: five seconds, which a busy machine can take, cost a guest its standby, or a lone guest its life."""
+    patient_silence_s, limits_without_progress = 15.0, 4
+    fake = FakeMonitor(door.path)
+    stack.callback(fake.close)
+    fake.greet(hello(), [memfd()])
+
+    guest = fake.make_guest(door)
+    stack.callback(guest.close)
+
+    assert patient_silence_s * limits_without_progress <= guest._link._answer_seconds
+
+
+def test_a_state_that_a_monitor_does_not_give_in_time_is_unreadable_and_the_guest_can_go_on(
+    make_fake: MakeFake,
+) -> None:
+    """Regression: the connection was ended, and so the guest, though it stood still and nothing of it was lost."""
+    guest, fake = make_fake(serves=False)
+    resumed(guest)
+    go_on = is_late_once(fake, "save", "saved", b"late", b"devices")
+    guest.pause()
+    guest._link._answer_seconds = 0.05
+
+    with pytest.raises(StateUnreadable, match=r"did not answer `save` within 0\.05 s"):
+        guest.save_devices()
+    guest._link._answer_seconds = PATIENCE_S
+    go_on.set()
+    guest.resume()
+    guest.pause()
+
+    assert guest.save_devices() == b"devices"
+    assert guest.failure() is None
+
+
+def test_what_was_written_is_not_lost_with_an_answer_that_comes_late(make_fake: MakeFake) -> None:
+    guest, fake = make_fake(serves=False, tracking="bitmap")
+    go_on = is_late_once(fake, "dirty", "written", bytes(8), b"\1" + bytes(7), bytes(8))
+    guest.collect_dirty()  # the first tells of every page
+    guest._link._answer_seconds = 0.05
+
+    with pytest.raises(StateUnreadable):
+        guest.collect_dirty()
+    guest._link._answer_seconds = PATIENCE_S
+    go_on.set()
+
+    assert guest.collect_dirty() == Bitmap.full([PAGES])
+
+
+def test_a_monitor_with_a_second_answer_missing_is_given_up(make_fake: MakeFake) -> None:
+    guest, _ = make_fake(serves=False)
+    guest._link._answer_seconds = 0.05
+    with pytest.raises(StateUnreadable):
+        guest.save_devices()
+
+    with pytest.raises(GuestError, match="did not answer `save`") as given_up:
+        guest.save_devices()
+
+    assert not isinstance(given_up.value, StateUnreadable)
+    assert "did not answer `save`" in str(guest.failure())
+
+
+def test_an_answer_that_was_late_may_not_come_twice(make_fake: MakeFake) -> None:
+    guest, fake = make_fake(serves=False)
+    guest._link._answer_seconds = 0.05
+    with pytest.raises(StateUnreadable):
+        guest.save_devices()
+
+    for _ in range(2):
+        fake.say("saved", 2, "", payload=b"devices")
+
+    wait_until(guest.failure, "the lie is seen")
+    assert "nobody asked for `saved` 2" in str(guest.failure())
 
 
 def test_a_monitor_that_does_not_read_gets_no_more_inputs_and_holds_nobody_up(make_fake: MakeFake) -> None:
