@@ -27,16 +27,17 @@ struct ftvm_blockstore {
     struct ftvm_blockstore_parts parts;
     pthread_mutex_t data;
     int image;
-    int is_released;
+    atomic_int is_released; /* set with both locks held, cleared with `lock` */
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    int may_write; /* is_released, for who has not got `data` */
     int may_have_held;
+    int is_busy; /* its thread is at the image */
     atomic_int is_hurried; /* the guest is to stop, or has */
     atomic_int is_resting; /* it has */
     atomic_int is_closing;
     int failure;
     uint64_t asked, done; /* flushes, by ticket */
+    uint64_t left;        /* what was asked when the image was let go */
     int was_flushed, was_flushed_in_haste; /* since it was last told */
     uint32_t fresh_blocks; /* flagged since the last mark */
     int is_marked;         /* marks come */
@@ -99,6 +100,19 @@ static int image_zero(const struct ftvm_blockstore *store, uint64_t offset, uint
 
 /* --- from memory to the image ----------------------------------------------------------------------------------------- */
 
+/* Lets go of the memory of blocks that the image has by now, unless somebody else is to write there meanwhile. */
+static int drop_moved(struct ftvm_blockstore *store, uint64_t first, size_t count)
+{
+    int wrong = -EAGAIN;
+    pthread_mutex_lock(&store->lock);
+    if (atomic_load(&store->is_released))
+        wrong = ftvm_mapping_drop(store->parts.mapping, first, count);
+    if (wrong == 0)
+        memset(store->parts.held + first, 0, count);
+    pthread_mutex_unlock(&store->lock);
+    return wrong;
+}
+
 /* Moves the next run of held blocks from *block on. Returns how many, 0 at the end, or a negative errno; -EAGAIN when the
  * store is held again. */
 static int move_run(struct ftvm_blockstore *store, uint64_t *block)
@@ -106,7 +120,7 @@ static int move_run(struct ftvm_blockstore *store, uint64_t *block)
     uint64_t end = store->parts.size_bytes / FTVM_BLOCK_BYTES;
     pthread_mutex_lock(&store->data);
     int count = 0;
-    if (!store->is_released) {
+    if (!atomic_load(&store->is_released)) {
         count = -EAGAIN;
     } else {
         const uint8_t *held = store->parts.held;
@@ -121,9 +135,7 @@ static int move_run(struct ftvm_blockstore *store, uint64_t *block)
             if (wrong == 0)
                 wrong = image_write(store, offset, (uint64_t)count * FTVM_BLOCK_BYTES, store->parts.pages + offset);
             if (wrong == 0)
-                wrong = ftvm_mapping_drop(store->parts.mapping, first, (size_t)count);
-            if (wrong == 0)
-                memset(store->parts.held + first, 0, (size_t)count);
+                wrong = drop_moved(store, first, (size_t)count);
             count = wrong == 0 ? count : wrong;
         }
     }
@@ -153,25 +165,25 @@ static void catch_up(struct ftvm_blockstore *store)
     uint64_t asked = store->asked;
     int may_have_held = store->may_have_held, is_flush = asked > store->done;
     store->may_have_held = 0;
+    store->is_busy = 1;
     pthread_mutex_unlock(&store->lock);
     int wrong = may_have_held ? move_all(store) : 0;
     if (wrong == 0 && is_flush)
         wrong = ftvm_blockfile_sync(store->image, store->parts.sync_witness);
     pthread_mutex_lock(&store->lock);
-    if (wrong == -EAGAIN) {
+    store->is_busy = 0;
+    if (wrong == -EAGAIN)
         store->may_have_held = 1;
-        return;
-    }
-    if (wrong != 0 && store->failure == 0)
+    else if (wrong != 0 && store->failure == 0)
         store->failure = wrong;
-    if (wrong == 0)
+    else if (wrong == 0)
         store->done = asked;
     notify(store);
 }
 
 static int has_work(struct ftvm_blockstore *store)
 {
-    if (!store->may_write || store->failure != 0)
+    if (!atomic_load(&store->is_released) || store->failure != 0)
         return 0;
     return store->may_have_held ? !must_wait(store) : store->asked > store->done;
 }
@@ -223,7 +235,7 @@ int ftvm_blockstore_close(struct ftvm_blockstore *store)
 {
     pthread_mutex_lock(&store->lock);
     store->is_closing = 1;
-    if (store->may_write)
+    if (atomic_load(&store->is_released))
         store->asked++; /* a last flush */
     notify(store);
     pthread_mutex_unlock(&store->lock);
@@ -238,24 +250,34 @@ int ftvm_blockstore_close(struct ftvm_blockstore *store)
     return failure;
 }
 
-void ftvm_blockstore_hold(struct ftvm_blockstore *store)
+void ftvm_blockstore_let_go(struct ftvm_blockstore *store)
 {
-    pthread_mutex_lock(&store->data);
-    store->is_released = 0;
     pthread_mutex_lock(&store->lock);
-    store->may_write = 0;
+    atomic_store(&store->is_released, 0);
+    store->left = store->asked;
     notify(store);
     pthread_mutex_unlock(&store->lock);
+}
+
+void ftvm_blockstore_hold(struct ftvm_blockstore *store)
+{
+    pthread_mutex_lock(&store->data); /* what the guest's thread was about to write is written */
+    pthread_mutex_lock(&store->lock);
+    atomic_store(&store->is_released, 0);
+    notify(store);
     pthread_mutex_unlock(&store->data);
+    while (store->is_busy)
+        pthread_cond_wait(&store->changed, &store->lock);
+    pthread_mutex_unlock(&store->lock);
 }
 
 void ftvm_blockstore_release(struct ftvm_blockstore *store, int image)
 {
     pthread_mutex_lock(&store->data);
     store->image = image;
-    store->is_released = 1;
     pthread_mutex_lock(&store->lock);
-    store->may_write = store->may_have_held = 1;
+    atomic_store(&store->is_released, 1);
+    store->may_have_held = 1;
     notify(store);
     pthread_mutex_unlock(&store->lock);
     pthread_mutex_unlock(&store->data);
@@ -308,7 +330,8 @@ int ftvm_blockstore_settle(struct ftvm_blockstore *store, uint32_t timeout_ms)
 void ftvm_blockstore_forgive(struct ftvm_blockstore *store)
 {
     pthread_mutex_lock(&store->lock);
-    store->done = store->asked;
+    if (store->done < store->left)
+        store->done = store->left;
     notify(store);
     pthread_mutex_unlock(&store->lock);
 }
@@ -343,7 +366,7 @@ int ftvm_blockstore_read(struct ftvm_blockstore *store, uint64_t offset, uint32_
     uint64_t end = offset + length;
     int wrong = 0;
     pthread_mutex_lock(&store->data);
-    if (!store->is_released) { /* the image may be replaced meanwhile; the memory shows what it held */
+    if (!atomic_load(&store->is_released)) { /* the image may be replaced meanwhile; the memory shows what it held */
         memcpy(out, store->parts.pages + offset, length);
         wrong = ftvm_mapping_lost(store->parts.mapping) > 0 ? -EIO : 0;
         offset = end;
@@ -400,7 +423,9 @@ static int put(struct ftvm_blockstore *store, uint64_t offset, uint64_t end, con
     pthread_mutex_lock(&store->data);
     while (wrong == 0 && offset < end) {
         int is_held = 1;
-        uint64_t part = (store->is_released ? blockmap_run_end(&store->parts, offset, end, &is_held) : end) - offset;
+        uint64_t part_end =
+            atomic_load(&store->is_released) ? blockmap_run_end(&store->parts, offset, end, &is_held) : end;
+        uint64_t part = part_end - offset;
         int is_late = !is_held && must_wait(store);
         if (!is_held && !is_late && content != NULL)
             part = min_u64(part, PIECE_BYTES);
@@ -424,7 +449,7 @@ static int put(struct ftvm_blockstore *store, uint64_t offset, uint64_t end, con
 static int is_hole(struct ftvm_blockstore *store, uint64_t offset, uint64_t end)
 {
     pthread_mutex_lock(&store->data);
-    int is_held = 0, is_zero = store->is_released;
+    int is_held = 0, is_zero = atomic_load(&store->is_released);
     if (is_zero)
         is_zero = blockmap_run_end(&store->parts, offset, end, &is_held) == end && !is_held &&
                   ftvm_blockfile_is_hole(store->image, offset, end - offset);

@@ -52,7 +52,11 @@ struct ftvm_blockstore *ftvm_blockstore_open(const struct ftvm_blockstore_parts 
  * Returns the failure, or 0. */
 int ftvm_blockstore_close(struct ftvm_blockstore *store);
 
-/* From now on nothing is written to the image. Returns when nothing is. */
+/* From now on no write to the image is begun, and no block ceases to be held. Waits for no device: what was begun may
+ * still be under way. */
+void ftvm_blockstore_let_go(struct ftvm_blockstore *store);
+
+/* From now on nothing is written to the image. Returns when nothing is, and no sync is under way. */
 void ftvm_blockstore_hold(struct ftvm_blockstore *store);
 
 /* From now on `image`, a descriptor that stays open until the store is held or closed, may be written. */
@@ -76,7 +80,8 @@ int ftvm_blockstore_take_flushes(struct ftvm_blockstore *store);
 /* Waits until no flush is owed, or the store has failed. Returns 0, -ETIMEDOUT, or the failure. */
 int ftvm_blockstore_settle(struct ftvm_blockstore *store, uint32_t timeout_ms);
 
-/* Forgets the flushes that are owed: what they were to make durable is made so by the caller. Only while held. */
+/* Forgets the flushes that were owed when the image was let go: what they were to make durable is made so by the caller.
+ * Only while held; those of a guest that came back meanwhile stay owed. */
 void ftvm_blockstore_forgive(struct ftvm_blockstore *store);
 
 /* Returns the failure, or 0. */

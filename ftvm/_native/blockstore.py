@@ -77,8 +77,12 @@ class BlockStore:
         if end != lib.FTVM_BLOCKSERVER_LEFT:
             raise GuestError(_ENDS[end](int(detail[0])))
 
+    def let_go(self) -> None:
+        """Begin no write to the image from now on, and keep what is held; wait for no device."""
+        lib.ftvm_blockstore_let_go(self._open())
+
     def hold(self) -> None:
-        """Write nothing to the image from now on; settle first."""
+        """Write nothing to the image from now on: wait until the device is done with what was begun."""
         lib.ftvm_blockstore_hold(self._open())
 
     def release(self, image: int) -> None:
@@ -123,7 +127,7 @@ class BlockStore:
         return wrong == 0
 
     def forgive(self) -> None:
-        """Owe no flush: the caller makes durable what they were for."""
+        """Owe no flush from before the image was let go: the caller makes durable what they were for."""
         lib.ftvm_blockstore_forgive(self._open())
 
     def close(self) -> bool:

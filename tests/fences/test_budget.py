@@ -24,7 +24,7 @@ ROOT: Final = Path(ftvm.__file__).parent
 
 LINES: Final = {
     "": 830,
-    "_native": 503,
+    "_native": 505,
     "arbiters": 773,
     "capture": 474,
     "cli": 3898,
@@ -32,7 +32,7 @@ LINES: Final = {
     "engines": 185,
     "guests": 3007,
     "guests/cards": 261,
-    "guests/disk": 1119,
+    "guests/disk": 1134,
     "guests/kvm": 1500,
     "guests/vmm": 803,
     "history": 2869,

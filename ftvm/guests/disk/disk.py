@@ -16,6 +16,7 @@ flushed, as after a power cut; that of a standby is the disk of a committed epoc
 import stat
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -31,7 +32,6 @@ from ftvm.units import PAGE_BYTES
 
 __all__ = ["Disk"]
 
-_SETTLE_SECONDS: Final = 30.0
 _HIGH_WATER_PAGES: Final = 16_384
 """A disk takes no more writes than this (64 MiB) between two cuts: an epoch has to fit what the standby stages. At half
 of it the disk asks for the next."""
@@ -71,6 +71,7 @@ class Disk(CopiedDisk):
         self._trouble: str | None = None
         self._role = threading.Lock()
         self._is_guests = self._has_file = boots
+        self._leaving, self._must_leave = threading.Lock(), False
         self._then: Settled | None = None
         try:
             self._mapping = FileMapping(self.size_bytes)
@@ -254,6 +255,8 @@ class Disk(CopiedDisk):
             is_waiting = self._is_guests and not self._has_file
             self._is_guests = self._has_file = False
         self._then = None
+        with suppress(OSError):
+            self._leave()
         is_clean = self._store.close()
         if is_waiting:
             self._put_held()
@@ -270,19 +273,34 @@ class Disk(CopiedDisk):
                 self._store.release(self.image.descriptor)
 
     def _take_back(self) -> None:
-        """Have the image be this host's again: the guest has just left; on a host that stands by, nothing is to do."""
+        """Have the image be this host's again: the guest has just left; on a host that stands by, nothing is to do.
+
+        Waits for no device, as it is the loop that asks: the image's thread does, before it writes.
+        """
         with self._role:
             is_guests, self._is_guests = self._is_guests, False
-            has_file, self._has_file = self._has_file, False
+            self._has_file = False
+            self._must_leave |= is_guests
         if not is_guests:
             return
-        self.image.take_back()
-        self._store.rest()
-        if has_file and not self._is_settled(round(_SETTLE_SECONDS * 1000)):
-            raise GuestError(f"nothing was written to the disk's image for {_SETTLE_SECONDS:.0f} s")
-        self._store.hold()
-        self._store.forgive()
+        self._store.let_go()
+        self.image.take_back(self._leave)
         self._put_held()
+
+    def _leave(self) -> None:
+        """Wait, once, until the guest's last write and sync are done; the flushes that it is owed are the image's.
+
+        Raises OSError if they failed: a system tells that once, and the image's own sync would be believed.
+        """
+        with self._leaving:
+            with self._role:
+                must_leave, self._must_leave = self._must_leave, False
+            if not must_leave:
+                return
+            self._store.hold()
+            if (error := self._store.error) is not None:
+                raise error
+            self._store.forgive()
 
     def _put_held(self) -> None:
         """Have the image take what the guest wrote before it was its own, or had not moved to it."""

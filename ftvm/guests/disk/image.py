@@ -42,7 +42,8 @@ _HEAD: Final = struct.Struct("<8sQ")
 _DIGEST_BYTES: Final = 16
 _PAGES_AT_ONCE: Final = 256
 _SYNC_SECONDS: Final = 30.0
-_STEP_SECONDS: Final = 2.0
+_STEP_SECONDS: Final = 0.2
+"""It is the loop that waits: shorter than the least silence that a host is taken for dead for."""
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _EPOCH_STEPS: Final = 16
 """How many steps an image may be further than the epoch that its label names: a label costs a sync."""
@@ -85,6 +86,7 @@ class Image:
         self._is_complete = False
         self._fresh: int | None = None
         self._given: Given | None = None
+        self._leave: Callable[[], None] | None = None
         self._persists: list[Given] = []
         self._footing: Footing | None = None
         self._runs = boots
@@ -196,10 +198,14 @@ class Image:
         if error is not None:
             then(error)
 
-    def take_back(self) -> None:
-        """The file was perhaps written by somebody else: have that on the device before the next step."""
+    def take_back(self, leave: Callable[[], None] | None = None) -> None:
+        """The file was perhaps written by somebody else: have that on the device before the next step. Does not wait.
+
+        leave  returns once that one is done with the file, or raises OSError; the thread waits for it
+        """
         with self._changed:
-            self._given, self._is_unsynced = None, True
+            self._given, self._leave, self._is_unsynced = None, leave, True
+            self._changed.notify_all()
 
     def status(self) -> os.stat_result | None:
         """Return what the system says of the file; None once it is closed."""
@@ -249,7 +255,7 @@ class Image:
 
     def _has_work(self) -> bool:
         is_due = self._label_of(self._footing, self.label.epoch) is not None
-        is_asked = self._given is not None or bool(self._persists)
+        is_asked = self._given is not None or self._leave is not None or bool(self._persists)
         return bool(self._waiting) or self._begun is not None or self._is_complete or is_asked or is_due
 
     def _has_begun(self) -> bool:
@@ -270,12 +276,15 @@ class Image:
                 begun, self._begun = self._begun, None
                 is_complete, self._is_complete = self._is_complete, False
                 given, footing = self._given, self._footing
+                leave, self._leave = self._leave, None
                 is_asked, is_due = bool(self._persists), self._label_of(footing, self.label.epoch) is not None
                 is_needed = bool(step) or is_asked or is_due
                 is_unsynced, self._is_unsynced = self._is_unsynced and is_needed, self._is_unsynced and not is_needed
                 self._is_writing = True
             error: OSError | None = None
             try:
+                if leave is not None:
+                    leave()
                 if is_unsynced:
                     os.fdatasync(self.descriptor)
                 self._take(step, begun=begun, is_complete=is_complete)

@@ -1,10 +1,13 @@
 """What a disk holds: what a backup commits, whenever its host dies, and where it is zeros."""
 
+import errno
 import os
+import select
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from queue import Queue
 
 import pytest
 from hypothesis import given
@@ -14,9 +17,9 @@ from ftvm.errors import GuestError
 from ftvm.guests.disk.disk import Disk
 from ftvm.units import PAGE_BYTES
 
-from .conftest import PAGES, SIZE, dirty, fill, image_of
+from .conftest import PAGES, SIZE, dirty, fill, image_of, own_bytes
 from .nbd import FLUSH, TRIM, WRITE_ZEROES, Client
-from .witness import Gate, Witness
+from .witness import WRITE, Change, Gate, Witness
 
 # --- what the backup commits ---
 
@@ -65,22 +68,30 @@ def test_what_was_not_flushed_when_the_guest_left_is_on_the_device_before_the_ne
     assert image_of(disk) == bytes(disk.buffer)
 
 
-@pytest.mark.parametrize("what_follows", ["committed", "discarded", "close"])
-def test_what_follows_a_stop_waits_for_the_flush_that_the_stop_owes(
-    what_follows: str, disk: Disk, client: Client, witness: Witness
-) -> None:
-    """Both write to the image: the older one, if it came later, would undo the newer."""
+def owe_a_flush(disk: Disk, client: Client, witness: Witness) -> Gate:
+    """Have a guest stop whose device has not done its flush yet, and return that device."""
     witness.decide = gate = Gate()
-    order = []
     client.agree().write(0, b"flushed as it stopped")
     disk.hurry()
     assert client.ask(FLUSH) == 0
     disk.rest()
     assert gate.is_asked.wait(60)
+    return gate
+
+
+@pytest.mark.parametrize("what_follows", ["committed", "discarded", "close"])
+def test_what_follows_a_stop_waits_for_the_flush_that_the_stop_owes(
+    what_follows: str, disk: Disk, client: Client, witness: Witness
+) -> None:
+    """Both write to the image: the older one, if it came later, would undo the newer."""
+    gate = owe_a_flush(disk, client, witness)
+    order = []
 
     def follow() -> None:
         step = {"committed": lambda: disk.committed([]), "discarded": disk.discarded, "close": disk.close}[what_follows]
         step()
+        if what_follows != "close":  # which waits itself
+            disk.image.sync()
         order.append(what_follows)
 
     following = threading.Thread(target=follow)
@@ -94,11 +105,105 @@ def test_what_follows_a_stop_waits_for_the_flush_that_the_stop_owes(
     assert disk.image.path.read_bytes()[:21] == b"flushed as it stopped"
 
 
-def test_what_follows_a_stop_that_nobody_heard_the_end_of_waits_for_no_word_of_it(
-    disk: Disk, client: Client, monkeypatch: pytest.MonkeyPatch
+def test_no_device_holds_up_whoever_commits_behind_a_stop(disk: Disk, client: Client, witness: Witness) -> None:
+    """It is the host's loop: while it waits for a device, the other host takes it for dead."""
+    gate = owe_a_flush(disk, client, witness)
+    told: list[str | None] = []
+
+    disk.committed([])
+    change(disk, 0, 3, fill=3)
+    disk.committed([0, 3])
+    disk.persist(told.append)
+    untouched = disk.image.path.read_bytes()
+
+    assert untouched == b"flushed as it stopped".ljust(SIZE, b"\0"), "the guest's sync is not done yet"
+    assert told == [], "nothing is called durable before"
+    gate.permit(2)
+    disk.image.sync()
+    assert told == [None]
+    assert disk.image.path.read_bytes() == bytes(disk.buffer)
+
+
+def test_a_block_on_its_way_to_the_device_as_the_guest_leaves_is_what_is_committed_then(
+    disk: Disk, client: Client, witness: Witness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Its write ends behind the commit, and lets go of no memory: the image has nothing of the commit yet."""
+    is_asked, may_end = threading.Event(), threading.Event()
+    has_ended, may_go_on = threading.Event(), threading.Event()
+    monkeypatch.setattr(os, "fdatasync", lambda _: (has_ended.set(), may_go_on.wait(60)))
+
+    def decide(change: Change) -> int:
+        if change.kind == WRITE:
+            is_asked.set()
+            may_end.wait(60)
+        return 0
+
+    client.agree()
+    witness.decide = decide
+    disk.hurry()
+    client.write(0, b"held as it stopped")
+    disk.rest()
+    assert is_asked.wait(60)
+
+    disk.committed([])
+    change(disk, 0, fill=3)
+    disk.committed([0])
+    may_end.set()
+    assert has_ended.wait(60)
+    kept = own_bytes(disk)
+    may_go_on.set()
+    disk.image.sync()
+
+    assert kept == PAGE_BYTES
+    assert bytes(disk.buffer)[:PAGE_BYTES] == disk.image.path.read_bytes()[:PAGE_BYTES] == b"\3" * PAGE_BYTES
+
+
+def test_a_sync_that_fails_behind_a_stop_fails_the_standbys_image(disk: Disk, client: Client, witness: Witness) -> None:
+    """A system tells the failure of a sync once: the image's own, behind it, would succeed."""
+    gate = owe_a_flush(disk, client, witness)
+    gate.error = errno.EIO
+    told: list[str | None] = []
+
+    disk.committed([])
+    disk.persist(told.append)
+    gate.permit(2)
+    with pytest.raises(OSError, match="Input/output"):
+        disk.image.sync()
+
+    assert told == [f"the disk {disk.image.path} cannot be written: Input/output error"]
+
+
+def test_a_guest_that_comes_back_before_the_device_is_done_gets_the_image_behind_what_was_committed(
+    disk: Disk, client: Client, witness: Witness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what it flushes then is durable when it is told so: only the flushes from before are the standby's."""
+    is_behind, may_go_on, sync = threading.Event(), threading.Event(), os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda descriptor: (is_behind.set(), may_go_on.wait(60), sync(descriptor)))
+    gate = owe_a_flush(disk, client, witness)
+    disk.committed([])
+    change(disk, 0, 3, fill=3)
+    disk.committed([0, 3])
+    settled: Queue[str | None] = Queue()
+
+    disk.when_settled(settled.put)
+    client.write(0, b"of the guest again")
+    client.send(FLUSH, cookie=5)
+    assert client.read(0, 17) == b"of the guest again"[:17], "so the flush was heard"
+    gate.permit(9)
+    assert is_behind.wait(60)
+    answered, _, _ = select.select([client.end], [], [], 0.1)
+    may_go_on.set()
+
+    assert answered == []
+    assert client.answer() == (5, 0)
+    assert settled.get(timeout=60) is None
+    wanted = b"of the guest again".ljust(PAGE_BYTES, b"\3")
+    assert disk.image.path.read_bytes()[:PAGE_BYTES] == wanted
+    assert bytes(disk.buffer)[:PAGE_BYTES] == wanted
+
+
+def test_what_follows_a_stop_that_nobody_heard_the_end_of_waits_for_no_word_of_it(disk: Disk, client: Client) -> None:
     """A QEMU that dies while it is stopped never rests: what it wrote meanwhile is still held."""
-    monkeypatch.setattr("ftvm.guests.disk.disk._SETTLE_SECONDS", 2)
     client.agree()
     disk.hurry()
     client.write(0, b"held as it stopped")
