@@ -8,7 +8,7 @@
  * LOCAL and REMOTE are UDP ports of this machine. Frames are Ethernet, IPv4 and UDP in one datagram, as
  * ftvm/lab/packets.py and kv.py have them. A client that hears nothing repeats its request after 50 ms, then every
  * 100 ms, and each repetition is counted. Requests go to where the last frame came from, so that they follow a guest.
- * A histogram is {"BUCKET": COUNT, ...}: of nanoseconds, 32 buckets to each power of two (bench/figures.py).
+ * A histogram is {"BUCKET": COUNT, ...}: of nanoseconds, 256 buckets to each power of two (bench/figures.py).
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -30,7 +30,9 @@ enum {
     HEADER = 28,
     KEY = 7,
     VALUE = 64,
-    BUCKETS = 64 * 32,
+    STEPS_LOG = 8,
+    STEPS = 1 << STEPS_LOG,
+    BUCKETS = 64 * STEPS,
     PING = 64,
 };
 
@@ -66,8 +68,8 @@ static uint32_t buckets[BUCKETS];
 
 static void count(uint64_t ns)
 {
-    unsigned power = 63u - (unsigned)__builtin_clzll(ns | 32);
-    buckets[power * 32 + ((ns >> (power - 5)) & 31)]++;
+    unsigned power = 63u - (unsigned)__builtin_clzll(ns | STEPS);
+    buckets[power * STEPS + ((ns >> (power - STEPS_LOG)) & (STEPS - 1))]++;
 }
 
 static void print_buckets(void)

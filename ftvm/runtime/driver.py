@@ -139,8 +139,12 @@ class Driver:
         return self._replica.view()
 
     def fds(self) -> tuple[int, ...]:
-        """Return what becomes readable when an input for the guest has come."""
-        return self._world.fds()
+        """Return what becomes readable when an input for the guest has come.
+
+        Nothing while the guest stands still here: it takes no input now, so the loop does not wake for one. What has
+        come waits in the world, and is taken with the step that lets the guest go on.
+        """
+        return () if self._runner.is_running and self._runner.is_paused else self._world.fds()
 
     # --- the loop --------------------------------------------------------------------------------------------------
 

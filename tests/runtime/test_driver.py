@@ -1,5 +1,6 @@
 """The driver with the simulator's guest over the in-process transport: captures, limits, takeovers, statuses."""
 
+from collections import deque
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -16,6 +17,7 @@ from ftvm.events import Committed, GuestWarned, PeerMisbehaved, SessionEnded, To
 from ftvm.interfaces import OutputSink, Record
 from ftvm.protocol.effects import Effect
 from ftvm.protocol.view import Role
+from ftvm.runtime.world import CallbackWorld
 from ftvm.sim.guest import SimGuest
 from ftvm.testing.pair import Pair
 from ftvm.units import PAGE_BYTES, Nanos
@@ -55,6 +57,38 @@ def test_a_guest_that_does_nothing_is_not_cut_until_it_writes(make_pair: Callabl
     assert goes_on
     assert pair.a.active.epoch == epochs[1] + 1
     assert pair.b.standby.epoch == pair.a.active.epoch
+
+
+class SocketWorld(CallbackWorld):
+    """It has a descriptor to wait on."""
+
+    def fds(self) -> tuple[int, ...]:
+        return (7,)
+
+
+def test_a_host_wakes_for_no_input_while_its_guest_stands_still_and_takes_it_with_the_next_step() -> None:
+    pair = Pair().protected()
+    driver, world = pair.a.driver, SocketWorld()
+    driver._world = world
+    waits_on = [driver.fds()]
+
+    driver._runner.stall()
+    waits_on.append(driver.fds())
+    world.put("net0", b"frame")
+    pair.a.endpoint.step(pair.clock.now(), [])
+    waits_on.append(driver.fds())
+
+    assert waits_on == [(7,), (), (7,)]
+    guest = pair.a.guest
+    assert isinstance(guest, SimGuest)
+    assert guest._inputs == deque([b"frame"])
+
+
+def test_a_standby_waits_on_its_world_though_its_guest_stands_still() -> None:
+    pair = Pair().protected()
+    pair.b.driver._world = SocketWorld()
+
+    assert pair.b.driver.fds() == (7,)
 
 
 def test_a_guest_that_asks_for_a_cut_gets_it_before_it_is_due_and_no_other() -> None:
