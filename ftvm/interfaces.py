@@ -64,7 +64,7 @@ class Capability(Enum):
     TELLS_IDLE = "tells-idle"
     """It tells while it runs whether it waits for something from outside: outputs that share a cut wait no longer."""
     TAKES_GROUPS = "takes-groups"
-    """It takes inputs that came together by one call."""
+    """It takes inputs that came together by one call, and may hand the answer on before that returns."""
     REPLAYS_GROUPS = "replays-groups"
     """It is led along many records of a log by one call."""
 

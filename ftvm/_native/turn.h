@@ -2,7 +2,8 @@
  *
  * One thread calls ftvm_turn_go again and again; a call returns when there is something to hand on, and does all else
  * without anybody: a frame that comes while the hart waits is taken, served and answered in one call. Other threads
- * ask by the other functions, at any time; a lock lies between them, held for no longer than it takes to copy.
+ * ask by the other functions, at any time; a lock lies between them, held for no longer than it takes to copy. Who gives
+ * inputs may borrow the machine while its thread rests, and have the answer without a change of threads.
  *
  * Outputs are handed on together: what the machine says until its hart waits, or for so many instructions that nobody
  * notices, comes with one return.
@@ -110,9 +111,18 @@ void ftvm_turn_close(ftvm_turn *turn);
 int ftvm_turn_deliver(ftvm_turn *turn, uint32_t channel, const uint8_t *bytes, size_t count);
 
 /* Gives inputs that came together: the thread is woken once, and takes them all. `channels` and `lengths` are theirs,
- * one for each of `count`; `content` holds them, one behind the other. Returns how many were taken. */
+ * one for each of `count`; `content` holds them, one behind the other. Returns how many were taken.
+ *
+ * is_borrowed  NULL; else the caller's thread may do the turn that they lead to, where the machine's own thread rests and
+ *              is not woken. Set to 1 if it did: there are rows, which the caller takes (ftvm_turn_rows,
+ *              ftvm_turn_pack), hands on, and then calls ftvm_turn_give_back; where it takes longer than some 0.3 ms, the
+ *              machine's own thread goes on with it then. Else to 0: its own thread does the turn */
 size_t ftvm_turn_deliver_all(ftvm_turn *turn, const uint8_t *channels, const uint32_t *lengths, const uint8_t *content,
-                             size_t count);
+                             size_t count, int *is_borrowed);
+
+/* Gives back what ftvm_turn_deliver_all has borrowed, with its rows handed on. In the same thread; until then a pause is
+ * not over. Rows that were not taken are left to the machine's own thread. */
+void ftvm_turn_give_back(ftvm_turn *turn);
 
 /* Whether it may run, or still does. */
 int ftvm_turn_is_busy(ftvm_turn *turn);

@@ -1,7 +1,8 @@
 """Where the guest's outputs and log records enter ftvm: numbered and timed as they come, taken out by the driver.
 
-The guest's thread fills it and the driver's thread drains it; a deque's append and popleft are atomic, and only the
-guest's thread counts. `open`, `close` and `set_logging` are called only while the guest is paused.
+The guest's thread fills it and the driver's thread drains it; a deque's append and popleft are atomic, and only whoever
+has the guest counts: its thread, or the driver's, where that does the turn that inputs lead to. `open`, `close` and
+`set_logging` are called only while the guest is paused.
 """
 
 from collections import deque
@@ -32,6 +33,7 @@ class NumberingSink:
     """Counts outputs over all channels, and log records. What comes while it is closed is thrown away.
 
     items        what has come since the last drain; only whether there is anything is for others to see
+    is_heard     whoever drains it looks at it when this is no longer set, and need not be woken
     output_next  the number of the next output; `log_index` the index of the last log record; exact only while the guest
                  is paused
     is_watched   the next that comes is told of, once, by `has_stirred`, though it be nothing to hand on
@@ -48,6 +50,7 @@ class NumberingSink:
         "_warnings",
         "has_stirred",
         "is_cut_wanted",
+        "is_heard",
         "is_watched",
         "items",
         "log_index",
@@ -65,7 +68,7 @@ class NumberingSink:
         self.log_index = 0
         self._spoken_at: GuestPosition | None = None
         self._first_there = 1
-        self.is_cut_wanted = self.is_watched = self.has_stirred = False
+        self.is_cut_wanted = self.is_heard = self.is_watched = self.has_stirred = False
         self._is_open = False
         self._is_logging = False
 
@@ -129,7 +132,7 @@ class NumberingSink:
         if log.record_count or outputs:
             index = self.log_index
             self.items.append((Emitted(log, [(output, index) for output in outputs]), index))
-            if len(self.items) <= 1:
+            if len(self.items) <= 1 and not self.is_heard:
                 self._wake()
 
     def made_at(self, position: GuestPosition) -> range:

@@ -1,7 +1,7 @@
 """The driver with the simulator's guest over the in-process transport: captures, limits, takeovers, statuses."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -14,7 +14,7 @@ from ftvm.engines.hybrid import Hybrid
 from ftvm.engines.remus import Remus
 from ftvm.errors import ClosedError
 from ftvm.events import Committed, GuestWarned, PeerMisbehaved, SessionEnded, TookOver
-from ftvm.interfaces import OutputSink, Record
+from ftvm.interfaces import Capability, OutputSink, Record
 from ftvm.protocol.effects import Effect
 from ftvm.protocol.view import Role
 from ftvm.runtime.world import CallbackWorld
@@ -22,6 +22,7 @@ from ftvm.sim.guest import SimGuest
 from ftvm.testing.pair import Pair
 from ftvm.units import PAGE_BYTES, Nanos
 
+from ..walk.oneturn import OneTurn
 from .failing import failing_pairs, guest_of
 
 make_pair = pytest.fixture(failing_pairs)
@@ -295,3 +296,40 @@ def test_a_small_batch_is_sent_as_it_is_and_teaches_nothing(make_pair: Callable[
     pair.until(lambda: len(pair.b.told(Committed)) > committed + 2)
 
     assert pair.a.driver._packer.policy == before
+
+
+class AnsweringGuest(SimGuest):
+    """Answers inputs that come together in the thread that gives them, and hands the answers on as one turn."""
+
+    def __init__(self, boots: bool) -> None:
+        super().__init__(page_count=24, pages_per_step=2, output_every=1, boots=boots)
+        self.answers = False
+
+    @property
+    def can(self) -> frozenset[Capability]:
+        return super().can | {Capability.TAKES_GROUPS}
+
+    def deliver_all(self, inputs: Sequence[tuple[str, bytes]]) -> None:
+        if self.answers:
+            OneTurn(self, len(inputs)).hand_on()
+
+
+def test_what_a_guest_answers_at_once_is_shipped_in_the_same_step_and_wakes_nobody() -> None:
+    """Mutants: the inputs are given behind the look for outputs, which nobody would be woken for; the sink is not
+    heard."""
+    with closing(Pair(engine=Hybrid(), guest=AnsweringGuest)) as pair:
+        pair.protected()
+        guest, sink = pair.a.guest, pair.a.driver._sink
+        assert isinstance(guest, AnsweringGuest)
+        guest.answers, woken = True, list[None]()
+        sink._wake = lambda: woken.append(None)
+        before = sink.output_next
+        pair.a.world.put("net0", b"one")
+        pair.a.world.put("net0", b"two")
+
+        pair.a.step()
+
+        assert sink.output_next == before + 2
+        assert not sink.items
+        assert not woken
+        pair.until(lambda: pair.a.released and pair.a.released[-1].number >= before + 1, 10)

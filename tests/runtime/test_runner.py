@@ -89,20 +89,24 @@ def test_only_a_guest_whose_outputs_share_a_cut_goes_on_behind_them_and_is_asked
 
 
 class TakingGuest(RecordingGuest):
-    """Notes the inputs that it is given, one by one or together."""
+    """Notes the inputs that it is given, one by one or together, and whether its sink is heard meanwhile."""
+
+    is_heard = False
 
     def deliver(self, channel: str, payload: bytes) -> None:
         self.calls.append(f"{channel} {payload.decode()}")
 
     def deliver_all(self, inputs: Sequence[tuple[str, bytes]]) -> None:
         self.calls.append(" and ".join(f"{channel} {payload.decode()}" for channel, payload in inputs))
+        self.is_heard = self.sink.is_heard
 
 
 @pytest.mark.parametrize("takes_groups", [False, True])
 def test_inputs_go_together_to_a_guest_that_takes_them_so(takes_groups: bool) -> None:
     guest: Any = TakingGuest()
     guest.can = frozenset({Capability.TAKES_GROUPS} if takes_groups else ())
-    runner = GuestRunner(guest, NumberingSink(lambda: None, ManualClock()), memory=None)  # type: ignore[arg-type]
+    guest.sink = sink = NumberingSink(lambda: None, ManualClock())
+    runner = GuestRunner(guest, sink, memory=None)  # type: ignore[arg-type]
     runner.deliver([("net0", b"too early")])
     runner.run(RunGuest(1, 1, (), Remus()))
     guest.calls.clear()
@@ -110,6 +114,7 @@ def test_inputs_go_together_to_a_guest_that_takes_them_so(takes_groups: bool) ->
     runner.deliver([("net0", b"a"), ("console", b"b")])
 
     assert guest.calls == (["net0 a and console b"] if takes_groups else ["net0 a", "console b"])
+    assert (guest.is_heard, sink.is_heard) == (takes_groups, False)
 
 
 def test_a_guest_that_is_no_longer_here_does_not_go_on() -> None:

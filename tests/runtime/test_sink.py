@@ -215,6 +215,21 @@ def test_a_turn_that_is_handed_on_wakes_once_and_gives_each_output_a_time() -> N
     assert len(sink.take_times(1, 3)) == 3
 
 
+def test_nobody_is_woken_for_a_turn_that_is_heard_while_it_is_handed_on() -> None:
+    sink, woken, drained = make_sink()
+    sink.open(1, 1, is_logging=False)
+    said = (LogKind.OUTPUT, "net0", GuestPosition(1, 0), 0, b"x")
+
+    sink.is_heard = True
+    sink.hand_on(Told([said]))
+    sink.is_heard = False
+
+    assert not woken
+    assert drained() == [1]
+    sink.hand_on(Told([said]))
+    assert len(woken) == 1
+
+
 def test_what_is_put_back_comes_first_and_nothing_is_no_news() -> None:
     sink, _, drained = make_sink()
     sink.open(1, 1, is_logging=False)

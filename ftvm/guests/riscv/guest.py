@@ -1,4 +1,5 @@
 """The built-in machine as a `Guest`: its own thread stays in the C core (turn.py), and comes back with what it did.
+While it waits there, whoever gives inputs may do the turn that they lead to.
 
 It promises that `pause` returns with the machine between two instructions and all outputs made so far emitted, in
 order; that an input given while the machine waits is taken at once; and that while the hart waits, the machine's time
@@ -191,8 +192,17 @@ class RiscvGuest:
         self._turn.deliver(channel, bytes(payload))
 
     def deliver_all(self, inputs: Sequence[tuple[str, bytes]]) -> None:
-        """Give it what came together, as by `deliver` of one after the other: it takes all of that in one turn."""
-        self._turn.deliver_all(inputs)
+        """Give it what came together, as by `deliver` of one after the other: it takes all of that in one turn.
+
+        The caller's thread does that turn if the machine waits, and hands on what it says, before this returns. It does
+        not where the disk has an image, as who reads one may have to wait.
+        """
+        _, is_borrowed = self._turn.deliver_all(inputs, borrows=self._kept is None and self._hand_on_all is not None)
+        if is_borrowed:
+            try:
+                self._hand_on()
+            finally:
+                self._turn.give_back()
 
     def collect_dirty(self) -> Bitmap:
         """Get and clear the set of pages written since the last call."""

@@ -1,5 +1,6 @@
 """The machine as a guest: what `Guest` promises, with real programs and the real clock; nothing here measures time."""
 
+import threading
 import time
 from pathlib import Path
 
@@ -9,9 +10,22 @@ from ftvm.checkpoint import END_CHANNEL, GuestPosition, LogKind, LogRecord
 from ftvm.errors import ClosedError, ConfigError, GuestError, ImageError, LocalProtocolError
 from ftvm.guests.riscv import RiscvGuest
 from ftvm.interfaces import Capability, Guest
+from ftvm.runtime.sink import PackedTurn
 
 from .assembly import RAM_BASE, UART, WFI, addi, changed_pages, elf, finish, jal, jalr, li, load, store, to_bytes
-from .stable import MEMORY, STATION, WHO_HAS_KV, RealClock, Stable, chatter, takeover, wait_for_end, wait_for_failure
+from .stable import (
+    MEMORY,
+    PATIENCE_S,
+    STATION,
+    WHO_HAS_KV,
+    RealClock,
+    Sink,
+    Stable,
+    chatter,
+    takeover,
+    wait_for_end,
+    wait_for_failure,
+)
 
 
 def test_it_is_a_guest(stable: Stable) -> None:
@@ -355,3 +369,77 @@ def test_what_is_saved_does_not_depend_on_a_run_after_the_last_input(stable: Sta
     second.run_until(first.position)
 
     assert second.save_devices() == first.save_devices()
+
+
+class HandedOn(Sink):
+    """Notes which threads handed turns on, and can be out of order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: list[threading.Thread] = []
+        self.is_broken = False
+
+    def hand_on(self, turn: PackedTurn) -> None:
+        self.threads.append(threading.current_thread())
+        if self.is_broken:
+            self.is_broken = False
+            raise RuntimeError("out of order")
+        for output in turn.packed(1, 1)[1]:
+            self.emit(output.channel, output.payload, GuestPosition(0, 0))
+
+
+def answered(guest: RiscvGuest, sink: HandedOn) -> None:
+    """Ask until this thread has handed an answer on: the guest's own may not rest yet."""
+    for _ in range(PATIENCE_S * 100):
+        count = len(sink.outputs)
+        guest.deliver_all([("net0", WHO_HAS_KV)])
+        if threading.current_thread() in sink.threads:
+            return
+        sink.wait_for(count + 1)
+    raise AssertionError("no turn was done here")
+
+
+def test_who_gives_inputs_together_has_the_answer_before_that_returns(stable: Stable) -> None:
+    guest, _ = stable.shipped("kv")
+    sink = HandedOn()
+    guest.attach(sink)
+    guest.resume()
+    sink.wait_for(2)
+
+    answered(guest, sink)
+
+    assert sink.outputs[-1][0] == "net0"
+    guest.pause()
+
+
+def test_who_gives_inputs_to_a_guest_whose_disk_has_an_image_does_not_wait_for_it(
+    stable: Stable, tmp_path: Path
+) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(1 << 20))
+    guest, _ = stable.shipped("kv", disk=image)
+    sink = HandedOn()
+    guest.attach(sink)
+    guest.resume()
+    sink.wait_for(2)
+
+    for count in range(3, 30):
+        guest.deliver_all([("net0", WHO_HAS_KV)])
+        sink.wait_for(count)
+
+    assert threading.current_thread() not in sink.threads
+
+
+def test_a_machine_whose_answer_cannot_be_handed_on_is_given_back(stable: Stable) -> None:
+    guest, _ = stable.shipped("kv")
+    sink = HandedOn()
+    guest.attach(sink)
+    guest.resume()
+    sink.wait_for(2)
+    answered(guest, sink)  # so the guest's thread rests
+    sink.is_broken = True
+
+    with pytest.raises(RuntimeError, match="out of order"):
+        guest.deliver_all([("net0", WHO_HAS_KV)])
+
+    guest.pause()  # else it would wait for ever

@@ -2,7 +2,7 @@
 
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -18,7 +18,26 @@ from ftvm.guests.riscv.machine import FRAME_BYTES_MAX, RAM_BASE, Machine, Machin
 from ftvm.guests.riscv.turn import CLOCK, CLOSED, ENDED, ENTROPY, INPUT, OUTPUT, Row, Turn
 from ftvm.logtable import LogTable
 
-from .assembly import UART, WFI, addi, bne, elf, finish, jal, li, store, to_bytes
+from .assembly import (
+    CLINT,
+    MIE,
+    PLIC,
+    TIME,
+    UART,
+    WFI,
+    add,
+    addi,
+    bne,
+    csrrs,
+    csrrw,
+    elf,
+    finish,
+    jal,
+    li,
+    load,
+    store,
+    to_bytes,
+)
 from .driver import ENTROPY as ENTROPY_CARD
 from .driver import NOTIFY, STATUS, WRITE, put, set_up, write_register
 from .stable import MEMORY, PATIENCE_S, WHO_HAS_KV, Sink, wait_for_end
@@ -151,7 +170,7 @@ def test_a_machine_that_an_input_waits_for_is_not_idle() -> None:
         st.one_of(
             st.tuples(st.just("net0"), st.sampled_from([WHO_HAS_KV, bytes(60), b"\xff" * 1522])),
             st.tuples(st.just("console"), st.binary(min_size=1, max_size=40)),
-            st.tuples(st.just("pause"), st.just(b"")),
+            st.tuples(st.sampled_from(["pause", "burst"]), st.just(b"")),
         ),
         max_size=30,
     )
@@ -165,6 +184,10 @@ def test_rows_lead_another_machine_to_the_same_state_however_inputs_come(steps: 
             if channel == "pause":
                 turn.pause(waits=True)
                 turn.resume()
+            elif channel == "burst":
+                if turn.deliver_all([("net0", WHO_HAS_KV)] * 5, borrows=True)[1]:
+                    rows += turn.rows()
+                    turn.give_back()
             else:
                 turn.deliver(channel, content)
 
@@ -227,7 +250,7 @@ def test_inputs_that_come_together_are_taken_as_one_by_one() -> None:
     inputs = [("net0", WHO_HAS_KV), ("disk", b"x"), ("net0", bytes(FRAME_BYTES_MAX + 1)), ("net0", WHO_HAS_KV)]
     together, apart = (Turn(shipped("kv"), ticks_per_second=TICKS) for _ in range(2))
 
-    taken = together.deliver_all(inputs)
+    taken, _ = together.deliver_all(inputs)
     taken_apart = [apart.deliver(channel, content) for channel, content in inputs]
 
     answers = []
@@ -241,8 +264,165 @@ def test_inputs_that_come_together_are_taken_as_one_by_one() -> None:
 def test_of_inputs_that_come_together_those_that_have_no_room_are_dropped() -> None:
     turn = Turn(made(elf(to_bytes([WFI, jal(0, -4)]))), ticks_per_second=TICKS)
 
-    assert turn.deliver_all([("net0", bytes(60))] * 1_030) == 1_024
-    assert turn.deliver_all([]) == 0
+    assert turn.deliver_all([("net0", bytes(60))] * 1_030) == (1_024, False)
+    assert turn.deliver_all([]) == (0, False)
+
+
+# The uart interrupts by the PLIC, which only ends the wait; x1 has the uart's address then, x5 the key.
+WAITS_FOR_A_KEY = [
+    *li(1, UART),
+    *li(5, 1),
+    store(5, 1, 1, size=1),
+    *li(5, 1 << 10),
+    *li(6, PLIC),
+    *li(7, PLIC + 0x2000),
+    store(5, 7, size=4),
+    *li(5, 4),
+    store(5, 6, 40, size=4),
+    *li(5, 1 << 11),
+    csrrw(0, MIE, 5),
+    WFI,
+    load(5, 1, size=1),
+]
+
+
+def wait_for(is_true: Callable[[], object]) -> None:
+    for _ in range(PATIENCE_S * 1000):
+        if is_true():
+            return
+        threading.Event().wait(0.001)
+    raise AssertionError("waited in vain")
+
+
+def until_it_rests(turn: Turn) -> None:
+    wait_for(lambda: turn.is_idle)
+
+
+def borrowed(turn: Turn, inputs: list[tuple[str, bytes]]) -> list[Row] | None:
+    """Give inputs and do the turn that they lead to here, if that may be; return its rows, not given back yet."""
+    for _ in range(PATIENCE_S * 1000):  # the hart waits a moment before its thread rests
+        until_it_rests(turn)
+        if turn.deliver_all(inputs, borrows=True)[1]:
+            return turn.rows()
+    return None
+
+
+def test_who_gives_inputs_to_a_machine_that_waits_does_the_turn_that_they_lead_to() -> None:
+    turn = Turn(shipped("kv"), ticks_per_second=TICKS)
+    with in_thread(turn) as handed_on:
+        turn.resume()
+
+        rows = borrowed(turn, [("net0", WHO_HAS_KV)] * 3)
+
+        assert rows is not None
+        kinds = [row.kind for row in rows if row.kind is not CLOCK]
+        assert kinds == [INPUT] * 3 + [OUTPUT] * 3
+        assert rows[0].kind is CLOCK, "its time has gone on while it waited"
+        turn.give_back()
+        turn.deliver("net0", WHO_HAS_KV)
+        until_it_rests(turn)
+    assert len(outputs_of(handed_on)) >= 2 + 1, "its greeting, and what it was asked behind that"
+
+
+def test_a_machine_that_may_not_run_or_pauses_itself_is_not_borrowed() -> None:
+    turn = Turn(shipped("kv"), ticks_per_second=TICKS)
+    with in_thread(turn):
+        turn.resume()
+        until_it_rests(turn)
+        turn.pause(waits=True)
+        paused = turn.deliver_all([("net0", WHO_HAS_KV)], borrows=True)
+        turn.stop_at_output(True)
+        turn.resume()
+        wait_for(lambda: not turn.is_busy)  # it has answered, and stopped
+        strict = set()
+        for _ in range(20):
+            turn.resume()
+            until_it_rests(turn)
+            threading.Event().wait(0.002)
+            strict.add(turn.deliver_all([("net0", WHO_HAS_KV)], borrows=True))
+            wait_for(lambda: not turn.is_busy)
+
+    assert paused == (1, False)
+    assert strict == {(1, False)}
+
+
+def test_a_pause_is_over_once_a_machine_that_is_borrowed_is_given_back() -> None:
+    turn, is_paused = Turn(shipped("kv"), ticks_per_second=TICKS), threading.Event()
+    with in_thread(turn):
+        turn.resume()
+        assert borrowed(turn, [("net0", WHO_HAS_KV)])
+        pausing = threading.Thread(target=lambda: (turn.pause(waits=True), is_paused.set()))
+        pausing.start()
+
+        was_paused = is_paused.wait(0.05)
+        turn.give_back()
+
+        pausing.join()
+        assert not was_paused
+        assert not turn.is_busy
+
+
+def test_rows_that_nobody_took_of_a_machine_that_was_borrowed_are_handed_on_by_its_thread() -> None:
+    turn = Turn(shipped("kv"), ticks_per_second=TICKS)
+    with in_thread(turn) as rows:
+        turn.resume()
+        until_it_rests(turn)
+        while not turn.deliver_all([("console", b"x"), ("net0", WHO_HAS_KV)], borrows=True)[1]:
+            until_it_rests(turn)
+
+        told = len(rows)
+        turn.give_back()
+
+        wait_for(lambda: outputs_of(rows[told:]))
+        assert [row.kind for row in rows[told:] if row.kind is not CLOCK][-2:] == [INPUT, OUTPUT]
+
+
+def test_a_timer_that_is_set_while_a_machine_is_borrowed_is_waited_for() -> None:
+    """Mutant: the thread rests on until the time that held before."""
+    waits_two_ms = [csrrs(5, TIME), *li(6, 20_000), add(5, 5, 6), *li(6, CLINT + 0x4000), store(5, 6)]
+    waits_two_ms += [*li(5, 1 << 7), csrrw(0, MIE, 5), WFI]
+    speaks = [*li(5, ord("\n")), store(5, 1, size=1), csrrw(0, MIE, 0), WFI, jal(0, -4)]
+    turn = Turn(made(elf(to_bytes([*WAITS_FOR_A_KEY, *waits_two_ms, *speaks]))), ticks_per_second=TICKS)
+    with in_thread(turn) as rows:
+        turn.resume()
+        first = borrowed(turn, [("console", b"k")])
+        turn.give_back()
+
+        wait_for(lambda: outputs_of(rows))
+
+    assert first is not None
+    assert [row.kind for row in first if row.kind is not CLOCK] == [INPUT]
+    assert outputs_of(rows) == [("console", b"\n")]
+
+
+@pytest.mark.parametrize("speaks_first", [False, True])
+def test_of_a_long_turn_who_gives_inputs_does_the_beginning(speaks_first: bool) -> None:
+    """Mutants: whoever gives an input computes on without end; the thread rests where it was left in the middle."""
+    speaks = [*li(5, ord("\n")), store(5, 1, size=1)]
+    computes = [*li(3, 1_000_000), addi(3, 3, -1), bne(3, 0, -4)]
+    words = [*WAITS_FOR_A_KEY, *(speaks if speaks_first else []), *computes, *speaks, csrrw(0, MIE, 0), WFI, jal(0, -4)]
+    machine = made(elf(to_bytes(words)), mac=None)
+    turn = Turn(machine, ticks_per_second=TICKS)
+    with in_thread(turn) as rows:
+        turn.resume()
+        borrowed(turn, [("net0", b"a frame that nobody takes: the thread rests, and is not called back")])
+        turn.give_back()
+        began = machine.position.retired
+
+        _, is_borrowed = turn.deliver_all([("console", b"k")], borrows=True)
+        came = machine.position.retired - began
+        first = turn.rows() if is_borrowed else []
+        if is_borrowed:
+            turn.give_back()
+        wait_for(lambda: len(outputs_of(first) + outputs_of(rows)) == 1 + speaks_first)
+
+    assert is_borrowed is speaks_first
+    if is_borrowed:
+        assert came == 65_536
+        assert len(outputs_of(first)) == 1
+    kinds = [row.kind for row in [*first, *rows]]
+    until_it_spoke = kinds[: len(kinds) - kinds[::-1].index(OUTPUT)]
+    assert until_it_spoke.count(CLOCK) == 1, "its time has gone on before the key, and not while it computes"
 
 
 @pytest.mark.parametrize(
