@@ -36,7 +36,7 @@ from ftvm.lab.qemuimage import BUSYBOX, MODULES, PROGRAMS, find_kernel, ramdisk_
 from ftvm.lab.rig.image import load_order
 from ftvm.lab.stage import free_ports
 
-SLOW = ("--silence", "15000", "--heartbeat", "1000", "--interval", "500")
+SLOW = ("--silence", "60000", "--heartbeat", "1000", "--interval", "500")
 PATIENCE_S = 1200.0
 EVENT_CHARS_MAX = 160
 NOT_TOLD = ("CopyProgress", "RecordLearned", "EngineInForce")
