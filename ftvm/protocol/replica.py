@@ -353,6 +353,8 @@ class Replica:
             state.unsynced = self._core.persist()
         if event is RoleEvent.SWITCHED_HERE and isinstance(self._role_state, StandbyState):
             joining.resume(state, self._role_state.offer, committed, now)
+            if settings.keeps_disks:
+                state.flushed = state.epoch + 1  # the other host perhaps has on no device yet what was flushed before
         self._take_role(state)
         log = () if is_following else tuple(committed.log)  # rule: log_replayed
         # Before the outputs: a thousand of them take the world as long as all else that the guest would wait for.

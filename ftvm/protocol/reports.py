@@ -93,11 +93,13 @@ class Emitted:
 
     Each output comes with the index of the last record logged when it was made, its own OUTPUT record included.
     `is_guest_idle`: the guest is known to wait for something from outside.
+    `has_flush`: it flushed a disk since the last cut, and perhaps before it made the last of these outputs.
     """
 
     log: LogTable = NO_LOG
     outputs: Sequence[tuple[Output, int]] = ()
     is_guest_idle: bool = False
+    has_flush: bool = False
 
     def __bool__(self) -> bool:
         """Whether there is anything."""

@@ -95,6 +95,8 @@ class Capturer:
         self._must_stand_still = must_stand_still
         self._keepers = tuple(keepers)
         self._flushed = False
+        if keepers:
+            sink.has_flush = self.look_for_flush
         self._shadow: Shadow | None = None
         self._has_shadow = False
         self._staged: StagedCopy | None = None
@@ -280,7 +282,7 @@ class Capturer:
                 self._judge(self._scrub, dirty)
             indices = bitmap_indices(wanted)
             if self._keepers:
-                self._look_for_flush()
+                self.look_for_flush()
             if order.may_skip and not (indices or sink.items or self._flushed):  # rule: skipped_if_nothing_was_written
                 runner.stall_or_go_on(must_stand_still=self._must_stand_still())
                 return NothingToCut()
@@ -333,7 +335,7 @@ class Capturer:
         watch first, then whether it waits, then what was written: what it does behind the answers is told.
         """
         sink = self._sink
-        if not self._tells_writes or sink.items or self._uncopied is not None or self._look_for_flush():
+        if not self._tells_writes or sink.items or self._uncopied is not None or self.look_for_flush():
             return None
         sink.is_watched = self._tells_rest
         is_at_rest = self._tells_rest and cast("IdleTellingGuest", self._guest).is_idle()
@@ -343,8 +345,8 @@ class Capturer:
         sink.is_watched = is_at_rest
         return NothingToCut(is_at_rest)
 
-    def _look_for_flush(self) -> bool:
-        """Tell whether the guest has flushed a disk since the last epoch that was cut."""
+    def look_for_flush(self) -> bool:
+        """Tell whether the guest, which may be running, has flushed a disk since the last epoch that was cut."""
         for keeper in self._keepers:
             self._flushed |= keeper.take_flush()  # rule: flush_is_told
         return self._flushed

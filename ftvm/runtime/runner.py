@@ -154,7 +154,7 @@ class GuestRunner:
         if self.stops_itself and emitted.outputs:
             self.stall()  # it is about to stop; a resume that came before would be lost
         if self._asks_idle and cast("IdleTellingGuest", self._guest).is_idle():
-            return Emitted(emitted.log, emitted.outputs, is_guest_idle=True)
+            return Emitted(emitted.log, emitted.outputs, is_guest_idle=True, has_flush=emitted.has_flush)
         return emitted
 
     def failure(self) -> str | None:

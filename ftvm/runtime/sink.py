@@ -48,6 +48,7 @@ class NumberingSink:
         "_times",
         "_wake",
         "_warnings",
+        "has_flush",
         "has_stirred",
         "is_cut_wanted",
         "is_heard",
@@ -69,6 +70,7 @@ class NumberingSink:
         self._spoken_at: GuestPosition | None = None
         self._first_there = 1
         self.is_cut_wanted = self.is_heard = self.is_watched = self.has_stirred = False
+        self.has_flush: Callable[[], bool] | None = None
         self._is_open = False
         self._is_logging = False
 
@@ -206,9 +208,11 @@ class NumberingSink:
                 outputs.append((item, log_index))
         if single:
             tables.append(LogTable.of(single))
+        # Behind the outputs: a flush that comes between counts as one that came before them.
+        has_flush = bool(outputs) and self._is_logging and self.has_flush is not None and self.has_flush()
         if not tables:
-            return Emitted(NO_LOG, outputs)
-        return Emitted(tables[0] if len(tables) == 1 else joined(tables), outputs)
+            return Emitted(NO_LOG, outputs, has_flush=has_flush)
+        return Emitted(tables[0] if len(tables) == 1 else joined(tables), outputs, has_flush=has_flush)
 
     def put_back(self, emitted: Emitted) -> None:
         """Take back what was drained, before all that has come since: it is handed on as if nobody had asked."""

@@ -1,6 +1,6 @@
 """One checker per invariant (docs/protocol.md, "Invariants"), which sees all, and raises InvariantViolated."""
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
 from dataclasses import dataclass, field
 
@@ -109,20 +109,23 @@ class StateChecker:
 
 @dataclass(slots=True)
 class FlushChecker:
-    """I9: what a guest flushed is on the disk of each host that has acknowledged it, and of who lets out what came of
-    it.
+    """I9: what a guest flushed is on the disk of each host that has acknowledged it, of who lets out what came of it,
+    and of the standby that the record names then.
 
     flushed  the epochs with a flush that each active has cut
+    cuts     where the guest of each active stood at each cut, in steps, and that cut's epoch; first, what it took over
     durable  the last epoch that is on the disk of each replica. An active's own flush waits for its disk
     """
 
     flushed: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     durable: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    cuts: dict[str, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
     compared: int = 0
 
-    def was_cut(self, active: str, epoch: int, *, has_flush: bool) -> None:
-        """Note that an active cut an epoch, and whether its guest had flushed in it."""
+    def was_cut(self, active: str, epoch: int, steps: int, *, has_flush: bool) -> None:
+        """Note that an active cut an epoch when its guest had done so many steps, and whether that flushed in it."""
         self.is_durable(active, epoch)
+        insort(self.cuts[active], (steps, epoch))
         if has_flush:
             self.flushed[active].append(epoch)
 
@@ -139,6 +142,19 @@ class FlushChecker:
         if self.durable[replica] < last:
             has = self.durable[replica]
             raise InvariantViolated("I9", f"{replica} has {what}: epoch {last} holds a flush, and its disk has {has}")
+
+    def goes_on(self, active: str, epoch: int, steps: int) -> None:
+        """Note that a replica has become active with an epoch, at which its guest had done so many steps."""
+        insort(self.cuts[active], (steps, epoch))
+
+    def lets_out(self, active: str, flushed_at: int, standby: str, what: str) -> None:
+        """Check that the standby of an active has on its disk what its guest flushed in step `flushed_at`."""
+        cuts = self.cuts[active]
+        behind = bisect_left(cuts, (flushed_at, 0))
+        self.compared += 1
+        if behind == len(cuts) or self.durable[standby] < cuts[behind][1]:
+            has = self.durable[standby]
+            raise InvariantViolated("I9", f"{what}: step {flushed_at} flushed, and the disk of {standby} has {has}")
 
 
 @dataclass(slots=True)

@@ -63,6 +63,8 @@ class SimGuest:
         self.fails_to_load: Callable[[], bool] = _never
         self.death: str | None = None
         self._was_flushed = False
+        self._flushed_at = 0
+        self._rests_on: dict[bytes, int] = {}
         self._injected = b""
         self._inputs: deque[bytes] = deque(maxlen=_INPUTS_MAX)
         if boots:
@@ -170,12 +172,17 @@ class SimGuest:
             raise GuestError("these bytes are no sim guest's devices")
         if self.fails_to_load():
             raise GuestError("the devices do not load this time")
-        self._steps = _REGISTER.unpack(devices)[1]
+        self._steps = self._flushed_at = _REGISTER.unpack(devices)[1]  # what flushed before is not known
 
     def take_flush(self) -> bool:
         """Tell, once, whether it has flushed its disk, which is its memory."""
         taken, self._was_flushed = self._was_flushed, False
         return taken
+
+    def rests_on(self, payload: bytes) -> int:
+        """Return, once, the last step that flushed before an output was made, or the one from which the guest was
+        loaded; 0 if there was none."""
+        return self._rests_on.pop(payload, 0)
 
     def deliver(self, channel: str, payload: bytes) -> None:
         """Queue an input; the oldest is dropped if too many wait."""
@@ -205,8 +212,10 @@ class SimGuest:
         mix = hashlib.md5(mix + struct.pack("<Q", self._steps) + taken, usedforsecurity=False).digest()
         self._put_state(mix, seen + bool(taken))
         self._scribble(mix)
-        self._was_flushed |= mix[1] % _FLUSH_EVERY == 0
+        if mix[1] % _FLUSH_EVERY == 0:
+            self._was_flushed, self._flushed_at = True, self._steps
         if taken or mix[0] % self._output_every == 0:
+            self._rests_on[mix] = self._flushed_at
             self._sink.emit("net0", mix, self.position)
             self._is_running &= not self._stops
 

@@ -305,7 +305,11 @@ class SimHost:
     def release(self, output: Output) -> None:
         """Let an output leave a little later: a stop or crash may come between the decision and the wire."""
         view, schedule = self.driver.view(), self._around.schedule
-        self._around.checkers.flushes.look(*self._inherited, view.id, f"let out {output.number} of another's past")
+        flushes, standby = self._around.checkers.flushes, view.record.standby
+        flushes.look(*self._inherited, view.id, f"let out {output.number} of another's past")
+        rests_on = self.guest.rests_on(output.payload)
+        if rests_on and standby is not None:
+            flushes.lets_out(view.id, rests_on, standby, f"{view.id} lets out {output.number}")
         # A replica may be active again after a switchover; each time it releases in order.
         name = f"{view.id} since {view.active.began_at if view.active is not None else None}"
         delay_ns = int(self._around.releases.random() * self._around.plan.release_ns_max)
@@ -398,7 +402,8 @@ class SimHost:
         if view.active is not None:
             self._around.checkers.states.was_cut(view.id, view.active.epoch + 1, fingerprint)
             has_flush, self._disk.was_flushed = self._disk.was_flushed, False
-            self._around.checkers.flushes.was_cut(view.id, view.active.epoch + 1, has_flush=has_flush)
+            epoch, steps = view.active.epoch + 1, self.guest.position.retired
+            self._around.checkers.flushes.was_cut(view.id, epoch, steps, has_flush=has_flush)
 
     def _standing(self) -> tuple[str, int]:
         view = self.driver.view()
@@ -442,6 +447,8 @@ class SimHost:
         """Look at what a standby had, up to its last moment as one."""
         states = self._around.checkers.states
         states.took_over(self.view.id, Watermarks(has.epoch or 0, has.log_index))
+        if has.position is not None:
+            self._around.checkers.flushes.goes_on(self.view.id, has.epoch or 0, has.position.retired)
         if not has.log:  # a replay has moved the state on; then the outputs tell whether it is right
             states.runs_from(has.session.active, has.epoch or 0, self.guest.fingerprint())
 

@@ -336,6 +336,11 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             "who takes over lets outputs out although its disk lacks what the guest had flushed before",
             Change("taken_over_flush_is_durable", "test", "False"),
         ),
+        _mutant(
+            "let_out_behind_a_flush_by_the_log_alone",
+            "an output leaves once the log is safe, although the guest flushed before it",
+            Change("output_needs_the_flush_before_it", "<", "False"),
+        ),
         # --- switching over ----------------------------------------------------------------------------------------
         _mutant(
             "run_on_while_the_switch_is_open",

@@ -23,6 +23,7 @@ CONSTANTS
     MaxGeneration,  \* so many records of the arbiter (the first is the vacant one),
     MaxSessions,    \* so many sessions in all,
     MaxLives,       \* and so many replica ids for each host;
+    Flushes,        \* which steps of the guest flush what it has written;
     MayEnd          \* whether a guest may end with its host (VACATE), which doubles the search
 
 None == <<"none", 0>>                        \* nobody, where a replica id is expected
@@ -93,7 +94,14 @@ StandbysInForce(h) ==
     {Known(h).stb} \cup
     (IF IsProposing(h) THEN {prop[h].stb} ELSE {})
 
-HasAcknowledged(h, standby, n) == sess[h] # NoSession /\ Mine(h).to = standby /\ acked[h] >= n
+(* Under the engines that log, an output waits for the log up to itself, and for the epoch that holds the last flush
+   before it. Under the others it waits for its own epoch, which is never less. *)
+LastFlush(n) ==
+    LET before == {f \in Flushes : f <= n} IN
+    IF before = {} THEN NothingAcked ELSE CHOOSE f \in before : \A other \in before : other <= f
+
+HasAcknowledged(h, standby, n) ==
+    sess[h] # NoSession /\ Mine(h).to = standby /\ Mine(h).logged >= n /\ acked[h] >= LastFlush(n)
 
 MayRelease(h, n) == \A s \in StandbysInForce(h) : s = None \/ HasAcknowledged(h, s, n)
 
@@ -101,7 +109,7 @@ Release(h) ==
     /\ IsActive(h)
     /\ \E n \in (rel[h] + 1)..Len(hist[h]) :                 \* in order: all up to n leave
         /\ MayRelease(h, n)
-        /\ n <= disk[h]                                      \* also what it has taken over is durable here by then
+        /\ LastFlush(n) <= disk[h]                           \* also what it has taken over is durable here by then
         /\ world' = IF HasEnded(h) THEN world ELSE world \cup {<<i, hist[h][i]>> : i \in (rel[h] + 1)..n}
         /\ rel' = [rel EXCEPT ![h] = n]
     /\ UNCHANGED <<records, asked, wire, id, role, hist, known, prop, sess, acked, disk>>
@@ -132,12 +140,14 @@ Decide ==
      to         the replica it was opened for
      base       the length of the history in the first copy
      hist       the history shipped so far: the first copy, then one epoch for each step
-     acked      the highest acknowledgement that the standby has sent
+     acked      the highest acknowledgement that the standby has sent of an epoch
+     logged     and of the log: that it came late would be a release that comes late
 
    A first copy that is not whole serves nobody, so it is modelled as taken at once or never. *)
 
 Session(h, standby, from) ==
-    [act |-> id[h], gen |-> known'[h], to |-> standby, base |-> Len(hist[h]), hist |-> hist[h], acked |-> from]
+    [act |-> id[h], gen |-> known'[h], to |-> standby, base |-> Len(hist[h]), hist |-> hist[h],
+     acked |-> NothingAcked, logged |-> from]
 
 Open(h) ==                                                   \* the active takes a joiner in
     /\ IsActive(h) /\ sess[h] = NoSession /\ ~IsProposing(h) /\ Known(h).stb = None
@@ -162,32 +172,36 @@ TakeCopy(h) ==                                               \* the joiner has t
         /\ role' = [role EXCEPT ![h] = "standby"]
         /\ hist' = [hist EXCEPT ![h] = Copied(h, s)]
         /\ sess' = [sess EXCEPT ![h] = s]
-        /\ disk' = [disk EXCEPT ![h] = NothingDurable]       \* so it acknowledges nothing yet: Persist
-    /\ UNCHANGED <<records, asked, wire, world, id, known, prop, acked, rel>>
+        /\ disk' = [disk EXCEPT ![h] = NothingDurable]       \* so it acknowledges no epoch yet: Persist
+        /\ wire' = [wire EXCEPT ![s].logged = wire[s].base]
+    /\ UNCHANGED <<records, asked, world, id, known, prop, acked, rel>>
 
 Continue(h) ==                                               \* after a SWITCH the old active has the state already
     /\ IsStandby(h) /\ sess[h] = NoSession
     /\ \E s \in 1..Len(wire) :
         /\ wire[s].to = id[h] /\ wire[s].gen = known[h]
         /\ sess' = [sess EXCEPT ![h] = s]
-    /\ UNCHANGED <<records, asked, wire, world, id, role, hist, known, prop, acked, rel, disk>>
+        /\ wire' = IF disk[h] >= Len(hist[h]) THEN [wire EXCEPT ![s].acked = Len(hist[h])] ELSE wire
+    /\ UNCHANGED <<records, asked, world, id, role, hist, known, prop, acked, rel, disk>>
 
-(* A step of the guest is a write, a flush and an output that tells of it. So each epoch holds a flush, and is
-   acknowledged only once the standby's disk has it. *)
+(* A step of the guest is a write, perhaps a flush, and an output that tells of it; also a record of the log, and an
+   epoch. The log is acknowledged as it comes, an epoch that holds a flush only once the standby's disk has it. *)
 Commit(h) ==                                                 \* the standby commits the next epoch, in memory
     /\ IsStandby(h) /\ sess[h] # NoSession
     /\ ~IsProposing(h)                                       \* from its claim on it acknowledges nothing
     /\ \E n \in {Len(hist[h]) + 1} :                         \* no gap is skipped
         /\ n <= Len(Mine(h).hist)
         /\ hist' = [hist EXCEPT ![h] = Append(@, Mine(h).hist[n])]
-        /\ wire' = IF disk[h] >= n THEN [wire EXCEPT ![sess[h]].acked = n] ELSE wire
+        /\ wire' = [wire EXCEPT
+            ![sess[h]].logged = n,
+            ![sess[h]].acked = IF disk[h] >= LastFlush(n) /\ disk[h] # NothingDurable THEN n ELSE @]
     /\ UNCHANGED <<records, asked, world, id, role, known, prop, sess, acked, rel, disk>>
 
 Persist(h) ==                                                \* its disk has all that it has, and a standby says so
     /\ ~IsEmpty(h) /\ disk[h] < Len(hist[h])
     /\ disk' = [disk EXCEPT ![h] = Len(hist[h])]
     /\ wire' = IF IsStandby(h) /\ sess[h] # NoSession /\ ~IsProposing(h)
-               THEN [wire EXCEPT ![sess[h]].acked = Len(hist[h])] ELSE wire
+               THEN [wire EXCEPT ![sess[h]].acked = Len(hist[h]), ![sess[h]].logged = Len(hist[h])] ELSE wire
     /\ UNCHANGED <<records, asked, world, id, role, hist, known, prop, sess, acked, rel>>
 
 HearAck(h) ==
@@ -268,10 +282,11 @@ BecomeActive(h, g) ==                                        \* START, TAKE or S
        THEN /\ sess' = [sess EXCEPT ![h] = NoSession]
             /\ acked' = [acked EXCEPT ![h] = NothingAcked]
             /\ UNCHANGED wire
-       ELSE /\ Len(wire) < MaxSessions                       \* SWITCH: the other one has all that is here
+       ELSE /\ Len(wire) < MaxSessions                       \* SWITCH: the other one has all that is here, and tells
+                                                             \* once its disk has it, too
             /\ wire' = Append(wire, Session(h, standby, Len(hist[h])))
             /\ sess' = [sess EXCEPT ![h] = Len(wire')]
-            /\ acked' = [acked EXCEPT ![h] = Len(hist[h])]
+            /\ acked' = [acked EXCEPT ![h] = NothingAcked]
     /\ UNCHANGED id
 
 BecomeStandby(h) ==                                          \* its SWITCH is in force; it stands where it paused
@@ -328,9 +343,11 @@ NothingContradicted == \A one, other \in world : one[1] = other[1] => one = othe
 Holds(h, output) == output[1] <= Len(hist[h]) /\ hist[h][output[1]] = output[2]
 NothingLost == \A h \in Hosts : id[h] \in {records[Newest].act, records[Newest].stb} => \A o \in world : Holds(h, o)
 
-(* I9: and each of them has all that ever left on its disk: the power may fail there, the other host being gone. *)
+(* I9: and each of them has what was flushed before anything that ever left on its disk: the power may fail there, the
+   other host being gone. *)
 NothingFlushedLost ==
-    \A h \in Hosts : id[h] \in {records[Newest].act, records[Newest].stb} => \A output \in world : output[1] <= disk[h]
+    \A h \in Hosts : id[h] \in {records[Newest].act, records[Newest].stb} =>
+        \A output \in world : LastFlush(output[1]) <= disk[h]
 
 (* I1: at most one replica is active per generation. *)
 OneActive == \A g, h \in Hosts : IsActive(g) /\ IsActive(h) /\ known[g] = known[h] => g = h

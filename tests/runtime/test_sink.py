@@ -327,3 +327,24 @@ def test_a_guest_that_asks_for_a_cut_wakes_whoever_orders_it() -> None:
 
     assert sink.is_cut_wanted
     assert len(woken) == 1
+
+
+def test_an_output_that_is_logged_comes_with_whether_the_guest_has_flushed_as_known_behind_it() -> None:
+    """Mutants: the look comes before the outputs; who logs nothing pays for a look."""
+    sink = NumberingSink(lambda: None, ManualClock())
+    looked: list[int] = []
+
+    def has_flush() -> bool:
+        looked.append(len(sink.items))
+        return True
+
+    sink.has_flush = has_flush
+    told = []
+    for is_logging in (False, True):
+        sink.open(1, 1, is_logging=is_logging)
+        told.append(sink.drain().has_flush)
+        sink.emit("net0", b"safe", GuestPosition(1, 0))
+        told.append(sink.drain().has_flush)
+
+    assert told == [False, False, False, True]
+    assert looked == [0]

@@ -108,8 +108,10 @@ class KeptDisk(CopiedDisk):
 
     def take_flush(self) -> bool:
         """See interfaces.RegionStore."""
-        was_flushed, self.memory.flush[0] = self.memory.flush[0] != 0, 0
-        return was_flushed
+        if not self.memory.flush[0]:
+            return False  # and nothing is cleared: the machine may flush in this moment
+        self.memory.flush[0] = 0
+        return True
 
     def present(self) -> bytearray:
         """See interfaces.RegionStore."""

@@ -113,6 +113,8 @@ class ActiveState:
     is_waiting  the guest stands still beside a standby that is silent, and that it may not run without
     unshipped   log records that are in no message yet
     unsynced    the number of the wish that what this replica took over be on its disks' devices; None once it is
+    flushed     the last epoch, cut or open, that holds a flush of the guest: no output behind it leaves before it is
+                acknowledged
     beat_at     when the next heartbeat is due; poll_at  when the record is read again
     refusals    the reasons for refusals that were told
     """
@@ -135,6 +137,7 @@ class ActiveState:
     refusals: set[str] = field(default_factory=set, repr=False)
     unshipped: list[LogTable] = field(default_factory=list, repr=False)
     unsynced: int | None = None
+    flushed: int = 0
 
     def __post_init__(self) -> None:
         # The clock's origin is arbitrary, so no timer may start at 0.

@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 
+from ftvm.checkpoint import Watermarks
 from ftvm.encode.messages import Ack, CacheDigests
 from ftvm.encode.versions import NOTED_LOG_SINCE
 from ftvm.errors import LimitExceeded, must
@@ -126,9 +127,13 @@ def take_emitted(active: ActiveState, emitted: Emitted, now: Nanos) -> None:
     if not emitted.outputs:
         return
     active.schedule.is_guest_idle = emitted.is_guest_idle
+    if emitted.has_flush:
+        active.flushed = active.epoch + 1
     for log_index, group in groupby(emitted.outputs, key=itemgetter(1)):
         # rule: output_needs_its_epoch
         needs = active.schedule.engine.output_needs(epoch=active.epoch + 1, log_index=log_index)
+        if needs.epoch < active.flushed:  # rule: output_needs_the_flush_before_it
+            needs = Watermarks(active.flushed, needs.log_index)
         active.outputs.hold([output for output, _ in group], needs, now)
     active.release()
 
@@ -167,6 +172,8 @@ def take_cut(active: ActiveState, cut: CutTaken, now: Nanos) -> None:
         return
     schedule.is_cutting = False
     active.epoch = checkpoint.epoch
+    if checkpoint.has_flush:
+        active.flushed = checkpoint.epoch
     if session is None or not (active.link in SHIPPING or active.link is LinkState.COPYING):
         core.do(Forget(checkpoint.batches))
         return
@@ -306,6 +313,8 @@ def next_cut(active: ActiveState) -> Nanos:
         return schedule.last_cut_at  # the guest stands still until a checkpoint covers some of it
     if schedule.wanted is not None or schedule.is_cut_wanted:
         return schedule.last_cut_at
+    if schedule.engine.logs and active.flushed > active.epoch and not session.in_flight:
+        return schedule.last_cut_at  # outputs wait for it; those that come while one is under way share the next
     held, uncut = active.outputs.held, session.shipped_next
     oldest_uncut_at = None
     if held and held[-1].outputs[-1].number >= uncut:

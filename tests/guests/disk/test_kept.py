@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -318,6 +319,20 @@ def test_a_standby_whose_image_cannot_be_written_ends(standby: KeptDisk) -> None
 
     with pytest.raises(GuestError, match="cannot be written: No space left"):
         standby.committed([1])
+
+
+def test_a_flush_that_the_running_machine_makes_behind_the_look_is_told_by_the_next(disk: KeptDisk) -> None:
+    """Regression: it was cleared with the look that had found nothing."""
+
+    class FlushesBehindTheLook(bytearray):
+        def __getitem__(self, place: Any) -> Any:
+            found = super().__getitem__(place)
+            self[0] = 1
+            return found
+
+    disk.memory.flush = FlushesBehindTheLook(1)
+
+    assert [disk.take_flush(), disk.take_flush()] == [False, True]
 
 
 def test_a_flush_is_told_once(disk: KeptDisk) -> None:
