@@ -94,7 +94,7 @@ class Driver:
         self._send = send
         self._on_event = on_event
         self._sink = NumberingSink(wake, clock)
-        self.emitted = self._sink.items
+        self.news = self._sink
         memory = NativeMemory([region.buffer for region in guest.memory])
         stores = [region.store for region in guest.memory if region.store is not None]
         self._memory = CommittedMemory(memory, lambda: present_pages(guest.memory) if stores else None)

@@ -115,9 +115,9 @@ class Endpoint:
         for delivery in polled.deliveries:
             self._take(delivery, now)
         inputs = self._with_input(ready) if ready else ()
-        has_come = polled.deliveries or inputs or any(driver.emitted for driver in drivers)
-        is_for_something_else = not has_come and (ready is None or len(ready) > 0)
-        is_round = is_for_something_else or now >= self._look_at or bool(polled.signs)
+        has_news = any(driver.news.items or driver.news.has_stirred for driver in drivers)
+        is_clear = polled.deliveries or inputs or has_news or (ready is not None and not ready)
+        is_round = not is_clear or now >= self._look_at or bool(polled.signs)
         if is_round:
             self._look_round(polled, now)
         due = self._questions_due

@@ -19,7 +19,7 @@ class StubDriver:
     """Notes how it was stepped."""
 
     world_fds: tuple[int, ...] = ()
-    emitted: bool = False
+    news: Any = field(default_factory=lambda: SimpleNamespace(items=[], has_stirred=False))
     rounds: list[bool] = field(default_factory=list)
     inputs: list[bool] = field(default_factory=list)
     settings: Any = field(default_factory=lambda: SimpleNamespace(guest_id="vm"))
@@ -68,14 +68,22 @@ def test_a_step_that_finds_nothing_looks_round(host: Host) -> None:
 def test_a_step_in_which_something_came_leaves_the_round_for_later(host: Host) -> None:
     host.hear()
     host.endpoint.step(Nanos(1))
-    host.driver.emitted = True
+    host.driver.news.items = [None]
     host.endpoint.step(Nanos(2))
 
     assert host.driver.rounds == [False, False]
 
 
+def test_a_step_for_a_guest_that_goes_on_leaves_the_round_for_later(host: Host) -> None:
+    host.driver.news.has_stirred = True
+
+    host.endpoint.step(Nanos(1), [8])
+
+    assert host.driver.rounds == [False]
+
+
 def test_a_loop_that_is_always_busy_looks_round_once_in_a_while(host: Host) -> None:
-    host.driver.emitted = True
+    host.driver.news.items = [None]
 
     for ten_ms in range(1, 21):
         host.endpoint.step(Nanos(ten_ms * LOOK_NS // 10))

@@ -219,9 +219,9 @@ class ActiveState:
         self.core.effects.append(Cut(self.epoch + 1, self.epoch, engine, lists_pages, may_skip))
 
     def _is_quiet(self, now: Nanos) -> bool:
-        """Whether the standby needs an epoch only if the guest has written something."""
+        """Whether the standby needs an epoch, or a mark, only if the guest has written something."""
         session, schedule = self.session, self.schedule
-        if session is None or session.is_followed or self.link is not LinkState.PROTECTED:
+        if session is None or self.link is not LinkState.PROTECTED:
             return False
         covered = session.in_flight[-1].logged if session.in_flight else session.covered
         is_waiting = schedule.wanted is not None or session.logged is not covered

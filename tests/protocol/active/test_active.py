@@ -73,16 +73,10 @@ def log_one(active: ActiveState) -> None:
     active.session.log(LogTable.of([LogRecord(index=1, kind=LogKind.CLOCK, position=GuestPosition(1, 0), amount=1)]))
 
 
-def follow(active: ActiveState) -> None:
-    assert active.session is not None
-    active.session.is_followed = True
-
-
 REASONS: dict[str, Callable[[ActiveState], object]] = {
     "an output waits": hold_one,
     "something was logged": log_one,
     "the engine is to change": lambda active: setattr(active.schedule, "wanted", active.schedule.engine),
-    "the backup executes": follow,
     "a switchover waits": lambda active: setattr(active, "link", LinkState.SETTLING),
     "the standby is not named yet": lambda active: setattr(active, "link", LinkState.ADDING),
     "the last epoch is a second old": lambda active: setattr(active.schedule, "shipped_at", AT_ONCE),
@@ -93,6 +87,19 @@ def test_a_cut_that_nothing_waits_for_may_be_skipped() -> None:
     pair = Pair().protected()
 
     assert order_of(pair.a.active, pair.now).may_skip
+
+
+def test_a_mark_that_nothing_was_logged_for_may_be_skipped_as_well() -> None:
+    pair = Pair().protected()
+    session = pair.a.active.session
+    assert session is not None
+    session.is_followed = True
+
+    may_skip = [order_of(pair.a.active, pair.now).may_skip]
+    log_one(pair.a.active)
+    may_skip.append(order_of(pair.a.active, pair.now).may_skip)
+
+    assert may_skip == [True, False]
 
 
 @pytest.mark.parametrize("reason", REASONS)
