@@ -64,8 +64,10 @@ int ftvm_blockfile_zero(int image, int witness, uint64_t offset, uint64_t length
     int wrong = ask(witness, FTVM_BLOCKFILE_ZERO, offset, length, NULL);
     if (wrong != 0)
         return wrong;
-    if (fallocate(image, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)length) == 0)
-        return 0;
+    static const int ways[] = {FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE}; /* of a block device, to unmap it, or not */
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++)
+        if (fallocate(image, ways[i] | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)length) == 0)
+            return 0;
     while (length > 0 && wrong == 0) { /* a file system without holes */
         uint64_t part = length < sizeof zeros ? length : sizeof zeros;
         wrong = ftvm_blockfile_write(image, -1, offset, part, zeros);

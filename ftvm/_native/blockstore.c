@@ -271,6 +271,14 @@ void ftvm_blockstore_hold(struct ftvm_blockstore *store)
     pthread_mutex_unlock(&store->lock);
 }
 
+int ftvm_blockstore_show(struct ftvm_blockstore *store, int image)
+{
+    pthread_mutex_lock(&store->data);
+    int wrong = ftvm_mapping_show_under(store->parts.mapping, image, store->parts.held);
+    pthread_mutex_unlock(&store->data);
+    return wrong;
+}
+
 void ftvm_blockstore_release(struct ftvm_blockstore *store, int image)
 {
     pthread_mutex_lock(&store->data);

@@ -59,6 +59,9 @@ void ftvm_blockstore_let_go(struct ftvm_blockstore *store);
 /* From now on nothing is written to the image. Returns when nothing is, and no sync is under way. */
 void ftvm_blockstore_hold(struct ftvm_blockstore *store);
 
+/* Has the memory show `image`, of the same content, but for what is held (ftvm_mapping_show_under). */
+int ftvm_blockstore_show(struct ftvm_blockstore *store, int image);
+
 /* From now on `image`, a descriptor that stays open until the store is held or closed, may be written. */
 void ftvm_blockstore_release(struct ftvm_blockstore *store, int image);
 

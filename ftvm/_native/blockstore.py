@@ -85,6 +85,12 @@ class BlockStore:
         """Write nothing to the image from now on: wait until the device is done with what was begun."""
         lib.ftvm_blockstore_hold(self._open())
 
+    def show(self, image: int) -> None:
+        """Have the memory show a file of the same content, but for what is held. Raises GuestError."""
+        wrong = -int(lib.ftvm_blockstore_show(self._open(), image))
+        if wrong:
+            raise GuestError(f"a disk's image cannot be mapped: {os.strerror(wrong)}")
+
     def release(self, image: int) -> None:
         """Write to the image from now on, and move there what was held."""
         lib.ftvm_blockstore_release(self._open(), image)

@@ -5,10 +5,14 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #define PAGE_BYTES 4096
+/* A file is put under a mapping in parts of so many pages, and no more parts than a process has room for. */
+#define UNDER_PAGES 256
+#define UNDER_PARTS_MAX 8192
 
 /* What the handler reads. It takes no lock: `base` is set last and cleared first. */
 struct guarded {
@@ -102,6 +106,42 @@ int ftvm_mapping_show_part(int mapping, int image, size_t first, size_t count)
     int wrong = map_bytes(guard, image, first * PAGE_BYTES, count * PAGE_BYTES);
     if (wrong == 0)
         atomic_store(&guard->lost, 0);
+    return wrong;
+}
+
+/* Has a part show another file under the flagged pages. A copy is made beside it and put in its place at once: a reader
+ * never sees a page without its content. */
+static int put_under(const struct guarded *guard, int image, const uint8_t *own, size_t first, size_t count)
+{
+    uint8_t *at = (uint8_t *)atomic_load(&guard->base) + first * PAGE_BYTES;
+    size_t bytes = count * PAGE_BYTES;
+    if (memchr(own + first, 1, count) == NULL)
+        return map_bytes(guard, image, first * PAGE_BYTES, bytes);
+    uint8_t *copy = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, image, (off_t)(first * PAGE_BYTES));
+    if (copy == MAP_FAILED)
+        return -errno;
+    for (size_t i = 0; i < count; i++)
+        if (own[first + i])
+            memcpy(copy + i * PAGE_BYTES, at + i * PAGE_BYTES, PAGE_BYTES);
+    if (mremap(copy, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, at) != MAP_FAILED)
+        return 0;
+    int wrong = -errno;
+    munmap(copy, bytes);
+    return wrong;
+}
+
+int ftvm_mapping_show_under(int mapping, int image, const uint8_t *own)
+{
+    struct guarded *guard = &guards[mapping];
+    size_t pages = guard->bytes / PAGE_BYTES, part = pages / UNDER_PARTS_MAX;
+    part = part < UNDER_PAGES ? UNDER_PAGES : part;
+    int wrong = 0;
+    for (size_t first = 0; first < pages && wrong == 0; first += part)
+        wrong = put_under(guard, image, own, first, pages - first < part ? pages - first : part);
+    if (wrong == 0) {
+        atomic_store(&guard->image, image);
+        atomic_store(&guard->has_own, 0);
+    }
     return wrong;
 }
 

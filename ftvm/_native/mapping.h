@@ -37,6 +37,11 @@ int ftvm_mapping_show_part(int mapping, int image, size_t first, size_t count);
  * of the file reads it first, perhaps from a device that is busy. The file stays open until another is shown. */
 int ftvm_mapping_own(int mapping, size_t first, size_t count);
 
+/* Has all of the memory show the first bytes of another file, with the same content, but for pages with a flag in `own`:
+ * these are this process's own, and stay what they are. Who reads meanwhile sees the one file or the other; nobody may
+ * write. Returns -errno, and may have done a part then. */
+int ftvm_mapping_show_under(int mapping, int image, const uint8_t *own);
+
 /* Has `count` pages from `first` on show the file again; what was written to them is gone. */
 int ftvm_mapping_drop(int mapping, size_t first, size_t count);
 

@@ -54,6 +54,13 @@ class FileMapping:
         if wrong < 0:
             raise GuestError(f"a disk's image cannot be mapped: {os.strerror(-wrong)}")
 
+    def show_under(self, image: int, own: bytearray) -> None:
+        """Show another file with the same content, but for pages that have a flag in `own`: what was written to them
+        stays. Nobody may write meanwhile. Raises GuestError."""
+        wrong = lib.ftvm_mapping_show_under(self.number, image, ffi.from_buffer("uint8_t[]", own))
+        if wrong < 0:
+            raise GuestError(f"a disk's image cannot be mapped: {os.strerror(-wrong)}")
+
     def drop(self, runs: Iterable[tuple[int, int]]) -> None:
         """Show the file again in runs of pages (first page, count): what was written to them is gone."""
         for first, count in runs:

@@ -16,6 +16,7 @@ from ftvm.config import HEARTBEATS_MIN
 from ftvm.engines.interval import check_interval
 from ftvm.engines.names import ENGINES, engine_named, engines_for
 from ftvm.errors import ConfigError
+from ftvm.guests.blockdevice import data_bytes
 from ftvm.guests.datagram import cable_ends, mac_bytes
 from ftvm.guests.imagefile import image_bytes
 from ftvm.runtime.names import check_node
@@ -113,7 +114,7 @@ def disk_bytes(settings: HostSettings) -> int:
 def disk_data_bytes(settings: HostSettings) -> int:
     """Return how much of all disks' images is data and no hole; raises ConfigError if one cannot be a disk."""
     sizes = zip(disk_sizes(settings), listed(settings["disk"]), strict=True)
-    return sum(min(size, os.stat(path).st_blocks * 512) for size, path in sizes)
+    return sum(min(size, data_bytes(os.stat(path), size)) for size, path in sizes)
 
 
 def _check_mac(settings: HostSettings) -> None:

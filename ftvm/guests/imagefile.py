@@ -1,4 +1,4 @@
-"""Which files can be a disk's image: raw ones, regular, of whole pages.
+"""Which files can be a disk's image: raw ones, regular or block devices, of whole pages.
 
 An image of another format would look to the guest like a broken disk, and its first writes would ruin it; so it is
 known by its first bytes and refused by name. Opens nothing for writing, and locks nothing.
@@ -6,12 +6,14 @@ known by its first bytes and refused by name. Opens nothing for writing, and loc
 Source: of each magic, the format's specification; QEMU, block/*.c (`*_probe`).
 """
 
+import errno
 import os
 import stat
 from pathlib import Path
 from typing import Final
 
 from ftvm.errors import ConfigError
+from ftvm.guests.blockdevice import device_bytes, is_device
 from ftvm.units import PAGE_BYTES
 
 __all__ = ["cannot_be_opened", "image_bytes", "require_raw"]
@@ -51,6 +53,13 @@ def image_bytes(path: str) -> int:
 
 def cannot_be_opened(path: Path | str, wrong: OSError) -> ConfigError:
     """Return what an operator is told of an image that cannot be opened."""
+    if wrong.errno == errno.EBUSY:
+        return ConfigError(
+            f"the disk {path} is in use: it is mounted, part of another device, or another host's of a guest; "
+            f"lsblk {path} tells"
+        )
+    if not isinstance(wrong, FileNotFoundError):
+        return ConfigError(f"the disk {path} cannot be opened: {wrong.strerror}")
     return ConfigError(
         f"the disk {path} cannot be opened: {wrong.strerror}; make one, equally large on both hosts, "
         f"e.g. with truncate -s 1G {path}"
@@ -60,27 +69,21 @@ def cannot_be_opened(path: Path | str, wrong: OSError) -> ConfigError:
 def require_raw(descriptor: int, path: Path) -> int:
     """Return the size of an open image. Raises ConfigError unless it is a raw one of whole pages."""
     status = os.fstat(descriptor)
-    if stat.S_ISBLK(status.st_mode):
-        raise ConfigError(
-            f"the disk {path} is a block device (a partition, an LVM volume): these are not supported yet; "
-            "copy it into a raw image file with dd, and give that"
-        )
     if _is_odd(status):
-        raise ConfigError(f"the disk {path} is not a file: it must be a raw image")
+        raise ConfigError(f"the disk {path} is not a file: it must be a raw image, or a block device")
+    size_bytes = device_bytes(descriptor) if is_device(status) else status.st_size
     if (found := _format_of(os.pread(descriptor, _HEAD_BYTES, 0))) is not None:
         raise ConfigError(
             f"the disk {path} is a {found} image: it must be a raw one, e.g. "
             f"qemu-img convert -f {found} -O raw {path} {path.with_suffix('.raw')}"
         )
-    if not status.st_size or status.st_size % PAGE_BYTES:
-        raise ConfigError(
-            f"the disk {path} has {status.st_size} bytes: its size must be a multiple of {PAGE_BYTES}, not 0"
-        )
-    return status.st_size
+    if not size_bytes or size_bytes % PAGE_BYTES:
+        raise ConfigError(f"the disk {path} has {size_bytes} bytes: its size must be a multiple of {PAGE_BYTES}, not 0")
+    return size_bytes
 
 
 def _is_odd(status: os.stat_result) -> bool:
-    return not stat.S_ISREG(status.st_mode)
+    return not stat.S_ISREG(status.st_mode) and not is_device(status)
 
 
 def _format_of(head: bytes) -> str | None:

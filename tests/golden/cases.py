@@ -49,7 +49,7 @@ from ftvm.encode.messages import (
 from ftvm.encode.versions import FIRST, FLAT_SINCE, SPOKEN, Versions
 from ftvm.encode.wire import FLAT_BYTES_MAX, decode, encode
 from ftvm.guests.disk import label
-from ftvm.guests.disk.image import _read_journal, _write_journal
+from ftvm.guests.disk.journal import read_journal, write_journal
 from ftvm.guests.elf import Program, Segment
 from ftvm.guests.qemu.devices import pack_devices, unpack_devices
 from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape
@@ -349,7 +349,7 @@ JOURNAL: Final = {
 
 def journal() -> list[bytes]:
     with tempfile.TemporaryFile() as file:
-        _write_journal(file.fileno(), JOURNAL)
+        write_journal(file.fileno(), JOURNAL)
         return [os.pread(file.fileno(), 1 << 20, 0)]
 
 
@@ -428,7 +428,7 @@ STORED: Final = {
         value=LABEL, write=lambda: [label._pack(LABEL)], read=lambda pieces: label._unpack(pieces[0])
     ),
     "image's journal": Case(
-        value=JOURNAL, write=journal, read=lambda pieces: _read_journal(pieces[0], page_count=0x0204)
+        value=JOURNAL, write=journal, read=lambda pieces: read_journal(pieces[0], page_count=0x0204)
     ),
     "pages of a batch": Case(
         value=PAGES,

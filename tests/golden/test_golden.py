@@ -14,7 +14,7 @@ from ftvm.encode import stream, wire
 from ftvm.encode.headed import CODECS
 from ftvm.encode.messages import Greeting
 from ftvm.encode.versions import SPOKEN
-from ftvm.guests.disk import image
+from ftvm.guests.disk import journal
 from ftvm.guests.qemu import devices
 
 from .cases import WIRE
@@ -67,7 +67,7 @@ def test_bytes_come_back_from_how_they_are_shown(content: bytes) -> None:
         (wire, "_PART", "wire-2", "epoch's pages"),
         (wire, "_BATCH", "wire-2", "epoch's pages"),
         (wire, "_END", "wire-2", "epoch's end"),
-        (image, "_HEAD", "stored-1", "image's journal"),
+        (journal, "_HEAD", "stored-1", "image's journal"),
         (devices, "_PACKED_HEAD", "stored-1", "state of QEMU's devices"),
     ],
 )

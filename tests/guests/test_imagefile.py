@@ -3,13 +3,11 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from ftvm.errors import ConfigError
-from ftvm.guests.disk.disk import Disk
 from ftvm.guests.imagefile import image_bytes
 
 
@@ -39,43 +37,6 @@ def test_what_a_guest_encrypts_itself_is_a_raw_image(tmp_path: Path) -> None:
     (tmp_path / "disk.img").write_bytes(b"LUKS\xba\xbe\0\2".ljust(8192))
 
     assert image_bytes(str(tmp_path / "disk.img")) == 8192
-
-
-def test_a_block_device_is_refused_as_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    status = os.stat_result((0o60660, *os.stat("/dev/null")[1:]))
-    monkeypatch.setattr(os, "stat", lambda _: status)
-    monkeypatch.setattr(os, "fstat", lambda _: status)
-
-    with pytest.raises(ConfigError, match=r"the disk /dev/null is a block device .*not supported yet; .*dd"):
-        image_bytes("/dev/null")
-
-
-@pytest.fixture
-def device(tmp_path: Path) -> Iterator[Path]:
-    """A loop device of 1 MiB, behind a file of the same content."""
-    file = tmp_path / "behind.img"
-    file.write_bytes(b"d" * (1 << 20))
-    try:
-        made = subprocess.run(["losetup", "-f", "--show", str(file)], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as wrong:
-        pytest.skip(f"needs a loop device: {wrong}")
-    yield Path(made.stdout.strip())
-    subprocess.run(["losetup", "-d", made.stdout.strip()], check=True)
-
-
-@pytest.mark.parametrize("open_one", [image_bytes, lambda path: Disk(path, boots=True)], ids=["size", "disk"])
-def test_a_real_block_device_is_refused_by_name_and_nothing_is_left_beside_it(
-    open_one: Callable[[str], object], device: Path, tmp_path: Path
-) -> None:
-    link = tmp_path / "disk.img"
-    link.symlink_to(device)
-
-    with pytest.raises(ConfigError, match=r"disk\.img is a block device .*not supported yet; .*dd"):
-        open_one(str(link))
-
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["behind.img", "disk.img"]
-    assert not device.with_name(device.name + ".label").exists()
-    assert (tmp_path / "behind.img").read_bytes() == b"d" * (1 << 20)
 
 
 def test_what_is_no_file_is_refused_without_being_opened(tmp_path: Path) -> None:

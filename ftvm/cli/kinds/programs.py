@@ -21,8 +21,8 @@ ENTROPY: Final = Setting(
 )
 MEMORY_DISK: Final = replace(
     DISK,
-    help="A virtio disk: a raw image, equally large on both hosts, which is kept at the last checkpoint, and at the "
-    "guest's end. A standby's is overwritten.",
+    help="A virtio disk: a raw image or block device, equally large on both hosts, which is kept at the last "
+    "checkpoint, and at the guest's end. A standby's is overwritten.",
 )
 
 

@@ -109,8 +109,8 @@ QEMU: Final = Kind(
             DISK,
             written="one or more",
             locate=_locate_images,
-            help="A virtio disk: a raw image of this host's own, equally large on both. A standby's is overwritten. "
-            "May be repeated.",
+            help="A virtio disk: a raw image or block device of this host's own, equally large on both. A standby's is "
+            "overwritten. May be repeated.",
         ),
         Setting(
             name="qemu",

@@ -39,7 +39,10 @@ def data_runs(descriptor: int, begin: int = 0) -> Iterator[tuple[int, int]]:
         except OSError as wrong:
             if wrong.errno == errno.ENXIO:
                 return
-            raise
+            if wrong.errno != errno.EINVAL:
+                raise
+            yield begin, os.lseek(descriptor, 0, os.SEEK_END) // PAGE_BYTES  # a block device: it tells no holes
+            return
         offset = os.lseek(descriptor, start, os.SEEK_HOLE)
         yield start // PAGE_BYTES, -(-offset // PAGE_BYTES)
 

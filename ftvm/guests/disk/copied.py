@@ -3,9 +3,10 @@ separate file grows beside the image, and takes what the image has that is the s
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from ftvm._native.mapping import FileMapping
+from ftvm.guests.disk.blocks import data_runs
 from ftvm.guests.disk.image import Image
 
 __all__ = ["CopiedDisk"]
@@ -40,9 +41,36 @@ class CopiedDisk(ABC):
 
     def keep(self, first: int, count: int, pages: Sequence[int]) -> None:
         """See interfaces.RegionStore."""
-        self.image.keep(pages)
-        if self._shown is not None:
-            self._mapping.show_part(self._shown, first, count)
+        kept = self.image.keep(pages)
+        if self._shown is None:
+            return
+        self._mapping.show_part(self._shown, first, count)
+        for begin, pages_kept in kept:
+            self._mapping.show_part(self.image.descriptor, begin, pages_kept)
+
+    def _take_written(self) -> set[int]:
+        """Return the pages that the file has by now: memory need not hold them any more."""
+        self._show_moved()
+        return self.image.take_written()
+
+    def _show_moved(self) -> None:
+        """Have the memory show a device that was shown from its stage, once it has all of that. Raises GuestError."""
+        if self.image.has_moved():
+            self.image.show(self._show_under)
+            self._shown = self.image.descriptor
+
+    @abstractmethod
+    def _show_under(self, descriptor: int) -> None:
+        """Have the memory show a file of the same content under what was written to it. Raises GuestError."""
+
+    def _shown_runs(self) -> Iterator[tuple[int, int]]:
+        """Yield the first page and the end of each run of what is shown that may not be zeros."""
+        if self._shown is None:
+            return
+        if self.image.is_device:  # perhaps part of it is, and the rest its stage
+            yield 0, self.image.page_count
+        else:
+            yield from data_runs(self._shown)
 
     def persist(self, then: Callable[[str | None], None]) -> None:
         """See interfaces.RegionStore."""

@@ -217,8 +217,7 @@ class Disk(CopiedDisk):
         A page is held until the file that is shown has it: so the two together have all.
         """
         flags.set(self._held.runs())
-        if self._shown is not None:
-            flags.set(data_runs(self._shown))
+        flags.set(self._shown_runs())
 
     def restore(self, bitmap: Bitmap) -> None:
         """Put back what a failed capture had collected."""
@@ -233,11 +232,11 @@ class Disk(CopiedDisk):
     def committed(self, pages: Sequence[int]) -> None:
         """See interfaces.RegionStore. Raises GuestError once the image cannot be written, or read."""
         self._take_back()
-        dropped = sorted(self.image.take_written().difference(pages))
+        self._held.set((first, first + count) for first, count in runs_of(sorted(pages)))
+        dropped = sorted(self._take_written().difference(pages))
         for first, count in runs_of(dropped):
             self._mapping.drop([(first, count)])
             self._held.clear(first, first + count)
-        self._held.set((first, first + count) for first, count in runs_of(sorted(pages)))
         self.image.put(pages, self.buffer)
         if self.trouble is not None:
             raise GuestError(self.trouble)
@@ -270,6 +269,11 @@ class Disk(CopiedDisk):
         with self._role:
             self._has_file = self._is_guests and error is None
             if self._has_file:
+                try:
+                    self._show_moved()
+                except GuestError as wrong:
+                    self.note_trouble(str(wrong))
+                    return
                 self._store.release(self.image.descriptor)
 
     def _take_back(self) -> None:
@@ -301,6 +305,9 @@ class Disk(CopiedDisk):
             if (error := self._store.error) is not None:
                 raise error
             self._store.forgive()
+
+    def _show_under(self, descriptor: int) -> None:
+        self._store.show(descriptor)
 
     def _put_held(self) -> None:
         """Have the image take what the guest wrote before it was its own, or had not moved to it."""

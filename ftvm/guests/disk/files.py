@@ -1,4 +1,7 @@
-"""The file of a disk's image, opened and locked, or made like another one. Knows nothing of its content."""
+"""The file of a disk's image, opened and locked, or made like another one. Knows nothing of its content.
+
+A block device is locked by the kernel: who opens it for itself alone gets none that is mounted, or part of another.
+"""
 
 import fcntl
 import os
@@ -6,6 +9,7 @@ import stat
 from pathlib import Path
 
 from ftvm.errors import ConfigError
+from ftvm.guests.blockdevice import is_device
 from ftvm.guests.imagefile import cannot_be_opened, require_raw
 from ftvm.units import PageCount, bytes_to_pages
 
@@ -15,7 +19,8 @@ __all__ = ["make_image", "open_image"]
 def open_image(path: Path) -> tuple[int, PageCount]:
     """Open and lock an image; return its descriptor and its pages."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        alone = os.O_EXCL if is_device(os.stat(path)) else 0
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | alone)
     except OSError as wrong:
         raise cannot_be_opened(path, wrong) from wrong
     try:
@@ -26,6 +31,8 @@ def open_image(path: Path) -> tuple[int, PageCount]:
 
 
 def _locked_size(descriptor: int, path: Path) -> int:
+    if is_device(os.fstat(descriptor)):
+        return require_raw(descriptor, path)  # a lock of the file would keep udev from it
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as wrong:
@@ -33,15 +40,17 @@ def _locked_size(descriptor: int, path: Path) -> int:
     return require_raw(descriptor, path)
 
 
-def make_image(path: Path, model: int) -> int:
-    """Make a locked file of zeros, another than one that is there, with the size, owner and mode of `model`."""
+def make_image(path: Path, model: int, size_bytes: int) -> int:
+    """Make a locked file of zeros, another than one that is there, with the owner and mode of `model`, if that is a
+    file."""
     status = os.fstat(model)
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(descriptor, status.st_size)
-        _dress(descriptor, status)
+        os.ftruncate(descriptor, size_bytes)
+        if not is_device(status):
+            _dress(descriptor, status)
     except OSError:
         os.close(descriptor)
         raise

@@ -2,9 +2,9 @@
 
 `put` takes the pages that make up the step from one state to the next, all of them or nothing: they are written to a
 journal beside the image first, and only then to their places. Whoever opens the image next finishes a journal that is
-whole and drops one that is torn. A disk that is copied again grows in a separate file, which takes the image's
-place once it is complete. A thread does this. Steps that come faster than the device takes them are merged, so what
-waits is never more than the disk itself.
+whole and drops one that is torn. A disk that is copied again grows in a separate file (fresh.py), which takes the
+image's place, or is moved to the device, once it is complete. A thread does this. Steps that come faster than it takes
+them are merged, so what waits is never more than the disk itself.
 
 What the image says of itself (label.py) is written by the same thread, behind what it claims: `stand` says where the
 guest stands, and a label is never better than its file.
@@ -12,13 +12,10 @@ guest stands, and a label is never better than its file.
 `give` hands the file to a guest in use of it (disk.py), `take_back` ends that. What a crash leaves of what was written
 in between is undefined, as with any disk between two flushes; what was put before is there. Knows nothing of
 epochs, guests or NBD.
-
-The journal: magic (8 bytes), page count (u64), page indices (u64 each), pages (4096 bytes each), XXH3-128 of all that.
 """
 
 import errno
 import os
-import struct
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -26,21 +23,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-import xxhash
-
 from ftvm.checkpoint import Footing
 from ftvm.errors import ConfigError
-from ftvm.guests.disk.blocks import copy_pages, offered_runs, write_pages
-from ftvm.guests.disk.files import make_image, open_image
-from ftvm.guests.disk.label import Label, LabelFile, sync_directory, write_at
-from ftvm.units import PAGE_BYTES
+from ftvm.guests.blockdevice import is_device, make_folder, side_path
+from ftvm.guests.disk.blocks import offered_runs, write_pages
+from ftvm.guests.disk.files import open_image
+from ftvm.guests.disk.fresh import DeviceCopy, Fresh, finish_stage
+from ftvm.guests.disk.journal import finish_journal, write_journal
+from ftvm.guests.disk.label import Label, LabelFile, sync_directory
+from ftvm.units import PAGE_BYTES, pages_to_bytes
 
 __all__ = ["Image"]
 
-_MAGIC: Final = b"ftvmdsk1"
-_HEAD: Final = struct.Struct("<8sQ")
-_DIGEST_BYTES: Final = 16
-_PAGES_AT_ONCE: Final = 256
 _SYNC_SECONDS: Final = 30.0
 _STEP_SECONDS: Final = 0.2
 """It is the loop that waits: shorter than the least silence that a host is taken for dead for."""
@@ -66,11 +60,18 @@ class Image:
         """
         self.path = path
         self._place = Path(os.path.realpath(path))  # what a symbolic link leads to is the image, and the link stays
-        self._journal_path = self._place.with_name(self._place.name + ".journal")
-        self._fresh_path = self._place.with_name(self._place.name + ".new")
+        side = side_path(self._place)
+        self._folder = side.parent
+        self._journal_path = side.with_name(side.name + ".journal")
+        self._fresh_path = side.with_name(side.name + ".new")
+        self._stage_path = side.with_name(side.name + ".stage")
         self.descriptor, self.page_count = open_image(path)
+        self.is_device = is_device(os.fstat(self.descriptor))
         try:
-            _finish(self._journal_path, self.descriptor, self.page_count)
+            if self.is_device:
+                make_folder(path, side)
+                finish_stage(self._stage_path, self.descriptor, self.page_count)
+            finish_journal(self._journal_path, self.descriptor, self.page_count)
             self._fresh_path.unlink(missing_ok=True)
             self._labels = LabelFile(self._place, self.descriptor)
             if boots:  # before the guest's first write
@@ -78,13 +79,18 @@ class Image:
         except OSError as wrong:
             os.close(self.descriptor)
             raise ConfigError(f"the disk {path} cannot be repaired after a crash, or named: {wrong}") from wrong
+        except ConfigError:
+            os.close(self.descriptor)
+            raise
         self.error: OSError | None = None
         self._changed = threading.Condition()
         self._waiting: dict[int, bytes] = {}
         self._written: set[int] = set()
-        self._begun: int | None = None
+        self._begun: Fresh | None = None
         self._is_complete = False
-        self._fresh: int | None = None
+        self._fresh: Fresh | None = None
+        self._moving: DeviceCopy | None = None  # whole, and on its way to the device
+        self._staged: DeviceCopy | None = None  # what the memory shows in the place of the device
         self._given: Given | None = None
         self._leave: Callable[[], None] | None = None
         self._persists: list[Given] = []
@@ -124,10 +130,25 @@ class Image:
                 self._changed.notify_all()
 
     def take_written(self) -> set[int]:
-        """Return the pages that were put, have reached the file since the last call, and were not put again."""
+        """Return the pages that were put, have reached the file that is shown since the last call, and were not put
+        again."""
         with self._changed:
-            written, self._written = self._written, set()
+            if self._staged is not None:
+                return set()
+            later = self._written & self._fresh.over if isinstance(self._fresh, DeviceCopy) else set()
+            written, self._written = self._written - later, later
         return written
+
+    def has_moved(self) -> bool:
+        """Tell whether the device has what was shown from its stage, so that `show` may be called."""
+        with self._changed:
+            return self._staged is not None and self._moving is None
+
+    def show(self, then: Callable[[int], None]) -> None:
+        """Have `then` show the file, of which it gets the descriptor, in the place of the stage."""
+        then(self.descriptor)
+        with self._changed:
+            self._drop_staged()
 
     def restart(self) -> int | None:
         """Begin another disk, all zeros so far; return its file, for reading, until the next `restart`.
@@ -138,16 +159,20 @@ class Image:
         with self._changed:
             self._waiting, self._written, self._is_complete = {}, set(), False
             self._footing, self._runs = None, False
+            self._drop_staged()
             try:
-                begun = make_image(self._fresh_path, self.descriptor)
+                if self.is_device:
+                    begun: Fresh = DeviceCopy(self._fresh_path, self.page_count, self.descriptor)
+                else:
+                    begun = Fresh(self._fresh_path, self.descriptor, pages_to_bytes(self.page_count))
             except OSError as wrong:
                 self.error = self.error or wrong
                 return None
             if self._begun is not None:
-                os.close(self._begun)
+                self._begun.close()
             self._begun = begun
             self._changed.notify_all()
-        return begun
+        return begun.descriptor
 
     def outlived(self) -> list[tuple[int, int]]:
         """Return runs of the image's pages, as first page and count, that may be of use for the disk that `restart`
@@ -156,14 +181,16 @@ class Image:
             is_still = self._changed.wait_for(self._has_begun, _STEP_SECONDS)
             return offered_runs(self.descriptor, self.page_count) if is_still and self.error is None else []
 
-    def keep(self, pages: Sequence[int]) -> None:
-        """Have the disk that `restart` began, and nothing was put to yet, hold these pages of the image, which rise."""
+    def keep(self, pages: Sequence[int]) -> Sequence[tuple[int, int]]:
+        """Have the disk that `restart` began, and nothing was put to yet, hold these pages of the image, which rise.
+        Returns runs (first page, count) that are to be read from the image still."""
         with self._changed:
             try:
                 if self._fresh is not None and self.error is None:
-                    copy_pages(self.descriptor, self._fresh, pages)
+                    return self._fresh.keep(self.descriptor, pages)
             except OSError as wrong:
                 self.error = wrong
+        return ()
 
     def complete(self) -> None:
         """What was put since `restart` is a whole state: let it take the image's place. Does not wait."""
@@ -215,7 +242,7 @@ class Image:
     def why_nameless(self) -> str | None:
         """Return what becomes of the image, if its file was deleted or another one put in its place."""
         status = self.status()
-        if status is None or status.st_nlink > 0:
+        if status is None or status.st_nlink > 0 or self.is_device:
             return None
         return f"the image of the disk {self.path} was deleted: it is gone for good when this host ends"
 
@@ -255,11 +282,13 @@ class Image:
 
     def _has_work(self) -> bool:
         is_due = self._label_of(self._footing, self.label.epoch) is not None
-        is_asked = self._given is not None or self._leave is not None or bool(self._persists)
-        return bool(self._waiting) or self._begun is not None or self._is_complete or is_asked or is_due
+        is_given = self._given is not None and self._moving is None
+        is_asked = is_given or self._leave is not None or bool(self._persists)
+        is_moving = self._moving is not None and not self._is_closed
+        return bool(self._waiting) or self._begun is not None or self._is_complete or is_asked or is_due or is_moving
 
     def _has_begun(self) -> bool:
-        return self.error is not None or (self._begun is None and not self._is_writing)
+        return self.error is not None or (self._begun is None and self._moving is None and not self._is_writing)
 
     def _is_at_rest(self) -> bool:
         return self.error is not None or not (self._has_work() or self._is_writing)
@@ -294,6 +323,9 @@ class Image:
                 if given is not None:
                     self._drop_journal()
                 self._say(footing, has_stepped=bool(step))
+                if self._moving is not None:
+                    given = None  # the file is not whole yet
+                    self._move()
             except OSError as wrong:
                 error = wrong
                 self._say_unclean(wrong)
@@ -308,23 +340,8 @@ class Image:
         """
         if self._fresh is not None or self._begun is not None:
             return None  # the file is no longer what is put to
-        label, runs = self.label, self._runs
-        if footing is None:
-            wanted = replace(label, runs=True, epoch=0, is_clean=False) if runs else label
-        else:
-            lineage, parents = label.lineage, label.parents
-            if footing.lineage not in ("", lineage):
-                lineage, parents = footing.lineage, label.lineages() if runs else ()
-            wanted = Label(
-                image=label.image,
-                lineage=lineage,
-                parents=parents,
-                generation=footing.generation,
-                epoch=0 if runs else footing.epoch if epoch is None else epoch,
-                runs=runs,
-                is_clean=not runs,
-            )
-        return wanted if wanted != label else None
+        wanted = self.label.at(footing, runs=self._runs, epoch=epoch)
+        return wanted if wanted != self.label else None
 
     def _say(self, footing: Footing | None, *, has_stepped: bool) -> None:
         """Write the label if it is due: another epoch alone is not worth a sync each time."""
@@ -385,16 +402,16 @@ class Image:
         if given is not None and is_due:
             given(error)
 
-    def _take(self, step: dict[int, bytes], *, begun: int | None, is_complete: bool) -> None:
+    def _take(self, step: dict[int, bytes], *, begun: Fresh | None, is_complete: bool) -> None:
         if begun is not None:
             if self._fresh is not None:
-                os.close(self._fresh)  # it has no name any more
+                self._fresh.close()  # it has no name any more
             self._fresh = begun
         if self._fresh is None:
             if step:
                 self._apply(step)
             return
-        write_pages(self._fresh, step)
+        self._fresh.write(step)
         if is_complete:
             self._publish(self._fresh)
 
@@ -402,85 +419,79 @@ class Image:
         is_new = not self._journal_path.exists()
         journal = os.open(self._journal_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            _write_journal(journal, step)
+            write_journal(journal, step)
             os.fdatasync(journal)
             if is_new:
-                sync_directory(self._place.parent)
+                sync_directory(self._folder)
             self._tell_durable()
             write_pages(self.descriptor, step)
             os.fdatasync(self.descriptor)
+            if self._moving is not None:
+                self._moving.passed_by(step)
             os.ftruncate(journal, 0)
         finally:
             os.close(journal)
 
-    def _publish(self, fresh: int) -> None:
-        """Put the new file in the place of the old one, unless another was begun meanwhile."""
-        os.fsync(fresh)
+    def _publish(self, fresh: Fresh) -> None:
+        """Put the new file in the place of the old one, or have it moved to the device, unless another was begun
+        meanwhile."""
+        fresh.seal()
+        if isinstance(fresh, DeviceCopy):
+            os.fdatasync(self.descriptor)  # of what was kept there
         self._drop_journal()
         self._labels.write(self.label.blank())
+        old: int | None = None
         with self._changed:
             if self._begun is not None:
                 return
-            os.replace(self._fresh_path, self._place)
-            old, self.descriptor, self._fresh = self.descriptor, fresh, None
-            self._labels.move_to(fresh)
-        os.close(old)
-        sync_directory(self._place.parent)
+            if isinstance(fresh, DeviceCopy):
+                os.replace(self._fresh_path, self._stage_path)
+                self._moving = self._staged = fresh
+            else:
+                os.replace(self._fresh_path, self._place)
+                old, self.descriptor = self.descriptor, fresh.descriptor
+                self._labels.move_to(self.descriptor)
+            self._fresh = None
+        if old is not None:
+            os.close(old)
+        sync_directory(self._folder)
+
+    def _move(self) -> None:
+        """Move the next of a whole stage to the device."""
+        stage = self._moving
+        assert stage is not None
+        if stage.move(self.descriptor):
+            return
+        self._stage_path.unlink()
+        sync_directory(self._folder)
+        with self._changed:
+            self._moving = None
+            if self._staged is not stage:
+                stage.close()  # nobody shows it
+            self._changed.notify_all()
+
+    def _drop_staged(self) -> None:
+        """Show no stage any more. Called with the lock."""
+        staged, self._staged = self._staged, None
+        if staged is not None and staged is not self._moving:
+            staged.close()
 
     def _drop_journal(self) -> None:
         """Remove the journal, so that no crash repeats the last step: from now on the image is newer."""
         with suppress(FileNotFoundError):
             self._journal_path.unlink()
-            sync_directory(self._place.parent)
+            sync_directory(self._folder)
 
     def _sync_fresh(self) -> None:
         if self._fresh is not None:
-            os.fdatasync(self._fresh)
+            os.fdatasync(self._fresh.descriptor)
 
     def _drop_fresh(self) -> None:
         fresh, self._fresh, self._begun = (self._fresh, self._begun), None, None
-        for descriptor in fresh:
-            if descriptor is not None:
-                os.close(descriptor)
+        for begun in fresh:
+            if begun is not None:
+                begun.close()
                 self._fresh_path.unlink(missing_ok=True)
-
-
-def _finish(journal_path: Path, descriptor: int, page_count: int) -> None:
-    """Apply the journal that a crash has left, if it is whole."""
-    with suppress(FileNotFoundError):
-        write_pages(descriptor, _read_journal(journal_path.read_bytes(), page_count))
-        os.fdatasync(descriptor)
-        journal_path.unlink()
-    # Found or not: whoever removed it may have died before its own fsync, and a journal that a power cut brings back
-    # would undo what is written from now on.
-    sync_directory(journal_path.parent)
-
-
-def _write_journal(descriptor: int, step: dict[int, bytes]) -> None:
-    head = _HEAD.pack(_MAGIC, len(step)) + struct.pack(f"<{len(step)}Q", *step)
-    digest = xxhash.xxh3_128(head)
-    write_at(descriptor, head, 0)
-    offset, pages = len(head), list(step)
-    for first in range(0, len(pages), _PAGES_AT_ONCE):
-        content = b"".join(step[page] for page in pages[first : first + _PAGES_AT_ONCE])
-        digest.update(content)
-        write_at(descriptor, content, offset)
-        offset += len(content)
-    write_at(descriptor, digest.digest(), offset)
-
-
-def _read_journal(found: bytes, page_count: int) -> dict[int, bytes]:
-    """Return the pages of a whole journal; nothing of one that is torn."""
-    if len(found) < _HEAD.size + _DIGEST_BYTES:
-        return {}
-    magic, count = _HEAD.unpack_from(found)
-    first = _HEAD.size + 8 * count
-    end = first + count * PAGE_BYTES
-    if magic != _MAGIC or len(found) < end + _DIGEST_BYTES:
-        return {}
-    if xxhash.xxh3_128(found[:end]).digest() != found[end : end + _DIGEST_BYTES]:
-        return {}
-    pages = struct.unpack_from(f"<{count}Q", found, _HEAD.size)
-    if any(page >= page_count for page in pages):
-        return {}
-    return {page: found[first + n * PAGE_BYTES : first + (n + 1) * PAGE_BYTES] for n, page in enumerate(pages)}
+        for stage in (self._moving, self._staged):
+            if stage is not None:
+                stage.close()  # whoever opens the device next moves it

@@ -117,8 +117,7 @@ class KeptDisk(CopiedDisk):
         """See interfaces.RegionStore."""
         flags = bytearray(self._ours)
         _flag(flags, _runs_of_flags(self.memory.flags))
-        if self._shown is not None:
-            _flag(flags, data_runs(self._shown))
+        _flag(flags, self._shown_runs())
         return take_flags(flags)
 
     def committed(self, pages: Sequence[int]) -> None:
@@ -144,6 +143,11 @@ class KeptDisk(CopiedDisk):
 
     # --- helpers -----------------------------------------------------------------------------------------------------
 
+    def _show_under(self, descriptor: int) -> None:
+        own = bytearray(self._ours)
+        _flag(own, _runs_of_flags(self.memory.flags))
+        self._mapping.show_under(descriptor, own)
+
     def _flagged(self) -> list[int]:
         return [page for first, end in _runs_of_flags(self.memory.flags) for page in range(first, end)]
 
@@ -152,12 +156,12 @@ class KeptDisk(CopiedDisk):
 
         is_agreed  the other host has agreed to them, or they are this one's to say
         """
-        done = self.image.take_written()
+        _flag(self._ours, ((first, first + count) for first, count in runs_of(pages)))
+        done = self._take_written()
         if self.image.error is None:  # what it failed to write is among them
             for first, count in runs_of(sorted(done.difference(pages, self._unagreed))):
                 self._mapping.drop([(first, count)])
                 self._ours[first : first + count] = bytes(count)
-        _flag(self._ours, ((first, first + count) for first, count in runs_of(pages)))
         buffer = self.memory.buffer
         copies = {page: bytes(buffer[page * PAGE_BYTES : (page + 1) * PAGE_BYTES]) for page in pages}
         if is_agreed:

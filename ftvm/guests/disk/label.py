@@ -1,4 +1,5 @@
 """What a disk's image says of itself: a label beside it, so that an operator who finds two knows which is the newer.
+blockdevice.py says where that of a device is.
 
 A label names the **lineage** that the image's content belongs to (one for each boot of a guest, with those before it),
 the **generation** of the record in which it was written last, whether the guest **ran** on it then or a standby kept
@@ -15,13 +16,15 @@ beside a copy, or another file of that name, it says nothing.
 import json
 import os
 import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import xxhash
 
 from ftvm._native.blockstore import birth_of
+from ftvm.checkpoint import Footing
+from ftvm.guests.blockdevice import device_bytes, image_name, is_device, lasting_name, side_path
 
 __all__ = ["Label", "LabelFile", "fresh_identity", "label_path", "newer", "read_label", "sync_directory", "write_at"]
 
@@ -62,6 +65,26 @@ class Label:
         """Return the label of an image of which nothing is known."""
         return Label(image=self.image)
 
+    def at(self, footing: Footing | None, *, runs: bool, epoch: int | None = None) -> "Label":
+        """Return the label of the same image, whole, at a footing, if there is one.
+
+        epoch  that a standby's is said to be of, in place of the footing's
+        """
+        if footing is None:
+            return replace(self, runs=True, epoch=0, is_clean=False) if runs else self
+        lineage, parents = self.lineage, self.parents
+        if footing.lineage not in ("", lineage):
+            lineage, parents = footing.lineage, self.lineages() if runs else ()
+        return Label(
+            image=self.image,
+            lineage=lineage,
+            parents=parents,
+            generation=footing.generation,
+            epoch=0 if runs else footing.epoch if epoch is None else epoch,
+            runs=runs,
+            is_clean=not runs,
+        )
+
     def __str__(self) -> str:
         if not self.lineage:
             return "says nothing of its content"
@@ -91,14 +114,17 @@ def fresh_identity() -> str:
     return secrets.token_hex(8)
 
 
-def label_path(place: Path) -> Path:
-    """Return where the label of an image lies."""
-    return place.with_name(place.name + ".label")
+def label_path(side: Path) -> Path:
+    """Return where the label of an image lies; `side` is what the names of the files beside it begin with."""
+    return side.with_name(side.name + ".label")
 
 
-def file_identity(descriptor: int) -> str:
+def file_identity(place: Path, descriptor: int) -> str:
     """Return what tells this file from each other one, also from a later one of its name."""
-    return f"{os.fstat(descriptor).st_ino}-{birth_of(descriptor)}"
+    status = os.fstat(descriptor)
+    if is_device(status):
+        return f"{lasting_name(place, status)} {device_bytes(descriptor)}"
+    return f"{status.st_ino}-{birth_of(descriptor)}"
 
 
 def read_label(path: Path) -> Label | None:
@@ -106,11 +132,11 @@ def read_label(path: Path) -> Label | None:
     place = Path(os.path.realpath(path))
     descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        identity = file_identity(descriptor)
+        identity = file_identity(place, descriptor)
     finally:
         os.close(descriptor)
     try:
-        found = _read_places(label_path(place).read_bytes())
+        found = _read_places(label_path(side_path(place)).read_bytes())
     except FileNotFoundError:
         return None
     return found.label if found is not None and found.file == identity else None
@@ -127,9 +153,9 @@ class LabelFile:
     """The label beside one image that this process holds. `label` is what is on the device."""
 
     def __init__(self, place: Path, descriptor: int) -> None:
-        """Read it; an image without one gets a name. Raises OSError."""
-        self._path = label_path(place)
-        self._file = file_identity(descriptor)
+        """Read it; an image without one gets a name, which a device may have already. Raises OSError."""
+        self._path, self._place = label_path(side_path(place)), place
+        self._file = file_identity(place, descriptor)
         is_new = not self._path.exists()
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -138,7 +164,7 @@ class LabelFile:
             if found is not None and found.file == self._file:
                 self.label = found.label
             else:
-                self.write(Label(image=fresh_identity()))
+                self.write(Label(image=image_name(descriptor) or fresh_identity()))
             if is_new:
                 sync_directory(self._path.parent)
         except BaseException:
@@ -155,7 +181,7 @@ class LabelFile:
 
     def move_to(self, descriptor: int) -> None:
         """The image is another file from now on: its label says nothing until the next `write`. Raises OSError."""
-        self._file, self.label = file_identity(descriptor), self.label.blank()
+        self._file, self.label = file_identity(self._place, descriptor), self.label.blank()
 
     def close(self) -> None:
         """Let go of the file."""
@@ -171,7 +197,7 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_at(descriptor: int, content: bytes | memoryview, offset: int) -> None:
+def write_at(descriptor: int, content: bytes | bytearray | memoryview, offset: int) -> None:
     """Write all of it. Raises OSError."""
     view = memoryview(content)
     while view:

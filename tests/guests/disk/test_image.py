@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ftvm.errors import ConfigError
 from ftvm.guests.disk import blocks
-from ftvm.guests.disk import image as image_module
+from ftvm.guests.disk import journal as journal_module
 from ftvm.guests.disk.blocks import runs_of
 from ftvm.guests.disk.image import Image
 
@@ -226,13 +226,13 @@ def test_a_crash_at_any_write_leaves_one_of_the_states_it_was_given(
 
 def replace_writes(patch: pytest.MonkeyPatch, write_at: Callable[..., None]) -> None:
     """Have all that is written to the image, its journal and its copy be written by this."""
-    for module in (image_module, blocks):
+    for module in (journal_module, blocks):
         patch.setattr(module, "write_at", write_at)
 
 
 def dying_after(writes: int):  # type: ignore[no-untyped-def]
     """Write so many times, then half a time, then never again."""
-    real, left = image_module.write_at, [writes]
+    real, left = journal_module.write_at, [writes]
 
     def write_at(fd: int, content: bytes, offset: int) -> None:
         left[0] -= 1
@@ -408,7 +408,7 @@ def test_runs_hold_every_page_once_in_order_and_side_by_side(pages: set[int]) ->
 
 
 def test_many_pages_side_by_side_are_written_in_portions(tmp_path: Path) -> None:
-    count = 3 * image_module._PAGES_AT_ONCE + 1
+    count = 3 * journal_module._PAGES_AT_ONCE + 1
     (tmp_path / "disk").write_bytes(bytes(count * PAGE))
     image, disk = Image(tmp_path / "disk"), memoryview(os.urandom(count * PAGE))
 

@@ -133,7 +133,7 @@ def test_who_waits_for_an_image_that_fails_is_told_why_and_so_is_who_asks_later(
     def fail(*_: object) -> None:
         raise wrong
 
-    monkeypatch.setattr(image_module, "_write_journal", fail)
+    monkeypatch.setattr(image_module, "write_journal", fail)
     watched.do("put", "persist")
     first = watched.told.get(timeout=PATIENCE_S)
 

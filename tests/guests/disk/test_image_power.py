@@ -15,9 +15,9 @@ from queue import Queue
 import pytest
 
 from ftvm.checkpoint import Footing
-from ftvm.guests.disk import image as image_module
 from ftvm.guests.disk import label as label_module
 from ftvm.guests.disk.image import Image
+from ftvm.guests.disk.journal import write_journal
 from ftvm.guests.disk.label import read_label
 from ftvm.sim.mutation import Edit, Mutant, broken
 from ftvm.testing import ContractBroken, PowerCuts
@@ -31,7 +31,7 @@ DRAWS_TO_FIND = 3_000
 @pytest.fixture(autouse=True)
 def _any_file_is_the_labelled_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """A state that a cut leaves is made of new files."""
-    monkeypatch.setattr(label_module, "file_identity", lambda _: "the same")
+    monkeypatch.setattr(label_module, "file_identity", lambda *_: "the same")
 
 
 def disk_of(*fills: int) -> memoryview:
@@ -195,7 +195,7 @@ def a_restart_over_a_journal(story: Story) -> None:
     Image(story.path).close()
     step = {0: bytes([4]) * PAGE, 2: bytes([4]) * PAGE}
     with (story.path.parent / "disk.journal").open("wb") as journal:
-        image_module._write_journal(journal.fileno(), step)
+        write_journal(journal.fileno(), step)
     story.states = [bytes(disk_of(4, 0, 4, 0))]
     story.begin()
     with story.cuts.recorded():
@@ -247,24 +247,28 @@ def without(function: str, call: str) -> Edit:
     return Edit(f"ftvm.guests.disk.image:{function}", call, "pass")
 
 
+def finishes_without(call: str) -> Edit:
+    return Edit("ftvm.guests.disk.journal:finish_journal", call, "pass")
+
+
 MUTANTS: dict[str, tuple[Callable[[Story], None], Edit]] = {
     "the journal is not synced": (steps, without("Image._apply", "os.fdatasync(journal)")),
-    "the journal's name is not synced": (steps, without("Image._apply", "sync_directory(self._place.parent)")),
+    "the journal's name is not synced": (steps, without("Image._apply", "sync_directory(self._folder)")),
     "the image is not synced": (steps, without("Image._apply", "os.fdatasync(self.descriptor)")),
     "a torn journal is applied": (
         steps,
         Edit(
-            "ftvm.guests.disk.image:_read_journal",
+            "ftvm.guests.disk.journal:read_journal",
             "xxhash.xxh3_128(found[:end]).digest() != found[end : end + _DIGEST_BYTES]",
             "False",
         ),
     ),
-    "the copy is not synced": (a_copy, without("Image._publish", "os.fsync(fresh)")),
-    "the copy's new name is not synced": (a_copy, without("Image._publish", "sync_directory(self._place.parent)")),
+    "the copy is not synced": (a_copy, without("Image._publish", "fresh.seal()")),
+    "the copy's new name is not synced": (a_copy, without("Image._publish", "sync_directory(self._folder)")),
     "the old disk's journal is kept": (a_copy, without("Image._publish", "self._drop_journal()")),
     "the removal of the old disk's journal is not synced": (
         a_copy,
-        without("Image._drop_journal", "sync_directory(self._place.parent)"),
+        without("Image._drop_journal", "sync_directory(self._folder)"),
     ),
     "what the guest wrote is not synced when it leaves": (
         a_guest_that_leaves,
@@ -298,16 +302,16 @@ MUTANTS: dict[str, tuple[Callable[[Story], None], Edit]] = {
     ),
     "the removal of the journal is not synced": (
         a_takeover,
-        without("Image._drop_journal", "sync_directory(self._place.parent)"),
+        without("Image._drop_journal", "sync_directory(self._folder)"),
     ),
-    "what is recovered is not synced": (a_restart_over_a_journal, without("_finish", "os.fdatasync(descriptor)")),
+    "what is recovered is not synced": (a_restart_over_a_journal, finishes_without("os.fdatasync(descriptor)")),
     "the journal comes back after a restart": (
         a_restart_over_a_journal,
-        without("_finish", "sync_directory(journal_path.parent)"),
+        finishes_without("sync_directory(journal_path.parent)"),
     ),
     "the journal comes back after two restarts": (
         a_death_over_the_removal_of_a_journal,
-        without("_finish", "sync_directory(journal_path.parent)"),
+        finishes_without("sync_directory(journal_path.parent)"),
     ),
 }
 

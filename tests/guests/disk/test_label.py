@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftvm.checkpoint import Footing
+from ftvm.guests.disk import fresh as fresh_module
 from ftvm.guests.disk import image as image_module
 from ftvm.guests.disk import label as label_module
 from ftvm.guests.disk.image import Image
@@ -269,7 +270,7 @@ def test_an_image_that_could_not_be_written_is_not_said_to_be_newer_than_it_is(
     image.stand(Footing(lineage="a" * 16, generation=2, epoch=3, runs=False))
     image.sync()
     before = read_label(path)
-    monkeypatch.setattr(image_module, "_write_journal", mock.Mock(side_effect=OSError(28, "full")))
+    monkeypatch.setattr(image_module, "write_journal", mock.Mock(side_effect=OSError(28, "full")))
     image.put([0], memoryview(b"n" * 4096))
     image.stand(Footing(lineage="a" * 16, generation=2, epoch=4, runs=False))
     with pytest.raises(OSError, match="full"):
@@ -290,7 +291,7 @@ def test_an_image_whose_device_failed_is_not_clean_and_one_that_found_no_room_is
     path = image_at(tmp_path / "disk.img")
     write(path, CLEAN)
     image = Image(path)
-    monkeypatch.setattr(image_module, "_write_journal", mock.Mock(side_effect=OSError(code, "no")))
+    monkeypatch.setattr(image_module, "write_journal", mock.Mock(side_effect=OSError(code, "no")))
     image.put([0], memoryview(b"n" * 4096))
     with pytest.raises(OSError, match="no"):
         image.sync()
@@ -308,7 +309,7 @@ def test_an_image_is_as_clean_as_it_was_if_the_device_failed_at_a_new_copy_besid
     image = Image(path)
     image.restart()
     image.sync()
-    monkeypatch.setattr(image_module, "write_pages", mock.Mock(side_effect=OSError(errno.EIO, "no")))
+    monkeypatch.setattr(fresh_module, "write_pages", mock.Mock(side_effect=OSError(errno.EIO, "no")))
     image.put([0], memoryview(b"n" * 4096))
     with pytest.raises(OSError, match="no"):
         image.sync()

@@ -1,0 +1,106 @@
+"""Block devices as guests' disks (a partition, an LVM volume, a LUN): their size, their name for good, their folder.
+
+A device has no file beside it: what a file of an image has there (journal, label, a copy that grows) is in a folder of
+this host's own, FTVM_STATE or /var/lib/ftvm, under a name that the device keeps when the system starts again.
+
+Source: of the names, the kernel's Documentation/ABI/stable/sysfs-block, and device-mapper's dm/uuid.
+"""
+
+import fcntl
+import os
+import re
+import stat
+import struct
+from pathlib import Path
+from typing import Final
+
+import xxhash
+
+from ftvm.errors import ConfigError
+
+__all__ = ["data_bytes", "device_bytes", "image_name", "is_device", "lasting_name", "make_folder", "side_path"]
+
+_SYSFS: Final = "/sys/dev/block"
+_STATE: Final = "/var/lib/ftvm"
+_GET_SIZE: Final = 0x8008_1272
+"""BLKGETSIZE64 of linux/fs.h."""
+_NAMES: Final = ("dm/uuid", "wwid", "device/wwid")
+_WORLDWIDE: Final = ("naa.", "eui.", "uuid.", "LVM-", "CRYPT-")
+"""What names one device in the world. The others are a vendor's serial number, and all emulated disks may share one."""
+
+
+def is_device(status: os.stat_result) -> bool:
+    """Tell whether a file is a block device."""
+    return stat.S_ISBLK(status.st_mode)
+
+
+def device_bytes(descriptor: int) -> int:
+    """Return the size of an open block device. Raises OSError."""
+    return int(struct.unpack("=Q", fcntl.ioctl(descriptor, _GET_SIZE, bytes(8)))[0])
+
+
+def data_bytes(status: os.stat_result, size_bytes: int) -> int:
+    """Return how much of a disk's file may be data and no hole: all of a device."""
+    return size_bytes if is_device(status) else status.st_blocks * 512
+
+
+def image_name(descriptor: int) -> str | None:
+    """Return the name, 16 hex digits, that a device has on each host that sees it; None where nothing tells one."""
+    status = os.fstat(descriptor)
+    name = _told_name(status) if is_device(status) else ""
+    return xxhash.xxh3_64(name.encode()).hexdigest() if name.startswith(_WORLDWIDE) else None
+
+
+def lasting_name(path: Path, status: os.stat_result) -> str:
+    """Return what tells a device from others of this host, also when it is found under another path: what the system
+    says; else of a loop device its file; else the path."""
+    place = _place_of(status)
+    behind = _text(place / "loop/backing_file")
+    return _told_name(status) or (f"{behind}@{_text(place / 'loop/offset')}" if behind else os.path.realpath(path))
+
+
+def side_path(path: Path) -> Path:
+    """Return the path that the names of the files beside an image begin with: its own, or one in a device's folder."""
+    place = Path(os.path.realpath(path))
+    try:
+        status = os.stat(place)
+    except OSError:
+        return place
+    if not is_device(status):
+        return place
+    name = lasting_name(place, status)
+    folder = re.sub(r"[^\w.-]+", "-", name).strip("-")[-64:] + "-" + xxhash.xxh3_64(name.encode()).hexdigest()
+    return Path(os.environ.get("FTVM_STATE") or _STATE) / "disks" / folder / "disk"
+
+
+def make_folder(path: Path, side: Path) -> None:
+    """Make the folder of a device. Raises ConfigError."""
+    try:
+        side.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as wrong:
+        raise ConfigError(
+            f"the disk {path} is a block device, and its folder {side.parent} cannot be made: {wrong.strerror}; "
+            "set FTVM_STATE to a folder of this host that lasts"
+        ) from wrong
+
+
+def _told_name(status: os.stat_result) -> str:
+    """Return what the system says that a device is; "" if it does not. A partition is a place on its disk."""
+    place = _place_of(status)
+    start = _text(place / "start") if (place / "partition").exists() else ""
+    whole = Path(os.path.realpath(place)).parent if start else place
+    name = next((told for told in (_text(whole / leaf) for leaf in _NAMES) if told), "")
+    name = name.replace("mpath-3", "naa.", 1) if name.startswith("mpath-3") else name  # one LUN, by several ways
+    return f"{name}@{start}" if name and start else name
+
+
+def _place_of(status: os.stat_result) -> Path:
+    return Path(_SYSFS) / f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+
+
+def _text(path: Path) -> str:
+    """Return what a file of the system's says, "" if it has no such file, or the device has gone."""
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return ""
