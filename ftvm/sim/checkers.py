@@ -109,22 +109,23 @@ class StateChecker:
 
 @dataclass(slots=True)
 class FlushChecker:
-    """I9: what a guest flushed is on the disk of each host that has acknowledged it, of who lets out what came of it,
-    and of the standby that the record names then.
+    """I9: what a guest flushed is on the disk of each host that has acknowledged it, of who lets out what came of it
+    alone, and of the standby that the record names then.
 
     flushed  the epochs with a flush that each active has cut
     cuts     where the guest of each active stood at each cut, in steps, and that cut's epoch; first, what it took over
-    durable  the last epoch that is on the disk of each replica. An active's own flush waits for its disk
+    durable  the last epoch that is on the disk of each replica
+    told     the last step that flushed of which each active has told beside a standby
     """
 
     flushed: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     durable: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     cuts: dict[str, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
+    told: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     compared: int = 0
 
     def was_cut(self, active: str, epoch: int, steps: int, *, has_flush: bool) -> None:
         """Note that an active cut an epoch when its guest had done so many steps, and whether that flushed in it."""
-        self.is_durable(active, epoch)
         insort(self.cuts[active], (steps, epoch))
         if has_flush:
             self.flushed[active].append(epoch)
@@ -147,14 +148,26 @@ class FlushChecker:
         """Note that a replica has become active with an epoch, at which its guest had done so many steps."""
         insort(self.cuts[active], (steps, epoch))
 
-    def lets_out(self, active: str, flushed_at: int, standby: str, what: str) -> None:
-        """Check that the standby of an active has on its disk what its guest flushed in step `flushed_at`."""
-        cuts = self.cuts[active]
+    def lets_out(self, active: str, flushed_at: int, standby: str | None, what: str) -> None:
+        """Check that the standby of an active has on its disk what its guest flushed in step `flushed_at`; without one,
+        that the active has what it told of beside one."""
+        if standby is None:
+            self.keeps_what_it_told(active, what)
+        elif flushed_at:
+            self.told[active] = max(self.told[active], flushed_at)
+            self._has_flush(active, flushed_at, standby, what)
+
+    def keeps_what_it_told(self, active: str, what: str) -> None:
+        """Check that an active has on its disk what it told of beside a standby."""
+        if told := self.told[active]:
+            self._has_flush(active, told, active, what)
+
+    def _has_flush(self, active: str, flushed_at: int, replica: str, what: str) -> None:
+        cuts, has = self.cuts[active], self.durable[replica]
         behind = bisect_left(cuts, (flushed_at, 0))
         self.compared += 1
-        if behind == len(cuts) or self.durable[standby] < cuts[behind][1]:
-            has = self.durable[standby]
-            raise InvariantViolated("I9", f"{what}: step {flushed_at} flushed, and the disk of {standby} has {has}")
+        if behind == len(cuts) or has < cuts[behind][1]:
+            raise InvariantViolated("I9", f"{what}: step {flushed_at} flushed, and the disk of {replica} has {has}")
 
 
 @dataclass(slots=True)

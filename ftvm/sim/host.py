@@ -308,8 +308,7 @@ class SimHost:
         flushes, standby = self._around.checkers.flushes, view.record.standby
         flushes.look(*self._inherited, view.id, f"let out {output.number} of another's past")
         rests_on = self.guest.rests_on(output.payload)
-        if rests_on and standby is not None:
-            flushes.lets_out(view.id, rests_on, standby, f"{view.id} lets out {output.number}")
+        flushes.lets_out(view.id, rests_on, standby, f"{view.id} lets out {output.number}")
         # A replica may be active again after a switchover; each time it releases in order.
         name = f"{view.id} since {view.active.began_at if view.active is not None else None}"
         delay_ns = int(self._around.releases.random() * self._around.plan.release_ns_max)
@@ -407,6 +406,8 @@ class SimHost:
 
     def _standing(self) -> tuple[str, int]:
         view = self.driver.view()
+        if view.active is not None:
+            return view.id, view.active.epoch
         return view.id, self._inherited[1] if view.standby is None else view.standby.epoch or 0
 
     def _later(self, delay_ns: int, act: Callable[[], None]) -> None:
@@ -455,6 +456,7 @@ class SimHost:
     def _stands_by_again(self, has: StandbyView) -> None:
         """Look at the last epoch of who handed the guest over; the new active never cut it."""
         epoch, fingerprint, states = has.epoch or 0, self.guest.fingerprint(), self._around.checkers.states
+        self._around.checkers.flushes.keeps_what_it_told(self.view.id, f"{self.view.id} was switched away")
         states.runs_from(self.view.id, epoch, fingerprint)
         states.was_cut(has.session.active, epoch, fingerprint)
 

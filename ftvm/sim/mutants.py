@@ -341,6 +341,16 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             "an output leaves once the log is safe, although the guest flushed before it",
             Change("output_needs_the_flush_before_it", "<", "False"),
         ),
+        _mutant(
+            "speak_alone_of_a_flush_that_only_the_lost_standby_had",
+            "who has lost its standby lets outputs out although its own disk lacks what it told of",
+            Change("lost_standbys_flush_is_durable", "", "pass"),
+        ),
+        _mutant(
+            "hand_over_before_the_own_disk_has_what_was_told",
+            "a SWITCH is proposed by a host whose disk lacks what it told of",
+            Change("handed_over_flush_is_durable", "", "pass"),
+        ),
         # --- switching over ----------------------------------------------------------------------------------------
         _mutant(
             "run_on_while_the_switch_is_open",

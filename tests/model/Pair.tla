@@ -85,8 +85,7 @@ Run(h) ==
     /\ Len(hist[h]) < MaxSteps
     /\ hist' = [hist EXCEPT ![h] = Append(@, id[h])]
     /\ wire' = IF sess[h] = NoSession THEN wire ELSE [wire EXCEPT ![sess[h]].hist = hist'[h]]
-    /\ disk' = [disk EXCEPT ![h] = IF @ = Len(hist[h]) THEN @ + 1 ELSE @]   \* a flush waits for the disk here
-    /\ UNCHANGED <<records, asked, world, id, role, known, prop, sess, acked, rel>>
+    /\ UNCHANGED <<records, asked, world, id, role, known, prop, sess, acked, rel, disk>>
 
 (* The release rule. In every configuration that may be in force as far as h can know (the last record it knows, and
    its own proposal), there is no standby, or it has acknowledged the output. *)
@@ -109,7 +108,7 @@ Release(h) ==
     /\ IsActive(h)
     /\ \E n \in (rel[h] + 1)..Len(hist[h]) :                 \* in order: all up to n leave
         /\ MayRelease(h, n)
-        /\ LastFlush(n) <= disk[h]                           \* also what it has taken over is durable here by then
+        /\ Known(h).stb # None \/ LastFlush(n) <= disk[h]    \* alone: also what it has taken over, or told beside one
         /\ world' = IF HasEnded(h) THEN world ELSE world \cup {<<i, hist[h][i]>> : i \in (rel[h] + 1)..n}
         /\ rel' = [rel EXCEPT ![h] = n]
     /\ UNCHANGED <<records, asked, wire, id, role, hist, known, prop, sess, acked, disk>>
@@ -241,6 +240,7 @@ Take(h) ==                                                   \* the active fell 
 Switch(h) ==                                                 \* planned; the guest is paused from here on
     /\ IsActive(h) /\ sess[h] # NoSession /\ Known(h).stb = Mine(h).to
     /\ acked[h] = Len(hist[h])
+    /\ LastFlush(Len(hist[h])) <= disk[h]                    \* it is to be the standby
     /\ Propose(h, Mine(h).to, id[h])
 
 Vacate(h) ==                                                 \* its host stops, and nobody takes the guest: it ends
@@ -343,11 +343,15 @@ NothingContradicted == \A one, other \in world : one[1] = other[1] => one = othe
 Holds(h, output) == output[1] <= Len(hist[h]) /\ hist[h][output[1]] = output[2]
 NothingLost == \A h \in Hosts : id[h] \in {records[Newest].act, records[Newest].stb} => \A o \in world : Holds(h, o)
 
-(* I9: and each of them has what was flushed before anything that ever left on its disk: the power may fail there, the
-   other host being gone. *)
+(* I9: and a standby has what was flushed before anything that ever left on its disk: the power may fail there, the other
+   host being gone. Who is alone has it, too, but for what it told beside a standby that it has just lost: that was on the
+   standby's disk. *)
+WasDurableBeside(h, n) == \E s \in 1..Len(wire) : wire[s].act = id[h] /\ wire[s].acked >= LastFlush(n)
 NothingFlushedLost ==
-    \A h \in Hosts : id[h] \in {records[Newest].act, records[Newest].stb} =>
-        \A output \in world : LastFlush(output[1]) <= disk[h]
+    \A h \in Hosts : \A output \in world :
+        /\ id[h] = records[Newest].stb => LastFlush(output[1]) <= disk[h]
+        /\ id[h] = records[Newest].act /\ records[Newest].stb = None =>
+            LastFlush(output[1]) <= disk[h] \/ WasDurableBeside(h, output[1])
 
 (* I1: at most one replica is active per generation. *)
 OneActive == \A g, h \in Hosts : IsActive(g) /\ IsActive(h) /\ known[g] = known[h] => g = h

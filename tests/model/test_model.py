@@ -37,8 +37,11 @@ BREAKS: Final[dict[str, dict[str, str]]] = {
     "an output behind a flush waits for the log alone": {
         r"acked[h] >= LastFlush(n)": "acked[h] >= NothingAcked",
     },
-    "who takes over lets out what rests on a flush that its disk lacks": {
-        r"/\ LastFlush(n) <= disk[h]": r"/\ TRUE",
+    "who is alone lets out what rests on a flush that its disk lacks": {
+        r"/\ Known(h).stb # None \/ LastFlush(n) <= disk[h]": r"/\ TRUE",
+    },
+    "a SWITCH does not wait for the own disk": {
+        r"/\ LastFlush(Len(hist[h])) <= disk[h]": r"/\ TRUE",
     },
     "a gap is skipped": {
         r"\E n \in {Len(hist[h]) + 1} :": r"\E n \in (Len(hist[h]) + 1)..MaxSteps :",

@@ -4,7 +4,9 @@ The files of the host that goes on are recorded, and the power fails there at an
 other host being dead by then. The guest of these tests is a clerk: it writes an entry to its disk, flushes, and tells.
 """
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -106,16 +108,25 @@ class Clerk:
 
 
 class Office:
-    """A pair of clerks. The files of `b` are recorded; each number that leaves a host is promised from then on."""
+    """A pair of clerks. The files of one host are recorded; `promises` says which numbers are promised once one has
+    left a host."""
 
-    def __init__(self, folder: Path, engine: Engine) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        engine: Engine,
+        *,
+        recorded: str = "b",
+        promises: Callable[[int], Sequence[int]] = lambda number: (number,),
+    ) -> None:
         for name in "ab":
             (folder / name).mkdir()
             (folder / name / "disk").write_bytes(bytes(PAGES * PAGE_BYTES))
-        self.cuts = PowerCuts(folder / "b")
+        self.cuts = PowerCuts(folder / recorded)
         self._booting = iter("ab")
         self._folder = folder
         self._engine = engine
+        self._promises = promises
         self.told: list[int] = []
 
     def open(self) -> Pair:
@@ -128,7 +139,8 @@ class Office:
     def _tell(self, _host: SteppedHost, output: Output) -> None:
         (number,) = output.payload
         self.told.append(number)
-        self.cuts.mark(number)
+        for promised in self._promises(number):
+            self.cuts.mark(promised)
 
     def clerk(self, host: SteppedHost) -> Clerk:
         assert isinstance(host.guest, Clerk)
@@ -161,4 +173,39 @@ def test_an_entry_that_a_client_saw_survives_the_primarys_death_and_a_power_cut_
         pair.close()
 
     assert office.told == [1, 2, 3, 4, 5]
+    assert office.cuts.check(recover, draws=DRAWS) == DRAWS
+
+
+def be_slow(image: Image) -> None:
+    """Have a disk's image take no step before somebody waits for it."""
+    is_asked, apply, persist = Event(), image._apply, image.persist
+
+    def apply_late(step: dict[int, bytes]) -> None:
+        is_asked.wait(10)
+        apply(step)
+
+    def ask(then: Callable[[OSError | None], None]) -> None:
+        is_asked.set()
+        persist(then)
+
+    image._apply, image.persist = apply_late, ask  # type: ignore[method-assign]
+
+
+def test_what_a_client_saw_beside_a_standby_is_on_the_disk_of_who_has_lost_it_before_that_speaks_again(
+    tmp_path: Path,
+) -> None:
+    office = Office(tmp_path, Kemari(), recorded="a", promises=lambda number: (1, 2, 3) if number == 4 else ())
+
+    with office.cuts.recorded():
+        pair = office.open().protected()
+        be_slow(office.clerk(pair.a).disk.image)
+        for number in range(1, 4):
+            office.clerk(pair.a).enter()
+            pair.until(lambda number=number: number in office.told)
+        pair.kill(pair.b)
+        office.clerk(pair.a).enter(flushes=False)
+        pair.until(lambda: 4 in office.told)
+        pair.close()
+
+    assert office.told == [1, 2, 3, 4]
     assert office.cuts.check(recover, draws=DRAWS) == DRAWS

@@ -146,6 +146,7 @@ def _on_resolved(active: ActiveState, now: Nanos) -> None:
             active.move(LinkEvent.IN_FORCE)
             reason = "the standby left" if session is not None and session.has_left else "the standby was lost"
             active.session = None
+            active.persist()  # rule: lost_standbys_flush_is_durable
             active.core.tell(Solo(at=now, guest_id=guest_id, generation=known.generation, reason=reason))
         case _:
             pass

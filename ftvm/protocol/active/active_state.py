@@ -112,7 +112,8 @@ class ActiveState:
 
     is_waiting  the guest stands still beside a standby that is silent, and that it may not run without
     unshipped   log records that are in no message yet
-    unsynced    the number of the wish that what this replica took over be on its disks' devices; None once it is
+    unsynced    the number of the wish that what was flushed before be on this host's devices, where it took over, has
+                lost its standby, or hands the guest over; None once it is
     flushed     the last epoch, cut or open, that holds a flush of the guest: no output behind it leaves before it is
                 acknowledged
     beat_at     when the next heartbeat is due; poll_at  when the record is read again
@@ -153,6 +154,11 @@ class ActiveState:
         is_lost = self.link not in NAMED or self.is_waiting
         return self.core.settings.halts_alone and self.core.arbiter.known.standby is not None and is_lost
 
+    def persist(self) -> None:
+        """Let nothing out before what the guest has flushed is on the devices of the disks here."""
+        if self.core.settings.keeps_disks:
+            self.unsynced = self.core.persist()
+
     def move(self, event: LinkEvent) -> None:
         """Move the link by its table."""
         link = LINKS.get((self.link, event))
@@ -165,7 +171,7 @@ class ActiveState:
 
         An output leaves when every standby that may be in force, as far as this replica can know, has acknowledged in
         the present session what the output needs; at once where none may be. While a hint holds them, none leaves; nor
-        does any while a flush that this replica took over is not durable here.
+        does any while a flush that it took over, or told of beside a standby that it lost, is not durable here.
         """
         releases, outputs, session = self.releases, self.outputs, self.session
         if releases.is_held_by_hint:
@@ -224,7 +230,7 @@ class ActiveState:
         if session is None or self.link is not LinkState.PROTECTED:
             return False
         covered = session.in_flight[-1].logged if session.in_flight else session.covered
-        is_waiting = schedule.wanted is not None or session.logged is not covered
+        is_waiting = schedule.wanted is not None or session.logged is not covered or self.flushed > self.epoch
         return not is_waiting and now - schedule.shipped_at < QUIET_NS_MAX
 
     def flush(self, now: Nanos) -> None:

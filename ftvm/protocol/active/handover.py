@@ -146,10 +146,13 @@ def _what_is_missing(active: ActiveState, switchover: Switchover) -> str:
         return "the standby has not said that it is ready"
     if active.link is LinkState.SETTLING:
         return "the checkpoints under way have not been acknowledged"
+    if active.unsynced is not None:
+        return "this host's disks do not have yet what the guest has flushed"
     return "the standby has not loaded the last checkpoint"
 
 
 def _is_handed(active: ActiveState, switchover: Switchover, session: Session) -> bool:
     """Tell whether the standby has all there is, and every output has left."""
     final = switchover.final
-    return final is not None and session.acked.epoch == final.epoch and not active.outputs.held
+    is_durable = active.unsynced is None  # also here: this host is to be the standby
+    return final is not None and session.acked.epoch == final.epoch and not active.outputs.held and is_durable

@@ -109,7 +109,7 @@ def go_on_stopping(active: ActiveState, stop: Stopping, now: Nanos) -> None:
 
 def _move_on(active: ActiveState, stop: Stopping, now: Nanos) -> None:
     match active.link:
-        case LinkState.NONE if not _may_be_taken(active, stop, now):
+        case LinkState.NONE if active.unsynced is None and not _may_be_taken(active, stop, now):
             _vacate(active)
         case LinkState.COPYING | LinkState.CATCHING_UP:
             leave(active, stop.reason, now)

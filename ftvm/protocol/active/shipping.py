@@ -188,6 +188,7 @@ def take_cut(active: ActiveState, cut: CutTaken, now: Nanos) -> None:
     session.ship_epoch(checkpoint, outputs, schedule.engine, cut.pause_ns, now)
     if active.link is LinkState.HANDING and active.switchover is not None:
         active.switchover.final = replace(checkpoint, batches=(), page_digests=b"")
+        active.persist()  # rule: handed_over_flush_is_durable
     elif active.link is LinkState.COPYING:
         active.move(LinkEvent.CUT)  # rule: first_cut_shipped
         active.plan = None
@@ -195,7 +196,7 @@ def take_cut(active: ActiveState, cut: CutTaken, now: Nanos) -> None:
 
 
 def take_persisted(active: ActiveState, report: Persisted, now: Nanos) -> None:
-    """Let out what waited for the disks of this host, which has taken over. If they fail, the guest has no better."""
+    """Let out what waited for the disks of this host. If they fail, the guest has no better."""
     if report.number != active.unsynced:
         return
     active.unsynced = None

@@ -6,11 +6,13 @@ import pytest
 
 from ftvm.checkpoint import Output
 from ftvm.engines.hybrid import Hybrid
+from ftvm.events import SwitchFailed
+from ftvm.protocol.active.link import LinkState
 from ftvm.protocol.core import Role
-from ftvm.protocol.reports import Emitted
+from ftvm.protocol.reports import Emitted, Persisted
 
 from ..harness import Pair, make_settings
-from ..situations import switched
+from ..situations import begin_switchover, live_on
 
 
 def a_pair(*, interval: float = 10.0) -> Pair:
@@ -100,8 +102,10 @@ def test_after_a_switchover_outputs_wait_until_the_old_active_has_on_its_disk_wh
     pair.a.asked = []
     pair.b.asked = None
 
-    switched(pair)
-    assert pair.b.role is Role.ACTIVE
+    begin_switchover(pair)
+    pair.until(lambda: pair.a.asked)
+    pair.a.persist()
+    pair.until(lambda: pair.b.role is Role.ACTIVE)
     pair.b.emit(b"it was flushed before")
     pair.run(100)
     before = list(pair.b.said)
@@ -132,3 +136,73 @@ def test_nothing_waits_for_a_flush_on_a_host_that_is_alone() -> None:
     say(pair, b"safe on this disk", behind_a_flush=True)
 
     assert pair.a.said == [b"safe on this disk"]
+
+
+def lost(pair: Pair, *, keeps_disks: bool = True) -> Pair:
+    """Have a lose its standby, and say something that it may let out alone; its disk waits for the test."""
+    pair.a.asked = [] if keeps_disks else None
+    live_on(pair, pair.a, 600)
+    assert pair.a.active.link is LinkState.NONE
+    pair.a.emit(b"alone")
+    return pair
+
+
+def test_who_loses_its_standby_lets_nothing_out_before_its_own_disk_has_what_was_flushed() -> None:
+    """What it told was on the standby's disk, which is gone."""
+    pair = lost(Pair(make_settings(keeps_disks=True)).protected())
+    before = list(pair.a.said)
+
+    pair.a.persist()
+
+    assert before == []
+    assert pair.a.said == [b"alone"]
+
+
+def test_who_loses_its_standby_and_has_no_disks_goes_on_at_once() -> None:
+    pair = lost(Pair().protected(), keeps_disks=False)
+
+    assert pair.a.said == [b"alone"]
+
+
+def test_who_has_lost_its_standby_and_whose_disk_fails_then_goes_on_as_on_any_broken_disk() -> None:
+    pair = lost(Pair(make_settings(keeps_disks=True)).protected())
+
+    pair.a.persist("the disk a.img cannot be written: Input/output error")
+
+    assert pair.a.said == [b"alone"]
+
+
+def test_the_word_of_an_earlier_wish_lets_nothing_out() -> None:
+    pair = lost(Pair(make_settings(keeps_disks=True)).protected())
+    (number,) = pair.a.asked or ()
+
+    pair.a.give(Persisted(number - 1))
+    pair.a.perform()
+
+    assert pair.a.said == []
+
+
+def test_the_guest_is_handed_over_only_once_this_hosts_disk_has_what_was_flushed() -> None:
+    """It is to be the standby, and may be asked to go on alone before it has acknowledged anything."""
+    pair = Pair(make_settings(keeps_disks=True)).protected()
+    pair.a.asked = []
+
+    begin_switchover(pair)
+    pair.until(lambda: pair.a.asked)
+    pair.run(100)
+    before = pair.a.active.link
+    pair.a.persist()
+    pair.until(lambda: pair.b.role is Role.ACTIVE)
+
+    assert before is LinkState.HANDING
+
+
+def test_a_switchover_that_a_slow_disk_holds_up_is_called_off_and_says_so() -> None:
+    pair = Pair(make_settings(keeps_disks=True)).protected()
+    pair.a.asked = []
+
+    begin_switchover(pair)
+    pair.run(4_000)
+
+    (failed,) = pair.a.told(SwitchFailed)
+    assert failed.reason.endswith("this host's disks do not have yet what the guest has flushed")

@@ -278,6 +278,8 @@ def test_who_handed_the_guest_over_acknowledges_nothing_before_its_disk_has_all_
     pair.b.asked, pair.a.asked = None, []
     pair.b.flushes = False
     pair.a.replica.begin_switchover(SWITCHOVER_LIMIT, pair.now)
+    pair.until(lambda: pair.a.asked)
+    pair.a.persist()
     pair.run(200)
     assert pair.b.role is Role.ACTIVE
     pair.b.emit(b"hello")
