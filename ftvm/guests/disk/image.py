@@ -288,7 +288,7 @@ class Image:
         return bool(self._waiting) or self._begun is not None or self._is_complete or is_asked or is_due or is_moving
 
     def _has_begun(self) -> bool:
-        return self.error is not None or (self._begun is None and self._moving is None and not self._is_writing)
+        return self.error is not None or (self._begun is None and not self._is_writing)
 
     def _is_at_rest(self) -> bool:
         return self.error is not None or not (self._has_work() or self._is_writing)

@@ -4,6 +4,7 @@ import os
 import shutil
 import stat
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from queue import Queue
@@ -11,7 +12,6 @@ from queue import Queue
 import pytest
 
 from ftvm.errors import ConfigError
-from ftvm.guests import blockdevice
 from ftvm.guests.blockdevice import side_path
 from ftvm.guests.disk import fresh as fresh_module
 from ftvm.guests.disk.disk import Disk
@@ -181,13 +181,33 @@ def test_a_device_that_is_moved_to_is_what_the_memory_shows_then(device: Path) -
     disk.close()
 
 
-def test_a_guest_that_takes_over_while_its_copy_is_moved_reads_and_writes_the_whole(
-    device: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    may_move, move = Queue[bool](), fresh_module.DeviceCopy.move
+@pytest.fixture
+def may_move(monkeypatch: pytest.MonkeyPatch) -> Queue[bool]:
+    """Each `True` lets one page of a copy be moved to its device."""
+    monkeypatch.setattr(fresh_module, "_SLICE_PAGES", 1)
+    permits, move = Queue[bool](), fresh_module.DeviceCopy.move
     monkeypatch.setattr(
-        fresh_module.DeviceCopy, "move", lambda stage, device: may_move.get(timeout=60) and move(stage, device)
+        fresh_module.DeviceCopy, "move", lambda stage, device: permits.get(timeout=60) and move(stage, device)
     )
+    return permits
+
+
+def move_some(may_move: Queue[bool], count: int) -> None:
+    """Let so many pages be moved, and return when the last is begun."""
+    for _ in range(count):
+        may_move.put(True)
+    while not may_move.empty():
+        time.sleep(0.001)
+
+
+def move_all(may_move: Queue[bool]) -> None:
+    for _ in range(3 * PAGES):
+        may_move.put(True)
+
+
+def test_a_guest_that_takes_over_while_its_copy_is_moved_reads_and_writes_the_whole(
+    device: Path, may_move: Queue[bool]
+) -> None:
     disk = copied(device, {2: 7}, kept=tuple(range(32, 64)))
     disk.completed()
     settled: Queue[str | None] = Queue()
@@ -197,8 +217,7 @@ def test_a_guest_that_takes_over_while_its_copy_is_moved_reads_and_writes_the_wh
     client.write(3 * PAGE_BYTES, b"while it is moved")
     seen = client.read(2 * PAGE_BYTES, 2 * PAGE_BYTES)
     assert client.read(40 * PAGE_BYTES, 2) == b"oo"
-    for _ in range(PAGES):
-        may_move.put(True)
+    move_all(may_move)
     assert client.ask(FLUSH) == 0
     client.write(4 * PAGE_BYTES, b"when it is moved")
     assert client.ask(FLUSH) == 0
@@ -293,69 +312,86 @@ def test_what_a_device_says_of_itself_is_found_by_each_of_its_paths(device: Path
     assert label.runs
 
 
-# --- names ---
+def test_all_of_a_device_counts_as_there_while_part_of_it_is_its_copy(device: Path) -> None:
+    disk = copied(device, {2: 7}, kept=tuple(range(32, 64)))
+
+    assert disk.present() == bytearray(b"\xff" * (PAGES // 8))
+    disk.close()
 
 
-def system_of(folder: Path, monkeypatch: pytest.MonkeyPatch, **texts: str) -> os.stat_result:
-    """Have the system say this of the device 8:3, a partition if there is a `start`, and return its status."""
-    whole = folder / "devices/sda"
-    place = whole / "sda3" if "start" in texts else whole
-    for name, text in {**texts, **({"partition": "3"} if "start" in texts else {})}.items():
-        path = (place if name in ("start", "partition") else whole) / name.replace("__", "/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
-    place.mkdir(parents=True, exist_ok=True)
-    (folder / "8:3").unlink(missing_ok=True)
-    (folder / "8:3").symlink_to(place)
-    monkeypatch.setattr(blockdevice, "_SYSFS", str(folder))
-    status = os.stat_result((stat.S_IFBLK | 0o660, *[0] * 9), {"st_rdev": os.makedev(8, 3)})
-    monkeypatch.setattr(os, "fstat", lambda _: status)
-    return status
-
-
-@pytest.mark.parametrize(
-    "texts",
-    [
-        {"wwid": "naa.600508b1001c"},
-        {"device__wwid": "naa.600508b1001c"},
-        {"dm__uuid": "mpath-3600508b1001c"},
-    ],
-    ids=["disk", "SCSI disk", "several ways"],
-)
-def test_a_lun_has_one_name_on_each_host_that_sees_it(
-    texts: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_is_committed_while_a_copy_is_moved_is_shown_though_the_device_has_it(
+    device: Path, may_move: Queue[bool]
 ) -> None:
-    """Two hosts on one name are refused when they join."""
-    system_of(tmp_path / "one", monkeypatch, wwid="naa.600508b1001c")
-    first = blockdevice.image_name(0)
+    disk = copied(device, {2: 7})
+    disk.completed()
+    change(disk, 3, fill=3)
+    disk.committed([3])
+    told: Queue[str | None] = Queue()
+    disk.persist(told.put)
+    move_some(may_move, 4)  # the step goes by in one of the first turns
+    assert told.get(timeout=60) is None
 
-    system_of(tmp_path / "other", monkeypatch, **texts)
+    disk.committed([4])
 
-    assert blockdevice.image_name(0) == first
-    assert first is not None
-    assert len(first) == 16
-
-
-def test_each_partition_of_a_lun_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = set()
-    for number, start in enumerate(("2048", "4096")):
-        system_of(tmp_path / str(number), monkeypatch, wwid="naa.600508b1001c", start=start)
-        names.add(blockdevice.image_name(0))
-
-    assert len(names) == 2
-    assert None not in names
+    assert pages_of(disk.buffer)[:5] == [0, 0, 7, 3, 0]
+    move_all(may_move)
+    disk.close()
+    assert pages_of(device.read_bytes())[:5] == [0, 0, 7, 3, 0]
 
 
-@pytest.mark.parametrize("wwid", ["t10.QEMU    QEMU HARDDISK   drive-scsi0", "nvme.8086-6465", ""])
-def test_a_serial_number_that_others_may_have_is_no_name_for_both_hosts(
-    wwid: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_copy_that_is_begun_while_another_is_moved_is_offered_nothing_and_takes_its_place(
+    device: Path, may_move: Queue[bool]
 ) -> None:
-    status = system_of(tmp_path, monkeypatch, wwid=wwid)
+    disk = copied(device, dict.fromkeys(range(PAGES), 7))
+    disk.completed()
+    move_some(may_move, 1)
 
-    assert blockdevice.image_name(0) is None
-    assert blockdevice.lasting_name(tmp_path / "sda", status) == (wwid or str(tmp_path / "sda"))
+    disk.discarded()
+    assert disk.held() == []
+    change(disk, 1, fill=1)
+    disk.committed([1])
+    disk.completed()
+    move_all(may_move)
+    disk.image.sync()
+    disk.committed([1])
+
+    wanted = [0, 1, *[0] * (PAGES - 2)]
+    assert pages_of(disk.buffer) == wanted
+    disk.close()
+    assert pages_of(device.read_bytes()) == wanted
+
+
+def test_what_a_machine_has_written_and_nobody_has_taken_stays_when_its_memory_shows_the_device(device: Path) -> None:
+    disk = KeptDisk(str(device), boots=False)
+    disk.discarded()
+    change(disk, 2, fill=7)
+    disk.committed([2])
+    disk.completed()
+    disk.image.sync()
+    change(disk, 9, fill=9)
+    disk.memory.flags[9] = 1
+
+    disk.committed([2])
+
+    assert pages_of(disk.memory.buffer)[:10] == [0, 0, 7, *[0] * 6, 9]
+    disk.close()
 
 
 def test_a_devices_folder_keeps_its_name_whatever_the_system_calls_the_device(device: Path) -> None:
     assert side_path(device) == side_path(Path(os.path.realpath(device)))
     assert side_path(device).parent.parent == Path(os.environ["FTVM_STATE"]) / "disks"
+
+
+def test_nothing_of_a_device_is_offered_while_a_copy_is_on_its_way_to_it(
+    device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fresh_module.DeviceCopy, "move", lambda *_: True)
+    disk = copied(device, {2: 7})
+    disk.completed()
+    while not list(tmp_path.glob("state/disks/*/disk.stage")):
+        time.sleep(0.001)
+
+    disk.discarded()
+
+    assert disk.held() == []
+    disk.close()
