@@ -4,17 +4,20 @@ All values are frozen and hold buffers by reference: do not write to a buffer af
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from itertools import accumulate, chain
+from typing import Final, overload
 
-from ftvm.errors import ConfigError
+from ftvm.errors import ConfigError, InternalError, LimitExceeded
 from ftvm.units import PageCount, pages_to_bytes
 
 __all__ = [
     "END_CHANNEL",
     "NOTHING_SAFE",
+    "NO_OUTPUTS",
+    "OUTPUT_ROW",
     "Bitmap",
     "Buffer",
     "Checkpoint",
@@ -25,9 +28,11 @@ __all__ = [
     "LogKind",
     "LogRecord",
     "Output",
+    "OutputTable",
     "PageBatch",
     "RegionShape",
     "Watermarks",
+    "joined_outputs",
 ]
 
 Buffer = bytes | bytearray | memoryview
@@ -197,6 +202,124 @@ class Output:
     payload: bytes
 
 
+OUTPUT_ROW: Final = struct.Struct("<BI")
+_ROW: Final = OUTPUT_ROW.size
+_CHANNELS_MAX: Final = 256
+"""So many a row can tell apart; a message can name fewer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OutputTable(Sequence[Output]):
+    """Outputs of consecutive numbers from `first` to `last`: the form that they keep from the guest's turn until they
+    leave, and on the standby until somebody asks for one. Equal to any sequence of the same outputs.
+
+    What a turn said is held, compared, let out and carried by the next checkpoint as one; an Output is made only when
+    one is looked at. The rows are those of the wire (docs/wire.md, "What builds up the state"): channel's number,
+    payload's bytes. The payloads stand apart, one behind the other.
+
+    channels  the names that the rows count in, in the order in which they come in
+    rows      OUTPUT_ROW for each output, checked by whoever made the table: channels exist, lengths add up
+    payloads  of all outputs, in order
+    """
+
+    first: int
+    last: int
+    channels: tuple[str, ...]
+    rows: bytes
+    payloads: bytes
+
+    @classmethod
+    def of(cls, outputs: Iterable[Output]) -> "OutputTable":
+        """Return the table of outputs, which are of consecutive numbers; a table is returned as it is.
+
+        Raises InternalError if they are not, LimitExceeded if they are of more channels than a row can tell apart.
+        """
+        if isinstance(outputs, OutputTable):
+            return outputs
+        outputs = list(outputs)
+        if not outputs:
+            return NO_OUTPUTS
+        first = outputs[0].number
+        for place, output in enumerate(outputs):
+            if output.number != first + place:
+                raise InternalError(f"output {output.number} was emitted after {first + place - 1}")
+        channels = _checked(dict.fromkeys([output.channel for output in outputs]))
+        rows = [OUTPUT_ROW.pack(channels.index(output.channel), len(output.payload)) for output in outputs]
+        payloads = b"".join([output.payload for output in outputs])
+        return cls(first=first, last=outputs[-1].number, channels=channels, rows=b"".join(rows), payloads=payloads)
+
+    @property
+    def lengths(self) -> list[int]:
+        """The bytes of each payload."""
+        return [length for _, length in OUTPUT_ROW.iter_unpack(self.rows)]
+
+    def behind(self, number: int) -> "OutputTable":
+        """Return the outputs above `number`, which need not be one of them."""
+        return self if number < self.first else OutputTable.of(list(self)[number + 1 - self.first :])
+
+    @overload
+    def __getitem__(self, place: int) -> Output: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Output]: ...
+    def __getitem__(self, place: int | slice) -> Output | Sequence[Output]:
+        return tuple(self)[place]
+
+    def __eq__(self, other: object) -> bool:
+        return tuple(self) == tuple(other) if isinstance(other, Sequence) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __len__(self) -> int:
+        return self.last + 1 - self.first
+
+    def __iter__(self) -> Iterator[Output]:
+        rows = list(OUTPUT_ROW.iter_unpack(self.rows))
+        places = zip(rows, accumulate([length for _, length in rows], initial=0), strict=False)
+        return iter(
+            [
+                Output(number=number, channel=self.channels[channel], payload=self.payloads[at : at + length])
+                for number, ((channel, length), at) in enumerate(places, self.first)
+            ]
+        )
+
+
+NO_OUTPUTS: Final = OutputTable(first=1, last=0, channels=(), rows=b"", payloads=b"")
+
+
+def joined_outputs(tables: Iterable[OutputTable]) -> OutputTable:
+    """Return tables, each of which goes on where the one before ends, as one.
+
+    Raises LimitExceeded as `OutputTable.of`.
+    """
+    filled = [table for table in tables if table.rows]
+    if len(filled) < 2:
+        return filled[0] if filled else NO_OUTPUTS
+    channels = filled[0].channels
+    if any(table.channels != channels for table in filled):
+        channels = _checked(dict.fromkeys(chain.from_iterable([table.channels for table in filled])))
+        rows = b"".join([_renumbered(table, channels) for table in filled])
+    else:
+        rows = b"".join([table.rows for table in filled])
+    payloads = b"".join([table.payloads for table in filled])
+    return OutputTable(first=filled[0].first, last=filled[-1].last, channels=channels, rows=rows, payloads=payloads)
+
+
+def _checked(names: Iterable[str]) -> tuple[str, ...]:
+    channels = tuple(names)
+    if len(channels) > _CHANNELS_MAX:
+        raise LimitExceeded("output channels", limit=_CHANNELS_MAX, wanted=len(channels))
+    return channels
+
+
+def _renumbered(table: OutputTable, channels: tuple[str, ...]) -> bytes:
+    """Return the rows of a table, with the channels' numbers in another list of names."""
+    numbers = bytes([channels.index(name) for name in table.channels]).ljust(256, b"\0")
+    rows = bytearray(table.rows)
+    rows[::_ROW] = rows[::_ROW].translate(numbers)
+    return bytes(rows)
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class GuestPosition:
     """An exact place in a guest's run: instructions retired, and time units spent waiting.
@@ -277,7 +400,7 @@ class Checkpoint:
     engine: str
     batches: tuple[PageBatch, ...] = field(repr=False)
     devices: bytes = field(repr=False)
-    outputs: tuple[Output, ...] = field(repr=False)
+    outputs: Sequence[Output] = field(repr=False)
     output_next: int
     log_index: int
     memory_digest: int

@@ -28,11 +28,11 @@ class Datagrams:
         self._lengths: Any = ffi.new("uint32_t[]", _AT_ONCE)
         self._bytes: Any = ffi.new("uint64_t *")
 
-    def send(self, descriptor: int, datagrams: Sequence[bytes]) -> tuple[int, int]:
-        """Send datagrams in order; return how many left, and their bytes. The others are dropped."""
-        sizes = ffi.from_buffer("uint32_t[]", array("I", map(len, datagrams)))
-        content, address, size_bytes = b"".join(datagrams), self._address, self._bytes
-        sent = lib.ftvm_datagrams_send(descriptor, address, len(address), content, sizes, len(datagrams), size_bytes)
+    def send(self, descriptor: int, content: bytes, lengths: Sequence[int]) -> tuple[int, int]:
+        """Send datagrams, which lie one behind the other, in order; return how many left, and their bytes. The others
+        are dropped."""
+        sizes, address, size_bytes = ffi.from_buffer("uint32_t[]", array("I", lengths)), self._address, self._bytes
+        sent = lib.ftvm_datagrams_send(descriptor, address, len(address), content, sizes, len(lengths), size_bytes)
         return int(sent), int(size_bytes[0])
 
     def receive(self, descriptor: int, limit: int) -> tuple[list[bytes], int]:

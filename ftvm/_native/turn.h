@@ -76,13 +76,14 @@ const uint8_t *ftvm_turn_rows(ftvm_turn *turn, size_t *bytes);
 /* What a turn brought, packed: its records as a table of logtable.h, and its outputs apart. */
 typedef struct {
     const uint8_t *table, *inputs; /* the table's rows, and its payloads: those of inputs */
-    const uint8_t *said, *spoken;  /* the outputs' payloads; the channel of each */
-    const uint32_t *lengths;       /* of the outputs */
+    const uint8_t *said, *spoken;  /* the outputs' payloads; rows of FTVM_TURN_SPOKEN_ROW bytes: u8 channel, u32 length */
     size_t records, input_bytes, outputs, said_bytes;
     uint8_t channels[4]; /* of the table, in the order in which they come in: FTVM_TURN_NO_CHANNEL, or that of an input */
-    size_t channel_count;
+    uint8_t voices[4];   /* those of the outputs */
+    size_t channel_count, voice_count;
 } ftvm_turn_packed;
 
+#define FTVM_TURN_SPOKEN_ROW 5
 #define FTVM_TURN_NO_CHANNEL 255 /* of a step of the clock, and of an output: its record does not say */
 
 /* Takes the rows, as ftvm_turn_rows, as a table. `output_next` is the number of the first output among them. What

@@ -4,14 +4,14 @@
 
 #include "devices/wire.h"
 
-/* Returns the number of a channel in a table; it gets one with its first record. */
-static uint8_t number_of(ftvm_turn_packed *packed, uint8_t channel)
+/* Returns the number of a channel among those of a table; it gets one where it comes first. */
+static uint8_t number_of(uint8_t *channels, size_t *count, uint8_t channel)
 {
     size_t number = 0;
-    while (number < packed->channel_count && packed->channels[number] != channel)
+    while (number < *count && channels[number] != channel)
         number++;
-    if (number == packed->channel_count)
-        packed->channels[packed->channel_count++] = channel;
+    if (number == *count)
+        channels[(*count)++] = channel;
     return (uint8_t)number;
 }
 
@@ -36,12 +36,13 @@ static size_t pack_row(turnpack_tables *tables, const uint8_t *row_at, uint64_t 
         amount = output_next + packed->outputs;
         memcpy(tables->said + packed->said_bytes, payload, length);
         packed->said_bytes += length;
-        tables->spoken[packed->outputs] = (uint8_t)channel;
-        tables->lengths[packed->outputs++] = length;
+        wire_writer spoken = {tables->spoken + packed->outputs++ * FTVM_TURN_SPOKEN_ROW, FTVM_TURN_SPOKEN_ROW, 0};
+        wire_write_u8(&spoken, number_of(packed->voices, &packed->voice_count, (uint8_t)channel));
+        wire_write_u32(&spoken, length);
     }
     wire_writer row = {tables->table + packed->records++ * FTVM_LOGTABLE_ROW, FTVM_LOGTABLE_ROW, 0};
     wire_write_u8(&row, kind);
-    wire_write_u8(&row, number_of(packed, named));
+    wire_write_u8(&row, number_of(packed->channels, &packed->channel_count, named));
     wire_write_u64(&row, retired);
     wire_write_u64(&row, idled);
     wire_write_u64(&row, amount);
@@ -57,7 +58,6 @@ void turnpack_rows(turnpack_tables *tables, const uint8_t *rows, size_t length, 
         .inputs = tables->inputs,
         .said = tables->said,
         .spoken = tables->spoken,
-        .lengths = tables->lengths,
     };
     for (size_t at = 0; at < length;)
         at += pack_row(tables, rows + at, output_next, packed);

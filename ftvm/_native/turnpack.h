@@ -12,8 +12,7 @@ enum { TURN_ROW_HEADER = 40 }; /* before a row's payload */
 /* Room for all that so many rows can hold. */
 typedef struct {
     uint8_t table[TURN_ROWS_MAX * FTVM_LOGTABLE_ROW], inputs[TURN_ROWS_BYTES], said[TURN_ROWS_BYTES];
-    uint8_t spoken[TURN_ROWS_MAX];
-    uint32_t lengths[TURN_ROWS_MAX];
+    uint8_t spoken[TURN_ROWS_MAX * FTVM_TURN_SPOKEN_ROW];
 } turnpack_tables;
 
 /* Packs whole rows, at most TURN_ROWS_BYTES of them; `output_next` is the number of the first output among them. What

@@ -13,19 +13,20 @@ Output table: per output one byte of channel number (its name is in the header) 
 bytes.
 """
 
-import struct
 from collections.abc import Sequence
 from typing import Final
 
 from ftvm._native.logtable import check_rows
 from ftvm._native.memory import bytes_digest
 from ftvm.checkpoint import (
+    OUTPUT_ROW,
     PAGE_COUNT_MAX,
     PAGE_DIGEST_ROW,
     Buffer,
     Checkpoint,
     GuestPosition,
     Output,
+    OutputTable,
     PageBatch,
 )
 from ftvm.config import Limits
@@ -43,11 +44,10 @@ from ftvm.encode.fields import (
 )
 from ftvm.encode.messages import Copy, EpochPart, Log
 from ftvm.encode.versions import FLAT_SINCE
-from ftvm.errors import BadFrame, ConfigError, LimitExceeded
+from ftvm.errors import BadFrame, ConfigError, InternalError, LimitExceeded
 from ftvm.logtable import LOG_ROW, LogTable
 
 __all__ = [
-    "OUTPUT_ROW",
     "STREAM_MESSAGES",
     "check_batch",
     "check_end",
@@ -57,7 +57,6 @@ __all__ = [
     "unpack_records",
 ]
 
-OUTPUT_ROW: Final = struct.Struct("<BI")
 _BATCH_FRAMES: Final = 3
 _END_FRAMES: Final = 4
 _PART_FRAMES: Final = (_BATCH_FRAMES, _END_FRAMES, _BATCH_FRAMES + _END_FRAMES)
@@ -98,32 +97,40 @@ def check_batch(
 
 def pack_outputs(outputs: Sequence[Output]) -> tuple[list[str], bytes, bytes]:
     """Return the channels' names, the table and the payloads of outputs."""
-    channels = list(dict.fromkeys(output.channel for output in outputs))
-    if len(channels) > NAMES_MAX:
-        raise LimitExceeded("output channels", limit=NAMES_MAX, wanted=len(channels))
-    number = {channel: place for place, channel in enumerate(channels)}
-    table = b"".join(OUTPUT_ROW.pack(number[output.channel], len(output.payload)) for output in outputs)
-    return channels, table, b"".join(output.payload for output in outputs)
+    table = outputs if isinstance(outputs, OutputTable) else OutputTable.of(outputs)
+    if len(table.channels) > NAMES_MAX:
+        raise LimitExceeded("output channels", limit=NAMES_MAX, wanted=len(table.channels))
+    return list(table.channels), table.rows, table.payloads
 
 
 def unpack_outputs(
     channels: tuple[str, ...], output_next: int, table: Buffer, payloads: Buffer, limits: Limits
-) -> tuple[Output, ...]:
+) -> OutputTable:
     """Return the outputs of a table, which end just below `output_next`. Raises BadFrame, the peer's fault."""
     count, rest = divmod(len(table), OUTPUT_ROW.size)
     if rest or count > limits.outputs_held or count >= output_next:
         raise BadFrame(f"an output table of {len(table)} bytes, ending below number {output_next}, cannot be")
-    outputs: list[Output] = []
-    offset = 0
-    for place, (channel, length) in enumerate(OUTPUT_ROW.iter_unpack(table)):
-        if channel >= len(channels) or length > limits.output_bytes or length > len(payloads) - offset:
-            raise BadFrame(f"output {place} of the table names channel {channel} and {length} bytes")
-        payload = bytes(payloads[offset : offset + length])
-        outputs.append(Output(number=output_next - count + place, channel=channels[channel], payload=payload))
-        offset += length
-    if offset != len(payloads):
-        raise BadFrame(f"outputs use {offset} of {len(payloads)} payload bytes")
-    return tuple(outputs)
+    rows = bytes(table)
+    lengths = [length for _, length in OUTPUT_ROW.iter_unpack(rows)]
+    used = sum(lengths)
+    if count and (
+        max(rows[:: OUTPUT_ROW.size]) >= len(channels) or max(lengths) > limits.output_bytes or used > len(payloads)
+    ):
+        raise _wrong_output(rows, len(channels), len(payloads), limits)
+    if used != len(payloads):
+        raise BadFrame(f"outputs use {used} of {len(payloads)} payload bytes")
+    return OutputTable(
+        first=output_next - count, last=output_next - 1, channels=channels, rows=rows, payloads=bytes(payloads)
+    )
+
+
+def _wrong_output(rows: bytes, channels: int, left: int, limits: Limits) -> BadFrame:
+    """Return what is wrong with the first output of a table that cannot be."""
+    for place, (channel, length) in enumerate(OUTPUT_ROW.iter_unpack(rows)):
+        if channel >= channels or length > limits.output_bytes or length > left:
+            return BadFrame(f"output {place} of the table names channel {channel} and {length} bytes")
+        left -= length
+    raise InternalError("a table of outputs that can be was refused")
 
 
 def _pack_copy(message: Copy) -> Packed:
@@ -159,7 +166,7 @@ def _pack_part_alone(message: EpochPart) -> Packed:
 
 
 def _pack_end(end: Checkpoint) -> Packed:
-    channels, table, payloads = pack_outputs(end.outputs) if end.outputs else ([], b"", b"")
+    channels, table, payloads = pack_outputs(end.outputs)
     digest = end.memory_digest.to_bytes(DIGEST_BYTES, "little")
     here = [end.position.retired, end.position.idled] if end.position is not None else None
     frames: list[Buffer] = [end.devices, table, payloads, end.page_digests]

@@ -24,14 +24,13 @@ from typing import Final
 import msgpack
 
 from ftvm._native.memory import frame_digest
-from ftvm.checkpoint import PAGE_COUNT_MAX, Buffer, Checkpoint, GuestPosition, PageBatch
+from ftvm.checkpoint import OUTPUT_ROW, PAGE_COUNT_MAX, Buffer, Checkpoint, GuestPosition, PageBatch
 from ftvm.config import Limits
 from ftvm.encode.envelope import known
 from ftvm.encode.fields import DIGEST_BYTES, NAMES_MAX, TEXT_CHARS_MAX, read_fields, read_identity, read_list, read_text
 from ftvm.encode.headed import Sealed, encode_headed, read_headed
 from ftvm.encode.messages import Ack, Envelope, EpochPart, Log, Message, SessionId
 from ftvm.encode.stream import (
-    OUTPUT_ROW,
     check_batch,
     check_end,
     pack_outputs,
@@ -139,7 +138,7 @@ def _pack_part(message: EpochPart) -> tuple[tuple[str, ...], list[Buffer]]:
                 *((end.position.retired, end.position.idled) if end.position is not None else (0, 0)),
                 len(end.devices),
                 len(end.page_digests),
-                len(end.outputs),
+                len(table) // OUTPUT_ROW.size,
             )
         )
         content += (end.devices, end.page_digests, table, payloads)

@@ -22,7 +22,7 @@ from itertools import groupby
 from typing import Final, Protocol
 
 from ftvm._native.datagrams import Datagrams
-from ftvm.checkpoint import Output
+from ftvm.checkpoint import Output, OutputTable
 from ftvm.errors import ClosedError, ConfigError, TransportError
 
 __all__ = [
@@ -109,13 +109,13 @@ class DatagramPort:
         self.counters.bytes_sent += len(frame)
         return True
 
-    def send_all(self, frames: Sequence[bytes]) -> None:
-        """Send frames, as by `send` of one after the other: one call of the system for up to 64."""
-        if len(frames) == 1:
-            self.send(frames[0])
+    def send_all(self, frames: bytes, lengths: Sequence[int]) -> None:
+        """Send frames, which lie one behind the other, as by `send` of each: one call of the system for up to 64."""
+        if len(lengths) == 1:
+            self.send(frames)
             return
-        sent, size_bytes = self._datagrams.send(self._open_socket().fileno(), frames)
-        self.counters.sends_dropped += len(frames) - sent
+        sent, size_bytes = self._datagrams.send(self._open_socket().fileno(), frames, lengths)
+        self.counters.sends_dropped += len(lengths) - sent
         self.counters.frames_sent += sent
         self.counters.bytes_sent += size_bytes
 
@@ -183,7 +183,7 @@ class CableWorld:
         self._channel = channel
         self._console = console
         self._port = port
-        self._send_all: Callable[[Sequence[bytes]], None] | None = getattr(port, "send_all", None)
+        self._send_all: Callable[[bytes, Sequence[int]], None] | None = getattr(port, "send_all", None)
 
     @property
     def counters(self) -> DatagramCounters:
@@ -209,9 +209,13 @@ class CableWorld:
 
     def release_all(self, outputs: Sequence[Output]) -> None:
         """Let outputs leave together: frames in a row by one call, where the port knows that."""
+        if self._send_all is not None and isinstance(outputs, OutputTable) and outputs.channels == (self._channel,):
+            self._send_all(outputs.payloads, outputs.lengths)
+            return
         for is_frame, group in groupby(outputs, key=lambda output: output.channel == self._channel):
             if is_frame and self._send_all is not None:
-                self._send_all([output.payload for output in group])
+                frames = [output.payload for output in group]
+                self._send_all(b"".join(frames), list(map(len, frames)))
             else:
                 for output in group:
                     self.release(output)

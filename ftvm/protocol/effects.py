@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ftvm.checkpoint import Buffer, Checkpoint, Commit, GuestPosition, LogRecord, Output, PageBatch
+from ftvm.checkpoint import Buffer, Checkpoint, Commit, GuestPosition, LogRecord, OutputTable, PageBatch
 from ftvm.encode.messages import Envelope, Message
 from ftvm.errors import FtvmError
 from ftvm.events import Event
@@ -228,7 +228,7 @@ class Stop:
 class Release:
     """Let outputs leave this host, in this order: at least one. The first was held since `since`."""
 
-    outputs: Sequence[Output]
+    outputs: OutputTable
     since: Nanos
 
 

@@ -19,6 +19,7 @@ Nothing here reads a clock, draws a number or does I/O. A step runs to its end.
 from collections.abc import Callable, Mapping
 from typing import Any, Final, assert_never
 
+from ftvm.checkpoint import joined_outputs
 from ftvm.encode.messages import Envelope, Greeting
 from ftvm.errors import ConfigError, InternalError, LocalProtocolError, must
 from ftvm.events import HostStalled, RecordLearned, RoleChanged
@@ -341,7 +342,7 @@ class Replica:
         )
         must(self._core.released <= committed.output_last, "what has left was made by the state that goes on")
         is_following = isinstance(self._role_state, StandbyState) and self._role_state.is_following
-        kept = list(committed.outputs)
+        kept = joined_outputs(committed.outputs.tables)
         outputs = OutputBuffer(released=committed.output_next - 1 - len(kept))
         self._core.released = max(self._core.released, outputs.released)
         settings = self._core.settings
@@ -359,7 +360,8 @@ class Replica:
         log = () if is_following else tuple(committed.log)  # rule: log_replayed
         # Before the outputs: a thousand of them take the world as long as all else that the guest would wait for.
         self._core.do(RunGuest(committed.output_next, committed.log_index + 1, log, engine))
-        shipping.take_emitted(state, reports.Emitted(outputs=[(output, 0) for output in kept]), now)
+        if kept.rows:
+            shipping.take_emitted(state, reports.Emitted(said=[(kept, 0)]), now)
         state.announcer.begin(now)
 
     def _stand_by_again(self, before: ActiveState, now: Nanos) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ftvm.checkpoint import Checkpoint, Output, PageBatch
+from ftvm.checkpoint import Checkpoint, Output, OutputTable, PageBatch
 from ftvm.encode.messages import Envelope, Message
 from ftvm.errors import FtvmError
 from ftvm.interfaces import Answer, Engine
@@ -91,19 +91,25 @@ class PeerRefused:
 class Emitted:
     """What came from the guest since the last time, in order: the log first, then the outputs.
 
-    Each output comes with the index of the last record logged when it was made, its own OUTPUT record included.
-    `is_guest_idle`: the guest is known to wait for something from outside.
-    `has_flush`: it flushed a disk since the last cut, and perhaps before it made the last of these outputs.
+    said           outputs, at least one together, with the index of the last record logged when they were made, their
+                   own OUTPUT records included
+    is_guest_idle  the guest is known to wait for something from outside
+    has_flush      it flushed a disk since the last cut, and perhaps before it made the last of these outputs
     """
 
     log: LogTable = NO_LOG
-    outputs: Sequence[tuple[Output, int]] = ()
+    said: Sequence[tuple[OutputTable, int]] = ()
     is_guest_idle: bool = False
     has_flush: bool = False
 
+    @property
+    def outputs(self) -> list[tuple[Output, int]]:
+        """Each output with its index."""
+        return [(output, index) for outputs, index in self.said for output in outputs]
+
     def __bool__(self) -> bool:
         """Whether there is anything."""
-        return bool(self.log.record_count or self.outputs)
+        return bool(self.log.record_count or self.said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +228,7 @@ class Persisted:
 class LogFollowed:
     """The guest made these outputs, executing the log; none of them may leave from here."""
 
-    outputs: Sequence[Output]
+    outputs: OutputTable
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final, Generic, Protocol, TypeVar
 
-from ftvm.checkpoint import NOTHING_SAFE, Checkpoint, Output, PageBatch, Watermarks
+from ftvm.checkpoint import NOTHING_SAFE, Checkpoint, OutputTable, PageBatch, Watermarks
 from ftvm.config import Limits
 from ftvm.encode.messages import (
     Ack,
@@ -309,7 +309,7 @@ class Session:
         self.log_shipped = records.first + records.record_count - 1
 
     def ship_epoch(
-        self, checkpoint: Checkpoint, outputs: tuple[Output, ...], engine: Engine, pause_ns: int, now: Nanos
+        self, checkpoint: Checkpoint, outputs: OutputTable, engine: Engine, pause_ns: int, now: Nanos
     ) -> None:
         """Queue a checkpoint with outputs: its batches, then the end, which the last batch travels with where the
         version allows.

@@ -4,7 +4,7 @@ Runtime, simulator, service and tests read these and nothing else. No large thin
 flight and the log are windows on the replica's own, and change with its next step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -105,7 +105,7 @@ class StandbyView:
     engine: str
     memory_digest: int
     output_next: int
-    outputs: Sequence[Output]
+    outputs: Collection[Output]
     log: Sequence[LogRecord]
     log_index: int
     log_bytes: int

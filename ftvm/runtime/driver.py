@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from ftvm._native.memory import NativeMemory
-from ftvm.checkpoint import END_CHANNEL, Buffer, PageBatch
+from ftvm.checkpoint import END_CHANNEL, Buffer, Output, PageBatch
 from ftvm.encode.apply import CommittedMemory
 from ftvm.encode.messages import Copy, Envelope, EpochPart, Message, Ping, Pong
 from ftvm.encode.wire import encode
@@ -446,12 +446,14 @@ class Driver:
             self._capturer.buffers.let_go(batch)
 
     def _release(self, effect: do.Release) -> None:
-        outputs, last = effect.outputs, effect.outputs[-1]
-        if last.channel == END_CHANNEL:
-            self._ending.guest_said(last)
-        self._let_out(outputs if last.channel != END_CHANNEL else outputs[:-1])
-        made_at = self._sink.take_times(outputs[0].number, last.number)
-        self._counters.released(len(outputs), made_at, effect.since, self._clock.now())
+        outputs: Sequence[Output] = effect.outputs
+        first, last = effect.outputs.first, effect.outputs.last
+        if END_CHANNEL in effect.outputs.channels and outputs[-1].channel == END_CHANNEL:
+            self._ending.guest_said(outputs[-1])
+            outputs = outputs[:-1]
+        self._let_out(outputs)
+        made_at = self._sink.take_times(first, last)
+        self._counters.released(last + 1 - first, made_at, effect.since, self._clock.now())
 
     def _run(self, effect: do.RunGuest) -> None:
         self._onlooker.end()

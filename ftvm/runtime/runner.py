@@ -84,13 +84,13 @@ class GuestRunner:
             self._reach_end_of_log(effect)
         except GuestError as wrong:
             return GuestError(f"the replay diverged: {wrong}")
-        made = self._sink.drain().outputs
+        made = self._sink.drain().said
         self._sink.open(self._sink.output_next, effect.log_next, is_logging=False)
         self.use(effect.engine)
         self.is_running = True
         self.is_paused = False
         self._guest.resume()
-        return Emitted(outputs=[(output, 0) for output, _ in made])
+        return Emitted(said=[(outputs, 0) for outputs, _ in made])
 
     def _reach_end_of_log(self, effect: do.RunGuest) -> None:
         follower, self.follower = self.follower, None
@@ -151,10 +151,10 @@ class GuestRunner:
     def take_emitted(self) -> Emitted:
         """Take out what the guest has emitted. One that stops itself behind each output has stopped then."""
         emitted = self._sink.drain()
-        if self.stops_itself and emitted.outputs:
+        if self.stops_itself and emitted.said:
             self.stall()  # it is about to stop; a resume that came before would be lost
         if self._asks_idle and cast("IdleTellingGuest", self._guest).is_idle():
-            return Emitted(emitted.log, emitted.outputs, is_guest_idle=True, has_flush=emitted.has_flush)
+            return Emitted(emitted.log, emitted.said, is_guest_idle=True, has_flush=emitted.has_flush)
         return emitted
 
     def failure(self) -> str | None:
@@ -218,8 +218,7 @@ class GuestRunner:
         if self.follower is None:
             return
         outcome = self.follower.advance()
-        outputs = [output for output, _ in self._sink.drain().outputs]
-        if outputs:
+        for outputs, _ in self._sink.drain().said:
             yield LogFollowed(outputs)
         if isinstance(outcome, do.Difference):
             self.follower = None

@@ -6,10 +6,12 @@ has the guest counts: its thread, or the driver's, where that does the turn that
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from itertools import groupby
+from operator import itemgetter
 from typing import Final, Protocol
 
-from ftvm.checkpoint import GuestPosition, LogKind, LogRecord, Output
+from ftvm.checkpoint import OUTPUT_ROW, GuestPosition, LogKind, LogRecord, OutputTable, joined_outputs
 from ftvm.interfaces import Clock
 from ftvm.logtable import NO_LOG, LogTable, joined
 from ftvm.protocol.reports import Emitted
@@ -25,7 +27,7 @@ _TIMES_KEPT: Final = 4_096
 class PackedTurn(Protocol):
     """What a guest did in one turn, packed by whoever ran it."""
 
-    def packed(self, log_next: int, output_next: int) -> tuple[LogTable, Sequence[Output]]:
+    def packed(self, log_next: int, output_next: int) -> tuple[LogTable, OutputTable]:
         """Return the records, from index `log_next` on, and the outputs, from number `output_next` on, in order."""
 
 
@@ -60,9 +62,9 @@ class NumberingSink:
 
     def __init__(self, wake: Callable[[], None], clock: Clock) -> None:
         """Call `wake` whenever something has come to an empty sink; `clock` says when each output was made."""
-        self.items: deque[tuple[Output | LogRecord | Emitted, int]] = deque()
+        self.items: deque[tuple[OutputTable | LogRecord | Emitted, int]] = deque()
         self._warnings: deque[str] = deque(maxlen=_WARNINGS_KEPT)
-        self._times: deque[tuple[int, Nanos]] = deque(maxlen=_TIMES_KEPT)
+        self._times: deque[tuple[int, int, Nanos]] = deque(maxlen=_TIMES_KEPT)
         self._wake = wake
         self._clock = clock
         self.output_next = 1
@@ -103,10 +105,11 @@ class NumberingSink:
         self.output_next += 1
         if position is None or position != self._spoken_at:
             self._spoken_at, self._first_there = position, number
-        self._times.append((number, self._clock.now()))
+        self._times.append((number, number, self._clock.now()))
         if self._is_logging and position is not None:
             self._log(LogKind.OUTPUT, position, amount=number)
-        output = Output(number=number, channel=channel, payload=payload)
+        row = OUTPUT_ROW.pack(0, len(payload))
+        output = OutputTable(first=number, last=number, channels=(channel,), rows=row, payloads=payload)
         self.items.append((output, self.log_index))  # rule: output_needs_its_record
         # Asked behind the append: the loop's thread may have taken all that was there before, and sleeps then.
         if len(self.items) <= 1:
@@ -127,13 +130,12 @@ class NumberingSink:
             self.log_index += log.record_count
         else:
             log = NO_LOG
-        if outputs:
-            now = self._clock.now()
-            self._times += [(output.number, now) for output in outputs]
-            self.output_next += len(outputs)
-        if log.record_count or outputs:
+        if outputs.rows:
+            self._times.append((outputs.first, outputs.last, self._clock.now()))
+            self.output_next = outputs.last + 1
+        if log.record_count or outputs.rows:
             index = self.log_index
-            self.items.append((Emitted(log, [(output, index) for output in outputs]), index))
+            self.items.append((Emitted(log, [(outputs, index)] if outputs.rows else ()), index))
             if len(self.items) <= 1 and not self.is_heard:
                 self._wake()
 
@@ -145,16 +147,19 @@ class NumberingSink:
         first = self._first_there if position == self._spoken_at else self.output_next
         return range(first, self.output_next)
 
-    def take_times(self, first: int, last: int) -> list[Nanos]:
-        """Return when outputs were made, in order, and forget that of them and of all before them.
+    def take_times(self, first: int, last: int) -> list[tuple[int, Nanos]]:
+        """Return how many outputs were made when, in order, and forget that of them and of all before them.
 
         Left out are those that the guest did not make since the sink was opened, and those since which too many came.
         """
         times, made_at = self._times, []
         while times and times[0][0] <= last:
-            number, at = times.popleft()
-            if number >= first:
-                made_at.append(at)
+            lowest, highest, at = times.popleft()
+            if highest > last:
+                times.appendleft((last + 1, highest, at))
+            count = min(highest, last) + 1 - max(lowest, first)
+            if count > 0:
+                made_at.append((count, at))
         return made_at
 
     def took_input(self, position: GuestPosition, channel: str, payload: bytes) -> None:
@@ -193,7 +198,7 @@ class NumberingSink:
         """Take out all that has come, in order."""
         tables: list[LogTable] = []
         single: list[LogRecord] = []
-        outputs: list[tuple[Output, int]] = []
+        said: list[tuple[OutputTable, int]] = []
         while self.items:
             item, log_index = self.items.popleft()
             if isinstance(item, Emitted):
@@ -201,22 +206,25 @@ class NumberingSink:
                     tables.append(LogTable.of(single))
                     single = []
                 tables.append(item.log)
-                outputs += item.outputs
+                said += item.said
             elif isinstance(item, LogRecord):
                 single.append(item)
             else:
-                outputs.append((item, log_index))
+                said.append((item, log_index))
         if single:
             tables.append(LogTable.of(single))
         # Behind the outputs: a flush that comes between counts as one that came before them.
-        has_flush = bool(outputs) and self._is_logging and self.has_flush is not None and self.has_flush()
+        has_flush = bool(said) and self._is_logging and self.has_flush is not None and self.has_flush()
+        if len(said) > 1:
+            groups = groupby(said, key=itemgetter(1))
+            said = [(joined_outputs([outputs for outputs, _ in group]), index) for index, group in groups]
         if not tables:
-            return Emitted(NO_LOG, outputs, has_flush=has_flush)
-        return Emitted(tables[0] if len(tables) == 1 else joined(tables), outputs, has_flush=has_flush)
+            return Emitted(NO_LOG, said, has_flush=has_flush)
+        return Emitted(tables[0] if len(tables) == 1 else joined(tables), said, has_flush=has_flush)
 
     def put_back(self, emitted: Emitted) -> None:
         """Take back what was drained, before all that has come since: it is handed on as if nobody had asked."""
-        if emitted.log.record_count or emitted.outputs:
+        if emitted.log.record_count or emitted.said:
             self.items.appendleft((emitted, 0))
 
     def _log(

@@ -246,10 +246,9 @@ class _Tally:
         self._counts = [0] * (len(HISTOGRAM_BOUNDS_US) + 1)
         self._sum_us = 0.0
 
-    def add(self, *samples_us: float) -> None:
-        for sample_us in samples_us:
-            self._counts[bisect_left(HISTOGRAM_BOUNDS_US, sample_us)] += 1
-        self._sum_us += sum(samples_us)
+    def add(self, sample_us: float, count: int = 1) -> None:
+        self._counts[bisect_left(HISTOGRAM_BOUNDS_US, sample_us)] += count
+        self._sum_us += sample_us * count
 
     def seen(self) -> Histogram:
         return Histogram(tuple(self._counts), self._sum_us)
@@ -272,12 +271,14 @@ class Counters:
     reasons: Reasons = field(default_factory=Reasons)
     warnings: deque[str] = field(default_factory=lambda: deque(maxlen=_WARNINGS_KEPT))
 
-    def released(self, count: int, made_at: Sequence[Nanos], since: Nanos, now: Nanos) -> None:
-        """Take note of outputs that left together; those whose time is not known were held since `since`."""
+    def released(self, count: int, made_at: Sequence[tuple[int, Nanos]], since: Nanos, now: Nanos) -> None:
+        """Take note of outputs that left together, so many of them made when; the others were held since `since`."""
         self.outputs_released += count
-        delays_us = [(now - at) / 1000 for at in made_at] + [(now - since) / 1000] * (count - len(made_at))
-        self.output_delays_us += delays_us
-        self.output_delays.add(*delays_us)
+        others = count - sum([made for made, _ in made_at])
+        for made, at in (*made_at, (others, since)) if others else made_at:
+            delay_us = (now - at) / 1000
+            self.output_delays_us += [delay_us] * made
+            self.output_delays.add(delay_us, made)
 
     def count(self, event: Event) -> None:
         """Take note of an event."""

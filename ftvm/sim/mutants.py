@@ -272,12 +272,12 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
         _mutant(
             "forget_pending_outputs",
             "a takeover emits nothing again",
-            Change("pending_outputs_kept", "argument 2", "()"),
+            Change("pending_outputs_kept", "argument 2", "type({it})()"),
         ),
         _mutant(
             "forget_outputs_that_are_only_acknowledged",
             "what the standby has acknowledged counts as released",
-            Change("kept_until_told_as_released", "<=", "{right}"),
+            Change("kept_until_told_as_released", "argument 1", "self.output_next"),
         ),
         _mutant(
             "tell_a_release_before_it_left",

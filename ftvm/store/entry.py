@@ -15,7 +15,7 @@ wire (ftvm/encode/stream.py).
 import struct
 import zlib
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import accumulate
@@ -128,7 +128,7 @@ class Entry:
     dirty_pages: int = 0
     pages: PageBatch = field(default=EMPTY_BATCH, repr=False)
     devices: bytes = field(default=b"", repr=False)
-    outputs: tuple[Output, ...] = field(default=(), repr=False)
+    outputs: Sequence[Output] = field(default=(), repr=False)
     log: tuple[LogRecord, ...] = field(default=(), repr=False)
 
 

@@ -23,14 +23,14 @@ from ..walk.turns import calls_of_a_request
 ROOT: Final = Path(ftvm.__file__).parent
 
 LINES: Final = {
-    "": 830,
+    "": 909,
     "_native": 513,
     "arbiters": 773,
     "capture": 474,
     "cli": 3899,
-    "encode": 1380,
+    "encode": 1383,
     "engines": 185,
-    "guests": 3082,
+    "guests": 3092,
     "guests/cards": 261,
     "guests/disk": 1373,
     "guests/kvm": 1500,
@@ -38,8 +38,8 @@ LINES: Final = {
     "history": 2869,
     "lab": 3407,
     "lab/rig": 603,
-    "protocol": 3987,
-    "runtime": 3096,
+    "protocol": 4012,
+    "runtime": 3106,
     "service": 1775,
     "sim": 2540,
     "store": 1438,
@@ -64,11 +64,11 @@ LONG_FUNCTIONS: Final[dict[str, int]] = {}
 CHECKPOINT_FILES: Final = {"remus": 25, "kemari": 25}
 """Distinct files that one checkpoint crosses, both hosts together. The design says 25 at most."""
 
-OUTPUT_CALLS: Final = {"kemari": (95, 24), "hybrid": (65, 12)}
+OUTPUT_CALLS: Final = {"kemari": (96, 24), "hybrid": (66, 12)}
 """Calls of ftvm's functions on the primary from the emission of an output until it has left: those of production code,
 for which the target is 60, and apart those of what stands in for the real guest, clock and transport (tests/walk)."""
 
-BURST_CALLS: Final = {"hybrid": 63, "lockstep": 63}
+BURST_CALLS: Final = {"hybrid": 64, "lockstep": 64}
 """Calls of ftvm's functions on the primary for the answers to 16 requests of one turn, those of stand-ins apart."""
 
 GUEST_CALLS: Final = 6

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ftvm.checkpoint import Output
+from ftvm.checkpoint import Output, OutputTable
 from ftvm.errors import ClosedError, ConfigError, TransportError
 from ftvm.guests.datagram import (
     DatagramPort,
@@ -162,10 +162,13 @@ def test_outputs_that_leave_together_go_where_each_goes_alone_and_in_order(stack
 
     world.release_all(outputs)
     world.release_all([])
+    world.release_all(OutputTable.of([output(number, "net0", frame) for number, frame in enumerate(frames)]))
+    world.release_all(OutputTable.of([output(1, "net0", FRAME)]))
+    world.release_all(OutputTable.of([output(1, "console", b", world")]))
 
-    assert far.receive(1_000) == frames
-    assert said == [b"hello"]
-    assert (world.counters.frames_sent, world.counters.bytes_sent) == (100, 6_000)
+    assert far.receive(1_000) == [*frames, *frames, FRAME]
+    assert said == [b"hello", b", world"]
+    assert (world.counters.frames_sent, world.counters.bytes_sent) == (201, 12_000 + len(FRAME))
     assert world.counters.outputs_unrouted == 1
 
 

@@ -10,7 +10,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from ftvm.checkpoint import Buffer, Checkpoint, Geometry, GuestPosition, Output, PageBatch, RegionShape, bitmap_bytes
+from ftvm.checkpoint import (
+    Buffer,
+    Checkpoint,
+    Geometry,
+    GuestPosition,
+    Output,
+    OutputTable,
+    PageBatch,
+    RegionShape,
+    bitmap_bytes,
+)
 from ftvm.config import Limits, Timing
 from ftvm.encode.messages import Envelope, Message
 from ftvm.encode.versions import SPOKEN, Versions
@@ -184,7 +194,7 @@ class Host:
             outputs.append(Output(number=self.output_next, channel="net0", payload=payload))
             self.output_next += 1
             self.value += 1
-        self.give(reports.Emitted(outputs=[(output, 0) for output in outputs]))
+        self.give(reports.Emitted(said=[(OutputTable.of(outputs), 0)] if outputs else ()))
         self.perform()
 
     # --- steps -----------------------------------------------------------------------------------------------------

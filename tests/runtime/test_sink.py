@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftvm.checkpoint import GuestPosition, LogKind, LogRecord, Output
+from ftvm.checkpoint import NO_OUTPUTS, GuestPosition, LogKind, LogRecord, Output, OutputTable
 from ftvm.logtable import LogTable
 from ftvm.runtime.sink import NumberingSink
 from ftvm.testing.pair import ManualClock
@@ -45,9 +45,10 @@ WAYS: dict[str, Callable[[NumberingSink], None]] = {
 
 
 class NoTurn:
-    def packed(self, log_next: int, output_next: int) -> tuple[LogTable, list[Output]]:
+    def packed(self, log_next: int, output_next: int) -> tuple[LogTable, OutputTable]:
         del output_next
-        return LogTable.of([LogRecord(index=log_next, kind=LogKind.CLOCK, position=GuestPosition(1, 0), amount=1)]), []
+        step = LogRecord(index=log_next, kind=LogKind.CLOCK, position=GuestPosition(1, 0), amount=1)
+        return LogTable.of([step]), NO_OUTPUTS
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -147,7 +148,7 @@ class Told:
     def __init__(self, turn: list[Happened]) -> None:
         self._turn = turn
 
-    def packed(self, log_next: int, output_next: int) -> tuple[LogTable, list[Output]]:
+    def packed(self, log_next: int, output_next: int) -> tuple[LogTable, OutputTable]:
         records: list[LogRecord] = []
         outputs: list[Output] = []
         for index, (kind, channel, position, ticks, payload) in enumerate(self._turn, log_next):
@@ -160,7 +161,7 @@ class Told:
                 records.append(LogRecord(**known, channel=channel, payload=payload))
             else:
                 records.append(LogRecord(**known, amount=ticks))
-        return LogTable.of(records), outputs
+        return LogTable.of(records), OutputTable.of(outputs)
 
 
 HAPPENED = st.tuples(
@@ -212,7 +213,8 @@ def test_a_turn_that_is_handed_on_wakes_once_and_gives_each_output_a_time() -> N
 
     assert len(woken) == 1
     assert drained() == [1, 2, 3]
-    assert len(sink.take_times(1, 3)) == 3
+    assert sink.take_times(2, 2) == [(1, ManualClock().now())], "one of two that were said together"
+    assert [count for count, _ in sink.take_times(1, 3)] == [1]
 
 
 def test_nobody_is_woken_for_a_turn_that_is_heard_while_it_is_handed_on() -> None:
@@ -277,7 +279,7 @@ def test_the_time_of_an_output_is_that_of_its_emission_and_is_told_once() -> Non
     sink.drain()
 
     taken = [sink.take_times(first, last) for first, last in ((4, 4), (5, 6), (5, 6), (7, 8), (8, 8))]
-    assert taken == [[], [1_000_000, 2_000_000], [], [3_000_000], []]
+    assert taken == [[], [(1, 1_000_000), (1, 2_000_000)], [], [(1, 3_000_000)], []]
 
 
 def test_times_of_outputs_that_leave_elsewhere_do_not_pile_up() -> None:

@@ -67,7 +67,7 @@ def test_warnings_are_kept_each_once_and_the_latest_last() -> None:
 def test_an_output_whose_time_is_not_known_counts_from_when_it_was_taken() -> None:
     counters = Counters()
 
-    counters.released(3, [Nanos(5_000)], Nanos(2_000), Nanos(10_000))
+    counters.released(3, [(1, Nanos(5_000))], Nanos(2_000), Nanos(10_000))
 
     assert counters.outputs_released == 3
     assert list(counters.output_delays_us) == [5.0, 8.0, 8.0]
@@ -77,7 +77,7 @@ def test_a_histogram_counts_each_sample_once_at_its_bound() -> None:
     counters = Counters()
 
     delays_ns = (10_000, 10_100, 499_999_000, 500_000_000, 500_001_000)
-    counters.released(5, [Nanos(-delay_ns) for delay_ns in delays_ns], Nanos(0), Nanos(0))
+    counters.released(5, [(1, Nanos(-delay_ns)) for delay_ns in delays_ns], Nanos(0), Nanos(0))
 
     counts = counters.output_delays.seen().counts
     assert (counts[0], counts[1], counts[-2], counts[-1], sum(counts)) == (1, 1, 2, 1, 5)

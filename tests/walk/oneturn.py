@@ -1,6 +1,6 @@
 """Has a simulated guest do all that it is asked in one turn, as the built-in machine's C core does."""
 
-from ftvm.checkpoint import GuestPosition, LogKind, LogRecord, Output
+from ftvm.checkpoint import GuestPosition, LogKind, LogRecord, Output, OutputTable
 from ftvm.logtable import LogTable
 from ftvm.runtime.sink import NumberingSink
 from ftvm.sim.guest import SimGuest
@@ -20,14 +20,14 @@ class OneTurn:
             guest.deliver("net0", b"request")
             guest.advance()
         guest.attach(self._sink)
-        self._packed = LogTable.of(self._log), self._outputs
+        self._packed = LogTable.of(self._log), OutputTable.of(self._outputs)
 
     def hand_on(self) -> None:
         self._sink.hand_on(self)
 
-    def packed(self, log_next: int, output_next: int) -> tuple[LogTable, list[Output]]:
+    def packed(self, log_next: int, output_next: int) -> tuple[LogTable, OutputTable]:
         log, outputs = self._packed
-        assert (log.first, outputs[0].number) == (log_next, output_next)
+        assert (log.first, outputs.first) == (log_next, output_next)
         return log, outputs
 
     def emit(self, channel: str, payload: bytes, position: GuestPosition | None = None) -> None:

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any, Final
 
 import ftvm
-from ftvm.checkpoint import GuestPosition
+from ftvm.checkpoint import OUTPUT_ROW, GuestPosition
 from ftvm.runtime.sink import PackedTurn
 
 FTVM: Final = str(Path(ftvm.__file__).parent)
@@ -49,8 +49,8 @@ class CountingSink:
         self._said.release()
 
     def hand_on(self, turn: PackedTurn) -> None:
-        for output in turn.packed(1, 1)[1]:
-            self.emit(output.channel, output.payload)
+        for _ in range(len(turn.packed(1, 1)[1].rows) // OUTPUT_ROW.size):
+            self.emit("", b"")
 
     def took_input(self, *_: Any) -> None: ...
 

@@ -9,10 +9,11 @@ import mmap
 import struct
 from array import array
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 from ftvm._native import ffi, lib
-from ftvm.checkpoint import GuestPosition, LogKind, Output
+from ftvm.checkpoint import OUTPUT_ROW, GuestPosition, LogKind, OutputTable
 from ftvm.errors import ConfigError, InternalError
 from ftvm.guests.riscv.machine import Machine
 from ftvm.logtable import LOG_ROW, LogTable
@@ -108,22 +109,24 @@ class Turn:
             at += (length + 7) // 8 * 8
         return rows
 
-    def packed(self, log_next: int, output_next: int) -> tuple[LogTable, list[Output]]:
+    def packed(self, log_next: int, output_next: int) -> tuple[LogTable, OutputTable]:
         """Take what happened as records, from index `log_next` on, and outputs, from number `output_next` on."""
         made = self._packed
         lib.ftvm_turn_pack(self._turn, output_next, made)
         records = LogTable(
             first=log_next,
             record_count=made.records,
-            channels=tuple([_NAMES[number] for number in made.channels[0 : made.channel_count]]),
+            channels=_names(bytes(made.channels[0 : made.channel_count])),
             rows=ffi.buffer(made.table, made.records * LOG_ROW.size)[:],
             payloads=ffi.buffer(made.inputs, made.input_bytes)[:],
         )
-        said, at, outputs = ffi.buffer(made.said, made.said_bytes)[:], 0, []
-        spoken, lengths = made.spoken[0 : made.outputs], made.lengths[0 : made.outputs]
-        for number, (channel, length) in enumerate(zip(spoken, lengths, strict=True), output_next):
-            payload, at = said[at : at + length], at + length
-            outputs.append(Output(number=number, channel=_CHANNELS[channel], payload=payload))
+        outputs = OutputTable(
+            first=output_next,
+            last=output_next + made.outputs - 1,
+            channels=_names(bytes(made.voices[0 : made.voice_count])),
+            rows=ffi.buffer(made.spoken, made.outputs * OUTPUT_ROW.size)[:],
+            payloads=ffi.buffer(made.said, made.said_bytes)[:],
+        )
         return records, outputs
 
     def draw(self, content: bytes) -> None:
@@ -178,3 +181,9 @@ class Turn:
     def is_idle(self) -> bool:
         """Whether the hart waits, and no input that was given waits for it."""
         return bool(lib.ftvm_turn_is_idle(self._turn))
+
+
+@cache
+def _names(numbers: bytes) -> tuple[str, ...]:
+    """Return the names of a table's channels: a few there are."""
+    return tuple([_NAMES[number] for number in numbers])

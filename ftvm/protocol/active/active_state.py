@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Final
 
-from ftvm.checkpoint import Output
+from ftvm.checkpoint import NO_OUTPUTS, OUTPUT_ROW, OutputTable, joined_outputs
 from ftvm.config import Limits
 from ftvm.errors import InternalError, must
 from ftvm.events import EngineChanged
@@ -193,26 +193,28 @@ class ActiveState:
                 return
             safe = session.acked
         held = outputs.held
-        leaving: list[Output] = []
+        leaving: list[OutputTable] = []
         since = held[0].since if held else NEVER
         while held:
             if safe is not None and not safe.cover(held[0].needs):  # rule: held_until_acknowledged
                 break
-            leaving += held.popleft().outputs
+            leaving.append(held.popleft().outputs)
         if not leaving:
             return
-        core, first, last = self.core, leaving[0].number, leaving[-1].number
-        is_next = first == outputs.released + 1 and last == outputs.released + len(leaving)
+        together = leaving[0] if len(leaving) == 1 else joined_outputs(leaving)
+        core, first, last = self.core, together.first, together.last
+        count = len(together.rows) // OUTPUT_ROW.size
+        is_next = first == outputs.released + 1 and last == outputs.released + count
         must(is_next, "outputs leave in the order of their numbers")
         outputs.released = last
-        outputs.count -= len(leaving)
-        outputs.held_bytes -= sum([len(output.payload) for output in leaving])
+        outputs.count -= count
+        outputs.held_bytes -= len(together.payloads)
         # After a takeover, a replay makes outputs again that the active before is known to have released.
         if last > core.released:
-            fresh = leaving if first > core.released else leaving[core.released + 1 - first :]
+            fresh = together if first > core.released else together.behind(core.released)
             core.released = last
             core.effects.append(Release(fresh, since))
-            releases.untold += fresh
+            releases.untold.append(fresh)
 
     def cut(self, now: Nanos) -> None:
         """Order the cut of the open epoch, with the engine that is to be in force behind it."""
@@ -256,20 +258,19 @@ class ActiveState:
             EngineChanged(at=now, guest_id=guest_id, before=before.name, engine=engine.name, interval_ms=interval_ms)
         )
 
-    def pending_outputs(self) -> tuple[Output, ...]:
+    def pending_outputs(self) -> OutputTable:
         """Return what the next checkpoint must carry: outputs in no epoch of this session yet and not told as released.
 
-        Under a log engine an output may have left before a checkpoint carried it.
+        Under a log engine some of them may have left before a checkpoint carried them.
         """
         if self.session is None:
-            return ()
+            return NO_OUTPUTS
         last, untold, held = self.session.shipped_next - 1, self.releases.untold, self.outputs.held
-        carried = []
-        if untold and untold[-1].number > last:
-            # Some of them may have left.
-            carried = [output for output in untold if output.number > last]  # rule: untold_outputs_carried
-        uncut = [each.outputs for each in held if each.outputs[-1].number > last]
-        return (*carried, *[output for outputs in uncut for output in outputs if output.number > last])
+        carried = [outputs for outputs in untold if outputs.last > last]  # rule: untold_outputs_carried
+        carried += [each.outputs for each in held if each.outputs.last > last]
+        if carried and carried[0].first <= last:
+            carried[0] = carried[0].behind(last)
+        return carried[0] if len(carried) == 1 else joined_outputs(carried)
 
     def must_stand_still(self) -> bool:
         """Whether the guest must not run now: too much is held, the engine has it wait, or it is being handed over."""

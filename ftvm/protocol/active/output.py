@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ftvm.checkpoint import Output, Watermarks
+from ftvm.checkpoint import Output, OutputTable, Watermarks
 from ftvm.errors import InternalError
 from ftvm.protocol.core import Core
 from ftvm.protocol.effects import Announce
@@ -26,7 +26,7 @@ __all__ = ["Announcer", "Held", "OutputBuffer", "Releases"]
 class Held:
     """Outputs that wait together, at least one, for what, and since when."""
 
-    outputs: Sequence[Output]
+    outputs: OutputTable
     needs: Watermarks
     since: Nanos
 
@@ -42,14 +42,13 @@ class OutputBuffer:
 
     def hold(self, outputs: Sequence[Output], needs: Watermarks, now: Nanos) -> None:
         """Take outputs more, at least one; their numbers must follow the last one."""
-        last = self.held[-1].outputs[-1].number if self.held else self.released
-        for output in outputs:
-            if output.number != last + 1:
-                raise InternalError(f"output {output.number} was emitted after {last}")
-            last = output.number
-            self.held_bytes += len(output.payload)
-        self.held.append(Held(outputs, needs, now))
-        self.count += len(outputs)
+        last = self.held[-1].outputs.last if self.held else self.released
+        table = outputs if isinstance(outputs, OutputTable) else OutputTable.of(outputs)
+        if table.first != last + 1:
+            raise InternalError(f"output {table.first} was emitted after {last}")
+        self.held.append(Held(table, needs, now))
+        self.count += table.last - last
+        self.held_bytes += len(table.payloads)
 
 
 @dataclass(slots=True)
@@ -63,7 +62,7 @@ class Releases:
     outputs: OutputBuffer
     is_held_by_hint: bool = False
     _released_then: int = 0
-    untold: deque[Output] = field(default_factory=deque, repr=False)
+    untold: deque[OutputTable] = field(default_factory=deque, repr=False)
 
     def tell(self) -> None:
         """Tell the peer from now on what had been released a heartbeat ago.
@@ -73,14 +72,17 @@ class Releases:
         """
         # rule: release_told_a_heartbeat_later
         self.core.released_told, self._released_then = self._released_then, self.core.released
-        while self.untold and self.untold[0].number <= self.core.released_told:
-            self.untold.popleft()
+        told, untold = self.core.released_told, self.untold
+        while untold and untold[0].last <= told:
+            untold.popleft()
+        if untold and untold[0].first <= told:
+            untold[0] = untold[0].behind(told)
 
     @property
     def first_untold(self) -> int:
         """The number of the first output that is not told as released: what a new standby is shipped begins there."""
         # rule: first_untold_output_shipped
-        return self.untold[0].number if self.untold else self.outputs.released + 1
+        return self.untold[0].first if self.untold else self.outputs.released + 1
 
 
 @dataclass(slots=True)

@@ -6,10 +6,8 @@ acknowledgement of the first epoch the standby is proposed (docs/protocol.md, "A
 
 from bisect import bisect_left
 from dataclasses import replace
-from itertools import groupby
-from operator import itemgetter
 
-from ftvm.checkpoint import Watermarks
+from ftvm.checkpoint import NO_OUTPUTS, Watermarks
 from ftvm.encode.messages import Ack, CacheDigests
 from ftvm.encode.versions import NOTED_LOG_SINCE
 from ftvm.errors import LimitExceeded, must
@@ -124,17 +122,17 @@ def take_emitted(active: ActiveState, emitted: Emitted, now: Nanos) -> None:
         active.unshipped.append(log)
         if engine.logs:  # else no output waits for it, and it goes with the epoch
             active.flush(now)
-    if not emitted.outputs:
+    if not emitted.said:
         return
     active.schedule.is_guest_idle = emitted.is_guest_idle
     if emitted.has_flush:
         active.flushed = active.epoch + 1
-    for log_index, group in groupby(emitted.outputs, key=itemgetter(1)):
+    for outputs, log_index in emitted.said:
         # rule: output_needs_its_epoch
         needs = active.schedule.engine.output_needs(epoch=active.epoch + 1, log_index=log_index)
         if needs.epoch < active.flushed:  # rule: output_needs_the_flush_before_it
             needs = Watermarks(active.flushed, needs.log_index)
-        active.outputs.hold([output for output, _ in group], needs, now)
+        active.outputs.hold(outputs, needs, now)
     active.release()
 
 
@@ -163,8 +161,8 @@ def take_cut(active: ActiveState, cut: CutTaken, now: Nanos) -> None:
     outputs, limits = active.pending_outputs(), core.settings.limits
     if cut.engine is not schedule.engine or schedule.wanted is not None:
         schedule.use(cut.engine)
-    longest = max([len(output.payload) for output in outputs], default=0)
-    if longest > limits.output_bytes:
+    longest = len(outputs.payloads)
+    if longest > limits.output_bytes and (longest := max(outputs.lengths)) > limits.output_bytes:
         # Refused here, as the standby would refuse to read it: it would be sent again and again.
         core.do(Forget(checkpoint.batches))
         too_long = LimitExceeded("bytes of one output", limit=limits.output_bytes, wanted=longest)
@@ -180,7 +178,7 @@ def take_cut(active: ActiveState, cut: CutTaken, now: Nanos) -> None:
     if session.is_followed:
         # Pages stay here: the backup executes. Records that were logged up to the cut must precede the mark.
         core.do(Forget(checkpoint.batches))
-        checkpoint, outputs = replace(checkpoint, batches=()), ()
+        checkpoint, outputs = replace(checkpoint, batches=()), NO_OUTPUTS
     if active.unshipped and (session.is_followed or core.settings.is_observed):
         session.ship_log(active.unshipped)
     active.unshipped.clear()
@@ -318,10 +316,10 @@ def next_cut(active: ActiveState) -> Nanos:
         return schedule.last_cut_at  # outputs wait for it; those that come while one is under way share the next
     held, uncut = active.outputs.held, session.shipped_next
     oldest_uncut_at = None
-    if held and held[-1].outputs[-1].number >= uncut:
+    if held and held[-1].outputs.last >= uncut:
         place = 0
-        if held[0].outputs[-1].number < uncut:
-            place = bisect_left(held, uncut, key=lambda each: each.outputs[-1].number)
+        if held[0].outputs.last < uncut:
+            place = bisect_left(held, uncut, key=lambda each: each.outputs.last)
         oldest_uncut_at = held[place].since
     cuts_at = schedule.engine.next_cut(
         EngineView(

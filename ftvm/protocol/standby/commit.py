@@ -7,11 +7,12 @@ changes.
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Final, Protocol
 
-from ftvm.checkpoint import Buffer, Checkpoint, GuestPosition, LogRecord, Output, PageBatch
+from ftvm.checkpoint import Buffer, Checkpoint, GuestPosition, LogRecord, Output, OutputTable, PageBatch
 from ftvm.config import Limits
 from ftvm.encode.messages import CacheDigests, CacheKept, EpochPart, Sequenced
 from ftvm.errors import BadFrame, LimitExceeded, must
@@ -51,6 +52,36 @@ class Memory(Protocol):
         """Apply batches that `verify` accepted."""
 
 
+class KeptOutputs(Collection[Output]):
+    """Outputs until they are told as released: tables that follow one another, `tables`, which are there to be read."""
+
+    __slots__ = ("tables",)
+
+    def __init__(self, tables: Iterable[OutputTable] = ()) -> None:
+        self.tables = deque([table for table in tables if table.rows])
+
+    def append(self, table: OutputTable) -> None:
+        """Keep a table more, of at least one output, which goes on behind the last."""
+        self.tables.append(table)
+
+    def forget(self, number: int) -> None:
+        """Let go of the outputs up to that one."""
+        tables = self.tables
+        while tables and tables[0].last <= number:
+            tables.popleft()
+        if tables and tables[0].first <= number:
+            tables[0] = tables[0].behind(number)
+
+    def __len__(self) -> int:
+        return self.tables[-1].last + 1 - self.tables[0].first if self.tables else 0
+
+    def __iter__(self) -> Iterator[Output]:
+        return chain.from_iterable(self.tables)
+
+    def __contains__(self, output: object) -> bool:
+        return output in tuple(self)
+
+
 @dataclass(slots=True)
 class CommittedState:
     """The state that this replica could run from. `epoch` is None until the first whole checkpoint.
@@ -70,7 +101,7 @@ class CommittedState:
     position: GuestPosition | None = None
     output_next: int = 1
     log_index: int = 0
-    outputs: deque[Output] = field(default_factory=deque, repr=False)
+    outputs: KeptOutputs = field(default_factory=KeptOutputs, repr=False)
     log: KeptLog = field(default_factory=KeptLog, repr=False)
 
     @property
@@ -95,12 +126,12 @@ class CommittedState:
         self.devices = b""
         self.output_next = 1
         self.log_index = 0
-        self.outputs.clear()
+        self.outputs = KeptOutputs()
         self.log.clear()
 
     def adopt(self, checkpoint: Checkpoint) -> None:
         """Take what the paused guest holds as the state: it was active here until `checkpoint`, its last."""
-        self._become(checkpoint, ())
+        self._become(checkpoint, KeptOutputs())
 
     def append(self, records: LogTable) -> None:
         """Keep log records. Raises BadFrame if they do not follow the last one, LimitExceeded if they are too many."""
@@ -133,13 +164,13 @@ class CommittedState:
             raise BadFrame(f"epoch {checkpoint.epoch} extends {checkpoint.base}, but {self.epoch} is committed")
         if self.epoch is not None and checkpoint.log_index < self.log_index:
             raise BadFrame(f"epoch {checkpoint.epoch} covers log record {checkpoint.log_index}, not {self.log_index}")
-        first = checkpoint.output_next - len(checkpoint.outputs)
+        carried = OutputTable.of(checkpoint.outputs)
+        first = checkpoint.output_next - len(carried)
         last = self.output_last if self.log.record_count else self.output_next - 1
         if self.epoch is not None and not self.output_next <= first <= last + 1:
             raise BadFrame(f"outputs of epoch {checkpoint.epoch} start at {first}, but {self.output_next} is next")
         # Outputs leave in order: where some that no checkpoint carries have left, all before them have, too.
-        kept = self.outputs if first == self.output_next else ()
-        pending = [*kept, *checkpoint.outputs]
+        pending = KeptOutputs([*(self.outputs.tables if first == self.output_next else ()), carried])
         if len(pending) > self.limits.outputs_held:
             raise LimitExceeded("outputs kept", limit=self.limits.outputs_held, wanted=len(pending))
         self.memory.verify(checkpoint.batches, checkpoint.memory_digest)  # rule: digest_compared_there
@@ -156,12 +187,12 @@ class CommittedState:
         self.position = checkpoint.position
         self.log.forget(checkpoint.log_index)
 
-    def made(self, outputs: Iterable[Output], released: int) -> None:
+    def made(self, outputs: OutputTable, released: int) -> None:
         """Keep outputs that the guest made, executing here. Raises LimitExceeded if too many wait for their release."""
-        for output in outputs:
-            self.output_next = output.number + 1
-            if output.number > released:
-                self.outputs.append(output)
+        if outputs.rows:
+            self.output_next = outputs.last + 1
+            if outputs.last > released:
+                self.outputs.append(outputs.behind(released))
         if len(self.outputs) > self.limits.outputs_held:
             raise LimitExceeded("outputs kept", limit=self.limits.outputs_held, wanted=len(self.outputs))
 
@@ -172,10 +203,9 @@ class CommittedState:
         """
         if self.epoch is not None and released >= self.output_next and released > self.output_last:
             raise BadFrame(f"output {released} was released, but only those up to {self.output_last} are safe here")
-        while self.outputs and self.outputs[0].number <= released:  # rule: kept_until_told_as_released
-            self.outputs.popleft()
+        self.outputs.forget(released)  # rule: kept_until_told_as_released
 
-    def _become(self, checkpoint: Checkpoint, outputs: Iterable[Output]) -> None:
+    def _become(self, checkpoint: Checkpoint, outputs: KeptOutputs) -> None:
         self.epoch = checkpoint.epoch
         self.devices = checkpoint.devices  # rule: devices_committed
         self.engine = checkpoint.engine
@@ -184,7 +214,7 @@ class CommittedState:
         self.log_index = checkpoint.log_index
         if self.log.record_count:
             self.log.forget(checkpoint.log_index)
-        self.outputs = deque(outputs)
+        self.outputs = outputs
 
 
 @dataclass(slots=True)

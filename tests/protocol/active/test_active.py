@@ -6,7 +6,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from ftvm.checkpoint import Checkpoint, GuestPosition, LogKind, LogRecord, Output, Watermarks
+from ftvm.checkpoint import Checkpoint, GuestPosition, LogKind, LogRecord, Output, OutputTable, Watermarks
 from ftvm.config import Limits
 from ftvm.encode.messages import Envelope, EpochPart, Join, Pong, Refuse
 from ftvm.events import SessionEnded
@@ -215,7 +215,7 @@ def cut_of(pair: Pair, *outputs: Output) -> CutTaken:
         memory_digest=1,
         dirty_pages=1,
     )
-    emitted = Emitted(outputs=[(output, 0) for output in outputs])
+    emitted = Emitted(said=[(OutputTable.of(outputs), 0)] if outputs else ())
     return CutTaken(emitted=emitted, engine=order.engine, checkpoint=checkpoint, paused_at=pair.now, pause_ns=Nanos(1))
 
 
@@ -300,7 +300,7 @@ def test_what_was_released_is_told_a_heartbeat_later() -> None:
     pair.until(lambda: session.ping_number == pings + 1)
 
     assert core.released_told == told
-    assert [output.number for output in pair.a.active.releases.untold] == [core.released]
+    assert [outputs.last for outputs in pair.a.active.releases.untold] == [core.released]
 
     pair.run(500)
 
@@ -429,8 +429,8 @@ def test_what_a_replay_makes_again_does_not_leave_if_it_is_known_to_have_left() 
     active = lone_active()
     active.core.released = 2
 
-    outputs = [(Output(number=number, channel="net0", payload=b"x"), 0) for number in (1, 2, 3)]
-    shipping.take_emitted(active, Emitted(outputs=outputs), active.began_at)
+    outputs = OutputTable.of([Output(number=number, channel="net0", payload=b"x") for number in (1, 2, 3)])
+    shipping.take_emitted(active, Emitted(said=[(outputs, 0)]), active.began_at)
 
     left = [
         output.number for effect in active.core.effects if isinstance(effect, do.Release) for output in effect.outputs

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from ftvm.checkpoint import Output
+from ftvm.checkpoint import Output, OutputTable
 from ftvm.engines.hybrid import Hybrid
 from ftvm.events import SwitchFailed
 from ftvm.protocol.active.link import LinkState
@@ -33,7 +33,7 @@ def say(pair: Pair, payload: bytes, *, behind_a_flush: bool) -> None:
     output = Output(number=pair.a.output_next, channel="net0", payload=payload)
     pair.a.output_next += 1
     pair.a.flushes |= behind_a_flush
-    pair.a.give(Emitted(outputs=[(output, 0)], has_flush=behind_a_flush))
+    pair.a.give(Emitted(said=[(OutputTable.of([output]), 0)], has_flush=behind_a_flush))
     pair.a.perform()
 
 

@@ -18,7 +18,7 @@ def test_what_was_logged_for_a_standby_that_is_lost_is_not_sent_to_the_next() ->
     settings = make_settings()
     pair = Pair(settings).protected()
     record = LogRecord(index=1, kind=LogKind.INPUT, position=GuestPosition(7, 0), channel="net0", payload=b"typed")
-    pair.a.give(Emitted(log=LogTable.of((record,)), outputs=[]))
+    pair.a.give(Emitted(log=LogTable.of((record,))))
     was_waiting = list(pair.a.active.unshipped)
 
     leaving.leave(pair.a.active, "a test", pair.now)

@@ -165,7 +165,8 @@ def test_a_gap_in_the_numbers_is_our_bug() -> None:
 
 def test_a_checkpoint_carries_what_no_epoch_does_and_is_not_told_as_released() -> None:
     active = make_active(*[NOTHING_SAFE] * 4, known="y", in_session="y")
-    active.releases.untold.extend(active.outputs.held.popleft().outputs[0] for _ in range(2))
+    for _ in range(2):
+        active.releases.untold.append(active.outputs.held.popleft().outputs)
     assert active.session is not None
 
     carried = []

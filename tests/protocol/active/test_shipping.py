@@ -19,7 +19,7 @@ def test_records_for_which_the_link_has_no_place_gather_and_leave_as_one_message
 
     for index in range(1, LOGS_IN_FLIGHT + 6):
         record = LogRecord(index=index, kind=LogKind.CLOCK, position=GuestPosition(index, 0), amount=1)
-        pair.a.give(Emitted(log=LogTable.of((record,)), outputs=[]))
+        pair.a.give(Emitted(log=LogTable.of((record,))))
 
     assert active.session.outbox.logs == LOGS_IN_FLIGHT
     assert not [each for each in active.session.outbox.waiting if isinstance(each, Log)]

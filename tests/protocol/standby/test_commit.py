@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftvm._native.memory import NativeMemory, batch_digest
-from ftvm.checkpoint import Checkpoint, GuestPosition, LogKind, LogRecord, Output, PageBatch
+from ftvm.checkpoint import Checkpoint, GuestPosition, LogKind, LogRecord, Output, OutputTable, PageBatch
 from ftvm.config import Limits
 from ftvm.encode.apply import CommittedMemory
 from ftvm.errors import BadFrame, DigestMismatch, FtvmError, LimitExceeded, RemoteProtocolError
@@ -349,7 +349,10 @@ def test_of_what_the_guest_makes_here_only_what_is_not_known_to_have_left_is_kep
     backup = Backup()
     backup.committed.forget_released(2)
 
-    backup.committed.made([Output(number=number, channel="c", payload=b"") for number in (3, 4)], released=3)
+    made = OutputTable.of([Output(number=number, channel="c", payload=b"") for number in (3, 4)])
+
+    backup.committed.made(made, released=3)
+    backup.committed.made(OutputTable.of([]), released=3)
 
     assert [output.number for output in backup.committed.outputs] == [4]
     assert backup.committed.output_next == 5
@@ -358,7 +361,7 @@ def test_of_what_the_guest_makes_here_only_what_is_not_known_to_have_left_is_kep
 def test_more_outputs_made_here_than_may_be_kept_are_refused() -> None:
     backup = Backup()
 
+    made = [Output(number=number, channel="c", payload=b"") for number in range(3, 3 + OUTPUTS_LIMIT)]
+
     with pytest.raises(LimitExceeded):
-        backup.committed.made(
-            [Output(number=number, channel="c", payload=b"") for number in range(3, 3 + OUTPUTS_LIMIT)], released=0
-        )
+        backup.committed.made(OutputTable.of(made), released=0)

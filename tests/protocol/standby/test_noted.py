@@ -42,7 +42,7 @@ def test_what_was_noted_is_taken_once() -> None:
 def test_a_standby_notes_the_log_only_for_who_looks_on_and_no_longer_than_to_its_epoch(is_observed: bool) -> None:
     """Mutants: it is kept where nobody looks on; it is kept when its epoch was shown, and grows for ever."""
     pair = Pair(replace(make_settings(), is_observed=is_observed)).protected()
-    pair.a.give(Emitted(log=LogTable.of((record(1),)), outputs=[]))
+    pair.a.give(Emitted(log=LogTable.of((record(1),))))
     pair.a.active.flush(pair.now)
     pair.a.perform()
     epoch = pair.b.standby.committed.epoch or 0
