@@ -1,7 +1,7 @@
 """Block devices as guests' disks (a partition, an LVM volume, a LUN): their size, their name for good, their folder.
 
 A device has no file beside it: what a file of an image has there (journal, label, a copy that grows) is in a folder of
-this host's own, FTVM_STATE or /var/lib/ftvm, under a name that the device keeps when the system starts again.
+this host's own, in FTVM_DISKS or /var/lib/ftvm/disks, under a name that the device keeps when the system starts again.
 
 Source: of the names, the kernel's Documentation/ABI/stable/sysfs-block, and device-mapper's dm/uuid.
 """
@@ -21,7 +21,7 @@ from ftvm.errors import ConfigError
 __all__ = ["data_bytes", "device_bytes", "image_name", "is_device", "lasting_name", "make_folder", "side_path"]
 
 _SYSFS: Final = "/sys/dev/block"
-_STATE: Final = "/var/lib/ftvm"
+_FOLDER: Final = "/var/lib/ftvm/disks"
 _GET_SIZE: Final = 0x8008_1272
 """BLKGETSIZE64 of linux/fs.h."""
 _NAMES: Final = ("dm/uuid", "wwid", "device/wwid")
@@ -70,7 +70,7 @@ def side_path(path: Path) -> Path:
         return place
     name = lasting_name(place, status)
     folder = re.sub(r"[^\w.-]+", "-", name).strip("-")[-64:] + "-" + xxhash.xxh3_64(name.encode()).hexdigest()
-    return Path(os.environ.get("FTVM_STATE") or _STATE) / "disks" / folder / "disk"
+    return Path(os.environ.get("FTVM_DISKS") or _FOLDER) / folder / "disk"
 
 
 def make_folder(path: Path, side: Path) -> None:
@@ -80,7 +80,7 @@ def make_folder(path: Path, side: Path) -> None:
     except OSError as wrong:
         raise ConfigError(
             f"the disk {path} is a block device, and its folder {side.parent} cannot be made: {wrong.strerror}; "
-            "set FTVM_STATE to a folder of this host that lasts"
+            "set FTVM_DISKS to a folder of this host that lasts"
         ) from wrong
 
 

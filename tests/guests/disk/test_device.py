@@ -29,7 +29,7 @@ SIZE = PAGES * PAGE_BYTES
 @pytest.fixture
 def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A link to a loop device whose every page says `o`; its folder is in `state`."""
-    monkeypatch.setenv("FTVM_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("FTVM_DISKS", str(tmp_path / "state"))
     file = tmp_path / "behind"
     file.write_bytes(b"o" * SIZE)
     try:
@@ -95,7 +95,7 @@ def test_a_guest_writes_to_the_device_and_nothing_is_left_beside_it(device: Path
         before.st_gid,
         0,
     )
-    (folder,) = (tmp_path / "state/disks").iterdir()
+    (folder,) = (tmp_path / "state").iterdir()
     assert [path.name for path in folder.iterdir()] == ["disk.label"]
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
@@ -132,7 +132,7 @@ def test_a_device_is_the_old_one_until_a_copy_is_whole_and_then_the_new_one(devi
     wanted = [7 if page == 2 else 9 if page == 40 else ord("o") if 10 <= page < 30 else 0 for page in range(PAGES)]
     assert before == b"o" * SIZE
     assert pages_of(device.read_bytes()) == wanted
-    assert [path.name for path in next((tmp_path / "state/disks").iterdir()).iterdir()] == ["disk.label"]
+    assert [path.name for path in next((tmp_path / "state").iterdir()).iterdir()] == ["disk.label"]
 
 
 def test_long_runs_that_are_the_same_stay_on_the_device_and_short_ones_are_copied(device: Path, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_long_runs_that_are_the_same_stay_on_the_device_and_short_ones_are_copie
     disk = copied(device, {63: 1}, kept=(*range(16), 20, 21, *range(32, 48)))
     disk.image.sync()
 
-    (stage,) = tmp_path.glob("state/disks/*/disk.new")
+    (stage,) = tmp_path.glob("state/*/disk.new")
     found = pages_of(stage.read_bytes()[:SIZE])
     assert [page for page in range(PAGES) if found[page]] == [20, 21, 63]
     assert [page for page in range(PAGES) if disk.buffer[page * PAGE_BYTES]] == [*range(16), 20, 21, *range(32, 48), 63]
@@ -293,12 +293,12 @@ def test_a_device_that_is_mounted_is_refused_by_name(device: Path, tmp_path: Pat
 def test_a_device_whose_folder_cannot_be_made_is_refused_and_let_go(
     device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FTVM_STATE", str(tmp_path / "behind"))
+    monkeypatch.setenv("FTVM_DISKS", str(tmp_path / "behind"))
 
-    with pytest.raises(ConfigError, match=r"is a block device, and its folder .* cannot be made: .*; set FTVM_STATE"):
+    with pytest.raises(ConfigError, match=r"is a block device, and its folder .* cannot be made: .*; set FTVM_DISKS"):
         Disk(str(device), boots=True)
 
-    monkeypatch.setenv("FTVM_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("FTVM_DISKS", str(tmp_path / "state"))
     Disk(str(device), boots=True).close()
 
 
@@ -379,7 +379,7 @@ def test_what_a_machine_has_written_and_nobody_has_taken_stays_when_its_memory_s
 
 def test_a_devices_folder_keeps_its_name_whatever_the_system_calls_the_device(device: Path) -> None:
     assert side_path(device) == side_path(Path(os.path.realpath(device)))
-    assert side_path(device).parent.parent == Path(os.environ["FTVM_STATE"]) / "disks"
+    assert side_path(device).parent.parent == Path(os.environ["FTVM_DISKS"])
 
 
 def test_nothing_of_a_device_is_offered_while_a_copy_is_on_its_way_to_it(
@@ -388,7 +388,7 @@ def test_nothing_of_a_device_is_offered_while_a_copy_is_on_its_way_to_it(
     monkeypatch.setattr(fresh_module.DeviceCopy, "move", lambda *_: True)
     disk = copied(device, {2: 7})
     disk.completed()
-    while not list(tmp_path.glob("state/disks/*/disk.stage")):
+    while not list(tmp_path.glob("state/*/disk.stage")):
         time.sleep(0.001)
 
     disk.discarded()
