@@ -158,6 +158,7 @@ class CutTaken:
     emitted     all that the guest emitted before, in this epoch; judged first, by the engine under which it was made
     engine      under which the guest goes on
     checkpoint  without its outputs: the protocol knows which of them it must carry, and adds them
+    is_at_rest  as of NothingToCut, once the guest may go on
     """
 
     emitted: Emitted
@@ -165,6 +166,7 @@ class CutTaken:
     checkpoint: Checkpoint
     paused_at: Nanos
     pause_ns: int
+    is_at_rest: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,7 +120,8 @@ class Capturer:
                 case do.Cut():
                     report = (order.may_skip and self._nothing_to_cut()) or self._cut(order)
                     self._flushed = False  # not if it raises: then the next epoch tells
-                    return report
+                    behind = self._nothing_to_cut() if order.may_skip and isinstance(report, CutTaken) else None
+                    return report if behind is None else replace(report, is_at_rest=behind.is_at_rest)
                 case do.StartCopy():
                     staging_bytes = order.staging_bytes
                     return self._collect(lambda: self._start_copy(staging_bytes))
@@ -337,13 +338,17 @@ class Capturer:
         sink = self._sink
         if not self._tells_writes or sink.items or self._uncopied is not None or self.look_for_flush():
             return None
-        sink.is_watched = self._tells_rest
-        is_at_rest = self._tells_rest and cast("IdleTellingGuest", self._guest).is_idle()
-        if cast("WriteTellingGuest", self._guest).has_written():
-            sink.is_watched = False
-            return None
-        sink.is_watched = is_at_rest
-        return NothingToCut(is_at_rest)
+        is_at_rest = self._tells_rest and self._watch_rest()
+        if not cast("WriteTellingGuest", self._guest).has_written():
+            return NothingToCut(is_at_rest)
+        sink.is_watched = False  # the pause for the cut moves the guest's clock
+        return None
+
+    def _watch_rest(self) -> bool:
+        """Tell whether the guest waits; if so, the sink tells when it goes on."""
+        self._sink.is_watched = True
+        self._sink.is_watched = waits = cast("IdleTellingGuest", self._guest).is_idle()
+        return waits
 
     def look_for_flush(self) -> bool:
         """Tell whether the guest, which may be running, has flushed a disk since the last epoch that was cut."""

@@ -171,9 +171,49 @@ def test_a_guest_that_has_written_is_cut_and_not_watched() -> None:
     primary = Primary(kind=RestingGuest)
     primary.cut()
     primary.guest._mark(3)
+    primary.guest.waits = False
 
-    assert isinstance(primary.report(QUIET), CutTaken)
-    assert not primary.sink.is_watched
+    report = primary.report(QUIET)
+
+    assert isinstance(report, CutTaken)
+    assert (report.is_at_rest, primary.sink.is_watched) == (False, False)
+
+
+def test_a_guest_that_waits_is_at_rest_and_watched_from_its_cut_on() -> None:
+    primary = Primary(kind=RestingGuest)
+
+    report = primary.report(QUIET)
+
+    assert isinstance(report, CutTaken)
+    assert report.is_at_rest
+    assert primary.sink.is_watched
+
+
+def test_the_step_of_the_clock_that_a_pause_makes_ends_no_rest() -> None:
+    primary = Primary(kind=RestingGuest)
+    paused = primary.runner.stall
+
+    def pause() -> None:
+        paused()
+        primary.sink.moved_clock(GuestPosition(1, 0), 5)
+
+    primary.runner.stall = pause
+
+    report = primary.report(QUIET)
+
+    assert isinstance(report, CutTaken)
+    assert report.is_at_rest
+    assert not primary.sink.has_stirred
+
+
+def test_a_guest_that_wrote_as_soon_as_it_went_on_from_its_cut_is_not_at_rest() -> None:
+    primary = Primary(kind=RestingGuest)
+    primary.on_go_on = lambda: primary.guest._mark(3)
+
+    report = primary.report(QUIET)
+
+    assert isinstance(report, CutTaken)
+    assert not report.is_at_rest
 
 
 def test_a_guest_that_goes_on_while_it_is_asked_is_told_of() -> None:
@@ -229,6 +269,19 @@ def test_a_flush_alone_is_worth_a_cut_and_is_told_once(kind: type[SimGuest]) -> 
     assert isinstance(first, CutTaken)
     assert first.checkpoint.has_flush
     assert second == NothingToCut()
+
+
+def test_a_flush_as_soon_as_the_guest_goes_on_from_its_cut_is_told_by_the_next() -> None:
+    primary, flushes = Primary(kind=RestingGuest), list[bool]()
+    primary.capturer._keepers = (keeper(flushes),)
+    primary.on_go_on = lambda: flushes.append(True)
+
+    first, second = primary.report(QUIET), primary.report(QUIET)
+
+    assert isinstance(first, CutTaken)
+    assert isinstance(second, CutTaken)
+    assert [report.checkpoint.has_flush for report in (first, second)] == [False, True]
+    assert not first.is_at_rest
 
 
 def test_a_flush_of_a_cut_that_fails_is_told_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,6 +90,19 @@ def test_what_a_guest_writes_after_a_rest_is_committed_an_interval_later(engine:
     assert pair.b.standby.epoch == epoch + 1
 
 
+def test_a_guest_that_sleeps_again_is_cut_once_and_not_looked_at_behind_that() -> None:
+    pair, guest, orders = asleep(ENGINES[0])
+    pair.run(300)
+    orders.clear()
+
+    guest.wake()
+    guest.advance()
+    guest.sleeps = True
+    pair.run(5 * INTERVAL_MS)
+
+    assert len(orders) == 1
+
+
 def test_a_guest_that_wakes_and_sleeps_at_once_is_cut_for_what_it_wrote_between() -> None:
     pair, guest, _ = asleep(ENGINES[0])
     pair.run(300)

@@ -168,7 +168,7 @@ def take_cut(active: ActiveState, cut: CutTaken, now: Nanos) -> None:
         too_long = LimitExceeded("bytes of one output", limit=limits.output_bytes, wanted=longest)
         take_failure(active, CaptureFailed(f"{type(too_long).__name__}: {too_long}"), now)
         return
-    schedule.is_cutting = False
+    schedule.is_cutting, schedule.is_at_rest = False, cut.is_at_rest
     active.epoch = checkpoint.epoch
     if checkpoint.has_flush:
         active.flushed = checkpoint.epoch
