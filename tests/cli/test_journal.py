@@ -87,3 +87,44 @@ def test_a_host_whose_disk_has_another_size_is_refused_with_both(folder: Path) -
 
     assert second.returncode != 0
     assert "disk 1 MiB / 2 MiB" in error
+
+
+@pytest.fixture
+def devices(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder, with a loop device behind each image; what lies beside them is in `disks`."""
+    monkeypatch.setenv("FTVM_DISKS", str(folder / "disks"))
+    made: list[str] = []
+    try:
+        for here in "ab":
+            image, behind = folder / f"{here}.img", folder / f"{here}.behind"
+            image.rename(behind)
+            ran = subprocess.run(["losetup", "-f", "--show", str(behind)], capture_output=True, text=True, check=True)
+            made.append(ran.stdout.strip())
+            image.symlink_to(made[-1])
+            guest = folder / f"{here}.toml"
+            guest.write_text(guest.read_text().replace(f"records={RECORDS} ", f"records={4 * RECORDS} "))
+        yield folder
+    except (OSError, subprocess.CalledProcessError) as wrong:
+        pytest.skip(f"needs loop devices, and root: {wrong}")
+    finally:
+        for device in made:
+            subprocess.run(["losetup", "-d", device], check=True)
+
+
+def test_a_journal_on_block_devices_outlives_each_of_its_hosts_in_turn(devices: Path) -> None:
+    with host("run", devices / "a.toml", "--create") as first, host("standby", devices / "b.toml") as second:
+        said(first, "protected: ")
+        first.kill()
+        said(second, "took over")
+        first.wait(WAIT_SECONDS)
+        with host("standby", devices / "a.toml") as third:
+            said(second, "protected: ")
+            second.kill()
+            said(third, "took over")
+            console, _ = third.communicate(timeout=WAIT_SECONDS)
+
+    assert third.returncode == 0
+    assert f"journal: read back {4 * RECORDS} records, all as written" in console
+    beside = {path.name for path in devices.iterdir() if path.suffix not in (".ipc", ".toml")}
+    assert beside == {"a.behind", "a.img", "b.behind", "b.img", "arbiter", "disks"}
+    assert len(list(devices.glob("disks/*/disk.label"))) == 2
