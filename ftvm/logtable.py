@@ -106,6 +106,14 @@ class LogTable(_Records):
             payloads=self.payloads[covered:],
         )
 
+    def upto(self, count: int) -> "LogTable":
+        """Return the first `count` records; all of them, if there are no more."""
+        if count >= self.record_count:
+            return self
+        rows = self.rows[: count * LOG_ROW.size]
+        payloads = self.payloads[: sum([row[5] for row in LOG_ROW.iter_unpack(rows)])]
+        return LogTable(first=self.first, record_count=count, channels=self.channels, rows=rows, payloads=payloads)
+
     def __len__(self) -> int:
         return self.record_count
 

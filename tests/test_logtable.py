@@ -55,6 +55,20 @@ def test_pieces_that_are_joined_are_the_table_of_all_byte_for_byte(
     assert again.payloads == whole.payloads
 
 
+@given(logs(), st.integers(0, 12))
+def test_the_first_records_of_a_table_and_what_is_behind_them_are_all_of_it(
+    records: tuple[LogRecord, ...], count: int
+) -> None:
+    """Mutant: the first records keep the payloads of all."""
+    table = LogTable.of(records)
+
+    first = table.upto(count)
+
+    assert tuple(first) == records[:count]
+    assert first.payloads == b"".join(record.payload for record in records[:count])
+    assert (first is table) == (count >= len(records))
+
+
 @given(logs(), CUTS, st.integers(-2, 14))
 def test_what_is_covered_is_forgotten_and_no_record_more(
     records: tuple[LogRecord, ...], cuts: set[int], covered: int

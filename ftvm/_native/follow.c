@@ -5,7 +5,7 @@
 #include "devices/wire.h"
 #include "riscv/give.h"
 #include "riscv/machine.h"
-#include "turnpack.h"
+#include "turn.h"
 
 enum { PLACES_KEPT_FREE = 512 };
 
@@ -16,24 +16,22 @@ typedef struct {
     uint64_t retired, idled, amount;
     size_t bytes;
     const uint8_t *payload;
-    size_t row_bytes;
 } record;
 
-/* Returns whether a whole record lies there. */
-static bool read_record(record *next, const uint8_t *rows, size_t bytes)
+/* Returns whether there is a whole record at a place, whose payload begins `at` so many bytes. */
+static bool read_record(record *next, const ftvm_follow_log *log, size_t place, size_t at)
 {
-    if (bytes < TURN_ROW_HEADER)
+    if (place == log->count)
         return false;
-    wire_reader reader = {rows, TURN_ROW_HEADER, 0};
-    next->kind = wire_read_u32(&reader);
-    next->channel = wire_read_u32(&reader);
+    wire_reader reader = {log->rows + place * FTVM_LOGTABLE_ROW, FTVM_LOGTABLE_ROW, 0};
+    next->kind = wire_read_u8(&reader);
+    next->channel = log->channels[wire_read_u8(&reader)];
     next->retired = wire_read_u64(&reader);
     next->idled = wire_read_u64(&reader);
     next->amount = wire_read_u64(&reader);
     next->bytes = wire_read_u32(&reader);
-    next->payload = rows + TURN_ROW_HEADER;
-    next->row_bytes = TURN_ROW_HEADER + ((next->bytes + 7) & ~(size_t)7);
-    return next->row_bytes <= bytes;
+    next->payload = log->payloads + at;
+    return next->bytes <= log->payload_bytes - at;
 }
 
 static bool has_room(const ftvm_riscv *machine, const ftvm_follow_course *course)
@@ -76,27 +74,27 @@ static bool go_to(ftvm_riscv *machine, const record *next, ftvm_follow_course *c
 static bool take(ftvm_riscv *machine, const record *next, ftvm_follow_course *course)
 {
     switch (next->kind) {
-    case FTVM_TURN_INPUT:
+    case FTVM_LOGTABLE_INPUT:
         return riscv_give(machine, next->channel, next->payload, next->bytes);
-    case FTVM_TURN_CLOCK:
+    case FTVM_LOGTABLE_CLOCK:
         if (!riscv_give_time(machine, next->amount))
             return false;
         course->first_here = next->amount != 0 ? course->made + 1 : course->first_here; /* it is another position */
         return true;
-    case FTVM_TURN_OUTPUT:
+    case FTVM_LOGTABLE_OUTPUT:
         return course->first_here <= next->amount && next->amount <= course->made;
     default:
         return false;
     }
 }
 
-size_t ftvm_follow(ftvm_riscv *machine, const uint8_t *rows, size_t bytes, ftvm_follow_course *course)
+size_t ftvm_follow(ftvm_riscv *machine, const ftvm_follow_log *log, ftvm_follow_course *course)
 {
     size_t taken = 0, at = 0;
     record next;
     course->place_count = 0;
-    while (read_record(&next, rows + at, bytes - at) && go_to(machine, &next, course) && take(machine, &next, course)) {
-        at += next.row_bytes;
+    while (read_record(&next, log, taken, at) && go_to(machine, &next, course) && take(machine, &next, course)) {
+        at += next.bytes;
         taken++;
     }
     return taken;

@@ -1,7 +1,6 @@
 /* follow: leads the built-in machine along a log of what another one did, many records by one call.
  *
- * The records are rows as a turn tells them (turn.h), one behind the other, but that an output's row has no payload: its
- * `ticks` are the output's number. A record is taken where the machine does at its position what it says: takes all of
+ * The records are a table of logtable.h. A record is taken where the machine does at its position what it says: takes all of
  * an input, lets its clock go on, or has made that output there and nowhere else. The first one that is not as it
  * should be is left, and nothing of it is done: who asks for it alone learns why.
  *
@@ -9,6 +8,7 @@
 #ifndef FTVM_FOLLOW_H
 #define FTVM_FOLLOW_H
 
+#include "logtable.h"
 #include "riscv.h"
 
 #define FTVM_FOLLOW_PLACES 2048
@@ -27,11 +27,18 @@ typedef struct {
     ftvm_follow_place places[FTVM_FOLLOW_PLACES];
 } ftvm_follow_course;
 
-/* Runs the machine along `bytes` of rows, each record at its position, until all are taken, so many instructions are
+/* A table, and which channel of the machine (turn.h) each of its numbers means; 255: none. */
+typedef struct {
+    const uint8_t *rows, *payloads; /* the payloads of the records, one behind the other */
+    size_t count, payload_bytes;
+    uint8_t channels[256];
+} ftvm_follow_log;
+
+/* Runs the machine along a table, each record at its position, until all are taken, so many instructions are
  * begun, the outputs want to be drained, or the next record is not as it should be. Ends between two instructions.
  *
  * The outputs of before are drained; those of the call lie as after ftvm_riscv_run, and are to be drained.
  * Returns how many records were taken. */
-size_t ftvm_follow(ftvm_riscv *machine, const uint8_t *rows, size_t bytes, ftvm_follow_course *course);
+size_t ftvm_follow(ftvm_riscv *machine, const ftvm_follow_log *log, ftvm_follow_course *course);
 
 #endif

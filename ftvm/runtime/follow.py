@@ -13,14 +13,15 @@ Source: Scales et al., 2010, sections 2.1 and 3.2 (deterministic replay on the b
 
 from array import array
 from collections import deque
-from collections.abc import Iterable, Sequence
-from itertools import islice, takewhile
-from typing import Final, Protocol, TypeGuard, cast
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, islice
+from typing import Final, Protocol, cast
 
 from ftvm.checkpoint import PAGE_DIGEST_ROW, Checkpoint, LogKind, LogRecord
 from ftvm.encode.apply import CommittedMemory
 from ftvm.errors import GuestError
 from ftvm.interfaces import Capability, ReplayableGuest
+from ftvm.logtable import LogTable
 from ftvm.protocol.effects import Difference
 from ftvm.runtime.sink import NumberingSink
 
@@ -30,6 +31,9 @@ _INSTRUCTIONS_PER_STEP: Final = 2_000_000
 _ITEMS_PER_STEP: Final = 1_024
 _RECORDS_PER_CALL: Final = 256
 _PAGES_NAMED_MAX: Final = 64
+
+_Item = LogRecord | LogTable | Checkpoint
+"""What waits to be executed: a table, if the guest takes many records by one call."""
 
 
 class GroupReplayingGuest(ReplayableGuest, Protocol):
@@ -52,12 +56,42 @@ def replay(guest: ReplayableGuest, log: Iterable[LogRecord], sink: NumberingSink
     Raises GuestError if it diverges; its state is then useless.
     """
     leads = _taking_groups(guest)
-    waiting: deque[LogRecord | Checkpoint] = deque(log)
+    _replay(guest, deque(log if leads is None else _packed(log)), leads, sink)
+
+
+def _replay(
+    guest: ReplayableGuest, waiting: deque[_Item], leads: GroupReplayingGuest | None, sink: NumberingSink
+) -> None:
     while waiting:
         _take_together(leads, waiting, sink, None)
-        if waiting and isinstance(record := waiting.popleft(), LogRecord):
+        if waiting and isinstance(record := _first_of(waiting), LogRecord):
             guest.run_until(record.position)
+            _drop(waiting, 1)
             _take(guest, record, sink)
+
+
+def _packed(items: Iterable[LogRecord | Checkpoint]) -> Iterator[_Item]:
+    """Yield items with records in a row as tables, for a guest that takes them together."""
+    if isinstance(items, LogTable):
+        yield from [items] if items.record_count else ()
+        return
+    for is_log, run in groupby(items, key=_is_record):
+        while part := list(islice(run, _RECORDS_PER_CALL)):
+            yield from [LogTable.of(cast("list[LogRecord]", part))] if is_log else part
+
+
+def _first_of(waiting: deque[_Item]) -> LogRecord | Checkpoint:
+    item = waiting[0]
+    return next(iter(item)) if isinstance(item, LogTable) else item
+
+
+def _drop(waiting: deque[_Item], count: int) -> None:
+    """Take out what waits first: so many records of a table."""
+    item = waiting[0]
+    if isinstance(item, LogTable) and count < item.record_count:
+        waiting[0] = item.behind(item.first + count - 1)
+    else:
+        waiting.popleft()
 
 
 def _taking_groups(guest: ReplayableGuest) -> GroupReplayingGuest | None:
@@ -65,19 +99,19 @@ def _taking_groups(guest: ReplayableGuest) -> GroupReplayingGuest | None:
 
 
 def _take_together(
-    guest: GroupReplayingGuest | None, waiting: deque[LogRecord | Checkpoint], sink: NumberingSink, limit: int | None
+    guest: GroupReplayingGuest | None, waiting: deque[_Item], sink: NumberingSink, limit: int | None
 ) -> int:
     """Lead the guest along the records that wait first, if it takes them together; return how many it took."""
-    if guest is None or not isinstance(waiting[0], LogRecord):
+    item = waiting[0]
+    if guest is None or not isinstance(item, LogTable):
         return 0
-    log = cast("list[LogRecord]", list(takewhile(_is_record, islice(waiting, _RECORDS_PER_CALL))))
-    taken = guest.lead_along(log, sink.made_at(guest.position), limit)
-    for _ in range(taken):
-        waiting.popleft()
+    taken = guest.lead_along(item.upto(_RECORDS_PER_CALL), sink.made_at(guest.position), limit)
+    if taken:
+        _drop(waiting, taken)
     return taken
 
 
-def _is_record(item: LogRecord | Checkpoint) -> TypeGuard[LogRecord]:
+def _is_record(item: LogRecord | Checkpoint) -> bool:
     return isinstance(item, LogRecord)
 
 
@@ -100,7 +134,7 @@ class Follower:
         self._leads = _taking_groups(guest)
         self._memory = memory
         self._sink = sink
-        self._waiting: deque[LogRecord | Checkpoint] = deque()
+        self._waiting: deque[_Item] = deque()
         self.written = array("I")
         guest.collect_dirty()
 
@@ -111,7 +145,7 @@ class Follower:
 
     def add(self, items: Iterable[LogRecord | Checkpoint]) -> None:
         """Queue records, or a checkpoint to compare with. The protocol bounds how many there can be."""
-        self._waiting.extend(items)
+        self._waiting.extend(items if self._leads is None else _packed(items))
 
     def advance(self) -> Checkpoint | Difference | None:
         """Execute a portion; return a checkpoint agreed with, or how the guest differs, as soon as it is known."""
@@ -122,11 +156,11 @@ class Follower:
                 items -= _take_together(self._leads, self._waiting, self._sink, self._left(end)) + 1
                 if not self._waiting:
                     break
-                item = self._waiting[0]
+                item = _first_of(self._waiting)
                 here = item.position
                 if here is None or not self._guest.run_until(here, self._left(end)):
                     break
-                self._waiting.popleft()
+                _drop(self._waiting, 1)
                 if isinstance(item, Checkpoint):
                     return self._compare(item) or item
                 _take(self._guest, item, self._sink)
@@ -140,8 +174,9 @@ class Follower:
 
     def finish(self) -> None:
         """Execute all waiting records without comparing: no other host is left to compare with. Raises GuestError."""
-        replay(self._guest, filter(_is_record, self._waiting), self._sink)
-        self._waiting.clear()
+        waiting, self._waiting = self._waiting, deque()
+        log: deque[_Item] = deque([item for item in waiting if not isinstance(item, Checkpoint)])
+        _replay(self._guest, log, self._leads, self._sink)
 
     def _compare(self, mark: Checkpoint) -> Difference | None:
         dirty = self._guest.collect_dirty()

@@ -23,7 +23,7 @@ from ..walk.turns import calls_of_a_request
 ROOT: Final = Path(ftvm.__file__).parent
 
 LINES: Final = {
-    "": 909,
+    "": 915,
     "_native": 513,
     "arbiters": 773,
     "capture": 474,
@@ -39,7 +39,7 @@ LINES: Final = {
     "lab": 3407,
     "lab/rig": 603,
     "protocol": 4013,
-    "runtime": 3109,
+    "runtime": 3132,
     "service": 1775,
     "sim": 2540,
     "store": 1438,

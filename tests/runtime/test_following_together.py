@@ -9,16 +9,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ftvm._native import ffi, lib
 from ftvm._native.memory import NativeMemory
 from ftvm.checkpoint import Checkpoint, GuestPosition, LogKind, LogRecord, Output
 from ftvm.encode.apply import CommittedMemory
 from ftvm.errors import GuestError
 from ftvm.guests.riscv import RiscvGuest
-from ftvm.guests.riscv.follow import Course, rows_of
+from ftvm.guests.riscv.follow import Course
 from ftvm.guests.riscv.machine import Machine, MachineShape
 from ftvm.guests.riscv.programs import read_program
 from ftvm.interfaces import Capability
+from ftvm.logtable import LogTable
 from ftvm.protocol.effects import Difference
 from ftvm.runtime.follow import Follower, replay
 from ftvm.runtime.sink import NumberingSink
@@ -277,16 +277,15 @@ def test_a_limit_ends_a_call_between_two_instructions(kv: Life, pair: Pair) -> N
     assert [output for output, _ in sink.drain().outputs] == list(kv.outputs)
 
 
-def test_rows_that_end_in_the_middle_of_one_are_taken_up_to_it() -> None:
-    """What stands behind a row's head is believed nowhere: a length that is too long ends the log."""
+def test_a_record_whose_payload_is_not_whole_is_not_taken() -> None:
+    """A length that is too long ends the log."""
     machine = Machine(MachineShape(ram_bytes=1 << 20))
-    log = [LogRecord(index=1, kind=LogKind.INPUT, position=GuestPosition(0, 0), channel="console", payload=b"abc")] * 2
-    rows, course = rows_of(log), ffi.new("ftvm_follow_course *")
-    course.first_here = 1
+    record = LogRecord(index=1, kind=LogKind.INPUT, position=GuestPosition(0, 0), channel="console", payload=b"abc")
+    table = LogTable.of([record])
 
-    taken = [int(lib.ftvm_follow(machine.native, rows[:length], length, course)) for length in range(len(rows) // 2)]
+    taken = [Course(machine).lead(replace(table, payloads=b"abc"[:length]), range(1, 1), None) for length in range(3)]
 
-    assert taken == [0] * (len(rows) // 2)
+    assert taken == [(0, [])] * 3
     assert machine.receive_console(bytes(16)) == 16
 
 

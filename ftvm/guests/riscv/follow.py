@@ -4,18 +4,18 @@ The only wrapper of the native noun `follow` (ftvm/_native/follow.h is the manua
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from ftvm._native import ffi, lib
 from ftvm.checkpoint import GuestPosition, LogRecord
 from ftvm.guests.riscv.machine import Machine
-from ftvm.guests.riscv.turn import CHANNEL_NUMBERS, INPUT, KINDS, ROW
+from ftvm.guests.riscv.turn import CHANNEL_NUMBERS
+from ftvm.logtable import LogTable
 
-__all__ = ["Course", "rows_of"]
+__all__ = ["Course"]
 
-_KIND_NUMBERS: Final = {kind: number for number, kind in KINDS.items()}
-_NO_CHANNEL: Final = (1 << 32) - 1
-"""An input that no built-in machine takes."""
+_NO_CHANNEL: Final = int(lib.FTVM_TURN_NO_CHANNEL)
 _NUMBER_MAX: Final = (1 << 64) - 1
 
 
@@ -25,6 +25,7 @@ class Course:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._course = ffi.new("ftvm_follow_course *")
+        self._log = ffi.new("ftvm_follow_log *")
 
     def lead(self, log: Sequence[LogRecord], made_here: range, limit: int | None) -> tuple[int, list[GuestPosition]]:
         """Run the machine, whose outputs are drained, along the records; releases the GIL.
@@ -34,23 +35,19 @@ class Course:
         Returns how many records it took, and where it made each output that lies to be drained now. It stopped at
         the next record because that is not as it should be, or for the limit, or for the outputs.
         """
-        course, rows = self._course, rows_of(log)
+        course, asked, table = self._course, self._log, LogTable.of(log)
+        rows, payloads = ffi.from_buffer("uint8_t[]", table.rows), ffi.from_buffer("uint8_t[]", table.payloads)
+        asked.rows, asked.count = rows, table.record_count
+        asked.payloads, asked.payload_bytes = payloads, len(table.payloads)
+        asked.channels = _channels(table.channels)
         course.made, course.first_here = made_here.stop - 1, made_here.start
         course.instructions = _NUMBER_MAX if limit is None else max(0, limit)
-        taken = int(lib.ftvm_follow(self._machine.native, rows, len(rows), course))
+        taken = int(lib.ftvm_follow(self._machine.native, asked, course))
         places = ffi.unpack(course.places, course.place_count)
         return taken, [GuestPosition(place.retired, place.idled) for place in places]
 
 
-def rows_of(log: Sequence[LogRecord]) -> bytes:
-    """Return records as the C core reads them."""
-    parts = []
-    for record in log:
-        at, payload = record.position, record.payload
-        channel = CHANNEL_NUMBERS.get(record.channel, _NO_CHANNEL) if record.kind is INPUT else 0
-        parts.append(
-            ROW.pack(_KIND_NUMBERS[record.kind], channel, at.retired, at.idled, record.amount, len(payload), 0)
-        )
-        if payload:
-            parts += payload, bytes(-len(payload) % 8)
-    return b"".join(parts)
+@lru_cache(maxsize=64)
+def _channels(names: tuple[str, ...]) -> bytes:
+    """Return what the numbers of a table's channels mean to the C core."""
+    return bytes([CHANNEL_NUMBERS.get(name, _NO_CHANNEL) for name in names]).ljust(256, bytes([_NO_CHANNEL]))
