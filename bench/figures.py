@@ -32,8 +32,8 @@ class Histogram:
     def __init__(self) -> None:
         self._counts: Counter[int] = Counter()
 
-    def add(self, nanos: int) -> None:
-        self._counts[bucket_of(nanos)] += 1
+    def add(self, nanos: int, count: int = 1) -> None:
+        self._counts[bucket_of(nanos)] += count
 
     def told(self) -> dict[str, int]:
         return {str(bucket): count for bucket, count in tuple(self._counts.items())}

@@ -14,7 +14,7 @@ import ftvm
 from ftvm.checkpoint import LogKind, LogRecord
 
 TIMES_KEPT = 65_536
-"""Of outputs that have not left: a guest that follows emits outputs that leave elsewhere."""
+"""Of outputs that have not left, a turn's together: a guest that follows emits outputs that leave elsewhere."""
 
 
 class Stopwatch:
@@ -23,21 +23,26 @@ class Stopwatch:
     def __init__(self) -> None:
         self.delays = Histogram()
         self.left = 0
-        self._emitted: deque[tuple[int, int]] = deque(maxlen=TIMES_KEPT)
+        self._emitted: deque[tuple[int, int, int]] = deque(maxlen=TIMES_KEPT)
 
     def emitted(self, number: int) -> None:
-        self._emitted.append((number, monotonic_ns()))
+        self._emitted.append((number, number, monotonic_ns()))
 
     def emitted_together(self, first: int, behind: int, now: int) -> None:
-        self._emitted.extend([(number, now) for number in range(first, behind)])
+        if first < behind:
+            self._emitted.append((first, behind - 1, now))
 
-    def released(self, number: int) -> None:
-        self.left += 1
+    def released(self, last: int, count: int = 1) -> None:
+        """Note that so many outputs have left together, the last of them of that number."""
+        self.left += count
         now = monotonic_ns()
-        while self._emitted and self._emitted[0][0] <= number:
-            known, at = self._emitted.popleft()
-            if known == number:
-                self.delays.add(now - at)
+        while self._emitted and self._emitted[0][0] <= last:
+            lowest, highest, at = self._emitted.popleft()
+            if highest > last:
+                self._emitted.appendleft((last + 1, highest, at))
+            known = min(highest, last) + 1 - max(lowest, last + 1 - count)
+            if known > 0:
+                self.delays.add(now - at, known)
 
 
 class NumberedSink(ftvm.OutputSink, Protocol):
@@ -106,8 +111,9 @@ class TimedWorld:
                 self.release(output)
             return
         together(outputs)
-        for output in outputs:
-            self._watch.released(output.number)
+        if count := len(outputs):
+            # A table of outputs says which is the last; an ftvm of before has them in a list.
+            self._watch.released(getattr(outputs, "last", 0) or outputs[-1].number, count)
 
 
 class LooseSink:

@@ -1,6 +1,7 @@
 """The statistics of the benchmarks, against the same made the long way."""
 
 import pytest
+import stopwatch
 from figures import Histogram, best_rate, between, bucket_of, mean_rate, middle_of, per, percentile, rank
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,3 +76,20 @@ def test_the_best_rate_is_that_of_the_fastest_tenth() -> None:
 
     assert best_rate(samples) == 100
     assert mean_rate(samples) == pytest.approx(1190 / 11)
+
+
+def test_a_stopwatch_times_what_leaves_together_as_what_leaves_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopwatch, "monotonic_ns", lambda: 5_000)
+    alone, together = stopwatch.Stopwatch(), stopwatch.Stopwatch()
+    for watch in (alone, together):
+        watch.emitted_together(1, 4, 0)
+        watch.emitted_together(4, 4, 0)
+        watch.emitted_together(4, 6, 0)
+
+    for number in (2, 3, 4, 5):
+        alone.released(number)
+    together.released(2)
+    together.released(5, 3)
+
+    assert alone.delays.told() == together.delays.told()
+    assert sum(alone.delays.told().values()) == alone.left == together.left == 4
