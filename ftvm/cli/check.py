@@ -139,14 +139,18 @@ def _is_of_the_file(name: str, wrong: FtvmError) -> bool:
 
 
 def _disk_looks(settings: HostSettings) -> tuple[_Look, ...]:
-    """Return the check of each image from which a guest is to boot: a standby's is overwritten."""
-    given = settings.values.get("disk") if settings.boots and "disk" not in settings.problems else None
+    """Return the checks of each disk: a standby's is overwritten, so what it has does not matter."""
+    given = settings.values.get("disk") if "disk" not in settings.problems else None
+    images = given if isinstance(given, list) else [given] if given else []
 
     def look(image: str) -> _Look:
         needed = ("arbiter", "guest")
         return "disk", needed, lambda: checks.check_image(image, *(settings[name] for name in needed))
 
-    return tuple(look(image) for image in (given if isinstance(given, list) else [given] if given else []))
+    def try_to_open(image: str) -> _Look:
+        return "disk", (), lambda: checks.check_device(image)
+
+    return (*(try_to_open(image) for image in images), *(look(image) for image in images if settings.boots))
 
 
 def _open_and_close(settings: HostSettings) -> None:

@@ -18,12 +18,25 @@ import xxhash
 
 from ftvm.errors import ConfigError
 
-__all__ = ["data_bytes", "device_bytes", "image_name", "is_device", "lasting_name", "make_folder", "side_path"]
+__all__ = [
+    "data_bytes",
+    "device_bytes",
+    "hold_folder",
+    "image_name",
+    "is_device",
+    "is_read_only",
+    "lasting_name",
+    "require_folder",
+    "side_path",
+]
 
 _SYSFS: Final = "/sys/dev/block"
 _FOLDER: Final = "/var/lib/ftvm/disks"
+_REMEDY: Final = "set FTVM_DISKS to a folder of this host that lasts"
 _GET_SIZE: Final = 0x8008_1272
 """BLKGETSIZE64 of linux/fs.h."""
+_GET_READ_ONLY: Final = 0x125E
+"""BLKROGET of linux/fs.h."""
 _NAMES: Final = ("dm/uuid", "wwid", "device/wwid")
 _WORLDWIDE: Final = ("naa.", "eui.", "uuid.", "LVM-", "CRYPT-")
 """What names one device in the world. The others are a vendor's serial number, and all emulated disks may share one."""
@@ -37,6 +50,11 @@ def is_device(status: os.stat_result) -> bool:
 def device_bytes(descriptor: int) -> int:
     """Return the size of an open block device. Raises OSError."""
     return int(struct.unpack("=Q", fcntl.ioctl(descriptor, _GET_SIZE, bytes(8)))[0])
+
+
+def is_read_only(descriptor: int) -> bool:
+    """Tell whether an open block device takes no writes: Linux opens one for writing nevertheless. Raises OSError."""
+    return bool(struct.unpack("=i", fcntl.ioctl(descriptor, _GET_READ_ONLY, bytes(4)))[0])
 
 
 def data_bytes(status: os.stat_result, size_bytes: int) -> int:
@@ -73,15 +91,37 @@ def side_path(path: Path) -> Path:
     return Path(os.environ.get("FTVM_DISKS") or _FOLDER) / folder / "disk"
 
 
-def make_folder(path: Path, side: Path) -> None:
-    """Make the folder of a device. Raises ConfigError."""
+def hold_folder(path: Path, side: Path) -> int:
+    """Make the folder of a device, and return its descriptor, locked: a device may be found by several ways, each of
+    which can be opened alone. Raises ConfigError."""
     try:
         side.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(side.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as wrong:
         raise ConfigError(
             f"the disk {path} is a block device, and its folder {side.parent} cannot be made: {wrong.strerror}; "
-            "set FTVM_DISKS to a folder of this host that lasts"
+            f"{_REMEDY}"
         ) from wrong
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as wrong:
+        os.close(descriptor)
+        raise ConfigError(
+            f"the disk {path} is in use: another host of a guest has the same device, perhaps by another way to it, "
+            f"and its folder {side.parent}"
+        ) from wrong
+    return descriptor
+
+
+def require_folder(path: Path, side: Path) -> None:
+    """Raise ConfigError if nothing can be written to the folder of a device, made or not."""
+    place = next(folder for folder in side.parents if folder.exists())
+    is_full = os.statvfs(place).f_bavail == 0
+    if is_full or not os.access(place, os.W_OK | os.X_OK):
+        why = "its file system is full" if is_full else "this user may not, or it is read-only"
+        raise ConfigError(
+            f"the disk {path} is a block device, and its folder {side.parent} cannot be written: {why}; {_REMEDY}"
+        )
 
 
 def _told_name(status: os.stat_result) -> str:

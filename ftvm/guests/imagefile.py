@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from ftvm.errors import ConfigError
-from ftvm.guests.blockdevice import device_bytes, is_device
+from ftvm.guests.blockdevice import device_bytes, is_device, is_read_only
 from ftvm.units import PAGE_BYTES
 
 __all__ = ["cannot_be_opened", "image_bytes", "require_raw"]
@@ -60,6 +60,8 @@ def cannot_be_opened(path: Path | str, wrong: OSError) -> ConfigError:
         )
     if not isinstance(wrong, FileNotFoundError):
         return ConfigError(f"the disk {path} cannot be opened: {wrong.strerror}")
+    if Path(path).is_relative_to("/dev"):
+        return ConfigError(f"the disk {path} cannot be opened: {wrong.strerror}; lsblk tells which devices there are")
     return ConfigError(
         f"the disk {path} cannot be opened: {wrong.strerror}; make one, equally large on both hosts, "
         f"e.g. with truncate -s 1G {path}"
@@ -71,6 +73,8 @@ def require_raw(descriptor: int, path: Path) -> int:
     status = os.fstat(descriptor)
     if _is_odd(status):
         raise ConfigError(f"the disk {path} is not a file: it must be a raw image, or a block device")
+    if is_device(status) and is_read_only(descriptor):
+        raise ConfigError(f"the disk {path} is read-only, and a guest writes to it: see blockdev --setrw {path}")
     size_bytes = device_bytes(descriptor) if is_device(status) else status.st_size
     if (found := _format_of(os.pread(descriptor, _HEAD_BYTES, 0))) is not None:
         raise ConfigError(

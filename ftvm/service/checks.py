@@ -20,6 +20,7 @@ from ftvm.arbiters.etcdhttp import parse_etcd_url
 from ftvm.arbiters.urls import folder_of, open_record_store
 from ftvm.capture.trackers.userfault import UserfaultTracker
 from ftvm.errors import ConfigError, FtvmError
+from ftvm.guests.disk.files import require_free
 from ftvm.guests.disk.label import read_label
 from ftvm.runtime.urgency import why_not_urgent
 from ftvm.transport.endpoints import EndpointUrl, parse_endpoint, resolve
@@ -32,6 +33,7 @@ __all__ = [
     "Level",
     "check_arbiter",
     "check_arbiter_place",
+    "check_device",
     "check_endpoint",
     "check_image",
     "check_memory",
@@ -181,6 +183,14 @@ def check_arbiter(url: str, guest_id: str) -> Iterator[Finding]:
         return
     who = f"active {record.active or 'none'}, standby {record.standby or 'none'}"
     yield Finding(level=Level.OK, subject="arbiter", text=f"{url} answers: generation {record.generation}, {who}")
+
+
+def check_device(path: str) -> Iterator[Finding]:
+    """Check whether a disk that is a block device could be opened here; of a file nothing is said."""
+    if Path(path).is_block_device():
+        yield from check_opens(
+            "disk", f"{path} and the folder of its label can be opened", lambda: require_free(Path(path))
+        )
 
 
 def check_image(path: str, url: str, guest_id: str) -> Iterator[Finding]:

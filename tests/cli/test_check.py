@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ftvm.errors import ConfigError
+from ftvm.service import checks
 from ftvm.transport.keys import write_keypair
 
 from .conftest import Run
@@ -279,3 +280,22 @@ def test_what_a_disk_has_counts_as_memory_once_and_its_holes_do_not(ftvm: Run, c
     outcome = ftvm("check", config)
 
     assert f"memory: needs up to {2 * 8 + 4 + 512} MiB (the guest's memory, the shadow" in outcome.out
+
+
+def test_a_device_that_could_not_be_opened_is_a_failure_in_either_role(
+    ftvm: Run, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "is_block_device", lambda _: True)
+    monkeypatch.setattr(checks, "require_free", refuse)
+    (config.parent / "disk.img").write_bytes(bytes(4096))
+    config.write_text(config.read_text() + 'disk = "disk.img"\n')
+
+    as_primary, as_standby = ftvm("check", config), ftvm("check", config, "--role", "standby")
+
+    for outcome in (as_primary, as_standby):
+        assert outcome.status == 1
+        assert f"FAILURE disk: the disk {config.parent}/disk.img is in use" in outcome.out
+
+
+def refuse(path: Path) -> None:
+    raise ConfigError(f"the disk {path} is in use")

@@ -9,11 +9,11 @@ import stat
 from pathlib import Path
 
 from ftvm.errors import ConfigError
-from ftvm.guests.blockdevice import is_device
+from ftvm.guests.blockdevice import is_device, require_folder, side_path
 from ftvm.guests.imagefile import cannot_be_opened, require_raw
 from ftvm.units import PageCount, bytes_to_pages
 
-__all__ = ["make_image", "open_image"]
+__all__ = ["make_image", "open_image", "require_free"]
 
 
 def open_image(path: Path) -> tuple[int, PageCount]:
@@ -28,6 +28,13 @@ def open_image(path: Path) -> tuple[int, PageCount]:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def require_free(path: Path) -> None:
+    """Raise ConfigError if `path` is a block device that no host could open here, as it is now. Changes nothing."""
+    descriptor, _ = open_image(path)
+    os.close(descriptor)
+    require_folder(path, side_path(path))
 
 
 def _locked_size(descriptor: int, path: Path) -> int:

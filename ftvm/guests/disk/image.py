@@ -25,7 +25,7 @@ from typing import Final
 
 from ftvm.checkpoint import Footing
 from ftvm.errors import ConfigError
-from ftvm.guests.blockdevice import is_device, make_folder, side_path
+from ftvm.guests.blockdevice import hold_folder, is_device, side_path
 from ftvm.guests.disk.blocks import offered_runs, write_pages
 from ftvm.guests.disk.files import open_image
 from ftvm.guests.disk.fresh import DeviceCopy, Fresh, finish_stage
@@ -66,10 +66,10 @@ class Image:
         self._fresh_path = side.with_name(side.name + ".new")
         self._stage_path = side.with_name(side.name + ".stage")
         self.descriptor, self.page_count = open_image(path)
-        self.is_device = is_device(os.fstat(self.descriptor))
+        self.is_device, self._held = is_device(os.fstat(self.descriptor)), -1
         try:
             if self.is_device:
-                make_folder(path, side)
+                self._held = hold_folder(path, side)
                 finish_stage(self._stage_path, self.descriptor, self.page_count)
             finish_journal(self._journal_path, self.descriptor, self.page_count)
             self._fresh_path.unlink(missing_ok=True)
@@ -77,10 +77,10 @@ class Image:
             if boots:  # before the guest's first write
                 self._labels.write(replace(self.label, runs=True, epoch=0, is_clean=False))
         except OSError as wrong:
-            os.close(self.descriptor)
-            raise ConfigError(f"the disk {path} cannot be repaired after a crash, or named: {wrong}") from wrong
+            self._let_go()
+            raise ConfigError(f"the disk {path}, or its folder {self._folder}, cannot be written: {wrong}") from wrong
         except ConfigError:
-            os.close(self.descriptor)
+            self._let_go()
             raise
         self.error: OSError | None = None
         self._changed = threading.Condition()
@@ -275,8 +275,13 @@ class Image:
             self._say_last(is_clean)
             self._labels.close()
             self._drop_fresh()
-            os.close(self.descriptor)
-            self.descriptor = -1
+            self._let_go()
+
+    def _let_go(self) -> None:
+        for descriptor in (self.descriptor, self._held):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self.descriptor = self._held = -1
 
     # --- the thread ------------------------------------------------------------------------------------------------
 
@@ -317,8 +322,9 @@ class Image:
                 if is_unsynced:
                     os.fdatasync(self.descriptor)
                 self._take(step, begun=begun, is_complete=is_complete)
+                if self._fresh is not None and is_asked:
+                    os.fdatasync(self._fresh.descriptor)
                 if self._fresh is None or is_asked:
-                    self._sync_fresh()
                     self._tell_durable()
                 if given is not None:
                     self._drop_journal()
@@ -481,10 +487,6 @@ class Image:
         with suppress(FileNotFoundError):
             self._journal_path.unlink()
             sync_directory(self._folder)
-
-    def _sync_fresh(self) -> None:
-        if self._fresh is not None:
-            os.fdatasync(self._fresh.descriptor)
 
     def _drop_fresh(self) -> None:
         fresh, self._fresh, self._begun = (self._fresh, self._begun), None, None

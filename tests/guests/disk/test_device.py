@@ -18,6 +18,7 @@ from ftvm.guests.disk.disk import Disk
 from ftvm.guests.disk.kept import KeptDisk
 from ftvm.guests.disk.label import read_label
 from ftvm.guests.imagefile import image_bytes
+from ftvm.service import checks
 from ftvm.units import PAGE_BYTES
 
 from .nbd import FLUSH, TRIM, Client
@@ -395,3 +396,66 @@ def test_nothing_of_a_device_is_offered_while_a_copy_is_on_its_way_to_it(
 
     assert disk.held() == []
     disk.close()
+
+
+def test_a_device_that_takes_no_writes_is_refused(device: Path) -> None:
+    """Linux opens it for writing, and fails each write."""
+    place = os.path.realpath(device)
+    subprocess.run(["blockdev", "--setro", place], check=True)
+    try:
+        with pytest.raises(ConfigError, match=f"the disk {device} is read-only"):
+            image_bytes(str(device))
+        with pytest.raises(ConfigError, match=f"the disk {device} is read-only"):
+            KeptDisk(str(device), boots=False)
+    finally:
+        subprocess.run(["blockdev", "--setrw", place], check=True)
+
+
+def test_a_device_that_is_found_by_two_ways_is_one_hosts(device: Path, tmp_path: Path) -> None:
+    """Each way can be opened alone; the second host would take the journal of the first for a crash's."""
+    other = subprocess.run(
+        ["losetup", "-f", "--show", str(tmp_path / "behind")], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    disk = KeptDisk(str(device), boots=True)
+    try:
+        with pytest.raises(ConfigError, match=f"the disk {other} is in use: another host .* by another way"):
+            KeptDisk(other, boots=False)
+        disk.close()
+        KeptDisk(other, boots=False).close()
+    finally:
+        subprocess.run(["losetup", "-d", other], check=True)
+
+
+def test_a_folder_that_takes_no_label_is_named(device: Path) -> None:
+    side = side_path(device)
+    side.parent.mkdir(parents=True)
+    side.with_name("disk.label").mkdir()
+
+    with pytest.raises(ConfigError, match=f"the disk {device}, or its folder {side.parent}, cannot be written: .*"):
+        KeptDisk(str(device), boots=True)
+
+
+def test_a_name_that_no_device_has_is_not_to_be_made_a_file() -> None:
+    """A file in /dev would be in memory, and gone with the host."""
+    with pytest.raises(ConfigError, match=r"the disk /dev/none-of-this-name cannot be opened: .*; lsblk tells"):
+        image_bytes("/dev/none-of-this-name")
+
+
+def test_a_check_opens_a_device_as_a_host_would(device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (found,) = checks.check_device(str(device))
+    assert found.level is checks.Level.OK
+    assert not (tmp_path / "state").exists()
+
+    disk = KeptDisk(str(device), boots=True)
+    (found,) = checks.check_device(str(device))
+    assert (found.level, f"the disk {device} is in use" in found.text) == (checks.Level.FAILURE, True)
+    disk.close()
+
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FTVM_DISKS", str(tmp_path / "file"))
+    (found,) = checks.check_device(str(device))
+    assert (found.level, f"its folder {side_path(device).parent} cannot be written" in found.text) == (
+        checks.Level.FAILURE,
+        True,
+    )
+    assert list(checks.check_device(str(tmp_path / "behind"))) == []
