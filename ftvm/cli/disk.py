@@ -9,11 +9,12 @@ from typing import Final
 import click
 
 from ftvm.errors import ConfigError
-from ftvm.guests.disk.label import Label, newer, read_label
+from ftvm.guests.disk.label import Label, is_unmoved, newer, read_label
 
 __all__ = ["disk", "newest_of", "read_labels"]
 
 _SAVED: Final = ".json"
+_UNMOVED: Final = "; not all of it is on the device yet: the next host that opens it moves the rest first"
 
 
 @click.group()
@@ -35,7 +36,8 @@ def show(images: tuple[str, ...], is_json: bool) -> None:
             click.echo(json.dumps({"path": path, **asdict(label or Label(image=""))}))
         return
     for path, label in labels.items():
-        click.echo(f"{path}: {label or 'says nothing of itself: ftvm has not used it yet'}")
+        told = label or "says nothing of itself: ftvm has not used it yet"
+        click.echo(f"{path}: {told}{_UNMOVED if is_unmoved(Path(path)) else ''}")
     if len(labels) > 1:
         click.echo(newest_of(labels))
 

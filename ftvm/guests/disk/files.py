@@ -3,17 +3,21 @@
 A block device is locked by the kernel: who opens it for itself alone gets none that is mounted, or part of another.
 """
 
+import errno
 import fcntl
 import os
 import stat
 from pathlib import Path
+from typing import Final
 
 from ftvm.errors import ConfigError
 from ftvm.guests.blockdevice import is_device, require_folder, side_path
 from ftvm.guests.imagefile import cannot_be_opened, require_raw
 from ftvm.units import PageCount, bytes_to_pages
 
-__all__ = ["make_image", "open_image", "require_free"]
+__all__ = ["FULL", "make_image", "open_image", "require_free", "with_cause"]
+
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 def open_image(path: Path) -> tuple[int, PageCount]:
@@ -75,3 +79,10 @@ def _dress(descriptor: int, status: os.stat_result) -> None:
         except PermissionError:
             mode &= ~stat.S_IRWXG
     os.fchmod(descriptor, mode)
+
+
+def with_cause(wrong: OSError, held: int, folder: Path) -> OSError:
+    """Return an error with what it does not tell of a device: that its folder, held open, is full."""
+    if wrong.errno not in FULL or os.fstatvfs(held).f_bavail:
+        return wrong
+    return OSError(wrong.errno, f"the file system of {folder} is full: free some space, its copy and journal are there")

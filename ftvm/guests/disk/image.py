@@ -14,7 +14,6 @@ in between is undefined, as with any disk between two flushes; what was put befo
 epochs, guests or NBD.
 """
 
-import errno
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,10 +26,10 @@ from ftvm.checkpoint import Footing
 from ftvm.errors import ConfigError
 from ftvm.guests.blockdevice import hold_folder, is_device, side_path
 from ftvm.guests.disk.blocks import offered_runs, write_pages
-from ftvm.guests.disk.files import open_image
+from ftvm.guests.disk.files import FULL, open_image, with_cause
 from ftvm.guests.disk.fresh import DeviceCopy, Fresh, finish_stage
 from ftvm.guests.disk.journal import finish_journal, write_journal
-from ftvm.guests.disk.label import Label, LabelFile, sync_directory
+from ftvm.guests.disk.label import Label, LabelFile, stage_path, sync_directory
 from ftvm.units import PAGE_BYTES, pages_to_bytes
 
 __all__ = ["Image"]
@@ -38,7 +37,6 @@ __all__ = ["Image"]
 _SYNC_SECONDS: Final = 30.0
 _STEP_SECONDS: Final = 0.2
 """It is the loop that waits: shorter than the least silence that a host is taken for dead for."""
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _EPOCH_STEPS: Final = 16
 """How many steps an image may be further than the epoch that its label names: a label costs a sync."""
 
@@ -64,7 +62,7 @@ class Image:
         self._folder = side.parent
         self._journal_path = side.with_name(side.name + ".journal")
         self._fresh_path = side.with_name(side.name + ".new")
-        self._stage_path = side.with_name(side.name + ".stage")
+        self._stage_path = stage_path(side)
         self.descriptor, self.page_count = open_image(path)
         self.is_device, self._held = is_device(os.fstat(self.descriptor)), -1
         try:
@@ -249,8 +247,9 @@ class Image:
     def unreadable(self, pages: int) -> str:
         """Say that so many pages failed, and what no error of a page tells: a hole on a tmpfs takes room to be read."""
         with self._changed:
-            is_full = self.descriptor >= 0 and os.fstatvfs(self.descriptor).f_bavail == 0
-        cause = "; its file system is full, and some need room there to be read: free some space" if is_full else ""
+            place = self._held if self.is_device else self.descriptor
+            is_full = place >= 0 and os.fstatvfs(place).f_bavail == 0
+        cause = f"; the file system of {self._folder} is full, and some need room: free some space" if is_full else ""
         return f"the disk {self.path} cannot be read: {pages} of its pages failed{cause}"
 
     def sync(self, timeout: float = _SYNC_SECONDS) -> None:
@@ -333,7 +332,7 @@ class Image:
                     given = None  # the file is not whole yet
                     self._move()
             except OSError as wrong:
-                error = wrong
+                error = with_cause(wrong, self._held, self._folder) if self.is_device else wrong
                 self._say_unclean(wrong)
             self._tell(step, given, error)
             if error is not None:
@@ -375,7 +374,7 @@ class Image:
 
     def _say_unclean(self, wrong: OSError) -> None:
         """Have the label say that its device failed, if that still takes it: what it had may not be there any more."""
-        if self._fresh is None and wrong.errno not in _FULL:  # else the image is as it was
+        if self._fresh is None and wrong.errno not in FULL:  # else the image is as it was
             with suppress(OSError):
                 self._labels.write(replace(self.label, is_clean=False))
 
@@ -452,6 +451,7 @@ class Image:
                 return
             if isinstance(fresh, DeviceCopy):
                 os.replace(self._fresh_path, self._stage_path)
+                old = self._moving.descriptor if self._moving is not None else None  # a newer copy is whole
                 self._moving = self._staged = fresh
             else:
                 os.replace(self._fresh_path, self._place)

@@ -26,7 +26,18 @@ from ftvm._native.blockstore import birth_of
 from ftvm.checkpoint import Footing
 from ftvm.guests.blockdevice import device_bytes, image_name, is_device, lasting_name, side_path
 
-__all__ = ["Label", "LabelFile", "fresh_identity", "label_path", "newer", "read_label", "sync_directory", "write_at"]
+__all__ = [
+    "Label",
+    "LabelFile",
+    "fresh_identity",
+    "is_unmoved",
+    "label_path",
+    "newer",
+    "read_label",
+    "stage_path",
+    "sync_directory",
+    "write_at",
+]
 
 _PLACE_BYTES: Final = 4096
 """As far apart as the largest sector that a device may tear."""
@@ -119,6 +130,11 @@ def label_path(side: Path) -> Path:
     return side.with_name(side.name + ".label")
 
 
+def stage_path(side: Path) -> Path:
+    """Return where a whole copy lies that is being moved to a device; `side` as above."""
+    return side.with_name(side.name + ".stage")
+
+
 def file_identity(place: Path, descriptor: int) -> str:
     """Return what tells this file from each other one, also from a later one of its name."""
     status = os.fstat(descriptor)
@@ -140,6 +156,11 @@ def read_label(path: Path) -> Label | None:
     except FileNotFoundError:
         return None
     return found.label if found is not None and found.file == identity else None
+
+
+def is_unmoved(path: Path) -> bool:
+    """Tell whether a part of what the device at `path` says of itself is not on it yet, but beside it."""
+    return stage_path(side_path(path)).exists()
 
 
 @dataclass(frozen=True, slots=True)

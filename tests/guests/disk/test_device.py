@@ -1,5 +1,6 @@
 """A block device as a guest's disk: what a file can do is done for it, and nothing lies beside it."""
 
+import errno
 import os
 import shutil
 import stat
@@ -8,12 +9,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from queue import Queue
+from types import SimpleNamespace
 
 import pytest
 
+from ftvm.checkpoint import Footing
+from ftvm.cli.disk import show
 from ftvm.errors import ConfigError
 from ftvm.guests.blockdevice import side_path
 from ftvm.guests.disk import fresh as fresh_module
+from ftvm.guests.disk import image as image_module
 from ftvm.guests.disk.disk import Disk
 from ftvm.guests.disk.kept import KeptDisk
 from ftvm.guests.disk.label import read_label
@@ -459,3 +464,87 @@ def test_a_check_opens_a_device_as_a_host_would(device: Path, tmp_path: Path, mo
         True,
     )
     assert list(checks.check_device(str(tmp_path / "behind"))) == []
+
+
+def test_a_full_folder_is_not_told_as_a_full_device(device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = KeptDisk(str(device), boots=True)
+    folder = side_path(device).parent
+    monkeypatch.setattr(os, "fstatvfs", lambda _: SimpleNamespace(f_bavail=0))
+    monkeypatch.setattr(image_module, "write_journal", fill)
+
+    disk.memory.write(0, b"written")
+    disk.take()
+    with pytest.raises(OSError, match="full"):
+        disk.image.sync()
+
+    assert f"{device} cannot be written: the file system of {folder} is full: free some space" in str(disk.news())
+    assert f"the file system of {folder} is full" in disk.image.unreadable(1)
+    disk.close()
+
+
+def fill(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_device_that_is_full_itself_is_told_as_it_is(device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thin volume may be."""
+    disk = KeptDisk(str(device), boots=True)
+    monkeypatch.setattr(image_module, "write_pages", fill)
+
+    disk.memory.write(0, b"written")
+    disk.take()
+    with pytest.raises(OSError, match="No space left"):
+        disk.image.sync()
+
+    assert f"{device} cannot be written: No space left on device; the guest goes on" in str(disk.news())
+    disk.close()
+
+
+def test_a_newer_copy_lets_go_of_one_that_was_on_its_way_to_the_device(
+    device: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file has no name any more, and would take its room until the host ends."""
+    monkeypatch.setattr(fresh_module.DeviceCopy, "move", lambda *_: True)
+    disk = copied(device, {2: 7})
+    disk.completed()
+    while not side_path(device).with_name("disk.stage").exists():
+        time.sleep(0.001)
+    first = disk.image._moving
+    assert first is not None
+
+    disk.discarded()
+    disk.committed([2])
+    disk.completed()
+    while disk.image._moving is first:
+        time.sleep(0.001)
+    disk.close()
+
+    deleted = [os.readlink(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd") if is_open(number)]
+    assert [name for name in deleted if name.startswith(f"{side_path(device)}.stage")] == []
+
+
+def is_open(number: str) -> bool:
+    return Path(f"/proc/self/fd/{number}").is_symlink()
+
+
+def test_a_device_that_is_not_whole_without_its_copy_is_not_to_be_copied(
+    device: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it says of itself holds for both together."""
+    with monkeypatch.context() as patch:
+        patch.setattr(fresh_module.DeviceCopy, "move", lambda *_: True)
+        disk = copied(device, {2: 7})
+        disk.completed()
+        disk.stands(Footing(lineage="a" * 16, generation=3, epoch=5, runs=False))
+        while read_label(device) == disk.image.label.blank():
+            time.sleep(0.001)
+        disk.close()
+    show.callback((str(device),), False)
+    told = capsys.readouterr().out
+
+    Disk(str(device), boots=False).close()
+    show.callback((str(device),), False)
+
+    assert "generation 3: a standby's, whole" in told
+    assert told.endswith("not all of it is on the device yet: the next host that opens it moves the rest first\n")
+    assert "not all of it" not in capsys.readouterr().out

@@ -336,7 +336,7 @@ def test_a_disk_whose_file_system_is_full_says_so(disk: Disk, monkeypatch: pytes
     os.truncate(disk.image.path, SIZE)
     monkeypatch.setattr(os, "fstatvfs", lambda _: SimpleNamespace(f_bavail=0))
 
-    with pytest.raises(StateUnreadable, match=r"1 of its pages failed; its file system is full, .*: free some space"):
+    with pytest.raises(StateUnreadable, match=r"1 of its pages failed; the file system of .* is full, .*: free some"):
         disk.require_readable()
 
 

@@ -160,7 +160,7 @@ def test_a_page_that_a_full_file_system_cannot_give_is_told_with_that_cause(
     assert bytes(disk.memory.buffer[-1:]) == b"\0"
     monkeypatch.setattr(os, "fstatvfs", lambda _: SimpleNamespace(f_bavail=0))
 
-    assert "; its file system is full, " in str(disk.why_unreadable())
+    assert f"; the file system of {image.parent} is full, " in str(disk.why_unreadable())
 
 
 def test_a_new_trouble_of_an_image_is_told_though_another_was_told_before(disk: KeptDisk, image: Path) -> None:
