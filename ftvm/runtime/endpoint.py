@@ -146,9 +146,12 @@ class Endpoint:
 
     def beats_in(self, now: Nanos) -> Nanos:
         """Return for how long `beat` has nothing to do, whatever the loop sends meanwhile."""
-        pulses = [pulse for driver in tuple(self._drivers.values()) if (pulse := driver.pulse) is not None]
-        dues = [pulse.due_at - now for pulse in pulses] or [late_ns(self.beat_ns)]
-        return Nanos(max(0, min(dues)))
+        # A guest without a pulse may get one at once, and wants it repeated sooner than the others, perhaps.
+        dues = [
+            late_ns(driver.settings.timing.heartbeat_ns) if (pulse := driver.pulse) is None else pulse.due_at - now
+            for driver in tuple(self._drivers.values())
+        ]
+        return Nanos(max(0, min(dues, default=late_ns(self.beat_ns))))
 
     def beat(self, now: Nanos) -> None:
         """Repeat the last heartbeat of each guest whose loop is late with the next.

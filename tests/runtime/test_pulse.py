@@ -1,5 +1,8 @@
 """A heartbeat that is repeated while the loop is busy tells that the process lives, not that the loop goes on."""
 
+from types import SimpleNamespace
+from typing import Any
+
 from ftvm.config import Timing
 from ftvm.errors import ClosedError
 from ftvm.events import Suspected
@@ -52,6 +55,18 @@ def test_a_heart_with_nothing_to_repeat_wakes_before_what_the_loop_may_send_is_l
 
     assert pair.b.driver.pulse is None
     assert pair.b.endpoint.beats_in(Nanos(0)) == Timing().heartbeat_ns * 5 // 4
+
+
+def test_the_heart_wakes_in_time_for_a_guest_that_sends_its_first_heartbeat_meanwhile() -> None:
+    """Regression: it slept until another guest's heartbeat, of a longer interval, was late."""
+    pair = protected()
+    endpoint, pulse = pair.a.endpoint, pair.a.driver.pulse
+    assert pulse is not None
+    quick: Any = SimpleNamespace(pulse=None, settings=SimpleNamespace(timing=Timing(heartbeat_ns=Nanos(4_000_000))))
+
+    endpoint._drivers["vm2"] = quick
+
+    assert endpoint.beats_in(pulse.sent_at) == 5_000_000
 
 
 def test_a_busy_loop_is_not_suspected_for_longer_than_the_limit() -> None:
