@@ -181,6 +181,7 @@ void turn_catch_up(ftvm_turn *turn)
     if (passed != 0) {
         add_row(turn, FTVM_TURN_CLOCK, 0, passed, NULL, 0);
         ftvm_riscv_idle(turn->machine, passed);
+        turn->is_waiting = passed < ticks_max; /* else its timer is due: it goes on with the next run */
     }
 }
 

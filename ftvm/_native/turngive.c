@@ -69,6 +69,7 @@ static bool borrow(ftvm_turn *turn)
     if (!turn->is_resting || turn->is_borrowed || !turn_may_run(turn) || turn->stops_at_output)
         return false;
     turn->is_borrowed = true;
+    turn->has_drawn_blank = false; /* as behind each wait: a program that wants random bytes has them asked for again */
     turn_catch_up(turn);
     turn->is_borrowed = run_to_rest(turn);
     return turn->is_borrowed;

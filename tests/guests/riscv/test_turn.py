@@ -2,7 +2,7 @@
 
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -76,14 +76,15 @@ def in_thread(turn: Turn) -> Iterator[list[Row]]:
             rows.extend(turn.rows())
         rows.extend(turn.rows())
 
-    thread = threading.Thread(target=stay)
+    thread = threading.Thread(target=stay, daemon=True)
     thread.start()
     try:
         yield rows
     finally:
-        turn.pause(waits=True)
+        turn.pause(waits=False)
         turn.close()
-        thread.join()
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive(), "the machine's thread does not come back"
 
 
 def replayed(machine: Machine, rows: list[Row]) -> list[tuple[str, bytes]]:
@@ -286,6 +287,19 @@ WAITS_FOR_A_KEY = [
 ]
 
 
+# A key sets a timer, behind which it speaks once.
+SETS_A_TIMER = elf(
+    to_bytes(
+        [
+            *WAITS_FOR_A_KEY,
+            *[csrrs(5, TIME), *li(6, 20_000), add(5, 5, 6), *li(6, CLINT + 0x4000), store(5, 6)],
+            *[*li(5, 1 << 7), csrrw(0, MIE, 5), WFI],
+            *[*li(5, ord("\n")), store(5, 1, size=1), csrrw(0, MIE, 0), WFI, jal(0, -4)],
+        ]
+    )
+)
+
+
 def wait_for(is_true: Callable[[], object]) -> None:
     for _ in range(PATIENCE_S * 1000):
         if is_true():
@@ -379,10 +393,7 @@ def test_rows_that_nobody_took_of_a_machine_that_was_borrowed_are_handed_on_by_i
 
 def test_a_timer_that_is_set_while_a_machine_is_borrowed_is_waited_for() -> None:
     """Mutant: the thread rests on until the time that held before."""
-    waits_two_ms = [csrrs(5, TIME), *li(6, 20_000), add(5, 5, 6), *li(6, CLINT + 0x4000), store(5, 6)]
-    waits_two_ms += [*li(5, 1 << 7), csrrw(0, MIE, 5), WFI]
-    speaks = [*li(5, ord("\n")), store(5, 1, size=1), csrrw(0, MIE, 0), WFI, jal(0, -4)]
-    turn = Turn(made(elf(to_bytes([*WAITS_FOR_A_KEY, *waits_two_ms, *speaks]))), ticks_per_second=TICKS)
+    turn = Turn(made(SETS_A_TIMER), ticks_per_second=TICKS)
     with in_thread(turn) as rows:
         turn.resume()
         first = borrowed(turn, [("console", b"k")])
@@ -393,6 +404,105 @@ def test_a_timer_that_is_set_while_a_machine_is_borrowed_is_waited_for() -> None
     assert first is not None
     assert [row.kind for row in first if row.kind is not CLOCK] == [INPUT]
     assert outputs_of(rows) == [("console", b"\n")]
+
+
+def test_a_machine_whose_timer_has_come_due_is_not_idle_before_it_runs() -> None:
+    """Regression: it was, from a pause in which the time came until its thread ran again, and what it wrote then was
+    taken for the work of a guest at rest."""
+    turn = Turn(made(SETS_A_TIMER), ticks_per_second=TICKS)
+    with in_thread(turn) as rows:
+        turn.resume()
+        assert borrowed(turn, [("console", b"k")])
+        was_idle = [turn.is_idle]
+        turn.pause(waits=False)
+        threading.Event().wait(0.002)  # the timer is due after 0.2 ms
+
+        turn.give_back()
+        wait_for(lambda: not turn.is_busy)
+        was_idle.append(turn.is_idle)
+
+        turn.resume()
+        wait_for(lambda: outputs_of(rows))
+        until_it_rests(turn)
+    assert was_idle == [True, False]
+
+
+def rest_for_certain(turn: Turn) -> None:
+    """Return once the thread of a machine without a card rests, with nothing to come back for."""
+    assert borrowed(turn, [("net0", b"a frame that nobody takes")])
+    turn.give_back()
+
+
+def test_a_program_that_ends_while_it_is_borrowed_is_ended_by_its_thread() -> None:
+    """Mutant: whoever gave the input takes its last words, and nobody learns that it has ended."""
+    machine = made(elf(to_bytes([*WAITS_FOR_A_KEY, store(5, 1, size=1), *finish(3)])), mac=None)
+    turn = Turn(machine, ticks_per_second=TICKS)
+    with in_thread(turn) as rows:
+        turn.resume()
+        rest_for_certain(turn)
+
+        _, is_borrowed = turn.deliver_all([("console", b"k")], borrows=True)
+
+        wait_for(lambda: not turn.is_busy)
+    assert not is_borrowed
+    assert machine.has_ended
+    assert outputs_of(rows) == [("console", b"k")]
+
+
+def test_inputs_have_a_dry_source_of_randomness_asked_again_whoever_could_do_their_turn() -> None:
+    """Regression: whoever gave an input did the turn, and the program waited for random bytes for ever."""
+    turn, asked = Turn(shipped("entropy", has_entropy=True), ticks_per_second=TICKS), threading.Semaphore(0)
+
+    def stay() -> None:
+        while (why := turn.go()) != CLOSED:
+            turn.rows()
+            if why == ENTROPY:
+                turn.draw(b"")
+                asked.release()
+
+    thread = threading.Thread(target=stay, daemon=True)
+    thread.start()
+    turn.resume()
+    is_asked = [asked.acquire(timeout=PATIENCE_S)]
+
+    while is_asked[-1] and len(is_asked) < 6:
+        until_it_rests(turn)
+        threading.Event().wait(0.002)  # its thread rests, too
+        if turn.deliver_all([("console", b"x")], borrows=True)[1]:
+            turn.rows()
+            turn.give_back()
+        is_asked.append(asked.acquire(timeout=10))
+
+    turn.close()
+    thread.join(PATIENCE_S)
+    assert is_asked == [True] * 6
+
+
+def test_a_program_that_wants_random_bytes_in_a_turn_that_was_borrowed_gets_them() -> None:
+    """Mutant: whoever borrowed it takes the turn for done, and its thread, which asks for them, rests on."""
+    machine = thirsty(WAITS_FOR_A_KEY, mac=None)
+    turn, asked = Turn(machine, ticks_per_second=TICKS), threading.Event()
+
+    def stay() -> None:
+        while (why := turn.go()) != CLOSED:
+            turn.rows()
+            if why == ENTROPY:
+                asked.set()
+                turn.draw(DRAW)
+
+    thread = threading.Thread(target=stay, daemon=True)
+    thread.start()
+    turn.resume()
+    rest_for_certain(turn)
+
+    if turn.deliver_all([("console", b"k")], borrows=True)[1]:
+        turn.rows()
+        turn.give_back()
+    is_asked = asked.wait(10)
+
+    turn.close()
+    thread.join(PATIENCE_S)
+    assert is_asked
 
 
 @pytest.mark.parametrize("speaks_first", [False, True])
@@ -517,15 +627,23 @@ REQUESTS = 256
 DRAW = bytes(4096)
 
 
-def thirsty() -> Machine:
+def thirsty(before: Sequence[int] = (), *, mac: bytes | None = MAC) -> Machine:
     """Return a machine that asks for a megabyte of randomness by one notify, in as many requests as a queue holds."""
     descriptors, available, used, target = (RAM_BASE + at for at in (0x10000, 0x11000, 0x12000, 0x20000))
     words = write_register(ENTROPY_CARD, 0x38, REQUESTS)
     for offset, address in ((0x80, descriptors), (0x90, available), (0xA0, used)):
         words += write_register(ENTROPY_CARD, offset, address) + write_register(ENTROPY_CARD, offset + 4, 0)
     ready = write_register(ENTROPY_CARD, 0x44, 1) + write_register(ENTROPY_CARD, STATUS, 15)
-    words = [*set_up(ENTROPY_CARD, 0), *words, *ready, *write_register(ENTROPY_CARD, NOTIFY, 0), WFI, jal(0, -4)]
-    machine = made(elf(to_bytes(words)), has_entropy=True)
+    words = [
+        *before,
+        *set_up(ENTROPY_CARD, 0),
+        *words,
+        *ready,
+        *write_register(ENTROPY_CARD, NOTIFY, 0),
+        WFI,
+        jal(0, -4),
+    ]
+    machine = made(elf(to_bytes(words)), has_entropy=True, mac=mac)
     for number in range(REQUESTS):
         put(machine, descriptors + 16 * number, struct.pack("<QIHH", target, len(DRAW), WRITE, 0))
     put(machine, available, struct.pack(f"<HH{REQUESTS}H", 0, REQUESTS, *range(REQUESTS)))
