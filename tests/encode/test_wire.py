@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ftvm.checkpoint import Buffer, Checkpoint, Output, PageBatch
+from ftvm.checkpoint import OUTPUT_ROW, Buffer, Checkpoint, Output, PageBatch
 from ftvm.config import Limits
 from ftvm.encode.headed import NAMES_MAX, TEXT_CHARS_MAX, seal
 from ftvm.encode.messages import Ack, Copy, Envelope, EpochPart, Greeting, Leave, Message, Ping, Refuse, SessionId
@@ -385,6 +385,17 @@ def test_an_output_table_that_does_not_match_its_payloads_is_refused(end: Checkp
     frames[place] += data.draw(st.binary(min_size=1, max_size=12))
 
     with pytest.raises(BadFrame, match="output"):
+        decode(forged(frames), LIMITS)
+
+
+@pytest.mark.parametrize("number", [2, 3, 255])
+def test_an_output_of_a_channel_that_has_no_name_is_refused(number: int) -> None:
+    """Mutant: the number behind the last is let through, and the standby breaks when somebody asks for the output."""
+    frames = [bytes(frame) for frame in end_frames(END)]
+    place = next(place for place, frame in enumerate(frames) if len(frame) == 2 * OUTPUT_ROW.size)
+    frames[place] = OUTPUT_ROW.pack(number, 5) + frames[place][OUTPUT_ROW.size :]
+
+    with pytest.raises(BadFrame, match=f"output 0 of the table names channel {number} and 5 bytes"):
         decode(forged(frames), LIMITS)
 
 

@@ -226,6 +226,42 @@ def test_a_guest_that_goes_on_while_it_is_asked_is_told_of() -> None:
     assert primary.sink.has_stirred
 
 
+def test_what_a_guest_writes_behind_the_last_question_is_told_of() -> None:
+    """Mutant: it is asked what it has written before anybody watches: what it writes between, and sleeps, is missed."""
+
+    class Waking(RestingGuest):
+        def has_written(self) -> bool:
+            told = super().has_written()
+            self._mark(3)
+            primary.sink.moved_clock(GuestPosition(1, 0), 5)
+            return told
+
+    primary = Primary(kind=Waking)
+    primary.cut()
+
+    report = primary.report(QUIET)
+
+    assert report == NothingToCut(is_at_rest=True)
+    assert primary.sink.has_stirred
+
+
+def test_a_guest_that_is_cut_for_what_it_wrote_is_watched_by_nobody_while_it_is_paused() -> None:
+    """Mutant: the pause, which moves its clock, is told of as if the guest had gone on."""
+    primary = Primary(kind=RestingGuest)
+    paused, watched = primary.runner.stall, list[bool]()
+
+    def pause() -> None:
+        watched.append(primary.sink.is_watched)
+        paused()
+
+    primary.runner.stall = pause
+
+    report = primary.report(QUIET)
+
+    assert isinstance(report, CutTaken)
+    assert watched == [False]
+
+
 def test_a_guest_that_tells_no_steps_of_its_clock_is_never_at_rest() -> None:
     class Unsteady(RestingGuest):
         @property

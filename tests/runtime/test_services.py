@@ -87,6 +87,16 @@ def test_with_nobody_due_all_are_looked_at_once_in_a_while_and_the_loop_wakes_fo
     assert visitor.steps == 2
 
 
+def test_they_are_stepped_where_nobody_has_looked_what_is_readable() -> None:
+    visitor = Visitor()
+    services = HostServices([visitor])
+    services.step(Nanos(10))
+
+    services.step(Nanos(11), None)
+
+    assert visitor.steps == 2
+
+
 def test_one_that_is_due_is_stepped_then_and_not_before() -> None:
     visitor = Visitor(Nanos(20))
     services = HostServices([visitor])

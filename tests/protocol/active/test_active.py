@@ -76,6 +76,7 @@ def log_one(active: ActiveState) -> None:
 REASONS: dict[str, Callable[[ActiveState], object]] = {
     "an output waits": hold_one,
     "something was logged": log_one,
+    "the guest has flushed a disk": lambda active: setattr(active, "flushed", active.epoch + 1),
     "the engine is to change": lambda active: setattr(active.schedule, "wanted", active.schedule.engine),
     "a switchover waits": lambda active: setattr(active, "link", LinkState.SETTLING),
     "the standby is not named yet": lambda active: setattr(active, "link", LinkState.ADDING),
