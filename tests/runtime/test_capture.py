@@ -248,6 +248,8 @@ def test_what_a_guest_writes_behind_the_last_question_is_told_of() -> None:
 def test_a_guest_that_is_cut_for_what_it_wrote_is_watched_by_nobody_while_it_is_paused() -> None:
     """Mutant: the pause, which moves its clock, is told of as if the guest had gone on."""
     primary = Primary(kind=RestingGuest)
+    primary.cut()
+    primary.guest._mark(3)
     paused, watched = primary.runner.stall, list[bool]()
 
     def pause() -> None:

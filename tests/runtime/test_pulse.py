@@ -50,6 +50,17 @@ def test_the_heart_sleeps_until_the_loop_is_late_and_no_longer() -> None:
     assert endpoint.beats_in(pulse.sent_at) == late_ns
 
 
+def test_a_heart_that_wakes_early_repeats_nothing() -> None:
+    pair = protected()
+    endpoint, pulse = pair.a.endpoint, pair.a.driver.pulse
+    assert pulse is not None
+    sent_at = pulse.sent_at
+
+    endpoint.beat(Nanos(pulse.due_at - 1))
+
+    assert pulse.sent_at == sent_at
+
+
 def test_a_heart_with_nothing_to_repeat_wakes_before_what_the_loop_may_send_is_late() -> None:
     pair = Pair()
 
