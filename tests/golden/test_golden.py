@@ -6,11 +6,13 @@ version that is not released.
 """
 
 import struct
+import sys
 from types import ModuleType
 
 import pytest
 
-from ftvm.encode import stream, wire
+from ftvm import checkpoint
+from ftvm.encode import wire
 from ftvm.encode.headed import CODECS
 from ftvm.encode.messages import Greeting
 from ftvm.encode.versions import SPOKEN
@@ -60,7 +62,7 @@ def test_bytes_come_back_from_how_they_are_shown(content: bytes) -> None:
 @pytest.mark.parametrize(
     ("module", "table", "name", "case"),
     [
-        (stream, "OUTPUT_ROW", "wire-1", "epoch's end"),
+        (checkpoint, "OUTPUT_ROW", "wire-1", "epoch's end"),
         (wire, "_HEAD", "wire-2", "ack"),
         (wire, "_ACK", "wire-2", "ack"),
         (wire, "_LOG", "wire-2", "log"),
@@ -75,9 +77,12 @@ def test_a_table_whose_byte_order_changes_on_both_sides_is_noticed(
     module: ModuleType, table: str, name: str, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     how = ALL[name][case]
-    turned = struct.Struct(getattr(module, table).format.replace("<", ">"))
+    told = getattr(module, table)
+    turned = struct.Struct(told.format.replace("<", ">"))
 
-    monkeypatch.setattr(module, table, turned)
+    for each in tuple(sys.modules.values()):
+        if vars(each).get(table) is told:  # also where it was imported
+            monkeypatch.setattr(each, table, turned)
 
     assert how.read(how.write()) == how.value, "both sides agree: no round trip sees it"
     assert how.write() != read_golden(name)[case]
