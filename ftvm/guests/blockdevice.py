@@ -3,7 +3,8 @@
 A device has no file beside it: what a file of an image has there (journal, label, a copy that grows) is in a folder of
 this host's own, in FTVM_DISKS or /var/lib/ftvm/disks, under a name that the device keeps when the system starts again.
 
-Source: of the names, the kernel's Documentation/ABI/stable/sysfs-block, and device-mapper's dm/uuid.
+Source: of the names, the kernel's Documentation/ABI/stable/sysfs-block, and device-mapper's dm/uuid; of multipath's,
+udev's scsi_id (page 0x83, the type of a designator before it), and kpartx's partN- before a partition.
 """
 
 import fcntl
@@ -40,6 +41,10 @@ _GET_READ_ONLY: Final = 0x125E
 _NAMES: Final = ("dm/uuid", "wwid", "device/wwid")
 _WORLDWIDE: Final = ("naa.", "eui.", "uuid.", "LVM-", "CRYPT-")
 """What names one device in the world. The others are a vendor's serial number, and all emulated disks may share one."""
+
+_SEVERAL_WAYS: Final = re.compile(r"(part(?P<number>\d+)-)?mpath-(?P<kind>3|2|(?=eui\.|uuid\.))(?P<name>.+)")
+_KINDS: Final = {"3": "naa.", "2": "eui.", "": ""}
+"""A LUN, or a partition of it, found by several ways: multipath puts the kind of a WWID before it, as a digit."""
 
 
 def is_device(status: os.stat_result) -> bool:
@@ -125,13 +130,14 @@ def require_folder(path: Path, side: Path) -> None:
 
 
 def _told_name(status: os.stat_result) -> str:
-    """Return what the system says that a device is; "" if it does not. A partition is a place on its disk."""
+    """Return what the system says that a device is; "" if it does not. A partition is a number on its disk."""
     place = _place_of(status)
-    start = _text(place / "start") if (place / "partition").exists() else ""
-    whole = Path(os.path.realpath(place)).parent if start else place
+    number = _text(place / "partition")
+    whole = Path(os.path.realpath(place)).parent if number else place
     name = next((told for told in (_text(whole / leaf) for leaf in _NAMES) if told), "")
-    name = name.replace("mpath-3", "naa.", 1) if name.startswith("mpath-3") else name  # one LUN, by several ways
-    return f"{name}@{start}" if name and start else name
+    if ways := _SEVERAL_WAYS.fullmatch(name):
+        number, name = number or ways["number"] or "", _KINDS[ways["kind"]] + ways["name"]
+    return f"{name}@{number}" if name and number else name
 
 
 def _place_of(status: os.stat_result) -> Path:

@@ -30,7 +30,7 @@ LINES: Final = {
     "cli": 3904,
     "encode": 1383,
     "engines": 185,
-    "guests": 3126,
+    "guests": 3129,
     "guests/cards": 261,
     "guests/disk": 1403,
     "guests/kvm": 1500,

@@ -10,11 +10,11 @@ from ftvm.guests import blockdevice
 
 
 def system_of(folder: Path, monkeypatch: pytest.MonkeyPatch, **texts: str) -> os.stat_result:
-    """Have the system say this of the device 8:3, a partition if there is a `start`, and return its status."""
+    """Have the system say this of the device 8:3, a partition if there is such a number, and return its status."""
     whole = folder / "devices/sda"
-    place = whole / "sda3" if "start" in texts else whole
-    for name, text in {**texts, **({"partition": "3"} if "start" in texts else {})}.items():
-        path = (place if name in ("start", "partition") else whole) / name.replace("__", "/")
+    place = whole / "sda3" if "partition" in texts else whole
+    for name, text in texts.items():
+        path = (place if name == "partition" else whole) / name.replace("__", "/")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text + "\n")
     place.mkdir(parents=True, exist_ok=True)
@@ -27,22 +27,25 @@ def system_of(folder: Path, monkeypatch: pytest.MonkeyPatch, **texts: str) -> os
 
 
 @pytest.mark.parametrize(
-    "texts",
+    ("one", "other"),
     [
-        {"wwid": "naa.600508b1001c"},
-        {"device__wwid": "naa.600508b1001c"},
-        {"dm__uuid": "mpath-3600508b1001c"},
+        ({"wwid": "naa.600508b1001c"}, {"device__wwid": "naa.600508b1001c"}),
+        ({"wwid": "naa.600508b1001c"}, {"dm__uuid": "mpath-3600508b1001c"}),
+        ({"wwid": "eui.0025388b710116"}, {"dm__uuid": "mpath-20025388b710116"}),
+        ({"wwid": "eui.0025388b710116"}, {"dm__uuid": "mpath-eui.0025388b710116"}),
+        ({"wwid": "uuid.7f2e9127-d490"}, {"dm__uuid": "mpath-uuid.7f2e9127-d490"}),
+        ({"wwid": "naa.600508b1001c", "partition": "2"}, {"dm__uuid": "part2-mpath-3600508b1001c"}),
     ],
-    ids=["disk", "SCSI disk", "several ways"],
+    ids=["SCSI disk", "several ways", "EUI-64", "NVMe by EUI-64", "NVMe by UUID", "partition"],
 )
 def test_a_lun_has_one_name_on_each_host_that_sees_it(
-    texts: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    one: dict[str, str], other: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two hosts on one name are refused when they join."""
-    system_of(tmp_path / "one", monkeypatch, wwid="naa.600508b1001c")
+    system_of(tmp_path / "one", monkeypatch, **one)
     first = blockdevice.image_name(0)
 
-    system_of(tmp_path / "other", monkeypatch, **texts)
+    system_of(tmp_path / "other", monkeypatch, **other)
 
     assert blockdevice.image_name(0) == first
     assert first is not None
@@ -51,8 +54,8 @@ def test_a_lun_has_one_name_on_each_host_that_sees_it(
 
 def test_each_partition_of_a_lun_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = set()
-    for number, start in enumerate(("2048", "4096")):
-        system_of(tmp_path / str(number), monkeypatch, wwid="naa.600508b1001c", start=start)
+    for number in ("1", "2"):
+        system_of(tmp_path / number, monkeypatch, wwid="naa.600508b1001c", partition=number)
         names.add(blockdevice.image_name(0))
 
     assert len(names) == 2
