@@ -121,3 +121,10 @@ def test_what_a_peer_sends_is_never_checked_by_assert() -> None:
 
 def test_every_module_says_what_it_is() -> None:
     assert [name for name, tree in sources() if not ast.get_docstring(tree)] == []
+
+
+def test_the_native_core_asks_its_process_for_nothing() -> None:
+    """What it does follows from what it is given alone; but for what is loaded into a QEMU, which nobody calls."""
+    users = [path.name for path in sorted((ROOT / "_native").rglob("*.[ch]")) if "getenv" in path.read_text("utf-8")]
+
+    assert users == ["qemu_preload.c"]
