@@ -32,7 +32,7 @@ from ftvm.runtime.services import LOOK_NS, HostServices
 from ftvm.runtime.urgency import make_urgent
 from ftvm.units import Nanos, nanos_to_seconds
 
-__all__ = ["LAST_REQUEST_SECONDS", "ArbiterWorker", "Host", "Repeater", "Signal"]
+__all__ = ["CALL_SECONDS", "LAST_REQUEST_SECONDS", "ArbiterWorker", "Host", "Repeater", "Signal"]
 
 _CALLS_WAITING_MAX: Final = 1024
 
@@ -41,6 +41,9 @@ _SPARE_DESCRIPTORS: Final = 16
 
 _STOP_SECONDS: Final = 2 * nanos_to_seconds(LIMIT_NS)
 """The loop ends well within: a stop is over by then, in order or not."""
+
+CALL_SECONDS: Final = 150.0
+"""The loop answers within, however slow its guest is: a state, then a bitmap, may each take a monitor a minute."""
 
 FIRST_PLACE_SECONDS: Final = 1.0
 """How long a host waits for its arbiter before it asks to join without having heard of it."""
@@ -236,7 +239,7 @@ class Host:
         """Whether the loop is over."""
         return self._ended.is_set()
 
-    def call(self, function: Callable[[], T], timeout: float = 30.0) -> T:
+    def call(self, function: Callable[[], T], timeout: float = CALL_SECONDS) -> T:
         """Run `function` in the loop's thread, between two steps, and return what it returns or raise what it
         raises."""
         if self.has_ended:

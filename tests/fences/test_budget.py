@@ -39,7 +39,7 @@ LINES: Final = {
     "lab": 3407,
     "lab/rig": 603,
     "protocol": 4013,
-    "runtime": 3134,
+    "runtime": 3135,
     "service": 1782,
     "sim": 2540,
     "store": 1438,

@@ -9,10 +9,12 @@ import pytest
 from ftvm.arbiters.memory import MemoryRecordStore
 from ftvm.config import Limits
 from ftvm.errors import ArbiterError, ClosedError, ConfigError, FtvmError, InternalError, LocalProtocolError, NotApplied
+from ftvm.guests.qemu import qmp
+from ftvm.guests.vmm import link
 from ftvm.interfaces import Answer, CompareAndSet, Read, Record
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.endpoint import Endpoint
-from ftvm.runtime.host import ArbiterWorker, Host, Repeater, Signal
+from ftvm.runtime.host import CALL_SECONDS, ArbiterWorker, Host, Repeater, Signal
 from ftvm.transport.memory import MemoryNetwork
 from ftvm.units import Nanos
 
@@ -392,3 +394,9 @@ def test_what_a_repeated_call_raises_is_raised_by_stop_once() -> None:
     with pytest.raises(InternalError, match="surprise"):
         repeater.stop()
     repeater.stop()
+
+
+def test_a_host_outwaits_the_slowest_answers_of_its_guest_before_it_takes_its_loop_for_broken() -> None:
+    slowest = max(link.ANSWER_SECONDS, qmp.ANSWER_SECONDS)
+
+    assert 2 * slowest < CALL_SECONDS, "its state, then what it wrote: a lone guest goes on behind both"
