@@ -13,8 +13,9 @@ from typing import Any, Final
 import click
 from rich.console import Console
 
+from ftvm.cli.kinds import KINDS
 from ftvm.cli.signals import Stopped
-from ftvm.engines.names import ENGINES, engine_named
+from ftvm.engines.names import ENGINES, engine_named, require
 from ftvm.errors import ConfigError, FtvmError
 from ftvm.guests.kvm.machine import check_device
 from ftvm.guests.riscv.programs import SUMMARIES, open_program
@@ -88,7 +89,8 @@ def demo(
     Exit status: 0 if nothing was lost and every kill was survived, 1 if not, 2 for a wrong option.
     """
     # The hosts would refuse it, too, but only after they were started.
-    engine_named(engine, interval / 1000, None if latency is None else latency / 1000)
+    chosen = engine_named(engine, interval / 1000, None if latency is None else latency / 1000)
+    require(chosen, KINDS["qemu" if guest == "qemu" else kind].can)
     past = _history_folder(history)
     hosts = HostCommands(engine=engine, interval_ms=interval, latency_ms=latency, history=past, **_guest(guest, kind))
     options = DemoOptions(kills=kills, seconds=seconds, seed=seed, hosts=hosts)

@@ -62,6 +62,21 @@ def test_the_processor_runs_the_key_value_server_alone() -> None:
     assert "--kind kvm runs the key-value server: leave out --guest linux" in str(result.exception)
 
 
+@pytest.mark.parametrize("guest", [["--kind", "kvm"], ["--guest", "qemu"]])
+def test_an_engine_that_the_guest_cannot_have_is_refused_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, guest: list[str]
+) -> None:
+    def starts(*_: object) -> Outcome:
+        raise AssertionError("nothing may start")
+
+    monkeypatch.setattr(command, "_play", starts)
+
+    result = CliRunner().invoke(command.demo, [*guest, "--engine", "lockstep"])
+
+    assert isinstance(result.exception, ConfigError)
+    assert "needs a guest that supports: replay; this one can have remus, kemari" in str(result.exception)
+
+
 def test_a_demo_on_the_processor_starts_nothing_where_there_is_no_kvm(monkeypatch: pytest.MonkeyPatch) -> None:
     def lacks() -> str:
         raise ConfigError("no KVM here")

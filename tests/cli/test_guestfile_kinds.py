@@ -75,6 +75,7 @@ def test_a_system_under_kvm_is_described_whole_and_a_standby_needs_no_kernel(tmp
         ("processors = 5\n", "processors", "1 to 4 processors, not 5"),
         ("processors = 1.5\n", "processors", "a whole number"),
         ('kernel = "vmlinuz"\n', "kernel", "needs processors"),
+        ('program = "work"\nramdisk = "large"\n', "ramdisk", "is for a system: give its kernel, too"),
         ('processors = 1\nkernel = "notes"\n', "kernel", "no Linux kernel for x86"),
         ('processors = 1\nkernel = "gone"\n', "kernel", "gone cannot be read"),
         ('processors = 1\nkernel = "vmlinuz"\nramdisk = "large"\n', "kernel", "need more memory: at least 10 MiB"),

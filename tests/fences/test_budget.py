@@ -27,7 +27,7 @@ LINES: Final = {
     "_native": 513,
     "arbiters": 773,
     "capture": 474,
-    "cli": 3904,
+    "cli": 3915,
     "encode": 1383,
     "engines": 185,
     "guests": 3129,

@@ -63,6 +63,11 @@ def _check_kernel(settings: HostSettings) -> None:
         check_system(_system(settings), memory_bytes=settings["memory"])
 
 
+def _check_ramdisk(settings: HostSettings) -> None:
+    if settings["ramdisk"] is not None and not settings["processors"]:
+        raise ConfigError("a ramdisk is for a system: give its kernel, too, or leave ramdisk out")
+
+
 def _processors(written: float) -> int:
     if written != int(written):
         raise ConfigError(f"{written}: write how many processors, a whole number")
@@ -100,7 +105,13 @@ KVM: Final = Kind(
             check=_check_kernel,
             help="A Linux kernel to boot instead of a program; needs processors. A standby needs none.",
         ),
-        Setting(name="ramdisk", metavar="FILE", locate=in_folder, help="The kernel's first file system."),
+        Setting(
+            name="ramdisk",
+            metavar="FILE",
+            locate=in_folder,
+            check=_check_ramdisk,
+            help="The kernel's first file system.",
+        ),
         Setting(
             name="append",
             default="console=ttyS0",
