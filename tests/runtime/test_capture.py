@@ -1,6 +1,5 @@
 """A capture, fused or staged, makes the same checkpoint; what was emitted comes first; what a scrub finds fails it."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -9,13 +8,10 @@ import pytest
 
 from ftvm._native.memory import NativeMemory
 from ftvm.capture.pages import CapturePolicy
-from ftvm.checkpoint import Checkpoint, GuestPosition
-from ftvm.config import Limits
+from ftvm.checkpoint import Checkpoint
 from ftvm.encode.apply import CommittedMemory
 from ftvm.engines.kemari import Kemari
 from ftvm.engines.lockstep import Lockstep
-from ftvm.engines.remus import Remus
-from ftvm.interfaces import Capability
 from ftvm.protocol.effects import CollectRound, CopyMore, Cut, MatchPages, StartCopy
 from ftvm.protocol.reports import (
     CaptureFailed,
@@ -25,53 +21,11 @@ from ftvm.protocol.reports import (
     PagesMatched,
     RoundCollected,
 )
-from ftvm.runtime.capture import Capturer, CaptureReport
-from ftvm.runtime.sink import NumberingSink
 from ftvm.sim.guest import SimGuest
-from ftvm.testing.pair import ManualClock
 from ftvm.units import Nanos
 
 from ..native.test_digest import from_scratch
-
-LIMITS = Limits(batch_bytes=1 << 16, devices_bytes=4096)
-ORDER = Cut(1, 0, Remus(), False)
-
-
-class Primary:
-    """A guest that has run some steps, and who captures it. It goes on by `on_go_on` as soon as a capture lets it."""
-
-    def __init__(self, policy: CapturePolicy | None = None, kind: type[SimGuest] = SimGuest) -> None:
-        self.guest: Any = kind(page_count=24, pages_per_step=2, output_every=2, boots=True)
-        self.on_go_on: Callable[[], None] = lambda: None
-        self.sink = NumberingSink(lambda: None, ManualClock())
-        self.sink.open(1, 1, is_logging=False)
-        self.guest.attach(self.sink)
-        memory = NativeMemory([region.buffer for region in self.guest.memory])
-        self.runner: Any = SimpleNamespace(
-            stall=self.guest.pause, stall_or_go_on=lambda **_: self.on_go_on(), use=lambda _: None, engine=Remus()
-        )
-        self.capturer = Capturer(self.runner, self.guest, memory, self.sink, LIMITS, ManualClock(), lambda: False)
-        if policy is not None:
-            self.capturer._policy = policy
-        self.capturer.capture(StartCopy(LIMITS.staging_bytes))
-        self.run()
-
-    def run(self) -> None:
-        self.guest.resume()
-        for _ in range(20):
-            self.guest.advance()
-        self.guest.pause()
-
-    def report(self, order: Cut = ORDER) -> CaptureReport:
-        report = self.capturer.capture(order)
-        if isinstance(report, CutTaken):
-            self.capturer.buffers.acknowledged(*report.checkpoint.batches)
-        return report
-
-    def cut(self, order: Cut = ORDER) -> Checkpoint:
-        report = self.report(order)
-        assert isinstance(report, CutTaken)
-        return report.checkpoint
+from .captured import LIMITS, ORDER, QUIET, Primary, RestingGuest, TellingGuest
 
 
 def applied(checkpoint: Checkpoint) -> bytes:
@@ -89,9 +43,6 @@ def test_fused_and_staged_capture_make_the_same_memory() -> None:
     assert (fused.capturer._cut_copy, staged.capturer._cut_copy is None) == (None, False)
 
 
-QUIET = Cut(2, 1, Remus(), False, may_skip=True)
-
-
 def test_a_cut_that_nothing_waits_for_is_skipped_if_nothing_was_written() -> None:
     primary, went_on = Primary(), [False]
     primary.cut()
@@ -103,23 +54,6 @@ def test_a_cut_that_nothing_waits_for_is_skipped_if_nothing_was_written() -> Non
     assert went_on[-1]
 
 
-class TellingGuest(SimGuest):
-    """It tells whether it has written, and counts its pauses."""
-
-    pauses = 0
-
-    @property
-    def can(self) -> frozenset[Capability]:
-        return super().can | {Capability.TELLS_WRITES}
-
-    def pause(self) -> None:
-        self.pauses += 1
-        super().pause()
-
-    def has_written(self) -> bool:
-        return any(self._dirty)
-
-
 def test_a_guest_that_tells_that_it_has_written_nothing_is_not_even_paused() -> None:
     primary = Primary(kind=TellingGuest)
     primary.cut()
@@ -129,151 +63,6 @@ def test_a_guest_that_tells_that_it_has_written_nothing_is_not_even_paused() -> 
 
     assert report == NothingToCut()
     assert primary.guest.pauses == paused
-
-
-class RestingGuest(TellingGuest):
-    """It tells whether it waits, too; `on_asked` is what it does as soon as it has told."""
-
-    waits = True
-
-    def __init__(self, **shape: Any) -> None:
-        super().__init__(**shape)
-        self.on_asked: Callable[[], None] = lambda: None
-
-    @property
-    def can(self) -> frozenset[Capability]:
-        return super().can | {Capability.TELLS_IDLE}
-
-    def is_idle(self) -> bool:
-        waits = self.waits
-        self.on_asked()
-        return waits
-
-
-def test_a_guest_that_waits_and_has_written_nothing_is_at_rest_and_watched() -> None:
-    primary = Primary(kind=RestingGuest)
-    primary.cut()
-
-    assert primary.report(QUIET) == NothingToCut(is_at_rest=True)
-    assert primary.sink.is_watched
-
-
-def test_a_guest_that_runs_is_not_at_rest_though_it_has_written_nothing() -> None:
-    primary = Primary(kind=RestingGuest)
-    primary.cut()
-    primary.guest.waits = False
-
-    assert primary.report(QUIET) == NothingToCut()
-    assert not primary.sink.is_watched
-
-
-def test_a_guest_that_has_written_is_cut_and_not_watched() -> None:
-    primary = Primary(kind=RestingGuest)
-    primary.cut()
-    primary.guest._mark(3)
-    primary.guest.waits = False
-
-    report = primary.report(QUIET)
-
-    assert isinstance(report, CutTaken)
-    assert (report.is_at_rest, primary.sink.is_watched) == (False, False)
-
-
-def test_a_guest_that_waits_is_at_rest_and_watched_from_its_cut_on() -> None:
-    primary = Primary(kind=RestingGuest)
-
-    report = primary.report(QUIET)
-
-    assert isinstance(report, CutTaken)
-    assert report.is_at_rest
-    assert primary.sink.is_watched
-
-
-def test_the_step_of_the_clock_that_a_pause_makes_ends_no_rest() -> None:
-    primary = Primary(kind=RestingGuest)
-    paused = primary.runner.stall
-
-    def pause() -> None:
-        paused()
-        primary.sink.moved_clock(GuestPosition(1, 0), 5)
-
-    primary.runner.stall = pause
-
-    report = primary.report(QUIET)
-
-    assert isinstance(report, CutTaken)
-    assert report.is_at_rest
-    assert not primary.sink.has_stirred
-
-
-def test_a_guest_that_wrote_as_soon_as_it_went_on_from_its_cut_is_not_at_rest() -> None:
-    primary = Primary(kind=RestingGuest)
-    primary.on_go_on = lambda: primary.guest._mark(3)
-
-    report = primary.report(QUIET)
-
-    assert isinstance(report, CutTaken)
-    assert not report.is_at_rest
-
-
-def test_a_guest_that_goes_on_while_it_is_asked_is_told_of() -> None:
-    primary = Primary(kind=RestingGuest)
-    primary.cut()
-    primary.guest.on_asked = lambda: primary.sink.moved_clock(GuestPosition(1, 0), 5)
-
-    primary.report(QUIET)
-
-    assert primary.sink.has_stirred
-
-
-def test_what_a_guest_writes_behind_the_last_question_is_told_of() -> None:
-    """Mutant: it is asked what it has written before anybody watches: what it writes between, and sleeps, is missed."""
-
-    class Waking(RestingGuest):
-        def has_written(self) -> bool:
-            told = super().has_written()
-            self._mark(3)
-            primary.sink.moved_clock(GuestPosition(1, 0), 5)
-            return told
-
-    primary = Primary(kind=Waking)
-    primary.cut()
-
-    report = primary.report(QUIET)
-
-    assert report == NothingToCut(is_at_rest=True)
-    assert primary.sink.has_stirred
-
-
-def test_a_guest_that_is_cut_for_what_it_wrote_is_watched_by_nobody_while_it_is_paused() -> None:
-    """Mutant: the pause, which moves its clock, is told of as if the guest had gone on."""
-    primary = Primary(kind=RestingGuest)
-    primary.cut()
-    primary.guest._mark(3)
-    paused, watched = primary.runner.stall, list[bool]()
-
-    def pause() -> None:
-        watched.append(primary.sink.is_watched)
-        paused()
-
-    primary.runner.stall = pause
-
-    report = primary.report(QUIET)
-
-    assert isinstance(report, CutTaken)
-    assert watched == [False]
-
-
-def test_a_guest_that_tells_no_steps_of_its_clock_is_never_at_rest() -> None:
-    class Unsteady(RestingGuest):
-        @property
-        def can(self) -> frozenset[Capability]:
-            return super().can - {Capability.REPLAY}
-
-    primary = Primary(kind=Unsteady)
-    primary.cut()
-
-    assert primary.report(QUIET) == NothingToCut()
 
 
 @pytest.mark.parametrize("may_skip", [False, True])

@@ -18,10 +18,15 @@ from ftvm.engines.remus import Remus
 from ftvm.guests.disk.image import Image
 from ftvm.guests.disk.kept import KeptDisk
 from ftvm.guests.flagged import FlaggedMemory
+from ftvm.guests.riscv.guest import RiscvGuest
+from ftvm.guests.riscv.programs import read_program
 from ftvm.interfaces import Capability, Engine, OutputSink, Region
+from ftvm.runtime.protection import _with_disks
 from ftvm.testing import PowerCuts
 from ftvm.testing.pair import Pair, SteppedHost
 from ftvm.units import PAGE_BYTES
+
+from ..protocol.harness import make_settings
 
 PAGES = 16
 DRAWS = 80
@@ -209,3 +214,16 @@ def test_what_a_client_saw_beside_a_standby_is_on_the_disk_of_who_has_lost_it_be
 
     assert office.told == [1, 2, 3, 4]
     assert office.cuts.check(recover, draws=DRAWS) == DRAWS
+
+
+@pytest.mark.parametrize("has_disk", [True, False])
+def test_a_host_waits_for_flushes_where_its_guest_has_a_disk_with_an_image(has_disk: bool, tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(1 << 20))
+    guest = RiscvGuest(read_program("ticks"), memory_bytes=2 << 20, disk=str(image) if has_disk else 0)
+
+    settings = _with_disks(make_settings(), guest, starts=True)
+
+    assert settings.keeps_disks is has_disk
+    assert bool(settings.lineage) is has_disk
+    guest.close()

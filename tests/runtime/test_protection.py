@@ -33,14 +33,13 @@ from ftvm.interfaces import Record
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.names import node_of
 from ftvm.runtime.node import Node
-from ftvm.runtime.protection import HostHandle, Protection, Standby, _with_disks, protect
+from ftvm.runtime.protection import HostHandle, Protection, Standby, protect
 from ftvm.runtime.world import CallbackWorld
 from ftvm.sim.guest import SimGuest
 from ftvm.transport.keys import Keys, generate_keys
 from ftvm.units import Nanos
 
 from ..guests.programs.conftest import Peer, Reply
-from ..protocol.harness import make_settings
 from .live import kill
 
 MS = 1_000_000
@@ -494,16 +493,3 @@ def test_events_come_in_order_and_once() -> None:
             "RoleChanged",
         ]
         assert list(primary.events()) == []
-
-
-@pytest.mark.parametrize("has_disk", [True, False])
-def test_a_host_waits_for_flushes_where_its_guest_has_a_disk_with_an_image(has_disk: bool, tmp_path: Path) -> None:
-    image = tmp_path / "disk.img"
-    image.write_bytes(bytes(1 << 20))
-    guest = RiscvGuest(read_program("ticks"), memory_bytes=2 << 20, disk=str(image) if has_disk else 0)
-
-    settings = _with_disks(make_settings(), guest, starts=True)
-
-    assert settings.keeps_disks is has_disk
-    assert bool(settings.lineage) is has_disk
-    guest.close()

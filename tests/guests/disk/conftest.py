@@ -1,6 +1,7 @@
 """A disk whose device is watched, and a client of it."""
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from ftvm.guests.disk.disk import Disk
 from ftvm.units import PAGE_BYTES
 
+from . import devices
 from .nbd import Client
 from .witness import Witness
 
@@ -66,3 +68,20 @@ def own_bytes(disk: Disk) -> int:
 
 def field_of(lines: Iterator[str], name: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024
+
+
+@pytest.fixture
+def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A link to a loop device whose every page says `o`; its folder is in `state`."""
+    monkeypatch.setenv("FTVM_DISKS", str(tmp_path / "state"))
+    file = tmp_path / "behind"
+    file.write_bytes(b"o" * devices.SIZE)
+    try:
+        made = subprocess.run(["losetup", "-f", "--show", str(file)], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as wrong:
+        pytest.skip(f"needs a loop device, and root: {wrong}")
+    link = tmp_path / "links" / "disk"
+    link.parent.mkdir()
+    link.symlink_to(made.stdout.strip())
+    yield link
+    subprocess.run(["losetup", "-d", made.stdout.strip()], check=True)

@@ -1,77 +1,25 @@
 """A block device as a guest's disk: what a file can do is done for it, and nothing lies beside it."""
 
-import errno
 import os
-import shutil
 import stat
-import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from queue import Queue
-from types import SimpleNamespace
 
 import pytest
 
 from ftvm.checkpoint import Footing
 from ftvm.cli.disk import show
-from ftvm.errors import ConfigError
 from ftvm.guests.blockdevice import side_path
 from ftvm.guests.disk import fresh as fresh_module
-from ftvm.guests.disk import image as image_module
 from ftvm.guests.disk.disk import Disk
 from ftvm.guests.disk.kept import KeptDisk
 from ftvm.guests.disk.label import read_label
 from ftvm.guests.imagefile import image_bytes
-from ftvm.service import checks
 from ftvm.units import PAGE_BYTES
 
+from .devices import PAGES, SIZE, change, copied, pages_of
 from .nbd import FLUSH, TRIM, Client
-
-PAGES = 64
-SIZE = PAGES * PAGE_BYTES
-
-
-@pytest.fixture
-def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A link to a loop device whose every page says `o`; its folder is in `state`."""
-    monkeypatch.setenv("FTVM_DISKS", str(tmp_path / "state"))
-    file = tmp_path / "behind"
-    file.write_bytes(b"o" * SIZE)
-    try:
-        made = subprocess.run(["losetup", "-f", "--show", str(file)], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as wrong:
-        pytest.skip(f"needs a loop device, and root: {wrong}")
-    link = tmp_path / "links" / "disk"
-    link.parent.mkdir()
-    link.symlink_to(made.stdout.strip())
-    yield link
-    subprocess.run(["losetup", "-d", made.stdout.strip()], check=True)
-
-
-def change(disk: Disk | KeptDisk, *pages: int, fill: int) -> None:
-    """Write pages as a commit does: behind the disk's back."""
-    buffer = disk.buffer if isinstance(disk, Disk) else disk.memory.buffer
-    for page in pages:
-        buffer[page * PAGE_BYTES : (page + 1) * PAGE_BYTES] = bytes([fill]) * PAGE_BYTES
-
-
-def pages_of(content: bytes | memoryview) -> list[int]:
-    """Return the first byte of each page."""
-    return list(bytes(content)[::PAGE_BYTES])
-
-
-def copied(device: Path, pages: dict[int, int], *, kept: tuple[int, ...] = ()) -> Disk:
-    """Return a standby's disk that has been copied: these pages, and those that it kept."""
-    disk = Disk(str(device), boots=False)
-    disk.discarded()
-    assert list(disk.held()) == [(0, PAGES)]
-    disk.offer(0, PAGES)
-    disk.keep(0, PAGES, list(kept))
-    for page, fill in pages.items():
-        change(disk, page, fill=fill)
-    disk.committed(sorted(pages))
-    return disk
 
 
 def test_a_device_has_the_size_that_the_kernel_says(device: Path) -> None:
@@ -272,42 +220,6 @@ def test_a_machine_whose_disk_is_memory_has_a_device_too(device: Path) -> None:
     assert pages_of(device.read_bytes()) == wanted
 
 
-def test_a_device_that_is_in_use_is_refused_by_name(device: Path) -> None:
-    disk = Disk(str(device), boots=False)
-
-    with pytest.raises(ConfigError, match=rf"the disk {device} is in use: it is mounted, .* lsblk {device} tells"):
-        Disk(str(device), boots=False)
-
-    disk.close()
-
-
-def test_a_device_that_is_mounted_is_refused_by_name(device: Path, tmp_path: Path) -> None:
-    mkfs = shutil.which("mkfs.ext4", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
-    if mkfs is None:
-        pytest.skip("needs mkfs.ext4: apt install e2fsprogs")
-    (tmp_path / "mount").mkdir()
-    subprocess.run([mkfs, "-q", "-F", str(device)], check=True, capture_output=True)
-    if subprocess.run(["mount", str(device), str(tmp_path / "mount")], check=False, capture_output=True).returncode:
-        pytest.skip("needs to mount: no rights, or no ext4")
-    try:
-        with pytest.raises(ConfigError, match=rf"the disk {device} is in use: it is mounted"):
-            Disk(str(device), boots=True)
-    finally:
-        subprocess.run(["umount", str(tmp_path / "mount")], check=True)
-
-
-def test_a_device_whose_folder_cannot_be_made_is_refused_and_let_go(
-    device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FTVM_DISKS", str(tmp_path / "behind"))
-
-    with pytest.raises(ConfigError, match=r"is a block device, and its folder .* cannot be made: .*; set FTVM_DISKS"):
-        Disk(str(device), boots=True)
-
-    monkeypatch.setenv("FTVM_DISKS", str(tmp_path / "state"))
-    Disk(str(device), boots=True).close()
-
-
 def test_what_a_device_says_of_itself_is_found_by_each_of_its_paths(device: Path) -> None:
     Disk(str(device), boots=True).close()
 
@@ -400,103 +312,6 @@ def test_nothing_of_a_device_is_offered_while_a_copy_is_on_its_way_to_it(
     disk.discarded()
 
     assert disk.held() == []
-    disk.close()
-
-
-def test_a_device_that_takes_no_writes_is_refused(device: Path) -> None:
-    """Linux opens it for writing, and fails each write."""
-    place = os.path.realpath(device)
-    subprocess.run(["blockdev", "--setro", place], check=True)
-    try:
-        with pytest.raises(ConfigError, match=f"the disk {device} is read-only"):
-            image_bytes(str(device))
-        with pytest.raises(ConfigError, match=f"the disk {device} is read-only"):
-            KeptDisk(str(device), boots=False)
-    finally:
-        subprocess.run(["blockdev", "--setrw", place], check=True)
-
-
-def test_a_device_that_is_found_by_two_ways_is_one_hosts(device: Path, tmp_path: Path) -> None:
-    """Each way can be opened alone; the second host would take the journal of the first for a crash's."""
-    other = subprocess.run(
-        ["losetup", "-f", "--show", str(tmp_path / "behind")], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    disk = KeptDisk(str(device), boots=True)
-    try:
-        with pytest.raises(ConfigError, match=f"the disk {other} is in use: another host .* by another way"):
-            KeptDisk(other, boots=False)
-        disk.close()
-        KeptDisk(other, boots=False).close()
-    finally:
-        subprocess.run(["losetup", "-d", other], check=True)
-
-
-def test_a_folder_that_takes_no_label_is_named(device: Path) -> None:
-    side = side_path(device)
-    side.parent.mkdir(parents=True)
-    side.with_name("disk.label").mkdir()
-
-    with pytest.raises(ConfigError, match=f"the disk {device}, or its folder {side.parent}, cannot be written: .*"):
-        KeptDisk(str(device), boots=True)
-
-
-def test_a_name_that_no_device_has_is_not_to_be_made_a_file() -> None:
-    """A file in /dev would be in memory, and gone with the host."""
-    with pytest.raises(ConfigError, match=r"the disk /dev/none-of-this-name cannot be opened: .*; lsblk tells"):
-        image_bytes("/dev/none-of-this-name")
-
-
-def test_a_check_opens_a_device_as_a_host_would(device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (found,) = checks.check_device(str(device))
-    assert found.level is checks.Level.OK
-    assert not (tmp_path / "state").exists()
-
-    disk = KeptDisk(str(device), boots=True)
-    (found,) = checks.check_device(str(device))
-    assert (found.level, f"the disk {device} is in use" in found.text) == (checks.Level.FAILURE, True)
-    disk.close()
-
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("FTVM_DISKS", str(tmp_path / "file"))
-    (found,) = checks.check_device(str(device))
-    assert (found.level, f"its folder {side_path(device).parent} cannot be written" in found.text) == (
-        checks.Level.FAILURE,
-        True,
-    )
-    assert list(checks.check_device(str(tmp_path / "behind"))) == []
-
-
-def test_a_full_folder_is_not_told_as_a_full_device(device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    disk = KeptDisk(str(device), boots=True)
-    folder = side_path(device).parent
-    monkeypatch.setattr(os, "fstatvfs", lambda _: SimpleNamespace(f_bavail=0))
-    monkeypatch.setattr(image_module, "write_journal", fill)
-
-    disk.memory.write(0, b"written")
-    disk.take()
-    with pytest.raises(OSError, match="full"):
-        disk.image.sync()
-
-    assert f"{device} cannot be written: the file system of {folder} is full: free some space" in str(disk.news())
-    assert f"the file system of {folder} is full" in disk.image.unreadable(1)
-    disk.close()
-
-
-def fill(*_: object) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def test_a_device_that_is_full_itself_is_told_as_it_is(device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thin volume may be."""
-    disk = KeptDisk(str(device), boots=True)
-    monkeypatch.setattr(image_module, "write_pages", fill)
-
-    disk.memory.write(0, b"written")
-    disk.take()
-    with pytest.raises(OSError, match="No space left"):
-        disk.image.sync()
-
-    assert f"{device} cannot be written: No space left on device; the guest goes on" in str(disk.news())
     disk.close()
 
 

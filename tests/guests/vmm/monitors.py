@@ -17,6 +17,7 @@ import pytest
 
 from ftvm.guests.vmm import MonitorDoor, VmmGuest
 from ftvm.guests.vmm.messages import FrameReader, frame
+from ftvm.testing.transcript import Transcript
 
 SOURCES: Final = Path(__file__).parents[3] / "examples" / "vmm"
 SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
@@ -199,3 +200,10 @@ def open_descriptors() -> Iterator[str]:
             yield os.readlink(f"/proc/self/fd/{name}")
         except FileNotFoundError:
             continue
+
+
+def resumed(guest: VmmGuest) -> Transcript:
+    sink = Transcript()
+    guest.attach(sink)
+    guest.resume()
+    return sink
