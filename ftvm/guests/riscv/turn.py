@@ -185,5 +185,5 @@ class Turn:
 
 @cache
 def _names(numbers: bytes) -> tuple[str, ...]:
-    """Return the names of a table's channels: a few there are."""
+    """Return the names of a table's channels, of which a machine has a few."""
     return tuple([_NAMES[number] for number in numbers])

@@ -112,6 +112,22 @@ def test_a_machine_that_may_not_run_or_pauses_itself_is_not_borrowed() -> None:
     assert strict == {(1, False)}
 
 
+def test_a_machine_that_is_borrowed_is_nobody_elses_before_it_is_given_back() -> None:
+    turn = Turn(shipped("kv"), ticks_per_second=TICKS)
+    with in_thread(turn) as handed_on:
+        turn.resume()
+        first = borrowed(turn, [("net0", WHO_HAS_KV)])
+
+        second = turn.deliver_all([("net0", WHO_HAS_KV)], borrows=True)
+
+        turn.give_back()
+        assert first
+        (answer,) = outputs_of(first)
+        wait_for(lambda: answer in outputs_of(handed_on))
+    assert second == (1, False)
+    assert outputs_of(handed_on).count(answer) == 1, "its thread does the second turn, once"
+
+
 def test_a_pause_is_over_once_a_machine_that_is_borrowed_is_given_back() -> None:
     turn, is_paused = Turn(shipped("kv"), ticks_per_second=TICKS), threading.Event()
     with in_thread(turn):
