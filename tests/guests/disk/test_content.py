@@ -202,6 +202,23 @@ def test_a_guest_that_comes_back_before_the_device_is_done_gets_the_image_behind
     assert bytes(disk.buffer)[:PAGE_BYTES] == wanted
 
 
+def test_a_flush_of_a_guest_that_came_back_is_owed_whatever_was_forgiven(disk: Disk, client: Client) -> None:
+    client.agree()
+    store = disk._store
+    store.let_go()
+    client.send(FLUSH, cookie=1)
+    client.read(0, 1)  # so the flush was heard
+    store.let_go()
+    client.send(FLUSH, cookie=2)
+    client.read(0, 1)
+
+    store.hold()
+    store.forgive()
+
+    assert client.answer() == (1, 0)
+    assert not store.settle(0)
+
+
 def test_what_follows_a_stop_that_nobody_heard_the_end_of_waits_for_no_word_of_it(disk: Disk, client: Client) -> None:
     """A QEMU that dies while it is stopped never rests: what it wrote meanwhile is still held."""
     client.agree()

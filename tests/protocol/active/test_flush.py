@@ -12,7 +12,7 @@ from ftvm.protocol.core import Role
 from ftvm.protocol.reports import Emitted, Persisted
 
 from ..harness import Pair, make_settings
-from ..situations import begin_switchover, live_on
+from ..situations import begin_switchover, live_on, stop
 
 
 def a_pair(*, interval: float = 10.0) -> Pair:
@@ -155,6 +155,21 @@ def test_who_loses_its_standby_lets_nothing_out_before_its_own_disk_has_what_was
     pair.a.persist()
 
     assert before == []
+    assert pair.a.said == [b"alone"]
+
+
+def test_who_stops_alone_vacates_the_record_only_once_its_own_disk_has_what_was_flushed() -> None:
+    """Mutant: the host has left the record by then, and what it tells last is on no disk for sure."""
+    pair = lost(Pair(make_settings(keeps_disks=True)).protected())
+
+    stop(pair.a)
+    live_on(pair, pair.a, 100)
+    before, was = pair.a.active.link, list(pair.a.said)
+    pair.a.persist()
+    live_on(pair, pair.a, 100)
+
+    assert (before, was) == (LinkState.NONE, [])
+    assert pair.a.role is not Role.ACTIVE
     assert pair.a.said == [b"alone"]
 
 
