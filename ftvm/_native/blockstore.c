@@ -35,6 +35,7 @@ struct ftvm_blockstore {
     atomic_int is_hurried; /* the guest is to stop, or has */
     atomic_int is_resting; /* it has */
     atomic_int is_closing;
+    int is_over; /* its thread has ended */
     int failure;
     uint64_t asked, done; /* flushes, by ticket */
     uint64_t left;        /* what was asked when the image was let go */
@@ -198,6 +199,8 @@ static void *run(void *argument)
         else
             pthread_cond_wait(&store->changed, &store->lock);
     }
+    store->is_over = 1;
+    notify(store);
     pthread_mutex_unlock(&store->lock);
     return NULL;
 }
@@ -240,14 +243,17 @@ int ftvm_blockstore_close(struct ftvm_blockstore *store)
     notify(store);
     pthread_mutex_unlock(&store->lock);
     pthread_join(store->thread, NULL);
-    int failure = store->failure;
+    return ftvm_blockstore_failure(store);
+}
+
+void ftvm_blockstore_free(struct ftvm_blockstore *store)
+{
     close(store->event);
     close(store->asks);
     pthread_mutex_destroy(&store->data);
     pthread_mutex_destroy(&store->lock);
     pthread_cond_destroy(&store->changed);
     free(store);
-    return failure;
 }
 
 void ftvm_blockstore_let_go(struct ftvm_blockstore *store)
@@ -326,7 +332,7 @@ int ftvm_blockstore_settle(struct ftvm_blockstore *store, uint32_t timeout_ms)
     int wrong = 0;
     pthread_mutex_lock(&store->lock);
     while (wrong == 0 && store->done < store->asked && store->failure == 0)
-        wrong = -pthread_cond_timedwait(&store->changed, &store->lock, &at);
+        wrong = store->is_over ? -ETIMEDOUT : -pthread_cond_timedwait(&store->changed, &store->lock, &at);
     if (store->failure != 0)
         wrong = store->failure;
     else if (store->done == store->asked)

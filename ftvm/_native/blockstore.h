@@ -48,9 +48,13 @@ struct ftvm_blockstore_parts {
 /* Makes a store, held. Returns NULL without memory or threads. */
 struct ftvm_blockstore *ftvm_blockstore_open(const struct ftvm_blockstore_parts *parts);
 
-/* Ends the store's thread once all that was released is on the device, or cannot get there. What is held is lost.
- * Returns the failure, or 0. */
+/* Ends the store's thread, once, when all that was released is on the device, or cannot get there. What is held is lost.
+ * Other threads may be in calls of the store: they return, and what they wait for no longer comes. Returns the failure,
+ * or 0. */
 int ftvm_blockstore_close(struct ftvm_blockstore *store);
+
+/* Gives a closed store's memory back. No thread may be in a call of it any more. */
+void ftvm_blockstore_free(struct ftvm_blockstore *store);
 
 /* From now on no write to the image is begun, and no block ceases to be held. Waits for no device: what was begun may
  * still be under way. */
@@ -80,7 +84,8 @@ void ftvm_blockstore_mark(struct ftvm_blockstore *store);
 #define FTVM_BLOCKSTORE_FLUSHED_IN_HASTE 2
 int ftvm_blockstore_take_flushes(struct ftvm_blockstore *store);
 
-/* Waits until no flush is owed, or the store has failed. Returns 0, -ETIMEDOUT, or the failure. */
+/* Waits until no flush is owed, or the store has failed. Returns 0, the failure, or -ETIMEDOUT, which is also what a
+ * closed store says that owes some. */
 int ftvm_blockstore_settle(struct ftvm_blockstore *store, uint32_t timeout_ms);
 
 /* Forgets the flushes that were owed when the image was let go: what they were to make durable is made so by the caller.

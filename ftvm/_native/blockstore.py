@@ -59,14 +59,16 @@ class BlockStore:
         arrays = [ffi.from_buffer("uint8_t[]", buffer) for buffer in buffers]
         self._parts: Any = (mapping, *arrays)
         parts = (mapping.buffer.nbytes, mapping.number, *arrays, high_water_blocks, patience_ms, *witnesses)
-        self._native: Any = lib.ftvm_blockstore_open(ffi.new("struct ftvm_blockstore_parts *", parts))
-        if self._native == ffi.NULL:
+        native = lib.ftvm_blockstore_open(ffi.new("struct ftvm_blockstore_parts *", parts))
+        if native == ffi.NULL:
             raise GuestError("there is no memory, or no thread, for a disk")
+        self._native: Any = ffi.gc(native, lib.ftvm_blockstore_free)  # a thread in a call keeps it
 
     @property
     def error(self) -> OSError | None:
         """Why nothing is written any more; None while it is."""
-        failure = 0 if self._native is None else int(lib.ftvm_blockstore_failure(self._native))
+        native = self._native
+        failure = 0 if native is None else int(lib.ftvm_blockstore_failure(native))
         return OSError(-failure, os.strerror(-failure)) if failure else None
 
     def serve(self, connection: int) -> None:
@@ -122,11 +124,13 @@ class BlockStore:
 
     def take_flushes(self) -> tuple[bool, bool]:
         """Tell whether a flush was asked for since the last call: while the guest ran; while it was being stopped."""
-        flushes = 0 if self._native is None else int(lib.ftvm_blockstore_take_flushes(self._native))
+        native = self._native
+        flushes = 0 if native is None else int(lib.ftvm_blockstore_take_flushes(native))
         return bool(flushes & lib.FTVM_BLOCKSTORE_FLUSHED), bool(flushes & lib.FTVM_BLOCKSTORE_FLUSHED_IN_HASTE)
 
     def settle(self, timeout_ms: int) -> bool:
-        """Wait until no flush is owed; tell whether that is so. Raises OSError if the image cannot be written."""
+        """Wait until no flush is owed, or it is closed; tell whether none is. Raises OSError if the image cannot be
+        written."""
         wrong = -int(lib.ftvm_blockstore_settle(self._open(), timeout_ms))
         if wrong not in (0, errno.ETIMEDOUT):
             raise OSError(wrong, os.strerror(wrong))

@@ -24,7 +24,7 @@ ROOT: Final = Path(ftvm.__file__).parent
 
 LINES: Final = {
     "": 915,
-    "_native": 513,
+    "_native": 515,
     "arbiters": 773,
     "capture": 474,
     "cli": 3915,

@@ -135,6 +135,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (is_held && (data[0] & 2))
         ftvm_blockstore_release(store, image);
     ftvm_blockstore_close(store);
+    ftvm_blockstore_free(store);
     struct stat status;
     if (fstat(image, &status) != 0 || status.st_size != SIZE)
         abort();

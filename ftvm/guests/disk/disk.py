@@ -24,7 +24,7 @@ from ftvm._native.blockstore import BlockStore
 from ftvm._native.flags import SparseFlags
 from ftvm._native.mapping import FileMapping
 from ftvm.checkpoint import Bitmap, Footing
-from ftvm.errors import ConfigError, GuestError, StateUnreadable
+from ftvm.errors import ClosedError, ConfigError, GuestError, StateUnreadable
 from ftvm.guests.disk.blocks import data_runs, runs_of
 from ftvm.guests.disk.copied import CopiedDisk
 from ftvm.guests.disk.image import Image
@@ -319,7 +319,7 @@ class Disk(CopiedDisk):
         """Tell whether nothing is owed, or nothing can be written any more."""
         try:
             return self._store.settle(timeout_ms)
-        except OSError:
+        except (OSError, ClosedError):
             return True
 
     def _settle_for(self, then: Settled) -> None:
