@@ -7,6 +7,7 @@
 
 #include "kvm/bus.h"
 #include "kvm/clock.h"
+#include "kvm/dirtylog.h"
 #include "kvm/state.h"
 #include "kvm/vcpu.h"
 #include "kvm/vm.h"
@@ -368,6 +369,19 @@ int64_t ftvm_kvm_clock_page(ftvm_kvm *machine, uint32_t processor)
         return -2;
     bool is_there = got == 1 && (msr.entry.data & CLOCK_ENABLED) != 0 && msr.entry.data < machine->config.ram_bytes;
     return is_there ? (int64_t)(msr.entry.data >> DEVICE_PAGE_SHIFT) : -1;
+}
+
+int ftvm_kvm_has_log(const ftvm_kvm *machine)
+{
+    return machine->log.is_there;
+}
+
+int ftvm_kvm_collect(ftvm_kvm *machine, uint64_t *words)
+{
+    pthread_mutex_lock(&machine->lock);
+    int error = kvm_dirtylog_collect(machine, words);
+    pthread_mutex_unlock(&machine->lock);
+    return error;
 }
 
 int64_t ftvm_kvm_save(ftvm_kvm *machine, uint8_t *restrict state, size_t capacity)

@@ -19,8 +19,8 @@
  * over ftvm_kvm_await and ftvm_kvm_take.
  *
  * Memory. The caller owns all of it: RAM, the disk, and the machine itself. Nothing here allocates after the start. RAM
- * is written by the processor, by the devices, and by KVM itself: a userfaultfd (tracker.h) sees all but the last, and
- * that writes a page for each processor, which ftvm_kvm_clock_page names.
+ * is written by the processor, by the devices, and by KVM itself: ftvm_kvm_collect, or a userfaultfd (tracker.h), tells
+ * of all but the last, and that writes a page for each processor, which ftvm_kvm_clock_page names.
  *
  * Time. The guest's clocks (time stamp counter, kvmclock) run on while it is paused. Loaded on another host they go on
  * by the wall clocks of both: never back, and at most FTVM_KVM_GAP_NS_MAX ahead of where they were.
@@ -161,6 +161,15 @@ int ftvm_kvm_ended_by(ftvm_kvm *machine, uint64_t *detail, uint64_t *pc);
 /* The page of RAM that KVM itself writes for a processor (0 is the first), by a way that no tracker sees; -1 if it
  * writes none, -2 if KVM does not tell. Only while paused. */
 int64_t ftvm_kvm_clock_page(ftvm_kvm *machine, uint32_t processor);
+
+/* Whether KVM has a log of written pages that can be protected one by one (Linux 5.2). */
+int ftvm_kvm_has_log(const ftvm_kvm *machine);
+
+/* Gets and clears which pages of RAM were written, by processors and devices; only while paused. The first call has KVM
+ * begin to note them, and tells of all; kvm/dirtylog.h says which others may be told though nobody wrote them.
+ *
+ * words: out, a bitmap of (pages + 63) / 64 words. Returns 0 or a negative errno: then what was written may be lost. */
+int ftvm_kvm_collect(ftvm_kvm *machine, uint64_t *words);
 
 /* Writes all state but RAM and disk: versioned, little-endian. Only while paused; says the same until it runs again.
  *

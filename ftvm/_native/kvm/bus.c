@@ -4,6 +4,7 @@
 #include <sys/random.h>
 
 #include "clock.h"
+#include "dirtylog.h"
 
 enum { PORT_UART = 0x3f8, PORT_WAIT = 0x600, PORT_END = 0x604, PORT_SLEEP = 0x608, PORT_RESET = 0x60a };
 enum { SLEEP_NOW = 0x20 };
@@ -42,6 +43,7 @@ void kvm_bus_start(ftvm_kvm *machine)
     board->disk_bytes = (config->devices & FTVM_KVM_BLOCK) != 0 ? config->disk_bytes : 0;
     memcpy(board->mac, config->mac, sizeof board->mac);
     board->now = now;
+    board->wrote = kvm_dirtylog_wrote;
     machine->core.net.type = &device_virtio_net;
     machine->core.block.type = &device_virtio_block;
     machine->core.entropy.type = &device_virtio_entropy;

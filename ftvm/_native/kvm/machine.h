@@ -31,6 +31,12 @@
 #define KVM_VCPU_TSC_CTRL 0
 #define KVM_VCPU_TSC_OFFSET 0
 #endif
+#ifndef KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2
+#define KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 168
+#endif
+#ifndef KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE
+#define KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE (1 << 0)
+#endif
 
 #define KVM_MMIO_BASE UINT64_C(0xd0000000)
 #define KVM_FRAMES_WAITING_MAX 1024
@@ -38,6 +44,7 @@
 #define KVM_MSRS_MAX 256
 #define KVM_CPUS_MAX FTVM_KVM_PROCESSORS_MAX
 #define KVM_NEVER UINT64_MAX
+#define KVM_LOG_WORDS_MAX (FTVM_KVM_RAM_BYTES_MAX / 4096 / 64)
 
 /* What a system finds; its ACPI tables name the same. A device's interrupt is line KVM_LINE_BASE + its bit in
  * kvm_bus_lines: beyond the 16 of the old controller, which nobody uses. */
@@ -70,6 +77,17 @@ typedef struct {
     uint16_t bytes;
     uint8_t frame[DEVICE_FRAME_BYTES_MAX];
 } kvm_frame;
+
+/* Which pages were written (dirtylog.h); bitmaps. */
+typedef struct {
+    bool is_there;
+    bool is_on;
+    uint32_t looks;
+    uint64_t before[KVM_LOG_WORDS_MAX]; /* in KVM's log at the last look */
+    uint64_t hot[KVM_LOG_WORDS_MAX];    /* left unprotected */
+    uint64_t chosen[KVM_LOG_WORDS_MAX]; /* to be protected again, in this look */
+    uint64_t by_devices[KVM_LOG_WORDS_MAX];
+} kvm_dirtylog;
 
 /* One processor, and the thread that runs it. What is behind `thread` is guarded by the machine's lock. */
 typedef struct {
@@ -116,6 +134,7 @@ struct ftvm_kvm {
     bool owes_times; /* ... and `times` is to be put in force when it runs: it was loaded */
     kvm_times times;
     uint64_t deadlines[KVM_CPUS_MAX]; /* of each processor's timer */
+    kvm_dirtylog log;
     unsigned frame_first; /* the inputs that wait */
     unsigned frame_count;
     size_t key_count;

@@ -107,6 +107,18 @@ int64_t ftvm_kvm_clock_page(ftvm_kvm *machine, uint32_t processor)
     return -1;
 }
 
+int ftvm_kvm_has_log(const ftvm_kvm *machine)
+{
+    (void)machine;
+    return 0;
+}
+
+int ftvm_kvm_collect(ftvm_kvm *machine, uint64_t *words)
+{
+    (void)machine, (void)words;
+    return -ENOSYS;
+}
+
 int64_t ftvm_kvm_save(ftvm_kvm *machine, uint8_t *restrict state, size_t capacity)
 {
     (void)machine, (void)state, (void)capacity;

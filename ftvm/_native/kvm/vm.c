@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "chips.h"
+#include "dirtylog.h"
 
 enum { CPUID_ENTRIES_MAX = 256, MSRS_LISTED_MAX = 1024, XSAVE_BYTES = 4096 };
 enum { LEAF_VENDOR = 0, LEAF_MODEL = 1, LEAF_CACHES = 4, LEAF_TOPOLOGY = 0xb, LEAF_TOPOLOGY_2 = 0x1f, LEAF_PARAVIRTUAL = 0x40000001 };
@@ -232,9 +233,10 @@ static int open_system(ftvm_kvm *machine, enum ftvm_kvm_step *step)
     return check_capabilities(machine->system, kvm_is_system(machine));
 }
 
-static int give_memory(const ftvm_kvm *machine)
+int kvm_vm_give_memory(const ftvm_kvm *machine, bool is_logged)
 {
-    struct kvm_userspace_memory_region region = {.memory_size = machine->config.ram_bytes,
+    struct kvm_userspace_memory_region region = {.flags = is_logged ? KVM_MEM_LOG_DIRTY_PAGES : 0,
+                                                 .memory_size = machine->config.ram_bytes,
                                                  .userspace_addr = (uint64_t)(uintptr_t)machine->config.ram};
     return ioctl(machine->vm, KVM_SET_USER_MEMORY_REGION, &region) == 0 ? 0 : -errno;
 }
@@ -294,9 +296,10 @@ int kvm_vm_open(ftvm_kvm *machine, enum ftvm_kvm_step *step)
     if (machine->vm < 0)
         return -errno;
     *step = FTVM_KVM_MEMORY;
-    error = give_memory(machine);
+    error = kvm_vm_give_memory(machine, false);
     if (error != 0)
         return error;
+    kvm_dirtylog_open(machine);
     *step = FTVM_KVM_CREATE;
     return learn_processor(machine);
 }

@@ -9,13 +9,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from ftvm._native.memory import NativeMemory
-from ftvm.capture.trackers import choose_tracker
 from ftvm.checkpoint import END_CHANNEL, Bitmap, Geometry, RegionShape
 from ftvm.errors import ConfigError, LocalProtocolError
 from ftvm.guests.disk.kept import open_disk, regions_of
 from ftvm.guests.elf import X86_64, Program, parse_elf
 from ftvm.guests.files import read_program_file
+from ftvm.guests.kvm.log import choose_kvm_tracker
 from ftvm.guests.kvm.machine import DEVICE, KvmEndedBy, KvmMachine, KvmShape, News
 from ftvm.guests.kvm.system import KvmSystem
 from ftvm.guests.thread import GuestThread
@@ -38,7 +37,8 @@ class KvmGuest:
                   checkpoint, and at its end; or the content itself, or a size in bytes, in memory only; 0 for no disk.
                   A standby's image is overwritten
     has_entropy   whether there is an entropy device, fed by this host's random numbers
-    tracker       how written pages are found: "auto", "userfault" or "compare"
+    tracker       how written pages are found: "log" (KVM's own), "userfault" or "compare", or with "auto" the
+                  first of them that there is
     device        where KVM is
 
     Memory, card, size of the disk, entropy, the processor and their number must be equal on both hosts.
@@ -76,7 +76,7 @@ class KvmGuest:
                 self._machine.boot_system(loaded)
             elif loaded is not None:
                 self._machine.boot(loaded)
-            chosen = choose_tracker(NativeMemory([self._machine.ram.buffer]), tracker)
+            chosen = choose_kvm_tracker(self._machine, tracker)
             undo.pop_all()
         if self._machine.disk is not None and isinstance(disk, bytes) and loaded is not None:
             self._machine.disk.write(0, disk)

@@ -248,6 +248,20 @@ class KvmMachine:
             raise TrackingLost("KVM does not tell which page it writes the guest's clock to")
         return [page for page in pages if page >= 0]
 
+    @property
+    def has_log(self) -> bool:
+        """Whether KVM itself can tell which pages were written."""
+        return bool(lib.ftvm_kvm_has_log(self._native))
+
+    def collect_written(self, words: bytearray) -> None:
+        """Get and clear which pages of RAM were written, but for `clock_pages`, as a bitmap; only while paused.
+
+        The first time these are all pages, later it may be more than were written. Raises TrackingLost.
+        """
+        error = lib.ftvm_kvm_collect(self._native, ffi.from_buffer("uint64_t[]", words, require_writable=True))
+        if error:
+            raise TrackingLost(f"KVM does not tell which pages were written: {os.strerror(-error)}")
+
     def save(self) -> bytes:
         """Return all state outside of memory and disk; only while paused. Raises GuestError."""
         length = lib.ftvm_kvm_save(self._native, self._state, len(self._state))

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from ftvm.checkpoint import END_CHANNEL, Bitmap, GuestPosition
 from ftvm.errors import ClosedError, ConfigError, GuestError, LocalProtocolError, TrackingLost
 from ftvm.guests.kvm import KvmGuest
+from ftvm.guests.kvm.machine import KvmMachine
 from ftvm.guests.kvm.programs import read_program
 from ftvm.lab.kv import KV_PORT, Operation, Reply, ReplyStatus, Request
 from ftvm.lab.station import Station, UdpAddress
@@ -59,7 +60,7 @@ def counts_on(said: Sequence[Said]) -> bool:
     return all(LINE.fullmatch(one.payload) for one in said) and numbers == list(range(1, len(numbers) + 1))
 
 
-@pytest.mark.parametrize("tracker", ["userfault", "compare"])
+@pytest.mark.parametrize("tracker", ["log", "userfault", "compare"])
 def test_a_program_on_the_processor_keeps_the_contract(tracker: str) -> None:
     def make() -> KvmGuest:
         return KvmGuest(read_program("work"), memory_bytes=WORK_BYTES, mac=None, tracker=tracker)
@@ -323,7 +324,7 @@ def test_an_unknown_program_is_refused_with_the_list() -> None:
         read_program("vk")
 
 
-def test_without_write_faults_every_page_is_compared_and_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_log_and_write_faults_every_page_is_compared_and_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def lacks(memory: object) -> None:
         assert memory is not None
         raise ConfigError("userfaultfd has no asynchronous write protection: it came with Linux 6.7")
@@ -334,6 +335,7 @@ def test_without_write_faults_every_page_is_compared_and_that_is_told(monkeypatc
 
     warnings: list[str] = []
     monkeypatch.setattr("ftvm.capture.trackers.choose.UserfaultTracker", lacks)
+    monkeypatch.setattr(KvmMachine, "has_log", False)
     with closing(KvmGuest(read_program("work"), memory_bytes=32 << 20, mac=None)) as guest:
         guest.attach(Warned())
 
