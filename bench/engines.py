@@ -75,7 +75,7 @@ FULL_MEMORY = replace(LARGE, name="dirty 32,768 pages, memory full", fills=True)
 DIRECT = Link()
 NEAR = Link(name="4 ms", delay_ms=4)
 FAR = Link(name="40 ms", delay_ms=40, stretch=4)
-THIN = Link(name="4 ms, 5 MB/s", delay_ms=4, rate=5_000_000)
+THIN = Link(name="4 ms, 5 MB/s", delay_ms=4, rate=5_000_000, stretch=4)
 """One way each; 4 ms is some 350 km of fibre, switches and all. A thin link shows back-pressure."""
 
 SCENES = [*((load, DIRECT) for load in LOADS), (KV, NEAR), (KV, FAR), (KV, THIN), (DIRTY[1], THIN)]

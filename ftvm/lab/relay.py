@@ -45,6 +45,11 @@ ROOM_BYTES: Final = 8 << 20
 QUEUE_NS: Final = 5_000_000
 """What may wait for a line with a rate: more would make heartbeats look like silence, as it does on real links."""
 READ_BYTES: Final = 1 << 16
+PACKET_BYTES: Final = 1_448
+"""Of a TCP stream in an Ethernet frame."""
+PIECE_NS: Final = 250_000
+"""A line with a rate passes on what it sends in so long, and a packet at least: what came with it does not wait for it
+all."""
 WAIT_NS_MAX: Final = 100_000_000
 NANOS: Final = 1_000_000_000
 LOOK_NS: Final = 5_000_000
@@ -70,7 +75,7 @@ class DelayLine:
 
     def read_limit(self) -> int:
         """Return how much to take at a time, so that one connection does not hold the line for long."""
-        return READ_BYTES if self.rate is None else min(READ_BYTES, max(1, self.rate * QUEUE_NS // NANOS))
+        return READ_BYTES if self.rate is None else min(READ_BYTES, max(PACKET_BYTES, self.rate * PIECE_NS // NANOS))
 
     def open_at(self, now: Nanos) -> Nanos:
         """Return from when on the line takes more."""

@@ -36,7 +36,7 @@ LINES: Final = {
     "guests/kvm": 1500,
     "guests/vmm": 803,
     "history": 2869,
-    "lab": 3407,
+    "lab": 3409,
     "lab/rig": 603,
     "protocol": 4013,
     "runtime": 3135,

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftvm.errors import ConfigError, TransportError
-from ftvm.lab.relay import QUEUE_NS, READ_BYTES, ROOM_BYTES, DelayLine, Flow, Relay
+from ftvm.lab.relay import PACKET_BYTES, QUEUE_NS, READ_BYTES, ROOM_BYTES, DelayLine, Flow, Relay
 from ftvm.units import Nanos
 
 MS = 1_000_000
@@ -85,6 +85,15 @@ def test_all_connections_share_the_rate() -> None:
     other.put(bytes(1_000), at(0))
 
     assert (one.arrives_at, other.arrives_at) == (at(1), at(2))
+
+
+@pytest.mark.parametrize(
+    ("rate", "piece"), [(100, PACKET_BYTES), (5_000_000, PACKET_BYTES), (125_000_000, 31_250), (None, READ_BYTES)]
+)
+def test_a_line_with_a_rate_does_not_hold_back_what_has_arrived_for_what_came_with_it(
+    rate: int | None, piece: int
+) -> None:
+    assert DelayLine(4 * MS, rate).read_limit() == piece
 
 
 def test_a_line_takes_no_more_than_it_can_send_soon() -> None:
