@@ -1,15 +1,16 @@
 #include "follow.h"
 
 #include <stdbool.h>
+#include <string.h>
 
 #include "devices/wire.h"
 #include "riscv/give.h"
 #include "riscv/machine.h"
-#include "turn.h"
+#include "turnpack.h"
 
-enum { PLACES_KEPT_FREE = 512 };
+enum { OUTPUTS_KEPT_FREE = 512 };
 
-_Static_assert(PLACES_KEPT_FREE < FTVM_FOLLOW_PLACES / 2, "one instruction sends at most a queue full of frames");
+_Static_assert(OUTPUTS_KEPT_FREE < FTVM_FOLLOW_OUTPUTS_MAX / 2, "one instruction sends at most a queue full of frames");
 
 typedef struct {
     uint32_t kind, channel;
@@ -36,17 +37,32 @@ static bool read_record(record *next, const ftvm_follow_log *log, size_t place, 
 
 static bool has_room(const ftvm_riscv *machine, const ftvm_follow_course *course)
 {
-    return course->place_count <= FTVM_FOLLOW_PLACES - PLACES_KEPT_FREE && !device_output_is_tight(&machine->board.output);
+    return course->outputs <= FTVM_FOLLOW_OUTPUTS_MAX - OUTPUTS_KEPT_FREE && !device_output_is_tight(&machine->board.output);
 }
 
-/* Notes where the outputs of the last run were made. */
-static void note_outputs(const ftvm_riscv *machine, ftvm_follow_course *course)
+/* Counts the outputs of the last run. */
+static void count_outputs(const ftvm_riscv *machine, ftvm_follow_course *course)
 {
-    ftvm_follow_place here = {machine->core.hart.retired, machine->core.hart.idled};
-    while (course->place_count < machine->board.output.count) {
-        course->places[course->place_count++] = here;
-        course->made++;
+    course->made += machine->board.output.count - course->outputs;
+    course->outputs = machine->board.output.count;
+}
+
+/* Takes the outputs: their payloads move together where they lie, over the heads that were between them. */
+static void take_outputs(device_output *output, ftvm_follow_course *course)
+{
+    course->said = output->bytes;
+    course->spoken = course->rows;
+    course->said_bytes = course->voice_count = 0;
+    size_t at = 0;
+    for (size_t place = 0; place < course->outputs; place++) {
+        wire_reader head = {output->bytes + at, DEVICE_OUTPUT_HEADER, 0};
+        uint32_t channel = wire_read_u32(&head), length = wire_read_u32(&head);
+        turnpack_spoken(course->rows, place, channel, length, course->voices, &course->voice_count);
+        memmove(output->bytes + course->said_bytes, output->bytes + at + DEVICE_OUTPUT_HEADER, length);
+        course->said_bytes += length;
+        at += DEVICE_OUTPUT_HEADER + ((length + 7) & ~(size_t)7);
     }
+    device_output_clear(output);
 }
 
 /* Runs up to a position. Returns whether the machine stands there. */
@@ -60,7 +76,7 @@ static bool go_to(ftvm_riscv *machine, const record *next, ftvm_follow_course *c
         left = left < course->instructions ? left : course->instructions;
         uint64_t made = course->made;
         int why = ftvm_riscv_run(machine, left, FTVM_RISCV_STOP_AT_OUTPUT);
-        note_outputs(machine, course);
+        count_outputs(machine, course);
         course->instructions -= hart->retired - began;
         if (hart->retired != began)
             course->first_here = made + 1;
@@ -92,10 +108,11 @@ size_t ftvm_follow(ftvm_riscv *machine, const ftvm_follow_log *log, ftvm_follow_
 {
     size_t taken = 0, at = 0;
     record next;
-    course->place_count = 0;
+    course->outputs = 0;
     while (read_record(&next, log, taken, at) && go_to(machine, &next, course) && take(machine, &next, course)) {
         at += next.bytes;
         taken++;
     }
+    take_outputs(&machine->board.output, course);
     return taken;
 }

@@ -9,22 +9,20 @@
 #define FTVM_FOLLOW_H
 
 #include "logtable.h"
-#include "riscv.h"
+#include "turn.h"
 
-#define FTVM_FOLLOW_PLACES 2048
-
-/* Where an output was made. */
-typedef struct {
-    uint64_t retired;
-    uint64_t idled;
-} ftvm_follow_place;
+#define FTVM_FOLLOW_OUTPUTS_MAX 2048 /* of one call */
 
 typedef struct {
     uint64_t made;         /* how many outputs the machine had made before the call, and has made now */
     uint64_t first_here;   /* the first of them that was made at the machine's position; made + 1 if none was */
     uint64_t instructions; /* how many more may be begun; what is left of them */
-    size_t place_count;    /* how many places are set: one for each output of the call */
-    ftvm_follow_place places[FTVM_FOLLOW_PLACES];
+    /* set: the outputs of the call, as columns like those of ftvm_turn_packed; `said` stays until the machine runs again */
+    const uint8_t *said, *spoken;
+    size_t outputs, said_bytes;
+    uint8_t voices[4];
+    size_t voice_count;
+    uint8_t rows[FTVM_FOLLOW_OUTPUTS_MAX * FTVM_TURN_SPOKEN_ROW]; /* what `spoken` points to */
 } ftvm_follow_course;
 
 /* A table, and which channel of the machine (turn.h) each of its numbers means; 255: none. */
@@ -35,9 +33,9 @@ typedef struct {
 } ftvm_follow_log;
 
 /* Runs the machine along a table, each record at its position, until all are taken, so many instructions are
- * begun, the outputs want to be drained, or the next record is not as it should be. Ends between two instructions.
+ * begun, the outputs are many, or the next record is not as it should be. Ends between two instructions.
  *
- * The outputs of before are drained; those of the call lie as after ftvm_riscv_run, and are to be drained.
+ * The outputs of before are drained; those of the call are in the course, and nowhere else.
  * Returns how many records were taken. */
 size_t ftvm_follow(ftvm_riscv *machine, const ftvm_follow_log *log, ftvm_follow_course *course);
 

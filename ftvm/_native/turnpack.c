@@ -15,6 +15,13 @@ static uint8_t number_of(uint8_t *channels, size_t *count, uint8_t channel)
     return (uint8_t)number;
 }
 
+void turnpack_spoken(uint8_t *spoken, size_t place, uint32_t channel, uint32_t length, uint8_t *voices, size_t *voice_count)
+{
+    wire_writer row = {spoken + place * FTVM_TURN_SPOKEN_ROW, FTVM_TURN_SPOKEN_ROW, 0};
+    wire_write_u8(&row, number_of(voices, voice_count, (uint8_t)channel));
+    wire_write_u32(&row, length);
+}
+
 /* Packs a row; returns how long it is. */
 static size_t pack_row(turnpack_tables *tables, const uint8_t *row_at, uint64_t output_next, ftvm_turn_packed *packed)
 {
@@ -36,9 +43,7 @@ static size_t pack_row(turnpack_tables *tables, const uint8_t *row_at, uint64_t 
         amount = output_next + packed->outputs;
         memcpy(tables->said + packed->said_bytes, payload, length);
         packed->said_bytes += length;
-        wire_writer spoken = {tables->spoken + packed->outputs++ * FTVM_TURN_SPOKEN_ROW, FTVM_TURN_SPOKEN_ROW, 0};
-        wire_write_u8(&spoken, number_of(packed->voices, &packed->voice_count, (uint8_t)channel));
-        wire_write_u32(&spoken, length);
+        turnpack_spoken(tables->spoken, packed->outputs++, channel, length, packed->voices, &packed->voice_count);
     }
     wire_writer row = {tables->table + packed->records++ * FTVM_LOGTABLE_ROW, FTVM_LOGTABLE_ROW, 0};
     wire_write_u8(&row, kind);

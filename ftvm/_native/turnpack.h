@@ -20,4 +20,9 @@ typedef struct {
 void turnpack_rows(turnpack_tables *tables, const uint8_t *rows, size_t length, uint64_t output_next,
                    ftvm_turn_packed *packed);
 
+/* Packs the row of an output, the one at that place; its channel is numbered among `voices`, of which `voice_count` have a
+ * number, and one more if it is new. */
+void turnpack_spoken(uint8_t *spoken, size_t place, uint32_t channel, uint32_t length, uint8_t *voices,
+                     size_t *voice_count);
+
 #endif

@@ -198,7 +198,7 @@ class Driver:
             self._perform()
         if has_input and (inputs := self._world.receive(self.settings.limits.inputs_per_step)):
             self._runner.deliver(inputs)
-        if self._runner.follower is not None and self._runner.has_work:
+        if self._runner.follower is not None and self._runner.follower.waiting:
             for report in self._runner.follow_on():
                 self._report(report, now)
             self._perform()
@@ -236,7 +236,7 @@ class Driver:
         if end.request is not None:
             self._is_asking = True
             self._arbiter.submit(end.request)
-        is_busy = self._capturer.is_warming_up or (runner.follower is not None and runner.has_work)
+        is_busy = self._capturer.is_warming_up or (runner.follower is not None and runner.follower.waiting)
         return now if is_busy else end.due
 
     def _take_words(self, sink: NumberingSink, now: Nanos) -> None:

@@ -39,14 +39,15 @@ _Item = LogRecord | LogTable | Checkpoint
 class GroupReplayingGuest(ReplayableGuest, Protocol):
     """A guest with Capability.REPLAYS_GROUPS."""
 
-    def lead_along(self, log: Sequence[LogRecord], made_here: range, limit: int | None = None) -> int:
+    def lead_along(self, log: Sequence[LogRecord], made_here: range, limit: int | None = None) -> tuple[int, int]:
         """Do for each record what `run_until` and `inject` do, and find at an OUTPUT that it was made there.
 
         Only while paused. `made_here` has the numbers of the outputs that it made where it stands; without any it is
         empty, and begins with the number of its next one. Stops at the first record that is not as it should be, of
         which nothing is done, and where it likes to: to have its outputs taken. Begins no more than `limit`
         instructions.
-        Returns how many records it took. Raises GuestError if it cannot run.
+        Returns how many records it took, and the number of the first output that it made where it stands now: of its
+        next one, if it made none there. Raises GuestError if it cannot run.
         """
 
 
@@ -105,7 +106,8 @@ def _take_together(
     item = waiting[0]
     if guest is None or not isinstance(item, LogTable):
         return 0
-    taken = guest.lead_along(item.upto(_RECORDS_PER_CALL), sink.made_at(guest.position), limit)
+    taken, first_here = guest.lead_along(item.upto(_RECORDS_PER_CALL), sink.made_at(guest.position), limit)
+    sink.made_from(guest.position, first_here)
     if taken:
         _drop(waiting, taken)
     return taken
@@ -126,7 +128,8 @@ def _take(guest: ReplayableGuest, record: LogRecord, sink: NumberingSink) -> Non
 class Follower:
     """Executes what is added, in order. The guest is paused and stays so: it is led, it does not run.
 
-    `written` is which pages it has written up to the last mark, since the one before.
+    waiting  what is still to be executed; only whether there is anything is for others to see
+    written  which pages the guest has written up to the last mark, since the one before
     """
 
     def __init__(self, guest: ReplayableGuest, memory: CommittedMemory, sink: NumberingSink) -> None:
@@ -134,33 +137,28 @@ class Follower:
         self._leads = _taking_groups(guest)
         self._memory = memory
         self._sink = sink
-        self._waiting: deque[_Item] = deque()
+        self.waiting: deque[_Item] = deque()
         self.written = array("I")
         guest.collect_dirty()
 
-    @property
-    def has_work(self) -> bool:
-        """Whether anything waits to be executed."""
-        return bool(self._waiting)
-
     def add(self, items: Iterable[LogRecord | Checkpoint]) -> None:
         """Queue records, or a checkpoint to compare with. The protocol bounds how many there can be."""
-        self._waiting.extend(items if self._leads is None else _packed(items))
+        self.waiting.extend(items if self._leads is None else _packed(items))
 
     def advance(self) -> Checkpoint | Difference | None:
         """Execute a portion; return a checkpoint agreed with, or how the guest differs, as soon as it is known."""
         items, end = _ITEMS_PER_STEP, self._guest.position.retired + _INSTRUCTIONS_PER_STEP
-        while self._waiting and items > 0:
+        while self.waiting and items > 0:
             here = None
             try:
-                items -= _take_together(self._leads, self._waiting, self._sink, self._left(end)) + 1
-                if not self._waiting:
+                items -= _take_together(self._leads, self.waiting, self._sink, self._left(end)) + 1
+                if not self.waiting:
                     break
-                item = _first_of(self._waiting)
+                item = _first_of(self.waiting)
                 here = item.position
                 if here is None or not self._guest.run_until(here, self._left(end)):
                     break
-                _drop(self._waiting, 1)
+                _drop(self.waiting, 1)
                 if isinstance(item, Checkpoint):
                     return self._compare(item) or item
                 _take(self._guest, item, self._sink)
@@ -174,7 +172,7 @@ class Follower:
 
     def finish(self) -> None:
         """Execute all waiting records without comparing: no other host is left to compare with. Raises GuestError."""
-        waiting, self._waiting = self._waiting, deque()
+        waiting, self.waiting = self.waiting, deque()
         log: deque[_Item] = deque([item for item in waiting if not isinstance(item, Checkpoint)])
         _replay(self._guest, log, self._leads, self._sink)
 

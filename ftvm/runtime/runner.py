@@ -208,23 +208,20 @@ class GuestRunner:
         if self.follower is not None:
             self.follower.add(items)
 
-    @property
-    def has_work(self) -> bool:
-        """Whether a part of the log waits to be executed."""
-        return self.follower is not None and self.follower.has_work
-
-    def follow_on(self) -> Iterable[Report]:
-        """Execute a portion of what waits, and report what came of it."""
-        if self.follower is None:
-            return
-        outcome = self.follower.advance()
-        for outputs, _ in self._sink.drain().said:
-            yield LogFollowed(outputs)
+    def follow_on(self) -> Sequence[Report]:
+        """Have the follower execute a portion of what waits, and report what came of it."""
+        if (follower := self.follower) is None:
+            return ()
+        self._sink.is_heard = True  # else each portion would have the loop turn once more, for nothing
+        outcome = follower.advance()
+        self._sink.is_heard = False
+        reports: list[Report] = [LogFollowed(outputs) for outputs, _ in self._sink.drain().said]
         if isinstance(outcome, do.Difference):
             self.follower = None
-            yield GuestDiverged(outcome)
+            reports.append(GuestDiverged(outcome))
         elif outcome is not None:
-            yield GuestAgreed(outcome, self.follower.written)
+            reports.append(GuestAgreed(outcome, follower.written))
+        return reports
 
     def rest(self) -> None:
         """Follow no longer."""

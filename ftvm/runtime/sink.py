@@ -35,7 +35,7 @@ class NumberingSink:
     """Counts outputs over all channels, and log records. What comes while it is closed is thrown away.
 
     items        what has come since the last drain; only whether there is anything is for others to see
-    is_heard     whoever drains it looks at it when this is no longer set, and need not be woken
+    is_heard     whoever drains it looks at it when this is no longer set, and need not be woken for outputs
     output_next  the number of the next output; `log_index` the index of the last log record; exact only while the guest
                  is paused
     is_watched   the next that comes is told of, once, by `has_stirred`, though it be nothing to hand on
@@ -112,7 +112,7 @@ class NumberingSink:
         output = OutputTable(first=number, last=number, channels=(channel,), rows=row, payloads=payload)
         self.items.append((output, self.log_index))  # rule: output_needs_its_record
         # Asked behind the append: the loop's thread may have taken all that was there before, and sleeps then.
-        if len(self.items) <= 1:
+        if len(self.items) <= 1 and not self.is_heard:
             self._wake()
 
     def hand_on(self, turn: PackedTurn) -> None:
@@ -142,10 +142,15 @@ class NumberingSink:
     def made_at(self, position: GuestPosition) -> range:
         """Return the numbers of the outputs that were made at `position`, if the latest one was; else an empty range.
 
-        One instruction may make several. Knows nothing of what came by `hand_on`, nor from before it was opened.
+        One instruction may make several. Of what came by `hand_on` it knows what `made_from` told, and nothing from
+        before it was opened.
         """
         first = self._first_there if position == self._spoken_at else self.output_next
         return range(first, self.output_next)
+
+    def made_from(self, position: GuestPosition, first: int) -> None:
+        """Note that the outputs from number `first` on, if there are any, were made where the guest stands now."""
+        self._spoken_at, self._first_there = position, first
 
     def take_times(self, first: int, last: int) -> list[tuple[int, Nanos]]:
         """Return how many outputs were made when, in order, and forget that of them and of all before them.

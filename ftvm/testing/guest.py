@@ -384,7 +384,7 @@ class _Trial(Generic[G]):
             records, taken = self._sink.log[self._logged :], 0
             try:
                 if Capability.REPLAYS_GROUPS in twin.can:  # as many as it likes to, the others one by one
-                    taken = cast("GroupReplayingGuest", twin).lead_along(records, range(1, 1))
+                    taken, _ = cast("GroupReplayingGuest", twin).lead_along(records, range(1, 1))
                 for record in records[taken:]:
                     twin.run_until(record.position)
                     twin.inject(record)

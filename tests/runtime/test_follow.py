@@ -4,14 +4,17 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from typing import cast
 
 import pytest
 
 from ftvm._native.memory import NativeMemory
-from ftvm.checkpoint import PAGE_DIGEST_ROW, Checkpoint, GuestPosition, LogKind, LogRecord
+from ftvm.checkpoint import PAGE_DIGEST_ROW, Checkpoint, GuestPosition, LogKind, LogRecord, Output, OutputTable
 from ftvm.encode.apply import CommittedMemory
 from ftvm.errors import GuestError
 from ftvm.guests.riscv import RiscvGuest
+from ftvm.interfaces import Capability, ReplayableGuest
+from ftvm.logtable import NO_LOG, LogTable
 from ftvm.protocol.effects import Difference
 from ftvm.runtime.follow import Follower, replay
 from ftvm.runtime.sink import NumberingSink
@@ -91,7 +94,7 @@ def follower(guest: SimGuest, sink: NumberingSink) -> Follower:
 def run(follower: Follower) -> Checkpoint | Difference | None:
     outcome = None
     for _ in range(1000):
-        if not follower.has_work or outcome is not None:
+        if not follower.waiting or outcome is not None:
             return outcome
         outcome = follower.advance()
     raise AssertionError("the follower does not come to an end")
@@ -162,7 +165,7 @@ def test_finishing_executes_all_that_waits_and_compares_nothing(
 
     follower.finish()
 
-    assert not follower.has_work
+    assert not follower.waiting
     assert guest.position == leader.log[-1].position
 
 
@@ -243,3 +246,43 @@ def test_an_output_that_none_of_two_of_one_instruction_is_is_found(
 
     with pytest.raises(GuestError, match=f"the primary made output {amount}, this guest 2"):
         replay(machine, [replace(last_words[0][0], amount=amount)], sink)
+
+
+class TwoFrames:
+    """A guest of whose instructions one sends two frames at once, led by one call along the records that are there."""
+
+    can = frozenset({Capability.REPLAY, Capability.REPLAYS_GROUPS})
+    position = GuestPosition(0, 0)
+
+    def __init__(self, sink: NumberingSink) -> None:
+        self.told: list[range] = []
+        self._sink = sink
+
+    def collect_dirty(self) -> None: ...
+
+    def lead_along(self, log: LogTable, made_here: range, limit: int | None = None) -> tuple[int, int]:
+        del limit
+        self.told.append(made_here)
+        if self.position.retired == 0:
+            self.position = GuestPosition(7, 0)
+            self._sink.hand_on(self)
+        return len(log), 1
+
+    def packed(self, log_next: int, output_next: int) -> tuple[LogTable, OutputTable]:
+        del log_next
+        frames = [Output(number=output_next + place, channel="net0", payload=b"frame") for place in range(2)]
+        return NO_LOG, OutputTable.of(frames)
+
+
+def test_a_guest_that_is_led_on_is_told_what_it_has_made_where_it_stands(sink: NumberingSink) -> None:
+    """Mutant: outputs that come together are made nowhere: the second frame's record comes later, and is refused."""
+    guest = TwoFrames(sink)
+    follower = Follower(cast("ReplayableGuest", guest), measured(make_guest()), sink)
+    log = [LogRecord(index=n, kind=LogKind.OUTPUT, position=GuestPosition(7, 0), amount=n) for n in (1, 2)]
+
+    for record in log:
+        follower.add([record])
+        assert follower.advance() is None
+
+    assert guest.told == [range(1, 1), range(1, 3)]
+    assert not follower.waiting

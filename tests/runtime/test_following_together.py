@@ -1,16 +1,22 @@
 """Many records of a log taken by one call: the same way as one by one, and refused with the same words."""
 
+import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Final, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import ftvm
 from ftvm._native.memory import NativeMemory
-from ftvm.checkpoint import Checkpoint, GuestPosition, LogKind, LogRecord, Output
+from ftvm.checkpoint import Checkpoint, GuestPosition, LogKind, LogRecord, Output, OutputTable
 from ftvm.encode.apply import CommittedMemory
 from ftvm.errors import GuestError
 from ftvm.guests.riscv import RiscvGuest
@@ -19,13 +25,17 @@ from ftvm.guests.riscv.machine import Machine, MachineShape
 from ftvm.guests.riscv.programs import read_program
 from ftvm.interfaces import Capability
 from ftvm.logtable import LogTable
-from ftvm.protocol.effects import Difference
+from ftvm.protocol.effects import Difference, Follow
+from ftvm.protocol.reports import LogFollowed, Report
 from ftvm.runtime.follow import Follower, replay
+from ftvm.runtime.runner import GuestRunner
 from ftvm.runtime.sink import NumberingSink
 from ftvm.testing.pair import ManualClock
+from ftvm.testing.transcript import Transcript
 
 from ..history.past import arp_frame, kv_requests
 
+FTVM: Final = str(Path(ftvm.__file__).parent)
 MEMORY = 8 << 20
 FRAMES = 24
 
@@ -152,7 +162,7 @@ def followed(
     for begin, end in zip([0, *cuts], [*cuts, len(items)], strict=True):
         follower.add(items[begin:end])
         for _ in range(10_000):
-            if outcome is not None or not follower.has_work:
+            if outcome is not None or not follower.waiting:
                 break
             outcome = follower.advance()
     said = [output for output, _ in sink.drain().outputs]
@@ -261,6 +271,66 @@ def test_a_whole_log_takes_a_few_calls(kv: Life, pair: Pair, monkeypatch: pytest
     assert calls == {"lead_along": 1}
 
 
+def followed_by_a_host(life: Life) -> tuple[list[Report], Counter[str], int]:
+    """Return what a standby reports of a life, which functions of ftvm that called, and how often its loop woke."""
+    guest, calls, woken = RiscvGuest(None, memory_bytes=MEMORY), Counter[str](), list[None]()
+    sink = NumberingSink(lambda: woken.append(None), ManualClock())
+    guest.attach(sink)
+    guest.memory[0].buffer[:] = life.pages
+    runner = GuestRunner(guest, sink, measured(guest))
+    assert runner.start_following(Follow(life.devices, 1)) is None
+    runner.lead_along(LogTable.of(life.log))
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(FTVM):
+            calls[frame.f_code.co_qualname] += 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ftvm.runtime.follow._INSTRUCTIONS_PER_STEP", 1 << 40)  # in one portion
+        sys.setprofile(count)
+        try:
+            reports = list(runner.follow_on())
+        finally:
+            sys.setprofile(None)
+            guest.close()
+    return reports, calls, len(woken)
+
+
+def test_a_standby_follows_many_outputs_by_the_calls_for_a_few_and_reports_them_as_one_table() -> None:
+    """Mutants: an output is emitted alone; a place is noted for each."""
+    few, many = (live("kv", "", [("net0", frame) for frame in kv_requests(frames)]) for frames in (3, FRAMES))
+
+    followed_by_a_host(few)  # the names of channels are kept packed from their first use on
+    reports, calls, _ = followed_by_a_host(many)
+
+    assert len(many.outputs) > 2 * len(few.outputs)
+    assert reports == [LogFollowed(OutputTable.of(many.outputs))]
+    assert calls == followed_by_a_host(few)[1]
+
+
+@pytest.mark.parametrize("program", LIVES)
+def test_a_standby_is_not_woken_by_what_its_guest_says_as_it_follows(program: str) -> None:
+    """It takes that in the same step: to be woken has it turn once more for nothing."""
+    life = LIVES[program]()
+
+    reports, _, woken = followed_by_a_host(life)
+
+    assert [output for report in reports for output in cast("LogFollowed", report).outputs] == list(life.outputs)
+    assert woken == 0
+
+
+def test_a_guest_whose_sink_takes_no_outputs_together_is_led_by_one_record_after_the_other(kv: Life) -> None:
+    guest, heard = RiscvGuest(None, memory_bytes=MEMORY), Transcript()
+    guest.attach(heard)
+    guest.memory[0].buffer[:] = kv.pages
+    guest.load_devices(kv.devices)
+
+    assert guest.lead_along(kv.log, range(1, 1)) == (0, 1)
+    assert guest.position == GuestPosition(0, 0)
+    assert heard.said == []
+    guest.close()
+
+
 def test_a_limit_ends_a_call_between_two_instructions(kv: Life, pair: Pair) -> None:
     guest = pair.guests[0]
     guest.memory[0].buffer[:] = kv.pages
@@ -270,7 +340,9 @@ def test_a_limit_ends_a_call_between_two_instructions(kv: Life, pair: Pair) -> N
 
     for _ in range(1 + last // 1_000 + len(waiting)):
         before = guest.position.retired
-        del waiting[: guest.lead_along(waiting, sink.made_at(guest.position), 1_000)]
+        taken, first_here = guest.lead_along(waiting, sink.made_at(guest.position), 1_000)
+        sink.made_from(guest.position, first_here)
+        del waiting[:taken]
         assert guest.position.retired - before <= 1_000
 
     assert waiting == []
@@ -285,7 +357,7 @@ def test_a_record_whose_payload_is_not_whole_is_not_taken() -> None:
 
     taken = [Course(machine).lead(replace(table, payloads=b"abc"[:length]), range(1, 1), None) for length in range(3)]
 
-    assert taken == [(0, [])] * 3
+    assert taken == [(0, 1)] * 3
     assert machine.receive_console(bytes(16)) == 16
 
 
@@ -306,5 +378,5 @@ def test_an_unreadable_disk_ends_the_replay(kv: Life, pair: Pair, monkeypatch: p
 def test_the_course_of_no_records_does_nothing() -> None:
     machine = Machine(MachineShape(ram_bytes=1 << 20))
 
-    assert Course(machine).lead([], range(1, 1), None) == (0, [])
+    assert Course(machine).lead([], range(1, 1), None) == (0, 1)
     assert machine.retired == 0

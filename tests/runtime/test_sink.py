@@ -232,6 +232,36 @@ def test_nobody_is_woken_for_a_turn_that_is_heard_while_it_is_handed_on() -> Non
     assert len(woken) == 1
 
 
+def test_nobody_is_woken_for_an_output_that_is_heard_while_it_is_emitted() -> None:
+    sink, woken, drained = make_sink()
+    sink.open(1, 1, is_logging=False)
+
+    sink.is_heard = True
+    sink.emit("net0", b"x")
+    sink.is_heard = False
+
+    assert not woken
+    assert drained() == [1]
+    sink.emit("net0", b"y")
+    assert len(woken) == 1
+
+
+def test_where_outputs_of_a_turn_were_made_is_known_as_told() -> None:
+    sink = make_sink()[0]
+    sink.open(1, 1, is_logging=False)
+    here, there = GuestPosition(5, 0), GuestPosition(9, 0)
+    said = (LogKind.OUTPUT, "net0", here, 0, b"x")
+
+    sink.hand_on(Told([said, said, said]))
+    sink.made_from(here, 2)
+
+    assert (sink.made_at(here), sink.made_at(there)) == (range(2, 4), range(4, 4))
+    sink.emit("net0", b"y", here)
+    assert sink.made_at(here) == range(2, 5)
+    sink.made_from(there, 5)
+    assert (sink.made_at(here), sink.made_at(there)) == (range(5, 5), range(5, 5))
+
+
 def test_what_is_put_back_comes_first_and_nothing_is_no_news() -> None:
     sink, _, drained = make_sink()
     sink.open(1, 1, is_logging=False)

@@ -1,9 +1,15 @@
-"""Has a simulated guest do all that it is asked in one turn, as the built-in machine's C core does."""
+"""Has a simulated guest do by one call what the built-in machine does so: all that it is asked; all that a log says."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from ftvm.checkpoint import GuestPosition, LogKind, LogRecord, Output, OutputTable
-from ftvm.logtable import LogTable
+from ftvm.interfaces import Capability
+from ftvm.logtable import NO_LOG, LogTable
 from ftvm.runtime.sink import NumberingSink
 from ftvm.sim.guest import SimGuest
+from ftvm.testing.transcript import Transcript
 
 
 class OneTurn:
@@ -53,3 +59,50 @@ class OneTurn:
         index = self._sink.log_index + 1 + len(self._log)
         record = LogRecord(index=index, kind=kind, position=position, amount=amount, channel=channel, payload=payload)
         self._log.append(record)
+
+
+class LedGuest(SimGuest):
+    """A simulated guest that is led along many records by one call. A walk notes nothing of what is called for that
+    before the outputs are handed on."""
+
+    outputs = OutputTable.of(())
+
+    @property
+    def can(self) -> frozenset[Capability]:
+        return super().can | {Capability.REPLAYS_GROUPS}
+
+    def lead_along(self, log: Sequence[LogRecord], made_here: range, limit: int | None = None) -> tuple[int, int]:
+        del limit
+        sink, heard = self._sink, Transcript()
+        assert isinstance(sink, NumberingSink)
+        with _unnoted():
+            self.attach(heard)
+            for record in log:
+                self.run_until(record.position)
+                if record.kind is not LogKind.OUTPUT:
+                    self.inject(record)
+                elif heard.said:
+                    assert heard.said[-1].position == record.position
+                    assert record.amount == made_here.stop + len(heard.said) - 1
+            self.attach(sink)
+            said = [(number, output) for number, output in enumerate(heard.said, made_here.stop)]
+            self.outputs = OutputTable.of(
+                [Output(number=number, channel=output.channel, payload=output.payload) for number, output in said]
+            )
+            taken, here = len(log), [number for number, output in said if output.position == self.position]
+        sink.hand_on(self)
+        return taken, here[0] if here else sink.output_next
+
+    def packed(self, log_next: int, output_next: int) -> tuple[LogTable, OutputTable]:
+        del log_next, output_next
+        return NO_LOG, self.outputs
+
+
+@contextmanager
+def _unnoted() -> Iterator[None]:
+    before = sys.getprofile()
+    sys.setprofile(None)
+    try:
+        yield
+    finally:
+        sys.setprofile(before)

@@ -24,7 +24,7 @@ from ftvm.sim.guest import SimGuest
 from ftvm.testing.pair import Pair
 from ftvm.transport.memory import MemoryTransport
 
-from .oneturn import OneTurn
+from .oneturn import LedGuest, OneTurn
 from .tracing import Call, Mark, Tracer, place
 from .way import Leg, Walk
 
@@ -79,8 +79,8 @@ def walk_burst(engine: str = "hybrid", requests: int = BURST) -> Walk:
     if engine_named(engine, INTERVAL_S).stops_at_output:
         raise ValueError(f"under {engine} the guest stops at each output: no two go together")
     follow = partial(_one_output, requests=requests)
-    _try(engine, follow)  # the names of channels are kept packed from their first use on
-    return Walk("burst", engine, _try(engine, follow))
+    _try(engine, follow, LedGuest)  # the names of channels are kept packed from their first use on
+    return Walk("burst", engine, _try(engine, follow, LedGuest))
 
 
 def walk_takeover(pending: int) -> Walk:
@@ -110,10 +110,12 @@ def walk_takeover(pending: int) -> Walk:
     return Walk("takeover", "remus", (Leg("won -> the guest runs", BACKUP, tuple(calls)),))
 
 
-def _try(engine: str, follow: Callable[[Pair, Tracer], tuple[Leg, ...]]) -> tuple[Leg, ...]:
+def _try(
+    engine: str, follow: Callable[[Pair, Tracer], tuple[Leg, ...]], kind: type[SimGuest] = SimGuest
+) -> tuple[Leg, ...]:
     pair = Pair(
         engine=engine_named(engine, INTERVAL_S),
-        guest=lambda boots: SimGuest(page_count=24, pages_per_step=2, output_every=1, boots=boots),
+        guest=lambda boots: kind(page_count=24, pages_per_step=2, output_every=1, boots=boots),
     )
     with closing(pair):
         pair.protected()

@@ -8,10 +8,10 @@ from functools import lru_cache
 from typing import Final
 
 from ftvm._native import ffi, lib
-from ftvm.checkpoint import GuestPosition, LogRecord
+from ftvm.checkpoint import LogRecord, OutputTable
 from ftvm.guests.riscv.machine import Machine
-from ftvm.guests.riscv.turn import CHANNEL_NUMBERS
-from ftvm.logtable import LogTable
+from ftvm.guests.riscv.turn import CHANNEL_NUMBERS, outputs_of
+from ftvm.logtable import NO_LOG, LogTable
 
 __all__ = ["Course"]
 
@@ -27,13 +27,14 @@ class Course:
         self._course = ffi.new("ftvm_follow_course *")
         self._log = ffi.new("ftvm_follow_log *")
 
-    def lead(self, log: Sequence[LogRecord], made_here: range, limit: int | None) -> tuple[int, list[GuestPosition]]:
+    def lead(self, log: Sequence[LogRecord], made_here: range, limit: int | None) -> tuple[int, int]:
         """Run the machine, whose outputs are drained, along the records; releases the GIL.
 
         made_here  numbers of the outputs that it made where it stands; without any, empty and from its next one
         limit      how many instructions may be begun; None for any number
-        Returns how many records it took, and where it made each output that lies to be drained now. It stopped at
-        the next record because that is not as it should be, or for the limit, or for the outputs.
+        Returns how many records it took, and the number of the first output that it made where it stands now, of its
+        next one without any. It stopped at the next record because that is not as it should be, or for the limit, or
+        for the outputs, which `packed` gives.
         """
         course, asked, table = self._course, self._log, LogTable.of(log)
         rows, payloads = ffi.from_buffer("uint8_t[]", table.rows), ffi.from_buffer("uint8_t[]", table.payloads)
@@ -43,8 +44,12 @@ class Course:
         course.made, course.first_here = made_here.stop - 1, made_here.start
         course.instructions = _NUMBER_MAX if limit is None else max(0, limit)
         taken = int(lib.ftvm_follow(self._machine.native, asked, course))
-        places = ffi.unpack(course.places, course.place_count)
-        return taken, [GuestPosition(place.retired, place.idled) for place in places]
+        return taken, course.first_here
+
+    def packed(self, log_next: int, output_next: int) -> tuple[LogTable, OutputTable]:
+        """Return what the machine said while it was led last, before it runs again; and no records, which are known."""
+        del log_next
+        return NO_LOG, outputs_of(self._course, output_next)
 
 
 @lru_cache(maxsize=64)

@@ -136,12 +136,18 @@ class RiscvGuest:
         elif not self._take_again(record.channel, record.payload):
             raise GuestError(f"the machine does not take its {record.channel} input at {record.position} again")
 
-    def lead_along(self, log: Sequence[LogRecord], made_here: range, limit: int | None = None) -> int:
-        """Do what `run_until` and `inject` do for each record, as long as each is as it should be."""
+    def lead_along(self, log: Sequence[LogRecord], made_here: range, limit: int | None = None) -> tuple[int, int]:
+        """Do what `run_until` and `inject` do for each record, as long as each is as it should be; not at all for a
+        sink that takes no outputs together."""
         self._require_paused("lead_along")
-        taken, places = self._course.lead(log, made_here, limit)
-        self._emit(places)
-        return taken
+        if self._hand_on_all is None:
+            return 0, made_here.start
+        taken, first_here = self._course.lead(log, made_here, limit)
+        if self._kept is not None:
+            self._kept.require_readable()
+        self._hand_on_all(self._course)
+        self._tell_end()
+        return taken, first_here
 
     def _take_again(self, channel: str, payload: bytes) -> bool:
         match channel:
@@ -163,7 +169,7 @@ class RiscvGuest:
     def attach(self, sink: OutputSink) -> None:
         """Give it the sink for its outputs; before the first run."""
         self._thread.attach(sink)
-        self._hand_on_all: Callable[[Turn], None] | None = getattr(sink, "hand_on", None)
+        self._hand_on_all: Callable[[Turn | Course], None] | None = getattr(sink, "hand_on", None)
 
     def stop_at_output(self, is_wanted: bool) -> None:
         """Pause by itself behind each instruction that makes an output, once that is emitted. Only while paused."""
@@ -300,10 +306,10 @@ class RiscvGuest:
     def _has_ended_well(self) -> bool:
         return self._machine.has_ended and self._machine.exit_code == 0
 
-    def _emit(self, places: Sequence[GuestPosition] = ()) -> None:
-        """Emit what the paused machine said, each output at its place, or here without any; and its own end."""
+    def _emit(self) -> None:
+        """Emit what the paused machine said where it stands, and its own end."""
         if self._kept is not None:
             self._kept.require_readable()
-        for number, output in enumerate(self._machine.take_outputs()):
-            self._thread.sink.emit(output.channel, output.payload, places[number] if places else self.position)
+        for output in self._machine.take_outputs():
+            self._thread.sink.emit(output.channel, output.payload, self.position)
         self._tell_end()

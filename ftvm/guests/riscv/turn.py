@@ -31,6 +31,7 @@ __all__ = [
     "ROW",
     "Row",
     "Turn",
+    "outputs_of",
 ]
 
 CLOSED: Final = int(lib.FTVM_TURN_CLOSED)
@@ -120,14 +121,7 @@ class Turn:
             rows=ffi.buffer(made.table, made.records * LOG_ROW.size)[:],
             payloads=ffi.buffer(made.inputs, made.input_bytes)[:],
         )
-        outputs = OutputTable(
-            first=output_next,
-            last=output_next + made.outputs - 1,
-            channels=_names(bytes(made.voices[0 : made.voice_count])),
-            rows=ffi.buffer(made.spoken, made.outputs * OUTPUT_ROW.size)[:],
-            payloads=ffi.buffer(made.said, made.said_bytes)[:],
-        )
-        return records, outputs
+        return records, outputs_of(made, output_next)
 
     def draw(self, content: bytes) -> None:
         """Give the random bytes that were asked for."""
@@ -181,6 +175,17 @@ class Turn:
     def is_idle(self) -> bool:
         """Whether the hart waits, and no input that was given waits for it."""
         return bool(lib.ftvm_turn_is_idle(self._turn))
+
+
+def outputs_of(made: Any, first: int) -> OutputTable:
+    """Return the outputs of what was packed, from number `first` on."""
+    return OutputTable(
+        first=first,
+        last=first + made.outputs - 1,
+        channels=_names(bytes(made.voices[0 : made.voice_count])),
+        rows=ffi.buffer(made.spoken, made.outputs * OUTPUT_ROW.size)[:],
+        payloads=ffi.buffer(made.said, made.said_bytes)[:],
+    )
 
 
 @cache
