@@ -129,10 +129,11 @@ static struct kvm_segment segment(uint16_t selector, uint8_t level, bool is_code
 }
 
 /* Sets the first processor to 64-bit mode with paging on; its segments are in `system`. */
-static int start(const ftvm_kvm *machine, struct kvm_sregs *system, const struct kvm_regs *registers,
+static int start(ftvm_kvm *machine, struct kvm_sregs *system, const struct kvm_regs *registers,
                  uint64_t page_table)
 {
     int processor = machine->cpus[0].fd;
+    machine->cpus[0].has_synced = false;
     system->ds = system->es = system->fs = system->gs = system->ss;
     system->cr0 = CR0;
     system->cr3 = page_table;
@@ -191,7 +192,7 @@ void ftvm_kvm_resume(ftvm_kvm *machine)
         if (machine->owes_times) /* a refusal was told when it was loaded, and nothing has changed since */
             (void)kvm_clock_go_on(machine, &machine->times);
         machine->owes_times = false;
-        for (unsigned i = 0; i < machine->cpu_count; i++) /* the guest's watchdogs forgive the pause; none: no clock */
+        for (unsigned i = 0; i < machine->cpu_count && kvm_is_system(machine); i++) /* its watchdogs forgive the pause */
             (void)ioctl(machine->cpus[i].fd, KVM_KVMCLOCK_CTRL, 0);
         machine->is_wanted = true;
         pthread_cond_broadcast(&machine->changed);

@@ -37,6 +37,20 @@
 #ifndef KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE
 #define KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE (1 << 0)
 #endif
+#ifndef KVM_CLEAR_DIRTY_LOG
+#define KVM_CLEAR_DIRTY_LOG _IOWR(KVMIO, 0xc0, struct kvm_clear_dirty_log)
+struct kvm_clear_dirty_log {
+    __u32 slot;
+    __u32 num_pages;
+    __u64 first_page;
+    void *dirty_bitmap;
+};
+#endif
+#ifndef KVM_SYNC_X86_REGS
+#define KVM_SYNC_X86_REGS (1 << 0)
+#define KVM_SYNC_X86_SREGS (1 << 1)
+#define KVM_SYNC_X86_EVENTS (1 << 2)
+#endif
 
 #define KVM_MMIO_BASE UINT64_C(0xd0000000)
 #define KVM_FRAMES_WAITING_MAX 1024
@@ -89,6 +103,14 @@ typedef struct {
     uint64_t by_devices[KVM_LOG_WORDS_MAX];
 } kvm_dirtylog;
 
+/* What KVM puts in a processor's `run` when it leaves the guest, where it is asked to: struct kvm_sync_regs. */
+typedef struct {
+    struct kvm_regs registers;
+    struct kvm_sregs system;
+    struct kvm_vcpu_events events;
+} kvm_synced;
+enum { KVM_SYNCED = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS };
+
 /* One processor, and the thread that runs it. What is behind `thread` is guarded by the machine's lock. */
 typedef struct {
     ftvm_kvm *machine;
@@ -99,6 +121,7 @@ typedef struct {
     bool is_running;  /* not parked */
     bool is_in_guest; /* inside KVM_RUN: a kick is needed to get the thread's attention */
     bool has_access;  /* an access to a port or device that KVM has not finished yet */
+    bool has_synced;  /* `run` holds a kvm_synced that is still so */
 } kvm_cpu;
 
 struct ftvm_kvm {
@@ -108,6 +131,7 @@ struct ftvm_kvm {
     unsigned cpu_count;
     kvm_cpu cpus[KVM_CPUS_MAX];
     size_t run_bytes;  /* of each processor's `run` */
+    bool syncs;        /* a processor that comes to stand still is asked for its kvm_synced */
     kvm_msr_list msrs; /* those that are saved and loaded */
     uint32_t tsc_khz;
     char cpu[FTVM_KVM_CPU_BYTES];
@@ -146,6 +170,11 @@ struct ftvm_kvm {
 static inline bool kvm_is_system(const ftvm_kvm *machine)
 {
     return machine->config.processors != 0;
+}
+
+static inline const kvm_synced *kvm_synced_of(const kvm_cpu *cpu)
+{
+    return (const kvm_synced *)(const void *)&cpu->run->s;
 }
 
 /* Whether no processor runs or is about to. */

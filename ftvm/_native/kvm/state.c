@@ -54,6 +54,15 @@ static bool has_part(const ftvm_kvm *machine, size_t number)
     return !parts[number].is_of_systems || kvm_is_system(machine);
 }
 
+/* Whether a part is not known already. A program's processor always runs: see may_be_so. */
+static bool is_to_be_asked(const ftvm_kvm *machine, const kvm_cpu *cpu, size_t number)
+{
+    unsigned long get = parts[number].get;
+    bool is_synced = get == KVM_GET_REGS || get == KVM_GET_SREGS || get == KVM_GET_VCPU_EVENTS;
+    bool is_known = (cpu->has_synced && is_synced) || (get == KVM_GET_MP_STATE && !kvm_is_system(machine));
+    return has_part(machine, number) && !is_known;
+}
+
 static uint32_t fill(const ftvm_kvm *machine, const uint64_t *values, msr_table *table)
 {
     table->head = (struct kvm_msrs){.nmsrs = machine->msrs.count};
@@ -96,11 +105,17 @@ static void settle_priority(struct kvm_lapic_state *interrupts)
 
 int kvm_processor_read(const ftvm_kvm *machine, unsigned number, kvm_processor *processor)
 {
+    const kvm_cpu *cpu = &machine->cpus[number];
     memset(processor, 0, sizeof *processor);
     for (size_t i = 0; i < PART_COUNT; i++) {
-        if (has_part(machine, i) &&
-            ioctl(machine->cpus[number].fd, parts[i].get, (char *)processor + parts[i].offset) < 0)
+        if (is_to_be_asked(machine, cpu, i) && ioctl(cpu->fd, parts[i].get, (char *)processor + parts[i].offset) < 0)
             return -errno;
+    }
+    if (cpu->has_synced) {
+        const kvm_synced *synced = kvm_synced_of(cpu);
+        processor->registers = synced->registers;
+        processor->system = synced->system;
+        processor->events = synced->events;
     }
     settle_priority(&processor->interrupts);
     return read_msrs(machine, number, processor->msrs);
@@ -127,8 +142,9 @@ const char *kvm_processor_write_msrs(const ftvm_kvm *machine, unsigned number, c
 
 static void write_bytes(wire_writer *writer, const void *bytes, size_t count)
 {
-    for (size_t i = 0; i < count; i++)
-        wire_write_u8(writer, ((const uint8_t *)bytes)[i]);
+    if (writer->length <= writer->capacity && count <= writer->capacity - writer->length)
+        memcpy(writer->bytes + writer->length, bytes, count);
+    writer->length += count;
 }
 
 static void read_bytes(wire_reader *reader, void *bytes, size_t count)
@@ -348,6 +364,8 @@ static const char *put_in_force(ftvm_kvm *machine, const whole *state)
     clock_images images;
     keep_clocks(machine, state, images, false);
     forget_clocks(machine);
+    for (unsigned i = 0; i < machine->cpu_count; i++)
+        machine->cpus[i].has_synced = false;
     for (unsigned i = 0; i < machine->cpu_count && wrong == NULL; i++)
         wrong = kvm_processor_write(machine, i, &state->processors[i]);
     if (wrong != NULL)

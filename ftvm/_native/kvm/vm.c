@@ -260,6 +260,9 @@ static int make_processors(ftvm_kvm *machine)
     if (bytes < (int)sizeof(struct kvm_run))
         return bytes < 0 ? -errno : -EPROTO;
     machine->run_bytes = (size_t)bytes;
+    /* A system's processor may be changed by another one when it stands still already: its interrupts, its start. */
+    machine->syncs = !kvm_is_system(machine) &&
+                     (ioctl(machine->system, KVM_CHECK_EXTENSION, KVM_CAP_SYNC_REGS) & KVM_SYNCED) == KVM_SYNCED;
     int error = kvm_is_system(machine) ? kvm_chips_open(machine) : 0;
     for (unsigned number = 0; number < machine->cpu_count && error == 0; number++)
         error = make_processor(machine, number);

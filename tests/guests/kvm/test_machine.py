@@ -344,3 +344,26 @@ def test_a_program_over_the_page_tables_is_refused(make_machine: MakeMachine) ->
 
     with pytest.raises(ImageError, match="below 0x100000 lie the page tables"):
         machine.boot(replace(program(SPIN), segments=segments))
+
+
+def test_a_machine_that_is_booted_again_is_saved_as_it_was_booted(make_machine: MakeMachine) -> None:
+    machine = make_machine()
+    machine.boot(program(SPIN))
+    first = State.parse(machine.save())
+    run(machine)
+
+    machine.boot(program(SPIN))
+
+    assert State.parse(machine.save()).middle == first.middle
+
+
+def test_a_machine_that_ended_after_a_pause_is_saved_where_it_ended(make_machine: MakeMachine) -> None:
+    machine, other = make_machine(), make_machine()
+    machine.boot(program(out(WAIT, 100_000, 4) + out(END, 7, 4) + SPIN))
+    run(machine)
+
+    ending = run_to_end(machine)
+    other.load(machine.save())
+
+    assert ending.detail == 7
+    assert other.ending == ending
