@@ -68,11 +68,12 @@ static int move_all(struct ftvm_blockstore *store)
     return moved;
 }
 
-/* Moves what is held, and does the flushes that were asked for before. Called with `lock` held, which it lets go. */
+/* Moves what is held, and does the flushes that were asked for before, if they are due. Called with `lock` held, which it
+ * lets go. */
 static void catch_up(struct ftvm_blockstore *store)
 {
-    uint64_t asked = store->asked;
-    int may_have_held = store->may_have_held, is_flush = asked > store->done;
+    uint64_t asked = store->asked, bytes = store->unsynced_bytes, began_ns = blockstate_now_ns();
+    int may_have_held = store->may_have_held, is_flush = blockstate_is_due(store);
     store->may_have_held = 0;
     store->is_busy = 1;
     pthread_mutex_unlock(&store->lock);
@@ -85,8 +86,11 @@ static void catch_up(struct ftvm_blockstore *store)
         store->may_have_held = 1;
     else if (wrong != 0 && store->failure == 0)
         store->failure = wrong;
-    else if (wrong == 0)
+    else if (wrong == 0 && is_flush) {
         store->done = asked;
+        store->unsynced_bytes -= bytes;
+        store->owed_since_ns = began_ns;
+    }
     blockstate_notify(store);
 }
 
@@ -94,7 +98,20 @@ static int has_work(struct ftvm_blockstore *store)
 {
     if (!atomic_load(&store->is_released) || store->failure != 0)
         return 0;
-    return store->may_have_held ? !blockstate_must_wait(store) : store->asked > store->done;
+    return store->may_have_held ? !blockstate_must_wait(store) : blockstate_is_due(store);
+}
+
+/* Waits for something to do: what is owed and not due yet comes due by itself. */
+static void wait_for_work(struct ftvm_blockstore *store)
+{
+    int can_sync = atomic_load(&store->is_released) && store->failure == 0 && !store->may_have_held;
+    if (can_sync && store->asked > store->done) {
+        uint64_t due_ns = store->owed_since_ns + store->parts.behind_ms * UINT64_C(500000);
+        struct timespec at = {(time_t)(due_ns / 1000000000), (long)(due_ns % 1000000000)};
+        pthread_cond_timedwait(&store->changed, &store->lock, &at);
+    } else {
+        pthread_cond_wait(&store->changed, &store->lock);
+    }
 }
 
 static void *run(void *argument)
@@ -105,7 +122,7 @@ static void *run(void *argument)
         if (has_work(store))
             catch_up(store);
         else
-            pthread_cond_wait(&store->changed, &store->lock);
+            wait_for_work(store);
     }
     store->is_over = 1;
     blockstate_notify(store);
@@ -234,16 +251,36 @@ void ftvm_blockstore_mark(struct ftvm_blockstore *store)
     pthread_mutex_unlock(&store->lock);
 }
 
-int ftvm_blockstore_settle(struct ftvm_blockstore *store, uint32_t timeout_ms)
+void ftvm_blockstore_cover(struct ftvm_blockstore *store, int is_covered)
+{
+    pthread_mutex_lock(&store->lock);
+    store->is_covered = is_covered;
+    blockstate_notify(store);
+    pthread_mutex_unlock(&store->lock);
+}
+
+uint64_t ftvm_blockstore_asked(struct ftvm_blockstore *store)
+{
+    pthread_mutex_lock(&store->lock);
+    uint64_t asked = store->asked;
+    pthread_mutex_unlock(&store->lock);
+    return asked;
+}
+
+int ftvm_blockstore_settle(struct ftvm_blockstore *store, uint64_t ticket, uint32_t timeout_ms)
 {
     struct timespec at = blockstate_deadline(timeout_ms);
     int wrong = 0;
     pthread_mutex_lock(&store->lock);
-    while (wrong == 0 && store->done < store->asked && store->failure == 0)
+    if (store->wanted < ticket) {
+        store->wanted = ticket;
+        blockstate_notify(store);
+    }
+    while (wrong == 0 && store->done < ticket && store->failure == 0)
         wrong = store->is_over ? -ETIMEDOUT : -pthread_cond_timedwait(&store->changed, &store->lock, &at);
     if (store->failure != 0)
         wrong = store->failure;
-    else if (store->done == store->asked)
+    else if (store->done >= ticket)
         wrong = 0;
     pthread_mutex_unlock(&store->lock);
     return wrong;
@@ -254,6 +291,8 @@ void ftvm_blockstore_forgive(struct ftvm_blockstore *store)
     pthread_mutex_lock(&store->lock);
     if (store->done < store->left)
         store->done = store->left;
+    if (store->done == store->asked)
+        store->unsynced_bytes = 0;
     blockstate_notify(store);
     pthread_mutex_unlock(&store->lock);
 }

@@ -30,6 +30,10 @@ struct ftvm_blockstore {
     int failure;
     uint64_t asked, done; /* flushes, by ticket */
     uint64_t left;        /* what was asked when the image was let go */
+    uint64_t wanted;      /* what somebody waits for */
+    int is_covered;
+    uint64_t unsynced_bytes; /* written since the last sync began that was done */
+    uint64_t owed_since_ns;  /* no flush that is owed was asked for earlier; only while one is owed */
     int was_flushed, was_flushed_in_haste; /* since it was last told */
     uint32_t fresh_blocks; /* flagged since the last mark */
     int is_marked;         /* marks come */
@@ -61,6 +65,31 @@ static inline struct timespec blockstate_deadline(uint32_t timeout_ms)
         at.tv_nsec -= 1000000000;
     }
     return at;
+}
+
+static inline uint64_t blockstate_now_ns(void)
+{
+    struct timespec now = blockstate_deadline(0);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+/* Tells whether the device is as far behind as it may get while flushes are covered, or as one `part` of that, 2 being the
+ * half. Called with `lock` held, as the next. */
+static inline int blockstate_is_behind(const struct ftvm_blockstore *store, uint32_t part)
+{
+    if (store->asked == store->done)
+        return 0;
+    uint64_t age_ns = blockstate_now_ns() - store->owed_since_ns;
+    return store->unsynced_bytes >= store->parts.behind_bytes / part ||
+           age_ns >= store->parts.behind_ms * UINT64_C(1000000) / part;
+}
+
+/* Tells whether a flush is to be done now. One that is covered may wait for others, until half of the bound is reached. */
+static inline int blockstate_is_due(const struct ftvm_blockstore *store)
+{
+    if (store->asked == store->done)
+        return 0;
+    return !store->is_covered || store->is_closing || store->done < store->wanted || blockstate_is_behind(store, 2);
 }
 
 /* While the guest is being stopped whoever serves it must not wait for a device: nothing is moved. */

@@ -76,6 +76,7 @@ static int make_room(struct ftvm_blockstore *store, uint64_t offset, uint64_t en
             store->is_marked = 0;
     uint32_t half = store->parts.high_water_blocks / 2, before = store->fresh_blocks;
     store->fresh_blocks += blockmap_flag(&store->parts, offset, end);
+    store->unsynced_bytes += end - offset;
     if (store->is_marked && before < half && store->fresh_blocks >= half)
         blockstate_signal(store->asks);
     int failure = store->failure;
@@ -179,12 +180,16 @@ int ftvm_blockstore_take_flushes(struct ftvm_blockstore *store)
 uint64_t ftvm_blockstore_flush(struct ftvm_blockstore *store, int is_fua)
 {
     pthread_mutex_lock(&store->lock);
+    int is_first = store->asked == store->done;
+    if (is_first)
+        store->owed_since_ns = blockstate_now_ns();
     uint64_t ticket = ++store->asked;
     if (store->is_hurried && !is_fua)
         store->was_flushed_in_haste = 1;
     else
         store->was_flushed = 1;
-    blockstate_notify(store);
+    if (is_first || blockstate_is_due(store)) /* else its thread will look at it by itself */
+        blockstate_notify(store);
     pthread_mutex_unlock(&store->lock);
     return ticket;
 }
@@ -192,7 +197,8 @@ uint64_t ftvm_blockstore_flush(struct ftvm_blockstore *store, int is_fua)
 int ftvm_blockstore_flushed(struct ftvm_blockstore *store, uint64_t ticket)
 {
     pthread_mutex_lock(&store->lock);
-    int answer = store->failure != 0 ? store->failure : store->done >= ticket || store->is_hurried;
+    int is_ahead = store->is_hurried || (store->is_covered && !blockstate_is_behind(store, 1));
+    int answer = store->failure != 0 ? store->failure : store->done >= ticket || is_ahead;
     pthread_mutex_unlock(&store->lock);
     return answer;
 }

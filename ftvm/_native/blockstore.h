@@ -10,6 +10,11 @@
  * must not hold up the stop. A failed sync is final: nothing is written any more, and every later write and flush fails
  * with it.
  *
+ * While it is **covered** a flush is answered at once, too, and owed: somebody else makes durable what was flushed before
+ * anything follows from it. The store's thread flushes many together, some time behind: once `behind_bytes`
+ * are written that are not synced, or a flush is owed for `behind_ms`, a flush waits for the device until it has caught
+ * up; at half of that the thread begins. Covered no longer, each flush waits until the device has it and all before it.
+ *
  * Each block that the guest writes is flagged in `written`, for whoever replicates the disk; it says with
  * ftvm_blockstore_mark that it has taken the flags, its guest standing still. Between two marks no more than
  * `high_water_blocks` are flagged: then writing waits for the next, unless the guest is being stopped (which a mark is
@@ -42,6 +47,8 @@ struct ftvm_blockstore_parts {
                             flag of theirs, so that nobody need look at all flags of a large disk */
     uint32_t high_water_blocks;
     uint32_t patience_ms;
+    uint64_t behind_bytes; /* see "covered" */
+    uint32_t behind_ms;
     int write_witness, sync_witness; /* for tests: those of blockfile.h, of writes and zeros, and of syncs; -1: none */
 };
 
@@ -84,9 +91,15 @@ void ftvm_blockstore_mark(struct ftvm_blockstore *store);
 #define FTVM_BLOCKSTORE_FLUSHED_IN_HASTE 2
 int ftvm_blockstore_take_flushes(struct ftvm_blockstore *store);
 
-/* Waits until no flush is owed, or the store has failed. Returns 0, the failure, or -ETIMEDOUT, which is also what a
- * closed store says that owes some. */
-int ftvm_blockstore_settle(struct ftvm_blockstore *store, uint32_t timeout_ms);
+/* Flushes may be answered before the device has them (1), or, as at first, may not. What is owed then is done at once. */
+void ftvm_blockstore_cover(struct ftvm_blockstore *store, int is_covered);
+
+/* Returns the ticket of the last flush that was asked for. */
+uint64_t ftvm_blockstore_asked(struct ftvm_blockstore *store);
+
+/* Has the flushes up to a ticket done at once, and waits until they are, or the store has failed. Returns 0, the failure,
+ * or -ETIMEDOUT, which is also what a closed store says that owes some of them. */
+int ftvm_blockstore_settle(struct ftvm_blockstore *store, uint64_t ticket, uint32_t timeout_ms);
 
 /* Forgets the flushes that were owed when the image was let go: what they were to make durable is made so by the caller.
  * Only while held; those of a guest that came back meanwhile stay owed. */
@@ -113,8 +126,8 @@ int ftvm_blockstore_zero(struct ftvm_blockstore *store, uint64_t offset, uint32_
 /* Asks for a flush, or with `is_fua` for what a write with FUA asks for, which only a guest does. Returns its ticket. */
 uint64_t ftvm_blockstore_flush(struct ftvm_blockstore *store, int is_fua);
 
-/* Returns 1 if the flush may be answered with success: the device has it, or the guest is being stopped; 0 while it may
- * not yet; or the failure. */
+/* Returns 1 if the flush may be answered with success: the device has it, or it is covered, or the guest is being
+ * stopped; 0 while it may not yet; or the failure. */
 int ftvm_blockstore_flushed(struct ftvm_blockstore *store, uint64_t ticket);
 
 /* Returns a descriptor that is readable when ftvm_blockstore_flushed may say otherwise than before; to be read (8

@@ -52,13 +52,16 @@ class BlockStore:
         held: SparseFlags,
         high_water_blocks: int,
         patience_ms: int,
+        behind_bytes: int,
+        behind_ms: int,
         witnesses: tuple[int, int] = (-1, -1),
     ) -> None:
         """Make it, with the arrays of flags as the header says, which stay in use until it is closed."""
         buffers = (mapping.buffer, written.flags, held.flags, written.parts, held.parts)
         arrays = [ffi.from_buffer("uint8_t[]", buffer) for buffer in buffers]
         self._parts: Any = (mapping, *arrays)
-        parts = (mapping.buffer.nbytes, mapping.number, *arrays, high_water_blocks, patience_ms, *witnesses)
+        bounds = (high_water_blocks, patience_ms, behind_bytes, behind_ms)
+        parts = (mapping.buffer.nbytes, mapping.number, *arrays, *bounds, *witnesses)
         native = lib.ftvm_blockstore_open(ffi.new("struct ftvm_blockstore_parts *", parts))
         if native == ffi.NULL:
             raise GuestError("there is no memory, or no thread, for a disk")
@@ -128,10 +131,19 @@ class BlockStore:
         flushes = 0 if native is None else int(lib.ftvm_blockstore_take_flushes(native))
         return bool(flushes & lib.FTVM_BLOCKSTORE_FLUSHED), bool(flushes & lib.FTVM_BLOCKSTORE_FLUSHED_IN_HASTE)
 
-    def settle(self, timeout_ms: int) -> bool:
-        """Wait until no flush is owed, or it is closed; tell whether none is. Raises OSError if the image cannot be
-        written."""
-        wrong = -int(lib.ftvm_blockstore_settle(self._open(), timeout_ms))
+    def cover(self, *, is_covered: bool) -> None:
+        """Answer flushes before the device has them, or no longer."""
+        with suppress(ClosedError):
+            lib.ftvm_blockstore_cover(self._open(), is_covered)
+
+    def asked(self) -> int:
+        """Return the ticket of the last flush that was asked for."""
+        return int(lib.ftvm_blockstore_asked(self._open()))
+
+    def settle(self, ticket: int, timeout_ms: int) -> bool:
+        """Have the flushes up to a ticket done, and wait until they are, or it is closed; tell whether they are. Raises
+        OSError if the image cannot be written."""
+        wrong = -int(lib.ftvm_blockstore_settle(self._open(), ticket, timeout_ms))
         if wrong not in (0, errno.ETIMEDOUT):
             raise OSError(wrong, os.strerror(wrong))
         return wrong == 0

@@ -24,7 +24,7 @@ ROOT: Final = Path(ftvm.__file__).parent
 
 LINES: Final = {
     "": 915,
-    "_native": 515,
+    "_native": 523,
     "arbiters": 773,
     "capture": 474,
     "cli": 3915,
@@ -32,7 +32,7 @@ LINES: Final = {
     "engines": 185,
     "guests": 3138,
     "guests/cards": 261,
-    "guests/disk": 1403,
+    "guests/disk": 1432,
     "guests/kvm": 1500,
     "guests/vmm": 803,
     "history": 2869,

@@ -113,9 +113,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         abort();
     uint8_t *written = calloc(BLOCKS, 1), *held = calloc(BLOCKS, 1);
     uint8_t written_part = 0, held_part = 0;
-    struct ftvm_blockstore_parts parts = {SIZE, mapping, pages, written, held, &written_part, &held_part, 1u << 20, 1, -1, -1};
+    struct ftvm_blockstore_parts parts = {SIZE, mapping, pages, written, held, &written_part, &held_part,
+                                          1u << 20, 1, SIZE, 1, -1, -1};
     struct ftvm_blockstore *store = ftvm_blockstore_open(&parts);
     int is_held = data[0] & 1;
+    ftvm_blockstore_cover(store, data[0] >> 2 & 1);
     if (is_held)
         ftvm_blockstore_hurry(store, 1); /* or a flush would never be answered */
     else

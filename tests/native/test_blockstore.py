@@ -25,7 +25,15 @@ class Stalled:
     def __init__(self) -> None:
         self.mapping = FileMapping(PAGES * 4096)
         written, held = SparseFlags(PAGES), SparseFlags(PAGES)
-        self.store = BlockStore(self.mapping, written=written, held=held, high_water_blocks=PAGES, patience_ms=LONG_MS)
+        self.store = BlockStore(
+            self.mapping,
+            written=written,
+            held=held,
+            high_water_blocks=PAGES,
+            patience_ms=LONG_MS,
+            behind_bytes=PAGES * 4096,
+            behind_ms=LONG_MS,
+        )
         self.near, self.far = socket.socketpair()
         self.server = InCall(lambda: self.store.serve(self.far.fileno()))
         self.near.sendall(request(FLUSH))
@@ -69,7 +77,7 @@ class InCall:
 
 def test_who_waits_for_a_flush_hears_when_the_store_is_closed_instead() -> None:
     stalled = Stalled()
-    waiter = InCall(lambda: stalled.store.settle(LONG_MS))
+    waiter = InCall(lambda: stalled.store.settle(1, LONG_MS))
     waiter.wait_until_asleep()
 
     InCall(stalled.close).result()
@@ -85,4 +93,4 @@ def test_a_store_is_closed_once_and_asks_nothing_of_the_system_behind_that() -> 
     assert stalled.store.error is None
     assert stalled.store.take_flushes() == (False, False)
     with pytest.raises(ClosedError):
-        stalled.store.settle(LONG_MS)
+        stalled.store.settle(1, LONG_MS)

@@ -9,8 +9,12 @@ The image belongs to one of two in turn. While the guest runs here, its writes g
 while this host stands by, a thread takes the file from one committed epoch to the next (image.py). A guest that takes
 over does not wait for that thread: until the file is its own, what it writes is held in memory.
 
+A flush waits for the device. Beside a standby that has it on its own before anything follows from it the disk is
+covered: a flush is answered at once, and the device gets it a little later. It has all of it again before this host
+speaks alone, or hands the guest over (docs/protocol.md, "Flushes").
+
 Promises, whatever moment the host dies at: the image of the host where the guest runs has all that the guest had
-flushed, as after a power cut; that of a standby is the disk of a committed epoch.
+flushed, as after a power cut, unless it was covered; that of a standby is the disk of a committed epoch.
 """
 
 import stat
@@ -37,6 +41,9 @@ _HIGH_WATER_PAGES: Final = 16_384
 of it the disk asks for the next."""
 _PATIENCE_MS: Final = 1_000
 """A guest that waited for a cut so long goes on: nobody cuts, or so slowly that the guest matters more."""
+_BEHIND_BYTES: Final = 64 << 20
+_BEHIND_MS: Final = 1_000
+"""The device of a covered disk is no further behind: to settle it after the standby's death takes not much longer."""
 
 Settled = Callable[[str | None], None]
 """Called once nothing is owed: with why the disk cannot go on, if it cannot."""
@@ -67,7 +74,7 @@ class Disk(CopiedDisk):
         self._written, self._held = SparseFlags(self.page_count), SparseFlags(self.page_count)
         self._shown = self.image.descriptor if boots else None
         self._is_whole = boots
-        self._is_first, self._was_flushed = True, False
+        self._is_first, self._was_flushed, self._is_covered = True, False, False
         self._trouble: str | None = None
         self._role = threading.Lock()
         self._is_guests = self._has_file = boots
@@ -81,6 +88,8 @@ class Disk(CopiedDisk):
                 held=self._held,
                 high_water_blocks=_HIGH_WATER_PAGES,
                 patience_ms=_PATIENCE_MS,
+                behind_bytes=_BEHIND_BYTES,
+                behind_ms=_BEHIND_MS,
                 witnesses=witnesses,
             )
             if boots:
@@ -94,9 +103,8 @@ class Disk(CopiedDisk):
     @property
     def trouble(self) -> str | None:
         """Why its image, or its server, cannot go on; None while both can."""
-        error = self._store.error or self.image.error
-        if error is not None:
-            self.note_trouble(f"the disk {self.image.path} cannot be written: {error.strerror or error}")
+        if (why := self._why_unwritten()) is not None:
+            self.note_trouble(why)
         return self._trouble
 
     @property
@@ -113,6 +121,10 @@ class Disk(CopiedDisk):
             f"the disk {self.image.path} cannot be read: its image was cut to {status.st_size} bytes, and has to have "
             f"{self.size_bytes}"
         )
+
+    def _why_unwritten(self) -> str | None:
+        error = self._store.error or self.image.error
+        return None if error is None else f"the disk {self.image.path} cannot be written: {error.strerror or error}"
 
     def note_trouble(self, reason: str) -> None:
         """Keep the first reason why it cannot go on."""
@@ -146,9 +158,10 @@ class Disk(CopiedDisk):
         self._was_flushed = True
 
     def when_settled(self, then: Settled) -> None:
-        """Call `then` once the device has all that the guest was told it has: here and now, or in a thread.
+        """Call `then` once the device has all that the guest was told it has: here and now, or in a thread. While
+        covered it waits for nothing.
 
-        The image is the guest's from now on. What it flushes waits for the device again.
+        The image is the guest's from now on. What it flushes waits for the device again, or is covered.
         """
         if not self._is_whole:
             then(f"the disk {self.image.path} was not copied completely: no guest can run from it")
@@ -160,7 +173,7 @@ class Disk(CopiedDisk):
             self._is_guests = True
         if is_new:
             self.image.give(self._take_file)
-        if self._is_settled(0):
+        if self._is_covered or self._is_settled(0):
             self._tell_settled(then)
         else:
             threading.Thread(target=self._settle_for, args=(then,), name="ftvm-disk-settle", daemon=True).start()
@@ -204,6 +217,15 @@ class Disk(CopiedDisk):
         in_haste = self.was_flushed_in_haste()
         was_flushed, self._was_flushed = self._was_flushed or in_haste, False
         return was_flushed
+
+    def cover(self, *, is_covered: bool) -> None:
+        """See interfaces.RegionStore."""
+        self._is_covered = is_covered
+        self._store.cover(is_covered=is_covered)
+
+    def persist(self, then: Callable[[str | None], None]) -> None:
+        """See interfaces.RegionStore. If the guest runs here, also what it has flushed so far."""
+        super().persist(lambda wrong: self._persist_flushes(then) if wrong is None else then(wrong))
 
     def present(self) -> bytearray:
         """See interfaces.RegionStore."""
@@ -315,10 +337,30 @@ class Disk(CopiedDisk):
         if pages:
             self.image.put(pages, self.buffer)
 
-    def _is_settled(self, timeout_ms: int) -> bool:
-        """Tell whether nothing is owed, or nothing can be written any more."""
+    def _persist_flushes(self, then: Callable[[str | None], None]) -> None:
+        """Call `then` once the flushes that the guest has asked for are done, if it runs here; at once, or in a
+        thread."""
+        ticket = 0
+        with suppress(ClosedError):
+            ticket = self._store.asked() if self._is_guests else 0
+        if self._is_settled(0, ticket):
+            then(self._why_unwritten())
+            return
+        waits = threading.Thread(target=self._settle_flushes, args=(ticket, then), daemon=True)
+        waits.name = "ftvm-disk-persist"
+        waits.start()
+
+    def _settle_flushes(self, ticket: int, then: Callable[[str | None], None]) -> None:
+        while not self._is_settled(_PATIENCE_MS, ticket):
+            if not self._is_guests:  # what it had flushed is the image's to make durable
+                super().persist(then)
+                return
+        then(self._why_unwritten())
+
+    def _is_settled(self, timeout_ms: int, ticket: int | None = None) -> bool:
+        """Tell whether nothing is owed up to a ticket, if not up to now, or nothing can be written any more."""
         try:
-            return self._store.settle(timeout_ms)
+            return self._store.settle(self._store.asked() if ticket is None else ticket, timeout_ms)
         except (OSError, ClosedError):
             return True
 

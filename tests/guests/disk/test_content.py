@@ -216,7 +216,7 @@ def test_a_flush_of_a_guest_that_came_back_is_owed_whatever_was_forgiven(disk: D
     store.forgive()
 
     assert client.answer() == (1, 0)
-    assert not store.settle(0)
+    assert not store.settle(store.asked(), 0)
 
 
 def test_what_follows_a_stop_that_nobody_heard_the_end_of_waits_for_no_word_of_it(disk: Disk, client: Client) -> None:

@@ -7,6 +7,7 @@ does.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
@@ -14,10 +15,9 @@ from ftvm.guests.disk.disk import Disk
 from ftvm.guests.disk.image import Image
 from ftvm.sim.mutation import Edit, Mutant, broken
 from ftvm.testing import ContractBroken, PowerCuts
-from ftvm.testing.filesteps import Synced, Wrote
 
 from .nbd import FLUSH, FUA, WRITE_ZEROES, Client
-from .witness import SYNC, Change, Witness
+from .witness import SYNC, Change, Witness, noted
 
 PAGE = 4096
 PAGES = 4
@@ -36,16 +36,8 @@ class Host:
         self.client = Client(self.disk).agree()
 
     def _note(self, change: Change) -> int:
-        """Add what C is about to do to the recorded steps."""
-        log = self.cuts._log
-        with log.lock:
-            number = log.number_of(self.disk.image.path.stat())
-            assert number is not None
-            if change.kind == SYNC and self._forgets != SYNC:
-                log.steps.append(Synced(file=number))
-            elif change.kind != SYNC:
-                content = change.content or bytes(change.length)
-                log.steps.append(Wrote(file=number, offset=change.offset, content=content))
+        if change.kind != self._forgets:
+            noted(self.cuts, change, self.disk.image.path.stat())
         return 0
 
     def write(self, page: int, flags: int = 0) -> None:
@@ -98,6 +90,23 @@ def a_guest_that_is_stopped_in_a_flush(folder: Path, forgets: int | None = None)
     return made.cuts
 
 
+def a_guest_that_loses_its_standby(folder: Path, forgets: int | None = None) -> PowerCuts:
+    """What it flushed before is durable once its host may speak alone, and what it flushes behind that at once."""
+    with host(folder, boots=True, forgets=forgets) as made:
+        made.disk.cover(is_covered=True)
+        made.write(0)
+        assert made.client.ask(FLUSH) == 0
+        made.disk.cover(is_covered=False)
+        settled: SimpleQueue[str | None] = SimpleQueue()
+        made.disk.persist(settled.put)
+        assert settled.get(timeout=60) is None
+        made.cuts.mark(0)
+        made.write(1)
+        assert made.client.ask(FLUSH) == 0
+        made.cuts.mark(1)
+    return made.cuts
+
+
 def a_guest_that_takes_over(folder: Path, forgets: int | None = None) -> PowerCuts:
     """What was committed is in the image, or about to be; what it writes itself is durable when it was flushed."""
     with host(folder, boots=False, forgets=forgets) as made:
@@ -127,7 +136,12 @@ def recover(folder: Path, marks: tuple[object, ...]) -> None:
         assert found[page * PAGE : (page + 1) * PAGE] == bytes([page + 1]) * PAGE, f"page {page} was flushed"
 
 
-STORIES = [a_guest_that_flushes, a_guest_that_is_stopped_in_a_flush, a_guest_that_takes_over]
+STORIES = [
+    a_guest_that_flushes,
+    a_guest_that_is_stopped_in_a_flush,
+    a_guest_that_loses_its_standby,
+    a_guest_that_takes_over,
+]
 
 
 @pytest.mark.parametrize("play", STORIES)

@@ -1,11 +1,15 @@
 """Sees what a disk's store in C is about to do to the image, and decides about it: when, and whether it fails."""
 
+import os
 import socket
 import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
+
+from ftvm.testing import PowerCuts
+from ftvm.testing.filesteps import Synced, Wrote
 
 WRITE, ZERO, SYNC = 1, 2, 3
 _TOLD: Final = struct.Struct("=IIQ")
@@ -56,6 +60,19 @@ class Witness:
             change = Change(kind, offset, length, content)
             self.seen.append(change)
             end.send(bytes([self.decide(change)]))
+
+
+def noted(cuts: PowerCuts, change: Change, status: os.stat_result) -> None:
+    """Add what C is about to do to an image to the recorded steps; `status` is the file's."""
+    log = cuts._log
+    with log.lock:
+        number = log.number_of(status)
+        assert number is not None
+        if change.kind == SYNC:
+            log.steps.append(Synced(file=number))
+        else:
+            content = change.content or bytes(change.length)
+            log.steps.append(Wrote(file=number, offset=change.offset, content=content))
 
 
 class Gate:
