@@ -211,7 +211,10 @@ def check_image(path: str, url: str, guest_id: str) -> Iterator[Finding]:
     newest = record.generation - (record.active is None)  # to vacate a record takes a generation
     text = f"{path}: {label}"
     if label.generation >= newest and label.runs:
-        yield Finding(level=Level.OK, subject="disk", text=f"{text}; the record knows no newer one")
+        text += "; the record knows no newer one"
+        if record.standby is not None and not label.is_clean:
+            text += ", but if both hosts died at once, the standby's has what its clients were told"
+        yield Finding(level=Level.OK, subject="disk", text=text)
         return
     if label.generation < newest:
         text += f"; older: the record has come to generation {newest} since"

@@ -40,7 +40,7 @@ LINES: Final = {
     "lab/rig": 603,
     "protocol": 4013,
     "runtime": 3134,
-    "service": 1782,
+    "service": 1785,
     "sim": 2540,
     "store": 1438,
     "testing": 2161,

@@ -213,7 +213,7 @@ class Image:
         """Call `then` once a power cut loses nothing of what was put so far; with what went wrong, if anything did.
 
         It is called in the image's thread, or at once. What was put since `restart` is no state then, but does not have
-        to be written when it becomes one.
+        to be written when it becomes one. Else the label says by then where the file stands.
         """
         with self._changed:
             error = self.error
@@ -382,11 +382,12 @@ class Image:
         """Tell who waits for it that all that was put is on the device, if it is; or why it never will be.
 
         An image that was the guest's, or grows, is synced before for who waits by then: later ones wait for the next
-        turn.
+        turn, as do all for a label that is due: it tells which of two images has what is promised on this one's word.
         """
         with self._changed:
             error = error or self.error
-            if error is None and (self._waiting or self._is_unsynced):
+            is_unsaid = self._label_of(self._footing, self.label.epoch) is not None
+            if error is None and (self._waiting or self._is_unsynced or is_unsaid):
                 return
             told, self._persists = self._persists, []
         for then in told:

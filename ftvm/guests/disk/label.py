@@ -111,13 +111,22 @@ class Label:
 def newer(one: Label, other: Label) -> int | None:
     """Return 0 if the first is the newer, 1 if the second is; None if that cannot be said."""
     if one.lineage and one.lineage == other.lineage:
-        ours, theirs = ((label.generation, label.runs, label.epoch, label.is_clean) for label in (one, other))
+        ours, theirs = _order(one), _order(other)
         return None if ours == theirs else int(theirs > ours)
     for number, (child, parent) in enumerate(((one, other), (other, one))):
         last = dict(reversed(child.parents)).get(parent.lineage)
         if last is not None and parent.generation <= last:
             return number
     return None
+
+
+def _order(label: Label) -> tuple[int, bool, bool, int]:
+    """Return what orders the labels of one lineage.
+
+    Of one generation a standby's that is whole wins over that of a guest that was not stopped in order: it has what
+    clients were told, which the other may lack, as its guest's flushes were perhaps covered (disk.py).
+    """
+    return label.generation, label.is_clean, label.runs, label.epoch
 
 
 def fresh_identity() -> str:

@@ -7,8 +7,10 @@ from queue import Queue
 
 import pytest
 
+from ftvm.checkpoint import Footing
 from ftvm.guests.disk import image as image_module
 from ftvm.guests.disk.image import Image
+from ftvm.guests.disk.label import Label, read_label
 
 PAGE = 4096
 PAGES = 4
@@ -76,6 +78,23 @@ def test_a_step_is_durable_once_its_journal_is_synced_and_the_journals_name(
     journal, *rest = watched.until_told()
     assert "journal" in journal
     assert rest == ["directory"]
+
+
+def test_who_hears_that_an_image_is_durable_can_read_in_its_label_where_it_stands(tmp_path: Path) -> None:
+    """Mutant: it hears that with the journal. What was promised then is in an image that looks older than the other."""
+    (tmp_path / "disk").write_bytes(bytes(PAGES * PAGE))
+    image = Image(tmp_path / "disk")
+    found: Queue[Label | None] = Queue()
+    with image._changed:
+        image.put([1], DISK)
+        image.stand(Footing(lineage="a" * 16, generation=7, epoch=3, runs=False))
+        image.persist(lambda _: found.put(read_label(image.path)))
+
+    label = found.get(timeout=PATIENCE_S)
+
+    assert label is not None
+    assert (label.generation, label.lineage) == (7, "a" * 16)
+    image.close()
 
 
 def test_a_step_that_comes_while_another_is_written_is_durable_with_its_own_journal(
