@@ -1,13 +1,15 @@
 """A guest's disk: how fast its server is, beside the raw file and QEMU's own NBD server, and what it takes in memory.
 
-    python bench/disk.py [--quick] [--json] [--folder FOLDER]
+    python bench/disk.py [--quick] [--commits] [--json] [--folder FOLDER]
 
 QEMU's block layer is the client of all, by `qemu-img bench`: no guest runs, so nothing but the way to the file differs.
 "Cut" is ours with the set of written pages taken 40 times a second, and when the disk asks for it, as a host does;
 nothing is shipped. "Bare copy" (disk_peer.c) is the limit of all servers: it copies the same bytes from the same socket
 to a file, and does nothing else.
 Each figure is the best of several rounds, the contenders in turn. The durable commit is a write of 4 KiB and a flush,
-one after the other, as a database makes them: its median and 99th percentile.
+one after the other, as a database makes them: its median and 99th percentile. Beside a standby it is over once the
+standby's device has it as well, the same one here, as no client hears of it before: covered, and with each flush
+waiting for the own device first. Network, protocol and machine are left out; `--commits` measures nothing else.
 
 The files are in FOLDER, by default in the working directory: in memory (/dev/shm) a sync costs nothing, and says
 nothing. Where the page cache holds the file, reads and writes measure the way, and not the device.
@@ -40,7 +42,7 @@ from ftvm.guests.disk.disk import Disk
 from ftvm.guests.disk.negotiation import negotiate
 from ftvm.interfaces import Region
 from ftvm.runtime.stored import present_pages
-from ftvm.units import PageCount
+from ftvm.units import PAGE_BYTES, PageCount
 
 MIB: Final = 1 << 20
 SIZE: Final = 512 * MIB
@@ -50,6 +52,8 @@ GOALS: Final = {True: ">= 0.8", False: ">= 0.5"}
 """Of what is written, and of what is read, in blocks of 1 MiB, beside the raw file."""
 SPARSE: Final = 1 << 40
 CUTS: Final = 20
+COMMITTED: Final = 64 * MIB
+"""Of the disks of commits beside a standby."""
 
 
 @contextmanager
@@ -200,6 +204,68 @@ def commits(raw: Path, peer: str, ours: OurServer, count: int) -> Iterator[Row]:
             yield Row(name=f"durable commit {name}", value=at["ours"], unit="ms", peer=other, peer_value=at[other])
 
 
+class Beside:
+    """A disk with a client, and one that stands by for it: each commit is in both when it is over."""
+
+    def __init__(self, folder: Path, *, is_covered: bool) -> None:
+        name = "covered" if is_covered else "waiting"
+        images = [folder / f"{name}-{role}.img" for role in ("primary", "standby")]
+        for image in images:
+            image.write_bytes(bytes(COMMITTED))
+        self._ours = OurServer(images[0], is_cut=False)
+        self._ours.disk.collect()
+        self._ours.disk.cover(is_covered=is_covered)
+        self._client = Requests(self._ours.address)
+        self._standby = Disk(str(images[1]), boots=False)
+        self._standby.discarded()
+        self._standby.completed()
+        self._standby.image.sync()
+
+    def commit(self, offset: int) -> None:
+        """Write and flush; cut, as an output behind it would have it; return once the standby acknowledges the cut."""
+        self._client.commit(offset)
+        pages = list(memoryview(bitmap_indices(self._ours.disk.collect())).cast("B").cast("I"))
+        for page in pages:
+            place = slice(page * PAGE_BYTES, (page + 1) * PAGE_BYTES)
+            self._standby.buffer[place] = self._ours.disk.buffer[place]
+        self._standby.committed(pages)
+        is_durable = threading.Event()
+        self._standby.persist(lambda _: is_durable.set())
+        is_durable.wait()
+
+    def close(self) -> None:
+        self._client.close()
+        self._ours.close()
+        self._standby.close()
+
+
+def commits_beside(folder: Path, count: int) -> Iterator[Row]:
+    """A durable commit beside a standby: covered, and as it was, in turn with a bare write and sync."""
+    raw = os.open(folder / "bare-commits.img", os.O_RDWR | os.O_CREAT)
+    os.pwrite(raw, bytes(COMMITTED), 0)
+    os.fsync(raw)
+    doers = {"covered": Beside(folder, is_covered=True), "waiting": Beside(folder, is_covered=False)}
+    took: dict[str, list[float]] = {"raw": [], **{name: [] for name in doers}}
+    for number in range(count):
+        offset = number * PAGE_BYTES % COMMITTED
+        began = time.perf_counter()
+        os.pwrite(raw, b"x" * PAGE_BYTES, offset)
+        os.fdatasync(raw)
+        took["raw"].append(time.perf_counter() - began)
+        for name, beside in doers.items():
+            began = time.perf_counter()
+            beside.commit(offset)
+            took[name].append(time.perf_counter() - began)
+    for beside in doers.values():
+        beside.close()
+    os.close(raw)
+    for which, name in ((49, "p50"), (98, "p99")):
+        at = {doer: quantiles(times, n=100)[which] * 1e3 for doer, times in took.items()}
+        what = f"durable commit beside a standby, {name}"
+        for other in ("raw", "waiting"):
+            yield Row(name=what, value=at["covered"], unit="ms", peer=other, peer_value=at[other])
+
+
 def own_bytes() -> int:
     with open("/proc/self/status", encoding="ascii") as found:
         return next(int(line.split()[1]) for line in found if line.startswith("RssAnon")) * 1024
@@ -243,6 +309,9 @@ def sparse(folder: Path) -> Iterator[Row]:
 
 
 def measure(options: argparse.Namespace) -> list[Row]:
+    if options.commits:
+        with tempfile.TemporaryDirectory(dir=options.folder) as name:
+            return list(commits_beside(Path(name), 200 if options.quick else 1000))
     for program, package in (("qemu-img", "qemu-utils"), ("qemu-nbd", "qemu-utils"), ("cc", "gcc")):
         if shutil.which(program) is None:
             raise SystemExit(f"needs {program}: apt install {package}")
@@ -257,6 +326,7 @@ def measure(options: argparse.Namespace) -> list[Row]:
             targets |= {"ours": ours.address, "ours, cut": cut.address}
             rows = list(throughput(targets, 1 if options.quick else 5))
             rows += commits(raw, peer, ours, 200 if options.quick else 1000)
+        rows += commits_beside(folder, 200 if options.quick else 1000)
         ours.close()
         cut.close()
         rows += sparse(folder)
@@ -264,4 +334,4 @@ def measure(options: argparse.Namespace) -> list[Row]:
 
 
 if __name__ == "__main__":
-    report("A guest's disk", measure, ("quick", bool, False), ("folder", str, "."))
+    report("A guest's disk", measure, ("quick", bool, False), ("commits", bool, False), ("folder", str, "."))

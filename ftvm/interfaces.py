@@ -76,9 +76,10 @@ class DiskKeeper(Protocol):
         """Tell, once, whether the guest has asked that what it wrote be durable. From any thread."""
 
     def persist(self, then: Callable[[str | None], None]) -> None:
-        """Call `then` once a power cut loses nothing of what was committed so far, or with why it will not be durable.
+        """Call `then`, in any thread, once no power cut loses what was committed or flushed so far, or with why."""
 
-        Never waits: `then` is called at once, or in another thread."""
+    def cover(self, *, is_covered: bool) -> None:
+        """Answer flushes at once, and make them durable behind that; or, as at first, once they are. Never waits."""
 
 
 class RegionStore(DiskKeeper, Protocol):
@@ -113,8 +114,7 @@ class RegionStore(DiskKeeper, Protocol):
         """Show what was kept of these pages, until `keep`."""
 
     def keep(self, first: int, count: int, pages: Sequence[int]) -> None:
-        """Of pages that were offered, have the copy to come hold those in `pages`, which rise, as they were; the others
-        are zero."""
+        """Of pages that were offered, have the copy to come hold those in `pages`, which rise; the others are zero."""
 
     def completed(self) -> None:
         """Note that all that was committed since `discarded` is a state that a guest could run from."""

@@ -42,6 +42,7 @@ from ftvm.errors import BadFrame, ConfigError
 __all__ = [
     "CACHE",
     "CACHE_SINCE",
+    "DURABLE_SINCE",
     "FIRST",
     "FLAT_SINCE",
     "FROZEN_FORM",
@@ -76,6 +77,9 @@ NOTED_LOG_SINCE: Final = 2
 
 CACHE_SINCE: Final = 2
 """The first version in which a joiner may offer digests of the pages that it still holds (cache.py)."""
+
+DURABLE_SINCE: Final = 2
+"""The first version whose standbys acknowledge an epoch that holds a flush only once their disks have it."""
 
 VERSION_MAX: Final = 1 << 16
 

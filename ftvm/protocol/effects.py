@@ -17,6 +17,7 @@ __all__ = [
     "CollectRound",
     "Compare",
     "CopyMore",
+    "Cover",
     "Cut",
     "Difference",
     "Effect",
@@ -135,6 +136,15 @@ class Persist:
     """
 
     number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cover:
+    """Have the guest's disks answer a flush at once, and put it on their devices a little later, because the standby
+    has it on its own before anything follows from it; or, again, only once the devices here have all that was flushed.
+    """
+
+    is_covered: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +278,7 @@ Effect = (
     | Forget
     | ShowCommit
     | Persist
+    | Cover
     | EndSession
     | Follow
     | Execute

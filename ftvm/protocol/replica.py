@@ -313,6 +313,8 @@ class Replica:
             case Role.EMPTY:
                 if isinstance(before, StandbyState) and before.switchover is not None:
                     before.switchover.end(None)
+                if isinstance(before, ActiveState):
+                    before.uncover()
                 self._core.do(EndSession())
                 self._core.do(Stop())  # rule: guest_stopped_before_it_is_offered
                 self._core.id = self._core.fresh_id()  # rule: fresh_id_after_discarding

@@ -243,6 +243,7 @@ class Session:
     rest_epoch   the mark at which it is to come to rest; no checkpoint follows before it has
     matching     what it still has is compared with what is here; None once that is over
     is_cached    its first copy rests on what it had before
+    generation   the highest one of the record that the standby is known to know
     """
 
     id: SessionId
@@ -273,6 +274,7 @@ class Session:
     is_log_long: bool = False
     matching: Matching | None = None
     is_cached: bool = False
+    generation: int = 0
 
     def log(self, records: LogTable) -> None:
         """Count records that the standby is to keep, or to execute, until a checkpoint covers them."""

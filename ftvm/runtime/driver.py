@@ -377,6 +377,7 @@ class Driver:
             do.WarmUp: lambda _: capturer.begin_warm_up(),
             do.Measure: self._measure,
             do.Persist: self._persist,
+            do.Cover: lambda effect: self._persists.cover(is_covered=effect.is_covered),
             do.Announce: lambda _: self._world.announce(),
             do.Fail: lambda effect: ending.fail(effect.error, effect.kind),
         }

@@ -53,6 +53,11 @@ class Persists:
         if not self._keepers:
             self.said.append((number, None))
 
+    def cover(self, *, is_covered: bool) -> None:
+        """Have flushes answered ahead of the devices, or no longer."""
+        for store in self._keepers:
+            store.cover(is_covered=is_covered)
+
     def _say(self, number: int, error: str | None) -> None:
         self.said.append((number, error))  # before the look: the loop takes what was said behind its own change
         if not self._is_asking:

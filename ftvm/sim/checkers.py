@@ -116,12 +116,14 @@ class FlushChecker:
     cuts     where the guest of each active stood at each cut, in steps, and that cut's epoch; first, what it took over
     durable  the last epoch that is on the disk of each replica
     told     the last step that flushed of which each active has told beside a standby
+    settled  the last step up to which each active's own disk has what its guest flushed
     """
 
     flushed: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     durable: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     cuts: dict[str, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
     told: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    settled: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     compared: int = 0
 
     def was_cut(self, active: str, epoch: int, steps: int, *, has_flush: bool) -> None:
@@ -133,6 +135,10 @@ class FlushChecker:
     def is_durable(self, replica: str, epoch: int) -> None:
         """Note that the disk of a replica has an epoch on its device."""
         self.durable[replica] = max(self.durable[replica], epoch)
+
+    def is_settled(self, active: str, step: int) -> None:
+        """Note that the disk of an active has what its guest flushed up to a step."""
+        self.settled[active] = max(self.settled[active], step)
 
     def look(self, active: str, epoch: int, replica: str, what: str) -> None:
         """Check that a replica has on its disk what was flushed up to an epoch of an active."""
@@ -150,9 +156,11 @@ class FlushChecker:
 
     def lets_out(self, active: str, flushed_at: int, standby: str | None, what: str) -> None:
         """Check that the standby of an active has on its disk what its guest flushed in step `flushed_at`; without one,
-        that the active has what it told of beside one."""
+        that the active has that, and what it told of beside one."""
         if standby is None:
             self.keeps_what_it_told(active, what)
+            if (has := self.settled[active]) < flushed_at:
+                raise InvariantViolated("I9", f"{what}: step {flushed_at} flushed, and its own disk has step {has}")
         elif flushed_at:
             self.told[active] = max(self.told[active], flushed_at)
             self._has_flush(active, flushed_at, standby, what)

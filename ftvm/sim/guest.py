@@ -32,7 +32,7 @@ _KEPT: Final = 0.8
 """How much of its memory a host has still when it comes back, where it keeps any."""
 
 
-def _ignore(fingerprint: bytes) -> None:
+def _ignore(_: object) -> None:
     """Tell nobody."""
 
 
@@ -59,6 +59,7 @@ class SimGuest:
         self._can_stop, self._stops = stops_exactly, False
         self._sink: OutputSink | None = None
         self.on_saved: Callable[[bytes], None] = _ignore
+        self.on_flushed: Callable[[int], None] = _ignore
         self.on_resumed: Callable[[], None] | None = None
         self.fails_to_load: Callable[[], bool] = _never
         self.death: str | None = None
@@ -173,6 +174,7 @@ class SimGuest:
         if self.fails_to_load():
             raise GuestError("the devices do not load this time")
         self._steps = self._flushed_at = _REGISTER.unpack(devices)[1]  # what flushed before is not known
+        self.on_flushed(self._steps)
 
     def take_flush(self) -> bool:
         """Tell, once, whether it has flushed its disk, which is its memory."""
@@ -214,6 +216,7 @@ class SimGuest:
         self._scribble(mix)
         if mix[1] % _FLUSH_EVERY == 0:
             self._was_flushed, self._flushed_at = True, self._steps
+            self.on_flushed(self._steps)
         if taken or mix[0] % self._output_every == 0:
             self._rests_on[mix] = self._flushed_at
             self._sink.emit("net0", mix, self.position)

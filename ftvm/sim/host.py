@@ -142,7 +142,7 @@ class SimHost:
         self._disk = SimDisk(
             self.guest,
             standing=self._standing,
-            is_durable=around.checkers.flushes.is_durable,
+            checker=around.checkers.flushes,
             later=self._later,
         )
         self.outside = SimWorld(self.release)

@@ -351,6 +351,16 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             "a SWITCH is proposed by a host whose disk lacks what it told of",
             Change("handed_over_flush_is_durable", "", "pass"),
         ),
+        _mutant(
+            "answer_flushes_ahead_when_alone",
+            "who has lost its standby goes on answering flushes before its disk has them",
+            Change("covered_beside_a_named_standby", "value", "self.is_covered or ({it})"),
+        ),
+        _mutant(
+            "answer_flushes_ahead_before_the_add",
+            "flushes are answered before the disk has them although the record does not name the standby yet",
+            Change("covered_beside_a_named_standby", "value", "({it}) or (keeps and self.link in JOINING)"),
+        ),
         # --- switching over ----------------------------------------------------------------------------------------
         _mutant(
             "run_on_while_the_switch_is_open",

@@ -40,6 +40,9 @@ class Told:
     def persist(self, then: Callable[[str | None], None]) -> None:
         self.waiting.append(then)
 
+    def cover(self, *, is_covered: bool) -> None:
+        self.calls.append(("cover", is_covered))
+
     def committed(self, pages: Sequence[int]) -> None:
         self.calls.append(list(pages))
 
@@ -240,6 +243,16 @@ def test_a_disk_that_fails_is_told_once_whatever_the_others_say() -> None:
     stores[0].waiting.pop()(None)
 
     assert persists.take() == [Persisted(7, "the device is gone")]
+
+
+def test_all_disks_are_covered_or_none() -> None:
+    stores = [Told(), Told()]
+    persists = Persists(stores, lambda: None)
+
+    persists.cover(is_covered=True)
+    persists.cover(is_covered=False)
+
+    assert [store.calls for store in stores] == [[("cover", True), ("cover", False)]] * 2
 
 
 def test_what_a_disk_says_while_it_is_asked_wakes_nobody_and_is_there_at_once() -> None:

@@ -62,6 +62,9 @@ def take_message(active: ActiveState, report: Received, now: Nanos) -> None:
     if envelope.sender != session.standby:
         return
     session.detector.heard(now, message.number if isinstance(message, Ping | Pong) else None)
+    if envelope.record.generation > session.generation:
+        session.generation = envelope.record.generation
+        active.cover()
     if active.is_waiting and not session.detector.is_silent(now):  # the heartbeat of a loop that hangs ends no waiting
         active.is_waiting = False
         _tell_protected(active, session, now)

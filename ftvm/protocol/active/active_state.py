@@ -12,15 +12,16 @@ from typing import Final
 
 from ftvm.checkpoint import NO_OUTPUTS, OUTPUT_ROW, OutputTable, joined_outputs
 from ftvm.config import Limits
+from ftvm.encode.versions import DURABLE_SINCE
 from ftvm.errors import InternalError, must
 from ftvm.events import EngineChanged
 from ftvm.interfaces import Engine, Lane
 from ftvm.logtable import LogTable
-from ftvm.protocol.active.link import JOINING, LINKS, NAMED, SHIPPING, STANDING, LinkEvent, LinkState
+from ftvm.protocol.active.link import COVERED, JOINING, LINKS, NAMED, SHIPPING, STANDING, LinkEvent, LinkState
 from ftvm.protocol.active.output import Announcer, OutputBuffer, Releases
 from ftvm.protocol.core import Core
 from ftvm.protocol.detector import Backoff
-from ftvm.protocol.effects import Cut, Release
+from ftvm.protocol.effects import Cover, Cut, Release
 from ftvm.protocol.session import LOGS_IN_FLIGHT, Contact, Session, Switchover
 from ftvm.protocol.timers import AT_ONCE, NEVER
 from ftvm.units import Nanos
@@ -114,6 +115,7 @@ class ActiveState:
     unshipped   log records that are in no message yet
     unsynced    the number of the wish that what was flushed before be on this host's devices, where it took over, has
                 lost its standby, or hands the guest over; None once it is
+    is_covered  a flush is answered before the disks of this host have it: they were told so
     flushed     the last epoch, cut or open, that holds a flush of the guest: no output behind it leaves before it is
                 acknowledged
     beat_at     when the next heartbeat is due; poll_at  when the record is read again
@@ -138,6 +140,7 @@ class ActiveState:
     refusals: set[str] = field(default_factory=set, repr=False)
     unshipped: list[LogTable] = field(default_factory=list, repr=False)
     unsynced: int | None = None
+    is_covered: bool = False
     flushed: int = 0
 
     def __post_init__(self) -> None:
@@ -165,6 +168,27 @@ class ActiveState:
         if link is None:
             raise InternalError(f"a link that is {self.link.value} cannot be {event.value}")
         self.link = link
+        self.cover()
+
+    def cover(self) -> None:
+        """Have flushes answered ahead of the disks here, or not, as the link stands: a change of either goes by here.
+
+        Not before the standby knows that it is named: then its image says so on its device with the first flush
+        that it acknowledges, and whoever finds both images without their hosts takes the right one (label.py).
+        """
+        settings, session, known = self.core.settings, self.session, self.core.arbiter.known
+        keeps = session is not None and session.id.version >= DURABLE_SINCE and session.generation >= known.generation
+        # rule: covered_beside_a_named_standby
+        is_covered = settings.keeps_disks and keeps and self.link in COVERED
+        if is_covered is not self.is_covered:
+            self.is_covered = is_covered
+            self.core.do(Cover(is_covered))
+
+    def uncover(self) -> None:
+        """This role ends: whatever comes, no flush is answered ahead any more."""
+        if self.is_covered:
+            self.is_covered = False
+            self.core.do(Cover(is_covered=False))
 
     def release(self) -> None:
         """Let all outputs leave that the release rule allows, in order: THE RELEASE RULE.

@@ -36,7 +36,7 @@ is known to be in force.
 from enum import Enum
 from typing import Final
 
-__all__ = ["ENDING", "JOINING", "LINKS", "NAMED", "SHIPPING", "STANDING", "LinkEvent", "LinkState"]
+__all__ = ["COVERED", "ENDING", "JOINING", "LINKS", "NAMED", "SHIPPING", "STANDING", "LinkEvent", "LinkState"]
 
 
 class LinkState(Enum):
@@ -122,6 +122,10 @@ NAMED: Final = frozenset(
     {LinkState.PROTECTED, LinkState.SETTLING, LinkState.HANDING, LinkState.SWITCHING, LinkState.LEAVING}
 )
 """Where the standby in session is the one that the record names."""
+
+COVERED: Final = frozenset({LinkState.PROTECTED, LinkState.SETTLING})
+"""Where the guest runs beside the standby that the record names: whatever it flushes may be answered ahead of the disks
+here. Once that standby is lost, or the guest is handed over, they are to have all of it."""
 
 ENDING: Final = frozenset({LinkState.LEAVING, LinkState.VACATING})
 """Where nothing but the goodbye goes to the standby: any other message would tell it that this host lives."""
