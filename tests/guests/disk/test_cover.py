@@ -176,6 +176,30 @@ def test_a_wish_for_durability_has_the_covered_flushes_done_and_waits_for_them(
     gate.permit(10)
 
 
+def test_a_flush_is_owed_still_once_what_was_held_has_moved_to_the_image(
+    disk: Disk, client: Client, gate: Gate, witness: Witness
+) -> None:
+    """Mutant: the thread's turn that moved it did the flush as well, although none was due."""
+    client.agree()
+    disk.cover(is_covered=True)
+    disk.hurry()
+    assert client.write(0, b"held as it stopped") == client.ask(FLUSH) == 0
+    told: SimpleQueue[str | None] = SimpleQueue()
+
+    disk.rest()
+    while any(disk._held.runs()):
+        pass
+    disk.when_settled(lambda _: None)
+    assert client.read(0, 4) == b"held"
+    disk.persist(told.put)
+    is_asked = gate.is_asked.wait(WAIT)
+    gate.permit(10)
+
+    assert is_asked
+    assert told.get(timeout=WAIT) is None
+    assert witness.kinds() == [WROTE, SYNC]
+
+
 def test_a_wish_for_durability_of_a_guest_that_left_meanwhile_is_the_images(
     disk: Disk, client: Client, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
