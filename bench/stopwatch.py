@@ -141,6 +141,9 @@ class LooseSink:
     def warn(self, reason: str) -> None:
         print(reason)
 
+    def may_wait(self, reason: str) -> bool:
+        return bool(reason)
+
     def _log(
         self, kind: LogKind, position: ftvm.GuestPosition, *, amount: int = 0, channel: str = "", payload: bytes = b""
     ) -> None:

@@ -135,10 +135,8 @@ class OutputSink(Protocol):
     """Where a guest puts its outputs. Safe from the guest's own thread; never blocks."""
 
     def emit(self, channel: str, payload: bytes, position: GuestPosition | None = None) -> None:
-        """Take one output, in order. The sink numbers it; whether and when it leaves is ftvm's decision.
-
-        A guest that can be replayed says where it made it.
-        """
+        """Take one output, in order; a guest that can be replayed says where it made it. The sink numbers it; whether
+        and when it leaves is ftvm's decision."""
 
     def took_input(self, position: GuestPosition, channel: str, payload: bytes) -> None:
         """Note that the guest was given an input at `position`; in order with its outputs."""
@@ -151,6 +149,10 @@ class OutputSink(Protocol):
 
     def warn(self, reason: str) -> None:
         """Report to the operator that the guest works, but less well than it could."""
+
+    def may_wait(self, reason: str) -> bool:
+        """Ask whether a call of the guest may wait on for a process that has not answered. To be asked in the thread of
+        the call, after a second and then four times a second; `reason` says who has not answered what, for how long."""
 
 
 class Guest(Protocol):
@@ -196,10 +198,7 @@ class Guest(Protocol):
 
     def load_devices(self, devices: bytes) -> None:
         """Become the machine that `save_devices` described, on the memory as it is. Only while paused; writes no
-        memory.
-
-        Raises GuestError if the bytes do not load; the guest is then as before.
-        """
+        memory. Raises GuestError if the bytes do not load; the guest is then as before."""
 
     def deliver(self, channel: str, payload: bytes) -> None:
         """Give it an input from outside. May drop it where a real device would (a full ring)."""

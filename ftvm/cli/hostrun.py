@@ -10,10 +10,10 @@ from ftvm.cli.hostparts import addresses, opened, peer_endpoints
 from ftvm.cli.logreport import LogReport, say_lost_in_log
 from ftvm.cli.report import JsonReport, Report, TextReport, say_lost_as_json
 from ftvm.cli.settings import HostSettings, check_settings
-from ftvm.cli.signals import note_signals, stop_wanted
+from ftvm.cli.signals import note_signals, on_second_signal, stop_wanted
 from ftvm.cli.streams import forget_typed, outlive_readers
 from ftvm.errors import ClosedError, GuestEnded
-from ftvm.events import ArbiterTrouble, Event, RoleChanged
+from ftvm.events import ArbiterTrouble, Event, GuestWarned, RoleChanged
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.descriptors import raise_limit
 from ftvm.runtime.protection import HostHandle, Standby, protect
@@ -49,6 +49,7 @@ def run_standby(settings: HostSettings) -> None:
             asked = ", ".join(peer_endpoints(settings))
             click.echo(f"ftvm: standing by for guest {settings['guest']!r}: asks {asked} to let it join", err=True)
         note_signals()
+        options["on_event"] = Doorkeeper().note
         with Standby(guest, **addresses(settings), **options) as host:
             run_until_stopped(host, report)
 
@@ -73,7 +74,7 @@ def make_report(is_json: bool, log_format: str) -> Report:
 
 
 class Doorkeeper:
-    """Tells on stderr what keeps a host from starting, while the main thread waits for the start.
+    """Tells on stderr what keeps a host from starting or stopping, while the main thread waits for that.
 
     Until the guest runs here a signal breaks that wait off; from then on it is the normal end of a host, and is noted.
     """
@@ -89,6 +90,8 @@ class Doorkeeper:
             click.echo(f"ftvm: waiting for the arbiter: {event.error}", err=True)
         if isinstance(event, RoleChanged) and event.role == "active":
             note_signals()
+        if isinstance(event, GuestWarned) and stop_wanted() is not None:  # the report comes at the end
+            click.echo(f"ftvm: {event.reason}", err=True)
 
     def retire(self) -> None:
         """Say no more: the host has started, and its report tells everything."""
@@ -120,6 +123,7 @@ class Reports:
 def run_until_stopped(host: HostHandle, report: Report) -> None:
     """Report events and status until a signal or an operator's `ftvm ctl leave` comes or the guest has come to its own
     end, which are normal ends, or the host fails, which raises."""
+    on_second_signal(host.hurry)
     try:
         with suppress(GuestEnded, ClosedError):
             _report_until_stopped(host, report)
@@ -145,9 +149,11 @@ def _report_until_stopped(host: HostHandle, report: Report) -> None:
 
 
 def end_and_tell(host: HostHandle, report: Report) -> None:
-    """Stop the host cleanly, and report what comes of it."""
+    """Stop the host cleanly, and report what comes of it. Raises what the guest failed of meanwhile."""
     try:
         host.close()
+        with suppress(GuestEnded, ClosedError):
+            host.check()
     finally:
         for event in host.events():
             report.event(event)

@@ -8,10 +8,19 @@ documented and not in a traceback.
 """
 
 import signal
+from collections.abc import Callable
 from types import FrameType
 from typing import Final
 
-__all__ = ["EXIT_STOPPED", "Stopped", "ignore_signals", "note_signals", "stop_on_signals", "stop_wanted"]
+__all__ = [
+    "EXIT_STOPPED",
+    "Stopped",
+    "ignore_signals",
+    "note_signals",
+    "on_second_signal",
+    "stop_on_signals",
+    "stop_wanted",
+]
 
 EXIT_STOPPED: Final = 130
 
@@ -27,21 +36,27 @@ class _Wish:
 
     is_noted = False
     name: str | None = None
+    again: Callable[[], None] = staticmethod(lambda: None)
 
 
 def stop_on_signals() -> None:
     """Have Ctrl-C, SIGTERM and SIGHUP raise Stopped in the main thread, once: a second must not break the clean-up.
 
+    Where signals are noted, a second one does what `on_second_signal` was given, which ends no step of the clean-up.
+
     SIGHUP stays ignored where it was before: that is what `nohup` is for.
     """
-    _Wish.is_noted, _Wish.name = False, None
+    _Wish.is_noted, _Wish.name, _Wish.again = False, None, lambda: None
 
     def stop(number: int, frame: FrameType | None) -> None:
         del frame
-        ignore_signals()
-        _Wish.name = signal.Signals(number).name
+        is_first, name = _Wish.name is None, signal.Signals(number).name
+        _Wish.name = _Wish.name or name
         if not _Wish.is_noted:
-            raise Stopped(_Wish.name)
+            ignore_signals()
+            raise Stopped(name)
+        if not is_first:
+            _Wish.again()
 
     for each in _ENDING:
         if each is not signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN:
@@ -51,6 +66,11 @@ def stop_on_signals() -> None:
 def note_signals() -> None:
     """Have no signal raise Stopped any more: from now on `stop_wanted` tells. From any thread."""
     _Wish.is_noted = True
+
+
+def on_second_signal(act: Callable[[], None]) -> None:
+    """Call `act`, in the main thread, at each signal but the first one that is noted."""
+    _Wish.again = act
 
 
 def stop_wanted() -> str | None:

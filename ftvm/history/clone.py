@@ -69,6 +69,10 @@ class _ComparingSink:
     def warn(self, reason: str) -> None:
         """Nobody operates it."""
 
+    def may_wait(self, reason: str) -> bool:
+        """Nobody is in a hurry."""
+        return bool(reason)
+
 
 @runtime_checkable
 class GdbServingGuest(Protocol):

@@ -66,6 +66,7 @@ class Driver:
     expects  tells whether a message of an envelope, from a peer, is of the session whose backup this host is
     emitted  what has come from the guest and is not taken yet: only whether there is anything is for others to see
     keepers  of the guest's disks, if not the stores of its regions: the simulator's disk has none
+    may_wait tells whether the guest may wait on for a process that does not answer: OutputSink
     """
 
     def __init__(
@@ -84,16 +85,16 @@ class Driver:
         observer: CommitObserver | None = None,
         place: str | None = None,
         keepers: Sequence[DiskKeeper] | None = None,
+        may_wait: Callable[[str], bool] = lambda _: True,
     ) -> None:
         self.settings = settings
-        self._guest = guest
+        self._guest, self._arbiter = guest, arbiter
         self._world, self._let_out = world, releases_of(world)
-        self._arbiter = arbiter
         self._onlooker = Onlooker(observer)
         self._clock = clock
         self._send = send
         self._on_event = on_event
-        self._sink = NumberingSink(wake, clock)
+        self._sink = NumberingSink(wake, clock, may_wait)
         self.news = self._sink
         memory = NativeMemory([region.buffer for region in guest.memory])
         stores = [region.store for region in guest.memory if region.store is not None]
@@ -296,6 +297,10 @@ class Driver:
     def end_guest(self, reason: str) -> None:
         """End the guest for good, here and at its standby. Raises LocalProtocolError if it does not run here."""
         self._ending.end_guest(reason)
+
+    def require_running_here(self) -> None:
+        """Raise LocalProtocolError if the guest does not run on this host, or it stops."""
+        self._ending.require_running_here()
 
     @property
     def is_leaving(self) -> bool:

@@ -72,15 +72,26 @@ class HostEnd:
         return self.failure or self.stop_error
 
     def stop(self, error: FtvmError, word: str = "its host was stopped") -> None:
-        """Stop because somebody asked for it: `error` is why this host ended, `word` is for the peer."""
+        """Stop because somebody asked for it: `error` is why this host ended, `word` is for the peer.
+
+        The guest is paused first: its process may take long for that, and the limits of a stop are for others.
+        """
+        if self.stopping is not None or self.is_halted:
+            return
+        self.runner.stall()
+        self.look_at_guest(self.clock.now())
         if self.stopping is None and not self.is_halted:
             self._begin_stop(StopKind.ASKED, error, word)
 
     def end_guest(self, reason: str) -> None:
         """End the guest for good, here and at its standby. Raises LocalProtocolError if it does not run here."""
+        self.require_running_here()
+        self.fail(GuestEnded(reason), StopKind.ENDED)
+
+    def require_running_here(self) -> None:
+        """Raise LocalProtocolError if the guest does not run on this host, or it stops."""
         if self.cause is not None or self.replica.view().role is not Role.ACTIVE:
             raise LocalProtocolError("the guest does not run on this host: end it where it runs")
-        self.fail(GuestEnded(reason), StopKind.ENDED)
 
     def fail(self, error: FtvmError, kind: StopKind | None = None, word: str | None = None) -> None:
         """End of an error: at once, or as a stop of this kind where the guest ran here; `word` is for the peer."""

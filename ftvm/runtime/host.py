@@ -30,6 +30,7 @@ from ftvm.runtime.endpoint import Endpoint
 from ftvm.runtime.lateness import Lateness
 from ftvm.runtime.services import LOOK_NS, HostServices
 from ftvm.runtime.urgency import make_urgent
+from ftvm.runtime.waiting import GuestWait
 from ftvm.units import Nanos, nanos_to_seconds
 
 __all__ = ["CALL_SECONDS", "LAST_REQUEST_SECONDS", "ArbiterWorker", "Host", "Repeater", "Signal"]
@@ -144,9 +145,12 @@ class ArbiterWorker:
         return self._store.read(self._guest_id)
 
 
-class _Call(Generic[T]):
-    def __init__(self, function: Callable[[], T]) -> None:
+class LoopCall(Generic[T]):
+    """A function that the loop is to run, and what came of it."""
+
+    def __init__(self, function: Callable[[], T], *, only_looks: bool) -> None:
         self.function = function
+        self.only_looks = only_looks
         self.is_done = threading.Event()
         self.result: T | None = None
         self.error: BaseException | None = None
@@ -206,9 +210,12 @@ class Host:
         services: HostServices | None = None,
         on_end: Callable[[], None] = lambda: None,
         *,
+        wait: GuestWait | None = None,
         is_urgent: bool = False,
     ) -> None:
         """Call `on_end` from the loop's thread when the loop is over, for whatever reason.
+
+        wait  what a call of the guest waits for; told to whom it serves meanwhile
 
         With `is_urgent` the threads of loop and heart get real-time priority, where allowed (urgency.py).
         """
@@ -219,8 +226,10 @@ class Host:
         self._services = services or HostServices()
         self._on_end = on_end
         self._is_urgent = is_urgent
+        self._guest_wait = wait or GuestWait(clock, lambda _: None)
+        self._is_serving = False
         self._ready: Collection[int] | None = None
-        self._calls: deque[_Call[Any]] = deque()
+        self._calls: deque[LoopCall[Any]] = deque()
         self._is_stopping = False
         self._ended = threading.Event()
         self.lateness = Lateness()
@@ -229,6 +238,7 @@ class Host:
         )
         transport.share(threading.Lock())
         self._thread = threading.Thread(target=self._run, name="ftvm-host", daemon=True)
+        self._guest_wait.begin(lambda: threading.current_thread() is self._thread, self._attend)
 
     def start(self) -> None:
         """Start the loop."""
@@ -239,23 +249,28 @@ class Host:
         """Whether the loop is over."""
         return self._ended.is_set()
 
-    def call(self, function: Callable[[], T], timeout: float = CALL_SECONDS) -> T:
+    def call(self, function: Callable[[], T], timeout: float = CALL_SECONDS, *, only_looks: bool = False) -> T:
         """Run `function` in the loop's thread, between two steps, and return what it returns or raise what it
-        raises."""
+        raises. One that `only_looks` is run in the midst of a step, too, while that waits for the guest."""
+        asked = self.later(function, only_looks=only_looks)
+        if not asked.is_done.wait(timeout):
+            raise InternalError(f"the host's loop has not answered for {timeout} s")
+        if asked.error is not None:
+            raise asked.error
+        return asked.result  # type: ignore[return-value]
+
+    def later(self, function: Callable[[], T], *, only_looks: bool = False) -> LoopCall[T]:
+        """Have `function` run as by `call`, and do not wait for that."""
         if self.has_ended:
             raise ClosedError("the host has stopped")
-        asked: _Call[T] = _Call(function)
+        asked: LoopCall[T] = LoopCall(function, only_looks=only_looks)
         if len(self._calls) >= _CALLS_WAITING_MAX:
             raise LimitExceeded(
                 "calls waiting for the host's loop", limit=_CALLS_WAITING_MAX, wanted=len(self._calls) + 1
             )
         self._calls.append(asked)
         self._transport.wake()
-        if not asked.is_done.wait(timeout):
-            raise InternalError(f"the host's loop has not answered for {timeout} s")
-        if asked.error is not None:
-            raise asked.error
-        return asked.result  # type: ignore[return-value]
+        return asked
 
     def stop(self, timeout: float = _STOP_SECONDS) -> None:
         """End the loop, once no host is leaving, and wait for that. Idempotent. Raises InternalError if it goes on."""
@@ -277,7 +292,9 @@ class Host:
                     self._answer_calls()
                 asked_at, now = now, self._clock.now()
                 self.lateness.note(due, asked_at, now)
-                due, other = self._endpoint.step(now, self._ready), self._services.step(now, self._ready)
+                due = self._endpoint.step(now, self._ready)
+                self._guest_wait.over()
+                other = self._serve(now, self._ready)
                 due = other if due is None or (other is not None and other < due) else due
                 self._ready = self._wait(due)
         except BaseException as wrong:  # noqa: BLE001 - fail-stop: whatever it was, the guest must not run on
@@ -291,6 +308,25 @@ class Host:
             self._ended.set()
             self._answer_calls()
             self._on_end()
+
+    def _serve(self, now: Nanos, ready: Collection[int] | None) -> Nanos | None:
+        if self._is_serving:
+            return None  # it is a service that made the guest wait
+        self._is_serving = True
+        try:
+            return self._services.step(now, ready)
+        finally:
+            self._is_serving = False
+
+    def _attend(self) -> None:
+        """Serve who only looks, and operators, in the midst of a step."""
+        for _ in range(len(self._calls)):
+            asked = self._calls.popleft()
+            if asked.only_looks:
+                asked.run()
+            else:
+                self._calls.append(asked)
+        self._serve(self._clock.now(), None)
 
     def _beat(self) -> bool:
         self._endpoint.beat(self._clock.now())

@@ -11,7 +11,7 @@ from typing import Final
 
 from ftvm.engines.names import engine_changed
 from ftvm.errors import BrokenError, ClosedError, SwitchoverFailed
-from ftvm.events import Committed, Event, HistoryGap
+from ftvm.events import Committed, Event, GuestWarned, HistoryGap
 from ftvm.interfaces import Clock, Guest, RecordStore, Transport, World
 from ftvm.protocol.core import Settings
 from ftvm.runtime.closing import Closing
@@ -22,6 +22,7 @@ from ftvm.runtime.identity import Identity
 from ftvm.runtime.recording import RecorderOf
 from ftvm.runtime.services import HostService, HostServices, Pending
 from ftvm.runtime.status import Status
+from ftvm.runtime.waiting import STOP_WAIT_SECONDS, GuestWait
 from ftvm.runtime.world import CallbackWorld
 from ftvm.units import Nanos, seconds_to_nanos
 
@@ -61,6 +62,8 @@ class Node:
         self._transport = transport
         self._is_closed = False
         self._stop_asked: str | None = None
+        self.clock = clock
+        self._guest_wait = GuestWait(clock, self._tell_wait)
         recorder = None if recorder_of is None else recorder_of(self._tell_gap, clock)
         present = services if recorder is None else (*services, recorder)
         self._services = HostServices(present, lambda event: self.driver.tell(event))  # the status warns of it, too
@@ -79,11 +82,13 @@ class Node:
             on_event=self._note,
             observer=recorder,
             place=None if starts else self._arbiter.first_place(),
+            may_wait=self._guest_wait.may_wait,
         )
         endpoint.add(self.driver)
-        self.clock = clock
         self._services.begin(self, clock.now())
-        self.host = Host(endpoint, transport, clock, self._services, on_end=self._tell_end, is_urgent=is_urgent)
+        self.host = Host(
+            endpoint, transport, clock, self._services, self._tell_end, wait=self._guest_wait, is_urgent=is_urgent
+        )
         self.host.start()
 
     def _note(self, event: Event) -> None:
@@ -97,6 +102,9 @@ class Node:
 
     def _tell_gap(self, reason: str) -> None:
         self.driver.tell(HistoryGap(at=self.clock.now(), guest_id=self.guest_id, reason=reason))
+
+    def _tell_wait(self, reason: str) -> None:
+        self.driver.tell(GuestWarned(at=self.clock.now(), guest_id=self.guest_id, reason=reason))
 
     def _tell_end(self) -> None:
         self._happened.notify()
@@ -133,7 +141,7 @@ class Node:
 
     def status_from_outside(self) -> Status:
         """Return the status; for any thread but the loop's."""
-        return self.status() if self.host.has_ended else self.host.call(self.status)
+        return self.status() if self.host.has_ended else self.host.call(self.status, only_looks=True)
 
     def hand_over(self, timeout: float) -> None:
         """See Protection.switchover."""
@@ -158,6 +166,7 @@ class Node:
         if self._is_closed:
             return
         self._is_closed = True
+        self._guest_wait.hurry(STOP_WAIT_SECONDS)
         closing = Closing()
         closing.do("its loop did not take the order to stop", self._ask_to_leave)
         closing.do("its loop did not end", self.host.stop)
@@ -170,6 +179,10 @@ class Node:
         closing.do("the transport could not be closed", self._transport.close)
         self.changed.notify()
         closing.finish()
+
+    def hurry(self) -> None:
+        """See HostHandle."""
+        self._guest_wait.hurry(0)
 
     def _ask_to_leave(self) -> None:
         if not self.host.has_ended:
@@ -190,7 +203,8 @@ class Node:
     def status(self) -> Status:
         """See Controls."""
         now = self.clock.now()
-        return self.identity.sign(self.driver.status(now), self.host.lateness.worst_ms(now), self._counters())
+        status = self._guest_wait.shown_in(self.driver.status(now))
+        return self.identity.sign(status, self.host.lateness.worst_ms(now), self._counters())
 
     def _counters(self) -> dict[str, int]:
         """Return what world and transport moved, dropped and refused, as far as they count it."""
@@ -200,6 +214,7 @@ class Node:
 
     def set_engine(self, *, name: str | None, interval: float | None, latency: float | None) -> Pending:
         """See Controls."""
+        self._guest_wait.require_over()
         present = self.driver.engines
         wanted = engine_changed(
             present[1] if present is not None else self.driver.settings.engine,
@@ -207,9 +222,13 @@ class Node:
             interval=interval,
             latency=latency,
         )
-        self.driver.set_engine(wanted)
+        changing = self.host.later(lambda: self.driver.set_engine(wanted))
 
         def is_done() -> bool:
+            if not changing.is_done.is_set():
+                return False
+            if changing.error is not None:
+                raise changing.error
             now = self.driver.engines
             if now is None or wanted not in now:
                 raise BrokenError(f"engine {wanted.name} is not in force: the guest went elsewhere, or another was set")
@@ -219,6 +238,7 @@ class Node:
 
     def switch_over(self, limit_ns: Nanos) -> Pending:
         """See Controls."""
+        self._guest_wait.require_over()
         asked = self.driver.begin_switchover(limit_ns)
 
         def is_done() -> bool:
@@ -230,7 +250,9 @@ class Node:
 
     def end_guest(self, reason: str) -> None:
         """See Controls."""
-        self.driver.end_guest(reason)
+        self.driver.require_running_here()
+        self._guest_wait.hurry(STOP_WAIT_SECONDS)
+        self.host.later(lambda: self.driver.end_guest(reason))
 
     def ask_to_stop(self, reason: str) -> None:
         """See Controls."""

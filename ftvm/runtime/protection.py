@@ -105,10 +105,18 @@ class HostHandle:
         """Stop this host cleanly: hand its guest, if it runs here, to the standby; say goodbye; close everything.
 
         The guest goes on at the standby within two seconds. Without a standby it ends, and the record is vacated. Takes
-        at most eight seconds, and five more while a request to the arbiter hangs. Idempotent. Raises BrokenError if
-        something could not be closed, or if the record may still name this host; all the rest is done even so.
+        at most eight seconds, five more while a request to the arbiter hangs, and ten more while the guest's process
+        does: it is given up then (see `hurry`). Idempotent. Raises BrokenError if something could not be closed, or if
+        the record may still name this host; all the rest is done even so.
         """
         self._node.close()
+
+    def hurry(self) -> None:
+        """Give up, from now on, a guest whose process (QEMU, a monitor) has not answered for a second.
+
+        Its standby takes over. From any thread and from signal handlers; for who waits for `close`, and will no longer.
+        """
+        self._node.hurry()
 
     def __enter__(self) -> Self:
         return self

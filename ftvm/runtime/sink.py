@@ -57,11 +57,16 @@ class NumberingSink:
         "is_watched",
         "items",
         "log_index",
+        "may_wait",
         "output_next",
     )
 
-    def __init__(self, wake: Callable[[], None], clock: Clock) -> None:
-        """Call `wake` whenever something has come to an empty sink; `clock` says when each output was made."""
+    def __init__(
+        self, wake: Callable[[], None], clock: Clock, may_wait: Callable[[str], bool] = lambda _: True
+    ) -> None:
+        """Call `wake` whenever something has come to an empty sink; `clock` says when each output was made. `may_wait`
+        is as OutputSink has it."""
+        self.may_wait = may_wait
         self.items: deque[tuple[OutputTable | LogRecord | Emitted, int]] = deque()
         self._warnings: deque[str] = deque(maxlen=_WARNINGS_KEPT)
         self._times: deque[tuple[int, int, Nanos]] = deque(maxlen=_TIMES_KEPT)

@@ -47,6 +47,10 @@ class Transcript:
         """Keep no warning: it is for an operator."""
         del reason
 
+    def may_wait(self, reason: str) -> bool:
+        """Let it wait for as long as it likes."""
+        return bool(reason)
+
     def moved_clock(self, position: GuestPosition, amount: int) -> None:
         """Keep a step of the clock."""
         self.log.append(LogRecord(index=len(self.log) + 1, kind=LogKind.CLOCK, position=position, amount=amount))

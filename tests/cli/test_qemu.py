@@ -93,6 +93,21 @@ def test_a_host_runs_until_it_is_told_to_stop_and_leaves_nothing(tmp_path: Path)
 
 
 @pytest.mark.usefixtures("installed")
+def test_a_qemu_that_hangs_is_named_and_killed_when_its_host_is_told_twice_to_stop(tmp_path: Path) -> None:
+    """Regression: nothing was said, and the host waited for a minute."""
+    with running(tmp_path) as host:
+        (qemu,) = children_of(host.pid)
+        os.kill(qemu, signal.SIGSTOP)
+        host.send_signal(signal.SIGTERM)
+        assert host.stderr is not None
+        named = next(line for line in host.stderr if "QEMU" in line)
+
+    assert "QEMU has not answered query-status, stop for 1 s" in named
+    assert host.returncode == 1
+    assert not Path(f"/proc/{qemu}").exists()
+
+
+@pytest.mark.usefixtures("installed")
 def test_a_hosts_loop_goes_before_all_else_on_the_machine_and_its_qemu_does_not(tmp_path: Path) -> None:
     """A loop that waits for a processor while a guest writes to its disk is taken for dead by the other host."""
     if (reason := why_not_urgent()) is not None:

@@ -14,7 +14,7 @@ import ftvm.__main__ as way_in
 from ftvm.cli import hostrun
 from ftvm.cli.report import Report
 from ftvm.cli.settings import HostSettings
-from ftvm.cli.signals import Stopped, note_signals, stop_on_signals, stop_wanted
+from ftvm.cli.signals import Stopped, note_signals, on_second_signal, stop_on_signals, stop_wanted
 from ftvm.events import ArbiterTrouble, Event, RoleChanged
 from ftvm.runtime.protection import HostHandle
 from ftvm.units import Nanos
@@ -87,6 +87,20 @@ def test_a_signal_that_is_noted_breaks_nothing_off() -> None:
     assert stop_wanted() == "SIGTERM"
 
 
+def test_each_signal_but_the_first_is_a_wish_to_wait_no_longer() -> None:
+    hurried: list[bool] = []
+    stop_on_signals()
+    note_signals()
+    on_second_signal(lambda: hurried.append(True))
+
+    signal.raise_signal(signal.SIGTERM)
+    assert hurried == []
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGINT)
+
+    assert hurried == [True, True]
+
+
 class FakeHost:
     """A host that runs until it is closed."""
 
@@ -110,6 +124,9 @@ class FakeHost:
 
     def check(self) -> None:
         pass
+
+    def hurry(self) -> None:
+        raise AssertionError("one signal is no hurry")
 
     def close(self) -> None:
         self.is_closed = True

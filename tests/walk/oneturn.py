@@ -51,6 +51,9 @@ class OneTurn:
     def warn(self, reason: str) -> None:
         raise AssertionError(reason)
 
+    def may_wait(self, reason: str) -> bool:
+        raise AssertionError(reason)
+
     def want_cut(self) -> None: ...
 
     def _note(

@@ -60,6 +60,9 @@ class CountingSink:
 
     def warn(self, *_: Any) -> None: ...
 
+    def may_wait(self, reason: str) -> bool:
+        raise AssertionError(reason)
+
 
 def calls_of_a_request() -> Counter[str]:
     """Return what the guest's thread calls for one request: the median of many, as one may be taken in two turns."""

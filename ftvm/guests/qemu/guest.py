@@ -378,7 +378,7 @@ class QemuGuest:
     def _give_up(self, reason: str) -> None:
         """Kill a QEMU that does not do what it should: it must not run on."""
         self._disks.hurry()  # its server may wait for a flush, and this for its server
-        self._failure = self._failure or self._process.wait_ended(_END_SECONDS) or reason
+        self._failure = self._failure or self._process.wait_ended(_END_SECONDS) or f"{reason}; it was killed"
         self._process.kill()
 
     def _replace_process(self) -> None:
@@ -399,6 +399,7 @@ class QemuGuest:
             boots=boots,
             cards=[card.wire for card in self.cards.values()],
         )
+        process.qmp.may_wait = lambda reason: self._sink is None or self._sink.may_wait(reason)
         try:
             prepare_migration(process.qmp)
         except BaseException:

@@ -14,7 +14,7 @@ import json
 import socket
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,6 +26,9 @@ _EVENTS_KEPT: Final = 1_024
 ANSWER_SECONDS: Final = 60.0
 """A QEMU that is silent for this long hangs; a busy machine takes many seconds. A standby need not wait for it."""
 # Its own limits say when it takes over, as it sees no progress here; to give up too soon loses a guest without one.
+_SLOW_SECONDS: Final = 1.0
+"""Whoever runs the guest is told of a word that takes longer, and asked four times a second whether to wait on."""
+_LOOK_SECONDS: Final = 0.25
 _MESSAGES_MAX: Final = 4_096
 """Read for one answer."""
 _READ_BYTES: Final = 1 << 16
@@ -45,8 +48,12 @@ class _Broken(Exception):
     """What came is not the protocol."""
 
 
+class _Late(Exception):
+    """No word came in time."""
+
+
 class Qmp:
-    """A session over a connected socket."""
+    """A session over a connected socket. `may_wait` is asked whether a slow answer may be waited for (OutputSink)."""
 
     def __init__(self, connection: socket.socket, *, greeting_timeout: float) -> None:
         """Greet and negotiate; the socket is this session's from now on. Raises GuestError."""
@@ -56,6 +63,7 @@ class Qmp:
         self._kept: deque[QmpEvent] = deque(maxlen=_EVENTS_KEPT)
         self._number = 0
         self._is_greeted = self._is_closed = False
+        self.may_wait: Callable[[str], bool] = lambda _: True
         try:
             self._ask([("qmp_capabilities", {})], "its greeting", greeting_timeout)
         except GuestError:
@@ -106,9 +114,11 @@ class Qmp:
             if self._is_closed:
                 raise GuestError(f"QEMU's monitor is closed: {what} was not sent")
             try:
-                answers = self._exchange(commands, limit, descriptor)
+                answers = self._exchange(commands, what, limit, descriptor)
+            except _Late as late:
+                raise StateUnreadable(str(late)) from late
             except TimeoutError as late:
-                raise StateUnreadable(f"QEMU has not answered {what} for {limit:g} s: it hangs or is stopped") from late
+                raise StateUnreadable(f"QEMU has not read {what} for {limit:g} s: it hangs or is stopped") from late
             except (OSError, EOFError, ValueError, _Broken) as wrong:
                 raise GuestError(f"QEMU's monitor broke at {what}: {wrong or type(wrong).__name__}") from wrong
         refused = next((answer["error"] for answer in answers if "error" in answer), None)
@@ -118,12 +128,15 @@ class Qmp:
         return [answer.get("return") for answer in answers]
 
     def _exchange(
-        self, commands: Sequence[tuple[str, dict[str, object]]], seconds: float, descriptor: int | None
+        self,
+        commands: Sequence[tuple[str, dict[str, object]]],
+        what: str,
+        seconds: float,
+        descriptor: int | None,
     ) -> list[dict[str, Any]]:
         """Send commands, and return the answer to each; what answers an earlier one, that was given up, is dropped."""
-        self._socket.settimeout(seconds)
         if not self._is_greeted:
-            if "QMP" not in self._read():
+            if "QMP" not in self._read(what, seconds):
                 raise _Broken("what came first is not its greeting")
             self._is_greeted = True
         first = self._number + 1
@@ -132,12 +145,13 @@ class Qmp:
             {"execute": name, "arguments": _named(given), "id": number}
             for number, (name, given) in enumerate(commands, start=first)
         ]
+        self._socket.settimeout(seconds)
         self._send("".join(map(json.dumps, asked)).encode(), descriptor)
         answers: dict[int, dict[str, Any]] = {}
         for _ in range(_MESSAGES_MAX):
             if len(answers) == len(commands):
                 return [answers[number] for number in sorted(answers)]
-            message = self._read()
+            message = self._read(what, seconds)
             if "event" in message:
                 self._keep(message)
             elif "id" not in message:
@@ -152,14 +166,14 @@ class Qmp:
             content = content[sent:]
         self._socket.sendall(content)
 
-    def _read(self) -> dict[str, Any]:
-        """Return the next message."""
+    def _read(self, what: str, seconds: float) -> dict[str, Any]:
+        """Return the next message; `what` was asked, so many seconds may each part of a message take."""
         searched = 0
         while (end := self._unread.find(b"\n", searched)) < 0:
             searched = len(self._unread)
             if searched > _LINE_BYTES_MAX:
                 raise _Broken(f"a message of more than {_LINE_BYTES_MAX >> 20} MiB")
-            came = self._socket.recv(_READ_BYTES)
+            came = self._receive(what, seconds)
             if not came:
                 raise EOFError("it hung up")
             self._unread += came
@@ -169,6 +183,18 @@ class Qmp:
         if not isinstance(message, dict):
             raise _Broken("what came is no message")
         return message
+
+    def _receive(self, what: str, seconds: float) -> bytes:
+        waited, step = 0.0, min(_LOOK_SECONDS, seconds)
+        self._socket.settimeout(step)
+        while True:
+            try:
+                return self._socket.recv(_READ_BYTES)
+            except TimeoutError as late:
+                waited += step
+                told = f"QEMU has not answered {what} for {min(waited, seconds):g} s"
+                if waited >= seconds or (waited >= _SLOW_SECONDS and not self.may_wait(told)):
+                    raise _Late(f"{told}: it hangs or is stopped") from late
 
     def _keep(self, event: dict[str, Any]) -> None:
         data = event.get("data")

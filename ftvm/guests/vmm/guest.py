@@ -73,6 +73,7 @@ class VmmGuest:
             answer_seconds=answer_seconds,
             emit=self._emit,
             end=lambda reason: self._emit(END_CHANNEL, reason.encode()),
+            may_wait=lambda reason: self._sink is None or self._sink.may_wait(reason),
         )
         self._warning = ""
         self._tracker = self._start_tracker(arrival, tracker)
@@ -113,6 +114,10 @@ class VmmGuest:
     def failure(self) -> str | None:
         """Return why it can never run again, or None while it can."""
         return self._link.failure or self._link.guest_failure
+
+    def complaint(self) -> str | None:
+        """Return what its monitor did wrong (it ended, hung or lied), though the guest may go on; None if nothing."""
+        return self._link.complaint
 
     # --- running ---
 

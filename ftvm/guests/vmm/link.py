@@ -30,6 +30,10 @@ ANSWER_SECONDS: Final = 60.0
 """A monitor that is silent for this long hangs; a busy machine takes many seconds. A standby need not wait for it."""
 # Its own limits say when it takes over, as it sees no progress here; to give up too soon loses a guest without one.
 
+_SLOW_SECONDS: Final = 1.0
+"""Whoever runs the guest is told of an answer that takes longer, and asked four times a second whether to wait on."""
+_LOOK_SECONDS: Final = 0.25
+
 _PIECE_BYTES: Final = 256 << 10
 _PIECES_PER_TURN: Final = 64
 _UNSENT_BYTES_MAX: Final = 1 << 20
@@ -41,7 +45,8 @@ _REPLIES: Final = {"pause": "paused", "save": "saved", "load": "loaded", "dirty"
 
 
 class MonitorLink:
-    """One connection. `failure` says why it ended, `guest_failure` why the guest cannot run although it has not."""
+    """One connection. `failure` says why it ended, `guest_failure` why the guest cannot run although it has not,
+    `complaint` what the monitor did wrong, whether it has ended or not."""
 
     def __init__(
         self,
@@ -52,23 +57,27 @@ class MonitorLink:
         answer_seconds: float,
         emit: Callable[[str, bytes], None],
         end: Callable[[str], None],
+        may_wait: Callable[[str], bool],
     ) -> None:
         """Take a connection over.
 
-        named  the monitor, for people
-        emit   takes each output; `end` the reason of the guest's own end. Both are called in the connection's thread
+        named     the monitor, for people
+        emit      takes each output; `end` the reason of the guest's own end. Both are called in the connection's thread
+        may_wait  tells whether an answer that is slow may be waited for; called in the thread that waits
         """
         self.failure: str | None = None
         self.guest_failure: str | None = None
+        self.complaint: str | None = None
         self._connection = connection
         self._named = named
         self._answer_seconds = answer_seconds
-        self._emit, self._end_guest = emit, end
+        self._emit, self._end_guest, self._may_wait = emit, end, may_wait
         self._reader = FrameReader(payload_bytes_max)
         self._changed = threading.Condition()
         self._unsent = bytearray()
         self._asked: tuple[str, int] | None = None
         self._late: tuple[str, int] | None = None
+        self._told = "welcome"
         self._answer: MonitorAnswer | None = None
         self._number = self._outputs = self._late_bytes = 0
         self._may_speak = self._is_closed = False
@@ -90,22 +99,35 @@ class MonitorLink:
                 raise GuestError(self.failure)
             self._number += 1
             self._asked, self._answer, self._late_bytes = (name, self._number), None, 0
+            self._told = name
             self._send(frame([name, self._number], payload))
-            if not self._changed.wait_for(lambda: self._answer or self.failure, seconds):
-                self._note_late(name, f"{self._named} did not answer `{name}` within {seconds:g} s")
+        waited = 0.0
+        while True:
+            step = min(_LOOK_SECONDS, seconds - waited)
+            with self._changed:
+                if self._changed.wait_for(lambda: self._answer or self.failure, step):
+                    return self._take_reply()
+            waited += step
+            told = f"{self._named} has not answered `{name}` for {waited:g} s"
+            if waited >= seconds or (waited >= _SLOW_SECONDS and not self._may_wait(told)):
+                break
+        with self._changed:
+            if self._answer is None and self.failure is None:
+                self._note_late(name, f"{self._named} did not answer `{name}` within {waited:g} s")
             return self._take_reply()
 
     def let_run(self, *, stop_at_output: bool) -> None:
         """Have the guest run, and its outputs through."""
         with self._changed:
             if self.failure is None:
-                self._may_speak = True
+                self._may_speak, self._told = True, "resume"
                 self._send(frame(["resume", stop_at_output]))
 
     def tell(self, *header: str, payload: bytes = b"") -> None:
         """Say something that has no answer; dropped if the monitor does not read."""
         with self._changed:
             if self.failure is None and len(self._unsent) < _UNSENT_BYTES_MAX:
+                self._told = header[0]
                 self._send(frame(header, payload))
 
     def refuse(self, lie: str) -> None:
@@ -126,7 +148,7 @@ class MonitorLink:
     def cut(self) -> None:
         """End the connection without a word."""
         with self._changed:
-            self._give_up("the connection was cut")
+            self._give_up("the connection was cut", is_ours=True)
 
     def close(self) -> None:
         """Say goodbye, end the connection and the thread. The monitor stops its guest for good. Idempotent."""
@@ -136,7 +158,7 @@ class MonitorLink:
             self._is_closed = True
             if self.failure is None:
                 self._send(frame(["end"]))
-            self._give_up("the guest was closed")
+            self._give_up("the guest was closed", is_ours=True)
         if threading.current_thread() is not self._thread:
             self._thread.join()
         self._connection.close()
@@ -146,10 +168,11 @@ class MonitorLink:
 
     def _note_late(self, name: str, slow: str) -> None:
         """Go on without an answer that changes nothing about a guest that stands still; else end the connection."""
+        self.complaint = self.complaint or slow
         if name in ("save", "dirty") and self._late is None:
             self._late, self._asked = (_REPLIES[name], self._number), None
             raise StateUnreadable(slow)
-        self._give_up(slow)
+        self._give_up(f"{slow}; its process is left as it is")
 
     def _take_reply(self) -> MonitorAnswer:
         answer, self._asked, self._answer = self._answer, None, None
@@ -172,9 +195,11 @@ class MonitorLink:
         except OSError:
             self._unsent.clear()  # what it said last is still read; then the end of the connection is seen
 
-    def _give_up(self, reason: str) -> None:
-        """End the connection for good: by it the monitor learns to stop the guest."""
-        self.failure = self.failure or reason
+    def _give_up(self, reason: str, *, is_ours: bool = False) -> None:
+        """End the connection for good: by it the monitor learns to stop the guest. `is_ours`: it did nothing wrong."""
+        if self.failure is None:
+            self.failure = reason
+            self.complaint = self.complaint or (None if is_ours else reason)
         self._may_speak = False
         try:
             self._connection.shutdown(socket.SHUT_RDWR)
@@ -194,9 +219,9 @@ class MonitorLink:
         except BadFrame as wrong:
             reason = f"{self._named} broke the protocol: {wrong}"
         except EOFError:
-            reason = f"{self._named} closed its connection: it has ended, or given up its guest"
+            reason = f"{self._named} closed its connection behind `{self._told}`: it has ended, or given up its guest"
         except OSError as wrong:
-            reason = f"the connection to {self._named} broke: {wrong.strerror}"
+            reason = f"the connection to {self._named} broke behind `{self._told}`: {wrong.strerror}"
         finally:
             with self._changed:
                 self._give_up(reason)

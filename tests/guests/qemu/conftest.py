@@ -52,6 +52,9 @@ class Ear:
     def warn(self, reason: str) -> None:
         self.warnings.append(reason)
 
+    def may_wait(self, reason: str) -> bool:
+        return bool(reason)
+
     def moved_clock(self, *_: object) -> None:
         raise AssertionError("a guest that cannot be replayed tells of no clock")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ftvm.errors import GuestError
+from ftvm.errors import GuestError, StateUnreadable
 from ftvm.guests.qemu.qmp import Qmp, QmpEvent
 
 GREETING = {"QMP": {"version": {}, "capabilities": ["oob"]}}
@@ -166,6 +166,21 @@ def test_a_monitor_that_talks_without_an_answer_does_not_hold_the_host_for_ever(
         pytest.raises(GuestError, match="4096 messages, and no answer among them"),
     ):
         qmp.execute("stop")
+
+
+def test_whoever_runs_the_guest_may_end_a_wait_for_an_answer_and_is_told_of_it() -> None:
+    asked: list[str] = []
+
+    def may_wait(reason: str) -> bool:
+        asked.append(reason)
+        return len(asked) < 3
+
+    with session(lambda _: []) as (qmp, _):
+        qmp.may_wait = may_wait
+        with pytest.raises(StateUnreadable, match=r"QEMU has not answered stop for 1\.5 s: it hangs or is stopped"):
+            qmp.execute("stop")
+
+    assert asked == [f"QEMU has not answered stop for {seconds} s" for seconds in ("1", "1.25", "1.5")]
 
 
 def test_a_monitor_that_hangs_up_and_one_that_is_closed_say_so() -> None:

@@ -47,6 +47,9 @@ class Sink:
     def warn(self, reason: str) -> None:
         raise AssertionError(reason)
 
+    def may_wait(self, reason: str) -> bool:
+        raise AssertionError(reason)
+
     def moved_clock(self, position: GuestPosition, amount: int) -> None:
         self._log(LogKind.CLOCK, position, amount=amount)
 
