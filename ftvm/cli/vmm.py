@@ -26,7 +26,9 @@ def vmm() -> None:
 @click.option("--examples", default=10, show_default=True, type=click.IntRange(1, 1000), help="Plans to try.")
 @click.option("--moment", default=20.0, show_default=True, metavar="MS", help="How long the guest runs in each step.")
 @click.option("--memory", default="512M", show_default=True, metavar="SIZE", help="The most memory to take.")
-@click.option("--wait", default=30.0, show_default=True, metavar="S", help="How long to wait for each monitor.")
+@click.option(
+    "--wait", default=30.0, show_default=True, metavar="S", help="How long to wait for each monitor, and answer."
+)
 @click.option("--json", "is_json", is_flag=True, help="Print one JSON object at the end.")
 def check(
     command: tuple[str, ...],
@@ -45,7 +47,11 @@ def check(
     Without it, monitors must connect by themselves, one after the other, two at a time. A small guest is checked
     faster: a few MiB, a program that goes on for ever.
 
-    Exit status: 0 if all promises are kept, 1 if one is broken (it is named), 2 for wrong usage.
+    A monitor that ends, hangs or lies is named with what it was told last; with COMMAND also how its process ended and
+    its last line on stderr, which is passed on whole. The check stops there.
+
+    Exit status: 0 if all promises are kept, 1 if one is broken (it is named, with --json under "promise" and "seen"),
+    2 for wrong usage.
     """
     if not 0 < moment <= 10_000 or not 0 < wait <= 3600:
         raise ConfigError("--moment is more than 0 and at most 10000 ms, --wait more than 0 and at most 3600 s")

@@ -1,5 +1,6 @@
 """`ftvm vmm check` names the promise that a monitor breaks: the tiny monitor with one line of it changed."""
 
+import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -71,6 +72,62 @@ def test_a_broken_promise_is_named(wanted: MonitorCheck, tmp_path: Path, line: s
 
     with pytest.raises(ContractBroken, match=promise):
         check_monitor(replace(wanted, command=[str(tmp_path / "monitor"), wanted.socket], examples=4))
+
+
+@pytest.fixture(scope="module")
+def brittle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the tiny monitor so that it breaks at a request: `env AT=number HOW=die|hang monitor SOCKET`."""
+    folder = tmp_path_factory.mktemp("brittle")
+    start = "    uint8_t devices[DEVICES_BYTES];\n    int error = 0;\n"
+    breaks = """    if ((int)request->kind == atoi(getenv("AT"))) {
+        fprintf(stderr, "first words\\nlast words\\n");
+        if (strcmp(getenv("HOW"), "die") == 0) exit(3);
+        for (;;) sleep(1);
+    }
+"""
+    for source in SOURCES.iterdir():
+        if source.is_file():
+            text = source.read_text().replace(start, start + breaks)
+            head = "#define _DEFAULT_SOURCE\n#include <stdlib.h>\n#include <unistd.h>\n" if breaks in text else ""
+            (folder / source.name).write_text(head + text)
+    assert breaks in (folder / "monitor.c").read_text()
+    subprocess.run(["make", "-s", "-C", folder, f"OUT={folder}", "CC=gcc", "CFLAGS=-O1"], check=True, timeout=300)
+    return folder / "monitor"
+
+
+REQUESTS = ("pause", "resume", "save", "load", "dirty", "input", "announce", "end")
+"""In the order of `ftvm_vmm_request`; behind one that has no answer the next is on its way before its end is seen."""
+
+
+@pytest.mark.parametrize("name", REQUESTS[:-1])
+def test_a_monitor_that_dies_at_a_request_is_named_with_its_end_and_last_words(
+    name: str, wanted: MonitorCheck, brittle: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Regression: a bare error, without what was asked or how the process ended."""
+    command = ["env", f"AT={REQUESTS.index(name) + 1}", "HOW=die", str(brittle), wanted.socket]
+
+    with pytest.raises(ContractBroken, match="A monitor stays connected") as found:
+        check_monitor(replace(wanted, command=command, examples=4))
+
+    seen = found.value.detail
+    behind = f"{name}|pause|resume" if name in ("resume", "input", "announce") else name
+    assert re.search(rf"monitor \(process \d+\) .* behind `({behind})`: ", seen)
+    assert seen.endswith("; the command had ended with status 3; it said last: last words")
+    assert "first words\nlast words\n" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", REQUESTS[:-1])
+def test_a_monitor_that_hangs_at_a_request_is_named_once_and_not_waited_for_again(
+    name: str, wanted: MonitorCheck, brittle: Path
+) -> None:
+    command = ["env", f"AT={REQUESTS.index(name) + 1}", "HOW=hang", str(brittle), wanted.socket]
+
+    with pytest.raises(ContractBroken, match="A monitor stays connected") as found:
+        check_monitor(replace(wanted, command=command, examples=4, connect_seconds=2))
+
+    asked = "pause" if name in ("resume", "input", "announce") else name
+    assert re.search(rf"monitor \(process \d+\) did not answer `{asked}` within 2 s", found.value.detail)
+    assert found.value.detail.endswith("; it said last: last words")
 
 
 def test_a_monitor_that_never_comes_is_named(wanted: MonitorCheck) -> None:
