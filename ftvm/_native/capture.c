@@ -37,29 +37,37 @@ uint32_t ftvm_capture_adopt(const struct ftvm_memory *memory, const struct ftvm_
     return index < shadow->page_count ? index : shadow->page_count;
 }
 
-/* Tells whether the page is the one that was hashed; if so, and it is not zero, the shadow knows it by its digest. */
-static int page_match(const uint8_t *page, struct ftvm_shadow *shadow, uint32_t index, struct ftvm_digest offered)
+/* Tells whether a page of this hash is the one that was hashed; if so, and it is not zero, the shadow knows it by its
+ * digest. `zero` is the hash of one of zeros. */
+static int page_match(struct ftvm_digest digest, struct ftvm_digest zero, struct ftvm_shadow *shadow, uint32_t index,
+                      struct ftvm_digest offered)
 {
-    struct ftvm_digest known = ftvm_digest_get(&shadow->digests, index);
-    int is_offered_zero = ftvm_digest_equal(offered, known);
-    if (ftvm_page_is_zero(page))
-        return is_offered_zero;
-    if (is_offered_zero || !ftvm_digest_equal(offered, ftvm_digest_page(page, index)))
+    if (!ftvm_digest_equal(offered, digest))
         return 0;
-    shadow->sum = ftvm_digest_add(ftvm_digest_subtract(shadow->sum, known), offered);
+    if (ftvm_digest_equal(digest, zero))
+        return 1;
+    shadow->sum = ftvm_digest_add(ftvm_digest_subtract(shadow->sum, zero), offered);
     ftvm_digest_put(&shadow->digests, index, offered);
     shadow->raw_runs[index] = RAW_ABSENT;
     return 1;
 }
 
-void ftvm_capture_match(const struct ftvm_memory *memory, struct ftvm_shadow *shadow, uint32_t first, uint32_t count,
-                        const uint8_t *offered, uint8_t *flags)
+void ftvm_capture_match(const struct ftvm_memory *memory, const struct ftvm_digest_table *known,
+                        struct ftvm_shadow *shadow, uint32_t first, uint32_t count, const uint8_t *offered,
+                        uint8_t *flags)
 {
     uint32_t cursor = 0;
     for (uint32_t i = 0; i < count; i++) {
-        struct ftvm_digest digest;
-        memcpy(&digest, offered + (size_t)i * sizeof digest, sizeof digest);
-        flags[i] = (uint8_t)page_match(ftvm_memory_page(memory, first + i, &cursor), shadow, first + i, digest);
+        uint32_t index = first + i;
+        struct ftvm_digest theirs, ours, zero = ftvm_digest_get(&shadow->digests, index);
+        memcpy(&theirs, offered + (size_t)i * sizeof theirs, sizeof theirs);
+        if (known != NULL && ftvm_digest_is_known(known, index)) {
+            ours = ftvm_digest_get(known, index);
+        } else {
+            const uint8_t *page = ftvm_memory_page(memory, index, &cursor);
+            ours = ftvm_page_is_zero(page) ? zero : ftvm_digest_page(page, index);
+        }
+        flags[i] = (uint8_t)page_match(ours, zero, shadow, index, theirs);
     }
 }
 

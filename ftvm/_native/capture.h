@@ -47,12 +47,15 @@ uint32_t ftvm_capture_adopt(const struct ftvm_memory *memory, const struct ftvm_
  * run: a page is the same if what was read of it, once, hashes alike, and one that was written meanwhile must be captured
  * again later, as ever.
  *
+ * known    hashes of pages of `memory` that are not read: each is of what the page held at a moment since which a write to
+ *          it is captured again later; or NULL
  * offered  16 bytes a page, for `count` pages from `first` on, which must lie in the memory
  * flags    out: a byte a page, 1 if the backup can keep what it has, else 0: the shadow's page is zero then
  * The shadow knows a page that is kept by its digest alone, and takes no memory for it before it is written: then it is
  * sent whole. A page that is zero on both sides is kept, too. */
-void ftvm_capture_match(const struct ftvm_memory *memory, struct ftvm_shadow *shadow, uint32_t first, uint32_t count,
-                        const uint8_t *offered, uint8_t *flags);
+void ftvm_capture_match(const struct ftvm_memory *memory, const struct ftvm_digest_table *known,
+                        struct ftvm_shadow *shadow, uint32_t first, uint32_t count, const uint8_t *offered,
+                        uint8_t *flags);
 
 /* Encodes pages straight from guest memory, which must stand still, until all are done or the batch is full.
  *

@@ -144,6 +144,15 @@ void ftvm_digest_refresh(const struct ftvm_memory *memory, const uint32_t *indic
     }
 }
 
+void ftvm_digest_forget(const uint32_t *indices, size_t count, struct ftvm_digest_table *table, struct ftvm_digest *sum)
+{
+    const struct ftvm_digest unknown = {UINT64_MAX, UINT64_MAX};
+    for (size_t i = 0; i < count; i++) {
+        *sum = ftvm_digest_add(ftvm_digest_subtract(*sum, ftvm_digest_get(table, indices[i])), unknown);
+        ftvm_digest_put(table, indices[i], unknown);
+    }
+}
+
 void ftvm_digest_zero_pages(uint32_t first, uint32_t count, struct ftvm_digest_table *table, struct ftvm_digest *sum)
 {
     for (uint32_t index = first; index - first < count; index++) {

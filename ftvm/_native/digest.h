@@ -61,6 +61,16 @@ static inline void ftvm_digest_put(struct ftvm_digest_table *table, uint32_t ind
     table->parts[index / FTVM_DIGEST_PART_PAGES] = 1;
 }
 
+/* Forgets the hashes of `count` pages, which lie in the table: until one is set again, only ftvm_digest_is_known may be
+ * asked about it. Brings the sum up to date, so that the table may be refreshed later. */
+void ftvm_digest_forget(const uint32_t *indices, size_t count, struct ftvm_digest_table *table, struct ftvm_digest *sum);
+
+/* Returns whether the hash of a page was not forgotten. Of 2^128 hashes one is never known. */
+static inline int ftvm_digest_is_known(const struct ftvm_digest_table *table, uint32_t index)
+{
+    return (table->cells[index].low & table->cells[index].high) != UINT64_MAX;
+}
+
 /* Fills `table` with the hash of each page of `memory`, which has as many, and returns their sum in `sum`. */
 void ftvm_digest_memory(const struct ftvm_memory *memory, struct ftvm_digest_table *table, struct ftvm_digest *sum);
 

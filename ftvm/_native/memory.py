@@ -243,6 +243,15 @@ class DigestTable:
         self._require_holds(first, count)
         lib.ftvm_digest_zero_pages(first, count, self.native, self.sum)
 
+    def forget(self, indices: "array[int]") -> None:
+        """Have the hashes of pages not be known, and the sum be nobody's, until they are refreshed.
+
+        The indices must rise strictly, and lie in the table.
+        """
+        if not are_rising(indices, self.page_count):
+            raise ValueError("page indices must rise strictly and lie in the table")
+        lib.ftvm_digest_forget(ffi.from_buffer("uint32_t[]", indices), len(indices), self.native, self.sum)
+
     def pages(self, first: int, count: int) -> bytes:
         """Return the hashes of pages that follow each other and were refreshed, 16 bytes each, the low half first."""
         self._require_holds(first, count)

@@ -258,10 +258,19 @@ class Shadow:
 
     def clear(self) -> None:
         """Become all zero pages again, for a new session; the memory goes back to the system."""
+        self._digests.reset()
+        self._become_zero()
+
+    def part_with(self) -> DigestTable:
+        """As `clear`; the hashes of what it held are the caller's."""
+        digests, self._digests = self._digests, DigestTable(self.page_count)
+        self._become_zero()
+        return digests
+
+    def _become_zero(self) -> None:
         self._pages.madvise(mmap.MADV_DONTNEED)
         self._runs.madvise(mmap.MADV_DONTNEED)
-        self._digests.reset()
-        self.native.sum = self._digests.sum[0]
+        self.native.digests, self.native.sum = self._digests.native[0], self._digests.sum[0]
         self.is_torn = False
 
     def adopt(self, memory: NativeMemory, digests: DigestTable, first: int, limit: int) -> int:
@@ -274,13 +283,14 @@ class Shadow:
             raise ConfigError(f"memory has {memory.page_count} pages and its shadow {self.page_count}")
         return int(lib.ftvm_capture_adopt(memory.native, digests.native, self.native, first, limit))
 
-    def match(self, memory: NativeMemory, first: int, digests: Buffer) -> bytearray:
+    def match(self, memory: NativeMemory, first: int, digests: Buffer, known: DigestTable | None = None) -> bytearray:
         """Compare pages of `memory`, which may be written meanwhile, with hashes of what the backup still has of them.
 
         Returns a byte a page: 1 where it is the same, and the shadow knows it by its digest from now on, and takes no
         memory for it before it is written; elsewhere the shadow's page stays zero, as it must be before.
 
         digests  as DigestTable.pages gives them, for pages from `first` on
+        known    hashes of the memory (known.py): a page that has one is not read
         """
         count = len(digests) // 16
         if memory.page_count != self.page_count:
@@ -288,8 +298,9 @@ class Shadow:
         if not 0 <= first <= first + count <= self.page_count:
             raise IndexError(f"{count} pages from {first} on, of {self.page_count}")
         flags = bytearray(count)
-        offered = ffi.from_buffer("uint8_t[]", digests)
-        lib.ftvm_capture_match(memory.native, self.native, first, count, offered, ffi.from_buffer("uint8_t[]", flags))
+        table = ffi.NULL if known is None else known.native
+        offered, cells = ffi.from_buffer("uint8_t[]", digests), ffi.from_buffer("uint8_t[]", flags)
+        lib.ftvm_capture_match(memory.native, table, self.native, first, count, offered, cells)
         return flags
 
     def page_digests(self, indices: "array[int]") -> bytes:

@@ -56,9 +56,13 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class StartCopy:
-    """A session begins: start from an all-zero shadow, and collect the first round. Reports RoundCollected."""
+    """A session begins: start from an all-zero shadow, and collect the first round. Reports RoundCollected.
+
+    is_cached  the joiner still has pages: MatchPages follows
+    """
 
     staging_bytes: int
+    is_cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)

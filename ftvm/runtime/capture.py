@@ -10,9 +10,11 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Final, Protocol, cast
 
 from ftvm._native.memory import DigestTable, NativeMemory, bitmap_indices, take_flags
+from ftvm.capture.known import KnownPages
 from ftvm.capture.pages import (
     PAGES_MEASURED_MIN,
     BatchBuffers,
@@ -27,7 +29,7 @@ from ftvm.capture.pages import (
 from ftvm.checkpoint import Bitmap, Checkpoint, PageBatch
 from ftvm.config import Limits
 from ftvm.errors import GuestError, LimitExceeded, StateUnreadable, TrackingLost
-from ftvm.interfaces import Capability, Clock, DiskKeeper, Engine, Guest, ReplayableGuest
+from ftvm.interfaces import Capability, Clock, DiskKeeper, Engine, Guest, Region, ReplayableGuest
 from ftvm.protocol import effects as do
 from ftvm.protocol.reports import (
     NOTHING_EMITTED,
@@ -99,6 +101,8 @@ class Capturer:
             sink.has_flush = self.look_for_flush
         self._shadow: Shadow | None = None
         self._has_shadow = False
+        self._is_level = False  # shadow and guest differ only in what it has written since
+        self._known: KnownPages | None = None
         self._staged: StagedCopy | None = None
         self._round: array[int] = array("I")
         self._round_done = 0
@@ -119,12 +123,14 @@ class Capturer:
             match order:
                 case do.Cut():
                     report = (order.may_skip and self._nothing_to_cut()) or self._cut(order)
+                    if isinstance(report, CutTaken):
+                        self._is_level, self._known = True, None
                     self._flushed = False  # not if it raises: then the next epoch tells
                     behind = self._nothing_to_cut() if order.may_skip and isinstance(report, CutTaken) else None
                     return report if behind is None else replace(report, is_at_rest=behind.is_at_rest)
                 case do.StartCopy():
-                    staging_bytes = order.staging_bytes
-                    return self._collect(lambda: self._start_copy(staging_bytes))
+                    start = order
+                    return self._collect(lambda: self._start_copy(start))
                 case do.CollectRound():
                     return self._collect(self._collect_round)
                 case do.MatchPages():
@@ -133,6 +139,7 @@ class Capturer:
                     return self._copy_more(order.batches)
         except (GuestError, LimitExceeded, MemoryError, OSError) as wrong:
             # E.g. no memory for a shadow: without a standby the guest is no worse off than before.
+            self._is_level, self._known = False, None  # a tracker does not tell twice
             return CaptureFailed(f"{type(wrong).__name__}: {wrong}", isinstance(wrong, StateUnreadable))
 
     # --- what it takes ---------------------------------------------------------------------------------------------
@@ -167,19 +174,24 @@ class Capturer:
         finally:
             self._runner.stall_or_go_on(must_stand_still=self._must_stand_still())
 
-    def _start_copy(self, staging_bytes: int) -> int:
+    def _start_copy(self, order: do.StartCopy) -> int:
         """Begin a session with the paused guest: a shadow of zeros, all pages to be copied. Returns how many.
 
-        `staging_bytes` is what both sides agreed that one checkpoint may take.
+        What the joiner still has is compared with what is known here, as far as nothing was written since.
         """
-        self._limits = replace(self._limits, staging_bytes=staging_bytes)
+        self._limits = replace(self._limits, staging_bytes=order.staging_bytes)
         self._scrub = None
+        is_level, self._is_level = self._is_level, False
+        written = bitmap_indices(self._guest.collect_dirty())
         if self._shadow is None:
             self._shadow = Shadow(self._page_counts)
+        elif is_level and order.is_cached:
+            self._known = KnownPages(self._shadow.part_with(), self._runs_of(lambda _: True))
         else:
             self._shadow.clear()
+        if self._known is not None:
+            self._known.forget(written)  # rule: written_pages_are_read
         self._has_shadow = True
-        self._guest.collect_dirty()
         self._uncopied = present_pages(self._guest.memory)
         return self._begin_round()
 
@@ -203,6 +215,11 @@ class Capturer:
         self.is_warming_up = False
         self._warm_next = 0
 
+    def inherit(self, digests: DigestTable) -> None:
+        """Know of the guest's disks, as it goes on here with the next step, what was committed: `digests` are of that.
+        They are this capturer's to write to until the guest runs here no longer."""
+        self._is_level, self._known = False, KnownPages(digests, self._runs_of(lambda region: region.store is not None))
+
     def adopt(self, digests: DigestTable, staging_bytes: int) -> None:
         """Begin a session with a standby that holds what the paused guest holds: nothing is sent.
 
@@ -212,25 +229,31 @@ class Capturer:
         self._scrub = None
         self.end_warm_up()
         self.end_session()
+        self._is_level, self._known = False, None
         self._require_shadow().adopt(self._memory, digests, 0, self._memory.page_count)
 
     def release(self) -> None:
         """Give back the shadow's memory: the guest no longer runs here."""
-        self._scrub = None
+        self._scrub = self._known = None
         self.end_warm_up()
-        self._has_shadow = False
+        self._has_shadow = self._is_level = False
         if self._shadow is not None:
             self._shadow.clear()
 
     def _collect_round(self) -> int:
         """Collect the pages that the guest, paused now, has written since the last round. Returns how many."""
         self._uncopied = self._guest.collect_dirty()
-        return self._begin_round()
+        pages = self._begin_round()
+        if self._known is not None:
+            self._known.forget(self._round)
+        return pages
 
     def _match(self, order: do.MatchPages) -> PagesMatched:
         """Compare pages with what the joiner still has of them, and take the same out of the round. Those of one round
         come in rising order; the guest runs."""
-        kept = self._require_shadow().match(self._memory, order.first, order.digests)  # rule: only_equal_pages_kept
+        known = None if self._known is None else self._known.of(order.first, len(order.digests) // 16)
+        shadow = self._require_shadow()
+        kept = shadow.match(self._memory, order.first, order.digests, known)  # rule: only_equal_pages_kept
         end = order.first + len(kept)
         first, behind = bisect_left(self._round, order.first), bisect_left(self._round, end)
         self._unmatched += self._round[self._round_done : first]
@@ -371,6 +394,11 @@ class Capturer:
         self._round = bitmap_indices(self._uncopied) if self._uncopied is not None else array("I")
         self._round_done, self._unmatched = 0, array("I")
         return len(self._round)
+
+    def _runs_of(self, is_meant: Callable[[Region], bool]) -> tuple[tuple[int, int], ...]:
+        ends = accumulate(self._page_counts)
+        runs = zip(self._guest.memory, self._page_counts, ends, strict=True)
+        return tuple((end - count, end) for region, count, end in runs if is_meant(region))
 
     def _room(self) -> StagedCopy:
         """Return the room for staged captures; it takes memory only as it is filled."""

@@ -466,6 +466,7 @@ class Driver:
         self._capturer.end_warm_up()
         if self._stores is not None:  # before the guest's first write
             self._stores.stands(self.view().footing)
+            self._capturer.inherit(self._memory.digests)
         outcome = self._runner.run(effect)
         if isinstance(outcome, GuestError):
             self._ending.fail(outcome, StopKind.FAILED)

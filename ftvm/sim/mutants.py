@@ -127,6 +127,11 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             Change("digests_of_now", "", "pass"),
         ),
         _mutant(
+            "take_a_written_page_for_what_it_was",
+            "an active compares what a joiner has with what it knew at its last cut, also of pages written since",
+            Change("written_pages_are_read", "", "pass"),
+        ),
+        _mutant(
             "offer_what_the_guest_still_writes",
             "a deposed active offers its memory while its guest runs on in it",
             Change("guest_stopped_before_it_is_offered", "", "pass"),

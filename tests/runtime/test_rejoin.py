@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from ftvm._native.memory import DigestTable, NativeMemory
+from ftvm.capture.pages import Shadow
 from ftvm.checkpoint import Buffer
 from ftvm.events import CopyProgress, PeerMisbehaved, RoleChanged
 from ftvm.guests.disk.kept import KeptDisk
@@ -72,6 +74,48 @@ def machines(tmp_path: Path, content: bytes) -> Iterator[Machines]:
     yield made
     for host in (*made.pair.alive,):
         made.pair.kill(host)
+
+
+class ReadPages:
+    """How many pages of the disk an active has read to compare them with what a joiner has."""
+
+    def __init__(self, patched: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        self._match = Shadow.match
+        patched.setattr(Shadow, "match", lambda *told: self._note(*told))
+
+    def _note(
+        self, shadow: Shadow, memory: NativeMemory, first: int, digests: Buffer, known: DigestTable | None
+    ) -> bytearray:
+        pages = range(first, first + len(digests) // 16)
+        self.count += sum(
+            page >= RAM_PAGES and (known is None or known.pages(page, 1) == b"\xff" * 16) for page in pages
+        )
+        return self._match(shadow, memory, first, digests, known)
+
+
+@pytest.mark.parametrize("lost", ["standby", "active"])
+def test_the_host_where_the_guest_runs_reads_of_its_disk_what_was_written_since(
+    machines: Machines, lost: str, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = machines.pair.protected()
+    stays, goes = (pair.a, pair.b) if lost == "standby" else (pair.b, pair.a)
+    machines.kill(goes)
+    pair.until(lambda: stays.role is Role.ACTIVE and pair.record().standby is None)
+    for page in (0, 7, DISK_PAGES - 1):
+        disk_of(stays).memory.write(page * PAGE_BYTES, b"new")
+    read = ReadPages(monkeypatch)
+
+    back = machines.come_back(goes.name, stays.name)
+    pair.until(lambda: pair.record().standby == back.id)
+    disk_of(back).image.sync()
+
+    assert read.count == 3
+    changed = bytearray(content)
+    for page in (0, 7, DISK_PAGES - 1):
+        changed[page * PAGE_BYTES : page * PAGE_BYTES + 3] = b"new"
+    assert machines.images[back.name].read_bytes() == changed
+    assert not back.told(PeerMisbehaved)
 
 
 @pytest.mark.parametrize("lost", ["standby", "active"])

@@ -74,7 +74,7 @@ class Disk(CopiedDisk):
         self._written, self._held = SparseFlags(self.page_count), SparseFlags(self.page_count)
         self._shown = self.image.descriptor if boots else None
         self._is_whole = boots
-        self._is_first, self._was_flushed, self._is_covered = True, False, False
+        self._is_first, self._was_flushed, self._is_covered = boots, False, False
         self._trouble: str | None = None
         self._role = threading.Lock()
         self._is_guests = self._has_file = boots
@@ -204,7 +204,7 @@ class Disk(CopiedDisk):
         return self._store.is_asking()
 
     def collect(self) -> Bitmap:
-        """Get and clear the set of pages that the guest has written; the first time, of those that are not zero."""
+        """Get and clear the set of pages that the guest has written; the first time, with those that it booted from."""
         if self._is_first:
             self._is_first = False
             self._flag_data(self._written)

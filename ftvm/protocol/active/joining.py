@@ -133,7 +133,7 @@ def _open(active: ActiveState, peer: str, key: str | None, joiner: str, join: Jo
     # The joiner may have been active before, and its last frames may have misled the switches.
     active.announcer.begin(now)
     _welcome(active, active.session)
-    active.core.do(StartCopy(active.session.staging_bytes))
+    active.core.do(StartCopy(active.session.staging_bytes, active.session.is_cached))
 
 
 def _session(active: ActiveState, offer: SessionOffer, standby: str, shipped_next: int, now: Nanos) -> Session:

@@ -11,6 +11,7 @@ import pytest
 
 from ftvm.guests.disk.disk import Disk
 
+from .conftest import dirty
 from .nbd import FLUSH, Client
 from .witness import SYNC, ZERO, Witness
 from .witness import WRITE as WROTE
@@ -99,6 +100,15 @@ def test_a_guest_that_takes_over_reads_what_was_committed_though_the_image_has_n
 
     assert client.read(PAGE - 1, 2 * PAGE + 2) == b"\0" + b"\1" * PAGE + b"\2" * PAGE + b"\0"
     assert image_of(standby) == bytes(SIZE)
+
+
+def test_of_what_was_committed_only_what_the_guest_has_written_since_is_collected(
+    standby: Disk, client: Client
+) -> None:
+    take_over(standby)
+    assert client.write(2 * PAGE, b"new") == 0
+
+    assert dirty(standby) == {2}
 
 
 def test_what_it_writes_is_kept_from_the_image_until_that_has_what_was_committed(
