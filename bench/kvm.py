@@ -30,7 +30,8 @@ from stopwatch import LooseSink, Stopwatch, TimedSink, TimedWorld
 
 import ftvm
 from ftvm._native.memory import NativeMemory, bitmap_indices
-from ftvm.capture.pages import BatchBuffers, Shadow, capture_fused
+from ftvm.capture.pages import BatchBuffers, CapturePolicy, Shadow, StagedCopy, Way, capture_fused, encode_staged
+from ftvm.checkpoint import PageBatch
 from ftvm.config import Limits
 from ftvm.engines.names import engine_named
 from ftvm.errors import ConfigError
@@ -38,6 +39,7 @@ from ftvm.events import Committed
 from ftvm.guests.kvm.machine import DEVICE, check_device
 from ftvm.guests.kvm.programs import read_program
 from ftvm.lab.stage import free_ports
+from ftvm.units import Nanos
 
 PAGES = (1, 16, 200, 1_000, 4_096, 16_384, 100_000)
 ROUNDS, ROUNDS_LARGE = 60, 12
@@ -91,6 +93,8 @@ class Stepper:
         self.memory = NativeMemory([region.buffer for region in self.guest.memory])
         self.shadow = Shadow([region.page_count for region in self.guest.memory])
         self.buffers = BatchBuffers(LIMITS)
+        self.policy = CapturePolicy()
+        self.room = StagedCopy(self.policy.staged_pages_max)
 
     def step(self) -> None:
         said = self.sink.said
@@ -99,13 +103,22 @@ class Stepper:
             time.sleep(0.0002)
 
     def cut(self) -> float:
-        """Return the seconds from the order to stand still until all of a checkpoint is in hand."""
+        """Return the seconds from the order to stand still until the guest may go on, as runtime/capture.py cuts: with
+        all of a checkpoint in hand, or, where that would take long, a copy of its pages."""
+        batches: Sequence[PageBatch] = ()
         started = time.perf_counter()
         self.guest.pause()
         indices = bitmap_indices(self.guest.collect_dirty())
-        batches = capture_fused(self.memory, self.shadow, indices, limits=LIMITS, buffers=self.buffers)
+        way = self.policy.choose(len(indices))
+        if way is Way.FUSED:
+            batches = capture_fused(self.memory, self.shadow, indices, limits=LIMITS, buffers=self.buffers)
+        else:
+            self.room.gather(self.memory, indices)
         self.guest.save_devices()
         seconds = time.perf_counter() - started
+        self.policy = self.policy.measured(way, pages=len(indices), pause_ns=Nanos(int(1e9 * seconds)))
+        if way is Way.STAGED:
+            batches = encode_staged(self.room, self.shadow, limits=LIMITS, buffers=self.buffers)
         for batch in batches:
             self.buffers.acknowledged(batch)
         return seconds
