@@ -34,7 +34,7 @@ LINES: Final = {
     "guests/cards": 261,
     "guests/disk": 1432,
     "guests/kvm": 1500,
-    "guests/vmm": 827,
+    "guests/vmm": 829,
     "history": 2871,
     "lab": 3468,
     "lab/rig": 603,

@@ -40,6 +40,8 @@ _UNSENT_BYTES_MAX: Final = 1 << 20
 """Inputs beyond it are dropped: the monitor does not read."""
 _LATE_OUTPUT_BYTES_MAX: Final = 64 << 20
 """What a monitor may still say after it was told to pause, until it answers."""
+_OUTPUT_COST_BYTES: Final = 1 << 10
+"""What an output counts for that has hardly any bytes: each takes room here."""
 
 _REPLIES: Final = {"pause": "paused", "save": "saved", "load": "loaded", "dirty": "written"}
 
@@ -272,7 +274,8 @@ class MonitorLink:
         self._outputs += 1
         if output.number != self._outputs:
             raise BadFrame(f"output {output.number} came where output {self._outputs} is due")
-        self._late_bytes += len(output.payload) if self._asked is not None else 0
+        if self._asked is not None:
+            self._late_bytes += len(output.payload) + _OUTPUT_COST_BYTES
         if self._late_bytes > _LATE_OUTPUT_BYTES_MAX:
             raise BadFrame("it goes on speaking after it was told to pause")
         self._emit(output.channel, output.payload)

@@ -10,9 +10,10 @@ import pytest
 from ftvm.checkpoint import END_CHANNEL
 from ftvm.errors import GuestError
 from ftvm.guests.vmm import MonitorDoor, VmmGuest
+from ftvm.guests.vmm.messages import frame
 
 from .conftest import MakeFake
-from .monitors import FakeMonitor, hello, memfd, resumed, wait_until
+from .monitors import PATIENCE_S, FakeMonitor, hello, memfd, resumed, wait_until
 
 LIES: list[tuple[list[Any], bytes, str]] = [
     (["output", 2, "net0"], b"x", "output 2 came where output 1 is due"),
@@ -102,6 +103,27 @@ def test_a_monitor_that_speaks_on_for_ever_after_it_was_told_to_pause_is_ended(m
 
     assert "goes on speaking after it was told to pause" in str(guest.failure())
     assert len(sink.said) <= 64
+
+
+def test_a_monitor_that_floods_with_empty_outputs_after_it_was_told_to_pause_is_ended(make_fake: MakeFake) -> None:
+    """Regression: only the bytes of what it said were counted: a million of outputs without any were taken in."""
+    guest, fake = make_fake(serves=False)
+    guest._link._answer_seconds = PATIENCE_S
+    sink, count = resumed(guest), 1 << 17
+    flood = b"".join(frame(["output", number, "net0"]) for number in range(1, count + 1))
+
+    def speak(number: int, _: bytes) -> None:
+        try:
+            fake.socket.sendall(flood)
+            fake.say("paused", number, "")
+        except OSError:
+            return
+
+    fake.serve(pause=speak)
+    guest.pause()
+
+    assert "goes on speaking after it was told to pause" in str(guest.failure())
+    assert len(sink.said) <= count // 2
 
 
 def test_nothing_is_read_before_the_monitor_says_that_its_memory_is_ready(door: MonitorDoor) -> None:
