@@ -173,6 +173,8 @@ int ftvm_blockstore_close(struct ftvm_blockstore *store)
 
 void ftvm_blockstore_free(struct ftvm_blockstore *store)
 {
+    if (!store->is_over)
+        ftvm_blockstore_close(store); /* its thread must not outlive its memory */
     close(store->event);
     close(store->asks);
     pthread_mutex_destroy(&store->data);

@@ -60,7 +60,7 @@ struct ftvm_blockstore *ftvm_blockstore_open(const struct ftvm_blockstore_parts 
  * or 0. */
 int ftvm_blockstore_close(struct ftvm_blockstore *store);
 
-/* Gives a closed store's memory back. No thread may be in a call of it any more. */
+/* Gives a store's memory back, and closes it before, if nobody has. No thread may be in a call of it any more. */
 void ftvm_blockstore_free(struct ftvm_blockstore *store);
 
 /* From now on no write to the image is begun, and no block ceases to be held. Waits for no device: what was begun may

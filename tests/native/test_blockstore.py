@@ -1,5 +1,6 @@
 """A disk's store ends while other threads are in calls of it."""
 
+import gc
 import socket
 import threading
 from collections.abc import Callable
@@ -83,6 +84,26 @@ def test_who_waits_for_a_flush_hears_when_the_store_is_closed_instead() -> None:
     InCall(stalled.close).result()
 
     assert waiter.result() is False
+
+
+def test_a_store_that_nobody_closes_ends_its_thread_before_its_memory_goes() -> None:
+    """As one whose disk could not be opened. Mutant: whoever collects it waits for that thread, which nobody ends."""
+
+    def threads() -> set[str]:
+        return {path.name for path in Path("/proc/self/task").iterdir()}
+
+    before = threads()
+    stalled = Stalled()
+    stalled.near.close()
+    stalled.server.result()
+    (its,) = threads() - before
+
+    del stalled.server, stalled.store
+    gc.collect()
+
+    assert its not in threads()
+    stalled.far.close()
+    stalled.mapping.close()
 
 
 def test_a_store_is_closed_once_and_asks_nothing_of_the_system_behind_that() -> None:
