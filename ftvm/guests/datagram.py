@@ -19,7 +19,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 from ftvm._native.datagrams import Datagrams
 from ftvm.checkpoint import Output, OutputTable
@@ -75,6 +75,9 @@ class DatagramPort:
 
     peer  the other end, a struct sockaddr, and whether frames are taken from there alone
     """
+
+    failure: ClassVar[None] = None
+    """A socket outlives all that may become of the other end, of an interface or of its path."""
 
     def __init__(self, local: str, remote: str) -> None:
         """Bind `local`; frames go to `remote` and are taken from there only.
@@ -152,6 +155,10 @@ class Port(Protocol):
 
     counters: DatagramCounters
 
+    @property
+    def failure(self) -> str | None:
+        """Why no frame will come or leave any more; None while they may."""
+
     def fileno(self) -> int:
         """Return the descriptor that becomes readable when a frame has come."""
         ...
@@ -183,6 +190,7 @@ class CableWorld:
         self._channel = channel
         self._console = console
         self._port = port
+        self._is_failure_told = False
         self._send_all: Callable[[bytes, Sequence[int]], None] | None = getattr(port, "send_all", None)
 
     @property
@@ -191,8 +199,16 @@ class CableWorld:
         return self._port.counters
 
     def fds(self) -> tuple[int, ...]:
-        """File descriptors that become readable when an input has come."""
-        return (self._port.fileno(),)
+        """File descriptors that become readable when an input has come: none of a port that failed, which would be
+        readable for ever."""
+        return () if self._port.failure is not None else (self._port.fileno(),)
+
+    def news(self) -> str | None:
+        """Return, once, why no frame will come or leave any more; None if that is told, or they may."""
+        if self._port.failure is None or self._is_failure_told:
+            return None
+        self._is_failure_told = True
+        return self._port.failure
 
     def receive(self, limit: int) -> Sequence[tuple[str, bytes]]:
         """Return up to `limit` frames that have come, each as (channel, frame)."""

@@ -47,7 +47,7 @@ from ftvm.runtime.sink import NumberingSink
 from ftvm.runtime.standing import Standings
 from ftvm.runtime.status import Counters, Status
 from ftvm.runtime.stored import Persists, StoredMemory, present_pages
-from ftvm.runtime.world import releases_of
+from ftvm.runtime.world import news_of, releases_of
 from ftvm.units import Nanos
 
 __all__ = ["Driver", "SendFrames"]
@@ -89,7 +89,7 @@ class Driver:
     ) -> None:
         self.settings = settings
         self._guest, self._arbiter = guest, arbiter
-        self._world, self._let_out = world, releases_of(world)
+        self._world, self._let_out, self._news_of_world = world, releases_of(world), news_of(world)
         self._onlooker = Onlooker(observer)
         self._clock = clock
         self._send = send
@@ -218,6 +218,8 @@ class Driver:
             self._onlooker.show()
         ending = self._ending
         if is_round:
+            if (news := self._news_of_world()) is not None:
+                self._sink.warn(news)
             for reason in self._sink.take_warnings():
                 self.tell(GuestWarned(at=now, guest_id=self.settings.guest_id, reason=reason))
             self._standings.look(self.view(), ending.failure, now)

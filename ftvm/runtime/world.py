@@ -8,7 +8,7 @@ from ftvm.checkpoint import Output
 from ftvm.errors import LimitExceeded
 from ftvm.interfaces import World
 
-__all__ = ["CallbackWorld", "releases_of"]
+__all__ = ["CallbackWorld", "news_of", "releases_of"]
 
 _INPUTS_WAITING_MAX: Final = 65_536
 
@@ -25,6 +25,11 @@ def releases_of(world: World) -> Callable[[Sequence[Output]], object]:
             release(output)
 
     return one_by_one
+
+
+def news_of(world: World) -> Callable[[], str | None]:
+    """Return what tells, once each, what an operator is to be warned of: by the world's `news`, if it has that."""
+    return getattr(world, "news", lambda: None)
 
 
 class CallbackWorld:

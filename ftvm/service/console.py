@@ -17,6 +17,7 @@ from typing import Any, Final
 from ftvm.checkpoint import Output
 from ftvm.errors import TransportError
 from ftvm.interfaces import World
+from ftvm.runtime.world import news_of
 from ftvm.service.socketfiles import listen_privately
 from ftvm.transport.endpoints import SocketFile
 
@@ -61,6 +62,10 @@ class ConsoleWorld:
     def counters(self) -> Any:
         """What the world within moved and dropped; None if it counts nothing."""
         return getattr(self._world, "counters", None)
+
+    def news(self) -> str | None:
+        """What the world within warns of."""
+        return news_of(self._world)()
 
     def fds(self) -> tuple[int, ...]:
         """See World. A world that has none, whose inputs are put, is looked at only when somebody types."""

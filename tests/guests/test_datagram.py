@@ -1,4 +1,5 @@
 import os
+import select
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -103,6 +104,24 @@ def test_absent_other_end_never_stops_a_udp_port(stack: ExitStack) -> None:
         world.release(output(number, "net0", FRAME))
 
     assert world.receive(8) == []
+
+
+@pytest.mark.parametrize("kind", ["udp", "unix"])
+def test_a_cable_that_leads_nowhere_any_more_is_not_readable_for_ever(
+    kind: str, tmp_path: Path, stack: ExitStack
+) -> None:
+    here, there = udp_ends() if kind == "udp" else unix_ends(tmp_path)
+    world, far = world_and_far_end(stack, here, there)
+
+    far.close()
+    if kind == "unix":
+        Path(here.removeprefix("unix:")).unlink()
+    for number in (1, 2, 3):
+        world.release(output(number, "net0", FRAME))
+        world.receive(64)
+
+    assert select.select(world.fds(), (), (), 0)[0] == []
+    assert world.news() is None
 
 
 def test_slow_other_end_costs_frames_but_never_blocks(tmp_path: Path, stack: ExitStack) -> None:

@@ -1,6 +1,7 @@
 """A tap device as a guest's cable: frames in, frames out, and clear refusals."""
 
 import os
+import select
 import socket
 import struct
 import subprocess
@@ -82,6 +83,26 @@ def test_an_interface_that_is_down_drops(port: TapPort) -> None:
     assert not port.send(FRAME)
     assert port.counters.sends_dropped == 1
     assert FRAME not in port.receive(8)  # the host itself may have spoken before
+
+
+def test_a_deleted_tap_is_waited_for_no_more_named_once_and_a_counted_drop(port: TapPort) -> None:
+    """Regression: its descriptor is readable for ever, so the host's loop never slept again, and told nobody."""
+    world = CableWorld(port, mac=MAC)
+    before = (world.fds(), world.news())
+
+    subprocess.run(["ip", "link", "del", NAME], check=True)
+    select.select(world.fds(), (), ())
+    world.receive(64)
+    waited_for, told = world.fds(), world.news()
+    world.release(Output(number=1, channel="net0", payload=FRAME))
+
+    assert before == ((port.fileno(),), None)
+    assert waited_for == ()
+    assert told is not None
+    assert told.startswith(f"the tap device {NAME} is gone (")
+    assert world.news() is None
+    assert list(world.receive(64)) == []
+    assert port.counters.sends_dropped == 1
 
 
 def leaves_checksums_out(name: str) -> bool:

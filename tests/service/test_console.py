@@ -23,6 +23,7 @@ class Inner:
         self.inputs: list[tuple[str, bytes]] = []
         self.released: list[bytes] = []
         self.told: list[str] = []
+        self.warnings: list[str] = []
 
     def fds(self) -> tuple[int, ...]:
         return ()
@@ -33,6 +34,9 @@ class Inner:
 
     def release(self, output: Output) -> None:
         self.released.append(output.payload)
+
+    def news(self) -> str | None:
+        return self.warnings.pop() if self.warnings else None
 
     def announce(self) -> None:
         self.told.append("announce")
@@ -96,6 +100,12 @@ def test_a_world_with_a_console_tells_what_the_world_within_counted(world: Conso
     inner.counters = DatagramCounters(frames_sent=3)
 
     assert world.counters == DatagramCounters(frames_sent=3)
+
+
+def test_a_world_with_a_console_warns_of_what_the_world_within_warns_of(world: ConsoleWorld, inner: Inner) -> None:
+    inner.warnings = ["the cable is gone"]
+
+    assert [world.news(), world.news()] == ["the cable is gone", None]
 
 
 def test_a_world_that_counts_nothing_counts_nothing_with_a_console(world: ConsoleWorld) -> None:

@@ -18,6 +18,7 @@ from ftvm._native.netpump import Inputs, NetPump, PumpCounters
 from ftvm.errors import BadFrame, ClosedError
 from ftvm.guests.cards.batch import PUMP_ID_BYTES, Batch, decode_batch, encode_batch, unpack_frames
 from ftvm.guests.cards.ends import open_ends
+from ftvm.guests.tap import tap_gone
 
 __all__ = ["HELD_BYTES_MAX", "SHIPPED_BYTES", "CardCounters", "PumpedCard"]
 
@@ -130,11 +131,7 @@ class PumpedCard:
         """Return why no frame comes or leaves any more; None while they do."""
         with suppress(ClosedError):
             if (wrong := self._pump.failure) is not None:
-                name = self.name.removeprefix("tap:")
-                return (
-                    f"the tap device {name} is gone ({wrong.strerror}): the guest goes on without a network; make the "
-                    "device, and switch the guest over or restart this host"
-                )
+                return tap_gone(self.name.removeprefix("tap:"), wrong)
         return None
 
     # --- for the world ---------------------------------------------------------------------------------------------
