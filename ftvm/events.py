@@ -204,12 +204,14 @@ class Diverged(Event):
 class EngineChanged(Event):
     """Another engine is in force, on the backup too if there is one; or the same one with other parameters.
 
-    interval_ms  between checkpoints, None for an engine that has none, and on a standby, which is told no parameters
+    interval_ms      between checkpoints, None for an engine that has none, and on a standby: it is told no parameters
+    engine_settings  what it was given, for people, like "interval 25 ms, latency target 5 ms"; "" on a standby
     """
 
     before: str
     engine: str
     interval_ms: float | None = None
+    engine_settings: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,8 +55,8 @@ def state_line(status: Status) -> str:
     standby = "a standby" if status.standby is None else node_of(status.standby)
     match status.state:
         case State.PROTECTED:
-            interval = "" if status.interval_ms is None else f"interval {status.interval_ms:g} ms, "
-            return f"runs here, protected by {standby} ({status.engine}, {interval}lag {status.lag_ms:.1f} ms)"
+            engine = ", ".join(filter(None, (status.engine, status.engine_settings)))
+            return f"runs here, protected by {standby} ({engine}, lag {status.lag_ms:.1f} ms)"
         case State.NO_TAKEOVER:
             return f"runs here, protected by {standby}, but no takeover is possible{since}{reason}"
         case State.STANDING_STILL:

@@ -12,6 +12,7 @@ from ftvm.engines.names import ENGINES
 from ftvm.errors import ConfigError
 from ftvm.runtime.status import Status
 from ftvm.service.connection import GuestHandle, connect
+from ftvm.service.requests import SWITCHOVER_SECONDS_MAX, number_in
 
 __all__ = ["ctl"]
 
@@ -40,13 +41,18 @@ def _print(status: Status, is_json: bool) -> None:
 @ctl.command(short_help="Change the engine of a guest while it runs.")
 @click.argument("name", metavar="ENGINE", shell_complete=completing(ENGINES))
 @click.option("--interval", type=float, metavar="MS", help="Time between checkpoints.  [default: as it is]")
-@click.option("--latency", type=float, metavar="MS", help="Adapt the interval to a latency target (remus).")
+@click.option(
+    "--latency", type=float, metavar="MS", help="Adapt the interval to a latency target (remus).  [default: none]"
+)
 @asking_options
 @guest_option
 def engine(
     name: str, interval: float | None, latency: float | None, control: str | None, guest_id: str | None, is_json: bool
 ) -> None:
     """Protect a guest with another ENGINE while it runs. When this returns, both hosts use it.
+
+    The engine that it has already, named without --latency, has no latency target any more, and kemari no group commit;
+    `ftvm ctl interval` changes the interval alone.
 
     A host that takes over keeps the engine, but uses its own interval: the one it was started with, if it was started
     with this engine, else the engine's default (see `--interval` in `ftvm standby --help`).
@@ -94,6 +100,7 @@ def switchover(control: str | None, guest_id: str | None, is_json: bool, timeout
 
     def hand_over(guest: GuestHandle) -> None:
         if not is_json:
+            number_in({"timeout": timeout}, "timeout", SWITCHOVER_SECONDS_MAX)
             click.echo(f"handing guest {guest.id!r} over; that may take up to {timeout:g} s", err=True)
         guest.switchover(timeout)
 

@@ -95,7 +95,8 @@ class LogReport:
     def status(self, status: Status) -> None:
         """Say what is to be told once, and nothing else: metrics and `ftvm top` are for that."""
         if (word := self._engine.word(status)) is not None:
-            facts: dict[str, object] = {"message": word, "engine": status.engine, "interval_ms": status.interval_ms}
+            known = {name: getattr(status, name) for name in ("engine", "interval_ms", "engine_settings")}
+            facts: dict[str, object] = {"message": word, **known}
             self._log("info", {"guest": status.guest_id}, "EngineInForce", facts)
 
     def close(self) -> None:

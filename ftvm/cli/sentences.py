@@ -32,8 +32,8 @@ def _names(record: Any) -> str:
     return f"{names}: both hosts have this name; give each its own with --node" if are_twins else names
 
 
-def _interval(changed: events.EngineChanged) -> str:
-    return "" if changed.interval_ms is None else f" (interval {changed.interval_ms:g} ms)"
+def _engine(told: events.EngineChanged | Status) -> str:
+    return f"{told.engine} ({told.engine_settings})" if told.engine_settings else told.engine
 
 
 class EngineWord:
@@ -52,10 +52,9 @@ class EngineWord:
         if not self._is_due or status.role != "active":
             return None
         self._is_due = False
-        interval = "" if status.interval_ms is None else f" with an interval of {status.interval_ms:g} ms"
         return (
-            f"the guest runs here under {status.engine}{interval}, as this host is set; an interval that was set by "
-            "`ftvm ctl` on the other host does not come over"
+            f"the guest runs here under {_engine(status)}, as this host is set; what was set by `ftvm ctl` on the "
+            "other host does not come over"
         )
 
 
@@ -110,8 +109,7 @@ _SENTENCES: Final[dict[type[Event], Callable[[Any], str]]] = {
     events.ArbiterTrouble: lambda e: f"arbiter: {e.error}",
     events.HostServiceFailed: lambda e: f"the {e.name} failed and was closed; the guest still runs: {e.error}",
     events.EngineChanged: lambda e: (
-        f"engine: {e.engine}{_interval(e)}"
-        + (f" instead of {e.before}" if e.engine != e.before else ", with new settings")
+        f"engine: {_engine(e)}" + (f" instead of {e.before}" if e.engine != e.before else ", with new settings")
     ),
     events.HistoryGap: lambda e: f"a gap in the history: {e.reason}",
     events.GuestFinished: lambda e: f"{e.reason}; this host is done",

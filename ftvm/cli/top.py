@@ -110,7 +110,7 @@ def _panel(where: str, shown: Look) -> Panel:
     left, right = _table(), _table()
     left.add_row("role", Text(status.role, style=_ROLE_STYLES.get(status.role, "")))
     left.add_row("state", _state(status))
-    left.add_row("engine", status.engine)
+    left.add_row("engine", ", ".join(filter(None, (status.engine, status.engine_settings))))
     left.add_row("generation", f"{status.generation}")
     left.add_row("epoch", f"{status.epoch:,}")
     left.add_row("lag", f"{status.lag_ms:.1f} ms, {status.epochs_in_flight} in flight")

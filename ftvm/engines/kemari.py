@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from ftvm.checkpoint import Watermarks
-from ftvm.engines.interval import check_interval
+from ftvm.engines.interval import check_interval, millis
 from ftvm.errors import ConfigError
 from ftvm.interfaces import Capability, EngineView
 from ftvm.units import Nanos, seconds_to_nanos
@@ -51,7 +51,15 @@ class Kemari:
     def __post_init__(self) -> None:
         check_interval(self.name, self.interval)
         if not 0 <= self.group <= GROUP_MAX:
-            raise ConfigError(f"{self.name}: a group of {self.group} s is not from 0 to {GROUP_MAX} s")
+            raise ConfigError(
+                f"{self.name}: a group commit of {millis(self.group)} is not from 0 to {millis(GROUP_MAX)}"
+            )
+
+    @property
+    def settings(self) -> str:
+        """What it was given, for people."""
+        shared = f", group commit {millis(self.group)}" if self.group else ""
+        return f"interval {millis(self.interval)}{shared}"
 
     @property
     def stops_at_output(self) -> bool:

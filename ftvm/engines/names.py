@@ -60,15 +60,14 @@ def engine_named(
 def engine_changed(
     present: Engine, *, name: str | None = None, interval: float | None = None, latency: float | None = None
 ) -> Engine:
-    """Return `present` with what is given changed; another engine takes its interval over.
+    """Return `present` with what is given changed, if no engine is named; one that is named takes the interval over,
+    and all else that is not given has its default: remus has no latency target then, and kemari no group.
 
     Raises ConfigError if that cannot be, or if `present` is not one of ours: set such a one with Protection.set_engine.
     """
     if not isinstance(present, BuiltIn):
         raise ConfigError(f"engine {present.name} is not one of {', '.join(ENGINES)}: its host must change it itself")
-    if name is not None and name != present.name:
-        return engine_named(name, present.interval if interval is None else interval, latency)
-    kept = present.latency if isinstance(present, Remus) and latency is None else latency
-    if kept is None:
-        return replace(present, interval=present.interval if interval is None else interval)
-    return engine_named(present.name, present.interval if interval is None else interval, kept)
+    interval = present.interval if interval is None else interval
+    if name is None and latency is None:
+        return replace(present, interval=interval)
+    return engine_named(present.name if name is None else name, interval, latency)

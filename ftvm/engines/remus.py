@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from ftvm.checkpoint import Watermarks
-from ftvm.engines.interval import INTERVAL_MAX, INTERVAL_MIN, check_interval
+from ftvm.engines.interval import INTERVAL_MAX, INTERVAL_MIN, check_interval, millis
 from ftvm.errors import ConfigError
 from ftvm.interfaces import Capability, EngineView
 from ftvm.units import Nanos, seconds_to_nanos
@@ -56,8 +56,15 @@ class Remus:
         check_interval(self.name, self.interval)
         if self.latency is not None and not INTERVAL_MIN <= self.latency <= INTERVAL_MAX:
             raise ConfigError(
-                f"{self.name}: a latency target of {self.latency} s is not from {INTERVAL_MIN} to {INTERVAL_MAX} s"
+                f"{self.name}: a latency target of {millis(self.latency)} is not from {millis(INTERVAL_MIN)} to "
+                f"{millis(INTERVAL_MAX)}"
             )
+
+    @property
+    def settings(self) -> str:
+        """What it was given, for people."""
+        target = "" if self.latency is None else f", latency target {millis(self.latency)}"
+        return f"interval {millis(self.interval)}{target}"
 
     def next_cut(self, view: EngineView) -> Nanos:
         """Return the last cut's time plus the interval, fixed or adapted."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ftvm.checkpoint import Footing, GuestPosition, LogRecord, Output, Watermarks
 from ftvm.encode.messages import SessionId
 from ftvm.interfaces import Engine, Record, Request
-from ftvm.protocol.active.active_state import ActiveState, interval_ms_of
+from ftvm.protocol.active.active_state import ActiveState, interval_ms_of, settings_of
 from ftvm.protocol.active.link import LINKS, NAMED, STANDING, LinkEvent, LinkState
 from ftvm.protocol.active.output import Held
 from ftvm.protocol.core import Role
@@ -73,6 +73,7 @@ class ActiveView:
     told: Engine
     wanted: Engine
     interval_ms: float | None
+    engine_settings: str
     held: Sequence[Held]
     held_count: int
     held_bytes: int
@@ -195,6 +196,7 @@ def _view_of_active(state: ActiveState) -> ActiveView:
         told=schedule.told,
         wanted=schedule.wanted or schedule.engine,
         interval_ms=interval_ms_of(schedule.engine),
+        engine_settings=settings_of(schedule.engine),
         held=state.outputs.held,
         held_count=state.outputs.count,
         held_bytes=state.outputs.held_bytes,

@@ -37,6 +37,7 @@ def describe(
         standby=known.standby,
         engine=engine or settings.engine.name,
         interval_ms=active.interval_ms if active is not None else None,
+        engine_settings=active.engine_settings if active is not None else "",
         epoch=epoch,
         epochs_in_flight=len(in_flight),
         lag_ms=nanos_to_millis(now - in_flight[0].cut_at) if in_flight else 0.0,

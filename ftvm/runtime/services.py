@@ -33,7 +33,7 @@ class Controls(Protocol):
         """Return where things stand now."""
 
     def set_engine(self, *, name: str | None, interval: float | None, latency: float | None) -> Pending:
-        """Start to change the engine, its interval or its latency target (seconds); None leaves one as it is.
+        """Start to change the engine, its interval or its latency target (seconds), as engines/names.engine_changed.
 
         Raises ConfigError if that cannot be, LocalProtocolError if the guest does not run here; what is returned is
         done once the change is in force, and raises BrokenError if it will not be.

@@ -98,6 +98,7 @@ class Status:
                       for one (empty on other roles)
     generation        of the newest record known; `standby` is who it names
     interval_ms       between checkpoints, as the engine was given it; None if it has none, or is in force elsewhere
+    engine_settings   that and all else that it was given, for people, like "interval 25 ms, latency target 5 ms"
     epoch             the last one committed (standby) or cut (active)
     epochs_in_flight  cut and not acknowledged yet; `lag_ms` is the age of the oldest of them
     outputs_held      waiting for their epoch
@@ -173,6 +174,7 @@ class Status:
     version: str = ""
     listen: str = ""
     warnings: tuple[str, ...] = ()
+    engine_settings: str = ""
 
     @property
     def is_protected(self) -> bool:

@@ -209,11 +209,15 @@ class GuestHandle:
     ) -> None:
         """Change the engine of a guest that runs here, or its interval or latency target; None leaves it as it is.
 
-        interval, latency  seconds; a new engine keeps the interval
+        name               a new engine keeps the interval; so does the present one if it is named, but nothing else
+        interval, latency  seconds
 
-        Returns once the change is in force. Raises ConfigError if the guest or its standby does not support it,
-        LocalProtocolError if the guest does not run here, BrokenError if the change is not in force after `timeout`.
+        Returns once the change is in force. Raises ConfigError if the guest or its standby does not support it, or if
+        `name` is not a name, LocalProtocolError if the guest does not run here, BrokenError if the change is not in
+        force after `timeout`.
         """
+        if not isinstance(name, str | None):
+            raise ConfigError(f"engine {name!r}: give its name here, as in set_engine('hybrid', interval=0.1)")
         given = {"name": name, "interval": interval, "latency": latency}
         wanted = {key: value for key, value in given.items() if value is not None}
         self._ask({"do": "engine", **wanted}, timeout)

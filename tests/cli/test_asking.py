@@ -354,6 +354,7 @@ def test_ctl_switchover_within_no_time_is_wrong_usage(ftvm: Run, host: Protectio
 
     assert outcome.status == 2
     assert "write a number above 0, at most 3600" in outcome.err
+    assert "handing" not in outcome.err
     assert host.status().role == "active"
 
 
@@ -379,6 +380,37 @@ def test_ctl_tells_of_a_wrong_duration_in_the_unit_that_it_takes(
     assert outcome.status == 2
     assert f"{words[-1]} {float(milliseconds):.15g}: write milliseconds, from 0.5 to 10000" in outcome.err
     assert host._node.driver.engines == (Remus(0.025), Remus(0.025))
+
+
+def test_a_latency_target_and_a_group_are_shown_wherever_the_engine_is(
+    ftvm: Run, host: Protection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: neither stood in status, log or `ftvm top`."""
+    monkeypatch.setenv("COLUMNS", "160")
+    host.set_engine(Kemari(0.025, 0.0002))
+    grouped = ftvm("status", "--json")
+    strict = ftvm("ctl", "engine", "kemari", "--json")
+    targeted = ftvm("ctl", "engine", "remus", "--latency", "5", "--json")
+    protected = replace(host.status(), state="protected", standby="b#1234")
+    top_once = ftvm("top", "--once")
+    fixed = ftvm("ctl", "engine", "remus", "--interval", "20", "--json")
+
+    told = [json.loads(each.out) for each in (grouped, strict, targeted, fixed)]
+    shown = "interval 25 ms, latency target 5 ms"
+    assert [(each[0] if isinstance(each, list) else each)["engine_settings"] for each in told] == [
+        "interval 25 ms, group commit 0.2 ms",
+        "interval 25 ms",
+        shown,
+        "interval 20 ms",
+    ]
+    assert f"(remus, {shown}, lag " in asking.state_line(protected)
+    assert f"remus, {shown}" in top_once.out
+    assert [describe(event) for event in host.events(0) if isinstance(event, EngineChanged)] == [
+        "engine: kemari (interval 25 ms, group commit 0.2 ms) instead of remus",
+        "engine: kemari (interval 25 ms), with new settings",
+        f"engine: remus ({shown}) instead of kemari",
+        "engine: remus (interval 20 ms), with new settings",
+    ]
 
 
 def test_ctl_of_an_engine_that_is_none_is_wrong_usage(ftvm: Run, host: Protection) -> None:

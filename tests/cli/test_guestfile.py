@@ -175,10 +175,13 @@ def test_all_that_is_needed_is_asked_for_at_once(ftvm: Run) -> None:
     [
         ({"engine": "kemari", "latency": 5.0}, "--latency: engine kemari takes no latency target"),
         ({"group-commit": 0.2}, "--group-commit: engine remus has no group commit"),
-        ({"engine": "kemari", "group-commit": 101.0}, "--group-commit: kemari: a group of 0.101 s is not from 0"),
-        ({"latency": 0.0}, "--latency: remus: a latency target of 0.0 s is not from"),
+        (
+            {"engine": "kemari", "group-commit": 101.0},
+            "--group-commit: kemari: a group commit of 101 ms is not from 0 to 100 ms",
+        ),
+        ({"latency": 0.0}, "--latency: remus: a latency target of 0 ms is not from"),
         ({"engine": "warp"}, "--engine: 'warp': write one of remus, kemari, lockstep, hybrid"),
-        ({"interval": 0.0}, "--interval: remus: an interval of 0.0 s is not from"),
+        ({"interval": 0.0}, "--interval: remus: an interval of 0 ms is not from"),
         ({"nic": "udp:a:b"}, "--nic: 'udp:a:b' is not a cable: write udp:LOCALPORT:REMOTEPORT"),
         ({"nic": "pump:vm2"}, "--nic: 'pump:vm2' is not a cable: write udp:LOCALPORT:REMOTEPORT"),
         ({"mac": "52:54:00:00:00:01"}, "--mac: 52:54:00:00:00:01 needs nic: without a cable"),

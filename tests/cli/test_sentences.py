@@ -94,5 +94,5 @@ def test_a_guest_that_came_over_tells_once_under_what_it_runs_now() -> None:
 
     assert before is None
     assert told[0] is not None
-    assert told[0].startswith("the guest runs here under remus with an interval of 25 ms, as this host is set;")
+    assert told[0].startswith("the guest runs here under remus (interval 25 ms), as this host is set;")
     assert told[1] is None

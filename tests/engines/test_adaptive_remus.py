@@ -125,7 +125,7 @@ def test_without_a_target_nothing_moves_the_cut(view: EngineView) -> None:
 
 @pytest.mark.parametrize("latency", [0, -1, 0.0004, 10.1, float("nan"), float("inf")])
 def test_an_impossible_latency_is_refused(latency: float) -> None:
-    with pytest.raises(ConfigError, match=r"a latency target of .* s is not from"):
+    with pytest.raises(ConfigError, match=r"a latency target of .* ms is not from 0\.5 ms to 10000 ms"):
         Remus(latency=latency)
 
 

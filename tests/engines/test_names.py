@@ -25,8 +25,27 @@ from ftvm.interfaces import Engine
         (Lockstep(0.02), {"name": "lockstep"}, Lockstep(0.02)),
     ],
 )
-def test_what_is_not_given_stays_as_it_is(present: Engine, change: dict[str, Any], wanted: Engine) -> None:
+def test_without_a_name_what_is_not_given_stays_and_another_engine_keeps_the_interval(
+    present: Engine, change: dict[str, Any], wanted: Engine
+) -> None:
     assert engine_changed(present, **change) == wanted
+
+
+@pytest.mark.parametrize(
+    ("present", "change", "wanted"),
+    [
+        (Kemari(0.02, 0.001), {}, Kemari(0.02)),
+        (Kemari(0.02, 0.001), {"interval": 0.01}, Kemari(0.01)),
+        (Remus(0.02, 0.005), {}, Remus(0.02)),
+        (Remus(0.02, 0.005), {"interval": 0.01}, Remus(0.01)),
+        (Remus(0.02, 0.005), {"latency": 0.008}, Remus(0.02, 0.008)),
+    ],
+)
+def test_the_present_engine_by_its_name_keeps_the_interval_alone(
+    present: Engine, change: dict[str, Any], wanted: Engine
+) -> None:
+    """Regression: `ctl engine kemari` did not change to the strict kind, and no latency target could be taken off."""
+    assert engine_changed(present, name=present.name, **change) == wanted
 
 
 @pytest.mark.parametrize(

@@ -68,5 +68,5 @@ def test_the_marks_of_lockstep_follow_the_round_trip(round_trip_ms: int, mark_at
 
 @pytest.mark.parametrize("group", [-0.001, 0.101, float("nan")])
 def test_a_group_beyond_its_bounds_is_refused(group: float) -> None:
-    with pytest.raises(ConfigError, match=r"a group of .* s is not from 0 to"):
+    with pytest.raises(ConfigError, match=r"a group commit of .* ms is not from 0 to 100 ms"):
         Kemari(group=group)

@@ -21,6 +21,7 @@ STATUS = Status(
     standby="b1",
     engine="remus",
     interval_ms=25.0,
+    engine_settings="interval 25 ms",
     epoch=17,
     epochs_in_flight=1,
     lag_ms=4.5,

@@ -4,6 +4,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
+from typing import cast
 
 import pytest
 
@@ -52,6 +53,8 @@ def test_an_engine_that_cannot_be_is_refused_and_nothing_changes(two_guests: Con
         handle.set_engine("warp")
     with pytest.raises(ConfigError, match="engine kemari takes no latency target"):
         handle.set_engine("kemari", latency=0.005)
+    with pytest.raises(ConfigError, match=r"engine Kemari\(.*\): give its name here"):
+        handle.set_engine(cast("str", Kemari()))
 
     assert handle.status().engine == "remus"
 

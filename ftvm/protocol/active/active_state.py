@@ -26,7 +26,7 @@ from ftvm.protocol.session import LOGS_IN_FLIGHT, Contact, Session, Switchover
 from ftvm.protocol.timers import AT_ONCE, NEVER
 from ftvm.units import Nanos
 
-__all__ = ["QUIET_NS_MAX", "ActiveState", "CheckpointSchedule", "CopyPlan", "interval_ms_of"]
+__all__ = ["QUIET_NS_MAX", "ActiveState", "CheckpointSchedule", "CopyPlan", "interval_ms_of", "settings_of"]
 
 JOINS_TOLERATED: Final = 3
 """How many sessions of one key may fail; after each further one it must wait longer for the next."""
@@ -277,9 +277,15 @@ class ActiveState:
             return
         before, self.schedule.told = self.schedule.told, engine
         guest_id = self.core.settings.guest_id
-        interval_ms = interval_ms_of(engine)
         self.core.tell(
-            EngineChanged(at=now, guest_id=guest_id, before=before.name, engine=engine.name, interval_ms=interval_ms)
+            EngineChanged(
+                at=now,
+                guest_id=guest_id,
+                before=before.name,
+                engine=engine.name,
+                interval_ms=interval_ms_of(engine),
+                engine_settings=settings_of(engine),
+            )
         )
 
     def pending_outputs(self) -> OutputTable:
@@ -318,3 +324,12 @@ def interval_ms_of(engine: Engine) -> float | None:
     """Return the milliseconds between checkpoints that an engine was given, None if it has no such parameter."""
     interval = getattr(engine, "interval", None)  # not asked of an Engine: one of somebody's own may have anything
     return round(interval * 1000, 6) if isinstance(interval, int | float) and math.isfinite(interval) else None
+
+
+def settings_of(engine: Engine) -> str:
+    """Return what an engine says of its settings, for people; its interval if it says nothing, "" without one."""
+    told = getattr(engine, "settings", None)  # nor is this: see above
+    if isinstance(told, str):
+        return told
+    interval_ms = interval_ms_of(engine)
+    return "" if interval_ms is None else f"interval {interval_ms:g} ms"
