@@ -17,6 +17,9 @@ __all__ = ["stop"]
 def stop(guest_id: str, yes: bool, control: str | None, is_json: bool) -> None:
     """End a guest for good: it stops where it runs and goes on nowhere, and both its hosts end.
 
+    A standby that cannot hear of it, as it is stopped or cut off, does not end: it goes on without the guest, and waits
+    to join a new one. End it with `ftvm ctl leave` on its machine.
+
     Run it on the machine where the guest runs. To end one host and have the guest go on, use `ftvm ctl leave`. With
     --json, print the fields of the event HostStopped.
 

@@ -33,7 +33,11 @@ class MuteHost(BrokenError):
         self.guest = guest_named_in(path)
         process = "a process" if pid is None else f"process {pid}"
         whose = f"control socket {path}" if self.guest is None else f"guest {self.guest!r}"
-        super().__init__(f"{process} ({whose}) does not answer")
+        told = f"{process} ({whose}) does not answer: it is stopped, or hangs"
+        remedy = (
+            f"wake it with `kill -CONT {pid}`; if it stays mute, end it with `kill -9 {pid}`, and its standby goes on"
+        )
+        super().__init__(told if pid is None else f"{told}; {remedy}")
 
 
 class ControlLine:

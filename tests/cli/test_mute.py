@@ -29,7 +29,9 @@ def test_an_active_that_is_stopped_is_listed_and_no_order_for_it_goes_to_its_sta
     """Regression: `ftvm status` left it out and said that all was well; `ftvm ctl stop` ended the standby."""
     stop(hosts.primary.pid)
     place = f"ipc://{hosts.folder}"
-    mute = f"process {hosts.primary.pid} (guest 'guest') does not answer"
+    mute = f"process {hosts.primary.pid} (guest 'guest') does not answer: it is stopped, or hangs; "
+    mute += f"wake it with `kill -CONT {hosts.primary.pid}`; if it stays mute, "
+    mute += f"end it with `kill -9 {hosts.primary.pid}`, and its standby goes on"
 
     status = ftvm("status", "--control", place)
     told = json.loads(ftvm("status", "--control", place, "--json").out)

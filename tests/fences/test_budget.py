@@ -40,7 +40,7 @@ LINES: Final = {
     "lab/rig": 603,
     "protocol": 4054,
     "runtime": 3286,
-    "service": 1790,
+    "service": 1794,
     "sim": 2588,
     "store": 1438,
     "testing": 2163,

@@ -153,9 +153,10 @@ def test_a_survey_tells_who_answers_and_who_does_not(two_guests: Connection) -> 
         found = machine.survey()
 
     assert [guest.id for guest in found.guests] == ["vm1", "vm2"]
-    assert [(mute.guest, mute.pid, str(mute)) for mute in found.mute] == [
-        ("vm 1", os.getpid(), f"process {os.getpid()} (guest 'vm 1') does not answer")
-    ]
+    assert [(mute.guest, mute.pid) for mute in found.mute] == [("vm 1", os.getpid())]
+    assert str(found.mute[0]).startswith(
+        f"process {os.getpid()} (guest 'vm 1') does not answer: it is stopped, or hangs;"
+    )
 
 
 def test_hosts_that_do_not_answer_are_waited_for_together(tmp_path: Path) -> None:
