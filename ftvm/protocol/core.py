@@ -221,12 +221,21 @@ class Core:
         self.tell(ArbiterTrouble(at=now, guest_id=self.settings.guest_id, error=self.arbiter.error or ""))
 
     def naming(self) -> str:
-        """Say that the record still names this host, and what to do about it."""
-        known = self.arbiter.known
-        return (
+        """Say that the record still names this host, and what to do about it.
+
+        A record may be moved by force only if no other host holds the guest: it would be lost.
+        """
+        known, force = self.arbiter.known, force_command(self.settings.guest_id)
+        names = (
             f"the record still names this host (generation {known.generation}, active {known.active or 'none'}, "
-            f"standby {known.standby or 'none'}). If no host runs the guest any more, run "
-            f"{force_command(self.settings.guest_id)}"
+            f"standby {known.standby or 'none'})."
+        )
+        other = known.standby if known.active == self.id else known.active
+        if other is None:
+            return f"{names} If no host runs the guest any more, run {force}"
+        return (
+            f"{names} The other host, {other}, holds the guest: run `ftvm status` there, and correct what it names, "
+            f"above all an arbiter that is silent. Only if that host is lost for good, run {force}"
         )
 
     def whereabouts(self) -> str:

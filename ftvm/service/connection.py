@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from ftvm.errors import BrokenError, ClosedError, ConfigError, LocalProtocolError, RemoteProtocolError, TransportError
+from ftvm.errors import (
+    BrokenError,
+    ClosedError,
+    ConfigError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    SwitchoverFailed,
+    TransportError,
+)
 from ftvm.events import HostStopped
 from ftvm.runtime.clock import MonotonicClock
 from ftvm.runtime.status import Status
@@ -247,8 +255,21 @@ class GuestHandle:
             why, remedy = status.reason or status.state, f"To end it for good, use `ftvm stop {shlex.quote(self.id)}`"
             if status.arbiter_error is not None:  # nor could it be ended, see `end`
                 why, remedy = status.arbiter_error, "Make the arbiter reachable, then try again"
-            raise LocalProtocolError(f"guest {self.id!r} cannot go on at another host now: {why}. {remedy}")
+            raise self._cannot_leave(why, remedy)
+        if status.role == "active":
+            self._go_elsewhere(timeout)
         return self.stop_and_wait(timeout)
+
+    def _go_elsewhere(self, timeout: float) -> None:
+        """Have the guest go on at the standby, as only that shows whether it can."""
+        try:
+            self.switchover(timeout)
+        except (SwitchoverFailed, LocalProtocolError) as failed:
+            if self.status().role == "active":
+                raise self._cannot_leave(str(failed), "Correct that, then try again") from failed
+
+    def _cannot_leave(self, why: str, remedy: str) -> LocalProtocolError:
+        return LocalProtocolError(f"guest {self.id!r} cannot go on at another host now: {why}. {remedy}")
 
     def end(self, timeout: float = 30.0) -> dict[str, Any]:
         """End the guest for good, and with it the host where it runs and that of its standby.

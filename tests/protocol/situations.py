@@ -155,3 +155,14 @@ def live_without_arbiter(pair: Pair, host: Host, milliseconds: float) -> None:
         host.sent.clear()
         if host.outstanding is not None:
             host.answer(is_lost=True, is_applied=False)
+
+
+def live_while_b_has_no_arbiter(pair: Pair, milliseconds: float) -> None:
+    """Let both live on, and hear each other, while no request of b to the arbiter is answered."""
+    for _ in range(int(milliseconds / 5)):
+        pair.elapse(5)
+        for host, other in ((pair.a, pair.b), (pair.b, pair.a)):
+            host.tick()
+            if host.outstanding is not None:
+                host.answer(is_lost=host is pair.b, is_applied=host is pair.a)
+            pair.carry(host, other)

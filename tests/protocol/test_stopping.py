@@ -23,6 +23,7 @@ from .situations import (
     begin_switchover,
     claiming,
     live_on,
+    live_while_b_has_no_arbiter,
     live_without_arbiter,
     outcome,
     said,
@@ -45,6 +46,42 @@ def test_an_active_that_stops_hands_the_guest_over_and_goes_when_that_is_answere
     assert outcome(pair.a) == IN_ORDER
     assert (pair.b.role, pair.b.is_running, pair.a.is_running) == (Role.ACTIVE, True, False)
     assert pair.store.record == Record(4, "b1", None)
+
+
+def test_an_active_whose_standby_has_no_arbiter_keeps_its_guest_and_leaves_no_record_of_it() -> None:
+    """Regression: the guest was handed over, ran nowhere, and the record named two hosts of which one was gone."""
+    pair = Pair().protected()
+    live_while_b_has_no_arbiter(pair, Timing().arbiter_poll_ns / MS + 500)
+
+    stop(pair.a)
+    live_while_b_has_no_arbiter(pair, 100)
+    failed = [event.reason for event in pair.a.told(SwitchFailed)]
+    live_while_b_has_no_arbiter(pair, 2 * TAKE_MS)
+
+    assert failed == [
+        "the standby cannot run the guest: on its side the arbiter has not answered (the answer was lost)"
+    ]
+    assert pair.store.record == Record(3, None, None)
+    assert outcome(pair.a) == IN_ORDER
+
+
+@pytest.mark.parametrize("is_active", [True, False])
+def test_who_stops_names_the_other_host_that_holds_the_guest_before_any_force(*, is_active: bool) -> None:
+    """Regression: the first advice was `ftvm init --force`, which ends the guest that the other host holds."""
+    pair = Pair().protected()
+    host, other = (pair.a, pair.b) if is_active else (pair.b, pair.a)
+
+    advice = host.core.naming()
+
+    assert f"The other host, {other.id}, holds the guest: run `ftvm status` there" in advice
+    assert advice.index("Only if that host is lost for good") < advice.index("ftvm init --force")
+
+
+def test_who_stops_alone_is_told_how_to_move_the_record() -> None:
+    pair = Pair()
+    pair.run(20)
+
+    assert ", standby none). If no host runs the guest any more, run `ftvm init --force " in pair.a.core.naming()
 
 
 def test_an_active_whose_standby_is_silent_waits_for_it_and_drops_nobody() -> None:

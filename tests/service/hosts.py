@@ -36,16 +36,17 @@ def serve_two(tmp_path: Path) -> Iterator[Connection]:
 
 
 @contextmanager
-def pair(folder: Path) -> Iterator[tuple[Protection, Standby]]:
-    """A protected guest on two hosts, with a control socket each."""
+def pair(folder: Path, arbiters: tuple[str, str] | None = None) -> Iterator[tuple[Protection, Standby]]:
+    """A protected guest on two hosts, with a control socket each, and the way that each has to the arbiter."""
     store = MemoryRecordStore()
+    first, second = (store.another(), store.another()) if arbiters is None else arbiters
     with ExitStack() as stack:
         active = stack.enter_context(
             protect(
                 guest(),
                 listen=f"ipc://{folder}/a",
                 peers=[f"ipc://{folder}/b"],
-                arbiter=store.another(),
+                arbiter=first,
                 create=True,
                 guest_id="vm1",
                 services=[ControlSocket(f"ipc://{folder}/a.sock")],
@@ -56,7 +57,7 @@ def pair(folder: Path) -> Iterator[tuple[Protection, Standby]]:
                 guest(boots=False),
                 listen=f"ipc://{folder}/b",
                 peers=[f"ipc://{folder}/a"],
-                arbiter=store.another(),
+                arbiter=second,
                 guest_id="vm1",
                 services=[ControlSocket(f"ipc://{folder}/b.sock")],
             )

@@ -124,6 +124,25 @@ def test_a_host_that_cannot_leave_as_no_arbiter_answers_does_not_advise_to_end_t
         assert "ftvm stop" not in str(refused.value)
 
 
+def test_a_host_whose_standby_has_no_arbiter_does_not_leave(tmp_path: Path) -> None:
+    """Regression: it left, and the guest ran nowhere."""
+    shared, link = tmp_path / "shared", tmp_path / "link"
+    shared.mkdir()
+    link.symlink_to(shared)
+    with (
+        pair(tmp_path, (f"file://{shared}", f"file://{link}")) as (active, standby),
+        connect(f"ipc://{tmp_path}/a.sock") as machine,
+    ):
+        link.unlink()
+        assert standby._node.wait_for(lambda: standby.status().arbiter_error is not None, WAIT_SECONDS)
+
+        with pytest.raises(LocalProtocolError, match="on its side the arbiter has not answered") as refused:
+            machine.guest().leave()
+
+        assert "Correct that, then try again" in str(refused.value)
+        assert active.status().role == "active"
+
+
 def test_a_guest_that_is_ended_goes_on_nowhere_and_leaves_a_vacant_record(tmp_path: Path) -> None:
     with pair(tmp_path) as (active, standby), connect(f"ipc://{tmp_path}/a.sock") as machine:
         threads = end_in_order(active, standby)

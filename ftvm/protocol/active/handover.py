@@ -5,8 +5,8 @@ begin and be called off; once it is proposed, only the arbiter ends it: by the r
 proposal has no effect (`withdraw`).
 
 PREPARE and PREPARED bring the standby along (docs/wire.md, "Messages"): with epoch 0 the standby warms up its
-shadow while the guest runs; with the epoch that the guest stands still at it loads that, and says so or why not. Each
-PREPARE is repeated with every heartbeat.
+shadow while the guest runs, and says so, or that its arbiter is silent; with the epoch that the guest stands still at
+it loads that, and says so or why not. Each PREPARE is repeated with every heartbeat.
 """
 
 from typing import Final
@@ -78,6 +78,9 @@ def take_prepared(active: ActiveState, prepared: Prepared, now: Nanos) -> None:
     """
     switchover = active.switchover
     if switchover is not None and active.link is LinkState.SETTLING and prepared.epoch == 0:
+        if prepared.error:
+            call_off(active, f"the standby cannot run the guest: {prepared.error}", now)
+            return
         switchover.is_warm = True
         switchover.prepare_at = None
     if active.link is not LinkState.HANDING or switchover is None or switchover.final is None:
@@ -143,7 +146,7 @@ def _what_is_missing(active: ActiveState, switchover: Switchover) -> str:
     if arbiter.reads < switchover.fresh_at:
         return f"the arbiter has not answered ({arbiter.error or 'nor failed'})"
     if not switchover.is_warm:
-        return "the standby has not said that it is ready"
+        return "the standby has not said that it is ready: run `ftvm status` there"
     if active.link is LinkState.SETTLING:
         return "the checkpoints under way have not been acknowledged"
     if active.unsynced is not None:

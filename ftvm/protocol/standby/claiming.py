@@ -2,7 +2,8 @@
 
 The claim's table is in standby_state.py. Loading comes before claiming, for a switchover too: the standby answers
 PREPARE with PREPARED once the state is in the guest, and only then does the active propose. Epoch 0 in either asks for,
-and answers, a shadow that is warm. What is committed when the record names this replica is what it runs from.
+and answers, a shadow that is warm, on a host that could learn of its arbiter that the guest has come. What is committed
+when the record names this replica is what it runs from.
 """
 
 from typing import Final
@@ -22,6 +23,9 @@ from ftvm.units import Nanos
 NAMING_NS: Final = Nanos(5_000_000_000)
 """How long a whole standby waits for the record to name it: an ADD may be on its way to the arbiter, and then no other
 host can go on."""
+
+ANSWER_NS: Final = Nanos(2_000_000_000)
+"""A request to the arbiter that is open for longer counts as unanswered, though none has failed."""
 
 __all__ = [
     "NAMING_NS",
@@ -167,10 +171,14 @@ def prepare(standby: StandbyState, now: Nanos) -> None:
     standby.core.do(Load(standby.committed.devices))
 
 
-def take_warm(standby: StandbyState, _report: ShadowWarmed, _now: Nanos) -> None:
-    """Note that the shadow is there, but for what changes from now on."""
+def take_warm(standby: StandbyState, _report: ShadowWarmed, now: Nanos) -> None:
+    """Say that the shadow is there, but for what changes from now on; or that the guest could not run here, as nobody
+    would learn that it has come."""
+    arbiter = standby.core.arbiter
+    since = arbiter.unanswered_since
+    is_silent = since is not None and (arbiter.error is not None or now >= since + ANSWER_NS)
     if standby.claim.is_watching:
-        _tell_prepared(standby, 0)
+        _tell_prepared(standby, 0, f"on its side {standby.core.arbiter_silence()}" if is_silent else "")
 
 
 def _tell_prepared(standby: StandbyState, epoch: int, error: str = "") -> None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from ftvm.config import Timing
 from ftvm.encode.messages import Prepare, Prepared
 from ftvm.engines.remus import Remus
 from ftvm.errors import LocalProtocolError
@@ -23,9 +24,12 @@ from ..situations import (
     SWITCHOVER_LIMIT,
     begin_switchover,
     live_on,
+    live_while_b_has_no_arbiter,
     switched,
     switching,
 )
+
+POLL_MS = Timing().arbiter_poll_ns / MS
 
 # --- what must be true before the proposal ---------------------------------------------------------------------------
 
@@ -111,6 +115,55 @@ def test_all_outputs_have_left_before_the_guest_goes() -> None:
     switched(pair)
 
     assert pair.a.said == [b"%d" % number for number in range(10)]
+
+
+def test_a_guest_is_not_handed_to_a_standby_whose_arbiter_is_silent() -> None:
+    """Regression: it was, and ran nowhere, as its new host could not learn that it had come."""
+    pair = Pair().protected()
+    live_while_b_has_no_arbiter(pair, POLL_MS + 500)
+
+    switchover = begin_switchover(pair)
+    live_while_b_has_no_arbiter(pair, 200)
+
+    assert switchover.error == (
+        "the standby cannot run the guest: on its side the arbiter has not answered (the answer was lost)"
+    )
+    assert pair.a.active.link is LinkState.PROTECTED
+    assert pair.store.record == Record(2, "a1", "b1")
+
+
+def test_a_standby_whose_arbiter_is_only_slow_gets_the_guest() -> None:
+    pair = Pair().protected()
+    while pair.b.outstanding is None:
+        pair.elapse(5)
+        pair.b.tick()
+    asked, pair.b.outstanding = pair.b.outstanding, None
+    switchover = begin_switchover(pair)
+    for _ in range(20):
+        pair.elapse(5)
+        pair.a.tick()
+        if pair.a.outstanding is not None:
+            pair.a.answer()
+        pair.carry(pair.a, pair.b)
+        pair.b.perform()
+        pair.carry(pair.b, pair.a)
+
+    assert asked is not None
+    assert switchover.is_warm
+
+
+def test_a_switchover_that_a_silent_arbiter_forbade_is_done_once_that_answers() -> None:
+    pair = Pair().protected()
+    live_while_b_has_no_arbiter(pair, POLL_MS + 500)
+    first = begin_switchover(pair)
+    live_while_b_has_no_arbiter(pair, 200)
+    pair.run(1_500)
+
+    again = begin_switchover(pair)
+    pair.until(lambda: again.is_over)
+
+    assert first.error is not None
+    assert again.error is None
 
 
 # --- it comes to nothing ---------------------------------------------------------------------------------------------
