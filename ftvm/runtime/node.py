@@ -20,7 +20,7 @@ from ftvm.runtime.endpoint import Endpoint
 from ftvm.runtime.host import ArbiterWorker, Host, Signal
 from ftvm.runtime.identity import Identity
 from ftvm.runtime.recording import RecorderOf
-from ftvm.runtime.services import HostService, HostServices, Pending
+from ftvm.runtime.services import ANSWER_SECONDS, HostService, HostServices, Pending
 from ftvm.runtime.status import Status
 from ftvm.runtime.waiting import STOP_WAIT_SECONDS, GuestWait
 from ftvm.runtime.world import CallbackWorld
@@ -29,8 +29,10 @@ from ftvm.units import Nanos, seconds_to_nanos
 __all__ = ["Node"]
 
 _EVENTS_KEPT: Final = 65_536
-_ANSWER_SECONDS: Final = 5.0
-"""How long, beyond its time-out, a proposed switchover may wait for the arbiter before the caller gets an error."""
+_UNANSWERED: Final = (
+    "the switchover is proposed and the arbiter has not answered here: until it does the guest does not run here, and "
+    "it may run on the other host already"
+)
 
 
 class Node:
@@ -150,10 +152,8 @@ class Node:
         def is_over() -> bool:
             return is_done() or self.host.has_ended or self.driver.failure is not None
 
-        if not self.changed.wait_for(is_over, timeout + _ANSWER_SECONDS):
-            raise SwitchoverFailed(
-                "the switchover is proposed and the arbiter has not answered: the guest stands still until it does"
-            )
+        if not self.changed.wait_for(is_over, timeout + ANSWER_SECONDS):
+            raise SwitchoverFailed(_UNANSWERED)
         if not is_done():
             self.raise_failure()
 
@@ -240,10 +240,13 @@ class Node:
         """See Controls."""
         self._guest_wait.require_over()
         asked = self.driver.begin_switchover(limit_ns)
+        answer_by = self.clock.now() + limit_ns + seconds_to_nanos(ANSWER_SECONDS)
 
         def is_done() -> bool:
             if asked.is_over and asked.error is not None:
                 raise SwitchoverFailed(asked.error)
+            if not asked.is_over and self.clock.now() >= answer_by:
+                raise SwitchoverFailed(_UNANSWERED)
             return asked.is_over
 
         return is_done

@@ -13,10 +13,13 @@ from ftvm.runtime.closing import Closing
 from ftvm.runtime.status import Status
 from ftvm.units import Nanos
 
-__all__ = ["LOOK_NS", "Controls", "HostService", "HostServices", "Pending"]
+__all__ = ["ANSWER_SECONDS", "LOOK_NS", "Controls", "HostService", "HostServices", "Pending"]
 
 LOOK_NS: Final = Nanos(100_000_000)
 """What nobody signals is looked at so often, however busy the loop is."""
+
+ANSWER_SECONDS: Final = 5.0
+"""How long, beyond its time-out, a proposed switchover may wait for the arbiter before who asked gets an error."""
 
 Pending = Callable[[], bool]
 """Asks whether something that takes a while is done; raises the FtvmError that it failed with."""
@@ -43,7 +46,7 @@ class Controls(Protocol):
         """Start to hand the guest over to the standby; called off if it is not under way within `limit_ns`.
 
         Raises LocalProtocolError if the guest does not run here or has no standby; what is returned raises
-        SwitchoverFailed if it failed and the guest goes on here.
+        SwitchoverFailed if it failed and the guest goes on here, or the arbiter leaves it open ANSWER_SECONDS longer.
         """
 
     def end_guest(self, reason: str) -> None:

@@ -25,6 +25,7 @@ from ftvm.errors import (
 )
 from ftvm.events import HostStopped
 from ftvm.runtime.clock import MonotonicClock
+from ftvm.runtime.services import ANSWER_SECONDS
 from ftvm.runtime.status import Status
 from ftvm.service.controlline import ControlLine, MuteHost
 from ftvm.service.requests import SWITCHOVER_SECONDS_MAX, number_in
@@ -239,7 +240,7 @@ class GuestHandle:
         SwitchoverFailed if it failed and the guest goes on here.
         """
         seconds = number_in({"timeout": timeout}, "timeout", SWITCHOVER_SECONDS_MAX)
-        self._ask({"do": "switchover", "seconds": seconds}, seconds + self._line.timeout)
+        self._ask({"do": "switchover", "seconds": seconds}, seconds + ANSWER_SECONDS + self._line.timeout)
 
     def stop(self) -> None:
         """Have the host end as by a signal; returns once it is asked, not once it has ended."""

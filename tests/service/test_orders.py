@@ -10,9 +10,13 @@ import pytest
 
 from ftvm.engines.kemari import Kemari
 from ftvm.engines.remus import Remus
-from ftvm.errors import ClosedError, ConfigError, GuestEnded, LocalProtocolError
+from ftvm.errors import ClosedError, ConfigError, GuestEnded, LocalProtocolError, SwitchoverFailed
+from ftvm.protocol.session import Switchover
+from ftvm.runtime import node
+from ftvm.runtime.driver import Driver
 from ftvm.runtime.protection import Protection, Standby
 from ftvm.service.connection import Connection, connect
+from ftvm.units import Nanos
 
 from .hosts import WAIT_SECONDS, host, pair, serve_two
 
@@ -71,6 +75,22 @@ def test_an_engine_is_set_where_the_guest_runs(tmp_path: Path) -> None:
 def test_a_guest_without_a_standby_cannot_be_handed_over(two_guests: Connection) -> None:
     with pytest.raises(LocalProtocolError):
         two_guests.guest("vm1").switchover()
+
+
+def test_a_switchover_that_the_arbiter_leaves_open_is_told_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: the host was said not to answer, though it answered everything else."""
+    proposed = Switchover(asked_at=Nanos(0), fresh_at=0, warm_epoch=0, ends_at=Nanos(0))
+    monkeypatch.setattr(Driver, "begin_switchover", lambda _, __: proposed)
+    monkeypatch.setattr(node, "ANSWER_SECONDS", 0.1)
+
+    with (
+        host(tmp_path, "vm1"),
+        connect(f"ipc://{tmp_path}") as machine,
+        pytest.raises(SwitchoverFailed, match="is proposed and the arbiter has not answered here"),
+    ):
+        machine.guest("vm1").switchover(0.1)
 
 
 def end_in_order(*hosts: Protection | Standby) -> list[Thread]:

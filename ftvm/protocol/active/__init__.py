@@ -119,7 +119,7 @@ def on_record(active: ActiveState, now: Nanos) -> None:
             active.core.end_role(RoleEvent.VACATED, f"the record is vacant (generation {known.generation})")
             return
         reason = f"the record (generation {known.generation}) names {known.active or 'no host'} active"
-        handover.end(active, reason, now)
+        handover.end_deposed(active, reason)
         active.core.end_role(RoleEvent.DEPOSED, reason)  # rule: deposed_active_ends
         return
     if active.core.arbiter.proposal is None:

@@ -23,7 +23,7 @@ from ftvm.protocol.record import switch
 from ftvm.protocol.session import Session, Switchover, batches_of
 from ftvm.units import Nanos
 
-__all__ = ["begin", "call_off", "end", "finish", "go_on", "take_prepared", "withdraw"]
+__all__ = ["begin", "call_off", "end", "end_deposed", "finish", "go_on", "take_prepared", "withdraw"]
 
 _OBSTACLES: Final = {
     LinkState.NONE: "no standby is connected: start one with `ftvm standby`",
@@ -116,6 +116,13 @@ def end(active: ActiveState, reason: str, now: Nanos) -> None:
         active.switchover.end(reason)
         guest_id, is_stopping = active.core.settings.guest_id, active.core.stop is not None
         active.core.tell(SwitchFailed(at=now, guest_id=guest_id, reason=reason, is_stopping=is_stopping))
+
+
+def end_deposed(active: ActiveState, reason: str) -> None:
+    """Note that the guest runs elsewhere: where it was to go, if its standby took it meanwhile by itself."""
+    if active.switchover is not None:
+        has_come = active.session is not None and active.core.arbiter.known.active == active.session.standby
+        active.switchover.end(None if has_come else reason)
 
 
 def finish(active: ActiveState, session: Session) -> None:

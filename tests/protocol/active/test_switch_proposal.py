@@ -126,7 +126,8 @@ def test_a_switch_whose_answer_is_lost_is_in_force_all_the_same() -> None:
     assert switchover.error is None
 
 
-def test_a_standby_that_takes_over_by_itself_meanwhile_deposes_the_active() -> None:
+def test_a_standby_that_takes_over_by_itself_meanwhile_has_the_guest_that_it_was_to_get() -> None:
+    """Regression: the switchover was said to have failed, and the guest to run where it was."""
     pair = Pair().protected()
     switchover = switching(pair)
     live_on(pair, pair.b, 3 * BACKUP_LIMIT_MS)
@@ -136,7 +137,19 @@ def test_a_standby_that_takes_over_by_itself_meanwhile_deposes_the_active() -> N
 
     assert pair.a.role is Role.EMPTY
     assert not pair.a.is_running
-    assert switchover.error is not None
+    assert (switchover.is_over, switchover.error) == (True, None)
+    assert not pair.a.told(SwitchFailed)
+
+
+def test_a_switchover_failed_if_a_host_that_it_did_not_go_to_has_the_guest() -> None:
+    pair = Pair().protected()
+    switchover = switching(pair)
+    pair.store.record = Record(3, "c1", None)
+
+    pair.a.answer()
+
+    assert switchover.error == "the record (generation 3) names c1 active"
+    assert not pair.a.told(SwitchFailed)
 
 
 def test_an_active_that_stops_while_switching_leaves_the_proposal_alone() -> None:
