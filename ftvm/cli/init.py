@@ -83,8 +83,8 @@ def _tell_disks(labels: Mapping[str, Label | None], generation: int) -> None:
         click.echo(newest_of(labels))
         return
     click.echo(
-        f"if it has a disk, start it on the host whose image is of generation {generation} and says that the guest ran "
-        "on it (`ftvm disk show IMAGE`); if that one is lost, on the host with the newest"
+        "if it has a disk, start it on the host with the newest image (`ftvm disk show IMAGE`): of generation "
+        f"{generation} that of a guest that was stopped in order, else the standby's, else that on which the guest ran"
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,14 +56,14 @@ def test_an_image_says_its_generation_and_whether_the_guest_ran_on_it(ftvm: Run,
     assert outcome.status == 0
     assert f"{ran}: generation 7: the guest ran on it, not stopped in order; lineage {LINEAGE}\n" in outcome.out
     assert f"{stood_by}: generation 7: a standby's, whole, of epoch 41 or later" in outcome.out
-    assert outcome.out.endswith(f"newest: {ran}\n")
+    assert outcome.out.endswith(f"newest: {stood_by}\n")
 
 
 def test_what_was_saved_on_the_other_host_stands_for_its_image(ftvm: Run, ran: Path, stood_by: Path) -> None:
     saved = ran.parent / "other.json"
-    saved.write_text(ftvm("disk", "show", ran, "--json").out)
+    saved.write_text(ftvm("disk", "show", stood_by, "--json").out)
 
-    outcome = ftvm("disk", "show", stood_by, saved)
+    outcome = ftvm("disk", "show", ran, saved)
 
     assert json.loads(saved.read_text())["generation"] == 7
     assert outcome.out.endswith(f"newest: {saved}\n")
@@ -102,18 +103,21 @@ def test_an_image_that_is_not_there_is_named(ftvm: Run, tmp_path: Path) -> None:
 # --- ftvm init --force ---
 
 
-def test_force_names_the_newest_of_two_images(ftvm: Run, ran: Path, stood_by: Path, tmp_path: Path) -> None:
+def test_force_names_the_standbys_image_of_two_hosts_that_died_at_once(
+    ftvm: Run, ran: Path, stood_by: Path, tmp_path: Path
+) -> None:
     arbiter = put_record(tmp_path / "arbiter", 7)
 
     outcome = ftvm("init", "--arbiter", arbiter, "--force", "--yes", "--disk", stood_by, "--disk", ran)
 
     assert outcome.status == 0
-    assert outcome.out.endswith(f"newest: {ran}\n")
+    assert outcome.out.endswith(f"newest: {stood_by}\n")
 
 
-def test_images_of_a_guest_that_ended_in_order_are_compared_too(
-    ftvm: Run, ran: Path, stood_by: Path, tmp_path: Path
+def test_the_image_of_a_guest_that_ended_in_order_is_newer_than_its_standbys(
+    ftvm: Run, stood_by: Path, tmp_path: Path
 ) -> None:
+    ran = image_with(tmp_path / "a.img", replace(RAN, is_clean=True))
     arbiter = put_record(tmp_path / "arbiter", 7)
     ftvm("init", "--arbiter", arbiter, "--force", "--yes")
 
@@ -125,7 +129,7 @@ def test_images_of_a_guest_that_ended_in_order_are_compared_too(
 def test_force_without_images_says_which_to_look_for(ftvm: Run, tmp_path: Path) -> None:
     outcome = ftvm("init", "--arbiter", put_record(tmp_path / "arbiter", 7), "--force", "--yes")
 
-    assert "whose image is of generation 7 and says that the guest ran on it" in outcome.out
+    assert "of generation 7 that of a guest that was stopped in order, else the standby's" in outcome.out
 
 
 # --- ftvm check ---
