@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from ftvm._native.memory import NativeMemory
-from ftvm.checkpoint import END_CHANNEL, Buffer, Output, PageBatch
+from ftvm.checkpoint import END_CHANNEL, Buffer, Checkpoint, Output, PageBatch
 from ftvm.encode.apply import CommittedMemory
 from ftvm.encode.messages import Copy, Envelope, EpochPart, Message, Ping, Pong
 from ftvm.encode.wire import encode
@@ -199,10 +199,9 @@ class Driver:
             self._perform()
         if has_input and (inputs := self._world.receive(self.settings.limits.inputs_per_step)):
             self._runner.deliver(inputs)
-        if self._runner.follower is not None and self._runner.follower.waiting:
-            for report in self._runner.follow_on():
-                self._report(report, now)
-            self._perform()
+        waiting = () if self._runner.follower is None else self._runner.follower.waiting
+        if waiting and isinstance(waiting[-1], Checkpoint):
+            self._follow_on(now)
         if self._capturer.is_warming_up and self._capturer.warm_up(self._memory.digests):
             self._report(ShadowWarmed(), now)
         if self._sink.has_stirred or self._sink.is_cut_wanted:
@@ -214,6 +213,8 @@ class Driver:
         self._wanted += self._replica.step(TICK, now)
         if self._wanted:
             self._perform()
+        if waiting and not isinstance(waiting[-1], Checkpoint):
+            self._follow_on(now)  # behind the acknowledgement: outputs wait for the log, not for its execution here
         if self._onlooker.held:
             self._onlooker.show()
         ending = self._ending
@@ -241,6 +242,11 @@ class Driver:
             self._arbiter.submit(end.request)
         is_busy = self._capturer.is_warming_up or (runner.follower is not None and runner.follower.waiting)
         return now if is_busy else end.due
+
+    def _follow_on(self, now: Nanos) -> None:
+        for report in self._runner.follow_on():
+            self._report(report, now)
+        self._perform()
 
     def _take_words(self, sink: NumberingSink, now: Nanos) -> None:
         if sink.has_stirred:

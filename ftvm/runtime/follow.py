@@ -71,11 +71,14 @@ def _replay(
             _take(guest, record, sink)
 
 
-def _packed(items: Iterable[LogRecord | Checkpoint]) -> Iterator[_Item]:
-    """Yield items with records in a row as tables, for a guest that takes them together."""
+def _packed(items: Iterable[LogRecord | Checkpoint]) -> Iterable[_Item]:
+    """Return items with records in a row as tables, for a guest that takes them together."""
     if isinstance(items, LogTable):
-        yield from [items] if items.record_count else ()
-        return
+        return (items,) if items.record_count else ()
+    return _in_tables(items)
+
+
+def _in_tables(items: Iterable[LogRecord | Checkpoint]) -> Iterator[_Item]:
     for is_log, run in groupby(items, key=_is_record):
         while part := list(islice(run, _RECORDS_PER_CALL)):
             yield from [LogTable.of(cast("list[LogRecord]", part))] if is_log else part

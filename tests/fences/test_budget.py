@@ -39,7 +39,7 @@ LINES: Final = {
     "lab": 3468,
     "lab/rig": 603,
     "protocol": 4071,
-    "runtime": 3291,
+    "runtime": 3297,
     "service": 1813,
     "sim": 2588,
     "store": 1438,
