@@ -331,6 +331,27 @@ def test_a_guest_whose_sink_takes_no_outputs_together_is_led_by_one_record_after
     guest.close()
 
 
+def test_more_outputs_than_a_call_holds_come_by_several(pair: Pair) -> None:
+    """Only the last of them is in the log, as in one that somebody shortened. Mutant: a call minds no room."""
+    life = live("console", "lines=3000 listen=0", [])
+    guest, said = pair.guests[0], list[int]()
+    guest.memory[0].buffer[:] = life.pages
+    guest.load_devices(life.devices)
+    sink, taken = sink_of(guest), 0
+
+    for _ in range(10):
+        before = sink.output_next
+        taken, first_here = guest.lead_along(life.log[-1:], sink.made_at(guest.position))
+        sink.made_from(guest.position, first_here)
+        said.append(sink.output_next - before)
+        if taken:
+            break
+
+    assert taken == 1
+    assert [output for output, _ in sink.drain().outputs] == list(life.outputs)
+    assert 1_024 < max(said) <= 2_048
+
+
 def test_a_limit_ends_a_call_between_two_instructions(kv: Life, pair: Pair) -> None:
     guest = pair.guests[0]
     guest.memory[0].buffer[:] = kv.pages
