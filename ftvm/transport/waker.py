@@ -7,6 +7,7 @@ a descriptor is too large for `select` is the time rounded up to whole milliseco
 
 import os
 import select
+import threading
 from collections.abc import Sequence
 from typing import Final
 
@@ -17,9 +18,10 @@ _FD_SETSIZE: Final = 1024
 
 
 class Waker:
-    """Something that `wake` makes readable until `drain`. Close it only when no thread can call `wake` any more."""
+    """Something that `wake` makes readable until `drain`."""
 
     def __init__(self) -> None:
+        self._closing = threading.RLock()  # of a kind that a signal's handler may take again
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def fileno(self) -> int:
@@ -28,8 +30,9 @@ class Waker:
 
     def wake(self) -> None:
         """Make it readable; safe from any thread and from a signal handler; does nothing once closed."""
-        if self._fd >= 0:
-            os.eventfd_write(self._fd, 1)
+        with self._closing:
+            if self._fd >= 0:
+                os.eventfd_write(self._fd, 1)
 
     def drain(self) -> None:
         """Forget all wakes so far."""
@@ -40,9 +43,10 @@ class Waker:
 
     def close(self) -> None:
         """Give back the descriptor. Idempotent."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        with self._closing:
+            fd, self._fd = self._fd, -1
+            if fd >= 0:
+                os.close(fd)
 
 
 def wait_readable(fds: Sequence[int], timeout_ns: int) -> list[int]:

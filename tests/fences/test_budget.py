@@ -44,7 +44,7 @@ LINES: Final = {
     "sim": 2588,
     "store": 1438,
     "testing": 2163,
-    "transport": 1260,
+    "transport": 1264,
 }
 """Lines with code of each package: no docstring, comment or blank line counts. "" is the modules of ftvm/ itself; a
 room within a package that has its own budget does not count for the package."""

@@ -1,5 +1,6 @@
 import os
 import resource
+import threading
 
 import pytest
 
@@ -32,6 +33,24 @@ def test_late_wake_and_second_close_do_nothing() -> None:
     waker.wake()
     waker.close()
 
+    assert waker.fileno() == -1
+
+
+def test_nobody_closes_it_under_a_thread_that_wakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    waker = Waker()
+    closer = threading.Thread(target=waker.close)
+    woken: list[int] = []
+
+    def write(fd: int, _value: int) -> None:
+        closer.start()
+        closer.join(0.2)
+        woken.append(os.fstat(fd).st_mode)  # raises once it is closed
+
+    monkeypatch.setattr(os, "eventfd_write", write)
+    waker.wake()
+    closer.join()
+
+    assert len(woken) == 1
     assert waker.fileno() == -1
 
 
