@@ -182,7 +182,7 @@ class Driver:
             self._perform()
 
     def step(self, now: Nanos, *, is_round: bool = True, has_input: bool = True) -> Nanos | None:
-        """Do what has come and what is due; return when to be called again if nothing comes before; None: only then.
+        """Do what has come and what is due; return when to be called again, unless something comes; None: only then.
 
         is_round   look also at what nobody signals: whether the guest lives, what it warns of
         has_input  something may have come for the guest

@@ -194,7 +194,7 @@ def test_a_standby_without_a_peer_is_refused(ftvm: Run, tmp_path: Path) -> None:
         ("--silence", "inf", "--silence: inf"),
         ("--silence", "100", "at least four heartbeats"),
         ("--interval", "nan", "--interval: nan: write a number"),
-        ("--interval", "0", "an interval of 0.0 s"),
+        ("--interval", "0", "an interval of 0 ms"),
         ("--memory", "0", "write a size such as 64M"),
         ("--memory", "65G", "at most 64G"),
         ("--memory", "lots", "write a size such as 64M"),

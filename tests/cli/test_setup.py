@@ -126,7 +126,7 @@ def test_nobody_to_answer_is_an_error_that_names_the_options(
 @pytest.mark.parametrize(
     ("more", "complaint"),
     [
-        (["--set", "interval=0"], "interval: remus: an interval of 0.0 s"),
+        (["--set", "interval=0"], "interval: remus: an interval of 0 ms"),
         (["--set", "interval=soon"], "interval is a number"),
         (["--set", "speed=3"], "the names are those of a guest file"),
         (["--set", "engine=warp"], "engine: 'warp': write one of"),
