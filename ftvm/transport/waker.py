@@ -7,7 +7,6 @@ a descriptor is too large for `select` is the time rounded up to whole milliseco
 
 import os
 import select
-import threading
 from collections.abc import Sequence
 from typing import Final
 
@@ -17,36 +16,42 @@ _FD_SETSIZE: Final = 1024
 """Beyond this descriptor number `select` cannot be used."""
 
 
+class _Counter:
+    """An eventfd that is closed when nobody holds it any more: not while a thread writes to it."""
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
 class Waker:
     """Something that `wake` makes readable until `drain`."""
 
     def __init__(self) -> None:
-        self._closing = threading.RLock()  # of a kind that a signal's handler may take again
-        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._counter: _Counter | None = _Counter()
 
     def fileno(self) -> int:
-        """Return the descriptor to wait for."""
-        return self._fd
+        """Return the descriptor to wait for; -1 once closed."""
+        return -1 if self._counter is None else self._counter.fd
 
     def wake(self) -> None:
         """Make it readable; safe from any thread and from a signal handler; does nothing once closed."""
-        with self._closing:
-            if self._fd >= 0:
-                os.eventfd_write(self._fd, 1)
+        counter = self._counter
+        if counter is not None:
+            os.eventfd_write(counter.fd, 1)
 
     def drain(self) -> None:
         """Forget all wakes so far."""
         try:
-            os.eventfd_read(self._fd)
+            os.eventfd_read(self.fileno())
         except BlockingIOError:
             return  # nobody woke it
 
     def close(self) -> None:
         """Give back the descriptor. Idempotent."""
-        with self._closing:
-            fd, self._fd = self._fd, -1
-            if fd >= 0:
-                os.close(fd)
+        self._counter = None
 
 
 def wait_readable(fds: Sequence[int], timeout_ns: int) -> list[int]:

@@ -38,6 +38,7 @@ def test_late_wake_and_second_close_do_nothing() -> None:
 
 def test_nobody_closes_it_under_a_thread_that_wakes(monkeypatch: pytest.MonkeyPatch) -> None:
     waker = Waker()
+    fd = waker.fileno()
     closer = threading.Thread(target=waker.close)
     woken: list[int] = []
 
@@ -52,6 +53,8 @@ def test_nobody_closes_it_under_a_thread_that_wakes(monkeypatch: pytest.MonkeyPa
 
     assert len(woken) == 1
     assert waker.fileno() == -1
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
 
 
 def test_negative_time_is_no_time() -> None:
