@@ -44,6 +44,13 @@ def is_answered_behind_a_read(client: Client) -> bool:
     return cookie == 2
 
 
+def flush_covered(disk: Disk, client: Client) -> None:
+    """Have the guest write and flush while its disk is covered: it is answered, and the device has not got it."""
+    client.agree()
+    disk.cover(is_covered=True)
+    assert client.write(0, b"covered") == client.ask(FLUSH) == 0
+
+
 @pytest.mark.parametrize("flags", [0, FUA])
 def test_a_covered_flush_is_answered_although_the_device_has_nothing_of_it(
     flags: int, disk: Disk, client: Client, gate: Gate, witness: Witness
@@ -62,9 +69,7 @@ def test_a_covered_flush_is_answered_although_the_device_has_nothing_of_it(
 def test_a_flush_that_is_covered_no_longer_waits_for_all_that_is_owed(
     disk: Disk, client: Client, gate: Gate, witness: Witness
 ) -> None:
-    client.agree()
-    disk.cover(is_covered=True)
-    assert client.write(0, b"covered") == client.ask(FLUSH) == 0
+    flush_covered(disk, client)
 
     disk.cover(is_covered=False)
     waits = is_answered_behind_a_read(client)
@@ -78,9 +83,7 @@ def test_a_flush_that_is_covered_no_longer_waits_for_all_that_is_owed(
 def test_what_is_owed_begins_to_be_done_when_the_disk_is_covered_no_longer_and_nobody_asks(
     disk: Disk, client: Client, gate: Gate
 ) -> None:
-    client.agree()
-    disk.cover(is_covered=True)
-    assert client.write(0, b"covered") == client.ask(FLUSH) == 0
+    flush_covered(disk, client)
 
     disk.cover(is_covered=False)
 
@@ -159,9 +162,7 @@ def test_a_wish_for_durability_has_the_covered_flushes_done_and_waits_for_them(
     disk: Disk, client: Client, gate: Gate
 ) -> None:
     """Mutant: the image's own thread has nothing to do, and says so at once."""
-    client.agree()
-    disk.cover(is_covered=True)
-    assert client.write(0, b"covered") == client.ask(FLUSH) == 0
+    flush_covered(disk, client)
     told: SimpleQueue[str | None] = SimpleQueue()
 
     disk.persist(told.put)
@@ -204,9 +205,7 @@ def test_a_wish_for_durability_of_a_guest_that_left_meanwhile_is_the_images(
     disk: Disk, client: Client, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ftvm.guests.disk.disk._PATIENCE_MS", 10)
-    client.agree()
-    disk.cover(is_covered=True)
-    assert client.write(0, b"covered") == client.ask(FLUSH) == 0
+    flush_covered(disk, client)
     told: SimpleQueue[str | None] = SimpleQueue()
     disk.persist(told.put)
     assert gate.is_asked.wait(WAIT)
@@ -269,9 +268,7 @@ def test_a_covered_disk_that_is_closed_in_order_owes_nothing(tmp_path: Path, wit
 def test_a_disk_that_is_closed_while_somebody_waits_for_durability_answers(
     disk: Disk, client: Client, gate: Gate
 ) -> None:
-    client.agree()
-    disk.cover(is_covered=True)
-    assert client.write(0, b"covered") == client.ask(FLUSH) == 0
+    flush_covered(disk, client)
     told: SimpleQueue[str | None] = SimpleQueue()
     disk.persist(told.put)
     assert gate.is_asked.wait(WAIT)
