@@ -13,6 +13,7 @@ import signal
 import subprocess
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -86,8 +87,12 @@ class Child:
 
     def kill_children(self) -> None:
         """Kill the processes that it has started, at once and without warning; itself it goes on."""
+        children: list[str] = []
         for task in Path(f"/proc/{self.process.pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
+            with suppress(OSError):  # a thread that has ended meanwhile
+                children += (task / "children").read_text().split()
+        for child in children:
+            with suppress(ProcessLookupError):
                 os.kill(int(child), signal.SIGKILL)
 
     def freeze(self) -> None:

@@ -6,13 +6,16 @@ file, and `free_ports` looks at the machine.
 """
 
 import json
+import os
 import socket
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import count as count_up
+from itertools import islice
 from pathlib import Path
 from typing import Final
+
+from ftvm.errors import BrokenError
 
 __all__ = ["GUEST_ID", "GUEST_MAC", "HOSTS", "HostCommands", "Stage", "free_ports"]
 
@@ -22,8 +25,14 @@ GUEST_MAC: Final = "52:54:00:77:00:02"
 COMMANDS: Final = {"primary": "run", "standby": "standby"}
 """The command that starts a host in a role."""
 LOOPBACK: Final = "127.0.0.1"
+PORTS: Final = range(10_000, 32_768)
+"""Below those that Linux gives to whoever asks for any port or connects (ip(7), ip_local_port_range). Of those, a
+socket that dials a host which does not listen yet may take the host's own, and even reach itself."""
+PORTS_OF_A_PROCESS: Final = 128
+"""A process looks in a part of its own, by its id, and gives a port again only when all others have had their turn."""
 PYTHON: Final = (sys.executable, "-P", "-m")
 """Runs a module of the same installation as this one; -P keeps a source folder that one stands in from coming first."""
+_turns: Final = count_up()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,14 +170,25 @@ class Stage:
 
 
 def free_ports(kind: socket.SocketKind, count: int) -> tuple[int, ...]:
-    """Return ports of the loopback device that are free now; another program may still come first."""
-    with ExitStack() as stack:
-        probes: Sequence[socket.socket] = [
-            stack.enter_context(socket.socket(socket.AF_INET, kind)) for _ in range(count)
-        ]
-        for probe in probes:
-            probe.bind((LOOPBACK, 0))
-        return tuple(probe.getsockname()[1] for probe in probes)
+    """Return ports of the loopback device that are free now; only a program that wants just these can come first.
+
+    Raises BrokenError if this process finds too few.
+    """
+    first = os.getpid() * PORTS_OF_A_PROCESS
+    own = (PORTS[(first + next(_turns) % PORTS_OF_A_PROCESS) % len(PORTS)] for _ in range(PORTS_OF_A_PROCESS))
+    found = tuple(islice((port for port in own if _is_free(kind, port)), count))
+    if len(found) < count:
+        raise BrokenError(f"{count} ports of {LOOPBACK} are needed; of {PORTS_OF_A_PROCESS}, {len(found)} are free")
+    return found
+
+
+def _is_free(kind: socket.SocketKind, port: int) -> bool:
+    with socket.socket(socket.AF_INET, kind) as probe:
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
 
 
 def _endpoint(port: int) -> str:

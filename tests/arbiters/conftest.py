@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ftvm.lab.stage import free_ports
+
 ETCD = shutil.which("etcd")
 
 
@@ -17,7 +19,7 @@ class EtcdCluster:
 
     def __init__(self, path: Path, count: int, certificates: dict[str, str] | None = None) -> None:
         self.certificates = certificates
-        ports = free_ports(2 * count)
+        ports = free_ports(socket.SOCK_STREAM, 2 * count)
         self.client_ports, self.peer_ports = ports[:count], ports[count:]
         self.path = path
         self.processes = [self._start(number) for number in range(count)]
@@ -94,14 +96,6 @@ class EtcdCluster:
     def close(self) -> None:
         for number in range(len(self.processes)):
             self.kill(number)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 @pytest.fixture

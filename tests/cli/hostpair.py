@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from ftvm.lab.stage import free_ports
 from ftvm.transport.keys import write_keypair
 
 __all__ = ["WAIT_SECONDS", "Hosts", "events_until", "host", "port_of_nobody", "wait_for"]
@@ -42,11 +43,10 @@ def wait_for(process: subprocess.Popen[str], event: str) -> dict[str, object]:
     return events_until(process, event)[-1]
 
 
-def port_of_nobody() -> int:
+def port_of_nobody(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
     """Return a port that was free just now."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
+    (port,) = free_ports(kind, 1)
+    return port
 
 
 class Hosts:

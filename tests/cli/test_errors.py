@@ -1,7 +1,6 @@
 """Bad input: each has a message that a person can act on, an exit status, no traceback, and nothing was started."""
 
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,14 +12,14 @@ from ftvm.cli.main import _COMMANDS
 from ftvm.interfaces import Record
 from ftvm.transport.keys import write_keypair
 
+from ..leftovers import nothing_left_behind
 from .conftest import Run
 
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left_running() -> Iterator[None]:
-    before = set(threading.enumerate())
-    yield
-    assert {thread.name for thread in set(threading.enumerate()) - before} == set()
+    with nothing_left_behind():
+        yield
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,8 @@ from click.testing import CliRunner
 from ftvm.cli.run import run
 from ftvm.errors import ArbiterError, ConfigError, GuestError
 from ftvm.runtime.urgency import why_not_urgent
+
+from ..leftovers import children_of
 
 HOST = ("--kind", "qemu", "--listen", "ipc:///tmp/none", "--arbiter", "file:///tmp")
 
@@ -121,12 +123,11 @@ def test_a_hosts_loop_goes_before_all_else_on_the_machine_and_its_qemu_does_not(
 
 
 def policies_of(pid: int) -> list[int]:
-    return [os.sched_getscheduler(int(thread)) for thread in os.listdir(f"/proc/{pid}/task")]
-
-
-def children_of(pid: int) -> list[int]:
-    tasks = os.listdir(f"/proc/{pid}/task")
-    return [int(child) for task in tasks for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split()]
+    found = []
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with suppress(ProcessLookupError):  # it has ended meanwhile
+            found.append(os.sched_getscheduler(int(thread)))
+    return found
 
 
 @pytest.mark.usefixtures("installed")

@@ -29,7 +29,7 @@ class Side:
     """One host that is started again and again in either role, each time with a new monitor."""
 
     def __init__(self, folder: Path, name: str, other: str, monitor: Path, engine: str, ports: dict[str, int]) -> None:
-        self.port = port_of_nobody()
+        self.port = port_of_nobody(socket.SOCK_DGRAM)
         self._socket = folder / f"{name}.sock"
         self._monitor = monitor
         self._arguments = (
@@ -89,7 +89,7 @@ def test_nothing_acknowledged_is_lost_when_host_and_monitor_are_killed_in_turn(
     (tmp_path / "record").mkdir()
     for name in ("a", "b"):
         write_keypair(tmp_path / name)
-    ports = {name: port_of_nobody() for name in ("a", "b", "client")}
+    ports = {"a": port_of_nobody(), "b": port_of_nobody(), "client": port_of_nobody(socket.SOCK_DGRAM)}
     a, b = (Side(tmp_path, *names, monitor, engine, ports) for names in (("a", "b"), ("b", "a")))
     client = Client(ports["client"], [a, b])
     stack.callback(client.socket.close)

@@ -18,6 +18,7 @@ from ftvm.guests.datagram import (
     mac_bytes,
 )
 from ftvm.interfaces import World
+from ftvm.lab.stage import free_ports
 
 MAC = "52:54:00:12:34:56"
 FRAME = bytes(range(64))
@@ -29,15 +30,9 @@ def stack() -> Iterator[ExitStack]:
         yield stack
 
 
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def udp_ends() -> tuple[str, str]:
-    return cable_ends(f"udp:{free_port()}:{free_port()}")
+    here, there = free_ports(socket.SOCK_DGRAM, 2)
+    return cable_ends(f"udp:{here}:{there}")
 
 
 def unix_ends(folder: Path) -> tuple[str, str]:

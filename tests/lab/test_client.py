@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import pytest
@@ -13,6 +13,7 @@ import pytest
 from ftvm.guests.datagram import DatagramPort, cable_ends
 from ftvm.lab.client import Client
 from ftvm.lab.load import Workload
+from ftvm.lab.stage import free_ports
 from ftvm.lab.station import Station
 from ftvm.units import Nanos
 
@@ -27,14 +28,6 @@ class Guest(Protocol):
     def answer(self, payload: bytes) -> bytes: ...
 
 
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-
-
 def serve(port: DatagramPort, station: Station, guest: Guest, now: Nanos) -> None:
     """Answer what has come, as a guest behind its network card."""
     for frame in port.receive(100):
@@ -46,7 +39,7 @@ def serve(port: DatagramPort, station: Station, guest: Guest, now: Nanos) -> Non
 
 @pytest.fixture
 def ports() -> Iterator[tuple[DatagramPort, DatagramPort]]:
-    first, second = free_ports(2)
+    first, second = free_ports(socket.SOCK_DGRAM, 2)
     ends = cable_ends(f"udp:{first}:{second}")
     here, there = DatagramPort(*ends), DatagramPort(*reversed(ends))
     yield here, there
@@ -147,7 +140,7 @@ class Driven:
 
 @contextmanager
 def driven_client(guest_station: Station, guest: Guest) -> Iterator[Driven]:
-    here, there = free_ports(2)
+    here, there = free_ports(socket.SOCK_DGRAM, 2)
     port = DatagramPort(*cable_ends(f"udp:{there}:{here}"))
     command = [
         sys.executable,

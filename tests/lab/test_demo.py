@@ -9,6 +9,8 @@ from ftvm.lab.demo import DemoOptions, run
 from ftvm.lab.ledger import Ledger
 from ftvm.lab.stage import HostCommands
 
+from ..leftovers import nothing_left_behind
+
 STUB = HostCommands(program=(sys.executable, str(Path(__file__).with_name("stub_host.py"))))
 
 
@@ -38,16 +40,11 @@ def temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def children_of_this_process() -> set[str]:
-    tasks = Path("/proc/self/task")
-    return {pid for task in tasks.iterdir() for pid in (task / "children").read_text().split()}
-
-
 def test_demo_kills_in_turn_and_finds_nothing_lost(temporary_folder: Path) -> None:
-    before = children_of_this_process()
     screen = Recorder()
 
-    outcome = run(DemoOptions(kills=2, hosts=STUB), screen)
+    with nothing_left_behind():
+        outcome = run(DemoOptions(kills=2, hosts=STUB), screen)
 
     facts = outcome.as_dict()
     assert outcome.trouble is None
@@ -65,7 +62,6 @@ def test_demo_kills_in_turn_and_finds_nothing_lost(temporary_folder: Path) -> No
     ]
     assert screen.shown > 10
     assert os.listdir(temporary_folder) == []
-    assert children_of_this_process() == before
 
 
 def test_guest_that_forgets_at_a_takeover_is_convicted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,16 +74,15 @@ def test_guest_that_forgets_at_a_takeover_is_convicted(monkeypatch: pytest.Monke
 
 
 def test_host_that_fails_is_shown_with_its_last_words(monkeypatch: pytest.MonkeyPatch, temporary_folder: Path) -> None:
-    before = children_of_this_process()
     monkeypatch.setenv("FTVM_STUB", "fail")
 
-    outcome = run(DemoOptions(kills=1, hosts=STUB), Recorder())
+    with nothing_left_behind():
+        outcome = run(DemoOptions(kills=1, hosts=STUB), Recorder())
 
     assert not outcome.is_good
     assert outcome.trouble is not None
     assert "host B ended with status 1" in outcome.trouble
     assert "the stub was told to fail" in outcome.trouble
-    assert children_of_this_process() == before
     assert os.listdir(temporary_folder) == []
 
 
@@ -111,17 +106,14 @@ def test_time_under_load_that_is_too_short_is_said() -> None:
 
 
 def test_interrupt_leaves_no_process_and_no_file(temporary_folder: Path) -> None:
-    before = children_of_this_process()
-
     class Impatient(Recorder):
         def show(self, ledger: Ledger) -> None:
             if ledger.acknowledged:
                 raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with nothing_left_behind(), pytest.raises(KeyboardInterrupt):
         run(DemoOptions(hosts=STUB), Impatient())
 
-    assert children_of_this_process() == before
     assert os.listdir(temporary_folder) == []
 
 

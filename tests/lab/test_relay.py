@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from ftvm.errors import ConfigError, TransportError
 from ftvm.lab.relay import PACKET_BYTES, QUEUE_NS, READ_BYTES, ROOM_BYTES, DelayLine, Flow, Relay
+from ftvm.lab.stage import free_ports
 from ftvm.units import Nanos
 
 MS = 1_000_000
@@ -253,9 +254,8 @@ def test_a_burst_of_delay_holds_up_what_comes_after_it_ended(lab: Lab) -> None:
 
 
 def test_what_comes_in_by_the_back_door_goes_the_other_way() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as home, socket.create_server(("127.0.0.1", 0)) as probe:
-        back_port = probe.getsockname()[1]
-        probe.close()
+    (back_port,) = free_ports(socket.SOCK_STREAM, 1)
+    with socket.create_server(("127.0.0.1", 0)) as home:
         relay = Relay(0, 1, back=(back_port, home.getsockname()[1]))
         near = socket.create_connection(("127.0.0.1", back_port), timeout=LIMIT_SECONDS)
         relay.wait(at(0))
@@ -301,9 +301,7 @@ def test_a_link_without_a_cut_heals_without_harm(lab: Lab) -> None:
 
 
 def test_a_connection_to_nobody_ends() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        unused = probe.getsockname()[1]
-    relay = Relay(0, unused)
+    relay = Relay(0, *free_ports(socket.SOCK_STREAM, 1))
     near = socket.create_connection(("127.0.0.1", relay.port), timeout=LIMIT_SECONDS)
 
     relay.wait(at(0))
@@ -358,9 +356,9 @@ def test_a_port_in_use_is_a_named_error(lab: Lab) -> None:
 
 @pytest.mark.parametrize("how", ["SIGTERM", "end of input"])
 def test_the_process_ends_when_told_to(how: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as target, socket.create_server(("127.0.0.1", 0)) as probe:
-        port, far = probe.getsockname()[1], target.getsockname()[1]
-        probe.close()
+    (port,) = free_ports(socket.SOCK_STREAM, 1)
+    with socket.create_server(("127.0.0.1", 0)) as target:
+        far = target.getsockname()[1]
         command = [sys.executable, "-m", "ftvm.lab.relay", "--listen", str(port), "--target", str(far)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             assert process.stdin is not None

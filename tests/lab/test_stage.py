@@ -1,3 +1,4 @@
+import os
 import socket
 import tomllib
 from pathlib import Path
@@ -6,8 +7,10 @@ from typing import Any
 import pytest
 
 from ftvm.cli.kinds import read_host
+from ftvm.errors import BrokenError
 from ftvm.guests.datagram import cable_ends
-from ftvm.lab.stage import HOSTS, HostCommands, Stage, free_ports
+from ftvm.lab import stage as stage_module
+from ftvm.lab.stage import HOSTS, PORTS, HostCommands, Stage, free_ports
 from ftvm.transport.keys import write_keypair
 
 COMMANDS = HostCommands(program=("ftvm",), interval_ms=12.5)
@@ -102,3 +105,31 @@ def test_free_ports_are_free_and_different(kind: socket.SocketKind) -> None:
     for port in ports:
         with socket.socket(socket.AF_INET, kind) as opened:
             opened.bind(("127.0.0.1", port))
+
+
+def test_a_free_port_is_none_that_the_system_gives_to_others_and_none_that_was_given_just_now() -> None:
+    """Regression: a demo failed when another socket took a host's port before the host started, or was back."""
+    kinds = (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_STREAM)
+    ports = [port for kind in kinds for port in free_ports(kind, 40)]
+
+    assert len(set(ports)) == 120
+    assert set(ports) <= set(PORTS)
+
+
+def test_two_processes_find_different_free_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for process in (4_711, 4_712):
+        monkeypatch.setattr(os, "getpid", lambda process=process: process)
+        found.append(set(free_ports(socket.SOCK_STREAM, 60) + free_ports(socket.SOCK_DGRAM, 60)))
+
+    assert not found[0] & found[1]
+
+
+def test_too_few_free_ports_are_told_and_not_looked_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        port = busy.getsockname()[1]
+        monkeypatch.setattr(stage_module, "PORTS", range(port, port + 1))
+
+        with pytest.raises(BrokenError, match=r"2 ports of 127\.0\.0\.1 are needed; of 128, 0 are free"):
+            free_ports(socket.SOCK_STREAM, 2)

@@ -3,7 +3,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 
 import pytest
 from hypothesis import given
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 
 from ftvm.errors import ConfigError, TransportError
 from ftvm.guests.datagram import DatagramPort, cable_ends
+from ftvm.lab.stage import free_ports
 from ftvm.lab.switch import AddressTable, Moved, Switch
 from ftvm.units import Nanos
 
@@ -24,19 +24,11 @@ def frame(destination: bytes, source: bytes, text: bytes = b"") -> bytes:
     return destination + source + b"\x88\xb5" + text
 
 
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-
-
 class Lab:
     """A switch with three cards on it."""
 
     def __init__(self) -> None:
-        ports = free_ports(6)
+        ports = free_ports(socket.SOCK_DGRAM, 6)
         self.cables = [f"udp:{ports[n]}:{ports[n + 1]}" for n in (0, 2, 4)]
         self.moves: list[Moved] = []
         self.switch = Switch(self.cables, on_moved=self.moves.append)
@@ -135,7 +127,7 @@ def test_switch_of_one_port_is_refused() -> None:
 
 
 def test_busy_port_leaves_no_other_port_open(lab: Lab) -> None:
-    free = free_ports(2)
+    free = free_ports(socket.SOCK_DGRAM, 2)
     cable = f"udp:{free[0]}:{free[1]}"
 
     with pytest.raises(TransportError):
@@ -146,7 +138,7 @@ def test_busy_port_leaves_no_other_port_open(lab: Lab) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_process_forwards_and_ends_cleanly_on_a_signal(number: signal.Signals) -> None:
-    ports = free_ports(4)
+    ports = free_ports(socket.SOCK_DGRAM, 4)
     cables = [f"udp:{ports[0]}:{ports[1]}", f"udp:{ports[2]}:{ports[3]}"]
     command = [sys.executable, "-P", "-m", "ftvm.lab.switch", "--port", cables[0], "--port", cables[1]]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

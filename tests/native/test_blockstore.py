@@ -15,22 +15,10 @@ from ftvm._native.mapping import FileMapping
 from ftvm.errors import ClosedError
 
 from ..guests.disk.nbd import FLUSH, request
+from ..leftovers import require_gone, threads
 
 PAGES = 4
 LONG_MS = 600_000
-
-
-def threads() -> set[str]:
-    return {path.name for path in Path("/proc/self/task").iterdir()}
-
-
-def require_gone(thread: str) -> None:
-    """The system lists a thread for a moment behind its end."""
-    for _ in range(1_000):
-        if thread not in threads():
-            return
-        threading.Event().wait(0.01)
-    raise AssertionError("it is there still")
 
 
 class Stalled:
@@ -110,7 +98,7 @@ def test_a_store_that_nobody_closes_ends_its_thread_before_its_memory_goes() -> 
     del stalled.server, stalled.store
     gc.collect()
 
-    require_gone(stalled.thread)
+    require_gone(lambda: {stalled.thread} & threads())
     stalled.far.close()
     stalled.mapping.close()
 

@@ -1,7 +1,6 @@
 """The table of descriptors: its limit is raised, a full one is known for what it is, some are kept back."""
 
 import errno
-import os
 import subprocess
 import sys
 
@@ -9,6 +8,8 @@ import pytest
 
 from ftvm.errors import ArbiterError, NotApplied
 from ftvm.runtime.descriptors import DESCRIPTORS_MAX, SpareDescriptors, is_table_full
+
+from ..leftovers import descriptors
 
 
 @pytest.mark.parametrize(("hard", "raised"), [(1024, 1024), (DESCRIPTORS_MAX + 1, DESCRIPTORS_MAX)])
@@ -44,13 +45,13 @@ def test_another_trouble_is_no_full_table() -> None:
 
 
 def test_spare_descriptors_are_given_back_for_a_moment_and_taken_again() -> None:
-    before = set(os.listdir("/proc/self/fd"))
+    before = descriptors()
     spare = SpareDescriptors(3)
-    held = set(os.listdir("/proc/self/fd")) - before
+    held = descriptors() - before
 
     with spare.given_back():
-        during = set(os.listdir("/proc/self/fd")) - before
+        during = descriptors() - before
 
     assert (len(held), len(during), spare.is_full) == (3, 0, True)
     spare.close()
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert descriptors() - before == set()

@@ -40,6 +40,7 @@ from ftvm.transport.keys import Keys, generate_keys
 from ftvm.units import Nanos
 
 from ..guests.programs.conftest import Peer, Reply
+from ..leftovers import nothing_left_behind
 from .live import kill
 
 MS = 1_000_000
@@ -51,16 +52,10 @@ TIMING = Timing(heartbeat_ns=Nanos(100 * MS), backup_limit_ns=Nanos(1_500 * MS),
 PEER = Peer()
 
 
-def open_fds() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
 @pytest.fixture(autouse=True)
 def _nothing_is_left_behind() -> Iterator[None]:
-    threads, fds = set(threading.enumerate()), open_fds()
-    yield
-    assert {thread.name for thread in set(threading.enumerate()) - threads} == set()
-    assert open_fds() <= fds
+    with nothing_left_behind():
+        yield
 
 
 class Outside:

@@ -10,6 +10,7 @@ import pytest
 from ftvm.arbiters.file import FileRecordStore
 from ftvm.errors import ConfigError, TransportError
 from ftvm.interfaces import Record
+from ftvm.lab.stage import free_ports
 from ftvm.service import checks
 from ftvm.service.checks import Finding, Level
 from ftvm.transport.keys import generate_keys
@@ -76,9 +77,8 @@ def test_the_memory_of_this_machine_is_known() -> None:
 
 
 def test_a_free_port_is_fine_and_free_afterwards() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        endpoint = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    (port,) = free_ports(socket.SOCK_STREAM, 1)
+    endpoint = f"tcp://127.0.0.1:{port}"
 
     found = [only(checks.check_endpoint(endpoint, None)) for _ in range(2)]
 

@@ -16,7 +16,7 @@ from ftvm.transport.zeromq import ZeroMqTransport
 
 from ..hostile.peer import STRANGER_ATTACKS, HostilePeer
 
-TURNS_MAX = 3_000
+TURNS_MAX = 30_000
 LIMITS = Limits(batch_bytes=1 << 16, devices_bytes=1 << 16, outputs_held_bytes=1 << 16)
 
 

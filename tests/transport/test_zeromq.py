@@ -14,7 +14,9 @@ from ftvm.transport import zeromq
 from ftvm.transport.keys import generate_keys
 from ftvm.transport.zeromq import FRAMES_MAX, ZeroMqTransport
 
-ROUNDS = 1000
+from ..leftovers import nothing_left_behind
+
+ROUNDS = 10_000
 STEP_NS = 5_000_000
 
 
@@ -348,11 +350,8 @@ def is_released(load: bytearray) -> bool:
 
 def test_failed_construction_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for _ in range(2):
-        before = sorted(os.listdir("/proc/self/fd"))
+    with nothing_left_behind():
         with pytest.raises(TransportError):
             ZeroMqTransport("tcp://127.0.0.1:0", ["tcp://no-such-host.invalid:1"], generate_keys(2)[0])
         with pytest.raises(TransportError):
             ZeroMqTransport(f"ipc://{tmp_path}/file", [], None)
-
-    assert sorted(os.listdir("/proc/self/fd")) == before

@@ -18,6 +18,9 @@ from ftvm.guests.cards.batch import decode_batch
 from ftvm.guests.cards.card import HELD_BYTES_MAX, SHIPPED_BYTES
 from ftvm.guests.cards.ends import check_cable
 from ftvm.guests.datagram import announcement_frames, mac_bytes
+from ftvm.lab.stage import free_ports
+
+from ...leftovers import nothing_left_behind
 
 MAC = "52:54:00:12:34:56"
 PATIENCE_S = 30.0
@@ -154,13 +157,10 @@ def test_a_guest_waits_once_16_mib_are_held_and_nothing_has_left_by_then(stand: 
 
 def test_a_card_that_has_a_cable_of_udp_hears_its_other_end_alone() -> None:
     with ExitStack() as undo:
-        world, stranger, probe = (
-            undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(3)
-        )
-        for end in (world, stranger, probe):
+        world, stranger = (undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(2))
+        for end in (world, stranger):
             end.bind(("127.0.0.1", 0))
-        here = probe.getsockname()
-        probe.close()
+        here = ("127.0.0.1", *free_ports(socket.SOCK_DGRAM, 1))
         card = undo.enter_context(closing(PumpedCard(f"udp:{here[1]}:{world.getsockname()[1]}")))
         card.flow()
 
@@ -207,10 +207,10 @@ def test_a_closed_card_gives_its_place_back_and_keeps_its_counters(stand: Stand)
 WITHOUT_RIGHTS = """
 import encodings.idna, os, socket
 from ftvm.guests.cards import PumpedCard
+from ftvm.lab.stage import free_ports
+from ftvm.lab.stage import free_ports
 os.setuid(65_534)
-with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-    probe.bind(("127.0.0.1", 0))
-    port = probe.getsockname()[1]
+(port,) = free_ports(socket.SOCK_DGRAM, 1)
 PumpedCard(f"udp:{port}:9")
 """
 
@@ -231,9 +231,5 @@ def test_a_cable_that_cannot_be_is_refused_by_name(cable: str) -> None:
 
 
 def test_an_address_that_is_in_use_is_refused_and_leaves_nothing_open(stand: Stand) -> None:
-    before = len(os.listdir("/proc/self/fd"))
-
-    with pytest.raises(TransportError, match="cannot bind"):
+    with nothing_left_behind(), pytest.raises(TransportError, match="cannot bind"):
         PumpedCard(f"unix:{stand.place}:elsewhere")
-
-    assert len(os.listdir("/proc/self/fd")) == before

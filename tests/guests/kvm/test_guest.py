@@ -26,6 +26,7 @@ from ftvm.testing.guest import check_guest
 from ftvm.testing.transcript import Said, Transcript, load_picture, take_picture
 from ftvm.units import Nanos
 
+from ...leftovers import nothing_left_behind
 from .code import CLOCK_REGISTER, State
 from .conftest import MakeWork, processors
 
@@ -345,24 +346,18 @@ def test_without_log_and_write_faults_every_page_is_compared_and_that_is_told(mo
     ]
 
 
-def left_behind() -> tuple[int, int]:
-    return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
-
-
 def test_a_guest_that_is_closed_leaves_no_descriptor_and_no_thread() -> None:
-    before = left_behind()
-
-    for is_run in (False, True):
-        with closing(KvmGuest(read_program("work"), memory_bytes=WORK_BYTES, mac=None, tracker="userfault")) as guest:
-            guest.attach(Sink())
-            if is_run:
-                guest.resume()
-    with pytest.raises(ConfigError):
-        KvmGuest(read_program("work"), memory_bytes=WORK_BYTES, tracker="no such tracker")
-    with pytest.raises(ConfigError):
-        KvmGuest(read_program("work"), memory_bytes=WORK_BYTES, device="/dev/null")
-
-    assert left_behind() == before
+    with nothing_left_behind():
+        for is_run in (False, True):
+            made = KvmGuest(read_program("work"), memory_bytes=WORK_BYTES, mac=None, tracker="userfault")
+            with closing(made) as guest:
+                guest.attach(Sink())
+                if is_run:
+                    guest.resume()
+        with pytest.raises(ConfigError):
+            KvmGuest(read_program("work"), memory_bytes=WORK_BYTES, tracker="no such tracker")
+        with pytest.raises(ConfigError):
+            KvmGuest(read_program("work"), memory_bytes=WORK_BYTES, device="/dev/null")
 
 
 def test_a_user_without_the_right_to_kvm_is_told_what_to_do() -> None:

@@ -8,7 +8,7 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -192,14 +192,6 @@ def wait_until(is_true: Callable[[], object], what: str) -> None:
             return
         threading.Event().wait(0.01)
     raise AssertionError(f"never: {what}")
-
-
-def open_descriptors() -> Iterator[str]:
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            yield os.readlink(f"/proc/self/fd/{name}")
-        except FileNotFoundError:
-            continue
 
 
 def resumed(guest: VmmGuest) -> Transcript:

@@ -20,7 +20,8 @@ from ftvm.guests.vmm import MonitorDoor, VmmGuest
 from ftvm.guests.vmm import door as door_module
 from ftvm.guests.vmm.messages import frame
 
-from .monitors import PAGES, SEALS, FakeMonitor, hello, memfd, open_descriptors
+from ...leftovers import nothing_left_behind
+from .monitors import PAGES, SEALS, FakeMonitor, hello, memfd
 
 MIB = 1 << 20
 
@@ -94,13 +95,11 @@ def test_only_its_user_can_reach_the_socket_and_it_is_gone_at_the_end(tmp_path: 
 def test_memory_that_could_hurt_this_host_is_refused_by_name(
     door: MonitorDoor, passed: Callable[[], list[int]], named: str
 ) -> None:
-    before = sorted(open_descriptors())
-
-    reason = knock(door, hello(), passed())
+    with nothing_left_behind():
+        reason = knock(door, hello(), passed())
 
     assert named in reason
     assert f"process {os.getpid()}" in reason
-    assert sorted(open_descriptors()) == before
 
 
 @pytest.mark.parametrize(
@@ -213,8 +212,7 @@ def test_an_unknown_tracker_is_refused_before_anything_is_made(tmp_path: Path) -
 @settings(max_examples=60, deadline=None)
 @given(st.binary(min_size=1, max_size=300))
 def test_any_bytes_at_the_door_are_refused_and_leave_nothing(said: bytes) -> None:
-    with tempfile.TemporaryDirectory() as folder, MonitorDoor(f"{folder}/door") as door:
-        before = sorted(open_descriptors())
+    with tempfile.TemporaryDirectory() as folder, MonitorDoor(f"{folder}/door") as door, nothing_left_behind():
         fake = FakeMonitor(door.path)
         fake.socket.sendall(said)
         fake.socket.shutdown(socket.SHUT_WR)
@@ -223,7 +221,6 @@ def test_any_bytes_at_the_door_are_refused_and_leave_nothing(said: bytes) -> Non
             VmmGuest(door)
 
         fake.socket.close()
-        assert sorted(open_descriptors()) == before
 
 
 def test_a_monitor_that_says_hello_byte_by_byte_is_refused_in_the_end(

@@ -18,6 +18,7 @@ from ftvm.interfaces import Capability
 from ftvm.testing.guest import check_guest
 from ftvm.testing.transcript import Said, Transcript, load_picture, take_picture
 
+from ...leftovers import nothing_left_behind
 from .conftest import MakeFake, MakeTiny
 from .monitors import (
     PAGES,
@@ -117,24 +118,21 @@ def test_a_monitor_that_cannot_stop_at_outputs_claims_nothing(make_fake: MakeFak
 
 
 def test_a_goodbye_is_said_and_all_is_given_back(door: MonitorDoor) -> None:
-    gc.collect()
-    threads, before = threading.active_count(), len(os.listdir("/proc/self/fd"))
-    fake = FakeMonitor(door.path)
-    fake.greet(hello(), [memfd()])
-    guest = fake.make_guest(door)
-    fake.serve()
+    with nothing_left_behind():
+        fake = FakeMonitor(door.path)
+        fake.greet(hello(), [memfd()])
+        guest = fake.make_guest(door)
+        fake.serve()
 
-    guest.close()
-    guest.close()
-    fake.close()
-    with pytest.raises(ClosedError):
-        guest.resume()
-    del guest  # the last view of its memory
-    gc.collect()
+        guest.close()
+        guest.close()
+        fake.close()
+        with pytest.raises(ClosedError):
+            guest.resume()
+        del guest  # the last view of its memory
+        gc.collect()
 
     assert fake.names() == ["welcome", "pause", "end"]
-    assert threading.active_count() == threads
-    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_the_first_run_after_a_load_is_announced_and_inputs_follow_the_resume(make_fake: MakeFake) -> None:
