@@ -10,9 +10,14 @@ from ftvm.config import Timing
 from ftvm.interfaces import Engine, Guest, World
 from ftvm.runtime.protection import HostHandle, Protection, Standby, protect
 from ftvm.runtime.world import CallbackWorld
+from ftvm.units import Nanos
 
 PATIENCE_S = 60.0
 POLL_S = 0.02
+PATIENT = Timing(
+    heartbeat_ns=Nanos(50_000_000), backup_limit_ns=Nanos(20_000_000_000), primary_limit_ns=Nanos(30_000_000_000)
+)
+"""Limits far above what a busy machine or a reconnect takes, for pairs of which no host dies: no session ends early."""
 
 
 class Ear:

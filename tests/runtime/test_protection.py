@@ -41,13 +41,15 @@ from ftvm.units import Nanos
 
 from ..guests.programs.conftest import Peer, Reply
 from ..leftovers import nothing_left_behind
-from .live import kill
+from .live import PATIENT, kill
 
 MS = 1_000_000
 WAIT_SECONDS = 60.0
 PUT, GET = 1, 2
 TIMING = Timing(heartbeat_ns=Nanos(100 * MS), backup_limit_ns=Nanos(1_500 * MS), primary_limit_ns=Nanos(2_500 * MS))
 """Slow suspicion: these tests share their processors."""
+
+PATIENTLY: Any = {"listen": "tcp://127.0.0.1:0", "timing": PATIENT}
 
 PEER = Peer()
 
@@ -211,8 +213,8 @@ def test_a_switchover_that_the_standby_cannot_follow_says_why_and_the_guest_goes
     store = MemoryRecordStore()
     blank = Unloadable(page_count=24, pages_per_step=2, output_every=4, boots=False)
     with (
-        protect(sim(), listen="tcp://127.0.0.1:0", arbiter=store.another(), create=True) as primary,
-        Standby(blank, listen="tcp://127.0.0.1:0", peers=[endpoint_of(primary)], arbiter=store.another()),
+        protect(sim(), arbiter=store.another(), create=True, **PATIENTLY) as primary,
+        Standby(blank, peers=[endpoint_of(primary)], arbiter=store.another(), **PATIENTLY),
     ):
         assert primary.wait_protected(WAIT_SECONDS)
         with pytest.raises(SwitchoverFailed, match=r"cannot run the guest: .* bytes of another machine"):
@@ -233,8 +235,8 @@ def test_a_switchover_that_a_full_disk_of_the_arbiter_prevents_says_so_and_the_g
     arbiter = f"file://{tmp_path}"
     blank = SimGuest(page_count=24, pages_per_step=2, output_every=4, boots=False)
     with (
-        protect(sim(), listen="tcp://127.0.0.1:0", arbiter=arbiter, create=True) as primary,
-        Standby(blank, listen="tcp://127.0.0.1:0", peers=[endpoint_of(primary)], arbiter=arbiter) as standby,
+        protect(sim(), arbiter=arbiter, create=True, **PATIENTLY) as primary,
+        Standby(blank, peers=[endpoint_of(primary)], arbiter=arbiter, **PATIENTLY) as standby,
     ):
         assert primary.wait_protected(WAIT_SECONDS)
         with monkeypatch.context() as full:
@@ -322,10 +324,8 @@ def test_a_standby_whose_guest_fails_while_it_commits_tells_the_active_why(monke
     """Regression: of a standby whose disk was full the active said only that it was silent."""
     store = MemoryRecordStore()
     with (
-        protect(sim(), listen="tcp://127.0.0.1:0", arbiter=store.another(), create=True) as primary,
-        Standby(
-            sim(boots=False), listen="tcp://127.0.0.1:0", peers=[endpoint_of(primary)], arbiter=store.another()
-        ) as standby,
+        protect(sim(), arbiter=store.another(), create=True, **PATIENTLY) as primary,
+        Standby(sim(boots=False), peers=[endpoint_of(primary)], arbiter=store.another(), **PATIENTLY) as standby,
     ):
         assert primary.wait_protected(WAIT_SECONDS)
 

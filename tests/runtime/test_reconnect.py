@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from ftvm.config import Timing
 from ftvm.engines.names import engine_named
 from ftvm.events import Committed, SessionEnded, Suspected
 from ftvm.lab.relay import Relay
@@ -15,11 +14,10 @@ from ftvm.runtime.protection import Protection, Standby, protect
 from ftvm.sim.guest import SimGuest
 from ftvm.units import Nanos
 
-MS = 1_000_000
+from .live import PATIENT
+
 WAIT_SECONDS = 60.0
 BREAKS = 5
-PATIENT = Timing(heartbeat_ns=Nanos(50 * MS), backup_limit_ns=Nanos(20_000 * MS), primary_limit_ns=Nanos(30_000 * MS))
-"""Limits far above what a reconnect takes: the session must go on, not begin again."""
 
 
 class Carrier:

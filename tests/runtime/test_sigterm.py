@@ -16,8 +16,12 @@ from ftvm.runtime.sigterm import ending_on_sigterm
 SECONDS = 60
 HOST = """
 import sys, json, ftvm
+from ftvm.config import Timing
 role, folder, name, peer = sys.argv[1:]
-pair = dict(listen=f"ipc://{folder}/{name}", peers=[f"ipc://{folder}/{peer}"], arbiter=f"file://{folder}")
+timing = Timing(backup_limit_ns=20_000_000_000, primary_limit_ns=30_000_000_000)
+pair = dict(
+    listen=f"ipc://{folder}/{name}", peers=[f"ipc://{folder}/{peer}"], arbiter=f"file://{folder}", timing=timing
+)
 program = ftvm.read_program("ticks") if role == "first" else None
 guest = ftvm.RiscvGuest(program, memory_bytes=1 << 20, mac=None, command_line="beats=0")
 def tell(event):

@@ -11,6 +11,8 @@ from ftvm.service.connection import Connection, connect
 from ftvm.service.control import ControlSocket
 from ftvm.sim.guest import SimGuest
 
+from ..runtime.live import PATIENT
+
 WAIT_SECONDS = 30.0
 
 
@@ -50,6 +52,7 @@ def pair(folder: Path, arbiters: tuple[str, str] | None = None) -> Iterator[tupl
                 create=True,
                 guest_id="vm1",
                 services=[ControlSocket(f"ipc://{folder}/a.sock")],
+                timing=PATIENT,
             )
         )
         standby = stack.enter_context(
@@ -60,6 +63,7 @@ def pair(folder: Path, arbiters: tuple[str, str] | None = None) -> Iterator[tupl
                 arbiter=second,
                 guest_id="vm1",
                 services=[ControlSocket(f"ipc://{folder}/b.sock")],
+                timing=PATIENT,
             )
         )
         assert active.wait_protected(WAIT_SECONDS)
