@@ -58,7 +58,7 @@ class EtcdCluster:
 
     def wait_until_healthy(self) -> None:
         for number in range(len(self.processes)):
-            for _ in range(600):
+            for _ in range(1_200):
                 if self.is_healthy(number):
                     break
                 try:

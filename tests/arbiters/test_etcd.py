@@ -33,7 +33,7 @@ SECOND = Record(2, "x", "y")
 
 
 def ask(port: int, path: str, body: dict[str, object]) -> dict[str, Any]:
-    connection = HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = HTTPConnection("127.0.0.1", port, timeout=30)
     try:
         connection.request("POST", path, json.dumps(body))
         reply: dict[str, Any] = json.loads(connection.getresponse().read())

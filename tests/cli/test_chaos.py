@@ -87,7 +87,7 @@ def test_a_real_pair_comes_through_a_few_rounds() -> None:
     assert outcome["trouble"] is None
     assert outcome["violations"] == []
     assert outcome["rounds"] == 6
-    assert outcome["requests"] > 100
+    assert outcome["requests"] > 10
     assert outcome["generations"] >= 2 * 3
     assert outcome["folder"] is None
     assert ended.returncode == 0

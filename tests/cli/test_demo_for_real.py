@@ -10,9 +10,12 @@ import pytest
 from ftvm.errors import ConfigError
 from ftvm.guests.kvm.machine import check_device
 
+PATIENT = ("--seconds", "200")
+"""It ends once all kills are done; by default each has 20 s, which a busy machine may need for more."""
+
 
 def test_guest_survives_its_host_and_nothing_is_lost() -> None:
-    command = [sys.executable, "-P", "-m", "ftvm", "demo", "--kills", "2", "--json"]
+    command = [sys.executable, "-P", "-m", "ftvm", "demo", "--kills", "2", *PATIENT, "--json"]
 
     ended = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
 
@@ -33,7 +36,7 @@ def test_guest_survives_its_host_and_nothing_is_lost() -> None:
 def test_a_stock_linux_under_qemu_survives_its_host_its_qemu_and_both(tmp_path: Path) -> None:
     if shutil.which("qemu-system-x86_64") is None or not any(Path("/boot").glob("vmlinuz-*-cloud-amd64")):
         pytest.skip("needs QEMU: apt install qemu-system-x86 linux-image-cloud-amd64 busybox-static")
-    command = [sys.executable, "-P", "-m", "ftvm", "demo", "--guest", "qemu", "--kills", "3", "--json"]
+    command = [sys.executable, "-P", "-m", "ftvm", "demo", "--guest", "qemu", "--kills", "3", *PATIENT, "--json"]
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
 
     ended = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, env=environment)
@@ -64,6 +67,7 @@ def test_a_guest_on_the_processor_survives_its_host_and_nothing_is_lost(engine: 
         engine,
         "--kills",
         "2",
+        *PATIENT,
         "--json",
     ]
 

@@ -43,7 +43,7 @@ def test_a_signal_stops_a_primary_cleanly(number: signal.Signals, tmp_path: Path
 
 def test_a_primary_that_is_told_to_stop_hands_its_guest_over_and_that_is_no_takeover(tmp_path: Path) -> None:
     port = port_of_nobody()
-    shared = ("--arbiter", f"file://{tmp_path}", "--heartbeat", "100", "--silence", "3000", "--on-backup-loss", "halt")
+    shared = ("--arbiter", f"file://{tmp_path}", "--heartbeat", "100", "--silence", "20000", "--on-backup-loss", "halt")
     with (
         host("run", "--listen", f"tcp://127.0.0.1:{port}", "--create", "--program", "console", *shared) as primary,
         host("standby", "--listen", "tcp://127.0.0.1:0", "--peer", f"tcp://127.0.0.1:{port}", *shared) as standby,

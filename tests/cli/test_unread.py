@@ -17,7 +17,7 @@ from ftvm.service.connection import Connection, connect
 
 from .hostpair import WAIT_SECONDS, host, port_of_nobody, wait_for
 
-PATIENT = ("--heartbeat", "100", "--silence", "2000")
+PATIENT = ("--heartbeat", "100", "--silence", "20000")
 TICKING = ("--program", "ticks", "--append", "ms=5 beats=0")
 """A guest that writes all the time, and so makes checkpoints all the time."""
 PIPE_BYTES = 4096

@@ -22,7 +22,7 @@ class Ends:
         for each in (self.ours, self.others):
             each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
             each.bind(("127.0.0.1", 0))
-            each.settimeout(5)
+            each.settimeout(30)
         port = self.others.getsockname()[1]
         address = struct.pack("=H", socket.AF_INET) + struct.pack(">H", port) + socket.inet_aton("127.0.0.1") + bytes(8)
         self.datagrams = Datagrams(address, from_there_alone=True)

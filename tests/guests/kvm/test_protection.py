@@ -42,7 +42,9 @@ class WorkEar(Ear):
     def numbers(self) -> list[int]:
         return [int(number) for number in re.findall(r"work: (\d+) sum 0x[0-9a-f]+\n", self.text())]
 
-    def wait_number(self, number: int) -> None:
+    def wait_more(self, count: int) -> None:
+        """Wait until it has counted so much further."""
+        number = sum(self.numbers()[-1:]) + count
         self.wait_until(lambda _: self.numbers()[-1:] >= [number])
 
 
@@ -55,12 +57,11 @@ def test_a_program_goes_on_where_its_host_died(engine: str, make_work: MakeWork,
     )
     with standby:
         assert primary.wait_protected(PATIENCE_S)
-        ear.wait_number(ear.numbers()[-1] + 20)
+        ear.wait_more(20)
 
         kill(primary)
-        before = ear.numbers()[-1]
         assert standby.wait(PATIENCE_S) is not None
-        ear.wait_number(before + 100)
+        ear.wait_more(100)
 
     numbers, sums = ear.numbers(), re.findall(r"sum (0x[0-9a-f]+)", ear.text())
     assert numbers == list(range(1, numbers[-1] + 1))
@@ -77,12 +78,12 @@ def test_a_guest_that_kvm_fails_is_taken_over_and_its_host_says_why(make_work: M
     )
     with standby:
         assert primary.wait_protected(PATIENCE_S)
-        ear.wait_number(ear.numbers()[-1] + 20)
+        ear.wait_more(20)
 
         with open("/dev/null", "r+b", buffering=0) as no_processor:
             os.dup2(no_processor.fileno(), processor, inheritable=False)
         assert standby.wait(PATIENCE_S) is not None
-        ear.wait_number(ear.numbers()[-1] + 20)
+        ear.wait_more(20)
 
         with pytest.raises(GuestError, match=r"KVM_RUN failed: Inappropriate ioctl|KVM does not tell"):
             primary.wait(PATIENCE_S)
@@ -102,4 +103,4 @@ def test_a_host_with_another_processor_is_refused_with_both_shown(make_work: Mak
         standby.close()
 
         assert f"cpu={booted._machine.cpu}" in str(refused.value)
-        ear.wait_number(ear.numbers()[-1] + 3 if ear.numbers() else 3)
+        ear.wait_more(3)

@@ -18,7 +18,7 @@ from ftvm.guests.riscv.machine import RAM_BASE, Machine, MachineShape, StopReaso
 
 PROGRAMS = Path(__file__).parents[3] / "ftvm" / "guests" / "riscv" / "programs"
 BROADCAST = b"\xff" * 6
-WAIT_SECONDS = 20
+WAIT_SECONDS = 120
 RUN_INSTRUCTIONS_MAX = 100_000_000
 MOVE_INSTRUCTIONS = 50_021
 MOVES = 80

@@ -16,7 +16,7 @@ from ftvm.guests.qemu import QemuGuest
 from ftvm.runtime.protection import Protection, Standby, protect
 from ftvm.units import Nanos
 
-from ...runtime.live import Ear, kill, start_pair
+from ...runtime.live import PATIENT, Ear, kill, start_pair
 from .conftest import PATIENCE_S, Guests
 
 MS = 1_000_000
@@ -41,10 +41,12 @@ class LinuxEar(Ear):
         self.wait_until(lambda _: len(self.records()) >= count)
 
 
-def start(ear: Ear, guests: Guests, folder: Path, engine: str) -> tuple[Protection, QemuGuest, Standby, QemuGuest]:
+def start(
+    ear: Ear, guests: Guests, folder: Path, engine: str, timing: Timing = TIMING
+) -> tuple[Protection, QemuGuest, Standby, QemuGuest]:
     booted, blank = guests.loaded(), guests.blank()
     chosen = engine_named(engine, 0.05)
-    primary, standby = start_pair(booted, blank, folder, engine=chosen, timing=TIMING, ear=ear)
+    primary, standby = start_pair(booted, blank, folder, engine=chosen, timing=timing, ear=ear)
     return primary, booted, standby, blank
 
 
@@ -122,6 +124,7 @@ def test_a_standby_whose_image_cannot_be_written_says_so_and_leaves_the_guest_wh
     primary, _, standby, blank = start(ear, guests, tmp_path, "remus")
     with primary, standby:
         assert primary.wait_protected(PATIENCE_S)
+        ear.wait_count(guests.booted.counted + 1)
         next(iter(blank._disks)).image.sync()  # its first copy has taken its place
         with open("/dev/full", "r+b", buffering=0) as full:
             os.dup2(full.fileno(), next(iter(blank._disks)).image.descriptor)
@@ -135,7 +138,7 @@ def test_a_standby_whose_image_cannot_be_written_says_so_and_leaves_the_guest_wh
 
 def test_linux_goes_there_and_back(guests: Guests, tmp_path: Path) -> None:
     ear = LinuxEar()
-    primary, _, standby, _ = start(ear, guests, tmp_path, "remus")
+    primary, _, standby, _ = start(ear, guests, tmp_path, "remus", PATIENT)
     with primary, standby:
         assert primary.wait_protected(PATIENCE_S)
         ear.wait_count(guests.booted.counted + 2)

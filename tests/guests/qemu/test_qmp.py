@@ -14,7 +14,7 @@ from ftvm.errors import GuestError, StateUnreadable
 from ftvm.guests.qemu.qmp import Qmp, QmpEvent
 
 GREETING = {"QMP": {"version": {}, "capabilities": ["oob"]}}
-SOON = 5.0
+SOON = 60.0
 
 
 class StandIn:

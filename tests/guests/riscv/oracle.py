@@ -117,7 +117,7 @@ def run_spike(code: bytes, folder: Path, isa: str) -> Trace:
     image.write_bytes(elf(code, tohost=RAM_BASE + TOHOST))
     subprocess.run(
         [str(SPIKE), f"--isa={isa}", "--priv=mu", "-m4", "-l", "--log-commits", f"--log={log}", str(image)],
-        check=True, timeout=20, capture_output=True,
+        check=True, timeout=120, capture_output=True,
     )  # fmt: skip
     trace = Trace()
     for line in log.read_text().splitlines():
