@@ -1,4 +1,5 @@
-"""What holds for all tests: hypothesis measures no time, as a busy machine is no bug; CI skips nothing by accident.
+"""What holds for all tests: hypothesis measures no time, as a busy machine is no bug, and draws the same examples in
+each run, as nobody is to be stopped by a bug that is not his; CI skips nothing by accident.
 
 All tests, or a folder of them, run in as many processes as there are cores; files that are named run in this one, where
 a debugger reaches them. `-n 0` and `-n 3` say otherwise.
@@ -12,7 +13,10 @@ from typing import Final
 import pytest
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("ftvm", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "ftvm", deadline=None, derandomize=True, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("exploring", settings.get_profile("ftvm"), derandomize=False)
 settings.load_profile("ftvm")
 
 SKIPPED_IN_CI: Final = ("needs the Linux guest", "no namespaces here", "needs root", "only root", "needs KVM")
