@@ -6,7 +6,7 @@ moment behind its end, also once it was joined. So what was not there before mus
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -26,6 +26,15 @@ def children_of(process: int) -> list[int]:
     for thread in os.listdir(f"/proc/{process}/task"):
         with suppress(OSError):  # a thread that has ended meanwhile
             found += map(int, Path(f"/proc/{process}/task/{thread}/children").read_text().split())
+    return found
+
+
+def policies_of(threads: Iterable[int]) -> list[int]:
+    """Return how threads are scheduled, without those that have ended."""
+    found = []
+    for thread in threads:
+        with suppress(ProcessLookupError):
+            found.append(os.sched_getscheduler(thread))
     return found
 
 

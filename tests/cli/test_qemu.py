@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from ftvm.cli.run import run
 from ftvm.errors import ArbiterError, ConfigError, GuestError
 from ftvm.runtime.urgency import why_not_urgent
 
-from ..leftovers import children_of
+from ..leftovers import children_of, policies_of
 
 HOST = ("--kind", "qemu", "--listen", "ipc:///tmp/none", "--arbiter", "file:///tmp")
 
@@ -116,18 +116,11 @@ def test_a_hosts_loop_goes_before_all_else_on_the_machine_and_its_qemu_does_not(
         pytest.skip(f"needs real-time priority: {reason}")
 
     with running(tmp_path) as host:
-        policies = [policies_of(pid) for pid in (host.pid, *children_of(host.pid))]
+        processes = (host.pid, *children_of(host.pid))
+        policies = [policies_of(map(int, os.listdir(f"/proc/{pid}/task"))) for pid in processes]
 
     assert policies[0].count(os.SCHED_RR | os.SCHED_RESET_ON_FORK) == 2  # its loop and its heart
     assert set(policies[1]) == {os.SCHED_OTHER}
-
-
-def policies_of(pid: int) -> list[int]:
-    found = []
-    for thread in os.listdir(f"/proc/{pid}/task"):
-        with suppress(ProcessLookupError):  # it has ended meanwhile
-            found.append(os.sched_getscheduler(int(thread)))
-    return found
 
 
 @pytest.mark.usefixtures("installed")

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import threading
-from contextlib import suppress
 
 import pytest
 
@@ -12,6 +11,8 @@ from ftvm.arbiters.memory import MemoryRecordStore
 from ftvm.runtime.protection import protect
 from ftvm.runtime.urgency import why_not_urgent
 from ftvm.sim.guest import SimGuest
+
+from ..leftovers import policies_of
 
 HOST_THREADS, WIRE_THREADS = 2, 2
 REAL_TIME = os.SCHED_RR | os.SCHED_RESET_ON_FORK
@@ -61,14 +62,6 @@ def test_a_thread_that_may_not_be_urgent_is_told_why_and_goes_on(monkeypatch: py
     assert why_not_urgent() == "Operation not permitted"
 
 
-def policies_of(threads: set[str]) -> list[int]:
-    found = []
-    for thread in threads:
-        with suppress(ProcessLookupError):  # it has ended meanwhile
-            found.append(os.sched_getscheduler(int(thread)))
-    return found
-
-
 @pytest.mark.parametrize("is_urgent", [False, True])
 def test_loop_heart_and_wire_of_a_host_are_urgent_if_that_is_asked_for_and_no_other_thread_is(
     is_urgent: bool,
@@ -80,7 +73,7 @@ def test_loop_heart_and_wire_of_a_host_are_urgent_if_that_is_asked_for_and_no_ot
 
     with protect(guest, listen="tcp://127.0.0.1:0", arbiter=MemoryRecordStore(), create=True, is_urgent=is_urgent):
         for _ in range(1_000):  # those of the wire become so a moment after they have started
-            policies = policies_of(set(os.listdir("/proc/self/task")) - before)
+            policies = policies_of(map(int, set(os.listdir("/proc/self/task")) - before))
             if (policies.count(REAL_TIME), policies.count(os.SCHED_RR)) == wanted:
                 break
             threading.Event().wait(0.01)

@@ -19,8 +19,9 @@ from ftvm.guests.qemu.devices import pack_devices, unpack_devices
 from ftvm.interfaces import Guest
 from ftvm.testing.transcript import fill_region
 
+from ...leftovers import policies_of
 from .conftest import DISK, PATIENCE_S, Ear, Guests, is_alive, nap, wait_until, wait_until_it_fails
-from .test_haste import policy_of, urgently
+from .test_haste import urgently
 
 STATION = bytes.fromhex("020000000001")
 WHO_HAS_THE_GUEST = (
@@ -123,7 +124,7 @@ def test_many_checkpoints_leave_nothing_behind_in_qemu(guests: Guests) -> None:
 
     checkpoint(guest, epochs)
 
-    assert len(os.listdir(f"/proc/{guest.pid}/fd")) == files
+    assert wait_until(lambda: len(os.listdir(f"/proc/{guest.pid}/fd")) <= files)
     assert anonymous_kib(guest.pid) - memory_kib < 8_192
 
 
@@ -396,7 +397,7 @@ def test_qemu_goes_first_while_an_urgent_thread_has_it_stopped_and_not_while_the
     assert guest.pid in others
 
     def policies(threads: set[int]) -> set[int]:
-        return {policy_of(thread) for thread in threads}
+        return {policy & ~os.SCHED_RESET_ON_FORK for policy in policies_of(threads)}
 
     running = policies(processors | others)
     urgently(guest.pause)
