@@ -29,7 +29,7 @@ PORTS: Final = range(10_000, 32_768)
 """Below those that Linux gives to whoever asks for any port or connects (ip(7), ip_local_port_range). Of those, a
 socket that dials a host which does not listen yet may take the host's own, and even reach itself."""
 PORTS_OF_A_PROCESS: Final = 128
-"""A process looks in a part of its own, by its id, and gives a port again only when all others have had their turn."""
+"""Each process looks at other ports, by its id, and gives one again only when all others have had their turn."""
 PYTHON: Final = (sys.executable, "-P", "-m")
 """Runs a module of the same installation as this one; -P keeps a source folder that one stands in from coming first."""
 _turns: Final = count_up()

@@ -36,7 +36,7 @@ LINES: Final = {
     "guests/kvm": 1500,
     "guests/vmm": 829,
     "history": 2871,
-    "lab": 3468,
+    "lab": 3484,
     "lab/rig": 603,
     "protocol": 4071,
     "runtime": 3297,
