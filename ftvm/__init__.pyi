@@ -101,6 +101,7 @@ from ftvm.runtime.protection import Protection as Protection
 from ftvm.runtime.protection import Standby as Standby
 from ftvm.runtime.protection import protect as protect
 from ftvm.runtime.runner import IdleTellingGuest as IdleTellingGuest
+from ftvm.runtime.runner import SilenceTellingGuest as SilenceTellingGuest
 from ftvm.runtime.status import Status as Status
 from ftvm.runtime.world import CallbackWorld as CallbackWorld
 from ftvm.service.connection import Connection as Connection

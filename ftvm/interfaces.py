@@ -67,6 +67,8 @@ class Capability(Enum):
     """It takes inputs that came together by one call, and may hand the answer on before that returns."""
     REPLAYS_GROUPS = "replays-groups"
     """It is led along many records of a log by one call."""
+    TELLS_SILENCE = "tells-silence"
+    """It tells while it stands still whether the process that is to run it answers: a standby says so if not."""
 
 
 class DiskKeeper(Protocol):
@@ -377,8 +379,7 @@ class Sign(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Polled:
-    """What a poll found: messages in order of arrival, the tokens of sends whose buffers are free again, and signs of
-    peers, by name."""
+    """What a poll found: messages in order, tokens of sends whose buffers are free again, signs of peers by name."""
 
     deliveries: tuple[Delivery, ...]
     let_go: tuple[int, ...]

@@ -218,11 +218,7 @@ class Driver:
             self._onlooker.show()
         ending = self._ending
         if is_round:
-            if (news := self._news_of_world()) is not None:
-                self._sink.warn(news)
-            for reason in self._sink.take_warnings():
-                self.tell(GuestWarned(at=now, guest_id=self.settings.guest_id, reason=reason))
-            self._standings.look(self.view(), ending.failure, now)
+            self._look_around(now)
         if is_round or ending.guest_end is not None:
             ending.look_at_guest(now)
         if ending.stopping is not None:
@@ -241,6 +237,14 @@ class Driver:
             self._arbiter.submit(end.request)
         is_busy = self._capturer.is_warming_up or (runner.follower is not None and runner.follower.waiting)
         return now if is_busy else end.due
+
+    def _look_around(self, now: Nanos) -> None:
+        if (news := self._news_of_world()) is not None:
+            self._sink.warn(news)
+        for reason in self._sink.take_warnings():
+            self.tell(GuestWarned(at=now, guest_id=self.settings.guest_id, reason=reason))
+        self._counters.reasons.silent = self._runner.silence() or ""
+        self._standings.look(self.view(), self._ending.failure, now)
 
     def _follow_on(self, now: Nanos) -> None:
         for report in self._runner.follow_on():

@@ -28,7 +28,7 @@ from ftvm.protocol.reports import (
 from ftvm.runtime.follow import Follower, replay
 from ftvm.runtime.sink import NumberingSink
 
-__all__ = ["GroupGuest", "GuestRunner", "IdleTellingGuest"]
+__all__ = ["GroupGuest", "GuestRunner", "IdleTellingGuest", "SilenceTellingGuest"]
 
 
 class IdleTellingGuest(Guest, Protocol):
@@ -37,6 +37,14 @@ class IdleTellingGuest(Guest, Protocol):
     def is_idle(self) -> bool:
         """Tell whether it waits for an input or a timer, and has taken all inputs. From any thread, also while it runs;
         never blocks. A wrong answer costs time, nothing else."""
+
+
+class SilenceTellingGuest(Guest, Protocol):
+    """A guest with Capability.TELLS_SILENCE."""
+
+    def silence(self) -> str | None:
+        """Return who has not answered what, and for how long, though the guest stands still; None if nobody owes an
+        answer. Never blocks. Where that lasts, `failure` says so, too."""
 
 
 class GroupGuest(Guest, Protocol):
@@ -74,6 +82,7 @@ class GuestRunner:
         self._can_stop = Capability.EXACT_OUTPUT_STOP in guest.can
         self._tells_idle = Capability.TELLS_IDLE in guest.can
         self._takes_groups = Capability.TAKES_GROUPS in guest.can
+        self._tells_silence = Capability.TELLS_SILENCE in guest.can
         self.follower: Follower | None = None
 
     # --- running ---------------------------------------------------------------------------------------------------
@@ -161,6 +170,10 @@ class GuestRunner:
         """Return why the guest can never run again, None while it can. One that does not run here counts, too: as the
         guest of a standby it would be lost with the next takeover."""
         return self._guest.failure()  # rule: failed_guest_ends_its_host
+
+    def silence(self) -> str | None:
+        """Return why the guest, which stands still, could not run now; None if nothing is known to be in its way."""
+        return cast("SilenceTellingGuest", self._guest).silence() if self._tells_silence else None
 
     def pause_for_good(self) -> None:
         """Pause the guest, which is no longer this host's to run; what it would still emit is dropped."""

@@ -73,11 +73,13 @@ class Reasons:
     lost     how the last standby went
     refused  who refused this host last, and why; empty if nobody did since it changed its role
     failed   what failed here without ending the host, until an epoch is committed
+    silent   that the process which is to run the guest does not answer; empty if it does
     """
 
     lost: str = "no standby has joined"
     refused: str = ""
     failed: str = ""
+    silent: str = ""
 
 
 class Standings:
@@ -133,8 +135,8 @@ class Standings:
             return State.STANDBY_UNABLE, "this host is stopping"
         if trouble is not None:
             return State.STANDBY_UNABLE, f"{silent}{trouble}"
-        if self._reasons.failed:
-            return State.STANDBY_UNABLE, f"{silent}{self._reasons.failed}"
+        if self._reasons.silent or self._reasons.failed:
+            return State.STANDBY_UNABLE, f"{silent}{self._reasons.silent or self._reasons.failed}"
         if view.record.standby != view.id and not is_claiming:
             return State.STANDBY_UNABLE, f"the record (generation {view.record.generation}) does not name this host"
         return State.STANDBY, "the active is silent: this host is taking over" if is_claiming else ""

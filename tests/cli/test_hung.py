@@ -42,7 +42,7 @@ class Pair:
         self.control = f"ipc://{folder}/a.control"
         self.primary, self.hung = self._start("a", "b", "run", "--create")
         if has_standby:
-            self.standby, _ = self._start("b", "a", "standby")
+            self.standby, self.idle = self._start("b", "a", "standby")
         wait_for(self.primary, "Protected" if has_standby else "RoleChanged")
 
     def _start(self, name: str, other: str, *command: str) -> tuple["subprocess.Popen[str]", "subprocess.Popen[bytes]"]:
@@ -62,8 +62,7 @@ class Pair:
 
     def stop_monitor(self) -> None:
         """Have the monitor answer nothing any more."""
-        self.hung.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, self.hung.pid, os.WSTOPPED | os.WNOWAIT)
+        _stop(self.hung)
 
     def hang(self) -> str:
         """Stop the monitor; return how it is named, once its host has said so."""
@@ -71,6 +70,11 @@ class Pair:
         named = NAMED.format(self.hung.pid)
         assert str(wait_for(self.primary, "GuestWarned")["reason"]).startswith(named)
         return named
+
+
+def _stop(monitor: "subprocess.Popen[bytes]") -> None:
+    monitor.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, monitor.pid, os.WSTOPPED | os.WNOWAIT)
 
 
 @pytest.fixture
@@ -103,6 +107,40 @@ def test_a_monitor_that_hangs_is_named_and_a_second_signal_gives_it_up_at_once(f
     assert str(events[-1]["outcome"]).startswith("the record names the other host active: b")
     assert pair.primary.returncode == 1
     assert f"the monitor (process {pair.hung.pid}) did not answer `" in complaint
+
+
+def test_a_host_that_waited_for_its_monitor_does_not_say_that_it_is_too_busy(pair: Pair) -> None:
+    named = pair.hang()
+    pair.hung.send_signal(signal.SIGCONT)
+
+    while not (waited := str(wait_for(pair.primary, "HostStalled")["waited"])):
+        continue
+
+    assert waited.startswith(named)
+
+
+def test_a_standby_whose_monitor_hangs_is_named_and_stands_by_again_when_it_answers(ftvm: Run, pair: Pair) -> None:
+    """Regression: nothing asked it, and the host said that it stood by, though a takeover would have hung."""
+    control = pair.control.replace("a.control", "b.control")
+    named = NAMED.format(pair.idle.pid) + "pause`"
+    _stop(pair.idle)
+    warned = str(wait_for(pair.standby, "GuestWarned")["reason"])
+
+    hung = ftvm("status", "--control", control)
+    told = json.loads(ftvm("status", "--control", control, "--json").out)
+    active = ftvm("status", "--control", pair.control)
+    pair.idle.send_signal(signal.SIGCONT)
+    while (well := ftvm("status", "--control", control)).status:
+        continue
+
+    assert warned.startswith(named)
+    assert warned.endswith(": until it does, no takeover can run the guest here")
+    assert hung.status == 1
+    assert "standby here, but it could not take over since" in hung.out
+    assert named in hung.out
+    assert (told[0]["state"], told[0]["reason"][: len(named)]) == ("standby unable", named)
+    assert (active.status, "protected by b" in active.out) == (0, True)
+    assert ": standby here, of a" in well.out
 
 
 @pytest.mark.parametrize("leaves", [True, False], ids=["leave", "stop"])

@@ -50,6 +50,14 @@ class Bench:
         return self.guest.calls
 
 
+def test_a_guest_is_asked_for_a_silence_only_if_it_tells_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Bench(Remus()).runner.silence()
+    monkeypatch.setattr(RecordingGuest, "can", frozenset({Capability.TELLS_SILENCE}))
+    monkeypatch.setattr(RecordingGuest, "silence", lambda _: "QEMU is silent", raising=False)
+
+    assert (before, Bench(Remus()).runner.silence()) == (None, "QEMU is silent")
+
+
 def test_a_guest_that_runs_is_left_alone() -> None:
     assert Bench(Remus()).settled(False, False) == []
 

@@ -148,6 +148,23 @@ def test_a_standby_that_waits_for_the_arbiter_to_take_over_says_so(pair: Pair, s
     assert stand(pair.b) == ("standby unable", told)
 
 
+def test_a_standby_whose_guests_process_does_not_answer_says_so_until_it_does(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: `standby here`, exit status 0, though a takeover would have waited for a QEMU that hangs."""
+    silent = "QEMU has not answered query-status for 3 s"
+    with monkeypatch.context() as hangs:
+        hangs.setattr(pair.b.driver._runner, "silence", lambda: silent)
+        pair.run(2_000)
+        status = pair.b.driver.status(pair.clock.now())
+    pair.run(200)
+
+    assert (status.state, status.reason) == ("standby unable", silent)
+    assert 1.8 < status.state_seconds <= 2.0
+    assert stand(pair.a) == ("protected", "")
+    assert stand(pair.b) == ("standby", "")
+
+
 def test_a_first_copy_is_told_by_both_hosts() -> None:
     pair = Pair()
     pair.until(lambda: pair.b.role is Role.SYNCING)

@@ -38,11 +38,12 @@ from ftvm.guests.qemu.devices import (
 )
 from ftvm.guests.qemu.gdb import serve_gdb
 from ftvm.guests.qemu.machine import QemuMachine, disk_name
-from ftvm.guests.qemu.memory import SharedMemory
+from ftvm.guests.qemu.memory import SharedMemory, joined, parted
 from ftvm.guests.qemu.outputs import OutputGate
 from ftvm.guests.qemu.process import QemuProcess
 from ftvm.guests.qemu.processor import describe_processor
 from ftvm.guests.qemu.qmp import Qmp
+from ftvm.guests.qemu.watch import QemuWatch
 from ftvm.interfaces import Capability, OutputSink, Region
 
 __all__ = ["QemuGuest"]
@@ -99,6 +100,7 @@ class QemuGuest:
         self._is_closed = False
         self._saved: bytes | None = None
         self._process = self._start(boots=boots)
+        self._watch = QemuWatch(lambda: not self._is_running and self._process.qmp.look(), self._tell)
         try:
             refuse_unshared_memory(self._process.qmp)
             refuse_blockers(self._process.qmp)
@@ -132,8 +134,8 @@ class QemuGuest:
 
     @property
     def can(self) -> frozenset[Capability]:
-        """Nothing beyond the minimum."""
-        return frozenset()
+        """That it tells of a silent QEMU."""
+        return frozenset({Capability.TELLS_SILENCE})
 
     @property
     def pid(self) -> int:
@@ -147,7 +149,11 @@ class QemuGuest:
 
     def failure(self) -> str | None:
         """Return why it can never run again, or None while it can."""
-        return self._failure or self._process.why_ended() or self._look_at_disks()
+        return self._failure or self._process.why_ended() or self._watch.failure() or self._look_at_disks()
+
+    def silence(self) -> str | None:
+        """Return for how long QEMU has not answered though the machine stands still, None if it answers."""
+        return self._watch.silence.reason
 
     def _look_at_disks(self) -> str | None:
         """Return why no guest could run from an image of this host, which stands by; warn where one runs from it.
@@ -167,7 +173,11 @@ class QemuGuest:
         """Tell of it, once."""
         if ailment is not None and ailment not in self._warned and self._sink is not None:
             self._warned.add(ailment)
-            self._sink.warn(ailment)
+            self._tell(ailment)
+
+    def _tell(self, reason: str) -> None:
+        if self._sink is not None:
+            self._sink.warn(reason)
 
     # --- running ---------------------------------------------------------------------------------------------------
 
@@ -247,6 +257,7 @@ class QemuGuest:
         self._is_closed = True
         with self._going:
             self._is_running = False
+        self._watch.close()
         self._drop_process()
         os.close(self._state)
         for card in self.cards.values():
@@ -267,11 +278,11 @@ class QemuGuest:
                 self._drop_tracker()
             self._note_end()
             raise
-        return _joined(parts)
+        return joined(parts)
 
     def restore_dirty(self, bitmap: Bitmap) -> None:
         """Put back what a failed capture had collected."""
-        ram, *others = _parted(bitmap)
+        ram, *others = parted(bitmap)
         self._ram_tracker().restore(ram)
         for tracker, part in zip(self._own_trackers(), others, strict=True):
             tracker.restore(part)
@@ -444,8 +455,7 @@ class QemuGuest:
         except (ConfigError, GuestError, OSError) as wrong:
             if self._tracker_wanted == "userfault":
                 raise GuestError(str(wrong)) from wrong
-            if self._sink is not None:
-                self._sink.warn(f"each checkpoint compares every page of the guest, which is slow: {wrong}")
+            self._tell(f"each checkpoint compares every page of the guest, which is slow: {wrong}")
             return CompareTracker(memory)
 
     def _track_faults(self, memory: NativeMemory) -> Tracker:
@@ -483,12 +493,3 @@ def _open_disks(machine: QemuMachine, disk: str | Sequence[str] | None, *, boots
     if disk is None and machine.disks:
         raise ConfigError(f"the machine has a disk of {machine.disks[0]} bytes: say where its image is here")
     return Disks.open(paths, machine.disks, [disk_name(number) for number in range(len(paths))], boots=boots)
-
-
-def _joined(parts: Sequence[Bitmap]) -> Bitmap:
-    counts = tuple(count for part in parts for count in part.page_counts)
-    return Bitmap(counts, tuple(words for part in parts for words in part.words))
-
-
-def _parted(bitmap: Bitmap) -> tuple[Bitmap, ...]:
-    return tuple(Bitmap((count,), (words,)) for count, words in zip(bitmap.page_counts, bitmap.words, strict=True))

@@ -10,12 +10,14 @@ Source: memfd_create(2), fcntl(2) "File Sealing", proc_pid_maps(5).
 import fcntl
 import mmap
 import os
+from collections.abc import Sequence
 from typing import Final
 
+from ftvm.checkpoint import Bitmap
 from ftvm.errors import GuestError
 from ftvm.units import bytes_to_pages
 
-__all__ = ["SharedMemory"]
+__all__ = ["SharedMemory", "joined", "parted"]
 
 _MAPS_LINES_MAX: Final = 65_536
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -64,3 +66,14 @@ def _maps_of(pid: int) -> list[str]:
             return maps.read().splitlines()[:_MAPS_LINES_MAX]
     except OSError as wrong:
         raise GuestError(f"the memory map of QEMU (process {pid}) cannot be read: {wrong.strerror}") from wrong
+
+
+def joined(parts: Sequence[Bitmap]) -> Bitmap:
+    """Return the bitmap of a guest, given that of each region."""
+    counts = tuple(count for part in parts for count in part.page_counts)
+    return Bitmap(counts, tuple(words for part in parts for words in part.words))
+
+
+def parted(bitmap: Bitmap) -> tuple[Bitmap, ...]:
+    """Return that of each region."""
+    return tuple(Bitmap((count,), (words,)) for count, words in zip(bitmap.page_counts, bitmap.words, strict=True))

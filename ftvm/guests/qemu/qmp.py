@@ -16,6 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from ftvm.errors import GuestError, StateUnreadable
@@ -61,7 +62,8 @@ class Qmp:
         self._socket = connection
         self._unread = bytearray()
         self._kept: deque[QmpEvent] = deque(maxlen=_EVENTS_KEPT)
-        self._number = 0
+        self._number = self._number_seen = 0
+        self._owed: int | None = None
         self._is_greeted = self._is_closed = False
         self.may_wait: Callable[[str], bool] = lambda _: True
         try:
@@ -87,6 +89,30 @@ class Qmp:
     def give_file(self, name: str, descriptor: int) -> None:
         """Give QEMU a copy of a file descriptor, to be called by `name` in commands that follow. Raises GuestError."""
         self._ask([("getfd", {"fdname": name})], "getfd", ANSWER_SECONDS, descriptor)
+
+    def look(self) -> bool:
+        """Tell whether QEMU still owes the answer to the last look; if not, and nobody has asked it anything since, ask
+        for what changes nothing. Never waits; from any thread. While it is in use, and once it is closed, it owes none.
+        """
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            if self._is_closed:
+                return False
+            self._socket.settimeout(0)
+            if self._owed is not None:
+                self._read_on()
+            if self._owed is None and self._number == self._number_seen:
+                self._number += 1
+                self._socket.sendall(json.dumps({"execute": "query-status", "id": self._number}).encode())
+                self._owed = self._number
+                return False
+            self._number_seen = self._number
+            return self._owed is not None
+        except (OSError, EOFError, ValueError, _Broken):
+            return False  # whoever needs it next, or looks after the process, learns that
+        finally:
+            self._lock.release()
 
     def take_events(self) -> list[QmpEvent]:
         """Return the events that came before the last answer."""
@@ -136,7 +162,7 @@ class Qmp:
     ) -> list[dict[str, Any]]:
         """Send commands, and return the answer to each; what answers an earlier one, that was given up, is dropped."""
         if not self._is_greeted:
-            if "QMP" not in self._read(what, seconds):
+            if "QMP" not in self._read(partial(self._receive, what, seconds)):
                 raise _Broken("what came first is not its greeting")
             self._is_greeted = True
         first = self._number + 1
@@ -148,10 +174,11 @@ class Qmp:
         self._socket.settimeout(seconds)
         self._send("".join(map(json.dumps, asked)).encode(), descriptor)
         answers: dict[int, dict[str, Any]] = {}
+        receive = partial(self._receive, what, seconds)
         for _ in range(_MESSAGES_MAX):
             if len(answers) == len(commands):
                 return [answers[number] for number in sorted(answers)]
-            message = self._read(what, seconds)
+            message = self._read(receive)
             if "event" in message:
                 self._keep(message)
             elif "id" not in message:
@@ -166,14 +193,26 @@ class Qmp:
             content = content[sent:]
         self._socket.sendall(content)
 
-    def _read(self, what: str, seconds: float) -> dict[str, Any]:
-        """Return the next message; `what` was asked, so many seconds may each part of a message take."""
+    def _read_on(self) -> None:
+        """Read what has come, up to the answer that is owed."""
+        try:
+            for _ in range(_MESSAGES_MAX):
+                message = self._read(lambda: self._socket.recv(_READ_BYTES))
+                if "event" in message:
+                    self._keep(message)
+                if self._owed is None:
+                    return
+        except BlockingIOError:
+            return
+
+    def _read(self, receive: Callable[[], bytes]) -> dict[str, Any]:
+        """Return the next message; `receive` returns more of what has come, b"" at the end."""
         searched = 0
         while (end := self._unread.find(b"\n", searched)) < 0:
             searched = len(self._unread)
             if searched > _LINE_BYTES_MAX:
                 raise _Broken(f"a message of more than {_LINE_BYTES_MAX >> 20} MiB")
-            came = self._receive(what, seconds)
+            came = receive()
             if not came:
                 raise EOFError("it hung up")
             self._unread += came
@@ -182,9 +221,12 @@ class Qmp:
         message = json.loads(line)
         if not isinstance(message, dict):
             raise _Broken("what came is no message")
+        if message.get("id") == self._owed:
+            self._owed = None
         return message
 
     def _receive(self, what: str, seconds: float) -> bytes:
+        """Wait for more; `what` was asked, and so many seconds may each part of a message take."""
         waited, step = 0.0, min(_LOOK_SECONDS, seconds)
         self._socket.settimeout(step)
         while True:

@@ -74,6 +74,7 @@ class VmmGuest:
             emit=self._emit,
             end=lambda reason: self._emit(END_CHANNEL, reason.encode()),
             may_wait=lambda reason: self._sink is None or self._sink.may_wait(reason),
+            warn=self._warn,
         )
         self._warning = ""
         self._tracker = self._start_tracker(arrival, tracker)
@@ -103,8 +104,9 @@ class VmmGuest:
 
     @property
     def can(self) -> frozenset[Capability]:
-        """Whether it stops at outputs, as its monitor says."""
-        return frozenset({Capability.EXACT_OUTPUT_STOP} if self._hello.stops_at_outputs else ())
+        """That it tells of a silent monitor; and whether it stops at outputs, as its monitor says."""
+        exact = {Capability.EXACT_OUTPUT_STOP} if self._hello.stops_at_outputs else set()
+        return frozenset({Capability.TELLS_SILENCE} | exact)
 
     @property
     def tracker(self) -> str:
@@ -114,6 +116,10 @@ class VmmGuest:
     def failure(self) -> str | None:
         """Return why it can never run again, or None while it can."""
         return self._link.failure or self._link.guest_failure
+
+    def silence(self) -> str | None:
+        """Return for how long its monitor has not answered though it stands still, None if it answers."""
+        return self._link.silence.reason
 
     def complaint(self) -> str | None:
         """Return what its monitor did wrong (it ended, hung or lied), though the guest may go on; None if nothing."""
@@ -219,6 +225,10 @@ class VmmGuest:
     def _emit(self, channel: str, payload: bytes) -> None:
         if self._sink is not None:
             self._sink.emit(channel, payload)
+
+    def _warn(self, reason: str) -> None:
+        if self._sink is not None:
+            self._sink.warn(reason)
 
     def _start_tracker(self, arrival: Arrival, wanted: str) -> Tracker:
         memory = NativeMemory([each.buffer for each in self._memories])

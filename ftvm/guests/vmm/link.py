@@ -3,6 +3,8 @@
 Promises: outputs reach the sink in order, all that were said before a `paused` ahead of it; nothing waits for a monitor
 for longer than a limit; a monitor that lies, hangs or is gone ends the connection with a reason, and so its guest. One
 that is late with what it only tells of a guest that stands still may go on. Does not know memory.
+
+A guest that stands still is told to pause again, each ASK_SECONDS: the answer says that its monitor lives.
 """
 
 import os
@@ -13,6 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ftvm.errors import BadFrame, GuestError, StateUnreadable
+from ftvm.guests.silence import ASK_SECONDS, Silence
 from ftvm.guests.vmm.messages import (
     Ended,
     Failed,
@@ -60,12 +63,14 @@ class MonitorLink:
         emit: Callable[[str, bytes], None],
         end: Callable[[str], None],
         may_wait: Callable[[str], bool],
+        warn: Callable[[str], None],
     ) -> None:
         """Take a connection over.
 
         named     the monitor, for people
         emit      takes each output; `end` the reason of the guest's own end. Both are called in the connection's thread
         may_wait  tells whether an answer that is slow may be waited for; called in the thread that waits
+        warn      tells the operator of a monitor that is silent though its guest stands still
         """
         self.failure: str | None = None
         self.guest_failure: str | None = None
@@ -74,15 +79,17 @@ class MonitorLink:
         self._named = named
         self._answer_seconds = answer_seconds
         self._emit, self._end_guest, self._may_wait = emit, end, may_wait
+        self.silence = Silence(f"{named} has not answered `pause`", warn)
         self._reader = FrameReader(payload_bytes_max)
         self._changed = threading.Condition()
         self._unsent = bytearray()
         self._asked: tuple[str, int] | None = None
         self._late: tuple[str, int] | None = None
+        self._look: tuple[str, int] | None = None
         self._told = "welcome"
         self._answer: MonitorAnswer | None = None
         self._number = self._outputs = self._late_bytes = 0
-        self._may_speak = self._is_closed = False
+        self._may_speak = self._stands = self._is_asking = self._is_closed = False
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._thread = threading.Thread(target=self._main, name="vmm-link", daemon=True)
         self._thread.start()
@@ -97,32 +104,43 @@ class MonitorLink:
         """
         seconds = self._answer_seconds if seconds is None else seconds
         with self._changed:
-            if self.failure is not None:
-                raise GuestError(self.failure)
-            self._number += 1
-            self._asked, self._answer, self._late_bytes = (name, self._number), None, 0
-            self._told = name
-            self._send(frame([name, self._number], payload))
-        waited = 0.0
+            self._is_asking = True  # from now on nothing else is asked
+        try:
+            waited = self._wait_for(lambda: self._look is None, "pause", seconds, 0.0)
+            with self._changed:
+                if self.failure is None and self._look is not None:
+                    self._note_late("pause", waited)
+                if self.failure is not None:
+                    raise GuestError(self.failure)
+                self._number += 1
+                self._asked, self._answer, self._late_bytes = (name, self._number), None, 0
+                self._told = name
+                self._send(frame([name, self._number], payload))
+            waited = self._wait_for(lambda: self._answer, name, seconds, waited)
+            with self._changed:
+                if self._answer is None and self.failure is None:
+                    self._note_late(name, waited)
+                return self._take_reply()
+        finally:
+            self._is_asking = False
+
+    def _wait_for(self, is_so: Callable[[], object], name: str, seconds: float, waited: float) -> float:
+        """Wait until it is so, or the connection has ended, or for as long as may be; return how long in all."""
         while True:
             step = min(_LOOK_SECONDS, seconds - waited)
             with self._changed:
-                if self._changed.wait_for(lambda: self._answer or self.failure, step):
-                    return self._take_reply()
+                if self._changed.wait_for(lambda: is_so() or self.failure, step):
+                    return waited
             waited += step
             told = f"{self._named} has not answered `{name}` for {waited:g} s"
             if waited >= seconds or (waited >= _SLOW_SECONDS and not self._may_wait(told)):
-                break
-        with self._changed:
-            if self._answer is None and self.failure is None:
-                self._note_late(name, f"{self._named} did not answer `{name}` within {waited:g} s")
-            return self._take_reply()
+                return waited
 
     def let_run(self, *, stop_at_output: bool) -> None:
         """Have the guest run, and its outputs through."""
         with self._changed:
             if self.failure is None:
-                self._may_speak, self._told = True, "resume"
+                self._may_speak, self._stands, self._told = True, False, "resume"
                 self._send(frame(["resume", stop_at_output]))
 
     def tell(self, *header: str, payload: bytes = b"") -> None:
@@ -168,8 +186,9 @@ class MonitorLink:
 
     # --- under the lock ---
 
-    def _note_late(self, name: str, slow: str) -> None:
+    def _note_late(self, name: str, waited: float) -> None:
         """Go on without an answer that changes nothing about a guest that stands still; else end the connection."""
+        slow = f"{self._named} did not answer `{name}` within {waited:g} s"
         self.complaint = self.complaint or slow
         if name in ("save", "dirty") and self._late is None:
             self._late, self._asked = (_REPLIES[name], self._number), None
@@ -232,14 +251,27 @@ class MonitorLink:
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
         poll.register(self._connection, select.POLLIN | (select.POLLOUT if self._unsent else 0))
-        poll.poll()
+        is_quiet = not poll.poll(ASK_SECONDS * 1000 if self._stands else None)
         with self._changed:
+            if is_quiet and self._stands and not self._is_asking:
+                self._ask_again()
             if self._unsent:
                 self._flush()
             try:
                 os.eventfd_read(self._wake)
             except BlockingIOError:
                 return
+
+    def _ask_again(self) -> None:
+        """Tell a guest that stands still to pause, unless the answer to the last time is owed still."""
+        if self._look is None:
+            self._number += 1
+            self._look = ("paused", self._number)
+            self._send(frame(["pause", self._number]))
+            return
+        self.silence.note(is_owed=True)
+        if self.silence.seconds >= self._answer_seconds:
+            self._note_late("pause", self.silence.seconds)
 
     def _read(self) -> None:
         for _ in range(_PIECES_PER_TURN):
@@ -289,9 +321,14 @@ class MonitorLink:
             if self._late == (answer.name, answer.number):
                 self._late = None
                 return
+            if self._look == (answer.name, answer.number):
+                self._look = None
+                self.silence.note(is_owed=False)
+                self._changed.notify_all()
+                return
             if self._asked is None or (_REPLIES[self._asked[0]], self._asked[1]) != (answer.name, answer.number):
                 raise BadFrame(f"nobody asked for `{answer.name}` {answer.number}")
             if answer.name == "paused":
-                self._may_speak = False
+                self._may_speak, self._stands = False, True
             self._answer = answer
             self._changed.notify_all()

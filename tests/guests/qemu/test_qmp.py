@@ -183,6 +183,77 @@ def test_whoever_runs_the_guest_may_end_a_wait_for_an_answer_and_is_told_of_it()
     assert asked == [f"QEMU has not answered stop for {seconds} s" for seconds in ("1", "1.25", "1.5")]
 
 
+def looked(qmp: Qmp, *, is_owed: bool) -> None:
+    """Look until the monitor owes an answer, or owes none any more."""
+    for _ in range(1_000):
+        if qmp.look() is is_owed and (qmp._owed is not None) is is_owed:
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError(f"never: owes an answer: {is_owed}")
+
+
+def test_a_look_asks_for_what_changes_nothing_and_the_next_one_finds_the_answer() -> None:
+    with session() as (qmp, stand_in):
+        qmp.look()
+        qmp.look()
+        looked(qmp, is_owed=False)
+        assert qmp.execute("stop") == "stop"
+
+    assert {command["execute"] for command in stand_in.commands[1:-1]} == {"query-status"}
+    assert stand_in.commands[-1]["execute"] == "stop"
+
+
+def test_an_event_that_a_look_reads_is_kept_for_who_needs_it() -> None:
+    with session(lambda command: [{"event": "RESET"}, *returns(command)]) as (qmp, _):
+        looked(qmp, is_owed=False)
+        qmp.look()
+        while qmp._owed is not None:
+            qmp.look()
+
+        assert {event.name for event in qmp.take_events()} == {"RESET"}
+
+
+def test_a_monitor_that_hangs_owes_the_answer_to_one_look_until_it_comes() -> None:
+    held: list[Any] = []
+
+    def hangs(command: dict[str, Any]) -> list[Any]:
+        held.append({"event": "RESET"})
+        held.append(returns(command)[0])
+        return held if command["execute"] == "stop" else []
+
+    with session(hangs) as (qmp, stand_in):
+        looked(qmp, is_owed=True)
+        owed = [qmp.look() for _ in range(5)]
+        assert qmp.execute("stop") == "stop"
+
+        assert owed == [True] * 5
+        assert [command["execute"] for command in stand_in.commands[1:]] == ["query-status", "stop"]
+        assert qmp._owed is None
+        assert [event.name for event in qmp.take_events()] == ["RESET", "RESET"]
+
+
+def test_a_monitor_that_is_asked_for_something_else_is_not_looked_at() -> None:
+    with session() as (qmp, stand_in):
+        for _ in range(3):
+            qmp.execute("stop")
+            qmp.look()
+
+    assert [command["execute"] for command in stand_in.commands[1:]] == ["stop"] * 3
+
+
+def test_a_look_waits_for_nobody_and_leaves_what_is_broken_to_who_needs_it() -> None:
+    with session(lambda _: [b"no json"]) as (qmp, _):
+        qmp.execute_all([])
+        with qmp._lock:
+            assert not qmp.look()
+        for _ in range(20):
+            qmp.look()
+            threading.Event().wait(0.01)
+        qmp.close()
+
+        assert not qmp.look()
+
+
 def test_a_monitor_that_hangs_up_and_one_that_is_closed_say_so() -> None:
     with session() as (qmp, stand_in):
         stand_in._here.shutdown(socket.SHUT_RDWR)

@@ -107,14 +107,14 @@ def test_geometry_names_all_that_both_hosts_must_have(make_fake: MakeFake) -> No
     guest, _ = make_fake(kind="cloud", software="9.1", machine="cpu=x", stops=True)
 
     assert str(guest.geometry) == f"vmm/1 cloud 9.1 cpu=x with ram of {PAGES} pages"
-    assert guest.can == {Capability.EXACT_OUTPUT_STOP}
+    assert guest.can == {Capability.EXACT_OUTPUT_STOP, Capability.TELLS_SILENCE}
     assert guest.failure() is None
 
 
-def test_a_monitor_that_cannot_stop_at_outputs_claims_nothing(make_fake: MakeFake) -> None:
+def test_a_monitor_that_cannot_stop_at_outputs_does_not_claim_it(make_fake: MakeFake) -> None:
     guest, _ = make_fake()
 
-    assert guest.can == frozenset()
+    assert guest.can == {Capability.TELLS_SILENCE}
 
 
 def test_a_goodbye_is_said_and_all_is_given_back(door: MonitorDoor) -> None:
