@@ -131,9 +131,13 @@ class Suspected(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostStalled(Event):
-    """This host's loop stalled for this long during a session: it was stopped, or is too busy."""
+    """This host's loop stalled for this long during a session: it was stopped, is too busy, or waited for its guest.
+
+    waited  who did not answer what meanwhile, and for how long, if it waited for the guest's process; else empty
+    """
 
     stall_ns: int
+    waited: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

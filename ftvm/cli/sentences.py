@@ -75,7 +75,10 @@ _SENTENCES: Final[dict[type[Event], Callable[[Any], str]]] = {
         else f"suspected the peer: silent for {e.silence_ns / _MS:.0f} ms (limit {e.limit_ns / _MS:.0f} ms)"
     ),
     events.HostStalled: lambda e: (
-        f"this host stalled for {e.stall_ns / _MS:.0f} ms: it was stopped, or is too busy; "
+        f"this host did nothing else for {e.stall_ns / _MS:.0f} ms, as {e.waited}; "
+        "silence of the peer meanwhile does not count. If it happens again, look at that process"
+        if e.waited
+        else f"this host stalled for {e.stall_ns / _MS:.0f} ms: it was stopped, or is too busy; "
         "silence of the peer during the stall does not count. If it happens again, give this host more processor time, "
         "or both hosts a longer --silence"
     ),

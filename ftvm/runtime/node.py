@@ -11,7 +11,7 @@ from typing import Final
 
 from ftvm.engines.names import engine_changed
 from ftvm.errors import BrokenError, ClosedError, SwitchoverFailed
-from ftvm.events import Committed, Event, GuestWarned, HistoryGap
+from ftvm.events import Committed, Event, GuestWarned, HistoryGap, HostStalled
 from ftvm.interfaces import Clock, Guest, RecordStore, Transport, World
 from ftvm.protocol.core import Settings
 from ftvm.runtime.closing import Closing
@@ -94,6 +94,8 @@ class Node:
         self.host.start()
 
     def _note(self, event: Event) -> None:
+        if isinstance(event, HostStalled):
+            event = self._guest_wait.explained(event)
         self.events.append(event)
         self._services.note(event)
         if self._on_event is not None:

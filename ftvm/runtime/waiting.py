@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from ftvm.errors import GuestError
+from ftvm.events import HostStalled
 from ftvm.interfaces import Clock
 from ftvm.runtime.standing import State
 from ftvm.runtime.status import Status
@@ -30,7 +31,8 @@ class GuestWait:
         self._clock = clock
         self._tell = tell
         self._reason: str | None = None
-        self._since = Nanos(0)
+        self._since = self._over_at = Nanos(0)
+        self._last = ""
         self._told_at: Nanos | None = None
         self._ends_at: Nanos | None = None
         self._is_end_told = False
@@ -66,7 +68,13 @@ class GuestWait:
 
     def over(self) -> None:
         """Note that the loop goes on."""
-        self._reason = None
+        if self._reason is not None:
+            self._last, self._over_at, self._reason = self._reason, self._clock.now(), None
+
+    def explained(self, stalled: HostStalled) -> HostStalled:
+        """Return the event of a stall with what the loop waited for meanwhile, if that was the guest."""
+        waited = self._reason or (self._last if self._over_at > stalled.at - stalled.stall_ns else "")
+        return replace(stalled, waited=waited)
 
     def hurry(self, seconds: float) -> None:
         """Have no wait last longer than `seconds` from now, but for the second that each may take."""

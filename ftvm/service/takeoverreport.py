@@ -91,9 +91,11 @@ class TakeoverReport:
         stalled, suspected = self._stalled, self._suspected
         if stalled is not None and changed.at - stalled.at < _RECENT_NS:
             ago_ms = (changed.at - stalled.at) / _MS
+            why = stalled.waited or "it was stopped, or is too busy"
+            heard = "saw no progress here" if stalled.waited else "heard nothing of it"
             return (
                 f"this host stalled for {stalled.stall_ns / _MS:.0f} ms, until {ago_ms:.0f} ms ago, so the other host "
-                "heard nothing of it: it was stopped, or is too busy"
+                f"{heard}: {why}"
             )
         if suspected is not None and changed.at - suspected.at < _RECENT_NS:
             silence = suspected.reason or f"silent for {suspected.silence_ns / _MS:.0f} ms"

@@ -57,6 +57,18 @@ def test_a_suspicion_tells_the_silence_or_why_it_did_not_wait_for_it() -> None:
     assert describe(gone) == "suspected the peer: its process is gone"
 
 
+def test_a_stall_tells_what_the_host_waited_for_if_it_did() -> None:
+    """Regression: who had waited for QEMU was told to give the host more processor time."""
+    busy = events.HostStalled(at=Nanos(0), guest_id="vm1", stall_ns=510_000_000)
+    waited = replace(busy, waited="QEMU has not answered stop for 0.5 s")
+
+    assert describe(busy).startswith("this host stalled for 510 ms: it was stopped, or is too busy; ")
+    assert describe(waited) == (
+        "this host did nothing else for 510 ms, as QEMU has not answered stop for 0.5 s; silence of the peer meanwhile "
+        "does not count. If it happens again, look at that process"
+    )
+
+
 def test_a_takeover_tells_what_it_cost() -> None:
     took = TookOver(
         at=Nanos(0),

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from ftvm.errors import GuestError
+from ftvm.events import HostStalled
 from ftvm.runtime.waiting import GuestWait
 from ftvm.units import Nanos
 
@@ -71,6 +72,32 @@ def test_the_status_shows_a_wait_since_when_and_why_until_it_is_over(
 
     assert (shown.state, shown.reason, shown.state_seconds) == (state, REASON, 3.0)
     assert wait.shown_in(now) == now
+
+
+def stalled(clock: Hand, seconds: int) -> HostStalled:
+    return HostStalled(at=clock.now(), guest_id="vm1", stall_ns=seconds * SECOND)
+
+
+def test_a_stall_is_explained_by_the_wait_in_it(wait: GuestWait, clock: Hand) -> None:
+    """Regression: a host that had waited for its QEMU said that it was stopped, or too busy."""
+    wait.may_wait(REASON)
+    during = wait.explained(stalled(clock, 3))
+    wait.over()
+    clock.at += SECOND // 100
+    wait.over()
+    behind = wait.explained(stalled(clock, 3))
+
+    assert (during.waited, behind.waited, behind.stall_ns) == (REASON, REASON, 3 * SECOND)
+
+
+def test_a_stall_that_no_wait_was_in_is_explained_by_none(wait: GuestWait, clock: Hand) -> None:
+    before = stalled(clock, 3)
+    wait.may_wait(REASON)
+    wait.over()
+    clock.at += 10 * SECOND
+
+    assert wait.explained(stalled(clock, 3)).waited == ""
+    assert GuestWait(clock, lambda _: None).explained(before) == before
 
 
 def test_no_order_is_taken_during_a_wait(wait: GuestWait) -> None:

@@ -137,6 +137,16 @@ def test_the_loser_says_that_it_stalled_for_how_long_and_what_became_of_the_gues
     assert told.cost.startswith("nothing that the other host lacks had left this one")
 
 
+def test_a_loser_that_waited_for_its_guest_does_not_say_that_it_was_too_busy() -> None:
+    waited = "QEMU has not answered stop for 9.75 s"
+    told = loss(HostStalled(at=Nanos(990 * MS), guest_id="vm1", stall_ns=10_000 * MS, waited=waited))
+
+    assert told is not None
+    assert told.seen == (
+        f"this host stalled for 10000 ms, until 10 ms ago, so the other host saw no progress here: {waited}"
+    )
+
+
 def test_a_loser_that_heard_nothing_either_says_that_the_link_failed() -> None:
     told = loss(SUSPECTED)
 
