@@ -8,6 +8,7 @@ import click
 from ftvm.cli.asking import asking_options, guest_option, status_line, tell_stopped
 from ftvm.cli.values import GOES_IN, completing
 from ftvm.engines.interval import INTERVAL_MAX, INTERVAL_MIN
+from ftvm.engines.kemari import GROUP_MAX
 from ftvm.engines.names import ENGINES
 from ftvm.errors import ConfigError
 from ftvm.runtime.status import Status
@@ -44,15 +45,28 @@ def _print(status: Status, is_json: bool) -> None:
 @click.option(
     "--latency", type=float, metavar="MS", help="Adapt the interval to a latency target (remus).  [default: none]"
 )
+@click.option(
+    "--group-commit",
+    "group",
+    type=float,
+    metavar="MS",
+    help="Let an output wait this long for others to share its checkpoint (kemari).  [default: each has its own]",
+)
 @asking_options
 @guest_option
 def engine(
-    name: str, interval: float | None, latency: float | None, control: str | None, guest_id: str | None, is_json: bool
+    name: str,
+    interval: float | None,
+    latency: float | None,
+    group: float | None,
+    control: str | None,
+    guest_id: str | None,
+    is_json: bool,
 ) -> None:
     """Protect a guest with another ENGINE while it runs. When this returns, both hosts use it.
 
-    The engine that it has already, named without --latency, has no latency target any more, and kemari no group commit;
-    `ftvm ctl interval` changes the interval alone.
+    The engine that it has already, named without --latency, has no latency target any more, and kemari without
+    --group-commit no group; `ftvm ctl interval` changes the interval alone.
 
     A host that takes over keeps the engine, but uses its own interval: the one it was started with, if it was started
     with this engine, else the engine's default (see `--interval` in `ftvm standby --help`).
@@ -62,7 +76,10 @@ def engine(
         guest_id,
         is_json,
         lambda guest: guest.set_engine(
-            name, interval=_seconds("--interval", interval), latency=_seconds("--latency", latency)
+            name,
+            interval=_seconds("--interval", interval),
+            latency=_seconds("--latency", latency),
+            group=_seconds("--group-commit", group, 0, GROUP_MAX),
         ),
     )
 
@@ -79,12 +96,13 @@ def interval(milliseconds: float, control: str | None, guest_id: str | None, is_
     _tell(control, guest_id, is_json, lambda guest: guest.set_engine(interval=_seconds("interval", milliseconds)))
 
 
-def _seconds(what: str, milliseconds: float | None) -> float | None:
+def _seconds(
+    what: str, milliseconds: float | None, least: float = INTERVAL_MIN, most: float = INTERVAL_MAX
+) -> float | None:
     if milliseconds is None:
         return None
-    if not INTERVAL_MIN <= milliseconds / 1000 <= INTERVAL_MAX:
-        least, most = INTERVAL_MIN * 1000, INTERVAL_MAX * 1000
-        raise ConfigError(f"{what} {milliseconds:.15g}: write milliseconds, from {least:g} to {most:g}")
+    if not least <= milliseconds / 1000 <= most:
+        raise ConfigError(f"{what} {milliseconds:.15g}: write milliseconds, from {least * 1000:g} to {most * 1000:g}")
     return milliseconds / 1000
 
 

@@ -58,7 +58,12 @@ def engine_named(
 
 
 def engine_changed(
-    present: Engine, *, name: str | None = None, interval: float | None = None, latency: float | None = None
+    present: Engine,
+    *,
+    name: str | None = None,
+    interval: float | None = None,
+    latency: float | None = None,
+    group: float | None = None,
 ) -> Engine:
     """Return `present` with what is given changed, if no engine is named; one that is named takes the interval over,
     and all else that is not given has its default: remus has no latency target then, and kemari no group.
@@ -68,6 +73,6 @@ def engine_changed(
     if not isinstance(present, BuiltIn):
         raise ConfigError(f"engine {present.name} is not one of {', '.join(ENGINES)}: its host must change it itself")
     interval = present.interval if interval is None else interval
-    if name is None and latency is None:
+    if name is None and latency is None and group is None:
         return replace(present, interval=interval)
-    return engine_named(present.name if name is None else name, interval, latency)
+    return engine_named(present.name if name is None else name, interval, latency, group)

@@ -214,7 +214,9 @@ class Node:
         told = {name: value for each in counted if each is not None for name, value in asdict(each).items()}
         return {**told, "misdeeds": self._endpoint.misdeeds.total(), "ignored": self._endpoint.ignored}
 
-    def set_engine(self, *, name: str | None, interval: float | None, latency: float | None) -> Pending:
+    def set_engine(
+        self, *, name: str | None, interval: float | None, latency: float | None, group: float | None
+    ) -> Pending:
         """See Controls."""
         self._guest_wait.require_over()
         present = self.driver.engines
@@ -223,6 +225,7 @@ class Node:
             name=name,
             interval=interval,
             latency=latency,
+            group=group,
         )
         changing = self.host.later(lambda: self.driver.set_engine(wanted))
 

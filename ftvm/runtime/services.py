@@ -35,8 +35,11 @@ class Controls(Protocol):
     def status(self) -> Status:
         """Return where things stand now."""
 
-    def set_engine(self, *, name: str | None, interval: float | None, latency: float | None) -> Pending:
-        """Start to change the engine, its interval or its latency target (seconds), as engines/names.engine_changed.
+    def set_engine(
+        self, *, name: str | None, interval: float | None, latency: float | None, group: float | None
+    ) -> Pending:
+        """Start to change the engine, its interval, its latency target or its group commit (seconds), as
+        engines/names.engine_changed.
 
         Raises ConfigError if that cannot be, LocalProtocolError if the guest does not run here; what is returned is
         done once the change is in force, and raises BrokenError if it will not be.

@@ -214,12 +214,13 @@ class GuestHandle:
         *,
         interval: float | None = None,
         latency: float | None = None,
+        group: float | None = None,
         timeout: float = 30.0,
     ) -> None:
-        """Change the engine of a guest that runs here, or its interval or latency target; None leaves it as it is.
+        """Change the engine of a guest that runs here, or what it was given; None leaves it as it is.
 
-        name               a new engine keeps the interval; so does the present one if it is named, but nothing else
-        interval, latency  seconds
+        name      a new engine keeps the interval; so does the present one if it is named, but nothing else
+        interval  seconds; so are a latency target (`latency`, remus) and a group commit (`group`, kemari)
 
         Returns once the change is in force. Raises ConfigError if the guest or its standby does not support it, or if
         `name` is not a name, LocalProtocolError if the guest does not run here, BrokenError if the change is not in
@@ -227,7 +228,7 @@ class GuestHandle:
         """
         if not isinstance(name, str | None):
             raise ConfigError(f"engine {name!r}: give its name here, as in set_engine('hybrid', interval=0.1)")
-        given = {"name": name, "interval": interval, "latency": latency}
+        given = {"name": name, "interval": interval, "latency": latency, "group": group}
         wanted = {key: value for key, value in given.items() if value is not None}
         self._ask({"do": "engine", **wanted}, timeout)
 

@@ -38,6 +38,7 @@ LOOK_NS: Final = 1_000_000_000
 EVENTS_WAITING_MAX: Final = 4096
 REQUESTS_WAITING_MAX: Final = 64
 ENGINE_SECONDS_MAX: Final = 10
+_ENGINE_TIMES: Final = ("interval", "latency", "group")
 
 
 class ControlSocket:
@@ -207,10 +208,15 @@ def _set_engine(controls: Controls, request: Mapping[str, Any]) -> Pending:
     name = request.get("name")
     if name is not None and not isinstance(name, str):
         raise ConfigError(f"name {name!r}: write the engine's name as a string")
-    given = {key: number_in(request, key, ENGINE_SECONDS_MAX) for key in ("interval", "latency") if key in request}
+    given = {
+        key: number_in(request, key, ENGINE_SECONDS_MAX, may_be_0=key == "group")
+        for key in _ENGINE_TIMES
+        if key in request
+    }
     if name is None and not given:
-        raise ConfigError("say what to change: name, interval or latency")
-    return controls.set_engine(name=name, interval=given.get("interval"), latency=given.get("latency"))
+        raise ConfigError(f"say what to change: name, {', '.join(_ENGINE_TIMES)}")
+    interval, latency, group = map(given.get, _ENGINE_TIMES)
+    return controls.set_engine(name=name, interval=interval, latency=latency, group=group)
 
 
 def _switch_over(controls: Controls, request: Mapping[str, Any]) -> Pending:

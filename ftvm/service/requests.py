@@ -2,7 +2,7 @@
 
     {"do": "guests"}                                    the status of each guest of this process
     {"do": "status", "guest": ID}                       one of them; the id may be left out where there is one guest
-    {"do": "engine", "guest": ID, "name": NAME, "interval": S, "latency": S}
+    {"do": "engine", "guest": ID, "name": NAME, "interval": S, "latency": S, "group": S}
                                                         change what is given; answered once it is in force
     {"do": "switchover", "guest": ID, "seconds": S}     hand the guest over; answered once it runs on the other host
     {"do": "stop", "guest": ID}                         end the host as a signal would
@@ -81,12 +81,12 @@ def parse_request(line: bytes) -> dict[str, Any]:
     return request
 
 
-def number_in(request: Mapping[str, Any], name: str, highest: float) -> float:
+def number_in(request: Mapping[str, Any], name: str, highest: float, *, may_be_0: bool = False) -> float:
     """Return a number of a request; raises ConfigError unless it is one, above 0 and at most `highest`."""
     value = request.get(name)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= highest:
-        raise ConfigError(f"{name} {value!r}: write a number above 0, at most {highest:g}")
-    return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= highest and (value or may_be_0):
+        return value
+    raise ConfigError(f"{name} {value!r}: write a number {'from' if may_be_0 else 'above'} 0, at most {highest:g}")
 
 
 def version_in(request: Mapping[str, Any]) -> int:

@@ -1,13 +1,16 @@
 """The command line run in this process, as `ftvm ...` would run it."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from ftvm.cli.main import main
+from ftvm.runtime.protection import Protection, protect
+from ftvm.service.control import ControlSocket
+from ftvm.sim.guest import SimGuest
 
 
 @dataclass(frozen=True)
@@ -41,3 +44,19 @@ def ftvm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         return Outcome(0 if status is None else int(status), said.out, said.err)
 
     return run
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Protection]:
+    """Return a host that runs guest vm1, unprotected, found as by default."""
+    (tmp_path / "ftvm").mkdir()
+    with protect(
+        SimGuest(page_count=4, pages_per_step=1, output_every=10, boots=True),
+        listen="tcp://127.0.0.1:0",
+        arbiter="memory:asking",
+        create=True,
+        guest_id="vm1",
+        node="n1",
+        services=[ControlSocket(f"ipc://{tmp_path}/ftvm/vm1.sock")],
+    ) as protection:
+        yield protection

@@ -4,7 +4,6 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
@@ -20,7 +19,7 @@ from ftvm.engines.kemari import Kemari
 from ftvm.engines.remus import Remus
 from ftvm.errors import ClosedError, GuestEnded
 from ftvm.events import EngineChanged, GuestWarned
-from ftvm.runtime.protection import Protection, Standby, protect
+from ftvm.runtime.protection import Protection, Standby
 from ftvm.runtime.status import Status
 from ftvm.service.connection import connect
 from ftvm.service.control import ControlSocket
@@ -30,21 +29,6 @@ from ftvm.sim.guest import SimGuest
 from .conftest import Run
 
 WAIT_SECONDS = 30.0
-
-
-@pytest.fixture
-def host(tmp_path: Path) -> Iterator[Protection]:
-    (tmp_path / "ftvm").mkdir()
-    with protect(
-        SimGuest(page_count=4, pages_per_step=1, output_every=10, boots=True),
-        listen="tcp://127.0.0.1:0",
-        arbiter="memory:asking",
-        create=True,
-        guest_id="vm1",
-        node="n1",
-        services=[ControlSocket(f"ipc://{tmp_path}/ftvm/vm1.sock")],
-    ) as protection:
-        yield protection
 
 
 def test_status_tells_of_each_guest_in_a_line(ftvm: Run, host: Protection) -> None:

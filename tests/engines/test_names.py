@@ -22,6 +22,8 @@ from ftvm.interfaces import Engine
         (Remus(0.02, 0.005), {"name": "kemari"}, Kemari(0.02)),
         (Hybrid(0.02), {"name": "remus", "interval": 0.01, "latency": 0.005}, Remus(0.01, 0.005)),
         (Kemari(0.02, 0.001), {"interval": 0.01}, Kemari(0.01, 0.001)),
+        (Kemari(0.02), {"group": 0.002}, Kemari(0.02, 0.002)),
+        (Remus(0.02), {"name": "kemari", "group": 0.002}, Kemari(0.02, 0.002)),
         (Lockstep(0.02), {"name": "lockstep"}, Lockstep(0.02)),
     ],
 )
@@ -36,6 +38,7 @@ def test_without_a_name_what_is_not_given_stays_and_another_engine_keeps_the_int
     [
         (Kemari(0.02, 0.001), {}, Kemari(0.02)),
         (Kemari(0.02, 0.001), {"interval": 0.01}, Kemari(0.01)),
+        (Kemari(0.02, 0.001), {"group": 0.002}, Kemari(0.02, 0.002)),
         (Remus(0.02, 0.005), {}, Remus(0.02)),
         (Remus(0.02, 0.005), {"interval": 0.01}, Remus(0.01)),
         (Remus(0.02, 0.005), {"latency": 0.008}, Remus(0.02, 0.008)),
@@ -54,6 +57,8 @@ def test_the_present_engine_by_its_name_keeps_the_interval_alone(
         ({"name": "warp"}, "unknown engine 'warp'"),
         ({"latency": 0.005}, "kemari takes no latency target"),
         ({"interval": 99.0}, "is not from"),
+        ({"group": 99.0}, "a group commit of 99000 ms is not from 0 to 100 ms"),
+        ({"name": "hybrid", "group": 0.001}, "hybrid has no group commit"),
     ],
 )
 def test_a_change_that_cannot_be_is_refused(change: dict[str, Any], said: str) -> None:

@@ -54,7 +54,9 @@ class Guest:
     def status(self) -> Status:
         raise NotImplementedError
 
-    def set_engine(self, *, name: str | None, interval: float | None, latency: float | None) -> Pending:
+    def set_engine(
+        self, *, name: str | None, interval: float | None, latency: float | None, group: float | None
+    ) -> Pending:
         raise NotImplementedError
 
     def switch_over(self, limit_ns: Nanos) -> Pending:

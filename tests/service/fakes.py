@@ -73,8 +73,10 @@ class FakeHost:
     def status(self) -> Status:
         return self.now
 
-    def set_engine(self, *, name: str | None, interval: float | None, latency: float | None) -> Pending:
-        self.asked.append(f"engine {name} {interval} {latency}")
+    def set_engine(
+        self, *, name: str | None, interval: float | None, latency: float | None, group: float | None
+    ) -> Pending:
+        self.asked.append(f"engine {name} {interval} {latency} {group}")
         return lambda: True
 
     def switch_over(self, limit_ns: Nanos) -> Pending:

@@ -175,13 +175,27 @@ def test_a_switchover_that_cannot_be_is_refused_at_once(operator: Operator, host
 
 
 def test_what_is_given_of_an_engine_is_changed(operator: Operator, host: FakeHost) -> None:
-    for request in ({"name": "hybrid"}, {"interval": 0.01}, {"name": "remus", "interval": 1, "latency": 0.005}):
+    for request in (
+        {"name": "hybrid"},
+        {"interval": 0.01},
+        {"name": "remus", "interval": 1, "latency": 0.005},
+        {"name": "kemari", "group": 0.0002},
+        {"group": 0},
+    ):
         assert "ok" in operator.ask(do="engine", **request)
 
-    assert host.asked == ["engine hybrid None None", "engine None 0.01 None", "engine remus 1 0.005"]
+    assert host.asked == [
+        "engine hybrid None None None",
+        "engine None 0.01 None None",
+        "engine remus 1 0.005 None",
+        "engine kemari None None 0.0002",
+        "engine None None None 0",
+    ]
 
 
-@pytest.mark.parametrize("request_", [{}, {"name": 7}, {"interval": "x"}, {"interval": 0}, {"latency": 11}])
+@pytest.mark.parametrize(
+    "request_", [{}, {"name": 7}, {"interval": "x"}, {"interval": 0}, {"latency": 11}, {"group": -1}, {"group": None}]
+)
 def test_an_engine_that_is_no_engine_is_refused(
     operator: Operator, host: FakeHost, request_: dict[str, object]
 ) -> None:
@@ -229,7 +243,7 @@ def test_nothing_that_is_said_breaks_a_dialogue(pieces: list[bytes], ends_lines:
 
 @given(
     st.dictionaries(
-        st.sampled_from(["do", "guest", "name", "seconds", "interval", "latency"]),
+        st.sampled_from(["do", "guest", "name", "seconds", "interval", "latency", "group"]),
         st.one_of(
             st.sampled_from(["guests", "status", "engine", "switchover", "stop", "events", "vm1", "remus"]),
             st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=9) | st.lists(st.none()),

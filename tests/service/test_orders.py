@@ -42,8 +42,11 @@ def test_an_operator_changes_the_engine_and_its_interval(tmp_path: Path) -> None
         handle = machine.guest("vm1")
         handle.set_engine("kemari", interval=0.05)
         assert handle.last_status.engine == "kemari"
-        handle.set_engine(interval=0.01)
+        handle.set_engine(interval=0.01, group=0.002)
+        grouped = handle.last_status.engine_settings
+        handle.set_engine("kemari")
 
+        assert grouped == "interval 10 ms, group commit 2 ms"
         assert active._node.driver.engines == (Kemari(0.01), Kemari(0.01))
         assert active._node.driver.settings.engine == Remus()
         assert handle.status().is_protected
@@ -57,6 +60,8 @@ def test_an_engine_that_cannot_be_is_refused_and_nothing_changes(two_guests: Con
         handle.set_engine("warp")
     with pytest.raises(ConfigError, match="engine kemari takes no latency target"):
         handle.set_engine("kemari", latency=0.005)
+    with pytest.raises(ConfigError, match="engine remus has no group commit"):
+        handle.set_engine(group=0.001)
     with pytest.raises(ConfigError, match=r"engine Kemari\(.*\): give its name here"):
         handle.set_engine(cast("str", Kemari()))
 
