@@ -10,7 +10,6 @@ JSON line.
 """
 
 import argparse
-import gzip
 import json
 import os
 import shutil
@@ -90,12 +89,17 @@ def lay_network(commands: str, nics: Sequence[str]) -> None:
         run("ip", "-n", name, "addr", "add", f"{address}/24", "dev", "br0")
 
 
-def write_guest(folder: Path, nics: Sequence[str]) -> None:
-    """Write what the guest boots, and the files of both hosts."""
+def guest_files(init: str) -> tuple[Path, dict[str, bytes]]:
+    """Return the kernel that a guest boots, and the files of its ramdisk."""
     kernel = qemuimage.find_kernel()
     modules = qemuimage.MODULES / kernel.name.removeprefix("vmlinuz-") / "kernel"
     files = {f"modules/{at:02}.ko": (modules / f"{name}.ko").read_bytes() for at, name in enumerate(qemuimage.LOADED)}
-    files |= {"bin/busybox": qemuimage.BUSYBOX.read_bytes(), "init": INIT.encode()}
+    return kernel, files | {"bin/busybox": qemuimage.BUSYBOX.read_bytes(), "init": init.encode()}
+
+
+def write_guest(folder: Path, nics: Sequence[str]) -> None:
+    """Write what the guest boots, and the files of both hosts."""
+    kernel, files = guest_files(INIT)
     (folder / "shared").mkdir()
     nodes = [word for address in MACHINES for word in ("--node", f"{address}:7778")]
     said = ["--guest", "vm2", "--kind", "qemu", *nodes, "--set", "memory=256M", "--set", f"nic={','.join(nics)}"]
@@ -105,8 +109,7 @@ def write_guest(folder: Path, nics: Sequence[str]) -> None:
     run(*FTVM, "setup", "--batch", *said, *place, "--", *booted)
     for address in MACHINES:
         shutil.copy(kernel, folder / "vm2" / address / "vmlinuz")
-        ramdisk = gzip.compress(b"".join(qemuimage._archive(files)), compresslevel=1)
-        (folder / "vm2" / address / "ird.gz").write_bytes(ramdisk)
+        (folder / "vm2" / address / "ird.gz").write_bytes(qemuimage.ramdisk_of(files))
 
 
 class Machine:
