@@ -17,9 +17,13 @@ _LOOKS_APART: Final = 60
 class Silence:
     """How long a process has owed an answer. Noted in one thread, read in any."""
 
-    def __init__(self, named: str, warn: Callable[[str], None]) -> None:
-        """named  who has not answered what, e.g. "QEMU has not answered query-status"; `warn` tells the operator."""
-        self._named = named
+    def __init__(self, named: str, means: str, warn: Callable[[str], None]) -> None:
+        """Note who is asked.
+
+        named  who has not answered what, e.g. "QEMU has not answered query-status"
+        means  what that is to a takeover, for the operator, whom `warn` tells of it
+        """
+        self._named, self._means = named, means
         self._warn = warn
         self._looks = 0
         self._warns_in = 0
@@ -41,4 +45,4 @@ class Silence:
         self._warns_in = max(0, self._warns_in - 1)
         if is_owed and not self._warns_in:
             self._warns_in = _LOOKS_APART
-            self._warn(f"{self.reason}: until it does, no takeover can run the guest here")
+            self._warn(f"{self.reason}: {self._means}")

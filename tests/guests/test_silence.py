@@ -5,6 +5,7 @@ import pytest
 from ftvm.guests.silence import Silence
 
 NAMED = "QEMU has not answered query-status"
+MEANS = "a takeover waits for it"
 
 
 @pytest.fixture
@@ -14,7 +15,7 @@ def told() -> list[str]:
 
 @pytest.fixture
 def silence(told: list[str]) -> Silence:
-    return Silence(NAMED, told.append)
+    return Silence(NAMED, MEANS, told.append)
 
 
 def test_it_grows_with_each_look_and_ends_with_the_answer(silence: Silence) -> None:
@@ -30,4 +31,4 @@ def test_it_is_told_when_it_begins_and_once_a_minute_however_often_it_does(silen
     for look in range(120):
         silence.note(is_owed=look % 3 > 0)
 
-    assert told == [f"{NAMED} for {seconds} s: until it does, no takeover can run the guest here" for seconds in (1, 1)]
+    assert told == [f"{NAMED} for 1 s: {MEANS}"] * 2

@@ -4,8 +4,8 @@ It promises that `pause` returns with the machine stopped and everything it said
 or stops by itself is killed and never silently resumed; and that no process or file outlives `close`, or this process.
 It cannot stop exactly at an output (Capability.EXACT_OUTPUT_STOP) nor repeat a run (REPLAY).
 
-A state loads only into a QEMU that has not run yet. One that ran, or loaded before, is replaced by a new one on the
-same memory. Calls come from one thread at a time. See docs/qemu.md.
+A state loads only into a QEMU that has not run yet. One that ran, or loaded before, or is silent, is replaced by a new
+one on the same memory. Calls come from one thread at a time. See docs/qemu.md.
 """
 
 import os
@@ -306,7 +306,7 @@ class QemuGuest:
         stream, head = unpack_devices(devices), self._firmware.get()
         if head:
             stream = join_parts(head, stream)
-        if not self._is_blank or self._process.why_ended() is not None:
+        if not self._is_blank or self._process.why_ended() is not None or self.silence() is not None:
             self._replace_process()
         self._is_blank = False
         self._saved = None

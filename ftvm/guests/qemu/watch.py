@@ -10,6 +10,7 @@ from ftvm.guests.silence import ASK_SECONDS, Silence
 __all__ = ["QemuWatch"]
 
 _NAMED: Final = "QEMU has not answered query-status"
+_SILENT: Final = "a takeover has to start another one first"
 
 
 class QemuWatch:
@@ -17,7 +18,7 @@ class QemuWatch:
 
     def __init__(self, look: Callable[[], bool], warn: Callable[[str], None]) -> None:
         """`look` asks, and tells whether the answer to the last time is owed still (Qmp.look)."""
-        self.silence = Silence(_NAMED, warn)
+        self.silence = Silence(_NAMED, _SILENT, warn)
         self._look = look
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._main, name="qemu-watch", daemon=True)

@@ -46,6 +46,8 @@ _LATE_OUTPUT_BYTES_MAX: Final = 64 << 20
 _OUTPUT_COST_BYTES: Final = 1 << 10
 """What an output counts for that has hardly any bytes: each takes room here."""
 
+_SILENT: Final = "until it does, no takeover can run the guest here"
+
 _REPLIES: Final = {"pause": "paused", "save": "saved", "load": "loaded", "dirty": "written"}
 
 
@@ -79,7 +81,7 @@ class MonitorLink:
         self._named = named
         self._answer_seconds = answer_seconds
         self._emit, self._end_guest, self._may_wait = emit, end, may_wait
-        self.silence = Silence(f"{named} has not answered `pause`", warn)
+        self.silence = Silence(f"{named} has not answered `pause`", _SILENT, warn)
         self._reader = FrameReader(payload_bytes_max)
         self._changed = threading.Condition()
         self._unsent = bytearray()

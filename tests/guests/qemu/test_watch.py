@@ -9,7 +9,8 @@ import pytest
 from ftvm.guests.qemu import qmp, watch
 from ftvm.interfaces import Capability
 
-from .conftest import Ear, Guests, nap, wait_until
+from .conftest import Ear, Guests, is_alive, nap, wait_until
+from .test_guest import copy_memory
 
 NAMED = "QEMU has not answered query-status for "
 
@@ -33,7 +34,7 @@ def test_a_qemu_that_hangs_before_a_takeover_is_named_and_one_that_goes_on_is_we
     assert Capability.TELLS_SILENCE in guest.can
     assert named.startswith(NAMED)
     assert ear.warnings[0].startswith(NAMED)
-    assert ear.warnings[0].endswith(": until it does, no takeover can run the guest here")
+    assert ear.warnings[0].endswith(": a takeover has to start another one first")
     assert wait_until(lambda: guest.silence() is None)
     assert guest.failure() is None
 
@@ -50,6 +51,30 @@ def test_a_qemu_that_hangs_for_longer_than_any_answer_may_take_has_failed(
 
     assert str(guest.failure()).startswith(NAMED)
     assert str(guest.failure()).endswith(": it hangs or is stopped")
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_state_loads_into_another_qemu_if_that_which_waits_for_it_hangs(guests: Guests) -> None:
+    """Regression: a takeover waited a minute for it, then failed, and only the next one started another."""
+    source, _ = guests.running()
+    source.pause()
+    source.collect_dirty()
+    devices = source.save_devices()
+    guest, ear = guests.blank(), Ear()
+    guest.attach(ear)
+    hung = guest.pid
+    os.kill(hung, signal.SIGSTOP)
+    assert wait_until(lambda: guest.silence() is not None)
+
+    copy_memory(source, guest)
+    guest.load_devices(devices)
+    guest.resume()
+    ear.wait_for(b"count ")
+
+    assert guest.pid != hung
+    assert not is_alive(hung)
+    assert wait_until(lambda: guest.silence() is None)
+    assert guest.failure() is None
 
 
 @pytest.mark.usefixtures("soon")
