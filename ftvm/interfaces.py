@@ -6,7 +6,7 @@ conformance kit for each.
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
@@ -137,8 +137,7 @@ class OutputSink(Protocol):
     """Where a guest puts its outputs. Safe from the guest's own thread; never blocks."""
 
     def emit(self, channel: str, payload: bytes, position: GuestPosition | None = None) -> None:
-        """Take one output, in order; a guest that can be replayed says where it made it. The sink numbers it; whether
-        and when it leaves is ftvm's decision."""
+        """Take an output, in order; who can be replayed says where it made it. The sink numbers it, ftvm lets it go."""
 
     def took_input(self, position: GuestPosition, channel: str, payload: bytes) -> None:
         """Note that the guest was given an input at `position`; in order with its outputs."""
@@ -160,8 +159,7 @@ class OutputSink(Protocol):
 class Guest(Protocol):
     """The protected virtual machine, as its hypervisor shows it. A guest is born paused.
 
-    The caller's duties, in order: `attach` once before the first run; `pause` before anything that says "only while
-    paused".
+    The caller's duties, in order: `attach` once before the first run; `pause` before all that says "only while paused".
     """
 
     @property
@@ -241,8 +239,7 @@ class ReplayableGuest(Guest, Protocol):
 
 
 class World(Protocol):
-    """The outside as one host sees it: where released outputs go and inputs come from. Driven by the host loop; never
-    blocks."""
+    """The outside as a host sees it: where outputs go, and inputs come from. Driven by its loop; never blocks."""
 
     def fds(self) -> tuple[int, ...]:
         """Return file descriptors that are readable as long as an input waits.
@@ -275,11 +272,14 @@ class GroupWorld(World, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The arbiter's record: who is active and who stands by, as replica ids. Generation 0 is "no record yet"."""
+    """The arbiter's record: who is active and who stands by, as replica ids. Generation 0 is "no record yet".
+
+    is_ended  a remark, which is not compared: nobody is active because the guest has ended for good"""
 
     generation: int
     active: str | None
     standby: str | None
+    is_ended: bool = field(default=False, compare=False)
 
 
 class RecordStore(Protocol):

@@ -4,7 +4,8 @@
     {"active": "...", "generation": 7, "guest": "vm1", "place": "...", "standby": null}
     crc32 0a1b2c3d
 
-`place` names where the record is kept: drawn at random with the first one, and handed on. A record of 0.1 has none.
+`place` names where the record is kept: drawn at random with the first one, and handed on. A record of 0.1 has none. A
+record with which the guest has ended for good says `"ended": true`, too; who does not know that ignores it.
 
 Pure: bytes to records and back. Anything that is not exactly this is an ArbiterError: a guess at what a damaged record
 said could run a guest twice.
@@ -39,6 +40,7 @@ def encode_record(guest_id: str, record: Record, place: str | None = None) -> by
         "guest": guest_id,
         "standby": record.standby,
         **({} if place is None else {"place": place}),
+        **({"ended": True} if record.is_ended else {}),
     }
     body = f"{_HEADING}\n{json.dumps(fields, sort_keys=True)}\n".encode("ascii")
     return body + f"crc32 {zlib.crc32(body):08x}\n".encode("ascii")
@@ -64,7 +66,8 @@ def decode_placed(content: bytes, *, guest_id: str, generation: int | None = Non
     found = fields.get("generation")
     if type(found) is not int or found < 1 or fields.get("guest") != guest_id or generation not in (None, found):
         raise ArbiterError("it holds the record of another guest or generation")
-    record, place = Record(found, _replica_id(fields, "active"), _replica_id(fields, "standby")), fields.get("place")
+    active, standby, place = _replica_id(fields, "active"), _replica_id(fields, "standby"), fields.get("place")
+    record = Record(found, active, standby, is_ended=active is None and fields.get("ended") is True)
     return record, place if isinstance(place, str) and _PLACE.fullmatch(place) else None
 
 

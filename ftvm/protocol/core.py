@@ -14,7 +14,7 @@ from ftvm.checkpoint import Checkpoint, Geometry
 from ftvm.config import Limits, Timing
 from ftvm.encode.messages import Envelope, Greeting, Message, SessionId
 from ftvm.encode.versions import SPOKEN, Versions
-from ftvm.errors import FtvmError
+from ftvm.errors import FtvmError, GuestEnded
 from ftvm.events import ArbiterTrouble, Committed, Event, PlacesDiffer
 from ftvm.interfaces import Engine, Lane
 from ftvm.protocol.arbiter import ArbiterClient, Places
@@ -237,6 +237,16 @@ class Core:
             f"{names} The other host, {other}, holds the guest: run `ftvm status` there, and correct what it names, "
             f"above all an arbiter that is silent. Only if that host is lost for good, run {force}"
         )
+
+    def end_with_guest(self, before: int) -> bool:
+        """End this host, which had a part in the guest as of generation `before`, if the record says that the guest has
+        ended for good since; tell whether it does. A host that stops anyway goes on with that."""
+        known = self.arbiter.known
+        # rule: end_of_the_guest_heard
+        if not known.is_ended or known.generation <= before or self.stop is not None:
+            return False
+        self.fail(GuestEnded(f"the guest has ended for good, by the record of generation {known.generation}"))
+        return True
 
     def whereabouts(self) -> str:
         """Say what is known of the record, and no more: a host that only asked to join may never have read it."""

@@ -45,11 +45,13 @@ def _remedy(ours: Versions, theirs: Versions) -> str:
 
 @dataclass(slots=True)
 class Empty:
-    """`starts` tells whether this replica is to become active by START, not to join."""
+    """`starts` tells whether this replica is to become active by START, not to join; `left_at` is the generation of the
+    record as this host ceased to have a part in the guest, None if it never had one."""
 
     core: Core
     starts: bool
     offer: SessionOffer | None = None
+    left_at: int | None = None
     _join_at: Nanos = AT_ONCE
     _unanswered_at: Nanos | None = None
     _read_at: int | None = None
@@ -60,7 +62,8 @@ class Empty:
     @classmethod
     def again(cls, core: Core, now: Nanos) -> "Empty":
         """Begin again after another role. The first JOIN waits: a session that fails each time must not spin."""
-        return cls(core, starts=False, _join_at=Nanos(now + core.settings.timing.join_interval_ns))
+        join_at = Nanos(now + core.settings.timing.join_interval_ns)
+        return cls(core, starts=False, left_at=core.arbiter.known.generation, _join_at=join_at)
 
     def take_message(self, report: Received, now: Nanos) -> None:
         """Take a welcome or a refusal; ignore anything else."""
@@ -78,7 +81,8 @@ class Empty:
     def on_record(self, now: Nanos) -> None:
         """Start if this replica was told to and may; else say who should have answered, if that was asked."""
         if not self.starts:
-            self._tell_unanswered(now)
+            if self.left_at is None or not self.core.end_with_guest(self.left_at):
+                self._tell_unanswered(now)
             return
         known, arbiter = self.core.arbiter.known, self.core.arbiter
         if known.active == self.core.id:

@@ -4,6 +4,7 @@ Source: docs/protocol.md, "Changes of the record". Each gives the record to prop
 InternalError if the rule does not allow the change: a proposal that breaks a rule is our bug, never a peer's doing.
 """
 
+from dataclasses import replace
 from shlex import quote
 from typing import Final
 
@@ -49,10 +50,13 @@ def force_command(guest_id: str) -> str:
     return f"`ftvm init --force --arbiter URL --guest {quote(guest_id)}`"
 
 
-def end_of(record: Record, active: str) -> Record:
-    """VACATE: the active makes room for a START, because the guest has ended with it; whoever stands by is out."""
+def end_of(record: Record, active: str, *, is_ended: bool) -> Record:
+    """VACATE: the active makes room for a START, because the guest has ended with it; whoever stands by is out.
+
+    is_ended  it came to its own end, or an operator ended it: hosts that had a part in it are to end, too
+    """
     _must(record.active == active, "VACATE", record)
-    return vacate(record)
+    return replace(vacate(record), is_ended=is_ended)
 
 
 def start(record: Record, replica: str) -> Record:

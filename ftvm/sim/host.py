@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from ftvm.checkpoint import Output, Watermarks
-from ftvm.errors import ClosedError
+from ftvm.errors import ClosedError, GuestEnded
 from ftvm.events import Event, PeerMisbehaved, RecordLearned, RoleChanged, SessionEnded, Suspected
 from ftvm.interfaces import Engine
 from ftvm.protocol.core import Settings
@@ -295,6 +295,12 @@ class SimHost:
         self.driver.stop(ClosedError("an operator stops this host"))
         self._was_asked()
 
+    def end_guest(self) -> None:
+        """End the guest that runs here for good, on all hosts."""
+        self._around.losses.is_guest_ended = True
+        self.driver.end_guest("an operator ended the guest")
+        self._was_asked()
+
     def _was_asked(self) -> None:
         self.view = self.driver.view()
         self._check_stop()
@@ -440,9 +446,16 @@ class SimHost:
                 memory = self.guest.memory_fingerprint()
                 checkers.states.was_copied(standby.session.active, standby.epoch or 0, memory)
         check_limits(active or standby, self.limits)
-        if self.driver.failure is not None and self.driver.stopped is None and self.guest.death is None:
+        if isinstance(self.driver.failure, GuestEnded) and self._around.losses.is_guest_ended:
+            self._check_end()
+        elif self.driver.failure is not None and self.driver.stopped is None and self.guest.death is None:
             raise InvariantViolated("liveness", f"{self.name} failed: {self.driver.failure}")
         self._check_stop()
+
+    def _check_end(self) -> None:
+        """End with the guest, unless this is where it was ended, and there is more to do."""
+        if self.driver.stopped is None and not self.is_leaving:
+            self.crash()
 
     def _took_over(self, has: StandbyView) -> None:
         """Look at what a standby had, up to its last moment as one."""

@@ -19,6 +19,8 @@ class Losses:
     suspecting      when it found its active silent
     named_too_late  named after it had found its active silent, had read that it is no member, and had begun again
     stopped_badly   its host was stopped while the other was dead or out of reach, and said that this is not in order
+
+    `is_guest_ended` tells whether an operator has ended the guest for good: then it is not lost.
     """
 
     died_dropping: set[str] = field(default_factory=set)
@@ -26,6 +28,7 @@ class Losses:
     suspecting: dict[str, int] = field(default_factory=dict)
     named_too_late: set[str] = field(default_factory=set)
     stopped_badly: set[str] = field(default_factory=set)
+    is_guest_ended: bool = False
 
     def was_named(self, standby: str, now: int) -> None:
         """Note that the record names a standby from now on."""

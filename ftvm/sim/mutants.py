@@ -422,6 +422,16 @@ MUTANTS: Final[dict[str, Mutant]] = dict(
             Change("vacated_before_it_goes", "", 'active.core.stop.end("", is_in_order=True)\nreturn\n{it}'),
         ),
         _mutant(
+            "wait_for_a_guest_that_has_ended",
+            "a standby that was stopped as the guest ended for good asks to join it from then on",
+            Change("end_of_the_guest_heard", "test", "True"),
+        ),
+        _mutant(
+            "take_each_stop_for_an_end",
+            "a host that stops, and ran the guest alone, leaves a record that says that the guest has ended for good",
+            Change("only_an_end_is_marked", "value", "True"),
+        ),
+        _mutant(
             "discard_before_an_add_can_have_come",
             "a whole standby that reads once that it is no member throws its state away",
             _NO_WAIT_TO_BE_NAMED,

@@ -79,6 +79,10 @@ class HostPort(Protocol):
         """Ask it to stop cleanly."""
         ...
 
+    def end_guest(self) -> None:
+        """End the guest that runs here for good, on all hosts."""
+        ...
+
 
 class WorldPort(Protocol):
     """The world: its hosts by address, and the arbiter's record. While it `is_calm` nothing befalls it.

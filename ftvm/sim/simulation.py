@@ -385,3 +385,5 @@ class Simulation:
         (host,) = (host for host in self.hosts.values() if before.active in host.ids)
         if not host.is_leaving:
             raise InvariantViolated("stop", f"{host.name} has vacated the record, and nobody had asked it to stop")
+        if self.record.is_ended is not self.losses.is_guest_ended:
+            raise InvariantViolated("stop", f"{host.name}: was the guest to end for good? {self.record}")

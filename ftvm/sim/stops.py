@@ -19,6 +19,9 @@ _MS: Final = 1_000_000
 _STOP_NS_MAX: Final = 10_000 * _MS
 _SETTLE_NS: Final = 1_500 * _MS
 _LOOK_NS: Final = 10 * _MS
+_HEAR_NS: Final = 25_000 * _MS
+"""A host that waits to join reads the record every ten seconds."""
+_ENDS_ONE_IN: Final = 8
 
 FINALES: Final = (("active",), ("standby",), ("spare",), ("active", "standby"), ("standby", "active"))
 """Who is stopped, in this order. Where there is no spare, nobody is stopped in its place."""
@@ -40,9 +43,14 @@ def _stop(world: WorldPort, host: HostPort) -> None:
 
 
 def finish(world: WorldPort) -> None:
-    """End a run in which all is well again: stop some hosts, and see that nothing is left to clean up."""
+    """End a run in which all is well again: stop some hosts, and see that nothing is left to clean up; now and then
+    end the guest."""
     by_place = _places(world)
     if not by_place:
+        return
+    rng = stream(world.seed, "end")
+    if rng.randrange(_ENDS_ONE_IN) == 0:
+        _end_guest(world, by_place["active"], by_place["standby"], rng)
         return
     rng = stream(world.seed, "finale")
     wanted, gap_ns = rng.choice(FINALES), rng.randrange(100 * _MS)
@@ -59,6 +67,24 @@ def finish(world: WorldPort) -> None:
     what = _what_is_left(world, hosts)
     if what is not None:
         raise InvariantViolated("stop", f"{what} after {', '.join(wanted)} stopped: {world.record}")
+
+
+def _end_guest(world: WorldPort, active: HostPort, standby: HostPort, rng: Rng) -> None:
+    """End the guest for good beside a standby that may be stopped: it must end, too, once it goes on."""
+    pause_ns, before_ns = rng.choice((0, 300, 3_000)) * _MS, rng.randrange(1_000) * _MS
+    world.trace(f"END at {active.name}, beside {standby.name}, stopped for {pause_ns // _MS} ms")
+    if pause_ns:
+        standby.pause(pause_ns)
+        world.play(before_ns)
+    if active.is_dead or active.is_leaving or active.role is not Role.ACTIVE:
+        return  # whoever was stopped has taken the guest back before it could be ended
+    active.end_guest()
+    _play_until(world, lambda: active.is_dead, _STOP_NS_MAX)
+    if active.outcome is None or not active.outcome[1]:
+        raise InvariantViolated("stop", f"{active.name} has not ended its guest in order: {active.outcome}")
+    _play_until(world, lambda: standby.is_dead, pause_ns + _HEAR_NS)
+    if not standby.is_dead:
+        raise InvariantViolated("stop", f"{standby.name} waits for a guest that has ended for good: {world.record}")
 
 
 def _play_until(world: WorldPort, is_so: Callable[[], bool], limit_ns: int) -> None:

@@ -413,11 +413,22 @@ LABEL: Final = label._Written(
     ),
 )
 
+
+def ended(record: Record) -> tuple[Record, bool]:
+    """Return a record with its remark, which is not compared."""
+    return record, record.is_ended
+
+
 STORED: Final = {
     "arbiter's record": Case(
         value=Record(0x0102030405, "active-1", "standby-2"),
         write=lambda: [encode_record("vm1", Record(0x0102030405, "active-1", "standby-2"))],
         read=lambda pieces: decode_record(pieces[0], guest_id="vm1", generation=0x0102030405),
+    ),
+    "arbiter's record of a guest that has ended": Case(
+        value=(Record(9, None, None), True),
+        write=lambda: [encode_record("vm1", Record(9, None, None, is_ended=True))],
+        read=lambda pieces: ended(decode_record(pieces[0], guest_id="vm1", generation=9)),
     ),
     "arbiter's record without a standby": Case(
         value=Record(7, "active-1", None),

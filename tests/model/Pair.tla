@@ -247,6 +247,9 @@ Vacate(h) ==                                                 \* its host stops, 
     /\ MayEnd /\ IsActive(h)                                 \* whoever stands by is out with it, in one step
     /\ Propose(h, None, None)
 
+(* Such a record may bear the remark that the guest has ended for good. Whoever had a part in the guest and learns of it
+   takes no step any more, which every host may do at any time: nothing else here depends on the remark. *)
+
 ----------------------------------------------------------------------------------------------------------------------
 (* Learning. An answer of the arbiter may be late, so a host may learn any record from the one it knows on; it never
    goes back. What it learns alone makes a replica active, or puts it out. *)

@@ -17,6 +17,9 @@ after the standby has had its time: it then cannot, or would not, take the guest
 stays as it is: the standby takes over when the arbiter answers, and this host says so. If the guest has failed, the
 standby has all that is left of it, and is never given up: a DROP that was not sent yet is taken back.
 
+If the guest has ended for good, the record that VACATE leaves says so: a standby that was stopped or cut off, and did
+not hear the goodbye, ends when it reads that.
+
 From LEAVING on the guest stands still. What was acknowledged may still be released, as by any active that is late.
 """
 
@@ -110,11 +113,11 @@ def go_on_stopping(active: ActiveState, stop: Stopping, now: Nanos) -> None:
 def _move_on(active: ActiveState, stop: Stopping, now: Nanos) -> None:
     match active.link:
         case LinkState.NONE if active.unsynced is None and not _may_be_taken(active, stop, now):
-            _vacate(active)
+            _vacate(active, stop)
         case LinkState.COPYING | LinkState.CATCHING_UP:
             leave(active, stop.reason, now)
         case LinkState.PROTECTED if stop.kind is StopKind.ENDED:  # rule: standby_goes_on
-            _vacate(active)
+            _vacate(active, stop)
         case LinkState.PROTECTED if stop.kind is StopKind.ASKED and not stop.has_tried:
             stop.has_tried = True
             handover.begin(active, HAND_OVER_NS, now)
@@ -128,7 +131,7 @@ def _move_on(active: ActiveState, stop: Stopping, now: Nanos) -> None:
         case LinkState.SETTLING | LinkState.HANDING if stop.kind is not StopKind.ASKED:
             handover.call_off(active, stop.reason, now)
         case LinkState.LEAVING if _has_had_its_time(active, stop, now):
-            _vacate(active)
+            _vacate(active, stop)
         case _:
             pass  # a switchover under way, or a proposal: only the arbiter's word ends that
 
@@ -143,10 +146,11 @@ def _ask_to_take(active: ActiveState, stop: Stopping, now: Nanos) -> None:
     stop.left_at, stop.fresh_at = now, active.core.arbiter.want_read()
 
 
-def _vacate(active: ActiveState) -> None:
+def _vacate(active: ActiveState, stop: Stopping) -> None:
     if active.core.arbiter.proposal is None:  # rule: vacated_before_it_goes
         active.move(LinkEvent.VACATED)
-        active.core.arbiter.propose(end_of(active.core.arbiter.known, active.core.id))
+        is_ended = stop.kind is StopKind.ENDED  # rule: only_an_end_is_marked
+        active.core.arbiter.propose(end_of(active.core.arbiter.known, active.core.id, is_ended=is_ended))
 
 
 def _may_be_taken(active: ActiveState, stop: Stopping, now: Nanos) -> bool:

@@ -234,6 +234,8 @@ def on_record(standby: StandbyState, now: Nanos) -> None:
         claiming.win(standby, known, now)
     elif standby.guest_end is not None and standby.core.arbiter.proposal is None:
         standby.core.fail(GuestEnded(standby.guest_end))
+    elif standby.core.end_with_guest(standby.offer.session.generation):
+        return
     elif known.generation > standby.offer.session.generation and known.standby != me:  # rule: unnamed_standby_ends
         standby.core.end_role(
             RoleEvent.EXPELLED, f"the record of generation {known.generation} does not name this replica"
