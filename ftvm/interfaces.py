@@ -87,13 +87,16 @@ class DiskKeeper(Protocol):
 class RegionStore(DiskKeeper, Protocol):
     """Keeps a region's content beyond the host's life, e.g. a disk's image. Never blocks for long.
 
-    A backup tells it what the commits do to the region. A method may raise GuestError if nothing can be kept any more:
-    the host then ends, because it is a backup in name only. `identity` is the name of what it keeps the content in, ""
-    if it has no name: a pair must not share one. `has_content` tells whether it kept any when it was opened.
+    A backup tells it what the commits do to the region. If a method raises GuestError, as nothing can be kept any more,
+    the host ends. `identity` is the name of what it keeps the content in, "" if it has none: a pair must not share one.
+    `has_content` tells whether it kept any when it was opened.
     """
 
     identity: str
     has_content: bool
+
+    def place_at(self, first_page: int) -> None:
+        """Note the number of the region's first page in its guest's memory; before all else."""
 
     def stands(self, footing: Footing) -> None:
         """Note where the guest stands, with all that was committed so far; before it runs here, and when it changes."""
@@ -112,11 +115,12 @@ class RegionStore(DiskKeeper, Protocol):
         """As `discarded`; return what may be used again of what was kept, as rising runs of pages (first page, count).
         For each piece of a run `offer` is called, and later `keep`; nothing is committed before the last."""
 
-    def offer(self, first: int, count: int) -> None:
-        """Show what was kept of these pages, until `keep`."""
+    def offer(self, first: int, count: int) -> bytes | None:
+        """Show what was kept of these pages, until `keep`; return which of their hashes are known, None for none."""
 
-    def keep(self, first: int, count: int, pages: Sequence[int]) -> None:
-        """Of pages that were offered, have the copy to come hold those in `pages`, which rise; the others are zero."""
+    def keep(self, first: int, count: int, pages: Sequence[int]) -> Sequence[int]:
+        """Of pages that were offered, have the copy to come hold those in `pages`, which rise; the others are zero.
+        Return those that are what was offered, and whose hash was known: they need no look."""
 
     def completed(self) -> None:
         """Note that all that was committed since `discarded` is a state that a guest could run from."""
@@ -232,20 +236,16 @@ class ReplayableGuest(Guest, Protocol):
         """
 
     def inject(self, record: LogRecord) -> None:
-        """Give it, at its present position, what the INPUT or CLOCK record says. Only while paused.
-
-        Raises GuestError if its position is not the record's, or it does not take the input as it did before.
-        """
+        """Give it, at its present position, what the INPUT or CLOCK record says. Only while paused. Raises GuestError
+        if its position is not the record's, or it does not take the input as it did before."""
 
 
 class World(Protocol):
     """The outside as a host sees it: where outputs go, and inputs come from. Driven by its loop; never blocks."""
 
     def fds(self) -> tuple[int, ...]:
-        """Return file descriptors that are readable as long as an input waits.
-
-        With such descriptors, `receive` is called while one is readable; without any, at each step of the host.
-        """
+        """Return file descriptors that are readable as long as an input waits. With such, `receive` is called while one
+        is readable; without any, at each step of the host."""
 
     def receive(self, limit: int) -> Sequence[tuple[str, bytes]]:
         """Return up to `limit` inputs that have come, as (channel, payload)."""
@@ -426,8 +426,7 @@ class Transport(Protocol):
     def wait(self, timeout_ns: int, fds: Sequence[int]) -> Collection[int]:
         """Block until a message has come, one of `fds` is readable, `wake` was called, or the time is over.
 
-        Returns which descriptors are readable, all of `fds` that are among them: none is passed over because of
-        messages.
+        Returns all of `fds` that are readable: none is passed over because of messages.
         """
 
     def wake(self) -> None:

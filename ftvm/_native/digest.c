@@ -153,6 +153,19 @@ void ftvm_digest_forget(const uint32_t *indices, size_t count, struct ftvm_diges
     }
 }
 
+void ftvm_digest_take(uint32_t first, uint32_t count, const uint8_t *hashes, struct ftvm_digest_table *table,
+                      struct ftvm_digest *sum)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        struct ftvm_digest hash;
+        memcpy(&hash, hashes + (size_t)i * sizeof hash, sizeof hash);
+        if ((hash.low & hash.high) == UINT64_MAX)
+            continue;
+        *sum = ftvm_digest_add(ftvm_digest_subtract(*sum, ftvm_digest_get(table, first + i)), hash);
+        ftvm_digest_put(table, first + i, hash);
+    }
+}
+
 void ftvm_digest_zero_pages(uint32_t first, uint32_t count, struct ftvm_digest_table *table, struct ftvm_digest *sum)
 {
     for (uint32_t index = first; index - first < count; index++) {

@@ -65,6 +65,11 @@ static inline void ftvm_digest_put(struct ftvm_digest_table *table, uint32_t ind
  * asked about it. Brings the sum up to date, so that the table may be refreshed later. */
 void ftvm_digest_forget(const uint32_t *indices, size_t count, struct ftvm_digest_table *table, struct ftvm_digest *sum);
 
+/* Takes hashes for those of `count` pages from `first` on, which lie in the table, and brings table and sum up to date; the
+ * hash that is never known is left out. */
+void ftvm_digest_take(uint32_t first, uint32_t count, const uint8_t *hashes, struct ftvm_digest_table *table,
+                      struct ftvm_digest *sum);
+
 /* Returns whether the hash of a page was not forgotten. Of 2^128 hashes one is never known. */
 static inline int ftvm_digest_is_known(const struct ftvm_digest_table *table, uint32_t index)
 {

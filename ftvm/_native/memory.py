@@ -21,6 +21,7 @@ from ftvm.errors import ConfigError, LocalProtocolError
 from ftvm.units import PAGE_BYTES, bytes_to_pages
 
 __all__ = [
+    "UNKNOWN_HASH",
     "DigestTable",
     "NativeMemory",
     "are_rising",
@@ -30,12 +31,14 @@ __all__ = [
     "digest_to_int",
     "frame_digest",
     "int_to_digest",
+    "is_unknown",
     "put_flags",
     "sparse_memory",
     "take_flags",
 ]
 
 _CELL_BYTES: Final = 16
+UNKNOWN_HASH: Final = b"\xff" * _CELL_BYTES
 _NO_RESERVE: Final = 0x4000
 """MAP_NORESERVE."""
 
@@ -187,6 +190,11 @@ def sparse_memory(size_bytes: int) -> mmap:
     return mmap(-1, size_bytes, flags=MAP_PRIVATE | MAP_ANONYMOUS | _NO_RESERVE)
 
 
+def is_unknown(hashes: bytes, number: int) -> bool:
+    """Tell whether the hash of that number, of 16 bytes each, is the one that is never known: all ones."""
+    return hashes.startswith(UNKNOWN_HASH, _CELL_BYTES * number)
+
+
 class DigestTable:
     """One hash a page (16 bytes), and their sum. Takes memory for pages that are not zero, or were not."""
 
@@ -251,6 +259,12 @@ class DigestTable:
         if not are_rising(indices, self.page_count):
             raise ValueError("page indices must rise strictly and lie in the table")
         lib.ftvm_digest_forget(ffi.from_buffer("uint32_t[]", indices), len(indices), self.native, self.sum)
+
+    def take(self, first: int, hashes: Buffer) -> None:
+        """Take hashes for those of pages from `first` on, 16 bytes each, but for those that are all ones."""
+        count = len(hashes) // _CELL_BYTES
+        self._require_holds(first, count)
+        lib.ftvm_digest_take(first, count, ffi.from_buffer("uint8_t[]", hashes), self.native, self.sum)
 
     def pages(self, first: int, count: int) -> bytes:
         """Return the hashes of pages that follow each other and were refreshed, 16 bytes each, the low half first."""

@@ -22,6 +22,7 @@ from ftvm._native.memory import (
     bytes_digest,
     digest_to_int,
     int_to_digest,
+    is_unknown,
     put_flags,
 )
 from ftvm.checkpoint import Bitmap, Buffer, PageBatch
@@ -99,10 +100,21 @@ class CommittedMemory:
             first += count
         return tuple(kept)
 
-    def offer(self, first: int, count: int) -> bytes:
-        """Return the hashes of pages as they are now, 16 bytes each (about 0.5 us a page)."""
-        self._digests.refresh(self._memory, array("I", range(first, first + count)))  # rule: digests_of_now
+    def offer(self, first: int, count: int, known: bytes | None = None) -> bytes:
+        """Return the hashes of pages as they are now, 16 bytes each (about 0.5 us a page).
+
+        known  those that need no look at the page, all ones for one that does; None if all do
+        """
+        pages = array("I", range(first, first + count))
+        if known is not None:
+            self._digests.take(first, known)
+            pages = array("I", [page for page in pages if is_unknown(known, page - first)])
+        self.look(pages)  # rule: digests_of_now
         return self._digests.pages(first, count)
+
+    def look(self, pages: "array[int]") -> None:
+        """Bring the digests of pages, which rise, up to date with what they are now."""
+        self._digests.refresh(self._memory, pages)
 
     def keep(self, first: int, count: int, kept: Buffer) -> int:
         """Keep those of the pages that are set in a bitmap, and make the others zero. Returns how many were kept."""

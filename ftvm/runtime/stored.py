@@ -4,6 +4,7 @@ Wraps ftvm.encode.apply.CommittedMemory and tells each region's store what a com
 when a first copy is complete: from then on, after each commit, it has a state that the backup could run from.
 """
 
+from array import array
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -101,6 +102,7 @@ class StoredMemory:
         for number, region in enumerate(regions):
             end_page = first_page + region.page_count
             if region.store is not None:
+                region.store.place_at(first_page)
                 self._places.append(_Place(number, region.store, first_page, end_page))
             first_page = end_page
 
@@ -137,9 +139,9 @@ class StoredMemory:
 
     def offer(self, first: int, count: int) -> bytes:
         """As CommittedMemory.offer."""
-        if (place := self._place_of(first)) is not None:
-            place.store.offer(first - place.first_page, count)
-        return self._memory.offer(first, count)
+        if (place := self._place_of(first)) is None:
+            return self._memory.offer(first, count)
+        return self._memory.offer(first, count, place.store.offer(first - place.first_page, count))
 
     def keep(self, first: int, count: int, kept: Buffer) -> int:
         """As CommittedMemory.keep; what a store kept goes from file to file."""
@@ -149,8 +151,10 @@ class StoredMemory:
         put_flags(bytearray(kept), flags)
         begin = first - place.first_page
         pages = list(compress(range(begin, begin + count), flags))
-        place.store.keep(begin, count, pages)
-        self._memory.offer(first, count)  # what is there now, whatever was kept: the copy is judged by that
+        as_known = set(place.store.keep(begin, count, pages))
+        # What is there now, whatever was kept: the copy is judged by that.
+        looked_at = [begin + page for page in range(count) if begin + page not in as_known]
+        self._memory.look(array("I", [place.first_page + page for page in looked_at]))
         return len(pages)
 
     def _place_of(self, page: int) -> _Place | None:

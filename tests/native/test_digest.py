@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftvm._native import lib
-from ftvm._native.memory import DigestTable, NativeMemory, digest_to_int
+from ftvm._native.memory import UNKNOWN_HASH, DigestTable, NativeMemory, digest_to_int, is_unknown
 from ftvm.checkpoint import PAGE_COUNT_MAX
 from ftvm.errors import LocalProtocolError
 from ftvm.units import PAGE_BYTES
@@ -128,3 +128,23 @@ def test_pages_beyond_a_table_are_refused(first: int, count: int) -> None:
         table.zero(first, count)
     with pytest.raises(IndexError):
         table.pages(first, count)
+
+
+@given(st.lists(st.booleans(), min_size=6, max_size=6), st.integers(0, 3))
+def test_hashes_that_are_taken_are_as_good_as_a_look_and_unknown_ones_change_nothing(
+    taken: list[bool], first: int
+) -> None:
+    content = random.Random(8).randbytes(9 * PAGE_BYTES)
+    memory, table, whole = NativeMemory([bytearray(content)]), DigestTable(9), DigestTable(9)
+    whole.measure(memory)
+    hashes = b"".join(whole.pages(first + n, 1) if is_taken else UNKNOWN_HASH for n, is_taken in enumerate(taken))
+
+    table.take(first, hashes)
+
+    assert [is_unknown(hashes, n) for n in range(6)] == [not is_taken for is_taken in taken]
+    read = [page for page in range(9) if not (first <= page < first + 6 and taken[page - first])]
+    table.refresh(memory, array("I", read))
+    assert digest_to_int(table.sum) == from_scratch(content)
+    assert table.pages(0, 9) == whole.pages(0, 9)
+    with pytest.raises(IndexError, match="in a table of 9"):
+        table.take(4, hashes)

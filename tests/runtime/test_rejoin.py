@@ -1,6 +1,7 @@
 """A host that comes back with its disk's image is sent what was written since, not the disk."""
 
 import random
+from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from ftvm._native.memory import DigestTable, NativeMemory
 from ftvm.capture.pages import Shadow
 from ftvm.checkpoint import Buffer
+from ftvm.encode.apply import CommittedMemory
 from ftvm.events import CopyProgress, PeerMisbehaved, RoleChanged
 from ftvm.guests.disk.kept import KeptDisk
 from ftvm.guests.riscv.guest import RiscvGuest
@@ -18,6 +20,8 @@ from ftvm.protocol.view import Role
 from ftvm.testing.pair import Pair, SteppedHost
 from ftvm.transport.memory import MemoryTransport
 from ftvm.units import PAGE_BYTES
+
+from ..guests.disk.learning import rest
 
 DISK_PAGES = 512
 RAM_PAGES = 256
@@ -115,6 +119,33 @@ def test_the_host_where_the_guest_runs_reads_of_its_disk_what_was_written_since(
     for page in (0, 7, DISK_PAGES - 1):
         changed[page * PAGE_BYTES : page * PAGE_BYTES + 3] = b"new"
     assert machines.images[back.name].read_bytes() == changed
+    assert not back.told(PeerMisbehaved)
+
+
+def test_a_standby_that_starts_again_reads_of_its_disk_what_it_does_not_know(
+    machines: Machines, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = machines.pair.protected()
+    disk_of(pair.b).image.sync()
+    rest(disk_of(pair.b).image)
+    machines.kill(pair.b)
+    pair.until(lambda: pair.a.role is Role.ACTIVE and pair.record().standby is None)
+    disk_of(pair.a).memory.write(7 * PAGE_BYTES, b"new")
+    read: list[int] = []
+    look = CommittedMemory.look
+
+    def note(memory: CommittedMemory, pages: "array[int]") -> None:
+        read.extend(page for page in pages if page >= RAM_PAGES)
+        look(memory, pages)
+
+    monkeypatch.setattr(CommittedMemory, "look", note)
+
+    back = machines.come_back("b", "a")
+    pair.until(lambda: pair.record().standby == back.id)
+    disk_of(back).image.sync()
+
+    assert read == [RAM_PAGES + 7]
+    assert machines.images["b"].read_bytes() == content[: 7 * PAGE_BYTES] + b"new" + content[7 * PAGE_BYTES + 3 :]
     assert not back.told(PeerMisbehaved)
 
 

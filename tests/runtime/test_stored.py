@@ -53,11 +53,16 @@ class Told:
         self.calls.append("held")
         return [(0, 1), (2, 2)]
 
-    def offer(self, first: int, count: int) -> None:
-        self.calls.append(("offer", first, count))
+    def place_at(self, first_page: int) -> None:
+        self.first_page = first_page
 
-    def keep(self, first: int, count: int, pages: Sequence[int]) -> None:
+    def offer(self, first: int, count: int) -> bytes | None:
+        self.calls.append(("offer", first, count))
+        return None
+
+    def keep(self, first: int, count: int, pages: Sequence[int]) -> Sequence[int]:
         self.calls.append(("keep", first, count, list(pages)))
+        return ()
 
     def completed(self) -> None:
         self.calls.append("completed")

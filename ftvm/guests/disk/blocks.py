@@ -70,21 +70,28 @@ def write_pages(descriptor: int, step: Mapping[int, bytes]) -> None:
         write_at(descriptor, b"".join(step[first + n] for n in range(count)), first * PAGE_BYTES)
 
 
-def copy_pages(source: int, target: int, pages: Sequence[int]) -> None:
+def copy_pages(source: int, target: int, pages: Sequence[int]) -> set[int]:
     """Copy pages, which rise, from file to file; holes of the first stay what they are in the other.
 
-    A page that cannot be read is left out. Raises OSError if the other file cannot be written. Where the file system
-    can share blocks between files, nothing is copied.
+    A page that cannot be read is left out: those, and what is in holes, are returned. Raises OSError if the other file
+    cannot be written. Where the file system can share blocks between files, nothing is copied.
     """
+    left: set[int] = set()
     for first, count in runs_of(pages):
+        at, last = first, first + count
         for start, end in data_runs(source, first):
-            if start >= first + count:
+            if start >= last:
                 break
-            begin = max(start, first)
-            _copy(source, target, begin * PAGE_BYTES, min(end, first + count) * PAGE_BYTES)
+            begin, end = max(start, first), min(end, last)
+            left.update(range(at, begin))
+            left |= _copy(source, target, begin * PAGE_BYTES, end * PAGE_BYTES)
+            at = end
+        left.update(range(at, last))
+    return left
 
 
-def _copy(source: int, target: int, offset: int, end: int) -> None:
+def _copy(source: int, target: int, offset: int, end: int) -> set[int]:
+    left: set[int] = set()
     while offset < end:
         try:
             copied = os.copy_file_range(source, target, end - offset, offset, offset)
@@ -92,13 +99,17 @@ def _copy(source: int, target: int, offset: int, end: int) -> None:
             copied = 0  # not between these files, or for the reason that the next lines tell
         if copied == 0:
             copied = min(PAGE_BYTES - offset % PAGE_BYTES, end - offset)
-            _copy_slowly(source, target, offset, copied)
+            if not _copy_slowly(source, target, offset, copied):
+                left.add(offset // PAGE_BYTES)
         offset += copied
+    return left
 
 
-def _copy_slowly(source: int, target: int, offset: int, count: int) -> None:
+def _copy_slowly(source: int, target: int, offset: int, count: int) -> bool:
+    """Copy a part of a page; tell whether that is all of it."""
     try:
         content = os.pread(source, count, offset)
     except OSError:
-        return  # whoever reads the copy finds another digest than was offered
+        return False
     write_at(target, content, offset)
+    return len(content) == count

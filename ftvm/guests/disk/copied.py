@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 
 from ftvm._native.mapping import FileMapping
+from ftvm._native.memory import is_unknown
 from ftvm.guests.disk.blocks import data_runs
 from ftvm.guests.disk.image import Image
 
@@ -35,18 +36,39 @@ class CopiedDisk(ABC):
         self.discarded()
         return self.image.outlived()
 
-    def offer(self, first: int, count: int) -> None:
+    def place_at(self, first_page: int) -> None:
+        """See interfaces.RegionStore."""
+        self.image.place_at(first_page)
+
+    def offer(self, first: int, count: int) -> bytes | None:
         """See interfaces.RegionStore."""
         self._mapping.show_part(self.image.descriptor, first, count)
+        return self.image.hashes(first, count)
 
-    def keep(self, first: int, count: int, pages: Sequence[int]) -> None:
+    def keep(self, first: int, count: int, pages: Sequence[int]) -> Sequence[int]:
         """See interfaces.RegionStore."""
-        kept = self.image.keep(pages)
-        if self._shown is None:
-            return
+        kept, hashes = self.image.keep(pages), self.image.hashes(first, count)
+        if self._shown is None or kept is None:
+            return ()
         self._mapping.show_part(self._shown, first, count)
-        for begin, pages_kept in kept:
+        for begin, pages_kept in kept.runs:
             self._mapping.show_part(self.image.descriptor, begin, pages_kept)
+        if hashes is None:
+            return ()
+        return [page for page in pages if page not in kept.left and not is_unknown(hashes, page - first)]
+
+    def why_nameless(self) -> str | None:
+        """Return what becomes of the image, if its file was deleted or another one put in its place."""
+        status = self.image.status()
+        if status is None or status.st_nlink > 0 or self.image.is_device:
+            return None
+        return f"the image of the disk {self.image.path} was deleted: it is gone for good when this host ends"
+
+    def _unreadable(self, pages: int) -> str:
+        """Say that so many pages failed, and what no error of a page tells: a hole on a tmpfs takes room to be read."""
+        full = self.image.full_folder()
+        cause = "" if full is None else f"; the file system of {full} is full, and some need room: free some space"
+        return f"the disk {self.image.path} cannot be read: {pages} of its pages failed{cause}"
 
     def _take_written(self) -> set[int]:
         """Return the pages that the file has by now: memory need not hold them any more."""

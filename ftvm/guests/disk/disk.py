@@ -186,7 +186,7 @@ class Disk(CopiedDisk):
         lost, shorter = self._mapping.lost_pages, self.why_shorter()
         if not lost and shorter is None:
             return
-        why = shorter or self.image.unreadable(lost)
+        why = shorter or self._unreadable(lost)
         with self._role:
             if self._has_file and self._is_settled(0):
                 self._store.hold()

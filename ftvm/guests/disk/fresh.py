@@ -8,6 +8,8 @@ opens the device next moves it again from the first page on.
 import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +19,7 @@ from ftvm.guests.disk.files import make_image
 from ftvm.guests.disk.label import sync_directory, write_at
 from ftvm.units import PAGE_BYTES, PageCount, pages_to_bytes
 
-__all__ = ["DeviceCopy", "Fresh", "finish_stage"]
+__all__ = ["DeviceCopy", "Fresh", "Kept", "finish_stage"]
 
 _PIECE_PAGES: Final = 256
 _SLICE_PAGES: Final = 2048
@@ -27,17 +29,27 @@ _KEPT_RUNS_MAX: Final = 8192
 """Shorter runs, and what would be more runs, are copied: each is a separate mapping, and a process has 65,530."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What became of pages that are the same in the image.
+
+    runs  (first page, count) that are to be read from the image still
+    left  pages that could not be read
+    """
+
+    runs: Sequence[tuple[int, int]] = ()
+    left: AbstractSet[int] = frozenset()
+
+
 class Fresh:
     """A file as large as the image, of zeros, with its owner and mode. Raises OSError."""
 
     def __init__(self, path: Path, model: int, size_bytes: int) -> None:
         self.descriptor = make_image(path, model, size_bytes)
 
-    def keep(self, image: int, pages: Sequence[int]) -> Sequence[tuple[int, int]]:
-        """Take pages, which rise, that are the same in the image. Returns runs (first page, count) to be read from the
-        image still."""
-        copy_pages(image, self.descriptor, pages)
-        return ()
+    def keep(self, image: int, pages: Sequence[int]) -> Kept:
+        """Take pages, which rise, that are the same in the image. Raises OSError if this file cannot be written."""
+        return Kept(left=copy_pages(image, self.descriptor, pages))
 
     def write(self, step: Mapping[int, bytes]) -> None:
         """Write pages to their places."""
@@ -79,17 +91,18 @@ class DeviceCopy(Fresh):
         self._run_count = 0
         self._next = 0
 
-    def keep(self, image: int, pages: Sequence[int]) -> Sequence[tuple[int, int]]:
+    def keep(self, image: int, pages: Sequence[int]) -> Kept:
         """As Fresh.keep: long runs stay where they are."""
         kept: list[tuple[int, int]] = []
+        left: set[int] = set()
         for first, end in _joined(runs_of(pages)):
             if end - first < _KEPT_PAGES_MIN or self._run_count == _KEPT_RUNS_MAX:
-                copy_pages(image, self.descriptor, range(first, end))
+                left |= copy_pages(image, self.descriptor, range(first, end))
                 continue
             self._has[first:end] = b"\1" * (end - first)
             self._run_count += 1
             kept.append((first, end - first))
-        return kept
+        return Kept(runs=kept, left=left)
 
     def write(self, step: Mapping[int, bytes]) -> None:
         """As Fresh.write."""

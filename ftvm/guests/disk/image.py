@@ -27,7 +27,8 @@ from ftvm.errors import ConfigError
 from ftvm.guests.blockdevice import hold_folder, is_device, side_path
 from ftvm.guests.disk.blocks import offered_runs, write_pages
 from ftvm.guests.disk.files import FULL, open_image, with_cause
-from ftvm.guests.disk.fresh import DeviceCopy, Fresh, finish_stage
+from ftvm.guests.disk.fresh import DeviceCopy, Fresh, Kept, finish_stage
+from ftvm.guests.disk.hashes import REGION_PAGES, REST_SECONDS, HashFile
 from ftvm.guests.disk.journal import finish_journal, write_journal
 from ftvm.guests.disk.label import Label, LabelFile, stage_path, sync_directory
 from ftvm.units import PAGE_BYTES, pages_to_bytes
@@ -37,8 +38,6 @@ __all__ = ["Image"]
 _SYNC_SECONDS: Final = 30.0
 _STEP_SECONDS: Final = 0.2
 """It is the loop that waits: shorter than the least silence that a host is taken for dead for."""
-_EPOCH_STEPS: Final = 16
-"""How many steps an image may be further than the epoch that its label names: a label costs a sync."""
 
 Given = Callable[[OSError | None], None]
 """Called once something is so: with what went wrong, if anything did."""
@@ -80,6 +79,7 @@ class Image:
         except ConfigError:
             self._let_go()
             raise
+        self._hashes = HashFile(side, self._place, self.descriptor, self.page_count, is_given=boots)
         self.error: OSError | None = None
         self._changed = threading.Condition()
         self._waiting: dict[int, bytes] = {}
@@ -93,11 +93,9 @@ class Image:
         self._leave: Callable[[], None] | None = None
         self._persists: list[Given] = []
         self._footing: Footing | None = None
-        self._runs = boots
-        self._unsaid_steps = 0
+        self._runs = self._is_lent = boots
         self._is_unsynced = False
-        self._is_writing = False
-        self._is_closed = False
+        self._is_writing = self._is_closed = False
         self._thread = threading.Thread(target=self._work, name=f"ftvm-image-{path.name}", daemon=True)
         self._thread.start()
 
@@ -105,6 +103,14 @@ class Image:
     def label(self) -> Label:
         """What the image says of itself, as it is on the device."""
         return self._labels.label
+
+    def place_at(self, first_page: int) -> None:
+        """Note which number the first page has in its guest's memory: `hashes` are seeded with it."""
+        self._hashes.place_at(first_page)
+
+    def hashes(self, first: int, count: int) -> bytes | None:
+        """As HashFile.of; between `outlived` and the first `put`."""
+        return self._hashes.of(self.descriptor, first, count) if self.error is None else None
 
     def stand(self, footing: Footing) -> None:
         """Have the label say that the image has, with what was put so far, what the guest is at there."""
@@ -156,7 +162,7 @@ class Image:
         """
         with self._changed:
             self._waiting, self._written, self._is_complete = {}, set(), False
-            self._footing, self._runs = None, False
+            self._footing, self._runs, self._is_lent = None, False, False
             self._drop_staged()
             try:
                 if self.is_device:
@@ -179,16 +185,16 @@ class Image:
             is_still = self._changed.wait_for(self._has_begun, _STEP_SECONDS)
             return offered_runs(self.descriptor, self.page_count) if is_still and self.error is None else []
 
-    def keep(self, pages: Sequence[int]) -> Sequence[tuple[int, int]]:
+    def keep(self, pages: Sequence[int]) -> Kept | None:
         """Have the disk that `restart` began, and nothing was put to yet, hold these pages of the image, which rise.
-        Returns runs (first page, count) that are to be read from the image still."""
+        Returns what became of them; None if that failed."""
         with self._changed:
             try:
                 if self._fresh is not None and self.error is None:
                     return self._fresh.keep(self.descriptor, pages)
             except OSError as wrong:
                 self.error = wrong
-        return ()
+        return None
 
     def complete(self) -> None:
         """What was put since `restart` is a whole state: let it take the image's place. Does not wait."""
@@ -205,6 +211,7 @@ class Image:
             error = self.error
             if error is None:
                 self._given, self._runs = then, True
+                self._is_lent = True
                 self._changed.notify_all()
         if error is not None:
             then(error)
@@ -237,20 +244,11 @@ class Image:
         with self._changed:
             return os.fstat(self.descriptor) if self.descriptor >= 0 else None
 
-    def why_nameless(self) -> str | None:
-        """Return what becomes of the image, if its file was deleted or another one put in its place."""
-        status = self.status()
-        if status is None or status.st_nlink > 0 or self.is_device:
-            return None
-        return f"the image of the disk {self.path} was deleted: it is gone for good when this host ends"
-
-    def unreadable(self, pages: int) -> str:
-        """Say that so many pages failed, and what no error of a page tells: a hole on a tmpfs takes room to be read."""
+    def full_folder(self) -> Path | None:
+        """Return the folder of the image, or of a device's files, if its file system is full."""
         with self._changed:
             place = self._held if self.is_device else self.descriptor
-            is_full = place >= 0 and os.fstatvfs(place).f_bavail == 0
-        cause = f"; the file system of {self._folder} is full, and some need room: free some space" if is_full else ""
-        return f"the disk {self.path} cannot be read: {pages} of its pages failed{cause}"
+            return self._folder if place >= 0 and os.fstatvfs(place).f_bavail == 0 else None
 
     def sync(self, timeout: float = _SYNC_SECONDS) -> None:
         """Wait until all that was put is on the device. Raises OSError if it does not get there."""
@@ -273,6 +271,7 @@ class Image:
         if self.descriptor >= 0 and not self._thread.is_alive():
             self._say_last(is_clean)
             self._labels.close()
+            self._hashes.close(self.descriptor, is_good=self.error is None)
             self._drop_fresh()
             self._let_go()
 
@@ -285,7 +284,7 @@ class Image:
     # --- the thread ------------------------------------------------------------------------------------------------
 
     def _has_work(self) -> bool:
-        is_due = self._label_of(self._footing, self.label.epoch) is not None
+        is_due = self._label_of(self._footing) is not None
         is_given = self._given is not None and self._moving is None
         is_asked = is_given or self._leave is not None or bool(self._persists)
         is_moving = self._moving is not None and not self._is_closed
@@ -302,15 +301,17 @@ class Image:
             with self._changed:
                 self._is_writing = False
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: self._has_work() or self._is_closed)
-                if not self._has_work():
+                rest = REST_SECONDS if self._is_still() and self._hashes.has_more() else None
+                self._changed.wait_for(lambda: self._has_work() or self._is_closed, rest)
+                if (is_resting := not self._has_work()) and self._is_closed:
                     return
                 step, self._waiting = self._waiting, {}
                 begun, self._begun = self._begun, None
                 is_complete, self._is_complete = self._is_complete, False
                 given, footing = self._given, self._footing
                 leave, self._leave = self._leave, None
-                is_asked, is_due = bool(self._persists), self._label_of(footing, self.label.epoch) is not None
+                self._is_lent = self._is_lent and (leave is None or given is not None)
+                is_asked, is_due = bool(self._persists), self._label_of(footing) is not None
                 is_needed = bool(step) or is_asked or is_due
                 is_unsynced, self._is_unsynced = self._is_unsynced and is_needed, self._is_unsynced and not is_needed
                 self._is_writing = True
@@ -327,7 +328,11 @@ class Image:
                     self._tell_durable()
                 if given is not None:
                     self._drop_journal()
-                self._say(footing, has_stepped=bool(step))
+                    self._hashes.clear()
+                if not self._is_copied():
+                    self._labels.say(footing, runs=self._runs, has_stepped=bool(step))
+                if self._is_still():
+                    self._hashes.learn(self.descriptor, is_resting=is_resting, is_wanted=self._has_work)
                 if self._moving is not None:
                     given = None  # the file is not whole yet
                     self._move()
@@ -338,30 +343,20 @@ class Image:
             if error is not None:
                 return
 
-    def _label_of(self, footing: Footing | None, epoch: int | None = None) -> Label | None:
-        """Return what is to be said of the file, which is at this footing, if that is not what is said already.
+    def _is_still(self) -> bool:
+        """Tell whether nobody but this thread writes to the image, which is whole."""
+        return not (self._is_lent or self._runs or self._moving or self.error or self._is_copied())
 
-        epoch  that a standby's is said to be of, in place of the footing's
-        """
-        if self._fresh is not None or self._begun is not None:
-            return None  # the file is no longer what is put to
-        wanted = self.label.at(footing, runs=self._runs, epoch=epoch)
-        return wanted if wanted != self.label else None
+    def _is_copied(self) -> bool:
+        return self._fresh is not None or self._begun is not None  # the file is no longer what is put to
 
-    def _say(self, footing: Footing | None, *, has_stepped: bool) -> None:
-        """Write the label if it is due: another epoch alone is not worth a sync each time."""
-        self._unsaid_steps += has_stepped
-        if self._unsaid_steps >= _EPOCH_STEPS:
-            label = self._label_of(footing)
-        else:
-            label = self._label_of(footing, self.label.epoch)
-        if label is not None:
-            self._labels.write(label)
-            self._unsaid_steps = 0
+    def _label_of(self, footing: Footing | None) -> Label | None:
+        """Return what is to be said of the file, which is at this footing, beside another epoch."""
+        return None if self._is_copied() else self._labels.other(footing, runs=self._runs, epoch=self.label.epoch)
 
     def _say_last(self, is_clean: bool) -> None:
         """Write the last label."""
-        label = self._label_of(self._footing) or self.label
+        label = (None if self._is_copied() else self._labels.other(self._footing, runs=self._runs)) or self.label
         if self._runs:
             label = replace(label, is_clean=is_clean)
         if self.error is not None or label == self.label:
@@ -386,7 +381,7 @@ class Image:
         """
         with self._changed:
             error = error or self.error
-            is_unsaid = self._label_of(self._footing, self.label.epoch) is not None
+            is_unsaid = self._label_of(self._footing) is not None
             if error is None and (self._waiting or self._is_unsynced or is_unsaid):
                 return
             told, self._persists = self._persists, []
@@ -422,6 +417,7 @@ class Image:
             self._publish(self._fresh)
 
     def _apply(self, step: dict[int, bytes]) -> None:
+        self._hashes.forget(self.descriptor, (page // REGION_PAGES for page in step))
         is_new = not self._journal_path.exists()
         journal = os.open(self._journal_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
@@ -432,6 +428,7 @@ class Image:
             self._tell_durable()
             write_pages(self.descriptor, step)
             os.fdatasync(self.descriptor)
+            self._hashes.note_written(self.descriptor)
             if self._moving is not None:
                 self._moving.passed_by(step)
             os.ftruncate(journal, 0)
@@ -450,6 +447,7 @@ class Image:
         with self._changed:
             if self._begun is not None:
                 return
+            self._hashes.clear()
             if isinstance(fresh, DeviceCopy):
                 os.replace(self._fresh_path, self._stage_path)
                 old = self._moving.descriptor if self._moving is not None else None  # a newer copy is whole

@@ -64,7 +64,7 @@ class KeptDisk(CopiedDisk):
     def why_unreadable(self) -> str | None:
         """Return why the memory is not what the machine wrote, if pages of the image could not be read. Any thread."""
         lost = self._mapping.lost_pages
-        return self.image.unreadable(lost) if lost else None
+        return self._unreadable(lost) if lost else None
 
     def require_readable(self) -> None:
         """Raise StateUnreadable for `why_unreadable`."""
@@ -75,7 +75,7 @@ class KeptDisk(CopiedDisk):
         """Return, once, why the image is no longer written, or that it was deleted. The machine can go on: its disk is
         memory."""
         error, told = self.image.error, self._told
-        self._told = self.image.why_nameless()
+        self._told = self.why_nameless()
         if error is not None:
             self._told = (
                 f"the disk {self.image.path} cannot be written: {error.strerror or error}; the guest goes on, and its "

@@ -29,6 +29,7 @@ from ftvm.guests.blockdevice import device_bytes, image_name, is_device, lasting
 __all__ = [
     "Label",
     "LabelFile",
+    "file_identity",
     "fresh_identity",
     "is_unmoved",
     "label_path",
@@ -44,6 +45,8 @@ _PLACE_BYTES: Final = 4096
 _TEXT_BYTES_MAX: Final = 1024
 _DIGEST_CHARS: Final = 32
 _PARENTS_KEPT: Final = 8
+_EPOCH_STEPS: Final = 16
+"""How many steps an image may be further than the epoch that its label names: a label costs a sync."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +190,7 @@ class LabelFile:
         self._path, self._place = label_path(side_path(place)), place
         self._file = file_identity(place, descriptor)
         is_new = not self._path.exists()
+        self._unsaid_steps = 0
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             found = _read_places(os.pread(self._descriptor, 2 * _PLACE_BYTES, 0))
@@ -208,6 +212,20 @@ class LabelFile:
         write_at(self._descriptor, content, self._count % 2 * _PLACE_BYTES)
         os.fdatasync(self._descriptor)
         self.label = label
+
+    def other(self, footing: Footing | None, *, runs: bool, epoch: int | None = None) -> Label | None:
+        """Return what is to be said of an image that is whole, at a footing, if that is not what is said already."""
+        wanted = self.label.at(footing, runs=runs, epoch=epoch)
+        return wanted if wanted != self.label else None
+
+    def say(self, footing: Footing | None, *, runs: bool, has_stepped: bool) -> None:
+        """Write that, if it is due: another epoch alone is not worth a sync each time. Raises OSError."""
+        self._unsaid_steps += has_stepped
+        is_due = self._unsaid_steps >= _EPOCH_STEPS
+        label = self.other(footing, runs=runs, epoch=None if is_due else self.label.epoch)
+        if label is not None:
+            self.write(label)
+            self._unsaid_steps = 0
 
     def move_to(self, descriptor: int) -> None:
         """The image is another file from now on: its label says nothing until the next `write`. Raises OSError."""

@@ -166,7 +166,7 @@ class QemuGuest:
             shorter = disk.why_shorter()
             if shorter is not None and not disk.is_guests:
                 return shorter
-            self._warn(shorter or disk.image.why_nameless())
+            self._warn(shorter or disk.why_nameless())
         return None
 
     def _warn(self, ailment: str | None) -> None:

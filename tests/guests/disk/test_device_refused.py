@@ -129,7 +129,7 @@ def test_a_full_folder_is_not_told_as_a_full_device(device: Path, monkeypatch: p
         disk.image.sync()
 
     assert f"{device} cannot be written: the file system of {folder} is full: free some space" in str(disk.news())
-    assert f"the file system of {folder} is full" in disk.image.unreadable(1)
+    assert f"the file system of {folder} is full" in disk._unreadable(1)
     disk.close()
 
 

@@ -342,7 +342,7 @@ def test_a_disk_whose_file_system_is_full_says_so(disk: Disk, monkeypatch: pytes
 
 @pytest.mark.parametrize("is_replaced", [False, True])
 def test_an_image_without_a_name_is_noticed(disk: Disk, tmp_path: Path, is_replaced: bool) -> None:
-    before = disk.image.why_nameless()
+    before = disk.why_nameless()
     if is_replaced:
         (tmp_path / "other.img").write_bytes(bytes(SIZE))
         (tmp_path / "other.img").replace(disk.image.path)
@@ -351,7 +351,7 @@ def test_an_image_without_a_name_is_noticed(disk: Disk, tmp_path: Path, is_repla
 
     assert before is None
     assert (
-        disk.image.why_nameless()
+        disk.why_nameless()
         == f"the image of the disk {disk.image.path} was deleted: it is gone for good when this host ends"
     )
     disk.require_readable()

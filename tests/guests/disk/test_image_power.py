@@ -280,7 +280,7 @@ MUTANTS: dict[str, tuple[Callable[[Story], None], Edit]] = {
         Edit(
             "ftvm.guests.disk.image:Image._work",
             "self._take(step, begun=begun, is_complete=is_complete)",
-            "self._unsaid_steps = 99; self._say(footing, has_stepped=True); "
+            "self._labels._unsaid_steps = 99; self._labels.say(footing, runs=self._runs, has_stepped=True); "
             "self._take(step, begun=begun, is_complete=is_complete)",
         ),
     ),

@@ -13,6 +13,7 @@ from ftvm.checkpoint import Bitmap, PageBatch
 from ftvm.config import Limits
 from ftvm.encode.apply import CommittedMemory
 from ftvm.guests.disk.disk import Disk
+from ftvm.guests.disk.hashes import REGION_PAGES, HashFile
 from ftvm.interfaces import Region
 from ftvm.runtime.stored import StoredMemory, present_pages
 from ftvm.units import PAGE_BYTES, PageCount
@@ -140,3 +141,27 @@ def test_a_switchover_of_a_tebibyte_copies_what_differs(hosts: tuple[Host, Host]
     assert end == LAST + 1
     assert shadow.memory_digest == standby.stored.memory_digest == active.stored.memory_digest
     assert own_bytes() - before < OWN_BYTES_MAX
+
+
+def test_the_hashes_of_a_tebibyte_cost_what_it_has_data_for(image: Path) -> None:
+    """In memory a byte for each MiB; in the file that, and 16 bytes a page of what is known."""
+    descriptor, pages = os.open(image, os.O_RDWR), PageCount(SIZE // PAGE_BYTES)
+    before, turns = own_bytes(), 0
+    hashes = HashFile(image, image, descriptor, pages, is_given=False)
+    hashes.place_at(0)
+    while hashes.has_more() and turns < 10:
+        hashes.learn(descriptor, is_resting=True, is_wanted=lambda: False)
+        turns += 1
+    hashes.close(descriptor, is_good=True)
+    file = image.with_name("a.img.hashes").stat()
+    again = HashFile(image, image, descriptor, pages, is_given=False)
+    again.place_at(0)
+
+    known = [page // REGION_PAGES for page in range(0, pages, REGION_PAGES) if again._states[page // REGION_PAGES]]
+
+    assert turns < 10
+    assert known == [0, MIDDLE // REGION_PAGES, LAST // REGION_PAGES]
+    assert own_bytes() - before < 8 << 20
+    assert file.st_blocks * 512 < 2 << 20
+    again.close(descriptor, is_good=False)
+    os.close(descriptor)

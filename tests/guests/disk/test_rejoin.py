@@ -1,8 +1,10 @@
 """A host whose image has content keeps what is the same, is sent only what differs, and spoils nothing before it has
 all of it."""
 
+import errno
 import os
 import threading
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +25,7 @@ from ftvm.units import PAGE_BYTES, PageCount
 
 from ...encode.delta import delta_encode
 from ...encode.test_apply import make_batch
+from .learning import rest
 from .test_kept import resident
 
 PAGES = 16
@@ -169,7 +172,8 @@ def test_a_host_that_dies_while_it_is_copied_to_has_its_image_as_it_was(kind: Ki
         host.copy(NOW, is_whole=False)
 
     assert path.read_bytes() == disk_of(KEPT)
-    assert {each.name for each in path.parent.iterdir()} <= {"disk.img", "disk.img.label", "disk.img.journal"}
+    beside = {f"disk.img.{kind}" for kind in ("label", "journal", "hashes")}
+    assert {each.name for each in path.parent.iterdir()} <= {"disk.img", *beside}
 
 
 @both
@@ -203,6 +207,65 @@ def test_pages_that_cannot_be_read_are_sent_and_end_nobody(kind: Kind, path: Pat
         host.copy(KEPT)
 
         assert host.sent == [2, 4, 5]
+        assert host.image() == disk_of(KEPT)
+
+
+def stand_by(kind: Kind, path: Path) -> None:
+    """Have a host learn what an image has, and end in order."""
+    with joiner(kind, path) as host:
+        rest(host.disk.image)
+
+
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the pages that are read to know their hashes, as they come."""
+    pages: list[int] = []
+    look = CommittedMemory.look
+
+    def note(memory: CommittedMemory, wanted: "array[int]") -> None:
+        pages.extend(wanted)
+        look(memory, wanted)
+
+    monkeypatch.setattr(CommittedMemory, "look", note)
+    return pages
+
+
+@both
+def test_a_host_that_starts_again_reads_nothing_of_what_it_knows_and_keeps(
+    kind: Kind, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_by(kind, write_image(path, KEPT))
+    with joiner(kind, path) as host:
+        pages = looked_at(monkeypatch)
+        host.offer_and_keep(NOW)
+        read = list(pages)
+        host.copy(NOW)
+
+        assert read == [1, 3, 4]  # the copy has zeros there, in place of what differs
+        assert host.sent == [1, 3]
+        assert host.image() == disk_of(NOW)
+
+
+@both
+def test_a_page_that_cannot_be_copied_is_looked_at_though_its_hash_is_known(
+    kind: Kind, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_by(kind, write_image(path, KEPT))
+    with joiner(kind, path) as host:
+        pages, read, image = looked_at(monkeypatch), os.pread, host.disk.image.descriptor
+
+        def fail(descriptor: int, count: int, offset: int) -> bytes:
+            if descriptor == image and offset <= 2 * PAGE_BYTES < offset + count:
+                raise OSError(errno.EIO, "broken")
+            return read(descriptor, count, offset)
+
+        monkeypatch.setattr(os, "copy_file_range", lambda *_: 0)
+        monkeypatch.setattr(os, "pread", fail)
+        host.offer_and_keep(KEPT)
+        monkeypatch.setattr(os, "pread", read)
+        host.copy(KEPT)
+
+        assert pages == [2, 3]
+        assert host.sent == [2]
         assert host.image() == disk_of(KEPT)
 
 
