@@ -35,7 +35,8 @@ def events_until(process: subprocess.Popen[str], event: str) -> list[dict[str, o
         told.append(json.loads(line))
         if told[-1].get("event") == event:
             return told
-    raise AssertionError(f"the host ended without {event}")
+    assert process.stderr is not None
+    raise AssertionError(f"the host ended without {event}: {told[-3:]}, {process.stderr.read()[-2000:]}")
 
 
 def wait_for(process: subprocess.Popen[str], event: str) -> dict[str, object]:
