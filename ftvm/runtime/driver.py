@@ -309,9 +309,13 @@ class Driver:
         """End the guest for good, here and at its standby. Raises LocalProtocolError if it does not run here."""
         self._ending.end_guest(reason)
 
-    def require_running_here(self) -> None:
-        """Raise LocalProtocolError if the guest does not run on this host, or it stops."""
+    def order_end(self, reason: str) -> None:
+        """Note that `end_guest` comes once this step is over: a guest that fails in it goes on nowhere, either.
+
+        Raises as `end_guest`.
+        """
         self._ending.require_running_here()
+        self._ending.end_order = reason
 
     @property
     def is_leaving(self) -> bool:

@@ -37,6 +37,7 @@ class HostEnd:
     stopping    the stop in order, under way or over; None before
     stop_error  why it was begun
     guest_end   what the guest said at its own end, once that was safe and has been released
+    end_order   why its operator has ordered its end, which is not carried out yet
     """
 
     guest_id: str
@@ -53,6 +54,7 @@ class HostEnd:
     stopping: Stopping | None = None
     stop_error: FtvmError | None = None
     guest_end: str | None = None
+    end_order: str | None = None
 
     # --- an orderly stop -------------------------------------------------------------------------------------------
 
@@ -85,6 +87,7 @@ class HostEnd:
 
     def end_guest(self, reason: str) -> None:
         """End the guest for good, here and at its standby. Raises LocalProtocolError if it does not run here."""
+        self.end_order = None
         self.require_running_here()
         self.fail(GuestEnded(reason), StopKind.ENDED)
 
@@ -95,6 +98,8 @@ class HostEnd:
 
     def fail(self, error: FtvmError, kind: StopKind | None = None, word: str | None = None) -> None:
         """End of an error: at once, or as a stop of this kind where the guest ran here; `word` is for the peer."""
+        if kind is StopKind.FAILED and self.end_order is not None and self.replica.view().role is Role.ACTIVE:
+            error, kind, word = GuestEnded(self.end_order), StopKind.ENDED, None  # its standby must not go on with it
         at, guest_id = self.clock.now(), self.guest_id
         self.failure = self.failure or error  # before it is told: who waits for this host's end looks when it is told
         if isinstance(error, GuestEnded):

@@ -258,7 +258,7 @@ class Node:
 
     def end_guest(self, reason: str) -> None:
         """See Controls."""
-        self.driver.require_running_here()
+        self.driver.order_end(reason)
         self._guest_wait.hurry(STOP_WAIT_SECONDS)
         self.host.later(lambda: self.driver.end_guest(reason))
 

@@ -39,7 +39,7 @@ LINES: Final = {
     "lab": 3484,
     "lab/rig": 603,
     "protocol": 4084,
-    "runtime": 3322,
+    "runtime": 3327,
     "service": 1822,
     "sim": 2633,
     "store": 1438,

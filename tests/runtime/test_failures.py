@@ -259,6 +259,21 @@ def test_a_guest_that_is_ended_while_a_proposal_is_open_stands_still_at_once(mak
     assert not guest_of(pair).is_running
 
 
+def test_a_guest_that_fails_between_its_operators_order_and_its_end_goes_on_nowhere(
+    make_pair: Callable[..., Pair],
+) -> None:
+    """Regression: of `ftvm stop`, while the guest's process hung: its host gave it up as failed before it carried that
+    out, and the standby went on with a guest that was to be ended for good."""
+    pair = make_pair().protected()
+    pair.a.driver.order_end("its operator ended it")
+    guest_of(pair).reason = "its process does not answer"
+
+    pair.until(lambda: pair.a.driver.stopped and pair.b.driver.failure)
+
+    assert [type(machine.driver.failure) for machine in (pair.a, pair.b)] == [GuestEnded, GuestEnded]
+    assert pair.record() == Record(3, None, None)
+
+
 def test_who_hears_of_the_end_finds_the_host_ended(make_pair: Callable[..., Pair]) -> None:
     pair = make_pair().protected()
     found: list[object] = []
