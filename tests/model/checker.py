@@ -15,7 +15,7 @@ __all__ = ["SPEC", "Outcome", "check", "missing"]
 
 SPEC: Final = Path(__file__).with_name("Pair.tla")
 CONFIG: Final = Path(__file__).with_name("Pair.cfg")
-TIMEOUT_S: Final = 600
+TIMEOUT_S: Final = 1_500
 VIOLATED: Final = 12
 """TLC's exit status when an invariant does not hold; 0 when all do."""
 

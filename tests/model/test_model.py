@@ -114,7 +114,7 @@ def bounds_for(name: str) -> dict[str, int | str]:
     return {} if name in NEED_A_SECOND_LIFE else {"MaxLives": 1}
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_500)
 @pytest.mark.parametrize(
     "bounds", [{}, GUESTS_END, FLUSHES_ARE_RARE], ids=["hosts restart", "guests end", "flushes are rare"]
 )
