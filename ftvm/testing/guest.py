@@ -214,7 +214,7 @@ class _Trial(Generic[G]):
 
     def __init__(self, bench: _GuestBench[G], guest: G, died: Sequence[str]) -> None:
         self._bench = bench
-        self._guest = guest
+        self._guest = self._twin = guest
         self._died = died
         self._sink = Transcript()
         self._check_shape()
@@ -259,7 +259,9 @@ class _Trial(Generic[G]):
 
     def lives(self, guest: G) -> None:
         """Check that the guest, or its copy, that ran last can go on, and that it says so if a thread of it died."""
-        died, said = "; ".join(self._died), guest.failure()  # in this order: a thread may die in between
+        died = "; ".join(self._died)  # before what it says: a thread may die in between
+        others = (self._guest, self._twin) if died else ()  # what died may have been let go on a moment ago
+        said = next((said for each in (guest, *others) if (said := each.failure()) is not None), None)
         require(said is not None or not died, _LIVES, f"{died}; failure() says None")
         require(said is None, _GOES_ON, f"failure() says {said!r}")
 
@@ -353,7 +355,7 @@ class _Trial(Generic[G]):
     def _copy(self) -> None:
         picture = take_picture(self._guest)
         with closing(self._bench.make_guest()) as twin:
-            sink = Transcript()
+            self._twin, sink = twin, Transcript()
             twin.attach(sink)
             _run(self._bench, twin, ())  # what it did before must leave no trace
             self.lives(twin)

@@ -43,7 +43,7 @@ LINES: Final = {
     "service": 1822,
     "sim": 2633,
     "store": 1438,
-    "testing": 2163,
+    "testing": 2165,
     "transport": 1264,
 }
 """Lines with code of each package: no docstring, comment or blank line counts. "" is the modules of ftvm/ itself; a

@@ -4,6 +4,7 @@ import mmap
 import struct
 import threading
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import pytest
 
@@ -99,6 +100,34 @@ class Dies(DiesUnseen):
         return ftvm.ThreadedGuest.failure(self)
 
 
+class DiesBehindItsPause(Counter):
+    """Of a copy, one that is made beside another, the thread is dead only when it is closed, as on a busy machine."""
+
+    alive: ClassVar[set["DiesBehindItsPause"]] = set()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_copy, self.is_over = bool(self.alive), threading.Event()
+        self.alive.add(self)
+
+    def turn(self) -> float:
+        if self.is_copy:
+            raise ValueError("out of ideas")
+        return super().turn()
+
+    def _take_turns(self) -> None:
+        try:
+            super()._take_turns()
+        except ValueError:
+            self.is_over.wait(60)
+            raise
+
+    def close(self) -> None:
+        self.alive.discard(self)
+        self.is_over.set()
+        super().close()
+
+
 class Moves(Counter):
     """Takes new memory, with all that was in the old one, when it goes on."""
 
@@ -124,6 +153,7 @@ def is_counting(said: Sequence[Said]) -> bool:
     return [one.payload for one in said] == [b"count %d" % number for number in range(1, len(said) + 1)]
 
 
+DEAD = "A guest under check goes on for ever: failure.. says 'its thread ended by ValueError: out of ideas'"
 BAD = [
     (LeavesAPageUnreported, r"No write goes unreported: pages \[3\] of arena"),
     (DoesNotStop, "A paused guest stands still: "),
@@ -135,7 +165,8 @@ BAD = [
         DiesUnseen,
         "A thread of the guest that dies is a failure of the guest: .*ValueError: out of ideas; failure.. says",
     ),
-    (Dies, "A guest under check goes on for ever: failure.. says 'its thread ended by ValueError: out of ideas'"),
+    (Dies, DEAD),
+    (DiesBehindItsPause, DEAD),
     (Moves, "The memory stays where it is: behind "),
 ]
 
