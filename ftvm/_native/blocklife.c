@@ -299,6 +299,15 @@ void ftvm_blockstore_forgive(struct ftvm_blockstore *store)
     pthread_mutex_unlock(&store->lock);
 }
 
+void ftvm_blockstore_fail(struct ftvm_blockstore *store, int wrong)
+{
+    pthread_mutex_lock(&store->lock);
+    if (store->failure == 0)
+        store->failure = wrong;
+    blockstate_notify(store);
+    pthread_mutex_unlock(&store->lock);
+}
+
 int ftvm_blockstore_failure(struct ftvm_blockstore *store)
 {
     pthread_mutex_lock(&store->lock);

@@ -21,11 +21,7 @@ static uint64_t min_u64(uint64_t a, uint64_t b)
 
 static int fail(struct ftvm_blockstore *store, int wrong)
 {
-    pthread_mutex_lock(&store->lock);
-    if (store->failure == 0)
-        store->failure = wrong;
-    blockstate_notify(store);
-    pthread_mutex_unlock(&store->lock);
+    ftvm_blockstore_fail(store, wrong);
     return wrong;
 }
 

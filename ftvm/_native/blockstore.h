@@ -105,6 +105,9 @@ int ftvm_blockstore_settle(struct ftvm_blockstore *store, uint64_t ticket, uint3
  * Only while held; those of a guest that came back meanwhile stay owed. */
 void ftvm_blockstore_forgive(struct ftvm_blockstore *store);
 
+/* The image never becomes the guest's to write: fails as if `wrong`, a negative errno, had come of a write. */
+void ftvm_blockstore_fail(struct ftvm_blockstore *store, int wrong);
+
 /* Returns the failure, or 0. */
 int ftvm_blockstore_failure(struct ftvm_blockstore *store);
 

@@ -148,6 +148,10 @@ class BlockStore:
             raise OSError(wrong, os.strerror(wrong))
         return wrong == 0
 
+    def fail(self, error: OSError) -> None:
+        """The image is never to be written: every write and flush fails with this error from now on."""
+        lib.ftvm_blockstore_fail(self._open(), -(error.errno or errno.EIO))
+
     def forgive(self) -> None:
         """Owe no flush from before the image was let go: the caller makes durable what they were for."""
         lib.ftvm_blockstore_forgive(self._open())

@@ -24,7 +24,7 @@ ROOT: Final = Path(ftvm.__file__).parent
 
 LINES: Final = {
     "": 922,
-    "_native": 536,
+    "_native": 538,
     "arbiters": 775,
     "capture": 495,
     "cli": 3962,
@@ -32,7 +32,7 @@ LINES: Final = {
     "engines": 203,
     "guests": 3274,
     "guests/cards": 258,
-    "guests/disk": 1687,
+    "guests/disk": 1693,
     "guests/kvm": 1500,
     "guests/vmm": 867,
     "history": 2871,

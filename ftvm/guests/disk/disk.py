@@ -287,8 +287,11 @@ class Disk(CopiedDisk):
     # --- helpers ---------------------------------------------------------------------------------------------------
 
     def _take_file(self, error: OSError | None) -> None:
-        """Have the guest's writes go to the file, which is at the last committed epoch now. In the image's thread."""
+        """Have the guest's writes go to the file, which is at the last committed epoch now; or fail, if it never will
+        be. In the image's thread."""
         with self._role:
+            if self._is_guests and error is not None:
+                self._store.fail(error)
             self._has_file = self._is_guests and error is None
             if self._has_file:
                 try:

@@ -82,7 +82,10 @@ def _dress(descriptor: int, status: os.stat_result) -> None:
 
 
 def with_cause(wrong: OSError, held: int, folder: Path) -> OSError:
-    """Return an error with what it does not tell of a device: that its folder, held open, is full."""
-    if wrong.errno not in FULL or os.fstatvfs(held).f_bavail:
+    """Return an error with what it does not tell: that the folder of the files beside a disk is gone; or, of a device,
+    whose folder is `held` open, that it is full."""
+    if wrong.errno == errno.ENOENT and not folder.exists():
+        return OSError(wrong.errno, f"its folder {folder} is gone")
+    if wrong.errno not in FULL or held < 0 or os.fstatvfs(held).f_bavail:
         return wrong
     return OSError(wrong.errno, f"the file system of {folder} is full: free some space, its copy and journal are there")

@@ -337,7 +337,7 @@ class Image:
                     given = None  # the file is not whole yet
                     self._move()
             except OSError as wrong:
-                error = with_cause(wrong, self._held, self._folder) if self.is_device else wrong
+                error = with_cause(wrong, self._held, self._folder)
                 self._say_unclean(wrong)
             self._tell(step, given, error)
             if error is not None:
@@ -393,7 +393,7 @@ class Image:
         with self._changed:
             self._written.update(step.keys() - self._waiting.keys())
             if error is not None:
-                self.error, self._waiting, self._is_writing = error, {}, False
+                self.error, self._waiting, self._is_writing, given = error, {}, False, self._given
             is_due = given is not None and given is self._given
             if is_due:
                 self._given = None

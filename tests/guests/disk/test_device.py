@@ -1,5 +1,6 @@
 """A block device as a guest's disk: what a file can do is done for it, and nothing lies beside it."""
 
+import errno
 import os
 import stat
 import time
@@ -180,6 +181,26 @@ def test_a_guest_that_takes_over_while_its_copy_is_moved_reads_and_writes_the_wh
     assert seen == b"\7" * PAGE_BYTES + b"while it is moved".ljust(PAGE_BYTES, b"\0")
     assert bytes(disk.buffer) == device.read_bytes()
     assert device.read_bytes()[4 * PAGE_BYTES :].startswith(b"when it is moved")
+    client.close()
+    disk.close()
+
+
+def test_flushes_of_a_guest_fail_if_the_device_does_while_its_copy_is_moved(
+    device: Path, may_move: Queue[bool]
+) -> None:
+    disk = copied(device, {2: 7}, kept=tuple(range(32, 64)))
+    disk.completed()
+    disk.when_settled(lambda _: None)
+    client = Client(disk).agree()
+    client.write(3 * PAGE_BYTES, b"while it is moved")
+    client.send(FLUSH)
+
+    move_some(may_move, 1)
+    with open("/dev/full", "r+b", buffering=0) as full:
+        os.dup2(full.fileno(), disk.image.descriptor)
+    move_all(may_move)
+
+    assert client.answer() == (77, errno.ENOSPC)
     client.close()
     disk.close()
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,18 @@ def test_what_was_put_is_found_by_who_opens_the_image_next(tmp_path: Path) -> No
     image.close()
 
     assert content_of(tmp_path / "disk") == disk
+
+
+def test_a_folder_that_was_removed_is_named(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    image = make_image(tmp_path / "folder" / "disk")
+    shutil.rmtree(tmp_path / "folder")
+
+    image.put([2], disk_of({2: 7}))
+    with pytest.raises(OSError, match=f"its folder {tmp_path}/folder is gone"):
+        image.sync()
+
+    image.close()
 
 
 def copy_again(path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ftvm.guests.disk import image as image_module
 from ftvm.guests.disk.disk import Disk
 
 from .conftest import dirty
@@ -154,6 +155,24 @@ def test_a_flush_waits_until_the_image_has_what_was_committed(standby: Disk, cli
     slow.go_on()
 
     assert client.answer() == (77, 0)
+
+
+def test_flushes_of_a_guest_whose_image_never_gets_what_was_committed_fail(
+    standby: Disk, client: Client, slow: SlowImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_over(standby)
+    assert client.write(5 * PAGE, b"new") == 0
+    client.send(FLUSH)
+
+    monkeypatch.setattr(image_module, "write_pages", fail)
+    slow.go_on()
+
+    assert client.answer() == (77, errno.EIO)
+    assert client.ask(FLUSH) == errno.EIO
+
+
+def fail(*_: object) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 def test_a_guest_that_is_stopped_before_the_image_was_its_own_goes_on_when_it_has_what_was_flushed(
