@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ftvm.arbiters.file import FileRecordStore
+from ftvm.guests.disk.disk import Disk
 from ftvm.guests.disk.label import Label, LabelFile
 from ftvm.interfaces import Record
 
@@ -80,6 +81,20 @@ def test_an_image_that_was_never_used_says_nothing_and_is_compared_with_nothing(
     assert f"{blank}: says nothing of itself" in outcome.out
     assert "newest: not known" in outcome.out
     assert not Path(f"{blank}.label").exists()
+
+
+def test_an_image_that_never_was_a_whole_copy_is_older_than_one_that_says_what_it_is(
+    ftvm: Run, ran: Path, tmp_path: Path
+) -> None:
+    """Both hosts died while the first copy was made: no client was told anything that rests on it."""
+    copied = tmp_path / "new.img"
+    copied.write_bytes(bytes(4096))
+    Disk(str(copied), boots=False).close()
+
+    outcome = ftvm("disk", "show", copied, ran)
+
+    assert f"{copied}: ftvm has made no whole copy on it, and run no guest" in outcome.out
+    assert outcome.out.endswith(f"newest: {ran}\n")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"path": "x", "parents": [1]}'])

@@ -9,7 +9,8 @@ do). At moments of chance one of these is done, and wherever the guest goes on i
 * `kill`: the active is killed, or its power cut; the standby takes over, and the other comes back;
 * `move`: the guest is switched over first;
 * `alone`: the standby's power is cut, and after some more commits the active's;
-* `both`: both are cut, in either order, at once or one after the other; `join`: while the standby comes back.
+* `both`: both are cut, in either order, at once or one after the other; `join`: while the standby comes back,
+  perhaps with a new image.
 
 After the last three the guest boots from the image that `ftvm disk show` names, once its file system, and the database
 in it, were checked. Needs root, gcc, libsqlite3-dev, e2fsprogs, iproute2, and what the demo of a QEMU needs. Prints one
@@ -292,6 +293,9 @@ class Pair:
     def join(self) -> None:
         standby = _other(self._active)
         self._kill(standby)
+        if self._chance.random() < 0.5:
+            self._images[standby].unlink()
+            make_file(self._images[standby], DISK_BYTES)
         self._start(standby, "standby")
         self._pause()
         self.both()

@@ -101,7 +101,7 @@ class Label:
 
     def __str__(self) -> str:
         if not self.lineage:
-            return "says nothing of its content"
+            return "says nothing of its content" if self.runs else "ftvm has made no whole copy on it, and run no guest"
         if self.runs:
             kind = "the guest ran on it, " + ("and all it wrote is there" if self.is_clean else "not stopped in order")
         else:
@@ -117,6 +117,8 @@ def newer(one: Label, other: Label) -> int | None:
         ours, theirs = _order(one), _order(other)
         return None if ours == theirs else int(theirs > ours)
     for number, (child, parent) in enumerate(((one, other), (other, one))):
+        if child.lineage and parent == parent.blank():
+            return number  # nothing that rests on a copy leaves before its label names what it is of
         last = dict(reversed(child.parents)).get(parent.lineage)
         if last is not None and parent.generation <= last:
             return number

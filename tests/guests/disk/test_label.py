@@ -128,6 +128,7 @@ def test_a_label_follows_a_link_to_the_image(tmp_path: Path) -> None:
         (of("a", 5, runs=True), of("b", 6, runs=True, parents=(("a", 5),))),
         (of("a", 4, epoch=9), of("b", 6, runs=True, parents=(("a", 5),))),
         (of("a", 5, epoch=9), of("c", 7, runs=True, parents=(("b", 6), ("a", 5)))),
+        (of("a").blank(), replace(of("b", 5, runs=True), is_clean=False)),
     ],
 )
 def test_the_newer_of_two_images_is_known(older: Label, later: Label) -> None:
