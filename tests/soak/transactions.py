@@ -316,16 +316,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if refused := isolate():
         raise SystemExit(f"this needs namespaces: {refused}")
     lay_network()
-    chance, children, done = random.Random(options.seed), Children(), Counter[str]()
+    chance = random.Random(f"{options.engine} {options.journal} {options.seed}")
+    children, done = Children(), Counter[str]()
     with TemporaryDirectory() as name:
         folder = Path(name)
         booted = make_guest(folder).arguments(f"ftvm_journal={options.journal}")
         commands = HostCommands(guest="qemu", memory="256M", engine=options.engine, qemu_arguments=booted)
         try:
             pair = Pair(folder, children, commands, chance)
+            deck: list[Callable[[], None]] = []
             for _ in range(options.acts):
+                if not deck:
+                    deck = [pair.kill, pair.move, pair.alone, pair.both, pair.join]
+                    chance.shuffle(deck)
+                act = deck.pop()
                 pair.work()
-                act = chance.choice((pair.kill, pair.move, pair.alone, pair.both, pair.join))
                 act()
                 done[act.__name__] += 1
             pair.work()
