@@ -88,13 +88,26 @@ def test_an_image_that_never_was_a_whole_copy_is_older_than_one_that_says_what_i
 ) -> None:
     """Both hosts died while the first copy was made: no client was told anything that rests on it."""
     copied = tmp_path / "new.img"
-    copied.write_bytes(bytes(4096))
+    copied.touch()
+    os.truncate(copied, 4096)
     Disk(str(copied), boots=False).close()
 
     outcome = ftvm("disk", "show", copied, ran)
 
     assert f"{copied}: ftvm has made no whole copy on it, and run no guest" in outcome.out
     assert outcome.out.endswith(f"newest: {ran}\n")
+
+
+def test_an_image_that_was_moved_and_opened_since_is_not_said_to_be_older(ftvm: Run, ran: Path, tmp_path: Path) -> None:
+    """What it has nobody knows: a guest may have run on it, and be newer than what the other one says."""
+    moved = tmp_path / "moved.img"
+    moved.write_bytes(b"a guest's".ljust(4096))
+    Disk(str(moved), boots=False).close()
+
+    outcome = ftvm("disk", "show", moved, ran)
+
+    assert f"{moved}: says nothing of its content" in outcome.out
+    assert "newest: not known" in outcome.out
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"path": "x", "parents": [1]}'])

@@ -32,7 +32,7 @@ LINES: Final = {
     "engines": 203,
     "guests": 3274,
     "guests/cards": 258,
-    "guests/disk": 1693,
+    "guests/disk": 1701,
     "guests/kvm": 1500,
     "guests/vmm": 867,
     "history": 2871,

@@ -13,6 +13,7 @@ beside a copy, or another file of that name, it says nothing.
     {"count": 12, "file": "1234-17…", "image": "93ab…", "lineage": "…", "generation": 8, …} DIGEST
 """
 
+import errno
 import json
 import os
 import secrets
@@ -200,7 +201,9 @@ class LabelFile:
             if found is not None and found.file == self._file:
                 self.label = found.label
             else:
-                self.write(Label(image=image_name(descriptor) or fresh_identity()))
+                name = image_name(descriptor) or fresh_identity()
+                may_be_guests = not _is_empty(descriptor)  # of which, and as of when, is not known
+                self.write(Label(image=name, runs=may_be_guests))
             if is_new:
                 sync_directory(self._path.parent)
         except BaseException:
@@ -236,6 +239,14 @@ class LabelFile:
     def close(self) -> None:
         """Let go of the file."""
         os.close(self._descriptor)
+
+
+def _is_empty(descriptor: int) -> bool:
+    """Tell whether an image is one hole: nothing was ever written to it."""
+    try:
+        return os.lseek(descriptor, 0, os.SEEK_DATA) < 0
+    except OSError as wrong:
+        return wrong.errno == errno.ENXIO
 
 
 def sync_directory(path: Path) -> None:

@@ -72,7 +72,7 @@ def test_an_image_without_a_label_gets_a_name_and_keeps_it(tmp_path: Path) -> No
     named = write(image)
 
     assert before is None
-    assert read_label(image) == write(image) == named == Label(image=named.image)
+    assert read_label(image) == write(image) == named == Label(image=named.image, runs=True)
 
 
 def test_the_last_label_is_read_and_one_that_is_torn_leaves_the_one_before(tmp_path: Path) -> None:
