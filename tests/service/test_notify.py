@@ -178,7 +178,7 @@ def test_a_real_host_is_ready_feeds_its_watchdog_and_says_goodbye(manager: Manag
         listen="tcp://127.0.0.1:0",
         arbiter=MemoryRecordStore(),
         create=True,
-        services=[Notifier(address, Nanos(SECOND // 100), is_ready_when_active=True)],
+        services=[Notifier(address, Nanos(60 * SECOND), is_ready_when_active=True)],  # ten words fill the socket
     ) as protection:
         protection.status()
         protection.status()

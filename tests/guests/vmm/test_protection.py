@@ -147,6 +147,6 @@ def test_a_monitor_that_lies_harms_its_own_guest_only(make_fake: MakeFake, tmp_p
         liar.say("output", 7, "net0", payload=b"out of turn")
         assert standby.wait(PATIENCE_S) is not None
         wait_until(lambda: "resume" in sound.names(), "the other monitor's guest runs")
-        with pytest.raises(GuestError, match="output 7 came where output 1 is due"):
+        with pytest.raises(GuestError, match=r"output 7 came (where output 1 is due|from a guest that stands)"):
             primary.wait(PATIENCE_S)
         primary.close()
